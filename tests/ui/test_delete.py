@@ -35,7 +35,7 @@ async def test_selected_stacks_are_deleted_as_one_job(board: Board) -> None:
     await expect(board.page.locator(".toast")).to_contain_text("3 deleted")
     await expect(board.rows).to_have_count(1)
     await expect(board.row(ids[3])).to_be_visible()
-    assert board.requests.count("/stacks/batch-delete") == 1
+    assert board.requests.count("/stacks/batch") == 1
 
 
 async def teams(board: Board, count: int) -> dict[str, list[str]]:
@@ -56,7 +56,7 @@ async def test_select_all_reaches_only_what_the_filter_shows_and_the_question_sa
     ids = await teams(board, 14)
     await board.open()
     await expect(board.rows).to_have_count(14)
-    await board.page.get_by_label("Label", exact=True).fill("team=1")  # as by typing, without Enter
+    await board.page.get_by_label("Find in").fill("team=1")  # as by typing, without Enter
     await board.page.get_by_label("Select all that are shown").check()
     await expect(board.rows).to_have_count(7)
     await expect(board.page.locator("#selection")).to_contain_text("7 selected")
@@ -74,7 +74,7 @@ async def test_what_was_selected_before_the_filter_hid_it_is_counted_apart_and_s
     await board.open()
     await board.page.get_by_label("Select all that are shown").check()
     await expect(board.page.locator("#selection")).to_contain_text("8 selected")
-    await board.page.get_by_label("Find in id").fill("team=0")
+    await board.page.get_by_label("Find in").fill("team=0")
     await expect(board.page.locator("#selection")).to_contain_text("4 selected, 4 more are hidden by the filter")
     await board.page.get_by_role("button", name="Delete 4…").click()
     await expect(board.dialog).to_contain_text("4 more are selected but hidden; they stay.")
@@ -92,11 +92,11 @@ async def test_keys_and_ranges_do_not_select_what_is_hidden(board: Board) -> Non
     newest, oldest = ids["1"][-1], ids["1"][0]
     await board.page.keyboard.press("j")
     await expect(board.row(newest)).to_be_focused()
-    await board.page.get_by_label("Label", exact=True).fill("team=0")
+    await board.page.get_by_label("Find in").fill("team=0")
     await board.page.keyboard.press("Escape")
     await board.page.keyboard.press("x")
     await expect(board.page.locator("#selection")).to_be_hidden()
-    await board.page.get_by_label("Label", exact=True).fill("team=1")
+    await board.page.get_by_label("Find in").fill("team=1")
     await board.row(newest).get_by_role("checkbox").click()
     await board.row(oldest).get_by_role("checkbox").click(modifiers=["Shift"])
     await board.page.get_by_role("button", name="Clear filters").click()

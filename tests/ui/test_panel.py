@@ -10,7 +10,7 @@ from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
 pytestmark = pytest.mark.ui
 
-PLACES = """() => [...document.querySelectorAll("header.bar > *, .figure, .filters > *, thead th, tbody tr[data-id] td, #count")]
+PLACES = """() => [...document.querySelectorAll(".bar > *, .line, .filters > *, thead th, tbody tr[data-id] td, #count")]
   .map((e) => { const b = e.getBoundingClientRect(); return [e.className || e.id, b.x, b.y, b.width, b.height]; })"""
 
 
@@ -28,7 +28,7 @@ async def test_opening_it_moves_nothing(boards: Boards, width: int) -> None:
             await board.at.until_status(stack_id, "running")
         await board.open()
         await expect(board.rows).to_have_count(3)
-        await expect(board.page.locator("#figure-room")).to_contain_text("more fit")
+        await expect(board.page.locator("#glance")).to_contain_text("1,764 more fit")
         before = await board.page.evaluate(PLACES)
         await board.open_panel(ids[1])
         assert await board.page.evaluate(PLACES) == before
@@ -88,11 +88,11 @@ async def test_closing_it_keeps_the_filter_that_was_set_meanwhile(board: Board) 
     first, second = [(await board.at.create())["stack_id"] for _ in range(2)]
     await board.open()
     await board.open_panel(first)
-    await board.page.get_by_label("Find in id").fill(second)
+    await board.page.get_by_label("Find in").fill(second)
     await expect(board.rows).to_have_count(1)
     await board.page.go_back()
     await expect(board.panel).to_be_hidden()
-    await expect(board.page.get_by_label("Find in id")).to_have_value(second)
+    await expect(board.page.get_by_label("Find in")).to_have_value(second)
     await expect(board.rows).to_have_count(1)
     assert board.page.url.endswith(f"#find={second}")
 

@@ -111,7 +111,7 @@ async def test_a_label_leads_to_all_that_have_it(board: Board) -> None:
     await board.row((await board.at.call("GET", "/stacks")).json["stacks"][0]["stack_id"]).locator(".c-status").click()
     await board.panel.get_by_role("button", name="team=7").click()
     await expect(board.rows).to_have_count(1)
-    await expect(board.page.get_by_label("Label", exact=True)).to_have_value("team=7")
+    await expect(board.page.get_by_label("Find in")).to_have_value("team=7")
 
 
 async def test_the_timeline_goes_on_while_it_is_looked_at_and_after_the_end(board: Board) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,18 +18,27 @@ pytestmark = pytest.mark.ui
 BAD = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\n"
 
 
-async def test_each_template_is_shown_with_its_stacks_and_what_is_wrong(boards: Boards, tmp_path: Path) -> None:
-    async with boards(folder_with(tmp_path, web_1=WEB, bad=BAD)) as board:
-        made = await board.at.create({"template": "web-1"})
-        await board.at.until_status(made["stack_id"], "running")
-        await board.at.create()
+async def test_templates_are_one_line_with_the_broken_ones_first_and_red(boards: Boards, tmp_path: Path) -> None:
+    templates = folder_with(tmp_path, web_1=WEB, bad=BAD, zoo=PLAIN.replace("nginx:stable", "registry.example/fail"))
+    async with boards(templates) as board:
+        for name, status in (("web-1", "running"), ("zoo", "failed")):
+            stack = await board.at.create({"template": name})
+            await board.at.until_status(stack["stack_id"], status)
         await board.open()
-        web, bad = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad"))
-        await expect(web).to_contain_text("1 running")
-        await expect(web).to_contain_text("no pool")
-        await expect(web).to_contain_text("(median)")
-        await expect(bad).to_contain_text("images on 0 of 2 nodes")
-        await expect(bad).to_contain_text("none started within the hour")
+        web, bad, zoo = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad", "zoo"))
+        await expect(zoo).to_have_text("zoo0 of 1 runningError")
+        await expect(zoo).to_have_class("template wrong")
+        await expect(web).to_have_text("web-11 running")
+        await expect(web).to_have_attribute("title", re.compile(r"no pool\nruns after .* \(median\)"))
+        await expect(bad).to_have_class("template wrong")
+        await expect(bad).to_contain_text("ImagePullBackOff")
+        await expect(bad).to_have_attribute("title", re.compile(r"images on 0 of 2 nodes"))
+        assert [
+            await each.get_attribute("data-template") for each in await board.page.locator("#templates button").all()
+        ] == ["zoo", "bad", "web-1"]
+        line = await board.page.locator("#templates").bounding_box()
+        assert line is not None
+        assert line["height"] < 50
 
 
 async def test_a_template_selects_its_own_stacks_and_no_others(boards: Boards, tmp_path: Path) -> None:
@@ -37,7 +47,7 @@ async def test_a_template_selects_its_own_stacks_and_no_others(boards: Boards, t
         named = await board.at.create(seed() | {"labels": {"challenge": "web-1"}})
         await board.open()
         await expect(board.rows).to_have_count(3)
-        await board.page.locator("[data-template=web-1]").get_by_role("button", name="web-1", exact=True).click()
+        await board.page.locator("[data-template=web-1]").click()
         await expect(board.rows).to_have_count(1)
         await expect(board.row(ids["web-1"])).to_be_visible()
         await board.page.get_by_label("Select all that are shown").check()
@@ -70,7 +80,8 @@ async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_pan
 ) -> None:
     async with boards(folder_with(tmp_path, web_1=WEB)) as board:
         await board.open()
-        await board.page.get_by_role("button", name="New web-1").click()
+        await board.page.locator("[data-template=web-1]").click()
+        await board.page.keyboard.press("n")
         await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
         await expect(board.dialog).to_contain_text("Publishes 80/tcp and lives for 1h.")
         await expect(board.dialog).to_contain_text("Generated for each stack: FLAG, TEAM_SECRET.")
@@ -101,7 +112,8 @@ async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_pan
 async def test_what_is_wrong_with_its_fields_is_shown_at_them(boards: Boards, tmp_path: Path) -> None:
     async with boards(folder_with(tmp_path, web_1=WEB)) as board:
         await board.open()
-        await board.page.get_by_role("button", name="New web-1").click()
+        await board.page.locator("[data-template=web-1]").click()
+        await board.page.keyboard.press("n")
         await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
         await board.dialog.get_by_label("Lives for").fill("2 weeks")
         await board.dialog.get_by_role("button", name="Check").click()
@@ -122,7 +134,8 @@ async def test_nothing_that_axe_knows_is_wrong_with_them(boards: Boards, tmp_pat
         await board.open()
         await expect(board.page.locator("[data-template=web-1]")).to_contain_text("1 running")
         await audit(board.page, "the templates")
-        await board.page.get_by_role("button", name="New web-1").click()
+        await board.page.locator("[data-template=web-1]").click()
+        await board.page.keyboard.press("n")
         await expect(board.dialog.get_by_label("From")).to_have_value("web-1")
         await audit(board.page, "the create dialog with a template")
         await board.dialog.get_by_role("button", name="Create").click()

@@ -27,6 +27,8 @@ async def test_a_brake_shows_what_it_holds_and_can_be_released(boards: Boards) -
         await board.page.keyboard.press("Escape")
         await banner.get_by_role("button", name="Release").click()
         await expect(board.dialog).to_contain_text(f"{MANY} stacks are held back")
+        await expect(board.dialog.get_by_role("button", name="Release")).to_be_disabled()
+        await board.dialog.get_by_label("Type").fill(str(MANY))
         await board.dialog.get_by_role("button", name="Release").click()
         await expect(board.page.locator(".toast")).to_contain_text(f"{MANY} stacks are released")
         await expect(banner).to_have_count(0)

@@ -2,19 +2,11 @@
 
 import { key } from "./session.js";
 
-/**
- * What a request may carry.
- *
- * @typedef {{ body?: unknown, signal?: AbortSignal, headers?: Record<string, string> }} Options
- */
+/** @typedef {{ body?: unknown, signal?: AbortSignal, headers?: Record<string, string> }} Options */
 
 /** An answer that is no success; `status` is 0 where there was no answer at all. */
 export class Refusal extends Error {
-  /**
-   * @param {number} status
-   * @param {string} sentence
-   * @param {Record<string, any> | null} [body]
-   */
+  /** @param {number} status @param {string} sentence @param {Record<string, any> | null} [body] */
   constructor(status, sentence, body = null) {
     super(sentence);
     this.status = status;
@@ -22,23 +14,13 @@ export class Refusal extends Error {
   }
 }
 
-/**
- * What an error says.
- *
- * @param {unknown} error
- */
-export function sentence(error) {
-  return error instanceof Error ? error.message : String(error);
-}
+/** What an error says. @param {unknown} error */
+export const sentence = (error) => (error instanceof Error ? error.message : String(error));
 
 /** @type {(refused: Refusal) => void} */
 let unauthorized = () => {};
 
-/**
- * What to do when the key is no longer good.
- *
- * @param {(refused: Refusal) => void} listener
- */
+/** What to do when the key is no longer good. @param {(refused: Refusal) => void} listener */
 export function onUnauthorized(listener) {
   unauthorized = listener;
 }
@@ -46,20 +28,18 @@ export function onUnauthorized(listener) {
 /**
  * The raw answer to a request, which is a success.
  *
- * @param {string} method
- * @param {string} path
- * @param {Options} [options]
+ * @param {string} method @param {string} path @param {Options} [options]
  */
 export async function send(method, path, { body, signal, headers = {} } = {}) {
-  const given = { ...headers };
-  if (key.get()) given["X-API-KEY"] = key.get();
-  if (body !== undefined) given["Content-Type"] = "application/json";
+  const all = { ...headers };
+  if (key.get()) all["X-API-KEY"] = key.get();
+  if (body !== undefined) all["Content-Type"] = "application/json";
   let answer;
   try {
     answer = await fetch(path, {
       method,
       signal: signal ?? null,
-      headers: given,
+      headers: all,
       body: body === undefined ? null : JSON.stringify(body),
       cache: "no-store",
       credentials: "omit",
@@ -75,13 +55,7 @@ export async function send(method, path, { body, signal, headers = {} } = {}) {
   throw refused;
 }
 
-/**
- * The answer's JSON.
- *
- * @param {string} method
- * @param {string} path
- * @param {Options} [options]
- */
+/** The answer's JSON. @param {string} method @param {string} path @param {Options} [options] */
 export async function ask(method, path, options) {
   const answer = await send(method, path, options);
   try {
@@ -92,25 +66,8 @@ export async function ask(method, path, options) {
   }
 }
 
-/**
- * The answer's text.
- *
- * @param {string} path
- * @param {Options} [options]
- */
-export async function read(path, options) {
-  const answer = await send("GET", path, options);
-  return answer.text();
-}
-
-/**
- * A stack's path; ids are the API's, but they stand in a path here.
- *
- * @param {string} id
- */
-export function pathOf(id, verb = "") {
-  return `/stacks/${encodeURIComponent(id)}${verb ? `/${verb}` : ""}`;
-}
+/** A stack's path; ids are the API's, but they stand in a path here. @param {string} id */
+export const pathOf = (id, verb = "") => `/stacks/${encodeURIComponent(id)}${verb ? `/${verb}` : ""}`;
 
 /** @param {Response} answer */
 async function refusal(answer) {
@@ -123,6 +80,4 @@ async function refusal(answer) {
 }
 
 /** @param {unknown} error */
-function isAbort(error) {
-  return error instanceof DOMException && error.name === "AbortError";
-}
+const isAbort = (error) => error instanceof DOMException && error.name === "AbortError";

@@ -1,30 +1,79 @@
-// What the person on duty must know: a brake is on, or Kubernetes is away. That stackd itself does not answer, it passes on.
+// What the person on duty must know: whether the daemon answers, how old what is shown is, whether a brake is on or
+// Kubernetes is away, and who owns the stacks.
 
-import { button, h, inline, show } from "../shared/dom.js";
+/** @import { State } from "./feed.js" */
+/** @import { Stacks } from "./stacks.js" */
+
+import { at, button, h, inline, say, show } from "../shared/dom.js";
 import { ask, Refusal, sentence } from "./api.js";
-import { confirm, dialog } from "./dialogs.js";
-import { complain, tell } from "./toasts.js";
+import { complain, confirm, dialog, tell } from "./dialogs.js";
+import { nameOf } from "./stacks.js";
+import { clock, length } from "./times.js";
 
 const EVERY = 5_000;
 const PATIENCE = 8_000;
+/** @type {Record<State | "off", string>} */
+const WORDS = { live: "live", polling: "polling every 5 s", away: "no connection", off: "" };
 
 /**
  * What a reconcile pass would do, as the API tells of it.
  *
- * @typedef {{ action: string, name: string, why: string }} Step
- * @typedef {{ actions: Step[], held: string[], blocked?: string | null }} Plan
+ * @typedef {{ actions: { action: string, name: string, why: string }[], held: string[], blocked?: string | null }} Plan
  */
+
+export class Link {
+  /** @type {State | "off"} */
+  state = "off";
+  /** When the daemon last sent something; 0 before that. */
+  #lastHeard = 0;
+
+  /** @param {() => void} retry */
+  constructor(retry) {
+    this.mark = at("link");
+    this.notice = at("away");
+    this.words = h("span");
+    this.age = h("span", { "aria-hidden": "true" }); // it changes every second, which nobody wants read out
+    this.notice.append(h("p", {}, this.words, this.age), button("Retry now", retry));
+    setInterval(() => this.#tick(), 1000);
+    this.show("off");
+  }
+
+  /** The daemon has sent something. */
+  alive() {
+    this.#lastHeard = Date.now();
+  }
+
+  /** @param {State | "off"} state */
+  show(state, why = "") {
+    this.state = state;
+    this.mark.dataset.state = state;
+    this.mark.title = why;
+    say(at("link-text"), WORDS[state]);
+    const away = state === "away";
+    document.body.classList.toggle("stale", away);
+    this.notice.hidden = !away;
+    if (away) {
+      const since = this.#lastHeard ? `What you see is from ${clock(this.#lastHeard)}` : "Nothing is known yet.";
+      say(this.words, `No connection: ${why}. ${since}`);
+      this.#tick();
+    }
+    if (state === "off") this.#lastHeard = 0;
+  }
+
+  #tick() {
+    if (this.notice.hidden) return;
+    say(this.age, this.#lastHeard ? `, ${length(Date.now() - this.#lastHeard)} ago.` : "");
+  }
+}
 
 export class Banners {
   /** @type {number | undefined} */
   #timer;
 
-  /**
-   * @param {HTMLElement} place
-   * @param {(answered: boolean) => void} answered
-   */
-  constructor(place, answered) {
+  /** @param {HTMLElement} place @param {Stacks} stacks @param {(answered: boolean) => void} answered */
+  constructor(place, stacks, answered) {
     this.place = place;
+    this.stacks = stacks;
     this.answered = answered;
   }
 
@@ -35,14 +84,14 @@ export class Banners {
 
   stop() {
     clearInterval(this.#timer);
-    this.#draw([], []);
+    show(this.place);
   }
 
   /** Ask whether everything works. */
   async look() {
     try {
       await ask("GET", "/readyz", { signal: AbortSignal.timeout(PATIENCE) });
-      this.#draw([], []);
+      show(this.place);
       this.answered(true);
     } catch (error) {
       const { status, body } = error instanceof Refusal ? error : new Refusal(0, "");
@@ -52,17 +101,19 @@ export class Banners {
     }
   }
 
-  /**
-   * @param {string[]} reasons
-   * @param {string[]} held
-   */
+  /** @param {string[]} reasons @param {string[]} held */
   #draw(reasons, held) {
     const look = button("What would be done?", () => this.#plan());
     const release = button("Release …", () => this.#release(held), { class: "danger" });
     const rows = reasons.map((reason) => h("p", {}, inline(reason)));
     const buttons = held.length > 0 && h("div", { class: "buttons" }, look, release);
-    const banner = h("div", { class: ["banner", held.length > 0 && "brake"] }, h("div", {}, rows), buttons);
-    show(this.place, reasons.length > 0 && banner);
+    show(this.place, h("div", { class: ["banner", held.length > 0 && "brake"] }, h("div", {}, rows), buttons));
+  }
+
+  /** What people call the stack of an object, which may be gone. @param {string} name */
+  #called(name) {
+    const stack = this.stacks.get(name.replace(/^svc-/, ""));
+    return stack ? nameOf(stack) : name;
   }
 
   async #plan() {
@@ -76,16 +127,13 @@ export class Banners {
           "li",
           {},
           h("b", {}, action.replaceAll("_", " ")),
-          h("span", { class: "mono" }, ` ${name} `),
+          h("span", { class: "mono" }, ` ${this.#called(name)} `),
           h("span", { class: "quiet" }, why),
           kept.has(name.replace(/^svc-/, "")) ? h("em", {}, " held") : null,
         ),
       );
-      box.append(
-        plan.blocked
-          ? h("p", {}, plan.blocked)
-          : h("ul", { class: "details", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing.")),
-      );
+      const list = h("ul", { class: "details", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing."));
+      box.append(plan.blocked ? h("p", {}, plan.blocked) : list);
       box.showModal();
     } catch (error) {
       complain(error);
@@ -94,13 +142,17 @@ export class Banners {
 
   /** @param {string[]} held */
   async #release(held) {
+    const count = String(held.length);
     const sure = await confirm({
       title: "Release the brake?",
-      text: `${held.length} stacks are held back from being ended or removed, although nobody asked for it. Released, that is done once.`,
-      details: held.slice(0, 200),
+      text: `${count} stacks are held back from being ended or removed, although nobody asked for it. Released, that is done once.`,
+      details: held
+        .map((id) => this.#called(id))
+        .sort((one, other) => one.localeCompare(other, "en", { numeric: true })),
       verb: "Release",
+      type: held.length > 10 ? count : null,
     });
-    if (!sure) return;
+    if (sure === null) return;
     try {
       const { released } = await ask("POST", "/reconcile/confirm");
       tell(`${released} stacks are released`);
@@ -108,5 +160,23 @@ export class Banners {
     } catch (error) {
       complain(error);
     }
+  }
+}
+
+/**
+ * On a standby: what to say, and where the owner is; null where this stackd is not one, or does not tell.
+ *
+ * @returns {Promise<Node | null>}
+ */
+export async function standby() {
+  try {
+    const { role, owner } = await ask("GET", "/owner");
+    if (role === "owner") return null;
+    if (!owner) return h("span", {}, "This stackd is a standby. Nobody owns the stacks at present.");
+    const url = new URL(location.href);
+    url.hostname = owner;
+    return h("span", {}, "This stackd is a standby. The owner is ", h("a", { href: url.href }, owner), ".");
+  } catch {
+    return null;
   }
 }

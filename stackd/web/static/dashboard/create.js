@@ -1,12 +1,11 @@
-// Creating a stack from YAML: the API checks it, and what it refuses is shown at the line.
+// Creating a stack from YAML or a template: the API checks it, and what it refuses is shown at the line or field.
 
-import { button, fill, h, say } from "../shared/dom.js";
-/** @import { StackData } from "./stack.js" */
-/** @import { Template } from "./templates.js" */
+/** @import { Template } from "./glance.js" */
+/** @import { StackData } from "./stacks.js" */
 
+import { button, h, say, show } from "../shared/dom.js";
 import { ask, Refusal, sentence } from "./api.js";
-import { dialog } from "./dialogs.js";
-import { tell } from "./toasts.js";
+import { dialog, tell } from "./dialogs.js";
 
 const EXAMPLE = `apiVersion: v1
 kind: Pod
@@ -28,8 +27,8 @@ spec:
 /**
  * One thing that is wrong: in a line of the YAML, in a field beside it, or neither.
  *
- * @typedef {{ line: number | null, field: Field | null, text: string }} Mistake
  * @typedef {"ports" | "ttl" | "labels"} Field
+ * @typedef {{ line: number | null, field: Field | null, text: string }} Mistake
  */
 
 /**
@@ -37,85 +36,71 @@ spec:
  * it makes one stack, however often and from whichever dialog.
  */
 const draft = { yaml: EXAMPLE, body: "", key: "" };
-/** @type {Field[]} */
-const FIELDS = ["ports", "ttl", "labels"];
+/** @type {Record<Field, [string, string]>} */
+const FIELDS = {
+  ports: ["Ports", "80/tcp, 53/udp"],
+  ttl: ["Lives for", "default"],
+  labels: ["Labels", "team=7, player=3"],
+};
 const ANY_PORT = [{ container_port: 80, protocol: "TCP" }];
 
-/**
- * Open the dialog; `created` gets the new stack. `template` is the name of the one that is chosen at first.
- *
- * @param {(stack: StackData) => void} created
- */
-export function openCreate(created, template = "") {
-  new Create(created, template).show();
-}
-
-class Create {
-  #busy = false;
+/** The dialog; `created` gets the new stack, `wanted` is the template that is chosen at first. */
+export class Create {
   #portsTyped = false;
-
   /** @type {Map<string, Template>} */
   #templates = new Map();
 
-  /**
-   * @param {(stack: StackData) => void} created
-   * @param {string} wanted
-   */
-  constructor(created, wanted) {
+  /** @param {(stack: StackData) => void} created @param {string} wanted */
+  constructor(created, wanted = "") {
     this.created = created;
     this.wanted = wanted;
     this.box = dialog("New stack", { class: "create", "data-keep": "yes" });
-    this.yaml = h("textarea", {
-      id: "yaml",
-      spellcheck: "false",
-      autocapitalize: "off",
-      autocomplete: "off",
-      wrap: "off",
-      "aria-describedby": "mistakes",
-    });
+    const plain = { spellcheck: "false", autocapitalize: "off", autocomplete: "off" };
+    this.yaml = h("textarea", { id: "yaml", wrap: "off", "aria-describedby": "mistakes", ...plain });
     this.yaml.value = draft.yaml;
-    this.from = h("select", { id: "create-from" }, h("option", { value: "" }, "YAML"));
-    this.fromLabel = h("label", { for: "create-from", class: "from", hidden: true }, "From", this.from);
+    this.from = h("select", {}, h("option", { value: "" }, "YAML"));
+    this.fromLabel = h("label", { class: "from", hidden: true }, "From", this.from);
     this.about = h("p", { class: "quiet", hidden: true });
     this.yamlLabel = h("label", { for: "yaml" }, "Pod, as YAML");
-    this.gutter = h("div", { class: "gutter", "aria-hidden": "true" });
-    this.editor = h("div", { class: "editor" }, this.gutter, this.yaml);
-    this.ports = field("ports", "Ports", "80/tcp, 53/udp");
-    this.ttl = field("ttl", "Lives for", "default");
-    this.labels = field("labels", "Labels", "team=7, player=3");
+    const input = (/** @type {Field} */ name) => h("input", { type: "text", placeholder: FIELDS[name][1], ...plain });
+    this.inputs = { ports: input("ports"), ttl: input("ttl"), labels: input("labels") };
     this.mistakes = h("div", { id: "mistakes", class: "mistakes", role: "alert" });
-    this.verdict = h("p", { class: "verdict", role: "status" });
+    this.verdict = h("p", { class: "verdict quiet", role: "status" });
     this.check = button("Check", () => this.#send(true));
     this.submit = h("button", { type: "submit", class: "primary" }, "Create");
+    this.#open();
   }
 
-  show() {
+  #open() {
     const form = h(
       "form",
       { autocomplete: "off" },
       this.fromLabel,
       this.about,
       this.yamlLabel,
-      this.editor,
+      this.yaml,
       this.mistakes,
-      h("div", { class: "fields" }, this.ports.label, this.ttl.label, this.labels.label),
+      h(
+        "div",
+        { class: "fields" },
+        Object.entries(this.inputs).map(([name, input]) =>
+          h("label", {}, FIELDS[/** @type {Field} */ (name)][0], input),
+        ),
+      ),
       h("div", { class: "buttons foot" }, this.verdict, h("span", { class: "spring" }), this.check, this.submit),
     );
     this.yaml.addEventListener("input", () => this.#typed());
-    this.yaml.addEventListener("scroll", () => this.#align());
-    this.yaml.addEventListener("keydown", (event) => this.#keys(event));
-    this.ports.input.addEventListener("input", () => {
-      this.#portsTyped = true;
+    this.yaml.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#send(false);
     });
+    this.inputs.ports.addEventListener("input", () => (this.#portsTyped = true));
     this.from.addEventListener("change", () => this.#choose());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.#send(false);
     });
     this.box.append(form);
-    this.box.addEventListener("close", () => {
-      draft.yaml = this.yaml.value;
-    });
+    this.box.addEventListener("close", () => (draft.yaml = this.yaml.value));
     this.#typed();
     this.box.showModal();
     this.yaml.focus();
@@ -145,52 +130,33 @@ class Create {
   /** Ask for YAML and ports unless a template has them. */
   #choose() {
     const template = this.#template;
-    for (const each of [this.yamlLabel, this.editor, this.ports.label]) each.hidden = Boolean(template);
+    for (const each of [this.yamlLabel, this.yaml, this.inputs.ports.parentElement]) {
+      if (each) each.hidden = Boolean(template);
+    }
     this.about.hidden = !template;
     if (template) say(this.about, aboutOf(template));
-    this.ttl.input.placeholder = template?.ttl ?? "default";
+    this.inputs.ttl.placeholder = template?.ttl ?? "default";
     this.#clear();
-    say(this.verdict, "");
-    if (template) this.ttl.input.focus();
+    if (template) this.inputs.ttl.focus();
     else this.yaml.focus();
   }
 
   #typed() {
-    if (!this.#portsTyped) this.ports.input.value = declared(this.yaml.value).join(", ");
+    if (!this.#portsTyped) this.inputs.ports.value = declared(this.yaml.value).join(", ");
     this.#clear();
-    say(this.verdict, "");
   }
 
   #clear() {
-    this.#number(new Set());
-    fill(this.mistakes);
-    for (const name of FIELDS) this[name].input.removeAttribute("aria-invalid");
-  }
-
-  /** @param {KeyboardEvent} event */
-  #keys(event) {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#send(false);
-  }
-
-  /** @param {Set<number | null>} wrong */
-  #number(wrong) {
-    const count = this.yaml.value.split("\n").length;
-    const numbers = Array.from({ length: count }, (_, index) =>
-      h("span", { class: wrong.has(index + 1) ? "wrong" : null }, String(index + 1)),
-    );
-    fill(this.gutter, numbers);
-    this.#align();
-  }
-
-  /** The numbers stand beside their lines. */
-  #align() {
-    this.gutter.scrollTop = this.yaml.scrollTop;
+    show(this.mistakes);
+    for (const input of Object.values(this.inputs)) input.removeAttribute("aria-invalid");
+    say(this.verdict, "");
   }
 
   /** @param {boolean} dry */
   async #send(dry) {
-    if (this.#busy) return;
-    this.#occupied(true, dry ? "checking …" : "creating …");
+    if (this.submit.disabled) return;
+    this.check.disabled = this.submit.disabled = true;
+    say(this.verdict, dry ? "checking …" : "creating …");
     try {
       const body = this.#body();
       const answer = dry
@@ -198,10 +164,8 @@ class Create {
         : await ask("POST", "/stacks", { body, headers: { "Idempotency-Key": keyOf(body) } });
       this.#clear();
       if (dry) {
-        say(
-          this.verdict,
-          `Would be accepted: ${answer.requested_cpu_milli}m CPU, ${Math.round(answer.requested_memory_bytes / 2 ** 20)} MiB.`,
-        );
+        const memory = Math.round(answer.requested_memory_bytes / 2 ** 20);
+        say(this.verdict, `Would be accepted: ${answer.requested_cpu_milli}m CPU, ${memory} MiB.`);
         return;
       }
       draft.body = "";
@@ -209,38 +173,21 @@ class Create {
       this.box.close();
       this.created(answer);
     } catch (error) {
-      await this.#refused(error);
+      const found = mistakes(error);
+      // The API looks at the fields first, and says nothing of the YAML while something is wrong with them.
+      if (!this.#template && found.every((each) => each.field)) found.push(...(await this.#ofSpec()));
+      this.#show(found.sort((one, other) => (one.line ?? Infinity) - (other.line ?? Infinity) || 0));
       say(this.verdict, "");
     } finally {
-      this.#occupied(false);
+      this.check.disabled = this.submit.disabled = false;
     }
   }
 
-  /** @param {boolean} busy */
-  #occupied(busy, words = "") {
-    this.#busy = busy;
-    this.check.disabled = this.submit.disabled = busy;
-    if (busy) say(this.verdict, words);
-  }
-
-  /** @param {unknown} error */
-  async #refused(error) {
-    const text = this.yaml.value;
-    const found = mistakes(error);
-    // The API looks at the fields first, and says nothing of the YAML while something is wrong with them.
-    if (!this.#template && found.every((each) => each.field)) found.push(...(await this.#ofSpec(text)));
-    this.#show(found.sort(byLine));
-  }
-
-  /**
-   * What is wrong with the YAML alone.
-   *
-   * @param {string} text
-   * @returns {Promise<Mistake[]>}
-   */
-  async #ofSpec(text) {
+  /** What is wrong with the YAML alone. */
+  async #ofSpec() {
     try {
-      await ask("POST", "/stacks?dry_run=true", { body: { target_port: ANY_PORT, pod_spec: text } });
+      const body = { target_port: ANY_PORT, pod_spec: this.yaml.value };
+      await ask("POST", "/stacks?dry_run=true", { body });
     } catch (error) {
       if (error instanceof Refusal && error.status === 400) return mistakes(error).filter((each) => !each.field);
     }
@@ -249,54 +196,43 @@ class Create {
 
   /** @param {Mistake[]} found */
   #show(found) {
-    this.#number(new Set(found.map((each) => each.line)));
-    const rows = found.map(({ line, field, text }) => {
-      if (line) return row(`line ${line}`, () => this.#goto(line), text, line);
-      if (field) return row(this[field].name, () => this[field].input.focus(), text);
-      return h("li", {}, h("span", {}, text));
+    const rows = found.map((each) => {
+      const name = each.line ? `line ${each.line}` : each.field && FIELDS[each.field][0];
+      const link = name && button(name, () => this.#lead(each), { class: "plain" });
+      return h("li", { "data-line": each.line }, link, h("span", {}, each.text));
     });
-    const count = `${found.length} ${found.length === 1 ? "problem" : "problems"}`;
-    fill(this.mistakes, h("p", { class: "number" }, count), h("ul", {}, rows));
-    for (const name of FIELDS) {
-      this[name].input.setAttribute("aria-invalid", String(found.some((each) => each.field === name)));
-    }
-    const first = found[0];
-    if (first?.line) this.#goto(first.line);
-    else if (first?.field) this[first.field].input.focus();
+    const count = h("p", {}, h("b", {}, `${found.length} ${found.length === 1 ? "problem" : "problems"}`));
+    this.mistakes.replaceChildren(count, h("ul", {}, rows));
+    for (const [name, input] of Object.entries(this.inputs))
+      input.setAttribute("aria-invalid", String(found.some((each) => each.field === name)));
+    if (found[0]) this.#lead(found[0]);
   }
 
-  /** @param {number} line */
-  #goto(line) {
-    const before =
-      this.yaml.value
-        .split("\n")
-        .slice(0, line - 1)
-        .join("\n").length + (line > 1 ? 1 : 0);
-    const end = this.yaml.value.indexOf("\n", before);
+  /** Lead to what is wrong. @param {Mistake} mistake */
+  #lead({ line, field }) {
+    if (field) this.inputs[field].focus();
+    if (!line) return;
+    const lines = this.yaml.value.split("\n");
+    const start = lines.slice(0, line - 1).reduce((sum, each) => sum + each.length + 1, 0);
     this.yaml.focus();
-    this.yaml.setSelectionRange(before, end < 0 ? this.yaml.value.length : end);
-    const height = Number.parseFloat(getComputedStyle(this.yaml).lineHeight) || 20;
-    this.yaml.scrollTop = Math.max(0, (line - 4) * height);
+    this.yaml.setSelectionRange(start, start + (lines[line - 1]?.length ?? 0));
+    this.yaml.scrollTop = Math.max(0, (line - 4) * (Number.parseFloat(getComputedStyle(this.yaml).lineHeight) || 20));
   }
 
   #body() {
     /** @type {Record<string, unknown>} */
     const body = this.#template
       ? { template: this.#template.name }
-      : { target_port: ports(this.ports.input.value), pod_spec: this.yaml.value };
-    const ttl = this.ttl.input.value.trim();
-    const labels = pairs(this.labels.input.value);
+      : { target_port: words(this.inputs.ports.value).map(port), pod_spec: this.yaml.value };
+    const ttl = this.inputs.ttl.value.trim();
+    const labels = words(this.inputs.labels.value).map((pair) => [pair, ""].join("=").split("=", 2));
     if (ttl) body.ttl = ttl;
-    if (Object.keys(labels).length) body.labels = labels;
+    if (labels.length) body.labels = Object.fromEntries(labels);
     return body;
   }
 }
 
-/**
- * The Idempotency-Key of a request: another one for each body, and for each stack that is meant.
- *
- * @param {unknown} body
- */
+/** The Idempotency-Key of a request: another one for each body, and for each stack that is meant. @param {unknown} body */
 function keyOf(body) {
   const text = JSON.stringify(body);
   if (draft.body !== text) {
@@ -306,116 +242,40 @@ function keyOf(body) {
   return draft.key;
 }
 
-/**
- * What a template makes, in a sentence.
- *
- * @param {Template} template
- */
+/** What a template makes, in a sentence. @param {Template} template */
 function aboutOf({ target_port: published, ttl, labels, generates }) {
   const shown = published.map(({ container_port: port, protocol }) => `${port}/${protocol.toLowerCase()}`);
   const named = Object.entries(labels).map(([name, value]) => `${name}=${value}`);
-  return [
+  const parts = [
     `Publishes ${shown.join(", ")} and lives for ${ttl}.`,
-    named.length ? `Labels: ${named.join(", ")}.` : "",
-    generates.length ? `Generated for each stack: ${generates.join(", ")}.` : "",
-  ]
-    .filter(Boolean)
-    .join(" ");
+    named.length && `Labels: ${named.join(", ")}.`,
+    generates.length && `Generated for each stack: ${generates.join(", ")}.`,
+  ];
+  return parts.filter(Boolean).join(" ");
 }
 
-/**
- * What the API says is wrong, in its order: that of the lines; what is in no line comes last.
- *
- * @param {unknown} error
- * @returns {Mistake[]}
- */
+/** What the API says is wrong, in its order. @param {unknown} error @returns {Mistake[]} */
 function mistakes(error) {
   const reasons = error instanceof Refusal ? error.body?.reasons : null;
   if (!Array.isArray(reasons)) return [{ line: null, field: null, text: sentence(error) }];
   return reasons.map(({ path, line, text }) => {
-    const field = fieldOf(path);
+    const named = path === "ttl" || path === "labels" ? path : null;
+    const field = path.startsWith("target_port") ? "ports" : named;
     return { line, field, text: path && path !== field ? `${path}: ${text}` : text };
   });
 }
 
-/**
- * The field beside the YAML that a path is about.
- *
- * @param {string} path
- * @returns {Field | null}
- */
-function fieldOf(path) {
-  if (path.startsWith("target_port")) return "ports";
-  return path === "ttl" || path === "labels" ? path : null;
-}
-
-/**
- * Where a mistake comes among others.
- *
- * @param {Mistake} one
- * @param {Mistake} other
- */
-function byLine(one, other) {
-  return (one.line ?? Number.MAX_SAFE_INTEGER) - (other.line ?? Number.MAX_SAFE_INTEGER);
-}
-
-/**
- * A mistake, with a button that leads to it.
- *
- * @param {string} name
- * @param {() => void} go
- * @param {string} text
- * @param {number} [line]
- */
-function row(name, go, text, line) {
-  return h("li", { "data-line": line }, button(name, go, { class: "plain line" }), h("span", {}, text));
-}
-
-/**
- * @param {string} name
- * @param {string} text
- * @param {string} placeholder
- */
-function field(name, text, placeholder) {
-  const input = h("input", {
-    type: "text",
-    id: `create-${name}`,
-    placeholder,
-    autocomplete: "off",
-    spellcheck: "false",
-  });
-  return { name: text, input, label: h("label", { for: `create-${name}` }, text, input) };
-}
-
-/**
- * The ports that a YAML text declares, as they are typed.
- *
- * @param {string} text
- */
+/** The ports that a YAML text declares, as they are typed. @param {string} text */
 function declared(text) {
-  const found = [...text.matchAll(/containerPort"?:\s*(\d+)(?:\s*,?\s*\n?\s*"?protocol"?:\s*"?(\w+))?/g)];
-  return [...new Set(found.map(([, port, protocol]) => `${port}/${(protocol ?? "TCP").toLowerCase()}`))];
+  const found = text.matchAll(/containerPort"?:\s*(\d+)(?:\s*,?\s*\n?\s*"?protocol"?:\s*"?(\w+))?/g);
+  return [...new Set([...found].map(([, port, protocol]) => `${port}/${(protocol ?? "TCP").toLowerCase()}`))];
 }
 
 /** @param {string} text */
-function ports(text) {
-  return text
-    .split(/[\s,]+/)
-    .filter(Boolean)
-    .map((each) => {
-      const [port, protocol = "tcp"] = each.split("/");
-      return { container_port: /^\d+$/.test(port ?? "") ? Number(port) : port, protocol: protocol.toUpperCase() };
-    });
-}
+const words = (text) => text.split(/[\s,]+/).filter(Boolean);
 
 /** @param {string} text */
-function pairs(text) {
-  const each = text
-    .split(/[\s,]+/)
-    .filter(Boolean)
-    .map((pair) => {
-      const equals = pair.indexOf("=");
-      return equals < 0 ? [pair, ""] : [pair.slice(0, equals), pair.slice(equals + 1)];
-    });
-  return Object.fromEntries(each);
+function port(text) {
+  const [number = "", protocol = "tcp"] = text.split("/");
+  return { container_port: /^\d+$/.test(number) ? Number(number) : number, protocol: protocol.toUpperCase() };
 }

@@ -3,15 +3,13 @@
 // The stream is read with fetch, because an EventSource cannot send the key in a header. It is opened before the list is
 // read, so that nothing falls between the two; what arrives meanwhile waits its turn.
 
-/** @import { StackData as Stack } from "./stack.js" */
-/** @import { Job } from "./progress.js" */
+/** @import { StackData as Stack } from "./stacks.js" */
+/** @import { Job } from "./bulk.js" */
 
 import { ask, Refusal, send, sentence } from "./api.js";
 
 /**
- * One event of a stream.
- *
- * @typedef {{ kind: string, id: string, data: any }} StreamEvent
+ * One event of a stream. @typedef {{ kind: string, id: string, data: any }} StreamEvent
  *
  * Who is called with what the feed receives.
  *
@@ -27,21 +25,9 @@ import { ask, Refusal, send, sentence } from "./api.js";
  * @typedef {"live" | "polling" | "away"} State
  */
 
-export const FIELDS = [
-  "stack_id",
-  "status",
-  "status_reason",
-  "status_message",
-  "node_id",
-  "node_public_ip",
-  "ports",
-  "created_at",
-  "updated_at",
-  "ttl_expires_at",
-  "labels",
-  "template",
-  "ended",
-];
+export const FIELDS =
+  "stack_id,status,status_reason,status_message,node_id,node_public_ip,ports,created_at,updated_at,ttl_expires_at," +
+  "labels,template,ended";
 const SILENCE = 40_000; // a heartbeat comes every 15 s
 const POLL = 5_000;
 const STREAM_AGAIN = 30_000;
@@ -70,10 +56,6 @@ export class Feed {
   /** @param {FeedListener} listener */
   constructor(listener) {
     this.listener = listener;
-  }
-
-  start() {
-    this.#run();
   }
 
   stop() {
@@ -110,12 +92,12 @@ export class Feed {
 
   /** Read the list now. */
   async list() {
-    const answer = await ask("GET", `/stacks?fields=${FIELDS.join(",")}`, { signal: this.#stop.signal });
+    const answer = await ask("GET", `/stacks?fields=${FIELDS}`, { signal: this.#stop.signal });
     this.listener.alive();
     this.listener.list(answer.stacks);
   }
 
-  async #run() {
+  async start() {
     while (!this.#stop.signal.aborted) {
       this.#cut = new AbortController();
       if (this.#resting) {
@@ -146,7 +128,7 @@ export class Feed {
     let timer = setTimeout(silent, SILENCE);
     try {
       const headers = { Accept: "text/event-stream", ...(this.#last ? { "Last-Event-ID": this.#last } : {}) };
-      const answer = await send("GET", `/events?fields=${FIELDS.join(",")}`, { signal, headers });
+      const answer = await send("GET", `/events?fields=${FIELDS}`, { signal, headers });
       if (!answer.body) return;
       this.#connected = true;
       const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -237,12 +219,7 @@ export class Feed {
     }
   }
 
-  /**
-   * Wait, unless it is cut short.
-   *
-   * @param {number} milliseconds
-   * @returns {Promise<void>}
-   */
+  /** Wait, unless it is cut short. @param {number} milliseconds @returns {Promise<void>} */
   #pause(milliseconds) {
     const signal = AbortSignal.any([this.#stop.signal, this.#cut.signal]);
     if (signal.aborted) return Promise.resolve();
@@ -258,13 +235,8 @@ export class Feed {
   }
 }
 
-/**
- * One event of a stream; null for a comment.
- *
- * @param {string} block
- * @returns {StreamEvent | null}
- */
-export function parse(block) {
+/** One event of a stream; null for a comment. @param {string} block @returns {StreamEvent | null} */
+function parse(block) {
   const event = { kind: "message", id: "", data: null };
   /** @type {string[]} */
   const data = [];

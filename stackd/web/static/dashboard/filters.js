@@ -1,85 +1,81 @@
 // The filters' fields, what they suggest, and the count of what they leave.
 
-/** @import { Columns } from "./columns.js" */
 /** @import { Stacks } from "./stacks.js" */
-/** @import { View } from "./view.js" */
 
-import { at, found, h, say, show } from "../shared/dom.js";
-import { headOf, LABEL } from "./columns.js";
+import { at, found, h, memo, numbers, say, show } from "../shared/dom.js";
+import { LABEL } from "./arrange.js";
+import { headOf, plural } from "./table.js";
+import { noFilter } from "./view.js";
 
 const PAUSE = 1_500; // between two counts that are read out
 const SUGGESTED = 100;
+const SELECTS = /** @type {const} */ (["node", "template", "group"]);
 
 export class Filters {
   #said = 0;
   /** @type {number | undefined} */
   #saying;
+  find = found("find", HTMLInputElement);
 
-  /**
-   * @param {Stacks} stacks
-   * @param {View} view
-   * @param {Columns} columns
-   */
-  constructor(stacks, view, columns) {
+  /** @param {Stacks} stacks */
+  constructor(stacks) {
     this.stacks = stacks;
-    this.columns = columns;
-    this.view = view;
-    this.find = found("find", HTMLInputElement);
-    this.label = found("label", HTMLInputElement);
-    this.node = found("node", HTMLSelectElement);
-    this.template = found("template", HTMLSelectElement);
+    const { view } = stacks;
     this.find.addEventListener("input", () => view.change({ text: this.find.value }));
-    this.label.addEventListener("input", () => view.change({ label: this.label.value }));
-    this.group = found("group", HTMLSelectElement);
-    this.group.addEventListener("change", () => view.change({ group: this.group.value, closed: new Set() }));
-    this.node.addEventListener("change", () => view.change({ node: this.node.value }));
-    this.template.addEventListener("change", () => view.change({ template: this.template.value }));
-    at("clear").addEventListener("click", () => view.clearFilter());
-    view.subscribe(() => this.#fields());
+    for (const name of SELECTS) {
+      const select = found(name, HTMLSelectElement);
+      select.addEventListener("change", () =>
+        view.change({ [name]: select.value, ...(name === "group" && { closed: new Set() }) }),
+      );
+    }
+    at("clear").addEventListener("click", () => view.change(noFilter()));
+    at("fold").addEventListener("click", () => view.change({ closed: this.#folded ? new Set() : this.#groups }));
     stacks.subscribe(() => this.#draw());
     this.#draw();
   }
 
-  /** The fields say what the view is. */
-  #fields() {
-    const { text, label, node, template, group } = this.view.state;
-    if (this.find.value !== text) this.find.value = text;
-    if (this.label.value !== label) this.label.value = label;
-    this.node.value = node;
-    this.template.value = template;
-    this.group.value = group;
-    at("clear").hidden = !this.view.narrowed;
+  /** All groups. */
+  get #groups() {
+    return new Set(this.stacks.rows.flatMap((row) => ("value" in row ? [row.value] : [])));
+  }
+
+  get #folded() {
+    return this.stacks.view.state.closed.size > 0 && this.stacks.shown.size === 0;
   }
 
   #draw() {
-    const { node, template, group } = this.view.state;
-    const [nodes, templates] = [new Set([node]), new Set([template])];
-    /** @type {Map<string, Set<string>>} */
-    const labels = new Map();
-    for (const stack of this.stacks.all.values()) {
+    const { all, view, labels } = this.stacks;
+    const { state } = view;
+    const nodes = new Set([state.node]);
+    const templates = new Set([state.template]);
+    const pairs = new Set(labels);
+    for (const stack of all.values()) {
       nodes.add(stack.node_id ?? "");
       templates.add(stack.template ?? "");
-      for (const [name, value] of Object.entries(stack.labels ?? {})) {
-        const values = labels.get(name);
-        if (values) values.add(value);
-        else labels.set(name, new Set([value]));
-      }
+      if (pairs.size < SUGGESTED) for (const each of stack.labelled) pairs.add(each);
     }
-    offer(this.node, "All nodes", [...nodes].sort(), (name) => name);
-    offer(this.template, "All templates", [...templates].sort(), (name) => name);
+    offer("node", "All nodes", [...nodes].sort(), state.node);
+    offer("template", "All templates", [...templates].sort(), state.template);
     // One can group by the labels in use, and by what every stack has.
-    const keys = [...this.columns.names.map((name) => LABEL + name), "status", "node", group];
-    offer(this.group, "No groups", keys, (key) => `By ${headOf(key)}`);
-    this.#suggest(labels);
-    this.#fields();
+    const keys = [...labels.map((name) => LABEL + name), templates.size > 1 && "template", "status", "node"];
+    offer("group", "No groups", [...keys.filter((key) => key !== false), state.group], state.group, headOf);
+    show(
+      at("label-names"),
+      [...pairs].sort().map((value) => memo(value, [], () => h("option", { value }))),
+    );
+    if (this.find.value !== state.text) this.find.value = state.text;
+    at("clear").hidden = !view.narrowed;
+    at("fold").hidden = !state.group;
+    say(at("fold"), this.#folded ? "Open all" : "Close all");
     this.#count();
   }
 
   /** The number is right at once; it is read out only now and then. */
   #count() {
-    const { all, matching, arrived } = this.stacks;
-    const of = `${all.size} stack${all.size === 1 ? "" : "s"}`;
-    const text = !arrived ? "" : matching === all.size ? of : `${matching} of ${of}`;
+    const { all, shown, closed, arrived } = this.stacks;
+    const matching = shown.size + closed.size;
+    const of = `${numbers.format(all.size)} ${plural(all.size)}`;
+    const text = !arrived ? "" : matching === all.size ? of : `${numbers.format(matching)} of ${of}`;
     say(at("count"), text);
     clearTimeout(this.#saying);
     const read = () => {
@@ -88,36 +84,22 @@ export class Filters {
     };
     this.#saying = setTimeout(read, Math.max(0, this.#said + PAUSE - Date.now()));
   }
-
-  /**
-   * The names of the labels in use; those with few values with each of them.
-   *
-   * @param {Map<string, Set<string>>} labels
-   */
-  #suggest(labels) {
-    const names = [...labels.keys()].sort();
-    const pairs = names.flatMap((name) => [...(labels.get(name) ?? [])].sort().map((value) => `${name}=${value}`));
-    const offered = [...names, ...pairs].slice(0, Math.max(names.length, SUGGESTED));
-    show(
-      at("label-names"),
-      offered.map((text) => h("option", { value: text })),
-    );
-  }
 }
 
 /**
  * Offer these values; a choice between none is not shown.
  *
- * @param {HTMLSelectElement} select
- * @param {string} none
- * @param {string[]} values
- * @param {(value: string) => string} words
+ * @param {"node" | "template" | "group"} id @param {string} none @param {string[]} values @param {string} chosen
+ * @param {(value: string) => string} [words]
  */
-function offer(select, none, values, words) {
+function offer(id, none, values, chosen, words) {
+  const select = found(id, HTMLSelectElement);
   const offered = ["", ...new Set(values.filter(Boolean))];
+  const textOf = (/** @type {string} */ value) => (!value ? none : words ? `By ${words(value)}` : value);
   show(
     select,
-    offered.map((value) => h("option", { value, "data-key": value || " " }, value ? words(value) : none)),
+    offered.map((value) => memo(value || " ", [], () => h("option", { value }, textOf(value)))),
   );
+  select.value = chosen;
   if (select.parentElement) select.parentElement.hidden = offered.length === 1;
 }

@@ -1,7 +1,7 @@
 // What a stack's containers write, followed while it is looked at.
 
-import { button, fill, h, say } from "../shared/dom.js";
-import { pathOf, read, sentence } from "./api.js";
+import { button, h, say } from "../shared/dom.js";
+import { pathOf, send, sentence } from "./api.js";
 
 const TAILS = ["100", "500", "2000"];
 const EVERY = 2_000;
@@ -13,12 +13,7 @@ export class Logs {
   #timer;
   #looked = false;
 
-  /**
-   * `live` says whether the stack may still write something.
-   *
-   * @param {string} id
-   * @param {() => boolean} live
-   */
+  /** `live` says whether the stack may still write something. @param {string} id @param {() => boolean} live */
   constructor(id, live) {
     this.id = id;
     this.live = live;
@@ -52,7 +47,8 @@ export class Logs {
   async refresh() {
     clearTimeout(this.#timer);
     try {
-      this.#show(await read(`${pathOf(this.id, "logs")}?tail=${this.tail.value}`));
+      const answer = await send("GET", `${pathOf(this.id, "logs")}?tail=${this.tail.value}`);
+      this.#show(await answer.text());
       say(this.state, "");
     } catch (error) {
       say(this.state, sentence(error));
@@ -81,10 +77,10 @@ export class Logs {
     const more = this.#text.length < MOST ? added(this.#text, text) : null;
     if (more === null) {
       this.#text = text;
-      fill(lines, text || "Nothing has been written.");
+      lines.replaceChildren(text || "Nothing has been written.");
     } else if (more) {
       if (this.#text) lines.append(more);
-      else fill(lines, more);
+      else lines.replaceChildren(more);
       this.#text += more;
     }
     if (more !== "" && atEnd) lines.scrollTop = lines.scrollHeight;
@@ -94,8 +90,7 @@ export class Logs {
 /**
  * What a later look at the end of a log has beyond an earlier one; null where the two do not meet.
  *
- * @param {string} before
- * @param {string} after
+ * @param {string} before @param {string} after
  */
 export function added(before, after) {
   if (!before) return null;

@@ -1,52 +1,37 @@
 // The dashboard: puts its parts together, and listens to the keyboard.
 
-import { at, button, copy, fill, found, h, say } from "../shared/dom.js";
 /** @import { State } from "./feed.js" */
 
-import { Actions } from "./actions.js";
-import { ask, onUnauthorized, sentence } from "./api.js";
-import { Banners } from "./banners.js";
-import { Columns } from "./columns.js";
-import { openCreate } from "./create.js";
-import { help } from "./dialogs.js";
+import { at, button, copy, found, h, say, show } from "../shared/dom.js";
+import { ask, onUnauthorized, Refusal, sentence } from "./api.js";
+import { Attention } from "./attention.js";
+import { Banners, Link, standby } from "./banners.js";
+import { Actions, Selection } from "./bulk.js";
+import { Create } from "./create.js";
+import { help, tell } from "./dialogs.js";
 import { Feed } from "./feed.js";
-import { Figures } from "./figures.js";
 import { Filters } from "./filters.js";
-import { Link } from "./link.js";
+import { Glance } from "./glance.js";
 import { Panel } from "./panel.js";
-import { Progress } from "./progress.js";
-import { Selection } from "./selection.js";
 import { key } from "./session.js";
 import { Stacks } from "./stacks.js";
 import { Table } from "./table.js";
-import { Templates } from "./templates.js";
 import { setClock } from "./times.js";
-import { tell } from "./toasts.js";
 import { View } from "./view.js";
 
 const field = found("key", HTMLInputElement);
 const view = new View();
 const stacks = new Stacks(view);
 const selection = new Selection(stacks);
-const progress = new Progress(at("selection"), selection);
-const actions = new Actions(stacks, selection, progress);
+const actions = new Actions(stacks, selection);
 const link = new Link(() => feed?.retry());
-const banners = new Banners(at("banners"), (answered) => {
+const banners = new Banners(at("banners"), stacks, (answered) => {
   if (answered && link.state === "away") feed?.retry();
   else if (!answered) feed?.doubt();
 });
-const places = {
-  status: at("figure-status"),
-  nodes: at("figure-nodes"),
-  ports: at("figure-ports"),
-  room: at("figure-room"),
-};
-const figures = new Figures(places, stacks);
-const templates = new Templates(at("templates"), view, (name) => create(name));
-const columns = new Columns(stacks);
-new Filters(stacks, view, columns);
-const table = new Table(found("table", HTMLTableElement), stacks, selection, columns, {
-  open: (id) => view.open(id),
+const glance = new Glance(stacks);
+new Filters(stacks);
+const table = new Table(found("table", HTMLTableElement), stacks, selection, {
   copy: (address) => copy(address, tell),
   select: (id, on, many) => {
     selection.set(many ? table.between(id) : [id], on);
@@ -54,6 +39,10 @@ const table = new Table(found("table", HTMLTableElement), stacks, selection, col
   },
 });
 const panel = new Panel(at("panel"), stacks, actions);
+new Attention(stacks, selection, actions, glance, (id) => {
+  panel.part = "Logs";
+  view.open(id);
+});
 /** @type {Feed | null} */
 let feed = null;
 
@@ -70,32 +59,26 @@ function showOpened() {
   }
 }
 
-function create(template = "") {
-  openCreate((stack) => {
+function create() {
+  const created = (/** @type {import("./stacks.js").StackData} */ stack) => {
     stacks.put(stack);
     view.open(stack.stack_id);
-  }, template);
+  };
+  new Create(created, view.state.template);
 }
 
-/**
- * The feed became live or lost its connection: refresh what does not come with it.
- *
- * @param {State} state
- */
+/** The feed became live or lost its connection: refresh what does not come with it. @param {State} state */
 function linked(state, why = "") {
   const before = link.state;
   link.show(state, why);
   if (before === state || before === "off") return;
   banners.look();
-  if (state === "away") return;
-  figures.refresh();
-  templates.refresh();
+  if (state !== "away") glance.refresh();
 }
 
 function enter() {
   at("login").hidden = true;
-  at("board").hidden = false;
-  at("new").hidden = false;
+  for (const id of ["board", "new"]) at(id).hidden = false;
   at("leave").hidden = !key.get();
   feed = new Feed({
     list: (all) => stacks.replace(all),
@@ -108,8 +91,7 @@ function enter() {
   });
   feed.start();
   banners.start();
-  figures.start();
-  templates.start();
+  glance.start();
   showOpened();
 }
 
@@ -117,8 +99,7 @@ function leave(why = "") {
   feed?.stop();
   feed = null;
   banners.stop();
-  figures.stop();
-  templates.stop();
+  glance.stop();
   panel.hide();
   stacks.clear();
   selection.clear();
@@ -139,8 +120,9 @@ async function login(event) {
     key.keep();
     enter();
   } catch (error) {
+    const elsewhere = error instanceof Refusal && error.status === 503 ? await standby() : null;
     key.try("");
-    say(at("login-error"), sentence(error));
+    show(at("login-error"), elsewhere ?? sentence(error));
     field.select();
   }
 }
@@ -150,13 +132,8 @@ function drawEmpty() {
   at("loading").hidden = stacks.arrived;
   at("empty").hidden = !none;
   at("table").hidden = none || !stacks.arrived;
-  if (!none) return;
   const said = h("p", {}, view.narrowed ? "No stack matches the filter." : "There are no stacks.");
-  fill(at("empty"), said, !view.narrowed && button("Create one", () => create()));
-}
-
-function copyLink() {
-  copy(location.origin + location.pathname + view.hash(), tell);
+  show(at("empty"), none && said, none && !view.narrowed && button("Create one", create));
 }
 
 /** @type {Record<string, () => unknown>} */
@@ -165,7 +142,7 @@ const KEYS = {
   "?": help,
   j: () => table.move(1),
   k: () => table.move(-1),
-  n: () => create(),
+  n: create,
   x: () => table.active && selection.set([table.active], !selection.has(table.active)),
   c: () => {
     const stack = stacks.get(panel.id ?? table.active ?? "");
@@ -186,11 +163,11 @@ function pressed(event) {
     return;
   }
   if (typing) return;
-  const row = target.closest("tbody tr");
-  if (event.key === "Enter" && row instanceof HTMLElement && target === row && row.dataset.id) {
+  const row = target instanceof HTMLElement && target.matches("tbody tr[data-id]") ? target : null;
+  if (event.key === "Enter" && row?.dataset.id) {
     event.preventDefault();
     view.open(row.dataset.id);
-  } else if (row && target === row && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
+  } else if (row && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
     event.preventDefault();
     table.move(event.key === "ArrowDown" ? 1 : -1);
   } else if (Object.hasOwn(KEYS, event.key)) {
@@ -201,7 +178,6 @@ function pressed(event) {
 
 stacks.subscribe(drawEmpty);
 view.subscribe(showOpened);
-progress.onDelete(() => actions.removeSelected());
 onUnauthorized((refused) => {
   if (!feed) return;
   key.drop();
@@ -219,9 +195,9 @@ at("leave").addEventListener("click", () => {
   key.forget();
   leave();
 });
-at("new").addEventListener("click", () => create());
+at("new").addEventListener("click", create);
 at("show-help").addEventListener("click", help);
-at("copy-link").addEventListener("click", copyLink);
+at("copy-link").addEventListener("click", () => copy(location.origin + location.pathname + view.hash(), tell));
 
 /** Whether requests need a key at all; the description says so, and needs none itself. */
 async function needsKey() {

@@ -1,27 +1,33 @@
 // The panel of one stack: what it is, what can be done, what happened to it, and what it has written.
 
-/** @import { Actions } from "./actions.js" */
-/** @import { Port, Stack, Values } from "./stack.js" */
-/** @import { Stacks } from "./stacks.js" */
+/** @import { Child } from "../shared/dom.js" */
+/** @import { Action, Actions } from "./bulk.js" */
+/** @import { Port, Stack, Stacks, Values } from "./stacks.js" */
 /** @import { View } from "./view.js" */
 
-import { button, copy, fill, h, show } from "../shared/dom.js";
-import { History } from "./history.js";
-import { WORDS } from "./stack.js";
-import { age, full, left } from "./times.js";
-import { tell } from "./toasts.js";
+import { button, copy, h, say, show } from "../shared/dom.js";
+import { ask, pathOf, sentence } from "./api.js";
+import { quoted } from "./arrange.js";
+import { tell } from "./dialogs.js";
+import { Logs } from "./logs.js";
+import { reasonLink, wordOf } from "./table.js";
+import { clock, full, left, length, now } from "./times.js";
+import { kindOf, reasonOf } from "./trouble.js";
 
 const LENGTHS = ["15m", "30m", "1h"];
+const SOON = 400;
+const WRONG = new Set(["failed", "warning", "node_deleted", "not_ready"]);
+
+/** @typedef {"Timeline" | "Logs" | "Pod spec"} Part */
+/** An entry of a timeline. @typedef {{ at: string, kind: string, reason?: string, message?: string, by?: string }} Entry */
 
 export class Panel {
   /** @type {Sheet | null} */
   #sheet = null;
+  /** What the next stack is opened with. @type {Part} */
+  part = "Timeline";
 
-  /**
-   * @param {HTMLElement} place
-   * @param {Stacks} stacks
-   * @param {Actions} actions
-   */
+  /** @param {HTMLElement} place @param {Stacks} stacks @param {Actions} actions */
   constructor(place, stacks, actions) {
     this.place = place;
     this.stacks = stacks;
@@ -38,8 +44,9 @@ export class Panel {
   /** @param {string} id */
   show(id) {
     this.#sheet?.history.stop();
-    this.#sheet = new Sheet(id, this.actions, this.stacks.view);
-    fill(this.place, ...this.#sheet.elements);
+    this.#sheet = new Sheet(id, this.actions, this.stacks.view, this.part);
+    this.part = "Timeline";
+    this.place.replaceChildren(...this.#sheet.elements);
     this.place.hidden = false;
     this.#changed();
     this.#sheet.history.refresh();
@@ -50,7 +57,7 @@ export class Panel {
     this.#sheet?.history.stop();
     this.#sheet = null;
     this.place.hidden = true;
-    fill(this.place);
+    this.place.replaceChildren();
   }
 
   #changed() {
@@ -67,16 +74,12 @@ class Sheet {
   #busy = new Set();
   body = h("div", { class: "now" });
 
-  /**
-   * @param {string} id
-   * @param {Actions} actions
-   * @param {View} view
-   */
-  constructor(id, actions, view) {
+  /** @param {string} id @param {Actions} actions @param {View} view @param {Part} part */
+  constructor(id, actions, view, part) {
     this.id = id;
     this.actions = actions;
     this.view = view;
-    this.history = new History(id, () => this.#writes);
+    this.history = new History(id, part, () => this.#writes);
     this.elements = [
       h(
         "header",
@@ -90,12 +93,7 @@ class Sheet {
     ];
   }
 
-  /**
-   * The stack as it is now; undefined once it is gone.
-   *
-   * @param {Stack | undefined} stack
-   * @param {boolean} arrived
-   */
+  /** The stack as it is now; undefined once it is gone. @param {Stack | undefined} stack @param {boolean} arrived */
   update(stack, arrived) {
     this.#gone = !stack && arrived;
     if (this.#stack && stack && stack !== this.#stack) this.history.later();
@@ -110,50 +108,47 @@ class Sheet {
   }
 
   draw() {
-    const { id, actions } = this;
     const stack = this.#stack;
-    const gone = h("p", { class: "banner" }, "This stack is gone. Its timeline is kept for a while.");
-    const extend = (/** @type {string} */ ttl) => this.#button(`+${ttl}`, () => actions.extend(id, ttl));
     const stopped = stack?.status === "stopped";
+    const groups = stack &&
+      !this.#gone && [
+        h(
+          "div",
+          { class: "buttons", role: "group", "aria-label": "Extend" },
+          h("span", { class: "quiet" }, "Extend"),
+          LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => this.#act("extend", ttl))),
+          this.#other(),
+        ),
+        h(
+          "div",
+          { class: "buttons", role: "group", "aria-label": "Change" },
+          this.#button("Restart", () => this.#act("restart")),
+          !stopped && !stack.ended && this.#button("Stop", () => this.#act("stop")),
+          stopped && this.#button("Start", () => this.#act("start")),
+          h("span", { class: "spring" }),
+          this.#button("Delete", () => this.#act("delete"), "danger"),
+        ),
+      ];
     show(
       this.body,
-      this.#gone && gone,
+      this.#gone && h("p", { class: "banner" }, "This stack is gone. Its timeline is kept for a while."),
       stack && this.#facts(stack),
-      values(actions.stacks.valuesOf(id)),
-      stack &&
-        !this.#gone && [
-          h(
-            "div",
-            { class: "buttons", role: "group", "aria-label": "Extend" },
-            h("span", { class: "quiet" }, "Extend"),
-            LENGTHS.map(extend),
-            this.#other(),
-          ),
-          h(
-            "div",
-            { class: "buttons", role: "group", "aria-label": "Change" },
-            this.#button("Restart", () => actions.restart(id)),
-            !stopped && !stack.ended && this.#button("Stop", () => actions.stop(id)),
-            stopped && this.#button("Start", () => actions.start(id)),
-            h("span", { class: "spring" }),
-            this.#button("Delete", () => actions.remove(id), "danger"),
-          ),
-        ],
+      valuesOf(this.actions.stacks.values.get(this.id)),
+      groups,
     );
   }
 
-  /**
-   * @param {string} text
-   * @param {() => Promise<unknown>} act
-   */
+  /** @param {Action} action @param {string} [ttl] */
+  #act(action, ttl) {
+    return this.actions.one(action, this.id, ttl);
+  }
+
+  /** @param {string} text @param {() => Promise<unknown>} act */
   #button(text, act, kind = "") {
     return button(text, () => this.#do(text, act), { class: kind, disabled: this.#busy.has(text), "data-key": text });
   }
 
-  /**
-   * @param {string} text
-   * @param {() => Promise<unknown>} act
-   */
+  /** @param {string} text @param {() => Promise<unknown>} act */
   async #do(text, act) {
     this.#busy.add(text);
     this.draw();
@@ -165,80 +160,140 @@ class Sheet {
 
   /** Extend by what is typed: Enter in the field clicks the button, too. */
   #other() {
-    const input = h("input", {
-      type: "text",
-      size: "5",
-      placeholder: "45m",
-      "aria-label": "Extend by another length of time",
-      autocomplete: "off",
-    });
-    const submit = {
-      type: "submit",
-      disabled: this.#busy.has("other"),
-      click: (/** @type {MouseEvent} */ event) => {
-        event.preventDefault();
-        const field = this.body.querySelector("input");
-        if (field?.value.trim()) this.#do("other", () => this.#extend(field));
-      },
+    const name = "Extend by another length of time";
+    const input = h("input", { type: "text", size: "5", placeholder: "45m", "aria-label": name, autocomplete: "off" });
+    const click = (/** @type {MouseEvent} */ event) => {
+      event.preventDefault();
+      const field = this.body.querySelector("input");
+      const ttl = field?.value.trim();
+      if (!field || !ttl) return;
+      this.#do("other", async () => {
+        if (await this.#act("extend", ttl)) field.value = "";
+      });
     };
-    return h("form", { class: "other" }, input, h("button", submit, "Extend"));
-  }
-
-  /** @param {HTMLInputElement} field */
-  async #extend(field) {
-    if (await this.actions.extend(this.id, field.value.trim())) field.value = "";
+    const submit = h("button", { type: "submit", disabled: this.#busy.has("other"), click }, "Extend");
+    return h("form", { class: "buttons" }, input, submit);
   }
 
   /** @param {Stack} stack */
   #facts(stack) {
-    const why = [stack.status_reason, stack.status_message].filter(Boolean).join(": ");
+    const kind = kindOf(stack);
     const addresses = stack.addresses.map((address, index) => addressLine(address, stack.ports?.[index]));
-    const labels = stack.labelled.map((label) =>
-      button(label, () => this.view.change({ label }), { class: "label mono", title: `Show all with ${label}` }),
+    const labels = stack.labelled.map((text) =>
+      button(text, () => this.view.narrow({ text: quoted(text) }), {
+        class: "label mono",
+        title: `Show all with ${text}`,
+      }),
     );
-    const until = h("span", { class: "quiet" }, ` until ${full(stack.ttl_expires_at)}`);
-    const since = h("span", { class: "quiet" }, ` since ${full(stack.created_at)}`);
+    const why = [!kind && stack.status_reason, stack.status_message].filter(Boolean).join(": ");
     return [
-      h("p", { class: "status", "data-status": stack.status }, WORDS[stack.status] ?? stack.status),
-      why && h("p", { class: "why" }, why),
+      h("p", { class: "status", "data-status": stack.status, "data-kind": kind }, wordOf(stack, kind)),
+      (kind || why) && h("p", { class: "cause" }, kind && reasonLink(reasonOf(stack, kind)), kind && why && ": ", why),
       h(
         "dl",
         { class: "facts" },
         fact("Address", addresses.length ? addresses : "none"),
         fact("Node", stack.node_id ?? "none"),
-        fact("Time left", [h("span", {}, left(stack.ttl_expires_at)), until]),
-        fact("Age", [h("span", {}, age(stack.created_at)), since]),
+        fact("Time left", [h("span", {}, left(stack.expires)), quiet(` until ${full(stack.ttl_expires_at)}`)]),
+        fact("Age", [h("span", {}, length(now() - stack.created)), quiet(` since ${full(stack.created_at)}`)]),
         fact("Labels", labels.length ? labels : "none"),
       ),
     ];
   }
 }
 
-/**
- * @param {string} name
- * @param {string | Node[]} value
- */
-function fact(name, value) {
-  return [h("dt", {}, name), h("dd", {}, value)];
+/** Timeline, logs and pod spec of one stack; one of them is open. All three are hostile text. */
+class History {
+  /** @type {number | undefined} */
+  #timer;
+
+  /** `live` says whether the stack may still write something. @param {string} id @param {Part} part @param {() => boolean} live */
+  constructor(id, part, live) {
+    this.id = id;
+    this.logs = new Logs(id, live);
+    /** @type {Record<Part, HTMLDetailsElement>} */
+    this.parts = {
+      Timeline: this.#part("Timeline", quiet("…")),
+      Logs: this.#part("Logs", this.logs.element),
+      "Pod spec": this.#part("Pod spec", quiet("…")),
+    };
+    this.parts[part].open = true;
+    this.element = h("div", { class: "history" }, Object.values(this.parts));
+  }
+
+  /** Ask again for what is shown. */
+  async refresh() {
+    clearTimeout(this.#timer);
+    if (this.parts.Logs.open) await this.logs.start();
+    else this.logs.stop();
+    if (this.parts.Timeline.open) await load(this.parts.Timeline, () => this.#timeline());
+    if (this.parts["Pod spec"].open) await load(this.parts["Pod spec"], () => this.#spec());
+  }
+
+  /** Ask again in a moment: the stack has changed, and may again. */
+  later() {
+    clearTimeout(this.#timer);
+    if (!this.parts["Pod spec"].open) this.#timer = setTimeout(() => this.refresh(), SOON);
+  }
+
+  /** Nobody looks any more. */
+  stop() {
+    clearTimeout(this.#timer);
+    this.logs.stop();
+  }
+
+  /** @param {Part} name @param {HTMLElement} content */
+  #part(name, content) {
+    const part = h("details", { name: "about" }, h("summary", {}, name), h("div", {}, content));
+    part.addEventListener("toggle", () => part.isConnected && this.refresh());
+    return part;
+  }
+
+  async #timeline() {
+    /** @type {{ events: Entry[] }} */
+    const { events } = await ask("GET", pathOf(this.id, "timeline"));
+    if (!events.length) return quiet("Nothing is known.");
+    const entries = events.toReversed().map(({ at, kind, reason, message, by }) => {
+      const said = [reason, message].filter(Boolean).join(": ");
+      const what = h("div", {}, h("b", {}, kind.replaceAll("_", " ")), by ? quiet(` by ${by}`) : null);
+      if (said) what.append(h("p", { class: "said" }, said));
+      const time = h("time", { datetime: at, title: full(at), class: "num quiet" }, clock(at));
+      return h("li", { class: WRONG.has(kind) ? "wrong" : null }, time, what);
+    });
+    return h("ol", { class: "timeline" }, entries);
+  }
+
+  async #spec() {
+    const stack = await ask("GET", pathOf(this.id));
+    return say(h("pre", { tabindex: "0", "aria-label": "Pod spec" }), stack.pod_spec);
+  }
 }
 
-/**
- * @param {string} address
- * @param {Port | undefined} port
- */
+/** Show what is asked for, or why it did not come. @param {HTMLElement} part @param {() => Promise<Child>} content */
+async function load(part, content) {
+  const body = part.lastElementChild ?? part;
+  try {
+    show(body, await content());
+  } catch (error) {
+    show(body, h("p", { class: "quiet", role: "status" }, sentence(error)));
+  }
+}
+
+/** @param {string} text */
+const quiet = (text) => h("span", { class: "quiet" }, text);
+/** @param {string} name @param {string | Node[]} value */
+const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
+
+/** @param {string} address @param {Port | undefined} port */
 function addressLine(address, port) {
   const copied = button(address, () => copy(address, tell), { class: "plain mono", "aria-label": `Copy ${address}` });
-  return h("div", {}, copied, port && h("span", { class: "quiet" }, ` → ${port.container_port}/${port.protocol}`));
+  return h("div", {}, copied, port && quiet(` → ${port.container_port}/${port.protocol}`));
 }
 
-/**
- * The values that were generated for a stack: the API tells them only once.
- *
- * @param {Values} [given]
- */
-function values(given) {
-  if (!given) return null;
-  const rows = Object.entries(given).map(([name, value]) => {
+/** The values that were generated for a stack: the API tells them only once. @param {Values} [values] */
+function valuesOf(values) {
+  if (!values) return null;
+  const rows = Object.entries(values).map(([name, value]) => {
     const copied = button("Copy", () => copy(value, () => tell(`copied ${name}`)), { "aria-label": `Copy ${name}` });
     return [h("dt", {}, name), h("dd", {}, h("code", {}, value), copied)];
   });

@@ -4,13 +4,9 @@
 const KEPT = "stackd.key";
 const PATIENCE = 200; // other tabs answer within milliseconds
 
-/** @type {() => void} */
-let given = () => {};
-/** @type {() => void} */
+let received = () => {};
 let forgotten = () => {};
-
 const others = new BroadcastChannel(KEPT); // reaches the pages of this very origin only
-
 const kept = () => sessionStorage.getItem(KEPT) ?? "";
 /** A key that nobody knows yet to be good. */
 let tried = "";
@@ -22,18 +18,14 @@ others.addEventListener("message", ({ data }) => {
     forgotten();
   } else if (typeof data?.key === "string" && data.key && !kept()) {
     sessionStorage.setItem(KEPT, data.key);
-    given();
+    received();
   }
 });
 
 export const key = {
   get: () => tried || kept(),
 
-  /**
-   * Use a key that may not be good.
-   *
-   * @param {string} text
-   */
+  /** Use a key that may not be good. @param {string} text */
   try: (text) => {
     tried = text;
   },
@@ -57,22 +49,13 @@ export const key = {
     others.postMessage({ forget: true });
   },
 
-  /**
-   * What to do when another tab hands its key over, and when one has forgotten it.
-   *
-   * @param {() => void} onGiven
-   * @param {() => void} onForgotten
-   */
-  listen: (onGiven, onForgotten) => {
-    given = onGiven;
+  /** What to do when another tab hands its key over, and when one has forgotten it. */
+  listen: (/** @type {() => void} */ onReceived, /** @type {() => void} */ onForgotten) => {
+    received = onReceived;
     forgotten = onForgotten;
   },
 
-  /**
-   * Ask the other tabs for theirs. Returns whether there is one soon; one that comes later is given all the same.
-   *
-   * @returns {Promise<boolean>}
-   */
+  /** Ask the other tabs for theirs. Whether there is one soon; one that comes later is received all the same. */
   ask: () =>
     new Promise((resolve) => {
       const done = () => {

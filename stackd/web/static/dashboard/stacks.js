@@ -1,29 +1,99 @@
 // The stacks as last received, and which of them are shown. Knows nothing of the page.
 
-/** @import { Stack, StackData, Values } from "./stack.js" */
 /** @import { Group } from "./arrange.js" */
 /** @import { View } from "./view.js" */
 
 import { arrange } from "./arrange.js";
-import { isOlder, prepare } from "./stack.js";
+
+/**
+ * A stack as the API returns it, and what the page needs beside that; times in milliseconds.
+ *
+ * @typedef {"running" | "creating" | "failed" | "stopped" | "node_deleted"} Status
+ * @typedef {Record<string, string>} Values
+ * @typedef {{ container_port: number, protocol: string, node_port: number }} Port
+ * @typedef {object} StackData
+ * @property {string} stack_id
+ * @property {Status} status
+ * @property {string | null} [status_reason]
+ * @property {string | null} [status_message]
+ * @property {string | null} [node_id]
+ * @property {string | null} [node_public_ip]
+ * @property {Port[]} [ports]
+ * @property {string} created_at
+ * @property {string} updated_at
+ * @property {string} ttl_expires_at
+ * @property {Record<string, string>} [labels]
+ * @property {boolean} [ended]
+ * @property {string} [template]
+ * @property {Values} [values]
+ *
+ * @typedef {object} Prepared
+ * @property {string[]} labelled
+ * @property {string[]} addresses
+ * @property {string} address
+ * @property {string} haystack
+ * @property {Set<string>} tags
+ * @property {number} created
+ * @property {number} changed
+ * @property {number} expires
+ * @typedef {StackData & Prepared} Stack
+ */
+
+const PAUSE = 200; // between two looks at a burst of events, in milliseconds
+
+/** @type {Status[]} */
+export const STATUSES = ["running", "creating", "failed", "stopped", "node_deleted"];
+/** @type {Record<Status, string>} */
+export const WORDS = {
+  running: "running",
+  creating: "creating",
+  failed: "failed",
+  stopped: "stopped",
+  node_deleted: "node gone",
+};
+
+/** A stack with what the page needs of it. @param {StackData} stack @returns {Stack} */
+function prepare(stack) {
+  const labelled = Object.entries(stack.labels ?? {}).map(([name, value]) => `${name}=${value}`);
+  const { stack_id: id, status, status_reason: reason, status_message: message, node_id: node, template } = stack;
+  const host = stack.ended ? "" : stack.node_public_ip; // what has ended has given its ports back
+  const shown = host?.includes(":") ? `[${host}]` : host;
+  const addresses = host ? (stack.ports ?? []).map((port) => `${shown}:${port.node_port}`) : [];
+  const searched = [id, status, WORDS[status], reason, message, node, template, ...addresses, ...labelled];
+  return {
+    ...stack,
+    labelled,
+    addresses,
+    address: addresses[0] ?? "",
+    haystack: searched.filter(Boolean).join(" ").toLowerCase(),
+    tags: new Set(labelled.map((each) => each.toLowerCase())),
+    created: Date.parse(stack.created_at),
+    changed: Date.parse(stack.updated_at),
+    expires: Date.parse(stack.ttl_expires_at),
+  };
+}
+
+/** What people call a stack: its labels, and its id. @param {Stack} stack */
+export const nameOf = (stack) => [...stack.labelled, stack.stack_id].join(" ");
 
 export class Stacks {
   /** @type {Map<string, Stack>} */
-  #all = new Map();
+  all = new Map();
   /** What was generated for the stacks that were created here; no later answer has it. @type {Map<string, Values>} */
-  #values = new Map();
+  values = new Map();
   /** @type {Set<() => void>} */
   #listeners = new Set();
-  /** @type {number | null} */
-  #pending = null;
+  /** @type {number | undefined} */
+  #pending;
+  #flushed = 0;
   /** The rows of the table: stacks, and groups of them. @type {(Stack | Group)[]} */
   rows = [];
-  /** The stacks among them. @type {Stack[]} */
-  shown = [];
-  /** @type {Set<string>} */
-  #visible = new Set();
-  /** @type {Set<string>} */
-  #closed = new Set();
+  /** The stacks among them, by id. @type {Map<string, Stack>} */
+  shown = new Map();
+  /** Those that closed groups hide. @type {Map<string, Stack>} */
+  closed = new Map();
+  /** The labels in use; those that came first stay first, so that no column moves while stacks come and go. */
+  labels = /** @type {string[]} */ ([]);
   arrived = false;
 
   /** @param {View} view */
@@ -32,103 +102,67 @@ export class Stacks {
     view.subscribe(() => this.flush());
   }
 
-  /**
-   * Call the listener after each frame in which something changed, and at once when the view has.
-   *
-   * @param {() => void} listener
-   */
+  /** Call the listener soon after a change of the stacks, and at once when the view has changed. @param {() => void} listener */
   subscribe(listener) {
     this.#listeners.add(listener);
   }
 
-  get all() {
-    return this.#all;
-  }
-
   /** @param {string} id */
   get(id) {
-    return this.#all.get(id);
+    return this.all.get(id);
   }
 
   /** @param {StackData[]} stacks */
   replace(stacks) {
-    this.#all = new Map(stacks.map((stack) => [stack.stack_id, prepare(stack)]));
+    this.all = new Map(stacks.map((stack) => [stack.stack_id, prepare(stack)]));
     this.arrived = true;
-    this.changed();
+    this.flush();
   }
 
-  /**
-   * Take in a stack as received; one that is older than the known one is ignored.
-   *
-   * @param {StackData} stack
-   */
+  /** Take in a stack as received; one that is older than the known one is ignored. @param {StackData} stack */
   put(stack) {
-    if (stack.values) this.#values.set(stack.stack_id, stack.values);
-    const known = this.#all.get(stack.stack_id);
-    if (known && isOlder(stack.updated_at, known.updated_at)) return;
-    this.#all.set(stack.stack_id, prepare(stack));
-    this.changed();
-  }
-
-  /** @param {string} id */
-  valuesOf(id) {
-    return this.#values.get(id);
+    if (stack.values) this.values.set(stack.stack_id, stack.values);
+    const before = this.all.get(stack.stack_id);
+    if (before && stack.updated_at.slice(0, -1) < before.updated_at.slice(0, -1)) return; // fractions differ in length
+    this.all.set(stack.stack_id, prepare(stack));
+    this.#changed();
   }
 
   /** @param {string} id */
   remove(id) {
-    if (this.#all.delete(id)) this.changed();
+    if (this.all.delete(id)) this.#changed();
   }
 
   clear() {
-    this.#all = new Map();
-    this.#values.clear();
+    this.all = new Map();
+    this.values.clear();
     this.arrived = false;
-    this.changed();
+    this.flush();
   }
 
-  /**
-   * Whether a stack is among those that are shown.
-   *
-   * @param {string} id
-   */
-  isShown(id) {
-    return this.#visible.has(id);
-  }
-
-  /**
-   * Whether a stack is in a group that is closed.
-   *
-   * @param {string} id
-   */
-  isClosed(id) {
-    return this.#closed.has(id);
-  }
-
-  /** How many stacks the filter leaves. */
-  get matching() {
-    return this.#visible.size + this.#closed.size;
-  }
-
-  /** Tell everybody once, with the next frame; a burst of events is one change. */
-  changed() {
-    this.#pending ??= requestAnimationFrame(() => {
-      this.#pending = null;
-      this.flush();
-    });
+  /** Tell everybody once; a burst of events is one change. */
+  #changed() {
+    const pause = Math.max(0, this.#flushed + PAUSE - performance.now());
+    this.#pending ??= setTimeout(() => this.flush(), pause);
   }
 
   flush() {
-    const { rows, shown, closed } = arrange(this.#all.values(), this.view.state);
-    this.rows = rows;
-    this.shown = shown;
-    this.#visible = idsOf(shown);
-    this.#closed = idsOf(closed);
+    clearTimeout(this.#pending);
+    this.#pending = undefined;
+    this.#flushed = performance.now();
+    this.#count();
+    Object.assign(this, arrange([...this.all.values()], this.view.state));
     for (const listener of this.#listeners) listener();
   }
-}
 
-/** @param {Stack[]} stacks */
-function idsOf(stacks) {
-  return new Set(stacks.map((stack) => stack.stack_id));
+  #count() {
+    /** @type {Map<string, number>} */
+    const counts = new Map();
+    for (const { labels } of this.all.values())
+      for (const name in labels) counts.set(name, (counts.get(name) ?? 0) + 1);
+    const kept = this.labels.filter((name) => counts.has(name));
+    const fresh = [...counts.keys()].filter((name) => !kept.includes(name));
+    fresh.sort((one, other) => (counts.get(other) ?? 0) - (counts.get(one) ?? 0) || (one < other ? -1 : 1));
+    this.labels = [...kept, ...fresh];
+  }
 }

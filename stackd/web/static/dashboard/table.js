@@ -2,29 +2,50 @@
 //
 // The document scrolls, not a box in it. Empty rows above and below stand for those that are not in the page.
 
-/** @import { Columns } from "./columns.js" */
-/** @import { TableActions } from "./rows.js" */
-/** @import { Selection } from "./selection.js" */
-/** @import { Stack } from "./stack.js" */
-/** @import { Stacks } from "./stacks.js" */
+/** @import { Selection } from "./bulk.js" */
+/** @import { Stack, Stacks } from "./stacks.js" */
 
-import { show } from "../shared/dom.js";
-import { Group } from "./arrange.js";
-import { groupRow, headRow, spacer, stackRow } from "./rows.js";
-import { Heights } from "./window.js";
+import { button, h, memo, numbers, show } from "../shared/dom.js";
+import { Group, LABEL } from "./arrange.js";
+import { STATUSES, WORDS } from "./stacks.js";
+import { full, left, length, now } from "./times.js";
+import { guideOf, KINDS, kindOf } from "./trouble.js";
 
+const LEADING = 3; // so many labels are columns
 const BEYOND = 8;
 const GAP = 8;
-const BORDERS = 2;
+/** @type {Record<string, string>} */
+const HEADS = {
+  status: "Status",
+  address: "Address",
+  node: "Node",
+  age: "Age",
+  left: "Time left",
+  labels: "Labels",
+  id: "Stack",
+};
 
+/** What a column, or what is grouped by, is called. @param {string} key */
+export const headOf = (key) => HEADS[key] ?? (key === "template" ? "Template" : key.slice(LABEL.length));
+
+/** What the stacks of a group have in common. @param {string} by @param {string} value */
+export function groupName(by, value) {
+  if (by === "status") return WORDS[/** @type {keyof WORDS} */ (value)] ?? value;
+  return value ? `${headOf(by)} ${value}` : `no ${headOf(by).toLowerCase()}`;
+}
+
+/**
+ * What the table can do: copy an address, and select a stack (with all between, after a click with shift).
+ *
+ * @typedef {{ copy: (address: string) => void, select: (id: string, on: boolean, many: boolean) => void }} TableActions
+ */
 export class Table {
   /** @type {(Stack | Group)[]} */
   #rows = [];
   /** @type {Map<string, number>} */
   #places = new Map();
-  #heights = new Heights([], { stack: 0, group: 0 });
-  /** The columns that fit, with their widths. @type {Map<string, number | null>} */
-  columns = new Map();
+  /** Where each row begins, and where the last one ends. */
+  #tops = new Float64Array(1);
   #scheduled = false;
   /** @type {string | null} */
   active = null;
@@ -33,30 +54,20 @@ export class Table {
   /** @type {string | null} */
   anchor = null;
 
-  /**
-   * @param {HTMLTableElement} table
-   * @param {Stacks} stacks
-   * @param {Selection} selection
-   * @param {Columns} usual
-   * @param {TableActions} actions
-   */
-  constructor(table, stacks, selection, usual, actions) {
+  /** @param {HTMLTableElement} table @param {Stacks} stacks @param {Selection} selection @param {TableActions} actions */
+  constructor(table, stacks, selection, actions) {
     this.table = table;
     this.body = table.createTBody();
     this.head = table.createTHead();
     for (const part of [this.head, this.body]) part.setAttribute("role", "rowgroup");
     this.stacks = stacks;
     this.selection = selection;
-    this.usual = usual;
     this.actions = actions;
     this.frame = table.parentElement ?? table;
     stacks.subscribe(() => this.#changed());
     selection.subscribe(() => this.render());
-    for (const name of ["scroll", "resize"]) {
-      addEventListener(name, () => this.#schedule(), { passive: true });
-    }
-    new ResizeObserver(() => this.render()).observe(this.frame);
-    matchMedia("(max-width: 680px)").addEventListener("change", () => this.#changed()); // cards have another height
+    addEventListener("scroll", () => this.#schedule(), { passive: true });
+    new ResizeObserver(() => this.#changed()).observe(this.frame); // cards have another height
     this.body.addEventListener("focusin", (event) => {
       const id = event.target instanceof Element && event.target.closest("tr")?.dataset.id;
       if (id && id !== this.active) this.#activate(id);
@@ -64,11 +75,7 @@ export class Table {
     setInterval(() => document.hidden || this.render(), 1000); // ages
   }
 
-  /**
-   * Move the active row by so many places, or to the first one that is seen; it gets the focus.
-   *
-   * @param {1 | -1} by
-   */
+  /** Move the active row by so many places, or to the first one that is seen; it gets the focus. @param {1 | -1} by */
   move(by) {
     const place = this.#places.get(this.active ?? "");
     let next = place === undefined ? this.#firstSeen() : place + by;
@@ -78,11 +85,7 @@ export class Table {
     if (id) this.focus(id);
   }
 
-  /**
-   * Make a row the active one, scroll to it and focus it.
-   *
-   * @param {string} id
-   */
+  /** Make a row the active one, scroll to it and focus it. @param {string} id */
   focus(id) {
     const place = this.#places.get(id);
     if (place === undefined) return;
@@ -92,22 +95,14 @@ export class Table {
     if (row instanceof HTMLElement) row.focus({ preventScroll: true });
   }
 
-  /**
-   * The stack whose panel is open, or null.
-   *
-   * @param {string | null} id
-   */
+  /** The stack whose panel is open, or null. @param {string | null} id */
   open(id) {
     this.opened = id;
     if (id) this.active = id;
     this.render();
   }
 
-  /**
-   * All between the row that was selected last and this one, for a click with shift.
-   *
-   * @param {string} id
-   */
+  /** All between the row that was selected last and this one, for a click with shift. @param {string} id */
   between(id) {
     const [from, to] = [this.#places.get(this.anchor ?? ""), this.#places.get(id)];
     if (from === undefined || to === undefined) return [id];
@@ -118,39 +113,192 @@ export class Table {
   /** Bring the page in line with what is to be seen. */
   render() {
     this.#scheduled = false;
-    const heights = this.#heights;
     const from = this.#firstSeen();
     const first = Math.max(0, from - BEYOND);
-    const last = Math.min(heights.count, heights.at(heights.top(from) + innerHeight) + 1 + BEYOND);
-    const rows = this.#rows.slice(first, last);
-    const held = this.#focused();
-    const width = this.frame.clientWidth - BORDERS;
-    if (width > 0) this.columns = this.usual.fit(width);
-    show(this.head, headRow(this));
+    const last = Math.min(this.#rows.length, this.#at(this.#top(from) + innerHeight) + 1 + BEYOND);
+    const focused = document.activeElement;
+    const inside = focused instanceof HTMLElement && this.body.contains(focused) ? focused : null;
+    const labels = this.stacks.labels.slice(0, LEADING);
+    const others = Object.keys(HEADS).filter((key) => key !== "labels" || this.stacks.labels.length > LEADING);
+    const columns = [...labels.map((name) => LABEL + name), ...others];
+    this.table.style.setProperty("--labels", "minmax(90px, 1fr) ".repeat(labels.length));
+    this.table.style.setProperty("--more", others.includes("labels") ? "minmax(130px, 1.6fr)" : " ");
+    show(this.head, this.#headRow(columns));
     // While rows come and go the page must not get shorter, or the browser scrolls to its new end.
-    this.frame.style.minHeight = `${heights.whole}px`;
+    this.frame.style.minHeight = `${this.#top(this.#rows.length)}px`;
     show(
       this.body,
-      spacer("above", heights.top(first)),
-      rows.map((row, offset) =>
-        row instanceof Group ? groupRow(row, first + offset, this) : stackRow(row, first + offset, this),
-      ),
-      spacer("below", heights.whole - heights.top(last)),
+      spacer("above", this.#top(first)),
+      this.#rows
+        .slice(first, last)
+        .map((row, offset) =>
+          row instanceof Group ? this.#groupRow(row, first + offset) : this.#stackRow(row, first + offset, columns),
+        ),
+      spacer("below", this.#top(this.#rows.length) - this.#top(last)),
     );
-    if (held && !held.isConnected) this.frame.focus({ preventScroll: true });
+    if (inside && !inside.isConnected) this.frame.focus({ preventScroll: true });
+  }
+
+  /** The box that selects all, and the columns' names, by which one sorts. @param {string[]} columns */
+  #headRow(columns) {
+    const { view, shown } = this.stacks;
+    const chosen = this.selection.ids.length;
+    const { by, down } = view.state.order;
+    return memo("head", [columns.join(), by, down, chosen, shown.size], () => {
+      const all = checkbox("Select all that are shown", chosen, shown.size, (on) => {
+        if (on) this.selection.only([...shown.keys()]);
+        else this.selection.clear();
+      });
+      all.disabled = !shown.size;
+      const cells = columns.map((key) => {
+        const sorted = key === by && (down ? "descending" : "ascending");
+        const name = headOf(key);
+        const content = key === "labels" ? name : button(name, () => view.sort(key), { class: "plain", title: name });
+        return h("th", { role: "columnheader", scope: "col", class: classOf(key), "aria-sort": sorted }, content);
+      });
+      const box = h("th", { role: "columnheader", scope: "col", class: "c-box" }, all);
+      return h("tr", { role: "row", "aria-rowindex": "1" }, box, cells);
+    });
+  }
+
+  /** @param {Stack} stack @param {number} place @param {string[]} columns */
+  #stackRow(stack, place, columns) {
+    const { stack_id: id, address } = stack;
+    const selected = this.selection.has(id);
+    const active = this.active === null ? this.stacks.shown.keys().next().value === id : this.active === id;
+    const age = length(now() - stack.created);
+    const rest = left(stack.expires);
+    const kind = kindOf(stack);
+    const inputs = [stack, place, columns.join(), selected, active, this.opened === id, age, rest, kind];
+    return memo(id, inputs, () => {
+      const tabindex = active ? "0" : "-1";
+      const box = h("input", {
+        type: "checkbox",
+        tabindex,
+        "aria-label": `Select ${id}`,
+        click: ({ target, shiftKey }) =>
+          target instanceof HTMLInputElement && this.actions.select(id, target.checked, shiftKey),
+      });
+      box.checked = selected;
+      const name = address ? `Copy ${address}` : "no address";
+      const copied = button(address || "no address", () => this.actions.copy(address), {
+        class: "plain mono address",
+        tabindex,
+        disabled: !address,
+        "aria-label": name,
+      });
+      const labels = Object.entries(stack.labels ?? {}).map(([name, value]) => [
+        h("span", { class: columns.includes(LABEL + name) && "own" }, h("span", { class: "name" }, `${name}=`), value),
+        " ",
+      ]);
+      /** @type {Record<string, import("../shared/dom.js").Child>} */
+      const contents = {
+        status: [
+          h("span", { class: "status" }, wordOf(stack, kind)),
+          " ",
+          h("span", { class: "reason", title: stack.status_message || null }, stack.status_reason ?? ""),
+        ],
+        id: h("span", { class: "mono" }, id),
+        address: [
+          copied,
+          stack.addresses.length > 1 && h("span", { class: "quiet" }, `+${stack.addresses.length - 1}`),
+        ],
+        node: stack.node_id ?? "–",
+        age: h("span", { class: "num", title: `created ${full(stack.created_at)}` }, age),
+        left: h(
+          "span",
+          { class: ["num left", kind === "expiring" && "soon"], title: full(stack.ttl_expires_at) },
+          rest,
+        ),
+        labels: h("span", { class: "labels", title: stack.labelled.join("\n") }, labels),
+      };
+      const cells = columns.map((key) => {
+        const value = stack.labels?.[key.slice(LABEL.length)] ?? "";
+        return cell(classOf(key), key.startsWith(LABEL) ? h("span", { title: value }, value) : contents[key]);
+      });
+      return h(
+        "tr",
+        {
+          role: "row",
+          class: [selected && "selected", active && "active", this.opened === id && "open"],
+          tabindex,
+          "aria-rowindex": place + 2,
+          "aria-selected": String(selected),
+          "data-id": id,
+          "data-status": stack.status,
+          "data-kind": kind,
+          click: ({ target }) =>
+            target instanceof Element && !target.closest(".c-box, .address") && this.stacks.view.open(id),
+        },
+        cell("c-box", box),
+        cells,
+        !columns.includes("labels") && cell("c-labels card", contents.labels),
+      );
+    });
+  }
+
+  /** The row above the stacks of a group: what they have in common, and how they are. @param {Group} group @param {number} place */
+  #groupRow({ value, stacks, tally }, place) {
+    const { view } = this.stacks;
+    const closed = view.state.closed.has(value);
+    const name = groupName(view.state.group, value);
+    const ids = stacks.map((stack) => stack.stack_id);
+    const chosen = closed ? 0 : ids.filter((id) => this.selection.has(id)).length;
+    const counts = STATUSES.map((status) => stacks.filter((stack) => stack.status === status).length);
+    const { top } = tally;
+    const inputs = [name, place, closed, chosen, counts.join(), top?.reason, top?.count, ids.join()];
+    return memo(`group ${value}`, inputs, () => {
+      const box = checkbox(`Select all of ${name}`, chosen, ids.length, (on) => this.selection.set(ids, on));
+      box.disabled = closed; // nobody sees what it would select
+      const toggle = button(name, () => view.toggleGroup(value), { class: "plain", "aria-expanded": String(!closed) });
+      const parts = STATUSES.map((status, index) => {
+        const dot = h("span", { class: "dot", "aria-hidden": "true" });
+        const word = h("span", { class: "word" }, WORDS[status]);
+        return counts[index] ? h("span", { "data-status": status }, dot, numbers.format(counts[index]), word) : null;
+      });
+      const all = h("span", {}, numbers.format(ids.length), h("span", { class: "word" }, plural(ids.length)));
+      const why = top && reasonLink(top.reason, top.count);
+      return h(
+        "tr",
+        { role: "row", class: "group", "aria-rowindex": place + 2, "data-group": value },
+        cell("c-box", box),
+        cell("c-group", h("div", {}, toggle, h("span", { class: "counts" }, all, parts), why)),
+      );
+    });
   }
 
   #changed() {
     const before = this.#firstSeen();
     const anchor = before > 0 ? this.#rows[before] : undefined;
-    const within = this.#heights.top(before);
+    const within = this.#top(before);
     this.#rows = this.stacks.rows;
     this.#places = new Map(this.#rows.map((row, place) => [keyOf(row), place]));
-    this.#heights = new Heights(this.#rows, { stack: this.#length("--row"), group: this.#length("--group") });
+    const style = getComputedStyle(this.table);
+    const [row, group] = ["--row", "--group"].map((name) => Number.parseFloat(style.getPropertyValue(name)) || 36);
+    this.#tops = new Float64Array(this.#rows.length + 1);
+    this.#rows.forEach((each, place) => {
+      this.#tops[place + 1] = this.#top(place) + ((each instanceof Group ? group : row) ?? 0);
+    });
     this.table.setAttribute("aria-rowcount", String(this.#rows.length + 1));
     this.render();
     const after = anchor && this.#places.get(keyOf(anchor));
-    if (after !== undefined && after !== before) scrollBy(0, this.#heights.top(after) - within); // what is read stays put
+    if (after !== undefined && after !== before) scrollBy(0, this.#top(after) - within); // what is read stays put
+  }
+
+  /** @param {number} place */
+  #top(place) {
+    return this.#tops[place] ?? 0;
+  }
+
+  /** The row at a distance from the first one; the first or the last one beyond them. @param {number} distance */
+  #at(distance) {
+    let [low, high] = [0, Math.max(0, this.#rows.length - 1)];
+    while (low < high) {
+      const middle = Math.ceil((low + high) / 2);
+      if (this.#top(middle) <= distance) low = middle;
+      else high = middle - 1;
+    }
+    return low;
   }
 
   /** @param {string} id */
@@ -161,37 +309,22 @@ export class Table {
 
   /** @param {number} place */
   #reveal(place) {
-    const top = this.body.getBoundingClientRect().top + this.#heights.top(place);
-    const height = this.#heights.top(place + 1) - this.#heights.top(place);
+    const top = this.body.getBoundingClientRect().top + this.#top(place);
+    const foot = Number.parseFloat(getComputedStyle(document.body).getPropertyValue("--foot")) || 0;
     const covered = this.#covered() + GAP;
-    const end = innerHeight - this.#foot() - height - GAP;
+    const end = innerHeight - foot - (this.#top(place + 1) - this.#top(place)) - GAP;
     if (top < covered) scrollBy(0, top - covered);
     else if (top > end) scrollBy(0, top - end);
   }
 
   #firstSeen() {
-    return this.#heights.at(this.#covered() - this.body.getBoundingClientRect().top);
+    return this.#at(this.#covered() - this.body.getBoundingClientRect().top);
   }
 
-  /** How much of the window's top is not the rows': the page's bar and the table's head stay where they are. */
+  /** How much of the window's top is not the rows': bar, filters and the table's head stay where they are. */
   #covered() {
     const style = getComputedStyle(this.head);
     return style.position === "sticky" ? this.head.offsetHeight + (Number.parseFloat(style.top) || 0) : 0;
-  }
-
-  /** How much of the window's end is the bar of the selection. */
-  #foot() {
-    return Number.parseFloat(getComputedStyle(document.body).getPropertyValue("--foot")) || 0;
-  }
-
-  /** @param {"--row" | "--group"} name */
-  #length(name) {
-    return Number.parseFloat(getComputedStyle(this.table).getPropertyValue(name)) || 44;
-  }
-
-  #focused() {
-    const focused = document.activeElement;
-    return focused instanceof HTMLElement && this.body.contains(focused) ? focused : null;
   }
 
   #schedule() {
@@ -201,7 +334,42 @@ export class Table {
   }
 }
 
+/** A reason, how many have it, and the way to its entry in the guide. @param {string} reason @param {number} count */
+export function reasonLink(reason, count = 0) {
+  const text = count ? `${numbers.format(count)} × ${reason}` : reason;
+  return h("a", { class: "why", href: guideOf(reason), target: "_blank", title: "What to do about it" }, text);
+}
+
+/** @param {number} count */
+export const plural = (count) => (count === 1 ? "stack" : "stacks");
+
+/** The status of a stack in a word: one that does not get its image is more than created. @param {Stack} stack @param {string | null} kind */
+export function wordOf({ status, status_reason: reason }, kind) {
+  if (kind === "pulling") return reason ? "cannot pull" : "still creating";
+  return kind === "restarting" ? KINDS.restarting : WORDS[status];
+}
+
 /** @param {Stack | Group} row */
-function keyOf(row) {
-  return row instanceof Group ? `group ${row.value}` : row.stack_id;
+const keyOf = (row) => (row instanceof Group ? `group ${row.value}` : row.stack_id);
+/** @param {string} key */
+const classOf = (key) => (key.startsWith(LABEL) ? "c-label" : `c-${key}`);
+/** @param {string} name @param {import("../shared/dom.js").Child} content */
+const cell = (name, content) => h("td", { role: "gridcell", class: name }, content);
+
+/** An empty row, as high as the rows that it stands for. @param {string} key @param {number} height */
+function spacer(key, height) {
+  return memo(key, [height], () => {
+    const row = h("tr", { role: "presentation", "aria-hidden": "true", class: "spacer" });
+    row.style.height = `${height}px`;
+    return row;
+  });
+}
+
+/** A box that says whether all, some or none are selected. @param {string} name @param {number} chosen @param {number} all @param {(on: boolean) => void} clicked */
+function checkbox(name, chosen, all, clicked) {
+  const click = (/** @type {MouseEvent} */ { target }) => target instanceof HTMLInputElement && clicked(target.checked);
+  const box = h("input", { type: "checkbox", "aria-label": name, click });
+  box.checked = chosen > 0 && chosen === all;
+  box.indeterminate = chosen > 0 && chosen < all;
+  return box;
 }

@@ -1,28 +1,30 @@
 // What is looked at: filters, order, groups and the open stack. All of it stands in the address bar, so that a
 // link, a reload and Back bring it back. Knows nothing of the page's elements.
 
-/** @import { Status } from "./stack.js" */
+/** @import { Status } from "./stacks.js" */
 
-import { STATUSES } from "./stack.js";
+import { STATUSES, WORDS } from "./stacks.js";
+import { KINDS } from "./trouble.js";
 
 /**
- * `order.by` and `group` name columns: `status`, `node`, …, and `label:NAME` for a label's. `closed` are the
- * groups that are closed, which no link keeps.
+ * `order.by` and `group` name columns: `status`, `node`, …, and `label:NAME` for a label's. `trouble` is a kind of
+ * trouble, or `any`. `closed` are the groups that are closed, which no link keeps.
  *
  * @typedef {object} State
  * @property {string} text
  * @property {Set<Status>} statuses
  * @property {string} node
  * @property {string} template
- * @property {string} label
+ * @property {string} trouble
  * @property {{ by: string, down: boolean }} order
  * @property {string} group
  * @property {string | null} stack
  * @property {Set<string>} closed
  */
 
-/** @type {Readonly<Pick<State, "text" | "statuses" | "node" | "template" | "label">>} */
-const NO_FILTER = Object.freeze({ text: "", statuses: new Set(), node: "", template: "", label: "" });
+/** @typedef {Pick<State, "text" | "statuses" | "node" | "template" | "trouble">} Filter */
+/** @returns {Filter} */
+export const noFilter = () => ({ text: "", statuses: new Set(), node: "", template: "", trouble: "" });
 const NEWEST_FIRST = "age";
 
 export class View {
@@ -36,78 +38,54 @@ export class View {
     addEventListener("popstate", () => this.#arrived());
   }
 
-  /**
-   * Call the listener at once after each change.
-   *
-   * @param {() => void} listener
-   */
+  /** Call the listener at once after each change. @param {() => void} listener */
   subscribe(listener) {
     this.#listeners.add(listener);
   }
 
   /** Whether a filter leaves something out. */
   get narrowed() {
-    const { text, statuses, node, template, label } = this.state;
-    return Boolean(text.trim() || statuses.size || node || template || label.trim());
+    return this.words !== "";
   }
 
   /** The filter in words; empty where there is none. */
   get words() {
-    const { text, statuses, node, template, label } = this.state;
-    const status = [...statuses].join(" or ").replace("_", " ");
-    const parts = [template && `template ${template}`, label.trim(), status, node && `node ${node}`];
-    if (text.trim()) parts.push(`“${text.trim()}”`);
+    const { text, statuses, node, template, trouble } = this.state;
+    const kind = KINDS[/** @type {keyof KINDS} */ (trouble)] ?? "needs attention";
+    const status = [...statuses].map((each) => WORDS[each]).join(" or ");
+    const parts = [template && `template ${template}`, trouble && kind, status, node && `node ${node}`, text.trim()];
     return parts.filter(Boolean).join(", ");
   }
 
-  /**
-   * Change what is given, in the same entry of the browser's history.
-   *
-   * @param {Partial<State>} part
-   */
+  /** Change what is named, in the same entry of the browser's history. @param {Partial<State>} part */
   change(part) {
     this.state = { ...this.state, ...part };
-    history.replaceState(history.state, "", this.link());
+    history.replaceState(history.state, "", this.hash() || location.pathname);
     this.#tell();
   }
 
-  clearFilter() {
-    this.change({ ...NO_FILTER, statuses: new Set() });
+  /** Show what this filter leaves, and nothing else of a filter. @param {Partial<Filter>} filter */
+  narrow(filter) {
+    this.change({ ...noFilter(), ...filter });
   }
 
   /** @param {Status} status */
   toggleStatus(status) {
-    const statuses = new Set(this.state.statuses);
-    if (!statuses.delete(status)) statuses.add(status);
-    this.change({ statuses });
+    this.change({ statuses: toggled(this.state.statuses, status) });
   }
 
-  /**
-   * Close a group, or open it again.
-   *
-   * @param {string} value
-   */
+  /** Close a group, or open it again. @param {string} value */
   toggleGroup(value) {
-    const closed = new Set(this.state.closed);
-    if (!closed.delete(value)) closed.add(value);
-    this.change({ closed });
+    this.change({ closed: toggled(this.state.closed, value) });
   }
 
-  /**
-   * Order by a column; by the one that is ordered by already, the other way round.
-   *
-   * @param {string} by
-   */
+  /** Order by a column; by the one that is ordered by already, the other way round. @param {string} by */
   sort(by) {
     const { order } = this.state;
     this.change({ order: { by, down: order.by === by && !order.down } });
   }
 
-  /**
-   * Open a stack, so that Back closes it.
-   *
-   * @param {string} stack
-   */
+  /** Open a stack, so that Back closes it. @param {string} stack */
   open(stack) {
     if (this.state.stack === null) history.pushState({ under: location.hash }, "");
     this.change({ stack });
@@ -120,24 +98,14 @@ export class View {
     else this.change({ stack: null });
   }
 
-  /** The address of what is looked at. */
-  link() {
-    return this.hash() || location.pathname;
-  }
-
   /** What is looked at, as the hash of an address; empty for what the page begins with. */
   hash() {
-    const { state } = this;
-    const kept = new URLSearchParams();
-    if (state.text) kept.set("find", state.text);
-    if (state.statuses.size) kept.set("status", [...state.statuses].join(","));
-    if (state.node) kept.set("node", state.node);
-    if (state.template) kept.set("template", state.template);
-    if (state.label) kept.set("label", state.label);
-    const { by, down } = state.order;
-    if (by !== NEWEST_FIRST || down) kept.set("sort", `${down ? "-" : ""}${by}`);
-    if (state.group) kept.set("group", state.group);
-    if (state.stack) kept.set("stack", state.stack);
+    const { text, statuses, order, ...state } = this.state;
+    const sort = `${order.down ? "-" : ""}${order.by}`;
+    const { node, template, trouble, group, stack } = state;
+    const all = { find: text, status: [...statuses].join(","), node, template, trouble };
+    const pairs = Object.entries({ ...all, sort: sort === NEWEST_FIRST ? "" : sort, group, stack: stack ?? "" });
+    const kept = new URLSearchParams(pairs.filter(([, value]) => value));
     const hash = String(kept).replaceAll("%3A", ":").replaceAll("%2C", ",");
     return hash && `#${hash}`;
   }
@@ -158,22 +126,25 @@ export class View {
   }
 }
 
-/**
- * @param {string} hash
- * @returns {State}
- */
+/** @template Any @param {Set<Any>} set @param {Any} value */
+function toggled(set, value) {
+  return set.symmetricDifference(new Set([value]));
+}
+
+/** @param {string} hash @returns {State} */
 function parse(hash) {
   const kept = new URLSearchParams(hash.slice(1));
-  const named = (kept.get("status") ?? "").split(",");
-  const sort = kept.get("sort") || NEWEST_FIRST;
+  const text = (/** @type {string} */ name) => kept.get(name) ?? "";
+  const named = text("status").split(",");
+  const sort = text("sort") || NEWEST_FIRST;
   return {
-    text: kept.get("find") ?? "",
+    text: [text("find"), text("label")].filter(Boolean).join(" "), // links of earlier versions name labels apart
     statuses: new Set(STATUSES.filter((status) => named.includes(status))),
-    node: kept.get("node") ?? "",
-    template: kept.get("template") ?? "",
-    label: kept.get("label") ?? "",
+    node: text("node"),
+    template: text("template"),
+    trouble: text("trouble"),
     order: { by: sort.replace(/^-/, ""), down: sort.startsWith("-") },
-    group: kept.get("group") ?? "",
+    group: text("group"),
     stack: kept.get("stack"),
     closed: new Set(),
   };

@@ -3,63 +3,59 @@
 /**
  * What stands in an element: nothing is made of null, undefined and false.
  *
- * @typedef {Node | string | null | undefined | false} Piece
+ * @typedef {{ key: string, inputs: unknown[], make: () => HTMLElement }} Memo
+ * @typedef {Node | Memo | string | null | undefined | false} Piece
  * @typedef {Piece | Piece[] | Piece[][]} Child
  * @typedef {string | number | boolean | null | undefined} Value
  * @typedef {Value | Value[] | ((event: MouseEvent) => unknown)} Attribute
  */
+
+export const numbers = new Intl.NumberFormat();
 
 /**
  * An element with attributes and children; strings become text nodes. `class` may be a list, `click` is what a click
  * does, and what is null, undefined or false is left out.
  *
  * @template {keyof HTMLElementTagNameMap} Name
- * @param {Name} name
- * @param {Record<string, Attribute>} [attributes]
- * @param {...Child} children
+ * @param {Name} name @param {Record<string, Attribute>} [attributes] @param {...Child} children
  * @returns {HTMLElementTagNameMap[Name]}
  */
 export function h(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (typeof value === "function") element.onclick = value;
+    if (typeof value === "function")
+      element.onclick = (event) => void value(event); // false would cancel the click
     else if (Array.isArray(value)) element.setAttribute(key, value.filter(Boolean).join(" "));
     else element.setAttribute(key, value === true ? "" : String(value));
   }
-  element.append(...pieces(children));
+  element.append(...pieces(children).map((each) => (isMemo(each) ? made(each) : each)));
   return element;
 }
 
 /**
  * A button.
  *
- * @param {string} text
- * @param {(event: MouseEvent) => unknown} clicked
- * @param {Record<string, Attribute>} [attributes]
+ * @param {string} text @param {(event: MouseEvent) => unknown} click @param {Record<string, Attribute>} [attributes]
  */
-export function button(text, clicked, attributes = {}) {
-  return h("button", { type: "button", click: clicked, ...attributes }, text);
-}
+export const button = (text, click, attributes = {}) => h("button", { type: "button", click, ...attributes }, text);
 
 /**
- * Put these children in the place of all that are there.
+ * A child with a key that is made again only when one of its inputs is another one.
+ *
+ * @param {string} key @param {unknown[]} inputs @param {() => HTMLElement} make
+ * @returns {Memo}
+ */
+export const memo = (key, inputs, make) => ({ key, inputs, make });
+/** @type {WeakMap<Node, unknown[]>} */
+const inputsOf = new WeakMap();
+
+/**
+ * Make these the children of an element, touching the page only where it differs: a child with the same key, or with no
+ * key and of the same kind at the same place, stays, with its focus and with what was typed into it.
  *
  * @template {Element} Any
- * @param {Any} element
- * @param {...Child} children
- */
-export function fill(element, ...children) {
-  element.replaceChildren(...pieces(children));
-  return element;
-}
-
-/**
- * Make these the children of an element, touching the page only where it differs: a child with the same `data-key`, or
- * with no key and of the same kind at the same place, stays, with its focus and with what was typed into it.
- *
- * @param {Element} element
- * @param {...Child} children
+ * @param {Any} element @param {...Child} children
  */
 export function show(element, ...children) {
   const wanted = pieces(children).map((each) => (typeof each === "string" ? new Text(each) : each));
@@ -75,9 +71,10 @@ export function show(element, ...children) {
   let next = element.firstChild;
   for (const each of wanted) {
     const key = keyOf(each);
-    const there = key ? kept.get(key) : next && !keyOf(next) && next.nodeName === each.nodeName ? next : null;
+    const same = !key && next && !isMemo(each) && !keyOf(next) && next.nodeName === each.nodeName;
+    const there = key ? kept.get(key) : same ? next : null;
     if (there && there === next) next = next.nextSibling;
-    else element.insertBefore(there ?? each, next);
+    else element.insertBefore(there ?? (isMemo(each) ? made(each) : each), next);
     if (there) change(there, each);
   }
   while (next) {
@@ -87,15 +84,26 @@ export function show(element, ...children) {
   }
   if (focused !== document.activeElement && focused instanceof HTMLElement && focused.isConnected)
     focused.focus({ preventScroll: true }); // it was moved, and lost it
+  return element;
+}
+
+/** @param {Memo} memo */
+function made(memo) {
+  const element = memo.make();
+  element.dataset.key = memo.key;
+  inputsOf.set(element, memo.inputs);
+  return element;
 }
 
 /**
  * Make a node what another one of its kind is.
  *
- * @param {Node} there
- * @param {Node} wanted
+ * @param {Node} there @param {Node | Memo} other
  */
-function change(there, wanted) {
+function change(there, other) {
+  if (isMemo(other) && inputsOf.get(there)?.every((each, place) => each === other.inputs[place])) return;
+  const wanted = isMemo(other) ? made(other) : other;
+  if (isMemo(other)) inputsOf.set(there, other.inputs);
   if (there instanceof HTMLElement && wanted instanceof HTMLElement) {
     for (const name of there.getAttributeNames()) if (!wanted.hasAttribute(name)) there.removeAttribute(name);
     for (const { name, value } of wanted.attributes) {
@@ -112,38 +120,40 @@ function change(there, wanted) {
   } else if (there.nodeValue !== wanted.nodeValue) there.nodeValue = wanted.nodeValue;
 }
 
-/** @param {Node} node */
+/** @param {Node | Memo} node */
 function keyOf(node) {
-  return node instanceof HTMLElement ? node.dataset.key : undefined;
+  return isMemo(node) ? node.key : node instanceof HTMLElement ? node.dataset.key : undefined;
+}
+
+/** @param {Exclude<Piece, null | undefined | false>} piece @returns {piece is Memo} */
+function isMemo(piece) {
+  return typeof piece === "object" && "make" in piece;
+}
+
+/** @param {Child[]} children */
+function pieces(children) {
+  return children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 /**
  * Set an element's text, touching the page only where it differs.
  *
  * @template {Element} Any
- * @param {Any} element
- * @param {string} text
+ * @param {Any} element @param {string} text
  */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
   return element;
 }
 
-/**
- * The element of the page with this id.
- *
- * @param {string} id
- */
-export function at(id) {
-  return found(id, HTMLElement);
-}
+/** The element of the page with this id. @param {string} id */
+export const at = (id) => found(id, HTMLElement);
 
 /**
  * The element of the page with this id, and of this kind.
  *
  * @template {typeof HTMLElement} Kind
- * @param {string} id
- * @param {Kind} kind
+ * @param {string} id @param {Kind} kind
  * @returns {InstanceType<Kind>}
  */
 export function found(id, kind) {
@@ -152,12 +162,7 @@ export function found(id, kind) {
   return /** @type {InstanceType<Kind>} */ (element);
 }
 
-/**
- * Copy a text and say so.
- *
- * @param {string} text
- * @param {(words: string) => void} tell
- */
+/** Copy a text and say so. @param {string} text @param {(words: string) => void} tell */
 export async function copy(text, tell) {
   try {
     await navigator.clipboard.writeText(text);
@@ -174,22 +179,11 @@ export async function copy(text, tell) {
   tell(`copied ${text}`);
 }
 
-const INLINE = /(`[^`]+`|\*[^*]+\*)/;
-
-/**
- * One line of text whose `code` and *emphasis* are elements.
- *
- * @param {string} text
- */
+/** One line of text whose `code` and *emphasis* are elements. @param {string} text */
 export function inline(text) {
-  return text.split(INLINE).map((part) => {
+  return text.split(/(`[^`]+`|\*[^*]+\*)/).map((part) => {
     if (part.startsWith("`")) return h("code", {}, part.slice(1, -1));
     if (part.length > 2 && part.startsWith("*") && part.endsWith("*")) return h("em", {}, part.slice(1, -1));
     return part;
   });
-}
-
-/** @param {Child[]} children */
-function pieces(children) {
-  return children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 }

@@ -1,0 +1,322 @@
+// Which stacks are selected, what a person can do to one or to many, and the bar at the bottom that shows both.
+//
+// What is selected and no longer shown stays selected, is counted apart, and is out of reach until it is shown again:
+// nothing can be done to stacks that nobody sees.
+
+/** @import { StackData, Stacks } from "./stacks.js" */
+
+import { at, button, h, say, show } from "../shared/dom.js";
+import { ask, pathOf, sentence } from "./api.js";
+import { complain, confirm, tell } from "./dialogs.js";
+import { nameOf, WORDS } from "./stacks.js";
+import { plural } from "./table.js";
+import { left } from "./times.js";
+
+const POLL = 400;
+const LISTED = 200;
+
+/**
+ * What can be done: the words, what to know before, and the number of stacks above which it has to be typed.
+ *
+ * @typedef {{ verb: string, doing: string, done: string, warning: string, one: string, above: number }} Deed
+ * @typedef {"extend" | "restart" | "stop" | "start" | "delete"} Action
+ */
+/** @type {Record<Action, Deed>} */
+export const DEEDS = {
+  extend: { verb: "Extend", doing: "Extending", done: "extended", warning: "", one: "", above: Infinity },
+  restart: {
+    verb: "Restart",
+    doing: "Restarting",
+    done: "restarted",
+    warning: "Each gets a fresh pod behind the same ports. What is in their pods is lost.",
+    one: "It gets a fresh pod behind the same ports. What is in its pod is lost.",
+    above: 50,
+  },
+  start: { verb: "Start", doing: "Starting", done: "started", warning: "", one: "", above: Infinity },
+  stop: {
+    verb: "Stop",
+    doing: "Stopping",
+    done: "stopped",
+    warning: "Their pods and everything in them will be deleted. Their ports are kept.",
+    one: "Its pod and everything in it will be deleted. Its ports are kept.",
+    above: 10,
+  },
+  delete: {
+    verb: "Delete",
+    doing: "Deleting",
+    done: "deleted",
+    warning: "Everything in them is lost. This cannot be undone.",
+    one: "It goes with everything in it. This cannot be undone.",
+    above: 10,
+  },
+};
+
+const ACTIONS = /** @type {Action[]} */ (Object.keys(DEEDS));
+
+/**
+ * A batch job as the API tells of it.
+ *
+ * @typedef {object} Job
+ * @property {string} job_id
+ * @property {"queued" | "running" | "completed" | "failed"} status
+ * @property {number} total
+ * @property {number} done
+ * @property {number} not_found
+ * @property {number} failed
+ * @property {{ stack_id: string, error: string }[]} [errors]
+ */
+
+export class Selection {
+  /** @type {Set<string>} */
+  #ids = new Set();
+  /** @type {Set<() => void>} */
+  #listeners = new Set();
+
+  /** @param {Stacks} stacks */
+  constructor(stacks) {
+    this.stacks = stacks;
+    stacks.subscribe(() => this.#update());
+  }
+
+  /** @param {() => void} listener */
+  subscribe(listener) {
+    this.#listeners.add(listener);
+  }
+
+  /** The selected stacks that are shown, in the order of the table. */
+  get ids() {
+    return this.#ids.size ? [...this.stacks.shown.keys()].filter((id) => this.#ids.has(id)) : [];
+  }
+
+  /** How many are selected and not shown: for the filter, and for a closed group. */
+  get hidden() {
+    const unseen = [...this.#ids].filter((id) => !this.stacks.shown.has(id));
+    const closed = unseen.filter((id) => this.stacks.closed.has(id)).length;
+    return { filtered: unseen.length - closed, closed, all: unseen.length };
+  }
+
+  /** @param {string} id */
+  has(id) {
+    return this.#ids.has(id);
+  }
+
+  /** Select stacks, or no longer, as far as they are shown. @param {string[]} ids @param {boolean} on */
+  set(ids, on) {
+    for (const id of ids) {
+      if (on && this.stacks.shown.has(id)) this.#ids.add(id);
+      else if (this.stacks.shown.has(id)) this.#ids.delete(id);
+    }
+    this.#tell();
+  }
+
+  /** Select these and no others. @param {string[]} ids */
+  only(ids) {
+    this.#ids = new Set(ids);
+    this.#tell();
+  }
+
+  /** Select these no longer. @param {string[]} ids */
+  drop(ids) {
+    for (const id of ids) this.#ids.delete(id);
+    this.#tell();
+  }
+
+  clear() {
+    if (this.#ids.size) this.only([]);
+  }
+
+  /** Forget what is gone; what is shown may have changed. */
+  #update() {
+    if (!this.#ids.size) return;
+    for (const id of this.#ids) if (!this.stacks.get(id)) this.#ids.delete(id);
+    this.#tell();
+  }
+
+  #tell() {
+    for (const listener of this.#listeners) listener();
+  }
+}
+
+/** What a person can do. Each asks first where something is lost, says what came of it, and never throws. */
+export class Actions {
+  #busy = 0;
+
+  /** @param {Stacks} stacks @param {Selection} selection */
+  constructor(stacks, selection) {
+    this.stacks = stacks;
+    this.selection = selection;
+    /** @type {Map<string, (job: Job) => void>} */
+    this.jobs = new Map();
+    this.place = at("selection");
+    this.rows = h("div", { class: "jobs" });
+    this.chosen = h("div", { class: "chosen" });
+    this.place.append(this.rows, this.chosen);
+    this.count = h("span", { role: "status" });
+    selection.subscribe(() => this.#draw());
+    const foot = () => document.body.style.setProperty("--foot", `${this.place.offsetHeight}px`);
+    new ResizeObserver(foot).observe(this.place);
+  }
+
+  /**
+   * Do something to one stack. Returns whether it was done.
+   *
+   * @param {Action} action @param {string} id @param {string} [ttl]
+   */
+  async one(action, id, ttl) {
+    const { verb, doing, one } = DEEDS[action];
+    const sure = !one || (await confirm({ title: `${verb} the stack?`, text: `${id}: ${one}`, verb }));
+    if (sure === null) return false;
+    try {
+      if (action === "delete") {
+        await ask("DELETE", pathOf(id));
+        this.stacks.remove(id);
+        tell(`${id} is deleted`);
+        return true;
+      }
+      /** @type {StackData} */
+      const stack = await ask("POST", pathOf(id, action), ttl ? { body: { ttl } } : {});
+      if (this.stacks.get(id)) this.stacks.put(stack); // else it went meanwhile
+      tell(
+        ttl
+          ? `${id} has ${left(Date.parse(stack.ttl_expires_at))} left`
+          : `${id} is ${action === "stop" ? "stopped" : doing.toLowerCase()}`,
+      );
+      return true;
+    } catch (error) {
+      complain(error);
+      return false;
+    }
+  }
+
+  /**
+   * Do something to many stacks, as one job. `which` says how they were chosen.
+   *
+   * @param {Action} action @param {string[]} ids @param {string} which
+   */
+  async many(action, ids, which) {
+    const { verb, warning, above } = DEEDS[action];
+    const count = ids.length;
+    const chosen = ids.map((id) => this.stacks.get(id)).filter((stack) => stack !== undefined);
+    const kinds = [...Map.groupBy(chosen, (stack) => stack.status)];
+    const listed = chosen.slice(0, LISTED).map(nameOf);
+    if (count > LISTED) listed.push(`… and ${count - LISTED} more`);
+    const statuses = kinds.map(([status, list]) => `${list.length} ${WORDS[status]}`).join(", ");
+    const answer = await confirm({
+      title: `${verb} ${count} ${plural(count)}?`,
+      text: [which, `${statuses}.`, warning].filter(Boolean).join(" "),
+      details: listed,
+      verb: `${verb} ${count}`,
+      type: count > above ? String(count) : null,
+      input: action === "extend" ? { name: "By how much, such as 30m or 2h", value: "30m" } : null,
+    });
+    if (answer === null) return;
+    try {
+      const body = { action, stack_ids: ids, ...(action === "extend" && { ttl: answer }) };
+      const { job_id: job } = await ask("POST", "/stacks/batch", { body });
+      this.selection.drop(ids);
+      await this.#follow(action, job, count);
+    } catch (error) {
+      complain(error);
+    }
+  }
+
+  /** The same to the stacks that are selected and shown. @param {Action} action */
+  selected(action) {
+    const { narrowed, words } = this.stacks.view;
+    const { all } = this.selection.hidden;
+    const which = [
+      narrowed ? `The filter is ${words}.` : "No filter is set.",
+      all ? `${all} more are selected but hidden; they stay.` : "",
+    ];
+    return this.many(action, this.selection.ids, which.filter(Boolean).join(" "));
+  }
+
+  /** The event stream reports a job. @param {Job} job */
+  jobChanged(job) {
+    this.jobs.get(job.job_id)?.(job);
+  }
+
+  /** @param {Action} action @param {string} id @param {number} total */
+  async #follow(action, id, total) {
+    const { doing, done } = DEEDS[action];
+    const words = h("span", { role: "status" }, `${doing} ${total} …`);
+    const bar = h("progress", { max: String(total), value: "0", "aria-label": `${doing} ${total} stacks` });
+    const errors = h("ul", { class: "errors" });
+    const close = button("Close", () => end(), { class: "plain", hidden: true });
+    const row = h("div", { class: "job" }, words, bar, close, errors);
+    const end = () => {
+      row.remove();
+      this.#busy -= 1;
+      this.#draw();
+    };
+    /** @param {Job} job */
+    const draw = (job) => {
+      bar.max = job.total;
+      bar.value = job.done + job.not_found + job.failed;
+      say(words, `${doing}: ${bar.value} of ${job.total}`);
+    };
+    this.rows.append(row);
+    this.#busy += 1;
+    this.#draw();
+    this.jobs.set(id, draw);
+    try {
+      for (;;) {
+        /** @type {Job} */
+        const job = await ask("GET", `/stacks/batch/${encodeURIComponent(id)}`);
+        draw(job);
+        if (job.status === "completed" || job.status === "failed") {
+          const gone = job.not_found ? `, ${job.not_found} were gone already` : "";
+          say(words, `${job.done} ${done}${gone}, ${job.failed} failed`);
+          show(
+            errors,
+            (job.errors ?? []).map((each) => h("li", {}, this.#called(each.stack_id), `: ${each.error}`)),
+          );
+          close.hidden = !job.failed;
+          if (job.failed) return;
+          tell(words.textContent);
+          end();
+          return;
+        }
+        await new Promise((resolve) => setTimeout(resolve, POLL));
+      }
+    } catch (error) {
+      say(words, `The job continues, but its progress is unknown: ${sentence(error)}`);
+      close.hidden = false;
+    } finally {
+      this.jobs.delete(id);
+    }
+  }
+
+  /** What people call a stack, which may be gone. @param {string} id */
+  #called(id) {
+    const stack = this.stacks.get(id);
+    return stack ? nameOf(stack) : id;
+  }
+
+  #draw() {
+    const { ids, hidden } = this.selection;
+    const { filtered, closed } = hidden;
+    const more = [
+      `${ids.length} selected`,
+      filtered && `${filtered} more ${filtered === 1 ? "is" : "are"} hidden by the filter`,
+      closed && `${closed} more ${closed === 1 ? "is in a closed group" : "are in closed groups"}`,
+    ];
+    say(this.count, more.filter(Boolean).join(", "));
+    show(
+      this.chosen,
+      this.count,
+      h("span", { class: "spring" }),
+      button("Clear", () => this.selection.clear(), { class: "plain", "data-key": "clear" }),
+      ACTIONS.map((action) => this.#button(action, ids.length)),
+    );
+    this.chosen.hidden = !ids.length && !hidden.all;
+    this.place.hidden = this.chosen.hidden && this.#busy === 0;
+  }
+
+  /** @param {Action} action @param {number} count */
+  #button(action, count) {
+    const text = `${DEEDS[action].verb}${count && action === "delete" ? ` ${count}` : ""}…`;
+    const kind = action === "delete" && "primary danger";
+    return button(text, () => this.selected(action), { class: kind, disabled: !count, "data-key": action });
+  }
+}

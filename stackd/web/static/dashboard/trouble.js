@@ -1,0 +1,106 @@
+// Which stacks need attention, why, and where the guide says what to do about it. Pure.
+
+/** @import { Stack } from "./stacks.js" */
+
+import { now } from "./times.js";
+
+/** @typedef {"failed" | "restarting" | "pulling" | "unreachable" | "expiring"} Kind */
+
+/** The kinds of trouble, the worst first. A stack has one of them at most. @type {Record<Kind, string>} */
+export const KINDS = {
+  failed: "failed",
+  unreachable: "unreachable",
+  restarting: "restarting",
+  pulling: "pulling",
+  expiring: "expiring",
+};
+/** How much one stack of a kind weighs where the worst comes first. @type {Record<Kind, number>} */
+const WEIGHTS = { failed: 1000, unreachable: 1000, restarting: 1000, pulling: 300, expiring: 1 };
+/** What helps a stack of a kind beside an extension. */
+export const RESTARTABLE = new Set(["failed", "unreachable", "restarting", "pulling"]);
+const SLOW = 60_000; // a stack that is created for longer
+export const SOON = 10 * 60_000; // a stack that lives for less
+const ENDS = /^container \S+ (ended with|was killed|could not)/;
+
+const GUIDE = "/docs/troubleshooting#";
+const PULL = "image--cannot-be-pulled";
+const START = "container--cannot-be-started";
+/** The headings of the guide, by reason. @type {Record<string, string>} */
+const ENTRIES = {
+  ErrImagePull: PULL,
+  ImagePullBackOff: PULL,
+  ErrImageNeverPull: PULL,
+  InvalidImageName: PULL,
+  OOMKilled: "container--was-killed-because-it-ran-out-of-memory-exit-code-",
+  Error: "container--ended-with-exit-code-",
+  CrashLoopBackOff: "container--ends-again-and-again--restarts",
+  CreateContainerConfigError: START,
+  CreateContainerError: START,
+  RunContainerError: START,
+  StartError: START,
+  PodDeleted: "the-pod-is-gone-from-the-cluster-and-stackd-did-not-delete-it",
+  NodeDeleted: "node--has-been-deleted",
+  NotReady: "it-runs-but-its-address-does-not-answer",
+  "no public address": "node_public_ip-null",
+  "still creating": "a-stack-stays-creating",
+  "expires soon": "a-stack-expires-during-the-event",
+};
+
+/** Where the guide says what to do. @param {string} reason */
+export const guideOf = (reason) => GUIDE + (ENTRIES[reason] ?? "a-stack-does-not-run");
+
+/** What is wrong with a stack; null where nothing is. @param {Stack} stack @returns {Kind | null} */
+export function kindOf(stack, time = now()) {
+  const { status, status_reason: reason } = stack;
+  if (status === "node_deleted") return "unreachable";
+  if (status === "failed") return reason === "CrashLoopBackOff" ? "restarting" : "failed";
+  if (status === "creating") return /Image/.test(reason ?? "") || time - stack.changed > SLOW ? "pulling" : null;
+  if (status === "stopped") return reason === "PodDeleted" ? "failed" : null;
+  if (reason === "NotReady" && ENDS.test(stack.status_message ?? "")) return "restarting";
+  if (reason === "NotReady" || reason === "Terminating" || !stack.node_public_ip) return "unreachable";
+  return stack.expires - time < SOON ? "expiring" : null;
+}
+
+/** Why a stack needs attention, in a word or two. @param {Stack} stack @param {Kind} kind */
+export function reasonOf(stack, kind) {
+  if (stack.status_reason) return stack.status_reason;
+  if (kind === "expiring") return "expires soon";
+  return kind === "pulling" ? "still creating" : kind === "unreachable" ? "no public address" : "failed";
+}
+
+/**
+ * The trouble of some stacks: how many there are of each kind, the most frequent reason of the worst ones, and one of
+ * the stacks that have it.
+ *
+ * @typedef {object} Tally
+ * @property {number} total
+ * @property {number} trouble
+ * @property {number} weight
+ * @property {Record<Kind, number>} counts
+ * @property {{ reason: string, count: number, stack: Stack } | null} top
+ *
+ * @param {Iterable<Stack>} stacks
+ * @returns {Tally}
+ */
+export function tally(stacks, time = now()) {
+  const counts = { failed: 0, unreachable: 0, restarting: 0, pulling: 0, expiring: 0 };
+  let [total, trouble, weight] = [0, 0, 0];
+  /** @type {Map<string, { reason: string, count: number, weight: number, stack: Stack }>} */
+  const reasons = new Map();
+  for (const stack of stacks) {
+    total += 1;
+    const kind = kindOf(stack, time);
+    if (!kind) continue;
+    trouble += 1;
+    weight += WEIGHTS[kind];
+    counts[kind] += 1;
+    const reason = reasonOf(stack, kind);
+    const found = reasons.get(reason) ?? { reason, count: 0, weight: 0, stack };
+    reasons.set(reason, found);
+    found.count += 1;
+    found.weight += WEIGHTS[kind];
+  }
+  const top = [...reasons.values()].sort((one, other) => other.weight - one.weight)[0] ?? null;
+  const share = trouble / Math.max(1, total); // where all are broken is worse than where as many of more are
+  return { total, trouble, weight: weight * (1 + 4 * share), counts, top };
+}
