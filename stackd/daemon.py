@@ -38,6 +38,7 @@ from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.gate import Gate
 from stackd.lifecycle.idempotency import Replays, purge
 from stackd.lifecycle.lease_rules import LeaseTiming
+from stackd.lifecycle.names import kinds_of
 from stackd.lifecycle.objects import ask_node_ports
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership, Role
@@ -225,6 +226,7 @@ def _wire(context: Context) -> Daemon:
     for stack in context.store.assigned.ordered():
         expiries.follow(None, stack)
     context.mirror.subscribe(observer.cluster_changed)
+    context.mirror.follow_routes(kinds_of(context.config.routes))
     context.cluster.connection.on_doubt = context.gate.doubt
     context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.gate.contact_tried.set

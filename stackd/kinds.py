@@ -15,6 +15,7 @@ from typing import Annotated, Final, TypeVar
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
+from stackd.hostnames import LONGEST_DOMAIN
 from stackd.names import BARE_KEY_FORM, LABEL_FORM, is_bare_key, is_key, is_label, is_label_value, is_subdomain
 from stackd.quantity import TooLarge
 from stackd.quantity import parse as parse_quantity
@@ -175,6 +176,26 @@ OptionalDnsLabel = Annotated[
     str,
     AfterValidator(_matches(lambda name: not name or is_label(name), "is not a DNS label")),
     Expects(what=f'a name of {LABEL_FORM}, or ""'),
+]
+GatewayName = Annotated[
+    str,
+    AfterValidator(
+        _matches(
+            lambda name: not name or (name.count("/") == 1 and all(map(is_subdomain, name.split("/")))),
+            "is not the namespace and the name of a Gateway",
+        )
+    ),
+    Expects(what='a namespace and a name such as "gateways/public", or ""'),
+]
+Domain = Annotated[
+    str,
+    AfterValidator(
+        _matches(
+            lambda name: not name or (is_subdomain(name) and len(name) <= LONGEST_DOMAIN),
+            "is not a domain",
+        )
+    ),
+    Expects(what=f'a domain of at most {LONGEST_DOMAIN} lower-case letters, digits, hyphens and dots, or ""'),
 ]
 LabelName = Annotated[
     str,

@@ -105,6 +105,14 @@ class Outcome(enum.StrEnum):
     FAILED = "failed"
 
 
+class Route(enum.StrEnum):
+    """By what a published port is reached at a name through the Gateway, instead of at a node port."""
+
+    HTTP = "http"
+    HTTPS = "https"
+    TLS = "tls"
+
+
 @struct
 class TargetPort:
     """A container port that a stack publishes."""
@@ -114,12 +122,41 @@ class TargetPort:
 
 
 @struct
+class RoutedTarget(TargetPort):
+    """A container port that a stack publishes at a name of its own."""
+
+    route: Route
+
+
+@struct
 class PortMapping:
     """A published container port and the node port that leads to it."""
 
     container_port: int
     protocol: str
     node_port: int
+
+
+@struct
+class RoutedPort(PortMapping):
+    """A published container port that is reached at a name; ``node_port`` is 0, because it has none.
+
+    ``host`` is the name, with ``:port`` unless that is the default of the URL's scheme; of ``tls``, always.
+    """
+
+    node_port: int = 0
+    route: Route
+    host: str
+
+    @property
+    def hostname(self) -> str:
+        """The name alone."""
+        return self.host.partition(":")[0]
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds it; empty for ``tls``."""
+        return "" if self.route is Route.TLS else f"{self.route}://{self.host}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,12 +205,12 @@ class SanitizedSpec:
 
 @struct
 class NewStack:
-    """A stack that is about to be reserved: everything but its node ports."""
+    """A stack that is about to be reserved: everything but its node ports; routed ports have their names already."""
 
     stack_id: str
     namespace: str
     pod_spec: str
-    target_ports: tuple[TargetPort, ...]
+    target_ports: tuple[TargetPort | RoutedPort, ...]
     created_at: int
     ttl_expires_at: int
     requested_cpu_milli: int
@@ -235,6 +272,16 @@ class Stack:
     def at_rest(self) -> bool:
         """Whether its user has stopped it and it has no pod; its ports are kept."""
         return self.desired is Desired.STOPPED and self.status is StackStatus.STOPPED
+
+    @property
+    def routed(self) -> tuple[RoutedPort, ...]:
+        """The ports that are reached at a name."""
+        return tuple(port for port in self.ports if isinstance(port, RoutedPort))
+
+    @property
+    def node_ports(self) -> tuple[int, ...]:
+        """The node ports that it holds, or held before it ended."""
+        return tuple(port.node_port for port in self.ports if port.node_port)
 
     @property
     def pod_name(self) -> str:

@@ -467,8 +467,8 @@ class Harness:
         return job
 
     async def objects(self, kind: str) -> dict[str, Any]:
-        """What the cluster has, by name: ``pods``, ``services`` (in the stacks' namespace) or ``nodes``."""
-        path = "/api/v1/nodes" if kind == "nodes" else f"/api/v1/namespaces/stacks/{kind}"
+        """What the cluster has, by name, of ``nodes`` or of a kind in the stacks' namespace: ``pods``, ``services``, …"""
+        path = "/api/v1/nodes" if kind == "nodes" else path_of(kind)
         async with self.session.get(self.cluster.url + path, headers=self.as_admin) as answer:
             return {item["metadata"]["name"]: item for item in (await answer.json())["items"]}
 
@@ -480,9 +480,15 @@ class Harness:
             return result
 
     async def delete_object(self, kind: str, name: str) -> None:
-        """Delete a pod or a service by hand."""
-        path = f"/api/v1/namespaces/stacks/{kind}/{name}"
+        """Delete a pod, a Service or a route by hand."""
+        path = f"{path_of(kind)}/{name}"
         await self.kubectl("DELETE", path, {"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
+
+
+def path_of(kind: str) -> str:
+    """The path of all objects of this kind in the stacks' namespace."""
+    group = "apis/gateway.networking.k8s.io" if kind.endswith("routes") else "api"
+    return f"/{group}/v1/namespaces/stacks/{kind}"
 
 
 async def eventually(

@@ -19,6 +19,7 @@ from stackd.config.credentials import NO_CLUSTER, choose_cluster, gather_keys
 from stackd.config.sections import AuthSection, ClusterSection, Config, policy_of
 from stackd.config.sources import KEY_VARIABLE, KeyPath, TomlFile, is_ours, read_toml, value_of, variable
 from stackd.errors import ConfigError
+from stackd.model import Route
 from stackd.names import did_you_mean, is_loopback
 from stackd.podspec.pod import is_reserved
 from stackd.units import format_duration
@@ -243,8 +244,18 @@ def contradictions(config: Config, *, serving: bool = True) -> Iterator[Contradi
         )
     if not stacks.address_types:
         yield ("stacks.address_types",), 'this is empty; a list such as ["ExternalIP", "InternalIP"] is expected'
+    yield from _routes(config)
     yield from _tls(config, serving=serving)
     yield from _policy(config)
+
+
+def _routes(config: Config) -> Iterator[Contradiction]:
+    routes = config.routes
+    listeners = tuple(f"routes.{route}_listener" for route in Route)
+    if routes.domain and not routes.gateway:
+        yield ("routes.gateway", "routes.domain"), "domain is set and this is not; set the Gateway, or unset domain"
+    if routes.domain and not any(map(routes.listener, Route)):
+        yield (*listeners, "routes.domain"), f"domain is set and no listener is; set one of {', '.join(listeners)}"
 
 
 def _tls(config: Config, *, serving: bool) -> Iterator[Contradiction]:

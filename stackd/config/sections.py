@@ -7,13 +7,14 @@ with these models.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, Field
 
+from stackd.errors import Reason
 from stackd.keys import ApiKey
 from stackd.kinds import (
     AT_START,
@@ -23,10 +24,12 @@ from stackd.kinds import (
     ClientLabels,
     Count,
     DnsLabel,
+    Domain,
     Duration,
     Expects,
     FilePath,
     Flag,
+    GatewayName,
     LabelLimits,
     LabelName,
     LabelRates,
@@ -34,6 +37,7 @@ from stackd.kinds import (
     LeaseDuration,
     Networks,
     NodePort,
+    OptionalDnsLabel,
     Period,
     Port,
     Rate,
@@ -43,7 +47,7 @@ from stackd.kinds import (
     TextSize,
     as_tuple,
 )
-from stackd.model import PortRange
+from stackd.model import PortRange, Route, RoutedTarget, TargetPort
 from stackd.podspec.policy import Policy, PolicySection, RestartPolicy
 
 AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
@@ -178,6 +182,50 @@ class StacksSection(Section):
         return PortRange(self.node_port_min, self.node_port_max)
 
 
+class RoutesSection(Section):
+    """Names instead of node ports, through a Gateway of the Gateway API. Unless domain is set, there are none."""
+
+    domain: Domain = Field(default="", description="The domain below which routed ports get their names; empty is off.")
+    gateway: GatewayName = Field(default="", description='The Gateway that serves them, as "namespace/name".')
+    http_listener: OptionalDnsLabel = Field(
+        default="", description='The Gateway\'s listener for ports with route "http"; empty refuses these.'
+    )
+    https_listener: OptionalDnsLabel = Field(
+        default="", description='The listener for route "https", which terminates TLS; empty refuses these.'
+    )
+    tls_listener: OptionalDnsLabel = Field(
+        default="", description='The listener for route "tls", which chooses by SNI; empty refuses these.'
+    )
+    http_port: NodePort = Field(default=80, description="The port in the URLs of new stacks with http.")
+    port: NodePort = Field(default=443, description="The port in the URLs of new stacks with https.")
+    tls_port: NodePort = Field(default=443, description="The port that new stacks with tls are shown with.")
+    accept_timeout: Duration = Field(
+        default=2.0, description="How long a create waits until the Gateway has accepted its route; 0s does not wait."
+    )
+
+    def listener(self, route: Route) -> str:
+        """The name of the listener for such ports; empty if there is none."""
+        return {Route.HTTP: self.http_listener, Route.HTTPS: self.https_listener, Route.TLS: self.tls_listener}[route]
+
+    @property
+    def offered(self) -> list[Route]:
+        """The routes that ports can have."""
+        return [route for route in Route if not self._refusal(route)]
+
+    def refusals(self, ports: Iterable[TargetPort]) -> list[Reason]:
+        """Why some of these ``target_port`` cannot have the route that they ask for."""
+        return [
+            Reason(path=f"target_port[{index}].route", text=text)
+            for index, port in enumerate(ports)
+            if isinstance(port, RoutedTarget) and (text := self._refusal(port.route))
+        ]
+
+    def _refusal(self, route: Route) -> str:
+        if not self.domain:
+            return "there are no names for ports here (routes.domain is not set); leave route out to get a node port"
+        return "" if self.listener(route) else f'"{route}" is not offered here (routes.{route}_listener is not set)'
+
+
 class TemplatesSection(Section):
     """Stacks that creates ask for by name."""
 
@@ -293,6 +341,7 @@ class Config(Section):
     cluster: ClusterSection = Field(default_factory=ClusterSection)
     stacks: StacksSection = Field(default_factory=StacksSection)
     policy: Annotated[PolicySection, LIVE] = Field(default_factory=PolicySection)
+    routes: Annotated[RoutesSection, LIVE] = Field(default_factory=RoutesSection)
     templates: Annotated[TemplatesSection, LIVE] = Field(default_factory=TemplatesSection)
     reconcile: Annotated[ReconcileSection, LIVE] = Field(default_factory=ReconcileSection)
     batch_delete: Annotated[BatchDeleteSection, LIVE] = Field(default_factory=BatchDeleteSection)

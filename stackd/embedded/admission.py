@@ -7,10 +7,12 @@ LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, check
 from __future__ import annotations
 
 from stackd.embedded import podsecurity, schema
+from stackd.embedded.gateway import default_route
 from stackd.embedded.nodeports import PortAllocator, node_ports
 from stackd.embedded.quota import QuotaController, apply_limit_ranges, described, limit_violations
 from stackd.embedded.resources import (
     EVENTS,
+    HTTP_ROUTES,
     LEASES,
     LIMIT_RANGES,
     NAMESPACES,
@@ -19,6 +21,7 @@ from stackd.embedded.resources import (
     PODS,
     RESOURCE_QUOTAS,
     SERVICES,
+    TLS_ROUTES,
     Json,
     Resource,
 )
@@ -35,6 +38,8 @@ _DEFAULTS = {
     LIMIT_RANGES: schema.default_limit_range,
     NETWORK_POLICIES: schema.default_network_policy,
     LEASES: schema.default_lease,
+    HTTP_ROUTES: default_route,
+    TLS_ROUTES: default_route,
 }
 
 
@@ -80,7 +85,7 @@ class Admission:
         elif resource is SERVICES:
             schema.default_service(obj)
             self._ports.assign(obj, held=node_ports(before.obj["spec"]))
-        elif resource in (LIMIT_RANGES, LEASES):
+        elif resource in (LIMIT_RANGES, LEASES, HTTP_ROUTES, TLS_ROUTES):
             _DEFAULTS[resource](obj)
         if causes := validate(resource, obj):
             raise invalid(resource, name, causes)

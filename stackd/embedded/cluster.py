@@ -14,6 +14,7 @@ from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, deni
 from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.events import EventRecorder
 from stackd.embedded.faults import Answer, Counts, Faults
+from stackd.embedded.gateway import GatewayController, GatewayListener, new_gateway
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
 from stackd.embedded.nodeports import NodePortListeners, PortAllocator
@@ -21,7 +22,16 @@ from stackd.embedded.nodes import NodeController, Scheduler
 from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.quota import QuotaController
 from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
-from stackd.embedded.resources import JSON, NAMESPACES, RESOURCE_QUOTAS, Json, discover
+from stackd.embedded.resources import (
+    GATEWAY_API,
+    GATEWAYS,
+    JSON,
+    NAMESPACES,
+    NO_SUCH_PAGE,
+    RESOURCE_QUOTAS,
+    Json,
+    discover,
+)
 from stackd.embedded.schema import default_namespace
 from stackd.embedded.server import ApiServer, Exchange
 from stackd.embedded.status import method_not_allowed, no_such_path, unauthorized
@@ -41,6 +51,7 @@ class EmbeddedCluster:
         self.faults = Faults(self)
         self._journal: Journal | None = None
         self._listeners: NodePortListeners | None = None
+        self.gateway: GatewayListener | None = None
         self._users = {user.token: user for user in self.options.users}
         self.server = ApiServer(self)
 
@@ -65,6 +76,8 @@ class EmbeddedCluster:
             raise
         if self._listeners is not None:
             self._listeners.start()
+        if self.gateway is not None:
+            await self.gateway.start(options.host, options.gateway_port or 0)
 
     async def stop(self) -> None:
         """Close everything. The state file, if any, is complete afterwards."""
@@ -72,6 +85,8 @@ class EmbeddedCluster:
         await self.server.stop()
         if self._listeners is not None:
             await self._listeners.stop()
+        if self.gateway is not None:
+            await self.gateway.stop()
         if self._journal is not None:
             self._journal.close()
 
@@ -114,6 +129,10 @@ class EmbeddedCluster:
         self.kubelet = Kubelet(store, events, self._deletion, options)
         if options.serve_node_ports:
             self._listeners = NodePortListeners(store, options.host)
+        if options.gateway:
+            GatewayController(store, options.gateway_delay)
+        if options.gateway_port is not None:
+            self.gateway = GatewayListener(store)
         self.accounts = Accounts(
             users=options.users,
             clock=store.clock,
@@ -136,6 +155,9 @@ class EmbeddedCluster:
             self.store.create(NAMESPACES, self.store.prepare(NAMESPACES, "", namespace))
         for spec in self.options.nodes:
             self.nodes.add(spec)
+        if self.options.gateway:
+            where, name = self.options.gateway.split("/")
+            self.store.create(GATEWAYS, self.store.prepare(GATEWAYS, where, new_gateway(name, self.options.host)))
 
     def identify(self, token: str | None) -> User | None:
         """The user with this token; None if there are no users. Raises StatusError 401."""
@@ -148,7 +170,7 @@ class EmbeddedCluster:
 
     def route(self, call: Exchange) -> None:
         """Set the request's target, if it has one, and check that its user may do that. Raises StatusError."""
-        if call.path in REVIEWS or discover(call.path, call.method) is not None:
+        if call.path in REVIEWS or self._discover(call) is not None:
             return
         target = read_target(call.method, call.path, call.query)
         call.target = target
@@ -197,10 +219,14 @@ class EmbeddedCluster:
             if call.method != "POST":
                 raise method_not_allowed()
             return _CREATED, review(call.user, call.body), JSON
-        found = discover(call.path, call.method)
+        found = self._discover(call)
         if found is None:
             raise no_such_path()
         return found
+
+    def _discover(self, call: Exchange) -> Answer | None:
+        lacking = not self.options.gateway and call.path.startswith(f"/apis/{GATEWAY_API}/")
+        return NO_SUCH_PAGE if lacking else discover(call.path, call.method)
 
     def watch(self, call: Exchange) -> Watch:
         """The watch that the request asks for, open. Raises StatusError."""

@@ -76,6 +76,13 @@ class EmbeddedOptions:
     node_port_range: tuple[int, int] = (30000, 32767)
     port_release_delay: float = 0.0
     """From the deletion of a Service, of which watches tell at once, to its node ports being free."""
+    gateway: str = ""
+    """``namespace/name`` of a Gateway with the listeners ``http``, ``https`` and ``tls``; empty: the cluster does not
+    have the Gateway API."""
+    gateway_port: int | None = None
+    """The port on which the Gateway answers plain HTTP for the names of routes; 0: any free one; None: it does not."""
+    gateway_delay: float = 0.01
+    """From the change of a route to its new status."""
     watch_cache_size: int = 4096
     """How many changes per resource are kept, from which a watch can resume."""
     event_limit: int = 5_000

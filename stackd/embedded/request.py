@@ -14,6 +14,9 @@ _SUBRESOURCES = {
     "nodes": {"status"},
     "services": {"status"},
     "resourcequotas": {"status"},
+    "gateways": {"status"},
+    "httproutes": {"status"},
+    "tlsroutes": {"status"},
     "serviceaccounts": {"token"},
 }
 _VERBS = {

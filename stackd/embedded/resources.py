@@ -88,6 +88,10 @@ ADMISSION_POLICY_BINDINGS = Resource(
     group=_ADMISSION,
     namespaced=False,
 )
+GATEWAY_API = "gateway.networking.k8s.io"
+GATEWAYS = Resource(plural="gateways", kind="Gateway", group=GATEWAY_API, generation=True)
+HTTP_ROUTES = Resource(plural="httproutes", kind="HTTPRoute", group=GATEWAY_API, generation=True)
+TLS_ROUTES = Resource(plural="tlsroutes", kind="TLSRoute", group=GATEWAY_API, generation=True)
 
 ALL = (
     NAMESPACES,
@@ -108,6 +112,9 @@ ALL = (
     CLUSTER_ROLE_BINDINGS,
     ADMISSION_POLICIES,
     ADMISSION_POLICY_BINDINGS,
+    GATEWAYS,
+    HTTP_ROUTES,
+    TLS_ROUTES,
 )
 BY_PATH = {(resource.group, resource.version, resource.plural): resource for resource in ALL}
 BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}
@@ -128,6 +135,7 @@ VERSION: Json = {
     "compiler": "",
     "platform": "embedded",
 }
+NO_SUCH_PAGE = (404, b"404 page not found\n", "text/plain")
 _HEALTH = frozenset({"/healthz", "/livez", "/readyz"})
 
 
@@ -139,4 +147,4 @@ def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
         return 200, b"ok", "text/plain"
     if path == "/version":
         return 200, orjson.dumps(VERSION), JSON
-    return None if path.startswith(("/api/", "/apis/")) else (404, b"404 page not found\n", "text/plain")
+    return None if path.startswith(("/api/", "/apis/")) else NO_SUCH_PAGE

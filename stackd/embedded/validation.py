@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from stackd.embedded.resources import (
+    HTTP_ROUTES,
     LEASES,
     NAMESPACES,
     PODS,
     SERVICES,
+    TLS_ROUTES,
     Json,
     Resource,
 )
@@ -42,6 +44,8 @@ def validate(resource: Resource, obj: Json) -> list[StatusCause]:
         causes.extend(_pod(obj["spec"]))
     elif resource is SERVICES:
         causes.extend(_service(obj["spec"]))
+    elif resource in (HTTP_ROUTES, TLS_ROUTES):
+        causes.extend(_route(obj["spec"]))
     elif resource is LEASES:
         causes.extend(_lease(obj["spec"]))
     return causes
@@ -161,6 +165,19 @@ def _service(spec: Json) -> Iterator[StatusCause]:
         if port.get("nodePort") and spec["type"] == "ClusterIP":
             yield not_allowed(f"{here}.nodePort", "may not be used when `type` is 'ClusterIP'")
     yield from _labels(spec.get("selector", {}), "spec.selector")
+
+
+_HOSTNAME = re.compile(rf"(\*\.)?{_SUBDOMAIN}")
+
+
+def _route(spec: Json) -> Iterator[StatusCause]:
+    for position, name in enumerate(spec.get("hostnames", ())):
+        if not (_HOSTNAME.fullmatch(name) and len(name) <= 253):
+            path = f"spec.hostnames[{position}]"
+            yield wrong(path, name, f"{path} in body should match '^{_HOSTNAME.pattern}$'")
+    for position, parent in enumerate(spec.get("parentRefs", ())):
+        if not parent.get("name"):
+            yield required(f"spec.parentRefs[{position}].name")
 
 
 def _lease(spec: Json) -> Iterator[StatusCause]:

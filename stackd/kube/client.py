@@ -10,8 +10,9 @@ first try created. Does not know when or why objects are created or deleted.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import orjson
 
@@ -30,9 +31,11 @@ from stackd.kube.caller import Again, Caller, Deadline, document_of, poll
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
 from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
 from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
+from stackd.kube.routes import RouteState, WantedRoute, route_state
 from stackd.kube.wire import CONFIG_MAPS, MERGE_PATCH, JsonObject, KubeRequest, KubeResponse, read_status
 from stackd.model import RANGE_PREFIX, PortRange
 
+T = TypeVar("T")
 _CONFLICT = 409
 _OF_POOLS: Mapping[str, None] = {labels.POOL: None, labels.ASSIGNED: None}
 """What only the Service of a stack that waits in a pool has."""
@@ -132,20 +135,70 @@ class Cluster(Caller):
         """
         deadline, name = self.deadline(timeout), manifest["metadata"]["name"]
 
-        async def put() -> ServiceState | Again:
-            found = await self.find("services", name, deadline)
-            if found is not None and not _is_ours(found, self.instance, known):
-                raise ObjectExists(f"services {name} exists and is not stackd's")
-            if found is not None and "deletionTimestamp" in found["metadata"]:
-                return Again(error=StillThere(f"services {name} is still being deleted{_held_by(found)}"))
-            try:
-                if found is None:
-                    return await self.create_service(manifest, timeout=deadline.left)
-                return await self._change_service(found, manifest, deadline)
-            except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
-                return Again(error=ClusterUnavailable(f"services {name} keeps changing"))
+        async def put(found: JsonObject | None) -> ServiceState:
+            if found is None:
+                return await self.create_service(manifest, timeout=deadline.left)
+            return await self._change_service(found, manifest, deadline)
 
-        return await poll(deadline, put)
+        return await self._put("services", name, deadline, known, put)
+
+    async def create_route(self, wanted: WantedRoute, *, timeout: float | None = None) -> RouteState:
+        """Create one of the objects that give a stack's ports names. Raises as ``create_service`` does."""
+        raw = await self._create(wanted.resource, wanted.manifest, self.deadline(timeout))
+        return readable(wanted.resource, partial(route_state, wanted.resource), raw)
+
+    async def put_route(self, wanted: WantedRoute) -> RouteState:
+        """Make the object be as it is wanted: create it, or change the one that is there. Raises as ``put_service``."""
+        deadline, resource = self.deadline(), wanted.resource
+
+        async def put(found: JsonObject | None) -> RouteState:
+            if found is None:
+                return await self.create_route(wanted, timeout=deadline.left)
+            spec, uid = dict(wanted.manifest["spec"]), found["metadata"]["uid"]
+            if resource == "services":  # Kubernetes has filled in its other fields
+                old = found["spec"].get("selector") or {}
+                spec["selector"] = {**dict.fromkeys(old.keys() - spec["selector"].keys()), **spec["selector"]}
+            else:
+                spec = {**dict.fromkeys(found["spec"].keys() - spec.keys()), **spec}
+            metadata = wanted.manifest["metadata"]
+            changes = {part: metadata[part] for part in ("labels", "annotations")}
+            raw = await self._patch(resource, wanted.name, uid, deadline, spec, **changes)
+            _require_labels(resource, raw, wanted.manifest)
+            return readable(resource, partial(route_state, resource), raw)
+
+        return await self._put(resource, wanted.name, deadline, (), put)
+
+    async def delete_route(self, resource: str, name: str, uid: str | None = None) -> None:
+        """Delete one of the objects that give a stack's ports names; works as ``delete_pod``.
+
+        ``uid`` saves a request; if another object of ours has the name by now, that is deleted.
+        """
+        deadline = self.deadline()
+        if uid is None or not await remove(self, resource, name, uid, deadline):
+            await remove(self, resource, name, None, deadline)
+
+    async def _put(
+        self,
+        resource: str,
+        name: str,
+        deadline: Deadline,
+        known: Collection[str | None],
+        put: Callable[[JsonObject | None], Awaitable[T]],
+    ) -> T:
+        """What ``put`` makes of our object of that name, or of None; it is called again if the object changes meanwhile."""
+
+        async def once() -> T | Again:
+            found = await self.find(resource, name, deadline)
+            if found is not None and not _is_ours(found, self.instance, known):
+                raise ObjectExists(f"{resource} {name} exists and is not stackd's")
+            if found is not None and "deletionTimestamp" in found["metadata"]:
+                return Again(error=StillThere(f"{resource} {name} is still being deleted{_held_by(found)}"))
+            try:
+                return await put(found)
+            except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
+                return Again(error=ClusterUnavailable(f"{resource} {name} keeps changing"))
+
+        return await poll(deadline, once)
 
     async def _change_service(self, found: JsonObject, manifest: Mapping[str, Any], deadline: Deadline) -> ServiceState:
         wanted = manifest["metadata"]["labels"]
@@ -201,11 +254,18 @@ class Cluster(Caller):
         await remove(self, CONFIG_MAPS, name, None, self.deadline())
 
     async def _patch(
-        self, resource: str, name: str, uid: str, deadline: Deadline, **metadata: Mapping[str, str | None]
+        self,
+        resource: str,
+        name: str,
+        uid: str,
+        deadline: Deadline,
+        spec: Mapping[str, Any] | None = None,
+        **metadata: Mapping[str, str | None],
     ) -> JsonObject:
-        patch = orjson.dumps({"metadata": {"uid": uid, **{part: dict(names) for part, names in metadata.items()}}})
+        parts: dict[str, Any] = {"metadata": {"uid": uid, **{part: dict(names) for part, names in metadata.items()}}}
+        body = orjson.dumps(parts if spec is None else parts | {"spec": spec})
         return await self.answer(
-            self.on("patch", resource, name, uid=uid, body=patch, content_type=MERGE_PATCH), deadline
+            self.on("patch", resource, name, uid=uid, body=body, content_type=MERGE_PATCH), deadline
         )
 
     async def _create(
@@ -298,8 +358,9 @@ def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
 
 async def remove(
     caller: Caller, resource: str, name: str, uid: str | None, deadline: Deadline, known: Collection[str | None] = ()
-) -> None:
+) -> bool:
     """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
+    False: an object of another uid has the name.
 
     With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
     our instance; that has a ``known`` uid; or that, without labels, has our annotations. Any other object of that name
@@ -308,14 +369,18 @@ async def remove(
     if uid is None:
         found = await caller.find(resource, name, deadline)
         if found is None or not _is_ours(found, caller.instance, known):
-            return
+            return True
         uid = found["metadata"]["uid"]
     call = caller.on("delete", resource, name, uid=uid, body=orjson.dumps(_options(resource, uid)))
 
+    other = False
+
     async def delete() -> bool | Again:
         """Whether it is gone with the answer."""
+        nonlocal other
         answer = await caller.ask(call, deadline)
-        if answer.status == NOT_FOUND or is_other_uid(answer):
+        other = is_other_uid(answer)
+        if answer.status == NOT_FOUND or other:
             return True
         if answer.status == _CONFLICT:  # between concurrent writers of the object
             return Again(error=error_of(call, answer))
@@ -329,6 +394,7 @@ async def remove(
 
     if not await poll(deadline, delete):
         await poll(deadline, is_gone)
+    return not other
 
 
 def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:

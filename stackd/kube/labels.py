@@ -30,8 +30,11 @@ EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
 DESIRED = "stackd.io/desired"
 """What the pod of a Service's stack should be: ``running``, ``starting`` (a new pod is on its way) or ``stopped``."""
-OURS_ALONE = frozenset({RECORD, GENERATION})
-"""Annotations that tell an object of stackd's even without its labels: a Service has both, a pod the second."""
+ROUTE = "stackd.io/route"
+"""What a route, and the Service behind those of a stack that has node ports, are for: ``http``, ``https``, ``tls``."""
+OURS_ALONE = frozenset({RECORD, GENERATION, ROUTE})
+"""Annotations that tell an object of stackd's even without its labels: a Service has the first two, a pod the second,
+what belongs to a name the third."""
 _LONGEST_NUMBER = 10
 
 

@@ -73,10 +73,11 @@ def pod_manifest(request: PodRequest) -> dict[str, Any]:
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
     """The stack's Service, with its record. Needs a stack with its pod spec (``Stacks.whole``).
 
-    While the stack waits in a pool, the Service selects no pod. Once the stack has given its ports back (it has ended),
-    the Service is of type ClusterIP, which holds no node port.
+    While the stack waits in a pool, the Service selects no pod. A stack whose ports all have names, or that has given
+    its ports back (it has ended), has a Service of type ClusterIP, which holds no node port.
     """
-    holds = stack.ports_held
+    holds = stack.ports_held and bool(stack.node_ports)
+    own = [port for port in stack.ports if port.node_port] or stack.ports  # ``routes`` has a Service for the others
     return {
         **KINDS["services"].type_meta,
         "metadata": {
@@ -92,7 +93,7 @@ def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
         "spec": {
             "type": "NodePort" if holds else "ClusterIP",
             "selector": service_selector(stack),
-            "ports": [_service_port(port, holds=holds) for port in stack.ports],
+            "ports": [service_port(port) | ({"nodePort": port.node_port} if holds else {}) for port in own],
         },
     }
 
@@ -116,13 +117,13 @@ def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
     return {**KINDS["services"].type_meta, "metadata": metadata, "spec": spec}
 
 
-def _service_port(port: PortMapping, *, holds: bool) -> dict[str, Any]:
+def service_port(port: PortMapping) -> dict[str, Any]:
+    """A port of a Service, without a node port."""
     return {
         "name": f"p-{port.container_port}-{port.protocol.lower()}",
         "protocol": port.protocol,
         "port": port.container_port,
         "targetPort": port.container_port,
-        **({"nodePort": port.node_port} if holds else {}),
     }
 
 

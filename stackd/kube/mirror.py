@@ -1,4 +1,5 @@
-"""``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches.
+"""``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches; and, if asked for, of
+our routes, fed by one more for each kind.
 
 Owns: the copy, the subscribers to its changes, and those who wait for a change. stackd serves all its reads from the
 mirror or from the store, and never asks Kubernetes for them (invariant 6). Does not decide what a state means, and does
@@ -9,20 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
+from functools import partial
+from itertools import chain
 from types import MappingProxyType
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
+from stackd.kube import routes
 from stackd.kube.caller import Caller
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
 from stackd.kube.responses import is_older
+from stackd.kube.routes import RouteState, route_state
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
-from stackd.kube.wire import KubeRequest
+from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest
 from stackd.structs import struct
-from stackd.waiters import Waiters
+from stackd.waiters import Waiters, set_within
 
 log = logging.getLogger(__name__)
 WITHHELD = (
@@ -118,19 +123,35 @@ class NodeChanged:
 
 
 @struct
+class RouteChanged:
+    """An object that gives a stack a name appeared, changed, or is gone."""
+
+    name: str
+    before: RouteState | None
+    after: RouteState | None
+
+
+@struct
 class Relisted:
     """A list was read (the first one, too), and the subscribers were told its differences."""
 
     kind: str
 
 
-MirrorChange = PodChanged | ServiceChanged | NodeChanged | Relisted
+MirrorChange = PodChanged | ServiceChanged | NodeChanged | RouteChanged | Relisted
 _Change = Callable[..., MirrorChange]
+_Owned = PodState | ServiceState | RouteState
+_State = _Owned | NodeState
+_Target = tuple[type[Any], ObjectTable[Any], _Change]
 
 
 class Mirror:
     """The copy. ``pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the answers to
-    stackd's own changes, which come sooner (``saw``, ``gone``)."""
+    stackd's own changes, which come sooner (``saw``, ``gone``).
+
+    ``routes`` are views by resource and name; without ``follow_routes``, their watches do not run. The rest does not
+    depend on them: without routes, or while their watches are away, all but names works.
+    """
 
     def __init__(self, cluster: Caller, *, clock: Clock | None = None, timings: Timings | None = None) -> None:
         self._cluster = cluster
@@ -142,6 +163,14 @@ class Mirror:
         self.pods: Mapping[str, PodState] = MappingProxyType(self._pods.current)
         self.services: Mapping[str, ServiceState] = MappingProxyType(self._services.current)
         self.nodes: Mapping[str, NodeState] = MappingProxyType(self._nodes.current)
+        self._routes: dict[str, ObjectTable[RouteState]] = {resource: ObjectTable() for resource in routes.RESOURCES}
+        self.routes: Mapping[str, Mapping[str, RouteState]] = {
+            resource: MappingProxyType(table.current) for resource, table in self._routes.items()
+        }
+        self.route_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES)}
+        self._routes_listed = {kind: asyncio.Event() for kind in self.route_health}
+        self._followed: tuple[str, ...] = ()
+        self._route_waiters: Waiters[RouteState] = Waiters()
         self.failed: Callable[[], None] = lambda: None
         """Called when one of the three watches loses its connection, or cannot get one."""
         self.restored: Callable[[float], None] = lambda away: None
@@ -202,9 +231,41 @@ class Mirror:
         """
         return await self._waiters.until(name, predicate, lambda: self.pods.get(name), timeout)
 
+    def follow_routes(self, kinds: Collection[str]) -> None:
+        """Watch these kinds of routes from now on, and no others."""
+        wanted = tuple(sorted(kinds))
+        if wanted == self._followed:
+            return
+        self._followed = wanted
+        for kind in self.route_health.keys() - set(wanted):
+            self._routes_listed[kind].clear()
+            self._routes[kind].replace(())
+        self._again.set()
+
+    def all_routes(self) -> Iterator[RouteState]:
+        """All objects that give stacks names."""
+        return chain.from_iterable(table.values() for table in self.routes.values())
+
+    def knows(self, resource: str) -> bool:
+        """Whether the copy has such objects: they are watched, and were listed."""
+        return resource not in self.route_health or self._routes_listed[resource].is_set()
+
+    async def until_known(self, resource: str, seconds: float) -> bool:
+        """Whether the copy has such objects within ``seconds``."""
+        return self.knows(resource) or await set_within(self._routes_listed[resource], seconds)
+
+    async def until_ready(self, resource: str, name: str, *, timeout: float) -> None:
+        """Return once the Gateway has accepted this route. Raises TimeoutError after ``timeout`` seconds."""
+        await self._route_waiters.until(
+            f"{resource}/{name}",
+            lambda state: (state is not None and state.ready) or None,
+            lambda: self.routes[resource].get(name),
+            timeout,
+        )
+
     def reopen(self, kind: str | None = None) -> None:
         """Restart the watch of ``kind``, or all, from the same version over new connections: the old may be dead."""
-        for one in self.health_by_kind.values():
+        for one in (*self.health_by_kind.values(), *self.route_health.values()):
             if kind in (None, one.kind):
                 one.reopen()
 
@@ -265,55 +326,70 @@ class Mirror:
     async def _run(self) -> None:
         call, ours = self._cluster.on, self._cluster.ours()
         pods = Source(kind="pods", call=call("list", "pods", params=ours), parse=pod_state)
-        services = Source(kind="services", call=call("list", "services", params=ours), parse=service_state)
+        services = Source(kind="services", call=call("list", "services", params=ours), parse=_service_or_backend)
         nodes = Source(kind="nodes", call=KubeRequest(verb="list", resource="nodes"), parse=node_state)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(pods, self._pods, self._is_ours, PodChanged), name="mirror-pods")
+            group.create_task(self._keep(pods, (PodState, self._pods, PodChanged)), name="mirror-pods")
             group.create_task(
-                self._keep(services, self._services, self._is_ours, ServiceChanged), name="mirror-services"
+                self._keep(
+                    services,
+                    (ServiceState, self._services, ServiceChanged),
+                    (RouteState, self._routes[routes.BACKENDS], RouteChanged),
+                ),
+                name="mirror-services",
             )
-            group.create_task(self._keep(nodes, self._nodes, lambda _: True, NodeChanged), name="mirror-nodes")
+            group.create_task(self._keep(nodes, (NodeState, self._nodes, NodeChanged)), name="mirror-nodes")
+            for kind in self._followed:
+                found = Source(kind=kind, call=call("list", kind, params=ours), parse=partial(route_state, kind))
+                group.create_task(
+                    self._keep(found, (RouteState, self._routes[kind], RouteChanged)), name=f"mirror-{kind}"
+                )
 
-    async def _keep(
-        self, source: Source[S], table: ObjectTable[S], wanted: Callable[[S], bool], change: _Change
-    ) -> None:
-        health = self.health_by_kind[source.kind]
+    async def _keep(self, source: Source[Any], *targets: _Target) -> None:
+        """Follow the source; the objects of each class go into its table."""
+        health = self.health_by_kind.get(source.kind) or self.route_health[source.kind]
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
             async for event in events:
-                if isinstance(event, Listed):
-                    changes = table.replace(filter(wanted, event.items))
-                elif event.gone or not wanted(event.item):
-                    changes = table.drop(event.item)
-                else:
-                    changes = table.put(event.item)
-                self._report(changes, change)
+                for cls, table, change in targets:
+                    if isinstance(event, Listed):
+                        items = (item for item in event.items if isinstance(item, cls) and self._is_ours(item))
+                        self._report(table.replace(items), change)
+                    elif isinstance(event.item, cls):
+                        gone = event.gone or not self._is_ours(event.item)
+                        self._report((table.drop if gone else table.put)(event.item), change)
                 if isinstance(event, Listed):
                     self._listed(source.kind)
 
-    def saw(self, state: PodState | ServiceState) -> None:
+    def _target(self, state: _Owned) -> tuple[WatchHealth, ObjectTable[Any], _Change]:
+        """The watch, the table and the kind of change of an object."""
+        if isinstance(state, PodState):
+            return self.health_by_kind["pods"], self._pods, PodChanged
+        if isinstance(state, ServiceState):
+            return self.health_by_kind["services"], self._services, ServiceChanged
+        health = self.route_health.get(state.resource) or self.health_by_kind[state.resource]
+        return health, self._routes[state.resource], RouteChanged
+
+    def saw(self, state: _Owned) -> None:
         """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it.
 
         An answer that is older than what the watch has reported is ignored: the object may be gone by now.
         """
-        reported = self.health_by_kind["pods" if isinstance(state, PodState) else "services"].version
-        if self._is_ours(state) and not is_older(state.resource_version, reported):
-            if isinstance(state, PodState):
-                self._report(self._pods.put(state), PodChanged)
-            else:
-                self._report(self._services.put(state), ServiceChanged)
+        health, table, change = self._target(state)
+        if self._is_ours(state) and not is_older(state.resource_version, health.version):
+            self._report(table.put(state), change)
 
-    def gone(self, state: PodState | ServiceState) -> None:
+    def gone(self, state: _Owned) -> None:
         """The API server has confirmed that this object is gone."""
-        if isinstance(state, PodState):
-            self._report(self._pods.drop(state), PodChanged)
-        else:
-            self._report(self._services.drop(state), ServiceChanged)
+        _, table, change = self._target(state)
+        self._report(table.drop(state), change)
 
     def _report(self, changes: Iterable[Difference[S]], change: _Change) -> None:
         for before, after in changes:
             self._tell(change(name=_name(before, after), before=before, after=after))
 
     def _listed(self, kind: str) -> None:
+        if kind in self._routes_listed:
+            self._routes_listed[kind].set()
         self._unlisted.discard(kind)
         if not self._unlisted:
             self._synced.set()
@@ -326,15 +402,21 @@ class Mirror:
         if self.disconnected_since is None:
             self.restored(away)
 
-    def _is_ours(self, state: PodState | ServiceState) -> bool:
+    def _is_ours(self, state: _State) -> bool:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).
-        return state.instance == self._cluster.instance
+        return isinstance(state, NodeState) or state.instance == self._cluster.instance
 
     def _tell(self, change: MirrorChange) -> None:
         for callback in self._subscribers:
             callback(change)
         if isinstance(change, PodChanged):
             self._waiters.wake(change.name, change.after)
+        elif isinstance(change, RouteChanged) and change.after is not None:
+            self._route_waiters.wake(f"{change.after.resource}/{change.name}", change.after)
+
+
+def _service_or_backend(raw: JsonObject) -> ServiceState | RouteState:
+    return route_state(routes.BACKENDS, raw) if routes.is_backend(raw) else service_state(raw)
 
 
 def _name(before: S | None, after: S | None) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import orjson
 from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
 from stackd.kube.wire import JsonObject
-from stackd.model import NO_VALUES, Desired, PortMapping, Stack, StackStatus
+from stackd.model import NO_VALUES, Desired, PortMapping, Route, RoutedPort, Stack, StackStatus
 from stackd.podspec.additions import values_in
 
 VERSION = 2
@@ -66,7 +66,7 @@ def _record(stack: Stack) -> str:
         "version": VERSION,
         "created_at": from_nanoseconds(stack.created_at),
         "ttl_expires_at": from_nanoseconds(stack.ttl_expires_at),
-        "ports": [[port.container_port, port.protocol, port.node_port] for port in stack.ports],
+        "ports": [_recorded(port) for port in stack.ports],
         "cpu_milli": stack.requested_cpu_milli,
         "memory_bytes": stack.requested_memory_bytes,
         "labels": dict(stack.labels),
@@ -74,6 +74,12 @@ def _record(stack: Stack) -> str:
     }
     record |= {key: value for key, value in _optional(stack).items() if value}
     return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _recorded(port: PortMapping) -> list[object]:
+    """Three values; of a routed port five, with its route and host."""
+    recorded: list[object] = [port.container_port, port.protocol, port.node_port]
+    return [*recorded, port.route, port.host] if isinstance(port, RoutedPort) else recorded
 
 
 def _optional(stack: Stack) -> dict[str, object]:
@@ -105,9 +111,11 @@ def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecov
 def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[str, Any]) -> Stack:
     generation, wanted = labels.generation_of(service), labels.annotations_of(service).get(labels.DESIRED)
     own = pod if pod is not None and labels.generation_of(pod) >= generation else None
-    holds = service["spec"].get("type") == "NodePort"
+    common = _common(service, record, values=_values(own, record))
+    # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
+    holds = service["spec"].get("type") == "NodePort" or not (common.node_ports or "ended" in record)
     found = replace(
-        _common(service, record, values=_values(own, record)),
+        common,
         ports=_ports(record, service),
         ports_held=holds,
         service_uid=service["metadata"]["uid"],
@@ -199,13 +207,20 @@ def _values(pod: JsonObject | None, record: Mapping[str, Any]) -> Mapping[str, s
 def _ports(record: Mapping[str, Any], service: JsonObject | None) -> tuple[PortMapping, ...]:
     """The ports; their node ports from the Service, where it has them: a port may have been replaced."""
     node_ports = {} if service is None else _node_ports(service)
-    return tuple(
-        PortMapping(
-            container_port=int(container_port),
-            protocol=str(protocol),
-            node_port=node_ports.get((container_port, protocol), int(node_port)),
+    return tuple(_port(recorded, node_ports) for recorded in record["ports"])
+
+
+def _port(recorded: Sequence[Any], node_ports: Mapping[tuple[int, str], int]) -> PortMapping:
+    container_port, protocol, node_port, *routed = recorded
+    if routed:
+        route, host = routed
+        return RoutedPort(
+            container_port=int(container_port), protocol=str(protocol), route=Route(route), host=str(host)
         )
-        for container_port, protocol, node_port in record["ports"]
+    return PortMapping(
+        container_port=int(container_port),
+        protocol=str(protocol),
+        node_port=node_ports.get((container_port, protocol), int(node_port)),
     )
 
 

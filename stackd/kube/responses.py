@@ -32,6 +32,7 @@ from stackd.errors import (
     VersionExpired,
 )
 from stackd.kube.wire import (
+    GATEWAY_API,
     KINDS,
     LOG,
     NAMESPACES,
@@ -53,6 +54,7 @@ T = TypeVar("T")
 SHOWN_BYTES = 200
 NOT_FOUND = 404
 _NO_CONTENT = 204
+_NO_SUCH_PATH = b"404 page not found"
 _PLAIN = "text/plain"
 _ABOUT_ONE = frozenset({"get", "update", "delete", "patch"})
 
@@ -76,12 +78,19 @@ _PORT_REFUSALS = ("provided port is already allocated", "provided port is not in
 def check(call: KubeRequest, answer: KubeResponse) -> None:
     """Return if Kubernetes has answered this call, with the result or a refusal. Raises UnexpectedAnswer otherwise.
 
+    Raises ClusterRefused if the API server does not have that kind of route.
     A response with a passing code (``PASSING``: overload, a failing server) may have any form.
     """
     if answer.ok:
         trouble = _success_trouble(call, answer)
     elif answer.status in PASSING:
         trouble = ""
+    elif (
+        answer.status == NOT_FOUND
+        and answer.body.strip() == _NO_SUCH_PATH
+        and KINDS[call.resource].group == GATEWAY_API
+    ):
+        raise ClusterRefused(f"the cluster does not serve {call.resource}: install the CRDs of the Gateway API")
     else:
         trouble = _refusal_trouble(call, answer)
     if trouble:

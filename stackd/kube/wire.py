@@ -31,6 +31,8 @@ REVIEWS = "selfsubjectaccessreviews"
 NAMESPACES = "namespaces"
 LEASES = "leases"
 CONFIG_MAPS = "configmaps"
+GATEWAY_API = "gateway.networking.k8s.io"
+HTTP_ROUTES, TLS_ROUTES = "httproutes", "tlsroutes"
 TOKENS = "serviceaccounts/token"
 RBAC = "rbac.authorization.k8s.io/v1"
 ADMISSION = "admissionregistration.k8s.io/v1"
@@ -82,6 +84,8 @@ KINDS: Mapping[str, Kind] = {
     "clusterrolebindings": Kind(name="ClusterRoleBinding", api_version=RBAC),
     "validatingadmissionpolicies": Kind(name="ValidatingAdmissionPolicy", api_version=ADMISSION),
     "validatingadmissionpolicybindings": Kind(name="ValidatingAdmissionPolicyBinding", api_version=ADMISSION),
+    HTTP_ROUTES: Kind(name="HTTPRoute", api_version=f"{GATEWAY_API}/v1"),
+    TLS_ROUTES: Kind(name="TLSRoute", api_version=f"{GATEWAY_API}/v1"),
     LEASES: Kind(name="Lease", api_version="coordination.k8s.io/v1"),
     REVIEWS: Kind(name="SelfSubjectAccessReview", api_version="authorization.k8s.io/v1"),
     TOKENS: Kind(name="TokenRequest", api_version="authentication.k8s.io/v1"),

@@ -25,8 +25,9 @@ from stackd.lifecycle.capacity import free_on_nodes
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
+from stackd.lifecycle.names import put_routes
 from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
-from stackd.lifecycle.next_step import has_pod, service_error
+from stackd.lifecycle.next_step import has_pod, route_error, service_error
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
 from stackd.lifecycle.steps import put
 from stackd.logs import stack_log
@@ -122,6 +123,8 @@ async def opened(context: Context, stack: Stack) -> None:
     """
     service = context.mirror.services.get(stack.service_name)
     if service is None or service.once_assigned or service.pool:
+        if route_error(context.routes_of(stack)):
+            await put_routes(context, stack)
         await put(context, stack, timeout=OPEN_SECONDS)
         crash_point("assign.opened")
         context.worker.add(stack.stack_id)  # its pod's labels say it, too
@@ -168,7 +171,7 @@ def _in_order(context: Context, stack: Stack) -> bool:
     pod = current_pod(context, stack)
     node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
     seen = may_be_given(stack, pod, context.mirror.services.get(stack.service_name), node)
-    return seen and not context.worker.at_work(stack.stack_id)
+    return seen and not (context.worker.at_work(stack.stack_id) or route_error(context.routes_of(stack)))
 
 
 def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
@@ -231,11 +234,11 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
     own = pool_for(context, request)
     spare = sorted(_spare(context, own.name if own is not None else ""), key=_least_wanted)
     if isinstance(error, NoNodePort):
-        return _enough_of(spare, ports=len(request.target_ports))
+        return _enough_of(spare, ports=request.node_ports)
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
     whole = {CPU: cpu, MEMORY: memory}
     if not isinstance(error, NoRoom):
-        return _enough_of(spare, **(short_of(error.sentence) or {PORTS: len(request.target_ports), **whole}))
+        return _enough_of(spare, **(short_of(error.sentence) or {PORTS: request.node_ports, **whole}))
     found = []
     for node, free in free_on_nodes(context):
         there = [stack for stack in spare if stack.node_id == node]
@@ -262,7 +265,7 @@ def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: 
     chosen: list[Stack] = []
     for stack in spare:
         chosen.append(stack)
-        ports, pods = ports - (len(stack.ports) if stack.ports_held else 0), pods - 1
+        ports, pods = ports - (len(stack.node_ports) if stack.ports_held else 0), pods - 1
         if not stack.ended:
             cpu, memory = cpu - stack.requested_cpu_milli, memory - stack.requested_memory_bytes
         if max(ports, cpu, memory, pods) <= 0:

@@ -106,7 +106,7 @@ def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> It
 
 
 def _free_ports(context: Context, pooled: Collection[Stack]) -> int:
-    return context.store.ports.free + sum(len(stack.ports) for stack in pooled if stack.ports_held)
+    return context.store.ports.free + sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
 
 
 def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) -> Bound | None:

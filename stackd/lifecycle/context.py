@@ -16,12 +16,13 @@ from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import wanted_pod
+from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.gate import AWAY_SECONDS, Gate
 from stackd.lifecycle.needs import Quotas
-from stackd.lifecycle.next_step import Step, next_step, own_pod
+from stackd.lifecycle.next_step import SeenRoute, Step, next_step, own_pod
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.wall_clock import WallClock
@@ -174,7 +175,25 @@ class Context:
                 desired=wanted_pod(stack),
                 expires_at=stack.ttl_expires_at,
             )
-        return next_step(stack, pod, service, self.clock.now() if self.wall_clock.trusted else None)
+        now = self.clock.now() if self.wall_clock.trusted else None
+        return next_step(stack, pod, service, now, self.routes_of(stack))
+
+    def routes_of(self, stack: Stack) -> list[SeenRoute]:
+        """What gives the stack names, as far as it is watched."""
+        if not stack.routed:
+            return []
+        wanted = {
+            (one.resource, one.name): one
+            for one in wanted_routes(stack, self.config.routes, self.config.cluster.instance)
+        }
+        kept = wanted if stack.ports_held else dict.fromkeys(names_of(stack))
+        return [
+            SeenRoute(
+                resource=resource, wanted=wanted.get((resource, name)), seen=self.mirror.routes[resource].get(name)
+            )
+            for resource, name in kept
+            if self.mirror.knows(resource)
+        ]
 
     async def settle(self, stack_id: str) -> None:
         """Return when nothing is left to do about the stack. Raises what keeps it from that, soon after the time that one

@@ -24,11 +24,13 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.routes import WantedRoute
 from stackd.lifecycle.assign import assign, assign_when_made, preempt
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.hiding import hide_in
+from stackd.lifecycle.names import named, require_served, until_accepted, wanted
 from stackd.lifecycle.objects import expose, pod_request
 from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
@@ -156,6 +158,7 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
 async def _steps(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     phase_timer = context.metrics.phase_timer()
     await context.gate.right_cluster()
+    await require_served(context, request)
     abandon.check()
     crash_point("create.before_reserve")
     stack = await context.store.stacks.reserve(
@@ -172,6 +175,9 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     abandon.check()
     pod = await _scheduled(context, stack, pod, abandon)
     phase_timer.end("schedule")
+    if stack.routed:
+        await until_accepted(context, stack)
+        phase_timer.restart()
     crash_point("create.scheduled")
     abandon.check()
     stack = await context.store.stacks.accept(
@@ -190,7 +196,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
 async def _objects(
     context: Context, stack: Stack, request: CreateRequest, abandon: Abandon, phase_timer: PhaseTimer
 ) -> tuple[PodState, Stack, ServiceState]:
-    """Create pod and Service at the same time. Both outcomes are known when this returns or raises."""
+    """Create pod, Service and routes at the same time. All outcomes are known when this returns or raises."""
 
     async def create_pod() -> PodState:
         pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
@@ -205,11 +211,23 @@ async def _objects(
         crash_point("create.service_created")
         return exposed
 
-    pod, exposed = await asyncio.gather(create_pod(), create_service(), return_exceptions=True)
+    async def create_route(wanted_route: WantedRoute) -> None:
+        context.mirror.saw(await context.cluster.create_route(wanted_route))
+        crash_point("create.route_created")
+
+    async def create_routes() -> None:
+        results = await asyncio.gather(*map(create_route, wanted(context, stack)), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    pod, exposed, routed = await asyncio.gather(create_pod(), create_service(), create_routes(), return_exceptions=True)
     if isinstance(pod, BaseException):
         raise pod
     if isinstance(exposed, BaseException):
         raise exposed
+    if isinstance(routed, BaseException):
+        raise routed
     phase_timer.restart()
     return pod, *exposed
 
@@ -221,7 +239,7 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewSt
         stack_id=stack_id,
         namespace=context.config.stacks.namespace,
         pod_spec=request.spec.text,
-        target_ports=request.target_ports,
+        target_ports=named(context, request),
         created_at=now,
         ttl_expires_at=now + round(ttl * NANOSECONDS),
         requested_cpu_milli=request.spec.requested_cpu_milli,
@@ -383,7 +401,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     limits = context.config.limits
     await context.store.stacks.check(
         request.labels,
-        ports=len(request.target_ports),
+        ports=request.node_ports,
         max_stacks=limits.max_stacks or None,
         label_limits=limits.stacks_per_label,
         among=request.among,

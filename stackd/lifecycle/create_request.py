@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from stackd.errors import ClusterUnavailable
-from stackd.model import NO_LABELS, SanitizedSpec, Stack, TargetPort
+from stackd.model import NO_LABELS, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.store import Claim
 from stackd.templates import Template
 
@@ -37,6 +37,11 @@ class CreateRequest:
     answer: Callable[[Stack], bytes] | None = None
     template: Template | None = None
     unassigned: bool = False
+
+    @property
+    def node_ports(self) -> int:
+        """How many node ports the stack will hold."""
+        return sum(not isinstance(port, RoutedTarget) for port in self.target_ports)
 
     def under(self, claim: Claim, answer: Callable[[Stack], bytes]) -> CreateRequest:
         """The same request under an Idempotency-Key."""

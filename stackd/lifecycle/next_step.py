@@ -7,12 +7,16 @@ without a row. ``steps`` has one executor for each kind of step.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import wanted_pod
+from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute
+from stackd.kube.routes import stack_of as stack_of_route
+from stackd.kube.wire import KINDS
 from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack
 from stackd.structs import struct
 
@@ -43,6 +47,8 @@ class StepKind(enum.StrEnum):
     """Make the Service be as the row says."""
     ANNOTATE = "annotate"
     """Bring the record up to date."""
+    ROUTE = "route"
+    """Make the routes be as the row says."""
     LABEL = "label"
     """Put our labels on the pod."""
     ADOPT = "adopt"
@@ -51,13 +57,29 @@ class StepKind(enum.StrEnum):
     """Delete a pod that belongs to no stack."""
     REMOVE_SERVICE = "remove-service"
     """Delete a Service that belongs to no stack."""
+    REMOVE_ROUTE = "remove-route"
+    """Delete a route that belongs to no stack."""
 
 
-UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE})
+UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
 """What nobody asked for; only these, and steps that are ``sudden``, are subject to the brake."""
 
 OF_THE_PASS = frozenset({StepKind.END, StepKind.EXPIRE})
 """What a brake may hold back; so a pass does it, for all stacks together, and no single stack's worker."""
+
+
+@struct
+class SeenRoute:
+    """An object that gives a stack a name: as it should be (None: it should not be there), and as it is, if it is there."""
+
+    resource: str
+    wanted: WantedRoute | None
+    seen: RouteState | None
+
+    @property
+    def kind(self) -> str:
+        """What it is, for people."""
+        return f"{KINDS[self.resource].name} for its names" if self.resource == SERVICES else KINDS[self.resource].name
 
 
 @struct
@@ -68,11 +90,17 @@ class Step:
     why: str
 
 
-def next_step(stack: Stack, pod: PodState | None, service: ServiceState | None, now: int | None) -> Step | None:
+def next_step(
+    stack: Stack,
+    pod: PodState | None,
+    service: ServiceState | None,
+    now: int | None,
+    routes: Collection[SeenRoute] = (),
+) -> Step | None:
     """What is to be done next about this stack; None if nothing is.
 
     ``pod`` and ``service`` are the objects with its names, as they are in the cluster. ``now`` in nanoseconds; None
-    while the clock cannot be trusted: then nothing expires.
+    while the clock cannot be trusted: then nothing expires. ``routes`` are those of its routes that are watched.
     """
     if stack.deleting_since is not None:
         return Step(kind=StepKind.DELETE, why=f"its delete was requested ({stack.delete_reason})")
@@ -82,7 +110,7 @@ def next_step(stack: Stack, pod: PodState | None, service: ServiceState | None, 
         return Step(kind=StepKind.EXPIRE, why="its time is up")
     own = own_pod(pod, stack)
     if stack.ended:
-        return _ended(stack, pod, service)
+        return _ended(stack, pod, service, routes)
     if stack.desired is Desired.STOPPED:
         if not stack.at_rest or pod is not None:
             return Step(kind=StepKind.STOP, why="it is to be stopped")
@@ -90,7 +118,7 @@ def next_step(stack: Stack, pod: PodState | None, service: ServiceState | None, 
         return Step(kind=StepKind.START, why="its new pod is not there yet")
     elif own is None:
         return Step(kind=StepKind.END, why="its pod is gone from the cluster")
-    return service_step(stack, service) or _of_pod(stack, own)
+    return service_step(stack, service) or _of_routes(routes) or _of_pod(stack, own)
 
 
 def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
@@ -107,8 +135,10 @@ def has_pod(stack: Stack) -> bool:
     return running and stack.accepted and not stack.ended and stack.deleting_since is None
 
 
-def _ended(stack: Stack, pod: PodState | None, service: ServiceState | None) -> Step | None:
-    if stack.ports_held or (service is not None and service.node_ports):
+def _ended(
+    stack: Stack, pod: PodState | None, service: ServiceState | None, routes: Collection[SeenRoute]
+) -> Step | None:
+    if stack.ports_held or (service is not None and service.node_ports) or any(one.seen for one in routes):
         return Step(kind=StepKind.RELEASE, why="its pod has ended for good")
     if pod is not None and stack.pod_uid not in (None, pod.uid):
         return Step(kind=StepKind.REMOVE_POD, why="its stack's own pod has ended before")
@@ -138,6 +168,21 @@ def record_error(stack: Stack, service: ServiceState) -> str:
     return ""
 
 
+def _of_routes(routes: Collection[SeenRoute]) -> Step | None:
+    error = route_error(routes)
+    return Step(kind=StepKind.ROUTE, why=error) if error else None
+
+
+def route_error(routes: Collection[SeenRoute]) -> str:
+    """How the routes differ from what they should be; empty if they do not."""
+    for one in routes:
+        if one.wanted is not None and one.seen is None:
+            return f"its {one.kind} is gone from the cluster"
+        if one.wanted is not None and one.seen is not None and one.seen.content != one.wanted.content:
+            return f"its {one.kind} was changed"
+    return ""
+
+
 def _of_pod(stack: Stack, pod: PodState | None) -> Step | None:
     if pod is None or pod.deleting:
         return None
@@ -154,10 +199,10 @@ def service_error(stack: Stack, service: ServiceState | None) -> str:
     """Why the stack cannot be reached through this Service as its row says; empty if it can."""
     if service is None:
         return "its Service is gone from the cluster"
-    wanted = "NodePort" if stack.ports_held else "ClusterIP"
+    ours = sorted(stack.node_ports) if stack.ports_held else []
+    wanted = "NodePort" if ours else "ClusterIP"
     if service.type != wanted:
         return f"its Service was changed to type {service.type}"
-    ours = sorted(port.node_port for port in stack.ports) if stack.ports_held else []
     theirs = sorted(service.node_ports)
     if ours != theirs:
         return f"the node ports of its Service were changed from {_listed(ours)} to {_listed(theirs)}"
@@ -170,7 +215,7 @@ def _listed(ports: Sequence[int]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A pod or a Service of ours without a row; it means only the object with that uid."""
+    """A pod, Service or route of ours without a row; it means only the object with that uid."""
 
     resource: str
     name: str
@@ -186,8 +231,12 @@ class Orphan:
 
 
 def stack_of(resource: str, name: str) -> str:
-    """The id of the stack whose pod or Service has this name."""
-    return name.removeprefix(SERVICE_PREFIX) if resource == SERVICES else name
+    """The id of the stack whose pod, Service or route has this name."""
+    if resource == PODS:
+        return name
+    if resource == SERVICES and not name.startswith(BACKEND_PREFIX):
+        return name.removeprefix(SERVICE_PREFIX)
+    return stack_of_route(resource, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +299,7 @@ class PlanInput:
     step: Callable[[Stack], Step | None]
     pods: Mapping[str, PodState]
     services: Mapping[str, ServiceState]
+    routes: Collection[RouteState] = ()
     busy: Container[str] = ()
     removed: Container[str] = ()
     looked_up: Container[str] = ()
@@ -267,10 +317,13 @@ def make_plan(seen: PlanInput) -> ReconcilePlan:
 
 
 def without_row(
-    pods: Mapping[str, PodState], services: Mapping[str, ServiceState], rows: Collection[str]
+    pods: Mapping[str, PodState],
+    services: Mapping[str, ServiceState],
+    rows: Collection[str],
+    routes: Iterable[RouteState] = (),
 ) -> frozenset[str]:
     """The ids of stacks that have objects but no row."""
-    served = {stack_of(SERVICES, name) for name in services}
+    served = {stack_of(SERVICES, name) for name in services} | {route.stack_id for route in routes}
     return frozenset(pods.keys() | served).difference(rows)
 
 
@@ -296,34 +349,39 @@ def _without_rows(seen: PlanInput, rows: Collection[str]) -> Iterator[Action | U
                 yield _remove(orphan, "leftover Service of a node-port-range check")
         elif not service.deleting and _is_due(seen, orphan, service.created_at):
             yield _adopt(seen, orphan)
-    for name in seen.pods.keys() - rows:
-        pod = seen.pods[name]
-        orphan = Orphan(resource=PODS, name=name, uid=pod.uid)
-        if name in seen.busy:
+    others: Iterator[tuple[str, PodState | RouteState]] = chain(
+        ((PODS, pod) for pod in seen.pods.values()), ((route.resource, route) for route in seen.routes)
+    )
+    for resource, found in others:
+        orphan = Orphan(resource=resource, name=found.name, uid=found.uid)
+        stack_id = orphan.stack_id
+        if stack_id in rows or stack_id in seen.busy:
             continue
-        comes_along = SERVICE_PREFIX + name in seen.services and name not in seen.unadoptable
-        if name in seen.removed:
+        comes_along = SERVICE_PREFIX + stack_id in seen.services and stack_id not in seen.unadoptable
+        if stack_id in seen.removed:
             yield _remove(orphan)
-        elif not pod.deleting and not comes_along and _is_due(seen, orphan, pod.created_at):
-            if name in seen.unadoptable and _was_never_acknowledged(seen, pod):
+        elif not found.deleting and not comes_along and _is_due(seen, orphan, found.created_at):
+            if stack_id in seen.unadoptable and _was_never_acknowledged(seen, found, stack_id):
                 yield _remove(orphan, "the owner before did not complete its create")
             else:
                 yield _adopt(seen, orphan)
 
 
-def _was_never_acknowledged(seen: PlanInput, pod: PodState) -> bool:
-    """Whether the pod, which has no Service, is from a create that the owner before was making when it ended.
+def _was_never_acknowledged(seen: PlanInput, found: PodState | RouteState, stack_id: str) -> bool:
+    """Whether the object, which has no Service, is from a create that the owner before was making when it ended.
 
-    Pod and Service are created at the same time, and a delete takes the pod first. So nobody was ever told of a stack
+    All objects are created at the same time, and a delete takes the Service last. So nobody was ever told of a stack
     that lacks its Service and was created while that owner was about to end, or after: its last requests may be late.
     """
-    if not pod.annotated or seen.succeeded_at is None or SERVICE_PREFIX + pod.name in seen.services:
+    if not found.annotated or seen.succeeded_at is None or SERVICE_PREFIX + stack_id in seen.services:
         return False
-    return abs(pod.created_at - seen.succeeded_at) <= UNFINISHED_NANOSECONDS
+    return abs(found.created_at - seen.succeeded_at) <= UNFINISHED_NANOSECONDS
 
 
 def _remove(orphan: Orphan, why: str = "its stack was removed") -> Action:
-    kind = StepKind.REMOVE_POD if orphan.resource == PODS else StepKind.REMOVE_SERVICE
+    is_service = orphan.resource == SERVICES and not orphan.name.startswith(BACKEND_PREFIX)
+    others = StepKind.REMOVE_SERVICE if is_service else StepKind.REMOVE_ROUTE
+    kind = StepKind.REMOVE_POD if orphan.resource == PODS else others
     return Action(kind=kind, name=orphan.name, why=why, orphan=orphan)
 
 

@@ -14,9 +14,10 @@ from collections.abc import Iterable
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, StackNotFound, StoreUnavailable
-from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, ServiceChanged
+from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, RouteChanged, ServiceChanged
 from stackd.lifecycle.context import Context, Unseen, current_pod
-from stackd.lifecycle.next_step import OF_THE_PASS, service_error
+from stackd.lifecycle.names import what_is_wrong
+from stackd.lifecycle.next_step import OF_THE_PASS, route_error, service_error
 from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
 from stackd.logs import stack_log
 from stackd.model import Observation, Stack, StackStatus
@@ -67,6 +68,9 @@ class Observer:
             seen = change.after or change.before
             if seen is not None and seen.stack_id:
                 self._object_changed(seen.stack_id)
+        elif isinstance(change, RouteChanged):
+            if (route := change.after or change.before) is not None:
+                self._object_changed(route.stack_id)
         elif isinstance(change, NodeChanged):
             self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == change.name)
         elif isinstance(change, Relisted):
@@ -252,7 +256,10 @@ class Observer:
             return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
         service = context.mirror.services.get(stack.service_name)
         error = service_error(stack, service) if service is not None else ""
-        return ("ServiceChanged", f"{error}; stackd repairs it") if error else ("", "")
+        if error:
+            return "ServiceChanged", f"{error}; stackd repairs it"
+        error = route_error(context.routes_of(stack))
+        return ("RouteChanged", f"{error}; stackd repairs it") if error else what_is_wrong(context, stack)
 
     def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
         """If the pods of too many stacks are gone, say so in their statuses but give nothing back (invariant 8)."""

@@ -81,7 +81,8 @@ class Reconciler:
     async def _look_up(self) -> None:
         """Ask the file whether it has removed the stacks of objects without a row, if there are any."""
         context = self._context
-        wanted = without_row(context.mirror.pods, context.mirror.services, context.store.stacks.ids())
+        mirror = context.mirror
+        wanted = without_row(mirror.pods, mirror.services, context.store.stacks.ids(), mirror.all_routes())
         removed = await context.store.stacks.removed_among(wanted) if wanted else frozenset()
         self._looked_up, self._removed = wanted, removed
         self._unadoptable = {stack_id: why for stack_id, why in self._unadoptable.items() if stack_id in wanted}
@@ -190,6 +191,7 @@ class Reconciler:
             stacks=context.store.stacks.ordered(),
             pods=context.mirror.pods,
             services=context.mirror.services,
+            routes=list(context.mirror.all_routes()),
             step=context.step,
             busy=context.worker,
             removed=self._removed,

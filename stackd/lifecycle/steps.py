@@ -6,6 +6,7 @@ answers goes into the mirror at once (``Mirror.saw``), so that the next decision
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -28,10 +29,12 @@ from stackd.errors import (
 from stackd.kube import labels
 from stackd.kube.manifests import pod_labels
 from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.routes import RouteState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
+from stackd.lifecycle.names import delete_routes, put_routes, what_is_wrong
 from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, record_error, service_error, service_step
 from stackd.lifecycle.objects import expose, pod_request, spec_of
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
@@ -79,7 +82,7 @@ async def undo(context: Context, stack: Stack) -> None:
 
 
 async def delete(context: Context, stack: Stack) -> None:
-    """Delete the pod, then the Service; once the cluster has confirmed both gone, remove the row."""
+    """Delete pod and routes, then the Service; once the cluster has confirmed all gone, remove the row."""
     if stack.delete_reason is DeleteReason.EXPIRED:
         await capture_logs_of_expired(context, stack.stack_id)
     try:
@@ -98,11 +101,13 @@ async def delete(context: Context, stack: Stack) -> None:
 async def _delete_objects(context: Context, stack: Stack) -> None:
     """The Service last, because it carries the record: whoever owns the stacks next takes over what is left."""
     await context.gate.right_cluster()
+    results = await asyncio.gather(_delete_pod(context, stack), delete_routes(context, stack), return_exceptions=True)
     held: StillThere | None = None
-    try:
-        await _delete_pod(context, stack)
-    except StillThere as error:
-        held = error  # it is being deleted: it takes no more traffic
+    for result in results:
+        if isinstance(result, StillThere):
+            held = result  # it is being deleted: it takes no more traffic
+        elif isinstance(result, BaseException):
+            raise result
     seen = context.mirror.services.get(stack.service_name)
     uid = _uid(stack.service_uid, seen)
     await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid,))
@@ -131,11 +136,12 @@ def _uid(of_row: str | None, seen: PodState | ServiceState | None) -> str | None
 
 
 async def release(context: Context, stack: Stack) -> None:
-    """Give back the ports of a stack that has ended for good: its Service becomes one without node ports.
+    """Give back ports and names of a stack that has ended for good: its Service becomes one without node ports.
 
     It stays, because it carries the record until the row goes.
     """
     await context.gate.right_cluster()
+    await delete_routes(context, stack)
     seen = context.mirror.services.get(stack.service_name)
     if seen is not None or await context.cluster.get_service(stack.service_name) is not None:
         await expose(context, replace(stack, ports_held=False))
@@ -203,6 +209,7 @@ def first_observation(
         node_public_ip=context.public_address(pod.node_name, service),
         pull_failing_since=None,
         now=context.clock.now(),
+        trouble=what_is_wrong(context, stack),
     )
     derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
     seen = observation(stack, snapshot, derived)
@@ -350,13 +357,16 @@ async def remove_without_row(context: Context, stack_id: str) -> None:
     """Delete the objects of a stack without a row that a pass or the operator wants removed."""
     mirror = context.mirror
     service = mirror.services.get(service_name(stack_id)) or mirror.services.get(stack_id)
-    found = [one for one in (mirror.pods.get(stack_id), service) if one is not None]
+    routes = (one for one in mirror.all_routes() if one.stack_id == stack_id)
+    found = [one for one in (mirror.pods.get(stack_id), *routes, service) if one is not None]
     for one in found:
         if one.uid not in context.removable:
             continue
         await context.gate.right_cluster()
         if isinstance(one, PodState):
             await context.cluster.delete_pod(one.name, one.uid)
+        elif isinstance(one, RouteState):
+            await context.cluster.delete_route(one.resource, one.name, one.uid)
         else:
             await context.cluster.delete_service(one.name, one.uid)
         mirror.gone(one)
@@ -373,6 +383,7 @@ EXECUTORS: Mapping[StepKind, Callable[[Context, Stack], Awaitable[None]]] = {
     StepKind.START: start,
     StepKind.REPAIR: repair,
     StepKind.ANNOTATE: repair,
+    StepKind.ROUTE: put_routes,
     StepKind.LABEL: label,
     StepKind.REMOVE_POD: remove_pod,
 }

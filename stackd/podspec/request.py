@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from stackd.errors import InvalidRequest
-from stackd.model import NO_LABELS, TargetPort
+from stackd.model import NO_LABELS, Route, RoutedTarget, TargetPort
 from stackd.names import BARE_KEY_FORM, is_bare_key, is_label_value
 from stackd.podspec.reasons import Enough, Reasons, below, shown, unknown_field
 
@@ -20,7 +20,7 @@ MAX_TARGET_PORTS = 24
 MAX_LABELS = 16
 LARGEST_PORT = 65535
 PROTOCOLS = ("TCP", "UDP")
-_FIELDS = ("container_port", "protocol")
+_FIELDS = ("container_port", "protocol", "route")
 
 
 def parse_target_ports(value: object) -> tuple[TargetPort, ...]:
@@ -81,16 +81,18 @@ def _parse(value: object, reasons: Reasons) -> tuple[TargetPort, ...]:
 
 
 def _parse_entries(entries: list[object], reasons: Reasons) -> tuple[TargetPort, ...]:
-    seen: dict[TargetPort, int] = {}
+    seen: dict[tuple[int, str], int] = {}
+    ports = []
     for index, entry in enumerate(entries):
         path = f"target_port[{index}]"
         port = _parse_entry(entry, path, reasons)
         if port is None:
             continue
-        first = seen.setdefault(port, index)
+        ports.append(port)
+        first = seen.setdefault((port.container_port, port.protocol), index)
         if first != index:
             reasons.add(path, f"{port.container_port}/{port.protocol} is already target_port[{first}]")
-    return tuple(seen)
+    return tuple(ports)
 
 
 def _parse_entry(entry: object, path: str, reasons: Reasons) -> TargetPort | None:
@@ -102,9 +104,23 @@ def _parse_entry(entry: object, path: str, reasons: Reasons) -> TargetPort | Non
             reasons.add(below(path, str(name)), unknown_field(str(name), _FIELDS))
     number = _container_port(entry.get("container_port"), f"{path}.container_port", reasons)
     protocol = _protocol(entry.get("protocol"), f"{path}.protocol", reasons)
+    route = _route(entry["route"], protocol, f"{path}.route", reasons) if "route" in entry else None
     if number is None or protocol is None:
         return None
+    if route is not None:
+        return RoutedTarget(container_port=number, protocol=protocol, route=route)
     return TargetPort(container_port=number, protocol=protocol)
+
+
+def _route(value: object, protocol: str | None, path: str, reasons: Reasons) -> Route | None:
+    if not isinstance(value, str) or value not in list(Route):
+        found = f", not {shown(value)}" if isinstance(value, str) else ""
+        reasons.add(path, f"must be one of {', '.join(Route)}{found}; leave it out to get a node port")
+        return None
+    if protocol == "UDP":
+        reasons.add(path, "a UDP port cannot have a name; leave route out to get a node port")
+        return None
+    return Route(value)
 
 
 def _container_port(value: object, path: str, reasons: Reasons) -> int | None:

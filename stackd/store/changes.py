@@ -14,7 +14,18 @@ from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import Conflict, StackNotFound
-from stackd.model import DeleteReason, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
+from stackd.hostnames import renamed
+from stackd.model import (
+    DeleteReason,
+    Desired,
+    EventKind,
+    Observation,
+    PortMapping,
+    RoutedPort,
+    Stack,
+    StackStatus,
+    TimelineEvent,
+)
 from stackd.store import claims, ports, reservations, rows, timeline
 from stackd.store.claims import Claim
 from stackd.store.transaction import Transaction
@@ -231,17 +242,17 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
 
 
 def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
-    """Write the intent to have a fresh pod behind the same ports, which are held again if they were released.
+    """Write the intent to have a fresh pod behind the same ports, which are held again if they were released; instead
+    of released names, there are new ones.
 
     Raises ``StackNotFound``; ``Conflict``, also if another stack holds one of the ports by now; ``LabelLimitReached``.
     """
     before = _in_use(tx, stack_id)
     if before.ended:
         reservations.check_labels(tx, before.labels, wanted.label_limits, apart_from=stack_id)
-    if not before.ports_held:
-        _take_again(tx, before)
     after = replace(
         before,
+        ports=before.ports if before.ports_held else _take_again(tx, before),
         pod_spec=wanted.pod_spec,
         status=StackStatus.CREATING,
         status_reason="",
@@ -292,15 +303,20 @@ def _in_use(tx: Transaction, stack_id: str) -> Stack:
     return stack
 
 
-def _take_again(tx: Transaction, stack: Stack) -> None:
-    for port in stack.ports:
+def _take_again(tx: Transaction, stack: Stack) -> tuple[PortMapping, ...]:
+    for port in stack.node_ports:
         try:
-            tx.run(rows.INSERT_NODE_PORT, (port.node_port, stack.stack_id))
+            tx.run(rows.INSERT_NODE_PORT, (port, stack.stack_id))
         except sqlite3.IntegrityError as exc:
             raise Conflict(
                 f"{stack.stack_id} gave its ports back when its pod ended, and another stack has node port"
-                f" {port.node_port} by now; create a new stack"
+                f" {port} by now; create a new stack"
             ) from exc
+    again = tuple(
+        replace(port, host=renamed(port.host)) if isinstance(port, RoutedPort) else port for port in stack.ports
+    )
+    rows.hold_hostnames(tx, replace(stack, ports=again, ports_held=True))
+    return again
 
 
 def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, reason: str, message: str = "") -> None:

@@ -14,6 +14,7 @@ _CONSTRAINTS = {
     "idempotency.scope, idempotency.key": "this Idempotency-Key is in use already",
     "stacks.stack_id": "there is a stack of this id already",
     "node_ports.node_port": "the node port is held by another stack",
+    "hostnames.hostname": "the name is another stack's",
     "jobs.job_id": "there is a job of this id already",
     "job_items.job_id, job_items.stack_id": "the job names a stack twice",
 }

@@ -20,8 +20,10 @@ from stackd.model import (
     EventKind,
     NewStack,
     PortMapping,
+    RoutedPort,
     Stack,
     StackStatus,
+    TargetPort,
     TimelineEvent,
 )
 from stackd.store import claims, rows, timeline
@@ -68,7 +70,8 @@ def reserve(
     label_limits: Mapping[str, int] = NO_LIMITS,
     among: Mapping[str, str] = NO_LABELS,
 ) -> Stack:
-    """Insert a row: ``creating``, not accepted, with a random free node port for each target port, or no row at all.
+    """Insert a row: ``creating``, not accepted, with a random free node port for each target port that has no name
+    instead, or no row at all.
 
     Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` at ``max_stacks`` rows;
     ``LabelLimitReached`` if as many living stacks as ``label_limits`` allows have the same value of a label.
@@ -76,9 +79,12 @@ def reserve(
     if new.labels and label_limits:
         check_labels(tx, new.labels, label_limits, among)
     _check_max_stacks(tx, max_stacks)
+    free = iter(find_free(tx, sum(isinstance(port, TargetPort) for port in new.target_ports)))
     ports = tuple(
-        PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=free)
-        for port, free in zip(new.target_ports, find_free(tx, len(new.target_ports)), strict=True)
+        port
+        if isinstance(port, RoutedPort)
+        else PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=next(free))
+        for port in new.target_ports
     )
     stack = rows.insert(tx, _fresh(new, ports))
     rows.hold_ports(tx, stack)

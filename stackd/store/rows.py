@@ -26,6 +26,8 @@ from stackd.model import (
     Desired,
     EventKind,
     PortMapping,
+    Route,
+    RoutedPort,
     Stack,
     StackStatus,
     TimelineEvent,
@@ -78,6 +80,8 @@ IS_HELD = "SELECT 1 FROM node_ports WHERE node_port = ?"
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
 REPLACE_NODE_PORT = "UPDATE node_ports SET node_port = ? WHERE node_port = ?"
 DELETE_NODE_PORTS_OF = "DELETE FROM node_ports WHERE stack_id IN (SELECT value FROM json_each(?))"
+INSERT_HOSTNAME = "INSERT INTO hostnames (hostname, stack_id) VALUES (?, ?)"
+DELETE_HOSTNAMES_OF = "DELETE FROM hostnames WHERE stack_id IN (SELECT value FROM json_each(?))"
 
 INSERT_REMOVED = (
     "INSERT OR IGNORE INTO removed_stacks (stack_id, removed_at)"
@@ -99,11 +103,17 @@ def _value(one: enum.Enum | None) -> str | None:
     return None if one is None else str(one.value)
 
 
+def _port(stored: dict[str, Any]) -> PortMapping:
+    if "route" in stored:
+        return RoutedPort(**stored | {"route": Route(stored["route"])})
+    return PortMapping(**stored)
+
+
 # Fields with another form in their column than in the stack: how each is written, and how it is read.
 _FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "ports": (
         lambda ports: orjson.dumps(ports).decode(),
-        lambda text: tuple(PortMapping(**port) for port in orjson.loads(text)),
+        lambda text: tuple(map(_port, orjson.loads(text))),
     ),
     "status": (_value, StackStatus),
     "labels": (labels_text, lambda text: NO_LABELS if text == "{}" else MappingProxyType(orjson.loads(text))),
@@ -245,7 +255,7 @@ def remove(tx: Transaction, ids: Iterable[str]) -> int:
     Notes the ids as removed in the same transaction. Returns how many rows were deleted.
     """
     array = id_array(ids)
-    give_back_ports(tx, array)
+    tx.run(DELETE_NODE_PORTS_OF, (array,))
     timeline.add_deleted(tx, array)
     tx.run(INSERT_REMOVED, (tx.now, array))
     gone = tx.rows(DELETE_STACKS, (array,))
@@ -268,16 +278,25 @@ def purge_removed(tx: Transaction, before: int, limit: int) -> int:
 
 
 def give_back_ports(tx: Transaction, array: str) -> None:
-    """Free the node ports of these stacks; ``array`` is an ``id_array``."""
+    """Free the node ports and the names of these stacks; ``array`` is an ``id_array``."""
     tx.run(DELETE_NODE_PORTS_OF, (array,))
+    tx.run(DELETE_HOSTNAMES_OF, (array,))
 
 
 def hold_ports(tx: Transaction, stack: Stack) -> None:
-    """Hold the node ports of the stack's record, if it holds any. Raises IntegrityError if another stack has one."""
+    """Hold the node ports and names of the stack, if it holds any. Raises IntegrityError if another stack has one."""
     for port in held(stack):
         tx.run(INSERT_NODE_PORT, (port, stack.stack_id))
+    hold_hostnames(tx, stack)
 
 
-def held(stack: Stack) -> list[int]:
+def hold_hostnames(tx: Transaction, stack: Stack) -> None:
+    """Hold the names of the stack, if it holds its ports. Raises IntegrityError if another stack has one."""
+    if stack.ports_held:
+        for routed in stack.routed:
+            tx.run(INSERT_HOSTNAME, (routed.hostname, stack.stack_id))
+
+
+def held(stack: Stack) -> tuple[int, ...]:
     """The node ports that the stack holds."""
-    return [port.node_port for port in stack.ports] if stack.ports_held else []
+    return stack.node_ports if stack.ports_held else ()

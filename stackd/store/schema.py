@@ -13,6 +13,13 @@ FORMAT = 7
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
+HOSTNAMES = """
+CREATE TABLE hostnames (
+    hostname TEXT NOT NULL PRIMARY KEY,
+    stack_id TEXT NOT NULL REFERENCES stacks (stack_id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+CREATE INDEX hostnames_stack ON hostnames (stack_id);
+"""
 JOB_ITEMS = """
 CREATE TABLE job_items (
     job_id TEXT NOT NULL REFERENCES jobs (job_id) ON DELETE CASCADE,
@@ -71,6 +78,7 @@ CREATE TABLE node_ports (
 ) STRICT;
 CREATE INDEX node_ports_stack ON node_ports (stack_id);
 
+{HOSTNAMES}
 CREATE TABLE stack_labels (
     key TEXT NOT NULL,
     value TEXT NOT NULL,
@@ -143,7 +151,7 @@ CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, W
 """
 
 # From 4: the label limits ignore letter case. From 5: a stack of a pool that a client may have been given is a client's.
-# From 6: jobs do more than delete, and the requests of clients are found by their time.
+# From 6: jobs do more than delete, the requests of clients are found by their time, and ports can have names.
 CONVERSION = f"""
 UPDATE OR REPLACE stack_labels SET key = lower(key), value = lower(value);
 UPDATE stacks SET unassigned = 0 WHERE unassigned = 1 AND digest IS NULL;
@@ -158,6 +166,7 @@ DROP TABLE job_items;
 INSERT INTO job_items SELECT job_id, seq, stack_id, iif(state = 'deleted', 'done', state), error FROM earlier;
 DROP TABLE earlier;
 {REQUESTED}
+{HOSTNAMES}
 """
 
 

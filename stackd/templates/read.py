@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from stackd.config import Config, PolicySection, policy_of
 from stackd.config.wording import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
+from stackd.hostnames import LONGEST_PREFIX, prefix_from
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
 from stackd.names import LABEL_FORM, did_you_mean, is_label
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
@@ -41,7 +42,9 @@ LONGEST_FILE: Final = 1 << 20
 LARGEST_POOL: Final = 10_000
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
 REQUIRED: Final = ("target_port", "pod")
-FIELDS: Final = ("target_port", "ttl", "labels", "pool", "prepull", "values", "policy", "network", "pod")
+FIELDS: Final = (
+    "target_port", "route_prefix", "ttl", "labels", "pool", "prepull", "values", "policy", "network", "pod",
+)  # fmt: skip
 
 
 def read_templates(config: Config) -> TemplateSet:
@@ -132,6 +135,7 @@ class _Draft:
         if not isinstance(prepull, bool):
             self.mistake("prepull", "true or false is expected")
         patterns = self._values(fields.get("values"), spec)
+        prefix = self._prefix(fields.get("route_prefix"))
         if spec is None or self.mistakes:
             return None
         hardened = harden(spec.manifest, policy)
@@ -141,7 +145,9 @@ class _Draft:
             spec=spec,
             target_ports=ports,
             policy=policy,
-            digest=digest_of(self.path.stem, hardened, ports, patterns, [dict(stacks.node_selector), stacks.readiness]),
+            digest=digest_of(
+                self.path.stem, hardened, ports, patterns, [dict(stacks.node_selector), stacks.readiness], prefix
+            ),
             ttl=ttl,
             labels=labels,
             pool=pool,
@@ -149,6 +155,7 @@ class _Draft:
             values=patterns,
             interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
             egress=egress,
+            route_prefix=prefix,
         )
 
     def _fields(self) -> dict[str, Any] | None:
@@ -196,10 +203,12 @@ class _Draft:
         if value is None:
             return ()
         try:
-            return parse_target_ports(value)
+            ports = parse_target_ports(value)
         except InvalidRequest as error:
             self._refused(error.reasons)
             return ()
+        self._refused(self.config.routes.refusals(ports))
+        return ports
 
     def _policy(self, value: object) -> Policy:
         """The policy in force with the template's own keys."""
@@ -274,6 +283,16 @@ class _Draft:
             self.mistake("pool", f"a whole number from 0 to {LARGEST_POOL} is expected")
             return 0
         return pool
+
+    def _prefix(self, value: object) -> str:
+        if value is None:
+            return prefix_from(self.path.stem)
+        if not isinstance(value, str) or not is_label(value) or len(value) > LONGEST_PREFIX:
+            self.mistake(
+                "route_prefix", f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens are expected"
+            )
+            return ""
+        return value
 
     def _values(self, value: object, spec: SanitizedSpec | None) -> Mapping[str, str]:
         if value is None:

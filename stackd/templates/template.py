@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import orjson
 
-from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
+from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
 from stackd.templates.egress import SITE_EGRESS, Egress
@@ -44,6 +44,7 @@ class Template:
     ``digest``           identifies the pod: with the same digest, pods differ only in their generated values
     ``interchangeable``  a create with a pod spec of this text and these ports gets the same pod: no value is generated,
                          and the policy in force adds the same
+    ``route_prefix``     what the names of its routed ports begin with
     """
 
     name: str
@@ -58,6 +59,7 @@ class Template:
     values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     interchangeable: bool = False
     egress: Egress = SITE_EGRESS
+    route_prefix: str = ""
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -105,12 +107,15 @@ def digest_of(
     target_ports: tuple[TargetPort, ...],
     patterns: Mapping[str, str],
     placement: Any,
+    prefix: str = "",
 ) -> str:
     """The digest of everything that makes a template's pod: the manifest with the operator's additions, ports, values,
-    and where it runs; also the template's name, because templates do not share pods.
+    and where it runs; also the template's name, because templates do not share pods, and the ``prefix`` of its names.
     """
     ports = [[port.container_port, port.protocol] for port in target_ports]
     parts = [name, manifest, ports, dict(patterns), placement]
+    if routes := [[port.container_port, port.route] for port in target_ports if isinstance(port, RoutedTarget)]:
+        parts.append([routes, prefix])
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -20,6 +20,7 @@ from stackd.config.credentials import STAMP
 from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.names import kinds_of
 from stackd.lifecycle.observe import Observer
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line
@@ -187,7 +188,8 @@ class Reloader:
         if new.log.format != old.log.format:
             logs.setup(new.log)
         logs.set_level(new.log.level)
-        if new.stacks != old.stacks and self.context.mirror.synced:
+        self.context.mirror.follow_routes(kinds_of(new.routes))
+        if (new.stacks, new.routes) != (old.stacks, old.routes) and self.context.mirror.synced:
             self.observer.mark_all_dirty()
         if self.certificate is not None:
             self.certificate.renew()

@@ -367,6 +367,8 @@ async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody
         ports, spec, text = template.target_ports, template.spec, ""
     else:
         ports, text = parse_target_ports(fields["target_port"]), text_of(fields, "pod_spec")
+        if refusals := context.config.routes.refusals(ports):
+            raise InvalidRequest("; ".join(map(str, refusals)), refusals)
         spec = await _sanitized(context, text, ports)
     create_request = CreateRequest(
         spec=spec,

@@ -16,7 +16,7 @@ import orjson
 
 from stackd.clock import from_nanoseconds as rfc3339
 from stackd.errors import InvalidRequest
-from stackd.model import Stack, StackStatus
+from stackd.model import RoutedPort, Stack, StackStatus
 from stackd.names import LONGEST_SUBDOMAIN
 from stackd.web.requests import Parameters
 from stackd.web.schema import Schema, flag, many, moment, nullable, number, one_of, ref, table, text
@@ -43,6 +43,16 @@ def pod_spec_text(stack: Stack) -> str:
     return stack.pod_spec
 
 
+def shown_ports(stack: Stack) -> list[object]:
+    """The ports; those with names have a `url`, or a `host`, instead of a node port."""
+    return [_shown_port(port) if isinstance(port, RoutedPort) else port for port in stack.ports]
+
+
+def _shown_port(port: RoutedPort) -> dict[str, object]:
+    where = {"url": port.url} if port.url else {"host": port.host}
+    return {"container_port": port.container_port, "protocol": port.protocol, **where}
+
+
 def _field(name: str, schema: Schema, value: Callable[[Stack], object] | None = None, **options: bool) -> StackField:
     return StackField(name=name, value=value or attrgetter(name), schema=schema, **options)
 
@@ -65,7 +75,9 @@ _TABLE: Final = (
         text("What runs: the request's pod spec, sanitized, as YAML.", contentMediaType="application/yaml"),
         pod_spec_text,
     ),
-    _field("ports", many(ref("Port"), "Where the stack is reached: `node_public_ip:node_port`.")),
+    _field(
+        "ports", many(ref("Port"), "Where the stack is reached: `node_public_ip:node_port`, or a name."), shown_ports
+    ),
     _field("service_name", text("The service's name.")),
     _field("status", ref("StackStatus")),
     _time("ttl_expires_at", "When stackd deletes the stack."),

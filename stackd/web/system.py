@@ -68,7 +68,7 @@ async def stats(call: ApiCall) -> web.Response:
     if not call.key.tenant:
         return json_response(call.api.bodies.stats())
     stacks = call.view.stacks()
-    return json_response(stats_body(stacks, sum(len(one.ports) for one in stacks if one.ports_held)))
+    return json_response(stats_body(stacks, sum(len(one.node_ports) for one in stacks if one.ports_held)))
 
 
 async def reconcile_plan(call: ApiCall) -> web.Response:
@@ -153,7 +153,7 @@ async def post_capacity(call: ApiCall) -> web.Response:
     need = StackResources(
         cpu_milli=spec.requested_cpu_milli,
         memory_bytes=spec.requested_memory_bytes,
-        ports=len(create_request.target_ports),
+        ports=create_request.node_ports,
     )
     return _capacity_response(call.api.context, need.with_storage(spec.manifest, storage(call.api.context)))
 

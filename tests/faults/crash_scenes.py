@@ -6,15 +6,15 @@ Owns: at least one scene for every name in ``crashpoints.POINTS``; a name withou
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from stackd.embedded.resources import PODS, SERVICES
+from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES
 from tests.earlier import as_version_before
 from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
-from tests.faults.operations import Operations
+from tests.faults.operations import ROUTES, Operations
 from tests.faults.oracle import FINISHED
 from tests.faults.troubles import Troubles
 from tests.faults.world import NAMESPACE, OURS, World
@@ -24,6 +24,7 @@ ALL_BEFORE_THE_CHUNK = 60
 """More ids than a job starts at once, so that each of its crash points is reached twice."""
 
 LIFETIME = 7300.0
+NO_ROUTES = ("",)
 LAST = 0.9999
 """Picks the newest stack."""
 
@@ -70,6 +71,7 @@ class Scene:
     before: tuple[str, ...] = ()
     times: int = 2
     late: bool = False
+    routes: Sequence[str] = ROUTES
     pool: int = 0
     pooled: str = RUNS_ON
     """The image of the ``pool`` stacks that wait in a pool."""
@@ -221,6 +223,25 @@ async def change_service(stage: Stage) -> None:
         await stage.until(lambda: stage.world.record("services", f"svc-{stack_id}").obj["spec"]["selector"] == own)
 
 
+async def lose_route(stage: Stage) -> None:
+    """Somebody deletes all that gives a stack its name; the daemon restores it."""
+    if await stage.stack():
+        store, names = stage.world.cluster.store, stage.world.ours("routes").keys()
+        for resource in (HTTP_ROUTES, SERVICES):
+            for record in [one for key, one in store.of(resource).records.items() if key[1] in names]:
+                store.remove(record)
+        await stage.until(lambda: stage.world.ours("routes").keys() >= names)
+
+
+async def change_route(stage: Stage) -> None:
+    """Somebody changes the names in the routes; the daemon repairs them."""
+    if await stage.stack():
+        store, other = stage.world.cluster.store, ["other.test"]
+        for record in list(store.of(HTTP_ROUTES).records.values()):
+            store.update(record, spec=record.obj["spec"] | {"hostnames": other})
+        await stage.until(lambda: all(o["spec"].get("hostnames") != other for o in stage.world.ours("routes").values()))
+
+
 async def take_labels_off(stage: Stage) -> None:
     """Somebody removes the labels of a pod; the daemon restores them."""
     stack_id = await stage.stack()
@@ -336,6 +357,7 @@ SCENES: dict[str, Scene] = {
     "create.reserved": Scene(act=create),
     "create.pod_created": Scene(act=create),
     "create.service_created": Scene(act=create),
+    "create.route_created": Scene(act=create),
     "create.scheduled": Scene(act=create),
     "create.accepted": Scene(act=create),
     "create.undo_marked": Scene(act=create_in_vain),
@@ -349,13 +371,18 @@ SCENES: dict[str, Scene] = {
     "service.put": Scene(act=lose_service),
     "service.put after a change": Scene(act=change_service),
     "service.put without a record": Scene(act=lose_record),
-    "service.put in an upgrade": Scene(act=upgrade, before=("",), times=5),
-    "service.put in an upgrade without the file": Scene(act=upgrade_and_lose_file, before=("",), times=4),
-    "upgrade.config_map_deleted": Scene(act=upgrade, before=("",)),
-    "upgrade.config_map_deleted without the file": Scene(act=upgrade_and_lose_file, before=("",)),
+    "service.put in an upgrade": Scene(act=upgrade, before=("",), times=5, routes=NO_ROUTES),
+    "service.put in an upgrade without the file": Scene(
+        act=upgrade_and_lose_file, before=("",), times=4, routes=NO_ROUTES
+    ),
+    "upgrade.config_map_deleted": Scene(act=upgrade, before=("",), routes=NO_ROUTES),
+    "upgrade.config_map_deleted without the file": Scene(act=upgrade_and_lose_file, before=("",), routes=NO_ROUTES),
+    "route.put": Scene(act=lose_route),
+    "route.put after a change": Scene(act=change_route),
     "delete.marked": Scene(act=delete),
     "delete.service_deleted": Scene(act=delete),
     "delete.pod_deleted": Scene(act=delete),
+    "delete.route_deleted": Scene(act=delete),
     "delete.confirmed": Scene(act=delete),
     "delete.confirmed when stopped": Scene(act=delete_stopped),
     "delete.removed": Scene(act=delete),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,10 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One committed row; ``ports`` are the ports in the row, ``held`` those that the table of ports has for it."""
+    """One committed row; ``ports`` are the ports in the row, ``held`` those that the table of ports has for it.
+
+    ``names`` are the names in the row, by the names of their routes, ``held_names`` those of the table of names.
+    """
 
     stack_id: str
     pod_spec: str
@@ -25,6 +28,8 @@ class Row:
     ttl_expires_at: int
     ports: frozenset[int]
     held: frozenset[int]
+    names: Mapping[str, str]
+    held_names: frozenset[str]
     desired: str
     has_pod_uid: bool
     unassigned: bool
@@ -139,12 +144,13 @@ def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -
     query = (
         "SELECT stack_id, pod_spec, status, accepted, ended, deleting_since, ports_held, ttl_expires_at, ports,"
         " desired, pod_uid, unassigned, template, digest,"
-        " (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id)"
+        " (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id),"
+        " (SELECT json_group_array(hostname) FROM hostnames AS held WHERE held.stack_id = stacks.stack_id)"
         f" FROM stacks {where}"
     )
     for found in connection.execute(query, values):
         stack_id, spec, status, accepted, ended, deleting, held, ttl, ports, *others = found
-        desired, pod_uid, free, template, digest, table = others
+        desired, pod_uid, free, template, digest, table, names = others
         yield Row(
             stack_id=stack_id,
             pod_spec=spec,
@@ -154,8 +160,12 @@ def _rows(connection: sqlite3.Connection, where: str, values: tuple[Any, ...]) -
             deleting=deleting is not None,
             ports_held=bool(held),
             ttl_expires_at=ttl,
-            ports=frozenset(port["node_port"] for port in json.loads(ports)),
+            ports=frozenset(port["node_port"] for port in json.loads(ports) if port["node_port"]),
             held=frozenset(json.loads(table)),
+            names={
+                f"{stack_id}-{port['container_port']}": port["host"] for port in json.loads(ports) if "host" in port
+            },
+            held_names=frozenset(json.loads(names)),
             desired=desired,
             has_pod_uid=pod_uid is not None,
             unassigned=bool(free),

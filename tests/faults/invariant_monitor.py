@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
-from stackd.embedded.resources import PODS, SERVICES
+from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES
 from stackd.embedded.store import ObjectChange
 from stackd.model import RANGE_PREFIX
 from tests.faults.world import NAMESPACE, OUR_NAME, World
@@ -36,13 +36,13 @@ class InvariantMonitor:
 
     def forget(self) -> None:
         """The owner's file is another one, which may lack what the cluster has: accept all objects that exist."""
-        for kind in ("pods", "services"):
+        for kind in ("pods", "services", "routes"):
             self._strays |= {obj["metadata"]["uid"] for obj in self._world.ours(kind).values()}
 
     def settle(self) -> None:
         """Expect rows again for all objects whose stack the owner's file has by now."""
         rows = self._world.file.rows()
-        for kind in ("pods", "services"):
+        for kind in ("pods", "services", "routes"):
             for obj in self._world.ours(kind).values():
                 if obj["metadata"]["labels"][STACK] in rows and not obj["metadata"].get("deletionTimestamp"):
                     self._strays.discard(obj["metadata"]["uid"])
@@ -50,7 +50,7 @@ class InvariantMonitor:
     def _see(self, change: ObjectChange) -> None:
         obj = change.after.obj
         if (
-            change.after.resource not in (PODS, SERVICES)
+            change.after.resource not in (PODS, SERVICES, HTTP_ROUTES)
             or change.after.key[0] != NAMESPACE
             or not self._world.made_by_us(obj)
         ):

@@ -18,6 +18,8 @@ EARLY = 61 * 10**9
 class Create:
     """One wish for one stack, however often it was sent.
 
+    ``route``: its port has a name (``only``), or it has another port with one (``both``).
+
     ``marker`` is in its pod spec and in no other, unless the wish is for a stack of a ``template``. ``open``: attempts
     that may still take effect, or whose effect is unknown. ``since``: how many answers came from an earlier file, so
     that the present one does not know them. ``loose``: an attempt without an answer may be forgotten together with its
@@ -27,6 +29,7 @@ class Create:
     marker: str
     image: str
     template: str = ""
+    route: str = ""
     key: str | None = None
     ttl: str | None = None
     attempts: int = 0

@@ -27,6 +27,7 @@ from tests.harness import KEY, eventually, lose_file
 if TYPE_CHECKING:
     from tests.faults.world import World
 
+GATEWAY = "gateways/public"
 STOP_SECONDS = 40.0
 RESTART_PAUSE = 0.2
 STEPS_BACK = "this stackd will stand by"
@@ -188,6 +189,10 @@ class Machine:
             "STACKD_STACKS__IMAGE_PULL_GRACE": "1s",
             "STACKD_RECONCILE__INTERVAL": "250ms",
             "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
+            "STACKD_ROUTES__DOMAIN": "stacks.test",
+            "STACKD_ROUTES__GATEWAY": GATEWAY,
+            "STACKD_ROUTES__HTTPS_LISTENER": "https",
+            "STACKD_ROUTES__ACCEPT_TIMEOUT": "100ms",
             "STACKD_LOG__FORMAT": "json",
             CLOCK: str(self.world.folder / "clock"),
             HOST: self.name,

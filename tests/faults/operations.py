@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
@@ -24,14 +24,18 @@ READ_SECONDS = 8.0
 TTLS = {None: 7200 * 10**9, "1s": 10**9, "10m": 600 * 10**9, "3h": 10_800 * 10**9}
 """The times to live that a create or an extension may request, in nanoseconds; None is the configured default."""
 NOT_OWNER = "another stackd may own the stacks now"
+ROUTES = ("both", "only", "")
+"""Which ports of the creates have names, in turn: one of two, the only one, none."""
+
 ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}}
 
 
 class Operations:
     """The operations of one world, by their names in a plan."""
 
-    def __init__(self, world: World, *, prefix: str = "") -> None:
+    def __init__(self, world: World, *, prefix: str = "", routes: Sequence[str] = ROUTES) -> None:
         self._world = world
+        self._routes = routes
         self._prefix = prefix
         self._number = 0
 
@@ -79,7 +83,8 @@ class Operations:
         self._number += 1
         marker = self._marker()
         key = self.key("create") if keyed else None
-        create = Create(marker=marker, image=image, key=key, ttl=ttl, template=template)
+        route = "" if template else self._routes[self._number % len(self._routes)]
+        create = Create(marker=marker, image=image, key=key, ttl=ttl, template=template, route=route)
         self._world.ledger.creates.append(create)
         return create
 
@@ -108,7 +113,7 @@ class Operations:
         create.asked_at = create.asked_at or world.skew.now()
         create.open += 1
         began = time.monotonic()
-        what = {"template": create.template} if create.template else request_for(f"{create.image}:{create.marker}")
+        what = {"template": create.template} if create.template else _wanted(create)
         body = what | {"labels": {"op": create.marker}} | ({"ttl": create.ttl} if create.ttl else {})
         outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience, machine=machine)
         world.note(f"create {create.marker}{' with key' if create.key else ''}: {self._short(outcome)}")
@@ -144,7 +149,7 @@ class Operations:
             world.ledger.accepted(stack_id, began - world.skew.leaps, TTLS[create.ttl])
         if again or world.ledger.may_be_gone(stack_id, world.skew.highest()):
             return
-        good = row is not None and row.accepted and {port["node_port"] for port in answer["ports"]} <= row.ports
+        good = row is not None and row.accepted and _node_ports(answer) <= row.ports
         world.checked("3 acknowledged is durable", good, f"201 for {stack_id}, and the file has {row}")
         quiet = not world.ledger.wish(stack_id).asked and stack_id not in world.ledger.touched
         if create.stays and quiet and row is not None and not row.deleting:
@@ -152,8 +157,11 @@ class Operations:
             world.checked("3 acknowledged is durable", pod is not None, f"201 for {stack_id}, and there is no pod")
             service = world.objects("services").get(f"svc-{stack_id}")
             ports = node_ports(service["spec"]) if service is not None else frozenset()
-            told = {port["node_port"] for port in answer["ports"]}
+            told = _node_ports(answer)
             world.checked("ports are the Service's", ports == told, f"201 for {stack_id} at {told}, it has {ports}")
+            names = {f"{stack_id}-{port['container_port']}" for port in answer["ports"] if "url" in port}
+            lacking = names - world.objects("routes").keys()
+            world.checked("3 acknowledged is durable", not lacking, f"201 for {stack_id}, and there is no {lacking}")
             marked = [obj["metadata"]["name"] for obj in (pod, service) if obj is not None and not is_ours(obj)]
             world.checked("5 only ours", not marked, f"201 for {stack_id}, and {marked} lack our labels")
             if create.template and pod is not None:
@@ -419,3 +427,20 @@ class Operations:
         if outcome.status == 201:
             return f"201 {outcome.body['stack_id']}"
         return f"202 {outcome.body['job_id']}" if outcome.status == 202 else str(outcome)
+
+
+def _wanted(create: Create) -> dict[str, Any]:
+    """The body of a create that names no template."""
+    body = request_for(f"{create.image}:{create.marker}")
+    port = {"container_port": 80, "protocol": "TCP"}
+    if create.route == "only":
+        body["target_port"] = [port | {"route": "https"}]
+    elif create.route == "both":
+        body["target_port"] = [port, port | {"container_port": 81, "route": "https"}]
+        declared = "\n        - containerPort: "
+        body["pod_spec"] = body["pod_spec"].replace(f"{declared}80", f"{declared}81{declared}80")
+    return body
+
+
+def _node_ports(answer: dict[str, Any]) -> set[int]:
+    return {port["node_port"] for port in answer["ports"] if "node_port" in port}

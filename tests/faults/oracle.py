@@ -42,13 +42,14 @@ class Oracle:
         unknown = {name for name in world.ledger.fleeting if f"svc-{name}" not in services}
         found = [f"pod {name} has no row" for name in pods.keys() - rows.keys() - unknown]
         found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
+        found += self._routes(rows)
         found += [f"ConfigMap {name} was not retired" for name in world.objects("configmaps")]
         for row in rows.values():
             found += self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
         if len(world.cluster.server.watches) < WATCHES:
             found.append("the cluster is not being watched")
         holders = Counter(world.file.holders().values())
-        held = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held}
+        held = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held and row.ports}
         if holders != held:
             found.append(f"ports are held by {dict(holders)}, and should be by {held}")
         return found + self._promises(rows) + self._jobs() + self._pool(rows, pods)
@@ -84,8 +85,10 @@ class Oracle:
         if row.desired not in wish.possible:
             found.append(f"{name} is to be {row.desired}, and was asked to be {wish.possible}")
         found += self._service(row, service)
-        if row.held != (row.ports if row.ports_held else frozenset()) or row.ports_held == row.ended:
-            found.append(f"{name}: it holds {sorted(row.held)}, ended is {row.ended}, ports_held is {row.ports_held}")
+        wanted = (row.ports, frozenset(row.names.values())) if row.ports_held else (frozenset(), frozenset())
+        if (row.held, row.held_names) != wanted or row.ports_held == row.ended:
+            held = [*sorted(row.held), *row.held_names]
+            found.append(f"{name}: it holds {held}, ended is {row.ended}, ports_held is {row.ports_held}")
         # if somebody else's pod has its pod's name, a stack can neither start nor be stopped completely
         stuck = name in self._world.ledger.usurped and not row.has_pod_uid
         if stuck:
@@ -110,10 +113,27 @@ class Oracle:
         name = row.stack_id
         if service is None:
             return [f"{name}: its Service is not there"]
-        wanted = ("NodePort", row.ports) if row.ports_held else ("ClusterIP", frozenset[int]())
+        wanted = ("NodePort", row.ports) if row.ports_held and row.ports else ("ClusterIP", frozenset[int]())
         has = (service["spec"]["type"], node_ports(service["spec"]))
         found = [] if has == wanted else [f"{name}: its Service is {has}, and should be {wanted}"]
         return found if is_ours(service) else [*found, f"{name}: labels are missing on its Service"]
+
+    def _routes(self, rows: dict[str, Row]) -> list[str]:
+        """Each row has its routes, with its names, and there are no others."""
+        world, services = self._world, self._world.ours("services")
+        # those of which nothing else is left, and the file is lost, too, are left to the operator
+        unknown = {name for name in world.ledger.fleeting if name not in rows and f"svc-{name}" not in services}
+        has = {
+            name: obj["spec"].get("hostnames", [])
+            for name, obj in world.ours("routes").items()
+            if obj["metadata"]["labels"]["stackd.io/stack"] not in unknown
+        }
+        wanted: dict[str, list[str]] = {}
+        for row in rows.values():
+            if row.ports_held:
+                wanted |= {name: [hostname] for name, hostname in row.names.items()}
+                wanted |= {f"rt-{row.stack_id}": []} if row.names and row.ports else {}
+        return [] if has == wanted else [f"the routes are {has}, and should be {wanted}"]
 
     def _record(self, row: Row, service: dict[str, Any], pod: dict[str, Any] | None) -> list[str]:
         """Whoever loses the file gets the same stack from the record of the Service."""
@@ -287,7 +307,7 @@ class Oracle:
         )
         for stack_id, row in rows.items():
             one = await world.call("GET", f"/stacks/{stack_id}")
-            good = one.status == 200 and {port["node_port"] for port in one.body["ports"]} == row.ports
+            good = one.status == 200 and {port.get("node_port") for port in one.body["ports"]} - {None} == row.ports
             after = world.file.row(stack_id)  # the stack may have changed during the read
             good = good and one.body["status"] in {seen.status for seen in (row, after) if seen is not None}
             world.checked("the list is true", good, f"{stack_id}: {one.body}, and the row is {row}")

@@ -79,7 +79,7 @@ async def crash(title: str, time: int, forkserver: ForkServer, folder: Path) -> 
         monitor = InvariantMonitor(here, late=scene.late)
         stage = Stage(
             world=here,
-            operations=Operations(here),
+            operations=Operations(here, routes=scene.routes),
             troubles=Troubles(here, seed=time),
             monitor=monitor,
             point=point,

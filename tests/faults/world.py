@@ -20,7 +20,7 @@ import aiohttp
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.auth import User, everything
-from stackd.embedded.resources import CONFIG_MAPS, NAMESPACES, PODS, SERVICES, Json, Resource
+from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, NAMESPACES, PODS, SERVICES, Json, Resource
 from stackd.embedded.schema import default_namespace, default_pod, default_service, first_status
 from stackd.embedded.store import Record
 from stackd.embedded.timing import LoopClock
@@ -28,7 +28,7 @@ from tests.certificates import TlsFront, authority, issued, tls_in_front
 from tests.faults.disk import Disk
 from tests.faults.file import StateFile
 from tests.faults.ledger import Ledger
-from tests.faults.machine import Machine
+from tests.faults.machine import GATEWAY, Machine
 from tests.faults.processes import ForkServer, Process
 from tests.faults.skew import Skew
 from tests.harness import KEY, fast_cluster
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 START_SECONDS = 30.0
 REPLY_SECONDS = 40.0
 NAMESPACE = "stacks"
-OUR_NAME = re.compile("(?:svc-)?(stack-[0-9a-f]{16})")
+OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[0-9]+)?")
 TEMPLATE = "pooled"
 _TEMPLATE_FILE = """\
 target_port: [{{container_port: 80, protocol: TCP}}]
@@ -269,8 +269,17 @@ class World:
         return self.cluster.store.of(PODS if kind == "pods" else SERVICES).get(NAMESPACE, name)
 
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, read without the API."""
+        """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, read without the API.
+
+        ``routes`` are all that gives stacks names: HTTPRoutes, and the Services that are behind them alone.
+        """
+        if kind == "routes":
+            behind = {name: obj for name, obj in self._all(SERVICES).items() if name.startswith("rt-")}
+            return self._all(HTTP_ROUTES) | behind
         resource = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}[kind]
+        return {name: obj for name, obj in self._all(resource).items() if not name.startswith("rt-")}
+
+    def _all(self, resource: Resource) -> dict[str, dict[str, Any]]:
         return {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}
 
     def ours(self, kind: str) -> dict[str, dict[str, Any]]:
@@ -318,7 +327,7 @@ async def world(
         skew = Skew(folder / "clock")
         # One machine needs no user name to be told from others.
         users = tuple(User(token=name, name=name, rules=(everything(),)) for name in names if machines > 1)
-        options = fast_cluster(pod_gc_delay=0.4, clock=Skewed(skew), users=users)
+        options = fast_cluster(gateway=GATEWAY, pod_gc_delay=0.4, clock=Skewed(skew), users=users)
         cluster = await stack.enter_async_context(EmbeddedCluster(options))
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))

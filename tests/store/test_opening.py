@@ -70,6 +70,7 @@ async def test_the_file_is_run_as_sqlite_should_be(store: Store, path: Path) -> 
     tables = {
         "stacks",
         "node_ports",
+        "hostnames",
         "jobs",
         "job_items",
         "idempotency",

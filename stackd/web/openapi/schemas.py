@@ -55,8 +55,15 @@ def _stacks() -> dict[str, Schema]:
             {
                 "container_port": number("The container's port.", 1, LARGEST_PORT),
                 "protocol": text("Its protocol.", enum=list(PROTOCOLS)),
-                "node_port": number("The port that leads to it, on the node's address.", 1, LARGEST_PORT),
+                "node_port": number(
+                    "The port that leads to it, on the node's address; left out where it has a name.", 1, LARGEST_PORT
+                ),
+                "url": text("Where it is reached, if it has `route` http or https; left out otherwise."),
+                "host": text(
+                    "Name and port at which it is reached with TLS, if it has `route` tls; left out otherwise."
+                ),
             },
+            optional=("node_port", "url", "host"),
         ),
         "StackDetail": record("A stack, its labels, and why its status is what it is.", whole, OPTIONAL),
         "StackCreated": record("The new stack.", whole | _values(), (*OPTIONAL, *_values())),
@@ -135,6 +142,12 @@ def _requests(config: Config) -> dict[str, Schema]:
             enum=list(IF_EXISTS),
         ),
     }
+    offered = config.routes.offered
+    route = text(
+        "Reach it at a name of its own instead of a node port (TCP only): `http`, `https`, or `tls` for other protocols "
+        "in TLS (`routes.domain`).",
+        enum=list(offered),
+    )
     return {
         "TargetPort": record(
             "A container port to publish.",
@@ -143,7 +156,9 @@ def _requests(config: Config) -> dict[str, Schema]:
                     "As a container of the pod declares it; written without a fraction.", 1, LARGEST_PORT
                 ),
                 "protocol": text("TCP or UDP, in any case of letters.", enum=list(PROTOCOLS)),
-            },
+            }
+            | ({"route": route} if offered else {}),
+            optional=("route",),
         ),
         "Create": record(
             "A stack to create: `target_port` and `pod_spec`, or a `template`.",

@@ -11,11 +11,27 @@ import pytest
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import STARTING, STOPPED
-from stackd.lifecycle.next_step import PODS, SERVICES, Orphan, PlanInput, make_plan, next_step
+from stackd.kube.routes import RouteState, WantedRoute
+from stackd.lifecycle.next_step import PODS, SERVICES, Orphan, PlanInput, SeenRoute, make_plan, next_step
 from stackd.lifecycle.steps import EXECUTORS
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack
 from tests.unit.lifecycle.situations import STOPPED as AT_REST
+
+
+def route(name: str = f"{NAME}-80", **changes: Any) -> RouteState:
+    made = RouteState(
+        resource="httproutes",
+        name=name,
+        uid="route",
+        resource_version="1",
+        instance="default",
+        deleting=False,
+        created_at=0,
+        content=b"as wanted",
+    )
+    return replace(made, **changes)
+
 
 GRACE = 120 * NANOSECONDS
 DELETING = stack(deleting_since=NOW, delete_reason=DeleteReason.REQUEST)
@@ -106,18 +122,45 @@ def test_what_is_next_about_a_stack(
     assert step is None or step.why
 
 
+WANTED = WantedRoute(resource="httproutes", name=f"{NAME}-80", manifest={}, content=b"as wanted")
+AS_WANTED = SeenRoute(resource="httproutes", wanted=WANTED, seen=route())
+GONE_ROUTE = replace(AS_WANTED, seen=None)
+LEFT_ROUTE = replace(AS_WANTED, wanted=None)
+
+
+@pytest.mark.parametrize(
+    ("row", "its_pod", "its_service", "routes", "kind"),
+    [
+        (STACK, pod(), service(), [AS_WANTED], None),
+        (STACK, pod(), service(), [AS_WANTED, GONE_ROUTE], "route"),
+        (STACK, pod(), service(), [replace(AS_WANTED, seen=route(content=b"edited"))], "route"),
+        (STACK, pod(stack_id=""), service(), [GONE_ROUTE], "route"),
+        (STACK, pod(), None, [GONE_ROUTE], "repair"),
+        (AT_REST, None, KEPT, [GONE_ROUTE], "route"),
+        (ENDED, None, RELEASED, [LEFT_ROUTE], "release"),
+        (ENDED, None, RELEASED, [replace(LEFT_ROUTE, seen=None)], None),
+        (DELETING, pod(), service(), [GONE_ROUTE], "delete"),
+    ],
+)
+def test_what_is_next_about_its_routes(
+    row: Stack, its_pod: PodState | None, its_service: ServiceState | None, routes: list[SeenRoute], kind: str | None
+) -> None:
+    step = next_step(row, its_pod, its_service, NOW, routes)
+    assert (step and step.kind.value) == kind
+
+
 def test_nothing_expires_while_the_clock_cannot_be_trusted() -> None:
     assert next_step(stack(ttl_expires_at=1), pod(), service(expires_at=1), None) is None
 
 
 def test_each_step_has_one_executor_but_those_of_the_pass_and_of_objects_without_a_row() -> None:
-    of_others = {"end", "expire", "adopt", "remove-service"}
+    of_others = {"end", "expire", "adopt", "remove-service", "remove-route"}
     assert {kind.value for kind in EXECUTORS} == {step for step in ALL_STEPS if step not in of_others}
 
 
 ALL_STEPS = {
-    "undo", "delete", "expire", "release", "end", "stop", "start", "repair", "annotate", "label", "adopt", "remove-pod",
-    "remove-service",
+    "undo", "delete", "expire", "release", "end", "stop", "start", "repair", "annotate", "route", "label", "adopt",
+    "remove-pod", "remove-service", "remove-route",
 }  # fmt: skip
 ASKED: dict[str, Any] = {"looked_up": {OTHER}}
 GONE = ASKED | {"removed": {OTHER}}
@@ -156,6 +199,9 @@ def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = ()
             [("remove-pod", OTHER), ("remove-service", ITS_SERVICE)],
         ),
         (GONE | {"pods": [pod(OTHER)], "busy": {OTHER}}, []),
+        (GONE | {"routes": [route(f"{OTHER}-80")]}, [("remove-route", f"{OTHER}-80")]),
+        (GONE | {"routes": [route(f"rt-{OTHER}", resource="services")]}, [("remove-route", f"rt-{OTHER}")]),
+        (GONE | {"routes": [route(f"{OTHER}-80")], "busy": {OTHER}}, []),
         # the file does not know: the stack is adopted from its Service, and nothing is deleted
         (ASKED | {"services": [service(ITS_SERVICE)]}, [("adopt", OTHER)]),
         (ASKED | {"services": [service(ITS_SERVICE)], "pods": [pod(OTHER)]}, [("adopt", OTHER)]),
@@ -177,6 +223,9 @@ def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = ()
         (CUT_SHORT | {"succeeded_at": None}, []),
         (CUT_SHORT | {"services": [service(ITS_SERVICE)]}, []),
         (CUT_SHORT | {"unadoptable": {}}, [("adopt", OTHER)]),
+        (ASKED | {"services": [service(ITS_SERVICE)], "routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
+        (ASKED | {"routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
+        ({"routes": [route()]}, []),  # it has a row
         # the file was not asked yet
         ({"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)], "incomplete": True}, []),
         # what is left of a question for the range of node ports
