@@ -70,7 +70,7 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
             flags=flags,
             chosen=chosen,
         )
-        return await _run(setup, Report(), yes=yes, only_plan=only_plan)
+        return await _run(setup, yes=yes, only_plan=only_plan)
     finally:
         if admin is not None:
             await admin.close()
@@ -129,28 +129,28 @@ def _written(parameter: click.Parameter, value: Any) -> list[str]:
     return [f"{parameter.opts[0]} {shlex.quote(text)}" for text in texts]
 
 
-async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> bool:
-    report.title(setup)
+async def _run(setup: Setup, *, yes: bool, only_plan: bool) -> bool:
+    _title(setup)
     states: dict[str, StepState] = {}
     for name, inspect in STEPS.items():
         try:
             state = states[name] = await inspect(setup)
         except StepFailed as failure:
-            report.line("failed", name, failure.what, failure.advice)
+            _line("failed", name, failure.what, failure.advice)
             return True
         except StackdError as error:
-            report.line("failed", name, str(error))
+            _line("failed", name, str(error))
             return True
-        report.plan(name, state, by_hand=only_plan or not setup.may_write)
+        _plan(name, state, by_hand=only_plan or not setup.may_write)
     unfinished = [name for name, state in states.items() if not state.done]
     if only_plan or not setup.may_write:
         return bool(unfinished)
     if unfinished:
         if not yes and any(states[name].do for name in unfinished):
-            report.blank()
+            click.echo()
             click.confirm("Do this?", abort=True)
-        report.blank()
-        stopped = await _do(setup, report, unfinished)
+        click.echo()
+        stopped = await _do(setup, unfinished)
         if stopped == [*STEPS][-1]:
             await _doctor(setup)  # only the first stack is missing; the doctor says why
         if stopped:
@@ -158,7 +158,7 @@ async def _run(setup: Setup, report: Report, *, yes: bool, only_plan: bool) -> b
     return await _doctor(setup)
 
 
-async def _do(setup: Setup, report: Report, planned: Collection[str]) -> str:
+async def _do(setup: Setup, planned: Collection[str]) -> str:
     """Do the steps in order. Each is inspected again first, because an earlier step may have changed its state.
 
     Returns the name of the first step that failed, or that blocks until somebody does it by hand; else an empty text.
@@ -168,27 +168,27 @@ async def _do(setup: Setup, report: Report, planned: Collection[str]) -> str:
             state = await inspect(setup)
             if state.done:
                 if name in planned:
-                    report.line("ok", name, state.what)
+                    _line("ok", name, state.what)
                 continue
             if state.do is None:
-                report.by_hand(name, state)
+                _plan(name, state, by_hand=True)
                 if state.blocks:
                     return name
                 continue
-            report.line("done", name, await state.do())
+            _line("done", name, await state.do())
             if name == "cluster":
                 write_private(
                     setup.path.with_name(OPTIONS), f"# the options of stackd setup, for later runs\n{setup.chosen}\n"
                 )
         except StepFailed as failure:
-            report.line("failed", name, failure.what, failure.advice)
+            _line("failed", name, failure.what, failure.advice)
             return name
         except ConfigError as error:
-            report.line("failed", name, "; ".join(error.mistakes), f"fix {setup.path}, then run this again")
+            _line("failed", name, "; ".join(error.mistakes), f"fix {setup.path}, then run this again")
             return name
         except (StackdError, click.ClickException, OSError) as error:
             what = error.message if isinstance(error, click.ClickException) else str(error)
-            report.line("failed", name, what, "fix that, then run this again: finished steps are skipped")
+            _line("failed", name, what, "fix that, then run this again: finished steps are skipped")
             return name
     return ""
 
@@ -198,51 +198,26 @@ async def _doctor(setup: Setup) -> bool:
     return bool(await say(examine(loaded(setup.path), setup.path, FIRST_STACK, None)))
 
 
-class Report:
-    """Prints the plan and the results, one line for each step."""
+def _title(setup: Setup) -> None:
+    """Print which configuration is set up, and with whose kubeconfig."""
+    click.echo(f"configuration  {setup.path}")
+    click.echo(f"administrator  {setup.admin_kubeconfig or 'none: commands for an administrator are printed'}")
+    if setup.chosen:
+        click.echo(f"options       {setup.chosen}")
+    if not setup.may_write:
+        click.echo(f"this user cannot write to {setup.path.parent}: run the commands below, or run this as root")
+    click.echo()
 
-    def __init__(self) -> None:
-        self._console = Console(highlight=False)
 
-    def title(self, setup: Setup) -> None:
-        """Print which configuration is set up, and with whose kubeconfig."""
-        self._console.print(f"configuration  {setup.path}")
-        admin = setup.admin_kubeconfig or "none: commands for an administrator are printed"
-        self._console.print(f"administrator  {admin}")
-        if setup.chosen:
-            self._console.print(f"options       {setup.chosen}")
-        if not setup.may_write:
-            self._console.print(
-                f"this user cannot write to {setup.path.parent}: run the commands below, or run this as root"
-            )
-        self.blank()
+def _plan(name: str, state: StepState, *, by_hand: bool) -> None:
+    """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
+    word = "ok" if state.done else "to do" if state.do else "by hand"
+    _line(word, name, "\n".join(state.will) if word == "to do" else state.what)
+    for command in state.commands if by_hand and not state.done else ():
+        click.echo(f"    {printable(command, lines=True)}")  # not wrapped, so that it can be copied
 
-    def blank(self) -> None:
-        """Print an empty line."""
-        self._console.print()
 
-    def plan(self, name: str, state: StepState, *, by_hand: bool) -> None:
-        """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
-        if state.done:
-            self.line("ok", name, state.what)
-        elif state.do:
-            self.line("to do", name, "\n".join(state.will))
-        else:
-            self.line("by hand", name, state.what)
-        if by_hand and not state.done:
-            self._commands(state)
-
-    def by_hand(self, name: str, state: StepState) -> None:
-        """Print a step that somebody else has to do, with its commands."""
-        self.line("by hand", name, state.what)
-        self._commands(state)
-
-    def _commands(self, state: StepState) -> None:
-        """Print the commands without wrapping, so that they can be copied."""
-        for command in state.commands:
-            click.echo(f"    {printable(command, lines=True)}")
-
-    def line(self, state: str, name: str, what: str, advice: str = "") -> None:
-        """Print one step."""
-        heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
-        self._console.print(advised(heads, what, advice))
+def _line(state: str, name: str, what: str, advice: str = "") -> None:
+    """Print one step."""
+    heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
+    Console(highlight=False).print(advised(heads, what, advice))
