@@ -284,13 +284,16 @@ def line(row: Iterable[str]) -> str:
 
 
 def addresses(stack: Fields) -> list[str]:
-    """Where a stack is reached: one ``address:port`` for each port; none if it has ended, which released its ports."""
+    """Where a stack is reached: an ``address:port`` or a URL for each port; none if it has ended."""
     if stack.get("ended"):
         return []
     host = stack.get("node_public_ip")
     host = f"[{host}]" if host and ":" in host else host or ""
     suffix = {"TCP": "", "UDP": "/udp"}
-    return [f"{host}:{port['node_port']}{suffix.get(port['protocol'], '')}" for port in stack["ports"]]
+    return [
+        port.get("url") or port.get("host") or f"{host}:{port['node_port']}{suffix.get(port['protocol'], '')}"
+        for port in stack["ports"]
+    ]
 
 
 def label_text(stack: Fields) -> str:

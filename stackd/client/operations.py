@@ -16,6 +16,7 @@ from typing import Any
 from stackd.client.attempts import SECONDS, Pause, Request, Response, Steps
 from stackd.client.failures import ClientError, NotFound, StackEnded, TimedOut
 from stackd.client.records import (
+    ROUTES,
     STACK_FIELDS,
     Capacity,
     DryRun,
@@ -399,11 +400,14 @@ def _seconds(length: Length) -> float:
 
 def _target_port(port: str | int | Port) -> dict[str, Any]:
     if isinstance(port, Port):
-        return {"container_port": port.container_port, "protocol": port.protocol}
-    number, _, protocol = str(port).partition("/")
+        wanted = {"container_port": port.container_port, "protocol": port.protocol}
+        return wanted | ({"route": port.route} if port.route else {})
+    number, _, how = str(port).partition("/")
     if not number.isdecimal():
-        raise ClientError(f'a port is like 80 or "53/udp", not {port!r}')
-    return {"container_port": int(number), "protocol": protocol.upper() or "TCP"}
+        raise ClientError(f'a port is like 80, "53/udp" or "80/https", not {port!r}')
+    if how.lower() in ROUTES:
+        return {"container_port": int(number), "protocol": "TCP", "route": how.lower()}
+    return {"container_port": int(number), "protocol": how.upper() or "TCP"}
 
 
 def _once(path: str, body: Mapping[str, Any], key: str) -> Steps[Any]:

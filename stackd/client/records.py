@@ -18,6 +18,7 @@ StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted"
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
 EventName = Literal["hello", "stack", "deleted", "left", "job", "skipped", "reset", "dropped"]
+ROUTES = ("http", "https", "tls")
 EPOCH = datetime.fromtimestamp(0, UTC)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -28,11 +29,17 @@ def _nothing() -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """A port of a stack: the published container port, and its node port, which is 0 in a request."""
+    """A port of a stack: the published container port, and its node port, which is 0 in a request.
+
+    A port with a name has a ``url`` or a ``host`` (``name:port``, for TLS) instead; in a request, it has a ``route``.
+    """
 
     container_port: int
     protocol: str = "TCP"
     node_port: int = 0
+    route: str = ""
+    url: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +79,13 @@ class Stack:
             node_id=raw.get("node_id") or "",
             node_public_ip=raw.get("node_public_ip") or "",
             ports=tuple(
-                Port(container_port=one["container_port"], protocol=one["protocol"], node_port=one["node_port"])
+                Port(
+                    container_port=one["container_port"],
+                    protocol=one["protocol"],
+                    node_port=one.get("node_port", 0),
+                    url=one.get("url", ""),
+                    host=one.get("host", ""),
+                )
                 for one in raw.get("ports", ())
             ),
             labels=MappingProxyType(dict(raw.get("labels") or {})),
@@ -89,16 +102,17 @@ class Stack:
 
     @property
     def address(self) -> str:
-        """Where its first port is reached, ``203.0.113.7:31001``; empty if it has no address yet, or no longer."""
+        """Where its first port is reached, ``203.0.113.7:31001`` or a URL; empty if it has no address yet, or no longer."""
         return next(iter(self.addresses), "")
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where each of its ports is reached, in the order of ``ports``."""
-        if self.ended or not self.node_public_ip:
+        named = all(port.url or port.host for port in self.ports)
+        if self.ended or not (self.node_public_ip or named):
             return ()
         host = f"[{self.node_public_ip}]" if ":" in self.node_public_ip else self.node_public_ip
-        return tuple(f"{host}:{port.node_port}" for port in self.ports)
+        return tuple(port.url or port.host or f"{host}:{port.node_port}" for port in self.ports)
 
 
 STACK_FIELDS = (*(name for name in Stack.__slots__ if name not in ("values", "raw")), "pod_id", "service_name")

@@ -47,6 +47,15 @@ def without_ids(reason: str) -> str:
     return _ID.sub("a stack", reason)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a stack is reached; ``scheme`` is that of its name (``http``, ``https``, ``tls``), empty for a node port."""
+
+    host: str
+    port: int
+    scheme: str = ""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Attempt:
     """One press of start. ``due`` is when the player pressed, ``sent`` when the request went out.
@@ -70,7 +79,7 @@ class Attempt:
     status: str = ""
     node: str = ""
     images: tuple[str, ...] = ()
-    address: tuple[str, int] | None = None
+    address: Address | None = None
     expires: float = 0.0
     extends: bool = True
     times: dict[Stage, float] = field(default_factory=dict)

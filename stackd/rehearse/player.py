@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import random
+import ssl
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -14,13 +15,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from stackd.errors import InvalidPodSpec
 from stackd.podspec.yaml_reader import read
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
-from stackd.rehearse.measure import Attempt, OwnLoad, Stage, ended, seen, without_ids
+from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, ended, seen, without_ids
 from stackd.rehearse.plan import Arrival, Plan, create_body
 from stackd.waiters import set_within
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Phase(enum.StrEnum):
@@ -263,7 +267,7 @@ async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
         attempt.fail(Stage.REACHABLE, "it has no public address with a TCP port", rehearsal.now())
         return
     while attempt.kept and not rehearsal.over.is_set():
-        why = await try_address(how, *attempt.address)
+        why = await try_address(how, attempt.address)
         tries += 1
         if not why:
             attempt.reached(Stage.REACHABLE, rehearsal.now())
@@ -297,22 +301,25 @@ def images(pod_spec: str) -> tuple[str, ...]:
     return tuple(str(container.get("image")) for container in containers or () if isinstance(container, dict))
 
 
-def address(stack: Mapping[str, Any]) -> tuple[str, int] | None:
+def address(stack: Mapping[str, Any]) -> Address | None:
     """The address of the stack's first TCP port; None if it is not known."""
+    port = next((port for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
+    if port is not None and (named := port.get("url") or (port.get("host") and f"tls://{port['host']}")):
+        url = urlsplit(named)
+        return Address(host=url.hostname or "", port=url.port or DEFAULT_PORTS[url.scheme], scheme=url.scheme)
     host = stack.get("node_public_ip")
-    port = next((port["node_port"] for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
-    return (host, port) if host and port else None
+    return Address(host=host, port=port["node_port"]) if host and port else None
 
 
 def _jittered(seconds: float) -> float:
     return seconds * random.uniform(1 - JITTER, 1 + JITTER)
 
 
-async def try_address(how: str, host: str, port: int, seconds: float = PROBE_SECONDS) -> str:
+async def try_address(how: str, address: Address, seconds: float = PROBE_SECONDS) -> str:
     """Try an address once. Returns an empty text if it answers, else why not."""
     try:
         async with asyncio.timeout(seconds):
-            return await _try(how, host, port)
+            return await _try(how, address)
     except TimeoutError:
         return f"no answer within {seconds:g} s"
     except ConnectionRefusedError:
@@ -321,13 +328,22 @@ async def try_address(how: str, host: str, port: int, seconds: float = PROBE_SEC
         return (error.strerror or type(error).__name__).lower()
 
 
-async def _try(how: str, host: str, port: int) -> str:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _try(how: str, address: Address) -> str:
+    tls = None
+    if address.scheme in (
+        "https",
+        "tls",
+    ):  # whether the name answers; who signed its certificate is the doctor's question
+        tls = ssl.create_default_context()
+        tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
     try:
-        if how == "tcp":
+        if how == "tcp" or address.scheme == "tls":
             return ""
-        writer.write(REQUEST % f"{host}:{port}".encode())
+        writer.write(REQUEST % f"{address.host}:{address.port}".encode())
         first = await reader.readline()
+        if address.scheme and first.split(b" ")[1:2] in ([b"404"], [b"503"]):
+            return "the Gateway does not serve its name yet"
         if first.startswith(b"HTTP/"):
             return ""
         return "no HTTP answer" if first else "the connection was closed without an answer"

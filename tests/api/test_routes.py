@@ -11,8 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from stackd.cli.output import addresses
+from stackd.client import AsyncClient
 from stackd.embedded import EmbeddedCluster
-from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, path_of, seed, until
+from stackd.rehearse.player import address
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, lose_file, path_of, seed, until
 
 GATEWAY = "gateways/public"
 NAME = r"[a-z0-9-]+-[a-z2-7]{16}\.stacks\.localhost"
@@ -106,6 +109,34 @@ async def test_routed_ports_have_names_and_others_node_ports(
         assert await routes_of(at) == {}
         assert await at.objects("services") == {}
         assert at.rows("SELECT * FROM hostnames") == []
+
+
+@pytest.mark.parametrize(
+    ("ports", "shown", "tried"),
+    [
+        (("80/https",), rf"https://{NAME}", ("https", 443)),
+        (("80/http", "81"), rf"http://{NAME} 127\.0\.0\.1:\d+", ("http", 80)),
+        (("80/tls",), rf"{NAME}:443", ("tls", 443)),
+    ],
+)
+async def test_everybody_shows_and_tries_the_name(
+    at: Harness, ports: tuple[str, ...], shown: str, tried: tuple[str, int]
+) -> None:
+    async with AsyncClient(at.url, KEY) as client:
+        stack = await client.create(asking(*(None for _ in ports))["pod_spec"], ports=ports)
+        assert re.fullmatch(shown, " ".join(stack.addresses))
+        assert addresses(stack.raw) == list(stack.addresses)
+        place = address(stack.raw)
+        assert place is not None
+        assert (place.scheme, place.port) == tried
+        (listed,) = (await at.call("GET", "/stacks")).json["stacks"]
+        assert listed["ports"] == stack.raw["ports"]
+        async for event in client.events():
+            if event.kind == "hello":
+                await client.extend(stack, "1m")
+            elif event.kind == "stack":
+                assert event.data["ports"] == stack.raw["ports"]
+                break
 
 
 @pytest.mark.parametrize(

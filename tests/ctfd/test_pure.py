@@ -70,10 +70,11 @@ def test_addresses_follow_the_connection_text_of_each_port(plugin: Any) -> None:
     ports = [
         {"container_port": 80, "node_port": 31000}, {"container_port": 22, "node_port": 31001},
         {"container_port": 443, "url": "https://web-7.example/"}, {"container_port": 9},
+        {"container_port": 5432, "host": "db-7.example:443"},
     ]  # fmt: skip
     texts = recipe.texts("80 http://{host}:{port}\nnc {host} {port}")
     assert recipe.addresses(texts, "192.0.2.1", ports) == [
-        "http://192.0.2.1:31000", "nc 192.0.2.1 31001", "https://web-7.example/",
+        "http://192.0.2.1:31000", "nc 192.0.2.1 31001", "https://web-7.example/", "db-7.example:443",
     ]  # fmt: skip
     assert recipe.addresses({}, "192.0.2.1", ports[:1]) == ["192.0.2.1:31000"]
 
@@ -81,8 +82,14 @@ def test_addresses_follow_the_connection_text_of_each_port(plugin: Any) -> None:
 def test_a_create_names_the_template_or_the_pod_spec(plugin: Any) -> None:
     body = plugin("recipe").body
     assert body({**FORM, "stackd_ttl": "1h"}, {"a": "b"}) == {"template": "web-1", "ttl": "1h", "labels": {"a": "b"}}
-    pod = {"stackd_template": "", "stackd_pod_spec": "kind: Pod", "stackd_ports": "80, 53/udp", "stackd_ttl": ""}
+    pod = {
+        "stackd_template": "",
+        "stackd_pod_spec": "kind: Pod",
+        "stackd_ports": "80, 53/udp 443/https",
+        "stackd_ttl": "",
+    }
     ports = [{"container_port": 80, "protocol": "TCP"}, {"container_port": 53, "protocol": "UDP"}]
+    ports.append({"container_port": 443, "protocol": "TCP", "route": "https"})
     assert body(pod, {}) == {"pod_spec": "kind: Pod", "target_port": ports, "labels": {}}
 
 

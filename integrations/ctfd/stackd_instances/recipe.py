@@ -12,6 +12,7 @@ from typing import Any
 FROM_STACK, FROM_CTFD = "stack", "ctfd"
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 PROTOCOLS = ("TCP", "UDP")
+ROUTES = ("http", "https", "tls")
 DEFAULT_TEXT = "{host}:{port}"
 
 
@@ -34,14 +35,15 @@ def duration(total: int) -> str:
 
 
 def ports(text: str) -> list[dict[str, Any]]:
-    """The target ports in ``"80/tcp 53/udp"``. Raises ValueError."""
+    """The target ports in ``"80/tcp 53/udp 443/https"``. Raises ValueError."""
     found = []
     for word in str(text).replace(",", " ").split():
-        number, _, protocol = word.partition("/")
-        protocol = (protocol or "tcp").upper()
+        number, _, how = word.partition("/")
+        route = how.lower() if how.lower() in ROUTES else ""
+        protocol = "TCP" if route else (how or "tcp").upper()
         if not number.isdecimal() or not 1 <= int(number) <= 65535 or protocol not in PROTOCOLS:
             raise ValueError(f"Ports: write ports such as 80/tcp 53/udp, not {word[:40]!r}")
-        found.append({"container_port": int(number), "protocol": protocol})
+        found.append({"container_port": int(number), "protocol": protocol} | ({"route": route} if route else {}))
     return found
 
 
@@ -69,7 +71,7 @@ def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]])
     """What players see for each port of a stack. ``opened`` are stackd's ports."""
     found = []
     for port in opened:
-        url = str(port.get("url") or "")
+        url = str(port.get("url") or port.get("host") or "")
         text = shown.get(int(port["container_port"])) or shown.get(0) or DEFAULT_TEXT
         if url and "{url}" not in text:
             text = "{url}"

@@ -19,7 +19,7 @@ from stackd.printable import printable
 if TYPE_CHECKING:
     from stackd.client import Client
 
-PORT = "CONTAINER_PORT[/PROTOCOL]"
+PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
 
 
 @click.command()
@@ -131,10 +131,14 @@ def _text(source: str) -> str:
 
 
 def _port(text: str) -> dict[str, Any]:
-    number, _, protocol = text.partition("/")
+    from stackd.model import Route
+
+    number, _, how = text.partition("/")
     if not number.isdecimal():
         raise click.UsageError(f"--port must be like 80 or 53/udp, not {text!r}")
-    return {"container_port": int(number), "protocol": protocol.upper() or "TCP"}
+    if how.lower() in list(Route):
+        return {"container_port": int(number), "protocol": "TCP", "route": how.lower()}
+    return {"container_port": int(number), "protocol": how.upper() or "TCP"}
 
 
 def _print(stack: Any, output: str) -> None:

@@ -226,6 +226,8 @@ def test_addresses_are_ready_to_be_used() -> None:
     assert addresses({**STACK, "node_public_ip": "2001:db8::1"})[0] == "[2001:db8::1]:31001"
     assert addresses({**STACK, "node_public_ip": None, "ports": [udp]}) == [":31002/udp"]
     assert addresses({**STACK, "ended": True}) == []
+    named = {"container_port": 80, "protocol": "TCP", "url": "https://web.example.org"}
+    assert addresses({**STACK, "node_public_ip": None, "ports": [named]}) == ["https://web.example.org"]
 
 
 @pytest.mark.parametrize(

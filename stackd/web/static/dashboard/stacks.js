@@ -10,7 +10,7 @@ import { arrange } from "./arrange.js";
  *
  * @typedef {"running" | "creating" | "failed" | "stopped" | "node_deleted"} Status
  * @typedef {Record<string, string>} Values
- * @typedef {{ container_port: number, protocol: string, node_port: number }} Port
+ * @typedef {{ container_port: number, protocol: string, node_port?: number, url?: string, host?: string }} Port
  * @typedef {object} StackData
  * @property {string} stack_id
  * @property {Status} status
@@ -58,7 +58,8 @@ function prepare(stack) {
   const { stack_id: id, status, status_reason: reason, status_message: message, node_id: node, template } = stack;
   const host = stack.ended ? "" : stack.node_public_ip; // what has ended has given its ports back
   const shown = host?.includes(":") ? `[${host}]` : host;
-  const addresses = host ? (stack.ports ?? []).map((port) => `${shown}:${port.node_port}`) : [];
+  const places = (stack.ports ?? []).map((port) => port.url ?? port.host ?? (host && `${shown}:${port.node_port}`));
+  const addresses = stack.ended ? [] : places.filter((place) => place !== undefined && place !== null && place !== "");
   const searched = [id, status, WORDS[status], reason, message, node, template, ...addresses, ...labelled];
   return {
     ...stack,
