@@ -186,6 +186,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
             "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
         )
     from stackd.kube.provision import ManifestOptions
+    from stackd.lifecycle.names import kinds_of
     from stackd.templates import read_templates
 
     templates = read_templates(config).values() if Path(config.templates.directory).is_dir() else ()
@@ -203,13 +204,20 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         egress=options["egress"],
         dns=options["dns"],
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
-        gateway_namespaces=options["gateways"],
+        routes=kinds_of(config.routes),
+        gateway=config.routes.gateway if config.routes.domain else "",
+        gateway_namespaces=_gateway_namespaces(config, options["gateways"]),
         target_ports=options["ports"],
         cpu=str(options["quota_cpu"] or ""),
         memory=str(options["quota_memory"] or ""),
         ephemeral_storage=str(options["quota_ephemeral_storage"] or ""),
         **_largest(policy, storage=options["storage"]),
     )
+
+
+def _gateway_namespaces(config: Config, named: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the Gateway's pods run: where the operator says, or else beside the Gateway."""
+    return named or ((config.routes.gateway.partition("/")[0],) if config.routes.domain else ())
 
 
 def _largest(policy: PolicySection, *, storage: bool) -> dict[str, str]:

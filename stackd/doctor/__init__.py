@@ -5,6 +5,7 @@
     running    a daemon that answers
     local      who listens where this machine's daemon should
     cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
+    routes     the Gateway, its listeners, DNS and certificate, if ports have names
     probe      two stacks that try to reach each other and other addresses that they must not reach
 
 Each yields findings, which are defined here. Only the probe and the port check may make objects, and delete them.

@@ -12,6 +12,7 @@ from typing import Any
 from stackd.clock import utc_minute
 from stackd.config import Config
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
+from stackd.doctor.routes import routes
 from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdError
 from stackd.kube.access import REMEDY, expiry_remark
 from stackd.kube.client import Cluster
@@ -19,6 +20,7 @@ from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, asks_of_account
 from stackd.lifecycle import nodes
+from stackd.lifecycle.names import kinds_of
 from stackd.lifecycle.needs import (
     NODES,
     Bound,
@@ -84,7 +86,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
         advice = why or (refused if isinstance(error, ClusterRefused) else away)
         yield fail("cluster", str(error), advice)
         return
-    for check in (_clock, _credentials, _namespace, _rights, _policies, _nodes, _ports, _room):
+    for check in (_clock, _credentials, _namespace, _rights, _policies, _nodes, _ports, _room, routes):
         about = check.__name__.strip("_")
         try:
             for finding in await check(cluster, config, size):
@@ -171,7 +173,8 @@ def _can_be_restricted(config: Config) -> bool:
 
 
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    wanted = list(asks(config.stacks.namespace, config.cluster.instance))
+    gateway = config.routes.gateway if config.routes.domain else ""
+    wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds_of(config.routes), gateway))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]
     if not any(own):

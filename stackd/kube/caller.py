@@ -41,7 +41,18 @@ from stackd.kube.guards import Fence, is_fenced
 from stackd.kube.objects import NodeState, PodEvent, node_state, pod_event
 from stackd.kube.responses import NOT_FOUND, check, error_of, is_from_node, may_repeat, readable, unexpected
 from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
-from stackd.kube.wire import FAILING, KINDS, LOG, NAMESPACES, REVIEWS, VERSION, JsonObject, KubeRequest, KubeResponse
+from stackd.kube.wire import (
+    FAILING,
+    GATEWAYS,
+    KINDS,
+    LOG,
+    NAMESPACES,
+    REVIEWS,
+    VERSION,
+    JsonObject,
+    KubeRequest,
+    KubeResponse,
+)
 from stackd.structs import struct
 from stackd.workqueue import RetryPolicy
 
@@ -365,6 +376,10 @@ class Caller:
         """The NetworkPolicies of a namespace (by default the stacks'), as JSON."""
         where = namespace or self.namespace_name
         return await self._all(KubeRequest(verb="list", resource="networkpolicies", namespace=where))
+
+    async def gateway(self, namespace: str, name: str) -> JsonObject:
+        """A Gateway as JSON. Raises ObjectNotFound."""
+        return await self.answer(KubeRequest(verb="get", resource=GATEWAYS, namespace=namespace, name=name))
 
     async def resource_quotas(self) -> list[JsonObject]:
         """The ResourceQuotas of the stacks' namespace, as JSON."""

@@ -22,7 +22,16 @@ from stackd.kube import labels
 from stackd.kube.access import token_request
 from stackd.kube.caller import Again, Caller, poll
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
-from stackd.kube.rights import BINDINGS, POLICIES, binding_spec, in_cluster, in_namespace, of_account, policy_spec
+from stackd.kube.rights import (
+    BINDINGS,
+    POLICIES,
+    binding_spec,
+    in_cluster,
+    in_namespace,
+    of_account,
+    of_gateway,
+    policy_spec,
+)
 from stackd.kube.wire import KINDS, MERGE_PATCH, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
@@ -74,6 +83,7 @@ class ManifestOptions:
     ``instance``       the instance whose Lease may be read and renewed
     ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
     ``template_egress``  what stacks of templates with ``network.egress`` reach, each once
+    ``routes``         the kinds of routes that give ports names, served by ``gateway`` ("namespace/name")
     ``gateway_namespaces``  the namespaces of the gateway's pods, which forward to the stacks
     ``largest_…``      the most that one container may have; an empty disk sets no limit, for nodes that report no disk
     """
@@ -88,6 +98,8 @@ class ManifestOptions:
     egress: Literal["none", "internet"] = "none"
     dns: bool = False
     template_egress: tuple[Egress, ...] = ()
+    routes: tuple[str, ...] = ()
+    gateway: str = ""
     gateway_namespaces: tuple[str, ...] = ()
     target_ports: tuple[tuple[int, int], ...] = ()
     cpu: str = ""
@@ -139,7 +151,7 @@ def _account(site: ManifestOptions) -> list[Manifest]:
 def _rights(site: ManifestOptions) -> list[Manifest]:
     wide = f"{site.account}-{site.namespace}"
     subjects = [{"kind": "ServiceAccount", "name": site.account, "namespace": site.account_namespace}]
-    rules = [one.rule() for one in in_namespace(site.instance)]
+    rules = [one.rule() for one in in_namespace(site.instance, site.routes)]
     wide_rules = [one.rule() for one in in_cluster(site.namespace)]
     roles = [
         _object("roles", site.account, namespace=site.namespace, rules=rules),
@@ -148,6 +160,9 @@ def _rights(site: ManifestOptions) -> list[Manifest]:
     if not site.token_secret:
         rules = [one.rule() for one in of_account(site.account)]
         roles.insert(1, _object("roles", f"{site.account}-token", namespace=site.account_namespace, rules=rules))
+    if site.gateway:
+        where, _, name = site.gateway.partition("/")
+        roles.append(_object("roles", wide, namespace=where, rules=[one.rule() for one in of_gateway(name)]))
     return [document for one in roles for document in (one, _binding(one, subjects))]
 
 
@@ -241,7 +256,7 @@ def _admission(site: ManifestOptions) -> list[Manifest]:
     name = f"{labels.lease_name(site.instance)}-{site.namespace}"
     user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
     return [
-        _object(POLICIES, name, spec=policy_spec(site.instance, user)),
+        _object(POLICIES, name, spec=policy_spec(site.instance, user, site.routes)),
         _object(BINDINGS, name, spec=binding_spec(name, site.namespace)),
     ]
 

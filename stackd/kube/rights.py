@@ -10,13 +10,13 @@ A subresource that is not listed (status, binding, eviction) needs no exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.kube import labels
 from stackd.kube.labels import lease_name
-from stackd.kube.wire import KINDS, LEASES, TOKENS
+from stackd.kube.wire import GATEWAY_API, GATEWAYS, KINDS, LEASES, TOKENS
 
 CLUSTER_IDENTITY = "kube-system"
 
@@ -54,6 +54,7 @@ class AccessReview:
     why: str
 
 
+ALL_OF_ONE = ("create", "get", "list", "watch", "patch", "delete")
 IN_NAMESPACE: tuple[Right, ...] = (
     Right(
         resource="pods",
@@ -86,11 +87,12 @@ IN_NAMESPACE: tuple[Right, ...] = (
 )
 
 
-def in_namespace(instance: str) -> tuple[Right, ...]:
-    """The rights in the namespace of the stacks. A create cannot be limited to a name."""
+def in_namespace(instance: str, routes: Iterable[str] = ()) -> tuple[Right, ...]:
+    """The rights in the namespace of the stacks, with those on the kinds of routes. A create cannot be limited to a name."""
     name = lease_name(instance)
     return (
         *IN_NAMESPACE,
+        *(Right(resource=kind, verbs=ALL_OF_ONE, why="the names of the stacks' ports") for kind in routes),
         Right(resource=LEASES, verbs=("create",), why=f"the Lease {name}, where there is none"),
         Right(
             resource=LEASES,
@@ -126,10 +128,18 @@ def of_account(account: str) -> tuple[Right, ...]:
     )
 
 
-def asks(namespace: str, instance: str) -> Iterator[AccessReview]:
-    """An access review for each verb of the rights on the stacks and on the cluster."""
-    yield from _questions(in_namespace(instance), namespace)
+def of_gateway(name: str) -> tuple[Right, ...]:
+    """The rights in the namespace of the Gateway."""
+    return (Right(resource=GATEWAYS, names=(name,), verbs=("get",), why="whether the Gateway serves names"),)
+
+
+def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:
+    """An access review for each verb of the rights on the stacks, on the cluster and on the Gateway, if there is one."""
+    yield from _questions(in_namespace(instance, routes), namespace)
     yield from _questions(in_cluster(namespace), "")
+    if gateway:
+        where, _, name = gateway.partition("/")
+        yield from _questions(of_gateway(name), where)
 
 
 def asks_of_account(account: str, namespace: str) -> Iterator[AccessReview]:
@@ -168,10 +178,11 @@ _ADOPTED: Final = f"{_OWNERS.format('object')} > {_OWNERS.format('oldObject')}"
 _KEPT: Final = ("spec", "data", "binaryData", "metadata.labels", "metadata.finalizers", "metadata.ownerReferences")
 
 
-def policy_spec(instance: str, user: str) -> dict[str, Any]:
+def policy_spec(instance: str, user: str, routes: Sequence[str] = ()) -> dict[str, Any]:
     """Deny every write of the instance's objects, except by ``user``, the cluster itself, and whoever may delete the
     policy anyway.
     """
+    kinds = (*KINDS_OF_STACKS, (GATEWAY_API, "v1", routes)) if routes else KINDS_OF_STACKS
     conditions = {
         "of-a-stack": f"[object, oldObject].exists(one, one != null && ({_is_ours(instance)}))",
         "not-by-stackd": f"request.userInfo.username != '{user}'",
@@ -192,7 +203,7 @@ def policy_spec(instance: str, user: str) -> dict[str, Any]:
                     "resources": list(resources),
                     "scope": "Namespaced",
                 }
-                for group, version, resources in KINDS_OF_STACKS
+                for group, version, resources in kinds
             ]
         },
         "matchConditions": [{"name": name, "expression": text} for name, text in conditions.items()],

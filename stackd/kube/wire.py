@@ -32,7 +32,7 @@ NAMESPACES = "namespaces"
 LEASES = "leases"
 CONFIG_MAPS = "configmaps"
 GATEWAY_API = "gateway.networking.k8s.io"
-HTTP_ROUTES, TLS_ROUTES = "httproutes", "tlsroutes"
+HTTP_ROUTES, TLS_ROUTES, GATEWAYS = "httproutes", "tlsroutes", "gateways"
 TOKENS = "serviceaccounts/token"
 RBAC = "rbac.authorization.k8s.io/v1"
 ADMISSION = "admissionregistration.k8s.io/v1"
@@ -84,6 +84,7 @@ KINDS: Mapping[str, Kind] = {
     "clusterrolebindings": Kind(name="ClusterRoleBinding", api_version=RBAC),
     "validatingadmissionpolicies": Kind(name="ValidatingAdmissionPolicy", api_version=ADMISSION),
     "validatingadmissionpolicybindings": Kind(name="ValidatingAdmissionPolicyBinding", api_version=ADMISSION),
+    GATEWAYS: Kind(name="Gateway", api_version=f"{GATEWAY_API}/v1"),
     HTTP_ROUTES: Kind(name="HTTPRoute", api_version=f"{GATEWAY_API}/v1"),
     TLS_ROUTES: Kind(name="TLSRoute", api_version=f"{GATEWAY_API}/v1"),
     LEASES: Kind(name="Lease", api_version="coordination.k8s.io/v1"),

@@ -35,7 +35,7 @@ NONE: Mapping[str, str] = MappingProxyType({})
 @pytest.fixture
 async def real(tmp_path: Path) -> AsyncIterator[Real]:
     """A stackd with its usual settings."""
-    async with cluster_for(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path) as at:
+    async with cluster_for(tmp_path) as kubeconfig, daemon_on(kubeconfig, tmp_path) as at:
         yield at
 
 
@@ -43,7 +43,7 @@ async def real(tmp_path: Path) -> AsyncIterator[Real]:
 async def roomless(tmp_path: Path) -> AsyncIterator[Real]:
     """A stackd whose stacks fit on no node, whatever the cluster's quotas and limits allow."""
     selector = {"STACKD_STACKS__NODE_SELECTOR": '{"role": "stack", "stackd.io/test": "nowhere"}'}
-    async with cluster_for(tmp_path) as kubeconfig, _real(kubeconfig, tmp_path, selector) as at:
+    async with cluster_for(tmp_path) as kubeconfig, daemon_on(kubeconfig, tmp_path, selector) as at:
         yield at
 
 
@@ -58,7 +58,7 @@ async def cluster_for(folder: Path) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def _real(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NONE) -> AsyncIterator[Real]:
+async def daemon_on(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NONE) -> AsyncIterator[Real]:
     """A daemon in this process."""
     environment = {**environment_of(kubeconfig, folder), **settings}
     async with outside_of(environment) as outside, running(load(None, environment)) as daemon:
@@ -93,7 +93,7 @@ async def crowded(tmp_path: Path) -> AsyncIterator[tuple[Real, int]]:
     """A daemon with three node ports, and the first of them, which another instance's Service holds."""
     async with cluster_for(tmp_path) as kubeconfig, held_port(_target(environment_of(kubeconfig, tmp_path))) as port:
         ports = {"STACKD_STACKS__NODE_PORT_MIN": str(port), "STACKD_STACKS__NODE_PORT_MAX": str(port + 2)}
-        async with _real(kubeconfig, tmp_path, ports) as at:
+        async with daemon_on(kubeconfig, tmp_path, ports) as at:
             yield at, port
 
 

@@ -1,0 +1,186 @@
+"""Through a gateway that follows the routes in the API, a name reaches the program of its own stack, and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from stackd.embedded import EmbeddedCluster
+from tests.certificates import HAVE_OPENSSL, Pair, authority, issued
+from tests.cluster.conftest import VARIABLE, daemon_on
+from tests.cluster.gateway import ADDRESS, GATEWAY, Gateway, program, served
+from tests.cluster.real import Real
+from tests.harness import fast_cluster, seed
+
+pytestmark = pytest.mark.skipif(not HAVE_OPENSSL, reason="openssl makes the certificates")
+DOMAIN = "stacks.example.org"
+NAME = "stackd-test/public"
+NAMESPACE = os.environ.get("STACKD_TEST_NAMESPACE", "stackd-test")
+SETTINGS = {
+    "STACKD_ROUTES__DOMAIN": DOMAIN,
+    "STACKD_ROUTES__GATEWAY": NAME,
+    **{f"STACKD_ROUTES__{name.upper()}_LISTENER": name for name in ("http", "https", "tls")},
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """A stackd, a gateway, and programs on this machine that stand for those in the pods."""
+
+    real: Real
+    gateway: Gateway
+    folder: Path
+    authority: Pair
+    programs: dict[str, int] = field(default_factory=dict)
+    servers: list[asyncio.Server] = field(default_factory=list)
+
+    async def create(self, route: str) -> tuple[str, str]:
+        """The id and the name of a new stack whose program answers with that id."""
+        body = seed()
+        body["target_port"] = [port | {"route": route} for port in body["target_port"]]
+        status, stack = await self.real.call("POST", "/stacks", body)
+        assert status == 201, stack
+        (port,) = stack["ports"]
+        assert "node_port" not in port
+        name = (port.get("url") or port["host"]).removeprefix(f"{route}://").partition(":")[0]
+        context = None
+        if route == "tls":
+            context = issued(self.folder, self.authority, name=stack["stack_id"], host=f"DNS:{name}").server_context()
+        await self._serve(stack["stack_id"], context)
+        return stack["stack_id"], name
+
+    async def _serve(self, stack_id: str, context: ssl.SSLContext | None) -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(stack_id)}\r\n\r\n{stack_id}".encode())
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(answer, ADDRESS, 0, ssl=context)
+        self.servers.append(server)
+        self.programs[stack_id] = server.sockets[0].getsockname()[1]
+
+    async def ask(self, listener: str, name: str) -> str:
+        """What the gateway answers for the name: the body, or the status, or why there is no answer."""
+        context = None
+        if listener != "http":
+            context = ssl.create_default_context(cafile=str(self.authority.cert))
+        try:
+            async with asyncio.timeout(5):
+                reader, writer = await asyncio.open_connection(
+                    ADDRESS, self.gateway.ports[listener], ssl=context, server_hostname=name if context else None
+                )
+                writer.write(f"GET / HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
+                answer = (await reader.read()).decode()
+                writer.close()
+        except (OSError, TimeoutError) as error:
+            return type(error).__name__
+        head, _, body = answer.partition("\r\n\r\n")
+        return body if head.startswith("HTTP/1.1 200") else head.partition("\r\n")[0]
+
+    async def until_answers(self, listener: str, name: str, answer: str) -> None:
+        """Return once the gateway answers so."""
+
+        async def does() -> bool:
+            return answer in await self.ask(listener, name)
+
+        await self.real.until(does, f"{answer} at {name}")
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    program()
+    async with AsyncExitStack() as stack:
+        kubeconfig = os.environ.get(VARIABLE, "")
+        if not kubeconfig:
+            cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster(gateway=NAME)))
+            cluster.write_kubeconfig(tmp_path / "kubeconfig")
+            kubeconfig = str(tmp_path / "kubeconfig")
+        document = yaml.safe_load(Path(kubeconfig).read_text())
+        about, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
+        trusted: ssl.SSLContext | bool = True
+        if file := about.get("certificate-authority"):
+            trusted = ssl.create_default_context(cafile=file)
+        api = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(ssl=trusted), headers={"Authorization": f"Bearer {user.get('token')}"}
+            )
+        )
+        async with api.get(f"{about['server']}/apis/{GATEWAY}/v1/namespaces/{NAMESPACE}/tlsroutes") as answer:
+            if answer.status != 200:
+                pytest.skip("the cluster does not have the Gateway API (its CRDs)")
+        by = authority(tmp_path)
+        wildcard = issued(tmp_path, by, name="wildcard", host=f"DNS:*.{DOMAIN}")
+        (tmp_path / "wildcard.pem").write_bytes(wildcard.cert.read_bytes() + wildcard.key.read_bytes())
+        programs: dict[str, int] = {}
+        gateway = Gateway(
+            api=api,
+            server=about["server"],
+            namespace=NAMESPACE,
+            folder=tmp_path,
+            certificate=tmp_path / "wildcard.pem",
+            dial=lambda pod, address, port: (ADDRESS, programs.get(pod, 9)),
+        )
+        await stack.enter_async_context(served(gateway))
+        real = await stack.enter_async_context(daemon_on(kubeconfig, tmp_path, SETTINGS))
+        made = Site(real=real, gateway=gateway, folder=tmp_path, authority=by, programs=programs)
+        yield made
+        for server in made.servers:
+            server.close()
+
+
+async def test_each_name_reaches_its_own_stack_and_no_other_name_reaches_any(site: Site) -> None:
+    stacks = {listener: [await site.create(listener) for _ in range(2)] for listener in ("http", "https", "tls")}
+    for listener, created in stacks.items():
+        for stack_id, name in created:
+            await site.until_answers(listener, name, stack_id)
+        assert "404" in await site.ask(listener, f"stack-aaaaaaaaaaaaaaaa.{DOMAIN}") or listener == "tls"
+    (_, (_, http)), ((_, https), _) = stacks["http"], stacks["https"]
+    assert "404" in await site.ask("https", http), "a name is served by its own listener only"
+    assert await site.ask("tls", https) in ("ConnectionResetError", "SSLError", "ConnectionAbortedError", "SSLEOFError")
+    for found in (await site.real.objects("services")).values():
+        assert found["spec"]["type"] == "ClusterIP"
+
+    for stack_id in [stack_id for created in stacks.values() for stack_id, _ in created]:
+        assert (await site.real.call("DELETE", f"/stacks/{stack_id}"))[0] == 200
+    assert await site.gateway.routes() == []
+    await site.until_answers("http", http, "404")
+    await site.until_answers("https", https, "404")
+
+
+async def test_a_route_that_somebody_deletes_or_edits_is_back_and_the_name_stays_through_stop_and_start(
+    site: Site,
+) -> None:
+    stack_id, name = await site.create("https")
+    await site.until_answers("https", name, stack_id)
+    (route,) = await site.gateway.routes()
+    path = f"{site.gateway.server}/apis/{GATEWAY}/v1/namespaces/{NAMESPACE}/httproutes/{route['metadata']['name']}"
+    async with site.gateway.api.delete(path) as answer:
+        assert answer.status == 200
+
+    async def there() -> bool:
+        return [one["spec"]["hostnames"] for one in await site.gateway.routes()] == [[name]]
+
+    await site.real.until(there, "the route again")
+    changes: dict[str, Any] = {"spec": {"hostnames": [f"mine.{DOMAIN}"]}}
+    async with site.gateway.api.patch(
+        path, json=changes, headers={"Content-Type": "application/merge-patch+json"}
+    ) as answer:
+        assert answer.status == 200
+    await site.real.until(there, "the route as it was")
+    await site.until_answers("https", name, stack_id)
+
+    assert (await site.real.call("POST", f"/stacks/{stack_id}/stop"))[0] == 200
+    await site.until_answers("https", name, "503")
+    assert (await site.real.call("POST", f"/stacks/{stack_id}/start"))[0] == 200
+    await site.until_answers("https", name, stack_id)

@@ -1,0 +1,110 @@
+"""The doctor says what keeps ports from being reached at names: CRDs, Gateway, listeners, DNS, certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.doctor import Finding, Level
+from tests.certificates import authority, issued
+from tests.doctor.test_doctor import Ward, ward
+from tests.provisioning import printed
+
+DOMAIN = "stacks.example.org"
+GATEWAY = "/apis/gateway.networking.k8s.io/v1/namespaces/gateways/gateways/public"
+ROUTES = {
+    "STACKD_ROUTES__DOMAIN": DOMAIN,
+    "STACKD_ROUTES__GATEWAY": "gateways/public",
+    "STACKD_ROUTES__HTTP_LISTENER": "http",
+    "STACKD_ROUTES__HTTPS_LISTENER": "https",
+    "STACKD_ROUTES__TLS_LISTENER": "tls",
+}
+
+
+@asynccontextmanager
+async def site(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, days: int = 90, host: str = f"*.{DOMAIN}", **cluster: Any
+) -> AsyncIterator[Ward]:
+    """A cluster with a Gateway, to which all names below the domain lead."""
+    by = authority(folder)
+    pair = issued(folder, by, host=f"DNS:{host}", days=days)
+    monkeypatch.setenv("SSL_CERT_FILE", str(by.cert))
+    resolve = socket.getaddrinfo
+
+    def getaddrinfo(name: str, *more: Any, **options: Any) -> Any:
+        return resolve("127.0.0.1" if name.endswith(DOMAIN) else name, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=pair.server_context())
+    environment = ROUTES | {"STACKD_ROUTES__PORT": str(server.sockets[0].getsockname()[1])}
+    async with server, ward(folder, printed(env=environment), **({"gateway": "gateways/public"} | cluster)) as at:
+        at.environment |= environment
+        yield at
+
+
+async def about_routes(at: Ward) -> list[Finding]:
+    return [finding for finding in await at.look() if finding.about in ("routes", "rights")]
+
+
+async def test_names_that_work_are_shown_with_the_end_of_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path, monkeypatch) as at:
+        found = await about_routes(at)
+        assert {finding.level for finding in found} == {Level.OK}, found
+        assert [finding.what.partition(" until ")[0] for finding in found[1:]] == [
+            f"listener http serves http below {DOMAIN}",
+            f"listener https serves https below {DOMAIN}",
+            f"listener tls serves tls below {DOMAIN}",
+            f"*.{DOMAIN} leads to 127.0.0.1",
+            f"the certificate is good for *.{DOMAIN}",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"gateway": ""}, "the cluster does not serve httproutes: install the CRDs of the Gateway API"),
+        ({"gateway": "gateways/other"}, "there is no Gateway gateways/public"),
+        ({"days": 5}, "the certificate is good for"),
+        ({"host": "www.example.org"}, "is not good for *.stacks.example.org: "),
+    ],
+)
+async def test_what_is_missing_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], what: str
+) -> None:
+    async with site(tmp_path, monkeypatch, **options) as at:
+        found = [finding for finding in await about_routes(at) if finding.level is not Level.OK]
+        assert len(found) == 1, found
+        assert what in found[0].what
+        assert found[0].advice
+
+
+async def test_a_gateway_that_does_not_serve_the_stacks_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with site(tmp_path, monkeypatch) as at:
+        everybody = {"namespaces": {"from": "All"}}
+        selected = {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"stacks": "no"}}}}
+        listeners = [
+            {"name": "http", "protocol": "HTTP", "port": 80, "hostname": "*.example.com", "allowedRoutes": everybody},
+            {"name": "https", "protocol": "HTTPS", "port": 443, "allowedRoutes": selected},
+            {"name": "other", "protocol": "TLS", "port": 443, "allowedRoutes": everybody},
+        ]
+        refused = {"type": "Programmed", "status": "False", "reason": "Invalid", "message": "no address"}
+        changes = {"spec": {"listeners": listeners}, "status": {"conditions": [refused]}}
+        await at.send("PATCH", GATEWAY, changes, "application/merge-patch+json")
+        await at.send("PATCH", f"{GATEWAY}/status", changes, "application/merge-patch+json")
+        failed = [finding.what for finding in await about_routes(at) if finding.level is Level.FAIL]
+        assert failed == [
+            "the Gateway gateways/public is not programmed: no address",
+            f"listener http is for *.example.com, not for *.{DOMAIN}",
+            "listener https lets in no routes of the namespace stacks (allowedRoutes)",
+            "the Gateway has no listener tls; it has http, https, other",
+        ]
