@@ -14,7 +14,9 @@ from stackd.kube.access import request_token
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.labels import object_labels
-from tests.harness import Harness, eventually, fast_cluster, harness, seed
+from tests.api.test_routes import GATEWAY, asking, routes_of
+from tests.api.test_routes import SETTINGS as ROUTES
+from tests.harness import Harness, eventually, fast_cluster, harness, seed, until
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
 
 
@@ -162,3 +164,24 @@ async def refused(at: Harness) -> None:
     assert await at.metric("stackd_not_ready", reason="network_policy") == 1
     assert (await at.metric("stackd_not_ready"), await at.metric("stackd_ready")) == (1, 0)
     assert (await at.call("GET", "/stacks")).status == 200
+
+
+async def test_names_need_no_more_rights_than_are_printed_for_them(tmp_path: Path) -> None:
+    documents = printed(env=ROUTES)
+    account = User(token=OURS, name="system:serviceaccount:stackd:stackd", rules=rules(documents))
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN, account), gateway=GATEWAY)) as cluster:
+        await apply(cluster, documents)
+        token = cluster.accounts.issue("stackd", "stackd", 3600)
+        async with harness(tmp_path, ROUTES, cluster=cluster, token=token, admin=ADMIN.token) as at:
+            stack = await at.create(asking("https", "tls", None))
+            before = await routes_of(at)
+            path = f"/apis/gateway.networking.k8s.io/v1/namespaces/stacks/httproutes/{stack['stack_id']}-80"
+            edited = await at.kubectl("PATCH", path, {"spec": {"hostnames": ["mine.example.org"]}})
+            assert edited["spec"]["hostnames"] == ["mine.example.org"], edited
+            await until(lambda: routes_of(at), lambda seen: _specs(seen) == _specs(before))
+            assert (await at.call("DELETE", f"/stacks/{stack['stack_id']}")).status == 200
+            assert await routes_of(at) == {}
+
+
+def _specs(objects: dict[str, Any]) -> dict[str, Any]:
+    return {name: one["spec"] for name, one in objects.items()}
