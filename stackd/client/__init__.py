@@ -38,9 +38,22 @@ from stackd.client.failures import (
     TimedOut,
     Unreachable,
 )
-from stackd.client.records import Capacity, DryRun, Event, Job, Port, Stack, StackStatus, Stats, Template, TimelineEvent
+from stackd.client.records import (
+    Activity,
+    Capacity,
+    DryRun,
+    Event,
+    Job,
+    Port,
+    Stack,
+    StackStatus,
+    Stats,
+    Template,
+    TimelineEvent,
+)
 
 __all__ = [
+    "Activity",
     "ApiError",
     "AsyncClient",
     "BadAnswer",

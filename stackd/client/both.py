@@ -102,6 +102,7 @@ class Operations:
     start = Operation(operations.start)
     restart = Operation(operations.restart)
     timeline = Operation(operations.timeline)
+    activity = Operation(operations.activity)
     logs = Operation(operations.logs)
     templates = Operation(operations.templates)
     stats = Operation(operations.stats)

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from stackd.client.attempts import SECONDS, Pause, Request, Response, Steps
@@ -18,6 +18,7 @@ from stackd.client.failures import ClientError, NotFound, StackEnded, TimedOut
 from stackd.client.records import (
     ROUTES,
     STACK_FIELDS,
+    Activity,
     Capacity,
     DryRun,
     Job,
@@ -39,6 +40,7 @@ HELD_SECONDS = 30
 """How long the API holds back one answer; to wait longer, the client asks again."""
 
 POLL_SECONDS = 0.25
+LARGEST_PAGE = 1000
 ENDS = ("stopped", "failed", "node_deleted")
 PATH_PART = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,253}")
 
@@ -272,6 +274,38 @@ def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
     """What happened to a stack, also for a while after its delete."""
     answer = yield from call("GET", f"{path_of(stack)}/timeline")
     return [TimelineEvent.of(one) for one in answer["events"]]
+
+
+def activity(
+    *,
+    key: str = "",
+    action: str = "",
+    stack: str | Stack = "",
+    labels: Labels = (),
+    since: Length | datetime | None = None,
+    limit: int = 100,
+) -> Steps[list[Activity]]:
+    """What API keys have asked for, the latest first, at most ``limit``: of the key of this name, of this action, about
+    this stack, about stacks with every label, since a time or in the last time of this length.
+    """
+    asked = {"key": key, "action": action, "stack": _id(stack), "since": "" if since is None else _since(since)}
+    query = [("label", text) for _, text in chosen(labels=labels)] + [(k, v) for k, v in asked.items() if v]
+    found: list[Activity] = []
+    cursor: list[tuple[str, str]] = []
+    while len(found) < limit:
+        page = [("limit", str(min(limit - len(found), LARGEST_PAGE))), *cursor]
+        answer = yield from call("GET", "/activity", query=[*query, *page])
+        found += [Activity.of(one) for one in answer["activity"]]
+        if answer["next_cursor"] is None:
+            break
+        cursor = [("cursor", answer["next_cursor"])]
+    return found
+
+
+def _since(since: Length | datetime) -> str:
+    if not isinstance(since, datetime):
+        return _length(since)
+    return since.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str]:

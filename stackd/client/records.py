@@ -187,6 +187,32 @@ class TimelineEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """What an API key has asked for: a request about one stack (``stack_id``), or a job (``job_id``) with its counts."""
+
+    at: datetime
+    by: str
+    action: str
+    stack_id: str = ""
+    job_id: str = ""
+    labels: Mapping[str, str] = field(default_factory=_nothing)
+    message: str = ""
+    ttl: str = ""
+    status: JobStatus | Literal[""] = ""
+    total: int = 0
+    done: int = 0
+    not_found: int = 0
+    failed: int = 0
+    raw: Mapping[str, Any] = field(default_factory=_nothing, repr=False)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Activity:
+        """From the API's JSON."""
+        plain = {name: raw[name] for name in cls.__slots__ if name in raw}
+        return cls(raw=raw, **plain | {"at": _time(raw["at"])})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
     """Counts over all stacks."""
 

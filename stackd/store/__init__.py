@@ -11,6 +11,7 @@ ports         ``store.ports``: which node ports are free, how many, and the oper
 changes       the operations on a living stack
 adoption      the operations that adopt what the cluster's records say and the file lacks
 jobs, timeline, claims    batch jobs, the events of each stack, Idempotency-Keys
+activity                  what clients have asked for
 identity      ``store.meta``; whose stacks the file holds, and how far its history goes
 transaction   what an operation works with, and how it becomes a method
 writer        the thread that commits all waiting operations together
@@ -20,6 +21,7 @@ failures      errors from SQLite's result codes
 
 from __future__ import annotations
 
+from stackd.store.activity import ActivityFilter, ActivityRequest
 from stackd.store.adoption import REMOVED
 from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.claims import Claim
@@ -36,6 +38,8 @@ __all__ = [
     "REMOVED",
     "STOPPED_BY_USER",
     "STOPPED_MESSAGE",
+    "ActivityFilter",
+    "ActivityRequest",
     "Assignment",
     "Claim",
     "Extension",

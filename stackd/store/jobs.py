@@ -300,6 +300,10 @@ class Jobs(Table):
         """The job, or None."""
         return self._by_id.get(job_id)
 
+    def all(self) -> Iterable[Job]:
+        """All jobs, in any order."""
+        return self._by_id.values()
+
     def unfinished(self) -> list[Job]:
         """The jobs that still have ids without an outcome, oldest first."""
         jobs = [self._by_id[job_id] for job_id in self._unfinished]

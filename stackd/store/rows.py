@@ -84,8 +84,8 @@ INSERT_HOSTNAME = "INSERT INTO hostnames (hostname, stack_id) VALUES (?, ?)"
 DELETE_HOSTNAMES_OF = "DELETE FROM hostnames WHERE stack_id IN (SELECT value FROM json_each(?))"
 
 INSERT_REMOVED = (
-    "INSERT OR IGNORE INTO removed_stacks (stack_id, removed_at)"
-    " SELECT stack_id, ? FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
+    "INSERT OR IGNORE INTO removed_stacks (stack_id, removed_at, labels)"
+    " SELECT stack_id, ?, labels FROM stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
 )
 REMOVED_AMONG = "SELECT stack_id FROM removed_stacks WHERE stack_id IN (SELECT value FROM json_each(?))"
 PURGE_REMOVED = (

@@ -33,10 +33,13 @@ CREATE UNIQUE INDEX job_items_stack ON job_items (job_id, stack_id);
 CREATE INDEX job_items_open ON job_items (job_id, seq) WHERE state IN ('pending', 'started');
 CREATE INDEX job_items_errors ON job_items (job_id, seq) WHERE error IS NOT NULL;
 """
-REQUESTED = """
-CREATE INDEX timeline_requested ON timeline (at) WHERE kind IN ('accepted', 'extended', 'stop_requested',
-    'start_requested', 'restart_requested', 'delete_requested') AND reason NOT IN ('batch', 'expired', 'undo', 'pool');
-"""
+REQUESTED = (
+    "kind IN ('accepted', 'extended', 'stop_requested', 'start_requested', 'restart_requested', 'delete_requested')"
+    " AND reason NOT IN ('batch', 'expired', 'undo', 'pool')"
+)
+"""The lines of a timeline that are requests of clients, but for those that a job has carried out."""
+
+TIMELINE_REQUESTED = f"CREATE INDEX timeline_requested ON timeline (at) WHERE {REQUESTED};"
 
 SCHEMA = f"""
 CREATE TABLE stacks (
@@ -89,7 +92,8 @@ CREATE INDEX stack_labels_stack ON stack_labels (stack_id);
 
 CREATE TABLE removed_stacks (
     stack_id TEXT NOT NULL PRIMARY KEY,
-    removed_at INTEGER NOT NULL
+    removed_at INTEGER NOT NULL,
+    labels TEXT NOT NULL DEFAULT '{{}}'
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_stacks_age ON removed_stacks (removed_at);
 
@@ -138,7 +142,8 @@ CREATE INDEX timeline_stack ON timeline (stack_id);
 CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted';
 CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message)
     WHERE kind IN ('warning', 'pulling');
-{REQUESTED}
+{TIMELINE_REQUESTED}
+
 CREATE TABLE kept_logs (
     stack_id TEXT NOT NULL,
     container TEXT NOT NULL,
@@ -165,7 +170,8 @@ DROP TABLE job_items;
 {JOB_ITEMS}
 INSERT INTO job_items SELECT job_id, seq, stack_id, iif(state = 'deleted', 'done', state), error FROM earlier;
 DROP TABLE earlier;
-{REQUESTED}
+{TIMELINE_REQUESTED}
+ALTER TABLE removed_stacks ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
 {HOSTNAMES}
 """
 

@@ -17,6 +17,7 @@ from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StoreError
 from stackd.model import Job, PortRange, Stack
 from stackd.store import claims, failures, identity, jobs, rows, timeline
+from stackd.store.activity import Activity
 from stackd.store.claims import Claims
 from stackd.store.companions import Ballast, FileLock, companion
 from stackd.store.file import StoreOptions, damaged, follow_links, open_file
@@ -131,7 +132,7 @@ class Purged:
 
 
 class Store:
-    """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``claims`` and ``meta``, with their operations.
+    """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``activity``, ``claims`` and ``meta``, with their operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
     be written now; then it had no effect, and the next operation may succeed.
@@ -155,6 +156,7 @@ class Store:
         self.stacks.subscribe(self.ports.follow)
         self.jobs = Jobs(loaded.jobs, submit)
         self.timeline = Timeline(submit)
+        self.activity = Activity(submit)
         self.claims = Claims(submit)
         self.meta = Meta(submit)
 

@@ -48,12 +48,12 @@ def created_body(stack: Stack) -> bytes:
 
 def job_body(job: Job) -> bytes:
     """A batch-delete job; ``errors`` is omitted when empty (API contract)."""
-    return orjson.dumps({"job_id": job.job_id, **_progress(job, "deleted")})
+    return orjson.dumps({"job_id": job.job_id, **progress_of(job, "deleted")})
 
 
 def batch_body(job: Job) -> bytes:
     """A batch job, whatever its action."""
-    return orjson.dumps({"job_id": job.job_id, **what_of(job), **_progress(job, "done")})
+    return orjson.dumps({"job_id": job.job_id, **what_of(job), **progress_of(job)})
 
 
 def streamed_job(job: Job) -> bytes:
@@ -67,7 +67,8 @@ def what_of(job: Job) -> dict[str, object]:
     return {"action": job.action, **ttl}
 
 
-def _progress(job: Job, done: str) -> dict[str, object]:
+def progress_of(job: Job, done: str = "done") -> dict[str, object]:
+    """How far the job is; ``done`` is the name of the count of what it has done."""
     return {
         "status": job.status,
         "total": job.total,

@@ -1,6 +1,6 @@
 """Lists of stacks by filter: pages of the list, and a delete by label.
 
-Owns: the parameters of ``GET /stacks`` and the format of a cursor. A cursor names the last stack of a page, so that
+Owns: the parameters of ``GET /stacks`` and the format of cursors. A cursor names the last stack of a page, so that
 pages neither repeat nor skip stacks while others are created and deleted.
 """
 
@@ -36,7 +36,7 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
     if cursor is not None and limit is None:
         limit = DEFAULT_PAGE
     stacks = call.view.stacks()
-    start = 0 if cursor is None else bisect_right(stacks, _position(cursor), key=list_key)
+    start = 0 if cursor is None else bisect_right(stacks, position_of(cursor), key=list_key)
     page: list[Stack] = []
     async for stack in in_turns(islice(stacks, start, None)):
         if selection.matches(stack):
@@ -45,7 +45,11 @@ async def list_matching(call: ApiCall) -> web.StreamResponse:
                 break
     more = limit is not None and len(page) > limit
     shown = page[:limit] if more else page
-    end = b"]}" if limit is None else b'],"next_cursor":%b}' % orjson.dumps(_cursor(shown[-1]) if more else None)
+    end = (
+        b"]}"
+        if limit is None
+        else b'],"next_cursor":%b}' % orjson.dumps(cursor_of(*list_key(shown[-1])) if more else None)
+    )
     render = renderer(fields) if fields else listed_body
     if (not fields or POD_SPEC in fields) and any(map(is_late, shown)):
         pieces = [OPEN, *rendered(shown, render), end]
@@ -65,14 +69,16 @@ async def delete_matching(call: ApiCall) -> web.Response:
     return json_response(accepted_many_body(job), status=202)
 
 
-def _cursor(stack: Stack) -> str:
-    return base64.urlsafe_b64encode(f"{stack.created_at} {stack.stack_id}".encode()).decode().rstrip("=")
+def cursor_of(at: int, name: str) -> str:
+    """The cursor of a page that ends with what has this time and name."""
+    return base64.urlsafe_b64encode(f"{at} {name}".encode()).decode().rstrip("=")
 
 
-def _position(cursor: str) -> tuple[int, str]:
+def position_of(cursor: str, route: str = "GET /stacks") -> tuple[int, str]:
+    """The time and the name with which the cursor's page ended. Raises InvalidRequest."""
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        created_at, stack_id = text.split(" ")
-        return int(created_at), stack_id
+        at, name = text.split(" ")
+        return int(at), name
     except (ValueError, binascii.Error):
-        raise InvalidRequest("cursor must be the next_cursor of an answer of GET /stacks") from None
+        raise InvalidRequest(f"cursor must be the next_cursor of an answer of {route}") from None

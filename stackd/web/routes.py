@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 from aiohttp import web
 
-from stackd.web import events, exposition, guides, listing, pages, stacks, system, templates
+from stackd.web import activity, events, exposition, guides, listing, pages, stacks, system, templates
 from stackd.web.api import ApiCall, Route
 from stackd.web.openapi import document
 from stackd.web.openapi import operations as op
@@ -53,6 +53,7 @@ ROUTES: tuple[Route, ...] = (
         doc=op.STREAM_STACK_EVENTS,
     ),
     Route(method="GET", path="/events", handler=events.all_events, streams=True, doc=op.STREAM_EVENTS),
+    Route(method="GET", path="/activity", handler=activity.activity, doc=op.GET_ACTIVITY),
     Route(method="GET", path="/templates", handler=templates.list_templates, doc=op.LIST_TEMPLATES),
     Route(method="GET", path="/capacity", handler=system.get_capacity, doc=op.GET_CAPACITY),
     Route(method="POST", path="/capacity", handler=system.post_capacity, asks=True, doc=op.GET_CAPACITY_FOR),

@@ -66,7 +66,9 @@ async def nothing_is_used(at: Harness) -> bool:
 def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
     """Write into the file that it has once deleted these stacks."""
     with contextlib.closing(sqlite3.connect(folder / "stackd.db")) as shell, shell:
-        shell.executemany("INSERT INTO removed_stacks VALUES (?, 1)", [(name,) for name in names])
+        shell.executemany(
+            "INSERT INTO removed_stacks (stack_id, removed_at) VALUES (?, 1)", [(name,) for name in names]
+        )
 
 
 async def leave_behind(at: Harness, name: str, *, finalizers: tuple[str, ...] = ()) -> None:

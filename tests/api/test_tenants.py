@@ -129,7 +129,7 @@ TABLE: dict[Check, str] = {
     """,
     filtered: """
         GET /stacks, POST /stacks, DELETE /stacks, POST /stacks/batch-delete, POST /stacks/batch, GET /events, GET /stats,
-        GET /templates
+        GET /templates, GET /activity
     """,
 }
 """How each route treats tenants."""

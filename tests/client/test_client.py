@@ -138,6 +138,10 @@ async def test_many_are_extended_as_one_job(at: Harness, ask: Caller) -> None:
     deleted = await ask("batch", "delete", stack_ids=before.values())
     assert (await ask("wait_job", deleted.job_id)).deleted == 2
     assert (await ask("batch_job", deleted.job_id)).done == 2
+    did = await ask("activity", labels={"team": "7"}, since=timedelta(hours=1), limit=3)
+    assert [(one.action, one.total) for one in did] == [("delete", 2), ("extend", 2), ("create", 1)]
+    assert (did[0].job_id, did[1].ttl, did[2].stack_id in before) == (deleted.job_id, "30m", True)
+    assert await ask("activity", since=did[0].at, action="create") == []
 
 
 async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harness, kind: Any) -> None:

@@ -63,7 +63,7 @@ class StateFile:
     def remember_as_removed(self, stack_id: str) -> None:
         """Write into the file that it has once deleted this stack."""
         with closing(sqlite3.connect(self.path, timeout=5.0)) as connection, connection:
-            connection.execute("INSERT INTO removed_stacks VALUES (?, 1)", (stack_id,))
+            connection.execute("INSERT INTO removed_stacks (stack_id, removed_at) VALUES (?, 1)", (stack_id,))
 
     def row(self, stack_id: str) -> Row | None:
         """The row of one stack, or None; None also if there is no file."""

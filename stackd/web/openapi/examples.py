@@ -187,6 +187,40 @@ BATCH_JOB: dict[str, Any] = {
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }
+ACTIVITY: dict[str, Any] = {
+    "activity": [
+        {
+            "at": CREATED,
+            "by": "operator",
+            "action": "extend",
+            "ttl": "30m",
+            "job_id": JOB_ID,
+            "labels": {"challenge": "web-1"},
+            "message": "",
+            "status": "completed",
+            "total": 40,
+            "done": 40,
+            "not_found": 0,
+            "failed": 0,
+            "created_at": CREATED,
+            "updated_at": "2026-02-10T02:03:10.535664Z",
+        },
+        {
+            "at": "2026-02-10T02:01:02.5Z",
+            "by": "platform",
+            "action": "create",
+            "stack_id": STACK_ID,
+            "labels": {"challenge": "web-1", "team": "7"},
+            "message": "",
+            "status": "completed",
+            "total": 1,
+            "done": 1,
+            "not_found": 0,
+            "failed": 0,
+        },
+    ],
+    "next_cursor": None,
+}
 CAPACITY: dict[str, Any] = {
     "fits": 14,
     "limited_by": "cpu",

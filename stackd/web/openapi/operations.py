@@ -9,6 +9,7 @@ from stackd.lifecycle.idempotency import KEY_LIMIT
 from stackd.model import StackStatus
 from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.units import format_duration
+from stackd.web.activity import ACTIONS
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE
 from stackd.web.openapi import examples
 from stackd.web.openapi.schemas import duration
@@ -321,6 +322,37 @@ GET_TIMELINE = Operation(
             "The timeline.", "Timeline", examples={"failed": {"stack_id": examples.STACK_ID, "events": examples.EVENTS}}
         )
     },
+)
+GET_ACTIVITY = Operation(
+    id="getActivity",
+    tag=HISTORY,
+    summary="Who did what?",
+    about="What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept "
+    "(`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline (`stacks.keep_history`). "
+    "What was refused is not in it. A tenant's key sees its own requests.",
+    parameters=(
+        parameter("key", "Of the API key with this name.", text("A key's name.", minLength=1)),
+        parameter("action", "Of this action.", text("An action.", enum=list(ACTIONS))),
+        parameter("stack", "About this stack.", text("A stack's id.", minLength=1)),
+        parameter(
+            "label",
+            "About stacks with this label, deleted ones too: `key=value`, or `key` for any value. If repeated, all of them.",
+            text("A label.", pattern="^[^=]"),
+            most=MOST_VALUES,
+            example=["challenge=web-1"],
+        ),
+        parameter(
+            "since",
+            "Since this time (RFC 3339, in UTC), or in the last time of this length.",
+            text("`2026-02-10T02:02:26Z` or `1h`.", format="stackd-since"),
+            example="1h",
+        ),
+        parameter(
+            "limit", f"Most entries on a page; {DEFAULT_PAGE} if not given.", number("How many.", 1, LARGEST_PAGE)
+        ),
+        parameter("cursor", "The `next_cursor` of the previous page.", text("Opaque.", format="stackd-cursor")),
+    ),
+    answers={200: answer("Requests.", "Activity", examples={"two": examples.ACTIVITY})},
 )
 GET_LOGS = Operation(
     id="getLogs",

@@ -15,6 +15,7 @@ from stackd.names import BARE_KEY, LONGEST_SUBDOMAIN
 from stackd.podspec.request import LARGEST_PORT, MAX_LABELS, MAX_TARGET_PORTS, PROTOCOLS
 from stackd.store.jobs import MAX_ERROR_LENGTH, MAX_ERRORS
 from stackd.units import format_duration
+from stackd.web.activity import ACTIONS
 from stackd.web.openapi import examples
 from stackd.web.requests import IF_EXISTS
 from stackd.web.responses import ERROR_LIMIT, JSON
@@ -277,6 +278,35 @@ def history() -> dict[str, Schema]:
         "Timeline": record(
             "What happened to a stack.",
             {"stack_id": text("The stack's id."), "events": many(ref("TimelineEvent"), "The oldest first.")},
+        ),
+        "Activity": record(
+            "What API keys have asked for.",
+            {
+                "activity": many(ref("ActivityEntry"), "The latest first."),
+                "next_cursor": nullable(text("Where the next page begins; null at the end.")),
+            },
+        ),
+        "ActivityEntry": record(
+            "A request about one stack (`stack_id`), or a batch job (`job_id`).",
+            {
+                "at": moment("When it was accepted."),
+                "by": text("The name of the API key."),
+                "action": text("What was asked for.", enum=list(ACTIONS)),
+                "ttl": duration("By how much a job extends."),
+                "stack_id": text("The stack's id; there is either this or `job_id`."),
+                "job_id": text("The job's id."),
+                "labels": table(text("A value."), "The stack's labels; of a job: those that chose its stacks."),
+                "message": text("More about it, such as `until 2026-02-10T04:02:26Z`."),
+                "status": ref("JobStatus"),
+                "total": number("How many stacks it is about."),
+                "done": number("For how many it is done."),
+                "not_found": number("How many ids belong to no stack."),
+                "failed": number("For how many it failed."),
+                "errors": many(ref("JobError"), f"The first {MAX_ERRORS} failures.", minItems=1, maxItems=MAX_ERRORS),
+                "created_at": moment("Of a job: when it was accepted."),
+                "updated_at": moment("Of a job: when it last made progress."),
+            },
+            optional=("ttl", "stack_id", "job_id", "errors", "created_at", "updated_at"),
         ),
         "TimelineEvent": record(
             "One thing that happened.",
