@@ -26,11 +26,8 @@ from stackd.clock import Clock
 from stackd.config import Config, load
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
-from stackd.embedded.resources import NODES
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import CREATES_AT_ONCE
-from stackd.lifecycle.worker import Priority
-from stackd.model import DeleteReason
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
 from stackd.templates import read_templates
@@ -38,7 +35,6 @@ from stackd.upkeep.systemd import ProcessContext
 
 KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
-SPEC_FOLDER = Path(__file__).parent / "unit" / "podspec"
 T = TypeVar("T")
 DEADLINE = 30.0
 """Seconds that a condition may take to come true: far more than it needs, also on a busy machine."""
@@ -326,11 +322,6 @@ class Harness:
         """Run this task of the schedule now."""
         await self.daemon.schedule.now(task)
 
-    def see_quotas(self, *quotas: dict[str, Any]) -> None:
-        """Show the daemon these quotas of the namespace, even ones that the embedded cluster would refuse."""
-        seen = self.daemon.context.quotas
-        seen.seen_at, seen.objects = 1, list(quotas)
-
     def on_their_way(self, template: str) -> tuple[int, int]:
         """For the template's pool: how many creates are under way, and how many stacks do not run yet."""
         context = self.daemon.context
@@ -351,13 +342,6 @@ class Harness:
     def abandoned_creates(self) -> int:
         """How many of the creates under way have lost their client."""
         return sum(one.abandoned for one in self.daemon.context.creating.values())
-
-    async def end_in_background(self, stack_ids: list[str]) -> None:
-        """Let the daemon delete these stacks in the background, as when they expire."""
-        context = self.daemon.context
-        await context.store.stacks.mark_deleting(stack_ids, DeleteReason.EXPIRED)
-        for stack_id in stack_ids:
-            context.worker.add(stack_id, Priority.EXPIRY)
 
     @asynccontextmanager
     async def no_create_slots(self) -> AsyncIterator[None]:
@@ -411,13 +395,6 @@ class Harness:
         """Set the time limits of requests to the cluster: ``timeout``, ``attempt_timeout``."""
         cluster = self.daemon.context.cluster
         cluster.target = dataclasses.replace(cluster.target, **seconds)  # type: ignore[arg-type]
-
-    def silence_nodes(self) -> None:
-        """Set all conditions of all nodes to Unknown, as when no kubelet answers."""
-        store = self.cluster.store
-        for record in list(store.of(NODES).records.values()):
-            conditions = [one | {"status": "Unknown"} for one in record.obj["status"]["conditions"]]
-            store.update(record, status=record.obj["status"] | {"conditions": conditions})
 
     @contextmanager
     def no_pod_starting(self) -> Iterator[None]:

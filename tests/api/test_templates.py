@@ -414,7 +414,7 @@ def _pod(template: str) -> str:
     return template.partition("pod:\n")[2].replace("\n  ", "\n")[2:]
 
 
-# ---- images of templates are on the nodes before the first create, and the tenant's program is not run for it
+# ---- images of templates are on the nodes before the first create
 
 
 IMAGE = "registry.example/slowpull:1"

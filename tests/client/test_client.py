@@ -293,7 +293,7 @@ def test_it_imports_none_of_the_daemons_libraries() -> None:
     assert files("stackd").joinpath("py.typed").is_file()
 
 
-# ---- a proxy before the daemon that loses responses: the request is carried out, but its client does not learn of it
+# ---- a proxy that loses responses: the request is carried out, but its client does not learn of it
 
 
 @dataclass(slots=True, kw_only=True)

@@ -19,8 +19,7 @@ from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
-from tests.cluster.process import Process
-from tests.cluster.real import KEY, Real
+from tests.cluster.real import KEY, Process, Real
 from tests.cluster.site import LEASE_SECONDS, Site, Wire, held_port
 from tests.harness import fast_cluster
 from tests.ports import free_port

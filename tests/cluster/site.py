@@ -18,8 +18,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.manifests import service_manifest
 from stackd.model import PortMapping, Stack, StackStatus
-from tests.cluster.process import Process
-from tests.cluster.real import Real
+from tests.cluster.real import Process, Real
 from tests.harness import seed
 
 LEASE_SECONDS = float(os.environ.get("STACKD_TEST_LEASE", "3"))

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.process import Process
-from tests.cluster.real import Real
+from tests.cluster.real import Process, Real
 from tests.cluster.site import STACKS, Site
 from tests.harness import seed
 

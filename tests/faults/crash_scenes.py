@@ -12,10 +12,9 @@ from functools import partial
 
 from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES
 from tests.earlier import as_version_before
-from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import ROUTES, Operations
-from tests.faults.oracle import FINISHED
+from tests.faults.oracle import FINISHED, InvariantMonitor
 from tests.faults.troubles import Troubles
 from tests.faults.world import NAMESPACE, OURS, World
 

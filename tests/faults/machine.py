@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
 from stackd.store import backup_file
-from tests.faults.disk import Disk
-from tests.faults.file import StateFile
+from tests.faults.file import Disk, StateFile
 from tests.faults.forkserver import CLOCK, HOST
 from tests.faults.processes import Process
 from tests.harness import KEY, eventually, lose_file

@@ -18,8 +18,8 @@ from stackd.embedded.server import Exchange
 from stackd.embedded.store import ObjectChange
 from stackd.kube.lease import SEQUENCE
 from tests.faults.file import StateFile
-from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.machine import Machine
+from tests.faults.oracle import InvariantMonitor
 from tests.faults.processes import Process
 from tests.faults.world import NAMESPACE, Outcome, World
 

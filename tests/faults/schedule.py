@@ -12,10 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
-from tests.faults.oracle import Oracle
+from tests.faults.oracle import InvariantMonitor, Oracle
 from tests.faults.owners import Owners
 from tests.faults.plan import LEASE_SECONDS, OPERATIONS, OWNER_DETAILS, Plan, Step, make_plan
 from tests.faults.processes import ForkServer

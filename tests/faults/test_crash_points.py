@@ -12,9 +12,8 @@ import pytest
 import stackd
 from stackd.lifecycle.crashpoints import POINTS
 from tests.faults.crash_scenes import SCENES, Scene, Stage
-from tests.faults.invariant_monitor import InvariantMonitor
 from tests.faults.operations import Operations
-from tests.faults.oracle import Oracle
+from tests.faults.oracle import InvariantMonitor, Oracle
 from tests.faults.processes import ForkServer
 from tests.faults.schedule import ask_again, check_ports, converge
 from tests.faults.troubles import Troubles

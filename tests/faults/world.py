@@ -25,8 +25,7 @@ from stackd.embedded.schema import default_namespace, default_pod, default_servi
 from stackd.embedded.store import Record
 from stackd.embedded.timing import LoopClock
 from tests.certificates import TlsFront, authority, issued, tls_in_front
-from tests.faults.disk import Disk
-from tests.faults.file import StateFile
+from tests.faults.file import Disk, StateFile
 from tests.faults.ledger import Ledger
 from tests.faults.machine import GATEWAY, Machine
 from tests.faults.processes import ForkServer, Process

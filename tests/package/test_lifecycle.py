@@ -10,9 +10,8 @@ import pytest
 
 from stackd.embedded import NodeSpec, User, everything
 from tests.package.debian import NEWER, field
-from tests.systemd.load import under_load
 from tests.systemd.machine import Machine, Ran
-from tests.systemd.service import UNIT, Service
+from tests.systemd.service import UNIT, Service, under_load
 
 pytestmark = pytest.mark.systemd
 

@@ -92,6 +92,7 @@ async def test_a_second_ctrl_c_ends_it_at_once_and_says_what_is_left(at: Harness
     assert code == 130
     assert "may remain; they expire within " in complained
     assert f"stackd stacks batch-delete --label {LABEL}=" in complained
+    at.cluster.faults.clear()
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks"), deadline=30)
 
 

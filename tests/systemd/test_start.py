@@ -14,8 +14,7 @@ from stackd.embedded import Fault, Rule, User, everything
 from tests.api.test_process import replace_owner
 from tests.certificates import BARE, HAVE_OPENSSL, authority, issued, tls_in_front
 from tests.harness import seed
-from tests.systemd.load import under_load
-from tests.systemd.service import UNIT, Service
+from tests.systemd.service import UNIT, Service, under_load
 
 pytestmark = pytest.mark.systemd
 SOON = 15.0
@@ -244,7 +243,7 @@ async def test_a_stop_closes_the_port_though_systemd_keeps_it_over_a_restart(ser
         await asyncio.open_connection("127.0.0.1", service.api_port)
 
 
-# ---- the timer's backups: they are made while the daemon runs, replaced, for nobody else to read, and can be
+# ---- the timer's backups: made while the daemon runs, replaced, for nobody else to read
 
 
 BACKUP = "stackd-backup.service"

@@ -203,15 +203,6 @@ def _hash(text: str) -> str:
     return base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).decode().rstrip("=")
 
 
-# ---- stackd uses no private part of aiohttp, and of the Kubernetes client only these
-
-
-"""Subclasses of aiohttp's classes. They use none of its private parts."""
-
-
-# ---- the Kubernetes client
-
-
 def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
     """``stackd.kube`` keeps ``kubernetes`` from importing its synchronous client, with requests and a WebSocket library."""
     code = (

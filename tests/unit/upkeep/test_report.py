@@ -235,9 +235,6 @@ async def test_a_file_that_does_not_answer_is_stuck(tmp_path: Path) -> None:
         assert await why_stuck(at.daemon.context, 5.0) == ""
 
 
-# ---- The service that asks the cluster for its identity: a defect in it ends the process
-
-
 # ---- the service manager's protocol, spoken to a socket in its place
 
 
@@ -310,7 +307,7 @@ def test_only_listening_sockets_handed_to_this_very_process_are_taken(whose: str
     assert done.stdout.strip() == found
 
 
-# ---- A stop with sockets that outlive the process: accepted clients are served, later ones wait for the n
+# ---- a stop with sockets that outlive the process
 
 
 def listening() -> socket.socket:
