@@ -9,7 +9,7 @@ machine    check, doctor, backup, reload, key: this machine's configuration, sta
 doctor     what the doctor prints
 setup      setup
 manifests  manifests
-system     templates, stats, capacity, events, reconcile, owner, takeover: the daemon as a whole, over its API
+system     templates, stats, capacity, events, activity, reconcile, owner, takeover: the daemon as a whole, over its API
 stacks     stacks …: over the API
 options    what commands share
 target     which daemon a client is for
@@ -50,6 +50,7 @@ COMMANDS = {
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
     "rehearse": ("stackd.cli.rehearse:rehearse", "Start many stacks as players would, and measure."),
     "events": ("stackd.cli.system:events", "Print what changes, as it changes."),
+    "activity": ("stackd.cli.system:activity", "Show which key asked for what."),
     "reconcile": ("stackd.cli.system:reconcile", "Show the reconciliation's plan, or release its brake."),
     "owner": ("stackd.cli.system:owner", "Show who owns the stacks."),
     "takeover": ("stackd.cli.system:takeover", "Make a standby take over the stacks."),

@@ -335,6 +335,11 @@ def local(time_text: str) -> str:
     return at.strftime("%Y-%m-%d %H:%M:%S") if is_terminal() else at.isoformat(timespec="seconds")
 
 
+def recent(time_text: str) -> str:
+    """The same; on a terminal without the date if that is today."""
+    return local(time_text).removeprefix(f"{datetime.now().astimezone().date()} ")
+
+
 def duration(seconds: float) -> str:
     """A length of time in its two largest units; ``0s`` if it is negative."""
     total = max(0, int(seconds))

@@ -1,4 +1,4 @@
-"""Commands about the daemon as a whole, over its API: templates, statistics, capacity, events, reconciliation, its owner."""
+"""Commands about the daemon as a whole, over its API: templates, statistics, capacity, events, activity, and more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import filter_options, output_option
+from stackd.cli.options import filter_options, ids_of_stacks, labels_of_stacks, output_option
 from stackd.cli.output import (
     COLUMNS,
     LISTED,
@@ -20,6 +20,7 @@ from stackd.cli.output import (
     cells,
     counted,
     is_terminal,
+    label_text,
     line,
     local,
     natural,
@@ -27,6 +28,7 @@ from stackd.cli.output import (
     print_facts,
     print_json_line,
     print_table,
+    recent,
 )
 from stackd.cli.target import client_options
 from stackd.printable import printable
@@ -211,6 +213,50 @@ def _print_plan(plan: dict[str, Any]) -> None:
     if unknown:
         click.echo(f"{len(unknown)} unknown and left alone; remove with: stackd reconcile --confirm")
 
+
+ACTIONS = ("create", "extend", "restart", "stop", "start", "delete")
+
+
+@click.command()
+@client_options
+@click.option("--key", "key_name", default="", metavar="NAME", help="Only of the API key with this name.")
+@click.option("--action", type=click.Choice(ACTIONS), help="Only requests of this kind.")
+@click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=ids_of_stacks)
+@click.option(
+    "--label", "-l", multiple=True, metavar="KEY[=VALUE]", shell_complete=labels_of_stacks,
+    help="Only about stacks with this label; with all of them if repeated.",
+)  # fmt: skip
+@click.option("--since", metavar="TIME", help="Only since a time (2026-02-10T02:02:26Z), or in the last 1h.")
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
+@output_option("json", "jsonl")
+def activity(client: Client, key_name: str, label: tuple[str, ...], output: str, **options: Any) -> None:
+    """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
+    chosen = {name: value for name, value in options.items() if value}
+    found = [one.raw for one in client.activity(key=key_name, labels=label, **chosen)]
+    if output:
+        print_all({"activity": found}, found, output, name="")
+    else:
+        print_table(ACTIVITY, found)
+
+
+def _result(one: Any) -> str:
+    """``38 done, 2 failed``; while it goes on, ``running, 12 of 40``."""
+    counts = by_status({"done": one["done"], "not found": one["not_found"], "failed": one["failed"]})
+    if one["status"] in ("queued", "running"):
+        return f"{one['status']}, {one['done'] + one['not_found'] + one['failed']} of {one['total']}"
+    return counts or "nothing to do"
+
+
+ACTIVITY = (
+    Column(head="when", of=lambda one: recent(one["at"])),
+    Column(head="by", of=lambda one: one["by"], keep=7, elastic=True),
+    Column(head="action", of=lambda one: f"{one['action']} {one.get('ttl') or ''}".strip()),
+    Column(head="of", of=lambda one: one.get("stack_id") or one["job_id"], keep=6),
+    Column(head="stacks", of=lambda one: str(one["total"]), keep=7, right=True),
+    Column(head="result", of=_result, keep=8, elastic=True),
+    Column(head="labels", of=lambda one: label_text(one) or "-", keep=5, elastic=True),
+    Column(head="message", of=lambda one: one["message"], keep=1, elastic=True),
+)
 
 TAKEOVER_SECONDS = 120.0
 CHECK_SECONDS = 0.2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,6 +32,7 @@ from stackd.cli.output import (
     print_stacks,
     print_table,
     print_text,
+    recent,
     since,
     style,
 )
@@ -241,18 +241,13 @@ def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
     yield "memory", str(of_bytes(stack["requested_memory_bytes"]))
 
 
-def _when(event: Fields) -> str:
-    """The time; on a terminal without the date if that is today."""
-    return local(event["at"]).removeprefix(f"{datetime.now().astimezone().date()} ")
-
-
 def _what(event: Fields) -> str:
     count = event.get("count", 1)
     return f"{event['kind']} ({count} times)" if count > 1 else str(event["kind"])
 
 
 TIMELINE = (
-    Column(head="when", of=_when),
+    Column(head="when", of=lambda event: recent(event["at"])),
     Column(head="what", of=_what, elastic=True),
     Column(head="reason", of=lambda event: event["reason"] or "", keep=6, elastic=True),
     Column(head="by", of=lambda event: event["by"] or "", keep=5, elastic=True),

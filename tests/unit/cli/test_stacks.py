@@ -300,3 +300,31 @@ async def test_what_a_job_could_not_do_is_said_with_its_reasons_and_the_exit_cod
     assert "2 of 2 could not be extended" in result.stderr
     empty = await shell.run("extend", "--label", "team=none", "5m")
     assert (empty.exit_code, empty.stdout, empty.stderr) == (0, "", "no stack matches: nothing to extend\n")
+
+
+async def test_activity_says_which_key_asked_for_what_and_what_came_of_it(shell: Shell) -> None:
+    stack_id = (await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
+    job_id = (await shell.good("extend", "--label", "team=7", "5m")).split("\t")[0]
+    await shell.run("extend", "-", "48h", stdin="stack-none\n")
+    await shell.run("extend", "-", "5m", stdin="stack-none\n")
+
+    async def rows(*words: str) -> list[list[str]]:
+        result = await shell.any_command("activity", *words)
+        assert result.exit_code == 0, result.output
+        return [line.split("\t")[1:7] for line in result.stdout.splitlines()]
+
+    nobody, extended, created = await rows()
+    assert extended == ["environment", "extend 5m", job_id, "1", "1 done", "team=7"]
+    assert created == ["environment", "create", stack_id, "1", "1 done", "team=7"]
+    assert nobody[1] == "extend 5m"
+    assert nobody[4] == "1 not found"
+    for words in (
+        ("--action", "create"),
+        ("--stack", stack_id, "--action", "create"),
+        ("--limit", "3", "--action", "create"),
+    ):
+        assert await rows(*words) == [created]
+    assert extended in await rows("--label", "team=7", "--since", "1h", "--key", "environment")
+    assert await rows("--key", "nobody") == await rows("--label", "team=8") == []
+    whole = (await shell.at.call("GET", "/activity")).json["activity"]
+    assert json.loads((await shell.any_command("activity", "--json")).stdout) == {"activity": whole}
