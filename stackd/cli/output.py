@@ -172,7 +172,8 @@ def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | No
         for item in items:
             click.echo(line(cells(item, columns)))
         return
-    made, hidden = table(columns, items, terminal_width() if width == 0 else width)
+    filled = [column for column in columns if not items or any(map(column.of, items))]
+    made, hidden = table(filled, items, terminal_width() if width == 0 else width)
     print_unwrapped(console(), made)
     if hidden:
         print_note(f"too wide for this terminal: {', '.join(hidden)}")

@@ -251,7 +251,7 @@ ACTIVITY = (
     Column(head="when", of=lambda one: recent(one["at"])),
     Column(head="by", of=lambda one: one["by"], keep=7, elastic=True),
     Column(head="action", of=lambda one: f"{one['action']} {one.get('ttl') or ''}".strip()),
-    Column(head="of", of=lambda one: one.get("stack_id") or one["job_id"], keep=6),
+    Column(head="about", of=lambda one: one.get("stack_id") or one["job_id"], keep=6),
     Column(head="stacks", of=lambda one: str(one["total"]), keep=7, right=True),
     Column(head="result", of=_result, keep=8, elastic=True),
     Column(head="labels", of=lambda one: label_text(one) or "-", keep=5, elastic=True),

@@ -15,6 +15,7 @@ from stackd.cli import stackd
 from stackd.client import ApiError, Client, Job, Unreachable
 from tests.harness import harness, request_for, seed
 from tests.unit.cli.conftest import Shell
+from tests.unit.cli.test_hostile import on_terminal
 
 POD = seed()["pod_spec"]
 
@@ -326,5 +327,8 @@ async def test_activity_says_which_key_asked_for_what_and_what_came_of_it(shell:
         assert await rows(*words) == [created]
     assert extended in await rows("--label", "team=7", "--since", "1h", "--key", "environment")
     assert await rows("--key", "nobody") == await rows("--label", "team=8") == []
+    said = await on_terminal(shell, "activity")
+    assert "ABOUT" in said
+    assert "MESSAGE" not in said, "no column without any text"
     whole = (await shell.at.call("GET", "/activity")).json["activity"]
     assert json.loads((await shell.any_command("activity", "--json")).stdout) == {"activity": whole}
