@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stackd.cli.options import is_installed, loaded
-from stackd.cli.output import counted, print_json_line
+from stackd.cli.output import BAD, GOOD, WARNING, counted, print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG
@@ -27,7 +27,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.printable import printable
 
 CREDENTIALS = (API_KEY, KUBECONFIG)
-COLOURS = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
+COLOURS = {Level.OK: GOOD, Level.WARN: WARNING, Level.FAIL: BAD}
 LEVEL_WIDTH, ABOUT_WIDTH = 4, 13
 
 

@@ -35,16 +35,18 @@ SHORTEST = 8
 FOLDED = 30
 """Least width of a column whose text continues on the next line."""
 
-STYLES = {
-    "running": "green",
-    "completed": "green",
-    "creating": "cyan",
-    "queued": "cyan",
-    "stopped": "dim",
-    "failed": "bold red",
-    "node_deleted": "bold magenta",
-}
+GOOD, BUSY, WARNING, BAD = "green4", "deep_sky_blue3", "dark_orange3", "bold red1"
 """Colours that can be read on a dark terminal and on a light one."""
+
+STYLES = {
+    "running": GOOD,
+    "completed": GOOD,
+    "creating": BUSY,
+    "queued": BUSY,
+    "stopped": "dim",
+    "failed": BAD,
+    "node_deleted": "bold magenta3",
+}
 
 WORST_FIRST = ("failed", "node_deleted", "creating", "stopped", "running")
 LISTED = "stack_id,status,status_reason,node_id,node_public_ip,ports,created_at,ttl_expires_at,labels,ended,template"

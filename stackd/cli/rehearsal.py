@@ -25,7 +25,7 @@ from rich.text import Text
 
 from stackd.cli import FAILED, INTERRUPTED
 from stackd.cli.options import labels_of, loop_factory
-from stackd.cli.output import Column, console, print_json, print_unwrapped, table, terminal_width
+from stackd.cli.output import BAD, GOOD, WARNING, Column, console, print_json, print_unwrapped, table, terminal_width
 from stackd.cli.stacks.create import request_body
 from stackd.cli.target import Target, no_key
 from stackd.printable import printable
@@ -75,7 +75,7 @@ def rehearse(target: Target, options: dict[str, Any]) -> None:
         print_json(found.fields())
     else:
         print_tables(found.tables())
-        style = "bold green" if found.verdict.holds else "bold red"
+        style = f"bold {GOOD}" if found.verdict.holds else BAD
         console().print(Text(printable(found.verdict.sentence), style=style))
     if report is not None:
         report.write_text(page(found), encoding="utf-8")
@@ -235,9 +235,9 @@ def view(rehearsal: Rehearsal) -> Group:
     failed = sum(attempt.failed for attempt in attempts)
     tail = [f"{failed} failed", f"{len(rehearsal.reads)} status reads"]
     tail += [f"{rehearsal.left} stacks left"] if rehearsal.left is not None else []
-    lines = [Text("  ".join(tail), style="bold red" if failed else "dim")]
-    found = [(len(sentences), sentences[0], "red") for sentences in reasons(attempts).values()][:SHOWN]
-    found += [(count, reason, "yellow") for reason, count in rehearsal.troubles.most_common(SHOWN)]
+    lines = [Text("  ".join(tail), style=BAD if failed else "dim")]
+    found = [(len(sentences), sentences[0], BAD) for sentences in reasons(attempts).values()][:SHOWN]
+    found += [(count, reason, WARNING) for reason, count in rehearsal.troubles.most_common(SHOWN)]
     lines += [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in found]
     return Group(head, _table(heads, rows, map(bool, heads)), *lines)
 

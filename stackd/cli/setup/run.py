@@ -17,6 +17,7 @@ from rich.text import Text
 from stackd.cli.doctor import advised, examine, say
 from stackd.cli.manifests import manifests, site_of
 from stackd.cli.options import INSTALLED, loaded
+from stackd.cli.output import BAD, BUSY, GOOD, WARNING
 from stackd.cli.setup.admin import kubeconfig_of
 from stackd.cli.setup.steps import STEPS, Setup, StepFailed, StepState, without_disk
 from stackd.config import Config
@@ -27,7 +28,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator
 from stackd.printable import printable
 
-COLOURS = {"done": "green", "ok": "green", "to do": "cyan", "by hand": "yellow", "failed": "bold red"}
+COLOURS = {"done": GOOD, "ok": GOOD, "to do": BUSY, "by hand": WARNING, "failed": BAD}
 NAME_WIDTH = 11
 ADMISSION_POLICIES_SINCE = (1, 30)
 OPTIONS = "setup-options"

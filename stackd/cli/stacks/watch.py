@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli.options import filter_options, output_option
-from stackd.cli.output import LISTED, cells, console, is_terminal, line, print_json_line, stack_columns, summary, table
+from stackd.cli.output import (
+    LISTED,
+    WARNING,
+    cells,
+    console,
+    is_terminal,
+    line,
+    print_json_line,
+    stack_columns,
+    summary,
+    table,
+)
 from stackd.cli.target import client_options
 
 if TYPE_CHECKING:
@@ -124,7 +135,7 @@ def view(watched: WatchedStacks, height: int, width: int) -> RenderableType:
     newest = sorted(watched.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
     shown = newest[: max(1, height - OTHER_LINES)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
-    last = Text(watched.trouble, style="bold yellow") if watched.trouble else Text(summary(newest) + more, style="dim")
+    last = Text(watched.trouble, style=WARNING) if watched.trouble else Text(summary(newest) + more, style="dim")
     return Group(table(stack_columns(shown), shown, width)[0], last)
 
 

@@ -14,8 +14,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.style import Style
 
 from stackd.cli.output import (
+    STYLES,
+    WARNING,
     addresses,
     by_status,
     cells,
@@ -90,7 +93,7 @@ def test_the_worst_is_counted_first_and_nodes_are_in_the_order_of_people() -> No
 def test_text_of_a_tenant_does_nothing_to_a_terminal_and_a_status_has_its_colour(hostile: str) -> None:
     stack = {**STACK, "status": "failed", "status_reason": hostile, "labels": {"x": hostile}, "node_id": hostile}
     text, _ = drawn([stack], 200, force_terminal=True, color_system="truecolor")
-    assert "\x1b[1;31mfailed (" in text
+    assert "\x1b[1;38;5;196mfailed (" in text
     assert not any(obeyed in text for obeyed in ("\x1b]", "\x1b[2J", "\r", "\x9b", "\u202e"))
     assert line(cells(stack)).count("\t") == len(cells(stack)) - 1
     assert ("[red]x[/red]" in text) is hostile.startswith("[red]")
@@ -285,3 +288,12 @@ async def test_events_in_json_have_all_fields_but_the_pod_spec(shell: Shell) -> 
     finally:
         process.send_signal(signal.SIGINT)
         await process.wait()
+
+
+@pytest.mark.parametrize("style", sorted({*STYLES.values(), WARNING} - {"dim"}))
+def test_a_colour_can_be_read_on_a_dark_terminal_and_on_a_light_one(style: str) -> None:
+    color = Style.parse(style).color
+    assert color is not None
+    red, green, blue = [part / 255 for part in color.get_truecolor()]
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    assert min(1.05 / (luminance + 0.05), (luminance + 0.05) / 0.05) > 3
