@@ -51,7 +51,7 @@ from stackd.lifecycle.steps import converge
 from stackd.lifecycle.ttl import Expiries, expire
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.lifecycle.worker import Worker
-from stackd.metrics import Metrics
+from stackd.metrics import HOUR, Metrics
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks
 from stackd.templates import TemplateSet, read_templates
@@ -186,6 +186,8 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     )
     context.worker = Worker(clock.monotonic, tasks, partial(converge, context))
     context.worker.jobs.update(store.begun)
+    now = clock.now()
+    metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
     return _wire(context)
 
 

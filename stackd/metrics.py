@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from time import monotonic, perf_counter, time_ns
@@ -150,6 +150,12 @@ class Metrics:
     def _runs(self, seconds: float, template: str | None) -> None:
         self.time_to_running.observe(seconds)
         self.starts[template].append((monotonic(), max(0.0, seconds)))
+
+    def add_starts(self, starts: Iterable[tuple[str, int, int]], now: int) -> None:
+        """Add the starts of an earlier process: template, when the stack ran, and when it was created (nanoseconds)."""
+        for template, ran_at, created_at in starts:
+            ago, seconds = (now - ran_at) / 1e9, (ran_at - created_at) / 1e9
+            self.starts[template].append((monotonic() - ago, seconds))
 
     def median_seconds_to_running(self, template: str) -> float | None:
         """Of the stacks of one template that ran within the last hour; None if none did."""

@@ -18,7 +18,15 @@ from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, 
 from stackd.lifecycle.context import Context, Unseen, current_pod
 from stackd.lifecycle.names import what_is_wrong
 from stackd.lifecycle.next_step import OF_THE_PASS, route_error, service_error
-from stackd.lifecycle.status import PodProgress, PodSnapshot, derive_status, observation, pod_progress, pull_is_failing
+from stackd.lifecycle.status import (
+    PodProgress,
+    PodSnapshot,
+    derive_status,
+    observation,
+    pod_progress,
+    pull_has_failed,
+    pull_is_failing,
+)
 from stackd.logs import stack_log
 from stackd.model import Observation, Stack, StackStatus
 from stackd.store import differs
@@ -179,8 +187,9 @@ class Observer:
         context = self._context
         pod = self._context.pod_of(stack)
         now = context.clock.now()
-        if pull_is_failing(pod):
-            self._pull_failing.setdefault(stack.stack_id, now)
+        if pull_is_failing(stack, pod):
+            since = min(now, stack.updated_at) if pull_has_failed(stack) else now
+            self._pull_failing.setdefault(stack.stack_id, since)
         else:
             self._pull_failing.pop(stack.stack_id, None)
         node = pod.node_name if pod is not None and pod.node_name else stack.node_id

@@ -18,6 +18,9 @@ from stackd.structs import struct
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """Waiting reasons of a failed pull that is retried: ``failed`` once they have lasted for the grace."""
 
+TRIED_AGAIN = frozenset({"ContainerCreating", "PodInitializing", ""})
+"""Waiting reasons of a container whose failed pull may be tried again just now."""
+
 STUCK_REASONS = frozenset(
     {
         "InvalidImageName",
@@ -60,9 +63,20 @@ class DerivedStatus:
     recheck_at: int | None = None
 
 
-def pull_is_failing(pod: PodState | None) -> bool:
-    """Whether a container waits because its image could not be pulled."""
-    return pod is not None and any(c.reason in PULL_ERRORS for c in pod.containers if c.state == "waiting")
+def pull_has_failed(stack: Stack) -> bool:
+    """Whether the row says that an image could not be pulled."""
+    return stack.status in (StackStatus.CREATING, StackStatus.FAILED) and stack.status_reason in PULL_ERRORS
+
+
+def pull_is_failing(stack: Stack, pod: PodState | None) -> bool:
+    """Whether a container waits because its image could not be pulled, also while the next try is under way."""
+    if pod is None:
+        return False
+    waiting = {c.reason for c in pod.containers if c.state == "waiting"}
+    if waiting & PULL_ERRORS:
+        return True
+    tries = pod.phase == "Pending" and not pod.deleting and not any(c.state == "running" for c in pod.containers)
+    return tries and pull_has_failed(stack) and bool(waiting & TRIED_AGAIN)
 
 
 def observation(stack: Stack, snapshot: PodSnapshot, derived: DerivedStatus) -> Observation:
@@ -103,7 +117,7 @@ def derive_status(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) 
         )
     if not snapshot.node_exists and pod.node_name:
         return _node_gone(stack, ended=False)
-    waiting = _waiting_failure(pod, snapshot, image_pull_grace)
+    waiting = _waiting_failure(stack, pod, snapshot, image_pull_grace)
     if waiting is not None:
         return waiting
     return _alive(stack, pod, snapshot, image_pull_grace)
@@ -158,13 +172,16 @@ def _terminated(container: ContainerState) -> str:
     return f"{text}: {container.message}" if container.message else text
 
 
-def _waiting_failure(pod: PodState, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus | None:
+def _waiting_failure(
+    stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace: float
+) -> DerivedStatus | None:
+    grace = 0.0 if stack.status is StackStatus.FAILED and pull_has_failed(stack) else image_pull_grace
     for container in pod.containers:
         if container.state != "waiting":
             continue
         if container.reason in STUCK_REASONS:
             return DerivedStatus(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
-        if container.reason in PULL_ERRORS and snapshot.now >= _pull_deadline(snapshot, image_pull_grace):
+        if container.reason in PULL_ERRORS and snapshot.now >= _pull_deadline(snapshot, grace):
             return DerivedStatus(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
     return None
 
@@ -200,6 +217,8 @@ def _alive(stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace:
     if pod.phase == "Running" and stack.status is StackStatus.RUNNING:
         return DerivedStatus(status=StackStatus.RUNNING, reason="NotReady", message=_not_ready(pod))
     pulling = next((c for c in pod.containers if c.state == "waiting" and c.reason in PULL_ERRORS), None)
+    if pulling is None and pull_is_failing(stack, pod):
+        return _as_it_is(stack)
     if pulling is None:
         return _unhindered(StackStatus.CREATING, pod, snapshot)
     return DerivedStatus(

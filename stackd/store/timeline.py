@@ -38,6 +38,12 @@ CLOSE_TIMELINES = (
     " WHERE stack_id NOT IN (SELECT stack_id FROM stacks) GROUP BY stack_id HAVING sum(kind = 'deleted') = 0"
 )
 TIMELINE = "SELECT at, kind, reason, message, by, count FROM timeline WHERE stack_id = ? ORDER BY at, seq"
+# A stack of a pool ran before it was given, which is then its creation.
+STARTS = (
+    "SELECT s.template, max(min(t.at), s.created_at) AS ran_at, s.created_at FROM stacks AS s"
+    " CROSS JOIN timeline AS t ON t.stack_id = s.stack_id WHERE s.template IS NOT NULL AND s.unassigned = 0"
+    " AND s.generation = 0 AND t.kind = 'ready' GROUP BY s.stack_id HAVING ran_at > ? ORDER BY ran_at"
+)
 IN_TIMELINE = "SELECT 1 FROM timeline WHERE stack_id = ? LIMIT 1"
 TRIM_TIMELINES = (
     "DELETE FROM timeline WHERE seq IN (SELECT t.seq FROM json_each(?) AS wanted CROSS JOIN timeline AS t"
@@ -109,6 +115,11 @@ def read(tx: Transaction, stack_id: str) -> list[TimelineEvent]:
     ]
 
 
+def starts(tx: Transaction, since: int) -> list[tuple[str, int, int]]:
+    """The stacks of templates that have come to run since then: template, when it ran, and when it was created."""
+    return [(template, ran_at, created_at) for template, ran_at, created_at in tx.rows(STARTS, (since,))]
+
+
 def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
     """The last log lines of the stack's containers, the latest first."""
     return [KeptLog(container=container, at=at, text=text) for container, at, text in tx.rows(KEPT_LOGS, (stack_id,))]
@@ -177,6 +188,7 @@ class Timeline(Table):
     """The timelines and the last log lines of all stacks."""
 
     read = operation(read, writes=False)
+    starts = operation(starts, writes=False)
     kept_logs = operation(kept_logs, writes=False)
     keep_diagnostics = operation(keep_diagnostics, grows=True)
     # It does not wait for the disk, so a power failure can lose the logs.

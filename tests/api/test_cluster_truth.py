@@ -77,6 +77,19 @@ async def test_an_image_that_cannot_be_pulled_is_failed_after_the_grace_and_not_
         assert stack["status_message"].startswith("image registry.example/nopull:1 cannot be pulled: ")
 
 
+async def test_an_image_that_could_not_be_pulled_stays_failed_when_stackd_starts_again(tmp_path: Path) -> None:
+    """Before, the stack was creating again for the whole grace."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}, cluster=cluster) as at:
+            stack_id = (await at.create(request_for("registry.example/nopull:1")))["stack_id"]
+            await at.until_status(stack_id, "failed")
+        async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "10m"}, cluster=cluster) as at:
+            await at.passes(2)
+            assert (await at.stack(stack_id))["status"] == "failed"
+            kinds = [event["kind"] for event in (await at.call("GET", f"/stacks/{stack_id}/timeline")).json["events"]]
+            assert "waiting" not in kinds
+
+
 async def test_an_image_that_is_pulled_late_runs_in_the_end(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_STACKS__IMAGE_PULL_GRACE": "0s"}) as at:
         created = await at.create(request_for("registry.example/latepull"))

@@ -337,6 +337,18 @@ async def test_how_long_the_stacks_of_a_template_take_is_told(at: Harness) -> No
     assert "history" not in (await at.call("GET", "/templates")).text
 
 
+async def test_how_long_they_take_is_still_told_after_a_restart(tmp_path: Path) -> None:
+    """Before, a template with hundreds of running stacks had started none within the hour."""
+    settings = folder_with(tmp_path, web_1=WEB)
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        for start in range(2):
+            async with harness(tmp_path, settings, cluster=cluster) as at:
+                if not start:
+                    await at.running({"template": "web-1"})
+                (web,) = (await at.call("GET", "/templates")).json["templates"]
+                assert 0 < web["median_seconds_to_running"] < 10
+
+
 async def test_stacks_are_found_by_their_template(at: Harness) -> None:
     web, plain, other = (
         await at.create({"template": "web-1"}),

@@ -72,6 +72,22 @@ def test_an_image_that_cannot_be_pulled_is_failed_only_after_the_grace() -> None
     assert "no such host" in late.message
 
 
+@pytest.mark.parametrize("status", [StackStatus.CREATING, StackStatus.FAILED])
+def test_a_failed_pull_stays_one_after_a_restart_and_while_it_is_tried_again(status: StackStatus) -> None:
+    """Before, the stack was plainly creating again, until the grace had passed once more."""
+    failed = replace(CREATING, status=status, status_reason="ErrImagePull", status_message="image x cannot be pulled")
+    again = verdict("pod-get-badimage", failed, pull_failing_since=NOW)
+    assert (again.status, again.reason) == (status, "ImagePullBackOff")
+    waits = replace(recorded("pod-get-badimage").containers[0], reason="ContainerCreating", message="")
+    trying = pod(phase="Pending", ready=False, containers=(waits,))
+    found = derive_status(failed, seen(trying), GRACE)
+    assert (found.status, found.reason, found.message) == (status, "ErrImagePull", "image x cannot be pulled")
+    runs = pod(containers=(replace(waits, state="running", reason="", ready=True),))
+    assert derive_status(failed, seen(runs), GRACE).status is StackStatus.RUNNING
+    other = replace(failed, status_reason="")
+    assert derive_status(other, seen(trying), GRACE).status is StackStatus.CREATING
+
+
 def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
     events = json.loads((RECORDINGS / "watch-pods-lifecycle.json").read_text())["events"]
     stacks: dict[str, Stack] = {}
