@@ -73,8 +73,11 @@ class GatewayController:
         route = self._store.of(seen.resource).records.get(seen.key)
         if route is None or route.uid != seen.uid:
             return
-        parents = [entry for parent in _spec(route).get("parentRefs", ()) for entry in self._entry(route, parent)]
-        self._store.update(route, status={"parents": parents})
+        told = (route.obj.get("status") or {}).get("parents", [])
+        others = [entry for entry in told if entry.get("controllerName") != CONTROLLER]
+        own = [entry for parent in _spec(route).get("parentRefs", ()) for entry in self._entry(route, parent)]
+        if others + own != told:
+            self._store.update(route, status={"parents": others + own})
 
     def _entry(self, route: Record, parent: Json) -> Iterator[Json]:
         gateway = self._store.of(GATEWAYS).records.get((parent.get("namespace", route.key[0]), parent["name"]))

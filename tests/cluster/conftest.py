@@ -51,7 +51,7 @@ async def cluster_for(folder: Path) -> AsyncIterator[str]:
     if given := os.environ.get(VARIABLE):
         yield given
         return
-    async with EmbeddedCluster(fast_cluster()) as cluster:
+    async with EmbeddedCluster(fast_cluster(gateway="gateways/public")) as cluster:
         cluster.write_kubeconfig(folder / "kubeconfig")
         yield str(folder / "kubeconfig")
 
