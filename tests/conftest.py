@@ -39,8 +39,8 @@ settings.load_profile("any-machine")
 
 
 @pytest.fixture(autouse=True)
-def nothing_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(options, "INSTALLED", tmp_path / "none-installed" / "config.toml")
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(options, "INSTALLED", Path("/nonexistent/stackd/config.toml"))
     monkeypatch.setattr(service, "SERVICE", "stackd-none-installed.service")
 
 
