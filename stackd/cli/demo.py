@@ -79,6 +79,10 @@ class Demo:
             variable("server", "port"): str(_free_port()),
             state: str(folder / "stackd.db"),
             templates: str(_written_templates(folder / "templates")),
+            variable("routes", "domain"): "localhost",
+            variable("routes", "gateway"): "gateways/public",
+            variable("routes", "http_listener"): "http",
+            variable("routes", "http_port"): str(_any_port()),
         }
         throw_away, own_templates = not environment.get(state), not environment.get(templates)
         environment = own | {name: value for name, value in environment.items() if value or name not in own}
@@ -128,6 +132,10 @@ In another terminal, in the same folder:
 Start a stack with curl, and list all:
   curl -s -H "X-API-KEY: $STACKD_API_KEY" -d @{self.body} $STACKD_URL/stacks
   curl -s -H "X-API-KEY: $STACKD_API_KEY" $STACKD_URL/stacks
+
+Start one with a name instead of a node port; browsers and curl find it, too:
+  {_program()} stacks create --file {self.body} --port 80/http --label team=6 --wait
+  curl -s $({_program()} stacks list --label team=6 | cut -f3)
 {self._template_steps() if self.own_templates else ""}
 Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
   {_program()} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self.body}
@@ -201,3 +209,10 @@ def _free_port() -> int:
         except OSError:
             return 0
     return PREFERRED_PORT
+
+
+def _any_port() -> int:
+    """A port that is free now: the URLs of names need it before anything listens there."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -93,6 +93,9 @@ async def with_cluster(
     try:
         user = administrator()  # other users of this machine reach the cluster's port, too
         options = replace(size or EmbeddedOptions(), state_path=file, users=(user,))
+        routes = configuration.config.routes
+        if routes.domain:
+            options = replace(options, gateway=routes.gateway, gateway_port=routes.http_port)
         async with EmbeddedCluster(options) as cluster:
             cluster.write_kubeconfig(kubeconfig, token=user.token)
             log.warning("the embedded cluster answers at %s; its pods are simulated", cluster.url)

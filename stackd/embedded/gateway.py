@@ -7,6 +7,7 @@ It listens for plain HTTP only, with the same page as a node port. It lets route
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from typing import cast
 
@@ -15,6 +16,7 @@ from stackd.embedded.resources import GATEWAYS, HTTP_ROUTES, PODS, SERVICES, TLS
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
 from stackd.embedded.timing import timestamp
 
+_LOG = logging.getLogger(__name__)
 CONTROLLER = "stackd.io/embedded-gateway"
 _LISTENERS = (("http", "HTTP", 80), ("https", "HTTPS", 443), ("tls", "TLS", 443))
 _ROUTES = (HTTP_ROUTES, TLS_ROUTES)
@@ -115,8 +117,12 @@ class GatewayListener:
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
-        """Listen. Raises OSError if the port is taken."""
-        self._server = await asyncio.get_running_loop().create_server(lambda: _Answer(self), host, port)
+        """Listen, unless another program on this machine has the port."""
+        try:
+            self._server = await asyncio.get_running_loop().create_server(lambda: _Answer(self), host, port)
+        except OSError as exc:
+            _LOG.warning("the Gateway does not answer on port %d: %s", port, exc.strerror)
+            return
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

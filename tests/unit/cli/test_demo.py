@@ -107,7 +107,13 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
     program.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STACKD_")}
     process = await asyncio.create_subprocess_exec(
-        program, "demo", "--port", "0", stdout=PIPE, cwd=tmp_path, env=environment | {"STACKD_SERVER__PORT": "1"}
+        program,
+        "demo",
+        "--port",
+        "0",
+        stdout=PIPE,
+        cwd=tmp_path,
+        env=environment | {"STACKD_SERVER__PORT": "1", "STACKD_ROUTES__HTTP_PORT": str(free_port())},
     )
     assert process.stdout is not None
     try:
@@ -123,7 +129,14 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
             while (await session.get(f"{address}/readyz")).status != 200:
                 await asyncio.sleep(0.05)
             said = await run(tmp_path, "\n".join(printed).replace("--stacks 50", "--stacks 2 --hold 0s"))
-            for part in ("answering on node port", "FLAG=flag{", "challenge=crashing", "It holds", "4 deleted\t"):
+            for part in (
+                "answering on node port",
+                "FLAG=flag{",
+                "challenge=crashing",
+                "It holds",
+                "answering as stack-",
+                "5 deleted\t",
+            ):
                 assert part in said
             exported = "PATH=$PWD/.venv/bin:$PATH\n" + printed[0]
             said = await run(
