@@ -23,6 +23,7 @@ async def openapi(call: ApiCall) -> web.Response:
 ROUTES: tuple[Route, ...] = (
     Route(method="GET", path="/healthz", handler=system.healthz, standby=True, doc=op.HEALTHZ),
     Route(method="GET", path="/readyz", handler=system.readyz, early=True, doc=op.READYZ),
+    Route(method="GET", path="/key", handler=system.key, standby=True, doc=op.KEY),
     Route(method="GET", path="/owner", handler=system.owner, standby=True, doc=op.OWNER),
     Route(method="POST", path="/takeover", handler=system.takeover, standby=True, doc=op.TAKE_OVER),
     Route(method="GET", path="/stats", handler=system.stats, doc=op.STATS),

@@ -50,6 +50,12 @@ async def readyz(call: ApiCall) -> web.Response:
     return json_response(orjson.dumps(body | ({"held": held} if held else {})), status=503, headers=RETRY)
 
 
+async def key(call: ApiCall) -> web.Response:
+    """``GET /key``: what the request's key is called, and what it allows."""
+    one = call.key
+    return json_response(orjson.dumps({"name": one.name, "scope": one.scope, "labels": dict(one.labels)}))
+
+
 async def owner(call: ApiCall) -> web.Response:
     """``GET /owner``: who owns the stacks, by the Lease as it was last seen, and the role of this process."""
     fields = owner_fields(call.api.context)

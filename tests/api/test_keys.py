@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.keys import digest
+from stackd.keys import ApiKey, digest
 from stackd.web.routes import ROUTES
 from stackd.web.stacks import STREAM_ABOVE
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
@@ -321,3 +321,15 @@ async def test_a_long_list_is_sent_in_pieces_and_not_to_head(at: Harness) -> Non
     assert [stack["stack_id"] for stack in whole.json["stacks"]] == ids
     assert whole.headers["Content-Length"] == head.headers["Content-Length"] == str(len(whole.text))
     assert head.text == ""
+
+
+async def test_a_key_says_what_it_may_do(at: Harness) -> None:
+    tenant = ApiKey(name="ctfd", sha256=digest(READ_KEY), scope="tenant", labels={"event": "a"})
+    at.put_keys_in_force(*at.config.auth.keys, tenant)
+    assert (await at.call("GET", "/key", key=READ_KEY)).json == {
+        "name": "ctfd",
+        "scope": "tenant",
+        "labels": {"event": "a"},
+    }
+    assert (await at.call("GET", "/key")).json["scope"] == "admin"
+    assert (await at.call("GET", "/key", key=None)).status == 401

@@ -129,7 +129,7 @@ TABLE: dict[Check, str] = {
     """,
     filtered: """
         GET /stacks, POST /stacks, DELETE /stacks, POST /stacks/batch-delete, POST /stacks/batch, GET /events, GET /stats,
-        GET /templates, GET /activity
+        GET /templates, GET /activity, GET /key
     """,
 }
 """How each route treats tenants."""

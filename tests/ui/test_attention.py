@@ -42,6 +42,8 @@ async def test_it_lists_the_worst_first_with_the_reason_and_the_way_to_the_guide
     await attention.locator("summary").click()
     rows = attention.locator("tbody tr")
     await expect(rows.locator("th")).to_have_text(["2", "1"])
+    await board.page.reload()
+    await expect(rows.locator("th")).to_have_text(["2", "1"])
     why = rows.first.get_by_role("link", name=f"3 {TIMES} OOMKilled")
     href = await why.get_attribute("href") or ""
     page, _, place = href.partition("#")

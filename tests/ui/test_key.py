@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from playwright.async_api import Page, Route, expect
@@ -132,15 +133,47 @@ async def test_where_no_key_is_needed_none_is_asked_for(boards: Boards) -> None:
         await expect(board.page.get_by_label("API key")).to_be_hidden()
 
 
-async def test_a_reading_key_sees_everything_and_is_told_what_it_may_not(boards: Boards) -> None:
+async def test_a_reading_key_sees_everything_and_no_button_that_would_be_refused(board: Board) -> None:
+    stack = await board.at.create(seed() | {"ttl": "5m"})
+    await board.at.until_status(stack["stack_id"], "running")
+    board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in board.at.config.auth.keys))
+    await board.open()
+    writes = board.page.get_by_role(
+        "button", name=re.compile(r"^(New stack|Extend|Restart|Start|Stop|Delete|Select)( \d+)?…?$")
+    )
+    await board.page.locator("#attention summary").click()
+    await expect(board.page.locator("#attention tbody tr")).to_have_count(1)
+    await board.row(stack["stack_id"]).get_by_role("checkbox").check()
+    await expect(board.page.locator("#selection")).to_contain_text("1 selected")
+    await board.open_panel(stack["stack_id"])
+    await expect(writes).to_have_count(0)
+    await board.page.keyboard.press("n")
+    await expect(board.dialog).to_have_count(0)
+    board.at.put_keys_in_force(*board.at.config.auth.keys)
+    await board.page.reload()
+    await expect(board.panel.get_by_role("button", name="Delete")).to_be_visible()
+
+
+async def test_a_standby_says_where_the_owner_is(boards: Boards) -> None:
     async with boards() as board:
-        stack = await board.at.create()
-        board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in board.at.config.auth.keys))
-        await board.open()
-        await board.open_panel(stack["stack_id"])
-        await board.panel.get_by_role("button", name="+30m").click()
-        await expect(board.page.get_by_role("alert").filter(has_text="may only read")).to_be_visible()
-        assert board.refusals == ["403"]
+
+        async def elsewhere(route: Route) -> None:
+            await route.fulfill(json={"role": "standby", "owner": "vm1.example", "asked_for_by": ""})
+
+        async def refused(route: Route) -> None:
+            await route.fulfill(status=503, json={"error": "vm1.example owns the stacks"})
+
+        await board.page.route("**/owner", elsewhere)
+        await board.page.route("**/stats", refused)
+        await board.open(key=None)
+        await board.page.get_by_label("API key").fill(KEY)
+        await board.page.keyboard.press("Enter")
+        link = board.page.get_by_role("alert").get_by_role("link", name="vm1.example")
+        await expect(link).to_have_attribute("href", f"http://vm1.example:{board.at.port}/dashboard")
+        await board.page.unroute("**/stats")
+        await board.page.keyboard.press("Enter")
+        await expect(board.page.locator("#owner")).to_have_text("owner vm1.example")
+        assert board.refusals == ["503"]
 
 
 async def test_a_tenants_board_shows_and_deletes_its_own_stacks_and_asks_for_nothing_else(board: Board) -> None:

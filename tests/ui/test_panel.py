@@ -10,7 +10,7 @@ from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
 pytestmark = pytest.mark.ui
 
-PLACES = """() => [...document.querySelectorAll(".bar > *, .line, .filters > *, thead th, tbody tr[data-id] td, #count")]
+PLACES = """() => [...document.querySelectorAll(".bar > *, main > .line, .filters > *, thead th, tbody tr[data-id] td, #count")]
   .map((e) => { const b = e.getBoundingClientRect(); return [e.className || e.id, b.x, b.y, b.width, b.height]; })"""
 
 

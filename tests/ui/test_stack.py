@@ -133,10 +133,11 @@ async def test_a_stack_is_extended_by_a_choice_or_by_what_is_typed(board: Board)
     await expect(board.row(stack["stack_id"]).locator(".left")).to_have_text(re.compile("^9m"))
     await board.panel.get_by_role("button", name="+1h").click()
     await expect(board.row(stack["stack_id"]).locator(".left")).to_have_text(re.compile("^1h 09m"))
-    await board.panel.get_by_label("Extend by another length of time").fill("2h")
+    await board.panel.get_by_role("button", name="Extend…").click()
+    await board.dialog.get_by_label("By how much").fill("2h")
     await board.page.keyboard.press("Enter")
     await expect(board.row(stack["stack_id"]).locator(".left")).to_have_text(re.compile("^3h 09m"))
-    await expect(board.page.locator(".toast").last).to_contain_text("left")
+    await expect(board.page.locator(".toast").last).to_contain_text("1 extended")
 
 
 async def test_stop_start_and_restart_ask_first_where_something_is_lost(board: Board) -> None:

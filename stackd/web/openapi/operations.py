@@ -430,6 +430,13 @@ READYZ = Operation(
         ),
     },
 )
+KEY = Operation(
+    id="key",
+    tag=HEALTH,
+    summary="What may this key do?",
+    about="The name, the scope and the labels of the key that the request has. A standby answers, too.",
+    answers={200: answer("The key.", "Key")},
+)
 STATS = Operation(
     id="stats",
     tag=HEALTH,

@@ -462,6 +462,14 @@ def system() -> dict[str, Schema]:
                 "reserved_memory_bytes": number("Memory of the stacks that still hold resources."),
             },
         ),
+        "Key": record(
+            "The key of the request.",
+            {
+                "name": text("Its name, as timelines and the log have it."),
+                "scope": text("`admin`, `read`, `metrics` or `tenant`."),
+                "labels": table(text("A value."), "What its creates get, and what it sees; empty: everything."),
+            },
+        ),
         "Owner": record(
             "Who owns the stacks.",
             {

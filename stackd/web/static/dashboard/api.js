@@ -25,11 +25,7 @@ export function onUnauthorized(listener) {
   unauthorized = listener;
 }
 
-/**
- * The raw answer to a request, which is a success.
- *
- * @param {string} method @param {string} path @param {Options} [options]
- */
+/** The raw answer to a request, which is a success. @param {string} method @param {string} path @param {Options} [options] */
 export async function send(method, path, { body, signal, headers = {} } = {}) {
   const all = { ...headers };
   if (key.get()) all["X-API-KEY"] = key.get();

@@ -34,11 +34,7 @@ export class Group {
   }
 }
 
-/**
- * What a view shows: the rows of the table, the stacks among them, and those that closed groups hide.
- *
- * @param {Stack[]} all @param {State} state
- */
+/** What a view shows: the rows of the table, the stacks among them, and those that closed groups hide. @param {Stack[]} all @param {State} state */
 export function arrange(all, state) {
   const found = all.filter(filter(state)).sort(order(state.order));
   if (!state.group) return { rows: found, shown: byId(found), closed: new Map() };

@@ -6,10 +6,11 @@
 /** @import { Stacks } from "./stacks.js" */
 /** @import { Kind } from "./trouble.js" */
 
-import { at, button, found, h, memo, numbers, show } from "../shared/dom.js";
+import { at, button, found, h, memo, numbers, quiet, show } from "../shared/dom.js";
 import { compare, grouped, LABEL, quoted } from "./arrange.js";
+import { DEEDS } from "./bulk.js";
 import { groupName, headOf, plural, reasonLink } from "./table.js";
-import { KINDS, kindOf, RESTARTABLE } from "./trouble.js";
+import { KINDS, kindOf } from "./trouble.js";
 
 const MOST = 200;
 const PAUSE = 500;
@@ -21,12 +22,9 @@ export class Attention {
   #later;
   /** What the rows are ordered by: a kind of trouble, or `worst`, `name`, `stacks`. */
   #sort = "worst";
-  #by = "";
+  #by = "node";
 
-  /**
-   * @param {Stacks} stacks @param {Selection} selection @param {Actions} actions @param {Glance} glance
-   * @param {(id: string) => void} logs
-   */
+  /** @param {Stacks} stacks @param {Selection} selection @param {Actions} actions @param {Glance} glance @param {(id: string) => void} logs */
   constructor(stacks, selection, actions, glance, logs) {
     this.stacks = stacks;
     this.selection = selection;
@@ -35,8 +33,17 @@ export class Attention {
     this.logs = logs;
     this.place = found("attention", HTMLDetailsElement);
     stacks.subscribe(() => this.#soon());
-    this.place.addEventListener("toggle", () => this.#draw());
+    this.place.open = stacks.view.state.attention !== "";
+    this.place.addEventListener("toggle", () => {
+      if (this.place.open !== (stacks.view.state.attention !== "")) this.#choose(this.place.open ? this.#by : "");
+    });
     setInterval(() => document.hidden || this.#soon(), 5_000); // stacks expire, and start for too long
+  }
+
+  /** Show what needs attention by this; by nothing, only how much does. @param {string} attention */
+  #choose(attention) {
+    this.stacks.view.change({ attention });
+    this.#draw();
   }
 
   /** Draw now, or in a moment if that was done just before. */
@@ -52,7 +59,10 @@ export class Attention {
     const stacks = [...this.stacks.all.values()];
     const bys = [...this.stacks.labels.map((name) => LABEL + name), "template", "node"];
     if (stacks.every((stack) => !stack.template)) bys.splice(bys.indexOf("template"), 1);
-    const by = bys.includes(this.#by) ? this.#by : (bys[0] ?? "node");
+    const { attention } = this.stacks.view.state;
+    const by = bys.includes(attention) ? attention : (bys[0] ?? "node");
+    this.#by = by;
+    this.place.open = attention !== "";
     const groups = grouped(stacks, by).filter(({ tally }) => tally.trouble || by === "node");
     const [worst] = groups;
     const top = worst?.tally.top;
@@ -94,10 +104,7 @@ export class Attention {
 
   /** @param {string} by @param {boolean} on */
   #tab(by, on) {
-    const click = () => {
-      this.#by = by;
-      this.#draw();
-    };
+    const click = () => this.#choose(by);
     return button(`By ${headOf(by).toLowerCase()}`, click, {
       class: "chip",
       "aria-pressed": String(on),
@@ -123,75 +130,56 @@ export class Attention {
   }
 
   /** @param {string} by @param {Group} group */
-  #row(by, { value, stacks, tally }) {
+  #row(by, { value, tally }) {
     const { view } = this.stacks;
     const { top, counts, total } = tally;
     const room = by === "node" && value ? this.glance.roomOn(value) : null;
     const inputs = [by, total, JSON.stringify(counts), top?.reason, top?.count, top?.stack.stack_id, room];
     return memo(value || " ", inputs, () => {
       const name = groupName(by, value);
-      const filter =
-        by === "node"
-          ? { node: value }
-          : by === "template"
-            ? { template: value }
-            : { text: quoted(`${headOf(by)}=${value}`) };
-      const wrong = (/** @type {(kind: Kind) => boolean} */ test) =>
-        (this.#now(by, value) ?? stacks).filter((stack) => ((kind) => kind && test(kind))(kindOf(stack)));
-      const ids = (/** @type {(kind: Kind) => boolean} */ test) => wrong(test).map((stack) => stack.stack_id);
-      const stuck = kinds.reduce((sum, kind) => sum + (RESTARTABLE.has(kind) ? counts[kind] : 0), 0);
-      const numbersOf = kinds.map((kind) => {
+      const label = { text: quoted(`${headOf(by)}=${value}`) };
+      const filter = by === "node" ? { node: value } : by === "template" ? { template: value } : label;
+      const cells = kinds.map((kind) => {
         const text = counts[kind] ? numbers.format(counts[kind]) : "";
         const click = () => view.narrow({ ...filter, trouble: kind });
         const title = `Show ${counts[kind]} ${KINDS[kind]} of ${name}`;
-        return h(
-          "td",
-          { class: `num kind ${kind}` },
-          value ? text && button(text, click, { class: "plain", title }) : text,
-        );
+        const content = text && value ? button(text, click, { class: "plain", title }) : text;
+        return h("td", { class: `num kind ${kind}` }, content);
       });
-      const remedies = [
-        stuck > 0 &&
-          button(`Restart ${stuck}…`, () =>
-            this.actions.many(
-              "restart",
-              ids((kind) => RESTARTABLE.has(kind)),
-              `They need attention: ${name}.`,
-            ),
-          ),
-        counts.expiring > 0 &&
-          button(`Extend ${counts.expiring}…`, () =>
-            this.actions.many(
-              "extend",
-              ids((kind) => kind === "expiring"),
-              `They expire soon: ${name}.`,
-            ),
-          ),
-        top && button("Logs", () => this.logs(top.stack.stack_id), { title: `The logs of ${top.stack.stack_id}` }),
-        value &&
-          button(`Select ${total}`, () => {
-            view.narrow(filter);
-            this.selection.only([...this.stacks.shown.keys()]);
-          }),
-      ];
+      /** @param {import("./bulk.js").Action} action @param {Kind[]} cured */
+      const remedy = (action, cured) => {
+        const count = cured.reduce((sum, kind) => sum + counts[kind], 0);
+        const click = () => this.actions.many(action, this.#ids(by, value, cured), `They need attention: ${name}.`);
+        return count > 0 && button(`${DEEDS[action].verb} ${count}…`, click, { class: "writes" });
+      };
+      const select = () => {
+        view.narrow(filter);
+        this.selection.only([...this.stacks.shown.keys()]);
+      };
+      const title = `The logs of ${top?.stack.stack_id}`;
       return h(
         "tr",
         { "data-group": value },
-        h(
-          "th",
-          { scope: "row" },
-          value ? button(value, () => view.narrow(filter), { class: "plain", title: `Show ${name}` }) : name,
-        ),
-        h("td", { class: "num" }, numbers.format(total), room !== null && h("span", { class: "quiet" }, ` +${room}`)),
-        numbersOf,
+        h("th", { scope: "row" }, value ? button(value, () => view.narrow(filter), { class: "plain" }) : name),
+        h("td", { class: "num" }, numbers.format(total), room !== null && quiet(` +${room}`)),
+        cells,
         h("td", {}, top && reasonLink(top.reason, top.count)),
-        h("td", { class: "buttons" }, remedies),
+        h(
+          "td",
+          {},
+          remedy("restart", kinds.slice(0, -1)),
+          remedy("extend", ["expiring"]),
+          top && button("Logs", () => this.logs(top.stack.stack_id), { title }),
+          value && button(`Select ${total}`, select, { class: "writes" }),
+        ),
       );
     });
   }
 
-  /** The stacks that a group has by now. @param {string} by @param {string} value */
-  #now(by, value) {
-    return grouped([...this.stacks.all.values()], by).find((group) => group.value === value)?.stacks;
+  /** The stacks of a group that have one of these kinds of trouble by now. @param {string} by @param {string} value @param {Kind[]} cured */
+  #ids(by, value, cured) {
+    const group = grouped([...this.stacks.all.values()], by).find((each) => each.value === value);
+    const stuck = (group?.stacks ?? []).filter((stack) => cured.some((kind) => kind === kindOf(stack)));
+    return stuck.map((stack) => stack.stack_id);
   }
 }

@@ -4,10 +4,9 @@
 /** @import { State } from "./feed.js" */
 /** @import { Stacks } from "./stacks.js" */
 
-import { at, button, h, inline, say, show } from "../shared/dom.js";
+import { at, button, h, inline, quiet, say, show } from "../shared/dom.js";
 import { ask, Refusal, sentence } from "./api.js";
 import { complain, confirm, dialog, tell } from "./dialogs.js";
-import { nameOf } from "./stacks.js";
 import { clock, length } from "./times.js";
 
 const EVERY = 5_000;
@@ -96,24 +95,22 @@ export class Banners {
     } catch (error) {
       const { status, body } = error instanceof Refusal ? error : new Refusal(0, "");
       if (status === 401) return;
-      if (status) this.#draw(body?.reasons ?? [sentence(error)], body?.held ?? []);
+      const elsewhere = status === 503 && !body?.reasons ? await standby() : null;
+      if (status) this.#draw(body?.reasons ?? [sentence(error)], body?.held ?? [], elsewhere);
       this.answered(status !== 0);
     }
   }
 
-  /** @param {string[]} reasons @param {string[]} held */
-  #draw(reasons, held) {
+  /** @param {string[]} reasons @param {string[]} held @param {Node | null} elsewhere */
+  #draw(reasons, held, elsewhere) {
     const look = button("What would be done?", () => this.#plan());
-    const release = button("Release …", () => this.#release(held), { class: "danger" });
+    const release = button("Release …", () => this.#release(held), { class: "danger writes" });
     const rows = reasons.map((reason) => h("p", {}, inline(reason)));
     const buttons = held.length > 0 && h("div", { class: "buttons" }, look, release);
-    show(this.place, h("div", { class: ["banner", held.length > 0 && "brake"] }, h("div", {}, rows), buttons));
-  }
-
-  /** What people call the stack of an object, which may be gone. @param {string} name */
-  #called(name) {
-    const stack = this.stacks.get(name.replace(/^svc-/, ""));
-    return stack ? nameOf(stack) : name;
+    show(
+      this.place,
+      h("div", { class: ["banner buttons", held.length > 0 && "brake"] }, h("div", {}, elsewhere ?? rows), buttons),
+    );
   }
 
   async #plan() {
@@ -122,17 +119,12 @@ export class Banners {
       const plan = await ask("GET", "/reconcile");
       const box = dialog("What reconciliation would do", { class: "plan" });
       const kept = new Set(plan.held);
-      const rows = plan.actions.map(({ action, name, why }) =>
-        h(
-          "li",
-          {},
-          h("b", {}, action.replaceAll("_", " ")),
-          h("span", { class: "mono" }, ` ${this.#called(name)} `),
-          h("span", { class: "quiet" }, why),
-          kept.has(name.replace(/^svc-/, "")) ? h("em", {}, " held") : null,
-        ),
-      );
-      const list = h("ul", { class: "details", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing."));
+      const rows = plan.actions.map(({ action, name, why }) => {
+        const id = name.replace(/^svc-/, "");
+        const words = [h("b", {}, action.replaceAll("_", " ")), ` ${this.stacks.nameOf(id)} `, quiet(why)];
+        return h("li", {}, words, kept.has(id) && h("em", {}, " held"));
+      });
+      const list = h("ul", { class: "details sunken", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing."));
       box.append(plan.blocked ? h("p", {}, plan.blocked) : list);
       box.showModal();
     } catch (error) {
@@ -147,7 +139,7 @@ export class Banners {
       title: "Release the brake?",
       text: `${count} stacks are held back from being ended or removed, although nobody asked for it. Released, that is done once.`,
       details: held
-        .map((id) => this.#called(id))
+        .map((id) => this.stacks.nameOf(id))
         .sort((one, other) => one.localeCompare(other, "en", { numeric: true })),
       verb: "Release",
       type: held.length > 10 ? count : null,
@@ -163,11 +155,13 @@ export class Banners {
   }
 }
 
-/**
- * On a standby: what to say, and where the owner is; null where this stackd is not one, or does not tell.
- *
- * @returns {Promise<Node | null>}
- */
+/** Show whose stacks these are, and which machine wants to take over. @param {HTMLElement} place */
+export async function showOwner(place) {
+  const { owner = "", asked_for_by: next = "" } = await ask("GET", "/owner").catch(() => ({}));
+  say(place, [owner && `owner ${owner}`, next && `${next} wants to take over`].filter(Boolean).join(", "));
+}
+
+/** On a standby: what to say, and where the owner is; else null. @returns {Promise<Node | null>} */
 export async function standby() {
   try {
     const { role, owner } = await ask("GET", "/owner");

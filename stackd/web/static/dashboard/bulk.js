@@ -8,7 +8,8 @@
 import { at, button, h, say, show } from "../shared/dom.js";
 import { ask, pathOf, sentence } from "./api.js";
 import { complain, confirm, tell } from "./dialogs.js";
-import { nameOf, WORDS } from "./stacks.js";
+import { WORDS } from "./stacks.js";
+import { Subject } from "./subject.js";
 import { plural } from "./table.js";
 import { left } from "./times.js";
 
@@ -18,69 +19,47 @@ const LISTED = 200;
 /**
  * What can be done: the words, what to know before, and the number of stacks above which it has to be typed.
  *
- * @typedef {{ verb: string, doing: string, done: string, warning: string, one: string, above: number }} Deed
+ * @typedef {{ verb: string, doing: string, done: string, above: number, warning: string }} Deed
  * @typedef {"extend" | "restart" | "stop" | "start" | "delete"} Action
  */
+
+/** @param {string} verb @param {string} doing @param {string} done @param {number} above @returns {Deed} */
+function deed(verb, doing, done, above, warning = "") {
+  return { verb, doing, done, above, warning };
+}
+
 /** @type {Record<Action, Deed>} */
 export const DEEDS = {
-  extend: { verb: "Extend", doing: "Extending", done: "extended", warning: "", one: "", above: Infinity },
-  restart: {
-    verb: "Restart",
-    doing: "Restarting",
-    done: "restarted",
-    warning: "Each gets a fresh pod behind the same ports. What is in their pods is lost.",
-    one: "It gets a fresh pod behind the same ports. What is in its pod is lost.",
-    above: 50,
-  },
-  start: { verb: "Start", doing: "Starting", done: "started", warning: "", one: "", above: Infinity },
-  stop: {
-    verb: "Stop",
-    doing: "Stopping",
-    done: "stopped",
-    warning: "Their pods and everything in them will be deleted. Their ports are kept.",
-    one: "Its pod and everything in it will be deleted. Its ports are kept.",
-    above: 10,
-  },
-  delete: {
-    verb: "Delete",
-    doing: "Deleting",
-    done: "deleted",
-    warning: "Everything in them is lost. This cannot be undone.",
-    one: "It goes with everything in it. This cannot be undone.",
-    above: 10,
-  },
+  extend: deed("Extend", "Extending", "extended", Infinity),
+  restart: deed(
+    "Restart",
+    "Restarting",
+    "restarted",
+    50,
+    "A fresh pod behind the same ports; what is in the pod is lost.",
+  ),
+  start: deed("Start", "Starting", "started", Infinity),
+  stop: deed("Stop", "Stopping", "stopped", 10, "The pod and everything in it will be deleted. The ports are kept."),
+  delete: deed("Delete", "Deleting", "deleted", 10, "Everything in it is lost. This cannot be undone."),
 };
-
 const ACTIONS = /** @type {Action[]} */ (Object.keys(DEEDS));
 
 /**
  * A batch job as the API tells of it.
  *
- * @typedef {object} Job
- * @property {string} job_id
- * @property {"queued" | "running" | "completed" | "failed"} status
- * @property {number} total
- * @property {number} done
- * @property {number} not_found
- * @property {number} failed
- * @property {{ stack_id: string, error: string }[]} [errors]
+ * @typedef {{ job_id: string, status: "queued" | "running" | "completed" | "failed", total: number, done: number,
+ *   not_found: number, failed: number, errors?: { stack_id: string, error: string }[] }} Job
  */
 
-export class Selection {
+export class Selection extends Subject {
   /** @type {Set<string>} */
   #ids = new Set();
-  /** @type {Set<() => void>} */
-  #listeners = new Set();
 
   /** @param {Stacks} stacks */
   constructor(stacks) {
+    super();
     this.stacks = stacks;
     stacks.subscribe(() => this.#update());
-  }
-
-  /** @param {() => void} listener */
-  subscribe(listener) {
-    this.#listeners.add(listener);
   }
 
   /** The selected stacks that are shown, in the order of the table. */
@@ -106,19 +85,19 @@ export class Selection {
       if (on && this.stacks.shown.has(id)) this.#ids.add(id);
       else if (this.stacks.shown.has(id)) this.#ids.delete(id);
     }
-    this.#tell();
+    this.tell();
   }
 
   /** Select these and no others. @param {string[]} ids */
   only(ids) {
     this.#ids = new Set(ids);
-    this.#tell();
+    this.tell();
   }
 
   /** Select these no longer. @param {string[]} ids */
   drop(ids) {
     for (const id of ids) this.#ids.delete(id);
-    this.#tell();
+    this.tell();
   }
 
   clear() {
@@ -129,11 +108,7 @@ export class Selection {
   #update() {
     if (!this.#ids.size) return;
     for (const id of this.#ids) if (!this.stacks.get(id)) this.#ids.delete(id);
-    this.#tell();
-  }
-
-  #tell() {
-    for (const listener of this.#listeners) listener();
+    this.tell();
   }
 }
 
@@ -145,11 +120,9 @@ export class Actions {
   constructor(stacks, selection) {
     this.stacks = stacks;
     this.selection = selection;
-    /** @type {Map<string, (job: Job) => void>} */
-    this.jobs = new Map();
     this.place = at("selection");
     this.rows = h("div", { class: "jobs" });
-    this.chosen = h("div", { class: "chosen" });
+    this.chosen = h("div", { class: "buttons" });
     this.place.append(this.rows, this.chosen);
     this.count = h("span", { role: "status" });
     selection.subscribe(() => this.#draw());
@@ -157,14 +130,10 @@ export class Actions {
     new ResizeObserver(foot).observe(this.place);
   }
 
-  /**
-   * Do something to one stack. Returns whether it was done.
-   *
-   * @param {Action} action @param {string} id @param {string} [ttl]
-   */
+  /** Do something to one stack. Returns whether it was done. @param {Action} action @param {string} id @param {string} [ttl] */
   async one(action, id, ttl) {
-    const { verb, doing, one } = DEEDS[action];
-    const sure = !one || (await confirm({ title: `${verb} the stack?`, text: `${id}: ${one}`, verb }));
+    const { verb, doing, warning } = DEEDS[action];
+    const sure = !warning || (await confirm({ title: `${verb} the stack?`, text: `${id}: ${warning}`, verb }));
     if (sure === null) return false;
     try {
       if (action === "delete") {
@@ -176,11 +145,8 @@ export class Actions {
       /** @type {StackData} */
       const stack = await ask("POST", pathOf(id, action), ttl ? { body: { ttl } } : {});
       if (this.stacks.get(id)) this.stacks.put(stack); // else it went meanwhile
-      tell(
-        ttl
-          ? `${id} has ${left(Date.parse(stack.ttl_expires_at))} left`
-          : `${id} is ${action === "stop" ? "stopped" : doing.toLowerCase()}`,
-      );
+      const state = action === "stop" ? "stopped" : doing.toLowerCase();
+      tell(ttl ? `${id} has ${left(Date.parse(stack.ttl_expires_at))} left` : `${id} is ${state}`);
       return true;
     } catch (error) {
       complain(error);
@@ -196,9 +162,8 @@ export class Actions {
   async many(action, ids, which) {
     const { verb, warning, above } = DEEDS[action];
     const count = ids.length;
-    const chosen = ids.map((id) => this.stacks.get(id)).filter((stack) => stack !== undefined);
-    const kinds = [...Map.groupBy(chosen, (stack) => stack.status)];
-    const listed = chosen.slice(0, LISTED).map(nameOf);
+    const kinds = [...Map.groupBy(ids, (id) => this.stacks.get(id)?.status ?? "stopped")];
+    const listed = ids.slice(0, LISTED).map((id) => this.stacks.nameOf(id));
     if (count > LISTED) listed.push(`… and ${count - LISTED} more`);
     const statuses = kinds.map(([status, list]) => `${list.length} ${WORDS[status]}`).join(", ");
     const answer = await confirm({
@@ -222,18 +187,13 @@ export class Actions {
 
   /** The same to the stacks that are selected and shown. @param {Action} action */
   selected(action) {
-    const { narrowed, words } = this.stacks.view;
+    const { words } = this.stacks.view;
     const { all } = this.selection.hidden;
     const which = [
-      narrowed ? `The filter is ${words}.` : "No filter is set.",
+      words ? `The filter is ${words}.` : "No filter is set.",
       all ? `${all} more are selected but hidden; they stay.` : "",
     ];
     return this.many(action, this.selection.ids, which.filter(Boolean).join(" "));
-  }
-
-  /** The event stream reports a job. @param {Job} job */
-  jobChanged(job) {
-    this.jobs.get(job.job_id)?.(job);
   }
 
   /** @param {Action} action @param {string} id @param {number} total */
@@ -243,34 +203,26 @@ export class Actions {
     const bar = h("progress", { max: String(total), value: "0", "aria-label": `${doing} ${total} stacks` });
     const errors = h("ul", { class: "errors" });
     const close = button("Close", () => end(), { class: "plain", hidden: true });
-    const row = h("div", { class: "job" }, words, bar, close, errors);
+    const row = h("div", { class: "buttons job" }, words, bar, close, errors);
     const end = () => {
       row.remove();
       this.#busy -= 1;
       this.#draw();
     };
-    /** @param {Job} job */
-    const draw = (job) => {
-      bar.max = job.total;
-      bar.value = job.done + job.not_found + job.failed;
-      say(words, `${doing}: ${bar.value} of ${job.total}`);
-    };
     this.rows.append(row);
     this.#busy += 1;
     this.#draw();
-    this.jobs.set(id, draw);
     try {
       for (;;) {
         /** @type {Job} */
         const job = await ask("GET", `/stacks/batch/${encodeURIComponent(id)}`);
-        draw(job);
+        bar.value = job.done + job.not_found + job.failed;
+        say(words, `${doing}: ${bar.value} of ${job.total}`);
         if (job.status === "completed" || job.status === "failed") {
           const gone = job.not_found ? `, ${job.not_found} were gone already` : "";
           say(words, `${job.done} ${done}${gone}, ${job.failed} failed`);
-          show(
-            errors,
-            (job.errors ?? []).map((each) => h("li", {}, this.#called(each.stack_id), `: ${each.error}`)),
-          );
+          const failures = job.errors ?? [];
+          errors.append(...failures.map((each) => h("li", {}, this.stacks.nameOf(each.stack_id), `: ${each.error}`)));
           close.hidden = !job.failed;
           if (job.failed) return;
           tell(words.textContent);
@@ -282,15 +234,7 @@ export class Actions {
     } catch (error) {
       say(words, `The job continues, but its progress is unknown: ${sentence(error)}`);
       close.hidden = false;
-    } finally {
-      this.jobs.delete(id);
     }
-  }
-
-  /** What people call a stack, which may be gone. @param {string} id */
-  #called(id) {
-    const stack = this.stacks.get(id);
-    return stack ? nameOf(stack) : id;
   }
 
   #draw() {
@@ -307,16 +251,13 @@ export class Actions {
       this.count,
       h("span", { class: "spring" }),
       button("Clear", () => this.selection.clear(), { class: "plain", "data-key": "clear" }),
-      ACTIONS.map((action) => this.#button(action, ids.length)),
+      ACTIONS.map((action) => {
+        const text = `${DEEDS[action].verb}${ids.length && action === "delete" ? ` ${ids.length}` : ""}…`;
+        const kind = ["writes", action === "delete" && "primary danger"];
+        return button(text, () => this.selected(action), { class: kind, disabled: !ids.length, "data-key": action });
+      }),
     );
     this.chosen.hidden = !ids.length && !hidden.all;
     this.place.hidden = this.chosen.hidden && this.#busy === 0;
-  }
-
-  /** @param {Action} action @param {number} count */
-  #button(action, count) {
-    const text = `${DEEDS[action].verb}${count && action === "delete" ? ` ${count}` : ""}…`;
-    const kind = action === "delete" && "primary danger";
-    return button(text, () => this.selected(action), { class: kind, disabled: !count, "data-key": action });
   }
 }

@@ -42,6 +42,7 @@ const FIELDS = {
   ttl: ["Lives for", "default"],
   labels: ["Labels", "team=7, player=3"],
 };
+const FIELD_NAMES = /** @type {Field[]} */ (Object.keys(FIELDS));
 const ANY_PORT = [{ container_port: 80, protocol: "TCP" }];
 
 /** The dialog; `created` gets the new stack, `wanted` is the template that is chosen at first. */
@@ -59,7 +60,7 @@ export class Create {
     this.yaml = h("textarea", { id: "yaml", wrap: "off", "aria-describedby": "mistakes", ...plain });
     this.yaml.value = draft.yaml;
     this.from = h("select", {}, h("option", { value: "" }, "YAML"));
-    this.fromLabel = h("label", { class: "from", hidden: true }, "From", this.from);
+    this.fromLabel = h("label", { class: "row", hidden: true }, "From", this.from);
     this.about = h("p", { class: "quiet", hidden: true });
     this.yamlLabel = h("label", { for: "yaml" }, "Pod, as YAML");
     const input = (/** @type {Field} */ name) => h("input", { type: "text", placeholder: FIELDS[name][1], ...plain });
@@ -68,10 +69,7 @@ export class Create {
     this.verdict = h("p", { class: "verdict quiet", role: "status" });
     this.check = button("Check", () => this.#send(true));
     this.submit = h("button", { type: "submit", class: "primary" }, "Create");
-    this.#open();
-  }
-
-  #open() {
+    const labels = FIELD_NAMES.map((name) => h("label", {}, FIELDS[name][0], this.inputs[name]));
     const form = h(
       "form",
       { autocomplete: "off" },
@@ -80,13 +78,7 @@ export class Create {
       this.yamlLabel,
       this.yaml,
       this.mistakes,
-      h(
-        "div",
-        { class: "fields" },
-        Object.entries(this.inputs).map(([name, input]) =>
-          h("label", {}, FIELDS[/** @type {Field} */ (name)][0], input),
-        ),
-      ),
+      h("div", { class: "fields" }, labels),
       h("div", { class: "buttons foot" }, this.verdict, h("span", { class: "spring" }), this.check, this.submit),
     );
     this.yaml.addEventListener("input", () => this.#typed());
@@ -199,7 +191,7 @@ export class Create {
     const rows = found.map((each) => {
       const name = each.line ? `line ${each.line}` : each.field && FIELDS[each.field][0];
       const link = name && button(name, () => this.#lead(each), { class: "plain" });
-      return h("li", { "data-line": each.line }, link, h("span", {}, each.text));
+      return h("li", { class: "row", "data-line": each.line }, link, h("span", {}, each.text));
     });
     const count = h("p", {}, h("b", {}, `${found.length} ${found.length === 1 ? "problem" : "problems"}`));
     this.mistakes.replaceChildren(count, h("ul", {}, rows));

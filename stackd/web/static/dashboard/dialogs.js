@@ -8,16 +8,12 @@ import { sentence } from "./api.js";
 const STAY = 4_000;
 const STAY_WRONG = 10_000;
 
-/**
- * A modal dialog with a title; it is in the page until it closes.
- *
- * @param {string} title @param {Record<string, Value>} [attributes]
- */
+/** A modal dialog with a title; it is in the page until it closes. @param {string} title @param {Record<string, Value>} [attributes] */
 export function dialog(title, attributes = {}) {
   const name = `dialog-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
   const close = button("✕", () => box.close(), { class: "plain", "aria-label": "Close" });
-  const head = h("header", {}, h("h2", { id: name }, title), close);
-  const box = h("dialog", { "aria-labelledby": name, ...attributes }, head);
+  const head = h("header", { class: "row" }, h("h2", { id: name }, title), close);
+  const box = h("dialog", { "aria-labelledby": name, ...attributes, class: ["box", attributes.class] }, head);
   box.addEventListener("close", () => box.remove());
   box.addEventListener("click", (event) => {
     if (event.target === box && !box.dataset.keep) box.close(); // a click beside it
@@ -30,13 +26,8 @@ export function dialog(title, attributes = {}) {
  * What to ask: the title, what it means, what it is about, and the button's word; `type` is what has to be typed first,
  * `input` a field with its name and the text that it begins with.
  *
- * @typedef {object} Question
- * @property {string} title
- * @property {string} text
- * @property {string[]} [details]
- * @property {string} verb
- * @property {string | null} [type]
- * @property {{ name: string, value: string } | null} [input]
+ * @typedef {{ title: string, text: string, details?: string[], verb: string, type?: string | null,
+ *   input?: { name: string, value: string } | null }} Question
  */
 
 /**
@@ -53,7 +44,7 @@ export function confirm({ title, text, details = [], verb, type = null, input = 
     const field = h("input", { type: "text", autocomplete: "off", spellcheck: "false", value: input?.value });
     if (type !== null) field.addEventListener("input", () => (yes.disabled = field.value.trim() !== type));
     const asked = input ? input.name : ["Type ", h("b", {}, type ?? ""), " to go on"];
-    const list = { class: "details", tabindex: details.length > 6 ? "0" : null };
+    const list = { class: "details sunken", tabindex: details.length > 6 ? "0" : null };
     const form = h(
       "form",
       {},
@@ -92,6 +83,7 @@ const KEYS = [
   ["x", "select the stack"],
   ["c", "copy its address"],
   ["n", "new stack"],
+  ["a", "who did what"],
   ["?", "this help"],
 ];
 
@@ -120,7 +112,7 @@ export const complain = (error) => toast(sentence(error), "wrong", STAY_WRONG);
 function toast(text, kind, stay) {
   const close = button("✕", () => element.remove(), { class: "plain", "aria-label": "Dismiss" });
   const role = kind === "wrong" ? "alert" : null;
-  const element = h("div", { class: `toast ${kind}`, role }, h("span", {}, text), close);
+  const element = h("div", { class: `row toast ${kind}`, role }, h("span", {}, text), close);
   const toasts = at("toasts");
   toasts.append(element);
   while (toasts.children.length > 4) toasts.firstElementChild?.remove();

@@ -4,7 +4,6 @@
 // read, so that nothing falls between the two; what arrives meanwhile waits its turn.
 
 /** @import { StackData as Stack } from "./stacks.js" */
-/** @import { Job } from "./bulk.js" */
 
 import { ask, Refusal, send, sentence } from "./api.js";
 
@@ -13,14 +12,9 @@ import { ask, Refusal, send, sentence } from "./api.js";
  *
  * Who is called with what the feed receives.
  *
- * @typedef {object} FeedListener
- * @property {(stacks: Stack[]) => void} list
- * @property {(stack: Stack) => void} stack
- * @property {(id: string) => void} gone
- * @property {(job: Job) => void} job
- * @property {(time: string) => void} clock
- * @property {(state: State, why?: string) => void} state
- * @property {() => void} alive
+ * @typedef {{ list: (stacks: Stack[]) => void, stack: (stack: Stack) => void, gone: (id: string) => void,
+ *   clock: (time: string) => void, state: (state: State, why?: string) => void,
+ *   alive: () => void }} FeedListener
  *
  * @typedef {"live" | "polling" | "away"} State
  */
@@ -158,11 +152,11 @@ export class Feed {
     if (!event) return;
     if (event.kind === "hello") {
       this.listener.clock(event.data.now);
-      if (!this.#last || !this.#listed) this.#listAgain();
+      if (!this.#last || !this.#listed) this.#listing = this.#listAgain();
       else this.#live();
       this.#last = event.id || this.#last;
     } else if (event.kind === "reset") {
-      this.#listAgain();
+      this.#listing = this.#listAgain();
     } else if (event.kind !== "dropped") {
       this.#last = event.id || this.#last;
       if (this.#listing) this.#waiting.push(event);
@@ -175,11 +169,7 @@ export class Feed {
     this.listener.state("live");
   }
 
-  #listAgain() {
-    this.#listing = this.#listWhole();
-  }
-
-  async #listWhole() {
+  async #listAgain() {
     try {
       await this.list();
       this.#listed = true;
@@ -197,7 +187,6 @@ export class Feed {
   #apply({ kind, data }) {
     if (kind === "stack") this.listener.stack(data);
     else if (kind === "deleted") this.listener.gone(data.stack_id);
-    else if (kind === "job") this.listener.job(data);
   }
 
   /** @param {string} why */

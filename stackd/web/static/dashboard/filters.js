@@ -64,7 +64,7 @@ export class Filters {
       [...pairs].sort().map((value) => memo(value, [], () => h("option", { value }))),
     );
     if (this.find.value !== state.text) this.find.value = state.text;
-    at("clear").hidden = !view.narrowed;
+    at("clear").hidden = !view.words;
     at("fold").hidden = !state.group;
     say(at("fold"), this.#folded ? "Open all" : "Close all");
     this.#count();

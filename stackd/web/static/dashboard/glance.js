@@ -1,10 +1,10 @@
 // The two lines above the table: how many stacks of each status and what room is left; and the templates, worst first.
 //
-// What has not arrived yet is a grey bar, and what stackd does not know is left out: never a zero.
+// What has not arrived yet is “…”, and what stackd does not know is left out: never a zero.
 
 /** @import { Stack, Stacks } from "./stacks.js" */
 
-import { at, h, memo, numbers, show } from "../shared/dom.js";
+import { at, h, memo, numbers, quiet, show } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
 import { STATUSES, WORDS } from "./stacks.js";
 import { plural } from "./table.js";
@@ -13,35 +13,14 @@ import { tally } from "./trouble.js";
 const EVERY = 10_000;
 const SOON = 1_000; // after the stacks have changed
 const TYPICAL = "cpu=100m&memory=128Mi";
-/** @type {Record<string, string>} */
-const ENDS = {
-  cpu: "CPU runs out",
-  memory: "memory runs out",
-  ephemeral_storage: "disk runs out",
-  pods: "pods run out",
-  nodes: "nodes run out",
-  ports: "ports run out",
-  quota: "the quota is used up",
-  max_stacks: "limits.max_stacks is reached",
-};
-
 /**
  * Answers of `/capacity` and `/templates`, as far as they are shown.
  *
  * @typedef {{ fits: number, limited_by: string, nodes: Record<string, number>, free_node_ports: number | null }} Capacity
- * @typedef {object} Template
- * @property {string} name
- * @property {string} ttl
- * @property {Record<string, string>} labels
- * @property {string[]} generates
- * @property {{ container_port: number, protocol: string }[]} target_port
- * @property {number | null} median_seconds_to_running
- * @property {number} pool
- * @property {number} ready
- * @property {number} starting
- * @property {number} failing
- * @property {string} reason
- * @property {Record<string, { state: string, reason: string }> | null} prepull
+ * @typedef {{ name: string, ttl: string, labels: Record<string, string>, generates: string[], reason: string,
+ *   target_port: { container_port: number, protocol: string }[], median_seconds_to_running: number | null,
+ *   pool: number, ready: number, starting: number, failing: number,
+ *   prepull: Record<string, { state: string, reason: string }> | null }} Template
  */
 
 export class Glance {
@@ -94,38 +73,40 @@ export class Glance {
       this.#soon ??= setTimeout(() => this.refresh(), SOON); // what the list does not tell has changed as well
     this.#counted = arrived ? now : "";
     const { trouble } = tally(stacks);
-    const count = (/** @type {number} */ number) => h("b", {}, arrived ? numbers.format(number) : bone());
+    const count = (/** @type {number} */ number) => h("b", {}, arrived ? numbers.format(number) : "…");
+    /** @param {boolean} on @param {() => void} click @param {string | null} status @param {import("../shared/dom.js").Child[]} words */
+    const chip = (on, click, status, ...words) => {
+      const kind = ["chip", !status && trouble > 0 && "wrong"];
+      return h(
+        "button",
+        { type: "button", class: kind, "aria-pressed": String(on), "data-status": status, click },
+        ...words,
+      );
+    };
     const chips = STATUSES.map((status, place) => {
-      const pressed = String(view.state.statuses.has(status));
       const dot = h("span", { class: "dot", "aria-hidden": "true" });
-      const click = () => view.toggleStatus(status);
-      const attributes = { type: "button", class: "chip", "aria-pressed": pressed, "data-status": status, click };
-      return h("button", attributes, dot, count(counts[place] ?? 0), WORDS[status]);
+      const on = view.state.statuses.has(status);
+      return chip(on, () => view.toggleStatus(status), status, dot, count(counts[place] ?? 0), WORDS[status]);
     });
-    const click = () => view.change({ trouble: view.state.trouble ? "" : "any" });
-    const pressed = String(Boolean(view.state.trouble));
-    const wrong = h(
-      "button",
-      { type: "button", class: ["chip", trouble > 0 && "wrong"], "aria-pressed": pressed, click },
-      count(trouble),
-      trouble === 1 ? "needs attention" : "need attention",
-    );
+    const toggle = () => view.change({ trouble: view.state.trouble ? "" : "any" });
+    const words = trouble === 1 ? "needs attention" : "need attention";
+    const wrong = chip(Boolean(view.state.trouble), toggle, null, count(trouble), words);
     show(
       at("glance"),
       h("h3", {}, count(all.size), ` ${plural(all.size)}`),
-      h("div", { class: "chips", role: "group", "aria-label": "Filter by status" }, chips, wrong),
+      h("div", { class: "row", role: "group", "aria-label": "Filter by status" }, chips, wrong),
       h("p", { class: "room quiet" }, this.#room()),
     );
     this.#drawTemplates(stacks);
   }
 
   #room() {
-    if (this.capacity === undefined) return bone("line");
+    if (this.capacity === undefined) return "…";
     if (this.capacity === null) return "what is free is unknown";
     const { fits, limited_by: limit, free_node_ports: ports } = this.capacity;
-    const title = `of 100m CPU and 128 MiB; ${ENDS[limit] ?? limit} first`;
     const free = ports === null || limit === "ports" ? "" : `, ${numbers.format(ports)} ports free`;
-    return h("span", { title }, `${numbers.format(fits)} more fit, ${ENDS[limit] ?? limit} first${free}`);
+    const text = `${numbers.format(fits)} more fit, limited by ${limit.replaceAll("_", " ")}${free}`;
+    return h("span", { title: "Stacks of 100m CPU and 128 MiB" }, text);
   }
 
   /** @param {Stack[]} stacks */
@@ -149,13 +130,7 @@ export class Glance {
         const bad = trouble - counts.expiring;
         const inputs = [JSON.stringify(template), why, running, total, bad, pressed];
         return memo(name, inputs, () => {
-          const details = [
-            `${running} of ${total} running`,
-            poolOf(template),
-            startOf(template),
-            imagesOf(template),
-            why,
-          ];
+          const details = [`${running} of ${total} running`, ...about(template), why];
           const attributes = {
             type: "button",
             class: ["template", why && bad * 2 >= total && "wrong"], // red where most are broken, or none can start
@@ -165,7 +140,7 @@ export class Glance {
             click: () => this.stacks.view.change({ template: pressed ? "" : name }),
           };
           const words = `${bad ? `${running} of ${total}` : numbers.format(running)} running`;
-          const pooled = pool > 0 && h("span", { class: "quiet" }, `${ready} of ${pool} ready`);
+          const pooled = pool > 0 && quiet(`${ready} of ${pool} ready`);
           const reason = (bad > 0 || !total) && why && h("span", { class: "why" }, why);
           return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason);
         });
@@ -178,9 +153,6 @@ export class Glance {
     return this.capacity ? (this.capacity.nodes[node] ?? 0) : null;
   }
 }
-
-/** What stands in the place of something that is not known yet. */
-const bone = (kind = "digit") => h("span", { class: `bone ${kind}`, "aria-hidden": "true" });
 
 /**
  * The answer; what was known before where stackd did not answer, and `refused` where it refused.
@@ -196,23 +168,13 @@ async function latest(asked, before, refused) {
   }
 }
 
-/** @param {Template} template */
-function poolOf({ pool, ready, starting, failing }) {
-  if (!pool && !ready && !starting && !failing) return "no pool";
-  const parts = [`${ready} of ${pool} ready`, starting && `${starting} starting`, failing && `${failing} failing`];
-  return `pool: ${parts.filter(Boolean).join(", ")}`;
-}
-
-/** @param {Template} template */
-function startOf({ median_seconds_to_running: seconds }) {
-  if (seconds === null) return "";
-  return `runs after ${seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`} (median)`;
-}
-
-/** @param {Template} template */
-function imagesOf({ prepull }) {
-  if (!prepull) return "";
-  const states = Object.values(prepull);
-  const there = states.filter(({ state }) => state === "pulled").length;
-  return `images on ${there} of ${states.length} ${states.length === 1 ? "node" : "nodes"}`;
+/** The pool, the starts and the images of a template. @param {Template} template */
+function about({ pool, ready, starting, failing, median_seconds_to_running: seconds, prepull }) {
+  const states = Object.values(prepull ?? {});
+  const pulled = states.filter(({ state }) => state === "pulled").length;
+  return [
+    pool ? `pool: ${ready} of ${pool} ready, ${starting} starting, ${failing} failing` : "no pool",
+    seconds !== null && `runs after ${seconds < 1 ? seconds.toFixed(3) : seconds.toFixed(1)} s (median)`,
+    prepull && `images on ${pulled} of ${states.length} nodes`,
+  ];
 }

@@ -26,9 +26,9 @@ export class Logs {
     this.follow = h("input", { type: "checkbox", checked: true });
     this.follow.addEventListener("change", () => this.refresh());
     this.state = h("span", { class: "quiet", role: "status" });
-    this.lines = h("pre", { class: "log", tabindex: "0", "aria-label": "Log" });
+    this.lines = h("pre", { class: "log sunken", tabindex: "0", "aria-label": "Log" });
     const again = button("Refresh", () => this.refresh());
-    const following = h("label", { class: "follow" }, this.follow, "Follow");
+    const following = h("label", { class: "row" }, this.follow, "Follow");
     this.element = h("div", {}, h("div", { class: "buttons" }, this.tail, again, following, this.state), this.lines);
   }
 
@@ -87,11 +87,7 @@ export class Logs {
   }
 }
 
-/**
- * What a later look at the end of a log has beyond an earlier one; null where the two do not meet.
- *
- * @param {string} before @param {string} after
- */
+/** What a later look at the end of a log has beyond an earlier one; null where the two do not meet. @param {string} before @param {string} after */
 export function added(before, after) {
   if (!before) return null;
   if (before === after) return "";

@@ -3,9 +3,10 @@
 /** @import { State } from "./feed.js" */
 
 import { at, button, copy, found, h, say, show } from "../shared/dom.js";
+import { openActivity } from "./activity.js";
 import { ask, onUnauthorized, Refusal, sentence } from "./api.js";
 import { Attention } from "./attention.js";
-import { Banners, Link, standby } from "./banners.js";
+import { Banners, Link, showOwner, standby } from "./banners.js";
 import { Actions, Selection } from "./bulk.js";
 import { Create } from "./create.js";
 import { help, tell } from "./dialogs.js";
@@ -60,6 +61,7 @@ function showOpened() {
 }
 
 function create() {
+  if (document.body.dataset.scope === "read") return;
   const created = (/** @type {import("./stacks.js").StackData} */ stack) => {
     stacks.put(stack);
     view.open(stack.stack_id);
@@ -67,24 +69,28 @@ function create() {
   new Create(created, view.state.template);
 }
 
+const activity = () => openActivity(stacks, (id) => view.open(id));
+
 /** The feed became live or lost its connection: refresh what does not come with it. @param {State} state */
 function linked(state, why = "") {
   const before = link.state;
   link.show(state, why);
   if (before === state || before === "off") return;
   banners.look();
-  if (state !== "away") glance.refresh();
+  if (state === "away") return;
+  glance.refresh();
+  showOwner(at("owner"));
 }
 
 function enter() {
   at("login").hidden = true;
-  for (const id of ["board", "new"]) at(id).hidden = false;
+  for (const id of ["board", "new", "show-activity"]) at(id).hidden = false;
+  shape();
   at("leave").hidden = !key.get();
   feed = new Feed({
     list: (all) => stacks.replace(all),
     stack: (stack) => stacks.put(stack),
     gone: (id) => stacks.remove(id),
-    job: (job) => actions.jobChanged(job),
     clock: setClock,
     state: linked,
     alive: () => link.alive(),
@@ -92,6 +98,7 @@ function enter() {
   feed.start();
   banners.start();
   glance.start();
+  showOwner(at("owner"));
   showOpened();
 }
 
@@ -104,10 +111,16 @@ function leave(why = "") {
   stacks.clear();
   selection.clear();
   link.show("off");
-  for (const id of ["board", "new", "leave"]) at(id).hidden = true;
+  for (const id of ["board", "new", "show-activity", "leave"]) at(id).hidden = true;
   at("login").hidden = false;
   say(at("login-error"), why);
   field.focus();
+}
+
+/** The page has no buttons for what the key may not do: they are not shown for its scope. */
+async function shape() {
+  const { scope } = await ask("GET", "/key").catch(() => ({ scope: "admin" }));
+  document.body.dataset.scope = scope;
 }
 
 /** @param {Event} event */
@@ -132,8 +145,8 @@ function drawEmpty() {
   at("loading").hidden = stacks.arrived;
   at("empty").hidden = !none;
   at("table").hidden = none || !stacks.arrived;
-  const said = h("p", {}, view.narrowed ? "No stack matches the filter." : "There are no stacks.");
-  show(at("empty"), none && said, none && !view.narrowed && button("Create one", create));
+  const said = h("p", {}, view.words ? "No stack matches the filter." : "There are no stacks.");
+  show(at("empty"), none && said, none && !view.words && button("Create one", create, { class: "writes" }));
 }
 
 /** @type {Record<string, () => unknown>} */
@@ -142,6 +155,7 @@ const KEYS = {
   "?": help,
   j: () => table.move(1),
   k: () => table.move(-1),
+  a: activity,
   n: create,
   x: () => table.active && selection.set([table.active], !selection.has(table.active)),
   c: () => {
@@ -196,6 +210,7 @@ at("leave").addEventListener("click", () => {
   leave();
 });
 at("new").addEventListener("click", create);
+at("show-activity").addEventListener("click", activity);
 at("show-help").addEventListener("click", help);
 at("copy-link").addEventListener("click", () => copy(location.origin + location.pathname + view.hash(), tell));
 

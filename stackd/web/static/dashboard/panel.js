@@ -5,7 +5,7 @@
 /** @import { Port, Stack, Stacks, Values } from "./stacks.js" */
 /** @import { View } from "./view.js" */
 
-import { button, copy, h, say, show } from "../shared/dom.js";
+import { button, copy, h, quiet, say, show } from "../shared/dom.js";
 import { ask, pathOf, sentence } from "./api.js";
 import { quoted } from "./arrange.js";
 import { tell } from "./dialogs.js";
@@ -83,7 +83,7 @@ class Sheet {
     this.elements = [
       h(
         "header",
-        {},
+        { class: "row" },
         h("h2", { id: "panel-name", class: "mono" }, id),
         button("Copy", () => copy(id, tell), { class: "plain", "aria-label": `Copy ${id}` }),
         h("span", { class: "spring" }),
@@ -114,14 +114,14 @@ class Sheet {
       !this.#gone && [
         h(
           "div",
-          { class: "buttons", role: "group", "aria-label": "Extend" },
+          { class: "buttons writes", role: "group", "aria-label": "Extend" },
           h("span", { class: "quiet" }, "Extend"),
           LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => this.#act("extend", ttl))),
-          this.#other(),
+          this.#button("Extend…", () => this.actions.many("extend", [this.id], "")),
         ),
         h(
           "div",
-          { class: "buttons", role: "group", "aria-label": "Change" },
+          { class: "buttons writes", role: "group", "aria-label": "Change" },
           this.#button("Restart", () => this.#act("restart")),
           !stopped && !stack.ended && this.#button("Stop", () => this.#act("stop")),
           stopped && this.#button("Start", () => this.#act("start")),
@@ -156,23 +156,6 @@ class Sheet {
     this.#busy.delete(text);
     this.draw();
     this.history.refresh();
-  }
-
-  /** Extend by what is typed: Enter in the field clicks the button, too. */
-  #other() {
-    const name = "Extend by another length of time";
-    const input = h("input", { type: "text", size: "5", placeholder: "45m", "aria-label": name, autocomplete: "off" });
-    const click = (/** @type {MouseEvent} */ event) => {
-      event.preventDefault();
-      const field = this.body.querySelector("input");
-      const ttl = field?.value.trim();
-      if (!field || !ttl) return;
-      this.#do("other", async () => {
-        if (await this.#act("extend", ttl)) field.value = "";
-      });
-    };
-    const submit = h("button", { type: "submit", disabled: this.#busy.has("other"), click }, "Extend");
-    return h("form", { class: "buttons" }, input, submit);
   }
 
   /** @param {Stack} stack */
@@ -265,7 +248,7 @@ class History {
 
   async #spec() {
     const stack = await ask("GET", pathOf(this.id));
-    return say(h("pre", { tabindex: "0", "aria-label": "Pod spec" }), stack.pod_spec);
+    return say(h("pre", { class: "sunken", tabindex: "0", "aria-label": "Pod spec" }), stack.pod_spec);
   }
 }
 
@@ -279,8 +262,6 @@ async function load(part, content) {
   }
 }
 
-/** @param {string} text */
-const quiet = (text) => h("span", { class: "quiet" }, text);
 /** @param {string} name @param {string | Node[]} value */
 const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
 
@@ -295,12 +276,12 @@ function valuesOf(values) {
   if (!values) return null;
   const rows = Object.entries(values).map(([name, value]) => {
     const copied = button("Copy", () => copy(value, () => tell(`copied ${name}`)), { "aria-label": `Copy ${name}` });
-    return [h("dt", {}, name), h("dd", {}, h("code", {}, value), copied)];
+    return [h("dt", {}, name), h("dd", { class: "row" }, h("code", {}, value), copied)];
   });
   const note = "They were generated for this stack and cannot be read again: copy them before this page is closed.";
   return h(
     "section",
-    { class: "values" },
+    { class: "values sunken" },
     h("h3", {}, "Values"),
     h("p", { class: "quiet" }, note),
     h("dl", {}, ...rows),

@@ -4,6 +4,7 @@
 /** @import { View } from "./view.js" */
 
 import { arrange } from "./arrange.js";
+import { Subject } from "./subject.js";
 
 /**
  * A stack as the API returns it, and what the page needs beside that; times in milliseconds.
@@ -11,31 +12,11 @@ import { arrange } from "./arrange.js";
  * @typedef {"running" | "creating" | "failed" | "stopped" | "node_deleted"} Status
  * @typedef {Record<string, string>} Values
  * @typedef {{ container_port: number, protocol: string, node_port?: number, url?: string, host?: string }} Port
- * @typedef {object} StackData
- * @property {string} stack_id
- * @property {Status} status
- * @property {string | null} [status_reason]
- * @property {string | null} [status_message]
- * @property {string | null} [node_id]
- * @property {string | null} [node_public_ip]
- * @property {Port[]} [ports]
- * @property {string} created_at
- * @property {string} updated_at
- * @property {string} ttl_expires_at
- * @property {Record<string, string>} [labels]
- * @property {boolean} [ended]
- * @property {string} [template]
- * @property {Values} [values]
- *
- * @typedef {object} Prepared
- * @property {string[]} labelled
- * @property {string[]} addresses
- * @property {string} address
- * @property {string} haystack
- * @property {Set<string>} tags
- * @property {number} created
- * @property {number} changed
- * @property {number} expires
+ * @typedef {{ stack_id: string, status: Status, status_reason?: string | null, status_message?: string | null,
+ *   node_id?: string | null, node_public_ip?: string | null, ports?: Port[], created_at: string, updated_at: string,
+ *   ttl_expires_at: string, labels?: Record<string, string>, ended?: boolean, template?: string, values?: Values }} StackData
+ * @typedef {{ labelled: string[], addresses: string[], address: string, haystack: string, tags: Set<string>,
+ *   created: number, changed: number, expires: number }} Prepared
  * @typedef {StackData & Prepared} Stack
  */
 
@@ -59,7 +40,7 @@ function prepare(stack) {
   const host = stack.ended ? "" : stack.node_public_ip; // what has ended has given its ports back
   const shown = host?.includes(":") ? `[${host}]` : host;
   const places = (stack.ports ?? []).map((port) => port.url ?? port.host ?? (host && `${shown}:${port.node_port}`));
-  const addresses = stack.ended ? [] : places.filter((place) => place !== undefined && place !== null && place !== "");
+  const addresses = stack.ended ? [] : places.flatMap((place) => place || []);
   const searched = [id, status, WORDS[status], reason, message, node, template, ...addresses, ...labelled];
   return {
     ...stack,
@@ -74,16 +55,11 @@ function prepare(stack) {
   };
 }
 
-/** What people call a stack: its labels, and its id. @param {Stack} stack */
-export const nameOf = (stack) => [...stack.labelled, stack.stack_id].join(" ");
-
-export class Stacks {
+export class Stacks extends Subject {
   /** @type {Map<string, Stack>} */
   all = new Map();
   /** What was generated for the stacks that were created here; no later answer has it. @type {Map<string, Values>} */
   values = new Map();
-  /** @type {Set<() => void>} */
-  #listeners = new Set();
   /** @type {number | undefined} */
   #pending;
   #flushed = 0;
@@ -99,18 +75,19 @@ export class Stacks {
 
   /** @param {View} view */
   constructor(view) {
+    super();
     this.view = view;
     view.subscribe(() => this.flush());
-  }
-
-  /** Call the listener soon after a change of the stacks, and at once when the view has changed. @param {() => void} listener */
-  subscribe(listener) {
-    this.#listeners.add(listener);
   }
 
   /** @param {string} id */
   get(id) {
     return this.all.get(id);
+  }
+
+  /** What people call a stack, which may be gone: its labels, and its id. @param {string} id */
+  nameOf(id) {
+    return [...(this.get(id)?.labelled ?? []), id].join(" ");
   }
 
   /** @param {StackData[]} stacks */
@@ -153,7 +130,7 @@ export class Stacks {
     this.#flushed = performance.now();
     this.#count();
     Object.assign(this, arrange([...this.all.values()], this.view.state));
-    for (const listener of this.#listeners) listener();
+    this.tell();
   }
 
   #count() {

@@ -5,7 +5,7 @@
 /** @import { Selection } from "./bulk.js" */
 /** @import { Stack, Stacks } from "./stacks.js" */
 
-import { button, h, memo, numbers, show } from "../shared/dom.js";
+import { button, h, memo, numbers, quiet, show } from "../shared/dom.js";
 import { Group, LABEL } from "./arrange.js";
 import { STATUSES, WORDS } from "./stacks.js";
 import { full, left, length, now } from "./times.js";
@@ -172,21 +172,14 @@ export class Table {
     const inputs = [stack, place, columns.join(), selected, active, this.opened === id, age, rest, kind];
     return memo(id, inputs, () => {
       const tabindex = active ? "0" : "-1";
-      const box = h("input", {
-        type: "checkbox",
-        tabindex,
-        "aria-label": `Select ${id}`,
-        click: ({ target, shiftKey }) =>
-          target instanceof HTMLInputElement && this.actions.select(id, target.checked, shiftKey),
-      });
+      const until = full(stack.ttl_expires_at);
+      const select = (/** @type {MouseEvent} */ { target, shiftKey }) =>
+        target instanceof HTMLInputElement && this.actions.select(id, target.checked, shiftKey);
+      const box = h("input", { type: "checkbox", tabindex, "aria-label": `Select ${id}`, click: select });
       box.checked = selected;
       const name = address ? `Copy ${address}` : "no address";
-      const copied = button(address || "no address", () => this.actions.copy(address), {
-        class: "plain mono address",
-        tabindex,
-        disabled: !address,
-        "aria-label": name,
-      });
+      const look = { class: "plain mono address", tabindex, disabled: !address, "aria-label": name };
+      const copied = button(address || name, () => this.actions.copy(address), look);
       const labels = Object.entries(stack.labels ?? {}).map(([name, value]) => [
         h("span", { class: columns.includes(LABEL + name) && "own" }, h("span", { class: "name" }, `${name}=`), value),
         " ",
@@ -194,46 +187,28 @@ export class Table {
       /** @type {Record<string, import("../shared/dom.js").Child>} */
       const contents = {
         status: [
-          h("span", { class: "status" }, wordOf(stack, kind)),
+          h("span", { class: "status", "data-status": stack.status, "data-kind": kind }, wordOf(stack, kind)),
           " ",
-          h("span", { class: "reason", title: stack.status_message || null }, stack.status_reason ?? ""),
+          h("span", { class: "reason quiet", title: stack.status_message || null }, stack.status_reason ?? ""),
         ],
         id: h("span", { class: "mono" }, id),
-        address: [
-          copied,
-          stack.addresses.length > 1 && h("span", { class: "quiet" }, `+${stack.addresses.length - 1}`),
-        ],
+        address: [copied, stack.addresses.length > 1 && quiet(`+${stack.addresses.length - 1}`)],
         node: stack.node_id ?? "–",
         age: h("span", { class: "num", title: `created ${full(stack.created_at)}` }, age),
-        left: h(
-          "span",
-          { class: ["num left", kind === "expiring" && "soon"], title: full(stack.ttl_expires_at) },
-          rest,
-        ),
+        left: h("span", { class: ["num left", kind === "expiring" && "soon"], title: until }, rest),
         labels: h("span", { class: "labels", title: stack.labelled.join("\n") }, labels),
       };
       const cells = columns.map((key) => {
         const value = stack.labels?.[key.slice(LABEL.length)] ?? "";
         return cell(classOf(key), key.startsWith(LABEL) ? h("span", { title: value }, value) : contents[key]);
       });
-      return h(
-        "tr",
-        {
-          role: "row",
-          class: [selected && "selected", active && "active", this.opened === id && "open"],
-          tabindex,
-          "aria-rowindex": place + 2,
-          "aria-selected": String(selected),
-          "data-id": id,
-          "data-status": stack.status,
-          "data-kind": kind,
-          click: ({ target }) =>
-            target instanceof Element && !target.closest(".c-box, .address") && this.stacks.view.open(id),
-        },
-        cell("c-box", box),
-        cells,
-        !columns.includes("labels") && cell("c-labels card", contents.labels),
-      );
+      const click = (/** @type {MouseEvent} */ { target }) =>
+        target instanceof Element && !target.closest(".c-box, .address") && this.stacks.view.open(id);
+      const state = { "aria-rowindex": place + 2, "aria-selected": String(selected), tabindex };
+      const data = { "data-id": id, "data-status": stack.status, "data-kind": kind };
+      const looks = [selected && "selected", active && "active", this.opened === id && "open"];
+      const card = !columns.includes("labels") && cell("c-labels card", contents.labels);
+      return h("tr", { role: "row", class: looks, ...state, ...data, click }, cell("c-box", box), cells, card);
     });
   }
 
@@ -251,18 +226,24 @@ export class Table {
       const box = checkbox(`Select all of ${name}`, chosen, ids.length, (on) => this.selection.set(ids, on));
       box.disabled = closed; // nobody sees what it would select
       const toggle = button(name, () => view.toggleGroup(value), { class: "plain", "aria-expanded": String(!closed) });
-      const parts = STATUSES.map((status, index) => {
-        const dot = h("span", { class: "dot", "aria-hidden": "true" });
-        const word = h("span", { class: "word" }, WORDS[status]);
-        return counts[index] ? h("span", { "data-status": status }, dot, numbers.format(counts[index]), word) : null;
-      });
-      const all = h("span", {}, numbers.format(ids.length), h("span", { class: "word" }, plural(ids.length)));
+      const count = (/** @type {string | null} */ status, /** @type {number} */ number, /** @type {string} */ word) =>
+        h(
+          "span",
+          { class: "row", "data-status": status },
+          status && h("span", { class: "dot", "aria-hidden": "true" }),
+          numbers.format(number),
+          h("span", { class: "word" }, word),
+        );
+      const parts = STATUSES.map((status, index) =>
+        counts[index] ? count(status, counts[index], WORDS[status]) : null,
+      );
+      const all = count(null, ids.length, plural(ids.length));
       const why = top && reasonLink(top.reason, top.count);
       return h(
         "tr",
         { role: "row", class: "group", "aria-rowindex": place + 2, "data-group": value },
         cell("c-box", box),
-        cell("c-group", h("div", {}, toggle, h("span", { class: "counts" }, all, parts), why)),
+        cell("c-group", h("div", { class: "row" }, toggle, h("span", { class: "row counts" }, all, parts), why)),
       );
     });
   }

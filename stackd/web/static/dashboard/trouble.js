@@ -6,7 +6,7 @@ import { now } from "./times.js";
 
 /** @typedef {"failed" | "restarting" | "pulling" | "unreachable" | "expiring"} Kind */
 
-/** The kinds of trouble, the worst first. A stack has one of them at most. @type {Record<Kind, string>} */
+/** The kinds of trouble: a restart may cure all but the last one. A stack has one of them at most. @type {Record<Kind, string>} */
 export const KINDS = {
   failed: "failed",
   unreachable: "unreachable",
@@ -16,8 +16,6 @@ export const KINDS = {
 };
 /** How much one stack of a kind weighs where the worst comes first. @type {Record<Kind, number>} */
 const WEIGHTS = { failed: 1000, unreachable: 1000, restarting: 1000, pulling: 300, expiring: 1 };
-/** What helps a stack of a kind beside an extension. */
-export const RESTARTABLE = new Set(["failed", "unreachable", "restarting", "pulling"]);
 const SLOW = 60_000; // a stack that is created for longer
 export const SOON = 10 * 60_000; // a stack that lives for less
 const ENDS = /^container \S+ (ended with|was killed|could not)/;
@@ -57,7 +55,7 @@ export function kindOf(stack, time = now()) {
   if (status === "creating") return /Image/.test(reason ?? "") || time - stack.changed > SLOW ? "pulling" : null;
   if (status === "stopped") return reason === "PodDeleted" ? "failed" : null;
   if (reason === "NotReady" && ENDS.test(stack.status_message ?? "")) return "restarting";
-  if (reason === "NotReady" || reason === "Terminating" || !stack.node_public_ip) return "unreachable";
+  if (reason === "NotReady" || reason === "Terminating" || !stack.address) return "unreachable";
   return stack.expires - time < SOON ? "expiring" : null;
 }
 
@@ -72,12 +70,8 @@ export function reasonOf(stack, kind) {
  * The trouble of some stacks: how many there are of each kind, the most frequent reason of the worst ones, and one of
  * the stacks that have it.
  *
- * @typedef {object} Tally
- * @property {number} total
- * @property {number} trouble
- * @property {number} weight
- * @property {Record<Kind, number>} counts
- * @property {{ reason: string, count: number, stack: Stack } | null} top
+ * @typedef {{ total: number, trouble: number, weight: number, counts: Record<Kind, number>,
+ *   top: { reason: string, count: number, stack: Stack } | null }} Tally
  *
  * @param {Iterable<Stack>} stacks
  * @returns {Tally}

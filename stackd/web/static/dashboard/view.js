@@ -4,48 +4,31 @@
 /** @import { Status } from "./stacks.js" */
 
 import { STATUSES, WORDS } from "./stacks.js";
+import { Subject } from "./subject.js";
 import { KINDS } from "./trouble.js";
 
 /**
  * `order.by` and `group` name columns: `status`, `node`, …, and `label:NAME` for a label's. `trouble` is a kind of
- * trouble, or `any`. `closed` are the groups that are closed, which no link keeps.
+ * trouble, or `any`. `attention` is what the list of what needs attention is by; empty where it is closed.
+ * `closed` are the groups that are closed, which no link keeps.
  *
- * @typedef {object} State
- * @property {string} text
- * @property {Set<Status>} statuses
- * @property {string} node
- * @property {string} template
- * @property {string} trouble
- * @property {{ by: string, down: boolean }} order
- * @property {string} group
- * @property {string | null} stack
- * @property {Set<string>} closed
+ * @typedef {{ text: string, statuses: Set<Status>, node: string, template: string, trouble: string }} Filter
+ * @typedef {Filter & { order: { by: string, down: boolean }, group: string, attention: string, stack: string | null,
+ *   closed: Set<string> }} State
  */
 
-/** @typedef {Pick<State, "text" | "statuses" | "node" | "template" | "trouble">} Filter */
 /** @returns {Filter} */
 export const noFilter = () => ({ text: "", statuses: new Set(), node: "", template: "", trouble: "" });
 const NEWEST_FIRST = "age";
 
-export class View {
-  /** @type {Set<() => void>} */
-  #listeners = new Set();
+export class View extends Subject {
   /** @type {string | undefined} The hash of the entry below the present one, where this page has made the latter. */
   #under = history.state?.under;
   state = parse(location.hash);
 
   constructor() {
+    super();
     addEventListener("popstate", () => this.#arrived());
-  }
-
-  /** Call the listener at once after each change. @param {() => void} listener */
-  subscribe(listener) {
-    this.#listeners.add(listener);
-  }
-
-  /** Whether a filter leaves something out. */
-  get narrowed() {
-    return this.words !== "";
   }
 
   /** The filter in words; empty where there is none. */
@@ -61,7 +44,7 @@ export class View {
   change(part) {
     this.state = { ...this.state, ...part };
     history.replaceState(history.state, "", this.hash() || location.pathname);
-    this.#tell();
+    this.#changed();
   }
 
   /** Show what this filter leaves, and nothing else of a filter. @param {Partial<Filter>} filter */
@@ -102,9 +85,15 @@ export class View {
   hash() {
     const { text, statuses, order, ...state } = this.state;
     const sort = `${order.down ? "-" : ""}${order.by}`;
-    const { node, template, trouble, group, stack } = state;
+    const { node, template, trouble, group, attention, stack } = state;
     const all = { find: text, status: [...statuses].join(","), node, template, trouble };
-    const pairs = Object.entries({ ...all, sort: sort === NEWEST_FIRST ? "" : sort, group, stack: stack ?? "" });
+    const pairs = Object.entries({
+      ...all,
+      sort: sort === NEWEST_FIRST ? "" : sort,
+      group,
+      attention,
+      stack: stack ?? "",
+    });
     const kept = new URLSearchParams(pairs.filter(([, value]) => value));
     const hash = String(kept).replaceAll("%3A", ":").replaceAll("%2C", ",");
     return hash && `#${hash}`;
@@ -116,13 +105,13 @@ export class View {
       this.change({ stack: null }); // Back closes the panel and nothing else
     } else {
       this.state = parse(location.hash);
-      this.#tell();
+      this.#changed();
     }
   }
 
-  #tell() {
+  #changed() {
     this.#under = history.state?.under;
-    for (const listener of this.#listeners) listener();
+    this.tell();
   }
 }
 
@@ -145,6 +134,7 @@ function parse(hash) {
     trouble: text("trouble"),
     order: { by: sort.replace(/^-/, ""), down: sort.startsWith("-") },
     group: text("group"),
+    attention: text("attention"),
     stack: kept.get("stack"),
     closed: new Set(),
   };

@@ -9,17 +9,9 @@ import { at, button, copy, found, h, inline, say } from "../shared/dom.js";
  *
  * @typedef {{ name: string, in: string, required?: boolean, schema: any, description: string, example?: unknown }} Parameter
  * @typedef {{ schema?: any, examples?: Record<string, { value: unknown }> }} Content
- * @typedef {object} Operation
- * @property {string} path
- * @property {string} method
- * @property {string} operationId
- * @property {string} summary
- * @property {string} [description]
- * @property {string[]} tags
- * @property {unknown[]} [security]
- * @property {Parameter[]} [parameters]
- * @property {{ content?: Record<string, Content> }} [requestBody]
- * @property {Record<string, { description: string, content?: Record<string, Content> }>} responses
+ * @typedef {{ path: string, method: string, operationId: string, summary: string, description?: string, tags: string[],
+ *   security?: unknown[], parameters?: Parameter[], requestBody?: { content?: Record<string, Content> },
+ *   responses: Record<string, { description: string, content?: Record<string, Content> }> }} Operation
  */
 
 const JSON_MEDIA = "application/json";
@@ -173,7 +165,12 @@ function article(operation) {
   const names = [...(operation.parameters ?? []), ...(schema ? properties(schema) : [])].map(({ name }) => name);
   return h(
     "article",
-    { id, "aria-labelledby": `${id}-name`, "data-find": [method, path, summary, ...names].join(" ").toLowerCase() },
+    {
+      id,
+      class: "box",
+      "aria-labelledby": `${id}-name`,
+      "data-find": [method, path, summary, ...names].join(" ").toLowerCase(),
+    },
     h(
       "h3",
       { id: `${id}-name` },

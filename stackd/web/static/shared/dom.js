@@ -33,12 +33,11 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
-/**
- * A button.
- *
- * @param {string} text @param {(event: MouseEvent) => unknown} click @param {Record<string, Attribute>} [attributes]
- */
+/** A button. @param {string} text @param {(event: MouseEvent) => unknown} click @param {Record<string, Attribute>} [attributes] */
 export const button = (text, click, attributes = {}) => h("button", { type: "button", click, ...attributes }, text);
+
+/** @param {string} text */
+export const quiet = (text) => h("span", { class: "quiet" }, text);
 
 /**
  * A child with a key that is made again only when one of its inputs is another one.
@@ -95,11 +94,7 @@ function made(memo) {
   return element;
 }
 
-/**
- * Make a node what another one of its kind is.
- *
- * @param {Node} there @param {Node | Memo} other
- */
+/** Make a node what another one of its kind is. @param {Node} there @param {Node | Memo} other */
 function change(there, other) {
   if (isMemo(other) && inputsOf.get(there)?.every((each, place) => each === other.inputs[place])) return;
   const wanted = isMemo(other) ? made(other) : other;
@@ -135,12 +130,7 @@ function pieces(children) {
   return children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/**
- * Set an element's text, touching the page only where it differs.
- *
- * @template {Element} Any
- * @param {Any} element @param {string} text
- */
+/** Set an element's text, touching the page only where it differs. @template {Element} Any @param {Any} element @param {string} text */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
   return element;
