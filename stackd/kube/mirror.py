@@ -231,6 +231,11 @@ class Mirror:
         """
         return await self._waiters.until(name, predicate, lambda: self.pods.get(name), timeout)
 
+    @property
+    def watches(self) -> Mapping[str, WatchHealth]:
+        """All watches that should run, by kind; the copy is current without those of routes."""
+        return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
+
     def follow_routes(self, kinds: Collection[str]) -> None:
         """Watch these kinds of routes from now on, and no others."""
         wanted = tuple(sorted(kinds))

@@ -66,7 +66,9 @@ def capacity(context: Context, need: StackResources) -> Capacity:
     fitting = {name: fits(left, need) for name, left in free_on_nodes(context, apart_from=pooled)}
     per_node = {name: min(by_resource.values()) for name, by_resource in fitting.items()}
     nodes = by_nodes(fitting.values())
-    bounds = {nodes.why: nodes.stacks, PORTS: _free_ports(context, pooled) // max(1, need.ports)}
+    bounds, ports = {nodes.why: nodes.stacks}, _free_ports(context, pooled) // max(1, need.ports)
+    if need.ports:
+        bounds[PORTS] = ports
     quota = _quota(context, need, pooled)
     if quota is not None:
         bounds[QUOTA] = quota.stacks
@@ -79,7 +81,7 @@ def capacity(context: Context, need: StackResources) -> Capacity:
         fits=bounds[limited_by],
         limited_by=limited_by,
         nodes=dict(sorted(per_node.items())),
-        ports=bounds[PORTS],
+        ports=ports,
         quota=None if quota is None else quota.stacks,
         quota_limited_by="" if quota is None else quota.why,
         stacks=stacks,
@@ -129,7 +131,7 @@ def _given_back(context: Context, pooled: Collection[Stack]) -> Counter[str]:
                 memory_bytes=stack.requested_memory_bytes,
                 ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
                 ephemeral_limit_bytes=disk.limit_bytes,
-                ports=len(stack.ports),
+                ports=len(stack.node_ports),
             )
             back.update(need.of_quota())
     return back

@@ -11,7 +11,7 @@ import asyncio
 from stackd.config import RoutesSection
 from stackd.errors import ClusterUnavailable
 from stackd.hostnames import DEFAULT_PREFIX, new_hostname
-from stackd.kube.routes import WantedRoute, names_of, resource_of, wanted_routes
+from stackd.kube.routes import BACKENDS, WantedRoute, names_of, resource_of, wanted_routes
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
@@ -98,7 +98,10 @@ async def until_accepted(context: Context, stack: Stack) -> None:
 
 def what_is_wrong(context: Context, stack: Stack) -> tuple[str, str]:
     """What keeps the stack from being reached at its names: the Gateway's reason and message; empty if nothing does."""
-    for one in wanted(context, stack):
+    objects = wanted(context, stack)
+    if stack.ports_held and len(stack.routed) > sum(one.resource != BACKENDS for one in objects):
+        return "RouteNotConfigured", "there is no listener for its name in the configuration any more ([routes])"
+    for one in objects:
         if context.mirror.knows(one.resource):
             seen = context.mirror.routes[one.resource].get(one.name)
             if seen is not None and not seen.ready:

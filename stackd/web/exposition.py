@@ -223,9 +223,9 @@ class DaemonCollector(Collector):
         yield gauge("stackd_jobs_unfinished", "Batch jobs that have not finished.", {(): unfinished})
 
     def _mirror(self) -> Iterator[Metric]:
-        health_by_kind = self._api.context.mirror.health_by_kind
         kind = ("kind",)
         mirror = self._api.context.mirror
+        health_by_kind = mirror.watches
         objects = {"pods": mirror.pods, "services": mirror.services}
         yield gauge(
             "stackd_mirror_objects",

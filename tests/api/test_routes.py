@@ -327,6 +327,29 @@ async def test_a_create_waits_for_the_gateway(tmp_path: Path, timeout: str, reas
         assert ("has not accepted it yet" in stack["status_message"]) == bool(reason)
 
 
+async def test_a_stack_says_that_its_listener_is_not_configured_any_more(at: Harness) -> None:
+    stack_id = await at.running(asking("https", "tls"))
+    at.reload("routes", tls_listener="")
+    at.look_again()
+    await until(lambda: at.stack(stack_id), lambda found: found["status_reason"] == "RouteNotConfigured")
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    assert await routes_of(at) == {}
+
+
+async def test_stacks_with_names_only_are_not_limited_by_node_ports(tmp_path: Path) -> None:
+    one_port = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31001"}
+    async with routed(tmp_path, one_port) as at:
+        await at.create()
+        assert (await at.call("POST", "/stacks", asking(None))).status == 503
+        found = (await at.call("POST", "/capacity", asking("https"))).json
+        assert (found["requested_ports"], found["free_node_ports"]) == (0, 0)
+        assert found["limited_by"] != "ports"
+        for _ in range(3):
+            await at.create(asking("https"))
+        assert (await at.call("POST", "/stacks?dry_run=true", asking("https"))).status == 200
+        assert await at.metric("stackd_mirror_connected", kind="httproutes") == 1
+
+
 async def test_another_gateway_is_put_in_force_by_a_reload(at: Harness) -> None:
     stack_id = await at.running(asking("https"))
     at.reload("routes", gateway="gateways/other")
