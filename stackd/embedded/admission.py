@@ -7,7 +7,7 @@ LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, check
 from __future__ import annotations
 
 from stackd.embedded import podsecurity, schema
-from stackd.embedded.gateway import default_route
+from stackd.embedded.gateway import default_http_route, default_route
 from stackd.embedded.nodeports import PortAllocator, node_ports
 from stackd.embedded.quota import QuotaController, apply_limit_ranges, described, limit_violations
 from stackd.embedded.resources import (
@@ -38,7 +38,7 @@ _DEFAULTS = {
     LIMIT_RANGES: schema.default_limit_range,
     NETWORK_POLICIES: schema.default_network_policy,
     LEASES: schema.default_lease,
-    HTTP_ROUTES: default_route,
+    HTTP_ROUTES: default_http_route,
     TLS_ROUTES: default_route,
 }
 

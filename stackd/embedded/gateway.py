@@ -43,13 +43,20 @@ def new_gateway(name: str, address: str) -> Json:
 
 
 def default_route(route: Json) -> None:
-    """Fill in what the CRDs of the Gateway API do."""
+    """Fill in what the CRD of a TLSRoute does."""
     spec = route.setdefault("spec", {})
     for parent in spec.get("parentRefs", ()):
         parent.update({"group": GATEWAYS.group, "kind": _GATEWAY} | parent)
     for rule in spec.get("rules", ()):
         for backend in rule.get("backendRefs", ()):
             backend.update({"group": "", "kind": _SERVICE, "weight": 1} | backend)
+
+
+def default_http_route(route: Json) -> None:
+    """Fill in what the CRD of an HTTPRoute does."""
+    default_route(route)
+    for rule in route["spec"].setdefault("rules", [{}]):
+        rule.setdefault("matches", [{"path": {"type": "PathPrefix", "value": "/"}}])
 
 
 class GatewayController:

@@ -35,7 +35,7 @@ def options(**more: Any) -> EmbeddedOptions:
         User(token=ADMIN, name="admin", rules=(everything(),)),
         User(token=WEAK, name="system:serviceaccount:rec:weak"),
     )
-    return fast(nodes=_NODES, users=users, **more)
+    return fast(nodes=_NODES, users=users, gateway="gateways/public", **more)
 
 
 async def replay(wire: Wire, name: str) -> Json:
@@ -188,6 +188,7 @@ def _scenes() -> Iterator[tuple[Scene, str]]:
     yield Scene((services,)), "service-create-409 service-create-422-port-allocated service-create-udp-same-port"
     yield Scene((services,)), "service-delete-200"
     yield Scene((owner,)), "service-create-owned"
+    yield Scene((played("httproute-create-201"),)), "httproute-create-409 httproute-delete-200"
     for name in SETTLED:
         yield Scene((pods(name),)), f"pod-get-{name}"
 

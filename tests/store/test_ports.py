@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from stackd.errors import NoNodePort
-from stackd.model import PortRange
-from stackd.store import Store
-from tests.store.building import TestClock, accepted, new_stack, open_store, stack_id
+from stackd.errors import Conflict, NoNodePort
+from stackd.model import EventKind, NewStack, PortRange, Route, RoutedPort
+from stackd.store import Start, Store
+from tests.store.building import TestClock, accepted, new_stack, open_store, seen, stack_id
 
 
 def ports_of(store: Store) -> list[int]:
@@ -145,3 +147,31 @@ async def test_ports_are_spread_over_the_range(path: Path) -> None:
     assert ports != sorted(ports)
     assert max(ports) - min(ports) > 1000
     await store.close()
+
+
+def named(number: int, host: str) -> NewStack:
+    port = RoutedPort(container_port=80, protocol="TCP", route=Route.HTTPS, host=host)
+    return replace(new_stack(number), target_ports=(port, *new_stack(ports=1).target_ports))
+
+
+async def test_a_name_has_one_holder_and_is_free_again_once_its_stack_is_gone(store: Store) -> None:
+    first = await store.stacks.reserve(named(1, "a.example.org:8443"))
+    assert (len(first.routed), len(first.node_ports), store.ports.used) == (1, 1, 1)
+    with pytest.raises(Conflict, match="the name is another stack's"):
+        await store.stacks.reserve(named(2, "a.example.org"))
+    assert store.ports.used == 1
+    await store.stacks.remove([stack_id(1)])
+    assert (await store.stacks.reserve(named(2, "a.example.org"))).routed[0].hostname == "a.example.org"
+
+
+async def test_a_stack_that_ended_gives_its_names_back_and_gets_others_at_its_start(store: Store) -> None:
+    await store.stacks.reserve(named(1, "web-1-abc.example.org:8443"))
+    before = await store.stacks.accept(seen(1), pod_uid="pod-1", service_uid="service-1")
+    await store.stacks.observe([seen(1, ended=True)])
+    (released,) = await store.ports.release([stack_id(1)])
+    assert released.ports == before.ports
+    await store.stacks.reserve(named(2, "web-1-abc.example.org"))
+    wanted = Start(pod_spec="kind: Pod\n", kind=EventKind.START_REQUESTED, by="x", label_limits={})
+    started = await store.stacks.start(stack_id(1), wanted)
+    assert started.node_ports == before.node_ports
+    assert re.fullmatch(r"web-1-[a-z2-7]{16}\.example\.org:8443", started.routed[0].host)
