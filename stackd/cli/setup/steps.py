@@ -23,7 +23,7 @@ from stackd.config.credentials import API_KEY, KUBECONFIG
 from stackd.doctor import running, service
 from stackd.doctor.local import LocalDaemon
 from stackd.errors import ClusterUnavailable, ConfigError
-from stackd.files import write_private
+from stackd.files import read_keys, write_private
 from stackd.keys import new_key
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, token_file_of
@@ -120,18 +120,22 @@ async def _key(setup: Setup) -> StepState:
         return _already("auth.enabled is false: nobody needs a key")
     if config.auth.keys or config.auth.key_file:
         return _already("the configuration has keys")
-    if _has_text(file):
-        return _already(f"{file} has one")
+    try:
+        if read_keys(file):
+            return _already(f"{file} has one")
+    except (OSError, ValueError):
+        pass  # there is none, or one without a key
 
     async def make() -> str:
-        _put(setup, file, new_key()[0] + "\n")
+        comments = file.read_text() if _has_text(file) else ""
+        _put(setup, file, f"{comments}{new_key()[0]}\n")
         return f"{file} has a new key; callers send it as X-API-KEY"
 
     return StepState(
         what=f"a key in {file}, unless there is one",
         do=make,
         will=(f"put a new key into {file}, readable by root only",),
-        commands=(f"[ -s {file} ] || (umask 077; stackd key new --plain > {file})",),
+        commands=(f"grep -qsv -e '^#' -e '^$' {file} || (umask 077; stackd key new --plain >> {file})",),
     )
 
 
@@ -316,8 +320,9 @@ async def _first_stack(setup: Setup) -> StepState:
                 return _already(f"there are stacks: {there[0].stack_id} is one")
     image, port = setup.options["image"], setup.options["port"]
 
+    spec = FIRST.format(image=image, port=port)
+
     async def create() -> str:
-        spec = FIRST.format(image=image, port=port)
         try:
             async with setup.daemon.client(timeout=None) as client:
                 stack = await client.wait(await client.create(spec, ports=port, ttl=STACK_TTL), timeout=STACK_SECONDS)
@@ -332,21 +337,14 @@ async def _first_stack(setup: Setup) -> StepState:
         what="a first stack",
         do=create,
         will=(f"start a stack of {image}, port {port}, for {STACK_TTL}",),
-        commands=("stackd stacks create --file pod.yaml --wait",),
+        commands=(f"echo '{spec}' | stackd stacks create --file - --port {port} --ttl {STACK_TTL} --wait",),
     )
 
 
-FIRST = """\
-apiVersion: v1
-kind: Pod
-metadata: {{name: first}}
-spec:
-  containers:
-    - name: app
-      image: {image}
-      ports: [{{containerPort: {port}}}]
-      resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}
-"""
+FIRST = (
+    "{{apiVersion: v1, kind: Pod, metadata: {{name: first}}, spec: {{containers: [{{name: app, image: {image}, "
+    "ports: [{{containerPort: {port}}}], resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}}}]}}}}"
+)
 
 STEPS: Mapping[str, Callable[[Setup], Awaitable[StepState]]] = {
     "key": _key,

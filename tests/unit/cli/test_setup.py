@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 
 from stackd.cli import options, stackd
 from stackd.cli.setup import admin as kubeconfigs
+from stackd.cli.stacks.create import declared_ports
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
@@ -160,6 +163,24 @@ async def test_the_plan_comes_first_and_without_a_yes_nothing_is_done(site: Site
     assert states(await site.setup("--node", "one", stdin="y\n"))["nodes"] == "done"
 
 
+async def test_a_key_file_of_comments_gets_a_key_and_the_printed_commands_do_the_same(site: Site) -> None:
+    file, comment = site.beside("api-key"), "# the platform's key"
+    file.write_text(f"{comment}\n")
+    plan = (await site.setup("--plan", "--node", "one")).stdout
+    (create,) = (line.strip() for line in plan.splitlines() if "stacks create" in line)
+    spec, _, rest = create.removeprefix("echo '").partition("' | ")
+    assert declared_ports(spec) == [{"container_port": 80, "protocol": "TCP"}]
+    assert rest.startswith("stackd stacks create --file - --port 80 ")
+    (key,) = (line.strip() for line in plan.splitlines() if "key new" in line)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    for _ in range(2):
+        subprocess.run(["sh", "-c", key], check=True, env=os.environ | {"PATH": path})
+    assert [line[:3] for line in file.read_text().splitlines()] == [comment[:3], "sk-"]
+    file.write_text(f"{comment}\n")
+    assert states(await site.setup("--yes", "--node", "one"))["key"] == "done"
+    assert [line[:3] for line in file.read_text().splitlines()] == [comment[:3], "sk-"]
+
+
 async def test_what_was_changed_in_the_cluster_is_named_and_put_right_and_what_was_added_stays(site: Site) -> None:
     await site.setup("--yes", "--node", "one")
     result = await site.setup("--yes", "--node", "one", "--dns")
@@ -212,7 +233,7 @@ async def test_who_may_not_write_there_is_told_the_commands(site: Site, monkeypa
     assert result.exit_code == 1
     lines = [line.strip() for line in result.stdout.splitlines()]
     key = site.beside("api-key")
-    assert f"[ -s {key} ] || (umask 077; stackd key new --plain > {key})" in lines
+    assert f"grep -qsv -e '^#' -e '^$' {key} || (umask 077; stackd key new --plain >> {key})" in lines
     assert "stackd manifests | kubectl apply -f -" in lines
     assert "kubectl label node one role=stack" in lines
     assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
