@@ -253,7 +253,7 @@ def _routes(config: Config) -> Iterator[Contradiction]:
     routes = config.routes
     listeners = tuple(f"routes.{route}_listener" for route in Route)
     if routes.domain and not routes.gateway:
-        yield ("routes.gateway", "routes.domain"), "domain is set and this is not; set the Gateway, or unset domain"
+        yield ("routes.gateway", "routes.domain"), "domain is set and gateway is not; set gateway, or unset domain"
     if routes.domain and not any(map(routes.listener, Route)):
         yield (*listeners, "routes.domain"), f"domain is set and no listener is; set one of {', '.join(listeners)}"
 

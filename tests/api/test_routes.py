@@ -27,6 +27,8 @@ SETTINGS = {
     "STACKD_ROUTES__TLS_LISTENER": "tls",
 }
 
+AT_ONCE = {"STACKD_RECONCILE__ORPHAN_GRACE": "0s", "STACKD_CLUSTER__LEASE_DURATION": "2s"}
+
 
 @asynccontextmanager
 async def routed(folder: Path, settings: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Harness]:
@@ -265,12 +267,12 @@ async def test_a_delete_finds_a_route_that_the_watch_has_not_reported_yet(at: Ha
 
 async def test_a_lost_file_keeps_the_names(tmp_path: Path) -> None:
     async with EmbeddedCluster(fast_cluster(gateway=GATEWAY)) as cluster:
-        async with harness(tmp_path, SETTINGS, cluster=cluster) as at:
+        async with harness(tmp_path, SETTINGS | AT_ONCE, cluster=cluster) as at:
             bodies = (asking("https"), asking("tls", None), asking("http", "https"))
             before = {stack["stack_id"]: stack["ports"] for stack in [await at.create(body) for body in bodies]}
             routes = {name: one["metadata"]["uid"] for name, one in (await routes_of(at)).items()}
         lose_file(tmp_path)
-        async with harness(tmp_path, SETTINGS | {"STACKD_RECONCILE__ORPHAN_GRACE": "0s"}, cluster=cluster) as at:
+        async with harness(tmp_path, SETTINGS | AT_ONCE, cluster=cluster) as at:
             await at.until_listed(3)
             assert {stack_id: (await at.stack(stack_id))["ports"] for stack_id in before} == before
             await at.passes(2)

@@ -109,6 +109,11 @@ def test_a_mistake_names_the_line_however_the_key_is_written(
     assert any(mistake.startswith(f"config.toml:{line}: ") and f"] {key}: " in mistake for mistake in mistakes_in(text))
 
 
+def test_names_need_a_listener(mistakes_in: Mistakes) -> None:
+    (said,) = mistakes_in('[routes]\ndomain = "example.org"\ngateway = "a/b"\n[auth]\nenabled = false\n')
+    assert "domain is set and no listener is; set one of routes.http_listener, routes.https_listener" in said
+
+
 @pytest.mark.parametrize(("line", "said"), REFUSALS.items())
 def test_a_value_that_cannot_work_is_refused(mistakes_in: Mistakes, line: str, said: str) -> None:
     (mistake,) = mistakes_in(line + "\n")

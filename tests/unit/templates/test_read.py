@@ -101,6 +101,14 @@ def test_all_mistakes_of_all_files_are_told_in_order(tmp_path: Path) -> None:
     ("text", "mistake"),
     [
         (POD, "web-1.yaml: target_port is missing"),
+        (
+            WEB + "route_prefix: A.b\n",
+            "route_prefix: at most 46 lower-case letters, digits and inner hyphens are expected",
+        ),
+        (
+            WEB.replace("protocol: TCP", "protocol: TCP, route: https"),
+            "target_port[0].route: there are no names for ports here",
+        ),
         (PORTS, "web-1.yaml: pod is missing"),
         (
             WEB.replace("container_port: 80", "container_port: 8"),
