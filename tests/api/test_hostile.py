@@ -251,6 +251,13 @@ async def test_a_packed_body_without_a_key_is_a_401_and_not_unpacked_while_the_r
     assert not unpacked
 
 
+async def test_a_body_as_it_is_may_say_so(at: Harness) -> None:
+    for coding in ("identity", "Identity", ""):
+        reply = await at.call("POST", "/stacks", request_for("nginx:stable"), headers={"Content-Encoding": coding})
+        assert reply.status == 201, reply.text
+    assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
+
+
 async def test_a_body_that_is_packed_for_the_transfer_is_a_415(at: Harness) -> None:
     packed = gzip.compress(b"{}")
     raw = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n" + AUTH

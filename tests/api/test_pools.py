@@ -640,3 +640,16 @@ async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_
         assert len({one["stack_id"] for one in made}) == 4 * size
         assert (await entry(larger))["hits"] >= 0.6 * 4 * size
         await filled(larger, size=size)
+
+
+async def test_a_dry_run_takes_none(at: Harness) -> None:
+    before = waiting(at)
+    assert (await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).status == 200
+    assert waiting(at) == before
+
+
+async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(at: Harness) -> None:
+    before = waiting(at)
+    at.lose_lease("another stackd owns the stacks")
+    refused = await at.call("POST", "/stacks", {"template": "web-1"})
+    assert (refused.status, refused.error, waiting(at)) == (503, "another stackd owns the stacks", before)

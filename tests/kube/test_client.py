@@ -709,3 +709,30 @@ def test_a_sentence_is_one_line_and_not_too_long() -> None:
     sentence = str(error_of(CREATE_POD, answer))
     assert "\n" not in sentence
     assert len(sentence) <= MESSAGE_LIMIT + 50
+
+
+async def test_logs_that_hang_take_no_turn_of_a_create(wire: Wire) -> None:
+    wire.on("GET", f"{PODS}/p/log", *[waits(30)] * 100)
+    wire.on("POST", PODS, says(pod("p"), 201))
+    target = target_at(
+        wire.url, namespace=NAMESPACE, max_in_flight=2, logs_in_flight=2, timeout=30.0, attempt_timeout=20.0
+    )
+    cluster = await Cluster.connect(target)
+    reading = [asyncio.create_task(cluster.pod_log("p", tail=1)) for _ in range(50)]
+    async with asyncio.timeout(15):
+        while len(wire.seen) < 2:
+            await asyncio.sleep(0.001)
+        await cluster.create_pod(pod("p"))
+    assert len(wire.asked("GET", f"{PODS}/p/log")) == 2
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    await cluster.close()
+
+
+async def test_a_service_whose_first_answer_was_lost_is_found_although_its_own_port_is_refused(
+    cluster: Cluster, wire: Wire
+) -> None:
+    wire.on("POST", SERVICES, loses(), says(PORT_REFUSED, 422))
+    wire.on("GET", f"{SERVICES}/s", says(service()))
+    assert (await cluster.create_service(service())).name == "s"

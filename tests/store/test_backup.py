@@ -184,3 +184,10 @@ def test_a_reserve_file_of_another_user_is_replaced_or_named() -> None:
         finally:
             os.seteuid(0)
         assert (reserve.stat().st_uid, reserve.stat().st_size) == (NOBODY, 4096)
+
+
+async def test_a_backup_never_overwrites_the_file_itself(store: Store, path: Path) -> None:
+    await accepted(store, 1)
+    with pytest.raises(StoreError, match="exists already"):
+        await back_up(store, path, force=True)
+    await accepted(store, 2)

@@ -244,3 +244,16 @@ async def test_the_log_written_back_into_the_file_by_the_store_itself_is_no_fore
         await store.stacks.reserve(new_stack(number, pod_spec="x" * 20_000, ports=0))
     assert path.stat().st_mtime_ns != before
     await store.close()
+
+
+async def test_the_file_opens_on_a_disk_that_is_full_already(small_disk: Path) -> None:
+    options = StoreOptions(ballast_bytes=MiB)
+    path = small_disk / "stackd.db"
+    store = await open_store(path, options=options)
+    stack = await accepted(store, 1)
+    await store.close()
+    occupy(small_disk)
+    store = await open_store(path, options=options)
+    assert store.stacks.ordered() == (stack,)
+    await delete_all(store, [stack])
+    await store.close()

@@ -213,3 +213,15 @@ async def test_a_start_that_fails_leaves_nothing_of_itself_and_the_others_go_on(
     await store.close()
     with contextlib.closing(sqlite3.connect(path)) as reader:
         assert reader.execute("SELECT count(*) FROM node_ports").fetchone() == (2,)
+
+
+async def test_an_outcome_is_counted_once(store: Store) -> None:
+    await accepted(store, 1)
+    await accepted(store, 2)
+    await store.jobs.create("job-1", [stack_id(1), stack_id(2)])
+    await store.jobs.begin_items("job-1", [stack_id(1)])
+    await store.jobs.finish_items("job-1", [result(1), result(1)])
+    again = await store.jobs.finish_items("job-1", [result(1, FAILED, "late"), result(9)])
+    assert counts(again) == ("running", 1, 0, 0)
+    assert await store.jobs.begin_items("job-1", [stack_id(1)]) == []
+    assert counts(store.jobs.get("job-1")) == ("running", 1, 0, 0)

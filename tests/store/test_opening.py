@@ -537,3 +537,30 @@ def test_what_is_no_state_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "broken.db").write_text("not a database at all, whatever it is called")
     with pytest.raises(StoreError, match="cannot be read: it is damaged"):
         read_summary(tmp_path / "broken.db")
+
+
+async def test_an_opening_that_is_refused_gives_the_lock_back(path: Path) -> None:
+    path.write_bytes(b"not a database, but long enough to look like something" * 40)
+    await refusal(path)
+    path.unlink()
+    store = await open_store(path)
+    await store.close()
+
+
+async def test_a_file_whose_folder_is_a_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state").symlink_to("disk")
+    await prepared(tmp_path / "state" / "stackd.db")
+    assert (tmp_path / "disk" / "stackd.db").exists()
+
+
+async def test_the_sequence_goes_on_after_a_restart(path: Path) -> None:
+    store = await open_store(path)
+    await accepted(store, 1)
+    sequence = store.identity.sequence
+    await store.close()
+    store = await open_store(path)
+    assert store.identity.sequence == sequence == 2
+    await accepted(store, 2)
+    assert store.identity.sequence == sequence + 2
+    await store.close()

@@ -279,3 +279,19 @@ def test_a_service_that_got_another_port_since_has_it() -> None:
     found = renewed(STACK, replace(RECORD, ports=moved, service_uid="another"), NOW)
     assert (found.ports, found.service_uid) == (moved, "another")
     assert renewed(STACK, replace(RECORD, ports=moved, service_uid=None), NOW) == STACK, "no Service tells of a port"
+
+
+async def test_what_was_given_since_a_file_was_copied_is_so_again(tmp_path: Path) -> None:
+    store = await open_store(tmp_path / "file.db")
+    row = await pooled(store)
+    record = replace(
+        row, unassigned=False, labels={"team": "7"}, created_at=LATER, updated_at=LATER, ttl_expires_at=LATER + 5
+    )
+    assert await store.stacks.renew([record]) == []
+    assert store.assigned.get(stack_id(0)) == record
+    with pytest.raises(LabelLimitReached):
+        await store.stacks.check({"team": "7"}, ports=1, label_limits={"team": 1})
+    await store.close()
+    store = await open_store(tmp_path / "file.db")
+    assert store.assigned.get(stack_id(0)) == record
+    await store.close()

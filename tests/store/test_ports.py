@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import Conflict, NoNodePort
-from stackd.model import EventKind, NewStack, PortRange, Route, RoutedPort
+from stackd.errors import Conflict, NoNodePort, StackNotFound
+from stackd.model import DeleteReason, EventKind, NewStack, PortRange, Route, RoutedPort
 from stackd.store import Start, Store
 from tests.store.building import TestClock, accepted, new_stack, open_store, seen, stack_id
 
@@ -175,3 +175,25 @@ async def test_a_stack_that_ended_gives_its_names_back_and_gets_others_at_its_st
     started = await store.stacks.start(stack_id(1), wanted)
     assert started.node_ports == before.node_ports
     assert re.fullmatch(r"web-1-[a-z2-7]{16}\.example\.org:8443", started.routed[0].host)
+
+
+async def test_the_port_of_a_stack_that_is_being_deleted_is_not_replaced(store: Store) -> None:
+    stack = await accepted(store, 1)
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    with pytest.raises(StackNotFound):
+        await store.ports.replace(stack_id(1), stack.ports[0].node_port)
+
+
+async def test_where_the_cluster_has_none_of_the_range_both_ranges_are_named(path: Path) -> None:
+    store = await open_store(path, ports=(20000, 20100))
+    await store.ports.limit(PortRange(30000, 32767))
+    assert store.ports.free == 0
+    with pytest.raises(NoNodePort) as caught:
+        await store.stacks.reserve(new_stack(1))
+    assert str(caught.value) == (
+        "no node port is available: 20000-20100 (stacks.node_port_min to node_port_max) is outside of the cluster's own range, "
+        "30000-32767; choose stacks.node_port_min and node_port_max within it, or change the API server's "
+        "--service-node-port-range"
+    )
+    assert len(store.stacks) == 0
+    await store.close()

@@ -346,3 +346,16 @@ async def test_claims_go_after_a_day_and_not_before(store: Store) -> None:
     assert (await store.purge(START + 25 * HOUR, keep_jobs_ns=HOUR)).claims == 1
     assert await store.claims.find("web", "old") is None
     assert await store.claims.find("web", "young") is not None
+
+
+async def test_observations_of_stacks_that_are_gone_or_being_deleted_are_skipped(store: Store) -> None:
+    await accepted(store, 1)
+    (marked,) = await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    assert await store.stacks.observe([seen(1), seen(9)]) == []
+    assert store.stacks.ordered() == (marked,)
+
+
+async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
+    for number, created_at in ((3, START), (1, START + 5), (2, START), (4, START - 1)):
+        await store.stacks.reserve(new_stack(number, created_at=created_at))
+    assert [stack.stack_id for stack in store.stacks.ordered()] == [stack_id(number) for number in (4, 2, 3, 1)]

@@ -320,3 +320,38 @@ async def test_what_was_acknowledged_before_a_kill_is_there_after_it(path: Path,
     ports = [port.node_port for stack in there.values() for port in stack.ports]
     assert len(ports) == len(set(ports)) == 2 * len(there) == store.ports.used
     await store.close()
+
+
+async def test_every_other_write_waits_for_it(store: Store) -> None:
+    await accepted(store)
+    await store.stacks.observe([seen(0, StackStatus.RUNNING)])
+    waits = store.counters.disk_waits
+    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST)
+    await store.stacks.remove([stack_id(0)])
+    assert store.counters.disk_waits == waits + 2
+
+
+async def test_an_observation_that_shares_a_commit_waits_with_it(store: Store) -> None:
+    await accepted(store)
+    waits = store.counters.disk_waits
+    async with asyncio.TaskGroup() as group:
+        for number in range(1, 20):
+            group.create_task(store.stacks.reserve(new_stack(number)))
+            group.create_task(store.stacks.observe([seen(0, StackStatus.RUNNING)]))
+    assert store.stacks.get(stack_id(0)) is not None
+    assert store.counters.disk_waits > waits
+
+
+async def test_operations_that_wait_together_share_a_commit(store: Store) -> None:
+    before = store.counters.commits
+    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(100)))
+    assert store.counters.commits - before <= 4
+    assert store.counters.operations == 100
+
+
+async def test_a_watcher_that_is_cancelled_leaves_the_store_as_it_is(store: Store) -> None:
+    watcher = asyncio.ensure_future(_wait(store))
+    await asyncio.sleep(0)
+    watcher.cancel()
+    await asyncio.gather(watcher, return_exceptions=True)
+    await store.probe()

@@ -200,3 +200,11 @@ def test_what_was_there_can_still_be_read(text: str, shown: str) -> None:
 
 def test_lines_of_a_log_stay_lines() -> None:
     assert printable("a\tb\nc\x1b[0m\r\n", lines=True) == "a\tb\nc\\x1b[0m\\r\n"
+
+
+@settings(deadline=None)
+@given(st.integers(1024, 2**62))
+def test_bytes_are_written_with_the_largest_suffix_that_leaves_a_whole_number(count: int) -> None:
+    text = str(quantity.of_bytes(count))
+    assert quantity.parse(text).whole == count
+    assert int(text.rstrip("KMGTPEi")) % 1024 != 0 or text.endswith("Ei")

@@ -228,3 +228,28 @@ async def test_what_a_predicate_raises_reaches_the_one_who_waits() -> None:
         await waiting
     with pytest.raises(RuntimeError, match="no room"):
         await waiters.until("a", refuse, lambda: A1, 1)
+
+
+async def test_a_state_that_is_over_again_was_seen_nevertheless() -> None:
+    waiters: Waiters[Thing] = Waiters()
+    waiting = asyncio.create_task(waiters.until("a", lambda t: t if t and t.value == 2 else None, lambda: None, 1))
+    await asyncio.sleep(0)
+    for state in (A1, A2, None):
+        waiters.wake("a", state)
+    assert await waiting is A2
+
+
+async def test_waiting_ends_with_a_timeout_and_leaves_nothing_behind() -> None:
+    waiters: Waiters[Thing] = Waiters()
+    with pytest.raises(TimeoutError):
+        await waiters.until("a", lambda thing: thing, lambda: None, 0.01)
+    assert len(waiters) == 0
+
+
+async def test_all_who_wait_for_a_name_are_told() -> None:
+    waiters: Waiters[Thing] = Waiters()
+    tasks = [asyncio.create_task(waiters.until("a", lambda thing: thing, lambda: None, 1)) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiters.wake("b", B1)
+    waiters.wake("a", A1)
+    assert await asyncio.gather(*tasks) == [A1] * 3

@@ -256,3 +256,69 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0)
+
+
+def test_when_the_trouble_is_over_all_that_has_failed_is_due_and_what_has_a_time_keeps_it(
+    queue: WorkQueue[str], time: Time
+) -> None:
+    for key in ("a", "b"):
+        queue.add(key)
+    queue.take()
+    for key in ("a", "b"):
+        queue.retry(key)
+    queue.add("later", at=time.now + 100)
+    queue.retry_all()
+    assert sorted(queue.take()) == ["a", "b"]
+
+
+def test_times_that_are_brought_forward_again_and_again_do_not_pile_up(queue: WorkQueue[str], time: Time) -> None:
+    for number in range(10_000):
+        queue.add("a", at=time.now + 20_000 - number)
+    assert sum(map(len, queue._heaps.values())) < 200
+    time.now += 20_000
+    assert queue.take() == ["a"]
+
+
+def test_what_was_added_during_the_last_try_gets_tries_of_its_own(time: Time) -> None:
+    queue: WorkQueue[str] = WorkQueue(time, RetryPolicy(first=1.0, longest=1.0, most=1))
+    queue.add("a")
+    queue.take()
+    queue.add("a")
+    assert queue.retry("a") is None
+    assert queue.take() == ["a"]
+
+
+async def test_a_defect_ends_the_workers(live: WorkQueue[str]) -> None:
+    async def work(key: str) -> None:
+        raise KeyError(key)
+
+    live.add("a")
+    with pytest.raises(ExceptionGroup) as ended:
+        await live.run(work, workers=2, failed=never)
+    assert ended.value.subgroup(KeyError) is not None
+
+
+def test_a_key_that_has_failed_is_due_at_once_for_somebody_who_waits(queue: WorkQueue[str]) -> None:
+    queue.add("a")
+    queue.take()
+    queue.retry("a")
+    assert queue.take() == []
+    queue.add("a", retry=True)
+    assert queue.take() == ["a"]
+
+
+async def test_no_more_keys_are_worked_on_at_a_time_than_there_are_workers(live: WorkQueue[str]) -> None:
+    at_once: list[int] = []
+    busy: set[str] = set()
+
+    async def work(key: str) -> None:
+        busy.add(key)
+        at_once.append(len(busy))
+        await asyncio.sleep(0)
+        busy.remove(key)
+
+    for number in range(20):
+        live.add(f"key-{number}")
+    await until_empty(live, asyncio.create_task(live.run(work, workers=3, failed=never)))
+    assert max(at_once) == 3
+    assert len(at_once) == 20

@@ -363,3 +363,17 @@ def test_the_row_has_the_last_word(row: Stack | None, verdict: str) -> None:
     overdue, later = sort_out([NAME, OTHER], rows.get, NOW)
     assert overdue == ([NAME] if verdict == "end" else [])
     assert later == ([row] if verdict == "later" else [])
+
+
+def test_hours_without_an_answer_are_no_jump(wall_clock: WallClock, clock: TestClock) -> None:
+    wall_clock.observe_date(date(), 0.0)
+    clock.advance(36_000)
+    assert wall_clock.trusted
+
+
+def test_what_is_told_of_the_time_was_read_before_the_clock_was_set_or_is_not_its() -> None:
+    clock = SetWhileRead()
+    wall_clock = WallClock(clock)
+    wall_clock.observe_date(date(), 0.0)
+    clock.by = -3600.0
+    assert [wall_clock.now() for _ in range(3)] == [START] * 3

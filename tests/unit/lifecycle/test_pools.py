@@ -240,3 +240,12 @@ def test_the_allowance_is_so_many_per_second_and_a_seconds_worth_at_once() -> No
     assert (allowance.take_some(100.0, 10.0, A_SECOND, 30), allowance.take_some(100.0, 10.0, A_SECOND, 1)) == (10, 0)
     taken = allowance.take_some(100.25, 10.0, A_SECOND, 30)
     assert (taken, round(allowance.wait(100.25, 10.0, A_SECOND), 3)) == (2, 0.05)
+
+
+def test_what_changes_keeps_its_place() -> None:
+    pools = Pools()
+    first, second = numbered(1, 2)
+    pools.load([first, second])
+    changed = waits(first.stack_id, status_message="it was put right")
+    pools.row_changed(first, changed)
+    assert pools.take("now") == changed

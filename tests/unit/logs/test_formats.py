@@ -251,3 +251,12 @@ def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
         assert is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
         assert not is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
         assert not is_journal({}, stream)
+
+
+def test_where_nobody_listens_at_all_nothing_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    handler = JournalHandler(str(tmp_path / "nobody"))
+    handler.handle(logging.LogRecord("x", logging.ERROR, "file.py", 1, "not heard", (), None))
+    handler.close()

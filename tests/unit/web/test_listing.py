@@ -7,6 +7,7 @@ import itertools
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -234,3 +235,15 @@ async def test_a_client_that_sends_many_requests_at_once_gets_one_answer_in_a_tu
                 await asyncio.sleep(0)
         writer.transport.abort()
         assert max(after - before for before, after in pairwise(answered)) == 1
+
+
+async def test_the_same_stacks_are_the_same_pieces_and_not_rendered_again() -> None:
+    rendered: Counter[str] = Counter()
+
+    def counted(one: Stack) -> bytes:
+        rendered[one.stack_id] += 1
+        return entry(one)
+
+    listing, stacks = Listing(counted), tuple(stack(number) for number in range(500))
+    assert await listing.pieces(stacks) is await listing.pieces(stacks)
+    assert set(rendered.values()) == {1}

@@ -15,7 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 
 from stackd.config import Config
 from stackd.errors import InvalidRequest
-from stackd.names import did_you_mean
+from stackd.names import LONGEST_GUESSED, did_you_mean
 from stackd.web import pages, responses
 from stackd.web.openapi import document
 from stackd.web.requests import MOST_PARTS, Parameters, parse_object
@@ -202,3 +202,18 @@ def test_a_value_that_is_repeated_counts_once() -> None:
     """2,000 times the same label held the loop for half a second."""
     query = "&".join(["label=team=7"] * 1000 + ["label=a"])
     assert Parameters(make_mocked_request("GET", f"/stacks?{query}"), (), ("label",)).all("label") == ["team=7", "a"]
+
+
+def test_what_is_suggested_is_the_nearest_name_letter_case_aside() -> None:
+    assert did_you_mean("PROT", ["port", "host"]) == ' (did you mean "port"?)'
+    assert did_you_mean("x" * LONGEST_GUESSED, ["port"]) == ""
+    assert did_you_mean("port" * LONGEST_GUESSED, ["port"]) == ""
+
+
+def test_a_parameter_with_a_long_name_is_shown_short_and_not_compared() -> None:
+    request = make_mocked_request("GET", f"/stacks?{'lable' * 1000}=1")
+    with pytest.raises(InvalidRequest, match="known are label") as caught:
+        Parameters(request, ("label",))
+    assert len(str(caught.value)) < 200
+    with pytest.raises(InvalidRequest, match='did you mean "label"'):
+        Parameters(make_mocked_request("GET", "/stacks?lable=1"), ("label",))
