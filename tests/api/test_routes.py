@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -361,6 +363,20 @@ async def test_another_gateway_is_put_in_force_by_a_reload(at: Harness) -> None:
 
     await until(lambda: routes_of(at), moved)
     await until(lambda: at.stack(stack_id), lambda found: found["status_reason"] == "RoutePending")
+
+
+async def test_names_can_be_configured_while_stackd_runs(tmp_path: Path) -> None:
+    async with (
+        EmbeddedCluster(fast_cluster(gateway=GATEWAY)) as cluster,
+        harness(tmp_path, cluster=cluster, edited=SETTINGS) as at,
+    ):
+        assert (await at.call("POST", "/stacks", asking("tls"))).status == 400
+        os.kill(os.getpid(), signal.SIGHUP)
+        reply = await until(lambda: at.call("POST", "/stacks", asking("tls")), lambda reply: reply.status != 400)
+        assert reply.status == 201, reply.text
+        before = await routes_of(at)
+        await at.delete_object("tlsroutes", f"{reply.json['stack_id']}-80")
+        await until(lambda: routes_of(at), lambda found: found.keys() == before.keys())
 
 
 async def test_names_of_a_pool_answer_only_once_they_are_given(tmp_path: Path) -> None:
