@@ -143,7 +143,7 @@ async def test_setup_tells_the_commands_to_who_may_not_even_look_at_the_configur
     assert "only root may see whether /etc/stackd/kubeconfig is there" in ran.out
     lines = [line.strip() for line in ran.out.splitlines()]
     for command in (
-        "[ -s /etc/stackd/api-key ] || (umask 077; stackd key new --plain > /etc/stackd/api-key)",
+        "grep -qsv -e '^#' -e '^$' /etc/stackd/api-key || (umask 077; stackd key new --plain >> /etc/stackd/api-key)",
         "stackd manifests | ssh ADMIN kubectl apply -f -",
         "systemctl enable --now stackd.service",
     ):
