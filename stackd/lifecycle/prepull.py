@@ -156,7 +156,7 @@ class PrePulls:
             if template is None:
                 await self._delete_pod_of(target)
                 return
-            if self._known.get(target, _NOTHING).state is not PullState.PULLED:
+            if self._known.get(target, _NOTHING).state is PullState.WAITING:  # else it stays pulled, or failing and why
                 self._set(target, PullState.PULLING)
             pod = await self._made(target, template)
             try:
