@@ -11,7 +11,8 @@ StackdError
 │   ├── StackNotFound
 │   └── JobNotFound
 ├── Conflict                        409
-│   └── LabelLimitReached                as many stacks as allowed have this label's value; names one
+│   ├── LabelLimitReached                as many stacks as allowed have this label's value; names one
+│   └── TooLongALife                     an extension beyond the longest life
 ├── IdempotencyKeyReused            422
 ├── RequestTooLarge                 413
 ├── UnsupportedCoding               415  the body is packed
@@ -67,13 +68,18 @@ class Reason:
         return f"{self.path}: {self.text}" if self.path else self.text
 
 
+NO_ROOM = "There is no room for another instance right now. Try again in a few minutes, or ask the organisers."
+
+
 class StackdError(Exception):
     """The root of the tree. ``sentence`` may be shown to any client.
 
     ``detail`` is the text of a library, a socket or the cluster's scheduler, for the operator only. ``str()`` has both.
+    ``player_message`` is what a platform can show to a player, who knows nothing of stackd; empty for most errors.
     """
 
     detail = ""
+    player_message = ""
 
     @property
     def sentence(self) -> str:
@@ -159,10 +165,24 @@ class LabelLimitReached(Conflict):
     ``same`` is the oldest with all labels of the request; empty if there is none.
     """
 
+    player_message = "You have as many instances as you may have. Stop one before you start another."
+
     def __init__(self, message: str, stack_id: str, *, same: str = "") -> None:
         super().__init__(message)
         self.stack_id = stack_id
         self.same = same
+
+
+class TooLongALife(Conflict):
+    """An extension beyond ``stacks.max_ttl``; ``most`` is the longest possible one in words, empty if there is none."""
+
+    def __init__(self, message: str, most: str) -> None:
+        super().__init__(message)
+        self.player_message = (
+            f"This instance can be extended by {most} at most."
+            if most
+            else "This instance cannot be extended any more."
+        )
 
 
 class IdempotencyKeyReused(StackdError):
@@ -182,11 +202,12 @@ class ExpectationFailed(StackdError):
 
 
 class TooManyRequests(StackdError):
-    """A limit per key is reached."""
+    """A limit per key is reached; ``{wait}`` in the player's message becomes ``retry_after`` in seconds."""
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
+    def __init__(self, message: str, retry_after: int = 1, *, player_message: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.player_message = player_message.format(wait=f"{retry_after} s")
 
 
 class Unavailable(StackdError):
@@ -194,28 +215,34 @@ class Unavailable(StackdError):
 
     default_retry_after = 5
 
-    def __init__(self, message: str, retry_after: int | None = None, *, detail: str = "") -> None:
+    def __init__(
+        self, message: str, retry_after: int | None = None, *, detail: str = "", player_message: str = ""
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after or self.default_retry_after
         self.detail = detail
+        self.player_message = player_message or self.player_message
 
 
 class NoNodePort(Unavailable):
     """Every node port of the range is held."""
 
     default_retry_after = 30
+    player_message = NO_ROOM
 
 
 class NoRoom(Unavailable):
     """No node takes the pod."""
 
     default_retry_after = 30
+    player_message = NO_ROOM
 
 
 class QuotaExceeded(Unavailable):
     """The namespace's ResourceQuota refuses."""
 
     default_retry_after = 30
+    player_message = NO_ROOM
 
 
 class Held(Unavailable):

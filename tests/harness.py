@@ -102,8 +102,13 @@ class Reply:
         """The error text of an error response; it may have only the documented fields beside it."""
         body = self.json
         assert next(iter(body)) == "error", body
-        assert body.keys() <= {"error", "detail", "reasons", "stack_id"}, body
+        assert body.keys() <= {"error", "player_message", "detail", "reasons", "stack_id"}, body
         return str(body["error"])
+
+    @property
+    def for_players(self) -> str:
+        """What an error response says to players."""
+        return str(self.json.get("player_message", ""))
 
     @property
     def detail(self) -> str:

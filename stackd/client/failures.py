@@ -40,7 +40,7 @@ class BadAnswer(ClientError):
 
 
 class ApiError(ClientError):
-    """stackd refused the request."""
+    """stackd refused the request. ``player_message`` can be shown to a player; empty for most errors."""
 
     def __init__(self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0) -> None:
         super().__init__(sentence)
@@ -50,6 +50,7 @@ class ApiError(ClientError):
         self.retry_after = retry_after
         self.reasons: list[Mapping[str, Any]] = list(fields.get("reasons") or ())
         self.stack_id: str = fields.get("stack_id") or ""
+        self.player_message = fields.get("player_message") or ""
 
     def __str__(self) -> str:
         return f"{super().__str__()} ({self.status})"

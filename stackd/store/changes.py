@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
-from stackd.errors import Conflict, StackNotFound
+from stackd.errors import Conflict, StackNotFound, TooLongALife
 from stackd.hostnames import renamed
 from stackd.model import (
     DeleteReason,
@@ -198,10 +198,12 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     ends = before.ttl_expires_at + extension.add
     most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
     if extension.add > most:
-        left = f"so at most {format_duration(most // 10**9)} more" if most > 0 else "so it cannot be extended further"
-        raise Conflict(
+        possible = format_duration(most // 10**9) if most >= NANOSECONDS else ""
+        left = f"so at most {possible} more" if possible else "so it cannot be extended further"
+        raise TooLongALife(
             f"{stack_id} cannot be extended that far: it may live {format_duration(extension.longest / 1e9)} in all"
-            f" (stacks.max_ttl), {left}"
+            f" (stacks.max_ttl), {left}",
+            possible,
         )
     stack = replace(before, ttl_expires_at=ends, updated_at=max(tx.now, before.updated_at))
     rows.save(tx, [stack])

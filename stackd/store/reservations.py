@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 import orjson
 
-from stackd.errors import LabelLimitReached, NoNodePort, Unavailable
+from stackd.errors import NO_ROOM, LabelLimitReached, NoNodePort, Unavailable
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
@@ -190,7 +190,8 @@ def _folded(labels: str) -> set[tuple[str, str]]:
 def _check_max_stacks(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:
     """Raise ``Unavailable`` if there are as many stacks as allowed, not counting ``there`` of them."""
     if max_stacks is not None and rows.count_assigned(tx) - there >= max_stacks:
-        raise Unavailable(f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)", retry_after=30)
+        sentence = f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)"
+        raise Unavailable(sentence, retry_after=30, player_message=NO_ROOM)
 
 
 def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:

@@ -20,6 +20,10 @@ from stackd.model import NO_LABELS
 from stackd.tokenbucket import A_SECOND, TokenBucket
 from stackd.units import Frequency, parse_frequency
 
+BUSY = "Many instances are being started right now. Try again in {wait}."
+TOO_OFTEN = "You have started instances too often. Try again in {wait}."
+"""What players are told."""
+
 
 def share_of_a_key(config: Config, one: int, all_: int) -> int:
     """How much of ``all_``, which all keys share, one key may have: ``one`` if it is set.
@@ -61,7 +65,8 @@ class Limits:
         if self._limits.creates_per_second:
             self._take(key_name, "creates_per_second", self._limits.creates_per_second)
         if self._limits.creates_in_flight and self._creates >= self._limits.creates_in_flight:
-            raise TooManyRequests(f"{self._creates} creates are under way (limits.creates_in_flight)")
+            sentence = f"{self._creates} creates are under way (limits.creates_in_flight)"
+            raise TooManyRequests(sentence, player_message=BUSY)
         self._creates += 1
         try:
             yield
@@ -75,7 +80,8 @@ class Limits:
             bucket = self._buckets[key_name, limit] = TokenBucket(now, rate)
         wait = bucket.take(now, rate, A_SECOND)
         if wait:
-            raise TooManyRequests(f"more than {rate:g} a second with this key (limits.{limit})", ceil(wait))
+            sentence = f"more than {rate:g} a second with this key (limits.{limit})"
+            raise TooManyRequests(sentence, ceil(wait), player_message=BUSY)
 
 
 RateKey = tuple[str, str, tuple[tuple[str, str], ...]]
@@ -152,6 +158,7 @@ class LabelRates:
             raise TooManyRequests(
                 f"more than {rate} creates with the label {label}={value} (limits.creates_per_label)",
                 max(1, ceil(wait)),
+                player_message=TOO_OFTEN,
             )
 
     def _sweep(self, now: float) -> None:

@@ -192,12 +192,13 @@ def problem_of(error: BaseException) -> web.Response:
 
 def _beside(error: errors.StackdError) -> dict[str, object]:
     """The further fields that some errors have."""
+    player = {"player_message": error.player_message} if error.player_message else {}
     if isinstance(error, errors.LabelLimitReached):
-        return {"stack_id": error.stack_id}
+        return {"stack_id": error.stack_id, **player}
     if isinstance(error, errors.InvalidRequest) and error.reasons:
         reasons = by_line(error.reasons)
         return {"reasons": [{"path": each.path, "line": each.line, "text": each.text} for each in reasons]}
-    return {"detail": error.detail[:ERROR_LIMIT]} if error.detail else {}
+    return {**({"detail": error.detail[:ERROR_LIMIT]} if error.detail else {}), **player}
 
 
 def _from_aiohttp(error: web.HTTPException) -> web.Response:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stackd.errors import NO_ROOM
+from tests.api.test_openapi import matches
 from tests.harness import Harness, harness, request_for, seed
 
 ONE_EACH = {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
@@ -156,7 +159,7 @@ async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path
         assert (len(made), len(refused)) == (1, 7)
         stack_id = made[0].json["stack_id"]
         for reply in refused:
-            assert list(reply.json) == ["error", "stack_id"]
+            assert list(reply.json) == ["error", "stack_id", "player_message"]
             assert reply.json["stack_id"] == stack_id
             assert reply.json["error"].startswith("label player=7 has 1 of 1 stacks")
         assert list(await at.objects("pods")) == [stack_id]
@@ -245,3 +248,31 @@ async def test_an_ended_stack_does_not_come_back_into_a_place_that_is_taken(tmp_
         reply = await at.call("POST", f"/stacks/{ended}/restart")
         assert (reply.status, reply.json["stack_id"]) == (409, other["stack_id"])
         assert (await at.stack(ended))["status"] == "stopped"
+
+
+async def test_players_get_a_sentence_of_their_own_where_a_limit_or_the_room_is_the_reason(tmp_path: Path) -> None:
+    settings = {
+        "STACKD_LIMITS__STACKS_PER_LABEL": "player=1",
+        "STACKD_LIMITS__CREATES_PER_LABEL": "team=1/min",
+        "STACKD_STACKS__NODE_PORT_MIN": "31001",
+        "STACKD_STACKS__NODE_PORT_MAX": "31002",
+        "STACKD_STACKS__MAX_TTL": "3h",
+    }
+    async with harness(tmp_path, settings) as at:
+        stack_id = (await at.create(seed() | {"labels": {"player": "1", "team": "1"}}))["stack_id"]
+        same = await at.call("POST", "/stacks", seed() | {"labels": {"player": "1"}})
+        often = await at.call("POST", "/stacks", seed() | {"labels": {"team": "1"}})
+        assert (same.status, same.for_players[:31]) == (409, "You have as many instances as y")
+        assert (often.status, often.for_players[:49]) == (429, "You have started instances too often. Try again i")
+        await at.create()
+        no_port = await at.call("POST", "/stacks", seed())
+        at.reload("limits", max_stacks=2)
+        full = await at.call("POST", "/stacks", seed())
+        assert [one.status for one in (no_port, full)] == [503, 503]
+        assert full.for_players == no_port.for_players == NO_ROOM
+        far = await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "2h"})
+        assert (far.status, far.for_players) == (409, "This instance can be extended by 1h at most.")
+        for reply in (same, often, no_port, full, far):
+            matches("StackExists" if reply is same else "Error", reply.json)
+            assert not re.search(r"limits\.|stacks\.|label|node port|stack", reply.for_players)
+        assert (await at.call("GET", "/stacks/stack-none")).json.keys() == {"error"}

@@ -27,10 +27,10 @@ Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to li
 
 Every error is `{"error": "<sentence>"}`. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of
 each), a 409 for a label's limit the `stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs
-stackd. A 429 or 503 has `Retry-After`: when to try again. Times are RFC 3339 in UTC with up to nine fraction digits. Bodies
-are read as JSON whatever their Content-Type says. A compressed body is a 415, a field given twice in an object a 400, a
-method that a path does not have a 405 with `Allow`. Every answer has an `X-Request-ID`, the client's own if it sent one. The
-log has it too."""
+stackd. Where a limit or the room is the reason (409, 429, 503), `player_message` is a sentence for players. A 429 or 503 has
+`Retry-After`: when to try again. Times are RFC 3339 in UTC with up to nine fraction digits. Bodies are read as JSON whatever
+their Content-Type says. A compressed body is a 415, a field given twice in an object a 400, a method that a path does not have
+a 405 with `Allow`. Every answer has an `X-Request-ID`, the client's own if it sent one. The log has it too."""
 
 SCOPES = """\
 A key of scope `admin` may do everything. One of scope `read` may read everything, including pod specs and logs. One of scope

@@ -409,12 +409,13 @@ def _template_properties() -> dict[str, Schema]:
 def system() -> dict[str, Schema]:
     """Health, counts, the operator's answers, and errors."""
     sentence = text("What is wrong, in a sentence.", maxLength=ERROR_LIMIT)
+    player = {"player_message": text("What a platform can show to a player: where a limit or the room is the reason.")}
     status: dict[str, Any] = {"type": "string"}
     return {
         "Error": record(
             "Every error. `detail`, if there is one, is what Kubernetes or a library said: for whoever runs stackd.",
-            {"error": sentence, "detail": text("The technical reason.", maxLength=ERROR_LIMIT)},
-            optional=("detail",),
+            {"error": sentence, "detail": text("The technical reason.", maxLength=ERROR_LIMIT), **player},
+            optional=("detail", "player_message"),
         ),
         "Refused": record(
             "What is wrong with a request, and if its pod spec, ports, labels or time to live are: each thing by itself.",
@@ -436,8 +437,8 @@ def system() -> dict[str, Schema]:
         ),
         "StackExists": record(
             "A conflict. If a label's limit is reached, `stack_id` is the existing stack.",
-            {"error": sentence, "stack_id": ref("StackId")},
-            optional=("stack_id",),
+            {"error": sentence, "stack_id": ref("StackId"), **player},
+            optional=("stack_id", "player_message"),
         ),
         "Healthy": record("The process answers.", {"status": status | {"const": "ok"}}),
         "Ready": record("Everything works.", {"status": status | {"const": "ready"}}),
