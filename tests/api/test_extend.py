@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -199,3 +200,12 @@ async def test_an_extension_of_a_stopped_stack_writes_the_record_that_somebody_h
         extended = await extend(at, stack_id, "1h")
         assert extended.status == 200
         assert await noted_end(at, stack_id) == extended.json["ttl_expires_at"]
+
+
+async def test_an_extended_stack_outlives_its_first_end_and_no_more_than_its_new_one(at: Harness) -> None:
+    created = await at.create(seed() | {"ttl": "2s"})
+    extended = await extend(at, created["stack_id"], "3s")
+    assert extended.status == 200
+
+    await until(lambda: at.call("GET", f"/stacks/{created['stack_id']}"), lambda seen: seen.status == 404)
+    assert time.time_ns() >= to_nanoseconds(extended.json["ttl_expires_at"])

@@ -464,3 +464,28 @@ async def test_a_service_that_is_made_anew_is_no_change_that_a_client_sees(at: H
     await eventually(lambda: at.rows(query.format(before)))
     assert at.changes_told == number
     assert (await at.stack(stack_id))["updated_at"] == known
+
+
+async def test_labels_that_a_policy_took_off_are_put_back_when_it_does_no_more(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, stackd tried only once to put them back."""
+    stack_id = await without_labels(at, monkeypatch)
+    at.cluster.faults.clear()
+
+    await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
+
+
+async def test_an_address_of_another_family_is_none(tmp_path: Path) -> None:
+    async with harness(tmp_path) as at:
+        await readdress(at, V6)
+        assert (await at.create())["node_public_ip"] is None
+
+
+async def test_a_deleted_service_comes_back_within_one_period(tmp_path: Path) -> None:
+    """Before, it took two periods of ten seconds each."""
+    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "1h"}) as at:
+        stack_id = await at.running()
+        port = (await at.stack(stack_id))["ports"][0]["node_port"]
+        await at.delete_object("services", f"svc-{stack_id}")
+        await eventually(lambda: serves(at, stack_id, port))

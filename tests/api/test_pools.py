@@ -653,3 +653,13 @@ async def test_none_is_given_by_a_stackd_that_does_not_own_the_stacks_any_more(a
     at.lose_lease("another stackd owns the stacks")
     refused = await at.call("POST", "/stacks", {"template": "web-1"})
     assert (refused.status, refused.error, waiting(at)) == (503, "another stackd owns the stacks", before)
+
+
+async def test_a_pool_outlives_a_restart(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, web_1=template())
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            before = {row.stack_id for row in await filled(at)}
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            assert {row.stack_id for row in await filled(at)} == before
+            assert (await at.create({"template": "web-1"}))["stack_id"] in before

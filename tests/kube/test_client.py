@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import time
 import tracemalloc
 from dataclasses import replace
@@ -736,3 +737,42 @@ async def test_a_service_whose_first_answer_was_lost_is_found_although_its_own_p
     wire.on("POST", SERVICES, loses(), says(PORT_REFUSED, 422))
     wire.on("GET", f"{SERVICES}/s", says(service()))
     assert (await cluster.create_service(service())).name == "s"
+
+
+async def test_each_request_is_reported(wire: Wire) -> None:
+    reports: list[tuple[str, str, str, float]] = []
+    target = target_at(wire.url, namespace=NAMESPACE)
+    cluster = await Cluster.connect(target, on_request=lambda *report: reports.append(report))
+    wire.on("GET", f"{PODS}/p", says(GONE, 404))
+    assert await cluster.get_pod("p") is None
+    assert [report[:3] for report in reports] == [("get", "pods", "404")]
+    assert 0 < reports[0][3] < 5
+    await cluster.close()
+
+
+@pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
+async def test_a_refusal_whose_causes_say_little_is_still_about_the_pod_spec(
+    cluster: Cluster, wire: Wire, causes: object
+) -> None:
+    refusal = {**status(422, "Invalid", 'Pod "p" is invalid: it is not good'), "details": {"causes": causes}}
+    wire.on("POST", PODS, says(refusal, 422))
+    with pytest.raises(InvalidPodSpec):
+        await cluster.create_pod(pod("p"))
+
+
+async def test_the_cluster_has_said_who_it_is_only_with_its_own_uid(cluster: Cluster, wire: Wire) -> None:
+    system = "/api/v1/namespaces/kube-system"
+    odd = [namespace("kube-system"), namespace("default"), {"kind": "Namespace"}, {}]
+    odd[0]["metadata"].pop("uid")
+    wire.on("GET", system, *map(says, odd), page(PAGE, 200), says(namespace("kube-system", uid="c-1")))
+    assert await cluster.cluster_uid() == "c-1"
+
+
+async def test_a_deadline_tells_how_long_was_waited_in_all(cluster: Cluster, wire: Wire) -> None:
+    cluster.target = replace(cluster.target, timeout=1.5, attempt_timeout=5.0)
+    wire.on("GET", "/version", *[says(status(500, "InternalError", "oops"), 500)] * 2, waits(30))
+    began = time.monotonic()
+    with pytest.raises(ClusterUnavailable) as caught:
+        await cluster.version()
+    told = float(re.findall(r"within (\d+\.\d) s", str(caught.value))[0])
+    assert 1.5 <= told <= time.monotonic() - began + 0.05, "not what the last of three tries had left"

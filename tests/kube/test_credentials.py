@@ -526,3 +526,14 @@ def test_a_token_is_not_shown(at: Place) -> None:
     token = read_token(text)
     assert token is not None
     assert text not in repr(token)
+
+
+async def test_a_token_in_the_kubeconfig_that_was_replaced_is_taken_after_a_401(at: Place) -> None:
+    at.wire.token = "another"
+    async with at.connected(at.issue(600)) as (cluster, _):
+        with pytest.raises(ClusterUnavailable, match="401"):
+            await cluster.cluster_uid()
+        fresh = at.issue()
+        kubeconfig(at.folder / "kubeconfig", at.wire.url, {"token": fresh})
+        assert await at.accepts(cluster, fresh)
+        assert used(cluster) == fresh

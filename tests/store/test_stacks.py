@@ -359,3 +359,12 @@ async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
     for number, created_at in ((3, START), (1, START + 5), (2, START), (4, START - 1)):
         await store.stacks.reserve(new_stack(number, created_at=created_at))
     assert [stack.stack_id for stack in store.stacks.ordered()] == [stack_id(number) for number in (4, 2, 3, 1)]
+
+
+async def test_a_failed_reservation_leaves_no_claim(path: Path) -> None:
+    store = await open_store(path, ports=(31001, 31001))
+    await store.stacks.reserve(new_stack(1))
+    with pytest.raises(Exception, match="node ports in 31001-31001 are in use"):
+        await store.stacks.reserve(new_stack(2), claim=claim())
+    assert await store.claims.find("web", "key-1") is None
+    await store.close()

@@ -13,7 +13,7 @@ import pytest
 
 from stackd.clock import SystemClock
 from stackd.embedded import EmbeddedCluster, Rule, User, everything
-from stackd.errors import ClusterError, NotOwner
+from stackd.errors import ClusterError, Conflict, NotOwner
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.lease import Lease, Leases, lease_manifest
@@ -470,3 +470,12 @@ async def test_an_owner_that_has_nothing_to_do_sends_its_renewals_and_nothing_el
     renewals = site.cluster.counts.requests.pop(("update", "leases", 200))
     assert 4 <= renewals <= 7
     assert not site.cluster.counts.requests
+
+
+async def test_nobody_is_asked_where_nobody_owns_anything_and_by_nobody_who_is_no_standby(site: Site) -> None:
+    one = await site.owner("vm1")
+    with pytest.raises(Conflict, match="it is owner"):
+        await one.ownership.ask_for()
+    await one.ownership.release()
+    with pytest.raises(Conflict, match="it is released"):
+        await one.ownership.ask_for()
