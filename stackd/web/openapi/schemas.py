@@ -204,7 +204,7 @@ def _requests(config: Config) -> dict[str, Schema]:
         | {
             "if": {"properties": {"action": {"const": str(JobAction.EXTEND)}}},
             "then": {"required": ["ttl"]},
-            "else": {"properties": {"ttl": False}},
+            "else": {"not": {"required": ["ttl"]}},
             "oneOf": [{"required": ["stack_ids"]}, {"required": ["labels"]}],
         },
     }
