@@ -1,8 +1,7 @@
-"""The keys as a flat list: their values as TOML text, what a reload may change, and what is generated from them.
+"""The keys as a flat list: their values as TOML text, and what a reload may change.
 
-This module generates ``stackd check --effective``, the example file and the table of docs/configure.md. Tests compare
-the latter two with it; after adding a key, print them again with
-``python -c "from stackd.config.settings import example; print(example(), end='')"`` (or ``table``).
+Tests compare the example file and the table of docs/configure.md with it; after adding a key, print these again with
+``python -m tests.unit.config.reference`` (or ``… reference table``).
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from stackd.config import wording
@@ -104,12 +102,6 @@ def _key(key: str) -> str:
     return key if _BARE.fullmatch(key) else _string(key)
 
 
-def section_docs() -> dict[str, str]:
-    """A short description of each section."""
-    models: dict[str, type[BaseModel]] = wording.sections()
-    return {name: (model.__doc__ or "").strip() for name, model in models.items()}
-
-
 LIVE_KEYS: Final = frozenset(setting.name for setting in settings() if setting.live)
 
 
@@ -152,50 +144,3 @@ def merge_live(old: Config, new: Config) -> Config:
 
 def _value(config: Config, setting: Setting) -> object:
     return getattr(getattr(config, setting.section), setting.key)
-
-
-_HEADER: Final = """\
-# stackd's configuration: every key with its default. Delete what you do not change.
-#
-# Each key can be set from the environment, which wins over this file: STACKD_<SECTION>__<KEY>, such as
-# STACKD_STACKS__TTL=30m or STACKD_STACKS__NODE_SELECTOR=role=stack,zone=a. Durations are written "1h30m", sizes "1MiB".
-# `stackd check` reports all mistakes at once. Keys marked (live) take effect at a reload, the others at a restart.
-"""
-_KEYS: Final = """\
-# [[auth.keys]]
-# name = "platform"
-# sha256 = "<64 hex digits>"
-# scope = "admin"  # or "read", or "metrics": /metrics, /healthz, /readyz and /owner only
-#
-# [[auth.keys]]  # a tenant: its stacks get these labels, and it knows of no others
-# name = "ctfd-a"
-# sha256 = "<64 hex digits>"
-# scope = "tenant"
-# labels = { event = "a" }
-# templates = ["web-*"]  # those that it may use; without this line, all
-"""
-
-
-def example() -> str:
-    """The text of ``config.example.toml``."""
-    return _HEADER + "".join(_example_section(section, doc) for section, doc in section_docs().items())
-
-
-def _example_section(section: str, doc: str) -> str:
-    text = f"\n# {doc}\n[{section}]\n"
-    for setting in settings():
-        if setting.section != section:
-            continue
-        live = " (live)" if setting.live else ""
-        body = _KEYS if setting.name == "auth.keys" else f"{setting.key} = {setting.default}\n"
-        text += f"# {setting.why}{live}\n{body}"
-    return text
-
-
-def table() -> str:
-    """The table of keys in docs/configure.md."""
-    rows = ["| key | default | at | what for |", "|---|---|---|---|"]
-    for setting in settings():
-        when = "reload" if setting.live else "restart"
-        rows.append(f"| `{setting.name}` | `{setting.default}` | {when} | {setting.why.replace('|', chr(92) + '|')} |")
-    return "\n".join(rows) + "\n"

@@ -18,10 +18,11 @@ from stackd.config import (
     policy_of,
     require_cluster,
 )
-from stackd.config.settings import example, settings, table
+from stackd.config.settings import settings
 from stackd.errors import ConfigError
 from stackd.podspec.policy import Policy
 from tests.unit.config.conftest import KEY, Load, Mistakes
+from tests.unit.config.reference import example, table
 
 
 def of(**variables: str) -> Config:

@@ -1,0 +1,63 @@
+"""Prints the example file, or with ``table`` the table of docs/configure.md: ``python -m tests.unit.config.reference``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+from stackd.config import wording
+from stackd.config.settings import settings
+
+_HEADER: Final = """\
+# stackd's configuration: every key with its default. Delete what you do not change.
+#
+# Each key can be set from the environment, which wins over this file: STACKD_<SECTION>__<KEY>, such as
+# STACKD_STACKS__TTL=30m or STACKD_STACKS__NODE_SELECTOR=role=stack,zone=a. Durations are written "1h30m", sizes "1MiB".
+# `stackd check` reports all mistakes at once. Keys marked (live) take effect at a reload, the others at a restart.
+"""
+_KEYS: Final = """\
+# [[auth.keys]]
+# name = "platform"
+# sha256 = "<64 hex digits>"
+# scope = "admin"  # or "read", or "metrics": /metrics, /healthz, /readyz and /owner only
+#
+# [[auth.keys]]  # a tenant: its stacks get these labels, and it knows of no others
+# name = "ctfd-a"
+# sha256 = "<64 hex digits>"
+# scope = "tenant"
+# labels = { event = "a" }
+# templates = ["web-*"]  # those that it may use; without this line, all
+"""
+
+
+def _section_docs() -> dict[str, str]:
+    return {name: (model.__doc__ or "").strip() for name, model in wording.sections().items()}
+
+
+def example() -> str:
+    """The text of ``config.example.toml``."""
+    return _HEADER + "".join(_example_section(section, doc) for section, doc in _section_docs().items())
+
+
+def _example_section(section: str, doc: str) -> str:
+    text = f"\n# {doc}\n[{section}]\n"
+    for setting in settings():
+        if setting.section != section:
+            continue
+        live = " (live)" if setting.live else ""
+        body = _KEYS if setting.name == "auth.keys" else f"{setting.key} = {setting.default}\n"
+        text += f"# {setting.why}{live}\n{body}"
+    return text
+
+
+def table() -> str:
+    """The table of keys in docs/configure.md."""
+    rows = ["| key | default | at | what for |", "|---|---|---|---|"]
+    for setting in settings():
+        when = "reload" if setting.live else "restart"
+        rows.append(f"| `{setting.name}` | `{setting.default}` | {when} | {setting.why.replace('|', chr(92) + '|')} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    print(table() if sys.argv[1:] == ["table"] else example(), end="")
