@@ -68,51 +68,96 @@ class Expiry:
     renewed: bool
 
 
-class ConnectionPool:
-    """The connections made with one set of credentials.
+class Access:
+    """Connections to one cluster, and the credentials of each request.
 
-    ``token`` is the token that is sent, if it stands in the kubeconfig and expires; otherwise None.
+    Each request or watch borrows the session until its response has been read. A session that was replaced is closed when
+    nobody uses it any more. ``token`` is the token that is sent, if stackd has to renew it; otherwise None.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
-        client = self.client = credentials.client
-        self.users: Counter[aiohttp.ClientSession] = Counter()
+    def __init__(self, target: ClusterTarget, credentials: Credentials, *known: Token | None) -> None:
+        self._target = target
+        self._credentials = credentials
+        self._session: aiohttp.ClientSession | None = None
         self._left: list[aiohttp.ClientSession] = []
-        _, _, text = str(client.configuration.api_key.get(BEARER, "")).partition(" ")
-        self.token = read_token(text) if credentials.lasting else None
-        self._certificate_ends = credentials.certificate_ends if credentials.lasting else None
-        self._traits = credentials.traits
+        self._users: Counter[aiohttp.ClientSession] = Counter()
+        self._reloading = asyncio.Lock()
+        self._reloaded_at: float | None = None
+        self._trouble = ""
+        self.generation = 0
+        self.renewal_trouble = ""
+        self.token: Token | None = None
+        self._choose_token(*known)
+
+    @classmethod
+    async def open(cls, target: ClusterTarget) -> Access:
+        """Load the credentials; nothing is sent. Raises ConfigError."""
+        return cls(target, await load_credentials(target))
+
+    @property
+    def _configuration(self) -> Any:
+        return self._credentials.client.configuration
+
+    @property
+    def base_url(self) -> str:
+        """The API server's address, without a slash at the end."""
+        return str(self._configuration.host).rstrip("/")
+
+    @property
+    def token_file(self) -> str:
+        """The file that keeps a renewed token across restarts; empty for none."""
+        return self._target.token_file
 
     @property
     def expiry(self) -> Expiry | None:
         """When the token expires, or else the client certificate; None if neither does or others renew them."""
         if self.token is not None:
             return Expiry(what="stackd's token for the cluster", at=self.token.ends, renewed=True)
-        if self._certificate_ends is not None:
-            return Expiry(what="the kubeconfig's client certificate", at=self._certificate_ends, renewed=False)
-        return None
+        ends = self._credentials.certificate_ends
+        if ends is None or not self._credentials.lasting:
+            return None
+        return Expiry(what="the kubeconfig's client certificate", at=ends, renewed=False)
 
     def use(self, token: Token) -> None:
-        """Send ``token`` with all requests from now on."""
+        """Send ``token`` from now on, over the same connections."""
         self.token = token
-        self.client.configuration.api_key[BEARER] = f"Bearer {token.text}"
-
-    def is_as(self, other: ConnectionPool) -> bool:
-        """Whether both pools were made from the same credentials for the same server."""
-        return self._traits == other._traits
+        self._configuration.api_key[BEARER] = f"Bearer {token.text}"
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The session that holds the connections, opened on first use."""
-        pool: aiohttp.ClientSession | None = self.client.rest_client.pool_manager
-        if pool is None:
-            # The client library opens its pool before its own first request, but our requests do not go through it.
-            pool = self.client.rest_client.pool_manager = self.new_session(keepalive_timeout=IDLE_SECONDS)
-        return pool
+        """The session that holds the connections, opened on first use, to be passed to ``leave``. To send a request, use
+        ``borrowed``."""
+        if self._session is None:
+            self._session = self._opened(keepalive_timeout=IDLE_SECONDS)
+        return self._session
 
-    def new_session(self, **options: Any) -> aiohttp.ClientSession:
-        """A new session without open connections; ``options`` are those of aiohttp's connector."""
-        rest = self.client.rest_client
+    @contextmanager
+    def borrowed(self) -> Iterator[aiohttp.ClientSession]:
+        """The current session; it stays open while it is borrowed."""
+        session = self.session
+        self._users[session] += 1
+        try:
+            yield session
+        finally:
+            self._users[session] -= 1
+
+    async def leave(self, session: aiohttp.ClientSession | None) -> None:
+        """Stop using ``session``, and close it once no request uses it: its idle connections may be dead, or of others."""
+        if session is not None and session is self._session:
+            self._session = None
+            self._left.append(session)
+        unused = [one for one in self._left if not self._users[one]]
+        self._left = [one for one in self._left if self._users[one]]
+        for one in unused:
+            del self._users[one]
+            await one.close()
+
+    def new_session(self) -> aiohttp.ClientSession:
+        """A session for one request; the caller closes it."""
+        return self._opened(force_close=True)
+
+    def _opened(self, **options: Any) -> aiohttp.ClientSession:
+        rest = self._credentials.client.rest_client
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=rest.maxsize, ssl=rest.ssl_context, socket_factory=watched_socket, **options
@@ -122,103 +167,12 @@ class ConnectionPool:
             read_bufsize=READ_BUFFER_BYTES,
         )
 
-    async def leave(self, session: aiohttp.ClientSession) -> None:
-        """Use new connections from now on, and close ``session`` once no request uses it any more."""
-        if self.client.rest_client.pool_manager is session:
-            self.client.rest_client.pool_manager = None
-            self._left.append(session)
-        unused = [one for one in self._left if not self.users[one]]
-        self._left = [one for one in self._left if self.users[one]]
-        for one in unused:
-            del self.users[one]
-            await one.close()
-
-    async def close(self) -> None:
-        """Close all connections. A reader that is still on one of them would wait forever."""
-        for session in self._left:
-            await session.close()
-        await self.client.close()  # type: ignore[no-untyped-call]
-
-
-class Access:
-    """Connections to one cluster, and the credentials of each request.
-
-    Each request or watch borrows the pool until its response has been read. A pool whose credentials were replaced is
-    closed when nobody uses it any more.
-    """
-
-    def __init__(self, target: ClusterTarget, pool: ConnectionPool) -> None:
-        self._target = target
-        self._pool = pool
-        self._retired: list[ConnectionPool] = []
-        self._reloading = asyncio.Lock()
-        self._reloaded_at: float | None = None
-        self._trouble = ""
-        self.generation = 0
-        self.renewal_trouble = ""
-        self._prefer_fresh(pool)
-
-    @classmethod
-    async def open(cls, target: ClusterTarget) -> Access:
-        """Load the credentials; nothing is sent. Raises ConfigError."""
-        return cls(target, ConnectionPool(await load_credentials(target)))
-
-    @property
-    def base_url(self) -> str:
-        """The API server's address, without a slash at the end."""
-        return str(self._pool.client.configuration.host).rstrip("/")
-
-    @property
-    def token(self) -> Token | None:
-        """The token that is sent, if stackd has to renew it; otherwise None."""
-        return self._pool.token
-
-    @property
-    def token_file(self) -> str:
-        """The file that keeps a renewed token across restarts; empty for none."""
-        return self._target.token_file
-
-    @property
-    def expiry(self) -> Expiry | None:
-        """When the credentials expire; None if they do not, or others renew them."""
-        return self._pool.expiry
-
-    def use(self, token: Token) -> None:
-        """Send ``token`` from now on, over the same connections."""
-        self._pool.use(token)
-
-    @contextmanager
-    def borrowed(self) -> Iterator[aiohttp.ClientSession]:
-        """The current session; it stays open while it is borrowed."""
-        pool = self._pool
-        session = pool.session
-        pool.users[session] += 1
-        try:
-            yield session
-        finally:
-            pool.users[session] -= 1
-
-    async def leave(self, session: aiohttp.ClientSession) -> None:
-        """Stop using ``session``: a request got no answer, so its other idle connections may be dead, too."""
-        for pool in (self._pool, *self._retired):
-            await pool.leave(session)
-
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The current session, to be passed to ``leave``. To send a request, use ``borrowed``."""
-        return self._pool.session
-
-    def new_session(self) -> aiohttp.ClientSession:
-        """A session for one request; the caller closes it."""
-        return self._pool.new_session(force_close=True)
-
     def options(self) -> dict[str, Any]:
         """The options of each request that the configuration sets, besides headers: proxy and TLS server name."""
-        configuration = self._pool.client.configuration
         wanted = {
-            "proxy": configuration.proxy,
-            "proxy_headers": configuration.proxy_headers,
-            "server_hostname": configuration.tls_server_name,
+            "proxy": self._configuration.proxy,
+            "proxy_headers": self._configuration.proxy_headers,
+            "server_hostname": self._configuration.tls_server_name,
         }
         return {key: value for key, value in wanted.items() if value}
 
@@ -226,7 +180,7 @@ class Access:
         """The headers of a request, with a fresh token if its source renews it by time. Raises ClusterUnavailable."""
         headers: dict[str, str] = {"User-Agent": f"stackd/{__version__}", "Accept": JSON}
         try:
-            await self._pool.client.update_params_for_auth(headers, [], ["BearerToken"], None, None, None)
+            await self._credentials.client.update_params_for_auth(headers, [], [BEARER], None, None, None)
         except UNREADABLE as exc:
             raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
         return headers
@@ -244,8 +198,12 @@ class Access:
             now = asyncio.get_running_loop().time()
             if self._reloaded_at is None or now - self._reloaded_at >= self._target.reload_interval:
                 self._reloaded_at = now
-                self._trouble = await self._replace()
-                if not self._trouble:
+                try:
+                    await self._take(await self._loaded(), refused=self.token)
+                except ConfigError as exc:
+                    self._trouble = f"the cluster's credentials cannot be read: {exc}"
+                else:
+                    self._trouble = ""
                     return True
             if self._trouble:
                 raise ClusterRefused(self._trouble)
@@ -259,63 +217,48 @@ class Access:
         """
         async with self._reloading:
             fresh = await self._loaded()
-            if fresh.is_as(self._pool):
-                await fresh.close()
+            if fresh.traits == self._credentials.traits:
                 return False
-            self._prefer_fresh(fresh)
             try:
-                await accepted(Access(self._target, fresh))
+                await accepted(Access(self._target, fresh, self.token))
             except ClusterRefused as error:
-                await fresh.close()
                 raise ConfigError([f"[cluster] the new credentials are no use: {error}"]) from error
             await self._take(fresh)
             self._reloaded_at, self._trouble = None, ""
             return True
 
-    async def _replace(self) -> str:
-        """Load and use the source's current credentials. Returns the error, empty on success."""
-        try:
-            fresh = await self._loaded()
-        except ConfigError as exc:
-            return f"the cluster's credentials cannot be read: {exc}"
-        self._prefer_fresh(fresh, refused=self._pool.token)
-        await self._take(fresh)
-        return ""
-
-    async def _loaded(self) -> ConnectionPool:
+    async def _loaded(self) -> Credentials:
         """The source's current credentials. Raises ConfigError, also if they are for another server."""
-        fresh = ConnectionPool(await load_credentials(self._target))
+        fresh = await load_credentials(self._target)
         host = fresh.client.configuration.host
-        if host == self._pool.client.configuration.host:
-            return fresh
-        await fresh.close()
-        named = f"the credentials are now for {host}, and no longer for {self.base_url}"
-        raise ConfigError([f"{named}: restart stackd if that is intended"])
+        if host != self._configuration.host:
+            named = f"the credentials are now for {host}, and no longer for {self.base_url}"
+            raise ConfigError([f"{named}: restart stackd if that is intended"])
+        return fresh
 
-    def _prefer_fresh(self, pool: ConnectionPool, refused: Token | None = None) -> None:
-        """Make ``pool`` send the token of its account that expires last, but not the one that was refused."""
-        given = pool.token
-        if given is None:
-            return
-        known = (given, self._pool.token, kept_token(self._target.token_file))
-        good = [one for one in known if one and one.is_of_the_same(given) and one.ends > time.time()]
-        others = [one for one in good if refused is None or one.text != refused.text]
-        pool.use(max(others or good, key=lambda one: one.ends, default=given))
+    async def _take(self, fresh: Credentials, refused: Token | None = None) -> None:
+        # A session keeps its TLS context, so it is always replaced. Running requests and watches keep the old session.
+        self._credentials = fresh
+        self._choose_token(self.token, refused=refused)
+        self.generation += 1
+        await self.leave(self._session)
+
+    def _choose_token(self, *known: Token | None, refused: Token | None = None) -> None:
+        """Send the token of the credentials' account that expires last, but not the one that was refused."""
+        _, _, text = str(self._configuration.api_key.get(BEARER, "")).partition(" ")
+        given = read_token(text) if self._credentials.lasting else None
+        self.token = None
+        if given is not None:
+            found = (given, *known, kept_token(self._target.token_file))
+            good = [one for one in found if one and one.is_of_the_same(given) and one.ends > time.time()]
+            others = [one for one in good if refused is None or one.text != refused.text]
+            self.use(max(others or good, key=lambda one: one.ends, default=given))
 
     async def close(self) -> None:
-        """Close all connections."""
-        for pool in (self._pool, *self._retired):
-            await pool.close()
-
-    async def _take(self, fresh: ConnectionPool) -> None:
-        # A session keeps its TLS context, so it is always replaced. Running requests and watches keep the old session.
-        self._retired.append(self._pool)
-        self._pool = fresh
-        self.generation += 1
-        unused = [pool for pool in self._retired if not pool.users.total()]
-        self._retired = [pool for pool in self._retired if pool.users.total()]
-        for pool in unused:
-            await pool.close()
+        """Close all connections. A reader that is still on one of them would wait forever."""
+        for session in (*self._left, self._session):
+            if session is not None:
+                await session.close()
 
 
 def watched_socket(address: AddrInfo) -> socket.socket:
