@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from stackd.kube import labels
 from stackd.kube.labels import lease_name
-from stackd.kube.wire import GATEWAY_API, GATEWAYS, KINDS, LEASES, TOKENS
+from stackd.kube.wire import CONFIG_MAPS, GATEWAY_API, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, TOKENS
 
 CLUSTER_IDENTITY = "kube-system"
 
@@ -54,78 +54,50 @@ class AccessReview:
     why: str
 
 
-ALL_OF_ONE = ("create", "get", "list", "watch", "patch", "delete")
-IN_NAMESPACE: tuple[Right, ...] = (
-    Right(
-        resource="pods",
-        verbs=("create", "get", "list", "watch", "patch", "delete"),
-        why="the stacks' pods; patch restores their labels",
-    ),
-    Right(
-        resource="services",
-        verbs=("create", "get", "list", "watch", "patch", "delete"),
-        why="the stacks' Services; patch keeps their records up to date",
-    ),
-    Right(
-        resource="configmaps",
-        verbs=("get", "list", "delete"),
-        why="the records of stopped stacks of stackd 0.1.0 before Services carried them; they are converted at the start",
-    ),
-    Right(resource="pods/log", verbs=("get",), why="the logs of a stack"),
-    Right(resource="events", verbs=("list",), why="the events of a stack"),
-    Right(
-        resource="networkpolicies",
-        verbs=("list",),
-        why="require_ingress_network_policy, and the doctor",
-    ),
-    Right(resource="resourcequotas", verbs=("list",), why="how many stacks fit, for /capacity and the doctor"),
-    Right(
-        resource="limitranges",
-        verbs=("list",),
-        why="what a LimitRange gives to each container, for /capacity and the doctor",
-    ),
+_ALL_OF_ONE = "create get list watch patch delete"
+IN_NAMESPACE = tuple(
+    Right(resource=resource, verbs=tuple(verbs.split()), why=why)
+    for resource, verbs, why in (
+        ("pods", _ALL_OF_ONE, "the stacks' pods; patch restores their labels"),
+        ("services", _ALL_OF_ONE, "the stacks' Services; patch keeps their records up to date"),
+        (
+            CONFIG_MAPS,
+            "get list delete",
+            "the records of stopped stacks of stackd 0.1.0 before Services carried them; they are converted at the start",
+        ),
+        (LOG, "get", "the logs of a stack"),
+        ("events", "list", "the events of a stack"),
+        ("networkpolicies", "list", "require_ingress_network_policy, and the doctor"),
+        ("resourcequotas", "list", "how many stacks fit, for /capacity and the doctor"),
+        ("limitranges", "list", "what a LimitRange gives to each container, for /capacity and the doctor"),
+    )
 )
 
 
 def in_namespace(instance: str, routes: Iterable[str] = ()) -> tuple[Right, ...]:
     """The rights in the namespace of the stacks, with those on the kinds of routes. A create cannot be limited to a name."""
-    name = lease_name(instance)
+    name, why = lease_name(instance), "one stackd at a time owns the stacks, and renews this Lease"
     return (
         *IN_NAMESPACE,
-        *(Right(resource=kind, verbs=ALL_OF_ONE, why="the names of the stacks' ports") for kind in routes),
+        *(Right(resource=kind, verbs=tuple(_ALL_OF_ONE.split()), why="the names of the stacks' ports") for kind in routes),
         Right(resource=LEASES, verbs=("create",), why=f"the Lease {name}, where there is none"),
-        Right(
-            resource=LEASES,
-            names=(name,),
-            verbs=("get", "list", "watch", "update"),
-            why="one stackd at a time owns the stacks, and renews this Lease",
-        ),
+        Right(resource=LEASES, names=(name,), verbs=("get", "list", "watch", "update"), why=why),
     )
 
 
 def in_cluster(namespace: str) -> tuple[Right, ...]:
     """The rights that cannot be granted in the namespace."""
+    why = f"the uid of {CLUSTER_IDENTITY} tells one cluster from another; the other is where the stacks are"
     return (
         Right(resource="nodes", verbs=("list", "watch"), why="where stacks run, and under which address"),
-        Right(
-            resource="namespaces",
-            names=(CLUSTER_IDENTITY, namespace),
-            verbs=("get",),
-            why=f"the uid of {CLUSTER_IDENTITY} tells one cluster from another; the other is where the stacks are",
-        ),
+        Right(resource=NAMESPACES, names=(CLUSTER_IDENTITY, namespace), verbs=("get",), why=why),
     )
 
 
 def of_account(account: str) -> tuple[Right, ...]:
     """The rights in the namespace of stackd's own account."""
-    return (
-        Right(
-            resource=TOKENS,
-            names=(account,),
-            verbs=("create",),
-            why="its own token, which ends, is renewed in time",
-        ),
-    )
+    why = "its own token, which ends, is renewed in time"
+    return (Right(resource=TOKENS, names=(account,), verbs=("create",), why=why),)
 
 
 def of_gateway(name: str) -> tuple[Right, ...]:
@@ -135,32 +107,23 @@ def of_gateway(name: str) -> tuple[Right, ...]:
 
 def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:
     """An access review for each verb of the rights on the stacks, on the cluster and on the Gateway, if there is one."""
-    yield from _questions(in_namespace(instance, routes), namespace)
-    yield from _questions(in_cluster(namespace), "")
+    yield from _reviews(in_namespace(instance, routes), namespace)
+    yield from _reviews(in_cluster(namespace), "")
     if gateway:
         where, _, name = gateway.partition("/")
-        yield from _questions(of_gateway(name), where)
+        yield from _reviews(of_gateway(name), where)
 
 
 def asks_of_account(account: str, namespace: str) -> Iterator[AccessReview]:
     """An access review for each verb of the rights on stackd's own account in its namespace."""
-    yield from _questions(of_account(account), namespace)
+    yield from _reviews(of_account(account), namespace)
 
 
-def _questions(rights: tuple[Right, ...], where: str) -> Iterator[AccessReview]:
+def _reviews(rights: tuple[Right, ...], where: str) -> Iterator[AccessReview]:
     for right in rights:
-        resource, _, subresource = right.resource.partition("/")
-        for verb in right.verbs:
-            for name in right.names or ("",):
-                yield AccessReview(
-                    verb=verb,
-                    resource=resource,
-                    subresource=subresource,
-                    group=right.group,
-                    namespace=where,
-                    name=name,
-                    why=right.why,
-                )
+        resource, _, part = right.resource.partition("/")
+        of = {"resource": resource, "subresource": part, "group": right.group, "namespace": where, "why": right.why}
+        yield from (AccessReview(verb=verb, name=name, **of) for verb in right.verbs for name in right.names or ("",))
 
 
 POLICIES, BINDINGS = "validatingadmissionpolicies", "validatingadmissionpolicybindings"
