@@ -1,4 +1,5 @@
-"""A work queue: keys to be worked on, each at its time, by one worker at a time, and retried after a failure.
+"""When work may be done: a token bucket, and a work queue: keys to be worked on, each at its time, by one worker at a time,
+and retried after a failure.
 
 Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. Does not know
 what the work is. The semantics are those of client-go's work queue: a key that is added while it waits is queued only
@@ -244,3 +245,42 @@ class WorkQueue(Generic[K]):
         if len(heap) > 2 * len(self._waiting) + _STALE_ENTRIES:
             heap[:] = sorted(one for one in heap if self._waiting.get(one[2]) == _Entry(at=one[0], rank=rank))
         self._wake.set()
+
+
+A_SECOND = 1.0
+A_MINUTE = 60.0
+
+
+class TokenBucket:
+    """A token bucket: ``limit`` tokens per ``period`` seconds, refilled evenly.
+
+    It holds at most the tokens of one period, but at least one, and starts full.
+    """
+
+    __slots__ = ("_left", "_since")
+
+    def __init__(self, now: float, limit: float) -> None:
+        self._left = max(1.0, limit)
+        self._since = now
+
+    def wait(self, now: float, limit: float, period: float) -> float:
+        """0 if a token is left, otherwise the seconds until there is one."""
+        left = self._refilled(now, limit, period)
+        return (1.0 - left) * period / limit if left < 1.0 else 0.0
+
+    def take(self, now: float, limit: float, period: float) -> float:
+        """Take a token if one is left; returns what ``wait`` returns."""
+        wait = self.wait(now, limit, period)
+        if not wait:
+            self._left, self._since = self._refilled(now, limit, period) - 1.0, now
+        return wait
+
+    def take_some(self, now: float, limit: float, period: float, most: int) -> int:
+        """Take up to ``most`` tokens; returns how many were taken."""
+        left = self._refilled(now, limit, period)
+        taken = max(0, min(most, int(left)))
+        self._left, self._since = left - taken, now
+        return taken
+
+    def _refilled(self, now: float, limit: float, period: float) -> float:
+        return min(max(1.0, limit), self._left + (now - self._since) * limit / period)

@@ -20,8 +20,7 @@ from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, asks_of_account
 from stackd.lifecycle import nodes
-from stackd.lifecycle.names import kinds_of
-from stackd.lifecycle.needs import (
+from stackd.lifecycle.capacity import (
     NODES,
     Bound,
     StackResources,
@@ -33,6 +32,7 @@ from stackd.lifecycle.needs import (
     most_storage,
     storage_given,
 )
+from stackd.lifecycle.names import kinds_of
 from stackd.lifecycle.wall_clock import SKEW_SECONDS
 from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
 from stackd.printable import some_of

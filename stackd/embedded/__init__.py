@@ -2,13 +2,13 @@
 
 For the demo, the tests and the benchmarks. Independent: it does not know stackd.
 
-    cluster     assembles and starts the parts; options, timing: the settings, and the clock
+    cluster     assembles and starts the parts; options: the settings
     server      HTTP; request: what a request asks for; auth: who may do what; status: refusals;
                 faults: failures on demand, and control of a running cluster
     api         the verbs, and logs; listwatch: lists and watches
-    admission   namespace → limit ranges → node ports → validation → podsecurity → quota
+    admission   namespace → limit ranges → node ports → validation → quota
     schema      the fields of the kinds, and default values; resources: the kinds
-    store       objects, versions, changes, and the state file
+    store       objects, versions, changes, the state file, and time
     nodes (with the scheduler), kubelet, nodeports, deletion, events    the controllers; podstatus: a helper for pods
 """
 

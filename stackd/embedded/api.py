@@ -8,11 +8,10 @@ from urllib.parse import urlencode
 
 import orjson
 
-from stackd.embedded.admission import Admission
+from stackd.embedded.admission import Admission, QuotaController
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.nodes import is_ready
-from stackd.embedded.quota import QuotaController
 from stackd.embedded.request import RequestInfo, is_true, whole_number
 from stackd.embedded.resources import LEASES, NODES, PODS, RESOURCE_QUOTAS, Json, Resource
 from stackd.embedded.schema import containers, decode, pod_status

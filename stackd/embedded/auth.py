@@ -28,8 +28,7 @@ from stackd.embedded.resources import (
     Resource,
 )
 from stackd.embedded.status import StatusError, bad_request, invalid, not_found, wrong
-from stackd.embedded.store import ObjectStore
-from stackd.embedded.timing import DelayingClock, timestamp
+from stackd.embedded.store import DelayingClock, ObjectStore, timestamp
 
 REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
 

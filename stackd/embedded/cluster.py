@@ -8,7 +8,7 @@ from types import TracebackType
 
 import orjson
 
-from stackd.embedded.admission import Admission
+from stackd.embedded.admission import Admission, QuotaController
 from stackd.embedded.api import Registry, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
 from stackd.embedded.deletion import Deletion, GarbageCollector
@@ -20,7 +20,6 @@ from stackd.embedded.listwatch import Watch, list_objects
 from stackd.embedded.nodeports import NodePortListeners, PortAllocator
 from stackd.embedded.nodes import NodeController, Scheduler
 from stackd.embedded.options import EmbeddedOptions
-from stackd.embedded.quota import QuotaController
 from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
 from stackd.embedded.resources import (
     GATEWAY_API,
@@ -35,8 +34,7 @@ from stackd.embedded.resources import (
 from stackd.embedded.schema import default_namespace
 from stackd.embedded.server import ApiServer, Exchange
 from stackd.embedded.status import method_not_allowed, no_such_path, unauthorized
-from stackd.embedded.store import Journal, ObjectStore
-from stackd.embedded.timing import LoopClock
+from stackd.embedded.store import Journal, LoopClock, ObjectStore
 from stackd.files import write_private
 
 _OWN_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")

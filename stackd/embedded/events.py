@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from stackd.embedded.resources import EVENTS, Json
-from stackd.embedded.store import Key, ObjectStore, Record
-from stackd.embedded.timing import micro_timestamp, timestamp
+from stackd.embedded.store import Key, ObjectStore, Record, micro_timestamp, timestamp
 
 _SCHEDULER = "default-scheduler"
 _KUBELET = "kubelet"

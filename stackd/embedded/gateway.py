@@ -13,8 +13,7 @@ from typing import cast
 
 from stackd.embedded.nodes import is_ready
 from stackd.embedded.resources import GATEWAYS, HTTP_ROUTES, PODS, SERVICES, TLS_ROUTES, Json
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
-from stackd.embedded.timing import timestamp
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
 _LOG = logging.getLogger(__name__)
 CONTROLLER = "stackd.io/embedded-gateway"

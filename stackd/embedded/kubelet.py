@@ -25,8 +25,7 @@ from stackd.embedded.podstatus import (
 )
 from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
 from stackd.embedded.schema import is_sidecar
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
-from stackd.embedded.timing import DelayingClock, timestamp
+from stackd.embedded.store import DelayingClock, Key, ObjectChange, ObjectStore, Record, timestamp
 
 _NO_TIME = "1970-01-01T00:00:00Z"
 _SHIFT_LIMIT = 5

@@ -14,8 +14,7 @@ from stackd.embedded.events import EventRecorder
 from stackd.embedded.options import NodeSpec
 from stackd.embedded.resources import NODES, PODS, Json
 from stackd.embedded.schema import default_node, is_sidecar
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
-from stackd.embedded.timing import timestamp
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 from stackd.quantity import Notation, Quantity, parse
 
 Amounts = dict[str, int]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stackd.embedded.auth import User
-from stackd.embedded.timing import DelayingClock
+from stackd.embedded.store import DelayingClock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from stackd.embedded.listwatch import Watch
 from stackd.embedded.request import RequestInfo
 from stackd.embedded.resources import JSON
 from stackd.embedded.status import StatusError, injected
-from stackd.embedded.timing import http_date
+from stackd.embedded.store import http_date
 
 if TYPE_CHECKING:
     from stackd.embedded.cluster import EmbeddedCluster

@@ -1,19 +1,27 @@
-"""Objects, versions, and the changes between them, and their file. All other parts of the cluster read and write here.
+"""Objects, versions, and the changes between them; their file; and time. All other parts of the cluster read and write
+here.
 
 An object is a plain dict without kind and apiVersion. A stored object is never changed: a new version is a new dict
 that shares the unchanged parts. Its JSON is serialized at most once, and shared by responses, lists and all watchers.
+
+The file survives the end of the process at any moment, but not that of the machine. While the disk is full, the cluster
+works from memory; the file is brought up to date as soon as there is room.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import sqlite3
+import time
 import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from email.utils import formatdate
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,8 +30,59 @@ import orjson
 from stackd.embedded.request import Selector
 from stackd.embedded.resources import ALL, Json, Resource
 from stackd.embedded.status import already_exists, not_found
-from stackd.embedded.timing import DelayingClock, timestamp
 from stackd.files import create_private
+
+
+class DelayingClock(Protocol):
+    """Wall-clock time and delays."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Call `action` from the event loop after `seconds`; 0 means soon, but never immediately."""
+
+
+class LoopClock:
+    """The machine's time and the running event loop's timers."""
+
+    def now(self) -> float:
+        """Seconds since the Unix epoch."""
+        return time.time()
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Schedule the call on the running loop."""
+        loop = asyncio.get_running_loop()
+        if seconds > 0:
+            loop.call_later(seconds, action)
+        else:
+            loop.call_soon(action)
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with whole seconds, as Kubernetes writes `metav1.Time`."""
+    return _timestamp(int(seconds))
+
+
+@lru_cache(maxsize=64)
+def _timestamp(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def http_date(seconds: float) -> str:
+    """The time in the form of the `Date` header."""
+    return _http_date(int(seconds))
+
+
+@lru_cache(maxsize=64)
+def _http_date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
+
+
+def micro_timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with six fraction digits, as Kubernetes writes `metav1.MicroTime`."""
+    return f"{timestamp(seconds)[:-1]}.{int(seconds % 1 * 1_000_000):06d}Z"
+
 
 Key = tuple[str, str]
 """Namespace (empty for cluster-wide kinds) and name."""

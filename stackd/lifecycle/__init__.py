@@ -3,7 +3,7 @@
 next_step, steps, worker              decides; one executor for each step; the one queue, by stack
 create, delete, ttl, restart          the verbs, one per file (ttl expires and extends; restart also stops and starts)
 create_request                        what a create is asked for
-capacity, needs                       how many more stacks would fit
+capacity                              how many more stacks would fit
 idempotency                           repeated requests under one Idempotency-Key; purging old keys, jobs and timelines
 objects                               a stack's pod with stackd's additions; its Service and its node ports
 observe, status, diagnostics          observes pods, derives statuses from them, keeps the reasons of failures

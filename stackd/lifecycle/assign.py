@@ -21,12 +21,11 @@ from stackd.errors import (
     StackdError,
 )
 from stackd.kube.objects import NodeState, PodState, ServiceState
-from stackd.lifecycle.capacity import free_on_nodes
+from stackd.lifecycle.capacity import CPU, MEMORY, PODS, PORTS, free_on_nodes, short_of
 from stackd.lifecycle.context import Context, current_pod
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.names import put_routes
-from stackd.lifecycle.needs import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.next_step import has_pod, route_error, service_error
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
 from stackd.lifecycle.steps import put

@@ -19,9 +19,9 @@ from stackd.kube.records import wanted_pod
 from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake
+from stackd.lifecycle.capacity import Quotas
 from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.gate import AWAY_SECONDS, Gate
-from stackd.lifecycle.needs import Quotas
 from stackd.lifecycle.next_step import SeenRoute, Step, next_step, own_pod
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.pools import Pools

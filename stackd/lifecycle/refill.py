@@ -21,8 +21,8 @@ from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.templates import Template
-from stackd.tokenbucket import A_SECOND, TokenBucket
 from stackd.waiters import set_within
+from stackd.workqueue import A_SECOND, TokenBucket
 
 log = logging.getLogger(__name__)
 

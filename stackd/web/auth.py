@@ -22,7 +22,7 @@ from stackd.clock import Clock
 from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey, digest
-from stackd.tokenbucket import A_MINUTE, TokenBucket
+from stackd.workqueue import A_MINUTE, TokenBucket
 
 Network = IPv4Network | IPv6Network
 

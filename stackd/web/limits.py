@@ -17,8 +17,8 @@ from stackd.clock import Clock
 from stackd.config import Config
 from stackd.errors import Conflict, TooManyRequests
 from stackd.model import NO_LABELS
-from stackd.tokenbucket import A_SECOND, TokenBucket
 from stackd.units import Frequency, parse_frequency
+from stackd.workqueue import A_SECOND, TokenBucket
 
 BUSY = "Many instances are being started right now. Try again in {wait}."
 TOO_OFTEN = "You have started instances too often. Try again in {wait}."

@@ -9,9 +9,8 @@ from aiohttp import web
 
 from stackd.clock import from_nanoseconds
 from stackd.errors import InvalidRequest, StoreUnavailable
-from stackd.lifecycle.capacity import Capacity, capacity, refresh_quotas, storage
+from stackd.lifecycle.capacity import Capacity, StackResources, capacity, refresh_quotas, storage
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.needs import StackResources
 from stackd.lifecycle.next_step import ReconcilePlan
 from stackd.podspec.request import MAX_TARGET_PORTS
 from stackd.quantity import Quantity, parse

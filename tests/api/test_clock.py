@@ -11,7 +11,7 @@ import pytest
 
 from stackd.clock import SystemClock
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.timing import LoopClock
+from stackd.embedded.store import LoopClock
 from tests.harness import Harness, eventually, fast_cluster, harness, request_for
 
 YEARS = 12 * 365 * 86_400.0

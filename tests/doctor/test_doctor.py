@@ -28,7 +28,7 @@ from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
 from stackd.embedded import EmbeddedCluster, NodeSpec, User
 from stackd.kube.objects import node_state
-from stackd.lifecycle.needs import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of
+from stackd.lifecycle.capacity import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of
 from tests.api.test_reconcile import leave_behind
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness

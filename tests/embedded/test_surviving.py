@@ -15,8 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from stackd.embedded.resources import CONFIG_MAPS
-from stackd.embedded.store import Journal, ObjectStore
-from stackd.embedded.timing import LoopClock
+from stackd.embedded.store import Journal, LoopClock, ObjectStore
 from tests.embedded.wire import Json, Wire, fast, pod, running, service
 from tests.store.building import largest_file
 

@@ -22,8 +22,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.embedded.auth import User, everything
 from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, NAMESPACES, PODS, SERVICES, Json, Resource
 from stackd.embedded.schema import default_namespace, default_pod, default_service, first_status
-from stackd.embedded.store import Record
-from stackd.embedded.timing import LoopClock
+from stackd.embedded.store import LoopClock, Record
 from tests.certificates import TlsFront, authority, issued, tls_in_front
 from tests.faults.file import Disk, StateFile
 from tests.faults.ledger import Ledger

@@ -9,14 +9,14 @@ import pytest
 
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.assign import may_be_given
+from stackd.lifecycle.capacity import short_of
 from stackd.lifecycle.context import CREATES_AT_ONCE
-from stackd.lifecycle.needs import short_of
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import AT_ONCE, Work, refills_at_once, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
-from stackd.tokenbucket import A_SECOND, TokenBucket
+from stackd.workqueue import A_SECOND, TokenBucket
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, pod, service, stack
 
 NODE = NodeState(
