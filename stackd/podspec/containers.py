@@ -115,8 +115,8 @@ def _check_empty_dir(source: Mapping[str, Any], path: str, policy: Policy, reaso
         return
     if limit.nanos <= 0:
         reasons.add(f"{path}.sizeLimit", "must be more than zero")
-    elif policy.empty_dir_quantity and limit.whole > policy.empty_dir_quantity.whole:
-        reasons.add(f"{path}.sizeLimit", f"more than {policy.empty_dir_quantity} (policy.empty_dir_size)")
+    elif (most := policy.amount("empty_dir_size")) and limit.whole > most.whole:
+        reasons.add(f"{path}.sizeLimit", f"more than {most} (policy.empty_dir_size)")
 
 
 def _check_projected(source: Mapping[str, Any], path: str, policy: Policy, reasons: Reasons) -> None:

@@ -7,7 +7,6 @@ Other modules check pod specs; ``additions`` puts the operator's additions on ev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -160,29 +159,11 @@ class Policy(PolicySection):
         """Whether no container may run as root."""
         return self.restricted or not self.run_as_root
 
-    @cached_property
-    def max_cpu_milli(self) -> int | None:
-        """``max_cpu`` in thousandths of a core."""
-        return quantity.parse(self.max_cpu).milli if self.max_cpu else None
-
-    @cached_property
-    def max_memory_quantity(self) -> quantity.Quantity | None:
-        """``max_memory`` in whole bytes."""
-        return _whole(self.max_memory)
-
-    @cached_property
-    def max_ephemeral_quantity(self) -> quantity.Quantity | None:
-        """``max_ephemeral_storage`` in whole bytes."""
-        return _whole(self.max_ephemeral_storage)
-
-    @cached_property
-    def empty_dir_quantity(self) -> quantity.Quantity | None:
-        """``empty_dir_size`` in whole bytes."""
-        return _whole(self.empty_dir_size)
-
-
-def _whole(text: str) -> quantity.Quantity | None:
-    return quantity.parse(text).in_whole() if text else None
+    def amount(self, key: str) -> quantity.Quantity | None:
+        """The amount under this key, CPU in thousandths of a core and the rest in whole bytes; None for no limit."""
+        text: str = getattr(self, key)
+        found = quantity.parse(text) if text else None
+        return found and (found.in_milli() if key == "max_cpu" else found.in_whole())
 
 
 def _amounts(policy: Policy) -> list[str]:

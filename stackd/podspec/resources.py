@@ -145,13 +145,13 @@ def settle_sums(
 ) -> Effective:
     """Report each sum above its maximum; if nothing is wrong, fill in the sizes that the pod left out."""
     cpu, memory, storage = (effective(name, amounts, containers) for name in ("cpu", "memory", STORAGE))
-    if policy.max_cpu_milli is not None and cpu > policy.max_cpu_milli:
+    if (most := policy.amount("max_cpu")) is not None and cpu > most.milli:
         reasons.add("spec (cpu)", f"the pod asks for more than {policy.max_cpu} (policy.max_cpu)")
     dirs = dict(_empty_dirs(spec))
     in_memory = {path: source for path, source in dirs.items() if source.get("medium") == "Memory"}
     on_disk = {path: source for path, source in dirs.items() if path not in in_memory}
-    of_memory = _largest("max_memory", policy.max_memory_quantity, memory, in_memory)
-    of_storage = _largest("max_ephemeral_storage", policy.max_ephemeral_quantity, storage, on_disk)
+    of_memory = _largest("max_memory", policy, memory, in_memory)
+    of_storage = _largest("max_ephemeral_storage", policy, storage, on_disk)
     for largest, name in ((of_memory, "memory"), (of_storage, STORAGE)):
         if largest is not None:
             largest.check(f"spec ({name})", reasons)
@@ -168,8 +168,8 @@ def _empty_dirs(spec: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]
             yield f"spec.volumes[{index}].emptyDir", volume["emptyDir"]
 
 
-def _largest(key: str, most: Quantity | None, asked: int, dirs: Mapping[str, Mapping[str, Any]]) -> _Largest | None:
-    if most is None:
+def _largest(key: str, policy: Policy, asked: int, dirs: Mapping[str, Mapping[str, Any]]) -> _Largest | None:
+    if (most := policy.amount(key)) is None:
         return None
     named = (source.get("sizeLimit") for source in dirs.values())
     return _Largest(key=key, most=most, asked=asked, in_dirs=sum(limit.whole for limit in named if limit is not None))
@@ -183,7 +183,7 @@ def _give(
     reasons: Reasons,
 ) -> None:
     """Write size limits in canonical form for the emptyDirs, and disk for the containers that state none."""
-    size, share = policy.empty_dir_quantity, None
+    size, share = policy.amount("empty_dir_size"), None
     nameless = [path for path, source in dirs.items() if "sizeLimit" not in source]
     if largest is not None and (claims := [*nameless, *containers]):
         share = _share(largest, len(claims))

@@ -252,7 +252,7 @@ labels = { event = "finals" }
         "restricted",
         ("registry.example/**",),
     )
-    assert policy.max_cpu_milli == 2000
+    assert str(policy.amount("max_cpu")) == "2"
     assert tuple(one.manifest() for one in policy.tolerations) == (
         {"key": "stacks", "operator": "Exists", "tolerationSeconds": 60},
     )
