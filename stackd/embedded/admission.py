@@ -301,7 +301,7 @@ def _add(into: Amounts, usage: Amounts, sign: int) -> None:
 def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
     """Fill in the missing requests and limits of containers."""
     notes: list[str] = []
-    for item in _items(limit_ranges, "Container"):
+    for item in _items(limit_ranges):
         for container in containers(pod["spec"]):
             kind = "init container" if container in pod["spec"].get("initContainers", ()) else "container"
             resources = container["resources"]
@@ -319,15 +319,11 @@ def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
 def limit_violations(pod: Json, limit_ranges: Iterable[Json]) -> list[str]:
     """Why the limit ranges forbid the pod; empty if they allow it."""
     found: list[str] = []
-    given = list(limit_ranges)
-    for item in _items(given, "Container"):
+    for item in _items(limit_ranges):
         for container in containers(pod["spec"]):
             requests = amounts(container["resources"], "requests")
             limits = amounts(container["resources"], "limits")
-            found.extend(_check(item, "Container", requests, limits))
-    for item in _items(given, "Pod"):
-        spec = pod["spec"]
-        found.extend(_check(item, "Pod", pod_amounts(spec, "requests"), pod_amounts(spec, "limits")))
+            found.extend(_check(item, requests, limits))
     return found
 
 
@@ -336,29 +332,23 @@ def described(problems: list[str]) -> str:
     return problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
 
 
-def _items(limit_ranges: Iterable[Json], kind: str) -> Iterator[Json]:
+def _items(limit_ranges: Iterable[Json]) -> Iterator[Json]:
     for limit_range in limit_ranges:
         for item in limit_range.get("spec", {}).get("limits", ()):
-            if item.get("type") == kind:
+            if item.get("type") == "Container":
                 yield item
 
 
-def _check(item: Json, kind: str, requests: Amounts, limits: Amounts) -> Iterator[str]:
+def _check(item: Json, requests: Amounts, limits: Amounts) -> Iterator[str]:
     for name, bound in item.get("min", {}).items():
-        text = f"minimum {name} usage per {kind} is {bound}"
+        text = f"minimum {name} usage per Container is {bound}"
         if name not in requests:
             yield f"{text}.  No request is specified"
         elif requests[name] < parse(bound).milli:
             yield f"{text}, but request is {shown(name, requests[name])}"
     for name, bound in sorted(item.get("max", {}).items(), reverse=True):
-        text = f"maximum {name} usage per {kind} is {bound}"
+        text = f"maximum {name} usage per Container is {bound}"
         if name not in limits:
             yield f"{text}.  No limit is specified"
         elif limits[name] > parse(bound).milli:
             yield f"{text}, but limit is {shown(name, limits[name])}"
-    for name, ratio in item.get("maxLimitRequestRatio", {}).items():
-        text = f"{name} max limit to request ratio per {kind} is {ratio}"
-        if not requests.get(name) or name not in limits:
-            yield f"{text}, but no request is specified or request is 0."
-        elif limits[name] / requests[name] > parse(ratio).milli / 1000:
-            yield f"{text}, but provided ratio is {limits[name] / requests[name]:f}"

@@ -22,37 +22,20 @@ class EventRecorder:
 
     def scheduling(self, pod: Record, kind: str, reason: str, message: str, action: str) -> None:
         """Write an event from the scheduler."""
-        now = self._store.clock.now()
-        fields: Json = {
-            "source": {},
-            "firstTimestamp": None,
-            "lastTimestamp": None,
-            "type": kind,
-            "eventTime": micro_timestamp(now),
-            "action": action,
-            "reportingComponent": _SCHEDULER,
-            "reportingInstance": f"{_SCHEDULER}-embedded",
-        }
-        self._write(pod, _about(pod), reason, message, fields)
+        by = {"reportingComponent": _SCHEDULER, "reportingInstance": f"{_SCHEDULER}-embedded", "source": {}}
+        times: Json = {"firstTimestamp": None, "lastTimestamp": None}
+        times["eventTime"] = micro_timestamp(self._store.clock.now())
+        self._write(pod, _about(pod), reason, message, {"type": kind, "action": action} | by | times)
 
     def kubelet(self, pod: Record, kind: str, reason: str, message: str, container: str = "") -> None:
         """Write an event from the kubelet of the pod's node, about `container` if given."""
-        about = _about(pod)
+        about, node = _about(pod), pod.obj["spec"]["nodeName"]
         if container:
             about["fieldPath"] = f"spec.containers{{{container}}}"
-        now = timestamp(self._store.clock.now())
-        node = pod.obj["spec"]["nodeName"]
-        fields = {
-            "source": {"component": _KUBELET, "host": node},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-            "type": kind,
-            "eventTime": None,
-            "reportingComponent": _KUBELET,
-            "reportingInstance": node,
-        }
-        self._write(pod, about, reason, message, fields)
+        by = {"reportingComponent": _KUBELET, "reportingInstance": node}
+        times = dict.fromkeys(("firstTimestamp", "lastTimestamp"), timestamp(self._store.clock.now()))
+        fields = {"type": kind, "count": 1, "source": {"component": _KUBELET, "host": node}, "eventTime": None}
+        self._write(pod, about, reason, message, fields | by | times)
 
     def _write(self, pod: Record, about: Json, reason: str, message: str, fields: Json) -> None:
         identity = (pod.uid, reason, message)

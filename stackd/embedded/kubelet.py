@@ -25,7 +25,7 @@ from stackd.embedded.podstatus import (
 )
 from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
 from stackd.embedded.schema import is_sidecar
-from stackd.embedded.store import DelayingClock, Key, ObjectChange, ObjectStore, Record, timestamp
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
 _NO_TIME = "1970-01-01T00:00:00Z"
 _SHIFT_LIMIT = 5
@@ -42,7 +42,8 @@ class Kubelet:
         self._runs: dict[Key, PodRun] = {}
         self._addresses = 1
         self._pulled: set[tuple[str, str]] = set()
-        self._images = Images(store.clock)
+        self._complete: dict[tuple[str, str], float] = {}
+        self._free: dict[str, float] = {}
         self._held: list[Callable[[], None]] | None = None
         store.observe(self._follow)
 
@@ -165,7 +166,7 @@ class Kubelet:
             one.state = {"waiting": {"reason": "InvalidImageName", "message": script.message}}
             self._events.kubelet(pod, "Warning", "Failed", "Error: InvalidImageName", name)
             return
-        wait = self._images.wait(pod.obj["spec"]["nodeName"], image, self._options.pull) if script.pull == "ok" else 0.0
+        wait = self._pull_seconds(pod.obj["spec"]["nodeName"], image) if script.pull == "ok" else 0.0
         present = not wait and self._is_present(pod, one)
         told = script.pull == "ok" and one.pulls
         if not told and (not present or one.spec["imagePullPolicy"] == "Always"):
@@ -182,6 +183,16 @@ class Kubelet:
             self._fail_pull(pod, run, one)
         else:
             self._create(pod, run, one)
+
+    def _pull_seconds(self, node: str, image: str) -> float:
+        """Seconds until the node has the image; 0 if it has it. Begins a pull if necessary, after those under way."""
+        if not self._options.pull:
+            return 0.0
+        now = self._store.clock.now()
+        if (node, image) not in self._complete:
+            end = max(now, self._free.get(node, now)) + self._options.pull
+            self._free[node] = self._complete[node, image] = end
+        return max(0.0, self._complete[node, image] - now)
 
     def _is_present(self, pod: Record, one: ContainerRun) -> bool:
         """Whether the node has the image: it has all but those whose script says otherwise, until they are pulled."""
@@ -375,24 +386,6 @@ def _new_run(pod: Record) -> PodRun:
 def _newly(change: ObjectChange) -> bool:
     """Whether the change binds the pod to a node."""
     return change.before is not None and "nodeName" not in change.before.obj["spec"]
-
-
-class Images:
-    """The images of all nodes, with the time at which each pull is complete."""
-
-    def __init__(self, clock: DelayingClock) -> None:
-        self._clock = clock
-        self._there: dict[tuple[str, str], float] = {}
-        self._free: dict[str, float] = {}
-
-    def wait(self, node: str, image: str, pull: float) -> float:
-        """Seconds until the node has the image; 0 if it has it. Begins a pull of ``pull`` seconds if necessary."""
-        if not pull:
-            return 0.0
-        now = self._clock.now()
-        if (node, image) not in self._there:
-            self._free[node] = self._there[node, image] = max(now, self._free.get(node, now)) + pull
-        return max(0.0, self._there[node, image] - now)
 
 
 _KINDS: dict[str, tuple[Resource, str]] = {

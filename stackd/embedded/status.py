@@ -87,10 +87,10 @@ def invalid(resource: Resource, name: str, causes: list[StatusCause]) -> StatusE
     """422: the object is invalid, with a cause for each field."""
     texts = list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes))
     listed = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    details: Json = {"name": name, "group": resource.group, "kind": resource.kind}
+    details = _details(name, resource, resource.kind)
     details["causes"] = [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes]
     kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
-    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', _without_blanks(details))
+    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details)
 
 
 def bad_request(message: str) -> StatusError:
@@ -105,7 +105,7 @@ def unauthorized() -> StatusError:
 
 def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> StatusError:
     """403: admission refuses the object."""
-    details: Json = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
+    details = _details(name, resource)
     if causes:
         details["causes"] = causes
     subject = f'{resource.qualified} "{name}"' if name else resource.qualified
@@ -114,8 +114,7 @@ def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | 
 
 def not_found(resource: Resource, name: str) -> StatusError:
     """404 for an object."""
-    details = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
-    return StatusError(404, "NotFound", f'{resource.qualified} "{name}" not found', details)
+    return StatusError(404, "NotFound", f'{resource.qualified} "{name}" not found', _details(name, resource))
 
 
 def no_such_path() -> StatusError:
@@ -131,15 +130,15 @@ def method_not_allowed() -> StatusError:
 
 def already_exists(resource: Resource, name: str) -> StatusError:
     """409: the name is taken."""
-    details = _without_blanks({"name": name, "group": resource.group, "kind": resource.plural})
-    return StatusError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists', details)
+    message = f'{resource.qualified} "{name}" already exists'
+    return StatusError(409, "AlreadyExists", message, _details(name, resource))
 
 
 def conflict(resource: Resource, name: str, message: str, *, kind: str | None = None) -> StatusError:
     """409: a precondition does not hold."""
     subject = f"{kind}.{resource.group}" if kind and resource.group else kind or resource.qualified
-    details = _without_blanks({"name": name, "group": resource.group, "kind": kind or resource.plural})
-    return StatusError(409, "Conflict", f'Operation cannot be fulfilled on {subject} "{name}": {message}', details)
+    full = f'Operation cannot be fulfilled on {subject} "{name}": {message}'
+    return StatusError(409, "Conflict", full, _details(name, resource, kind))
 
 
 def expired(message: str) -> StatusError:
@@ -168,5 +167,6 @@ def injected(code: int, retry_after: float) -> StatusError:
     return error
 
 
-def _without_blanks(details: Json) -> Json:
-    return {key: value for key, value in details.items() if value != ""}
+def _details(name: str, resource: Resource, kind: str | None = None) -> Json:
+    details = {"name": name, "group": resource.group, "kind": kind or resource.plural}
+    return {key: value for key, value in details.items() if value}
