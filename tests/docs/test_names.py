@@ -13,8 +13,8 @@ import pytest
 
 from stackd.cli import stackd
 from stackd.config.settings import settings
-from stackd.lifecycle.crashpoints import POINTS
 from tests.docs.markdown import PAGES, ROOT, blocks, is_printed
+from tests.faults.plan import POINTS
 
 KEYS = {setting.name for setting in settings()} | {"auth.keys"}
 SECTIONS = {key.partition(".")[0] for key in KEYS}

@@ -1,6 +1,6 @@
 """For each crash point, a scene that leads to it for certain: what is done until the daemon has died there.
 
-Owns: at least one scene for every name in ``crashpoints.POINTS``; a name without a scene fails a test.
+Owns: at least one scene for every name of a crash point; a name without a scene fails a test.
 """
 
 from __future__ import annotations

@@ -7,12 +7,18 @@ Owns: the probabilities. A plan depends only on its seed. Which stack a delete m
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any
 
-from stackd.lifecycle.crashpoints import POINTS
+import stackd
+
+_SOURCE = "".join(path.read_text() for path in Path(stackd.__file__).parent.rglob("*.py"))
+POINTS = sorted(set(re.findall(r'crash_point\("([^"]+)"\)', _SOURCE)))
+"""The names of all points in the code at which it can be killed."""
 
 ROUND_SECONDS = 1.2
 IMAGES = ("app/stays",) * 8 + ("app/exit0", "app/fail", "app/nopull", "app/crashloop")
