@@ -25,7 +25,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     quantity        CPU, memory and disk as Kubernetes writes them
     printable       text that is safe to show
     validity        the dates of certificates
-    clock, tasks, waiters, workqueue    time and work on the event loop
+    clock, tasks, workqueue    time and work on the event loop
     embedded/       a Kubernetes API in process, reached over HTTP like a real one, for the demo and the tests
 """
 

@@ -53,13 +53,12 @@ from stackd.lifecycle.wall_clock import WallClock
 from stackd.lifecycle.worker import Worker
 from stackd.metrics import HOUR, Metrics
 from stackd.store import Store
-from stackd.tasks import ServiceEnded, Tasks
+from stackd.tasks import ServiceEnded, Tasks, first_of
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, KeyFile, Reloader
 from stackd.upkeep.systemd import ProcessContext
 from stackd.upkeep.tls import Certificate
-from stackd.waiters import first_of
 from stackd.web.api import Api
 from stackd.web.auth import Keys
 from stackd.web.bodies import BodyCache

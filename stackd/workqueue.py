@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 from stackd.errors import StackdError
 from stackd.structs import struct
-from stackd.waiters import set_within
+from stackd.tasks import set_within
 
 K = TypeVar("K", bound=Hashable)
 _Heap = list[tuple[float, int, K]]

@@ -31,7 +31,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.responses import check, error_of, unexpected, what
 from stackd.kube.wire import FAILING, JSON, LEASES, METHODS, KubeRequest, KubeResponse
-from stackd.waiters import acquired_within
+from stackd.tasks import acquired_within
 
 CONNECT_SECONDS = 3.0
 WATCH_OPEN_SECONDS = 5.0

@@ -29,7 +29,7 @@ from aiohttp.http import StreamWriter
 from stackd.clock import boottime
 from stackd.errors import ClusterUnavailable, NotOwner, StackdError
 from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
-from stackd.waiters import set_within
+from stackd.tasks import set_within
 
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
 # The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a

@@ -27,7 +27,7 @@ from stackd.kube.routes import RouteState, route_state
 from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest
 from stackd.structs import struct
-from stackd.waiters import Waiters, set_within
+from stackd.tasks import Waiters, set_within
 
 log = logging.getLogger(__name__)
 WITHHELD = (

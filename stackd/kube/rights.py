@@ -79,7 +79,10 @@ def in_namespace(instance: str, routes: Iterable[str] = ()) -> tuple[Right, ...]
     name, why = lease_name(instance), "one stackd at a time owns the stacks, and renews this Lease"
     return (
         *IN_NAMESPACE,
-        *(Right(resource=kind, verbs=tuple(_ALL_OF_ONE.split()), why="the names of the stacks' ports") for kind in routes),
+        *(
+            Right(resource=kind, verbs=tuple(_ALL_OF_ONE.split()), why="the names of the stacks' ports")
+            for kind in routes
+        ),
         Right(resource=LEASES, verbs=("create",), why=f"the Lease {name}, where there is none"),
         Right(resource=LEASES, names=(name,), verbs=("get", "list", "watch", "update"), why=why),
     )

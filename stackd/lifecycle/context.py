@@ -32,9 +32,8 @@ from stackd.model import PortRange, Stack
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Store
 from stackd.structs import struct
-from stackd.tasks import Tasks
+from stackd.tasks import Tasks, Waiters
 from stackd.templates import NO_TEMPLATES, TemplateSet
-from stackd.waiters import Waiters
 from stackd.workqueue import WorkQueue
 
 SETTLE_EXTRA_SECONDS = 1.0

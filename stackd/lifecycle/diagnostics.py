@@ -19,7 +19,7 @@ from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, current_pod
 from stackd.lifecycle.hiding import hide
 from stackd.logs import stack_log
 from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
-from stackd.waiters import acquired_within
+from stackd.tasks import acquired_within
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)

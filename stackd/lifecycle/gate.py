@@ -21,7 +21,7 @@ from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.wall_clock import WallClock
 from stackd.store import Store
-from stackd.waiters import first_of, set_within
+from stackd.tasks import first_of, set_within
 
 AWAY_SECONDS = 2.0
 IDENTITY_SECONDS = 10.0

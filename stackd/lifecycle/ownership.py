@@ -46,7 +46,7 @@ from stackd.lifecycle.lease_rules import (
     taken,
 )
 from stackd.store import Store
-from stackd.waiters import set_within
+from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
 

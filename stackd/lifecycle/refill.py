@@ -20,8 +20,8 @@ from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Poo
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
+from stackd.tasks import set_within
 from stackd.templates import Template
-from stackd.waiters import set_within
 from stackd.workqueue import A_SECOND, TokenBucket
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from stackd.podspec.yaml_reader import read
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
 from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, ended, seen, without_ids
 from stackd.rehearse.plan import Arrival, Plan, create_body
-from stackd.waiters import set_within
+from stackd.tasks import set_within
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -21,7 +21,7 @@ from stackd.rehearse.connection import NoAnswer
 from stackd.rehearse.measure import Attempt, DaemonMetrics, Stage, ended, read_metrics, seen, without_ids
 from stackd.rehearse.plan import LABEL, Arrival
 from stackd.rehearse.player import Phase, Rehearsal, StatusSeen, arrive, stay
-from stackd.waiters import set_within
+from stackd.tasks import set_within
 
 FOLLOW_SECONDS = 5.0
 LINGER_SECONDS = 30.0

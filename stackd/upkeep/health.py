@@ -20,9 +20,9 @@ from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.ownership import STANDS_BY
 from stackd.metrics import Histogram
+from stackd.tasks import first_of
 from stackd.upkeep import REFUSED, WAITS
 from stackd.upkeep.systemd import Notifier
-from stackd.waiters import first_of
 
 log = logging.getLogger(__name__)
 

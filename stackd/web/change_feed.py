@@ -22,7 +22,7 @@ import orjson
 from stackd.errors import TooManyRequests, Unavailable
 from stackd.lifecycle.context import Context
 from stackd.model import NO_LABELS, Job, Stack
-from stackd.waiters import set_within
+from stackd.tasks import set_within
 from stackd.web.limits import share_of_a_key
 
 BEHIND = 1_000

@@ -18,8 +18,7 @@ from apscheduler.schedulers import base
 from stackd.errors import ClusterUnavailable
 from stackd.jobs import schedule
 from stackd.jobs.schedule import Entry, Schedule
-from stackd.tasks import ServiceEnded, Tasks
-from stackd.waiters import Waiters
+from stackd.tasks import ServiceEnded, Tasks, Waiters
 from tests.harness import eventually
 
 
