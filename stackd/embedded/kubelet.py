@@ -314,14 +314,7 @@ class Kubelet:
             self._after(0, pod.key, run, self._conclude)
 
     def _conclude(self, pod: Record, run: PodRun) -> None:
-        never_ran = all(one.script.run == "start_error" for one in run.containers)
         run.phase, run.sandbox = run.outcome, False
-        self._write(pod, run)
-        if not never_ran and not run.stopping:
-            self._after(0, pod.key, run, self._trim)
-
-    def _trim(self, pod: Record, run: PodRun) -> None:
-        run.trimmed = True
         self._write(pod, run)
 
     def _resume(self, pod: Record, run: PodRun) -> None:

@@ -46,11 +46,6 @@ def amounts(resources: Json, part: Part) -> Amounts:
     return {name: parse(value).milli for name, value in resources.get(part, {}).items()}
 
 
-def rendered(needs: Amounts) -> dict[str, str]:
-    """The amounts as quantities."""
-    return {name: shown(name, value) for name, value in sorted(needs.items())}
-
-
 def shown(name: str, thousandths: int) -> str:
     """The amount of a resource as a quantity: bytes in binary notation, the rest in decimal."""
     notation = Notation.BINARY if is_bytes(name) else Notation.DECIMAL

@@ -12,7 +12,6 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from stackd.embedded.nodes import pod_amounts, rendered
 from stackd.embedded.resources import Json
 
 _DOMAIN = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9-]+)*(?::[0-9]+)?/)?"
@@ -220,10 +219,6 @@ class ContainerRun:
         if created:
             entry["containerID"] = self.id
         entry["started"] = "running" in self.state
-        if created and (resources := self.spec["resources"]):
-            if requests := resources.get("requests"):
-                entry["allocatedResources"] = requests
-            entry["resources"] = resources
         return entry
 
 
@@ -237,8 +232,6 @@ class PodRun:
         self.phase = "Pending"
         self.sandbox = False
         self.address = ""
-        self.trimmed = False
-        """Whether the status no longer shows the resources, some time after the end."""
         self.stopping = False
 
     @property
@@ -254,7 +247,7 @@ class PodRun:
 
 def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
     """The pod's whole status."""
-    old, spec = pod["status"], pod["spec"]
+    old = pod["status"]
     generation = pod["metadata"]["generation"]
     status: Json = {"observedGeneration": generation, "phase": run.phase}
     status["conditions"] = _conditions(run, old.get("conditions", []), generation, now)
@@ -266,18 +259,7 @@ def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
         status["initContainerStatuses"] = [container.status() for container in run.inits]
     status["containerStatuses"] = [container.status() for container in run.containers]
     status["qosClass"] = old["qosClass"]
-    return status | _resources(spec, trimmed=run.trimmed)
-
-
-def _resources(spec: Json, *, trimmed: bool) -> Json:
-    requests, limits = rendered(pod_amounts(spec, "requests")), rendered(pod_amounts(spec, "limits"))
-    shown: Json = {"allocatedResources": requests} if requests else {}
-    if trimmed:
-        left = {"memory": requests["memory"]} if "memory" in requests else {}
-        return shown | {"resources": {"requests": left} if left else {}}
-    parts = {"limits": limits, "requests": requests}
-    resources = {name: part for name, part in parts.items() if part}
-    return shown | ({"resources": resources} if resources else {})
+    return status
 
 
 def _conditions(run: PodRun, old: list[Json], generation: int, now: str) -> list[Json]:

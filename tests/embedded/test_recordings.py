@@ -136,7 +136,7 @@ async def test_a_service_is_collected_as_long_after_its_pod_as_recorded() -> Non
 
 
 def _steps(events: list[Json], *names: str) -> dict[str, list[Any]]:
-    """For each pod and event: type, phase, conditions, container states, and marks of deletion."""
+    """For each pod and event that shows a change: type, phase, conditions, container states, and marks of deletion."""
     steps: dict[str, list[Any]] = {name: [] for name in names}
     for event in events:
         metadata, status = event["object"]["metadata"], event["object"]["status"]
@@ -147,8 +147,9 @@ def _steps(events: list[Json], *names: str) -> dict[str, list[Any]]:
                 for one in status.get("containerStatuses", ())
             ]
             marks = (metadata["generation"], metadata.get("deletionGracePeriodSeconds"), "podIP" in status)
-            step = (event["type"], status["phase"], conditions, containers, marks, status.get("resources"))
-            steps[metadata["name"]].append(step)
+            step = (event["type"], status["phase"], conditions, containers, marks)
+            if step not in steps[metadata["name"]][-1:]:
+                steps[metadata["name"]].append(step)
     return steps
 
 
