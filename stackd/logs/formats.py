@@ -2,16 +2,13 @@
 a record may carry.
 
 As text, a record is one line, followed by the indented lines of a trace: whatever a client's text contains, it cannot begin
-a line that looks like a record. In the journal, a record is one datagram with its fields; a sealed memory file if it is too
-large. A send never waits: if the journal accepts nothing, the record goes to standard error, which the journal reads too.
+a line that looks like a record. In the journal, a record is one datagram with its fields. A send never waits: if the journal
+does not accept it, or it is too large, the record goes to standard error, which the journal reads too.
 """
 
 from __future__ import annotations
 
-import array
 import contextlib
-import errno
-import fcntl
 import json
 import logging
 import os
@@ -94,8 +91,6 @@ def fields_of(record: logging.LogRecord) -> dict[str, object]:
 SOCKET: Final = "/run/systemd/journal/socket"
 IDENTIFIER: Final = "stackd"
 SEND_BUFFER: Final = 8 << 20
-SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
-TOO_LARGE: Final = frozenset({errno.EMSGSIZE, errno.ENOBUFS})
 
 
 def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:
@@ -157,7 +152,7 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
             return
         try:
-            self._send(encode(fields))
+            self._socket.sendto(encode(fields), self._address)
         except OSError:
             _say(record)
 
@@ -180,21 +175,3 @@ class JournalHandler(logging.Handler):
             "CODE_FUNC": record.funcName or "",
             **{name.upper(): str(value) for name, value in fields_of(record).items()},
         }
-
-    def _send(self, payload: bytes) -> None:
-        try:
-            self._socket.sendto(payload, self._address)
-        except OSError as error:
-            if error.errno not in TOO_LARGE:
-                raise
-            self._send_file(payload)
-
-    def _send_file(self, payload: bytes) -> None:
-        descriptor = os.memfd_create("journal", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.write(descriptor, payload)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
-            rights = array.array("i", [descriptor])
-            self._socket.sendmsg([], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)], 0, self._address)
-        finally:
-            os.close(descriptor)
