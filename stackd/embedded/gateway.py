@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
-from typing import cast
 
-from stackd.embedded.nodes import is_ready
-from stackd.embedded.resources import GATEWAYS, HTTP_ROUTES, PODS, SERVICES, TLS_ROUTES, Json
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
+from stackd.embedded.nodeports import HttpAnswer, ready_pod
+from stackd.embedded.resources import GATEWAYS, HTTP_ROUTES, SERVICES, TLS_ROUTES, Json
+from stackd.embedded.store import ObjectChange, ObjectStore, Record, timestamp
 
 _LOG = logging.getLogger(__name__)
 CONTROLLER = "stackd.io/embedded-gateway"
@@ -125,7 +124,7 @@ class GatewayListener:
     async def start(self, host: str, port: int) -> None:
         """Listen, unless another program on this machine has the port."""
         try:
-            self._server = await asyncio.get_running_loop().create_server(lambda: _Answer(self), host, port)
+            self._server = await asyncio.get_running_loop().create_server(lambda: HttpAnswer(self.answer), host, port)
         except OSError as exc:
             _LOG.warning("the Gateway does not answer on port %d: %s", port, exc.strerror)
             return
@@ -143,41 +142,13 @@ class GatewayListener:
                 pod = self._pod_behind(route)
                 if pod is None:
                     return "503 Service Unavailable", "no pod is ready\n"
-                return "200 OK", f"This is {pod[1]}, answering as {hostname}.\n"
+                return "200 OK", f"This is {pod.key[1]}, answering as {hostname}.\n"
         return "404 Not Found", f"no stack has the name {hostname}\n"
 
-    def _pod_behind(self, route: Record) -> Key | None:
-        for backend in _backends(route):
-            service = self._store.of(SERVICES).records.get((route.key[0], backend["name"]))
-            selector = _spec(service).get("selector") if service is not None else None
-            pods = self._store.of(PODS).labelled(route.key[0], selector.items()) if selector else []
-            if (pod := next((pod for pod in pods if is_ready(pod.obj)), None)) is not None:
-                return pod.key
-        return None
-
-
-class _Answer(asyncio.Protocol):
-    """Answers one request, and closes."""
-
-    def __init__(self, listener: GatewayListener) -> None:
-        self._listener = listener
-        self._received = b""
-        self._transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's class is not a subclass
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, end, _ = self._received.partition(b"\r\n\r\n")
-        if self._transport is None or not end:
-            return
-        lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n"))
-        host = next((value.strip().lower() for name, _, value in lines if name.lower() == "host"), "")
-        status, page = self._listener.answer(host.partition(":")[0])
-        fields = f"Content-Type: text/plain\r\nContent-Length: {len(page)}\r\nConnection: close"
-        self._transport.write(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n{page}".encode())
-        self._transport.close()
+    def _pod_behind(self, route: Record) -> Record | None:
+        services = self._store.of(SERVICES).records
+        behind = [service for backend in _backends(route) if (service := services.get((route.key[0], backend["name"])))]
+        return next((pod for service in behind if (pod := ready_pod(self._store, service))), None)
 
 
 def _spec(record: Record) -> Json:

@@ -218,11 +218,7 @@ class NodePortListeners:
     def _wanted(self, key: Key) -> dict[int, str]:
         """The ports on which the service answers, and its text."""
         service = self._store.of(SERVICES).records.get(key)
-        if service is None or not (selector := service.obj["spec"].get("selector")):
-            return {}
-        pods = self._store.of(PODS).labelled(key[0], selector.items())
-        pod = next((pod for pod in pods if is_ready(pod.obj)), None)
-        if pod is None:
+        if service is None or (pod := ready_pod(self._store, service)) is None:
             return {}
         ports = [port for port in service.obj["spec"].get("ports", ()) if port["protocol"] == "TCP"]
         texts = {port.get("nodePort"): f"{pod.key[1]} (service {key[1]}, port {port['port']})" for port in ports}
@@ -232,7 +228,10 @@ class NodePortListeners:
         loop = asyncio.get_running_loop()
         try:
             self._open[port] = await loop.create_server(
-                lambda: _HttpAnswer(lambda: self._texts[port]), self._host, port, backlog=_BACKLOG
+                lambda: HttpAnswer(lambda _: ("200 OK", f"This is {self._texts[port]}.\n")),
+                self._host,
+                port,
+                backlog=_BACKLOG,
             )
         except OSError as exc:
             _LOG.warning("node port %d/TCP does not answer: %s", port, exc.strerror)
@@ -240,24 +239,36 @@ class NodePortListeners:
         return True
 
 
-class _HttpAnswer(asyncio.Protocol):
-    """Answers any request with one page, and closes."""
+def ready_pod(store: ObjectStore, service: Record) -> Record | None:
+    """A ready pod that the service selects; None if there is none."""
+    selector = service.obj["spec"].get("selector")
+    pods = store.of(PODS).labelled(service.key[0], selector.items()) if selector else ()
+    return next((pod for pod in pods if is_ready(pod.obj)), None)
 
-    def __init__(self, text: Callable[[], str]) -> None:
-        self._text = text
+
+class HttpAnswer(asyncio.Protocol):
+    """Answers one request, to the host that it names, with a status line and a page, and closes."""
+
+    def __init__(self, answer: Callable[[str], tuple[str, str]]) -> None:
+        self._answer = answer
+        self._received = b""
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's class is not a subclass
 
     def data_received(self, data: bytes) -> None:
-        if self._transport is None or b"\n" not in data:
+        """Answer once the head of the request is complete."""
+        self._received += data
+        head, end, _ = self._received.partition(b"\r\n\r\n")
+        if self._transport is None or not end:
             return
-        body = f"This is {self._text()}.\n".encode()
-        head = (
-            f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self._transport.write(head.encode() + body)
+        lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n"))
+        host = next((value.strip().lower() for name, _, value in lines if name.lower() == "host"), "")
+        status, page = self._answer(host.partition(":")[0])
+        fields = f"Content-Type: text/plain\r\nContent-Length: {len(page)}\r\nConnection: close"
+        self._transport.write(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n{page}".encode())
         self._transport.close()
 
 

@@ -227,18 +227,10 @@ class Cluster(Caller):
         NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch_pod``.
         """
         metadata, spec = manifest["metadata"], manifest["spec"]
-        patch = {
-            "metadata": {
-                "uid": uid,
-                "labels": {**others, **metadata["labels"]},
-                "annotations": metadata["annotations"],
-                "ownerReferences": None,
-            },
-            "spec": {**spec, "selector": {**unselected, **spec["selector"]}},
-        }
-        body, name = orjson.dumps(patch), metadata["name"]
-        call = self.on("patch", "services", name, uid=uid, body=body, content_type=MERGE_PATCH)
-        raw = await self.answer(call, self.deadline(timeout))
+        spec = {**spec, "selector": {**unselected, **spec["selector"]}}
+        changes = {"labels": {**others, **metadata["labels"]}, "annotations": metadata["annotations"]}
+        deadline = self.deadline(timeout)
+        raw = await self._patch("services", metadata["name"], uid, deadline, spec, **changes, ownerReferences=None)
         _require_labels("services", raw, manifest)
         return readable("services", service_state, raw)
 
@@ -260,13 +252,14 @@ class Cluster(Caller):
         uid: str,
         deadline: Deadline,
         spec: Mapping[str, Any] | None = None,
-        **metadata: Mapping[str, str | None],
+        **metadata: Mapping[str, str | None] | None,
     ) -> JsonObject:
-        parts: dict[str, Any] = {"metadata": {"uid": uid, **{part: dict(names) for part, names in metadata.items()}}}
-        body = orjson.dumps(parts if spec is None else parts | {"spec": spec})
-        return await self.answer(
-            self.on("patch", resource, name, uid=uid, body=body, content_type=MERGE_PATCH), deadline
+        """Merge into the object of that uid; None removes."""
+        patch = {"metadata": {"uid": uid, **metadata}} | ({"spec": spec} if spec is not None else {})
+        call = self.on(
+            "patch", resource, name, uid=uid, body=orjson.dumps(patch, default=dict), content_type=MERGE_PATCH
         )
+        return await self.answer(call, deadline)
 
     async def _create(
         self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool = False
