@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stackd.model import Desired, Stack, StackStatus
@@ -57,7 +57,7 @@ NO_POOL = PoolFigures()
 class Pool:
     """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
 
-    ``waits`` are its rows. ``making`` counts creates under way, whose rows may not exist yet.
+    ``waits`` are its rows, the latest to change last. ``making`` counts creates under way, whose rows may not exist yet.
     ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some
     have ended by themselves, and none was proven since.
     """
@@ -127,8 +127,6 @@ class Pools:
         self.changed: set[str] = set()
         self.preempting = asyncio.Lock()
         """Held from the choice of stacks for preemption until the intent to delete them is committed."""
-        self._free: dict[str, dict[str, None]] = {}
-        self._rows: dict[str, Stack] = {}
         self._taken: set[str] = set()
 
     def of(self, name: str) -> Pool:
@@ -149,7 +147,6 @@ class Pools:
         if not was and not waits:
             return
         if before is not None and was:
-            self._rows.pop(before.stack_id, None)
             pool = self.of(before.template or "")
             pool.waits.pop(before.stack_id, None)
             if after is None or not waits or not is_ready(after):
@@ -157,7 +154,6 @@ class Pools:
             self.changed.add(before.template or "")
         if after is not None and waits:
             self.changed.add(after.template or "")
-            self._rows[after.stack_id] = after
             pool = self.of(after.template or "")
             pool.waits[after.stack_id] = after
             started = (
@@ -165,39 +161,28 @@ class Pools:
             )
             if started and after.digest == pool.digest:
                 pool.came_to_run(after.stack_id, self._now())
-        changed = after or before
-        assert changed is not None
-        self._sort(changed.stack_id, before)
         self.news.set()
 
     def take(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.
 
-        Nobody else gets it until ``put_back``.
+        Nobody else gets it until ``put_back``. One that starts is not taken if such stacks fail to.
         """
-        if free := self._free.get(digest):
-            stack_id = next(iter(free))
-            del free[stack_id]
-        elif starting := self._starting(digest):
-            stack_id = starting.stack_id
-        else:
-            return None
-        self._taken.add(stack_id)
-        return self._rows[stack_id]
+        taken = next(filter(is_ready, self._free(digest, self.by_name.values())), None)
+        if taken is None:
+            starting = filter(is_starting, self._free(digest, (p for p in self.by_name.values() if not p.failures)))
+            taken = min(starting, key=lambda row: row.created_at, default=None)
+        if taken is not None:
+            self._taken.add(taken.stack_id)
+        return taken
 
-    def _starting(self, digest: str) -> Stack | None:
-        """The oldest stack of that digest that starts, unless such stacks fail to."""
-        rows = (row for pool in self.by_name.values() if not pool.failures for row in pool.waits.values())
-        starting = (
-            row for row in rows if row.digest == digest and row.stack_id not in self._taken and is_starting(row)
-        )
-        return min(starting, key=lambda row: row.created_at, default=None)
+    def _free(self, digest: str, pools: Iterable[Pool]) -> Iterator[Stack]:
+        rows = (row for pool in pools for row in pool.waits.values())
+        return (row for row in rows if row.digest == digest and row.stack_id not in self._taken)
 
     def put_back(self, stack_ids: Iterable[str]) -> None:
         """Release stacks that were taken: those that still wait in the pool can be taken again."""
-        for stack_id in stack_ids:
-            self._taken.discard(stack_id)
-            self._sort(stack_id, None)
+        self._taken.difference_update(stack_ids)
 
     def figures(self, template: Template) -> PoolFigures:
         """How the template's pool is doing."""
@@ -218,19 +203,6 @@ class Pools:
             misses=pool.misses,
             reason=pool.reason,
         )
-
-    def _sort(self, stack_id: str, before: Stack | None) -> None:
-        """Add the stack to those that can be taken, or remove it; one that is already there keeps its place."""
-        row = self._rows.get(stack_id)
-        free = row is not None and is_ready(row) and stack_id not in self._taken
-        digest = row.digest if row is not None and free else None
-        for old in {one.digest for one in (before, row) if one is not None and one.digest is not None} - {digest}:
-            if (ids := self._free.get(old)) is not None:
-                ids.pop(stack_id, None)
-                if not ids:
-                    del self._free[old]
-        if digest is not None:
-            self._free.setdefault(digest, {})[stack_id] = None
 
 
 def is_ready(row: Stack) -> bool:
