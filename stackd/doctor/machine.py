@@ -115,9 +115,9 @@ def _certificate(config: Config) -> Iterator[Finding]:
     except ConfigError as error:
         yield fail(CERTIFICATE, str(error))
         return
-    late = timeliness(Path(config.server.tls_cert), time.time())
-    if late is None:
+    wrong, unusable = timeliness(Path(config.server.tls_cert), time.time())
+    if not wrong:
         yield ok(CERTIFICATE, "it is valid, and does not expire soon")
     else:
         advice = "put a new certificate and its key into the files; the daemon takes them by itself"
-        yield fail(CERTIFICATE, late.sentence, advice) if late.unusable else warn(CERTIFICATE, late.sentence, advice)
+        yield (fail if unusable else warn)(CERTIFICATE, wrong, advice)

@@ -98,11 +98,12 @@ class Deadline:
 
 
 class Backoff:
-    """Pauses that double, with jitter, so that many clients do not retry at once."""
+    """Pauses that double, with jitter, so that many clients do not retry at once; by default those between the tries of
+    one call."""
 
     __slots__ = ("_retries", "_tries")
 
-    def __init__(self, *, first: float, most: float) -> None:
+    def __init__(self, *, first: float = FIRST_PAUSE, most: float = LONGEST_PAUSE) -> None:
         self._retries = RetryPolicy(first=first, longest=most)
         self._tries = 0
 
@@ -126,7 +127,7 @@ class Again:
 
 async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) -> T:
     """The first result of ``attempt`` other than ``Again``; raises that one's error if there is none by the deadline."""
-    backoff = Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
+    backoff = Backoff()
     while isinstance(result := await attempt(), Again):
         pause = backoff.pause(result.at_least)
         if pause >= deadline.left:
@@ -181,10 +182,6 @@ class Caller:
     def deadline(self, seconds: float | None = None) -> Deadline:
         """The deadline of a call that starts now; by default after the target's ``timeout``."""
         return Deadline(self.target.timeout if seconds is None else seconds)
-
-    def backoff(self) -> Backoff:
-        """The pauses between the tries of one call."""
-        return Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
 
     async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
         """Send the call, retrying it; returns the first response of Kubernetes that a retry would not change.

@@ -20,7 +20,7 @@ from stackd.errors import (
     PreconditionFailed,
     StackdError,
 )
-from stackd.kube.caller import Deadline
+from stackd.kube.caller import Backoff, Deadline
 from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.kube.objects import ServiceState
 from stackd.lifecycle.context import Context
@@ -82,7 +82,7 @@ async def expose(
     """
     await context.gate.right_cluster()
     deadline = context.cluster.deadline(timeout)
-    keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), context.cluster.backoff()
+    keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), Backoff()
     stack = await context.store.stacks.whole(stack)
     for _ in range(PORT_TRIES):
         try:

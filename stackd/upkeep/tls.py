@@ -16,7 +16,6 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from stackd.clock import DAY_SECONDS, utc_minute
@@ -98,9 +97,10 @@ class Certificate:
         now = self._now()
         if now - self._said < DAY_SECONDS:
             return
-        if finding := timeliness(Path(self._files[0]), now):
+        wrong, unusable = timeliness(Path(self._files[0]), now)
+        if wrong:
             self._said = now
-            log.log(logging.ERROR if finding.unusable else logging.WARNING, "%s", finding.sentence)
+            log.log(logging.ERROR if unusable else logging.WARNING, "%s", wrong)
 
     async def follow(self) -> None:
         """The service that follows the files."""
@@ -113,32 +113,23 @@ class Certificate:
         return [stamp_of(file) for file in self._files]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeliness:
-    """What is wrong with a certificate's period of validity."""
+def timeliness(cert: Path, now: float) -> tuple[str, bool]:
+    """What is wrong with the certificate's period of validity, and whether that makes it unusable; empty: nothing is.
 
-    sentence: str
-    unusable: bool
-
-
-def timeliness(cert: Path, now: float) -> Timeliness | None:
-    """What is wrong with the certificate's period of validity, if anything is. ``now`` in seconds since the epoch."""
+    ``now`` in seconds since the epoch.
+    """
     try:
         valid = validity(cert)
     except (OSError, ValueError) as error:
-        return Timeliness(sentence=f"server.tls_cert: its time cannot be read: {error}", unusable=False)
+        return f"server.tls_cert: its time cannot be read: {error}", False
     if now > valid.ends:
-        return Timeliness(
-            sentence=f"server.tls_cert: the certificate expired on {utc_minute(valid.ends)}", unusable=True
-        )
+        return f"server.tls_cert: the certificate expired on {utc_minute(valid.ends)}", True
     if now < valid.begins:
-        return Timeliness(sentence=f"server.tls_cert: it is not valid before {utc_minute(valid.begins)}", unusable=True)
+        return f"server.tls_cert: it is not valid before {utc_minute(valid.begins)}", True
     if valid.ends - now < WARN_SECONDS:
         days = int((valid.ends - now) / DAY_SECONDS)
-        return Timeliness(
-            sentence=f"server.tls_cert: it expires in {days} days, on {utc_minute(valid.ends)}", unusable=False
-        )
-    return None
+        return f"server.tls_cert: it expires in {days} days, on {utc_minute(valid.ends)}", False
+    return "", False
 
 
 def _context() -> ssl.SSLContext:
