@@ -63,7 +63,7 @@ class Registry:
 
     def _add(self, target: RequestInfo, query: Mapping[str, str], raw: Json) -> bytes:
         resource = target.resource
-        obj = decode(resource, raw, strict=query.get("fieldValidation") == "Strict")
+        obj = decode(resource, raw)
         obj = self._admission.for_create(resource, target.namespace, obj, dry_run="dryRun" in query)
         prepared = self._store.prepare(resource, target.namespace, obj)
         if "dryRun" in query:
@@ -106,7 +106,7 @@ class Registry:
 
     def _replace(self, target: RequestInfo, query: Mapping[str, str], before: Record, raw: Json) -> bytes:
         resource = target.resource
-        obj = decode(resource, raw, strict=query.get("fieldValidation") == "Strict")
+        obj = decode(resource, raw)
         _check_version(before, obj["metadata"])
         parts, gone = _changes(target, before, obj), _left_out(target, before, obj)
         if not target.subresource:

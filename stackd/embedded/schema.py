@@ -100,18 +100,6 @@ _TEXT: dict[str, str] = {
         "loadBalancerClass:string internalTrafficPolicy:string trafficDistribution:string"
     ),
     "ServicePort": ("name:string protocol:string appProtocol:string port:int32 targetPort:intstr nodePort:int32"),
-    "Namespace": "metadata:ObjectMeta spec:object status:object",
-    "Node": "metadata:ObjectMeta spec:NodeSpec status:NodeStatus",
-    "NodeSpec": (
-        "podCIDR:string podCIDRs:[]string providerID:string unschedulable:bool! taints:[]Taint configSource:object "
-        "externalID:string"
-    ),
-    "Taint": "key:string value:string effect:string timeAdded:string",
-    "NodeStatus": (
-        "capacity:quantities allocatable:quantities phase:string conditions:[]object addresses:[]object "
-        "daemonEndpoints:object nodeInfo:object images:[]object volumesInUse:[]string volumesAttached:[]object "
-        "config:object runtimeHandlers:[]object features:object declaredFeatures:[]string"
-    ),
     "ResourceQuota": "metadata:ObjectMeta spec:ResourceQuotaSpec status:object",
     "ResourceQuotaSpec": "hard:quantities scopes:[]string scopeSelector:object",
     "LimitRange": "metadata:ObjectMeta spec:LimitRangeSpec",
@@ -120,8 +108,6 @@ _TEXT: dict[str, str] = {
         "type:string max:quantities min:quantities default:quantities defaultRequest:quantities "
         "maxLimitRequestRatio:quantities"
     ),
-    "NetworkPolicy": "metadata:ObjectMeta spec:NetworkPolicySpec",
-    "NetworkPolicySpec": "podSelector:object ingress:[]object egress:[]object policyTypes:[]string",
     "ConfigMap": "metadata:ObjectMeta immutable:bool data:map binaryData:object",
     "Lease": "metadata:ObjectMeta spec:LeaseSpec",
     "LeaseSpec": (
@@ -153,18 +139,14 @@ _MICRO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
 _MICRO_LAYOUT = "2006-01-02T15:04:05.000000Z07:00"
 
 
-def decode(resource: Resource, raw: Json, *, strict: bool = False) -> Json:
-    """The object without kind and apiVersion. Raises StatusError 400: a wrong type, or if `strict` an unknown field."""
+def decode(resource: Resource, raw: Json) -> Json:
+    """The object without kind and apiVersion. Raises StatusError 400 for a wrong type."""
     body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
     if resource.kind not in STRUCTS:
         given = body.get("metadata") or {}
-        metadata = _Decoder(resource).value(given, "ObjectMeta", resource.kind, ("metadata",), "metadata")
+        metadata = _Decoder(resource).value(given, "ObjectMeta", resource.kind, ("metadata",))
         return {"metadata": metadata} | {key: value for key, value in body.items() if key != "metadata"}
-    decoder = _Decoder(resource)
-    decoded = decoder.struct(body, resource.kind, (), "")
-    if strict and decoder.unknown:
-        listed = ", ".join(f'unknown field "{path}"' for path in decoder.unknown)
-        raise bad_request(f"{decoder.refusal}: strict decoding error: {listed}")
+    decoded = _Decoder(resource).struct(body, resource.kind, ())
     decoded.setdefault("metadata", {})
     return decoded
 
@@ -172,35 +154,30 @@ def decode(resource: Resource, raw: Json, *, strict: bool = False) -> Json:
 class _Decoder:
     def __init__(self, resource: Resource) -> None:
         self.refusal = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
-        self.unknown: list[str] = []
 
-    def struct(self, value: Any, name: str, trail: tuple[str, ...], path: str) -> Json:
+    def struct(self, value: Any, name: str, trail: tuple[str, ...]) -> Json:
         fields = STRUCTS[name]
         known: Json = {}
         for key, part in value.items():
             kind = fields.get(key)
-            here = f"{path}.{key}" if path else key
-            if kind is None:
-                if key not in {"managedFields", "selfLink"}:
-                    self.unknown.append(here)
-            elif part is not None:
-                decoded = self.value(part, kind, name, (*trail, key), here)
+            if kind is not None and part is not None:
+                decoded = self.value(part, kind, name, (*trail, key))
                 dropped = decoded is False and kind == "bool!"
                 if (decoded or decoded == 0 or key in _PRESENT_WHEN_EMPTY) and not dropped:
                     known[key] = decoded
         return known
 
-    def value(self, value: Any, kind: str, owner: str, trail: tuple[str, ...], path: str) -> Any:
+    def value(self, value: Any, kind: str, owner: str, trail: tuple[str, ...]) -> Any:
         if kind == "object" and isinstance(value, dict):
             return value
         if kind.startswith("[]"):
             if not isinstance(value, list):
                 raise self.mismatch(value, f"[]{_go(kind[2:])}", owner, trail)
-            return [self.value(item, kind[2:], owner, trail, f"{path}[{i}]") for i, item in enumerate(value)]
+            return [self.value(item, kind[2:], owner, trail) for item in value]
         if kind in STRUCTS:
             if not isinstance(value, dict):
                 raise self.mismatch(value, _go(kind), owner, trail)
-            return self.struct(value, kind, trail, path)
+            return self.struct(value, kind, trail)
         return self.scalar(value, kind, owner, trail)
 
     def scalar(self, value: Any, kind: str, owner: str, trail: tuple[str, ...]) -> Any:
