@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -223,20 +224,6 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
-    """Measurements beside the attempts; times are in seconds."""
-
-    reads: Sequence[float] = ()
-    failed_reads: int = 0
-    deletes: Sequence[float] = ()
-    create_time: CreateTime | None = None
-    daemon_lag: float = 0.0
-    own: Mapping[str, float] = field(default_factory=dict)
-    bottleneck: Sequence[str] = ()
-    troubles: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
     """Everything that a rehearsal has measured; times are in seconds, those of a stage are sorted."""
 
@@ -254,25 +241,32 @@ class Results:
     kinds: Sequence[Group]
     reads: Times
     deletes: Times
-    side: Side
     samples: Sequence[Sample] = field(repr=False)
+    failed_reads: int = 0
+    create_time: CreateTime | None = None
+    daemon_lag: float = 0.0
+    own: Mapping[str, float] = field(default_factory=dict)
+    bottleneck: Sequence[str] = ()
+    troubles: Mapping[str, int] = field(default_factory=dict)
 
     def fields(self) -> dict[str, object]:
         """The fields for ``--json``: the figures, and each start as ``stacks``."""
         fields = asdict(self)
-        side, stacks, _ = (fields.pop(name) for name in ("side", "samples", "times"))
-        return {**side, **fields, "stacks": stacks}
+        stacks, _ = (fields.pop(name) for name in ("samples", "times"))
+        return {**fields, "stacks": stacks}
 
 
-def measure(attempts: Sequence[Attempt], side: Side) -> Results:
-    """Calculate the figures."""
+def measure(
+    attempts: Sequence[Attempt], *, reads: Sequence[float] = (), deletes: Sequence[float] = (), **beside: Any
+) -> Results:
+    """Calculate the figures; ``beside`` are the fields of the results that do not come from the attempts."""
     times = {stage.value: sorted(took for one in attempts if (took := one.took(stage)) is not None) for stage in Stage}
     return Results(
         started=len(attempts),
         failed=sum(attempt.failed for attempt in attempts),
         undecided=sum(not attempt.failed and Stage.RUNNING not in attempt.times for attempt in attempts),
         stages={name: summary(values) for name, values in times.items()},
-        times=times | {"reads": sorted(side.reads), "deletes": sorted(side.deletes)},
+        times=times | {"reads": sorted(reads), "deletes": sorted(deletes)},
         reasons=[FailureReason(count=len(found), example=found[0]) for found in reasons(attempts).values()],
         first_refused=sum(attempt.first_refused for attempt in attempts),
         accepted_rate=_rate(attempts, Stage.ACCEPTED),
@@ -280,10 +274,10 @@ def measure(attempts: Sequence[Attempt], side: Side) -> Results:
         nodes=_groups(attempts, lambda attempt: [attempt.node] if attempt.node else []),
         images=_groups(attempts, lambda attempt: attempt.images),
         kinds=_groups(attempts, lambda attempt: [attempt.kind]),
-        reads=summary(side.reads),
-        deletes=summary(side.deletes),
-        side=side,
+        reads=summary(reads),
+        deletes=summary(deletes),
         samples=[_sample(attempt) for attempt in attempts],
+        **beside,
     )
 
 

@@ -16,7 +16,6 @@ from stackd.names import did_you_mean
 from stackd.rehearse.measure import (
     Group,
     Results,
-    Side,
     Stage,
     Times,
     create_time,
@@ -106,7 +105,7 @@ def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupte
     if interrupted:
         done = f"stopped early, with {results.started} of {asked_for} stacks started and {running.count} running"
         return Verdict(holds=False, sentence=f"No verdict: {done}.", goals=found)
-    slow = "; ".join(results.side.bottleneck)
+    slow = "; ".join(results.bottleneck)
     caveat = f" But this machine may have been the bottleneck: {slow}." if slow else ""
     if missed:
         return Verdict(holds=False, sentence=f"It does not hold: {'; '.join(missed)}.{caveat}", goals=found)
@@ -194,7 +193,7 @@ class Outcome:
                 yield [f"a {name}'s answer", *_cells(times, str(times.count))]
 
     def _create_time(self) -> Iterator[list[str]]:
-        spent = self.results.side.create_time
+        spent = self.results.create_time
         if spent is None or not spent.total:
             return
         for name, seconds in spent.parts().items():
@@ -202,28 +201,28 @@ class Outcome:
         yield ["all", f"{spent.total * 1000:.1f} ms", f"{spent.creates} creates"]
 
     def _about(self) -> Iterator[list[str]]:
-        results, side, own = self.results, self.results.side, self.results.side.own
+        results, own = self.results, self.results.own
         rates = f"{results.accepted_rate:.1f} accepted a second, {results.running_rate:.1f} running a second"
         yield ["throughput", rates]
-        if side.create_time is not None and self.seconds:
-            asked = side.create_time.requests
+        if results.create_time is not None and self.seconds:
+            asked = results.create_time.requests
             yield ["API server", f"{asked} requests of stackd's, {asked / self.seconds:.1f} a second"]
         if self.plan.probe != "none":
             refused = f"{results.first_refused} did not answer at first, after the stack was reported as running"
             yield ["addresses", refused]
-        if side.failed_reads:
-            yield ["status reads", f"{side.failed_reads} failed"]
+        if results.failed_reads:
+            yield ["status reads", f"{results.failed_reads} failed"]
         yield [
             "this machine",
             f"loop at most {own['loop_lag_max'] * 1000:.0f} ms late (p99 {own['loop_lag_p99'] * 1000:.0f} ms), creates sent"
             f" at most {own['sent_late_max'] * 1000:.0f} ms late, {own['cpu_busiest']:.0%} of a core at its busiest",
         ]
-        yield from (["", f"this machine may have been the bottleneck: {why}"] for why in side.bottleneck)
+        yield from (["", f"this machine may have been the bottleneck: {why}"] for why in results.bottleneck)
         yield ["", f"load {own['load']:.1f} on {own['cpus']:.0f} CPUs at the end"]
-        yield ["the daemon's loop", f"{side.daemon_lag * 1000:.1f} ms late on average"]
+        yield ["the daemon's loop", f"{results.daemon_lag * 1000:.1f} ms late on average"]
         if self.clock_ahead is not None and self.clock_error is not None:
             yield ["clocks", f"the daemon's is {self.clock_ahead:+.3f} s, known to {self.clock_error * 1000:.0f} ms"]
-        yield from ([f"{count} times", problem] for problem, count in side.troubles.items())
+        yield from ([f"{count} times", problem] for problem, count in results.troubles.items())
 
     def fields(self) -> dict[str, object]:
         """The fields for ``--json``."""
@@ -260,7 +259,8 @@ def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[
     interrupted = rehearsal.interrupted or measured is None
     plan, now, attempts, own = rehearsal.plan, rehearsal.now(), rehearsal.attempts, rehearsal.own
     before, after = (measured.before, measured.after) if measured is not None else (None, None)
-    side = Side(
+    results = measure(
+        attempts,
         reads=rehearsal.reads,
         failed_reads=rehearsal.failed_reads,
         deletes=rehearsal.deletes,
@@ -270,7 +270,6 @@ def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[
         bottleneck=own.bottleneck(summary(one.took(Stage.RUNNING) for one in attempts).p50),
         troubles=dict(rehearsal.troubles.most_common()),
     )
-    results = measure(attempts, side)
     unanswered = sum(attempt.unanswered for attempt in attempts)
     kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in attempts)
     left = kept if rehearsal.left is None else rehearsal.left

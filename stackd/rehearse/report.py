@@ -348,7 +348,7 @@ def _tiles(found: Outcome) -> str:
         "failed": f"{results.failed} of {results.started}",
         "accepted a second": f"{results.accepted_rate:.1f}",
     }
-    if (spent := results.side.create_time) is not None and spent.total:
+    if (spent := results.create_time) is not None and spent.total:
         tiles["API server's share of a create"] = f"{spent.api_server / spent.total:.0%}"
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles.items())
     return f'<dl class="tiles">{shown}</dl>'
@@ -377,7 +377,7 @@ def _drawings(found: Outcome) -> Iterator[str]:
         failed = [sample.pressed for sample in samples if sample.failed]
         yield section("Time to running over time", scatter(dots, failed, "Time to running by time of the press"))
     yield "</div>"
-    if (spent := results.side.create_time) is not None and spent.total:
+    if (spent := results.create_time) is not None and spent.total:
         yield section("Where a create's time goes, on average", create_parts(spent.parts(), "A create's time by part"))
     yield '<div class="pair">'
     for title, groups in (("By node: time to running", results.nodes), ("By image: time to running", results.images)):

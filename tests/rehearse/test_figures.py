@@ -51,11 +51,11 @@ async def test_each_stacks_times_are_those_of_its_timeline(at: Harness) -> None:
 async def test_where_a_creates_time_goes_is_the_daemons_own_count(at: Harness) -> None:
     at.cluster.faults.add(Fault(verb="create", resource="pods", action="latency", seconds=1.0))
     found = (await rehearsed(at, plan(3))).results
-    assert found.side.create_time is not None
-    assert found.side.create_time.creates == 3
-    assert 1.0 <= found.side.create_time.api_server <= found.side.create_time.total
-    assert max(found.side.create_time.parts().values()) == found.side.create_time.api_server
-    assert found.side.create_time.total <= found.stages["accepted"].longest
+    assert found.create_time is not None
+    assert found.create_time.creates == 3
+    assert 1.0 <= found.create_time.api_server <= found.create_time.total
+    assert max(found.create_time.parts().values()) == found.create_time.api_server
+    assert found.create_time.total <= found.stages["accepted"].longest
 
 
 async def test_players_arrive_at_the_rate(at: Harness) -> None:
@@ -97,7 +97,7 @@ async def test_a_lost_answer_makes_no_second_stack(at: Harness) -> None:
 
     found = (await rehearsed(at, plan(4), connection=LosesTheFirst)).results
     assert (found.started, found.failed, created(at.cluster)) == (4, 0, 4)
-    assert found.side.troubles == {"create: the connection was cut": 2}
+    assert found.troubles == {"create: the connection was cut": 2}
     assert found.stages["accepted"].longest > 0.1, "the player has waited for the second answer"
 
 

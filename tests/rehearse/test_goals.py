@@ -21,7 +21,6 @@ from stackd.rehearse.measure import (
     DaemonMetrics,
     OwnLoad,
     Results,
-    Side,
     Stage,
     create_time,
     measure,
@@ -46,7 +45,7 @@ def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) ->
         else:
             attempt.reached(Stage.RUNNING, attempt.due + seconds)
         attempts.append(attempt)
-    return measure(attempts, Side(bottleneck=bottleneck))
+    return measure(attempts, bottleneck=bottleneck)
 
 
 def verdict(found: Results, *texts: str, interrupted: bool = False) -> Verdict:

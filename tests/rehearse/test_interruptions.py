@@ -141,7 +141,7 @@ async def test_a_daemon_that_stays_away_leaves_no_doubt_about_what_is_left(
     assert found.left == 3
     assert found.left_sentence == "3 of its stacks may remain"
     assert 30 < found.left_seconds <= 60
-    assert any(trouble.startswith("clean-up: no connection") for trouble in found.results.side.troubles)
+    assert any(trouble.startswith("clean-up: no connection") for trouble in found.results.troubles)
 
 
 async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(at: Harness) -> None:

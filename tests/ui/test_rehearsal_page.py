@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from stackd.rehearse.measure import Attempt, CreateTime, OwnLoad, Side, Stage, measure
+from stackd.rehearse.measure import Attempt, CreateTime, OwnLoad, Stage, measure
 from stackd.rehearse.outcome import Outcome, judge, parse_goal
 from stackd.rehearse.plan import Plan, StackKind
 from stackd.rehearse.report import page as page_of
@@ -35,7 +35,7 @@ def outcome(stacks: int = 60) -> Outcome:
             attempt.reached(Stage.RUNNING, attempt.due + 1 + player % 7 / 10)
         attempts.append(attempt)
     spent = CreateTime(creates=stacks, turn=0.1, api_server=0.06, scheduler=0.01, file=0.02, daemon=0.01, requests=300)
-    results = measure(attempts, Side(create_time=spent, own=OwnLoad().figures()))
+    results = measure(attempts, create_time=spent, own=OwnLoad().figures())
     stated = [parse_goal("running-p95=2s")]
     return Outcome(
         ident="c0ffee00",
