@@ -15,7 +15,8 @@ import click
 
 from stackd import __version__
 from stackd.cli import stackd
-from stackd.config.settings import section_docs, settings
+from stackd.config import wording
+from stackd.config.settings import settings
 
 FILES = {
     "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
@@ -110,8 +111,8 @@ def config_page() -> str:
         *_section("NAME", "stackd-config - the configuration of stackd, /etc/stackd/config.toml"),
         *_section("DESCRIPTION", CONFIG),
     ]
-    for section, what in section_docs().items():
-        lines += [f'.SH "[{section}]"', _escaped(what)]
+    for section, model in wording.sections().items():
+        lines += [f'.SH "[{section}]"', _escaped((model.__doc__ or "").strip())]
         for one in (one for one in settings() if one.section == section):
             when = "reload" if one.live else "restart"
             lines += _terms({f"{one.key} = {one.default}": f"{one.why} A change takes effect at a {when}."})

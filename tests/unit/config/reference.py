@@ -30,17 +30,13 @@ _KEYS: Final = """\
 """
 
 
-def _section_docs() -> dict[str, str]:
-    return {name: (model.__doc__ or "").strip() for name, model in wording.sections().items()}
-
-
 def example() -> str:
     """The text of ``config.example.toml``."""
-    return _HEADER + "".join(_example_section(section, doc) for section, doc in _section_docs().items())
+    return _HEADER + "".join(_example_section(name, model.__doc__ or "") for name, model in wording.sections().items())
 
 
 def _example_section(section: str, doc: str) -> str:
-    text = f"\n# {doc}\n[{section}]\n"
+    text = f"\n# {doc.strip()}\n[{section}]\n"
     for setting in settings():
         if setting.section != section:
             continue
