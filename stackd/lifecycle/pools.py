@@ -57,7 +57,8 @@ NO_POOL = PoolFigures()
 class Pool:
     """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
 
-    ``waits`` are its rows, the latest to change last. ``making`` counts creates under way, whose rows may not exist yet.
+    ``waits`` are its rows, the latest to become ready behind the others. ``making`` counts creates under way, whose rows
+    may not exist yet.
     ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some
     have ended by themselves, and none was proven since.
     """
@@ -148,8 +149,10 @@ class Pools:
             return
         if before is not None and was:
             pool = self.of(before.template or "")
-            pool.waits.pop(before.stack_id, None)
-            if after is None or not waits or not is_ready(after):
+            stays = after is not None and waits and is_ready(after)
+            if not (stays and is_ready(before)):
+                pool.waits.pop(before.stack_id, None)
+            if not stays:
                 pool.unproven.pop(before.stack_id, None)
             self.changed.add(before.template or "")
         if after is not None and waits:
