@@ -76,7 +76,7 @@ export function openActivity(stacks, open) {
     cursor = "";
     timer = setTimeout(load, PAUSE);
   });
-  box.append(h("div", { class: "activity" }, field, state, list, more));
+  box.append(h("div", {}, field, state, list, more));
   box.showModal();
   field.focus();
   load();

@@ -125,7 +125,7 @@ export class Banners {
         return h("li", {}, words, kept.has(id) && h("em", {}, " held"));
       });
       const list = h("ul", { class: "details sunken", tabindex: "0" }, rows.length ? rows : h("li", {}, "Nothing."));
-      box.append(plan.blocked ? h("p", {}, plan.blocked) : list);
+      box.append(h("div", {}, plan.blocked || list));
       box.showModal();
     } catch (error) {
       complain(error);
