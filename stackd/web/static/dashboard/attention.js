@@ -22,7 +22,6 @@ export class Attention {
   #later;
   /** What the rows are ordered by: a kind of trouble, or `worst`, `name`, `stacks`. */
   #sort = "worst";
-  #by = "node";
 
   /** @param {Stacks} stacks @param {Selection} selection @param {Actions} actions @param {Glance} glance @param {(id: string) => void} logs */
   constructor(stacks, selection, actions, glance, logs) {
@@ -35,7 +34,7 @@ export class Attention {
     stacks.subscribe(() => this.#soon());
     this.place.open = stacks.view.state.attention !== "";
     this.place.addEventListener("toggle", () => {
-      if (this.place.open !== (stacks.view.state.attention !== "")) this.#choose(this.place.open ? this.#by : "");
+      if (this.place.open !== (stacks.view.state.attention !== "")) this.#choose(this.place.open ? "open" : "");
     });
     setInterval(() => document.hidden || this.#soon(), 5_000); // stacks expire, and start for too long
   }
@@ -61,7 +60,6 @@ export class Attention {
     if (stacks.every((stack) => !stack.template)) bys.splice(bys.indexOf("template"), 1);
     const { attention } = this.stacks.view.state;
     const by = bys.includes(attention) ? attention : (bys[0] ?? "node");
-    this.#by = by;
     this.place.open = attention !== "";
     const groups = grouped(stacks, by).filter(({ tally }) => tally.trouble || by === "node");
     const [worst] = groups;

@@ -9,7 +9,7 @@ import { KINDS } from "./trouble.js";
 
 /**
  * `order.by` and `group` name columns: `status`, `node`, …, and `label:NAME` for a label's. `trouble` is a kind of
- * trouble, or `any`. `attention` is what the list of what needs attention is by; empty where it is closed.
+ * trouble, or `any`. `attention` is what the list of what needs attention is by, or `open`; empty where it is closed.
  * `closed` are the groups that are closed, which no link keeps.
  *
  * @typedef {{ text: string, statuses: Set<Status>, node: string, template: string, trouble: string }} Filter
