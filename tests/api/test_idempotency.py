@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stackd.keys import digest
-from tests.harness import KEY, READ_KEY, Harness, Reply, harness, request_for, seed
+from tests.harness import KEY, READ_KEY, Harness, Reply, harness, request_for, seed, until
 
 
 async def post(at: Harness, path: str, body: dict[str, Any], key: str) -> Reply:
@@ -38,6 +38,16 @@ async def test_a_second_request_waits_for_the_first_and_gets_its_answer(at: Harn
     assert {reply.status for reply in replies} == {201}
     assert len({reply.text for reply in replies}) == 1
     assert len(await at.objects("pods")) == 1
+
+
+async def test_a_create_under_a_key_goes_on_without_its_client(at: Harness) -> None:
+    at.cluster.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.5)
+    leaving = asyncio.create_task(post(at, "/stacks", seed(), "left"))
+    await until(lambda: at.objects("pods"), lambda seen: len(seen) == 1)
+    leaving.cancel()
+    (made,) = await until(at.listed, lambda seen: len(seen) == 1)
+    again = await post(at, "/stacks", seed(), "left")
+    assert (again.status, again.json["stack_id"]) == (201, made)
 
 
 async def test_another_body_while_the_first_runs_is_a_422(at: Harness) -> None:
