@@ -359,7 +359,7 @@ def _status(pod: dict[str, Any] | None) -> tuple[str, ...]:
     return ("running",) if pod["status"]["phase"] == "Running" and ready else ()
 
 
-# ---- checks invariants at run time: reads the state file whenever the cluster creates or removes an object of stackd
+# ---- invariants 1 and 2 at run time: the state file is read whenever an object of stackd comes or goes
 
 
 STACK = "stackd.io/stack"
