@@ -17,7 +17,7 @@ from tests.ports import free_port
 from tests.systemd.machine import Machine, Ran, boot, box, power_off
 from tests.systemd.service import Service
 
-VERDICTS = "test_verdicts.py"
+VERDICTS = "test_contents.py"
 SECONDS = 400
 """A time limit for tests; the first one also builds the package."""
 
