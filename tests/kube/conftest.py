@@ -1,12 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from aioresponses import aioresponses
 
 from stackd.kube.client import Cluster
-from tests.kube.wire import NAMESPACE, Wire, wired
+from tests.kube.wire import NAMESPACE, SERVER, Wire, wired
 from tests.target import target_at
+
+
+@pytest.fixture
+def player() -> Iterator[aioresponses]:
+    """Responses come from recordings instead of a network."""
+    with aioresponses() as playing:
+        yield playing
+
+
+@pytest.fixture
+async def recorded(player: aioresponses) -> AsyncIterator[Cluster]:
+    """A cluster that is played from recordings."""
+    cluster = await Cluster.connect(target_at(SERVER, namespace=NAMESPACE, timeout=1.0))
+    yield cluster
+    await cluster.close()
 
 
 @pytest.fixture

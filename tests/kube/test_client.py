@@ -22,7 +22,6 @@ from stackd.errors import (
     ClusterOverloaded,
     ClusterRefused,
     ClusterUnavailable,
-    Conflict,
     InvalidPodSpec,
     LimitRangeViolation,
     NodePortOutOfRange,
@@ -37,7 +36,6 @@ from stackd.errors import (
 from stackd.kube.caller import Backoff, Deadline
 from stackd.kube.client import Cluster
 from stackd.kube.responses import MESSAGE_LIMIT, error_of, is_other_uid, may_repeat, names_missing_namespace
-from stackd.kube.rights import AccessReview
 from stackd.kube.wire import KubeRequest, KubeResponse
 from tests.kube.wire import (
     NAMESPACE,
@@ -51,7 +49,6 @@ from tests.kube.wire import (
     loses,
     namespace,
     page,
-    play,
     pod,
     recording,
     says,
@@ -481,95 +478,6 @@ async def test_what_does_not_speak_http_is_not_quoted() -> None:
     await cluster.close()
     server.close()
     await server.wait_closed()
-
-
-# ---- recorded exchanges: what is sent, and what is made of the answer
-
-
-def recorded_body(name: str) -> dict[str, Any]:
-    body: dict[str, Any] = recording(name)["request"]["body"]
-    return body
-
-
-async def test_a_pod_is_created_with_one_request(cluster: Cluster, wire: Wire) -> None:
-    play(wire, "pod-create-201")
-    pod = await cluster.create_pod(recorded_body("pod-create-201"))
-    assert (pod.name, pod.uid, pod.phase) == ("ok", "20c14cd4-f9dd-4a96-830c-491428e37111", "Pending")
-    assert wire.seen[-1].body == recorded_body("pod-create-201")
-    assert cluster.counts == {("create", "pods", "201"): 1}
-
-
-async def test_a_dry_run_is_asked_for_as_one(cluster: Cluster, wire: Wire) -> None:
-    play(wire, "pod-create-dryrun")
-    pod = await cluster.create_pod(recorded_body("pod-create-dryrun"), dry_run=True)
-    assert pod.name == recorded_body("pod-create-dryrun")["metadata"]["name"]
-    assert wire.seen[-1].query["dryRun"] == "All"
-
-
-@pytest.mark.parametrize(
-    ("name", "uid"),
-    [("pod-delete-200-grace0", ""), ("service-delete-200", ""), ("pod-delete-404", "0"), ("pod-delete-409-uid", "0")],
-)
-async def test_what_was_deleted_or_is_another_one_is_gone_with_the_answer(
-    cluster: Cluster, wire: Wire, name: str, uid: str
-) -> None:
-    document = recording(name)
-    path = document["request"]["path"]
-    uid = uid or document["response"]["body"]["metadata"]["uid"]
-    play(wire, name)
-    delete = cluster.delete_pod if "/pods/" in path else cluster.delete_service
-    await delete(path.rpartition("/")[2], uid)
-    grace = {"gracePeriodSeconds": 0} if "/pods/" in path else {}
-    options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", **grace}
-    assert wire.seen[-1].body == options | {"preconditions": {"uid": uid}}
-    assert sum(cluster.counts.values()) == 1
-
-
-async def test_a_namespace_that_somebody_else_made_meanwhile_will_do(cluster: Cluster, wire: Wire) -> None:
-    play(wire, "namespace-get-404")
-    play(wire, "namespace-create-409")
-    await cluster.ensure_namespace()
-
-
-@pytest.mark.parametrize(("name", "allowed"), [("access-review-yes", True), ("access-review-no", False)])
-async def test_rights_are_asked_for_as_recorded(cluster: Cluster, wire: Wire, name: str, *, allowed: bool) -> None:
-    play(wire, name)
-    ask = AccessReview(verb="create", resource="pods", subresource="", group="", namespace="rec", name="", why="")
-    assert await cluster.may(ask) is allowed
-    assert wire.seen[-1].body == recorded_body(name)
-
-
-async def test_a_log_is_read_as_text(cluster: Cluster, wire: Wire) -> None:
-    play(wire, "pod-log-200")
-    assert await cluster.pod_log("exit1", tail=5) == "starting\nboom\n"
-    assert wire.seen[-1].query == {"tailLines": "5", "limitBytes": "1048576"}
-
-
-@pytest.mark.parametrize(
-    ("name", "error"),
-    [
-        ("pod-log-404-kubelet", Conflict),
-        ("pod-log-404-node", Conflict),
-        ("pod-log-500-kubelet-away", ClusterUnavailable),
-    ],
-)
-async def test_a_node_without_the_log_is_asked_once_and_is_not_taken_for_the_cluster(
-    cluster: Cluster, wire: Wire, name: str, error: type[StackdError]
-) -> None:
-    pod = recording(name)["request"]["path"].split("/")[6]
-    play(wire, name)
-    with pytest.raises(error):
-        await cluster.pod_log(pod, tail=5)
-    assert cluster.connection.contact.failures == 0
-
-
-async def test_events_come_oldest_first(cluster: Cluster, wire: Wire) -> None:
-    play(wire, "events-list-badimage")
-    events = await cluster.pod_events("badimage")
-    assert wire.seen[-1].query == {"fieldSelector": "involvedObject.name=badimage", "limit": "500"}
-    assert events[0].reason == "Scheduled"
-    assert [event.at for event in events] == sorted(event.at for event in events)
-    assert any(event.type == "Warning" for event in events)
 
 
 # ---- backoff

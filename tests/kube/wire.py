@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from aiohttp import web
+from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestServer
+from aioresponses import aioresponses
+from yarl import URL
 
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror, MirrorChange, PodChanged
@@ -280,12 +282,33 @@ def all_recordings() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def play(wire: Wire, name: str) -> None:
-    """Answer the next such request with the recorded response."""
-    request, response = recording(name)["request"], recording(name)["response"]
-    body, code = response["body"], response["status"]
-    reply = page(body, code, "text/plain") if isinstance(body, str) else says(body, code)
-    wire.on(request["method"], request["path"].partition("?")[0], reply)
+SERVER = "http://kubernetes.test"
+
+
+class _Writer:
+    """The attribute of the request's writer that aiohttp reads; aioresponses makes no writer."""
+
+    output_size = 0
+
+
+class PlayedResponse(ClientResponse):
+    def __init__(self, method: str, url: URL, **kwargs: Any) -> None:
+        super().__init__(method, url, stream_writer=_Writer(), **kwargs)  # type: ignore[arg-type]
+
+
+def play(player: aioresponses, name: str, *, path: str = "", method: str = "") -> None:
+    """Answer the next request that matches the recording with its response."""
+    document = recording(name)
+    body = document["response"]["body"]
+    log = isinstance(body, str)
+    player.add(
+        SERVER + (path or document["request"]["path"]),
+        method=method or document["request"]["method"],
+        status=document["response"]["status"],
+        body=body if log else json.dumps(body),
+        content_type="text/plain" if log else "application/json",
+        response_class=PlayedResponse,
+    )
 
 
 def asked(document: dict[str, Any]) -> KubeRequest:
