@@ -64,7 +64,7 @@ async def test_a_batch_job_is_followed_by_its_id(service: Service) -> None:
     story = [record["MESSAGE"] for record in await _records(service, f"JOB_ID={job_id}")]
     assert any("queued, delete 2 stacks" in line for line in story)
     assert any(f"{stack_id}: deleted by" in line for line in story)
-    assert any("completed: 1 deleted, 1 not found, 0 failed of 2" in line for line in story)
+    assert any("completed: delete: 1 done, 1 not found, 0 failed of 2" in line for line in story)
 
 
 async def test_nothing_is_said_while_nothing_happens(service: Service) -> None:
