@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import aiohttp
 
+from stackd.errors import StackdError
 from stackd.kube.client import Cluster
+from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES
 from tests.harness import lose_file, seed
 
 KEY = "sk-cluster-0123456789abcdef0123456789"
@@ -100,6 +103,10 @@ class Real:
 
     async def remove_everything(self) -> None:
         """Delete all objects that the test has left in the cluster, but not the namespace."""
+        for kind in (HTTP_ROUTES, TLS_ROUTES):
+            with suppress(StackdError):  # a cluster without the Gateway API
+                for name in await self.objects(kind):
+                    await self.outside.delete_route(kind, name)
         for name in await self.objects("pods"):
             await self.outside.delete_pod(name)
         for name in await self.objects("services"):
