@@ -55,7 +55,9 @@ async def test_where_a_creates_time_goes_is_the_daemons_own_count(at: Harness) -
     assert found.create_time.creates == 3
     assert 1.0 <= found.create_time.api_server <= found.create_time.total
     assert max(found.create_time.parts().values()) == found.create_time.api_server
-    assert found.create_time.total <= found.stages["accepted"].longest
+    assert found.create_time.total <= found.stages["accepted"].longest + 0.05, (
+        "two clocks: the daemon's and the client's"
+    )
 
 
 async def test_players_arrive_at_the_rate(at: Harness) -> None:
