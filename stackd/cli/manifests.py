@@ -180,7 +180,7 @@ def _comment(document: dict[str, Any]) -> str:
 
 def site_of(config: Config, **options: Any) -> ManifestOptions:
     """``ManifestOptions`` from the options of ``site_options`` and the configuration. Raises UsageError."""
-    stacks, policy = config.stacks, config.policy
+    stacks, policy, gateway = config.stacks, config.policy, config.routes.served_by
     if options["quota_ephemeral_storage"] and not options["storage"]:
         raise click.UsageError(
             "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
@@ -205,19 +205,14 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         dns=options["dns"],
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
         routes=kinds_of(config.routes),
-        gateway=config.routes.gateway if config.routes.domain else "",
-        gateway_namespaces=_gateway_namespaces(config, options["gateways"]),
+        gateway=gateway,
+        gateway_namespaces=options["gateways"] or ((gateway.partition("/")[0],) if gateway else ()),
         target_ports=options["ports"],
         cpu=str(options["quota_cpu"] or ""),
         memory=str(options["quota_memory"] or ""),
         ephemeral_storage=str(options["quota_ephemeral_storage"] or ""),
         **_largest(policy, storage=options["storage"]),
     )
-
-
-def _gateway_namespaces(config: Config, named: tuple[str, ...]) -> tuple[str, ...]:
-    """Where the Gateway's pods run: where the operator says, or else beside the Gateway."""
-    return named or ((config.routes.gateway.partition("/")[0],) if config.routes.domain else ())
 
 
 def _largest(policy: PolicySection, *, storage: bool) -> dict[str, str]:

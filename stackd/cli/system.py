@@ -267,29 +267,29 @@ CHECK_SECONDS = 0.2
 @output_option("json", "jsonl")
 def owner(client: Client, output: str) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
-    told = client.owner()
+    ownership = client.owner()
     if output:
-        PRINTED[output](told)
+        PRINTED[output](ownership)
     else:
-        print_facts(_ownership(told))
+        print_facts(_ownership(ownership))
 
 
-def _ownership(told: Any) -> Iterator[tuple[str, str]]:
-    yield told["host"], _role(told)
-    acquired, renewed = [local(told[at]) if told[at] else "" for at in ("acquired_at", "renewed_at")]
-    yield "owner", f"{told['owner']} since {acquired or '?'}" if told["owner"] else "none"
-    yield "lease", f"{told['lease']}, held by {told['holder'] or 'nobody'}, renewed {renewed or 'never'}"
-    yield "good for", f"{told['lease_duration_seconds']} s after a renewal"
-    yield "takeovers", str(told["transitions"])
-    if told["asked_for_by"]:
-        yield "asked for by", told["asked_for_by"]
-    if told["trouble"]:
-        yield "trouble", told["trouble"]
+def _ownership(ownership: Any) -> Iterator[tuple[str, str]]:
+    yield ownership["host"], _role(ownership)
+    acquired, renewed = [local(ownership[at]) if ownership[at] else "" for at in ("acquired_at", "renewed_at")]
+    yield "owner", f"{ownership['owner']} since {acquired or '?'}" if ownership["owner"] else "none"
+    yield "lease", f"{ownership['lease']}, held by {ownership['holder'] or 'nobody'}, renewed {renewed or 'never'}"
+    yield "good for", f"{ownership['lease_duration_seconds']} s after a renewal"
+    yield "takeovers", str(ownership["transitions"])
+    if ownership["asked_for_by"]:
+        yield "asked for by", ownership["asked_for_by"]
+    if ownership["trouble"]:
+        yield "trouble", ownership["trouble"]
 
 
-def _role(told: Any) -> str:
-    if told["role"] != "owner" or told["may_change"]:
-        return str(told["role"])
+def _role(ownership: Any) -> str:
+    if ownership["role"] != "owner" or ownership["may_change"]:
+        return str(ownership["role"])
     return "owner, but changes nothing: its Lease was not renewed in time"
 
 
@@ -304,9 +304,9 @@ def takeover(client: Client) -> None:
     click.echo(printable(f"{asked} was asked to hand the stacks over"))
     end = time.monotonic() + TAKEOVER_SECONDS
     while time.monotonic() < end:
-        told = client.owner()
-        if told["role"] == "owner" and told["may_change"]:
-            click.echo(printable(f"{told['host']} owns the stacks"))
+        ownership = client.owner()
+        if ownership["role"] == "owner" and ownership["may_change"]:
+            click.echo(printable(f"{ownership['host']} owns the stacks"))
             return
         time.sleep(CHECK_SECONDS)
     raise click.ClickException(

@@ -203,6 +203,11 @@ class RoutesSection(Section):
         default=2.0, description="How long a create waits until the Gateway has accepted its route; 0s does not wait."
     )
 
+    @property
+    def served_by(self) -> str:
+        """The Gateway that serves names, as ``namespace/name``; empty if there are no names."""
+        return self.gateway if self.domain else ""
+
     def listener(self, route: Route) -> str:
         """The name of the listener for such ports; empty if there is none."""
         return {Route.HTTP: self.http_listener, Route.HTTPS: self.https_listener, Route.TLS: self.tls_listener}[route]

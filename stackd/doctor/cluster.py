@@ -173,8 +173,8 @@ def _can_be_restricted(config: Config) -> bool:
 
 
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    gateway = config.routes.gateway if config.routes.domain else ""
-    wanted = list(asks(config.stacks.namespace, config.cluster.instance, kinds_of(config.routes), gateway))
+    routed = kinds_of(config.routes), config.routes.served_by
+    wanted = list(asks(config.stacks.namespace, config.cluster.instance, *routed))
     allowed = await asyncio.gather(*(cluster.may(ask) for ask in wanted))
     own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]
     if not any(own):
