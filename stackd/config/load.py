@@ -21,7 +21,7 @@ from stackd.config.sources import KEY_VARIABLE, KeyPath, TomlFile, is_ours, read
 from stackd.errors import ConfigError
 from stackd.model import Route
 from stackd.names import did_you_mean, is_loopback
-from stackd.podspec.pod import is_reserved
+from stackd.podspec.policy import is_reserved
 from stackd.units import format_duration
 
 DEFAULT: Final = "default"

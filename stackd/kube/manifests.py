@@ -18,7 +18,7 @@ from stackd.kube import labels, records
 from stackd.kube.wire import KINDS, JsonObject
 from stackd.model import PortMapping, Stack
 from stackd.podspec.additions import EGRESS_LABEL
-from stackd.podspec.pod import is_reserved
+from stackd.podspec.policy import is_reserved
 
 FIRST_PORT, LAST_PORT = 1, 65535
 COMMAND: Final = "/stackd-prepull"

@@ -8,26 +8,15 @@
     harden               a manifest with the operator's additions
     Policy               the operator's choices
 
-Inside, in the order of use: yaml_reader → fields → pod, containers, images, request, resources → yaml_writer. ``sanitize``
-calls them in turn; ``reasons`` collects the mistakes. ``additions`` is what stackd adds later.
+Inside, in the order of use: yaml_text → fields → checks, images, resources → sanitize → additions. ``reasons`` collects
+the mistakes. ``request`` reads what stands beside the pod spec.
 """
-
-from __future__ import annotations
 
 from stackd.podspec.additions import harden
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import by_line
 from stackd.podspec.request import parse_target_ports
 from stackd.podspec.sanitize import LONG_SPEC, Sanitizer, sanitize
-from stackd.podspec.yaml_reader import located
+from stackd.podspec.yaml_text import located
 
-__all__ = [
-    "LONG_SPEC",
-    "Policy",
-    "Sanitizer",
-    "by_line",
-    "harden",
-    "located",
-    "parse_target_ports",
-    "sanitize",
-]
+__all__ = ["LONG_SPEC", "Policy", "Sanitizer", "by_line", "harden", "located", "parse_target_ports", "sanitize"]

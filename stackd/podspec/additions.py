@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from stackd.model import PortMapping, TargetPort
-from stackd.podspec.containers import CONTAINER_LISTS, by_path, keeps_running
+from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.policy import Policy
 
 EGRESS_LABEL: Final = "stackd.io/egress"
@@ -30,9 +30,7 @@ def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
         spec["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys((*named, *policy.add_pull_secrets))]
     _label(pod, "labels", {**policy.labels, **({EGRESS_LABEL: policy.egress} if policy.egress else {})})
     _label(pod, "annotations", policy.annotations)
-    if policy.drop_capabilities:
-        return _changed(pod, lambda _, container: _dropped(container, policy.drop_capabilities))
-    return pod
+    return _changed(pod, lambda _, container: _dropped(container, policy.drop_capabilities))
 
 
 def with_values(manifest: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
@@ -47,8 +45,8 @@ def with_values(manifest: Mapping[str, Any], values: Mapping[str, str]) -> dict[
 def values_in(pod: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
     """The values that ``with_values`` has put into a pod under these names. Raises KeyError if a name is missing."""
     container = pod["spec"]["containers"][0]
-    known = {variable["name"]: variable.get("value", "") for variable in reversed(container.get("env") or ())}
-    return {name: known[name].replace("$$", "$") for name in names}
+    values = {variable["name"]: variable.get("value", "") for variable in reversed(container.get("env") or ())}
+    return {name: values[name].replace("$$", "$") for name in names}
 
 
 def with_readiness(manifest: Mapping[str, Any], ports: Iterable[TargetPort | PortMapping]) -> dict[str, Any]:
@@ -97,7 +95,7 @@ def _changed(
     manifest: Mapping[str, Any], change: Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 ) -> dict[str, Any]:
     spec = dict(manifest["spec"])
-    for kind in CONTAINER_LISTS:
+    for kind in ("containers", "initContainers"):
         if kind in spec:
             spec[kind] = [change(f"spec.{kind}[{index}]", container) for index, container in enumerate(spec[kind])]
     return {**manifest, "spec": spec}

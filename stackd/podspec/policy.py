@@ -1,12 +1,12 @@
 """The operator's choices: section ``[policy]`` of the configuration.
 
-Owns: the keys, their defaults, one line about each, and their validation, also of keys that contradict each other.
-Other modules check pod specs; ``additions`` puts the operator's additions on every pod.
+Owns: the keys, their defaults, one line about each, and their validation, also of keys that contradict each other;
+which labels and annotations are stackd's own. Other modules check pod specs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -20,30 +20,15 @@ from stackd.names import did_you_mean, is_subdomain
 
 RestartPolicy = Literal["Never", "OnFailure", "Always"]
 RESTART_POLICIES: Final[tuple[str, ...]] = get_args(RestartPolicy)
-BASELINE_CAPABILITIES = frozenset(
-    {
-        "AUDIT_WRITE",
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "KILL",
-        "MKNOD",
-        "NET_BIND_SERVICE",
-        "SETFCAP",
-        "SETGID",
-        "SETPCAP",
-        "SETUID",
-        "SYS_CHROOT",
-    }
-)
 RESTRICTED_CAPABILITIES = frozenset({"NET_BIND_SERVICE"})
+_BASELINE = "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD SETFCAP SETGID SETPCAP SETUID SYS_CHROOT"
+BASELINE_CAPABILITIES = RESTRICTED_CAPABILITIES.union(_BASELINE.split())
 _OTHERS = (
     "ALL AUDIT_CONTROL AUDIT_READ BLOCK_SUSPEND BPF CHECKPOINT_RESTORE DAC_READ_SEARCH IPC_LOCK IPC_OWNER LEASE"
     " LINUX_IMMUTABLE MAC_ADMIN MAC_OVERRIDE NET_ADMIN NET_BROADCAST NET_RAW PERFMON SYSLOG SYS_ADMIN SYS_BOOT"
     " SYS_MODULE SYS_NICE SYS_PACCT SYS_PTRACE SYS_RAWIO SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG WAKE_ALARM"
 )
-DROPPABLE = BASELINE_CAPABILITIES | frozenset(_OTHERS.split())
+DROPPABLE = BASELINE_CAPABILITIES.union(_OTHERS.split())
 """All capabilities of Linux. A runtime ignores an unknown one, so a misspelt name would drop nothing."""
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -146,7 +131,7 @@ class Policy(PolicySection):
 
     def model_post_init(self, context: Any, /) -> None:
         """Raise ConfigError for values that are not possible."""
-        if mistakes := [*_amounts(self), *_capabilities(self), *_names(self)]:
+        if mistakes := list(self._mistakes()):
             raise ConfigError(mistakes)
 
     @property
@@ -162,36 +147,27 @@ class Policy(PolicySection):
     def amount(self, key: str) -> quantity.Quantity | None:
         """The amount under this key, CPU in thousandths of a core and the rest in whole bytes; None for no limit."""
         text: str = getattr(self, key)
-        found = quantity.parse(text) if text else None
-        return found and (found.in_milli() if key == "max_cpu" else found.in_whole())
+        amount = quantity.parse(text) if text else None
+        return amount and (amount.in_milli() if key == "max_cpu" else amount.in_whole())
+
+    def _mistakes(self) -> Iterator[str]:
+        for key in ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size"):
+            if (amount := self.amount(key)) is not None and amount.nanos <= 0:
+                yield f"policy.{key}: must be more than zero, or empty"
+        possible = RESTRICTED_CAPABILITIES if self.restricted else BASELINE_CAPABILITIES
+        for name in self.add_capabilities:
+            if name not in possible:
+                standard = f"{self.profile} standard ({', '.join(sorted(possible))})"
+                yield f"policy.add_capabilities: {name} is not within the {standard}"
+        for name in self.drop_capabilities:
+            if name not in DROPPABLE:
+                yield f"policy.drop_capabilities: {name} is not a capability{did_you_mean(name, DROPPABLE)}"
+        for name in self.add_pull_secrets:
+            if not is_subdomain(name):
+                yield f"policy.add_pull_secrets: {name} is not a valid name of a Secret"
 
 
-def _amounts(policy: Policy) -> list[str]:
-    keys = ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size")
-    given = {key: text for key in keys if (text := getattr(policy, key))}
-    return [
-        f"policy.{key}: must be more than zero, or empty"
-        for key, text in given.items()
-        if quantity.parse(text).nanos <= 0
-    ]
-
-
-def _capabilities(policy: Policy) -> list[str]:
-    possible = RESTRICTED_CAPABILITIES if policy.restricted else BASELINE_CAPABILITIES
-    return [
-        f"policy.add_capabilities: {name} is not within the {policy.profile} standard ({', '.join(sorted(possible))})"
-        for name in policy.add_capabilities
-        if name not in possible
-    ] + [
-        f"policy.drop_capabilities: {name} is not a capability{did_you_mean(name, DROPPABLE)}"
-        for name in policy.drop_capabilities
-        if name not in DROPPABLE
-    ]
-
-
-def _names(policy: Policy) -> list[str]:
-    return [
-        f"policy.add_pull_secrets: {name} is not a valid name of a Secret"
-        for name in policy.add_pull_secrets
-        if not is_subdomain(name)
-    ]
+def is_reserved(key: str) -> bool:
+    """Whether a label or annotation of this name is stackd's own."""
+    prefix = key.rpartition("/")[0]
+    return key == "app.kubernetes.io/managed-by" or prefix == "stackd.io" or prefix.endswith(".stackd.io")

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable
 
 from stackd.errors import Reason
-from stackd.names import did_you_mean
 
 ROOT = "(root)"
 """The path of the text as a whole."""
@@ -38,15 +37,18 @@ class Reasons:
 
     def missing(self, path: str, text: str, *scopes: str) -> None:
         """Report what is missing, unless a reason at, above or below one of ``scopes`` (or ``path``) already explains it."""
-        if not any(_related(scope, known) for scope in scopes or (path,) for known in self._by_path):
-            self.add(path, text)
+        for scope in scopes or (path,):
+            if any(_within(known, scope) or _within(scope, known) for known in self._by_path):
+                return
+        self.add(path, text)
 
     def as_list(self) -> list[Reason]:
         """All reasons, in the order in which they were found."""
-        found = list(self._by_path.values())
-        if len(found) >= MAX_REASONS:
-            found.append(Reason(path=ROOT, text=f"there may be more, only the first {MAX_REASONS} problems are listed"))
-        return found
+        reasons = list(self._by_path.values())
+        if len(reasons) >= MAX_REASONS:
+            text = f"there may be more, only the first {MAX_REASONS} problems are listed"
+            reasons.append(Reason(path=ROOT, text=text))
+        return reasons
 
     def __bool__(self) -> bool:
         return bool(self._by_path)
@@ -57,18 +59,6 @@ def by_line(reasons: Iterable[Reason]) -> list[Reason]:
     return sorted(reasons, key=lambda reason: (reason.line is None, reason.line or 0))
 
 
-def check_choice(value: str | None, allowed: tuple[str, ...], path: str, reasons: Reasons) -> None:
-    """Report a value that is not one of ``allowed``; ``None`` is fine."""
-    if value is not None and value not in allowed:
-        reasons.add(path, f"must be one of {', '.join(allowed)}")
-
-
-def check_range(value: int | None, least: int, most: int, path: str, reasons: Reasons) -> None:
-    """Report a number outside of ``least`` to ``most``; ``None`` is fine."""
-    if value is not None and not least <= value <= most:
-        reasons.add(path, f"must be from {least} to {most}")
-
-
 def below(path: str, key: str) -> str:
     """The path of a field below ``path``; keys that are not plain names are quoted and shortened."""
     if _NAME.match(key) and len(key) <= _LONGEST_SHOWN:
@@ -76,19 +66,10 @@ def below(path: str, key: str) -> str:
     return f"{path}[{shown(key)}]"
 
 
-def unknown_field(name: str, known: Iterable[str]) -> str:
-    """The text about an unknown field, with the nearest known one."""
-    return "unknown field" + did_you_mean(name, known)
-
-
 def shown(text: str) -> str:
     """``text`` in quotes, fit to be shown in one line: shortened, control and non-ASCII characters replaced."""
     short = text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 1] + "…"
     return '"' + _UNPRINTABLE.sub("?", short.replace("…", "...")) + '"'
-
-
-def _related(scope: str, known: str) -> bool:
-    return _within(known, scope) or _within(scope, known)
 
 
 def _within(path: str, ancestor: str) -> bool:

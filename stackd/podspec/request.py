@@ -1,20 +1,19 @@
 """What a request or a template has beside its pod spec: ``target_port``, the published container ports, and ``labels``.
 
-Owns: reading the JSON values, and finding each port among a pod's containers. A label's name and value follow
-Kubernetes' rules; stackd adds the prefix. Knows nothing of node ports.
+Owns: reading the JSON values. A label's name and value follow Kubernetes' rules; stackd adds the prefix. Knows nothing of
+node ports.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from stackd.errors import InvalidRequest
 from stackd.model import NO_LABELS, Route, RoutedTarget, TargetPort
-from stackd.names import BARE_KEY_FORM, is_bare_key, is_label_value
-from stackd.podspec.reasons import Enough, Reasons, below, shown, unknown_field
+from stackd.names import BARE_KEY_FORM, did_you_mean, is_bare_key, is_label_value
+from stackd.podspec.reasons import Enough, Reasons, below, shown
 
 MAX_TARGET_PORTS = 24
 MAX_LABELS = 16
@@ -28,28 +27,14 @@ def parse_target_ports(value: object) -> tuple[TargetPort, ...]:
     reasons = Reasons()
     ports: tuple[TargetPort, ...] = ()
     with contextlib.suppress(Enough):
-        ports = _parse(value, reasons)
+        if isinstance(value, list) and 1 <= len(value) <= MAX_TARGET_PORTS:
+            ports = _parse_entries(value, reasons)
+        else:
+            reasons.add("target_port", _no_list(value))
     if reasons:
-        found = reasons.as_list()
-        raise InvalidRequest("; ".join(map(str, found)), found)
+        mistakes = reasons.as_list()
+        raise InvalidRequest("; ".join(map(str, mistakes)), mistakes)
     return ports
-
-
-def check_target_ports(targets: Iterable[TargetPort], running: Mapping[str, Any], reasons: Reasons) -> None:
-    """Report each target port that none of the ``running`` containers (by their paths) declares."""
-    declared = {
-        (port.get("containerPort"), port.get("protocol", "TCP"))
-        for container in running.values()
-        for port in container.get("ports", ())
-    }
-    scopes = [f"{path}.ports" for path in running]
-    for index, target in enumerate(targets):
-        if (target.container_port, target.protocol) not in declared:
-            reasons.missing(
-                f"target_port[{index}]",
-                f"no container of the pod spec has the port {target.container_port}/{target.protocol}",
-                *scopes,
-            )
 
 
 def parse_labels(value: object) -> Mapping[str, str]:
@@ -66,18 +51,14 @@ def parse_labels(value: object) -> Mapping[str, str]:
     return MappingProxyType(value) if value else NO_LABELS
 
 
-def _parse(value: object, reasons: Reasons) -> tuple[TargetPort, ...]:
+def _no_list(value: object) -> str:
     if value is None:
-        reasons.add("target_port", "is required")
-    elif isinstance(value, Mapping):
-        reasons.add("target_port", 'must be a list of objects, such as [{"container_port": 80, "protocol": "TCP"}]')
-    elif not isinstance(value, list):
-        reasons.add("target_port", "must be a list of objects with container_port and protocol")
-    elif not 1 <= len(value) <= MAX_TARGET_PORTS:
-        reasons.add("target_port", f"must have 1 to {MAX_TARGET_PORTS} entries, not {len(value)}")
-    else:
-        return _parse_entries(value, reasons)
-    return ()
+        return "is required"
+    if isinstance(value, Mapping):
+        return 'must be a list of objects, such as [{"container_port": 80, "protocol": "TCP"}]'
+    if isinstance(value, list):
+        return f"must have 1 to {MAX_TARGET_PORTS} entries, not {len(value)}"
+    return "must be a list of objects with container_port and protocol"
 
 
 def _parse_entries(entries: list[object], reasons: Reasons) -> tuple[TargetPort, ...]:
@@ -101,7 +82,7 @@ def _parse_entry(entry: object, path: str, reasons: Reasons) -> TargetPort | Non
         return None
     for name in entry:
         if name not in _FIELDS:
-            reasons.add(below(path, str(name)), unknown_field(str(name), _FIELDS))
+            reasons.add(below(path, str(name)), "unknown field" + did_you_mean(str(name), _FIELDS))
     number = _container_port(entry.get("container_port"), f"{path}.container_port", reasons)
     protocol = _protocol(entry.get("protocol"), f"{path}.protocol", reasons)
     route = _route(entry["route"], protocol, f"{path}.route", reasons) if "route" in entry else None
@@ -112,10 +93,25 @@ def _parse_entry(entry: object, path: str, reasons: Reasons) -> TargetPort | Non
     return TargetPort(container_port=number, protocol=protocol)
 
 
+def _container_port(value: object, path: str, reasons: Reasons) -> int | None:
+    if type(value) is int and 1 <= value <= LARGEST_PORT:
+        return value
+    reasons.add(path, "is required" if value is None else f"must be an integer from 1 to {LARGEST_PORT}")
+    return None
+
+
+def _protocol(value: object, path: str, reasons: Reasons) -> str | None:
+    if isinstance(value, str) and value.upper() in PROTOCOLS:
+        return value.upper()
+    missing = value is None or value == ""
+    reasons.add(path, "is required: TCP or UDP" if missing else f"must be TCP or UDP{_instead_of(value)}")
+    return None
+
+
 def _route(value: object, protocol: str | None, path: str, reasons: Reasons) -> Route | None:
     if not isinstance(value, str) or value not in list(Route):
-        found = f", not {shown(value)}" if isinstance(value, str) else ""
-        reasons.add(path, f"must be one of {', '.join(Route)}{found}; leave it out to get a node port")
+        choices = f"must be one of {', '.join(Route)}{_instead_of(value)}"
+        reasons.add(path, f"{choices}; leave it out to get a node port")
         return None
     if protocol == "UDP":
         reasons.add(path, "a UDP port cannot have a name; leave route out to get a node port")
@@ -123,22 +119,5 @@ def _route(value: object, protocol: str | None, path: str, reasons: Reasons) -> 
     return Route(value)
 
 
-def _container_port(value: object, path: str, reasons: Reasons) -> int | None:
-    if value is None:
-        reasons.add(path, "is required")
-    elif type(value) is not int or not 1 <= value <= LARGEST_PORT:
-        reasons.add(path, f"must be an integer from 1 to {LARGEST_PORT}")
-    else:
-        return value
-    return None
-
-
-def _protocol(value: object, path: str, reasons: Reasons) -> str | None:
-    if value is None or value == "":
-        reasons.add(path, "is required: TCP or UDP")
-    elif not isinstance(value, str) or value.upper() not in PROTOCOLS:
-        found = f", not {shown(value)}" if isinstance(value, str) else ""
-        reasons.add(path, f"must be TCP or UDP{found}")
-    else:
-        return value.upper()
-    return None
+def _instead_of(value: object) -> str:
+    return f", not {shown(value)}" if isinstance(value, str) else ""

@@ -1,36 +1,35 @@
 """The only way from a tenant's text to a pod that may run.
 
-Owns: the order of the steps (read, decode, check, settle, write), and the cache of recently sanitized specs: a
-challenge that clients create again and again is checked only once. Each rule is in a module of its own.
+Owns: the order of the steps (read, decode, check, settle, write); the fields that stackd always sets, security contexts
+among them; and the cache of recently sanitized specs: a challenge that clients create again and again is checked only
+once. Each other rule is in a module of its own.
+
+A tenant's security context is refused, even an empty one, unless it asks only for what the policy grants or what only
+hardens the pod. The block that stackd itself writes is accepted, so that a client can send a sanitized spec again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any, Final
 
 from stackd.errors import InvalidPodSpec, Reason
 from stackd.model import SanitizedSpec, TargetPort
-from stackd.podspec.containers import by_path, check_containers, check_volumes, keeps_running, settle_divisors
+from stackd.podspec.checks import LARGEST_INT32, Checks, by_path, settle_divisors
 from stackd.podspec.fields import decode
-from stackd.podspec.pod import (
-    check_head,
-    check_settings,
-    container_context,
-    pod_context,
-    settle_context,
-    settle_settings,
-)
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
-from stackd.podspec.request import check_target_ports
-from stackd.podspec.resources import Effective, settle_resources, settle_sums
-from stackd.podspec.yaml_reader import located, read
-from stackd.podspec.yaml_writer import TooLong, emit
+from stackd.podspec.resources import Effective, settle_resources
+from stackd.podspec.yaml_text import TooLong, emit, located, read
 
 KEPT: Final = 64
 LONG_SPEC: Final = 16 * 1024
 """In characters. Longer texts are not cached but checked each time, to save memory."""
+_OWN = "not accepted; stackd sets the security context"
+_IDS = frozenset({"runAsUser", "runAsGroup", "fsGroup"})
+_HARDENING: Mapping[str, object] = {"readOnlyRootFilesystem": True, "appArmorProfile": {"type": "RuntimeDefault"}}
+"""Everybody may ask for this."""
 
 
 def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec:
@@ -38,67 +37,118 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
 
     Sanitizing the text of the result again gives the same result.
     """
-    _check_length(text, policy.max_text)
+    if len(text) > policy.max_text or len(text.encode(errors="surrogatepass")) > policy.max_text:
+        raise _too_long(policy)
     document = read(text)
     reasons = Reasons()
     pod: dict[str, Any] = {}
     effective = Effective(cpu_milli=0, memory_bytes=0)
     try:
         pod = decode(document, reasons)
-        effective = _checked(pod, target_ports, policy, reasons)
+        effective = _settle(pod, target_ports, policy, reasons)
     except Enough:
         pass
     if reasons:
         raise located(InvalidPodSpec(reasons.as_list()), text)
-    return _written(pod, effective, policy.max_text)
-
-
-def _check_length(text: str, most: int) -> None:
-    if len(text) > most or len(text.encode(errors="surrogatepass")) > most:
-        raise InvalidPodSpec([Reason(path=ROOT, text=f"the text is longer than {most} bytes (limits.pod_spec)")])
-
-
-def _checked(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: Policy, reasons: Reasons) -> Effective:
-    check_head(pod, policy, reasons)
-    spec = pod.setdefault("spec", {})
-    containers = by_path(spec)
-    check_settings(spec, policy, reasons)
-    check_containers(spec, policy, reasons)
-    check_volumes(spec, policy, reasons)
-    running = {path: container for path, container in containers.items() if keeps_running(path, container)}
-    check_target_ports(target_ports, running, reasons)
-    for path, container in containers.items():
-        settle_context(container, path, container_context(policy), policy, reasons)
-    settle_context(spec, "spec", pod_context(policy), policy, reasons)
-    settle_settings(spec, policy)
-    effective = settle_sums(spec, containers, settle_resources(containers, policy, reasons), policy, reasons)
-    if not reasons:
-        settle_divisors(spec)
-    return effective
-
-
-def _written(pod: dict[str, Any], effective: Effective, most: int) -> SanitizedSpec:
     metadata = pod.setdefault("metadata", {})
     metadata.pop("namespace", None)
     pod["status"] = {}
-    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]}
     return SanitizedSpec(
-        text=_text(pod, most),
-        manifest=manifest,
+        text=_text(pod, policy),
+        manifest={"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]},
         requested_cpu_milli=effective.cpu_milli,
         requested_memory_bytes=effective.memory_bytes,
     )
 
 
-def _text(pod: dict[str, Any], most: int) -> str:
+def _settle(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: Policy, reasons: Reasons) -> Effective:
+    checks = Checks(policy, reasons)
+    checks.pod(pod)
+    spec = pod.setdefault("spec", {})
+    checks.target_ports(target_ports, spec)
+    for path, container in by_path(spec).items():
+        _settle_context(container, path, _container_context(policy), policy, reasons)
+    _settle_context(spec, "spec", _context(policy), policy, reasons)
+    spec |= {"automountServiceAccountToken": False, "enableServiceLinks": False, "restartPolicy": policy.restart_policy}
+    effective = settle_resources(spec, policy, reasons)
+    if not reasons:
+        settle_divisors(spec)
+    return effective
+
+
+def _text(pod: dict[str, Any], policy: Policy) -> str:
     try:
-        text = emit(pod, most)
-    except TooLong:
-        text = ""
-    if not text or len(text.encode()) > most:
-        why = f"the text is longer than {most} bytes (limits.pod_spec) once sanitized and with aliases written out"
-        raise InvalidPodSpec([Reason(path=ROOT, text=why)])
+        text = emit(pod, policy.max_text)
+    except TooLong as exc:
+        raise _too_long(policy, " once sanitized and with aliases written out") from exc
+    if len(text.encode()) > policy.max_text:
+        raise _too_long(policy, " once sanitized and with aliases written out")
     return text
+
+
+def _too_long(policy: Policy, when: str = "") -> InvalidPodSpec:
+    text = f"the text is longer than {policy.max_text} bytes (limits.pod_spec){when}"
+    return InvalidPodSpec([Reason(path=ROOT, text=text)])
+
+
+def _context(policy: Policy) -> dict[str, Any]:
+    """The security context of every pod."""
+    non_root = {"runAsNonRoot": True} if policy.non_root else {}
+    return {"seccompProfile": {"type": "RuntimeDefault"}, **non_root}
+
+
+def _container_context(policy: Policy) -> dict[str, Any]:
+    """The security context of every container."""
+    dropped = {"capabilities": {"drop": ["ALL"]}} if policy.restricted else {}
+    return {"allowPrivilegeEscalation": False, "privileged": False, **_context(policy), **dropped}
+
+
+def _settle_context(
+    owner: dict[str, Any], path: str, profile: dict[str, Any], policy: Policy, reasons: Reasons
+) -> None:
+    """Replace the owner's security context by the profile's block and the tenant's fields that the policy grants."""
+    asked = owner.get("securityContext")
+    block = owner["securityContext"] = dict(profile)
+    if asked is None:
+        return
+    here = f"{path}.securityContext"
+    wanted = {field: value for field, value in asked.items() if value != profile.get(field)}
+    if not wanted and asked.keys() != profile.keys():
+        reasons.missing(here, _OWN)
+    for field, value in wanted.items():
+        if field == "capabilities":
+            _settle_capabilities(value, block, f"{here}.{field}", policy, reasons)
+        elif why := _refusal(field, value, policy):
+            reasons.add(f"{here}.{field}", why)
+        else:
+            block[field] = value
+
+
+def _refusal(field: str, value: Any, policy: Policy) -> str:
+    if value == _HARDENING.get(field):
+        return ""
+    if field not in _IDS and field != "runAsNonRoot":
+        return _OWN
+    if not policy.run_as_user:
+        return "not accepted, unless policy.run_as_user allows it"
+    if field in _IDS and not 0 <= value <= LARGEST_INT32:
+        return f"must be from 0 to {LARGEST_INT32}"
+    if policy.non_root and (value is False or (field == "runAsUser" and value == 0)):
+        return "containers may not run as root (policy.run_as_root, or the restricted profile)"
+    return ""
+
+
+def _settle_capabilities(
+    value: Mapping[str, Any], block: dict[str, Any], path: str, policy: Policy, reasons: Reasons
+) -> None:
+    if not policy.add_capabilities:
+        reasons.add(path, "not accepted, unless policy.add_capabilities allows it")
+        return
+    for index, name in enumerate(value.get("add", ())):
+        if name not in policy.add_capabilities:
+            reasons.add(f"{path}.add[{index}]", "only what policy.add_capabilities names may be added")
+    if settled := {**value, **block.get("capabilities", {})}:
+        block["capabilities"] = settled
 
 
 class Sanitizer:
@@ -106,18 +156,18 @@ class Sanitizer:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._known: OrderedDict[tuple[str, tuple[TargetPort, ...]], SanitizedSpec] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, tuple[TargetPort, ...]], SanitizedSpec] = OrderedDict()
 
     def sanitize(self, text: str, target_ports: tuple[TargetPort, ...]) -> SanitizedSpec:
         """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not cached."""
-        name = (text, target_ports)
-        spec = self._known.get(name)
+        key = (text, target_ports)
+        spec = self._cache.get(key)
         if spec is not None:
-            self._known.move_to_end(name)
+            self._cache.move_to_end(key)
             return spec
         spec = sanitize(text, target_ports, self._policy)
         if len(text) <= LONG_SPEC:
-            self._known[name] = spec
-            if len(self._known) > KEPT:
-                self._known.popitem(last=False)
+            self._cache[key] = spec
+            if len(self._cache) > KEPT:
+                self._cache.popitem(last=False)
         return spec

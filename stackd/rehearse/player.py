@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stackd.errors import InvalidPodSpec
-from stackd.podspec.yaml_reader import read
+from stackd.podspec.yaml_text import read
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
 from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, ended, seen, without_ids
 from stackd.rehearse.plan import Arrival, Plan, create_body

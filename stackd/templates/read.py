@@ -25,7 +25,7 @@ from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.request import parse_labels
-from stackd.podspec.yaml_reader import Document, read
+from stackd.podspec.yaml_text import Document, read
 from stackd.templates.egress import EXPECTED, SITE_EGRESS, Egress, parse_egress
 from stackd.templates.template import (
     MOST_VALUES,

@@ -95,7 +95,7 @@ def request_body(text: str, ports: Sequence[str]) -> dict[str, Any]:
 
 def declared_ports(text: str) -> list[dict[str, Any]]:
     """All container ports of a pod spec, in its order. Raises UsageError if it has none, and InvalidPodSpec."""
-    from stackd.podspec.yaml_reader import read
+    from stackd.podspec.yaml_text import read
 
     spec = read(text).get("spec")
     containers = spec.get("containers") if isinstance(spec, dict) else None

@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Policy, sanitize
-from stackd.podspec.fields import FieldKind
 
 REFUSALS: dict[str, list[dict[str, Any]]] = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
 """What is refused, and why."""
@@ -116,7 +115,7 @@ POD: type[BaseModel] = V1Pod
 class ModelField:
     """A field's shape; ``model`` for objects and lists of objects."""
 
-    kind: FieldKind
+    kind: str
     model: type[BaseModel] | None = None
 
 
@@ -130,19 +129,19 @@ def fields_of(model: type[BaseModel]) -> Mapping[str, ModelField]:
 def _field_type(annotation: object) -> ModelField:
     inner = [part for part in _alternatives(annotation) if part is not type(None)]
     if len(inner) > 1:
-        return ModelField(kind=FieldKind.INTEGER_OR_STRING if set(inner) == {int, str} else FieldKind.OTHER)
+        return ModelField(kind="integer or string" if set(inner) == {int, str} else "other")
     (only,) = inner
     if only in _PLAIN:
         return ModelField(kind=_PLAIN[only])
     origin, arguments = typing.get_origin(only), typing.get_args(only)
     if origin is list:
         item = _field_type(arguments[0])
-        return ModelField(kind=_LISTS.get(item.kind, FieldKind.OTHER), model=item.model)
+        return ModelField(kind=_LISTS.get(item.kind, "other"), model=item.model)
     if origin is dict:
-        return ModelField(kind=FieldKind.STRING_MAP if arguments[1] is str else FieldKind.OTHER)
+        return ModelField(kind="map" if arguments[1] is str else "other")
     if isinstance(only, type) and hasattr(only, "model_fields"):
-        return ModelField(kind=FieldKind.OBJECT, model=only)
-    return ModelField(kind=FieldKind.OTHER)
+        return ModelField(kind="object", model=only)
+    return ModelField(kind="other")
 
 
 def _alternatives(annotation: object) -> tuple[typing.Any, ...]:
@@ -151,5 +150,5 @@ def _alternatives(annotation: object) -> tuple[typing.Any, ...]:
     return (annotation,)
 
 
-_PLAIN: dict[object, FieldKind] = {str: FieldKind.STRING, int: FieldKind.INTEGER, bool: FieldKind.BOOLEAN}
-_LISTS = {FieldKind.STRING: FieldKind.STRINGS, FieldKind.OBJECT: FieldKind.OBJECTS}
+_PLAIN: dict[object, str] = {str: "string", int: "integer", bool: "boolean"}
+_LISTS = {"string": "strings", "object": "objects"}

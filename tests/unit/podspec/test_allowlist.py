@@ -14,8 +14,8 @@ from pydantic import BaseModel
 from stackd.kube.manifests import service_manifest
 from stackd.kube.provision import ManifestOptions, documents
 from stackd.podspec import Policy
-from stackd.podspec.fields import MODELS, WHY, FieldKind, Use
-from stackd.podspec.pod import is_reserved
+from stackd.podspec.fields import MODELS, WHY
+from stackd.podspec.policy import is_reserved
 from tests.kube.test_manifests import STACK
 from tests.unit.podspec.specs import (
     POD,
@@ -48,15 +48,15 @@ def model_fields(*path: str) -> dict[str, ModelField]:
 def sample(field: ModelField) -> Any:
     """A value of the field's type."""
     return {
-        FieldKind.STRING: "a",
-        FieldKind.INTEGER: 1,
-        FieldKind.BOOLEAN: False,
-        FieldKind.INTEGER_OR_STRING: 1,
-        FieldKind.STRINGS: ["a"],
-        FieldKind.STRING_MAP: {"a": "b"},
-        FieldKind.OBJECT: {},
-        FieldKind.OBJECTS: [{}],
-        FieldKind.OTHER: "a",
+        "string": "a",
+        "integer": 1,
+        "boolean": False,
+        "integer or string": 1,
+        "strings": ["a"],
+        "map": {"a": "b"},
+        "object": {},
+        "objects": [{}],
+        "other": "a",
     }[field.kind]
 
 
@@ -64,7 +64,7 @@ NEVER = [
     (path, name)
     for model, path in (("PodSpec", "spec"), ("Container", "spec.containers"), ("ObjectMeta", "metadata"))
     for name in model_fields(*path.split("."))
-    if MODELS[model][name].use is Use.NEVER
+    if MODELS[model][name].use == ""
 ]
 
 
@@ -81,7 +81,7 @@ def test_only_empty_dirs_and_the_downward_api_are_volumes_by_default(kind: str) 
     refused = reasons(with_volume({kind: sources.get(kind, {})}))
     assert refused
     assert all(reason.startswith(f"spec.volumes[0].{kind}") for reason in refused)
-    accepted = MODELS["Volume"][kind].use is not Use.NEVER or f"Volume.{kind}" in WHY
+    accepted = MODELS["Volume"][kind].use != "" or f"Volume.{kind}" in WHY
     assert accepted or "not accepted" in refused[0]
 
 
@@ -228,13 +228,13 @@ def test_a_model_has_the_fields_and_types_of_the_client_library(name: str) -> No
         return known if known in MODELS else None
 
     theirs = fields_of(THEIRS[name.removeprefix("Init")])
-    ours = {key: (one.kind, one.model and one.model.removeprefix("Init")) for key, one in MODELS[name].items()}
+    ours = {key: (one.kind, one.model.removeprefix("Init") or None) for key, one in MODELS[name].items()}
     assert ours == {key: (one.kind, named(one.model)) for key, one in theirs.items()}
 
 
 def test_each_reason_is_for_a_field_that_is_never_accepted() -> None:
     for model, _, name in (path.partition(".") for path in WHY):
-        assert MODELS[model][name].use is Use.NEVER
+        assert MODELS[model][name].use == ""
 
 
 # ---- labels and annotations: a tenant's own are kept; those that something acts on are refused by their path

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from stackd.errors import InvalidPodSpec, InvalidRequest
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
-from stackd.podspec.fields import FieldKind
 from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, POD, ModelField, container, fields_of, seed, with_volume
 
 # ---- The Pod Security Standards, written from their text and not from the policy's code
@@ -191,19 +190,19 @@ SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 
 def values(field: ModelField, depth: int) -> st.SearchStrategy[Any]:
     """Values of a field's type; ``depth`` limits how deeply objects are nested."""
-    plain: dict[FieldKind, st.SearchStrategy[Any]] = {
-        FieldKind.STRING: WORDS,
-        FieldKind.INTEGER: st.sampled_from([0, 1, 80, -1, 2**40]),
-        FieldKind.BOOLEAN: st.booleans(),
-        FieldKind.INTEGER_OR_STRING: st.sampled_from([80, "web", 0]),
-        FieldKind.STRINGS: st.lists(WORDS, max_size=2),
-        FieldKind.STRING_MAP: st.dictionaries(WORDS, WORDS, max_size=2),
-        FieldKind.OTHER: WORDS,
+    plain: dict[str, st.SearchStrategy[Any]] = {
+        "string": WORDS,
+        "integer": st.sampled_from([0, 1, 80, -1, 2**40]),
+        "boolean": st.booleans(),
+        "integer or string": st.sampled_from([80, "web", 0]),
+        "strings": st.lists(WORDS, max_size=2),
+        "map": st.dictionaries(WORDS, WORDS, max_size=2),
+        "other": WORDS,
     }
     if field.model is None:
         return plain[field.kind]
     one = objects(field.model, depth)
-    return st.lists(one, max_size=2) if field.kind is FieldKind.OBJECTS else one
+    return st.lists(one, max_size=2) if field.kind == "objects" else one
 
 
 @st.composite

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from stackd.errors import InvalidPodSpec, Reason
 from stackd.podspec import Policy, located, sanitize
-from stackd.podspec.yaml_reader import MAX_DEPTH, MAX_NODES, read
-from stackd.podspec.yaml_writer import TooLong, emit
+from stackd.podspec.yaml_text import MAX_DEPTH, MAX_NODES, TooLong, emit, read
 from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, REFUSALS, admit, container, reasons
 
 MEBIBYTE = 2**20
