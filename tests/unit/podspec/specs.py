@@ -1,20 +1,13 @@
-"""Pod specs for tests: the document's example, ways to change it, and the Kubernetes client's models of a Pod."""
+"""Pod specs for tests: the document's example, and ways to change it."""
 
 from __future__ import annotations
 
 import copy
-import functools
 import json
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from kubernetes.aio.client.models.v1_pod import V1Pod
-from pydantic import BaseModel
 
 from stackd.errors import InvalidPodSpec
 from stackd.model import SanitizedSpec, TargetPort
@@ -106,49 +99,3 @@ def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPor
     except InvalidPodSpec as refused:
         return [str(reason) for reason in refused.reasons]
     return []
-
-
-POD: type[BaseModel] = V1Pod
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelField:
-    """A field's shape; ``model`` for objects and lists of objects."""
-
-    kind: str
-    model: type[BaseModel] | None = None
-
-
-@functools.cache
-def fields_of(model: type[BaseModel]) -> Mapping[str, ModelField]:
-    """The model's fields by their JSON names."""
-    hints = typing.get_type_hints(model)
-    return {info.serialization_alias or name: _field_type(hints[name]) for name, info in model.model_fields.items()}
-
-
-def _field_type(annotation: object) -> ModelField:
-    inner = [part for part in _alternatives(annotation) if part is not type(None)]
-    if len(inner) > 1:
-        return ModelField(kind="integer or string" if set(inner) == {int, str} else "other")
-    (only,) = inner
-    if only in _PLAIN:
-        return ModelField(kind=_PLAIN[only])
-    origin, arguments = typing.get_origin(only), typing.get_args(only)
-    if origin is list:
-        item = _field_type(arguments[0])
-        return ModelField(kind=_LISTS.get(item.kind, "other"), model=item.model)
-    if origin is dict:
-        return ModelField(kind="map" if arguments[1] is str else "other")
-    if isinstance(only, type) and hasattr(only, "model_fields"):
-        return ModelField(kind="object", model=only)
-    return ModelField(kind="other")
-
-
-def _alternatives(annotation: object) -> tuple[typing.Any, ...]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-_PLAIN: dict[object, str] = {str: "string", int: "integer", bool: "boolean"}
-_LISTS = {"string": "strings", "object": "objects"}

@@ -101,31 +101,13 @@ def test_an_empty_dir_has_the_policys_size_limit_unless_it_names_a_smaller_one(
 
 
 @pytest.mark.parametrize(
-    ("image", "allow", "deny", "accepted"),
-    [
-        ("nginx:stable", ("nginx:*",), (), True), ("nginx", ("nginx:latest",), (), True),
-        ("nginx.evil.example/x", ("nginx*",), (), False), ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/*",), (), False),
-        ("ghcr.io/acme/a/b:1", ("ghcr.io/acme/**",), (), True),
-        (f"nginx:stable@{DIGEST}", ("nginx:stable",), (), False),
-        (f"nginx:stable@{DIGEST}", ("nginx:stable@*",), (), True), (f"evil/x:1@{DIGEST}", (), ("evil/x:1",), False),
-        (f"evil/x@{DIGEST}", (), (f"evil/x@{DIGEST}",), False), ("good/x:1", ("**",), ("evil/**",), True),
-        ("evil/x:1", ("**",), ("evil/**",), False),
-    ],
-)  # fmt: skip
-def test_images_are_matched_by_the_repository_they_really_name(
-    image: str, allow: tuple[str, ...], deny: tuple[str, ...], accepted: bool
-) -> None:
-    assert (reasons(container(image=image), Policy(images_allow=allow, images_deny=deny)) == []) is accepted
-
-
-@pytest.mark.parametrize(
     ("pattern", "name", "matching"),
     [
         ("a", "a", True), ("a", "ab", False), ("a*", "ab", True), ("a*", "a/b", False), ("a**", "a/b", True),
         ("a?", "ab", True), ("a?", "a", False), ("a.b", "axb", False), ("[a]", "a", False), ("a", "a\n", False),
     ],
 )  # fmt: skip
-def test_patterns_match_whole_names(pattern: str, name: str, matching: bool) -> None:
+def test_patterns_match_complete_names(pattern: str, name: str, matching: bool) -> None:
     assert matches_any([pattern], name) is matching
 
 
@@ -198,34 +180,24 @@ def test_the_operators_additions_go_into_the_manifest_and_not_into_the_text() ->
         tolerations=(Toleration(key="stacks", operator="Exists"),),
         pull_secrets=("mine",),
         add_pull_secrets=("registry", "mine"),
-        add_capabilities=("CHOWN",),
-        drop_capabilities=("ALL",),
+        drop_capabilities=(),
         labels={"team": "ctf", "app": "stack"},
         annotations={"example.com/a": "b"},
     )
-    asked = with_init({})
+    asked = spec(imagePullSecrets=[{"name": "mine"}])
     asked["metadata"]["labels"] = {"app": "web", "own": "1"}
-    asked["spec"]["imagePullSecrets"] = [{"name": "mine"}]
-    asked["spec"]["containers"][0]["securityContext"] = {"capabilities": {"add": ["CHOWN"], "drop": ["KILL"]}}
     admitted = admit(asked, policy)
     before = copy.deepcopy(dict(admitted.manifest))
     pod = harden(admitted.manifest, policy)
     assert admitted.manifest == before
-    assert pod["spec"]["runtimeClassName"] == "gvisor"
-    assert pod["spec"]["tolerations"] == [{"key": "stacks", "operator": "Exists"}]
-    assert pod["spec"]["imagePullSecrets"] == [{"name": "mine"}, {"name": "registry"}]
-    contexts = [pod["spec"][kind][0]["securityContext"]["capabilities"] for kind in ("containers", "initContainers")]
-    assert contexts == [{"add": ["CHOWN"], "drop": ["KILL", "ALL"]}, {"drop": ["ALL"]}]
+    assert pod["spec"] == before["spec"] | {
+        "runtimeClassName": "gvisor",
+        "tolerations": [{"key": "stacks", "operator": "Exists"}],
+        "imagePullSecrets": [{"name": "mine"}, {"name": "registry"}],
+    }
     assert pod["metadata"]["labels"] == {"app": "stack", "own": "1", "team": "ctf"}
     assert pod["metadata"]["annotations"] == {"example.com/a": "b"}
-    assert "gvisor" not in admitted.text
-    assert "registry" not in admitted.text
-
-
-@pytest.mark.parametrize("policy", [Policy(), Policy(profile="restricted"), Policy(run_as_root=False)])
-def test_a_sanitized_spec_can_be_sent_again_under_every_profile(policy: Policy) -> None:
-    admitted = admit(with_init({"restartPolicy": "Always"}), policy)
-    assert admit(admitted.text, policy) == admitted
+    assert not [word for word in ("gvisor", "registry") if word in admitted.text]
 
 
 # ---- an image has one name, however it is spelled, and the operator's patterns are matched against that name
@@ -239,18 +211,44 @@ def allowed(image: str, *patterns: str) -> bool:
     return not reasons(container(image=image), Policy(images_allow=patterns))
 
 
+YES, NO = True, False
+
+
+@pytest.mark.parametrize(
+    ("pattern", "deny", "allow", "images"),
+    [
+        ("nginx:*", YES, YES, "nginx:stable nginx"), ("nginx:latest", YES, YES, "nginx"),
+        ("nginx*", NO, NO, "nginx.evil.example/x"), ("ghcr.io/acme/*", NO, NO, "ghcr.io/acme/a/b:1"),
+        ("ghcr.io/acme/**", YES, YES, "ghcr.io/acme/a/b:1"),
+        ("ghcr.io/acme/**", NO, NO, "docker.io/ghcr.io/acme/x index.docker.io/ghcr.io/acme/x"),
+        ("acme/*", NO, NO, "localhost/acme/x"), ("acme/*", YES, NO, "ACME/x"),
+        ("evil/x:1", YES, NO, f"evil/x:1@{DIGEST}"), (f"evil/x@{DIGEST}", YES, YES, f"evil/x@{DIGEST}"),
+        ("evil/x:1@*", YES, YES, f"evil/x:1@{DIGEST}"), ("registry:5000/**", NO, NO, "registry/acme/x"),
+        ("evil.io/**", YES, NO, f"evil.io:5000/x/miner EVIL.io.:8443/x/miner:1 evil.io:80/x/miner@{DIGEST}"),
+        ("evil.io:81/**", NO, NO, f"evil.io:5000/x/miner EVIL.io.:8443/x/miner:1 evil.io:80/x/miner@{DIGEST}"),
+        ("evil.io/**", NO, NO, "evil.io.good.io/x notevil.io/x good.io/evil.io/x docker.io/evil.io/x evilxio/x"),
+        ("10.0.0.5:5000/**", YES, YES, "10.0.0.5:5000/x 10.5:5000/x 167772165:5000/x 0xa.0.0.5:5000/x"),
+        ("10.0.0.5:5000/**", YES, YES, "[::ffff:10.0.0.5]:5000/x"),
+        ("[2001:db8::1]/**", YES, YES, "[2001:DB8::0:1]/x [2001:db8:0:0::1]:443/x"),
+    ],
+)  # fmt: skip
+def test_a_pattern_is_matched_with_the_repository_that_an_image_really_names(
+    pattern: str, deny: bool, allow: bool, images: str
+) -> None:
+    for image in images.split():
+        assert (image, denied(image, pattern), allowed(image, pattern)) == (image, deny, allow)
+
+
+def test_what_is_denied_is_denied_whatever_is_allowed() -> None:
+    policy = Policy(images_allow=("**",), images_deny=("evil/**",))
+    assert [bool(reasons(container(image=image), policy)) for image in ("evil/x:1", "good/x:1")] == [True, False]
+
+
 HUB = [
     "nginx", "library/nginx", "docker.io/nginx", "docker.io/library/nginx:1", "DOCKER.IO/nginx", "docker.io:443/nginx",
     "docker.io./library/nginx", "index.docker.io/nginx", "index.docker.io:443/library/nginx",
     "registry-1.docker.io/library/nginx", "registry-1.docker.io/nginx", "Registry.Hub.Docker.com/library/nginx",
 ]  # fmt: skip
-
-
-@pytest.mark.parametrize("image", ["evil.io:5000/x/miner", "EVIL.io.:8443/x/miner:1", f"evil.io:80/x/miner@{DIGEST}"])
-def test_a_pattern_without_a_port_denies_every_port_and_allows_only_the_default(image: str) -> None:
-    assert denied(image, "evil.io/**")
-    assert not denied(image, "evil.io:81/**")
-    assert not allowed(image, "evil.io/**")
 
 
 USERS = ["acme/x", "docker.io/acme/x:1", "index.docker.io/acme/x", "Registry-1.Docker.io:443/acme/x"]
@@ -264,41 +262,6 @@ NAMES_OF_HUB = ["nginx", "library/*", "docker.io/**", "index.docker.io/**", "reg
 def test_docker_hub_is_the_same_under_all_of_its_names(image: str, pattern: str) -> None:
     assert denied(image, pattern)
     assert allowed(image, pattern)
-
-
-@pytest.mark.parametrize(
-    ("image", "pattern"),
-    [
-        ("10.0.0.5:5000/x", "10.0.0.5:5000/**"), ("10.5:5000/x", "10.0.0.5:5000/**"),
-        ("167772165:5000/x", "10.0.0.5:5000/**"), ("0xa.0.0.5:5000/x", "10.0.0.5:5000/**"),
-        ("[::ffff:10.0.0.5]:5000/x", "10.0.0.5:5000/**"), ("[2001:DB8::0:1]/x", "[2001:db8::1]/**"),
-        ("[2001:db8:0:0::1]:443/x", "[2001:db8::1]/**"),
-    ],
-)  # fmt: skip
-def test_an_address_is_the_same_however_it_is_written(image: str, pattern: str) -> None:
-    assert denied(image, pattern)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        "evil.io.good.io/x", "notevil.io/x", "good.io/evil.io/x", "docker.io/evil.io/x", "evil/io/x", "evilxio/x",
-    ],
-)  # fmt: skip
-def test_another_registry_is_not_denied_with_it(image: str) -> None:
-    assert not denied(image, "evil.io/**")
-
-
-@pytest.mark.parametrize(
-    ("image", "patterns"),
-    [
-        ("docker.io/ghcr.io/acme/x", ("ghcr.io/acme/**",)), ("index.docker.io/ghcr.io/acme/x", ("ghcr.io/acme/**",)),
-        ("good.io:80/x", ("good.io/**",)), ("good.io:8443/x", ("good.io/**",)), ("good.io.evil.io/x", ("good.io/**",)),
-        ("localhost/acme/x", ("acme/*",)), ("ACME/x", ("acme/*",)), ("registry/acme/x", ("registry:5000/**",)),
-    ],
-)  # fmt: skip
-def test_nothing_is_allowed_that_only_looks_like_what_is(image: str, patterns: tuple[str, ...]) -> None:
-    assert not allowed(image, *patterns)
 
 
 @pytest.mark.parametrize(
@@ -348,75 +311,50 @@ def test_a_pattern_means_one_registry_and_no_other(host: str, other: str, path: 
     assert not allowed(f"{other}/{path}{ref}", f"{host}/**")
 
 
-@settings(deadline=None)
-@given(st.text("eE.:vilo/i0148-_@[]x", max_size=20))
-def test_any_text_is_a_reference_or_none(text: str) -> None:
-    reference = parse_reference(text)
-    if reference is not None:
-        name = next(reference.names(reference.port))
-        again = parse_reference(name + (f":{reference.tag}" if reference.tag else ""))
-        assert again is not None
-        assert (next(again.names(again.port)), again.tag) == (name, reference.tag)
-
-
 # ---- generated values and readiness probes in a pod
+
+
+def pod(*containers: dict[str, Any], init: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+    return {"kind": "Pod", "spec": {"containers": list(containers), "initContainers": list(init)}}
+
+
+def test_values_stand_before_the_others_in_every_container_and_come_back() -> None:
+    before = pod({"name": "a", "env": [{"name": "A", "value": "$(FLAG)"}]}, {"name": "b"}, init=({"name": "c"},))
+    original = copy.deepcopy(before)
+    values = {"FLAG": "a$b$$c$(A)", "B": ""}
+    after = with_values(before, values)
+    written = [{"name": "FLAG", "value": "a$$b$$$$c$$(A)"}, {"name": "B", "value": ""}]
+    first, second, init = [*after["spec"]["containers"], *after["spec"]["initContainers"]]
+    assert (first["env"], second["env"], init["env"]) == (
+        [*written, *original["spec"]["containers"][0]["env"]],
+        written,
+        written,
+    )
+    assert (values_in(after, values), before) == (values, original)
 
 
 TCP_80, UDP_53, TCP_9 = (
     TargetPort(container_port=port, protocol=protocol) for port, protocol in ((80, "TCP"), (53, "UDP"), (9, "TCP"))
 )
-PROBE = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
+HTTP, OTHER, UDP = (
+    {"containerPort": 80},
+    {"containerPort": 9, "protocol": "TCP"},
+    {"containerPort": 53, "protocol": "UDP"},
+)
 
 
-def pod(*containers: dict[str, Any], init: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
-    return {"kind": "Pod", "spec": {"containers": list(containers), **({"initContainers": list(init)} if init else {})}}
-
-
-def additions_container(name: str = "app", *ports: tuple[int, str], **more: Any) -> dict[str, Any]:
-    declared = [{"containerPort": port, "protocol": protocol} for port, protocol in ports]
-    return {"name": name, **({"ports": declared} if ports else {}), **more}
-
-
-def test_values_stand_before_the_others_in_every_container_and_come_back() -> None:
-    before = pod(
-        additions_container(env=[{"name": "A", "value": "$(FLAG)"}]),
-        additions_container("b"),
-        init=(additions_container("c"),),
-    )
-    kept = copy.deepcopy(before)
-    values = {"FLAG": "a$b$$c$(A)", "B": ""}
-    after = with_values(before, values)
-    written = [{"name": "FLAG", "value": "a$$b$$$$c$$(A)"}, {"name": "B", "value": ""}]
-    assert [one["env"] for one in after["spec"]["containers"]] == [
-        [*written, {"name": "A", "value": "$(FLAG)"}],
-        written,
-    ]
-    assert after["spec"]["initContainers"][0]["env"] == written
-    assert values_in(after, values) == values
-    assert before == kept
-
-
-def test_a_container_gets_a_probe_of_the_first_published_port_that_it_has() -> None:
-    after = with_readiness(pod(additions_container("a", (9, "TCP"), (80, "TCP"))), (UDP_53, TCP_80, TCP_9))
-    assert after["spec"]["containers"][0]["readinessProbe"] == PROBE
-    plain = {"name": "a", "ports": [{"containerPort": 80}]}
-    assert with_readiness(pod(plain), (TCP_80,))["spec"]["containers"][0]["readinessProbe"] == PROBE
-
-
-def test_a_sidecar_gets_one_and_a_container_that_ends_gets_none() -> None:
-    sidecar = additions_container("a", (80, "TCP"), restartPolicy="Always")
-    after = with_readiness(
-        pod(additions_container("c"), init=(sidecar, additions_container("b", (80, "TCP")))), (TCP_80,)
-    )
-    assert after["spec"]["initContainers"] == [
-        sidecar | {"readinessProbe": PROBE},
-        additions_container("b", (80, "TCP")),
-    ]
-    assert after["spec"]["containers"] == [additions_container("c")]
-
-
-def test_who_has_a_readiness_probe_keeps_it_and_who_publishes_nothing_over_tcp_gets_none() -> None:
-    own = additions_container("a", (80, "TCP"), readinessProbe={"httpGet": {"port": 80}})
-    udp, other = additions_container("b", (53, "UDP")), additions_container("c", (81, "TCP"))
-    before = pod(own, udp, other)
-    assert with_readiness(before, (TCP_80, UDP_53)) == before
+@pytest.mark.parametrize(
+    ("ports", "more", "init", "probed"),
+    [
+        ([HTTP], {}, False, True), ([OTHER, HTTP], {}, False, True), ([UDP], {}, False, False),
+        ([{"containerPort": 81}], {}, False, False), ([], {}, False, False), ([HTTP], {}, True, False),
+        ([HTTP], {"restartPolicy": "Always"}, True, True), ([HTTP], {"readinessProbe": {}}, False, False),
+    ],
+)  # fmt: skip
+def test_a_container_that_keeps_running_gets_a_probe_of_its_first_published_tcp_port(
+    ports: list[Any], more: dict[str, Any], init: bool, probed: bool
+) -> None:
+    one = {"name": "a", "ports": ports, **more}
+    probe = {"readinessProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 1}} if probed else {}
+    after = with_readiness(pod(init=(one,)) if init else pod(one), (UDP_53, TCP_80, TCP_9))
+    assert [*after["spec"]["containers"], *after["spec"]["initContainers"]] == [one | probe]

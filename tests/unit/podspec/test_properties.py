@@ -13,11 +13,13 @@ import pytest
 import yaml
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
+from kubernetes.aio.client.models.v1_pod import V1Pod
 
 from stackd.errors import InvalidPodSpec, InvalidRequest
 from stackd.model import SanitizedSpec, TargetPort
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
-from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, POD, ModelField, container, fields_of, seed, with_volume
+from stackd.podspec.fields import MODELS, Field
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed, with_volume
 
 # ---- The Pod Security Standards, written from their text and not from the policy's code
 
@@ -39,29 +41,24 @@ def baseline(pod: dict[str, Any]) -> Iterator[str]:
     """What the pod violates of the baseline standard."""
     spec = pod["spec"]
     own = spec.get("securityContext") or {}
-    contexts = [own, *(one.get("securityContext") or {} for one in containers(spec))]
     yield from (field for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field))
     yield from ("hostPath" for volume in spec.get("volumes") or [] if "hostPath" in volume)
     yield from ("sysctls" for _ in own.get("sysctls") or [])
     for one in containers(spec):
         yield from ("hostPort" for port in one.get("ports") or [] if port.get("hostPort"))
-        yield from (f"{hook}.host" for hook, action in actions(one) if action.get("host"))
-    for context in contexts:
-        if (context.get("windowsOptions") or {}).get("hostProcess"):
-            yield "hostProcess"
-        if context.get("privileged"):
-            yield "privileged"
-        if set((context.get("capabilities") or {}).get("add") or []) - BASELINE_CAPABILITIES:
-            yield "capabilities"
-        if (context.get("seccompProfile") or {}).get("type") not in (None, "RuntimeDefault", "Localhost"):
-            yield "seccomp"
-        if (context.get("appArmorProfile") or {}).get("type") not in (None, "RuntimeDefault", "Localhost"):
-            yield "apparmor"
-        if context.get("procMount") not in (None, "Default"):
-            yield "procMount"
+        yield from ("host" for action in actions(one) if action.get("host"))
+    for context in [own, *(one.get("securityContext") or {} for one in containers(spec))]:
+        profiles = {(context.get(kind) or {}).get("type") for kind in ("seccompProfile", "appArmorProfile")}
         selinux = context.get("seLinuxOptions") or {}
-        if selinux.get("user") or selinux.get("role") or selinux.get("type"):
-            yield "selinux"
+        violated = {
+            "hostProcess": (context.get("windowsOptions") or {}).get("hostProcess"),
+            "privileged": context.get("privileged"),
+            "capabilities": set((context.get("capabilities") or {}).get("add") or []) - BASELINE_CAPABILITIES,
+            "profiles": profiles - {None, "RuntimeDefault", "Localhost"},
+            "procMount": context.get("procMount") not in (None, "Default"),
+            "selinux": selinux.get("user") or selinux.get("role") or selinux.get("type"),
+        }
+        yield from (name for name, broken in violated.items() if broken)
     annotations = pod["metadata"].get("annotations") or {}
     yield from ("apparmor" for key in annotations if key.startswith("container.apparmor.security.beta.kubernetes.io/"))
 
@@ -72,36 +69,25 @@ def restricted(pod: dict[str, Any]) -> Iterator[str]:
     own = spec.get("securityContext") or {}
     yield from baseline(pod)
     yield from ("volume" for volume in spec.get("volumes") or [] if set(volume) - {"name"} - RESTRICTED_VOLUMES)
-    if own.get("runAsUser") == 0:
-        yield "runAsUser"
     for one in containers(spec):
         context = one.get("securityContext") or {}
         capabilities = context.get("capabilities") or {}
-        if context.get("allowPrivilegeEscalation") is not False:
-            yield "allowPrivilegeEscalation"
-        if not context.get("runAsNonRoot", own.get("runAsNonRoot")):
-            yield "runAsNonRoot"
-        if context.get("runAsUser") == 0:
-            yield "runAsUser"
-        if (context.get("seccompProfile") or own.get("seccompProfile") or {}).get("type") != "RuntimeDefault":
-            yield "seccomp"
-        if "ALL" not in (capabilities.get("drop") or []):
-            yield "drop"
-        if set(capabilities.get("add") or []) - {"NET_BIND_SERVICE"}:
-            yield "add"
+        violated = {
+            "allowPrivilegeEscalation": context.get("allowPrivilegeEscalation") is not False,
+            "runAsNonRoot": not context.get("runAsNonRoot", own.get("runAsNonRoot")),
+            "runAsUser": 0 in (context.get("runAsUser"), own.get("runAsUser")),
+            "seccomp": (context.get("seccompProfile") or own["seccompProfile"])["type"] != "RuntimeDefault",
+            "drop": "ALL" not in (capabilities.get("drop") or []),
+            "add": set(capabilities.get("add") or []) - {"NET_BIND_SERVICE"},
+        }
+        yield from (name for name, broken in violated.items() if broken)
 
 
-def actions(container: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def actions(container: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every probe's and hook's HTTP or TCP action."""
-    lifecycle = container.get("lifecycle") or {}
-    owners = {
-        **{kind: container.get(kind) for kind in ("livenessProbe", "readinessProbe", "startupProbe")},
-        **lifecycle,
-    }
-    for name, owner in owners.items():
-        for kind in ("httpGet", "tcpSocket"):
-            if owner and kind in owner:
-                yield f"{name}.{kind}", owner[kind]
+    owners = [container.get(kind) for kind in ("livenessProbe", "readinessProbe", "startupProbe")]
+    for owner in (*owners, *(container.get("lifecycle") or {}).values()):
+        yield from (owner[kind] for kind in ("httpGet", "tcpSocket") if owner and kind in owner)
 
 
 RESTRICTED = Policy(profile="restricted")
@@ -188,71 +174,53 @@ SPECS: st.SearchStrategy[Any] = st.fixed_dictionaries(
 )
 
 
-def values(field: ModelField, depth: int) -> st.SearchStrategy[Any]:
+def values(field: Field, depth: int) -> st.SearchStrategy[Any]:
     """Values of a field's type; ``depth`` limits how deeply objects are nested."""
-    plain: dict[str, st.SearchStrategy[Any]] = {
+    one = objects(field.model, depth)
+    return {
         "string": WORDS,
         "integer": st.sampled_from([0, 1, 80, -1, 2**40]),
         "boolean": st.booleans(),
         "integer or string": st.sampled_from([80, "web", 0]),
         "strings": st.lists(WORDS, max_size=2),
         "map": st.dictionaries(WORDS, WORDS, max_size=2),
+        "object": one,
+        "objects": st.lists(one, max_size=2),
         "other": WORDS,
-    }
-    if field.model is None:
-        return plain[field.kind]
-    one = objects(field.model, depth)
-    return st.lists(one, max_size=2) if field.kind == "objects" else one
+    }[field.kind]
 
 
 @st.composite
-def objects(draw: st.DrawFn, model: Any, depth: int) -> dict[str, Any]:
-    """Objects of a model, with up to three of its fields."""
-    fields = fields_of(model)
+def objects(draw: st.DrawFn, model: str, depth: int) -> dict[str, Any]:
+    """Objects of a model, with up to three of its fields; an object that is never accepted is empty."""
+    fields = MODELS.get(model, {})
     names = draw(st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True)) if depth and fields else []
     return {name: draw(values(fields[name], depth - 1)) for name in names}
 
 
-def places(value: dict[str, Any], model: Any) -> list[tuple[dict[str, Any], Any]]:
+def places(value: dict[str, Any], model: str) -> list[tuple[dict[str, Any], str]]:
     """Every object of the pod, with its model."""
     found = [(value, model)]
-    for name, field in fields_of(model).items():
-        inner = value.get(name)
-        if field.model is None or not inner:
-            continue
-        for one in inner if isinstance(inner, list) else [inner]:
-            if isinstance(one, dict):
-                found += places(one, field.model)
+    for name, inner in value.items():
+        if field_model := MODELS[model][name].model:
+            for one in inner if isinstance(inner, list) else [inner]:
+                found += places(one, field_model)
     return found
 
 
 @st.composite
 def pods(draw: st.DrawFn) -> dict[str, Any]:
     """Valid pods in which up to two fields, anywhere, got a random value of their type."""
-    pod: dict[str, Any] = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": draw(SPECS)}
-    pod = copy.deepcopy(pod)
+    pod = copy.deepcopy({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": draw(SPECS)})
     for _ in range(draw(st.sampled_from([0, 0, 1, 1, 2]))):
-        owner, model = draw(st.sampled_from(places(pod, POD)))
-        fields = fields_of(model)
-        if not fields:
-            continue
-        name = draw(st.sampled_from(sorted(fields)))
-        owner[name] = draw(values(fields[name], 3))
+        owner, model = draw(st.sampled_from(places(pod, "Pod")))
+        name = draw(st.sampled_from(sorted(MODELS[model])))
+        owner[name] = draw(values(MODELS[model][name], 3))
     return pod
 
 
 def admit(pod: dict[str, Any], policy: Policy) -> SanitizedSpec | None:
-    declared = (
-        [
-            port
-            for one in pod["spec"].get("containers") or []
-            if isinstance(one, dict)
-            for port in one.get("ports") or []
-            if isinstance(port, dict)
-        ]
-        if isinstance(pod.get("spec"), dict)
-        else []
-    )
+    declared = [port for one in pod["spec"].get("containers") or [] for port in one.get("ports") or []]
     ports = tuple(
         TargetPort(container_port=port.get("containerPort", 80), protocol=port.get("protocol", "TCP"))
         for port in declared[:1]
@@ -299,7 +267,7 @@ def check_isolation(pod: dict[str, Any]) -> None:
     for one in containers(spec):
         assert "volumeDevices" not in one
         assert not any({"hostPort", "hostIP"} & port.keys() for port in one.get("ports", []))
-        assert not any("host" in action for _, action in actions(one))
+        assert not any("host" in action for action in actions(one))
     for volume in spec.get("volumes", []):
         assert not {"hostPath", "nfs", "iscsi", "flexVolume", "image"} & volume.keys()
         assert volume.get("emptyDir", {"sizeLimit": "1"}).get("sizeLimit")
@@ -315,7 +283,7 @@ def check_no_credentials(pod: dict[str, Any]) -> None:
 
 def check(pod: dict[str, Any], policy: Policy, spec: SanitizedSpec) -> None:
     manifest: dict[str, Any] = dict(spec.manifest)
-    POD.model_validate(manifest)
+    V1Pod.model_validate(manifest)
     assert yaml.safe_load(spec.text) == {**manifest, "kind": pod["kind"], "status": {}}
     assert spec.requested_cpu_milli == effective(manifest["spec"], "cpu") * 1000
     assert spec.requested_memory_bytes == effective(manifest["spec"], "memory")
