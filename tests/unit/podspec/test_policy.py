@@ -187,10 +187,11 @@ def test_the_operators_additions_go_into_the_manifest_and_not_into_the_text() ->
     asked = spec(imagePullSecrets=[{"name": "mine"}])
     asked["metadata"]["labels"] = {"app": "web", "own": "1"}
     admitted = admit(asked, policy)
-    before = copy.deepcopy(dict(admitted.manifest))
+    before: dict[str, Any] = copy.deepcopy(dict(admitted.manifest))
     pod = harden(admitted.manifest, policy)
     assert admitted.manifest == before
-    assert pod["spec"] == before["spec"] | {
+    assert pod["spec"] == {
+        **before["spec"],
         "runtimeClassName": "gvisor",
         "tolerations": [{"key": "stacks", "operator": "Exists"}],
         "imagePullSecrets": [{"name": "mine"}, {"name": "registry"}],
@@ -324,12 +325,8 @@ def test_values_stand_before_the_others_in_every_container_and_come_back() -> No
     values = {"FLAG": "a$b$$c$(A)", "B": ""}
     after = with_values(before, values)
     written = [{"name": "FLAG", "value": "a$$b$$$$c$$(A)"}, {"name": "B", "value": ""}]
-    first, second, init = [*after["spec"]["containers"], *after["spec"]["initContainers"]]
-    assert (first["env"], second["env"], init["env"]) == (
-        [*written, *original["spec"]["containers"][0]["env"]],
-        written,
-        written,
-    )
+    envs = [one["env"] for kind in ("containers", "initContainers") for one in after["spec"][kind]]
+    assert envs == [[*written, {"name": "A", "value": "$(FLAG)"}], written, written]
     assert (values_in(after, values), before) == (values, original)
 
 
