@@ -33,12 +33,12 @@ MANIFEST = harden(SPEC.manifest, Policy())
 
 
 def manifests(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The pod and the service that stackd would send for the same stack, still without node port."""
+    """The pod and the service that stackd would send for the same stack; the node port is to be replaced."""
     stack = Stack(
         stack_id=name,
         namespace=namespace,
         pod_spec=SPEC.text,
-        ports=(PortMapping(container_port=80, protocol="TCP", node_port=0),),
+        ports=(PortMapping(container_port=80, protocol="TCP", node_port=PORTS[0]),),
         status=StackStatus.CREATING,
         created_at=1_800_000_000_123_456_789,
         updated_at=1_800_000_000_123_456_789,
@@ -99,9 +99,11 @@ class Raw:
         loop = asyncio.get_running_loop()
         self._waiting[name] = loop.create_future(), loop.create_future()
         await self._send("POST", "/pods", pod)
-        for _ in range(1000):
+        for _ in PORTS:
             service["spec"]["ports"][0]["nodePort"] = next(self._ports)
-            if (await self._send("POST", "/services", service, may_fail=True)).get("kind") == "Service":
+            if (await self._send("POST", "/services", service, refused_by="already allocated")).get(
+                "kind"
+            ) == "Service":
                 break
         await self._waiting[name][0]
         return name
@@ -112,12 +114,12 @@ class Raw:
         await self._send("DELETE", f"/services/svc-{name}", options)
         await self._send("DELETE", f"/pods/{name}", options | {"gracePeriodSeconds": 0})
 
-    async def _send(self, method: str, path: str, body: dict[str, Any], *, may_fail: bool = False) -> dict[str, Any]:
+    async def _send(self, method: str, path: str, body: dict[str, Any], *, refused_by: str = "") -> dict[str, Any]:
         headers = {**self._headers, "Content-Type": "application/json"}
         request = self._session.request(method, self._base + path, data=orjson.dumps(body), headers=headers)
         async with request as response:
             answer: dict[str, Any] = orjson.loads(await response.read())
-            if response.status >= 300 and not may_fail:
+            if response.status >= 300 and not (refused_by and refused_by in answer.get("message", "")):
                 raise RuntimeError(f"{method} {path}: {response.status} {answer.get('message')}")
             return answer
 
