@@ -15,7 +15,7 @@ import click
 
 from stackd import __version__
 from stackd.cli import stackd
-from stackd.config import wording
+from stackd.config.sections import SECTIONS
 from stackd.config.settings import settings
 
 FILES = {
@@ -111,7 +111,7 @@ def config_page() -> str:
         *_section("NAME", "stackd-config - the configuration of stackd, /etc/stackd/config.toml"),
         *_section("DESCRIPTION", CONFIG),
     ]
-    for section, model in wording.sections().items():
+    for section, model in SECTIONS.items():
         lines += [f'.SH "[{section}]"', _escaped((model.__doc__ or "").strip())]
         for one in (one for one in settings() if one.section == section):
             when = "reload" if one.live else "restart"

@@ -3,8 +3,7 @@
 sections      every key, with its kind, default and reason; [policy] is ``podspec``'s
 sources       the two sources of keys: a TOML file and the environment
 credentials   API keys, systemd's credentials, and which cluster
-load          reads all sources into a ``Config``, or reports all mistakes at once
-wording       the sentences for mistakes
+load          reads all sources into a ``Config``, or reports all mistakes at once, and their sentences
 settings      the keys as a list: what a reload may change, the example file, the table of the docs
 """
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from stackd.config.sections import AuthSection, ClusterSection, Config
 from stackd.config.sources import KEY_VARIABLE
@@ -90,16 +90,15 @@ class Keyring:
             texts = read()
         except OSError as error:
             self.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}"))
-            return
         except ValueError as error:
             self.mistakes.append((key, f"{origin} {error}"))
-            return
-        for number, text in enumerate(texts, 1):
-            if len(text) < SHORTEST:
-                self.mistakes.append(("keys", _SHORT.format(origin)))
-                continue
-            unique = name if number == 1 else f"{name}-{number}"
-            self.keys.append(ApiKey(name=unique, sha256=digest(text), scope="admin"))
+        else:
+            for number, text in enumerate(texts, 1):
+                if len(text) < SHORTEST:
+                    self.mistakes.append(("keys", _SHORT.format(origin)))
+                else:
+                    unique = name if number == 1 else f"{name}-{number}"
+                    self.keys.append(ApiKey(name=unique, sha256=digest(text), scope="admin"))
 
 
 def gather_keys(auth: AuthSection, environ: Mapping[str, str], credentials: Path | None, *, required: bool) -> Keyring:
@@ -127,18 +126,16 @@ def _check_keys(ring: Keyring) -> None:
     by_hash: dict[bytes, ApiKey] = {}
     names: set[str] = set()
     for key in ring.keys:
-        known = by_hash.get(key.sha256)
-        if known is not None and known.scope != key.scope:
-            ring.mistakes.append(("keys", f'"{known.name}" and "{key.name}" are one key with two scopes'))
-        elif known is not None and (known.labels, known.templates) != (key.labels, key.templates):
-            wrong = f'"{known.name}" and "{key.name}" are one key with different labels or templates'
-            ring.mistakes.append(("keys", wrong))
-        if known is not None:
-            continue
-        if key.name in names:
-            ring.mistakes.append(("keys", f'two keys are named "{key.name}"; each key needs a name of its own'))
-        by_hash[key.sha256] = key
-        names.add(key.name)
+        first = by_hash.setdefault(key.sha256, key)
+        if first is key:
+            if key.name in names:
+                ring.mistakes.append(("keys", f'two keys are named "{key.name}"; each key needs a name of its own'))
+            names.add(key.name)
+        elif first.scope != key.scope:
+            ring.mistakes.append(("keys", f'"{first.name}" and "{key.name}" are one key with two scopes'))
+        elif (first.labels, first.templates) != (key.labels, key.templates):
+            text = f'"{first.name}" and "{key.name}" are one key with different labels or templates'
+            ring.mistakes.append(("keys", text))
     ring.keys = list(by_hash.values())
 
 
@@ -162,38 +159,29 @@ def choose_cluster(cluster: ClusterSection, environ: Mapping[str, str], credenti
     """Decide which cluster is meant. In mode auto without a cluster the section stays as it is."""
     if cluster.mode not in ("auto", "kubeconfig"):
         return Choice(cluster=cluster)
-    if cluster.kubeconfig:
-        return _explicit(cluster)
-    if (file := credential(credentials, KUBECONFIG)) is not None:
-        return _file(cluster, str(file), f"credential {KUBECONFIG}")
-    if cluster.mode == "auto" and environ.get("KUBERNETES_SERVICE_HOST"):
-        return Choice(cluster=_decided(cluster, "in-cluster", ""), origin="environment KUBERNETES_SERVICE_HOST")
-    if _readable(environ.get("KUBECONFIG", "")):
-        return _file(cluster, environ["KUBECONFIG"], "environment KUBECONFIG")
     home = os.path.join(environ["HOME"], ".kube", "config") if environ.get("HOME") else ""
-    if _readable(home):
-        return _file(cluster, home, "~/.kube/config")
-    return Choice(cluster=cluster, mistake=NO_CLUSTER if cluster.mode == "kubeconfig" else "")
+    if cluster.kubeconfig:
+        path, origin = cluster.kubeconfig, ""
+        if not _readable(path):
+            return Choice(cluster=cluster, mistake="the file is missing or cannot be read; a kubeconfig is expected")
+    elif (file := credential(credentials, KUBECONFIG)) is not None:
+        path, origin = str(file), f"credential {KUBECONFIG}"
+    elif cluster.mode == "auto" and environ.get("KUBERNETES_SERVICE_HOST"):
+        in_pod = cluster.model_copy(update={"mode": "in-cluster"})
+        return Choice(cluster=in_pod, origin="environment KUBERNETES_SERVICE_HOST")
+    elif _readable(environ.get("KUBECONFIG", "")):
+        path, origin = environ["KUBECONFIG"], "environment KUBECONFIG"
+    elif _readable(home):
+        path, origin = home, "~/.kube/config"
+    else:
+        return Choice(cluster=cluster, mistake=NO_CLUSTER if cluster.mode == "kubeconfig" else "")
+    return Choice(cluster=cluster.model_copy(update={"mode": "kubeconfig", "kubeconfig": path}), origin=origin)
 
 
 def require_cluster(config: Config) -> None:
     """Raise ConfigError unless the cluster is decided; for commands that talk to one."""
     if config.cluster.mode not in ("kubeconfig", "in-cluster"):
         raise ConfigError([f"[cluster] kubeconfig: {NO_CLUSTER}"])
-
-
-def _explicit(cluster: ClusterSection) -> Choice:
-    if not _readable(cluster.kubeconfig):
-        return Choice(cluster=cluster, mistake="the file is missing or cannot be read; a kubeconfig is expected")
-    return Choice(cluster=_decided(cluster, "kubeconfig", cluster.kubeconfig))
-
-
-def _file(cluster: ClusterSection, path: str, origin: str) -> Choice:
-    return Choice(cluster=_decided(cluster, "kubeconfig", path), origin=origin)
-
-
-def _decided(cluster: ClusterSection, mode: Literal["kubeconfig", "in-cluster"], path: str) -> ClusterSection:
-    return cluster.model_copy(update={"mode": mode, "kubeconfig": path})
 
 
 def _readable(paths: str) -> bool:

@@ -7,12 +7,13 @@ with these models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 from annotated_types import Ge, Le, MinLen
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from stackd.errors import Reason
 from stackd.keys import ApiKey
@@ -51,13 +52,8 @@ from stackd.model import PortRange, Route, RoutedTarget, TargetPort
 from stackd.podspec.policy import Policy, PolicySection, RestartPolicy
 
 AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
-NO_ADDRESSES: Mapping[str, str] = MappingProxyType({})
-NO_LIMITS: Mapping[str, int] = MappingProxyType({})
-NO_RATES: Mapping[str, str] = MappingProxyType({})
-
-
-def _stack_nodes() -> Mapping[str, str]:
-    return MappingProxyType({"role": "stack"})
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_STACK_NODES: Mapping[str, str] = MappingProxyType({"role": "stack"})
 
 
 class Section(BaseModel):
@@ -136,7 +132,7 @@ class StacksSection(Section):
     )
     max_ttl: Annotated[Period, LIVE] = Field(default=86400.0, description="The longest life, extensions included.")
     node_selector: Labels = Field(
-        default_factory=_stack_nodes, description="Stacks run on nodes with these labels only."
+        default_factory=lambda: _STACK_NODES, description="Stacks run on nodes with these labels only."
     )
     node_port_min: NodePort = Field(
         default=31001, description="First node port handed out; the cluster's own range is the limit."
@@ -158,7 +154,7 @@ class StacksSection(Section):
         default=60.0, description="How long pulling an image may fail before the stack counts as failed."
     )
     public_ips: Annotated[Addresses, LIVE] = Field(
-        default_factory=lambda: NO_ADDRESSES, description="Node name to public address, where the cluster knows none."
+        default_factory=lambda: _EMPTY, description="Node name to public address, where the cluster knows none."
     )
     address_types: Annotated[
         tuple[Annotated[AddressType, Expects(what="a node address type")], ...],
@@ -281,7 +277,7 @@ class LimitsSection(Section):
     )
     max_stacks: Count = Field(default=0, description="Stacks in all before a 503; 0 leaves it to ports and quota.")
     stacks_per_label: LabelLimits = Field(
-        default_factory=lambda: NO_LIMITS,
+        default_factory=lambda: _EMPTY,
         description="Stacks per value of a label in any letter case, such as { player = 1 }.",
     )
     pod_spec: TextSize = Field(
@@ -291,7 +287,7 @@ class LimitsSection(Section):
         default=(), description="Labels that every create must have, so that nobody evades a limit by leaving one out."
     )
     creates_per_label: LabelRates = Field(
-        default_factory=lambda: NO_RATES,
+        default_factory=lambda: _EMPTY,
         description='Creates and starts per value of a label before a 429, such as { player = "6/min" }.',
     )
     header_size: Annotated[Size, AT_START] = Field(default=16 << 10, description="Longest request line or header.")
@@ -353,6 +349,25 @@ class Config(Section):
     limits: Annotated[LimitsSection, LIVE] = Field(default_factory=LimitsSection)
     log: Annotated[LogSection, LIVE] = Field(default_factory=LogSection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
+
+
+SECTIONS: Final = {name: cast(type[BaseModel], field.annotation) for name, field in Config.model_fields.items()}
+"""The model of each section, by name, in the order of the file."""
+
+
+def fields() -> Iterator[tuple[str, str, FieldInfo]]:
+    """Section, key and field of each key, in the order of the file."""
+    for section, model in SECTIONS.items():
+        for key, field in model.model_fields.items():
+            yield section, key, field
+
+
+def expectation(field: FieldInfo) -> Expects:
+    """What is expected of a field; for fields of nested models, their description."""
+    for item in field.metadata:
+        if isinstance(item, Expects):
+            return item
+    return Expects(what=field.description or "something else", secret=field.repr is False)
 
 
 def policy_of(config: Config) -> Policy:

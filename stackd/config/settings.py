@@ -6,16 +6,16 @@ Tests compare the example file and the table of docs/configure.md with it; after
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic.fields import FieldInfo
 
-from stackd.config import wording
-from stackd.config.sections import Config
+from stackd.config.sections import Config, expectation, fields
 from stackd.config.sources import variable
 from stackd.keys import ApiKey
 from stackd.kinds import AT_START, LIVE
@@ -47,24 +47,22 @@ class Setting:
         """The environment variable that sets it."""
         return variable(self.section, self.key)
 
+    def value(self, config: Config) -> object:
+        """Its value in ``config``."""
+        return getattr(getattr(config, self.section), self.key)
+
     def text(self, config: Config) -> str:
         """Its value in ``config``, as TOML."""
-        return toml(getattr(getattr(config, self.section), self.key), self.unit)
+        return toml(self.value(config), self.unit)
 
 
 def settings() -> tuple[Setting, ...]:
     """All keys, in the order of the file."""
-    return tuple(_settings())
-
-
-def _settings() -> Iterator[Setting]:
-    for section, model in wording.sections().items():
-        for key, field in model.model_fields.items():
-            yield _setting(section, key, field)
+    return tuple(itertools.starmap(_setting, fields()))
 
 
 def _setting(section: str, key: str, field: FieldInfo) -> Setting:
-    unit = wording.expectation(field).unit
+    unit = expectation(field).unit
     default = toml(field.get_default(call_default_factory=True), unit)
     in_live_section = LIVE in Config.model_fields[section].metadata and AT_START not in field.metadata
     live = in_live_section or LIVE in field.metadata
@@ -94,8 +92,7 @@ def toml(value: object, unit: str = "") -> str:
 
 def _string(text: str) -> str:
     """A TOML basic string: JSON's form, except for DEL; half of a surrogate pair is replaced, because TOML has none."""
-    whole = _SURROGATE.sub("\ufffd", text)
-    return json.dumps(whole, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(_SURROGATE.sub("\ufffd", text), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _key(key: str) -> str:
@@ -124,23 +121,22 @@ class Changes:
 
 def diff(old: Config, new: Config) -> Changes:
     """The keys that differ, in the order of the file."""
-    changed = [setting for setting in settings() if _value(old, setting) != _value(new, setting)]
-    found = [SettingChange(key=setting.name, old=setting.text(old), new=setting.text(new)) for setting in changed]
+    changes = [
+        SettingChange(key=setting.name, old=setting.text(old), new=setting.text(new))
+        for setting in settings()
+        if setting.value(old) != setting.value(new)
+    ]
     return Changes(
-        live=tuple(change for change in found if change.key in LIVE_KEYS),
-        restart=tuple(change for change in found if change.key not in LIVE_KEYS),
+        live=tuple(change for change in changes if change.key in LIVE_KEYS),
+        restart=tuple(change for change in changes if change.key not in LIVE_KEYS),
     )
 
 
 def merge_live(old: Config, new: Config) -> Config:
     """``old`` with the live keys of ``new``: the configuration in force after a reload, until the restart."""
-    parts = {}
-    for section in {name.partition(".")[0] for name in LIVE_KEYS}:
-        live = [setting for setting in settings() if setting.section == section and setting.live]
-        update = {setting.key: _value(new, setting) for setting in live}
-        parts[section] = getattr(old, section).model_copy(update=update)
+    live: dict[str, dict[str, object]] = {}
+    for setting in settings():
+        if setting.live:
+            live.setdefault(setting.section, {})[setting.key] = setting.value(new)
+    parts = {section: getattr(old, section).model_copy(update=values) for section, values in live.items()}
     return old.model_copy(update=parts)
-
-
-def _value(config: Config, setting: Setting) -> object:
-    return getattr(getattr(config, setting.section), setting.key)

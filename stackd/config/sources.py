@@ -7,6 +7,7 @@ flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -15,7 +16,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args, get_origin
+from typing import Final, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -25,7 +26,6 @@ from stackd.errors import ConfigError
 _STATEMENT: Final = re.compile(
     r"""\s*(?P<brackets>\[\[?)?(?P<key>(?:"[^"]*"|'[^']*'|[^\s\[\]"'#=]|[ \t])+)(?(brackets)\]|=)"""
 )
-_POSITION: Final = re.compile(r"\s*\(at (?:line (\d+), column \d+|end of document)\)$")
 
 KeyPath = tuple[str | int, ...]
 
@@ -67,7 +67,9 @@ def read_toml(path: Path) -> TomlFile:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError([_syntax_mistake(name, text, str(error))]) from error
+        message, _, at = str(error).rpartition(" (at ")
+        line = int(at.split()[1].rstrip(",")) if at.startswith("line ") else text.rstrip().count("\n") + 1
+        raise ConfigError([f"{name}:{line}: this is not TOML: {message}"]) from error
     return TomlFile(name=name, data=data, lines=dict(_positions(text.replace("\r\n", "\n"))))
 
 
@@ -77,14 +79,6 @@ def user() -> str:
         return pwd.getpwuid(os.geteuid()).pw_name
     except KeyError:
         return str(os.geteuid())
-
-
-def _syntax_mistake(name: str, text: str, message: str) -> str:
-    match = _POSITION.search(message)
-    if match is None:
-        return f"{name}: {message}"
-    line = int(match[1]) if match[1] else text.rstrip().count("\n") + 1
-    return f"{name}:{line}: this is not TOML: {message[: match.start()]}"
 
 
 def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
@@ -99,23 +93,15 @@ def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:
         if not match["brackets"]:
             yield table + path, line
             continue
-        table = _within(path, counts)
+        table = ()
+        for part in path:  # within an array of tables, its latest entry is meant
+            table = (*table, counts[table], part) if table in counts else (*table, part)
         if match["brackets"] == "[[":
             counts[table] = counts.get(table, -1) + 1
             if counts[table] == 0:
                 yield table, line
             table = (*table, counts[table])
         yield table, line
-
-
-def _within(path: KeyPath, counts: Mapping[KeyPath, int]) -> KeyPath:
-    """The path, with the index of the latest entry after each array of tables that it passes through."""
-    full: KeyPath = ()
-    for part in path[:-1]:
-        full = (*full, part)
-        if full in counts:
-            full = (*full, counts[full])
-    return (*full, path[-1])
 
 
 def _split(key: str) -> KeyPath:
@@ -138,6 +124,7 @@ _FLAGS: Final = _TRUE | dict.fromkeys(("false", "0", "no", "off"), False)
 _OTHERS: Final = frozenset(
     {KEY_VARIABLE, BOOT_VARIABLE, "STACKD_URL", "STACKD_API_KEY", "STACKD_CA_FILE", "STACKD_CONFIG"}
 )
+_NUMBER: Final = re.compile(r"\s*-?[0-9]{1,18}(\.[0-9]{1,18})?\s*")
 _SERVICE_LINK: Final = re.compile(r"STACKD_(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)?)")
 
 
@@ -162,56 +149,31 @@ def value_of(text: str, field: FieldInfo) -> object:
     kind = field.annotation
     if kind is bool:
         return _FLAGS.get(text.strip().lower(), text)
-    if kind is int:
-        return _whole(text)
-    if kind is float and not _has_unit(field):
-        return _number(text)
-    if get_origin(kind) is tuple:
-        return _list(text)
-    if get_origin(kind) is Mapping:
-        return _table(text, get_args(kind)[1])
-    return text
-
-
-def _has_unit(field: FieldInfo) -> bool:
-    return any(getattr(item, "unit", "") for item in field.metadata)
-
-
-def _whole(text: str) -> object:
-    return int(text) if re.fullmatch(r"\s*-?[0-9]{1,18}\s*", text) else text
-
-
-def _number(text: str) -> object:
-    return float(text) if re.fullmatch(r"\s*-?[0-9]{1,18}(?:\.[0-9]{1,18})?\s*", text) else text
-
-
-def _list(text: str) -> object:
-    parsed = _structured(text)
-    if parsed is not None:
-        return parsed
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _table(text: str, kind: Any) -> object:
-    parsed = _structured(text)
-    if parsed is not None:
-        return parsed
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    if not all(equals for _, equals, _ in pairs):
+    if kind is int or (kind is float and not any(getattr(item, "unit", "") for item in field.metadata)):
+        return _number(text, float if kind is float else int)
+    if get_origin(kind) not in (tuple, Mapping):
         return text
-    numbers = (get_args(kind)[0] if get_origin(kind) is Annotated else kind) is int
-    return {name.strip(): _whole(value) if numbers else value.strip() for name, _, value in pairs}
+    if text.strip()[:1] in ("[", "{"):
+        return _structured(text)
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if get_origin(kind) is tuple:
+        return words
+    if not all("=" in word for word in words):
+        return text
+    pairs = ((name.strip(), value.strip()) for name, _, value in (word.partition("=") for word in words))
+    numbers = int in get_args(get_args(kind)[1])  # as in Mapping[str, Annotated[int, …]]
+    return {name: _number(value, int) if numbers else value for name, value in pairs}
+
+
+def _number(text: str, kind: type[int] | type[float]) -> object:
+    match = _NUMBER.fullmatch(text)
+    return text if match is None or (kind is int and match[1]) else kind(text)
 
 
 def _structured(text: str) -> object:
-    """The value of JSON or TOML in brackets, invalid text as it is; None if the text does not begin with a bracket."""
-    if text.strip()[:1] not in ("[", "{"):
-        return None
-    try:
-        parsed: object = json.loads(text)
-    except ValueError:
-        try:
-            parsed = tomllib.loads(f"value = {text.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
-            return text
-    return parsed
+    """The value of JSON or TOML in brackets; invalid text as it is."""
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    with contextlib.suppress(tomllib.TOMLDecodeError):
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    return text

@@ -16,7 +16,7 @@ import orjson
 from pydantic import ValidationError
 
 from stackd.config import Config, PolicySection, policy_of
-from stackd.config.wording import explain
+from stackd.config.load import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
 from stackd.hostnames import LONGEST_PREFIX, prefix_from
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Final
 
-from stackd.config import wording
+from stackd.config.sections import SECTIONS
 from stackd.config.settings import settings
 
 _HEADER: Final = """\
@@ -32,7 +32,7 @@ _KEYS: Final = """\
 
 def example() -> str:
     """The text of ``config.example.toml``."""
-    return _HEADER + "".join(_example_section(name, model.__doc__ or "") for name, model in wording.sections().items())
+    return _HEADER + "".join(_example_section(name, model.__doc__ or "") for name, model in SECTIONS.items())
 
 
 def _example_section(section: str, doc: str) -> str:

@@ -10,7 +10,6 @@ import pytest
 from stackd.config import (
     LIVE_KEYS,
     Config,
-    LoadedConfig,
     SettingChange,
     diff,
     load,
@@ -115,85 +114,63 @@ def test_a_limit_that_is_passed_by_leaving_its_label_out_is_warned_of() -> None:
 # ---- Which cluster is used, depending on what is there
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    path = tmp_path / "home"
-    (path / ".kube").mkdir(parents=True)
-    (path / ".kube" / "config").write_text("{}")
-    return path
+SERVED = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}
+HOME, BOTH = "kubeconfig {home}/.kube/config ", "{home}/absent:{home}/kubeconfig"
+NAMED = "environment STACKD_CLUSTER__KUBECONFIG"
 
 
-def choose(credentials: Path | None = None, **environ: str) -> LoadedConfig:
-    return load(None, {"STACKD_AUTH__KEY": KEY, **environ}, credentials)
+@pytest.mark.parametrize(
+    ("environ", "credential", "decision"),
+    [
+        ({"STACKD_CLUSTER__KUBECONFIG": "{home}/.kube/config"}, True, HOME + NAMED),
+        ({"STACKD_CLUSTER__KUBECONFIG": "~/.kube/config"}, True, HOME + NAMED),
+        (SERVED, True, "kubeconfig {home}/kubeconfig credential kubeconfig"),
+        (SERVED, False, "in-cluster  environment KUBERNETES_SERVICE_HOST"),
+        ({"KUBECONFIG": BOTH}, False, f"kubeconfig {BOTH} environment KUBECONFIG"),
+        ({}, False, HOME + "~/.kube/config"),
+        ({"STACKD_CLUSTER__MODE": "kubeconfig", **SERVED}, False, HOME + "~/.kube/config"),
+        ({"STACKD_CLUSTER__MODE": "embedded"}, True, "embedded  default"),
+        ({"STACKD_CLUSTER__MODE": "in-cluster"}, True, "in-cluster  default"),
+    ],
+)  # fmt: skip
+def test_which_cluster_is_meant(tmp_path: Path, environ: dict[str, str], credential: bool, decision: str) -> None:
+    (tmp_path / ".kube").mkdir()
+    for name in (".kube/config", "kubeconfig"):
+        (tmp_path / name).write_text("{}")
+    variables = {name: value.replace("{home}", str(tmp_path)) for name, value in environ.items()}
+    loaded = load(None, {"STACKD_AUTH__KEY": KEY, "HOME": str(tmp_path), **variables}, tmp_path if credential else None)
+    cluster, origin = loaded.config.cluster, loaded.origins["cluster.kubeconfig"]
+    assert f"{cluster.mode} {cluster.kubeconfig} {origin}" == decision.replace("{home}", str(tmp_path))
 
 
-def decision(loaded: LoadedConfig) -> tuple[str, str, str]:
-    return loaded.config.cluster.mode, loaded.config.cluster.kubeconfig, loaded.origins["cluster.kubeconfig"]
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({"STACKD_CLUSTER__MODE": "kubeconfig"}, "no cluster is configured; set cluster.kubeconfig"),
+        ({"STACKD_CLUSTER__KUBECONFIG": "/absent"}, "the file is missing or cannot be read"),
+    ],
+)
+def test_a_cluster_that_is_named_and_absent_is_a_mistake(
+    mistakes_in: Mistakes, environ: dict[str, str], expected: str
+) -> None:
+    (mistake,) = mistakes_in("", {"STACKD_AUTH__KEY": KEY, **environ})
+    assert f"[cluster] kubeconfig: {expected}" in mistake
 
 
-def test_a_kubeconfig_that_is_set_comes_first(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "kubeconfig").write_text("{}")
-    path = str(home / ".kube" / "config")
-    chosen = choose(tmp_path, STACKD_CLUSTER__KUBECONFIG=path, KUBERNETES_SERVICE_HOST="10.0.0.1")
-    assert decision(chosen) == ("kubeconfig", path, "environment STACKD_CLUSTER__KUBECONFIG")
-
-
-def test_then_the_credential(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "kubeconfig").write_text("{}")
-    chosen = choose(tmp_path, HOME=str(home), KUBERNETES_SERVICE_HOST="10.0.0.1")
-    assert decision(chosen) == ("kubeconfig", str(tmp_path / "kubeconfig"), "credential kubeconfig")
-
-
-def test_then_the_pods_own_service_account(home: Path) -> None:
-    chosen = choose(HOME=str(home), KUBERNETES_SERVICE_HOST="10.0.0.1")
-    assert decision(chosen) == ("in-cluster", "", "environment KUBERNETES_SERVICE_HOST")
-
-
-def test_then_the_variable_and_at_last_the_home_folder(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "named").write_text("{}")
-    both = f"{tmp_path}/absent:{tmp_path}/named"
-    assert decision(choose(HOME=str(home), KUBECONFIG=both)) == ("kubeconfig", both, "environment KUBECONFIG")
-    assert decision(choose(HOME=str(home))) == ("kubeconfig", str(home / ".kube" / "config"), "~/.kube/config")
-
-
-def test_mode_kubeconfig_never_takes_the_service_account_and_a_path_may_begin_at_home(home: Path) -> None:
-    chosen = choose(HOME=str(home), STACKD_CLUSTER__MODE="kubeconfig", KUBERNETES_SERVICE_HOST="10.0.0.1")
-    assert decision(chosen)[:2] == ("kubeconfig", str(home / ".kube" / "config"))
-    assert decision(choose(HOME=str(home), STACKD_CLUSTER__KUBECONFIG="~/.kube/config"))[1] == str(
-        home / ".kube/config"
-    )
-
-
-def test_mode_kubeconfig_without_one_is_a_mistake_that_says_where_it_may_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"\[cluster\] kubeconfig: no cluster is configured; set cluster\.kubeconfig"):
-        choose(HOME=str(tmp_path), STACKD_CLUSTER__MODE="kubeconfig")
-
-
-def test_without_a_cluster_the_configuration_can_be_checked_but_not_served(tmp_path: Path) -> None:
-    loaded = choose(HOME=str(tmp_path))
+def test_without_a_cluster_the_configuration_can_be_checked_but_not_served() -> None:
+    loaded = load(None, {"STACKD_AUTH__KEY": KEY})
     assert any("no cluster is configured" in warning for warning in loaded.warnings)
-    with pytest.raises(ConfigError, match="no cluster is configured"):
-        require_cluster(loaded.config)
-
-
-def test_the_embedded_cluster_needs_nothing_and_is_none_until_it_has_been_started() -> None:
-    loaded = choose(STACKD_CLUSTER__MODE="embedded")
-    assert loaded.warnings == ()
-    with pytest.raises(ConfigError):
-        require_cluster(loaded.config)
+    for config in (loaded.config, of(STACKD_CLUSTER__MODE="embedded")):
+        with pytest.raises(ConfigError, match="no cluster is configured"):
+            require_cluster(config)
 
 
 @pytest.mark.parametrize(
     ("host", "warned"), [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True)]
 )
 def test_keys_that_would_cross_a_network_in_the_clear_are_warned_of(host: str, warned: bool) -> None:
-    loaded = choose(STACKD_CLUSTER__MODE="embedded", STACKD_SERVER__HOST=host)
+    loaded = load(None, {"STACKD_AUTH__KEY": KEY, "STACKD_CLUSTER__MODE": "embedded", "STACKD_SERVER__HOST": host})
     assert any("no TLS" in warning for warning in loaded.warnings) is warned
-
-
-def test_a_kubeconfig_that_is_not_there_is_a_mistake_in_every_mode(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the file is missing or cannot be read"):
-        choose(STACKD_CLUSTER__KUBECONFIG=str(tmp_path / "absent"))
 
 
 # ---- the example file, the table of the docs, and the pod policy agree with the models
@@ -201,9 +178,6 @@ def test_a_kubeconfig_that_is_not_there_is_a_mistake_in_every_mode(tmp_path: Pat
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "config.example.toml"
-PAGE = ROOT / "docs" / "configure.md"
-TABLE_BEGIN = "<!-- configuration table: begin -->"
-TABLE_END = "<!-- configuration table: end -->"
 
 
 def test_the_example_loads_to_exactly_the_defaults() -> None:
@@ -220,43 +194,32 @@ def test_the_example_gives_each_key_its_default_and_one_line_of_why() -> None:
 
 
 def test_the_table_of_the_docs_has_every_key() -> None:
-    _, begin, rest = PAGE.read_text().partition(TABLE_BEGIN + "\n")
-    shown, end, _ = rest.partition(TABLE_END)
-    assert begin, f"{PAGE.name} needs the line {TABLE_BEGIN}"
-    assert end, f"{PAGE.name} needs the line {TABLE_END}"
-    assert shown == table()
+    page = (ROOT / "docs" / "configure.md").read_text()
+    _, _, rest = page.partition("<!-- configuration table: begin -->\n")
+    assert rest.partition("<!-- configuration table: end -->")[0] == table()
 
 
-def test_a_value_in_force_is_shown_as_the_file_would_have_it(load_text: Load) -> None:
-    config = load_text('[stacks]\nttl = "90m"\npublic_ips = { "worker.1" = "203.0.113.7" }\n').config
+def test_what_the_operator_sets_reaches_the_pod_policy_and_is_shown_as_the_file_would_have_it(load_text: Load) -> None:
+    text = """\
+[stacks]
+restart_policy = "Always"
+ttl = "90m"
+public_ips = { "worker.1" = "203.0.113.7" }
+[policy]
+profile = "restricted"
+max_cpu = "2"
+tolerations = [{ key = "stacks", operator = "Exists", tolerationSeconds = 60 }]
+"""
+    config = load_text(text).config
+    policy = policy_of(config)
+    assert (policy.restart_policy, policy.profile, str(policy.amount("max_cpu"))) == ("Always", "restricted", "2")
+    assert [one.manifest() for one in policy.tolerations] == [
+        {"key": "stacks", "operator": "Exists", "tolerationSeconds": 60}
+    ]
     values = {setting.name: setting.text(config) for setting in settings()}
     assert values["stacks.ttl"] == '"1h30m"'
     assert values["stacks.public_ips"] == '{ "worker.1" = "203.0.113.7" }'
     assert values["auth.keys"] == '[{ name = "environment", scope = "admin" }]'
-
-
-def test_what_the_operator_sets_reaches_the_pod_policy(load_text: Load) -> None:
-    text = """\
-[stacks]
-restart_policy = "Always"
-[policy]
-profile = "restricted"
-images_allow = ["registry.example/**"]
-max_cpu = "2"
-tolerations = [{ key = "stacks", operator = "Exists", tolerationSeconds = 60 }]
-labels = { event = "finals" }
-"""
-    policy = policy_of(load_text(text).config)
-    assert (policy.restart_policy, policy.profile, policy.images_allow) == (
-        "Always",
-        "restricted",
-        ("registry.example/**",),
-    )
-    assert str(policy.amount("max_cpu")) == "2"
-    assert tuple(one.manifest() for one in policy.tolerations) == (
-        {"key": "stacks", "operator": "Exists", "tolerationSeconds": 60},
-    )
-    assert policy.labels == {"event": "finals"}
 
 
 # ---- What a reload applies, and what needs a restart
@@ -281,14 +244,8 @@ def test_changes_are_told_apart_with_old_and_new_value() -> None:
 
 
 def test_a_rotated_key_is_a_live_change_that_shows_no_hash() -> None:
-    changes = diff(of(), load(None, {"STACKD_AUTH__KEY": "sk-another-key-altogether"}).config)
-    assert changes.live == (
-        SettingChange(
-            key="auth.keys",
-            old='[{ name = "environment", scope = "admin" }]',
-            new='[{ name = "environment", scope = "admin" }]',
-        ),
-    )
+    (change,) = diff(of(), load(None, {"STACKD_AUTH__KEY": "sk-another-key-altogether"}).config).live
+    assert (change.key, change.old, change.new) == ("auth.keys", *('[{ name = "environment", scope = "admin" }]',) * 2)
 
 
 def test_after_a_reload_live_keys_are_new_and_the_others_old() -> None:

@@ -150,6 +150,7 @@ def test_a_key_file_that_is_too_large_is_refused_and_its_last_key_never_cut(
 def test_the_same_key_from_two_places_counts_once(load_text: Load, tmp_path: Path) -> None:
     (tmp_path / "api-key").write_text(KEY)
     assert accepted(load_text("", {"STACKD_AUTH__KEY": KEY}, tmp_path)) == [("environment", sha256(KEY), "admin")]
+    assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [("credential", sha256(KEY), "admin")]
 
 
 def test_a_key_file_that_everybody_can_read_is_warned_of(load_text: Load, tmp_path: Path) -> None:
@@ -177,12 +178,3 @@ def test_neither_a_key_nor_its_hash_shows_in_the_configurations_repr() -> None:
     shown = repr(loaded) + str(loaded.config) + repr(ApiKey(name="a", sha256=digest(KEY)))
     assert KEY not in shown
     assert repr(digest(KEY))[2:-1] not in shown
-
-
-def test_a_key_of_sixteen_characters_is_accepted(load_text: Load) -> None:
-    assert load_text("", {"STACKD_AUTH__KEY": "0123456789abcdef"}).config.auth.keys
-
-
-def test_the_credential_is_found_where_systemd_says(tmp_path: Path) -> None:
-    (tmp_path / "api-key").write_text(KEY)
-    assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [("credential", sha256(KEY), "admin")]
