@@ -10,7 +10,7 @@ doctor     what the doctor prints
 setup      setup
 manifests  manifests
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover: the daemon as a whole, over its API
-stacks     stacks …: over the API
+stacks     stacks …: the group, and what reads and creates; change, watch: the others
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON

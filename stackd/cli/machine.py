@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import FAILED, USAGE
-from stackd.cli.options import INSTALLED, config_option, is_installed, loaded, quantity
+from stackd.cli.options import INSTALLED, config_option, is_installed, loaded, quantity_option
 
 if TYPE_CHECKING:
     from stackd.config import Config
@@ -106,17 +106,11 @@ async def _can_be_used(kubeconfig: Path) -> None:
 
 @click.command()
 @config_option
-@click.option(
-    "--cpu", default="100m", show_default=True, callback=quantity, metavar="QUANTITY", help="CPU of one stack."
-)
-@click.option(
-    "--memory", default="128Mi", show_default=True, callback=quantity, metavar="QUANTITY", help="Memory of one stack."
-)
-@click.option(
+@quantity_option("--cpu", default="100m", show_default=True, help="CPU of one stack.")
+@quantity_option("--memory", default="128Mi", show_default=True, help="Memory of one stack.")
+@quantity_option(
     "--ephemeral-storage",
     "storage",
-    callback=quantity,
-    metavar="QUANTITY",
     help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
 )
 @click.option(

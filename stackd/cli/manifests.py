@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import config_option, loaded, quantity
+from stackd.cli.options import config_option, loaded, quantity_option
 
 if TYPE_CHECKING:
     from stackd.config import Config, PolicySection
@@ -99,14 +99,10 @@ _SITE_OPTIONS = (
         multiple=True,
         help="The only target ports that can be reached.  [all ports]",
     ),
-    click.option("--quota-cpu", callback=quantity, metavar="QUANTITY", help="CPU of all stacks together, such as 64."),
-    click.option(
-        "--quota-memory", callback=quantity, metavar="QUANTITY", help="Memory of all stacks together, such as 128Gi."
-    ),
-    click.option(
+    quantity_option("--quota-cpu", help="CPU of all stacks together, such as 64."),
+    quantity_option("--quota-memory", help="Memory of all stacks together, such as 128Gi."),
+    quantity_option(
         "--quota-ephemeral-storage",
-        callback=quantity,
-        metavar="QUANTITY",
         help="Disk of all stacks together, such as 500Gi.",
     ),
     click.option(

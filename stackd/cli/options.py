@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from stackd.config import LoadedConfig
     from stackd.quantity import Quantity
 
-T = TypeVar("T")
 INSTALLED = Path("/etc/stackd/config.toml")
 """Where `make install` puts the configuration."""
 
@@ -35,11 +34,17 @@ def is_installed(path: Path | None) -> bool:
     return path is not None and os.path.realpath(path) == os.path.realpath(INSTALLED)
 
 
-def _given_or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None:
-        return value
-    found = installed()
-    if found is None and hidden():
+def hidden() -> bool:
+    """Whether the installed configuration exists, or is in a folder that this user may not look into."""
+    try:
+        INSTALLED.stat()
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
+def _or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is None and (value := installed()) is None and hidden():
         from stackd.config.sources import user
 
         click.echo(
@@ -47,45 +52,14 @@ def _given_or_installed(ctx: click.Context, param: click.Parameter, value: Path 
             "run this as root, or name a file with --config",
             err=True,
         )
-    return found
-
-
-def hidden() -> bool:
-    """Whether the installed configuration exists, or is in a folder that this user may not look into."""
-    try:
-        INSTALLED.stat()
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
+    return value
 
 
 config_option = click.option(
-    "--config",
-    "-c",
-    "config_path",
-    type=click.Path(path_type=Path, readable=False),
-    envvar="STACKD_CONFIG",
-    metavar="FILE",
-    callback=_given_or_installed,
+    "--config", "-c", "config_path", type=click.Path(path_type=Path, readable=False), envvar="STACKD_CONFIG",
+    metavar="FILE", callback=_or_installed,
     help=f"The configuration file (TOML), or STACKD_CONFIG.  [default: {INSTALLED} where it exists]",
-)
-
-
-def quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Quantity | None:
-    """The callback of an option for a Kubernetes quantity above zero; None if the option is not given."""
-    from stackd.quantity import parse
-
-    if value is None:
-        return None
-    try:
-        amount = parse(value)
-    except ValueError as error:
-        raise click.BadParameter(f"{value} is {error}", ctx, param) from error
-    if amount.nanos <= 0:
-        raise click.BadParameter(f"{value} is not above zero", ctx, param)
-    return amount
+)  # fmt: skip
 
 
 def loaded(path: Path | None, *, serving: bool = True, cluster: bool = True, beside: bool = True) -> LoadedConfig:
@@ -107,6 +81,24 @@ def loop_factory() -> Any:
     import uvloop
 
     return uvloop.new_event_loop
+
+
+def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Quantity | None:
+    from stackd.quantity import parse
+
+    if value is None:
+        return None
+    try:
+        amount = parse(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value} is {error}", ctx, param) from error
+    if amount.nanos <= 0:
+        raise click.BadParameter(f"{value} is not above zero", ctx, param)
+    return amount
+
+
+quantity_option = functools.partial(click.option, callback=_quantity, metavar="QUANTITY")
+"""An option for a Kubernetes quantity above zero; None if the option is not given."""
 
 
 class Length(click.ParamType[str]):
@@ -135,57 +127,60 @@ def labels_of(texts: Iterable[str]) -> dict[str, str]:
     return labels
 
 
-def ids_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-    """Completions of a stack's id from the daemon; none if it does not answer at once."""
+def _completed(offer: Callable[[Client, str], Iterable[tuple[str, str]]]) -> Callable[..., list[CompletionItem]]:
+    """Completions from the daemon, each with its help; none if it does not answer at once."""
+
+    def complete(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
+        from stackd.cli.target import client_for
+        from stackd.errors import StackdError
+        from stackd.printable import printable
+
+        options = context.params
+        url = options.get("url") or os.environ.get("STACKD_URL")
+        ca_file = options.get("ca_file") or os.environ.get("STACKD_CA_FILE")
+        try:
+            found = [*offer(client_for(url, options.get("key_file"), ca_file, completing=True), begin)]
+        except (StackdError, click.ClickException):
+            return []
+        return [CompletionItem(text, help=printable(about)) for text, about in found if text.startswith(begin)]
+
+    return complete
+
+
+def _stacks(client: Client, begin: str) -> Iterable[tuple[str, str]]:
     from stackd.cli.output import addresses, label_text
-    from stackd.printable import printable
 
-    return [
-        CompletionItem(
-            stack.stack_id, help=printable(" ".join([stack.status, *addresses(stack.raw), label_text(stack.raw)]))
-        )
-        for stack in _answered_at_once(context, lambda client: client.stacks(fields=COMPLETED))
-        if stack.stack_id.startswith(begin)
-    ]
+    for stack in client.stacks(fields=COMPLETED):
+        yield stack.stack_id, " ".join([stack.status, *addresses(stack.raw), label_text(stack.raw)])
 
 
-def names_of_templates(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-    """Completions of a template's name from the daemon; none if it does not answer at once."""
-    found = _answered_at_once(context, lambda client: client.templates())
-    return [CompletionItem(one.name) for one in found if one.name.startswith(begin)]
+def _labels(client: Client, begin: str) -> Iterable[tuple[str, str]]:
+    """The keys that stacks have; with one key left, its values."""
+    pairs = {pair for stack in client.stacks(fields=["labels"]) for pair in stack.labels.items()}
+    begun = {(name, f"{name}={value}") for name, value in pairs if f"{name}={value}".startswith(begin)}
+    names = {name for name, _ in begun}
+    return [(text, "") for text in sorted(names if len(names) > 1 else {pair for _, pair in begun})]
 
 
-def names_of_nodes(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-    """Completions of a node's name: the nodes that have stacks."""
+def _nodes(client: Client, begin: str) -> Iterable[tuple[str, str]]:
     from stackd.cli.output import natural
 
-    names = _answered_at_once(context, lambda client: sorted(client.stats().raw["node_distribution"], key=natural))
-    return [CompletionItem(name) for name in names if name.startswith(begin)]
+    return [(name, "") for name in sorted(client.stats().raw["node_distribution"], key=natural)]
 
 
-def labels_of_stacks(context: click.Context, parameter: click.Parameter, begin: str) -> list[CompletionItem]:
-    """Completions of a label: the keys that stacks have; with one key left, its values."""
-    stacks = _answered_at_once(context, lambda client: client.stacks(fields=["labels"]))
-    pairs = {(name, f"{name}={value}") for stack in stacks for name, value in stack.labels.items()}
-    names = {name for name, pair in pairs if pair.startswith(begin)}
-    found = names if len(names) > 1 else {pair for _, pair in pairs if pair.startswith(begin)}
-    return [CompletionItem(text) for text in sorted(found)]
+def _templates(client: Client, begin: str) -> Iterable[tuple[str, str]]:
+    return [(one.name, "") for one in client.templates()]
 
 
-def _answered_at_once(context: click.Context, ask: Callable[[Client], list[T]]) -> list[T]:
-    from stackd.cli.target import completing
-    from stackd.errors import StackdError
-
-    try:
-        return ask(completing(context.params))
-    except (StackdError, click.ClickException):
-        return []
+stack_complete, label_complete = _completed(_stacks), _completed(_labels)
+template_complete = _completed(_templates)
+stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=stack_complete)
 
 
-stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=ids_of_stacks)
-stack_ids_argument = click.argument(
-    "stack_ids", metavar="STACK…", nargs=-1, required=True, shell_complete=ids_of_stacks
-)
+def stack_ids_argument(*, required: bool) -> Callable[..., Any]:
+    """An argument for the ids of stacks."""
+    metavar = "STACK…" if required else "[STACK…]"
+    return click.argument("stack_ids", metavar=metavar, nargs=-1, required=required, shell_complete=stack_complete)
 
 
 def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -193,11 +188,7 @@ def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
     def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
         @click.option(
-            "--output",
-            "-o",
-            type=click.Choice(forms),
-            default=None,
-            help="Output format.  [a table on a terminal, else lines]",
+            "--output", "-o", type=click.Choice(forms), help="Output format.  [a table on a terminal, else lines]"
         )
         @click.option("--json", "as_json", is_flag=True, help="The API's own JSON, as with -o json.")
         @functools.wraps(command)
@@ -213,37 +204,20 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command ``--label``, ``--status``, ``--node`` and ``--template``; pass it ``chosen``, as the client takes it."""
 
     @click.option(
-        "--label",
-        "-l",
-        multiple=True,
-        metavar="KEY[=VALUE]",
+        "--label", "-l", multiple=True, metavar="KEY[=VALUE]", shell_complete=label_complete,
         help="Only stacks with this label; with all of them if repeated.",
-        shell_complete=labels_of_stacks,
-    )
+    )  # fmt: skip
     @click.option(
-        "--status",
-        "-s",
-        multiple=True,
-        type=click.Choice(STATUSES),
+        "--status", "-s", multiple=True, type=click.Choice(STATUSES),
         help="Only stacks in this status; in any of them if repeated.",
-    )
-    @click.option("--node", metavar="NAME", help="Only stacks on this node.", shell_complete=names_of_nodes)
+    )  # fmt: skip
+    @click.option("--node", metavar="NAME", help="Only stacks on this node.", shell_complete=_completed(_nodes))
     @click.option(
-        "--template",
-        "-t",
-        metavar="NAME",
+        "--template", "-t", metavar="NAME", shell_complete=template_complete,
         help="Only stacks made from this template.",
-        shell_complete=names_of_templates,
-    )
+    )  # fmt: skip
     @functools.wraps(command)
-    def with_filters(
-        *args: Any,
-        label: Sequence[str],
-        status: Sequence[str],
-        node: str | None,
-        template: str | None,
-        **kwargs: Any,
-    ) -> Any:
+    def with_filters(*args: Any, label: Any, status: Any, node: str | None, template: str | None, **kwargs: Any) -> Any:
         chosen = {"labels": label, "statuses": status, "node": node or "", "template": template or ""}
         return command(*args, chosen=chosen, **kwargs)
 

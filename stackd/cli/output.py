@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,10 +50,13 @@ STYLES = {
 }
 
 WORST_FIRST = ("failed", "node_deleted", "creating", "stopped", "running")
-LISTED = "stack_id,status,status_reason,node_id,node_public_ip,ports,created_at,ttl_expires_at,labels,ended,template"
+LISTED = (
+    "stack_id", "status", "status_reason", "node_id", "node_public_ip", "ports", "created_at", "ttl_expires_at", "labels",
+    "ended", "template",
+)  # fmt: skip
 """The fields of a stack that a table needs; the API leaves out the others."""
 
-WIDE = f"{LISTED},requested_cpu_milli,requested_memory_bytes"
+WIDE = (*LISTED, "requested_cpu_milli", "requested_memory_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +139,23 @@ def print_json_line(value: object) -> None:
     click.echo(printable_json(json.dumps(value, separators=(",", ":"), ensure_ascii=False)))
 
 
-PRINTED = {"json": print_json, "jsonl": print_json_line}
-"""The functions that print one object, by the value of ``--output``."""
+def printed(value: object, output: str) -> bool:
+    """Print the value if the output is to be ``json`` or ``jsonl``; returns whether it was."""
+    if output == "json":
+        print_json(value)
+    elif output == "jsonl":
+        print_json_line(value)
+    return output in ("json", "jsonl")
+
+
+def printed_all(answer: object, items: Iterable[Fields], output: str, *, name: str = "") -> bool:
+    """The same for an answer's objects: with ``jsonl`` each is a line; ``name``: the field that ``-o name`` prints."""
+    if output == "json":
+        print_json(answer)
+    elif output in ("jsonl", "name"):
+        for item in items:
+            print_json_line(item) if output == "jsonl" else click.echo(printable(item[name]))
+    return output in ("json", "jsonl", "name")
 
 
 def print_text(text: str) -> None:
@@ -144,27 +163,17 @@ def print_text(text: str) -> None:
     click.echo(printable(text, lines=True) if is_terminal() else text, nl=not text.endswith("\n"))
 
 
-def print_stacks(answer: Fields, output: str) -> None:
-    """Print all stacks of an answer: as the API's JSON, JSON lines, ids, a table, or lines of fields."""
-    stacks: Sequence[Fields] = answer["stacks"]
+def print_stacks(stacks: Sequence[Fields], output: str) -> None:
+    """Print stacks: as the API's JSON, JSON lines, ids, a table, or lines of fields."""
     more = MORE_COLUMNS if output == "wide" else ()
-    if output in ("json", "jsonl", "name"):
-        print_all(answer, stacks, output, name="stack_id")
-    elif not is_terminal():
-        print_table((*COLUMNS, *more), stacks)
-    else:
-        print_table((*stack_columns(stacks, every_label=bool(more)), *more), stacks, None if more else terminal_width())
-        for note in notes(stacks):
-            print_note(note)
-
-
-def print_all(answer: Fields, found: Iterable[Fields], output: str, *, name: str) -> None:
-    """Print an answer's objects as JSON, JSON lines, or the field ``name`` of each."""
-    if output == "json":
-        print_json(answer)
+    if printed_all({"stacks": stacks}, stacks, output, name="stack_id"):
         return
-    for one in found:
-        print_json_line(one) if output == "jsonl" else click.echo(printable(one[name]))
+    if not is_terminal():
+        print_table((*COLUMNS, *more), stacks)
+        return
+    print_table((*stack_columns(stacks, every_label=bool(more)), *more), stacks, None if more else terminal_width())
+    for note in notes(stacks):
+        print_note(note)
 
 
 def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | None = 0) -> None:
@@ -257,12 +266,14 @@ def stack_columns(stacks: Sequence[Fields], *, every_label: bool = False) -> lis
     every_label = every_label or len(stacks) == 1
     names = sorted((name for name in values if every_label or len(values[name]) > 1), key=lambda at: len(values[at]))
     keeps = [LABELS.keep, LABELS.keep]  # the others go before the time that is left
-    own = [Column(head=name, of=_label(name), keep=keeps.pop() if keeps else 4, elastic=True) for name in names]
+    own = [
+        Column(head=name, of=partial(_label, name), keep=keeps.pop() if keeps else 4, elastic=True) for name in names
+    ]
     return [*STACK, *own, *(column for column in COLUMNS if column not in (*STACK, LABELS))]
 
 
-def _label(name: str) -> Callable[[Fields], str]:
-    return lambda stack: (stack.get("labels") or {}).get(name) or "-"
+def _label(name: str, stack: Fields) -> str:
+    return (stack.get("labels") or {}).get(name) or "-"
 
 
 def notes(stacks: Sequence[Fields]) -> list[str]:
@@ -346,13 +357,9 @@ def recent(time_text: str) -> str:
 def duration(seconds: float) -> str:
     """A length of time in its two largest units; ``0s`` if it is negative."""
     total = max(0, int(seconds))
-    days, hours, minutes = total // 86400, total // 3600 % 24, total // 60 % 60
-    if days:
-        return f"{days}d{hours:02d}h"
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    if minutes:
-        return f"{minutes}m{total % 60:02d}s"
+    for unit, of_it, smaller, of_them in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if total >= of_it:
+            return f"{total // of_it}{unit}{total % of_it // of_them:02d}{smaller}"
     return f"{total}s"
 
 

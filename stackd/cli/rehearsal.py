@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import secrets
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -26,13 +26,14 @@ from rich.text import Text
 from stackd.cli import FAILED, INTERRUPTED
 from stackd.cli.options import labels_of, loop_factory
 from stackd.cli.output import BAD, GOOD, WARNING, Column, console, print_json, print_unwrapped, table, terminal_width
-from stackd.cli.stacks.create import request_body
-from stackd.cli.target import Target, no_key
+from stackd.cli.stacks import request_body
+from stackd.cli.target import no_key
+from stackd.client import Client
 from stackd.printable import printable
 from stackd.rehearse import run
-from stackd.rehearse.connection import NoAnswer, connected
+from stackd.rehearse.connection import Connection, NoAnswer
 from stackd.rehearse.measure import Stage, Times, reasons, summary
-from stackd.rehearse.outcome import TIMES, Goal, Outcome, Titled, are_numbers, outcome_of, parse_goal
+from stackd.rehearse.outcome import TIMES, Goal, Outcome, Titled, are_numbers, parse_goal
 from stackd.rehearse.plan import (
     LABEL,
     Plan,
@@ -59,18 +60,24 @@ SHOWN = 4
 T = TypeVar("T")
 
 
-def rehearse(target: Target, options: dict[str, Any]) -> None:
+def rehearse(client: Client, options: dict[str, Any]) -> None:
     """Rehearse as the options say, and exit with the code for the result."""
     plan, expected = _plan(options), [_parsed("--expect", parse_goal, text) for text in options["expect"]]
-    _check_goals(plan, expected)
+    for goal in expected:
+        if goal.what == "reachable" and plan.probe == "none":
+            raise click.UsageError(
+                f"{goal.text}: whether stacks are reachable is measured only with --probe tcp or http"
+            )
+        if goal.what == "deletes" and not plan.churn:
+            raise click.UsageError(f"{goal.text}: deletes are measured only with --churn")
     if (report := options["report"]) is not None and not report.parent.is_dir():
         raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
     _allow_connections(plan.connections)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         try:
-            found = runner.run(_rehearse(target, plan, expected, options))
+            found = runner.run(_rehearse(client, plan, expected, options))
         except NoAnswer as error:
-            raise click.ClickException(f"{target.url} cannot be reached: {error}") from error
+            raise click.ClickException(f"{client.url} cannot be reached: {error}") from error
     if options["as_json"]:
         print_json(found.fields())
     else:
@@ -95,7 +102,7 @@ def _plan(options: dict[str, Any]) -> Plan:
     kinds = []
     for what in ("template", "file"):
         for name, weight in (_parsed(f"--{what}", parse_weighted, text) for text in options[what]):
-            body = {"template": name} if what == "template" else _request(name)
+            body = {"template": name} if what == "template" else request_body(name)
             kinds.append(StackKind(name=name, body=body, weight=weight))
     if not kinds:
         raise click.UsageError("say what they start: --template NAME or --file POD.yaml")
@@ -119,42 +126,21 @@ def _plan(options: dict[str, Any]) -> Plan:
     )
 
 
-def _request(name: str) -> dict[str, Any]:
-    try:
-        return request_body(Path(name).read_text(encoding="utf-8"), ())
-    except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{name} cannot be read: {error}") from error
-
-
-def _check_goals(plan: Plan, expected: Iterable[Goal]) -> None:
-    for goal in expected:
-        if goal.what == "reachable" and plan.probe == "none":
-            raise click.UsageError(
-                f"{goal.text}: whether stacks are reachable is measured only with --probe tcp or http"
-            )
-        if goal.what == "deletes" and not plan.churn:
-            raise click.UsageError(f"{goal.text}: deletes are measured only with --churn")
-
-
 def _allow_connections(connections: int) -> None:
     """Raise this process's limit of descriptors to what the plan needs, as far as the system allows it."""
-    import resource
-
-    wanted = 2 * connections + 256
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        best = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+    unlimited, wanted = resource.RLIM_INFINITY, 2 * connections + 256
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == unlimited else min(wanted, hard), hard))
 
 
-async def _rehearse(target: Target, plan: Plan, expected: list[Goal], options: dict[str, Any]) -> Outcome:
+async def _rehearse(client: Client, plan: Plan, expected: list[Goal], options: dict[str, Any]) -> Outcome:
     ident = secrets.token_hex(4)
-    async with connected(
-        target.url, target.key, plan.connections, ssl_context=target.ssl_context, check_peer=target.check_peer
-    ) as connection:
+    async with client.concurrent() as concurrent:
+        connection = Connection(concurrent, plan.connections)
         found = await inspect(connection, plan, ident)
-        if found.key_refused and not target.key:
-            raise click.ClickException(no_key(target.url))
+        if found.key_refused and not client.has_key:
+            raise click.ClickException(no_key(client.url))
         lines = [*found.wrong]
         for option, objections in (("anyway", found.anyway), ("with_others", found.with_others)):
             if not options[option]:
@@ -165,9 +151,11 @@ async def _rehearse(target: Target, plan: Plan, expected: list[Goal], options: d
         work = asyncio.create_task(run.run(rehearsal), name="rehearsal")
         with _signals(rehearsal, work):
             with contextlib.suppress(OSError):  # standard error is closed
-                await show(rehearsal, work)
+                await _show(rehearsal, work)
             await asyncio.wait([work])
-        return outcome_of(rehearsal, None if work.cancelled() else work.result(), expected)
+        if not work.cancelled():
+            work.result()
+        return Outcome(rehearsal, expected)
 
 
 @contextlib.contextmanager
@@ -183,22 +171,20 @@ def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Iterator[None]:
         with contextlib.suppress(OSError):
             click.echo("\nstopping, and deleting what was made; a second signal leaves it to expire", err=True)
 
-    handled = []
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread
-            loop.add_signal_handler(number, stop)
-            handled.append(number)
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in signals:
+        loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in handled:
+        for number in signals:
             loop.remove_signal_handler(number)
 
 
 def _end(found: Outcome) -> None:
     if found.left:
         until = format_duration(max(1.0, round(found.left_seconds)))
-        command = delete_command(found.ident)
+        command = delete_command(found.rehearsal.ident)
         click.echo(f"{found.left_sentence}; they expire within {until}; delete them now with: {command}", err=True)
     elif found.interrupted:
         click.echo("none of its stacks is left", err=True)
@@ -208,8 +194,8 @@ def _end(found: Outcome) -> None:
         sys.exit(FAILED)
 
 
-async def show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
-    """Show the live view until the work has ended, successfully or not."""
+async def _show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
+    """Show the live view until the work has ended, successfully or not; in a pipe, a line now and then."""
     err = console(stderr=True)
     last = time.monotonic()
     live = Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else None
@@ -217,36 +203,36 @@ async def show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
         while not work.done():
             await asyncio.wait([work], timeout=REDRAW_SECONDS)
             if live is not None:
-                live.update(view(rehearsal), refresh=True)
+                live.update(_view(rehearsal), refresh=True)
             elif time.monotonic() - last >= LINE_SECONDS:
                 last = time.monotonic()
-                click.echo(_line(rehearsal), err=True)
+                counts = ", ".join(f"{times.count} {stage.value}" for stage, times in _stages(rehearsal))
+                click.echo(", ".join([f"{_head(rehearsal)}: {counts}", *_counts(rehearsal)]), err=True)
 
 
-def view(rehearsal: Rehearsal) -> Group:
-    """Build the live view."""
+def _head(rehearsal: Rehearsal) -> str:
+    return f"{rehearsal.now():.0f} s  {rehearsal.phase.value}"
+
+
+def _counts(rehearsal: Rehearsal) -> list[str]:
+    failed = f"{sum(attempt.failed for attempt in rehearsal.attempts)} failed"
+    return [failed, *([] if rehearsal.remaining is None else [f"{rehearsal.remaining} left"])]
+
+
+def _view(rehearsal: Rehearsal) -> Group:
     now, attempts = rehearsal.now(), rehearsal.attempts
-    head = Text(f"rehearsal {rehearsal.ident}  {now:.0f} s  {rehearsal.phase.value}", style="bold")
     heads, rows = ("", "now", "a second", *TIMES[1:]), []
     for stage, times in _stages(rehearsal):
         lately = sum(now - RATE_SECONDS <= one.times.get(stage, -now) for one in attempts) / RATE_SECONDS
         spread = [f"{getattr(times, name):.2f} s" if times.count else "" for name in TIMES[1:]]
         rows.append([stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread])
-    failed = sum(attempt.failed for attempt in attempts)
-    tail = [f"{failed} failed", f"{len(rehearsal.reads)} status reads"]
-    tail += [f"{rehearsal.left} stacks left"] if rehearsal.left is not None else []
-    lines = [Text("  ".join(tail), style=BAD if failed else "dim")]
-    found = [(len(sentences), sentences[0], BAD) for sentences in reasons(attempts).values()][:SHOWN]
+    tail = "  ".join([*_counts(rehearsal), f"{len(rehearsal.reads)} status reads"])
+    found = [(one.count, one.example, BAD) for one in reasons(attempts)[:SHOWN]]
+    lines = [Text(tail, style=BAD if found else "dim")]
     found += [(count, reason, WARNING) for reason, count in rehearsal.troubles.most_common(SHOWN)]
     lines += [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in found]
+    head = Text(f"rehearsal {rehearsal.ident}  {_head(rehearsal)}", style="bold")
     return Group(head, _table(heads, rows, map(bool, heads)), *lines)
-
-
-def _line(rehearsal: Rehearsal) -> str:
-    stages = ", ".join(f"{times.count} {stage.value}" for stage, times in _stages(rehearsal))
-    left = "" if rehearsal.left is None else f", {rehearsal.left} left"
-    failed = sum(attempt.failed for attempt in rehearsal.attempts)
-    return f"{rehearsal.now():.0f} s  {rehearsal.phase.value}: {stages}, {failed} failed{left}"
 
 
 def _stages(rehearsal: Rehearsal) -> Iterator[tuple[Stage, Times]]:

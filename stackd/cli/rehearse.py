@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli.options import Length
-from stackd.cli.target import target_options
+from stackd.cli.target import client_options
 
 if TYPE_CHECKING:
-    from stackd.cli.target import Target
+    from stackd.client import Client
 
 
 @click.command(short_help="Will it hold? Start many stacks, and measure.")
-@target_options
+@client_options
 @click.option("--stacks", "-n", type=click.IntRange(1, 100_000), required=True, help="How many players press start.")
 @click.option("--rate", metavar="RATE", help="How many press start per second, such as 20/s.")
 @click.option("--burst", is_flag=True, help="All at once, instead of a rate.")
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--report", type=click.Path(path_type=Path, dir_okay=False, writable=True),
               help="Write a page with charts.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
-def rehearse(target: Target, **options: Any) -> None:
+def rehearse(client: Client, **options: Any) -> None:
     """Rehearse an event: let many players press start, and measure how long they wait and what fails.
 
     \b
@@ -57,4 +57,4 @@ def rehearse(target: Target, **options: Any) -> None:
     """
     from stackd.cli import rehearsal
 
-    rehearsal.rehearse(target, options)
+    rehearsal.rehearse(client, options)

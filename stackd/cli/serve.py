@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import Length, config_option, loaded, quantity
+from stackd.cli.options import Length, config_option, loaded, quantity_option
 
 if TYPE_CHECKING:
     from stackd.embedded import EmbeddedOptions
@@ -30,10 +30,8 @@ def size_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--nodes", type=click.IntRange(1, MOST_NODES), default=NODES, show_default=True, help="How many nodes."
     )
-    @click.option("--node-cpu", callback=quantity, metavar="QUANTITY", help="CPU of each node, such as 8.  [plenty]")
-    @click.option(
-        "--node-memory", callback=quantity, metavar="QUANTITY", help="Memory of each node, such as 16Gi.  [plenty]"
-    )
+    @quantity_option("--node-cpu", help="CPU of each node, such as 8.  [plenty]")
+    @quantity_option("--node-memory", help="Memory of each node, such as 16Gi.  [plenty]")
     @click.option(
         "--start-delay", type=Length(), default=START_DELAY, show_default=True,
         help="How long a pod takes to start on its node.",

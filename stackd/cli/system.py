@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import filter_options, ids_of_stacks, labels_of_stacks, output_option
+from stackd.cli.options import filter_options, label_complete, output_option, stack_complete
 from stackd.cli.output import (
     COLUMNS,
     LISTED,
-    PRINTED,
     Column,
     by_status,
     cells,
@@ -24,10 +23,11 @@ from stackd.cli.output import (
     line,
     local,
     natural,
-    print_all,
     print_facts,
     print_json_line,
     print_table,
+    printed,
+    printed_all,
     recent,
 )
 from stackd.cli.target import client_options
@@ -49,9 +49,7 @@ IN_EVENTS = tuple(column for column in COLUMNS if column.head not in ("node", "a
 def templates(client: Client, output: str) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
     found = [one.raw for one in client.templates()]
-    if output:
-        print_all({"templates": found}, found, output, name="name")
-    else:
+    if not printed_all({"templates": found}, found, output, name="name"):
         print_table(TEMPLATE, found)
 
 
@@ -85,11 +83,8 @@ TEMPLATE = (
 def stats(client: Client, output: str) -> None:
     """Count stacks, their node ports, and the CPU and memory that they reserve."""
     found = client.stats().raw
-    if output:
-        PRINTED[output](found)
-    else:
-        counts = Counter[str](stack.status for stack in client.stacks(fields=["status"]))
-        print_facts(_counts(found, counts))
+    if not printed(found, output):
+        print_facts(_counts(found, Counter[str](stack.status for stack in client.stacks(fields=["status"]))))
 
 
 def _counts(found: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -115,9 +110,7 @@ def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 def capacity(client: Client, output: str, ports: int | None, **size: str) -> None:
     """Show how many more stacks of a size fit, and what runs out first."""
     found = client.capacity(ports=ports or 0, **size).raw
-    if output:
-        PRINTED[output](found)
-    else:
+    if not printed(found, output):
         print_facts(_bounds(found))
 
 
@@ -127,8 +120,7 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
     yield "limited by", str(found["limited_by"])
     yield from _on_nodes(found["nodes"])
     yield "node ports", str(found["ports"])
-    quota = "unknown" if found["quota"] is None else f"{found['quota']} ({found['quota_limited_by']})"
-    yield "quota", quota
+    yield "quota", "unknown" if found["quota"] is None else f"{found['quota']} ({found['quota_limited_by']})"
     yield "max_stacks", "no limit" if found["stacks"] is None else str(found["stacks"])
     if found.get("unassigned"):
         yield "in pools", f"{found['unassigned']}, which make way for creates and count as free"
@@ -145,7 +137,7 @@ def events(client: Client, chosen: dict[str, Any], output: str) -> None:
     """
     from stackd.client.records import STACK_FIELDS
 
-    fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else LISTED.split(",")
+    fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else LISTED
     with suppress(KeyboardInterrupt):
         for event in client.events(fields=fields, **chosen):
             if output:
@@ -175,43 +167,36 @@ def _words(event: Event) -> list[str]:
 @output_option("json", "jsonl")
 def reconcile(client: Client, action: str, output: str) -> None:
     """Show what the reconciliation of a running daemon would do, or release its brake."""
-    answer = client.reconcile(confirm=action == "confirm")
-    if output:
-        PRINTED[output](answer)
-    elif action == "confirm":
-        _print_released(answer)
-    else:
-        _print_plan(answer)
+    confirms = action == "confirm"
+    answer = client.reconcile(confirm=confirms)
+    if not printed(answer, output):
+        click.echo("\n".join(map(printable, _released(answer) if confirms else _plan(answer))))
 
 
-def _print_released(answer: Any) -> None:
-    click.echo(f"released: {counted(answer['released'], 'stack')}")
-    for name in answer.get("removed", ()):
-        click.echo(printable(f"removed: {name}"))
+def _released(answer: Any) -> Iterator[str]:
+    yield f"released: {counted(answer['released'], 'stack')}"
+    yield from (f"removed: {name}" for name in answer.get("removed", ()))
     if held := answer.get("held"):
-        click.echo(f"{len(held)} more are held back now; see: stackd reconcile --plan")
+        yield f"{len(held)} more are held back now; see: stackd reconcile --plan"
 
 
-def _print_plan(plan: dict[str, Any]) -> None:
-    held = set(plan["held"])
+def _plan(plan: Any) -> Iterator[str]:
+    held, unknown = set(plan["held"]), plan.get("unknown", ())
     if plan["blocked"]:
-        click.echo(printable(f"reconciliation is stopped: {plan['blocked']}"))
+        yield f"reconciliation is stopped: {plan['blocked']}"
         if held:
-            click.echo(f"{len(held)} held back; they can be released when it resumes")
+            yield f"{len(held)} held back; they can be released when it resumes"
         return
     for action in plan["actions"]:
-        stack_id = action["name"].removeprefix("svc-")
-        waits = "  (held)" if stack_id in held else ""
-        click.echo(printable(f"{action['action']:<15} {action['name']}  {action['why']}{waits}"))
-    unknown = plan.get("unknown", ())
-    for one in unknown:
-        click.echo(printable(f"{'unknown':<15} {one['kind']} {one['name']}  {one['why']}"))
+        waits = "  (held)" if action["name"].removeprefix("svc-") in held else ""
+        yield f"{action['action']:<15} {action['name']}  {action['why']}{waits}"
+    yield from (f"{'unknown':<15} {one['kind']} {one['name']}  {one['why']}" for one in unknown)
     if not plan["actions"] and not unknown:
-        click.echo("nothing to do: rows and cluster agree")
+        yield "nothing to do: rows and cluster agree"
     if held:
-        click.echo(f"{len(held)} held back; release with: stackd reconcile --confirm")
+        yield f"{len(held)} held back; release with: stackd reconcile --confirm"
     if unknown:
-        click.echo(f"{len(unknown)} unknown and left alone; remove with: stackd reconcile --confirm")
+        yield f"{len(unknown)} unknown and left alone; remove with: stackd reconcile --confirm"
 
 
 ACTIONS = ("create", "extend", "restart", "stop", "start", "delete")
@@ -221,9 +206,9 @@ ACTIONS = ("create", "extend", "restart", "stop", "start", "delete")
 @client_options
 @click.option("--key", "key_name", default="", metavar="NAME", help="Only of the API key with this name.")
 @click.option("--action", type=click.Choice(ACTIONS), help="Only requests of this kind.")
-@click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=ids_of_stacks)
+@click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=stack_complete)
 @click.option(
-    "--label", "-l", multiple=True, metavar="KEY[=VALUE]", shell_complete=labels_of_stacks,
+    "--label", "-l", multiple=True, metavar="KEY[=VALUE]", shell_complete=label_complete,
     help="Only about stacks with this label; with all of them if repeated.",
 )  # fmt: skip
 @click.option("--since", metavar="TIME", help="Only since a time (2026-02-10T02:02:26Z), or in the last 1h.")
@@ -233,9 +218,7 @@ def activity(client: Client, key_name: str, label: tuple[str, ...], output: str,
     """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
     found = [one.raw for one in client.activity(key=key_name, labels=label, **chosen)]
-    if output:
-        print_all({"activity": found}, found, output, name="")
-    else:
+    if not printed_all({"activity": found}, found, output):
         print_table(ACTIVITY, found)
 
 
@@ -268,14 +251,16 @@ CHECK_SECONDS = 0.2
 def owner(client: Client, output: str) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
     ownership = client.owner()
-    if output:
-        PRINTED[output](ownership)
-    else:
+    if not printed(ownership, output):
         print_facts(_ownership(ownership))
 
 
 def _ownership(ownership: Any) -> Iterator[tuple[str, str]]:
-    yield ownership["host"], _role(ownership)
+    inactive = ownership["role"] == "owner" and not ownership["may_change"]
+    yield (
+        ownership["host"],
+        "owner, but changes nothing: its Lease was not renewed in time" if inactive else ownership["role"],
+    )
     acquired, renewed = [local(ownership[at]) if ownership[at] else "" for at in ("acquired_at", "renewed_at")]
     yield "owner", f"{ownership['owner']} since {acquired or '?'}" if ownership["owner"] else "none"
     yield "lease", f"{ownership['lease']}, held by {ownership['holder'] or 'nobody'}, renewed {renewed or 'never'}"
@@ -285,12 +270,6 @@ def _ownership(ownership: Any) -> Iterator[tuple[str, str]]:
         yield "asked for by", ownership["asked_for_by"]
     if ownership["trouble"]:
         yield "trouble", ownership["trouble"]
-
-
-def _role(ownership: Any) -> str:
-    if ownership["role"] != "owner" or ownership["may_change"]:
-        return str(ownership["role"])
-    return "owner, but changes nothing: its Lease was not renewed in time"
 
 
 @click.command()

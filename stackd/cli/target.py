@@ -12,7 +12,6 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -27,169 +26,113 @@ from stackd.names import is_loopback
 if TYPE_CHECKING:
     import ssl
 
-    from stackd.client import ApiError, Client, Retries
+    from stackd.client import ApiError, Client
     from stackd.config import Config
     from stackd.doctor.local import LocalDaemon
 
 FILE_KEYS = ("url", "key", "key_file", "ca_file")
 COMPLETION_SECONDS = 1.5
 FOR_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The daemon's address and an API key (empty if there is none), and how its connections are checked."""
-
-    url: str
-    key: str = field(repr=False)
-    ssl_context: ssl.SSLContext | None = None
-    check_peer: Callable[[], None] | None = None
-
-
-def target_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--url``, ``--key-file`` and ``--ca-file``; pass it the resulting ``target``.
+def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--url``, ``--key-file`` and ``--ca-file``; pass it a ``client``.
 
     The key itself is no option: every user of the machine can read a command line.
     """
 
-    @_options
-    @functools.wraps(command)
-    def with_target(*args: Any, url: str | None, key_file: Path | None, ca_file: Path | None, **kwargs: Any) -> Any:
-        return command(*args, target=_target(url, key_file, ca_file), **kwargs)
-
-    return with_target
-
-
-def client_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the same options; pass it a ``client``."""
-
-    @_options
+    @click.option(
+        "--url",
+        envvar="STACKD_URL",
+        help="The daemon's address; or STACKD_URL, or url in client.toml.  [this machine's daemon]",
+    )
+    @click.option(
+        "--key-file", type=FILE, metavar="FILE",
+        help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
+    )  # fmt: skip
+    @click.option(
+        "--ca-file", type=FILE, envvar="STACKD_CA_FILE", metavar="FILE",
+        help="The authority of the daemon's certificate (PEM); or STACKD_CA_FILE, or ca_file in client.toml."
+        "  [the system's authorities]",
+    )  # fmt: skip
     @functools.wraps(command)
     def with_client(*args: Any, url: str | None, key_file: Path | None, ca_file: Path | None, **kwargs: Any) -> Any:
-        with client_for(url, key_file, ca_file) as client, sentences(client):
+        with client_for(url, key_file, ca_file) as client, _sentences(client):
             return command(*args, client=client, **kwargs)
 
     return with_client
 
 
-def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in (
-        click.option(
-            "--ca-file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            envvar="STACKD_CA_FILE",
-            metavar="FILE",
-            help="The authority of the daemon's certificate (PEM); or STACKD_CA_FILE, or ca_file in client.toml."
-            "  [the system's authorities]",
-        ),
-        click.option(
-            "--key-file",
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-            help="File with the API key; or STACKD_API_KEY, or key or key_file in client.toml.",
-        ),
-        click.option(
-            "--url",
-            envvar="STACKD_URL",
-            help="The daemon's address; or STACKD_URL, or url in client.toml.  [this machine's daemon]",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 @contextmanager
-def sentences(client: Client) -> Iterator[None]:
+def _sentences(client: Client) -> Iterator[None]:
     """Turn errors of the client into errors of the command line; for a missing key, say how to give one."""
     from stackd.client import ApiError, ClientError, KeyRefused
     from stackd.printable import printable
 
     try:
         yield
-    except KeyRefused as error:
-        if not client.has_key:
-            raise click.ClickException(no_key(client.url)) from error
-        raise click.ClickException(printable(str(error))) from error
     except ClientError as error:
-        lines = listed(error) if isinstance(error, ApiError) else [str(error)]
+        if isinstance(error, KeyRefused) and not client.has_key:
+            raise click.ClickException(no_key(client.url)) from error
+        lines = _lines(error) if isinstance(error, ApiError) else [str(error)]
         raise click.ClickException("\n".join(map(printable, lines))) from error
 
 
-def listed(error: ApiError) -> list[str]:
+def _lines(error: ApiError) -> list[str]:
     """The sentence of an error; reasons against a pod spec with their lines in its text, each on a line of its own."""
     reasons = [one for one in error.reasons if isinstance(one, dict)]
     texts = [f"{one['path']}: {one['text']}" if one["path"] else one["text"] for one in reasons]
-    sentence = error.args[0]
     if len(texts) < 2 and not any(one["line"] for one in reasons):
         return [str(error)]
+    sentence = error.args[0]
     head = sentence[: max(0, min(map(sentence.find, texts)))].rstrip(": ")
-    lines = [f"line {one['line']}: " if one["line"] else "" for one in reasons]
+    places = [f"line {one['line']}: " if one["line"] else "" for one in reasons]
     return [
         f"{head or 'the request is wrong'} ({error.status})",
-        *(f"  {at}{text}" for at, text in zip(lines, texts, strict=True)),
+        *(f"  {place}{text}" for place, text in zip(places, texts, strict=True)),
     ]
 
 
 @contextmanager
-def leaving(behind: str) -> Iterator[None]:
+def interruptible(continues: str) -> Iterator[None]:
     """On Ctrl-C, say what continues without the command, and exit with code 130."""
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; {behind}", err=True)
+        click.echo(f"\ninterrupted; {continues}", err=True)
         sys.exit(INTERRUPTED)
 
 
-def client_for(url: str | None, key_file: Path | None, ca_file: Path | None = None) -> Client:
+def client_for(
+    url: str | None, key_file: Path | None, ca_file: Path | str | None = None, *, completing: bool = False
+) -> Client:
     """The client for these options; what is missing comes from the environment, the file or this machine's daemon.
 
-    Raises UsageError for a wrong file or address.
+    ``completing``: one short attempt, and no warning about the permissions of ``client.toml``. Raises UsageError for a
+    wrong file or address.
     """
-    from stackd.client import Retries
+    from stackd.client import Client, Retries
 
-    return _client(_target(url, key_file, ca_file), Retries(times=2, busy=False))
-
-
-def completing(options: Mapping[str, Any]) -> Client:
-    """The client for completion: one short attempt, and no warning about the permissions of ``client.toml``."""
-    from stackd.client.attempts import NO_RETRIES
-
-    url = options.get("url") or os.environ.get("STACKD_URL")
-    ca_file = options.get("ca_file") or os.environ.get("STACKD_CA_FILE")
-    target = _target(url, options.get("key_file"), ca_file, quiet=True)
-    return _client(target, NO_RETRIES, timeout=COMPLETION_SECONDS)
-
-
-def _client(target: Target, retries: Retries, timeout: float | None = None) -> Client:
-    from stackd.client import Client
-
-    try:
-        return Client(
-            target.url,
-            target.key,
-            retries=retries,
-            ssl_context=target.ssl_context,
-            check_peer=target.check_peer,
-            timeout=timeout,
-        )
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-
-
-def _target(url: str | None, key_file: Path | None, ca_file: Path | str | None, *, quiet: bool = False) -> Target:
     key = _key(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY", "").strip()
     file = client_file(os.environ)
     in_file = {} if url and key else read(file)
-    if not quiet and not key and "key" in in_file and file.stat().st_mode & FOR_OTHERS:
+    if not completing and not key and "key" in in_file and file.stat().st_mode & FOR_OTHERS:
         click.echo(f"warning: {file} gives access to a key and other users can read it; chmod 600 {file}", err=True)
     address = url or in_file.get("url", "")
     if not key and not _is_for_another(in_file, address):
         key = in_file.get("key", "")
+    checks: dict[str, Any] = {}
     if not address:
-        at = here()
-        return Target(url=at.url, key=key or at.key, ssl_context=at.tls, check_peer=at.require_own)
-    authority = ca_file or in_file.get("ca_file")
-    return Target(url=address, key=key, ssl_context=_trusting(Path(authority).expanduser()) if authority else None)
+        at = _here()
+        address, key, checks = at.url, key or at.key, {"ssl_context": at.tls, "check_peer": at.require_own}
+    elif authority := ca_file or in_file.get("ca_file"):
+        checks = {"ssl_context": _trusting(Path(authority).expanduser())}
+    retries = Retries(times=0) if completing else Retries(times=2, busy=False)
+    try:
+        return Client(address, key, retries=retries, timeout=COMPLETION_SECONDS if completing else None, **checks)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _is_for_another(in_file: Mapping[str, str], address: str) -> bool:
@@ -213,8 +156,10 @@ def _origin(address: str) -> tuple[str, str | None, int | None]:
 def no_key(url: str) -> str:
     """The sentence for a missing key, and how to give one."""
     file = client_file(os.environ)
-    remedies = f"name a file that holds it with --key-file, or put key or key_file into {file}"
-    text = f"no API key was given; set STACKD_API_KEY, {remedies}"
+    text = (
+        "no API key was given; set STACKD_API_KEY, name a file that holds it with --key-file, or put key or key_file into "
+        f"{file}"
+    )
     if (in_file := read(file)).get("key") and _is_for_another(in_file, url):
         why = f"the key in {file} is for {in_file.get('url', 'this machine')}, and was not sent to {url}"
         return text.replace("no API key was given", why)
@@ -230,13 +175,11 @@ def _trusting(ca_file: Path) -> ssl.SSLContext:
         raise click.UsageError(f"{ca_file} cannot be used as --ca-file: {error.strerror or error}") from error
 
 
-def here() -> LocalDaemon:
+def _here() -> LocalDaemon:
     """The daemon of this machine, as far as this user may read its configuration.
 
     Reads only the keys that it needs: loading the whole configuration takes too long for a completion.
     """
-    from stackd.doctor.local import LocalDaemon
-
     path = installed()
     tables: dict[str, Any] = {}
     try:
@@ -244,44 +187,35 @@ def here() -> LocalDaemon:
     except (OSError, ValueError) as error:
         click.echo(f"warning: {path} cannot be read: {error}", err=True)
 
-    def value(section: str, key: str, default: Any) -> Any:
+    def value(section: str, key: str) -> Any:
         table = tables.get(section)
-        in_file = table.get(key, default) if isinstance(table, dict) else default
+        in_file = table.get(key) if isinstance(table, dict) else None
         return (path and os.environ.get(f"STACKD_{section.upper()}__{key.upper()}")) or in_file
 
-    port = str(value("server", "port", 8081))
-    return LocalDaemon(
-        host=str(value("server", "host", "127.0.0.1")),
-        port=int(port) if port.isdecimal() else 8081,
-        key=key_beside(str(value("auth", "key_file", "")), path),
-        secure=bool(value("server", "tls_cert", "")),
-        state=str(value("state", "path", "")),
-    )
+    return _daemon(value, path)
 
 
 def local_daemon(config: Config, config_path: Path | None) -> LocalDaemon:
     """The daemon of this machine that has that configuration."""
+    return _daemon(lambda section, key: getattr(getattr(config, section), key), config_path)
+
+
+def _daemon(value: Callable[[str, str], Any], config_path: Path | None) -> LocalDaemon:
+    """With the first key of ``auth.key_file``, or else of ``api-key`` beside the configuration, if one can be read."""
     from stackd.doctor.local import LocalDaemon
 
-    server = config.server
-    return LocalDaemon(
-        host=server.host,
-        port=server.port,
-        key=key_beside(config.auth.key_file, config_path),
-        secure=bool(server.tls_cert),
-        state=config.state.path,
-    )
-
-
-def key_beside(key_file: str, config_path: Path | None) -> str:
-    """The first key in ``key_file``, or else in ``api-key`` beside the configuration; empty if none can be read."""
-    named = Path(key_file).expanduser() if key_file else None
-    beside = config_path.with_name("api-key") if config_path is not None else None
-    for file in (named, beside):
+    port, key_file, key = str(value("server", "port")), value("auth", "key_file"), ""
+    files = [Path(key_file).expanduser()] if key_file else []
+    for file in [*files, *([config_path.with_name("api-key")] if config_path is not None else [])]:
         with suppress(OSError, ValueError):
-            if file is not None:
-                return read_keys(file)[0]
-    return ""
+            key = key or read_keys(file)[0]
+    return LocalDaemon(
+        host=str(value("server", "host") or "127.0.0.1"),
+        port=int(port) if port.isdecimal() else 8081,
+        key=key,
+        secure=bool(value("server", "tls_cert")),
+        state=str(value("state", "path") or ""),
+    )
 
 
 def client_file(environment: Mapping[str, str]) -> Path:
@@ -291,10 +225,9 @@ def client_file(environment: Mapping[str, str]) -> Path:
 
 
 def read(path: Path) -> dict[str, str]:
-    """``url`` and ``key`` from the file; empty if there is no file."""
+    """The values of the file, with ``key`` from ``key_file``; empty if there is no file. Raises UsageError."""
     try:
-        text = path.read_text()
-        values = tomllib.loads(text)
+        values = tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

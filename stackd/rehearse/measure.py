@@ -1,9 +1,8 @@
 """The result of each press of "start", and its figures: percentiles, rates, failures, where a create's time was spent.
 
-Owns: what a percentile is of. A stage's percentiles are those of the stacks that reached it, and come with their
-number; a goal counts all stacks that were started (``outcome``). A create's time is the difference of the daemon's own
-histograms before and after, so nothing is guessed here. Also owns this process' part in the times: how late its event
-loop was, and whether this machine, and not the cluster, was the bottleneck.
+A stage's percentiles are those of the stacks that reached it, and come with their number; a goal counts all stacks that
+were started (``outcome``). A create's time is the difference of the daemon's own histograms before and after. Also owns
+this process' part in the times: whether this machine, and not the cluster, was the bottleneck.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -34,22 +33,7 @@ class Stage(enum.StrEnum):
     REACHABLE = "reachable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """The stage that a stack did not reach, and why; ``at`` is when that was known."""
-
-    missed: Stage
-    reason: str
-    at: float
-
-
-def without_ids(reason: str) -> str:
-    """A reason without ids, which differ from stack to stack."""
-    return _ID.sub("a stack", reason)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class Address(NamedTuple):
     """Where a stack is reached; ``scheme`` is that of its name (``http``, ``https``, ``tls``), empty for a node port."""
 
     host: str
@@ -57,13 +41,19 @@ class Address:
     scheme: str = ""
 
 
+def without_ids(reason: str) -> str:
+    """A reason without ids, which differ from stack to stack."""
+    return _ID.sub("a stack", reason)
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Attempt:
-    """One press of start. ``due`` is when the player pressed, ``sent`` when the request went out.
+    """One press of start. ``due`` is when the player pressed, ``times`` when the stages were reached.
 
     ``again``          whether the player had a stack before
     ``started``        when the containers had started
     ``first_refused``  whether the address did not answer at the first try, although the API said that the stack runs
+    ``failure``        why the stack did not reach a stage
     ``lost``           why a stack that had been running did not last until the end
     ``expires``        when the stack expires; ``extends`` says that it can be extended
     ``unanswered``     there was no answer, so the daemon may still create a stack
@@ -75,7 +65,6 @@ class Attempt:
     kind: str
     due: float
     again: bool = False
-    sent: float | None = None
     stack_id: str = ""
     status: str = ""
     node: str = ""
@@ -86,7 +75,7 @@ class Attempt:
     times: dict[Stage, float] = field(default_factory=dict)
     started: float | None = None
     first_refused: bool = False
-    failure: Failure | None = None
+    failure: str = ""
     lost: str = ""
     unanswered: bool = False
     leaving: bool = False
@@ -99,12 +88,29 @@ class Attempt:
             self.times[stage] = at
             self.news.set()
 
-    def fail(self, missed: Stage, reason: str, at: float) -> None:
+    def fail(self, missed: Stage, reason: str) -> None:
         """Record that the stack cannot reach a stage, or ran and did not last; the first reason counts."""
         if missed is Stage.RUNNING and missed in self.times:
             self.lost = self.lost or reason[:_LONGEST_REASON]
-        elif self.failure is None:
-            self.failure = Failure(missed=missed, reason=reason[:_LONGEST_REASON], at=at)
+        else:
+            self.failure = self.failure or reason[:_LONGEST_REASON]
+        self.news.set()
+
+    def seen(self, status: str, reason: str, at: float) -> None:
+        """Record a status of the stack from the API."""
+        if self.leaving or self.gone:
+            return
+        self.status = status
+        if status == "running":
+            self.reached(Stage.RUNNING, at)
+        elif status != "creating":
+            self.fail(Stage.RUNNING, f"{status} ({reason})" if reason else status)
+
+    def ended(self) -> None:
+        """Record that the stack is gone, as the API says."""
+        self.gone = True
+        if not self.leaving:
+            self.fail(Stage.RUNNING, f"gone before {'its time' if Stage.RUNNING in self.times else 'it ran'}")
         self.news.set()
 
     def took(self, stage: Stage) -> float | None:
@@ -120,45 +126,18 @@ class Attempt:
     @property
     def failed(self) -> bool:
         """Whether the stack failed, or ran and did not last."""
-        return self.failure is not None or bool(self.lost)
+        return bool(self.failure or self.lost)
 
 
-def seen(attempt: Attempt, status: str, reason: str, at: float) -> None:
-    """Record a status of the stack from the API."""
-    if attempt.leaving or attempt.gone:
-        return
-    attempt.status = status
-    if status == "running":
-        attempt.reached(Stage.RUNNING, at)
-    elif status != "creating":
-        attempt.fail(Stage.RUNNING, f"{status} ({reason})" if reason else status, at)
-
-
-def ended(attempt: Attempt, at: float) -> None:
-    """Record that the stack is gone, as the API says."""
-    attempt.gone = True
-    if not attempt.leaving:
-        attempt.fail(Stage.RUNNING, f"gone before {'its time' if Stage.RUNNING in attempt.times else 'it ran'}", at)
-    attempt.news.set()
-
-
-def reasons(attempts: Iterable[Attempt]) -> dict[str, list[str]]:
-    """What went wrong, by reason, the most frequent first; with all sentences that differ only in ids and numbers."""
+def reasons(attempts: Iterable[Attempt]) -> list[FailureReason]:
+    """What went wrong, the most frequent first; sentences that differ only in ids and numbers count as one."""
     groups: dict[str, list[str]] = {}
     for attempt in attempts:
-        if attempt.failure is not None:
-            group = _NUMBER.sub("N", without_ids(attempt.failure.reason))
-            groups.setdefault(group, []).append(attempt.failure.reason)
-        elif attempt.lost:
-            groups.setdefault(f"lost: {attempt.lost}", []).append(f"ran, and was lost: {attempt.lost}")
-    return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
-
-
-SAMPLE_SECONDS = 0.05
-WINDOW_SECONDS = 2.0
-LATE_SECONDS, LATE_SHARE = 0.1, 0.1
-"""A delay above both this time and this share of the measured time means that this machine may be the bottleneck."""
-BUSY = 0.9
+        if attempt.failed:
+            sentence = attempt.failure or f"ran, and was lost: {attempt.lost}"
+            groups.setdefault(_NUMBER.sub("N", without_ids(sentence)), []).append(sentence)
+    found = [FailureReason(count=len(sentences), example=sentences[0]) for sentences in groups.values()]
+    return sorted(found, key=lambda one: -one.count)
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -166,7 +145,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return values[max(0, math.ceil(len(values) * share) - 1)] if values else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Times:
     """How often something was measured and, in seconds, three percentiles and the longest; all 0 if it never was."""
 
@@ -179,9 +158,8 @@ class Times:
 
 def summary(values: Iterable[float | None]) -> Times:
     """The percentiles of values; None does not count."""
-    known = sorted(value for value in values if value is not None)
-    p50, p95, p99, longest = (percentile(known, share) for share in (0.5, 0.95, 0.99, 1.0))
-    return Times(count=len(known), p50=p50, p95=p95, p99=p99, longest=longest)
+    measured = sorted(value for value in values if value is not None)
+    return Times(len(measured), *(percentile(measured, share) for share in (0.5, 0.95, 0.99, 1.0)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +245,7 @@ def measure(
         undecided=sum(not attempt.failed and Stage.RUNNING not in attempt.times for attempt in attempts),
         stages={name: summary(values) for name, values in times.items()},
         times=times | {"reads": sorted(reads), "deletes": sorted(deletes)},
-        reasons=[FailureReason(count=len(found), example=found[0]) for found in reasons(attempts).values()],
+        reasons=reasons(attempts),
         first_refused=sum(attempt.first_refused for attempt in attempts),
         accepted_rate=_rate(attempts, Stage.ACCEPTED),
         running_rate=_rate(attempts, Stage.RUNNING),
@@ -276,7 +254,18 @@ def measure(
         kinds=_groups(attempts, lambda attempt: [attempt.kind]),
         reads=summary(reads),
         deletes=summary(deletes),
-        samples=[_sample(attempt) for attempt in attempts],
+        samples=[
+            Sample(
+                stack_id=one.stack_id,
+                player=one.player,
+                kind=one.kind,
+                node=one.node,
+                pressed=one.due,
+                failed=one.failure or one.lost,
+                **{stage.value: one.took(stage) for stage in Stage},
+            )
+            for one in attempts
+        ],
         **beside,
     )
 
@@ -294,37 +283,28 @@ def _groups(attempts: Iterable[Attempt], names: Callable[[Attempt], Iterable[str
     for attempt in attempts:
         for name in dict.fromkeys(names(attempt)):
             by_name.setdefault(name, []).append(attempt)
-    groups = [_group(name, members) for name, members in by_name.items()]
+    groups = [
+        Group(
+            name=name,
+            started=len(members),
+            failed=sum(one.failed for one in members),
+            running=summary(one.took(Stage.RUNNING) for one in members),
+            starting=summary(_between(one.times.get(Stage.SCHEDULED), one.started) for one in members),
+            becoming_ready=summary(_between(one.started, one.times.get(Stage.RUNNING)) for one in members),
+        )
+        for name, members in by_name.items()
+    ]
     return sorted(groups, key=lambda group: (-group.running.p95, -group.failed, group.name))
-
-
-def _group(name: str, members: Sequence[Attempt]) -> Group:
-    scheduled, running = ([one.times.get(stage) for one in members] for stage in (Stage.SCHEDULED, Stage.RUNNING))
-    started = [one.started for one in members]
-    return Group(
-        name=name,
-        started=len(members),
-        failed=sum(one.failed for one in members),
-        running=summary(one.took(Stage.RUNNING) for one in members),
-        starting=summary(map(_between, scheduled, started)),
-        becoming_ready=summary(map(_between, started, running)),
-    )
 
 
 def _between(begin: float | None, end: float | None) -> float | None:
     return None if begin is None or end is None else max(0.0, end - begin)
 
 
-def _sample(attempt: Attempt) -> Sample:
-    return Sample(
-        stack_id=attempt.stack_id,
-        player=attempt.player,
-        kind=attempt.kind,
-        node=attempt.node,
-        pressed=attempt.due,
-        failed=attempt.failure.reason if attempt.failure is not None else attempt.lost,
-        **{stage.value: attempt.took(stage) for stage in Stage},
-    )
+SAMPLE_SECONDS, WINDOW_SECONDS = 0.05, 2.0
+DELAY_SECONDS, DELAY_SHARE = 0.1, 0.1
+"""A delay above both this time and this share of the measured time means that this machine may be the bottleneck."""
+BUSY = 0.9
 
 
 @dataclass(slots=True, kw_only=True)
@@ -371,7 +351,7 @@ class OwnLoad:
             (self.sending, "it sent creates up to {:.2f} s after they were due"),
             (self.waits, "requests waited up to {:.2f} s for one of its own connections"),
         )
-        much = max(LATE_SECONDS, measured * LATE_SHARE)
+        much = max(DELAY_SECONDS, measured * DELAY_SHARE)
         found = [text.format(max(values)) for values, text in delays if summary(values).p99 > much]
         return found + ([f"its process used {self.cpu:.0%} of a core"] if self.cpu > BUSY else [])
 
@@ -381,19 +361,25 @@ HTTP = "stackd_http_request_duration_seconds"
 KUBERNETES = "stackd_kubernetes_request_duration_seconds"
 LAG = "stackd_event_loop_lag_seconds"
 
+Totals = Mapping[tuple[str, str], tuple[float, float]]
+"""The daemon's histograms by name and label values: the sum of seconds, and the count."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DaemonMetrics:
-    """The daemon's histograms at one moment, by name and label values: the sum of seconds, and the count."""
 
-    totals: Mapping[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
+def read_metrics(text: str) -> Totals:
+    """The histograms in Prometheus' text format. Raises ValueError if the text is something else."""
+    parts: dict[str, dict[tuple[str, str], float]] = {"_sum": {}, "_count": {}}
+    for family in text_string_to_metric_families(text):
+        if family.name in (PHASES, HTTP, KUBERNETES, LAG):
+            for sample in family.samples:
+                label = " ".join(value for name, value in sorted(sample.labels.items()) if name != "le")
+                parts.get(sample.name.removeprefix(family.name), {})[family.name, label] = sample.value
+    return {key: (parts["_sum"].get(key, 0.0), count) for key, count in parts["_count"].items()}
 
-    def since(self, before: DaemonMetrics, name: str, label: str = "") -> tuple[float, float]:
-        """The seconds and the count added since ``before``; label values are in the order of their names."""
-        (seconds, count), (old_seconds, old_count) = (
-            one.totals.get((name, label), (0.0, 0.0)) for one in (self, before)
-        )
-        return seconds - old_seconds, count - old_count
+
+def difference(before: Totals, after: Totals) -> Totals:
+    """What was added in between."""
+    old = {key: before.get(key, (0.0, 0.0)) for key in after}
+    return {key: (seconds - old[key][0], count - old[key][1]) for key, (seconds, count) in after.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -432,35 +418,22 @@ class CreateTime:
         return sum(self.parts().values())
 
 
-def read_metrics(text: str) -> DaemonMetrics:
-    """The metrics from Prometheus' text format. Raises ValueError if the text is something else."""
-    found: dict[str, dict[tuple[str, str], float]] = {"_sum": {}, "_count": {}}
-    for family in text_string_to_metric_families(text):
-        if family.name in (PHASES, HTTP, KUBERNETES, LAG):
-            for sample in family.samples:
-                label = " ".join(value for name, value in sorted(sample.labels.items()) if name != "le")
-                found.get(sample.name.removeprefix(family.name), {})[family.name, label] = sample.value
-    sums = found["_sum"]
-    return DaemonMetrics(totals={key: (sums.get(key, 0.0), count) for key, count in found["_count"].items()})
-
-
-def create_time(before: DaemonMetrics, after: DaemonMetrics) -> CreateTime | None:
-    """The average time of an accepted create between two moments, including the time for creates that failed.
+def create_time(added: Totals) -> CreateTime | None:
+    """The average time of an accepted create, including the time for creates that failed.
 
     None if no create was accepted, or if the daemon was restarted meanwhile.
     """
-    seconds, _ = after.since(before, HTTP, "POST /stacks")
-    _, accepted = after.since(before, PHASES, "accept")
+    seconds, _ = added.get((HTTP, "POST /stacks"), (0.0, 0.0))
+    _, accepted = added.get((PHASES, "accept"), (0.0, 0.0))
     if accepted <= 0 or seconds < 0:
         return None
 
     def each(name: str, *labels: str) -> float:
-        return sum(max(0.0, after.since(before, name, label)[0]) for label in labels) / accepted
+        return sum(max(0.0, added.get((name, label), (0.0, 0.0))[0]) for label in labels) / accepted
 
     validate, schedule = each(PHASES, "validate"), each(PHASES, "schedule")
     api_server = each(KUBERNETES, "pods create", "services create")
     file, at_cluster = each(PHASES, "reserve", "accept"), each(PHASES, "pod", "service")
-    asked = (after.since(before, name, label)[1] for name, label in after.totals if name == KUBERNETES)
     return CreateTime(
         creates=round(accepted),
         turn=max(0.0, seconds / accepted - max(at_cluster, api_server) - file - schedule - validate),
@@ -468,11 +441,11 @@ def create_time(before: DaemonMetrics, after: DaemonMetrics) -> CreateTime | Non
         scheduler=schedule,
         file=file,
         daemon=validate + max(0.0, at_cluster - api_server),
-        requests=round(sum(asked)),
+        requests=round(sum(count for (name, _), (_, count) in added.items() if name == KUBERNETES)),
     )
 
 
-def mean_lag(before: DaemonMetrics, after: DaemonMetrics) -> float:
+def mean_lag(added: Totals) -> float:
     """How late the daemon's event loop was on average, in seconds; 0 if the metrics do not tell."""
-    seconds, count = after.since(before, LAG)
+    seconds, count = added.get((LAG, ""), (0.0, 0.0))
     return seconds / count if count > 0 else 0.0

@@ -9,24 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.names import did_you_mean
-from stackd.rehearse.measure import (
-    Group,
-    Results,
-    Stage,
-    Times,
-    create_time,
-    mean_lag,
-    measure,
-    percentile,
-    summary,
-)
-from stackd.rehearse.plan import Plan
-from stackd.rehearse.player import Rehearsal
-from stackd.rehearse.run import Measured, last_end
+from stackd.rehearse.measure import Group, Results, Stage, Times, create_time, mean_lag, measure, percentile
+from stackd.rehearse.player import Phase, Rehearsal
 from stackd.units import format_duration, parse_duration
 
 FAILED = "failed"
@@ -69,37 +57,34 @@ NONE_FAILS = Goal(text="failed=0", what=FAILED, limit=0)
 
 def parse_goal(text: str) -> Goal:
     """A goal from ``running-p95=10s`` or ``failed=1%``. Raises ValueError with what is wrong."""
-    name, equals, value = text.strip().partition("=")
-    if not equals or not value:
+    text = text.strip()
+    name, _, value = text.partition("=")
+    if not value:
         raise ValueError(f'"{text}" is not a goal such as running-p95=10s or failed=1%')
     if name == FAILED:
-        return _failed(text, value)
+        relative = value.endswith("%")
+        try:
+            limit = float(value.removesuffix("%")) / (100 if relative else 1)
+        except ValueError:
+            limit = -1.0
+        if not 0 <= limit < math.inf:
+            raise ValueError(f'"{text}": write failed=3 or failed=1%')
+        return Goal(text=text, what=FAILED, limit=limit, relative=relative)
     match = _GOAL.fullmatch(name)
     if match is None or match[1] not in TIMED:
-        word, known = name.partition("-")[0], (*TIMED, FAILED)
-        hint = "" if word in known else did_you_mean(word, known)
+        word, names = name.partition("-")[0], (*TIMED, FAILED)
+        hint = "" if word in names else did_you_mean(word, names)
         raise ValueError(f'"{name}" is not one of {", ".join(f"{one}-pNN" for one in TIMED)} and {FAILED}{hint}')
     share = 1.0 if match[3] else float(match[2]) / 100
     if share <= 0:
         raise ValueError(f'"{name}": a percentile must be above 0')
-    return Goal(text=text.strip(), what=match[1], limit=parse_duration(value), share=share)
-
-
-def _failed(text: str, value: str) -> Goal:
-    relative = value.endswith("%")
-    try:
-        limit = float(value.removesuffix("%")) / (100 if relative else 1)
-    except ValueError:
-        limit = -1.0
-    if not 0 <= limit < math.inf:
-        raise ValueError(f'"{text}": write failed=3 or failed=1%')
-    return Goal(text=text.strip(), what=FAILED, limit=limit, relative=relative)
+    return Goal(text=text, what=match[1], limit=parse_duration(value), share=share)
 
 
 def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupted: bool) -> Verdict:
     """The verdict on ``asked_for`` stacks. Without a goal for failures, none may fail."""
     stated = list(goals) if any(goal.what == FAILED for goal in goals) else [NONE_FAILS, *goals]
-    found = [_held(results, goal) for goal in stated]
+    found = [(_failures if goal.what == FAILED else _percentile)(results, goal) for goal in stated]
     missed = [result.sentence for result in found if not result.met]
     running = results.stages[Stage.RUNNING.value]
     if interrupted:
@@ -116,24 +101,21 @@ def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupte
     return Verdict(holds=True, sentence=sentence, goals=found)
 
 
-def _held(results: Results, goal: Goal) -> GoalResult:
-    if goal.what == FAILED:
-        return _failures_held(results, goal)
+def _percentile(results: Results, goal: Goal) -> GoalResult:
     values = results.times[goal.what]
     total = results.started if goal.what in set(Stage) else len(values)
-    needed = max(1, math.ceil(total * goal.share))
-    name = "all" if goal.share == 1 else f"p{goal.share * 100:g}"
-    if not total:
-        return GoalResult(goal=goal.text, met=False, found=None, sentence=f"{goal.what} was not measured")
-    if len(values) < needed:
-        sentence = f"{total - len(values)} of {total} were never {goal.what} (goal {goal.text})"
-        return GoalResult(goal=goal.text, met=False, found=None, sentence=sentence)
     found = percentile([*values, *[math.inf] * (total - len(values))], goal.share)
+    name = "all" if goal.share == 1 else f"p{goal.share * 100:g}"
     sentence = f"{goal.what} {name} is {found:.2f} s (goal {goal.text})"
-    return GoalResult(goal=goal.text, met=found <= goal.limit, found=found, sentence=sentence)
+    if not total:
+        sentence = f"{goal.what} was not measured"
+    elif math.isinf(found):
+        sentence = f"{total - len(values)} of {total} were never {goal.what} (goal {goal.text})"
+    met = bool(total) and found <= goal.limit
+    return GoalResult(goal=goal.text, met=met, found=found if total and found < math.inf else None, sentence=sentence)
 
 
-def _failures_held(results: Results, goal: Goal) -> GoalResult:
+def _failures(results: Results, goal: Goal) -> GoalResult:
     limit = goal.limit * results.started if goal.relative else goal.limit
     most = ", most of them because of" if len(results.reasons) > 1 else ""
     why = f"{most}: {results.reasons[0].example}" if results.reasons else ""
@@ -145,27 +127,38 @@ Rows = list[list[str]]
 Titled = tuple[str, Sequence[str], Rows]
 SLOWEST = 8
 _NUMBER = re.compile(r"–|\d[\d.]*( ms| s|%| of \d+)?")
-TIMES = ("count", "p50", "p95", "p99", "longest")
+TIMES = tuple(one.name for one in fields(Times))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """A rehearsal that is over. ``began`` is Unix time; ``left`` stacks may be left, and expire in ``left_seconds``."""
+    """A rehearsal that has ended, or was cancelled; ``left`` stacks may remain, and expire in ``left_seconds``."""
 
-    ident: str
-    plan: Plan
-    began: float
-    seconds: float
-    version: str
-    clock_ahead: float | None
-    clock_error: float | None
-    results: Results
-    verdict: Verdict
-    goals: Sequence[Goal]
-    interrupted: bool
-    left: int
-    left_sentence: str
-    left_seconds: float
+    def __init__(self, rehearsal: Rehearsal, goals: Sequence[Goal]) -> None:
+        self.rehearsal, self.plan, self.goals = rehearsal, rehearsal.plan, goals
+        attempts, own, added, now = rehearsal.attempts, rehearsal.own, rehearsal.added or {}, rehearsal.now()
+        results = measure(
+            attempts,
+            reads=rehearsal.reads,
+            failed_reads=rehearsal.failed_reads,
+            deletes=rehearsal.deletes,
+            create_time=create_time(added),
+            daemon_lag=mean_lag(added),
+            own=own.figures(),
+            troubles=dict(rehearsal.troubles.most_common()),
+        )
+        self.results = replace(results, bottleneck=own.bottleneck(results.stages[Stage.RUNNING.value].p50))
+        self.seconds = rehearsal.seconds or now
+        self.interrupted = rehearsal.stop.is_set() or rehearsal.phase is not Phase.DONE
+        self.verdict = judge(self.results, goals, asked_for=self.plan.stacks, interrupted=self.interrupted)
+        unanswered, remaining = sum(attempt.unanswered for attempt in attempts), rehearsal.remaining
+        kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in attempts)
+        sure = kept if remaining is None else remaining
+        ends = [now + self.plan.ttl if one.unanswered else one.expires for one in attempts]
+        self.left = sure + (unanswered if remaining != 0 else 0)
+        self.left_seconds = max(ends, default=now) - now
+        self.left_sentence = f"{sure} of its stacks may remain"
+        if unanswered:
+            self.left_sentence += f", and {unanswered} creates were never answered"
 
     def tables(self) -> Iterator[Titled]:
         """The tables: title, heads and rows of each."""
@@ -187,10 +180,10 @@ class Outcome:
     def _stages(self) -> Iterator[list[str]]:
         for name, times in self.results.stages.items():
             if name != Stage.REACHABLE.value or self.plan.probe != "none":
-                yield [name, *_cells(times, f"{times.count} of {self.results.started}")]
+                yield [name, f"{times.count} of {self.results.started}", *(_seconds(times, one) for one in TIMES[1:])]
         for name, times in (("delete", self.results.deletes), ("status read", self.results.reads)):
             if times.count:
-                yield [f"a {name}'s answer", *_cells(times, str(times.count))]
+                yield [f"a {name}'s answer", str(times.count), *(_seconds(times, one) for one in TIMES[1:])]
 
     def _create_time(self) -> Iterator[list[str]]:
         spent = self.results.create_time
@@ -201,7 +194,7 @@ class Outcome:
         yield ["all", f"{spent.total * 1000:.1f} ms", f"{spent.creates} creates"]
 
     def _about(self) -> Iterator[list[str]]:
-        results, own = self.results, self.results.own
+        results, own, rehearsal = self.results, self.results.own, self.rehearsal
         rates = f"{results.accepted_rate:.1f} accepted a second, {results.running_rate:.1f} running a second"
         yield ["throughput", rates]
         if results.create_time is not None and self.seconds:
@@ -220,25 +213,25 @@ class Outcome:
         yield from (["", f"this machine may have been the bottleneck: {why}"] for why in results.bottleneck)
         yield ["", f"load {own['load']:.1f} on {own['cpus']:.0f} CPUs at the end"]
         yield ["the daemon's loop", f"{results.daemon_lag * 1000:.1f} ms late on average"]
-        if self.clock_ahead is not None and self.clock_error is not None:
-            yield ["clocks", f"the daemon's is {self.clock_ahead:+.3f} s, known to {self.clock_error * 1000:.0f} ms"]
+        if (ahead := rehearsal.clock_ahead) is not None and (error := rehearsal.clock_error) is not None:
+            yield ["clocks", f"the daemon's is {ahead:+.3f} s, known to {error * 1000:.0f} ms"]
         yield from ([f"{count} times", problem] for problem, count in results.troubles.items())
 
     def fields(self) -> dict[str, object]:
         """The fields for ``--json``."""
         plan = {name: value for name, value in asdict(self.plan).items() if name != "kinds"}
         return {
-            "rehearsal": self.ident,
-            "began_at": from_nanoseconds(round(self.began * NANOSECONDS)),
+            "rehearsal": self.rehearsal.ident,
+            "began_at": from_nanoseconds(round(self.rehearsal.wall * NANOSECONDS)),
             "seconds": self.seconds,
-            "stackd": self.version,
+            "stackd": self.rehearsal.version,
             "plan": {**plan, "kinds": {kind.name: count for kind, count in self.plan.counts()}},
             "verdict": {"holds": self.verdict.holds, "sentence": self.verdict.sentence},
             "goals": [asdict(one) for one in self.verdict.goals],
             "interrupted": self.interrupted,
             "left": self.left,
-            "clock_ahead": self.clock_ahead,
-            "clock_error": self.clock_error,
+            "clock_ahead": self.rehearsal.clock_ahead,
+            "clock_error": self.rehearsal.clock_error,
             **self.results.fields(),
         }
 
@@ -254,44 +247,6 @@ class Outcome:
         return "; ".join([*parts, f"a status read every {format_duration(plan.poll)} while a stack starts"])
 
 
-def outcome_of(rehearsal: Rehearsal, measured: Measured | None, goals: Sequence[Goal]) -> Outcome:
-    """The outcome; ``measured`` is None if the rehearsal was cancelled."""
-    interrupted = rehearsal.interrupted or measured is None
-    plan, now, attempts, own = rehearsal.plan, rehearsal.now(), rehearsal.attempts, rehearsal.own
-    before, after = (measured.before, measured.after) if measured is not None else (None, None)
-    results = measure(
-        attempts,
-        reads=rehearsal.reads,
-        failed_reads=rehearsal.failed_reads,
-        deletes=rehearsal.deletes,
-        create_time=create_time(before, after) if before and after else None,
-        daemon_lag=mean_lag(before, after) if before and after else 0.0,
-        own=own.figures(),
-        bottleneck=own.bottleneck(summary(one.took(Stage.RUNNING) for one in attempts).p50),
-        troubles=dict(rehearsal.troubles.most_common()),
-    )
-    unanswered = sum(attempt.unanswered for attempt in attempts)
-    kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in attempts)
-    left = kept if rehearsal.left is None else rehearsal.left
-    sentence = f"{left} of its stacks may remain"
-    return Outcome(
-        ident=rehearsal.ident,
-        plan=plan,
-        began=rehearsal.wall,
-        seconds=rehearsal.seconds or now,
-        version=rehearsal.version,
-        clock_ahead=rehearsal.clock_ahead,
-        clock_error=rehearsal.clock_error,
-        results=results,
-        verdict=judge(results, goals, asked_for=plan.stacks, interrupted=interrupted),
-        goals=goals,
-        interrupted=interrupted,
-        left=left + (unanswered if rehearsal.left != 0 else 0),
-        left_sentence=f"{sentence}, and {unanswered} creates were never answered" if unanswered else sentence,
-        left_seconds=last_end(attempts, plan.ttl, now) - now,
-    )
-
-
 def are_numbers(cells: Iterable[str]) -> bool:
     """Whether a column of a table has only numbers."""
     return all(_NUMBER.fullmatch(cell) for cell in cells)
@@ -301,14 +256,10 @@ def _groups(groups: Sequence[Group]) -> tuple[Sequence[str], Rows]:
     heads = ("", "stacks", "failed", "p50", "p95", "longest", "to start", "to ready")
     rows = []
     for group in groups:
-        spread = ((group.running, "p50"), (group.running, "p95"), (group.running, "longest"))
-        values = [*spread, (group.starting, "p50"), (group.becoming_ready, "p50")]
-        rows.append([group.name, str(group.started), str(group.failed), *(_seconds(*value) for value in values)])
+        spread = [_seconds(group.running, name) for name in ("p50", "p95", "longest")]
+        later = [_seconds(times, "p50") for times in (group.starting, group.becoming_ready)]
+        rows.append([group.name, str(group.started), str(group.failed), *spread, *later])
     return heads, rows
-
-
-def _cells(times: Times, count: str) -> list[str]:
-    return [count, *(_seconds(times, name) for name in TIMES[1:])]
 
 
 def _seconds(times: Times, name: str) -> str:

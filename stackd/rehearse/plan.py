@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from stackd.model import NO_LABELS
@@ -38,7 +39,7 @@ class StackKind:
 class Arrival:
     """A player who presses start ``due`` seconds after the beginning.
 
-    ``again`` is when the player deletes the stack and starts another, as a share of the hold; None for no second start.
+    ``again``: when the player deletes the stack and starts another, as a share of the hold; None for no second start.
     """
 
     player: int
@@ -49,7 +50,7 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A whole rehearsal; times are in seconds.
+    """A rehearsal; times are in seconds.
 
     ``rate``      presses a second; None means all at once
     ``hold``      how long the stacks are kept once each one runs or has failed
@@ -77,21 +78,15 @@ class Plan:
         chance = random.Random(self.seed)
         kinds = [kind for kind, count in self.counts() for _ in range(count)]
         chance.shuffle(kinds)
-        renewing = round(self.stacks * self.churn)
-        leavers = chance.sample(range(self.stacks), renewing)
-        moments = {player: (place + 0.5) / renewing for place, player in enumerate(leavers)}
+        leavers = chance.sample(range(self.stacks), round(self.stacks * self.churn))
+        again = {player: (place + 0.5) / len(leavers) for place, player in enumerate(leavers)}
         return [
-            Arrival(
-                player=player,
-                kind=kind,
-                due=player / self.rate if self.rate else 0.0,
-                again=moments.get(player),
-            )
+            Arrival(player=player, kind=kind, due=player / self.rate if self.rate else 0.0, again=again.get(player))
             for player, kind in enumerate(kinds)
         ]
 
     def counts(self) -> list[tuple[StackKind, int]]:
-        """The number of stacks of each kind, by weight: the whole parts first, then the largest remainders."""
+        """The number of stacks of each kind, by weight: the integer parts first, then the largest remainders."""
         total = sum(kind.weight for kind in self.kinds)
         exact = [self.stacks * kind.weight / total for kind in self.kinds]
         counts = [int(share) for share in exact]
@@ -100,11 +95,10 @@ class Plan:
             counts[place] += 1
         return list(zip(self.kinds, counts, strict=True))
 
-
-def create_body(plan: Plan, body: Mapping[str, Any], player: int, ident: str) -> dict[str, Any]:
-    """The request body of one player's create."""
-    labels = {name: value.replace(PLAYER, str(player)) for name, value in plan.labels.items()}
-    return {**body, "ttl": f"{plan.ttl:g}s", "labels": {**body.get("labels", {}), **labels, LABEL: ident}}
+    def body(self, kind: StackKind, player: int, ident: str) -> dict[str, Any]:
+        """The request body of one player's create."""
+        labels = {name: value.replace(PLAYER, str(player)) for name, value in self.labels.items()}
+        return {**kind.body, "ttl": f"{self.ttl:g}s", "labels": {**kind.body.get("labels", {}), **labels, LABEL: ident}}
 
 
 def parse_rate(text: str) -> float:
@@ -126,7 +120,7 @@ def parse_share(text: str) -> float:
 
 
 def parse_weighted(text: str) -> tuple[str, float]:
-    """A name and its weight from ``web-1=3``; 1 if no weight is given. Raises ValueError with what is wrong."""
+    """A name and its weight from ``web-1=3``; 1 without one. Raises ValueError with what is wrong."""
     name, equals, weight = text.rpartition("=")
     try:
         value = float(weight) if equals else 1.0
@@ -145,9 +139,7 @@ WORDS = {
     MAX_STACKS: "limits.max_stacks",
     NODES: "the nodes",
     "cpu": "CPU",
-    "memory": "memory",
     "ephemeral_storage": "disk",
-    "pods": "pods",
 }
 
 
@@ -166,15 +158,14 @@ class Preflight:
 
 
 async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
-    """Collect everything that can be known before the start. Raises NoAnswer."""
+    """Collect everything that can be seen before the start. Raises NoAnswer."""
     ready = await connection.ask("GET", "/readyz")
     if ready.status in (401, 403):
         return Preflight(wrong=[ready.reason], key_refused=True)
     wrong = []
     kinds = [(kind, count) for kind, count in plan.counts() if count]
     for kind, _ in kinds:
-        body = create_body(plan, kind.body, 0, ident)
-        answer = await connection.ask("POST", "/stacks", body, [("dry_run", "true")])
+        answer = await connection.ask("POST", "/stacks", plan.body(kind, 0, ident), [("dry_run", "true")])
         if not answer.good:
             wrong.append(f"{kind.name}: {answer.sentence or f'the API answers {answer.status}'}")
     anyway = [] if ready.good else [f"the daemon is not ready: {ready.reason}"]
@@ -184,13 +175,12 @@ async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
         if failed := next((answer for answer in answers if not answer.good), None):
             anyway.append(f"the capacity is unknown: {failed.reason}")
         else:
-            counts = [count for _, count in kinds]
-            fits, sentence = fit(list(zip(counts, (answer.body for answer in answers), strict=True)))
+            fits, sentence = _fit([(count, answer.body) for (_, count), answer in zip(kinds, answers, strict=True)])
             anyway += [f"{plan.stacks} stacks do not fit: {sentence}"] if fits < plan.stacks else []
     return Preflight(wrong=tuple(wrong), anyway=anyway, with_others=others, fits=fits)
 
 
-def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str]:
+def _fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str]:
     """How many stacks of a mix fit, and a sentence about the limit that is reached first.
 
     ``asked`` has the number of stacks of each kind, and the API's capacity for that kind.
@@ -201,11 +191,11 @@ def fit(asked: Sequence[tuple[int, Mapping[str, Any]]]) -> tuple[int, str]:
         for name, fits, note in _limits(capacity):
             taken[name] = taken.get(name, 0.0) + (count / fits if fits else math.inf)
             notes.setdefault(name, {}).update({note: None} if note else {})
-    tightest = max(taken, key=lambda name: taken[name])
+    tightest, share = max(taken.items(), key=itemgetter(1))
     total = sum(count for count, _ in asked)
-    fitting = math.floor(total / taken[tightest] + 1e-9) if taken[tightest] else total
+    fitting = math.floor(total / share + 1e-9) if share else total
     note = f" ({'; '.join(notes[tightest])})" if notes[tightest] else ""
-    return fitting, f"{fitting} do, limited by {WORDS.get(tightest, tightest)}{note}"
+    return fitting, f"{fitting} do, limited by {WORDS[tightest]}{note}"
 
 
 def _limits(capacity: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
@@ -229,10 +219,12 @@ async def _others(connection: Connection) -> list[str]:
         return [f"the stacks cannot be listed: {answer.reason}"]
     owners = Counter(stack["labels"].get(LABEL) for stack in answer.body["stacks"])
     others = owners.pop(None, 0)
-    found = [f"others have stacks here ({others}), which a rehearsal would disturb"] if others else []
-    return found + [
-        f"rehearsal {name} still has stacks here ({count}); if it is over, delete them: {delete_command(str(name))}"
-        for name, count in owners.items()
+    return [
+        *([f"others have stacks here ({others}), which a rehearsal would disturb"] if others else []),
+        *(
+            f"rehearsal {name} still has stacks here ({count}); if it is over, delete them: {delete_command(str(name))}"
+            for name, count in owners.items()
+        ),
     ]
 
 

@@ -20,132 +20,11 @@ from urllib.parse import urlsplit
 from stackd.errors import InvalidPodSpec
 from stackd.podspec.yaml_text import read
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
-from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, ended, seen, without_ids
-from stackd.rehearse.plan import Arrival, Plan, create_body
+from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, Totals, without_ids
+from stackd.rehearse.plan import Arrival, Plan
 from stackd.tasks import set_within
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class Phase(enum.StrEnum):
-    """The phase of a rehearsal."""
-
-    ARRIVING = "players arrive"
-    SETTLING = "stacks start"
-    HOLDING = "holding"
-    GATHERING = "reading timelines"
-    CLEANING = "cleaning up"
-    DONE = "done"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusSeen:
-    """A status from the event stream, for a stack whose create is not yet answered."""
-
-    status: str
-    reason: str
-    at: float
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Rehearsal:
-    """One rehearsal. Times are seconds since ``began`` (the loop's clock); ``wall`` is the same moment in Unix time.
-
-    ``clock_ahead`` is how far the daemon's clock is ahead of this machine's, known to ``clock_error`` seconds; both are
-    None while that is unknown. ``over`` is set when all players have to finish. ``left`` is how many stacks remain,
-    None while that is unknown.
-    """
-
-    plan: Plan
-    connection: Connection
-    ident: str
-    began: float = field(default_factory=time.monotonic)
-    wall: float = field(default_factory=time.time)
-    phase: Phase = Phase.ARRIVING
-    attempts: list[Attempt] = field(default_factory=list)
-    by_stack: dict[str, Attempt] = field(default_factory=dict)
-    early: dict[str, StatusSeen] = field(default_factory=dict)
-    own: OwnLoad = field(default_factory=OwnLoad)
-    reads: list[float] = field(default_factory=list)
-    failed_reads: int = 0
-    deletes: list[float] = field(default_factory=list)
-    troubles: Counter[str] = field(default_factory=Counter)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    hold_began: float | None = None
-    version: str = ""
-    clock_ahead: float | None = None
-    clock_error: float | None = None
-    interrupted: bool = False
-    left: int | None = None
-    seconds: float = 0.0
-
-    def start(self) -> None:
-        """Start the rehearsal's clock."""
-        self.began, self.wall = time.monotonic(), time.time()
-
-    def now(self) -> float:
-        """The rehearsal's time."""
-        return time.monotonic() - self.began
-
-    def at(self, moment: float) -> float:
-        """A moment of the loop's clock in the rehearsal's time."""
-        return moment - self.began
-
-    def of_daemon(self, unix: float) -> float:
-        """A moment of the daemon's clock in the rehearsal's time."""
-        return unix - (self.clock_ahead or 0.0) - self.wall
-
-    async def ask(
-        self, what: str, method: str, path: str, body: object = None, *, accept: tuple[int, ...] = (), **options: Any
-    ) -> Answer | None:
-        """An answer, good or of an accepted status; None if there is none, with the problem recorded."""
-        try:
-            answer = await self.connection.ask(method, path, body, **options)
-        except NoAnswer as error:
-            self.trouble(f"{what}: {error}")
-            return None
-        if answer.good or answer.status in accept:
-            return answer
-        self.trouble(f"{what}: {without_ids(answer.reason)}")
-        return None
-
-    def accepted(self, attempt: Attempt) -> None:
-        """Assign the attempt its stack, and apply a status that came before the create's answer."""
-        self.by_stack[attempt.stack_id] = attempt
-        if (early := self.early.pop(attempt.stack_id, None)) is not None:
-            seen(attempt, early.status, early.reason, early.at)
-
-    def trouble(self, reason: str) -> None:
-        """Record a problem that does not concern one stack."""
-        self.troubles[reason] += 1
-
-    async def rest(self, attempt: Attempt, seconds: float) -> bool:
-        """Wait for news of the attempt; False if none came within ``seconds``, or the rehearsal is over."""
-        attempt.news.clear()
-        if self.over.is_set():
-            return False
-        return await set_within(attempt.news, seconds) and not self.over.is_set()
-
-    async def pause(self, seconds: float) -> bool:
-        """Wait; False as soon as the rehearsal is over."""
-        return not await set_within(self.over, max(0.0, seconds))
-
-    def begin_hold(self) -> None:
-        """Begin the hold: every stack runs or has failed, and players may start another one."""
-        self.hold_began = self.now()
-        self._wake()
-
-    def finish(self) -> None:
-        """Tell all players to finish."""
-        self.over.set()
-        self._wake()
-
-    def _wake(self) -> None:
-        for attempt in self.attempts:
-            attempt.news.set()
-
-
 AGAIN_SECONDS, LONGEST_AGAIN_SECONDS = 0.1, 2.0
 """The first and the longest pause before an unanswered create is sent again; the pause doubles each time."""
 
@@ -159,8 +38,92 @@ PROBE_SECONDS = 5.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: %b\r\nUser-Agent: stackd-rehearsal\r\nConnection: close\r\n\r\n"
 
 
+class Phase(enum.StrEnum):
+    """The phase of a rehearsal."""
+
+    ARRIVING = "players arrive"
+    SETTLING = "stacks start"
+    HOLDING = "holding"
+    GATHERING = "reading timelines"
+    CLEANING = "cleaning up"
+    DONE = "done"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Rehearsal:
+    """One rehearsal. Times are seconds since ``began`` (the loop's clock); ``wall`` is the same moment in Unix time.
+
+    ``early``        statuses from the event stream of stacks whose create is not yet answered: status, reason, time
+    ``finished``     set when all players have to finish; ``stop``: when somebody has interrupted the rehearsal
+    ``added``        what was added to the daemon's histograms; None if it does not tell
+    ``clock_ahead``  how far the daemon's clock is ahead, to within ``clock_error`` seconds; None while unknown
+    ``remaining``    how many of its stacks there still are; None while unknown
+    ``seconds``      how long the load took; 0 before its end
+    """
+
+    plan: Plan
+    connection: Connection
+    ident: str
+    began: float = field(default_factory=time.monotonic)
+    wall: float = field(default_factory=time.time)
+    phase: Phase = Phase.ARRIVING
+    attempts: list[Attempt] = field(default_factory=list)
+    by_stack: dict[str, Attempt] = field(default_factory=dict)
+    early: dict[str, tuple[str, str, float]] = field(default_factory=dict)
+    own: OwnLoad = field(default_factory=OwnLoad)
+    reads: list[float] = field(default_factory=list)
+    failed_reads: int = 0
+    deletes: list[float] = field(default_factory=list)
+    troubles: Counter[str] = field(default_factory=Counter)
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    hold_began: float | None = None
+    added: Totals | None = None
+    version: str = ""
+    clock_ahead: float | None = None
+    clock_error: float | None = None
+    remaining: int | None = None
+    seconds: float = 0.0
+
+    def now(self) -> float:
+        """The rehearsal's time."""
+        return time.monotonic() - self.began
+
+    def of_daemon(self, unix: float) -> float:
+        """A moment of the daemon's clock in the rehearsal's time."""
+        return unix - (self.clock_ahead or 0.0) - self.wall
+
+    async def ask(
+        self, what: str, method: str, path: str, body: object = None, *, accept: tuple[int, ...] = (), **options: Any
+    ) -> Answer | None:
+        """An answer, good or of an accepted status; None if there is none, with the problem recorded."""
+        try:
+            answer = await self.connection.ask(method, path, body, **options)
+        except NoAnswer as error:
+            self.troubles[f"{what}: {error}"] += 1
+            return None
+        if answer.good or answer.status in accept:
+            return answer
+        self.troubles[f"{what}: {without_ids(answer.reason)}"] += 1
+        return None
+
+    async def rest(self, attempt: Attempt, seconds: float) -> bool:
+        """Wait for news of the attempt; False if none came within ``seconds``, or the players have to finish."""
+        attempt.news.clear()
+        return not self.finished.is_set() and await set_within(attempt.news, seconds) and not self.finished.is_set()
+
+    async def pause(self, seconds: float) -> bool:
+        """Wait; False as soon as the players have to finish."""
+        return not await set_within(self.finished, max(0.0, seconds))
+
+    def wake(self) -> None:
+        """Let all players look at what has changed."""
+        for attempt in self.attempts:
+            attempt.news.set()
+
+
 async def arrive(rehearsal: Rehearsal, arrival: Arrival) -> Attempt | None:
-    """Press start when it is due, and follow the stack; None if the rehearsal was over before."""
+    """Press start when it is due, and follow the stack; None if the players had to finish before."""
     if not await rehearsal.pause(arrival.due - rehearsal.now()):
         return None
     attempt = Attempt(player=arrival.player, kind=arrival.kind.name, due=arrival.due)
@@ -169,8 +132,8 @@ async def arrive(rehearsal: Rehearsal, arrival: Arrival) -> Attempt | None:
 
 
 async def stay(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
-    """Keep reading the status until the rehearsal is over; a player with ``again`` starts another stack in the hold."""
-    while attempt.kept and not rehearsal.over.is_set():
+    """Keep reading the status to the end; a player with ``again`` deletes the stack in the hold and starts another."""
+    while attempt.kept and not rehearsal.finished.is_set():
         pause, due = _jittered(rehearsal.plan.poll * SLOWER), False
         if arrival.again is not None and rehearsal.hold_began is not None:
             remaining = rehearsal.hold_began + arrival.again * rehearsal.plan.hold - rehearsal.now()
@@ -181,35 +144,31 @@ async def stay(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None
                 return
             pause, due = min(pause, remaining), remaining < pause
         news = await rehearsal.rest(attempt, pause)
-        if not news and not due and not rehearsal.over.is_set():
+        if not news and not due and not rehearsal.finished.is_set():
             await _read_status(rehearsal, attempt)
 
 
 async def _start(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
     """One press of start, until the stack runs (and answers, if probed) or has failed."""
     rehearsal.attempts.append(attempt)
-    key = f"rehearsal-{rehearsal.ident}-{len(rehearsal.attempts)}"
-    await _create(
-        rehearsal, attempt, key, create_body(rehearsal.plan, arrival.kind.body, arrival.player, rehearsal.ident)
-    )
+    await _create(rehearsal, attempt, rehearsal.plan.body(arrival.kind, arrival.player, rehearsal.ident))
     await _until_running(rehearsal, attempt)
     if Stage.RUNNING in attempt.times and rehearsal.plan.probe != "none":
-        await _try_address(rehearsal, attempt)
+        await _until_reachable(rehearsal, attempt)
 
 
-async def _create(rehearsal: Rehearsal, attempt: Attempt, key: str, body: object) -> None:
+async def _create(rehearsal: Rehearsal, attempt: Attempt, body: object) -> None:
     """Create the stack. Send an unanswered create again under the same Idempotency-Key: it makes at most one stack."""
-    attempt.sent = rehearsal.now()
-    rehearsal.own.sending.append(attempt.sent - attempt.due)
+    key, pause = f"rehearsal-{rehearsal.ident}-{len(rehearsal.attempts)}", AGAIN_SECONDS
+    rehearsal.own.sending.append(rehearsal.now() - attempt.due)
     attempt.unanswered = True
-    pause = AGAIN_SECONDS
     while True:
         try:
             answer = await rehearsal.connection.ask("POST", "/stacks", body, key=key, seconds=CREATE_SECONDS)
         except NoAnswer as error:
-            rehearsal.trouble(f"create: {error}")
-            if rehearsal.over.is_set() or rehearsal.now() - attempt.due > rehearsal.plan.patience:
-                attempt.fail(Stage.ACCEPTED, str(error), rehearsal.now())
+            rehearsal.troubles[f"create: {error}"] += 1
+            if rehearsal.finished.is_set() or rehearsal.now() - attempt.due > rehearsal.plan.patience:
+                attempt.fail(Stage.ACCEPTED, str(error))
                 return
             await rehearsal.pause(pause)
             pause = min(2 * pause, LONGEST_AGAIN_SECONDS)
@@ -220,28 +179,29 @@ async def _create(rehearsal: Rehearsal, attempt: Attempt, key: str, body: object
 
 
 def _answered(rehearsal: Rehearsal, attempt: Attempt, answer: Answer) -> None:
-    at = rehearsal.at(answer.came)
+    at = answer.came - rehearsal.began
     attempt.unanswered = False
     if not answer.good:
-        attempt.fail(Stage.ACCEPTED, answer.reason, at)
+        attempt.fail(Stage.ACCEPTED, answer.reason)
         return
     stack: Mapping[str, Any] = answer.body
     attempt.stack_id, attempt.node = stack["stack_id"], stack["node_id"] or ""
-    attempt.images, attempt.address = images(stack["pod_spec"]), address(stack)
-    attempt.expires = rehearsal.at(answer.sent) + rehearsal.plan.ttl
+    attempt.images, attempt.address = _images(stack["pod_spec"]), address(stack)
+    attempt.expires = answer.sent - rehearsal.began + rehearsal.plan.ttl
     attempt.reached(Stage.ACCEPTED, at)
-    rehearsal.accepted(attempt)
-    seen(attempt, stack["status"], "", at)
+    rehearsal.by_stack[attempt.stack_id] = attempt
+    for seen in (rehearsal.early.pop(attempt.stack_id, None), (stack["status"], "", at)):
+        if seen is not None:
+            attempt.seen(*seen)
 
 
 async def _until_running(rehearsal: Rehearsal, attempt: Attempt) -> None:
     """Read the status now and then until the stack runs or fails, or the patience is over."""
     end = attempt.due + rehearsal.plan.patience
-    while attempt.failure is None and Stage.RUNNING not in attempt.times and not rehearsal.over.is_set():
+    while not attempt.failure and Stage.RUNNING not in attempt.times and not rehearsal.finished.is_set():
         remaining = end - rehearsal.now()
         if remaining <= 0:
-            sentence = f"{attempt.status or 'creating'} after {rehearsal.plan.patience:g} s"
-            attempt.fail(Stage.RUNNING, sentence, rehearsal.now())
+            attempt.fail(Stage.RUNNING, f"{attempt.status or 'creating'} after {rehearsal.plan.patience:g} s")
         elif not await rehearsal.rest(attempt, min(remaining, _jittered(rehearsal.plan.poll))):
             await _read_status(rehearsal, attempt)
 
@@ -255,26 +215,26 @@ async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
     rehearsal.own.waits.append(answer.waited)
     if answer.good:
         attempt.address = address(answer.body) or attempt.address
-        seen(attempt, answer.body["status"], "", rehearsal.at(answer.came))
+        attempt.seen(answer.body["status"], "", answer.came - rehearsal.began)
     else:
-        ended(attempt, rehearsal.at(answer.came))
+        attempt.ended()
 
 
-async def _try_address(rehearsal: Rehearsal, attempt: Attempt) -> None:
+async def _until_reachable(rehearsal: Rehearsal, attempt: Attempt) -> None:
     """Try the address of a running stack until it answers."""
     how, end, tries = rehearsal.plan.probe, rehearsal.now() + rehearsal.plan.patience, 0
     if attempt.address is None:
-        attempt.fail(Stage.REACHABLE, "it has no public address with a TCP port", rehearsal.now())
+        attempt.fail(Stage.REACHABLE, "it has no public address with a TCP port")
         return
-    while attempt.kept and not rehearsal.over.is_set():
-        why = await try_address(how, attempt.address)
+    while attempt.kept and not rehearsal.finished.is_set():
+        why = await _tried(how, attempt.address)
         tries += 1
         if not why:
             attempt.reached(Stage.REACHABLE, rehearsal.now())
             return
         attempt.first_refused = True
         if rehearsal.now() >= end:
-            attempt.fail(Stage.REACHABLE, f"{how}: {why} ({tries} tries)", rehearsal.now())
+            attempt.fail(Stage.REACHABLE, f"{how}: {why} ({tries} tries)")
             return
         await rehearsal.pause(PROBE_AGAIN_SECONDS)
 
@@ -291,14 +251,12 @@ async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
 
 
 @lru_cache(maxsize=64)
-def images(pod_spec: str) -> tuple[str, ...]:
+def _images(pod_spec: str) -> tuple[str, ...]:
     """The images of a pod spec's containers."""
     try:
-        spec = read(pod_spec).get("spec")
-    except InvalidPodSpec:
+        return tuple(str(container["image"]) for container in read(pod_spec)["spec"]["containers"])
+    except (InvalidPodSpec, KeyError, TypeError):
         return ()
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    return tuple(str(container.get("image")) for container in containers or () if isinstance(container, dict))
 
 
 def address(stack: Mapping[str, Any]) -> Address | None:
@@ -306,22 +264,22 @@ def address(stack: Mapping[str, Any]) -> Address | None:
     port = next((port for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
     if port is not None and (named := port.get("url") or (port.get("host") and f"tls://{port['host']}")):
         url = urlsplit(named)
-        return Address(host=url.hostname or "", port=url.port or DEFAULT_PORTS[url.scheme], scheme=url.scheme)
+        return Address(url.hostname or "", url.port or DEFAULT_PORTS[url.scheme], url.scheme)
     host = stack.get("node_public_ip")
-    return Address(host=host, port=port["node_port"]) if host and port else None
+    return Address(host, port["node_port"]) if host and port else None
 
 
 def _jittered(seconds: float) -> float:
     return seconds * random.uniform(1 - JITTER, 1 + JITTER)
 
 
-async def try_address(how: str, address: Address, seconds: float = PROBE_SECONDS) -> str:
+async def _tried(how: str, address: Address) -> str:
     """Try an address once. Returns an empty text if it answers, else why not."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(PROBE_SECONDS):
             return await _try(how, address)
     except TimeoutError:
-        return f"no answer within {seconds:g} s"
+        return f"no answer within {PROBE_SECONDS:g} s"
     except ConnectionRefusedError:
         return "connection refused"
     except OSError as error:
@@ -330,10 +288,7 @@ async def try_address(how: str, address: Address, seconds: float = PROBE_SECONDS
 
 async def _try(how: str, address: Address) -> str:
     tls = None
-    if address.scheme in (
-        "https",
-        "tls",
-    ):  # whether the name answers; who signed its certificate is the doctor's question
+    if address.scheme in ("https", "tls"):  # who signed the certificate is the doctor's question
         tls = ssl.create_default_context()
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)

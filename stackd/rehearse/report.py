@@ -1,7 +1,7 @@
-"""The page of a rehearsal: one self-contained HTML file for a screen, light or dark, and for paper.
+"""Charts as SVG, and the page of a rehearsal: one self-contained HTML file for a screen, light or dark, and for paper.
 
-Owns: the content of the page, its charts as SVG, and its style: colours are classes of the style sheet. It has no script
-and loads nothing. Names of nodes, images and reasons are foreign text, and are escaped.
+Owns: the content of the page and its style: colours are classes of the style sheet. It has no script and loads nothing.
+Names of nodes, images and reasons are foreign text, and are escaped.
 """
 
 from __future__ import annotations
@@ -9,85 +9,115 @@ from __future__ import annotations
 import datetime as dt
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from stackd.rehearse.measure import Group, Stage
 from stackd.rehearse.outcome import Outcome, Titled, are_numbers
 
-Points = Sequence[tuple[float, float]]
-WIDTH, HEIGHT = 640.0, 280.0
+WIDTH, HEIGHT, WIDE = 640.0, 280.0, 1040.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 16.0, 44.0
 BINS = 40
 ROW, NAME_WIDTH = 22.0, 190.0
-MOST_ROWS = 40
-LONGEST_NAME = 26
-ROOM_FOR_TICKS = 6
-WIDE = 1040.0
+MOST_ROWS, LONGEST_NAME = 40, 26
+TICKS = 6
 FAR = 2.5
 """A goal beyond this many times the last value is left out, because the scale would squeeze the values."""
 
 COLUMNS = 3
-
-STYLES = {"pressed": "s4", "accepted": "s0", "scheduled": "s1", "running": "s2", "reachable": "s3"}
-STYLES |= {"floor": "s0", "stackd": "s2"}
+STYLES = {
+    "pressed": "s4", "accepted": "s0", "scheduled": "s1", "running": "s2", "reachable": "s3", "floor": "s0", "stackd": "s2",
+}  # fmt: skip
 """The colours of lines."""
 
+RUNNING = Stage.RUNNING.value
+SPREAD_SECONDS = 1.0
+"""If the presses are spread over more than this, a chart shows how long each start took, by the time of its press."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
-    """Maps values between 0 and ``most`` to places between ``begin`` and ``end``."""
+Marks = Sequence[tuple[str, float, str]]
+"""Values on the horizontal axis: each with its name, and the style of its line."""
 
-    most: float
-    begin: float
-    end: float
+
+class _Scale:
+    """Maps values between 0 and the next tick after ``most`` to places between ``begin`` and ``end``."""
+
+    def __init__(self, most: float, begin: float, end: float) -> None:
+        step = _step(most / TICKS)
+        self.most = math.ceil(most / step - 1e-9) * step if most > 0 else 1.0
+        self._begin, self._end = begin, end
 
     def __call__(self, value: float) -> float:
-        """The place of a value."""
-        return self.begin + min(value, self.most) / self.most * (self.end - self.begin)
+        return self._begin + min(value, self.most) / self.most * (self._end - self._begin)
 
-    def ticks(self) -> Iterator[float]:
-        """A few round values."""
-        step = _step(self.most / ROOM_FOR_TICKS)
-        yield from (place * step for place in range(math.floor(self.most / step + 1e-9) + 1))
+    def ticks(self) -> list[float]:
+        step = _step(self.most / TICKS)
+        return [place * step for place in range(math.floor(self.most / step + 1e-9) + 1)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """A value on the horizontal axis with its name, such as a percentile or a goal."""
-
-    name: str
-    value: float
-    style: str = "mark"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """A named row of a chart: from the median to the 95th percentile, and the longest; ``note`` is at its end."""
-
-    name: str
-    p50: float
-    p95: float
-    longest: float
-    note: str
+def _step(rough: float) -> float:
+    """The next round number: 1, 2 or 5 with zeros."""
+    if rough <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
 
 
-def distribution(values: Sequence[float], marks: Sequence[Mark], label: str) -> str:
+def _shape(name: str, style: str, title: str = "", **places: float) -> str:
+    at = "".join(f' {place}="{value:.1f}"' for place, value in places.items())
+    return f'<{name} class="{style}"{at}>{f"<title>{escape(title)}</title>" if title else ""}</{name}>'
+
+
+def _text(style: str, text: str, x: float, y: float, anchor: str = "start", title: str = "") -> str:
+    hint = f"<title>{escape(title)}</title>" if title else ""
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}{hint}</text>'
+
+
+def _svg(label: str, content: Iterable[str], height: float = HEIGHT, width: float = WIDTH) -> str:
+    box = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}"'
+    return "\n".join([f"<svg {box}>", *content, "</svg>"])
+
+
+def _plot(across: float, up: float) -> tuple[_Scale, _Scale]:
+    return _Scale(across, LEFT, WIDTH - RIGHT), _Scale(up, HEIGHT - BOTTOM, TOP)
+
+
+def _axes(across: _Scale, up: _Scale, below: str, beside: str, form: str = "{:g}") -> Iterator[str]:
+    """Both axes with their names; ``form`` is that of the vertical one's values, seconds if it is empty."""
+    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    for tick in up.ticks():
+        yield _shape("line", "grid", x1=LEFT, x2=right, y1=up(tick), y2=up(tick))
+        yield _text("tick", form.format(tick) if form else duration(tick), LEFT - 6, up(tick) + 4, "end")
+    for tick in across.ticks():
+        yield _text("tick", duration(tick), across(tick), bottom + 16, "middle")
+    yield _shape("line", "axis", x1=LEFT, x2=right, y1=bottom, y2=bottom)
+    yield _text("label", below, (LEFT + right) / 2, HEIGHT - 8, "middle")
+    yield _text("label", beside, LEFT, TOP - 5)
+
+
+def _marks(across: _Scale, marks: Marks, below: float = 12) -> Iterator[str]:
+    for place, (name, value, style) in enumerate(marks):
+        x = across(value)
+        anchor, gap = ("end", -5) if x > WIDTH * 0.75 else ("start", 5)
+        yield _shape("line", style, x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM)
+        yield _text(f"{style}-text", f"{name} {duration(value)}", x + gap, TOP + below + 14 * (place % 4), anchor)
+
+
+def distribution(values: Sequence[float], marks: Marks, label: str) -> str:
     """How many stacks took how long; ``values`` are sorted and not empty."""
-    across = _across(max(values[-1], *(mark.value for mark in marks)))
+    across, _ = _plot(max(values[-1], *(value for _, value, _ in marks)), 1.0)
     width = _step(across.most / BINS)
     counts = [0] * (math.ceil(across.most / width) + 1)
     for value in values:
         counts[int(value / width)] += 1
-    up = _up(max(counts))
+    _, up = _plot(1.0, max(counts))
     bars = [
-        f'<rect class="bar" x="{across(place * width) + 0.5:.1f}" y="{up(count):.1f}"'
-        f' width="{max(1.0, across((place + 1) * width) - across(place * width) - 1):.1f}"'
-        f' height="{up(0) - up(count):.1f}"><title>{count} stacks: {duration(place * width)} to {duration((place + 1) * width)}'
-        "</title></rect>"
-        for place, count in enumerate(counts)
-        if count
-    ]
+        _shape(
+            "rect", "bar", f"{count} stacks: {duration(place * width)} to {duration((place + 1) * width)}",
+            x=across(place * width) + 0.5, y=up(count), height=up(0) - up(count),
+            width=max(1.0, across((place + 1) * width) - across(place * width) - 1),
+        )
+        for place, count in enumerate(counts) if count
+    ]  # fmt: skip
     return _svg(label, [*_axes(across, up, "from the press to running", "stacks"), *bars, *_marks(across, marks)])
 
 
@@ -97,73 +127,83 @@ def rises(
     below: str,
     beside: str,
     totals: Mapping[str, int] | None = None,
-    marks: Sequence[Mark] = (),
+    marks: Marks = (),
 ) -> str:
     """How many values are up to a time, or the share of ``totals`` that they are; a line for each name."""
     most = max((max(values) for values in lines.values() if values), default=0.0)
-    near = [mark for mark in marks if mark.value <= most * FAR]
-    across = _across(max([most, *(mark.value for mark in near)]))
-    up = _up(max((len(values) for values in lines.values()), default=0) if totals is None else 1.0)
+    near = [mark for mark in marks if mark[1] <= most * FAR]
+    longest = max((len(values) for values in lines.values()), default=0)
+    across, up = _plot(max([most, *(value for _, value, _ in near)]), longest if totals is None else 1.0)
     drawn = []
-    for name, values in lines.items():
-        points = [(0.0, 0.0), *_stairs(sorted(values), 1 if totals is None else totals[name])]
-        points.append((across.most, points[-1][1]))
-        drawn.append(_line(name, [(across(x), up(y)) for x, y in points]))
-    axes = _axes(across, up, below, beside, percent=totals is not None)
-    return _svg(label, [*axes, *drawn, *_marks(across, near, below=70), *_legend(list(lines))])
+    for row, (name, values) in enumerate(lines.items()):
+        total, y = 1 if totals is None else totals[name], HEIGHT - BOTTOM - 12 - 17 * (len(lines) - 1 - row)
+        stairs = [(value, (count + up_by) / total) for count, value in enumerate(sorted(values)) for up_by in (0, 1)]
+        points = _thinned([(across(x), up(y)) for x, y in [(0.0, 0.0), *stairs, (across.most, len(values) / total)]])
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        drawn += [
+            f'<polyline class="line {STYLES[name]}" points="{path}"><title>{escape(name)}</title></polyline>',
+            _shape("line", f"line {STYLES[name]}", x1=WIDTH - 128, x2=WIDTH - 106, y1=y - 4, y2=y - 4),
+            _text("name", name, WIDTH - 100, y),
+        ]
+    axes = _axes(across, up, below, beside, "{:g}" if totals is None else "{:.0%}")
+    return _svg(label, [*axes, *drawn, *_marks(across, near, below=70)])
 
 
-def scatter(points: Points, failed: Sequence[float], label: str) -> str:
+def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """The points without those within half a pixel of the one before, which nobody would see."""
+    last = (-10.0, -10.0)
+    for point, following in pairwise([*points, None]):
+        if point is not None and (following is None or math.dist(point, last) >= 0.5):
+            yield point
+            last = point
+
+
+def scatter(points: Sequence[tuple[float, float]], failed: Sequence[float], label: str) -> str:
     """How long each start took, by the time of the press; failed ones are at the top."""
-    across = _across(max([*(x for x, _ in points), *failed]))
-    up = _up(max((y for _, y in points), default=1.0) * 1.08)
-    dots = [f'<circle class="dot" cx="{across(x):.1f}" cy="{up(y):.1f}" r="2.2"/>' for x, y in points]
-    crosses = [_cross(across(x), TOP + 5) for x in failed]
-    axes = _axes(across, up, "when start was pressed", "to running", seconds_up=True)
-    return _svg(label, [*axes, *dots, *crosses])
+    across, up = _plot(max([*(x for x, _ in points), *failed]), max((y for _, y in points), default=1.0) * 1.08)
+    dots = [_shape("circle", "dot", cx=across(x), cy=up(y), r=2.2) for x, y in points]
+    y = TOP + 5
+    crosses = [f'<path class="cross" d="M{across(x) - 3:.1f} {y - 3:.1f}l6 6m0 -6l-6 6"/>' for x in failed]
+    return _svg(label, [*_axes(across, up, "when start was pressed", "to running", form=""), *dots, *crosses])
 
 
-def spans(rows: Sequence[Span], label: str) -> str:
-    """A row for each name: a bar from the median to the 95th percentile, and a tick at the longest."""
-    shown = rows[:MOST_ROWS]
+def spans(groups: Sequence[Group], label: str) -> str:
+    """A row for each group: a bar from the median to the 95th percentile, and a tick at the longest."""
+    shown = groups[:MOST_ROWS]
     height = TOP + ROW * len(shown) + BOTTOM
-    across = Scale(most=_most(max((row.longest for row in shown), default=0.0)), begin=NAME_WIDTH, end=WIDTH - 90)
-    parts = [
-        f'<line class="grid" x1="{across(tick):.1f}" x2="{across(tick):.1f}" y1="{TOP}" y2="{height - BOTTOM}"/>'
-        f'<text class="tick" x="{across(tick):.1f}" y="{height - BOTTOM + 16:.1f}" text-anchor="middle">{duration(tick)}</text>'
-        for tick in across.ticks()
-    ]
-    for place, row in enumerate(shown):
-        y = TOP + ROW * place + ROW / 2
+    across = _Scale(max((group.running.longest for group in shown), default=0.0), NAME_WIDTH, WIDTH - 90)
+    parts = []
+    for tick in across.ticks():
+        parts.append(_shape("line", "grid", x1=across(tick), x2=across(tick), y1=TOP, y2=height - BOTTOM))
+        parts.append(_text("tick", duration(tick), across(tick), height - BOTTOM + 16, "middle"))
+    for place, group in enumerate(shown):
+        y, times, name = TOP + ROW * place + ROW / 2, group.running, group.name
+        x, end = across(times.p50), across(times.longest)
+        title = f"{name}: p50 {duration(times.p50)}, p95 {duration(times.p95)}, longest {duration(times.longest)}"
+        short = name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
+        note = f"{group.started}, {group.failed} failed" if group.failed else str(group.started)
         parts += [
-            f'<text class="name" x="{NAME_WIDTH - 10}" y="{y + 4:.1f}" text-anchor="end">{escape(_short(row.name))}'
-            f"<title>{escape(row.name)}</title></text>",
-            f'<rect class="bar" x="{across(row.p50):.1f}" y="{y - 5:.1f}" height="10" rx="2"'
-            f' width="{max(2.0, across(row.p95) - across(row.p50)):.1f}"><title>{escape(row.name)}: p50 {duration(row.p50)},'
-            f" p95 {duration(row.p95)}, longest {duration(row.longest)}</title></rect>",
-            f'<line class="longest" x1="{across(row.longest):.1f}" x2="{across(row.longest):.1f}" y1="{y - 7:.1f}"'
-            f' y2="{y + 7:.1f}"/>',
-            f'<text class="tick" x="{WIDTH - 4}" y="{y + 4:.1f}" text-anchor="end">{escape(row.note)}</text>',
+            _text("name", short, NAME_WIDTH - 10, y + 4, "end", title=name),
+            _shape("rect", "bar", title, x=x, y=y - 5, height=10, rx=2, width=max(2.0, across(times.p95) - x)),
+            _shape("line", "longest", x1=end, x2=end, y1=y - 7, y2=y + 7),
+            _text("tick", note, WIDTH - 4, y + 4, "end"),
         ]
     return _svg(label, parts, height)
 
 
 def create_parts(shares_of: Mapping[str, float], label: str) -> str:
-    """One bar of parts that add up to the whole, with a legend."""
-    whole = sum(shares_of.values()) or 1.0
+    """One bar of parts that add up to the total, with a legend."""
+    total = sum(shares_of.values()) or 1.0
     x, drawn = 0.0, []
     for place, (name, value) in enumerate(shares_of.items()):
-        width = value / whole * WIDE
-        drawn.append(
-            f'<rect class="part s{place}" x="{x:.1f}" y="4" width="{max(0.0, width - 1):.1f}" height="30">'
-            f"<title>{escape(name)}: {duration(value)}</title></rect>"
-        )
-        x += width
+        width, text = value / total * WIDE, f"{name}: {duration(value)}"
         left, top = place % COLUMNS * WIDE / COLUMNS, 58 + place // COLUMNS * 22
-        drawn.append(
-            f'<rect class="part s{place}" x="{left:.1f}" y="{top - 10}" width="11" height="11" rx="2"/>'
-            f'<text class="name" x="{left + 17:.1f}" y="{top}">{escape(name)}: {duration(value)}, {value / whole:.0%}</text>'
-        )
+        drawn += [
+            _shape("rect", f"part s{place}", text, x=x, y=4, width=max(0.0, width - 1), height=30),
+            _shape("rect", f"part s{place}", x=left, y=top - 10, width=11, height=11, rx=2),
+            _text("name", f"{text}, {value / total:.0%}", left + 17, top),
+        ]
+        x += width
     return _svg(label, drawn, 58 + 22 * ((len(shares_of) - 1) // COLUMNS) + 14, WIDE)
 
 
@@ -175,104 +215,6 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.1f} ms"
     return f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
 
-
-def _svg(label: str, content: Sequence[str], height: float = HEIGHT, width: float = WIDTH) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">\n'
-        + "\n".join(content)
-        + "\n</svg>"
-    )
-
-
-def _across(most: float) -> Scale:
-    return Scale(most=_most(most), begin=LEFT, end=WIDTH - RIGHT)
-
-
-def _up(most: float) -> Scale:
-    return Scale(most=_most(most), begin=HEIGHT - BOTTOM, end=TOP)
-
-
-def _most(value: float) -> float:
-    """The end of a scale: the next tick."""
-    if value <= 0:
-        return 1.0
-    step = _step(value / ROOM_FOR_TICKS)
-    return math.ceil(value / step - 1e-9) * step
-
-
-def _step(rough: float) -> float:
-    """The next round number: 1, 2 or 5 with zeros."""
-    if rough <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
-
-
-def _axes(
-    across: Scale, up: Scale, below: str, beside: str, *, percent: bool = False, seconds_up: bool = False
-) -> Iterator[str]:
-    for tick in up.ticks():
-        text = f"{tick:.0%}" if percent else duration(tick) if seconds_up else f"{tick:g}"
-        yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(tick):.1f}" y2="{up(tick):.1f}"/>'
-        yield f'<text class="tick" x="{LEFT - 6}" y="{up(tick) + 4:.1f}" text-anchor="end">{text}</text>'
-    bottom = HEIGHT - BOTTOM
-    for tick in across.ticks():
-        yield f'<text class="tick" x="{across(tick):.1f}" y="{bottom + 16:.1f}" text-anchor="middle">{duration(tick)}</text>'
-    yield f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>'
-    yield f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(below)}</text>'
-    yield f'<text class="label" x="{LEFT}" y="{TOP - 5}" text-anchor="start">{escape(beside)}</text>'
-
-
-def _marks(across: Scale, marks: Sequence[Mark], below: float = 12) -> Iterator[str]:
-    for place, mark in enumerate(marks):
-        x, y = across(mark.value), TOP + below + 14 * (place % 4)
-        side, gap = ("end", -5) if x > WIDTH * 0.75 else ("start", 5)
-        yield f'<line class="{mark.style}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>'
-        yield (
-            f'<text class="{mark.style}-text" x="{x + gap:.1f}" y="{y:.1f}" text-anchor="{side}">'
-            f"{escape(mark.name)} {duration(mark.value)}</text>"
-        )
-
-
-def _stairs(values: Sequence[float], total: int) -> Iterator[tuple[float, float]]:
-    """The points of a line that goes up by one ``total``-th at each value."""
-    for count, value in enumerate(values):
-        yield value, count / total
-        yield value, (count + 1) / total
-
-
-def _line(name: str, points: Points) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in _thinned(points))
-    return f'<polyline class="line {STYLES[name]}" points="{path}"><title>{escape(name)}</title></polyline>'
-
-
-def _thinned(points: Points) -> Iterator[tuple[float, float]]:
-    """The points without those within half a pixel of the one before, which nobody would see."""
-    last = (-10.0, -10.0)
-    for place, point in enumerate(points):
-        if place == len(points) - 1 or abs(point[0] - last[0]) + abs(point[1] - last[1]) >= 0.5:
-            yield point
-            last = point
-
-
-def _legend(names: Sequence[str]) -> Iterator[str]:
-    for place, name in enumerate(names):
-        y = HEIGHT - BOTTOM - 12 - 17 * (len(names) - 1 - place)
-        yield f'<line class="line {STYLES[name]}" x1="{WIDTH - 128}" x2="{WIDTH - 106}" y1="{y - 4:.1f}" y2="{y - 4:.1f}"/>'
-        yield f'<text class="name" x="{WIDTH - 100}" y="{y:.1f}">{escape(name)}</text>'
-
-
-def _cross(x: float, y: float) -> str:
-    return f'<path class="cross" d="M{x - 3:.1f} {y - 3:.1f}l6 6m0 -6l-6 6"/>'
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
-
-
-RUNNING = Stage.RUNNING.value
-SPREAD_SECONDS = 1.0
-"""If the presses are spread over more than this, a chart shows how long each start took, by the time of its press."""
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #ffffff; --ink: #1a1d21; --soft: #5d6672; --rule: #dfe3e8; --tile: #f5f7f9;
@@ -329,11 +271,12 @@ def document(title: str, parts: Iterable[str]) -> str:
 def page(found: Outcome) -> str:
     """The page of a rehearsal."""
     tone = "good" if found.verdict.holds else "" if found.interrupted else "bad"
-    title = f"Rehearsal {found.ident}"
-    began = dt.datetime.fromtimestamp(found.began).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    rehearsal = found.rehearsal
+    title = f"Rehearsal {rehearsal.ident}"
+    began = dt.datetime.fromtimestamp(rehearsal.wall).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     header = (
         f'<header class="{tone}"><h1>{escape(found.verdict.sentence)}</h1>\n<p>{escape(found.arrival())}.</p>\n'
-        f'<p class="soft">{escape(title)}, {escape(began)}, {found.seconds:.0f} s, stackd {escape(found.version or "?")}</p>'
+        f'<p class="soft">{escape(title)}, {escape(began)}, {found.seconds:.0f} s, stackd {escape(rehearsal.version or "?")}</p>'
         "</header>"
     )
     return document(title, [header, _tiles(found), *_drawings(found), *tables(found.tables())])
@@ -357,19 +300,25 @@ def _tiles(found: Outcome) -> str:
 def _drawings(found: Outcome) -> Iterator[str]:
     results, samples = found.results, found.results.samples
     goals = [
-        Mark(name=f"goal {goal.what} {goal.text.partition('=')[0].partition('-')[2]}", value=goal.limit, style="goal")
+        (f"goal {goal.what} {goal.text.partition('=')[0].partition('-')[2]}", goal.limit, "goal")
         for goal in found.goals
         if goal.what in set(Stage)
     ]
     yield '<div class="pair">'
     if running := results.times[RUNNING]:
-        marks = [Mark(name=name, value=getattr(results.stages[RUNNING], name)) for name in ("p50", "p95", "p99")]
+        marks = [(name, getattr(results.stages[RUNNING], name), "mark") for name in ("p50", "p95", "p99")]
         yield section("Time to running", distribution(running, marks, "Distribution of the time to running"))
     if reached := {name: results.times[name] for name in results.stages if results.times[name]}:
         totals, label = dict.fromkeys(reached, results.started), "Share of stacks by time and stage"
         drawn = rises(reached, label, "after the press", "share of all stacks", totals, goals)
         yield section("Share of stacks that came so far, over time", drawn)
-        drawn = rises(_course(found), "Stacks by stage over the rehearsal", "of the rehearsal", "stacks")
+        course = {
+            "pressed": [one.pressed for one in samples],
+            RUNNING: [one.pressed + one.running for one in samples if one.running is not None],
+            "reachable": [one.pressed + one.reachable for one in samples if one.reachable is not None],
+        }
+        course = {name: times for name, times in course.items() if times}
+        drawn = rises(course, "Stacks by stage over the rehearsal", "of the rehearsal", "stacks")
         yield section("The rehearsal's course", drawn)
     pressed = [sample.pressed for sample in samples]
     if pressed and max(pressed) - min(pressed) > SPREAD_SECONDS:
@@ -382,34 +331,11 @@ def _drawings(found: Outcome) -> Iterator[str]:
     yield '<div class="pair">'
     for title, groups in (("By node: time to running", results.nodes), ("By image: time to running", results.images)):
         if any(group.running.count for group in groups):
-            yield section(title, spans(_spans(groups), title), SPAN_KEY)
+            yield section(title, spans(groups, title), SPAN_KEY)
     yield "</div>"
 
 
 SPAN_KEY = "A bar is from the median to the 95th percentile, the tick is the longest; at the right are the stacks."
-
-
-def _course(found: Outcome) -> dict[str, list[float]]:
-    samples = found.results.samples
-    lines = {"pressed": [sample.pressed for sample in samples]}
-    lines |= {
-        RUNNING: [one.pressed + one.running for one in samples if one.running is not None],
-        Stage.REACHABLE.value: [one.pressed + one.reachable for one in samples if one.reachable is not None],
-    }
-    return {name: times for name, times in lines.items() if times}
-
-
-def _spans(groups: Sequence[Group]) -> list[Span]:
-    return [
-        Span(
-            name=group.name,
-            p50=group.running.p50,
-            p95=group.running.p95,
-            longest=group.running.longest,
-            note=f"{group.started}, {group.failed} failed" if group.failed else str(group.started),
-        )
-        for group in groups
-    ]
 
 
 def section(title: str, content: str, note: str = "") -> str:

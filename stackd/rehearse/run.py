@@ -10,78 +10,68 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
-from stackd.client.records import Event
 from stackd.clock import to_nanoseconds
 from stackd.rehearse.connection import NoAnswer
-from stackd.rehearse.measure import Attempt, DaemonMetrics, Stage, ended, read_metrics, seen, without_ids
+from stackd.rehearse.measure import Attempt, Stage, Totals, difference, read_metrics, without_ids
 from stackd.rehearse.plan import LABEL, Arrival
-from stackd.rehearse.player import Phase, Rehearsal, StatusSeen, arrive, stay
+from stackd.rehearse.player import Phase, Rehearsal, arrive, stay
 from stackd.tasks import set_within
 
 FOLLOW_SECONDS = 5.0
 LINGER_SECONDS = 30.0
 """How long the end waits for creates under way, because their stacks have to be deleted, too."""
 
-GATHER_SECONDS = 120.0
-HURRIED_SECONDS = 10.0
-READS_AT_ONCE = 16
-AGAIN_SECONDS = 1.0
+GATHER_SECONDS, STOPPED_GATHER_SECONDS = 120.0, 10.0
+READS_AT_ONCE, EXTENDS_AT_ONCE = 16, 8
+AGAIN_SECONDS, FOLLOW_AGAIN_SECONDS = 1.0, 0.5
 POLL_SECONDS = 0.25
+FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports"
+CHECKS = 8
+"""How many times in a stack's time to live ``_keep_alive`` checks whether to extend it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """The daemon's metrics before and after; None if it does not tell them."""
-
-    before: DaemonMetrics | None
-    after: DaemonMetrics | None
-
-
-async def run(rehearsal: Rehearsal) -> Measured:
+async def run(rehearsal: Rehearsal) -> None:
     """Run all phases, and clean up. Raises CancelledError if it was cancelled: then stacks may be left."""
     try:
         following = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             beside = [
-                group.create_task(follow(rehearsal, following), name="events"),
-                group.create_task(keep_alive(rehearsal), name="keep alive"),
+                group.create_task(_follow(rehearsal, following), name="events"),
+                group.create_task(_keep_alive(rehearsal), name="keep alive"),
                 group.create_task(rehearsal.own.sample(), name="own load"),
             ]
             try:
                 await set_within(following, FOLLOW_SECONDS)
-                measured = await _measured(rehearsal)
+                await _measure(rehearsal)
             finally:
                 for task in beside:
                     task.cancel()
     except Exception:
-        await clean(rehearsal)
+        await _clean(rehearsal)
         raise
     rehearsal.phase = Phase.CLEANING
-    await clean(rehearsal)
+    await _clean(rehearsal)
     rehearsal.phase = Phase.DONE
-    rehearsal.interrupted = rehearsal.stop.is_set()
-    return measured
 
 
-async def _measured(rehearsal: Rehearsal) -> Measured:
+async def _measure(rehearsal: Rehearsal) -> None:
     before = await _metrics(rehearsal)
-    rehearsal.start()
+    rehearsal.began, rehearsal.wall = time.monotonic(), time.time()
     await _load(rehearsal)
     rehearsal.seconds = rehearsal.now()
     after = await _metrics(rehearsal)
+    rehearsal.added = difference(before, after) if before and after else None
     rehearsal.phase = Phase.GATHERING
-    timelines = gather_timelines(rehearsal)
+    timelines = _gather_timelines(rehearsal)
     if rehearsal.stop.is_set():
         with suppress(TimeoutError):
-            await asyncio.wait_for(timelines, HURRIED_SECONDS)
+            await asyncio.wait_for(timelines, STOPPED_GATHER_SECONDS)
     else:
         await _or_stopped(rehearsal, timelines, GATHER_SECONDS)
-    return Measured(before=before, after=after)
 
 
 async def _load(rehearsal: Rehearsal) -> None:
@@ -102,22 +92,23 @@ async def _load(rehearsal: Rehearsal) -> None:
     async with asyncio.TaskGroup() as group:
         players = [group.create_task(play(one), name=f"player {one.player}") for one in arrivals]
         leavers = [player for player, one in zip(players, arrivals, strict=True) if one.again is not None]
-        await _phases(rehearsal, arrivals, settled, leavers)
-        rehearsal.finish()
+        await _phases(rehearsal, arrivals[-1].due, settled, leavers)
+        rehearsal.finished.set()
+        rehearsal.wake()
         await asyncio.wait(players, timeout=LINGER_SECONDS)
         for player in players:
             player.cancel()
 
 
 async def _phases(
-    rehearsal: Rehearsal, arrivals: Sequence[Arrival], settled: asyncio.Event, leavers: Sequence[asyncio.Task[None]]
+    rehearsal: Rehearsal, last_due: float, settled: asyncio.Event, leavers: Sequence[asyncio.Task[None]]
 ) -> None:
-    rehearsal.phase = Phase.ARRIVING
-    await _or_stopped(rehearsal, settled.wait(), arrivals[-1].due - rehearsal.now())
+    await _or_stopped(rehearsal, settled.wait(), last_due - rehearsal.now())
     rehearsal.phase = Phase.SETTLING
     await _or_stopped(rehearsal, settled.wait())
     rehearsal.phase = Phase.HOLDING
-    rehearsal.begin_hold()
+    rehearsal.hold_began = rehearsal.now()
+    rehearsal.wake()
     await _or_stopped(rehearsal, asyncio.sleep(rehearsal.plan.hold))
     if leavers:
         await _or_stopped(rehearsal, asyncio.wait(leavers))
@@ -125,46 +116,43 @@ async def _phases(
 
 async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seconds: float | None = None) -> None:
     """Wait for ``work``, until ``rehearsal.stop`` is set, or for at most ``seconds``."""
-    doing = asyncio.create_task(work, name="phase")
-    stopping = asyncio.create_task(rehearsal.stop.wait(), name="stop")
+    tasks = {asyncio.create_task(one) for one in (work, rehearsal.stop.wait())}
     limit = None if seconds is None else max(0.0, seconds)
     try:
-        await asyncio.wait({doing, stopping}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if doing.done():
-            doing.result()
+        done, _ = await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        doing.cancel()
-        stopping.cancel()
+        for task in tasks:
+            task.cancel()
 
 
-async def _metrics(rehearsal: Rehearsal) -> DaemonMetrics | None:
+async def _metrics(rehearsal: Rehearsal) -> Totals | None:
     answer = await rehearsal.ask("metrics", "GET", "/metrics")
     try:
         return read_metrics(answer.body) if answer is not None and isinstance(answer.body, str) else None
     except ValueError as error:
-        rehearsal.trouble(f"metrics: {error}")
+        rehearsal.troubles[f"metrics: {error}"] += 1
         return None
 
 
-async def gather_timelines(rehearsal: Rehearsal) -> None:
+async def _gather_timelines(rehearsal: Rehearsal) -> None:
     """Take from the timelines when each stack was scheduled, started and ran; a time that they lack stays as seen."""
     at_once = asyncio.Semaphore(READS_AT_ONCE)
-    await asyncio.gather(*(_timeline(rehearsal, attempt, at_once) for attempt in rehearsal.attempts))
+
+    async def gather(attempt: Attempt) -> None:
+        async with at_once:
+            answer = await rehearsal.ask("timeline", "GET", f"/stacks/{attempt.stack_id}/timeline")
+        if answer is not None:
+            first: dict[str, float] = {}
+            for line in answer.body["events"]:
+                first.setdefault(line["kind"], rehearsal.of_daemon(to_nanoseconds(line["at"]) / 1e9))
+            _take_times(attempt, first)
+
+    await asyncio.gather(*(gather(attempt) for attempt in rehearsal.attempts if attempt.stack_id))
 
 
-async def _timeline(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Semaphore) -> None:
-    if not attempt.stack_id:
-        return
-    async with at_once:
-        answer = await rehearsal.ask("timeline", "GET", f"/stacks/{attempt.stack_id}/timeline")
-    if answer is not None:
-        first: dict[str, float] = {}
-        for line in answer.body["events"]:
-            first.setdefault(line["kind"], rehearsal.of_daemon(to_nanoseconds(line["at"]) / 1e9))
-        take(attempt, first)
-
-
-def take(attempt: Attempt, first: Mapping[str, float]) -> None:
+def _take_times(attempt: Attempt, first: Mapping[str, float]) -> None:
     """Take the times of a timeline; ``first`` has the time of the first event of each kind.
 
     A player knows that a stack runs only after its create is answered (one from a pool ran long before), and a stack
@@ -172,27 +160,23 @@ def take(attempt: Attempt, first: Mapping[str, float]) -> None:
     only.
     """
     accepted, reachable = attempt.times.get(Stage.ACCEPTED, 0.0), attempt.times.get(Stage.REACHABLE, float("inf"))
+    attempt.started = first.get("started", attempt.started)
     if (scheduled := first.get("scheduled")) is not None:
         attempt.times[Stage.SCHEDULED] = min(max(scheduled, attempt.due), accepted)
-    if (started := first.get("started")) is not None:
-        attempt.started = started
     if Stage.RUNNING in attempt.times and (ready := first.get("ready")) is not None:
         attempt.times[Stage.RUNNING] = min(max(ready, accepted), reachable)
 
 
-async def clean(rehearsal: Rehearsal) -> None:
-    """Delete by label until nothing is left; gives up if nothing has changed for the plan's ``patience``.
-
-    Sets ``rehearsal.left`` to how many are left then, if that is known.
-    """
+async def _clean(rehearsal: Rehearsal) -> None:
+    """Delete by label until nothing remains; gives up if nothing has changed for the plan's ``patience``."""
     for attempt in rehearsal.attempts:
         attempt.leaving = True
     changed = rehearsal.now()
-    while rehearsal.left != 0:
+    while rehearsal.remaining != 0:
         remaining = await _delete_all(rehearsal)
-        if remaining is not None and remaining != rehearsal.left:
-            rehearsal.left, changed = remaining, rehearsal.now()
-        if rehearsal.left == 0 or rehearsal.now() - changed > rehearsal.plan.patience:
+        if remaining is not None and remaining != rehearsal.remaining:
+            rehearsal.remaining, changed = remaining, rehearsal.now()
+        if rehearsal.remaining == 0 or rehearsal.now() - changed > rehearsal.plan.patience:
             return
         await asyncio.sleep(AGAIN_SECONDS)
 
@@ -201,38 +185,20 @@ async def _delete_all(rehearsal: Rehearsal) -> int | None:
     """Delete all stacks with one job. Returns how many remain, or None if the API does not tell."""
     mine = ("label", f"{LABEL}={rehearsal.ident}")
     answer = await rehearsal.ask("clean-up", "DELETE", "/stacks", query=[mine])
-    if answer is not None:
-        await _finished(rehearsal, answer.body["job_id"])
+    path = "" if answer is None else f"/stacks/batch-delete/{answer.body['job_id']}"
+    while path and (answer := await rehearsal.ask("clean-up", "GET", path)) is not None:
+        job: Mapping[str, Any] = answer.body
+        rehearsal.remaining = job["total"] - job["deleted"] - job["not_found"] - job["failed"] or None
+        for error in job.get("errors", ()):
+            rehearsal.troubles[f"clean-up: {without_ids(error['error'])}"] += 1
+        if job["status"] in ("completed", "failed"):
+            break
+        await asyncio.sleep(POLL_SECONDS)
     answer = await rehearsal.ask("clean-up", "GET", "/stacks", query=[mine, ("fields", "stack_id")])
     return None if answer is None else len(answer.body["stacks"])
 
 
-async def _finished(rehearsal: Rehearsal, job_id: str) -> None:
-    while (answer := await rehearsal.ask("clean-up", "GET", f"/stacks/batch-delete/{job_id}")) is not None:
-        job: Mapping[str, Any] = answer.body
-        rehearsal.left = job["total"] - job["deleted"] - job["not_found"] - job["failed"] or None
-        for error in job.get("errors", ()):
-            rehearsal.trouble(f"clean-up: {without_ids(error['error'])}")
-        if job["status"] in ("completed", "failed"):
-            return
-        await asyncio.sleep(POLL_SECONDS)
-
-
-def last_end(attempts: Iterable[Attempt], ttl: float, now: float) -> float:
-    """When the last stack that may be left expires, in the rehearsal's time."""
-    ends = (now + ttl if attempt.unanswered else attempt.expires for attempt in attempts)
-    return max(ends, default=now)
-
-
-FIELDS = "stack_id,status,status_reason,node_id,node_public_ip,ports"
-FOLLOW_AGAIN_SECONDS = 0.5
-CHECKS = 8
-"""How many times in a stack's time to live ``keep_alive`` checks whether to extend it."""
-
-EXTENDS_AT_ONCE = 8
-
-
-async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
+async def _follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
     """Follow the event stream until cancelled, and reconnect after each cut; ``following`` is set once it is open."""
     last, label = "", f"{LABEL}={rehearsal.ident}"
     while True:
@@ -242,10 +208,11 @@ async def follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
                 if event.kind == "hello":
                     _greeted(rehearsal, event.data, asked if fresh else None)
                     following.set()
-                _take(rehearsal, event)
+                elif event.kind in ("stack", "deleted"):
+                    _take(rehearsal, event.kind, event.data)
                 last = event.id or last
         except NoAnswer as error:
-            rehearsal.trouble(f"events: {error}")
+            rehearsal.troubles[f"events: {error}"] += 1
         await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 
 
@@ -260,29 +227,26 @@ def _greeted(rehearsal: Rehearsal, hello: Mapping[str, Any], asked: float | None
     rehearsal.clock_ahead, rehearsal.clock_error = (0.0 if abs(ahead) <= error else ahead), error
 
 
-def _take(rehearsal: Rehearsal, event: Event) -> None:
-    if event.kind not in ("stack", "deleted"):
-        return
-    stack, at = event.data, rehearsal.now()
+def _take(rehearsal: Rehearsal, kind: str, stack: Mapping[str, Any]) -> None:
     attempt = rehearsal.by_stack.get(stack["stack_id"])
-    if event.kind == "deleted":
+    if kind == "deleted":
         if attempt is not None:
-            ended(attempt, at)
+            attempt.ended()
         return
-    reason = stack["status_reason"]
+    seen = stack["status"], stack["status_reason"], rehearsal.now()
     if attempt is not None:
         attempt.node = stack["node_id"] or attempt.node
-        seen(attempt, stack["status"], reason, at)
+        attempt.seen(*seen)
     else:
-        rehearsal.early[stack["stack_id"]] = StatusSeen(status=stack["status"], reason=reason, at=at)
+        rehearsal.early[stack["stack_id"]] = seen
 
 
-async def keep_alive(rehearsal: Rehearsal) -> None:
+async def _keep_alive(rehearsal: Rehearsal) -> None:
     """Extend each stack when half of its time to live is over, until cancelled."""
-    at_once = asyncio.Semaphore(EXTENDS_AT_ONCE)
+    at_once, ttl = asyncio.Semaphore(EXTENDS_AT_ONCE), rehearsal.plan.ttl
     while True:
-        await asyncio.sleep(rehearsal.plan.ttl / CHECKS)
-        half = rehearsal.now() + rehearsal.plan.ttl / 2
+        await asyncio.sleep(ttl / CHECKS)
+        half = rehearsal.now() + ttl / 2
         due = [attempt for attempt in rehearsal.attempts if attempt.kept and attempt.extends and attempt.expires < half]
         await asyncio.gather(*(_extend(rehearsal, attempt, at_once) for attempt in due))
 
@@ -300,4 +264,4 @@ async def _extend(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Semap
     if answer.good:
         attempt.expires += more
     else:
-        rehearsal.trouble(f"extend: {without_ids(answer.reason)}")
+        rehearsal.troubles[f"extend: {without_ids(answer.reason)}"] += 1

@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stackd.client import AsyncClient
+from stackd.client.attempts import NO_RETRIES
 from stackd.embedded import EmbeddedCluster
-from stackd.rehearse.connection import Connection, connected
-from stackd.rehearse.outcome import Goal, Outcome, outcome_of
+from stackd.rehearse.connection import Connection
+from stackd.rehearse.outcome import Goal, Outcome
 from stackd.rehearse.plan import Plan, StackKind
 from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.run import run
@@ -37,13 +39,19 @@ def plan(stacks: int, **options: Any) -> Plan:
     return Plan(stacks=stacks, **(quick | options))
 
 
+@asynccontextmanager
+async def connected(at: Harness, connection: type[Connection] = Connection) -> AsyncIterator[Connection]:
+    """A connection to the daemon, closed at the end."""
+    async with AsyncClient(at.url, KEY, retries=NO_RETRIES) as client:
+        yield connection(client, 1000)
+
+
 async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Connection] = Connection) -> Outcome:
     """Run a rehearsal from its first create to its last delete."""
-    async with connected(at.url, KEY, plan.connections) as plain:
-        wire = connection(plain._session, plain._client)
+    async with connected(at, connection) as wire:
         rehearsal = Rehearsal(plan=plan, connection=wire, ident="test")
-        measured = await run(rehearsal)
-        return outcome_of(rehearsal, measured, goals)
+        await run(rehearsal)
+        return Outcome(rehearsal, goals)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ async def test_each_stacks_times_are_those_of_its_timeline(at: Harness) -> None:
     for sample in found.results.samples:
         lines = (await at.call("GET", f"/stacks/{sample.stack_id}/timeline")).json["events"]
         told = {line["kind"]: to_nanoseconds(line["at"]) / 1e9 for line in lines}
-        pressed = found.began + sample.pressed
+        pressed = found.rehearsal.wall + sample.pressed
         assert sample.scheduled == pytest.approx(told["scheduled"] - pressed, abs=0.05)
         assert sample.running == pytest.approx(max(told["ready"] - pressed, sample.accepted or 0.0), abs=0.05)
         assert 0 <= told["accepted"] - pressed < told["scheduled"] - pressed

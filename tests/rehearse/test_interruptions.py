@@ -148,12 +148,12 @@ async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(at: Harnes
     def broken(self: Rehearsal) -> None:
         raise ZeroDivisionError
 
-    held = Rehearsal.begin_hold
-    Rehearsal.begin_hold = broken  # type: ignore[method-assign]
+    wake = Rehearsal.wake
+    Rehearsal.wake = broken  # type: ignore[method-assign]
     try:
         raised = await asyncio.gather(rehearsed(at, plan(3)), return_exceptions=True)
     finally:
-        Rehearsal.begin_hold = held  # type: ignore[method-assign]
+        Rehearsal.wake = wake  # type: ignore[method-assign]
     assert isinstance(raised[0], ExceptionGroup)
     assert at.cluster.counts.requests["create", "pods", 201] == 3
     assert await at.objects("pods") == {}

@@ -10,14 +10,13 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster
-from stackd.rehearse.connection import connected
 from stackd.rehearse.plan import LABEL, Preflight, StackKind, inspect
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
-from tests.rehearse.conftest import START_DELAY, Terminal, kind, plan, rehearsed
+from tests.rehearse.conftest import START_DELAY, Terminal, connected, kind, plan, rehearsed
 
 
 async def looked(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
-    async with connected(at.url, KEY, 10) as connection:
+    async with connected(at) as connection:
         return await inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
 
 
@@ -155,7 +154,7 @@ async def test_templates_are_started_by_weight_and_counted_into_what_fits(tmp_pa
     (folder / "pwn-1.yaml").write_text(WEB.replace("ctf/web", "ctf/pwn"))
     async with harness(tmp_path, {"STACKD_TEMPLATES__DIRECTORY": str(folder)}) as at:
         mixed = plan(8, kinds=[template("web-1", 3), template("pwn-1")])
-        async with connected(at.url, KEY, 10) as connection:
+        async with connected(at) as connection:
             looked = await inspect(connection, mixed, "test")
             assert (looked.wrong, looked.anyway) == ((), [])
             assert looked.fits is not None
@@ -182,7 +181,7 @@ async def test_stacks_from_a_pool_run_when_they_are_accepted(tmp_path: Path) -> 
             return bool((await at.call("GET", "/templates")).json["templates"][0]["ready"] == 4)
 
         await eventually(filled)
-        async with connected(at.url, KEY, 10) as connection:
+        async with connected(at) as connection:
             looked = await inspect(connection, plan(4, kinds=[template("web-1")]), "test")
         assert looked.with_others == [], "unassigned stacks are nobody's"
         found = await rehearsed(at, plan(4, kinds=[template("web-1")]))

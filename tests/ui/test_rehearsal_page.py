@@ -9,9 +9,12 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
-from stackd.rehearse.measure import Attempt, CreateTime, OwnLoad, Stage, measure
-from stackd.rehearse.outcome import Outcome, judge, parse_goal
+from stackd.client import AsyncClient
+from stackd.rehearse.connection import Connection
+from stackd.rehearse.measure import HTTP, KUBERNETES, PHASES, Attempt, Stage
+from stackd.rehearse.outcome import Outcome, parse_goal
 from stackd.rehearse.plan import Plan, StackKind
+from stackd.rehearse.player import Phase, Rehearsal
 from stackd.rehearse.report import page as page_of
 
 pytestmark = [pytest.mark.ui, pytest.mark.asyncio(loop_scope="session")]
@@ -30,29 +33,24 @@ def outcome(stacks: int = 60) -> Outcome:
         attempt.times[Stage.SCHEDULED] = attempt.due + 0.1
         attempt.started = attempt.due + 0.9
         if player % 20 == 7:
-            attempt.fail(Stage.RUNNING, f"failed ({HOSTILE})", attempt.due + 1)
+            attempt.fail(Stage.RUNNING, f"failed ({HOSTILE})")
         else:
             attempt.reached(Stage.RUNNING, attempt.due + 1 + player % 7 / 10)
         attempts.append(attempt)
-    spent = CreateTime(creates=stacks, turn=0.1, api_server=0.06, scheduler=0.01, file=0.02, daemon=0.01, requests=300)
-    results = measure(attempts, create_time=spent, own=OwnLoad().figures())
-    stated = [parse_goal("running-p95=2s")]
-    return Outcome(
-        ident="c0ffee00",
+    rehearsal = Rehearsal(
         plan=Plan(stacks=stacks, rate=10.0, kinds=[StackKind(name="pod.yaml", body={})]),
-        began=1_790_000_000.0,
-        seconds=12.0,
+        connection=Connection(AsyncClient("http://127.0.0.1:1", ""), 1),
+        ident="c0ffee00",
+        phase=Phase.DONE,
+        attempts=attempts,
+        added={
+            (HTTP, "POST /stacks"): (12.0, 60.0), (PHASES, "accept"): (0.6, 60.0), (PHASES, "reserve"): (0.6, 60.0),
+            (PHASES, "schedule"): (0.6, 60.0), (KUBERNETES, "pods create"): (3.6, 60.0),
+        },
         version="0.1.0",
-        clock_ahead=0.0,
-        clock_error=0.001,
-        results=results,
-        verdict=judge(results, stated, asked_for=stacks, interrupted=False),
-        goals=stated,
-        interrupted=False,
-        left=0,
-        left_sentence="",
-        left_seconds=0.0,
-    )
+        seconds=12.0,
+    )  # fmt: skip
+    return Outcome(rehearsal, [parse_goal("running-p95=2s")])
 
 
 @pytest_asyncio.fixture(loop_scope="session")

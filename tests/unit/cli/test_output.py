@@ -30,7 +30,7 @@ from stackd.cli.output import (
     stack_columns,
     table,
 )
-from stackd.cli.stacks.read import TIMELINE, added
+from stackd.cli.stacks import TIMELINE, added
 from tests.harness import KEY, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.test_hostile import ROOT, on_terminal

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from stackd.cli import options, stackd
 from stackd.cli.setup import admin as kubeconfigs
-from stackd.cli.stacks.create import declared_ports
+from stackd.cli.stacks import declared_ports
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stackd.cli.stacks.watch import WatchedStacks, view
+from stackd.cli.watch import WatchedStacks, view
 from stackd.client import AsyncClient
 from tests.harness import KEY, Harness, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import Length, filter_options, ids_of_stacks, output_option
-from stackd.cli.output import PRINTED, addresses, console, counted, duration, is_terminal, local, since
-from stackd.cli.stacks.read import checked, for_each
-from stackd.cli.target import client_options, leaving
+from stackd.cli.options import Length, filter_options, output_option, stack_ids_argument
+from stackd.cli.output import addresses, console, counted, duration, is_terminal, local, printed, since
+from stackd.cli.stacks import for_each
+from stackd.cli.target import client_options, interruptible
 from stackd.printable import printable, some_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from stackd.client import Client, Job
 
 POLL_SECONDS = 0.25
@@ -41,7 +39,7 @@ def _command(action: Any, text: str, name: str = "") -> click.Command:
 
     @click.command(name or action, help=text)
     @client_options
-    @click.argument("stack_ids", metavar="[STACK…]", nargs=-1, shell_complete=ids_of_stacks)
+    @stack_ids_argument(required=False)
     @filter_options
     @click.option("--all", "everything", is_flag=True, help="All stacks.")
     @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
@@ -53,9 +51,9 @@ def _command(action: Any, text: str, name: str = "") -> click.Command:
         if bool(stack_ids) + any(chosen.values()) + options["everything"] != 1:
             raise click.UsageError(CHOICE)
         if named and stack_ids and stack_ids != ("-",):
-            for_each(stack_ids, lambda stack_id: _change(client, action, checked(stack_id), ttl, output))
+            for_each(stack_ids, lambda stack_id: _change(client, action, stack_id, ttl, output))
         else:
-            _change_many(_Work(client, action, ttl), stack_ids, chosen, output, options)
+            _change_many(_Bulk(client, action, ttl or None), stack_ids, chosen, output, options)
 
     return command
 
@@ -78,12 +76,11 @@ batch_delete = _command(
 
 
 def _change(client: Client, action: str, stack_id: str, ttl: str, output: str) -> None:
-    behind = CONTINUES.get(action, f"the {action} of {{0}} continues; see: stackd stacks show {{0}}")
-    with leaving(behind.format(stack_id)):
+    continues = CONTINUES.get(action, f"the {action} of {{0}} continues; see: stackd stacks show {{0}}")
+    with interruptible(continues.format(stack_id)):
         stack = getattr(client, action)(stack_id, *([ttl] if ttl else []))
     answer: Any = {"deleted": True, "stack_id": stack_id} if stack is None else stack.raw
-    if output in PRINTED:
-        PRINTED[output](answer)
+    if printed(answer, output):
         return
     if stack is None:
         fields = ["deleted"]
@@ -95,124 +92,115 @@ def _change(client: Client, action: str, stack_id: str, ttl: str, output: str) -
     click.echo("\t".join([stack_id, *(() if output == "name" else fields)]))
 
 
-class _Work:
-    """What is done to many stacks, and by which requests."""
+class _Bulk:
+    """The requests that do one thing to many stacks."""
 
-    def __init__(self, client: Client, action: Any, ttl: str) -> None:
-        self.client = client
-        self.action = action
-        self.done: str = DONE[action]
-        self.ttl = ttl or None
-        deletes = action == "delete"
-        self.read: Callable[[str], Job] = client.job if deletes else client.batch_job
+    def __init__(self, client: Client, action: Any, ttl: str | None) -> None:
+        self.client, self.action, self._ttl = client, action, ttl
+        self._deletes = action == "delete"
+        self.read = client.job if self._deletes else client.batch_job
 
     def begin(self, ids: list[str]) -> Job:
         """Start a job for these ids."""
-        if self.action == "delete":
+        if self._deletes:
             return self.client.batch_delete(ids)
-        return self.client.batch(self.action, stack_ids=ids, ttl=self.ttl)
+        return self.client.batch(self.action, stack_ids=ids, ttl=self._ttl)
 
     def begin_matching(self, chosen: dict[str, Any]) -> Job | None:
         """Start a job for the stacks that stackd chooses; None if it cannot choose by these filters."""
-        if not chosen["labels"]:
-            return None
-        if self.action == "delete":
+        labels = chosen["labels"]
+        if labels and self._deletes:
             return self.client.batch_delete_matching(**chosen)
         if (
-            chosen["statuses"]
+            not labels
+            or chosen["statuses"]
             or chosen["node"]
             or chosen["template"]
-            or not all("=" in one for one in chosen["labels"])
+            or not all("=" in x for x in labels)
         ):
             return None
-        return self.client.batch(self.action, labels=dict(one.split("=", 1) for one in chosen["labels"]), ttl=self.ttl)
+        return self.client.batch(self.action, labels=dict(one.split("=", 1) for one in labels), ttl=self._ttl)
+
+    def begin_parts(self, ids: list[str]) -> list[Job]:
+        """Start a job for these ids, or several where stackd takes fewer at once (413)."""
+        from stackd.client import ApiError, ClientError
+
+        jobs: list[Job] = []
+        parts = [ids] if ids else []
+        while parts:
+            part = parts.pop()
+            try:
+                jobs.append(self.begin(part))
+            except ClientError as error:
+                if not (isinstance(error, ApiError) and error.status == TOO_LARGE and len(part) > 1):
+                    if jobs:
+                        count = len(ids) - len(part) - sum(map(len, parts))
+                        click.echo(f"{_continuing(jobs)} to {self.action} {count} of {len(ids)} stacks", err=True)
+                    raise
+                parts += [part[len(part) // 2 :], part[: len(part) // 2]]
+        return jobs
 
 
 def _change_many(
-    work: _Work, stack_ids: tuple[str, ...], chosen: dict[str, Any], output: str, options: dict[str, Any]
+    bulk: _Bulk, stack_ids: tuple[str, ...], chosen: dict[str, Any], output: str, options: dict[str, Any]
 ) -> None:
-    sure = options["yes"] or work.action in HARMLESS
-    matching = work.begin_matching(chosen) if sure else None
+    action = bulk.action
+    sure = options["yes"] or action in HARMLESS
+    matching = bulk.begin_matching(chosen) if sure else None
     if matching is not None:
         jobs, total = [matching], matching.total
     else:
-        ids = _ids(work.client, stack_ids, chosen)
+        if stack_ids == ("-",):  # what `stacks list` prints in a pipe: the id is the first field of each line
+            ids = [line.split()[0] for line in sys.stdin if line.strip()]
+        else:
+            ids = [*stack_ids] or [stack.stack_id for stack in bulk.client.stacks(**chosen, fields=["stack_id"])]
         if ids and not sure and not stack_ids:
-            _confirm(work.action, len(ids))
-        jobs, total = _begun(work, ids) if ids else [], len(ids)
+            _confirm(action, counted(len(ids), "stack"))
+        jobs, total = bulk.begin_parts(ids), len(ids)
     if not total:
-        click.echo(f"no stack matches: nothing to {work.action}", err=True)
+        click.echo(f"no stack matches: nothing to {action}", err=True)
         return
     if options["no_wait"]:
         click.echo("\n".join(job.job_id for job in jobs))
         return
-    with leaving(f"{_continuing(jobs)} to {work.action} {counted(total, 'stack')}"):
-        jobs = _finished(work, jobs, total)
+    with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
+        jobs = _finished(bulk, jobs, total)
     for job in jobs:
-        _print_job(work, job, output)
-    undone = sum(job.failed + (job.not_found if work.action != "delete" else 0) for job in jobs)
+        _print_job(job, DONE[action], output)
+    undone = sum(job.failed + (job.not_found if action != "delete" else 0) for job in jobs)
     if undone:
-        raise click.ClickException(f"{undone} of {sum(job.total for job in jobs)} could not be {work.done}")
-
-
-def _begun(work: _Work, ids: list[str]) -> list[Job]:
-    """Start a job for these ids, or several where stackd takes fewer at once (413)."""
-    from stackd.client import ApiError, ClientError
-
-    jobs: list[Job] = []
-    parts = [ids]
-    while parts:
-        part = parts.pop()
-        try:
-            jobs.append(work.begin(part))
-        except ClientError as error:
-            if not (isinstance(error, ApiError) and error.status == TOO_LARGE and len(part) > 1):
-                if jobs:
-                    count = len(ids) - len(part) - sum(map(len, parts))
-                    click.echo(f"{_continuing(jobs)} to {work.action} {count} of {len(ids)} stacks", err=True)
-                raise
-            parts += [part[len(part) // 2 :], part[: len(part) // 2]]
-    return jobs
+        raise click.ClickException(f"{undone} of {sum(job.total for job in jobs)} could not be {DONE[action]}")
 
 
 def _continuing(jobs: list[Job]) -> str:
     return f"{' and '.join(job.job_id for job in jobs)} continue{'s' if len(jobs) == 1 else ''}"
 
 
-def _ids(client: Client, stack_ids: tuple[str, ...], chosen: dict[str, Any]) -> list[str]:
-    if stack_ids == ("-",):
-        # Takes what `stacks list` prints in a pipe: the id is the first field of each line.
-        return [line.split()[0] for line in sys.stdin if line.strip()]
-    return list(stack_ids) or [stack.stack_id for stack in client.stacks(**chosen, fields=["stack_id"])]
-
-
-def _confirm(action: str, count: int) -> None:
-    stacks = counted(count, "stack")
+def _confirm(action: str, stacks: str) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError(f"this would {action} {stacks}; confirm with --yes")
     click.confirm(f"{action.capitalize()} {stacks}?", abort=True, err=True)
 
 
-def _finished(work: _Work, jobs: list[Job], total: int) -> list[Job]:
+def _finished(bulk: _Bulk, jobs: list[Job], total: int) -> list[Job]:
     """Wait until the jobs have finished, and return them; a terminal shows a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(work.action), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(bulk.action), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(), transient=True, disable=not is_terminal()) as progress:
         bar = progress.add_task("", total=total)
         while True:
-            jobs = [job if job.finished else work.read(job.job_id) for job in jobs]
+            jobs = [job if job.finished else bulk.read(job.job_id) for job in jobs]
             progress.update(bar, completed=sum(job.done + job.not_found + job.failed for job in jobs))
             if all(job.finished for job in jobs):
                 return jobs
             time.sleep(POLL_SECONDS)
 
 
-def _print_job(work: _Work, job: Job, output: str) -> None:
-    if output in PRINTED:
-        PRINTED[output](job.raw)
+def _print_job(job: Job, done: str, output: str) -> None:
+    if printed(job.raw, output):
         return
-    counts = (f"{job.done} {work.done}", f"{job.not_found} not found", f"{job.failed} failed")
+    counts = (f"{job.done} {done}", f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     reasons: dict[str, list[str]] = {}
     for stack_id, error in job.errors.items():

@@ -38,19 +38,17 @@ REDRAW_SECONDS = 0.5
 OTHER_LINES = 4
 """Lines of the screen that are not the table's."""
 
-OnChange = Callable[[str, dict[str, Any]], None]
+Stack = dict[str, Any]
 
 
 class WatchedStacks:
     """A copy of the chosen stacks; ``on_change`` is called for each change."""
 
-    def __init__(self, client: AsyncClient, chosen: dict[str, Any], on_change: OnChange) -> None:
-        self._client = client
-        self._chosen = chosen
-        self._on_change = on_change
+    def __init__(self, client: AsyncClient, chosen: dict[str, Any], on_change: Callable[[str, Stack], None]) -> None:
+        self._client, self._chosen, self._on_change = client, chosen | {"fields": LISTED}, on_change
         self._last = ""
-        self.stacks: dict[str, dict[str, Any]] = {}
-        self.trouble = ""
+        self.stacks: dict[str, Stack] = {}
+        self.error = ""
 
     async def follow(self) -> None:
         """Keep the copy current until cancelled; reconnect after a lost connection.
@@ -63,42 +61,36 @@ class WatchedStacks:
 
         while True:
             try:
-                events = self._client.events(
-                    after=self._last, fields=LISTED.split(","), reconnect=False, **self._chosen
-                )
-                async for event in events:
-                    self.trouble = ""
+                async for event in self._client.events(after=self._last, reconnect=False, **self._chosen):
+                    self.error = ""
                     await self._take(event)
             except ClientError as error:
                 if not self.stacks and not self._last:
                     raise
-                self.trouble = str(error)
+                self.error = str(error)
             await asyncio.sleep(AGAIN_SECONDS)
 
     async def _take(self, event: Event) -> None:
         if event.kind == "reset" or (event.kind == "hello" and not self._last):
-            await self._list()
+            stacks = {stack.stack_id: dict(stack.raw) for stack in await self._client.stacks(**self._chosen)}
+            for stack_id in self.stacks.keys() - stacks.keys():
+                self._on_change("deleted", self.stacks.pop(stack_id))
+            for stack in stacks.values():
+                self._put(stack)
         elif event.kind in ("deleted", "left"):
             gone = self.stacks.pop(event.stack_id, None)
             if gone is not None:
-                self._on_change(event.kind, gone if event.kind == "deleted" else await self._as_it_is(gone))
+                self._on_change(event.kind, gone if event.kind == "deleted" else await self._current(gone))
         elif event.kind == "stack":
-            before, self.stacks[event.stack_id] = self.stacks.get(event.stack_id), event.data
-            if _seen(before) != _seen(event.data):
-                self._on_change("stack", event.data)
+            self._put(event.data)
         self._last = event.id or self._last
 
-    async def _list(self) -> None:
-        stacks = await self._client.stacks(**self._chosen, fields=LISTED.split(","))
-        before, self.stacks = self.stacks, {stack.stack_id: dict(stack.raw) for stack in stacks}
-        for stack_id, gone in before.items():
-            if stack_id not in self.stacks:
-                self._on_change("deleted", gone)
-        for stack_id, stack in self.stacks.items():
-            if _seen(before.get(stack_id)) != _seen(stack):
-                self._on_change("stack", stack)
+    def _put(self, stack: Stack) -> None:
+        before, self.stacks[stack["stack_id"]] = self.stacks.get(stack["stack_id"]), stack
+        if before is None or any(before.get(name) != stack.get(name) for name in LISTED):
+            self._on_change("stack", stack)
 
-    async def _as_it_is(self, stack: dict[str, Any]) -> dict[str, Any]:
+    async def _current(self, stack: Stack) -> Stack:
         from stackd.client import NotFound
 
         with suppress(NotFound):
@@ -135,7 +127,7 @@ def view(watched: WatchedStacks, height: int, width: int) -> RenderableType:
     newest = sorted(watched.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
     shown = newest[: max(1, height - OTHER_LINES)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
-    last = Text(watched.trouble, style=WARNING) if watched.trouble else Text(summary(newest) + more, style="dim")
+    last = Text(watched.error, style=WARNING) if watched.error else Text(summary(newest) + more, style="dim")
     return Group(table(stack_columns(shown), shown, width)[0], last)
 
 
@@ -156,15 +148,9 @@ async def _on_screen(watched: WatchedStacks) -> None:
         following.cancel()
 
 
-def _seen(stack: dict[str, Any] | None) -> object:
-    """The fields of a stack whose change is worth a line."""
-    return stack and [stack.get(name) for name in LISTED.split(",")]
+def _print_line(kind: str, stack: Stack) -> None:
+    click.echo(line([datetime.now().astimezone().strftime("%H:%M:%S"), kind, *cells(stack)]))
 
 
-def _print_line(kind: str, stack: dict[str, Any]) -> None:
-    clock = datetime.now().astimezone().strftime("%H:%M:%S")
-    click.echo(line([clock, kind, *cells(stack)]))
-
-
-def _print_json(kind: str, stack: dict[str, Any]) -> None:
+def _print_json(kind: str, stack: Stack) -> None:
     print_json_line({"event": kind, "stack": stack})

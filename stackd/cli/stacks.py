@@ -1,0 +1,398 @@
+"""``stackd stacks …``, a client of the API: the group, the commands that only read, and ``create``.
+
+Those that change existing stacks are in ``change``, ``watch`` is a module of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli import lazy
+from stackd.cli.options import (
+    STATUSES,
+    Length,
+    filter_options,
+    label_complete,
+    labels_of,
+    output_option,
+    stack_id_argument,
+    stack_ids_argument,
+    template_complete,
+)
+from stackd.cli.output import (
+    LISTED,
+    WIDE,
+    Column,
+    Fields,
+    addresses,
+    duration,
+    is_terminal,
+    local,
+    print_facts,
+    print_stacks,
+    print_table,
+    print_text,
+    printed,
+    printed_all,
+    recent,
+    since,
+    style,
+)
+from stackd.cli.target import client_options, interruptible
+from stackd.printable import printable
+from stackd.quantity import of_bytes, of_milli
+
+if TYPE_CHECKING:
+    from stackd.client import Client
+
+VERBS = {
+    "list": ("stackd.cli.stacks:list_stacks", "List the stacks."),
+    "create": ("stackd.cli.stacks:create", "Create a stack."),
+    "get": ("stackd.cli.stacks:get", "List stacks by their ids."),
+    "show": ("stackd.cli.stacks:show", "Show everything about one stack."),
+    "describe": ("stackd.cli.stacks:describe", "Show a stack and what happened to it."),
+    "wait": ("stackd.cli.stacks:wait", "Wait until stacks have a status."),
+    "watch": ("stackd.cli.watch:watch", "Watch the stacks change."),
+    "delete": ("stackd.cli.change:delete", "Delete stacks."),
+    "batch-delete": ("stackd.cli.change:batch_delete", "Delete many stacks as one job."),
+    "extend": ("stackd.cli.change:extend", "Extend a stack's time to live."),
+    "restart": ("stackd.cli.change:restart", "Give stacks a fresh pod behind the same ports."),
+    "stop": ("stackd.cli.change:stop", "Remove the pods of stacks; keep their ports."),
+    "start": ("stackd.cli.change:start", "Give stopped stacks a fresh pod."),
+    "logs": ("stackd.cli.stacks:logs", "Print what a stack has written."),
+    "timeline": ("stackd.cli.stacks:timeline", "Print what happened to a stack."),
+}
+FOLLOW_SECONDS = 1.0
+FOLLOWED_LINES = 10_000
+CHOSEN = {"": LISTED, "wide": WIDE, "name": ("stack_id",)}
+"""The fields to request by the form of the output; the JSON forms have those that the API returns by default."""
+
+PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
+
+
+@click.group(cls=lazy(VERBS))
+def stacks() -> None:
+    """Show and change stacks, over the API of a running daemon.
+
+    The address and the key are taken from --url and --key-file, else from STACKD_URL and STACKD_API_KEY, else from
+    ~/.config/stackd/client.toml (url = "…", and key = "…" or key_file = "…").
+
+    Completion of commands and ids for bash (similar for zsh and fish):
+
+    eval "$(_STACKD_COMPLETE=bash_source stackd)"
+    """
+
+
+@click.command("list")
+@client_options
+@filter_options
+@output_option("wide", "json", "jsonl", "name")
+def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
+    """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
+    print_stacks([stack.raw for stack in client.stacks(**chosen, fields=CHOSEN.get(output))], output)
+
+
+@click.command()
+@client_options
+@stack_ids_argument(required=False)
+@output_option("wide", "json", "jsonl", "name")
+def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
+    """List the stacks with these ids, or all, as stacks list does."""
+    found = [client.get(checked(one)) for one in stack_ids] or client.stacks(fields=CHOSEN.get(output))
+    print_stacks([stack.raw for stack in found], output)
+
+
+@click.command()
+@client_options
+@stack_id_argument
+@click.option("--spec", is_flag=True, help="Print the pod spec alone, as YAML.")
+@output_option("json", "jsonl")
+def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
+    """Show everything about one stack."""
+    stack = client.get(checked(stack_id)).raw
+    if printed(stack, output):
+        return
+    print_text(stack["pod_spec"]) if spec else _print_detail(stack)
+
+
+@click.command()
+@client_options
+@stack_id_argument
+def describe(client: Client, stack_id: str) -> None:
+    """Show everything about one stack, and what happened to it."""
+    _print_detail(client.get(checked(stack_id)).raw)
+    click.echo()
+    print_table(TIMELINE, [event.raw for event in client.timeline(stack_id)])
+
+
+@click.command()
+@client_options
+@stack_ids_argument(required=True)
+@click.option(
+    "--for", "status", type=click.Choice((*STATUSES, "deleted")), default="running", show_default=True,
+    help="The status to wait for.",
+)  # fmt: skip
+@click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait.")
+def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) -> None:
+    """Wait until stacks have a status; exit code 1 if one of them cannot reach it, or not in time."""
+    from stackd.units import parse_duration
+
+    end = time.monotonic() + parse_duration(timeout)
+
+    def each(stack_id: str) -> None:
+        stack = client.wait(stack_id, status, timeout=max(0.0, end - time.monotonic()))
+        click.echo("\t".join([stack_id, stack.status, *(addresses(stack.raw) if stack.raw else ())]))
+
+    for_each(stack_ids, each)
+
+
+@click.command()
+@client_options
+@stack_id_argument
+@output_option("json", "jsonl")
+def timeline(client: Client, stack_id: str, output: str) -> None:
+    """Show what happened to a stack, even for a while after it is gone."""
+    events = [event.raw for event in client.timeline(checked(stack_id))]
+    if not printed_all({"stack_id": stack_id, "events": events}, events, output):
+        print_table(TIMELINE, events)
+
+
+@click.command()
+@client_options
+@stack_id_argument
+@click.option("--follow", "-f", is_flag=True, help="Follow the output until it ends or Ctrl-C.")
+@click.option("--tail", type=click.IntRange(min=1), help="Only the last lines.")
+@click.option("--container", metavar="NAME", help="The container.  [the first one]")
+def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None) -> None:
+    """Print what a stack's container has written; after a failure, its last lines."""
+    from stackd.client import Conflict
+
+    stack_id, text = checked(stack_id), ""
+    try:
+        text = client.logs(stack_id, tail=tail or 0, container=container or "")
+    except Conflict:
+        if not follow:
+            raise
+    if text:
+        print_text(text)
+    if follow:
+        with suppress(KeyboardInterrupt):
+            _follow(client, stack_id, container or "", text)
+
+
+def _follow(client: Client, stack_id: str, container: str, before: str) -> None:
+    """Print new output at each poll, until the stack is gone or no longer creating or running.
+
+    A container that has not started yet is waited for.
+    """
+    from stackd.client import Busy, Conflict, NotFound
+
+    has_ended = False
+    while not has_ended:
+        time.sleep(FOLLOW_SECONDS)
+        try:
+            has_ended = client.get(stack_id).status not in ("creating", "running")
+            text = client.logs(stack_id, tail=FOLLOWED_LINES, container=container)
+        except NotFound:
+            click.echo(f"{stack_id} is gone", err=True)
+            return
+        except Busy:
+            has_ended = False  # a later poll prints what is missed now
+            continue
+        except Conflict:
+            if has_ended:
+                raise
+            continue
+        if more := added(before, text):
+            print_text(more)
+        before = text
+
+
+def added(before: str, now: str) -> str:
+    """The lines of ``now`` after those of ``before``, where both are tails of one log; all of ``now`` for a new log."""
+    lines = before.splitlines(keepends=True)
+    for start in range(len(lines)):
+        kept = "".join(lines[start:])
+        at = now.find(kept)
+        if at == 0 or (at > 0 and now[at - 1] == "\n"):
+            return now[at + len(kept) :]
+    return now
+
+
+def checked(stack_id: str) -> str:
+    """Return ``stack_id``. Raises UsageError if no stack can have that id."""
+    from stackd.client.operations import PATH_PART
+
+    if not PATH_PART.fullmatch(stack_id):
+        raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
+    return stack_id
+
+
+def for_each(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
+    """Call ``each`` for every stack, print the errors, and fail at the end if there were any. Raises UsageError."""
+    from stackd.client import ClientError, Unreachable
+
+    failed = 0
+    for stack_id in dict.fromkeys(stack_ids):
+        try:
+            each(checked(stack_id))
+        except ClientError as error:
+            if len(stack_ids) == 1 or isinstance(error, Unreachable):
+                raise
+            click.ClickException(printable(str(error))).show()
+            failed += 1
+    if failed:
+        raise click.ClickException(f"{failed} of {len(stack_ids)} failed")
+
+
+def _print_detail(stack: Fields) -> None:
+    print_facts(_facts(stack), {"status": style(stack)})
+
+
+def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
+    yield "stack", stack["stack_id"]
+    yield "status", stack["status"]
+    if why := ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message")))):
+        yield "because", why
+    for address, port in zip(addresses(stack), stack["ports"], strict=False):
+        yield "address", f"{address} → {port['container_port']}/{port['protocol']}"
+    yield "node", stack["node_id"] or "-"
+    for name, value in (stack.get("labels") or {}).items():
+        yield "label", f"{name}={value}"
+    yield "created", f"{local(stack['created_at'])} ({duration(since(stack['created_at']))} ago)"
+    yield "expires", f"{local(stack['ttl_expires_at'])} (in {duration(-since(stack['ttl_expires_at']))})"
+    yield "cpu", str(of_milli(stack["requested_cpu_milli"]))
+    yield "memory", str(of_bytes(stack["requested_memory_bytes"]))
+
+
+def _what(event: Fields) -> str:
+    count = event.get("count", 1)
+    return f"{event['kind']} ({count} times)" if count > 1 else str(event["kind"])
+
+
+TIMELINE = (
+    Column(head="when", of=lambda event: recent(event["at"])),
+    Column(head="what", of=_what, elastic=True),
+    Column(head="reason", of=lambda event: event["reason"] or "", keep=6, elastic=True),
+    Column(head="by", of=lambda event: event["by"] or "", keep=5, elastic=True),
+    Column(head="message", of=lambda event: event["message"] or "", keep=8, fold=True),
+)
+
+
+@click.command()
+@client_options
+@click.option(
+    "--file", "-f", "source", type=click.Path(dir_okay=False, allow_dash=True),
+    help="A Pod as YAML, or a whole request as JSON; - is standard input.",
+)  # fmt: skip
+@click.option("--template", "-t", metavar="NAME", help="A template instead of a file; see stackd templates.",
+              shell_complete=template_complete)  # fmt: skip
+@click.option("--port", "-p", "ports", multiple=True, metavar=PORT, help="A port to publish.  [all of the pod's ports]")
+@click.option("--ttl", type=Length(), help="How long it lives, such as 30m.")
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.",
+              shell_complete=label_complete)  # fmt: skip
+@click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
+@click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
+@click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
+@click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait.")
+@output_option("json", "jsonl", "name")
+def create(client: Client, source: str | None, output: str, **options: Any) -> None:
+    """Create a stack.
+
+    \b
+    stackd stacks create -f pod.yaml --port 80/tcp --ttl 30m --label team=7 --wait
+    stackd stacks create --template web-1 --label team=7
+    """
+    body = _body(source, options["template"], options["ports"])
+    if options["ttl"]:
+        body["ttl"] = options["ttl"]
+    if options["labels"]:
+        body["labels"] = {**body.get("labels", {}), **labels_of(options["labels"])}
+    if options["return_existing"]:
+        body["if_exists"] = "return"
+    if options["dry_run"]:
+        if not printed(dry := client.dry_run_from(body).raw, output):
+            print_text(dry["pod_spec"])
+        return
+    with interruptible("the stack may have been created; see: stackd stacks list"):
+        made = client.create_from(body)
+    stack = dict(made.raw)
+    if options["wait"]:
+        with interruptible(f"{made.stack_id} still exists; delete it with: stackd stacks delete {made.stack_id}"):
+            stack |= client.wait(made, timeout=options["timeout"]).raw
+    values = stack.get("values") or {}
+    if printed(stack, output):
+        return
+    if output == "name":
+        click.echo(stack["stack_id"])
+    elif is_terminal():
+        _print_detail(stack)
+        print_facts(values.items())
+    else:
+        shown = [f"{name}={printable(value)}" for name, value in values.items()]  # nobody gets them a second time
+        click.echo("\t".join([stack["stack_id"], stack["status"], *addresses(stack), *shown]))
+
+
+def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dict[str, Any]:
+    if (source is None) == (template is None):
+        raise click.UsageError("say what to create: either --file or --template")
+    if source is not None:
+        return request_body(source, ports)
+    if ports:
+        raise click.UsageError("--port goes with --file: a template publishes its own ports")
+    return {"template": template}
+
+
+def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
+    """The request body in a file (``-``: standard input), which is a pod spec, or a complete request as JSON.
+
+    Raises UsageError or InvalidPodSpec.
+    """
+    try:
+        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{source} cannot be read: {error}") from error
+    body: Any = None
+    with suppress(ValueError):
+        body = json.loads(text)
+    published = [_port(port) for port in ports]
+    if isinstance(body, dict) and not {"pod_spec", "template"}.isdisjoint(body):
+        return body | ({"target_port": published} if published else {})
+    return {"target_port": published or declared_ports(text), "pod_spec": text}
+
+
+def declared_ports(text: str) -> list[dict[str, Any]]:
+    """All container ports of a pod spec, in its order. Raises UsageError if it has none, and InvalidPodSpec."""
+    from stackd.podspec.yaml_text import read
+
+    spec = read(text).get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    found = [
+        {"container_port": port.get("containerPort"), "protocol": port.get("protocol", "TCP")}
+        for container in (containers if isinstance(containers, list) else [])
+        if isinstance(container, dict)
+        for port in (container.get("ports") or [])
+        if isinstance(port, dict)
+    ]
+    if not found:
+        raise click.UsageError(f"the pod declares no container port; name one with --port {PORT}")
+    return found
+
+
+def _port(text: str) -> dict[str, Any]:
+    from stackd.model import Route
+
+    number, _, how = text.partition("/")
+    if not number.isdecimal():
+        raise click.UsageError(f"--port must be like 80 or 53/udp, not {text!r}")
+    if how.lower() in list(Route):
+        return {"container_port": int(number), "protocol": "TCP", "route": how.lower()}
+    return {"container_port": int(number), "protocol": how.upper() or "TCP"}
