@@ -24,9 +24,8 @@ from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
-from stackd.kube.access import Renewal
 from stackd.kube.client import Cluster
-from stackd.kube.credentials import ClusterTarget
+from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
 from stackd.kube.mirror import Mirror

@@ -14,8 +14,8 @@ from stackd.config import Config
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.doctor.routes import routes
 from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdError
-from stackd.kube.access import REMEDY, expiry_remark
 from stackd.kube.client import Cluster
+from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, asks_of_account
@@ -195,20 +195,16 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
 
 def _too_much(namespace: str) -> Iterator[AccessReview]:
     for resource, verb in SPECIAL:
-        name, _, subresource = resource.partition("/")
-        yield AccessReview(
-            verb=verb, resource=name, subresource=subresource, group="", namespace=namespace, name="", why=""
-        )
+        yield AccessReview(verb=verb, resource=resource, namespace=namespace)
 
 
 def _words(ask: AccessReview) -> str:
-    resource = f"{ask.resource}/{ask.subresource}" if ask.subresource else ask.resource
     where = f" in {ask.namespace}" if ask.namespace else f" {ask.name}" if ask.name else ""
-    return f"{ask.verb} {resource}{where}"
+    return f"{ask.verb} {ask.resource}{where}"
 
 
 async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    policies = await cluster.network_policies()
+    policies = await cluster.list_namespaced("networkpolicies")
     instance, about = config.cluster.instance, "policies"
     found = []
     if protects(policies, instance, INGRESS):
@@ -299,7 +295,7 @@ async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
 
 async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, await cluster.list_nodes())
-    quotas, limit_ranges = await cluster.resource_quotas(), await cluster.limit_ranges()
+    quotas, limit_ranges = await cluster.list_namespaced("resourcequotas"), await cluster.list_namespaced("limitranges")
     stacks, limit = config.stacks, config.limits.max_stacks
     given = storage_given(config.policy.max_ephemeral_storage, limit_ranges)
     need = size.need(given)

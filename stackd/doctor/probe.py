@@ -265,7 +265,7 @@ class _Probe:
         try:
             async with asyncio.timeout(self._options.seconds):
                 while True:
-                    raw = await self._cluster.pod_json(name) or {}
+                    raw = await self._cluster.find("pods", name) or {}
                     if wanted(raw):
                         return raw
                     if raw and pod_state(raw).scheduled is False and asyncio.get_running_loop().time() >= patience:

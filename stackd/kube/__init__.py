@@ -1,19 +1,17 @@
 """Everything that talks to Kubernetes: requests, watches, and the objects as plain data.
 
-    client       ``Cluster``: what stackd does to a cluster, each request with its deadline and its retries
-    caller       ``Caller``: retries requests until they are answered; all requests but those about the stacks' objects
+    client       ``Cluster``: what stackd asks of a cluster and changes there, each request with its deadline and retries
     connection   sends one request at a time over one connection pool
     guards       what can stop a request before it is sent: the fence, and the circuit breaker for a silent Kubernetes
-    wire         pure: a request, its response, the kinds of object, and Kubernetes' Status
-    responses    pure: whether a response is Kubernetes' answer to the request, and what a refusal means
-    access       connections to one API server with the current credentials, and the renewal of a token
-    credentials  pure except for files: which cluster, as whom; kubeconfig, certificates, the saved token
+    credentials  which cluster, as whom; sessions with the current credentials, and the renewal of a token
+    wire         pure: requests, responses, and whether a response is Kubernetes' own answer, and what it means
     watch        endless lists and watches
     mirror       ``Mirror``: a local copy of our pods and services, and of all nodes
     lease        the Lease that says which stackd owns the stacks
     objects      pure: what stackd keeps of Kubernetes' objects
     labels       pure: names, labels and annotations of stackd's objects
     manifests    pure: the Pod and the Service of a stack, and the pod that pulls an image
+    routes       pure: the objects that give a stack's ports their names
     records      pure: a stack's record on its Service, from which a lost state file can be rebuilt
     provision    the objects that a cluster needs before stackd runs, how an administrator applies them, NetworkPolicies
     rights       pure: what stackd may do in a cluster, as a table; the policy that lets only stackd write its objects

@@ -1,48 +1,360 @@
-"""``Cluster``: the changes that stackd makes in a cluster.
+"""``Cluster``: all that stackd asks of a cluster, and the changes that it makes there.
 
-Each change is safe to retry, ends by its deadline and touches only our objects.
-
-Owns: creating and deleting the objects of a stack, and confirming that they are gone (invariants 3 and 5). The stack
-determines the names, so a create is idempotent: after a lost response it is sent again, and finds the object that the
-first try created. Does not know when or why objects are created or deleted.
+Each request is retried until it is answered or its deadline passes. Each change is safe to retry, and touches only our
+objects. The stack determines the names, so a create is idempotent: after a lost response it is sent again, and finds the
+object that the first try created. A delete returns when the object is confirmed gone (invariants 3 and 5). Does not know
+when or why objects are created or deleted. No read of stackd's API waits for any of this.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import orjson
 
 from stackd.errors import (
+    AnswerTooLarge,
     ClusterRefused,
+    ClusterTimeout,
     ClusterUnavailable,
+    ClusterUnreachable,
     NodePortOutOfRange,
     NodePortTaken,
+    NoRequestSlot,
     ObjectExists,
     ObjectNotFound,
     PreconditionFailed,
     StillThere,
+    VersionExpired,
 )
 from stackd.kube import labels
-from stackd.kube.caller import Again, Caller, Deadline, document_of, poll
+from stackd.kube.connection import Again, Deadline, KubeConnection, OnRequest, poll
+from stackd.kube.credentials import Access, ClusterTarget
+from stackd.kube.guards import Fence
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
-from stackd.kube.objects import PodState, ServiceState, pod_state, service_state
-from stackd.kube.responses import NOT_FOUND, error_of, is_other_uid, names_missing_namespace, readable
+from stackd.kube.objects import (
+    NodeState,
+    PodEvent,
+    PodState,
+    ServiceState,
+    node_state,
+    pod_event,
+    pod_state,
+    service_state,
+)
+from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
 from stackd.kube.routes import RouteState, WantedRoute, route_state
-from stackd.kube.wire import CONFIG_MAPS, MERGE_PATCH, JsonObject, KubeRequest, KubeResponse, read_status
+from stackd.kube.wire import (
+    GATEWAYS,
+    KINDS,
+    LOG,
+    MERGE_PATCH,
+    NAMESPACES,
+    NOT_FOUND,
+    REVIEWS,
+    UNAUTHORIZED,
+    VERSION,
+    JsonObject,
+    KubeRequest,
+    KubeResponse,
+    document_of,
+    error_of,
+    is_other_uid,
+    may_repeat,
+    names_missing_namespace,
+    read_status,
+    readable,
+)
 from stackd.model import RANGE_PREFIX, PortRange
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
-_CONFLICT = 409
+# Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
+CONNECT_PATIENCE = 3.0
+PAGE, SMALL_PAGE = 500, 25
+# A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
+LIST_SECONDS = 30.0
+# Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
+LONGEST_LIST_PAUSE = 5.0
+_LOG_BYTES = 1024 * 1024
+_VERSION = KubeRequest(verb="get", resource=VERSION)
+_IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
 _OF_POOLS: Mapping[str, None] = {labels.POOL: None, labels.ASSIGNED: None}
 """What only the Service of a stack that waits in a pool has."""
 
 
-class Cluster(Caller):
-    """One cluster, seen by one instance of stackd in one namespace."""
+class Cluster:
+    """One cluster, seen by one instance of stackd in one namespace.
+
+    ``belongs_to`` is the ``cluster_uid`` of the cluster that holds the stacks; empty while it is not known. The
+    namespace is created only in that cluster. Each request raises ClusterUnavailable when the cluster cannot answer.
+    """
+
+    def __init__(self, target: ClusterTarget, connection: KubeConnection) -> None:
+        self.target = target
+        self.connection = connection
+        self.belongs_to = ""
+
+    @classmethod
+    async def connect(
+        cls, target: ClusterTarget, *, on_request: OnRequest | None = None, fence: Fence | None = None
+    ) -> Self:
+        """Load the credentials. Nothing is sent, so the cluster need not be reachable.
+
+        ``on_request(verb, resource, code, seconds)`` is called after each request. ``fence`` says until when changes
+        are allowed; without a fence they always are. Raises ConfigError.
+        """
+        access = await Access.open(target)
+        return cls(target, KubeConnection(access, target, on_request=on_request, fence=fence))
+
+    async def close(self) -> None:
+        """Close all connections; running requests and watches fail."""
+        await self.connection.close()
+
+    @property
+    def instance(self) -> str:
+        """The name of this stackd among those that share the cluster."""
+        return self.target.instance
+
+    @property
+    def namespace_name(self) -> str:
+        """The namespace of the stacks."""
+        return self.target.namespace
+
+    @property
+    def counts(self) -> Counter[tuple[str, str, str]]:
+        """Requests sent so far by (verb, resource, code); the code is ``none`` for those without a response."""
+        return self.connection.counts
+
+    # ---- any request
+
+    def deadline(self, seconds: float | None = None) -> Deadline:
+        """The deadline of a call that starts now; by default after the target's ``timeout``."""
+        return Deadline(self.target.timeout if seconds is None else seconds)
+
+    def on(self, verb: str, resource: str, name: str = "", **more: Any) -> KubeRequest:
+        """A call about a resource in the stacks' namespace."""
+        return KubeRequest(verb=verb, resource=resource, namespace=self.namespace_name, name=name, **more)
+
+    def ours(self) -> dict[str, str]:
+        """The parameters that limit a list or watch to our objects."""
+        return {"labelSelector": labels.selector(self.instance)}
+
+    async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
+        """Send the call, retrying it; returns the first response of Kubernetes that a retry would not change.
+
+        Raises ClusterUnavailable at the deadline; at once for a change while Kubernetes is known not to answer.
+        Time that the call waits for its turn does not count; NoRequestSlot ends a wait as long as the deadline.
+        Raises ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
+        Kubernetes may have done the call more than once, or may have done it although this raises.
+        """
+        contact, listing = self.connection.contact, call.verb == "list"
+
+        async def once() -> KubeResponse | Again:
+            try:
+                answer = await self.connection.ask(
+                    call, deadline, LIST_SECONDS if listing else self.target.attempt_timeout
+                )
+            except (ClusterRefused, NoRequestSlot, AnswerTooLarge):
+                raise
+            except ClusterUnavailable as exc:
+                if contact.lost or (isinstance(exc, ClusterUnreachable) and deadline.spent >= CONNECT_PATIENCE):
+                    raise
+                return Again(error=exc)
+            if not may_repeat(call, answer):
+                return answer
+            if contact.lost:
+                raise error_of(call, answer)
+            after = answer.retry_after or 0
+            return Again(error=error_of(call, answer), at_least=min(after, LONGEST_LIST_PAUSE) if listing else after)
+
+        try:
+            return await poll(deadline, once)
+        except ClusterTimeout as exc:  # the caller has waited for all tries, not only for the last one
+            raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from exc
+
+    async def answer(self, call: KubeRequest, deadline: Deadline | None = None) -> JsonObject:
+        """Send the call, retrying it; returns the JSON of a success. Raises the error that a refusal means."""
+        return document_of(call, await self.ask(call, deadline or self.deadline()))
+
+    async def find(self, resource: str, name: str, deadline: Deadline | None = None) -> JsonObject | None:
+        """The object of that name in the stacks' namespace as JSON, whoever created it; None if there is none."""
+        try:
+            return await self.answer(self.on("get", resource, name), deadline)
+        except ObjectNotFound:
+            return None
+
+    async def everything(self, call: KubeRequest, read: Callable[[JsonObject], T]) -> tuple[list[T], str]:
+        """All items of a list, each converted by ``read``, and the list's resourceVersion.
+
+        If the pages expire while they are read (the API server answers 410 because etcd was compacted), the list is
+        read again without paging; if a page is larger than stackd reads, in smaller pages. Raises ClusterUnavailable if
+        that does not help.
+        """
+        page, failed = PAGE, 0
+        while True:
+            items: list[T] = []
+            more = {"limit": str(page)} if page else {}
+            try:
+                while True:
+                    paged = replace(call, params={**call.params, **more})
+                    document = await self.answer(paged, self.deadline(LIST_SECONDS))
+                    items.extend(readable(call.resource, read, raw) for raw in document["items"])
+                    if not (token := document["metadata"].get("continue")):
+                        return items, document["metadata"]["resourceVersion"]
+                    more["continue"] = token
+            except VersionExpired as exc:
+                if failed:
+                    raise ClusterUnavailable(f"the list of {call.resource} expired while it was read") from exc
+                page = 0
+            except AnswerTooLarge:
+                if failed:
+                    raise
+                page = SMALL_PAGE
+            failed += 1
+
+    # ---- the cluster
+
+    async def version(self) -> str:
+        """The API server's version, such as ``v1.36.2``."""
+        return str((await self.answer(_VERSION))["gitVersion"])
+
+    async def time(self) -> float | None:
+        """The API server's clock in whole seconds since the epoch; None if its response has no readable ``Date``."""
+        answer = await self.ask(_VERSION, self.deadline())
+        try:
+            return parsedate_to_datetime(answer.date).timestamp()
+        except (ValueError, OverflowError):
+            return None
+
+    async def cluster_uid(self) -> str:
+        """The identity of the cluster: the uid of its kube-system namespace."""
+        return str((await self.answer(_IDENTITY))["metadata"]["uid"])
+
+    async def probe(self, seconds: float) -> KubeResponse:
+        """Kubernetes' answer over a new connection within ``seconds``, or ``attempt_timeout`` if that is less.
+
+        Raises ClusterUnavailable.
+        """
+        # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
+        return await self.connection.probe(_IDENTITY, min(seconds, self.target.attempt_timeout))
+
+    async def look_again(self) -> bool:
+        """Load the credentials again, and use them if they have changed; returns whether they have.
+
+        Raises ConfigError if they cannot be loaded, or Kubernetes refuses them (401), or its certificate is not accepted
+        with them. If there is no answer, they are used.
+        """
+
+        async def accepted(access: Access) -> None:
+            try:
+                answer = await KubeConnection(access, self.target).probe(_IDENTITY, self.target.attempt_timeout)
+            except ClusterRefused:
+                raise
+            except ClusterUnavailable as error:
+                log.warning("the new credentials for the cluster could not be tried: %s", error)
+            else:
+                if answer.status == UNAUTHORIZED:
+                    raise error_of(_IDENTITY, answer)
+
+        return await self.connection.access.look_again(accepted)
+
+    async def namespace(self) -> JsonObject | None:
+        """The stacks' namespace as JSON; None if there is none."""
+        try:
+            return await self.answer(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
+        except ObjectNotFound:
+            return None
+
+    async def ensure_namespace(self) -> None:
+        """Create the stacks' namespace if it does not exist.
+
+        Raises ClusterUnavailable while it is being terminated, and if this is not the stacks' cluster (``belongs_to``):
+        there the namespace is missing, too.
+        """
+        name = self.namespace_name
+        if (existing := await self.namespace()) is not None:
+            if (existing.get("status") or {}).get("phase") == "Terminating":
+                raise ClusterUnavailable(f"the namespace {name} is being terminated")
+            return
+        if self.belongs_to and await self.cluster_uid() != self.belongs_to:
+            self.connection.on_doubt()
+            raise ClusterUnavailable("another cluster answers; nothing is created there")
+        metadata = {"name": name, "labels": {labels.MANAGED_BY: labels.MANAGER}}
+        body = orjson.dumps({**KINDS[NAMESPACES].type_meta, "metadata": metadata})
+        try:
+            await self.answer(KubeRequest(verb="create", resource=NAMESPACES, name=name, body=body))
+        except ObjectExists:
+            return
+
+    async def may(self, ask: AccessReview) -> bool:
+        """Whether the cluster allows stackd what ``ask`` describes (SelfSubjectAccessReview)."""
+        resource, _, part = ask.resource.partition("/")
+        group = KINDS[resource].group
+        asked = {"verb": ask.verb, "resource": resource, "group": group, "namespace": ask.namespace}
+        asked |= {"subresource": part, "name": ask.name}
+        spec = {"resourceAttributes": {key: value for key, value in asked.items() if value}}
+        body = orjson.dumps({**KINDS[REVIEWS].type_meta, "spec": spec})
+        document = await self.answer(KubeRequest(verb="create", resource=REVIEWS, body=body))
+        return bool(document["status"]["allowed"])
+
+    async def gateway(self, namespace: str, name: str) -> JsonObject:
+        """A Gateway as JSON. Raises ObjectNotFound."""
+        return await self.answer(KubeRequest(verb="get", resource=GATEWAYS, namespace=namespace, name=name))
+
+    async def list_nodes(self) -> list[NodeState]:
+        """All nodes."""
+        nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), node_state)
+        return nodes
+
+    async def list_namespaced(self, resource: str, **params: str) -> list[JsonObject]:
+        """All objects of the stacks' namespace, as JSON, whoever created them."""
+        items, _ = await self.everything(self.on("list", resource, params=params), lambda raw: raw)
+        return items
+
+    async def list_raw(self, resource: str) -> list[JsonObject]:
+        """Our ``pods``, ``services`` or ``configmaps``, as JSON."""
+        listed = await self.list_namespaced(resource, **self.ours())
+        # As in the mirror: what counts is what an object says, not what was asked for.
+        return [raw for raw in listed if labels.is_ours(raw, self.instance)]
+
+    async def list_prepulls(self) -> list[JsonObject]:
+        """The pods of this instance that only pull images, as JSON."""
+        wanted = ",".join(f"{key}={value}" for key, value in labels.prepull_labels(self.instance).items())
+        listed = await self.list_namespaced("pods", labelSelector=wanted)
+        return [raw for raw in listed if labels.is_prepull(raw, self.instance)]
+
+    async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
+        """The last ``tail`` lines of a pod's log, at most 1 MiB.
+
+        Raises ObjectNotFound; Conflict, with the reason, when there is no log yet.
+        """
+        params = {"tailLines": str(tail), "limitBytes": str(_LOG_BYTES)}
+        call = self.on("get", LOG, name, params=params | ({"container": container} if container else {}))
+        answer = await self.ask(call, self.deadline())
+        if not answer.ok:
+            raise error_of(call, answer)
+        return answer.body.decode(errors="replace")
+
+    async def pod_events(self, name: str, uid: str = "") -> list[PodEvent]:
+        """The Kubernetes events about the pod (of that uid, if given), oldest first."""
+        fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
+        listed = await self.list_namespaced("events", fieldSelector=fields)
+        return sorted((readable("events", pod_event, raw) for raw in listed), key=lambda event: event.at)
+
+    # ---- pods
+
+    async def get_pod(self, name: str, *, timeout: float | None = None) -> PodState | None:
+        """The pod as the API server has it now (not from the mirror), whoever created it; None if there is none."""
+        raw = await self.find("pods", name, self.deadline(timeout))
+        return None if raw is None else readable("pods", pod_state, raw)
 
     async def create_pod(
         self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
@@ -54,6 +366,29 @@ class Cluster(Caller):
         """
         raw = await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run)
         return readable("pods", pod_state, raw)
+
+    async def patch_pod(
+        self,
+        name: str,
+        uid: str,
+        *,
+        labels: Mapping[str, str | None] | None = None,
+        annotations: Mapping[str, str | None] | None = None,
+        timeout: float | None = None,
+    ) -> PodState:
+        """Set (or, with None, remove) labels and annotations of the pod of that uid; returns the pod as it is then.
+
+        Raises ObjectNotFound; PreconditionFailed if another pod has the name by now.
+        """
+        changes = {part: names for part, names in (("labels", labels), ("annotations", annotations)) if names}
+        raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
+        return readable("pods", pod_state, raw)
+
+    async def delete_pod(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
+        """Delete our pod at once, without a grace period; works as ``delete``."""
+        await self.delete("pods", name, uid, known=known)
+
+    # ---- Services
 
     async def create_service(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> ServiceState:
         """Create the service once. Raises as ``create_pod`` does, and NodePortTaken or NodePortOutOfRange."""
@@ -72,58 +407,14 @@ class Cluster(Caller):
         name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
         try:
             made = await self.create_service(range_question(self.namespace_name, self.instance, name))
-        except NodePortOutOfRange as told:
-            return PortRange(*told.cluster)
+        except NodePortOutOfRange as refusal:
+            return PortRange(*refusal.cluster)
         except NodePortTaken:
             return None
         await self.delete_service(made.name, made.uid)
         # If a policy of the cluster has changed the ports, the range remains unknown.
         asked = set(made.node_ports) == {FIRST_PORT, LAST_PORT}
         return PortRange(FIRST_PORT, LAST_PORT) if asked else None
-
-    async def get_pod(self, name: str, *, timeout: float | None = None) -> PodState | None:
-        """The pod as the API server has it now (not from the mirror), whoever created it; None if there is none."""
-        raw = await self.find("pods", name, self.deadline(timeout))
-        return None if raw is None else readable("pods", pod_state, raw)
-
-    async def get_service(self, name: str) -> ServiceState | None:
-        """The service as the API server has it now, whoever created it; None if there is none."""
-        raw = await self.find("services", name, self.deadline())
-        return None if raw is None else readable("services", service_state, raw)
-
-    async def delete_pod(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
-        """Delete our pod at once, without a grace period, and return when it is confirmed gone.
-
-        With ``uid``, deletes only the pod of that uid. Without it, deletes only a pod with our labels and instance, or
-        with a ``known`` uid. A pod that is not ours counts as gone. Raises ClusterUnavailable if the pod is not
-        confirmed gone.
-        """
-        await remove(self, "pods", name, uid, self.deadline(), known)
-
-    async def delete_service(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
-        """Delete our service and return when it is confirmed gone, so that its node ports are free.
-
-        Works as ``delete_pod``.
-        """
-        await remove(self, "services", name, uid, self.deadline(), known)
-
-    async def patch_pod(
-        self,
-        name: str,
-        uid: str,
-        *,
-        labels: Mapping[str, str | None] | None = None,
-        annotations: Mapping[str, str | None] | None = None,
-        timeout: float | None = None,
-    ) -> PodState:
-        """Set (or, with None, remove) labels and annotations of the pod of that uid; returns the pod as it is then.
-
-        Raises ObjectNotFound; PreconditionFailed if another pod has the name by now.
-        """
-        wanted = {"labels": labels or {}, "annotations": annotations or {}}
-        changes = {part: names for part, names in wanted.items() if names}
-        raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
-        return readable("pods", pod_state, raw)
 
     async def put_service(
         self, manifest: Mapping[str, Any], *, known: Collection[str | None] = (), timeout: float | None = None
@@ -133,106 +424,43 @@ class Cluster(Caller):
         Raises as ``create_service``; ObjectExists if a Service that is neither ours nor has a ``known`` uid has the
         name.
         """
-        deadline, name = self.deadline(timeout), manifest["metadata"]["name"]
+        deadline = self.deadline(timeout)
 
-        async def put(found: JsonObject | None) -> ServiceState:
-            if found is None:
-                return await self.create_service(manifest, timeout=deadline.left)
-            return await self._change_service(found, manifest, deadline)
+        async def change(existing: JsonObject) -> JsonObject:
+            wanted, selector = manifest["metadata"]["labels"], existing["spec"].get("selector") or {}
+            clients = [key for key in labels.labels_of(existing) if key.startswith(labels.CLIENT_LABEL_PREFIX)]
+            others = dict.fromkeys({*clients, labels.POOL} & labels.labels_of(existing).keys() - wanted.keys())
+            return await self._change_service(
+                manifest, existing["metadata"]["uid"], deadline, others, dict.fromkeys(selector)
+            )
 
-        return await self._put("services", name, deadline, known, put)
-
-    async def create_route(self, wanted: WantedRoute, *, timeout: float | None = None) -> RouteState:
-        """Create one of the objects that give a stack's ports names. Raises as ``create_service`` does."""
-        raw = await self._create(wanted.resource, wanted.manifest, self.deadline(timeout))
-        return readable(wanted.resource, partial(route_state, wanted.resource), raw)
-
-    async def put_route(self, wanted: WantedRoute) -> RouteState:
-        """Make the object be as it is wanted: create it, or change the one that is there. Raises as ``put_service``."""
-        deadline, resource = self.deadline(), wanted.resource
-
-        async def put(found: JsonObject | None) -> RouteState:
-            if found is None:
-                return await self.create_route(wanted, timeout=deadline.left)
-            spec, uid = dict(wanted.manifest["spec"]), found["metadata"]["uid"]
-            if resource == "services":  # Kubernetes has filled in its other fields
-                old = found["spec"].get("selector") or {}
-                spec["selector"] = {**dict.fromkeys(old.keys() - spec["selector"].keys()), **spec["selector"]}
-            else:
-                spec = {**dict.fromkeys(found["spec"].keys() - spec.keys()), **spec}
-            metadata = wanted.manifest["metadata"]
-            changes = {part: metadata[part] for part in ("labels", "annotations")}
-            raw = await self._patch(resource, wanted.name, uid, deadline, spec, **changes)
-            _require_labels(resource, raw, wanted.manifest)
-            return readable(resource, partial(route_state, resource), raw)
-
-        return await self._put(resource, wanted.name, deadline, (), put)
-
-    async def delete_route(self, resource: str, name: str, uid: str | None = None) -> None:
-        """Delete one of the objects that give a stack's ports names; works as ``delete_pod``.
-
-        ``uid`` saves a request; if another object of ours has the name by now, that is deleted.
-        """
-        deadline = self.deadline()
-        if uid is None or not await remove(self, resource, name, uid, deadline):
-            await remove(self, resource, name, None, deadline)
-
-    async def _put(
-        self,
-        resource: str,
-        name: str,
-        deadline: Deadline,
-        known: Collection[str | None],
-        put: Callable[[JsonObject | None], Awaitable[T]],
-    ) -> T:
-        """What ``put`` makes of our object of that name, or of None; it is called again if the object changes meanwhile."""
-
-        async def once() -> T | Again:
-            found = await self.find(resource, name, deadline)
-            if found is not None and not _is_ours(found, self.instance, known):
-                raise ObjectExists(f"{resource} {name} exists and is not stackd's")
-            if found is not None and "deletionTimestamp" in found["metadata"]:
-                return Again(error=StillThere(f"{resource} {name} is still being deleted{_held_by(found)}"))
-            try:
-                return await put(found)
-            except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
-                return Again(error=ClusterUnavailable(f"{resource} {name} keeps changing"))
-
-        return await poll(deadline, once)
-
-    async def _change_service(self, found: JsonObject, manifest: Mapping[str, Any], deadline: Deadline) -> ServiceState:
-        wanted = manifest["metadata"]["labels"]
-        others = dict.fromkeys(
-            name
-            for name in labels.labels_of(found).keys() - wanted.keys()
-            if name == labels.POOL or name.startswith(labels.CLIENT_LABEL_PREFIX)
-        )
-        unselected = dict.fromkeys((found["spec"].get("selector") or {}).keys() - manifest["spec"]["selector"].keys())
-        return await self.patch_service(
-            manifest, found["metadata"]["uid"], others=others, unselected=unselected, timeout=deadline.left
-        )
+        return readable("services", service_state, await self._put("services", manifest, deadline, known, change))
 
     async def patch_service(
-        self,
-        manifest: Mapping[str, Any],
-        uid: str,
-        *,
-        others: Mapping[str, None] = _OF_POOLS,
-        unselected: Mapping[str, None] = _OF_POOLS,
-        timeout: float | None = None,
+        self, manifest: Mapping[str, Any], uid: str, *, timeout: float | None = None
     ) -> ServiceState:
         """Change the Service of that uid to what the manifest says; its node ports stay held.
 
-        ``others`` are labels, and ``unselected`` keys of the selector, to remove unless the manifest has them. Raises
-        NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch_pod``.
+        Raises NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch_pod``.
         """
+        raw = await self._change_service(manifest, uid, self.deadline(timeout), _OF_POOLS, _OF_POOLS)
+        return readable("services", service_state, raw)
+
+    async def _change_service(
+        self,
+        manifest: Mapping[str, Any],
+        uid: str,
+        deadline: Deadline,
+        others: Mapping[str, None],
+        unselected: Mapping[str, None],
+    ) -> JsonObject:
+        """``others`` are labels, and ``unselected`` keys of the selector, to remove unless the manifest has them."""
         metadata, spec = manifest["metadata"], manifest["spec"]
         spec = {**spec, "selector": {**unselected, **spec["selector"]}}
         changes = {"labels": {**others, **metadata["labels"]}, "annotations": metadata["annotations"]}
-        deadline = self.deadline(timeout)
         raw = await self._patch("services", metadata["name"], uid, deadline, spec, **changes, ownerReferences=None)
         _require_labels("services", raw, manifest)
-        return readable("services", service_state, raw)
+        return raw
 
     async def annotate_service(
         self, name: str, uid: str, annotations: Mapping[str, str], *, timeout: float | None = None
@@ -241,9 +469,69 @@ class Cluster(Caller):
         raw = await self._patch("services", name, uid, self.deadline(timeout), annotations=annotations)
         return readable("services", service_state, raw)
 
-    async def delete_config_map(self, name: str) -> None:
-        """Delete our ConfigMap of that name, which the version before this one may have made, as ``delete_pod`` does."""
-        await remove(self, CONFIG_MAPS, name, None, self.deadline())
+    async def delete_service(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
+        """Delete our Service; its node ports are free on return. Works as ``delete``."""
+        await self.delete("services", name, uid, known=known)
+
+    # ---- routes
+
+    async def create_route(self, wanted: WantedRoute) -> RouteState:
+        """Create one of the objects that give a stack's ports names. Raises as ``create_service`` does."""
+        raw = await self._create(wanted.resource, wanted.manifest, self.deadline())
+        return readable(wanted.resource, partial(route_state, wanted.resource), raw)
+
+    async def put_route(self, wanted: WantedRoute) -> RouteState:
+        """Make the object be as it is wanted: create it, or change the one that is there. Raises as ``put_service``."""
+        deadline, resource, manifest = self.deadline(), wanted.resource, wanted.manifest
+
+        async def change(existing: JsonObject) -> JsonObject:
+            spec, metadata = dict(manifest["spec"]), manifest["metadata"]
+            if resource == "services":  # Kubernetes has filled in its other fields
+                spec["selector"] = {**dict.fromkeys(existing["spec"].get("selector") or {}), **spec["selector"]}
+            else:
+                spec = {**dict.fromkeys(existing["spec"]), **spec}
+            changes = {part: metadata[part] for part in ("labels", "annotations")}
+            raw = await self._patch(resource, wanted.name, existing["metadata"]["uid"], deadline, spec, **changes)
+            _require_labels(resource, raw, manifest)
+            return raw
+
+        raw = await self._put(resource, manifest, deadline, (), change)
+        return readable(resource, partial(route_state, resource), raw)
+
+    async def delete_route(self, resource: str, name: str, uid: str | None = None) -> None:
+        """Delete one of the objects that give a stack's ports names; works as ``delete``.
+
+        ``uid`` saves a request; if another object of ours has the name by now, that is deleted.
+        """
+        deadline = self.deadline()
+        if uid is None or not await self.delete(resource, name, uid, deadline=deadline):
+            await self.delete(resource, name, deadline=deadline)
+
+    # ---- changes of any object
+
+    async def _put(
+        self,
+        resource: str,
+        manifest: Mapping[str, Any],
+        deadline: Deadline,
+        known: Collection[str | None],
+        change: Callable[[JsonObject], Awaitable[JsonObject]],
+    ) -> JsonObject:
+        """Create the object, or ``change`` ours that is there; again if the object changes meanwhile."""
+        name = manifest["metadata"]["name"]
+
+        async def once() -> JsonObject | Again:
+            existing = await self.find(resource, name, deadline)
+            if existing is not None and not _is_ours(existing, self.instance, known):
+                raise ObjectExists(f"{resource} {name} exists and is not stackd's")
+            if existing is not None and "deletionTimestamp" in existing["metadata"]:
+                return Again(error=_still_there(resource, existing))
+            try:
+                return await (self._create(resource, manifest, deadline) if existing is None else change(existing))
+            except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
+                return Again(error=ClusterUnavailable(f"{resource} {name} keeps changing"))
+
+        return await poll(deadline, once)
 
     async def _patch(
         self,
@@ -256,16 +544,18 @@ class Cluster(Caller):
     ) -> JsonObject:
         """Merge into the object of that uid; None removes."""
         patch = {"metadata": {"uid": uid, **metadata}} | ({"spec": spec} if spec is not None else {})
-        call = self.on(
-            "patch", resource, name, uid=uid, body=orjson.dumps(patch, default=dict), content_type=MERGE_PATCH
+        body = orjson.dumps(patch, default=dict)
+        return await self.answer(
+            self.on("patch", resource, name, uid=uid, body=body, content_type=MERGE_PATCH), deadline
         )
-        return await self.answer(call, deadline)
 
     async def _create(
         self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool = False
     ) -> JsonObject:
-        params = {"dryRun": "All"} if dry_run else {}
-        name = manifest["metadata"]["name"]
+        """Create the object. Deletes it again, and raises ClusterRefused, if it lacks our labels, because no watch would
+        see it then, or exists although this was a dry run; raises ClusterUnavailable if it could not be deleted.
+        """
+        name, params = manifest["metadata"]["name"], {"dryRun": "All"} if dry_run else {}
         call = self.on("create", resource, name, body=orjson.dumps(manifest), params=params)
         namespace_ensured = dry_run
 
@@ -274,60 +564,88 @@ class Cluster(Caller):
             answer = await self.ask(call, deadline)
             if answer.ok:
                 return document_of(call, answer)
+            error = error_of(call, answer)
             if names_missing_namespace(call, answer) and not namespace_ensured:
                 namespace_ensured = True
                 await self.ensure_namespace()
-                return Again(error=error_of(call, answer))
-            made = await self._made_before(call, answer, manifest, deadline)
-            return made or Again(error=StillThere(f"{resource} {name} is still being deleted"))
+                return Again(error=error)
+            # Did an earlier try make it? Kubernetes allocates a Service's node ports before it checks the name. So then
+            # this try fails with NodePortTaken.
+            if not isinstance(error, ObjectExists | NodePortTaken):
+                raise error
+            existing = await self.find(resource, name, deadline)
+            if existing is None and isinstance(error, ObjectExists):
+                return Again(error=StillThere(f"{resource} {name} is still being deleted"))
+            if existing is None or not _is_ours(existing, self.instance) or _traits(existing) != _traits(manifest):
+                raise error
+            return Again(error=_still_there(resource, existing)) if _is_going(existing) else existing
 
         made = await poll(deadline, create)
-        await self._require_as_asked(call, made, manifest, deadline, dry_run=dry_run)
-        return made
-
-    async def _require_as_asked(
-        self, call: KubeRequest, made: JsonObject, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool
-    ) -> None:
-        """Check that the created object carries our labels, and exists only if it should. Otherwise delete it.
-
-        No watch would see it without labels. Raises ClusterRefused after the delete; ClusterUnavailable if the object
-        could not be deleted.
-        """
         exists = bool(made["metadata"].get("resourceVersion"))
         try:
-            _require_labels(call.resource, made, manifest)
+            _require_labels(resource, made, manifest)
             if dry_run and exists:
                 raise ClusterRefused("a dry run was carried out: something before Kubernetes drops the query string")
         except ClusterRefused:
             if exists or not dry_run:
-                await remove(self, call.resource, call.name, made["metadata"]["uid"], deadline)
+                await self.delete(resource, name, made["metadata"]["uid"], deadline=deadline)
             raise
+        return made
 
-    async def _made_before(
-        self, call: KubeRequest, answer: KubeResponse, manifest: Mapping[str, Any], deadline: Deadline
-    ) -> JsonObject | None:
-        """The object that an earlier try of this create made; None if its name is about to be free.
+    async def delete(
+        self,
+        resource: str,
+        name: str,
+        uid: str | None = None,
+        *,
+        deadline: Deadline | None = None,
+        known: Collection[str | None] = (),
+    ) -> bool:
+        """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
+        False: an object of another uid has the name.
 
-        Raises the error of ``answer`` in all other cases. Kubernetes allocates a Service's node ports before it checks
-        the name. So if an earlier try has created the Service, the next try fails with NodePortTaken.
+        With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
+        our instance; that has a ``known`` uid; or that, without labels, has our annotations. Any other object of that
+        name counts as gone and is left alone.
         """
-        error = error_of(call, answer)
-        if not isinstance(error, ObjectExists | NodePortTaken):
-            raise error
-        found = await self.find(call.resource, call.name, deadline)
-        if found is None:
-            if isinstance(error, NodePortTaken):
-                raise error
-            return None
-        if not _is_ours(found, self.instance, ()) or not _same(found, manifest):
-            raise error
-        return None if found["metadata"].get("deletionTimestamp") else found
+        deadline = deadline or self.deadline()
+        if uid is None:
+            existing = await self.find(resource, name, deadline)
+            if existing is None or not _is_ours(existing, self.instance, known):
+                return True
+            uid = existing["metadata"]["uid"]
+        options: JsonObject = {
+            "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background",
+        }  # fmt: skip
+        options |= {"gracePeriodSeconds": 0} if resource == "pods" else {}
+        call = self.on("delete", resource, name, uid=uid, body=orjson.dumps(options))
+        other = False
+
+        async def delete() -> bool | Again:
+            """Whether it is gone with the answer."""
+            nonlocal other
+            answer = await self.ask(call, deadline)
+            other = is_other_uid(answer)
+            if answer.status == NOT_FOUND or other:
+                return True
+            if answer.status == 409:  # between concurrent writers of the object
+                return Again(error=error_of(call, answer))
+            return _is_gone(resource, document_of(call, answer))
+
+        async def is_gone() -> bool | Again:
+            existing = await self.find(resource, name, deadline)
+            gone = existing is None or existing["metadata"]["uid"] != uid
+            return True if gone or existing is None else Again(error=_still_there(resource, existing))
+
+        if not await poll(deadline, delete):
+            await poll(deadline, is_gone)
+        return not other
 
 
 def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:
     """Raise ClusterRefused if the object was stored without one of our labels."""
-    wanted, given = labels.labels_of(manifest), labels.labels_of(stored)
-    missing = sorted(key for key, value in wanted.items() if key in labels.OURS and given.get(key) != value)
+    wanted, present = labels.labels_of(manifest), labels.labels_of(stored)
+    missing = sorted(key for key, value in wanted.items() if key in labels.OURS and present.get(key) != value)
     if missing:
         raise ClusterRefused(
             f"an admission policy of the cluster removes stackd's labels from {resource} ({', '.join(missing)}); "
@@ -335,12 +653,8 @@ def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, An
         )
 
 
-def _same(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
-    """Whether the object was created from this manifest: same stack, record, generation and node ports."""
-    return _traits(found) == _traits(manifest)
-
-
 def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
+    """What two objects made from one manifest have in common: stack, record, generation and node ports."""
     return (
         # A policy may have removed the labels; the record names the stack, too.
         labels.annotations_of(raw).get(labels.RECORD) or labels.labels_of(raw).get(labels.STACK),
@@ -349,67 +663,20 @@ def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-async def remove(
-    caller: Caller, resource: str, name: str, uid: str | None, deadline: Deadline, known: Collection[str | None] = ()
-) -> bool:
-    """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
-    False: an object of another uid has the name.
-
-    With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
-    our instance; that has a ``known`` uid; or that, without labels, has our annotations. Any other object of that name
-    counts as gone and is left alone.
-    """
-    if uid is None:
-        found = await caller.find(resource, name, deadline)
-        if found is None or not _is_ours(found, caller.instance, known):
-            return True
-        uid = found["metadata"]["uid"]
-    call = caller.on("delete", resource, name, uid=uid, body=orjson.dumps(_options(resource, uid)))
-
-    other = False
-
-    async def delete() -> bool | Again:
-        """Whether it is gone with the answer."""
-        nonlocal other
-        answer = await caller.ask(call, deadline)
-        other = is_other_uid(answer)
-        if answer.status == NOT_FOUND or other:
-            return True
-        if answer.status == _CONFLICT:  # between concurrent writers of the object
-            return Again(error=error_of(call, answer))
-        return _is_gone(resource, document_of(call, answer))
-
-    async def is_gone() -> bool | Again:
-        left = await caller.find(resource, name, deadline)
-        if left is None or left["metadata"]["uid"] != uid:
-            return True
-        return Again(error=StillThere(f"{resource} {name} is still being deleted{_held_by(left)}"))
-
-    if not await poll(deadline, delete):
-        await poll(deadline, is_gone)
-    return not other
-
-
-def _is_ours(found: JsonObject, instance: str, known: Collection[str | None]) -> bool:
+def _is_ours(existing: JsonObject, instance: str, known: Collection[str | None] = ()) -> bool:
     """Whether the object is ours, even if somebody or an admission policy has removed its labels.
 
     A uid cannot change, and nobody else writes our annotations.
     """
-    if labels.is_ours(found, instance) or found["metadata"]["uid"] in known:
+    if labels.is_ours(existing, instance) or existing["metadata"]["uid"] in known:
         return True
-    if labels.instance_of(labels.labels_of(found)):
+    if labels.instance_of(labels.labels_of(existing)):
         return False
-    return not labels.OURS_ALONE.isdisjoint(labels.annotations_of(found))
+    return not labels.OURS_ALONE.isdisjoint(labels.annotations_of(existing))
 
 
-def _options(resource: str, uid: str) -> dict[str, Any]:
-    options: dict[str, Any] = {
-        "apiVersion": "v1",
-        "kind": "DeleteOptions",
-        "preconditions": {"uid": uid},
-        "propagationPolicy": "Background",
-    }
-    return options | ({"gracePeriodSeconds": 0} if resource == "pods" else {})
+def _is_going(existing: JsonObject) -> bool:
+    return bool(existing["metadata"].get("deletionTimestamp"))
 
 
 def _is_gone(resource: str, answered: Mapping[str, Any]) -> bool:
@@ -426,6 +693,7 @@ def _is_gone(resource: str, answered: Mapping[str, Any]) -> bool:
     return not metadata.get("finalizers") and not metadata.get("deletionGracePeriodSeconds")
 
 
-def _held_by(left: Mapping[str, Any]) -> str:
-    finalizers = left["metadata"].get("finalizers")
-    return f" (finalizers {', '.join(finalizers)})" if finalizers else ""
+def _still_there(resource: str, existing: JsonObject) -> StillThere:
+    metadata = existing["metadata"]
+    by = f" (finalizers {', '.join(metadata['finalizers'])})" if metadata.get("finalizers") else ""
+    return StillThere(f"{resource} {metadata['name']} is still being deleted{by}")

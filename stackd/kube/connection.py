@@ -1,17 +1,18 @@
-"""Sends one request at a time over one connection pool: authenticated, bounded, counted.
+"""Sends requests over one connection pool: authenticated, bounded in number and time, and counted.
 
-Owns: the cap on requests in flight, the counters, and the second try after a 401. Does no other retries, and does not
-know what a request means.
+Owns: the cap on requests in flight, the counters, the second try after a 401, and whether Kubernetes has answered at all
+(``Contact``); and what retries are made of: ``Deadline``, ``Backoff`` and ``poll``. Retries nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager, nullcontext
-from typing import Any
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
@@ -24,29 +25,103 @@ from stackd.errors import (
     ClusterUnavailable,
     ClusterUnreachable,
     NoRequestSlot,
+    StackdError,
     UnexpectedAnswer,
 )
-from stackd.kube.access import Access
-from stackd.kube.credentials import ClusterTarget
+from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
-from stackd.kube.responses import check, error_of, unexpected, what
-from stackd.kube.wire import FAILING, JSON, LEASES, METHODS, KubeRequest, KubeResponse
+from stackd.kube.wire import (
+    FAILING,
+    JSON,
+    LEASES,
+    METHODS,
+    UNAUTHORIZED,
+    KubeRequest,
+    KubeResponse,
+    check,
+    error_of,
+    is_from_node,
+    unexpected,
+)
+from stackd.structs import struct
 from stackd.tasks import acquired_within
+from stackd.workqueue import RetryPolicy
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 CONNECT_SECONDS = 3.0
 WATCH_OPEN_SECONDS = 5.0
 NO_ANSWER = "none"
 OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
 """The most bytes of one object or error, and of one page of a list. Kubernetes limits an object to 1.5 MiB."""
-
-_OK, UNAUTHORIZED = 200, 401
-_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
 _LONGEST_RETRY_AFTER = 300
-
-OnRequest = Callable[[str, str, str, float], None]
 _TIME_CODES = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 _NAME_CODES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
+OnRequest = Callable[[str, str, str, float], None]
+
+
+class Deadline:
+    """A point in time on the event loop's clock, ``seconds`` after the object is created."""
+
+    __slots__ = ("_at", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = asyncio.get_running_loop().time() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline; 0 when it has passed."""
+        return max(0.0, self._at - asyncio.get_running_loop().time())
+
+    @property
+    def spent(self) -> float:
+        """Seconds since the deadline was created."""
+        return self.seconds - (self._at - asyncio.get_running_loop().time())
+
+    def extend(self, seconds: float) -> None:
+        """Put the deadline off by the time that was spent on waiting for a turn, and not for Kubernetes."""
+        self._at += seconds
+
+
+class Backoff:
+    """Pauses that double, with jitter, so that many clients do not retry at once; by default those between the tries of
+    one call."""
+
+    __slots__ = ("_retries", "_tries")
+
+    def __init__(self, *, first: float = 0.05, most: float = 1.0) -> None:
+        self._retries = RetryPolicy(first=first, longest=most)
+        self._tries = 0
+
+    def pause(self, at_least: float = 0.0) -> float:
+        """The next pause in seconds: between half of its upper bound and all of it, and not less than ``at_least``."""
+        self._tries += 1
+        return max(at_least, self._retries.delay(self._tries))
+
+    def reset(self) -> None:
+        """Start again with the first pause."""
+        self._tries = 0
+
+
+@struct
+class Again:
+    """A try that may have another outcome in ``at_least`` seconds or later; ``error`` says why it has none yet."""
+
+    error: StackdError
+    at_least: float = 0.0
+
+
+async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) -> T:
+    """The first result of ``attempt`` other than ``Again``; raises that one's error if there is none by the deadline."""
+    backoff = Backoff()
+    while isinstance(result := await attempt(), Again):
+        pause = backoff.pause(result.at_least)
+        if pause >= deadline.left:
+            raise result.error
+        await asyncio.sleep(pause)
+    return result
 
 
 class KubeConnection:
@@ -65,28 +140,81 @@ class KubeConnection:
     ) -> None:
         self.access = access
         self.fence = fence or Fence()
-        self._in_flight = asyncio.Semaphore(target.max_in_flight)
-        self._logs_in_flight = asyncio.Semaphore(target.logs_in_flight)
-        self._on_request = on_request
+        self.contact = Contact()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.on_doubt: Callable[[], None] = lambda: None
-        self.contact = Contact()
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
+        self._on_request = on_request
+        self._in_flight = asyncio.Semaphore(target.max_in_flight)
+        self._logs_in_flight = asyncio.Semaphore(target.logs_in_flight)
 
-    async def once(self, call: KubeRequest, seconds: float) -> KubeResponse:
-        """Send the request once, in its ``turn``; returns the response, whatever its status.
+    async def close(self) -> None:
+        """Close all connections; running requests fail."""
+        await self.access.close()
 
-        Raises ClusterUnavailable if none arrives within ``seconds``; NotOwner if the fence forbids the request, or ends
-        it midway, when it may have been done.
+    async def ask(self, call: KubeRequest, deadline: Deadline, longest: float) -> KubeResponse:
+        """Kubernetes' answer to the request, even if it is a refusal; sends it once, for at most ``longest`` seconds.
+
+        Raises ClusterUnavailable without an answer, NoRequestSlot if so many requests wait that it was not sent, and
+        NotOwner if the fence forbids the request, or ends it midway, when it may have been done. The time that it waits
+        for its turn extends the deadline.
         """
-        session, fenced = self.access.session, is_fenced(call)
+        contact = self.contact
+        async with self._turn(call, deadline):
+            if contact.lost and is_fenced(call):
+                raise contact.error()
+            sent = contact.now()
+            try:
+                answer = await self._within(max(0.5, min(longest, deadline.left)), call)
+                check(call, answer)
+            except ClusterRefused:
+                raise
+            except ClusterUnavailable as exc:
+                if isinstance(exc, UnexpectedAnswer):
+                    log.warning("%s (%s)", exc, exc.excerpt)
+                if not call.asks_node and not isinstance(exc, AnswerTooLarge):
+                    contact.failed(sent, str(exc))
+                raise
+        if answer.status in FAILING and not is_from_node(call, answer):
+            contact.failed(sent, f"it answers {answer.status}")
+        else:
+            contact.heard(answer=True)
+        return answer
+
+    @asynccontextmanager
+    async def _turn(self, call: KubeRequest, deadline: Deadline) -> AsyncIterator[None]:
+        """A slot among the requests in flight. The Lease needs none: it must not wait behind requests that hang."""
+        if call.resource == LEASES:
+            yield
+            return
+        began, fenced = self.contact.now(), is_fenced(call)
+        slots = self._logs_in_flight if call.asks_node else self._in_flight
+        if not await acquired_within(slots, min(deadline.seconds, self.fence.left) if fenced else deadline.seconds):
+            if fenced:
+                self.fence.require()
+            within = f"within {deadline.seconds:g} s"
+            raise NoRequestSlot(
+                f"stackd waits for so many of Kubernetes' answers that a request could not be sent {within}"
+            )
+        try:
+            deadline.extend(self.contact.now() - began)
+            yield
+        finally:
+            slots.release()
+
+    async def _within(self, seconds: float, call: KubeRequest) -> KubeResponse:
+        """The response to the request, whatever its status, over credentials that the API server accepts if there are."""
+        session, fenced, generation = self.access.session, is_fenced(call), self.access.generation
         try:
             async with asyncio.timeout(min(seconds, self.fence.left) if fenced else seconds) as limit:
                 # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it
                 # is back.
                 waiting = nullcontext() if call.resource == LEASES else self.contact.waiting(limit)
                 with self.fence.change() if fenced else nullcontext(), waiting:
-                    return await self._authenticated(call)
+                    answer = await self._send(call)
+                    if answer.status == UNAUTHORIZED and await self._renewed(generation):
+                        answer = await self._send(call)
+                    return answer
         except TimeoutError as exc:
             if fenced:
                 self.fence.require()
@@ -96,36 +224,13 @@ class KubeConnection:
                 raise self.contact.error() from exc
             raise ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s") from exc
 
-    @asynccontextmanager
-    async def turn(self, call: KubeRequest, seconds: float) -> AsyncIterator[float]:
-        """A slot among the requests in flight; yields for how many seconds the request has waited for it.
-
-        The Lease needs none: it must not wait behind requests that hang. Raises NoRequestSlot after ``seconds``, and
-        NotOwner once the fence forbids the request.
-        """
-        if call.resource == LEASES:
-            yield 0.0
-            return
-        began = self.contact.now()
-        slots, fenced = self._logs_in_flight if call.asks_node else self._in_flight, is_fenced(call)
-        if not await acquired_within(slots, min(seconds, self.fence.left) if fenced else seconds):
-            if fenced:
-                self.fence.require()
-            raise NoRequestSlot(
-                f"stackd waits for so many of Kubernetes' answers that a request could not be sent within {seconds:g} s"
-            )
-        try:
-            yield self.contact.now() - began
-        finally:
-            slots.release()
-
     async def probe(self, call: KubeRequest, seconds: float) -> KubeResponse:
         """Kubernetes' answer within ``seconds`` over a new connection, even if it is a refusal.
 
         Raises ClusterUnavailable if there is none, or if it is 502, 503 or 504.
         """
         try:
-            async with asyncio.timeout(seconds), self.access.new_session() as session:
+            async with asyncio.timeout(seconds), self.access.new_session(force_close=True) as session:
                 answer = await self._send(call, session)
         except TimeoutError as exc:
             raise ClusterUnavailable(f"it did not answer within {seconds:g} s over a new connection") from exc
@@ -135,13 +240,6 @@ class KubeConnection:
         self.contact.heard(answer=True)
         return answer
 
-    async def _authenticated(self, call: KubeRequest) -> KubeResponse:
-        generation = self.access.generation
-        answer = await self._send(call)
-        if answer.status == UNAUTHORIZED and await self._renewed(generation):
-            answer = await self._send(call)
-        return answer
-
     @asynccontextmanager
     async def stream(self, call: KubeRequest, *, idle: float) -> AsyncIterator[aiohttp.ClientResponse]:
         """An open watch; reading from it raises ClusterSilent after ``idle`` seconds without a byte.
@@ -149,25 +247,38 @@ class KubeConnection:
         Raises the error that a refusal means, and ClusterUnavailable without a response.
         """
         generation = self.access.generation
-        with ExitStack() as held:
-            response = await self._open(call, idle, held)
+        with ExitStack() as stack:
+            response = await self._open_watch(call, idle, stack)
             if response.status == UNAUTHORIZED and await self._renewed(generation):
-                held.close()
-                response = await self._open(call, idle, held)
+                stack.close()
+                response = await self._open_watch(call, idle, stack)
+            if response.status != 200 or response.content_type != JSON:
+                try:
+                    async with asyncio.timeout(WATCH_OPEN_SECONDS):
+                        answer = await _read(response, call)
+                except _TRANSPORT_ERRORS as exc:
+                    raise unreachable(exc) from exc
+                raise unexpected(call, answer, "not a watch") if answer.status == 200 else error_of(call, answer)
             try:
-                if response.status != _OK:
-                    raise error_of(call, await _said(response, call))
-                if response.content_type != JSON:
-                    raise unexpected(call, await _said(response, call), "not a watch")
                 yield response
             except TimeoutError as exc:
                 raise ClusterSilent(f"Kubernetes has said nothing for {idle:g} s") from exc
             except _TRANSPORT_ERRORS as exc:
                 raise unreachable(exc) from exc
 
-    async def close(self) -> None:
-        """Close all connections; running requests fail."""
-        await self.access.close()
+    async def _open_watch(self, call: KubeRequest, idle: float, stack: ExitStack) -> aiohttp.ClientResponse:
+        began, code, before = time.perf_counter(), NO_ANSWER, self.access.session
+        try:
+            async with asyncio.timeout(WATCH_OPEN_SECONDS):
+                response = await self._open(call, stack, idle=idle)
+            code = str(response.status)
+            return response
+        except _TRANSPORT_ERRORS as exc:
+            if isinstance(exc, TimeoutError):
+                await self.access.leave(before)
+            raise unreachable(exc) from exc
+        finally:
+            self._count(call, code, time.perf_counter() - began)
 
     async def _renewed(self, generation: int) -> bool:
         self.on_doubt()
@@ -175,21 +286,10 @@ class KubeConnection:
 
     async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
         """Send the request over ``session``, by default the current one, and return the response."""
-        began = time.perf_counter()
-        code = NO_ANSWER
-        body = self._body(call)
+        began, code = time.perf_counter(), NO_ANSWER
         try:
-            headers = await self.access.headers()
-            if is_fenced(call):
-                self.fence.require()
-            with self.access.borrowed() if session is None else nullcontext(session) as connections:
-                try:
-                    async with self._request(connections, call, _TIMEOUT, headers, body) as response:
-                        answer = await _answer(response, call)
-                except BaseException:
-                    if isinstance(body, FencedBody):
-                        body.cut()  # so that the request cannot arrive later
-                    raise
+            with ExitStack() as stack:
+                answer = await _read(await self._open(call, stack, session), call)
             code = str(answer.status)
             if answer.ok and answer.document is not None:
                 self.on_date(answer.date, time.perf_counter() - began)
@@ -201,51 +301,38 @@ class KubeConnection:
         finally:
             self._count(call, code, time.perf_counter() - began)
 
-    async def _open(self, call: KubeRequest, idle: float, held: ExitStack) -> aiohttp.ClientResponse:
-        """Open a watch; returns the response, unread. ``held`` closes its connection and gives back the session."""
-        began = time.perf_counter()
-        code = NO_ANSWER
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle)
-        before = self.access.session
-        try:
-            async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                headers = await self.access.headers()
-                session = held.enter_context(self.access.borrowed())
-                response: aiohttp.ClientResponse = await self._request(session, call, timeout, headers)
-            # Close instead of release: a watch has no end to wait for, so its connection cannot be reused.
-            held.callback(response.close)
-            code = str(response.status)
-            return response
-        except TimeoutError as exc:
-            await self.access.leave(before)
-            raise unreachable(exc) from exc
-        except _TRANSPORT_ERRORS as exc:
-            raise unreachable(exc) from exc
-        finally:
-            self._count(call, code, time.perf_counter() - began)
-
-    def _request(
+    async def _open(
         self,
-        session: aiohttp.ClientSession,
         call: KubeRequest,
-        timeout: aiohttp.ClientTimeout,
-        headers: Mapping[str, str],
-        body: bytes | FencedBody | None = None,
-    ) -> Any:
-        extra = {} if call.body is None else {"Content-Type": call.content_type}
-        return session.request(
+        stack: ExitStack,
+        session: aiohttp.ClientSession | None = None,
+        *,
+        idle: float | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send the request; returns the response, unread. ``stack`` gives back the session, and closes the connection
+        unless the response was read to its end.
+        """
+        headers, body = await self.access.headers(), call.body
+        if body is not None:
+            headers["Content-Type"] = call.content_type
+        fenced = FencedBody(body, self.fence) if body is not None and is_fenced(call) else None
+        if is_fenced(call):
+            self.fence.require()
+        session = session or stack.enter_context(self.access.borrowed())
+        if fenced is not None:
+            stack.push(fenced.cut_if_given_up)
+        response: aiohttp.ClientResponse = await session.request(
             METHODS[call.verb],
             URL(self.access.base_url + call.path, encoded=True),
             params=call.params or None,
-            data=body,
-            headers={**headers, **extra},
-            timeout=timeout,
+            data=body if fenced is None else fenced,
+            headers=headers,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle),
             allow_redirects=False,
             **self.access.options(),
         )
-
-    def _body(self, call: KubeRequest) -> bytes | FencedBody | None:
-        return FencedBody(call.body, self.fence) if call.body is not None and is_fenced(call) else call.body
+        stack.callback(response.close)
+        return response
 
     def _count(self, call: KubeRequest, code: str, seconds: float) -> None:
         self.counts[call.verb, call.resource, code] += 1
@@ -253,73 +340,55 @@ class KubeConnection:
             self._on_request(call.verb, call.resource, code, seconds)
 
 
-_UNREACHABLE = "Kubernetes cannot be reached"
-
-
-async def _said(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:
-    """The complete response that came instead of a watch. Raises ClusterUnavailable if it is cut short."""
-    try:
-        async with asyncio.timeout(WATCH_OPEN_SECONDS):
-            return await _answer(response, call)
-    except _TRANSPORT_ERRORS as exc:
-        raise unreachable(exc) from exc
+async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:
+    """The response with its body, unpacked. Raises AnswerTooLarge, and holds no more of it than that."""
+    most = LIST_BYTES if call.verb == "list" else OBJECT_BYTES
+    body, headers = bytearray(), response.headers
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > most:
+            raise AnswerTooLarge(
+                f"the response to {call} has more than {most >> 20} MiB, as much as stackd reads",
+                f"{response.status} {response.content_type}, packed as {headers.get('Content-Encoding')}",
+            )
+    after = headers.get("Retry-After", "")
+    return KubeResponse(
+        status=response.status,
+        body=bytes(body),
+        content_type=response.content_type,
+        retry_after=min(int(after), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
+        date=headers.get("Date", ""),
+    )
 
 
 def unreachable(exc: BaseException) -> ClusterUnavailable:
     """The error for a request without a response; its text names the cause."""
+    sentence = "Kubernetes cannot be reached"
     if isinstance(exc, aiohttp.ClientHttpProxyError):
-        return ClusterUnavailable(_UNREACHABLE, detail=f"the proxy answered {exc.status}")
+        return ClusterUnavailable(sentence, detail=f"the proxy answered {exc.status}")
     if isinstance(exc, aiohttp.ClientResponseError):
-        return UnexpectedAnswer(
-            "Kubernetes cannot be reached: what answers does not speak HTTP", exc.message.partition("\n")[0]
-        )
+        return UnexpectedAnswer(f"{sentence}: what answers does not speak HTTP", exc.message.partition("\n")[0])
     if isinstance(exc, aiohttp.ClientConnectorCertificateError):
         return ClusterRefused("Kubernetes' certificate is not accepted", detail=_mistrust(exc.certificate_error))
     if isinstance(exc, aiohttp.ClientConnectorError):
         why = exc.os_error.strerror or str(exc.os_error) or "the connection was closed during the TLS handshake"
-        if "WRONG_VERSION_NUMBER" in why:
-            why = "what answers does not speak TLS"
-        return ClusterUnreachable(_UNREACHABLE, detail=why)
+        return ClusterUnreachable(
+            sentence, detail="what answers does not speak TLS" if "WRONG_VERSION_NUMBER" in why else why
+        )
     if isinstance(exc, TimeoutError):
         why = "it did not answer in time"
     elif isinstance(exc, (aiohttp.ServerDisconnectedError, ConnectionResetError, aiohttp.ClientPayloadError)):
         why = "the connection was lost"
     else:
         why = str(exc) or type(exc).__name__
-    return ClusterUnavailable(_UNREACHABLE, detail=why)
+    return ClusterUnavailable(sentence, detail=why)
 
 
 def _mistrust(exc: Exception) -> str:
     """What is wrong with the certificate, and what to change in the kubeconfig."""
-    what = getattr(exc, "verify_message", "") or str(exc)
-    code = getattr(exc, "verify_code", 0)
+    what, code = getattr(exc, "verify_message", "") or str(exc), getattr(exc, "verify_code", 0)
     if code in _TIME_CODES:
         return f"{what}; renew it, or correct the clock of this machine"
     if code in _NAME_CODES:
         return f"{what}; the kubeconfig's server, or its tls-server-name, must be one of the names in it"
     return f"{what}; the kubeconfig's certificate-authority-data must be that of the authority that issued it"
-
-
-async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> bytes:
-    """The body, unpacked. Raises AnswerTooLarge, and holds no more of it than that."""
-    most = LIST_BYTES if call.verb == "list" else OBJECT_BYTES
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > most:
-            raise AnswerTooLarge(
-                f"the response to {what(call)} has more than {most >> 20} MiB, as much as stackd reads",
-                f"{response.status} {response.content_type}, packed as {response.headers.get('Content-Encoding')}",
-            )
-    return bytes(body)
-
-
-async def _answer(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:
-    after = response.headers.get("Retry-After", "")
-    return KubeResponse(
-        status=response.status,
-        body=await _read(response, call),
-        content_type=response.content_type,
-        retry_after=min(int(after), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
-        date=response.headers.get("Date", ""),
-    )

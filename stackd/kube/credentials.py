@@ -1,111 +1,71 @@
-"""Which cluster stackd works with and as whom: a kubeconfig, the service account of a pod, a token that stackd renews.
+"""Which cluster stackd works with and as whom, and the connections to it: a kubeconfig, or the service account of a pod.
 
-Owns: loading the Kubernetes client library's configuration (contexts, exec plugins, client certificates, token files);
-reading the claims of a service account's token that expires (a JWT; its signature is not checked here); and the file
-that keeps the latest token across restarts. ``access`` uses what is loaded here.
+``Access`` provides a session and the headers of a request. It loads the credentials again when the API server refuses
+them or their source has changed. ``Renewal`` requests a fresh token (TokenRequest) before the one in the kubeconfig
+expires, keeps it in a file over restarts, and warns about credentials that will expire. It does not renew what a file, a
+plugin or the kubelet renews.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import logging
 import os
+import socket
 import ssl
-from contextlib import suppress
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.request import getproxies, proxy_bypass
 
+import aiohttp
+import orjson
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
 from yarl import URL
 
-from stackd.clock import DAY_SECONDS
+from stackd import __version__
+from stackd.clock import DAY_SECONDS, Clock, utc_minute
 from stackd.config import Config, require_cluster
 from stackd.config.credentials import current
-from stackd.errors import ConfigError
+from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.files import write_private
+from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
 from stackd.names import is_loopback
-from stackd.validity import validity
+from stackd.validity import WARN_SECONDS, validity
+
+log = logging.getLogger(__name__)
 
 Mode = Literal["auto", "kubeconfig", "in-cluster"]
-_IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
-UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
+SendRequest = Callable[[KubeRequest], Awaitable[JsonObject]]
+AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 LONGEST_AGE: Final = DAY_SECONDS
 """A token is renewed after this many seconds at the latest, even if it is valid for much longer. So a stackd that was
 off for weeks still has a valid token."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """A service account's token: whose it is, and when it becomes valid and expires, in seconds since the epoch."""
-
-    text: str = field(repr=False)
-    issuer: str
-    namespace: str
-    account: str
-    uid: str
-    begins: float
-    ends: float
-
-    @property
-    def lifetime(self) -> float:
-        """How many seconds the token is valid in all."""
-        return self.ends - self.begins
-
-    @property
-    def due(self) -> float:
-        """When the token is to be renewed: after half of its lifetime, but after a day at the latest."""
-        return self.begins + min(self.lifetime / 2, LONGEST_AGE)
-
-    def is_of_the_same(self, other: Token) -> bool:
-        """Whether both tokens are for the same account of the same cluster."""
-        return (self.issuer, self.namespace, self.account, self.uid) == (
-            other.issuer,
-            other.namespace,
-            other.account,
-            other.uid,
-        )
-
-
-def read_token(text: str) -> Token | None:
-    """The parsed token; None if the text is not a service account's token, or is one that does not expire."""
-    try:
-        _, claims, _ = text.strip().split(".")
-        found = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
-        about = found["kubernetes.io"]
-        return Token(
-            text=text.strip(),
-            issuer=str(found["iss"]),
-            namespace=str(about["namespace"]),
-            account=str(about["serviceaccount"]["name"]),
-            uid=str(about["serviceaccount"]["uid"]),
-            begins=float(found["iat"]),
-            ends=float(found["exp"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def token_file_of(state_path: str) -> str:
-    """The token file for a stackd whose state is at ``state_path``: the service may write only to that folder."""
-    return f"{state_path}.token"
-
-
-def kept_token(path: str) -> Token | None:
-    """The token in the file; None if there is none, or it cannot be read."""
-    try:
-        return read_token(Path(path).read_text(encoding="ascii")) if path else None
-    except (OSError, ValueError):
-        return None
-
-
-def keep_token(path: str, token: Token) -> None:
-    """Write the token to the file atomically, readable only by its owner (mode 0600). Raises OSError."""
-    write_private(Path(path), token.text + "\n")
+CHECK_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 60.0
+SHORTEST_SECONDS: Final = 600
+"""The shortest lifetime of a token that the API server issues."""
+REMEDY: Final = "replace the kubeconfig, and reload"
+IDLE_SECONDS = 60.0
+"""How long an idle connection is kept for the next burst of creates. Each new connection costs both sides a TLS
+handshake, just when all players press "start". The API server closes idle connections after 90 s (Kubernetes 1.36)."""
+KEEPALIVE = {"TCP_KEEPIDLE": 6, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
+"""Two times in seconds, a count, and a time in milliseconds. A NAT or load balancer can forget a connection silently.
+So the kernel probes the other side after 6 s of silence, and closes the connection if nothing is acknowledged for 10
+s."""
+READ_BUFFER_BYTES = 2**21
+"""As in the Kubernetes client: a watch event can be larger than aiohttp's default of 64 KiB."""
+_BEARER = "BearerToken"
+_UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,14 +104,18 @@ class ClusterTarget:
         )
 
 
+# ---- loading
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What was loaded: the client library's object, and whether only stackd or the operator renews it (``lasting``).
-
-    ``traits`` is a digest to compare two sets of credentials; ``certificate_ends`` is in seconds since the epoch.
+    """What was loaded: the client library's configuration, and whether only stackd or the operator renews it
+    (``lasting``). ``traits`` is a digest to compare two sets of credentials; ``certificate_ends`` is in seconds since the
+    epoch.
     """
 
-    client: ApiClient
+    configuration: Configuration
+    tls: ssl.SSLContext
     lasting: bool
     traits: bytes
     certificate_ends: float | None
@@ -159,104 +123,49 @@ class Credentials:
 
 async def load_credentials(target: ClusterTarget) -> Credentials:
     """Load the credentials; nothing is sent. Raises ConfigError."""
-    configuration = Configuration(connection_pool_maxsize=target.max_in_flight + target.logs_in_flight + 8)
-    mode = _resolved(target)
-    lasting = False
+    configuration, mode, lasting = Configuration(), _mode(target), False
+    paths = target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    paths = os.pathsep.join(str(current(Path(path))) if path else "" for path in paths.split(os.pathsep))
     try:
         if mode == "kubeconfig":
-            lasting = await _kubeconfig(target, configuration)
+            _require_kubeconfig(paths)
+            loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=paths,
+                context=target.context or None,
+                client_configuration=configuration,
+                persist_config=False,  # the file belongs to the operator; what a plugin renews is kept in memory
+            )
+            if configuration.host == "http://localhost":
+                raise ValueError("the context names no server")
+            user = loader._user or {}  # noqa: SLF001 - the only place where it is to be had
+            lasting = not any(key in user for key in ("exec", "auth-provider", "tokenFile"))
         else:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-        _decide_proxy(configuration)
-        client = ApiClient(configuration)  # reads the certificates
-        _trust_as_kubectl_does(client.rest_client.ssl_context)
-        return Credentials(
-            client=client,
-            lasting=lasting,
-            traits=_traits(configuration),
-            certificate_ends=_end_of(configuration.cert_file),
-        )
-    except UNREADABLE as exc:
-        raise ConfigError([f"[cluster] {mode}: {_reason(target, mode, exc)}"]) from exc
+        return _completed(configuration, lasting=lasting)
+    except _UNREADABLE as exc:
+        place = f"{paths}: " if mode == "kubeconfig" and not isinstance(exc, OSError) else ""
+        raise ConfigError([f"[cluster] {mode}: {place}{_why_unreadable(exc)}"]) from exc
 
 
-def _trust_as_kubectl_does(context: ssl.SSLContext) -> None:
-    """Check chain, time and name alike on each Python version, but not the extensions of the CA's certificate.
-
-    Since 3.13 Python requires all extensions of RFC 5280 in that certificate, which those of many clusters lack. It
-    also accepts an intermediate CA as the root if that is the one given. Go, and so kubectl, does only the latter.
-    """
-    context.verify_flags = (context.verify_flags & ~ssl.VERIFY_X509_STRICT) | ssl.VERIFY_X509_PARTIAL_CHAIN
-
-
-def _decide_proxy(configuration: Configuration) -> None:
-    """Read the proxy from the environment once. The client library would read it on another thread for each request.
-
-    As with kubectl, no proxy of the environment is used for an address of this machine.
-    """
-    if configuration.proxy:
-        return
-    address = URL(configuration.host)
-    if address.host and not is_loopback(address.host) and not proxy_bypass(address.host):
-        configuration.proxy = getproxies().get(address.scheme)
-
-
-async def _kubeconfig(target: ClusterTarget, configuration: Configuration) -> bool:
-    """Load the kubeconfig; returns whether it holds the credentials itself, so that nothing else renews them."""
-    paths = _kubeconfig_paths(target)
-    for path in _existing(paths):
-        _must_be_mapping(path)
-    loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
-        config_file=paths,
-        context=target.context or None,
-        client_configuration=configuration,
-        # The file belongs to the operator. What a plugin renews is kept in memory.
-        persist_config=False,
-    )
-    if configuration.host == "http://localhost":
-        raise ValueError("the context names no server")
-    user = loader._user  # noqa: SLF001 - the only place where it is to be had
-    return not any(user is not None and key in user for key in ("exec", "auth-provider", "tokenFile"))
-
-
-def _traits(one: Configuration) -> bytes:
-    """A digest to compare two sets of credentials."""
-    told = repr((one.host, sorted(one.api_key.items()), one.verify_ssl, one.tls_server_name, one.proxy)).encode()
+def _completed(one: Configuration, *, lasting: bool) -> Credentials:
+    address = URL(one.host)
+    # Read once: the client library would do so on another thread for each request. As with kubectl, no proxy of the
+    # environment is used for an address of this machine.
+    if not one.proxy and address.host and not is_loopback(address.host) and not proxy_bypass(address.host):
+        one.proxy = getproxies().get(address.scheme)
+    tls = ApiClient(one).rest_client.ssl_context  # reads the certificates
+    # Check chain, time and name as kubectl does, but not the extensions of the CA's certificate: since 3.13 Python
+    # requires all of RFC 5280, which those of many clusters lack. And accept an intermediate CA as the root.
+    tls.verify_flags = (tls.verify_flags & ~ssl.VERIFY_X509_STRICT) | ssl.VERIFY_X509_PARTIAL_CHAIN
+    texts = repr((one.host, sorted(one.api_key.items()), one.verify_ssl, one.tls_server_name, one.proxy)).encode()
     files = [Path(path).read_bytes() for path in (one.ssl_ca_cert, one.cert_file, one.key_file) if path]
-    return hashlib.sha256(b"\0".join([told, *files])).digest()
+    traits, ends = hashlib.sha256(b"\0".join([texts, *files])).digest(), None
+    with suppress(OSError, ValueError):
+        ends = validity(Path(one.cert_file)).ends if one.cert_file and lasting else None
+    return Credentials(configuration=one, tls=tls, lasting=lasting, traits=traits, certificate_ends=ends)
 
 
-def _end_of(cert_file: str | None) -> float | None:
-    """When the client certificate expires; None if there is none or it cannot be read."""
-    try:
-        return validity(Path(cert_file)).ends if cert_file else None
-    except (OSError, ValueError):
-        return None
-
-
-def _existing(paths: str) -> list[Path]:
-    """The existing files of the list (KUBECONFIG can name several). Raises OSError if there are none."""
-    found = [path for text in paths.split(os.pathsep) if text and (path := Path(text).expanduser()).is_file()]
-    if not found:
-        raise OSError(f"there is no file {paths}")
-    return found
-
-
-def _must_be_mapping(path: Path) -> None:
-    """Raise ValueError with a clear text; the client library would complain about item assignment instead."""
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if document is None:
-        raise ValueError("the file is empty; a kubeconfig is expected")
-    if not isinstance(document, dict):
-        raise ValueError("it is not a kubeconfig: clusters, users and contexts are expected")
-
-
-def _kubeconfig_paths(target: ClusterTarget) -> str:
-    paths = target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    return os.pathsep.join(str(current(Path(path))) if path else "" for path in paths.split(os.pathsep))
-
-
-def _resolved(target: ClusterTarget) -> Mode:
+def _mode(target: ClusterTarget) -> Mode:
     if target.mode != "auto":
         return target.mode
     if target.kubeconfig or os.environ.get("KUBECONFIG"):
@@ -264,22 +173,362 @@ def _resolved(target: ClusterTarget) -> Mode:
     with suppress(RuntimeError):
         if Path("~/.kube/config").expanduser().is_file():
             return "kubeconfig"
-    return "in-cluster" if os.environ.get(_IN_CLUSTER_VARIABLE) else "kubeconfig"
+    return "in-cluster" if os.environ.get("KUBERNETES_SERVICE_HOST") else "kubeconfig"
 
 
-def _reason(target: ClusterTarget, mode: Mode, exc: BaseException) -> str:
-    if mode != "kubeconfig" or isinstance(exc, OSError):
-        return str(exc)
-    paths = _kubeconfig_paths(target)
+def _require_kubeconfig(paths: str) -> None:
+    """Raise OSError or ValueError with a clear text; the client library would complain about item assignment instead."""
+    files = [path for text in paths.split(os.pathsep) if text and (path := Path(text).expanduser()).is_file()]
+    if not files:
+        raise OSError(f"there is no file {paths}")
+    for path in files:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if document is None:
+            raise ValueError("the file is empty; a kubeconfig is expected")
+        if not isinstance(document, dict):
+            raise ValueError("it is not a kubeconfig: clusters, users and contexts are expected")
+
+
+def _why_unreadable(exc: Exception) -> str:
+    """What is wrong and where, in one line and without a part of the file, which may be a secret."""
     if isinstance(exc, yaml.YAMLError):
-        return f"{paths}: it is not YAML: {_in_one_line(exc)}"
+        mark = getattr(exc, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
+        return f"it is not YAML: {getattr(exc, 'problem', None) or 'it cannot be read'}{place}"
     if isinstance(exc, KeyError | TypeError | AttributeError):
-        return f"{paths}: its parts are not those of a kubeconfig ({exc})"
-    return f"{paths}: {' '.join(str(exc).split())}"
+        return f"its parts are not those of a kubeconfig ({exc})"
+    return " ".join(str(exc).split())
 
 
-def _in_one_line(exc: yaml.YAMLError) -> str:
-    """What is wrong and where, without the quoted part of the file, which may be a secret."""
-    mark = getattr(exc, "problem_mark", None)
-    place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
-    return f"{getattr(exc, 'problem', None) or 'it cannot be read'}{place}"
+# ---- tokens that expire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """A service account's token: when it becomes valid and expires, in seconds since the epoch, and whose it is.
+    ``owner`` is the same for all tokens of one account of one cluster.
+    """
+
+    text: str = field(repr=False)
+    namespace: str
+    account: str
+    owner: tuple[str, ...]
+    begins: float
+    ends: float
+
+    @property
+    def lifetime(self) -> float:
+        """How many seconds the token is valid in all."""
+        return self.ends - self.begins
+
+
+def read_token(text: str) -> Token | None:
+    """The parsed token (a JWT; its signature is not checked); None if the text is not a service account's token, or is
+    one that does not expire.
+    """
+    try:
+        _, claims, _ = text.strip().split(".")
+        read = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        about = read["kubernetes.io"]
+        namespace, account = str(about["namespace"]), str(about["serviceaccount"]["name"])
+        return Token(
+            text=text.strip(),
+            namespace=namespace,
+            account=account,
+            owner=(str(read["iss"]), namespace, account, str(about["serviceaccount"]["uid"])),
+            begins=float(read["iat"]),
+            ends=float(read["exp"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def token_file_of(state_path: str) -> str:
+    """The token file for a stackd whose state is at ``state_path``: the service may write only to that folder."""
+    return f"{state_path}.token"
+
+
+def token_request(namespace: str, account: str, seconds: int) -> KubeRequest:
+    """The request for a token of that service account that expires; ``status.token`` of the response is the token."""
+    body = orjson.dumps({**KINDS[TOKENS].type_meta, "spec": {"expirationSeconds": seconds}})
+    return KubeRequest(verb="create", resource=TOKENS, namespace=namespace, name=account, body=body)
+
+
+async def request_token(answer: SendRequest, token: Token) -> Token:
+    """A fresh token for the same account, with the same lifetime. Raises ClusterUnavailable, ObjectNotFound."""
+    seconds = max(SHORTEST_SECONDS, round(token.lifetime))
+    document = await answer(token_request(token.namespace, token.account, seconds))
+    fresh = read_token(document["status"]["token"])
+    if fresh is None or fresh.owner != token.owner:
+        raise ClusterUnavailable("Kubernetes answered a TokenRequest with something else than a token of the account")
+    return fresh
+
+
+# ---- connections
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expiry:
+    """When credentials expire (``at``, in seconds since the epoch), and whether stackd renews them by itself."""
+
+    what: str
+    at: float
+    renewed: bool
+
+
+class Access:
+    """Connections to one cluster, and the credentials of each request.
+
+    Each request or watch borrows the session until its response has been read. A session that was replaced is closed when
+    nobody uses it any more. ``token`` is the token that is sent, if stackd has to renew it; otherwise None.
+    """
+
+    def __init__(self, target: ClusterTarget, credentials: Credentials, current_token: Token | None = None) -> None:
+        self._target = target
+        self._session: aiohttp.ClientSession | None = None
+        self._retired: list[aiohttp.ClientSession] = []
+        self._users: Counter[aiohttp.ClientSession] = Counter()
+        self._reloading = asyncio.Lock()
+        self._reloaded_at: float | None = None
+        self._fault = ""
+        self.generation = 0
+        self.renewal_fault = ""
+        self.token = current_token
+        self._use_credentials(credentials)
+
+    @classmethod
+    async def open(cls, target: ClusterTarget) -> Access:
+        """Load the credentials; nothing is sent. Raises ConfigError."""
+        return cls(target, await load_credentials(target))
+
+    @property
+    def base_url(self) -> str:
+        """The API server's address, without a slash at the end."""
+        return str(self._credentials.configuration.host).rstrip("/")
+
+    @property
+    def token_file(self) -> str:
+        """The file that keeps a renewed token across restarts; empty for none."""
+        return self._target.token_file
+
+    @property
+    def expiry(self) -> Expiry | None:
+        """When the token expires, or else the client certificate; None if neither does or others renew them."""
+        if self.token is not None:
+            return Expiry(what="stackd's token for the cluster", at=self.token.ends, renewed=True)
+        ends = self._credentials.certificate_ends
+        return None if ends is None else Expiry(what="the kubeconfig's client certificate", at=ends, renewed=False)
+
+    def use(self, token: Token) -> None:
+        """Send ``token`` from now on, over the same connections."""
+        self.token = token
+        self._credentials.configuration.api_key[_BEARER] = f"Bearer {token.text}"
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The session that holds the connections, opened on first use, to be passed to ``leave``. To send a request, use
+        ``borrowed``."""
+        if self._session is None:
+            self._session = self.new_session(keepalive_timeout=IDLE_SECONDS)
+        return self._session
+
+    def new_session(self, **options: Any) -> aiohttp.ClientSession:
+        """A session of its own; the caller closes it. ``options`` are those of aiohttp's TCPConnector."""
+        limit = self._target.max_in_flight + self._target.logs_in_flight + 8
+        tls = self._credentials.tls
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=limit, ssl=tls, socket_factory=watched_socket, **options),
+            trust_env=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+
+    @contextmanager
+    def borrowed(self) -> Iterator[aiohttp.ClientSession]:
+        """The current session; it stays open while it is borrowed."""
+        session = self.session
+        self._users[session] += 1
+        try:
+            yield session
+        finally:
+            self._users[session] -= 1
+
+    async def leave(self, session: aiohttp.ClientSession | None) -> None:
+        """Stop using ``session``, and close it once no request uses it: its idle connections may be dead, or of others."""
+        if session is not None and session is self._session:
+            self._session = None
+            self._retired.append(session)
+        unused = [one for one in self._retired if not self._users[one]]
+        self._retired = [one for one in self._retired if self._users[one]]
+        for one in unused:
+            del self._users[one]
+            await one.close()
+
+    async def close(self) -> None:
+        """Close all connections. A reader that is still on one of them would wait forever."""
+        for session in (*self._retired, self._session):
+            if session is not None:
+                await session.close()
+
+    def options(self) -> dict[str, Any]:
+        """The options of each request that the configuration sets, besides headers: proxy and TLS server name."""
+        one = self._credentials.configuration
+        wanted = {"proxy": one.proxy, "proxy_headers": one.proxy_headers, "server_hostname": one.tls_server_name}
+        return {key: value for key, value in wanted.items() if value}
+
+    async def headers(self) -> dict[str, str]:
+        """The headers of a request, with a fresh token if its source renews it by time. Raises ClusterUnavailable."""
+        try:
+            bearer = await self._credentials.configuration.get_api_key_with_prefix(_BEARER)
+        except _UNREADABLE as exc:
+            raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
+        headers = {"User-Agent": f"stackd/{__version__}", "Accept": JSON}
+        return headers | ({"Authorization": bearer} if bearer else {})
+
+    async def reload(self, seen: int) -> bool:
+        """Load the credentials again because those of generation ``seen`` were refused. False: a retry is no use.
+
+        When many requests are refused at once, only one of them reloads. The target limits how often that happens:
+        otherwise a source of bad credentials (such as a plugin) would run for every request. Raises ClusterRefused when
+        the credentials cannot be read, or are for another server: watches and requests would go to two clusters.
+        """
+        async with self._reloading:
+            if self.generation != seen:
+                return True
+            now = asyncio.get_running_loop().time()
+            if self._reloaded_at is None or now - self._reloaded_at >= self._target.reload_interval:
+                self._reloaded_at = now
+                try:
+                    await self._replace(await self._loaded(), refused=self.token)
+                    return True
+                except ConfigError as exc:
+                    self._fault = f"the cluster's credentials cannot be read: {exc}"
+            if self._fault:
+                raise ClusterRefused(self._fault)
+            return False
+
+    async def look_again(self, accepted: Callable[[Access], Awaitable[None]]) -> bool:
+        """Load the credentials and use them if they have changed; returns whether they have.
+
+        ``accepted`` tries them, and raises ClusterRefused if they are no use. Raises ConfigError then, or if they cannot
+        be loaded; those in force stay.
+        """
+        async with self._reloading:
+            fresh = await self._loaded()
+            if fresh.traits == self._credentials.traits:
+                return False
+            try:
+                await accepted(Access(self._target, fresh, self.token))
+            except ClusterRefused as error:
+                raise ConfigError([f"[cluster] the new credentials are no use: {error}"]) from error
+            await self._replace(fresh)
+            self._reloaded_at = None
+            return True
+
+    async def _loaded(self) -> Credentials:
+        """The source's current credentials. Raises ConfigError, also if they are for another server."""
+        fresh = await load_credentials(self._target)
+        host = fresh.configuration.host
+        if host != self._credentials.configuration.host:
+            named = f"the credentials are now for {host}, and no longer for {self.base_url}"
+            raise ConfigError([f"{named}: restart stackd if that is intended"])
+        return fresh
+
+    async def _replace(self, fresh: Credentials, refused: Token | None = None) -> None:
+        # A session keeps its TLS context, so it is always replaced. Running requests and watches keep the old session.
+        self._use_credentials(fresh, refused)
+        self._fault = ""
+        self.generation += 1
+        await self.leave(self._session)
+
+    def _use_credentials(self, fresh: Credentials, refused: Token | None = None) -> None:
+        """Send the token of the credentials' account that expires last, but not the one that was refused."""
+        self._credentials, before, self.token = fresh, self.token, None
+        _, _, text = str(fresh.configuration.api_key.get(_BEARER, "")).partition(" ")
+        own = read_token(text) if fresh.lasting else None
+        if own is None:
+            return
+        saved = None
+        with suppress(OSError, ValueError):
+            saved = read_token(Path(self.token_file).read_text(encoding="ascii")) if self.token_file else None
+        candidates = [one for one in (own, before, saved) if one and one.owner == own.owner and one.ends > time.time()]
+        others = [one for one in candidates if refused is None or one.text != refused.text]
+        self.use(max(others or candidates, key=lambda one: one.ends, default=own))
+
+
+def watched_socket(address: AddrInfo) -> socket.socket:
+    """A socket with TCP keepalive, which detects that the other side is gone."""
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    if family in (socket.AF_INET, socket.AF_INET6):
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:  # Linux has them all
+                made.setsockopt(socket.IPPROTO_TCP, option, value)
+    return made
+
+
+class Renewal:
+    """Renews the token that ``access`` sends. ``answer`` sends a request and returns the JSON of its response."""
+
+    def __init__(self, access: Access, answer: SendRequest, clock: Clock) -> None:
+        self._access = access
+        self._answer = answer
+        self._clock = clock
+        self._not_before = 0.0
+        self._reminded_at = 0.0
+
+    async def run(self) -> None:
+        """Check and renew, forever."""
+        while True:
+            pause = await self.check()
+            await asyncio.sleep(pause)
+
+    async def check(self) -> float:
+        """Renew the token if it is due, warn of what will expire; returns the seconds until the next check."""
+        now, access, token, pause = self._clock.now() / 1e9, self._access, self._access.token, CHECK_SECONDS
+        if token is None:
+            access.renewal_fault = ""
+        elif now >= max(token.begins + min(token.lifetime / 2, LONGEST_AGE), self._not_before):
+            try:
+                await self._renew(token)
+                access.renewal_fault = ""
+            except (ClusterError, ClusterUnavailable) as error:
+                if str(error) != access.renewal_fault:
+                    until = utc_minute(token.ends)
+                    log.warning("the token for the cluster cannot be renewed, it is good until %s: %s", until, error)
+                access.renewal_fault = str(error)
+                pause = max(1.0, min(RETRY_SECONDS, (token.ends - self._clock.now() / 1e9) / 10))
+        if now - self._reminded_at >= DAY_SECONDS and (text := expiry_remark(access, now)):
+            self._reminded_at = now
+            log.warning("%s", text)
+        return pause
+
+    async def _renew(self, token: Token) -> None:
+        fresh = await request_token(self._answer, token)
+        if fresh.ends <= token.ends:
+            # The cluster now issues shorter tokens. Keep the current one until a fresh one would expire later.
+            self._not_before = token.ends - fresh.lifetime / 2
+            return
+        if path := self._access.token_file:
+            try:
+                await asyncio.to_thread(write_private, Path(path), fresh.text + "\n")
+            except OSError as error:
+                why = error.strerror or error
+                log.warning("the renewed token for the cluster cannot be kept over a restart: %s: %s", path, why)
+        self._access.use(fresh)
+        log.info("the token for the cluster was renewed, it is good until %s", utc_minute(fresh.ends))
+
+
+def expiry_remark(access: Access, now: float) -> str:
+    """The warning about credentials that have expired, or soon will and are not renewed; empty if there is none."""
+    expiry = access.expiry
+    if expiry is None or expiry.at - now >= WARN_SECONDS:
+        return ""
+    if now >= expiry.at:
+        return f"{expiry.what} expired on {utc_minute(expiry.at)}; {REMEDY}"
+    if not expiry.renewed:
+        return f"{expiry.what} expires on {utc_minute(expiry.at)}; {REMEDY}"
+    if access.renewal_fault:
+        return f"{expiry.what} expires on {utc_minute(expiry.at)} and cannot be renewed: {access.renewal_fault}"
+    return ""

@@ -1,13 +1,9 @@
 """What can stop a request before it is sent: the fence, and the circuit breaker for a Kubernetes that does not answer.
 
-``Fence``    until when this process may change anything in the cluster; checked last before each changing request. Owns
-             the moment and its clock, which goes on while the machine is suspended. Does not know who sets the moment:
-             until somebody does, everything is allowed.
+``Fence``    until when this process may change anything in the cluster; checked last before each changing request. Does
+             not know who sets the moment: until somebody does, everything is allowed.
 ``Contact``  whether Kubernetes answers (a circuit breaker): when it was last heard, which requests wait, and how many
              in a row got no answer. Once it does not answer, waiting requests fail at once, and new ones are refused.
-
-Owns, too, when to probe Kubernetes: while a request waits for longer than usual, when nothing has been heard for a
-while (not needed while the Lease is renewed), and repeatedly while there is no answer. Sends nothing itself.
 """
 
 from __future__ import annotations
@@ -31,21 +27,40 @@ from stackd.errors import ClusterUnavailable, NotOwner, StackdError
 from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
 from stackd.tasks import set_within
 
+log = logging.getLogger(__name__)
+
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
 # The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
 # token of its own, even if it owns no stacks.
 _ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
-_DISCARD = struct.pack("ii", 1, 0)  # linger for no time: close resets the connection
+FAILURES = 3
+"""After this many failed requests in a row, over at least ``FAILING_SECONDS``, Kubernetes counts as not answering."""
+FAILING_SECONDS = 3.0
+"""Long enough for an API server that restarts."""
+CHECK_SECONDS = 0.2
+WAITING_SECONDS = 0.3
+"""A probe is sent when a request has waited this long."""
+PROBE_SECONDS = 1.0
+"""How long a probe waits for its answer: then Kubernetes does not answer, and requests stop waiting after 1.5 s."""
+USUAL_TIMES = 3.0
+"""A probe waits this many times as long as the last answered one took: a slow API server does answer."""
+QUIET_SECONDS = 12.0
+"""A probe is sent when nothing was heard for this long: five times a minute when nothing happens."""
+AGAIN_SECONDS = 0.5
+"""The pause between two probes, while Kubernetes does not answer or a request still waits."""
 
 
 class Fence:
-    """Until when changes are allowed. ``valid_until`` is on the clock ``now``, in seconds; infinite until it is set."""
+    """Until when changes are allowed. ``valid_until`` is on the clock ``now``, in seconds; infinite until it is set.
+
+    The clock goes on while the machine is suspended.
+    """
 
     def __init__(self, now: Callable[[], float] = boottime) -> None:
         self.now = now
         self.valid_until = math.inf
         self._why = ""
-        self._under_way = 0
+        self._changes = 0
         self._idle = asyncio.Event()
 
     @property
@@ -60,36 +75,34 @@ class Fence:
 
     def close(self, why: str) -> None:
         """Forbid changes from now on; ``why`` is the error text for clients."""
-        self.valid_until = -math.inf
-        self._why = why
+        self.allow_until(-math.inf, why)
 
     def allow_until(self, moment: float, why_not_later: str) -> None:
         """Allow changes until ``moment``; after it, the error text is ``why_not_later``."""
-        self.valid_until = moment
-        self._why = why_not_later
+        self.valid_until, self._why = moment, why_not_later
 
     def require(self) -> None:
         """Raise NotOwner unless changes are allowed now."""
         if not self.open:
             raise NotOwner(self._why)
 
-    @contextlib.contextmanager
+    @contextmanager
     def change(self) -> Iterator[None]:
         """Count a change as running within the block. Raises NotOwner unless changes are allowed now."""
         self.require()
-        self._under_way += 1
+        self._changes += 1
         try:
             yield
         finally:
-            self._under_way -= 1
-            if not self._under_way:
+            self._changes -= 1
+            if not self._changes:
                 self._idle.set()
 
     async def nothing_under_way(self, until: float) -> None:
         """Return when no change is running any more, or at ``until``, on the fence's clock."""
-        while self._under_way and (left := until - self.now()) > 0:
+        while self._changes and (remaining := until - self.now()) > 0:
             self._idle.clear()
-            await set_within(self._idle, left)
+            await set_within(self._idle, remaining)
 
 
 def is_fenced(call: KubeRequest) -> bool:
@@ -119,47 +132,23 @@ class FencedBody(aiohttp.BytesPayload):
         self._begin(writer)
         await super().write_with_length(writer, content_length)
 
-    def cut(self) -> None:
-        """Reset the connection of a request that was given up, so that the rest of it is never delivered.
-
-        Otherwise the kernel resends its buffered data for minutes. A network that recovers would deliver the request,
-        although another stackd may own the stacks by then.
-        """
-        if self._transport is None:
-            return
-        # A connection that is closed already raises one of these: it depends on the event loop, and on TLS.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DISCARD)
-        self._transport.abort()
-
     def _begin(self, writer: AbstractStreamWriter) -> None:
         self._fence.require()
         self._transport = writer.transport if isinstance(writer, StreamWriter) else None
 
+    def cut_if_given_up(self, error: object, *_: object) -> None:
+        """Reset the connection of a request that was given up with ``error``, so that the rest of it is never delivered.
 
-log = logging.getLogger(__name__)
-
-FAILURES = 3
-"""After this many failed requests in a row, over at least ``FAILING_SECONDS``, Kubernetes counts as not answering."""
-
-FAILING_SECONDS = 3.0
-"""Long enough for an API server that restarts."""
-
-CHECK_SECONDS = 0.2
-WAITING_SECONDS = 0.3
-"""A probe is sent when a request has waited this long."""
-
-PROBE_SECONDS = 1.0
-"""How long a probe waits for its answer: then Kubernetes does not answer, and requests stop waiting after 1.5 s."""
-
-USUAL_TIMES = 3.0
-"""A probe waits this many times as long as the last answered one took: a slow API server does answer."""
-
-QUIET_SECONDS = 12.0
-"""A probe is sent when nothing was heard for this long: five times a minute when nothing happens."""
-
-AGAIN_SECONDS = 0.5
-"""The pause between two probes, while Kubernetes does not answer or a request still waits."""
+        Otherwise the kernel resends its buffered data for minutes. A network that recovers would deliver the request,
+        although another stackd may own the stacks by then.
+        """
+        if error is None or self._transport is None:
+            return
+        # A connection that is closed already raises one of these: it depends on the event loop, and on TLS.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            at_once = struct.pack("ii", 1, 0)  # linger for no time: close resets the connection
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self._transport.abort()
 
 
 class Contact:
@@ -205,11 +194,11 @@ class Contact:
         return str(self.error())
 
     @contextmanager
-    def waiting(self, limit: asyncio.Timeout) -> Iterator[float]:
-        """Count a request as running; yields when it was sent. ``lose`` ends it by its ``limit``."""
-        sent = self._waiting[limit] = self.now()
+    def waiting(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Count a request as running; ``lose`` ends it by its ``limit``."""
+        self._waiting[limit] = self.now()
         try:
-            yield sent
+            yield
         finally:
             del self._waiting[limit]
 
@@ -259,16 +248,16 @@ async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object
     usual = 0.0
     while True:
         await asyncio.sleep(CHECK_SECONDS)
-        if contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS:
-            asked_at, began = contact.heard_at, contact.now()
-            # Once Kubernetes counts as lost, its answer may take as long as any other.
-            limit = math.inf if contact.lost else max(PROBE_SECONDS, USUAL_TIMES * usual)
-            try:
-                await probe(limit)
-            except StackdError as error:
-                # After more than its limit this process itself has not run, and the answer may be waiting to be read.
-                if contact.heard_at == asked_at and contact.now() - began < limit + CHECK_SECONDS:
-                    contact.lose(str(error))
-            else:
-                usual = contact.now() - began
-            await asyncio.sleep(AGAIN_SECONDS - CHECK_SECONDS)
+        if not (contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS):
+            continue
+        heard_at, began = contact.heard_at, contact.now()
+        # Once Kubernetes counts as lost, its answer may take as long as any other.
+        limit = math.inf if contact.lost else max(PROBE_SECONDS, USUAL_TIMES * usual)
+        try:
+            await probe(limit)
+            usual = contact.now() - began
+        except StackdError as error:
+            # After more than its limit this process itself has not run, and the answer may be waiting to be read.
+            if contact.heard_at == heard_at and contact.now() - began < limit + CHECK_SECONDS:
+                contact.lose(str(error))
+        await asyncio.sleep(AGAIN_SECONDS - CHECK_SECONDS)

@@ -9,14 +9,12 @@ from typing import Any
 
 from stackd.names import is_subdomain
 
-MANAGED_BY = "app.kubernetes.io/managed-by"
-MANAGER = "stackd"
+MANAGED_BY, MANAGER = "app.kubernetes.io/managed-by", "stackd"
 INSTANCE = "stackd.io/instance"
 STACK = "stackd.io/stack"
 OURS = frozenset({MANAGED_BY, INSTANCE, STACK})
 """The labels that mark an object as stackd's, and name its instance and stack."""
-ROLE = "stackd.io/role"
-PREPULL = "prepull"
+ROLE, PREPULL = "stackd.io/role", "prepull"
 """The role of a pod that only pulls an image. Without the labels of stacks, nothing takes it for a stack's pod."""
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
@@ -25,7 +23,6 @@ POOL = "stackd.io/pool"
 ASSIGNED = "stackd.io/assigned"
 """No pod carries this label. The Service of a stack in a pool selects it: until somebody is given the stack, its node
 port answers nobody."""
-
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
 DESIRED = "stackd.io/desired"
@@ -33,9 +30,8 @@ DESIRED = "stackd.io/desired"
 ROUTE = "stackd.io/route"
 """What a route, and the Service behind those of a stack that has node ports, are for: ``http``, ``https``, ``tls``."""
 OURS_ALONE = frozenset({RECORD, GENERATION, ROUTE})
-"""Annotations that tell an object of stackd's even without its labels: a Service has the first two, a pod the second,
-what belongs to a name the third."""
-_LONGEST_NUMBER = 10
+"""Annotations that show that an object is stackd's even without its labels: a Service has the first two, a pod the
+second, what belongs to a name the third."""
 
 
 def object_labels(instance: str, stack_id: str) -> dict[str, str]:
@@ -73,7 +69,7 @@ def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
 def generation_of(raw: Mapping[str, Any]) -> int:
     """Which pod of its stack the object is for; 0 if the annotation is missing, or edited into something unreadable."""
     text = annotations_of(raw).get(GENERATION, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < _LONGEST_NUMBER else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 
 def instance_of(labels: Mapping[str, str]) -> str:

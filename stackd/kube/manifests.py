@@ -1,8 +1,5 @@
 """The manifests of a stack's Pod and Service, and of the pod that pulls an image, as Kubernetes' JSON. Pure.
 
-``podspec`` decides what a tenant may ask for, and the caller applies the operator's additions. This module adds the
-names, the labels, the record (``records``) of the Service and the placement of the pod.
-
 The pod that pulls an image on one node runs no program of the image: its only container has a command that no image
 contains. The kubelet pulls the image first; then the container fails to start.
 """
@@ -24,19 +21,11 @@ FIRST_PORT, LAST_PORT = 1, 65535
 COMMAND: Final = "/stackd-prepull"
 DEADLINE_SECONDS: Final = 1800
 """Both stackd and the kubelet give up a pull that takes longer."""
-_NOBODY: Final = 65534
-_RESOURCES: Final = {"cpu": "10m", "memory": "16Mi"}
 _NOT_YET: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
-_PULL_FAILED: Final = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "ImageInspectError",
-        "RegistryUnavailable",
-    }
-)
+_PULL_FAILED: Final = (
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+    "RegistryUnavailable",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,30 +40,42 @@ class PodRequest:
 
 def pod_manifest(request: PodRequest) -> dict[str, Any]:
     """The Pod. Our labels and generation override the tenant's; the operator's node selector the pod spec's."""
-    metadata = request.manifest.get("metadata") or {}
-    stack = request.stack
+    stack, metadata, spec = request.stack, request.manifest.get("metadata") or {}, dict(request.manifest["spec"])
+    if selector := {**(spec.get("nodeSelector") or {}), **request.node_selector}:
+        spec["nodeSelector"] = selector
     return {
         **KINDS["pods"].type_meta,
         "metadata": {
             "name": stack.pod_name,
             "namespace": stack.namespace,
-            "labels": {
-                **_others(metadata.get("labels")),
-                **client_labels(stack),
-                **labels.object_labels(request.instance, stack.stack_id),
-                **({labels.POOL: stack.template or ""} if stack.unassigned else {}),
-            },
+            "labels": {**_others(metadata.get("labels")), **_labels(stack, request.instance)},
             "annotations": {**_others(metadata.get("annotations")), labels.GENERATION: str(stack.generation)},
         },
-        "spec": _placed(request.manifest["spec"], request.node_selector),
+        "spec": spec,
     }
+
+
+def _others(names: Mapping[str, str] | None) -> dict[str, str]:
+    # Reserved names that stackd does not set on this pod still have a meaning, such as the generation of a restart.
+    return {key: value for key, value in (names or {}).items() if key == EGRESS_LABEL or not is_reserved(key)}
+
+
+def _labels(stack: Stack, instance: str) -> dict[str, str]:
+    clients = {labels.CLIENT_LABEL_PREFIX + key: value for key, value in stack.labels.items()}
+    pool = {labels.POOL: stack.template or ""} if stack.unassigned else {}
+    return {**clients, **labels.object_labels(instance, stack.stack_id), **pool}
+
+
+def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
+    """The labels of stackd on the stack's pod; None: the pod must not have that one."""
+    return {labels.POOL: None, **_labels(stack, instance), labels.ASSIGNED: None}
 
 
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
     """The stack's Service, with its record. Needs a stack with its pod spec (``Stacks.whole``).
 
-    While the stack waits in a pool, the Service selects no pod. A stack whose ports all have names, or that has given
-    its ports back (it has ended), has a Service of type ClusterIP, which holds no node port.
+    A stack whose ports all have names, or that has given its ports back (it has ended), has a Service of type ClusterIP,
+    which holds no node port.
     """
     holds = stack.ports_held and bool(stack.node_ports)
     own = [port for port in stack.ports if port.node_port] or stack.ports  # ``routes`` has a Service for the others
@@ -83,11 +84,7 @@ def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
         "metadata": {
             "name": stack.service_name,
             "namespace": stack.namespace,
-            "labels": {
-                **client_labels(stack),
-                **labels.object_labels(instance, stack.stack_id),
-                **({labels.POOL: stack.template or ""} if stack.unassigned else {}),
-            },
+            "labels": _labels(stack, instance),
             "annotations": records.service_annotations(stack),
         },
         "spec": {
@@ -127,34 +124,6 @@ def service_port(port: PortMapping) -> dict[str, Any]:
     }
 
 
-def _placed(spec: Mapping[str, Any], node_selector: Mapping[str, str]) -> dict[str, Any]:
-    placed = dict(spec)
-    merged = {**(spec.get("nodeSelector") or {}), **node_selector}
-    if merged:
-        placed["nodeSelector"] = merged
-    return placed
-
-
-def client_labels(stack: Stack) -> dict[str, str]:
-    """The client's labels of the stack, in the form that its objects carry."""
-    return {labels.CLIENT_LABEL_PREFIX + key: value for key, value in stack.labels.items()}
-
-
-def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
-    """The labels of stackd on the stack's pod; None: the pod must not have that one."""
-    return {
-        **client_labels(stack),
-        **labels.object_labels(instance, stack.stack_id),
-        labels.POOL: (stack.template or "") if stack.unassigned else None,
-        labels.ASSIGNED: None,
-    }
-
-
-def _others(names: Mapping[str, str] | None) -> dict[str, str]:
-    # Reserved names that stackd does not set on this pod still have a meaning, such as the generation of a restart.
-    return {key: value for key, value in (names or {}).items() if key == EGRESS_LABEL or not is_reserved(key)}
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullStatus:
     """What a pod's status says about the pull: it is ``done``, it has failed for a ``reason``, or neither yet."""
@@ -165,21 +134,23 @@ class PullStatus:
 
 def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
     """The manifest, before the operator's additions; the pull secrets are those of ``pod``, which uses the image."""
-    container = {
-        "name": "prepull",
-        "image": image,
-        "imagePullPolicy": "IfNotPresent",
-        "command": [COMMAND],
-        "resources": {"requests": dict(_RESOURCES), "limits": dict(_RESOURCES)},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
+    resources, nobody, secrets = {"cpu": "10m", "memory": "16Mi"}, 65534, pod["spec"].get("imagePullSecrets")
     spec: JsonObject = {
-        "containers": [container],
+        "containers": [
+            {
+                "name": "prepull",
+                "image": image,
+                "imagePullPolicy": "IfNotPresent",
+                "command": [COMMAND],
+                "resources": {"requests": dict(resources), "limits": dict(resources)},
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "privileged": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "restartPolicy": "Never",
@@ -188,14 +159,16 @@ def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
         # Every Pod Security level allows this.
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": _NOBODY,
-            "runAsGroup": _NOBODY,
+            "runAsUser": nobody,
+            "runAsGroup": nobody,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
     }
-    if secrets := pod["spec"].get("imagePullSecrets"):
-        spec["imagePullSecrets"] = secrets
-    return {**KINDS["pods"].type_meta, "metadata": {}, "spec": spec}
+    return {
+        **KINDS["pods"].type_meta,
+        "metadata": {},
+        "spec": spec | ({"imagePullSecrets": secrets} if secrets else {}),
+    }
 
 
 def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node: str) -> JsonObject:

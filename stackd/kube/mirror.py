@@ -1,9 +1,8 @@
 """``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches; and, if asked for, of
 our routes, fed by one more for each kind.
 
-Owns: the copy, the subscribers to its changes, and those who wait for a change. stackd serves all its reads from the
-mirror or from the store, and never asks Kubernetes for them (invariant 6). Does not decide what a state means, and does
-not change anything in the cluster.
+stackd serves all its reads from the mirror or from the store, and never asks Kubernetes for them (invariant 6). Does not
+decide what a state means, and does not change anything in the cluster.
 """
 
 from __future__ import annotations
@@ -15,17 +14,15 @@ from contextlib import aclosing
 from functools import partial
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
-from stackd.kube import routes
-from stackd.kube.caller import Caller
+from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
-from stackd.kube.responses import is_older
-from stackd.kube.routes import RouteState, route_state
-from stackd.kube.watch import Listed, Source, Timings, WatchHealth, endless
-from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest
+from stackd.kube.routes import BACKENDS, RESOURCES, RouteState, is_backend, route_state
+from stackd.kube.watch import DEFAULT_TIMINGS, Listed, Source, Timings, WatchHealth, endless
+from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.structs import struct
 from stackd.tasks import Waiters, set_within
 
@@ -35,100 +32,41 @@ WITHHELD = (
     "between stackd and the API server?"
 )
 T = TypeVar("T")
-
-
-class Named(Protocol):
-    """What a table can hold: an object with a name that can be reused, and a uid that cannot."""
-
-    @property
-    def name(self) -> str:
-        """Unique among the existing objects."""
-
-    @property
-    def uid(self) -> str:
-        """Unique forever."""
-
-
-S = TypeVar("S", bound=Named)
-Difference = tuple[S | None, S | None]
-
-
-class ObjectTable(Generic[S]):
-    """Objects by name. Each update returns its differences as (before, after).
-
-    A new object with the name of an old one makes two differences: the old one is gone, then the new one appears.
-    """
-
-    def __init__(self) -> None:
-        self.current: dict[str, S] = {}
-
-    def put(self, state: S) -> list[Difference[S]]:
-        """Store the state of one object."""
-        before = self.current.get(state.name)
-        self.current[state.name] = state
-        return _difference(before, state)
-
-    def drop(self, state: S) -> list[Difference[S]]:
-        """Remove the object, unless another one has the name by now."""
-        before = self.current.get(state.name)
-        if before is None or before.uid != state.uid:
-            return []
-        del self.current[state.name]
-        return [(before, None)]
-
-    def replace(self, states: Iterable[S]) -> list[Difference[S]]:
-        """Replace the table by a complete list, then return the differences."""
-        old = dict(self.current)
-        self.current.clear()
-        self.current.update((state.name, state) for state in states)
-        changes: list[Difference[S]] = [(before, None) for name, before in old.items() if name not in self.current]
-        for name, state in self.current.items():
-            changes.extend(_difference(old.get(name), state))
-        return changes
-
-
-def _difference(before: S | None, after: S) -> list[Difference[S]]:
-    if before == after:
-        return []
-    if before is not None and before.uid != after.uid:
-        return [(before, None), (None, after)]
-    return [(before, after)]
+_State = PodState | ServiceState | RouteState | NodeState
+_READERS: Mapping[str, Callable[[JsonObject], Any]] = {
+    "pods": pod_state,
+    "services": lambda raw: route_state(BACKENDS, raw) if is_backend(raw) else service_state(raw),
+    "nodes": node_state,
+    HTTP_ROUTES: partial(route_state, HTTP_ROUTES),
+    TLS_ROUTES: partial(route_state, TLS_ROUTES),
+}
+_RESOURCES: Mapping[type[Any], str] = {PodState: "pods", ServiceState: "services", NodeState: "nodes"}
+S = TypeVar("S", bound=_State)
 
 
 @struct
-class PodChanged:
-    """A pod appeared (``before`` None), changed, or is gone (``after`` None)."""
+class ObjectChanged(Generic[S]):
+    """An object appeared (``before`` None), changed, or is gone (``after`` None)."""
 
     name: str
-    before: PodState | None
-    after: PodState | None
+    before: S | None
+    after: S | None
 
 
-@struct
-class ServiceChanged:
-    """A service appeared, changed, or is gone."""
-
-    name: str
-    before: ServiceState | None
-    after: ServiceState | None
+class PodChanged(ObjectChanged[PodState]):
+    """A change of a pod."""
 
 
-@struct
-class NodeChanged:
-    """A node appeared, changed in a field that ``NodeState`` keeps, or is gone."""
-
-    name: str
-    before: NodeState | None
-    after: NodeState | None
+class ServiceChanged(ObjectChanged[ServiceState]):
+    """A change of a Service."""
 
 
-@struct
-class RouteChanged:
-    """An object that gives a stack a name appeared, changed, or is gone."""
+class NodeChanged(ObjectChanged[NodeState]):
+    """A change of a node in a field that ``NodeState`` keeps."""
 
-    name: str
-    before: RouteState | None
-    after: RouteState | None
+
+class RouteChanged(ObjectChanged[RouteState]):
+    """A change of an object that gives a stack a name."""
 
 
 @struct
@@ -139,10 +77,48 @@ class Relisted:
 
 
 MirrorChange = PodChanged | ServiceChanged | NodeChanged | RouteChanged | Relisted
-_Change = Callable[..., MirrorChange]
-_Owned = PodState | ServiceState | RouteState
-_State = _Owned | NodeState
-_Target = tuple[type[Any], ObjectTable[Any], _Change]
+
+
+class ObjectTable(Generic[S]):
+    """Objects by name. Each update returns its differences as changes of the class ``change``.
+
+    A new object with the name of an old one makes two differences: the old one is gone, then the new one appears.
+    """
+
+    def __init__(self, change: Callable[..., MirrorChange]) -> None:
+        self._change = change
+        self.current: dict[str, S] = {}
+
+    def put(self, state: S) -> list[MirrorChange]:
+        """Store the state of one object."""
+        before = self.current.get(state.name)
+        self.current[state.name] = state
+        return self._differences(before, state)
+
+    def drop(self, state: S) -> list[MirrorChange]:
+        """Remove the object, unless another one has the name by now."""
+        before = self.current.get(state.name)
+        if before is None or before.uid != state.uid:
+            return []
+        del self.current[state.name]
+        return self._differences(before, None)
+
+    def replace(self, states: Iterable[S]) -> list[MirrorChange]:
+        """Replace the table by a complete list, then return the differences."""
+        old = dict(self.current)
+        self.current.clear()
+        self.current.update((state.name, state) for state in states)
+        pairs = [(state, None) for name, state in old.items() if name not in self.current]
+        pairs += [(old.get(name), state) for name, state in self.current.items()]  # type: ignore[misc]
+        return [change for pair in pairs for change in self._differences(*pair)]
+
+    def _differences(self, before: S | None, after: S | None) -> list[MirrorChange]:
+        if before == after:
+            return []
+        if before is not None and after is not None and before.uid != after.uid:
+            return self._differences(before, None) + self._differences(None, after)
+        name = next(state.name for state in (before, after) if state is not None)
+        return [self._change(name=name, before=before, after=after)]
 
 
 class Mirror:
@@ -151,36 +127,41 @@ class Mirror:
 
     ``routes`` are views by resource and name; without ``follow_routes``, their watches do not run. The rest does not
     depend on them: without routes, or while their watches are away, all but names works.
+
+    ``failed`` is called when one of the three watches loses its connection, or cannot get one; ``restored`` when all
+    three have one again, with the seconds for which the last of them had none.
     """
 
-    def __init__(self, cluster: Caller, *, clock: Clock | None = None, timings: Timings | None = None) -> None:
+    def __init__(self, cluster: Cluster, *, clock: Clock | None = None, timings: Timings = DEFAULT_TIMINGS) -> None:
         self._cluster = cluster
-        self._timings = timings or Timings()
+        self._timings = timings
         clock = clock or SystemClock()
-        self._pods: ObjectTable[PodState] = ObjectTable()
-        self._services: ObjectTable[ServiceState] = ObjectTable()
-        self._nodes: ObjectTable[NodeState] = ObjectTable()
-        self.pods: Mapping[str, PodState] = MappingProxyType(self._pods.current)
-        self.services: Mapping[str, ServiceState] = MappingProxyType(self._services.current)
-        self.nodes: Mapping[str, NodeState] = MappingProxyType(self._nodes.current)
-        self._routes: dict[str, ObjectTable[RouteState]] = {resource: ObjectTable() for resource in routes.RESOURCES}
+        pods: ObjectTable[PodState] = ObjectTable(PodChanged)
+        services: ObjectTable[ServiceState] = ObjectTable(ServiceChanged)
+        nodes: ObjectTable[NodeState] = ObjectTable(NodeChanged)
+        routes: dict[str, ObjectTable[RouteState]] = {resource: ObjectTable(RouteChanged) for resource in RESOURCES}
+        self.pods: Mapping[str, PodState] = MappingProxyType(pods.current)
+        self.services: Mapping[str, ServiceState] = MappingProxyType(services.current)
+        self.nodes: Mapping[str, NodeState] = MappingProxyType(nodes.current)
         self.routes: Mapping[str, Mapping[str, RouteState]] = {
-            resource: MappingProxyType(table.current) for resource, table in self._routes.items()
+            resource: MappingProxyType(table.current) for resource, table in routes.items()
+        }
+        self._tables: dict[tuple[str, type[Any]], ObjectTable[Any]] = {
+            ("pods", PodState): pods,
+            ("services", ServiceState): services,
+            ("nodes", NodeState): nodes,
+            **{(resource, RouteState): table for resource, table in routes.items()},
+        }
+        self.failed: Callable[[], None] = lambda: None
+        self.restored: Callable[[float], None] = lambda away: None
+        self.health_by_kind: Mapping[str, WatchHealth] = {
+            kind: WatchHealth(kind, clock, self._failed, self._restored) for kind in ("pods", "services", "nodes")
         }
         self.route_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES)}
-        self._routes_listed = {kind: asyncio.Event() for kind in self.route_health}
+        self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.route_health)}
         self._followed: tuple[str, ...] = ()
-        self._route_waiters: Waiters[RouteState] = Waiters()
-        self.failed: Callable[[], None] = lambda: None
-        """Called when one of the three watches loses its connection, or cannot get one."""
-        self.restored: Callable[[float], None] = lambda away: None
-        """Called when all three have one again, with the seconds for which the last of them had none."""
-        self.health_by_kind: Mapping[str, WatchHealth] = {
-            kind: WatchHealth(kind, clock, self._lost, self._restored) for kind in ("pods", "services", "nodes")
-        }
-        self._waiters: Waiters[PodState] = Waiters()
+        self._waiters: Waiters[Any] = Waiters()
         self._subscribers: list[Callable[[MirrorChange], None]] = []
-        self._unlisted = set(self.health_by_kind)
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
         self._running = False
@@ -195,15 +176,18 @@ class Mirror:
     @property
     def disconnected_since(self) -> float | None:
         """Since when (monotonic seconds) at least one of the three watches has no connection; None if all have one."""
-        return min(
-            (p.disconnected_since for p in self.health_by_kind.values() if p.disconnected_since is not None),
-            default=None,
-        )
+        since = (health.disconnected_since for health in self.health_by_kind.values())
+        return min((one for one in since if one is not None), default=None)
 
     @property
     def last_error(self) -> str:
         """Why a watch is not connected, for /readyz; empty when all are, or before the first attempt has failed."""
         return next((f"{p.kind}: {p.last_error}" for p in self.health_by_kind.values() if p.last_error), "")
+
+    @property
+    def watches(self) -> Mapping[str, WatchHealth]:
+        """All watches that should run, by kind; the copy is current without those of routes."""
+        return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
 
     def staleness(self) -> float:
         """Seconds since the copy was last known to be current: the largest value of the three watches.
@@ -229,12 +213,9 @@ class Mirror:
         The predicate is called with the current state first, then after each change. The state is None if the copy has
         no such pod, which means nothing just after a create. Raises TimeoutError after ``timeout`` seconds.
         """
-        return await self._waiters.until(name, predicate, lambda: self.pods.get(name), timeout)
+        return await self._waiters.until(f"pods/{name}", predicate, lambda: self.pods.get(name), timeout)
 
-    @property
-    def watches(self) -> Mapping[str, WatchHealth]:
-        """All watches that should run, by kind; the copy is current without those of routes."""
-        return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
+    # ---- routes
 
     def follow_routes(self, kinds: Collection[str]) -> None:
         """Watch these kinds of routes from now on, and no others."""
@@ -243,8 +224,8 @@ class Mirror:
             return
         self._followed = wanted
         for kind in self.route_health.keys() - set(wanted):
-            self._routes_listed[kind].clear()
-            self._routes[kind].replace(())
+            self._listed[kind].clear()
+            self._tables[kind, RouteState].replace(())
         self._again.set()
 
     def all_routes(self) -> Iterator[RouteState]:
@@ -253,26 +234,37 @@ class Mirror:
 
     def knows(self, resource: str) -> bool:
         """Whether the copy has such objects: they are watched, and were listed."""
-        return resource not in self.route_health or self._routes_listed[resource].is_set()
+        return resource not in self.route_health or self._listed[resource].is_set()
 
     async def until_known(self, resource: str, seconds: float) -> bool:
         """Whether the copy has such objects within ``seconds``."""
-        return self.knows(resource) or await set_within(self._routes_listed[resource], seconds)
+        return self.knows(resource) or await set_within(self._listed[resource], seconds)
 
     async def until_ready(self, resource: str, name: str, *, timeout: float) -> None:
         """Return once the Gateway has accepted this route. Raises TimeoutError after ``timeout`` seconds."""
-        await self._route_waiters.until(
+        await self._waiters.until(
             f"{resource}/{name}",
             lambda state: (state is not None and state.ready) or None,
             lambda: self.routes[resource].get(name),
             timeout,
         )
 
-    def reopen(self, kind: str | None = None) -> None:
-        """Restart the watch of ``kind``, or all, from the same version over new connections: the old may be dead."""
-        for one in (*self.health_by_kind.values(), *self.route_health.values()):
-            if kind in (None, one.kind):
-                one.reopen()
+    # ---- what else is known of the cluster
+
+    def saw(self, state: _State) -> None:
+        """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it.
+
+        An answer that is older than what the watch has reported is ignored: the object may be gone by now.
+        """
+        resource = _resource_of(state)
+        health = self.health_by_kind.get(resource) or self.route_health[resource]
+        if self._is_ours(state) and not is_older(getattr(state, "resource_version", ""), health.version):
+            self._report(resource, self._tables[resource, type(state)].put(state))
+
+    def gone(self, state: _State) -> None:
+        """The API server has confirmed that this object is gone."""
+        resource = _resource_of(state)
+        self._report(resource, self._tables[resource, type(state)].drop(state))
 
     def missed(self, pod: PodState) -> None:
         """Compare ``pod``, as a get has just returned it, with the copy; reopen the watch if it has not reported it.
@@ -283,9 +275,8 @@ class Mirror:
         overtaken = seen is not None and seen.uid == pod.uid and is_older(pod.resource_version, seen.resource_version)
         if not self._is_ours(pod) or seen == pod or overtaken:
             return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
-        pods = self.health_by_kind["pods"]
-        pods.missed()
-        if pods.withheld:
+        self.health_by_kind["pods"].missed()
+        if self.withheld:
             log.warning("%s", WITHHELD, extra={"same": "withheld"})
         self.reopen("pods")
 
@@ -293,6 +284,12 @@ class Mirror:
     def withheld(self) -> bool:
         """Whether the watch of pods is open and reports nothing of what Kubernetes has."""
         return self.health_by_kind["pods"].withheld
+
+    def reopen(self, kind: str | None = None) -> None:
+        """Restart the watch of ``kind``, or all, from the same version over new connections: the old may be dead."""
+        for one in (*self.health_by_kind.values(), *self.route_health.values()):
+            if kind in (None, one.kind):
+                one.reopen()
 
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
@@ -307,100 +304,65 @@ class Mirror:
         """
         if not self._running:
             return
-        self._unlisted = set(self.health_by_kind)
+        for kind in self.health_by_kind:
+            self._listed[kind].clear()
         self._synced.clear()
         self._again.set()
         await self._synced.wait()
+
+    # ---- the watches
 
     async def run(self) -> None:
         """Keep the copy up to date until cancelled."""
         self._running = True
         while True:
             self._again.clear()
-            keeping = asyncio.create_task(self._run(), name="mirror-watches")
+            watches = asyncio.create_task(self._run(), name="mirror-watches")
             again = asyncio.create_task(self._again.wait(), name="mirror-again")
             try:
-                await asyncio.wait((keeping, again), return_when=asyncio.FIRST_COMPLETED)
-                if keeping.done():
-                    return keeping.result()
+                await asyncio.wait((watches, again), return_when=asyncio.FIRST_COMPLETED)
+                if watches.done():
+                    return watches.result()
             finally:
-                keeping.cancel()
+                watches.cancel()
                 again.cancel()
-                await asyncio.gather(keeping, again, return_exceptions=True)
+                await asyncio.gather(watches, again, return_exceptions=True)
 
     async def _run(self) -> None:
-        call, ours = self._cluster.on, self._cluster.ours()
-        pods = Source(kind="pods", call=call("list", "pods", params=ours), parse=pod_state)
-        services = Source(kind="services", call=call("list", "services", params=ours), parse=_service_or_backend)
-        nodes = Source(kind="nodes", call=KubeRequest(verb="list", resource="nodes"), parse=node_state)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep(pods, (PodState, self._pods, PodChanged)), name="mirror-pods")
-            group.create_task(
-                self._keep(
-                    services,
-                    (ServiceState, self._services, ServiceChanged),
-                    (RouteState, self._routes[routes.BACKENDS], RouteChanged),
-                ),
-                name="mirror-services",
-            )
-            group.create_task(self._keep(nodes, (NodeState, self._nodes, NodeChanged)), name="mirror-nodes")
-            for kind in self._followed:
-                found = Source(kind=kind, call=call("list", kind, params=ours), parse=partial(route_state, kind))
-                group.create_task(
-                    self._keep(found, (RouteState, self._routes[kind], RouteChanged)), name=f"mirror-{kind}"
-                )
+            for kind, health in self.watches.items():
+                group.create_task(self._follow(kind, health), name=f"mirror-{kind}")
 
-    async def _keep(self, source: Source[Any], *targets: _Target) -> None:
-        """Follow the source; the objects of each class go into its table."""
-        health = self.health_by_kind.get(source.kind) or self.route_health[source.kind]
+    async def _follow(self, kind: str, health: WatchHealth) -> None:
+        nodes = KubeRequest(verb="list", resource="nodes")
+        call = nodes if kind == "nodes" else self._cluster.on("list", kind, params=self._cluster.ours())
+        source: Source[Any] = Source(kind=kind, call=call, parse=_READERS[kind])
+        tables = {cls: table for (resource, cls), table in self._tables.items() if resource == kind}
         async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
             async for event in events:
-                for cls, table, change in targets:
-                    if isinstance(event, Listed):
-                        items = (item for item in event.items if isinstance(item, cls) and self._is_ours(item))
-                        self._report(table.replace(items), change)
-                    elif isinstance(event.item, cls):
-                        gone = event.gone or not self._is_ours(event.item)
-                        self._report((table.drop if gone else table.put)(event.item), change)
                 if isinstance(event, Listed):
-                    self._listed(source.kind)
+                    for cls, table in tables.items():
+                        items = (item for item in event.items if isinstance(item, cls) and self._is_ours(item))
+                        self._report(kind, table.replace(items))
+                    self._listed[kind].set()
+                    if all(self._listed[one].is_set() for one in self.health_by_kind):
+                        self._synced.set()
+                    self._tell(Relisted(kind=kind))
+                else:
+                    table, item = tables[type(event.item)], event.item
+                    self._report(kind, table.drop(item) if event.gone or not self._is_ours(item) else table.put(item))
 
-    def _target(self, state: _Owned) -> tuple[WatchHealth, ObjectTable[Any], _Change]:
-        """The watch, the table and the kind of change of an object."""
-        if isinstance(state, PodState):
-            return self.health_by_kind["pods"], self._pods, PodChanged
-        if isinstance(state, ServiceState):
-            return self.health_by_kind["services"], self._services, ServiceChanged
-        health = self.route_health.get(state.resource) or self.health_by_kind[state.resource]
-        return health, self._routes[state.resource], RouteChanged
+    def _report(self, resource: str, changes: Iterable[MirrorChange]) -> None:
+        for change in changes:
+            self._tell(change)
+            if isinstance(change, ObjectChanged):
+                self._waiters.wake(f"{resource}/{change.name}", change.after)
 
-    def saw(self, state: _Owned) -> None:
-        """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it.
+    def _tell(self, change: MirrorChange) -> None:
+        for callback in self._subscribers:
+            callback(change)
 
-        An answer that is older than what the watch has reported is ignored: the object may be gone by now.
-        """
-        health, table, change = self._target(state)
-        if self._is_ours(state) and not is_older(state.resource_version, health.version):
-            self._report(table.put(state), change)
-
-    def gone(self, state: _Owned) -> None:
-        """The API server has confirmed that this object is gone."""
-        _, table, change = self._target(state)
-        self._report(table.drop(state), change)
-
-    def _report(self, changes: Iterable[Difference[S]], change: _Change) -> None:
-        for before, after in changes:
-            self._tell(change(name=_name(before, after), before=before, after=after))
-
-    def _listed(self, kind: str) -> None:
-        if kind in self._routes_listed:
-            self._routes_listed[kind].set()
-        self._unlisted.discard(kind)
-        if not self._unlisted:
-            self._synced.set()
-        self._tell(Relisted(kind=kind))
-
-    def _lost(self) -> None:
+    def _failed(self) -> None:
         self.failed()
 
     def _restored(self, away: float) -> None:
@@ -411,20 +373,6 @@ class Mirror:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).
         return isinstance(state, NodeState) or state.instance == self._cluster.instance
 
-    def _tell(self, change: MirrorChange) -> None:
-        for callback in self._subscribers:
-            callback(change)
-        if isinstance(change, PodChanged):
-            self._waiters.wake(change.name, change.after)
-        elif isinstance(change, RouteChanged) and change.after is not None:
-            self._route_waiters.wake(f"{change.after.resource}/{change.name}", change.after)
 
-
-def _service_or_backend(raw: JsonObject) -> ServiceState | RouteState:
-    return route_state(routes.BACKENDS, raw) if routes.is_backend(raw) else service_state(raw)
-
-
-def _name(before: S | None, after: S | None) -> str:
-    state = after if after is not None else before
-    assert state is not None
-    return state.name
+def _resource_of(state: _State) -> str:
+    return state.resource if isinstance(state, RouteState) else _RESOURCES[type(state)]

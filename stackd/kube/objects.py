@@ -1,12 +1,11 @@
-"""What stackd keeps of Kubernetes' objects: small, frozen views of the raw JSON.
+"""What stackd keeps of a Pod, Service, Node and Event: small, frozen views of the raw JSON. Pure.
 
-Owns: reading Pod, Service, Node and Event. Does not know what a status means to stackd. Strings that many objects share
-are interned and messages are cut, so that thousands of pods cost little memory.
+Strings that many objects share are interned and messages are cut, so that thousands of pods cost little memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from sys import intern
 from typing import Any
 
@@ -158,7 +157,10 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         deleting="deletionTimestamp" in metadata,
         disruption=intern(disruption.get("reason", "")) if disruption.get("status") == "True" else "",
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
-        containers=tuple(_containers(status)),
+        containers=(
+            *(_container(one, init=True) for one in status.get("initContainerStatuses") or ()),
+            *(_container(one, init=False) for one in status.get("containerStatuses") or ()),
+        ),
         generation=labels.generation_of(raw),
         annotated=labels.GENERATION in labels.annotations_of(raw),
         cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
@@ -231,36 +233,23 @@ def pod_event(raw: Mapping[str, Any]) -> PodEvent:
 
 
 def reserved(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
-    """The pod's effective request (or limit), rounded up to whole units.
-
-    A sidecar runs beside all containers after it. Other init containers run one after the other.
-    """
+    """The pod's effective request (or limit), rounded up to whole units."""
     return -(-reserved_nanos(spec, resource, part) // NANO)
 
 
 def reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
-    """As ``reserved``, in billionths of a unit."""
+    """As ``reserved``, in billionths. A sidecar runs beside all containers after it; other init containers one by one."""
+
+    def amount(container: Mapping[str, Any]) -> int:
+        amounts = (container.get("resources") or _NONE).get(part) or _NONE
+        return reported(amounts[resource]).nanos if resource in amounts else 0
+
     together, peak = 0, 0
     for container in spec.get("initContainers") or ():
-        amount = _amount(container, resource, part)
-        peak = max(peak, together + amount)
+        peak = max(peak, together + amount(container))
         if container.get("restartPolicy") == "Always":
-            together += amount
-    for container in spec.get("containers") or ():
-        together += _amount(container, resource, part)
-    return max(together, peak)
-
-
-def _amount(container: Mapping[str, Any], resource: str, part: str) -> int:
-    resources = container.get("resources")
-    amounts = resources.get(part) if resources else None
-    return reported(amounts[resource]).nanos if amounts and resource in amounts else 0
-
-
-def _containers(status: Mapping[str, Any]) -> Iterator[ContainerState]:
-    for init, key in ((True, "initContainerStatuses"), (False, "containerStatuses")):
-        for raw in status.get(key) or ():
-            yield _container(raw, init=init)
+            together += amount(container)
+    return max(together + sum(map(amount, spec.get("containers") or ())), peak)
 
 
 def _container(raw: Mapping[str, Any], *, init: bool) -> ContainerState:

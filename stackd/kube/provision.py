@@ -1,15 +1,14 @@
 """The objects that a cluster needs before stackd works with it: namespaces, rights, quota and network policies.
 
-Owns: these objects, as Kubernetes' JSON in the order of application, and how ``stackd setup`` applies them with an
-administrator's credentials (the daemon has no right to do so). Each step can be repeated, and keeps what somebody has
-added to an object by hand. Owns, too, the evaluation of existing NetworkPolicies. Policies add up: one that allows all
-traffic undoes all others.
+``stackd setup`` applies them with an administrator's credentials (the daemon has no right to do so). Each step can be
+repeated, and keeps what somebody has added to an object by hand. Owns, too, the evaluation of existing NetworkPolicies.
+Policies add up: one that allows all traffic undoes all others.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from types import MappingProxyType
@@ -19,20 +18,12 @@ import orjson
 
 from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
 from stackd.kube import labels
-from stackd.kube.access import token_request
-from stackd.kube.caller import Again, Caller, poll
+from stackd.kube.client import Cluster
+from stackd.kube.connection import Again, poll
+from stackd.kube.credentials import token_request
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
-from stackd.kube.rights import (
-    BINDINGS,
-    POLICIES,
-    binding_spec,
-    in_cluster,
-    in_namespace,
-    of_account,
-    of_gateway,
-    policy_spec,
-)
-from stackd.kube.wire import KINDS, MERGE_PATCH, JsonObject, KubeRequest
+from stackd.kube.rights import Right, binding_spec, in_cluster, in_namespace, of_account, of_gateway, policy_spec
+from stackd.kube.wire import BINDINGS, KINDS, MERGE_PATCH, POLICIES, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
 from stackd.templates.egress import INTERNET, NONE, Egress
@@ -45,18 +36,11 @@ SECRET_SECONDS = 10.0
 
 PRIVATE_V4 = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
 SPECIAL_V4 = (
-    "0.0.0.0/8",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "192.0.0.0/24",
-    "198.18.0.0/15",
-    "224.0.0.0/4",
-    "240.0.0.0/4",
-)
+    "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
+)  # fmt: skip
 PRIVATE_V6 = ("fc00::/7", "fe80::/10", "::1/128", "64:ff9b::/96", "ff00::/8")
 DEFAULT_STORAGE, REQUESTED_STORAGE = "1Gi", "64Mi"
 """The disk of a container that requests none: its limit, and what the scheduler reserves."""
-_DNS_PORTS = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
 _DNS = {
     "to": [
         {
@@ -64,7 +48,7 @@ _DNS = {
             "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
         }
     ],
-    "ports": _DNS_PORTS,
+    "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
 }
 INGRESS = "Ingress"
 EGRESS = "Egress"
@@ -114,8 +98,13 @@ class ManifestOptions:
 
 def documents(site: ManifestOptions) -> list[Manifest]:
     """All manifests, in the order of application."""
-    found = [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
-    return found + (_admission(site) if site.admission_policy else [])
+    documents = [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
+    if site.admission_policy:
+        name = f"{labels.lease_name(site.instance)}-{site.namespace}"
+        user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
+        documents.append(_object(POLICIES, name, spec=policy_spec(site.instance, user, site.routes)))
+        documents.append(_object(BINDINGS, name, spec=binding_spec(name, site.namespace)))
+    return documents
 
 
 def _object(resource: str, name: str, *, namespace: str = "", **fields: Any) -> Manifest:
@@ -123,60 +112,45 @@ def _object(resource: str, name: str, *, namespace: str = "", **fields: Any) -> 
     return {**KINDS[resource].type_meta, "metadata": metadata, **fields}
 
 
-def _namespaces(site: ManifestOptions) -> list[Manifest]:
+def _namespaces(site: ManifestOptions) -> Iterator[Manifest]:
     stacks = _object("namespaces", site.namespace)
     levels = {"enforce": site.profile, "warn": "restricted", "audit": "restricted"}
     stacks["metadata"]["labels"] = {f"pod-security.kubernetes.io/{mode}": level for mode, level in levels.items()}
-    if site.account_namespace == site.namespace:
-        return [stacks]
-    return [stacks, _object("namespaces", site.account_namespace)]
+    yield stacks
+    if site.account_namespace != site.namespace:
+        yield _object("namespaces", site.account_namespace)
 
 
-def _account(site: ManifestOptions) -> list[Manifest]:
-    account = _object(
-        "serviceaccounts", site.account, namespace=site.account_namespace, automountServiceAccountToken=False
-    )
-    if not site.token_secret:
-        return [account]
-    token = _object(
-        "secrets",
-        f"{site.account}-token",
-        namespace=site.account_namespace,
-        type="kubernetes.io/service-account-token",
-    )
-    token["metadata"]["annotations"] = {"kubernetes.io/service-account.name": site.account}
-    return [account, token]
+def _account(site: ManifestOptions) -> Iterator[Manifest]:
+    where, account = site.account_namespace, site.account
+    yield _object("serviceaccounts", account, namespace=where, automountServiceAccountToken=False)
+    if site.token_secret:
+        kind = "kubernetes.io/service-account-token"
+        token = _object("secrets", f"{account}-token", namespace=where, type=kind)
+        token["metadata"]["annotations"] = {"kubernetes.io/service-account.name": account}
+        yield token
 
 
-def _rights(site: ManifestOptions) -> list[Manifest]:
+def _rights(site: ManifestOptions) -> Iterator[Manifest]:
+    """A role for each place, and its binding to stackd's account."""
     wide = f"{site.account}-{site.namespace}"
-    subjects = [{"kind": "ServiceAccount", "name": site.account, "namespace": site.account_namespace}]
-    rules = [one.rule() for one in in_namespace(site.instance, site.routes)]
-    wide_rules = [one.rule() for one in in_cluster(site.namespace)]
-    roles = [
-        _object("roles", site.account, namespace=site.namespace, rules=rules),
-        _object("clusterroles", wide, rules=wide_rules),
+    roles: list[tuple[str, str, tuple[Right, ...]]] = [
+        (site.account, site.namespace, in_namespace(site.instance, site.routes))
     ]
     if not site.token_secret:
-        rules = [one.rule() for one in of_account(site.account)]
-        roles.insert(1, _object("roles", f"{site.account}-token", namespace=site.account_namespace, rules=rules))
+        roles.append((f"{site.account}-token", site.account_namespace, of_account(site.account)))
+    roles.append((wide, "", in_cluster(site.namespace)))
     if site.gateway:
-        where, _, name = site.gateway.partition("/")
-        roles.append(_object("roles", wide, namespace=where, rules=[one.rule() for one in of_gateway(name)]))
-    return [document for one in roles for document in (one, _binding(one, subjects))]
-
-
-def _binding(role: Manifest, subjects: list[dict[str, str]]) -> Manifest:
-    metadata, kind = role["metadata"], role["kind"]
-    resource = f"{kind.lower()}bindings"
-    reference = {"apiGroup": KINDS[resource].group, "kind": kind, "name": metadata["name"]}
-    return _object(
-        resource,
-        metadata["name"],
-        namespace=metadata.get("namespace", ""),
-        roleRef=reference,
-        subjects=subjects,
-    )
+        where, _, gateway = site.gateway.partition("/")
+        roles.append((wide, where, of_gateway(gateway)))
+    subjects = [{"kind": "ServiceAccount", "name": site.account, "namespace": site.account_namespace}]
+    for name, namespace, rights in roles:
+        resource = "roles" if namespace else "clusterroles"
+        kind = KINDS[resource]
+        yield _object(resource, name, namespace=namespace, rules=[right.rule() for right in rights])
+        reference = {"apiGroup": kind.group, "kind": kind.name, "name": name}
+        binding = f"{kind.name.lower()}bindings"
+        yield _object(binding, name, namespace=namespace, roleRef=reference, subjects=subjects)
 
 
 def _quota(site: ManifestOptions) -> Manifest:
@@ -203,41 +177,53 @@ def _limits(site: ManifestOptions) -> Manifest:
 
     It includes all values that an API server would fill in itself, so that applying it again changes nothing.
     """
-    largest = {"cpu": site.largest_cpu, "memory": site.largest_memory}
-    disk, default, request = site.largest_ephemeral_storage, DEFAULT_STORAGE, REQUESTED_STORAGE
-    if disk:
-        default, request = _smaller(default, disk), _smaller(request, disk)
-    limit = {
-        "type": "Container",
-        "max": largest | ({EPHEMERAL_STORAGE: disk} if disk else {}),
-        "default": largest | ({EPHEMERAL_STORAGE: default} if disk else {}),
-        "defaultRequest": largest | ({EPHEMERAL_STORAGE: request} if disk else {}),
-    }
+    disk, amounts = site.largest_ephemeral_storage, {"cpu": site.largest_cpu, "memory": site.largest_memory}
+    limit: dict[str, Any] = {"type": "Container"}
+    for key, most in (("max", disk), ("default", DEFAULT_STORAGE), ("defaultRequest", REQUESTED_STORAGE)):
+        least = min(most, disk, key=lambda text: parse(text).nanos) if disk else ""
+        limit[key] = amounts | ({EPHEMERAL_STORAGE: least} if disk else {})
     return _object("limitranges", "stacks", namespace=site.namespace, spec={"limits": [limit]})
 
 
-def _smaller(one: str, other: str) -> str:
-    return min(one, other, key=lambda text: parse(text).nanos)
-
-
-def _networks(site: ManifestOptions) -> list[Manifest]:
+def _networks(site: ManifestOptions) -> Iterator[Manifest]:
     """Policies add up: the first denies all traffic in the namespace, the others allow the stacks some."""
-    nothing = {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    found = [_policy(site, "default-deny", nothing), _policy(site, "stacks-from-outside", _ingress(site))]
+
+    def policy(name: str, spec: dict[str, Any]) -> Manifest:
+        return _object("networkpolicies", name, namespace=site.namespace, spec=spec)
+
+    yield policy("default-deny", {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
+    # Traffic to a node port comes from outside, or from a node: all but the cluster's own networks.
+    outside: dict[str, Any] = {"from": [_block("0.0.0.0/0", _of(site, 4)), _block("::/0", _of(site, 6))]}
+    if site.target_ports:
+        outside["ports"] = [
+            {"protocol": protocol, "port": first} | ({"endPort": last} if last > first else {})
+            for first, last in site.target_ports
+            for protocol in ("TCP", "UDP")
+        ]
+    yield policy("stacks-from-outside", _stacks(ingress=[outside]))
     if site.gateway_namespaces:
         wanted = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [*site.gateway_namespaces]}
         gateways = {"namespaceSelector": {"matchExpressions": [wanted]}}
-        found.append(_policy(site, "stacks-from-gateway", _stacks(ingress=[{"from": [gateways]}])))
+        yield policy("stacks-from-gateway", _stacks(ingress=[{"from": [gateways]}]))
     general = {"matchExpressions": [{"key": EGRESS_LABEL, "operator": "DoesNotExist"}]}
+    internet = {
+        "to": [
+            _block("0.0.0.0/0", (*PRIVATE_V4, *SPECIAL_V4, *_of(site, 4))),
+            _block("::/0", (*PRIVATE_V6, *_of(site, 6))),
+        ]
+    }
     if site.dns:
-        found.append(_policy(site, "stacks-to-dns", _stacks(general, egress=[_DNS])))
+        yield policy("stacks-to-dns", _stacks(general, egress=[_DNS]))
     if site.egress == "internet":
-        found.append(_policy(site, "stacks-to-internet", _stacks(general, egress=[{"to": _internet(site)}])))
+        yield policy("stacks-to-internet", _stacks(general, egress=[internet]))
     for egress in site.template_egress:
         if egress.kind != NONE:
             own = {"matchLabels": {labels.MANAGED_BY: labels.MANAGER, EGRESS_LABEL: egress.kind}}
-            found.append(_policy(site, egress_policy(egress), _stacks(own, egress=_reached(site, egress))))
-    return found
+            # Names can be looked up, but not where only some networks are reached.
+            rules: list[dict[str, Any]] = [_DNS, internet] if egress.kind == INTERNET else [_DNS]
+            if egress.networks:
+                rules = [{"to": [{"ipBlock": {"cidr": network}} for network in egress.networks]}]
+            yield policy(egress_policy(egress), _stacks(own, egress=rules))
 
 
 def egress_policy(egress: Egress) -> str:
@@ -245,48 +231,9 @@ def egress_policy(egress: Egress) -> str:
     return f"egress-{egress.kind}"
 
 
-def _reached(site: ManifestOptions, egress: Egress) -> list[dict[str, Any]]:
-    """The rules for it: names can be looked up, but not where only some networks are reached."""
-    if egress.networks:
-        return [{"to": [{"ipBlock": {"cidr": network}} for network in egress.networks]}]
-    return [_DNS, {"to": _internet(site)}] if egress.kind == INTERNET else [_DNS]
-
-
-def _admission(site: ManifestOptions) -> list[Manifest]:
-    name = f"{labels.lease_name(site.instance)}-{site.namespace}"
-    user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
-    return [
-        _object(POLICIES, name, spec=policy_spec(site.instance, user, site.routes)),
-        _object(BINDINGS, name, spec=binding_spec(name, site.namespace)),
-    ]
-
-
-def _policy(site: ManifestOptions, name: str, spec: dict[str, Any]) -> Manifest:
-    return _object("networkpolicies", name, namespace=site.namespace, spec=spec)
-
-
 def _stacks(selector: Mapping[str, Any] = MappingProxyType({}), **rules: Any) -> dict[str, Any]:
     selector = {"matchLabels": {labels.MANAGED_BY: labels.MANAGER}, **selector}
     return {"podSelector": selector, "policyTypes": [name.capitalize() for name in rules], **rules}
-
-
-def _ingress(site: ManifestOptions) -> dict[str, Any]:
-    """Allow everything but the cluster's own networks: traffic to a node port comes from outside, or from a node."""
-    rule: dict[str, Any] = {"from": [_block("0.0.0.0/0", _of(site, 4)), _block("::/0", _of(site, 6))]}
-    if site.target_ports:
-        rule["ports"] = [
-            {"protocol": protocol, "port": first} | ({"endPort": last} if last > first else {})
-            for first, last in site.target_ports
-            for protocol in ("TCP", "UDP")
-        ]
-    return _stacks(ingress=[rule])
-
-
-def _internet(site: ManifestOptions) -> list[dict[str, Any]]:
-    return [
-        _block("0.0.0.0/0", (*PRIVATE_V4, *SPECIAL_V4, *_of(site, 4))),
-        _block("::/0", (*PRIVATE_V6, *_of(site, 6))),
-    ]
 
 
 def _of(site: ManifestOptions, version: int) -> tuple[str, ...]:
@@ -315,31 +262,29 @@ class ManifestChange:
         return f"change {name}{where} ({', '.join(self.fields)})" if self.fields else f"create {name}{where}"
 
 
-class Administrator(Caller):
+class Administrator(Cluster):
     """One cluster, with an administrator's rights."""
 
     async def change(self, manifest: Mapping[str, Any]) -> ManifestChange | None:
         """The change that makes the cluster match the manifest; None if it matches. Raises ClusterUnavailable."""
         try:
-            found = await self.answer(_call("get", manifest))
+            existing = await self.answer(_call("get", manifest))
         except ObjectNotFound:
             return ManifestChange(manifest=manifest)
-        fields = tuple(differences(manifest, found))
+        fields = tuple(differences(manifest, existing))
         return ManifestChange(manifest=manifest, fields=fields) if fields else None
 
     async def apply(self, manifest: Mapping[str, Any]) -> None:
         """Create or change the object. Raises ClusterUnavailable, and the error that a refusal means."""
         change = await self.change(manifest)
-        if change is None:
-            return
-        if not change.fields:
+        if change is not None and not change.fields:
             try:
                 await self.answer(_call("create", manifest, body=orjson.dumps(manifest)))
+                return
             except ObjectExists:
                 pass  # an earlier try has created it, and its response was lost
-            else:
-                return
-        await self.answer(_call("patch", manifest, body=orjson.dumps(manifest), content_type=MERGE_PATCH))
+        if change is not None:
+            await self.answer(_call("patch", manifest, body=orjson.dumps(manifest), content_type=MERGE_PATCH))
 
     async def token(self, namespace: str, account: str, seconds: int) -> str:
         """A token of that service account that expires. Raises ClusterUnavailable, ObjectNotFound."""
@@ -347,9 +292,8 @@ class Administrator(Caller):
 
     async def lasting_token(self, namespace: str, account: str) -> str:
         """The token in the account's Secret; waits until the cluster has put it there. Raises ClusterUnavailable."""
-        name = f"{account}-token"
+        name, deadline = f"{account}-token", self.deadline(SECRET_SECONDS)
         call = KubeRequest(verb="get", resource="secrets", namespace=namespace, name=name)
-        deadline = self.deadline(SECRET_SECONDS)
 
         async def token() -> str | Again:
             data = (await self.answer(call, deadline)).get("data") or {}
@@ -390,6 +334,9 @@ def _call(verb: str, manifest: Mapping[str, Any], **options: Any) -> KubeRequest
     return KubeRequest(verb=verb, resource=PLURALS[manifest["kind"]], **where, **options)
 
 
+# ---- NetworkPolicies that exist
+
+
 def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: str = INGRESS) -> bool:
     """Whether the policies deny traffic to (or from) this instance's pods by default, and no rule allows all of it."""
     selecting = [policy for policy in policies if restricts(policy, instance, direction)]
@@ -399,13 +346,23 @@ def protects(policies: Iterable[Mapping[str, Any]], instance: str, direction: st
 def restricts(policy: Mapping[str, Any], instance: str, direction: str = INGRESS) -> bool:
     """Whether the policy applies to this direction and selects all pods of this instance."""
     spec = policy.get("spec") or {}
-    return direction in _types(spec) and _selects(spec.get("podSelector") or {}, _labels_of_all(instance))
+    # Without policyTypes: ingress, and egress if it has egress rules (NetworkPolicySpec).
+    types = spec.get("policyTypes") or [INGRESS, *([EGRESS] if spec.get("egress") else [])]
+    return direction in types and _selects(spec.get("podSelector") or {}, _labels_of_all(instance))
+
+
+def _rules(
+    policy: Mapping[str, Any], direction: str
+) -> Iterator[tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]]:
+    """Each rule of the policy, with its peers."""
+    key, peers = _SOURCES[direction]
+    for rule in (policy.get("spec") or {}).get(key) or ():
+        yield rule, rule.get(peers) or ()
 
 
 def opens(policy: Mapping[str, Any], direction: str = INGRESS) -> bool:
     """Whether a rule of the policy allows all traffic."""
-    rules, peers = _SOURCES[direction]
-    return any(not rule.get(peers) and not rule.get("ports") for rule in (policy.get("spec") or {}).get(rules) or ())
+    return any(not peers and not rule.get("ports") for rule, peers in _rules(policy, direction))
 
 
 def lets_through(
@@ -415,31 +372,23 @@ def lets_through(
 
     Only addresses are checked: a rule that allows pods by their labels is considered intended.
     """
-    known = [(text, ip_network(text, strict=False)) for text in networks]
-    rules, peers = _SOURCES[direction]
+    everything = [{"ipBlock": {"cidr": "0.0.0.0/0"}}, {"ipBlock": {"cidr": "::/0"}}]
     for policy in policies:
         if not restricts(policy, instance, direction):
             continue
-        blocks = [block for rule in (policy.get("spec") or {}).get(rules) or () for block in _blocks(rule.get(peers))]
-        open_to = [text for text, network in known if any(_left(network, *block) for block in blocks)]
-        if open_to:
-            yield policy["metadata"]["name"], open_to
+        peers = [peer for _, peers in _rules(policy, direction) for peer in peers or everything]
+        blocks = [peer["ipBlock"] for peer in peers if peer.get("ipBlock")]
+        if reached := [
+            text for text in networks if any(_is_partly_in(ip_network(text, strict=False), one) for one in blocks)
+        ]:
+            yield policy["metadata"]["name"], reached
 
 
-def _blocks(peers: Sequence[Mapping[str, Any]] | None) -> Iterator[tuple[Network, list[Network]]]:
-    """Each network that a rule allows, with its exceptions. A rule without peers allows all networks."""
-    if not peers:
-        yield from ((ip_network(everything), []) for everything in ("0.0.0.0/0", "::/0"))
-    for peer in peers or ():
-        if block := peer.get("ipBlock"):
-            excepted = [ip_network(one, strict=False) for one in block.get("except") or ()]
-            yield ip_network(block["cidr"], strict=False), excepted
-
-
-def _left(network: Network, block: Network, excepted: Iterable[Network]) -> bool:
+def _is_partly_in(network: Network, block: Mapping[str, Any]) -> bool:
     """Whether a part of the network is in the block, but in none of its exceptions."""
-    parts = [network] if _within(network, block) else [block] if _within(block, network) else []
-    for hole in excepted:
+    allowed = ip_network(block["cidr"], strict=False)
+    parts = [network] if _within(network, allowed) else [allowed] if _within(allowed, network) else []
+    for hole in (ip_network(one, strict=False) for one in block.get("except") or ()):
         kept: list[Network] = []
         for part in parts:
             if _within(hole, part) and hole != part:
@@ -452,11 +401,6 @@ def _left(network: Network, block: Network, excepted: Iterable[Network]) -> bool
 
 def _within(inner: Network, outer: Network) -> bool:
     return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type]
-
-
-def _types(spec: Mapping[str, Any]) -> list[str]:
-    """The policy's directions. Without policyTypes: ingress, and egress if it has egress rules (NetworkPolicySpec)."""
-    return spec.get("policyTypes") or [INGRESS, *([EGRESS] if spec.get("egress") else [])]
 
 
 def egress_rules(policies: Iterable[Mapping[str, Any]], instance: str, egress: Egress) -> set[str]:
@@ -477,18 +421,18 @@ def _labels_of_all(instance: str) -> dict[str, str | None]:
 def _selects(selector: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
     wanted = (selector.get("matchLabels") or {}).items()
     expressions = selector.get("matchExpressions") or ()
-    return all(ours.get(key) == value for key, value in wanted) and all(_holds(one, ours) for one in expressions)
+    return all(ours.get(key) == value for key, value in wanted) and all(_is_true(one, ours) for one in expressions)
 
 
-def _holds(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
+def _is_true(expression: Mapping[str, Any], ours: Mapping[str, str | None]) -> bool:
     """Whether the expression is true of all our pods, but of those of templates with their own ``network.egress``. No
     policy can know the ids of stacks.
     """
     key, values = expression["key"], expression.get("values") or ()
-    rules: dict[str, Callable[[], bool]] = {
-        "Exists": lambda: key in ours,
-        "DoesNotExist": lambda: key == EGRESS_LABEL and key not in ours,
-        "In": lambda: ours.get(key) in values,
-        "NotIn": lambda: key in ours and ours[key] is not None and ours[key] not in values,
+    truths = {
+        "Exists": key in ours,
+        "DoesNotExist": key == EGRESS_LABEL and key not in ours,
+        "In": ours.get(key) in values,
+        "NotIn": key in ours and ours[key] is not None and ours[key] not in values,
     }
-    return expression["operator"] in rules and rules[expression["operator"]]()
+    return truths.get(expression["operator"], False)

@@ -1,9 +1,9 @@
-"""The record of a stack on its Service, from which a lost state file can be rebuilt.
+"""The record of a stack on its Service, from which a lost state file can be rebuilt. Pure.
 
-Owns: the record's format and version. The record is an annotation of the Service, which exists from the reservation of
-a stack to its removal; the pod carries only its generation. What changes most (the expiry) and what the daemon compares
-on each pass (the generation, and what the pod should be) are annotations of their own beside it. Pure. Records are not
-read while the state file exists. ``parse_pod`` and ``parse_config_map`` read what the version before wrote.
+The record is an annotation of the Service, which exists from the reservation of a stack to its removal; the pod carries
+only its generation. What changes most (the expiry) and what the daemon compares on each pass (the generation, and what
+the pod should be) are annotations of their own beside it. Records are not read while the state file exists.
+``parse_pod`` and ``parse_config_map`` read what the version before wrote.
 """
 
 from __future__ import annotations
@@ -52,16 +52,13 @@ def wanted_pod(stack: Stack) -> str:
 
 
 def service_annotations(stack: Stack) -> dict[str, str]:
-    """The annotations of the stack's Service. Needs a stack with its pod spec (``Stacks.whole``)."""
-    return {
-        labels.RECORD: _record(stack),
-        labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at),
-        labels.GENERATION: str(stack.generation),
-        labels.DESIRED: wanted_pod(stack),
-    }
+    """The annotations of the stack's Service. Needs a stack with its pod spec (``Stacks.whole``).
 
-
-def _record(stack: Stack) -> str:
+    Generated values are in the record only while there is no pod, which has them otherwise: more programs may read
+    Services than pods.
+    """
+    if stack.pod_spec is None:
+        raise ValueError(f"the pod spec of {stack.stack_id} was not read")
     record: dict[str, object] = {
         "version": VERSION,
         "created_at": from_nanoseconds(stack.created_at),
@@ -70,34 +67,30 @@ def _record(stack: Stack) -> str:
         "cpu_milli": stack.requested_cpu_milli,
         "memory_bytes": stack.requested_memory_bytes,
         "labels": dict(stack.labels),
-        **_pack(_text(stack)),
+        **_pack(stack.pod_spec),
     }
-    record |= {key: value for key, value in _optional(stack).items() if value}
-    return orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode()
+    optional = {
+        "template": stack.template,
+        "digest": stack.digest,
+        "values": dict(stack.values) if wanted_pod(stack) != RUNNING else list(stack.values),
+        "unassigned": stack.unassigned,
+        "node": stack.node_id,
+        "address": stack.node_public_ip,
+        "ended": [stack.status.value, stack.status_reason, stack.status_message] if stack.ended else None,
+    }
+    record |= {key: value for key, value in optional.items() if value}
+    return {
+        labels.RECORD: orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode(),
+        labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at),
+        labels.GENERATION: str(stack.generation),
+        labels.DESIRED: wanted_pod(stack),
+    }
 
 
 def _recorded(port: PortMapping) -> list[object]:
     """Three values; of a routed port five, with its route and host."""
     recorded: list[object] = [port.container_port, port.protocol, port.node_port]
     return [*recorded, port.route, port.host] if isinstance(port, RoutedPort) else recorded
-
-
-def _optional(stack: Stack) -> dict[str, object]:
-    """The fields that most records lack.
-
-    Generated values are in the record only while there is no pod, which has them otherwise: more programs may read
-    Services than pods.
-    """
-    without_pod = wanted_pod(stack) != RUNNING
-    return {
-        "template": stack.template,
-        "digest": stack.digest,
-        "values": dict(stack.values) if without_pod else list(stack.values),
-        "unassigned": stack.unassigned,
-        "node": stack.node_id,
-        "address": stack.node_public_ip,
-        "ended": [stack.status.value, stack.status_reason, stack.status_message] if stack.ended else None,
-    }
 
 
 def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecoverable:
@@ -114,7 +107,7 @@ def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[s
     common = _common(service, record, values=_values(own, record))
     # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
     holds = service["spec"].get("type") == "NodePort" or not (common.node_ports or "ended" in record)
-    found = replace(
+    stack = replace(
         common,
         ports=_ports(record, service),
         ports_held=holds,
@@ -124,25 +117,17 @@ def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[s
         node_public_ip=_optional_text(record.get("address")),
     )
     if wanted == STOPPED:
-        return replace(found, status=StackStatus.STOPPED, desired=Desired.STOPPED, ports_held=True)
+        return replace(stack, status=StackStatus.STOPPED, desired=Desired.STOPPED, ports_held=True)
     if own is None and wanted == STARTING:
-        return replace(found, ports_held=True)
+        return replace(stack, ports_held=True)
     if own is not None:
-        found = _with_pod(found, own)
-    if "ended" in record:
-        status, reason, message = record["ended"]
+        stack = _with_pod(stack, own)
+    if "ended" in record or own is None:
+        status, reason, message = record.get("ended", (StackStatus.STOPPED, POD_DELETED, POD_DELETED_MESSAGE))
         return replace(
-            found, ended=True, status=StackStatus(status), status_reason=str(reason), status_message=str(message)
+            stack, ended=True, status=StackStatus(status), status_reason=str(reason), status_message=str(message)
         )
-    if own is None:
-        return replace(
-            found,
-            ended=True,
-            status=StackStatus.STOPPED,
-            status_reason=POD_DELETED,
-            status_message=POD_DELETED_MESSAGE,
-        )
-    return found if found.ended else replace(found, ports_held=True)
+    return stack if stack.ended else replace(stack, ports_held=True)
 
 
 def _with_pod(stack: Stack, pod: JsonObject) -> Stack:
@@ -206,40 +191,26 @@ def _values(pod: JsonObject | None, record: Mapping[str, Any]) -> Mapping[str, s
 
 def _ports(record: Mapping[str, Any], service: JsonObject | None) -> tuple[PortMapping, ...]:
     """The ports; their node ports from the Service, where it has them: a port may have been replaced."""
-    node_ports = {} if service is None else _node_ports(service)
+    node_ports = {
+        (port["targetPort"], port.get("protocol", "TCP")): port["nodePort"]
+        for port in ([] if service is None else service["spec"].get("ports") or ())
+        if "nodePort" in port
+    }
     return tuple(_port(recorded, node_ports) for recorded in record["ports"])
 
 
 def _port(recorded: Sequence[Any], node_ports: Mapping[tuple[int, str], int]) -> PortMapping:
     container_port, protocol, node_port, *routed = recorded
+    number, protocol = int(container_port), str(protocol)
     if routed:
         route, host = routed
-        return RoutedPort(
-            container_port=int(container_port), protocol=str(protocol), route=Route(route), host=str(host)
-        )
-    return PortMapping(
-        container_port=int(container_port),
-        protocol=str(protocol),
-        node_port=node_ports.get((container_port, protocol), int(node_port)),
-    )
-
-
-def _node_ports(service: Mapping[str, Any]) -> dict[tuple[int, str], int]:
-    return {
-        (port["targetPort"], port.get("protocol", "TCP")): port["nodePort"]
-        for port in service["spec"].get("ports") or ()
-        if "nodePort" in port
-    }
+        return RoutedPort(container_port=number, protocol=protocol, route=Route(route), host=str(host))
+    held = node_ports.get((number, protocol), int(node_port))
+    return PortMapping(container_port=number, protocol=protocol, node_port=held)
 
 
 def _optional_text(value: object) -> str | None:
     return None if value is None else str(value)
-
-
-def _text(stack: Stack) -> str:
-    if stack.pod_spec is None:
-        raise ValueError(f"the pod spec of {stack.stack_id} was not read")
-    return stack.pod_spec
 
 
 def _pack(pod_spec: str) -> dict[str, object]:
@@ -267,13 +238,13 @@ def parse_pod(pod: JsonObject, service: JsonObject | None) -> Stack | Unrecovera
 
 
 def _from_pod(pod: JsonObject, service: JsonObject | None, record: Mapping[str, Any]) -> Stack:
-    found = _with_pod(_common(pod, record, values=_values(pod, record)), pod)
+    stack = _with_pod(_common(pod, record, values=_values(pod, record)), pod)
     return replace(
-        found,
+        stack,
         # That version answered a create before it wrote here that a stack was given away.
-        digest=None if found.unassigned else found.digest,
+        digest=None if stack.unassigned else stack.digest,
         ports=_ports(record, service),
-        ports_held=service is not None or not found.ended,
+        ports_held=service is not None or not stack.ended,
         service_uid=service["metadata"]["uid"] if service is not None else None,
     )
 

@@ -1,11 +1,11 @@
 """The rights that stackd has in a cluster: exactly those that it uses; and that only stackd has them for its objects. Pure.
 
-Owns: the table of rights. ``stackd manifests`` prints it as Role and ClusterRole, ``stackd doctor`` asks the cluster
-about each line, and a test compares it with the requests that stackd really sends.
+``stackd manifests`` prints the table of rights as Role and ClusterRole, ``stackd doctor`` asks the cluster about each
+line, and a test compares it with the requests that stackd really sends.
 
-Owns: the ValidatingAdmissionPolicy that lets only stackd write the objects of its stacks. stackd believes what its labels
-and records say: without the policy, whoever may create a Service in the namespace can write a record that stackd adopts.
-A subresource that is not listed (status, binding, eviction) needs no exception.
+The ValidatingAdmissionPolicy lets only stackd write the objects of its stacks. stackd believes what its labels and records
+say: without the policy, whoever may create a Service in the namespace can write a record that stackd adopts. A subresource
+that is not listed (status, binding, eviction) needs no exception.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from stackd.kube import labels
 from stackd.kube.labels import lease_name
-from stackd.kube.wire import CONFIG_MAPS, GATEWAY_API, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, TOKENS
+from stackd.kube.wire import CONFIG_MAPS, GATEWAY_API, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, POLICIES, TOKENS
 
 CLUSTER_IDENTITY = "kube-system"
 
@@ -30,14 +30,10 @@ class Right:
     why: str
     names: tuple[str, ...] = ()
 
-    @property
-    def group(self) -> str:
-        """The API group of the resource."""
-        return KINDS[self.resource.partition("/")[0]].group
-
     def rule(self) -> dict[str, Any]:
         """The right as a PolicyRule."""
-        rule: dict[str, Any] = {"apiGroups": [self.group], "resources": [self.resource], "verbs": list(self.verbs)}
+        group = KINDS[self.resource.partition("/")[0]].group
+        rule: dict[str, Any] = {"apiGroups": [group], "resources": [self.resource], "verbs": list(self.verbs)}
         return rule | ({"resourceNames": list(self.names)} if self.names else {})
 
 
@@ -47,30 +43,29 @@ class AccessReview:
 
     verb: str
     resource: str
-    subresource: str
-    group: str
     namespace: str
-    name: str
-    why: str
+    name: str = ""
+    why: str = ""
+
+
+def _right(resource: str, verbs: str, why: str, *names: str) -> Right:
+    return Right(resource=resource, verbs=tuple(verbs.split()), why=why, names=names)
 
 
 _ALL_OF_ONE = "create get list watch patch delete"
-IN_NAMESPACE = tuple(
-    Right(resource=resource, verbs=tuple(verbs.split()), why=why)
-    for resource, verbs, why in (
-        ("pods", _ALL_OF_ONE, "the stacks' pods; patch restores their labels"),
-        ("services", _ALL_OF_ONE, "the stacks' Services; patch keeps their records up to date"),
-        (
-            CONFIG_MAPS,
-            "get list delete",
-            "the records of stopped stacks of stackd 0.1.0 before Services carried them; they are converted at the start",
-        ),
-        (LOG, "get", "the logs of a stack"),
-        ("events", "list", "the events of a stack"),
-        ("networkpolicies", "list", "require_ingress_network_policy, and the doctor"),
-        ("resourcequotas", "list", "how many stacks fit, for /capacity and the doctor"),
-        ("limitranges", "list", "what a LimitRange gives to each container, for /capacity and the doctor"),
-    )
+IN_NAMESPACE = (
+    _right("pods", _ALL_OF_ONE, "the stacks' pods; patch restores their labels"),
+    _right("services", _ALL_OF_ONE, "the stacks' Services; patch keeps their records up to date"),
+    _right(
+        CONFIG_MAPS,
+        "get list delete",
+        "the records of stopped stacks of stackd 0.1.0 before Services carried them; they are converted at the start",
+    ),
+    _right(LOG, "get", "the logs of a stack"),
+    _right("events", "list", "the events of a stack"),
+    _right("networkpolicies", "list", "require_ingress_network_policy, and the doctor"),
+    _right("resourcequotas", "list", "how many stacks fit, for /capacity and the doctor"),
+    _right("limitranges", "list", "what a LimitRange gives to each container, for /capacity and the doctor"),
 )
 
 
@@ -79,12 +74,9 @@ def in_namespace(instance: str, routes: Iterable[str] = ()) -> tuple[Right, ...]
     name, why = lease_name(instance), "one stackd at a time owns the stacks, and renews this Lease"
     return (
         *IN_NAMESPACE,
-        *(
-            Right(resource=kind, verbs=tuple(_ALL_OF_ONE.split()), why="the names of the stacks' ports")
-            for kind in routes
-        ),
-        Right(resource=LEASES, verbs=("create",), why=f"the Lease {name}, where there is none"),
-        Right(resource=LEASES, names=(name,), verbs=("get", "list", "watch", "update"), why=why),
+        *(_right(kind, _ALL_OF_ONE, "the names of the stacks' ports") for kind in routes),
+        _right(LEASES, "create", f"the Lease {name}, where there is none"),
+        _right(LEASES, "get list watch update", why, name),
     )
 
 
@@ -92,20 +84,19 @@ def in_cluster(namespace: str) -> tuple[Right, ...]:
     """The rights that cannot be granted in the namespace."""
     why = f"the uid of {CLUSTER_IDENTITY} tells one cluster from another; the other is where the stacks are"
     return (
-        Right(resource="nodes", verbs=("list", "watch"), why="where stacks run, and under which address"),
-        Right(resource=NAMESPACES, names=(CLUSTER_IDENTITY, namespace), verbs=("get",), why=why),
+        _right("nodes", "list watch", "where stacks run, and under which address"),
+        _right(NAMESPACES, "get", why, CLUSTER_IDENTITY, namespace),
     )
 
 
 def of_account(account: str) -> tuple[Right, ...]:
     """The rights in the namespace of stackd's own account."""
-    why = "its own token, which ends, is renewed in time"
-    return (Right(resource=TOKENS, names=(account,), verbs=("create",), why=why),)
+    return (_right(TOKENS, "create", "its own token, which ends, is renewed in time", account),)
 
 
 def of_gateway(name: str) -> tuple[Right, ...]:
     """The rights in the namespace of the Gateway."""
-    return (Right(resource=GATEWAYS, names=(name,), verbs=("get",), why="whether the Gateway serves names"),)
+    return (_right(GATEWAYS, "get", "whether the Gateway serves names", name),)
 
 
 def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:
@@ -124,12 +115,11 @@ def asks_of_account(account: str, namespace: str) -> Iterator[AccessReview]:
 
 def _reviews(rights: tuple[Right, ...], where: str) -> Iterator[AccessReview]:
     for right in rights:
-        resource, _, part = right.resource.partition("/")
-        of = {"resource": resource, "subresource": part, "group": right.group, "namespace": where, "why": right.why}
-        yield from (AccessReview(verb=verb, name=name, **of) for verb in right.verbs for name in right.names or ("",))
+        for verb in right.verbs:
+            for name in right.names or ("",):
+                yield AccessReview(verb=verb, resource=right.resource, namespace=where, name=name, why=right.why)
 
 
-POLICIES, BINDINGS = "validatingadmissionpolicies", "validatingadmissionpolicybindings"
 KINDS_OF_STACKS: Final = (
     ("", "v1", ("pods", "pods/ephemeralcontainers", "pods/resize", "services", "configmaps")),
     ("coordination.k8s.io", "v1", ("leases",)),

@@ -1,14 +1,14 @@
 """The objects that give a stack's ports their names: an HTTPRoute or TLSRoute for each routed port. Pure.
 
-One route object cannot serve two names with different ports behind them, because its rules do not match by name: so
-there is one for each routed port. A NodePort Service gives each of its ports a node port; so the routed ports of a
-stack that has node ports, too, are behind a Service of their own, without node ports. Manifests are complete, with the
-values that Kubernetes would fill in: what is stored differs from them only if somebody has changed it.
+One route object cannot serve two names with different ports behind them, because its rules do not match by name. A
+NodePort Service gives each of its ports a node port; so the routed ports of a stack that has node ports, too, are behind
+a Service of their own, without node ports. Manifests are complete, with the values that Kubernetes would fill in: what is
+stored differs from them only if somebody has changed it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from sys import intern
 from typing import Any, Final
 
@@ -26,9 +26,7 @@ from stackd.structs import struct
 BACKENDS: Final = "services"
 RESOURCES: Final = (BACKENDS, HTTP_ROUTES, TLS_ROUTES)
 BACKEND_PREFIX: Final = "rt-"
-_GATEWAY: Final = {"group": GATEWAY_API, "kind": "Gateway"}
 _CONDITIONS: Final = ("Accepted", "ResolvedRefs")
-_PORT_FIELDS: Final = ("name", "protocol", "port", "targetPort")
 _NONE: Mapping[str, Any] = {}
 
 
@@ -78,55 +76,15 @@ def resource_of(route: Route) -> str:
     return TLS_ROUTES if route is Route.TLS else HTTP_ROUTES
 
 
+def is_backend(raw: Mapping[str, Any]) -> bool:
+    """Whether this Service is behind the routes of a stack that has node ports, too."""
+    return str(raw["metadata"]["name"]).startswith(BACKEND_PREFIX)
+
+
 def names_of(stack: Stack) -> tuple[tuple[str, str], ...]:
     """Resource and name of all objects that give this stack names."""
     routes = tuple((resource_of(port.route), _name(stack, port)) for port in stack.routed)
     return (*routes, (BACKENDS, BACKEND_PREFIX + stack.stack_id)) if _is_mixed(stack) else routes
-
-
-def wanted_routes(stack: Stack, config: RoutesSection, instance: str) -> tuple[WantedRoute, ...]:
-    """The objects that the stack should have. None for ports whose listener is not configured (any more)."""
-    if not (stack.routed and stack.ports_held and config.domain):
-        return ()
-    return tuple(_wanted(stack, config, instance))
-
-
-def _wanted(stack: Stack, config: RoutesSection, instance: str) -> Iterator[WantedRoute]:
-    for port in stack.routed:
-        if listener := config.listener(port.route):
-            spec = _route_spec(stack, port, config.gateway, listener)
-            yield _object(stack, instance, resource_of(port.route), _name(stack, port), port.route, spec)
-    if _is_mixed(stack):
-        ports = [service_port(port) for port in stack.routed]
-        spec = {"type": "ClusterIP", "selector": service_selector(stack), "ports": ports}
-        yield _object(stack, instance, BACKENDS, BACKEND_PREFIX + stack.stack_id, stack.routed[0].route, spec)
-
-
-def _object(
-    stack: Stack, instance: str, resource: str, name: str, route: Route, spec: Mapping[str, Any]
-) -> WantedRoute:
-    metadata = {
-        "name": name,
-        "namespace": stack.namespace,
-        "labels": labels.object_labels(instance, stack.stack_id),
-        "annotations": {labels.ROUTE: route.value},
-    }
-    manifest = {**KINDS[resource].type_meta, "metadata": metadata, "spec": spec}
-    return WantedRoute(resource=resource, name=name, manifest=manifest, content=_content(resource, spec))
-
-
-def _route_spec(stack: Stack, port: RoutedPort, gateway: str, listener: str) -> dict[str, Any]:
-    namespace, _, name = gateway.partition("/")
-    service = BACKEND_PREFIX + stack.stack_id if _is_mixed(stack) else stack.service_name
-    backend = {"group": "", "kind": "Service", "name": service, "port": port.container_port, "weight": 1}
-    rule: dict[str, Any] = {"backendRefs": [backend]}
-    if port.route is not Route.TLS:
-        rule["matches"] = [{"path": {"type": "PathPrefix", "value": "/"}}]
-    return {
-        "parentRefs": [_GATEWAY | {"namespace": namespace, "name": name, "sectionName": listener}],
-        "hostnames": [port.hostname],
-        "rules": [rule],
-    }
 
 
 def _is_mixed(stack: Stack) -> bool:
@@ -137,23 +95,61 @@ def _name(stack: Stack, port: RoutedPort) -> str:
     return f"{stack.stack_id}-{port.container_port}"
 
 
+def wanted_routes(stack: Stack, config: RoutesSection, instance: str) -> tuple[WantedRoute, ...]:
+    """The objects that the stack should have. None for ports whose listener is not configured (any more)."""
+    if not (stack.routed and stack.ports_held and config.domain):
+        return ()
+    mixed = _is_mixed(stack)
+    backend, specs = BACKEND_PREFIX + stack.stack_id if mixed else stack.service_name, {}
+    for port in stack.routed:
+        if listener := config.listener(port.route):
+            spec = _route_spec(port, config.gateway, listener, backend)
+            specs[resource_of(port.route), _name(stack, port)] = spec
+    if mixed:
+        ports = [service_port(port) for port in stack.routed]
+        specs[BACKENDS, backend] = {"type": "ClusterIP", "selector": service_selector(stack), "ports": ports}
+    kinds = {_name(stack, port): port.route for port in stack.routed} | {backend: stack.routed[0].route}
+    return tuple(
+        WantedRoute(
+            resource=resource,
+            name=name,
+            manifest={
+                **KINDS[resource].type_meta,
+                "metadata": {
+                    "name": name,
+                    "namespace": stack.namespace,
+                    "labels": labels.object_labels(instance, stack.stack_id),
+                    "annotations": {labels.ROUTE: kinds[name].value},
+                },
+                "spec": spec,
+            },
+            content=_content(resource, spec),
+        )
+        for (resource, name), spec in specs.items()
+    )
+
+
+def _route_spec(port: RoutedPort, gateway: str, listener: str, service: str) -> dict[str, Any]:
+    namespace, _, name = gateway.partition("/")
+    parent = {"group": GATEWAY_API, "kind": "Gateway", "namespace": namespace, "name": name, "sectionName": listener}
+    backend = {"group": "", "kind": "Service", "name": service, "port": port.container_port, "weight": 1}
+    rule: dict[str, Any] = {"backendRefs": [backend]}
+    if port.route is not Route.TLS:
+        rule["matches"] = [{"path": {"type": "PathPrefix", "value": "/"}}]
+    return {"parentRefs": [parent], "hostnames": [port.hostname], "rules": [rule]}
+
+
 def _content(resource: str, spec: Mapping[str, Any]) -> bytes:
     if resource == BACKENDS:
-        ports = [{key: port.get(key) for key in _PORT_FIELDS} for port in spec.get("ports") or ()]
+        compared = ("name", "protocol", "port", "targetPort")
+        ports = [{key: port.get(key) for key in compared} for port in spec.get("ports") or ()]
         spec = {"type": spec.get("type"), "selector": spec.get("selector"), "ports": ports}
     return orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)
-
-
-def is_backend(raw: Mapping[str, Any]) -> bool:
-    """Whether this Service is behind the routes of a stack that has node ports, too."""
-    name: str = raw["metadata"]["name"]
-    return name.startswith(BACKEND_PREFIX)
 
 
 def route_state(resource: str, raw: Mapping[str, Any]) -> RouteState:
     """The view of such an object's JSON."""
     metadata, spec = raw["metadata"], raw.get("spec") or _NONE
-    outcome = {} if resource == BACKENDS else _outcome(raw, spec)
     return RouteState(
         resource=resource,
         name=metadata["name"],
@@ -164,7 +160,7 @@ def route_state(resource: str, raw: Mapping[str, Any]) -> RouteState:
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         content=_content(resource, spec),
         annotated=labels.ROUTE in labels.annotations_of(raw),
-        **outcome,
+        **({} if resource == BACKENDS else _outcome(raw, spec)),
     )
 
 
@@ -176,10 +172,9 @@ def _outcome(raw: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
         for entry in (raw.get("status") or _NONE).get("parents") or ()
         if all(entry["parentRef"].get(key) == parent.get(key) for key in ("namespace", "name", "sectionName"))
     ]
-    for conditions in named:
-        for kind in _CONDITIONS:
-            if (refused := conditions.get(kind, _NONE)).get("status") == "False":
-                message = (refused.get("message") or "")[:MESSAGE_LIMIT]
-                return {"ready": False, "reason": intern(refused.get("reason") or kind), "message": message}
-    ready = bool(named) and all(c.get(kind, _NONE).get("status") == "True" for c in named for kind in _CONDITIONS)
-    return {"ready": ready}
+    outcomes = [(kind, conditions.get(kind, _NONE)) for conditions in named for kind in _CONDITIONS]
+    for kind, outcome in outcomes:
+        if outcome.get("status") == "False":
+            message = (outcome.get("message") or "")[:MESSAGE_LIMIT]
+            return {"ready": False, "reason": intern(outcome.get("reason") or kind), "message": message}
+    return {"ready": bool(outcomes) and all(outcome.get("status") == "True" for _, outcome in outcomes)}

@@ -1,12 +1,7 @@
-"""Endless list and watch of one kind of object: three generators, one inside the other.
+"""Endless list and watch of one kind of object: list → watch → pause → watch …, each watch from the version where the last
+one ended; a new list when that version is too old. ``WatchHealth`` is the state of one of them.
 
-    lines     the lines of one watch connection
-    stream    the events of one connection after a resourceVersion; each event counts as a sign of life
-    endless   list → watch → pause → watch …, each from the version where the last one ended; a new list when that
-              version is too old (``_once`` is one turn of the loop)
-
-Owns: when to list again, when to reconnect and how long to wait first; and ``WatchHealth``, the state of a watch. Does
-not know what is kept of the objects or who waits for them.
+Does not know what is kept of the objects or who waits for them.
 """
 
 from __future__ import annotations
@@ -33,10 +28,20 @@ from stackd.errors import (
     UnexpectedAnswer,
     VersionExpired,
 )
-from stackd.kube.caller import Backoff, Caller
-from stackd.kube.connection import OBJECT_BYTES
-from stackd.kube.responses import SHOWN_BYTES, error_of, is_a, is_version, readable
-from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, read_status
+from stackd.kube.client import Cluster
+from stackd.kube.connection import OBJECT_BYTES, Backoff
+from stackd.kube.wire import (
+    KINDS,
+    SHOWN_BYTES,
+    JsonObject,
+    KubeRequest,
+    KubeResponse,
+    error_of,
+    is_a,
+    is_version,
+    read_status,
+    readable,
+)
 from stackd.structs import struct
 
 log = logging.getLogger(__name__)
@@ -44,11 +49,11 @@ T = TypeVar("T")
 
 # After a watch of at least this length the back-off starts again, however it ended.
 _GOOD_SECONDS = 1.0
-# A watch that stays open this long without an event counts as connected.
+# A watch that stays open this long without an event counts as connected. An open response alone proves little, because a
+# proxy can give one, too. But a proxy ends it at once or sends nonsense.
 _STANDING_SECONDS = 0.25
 MISSED_SECONDS = 2.0
 """How long a reopened watch may take to report what was missed."""
-_INTERNAL = 500
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
 
 
@@ -72,6 +77,9 @@ class Timings:
     longest_pause: float = 5.0
 
 
+DEFAULT_TIMINGS = Timings()
+
+
 @struct
 class Source(Generic[T]):
     """What is watched: ``call`` is the request for the list, ``parse`` reads one object."""
@@ -79,10 +87,6 @@ class Source(Generic[T]):
     kind: str
     call: KubeRequest
     parse: Callable[[JsonObject], T]
-
-    def read(self, raw: JsonObject) -> T:
-        """The object. Raises UnexpectedAnswer if the JSON cannot be read as this kind."""
-        return readable(self.kind, self.parse, raw)
 
 
 @struct
@@ -100,22 +104,13 @@ class Changed(Generic[T]):
     gone: bool
 
 
-@struct
-class WatchEvent:
-    """One line of a watch; ``raw`` is the object (for a bookmark, only a resourceVersion)."""
-
-    type: str
-    raw: JsonObject
-
-    @property
-    def resource_version(self) -> str:
-        """The version from which to continue after this event."""
-        return str(self.raw["metadata"]["resourceVersion"])
-
-
 class WatchHealth:
-    """The state of one watch. ``disconnected_since`` is on the monotonic clock, None while connected.
+    """The state of one watch; times on the monotonic clock.
 
+    ``disconnected_since``  None while connected
+    ``open_seconds``        for how long the last connection was open
+    ``version``             all that happened up to this resourceVersion was reported, and the watch continues from it;
+                            empty: list first
     ``failed`` is called each time that the connection is lost or cannot be made, ``restored`` when it is back, with the
     seconds for which it was away.
     """
@@ -128,17 +123,14 @@ class WatchHealth:
         restored: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.kind = kind
-        self._clock = clock
+        self._now = clock.monotonic
         self._failed = failed
         self._restored = restored
-        self._born = clock.monotonic()
-        self.last_good: float | None = None
-        self.disconnected_since: float | None = self._born
+        self._last_good = self._now()
+        self.disconnected_since: float | None = self._last_good
         self.last_error = ""
         self.open_seconds = 0.0
-        """For how long the last connection was open."""
         self.version = ""
-        """All that happened up to this resourceVersion was reported, and the watch continues from it; empty: list first."""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.bookmarks = self.events = 0
@@ -151,15 +143,18 @@ class WatchHealth:
     @property
     def withheld(self) -> bool:
         """Whether the watch opens, but for some time has reported nothing of what Kubernetes has."""
-        missed = self._missed
-        silent = missed is not None and missed[1] == self.events
-        return silent and missed is not None and self._clock.monotonic() - missed[0] >= MISSED_SECONDS
+        at, events = self._missed or (self._now(), -1)
+        return events == self.events and self._now() - at >= MISSED_SECONDS
+
+    def staleness(self) -> float:
+        """Seconds since the last sign of life."""
+        return self._now() - self._last_good
 
     def beat(self) -> None:
         """Note a sign of life: a list, an event, or a watch that stays open."""
-        self.last_good = self._clock.monotonic()
+        self._last_good = self._now()
         if self.disconnected_since is not None:
-            away = self.last_good - self.disconnected_since
+            away = self._last_good - self.disconnected_since
             if self.last_error:
                 log.info("watch of %s is back after %.1f s", self.kind, away)
             self.disconnected_since, self.last_error = None, ""
@@ -168,7 +163,7 @@ class WatchHealth:
     def lost(self, error: StackdError) -> None:
         """Note that the connection, or the attempt to make one, failed. Logged once per outage."""
         if self.disconnected_since is None:
-            self.disconnected_since = self._clock.monotonic()
+            self.disconnected_since = self._now()
         if not self.last_error:
             detail = f" ({error.excerpt})" if isinstance(error, UnexpectedAnswer) and error.excerpt else ""
             log.warning("watch of %s is interrupted: %s%s", self.kind, error, detail)
@@ -182,79 +177,33 @@ class WatchHealth:
     def missed(self) -> None:
         """Note that the watch has not reported an object that Kubernetes has."""
         if self._missed is None or self._missed[1] != self.events:
-            self._missed = (self._clock.monotonic(), self.events)
+            self._missed = (self._now(), self.events)
 
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
         """Within the block, the watch reads from this response, and ``reopen`` can interrupt it."""
-        self._content, opened = response.content, self._clock.monotonic()
+        self._content, opened = response.content, self._now()
         try:
             yield
         finally:
-            self._content, self.open_seconds = None, self._clock.monotonic() - opened
+            self._content, self.open_seconds = None, self._now() - opened
 
     def reopen(self) -> None:
         """Interrupt the connection, which may be dead: the watch restarts over another one from the same version."""
         if self._content is not None:
             self._content.set_exception(TimeoutError())
 
-    def staleness(self) -> float:
-        """Seconds since the last sign of life."""
-        since = self._born if self.last_good is None else self.last_good
-        return self._clock.monotonic() - since
-
-
-async def lines(call: KubeRequest, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
-    """The lines until the server ends the response. Raises UnexpectedAnswer if a line is too long, or the last one
-    incomplete: a server ends a watch only between two events.
-    """
-    rest = b""
-    while chunk := await response.content.readany():
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield line
-        if len(rest) > OBJECT_BYTES:
-            raise _unreadable(call.resource, f"an event has more than {OBJECT_BYTES >> 20} MiB", rest)
-    if rest.strip():
-        raise _unreadable(call.resource, "it ends in the middle of an event", rest)
-
-
-async def stream(
-    caller: Caller, source: Source[T], version: str, health: WatchHealth, timings: Timings
-) -> AsyncGenerator[WatchEvent, None]:
-    """The events of one connection after ``version``, until the server ends it.
-
-    Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
-    """
-    call = _watch_call(source, version, timings)
-    async with caller.connection.stream(call, idle=timings.idle_limit) as response:
-        # An open response alone proves little, because a proxy can give one, too. But a proxy ends it at once or sends
-        # nonsense.
-        standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
-        try:
-            with health.reading(response):
-                async with aclosing(lines(call, response)) as received:
-                    async for line in received:
-                        event = _event(call, line)
-                        standing.cancel()
-                        health.beat()
-                        caller.connection.contact.heard(answer=False)
-                        yield event
-        finally:
-            standing.cancel()
-
 
 async def endless(
-    caller: Caller, source: Source[T], health: WatchHealth, timings: Timings
+    cluster: Cluster, source: Source[T], health: WatchHealth, timings: Timings = DEFAULT_TIMINGS
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
     """Yields a list and every change after it, without end; after a gap, a new list."""
     backoff, health.version = Backoff(first=timings.first_pause, most=timings.longest_pause), ""
-    contact = caller.connection.contact
+    contact = cluster.connection.contact
     while True:
         retry_after, began, health.open_seconds = 0, contact.now(), 0.0
         try:
-            async with aclosing(_once(caller, source, backoff, health, timings)) as news:
+            async with aclosing(_once(cluster, source, backoff, health, timings)) as news:
                 async for one in news:
                     yield one
         except VersionExpired as exc:
@@ -265,83 +214,102 @@ async def endless(
             log.debug("watch of %s: %s; asking again", source.kind, exc)
             health.restarts += 1
             continue
-        except ClusterOverloaded as exc:
-            health.lost(exc)
-            retry_after = exc.retry_after
         except (ClusterError, ClusterUnavailable) as exc:
             health.lost(exc)
-            if isinstance(exc, ClusterUnreachable):
+            if isinstance(exc, ClusterOverloaded):
+                retry_after = exc.retry_after
+            elif isinstance(exc, ClusterUnreachable):
                 contact.failed(began, str(exc))
         health.restarts += 1
         if health.open_seconds >= _GOOD_SECONDS:
             backoff.reset()
-        pause = backoff.pause(min(retry_after, timings.longest_pause))
-        await contact.pause(pause)
+        await contact.pause(backoff.pause(min(retry_after, timings.longest_pause)))
 
 
 async def _once(
-    caller: Caller, source: Source[T], backoff: Backoff, health: WatchHealth, timings: Timings
+    cluster: Cluster, source: Source[T], backoff: Backoff, health: WatchHealth, timings: Timings
 ) -> AsyncGenerator[Listed[T] | Changed[T], None]:
-    """The list, if there is no version yet, and the changes of one connection."""
-    said = health.events + health.bookmarks
+    """The list, if there is no version yet, and the changes of one connection.
+
+    Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
+    """
+    before = health.events + health.bookmarks
     if not health.version:
-        items, version = await caller.everything(source.call, source.read)
+        items, version = await cluster.everything(source.call, source.parse)
         health.beat()
         yield Listed(items=tuple(items))
         health.listed(version)
-    async with aclosing(stream(caller, source, health.version, health, timings)) as events:
-        async for event in events:
-            if event.type == "BOOKMARK":
+    async with aclosing(_events(cluster, source.call, health, timings)) as events:
+        async for kind, raw in events:
+            if kind == "BOOKMARK":
                 health.bookmarks += 1
             else:
-                item = source.read(event.raw)
+                item = readable(source.kind, source.parse, raw)
                 health.events += 1
-                yield Changed(item=item, gone=event.type == "DELETED")
+                yield Changed(item=item, gone=kind == "DELETED")
             # Only after the event was read and passed on: an event that could not be read is requested again.
-            health.version = event.resource_version
+            health.version = raw["metadata"]["resourceVersion"]
             backoff.reset()
-    if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == said:
+    if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == before:
         raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")
 
 
-def _watch_call(source: Source[T], version: str, timings: Timings) -> KubeRequest:
+async def _events(
+    cluster: Cluster, listing: KubeRequest, health: WatchHealth, timings: Timings
+) -> AsyncGenerator[tuple[str, JsonObject], None]:
+    """The events of one connection, until the server ends it between two events; each counts as a sign of life."""
     params = {
-        **source.call.params,
+        **listing.params,
         "watch": "true",
-        "resourceVersion": version,
+        "resourceVersion": health.version,
         "allowWatchBookmarks": "true",
         # Random, so that not all watches of all clients end at the same moment.
         "timeoutSeconds": str(round(timings.watch_seconds * random.uniform(1.0, 2.0))),
     }
-    return replace(source.call, verb="watch", params=params)
+    call, rest = replace(listing, verb="watch", params=params), b""
+    async with cluster.connection.stream(call, idle=timings.idle_limit) as response:
+        standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
+        try:
+            with health.reading(response):
+                while chunk := await response.content.readany():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in filter(bytes.strip, lines):
+                        event = _event(call, line)
+                        standing.cancel()
+                        health.beat()
+                        cluster.connection.contact.heard(answer=False)
+                        yield event
+                    if len(rest) > OBJECT_BYTES:
+                        raise _unreadable(call.resource, f"an event has more than {OBJECT_BYTES >> 20} MiB", rest)
+                if rest.strip():
+                    raise _unreadable(call.resource, "it ends in the middle of an event", rest)
+        finally:
+            standing.cancel()
 
 
-def _event(call: KubeRequest, line: bytes) -> WatchEvent:
-    """The event in the line. Raises the error that an ERROR event means, and UnexpectedAnswer if it is no event."""
+def _event(call: KubeRequest, line: bytes) -> tuple[str, JsonObject]:
+    """The event in the line: its type and the object (of a bookmark, only a resourceVersion).
+
+    Raises the error that an ERROR event means, and UnexpectedAnswer if it is no event.
+    """
     try:
         document = orjson.loads(line)
     except orjson.JSONDecodeError as exc:
         raise _unreadable(call.resource, "a line is no JSON", line) from exc
     kind, raw = (document.get("type"), document.get("object")) if isinstance(document, dict) else (None, None)
-    if kind == "ERROR" and isinstance(raw, dict) and (status := read_status(raw)) is not None:
-        raise error_of(call, KubeResponse(status=status.code or _INTERNAL, body=orjson.dumps(raw)))
-    if kind not in _EVENTS or not isinstance(raw, dict):
+    if not isinstance(raw, dict) or (kind not in _EVENTS and kind != "ERROR"):
         raise _unreadable(call.resource, "a line is no event", line)
-    if trouble := _trouble(call, raw):
-        raise _unreadable(call.resource, trouble, line)
-    return WatchEvent(type=kind, raw=raw)
-
-
-def _trouble(call: KubeRequest, raw: JsonObject) -> str:
+    if kind == "ERROR" and (status := read_status(raw)) is not None:
+        raise error_of(call, KubeResponse(status=status.code or 500, body=orjson.dumps(raw)))
     expected, metadata = KINDS[call.resource], raw.get("metadata")
-    if not is_a(expected, raw):
-        return f"an event is not about a {expected.name}"
+    if kind == "ERROR" or not is_a(expected, raw):
+        raise _unreadable(call.resource, f"an event is not about a {expected.name}", line)
     if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
-        return "an event has no resourceVersion"
-    return ""
+        raise _unreadable(call.resource, "an event has no resourceVersion", line)
+    return kind, raw
 
 
-def _unreadable(kind: str, trouble: str, line: bytes) -> UnexpectedAnswer:
+def _unreadable(kind: str, fault: str, line: bytes) -> UnexpectedAnswer:
     # A part of an object is not quoted: it may hold a stack's generated values.
     page = repr(line[:SHOWN_BYTES]) if line.lstrip().startswith(b"<") else f"{len(line)} bytes"
-    return UnexpectedAnswer(f"the watch of {kind} cannot be read: {trouble}", page)
+    return UnexpectedAnswer(f"the watch of {kind} cannot be read: {fault}", page)

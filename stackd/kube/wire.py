@@ -1,51 +1,60 @@
-"""A request to the API server and its response as plain data, the kinds of object that stackd uses, and Status. Pure.
+"""A request to the API server and its response as plain data; whether a response is Kubernetes' own, and what it means. Pure.
 
-Owns: reading Kubernetes' Status object, which says what became of a request. A refusal without a Status, or with one
-for another code than the response's, is not from Kubernetes.
+Load balancers, proxies and networks between stackd and the API server respond, too: with web pages, cached or truncated
+answers, and any status code. stackd never creates or deletes an object, or considers one gone, because of a response from
+anybody but Kubernetes: ``check`` decides that. ``error_of`` is the meaning of refusals, from recorded responses of a real
+API server; messages are cut, and never contain stackd's user name in the cluster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
+from stackd.errors import (
+    ClusterOverloaded,
+    ClusterRefused,
+    ClusterUnavailable,
+    Conflict,
+    InvalidPodSpec,
+    LimitRangeViolation,
+    NodePortOutOfRange,
+    NodePortTaken,
+    ObjectExists,
+    ObjectNotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    Reason,
+    StackdError,
+    UnexpectedAnswer,
+    VersionExpired,
+)
 from stackd.structs import struct
 
+T = TypeVar("T")
+JsonObject = dict[str, Any]
 METHODS: Mapping[str, str] = {
-    "get": "GET",
-    "list": "GET",
-    "watch": "GET",
-    "create": "POST",
-    "update": "PUT",
-    "delete": "DELETE",
-    "patch": "PATCH",
-}
+    "get": "GET", "list": "GET", "watch": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH",
+}  # fmt: skip
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-LOG = "pods/log"
-VERSION = "version"
-REVIEWS = "selfsubjectaccessreviews"
-NAMESPACES = "namespaces"
-LEASES = "leases"
-CONFIG_MAPS = "configmaps"
+LOG, TOKENS, VERSION = "pods/log", "serviceaccounts/token", "version"
+NAMESPACES, LEASES, CONFIG_MAPS, REVIEWS = "namespaces", "leases", "configmaps", "selfsubjectaccessreviews"
 GATEWAY_API = "gateway.networking.k8s.io"
 HTTP_ROUTES, TLS_ROUTES, GATEWAYS = "httproutes", "tlsroutes", "gateways"
-TOKENS = "serviceaccounts/token"
-RBAC = "rbac.authorization.k8s.io/v1"
-ADMISSION = "admissionregistration.k8s.io/v1"
+POLICIES, BINDINGS = "validatingadmissionpolicies", "validatingadmissionpolicybindings"
 PASSING = frozenset({429, 500, 502, 503, 504})
 """Codes of a temporary failure. A retry makes sense, whoever sent the code and in whatever form."""
 FAILING = frozenset({502, 503, 504})
 """The codes of ``PASSING`` that mean that the server as a whole does not work, not only that it is busy."""
-
-SUCCESS = "Success"
-FAILURE = "Failure"
-
-JsonObject = dict[str, Any]
-_OK = range(200, 300)
+UNAUTHORIZED, NOT_FOUND = 401, 404
+SHOWN_BYTES = 200
+MESSAGE_LIMIT = 500
+REJECTED = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
 
 
 @struct
@@ -66,30 +75,39 @@ class Kind:
         return {"apiVersion": self.api_version, "kind": self.name}
 
 
+_KINDS_BY_VERSION: Mapping[str, Mapping[str, str]] = {
+    "v1": {
+        "pods": "Pod",
+        "services": "Service",
+        "nodes": "Node",
+        NAMESPACES: "Namespace",
+        "events": "Event",
+        "resourcequotas": "ResourceQuota",
+        "limitranges": "LimitRange",
+        CONFIG_MAPS: "ConfigMap",
+        "secrets": "Secret",
+        "serviceaccounts": "ServiceAccount",
+    },
+    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
+    "rbac.authorization.k8s.io/v1": {
+        "roles": "Role",
+        "rolebindings": "RoleBinding",
+        "clusterroles": "ClusterRole",
+        "clusterrolebindings": "ClusterRoleBinding",
+    },
+    "admissionregistration.k8s.io/v1": {
+        POLICIES: "ValidatingAdmissionPolicy",
+        BINDINGS: "ValidatingAdmissionPolicyBinding",
+    },
+    f"{GATEWAY_API}/v1": {GATEWAYS: "Gateway", HTTP_ROUTES: "HTTPRoute", TLS_ROUTES: "TLSRoute"},
+    "coordination.k8s.io/v1": {LEASES: "Lease"},
+    "authorization.k8s.io/v1": {REVIEWS: "SelfSubjectAccessReview"},
+    "authentication.k8s.io/v1": {TOKENS: "TokenRequest"},
+}
 KINDS: Mapping[str, Kind] = {
-    "pods": Kind(name="Pod"),
-    "services": Kind(name="Service"),
-    "nodes": Kind(name="Node"),
-    NAMESPACES: Kind(name="Namespace"),
-    "events": Kind(name="Event"),
-    "resourcequotas": Kind(name="ResourceQuota"),
-    "limitranges": Kind(name="LimitRange"),
-    "networkpolicies": Kind(name="NetworkPolicy", api_version="networking.k8s.io/v1"),
-    CONFIG_MAPS: Kind(name="ConfigMap"),
-    "secrets": Kind(name="Secret"),
-    "serviceaccounts": Kind(name="ServiceAccount"),
-    "roles": Kind(name="Role", api_version=RBAC),
-    "rolebindings": Kind(name="RoleBinding", api_version=RBAC),
-    "clusterroles": Kind(name="ClusterRole", api_version=RBAC),
-    "clusterrolebindings": Kind(name="ClusterRoleBinding", api_version=RBAC),
-    "validatingadmissionpolicies": Kind(name="ValidatingAdmissionPolicy", api_version=ADMISSION),
-    "validatingadmissionpolicybindings": Kind(name="ValidatingAdmissionPolicyBinding", api_version=ADMISSION),
-    GATEWAYS: Kind(name="Gateway", api_version=f"{GATEWAY_API}/v1"),
-    HTTP_ROUTES: Kind(name="HTTPRoute", api_version=f"{GATEWAY_API}/v1"),
-    TLS_ROUTES: Kind(name="TLSRoute", api_version=f"{GATEWAY_API}/v1"),
-    LEASES: Kind(name="Lease", api_version="coordination.k8s.io/v1"),
-    REVIEWS: Kind(name="SelfSubjectAccessReview", api_version="authorization.k8s.io/v1"),
-    TOKENS: Kind(name="TokenRequest", api_version="authentication.k8s.io/v1"),
+    resource: Kind(name=name, api_version=version)
+    for version, kinds in _KINDS_BY_VERSION.items()
+    for resource, name in kinds.items()
 }
 
 
@@ -116,17 +134,37 @@ class KubeRequest:
             return "/version"
         resource, _, part = self.resource.partition("/")
         kind = KINDS[resource]
-        root = "/apis" if kind.group else "/api"
-        scope = f"/namespaces/{self.namespace}" if self.namespace else ""
         named = self.name and (part or self.verb != "create")  # an object that is to be created has no path yet
-        return (
-            f"{root}/{kind.api_version}{scope}/{resource}{f'/{self.name}' if named else ''}{f'/{part}' if part else ''}"
+        parts = (
+            "apis" if kind.group else "api",
+            kind.api_version,
+            *(("namespaces", self.namespace) * bool(self.namespace)),
         )
+        return "/" + "/".join(filter(None, (*parts, resource, self.name if named else "", part)))
 
     @property
     def asks_node(self) -> bool:
         """Whether the API server forwards the request to the pod's node. Then a failure may be only the node's."""
         return self.resource == LOG
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}" + (f" in namespace {self.namespace}" if self.namespace else "")
+
+
+@struct
+class Status:
+    """What Kubernetes says of a request. ``kind`` (mostly a resource), ``name`` and ``uid`` are of what it is about, if it
+    says so; ``causes`` are wrong fields, each with a message.
+    """
+
+    success: bool
+    code: int
+    reason: str
+    message: str
+    kind: str
+    name: str
+    uid: str
+    causes: tuple[tuple[str, str], ...]
 
 
 @struct
@@ -146,7 +184,11 @@ class KubeResponse:
     refusal: Status | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        document = _document(self.body)
+        try:
+            document = orjson.loads(self.body)
+        except orjson.JSONDecodeError:
+            document = None
+        document = document if isinstance(document, dict) else None
         status = read_status(document)
         refused = status is not None and not status.success and status.code == self.status
         object.__setattr__(self, "document", document)
@@ -155,68 +197,309 @@ class KubeResponse:
     @property
     def ok(self) -> bool:
         """Whether the status says that the request succeeded."""
-        return self.status in _OK
-
-
-def _document(body: bytes) -> JsonObject | None:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return document if isinstance(document, dict) else None
-
-
-@struct
-class Cause:
-    """One thing that is wrong with a field of an object."""
-
-    field: str
-    message: str
-
-
-@struct
-class Status:
-    """``kind`` (mostly a resource: ``pods``), ``name`` and ``uid`` say what it is about; empty if it does not say."""
-
-    success: bool
-    code: int
-    reason: str
-    message: str
-    kind: str
-    name: str
-    uid: str
-    causes: tuple[Cause, ...]
+        return 200 <= self.status < 300
 
 
 def read_status(document: Mapping[str, Any] | None) -> Status | None:
     """The Status in the JSON; None if it is not a Status."""
-    if document is None or document.get("kind") != "Status" or document.get("apiVersion") != "v1":
+    if document is None or (document.get("kind"), document.get("apiVersion")) != ("Status", "v1"):
         return None
-    if document.get("status") not in (SUCCESS, FAILURE):
+    if document.get("status") not in ("Success", "Failure"):
         return None
-    details = document.get("details")
+    details, code = document.get("details"), document.get("code")
     about: Mapping[str, Any] = details if isinstance(details, dict) else {}
-    code = document.get("code")
+    causes = about.get("causes")
     return Status(
-        success=document["status"] == SUCCESS,
+        success=document["status"] == "Success",
         code=code if isinstance(code, int) else 0,
-        reason=text_of(document, "reason"),
-        message=text_of(document, "message"),
-        kind=text_of(about, "kind"),
-        name=text_of(about, "name"),
-        uid=text_of(about, "uid"),
-        causes=tuple(_causes(about.get("causes"))),
+        reason=_text(document, "reason"),
+        message=_text(document, "message"),
+        kind=_text(about, "kind"),
+        name=_text(about, "name"),
+        uid=_text(about, "uid"),
+        causes=tuple(
+            (_text(cause, "field"), _text(cause, "message") or _text(cause, "reason"))
+            for cause in (causes if isinstance(causes, list) else ())
+            if isinstance(cause, dict)
+        ),
     )
 
 
-def _causes(listed: object) -> Iterator[Cause]:
-    for one in listed if isinstance(listed, list) else ():
-        if isinstance(one, dict):
-            # Each part can be missing. A cause without a message has at least its reason.
-            yield Cause(field=text_of(one, "field"), message=text_of(one, "message") or text_of(one, "reason"))
-
-
-def text_of(document: Mapping[str, Any], key: str) -> str:
-    """The text under that key; empty if there is none."""
+def _text(document: Mapping[str, Any], key: str) -> str:
     value = document.get(key)
     return value if isinstance(value, str) else ""
+
+
+def is_a(kind: Kind, document: JsonObject) -> bool:
+    """Whether the object says that it is of this kind."""
+    return (document.get("kind"), document.get("apiVersion")) == (kind.name, kind.api_version)
+
+
+def is_version(text: object) -> bool:
+    """Whether a watch can start from this resourceVersion. From an empty one or 0, it would start at any point."""
+    return isinstance(text, str) and text not in ("", "0")
+
+
+def is_older(version: str, than: str) -> bool:
+    """Whether resourceVersion ``version`` is from before ``than``, of the same resource.
+
+    Only decimal numbers can be compared (documented since Kubernetes 1.35); False for others.
+    """
+    return version.isdecimal() and than.isdecimal() and int(version) < int(than)
+
+
+def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
+    """The object, converted by ``read``. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
+    try:
+        return read(raw)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
+        raise UnexpectedAnswer(f"one of {name} cannot be read", f"{type(exc).__name__}: {exc}") from exc
+
+
+def document_of(call: KubeRequest, answer: KubeResponse) -> JsonObject:
+    """The JSON of a checked response. Raises the error that a refusal means."""
+    if not answer.ok:
+        raise error_of(call, answer)
+    if answer.document is None:
+        raise unexpected(call, answer, "no JSON")
+    return answer.document
+
+
+# ---- is it Kubernetes' answer?
+
+
+def check(call: KubeRequest, answer: KubeResponse) -> None:
+    """Return if Kubernetes has answered this call, with the result or a refusal. Raises UnexpectedAnswer otherwise.
+
+    Raises ClusterRefused if the API server does not have that kind of route.
+    A response with a passing code (``PASSING``: overload, a failing server) may have any form.
+    """
+    if answer.ok:
+        fault = _fault_of_success(call, answer)
+    elif answer.status in PASSING:
+        return
+    elif call.resource in (HTTP_ROUTES, TLS_ROUTES, GATEWAYS) and answer.body.strip() == b"404 page not found":
+        raise ClusterRefused(f"the cluster does not serve {call.resource}: install the CRDs of the Gateway API")
+    else:
+        fault = _fault_of_refusal(call, answer)
+    if fault:
+        raise unexpected(call, answer, fault)
+
+
+def unexpected(call: KubeRequest, answer: KubeResponse, fault: str) -> UnexpectedAnswer:
+    """The error for a response that does not fit the request. Clients can read ``fault``: use only our own words.
+
+    A stack's generated values are in its pod, its record and its logs. So the excerpt does not quote what may repeat
+    one: JSON, a log, or any response to a request that sends an object.
+    """
+    excerpt = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes"
+    sends = call.body is not None and call.verb != "delete"
+    if not sends and not call.asks_node and not answer.body.lstrip().startswith((b"{", b"[")):
+        excerpt += f": {answer.body[:SHOWN_BYTES]!r}"
+    return UnexpectedAnswer(f"unexpected response to {call}: {fault}; is a proxy in between?", excerpt)
+
+
+def _fault_of_refusal(call: KubeRequest, answer: KubeResponse) -> str:
+    status = answer.refusal
+    if status is None:
+        return f"a {answer.status} that is not from Kubernetes"
+    if answer.status != NOT_FOUND or is_from_node(call, answer):
+        return ""
+    # "There is no such path" is also a 404 with a Status, but says nothing about the object.
+    about = (status.kind, status.name)
+    if call.verb == "create" and call.resource != TOKENS:
+        return "" if about == (NAMESPACES, call.namespace) else "a 404 about something else"
+    asked = (call.resource.partition("/")[0], call.name)
+    return "" if about == asked and call.verb not in ("list", "watch") else "a 404 about something else"
+
+
+def _fault_of_success(call: KubeRequest, answer: KubeResponse) -> str:
+    document = answer.document
+    if call.asks_node:
+        return "" if answer.content_type == "text/plain" or answer.status == 204 else "not a log"
+    if document is None:
+        return "not JSON, or cut short"
+    if call.resource == VERSION:
+        return "" if _text(document, "gitVersion") else "not a version"
+    if call.verb == "delete" and (status := read_status(document)) is not None:
+        same = status.name in ("", call.name) and (not call.uid or status.uid in ("", call.uid))
+        return "" if status.success and same else "no confirmation that it is deleted"
+    return next((fault for passed, fault in _facts(call, document) if not passed), "")
+
+
+def _facts(call: KubeRequest, document: JsonObject) -> tuple[tuple[bool, str], ...]:
+    """What must be true of the JSON of a success, and what is wrong if it is not."""
+    kind, metadata, status = KINDS[call.resource], document.get("metadata"), document.get("status")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    status = status if isinstance(status, dict) else {}
+    if call.verb == "list":
+        return (
+            (
+                is_a(Kind(name=f"{kind.name}List", api_version=kind.api_version), document),
+                f"not a list of {call.resource}",
+            ),
+            (isinstance(document.get("items"), list), "a list without items"),
+            (is_version(metadata.get("resourceVersion")), "a list without a resourceVersion"),
+            (isinstance(metadata.get("continue", ""), str), "a list that does not say whether it is complete"),
+        )
+    if call.resource == REVIEWS:
+        return (
+            (is_a(kind, document), "not an access review"),
+            (isinstance(status.get("allowed"), bool), "an access review without its outcome"),
+        )
+    same_name = metadata.get("name") == call.name
+    same_namespace = not call.namespace or metadata.get("namespace") == call.namespace
+    if call.resource == TOKENS:
+        return (
+            (is_a(kind, document), "not a token request"),
+            (same_name and same_namespace, "a token request for another account"),
+            (bool(_text(status, "token")), "a token request without its token"),
+        )
+    return (
+        (is_a(kind, document), f"not a {kind.name}"),
+        (same_name, f"a {kind.name} of another name"),
+        (bool(_text(metadata, "uid")), f"a {kind.name} without a uid"),
+        (call.uid in ("", metadata.get("uid")), f"a {kind.name} of another uid"),
+        (same_namespace, f"a {kind.name} of another namespace"),
+    )
+
+
+# ---- what does it mean?
+
+_NOT_NOW = "Kubernetes cannot process this now (retry)"
+_PREFIX = re.compile(r'^\S+ "[^"]*" is (?:forbidden|invalid): ')
+_DECODING = re.compile(r'^\S+ in version "[^"]*" cannot be handled as a \S+: ')
+_RIGHTS = re.compile(r"cannot (?P<verb>\S+) resource")
+_LIMITS = re.compile(r"(?:maximum|minimum) \S+ usage per |limit to request ratio per ")
+_QUOTA = re.compile(r"(?:exceeded|failed) quota: (?P<name>[^,:]+)[,:] (?P<rest>.*)", re.DOTALL)
+# Both refusals disappear by themselves, moments after a namespace or a quota was created.
+_NOT_YET = re.compile(r"error looking up service account|status unknown for quota")
+_PORT = re.compile(
+    r"Invalid value: (?P<port>\d+): (?P<why>.*provided port is (?:already allocated|not in the valid range).*)",
+    re.DOTALL,
+)
+_PORT_RANGE = re.compile(r"The range of valid ports is (?P<first>\d+)-(?P<last>\d+)")
+
+
+def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
+    """The error that a response means. Only for responses that are not ``ok``."""
+    status, code = answer.refusal, answer.status
+    if status is None:
+        return (
+            _unavailable(call, answer)
+            if code in PASSING
+            else unexpected(call, answer, "the answer is not from Kubernetes")
+        )
+    message = _shortened(status.message)
+    if is_from_node(call, answer):
+        if code not in PASSING:
+            return Conflict(f"{call.name}: its node has no log of it")
+        why = message.rpartition('": ')[2]
+        return ClusterUnavailable(f"the log of {call.name} cannot be read: its node does not answer", detail=why)
+    if code == 410 or "too large resource version" in message.lower():
+        # The second: the cluster's history went back (a restored backup, or another cluster). Only a new list helps.
+        return VersionExpired(message)
+    if code == UNAUTHORIZED:
+        return _refused(call, "its credentials are not accepted (401)")
+    by_code = {403: _forbidden, 404: _missing, 409: _conflict, 400: _invalid, 413: _invalid, 422: _invalid}
+    return by_code[code](call, status, message) if code in by_code else _unavailable(call, answer, message)
+
+
+def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
+    """Whether a retry of the same call may get another answer."""
+    status = answer.refusal
+    if is_from_node(call, answer):
+        return False
+    if answer.status in PASSING:
+        return not isinstance(error_of(call, answer), VersionExpired)
+    if status is None:
+        return False
+    # 409: this create lost a race for the quota's own bookkeeping. Its name is not taken.
+    lost_race = answer.status == 409 and call.verb == "create" and status.reason == "Conflict"
+    return lost_race or (answer.status == 403 and bool(_NOT_YET.search(status.message)))
+
+
+def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
+    """Whether the API server, which works, passes on a failure of the pod's node, where logs are: the kubelet has refused,
+    the node is gone, or it cannot be reached (500 without a reason).
+    """
+    status = answer.refusal
+    if status is None or not call.asks_node:
+        return False
+    if answer.status == NOT_FOUND:
+        return bool(status.name) and (status.kind, status.name) != ("pods", call.name)
+    return status.kind == LOG or (answer.status == 500 and not status.reason)
+
+
+def names_missing_namespace(call: KubeRequest, answer: KubeResponse) -> bool:
+    """Whether a create failed because the namespace does not exist."""
+    status = answer.refusal
+    return answer.status == NOT_FOUND and call.verb == "create" and status is not None and status.kind == NAMESPACES
+
+
+def is_other_uid(answer: KubeResponse) -> bool:
+    """Whether a delete was refused because the object of that name has another uid by now."""
+    return answer.status == 409 and answer.refusal is not None and "UID in the precondition" in answer.refusal.message
+
+
+def _unavailable(call: KubeRequest, answer: KubeResponse, message: str = "") -> ClusterUnavailable:
+    """The error for a temporary failure. ``message`` is empty unless the response is from Kubernetes."""
+    detail = f"it answered {answer.status} to {call}{f': {message}' if message else ''}"
+    if answer.retry_after is not None:
+        return ClusterOverloaded("Kubernetes is overloaded", answer.retry_after, detail=detail)
+    return ClusterUnavailable(_NOT_NOW, detail=detail)
+
+
+def _refused(call: KubeRequest, why: str) -> ClusterRefused:
+    return ClusterRefused(REJECTED, detail=f"{why} ({call})")
+
+
+def _forbidden(call: KubeRequest, _: Status, message: str) -> StackdError:
+    if rights := _RIGHTS.search(message):
+        return _refused(call, f"it has no right to {rights['verb']} {call.resource}")
+    bare = _PREFIX.sub("", message)
+    if _NOT_YET.search(bare) or "because it is being terminated" in bare:
+        return ClusterUnavailable(_NOT_NOW, detail=bare)
+    if quota := _QUOTA.search(bare):
+        return QuotaExceeded(f"ResourceQuota {quota['name']}: {quota['rest']}")
+    if "insufficient quota to match these scopes" in bare:
+        return QuotaExceeded(f"ResourceQuota: {bare}")
+    if _LIMITS.search(bare):
+        return LimitRangeViolation(f"LimitRange: {bare.removeprefix('[').removesuffix(']')}")
+    if call.resource == "pods" and call.verb == "create" and "RuntimeClass" not in bare:
+        return InvalidPodSpec([Reason(path="", text=bare)])
+    return _refused(call, bare)
+
+
+def _missing(call: KubeRequest, status: Status, message: str) -> StackdError:
+    if call.verb == "create" and status.kind == NAMESPACES:
+        return ClusterUnavailable(f"the namespace {call.namespace} does not exist")
+    return ObjectNotFound(message) if status.name else UnexpectedAnswer(f"{call}: there is no such path")
+
+
+def _conflict(call: KubeRequest, status: Status, message: str) -> StackdError:
+    if status.reason == "AlreadyExists":
+        return ObjectExists(message)
+    return ClusterUnavailable(_NOT_NOW, detail=message) if call.verb == "create" else PreconditionFailed(message)
+
+
+def _invalid(call: KubeRequest, status: Status, message: str) -> StackdError:
+    for path, text in status.causes:
+        if "nodePort" in path and (refused := _PORT.search(text)):
+            port, sentence = int(refused["port"]), f"node port {refused['port']}: {refused['why']}"
+            if span := _PORT_RANGE.search(text):
+                return NodePortOutOfRange(sentence, port, (int(span["first"]), int(span["last"])))
+            return NodePortTaken(sentence, port)
+    if call.verb == "patch" and any(path == "metadata.uid" for path, _ in status.causes):
+        return PreconditionFailed(message)
+    if call.verb == "create" and call.resource == "pods":
+        reasons = [Reason(path=path, text=_shortened(text)) for path, text in status.causes if path]
+        return InvalidPodSpec(reasons or [Reason(path="", text=_DECODING.sub("", _PREFIX.sub("", message)))])
+    if call.asks_node:
+        return Conflict(message)
+    return ClusterUnavailable("Kubernetes rejected stackd's request (see stackd's log)", detail=f"{call}: {message}")
+
+
+def _shortened(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= MESSAGE_LIMIT else line[: MESSAGE_LIMIT - 1] + "…"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, StoreUnavailable
 from stackd.kube import provision
-from stackd.kube.caller import Backoff
+from stackd.kube.connection import Backoff
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.gate import WrongCluster
@@ -104,7 +104,7 @@ async def _check_policies(context: Context) -> None:
     """Find out whether a NetworkPolicy protects the stacks, if one is required."""
     config, before = context.config, context.gate.policy_trouble
     if not config.stacks.require_ingress_network_policy or provision.protects(
-        await context.cluster.network_policies(), config.cluster.instance
+        await context.cluster.list_namespaced("networkpolicies"), config.cluster.instance
     ):
         context.gate.policy_trouble = ""
     else:

@@ -344,7 +344,10 @@ async def refresh_quotas(context: Context, *, asked: bool = False) -> None:
         return
     try:
         context.gate.require_cluster()
-        objects, limit_ranges = await context.cluster.resource_quotas(), await context.cluster.limit_ranges()
+        objects, limit_ranges = (
+            await context.cluster.list_namespaced("resourcequotas"),
+            await context.cluster.list_namespaced("limitranges"),
+        )
     except (ClusterUnavailable, ClusterError) as error:
         quotas.error = str(error)
         log.debug("quotas: %s", error)

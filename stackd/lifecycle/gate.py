@@ -16,7 +16,7 @@ from stackd.errors import ClusterUnavailable, Held, NotOwner, ShuttingDown, Stac
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import WITHHELD, Mirror
-from stackd.kube.responses import REJECTED
+from stackd.kube.wire import REJECTED
 from stackd.lifecycle.brake import Brake
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.wall_clock import WallClock

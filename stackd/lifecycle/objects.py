@@ -20,7 +20,7 @@ from stackd.errors import (
     PreconditionFailed,
     StackdError,
 )
-from stackd.kube.caller import Backoff, Deadline
+from stackd.kube.connection import Backoff, Deadline
 from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.kube.objects import ServiceState
 from stackd.lifecycle.context import Context

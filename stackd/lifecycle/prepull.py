@@ -178,7 +178,7 @@ class PrePulls:
         pod = prepull_pod(manifest, context.config.stacks.namespace, instance, target.node)
         with contextlib.suppress(ObjectExists):  # made by an earlier try whose response was lost
             await context.cluster.create_pod(pod)
-        found = await context.cluster.pod_json(self._name(target))
+        found = await context.cluster.find("pods", self._name(target))
         if found is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
         if not is_prepull(found, instance):
@@ -193,7 +193,7 @@ class PrePulls:
         context = self._context
         pause, end = FIRST_CHECK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
         while target in self._wanted() and not context.gate.closing:
-            pod = await context.cluster.pod_json(self._name(target))
+            pod = await context.cluster.find("pods", self._name(target))
             if pod is None or pod["metadata"]["uid"] != uid:
                 raise ClusterUnavailable("its pod was deleted")
             status = pull_status(pod)

@@ -180,7 +180,8 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
 
 async def _is_there(cluster: Cluster, stack: Stack) -> bool:
     return (
-        await cluster.get_service(stack.service_name) is not None or await cluster.get_pod(stack.pod_name) is not None
+        await cluster.find("services", stack.service_name) is not None
+        or await cluster.get_pod(stack.pod_name) is not None
     )
 
 
@@ -266,6 +267,6 @@ async def retire_config_maps(context: Context) -> int:
             continue  # it cannot be adopted
         if stack is None or (service is not None and service.recorded):
             await context.gate.right_cluster()
-            await context.cluster.delete_config_map(stack_id)
+            await context.cluster.delete(CONFIG_MAPS, stack_id)
             crash_point("upgrade.config_map_deleted")
     return len(found)

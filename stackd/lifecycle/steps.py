@@ -143,7 +143,7 @@ async def release(context: Context, stack: Stack) -> None:
     await context.gate.right_cluster()
     await delete_routes(context, stack)
     seen = context.mirror.services.get(stack.service_name)
-    if seen is not None or await context.cluster.get_service(stack.service_name) is not None:
+    if seen is not None or await context.cluster.find("services", stack.service_name) is not None:
         await expose(context, replace(stack, ports_held=False))
     crash_point("release.service_changed")
     await context.store.ports.release([stack.stack_id])

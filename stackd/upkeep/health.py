@@ -15,7 +15,7 @@ import logging
 
 from stackd import logs
 from stackd.errors import StoreUnavailable
-from stackd.kube.access import expiry_remark
+from stackd.kube.credentials import expiry_remark
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.ownership import STANDS_BY

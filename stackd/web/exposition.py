@@ -22,7 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from stackd import __version__
-from stackd.kube.access import expiry_remark
+from stackd.kube.credentials import expiry_remark
 from stackd.lifecycle.gate import NOT_READY
 from stackd.lifecycle.next_step import StepKind
 from stackd.lifecycle.ownership import Role

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster, Rule, User
-from stackd.kube.access import request_token
 from stackd.kube.client import Cluster
-from stackd.kube.credentials import ClusterTarget
+from stackd.kube.credentials import ClusterTarget, request_token
 from stackd.kube.labels import object_labels
 from tests.api.test_routes import GATEWAY, asking, routes_of
 from tests.api.test_routes import SETTINGS as ROUTES
@@ -58,9 +57,9 @@ async def used(at: Harness, target: ClusterTarget) -> None:
         labels = object_labels("default", first)
         config_map = {"metadata": {"name": first, "labels": labels}}
         assert (await at.kubectl("POST", "/api/v1/namespaces/stacks/configmaps", config_map))["kind"] == "ConfigMap"
-        await cluster.delete_config_map(first)
-        await cluster.resource_quotas()
-        await cluster.limit_ranges()
+        await cluster.delete("configmaps", first)
+        await cluster.list_namespaced("resourcequotas")
+        await cluster.list_namespaced("limitranges")
         token = cluster.connection.access.token
         assert token is not None
         assert (await request_token(cluster.answer, token)).account == "stackd"

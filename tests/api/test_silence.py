@@ -16,7 +16,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.kube import guards
-from stackd.kube.caller import Backoff
+from stackd.kube.connection import Backoff
 from stackd.lifecycle import gate
 from stackd.lifecycle.context import LOG_READS_AT_ONCE
 from stackd.workqueue import RetryPolicy

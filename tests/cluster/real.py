@@ -112,7 +112,7 @@ class Real:
         for name in await self.objects("services"):
             await self.outside.delete_service(name)
         for name in await self.objects("configmaps"):
-            await self.outside.delete_config_map(name)
+            await self.outside.delete("configmaps", name)
 
 
 # ---- ``stackd serve`` as a process of its own, so that it can be killed

@@ -22,8 +22,7 @@ from stackd.daemon import running
 from stackd.errors import ObjectNotFound, StackdError, UnexpectedAnswer
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator, ManifestOptions, documents
-from stackd.kube.rights import POLICIES
-from stackd.kube.wire import KINDS, MERGE_PATCH, Kind, KubeRequest
+from stackd.kube.wire import KINDS, MERGE_PATCH, POLICIES, Kind, KubeRequest
 from tests.cluster.conftest import VARIABLE, environment_of
 from tests.cluster.real import KEY
 from tests.harness import eventually, seed

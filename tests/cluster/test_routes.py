@@ -129,7 +129,7 @@ async def test_the_words_of_the_gateway_are_shown(named: Process) -> None:
         where = real.outside.on(
             "patch", f"{HTTP_ROUTES}/status", route["metadata"]["name"], body=body, content_type=MERGE_PATCH
         )
-        assert (await real.outside.connection.once(where, 10.0)).status == 200
+        assert (await real.outside.connection._send(where)).status == 200
 
     async def reason(wanted: str) -> None:
         async def shown() -> bool:

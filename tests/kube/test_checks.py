@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from stackd.errors import UnexpectedAnswer
-from stackd.kube.responses import check, error_of
-from stackd.kube.wire import PASSING, TOKENS, KubeRequest, KubeResponse
+from stackd.kube.wire import PASSING, TOKENS, KubeRequest, KubeResponse, check, error_of
 from tests.kube.wire import all_recordings, answered, asked, is_ours, recording, status
 
 OURS = [name for name in all_recordings() if is_ours(recording(name))]

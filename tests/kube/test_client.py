@@ -33,10 +33,17 @@ from stackd.errors import (
     UnexpectedAnswer,
     VersionExpired,
 )
-from stackd.kube.caller import Backoff, Deadline
 from stackd.kube.client import Cluster
-from stackd.kube.responses import MESSAGE_LIMIT, error_of, is_other_uid, may_repeat, names_missing_namespace
-from stackd.kube.wire import KubeRequest, KubeResponse
+from stackd.kube.connection import Backoff, Deadline
+from stackd.kube.wire import (
+    MESSAGE_LIMIT,
+    KubeRequest,
+    KubeResponse,
+    error_of,
+    is_other_uid,
+    may_repeat,
+    names_missing_namespace,
+)
 from tests.kube.wire import (
     NAMESPACE,
     Reply,
@@ -416,14 +423,6 @@ async def test_a_log_that_hangs_tells_nothing_of_the_api_server(cluster: Cluster
         await cluster.pod_log("p", tail=5)
     assert cluster.connection.contact.failures == 0
     assert cluster.connection.access.session is session
-
-
-async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire: Wire) -> None:
-    """The field selector is in the query string, which a proxy may drop."""
-    about = [{"name": "p", "uid": "u1"}, {"name": "p", "uid": "u2"}, {"name": "q", "uid": "u1"}]
-    events = [{**with_meta(pod("e")), "kind": "Event", "reason": str(one), "involvedObject": one} for one in about]
-    wire.on("GET", EVENTS, says(items(*events)))
-    assert [event.reason for event in await cluster.pod_events("p", "u1")] == [str(about[0])]
 
 
 PAGE = "<html><body><h1>404</h1>balancer/1.2</body></html>"

@@ -18,9 +18,8 @@ from aiohttp import web
 from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.config import credentials
 from stackd.errors import ClusterUnavailable, ConfigError
-from stackd.kube.access import REMEDY, Renewal, expiry_remark
 from stackd.kube.client import Cluster
-from stackd.kube.credentials import ClusterTarget, read_token
+from stackd.kube.credentials import REMEDY, ClusterTarget, Renewal, expiry_remark, read_token
 from stackd.kube.wire import KINDS, TOKENS
 from tests.certificates import HAVE_OPENSSL, Pair, authority, issued
 from tests.kube.wire import Reply, Wire, loses, namespace, says, status

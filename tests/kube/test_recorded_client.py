@@ -72,7 +72,7 @@ async def test_rights_are_asked_for_as_recorded(
     recorded: Cluster, player: aioresponses, name: str, *, allowed: bool
 ) -> None:
     play(player, name)
-    ask = AccessReview(verb="create", resource="pods", subresource="", group="", namespace="rec", name="", why="")
+    ask = AccessReview(verb="create", resource="pods", namespace="rec")
     assert await recorded.may(ask) is allowed
     assert sent(player, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews") == asked_body(name)
 
