@@ -18,8 +18,7 @@ import aiohttp
 import orjson
 import uvloop
 
-from stackd.kube.credentials import Access
-from stackd.kube.credentials import ClusterTarget
+from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy, harden, sanitize
