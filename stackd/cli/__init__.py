@@ -2,15 +2,12 @@
 
 Owns: arguments, output, and the exit code. The work of each command is elsewhere, and is loaded when the command runs.
 
-serve      serve, demo, rebuild
-rehearse   rehearse; rehearsal: what it loads when it runs
-process    the daemon in this process, and the embedded cluster beside it; demo: what the demo adds
-machine    check, doctor, backup, reload, key: this machine's configuration, state, service and keys
-doctor     what the doctor prints
-setup      setup
+machine    serve, demo, rebuild, setup, check, doctor, backup, reload, key: this machine's daemon, configuration and keys
+process, setup, doctor    what these load when they run
 manifests  manifests
-system     templates, stats, capacity, events, activity, reconcile, owner, takeover: the daemon as a whole, over its API
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
+system     templates, stats, capacity, events, activity, reconcile, owner, takeover: the daemon as a whole, over its API
+rehearse   rehearse; rehearsal: what it loads when it runs
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON
@@ -34,14 +31,14 @@ USAGE = 2
 INTERRUPTED = 130
 
 COMMANDS = {
-    "setup": ("stackd.cli.setup:setup", "Set up an installed stackd, up to a first stack."),
-    "serve": ("stackd.cli.serve:serve", "Run the daemon until SIGTERM."),
-    "demo": ("stackd.cli.serve:demo", "Try stackd with an embedded cluster and throw-away state."),
+    "setup": ("stackd.cli.machine:setup", "Set up an installed stackd, up to a first stack."),
+    "serve": ("stackd.cli.machine:serve", "Run the daemon until SIGTERM."),
+    "demo": ("stackd.cli.machine:demo", "Try stackd with an embedded cluster and throw-away state."),
     "check": ("stackd.cli.machine:check", "Check the configuration; start nothing."),
     "doctor": ("stackd.cli.machine:doctor", "Find what is wrong with this machine, the cluster and the daemon."),
     "manifests": ("stackd.cli.manifests:manifests", "Print what stackd needs in its cluster, as YAML."),
     "backup": ("stackd.cli.machine:backup", "Copy the state, even while the daemon runs."),
-    "rebuild": ("stackd.cli.serve:rebuild", "Recover the state from the cluster."),
+    "rebuild": ("stackd.cli.machine:rebuild", "Recover the state from the cluster."),
     "reload": ("stackd.cli.machine:reload", "Make the service reload its configuration."),
     "key": ("stackd.cli.machine:key", "Make API keys."),
     "stacks": ("stackd.cli.stacks:stacks", "Show and change stacks."),

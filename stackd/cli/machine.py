@@ -1,9 +1,13 @@
-"""``stackd check``, ``doctor``, ``backup``, ``reload`` and ``key``: this machine's configuration, state, service and keys."""
+"""The commands of this machine: serve, demo, rebuild, setup, check, doctor, backup, reload and key.
+
+Only their options and what is short; the work is loaded when a command runs.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,16 +15,121 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import FAILED, USAGE
-from stackd.cli.options import INSTALLED, config_option, is_installed, loaded, quantity_option
+from stackd.cli import options as common
+from stackd.cli.manifests import site_options
+from stackd.cli.options import INSTALLED, Length, config_option, loaded, quantity_option
 
 if TYPE_CHECKING:
     from stackd.config import Config
-    from stackd.quantity import Quantity
 
 RELOADS = "stackd.upkeep.reload"
 """The logger of a reload's result."""
 
 SCOPES = ("admin", "read", "metrics", "tenant")
+NODES, START_DELAY, PULL = 2, "150ms", "0s"
+"""The size of the demo's cluster; a test compares it with ``EmbeddedOptions``."""
+
+MOST_NODES = 1000
+
+
+@click.command()
+@config_option
+def serve(config_path: Path | None) -> None:
+    """Run the daemon until SIGTERM."""
+    from stackd import logs
+    from stackd.cli import process
+
+    configuration = loaded(config_path, beside=False)
+    logs.setup(configuration.config.log)
+    process.run(process.serve(configuration, again=lambda: loaded(config_path, beside=False)))
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535),
+    help="The port; or STACKD_SERVER__PORT.  [default: 8081, or any free one if that is taken]",
+)  # fmt: skip
+@click.option(
+    "--log", "level", type=click.Choice(["debug", "info", "warning", "error"]), default="error", show_default=True
+)
+@click.option("--nodes", type=click.IntRange(1, MOST_NODES), default=NODES, show_default=True, help="How many nodes.")
+@quantity_option("--node-cpu", help="CPU of each node, such as 8.  [plenty]")
+@quantity_option("--node-memory", help="Memory of each node, such as 16Gi.  [plenty]")
+@click.option("--start-delay", type=Length(), default=START_DELAY, show_default=True,
+              help="How long a pod takes to start on its node.")  # fmt: skip
+@click.option("--pull", type=Length(), default=PULL, show_default=True,
+              help="How long a node takes to pull an image that it does not have.")  # fmt: skip
+def demo(port: int | None, level: str, **size: Any) -> None:
+    """Try stackd with an embedded cluster, a new key and throw-away state.
+
+    Every key but those of [cluster] can be set from the environment, as for serve: STACKD_STACKS__TTL=5m. SIGHUP reloads.
+    """
+    from stackd import logs
+    from stackd.cli import process
+    from stackd.config import LogSection
+
+    with tempfile.TemporaryDirectory(prefix="stackd-demo-") as folder:
+        logs.setup(LogSection.model_validate({"level": level, "format": "text"}))
+        shown = process.Demo(Path(folder), port)
+        cluster = process.sized(**size)
+        process.run(process.serve(shown.loaded, size=cluster, again=shown.again, on_listening=shown.print_instructions))
+        click.echo("\nstopped; nothing is left" if shown.throw_away else "\nstopped; the state is kept")
+
+
+@click.command()
+@config_option
+def rebuild(config_path: Path | None) -> None:
+    """Recover every live stack from the cluster into an empty file, and report what could not be recovered."""
+    import asyncio
+
+    from stackd import logs
+    from stackd.cli import process
+    from stackd.errors import StackdError
+    from stackd.printable import printable
+
+    configuration = loaded(config_path, serving=False)
+    logs.setup(configuration.config.log)
+    report = asyncio.run(process.rebuild(configuration))
+    for name, reason in report.lost:
+        click.echo(printable(f"not recovered: {name}: {reason}"), err=True)
+    click.echo(f"recovered {len(report.recovered)} stacks into {configuration.config.state.path}")
+    if report.lost:
+        raise StackdError(f"{len(report.lost)} objects could not be recovered; they stay as they are")
+
+
+@click.command()
+@config_option
+@click.option("--yes", "-y", is_flag=True, help="Carry out the plan without asking.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the plan, and do nothing.")
+@click.option(
+    "--admin-kubeconfig", type=click.Path(path_type=Path, dir_okay=False, exists=True), metavar="FILE",
+    help="An administrator's kubeconfig; used once, and not kept.  [KUBECONFIG, ~/.kube/config, kubeadm's, k3s']",
+)  # fmt: skip
+@click.option("--admin-context", default="", metavar="NAME", help="The context to use in it.  [its current one]")
+@click.option("--no-admin", is_flag=True,
+              help="Use no administrator's kubeconfig; print the commands that an administrator has to run.")  # fmt: skip
+@click.option("--server", default="", metavar="URL",
+              help="Where stackd reaches the cluster.  [as the administrator does]")  # fmt: skip
+@click.option("--node", "nodes", multiple=True, metavar="NAME",
+              help="A node to run stacks; may be repeated.  [the only one that can]")  # fmt: skip
+@click.option("--first-stack/--no-first-stack", default=True, help="Start a first stack, for 30 minutes.  [yes]")
+@click.option("--image", default="nginx:stable", show_default=True,
+              help="Image of the first stack; it listens on --port.")  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), default=80, show_default=True, help="Port of the first stack.")
+@site_options
+def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) -> None:
+    """Set up an installed stackd: key, cluster, kubeconfig, nodes, service, a first stack. Shows its plan, and asks.
+
+    Finished steps are skipped, so that the command can be run again at any time.
+    """
+    import asyncio
+
+    from stackd.cli.setup import set_up
+
+    if config_path is None and not common.hidden():
+        raise click.UsageError(f"there is no {common.INSTALLED}: install stackd first, or name a file with --config")
+    if asyncio.run(set_up(config_path, options, yes=yes, only_plan=only_plan)):
+        sys.exit(FAILED)
 
 
 @click.command()
@@ -66,8 +175,8 @@ def _readable_for_the_service(config_path: Path | None, config: Config) -> None:
     from stackd.doctor import service
     from stackd.errors import ConfigError
 
-    known = service.find_unit() if is_installed(config_path) else None
-    if known is not None and (mistakes := [one.what for one in service.unreadable(config, config_path, known)]):
+    unit = service.find_unit() if common.is_installed(config_path) else None
+    if unit is not None and (mistakes := [one.what for one in service.unreadable(config, config_path, unit)]):
         raise ConfigError(mistakes)
 
 
@@ -108,22 +217,15 @@ async def _can_be_used(kubeconfig: Path) -> None:
 @config_option
 @quantity_option("--cpu", default="100m", show_default=True, help="CPU of one stack.")
 @quantity_option("--memory", default="128Mi", show_default=True, help="Memory of one stack.")
-@quantity_option(
-    "--ephemeral-storage",
-    "storage",
-    help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
-)
-@click.option(
-    "--probe",
-    "with_probe",
-    is_flag=True,
-    help="Start two stacks that try to reach each other, the API server and more.",
-)
+@quantity_option("--ephemeral-storage", "storage",
+                 help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
+                 )  # fmt: skip
+@click.option("--probe", "with_probe", is_flag=True,
+              help="Start two stacks that try to reach each other, the API server and more.")  # fmt: skip
 @click.option("--probe-image", help="Image of the probe; it needs sh, nc and httpd.  [busybox:stable]")
 @click.option("--probe-seconds", default=90.0, show_default=True, help="How long each step of the probe may take.")
-@click.option(
-    "--output", "-o", type=click.Choice(["jsonl"]), help="One JSON object a line: level, about, what, advice."
-)
+@click.option("--output", "-o", type=click.Choice(["jsonl"]),
+              help="One JSON object a line: level, about, what, advice.")  # fmt: skip
 def doctor(config_path: Path | None, with_probe: bool, output: str | None, **options: Any) -> None:
     """Examine this machine, the cluster and the daemon; print what is wrong, and what to do about it."""
     import asyncio
@@ -132,7 +234,7 @@ def doctor(config_path: Path | None, with_probe: bool, output: str | None, **opt
     from stackd.doctor.cluster import Size
     from stackd.doctor.probe import IMAGE, ProbeOptions
 
-    storage: Quantity | None = options["storage"]
+    storage = options["storage"]
     size = Size(
         cpu_milli=options["cpu"].milli,
         memory_bytes=options["memory"].whole,
@@ -193,33 +295,23 @@ def key() -> None:
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
 def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], plain: bool) -> None:
     """Print a new key, once; on standard error, what to put into the configuration."""
+    from pydantic import ValidationError
+
     from stackd.config.settings import toml
-    from stackd.keys import new_key
+    from stackd.keys import ApiKey, new_key
 
     plaintext, sha256 = new_key()
     pairs = {key: value for key, _, value in (label.partition("=") for label in labels)}
     tenant = ({"labels": pairs} if pairs else {}) | ({"templates": templates} if templates else {})
-    entry = {"name": name, "sha256": sha256, "scope": scope, **tenant}
-    _require_valid(entry)
-    click.echo(plaintext)
-    if plain:
-        return
-    lines = "\n".join(f"{field} = {toml(value)}" for field, value in entry.items())
-    click.echo(f"# the key above is shown only now; for {INSTALLED}:\n[[auth.keys]]\n{lines}", err=True)
-
-
-def _require_valid(entry: dict[str, Any]) -> None:
-    """Raise BadParameter unless the configuration accepts the entry: ``stackd check`` must not refuse what is printed."""
-    from pydantic import ValidationError
-
-    from stackd.config.settings import toml
-    from stackd.keys import ApiKey
-
+    entry: dict[str, Any] = {"name": name, "sha256": sha256, "scope": scope, **tenant}
     try:
         ApiKey.model_validate(entry)
-    except ValidationError as error:
+    except ValidationError as error:  # what is printed here must pass `stackd check`
         wrong = str(error.errors()[0]["loc"][0])
         shown, what = toml(entry.get(wrong, {})), ApiKey.model_fields[wrong].description
-        raise click.BadParameter(
-            f"{shown} cannot be used; {what} is expected", param_hint=f"--{wrong.rstrip('s')}"
-        ) from error
+        hint = f"--{wrong.rstrip('s')}"
+        raise click.BadParameter(f"{shown} cannot be used; {what} is expected", param_hint=hint) from error
+    click.echo(plaintext)
+    if not plain:
+        lines = "\n".join(f"{field} = {toml(value)}" for field, value in entry.items())
+        click.echo(f"# the key above is shown only now; for {INSTALLED}:\n[[auth.keys]]\n{lines}", err=True)

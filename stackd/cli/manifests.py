@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import click
 from stackd.cli.options import config_option, loaded, quantity_option
 
 if TYPE_CHECKING:
-    from stackd.config import Config, PolicySection
+    from stackd.config import Config
     from stackd.kube.provision import ManifestOptions
 
 NETWORKS = ("10.244.0.0/16", "10.96.0.0/12", "10.42.0.0/16", "10.43.0.0/16")
@@ -68,73 +68,30 @@ def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 _SITE_OPTIONS = (
-    click.option(
-        "--cluster-cidr",
-        "cidrs",
-        callback=_networks,
-        metavar="CIDR",
-        multiple=True,
-        help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]",
-    ),
-    click.option(
-        "--egress",
-        type=click.Choice(["none", "internet"]),
-        default="none",
-        show_default=True,
-        help="What stacks may reach.",
-    ),
-    click.option(
-        "--gateway-namespace",
-        "gateways",
-        metavar="NAME",
-        multiple=True,
-        help="Namespaces of the Gateway's pods, if not that of routes.gateway.",
-    ),
+    click.option("--cluster-cidr", "cidrs", callback=_networks, metavar="CIDR", multiple=True,
+                 help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]"),
+    click.option("--egress", type=click.Choice(["none", "internet"]), default="none", show_default=True,
+                 help="What stacks may reach."),
+    click.option("--gateway-namespace", "gateways", metavar="NAME", multiple=True,
+                 help="Namespaces of the Gateway's pods, if not that of routes.gateway."),
     click.option("--dns/--no-dns", help="Let stacks use the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]"),
-    click.option(
-        "--target-port",
-        "ports",
-        callback=_ranges,
-        metavar="PORT[-PORT]",
-        multiple=True,
-        help="The only target ports that can be reached.  [all ports]",
-    ),
+    click.option("--target-port", "ports", callback=_ranges, metavar="PORT[-PORT]", multiple=True,
+                 help="The only target ports that can be reached.  [all ports]"),
     quantity_option("--quota-cpu", help="CPU of all stacks together, such as 64."),
     quantity_option("--quota-memory", help="Memory of all stacks together, such as 128Gi."),
-    quantity_option(
-        "--quota-ephemeral-storage",
-        help="Disk of all stacks together, such as 500Gi.",
-    ),
-    click.option(
-        "--ephemeral-storage/--no-ephemeral-storage",
-        "storage",
-        default=True,
-        help="Limit each container's disk; not where nodes report none, as no stack would run there.  [yes]",
-    ),
-    click.option(
-        "--admission-policy/--no-admission-policy",
-        default=True,
-        help="Let only stackd write the objects of its stacks; needs Kubernetes 1.30.  [yes]",
-    ),
-    click.option(
-        "--token",
-        type=click.Choice(["renewed", "lasting"]),
-        default="renewed",
-        show_default=True,
-        help="A token that expires and that stackd renews, or one in a Secret that does not expire.",
-    ),
-    click.option(
-        "--token-hours",
-        type=click.IntRange(1, 8760),
-        default=720,
-        show_default=True,
-        help="How long each token is valid, and so how long stackd may be stopped.",
-    ),
+    quantity_option("--quota-ephemeral-storage", help="Disk of all stacks together, such as 500Gi."),
+    click.option("--ephemeral-storage/--no-ephemeral-storage", "storage", default=True,
+                 help="Limit each container's disk; not where nodes report none, as no stack would run there.  [yes]"),
+    click.option("--admission-policy/--no-admission-policy", default=True,
+                 help="Let only stackd write the objects of its stacks; needs Kubernetes 1.30.  [yes]"),
+    click.option("--token", type=click.Choice(["renewed", "lasting"]), default="renewed", show_default=True,
+                 help="A token that expires and that stackd renews, or one in a Secret that does not expire."),
+    click.option("--token-hours", type=click.IntRange(1, 8760), default=720, show_default=True,
+                 help="How long each token is valid, and so how long stackd may be stopped."),
     click.option("--account", default="stackd", show_default=True, help="The ServiceAccount."),
-    click.option(
-        "--account-namespace", default="stackd", show_default=True, help="Its namespace; not that of the stacks."
-    ),
-)
+    click.option("--account-namespace", default="stackd", show_default=True,
+                 help="Its namespace; not that of the stacks."),
+)  # fmt: skip
 
 
 def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,18 +110,14 @@ def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def manifests(config_path: Path | None, server: str | None, **options: Any) -> None:
     """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -"""
     if server is not None:
-        click.echo(_kubeconfig(server, **options), nl=False)
+        click.echo(_kubeconfig_script(server, **options), nl=False)
         return
-    click.echo(text(site_of(loaded(config_path, serving=False, cluster=False).config, **options)), nl=False)
-
-
-def text(site: ManifestOptions) -> str:
-    """The documents as YAML, each with a comment about its purpose."""
     import yaml
 
     from stackd.kube.provision import documents
 
-    return "".join(f"---\n{_comment(one)}{yaml.safe_dump(one, sort_keys=False)}" for one in documents(site))
+    for one in documents(site_of(loaded(config_path, serving=False, cluster=False).config, **options)):
+        click.echo(f"---\n{_comment(one)}{yaml.safe_dump(one, sort_keys=False)}", nl=False)
 
 
 def _comment(document: dict[str, Any]) -> str:
@@ -183,10 +136,13 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         )
     from stackd.kube.provision import ManifestOptions
     from stackd.lifecycle.names import kinds_of
+    from stackd.quantity import parse
     from stackd.templates import read_templates
 
     templates = read_templates(config).values() if Path(config.templates.directory).is_dir() else ()
     own = {one.egress for one in templates if one.egress.kind}
+    most = {f"largest_{name}": getattr(policy, f"max_{name}") for name in ("cpu", "memory", "ephemeral_storage")}
+    largest = {name: str(parse(text)) for name, text in most.items() if text}  # of one container: as of a pod
     return ManifestOptions(
         namespace=stacks.namespace,
         instance=config.cluster.instance,
@@ -207,20 +163,26 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         cpu=str(options["quota_cpu"] or ""),
         memory=str(options["quota_memory"] or ""),
         ephemeral_storage=str(options["quota_ephemeral_storage"] or ""),
-        **_largest(policy, storage=options["storage"]),
+        **(largest if options["storage"] else largest | {"largest_ephemeral_storage": ""}),
     )
 
 
-def _largest(policy: PolicySection, *, storage: bool) -> dict[str, str]:
-    """What one container may have: as much as the policy allows a whole pod, if it sets a maximum."""
-    from stackd.quantity import parse
+def kubeconfig_text(cluster: Mapping[str, Any], token: str) -> str:
+    """stackd's kubeconfig, with the address and the authority of ``cluster``."""
+    import yaml
 
-    names = ("cpu", "memory", "ephemeral_storage")
-    said = {f"largest_{name}": str(parse(most)) for name in names if (most := getattr(policy, f"max_{name}"))}
-    return said if storage else said | {"largest_ephemeral_storage": ""}
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "stackd",
+        "clusters": [{"name": "stacks", "cluster": dict(cluster)}],
+        "users": [{"name": "stackd", "user": {"token": token}}],
+        "contexts": [{"name": "stackd", "context": {"cluster": "stacks", "user": "stackd"}}],
+    }
+    return yaml.safe_dump(config, sort_keys=False)
 
 
-def _kubeconfig(server: str, **options: Any) -> str:
+def _kubeconfig_script(server: str, **options: Any) -> str:
     """A script that prints a kubeconfig. If kubectl fails, the script stops and prints nothing."""
     account, kubectl = options["account"], f"kubectl -n {options['account_namespace']}"
     token = f"$({kubectl} create token {account} --duration={options['token_hours']}h)"
@@ -230,24 +192,8 @@ def _kubeconfig(server: str, **options: Any) -> str:
 # Run this where kubectl works as an administrator. Save what it prints as /etc/stackd/kubeconfig (mode 0600) on the VM.
 set -eu
 authority=$({kubectl} get configmap kube-root-ca.crt -o 'jsonpath={{.data.ca\\.crt}}')
+authority=$(printf '%s\\n' "$authority" | base64 | tr -d '\\n')
 token={token}
 cat <<END
-apiVersion: v1
-kind: Config
-current-context: stackd
-clusters:
-  - name: stacks
-    cluster:
-      server: {server}
-      certificate-authority-data: $(printf '%s\\n' "$authority" | base64 | tr -d '\\n')
-users:
-  - name: stackd
-    user:
-      token: $token
-contexts:
-  - name: stackd
-    context:
-      cluster: stacks
-      user: stackd
-END
+{kubeconfig_text({"server": server, "certificate-authority-data": "$authority"}, "$token")}END
 """

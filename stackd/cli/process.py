@@ -1,14 +1,21 @@
-"""The daemon in this process: its event loop, and the embedded cluster beside it if configured.
+"""The daemon in this process: its event loop, the embedded cluster beside it if configured, and the demo.
 
 Owns: what ``cluster.mode = "embedded"`` means. This module starts a cluster beside the state, and gives the daemon a
-kubeconfig for it. The daemon itself knows only real clusters.
+kubeconfig for it. The daemon itself knows only real clusters. Owns, too, the demo's configuration, its templates, and what
+it prints; a test runs the printed commands in their order.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
+import os
+import shlex
+import shutil
+import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,18 +24,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from stackd import daemon, logs
 from stackd.cli import FAILED
 from stackd.cli.options import loop_factory
-from stackd.config import Config, LoadedConfig
-from stackd.config.sources import variable
+from stackd.config import Config, LoadedConfig, load
+from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
-from stackd.doctor.local import port_holder
-from stackd.embedded import EmbeddedCluster, EmbeddedOptions, administrator
+from stackd.doctor.local import port_holder, url_of
+from stackd.embedded import WORKER, EmbeddedCluster, EmbeddedOptions, administrator, node_specs
 from stackd.errors import StackdError
+from stackd.keys import new_key
 from stackd.lifecycle.rebuild import Rebuilt
 from stackd.store.companions import FileLock
 from stackd.tasks import ServiceEnded
+from stackd.units import parse_duration
+from stackd.web.openapi.examples import POD_SPEC
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +116,14 @@ async def with_cluster(
         lock.release()
 
 
+def sized(*, nodes: int, node_cpu: Any, node_memory: Any, start_delay: str, pull: str) -> EmbeddedOptions:
+    """An embedded cluster by the options of the demo."""
+    worker = replace(WORKER, cpu=str(node_cpu or WORKER.cpu), memory=str(node_memory or WORKER.memory))
+    return EmbeddedOptions(
+        nodes=node_specs(nodes, worker), start_delay=parse_duration(start_delay), pull=parse_duration(pull)
+    )
+
+
 def kubeconfig_beside(state: Path) -> Path:
     """Where the embedded cluster's kubeconfig is written."""
     return state.with_name(f"{state.name}.kubeconfig")
@@ -136,3 +156,160 @@ def _taken(config: Config) -> str:
         f"cannot listen on {server.host}:{server.port}: address already in use{f' by {holder}' if holder else ''}; "
         f"choose another port with server.port or {variable('server', 'port')}"
     )
+
+
+PREFERRED_PORT = 8081
+BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
+TEMPLATE = """\
+# {about}
+target_port: [{{container_port: 80, protocol: TCP}}]
+labels: {{challenge: {name}}}
+{more}pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {{name: {name}}}
+  spec:
+    containers:
+    - name: app
+      image: {image}
+      ports: [{{containerPort: 80}}]
+      resources: {{limits: {{cpu: 100m, memory: 128Mi}}}}
+"""
+TEMPLATES = {
+    "web-1": (
+        "Each stack has a flag of its own, and two stacks wait to be assigned.",
+        "registry.example/web-1:1",
+        'pool: 2\nvalues: {FLAG: "flag{<hex:32>}"}\n',
+    ),
+    "bad-image": ("No node can pull this image.", "registry.invalid/bad-image:1", ""),
+    "crashing": ("The program ends with exit code 1 as soon as it has started.", "registry.example/crashloop", ""),
+}
+"""What each shows, its image, and its other fields. The last part of an image tells the embedded cluster what to do."""
+
+
+TEMPLATE_STEPS = """
+Start one from a template, with a flag of its own, and open its node port:
+  {program} stacks create --template web-1 --label team=7 --wait
+  curl -s http://$({program} stacks list --label team=7 | cut -f3)
+
+Two that fail: no node can pull the image of the one, the program of the other ends at once:
+  {program} stacks create --template bad-image --label team=8
+  {program} stacks create --template crashing --label team=9
+  {program} stacks wait --for failed $({program} stacks list --template crashing -o name)
+  {program} stacks describe $({program} stacks list --template crashing -o name)
+  {program} stacks list
+  {program} templates
+"""
+
+
+class Demo:
+    """The daemon on an embedded cluster. The state is ``throw_away``, unless the environment says where it is."""
+
+    def __init__(self, folder: Path, port: int | None) -> None:
+        """The environment overrides the demo's values, except for ``[cluster]`` and ``port``. Raises ConfigError."""
+        state, templates, cluster = (
+            variable("state", "path"),
+            variable("templates", "directory"),
+            variable("cluster", ""),
+        )
+        own = {
+            KEY_VARIABLE: new_key()[0],
+            variable("server", "port"): str(_free_port(PREFERRED_PORT)),
+            state: str(folder / "stackd.db"),
+            templates: str(_written_templates(folder / "templates")),
+            variable("routes", "domain"): "localhost",
+            variable("routes", "gateway"): "gateways/public",
+            variable("routes", "http_listener"): "http",
+            variable("routes", "http_port"): str(_free_port()),
+        }
+        given = {name: value for name, value in os.environ.items() if value or name not in own}
+        given = {name: value for name, value in given.items() if not name.startswith(cluster)}
+        self._environment = own | given | {variable("cluster", "mode"): EMBEDDED}
+        if port is not None:
+            self._environment[variable("server", "port")] = str(port)
+        self._body = folder / "stack.json"
+        self._body.write_text(json.dumps(BODY, indent=2))
+        self._key = self._environment[KEY_VARIABLE]
+        self._own_templates, self.throw_away = templates not in given, state not in given
+        self._in_terminal = _has_terminal()
+        self.loaded = load(None, self._environment)
+
+    def again(self) -> LoadedConfig:
+        """The configuration for a reload. A SIGHUP of a terminal that was closed ends the demo in order."""
+        if self._in_terminal and not _has_terminal():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load(None, self._environment)
+
+    def print_instructions(self, started: Daemon) -> None:
+        """Print how to use the demo."""
+        config = self.loaded.config
+        address = url_of(config.server.host, started.port, secure=bool(config.server.tls_cert))
+        state = "throw-away state" if self.throw_away else f"state in {config.state.path}"
+        kubeconfig, program = kubeconfig_beside(Path(config.state.path)), _program()
+        click.echo(
+            f"""
+stackd demo: an embedded cluster, and {state}
+
+  address    {address}
+  API key    {self._key}
+  dashboard  {address}/dashboard   (API docs: {address}/docs)
+  templates  {config.templates.directory}
+
+In another terminal, in the same folder:
+
+  export STACKD_URL={address} STACKD_API_KEY={self._key} KUBECONFIG={kubeconfig}
+
+Start a stack with curl, and list all:
+  curl -s -H "X-API-KEY: $STACKD_API_KEY" -d @{self._body} $STACKD_URL/stacks
+  curl -s -H "X-API-KEY: $STACKD_API_KEY" $STACKD_URL/stacks
+
+Start one with a name instead of a node port; browsers and curl find it, too:
+  {program} stacks create --file {self._body} --port 80/http --label team=6 --wait
+  curl -s $({program} stacks list --label team=6 | cut -f3)
+{TEMPLATE_STEPS.format(program=program) if self._own_templates else ""}
+Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
+  {program} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self._body}
+
+Delete all stacks:
+  {program} stacks batch-delete --all --yes
+
+More to try, such as nodes that fail: docs/demo.md. Stop with Ctrl-C.
+"""
+        )
+
+
+def _written_templates(folder: Path) -> Path:
+    folder.mkdir()
+    for name, (about, image, more) in TEMPLATES.items():
+        (folder / f"{name}.yaml").write_text(TEMPLATE.format(name=name, about=about, image=image, more=more))
+    return folder
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a terminal; one that was closed is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+def _program() -> str:
+    """How this process was started, for the user's shell; paths below the working directory are relative."""
+    script, found = sys.argv[0], shutil.which("stackd")
+    if found and os.path.realpath(found) == os.path.realpath(script):
+        return "stackd"
+    words = [script] if os.path.basename(script) == "stackd" else [sys.executable, script]
+    below = [os.path.relpath(word) for word in words]
+    return shlex.join(word if path.startswith("..") else path for word, path in zip(words, below, strict=True))
+
+
+def _free_port(preferred: int = 0) -> int:
+    """A port that is free now: the preferred one, or 0 if that is taken; without a preference, any."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", preferred))
+        except OSError:
+            return 0
+        return int(probe.getsockname()[1])

@@ -49,8 +49,8 @@ def main() -> None:
 def _import_everything() -> None:
     import uvloop  # noqa: F401
 
+    import stackd.cli.machine
     import stackd.cli.process
-    import stackd.cli.serve
     import stackd.daemon  # noqa: F401
 
 

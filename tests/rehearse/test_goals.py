@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stackd.cli import serve
+from stackd.cli import machine
 from stackd.embedded import EmbeddedOptions
 from stackd.rehearse.measure import (
     Attempt,
@@ -225,9 +225,9 @@ async def test_a_rehearsal_on_a_demo_tells_its_size_and_pace(tmp_path: Path) -> 
 
 def test_the_usual_size_is_that_of_an_embedded_cluster() -> None:
     usual = EmbeddedOptions()
-    assert len(usual.nodes) == serve.NODES
-    assert usual.start_delay == parse_duration(serve.START_DELAY)
-    assert usual.pull == parse_duration(serve.PULL)
+    assert len(usual.nodes) == machine.NODES
+    assert usual.start_delay == parse_duration(machine.START_DELAY)
+    assert usual.pull == parse_duration(machine.PULL)
 
 
 async def rehearse(where: dict[str, str], *words: str) -> tuple[int | None, Any]:

@@ -17,7 +17,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from stackd.cli import options, stackd
-from stackd.cli.setup import admin as kubeconfigs
+from stackd.cli import setup as kubeconfigs
 from stackd.cli.stacks import declared_ports
 from stackd.config import load
 from stackd.daemon import running
