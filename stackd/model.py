@@ -130,7 +130,7 @@ class RoutedTarget(TargetPort):
 
 @struct
 class PortMapping:
-    """A published container port and the node port that leads to it."""
+    """A published container port and the node port that leads to it; 0 before one is reserved."""
 
     container_port: int
     protocol: str
@@ -204,25 +204,6 @@ class SanitizedSpec:
 
 
 @struct
-class NewStack:
-    """A stack that is about to be reserved: everything but its node ports; routed ports have their names already."""
-
-    stack_id: str
-    namespace: str
-    pod_spec: str
-    target_ports: tuple[TargetPort | RoutedPort, ...]
-    created_at: int
-    ttl_expires_at: int
-    requested_cpu_milli: int
-    requested_memory_bytes: int
-    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    template: str | None = None
-    values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES, repr=False)
-    unassigned: bool = False
-    digest: str | None = None
-
-
-@struct
 class Stack:
     """One row: what stackd intends and what it last observed.
 
@@ -282,6 +263,11 @@ class Stack:
     def node_ports(self) -> tuple[int, ...]:
         """The node ports that it holds, or held before it ended."""
         return tuple(port.node_port for port in self.ports if port.node_port)
+
+    @property
+    def held_ports(self) -> tuple[int, ...]:
+        """The node ports that it holds now."""
+        return self.node_ports if self.ports_held else ()
 
     @property
     def pod_name(self) -> str:

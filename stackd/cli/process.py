@@ -37,7 +37,7 @@ from stackd.embedded import WORKER, EmbeddedCluster, EmbeddedOptions, administra
 from stackd.errors import StackdError
 from stackd.keys import new_key
 from stackd.lifecycle.rebuild import Rebuilt
-from stackd.store.companions import FileLock
+from stackd.store.file import FileLock
 from stackd.tasks import ServiceEnded
 from stackd.units import parse_duration
 from stackd.web.openapi.examples import POD_SPEC

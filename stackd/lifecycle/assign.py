@@ -160,9 +160,7 @@ def _assignment(context: Context, stack_id: str, template: Template, request: Cr
         ttl_expires_at=now + round(ttl * NANOSECONDS),
         by=request.by,
         labels=request.labels,
-        max_stacks=context.config.limits.max_stacks or None,
-        label_limits=context.config.limits.stacks_per_label,
-        among=request.among,
+        limits=request.limits(context.config.limits),
     )
 
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import (
@@ -35,14 +36,7 @@ from stackd.lifecycle.objects import expose, pod_request
 from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
-from stackd.model import (
-    NO_VALUES,
-    DeleteReason,
-    NewStack,
-    PortMapping,
-    Stack,
-    StackStatus,
-)
+from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -164,9 +158,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     stack = await context.store.stacks.reserve(
         _new_stack(context, stack_id, request),
         claim=request.claim,
-        max_stacks=None if request.unassigned else context.config.limits.max_stacks or None,
-        label_limits=context.config.limits.stacks_per_label,
-        among=request.among,
+        limits=request.limits(context.config.limits),
     )
     phase_timer.end("reserve")
     crash_point("create.reserved")
@@ -232,19 +224,21 @@ async def _objects(
     return pod, *exposed
 
 
-def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> NewStack:
+def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack:
     now, template = context.wall_clock.now(), request.template
     ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
-    return NewStack(
+    return Stack(
         stack_id=stack_id,
         namespace=context.config.stacks.namespace,
         pod_spec=request.spec.text,
-        target_ports=named(context, request),
+        ports=named(context, request),
+        status=StackStatus.CREATING,
         created_at=now,
+        updated_at=now,
         ttl_expires_at=now + round(ttl * NANOSECONDS),
         requested_cpu_milli=request.spec.requested_cpu_milli,
         requested_memory_bytes=request.spec.requested_memory_bytes,
-        labels=request.labels,
+        labels=MappingProxyType(dict(request.labels)),
         unassigned=request.unassigned,
         template=template.name if template is not None else None,
         values=template.generate() if template is not None else NO_VALUES,
@@ -398,15 +392,9 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     Returns if a create would pass these checks now; raises what it would raise. Does not check whether a node has room.
     """
     await context.gate.admitted()
-    limits = context.config.limits
-    await context.store.stacks.check(
-        request.labels,
-        ports=request.node_ports,
-        max_stacks=limits.max_stacks or None,
-        label_limits=limits.stacks_per_label,
-        among=request.among,
-    )
-    imagined = _for_dry_run(context, request)
+    limits = request.limits(context.config.limits)
+    await context.store.stacks.check(request.labels, ports=request.node_ports, limits=limits)
+    imagined = _new_stack(context, new_id("stack"), request)
     manifest = pod_request(context, imagined, request.spec)
     try:
         await context.cluster.create_pod(manifest, dry_run=True)
@@ -415,24 +403,3 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
         if isinstance(error, ClusterError):
             raise ClusterUnavailable("the cluster cannot check the pod now", detail=str(error)) from error
         raise
-
-
-def _for_dry_run(context: Context, request: CreateRequest) -> Stack:
-    now, template = context.wall_clock.now(), request.template
-    return Stack(
-        stack_id=new_id("stack"),
-        namespace=context.config.stacks.namespace,
-        pod_spec=request.spec.text,
-        ports=tuple(
-            PortMapping(container_port=p.container_port, protocol=p.protocol, node_port=0) for p in request.target_ports
-        ),
-        status=StackStatus.CREATING,
-        created_at=now,
-        updated_at=now,
-        ttl_expires_at=now,
-        requested_cpu_milli=request.spec.requested_cpu_milli,
-        requested_memory_bytes=request.spec.requested_memory_bytes,
-        labels=request.labels,
-        template=template.name if template is not None else None,
-        values=template.generate() if template is not None else NO_VALUES,
-    )

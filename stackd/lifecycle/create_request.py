@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from stackd.config import LimitsSection
 from stackd.errors import ClusterUnavailable
 from stackd.model import NO_LABELS, RoutedTarget, SanitizedSpec, Stack, TargetPort
-from stackd.store import Claim
+from stackd.store import Claim, CreateLimits
 from stackd.templates import Template
 
 T = TypeVar("T")
@@ -42,6 +43,11 @@ class CreateRequest:
     def node_ports(self) -> int:
         """How many node ports the stack will hold."""
         return sum(not isinstance(port, RoutedTarget) for port in self.target_ports)
+
+    def limits(self, config: LimitsSection) -> CreateLimits:
+        """What the reservation of the stack checks; a stack for a pool does not count against the limit of all."""
+        most = None if self.unassigned else config.max_stacks or None
+        return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among)
 
     def under(self, claim: Claim, answer: Callable[[Stack], bytes]) -> CreateRequest:
         """The same request under an Idempotency-Key."""

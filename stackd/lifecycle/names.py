@@ -16,7 +16,7 @@ from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create_request import CreateRequest
-from stackd.model import Route, RoutedPort, RoutedTarget, Stack, TargetPort
+from stackd.model import PortMapping, Route, RoutedPort, RoutedTarget, Stack
 
 LISTED_SECONDS = 2.0
 """How long a create waits for the first list of routes after a start."""
@@ -30,12 +30,15 @@ def kinds_of(config: RoutesSection) -> tuple[str, ...]:
     return (*http, TLS_ROUTES) if config.tls_listener else http
 
 
-def named(context: Context, request: CreateRequest) -> tuple[TargetPort | RoutedPort, ...]:
-    """The ports of a new stack; each routed one has its name."""
+def named(context: Context, request: CreateRequest) -> tuple[PortMapping, ...]:
+    """The ports of a new stack; each routed one has its name, the others have no node port yet."""
     config = context.config.routes
     prefix = request.template.route_prefix if request.template is not None else DEFAULT_PREFIX
     return tuple(
-        _named(port, config, prefix) if isinstance(port, RoutedTarget) else port for port in request.target_ports
+        _named(port, config, prefix)
+        if isinstance(port, RoutedTarget)
+        else PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=0)
+        for port in request.target_ports
     )
 
 

@@ -92,11 +92,11 @@ async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebui
             report.lost.append((one.stack.name, one.stack.reason))
         else:
             stacks.append(bounds.adoptable(one.stack))
-    for adopted in await store.stacks.adopt(stacks):
-        if adopted.stack is None:
-            report.lost.append((adopted.stack_id, adopted.reason))
+    for stack_id, reason in (await store.stacks.adopt(stacks)).items():
+        if reason:
+            report.lost.append((stack_id, reason))
         else:
-            report.recovered.append(adopted.stack_id)
+            report.recovered.append(stack_id)
     await store.meta.put(CLUSTER_UID, uid)
     return report
 
@@ -130,13 +130,13 @@ async def adopt(context: Context, names: Collection[str]) -> AdoptionReport:
         else:
             stacks.append(_bounds(context).adoptable(one.stack))
     await context.gate.right_cluster()  # the lists came from this cluster, and not from another that answered meanwhile
-    for adopted in await context.store.stacks.adopt(stacks):
-        if adopted.stack is None:
-            report.unadoptable[adopted.stack_id] = adopted.reason
-            if adopted.reason != REMOVED:
-                report.contested.add(adopted.stack_id)
-        else:
-            report.stacks.append(adopted.stack_id)
+    for stack_id, reason in (await context.store.stacks.adopt(stacks)).items():
+        if not reason:
+            report.stacks.append(stack_id)
+            continue
+        report.unadoptable[stack_id] = reason
+        if reason != REMOVED:
+            report.contested.add(stack_id)
     for name in set(names).difference(report.stacks, report.unadoptable):
         report.unadoptable[name] = "neither its Service nor its pod carries a record"
     return report

@@ -9,52 +9,37 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from stackd.model import DeleteReason, Desired, Stack
-from stackd.store import claims, failures, rows
-from stackd.store.transaction import ADOPTION, Transaction, id_array
+from stackd.store import rows
+from stackd.store.transaction import Transaction, from_constraint, id_array
 
 REMOVED = "the stack was removed"
 _ENDING = ("ended", "status", "status_reason", "status_message")
 _OF_ANOTHER_POD = (*_ENDING, "desired", "generation", "ports", "ports_held", "pod_uid", "service_uid", "node_id")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
-    """The result of ``adopt`` for one record: the stack, or the reason why it was skipped."""
-
-    stack_id: str
-    stack: Stack | None = None
-    reason: str = ""
-
-
-def adopt(tx: Transaction, records: Sequence[Stack]) -> list[Adopted]:
-    """Insert whole records as they are (``rebuild``). A record that contradicts the file is skipped, with the reason.
+def adopt(tx: Transaction, records: Sequence[Stack]) -> dict[str, str]:
+    """Insert complete records as they are (``rebuild``). A record that contradicts the file is skipped. Returns the reason
+    for each id; empty if it was inserted.
 
     A stack of a pool stays in it, unless a client may have been given it.
     """
-    gone = rows.removed_among(tx, (record.stack_id for record in records))
-    return [
-        Adopted(stack_id=record.stack_id, reason=REMOVED) if record.stack_id in gone else _adopt_one(tx, record)
-        for record in records
-    ]
+    skipped = dict.fromkeys(rows.removed_among(tx, (record.stack_id for record in records)), REMOVED)
+    reasons = {record.stack_id: skipped.get(record.stack_id, "") for record in records}
+    for record in records:
+        if record.stack_id not in skipped:
+            row = _a_clients(record, tx.now) if _may_be_assigned(record) else record
+            try:
+                tx.attempt(partial(rows.insert, stack=row))
+            except sqlite3.IntegrityError as exc:
+                reasons[record.stack_id] = str(from_constraint(exc))
+    return reasons
 
 
-def _adopt_one(tx: Transaction, record: Stack) -> Adopted:
-    def insert(inner: Transaction) -> Stack:
-        stack = rows.insert(inner, _a_clients(record, tx.now) if _may_be_given(record) else record)
-        rows.hold_ports(inner, record)
-        return inner.put_stack(stack)
-
-    try:
-        return Adopted(stack_id=record.stack_id, stack=tx.isolated(insert, ADOPTION))
-    except sqlite3.IntegrityError as exc:
-        return Adopted(stack_id=record.stack_id, reason=str(failures.from_constraint(exc)))
-
-
-def _may_be_given(record: Stack) -> bool:
+def _may_be_assigned(record: Stack) -> bool:
     return record.unassigned and record.digest is None
 
 
@@ -72,31 +57,33 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
         row = replace(row, accepted=False, deleting_since=None, delete_reason=None)
     if row.deleting_since is not None:
         return row
-    if record.unassigned:  # if the row says that it was given away, only the record is not updated yet
-        return _a_clients(row, now) if row.unassigned and _may_be_given(record) else row
-    if row.unassigned:
-        row = _given(row, record)
-    ttl_expires_at = max(row.ttl_expires_at, record.ttl_expires_at)
-    same = (row.desired, row.generation) == (record.desired, record.generation)
-    same_pod = row.accepted and same and row.pod_uid == record.pod_uid
-    stopping = row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None
-    if stopping:
-        return replace(row, ttl_expires_at=ttl_expires_at)
-    if same_pod:
-        return _ended_or_served(replace(row, ttl_expires_at=ttl_expires_at), record)
+    if record.unassigned:  # if the row says that it was assigned, only the record is not updated yet
+        return _a_clients(row, now) if row.unassigned and _may_be_assigned(record) else row
+    if row.unassigned:  # it was assigned since the file was copied
+        row = replace(
+            row,
+            unassigned=False,
+            labels=record.labels,
+            created_at=record.created_at,
+            updated_at=record.created_at,
+            ttl_expires_at=record.ttl_expires_at,
+        )
+    row = replace(row, ttl_expires_at=max(row.ttl_expires_at, record.ttl_expires_at))
+    if row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None:
+        return row  # its stop is not done yet
+    same = (row.desired, row.generation, row.pod_uid) == (record.desired, record.generation, record.pod_uid)
+    if row.accepted and same:
+        return _with_the_same_pod(row, record)
     return replace(
         row,
         **{name: getattr(record, name) for name in _OF_ANOTHER_POD},
         accepted=True,
-        ttl_expires_at=ttl_expires_at,
         node_public_ip=record.node_public_ip or row.node_public_ip,
     )
 
 
-def _ended_or_served(row: Stack, record: Stack) -> Stack:
-    """The row of a stack that still has the same pod. Since then the pod may have ended, and the stack may have
-    released its ports or replaced them.
-    """
+def _with_the_same_pod(row: Stack, record: Stack) -> Stack:
+    """Since the file was copied the pod may have ended, and the stack may have released its ports or replaced them."""
     if record.ended or row.ended:
         ended = row if row.ended else replace(row, **{name: getattr(record, name) for name in _ENDING})
         return replace(ended, ports_held=row.ports_held and record.ports_held)
@@ -105,25 +92,18 @@ def _ended_or_served(row: Stack, record: Stack) -> Stack:
     return replace(row, ports=record.ports, service_uid=record.service_uid)
 
 
-def _given(row: Stack, record: Stack) -> Stack:
-    """The row of a stack that was given away since the file was copied."""
-    return replace(
-        row,
-        unassigned=False,
-        labels=record.labels,
-        created_at=record.created_at,
-        updated_at=record.created_at,
-        ttl_expires_at=record.ttl_expires_at,
-    )
-
-
 def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
     """Update the rows of these records; returns the ids of those that contradict other rows, with the reasons."""
     found = rows.find_all(tx, (record.stack_id for record in records))
     pairs = [(found[record.stack_id], record) for record in records if record.stack_id in found]
     wanted = [(row, after) for row, record in pairs if (after := renewed(row, record, tx.now)) != row]
     while wanted:
-        refused = {row.stack_id: why for row, after in wanted if (why := _try_to_renew(tx, row, after))}
+        refused = {}
+        for row, after in wanted:
+            try:
+                tx.attempt(partial(_renew_one, row=row, after=after))
+            except sqlite3.IntegrityError as exc:
+                refused[row.stack_id] = str(from_constraint(exc))
         if len(refused) == len(wanted):
             return list(refused.items())
         # One stack may now hold a port that another one has released, so the refused ones are tried again.
@@ -131,21 +111,12 @@ def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
     return []
 
 
-def _try_to_renew(tx: Transaction, row: Stack, after: Stack) -> str:
-    try:
-        tx.isolated(partial(_renew_one, row=row, after=after), ADOPTION)
-    except sqlite3.IntegrityError as exc:
-        return str(failures.from_constraint(exc))
-    return ""
-
-
 def _renew_one(tx: Transaction, row: Stack, after: Stack) -> None:
-    array = id_array([row.stack_id])
     if (row.ports, row.ports_held) != (after.ports, after.ports_held):
-        rows.give_back_ports(tx, array)
+        rows.give_back_ports(tx, [row.stack_id])
         rows.hold_ports(tx, after)
     if not row.accepted:
-        claims.drop_unanswered(tx, array)
+        rows.drop_unanswered(tx, id_array([row.stack_id]))
     if row.unassigned and not after.unassigned:
-        rows.give(tx, after)
-    rows.save(tx, [after])
+        rows.insert_labels(tx, after)
+    rows.save_one(tx, after)

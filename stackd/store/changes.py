@@ -26,8 +26,8 @@ from stackd.model import (
     StackStatus,
     TimelineEvent,
 )
-from stackd.store import claims, ports, reservations, rows, timeline
-from stackd.store.claims import Claim
+from stackd.store import history, reservations, rows
+from stackd.store.rows import Claim
 from stackd.store.transaction import Transaction
 from stackd.units import format_duration
 
@@ -37,7 +37,8 @@ BY_JOB = DeleteReason.BATCH.value
 
 STOPPED_BY_USER = "StoppedByUser"
 STOPPED_MESSAGE = "stopped by its user; its ports are kept"
-MADE_AFTER = "SELECT stack_id FROM stacks WHERE created_at > ?"
+_SHOWN = ("status", "status_reason", "status_message", "node_id", "node_public_ip")
+_RESERVED = ("requested_cpu_milli", "requested_memory_bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,7 @@ def accept(
     transaction, on the writer's thread, and must only compute. Raises ``StackNotFound`` if the row is gone or being
     deleted.
     """
-    stack_id = seen.stack_id
-    before = rows.find_live(tx, stack_id)
+    before = rows.find_live(tx, seen.stack_id)
     stack = replace(
         _as_seen(before, seen),
         accepted=True,
@@ -88,16 +88,15 @@ def accept(
         pod_uid=pod_uid,
         service_uid=service_uid,
     )
-    rows.save(tx, [stack])
+    rows.save_one(tx, stack)
     if not before.accepted:
-        accepted = TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, by=by)
         at = min([tx.now, *(one.at for one in seen.events)])
-        scheduled = TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by="cluster")
-        told = [scheduled] if before.unassigned else [accepted, scheduled]
-        told += [*seen.events, *timeline.between(before, stack, tx.now)]
-        timeline.add(tx, [(stack_id, one) for one in told])
-    if answer is not None and claims.unanswered_for_stack(tx, stack_id):
-        claims.answer_for_stack(tx, stack_id, claims.CREATED, answer(stack))
+        lines = [TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by="cluster")]
+        if not before.unassigned:
+            lines.insert(0, TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, by=by))
+        _note(tx, stack, *lines, *seen.events, *history.between(before, stack, tx.now))
+    if answer is not None:
+        rows.answer_create(tx, stack, answer)
     return stack
 
 
@@ -114,11 +113,11 @@ def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
         before = stacks.get(one.stack_id)
         if before is None or not differs(before, one):
             continue
-        after = observed(before, one, tx.now)
-        lines += [(one.stack_id, line) for line in (*one.events, *timeline.between(before, after, tx.now))]
+        after = _observed(before, one, tx.now)
+        lines += [(one.stack_id, line) for line in (*one.events, *history.between(before, after, tx.now))]
         if after != before:
             stacks[one.stack_id] = changed[one.stack_id] = after
-    timeline.add(tx, lines)
+    history.add(tx, lines)
     return rows.save(tx, list(changed.values())) if changed else []
 
 
@@ -132,32 +131,47 @@ def differs(stack: Stack, seen: Observation) -> bool:
         return False
     if stack.generation != seen.generation or stack.desired is Desired.STOPPED:
         return False
-    return stack.ended != seen.ended or _is_news(stack, seen) or bool(seen.events)
+    return stack.ended != seen.ended or bool(_news(stack, seen)) or bool(seen.events)
 
 
-def observed(before: Stack, seen: Observation, now: int) -> Stack:
+def _news(stack: Stack, seen: Observation) -> dict[str, Any]:
+    """The fields that a client sees and that the observation changes, with their new values."""
+    news = {name: value for name in _SHOWN if (value := getattr(seen, name)) != getattr(stack, name)}
+    for name in _RESERVED:
+        if (value := getattr(seen, name)) not in (0, getattr(stack, name)):
+            news[name] = value
+    return news
+
+
+def _as_seen(stack: Stack, seen: Observation) -> Stack:
+    if stack.ended and not seen.ended:
+        return stack  # the observation is older than the end of the pod
+    return replace(stack, ended=seen.ended, **_news(stack, seen))
+
+
+def _observed(before: Stack, seen: Observation, now: int) -> Stack:
     """The row with the observation written into it."""
     after = _as_seen(before, seen)
-    if after is before or not _is_news(before, seen):
+    if after is before or not _news(before, seen):
         return after
     return replace(after, updated_at=max(now, before.updated_at))  # the wall clock may have been set back
 
 
 def mark_expired(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
     """Write the intent to delete those of ``ids`` that have expired by their current rows."""
-    found = rows.find_all(tx, ids).items()
-    expired = {name: one for name, one in found if one.ttl_expires_at <= tx.now and not one.unassigned}
+    stacks = rows.find_all(tx, ids).items()
+    expired = {name: one for name, one in stacks if one.ttl_expires_at <= tx.now and not one.unassigned}
     return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
 
 
 def tell_held(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
     """Write the reason why a stack that is being deleted still exists."""
-    before = rows.find_all(tx, [stack_id]).get(stack_id)
+    before = rows.find(tx, stack_id)
     if before is None or before.deleting_since is None:
         return
     after = replace(before, status_reason=reason, status_message=message)
     if before != after:
-        rows.save(tx, [replace(after, updated_at=max(tx.now, before.updated_at))])
+        rows.save_one(tx, replace(after, updated_at=max(tx.now, before.updated_at)))
 
 
 def end_in_time(tx: Transaction, longest: int) -> list[Stack]:
@@ -166,31 +180,20 @@ def end_in_time(tx: Transaction, longest: int) -> list[Stack]:
     Those that would expire later than ``longest`` nanoseconds from now get their whole time to live from now on, but at
     most ``longest``. Returns the changed stacks.
     """
-    made = [row[0] for row in tx.rows(MADE_AFTER, (tx.now + FUTURE,))]
-    late = [stack for stack in rows.find_all(tx, made).values() if stack.ttl_expires_at > tx.now + longest]
-    changed = [
-        replace(stack, ttl_expires_at=tx.now + (lives if 0 < lives < longest else longest), updated_at=tx.now)
-        for stack in late
-        if stack.deleting_since is None
-        for lives in (stack.ttl_expires_at - stack.created_at,)
-    ]
-    message = "made while the clock was ahead; it ends at "
-    timeline.add(
-        tx,
-        [
-            (stack.stack_id, _warning("ClockSetBack", message + from_nanoseconds(stack.ttl_expires_at), tx.now))
-            for stack in changed
-        ],
-    )
+    future = [row[0] for row in tx.rows("SELECT stack_id FROM stacks WHERE created_at > ?", (tx.now + FUTURE,))]
+    changed = []
+    for stack in rows.find_all(tx, future).values():
+        if stack.deleting_since is None and stack.ttl_expires_at > tx.now + longest:
+            lives = stack.ttl_expires_at - stack.created_at
+            ends = tx.now + (lives if 0 < lives < longest else longest)
+            changed.append(replace(stack, ttl_expires_at=ends, updated_at=tx.now))
+            message = f"made while the clock was ahead; it ends at {from_nanoseconds(ends)}"
+            _note(tx, stack, TimelineEvent(kind=EventKind.WARNING, at=tx.now, reason="ClockSetBack", message=message))
     return rows.save(tx, changed) if changed else []
 
 
-def _warning(reason: str, message: str, now: int) -> TimelineEvent:
-    return TimelineEvent(kind=EventKind.WARNING, at=now, reason=reason, message=message)
-
-
 def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim | None = None) -> Stack:
-    """Extend the stack; ``claim`` is kept without an answer (``claims.answer``).
+    """Extend the stack; ``claim`` is kept without an answer (``Claims.answer``).
 
     Raises ``StackNotFound``; ``Conflict``, with the longest extension that is possible.
     """
@@ -199,17 +202,17 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
     if extension.add > most:
         possible = format_duration(most // 10**9) if most >= NANOSECONDS else ""
-        left = f"so at most {possible} more" if possible else "so it cannot be extended further"
+        rest = f"so at most {possible} more" if possible else "so it cannot be extended further"
         raise TooLongALife(
             f"{stack_id} cannot be extended that far: it may live {format_duration(extension.longest / 1e9)} in all"
-            f" (stacks.max_ttl), {left}",
+            f" (stacks.max_ttl), {rest}",
             possible,
         )
     stack = replace(before, ttl_expires_at=ends, updated_at=max(tx.now, before.updated_at))
-    rows.save(tx, [stack])
-    _note(tx, stack_id, EventKind.EXTENDED, extension.by, extension.reason, f"until {from_nanoseconds(ends)}")
+    rows.save_one(tx, stack)
+    _note_request(tx, stack, EventKind.EXTENDED, extension, f"until {from_nanoseconds(ends)}")
     if claim is not None:
-        claims.insert(tx, replace(claim, stack_id=stack_id))
+        rows.insert_claim(tx, replace(claim, stack_id=stack_id))
     return stack
 
 
@@ -220,8 +223,8 @@ def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
         return before
     if before.ended:
         raise Conflict(f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})")
-    _note(tx, stack_id, EventKind.STOP_REQUESTED, by, reason)
-    return rows.save(tx, [replace(before, desired=Desired.STOPPED)])[0]
+    _note(tx, before, TimelineEvent(kind=EventKind.STOP_REQUESTED, at=tx.now, reason=reason, by=by))
+    return rows.save_one(tx, replace(before, desired=Desired.STOPPED))
 
 
 def stopped(tx: Transaction, stack_id: str) -> Stack | None:
@@ -229,6 +232,8 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
     before = rows.find(tx, stack_id)
     if before is None or before.desired is not Desired.STOPPED or before.deleting_since is not None:
         return None
+    if before.at_rest:
+        return before
     after = replace(
         before,
         status=StackStatus.STOPPED,
@@ -237,10 +242,8 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
         updated_at=max(tx.now, before.updated_at),
         pod_uid=None,
     )
-    if before.at_rest:
-        return before
-    timeline.add(tx, [(stack_id, one) for one in timeline.between(before, after, tx.now)])
-    return rows.save(tx, [after])[0]
+    _note(tx, after, *history.between(before, after, tx.now))
+    return rows.save_one(tx, after)
 
 
 def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
@@ -269,9 +272,9 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         generation=before.generation + 1,
     )
     if after.pod_spec != before.pod_spec:
-        tx.run(rows.UPDATE_POD_SPEC, (after.pod_spec, stack_id))
-    _note(tx, stack_id, wanted.kind, wanted.by, wanted.reason)
-    return rows.save(tx, [after])[0]
+        tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, stack_id))
+    _note_request(tx, after, wanted.kind, wanted)
+    return rows.save_one(tx, after)
 
 
 def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: str | None) -> Stack:
@@ -279,17 +282,16 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     before = rows.find_live(tx, seen.stack_id)
     if before.generation != seen.generation or before.desired is not Desired.RUNNING or before.ended:
         raise StackNotFound(seen.stack_id)
-    after = replace(observed(before, seen, tx.now), pod_uid=pod_uid, service_uid=service_uid)
-    lines = [*seen.events, *timeline.between(before, after, tx.now)]
-    timeline.add(
-        tx, [(seen.stack_id, one) for one in lines if one.reason != ports.PORT_REPLACED]
-    )  # the timeline has this line since the port was replaced
-    return rows.save(tx, [after])[0]
+    after = replace(_observed(before, seen, tx.now), pod_uid=pod_uid, service_uid=service_uid)
+    # The timeline has the line about a port since it was replaced.
+    events = [one for one in seen.events if one.reason != reservations.PORT_REPLACED]
+    _note(tx, after, *events, *history.between(before, after, tx.now))
+    return rows.save_one(tx, after)
 
 
 def set_service(tx: Transaction, stack_id: str, service_uid: str) -> None:
     """Set the uid of a living stack's Service. Raises ``StackNotFound``."""
-    rows.save(tx, [replace(rows.find_live(tx, stack_id), service_uid=service_uid)])
+    rows.save_one(tx, replace(rows.find_live(tx, stack_id), service_uid=service_uid))
 
 
 def _in_use(tx: Transaction, stack_id: str) -> Stack:
@@ -314,36 +316,18 @@ def _take_again(tx: Transaction, stack: Stack) -> tuple[PortMapping, ...]:
                 f"{stack.stack_id} gave its ports back when its pod ended, and another stack has node port"
                 f" {port} by now; create a new stack"
             ) from exc
-    again = tuple(
+    ports = tuple(
         replace(port, host=renamed(port.host)) if isinstance(port, RoutedPort) else port for port in stack.ports
     )
-    rows.hold_hostnames(tx, replace(stack, ports=again, ports_held=True))
-    return again
+    rows.hold_hostnames(tx, replace(stack, ports=ports, ports_held=True))
+    return ports
 
 
-def _note(tx: Transaction, stack_id: str, kind: EventKind, by: str, reason: str, message: str = "") -> None:
-    timeline.add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, reason=reason, message=message, by=by))])
+def _note(tx: Transaction, stack: Stack, *lines: TimelineEvent) -> None:
+    history.add(tx, [(stack.stack_id, one) for one in lines])
 
 
-def _shown(stack: Stack, seen: Observation) -> dict[str, Any]:
-    """The fields of the row after the observation, by name."""
-    return {
-        "status": seen.status,
-        "status_reason": seen.status_reason,
-        "status_message": seen.status_message,
-        "node_id": seen.node_id,
-        "node_public_ip": seen.node_public_ip,
-        "requested_cpu_milli": seen.requested_cpu_milli or stack.requested_cpu_milli,
-        "requested_memory_bytes": seen.requested_memory_bytes or stack.requested_memory_bytes,
-    }
-
-
-def _is_news(stack: Stack, seen: Observation) -> bool:
-    """Whether the observation changes any field of the row."""
-    return any(getattr(stack, name) != value for name, value in _shown(stack, seen).items())
-
-
-def _as_seen(stack: Stack, seen: Observation) -> Stack:
-    if stack.ended and not seen.ended:
-        return stack  # the observation is older than the end of the pod
-    return replace(stack, ended=seen.ended, **_shown(stack, seen))
+def _note_request(
+    tx: Transaction, stack: Stack, kind: EventKind, request: Extension | Start, message: str = ""
+) -> None:
+    _note(tx, stack, TimelineEvent(kind=kind, at=tx.now, reason=request.reason, message=message, by=request.by))

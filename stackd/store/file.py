@@ -1,52 +1,83 @@
-"""Creates, checks, opens, converts, summarizes and copies the state file.
+"""Creates, checks, opens, converts and copies the state file; and the files beside it.
 
 Owns: creation (under another name, then renamed, so that a crash never leaves a partial file), the checks that keep
 stackd from using a damaged, foreign or newer file, the pragmas, and the conversion of an earlier format, which keeps a
-copy. Never creates a new file in the place of an existing one. Owns, too, backups: a consistent copy, whether or not
-the daemon runs, as one self-contained file (no write-ahead log) of mode 0600, complete or absent. To restore one: stop
-stackd, copy it to ``state.path``, start stackd.
+copy. Never creates a new file in the place of an existing one. Owns backups: a consistent copy, whether or not the daemon
+runs, as one self-contained file (no write-ahead log) of mode 0600, complete or absent.
+
+Owns the ``.lock`` file: one process per state file; its content says which. It is kept when the lock is released (removing
+it would race with the next holder). Only the kernel's lock counts, so a killed process leaves no stale lock. Owns the
+``.reserve`` file, so that a full disk stops creates but not deletes: it holds space while the disk has room. When a commit
+finds the disk full, the file is truncated, and deletes and outcomes use its space.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
+import json
 import logging
 import os
+import secrets
+import socket
 import sqlite3
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from stackd.clock import NANOSECONDS, boot_id, from_nanoseconds
 from stackd.errors import StoreError
 from stackd.files import create_private
-from stackd.store import failures, identity, rows, schema
-from stackd.store.companions import companion, sync_folder
+from stackd.store import identity, rows, schema
 from stackd.store.identity import FileIdentity
+from stackd.store.transaction import is_damage, is_full, sentence
 
 logger = logging.getLogger(__name__)
 
+BUSY_SECONDS = 2.0
+"""How long a write waits for another process's lock (a SQLite shell, for example)."""
+
+RESERVED_BYTES = 8 * 1024 * 1024
+"""Space reserved on the disk so that deletes work while the disk is full."""
+
 MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
 _MAGIC = b"SQLite format 3\x00"
+_HEADER_BYTES = 100
+ROLLBACK_FORMAT = 1
+"""Byte 18 of the header of a backup made here; a file in use has 2 (WAL)."""
 _ADVICE = "restore a copy made by `stackd backup`, or move the file away and run `stackd rebuild`"
 _LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log keeps this size, so that its disk space stays allocated
 _LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
-ROLLBACK_FORMAT = 1
-"""Byte 18 of the header of a backup made here; a file in use has 2 (WAL)."""
-_HEADER_BYTES = 100
+FULL = "the disk is full"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_OF_OTHERS = (errno.EACCES, errno.EPERM, errno.ELOOP)
+_OF_DISKS = (*_NO_ROOM, *_OF_OTHERS, errno.EROFS, errno.EIO)
+"""A full, read-only or failing disk, and files of others."""
+_OURS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreOptions:
-    """How the file is handled; the defaults are right for the daemon.
+@contextmanager
+def plain_errors(what: str) -> Iterator[None]:
+    """Turn errors of SQLite and of the file system into a ``StoreError``: ``what`` and the reason."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise StoreError(f"{what}: {sentence(exc)}") from exc
+    except OSError as exc:
+        raise StoreError(f"{what}: {exc.strerror or exc}") from exc
 
-    ``busy_timeout``   seconds to wait for another process's lock (a SQLite shell, for example)
-    ``ballast_bytes``  space reserved on the disk so that deletes work while the disk is full; 0 for none
-    ``max_pages``      the largest size of the file; beyond it, the file behaves as on a full disk
-    """
 
-    busy_timeout: float = 2.0
-    ballast_bytes: int = 8 * 1024 * 1024
-    max_pages: int | None = None
+def damaged(path: Path, why: str) -> StoreError:
+    """The error for a damaged file; its message says what to do."""
+    return StoreError(f"the state file {path} is damaged ({why}): {_ADVICE}")
+
+
+def companion(path: Path, suffix: str) -> Path:
+    """The file beside ``path`` with ``suffix`` added to its name."""
+    return path.with_name(path.name + suffix)
 
 
 def follow_links(path: Path) -> Path:
@@ -63,37 +94,41 @@ def follow_links(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def open_file(path: Path, options: StoreOptions) -> sqlite3.Connection:
-    """Open the write connection. Raises ``StoreError``, also for SQLite's own errors.
+# ---- opening
 
-    Only the ``sqlite3.Error`` of a full disk (``failures.is_full``) is passed on, because the caller may free space.
+
+def open_file(path: Path, ballast: Ballast) -> sqlite3.Connection:
+    """Open the write connection. Raises ``StoreError``.
+
+    On a full disk, frees the reserved space and tries again, so that a restart is still possible.
     """
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.37 or newer")
-    try:
-        if path.exists():
-            _check_header(path)
-        else:
-            _create(path)
-        return _connect_checked(path, options)
-    except sqlite3.Error as exc:
-        if failures.is_full(exc):
-            raise
-        if failures.is_damage(exc):
-            raise damaged(path, str(exc)) from exc
-        raise StoreError(f"the state file {path} cannot be used: {failures.sentence(exc)}") from exc
-    except OSError as exc:
-        raise StoreError(f"the state file {path} cannot be used: {exc.strerror or exc}") from exc
+    with plain_errors(f"the state file {path} cannot be used"):
+        try:
+            return _open_checked(path)
+        except sqlite3.Error as exc:
+            if is_damage(exc):
+                raise damaged(path, str(exc)) from exc
+            if not is_full(exc):
+                raise
+        ballast.release()
+        return _open_checked(path)
 
 
-def _connect_checked(path: Path, options: StoreOptions) -> sqlite3.Connection:
-    connection = _connect(path, options.busy_timeout)
+def _open_checked(path: Path) -> sqlite3.Connection:
+    if path.exists():
+        _check_header(path)
+    else:
+        _create(path)
+    connection = _connect(path, BUSY_SECONDS)
     try:
-        _check_identity(connection, path)
-        _check_version(connection, path)
-        _check_pages(connection, path)
-        _set_pragmas(connection, path, options.max_pages)
-        _convert(connection, path)
+        _check_content(connection, path)
+        _set_pragmas(connection, path)
+        version = schema.version_of(connection)
+        if version != schema.FORMAT:
+            backup_file(path, companion(path, f".v{version}-before-v{schema.FORMAT}.bak"), force=True)
+            schema.convert(connection)
     except BaseException:
         connection.close()
         raise
@@ -116,22 +151,19 @@ def _create(path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         companion(fresh, suffix).unlink(missing_ok=True)
     os.close(create_private(fresh))
-    connection = _connect(fresh, 0)
-    try:
+    with closing(_connect(fresh, 0)) as connection:
         schema.create(connection)
-    finally:
-        connection.close()
     os.rename(fresh, path)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 def _check_header(path: Path) -> None:
     """Check the header before SQLite opens the file: SQLite would accept an empty file as a new one."""
     with path.open("rb") as file:
-        header = file.read(100)
+        header = file.read(_HEADER_BYTES)
     if not header:
         raise damaged(path, "it is empty")
-    if not header.startswith(_MAGIC) or len(header) < 100:
+    if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
         raise damaged(path, "it is not a SQLite file")
     if not os.access(path, os.W_OK, effective_ids=True):
         raise StoreError(f"the state file {path} is read-only for this user")
@@ -153,36 +185,31 @@ def _set_foreign_log_aside(path: Path) -> None:
             )
 
 
-def _check_identity(connection: sqlite3.Connection, path: Path) -> None:
+def _check_content(connection: sqlite3.Connection, path: Path) -> None:
     if not schema.is_ours(connection):
         raise StoreError(
             f"{path} is a SQLite file of another application; stackd leaves it as it is. To go on, {_ADVICE}"
         )
-
-
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     version = schema.version_of(connection)
+    has = f"the state file {path} has format {version}, and this stackd"
     if version > schema.FORMAT:
         raise StoreError(
-            f"the state file {path} has format {version}, and this stackd knows formats up to {schema.FORMAT}:"
+            f"{has} knows formats up to {schema.FORMAT}:"
             f" run the newer stackd that wrote it, or restore a copy made before the upgrade"
         )
     if version < schema.OLDEST:
-        raise StoreError(
-            f"the state file {path} has format {version}, and this stackd converts formats from {schema.OLDEST} on:"
-            f" {_ADVICE}"
-        )
+        raise StoreError(f"{has} converts formats from {schema.OLDEST} on: {_ADVICE}")
+    if path.stat().st_size <= _CHECK_LIMIT and (verdict := _damage(connection)):
+        raise damaged(path, verdict)
 
 
-def _check_pages(connection: sqlite3.Connection, path: Path) -> None:
-    if path.stat().st_size > _CHECK_LIMIT:
-        return
+def _damage(connection: sqlite3.Connection) -> str:
+    """What SQLite's quick check has found; empty if nothing is wrong."""
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise damaged(path, str(verdict).replace("\n", " "))
+    return "" if verdict == "ok" else str(verdict).replace("\n", " ")
 
 
-def _set_pragmas(connection: sqlite3.Connection, path: Path, max_pages: int | None) -> None:
+def _set_pragmas(connection: sqlite3.Connection, path: Path) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
         raise StoreError(f"the state file {path} is on a file system without shared memory (WAL); use a local disk")
@@ -190,61 +217,22 @@ def _set_pragmas(connection: sqlite3.Connection, path: Path, max_pages: int | No
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
-    if max_pages is not None:
-        connection.execute(f"PRAGMA max_page_count = {max_pages}")
 
 
-def _convert(connection: sqlite3.Connection, path: Path) -> None:
-    version = schema.version_of(connection)
-    if version != schema.FORMAT:
-        backup_file(path, companion(path, f".v{version}-before-v{schema.FORMAT}.bak"), force=True)
-        schema.convert(connection)
-
-
-def damaged(path: Path, why: str) -> StoreError:
-    """The error for a damaged file; its message says what to do."""
-    return StoreError(f"the state file {path} is damaged ({why}): {_ADVICE}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileSummary:
-    """The identity and the number of stacks of a state file, which another process may have open."""
-
-    identity: FileIdentity
-    stacks: int
-
-
-def read_summary(path: Path) -> FileSummary | None:
-    """The file's summary; None if there is no file. Blocking; takes no lock that disturbs a running daemon.
-
-    Raises ``StoreError`` if the file cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        reader = _reader(path)
-        try:
-            return _summary(reader)
-        finally:
-            reader.close()
-    except sqlite3.Error as exc:
-        raise StoreError(f"the state file {path} cannot be read: {failures.sentence(exc)}") from exc
+# ---- reading and copying a file that another process may have open
 
 
 def require_own_file(path: str, *, namespace: str, instance: str) -> None:
     """As ``FileIdentity.require_own`` for a file that another process may have open. Ignores an unreadable file."""
     try:
-        summary = read_summary(Path(path))
-    except (StoreError, OSError):
+        if not Path(path).exists():
+            return
+        with closing(_reader(Path(path))) as reader:
+            own = FileIdentity.from_meta(dict(reader.execute(identity.ALL_META).fetchall()))
+            (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
+    except (StoreError, OSError, sqlite3.Error):
         return
-    if summary is not None:
-        summary.identity.require_own(path, summary.stacks, namespace=namespace, instance=instance)
-
-
-def _summary(reader: sqlite3.Connection) -> FileSummary:
-    values = dict(reader.execute(identity.ALL_META).fetchall())
-    (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
-    return FileSummary(identity=FileIdentity.from_meta(values), stacks=stacks)
+    own.require_own(path, stacks, namespace=namespace, instance=instance)
 
 
 def _reader(path: Path) -> sqlite3.Connection:
@@ -275,17 +263,13 @@ def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
                 f"{target} exists already, and is no backup of stackd; it is left as it is (--force replaces it)"
             )
         force = True
-    try:
-        with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:  # nobody else can enter it
-            partial = Path(folder) / target.name
-            _copy(source, partial)
-            _put_in_place(partial, target, force)
-    except FileExistsError as exc:
-        raise StoreError(f"{target} exists already; it is left as it is") from exc
-    except sqlite3.Error as exc:
-        raise StoreError(f"{source} cannot be copied to {target}: {failures.sentence(exc)}") from exc
-    except OSError as exc:
-        raise StoreError(f"{source} cannot be copied to {target}: {exc.strerror or exc}") from exc
+    with (
+        plain_errors(f"{source} cannot be copied to {target}"),
+        TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder,  # nobody else can enter it
+    ):
+        partial = Path(folder) / target.name
+        _copy(source, partial)
+        _put_in_place(partial, target, force)
 
 
 def _is_backup(path: Path) -> bool:
@@ -300,25 +284,14 @@ def _is_backup(path: Path) -> bool:
 
 
 def _copy(source: Path, partial: Path) -> None:
-    reader = _reader(source)
-    try:
+    with closing(_reader(source)) as reader:
         os.close(create_private(partial))
-        writer = sqlite3.connect(partial, isolation_level=None)
-        try:
+        with closing(sqlite3.connect(partial, isolation_level=None)) as writer:
             reader.backup(writer)  # all pages in one step, so the copy is one snapshot
             writer.execute("PRAGMA journal_mode = DELETE")
             identity.mark_copy(writer)
-            _check(writer, source)
-        finally:
-            writer.close()
-    finally:
-        reader.close()
-
-
-def _check(copy: sqlite3.Connection, source: Path) -> None:
-    (verdict,) = copy.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise StoreError(f"{source} is damaged ({verdict}); no copy was made")
+            if verdict := _damage(writer):
+                raise StoreError(f"{source} is damaged ({verdict}); no copy was made")
 
 
 def _put_in_place(partial: Path, target: Path, force: bool) -> None:
@@ -331,4 +304,123 @@ def _put_in_place(partial: Path, target: Path, force: bool) -> None:
         os.replace(partial, target)
     else:
         os.link(partial, target)  # unlike a rename, this fails if the target has appeared meanwhile
-    sync_folder(target.parent)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- the lock and the reserved space
+
+
+class FileLock:
+    """The exclusive right to a state file, from ``acquire`` until ``release`` or the end of the process.
+
+    Whoever holds the lock with ``lock_id`` knows that its previous holder has released it or ended.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+        self.lock_id = _lock_id(descriptor, boot_id())
+
+    @classmethod
+    def acquire(cls, path: Path, now: int) -> FileLock:
+        """Lock ``path``'s companion. Raises ``StoreError`` that names the holder if another process has it."""
+        descriptor = os.open(companion(path, ".lock"), _OURS, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+            if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            raise StoreError(f"the state file {path} is held by {holder}; stop it first") from exc
+        _write_holder(descriptor, now)
+        return cls(descriptor)
+
+    def release(self) -> None:
+        """Release the lock; a second call does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _write_holder(descriptor: int, now: int) -> None:
+    since = from_nanoseconds(now - now % NANOSECONDS)
+    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text.encode(), 0)
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:  # a full disk must not keep the daemon from starting; the text is for people
+            raise
+
+
+def _lock_id(descriptor: int, boot: str) -> str:
+    """The id of this lock: the same for all its successive holders until the machine reboots; unique to this machine.
+
+    A copy of the state file, here or on another machine, has another lock. If the boot id is unknown, each process gets
+    an id of its own.
+    """
+    if not boot:
+        return secrets.token_hex(8)
+    status = os.fstat(descriptor)
+    return hashlib.blake2s(f"{boot}:{status.st_dev}:{status.st_ino}".encode(), digest_size=8).hexdigest()
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        holder = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process"
+
+
+class Ballast:
+    """The reserved space: a file beside the state file ``path``. Once it is ``spent``, ``why`` says why it cannot be had."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = companion(path, ".reserve")
+        self.spent = False
+        self.why = FULL
+
+    def fill(self) -> bool:
+        """Reserve the space (again). Returns False, and stays ``spent``, if that is not possible."""
+        try:
+            descriptor = self._opened()
+            try:
+                os.posix_fallocate(descriptor, 0, RESERVED_BYTES)
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            if exc.errno not in _OF_DISKS:
+                raise
+            self.release(FULL if exc.errno in _NO_ROOM else f"{self._path}: {exc.strerror}")
+        else:
+            self.spent = False
+        return not self.spent
+
+    def release(self, why: str = FULL) -> None:
+        """Free the space for writes that must succeed now."""
+        self.spent, self.why = True, why
+        try:
+            os.close(os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW))
+        except OSError as exc:
+            if exc.errno not in (errno.ENOENT, *_OF_DISKS):
+                raise
+
+    def _opened(self) -> int:
+        """The file's descriptor. A link, or a file that belongs to another user, is replaced: the folder is ours."""
+        try:
+            return os.open(self._path, _OURS, 0o600)
+        except OSError as exc:
+            if exc.errno not in _OF_OTHERS:
+                raise
+        self._path.unlink()
+        return os.open(self._path, _OURS, 0o600)

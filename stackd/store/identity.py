@@ -16,16 +16,10 @@ from stackd.errors import ConfigError, StoreError
 from stackd.store import rows
 from stackd.store.transaction import Table, Transaction, operation
 
-_PROBE = "probed_at"
-CLUSTER_UID = "cluster_uid"
-NAMESPACE = "namespace"
-INSTANCE = "instance"
-FILE_ID = "file_id"
-EPOCH = "epoch"
 SEQUENCE = "sequence"
+FILE_ID = "file_id"
 INCOMPLETE = "incomplete"
 
-GET_META = "SELECT value FROM meta WHERE key = ?"
 SET_META = "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 DELETE_META = "DELETE FROM meta WHERE key = ?"
 ALL_META = "SELECT key, value FROM meta"
@@ -33,8 +27,7 @@ ALL_META = "SELECT key, value FROM meta"
 
 def get(tx: Transaction, key: str) -> str | None:
     """The value of ``key``, or None."""
-    row = tx.row(GET_META, (key,))
-    return None if row is None else str(row[0])
+    return _values(tx).get(key)
 
 
 def put(tx: Transaction, key: str, value: str | None) -> None:
@@ -45,9 +38,15 @@ def put(tx: Transaction, key: str, value: str | None) -> None:
         tx.run(SET_META, (key, value))
 
 
-def probe(tx: Transaction) -> None:
-    """Write a small value, to find out whether the file can be written."""
-    put(tx, _PROBE, str(tx.now))
+def _values(tx: Transaction) -> dict[str, str]:
+    return {str(key): str(value) for key, value in tx.rows(ALL_META)}
+
+
+class Meta(Table):
+    """The named values of the file."""
+
+    get = operation(get, writes=False)
+    put = operation(put)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,25 +69,22 @@ class FileIdentity:
     instance: str = ""
 
     @classmethod
-    def from_meta(cls, values: Mapping[str, str], lock_id: str = "") -> FileIdentity:
+    def from_meta(cls, values: Mapping[str, str]) -> FileIdentity:
         """The identity from the named values of a file."""
         return cls(
             file_id=values.get(FILE_ID, ""),
-            lock_id=lock_id,
-            epoch=int(values.get(EPOCH, "0")),
+            epoch=int(values.get("epoch", "0")),
             sequence=int(values.get(SEQUENCE, "0")),
             incomplete=INCOMPLETE in values,
-            cluster_uid=values.get(CLUSTER_UID, ""),
-            namespace=values.get(NAMESPACE, ""),
-            instance=values.get(INSTANCE, ""),
+            cluster_uid=values.get("cluster_uid", ""),
+            namespace=values.get("namespace", ""),
+            instance=values.get("instance", ""),
         )
 
     def contradiction(self, namespace: str, instance: str) -> str:
         """How the file differs from the configuration; empty if they agree, or the file does not say."""
         pairs = (("stacks.namespace", self.namespace, namespace), ("cluster.instance", self.instance, instance))
-        return ", ".join(
-            f'{key} is "{said}", not "{wanted}"' for key, said, wanted in pairs if said not in ("", wanted)
-        )
+        return ", ".join(f'{key} is "{own}", not "{wanted}"' for key, own, wanted in pairs if own not in ("", wanted))
 
     def require_own(self, path: str, stacks: int, *, namespace: str, instance: str) -> None:
         """Raise ConfigError if the file at ``path`` holds stacks, and says that they belong to others."""
@@ -102,40 +98,37 @@ class FileIdentity:
 
 
 def begin(tx: Transaction, namespace: str, instance: str) -> None:
-    """Note that a process starts to work with the file, for the stacks of this namespace and instance.
+    """Note that a process starts to work with the file, for the stacks of this namespace and instance: once each process.
 
     A file without stacks can change to another namespace or instance; it then starts a new history. Raises
     ``StoreError`` if the file has stacks of another namespace or instance.
     """
-    values = _read(tx)
-    known = FileIdentity.from_meta(values)
-    stacks = rows.count(tx)
-    contradiction = known.contradiction(namespace, instance)
+    before = FileIdentity.from_meta(_values(tx))
+    stacks = int(tx.rows(rows.COUNT_STACKS)[0][0])
+    contradiction = before.contradiction(namespace, instance)
     if contradiction and stacks:
         raise StoreError(f"the state file holds {stacks} stacks for which {contradiction}")
     if contradiction:
         _begin_history(tx, incomplete=True)
-    elif not known.file_id:
+    elif not before.file_id:
         # A file that `stackd rebuild` has filled has no id, and is complete. An empty one may replace a lost file.
-        _begin_history(tx, incomplete=known.incomplete or not stacks)
-    for key, value in ((NAMESPACE, namespace), (INSTANCE, instance), (EPOCH, str(known.epoch + 1))):
+        _begin_history(tx, incomplete=before.incomplete or not stacks)
+    for key, value in (("namespace", namespace), ("instance", instance), ("epoch", str(before.epoch + 1))):
         put(tx, key, value)
+    tx.identity = FileIdentity.from_meta(_values(tx))
 
 
 def begin_adoption(tx: Transaction) -> None:
     """Mark the file as incomplete until ``end_adoption``, even across restarts: it lacks changes of another file."""
-    if not FileIdentity.from_meta(_read(tx)).incomplete:
+    if INCOMPLETE not in _values(tx):
         _begin_history(tx, incomplete=True)
+        tx.identity = FileIdentity.from_meta(_values(tx))
 
 
 def end_adoption(tx: Transaction) -> None:
     """Mark the file as complete: it has all stacks of the cluster."""
     put(tx, INCOMPLETE, None)
-
-
-def current(tx: Transaction, lock_id: str) -> FileIdentity:
-    """The identity as it is in this transaction."""
-    return FileIdentity.from_meta(_read(tx), lock_id)
+    tx.identity = FileIdentity.from_meta(_values(tx))
 
 
 def mark_copy(connection: sqlite3.Connection) -> None:
@@ -147,14 +140,3 @@ def mark_copy(connection: sqlite3.Connection) -> None:
 def _begin_history(tx: Transaction, *, incomplete: bool) -> None:
     put(tx, FILE_ID, secrets.token_hex(8))
     put(tx, INCOMPLETE, "1" if incomplete else None)
-
-
-def _read(tx: Transaction) -> dict[str, str]:
-    return {key: value for key, value in tx.rows(ALL_META)}  # noqa: C416  rows are tuples of any length
-
-
-class Meta(Table):
-    """The named values of the file."""
-
-    get = operation(get, writes=False)
-    put = operation(put)

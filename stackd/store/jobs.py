@@ -13,14 +13,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from types import MappingProxyType
 from typing import Any
-
-import orjson
 
 from stackd.errors import JobNotFound, StackdError, StackNotFound, public_text
 from stackd.model import (
-    NO_LABELS,
     DeleteReason,
     Desired,
     ItemResult,
@@ -32,10 +28,10 @@ from stackd.model import (
     Outcome,
     Stack,
 )
-from stackd.store import changes, claims, rows
+from stackd.store import changes, rows
 from stackd.store.changes import BY_JOB, Extension, Start
-from stackd.store.claims import Claim
-from stackd.store.transaction import ITEM, Submit, Table, Transaction, id_array, operation
+from stackd.store.rows import Claim
+from stackd.store.transaction import Submit, Table, Transaction, id_array, labels_from, labels_text, operation
 
 DELETE = JobRequest()
 MAX_ERRORS = 100
@@ -48,12 +44,7 @@ _NAMES = tuple(field.name for field in fields(Job) if field.name != "errors")
 _COLUMNS = ", ".join(_NAMES)
 
 ALL_JOBS = f"SELECT {_COLUMNS} FROM jobs"
-FIND_JOB = f"SELECT {_COLUMNS} FROM jobs WHERE job_id = ?"
-INSERT_JOB = f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, ?)"
-INSERT_JOB_ITEMS = (
-    "INSERT INTO job_items (job_id, seq, stack_id, state) SELECT ?, key, value, 'pending' FROM json_each(?)"
-)
-# Without this index, each batch would scan all finished items of a long job again.
+# Without these indexes, each batch would scan all finished items of a long job again.
 OPEN_ITEMS = (
     "SELECT stack_id FROM job_items INDEXED BY job_items_open"
     " WHERE job_id = ? AND state IN ('pending', 'started') ORDER BY seq LIMIT ?"
@@ -67,8 +58,6 @@ OPEN_ITEMS_AMONG = (
     " CROSS JOIN job_items AS i ON i.job_id = ? AND i.stack_id = wanted.value"
     " WHERE i.state IN ('pending', 'started') ORDER BY i.seq"
 )
-START_ITEMS = "UPDATE job_items SET state = 'started' WHERE job_id = ? AND stack_id IN (SELECT value FROM json_each(?))"
-FINISH_ITEM = "UPDATE job_items SET state = ?, error = ? WHERE job_id = ? AND stack_id = ?"
 JOB_ERRORS = (
     "SELECT stack_id, error FROM job_items INDEXED BY job_items_errors"
     " WHERE job_id = ? AND error IS NOT NULL ORDER BY seq"
@@ -79,10 +68,6 @@ COUNT_OUTCOMES = (
     " WHEN done + not_found + failed + :done + :not_found + :failed < total THEN 'running'"
     " WHEN failed + :failed = total THEN 'failed' ELSE 'completed' END"
     f" WHERE job_id = :job_id RETURNING {_COLUMNS}"
-)
-PURGE_JOBS = (
-    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE status IN ('completed', 'failed')"
-    " AND updated_at < ? LIMIT ?) RETURNING job_id"
 )
 
 
@@ -101,13 +86,15 @@ NO_SETTINGS = IntentSettings()
 
 def from_row(row: Iterable[object], errors_of: Callable[[str], Iterable[Sequence[str]]]) -> Job:
     """The job of a row; ``errors_of(job_id)`` returns its rows of ``JOB_ERRORS``."""
-    found: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
-    errors = errors_of(found["job_id"]) if found["failed"] else ()
-    labels = NO_LABELS if found["labels"] == "{}" else MappingProxyType(orjson.loads(found["labels"]))
-    return Job(
-        **found | {"status": JobStatus(found["status"]), "action": JobAction(found["action"]), "labels": labels},
-        errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors),
-    )
+    values: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
+    errors = errors_of(values["job_id"]) if values["failed"] else ()
+    values |= {
+        "status": JobStatus(values["status"]),
+        "action": JobAction(values["action"]),
+        "labels": labels_from(values["labels"]),
+        "errors": tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors),
+    }
+    return Job(**values)
 
 
 def create(
@@ -130,16 +117,18 @@ def create(
         deletes = request.action is JobAction.DELETE
         ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
     status = JobStatus.QUEUED if ids else JobStatus.COMPLETED
-    what = (request.by, request.action.value, request.ttl, rows.labels_text(request.labels))
-    tx.run(INSERT_JOB, (job_id, status.value, len(ids), tx.now, tx.now, *what))
-    tx.run(INSERT_JOB_ITEMS, (job_id, id_array(ids)))
+    what = (request.by, request.action.value, request.ttl, labels_text(request.labels))
+    tx.run(
+        f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, ?)",
+        (job_id, status.value, len(ids), tx.now, tx.now, *what),
+    )
+    items = "SELECT ?, key, value, 'pending' FROM json_each(?)"
+    tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state) {items}", (job_id, id_array(ids)))
     job = _find(tx, job_id)
     if claim is not None:
-        kept = replace(claim, job_id=job_id)
-        if answer is not None:
-            kept = replace(kept, status=claims.ACCEPTED, answer=answer(job))
-        claims.insert(tx, kept)
-    return tx.put_job(job)
+        code, body = (None, None) if answer is None else (rows.ACCEPTED, answer(job))
+        rows.insert_claim(tx, replace(claim, job_id=job_id, status=code, answer=body))
+    return _put(tx, job)
 
 
 def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
@@ -156,75 +145,59 @@ def begin_items(
     are extended, which are returned, too. Raises ``JobNotFound``.
     """
     job = _find(tx, job_id)
-    if job.action is not JobAction.DELETE:
-        return _begin_changes(tx, job, ids, settings)
-    by = job.by
-    state = dict(_open_among(tx, job_id, ids))
-    existing = {name: stack for name, stack in rows.find_all(tx, state).items() if not stack.unassigned}
-    pending = [stack_id for stack_id in existing if state[stack_id] == "pending"]
-    to_delete = rows.mark_all_deleting(tx, existing, DeleteReason.BATCH, by)
-    if pending:
-        tx.run(START_ITEMS, (job_id, id_array(pending)))
-    gone = [
-        ItemResult(stack_id=stack_id, outcome=Outcome.NOT_FOUND if was == "pending" else Outcome.DONE)
-        for stack_id, was in state.items()
-        if stack_id not in existing
-    ]
-    if pending or gone:
-        _write_outcomes(tx, job_id, gone, kept_errors=MAX_ERRORS)
-    return to_delete
-
-
-def _begin_changes(tx: Transaction, job: Job, ids: Sequence[str], settings: IntentSettings) -> list[Stack]:
-    state = dict(_open_among(tx, job.job_id, ids))
-    existing = {name: stack for name, stack in rows.find_all(tx, state).items() if not stack.unassigned}
-    results, begun, started = [], [], []
-    for stack_id, was in state.items():
-        stack = existing.get(stack_id)
-        if stack is not None and was == "started":
-            begun.append(stack)  # its intent is in the file since before a restart
-            continue
-        changed, result = _intend(tx, job, stack_id, stack, settings)
-        if changed is not None:
-            begun.append(changed)
-        if result is None:
+    states = dict(_open_among(tx, job_id, ids))
+    stacks = {name: stack for name, stack in rows.find_all(tx, states).items() if not stack.unassigned}
+    deletes = job.action is JobAction.DELETE
+    work: list[Stack] = rows.mark_all_deleting(tx, stacks, DeleteReason.BATCH, job.by) if deletes else []
+    results, started = [], []
+    for stack_id, state in states.items():
+        stack = stacks.get(stack_id)
+        result = None
+        if stack is None:
+            # What this job began to delete is gone because of it.
+            done = deletes and state == "started"
+            result = ItemResult(stack_id=stack_id, outcome=Outcome.DONE if done else Outcome.NOT_FOUND)
+        elif state == "started":  # its intent is in the file since before a restart
+            work += [] if deletes else [stack]
+        elif deletes:
             started.append(stack_id)
         else:
-            results.append(result)
+            changed, result = _intend(tx, job, stack, settings)
+            work += [] if changed is None else [changed]
+            started += [stack_id] if result is None else []
+        results += [] if result is None else [result]
     if started:
-        tx.run(START_ITEMS, (job.job_id, id_array(started)))
+        tx.run(
+            "UPDATE job_items SET state = 'started' WHERE job_id = ? AND stack_id IN (SELECT value FROM json_each(?))",
+            (job_id, id_array(started)),
+        )
     if started or results:
-        _write_outcomes(tx, job.job_id, results, kept_errors=min(job.failed, MAX_ERRORS))
-    return begun
+        _write_outcomes(tx, job, results)
+    return work
 
 
 def _intend(
-    tx: Transaction, job: Job, stack_id: str, stack: Stack | None, settings: IntentSettings
+    tx: Transaction, job: Job, stack: Stack, settings: IntentSettings
 ) -> tuple[Stack | None, ItemResult | None]:
-    """Write the intent for one pending id; returns the stack if there is work to do, and the outcome if it is known."""
-
-    def outcome(outcome: Outcome, error: str = "") -> ItemResult:
-        return ItemResult(stack_id=stack_id, outcome=outcome, error=error)
-
-    if stack is None:
-        return None, outcome(Outcome.NOT_FOUND)
+    """Write the intent for one pending stack; returns it if there is work to do, and the outcome if it is known."""
+    done = ItemResult(stack_id=stack.stack_id, outcome=Outcome.DONE)
     runs = stack.accepted and not stack.ended and stack.desired is Desired.RUNNING and stack.deleting_since is None
     if job.action is JobAction.START and runs:
-        return None, outcome(Outcome.DONE)
+        return None, done
     try:
         if job.action is JobAction.EXTEND:
             extension = Extension(add=job.ttl, longest=settings.longest, by=job.by, reason=BY_JOB)
-            return changes.extend(tx, stack_id, extension), outcome(Outcome.DONE)
+            return changes.extend(tx, stack.stack_id, extension), done
         if job.action is JobAction.STOP:
-            return changes.stop(tx, stack_id, job.by, BY_JOB), None
-        start = settings.starts.get(stack_id, StackNotFound(stack_id))
+            return changes.stop(tx, stack.stack_id, job.by, BY_JOB), None
+        start = settings.starts.get(stack.stack_id, StackNotFound(stack.stack_id))
         if isinstance(start, StackdError):
             raise start
-        return tx.isolated(partial(changes.start, stack_id=stack_id, wanted=start), ITEM), None
+        return tx.attempt(partial(changes.start, stack_id=stack.stack_id, wanted=start)), None
     except StackNotFound:
-        return None, outcome(Outcome.NOT_FOUND)
+        return None, replace(done, outcome=Outcome.NOT_FOUND)
     except StackdError as error:
-        return None, outcome(Outcome.FAILED, public_text(error))
+        return None, replace(done, outcome=Outcome.FAILED, error=public_text(error))
 
 
 def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) -> Job:
@@ -240,18 +213,19 @@ def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) ->
     deleted = [result.stack_id for result in news if result.outcome is Outcome.DONE]
     if deleted and job.action is JobAction.DELETE:
         rows.remove(tx, deleted)
-    return _write_outcomes(tx, job_id, news, kept_errors=min(job.failed, MAX_ERRORS))
+    return _write_outcomes(tx, job, news)
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
     """Delete at most ``limit`` jobs that finished before ``before``; returns how many."""
-    gone = tx.rows(PURGE_JOBS, (before, limit))
+    old = "SELECT job_id FROM jobs WHERE status IN ('completed', 'failed') AND updated_at < ? LIMIT ?"
+    gone = tx.rows(f"DELETE FROM jobs WHERE job_id IN ({old}) RETURNING job_id", (before, limit))
     tx.jobs.extend((job_id, None) for (job_id,) in gone)
     return len(gone)
 
 
 def _find(tx: Transaction, job_id: str) -> Job:
-    row = tx.row(FIND_JOB, (job_id,))
+    row = tx.row(f"{ALL_JOBS} WHERE job_id = ?", (job_id,))
     if row is None:
         raise JobNotFound(job_id)
     return _with_errors(tx, row)
@@ -261,30 +235,30 @@ def _with_errors(tx: Transaction, row: Iterable[object]) -> Job:
     return from_row(row, lambda job_id: tx.rows(JOB_ERRORS, (job_id,)))
 
 
+def _put(tx: Transaction, job: Job) -> Job:
+    tx.jobs.append((job.job_id, job))
+    return job
+
+
 def _open_among(tx: Transaction, job_id: str, ids: Sequence[str]) -> list[tuple[str, str]]:
     return [(row[0], row[1]) for row in tx.rows(OPEN_ITEMS_AMONG, (id_array(ids), job_id))]
 
 
-def _write_outcomes(tx: Transaction, job_id: str, results: Sequence[ItemResult], *, kept_errors: int) -> Job:
-    tx.many(FINISH_ITEM, _item_rows(job_id, results, MAX_ERRORS - kept_errors))
-    counts = Counter(result.outcome.value for result in results)
-    parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
-    row = tx.row(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job_id})
-    if row is None:
-        raise JobNotFound(job_id)
-    return tx.put_job(_with_errors(tx, row))
-
-
-def _item_rows(job_id: str, results: Sequence[ItemResult], most: int) -> list[tuple[str, str | None, str, str]]:
-    """The outcomes as rows, with at most ``most`` errors."""
-    written: list[tuple[str, str | None, str, str]] = []
+def _write_outcomes(tx: Transaction, job: Job, results: Sequence[ItemResult]) -> Job:
+    """Write and count the outcomes, with the errors of the job's first ``MAX_ERRORS`` failures."""
+    items = []
+    room = MAX_ERRORS - job.failed
     for result in results:
         error = None
-        if result.outcome is Outcome.FAILED and most > 0:
-            most -= 1
+        if result.outcome is Outcome.FAILED and room > 0:
+            room -= 1
             error = result.error[:MAX_ERROR_LENGTH]
-        written.append((result.outcome.value, error, job_id, result.stack_id))
-    return written
+        items.append((result.outcome.value, error, job.job_id, result.stack_id))
+    tx.many("UPDATE job_items SET state = ?, error = ? WHERE job_id = ? AND stack_id = ?", items)
+    counts = Counter(result.outcome.value for result in results)
+    parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
+    (row,) = tx.rows(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job.job_id})
+    return _put(tx, _with_errors(tx, row))
 
 
 class Jobs(Table):

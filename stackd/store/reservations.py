@@ -1,15 +1,17 @@
-"""The operations that give a create its stack: reserve a new one, or assign one from a pool.
+"""What a create gets: a new stack with its node ports, or one from a pool; and the operations on node ports.
 
-Owns: a stack is reserved with all of its node ports, or not at all. A stack of a pool is given away once, alive and
-from the right template (invariant 11), by one UPDATE that matches the row or not. Owns, too, the limits of stacks in
-all and of living stacks with the same label. The caller must know whether a pod can be relied on.
+Owns: a stack is reserved with all of its node ports, or not at all. A stack of a pool is assigned once, alive and from the
+right template (invariant 11), by one UPDATE that matches the row or not. Owns, too, the limits of stacks in all and of
+living stacks with the same label, and which ports may be handed out: the table ``node_ports`` says which of them stacks
+hold; what is set aside because somebody else in the cluster uses it, and what is outside the cluster's own range, are
+facts in memory. The caller must know whether a pod can be relied on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -17,33 +19,37 @@ from stackd.errors import NO_ROOM, LabelLimitReached, NoNodePort, Unavailable
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
+    NODE_PORTS_REMEDY,
     EventKind,
-    NewStack,
     PortMapping,
+    PortRange,
     RoutedPort,
     Stack,
-    StackStatus,
-    TargetPort,
     TimelineEvent,
 )
-from stackd.store import claims, rows, timeline
-from stackd.store.claims import Claim
-from stackd.store.ports import find_free
-from stackd.store.transaction import Transaction
+from stackd.store import history, rows
+from stackd.store.rows import Claim
+from stackd.store.transaction import Submit, Table, Transaction, labels_text, operation
 
 FROM_POOL = "FromPool"
-LABEL_HOLDERS = (
-    "SELECT s.stack_id, s.labels FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
-    " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
-    " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id"
-)
+PORT_REPLACED = "NodePortReplaced"
+QUARANTINE_SECONDS = 600.0
+"""For how long a port that somebody else uses is not handed out."""
 
-# This UPDATE matches each row at most once (invariant 11).
-ASSIGN_STACK = (
-    "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
-    " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0 AND deleting_since IS NULL"
-    f" AND desired = 'running' AND status IN ('creating', 'running') RETURNING {rows.COLUMNS}"
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateLimits:
+    """The most stacks in all (None: any number), and the most living ones with the same value of a label.
+
+    Only stacks that have all labels of ``among`` count for a label, and are named: those that the caller may see.
+    """
+
+    max_stacks: int | None = None
+    labels: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
+    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+
+
+NO_CREATE_LIMITS = CreateLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,41 +62,24 @@ class Assignment:
     ttl_expires_at: int
     by: str
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    max_stacks: int | None = None
-    label_limits: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
-    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    limits: CreateLimits = NO_CREATE_LIMITS
 
 
 def reserve(
-    tx: Transaction,
-    new: NewStack,
-    *,
-    claim: Claim | None = None,
-    max_stacks: int | None = None,
-    label_limits: Mapping[str, int] = NO_LIMITS,
-    among: Mapping[str, str] = NO_LABELS,
+    tx: Transaction, new: Stack, *, claim: Claim | None = None, limits: CreateLimits = NO_CREATE_LIMITS
 ) -> Stack:
-    """Insert a row: ``creating``, not accepted, with a random free node port for each target port that has no name
-    instead, or no row at all.
+    """Insert a row, with a random free node port for each port that has no name instead, or no row at all.
 
-    Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` at ``max_stacks`` rows;
-    ``LabelLimitReached`` if as many living stacks as ``label_limits`` allows have the same value of a label.
+    Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` or ``LabelLimitReached`` at a limit.
     """
-    if new.labels and label_limits:
-        check_labels(tx, new.labels, label_limits, among)
-    _check_max_stacks(tx, max_stacks)
-    free = iter(find_free(tx, sum(isinstance(port, TargetPort) for port in new.target_ports)))
-    ports = tuple(
-        port
-        if isinstance(port, RoutedPort)
-        else PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=next(free))
-        for port in new.target_ports
-    )
-    stack = rows.insert(tx, _fresh(new, ports))
-    rows.hold_ports(tx, stack)
+    check_labels(tx, new.labels, limits.labels, limits.among)
+    _check_max_stacks(tx, limits)
+    free = iter(_find_free(tx, sum(not isinstance(port, RoutedPort) for port in new.ports)))
+    ports = tuple(port if isinstance(port, RoutedPort) else replace(port, node_port=next(free)) for port in new.ports)
+    stack = rows.insert(tx, replace(new, ports=ports))
     if claim is not None:
-        claims.insert(tx, replace(claim, stack_id=new.stack_id))
-    return tx.put_stack(stack)
+        rows.insert_claim(tx, replace(claim, stack_id=new.stack_id))
+    return stack
 
 
 def assign(
@@ -101,55 +90,53 @@ def assign(
     answer: Callable[[Stack], bytes] | None = None,
 ) -> Stack | None:
     """Give a stack of a pool to a client, and keep the response to its create under the claim. None if it is gone,
-    given away or no longer usable.
+    assigned or no longer usable.
 
     Raises ``LabelLimitReached``, ``Unavailable`` and ``Conflict`` as ``reserve`` does; then the stack stays in the
     pool. ``answer`` as for ``accept``.
     """
-    labels = rows.labels_text(wanted.labels)
-    times = (wanted.created_at, wanted.created_at, wanted.ttl_expires_at)
-    row = tx.row(ASSIGN_STACK, (labels, *times, wanted.stack_id, wanted.digest))
+    row = tx.row(
+        "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
+        " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0"
+        " AND deleting_since IS NULL AND desired = 'running' AND status IN ('creating', 'running')"
+        f" RETURNING {rows.COLUMNS}",
+        (
+            labels_text(wanted.labels),
+            wanted.created_at,
+            wanted.created_at,
+            wanted.ttl_expires_at,
+            wanted.stack_id,
+            wanted.digest,
+        ),
+    )
     if row is None:
         return None
     stack = rows.from_row(row)
     # The counts below include the stack itself by now.
-    if wanted.labels and wanted.label_limits:
-        check_labels(tx, wanted.labels, wanted.label_limits, wanted.among, apart_from=wanted.stack_id)
-    _check_max_stacks(tx, wanted.max_stacks, there=1)
-    if wanted.labels:
-        tx.run(rows.INSERT_LABELS, (stack.stack_id, labels))
+    check_labels(tx, wanted.labels, wanted.limits.labels, wanted.limits.among, apart_from=wanted.stack_id)
+    _check_max_stacks(tx, wanted.limits, itself=1)
+    rows.insert_labels(tx, stack)
     if claim is not None:
-        kept = replace(claim, stack_id=stack.stack_id)
-        if answer is not None:
-            kept = replace(kept, status=claims.CREATED, answer=answer(stack))
-        claims.insert(tx, kept)
-    given = TimelineEvent(
+        status, body = (None, None) if answer is None else (rows.CREATED, answer(stack))
+        rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id, status=status, answer=body))
+    assigned = TimelineEvent(
         kind=EventKind.ACCEPTED, at=wanted.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
     )
-    timeline.add(tx, [(stack.stack_id, given)])
+    history.add(tx, [(stack.stack_id, assigned)])
     return tx.put_stack(stack)
 
 
-def check(
-    tx: Transaction,
-    labels: Mapping[str, str],
-    *,
-    ports: int,
-    max_stacks: int | None = None,
-    label_limits: Mapping[str, int] = NO_LIMITS,
-    among: Mapping[str, str] = NO_LABELS,
-) -> None:
+def check(tx: Transaction, labels: Mapping[str, str], *, ports: int, limits: CreateLimits = NO_CREATE_LIMITS) -> None:
     """Raise what ``reserve`` would raise for a stack with these labels and so many ports; write nothing.
 
     Ports of stacks that wait in a pool count as free: a create takes such a stack, or has one deleted.
     """
-    if labels and label_limits:
-        check_labels(tx, labels, label_limits, among)
-    _check_max_stacks(tx, max_stacks)
+    check_labels(tx, labels, limits.labels, limits.among)
+    _check_max_stacks(tx, limits)
     try:
-        find_free(tx, ports)
+        _find_free(tx, ports)
     except NoNodePort:
-        if not tx.row(rows.ANY_UNASSIGNED):
+        if not tx.row("SELECT 1 FROM stacks WHERE unassigned = 1 LIMIT 1"):
             raise
 
 
@@ -163,38 +150,191 @@ def check_labels(
 ) -> None:
     """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels.
 
-    Only the stacks that have all labels of ``among`` count, and are named: those that the caller may see.
     Letter case does not count, as for ``limits.creates_per_label``: another spelling of a player is the same player.
     """
-    wanted = {(key.lower(), value.lower()) for key, value in labels.items()}
-    for key, limit in limits.items():
+    for key, limit in limits.items() if labels else ():
         for name, value in labels.items():
             if name.lower() != key.lower():
                 continue
-            holders = tx.rows(LABEL_HOLDERS, (key.lower(), value.lower(), apart_from, tx.now))
+            holders = tx.rows(
+                "SELECT s.stack_id, s.labels FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
+                " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
+                " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id",
+                (key.lower(), value.lower(), apart_from, tx.now),
+            )
             if among:
                 holders = [holder for holder in holders if among.items() <= orjson.loads(holder[1]).items()]
             if len(holders) >= limit:
                 named = ", ".join(stack_id for stack_id, _ in holders[:5])
+                same = (str(stack_id) for stack_id, text in holders if _folded(labels) <= _folded(orjson.loads(text)))
                 raise LabelLimitReached(
                     f"label {key}={value} has {len(holders)} of {limit} stacks (limits.stacks_per_label): {named}",
                     str(holders[0][0]),
-                    same=next((str(stack_id) for stack_id, text in holders if wanted <= _folded(text)), ""),
+                    same=next(same, ""),
                 )
 
 
-def _folded(labels: str) -> set[tuple[str, str]]:
-    return {(key.lower(), value.lower()) for key, value in orjson.loads(labels).items()}
+def _folded(labels: Mapping[str, str]) -> set[tuple[str, str]]:
+    return {(key.lower(), value.lower()) for key, value in labels.items()}
 
 
-def _check_max_stacks(tx: Transaction, max_stacks: int | None, *, there: int = 0) -> None:
-    """Raise ``Unavailable`` if there are as many stacks as allowed, not counting ``there`` of them."""
-    if max_stacks is not None and rows.count_assigned(tx) - there >= max_stacks:
-        sentence = f"the limit of {max_stacks} stacks in all is reached (limits.max_stacks)"
+def _check_max_stacks(tx: Transaction, limits: CreateLimits, *, itself: int = 0) -> None:
+    """Raise ``Unavailable`` if clients have as many stacks as allowed, not counting ``itself``."""
+    if limits.max_stacks is None:
+        return
+    count = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
+    if tx.rows(count)[0][0] - itself >= limits.max_stacks:
+        sentence = f"the limit of {limits.max_stacks} stacks in all is reached (limits.max_stacks)"
         raise Unavailable(sentence, retry_after=30, player_message=NO_ROOM)
 
 
-def _fresh(new: NewStack, ports: tuple[PortMapping, ...]) -> Stack:
-    given = {one.name: getattr(new, one.name) for one in fields(new) if one.name != "target_ports"}
-    given["labels"] = MappingProxyType(dict(new.labels))
-    return Stack(**given, ports=ports, status=StackStatus.CREATING, updated_at=new.created_at)
+# ---- node ports
+
+
+class PortRules:
+    """Which ports of the ``configured`` range may be handed out. The writer's thread changes it, anyone may read it.
+
+    A rollback does not undo these facts about the cluster.
+    """
+
+    def __init__(self, configured: PortRange, monotonic: Callable[[], float]) -> None:
+        self.usable = configured
+        self._configured = configured
+        self._cluster: PortRange | None = None
+        self._monotonic = monotonic
+        self._aside: dict[int, float] = {}
+        self.to_try: list[int] = []
+
+    def limit(self, cluster: PortRange) -> None:
+        """Only ports of the cluster's own range are usable from now on."""
+        self._cluster = cluster
+        self.usable = self._configured.common(cluster)
+        self.to_try = []
+
+    def set_aside(self, port: int) -> None:
+        """Do not hand out ``port`` for a while, whoever holds it now."""
+        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
+        self.to_try = []
+
+    def aside(self) -> frozenset[int]:
+        """The ports that are set aside now."""
+        now = self._monotonic()
+        return frozenset(port for port, until in self._aside.items() if until > now)
+
+    def refill(self, held: Collection[int]) -> None:
+        """Begin to try, in random order, the usable ports that are not ``held``."""
+        self.to_try = sorted(set(range(self.usable.first, self.usable.last + 1)).difference(held, self.aside()))
+        random.shuffle(self.to_try)
+
+    def why_none(self) -> str:
+        """The message when no port is available."""
+        usable, configured, cluster = self.usable, self._configured, self._cluster
+        if cluster is not None and not usable:
+            return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"
+        held = f"all {len(usable)} node ports in {usable} are in use"
+        if usable == configured:
+            return f"{held}; delete stacks or widen stacks.node_port_min/max"
+        rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
+        return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
+
+
+def _find_free(tx: Transaction, wanted: int) -> list[int]:
+    """So many random free ports. Raises ``NoNodePort`` if there are fewer.
+
+    The table decides. All of it is read only once the ports that were free then have been tried.
+    """
+    free: list[int] = []
+    while len(free) < wanted:
+        if not tx.ports.to_try:
+            ((held,),) = tx.rows("SELECT json_group_array(node_port) FROM node_ports")  # faster than a row for each
+            tx.ports.refill([*orjson.loads(held), *free])
+        if not tx.ports.to_try:
+            raise NoNodePort(tx.ports.why_none())
+        port = tx.ports.to_try.pop()
+        if not tx.row("SELECT 1 FROM node_ports WHERE node_port = ?", (port,)):
+            free.append(port)
+    return free
+
+
+def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
+    """Set ``taken`` aside for a while and hold another port instead. If the stack is accepted, its timeline says so.
+
+    A stack that does not hold ``taken`` is returned unchanged. Raises ``NoNodePort`` (the stack keeps ``taken``);
+    ``StackNotFound`` if the stack is gone or being deleted.
+    """
+    stack = rows.find_live(tx, stack_id)
+    tx.ports.set_aside(taken)
+    if taken not in stack.held_ports:
+        return stack  # already replaced: a repeated call changes nothing
+    (other,) = _find_free(tx, 1)
+    tx.run("UPDATE node_ports SET node_port = ? WHERE node_port = ?", (other, taken))
+    ports = tuple(replace(port, node_port=other) if port.node_port == taken else port for port in stack.ports)
+    after = replace(stack, ports=ports)
+    if stack.accepted:
+        message = ports_replaced(stack.ports, after.ports)
+        replaced = TimelineEvent(kind=EventKind.WARNING, at=tx.now, reason=PORT_REPLACED, message=message)
+        history.add(tx, [(stack_id, replaced)])
+        after = replace(after, updated_at=max(tx.now, stack.updated_at))
+    return rows.save_one(tx, after)
+
+
+def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) -> str:
+    """A sentence about the node ports of a stack that have changed; empty if none has."""
+    changed = [
+        f"node port {old.node_port} is not available any more; {new.node_port} replaces it"
+        for old, new in zip(before, after, strict=True)
+        if old.node_port != new.node_port
+    ]
+    return "; ".join(changed)
+
+
+def limit_ports(tx: Transaction, cluster: PortRange) -> None:
+    """Hand out only ports of the cluster's own range from now on."""
+    tx.ports.limit(cluster)
+
+
+def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
+    """Free the ports of ended stacks, once their Services have none any more. Stacks that have not ended are skipped.
+
+    Returns the stacks that changed; their ``ports`` still show what they had.
+    """
+    ended = [stack for stack in rows.find_all(tx, ids).values() if stack.ended and stack.ports_held]
+    if not ended:
+        return []
+    rows.give_back_ports(tx, (stack.stack_id for stack in ended))
+    return rows.save(tx, [replace(stack, ports_held=False) for stack in ended])
+
+
+class Ports(Table):
+    """The node ports of all stacks: how many are held, free, and set aside for a while; and the operations."""
+
+    def __init__(self, rules: PortRules, stacks: Iterable[Stack], submit: Submit) -> None:
+        super().__init__(submit)
+        self._rules = rules
+        self._held = {port for stack in stacks for port in stack.held_ports}
+
+    @property
+    def used(self) -> int:
+        """How many ports stacks hold, inside the range or not."""
+        return len(self._held)
+
+    @property
+    def free(self) -> int:
+        """How many ports are free."""
+        usable = self._rules.usable
+        return len(usable) - sum(usable.first <= port <= usable.last for port in self._held) - self.quarantined
+
+    @property
+    def quarantined(self) -> int:
+        """How many ports are set aside because somebody else in the cluster uses them."""
+        return sum(port in self._rules.usable for port in self._rules.aside() - self._held)
+
+    def follow(self, before: Stack | None, after: Stack | None) -> None:
+        """Count the ports of a stack that has changed."""
+        if before is None or after is None or (before.ports, before.ports_held) != (after.ports, after.ports_held):
+            self._held.difference_update(() if before is None else before.held_ports)
+            self._held.update(() if after is None else after.held_ports)
+
+    replace = operation(replace_port)
+    limit = operation(limit_ports)
+    release = operation(release)

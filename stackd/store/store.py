@@ -1,32 +1,31 @@
 """The open state file: a memory view for immediate reads, and operations that are durable when they return.
 
-Owns: opening and closing a state file, with its lock, writer thread and view, in the right order. Does not
-know Kubernetes or HTTP, nor why an operation is called. Everything belongs to the event loop on which the file was
-opened.
+Owns: opening and closing a state file, with its lock, writer thread and views, in the right order; the order of the list
+of stacks (``created_at``, then id), the version that tells whether anything changed, and the subscribers. Reads of a view
+never wait and see only committed data. Does not know Kubernetes or HTTP, nor why an operation is called. Everything
+belongs to the event loop on which the file was opened.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stackd.clock import NANOSECONDS, Clock
-from stackd.errors import StoreError
-from stackd.model import Job, PortRange, Stack
-from stackd.store import claims, failures, identity, jobs, rows, timeline
-from stackd.store.activity import Activity
-from stackd.store.claims import Claims
-from stackd.store.companions import Ballast, FileLock, companion
-from stackd.store.file import StoreOptions, damaged, follow_links, open_file
-from stackd.store.identity import FileIdentity, Meta
+from stackd.errors import StackNotFound
+from stackd.model import Job, Observation, PortRange, Stack, list_key
+from stackd.store import adoption, changes, history, jobs, reservations, rows
+from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
+from stackd.store.history import Activity, Timeline
+from stackd.store.identity import ALL_META, FileIdentity, Meta, begin, begin_adoption, end_adoption, put
 from stackd.store.jobs import Jobs
-from stackd.store.ports import PortRules, Ports
-from stackd.store.stacks import Stacks, StacksView
-from stackd.store.timeline import Timeline
-from stackd.store.transaction import Counters, Transaction
+from stackd.store.reservations import PortRules, Ports
+from stackd.store.rows import Claims
+from stackd.store.transaction import Submit, Table, Transaction, is_damage, operation
 from stackd.store.writer import CommitGroup, Writer, WriterParts
 
 _UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is not UTF-8
@@ -34,7 +33,155 @@ DAY = 24 * 3600 * NANOSECONDS
 _PURGED_AT_ONCE = 10_000
 _TIMELINES_PURGED_AT_ONCE = 1_000
 _KEEP_REMOVED_NS = 30 * DAY
-DEFAULTS = StoreOptions()
+Subscriber = Callable[[Stack | None, Stack | None], None]
+
+
+class StacksView:
+    """All stacks as committed, without long pod specs. ``version`` grows by one with each published group that changed
+    a stack.
+    """
+
+    def __init__(self, stacks: Iterable[Stack] = ()) -> None:
+        ordered = sorted(map(_kept, stacks), key=list_key)
+        self._by_id = {stack.stack_id: stack for stack in ordered}
+        self._keys = [list_key(stack) for stack in ordered]
+        self._records = ordered
+        self._ordered: tuple[Stack, ...] | None = None
+        self._subscribers: list[Subscriber] = []
+        self.version = 0
+
+    def get(self, stack_id: str) -> Stack | None:
+        """The stack, or None."""
+        return self._by_id.get(stack_id)
+
+    def ids(self) -> KeysView[str]:
+        """The ids of all stacks, as a live set."""
+        return self._by_id.keys()
+
+    def ordered(self) -> tuple[Stack, ...]:
+        """All stacks by ``created_at``, then id; the same tuple until a stack changes."""
+        if self._ordered is None:
+            self._ordered = tuple(self._records)
+        return self._ordered
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Stack]:
+        return iter(self.ordered())
+
+    def __contains__(self, stack_id: object) -> bool:
+        return stack_id in self._by_id
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """Call ``callback(before, after)`` on the loop after each change. Returns a function that unsubscribes.
+
+        ``callback`` must not raise.
+        """
+        self._subscribers.append(callback)
+
+        def unsubscribe() -> None:
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return unsubscribe
+
+    def publish(self, changes: Iterable[tuple[str, Stack | None]]) -> None:
+        """Apply a committed group, then call the subscribers with each change, in order."""
+        news: list[tuple[Stack | None, Stack | None]] = []
+        for stack_id, changed in changes:
+            before, after = self._by_id.get(stack_id), changed and _kept(changed)
+            if before is not None or after is not None:
+                self._place(before, after)
+                news.append((before, after))
+        if not news:
+            return
+        self._ordered = None
+        self.version += 1
+        for before, after in news:
+            for callback in tuple(self._subscribers):
+                callback(before, after)
+
+    def _place(self, before: Stack | None, after: Stack | None) -> None:
+        if before is not None and (after is None or list_key(before) != list_key(after)):
+            index = bisect_left(self._keys, list_key(before))
+            del self._keys[index], self._records[index], self._by_id[before.stack_id]
+            before = None
+        if after is None:
+            return
+        index = bisect_left(self._keys, list_key(after))
+        if before is None:
+            self._keys.insert(index, list_key(after))
+            self._records.insert(index, after)
+        else:
+            self._records[index] = after
+        self._by_id[after.stack_id] = after
+
+
+def _kept(stack: Stack) -> Stack:
+    """The stack as it is kept in memory: without a long pod spec."""
+    if stack.pod_spec is None or len(stack.pod_spec) <= rows.LONGEST_KEPT:
+        return stack
+    return replace(stack, pod_spec=None)
+
+
+class Stacks(StacksView, Table):
+    """The view, and the operations. Each is one transaction; its result is durable and visible in the view."""
+
+    def __init__(self, stacks: Iterable[Stack], submit: Submit, pending: Callable[[], int]) -> None:
+        StacksView.__init__(self, stacks)
+        Table.__init__(self, submit)
+        self._pending = pending
+
+    reserve = operation(reservations.reserve, grows=True)
+    assign = operation(reservations.assign, grows=True)
+    check = operation(reservations.check, writes=False)
+    accept = operation(changes.accept)
+    extend = operation(changes.extend)
+    stop = operation(changes.stop)
+    stopped = operation(changes.stopped)
+    start = operation(changes.start)
+    started = operation(changes.started)
+    set_service = operation(changes.set_service)
+    mark_deleting = operation(rows.mark_deleting)
+    mark_expired = operation(changes.mark_expired)
+    tell_held = operation(changes.tell_held)
+    end_in_time = operation(changes.end_in_time)
+    remove = operation(rows.remove)
+    remove_soon = operation(rows.remove, relaxed=True)
+    """As ``remove``, without waiting for the disk: whoever counts on it has another write that does."""
+    removed_among = operation(rows.removed_among, writes=False)
+    adopt = operation(adoption.adopt, grows=True)
+    renew = operation(adoption.renew, grows=True)
+    pod_specs = operation(rows.pod_specs, writes=False)
+    _observe = operation(changes.observe, relaxed=True)
+
+    async def observe(self, seen: Sequence[Observation]) -> list[Stack]:
+        """As ``changes.observe``. Without news it needs no transaction.
+
+        Observations do not wait for the disk: those lost in a power failure are read from the cluster again.
+        """
+        if not self._pending():  # no operation is pending, so the view is what the file holds
+            rows_seen = [(self.get(one.stack_id), one) for one in seen]
+            seen = [one for stack, one in rows_seen if stack is not None and changes.differs(stack, one)]
+        return await self._observe(seen) if seen else []
+
+    def waits_in_pool(self, stack_id: str) -> bool:
+        """Whether this stack waits in a pool. It does not exist for any client then."""
+        stack = self.get(stack_id)
+        return stack is not None and stack.unassigned
+
+    async def whole(self, stack: Stack) -> Stack:
+        """The stack with its pod spec, which is read from the file if it is too long to be kept in memory.
+
+        Raises ``StackNotFound`` if its row is gone by now.
+        """
+        if stack.pod_spec is not None:
+            return stack
+        specs = await self.pod_specs([stack.stack_id])
+        if stack.stack_id not in specs:
+            raise StackNotFound(stack.stack_id)
+        return replace(stack, pod_spec=specs[stack.stack_id])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,89 +196,64 @@ class LoadedState:
     begun: frozenset[str]
 
 
-def load(path: Path, *, clock: Clock, node_ports: PortRange, options: StoreOptions) -> LoadedState:
+def load(path: Path, clock: Clock, node_ports: PortRange) -> LoadedState:
     """Lock, check, open, convert and read the file; creates it if there is none. Raises ``StoreError``.
 
     Links are followed first, so that lock, log and copies are beside the real file, whatever name leads to it.
     """
     path = follow_links(path)
-    try:
+    with plain_errors(f"the state file {path} cannot be used"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock.acquire(path, clock.now())
-    except OSError as exc:
-        raise StoreError(f"the state file {path} cannot be used: {exc.strerror or exc}") from exc
     try:
-        return _load_locked(path, lock, clock, node_ports, options)
+        ballast = Ballast(path)
+        connection = open_file(path, ballast)
+        parts = WriterParts(
+            path=path,
+            connection=connection,
+            ports=PortRules(node_ports, clock.monotonic),
+            ballast=ballast,
+            clock=clock,
+        )
+        try:
+            loaded = _read(parts, lock)
+        except BaseException:
+            connection.close()
+            raise
+        if not ballast.spent:
+            ballast.fill()
     except BaseException:
         lock.release()
         raise
+    return loaded
 
 
-def _load_locked(path: Path, lock: FileLock, clock: Clock, node_ports: PortRange, options: StoreOptions) -> LoadedState:
-    ballast = Ballast(path, options.ballast_bytes)
-    connection = _open(path, ballast, options)
-    try:
-        stacks = [rows.from_row(row) for row in connection.execute(rows.ALL_STACKS)]
-        loaded_jobs = _jobs(connection)
-        file_identity = FileIdentity.from_meta(dict(connection.execute(identity.ALL_META)), lock.lock_id)
-        begun = frozenset(stack_id for (stack_id,) in connection.execute(jobs.BEGUN_ITEMS))
-    except sqlite3.Error as exc:
-        connection.close()
-        if failures.is_damage(exc) or _UNREADABLE in str(exc):
-            raise damaged(path, str(exc)) from exc
-        raise StoreError(f"the state file {path} cannot be read: {failures.sentence(exc)}") from exc
-    except (ValueError, TypeError, LookupError, AttributeError) as exc:
-        connection.close()
-        raise damaged(path, f"a row in it cannot be read: {exc}") from exc
-    if not ballast.spent:
-        ballast.fill()
-    parts = WriterParts(
-        path=path,
-        connection=connection,
-        ports=PortRules(node_ports, clock.monotonic),
-        ballast=ballast,
-        clock=clock,
-        sequence=file_identity.sequence,
-    )
-    return LoadedState(parts=parts, lock=lock, stacks=stacks, jobs=loaded_jobs, identity=file_identity, begun=begun)
+def _read(parts: WriterParts, lock: FileLock) -> LoadedState:
+    connection, path = parts.connection, parts.path
 
-
-def _open(path: Path, ballast: Ballast, options: StoreOptions) -> sqlite3.Connection:
-    """Open the file. On a full disk, free the reserved space and try again, so that a restart is still possible."""
-    try:
-        return open_file(path, options)
-    except sqlite3.Error:
-        ballast.release()
-    try:
-        return open_file(path, options)
-    except sqlite3.Error as exc:
-        raise StoreError(f"the state file {path} cannot be used: {failures.sentence(exc)}") from exc
-
-
-def _jobs(connection: sqlite3.Connection) -> list[Job]:
     def errors_of(job_id: str) -> list[tuple[str, str]]:
         return connection.execute(jobs.JOB_ERRORS, (job_id,)).fetchall()
 
-    return [jobs.from_row(row, errors_of) for row in connection.execute(jobs.ALL_JOBS).fetchall()]
+    try:
+        own = FileIdentity.from_meta(dict(connection.execute(ALL_META)))
+        return LoadedState(
+            parts=replace(parts, sequence=own.sequence),
+            lock=lock,
+            stacks=[rows.from_row(row) for row in connection.execute(rows.ALL_STACKS)],
+            jobs=[jobs.from_row(row, errors_of) for row in connection.execute(jobs.ALL_JOBS).fetchall()],
+            identity=own,
+            begun=frozenset(stack_id for (stack_id,) in connection.execute(jobs.BEGUN_ITEMS)),
+        )
+    except sqlite3.Error as exc:
+        if is_damage(exc) or _UNREADABLE in str(exc):
+            raise damaged(path, str(exc)) from exc
+        with plain_errors(f"the state file {path} cannot be read"):
+            raise
+    except (ValueError, TypeError, LookupError, AttributeError) as exc:
+        raise damaged(path, f"a row in it cannot be read: {exc}") from exc
 
 
-def unload(loaded: LoadedState) -> None:
-    """Close the connection of a file that no writer has taken over, and release the lock."""
-    loaded.parts.connection.close()
-    loaded.lock.release()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Purged:
-    """How many records were deleted because of their age."""
-
-    jobs: int
-    claims: int
-    events: int
-    removed: int
-
-
-class Store:
+class Store(Table):
     """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``activity``, ``claims`` and ``meta``, with their operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
@@ -147,9 +269,10 @@ class Store:
         self._lock = loaded.lock
         self._identity = loaded.identity
         self._sequence = loaded.identity.sequence
-        self._purged = False
         self._writer = Writer(loaded.parts, self._publish)
+        self.counters = self._writer.counters
         submit = self._writer.submit
+        super().__init__(submit)
         self.stacks = Stacks(loaded.stacks, submit, lambda: self._writer.pending)
         self.assigned = StacksView(stack for stack in loaded.stacks if not stack.unassigned)
         self.ports = Ports(loaded.parts.ports, loaded.stacks, submit)
@@ -161,22 +284,19 @@ class Store:
         self.meta = Meta(submit)
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange, options: StoreOptions = DEFAULTS) -> Store:
+    async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange) -> Store:
         """Open the state file, or create it if there is none; ``node_ports`` is the range to hand out.
 
         Raises ``StoreError`` if the file is damaged, newer, foreign, or held by another process.
         """
-        opening = asyncio.ensure_future(
-            asyncio.to_thread(load, path, clock=clock, node_ports=node_ports, options=options)
-        )
+        opening = asyncio.ensure_future(asyncio.to_thread(load, path, clock, node_ports))
         try:
-            loaded = await asyncio.shield(opening)
+            return cls(await asyncio.shield(opening))
         except asyncio.CancelledError:
-            unload(await opening)
+            loaded = await opening
+            loaded.parts.connection.close()
+            loaded.lock.release()
             raise
-        store = cls(loaded)
-        store._writer.start()
-        return store
 
     async def close(self) -> None:
         """Finish all submitted operations, write the log back into the file, release the lock. Idempotent."""
@@ -187,11 +307,6 @@ class Store:
     def failed(self) -> asyncio.Future[None]:
         """Await it: it raises ``StoreError`` with the reason when the writer has ended unexpectedly."""
         return self._writer.failed
-
-    @property
-    def counters(self) -> Counters:
-        """Counts of operations, statements and commits, and commit durations, since the file was opened."""
-        return self._writer.counters
 
     @property
     def pending(self) -> int:
@@ -207,41 +322,22 @@ class Store:
     @property
     def identity(self) -> FileIdentity:
         """Whose stacks the file holds, and how far its history goes now."""
-        return replace(self._identity, sequence=self._sequence)
+        return replace(self._identity, lock_id=self._lock.lock_id, sequence=self._sequence)
 
     @property
     def incomplete(self) -> bool:
         """Whether the file may lack stacks that the cluster has (``FileIdentity.incomplete``)."""
         return self._identity.incomplete
 
-    async def begin(self, namespace: str, instance: str) -> FileIdentity:
-        """To be called once by a process, before it works on the stacks of this namespace and instance.
-
-        Raises ``StoreError`` if the file has stacks of another one (``FileIdentity.contradiction``).
-        """
-        return await self._identify(lambda tx: identity.begin(tx, namespace, instance))
-
-    async def begin_adoption(self) -> FileIdentity:
-        """Start a new history: the file counts as incomplete until ``end_adoption``, even across restarts."""
-        return await self._identify(identity.begin_adoption)
-
-    async def end_adoption(self) -> FileIdentity:
-        """Mark the file as complete: it has all stacks of the cluster."""
-        return await self._identify(identity.end_adoption)
-
-    async def _identify(self, change: Callable[[Transaction], None]) -> FileIdentity:
-        def operation(tx: Transaction) -> FileIdentity:
-            change(tx)
-            return identity.current(tx, self._lock.lock_id)
-
-        self._identity = await self._writer.submit(operation)
-        return self.identity
+    begin = operation(begin)
+    begin_adoption = operation(begin_adoption)
+    end_adoption = operation(end_adoption)
 
     # ---- upkeep
 
     async def probe(self) -> None:
         """Write a small value. Raises ``StoreUnavailable`` if creates would be refused now."""
-        await self._writer.submit(identity.probe, grows=True)
+        await self._writer.submit(lambda tx: put(tx, "probed_at", str(tx.now)), grows=True)
 
     async def purge(
         self,
@@ -250,29 +346,26 @@ class Store:
         keep_jobs_ns: int,
         keep_claims_ns: int = DAY,
         keep_history_ns: int = DAY,
-    ) -> Purged:
+    ) -> dict[str, int]:
         """Delete finished jobs, claims, timelines and ids of removed stacks that are older than the given ages.
 
-        Deletes at most ten thousand jobs, claims and ids and a thousand timelines per call, to keep the writer free.
+        Deletes at most ten thousand jobs, claims and ids and a thousand timelines per call, to keep the writer free. Returns
+        how many ``jobs``, ``claims``, ``events`` and ``removed`` ids.
         """
-        first = not self._purged
 
-        def operation(tx: Transaction) -> Purged:
-            if first:
-                timeline.close_open(tx)
-            return Purged(
-                events=timeline.purge(tx, now - keep_history_ns, _TIMELINES_PURGED_AT_ONCE),
-                jobs=jobs.purge(tx, now - keep_jobs_ns, _PURGED_AT_ONCE),
-                claims=claims.purge(tx, now - keep_claims_ns, _PURGED_AT_ONCE),
-                removed=rows.purge_removed(tx, now - _KEEP_REMOVED_NS, _PURGED_AT_ONCE),
-            )
+        def operation(tx: Transaction) -> dict[str, int]:
+            return {
+                "events": history.purge(tx, now - keep_history_ns, _TIMELINES_PURGED_AT_ONCE),
+                "jobs": jobs.purge(tx, now - keep_jobs_ns, _PURGED_AT_ONCE),
+                "claims": rows.purge_claims(tx, now - keep_claims_ns, _PURGED_AT_ONCE),
+                "removed": rows.purge_removed(tx, now - _KEEP_REMOVED_NS, _PURGED_AT_ONCE),
+            }
 
-        purged = await self._writer.submit(operation)
-        self._purged = True
-        return purged
+        return await self._writer.submit(operation)
 
     def _publish(self, group: CommitGroup) -> None:
         self._sequence = max(self._sequence, group.sequence)
+        self._identity = group.identity or self._identity
         self.jobs.publish(group.jobs)
         self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in group.stacks)
         self.stacks.publish(group.stacks)

@@ -1,6 +1,7 @@
 """What an operation works with: the write connection, the rules for ports, and the list of its changes.
 
-Owns: counting statements, and staging changed records until the commit is durable. Operations are plain functions
+Owns: counting statements, staging changed records until the commit is durable, how an operation becomes a method, and
+what SQLite's errors mean (no other package sees an exception of ``sqlite3``). Operations are plain functions
 ``(Transaction, …) -> result``. They may run twice (after a full disk), so they must have no other side effects.
 """
 
@@ -11,33 +12,39 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+import orjson
+
+from stackd.errors import Conflict, StackdError, StoreUnavailable
 from stackd.metrics import Histogram
-from stackd.model import Job, Stack
+from stackd.model import NO_LABELS, Job, Stack
 
 if TYPE_CHECKING:
-    from stackd.store.ports import PortRules
+    from stackd.store.identity import FileIdentity
+    from stackd.store.reservations import PortRules
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-BEGIN_READ = "BEGIN"
-BEGIN_WRITE = "BEGIN IMMEDIATE"
-COMMIT = "COMMIT"
-ROLLBACK = "ROLLBACK"
-SYNC_EACH_COMMIT = "PRAGMA synchronous = FULL"
-SYNC_LATER = "PRAGMA synchronous = NORMAL"
-CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
-BEGIN_LOG_ANEW = "PRAGMA wal_checkpoint(RESTART)"
-OPERATION, ADOPTION, ITEM = "operation", "adoption", "item"
-"""Names of savepoints."""
+Parameters = Sequence[Any] | Mapping[str, Any]
+Submit = Callable[..., Coroutine[Any, Any, Any]]
+"""``Writer.submit``."""
 
 
 def id_array(ids: Iterable[str]) -> str:
-    """The ids as a JSON array, as the queries take them."""
+    """The ids as a JSON array, as the queries take them: a query for ten thousand ids is one statement."""
     return json.dumps(list(ids))
+
+
+def labels_text(labels: Mapping[str, str]) -> str:
+    """The labels in the form of their column."""
+    return orjson.dumps(dict(labels), option=orjson.OPT_SORT_KEYS).decode()
+
+
+def labels_from(text: str) -> Mapping[str, str]:
+    """The labels in their column."""
+    return NO_LABELS if text == "{}" else MappingProxyType(orjson.loads(text))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -57,107 +64,71 @@ class Counters:
     commit_durations: Histogram = field(default_factory=Histogram)
 
 
+@dataclass(slots=True, kw_only=True)
 class Transaction:
     """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its start.
 
-    ``tight`` means that the disk is almost full; operations then leave out what is not essential.
+    ``tight``    the disk is almost full, so operations leave out what is not essential
+    ``unclean``  a failed operation has left changes in the transaction, so that it cannot be committed
+    ``stacks``, ``jobs``, ``identity``  what has changed, for the views
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, counters: Counters, ports: PortRules, now: int, *, tight: bool = False
-    ) -> None:
-        self._connection = connection
-        self._counters = counters
-        self.ports = ports
-        self.now = now
-        self.tight = tight
-        self.unclean = False
-        """Whether a failed operation has left changes in the transaction, so that it cannot be committed."""
-        self.stacks: list[tuple[str, Stack | None]] = []
-        self.jobs: list[tuple[str, Job | None]] = []
+    connection: sqlite3.Connection
+    counters: Counters
+    ports: PortRules
+    now: int
+    tight: bool = False
+    unclean: bool = False
+    stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
+    jobs: list[tuple[str, Job | None]] = field(default_factory=list)
+    identity: FileIdentity | None = None
 
-    def run(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> int:
+    def run(self, sql: str, parameters: Parameters = ()) -> int:
         """Execute a statement; returns the number of changed rows."""
-        self._counters.statements += 1
-        return self._connection.execute(sql, parameters).rowcount
+        self.counters.statements += 1
+        return self.connection.execute(sql, parameters).rowcount
 
-    def row(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> tuple[Any, ...] | None:
+    def row(self, sql: str, parameters: Parameters = ()) -> tuple[Any, ...] | None:
         """The first row, or None."""
         rows = self.rows(sql, parameters)
         return rows[0] if rows else None
 
-    def rows(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """All rows."""
-        self._counters.statements += 1
-        return self._connection.execute(sql, parameters).fetchall()
+        self.counters.statements += 1
+        return self.connection.execute(sql, parameters).fetchall()
 
-    def many(self, sql: str, parameters: Iterable[Sequence[Any] | Mapping[str, Any]]) -> None:
+    def many(self, sql: str, parameters: Sequence[Parameters]) -> None:
         """Execute the statement once for each of ``parameters``."""
-        batch = list(parameters)
-        self._counters.statements += len(batch)
-        self._connection.executemany(sql, batch)
+        self.counters.statements += len(parameters)
+        self.connection.executemany(sql, parameters)
 
     def put_stack(self, stack: Stack) -> Stack:
         """Stage a written stack for the view; returns it."""
         self.stacks.append((stack.stack_id, stack))
         return stack
 
-    def put_job(self, job: Job) -> Job:
-        """Stage a written job for the view; returns it."""
-        self.jobs.append((job.job_id, job))
-        return job
+    def attempt(self, operation: Callable[[Transaction], T], *, isolated: bool = True) -> T:
+        """Run the operation. If it raises, all its changes are undone; unless ``isolated``, only those for the views are.
 
-    def anew(self) -> Transaction:
-        """A transaction like this one, without what was staged in it; this one must have been rolled back."""
-        return Transaction(self._connection, self._counters, self.ports, self.now, tight=self.tight)
-
-    def tried(self, operation: Callable[[Transaction], T]) -> T:
-        """Run the operation. If it raises, ``unclean`` says whether rows that it has changed are left changed."""
-        staged, changes = self._staged(), self._connection.total_changes
-        try:
-            return operation(self)
-        except BaseException:
-            self._unstage(*staged)
-            self.unclean = self.unclean or self._connection.total_changes != changes
-            raise
-
-    def isolated(self, operation: Callable[[Transaction], T], savepoint: str) -> T:
-        """Run the operation in a savepoint. If it raises, all its changes are undone."""
-        staged = self._staged()
-        self._connection.execute(f"SAVEPOINT {savepoint}")
+        ``isolated`` costs two statements (a savepoint). Without it, ``unclean`` says whether changed rows stay changed.
+        """
+        stacks, jobs, changes = len(self.stacks), len(self.jobs), self.connection.total_changes
+        if isolated:
+            self.connection.execute("SAVEPOINT attempt")
         try:
             result = operation(self)
         except BaseException:
-            self._unstage(*staged)
-            if self._connection.in_transaction:  # SQLite may have rolled it back already, after a full disk
-                self._connection.execute(f"ROLLBACK TO {savepoint}")
-                self._connection.execute(f"RELEASE {savepoint}")
+            del self.stacks[stacks:], self.jobs[jobs:]
+            if not isolated:
+                self.unclean = self.unclean or self.connection.total_changes != changes
+            elif self.connection.in_transaction:  # SQLite may have rolled it back already, after a full disk
+                self.connection.execute("ROLLBACK TO attempt")
+                self.connection.execute("RELEASE attempt")
             raise
-        self._connection.execute(f"RELEASE {savepoint}")
+        if isolated:
+            self.connection.execute("RELEASE attempt")
         return result
-
-    def _staged(self) -> tuple[int, int]:
-        return len(self.stacks), len(self.jobs)
-
-    def _unstage(self, stacks: int, jobs: int) -> None:
-        """Forget what was staged since then."""
-        del self.stacks[stacks:]
-        del self.jobs[jobs:]
-
-
-class Submit(Protocol):
-    """``Writer.submit``."""
-
-    async def __call__(
-        self,
-        operation: Callable[[Transaction], T],
-        /,
-        *,
-        writes: bool = True,
-        grows: bool = False,
-        relaxed: bool = False,
-    ) -> T:
-        """Run the operation in the next transaction; returns its result once that is durable and published."""
 
 
 class Table:
@@ -181,14 +152,75 @@ def operation(
 
     @wraps(function)
     async def method(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        given: Any = [_as_it_is_now(argument) for argument in args]
-        named: Any = {name: _as_it_is_now(argument) for name, argument in kwargs.items()}
-        return await self._submit(lambda tx: function(tx, *given, **named), writes=writes, grows=grows, relaxed=relaxed)
+        values: Any = [_copied(argument) for argument in args]
+        named: Any = {name: _copied(argument) for name, argument in kwargs.items()}
+        result: T = await self._submit(
+            lambda tx: function(tx, *values, **named), writes=writes, grows=grows, relaxed=relaxed
+        )
+        return result
 
     return method
 
 
-def _as_it_is_now(argument: object) -> object:
+def _copied(argument: object) -> object:
     if isinstance(argument, Iterable) and not isinstance(argument, str | bytes | Mapping):
         return tuple(argument)
     return argument
+
+
+# SQLite names the columns of the constraint that failed.
+_CONSTRAINTS = {
+    "idempotency.scope, idempotency.key": "this Idempotency-Key is in use already",
+    "stacks.stack_id": "there is a stack of this id already",
+    "node_ports.node_port": "the node port is held by another stack",
+    "hostnames.hostname": "the name is another stack's",
+    "jobs.job_id": "there is a job of this id already",
+    "job_items.job_id, job_items.stack_id": "the job names a stack twice",
+}
+_SENTENCES = {
+    sqlite3.SQLITE_FULL: "the disk is full",
+    sqlite3.SQLITE_READONLY: "the file or its folder is read-only",
+    **dict.fromkeys(
+        (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL), "another process has locked it"
+    ),
+    sqlite3.SQLITE_IOERR: "the disk reports an input/output error",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened",
+    sqlite3.SQLITE_PERM: "permission is denied",
+    sqlite3.SQLITE_NOMEM: "there is no memory left",
+    sqlite3.SQLITE_CORRUPT: "it is damaged",
+    sqlite3.SQLITE_NOTADB: "it is damaged",
+}
+
+
+def _code(exc: sqlite3.Error) -> int:
+    return int(getattr(exc, "sqlite_errorcode", sqlite3.SQLITE_ERROR))
+
+
+def is_environment(exc: sqlite3.Error) -> bool:
+    """Whether the file or the machine is at fault, not the statement. Then the whole transaction is lost."""
+    return _code(exc) & 0xFF in _SENTENCES
+
+
+def is_full(exc: sqlite3.Error) -> bool:
+    """Whether there was no room on the disk (for the file, its log, or the log's index)."""
+    return _code(exc) & 0xFF == sqlite3.SQLITE_FULL or _code(exc) == sqlite3.SQLITE_IOERR_SHMSIZE
+
+
+def is_damage(exc: sqlite3.Error) -> bool:
+    """Whether the file itself is damaged. Further writes would make it worse."""
+    return _code(exc) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def sentence(exc: sqlite3.Error) -> str:
+    """The reason in plain words."""
+    return _SENTENCES.get(_code(exc) & 0xFF, str(exc))
+
+
+def unavailable(exc: sqlite3.Error) -> StoreUnavailable:
+    """The error for each operation of a transaction that could not be committed."""
+    return StoreUnavailable(f"the state file cannot be written now: {sentence(exc)}")
+
+
+def from_constraint(exc: sqlite3.IntegrityError) -> StackdError | sqlite3.IntegrityError:
+    """The domain error of a violated constraint; the exception itself if no request can violate the constraint."""
+    return next((Conflict(text) for columns, text in _CONSTRAINTS.items() if str(exc).endswith(columns)), exc)

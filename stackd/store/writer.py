@@ -3,17 +3,22 @@
 Owns: the queue, which operations share a commit, the transaction around a group, what becomes of the others when one
 operation in it fails, and the retry when the disk is full. Does not know what the operations do. Hands each committed
 group to the event loop in one call.
+
+Owns, too, the check that the path still leads to the open files. Whatever is written to a removed file or log is lost at
+the next start, so no such write may be acknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import os
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +26,18 @@ from typing import Any, TypeVar
 from stackd.clock import Clock
 from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import Job, Stack
-from stackd.store import failures, identity, transaction
-from stackd.store.companions import Ballast, OpenFiles, ReplacedError
-from stackd.store.ports import PortRules
-from stackd.store.transaction import OPERATION, Counters, Transaction
+from stackd.store.file import Ballast, companion
+from stackd.store.identity import SEQUENCE, SET_META, FileIdentity
+from stackd.store.reservations import PortRules
+from stackd.store.transaction import (
+    Counters,
+    Transaction,
+    from_constraint,
+    is_damage,
+    is_environment,
+    is_full,
+    unavailable,
+)
 
 T = TypeVar("T")
 
@@ -60,6 +73,7 @@ class CommitGroup:
     outcomes: list[Outcome] = field(default_factory=list)
     stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
     jobs: list[tuple[str, Job | None]] = field(default_factory=list)
+    identity: FileIdentity | None = None
     sequence: int = 0
 
 
@@ -85,8 +99,7 @@ class Writer:
         self._parts = parts
         self._publish = publish
         self._sequence = parts.sequence
-        self._files = OpenFiles(parts.path)
-        self._log_holder = _open_log_holder(parts.path)
+        self._files = _OpenFiles(parts.path)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._outstanding: set[Submission] = set()
@@ -96,9 +109,6 @@ class Writer:
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
         self._thread.start()
 
     @property
@@ -218,9 +228,9 @@ class Writer:
             relaxed = relaxed and item.relaxed
             if len(calls) >= _MAX_OPERATIONS:
                 return calls, False
-            left = company_until - time.perf_counter() if relaxed else 0.0
+            wait = company_until - time.perf_counter() if relaxed else 0.0
             try:
-                item = self._queue.get(left > 0, left)
+                item = self._queue.get(wait > 0, wait)
             except queue.Empty:
                 return calls, False
         return calls, True
@@ -228,34 +238,34 @@ class Writer:
     def _commit(self, calls: list[Submission]) -> tuple[CommitGroup, BaseException | None]:
         """Commit a group; returns it, and the error that must end the thread, if any.
 
-        Errors of the file or the disk are not raised, but become the outcome of each call.
+        Errors of the file or the disk are not raised, but become the outcome of each call. On a full disk, the reserved
+        space is freed for the calls that do not grow the file, and the others are refused.
         """
-        refused: list[Submission] = []
-        if self._parts.ballast.spent and any(call.grows for call in calls) and not self._parts.ballast.fill():
-            calls, refused = _split(calls)
+        ballast, refused = self._parts.ballast, list[Submission]()
+        full = ballast.spent and any(call.grows for call in calls) and not ballast.fill()
         try:
+            try:
+                if not full:
+                    return self._attempt(calls), None
+            except sqlite3.Error as exc:
+                if not is_full(exc):
+                    raise
+                ballast.release()
+            refused = [call for call in calls if call.grows]
+            calls = [call for call in calls if not call.grows]
             group = self._attempt(calls)
         except sqlite3.Error as exc:
-            if not failures.is_full(exc):
-                return _all_failed(calls + refused, failures.unavailable(exc)), exc if failures.is_damage(exc) else None
-            group, more = self._free_disk_space(calls)
-            refused += more
+            # Each call gets its own exception, because that collects a traceback.
+            group = CommitGroup(outcomes=[(call, None, unavailable(exc)) for call in calls])
+            if is_damage(exc):
+                return group, exc
         except ReplacedError as exc:
-            return _all_failed(calls + refused, StoreUnavailable(str(exc))), exc
-        group.outcomes += [
-            (call, None, StoreUnavailable(f"the state file cannot be written now: {self._parts.ballast.why}"))
-            for call in refused
-        ]
+            outcomes: list[Outcome] = [(call, None, StoreUnavailable(str(exc))) for call in (*calls, *refused)]
+            return CommitGroup(outcomes=outcomes), exc
+        for call in refused:
+            sentence = f"the state file cannot be written now: {ballast.why}"
+            group.outcomes.append((call, None, StoreUnavailable(sentence)))
         return group, None
-
-    def _free_disk_space(self, calls: list[Submission]) -> tuple[CommitGroup, list[Submission]]:
-        """Free the reserved space of a full disk for the calls that do not grow the file, and refuse the others."""
-        self._parts.ballast.release()
-        shrinking, refused = _split(calls)
-        try:
-            return self._attempt(shrinking), refused
-        except sqlite3.Error as exc:
-            return _all_failed(shrinking, failures.unavailable(exc)), refused
 
     def _attempt(self, calls: list[Submission]) -> CommitGroup:
         """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
@@ -263,49 +273,54 @@ class Writer:
         if not calls:
             return CommitGroup()
         writes = any(call.writes for call in calls)
-        tight = parts.ballast.spent
-        self._wait_for_disk(any(call.writes and not call.relaxed for call in calls))
+        strict = any(call.writes and not call.relaxed for call in calls)
+        self._wait_for_disk(strict)
         if writes:
-            self._files.require_untouched()
-        tx = Transaction(parts.connection, self.counters, parts.ports, parts.clock.now(), tight=tight)
-        begin = transaction.BEGIN_WRITE if writes else transaction.BEGIN_READ
+            self._files.require_in_place()
+        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         try:
             parts.connection.execute(begin)
-            outcomes = [self._apply(tx, call) for call in calls]
+            tx = self._transaction()
+            outcomes = [self._apply(tx, call, isolated=False) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
                 self._roll_back()
                 return CommitGroup(outcomes=outcomes)
             if tx.unclean:
                 self._roll_back()
                 parts.connection.execute(begin)
-                tx = tx.anew()
+                tx = self._transaction()
                 outcomes = [self._apply(tx, call, isolated=True) for call in calls]
             # Observations are relaxed. They do not change what is intended, so they do not advance the sequence.
-            decided = bool(tx.stacks) and any(call.writes and not call.relaxed for call in calls)
+            decided = bool(tx.stacks) and strict
             if decided:
-                parts.connection.execute(identity.SET_META, (identity.SEQUENCE, str(self._sequence + 1)))
+                parts.connection.execute(SET_META, (SEQUENCE, str(self._sequence + 1)))
             self._finish(writes)
         except BaseException:
             self.counters.failed_commits += 1
-            try:
-                self._roll_back()
-            finally:
-                if writes:
-                    self._files.remember()
+            self._roll_back()
             raise
-        if tight and writes:
-            self._begin_log_anew()
-            self._files.remember()
+        if tx.tight and writes:
+            self._restart_log()
         self._sequence += decided
         sequence = self._sequence if decided else 0
-        return CommitGroup(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, sequence=sequence)
+        return CommitGroup(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, identity=tx.identity, sequence=sequence)
+
+    def _transaction(self) -> Transaction:
+        parts = self._parts
+        return Transaction(
+            connection=parts.connection,
+            counters=self.counters,
+            ports=parts.ports,
+            now=parts.clock.now(),
+            tight=parts.ballast.spent,
+        )
 
     def _roll_back(self) -> None:
         """Undo everything since the transaction began."""
         if self._parts.connection.in_transaction:
-            self._parts.connection.execute(transaction.ROLLBACK)
+            self._parts.connection.execute("ROLLBACK")
 
-    def _apply(self, tx: Transaction, call: Submission, *, isolated: bool = False) -> Outcome:
+    def _apply(self, tx: Transaction, call: Submission, *, isolated: bool) -> Outcome:
         """Run one operation; ``isolated``: in a savepoint, so that it leaves nothing if it fails.
 
         A failed operation has mostly written nothing. If it has, the group is run again, all of it in savepoints: these
@@ -315,11 +330,11 @@ class Writer:
             return call, None, None  # nobody waits for it, and it has not started
         self.counters.operations += 1
         try:
-            return call, tx.isolated(call.operation, OPERATION) if isolated else tx.tried(call.operation), None
+            return call, tx.attempt(call.operation, isolated=isolated), None
         except sqlite3.IntegrityError as exc:
-            return call, None, failures.from_constraint(exc)
+            return call, None, from_constraint(exc)
         except sqlite3.Error as exc:
-            if failures.is_environment(exc):
+            if is_environment(exc):
                 raise
             return call, None, exc
         except Exception as exc:  # noqa: BLE001  the operation's own error: it goes to the caller, the others are not touched
@@ -327,42 +342,38 @@ class Writer:
 
     def _wait_for_disk(self, wanted: bool) -> None:
         if wanted != self._waits:
-            self._parts.connection.execute(transaction.SYNC_EACH_COMMIT if wanted else transaction.SYNC_LATER)
+            self._parts.connection.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
             self._waits = wanted
 
     def _finish(self, writes: bool) -> None:
         began = time.perf_counter()
-        self._parts.connection.execute(transaction.COMMIT)
+        self._parts.connection.execute("COMMIT")
         if writes:
-            # The file may have been removed since the transaction began.
-            self._files.remember(self._files.require_in_place())
+            self._files.require_in_place()  # they may have been removed since the transaction began
             if self._waits:
                 self._synced_at = began
             self.counters.commits += 1
             self.counters.disk_waits += self._waits
             self.counters.commit_durations.observe(time.perf_counter() - began)
 
-    def _begin_log_anew(self) -> None:
-        """Restart the log, so that the next commit overwrites it instead of growing it: the disk is almost full."""
+    def _restart_log(self) -> None:
+        """Have the next commit overwrite the log instead of growing it: the disk is almost full."""
         try:
-            self._parts.connection.execute(transaction.BEGIN_LOG_ANEW)
+            self._parts.connection.execute("PRAGMA wal_checkpoint(RESTART)")
         except sqlite3.OperationalError as exc:
-            if not failures.is_environment(exc):
+            if not is_environment(exc):
                 raise
 
     def _close_connection(self) -> None:
-        """Checkpoint the log and close. If somebody else has written to the file, keep the log beside it instead."""
+        """Checkpoint the log and close."""
         connection = self._parts.connection
         try:
-            if self._files.untouched:
-                self._log_holder.close()
-                connection.execute(transaction.CHECKPOINT)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.OperationalError as exc:
-            if not failures.is_environment(exc):
+            if not is_environment(exc):
                 raise  # otherwise the log stays, and the next start replays it
         finally:
             connection.close()
-            self._log_holder.close()
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -372,20 +383,32 @@ class Writer:
                 raise
 
 
-def _open_log_holder(path: Path) -> sqlite3.Connection:
-    """A read-only connection. While it is open, closing the writer's connection does not checkpoint the log."""
-    reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, check_same_thread=False)
-    reader.execute(transaction.BEGIN_READ)
-    reader.execute(identity.ALL_META).fetchone()
-    reader.execute(transaction.ROLLBACK)
-    return reader
+class ReplacedError(Exception):
+    """The path leads to another file than the open one."""
 
 
-def _split(calls: list[Submission]) -> tuple[list[Submission], list[Submission]]:
-    """The calls that are allowed while the disk is full, and those that are not."""
-    return [call for call in calls if not call.grows], [call for call in calls if call.grows]
+class _OpenFiles:
+    """The state file and its write-ahead log; created while they are open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._log = str(path), str(companion(path, "-wal"))
+        self._inode = _inode(self._path)
+        self._log_inode = _inode(self._log)
+
+    def require_in_place(self) -> None:
+        """Raise ReplacedError unless the paths lead to the open files."""
+        if _inode(self._path) != self._inode:
+            raise ReplacedError(f"the state file {self._path} was removed or replaced while stackd was running")
+        log = _inode(self._log)
+        if self._log_inode is None:
+            self._log_inode = log
+        elif log != self._log_inode:
+            raise ReplacedError(
+                f"{self._log}, a part of the state file, was removed or replaced while stackd was running"
+            )
 
 
-def _all_failed(calls: list[Submission], error: StoreUnavailable) -> CommitGroup:
-    """A group that failed for all calls. Each call gets its own exception, because that collects a traceback."""
-    return CommitGroup(outcomes=[(call, None, StoreUnavailable(str(error))) for call in calls])
+def _inode(path: str) -> int | None:
+    with suppress(FileNotFoundError):
+        return os.stat(path).st_ino
+    return None

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
-from collections.abc import Iterator
+import sqlite3
+import threading
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from stackd.clock import NANOSECONDS
-from stackd.model import NewStack, Observation, PortRange, Stack, StackStatus, TargetPort
-from stackd.store import Claim, Store, StoreOptions, backup_file
+from stackd.model import Observation, PortMapping, PortRange, Stack, StackStatus
+from stackd.store import Claim, Store, backup_file
+from stackd.store.transaction import Transaction
 
+ROOT = Path(__file__).parents[2]
 START = 1_770_000_000 * NANOSECONDS
 HOUR = 3600 * NANOSECONDS
-SMALL = StoreOptions(ballast_bytes=64 * 1024, busy_timeout=0.05)
 PORTS = (31001, 31100)
 
 
@@ -42,18 +46,21 @@ def stack_id(number: int) -> str:
     return f"stack-{number:016x}"
 
 
-def new_stack(number: int = 0, *, ports: int = 1, created_at: int = START, pod_spec: str = "kind: Pod\n") -> NewStack:
-    return NewStack(
-        stack_id=stack_id(number),
-        namespace="stacks",
-        pod_spec=pod_spec,
-        target_ports=tuple(TargetPort(container_port=80 + index, protocol="TCP") for index in range(ports)),
-        created_at=created_at,
-        ttl_expires_at=created_at + 2 * HOUR,
-        requested_cpu_milli=100,
-        requested_memory_bytes=128 * 1024 * 1024,
-        labels={"team": str(number)},
-    )
+def new_stack(number: int = 0, *, ports: int = 1, created_at: int = START, **other: Any) -> Stack:
+    fields: dict[str, Any] = {
+        "stack_id": stack_id(number),
+        "namespace": "stacks",
+        "pod_spec": "kind: Pod\n",
+        "ports": tuple(PortMapping(container_port=80 + index, protocol="TCP", node_port=0) for index in range(ports)),
+        "status": StackStatus.CREATING,
+        "created_at": created_at,
+        "updated_at": created_at,
+        "ttl_expires_at": created_at + 2 * HOUR,
+        "requested_cpu_milli": 100,
+        "requested_memory_bytes": 128 * 1024 * 1024,
+        "labels": {"team": str(number)},
+    }
+    return Stack(**fields | other)
 
 
 def claim(key: str = "key-1", *, created_at: int = START) -> Claim:
@@ -66,10 +73,13 @@ def seen(number: int = 0, status: StackStatus = StackStatus.RUNNING, *, ended: b
     )
 
 
-async def open_store(
-    path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS, options: StoreOptions = SMALL
-) -> Store:
-    return await Store.open(path, clock=clock or TestClock(), node_ports=PortRange(*ports), options=options)
+async def open_store(path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS) -> Store:
+    return await Store.open(path, clock=clock or TestClock(), node_ports=PortRange(*ports))
+
+
+async def reopened(store: Store, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS) -> Store:
+    await store.close()
+    return await open_store(store.path, clock, ports=ports)
 
 
 async def back_up(store: Store, target: Path, *, force: bool = False) -> None:
@@ -82,6 +92,31 @@ async def accepted(store: Store, number: int = 0, *, ports: int = 1) -> Stack:
     return await store.stacks.accept(
         seen(number, StackStatus.CREATING), pod_uid=f"pod-{number}", service_uid=f"service-{number}"
     )
+
+
+@contextlib.asynccontextmanager
+async def busy(store: Store) -> AsyncIterator[None]:
+    """Keep the writer's thread busy within this block, so that what is submitted in it shares one commit."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def hold(_: Transaction) -> None:
+        reached.set()
+        assert go_on.wait(30)
+
+    holding = asyncio.ensure_future(store._writer.submit(hold, writes=False))
+    await asyncio.to_thread(reached.wait, 30)
+    try:
+        yield
+        await asyncio.sleep(0)  # until all calls are submitted
+    finally:
+        go_on.set()
+        await holding
+
+
+def query(path: Path, sql: str) -> list[Any]:
+    """Rows of the file, read over a connection of its own."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        return connection.execute(sql).fetchall()
 
 
 @contextlib.contextmanager

@@ -9,6 +9,12 @@ from stackd.store import Store
 from tests.store.building import TestClock, open_store
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.store.file.RESERVED_BYTES", 64 * 1024)
+    monkeypatch.setattr("stackd.store.file.BUSY_SECONDS", 0.01)
+
+
 @pytest.fixture
 def clock() -> TestClock:
     return TestClock()

@@ -11,9 +11,7 @@ import contextlib
 import random
 import sqlite3
 import tempfile
-import threading
-from collections.abc import AsyncIterator, Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,14 +22,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stackd.errors import StackdError, StoreUnavailable
 from stackd.model import DeleteReason, EventKind, ItemResult, Outcome, Stack, StackStatus
 from stackd.store import Extension, Start, Store
-from stackd.store.transaction import Transaction
-from tests.store.building import HOUR, SMALL, TestClock, largest_file, new_stack, open_store, seen, stack_id
+from tests.store.building import HOUR, TestClock, busy, largest_file, new_stack, open_store, query, seen, stack_id
 
 T = TypeVar("T")
 
 LOWEST, HIGHEST = 31001, 31008
 START_AGAIN = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by="alice", label_limits={"team": 1})
-IMPATIENT = replace(SMALL, busy_timeout=0.0)
 numbers = st.integers(0, 7)
 outcomes = st.sampled_from(list(Outcome))
 
@@ -56,7 +52,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def open(self, lowest: int = LOWEST) -> Store:
         self.lowest = lowest
-        store = self.run(open_store(self.path, self.clock, ports=(lowest, HIGHEST), options=IMPATIENT))
+        store = self.run(open_store(self.path, self.clock, ports=(lowest, HIGHEST)))
         store.stacks.subscribe(self.follow)
         return store
 
@@ -77,32 +73,14 @@ class StoreMachine(RuleBasedStateMachine):
         async def together() -> list[object]:
             if len(calls) == 1:
                 return list(await asyncio.gather(*calls, return_exceptions=True))
-            async with self.writer_held():
+            async with busy(self.store):
                 answers = asyncio.gather(*calls, return_exceptions=True)
-                await asyncio.sleep(0)  # until all calls are submitted
             return list(await answers)
 
         results = self.run(together())
         for result in results:
             assert not isinstance(result, BaseException) or isinstance(result, StackdError), result
         return results
-
-    @contextlib.asynccontextmanager
-    async def writer_held(self) -> AsyncIterator[None]:
-        """Keep the writer busy within this block, so that everything submitted waits for the same commit."""
-        busy, go_on = threading.Event(), threading.Event()
-
-        def hold(_: Transaction) -> None:
-            busy.set()
-            assert go_on.wait(30)
-
-        held = asyncio.ensure_future(self.store._writer.submit(hold, writes=False))
-        await asyncio.to_thread(busy.wait, 30)
-        try:
-            yield
-        finally:
-            go_on.set()
-            await held
 
     @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=4))
     def reserve(self, wanted: list[tuple[int, int]]) -> None:
@@ -211,14 +189,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def table_and_records_and_pool_agree(self) -> None:
-        with contextlib.closing(sqlite3.connect(self.path)) as reader:
-            table = sorted(reader.execute("SELECT stack_id, node_port FROM node_ports"))
-            ids = {row[0] for row in reader.execute("SELECT stack_id FROM stacks")}
-            removed = {row[0] for row in reader.execute("SELECT stack_id FROM removed_stacks")}
-            sequence = reader.execute("SELECT value FROM meta WHERE key = 'sequence'").fetchone()
-        assert ids == self.expected.keys()
-        assert removed == self.removed
-        assert self.store.identity.sequence == int(sequence[0] if sequence else 0)
+        table = sorted(query(self.path, "SELECT stack_id, node_port FROM node_ports"))
+        assert {row[0] for row in query(self.path, "SELECT stack_id FROM stacks")} == self.expected.keys()
+        assert {row[0] for row in query(self.path, "SELECT stack_id FROM removed_stacks")} == self.removed
+        sequence = query(self.path, "SELECT value FROM meta WHERE key = 'sequence'")
+        assert self.store.identity.sequence == int(sequence[0][0] if sequence else 0)
         assert table == sorted(held(list(self.expected.values())))
         ports = self.store.ports
         assert ports.used == len(table)

@@ -1,4 +1,4 @@
-"""Stacks that wait in a pool: each is given away only once and only while it lives."""
+"""Stacks that wait in a pool: each is assigned only once and only while it lives; and the renewal of restored rows."""
 
 from __future__ import annotations
 
@@ -10,288 +10,262 @@ from typing import Any
 import pytest
 
 from stackd.errors import Conflict, LabelLimitReached, StackNotFound, Unavailable
-from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
-from stackd.store import Assignment, Extension, Store
+from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus
+from stackd.store import Assignment, CreateLimits, Extension, Store
 from stackd.store.adoption import renewed
-from tests.store.building import HOUR, START, TestClock, accepted, claim, new_stack, open_store, seen, stack_id
-from tests.unit.lifecycle.situations import NOW, STACK, STOPPED, stack
+from tests.store.building import (
+    HOUR,
+    START,
+    TestClock,
+    accepted,
+    claim,
+    new_stack,
+    open_store,
+    reopened,
+    seen,
+    stack_id,
+)
 
 LATER = START + HOUR
-AS_IT_IS = "digest of the template"
+DIGEST = "digest of the template"
+ZERO = stack_id(0)
 
 
 async def pooled(store: Store, number: int = 0, status: StackStatus = StackStatus.RUNNING) -> Stack:
     """A stack that waits in a pool."""
-    new = replace(new_stack(number), labels={}, template="web-1", unassigned=True, digest=AS_IT_IS)
-    await store.stacks.reserve(new)
+    await store.stacks.reserve(new_stack(number, labels={}, template="web-1", unassigned=True, digest=DIGEST))
     await store.stacks.accept(seen(number, StackStatus.CREATING), pod_uid="pod", service_uid="service")
     await store.stacks.observe([seen(number, status)])
     return store.stacks.get(stack_id(number)) or pytest.fail("it has no row")
 
 
 def wanted(number: int = 0, **other: Any) -> Assignment:
-    fields: dict[str, Any] = {
-        "stack_id": stack_id(number), "digest": AS_IT_IS, "created_at": LATER, "ttl_expires_at": LATER + 5, "by": "alice",
-    }  # fmt: skip
-    return Assignment(**(fields | other))
+    fields = {"stack_id": stack_id(number), "digest": DIGEST, "created_at": LATER, "ttl_expires_at": LATER + 5}
+    return Assignment(**{"by": "alice", **fields, **other})
 
 
-async def test_what_waits_is_in_no_list_and_holds_its_ports(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
-    told: list[object] = []
-    store.assigned.subscribe(lambda before, after: told.append((before, after)))
-    stack = await pooled(store)
-    assert (len(store.stacks), len(store.assigned), store.ports.used) == (1, 0, 1)
-    assert (stack.stack_id in store.assigned, told, store.assigned.version) == (False, [], 0)
-    await store.close()
-    store = await open_store(tmp_path / "file.db")
-    assert (len(store.stacks), len(store.assigned), store.ports.used) == (1, 0, 1)
-    await store.close()
-
-
-async def test_it_is_given_with_labels_and_times_of_now_and_comes_to_be_for_clients(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
+async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_now(path: Path) -> None:
+    store = await open_store(path)
     before = await pooled(store)
-    told: list[tuple[Stack | None, Stack | None]] = []
-    store.assigned.subscribe(lambda was, now: told.append((was, now)))
-    given = await store.stacks.assign(wanted(labels={"team": "7"}))
-    assert given == replace(
-        before, unassigned=False, labels={"team": "7"}, created_at=LATER, updated_at=LATER, ttl_expires_at=LATER + 5
+    store = await reopened(store)
+    assert (len(store.stacks), len(store.assigned), store.ports.used, store.assigned.version) == (1, 0, 1, 0)
+    changes: list[tuple[Stack | None, Stack | None]] = []
+    store.assigned.subscribe(lambda was, now: changes.append((was, now)))
+    await store.stacks.observe([replace(seen(), node_id="another")])
+    assert changes == []
+    assigned = await store.stacks.assign(wanted(labels={"team": "7"}))
+    assert assigned is not None
+    assert replace(assigned, updated_at=LATER) == replace(
+        before,
+        node_id="another",
+        unassigned=False,
+        labels={"team": "7"},
+        created_at=LATER,
+        updated_at=LATER,
+        ttl_expires_at=LATER + 5,
     )
-    assert told == [(None, given)]
-    lines = await store.timeline.read(stack_id(0))
-    assert [(line.kind, line.by) for line in lines if line.kind is EventKind.ACCEPTED] == [
-        (EventKind.ACCEPTED, "alice")
-    ]
-    await store.close()
-    store = await open_store(tmp_path / "file.db")
-    assert store.assigned.get(stack_id(0)) == given
+    assert changes == [(None, assigned)]
+    lines = [line for line in await store.timeline.read(ZERO) if line.kind is EventKind.ACCEPTED]
+    assert [line.by for line in lines] == ["alice"]
+    store = await reopened(store)
+    assert store.assigned.get(ZERO) == assigned
     await store.close()
 
 
 async def test_of_many_at_once_one_gets_it(store: Store) -> None:
     await pooled(store)
-    found = await asyncio.gather(*(store.stacks.assign(wanted(by=f"key-{number}")) for number in range(20)))
-    assert sum(stack is not None for stack in found) == 1
+    results = await asyncio.gather(*(store.stacks.assign(wanted(by=f"key-{number}")) for number in range(20)))
+    assert sum(stack is not None for stack in results) == 1
 
 
-@pytest.mark.parametrize("status", [StackStatus.STOPPED, StackStatus.FAILED, StackStatus.NODE_DELETED])
-async def test_none_is_given_that_neither_runs_nor_starts(store: Store, status: StackStatus) -> None:
-    await pooled(store, status=status)
-    assert await store.stacks.assign(wanted()) is None
-    assert len(store.assigned) == 0
-
-
-async def test_none_is_given_that_has_ended_or_goes_or_is_of_another_template(store: Store) -> None:
-    for number in range(3):
+async def test_none_is_assigned_that_neither_runs_nor_starts_or_is_of_another_template(store: Store) -> None:
+    for number, status in enumerate((StackStatus.STOPPED, StackStatus.FAILED, StackStatus.NODE_DELETED)):
+        await pooled(store, number, status)
+    for number in (3, 4, 5):
         await pooled(store, number)
-    await store.stacks.observe([replace(seen(0), ended=True)])
-    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.POOL)
-    assert [await store.stacks.assign(wanted(0)), await store.stacks.assign(wanted(1))] == [None, None]
-    assert await store.stacks.assign(wanted(2, digest="of another")) is None
-    assert await store.stacks.assign(wanted(2)) is not None
+    await store.stacks.observe([replace(seen(3), ended=True)])
+    await store.stacks.mark_deleting([stack_id(4)], DeleteReason.POOL)
+    assert [await store.stacks.assign(wanted(number)) for number in range(5)] == [None] * 5
+    assert await store.stacks.assign(wanted(5, digest="of another")) is None
+    assert len(store.assigned) == 0
+    assert await store.stacks.assign(wanted(5)) is not None
 
 
-async def test_limits_count_what_was_given_and_nothing_else(store: Store) -> None:
+async def test_limits_count_what_was_assigned_and_nothing_else(store: Store) -> None:
     for number in range(4):
         await pooled(store, number)
-    limits = {"team": 1}
-    assert await store.stacks.assign(wanted(0, labels={"team": "7"}, label_limits=limits, max_stacks=1)) is not None
-    with pytest.raises(LabelLimitReached) as found:
-        await store.stacks.assign(wanted(1, labels={"team": "7"}, label_limits=limits))
-    assert found.value.stack_id == stack_id(0)
-    with pytest.raises(Unavailable, match="limit of 1 stacks"):
-        await store.stacks.assign(wanted(1, max_stacks=1))
-    with pytest.raises(Unavailable, match="limit of 1 stacks"):
-        await store.stacks.reserve(new_stack(9), max_stacks=1)
+    both = CreateLimits(labels={"team": 1}, max_stacks=1)
+    assert await store.stacks.assign(wanted(0, labels={"team": "7"}, limits=both)) is not None
+    with pytest.raises(LabelLimitReached) as caught:
+        await store.stacks.assign(wanted(1, labels={"team": "7"}, limits=CreateLimits(labels={"team": 1})))
+    assert caught.value.stack_id == ZERO
+    for call in (
+        store.stacks.assign(wanted(1, limits=CreateLimits(max_stacks=1))),
+        store.stacks.reserve(new_stack(9), limits=CreateLimits(max_stacks=1)),
+    ):
+        with pytest.raises(Unavailable, match="limit of 1 stacks"):
+            await call
     assert len(store.assigned) == 1
-    assert await store.stacks.assign(wanted(1, max_stacks=2)) is not None  # the stack waited as before
+    assert await store.stacks.assign(wanted(1, limits=CreateLimits(max_stacks=2))) is not None  # it waited as before
 
 
 async def test_the_answer_is_kept_with_it_or_not_at_all(store: Store) -> None:
-    await pooled(store, 0)
-    await pooled(store, 1)
-    given = await store.stacks.assign(wanted(0), claim=claim(), answer=lambda stack: stack.stack_id.encode())
-    assert given is not None
-    kept = await store.claims.find("web", "key-1")
-    assert kept is not None
-    assert (kept.stack_id, kept.status, kept.answer) == (given.stack_id, 201, given.stack_id.encode())
+    for number in (0, 1):
+        await pooled(store, number)
+
+    async def assign(number: int) -> Stack | None:
+        return await store.stacks.assign(wanted(number), claim=claim(), answer=lambda stack: stack.stack_id.encode())
+
+    assert await assign(0) is not None
+    kept = replace(claim(), stack_id=ZERO, status=201, answer=ZERO.encode())
+    assert await store.claims.find("web", "key-1") == kept
     with pytest.raises(Conflict):
-        await store.stacks.assign(wanted(1), claim=claim(), answer=lambda stack: b"")
-    assert await store.stacks.assign(wanted(1)) is not None
+        await assign(1)
+    await store.stacks.mark_deleting([ZERO], DeleteReason.UNDO)  # the answer was never sent
+    assert await assign(1) is not None
 
 
-async def test_for_its_clients_it_does_not_exist(store: Store) -> None:
+async def test_for_clients_it_does_not_exist(store: Store) -> None:
     await pooled(store)
-    assert await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST) == []
+    assert await store.stacks.mark_deleting([ZERO], DeleteReason.REQUEST) == []
     with pytest.raises(StackNotFound):
-        await store.stacks.stop(stack_id(0), "alice")
+        await store.stacks.stop(ZERO, "alice")
     with pytest.raises(StackNotFound):
-        await store.stacks.extend(stack_id(0), Extension(add=1, longest=9 * HOUR, by="alice"))
-    await store.jobs.create("job-1", [stack_id(0)])
-    assert await store.jobs.begin_items("job-1", [stack_id(0)]) == []
+        await store.stacks.extend(ZERO, Extension(add=1, longest=9 * HOUR, by="alice"))
+    await store.jobs.create("job-1", [ZERO])
+    assert await store.jobs.begin_items("job-1", [ZERO]) == []
     job = store.jobs.get("job-1")
     assert job is not None
     assert (job.not_found, job.finished) == (1, True)
-    assert store.stacks.get(stack_id(0)) is not None
+    assert store.stacks.get(ZERO) is not None
 
 
-async def test_it_has_no_end_of_its_own(tmp_path: Path) -> None:
-    clock = TestClock()
-    store = await open_store(tmp_path / "file.db", clock)
+async def test_it_does_not_expire_before_it_is_assigned(store: Store, clock: TestClock) -> None:
     await pooled(store)
     clock.advance(9 * 3600)
-    assert await store.stacks.mark_expired([stack_id(0)]) == []
-    given = await store.stacks.assign(wanted(created_at=START - HOUR, ttl_expires_at=START - 1))
-    assert given is not None
-    assert [stack.stack_id for stack in await store.stacks.mark_expired([stack_id(0)])] == [stack_id(0)]
-    await store.close()
+    assert await store.stacks.mark_expired([ZERO]) == []
+    assert await store.stacks.assign(wanted(created_at=START - HOUR, ttl_expires_at=START - 1)) is not None
+    assert [stack.stack_id for stack in await store.stacks.mark_expired([ZERO])] == [ZERO]
 
 
-async def test_a_pool_gives_up_only_what_is_nobodys_and_leaves_no_trace_of_it(store: Store) -> None:
-    await pooled(store, 0)
+async def test_a_pool_deletes_only_what_is_nobodys_and_leaves_no_trace_of_it(store: Store) -> None:
+    await pooled(store)
     await accepted(store, 1)
-    marked = await store.stacks.mark_deleting([stack_id(0), stack_id(1)], DeleteReason.POOL)
-    assert [stack.stack_id for stack in marked] == [stack_id(0)]
-    assert await store.timeline.read(stack_id(0)) != []
-    assert await store.stacks.remove([stack_id(0)]) == 1
-    assert (await store.timeline.read(stack_id(0)), store.ports.used) == ([], 1)
-    assert await store.stacks.removed_among([stack_id(0)]) == {stack_id(0)}
+    marked = await store.stacks.mark_deleting([ZERO, stack_id(1)], DeleteReason.POOL)
+    assert [stack.stack_id for stack in marked] == [ZERO]
+    assert await store.timeline.read(ZERO) != []
+    assert await store.stacks.remove([ZERO]) == 1
+    assert (await store.timeline.read(ZERO), store.ports.used) == ([], 1)
+    assert await store.stacks.removed_among([ZERO]) == {ZERO}
 
 
-async def test_what_a_restored_file_has_in_a_pool_stays_there_unless_a_client_may_have_been_given_it(
-    tmp_path: Path,
-) -> None:
-    clock = TestClock()
-    store = await open_store(tmp_path / "file.db", clock)
+# ---- a record without a digest may have been given to a client: it becomes a client's
+
+
+async def test_a_restored_row_stays_in_its_pool_unless_a_client_may_have_it(store: Store, clock: TestClock) -> None:
     row = await pooled(store)
-    clock.wall += HOUR
     assert await store.stacks.renew([row]) == []
     assert store.stacks.get(row.stack_id) == row
-    assert await store.stacks.renew([replace(row, digest=None)]) == []
     a_clients = replace(row, unassigned=False, ttl_expires_at=row.ttl_expires_at + HOUR)
-    assert store.assigned.get(row.stack_id) == a_clients
-    clock.wall += HOUR
-    assert await store.stacks.renew([replace(row, digest=None)]) == []
-    assert store.stacks.get(row.stack_id) == a_clients  # the next start does not extend it again
-    await store.close()
+    for _ in range(2):  # the next start does not extend it again
+        clock.wall += HOUR
+        assert await store.stacks.renew([replace(row, digest=None)]) == []
+        assert store.assigned.get(row.stack_id) == a_clients
 
 
-@pytest.mark.parametrize("digest", [AS_IT_IS, None])
-async def test_what_is_adopted_stays_in_its_pool_unless_a_client_may_have_been_given_it(
-    tmp_path: Path, digest: str | None
+@pytest.mark.parametrize("digest", [DIGEST, None])
+async def test_an_adopted_stack_stays_in_its_pool_unless_a_client_may_have_it(
+    store: Store, tmp_path: Path, digest: str | None
 ) -> None:
-    store = await open_store(tmp_path / "file.db")
     record = replace(await pooled(store), digest=digest)
-    await store.close()
     clock = TestClock()
     clock.wall += HOUR
-    store = await open_store(tmp_path / "another.db", clock)
-    (adopted,) = await store.stacks.adopt([record])
+    other = await open_store(tmp_path / "another.db", clock)
+    await other.stacks.adopt([record])
     a_clients = replace(record, unassigned=False, ttl_expires_at=record.ttl_expires_at + HOUR)
-    assert adopted.stack == (a_clients if digest is None else record)
-    assert (await store.stacks.assign(wanted()) is None) is (digest is None)
-    await store.close()
+    assert other.stacks.get(ZERO) == (a_clients if digest is None else record)
+    assert (await other.stacks.assign(wanted()) is None) is (digest is None)
+    await other.close()
 
 
-async def test_an_undone_assignment_frees_the_key_whose_answer_was_never_sent(store: Store) -> None:
-    for number in range(2):
-        await pooled(store, number)
-    assert await store.stacks.assign(wanted(0), claim=claim(), answer=lambda stack: b"{}") is not None
-    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.UNDO)
-    assert await store.stacks.assign(wanted(1), claim=claim(), answer=lambda stack: b"{}") is not None
+async def test_what_was_assigned_since_a_file_was_copied_is_so_again(store: Store) -> None:
+    row = await pooled(store)
+    times: dict[str, Any] = {"created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
+    record = replace(row, unassigned=False, labels={"team": "7"}, **times)
+    assert await store.stacks.renew([record]) == []
+    assert store.assigned.get(ZERO) == record
+    with pytest.raises(LabelLimitReached):
+        await store.stacks.check({"team": "7"}, ports=1, limits=CreateLimits(labels={"team": 1}))
+    again = await reopened(store)
+    assert again.assigned.get(ZERO) == record
+    await again.close()
 
 
-def test_a_record_that_does_not_know_yet_that_it_was_given_changes_nothing() -> None:
-    behind = replace(STACK, unassigned=True, ttl_expires_at=STACK.ttl_expires_at + 7)
-    assert renewed(STACK, behind, LATER) == STACK
+async def test_rows_that_have_exchanged_a_port_since_the_copy_are_renewed(store: Store) -> None:
+    one, two = await accepted(store, 1), await accepted(store, 2)
+    moved = replace(two.ports[0], node_port=31000)
+    records = [replace(one, ports=two.ports), replace(two, ports=(moved,))]
+    assert await store.stacks.renew(records) == []
+    assert [store.stacks.get(record.stack_id) for record in records] == records
+    contradiction = replace(one, ports=(moved,))
+    assert await store.stacks.renew([contradiction]) == [(one.stack_id, "the node port is held by another stack")]
 
 
 # ---- what the row of a restored file takes over from a pod's record, and what it keeps
 
-
-RECORD = stack(status=StackStatus.CREATING, updated_at=STACK.created_at)
+NOW = START + 60
+ROW = replace(
+    new_stack(1, accepted=True, status=StackStatus.RUNNING, pod_uid="pod", service_uid="service"),
+    ports=(PortMapping(container_port=80, protocol="TCP", node_port=31001),),
+)
+RECORD = replace(ROW, status=StackStatus.CREATING)
+STOPPED = replace(ROW, status=StackStatus.STOPPED, desired=Desired.STOPPED, pod_uid=None)
+ENDED = replace(ROW, status=StackStatus.FAILED, ended=True, ports_held=False)
 NEXT: dict[str, Any] = {"generation": 1, "pod_uid": "next", "service_uid": "next"}
-RENEWALS_LATER = STACK.ttl_expires_at + 1
-ENDED = stack(status=StackStatus.FAILED, ended=True, ports_held=False)
+EXTENDED = ROW.ttl_expires_at + 1
 
 
 @pytest.mark.parametrize(
     ("row", "record"),
     [
-        (STACK, RECORD),
-        (STACK, replace(RECORD, ttl_expires_at=STACK.ttl_expires_at - 1)),
-        # the record is of an earlier pod than the row's
-        (stack(generation=1, pod_uid=None), RECORD),
-        # a requested delete, an ended pod, a stop that is not done yet
+        (ROW, RECORD),
+        (ROW, replace(RECORD, ttl_expires_at=ROW.ttl_expires_at - 1)),
+        (replace(ROW, generation=1, pod_uid=None), RECORD),  # the record is of an earlier pod
         (
-            stack(deleting_since=NOW, delete_reason=DeleteReason.REQUEST),
-            replace(RECORD, **NEXT, ttl_expires_at=RENEWALS_LATER),
+            replace(ROW, deleting_since=NOW, delete_reason=DeleteReason.REQUEST),
+            replace(RECORD, **NEXT, ttl_expires_at=EXTENDED),
         ),
         (ENDED, RECORD),
-        (STOPPED, RECORD),
+        (STOPPED, RECORD),  # its stop is not done yet
+        (ROW, replace(RECORD, unassigned=True, ttl_expires_at=EXTENDED)),  # it was assigned since
+        (ROW, replace(RECORD, ports=(), service_uid=None)),  # without a Service, the record does not know the ports
     ],
 )
 def test_a_row_that_is_no_older_than_its_pod_stays_as_it_is(row: Stack, record: Stack) -> None:
     assert renewed(row, record, NOW) == row
 
 
-@pytest.mark.parametrize("row", [STACK, STOPPED, ENDED])
-def test_an_end_that_was_put_off_counts_whatever_else_the_row_says(row: Stack) -> None:
-    assert renewed(row, replace(RECORD, ttl_expires_at=RENEWALS_LATER), NOW) == replace(
-        row, ttl_expires_at=RENEWALS_LATER
-    )
+@pytest.mark.parametrize("row", [ROW, STOPPED, ENDED])
+def test_an_extension_or_start_since_the_copy_counts_whatever_else_the_row_says(row: Stack) -> None:
+    extended = replace(RECORD, ttl_expires_at=EXTENDED)
+    assert renewed(row, extended, NOW) == replace(row, ttl_expires_at=EXTENDED)
+    after = renewed(row, replace(RECORD, **NEXT), NOW)
+    started = (Desired.RUNNING, False, True, StackStatus.CREATING, "next", 1)
+    assert (after.desired, after.ended, after.ports_held, after.status, after.pod_uid, after.generation) == started
 
 
-@pytest.mark.parametrize("row", [STACK, STOPPED, ENDED])
-def test_a_stack_that_was_started_since_lives(row: Stack) -> None:
-    found = renewed(row, replace(RECORD, **NEXT), NOW)
-    assert (found.desired, found.ended, found.ports_held, found.status) == (
-        Desired.RUNNING, False, True, StackStatus.CREATING,
-    )  # fmt: skip
-    assert (found.generation, found.pod_uid, found.service_uid) == (1, "next", "next")
+@pytest.mark.parametrize("undo", [{}, {"deleting_since": NOW, "delete_reason": DeleteReason.UNDO}])
+def test_a_create_that_the_file_has_not_seen_to_its_end_or_has_undone_was_one(undo: dict[str, Any]) -> None:
+    """Another owner has adopted what was left of the undone one since: its clients may use the stack now."""
+    after = renewed(replace(ROW, accepted=False, pod_uid=None, service_uid=None, **undo), RECORD, NOW)
+    assert after == replace(RECORD, accepted=True)
 
 
-def test_a_create_that_the_file_has_not_seen_to_its_end_was_one() -> None:
-    found = renewed(stack(accepted=False, pod_uid=None, service_uid=None), RECORD, NOW)
-    assert (found.accepted, found.pod_uid, found.service_uid) == (True, "pod", "service")
-
-
-def test_what_another_owner_has_told_of_since_is_not_undone() -> None:
-    """This owner refused the create, another owner adopted what was left: its clients may use the stack now."""
-    undone = stack(accepted=False, pod_uid=None, deleting_since=NOW, delete_reason=DeleteReason.UNDO)
-    found = renewed(undone, RECORD, NOW)
-    assert (found.accepted, found.deleting_since, found.delete_reason, found.pod_uid) == (True, None, None, "pod")
-
-
-def test_a_stack_that_has_ended_since_has_given_its_ports_back() -> None:
+def test_an_end_and_another_port_since_the_copy_are_taken_over() -> None:
     """Another stack may have the ports now, and its row could not be created otherwise."""
-    over = replace(RECORD, ended=True, status=StackStatus.FAILED, status_reason="Error", ports_held=False)
-    found = renewed(STACK, over, NOW)
-    assert (found.ended, found.status, found.status_reason, found.ports_held) == (
-        True, StackStatus.FAILED, "Error", False,
-    )  # fmt: skip
-    assert not renewed(replace(ENDED, ports_held=True), over, NOW).ports_held
-
-
-def test_a_service_that_got_another_port_since_has_it() -> None:
-    moved = tuple(replace(port, node_port=port.node_port + 1) for port in STACK.ports)
-    found = renewed(STACK, replace(RECORD, ports=moved, service_uid="another"), NOW)
-    assert (found.ports, found.service_uid) == (moved, "another")
-    assert renewed(STACK, replace(RECORD, ports=moved, service_uid=None), NOW) == STACK, "no Service tells of a port"
-
-
-async def test_what_was_given_since_a_file_was_copied_is_so_again(tmp_path: Path) -> None:
-    store = await open_store(tmp_path / "file.db")
-    row = await pooled(store)
-    record = replace(
-        row, unassigned=False, labels={"team": "7"}, created_at=LATER, updated_at=LATER, ttl_expires_at=LATER + 5
-    )
-    assert await store.stacks.renew([record]) == []
-    assert store.assigned.get(stack_id(0)) == record
-    with pytest.raises(LabelLimitReached):
-        await store.stacks.check({"team": "7"}, ports=1, label_limits={"team": 1})
-    await store.close()
-    store = await open_store(tmp_path / "file.db")
-    assert store.assigned.get(stack_id(0)) == record
-    await store.close()
+    ended = replace(RECORD, ended=True, status=StackStatus.FAILED, status_reason="Error", ports_held=False)
+    assert renewed(ROW, ended, NOW) == ended
+    assert not renewed(replace(ENDED, ports_held=True), ended, NOW).ports_held
+    moved = tuple(replace(port, node_port=port.node_port + 1) for port in ROW.ports)
+    after = renewed(ROW, replace(RECORD, ports=moved, service_uid="another"), NOW)
+    assert after == replace(ROW, ports=moved, service_uid="another")

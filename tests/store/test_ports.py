@@ -1,17 +1,20 @@
+"""Node ports and names: one holder each, from the configured range and the cluster's."""
+
 from __future__ import annotations
 
 import asyncio
 import re
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stackd.errors import Conflict, NoNodePort, StackNotFound
-from stackd.model import DeleteReason, EventKind, NewStack, PortRange, Route, RoutedPort
+from stackd.model import DeleteReason, EventKind, PortRange, Route, RoutedPort, Stack
 from stackd.store import Start, Store
-from tests.store.building import TestClock, accepted, new_stack, open_store, seen, stack_id
+from tests.store.building import TestClock, accepted, new_stack, open_store, reopened, seen, stack_id
 
 
 def ports_of(store: Store) -> list[int]:
@@ -20,11 +23,18 @@ def ports_of(store: Store) -> list[int]:
 
 async def test_no_two_stacks_hold_the_same_port_until_the_range_is_exhausted(store: Store) -> None:
     await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(100)))
-    assert sorted(ports_of(store)) == list(range(31001, 31101))
+    ports = ports_of(store)
+    assert ports != sorted(ports), "they are spread over the range"
+    assert sorted(ports) == list(range(31001, 31101))
     assert (store.ports.used, store.ports.free) == (100, 0)
-    said = r"all 100 node ports in 31001-31100 are in use; delete stacks or widen stacks\.node_port_min/max"
-    with pytest.raises(NoNodePort, match=said):
+    why = r"all 100 node ports in 31001-31100 are in use; delete stacks or widen stacks\.node_port_min/max"
+    with pytest.raises(NoNodePort, match=why):
         await store.stacks.reserve(new_stack(200))
+    smaller = await reopened(store, ports=(31001, 31010))
+    assert (smaller.ports.used, smaller.ports.free) == (100, 0)
+    await smaller.stacks.remove([stack_id(number) for number in range(100)])
+    assert (smaller.ports.used, smaller.ports.free) == (0, 10), "what is outside of a smaller range does not come back"
+    await smaller.close()
 
 
 async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(path: Path, clock: TestClock) -> None:
@@ -34,57 +44,29 @@ async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(pat
     moved = await store.ports.replace(stack_id(1), taken)
     other = moved.ports[0].node_port
     assert {taken, other} == {31001, 31002}
+    assert await store.ports.replace(stack_id(1), taken) == moved, "the second time, nothing changes"
+    await store.ports.limit(PortRange(31001, 31003))
     assert (store.ports.used, store.ports.free, store.ports.quarantined) == (1, 0, 1)
     with pytest.raises(NoNodePort):
         await store.stacks.reserve(new_stack(2))
+    with pytest.raises(NoNodePort):
+        await store.ports.replace(stack_id(1), other)
+    assert ports_of(store) == [other], "it keeps its port where there is no other"
     clock.advance(601)
     assert (store.ports.free, store.ports.quarantined) == (1, 0)
     assert (await store.stacks.reserve(new_stack(2))).ports[0].node_port == taken
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
+    with pytest.raises(StackNotFound):
+        await store.ports.replace(stack_id(1), other)
     await store.close()
 
 
-async def test_a_stack_keeps_its_port_when_there_is_no_other_and_the_port_is_set_aside_later(
-    path: Path, clock: TestClock
-) -> None:
-    store = await open_store(path, clock, ports=(31001, 31001))
-    await accepted(store, 1)
-    with pytest.raises(NoNodePort):
-        await store.ports.replace(stack_id(1), 31001)
-    assert ports_of(store) == [31001]
-    assert (store.ports.used, store.ports.quarantined) == (1, 0)
-    await store.stacks.remove([stack_id(1)])
-    assert (store.ports.used, store.ports.free, store.ports.quarantined) == (0, 0, 1)
-    await store.close()
-
-
-async def test_replacing_a_port_twice_changes_nothing_the_second_time(store: Store) -> None:
-    stack = await accepted(store, 1, ports=2)
-    taken = stack.ports[1].node_port
-    moved = await store.ports.replace(stack_id(1), taken)
-    assert moved.ports[0] == stack.ports[0]
-    assert moved.ports[1].container_port == stack.ports[1].container_port
-    assert await store.ports.replace(stack_id(1), taken) == moved
-    assert store.ports.used == 2
-
-
-async def test_ports_outside_of_a_range_that_shrank_stay_held_and_do_not_come_back(path: Path) -> None:
-    store = await open_store(path, ports=(31001, 31100))
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(100)))
-    await store.close()
-    store = await open_store(path, ports=(31001, 31010))
-    assert (store.ports.used, store.ports.free) == (100, 0)
-    await store.stacks.remove([stack_id(number) for number in range(100)])
-    assert (store.ports.used, store.ports.free) == (0, 10)
-    await store.close()
-
-
-async def test_the_table_says_which_ports_are_free(path: Path) -> None:
+async def test_the_table_decides_which_ports_are_free(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31003))
     await store.stacks.reserve(new_stack(1))
-    behind = sqlite3.connect(path, isolation_level=None)
     free = {31001, 31002, 31003} - set(ports_of(store))
-    behind.execute("INSERT INTO node_ports VALUES (?, ?)", (min(free), stack_id(1)))
-    behind.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as behind:
+        behind.execute("INSERT INTO node_ports VALUES (?, ?)", (min(free), stack_id(1)))
     stack = await store.stacks.reserve(new_stack(2))
     assert stack.ports[0].node_port == max(free)
     with pytest.raises(NoNodePort):
@@ -94,17 +76,13 @@ async def test_the_table_says_which_ports_are_free(path: Path) -> None:
 
 async def test_a_rolled_back_operation_and_a_check_lose_no_port(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31003))
-    for _ in range(3):
+    for number in range(3):
         with pytest.raises(NoNodePort):
             await store.stacks.reserve(new_stack(1, ports=4))
         await store.stacks.check({}, ports=3)
-    await store.stacks.reserve(new_stack(1, ports=3))
-    await store.stacks.remove([stack_id(1)])
-    assert sorted(port.node_port for port in (await store.stacks.reserve(new_stack(2, ports=3))).ports) == [
-        31001,
-        31002,
-        31003,
-    ]
+        stack = await store.stacks.reserve(new_stack(number, ports=3))
+        assert {port.node_port for port in stack.ports} == {31001, 31002, 31003}
+        await store.stacks.remove([stack_id(number)])
     await store.close()
 
 
@@ -114,44 +92,23 @@ async def test_only_what_the_cluster_has_of_the_range_is_handed_out(path: Path) 
     await store.ports.limit(PortRange(31009, 32000))
     usable = {31009, 31010} - {held}
     assert (store.ports.used, store.ports.free) == (1, len(usable))
-    given = {(await store.stacks.reserve(new_stack(2 + number))).ports[0].node_port for number in range(len(usable))}
-    assert given == usable
-    said = (
-        "all 2 node ports in 31009-31010 are in use, and the rest of 31001-31010 is outside the cluster's own range, "
-        "31009-32000; delete stacks, or choose"
-    )
-    with pytest.raises(NoNodePort, match=said):
+    stacks = [await store.stacks.reserve(new_stack(2 + number)) for number in range(len(usable))]
+    assert {stack.ports[0].node_port for stack in stacks} == usable
+    why = "and the rest of 31001-31010 is outside the cluster's own range, 31009-32000; delete stacks, or choose"
+    with pytest.raises(NoNodePort, match=why):
         await store.stacks.reserve(new_stack(9))
-    await store.stacks.remove([stack_id(1)])
-    assert store.ports.free == (held >= 31009)
+    await store.ports.limit(PortRange(20000, 20100))
+    with pytest.raises(NoNodePort, match=r"\(stacks.node_port_min to node_port_max\) is outside of the cluster's own"):
+        await store.stacks.reserve(new_stack(9))
+    assert store.ports.free == 0
     await store.ports.limit(PortRange(30000, 32767))
     assert store.ports.free == 10 - store.ports.used
     await store.close()
 
 
-async def test_a_port_that_is_set_aside_stays_so_when_the_range_is_learned(path: Path, clock: TestClock) -> None:
-    store = await open_store(path, clock, ports=(31001, 31003))
-    stack = await store.stacks.reserve(new_stack(1))
-    await store.ports.replace(stack.stack_id, stack.ports[0].node_port)
-    await store.ports.limit(PortRange(31001, 31003))
-    assert (store.ports.used, store.ports.free, store.ports.quarantined) == (1, 1, 1)
-    clock.advance(601)
-    assert (await store.stacks.reserve(new_stack(2, ports=2))).ports
-    await store.close()
-
-
-async def test_ports_are_spread_over_the_range(path: Path) -> None:
-    store = await open_store(path, ports=(30000, 32767))
-    await asyncio.gather(*(store.stacks.reserve(new_stack(number)) for number in range(60)))
-    ports = ports_of(store)
-    assert ports != sorted(ports)
-    assert max(ports) - min(ports) > 1000
-    await store.close()
-
-
-def named(number: int, host: str) -> NewStack:
-    port = RoutedPort(container_port=80, protocol="TCP", route=Route.HTTPS, host=host)
-    return replace(new_stack(number), target_ports=(port, *new_stack(ports=1).target_ports))
+def named(number: int, host: str) -> Stack:
+    routed = RoutedPort(container_port=80, protocol="TCP", route=Route.HTTPS, host=host)
+    return replace(new_stack(number), ports=(routed, *new_stack().ports))
 
 
 async def test_a_name_has_one_holder_and_is_free_again_once_its_stack_is_gone(store: Store) -> None:
@@ -175,25 +132,3 @@ async def test_a_stack_that_ended_gives_its_names_back_and_gets_others_at_its_st
     started = await store.stacks.start(stack_id(1), wanted)
     assert started.node_ports == before.node_ports
     assert re.fullmatch(r"web-1-[a-z2-7]{16}\.example\.org:8443", started.routed[0].host)
-
-
-async def test_the_port_of_a_stack_that_is_being_deleted_is_not_replaced(store: Store) -> None:
-    stack = await accepted(store, 1)
-    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
-    with pytest.raises(StackNotFound):
-        await store.ports.replace(stack_id(1), stack.ports[0].node_port)
-
-
-async def test_where_the_cluster_has_none_of_the_range_both_ranges_are_named(path: Path) -> None:
-    store = await open_store(path, ports=(20000, 20100))
-    await store.ports.limit(PortRange(30000, 32767))
-    assert store.ports.free == 0
-    with pytest.raises(NoNodePort) as caught:
-        await store.stacks.reserve(new_stack(1))
-    assert str(caught.value) == (
-        "no node port is available: 20000-20100 (stacks.node_port_min to node_port_max) is outside of the cluster's own range, "
-        "30000-32767; choose stacks.node_port_min and node_port_max within it, or change the API server's "
-        "--service-node-port-range"
-    )
-    assert len(store.stacks) == 0
-    await store.close()

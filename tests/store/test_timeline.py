@@ -1,56 +1,57 @@
+"""What the file keeps of a stack's life, and for how long after its end."""
+
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import StoreUnavailable
 from stackd.model import DeleteReason, EventKind, ItemResult, KeptLog, Outcome, TimelineEvent
 from stackd.store import Store
-from stackd.store.timeline import LINES_PER_STACK
-from tests.store.building import HOUR, START, TestClock, accepted, largest_file, new_stack, open_store, seen, stack_id
+from stackd.store.history import LINES_PER_STACK
+from tests.store.building import HOUR, START, TestClock, accepted, new_stack, reopened, seen, stack_id
 
 ONE = stack_id(1)
+BYE = KeptLog(container="app", at=START, text="bye\n")
+MONTH = 30 * 24 * 3600 * NANOSECONDS
 
 
 async def kinds(store: Store) -> list[str]:
     return [line.kind.value for line in await store.timeline.read(ONE)]
 
 
-async def test_what_the_cluster_says_again_is_counted_and_not_repeated(store: Store) -> None:
+async def test_what_the_cluster_reports_again_is_counted_and_not_repeated(store: Store) -> None:
     await accepted(store, 1)
     for count in (1, 5):
-        said = TimelineEvent(
+        event = TimelineEvent(
             kind=EventKind.WARNING, at=START + count, reason="BackOff", message="x", by="cluster", count=count
         )
-        await store.timeline.keep_diagnostics(ONE, [said], [])
+        await store.timeline.keep_diagnostics(ONE, [event], [])
     (line,) = [line for line in await store.timeline.read(ONE) if line.kind is EventKind.WARNING]
     assert (line.at, line.count) == (START + 5, 5)
 
 
-async def test_last_words_are_kept_of_a_stack_that_has_just_gone_and_of_no_stranger(store: Store) -> None:
-    words = KeptLog(container="app", at=START, text="bye\n")
+async def test_final_logs_are_kept_of_a_stack_that_has_just_gone_and_of_no_unknown_one(store: Store) -> None:
     await accepted(store, 1)
     await store.stacks.mark_deleting([ONE], DeleteReason.REQUEST)
     await store.stacks.remove([ONE])
     waits = store.counters.disk_waits
-    await store.timeline.keep_final_logs(ONE, [words])
-    await store.timeline.keep_final_logs(stack_id(2), [words])
-    assert await store.timeline.kept_logs(ONE) == [words]
-    assert await store.timeline.kept_logs(stack_id(2)) == []
+    await store.timeline.keep_final_logs(ONE, [BYE])
+    await store.timeline.keep_final_logs(stack_id(2), [BYE])
     assert store.counters.disk_waits == waits
+    event = TimelineEvent(kind=EventKind.WARNING, at=START, reason="x", by="cluster")
+    await store.timeline.keep_diagnostics(ONE, [event], [replace(BYE, container="late")])
+    assert await store.timeline.kept_logs(ONE) == [BYE]
+    assert await store.timeline.kept_logs(stack_id(2)) == []
+    assert (await kinds(store))[-1] == "deleted"
 
 
 async def test_the_latest_logs_of_all_are_kept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.store.timeline.MOST_LOGS", 3)
+    monkeypatch.setattr("stackd.store.history.MOST_LOGS", 3)
     for number in (1, 2):
         await accepted(store, number)
-        logs = [KeptLog(container=name, at=START, text="bye") for name in ("a", "b")]
-        await store.timeline.keep_diagnostics(stack_id(number), [], logs)
+        await store.timeline.keep_diagnostics(stack_id(number), [], [replace(BYE, container=name) for name in "ab"])
     await store.timeline.keep_diagnostics(ONE, [], [KeptLog(container="b", at=START + 1, text="again")])
     assert [log.text for log in await store.timeline.kept_logs(ONE)] == ["again"]
     assert [log.container for log in await store.timeline.kept_logs(stack_id(2))] == ["a", "b"]
@@ -70,48 +71,23 @@ async def test_timeline_and_logs_go_when_the_stack_has_been_gone_for_long_enough
 ) -> None:
     for number in (1, 2):
         await accepted(store, number)
-        await store.timeline.keep_diagnostics(stack_id(number), [], [KeptLog(container="app", at=START, text="bye")])
+        await store.timeline.keep_diagnostics(stack_id(number), [], [BYE])
     await store.stacks.mark_deleting([ONE], DeleteReason.EXPIRED)
     await store.stacks.remove([ONE])
     clock.advance(3600)
-    assert (await store.purge(clock.now(), keep_jobs_ns=HOUR, keep_history_ns=HOUR + 1)).events == 0
-    assert [log.text for log in await store.timeline.kept_logs(ONE)] == ["bye"]
-    assert (await store.purge(clock.now() + 1, keep_jobs_ns=HOUR, keep_history_ns=HOUR)).events == 4
+    assert (await store.purge(clock.now(), keep_jobs_ns=HOUR, keep_history_ns=HOUR + 1))["events"] == 0
+    assert await store.timeline.kept_logs(ONE) == [BYE]
+    assert (await store.purge(clock.now() + 1, keep_jobs_ns=HOUR, keep_history_ns=HOUR))["events"] == 4
     assert (await kinds(store), await store.timeline.kept_logs(ONE)) == ([], [])
     assert await store.timeline.read(stack_id(2))
     assert await store.timeline.kept_logs(stack_id(2))
 
 
-async def test_a_timeline_without_its_last_line_is_closed_by_the_first_purge_that_succeeds(
-    path: Path, store: Store, clock: TestClock
-) -> None:
-    await accepted(store, 1)
-    await store.stacks.mark_deleting([ONE], DeleteReason.EXPIRED)
-    await store.stacks.remove([ONE])
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
-        shell.execute("DELETE FROM timeline WHERE kind = 'deleted'")
-        shell.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable):
-            await store.purge(clock.now(), keep_jobs_ns=HOUR, keep_history_ns=HOUR)
-        shell.execute("ROLLBACK")
-    await store.purge(clock.now(), keep_jobs_ns=HOUR, keep_history_ns=HOUR)
-    assert (await kinds(store))[-1] == "deleted"
-
-
-async def test_what_the_cluster_says_about_a_stack_that_is_gone_is_not_kept(store: Store) -> None:
-    said = TimelineEvent(kind=EventKind.WARNING, at=START, reason="x", by="cluster")
-    await store.timeline.keep_diagnostics(ONE, [said], [KeptLog(container="app", at=START, text="bye")])
-    assert (await kinds(store), await store.timeline.kept_logs(ONE)) == ([], [])
-
-
-# ---- what the file keeps of deleted stacks: proof, within this file's history, that they were deleted
-
-
-MONTH = 30 * 24 * 3600 * NANOSECONDS
+# ---- the ids of removed stacks: proof, within this file's history, that they were deleted
 
 
 async def test_the_id_of_each_removed_stack_is_kept_however_it_went(store: Store) -> None:
-    await accepted(store, 1)
+    gone = await accepted(store, 1)
     await store.stacks.remove([stack_id(1), stack_id(9)])
     await store.stacks.reserve(new_stack(2))
     await store.stacks.mark_deleting([stack_id(2)], DeleteReason.UNDO)
@@ -124,35 +100,16 @@ async def test_the_id_of_each_removed_stack_is_kept_however_it_went(store: Store
     asked = [stack_id(number) for number in range(10)]
     assert await store.stacks.removed_among(asked) == {stack_id(1), stack_id(2), stack_id(3)}
     assert await store.stacks.removed_among([]) == frozenset()
-
-
-async def test_a_removal_that_is_not_committed_leaves_no_trace(store: Store) -> None:
-    await accepted(store, 1)
-    with largest_file(4096), pytest.raises(StoreUnavailable):
-        await store.stacks.remove([stack_id(1)])
-    assert stack_id(1) in store.stacks
-    assert await store.stacks.removed_among([stack_id(1)]) == frozenset()
+    assert await store.stacks.adopt([gone]) == {stack_id(1): "the stack was removed"}
 
 
 async def test_they_are_kept_over_restarts_and_for_thirty_days(store: Store, clock: TestClock) -> None:
-    await accepted(store, 1)
-    await store.stacks.remove([stack_id(1)])
-    clock.advance(60)
-    await accepted(store, 2)
-    await store.stacks.remove([stack_id(2)])
-    both = [stack_id(1), stack_id(2)]
-    assert (await store.purge(START + MONTH, keep_jobs_ns=0)).removed == 0
-    await store.close()
-    again = await open_store(store.path, clock)
-    assert await again.stacks.removed_among(both) == set(both)
-    assert (await again.purge(START + MONTH + 1, keep_jobs_ns=0)).removed == 1
-    assert await again.stacks.removed_among(both) == {stack_id(2)}
+    for number in (1, 2):
+        await accepted(store, number)
+        await store.stacks.remove([stack_id(number)])
+        clock.advance(60)
+    assert (await store.purge(START + MONTH, keep_jobs_ns=0))["removed"] == 0
+    again = await reopened(store, clock)
+    assert (await again.purge(START + MONTH + 1, keep_jobs_ns=0))["removed"] == 1
+    assert await again.stacks.removed_among([stack_id(1), stack_id(2)]) == {stack_id(2)}
     await again.close()
-
-
-async def test_a_removed_stack_is_not_adopted_again(store: Store) -> None:
-    gone, kept = await accepted(store, 1), await accepted(store, 2)
-    await store.stacks.remove([gone.stack_id])
-    (refused, taken) = await store.stacks.adopt([gone, kept])
-    assert (refused.stack, refused.reason) == (None, "the stack was removed")
-    assert taken.reason == "there is a stack of this id already"

@@ -33,7 +33,7 @@ from stackd.lifecycle.ownership import Ownership, Role
 from stackd.model import PortRange
 from stackd.store import FileIdentity, Store
 from tests.harness import DEADLINE, eventually, fast_cluster
-from tests.store.building import SMALL, accepted
+from tests.store.building import accepted
 from tests.target import target_at
 
 TIMING = LeaseTiming(duration=30.0)
@@ -289,7 +289,7 @@ class Site:
         """Start a stackd on that host, with the file of that name (by default, its own)."""
         clock = clock or SystemClock()
         path = self.folder / (file or host) / "stackd.db"
-        store = await Store.open(path, clock=clock, node_ports=PortRange(31001, 31100), options=SMALL)
+        store = await Store.open(path, clock=clock, node_ports=PortRange(31001, 31100))
         await store.begin("stacks", "default")
         target = target_at(self.cluster.url, token=token, timeout=2.0, attempt_timeout=0.2)
         fence = Fence()

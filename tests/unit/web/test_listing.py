@@ -27,7 +27,7 @@ from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
 from stackd.web.serving import host_and_port
 from tests.harness import harness
-from tests.store.building import PORTS, SMALL, TestClock, new_stack, stack_id
+from tests.store.building import PORTS, TestClock, new_stack, stack_id
 from tests.unit.lifecycle.situations import STACK
 
 
@@ -136,7 +136,7 @@ SHORT = "kind: Pod # short"
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(tmp_path / "stackd.db", clock=TestClock(), node_ports=PortRange(*PORTS), options=SMALL)
+    opened = await Store.open(tmp_path / "stackd.db", clock=TestClock(), node_ports=PortRange(*PORTS))
     yield opened
     await opened.close()
 

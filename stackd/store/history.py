@@ -1,0 +1,250 @@
+"""The timeline of each stack, its containers' last log lines, and what clients have asked for, the latest first.
+
+Owns: the lines that follow from a change of a row, how many are kept per stack, which of them are a client's own requests,
+and their removal, a while after the stack is gone. A line is written in the transaction of the change. On a full disk it is
+left out, so that deletes never fail because of it; only the last one is always written. What a job has done to each of its
+stacks is part of the job.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
+from stackd.store.schema import REQUESTED
+from stackd.store.transaction import Table, Transaction, id_array, labels_from, operation
+from stackd.structs import struct
+
+LINES_PER_STACK = 300
+"""When a stack flaps for days, its oldest lines are deleted."""
+
+MOST_LOGS = 4096
+"""How many logs are kept in all, the latest ones: 64 MiB of 16 KiB each, however fast stacks come and go."""
+
+LINES_AT_ONCE = 16
+"""How many lines one statement inserts."""
+
+_INSERT = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count) VALUES {}"
+    " ON CONFLICT (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling')"
+    " DO UPDATE SET at = max(at, excluded.at), count = max(count, excluded.count)"
+)
+_INSERTS = tuple(_INSERT.format(", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)) for count in range(LINES_AT_ONCE + 1))
+# A stack of a pool ran before it was assigned, which is then its creation.
+STARTS = (
+    "SELECT s.template, max(min(t.at), s.created_at) AS ran_at, s.created_at FROM stacks AS s"
+    " CROSS JOIN timeline AS t ON t.stack_id = s.stack_id WHERE s.template IS NOT NULL AND s.unassigned = 0"
+    " AND s.generation = 0 AND t.kind = 'ready' GROUP BY s.stack_id HAVING ran_at > ? ORDER BY ran_at"
+)
+TRIM_TIMELINES = (
+    "DELETE FROM timeline WHERE seq IN (SELECT t.seq FROM json_each(?) AS wanted CROSS JOIN timeline AS t"
+    " ON t.stack_id = wanted.value AND t.seq <= (SELECT seq FROM timeline WHERE stack_id = wanted.value"
+    " ORDER BY seq DESC LIMIT 1 OFFSET ?))"
+)
+LONG_GONE = (
+    "SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?"
+)
+
+_REPEATING = frozenset(
+    {
+        EventKind.NOT_READY,
+        EventKind.RESTARTED,
+        EventKind.EXTENDED,
+        EventKind.START_REQUESTED,
+        EventKind.RESTART_REQUESTED,
+    }
+)
+
+
+def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essential: bool = False) -> None:
+    """Write lines, each with its stack's id; on a full disk, only ``essential`` ones.
+
+    A repeated warning or pull only updates the time and count of its line.
+    """
+    if not lines or (tx.tight and not essential):
+        return
+    for start in range(0, len(lines), LINES_AT_ONCE):
+        some = lines[start : start + LINES_AT_ONCE]
+        tx.run(
+            _INSERTS[len(some)],
+            [
+                value
+                for stack_id, one in some
+                for value in (stack_id, one.at, one.kind.value, one.reason, one.message, one.by, one.count)
+            ],
+        )
+    noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
+    if noisy:
+        tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))
+
+
+def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
+    """The lines for a change of a stack's status or its reason."""
+    if (before.status, before.status_reason) == (after.status, after.status_reason):
+        return
+    kind = _kind(before, after)
+    if kind is not None:
+        yield TimelineEvent(kind=kind, at=now, reason=after.status_reason, message=after.status_message, by="cluster")
+
+
+def _kind(before: Stack, after: Stack) -> EventKind | None:
+    if after.status is StackStatus.RUNNING:
+        unready, was_unready = after.status_reason == "NotReady", before.status_reason == "NotReady"
+        if before.status is not StackStatus.RUNNING or (was_unready and not unready):
+            return EventKind.READY
+        return EventKind.NOT_READY if unready else None
+    if after.status is StackStatus.CREATING:
+        return EventKind.WAITING if after.status_reason else None
+    return EventKind(after.status.value)  # failed, stopped, node_deleted
+
+
+def read(tx: Transaction, stack_id: str) -> list[TimelineEvent]:
+    """The timeline of the stack, oldest line first; empty if the stack is unknown."""
+    lines = "SELECT at, kind, reason, message, by, count FROM timeline WHERE stack_id = ? ORDER BY at, seq"
+    return [
+        TimelineEvent(kind=EventKind(kind), at=at, reason=reason, message=message, by=by, count=count)
+        for at, kind, reason, message, by, count in tx.rows(lines, (stack_id,))
+    ]
+
+
+def starts(tx: Transaction, since: int) -> list[tuple[str, int, int]]:
+    """The stacks of templates that have come to run since then: template, when it ran, and when it was created."""
+    return [(template, ran_at, created_at) for template, ran_at, created_at in tx.rows(STARTS, (since,))]
+
+
+def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
+    """The last log lines of the stack's containers, the latest first."""
+    logs = "SELECT container, at, text FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container"
+    return [KeptLog(container=container, at=at, text=text) for container, at, text in tx.rows(logs, (stack_id,))]
+
+
+def keep_diagnostics(tx: Transaction, stack_id: str, events: Sequence[TimelineEvent], logs: Sequence[KeptLog]) -> None:
+    """Keep the cluster's events about a stack and its containers' last log lines. No effect if the stack is gone."""
+    if tx.row("SELECT 1 FROM stacks WHERE stack_id = ?", (stack_id,)) is not None:
+        add(tx, [(stack_id, one) for one in events])
+        _keep_logs(tx, stack_id, logs)
+
+
+def keep_final_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
+    """Keep the containers' last log lines from before their pod was deleted. No effect for an unknown stack.
+
+    The stack itself may be gone by then; its timeline is enough.
+    """
+    if tx.row("SELECT 1 FROM timeline WHERE stack_id = ? LIMIT 1", (stack_id,)) is not None:
+        _keep_logs(tx, stack_id, logs)
+
+
+def _keep_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
+    """Write the logs, replacing earlier ones of the same containers. The oldest of all are deleted."""
+    if logs and not tx.tight:
+        # A replaced log gets a new rowid, so that the rowids are in the order of writing.
+        tx.many(
+            "INSERT OR REPLACE INTO kept_logs (stack_id, container, at, text) VALUES (?, ?, ?, ?)",
+            [(stack_id, log.container, log.at, log.text) for log in logs],
+        )
+        tx.run("DELETE FROM kept_logs WHERE rowid <= (SELECT max(rowid) FROM kept_logs) - ?", (MOST_LOGS,))
+
+
+def forget(tx: Transaction, ids: str) -> None:
+    """Delete the timelines and logs of removed stacks (an ``id_array``) that no client ever knew."""
+    for table in ("timeline", "kept_logs"):
+        tx.run(f"DELETE FROM {table} WHERE stack_id IN (SELECT value FROM json_each(?))", (ids,))
+
+
+def purge(tx: Transaction, before: int, limit: int) -> int:
+    """Delete lines and logs of at most ``limit`` stacks that were removed before ``before``; returns how many lines."""
+    tx.run(f"DELETE FROM kept_logs WHERE stack_id IN ({LONG_GONE})", (before, limit))
+    return tx.run(f"DELETE FROM timeline WHERE stack_id IN ({LONG_GONE})", (before, limit))
+
+
+class Timeline(Table):
+    """The timelines and the last log lines of all stacks."""
+
+    read = operation(read, writes=False)
+    starts = operation(starts, writes=False)
+    kept_logs = operation(kept_logs, writes=False)
+    keep_diagnostics = operation(keep_diagnostics, grows=True)
+    # It does not wait for the disk, so a power failure can lose the logs.
+    keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)
+
+
+# ---- what clients have asked for
+
+_ABOUT = (
+    " LEFT JOIN stacks AS s ON s.stack_id = t.stack_id LEFT JOIN removed_stacks AS r ON r.stack_id = t.stack_id"
+    " WHERE (:stack_id = '' OR t.stack_id = :stack_id) AND NOT EXISTS (SELECT 1 FROM json_each(:labels) AS wanted WHERE"
+    " NOT EXISTS (SELECT 1 FROM json_each(coalesce(s.labels, r.labels, '{}')) AS own WHERE own.key = wanted.value ->> 0"
+    " AND own.value = coalesce(wanted.value ->> 1, own.value)))"
+)
+REQUESTS = (
+    "SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{}')"
+    f" FROM timeline AS t INDEXED BY timeline_requested{_ABOUT} AND {REQUESTED}"
+    " AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
+    " AND (:by = '' OR t.by = :by) AND (:kind = '' OR t.kind = :kind)"
+    " ORDER BY t.at DESC, t.seq DESC LIMIT :limit"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityFilter:
+    """Which requests: of the key ``by``, of this kind, about this stack, about stacks with these labels and values (None:
+    any); from ``since`` to before the line ``seq`` at ``at``, in nanoseconds. Empty texts choose all.
+    """
+
+    by: str = ""
+    kind: EventKind | None = None
+    stack_id: str = ""
+    labels: Sequence[tuple[str, str | None]] = ()
+    since: int = 0
+    at: int
+    seq: int
+    limit: int
+
+    def parameters(self) -> dict[str, object]:
+        """The parameters of the queries."""
+        values = {name: getattr(self, name) for name in ("by", "stack_id", "since", "at", "seq", "limit")}
+        return values | {"kind": self.kind or "", "labels": json.dumps(self.labels)}
+
+
+@struct
+class ActivityRequest:
+    """One request of a client about one stack; ``seq`` orders those of the same time."""
+
+    seq: int
+    at: int
+    kind: EventKind
+    message: str
+    by: str
+    stack_id: str
+    labels: Mapping[str, str]
+
+
+def requests(tx: Transaction, wanted: ActivityFilter) -> list[ActivityRequest]:
+    """At most ``limit`` requests, the latest first; those of jobs are left out."""
+    return [
+        ActivityRequest(
+            seq=seq,
+            at=at,
+            kind=EventKind(kind),
+            message=message,
+            by=by,
+            stack_id=stack_id,
+            labels=labels_from(labels),
+        )
+        for seq, at, kind, message, by, stack_id, labels in tx.rows(REQUESTS, wanted.parameters())
+    ]
+
+
+def jobs_about(tx: Transaction, wanted: ActivityFilter) -> frozenset[str]:
+    """The ids of the jobs that had the filter's stack, or a stack with its labels."""
+    jobs = tx.rows(f"SELECT DISTINCT t.job_id FROM job_items AS t{_ABOUT}", wanted.parameters())
+    return frozenset(job_id for (job_id,) in jobs)
+
+
+class Activity(Table):
+    """What clients have asked for."""
+
+    requests = operation(requests, writes=False)
+    jobs_about = operation(jobs_about, writes=False)
