@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -119,24 +120,24 @@ async def test_on_a_full_disk_the_reserved_space_serves_deletes_and_a_restart(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-def test_a_reserve_file_of_another_user_is_replaced_or_named(tmp_path: Path) -> None:
+def test_a_reserve_file_of_another_user_is_replaced_or_named() -> None:
     """`stackd rebuild` as root leaves one behind; it was reported as a full disk."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    reserve = tmp_path / "stackd.db.reserve"
-    reserve.touch(0o600)
-    ballast = Ballast(tmp_path / "stackd.db")
-    os.seteuid(NOBODY)
-    try:
-        assert not ballast.fill()
-        assert ballast.why == f"{reserve}: Permission denied"
-        os.seteuid(0)
-        os.chown(tmp_path, NOBODY, -1)
+    with TemporaryDirectory() as folder:  # other users cannot enter pytest's own folders
+        reserve = Path(folder) / "stackd.db.reserve"
+        reserve.touch(0o600)
+        Path(folder).chmod(0o755)
+        ballast = Ballast(Path(folder) / "stackd.db")
         os.seteuid(NOBODY)
-        assert ballast.fill()
-    finally:
-        os.seteuid(0)
-    assert (reserve.stat().st_uid, reserve.stat().st_size) == (NOBODY, 64 * 1024)
+        try:
+            assert not ballast.fill()
+            assert ballast.why == f"{reserve}: Permission denied"
+            os.seteuid(0)
+            os.chown(folder, NOBODY, -1)
+            os.seteuid(NOBODY)
+            assert ballast.fill()
+        finally:
+            os.seteuid(0)
+        assert (reserve.stat().st_uid, reserve.stat().st_size) == (NOBODY, 64 * 1024)
 
 
 async def test_an_input_output_error_fails_the_batch_as_a_whole_and_the_next_one_succeeds(store: Store) -> None:
