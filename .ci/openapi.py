@@ -8,6 +8,6 @@ import orjson
 
 from stackd.config import Config
 from stackd.web.openapi import document
-from stackd.web.routes import ROUTES
+from stackd.web.app import ROUTES
 
 sys.stdout.buffer.write(orjson.dumps(document(ROUTES, Config()), option=orjson.OPT_INDENT_2))

@@ -21,7 +21,7 @@ import orjson
 from benchmarks import processes
 from benchmarks.processes import LOADING, MEASURED, Process
 from benchmarks.results import Results
-from stackd.web.openapi.examples import POD_SPEC
+from stackd.web.examples import POD_SPEC
 
 KEY = "sk-bench-" + secrets.token_hex(16)
 NAMESPACE = "stacks"

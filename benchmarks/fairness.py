@@ -15,7 +15,7 @@ from benchmarks.loader import HttpConnection, request
 from benchmarks.processes import LOADING
 from benchmarks.reads import status_paths
 from benchmarks.results import Goal, milliseconds
-from stackd.web.openapi.examples import POD_SPEC
+from stackd.web.examples import POD_SPEC
 
 READS_PER_SECOND = 500
 AT_ONCE = 200

@@ -22,7 +22,7 @@ from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy, harden, sanitize
-from stackd.web.openapi.examples import POD_SPEC
+from stackd.web.examples import POD_SPEC
 
 INSTANCE = "bench-floor"
 PORTS = range(30000, 31000)

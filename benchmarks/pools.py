@@ -16,7 +16,7 @@ import yaml
 from benchmarks.arena import PORTS, Bench
 from benchmarks.reads import watch_idle
 from benchmarks.results import Goal, milliseconds
-from stackd.web.openapi.examples import POD_SPEC
+from stackd.web.examples import POD_SPEC
 
 POD: dict[str, Any] = yaml.safe_load(POD_SPEC)
 STEADY_LIVES = "50s"

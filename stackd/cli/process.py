@@ -40,7 +40,7 @@ from stackd.lifecycle.rebuild import Rebuilt
 from stackd.store.file import FileLock
 from stackd.tasks import ServiceEnded
 from stackd.units import parse_duration
-from stackd.web.openapi.examples import POD_SPEC
+from stackd.web.examples import POD_SPEC
 
 log = logging.getLogger(__name__)
 

@@ -354,7 +354,7 @@ def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dic
 def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
     """The request body in a file (``-``: standard input), which is a pod spec, or a complete request as JSON.
 
-    Raises UsageError or InvalidPodSpec.
+    Without ``ports``, stackd publishes all that the pod declares. Raises UsageError.
     """
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
@@ -363,28 +363,10 @@ def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
     body: Any = None
     with suppress(ValueError):
         body = json.loads(text)
+    if not isinstance(body, dict) or {"pod_spec", "template"}.isdisjoint(body):
+        body = {"pod_spec": text}
     published = [_port(port) for port in ports]
-    if isinstance(body, dict) and not {"pod_spec", "template"}.isdisjoint(body):
-        return body | ({"target_port": published} if published else {})
-    return {"target_port": published or declared_ports(text), "pod_spec": text}
-
-
-def declared_ports(text: str) -> list[dict[str, Any]]:
-    """All container ports of a pod spec, in its order. Raises UsageError if it has none, and InvalidPodSpec."""
-    from stackd.podspec.yaml_text import read
-
-    spec = read(text).get("spec")
-    containers = spec.get("containers") if isinstance(spec, dict) else None
-    found = [
-        {"container_port": port.get("containerPort"), "protocol": port.get("protocol", "TCP")}
-        for container in (containers if isinstance(containers, list) else [])
-        if isinstance(container, dict)
-        for port in (container.get("ports") or [])
-        if isinstance(port, dict)
-    ]
-    if not found:
-        raise click.UsageError(f"the pod declares no container port; name one with --port {PORT}")
-    return found
+    return {**body, **({"target_port": published} if published else {})}
 
 
 def _port(text: str) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def events(client: Client, chosen: dict[str, Any], output: str) -> None:
 
     In JSON, one event a line: kind, id, and data as the API sends it, without pod specs.
     """
-    from stackd.client.records import STACK_FIELDS
+    from stackd.contract import STACK_FIELDS
 
     fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else LISTED
     with suppress(KeyboardInterrupt):

@@ -12,21 +12,16 @@ says that it is busy. A create, an extension and a batch delete carry an Idempot
 however often it is sent. If stackd refuses a request, the client raises an ``ApiError`` with stackd's sentence.
 
 operations   the operations, as pure steps: requests to send, and pauses
-attempts     when a request is sent again
-records      what the operations return
-failures     what they raise
-stream       server-sent events, from lines
-both         what the two clients share: the table of operations
+attempts     what they raise, and when a request is sent again
+records      a job and an event; the other records are the bodies of ``stackd.contract``
+both         what the two clients share: the table of operations, server-sent events
 blocking     ``Client``, over http.client
 concurrent   ``AsyncClient``, over aiohttp
 
 Imports nothing of the daemon, and no library until it is used.
 """
 
-from stackd.client.attempts import Retries
-from stackd.client.blocking import Client
-from stackd.client.concurrent import AsyncClient
-from stackd.client.failures import (
+from stackd.client.attempts import (
     ApiError,
     BadAnswer,
     Busy,
@@ -34,23 +29,15 @@ from stackd.client.failures import (
     Conflict,
     KeyRefused,
     NotFound,
+    Retries,
     StackEnded,
     TimedOut,
     Unreachable,
 )
-from stackd.client.records import (
-    Activity,
-    Capacity,
-    DryRun,
-    Event,
-    Job,
-    Port,
-    Stack,
-    StackStatus,
-    Stats,
-    Template,
-    TimelineEvent,
-)
+from stackd.client.blocking import Client
+from stackd.client.concurrent import AsyncClient
+from stackd.client.records import Event, Job
+from stackd.contract import Activity, Capacity, DryRun, Port, Stack, StackStatus, Stats, Template, TimelineEvent
 
 __all__ = [
     "Activity",

@@ -1,7 +1,18 @@
-"""When a request is sent again, and after how long.
+"""Requests, answers and pauses as values; what the client raises; and when a request is sent again.
 
-Owns: requests, answers and pauses as values, and the rules. After a lost answer, only ``repeatable`` requests are sent
-again. A request that was never sent, or was refused with 429, may always be sent again.
+After a lost answer, only ``repeatable`` requests are sent again. A request that was never sent, or was refused with 429,
+may always be sent again.
+
+ClientError
+├── Unreachable      no answer came; ``sent``: stackd may have carried out the request
+├── BadAnswer        the answer is not stackd's
+├── ApiError         stackd refused, in its own words: ``status``, ``sentence``, ``detail``, ``reasons``, ``fields``
+│   ├── KeyRefused   401, 403
+│   ├── NotFound     404
+│   ├── Conflict     409  ``stack_id`` names the stack that is in the way, if there is one
+│   └── Busy         429, 503  ``retry_after`` in seconds
+├── StackEnded       the stack came to another status than the awaited one; ``stack`` tells why
+└── TimedOut         the awaited status did not come in time
 """
 
 from __future__ import annotations
@@ -10,16 +21,80 @@ import json
 import random
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, TypeVar
 
-from stackd.client.failures import KINDS, ApiError, BadAnswer, ClientError, Unreachable
+from stackd.contract import Stack, nothing
+from stackd.errors import StackdError
 
 T = TypeVar("T")
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 TOO_MANY, UNAVAILABLE = 429, 503
 OF_PROXIES = (502, 504)
 SECONDS = 60.0
+
+
+class ClientError(StackdError):
+    """The root of all errors of the client."""
+
+
+class Unreachable(ClientError):
+    """No answer came."""
+
+    def __init__(self, sentence: str, *, sent: bool) -> None:
+        super().__init__(sentence)
+        self.sent = sent
+
+
+class BadAnswer(ClientError):
+    """The answer is not stackd's."""
+
+
+class ApiError(ClientError):
+    """stackd refused the request. ``player_message`` can be shown to a player; empty for most errors."""
+
+    def __init__(self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.fields = fields
+        self.detail = fields.get("detail") or ""
+        self.retry_after = retry_after
+        self.reasons: list[Mapping[str, Any]] = list(fields.get("reasons") or ())
+        self.stack_id: str = fields.get("stack_id") or ""
+        self.player_message = fields.get("player_message") or ""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} ({self.status})"
+
+
+class KeyRefused(ApiError):
+    """The API key is missing, wrong, or may not do this."""
+
+
+class NotFound(ApiError):
+    """There is no such stack or job."""
+
+
+class Conflict(ApiError):
+    """The stack is not in a state for this, or a label has as many stacks as it may have."""
+
+
+class Busy(ApiError):
+    """Too many requests, no capacity, or no cluster now; a later attempt may succeed."""
+
+
+class StackEnded(ClientError):
+    """The stack came to another status than the awaited one."""
+
+    def __init__(self, stack: Stack) -> None:
+        why = ": ".join(filter(None, (stack.status, stack.status_reason, stack.status_message)))
+        super().__init__(f"{stack.stack_id} is {why}")
+        self.stack = stack
+
+
+class TimedOut(ClientError):
+    """The awaited status did not come in time."""
+
+
+KINDS = {401: KeyRefused, 403: KeyRefused, 404: NotFound, 409: Conflict, TOO_MANY: Busy, UNAVAILABLE: Busy}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +105,7 @@ class Request:
     path: str
     query: tuple[tuple[str, str], ...] = ()
     body: Any = None
-    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=nothing)
     seconds: float = SECONDS
     repeatable: bool = False
 
@@ -87,6 +162,14 @@ class Pause:
 Steps = Generator[Request | Pause, Any, T]
 """The steps of an operation. Its runner sends each request, and gives the answer back or throws ``Unreachable``."""
 
+Reply = Response | ClientError | None
+"""What a runner gives back: the answer to a request or why there is none, or None after a pause."""
+
+
+def resume(steps: Steps[Any], reply: Reply) -> Request | Pause:
+    """Give the reply to the steps; the next one. Raises StopIteration with the result."""
+    return steps.throw(reply) if isinstance(reply, ClientError) else steps.send(reply)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
@@ -112,20 +195,22 @@ NO_RETRIES = Retries(times=0)
 
 def with_retries(steps: Steps[T], retries: Retries, timeout: float | None = None) -> Steps[T]:
     """The same steps, with each request sent again as ``retries`` says, and cut off after ``timeout`` seconds."""
-    try:
-        wanted = next(steps)
-        while True:
-            if timeout is not None and isinstance(wanted, Request):
-                wanted = replace(wanted, seconds=min(wanted.seconds, timeout))
-            try:
-                got = (yield wanted) if isinstance(wanted, Pause) else (yield from _attempts(wanted, retries))
-            except ClientError as error:
-                wanted = steps.throw(error)
-            else:
-                wanted = steps.send(got)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    reply: Reply = None
+    while True:
+        try:
+            wanted = resume(steps, reply)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        if isinstance(wanted, Pause):
+            reply = yield wanted
+            continue
+        if timeout is not None:
+            wanted = replace(wanted, seconds=min(wanted.seconds, timeout))
+        try:
+            reply = yield from _attempts(wanted, retries)
+        except ClientError as error:
+            reply = error
 
 
 def _attempts(request: Request, retries: Retries) -> Steps[Response]:

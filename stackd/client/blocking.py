@@ -6,13 +6,22 @@ import http.client
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from urllib.parse import urlencode
 
-from stackd.client import operations, stream
-from stackd.client.attempts import Pause, Request, Response, Steps, with_retries
-from stackd.client.both import Operations, encoded
-from stackd.client.failures import ClientError, Unreachable
+from stackd.client.attempts import (
+    ClientError,
+    Pause,
+    Reply,
+    Request,
+    Response,
+    Steps,
+    Unreachable,
+    resume,
+    with_retries,
+)
+from stackd.client.both import AGAIN_SECONDS, LONGEST_LINE, EventReader, Operations, encoded, reader_of
+from stackd.client.operations import Filters
 from stackd.client.records import Event
 
 if TYPE_CHECKING:
@@ -50,63 +59,52 @@ class Client(Operations):
             kept.close()
             self._kept.connection = None
 
-    def events(  # noqa: PLR0913  the filters of the API
-        self,
-        *,
-        after: str = "",
-        labels: operations.Labels = (),
-        statuses: operations.Statuses = (),
-        node: str = "",
-        template: str = "",
-        fields: Iterable[str] = (),
-        reconnect: bool = True,
+    def events(
+        self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
     ) -> Iterator[Event]:
         """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
 
         With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects the fields of
         each. Raises ApiError; Unreachable without ``reconnect``, or if there is no event to resume after.
         """
-        reader = stream.EventReader(last=after)
-        chosen = operations.chosen(labels=labels, statuses=statuses, node=node, template=template)
-        query = (*chosen, *operations.of_fields(fields))
+        reader = reader_of(after, fields, filters)
         while True:
             try:
-                yield from self._events(stream.request_of("/events", query, reader.last), reader)
+                yield from self._events(reader)
             except Unreachable:
                 if not reconnect or not reader.last:
                     raise
             if not reconnect:
                 return
-            reader.restarted()
-            time.sleep(stream.AGAIN_SECONDS)
+            time.sleep(AGAIN_SECONDS)
 
     def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
         steps = with_retries(steps, self._retries, self._timeout)
-        try:
-            wanted = next(steps)
-            while True:
-                if isinstance(wanted, Pause):
-                    time.sleep(wanted.seconds)
-                    wanted = steps.send(None)
-                    continue
-                try:
-                    response = self._exchange(wanted)
-                except ClientError as error:
-                    wanted = steps.throw(error)
-                else:
-                    wanted = steps.send(response)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        reply: Reply = None
+        while True:
+            try:
+                wanted = resume(steps, reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            reply = None
+            if isinstance(wanted, Pause):
+                time.sleep(wanted.seconds)
+                continue
+            try:
+                reply = self._exchange(wanted)
+            except ClientError as error:
+                reply = error
 
-    def _events(self, request: Request, reader: stream.EventReader) -> Iterator[Event]:
+    def _events(self, reader: EventReader) -> Iterator[Event]:
+        request = reader.request()
         connection = self._connection(request.seconds)
         try:
             answer = self._sent(connection, request)
             if answer.status != http.client.OK:
                 _response(answer).check()
-            while line := answer.readline(stream.LONGEST_LINE):
+            while line := answer.readline(LONGEST_LINE):
                 if (event := reader.line(line)) is not None:
                     yield event
         except (OSError, http.client.HTTPException) as error:

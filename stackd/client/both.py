@@ -1,16 +1,18 @@
-"""What ``Client`` and ``AsyncClient`` share: their options, the table of operations, and the form of a request."""
+"""What ``Client`` and ``AsyncClient`` share: their options, the table of operations, and the form of requests and events."""
 
 from __future__ import annotations
 
 import functools
 import json
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 from urllib.parse import SplitResult, urlsplit
 
 from stackd.client import operations
 from stackd.client.attempts import Request, Retries, Steps
+from stackd.client.records import Event
 from stackd.files import can_be_sent
 
 if TYPE_CHECKING:
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+QUIET_SECONDS = 60.0
+"""A stream sends something at least every 15 s; after this long without any data it is dead."""
+
+AGAIN_SECONDS = 1.0
+LONGEST_LINE = 16 << 20
 
 
 class Operation(Generic[P, T]):
@@ -129,3 +136,46 @@ def encoded(request: Request, key: str) -> tuple[bytes | None, dict[str, str]]:
     if request.body is None:
         return None, headers
     return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
+
+
+@dataclass(slots=True)
+class EventReader:
+    """Reads server-sent events over one connection after the other; ``last`` is the id of the last event."""
+
+    query: tuple[tuple[str, str], ...]
+    last: str = ""
+    _lines: list[bytes] = field(default_factory=list)
+
+    def line(self, line: bytes) -> Event | None:
+        """The event that this line completes, or None."""
+        if text := line.rstrip(b"\r\n"):
+            self._lines.append(text)
+            return None
+        event, self._lines = _event(self._lines), []
+        if event is not None and event.id:
+            self.last = event.id
+        return event
+
+    def request(self) -> Request:
+        """The request that opens the stream after the last event. An incomplete event of the last connection is dropped."""
+        self._lines = []
+        headers = {"Last-Event-ID": self.last} if self.last else {}
+        return Request(method="GET", path="/events", query=self.query, headers=headers, seconds=QUIET_SECONDS)
+
+
+def _event(lines: list[bytes]) -> Event | None:
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        fields[name] = fields[name] + b"\n" + value if name == b"data" and name in fields else value
+    if b"data" not in fields:
+        return None
+    kind: Any = fields.get(b"event", b"message").decode()
+    data = json.loads(fields[b"data"] or b"null")
+    return Event(kind=kind, id=fields.get(b"id", b"").decode(), data=data)
+
+
+def reader_of(after: str, fields: Iterable[str], filters: operations.Filters) -> EventReader:
+    """The reader of the changes after that event, of the stacks that the filters select, with these fields of each."""
+    return EventReader((*operations.filter_query(**filters), *operations.of_fields(fields)), last=after)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
-from stackd.client import operations, stream
-from stackd.client.attempts import Pause, Request, Response, Steps, with_retries
-from stackd.client.both import Operations, encoded
-from stackd.client.failures import ClientError, Unreachable
+from stackd.client.attempts import (
+    ClientError,
+    Pause,
+    Reply,
+    Request,
+    Response,
+    Steps,
+    Unreachable,
+    resume,
+    with_retries,
+)
+from stackd.client.both import AGAIN_SECONDS, LONGEST_LINE, EventReader, Operations, encoded, reader_of
+from stackd.client.operations import Filters
 from stackd.client.records import Event
 
 if TYPE_CHECKING:
@@ -35,16 +44,8 @@ class AsyncClient(Operations):
             await self._session.close()
             self._session = None
 
-    async def events(  # noqa: PLR0913  the filters of the API
-        self,
-        *,
-        after: str = "",
-        labels: operations.Labels = (),
-        statuses: operations.Statuses = (),
-        node: str = "",
-        template: str = "",
-        fields: Iterable[str] = (),
-        reconnect: bool = True,
+    async def events(
+        self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
     ) -> AsyncIterator[Event]:
         """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
 
@@ -53,46 +54,43 @@ class AsyncClient(Operations):
         """
         import asyncio
 
-        reader = stream.EventReader(last=after)
-        chosen = operations.chosen(labels=labels, statuses=statuses, node=node, template=template)
-        query = (*chosen, *operations.of_fields(fields))
+        reader = reader_of(after, fields, filters)
         while True:
             try:
-                async for event in self._events(stream.request_of("/events", query, reader.last), reader):
+                async for event in self._events(reader):
                     yield event
             except Unreachable:
                 if not reconnect or not reader.last:
                     raise
             if not reconnect:
                 return
-            reader.restarted()
-            await asyncio.sleep(stream.AGAIN_SECONDS)
+            await asyncio.sleep(AGAIN_SECONDS)
 
     async def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
         import asyncio
 
         steps = with_retries(steps, self._retries, self._timeout)
-        try:
-            wanted = next(steps)
-            while True:
-                if isinstance(wanted, Pause):
-                    await asyncio.sleep(wanted.seconds)
-                    wanted = steps.send(None)
-                    continue
-                try:
-                    response = await self._exchange(wanted)
-                except ClientError as error:
-                    wanted = steps.throw(error)
-                else:
-                    wanted = steps.send(response)
-        except StopIteration as end:
-            result: T = end.value
-            return result
+        reply: Reply = None
+        while True:
+            try:
+                wanted = resume(steps, reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            reply = None
+            if isinstance(wanted, Pause):
+                await asyncio.sleep(wanted.seconds)
+                continue
+            try:
+                reply = await self._exchange(wanted)
+            except ClientError as error:
+                reply = error
 
-    async def _events(self, request: Request, reader: stream.EventReader) -> AsyncIterator[Event]:
+    async def _events(self, reader: EventReader) -> AsyncIterator[Event]:
         import aiohttp
 
+        request = reader.request()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=request.seconds, sock_read=request.seconds)
         try:
             async with self._request(request, timeout) as answer:
@@ -118,7 +116,7 @@ class AsyncClient(Operations):
 
         if self._session is None:
             own = connector(self._check_peer, ssl=self._ssl if self._ssl is not None else True, limit=0)
-            self._session = aiohttp.ClientSession(connector=own, read_bufsize=stream.LONGEST_LINE)
+            self._session = aiohttp.ClientSession(connector=own, read_bufsize=LONGEST_LINE)
             # Only ``with_retries`` sends requests again. If aiohttp silently sent a DELETE twice, the answer would be
             # that there is no such stack.
             self._session._retry_connection = False  # noqa: SLF001 - there is no other way to say so

@@ -8,20 +8,29 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from stackd.client.attempts import SECONDS, Pause, Request, Response, Steps
-from stackd.client.failures import ClientError, NotFound, StackEnded, TimedOut
-from stackd.client.records import (
+from stackd.client.attempts import (
+    SECONDS,
+    ClientError,
+    NotFound,
+    Pause,
+    Request,
+    Response,
+    StackEnded,
+    Steps,
+    TimedOut,
+)
+from stackd.client.records import Job
+from stackd.contract import (
     ROUTES,
     STACK_FIELDS,
     Activity,
     Capacity,
     DryRun,
-    Job,
     JobAction,
     Port,
     Stack,
@@ -29,6 +38,7 @@ from stackd.client.records import (
     Stats,
     Template,
     TimelineEvent,
+    decode,
 )
 from stackd.units import format_duration, parse_duration
 
@@ -36,8 +46,8 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 CHANGE_SECONDS = 300.0
 """Timeout of a change, which waits for the cluster: a pod may use its whole grace period before it is gone."""
 
-HELD_SECONDS = 30
-"""How long the API holds back one answer; to wait longer, the client asks again."""
+LONGEST_WAIT = 30
+"""How many seconds one request waits for a status; to wait longer, the client asks again."""
 
 POLL_SECONDS = 0.25
 LARGEST_PAGE = 1000
@@ -52,6 +62,15 @@ Ports = Iterable[str | int | Port] | str | int | Port
 Labels = Iterable[str] | Mapping[str, str]
 Statuses = Iterable[StackStatus] | StackStatus
 """Of these, one text is one element: ``ports="80/tcp"``, ``labels="team=7"``, ``statuses="running"``."""
+
+
+class Filters(TypedDict, total=False):
+    """Stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template."""
+
+    labels: Labels
+    statuses: Statuses
+    node: str
+    template: str
 
 
 def call(
@@ -73,18 +92,19 @@ def call(
 def create(
     pod_spec: str,
     *,
-    ports: Ports,
+    ports: Ports = (),
     ttl: Length | None = None,
     labels: Mapping[str, str] | None = None,
     return_existing: bool = False,
     idempotency_key: str = "",
 ) -> Steps[Stack]:
-    """Create a stack; returns when its pod has a node. ``ports`` are such as ``80`` or ``"53/udp"``.
+    """Create a stack; returns when its pod has a node. ``ports`` are such as ``80`` or ``"53/udp"``; by default all that
+    the pod spec declares.
 
     ``return_existing``: if a label's limit is reached, return the existing stack with these labels. With an ``idempotency_key``
     of your own, your program can repeat the same create even after a restart.
     """
-    body = request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=return_existing)
+    body = _body_of(pod_spec, ports, ttl=ttl, labels=labels, return_existing=return_existing)
     return (yield from create_from(body, idempotency_key=idempotency_key))
 
 
@@ -97,49 +117,41 @@ def create_from_template(
     idempotency_key: str = "",
 ) -> Steps[Stack]:
     """Create a stack from one of the operator's templates; its ``values`` are those generated for it."""
-    body = _with_more({"template": template}, ttl=ttl, labels=labels, return_existing=return_existing)
+    body = {"template": template, **dict(_more(ttl=ttl, labels=labels, return_existing=return_existing))}
     return (yield from create_from(body, idempotency_key=idempotency_key))
 
 
 def create_from(body: Mapping[str, Any], *, idempotency_key: str = "") -> Steps[Stack]:
     """Create a stack from a request body in the API's form."""
-    return Stack.of((yield from _once("/stacks", body, idempotency_key)))
+    return decode(Stack, (yield from _once("/stacks", body, idempotency_key)))
 
 
 def dry_run(
     pod_spec: str,
     *,
-    ports: Ports,
+    ports: Ports = (),
     ttl: Length | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Steps[DryRun]:
     """What a create would run, without creating it. Raises what ``create`` would raise."""
-    return (yield from dry_run_from(request_body(pod_spec, ports, ttl=ttl, labels=labels, return_existing=False)))
+    return (yield from dry_run_from(_body_of(pod_spec, ports, ttl=ttl, labels=labels)))
 
 
 def dry_run_from(body: Mapping[str, Any]) -> Steps[DryRun]:
     """Like ``dry_run``, for a request body in the API's form."""
     answer = yield from call("POST", "/stacks", body, [("dry_run", "true")], seconds=CHANGE_SECONDS, repeatable=True)
-    return DryRun.of(answer)
+    return decode(DryRun, answer)
 
 
-def stacks(
-    *,
-    labels: Labels = (),
-    statuses: Statuses = (),
-    node: str = "",
-    template: str = "",
-    fields: Iterable[str] | None = (),
-) -> Steps[list[Stack]]:
-    """All stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template.
+def stacks(*, fields: Iterable[str] | None = (), **filters: Unpack[Filters]) -> Steps[list[Stack]]:
+    """All stacks, or those that the filters select.
 
     ``fields`` selects the fields of each, for example to leave out large pod specs; the others have their defaults.
     With None, each has those that the API documents for a list.
     """
     chosen_fields = [] if fields is None else of_fields(fields or STACK_FIELDS)
-    query = [*chosen(labels=labels, statuses=statuses, node=node, template=template), *chosen_fields]
-    answer = yield from call("GET", "/stacks", query=query)
-    return [Stack.of(one) for one in answer["stacks"]]
+    answer = yield from call("GET", "/stacks", query=[*filter_query(**filters), *chosen_fields])
+    return [decode(Stack, one) for one in answer["stacks"]]
 
 
 def get(stack: str | Stack) -> Steps[Stack]:
@@ -155,8 +167,8 @@ def wait(stack: str | Stack, status: StackStatus = "running", *, timeout: Length
     seconds = _seconds(timeout)
     end = time.monotonic() + seconds
     while True:
-        held = max(1, min(HELD_SECONDS, round(end - time.monotonic())))
-        query = [("wait", status), ("timeout", f"{held}s")]
+        patience = max(1, min(LONGEST_WAIT, round(end - time.monotonic())))
+        query = [("wait", status), ("timeout", f"{patience}s")]
         try:
             now = yield from call("GET", f"{path_of(stack)}/status", query=query)
         except NotFound:
@@ -192,10 +204,9 @@ def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
     return Job.of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
 
 
-def batch_delete_matching(*, labels: Labels, statuses: Statuses = (), node: str = "", template: str = "") -> Steps[Job]:
+def batch_delete_matching(**filters: Unpack[Filters]) -> Steps[Job]:
     """Start a job that deletes the stacks that ``stacks`` would return; stackd chooses them, and needs a label."""
-    query = chosen(labels=labels, statuses=statuses, node=node, template=template)
-    return Job.of((yield from call("DELETE", "/stacks", query=query, seconds=CHANGE_SECONDS)))
+    return Job.of((yield from call("DELETE", "/stacks", query=filter_query(**filters), seconds=CHANGE_SECONDS)))
 
 
 def batch(
@@ -273,7 +284,7 @@ def restart(stack: str | Stack) -> Steps[Stack]:
 def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
     """What happened to a stack, also for a while after its delete."""
     answer = yield from call("GET", f"{path_of(stack)}/timeline")
-    return [TimelineEvent.of(one) for one in answer["events"]]
+    return [decode(TimelineEvent, one) for one in answer["events"]]
 
 
 def activity(
@@ -289,13 +300,13 @@ def activity(
     this stack, about stacks with every label, since a time or in the last time of this length.
     """
     asked = {"key": key, "action": action, "stack": _id(stack), "since": "" if since is None else _since(since)}
-    query = [("label", text) for _, text in chosen(labels=labels)] + [(k, v) for k, v in asked.items() if v]
+    query = filter_query(labels=labels) + [(k, v) for k, v in asked.items() if v]
     found: list[Activity] = []
     cursor: list[tuple[str, str]] = []
     while len(found) < limit:
         page = [("limit", str(min(limit - len(found), LARGEST_PAGE))), *cursor]
         answer = yield from call("GET", "/activity", query=[*query, *page])
-        found += [Activity.of(one) for one in answer["activity"]]
+        found += [decode(Activity, one) for one in answer["activity"]]
         if answer["next_cursor"] is None:
             break
         cursor = [("cursor", answer["next_cursor"])]
@@ -318,18 +329,18 @@ def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str
 
 def templates() -> Steps[list[Template]]:
     """The templates that a create can name."""
-    return [Template.of(one) for one in (yield from call("GET", "/templates"))["templates"]]
+    return [decode(Template, one) for one in (yield from call("GET", "/templates"))["templates"]]
 
 
 def stats() -> Steps[Stats]:
     """Counts over all stacks."""
-    return Stats.of((yield from call("GET", "/stats")))
+    return decode(Stats, (yield from call("GET", "/stats")))
 
 
 def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", ports: int = 0) -> Steps[Capacity]:
     """How many more stacks of this size fit, such as ``cpu="500m", memory="1Gi"``."""
     asked = {"cpu": cpu, "memory": memory, "ephemeral_storage": ephemeral_storage, "ports": str(ports or "")}
-    return Capacity.of((yield from call("GET", "/capacity", query=[(k, v) for k, v in asked.items() if v])))
+    return decode(Capacity, (yield from call("GET", "/capacity", query=[(k, v) for k, v in asked.items() if v])))
 
 
 def ready() -> Steps[None]:
@@ -359,42 +370,30 @@ def reconcile(*, confirm: bool = False) -> Steps[dict[str, Any]]:
     return (yield from call(method, path))  # type: ignore[no-any-return]
 
 
-def request_body(
-    pod_spec: str,
-    ports: Ports,
-    *,
-    ttl: Length | None,
-    labels: Mapping[str, str] | None,
-    return_existing: bool,
-) -> dict[str, Any]:
-    """The body of a create."""
-    body: dict[str, Any] = {"target_port": [_target_port(port) for port in _several(ports)], "pod_spec": pod_spec}
-    return _with_more(body, ttl=ttl, labels=labels, return_existing=return_existing)
+def _body_of(pod_spec: str, ports: Ports, **more: Any) -> dict[str, Any]:
+    targets = [_target_port(port) for port in _several(ports)]
+    return {**({"target_port": targets} if targets else {}), "pod_spec": pod_spec, **dict(_more(**more))}
 
 
-def _with_more(
-    body: dict[str, Any], *, ttl: Length | None, labels: Mapping[str, str] | None, return_existing: bool
-) -> dict[str, Any]:
+def _more(
+    *, ttl: Length | None, labels: Mapping[str, str] | None, return_existing: bool = False
+) -> Iterator[tuple[str, Any]]:
+    """The fields that every create may have."""
     if ttl is not None:
-        body["ttl"] = _length(ttl)
+        yield "ttl", _length(ttl)
     if labels:
-        body["labels"] = dict(labels)
+        yield "labels", dict(labels)
     if return_existing:
-        body["if_exists"] = "return"
-    return body
+        yield "if_exists", "return"
 
 
-def chosen(
-    *,
-    labels: Labels = (),
-    statuses: Statuses = (),
-    node: str = "",
-    template: str = "",
-) -> list[tuple[str, str]]:
+def filter_query(**filters: Unpack[Filters]) -> list[tuple[str, str]]:
     """The filters as query parameters."""
+    labels = filters.get("labels", ())
     wanted = [f"{name}={value}" for name, value in labels.items()] if isinstance(labels, Mapping) else _several(labels)
-    query = [("label", one) for one in wanted] + [("status", one) for one in _several(statuses)]
-    return query + [(name, value) for name, value in (("node", node), ("template", template)) if value]
+    query = [("label", one) for one in wanted] + [("status", one) for one in _several(filters.get("statuses", ()))]
+    single = (("node", filters.get("node", "")), ("template", filters.get("template", "")))
+    return query + [(name, value) for name, value in single if value]
 
 
 def of_fields(fields: Iterable[str]) -> list[tuple[str, str]]:
@@ -460,5 +459,7 @@ def _change(stack: str | Stack, verb: str) -> Steps[Stack]:
 
 def _updated(before: str | Stack, raw: Mapping[str, Any]) -> Stack:
     """The stack as it is now; it keeps its ``values``, which only the answer to its create has."""
-    now = Stack.of(raw)
-    return replace(now, values=before.values) if isinstance(before, Stack) else now
+    now = decode(Stack, raw)
+    if isinstance(before, Stack):
+        vars(now)["values"] = before.values
+    return now

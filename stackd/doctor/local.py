@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stackd.client.failures import ClientError
+from stackd.client import ClientError
 
 if TYPE_CHECKING:
     from stackd.client import AsyncClient

@@ -12,9 +12,9 @@ import orjson
 
 from stackd.client import ApiError, AsyncClient, ClientError, Unreachable
 from stackd.client.attempts import Request, Response, Steps
+from stackd.client.both import QUIET_SECONDS
 from stackd.client.operations import IDEMPOTENCY_KEY
 from stackd.client.records import Event
-from stackd.client.stream import QUIET_SECONDS
 
 SECONDS = 30.0
 Query = Sequence[tuple[str, str]]

@@ -1,27 +1,30 @@
 """``GET /activity``: which key did what, when, and to how many stacks.
 
-Owns: the parameters, and the order of requests and jobs. A job is one entry, with its counts. A tenant's key sees its own.
+Owns: the order of requests and jobs. A job is one entry, with its counts. A tenant's key sees its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-import orjson
 from aiohttp import web
 
+from stackd import contract
 from stackd.clock import NANOSECONDS, to_nanoseconds
-from stackd.clock import from_nanoseconds as rfc3339
 from stackd.errors import InvalidRequest
 from stackd.lifecycle.context import Context
-from stackd.model import Desired, EventKind, Job, JobStatus, Stack
+from stackd.model import Desired, EventKind, Job, Stack
 from stackd.store import ActivityFilter, ActivityRequest
 from stackd.units import parse_duration
-from stackd.web.api import ApiCall
-from stackd.web.bodies import progress_of, what_of
-from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_of, position_of
-from stackd.web.requests import Parameters
+from stackd.web import examples
+from stackd.web.api import Answer, ApiCall, route
+from stackd.web.bodies import length_of, time_of
+from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of
+from stackd.web.parameters import Parameter, number, one_of
 from stackd.web.responses import json_response
+from stackd.web.selection import label_of
+from stackd.web.stacks import HISTORY
 
 ACTIONS = {
     "create": EventKind.ACCEPTED,
@@ -37,22 +40,80 @@ Place = tuple[int, str]
 """When, and the id of the job or the number of the line. Of one time, jobs come before lines."""
 
 
+def _name(name: str, about: str) -> Parameter[str]:
+    def read(text: str) -> str:
+        if not text:
+            raise InvalidRequest(f"{name} is empty")
+        return text
+
+    return Parameter(name, about, read, {"minLength": 1})
+
+
+def _time(text: str) -> Callable[[int], int]:
+    """Return what gives the time in nanoseconds, from the present one."""
+    try:
+        length = round(parse_duration(text) * NANOSECONDS)
+    except (ValueError, OverflowError):
+        pass
+    else:
+        return lambda now: max(0, now - length)
+    try:
+        time = max(0, to_nanoseconds(text))
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            'since must be a duration such as "1h", or a time such as "2026-02-10T02:02:26Z"'
+        ) from None
+    return lambda _: time
+
+
+KEY = _name("key", "Of the API key with this name.")
+ACTION = one_of("action", "Of this action.", contract.ACTIONS)
+STACK = _name("stack", "About this stack.")
+LABEL = Parameter(
+    "label",
+    "About stacks with this label, deleted ones too: `key=value`, or `key` for any value. If repeated, all of them.",
+    label_of,
+    {"pattern": "^[^=]"},
+    many=True,
+    example=["challenge=web-1"],
+)
+SINCE = Parameter(
+    "since",
+    "Since this time (RFC 3339, in UTC), or in the last time of this length.",
+    _time,
+    {"format": "stackd-since"},
+    example="1h",
+)
+LIMIT = number("limit", f"Most entries on a page; {DEFAULT_PAGE} if not given.", 1, LARGEST_PAGE)
+CURSOR = cursor_for("/activity")
+
+
+@route(
+    "GET",
+    "/activity",
+    id="getActivity",
+    tag=HISTORY,
+    summary="Who did what?",
+    about="What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept "
+    "(`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline (`stacks.keep_history`). "
+    "What was refused is not in it. A tenant's key sees its own requests.",
+    query=(KEY, ACTION, STACK, LABEL, SINCE, LIMIT, CURSOR),
+    answers={200: Answer(about="Requests.", body=contract.ActivityPage, examples={"two": examples.ACTIVITY})},
+)
 async def activity(call: ApiCall) -> web.Response:
-    """``GET /activity``"""
-    parameters = Parameters(call.request, ("key", "action", "stack", "since", "limit", "cursor"), ("label",))
-    context, key, action = call.api.context, _name(parameters, "key"), parameters.get("action")
-    if action is not None and action not in ACTIONS:
-        raise InvalidRequest(f"action must be one of {', '.join(ACTIONS)}, not {action[:64]!r}")
-    limit = parameters.number("limit", 1, LARGEST_PAGE) or DEFAULT_PAGE
-    before = _before(parameters.get("cursor"))
+    """Which key did what, when, and to how many stacks."""
+    parameters, context = call.parameters, call.api.context
+    key, action = parameters.get(KEY, ""), parameters.get(ACTION)
+    limit, since = parameters.get(LIMIT, DEFAULT_PAGE), parameters.get(SINCE)
+    before = _before(parameters.get(CURSOR))
     if call.key.tenant and key not in ("", call.key.name):
-        return json_response(orjson.dumps({"activity": [], "next_cursor": None}))
+        return json_response(contract.ActivityPage(activity=(), next_cursor=None))
     wanted = ActivityFilter(
         by=call.key.name if call.key.tenant else key,
         kind=None if action is None else ACTIONS[action],
-        stack_id=_name(parameters, "stack"),
-        labels=[_label(given) for given in parameters.all("label")],
-        since=_since(parameters.get("since"), context.clock.now()),
+        stack_id=parameters.get(STACK, ""),
+        labels=parameters.all(LABEL),
+        since=0 if since is None else since(context.clock.now()),
         at=before[0],
         seq=int(before[1]) if before[1].isdecimal() else LARGEST,
         limit=limit + 1,
@@ -62,10 +123,9 @@ async def activity(call: ApiCall) -> web.Response:
         *await context.store.activity.requests(wanted),
     ]
     page = sorted((one for one in found if _place(one) < before), key=_place, reverse=True)
-    more = len(page) > limit
-    entries = list(map(partial(_entry, context), page[:limit]))
-    cursor = cursor_of(*_place(page[limit - 1])) if more else None
-    return json_response(orjson.dumps({"activity": entries, "next_cursor": cursor}))
+    cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
+    entries = tuple(map(partial(_entry, context), page[:limit]))
+    return json_response(contract.ActivityPage(activity=entries, next_cursor=cursor))
 
 
 async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) -> list[Job]:
@@ -81,66 +141,52 @@ async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) ->
     ]
 
 
-def _before(cursor: str | None) -> Place:
+def _before(cursor: Place | None) -> Place:
     if cursor is None:
         return LARGEST, "~"
-    at, name = position_of(cursor, "GET /activity")
+    at, name = cursor
     if not -LARGEST <= at <= LARGEST or (name.isdecimal() and int(name) > LARGEST):
         raise InvalidRequest("cursor must be the next_cursor of an answer of GET /activity")
     return at, name
-
-
-def _name(parameters: Parameters, name: str) -> str:
-    given = parameters.get(name)
-    if given == "":
-        raise InvalidRequest(f"{name} is empty")
-    return given or ""
-
-
-def _label(given: str) -> tuple[str, str | None]:
-    key, with_value, value = given.partition("=")
-    if not key:
-        raise InvalidRequest("label must be key=value, or key for any value")
-    return key, value if with_value else None
-
-
-def _since(text: str | None, now: int) -> int:
-    if text is None:
-        return 0
-    try:
-        return max(0, now - round(parse_duration(text) * NANOSECONDS))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return max(0, to_nanoseconds(text))
-    except (ValueError, OverflowError):
-        raise InvalidRequest(
-            'since must be a duration such as "1h", or a time such as "2026-02-10T02:02:26Z"'
-        ) from None
 
 
 def _place(one: ActivityRequest | Job) -> Place:
     return (one.created_at, one.job_id) if isinstance(one, Job) else (one.at, f"{one.seq:020d}")
 
 
-def _entry(context: Context, one: ActivityRequest | Job) -> dict[str, object]:
+def _entry(context: Context, one: ActivityRequest | Job) -> contract.Activity:
     if isinstance(one, Job):
-        what = {"job_id": one.job_id, "labels": dict(one.labels), "message": ""}
-        return {"at": rfc3339(one.created_at), "by": one.by, **what_of(one), **what, **progress_of(one)}
+        return contract.Activity(
+            at=time_of(one.created_at),
+            by=one.by,
+            action=one.action,
+            ttl=length_of(one),
+            job_id=one.job_id,
+            labels=one.labels,
+            message="",
+            status=one.status.value,
+            total=one.total,
+            done=one.done,
+            not_found=one.not_found,
+            failed=one.failed,
+            errors=one.errors,  # type: ignore[arg-type]  # they have the same fields
+            created_at=time_of(one.created_at),
+            updated_at=time_of(one.updated_at),
+        )
     pending = _is_pending(one.kind, context.store.stacks.get(one.stack_id))
-    return {
-        "at": rfc3339(one.at),
-        "by": one.by,
-        "action": _NAMES[one.kind],
-        "stack_id": one.stack_id,
-        "labels": dict(one.labels),
-        "message": one.message,
-        "status": JobStatus.RUNNING if pending else JobStatus.COMPLETED,
-        "total": 1,
-        "done": 0 if pending else 1,
-        "not_found": 0,
-        "failed": 0,
-    }
+    return contract.Activity(
+        at=time_of(one.at),
+        by=one.by,
+        action=_NAMES[one.kind],
+        stack_id=one.stack_id,
+        labels=one.labels,
+        message=one.message,
+        status="running" if pending else "completed",
+        total=1,
+        done=0 if pending else 1,
+        not_found=0,
+        failed=0,
+    )
 
 
 def _is_pending(kind: EventKind, stack: Stack | None) -> bool:

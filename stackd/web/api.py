@@ -1,29 +1,34 @@
-"""The types that handlers work with, and the checks that a request passes before its handler."""
+"""The types that handlers work with: the route table, a request with its key, and what that key may see.
+
+Owns: that others' stacks and jobs are to a tenant what unknown ones are. ``keys.ApiKey`` decides what a key may see.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from stackd.config import Config
-from stackd.errors import TooManyRequests
+from stackd.contract import NOTHING, Body
+from stackd.errors import InvalidRequest, JobNotFound, Reason, StackNotFound, TooManyRequests
 from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.idempotency import Replays
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
+from stackd.model import Job, Stack
 from stackd.structs import struct
+from stackd.templates import Template
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.connection import HttpConnection
 from stackd.web.limits import Limits
-from stackd.web.schema import Operation
-from stackd.web.view import View
+from stackd.web.parameters import Parameter, Parameters
 
 if TYPE_CHECKING:
     from stackd.web.pages import File
@@ -36,6 +41,9 @@ JOB_ID = web.RequestKey("job_id", str)
 QUIET_METHODS = frozenset({"GET", "HEAD"})
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+
+NOT_SEEN = "unknown:"
+"""Before an id in a job: no stack has such an id, so the job counts it as not found."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,48 +70,89 @@ class Api:
 class ApiCall:
     """One request and the API key that it carries.
 
-    ``over`` is set if the key is over its rate limit, but the request may have an earlier answer (``Route.replays``).
+    ``exceeded`` is set if the key has exceeded its rate limit, but the request may have an earlier answer
+    (``Route.replays``).
     """
 
     api: Api
     request: web.Request
     key: ApiKey
-    over: TooManyRequests | None = None
+    route: Route
+    exceeded: TooManyRequests | None = None
 
     @property
     def view(self) -> View:
         """What the key may see."""
         return View(context=self.api.context, key=self.key)
 
+    @property
+    def parameters(self) -> Parameters:
+        """The query. Raises InvalidRequest."""
+        return Parameters(self.request, self.route.query)
+
+    @property
+    def stack_id(self) -> str:
+        """The id in the path."""
+        return self.request.match_info["stack_id"]
+
+    @property
+    def stack(self) -> Stack:
+        """The stack that the path names. Raises StackNotFound."""
+        return self.view.stack(self.stack_id)
+
     def within_limits(self) -> None:
         """Raise TooManyRequests if the key is over its rate limit. Handlers call it if there is no earlier answer."""
-        if self.over is not None:
-            raise self.over
+        if self.exceeded is not None:
+            raise self.exceeded
 
 
 Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
+Shape = type[Body] | str | tuple[type[Body] | str, ...]
+"""A body of ``contract``, the name of a schema, or several of which an answer has one."""
 
 
-@struct
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """The description of an answer without an error; ``job`` is the operation that reads the job which it names."""
+
+    about: str
+    body: Shape | None = None
+    examples: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    media: str = "application/json"
+    replayed: bool = False
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One line of the route table.
+    """One line of the route table, and its description; pages for browsers have no ``id`` and none.
 
     ``public``: it holds no data and needs no key. ``streams``: it ends when its client leaves, which is no failure.
     ``replays``: it repeats the first answer for a request with the same Idempotency-Key. ``standby``: a stackd that
     does not own the stacks serves it, too. ``asks``: it changes nothing although its method is not GET. ``early``: it
-    is served even while the file may lack stacks that the cluster has. ``doc`` describes it, unless it is a page.
+    is served even while the file may lack stacks that the cluster has. ``errors`` adds to those that every route of its
+    kind can answer.
     """
 
     method: str
     path: str
     handler: Handler
+    id: str = ""
+    tag: str = ""
+    summary: str = ""
+    about: str = ""
+    query: Sequence[Parameter[Any]] = ()
+    required: Parameter[Any] | None = None
+    body: type[Body] | None = None
+    examples: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    answers: Mapping[int, Answer] = field(default_factory=dict)
+    errors: tuple[int, ...] = ()
     public: bool = False
     streams: bool = False
     replays: bool = False
     standby: bool = False
     asks: bool = False
     early: bool = False
-    doc: Operation | None = None
 
     @property
     def changes(self) -> bool:
@@ -111,24 +160,105 @@ class Route:
         return self.method not in QUIET_METHODS and not (self.standby or self.asks)
 
 
-def admit(
-    api: Api, request: web.Request, path: str, *, replays: bool = False, asks: bool = False
-) -> tuple[ApiKey, TooManyRequests | None]:
+ROUTES: list[Route] = []
+"""Filled by ``route``; complete once ``stackd.web.app`` is imported."""
+
+
+def route(method: str, path: str, **options: Any) -> Callable[[Handler], Handler]:
+    """Add a handler to the route table; ``options`` are the fields of ``Route``."""
+
+    def register(handler: Handler) -> Handler:
+        ROUTES.append(Route(method=method, path=path, handler=handler, **options))
+        return handler
+
+    return register
+
+
+def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooManyRequests | None]:
     """Return the request's key, and the exceeded rate limit if the Idempotency-Key may already have an answer.
 
-    ``path``, ``replays`` and ``asks`` are the route's.
     Raises Unauthenticated, PermissionDenied or TooManyRequests.
     """
     key = api.keys.identify(request)
     connection = request.protocol
     if isinstance(connection, HttpConnection) and connection.key_name != key.name:
         connection.authenticate(key.name)
-    over = None
+    exceeded = None
     try:
         api.limits.request(key.name)
     except TooManyRequests as error:
-        if not replays or IDEMPOTENCY_KEY not in request.headers:
+        if not route.replays or IDEMPOTENCY_KEY not in request.headers:
             raise
-        over = error
-    permit(key, "GET" if asks else request.method, path)
-    return key, over
+        exceeded = error
+    permit(key, "GET" if route.asks else request.method, route.path)
+    return key, exceeded
+
+
+@struct
+class View:
+    """What one key may see of the stacks, jobs and templates: handlers read them through its view only."""
+
+    context: Context
+    key: ApiKey
+
+    def get(self, stack_id: str) -> Stack | None:
+        """The stack, or None."""
+        stack = self.context.store.assigned.get(stack_id)
+        hidden = stack is not None and self.key.labels and not self.key.may_see(stack.labels)
+        return None if hidden else stack
+
+    def stack(self, stack_id: str) -> Stack:
+        """The stack. Raises StackNotFound."""
+        stack = self.get(stack_id)
+        if stack is None:
+            raise StackNotFound(stack_id)
+        return stack
+
+    def stacks(self) -> tuple[Stack, ...]:
+        """All stacks by ``created_at``, then id."""
+        stacks = self.context.store.assigned.ordered()
+        return tuple(one for one in stacks if self.key.may_see(one.labels)) if self.key.tenant else stacks
+
+    def job(self, job_id: str) -> Job:
+        """The batch job. Raises JobNotFound."""
+        job = self.context.store.jobs.get(job_id)
+        if job is None or not self.key.may_see_job(job):
+            raise JobNotFound(job_id)
+        return job
+
+    async def require_history(self, stack_id: str) -> None:
+        """Raise StackNotFound if what is kept of this stack, which may be deleted, is not the key's to see."""
+        if not self.key.tenant or self.get(stack_id) is not None:
+            return
+        store = self.context.store
+        events = await store.timeline.read(stack_id)
+        if stack_id in store.stacks or not self.key.may_see_history(events):
+            raise StackNotFound(stack_id)
+
+    def of_job(self, ids: Iterable[str]) -> list[str]:
+        """The ids for a batch job, which counts those that the key may not see as not found."""
+        if not self.key.tenant:
+            return list(ids)
+        return [one if self.get(one) is not None else NOT_SEEN + one for one in ids]
+
+    def templates(self) -> Mapping[str, Template]:
+        """The templates that the key may use, by name."""
+        templates = self.context.settings.templates
+        if not self.key.templates:
+            return templates
+        return {name: one for name, one in templates.items() if self.key.may_use(name)}
+
+    def labels_of_create(self, requested: Mapping[str, str], of_template: Mapping[str, str]) -> dict[str, str]:
+        """The labels of a new stack: the key's, then those of the request, then those of the template.
+
+        Raises InvalidRequest if the request gives one of the key's labels another value, or spells it otherwise.
+        """
+        own = self.key.labels
+        names = {name.lower() for name in own}
+        for name, value in requested.items():
+            if name.lower() in names and own.get(name) != value:
+                right = ", ".join(f"{key}={text}" for key, text in own.items())
+                sentence = f"labels.{name}: this API key gives its stacks {right}; leave it out, or send the same"
+                raise InvalidRequest(f"invalid request body: {sentence}", [Reason(path="labels", text=sentence)])
+        others = {name: value for name, value in of_template.items() if name.lower() not in names}
+        return {**others, **requested, **own}

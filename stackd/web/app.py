@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from time import perf_counter
@@ -24,11 +24,15 @@ from stackd.kube.guards import Fence
 from stackd.lifecycle.ownership import Role
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
-from stackd.web.api import JOB_ID, QUIET_METHODS, STACK_ID, Api, ApiCall, Route, admit
+from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
+from stackd.web.api import JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, Keys
 from stackd.web.requests import CONTINUE, check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
-from stackd.web.routes import ROUTES
+
+__all__ = ["ROUTES", "application", "unrouted"]
+PARTS = (activity, events, exposition, listing, openapi, pages, stacks, system)
+"""Their imports fill ``ROUTES``."""
 
 log = logging.getLogger("stackd.request")
 
@@ -131,10 +135,10 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
         started = perf_counter()
         REQUEST_ID.set(request_id(request))
         key: ApiKey = ANONYMOUS
-        over: TooManyRequests | None = None
+        exceeded: TooManyRequests | None = None
         try:
             if not public:
-                key, over = admit(api, request, route.path, replays=route.replays, asks=route.asks)
+                key, exceeded = admit(api, request, route)
             if hdrs.CONTENT_ENCODING in request.headers or hdrs.TRANSFER_ENCODING in request.headers:
                 check_coding(request)
             if changes and not fence.open:
@@ -145,7 +149,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 raise NotOwner(ownership.standby)
             if store.incomplete and not early:
                 await api.context.gate.stacks_known()
-            response = await handler(ApiCall(api=api, request=request, key=key, over=over))
+            response = await handler(ApiCall(api=api, request=request, key=key, route=route, exceeded=exceeded))
             if changes and response.status < 400:
                 fence.require()  # otherwise another stackd may have taken over, without the change
                 request[ACKNOWLEDGES] = True
@@ -201,7 +205,7 @@ class _Ended:
         )  # fmt: skip
 
 
-def _elsewhere(routes: tuple[Route, ...]) -> Route:
+def _elsewhere(routes: Sequence[Route]) -> Route:
     """Return the route for every path and method that the table does not have: 405 with ``Allow``, or 404."""
     patterns = [(re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(route.path))), route.method) for route in routes]
     literal: dict[str, set[str]] = {}

@@ -1,8 +1,8 @@
-"""Stacks and jobs as the contract's JSON, ready-made.
+"""Answers as JSON: how a row or a body of ``contract`` becomes bytes, and the bytes of each row, ready-made.
 
-Owns: the rendered bytes of each row, so that a read renders nothing, and the list of all stacks as ready pieces. A row
-is immutable, so its bytes are valid while the same row is the current one. A long pod spec is not kept in memory, nor
-is a body that contains it: each read loads and renders it again.
+Owns: where each field of ``contract`` comes from, the rendered bytes of each row, so that a read renders nothing, and the
+list of all stacks as ready pieces. A row is immutable, so its bytes are valid while the same row is the current one. A
+long pod spec is not kept in memory, nor is a body that contains it: each read loads and renders it again.
 
 All readers share the pieces of the list, and its versions share the pieces that did not change. The ids of the stacks,
 not their number, decide where a piece ends. So a new or deleted stack changes one piece, and a slow reader of an old
@@ -13,102 +13,136 @@ when it is sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+import dataclasses
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
 from itertools import groupby
+from operator import attrgetter
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar, get_args, get_origin
 
 import orjson
 
+from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.clock import from_nanoseconds as rfc3339
+from stackd.contract import Body, default_of, fields_of, is_body, is_optional
 from stackd.lifecycle.context import Context
-from stackd.model import ACTIVE_STATUSES, Job, JobAction, SanitizedSpec, Stack
+from stackd.model import ACTIVE_STATUSES, Job, JobAction, PortMapping, RoutedPort, Stack
 from stackd.store import Store
 from stackd.units import format_duration
-from stackd.web.stack_fields import CONTRACT, FIELDS, STATUS_READ, renderer
 
-detail_body = renderer(tuple(FIELDS))
+T = TypeVar("T")
+Fields = dict[str, Any]
+
+
+def time_of(nanoseconds: int | None) -> Any:
+    """A time for a field of ``contract``."""
+    return None if nanoseconds is None else rfc3339(nanoseconds)
+
+
+def length_of(job: Job) -> str:
+    """By how much a job extends; empty if it does not."""
+    return format_duration(job.ttl / NANOSECONDS) if job.action is JobAction.EXTEND else ""
+
+
+def _pod_spec(stack: Any) -> str:
+    """Raises ValueError if the pod spec has to be read first (``Stacks.whole``): no answer may lack it."""
+    if stack.pod_spec is None:
+        raise ValueError(f"the pod spec of {stack.stack_id} was not read")
+    return str(stack.pod_spec)
+
+
+def _host(port: PortMapping) -> str:
+    return port.host if isinstance(port, RoutedPort) and not port.url else ""
+
+
+_SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
+    (contract.Port, "url"): lambda port: getattr(port, "url", ""),
+    (contract.Port, "host"): _host,
+    (contract.TargetPort, "route"): lambda port: getattr(port, "route", ""),
+    (contract.Stack, "pod_id"): attrgetter("pod_name"),
+    (contract.Stack, "pod_spec"): _pod_spec,
+    (contract.StackStatusAnswer, "ttl"): attrgetter("ttl_expires_at"),
+    (contract.Job, "deleted"): attrgetter("done"),
+    (contract.BatchJob, "ttl"): length_of,
+}
+"""Fields that are not the attribute of the same name of what is rendered."""
+
+
+@cache
+def renderer(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], Fields]:
+    """Return a function that reads the fields of a body of this kind, or only ``names``, from a row or a body."""
+    plan: list[tuple[str, Callable[[Any], Any], Callable[[Any], Any] | None, Any]] = []
+    for each in fields_of(kind):
+        if not names or each.name in names:
+            get = _SOURCES.get((kind, each.name)) or attrgetter(each.name)
+            default = default_of(each) if is_optional(kind, each) else dataclasses.MISSING
+            plan.append((each.name, get, _converter(each.type), default))
+
+    def render(source: Any) -> Fields:
+        fields: Fields = {}
+        for name, get, convert, default in plan:
+            value = get(source)
+            if default is not dataclasses.MISSING and (value is None or value == default):
+                continue
+            fields[name] = value if value is None or convert is None else convert(value)
+        return fields
+
+    return render
+
+
+def _converter(kind: Any) -> Callable[[Any], Any] | None:
+    """How a value of this type is prepared for orjson; None: it need not be."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is datetime:
+        return lambda value: rfc3339(value) if isinstance(value, int) else value
+    if is_body(kind):
+        return renderer(kind)
+    if origin is tuple:
+        item: Any = _converter(inner[0])
+        return None if item is None else lambda values: [item(one) for one in values]
+    if origin is Mapping:
+        item = _converter(inner[1])
+        return dict if item is None else lambda values: {name: item(one) for name, one in values.items()}
+    return _converter(inner[0]) if type(None) in inner else None
+
+
+def encode(body: Body) -> bytes:
+    """A body as JSON."""
+    kind: Any = type(body)
+    return orjson.dumps(renderer(kind)(body))
+
+
+@cache
+def encoder(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], bytes]:
+    """Return a function that renders a row as the JSON of a body, or of only these fields of it."""
+    render = renderer(kind, names)
+    return lambda source: orjson.dumps(render(source))
+
+
+detail_body = encoder(contract.Stack, contract.STACK_FIELDS)
 """The answer to a read of one stack: the documented fields, then those beyond them."""
 
-listed_body = renderer(CONTRACT)
-"""The stack as an entry of the list."""
+created_body = encoder(contract.Stack)
+"""The answer to a create: as to a read, with the values generated for the stack. Only its creator gets these."""
 
-status_body = renderer(STATUS_READ)
-"""The answer to a status read."""
-
-
-def created_body(stack: Stack) -> bytes:
-    """The answer to a create: as to a read, with the values generated for the stack. Only its creator gets these."""
-    if not stack.values:
-        return detail_body(stack)
-    return detail_body(stack)[:-1] + b',"values":' + orjson.dumps(dict(stack.values)) + b"}"
-
-
-def job_body(job: Job) -> bytes:
-    """A batch-delete job; ``errors`` is omitted when empty (API contract)."""
-    return orjson.dumps({"job_id": job.job_id, **progress_of(job, "deleted")})
-
-
-def batch_body(job: Job) -> bytes:
-    """A batch job, whatever its action."""
-    return orjson.dumps({"job_id": job.job_id, **what_of(job), **progress_of(job)})
+listed_body = encoder(contract.Stack, contract.LISTED)
+status_body = encoder(contract.StackStatusAnswer)
+job_body = encoder(contract.Job)
+batch_body = encoder(contract.BatchJob)
+accepted_body = encoder(contract.JobAccepted)
+accepted_many_body = encoder(contract.JobOfMany)
 
 
 def streamed_job(job: Job) -> bytes:
-    """A job as an event tells it."""
+    """A job in an event: as the read of a job of its action answers."""
     return job_body(job) if job.action is JobAction.DELETE else batch_body(job)
 
 
-def what_of(job: Job) -> dict[str, object]:
-    """What the job does."""
-    ttl = {"ttl": format_duration(job.ttl / NANOSECONDS)} if job.action is JobAction.EXTEND else {}
-    return {"action": job.action, **ttl}
-
-
-def progress_of(job: Job, done: str = "done") -> dict[str, object]:
-    """How far the job is; ``done`` is the name of the count of what it has done."""
-    return {
-        "status": job.status,
-        "total": job.total,
-        done: job.done,
-        "not_found": job.not_found,
-        "failed": job.failed,
-        **({"errors": job.errors} if job.errors else {}),
-        "created_at": rfc3339(job.created_at),
-        "updated_at": rfc3339(job.updated_at),
-    }
-
-
-def accepted_body(job: Job) -> bytes:
-    """The answer to a batch delete."""
-    return orjson.dumps({"job_id": job.job_id})
-
-
-def accepted_many_body(job: Job) -> bytes:
-    """The answer where stackd has chosen the stacks."""
-    return orjson.dumps({"job_id": job.job_id, "total": job.total})
-
-
-def dry_run_body(spec: SanitizedSpec) -> bytes:
-    """The answer to a dry run."""
-    return orjson.dumps(
-        {
-            "dry_run": True,
-            "pod_spec": spec.text,
-            "requested_cpu_milli": spec.requested_cpu_milli,
-            "requested_memory_bytes": spec.requested_memory_bytes,
-        }
-    )
-
-
-def deleted_body(stack_id: str) -> bytes:
-    """The answer to a delete."""
-    return orjson.dumps({"deleted": True, "stack_id": stack_id})
-
-
-def stats_body(stacks: tuple[Stack, ...] | list[Stack], used_node_ports: int) -> bytes:
+def stats_body(stacks: Iterable[Stack], used_node_ports: int) -> bytes:
     """Counts over all stacks. Reserved CPU and memory are those of stacks that hold resources: not ended, not stopped.
 
     An unassigned stack of a pool counts for resources and ports only.
@@ -125,15 +159,15 @@ def stats_body(stacks: tuple[Stack, ...] | list[Stack], used_node_ports: int) ->
             memory += stack.requested_memory_bytes
             if assigned and stack.node_id is not None:
                 nodes[stack.node_id] = nodes.get(stack.node_id, 0) + 1
-    return orjson.dumps(
-        {
-            "total_stacks": total,
-            "active_stacks": active,
-            "node_distribution": dict(sorted(nodes.items())),
-            "used_node_ports": used_node_ports,
-            "reserved_cpu_milli": cpu,
-            "reserved_memory_bytes": memory,
-        }
+    return encode(
+        contract.Stats(
+            total_stacks=total,
+            active_stacks=active,
+            node_distribution=dict(sorted(nodes.items())),
+            used_node_ports=used_node_ports,
+            reserved_cpu_milli=cpu,
+            reserved_memory_bytes=memory,
+        )
     )
 
 
@@ -159,9 +193,8 @@ class BodyCache:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Drop what was rendered of a changed row (a subscriber of the store)."""
-        gone = after or before
-        if gone is not None:
-            self._ready.pop(gone.stack_id, None)
+        if (changed := after or before) is not None:
+            self._ready.pop(changed.stack_id, None)
 
     def status(self, stack: Stack) -> bytes:
         """The body of a status read."""
@@ -179,8 +212,8 @@ class BodyCache:
             ready.detail = detail_body(stack)
         return ready.detail
 
-    async def everything(self) -> list[Piece | Late]:
-        """The list of all stacks as it is now, in pieces that all readers share. ``read_late`` reads the late ones."""
+    async def everything(self) -> list[Piece | Unread]:
+        """The list of all stacks as it is now, in pieces that all readers share. ``read_missing`` reads the unread."""
         return await self._listing.pieces(self._stacks.ordered())
 
     def stats(self) -> bytes:
@@ -207,8 +240,6 @@ _LONGEST_PIECE: Final = 256
 _READ_AT_ONCE: Final = 16
 """How many pod specs a reader of the list loads at once. They take memory, and the store's writer waits meanwhile."""
 
-T = TypeVar("T")
-
 
 async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
     """The items. Other tasks get a turn when the caller has worked for ``HOLD_SECONDS``."""
@@ -221,8 +252,10 @@ async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
 
 
 Piece = bytes | memoryview
-Late = tuple[Stack, ...]
-_Block = tuple[tuple[Stack, ...], list[bytes | Late]]
+Unread = tuple[Stack, ...]
+"""Stacks whose pod specs have to be read from the file."""
+
+_Block = tuple[tuple[Stack, ...], list[bytes | Unread]]
 
 
 class Listing:
@@ -232,19 +265,19 @@ class Listing:
         self._entry = entry
         self._blocks: dict[str, _Block] = {}
         self._stacks: tuple[Stack, ...] | None = None
-        self._pieces: list[Piece | Late] = []
+        self._pieces: list[Piece | Unread] = []
 
-    async def pieces(self, stacks: tuple[Stack, ...]) -> list[Piece | Late]:
+    async def pieces(self, stacks: tuple[Stack, ...]) -> list[Piece | Unread]:
         """``{"stacks":[…]}`` of exactly these stacks, in pieces. The same tuple gets the same pieces again."""
         if stacks is self._stacks:
             return self._pieces
         blocks: dict[str, _Block] = {}
         async for group in in_turns(_groups(stacks)):
             first = group[0].stack_id
-            known = self._blocks.get(first)
-            if known is None or known[0] != group:
-                known = self._blocks[first] = (group, list(rendered(group, self._entry)))
-            blocks[first] = known
+            block = self._blocks.get(first)
+            if block is None or block[0] != group:
+                block = self._blocks[first] = (group, list(rendered(group, self._entry)))
+            blocks[first] = block
         self._blocks, self._stacks, self._pieces = blocks, stacks, _joined(blocks)
         return self._pieces
 
@@ -259,27 +292,27 @@ def _groups(stacks: tuple[Stack, ...]) -> Iterator[tuple[Stack, ...]]:
         yield stacks[start:]
 
 
-def rendered(stacks: Iterable[Stack], entry: Callable[[Stack], bytes]) -> Iterator[bytes | Late]:
+def rendered(stacks: Iterable[Stack], entry: Callable[[Stack], bytes]) -> Iterator[bytes | Unread]:
     """``,entry,entry`` for each run of stacks whose pod specs are in memory; other runs are returned as they are."""
-    for late, run in groupby(stacks, key=is_late):
+    for unread, run in groupby(stacks, key=is_unread):
         together = tuple(run)
-        yield together if late else b"," + b",".join(map(entry, together))
+        yield together if unread else b"," + b",".join(map(entry, together))
 
 
-def _joined(blocks: dict[str, _Block]) -> list[Piece | Late]:
-    pieces: list[Piece | Late] = [OPEN, *(piece for _, rendered in blocks.values() for piece in rendered), CLOSE]
+def _joined(blocks: dict[str, _Block]) -> list[Piece | Unread]:
+    pieces: list[Piece | Unread] = [OPEN, *(piece for _, rendered in blocks.values() for piece in rendered), CLOSE]
     if isinstance(first := pieces[1], bytes) and first.startswith(b","):
         pieces[1] = memoryview(first)[1:]  # no comma before the first
     return pieces
 
 
-def is_late(stack: Stack) -> bool:
+def is_unread(stack: Stack) -> bool:
     """Whether the stack's pod spec has to be read from the file."""
     return stack.pod_spec is None
 
 
-async def read_late(
-    pieces: Sequence[Piece | Late], store: Store, entry: Callable[[Stack], bytes]
+async def read_missing(
+    pieces: Sequence[Piece | Unread], store: Store, entry: Callable[[Stack], bytes]
 ) -> AsyncGenerator[Piece, None]:
     """The pieces, with long pod specs read from the file and rendered in their place. Deleted stacks are left out."""
     first = True
@@ -293,6 +326,6 @@ async def read_late(
             texts = await store.stacks.pod_specs(stack.stack_id for stack in some)
             for stack in some:
                 if (text := texts.get(stack.stack_id)) is not None:
-                    rendered = entry(replace(stack, pod_spec=text))
-                    yield rendered if first else b"," + rendered
+                    entry_bytes = entry(replace(stack, pod_spec=text))
+                    yield entry_bytes if first else b"," + entry_bytes
                     first = False

@@ -39,11 +39,11 @@ JOB_PREFIX = "job-"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Renderer:
-    """Renders the data of an event. ``tells_pod_spec``: rendering needs the stack's pod spec."""
+    """Renders the data of an event. ``has_pod_spec``: rendering needs the stack's pod spec."""
 
     stack: Callable[[Stack], bytes]
     job: Callable[[Job], bytes]
-    tells_pod_spec: bool
+    has_pod_spec: bool
 
     def __call__(self, record: Stack | Job) -> bytes:
         """A stack or a job as JSON."""
@@ -86,10 +86,10 @@ class FeedChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissedChanges:
-    """What a stream has missed: all changes one by one (``whole``), or each stack and job once, as it is now."""
+    """What a stream has missed: all changes one by one (``complete``), or each stack and job once, as it is now."""
 
     changes: list[FeedChange]
-    whole: bool
+    complete: bool
 
 
 class ChangeFeed:
@@ -164,7 +164,7 @@ class ChangeFeed:
         if not self._forgotten <= number <= self.number:
             return None
         if (known := self.since(number)) is not None:
-            return MissedChanges(changes=known, whole=True)
+            return MissedChanges(changes=known, complete=True)
         found = []
         for name, (last, labels) in reversed(self._changed.items()):
             if last <= number:
@@ -172,7 +172,7 @@ class ChangeFeed:
             record = self._now(name)
             if record is not None or not name.startswith(JOB_PREFIX):  # a purge is not announced
                 found.append(FeedChange(last, name, record, labels=labels))
-        return MissedChanges(changes=found[::-1], whole=len(found) == self.number - number)
+        return MissedChanges(changes=found[::-1], complete=len(found) == self.number - number)
 
     async def more(self, number: int, seconds: float) -> bool:
         """Return True once a change after that number is announced or the feed has closed, False after ``seconds``.

@@ -12,19 +12,19 @@ from functools import lru_cache
 import orjson
 from aiohttp import hdrs, web
 
-from stackd import __version__
+from stackd import __version__, contract
 from stackd.clock import from_nanoseconds
 from stackd.errors import StackNotFound, StoreUnavailable
 from stackd.keys import ApiKey
 from stackd.model import Job, Stack
 from stackd.web import bodies
-from stackd.web.api import Api, ApiCall
+from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.change_feed import ChangeKind, FeedChange, Renderer, event, frame
-from stackd.web.requests import Parameters
-from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, POD_SPEC, StackSelection, chosen_fields, renderer
-from stackd.web.stacks import stack_of
+from stackd.web.parameters import Parameter
+from stackd.web.selection import FIELDS, FILTERS, StackSelection
+from stackd.web.stacks import HISTORY
 
-LAST_EVENT_ID = "Last-Event-ID"
+LAST_EVENT_ID = Parameter("Last-Event-ID", "Continue after this event.", str, where="header")
 HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b": still here\n\n"
 PIECE_BYTES = 64 * 1024
@@ -34,19 +34,60 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # tells proxies not to buffer the events
 }
 KNOWN_CHOICES = 64
+STREAM = Answer(
+    about="Events until one side closes the connection. A comment every 15 s shows that it is alive.",
+    body=contract.StreamEvent,
+    media="text/event-stream",
+)
+ABOUT = """\
+Server-sent events; `data` is JSON.
+
+- `hello`: the stream has begun, and what follows is new. List the stacks now.
+- `stack`: a stack is new or has changed; the stack as in a list, with all its fields.
+- `deleted`: `{"stack_id": …}`
+- `job`: a batch job changed; the data is the job, as `GET /stacks/batch-delete/{job_id}` shows one that deletes, and as
+  `GET /stacks/batch/{job_id}` shows any other.
+- `left`: `{"stack_id": …}`; with a filter: the stack is there, but no longer one of those that you chose.
+- `skipped`: after `Last-Event-ID`: of the stacks that follow, only the present state is still known, not each one between.
+- `reset`: the event of `Last-Event-ID` is too old. List the stacks again.
+- `dropped`: this client read too slowly. The stream ends. Continue with `Last-Event-ID`, or list again.
+
+A browser's EventSource cannot send a header: read the stream with `fetch`, or give the key as `api_key`."""
 
 
+@route(
+    "GET",
+    "/events",
+    id="streamEvents",
+    tag=HISTORY,
+    summary="Follow all stacks",
+    about=ABOUT,
+    query=(*FILTERS, FIELDS, LAST_EVENT_ID),
+    answers={200: STREAM},
+    streams=True,
+)
 async def all_events(call: ApiCall) -> web.StreamResponse:
-    """``GET /events``: of all stacks and jobs, or of the stacks that the filters of the list choose."""
-    parameters = Parameters(call.request, ("fields", *FILTERS_ONCE), FILTERS_MANY)
-    selection, render = StackSelection(parameters), _render(chosen_fields(parameters))
+    """Follow all stacks and jobs, or the stacks that the filters of the list select."""
+    parameters = call.parameters
+    selection, render = StackSelection(parameters), _render(parameters.get(FIELDS, ()))
     kind_of = _selected(selection) if selection else lambda change: change.kind
     return await _stream(call, _Subscriber(render, _visible(call.key, kind_of)))
 
 
+@route(
+    "GET",
+    "/stacks/{stack_id}/events",
+    id="streamStackEvents",
+    tag=HISTORY,
+    summary="Follow one stack",
+    about="As `GET /events`, for one stack: it begins with the stack's present state and ends when the stack is gone.",
+    query=(FIELDS, LAST_EVENT_ID),
+    answers={200: STREAM},
+    streams=True,
+)
 async def stack_events(call: ApiCall) -> web.StreamResponse:
-    """``GET /stacks/{stack_id}/events``: begins with the stack as it is, and ends after the stack is deleted."""
-    stack, render = stack_of(call), _render(chosen_fields(Parameters(call.request, ("fields",))))
+    """Follow one stack: begins with it as it is, and ends after it is deleted."""
+    stack, render = call.stack, _render(call.parameters.get(FIELDS, ()))
     name = stack.stack_id
     return await _stream(call, _Subscriber(render, lambda change: change.kind if change.name == name else None, stack))
 
@@ -149,7 +190,7 @@ def _opening(call: ApiCall, present: Stack | None) -> tuple[bytes, list[FeedChan
     now = from_nanoseconds(api.context.clock.now())
     feed, first = api.feed, orjson.dumps({"version": __version__, "now": now})
     hello = event(b"hello", first, feed.id_of(feed.number))
-    seen = call.request.headers.get(LAST_EVENT_ID)
+    seen = call.request.headers.get(LAST_EVENT_ID.name)
     if seen is None:
         return hello, _present_state(call, present)
     missed = feed.resumed(seen)
@@ -157,7 +198,7 @@ def _opening(call: ApiCall, present: Stack | None) -> tuple[bytes, list[FeedChan
         return hello + event(b"reset", b"{}"), _present_state(call, present)
     # Without the present id: if the stream were cut again, the client would resume there and lose the missed changes.
     hello = event(b"hello", first)
-    return (hello if missed.whole else hello + event(b"skipped", b"{}")), missed.changes
+    return (hello if missed.complete else hello + event(b"skipped", b"{}")), missed.changes
 
 
 def _present_state(call: ApiCall, present: Stack | None) -> list[FeedChange]:
@@ -186,7 +227,7 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
 async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
     """One event; empty if the pod spec has to be read but the stack is deleted by now. The deletion's event follows."""
     record = change.record
-    if kind is not ChangeKind.STACK or record is None or isinstance(record, Job) or not _is_late(record, render):
+    if kind is not ChangeKind.STACK or record is None or isinstance(record, Job) or not _is_unread(record, render):
         return frame(api.feed, change, kind, render)
     try:
         whole = await api.context.store.stacks.whole(record)
@@ -195,12 +236,12 @@ async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Rendere
     return event(b"stack", render(whole), api.feed.id_of(change.number))
 
 
-def _is_late(stack: Stack, render: Renderer) -> bool:
-    return render.tells_pod_spec and bodies.is_late(stack)
+def _is_unread(stack: Stack, render: Renderer) -> bool:
+    return render.has_pod_spec and bodies.is_unread(stack)
 
 
 @lru_cache(maxsize=KNOWN_CHOICES)
 def _render(fields: tuple[str, ...]) -> Renderer:
     """One renderer for each choice of fields, so that clients with the same choice share the rendered bytes."""
-    stack_bytes = renderer(fields) if fields else bodies.detail_body
-    return Renderer(stack=stack_bytes, job=bodies.streamed_job, tells_pod_spec=not fields or POD_SPEC in fields)
+    stack_bytes = bodies.encoder(contract.Stack, fields or contract.STACK_FIELDS)
+    return Renderer(stack=stack_bytes, job=bodies.streamed_job, has_pod_spec=not fields or "pod_spec" in fields)

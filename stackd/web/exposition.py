@@ -29,7 +29,8 @@ from stackd.lifecycle.ownership import Role
 from stackd.lifecycle.pools import PoolFigures
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
-from stackd.web.api import Api, ApiCall, admit
+from stackd.web.api import Answer, Api, ApiCall, admit, route
+from stackd.web.system import HEALTH
 
 Labels = tuple[str, ...]
 
@@ -40,11 +41,22 @@ PROC = Path("/proc/self")
 STARTED = time.time()
 
 
+@route(
+    "GET",
+    "/metrics",
+    id="metrics",
+    tag=HEALTH,
+    summary="Metrics for Prometheus",
+    about="Needs a key unless `metrics.public` is set.",
+    answers={200: Answer(about="Prometheus' text format.", media="text/plain")},
+    public=True,
+    standby=True,
+)
 async def metrics(call: ApiCall) -> web.Response:
-    """``GET /metrics``: with a key, unless ``metrics.public`` is set."""
+    """The daemon's numbers: with a key, unless ``metrics.public`` is set."""
     api = call.api
     if not api.context.config.metrics.public:
-        admit(api, call.request, "/metrics")
+        admit(api, call.request, call.route)
     return web.Response(body=exposition(api), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
 

@@ -1,4 +1,4 @@
-"""The dashboard and the API's docs: static files from the package, for browsers.
+"""The dashboard, the API's docs and the guides, for browsers: static files from the package, and Markdown rendered once.
 
 Owns: what these pages may load (a strict Content-Security-Policy) and how they are cached. They hold no data: they
 request it from the API, with a key that a person types in.
@@ -6,16 +6,25 @@ request it from the API, with a key that a person types in.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
 from stackd.errors import NotFound
-from stackd.web.api import ApiCall
+from stackd.web.api import ApiCall, Handler, route
 from stackd.web.responses import JSON
+
+if TYPE_CHECKING:
+    from markdown_it.renderer import RendererHTML
+    from markdown_it.token import Token
 
 FOLDER = Path(__file__).parent / "static"
 TEXT_CHARSET = "utf-8"
@@ -34,6 +43,8 @@ PROTECTION = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+GUIDES = "guide/"
+LINK = re.compile(r"([\w-]+)\.md(#.*)?")
 MEDIA = {
     ".js": "text/javascript",
     ".css": "text/css",
@@ -59,40 +70,61 @@ def files() -> dict[str, File]:
     return {path.relative_to(FOLDER).as_posix(): file_of(path.read_bytes(), MEDIA[path.suffix]) for path in found}
 
 
+def _page(path: str) -> Callable[[Handler], Handler]:
+    """A route of a page: it holds no data, so it needs no key."""
+    return route("GET", path, public=True, standby=True)
+
+
+@_page("/")
+async def home(call: ApiCall) -> web.Response:
+    """Redirect to the dashboard, or to the docs if ``server.dashboard`` is off."""
+    return _to("/dashboard" if call.api.context.config.server.dashboard else "/docs")
+
+
+@_page("/docs")
+async def docs(call: ApiCall) -> web.Response:
+    """The API's docs."""
+    return _answer(call, "docs/index.html")
+
+
+@_page("/docs/")
+async def docs_below(_: ApiCall) -> web.Response:
+    """As bookmarks may have it."""
+    return _to("/docs")
+
+
+@_page("/docs/{page}")
+async def guide(call: ApiCall) -> web.Response:
+    """A guide."""
+    page = (await asyncio.to_thread(guides)).get(call.request.match_info["page"])
+    if page is None:
+        raise NotFound(f"no such page: {call.request.path}")
+    return send(call, page)
+
+
+@_page("/dashboard")
 async def dashboard(call: ApiCall) -> web.Response:
-    """``GET /dashboard``: 404 if ``server.dashboard`` is off."""
+    """The dashboard; 404 if ``server.dashboard`` is off."""
     if not call.api.context.config.server.dashboard:
         raise NotFound("the dashboard is switched off (server.dashboard)")
     return _answer(call, "dashboard/index.html")
 
 
-async def docs(call: ApiCall) -> web.Response:
-    """``GET /docs``"""
-    return _answer(call, "docs/index.html")
-
-
-async def home(call: ApiCall) -> web.Response:
-    """``GET /``: redirects to the dashboard, or to the docs if ``server.dashboard`` is off."""
-    return _to("/dashboard" if call.api.context.config.server.dashboard else "/docs")
-
-
+@_page("/dashboard/")
 async def dashboard_below(_: ApiCall) -> web.Response:
-    """``GET /dashboard/``, as bookmarks may have it"""
+    """As bookmarks may have it."""
     return _to("/dashboard")
 
 
-async def docs_below(_: ApiCall) -> web.Response:
-    """``GET /docs/``"""
-    return _to("/docs")
-
-
+@_page("/favicon.ico")
 async def favicon(call: ApiCall) -> web.Response:
-    """``GET /favicon.ico``: browsers request it by themselves."""
+    """Browsers request it by themselves."""
     return _answer(call, "shared/icon.svg")
 
 
+@_page("/static/{folder}/{file}")
 async def static(call: ApiCall) -> web.Response:
-    """``GET /static/{folder}/{file}``"""
+    """A file of a page."""
     wanted = call.request.match_info
     return _answer(call, f"{wanted['folder']}/{wanted['file']}")
 
@@ -121,3 +153,56 @@ def send(call: ApiCall, file: File) -> web.Response:
 def file_of(body: bytes, media: str) -> File:
     """A file with these bytes."""
     return File(body=body, media=media, tag=hashlib.sha256(body).hexdigest()[:32])
+
+
+@cache
+def guides() -> dict[str, File]:
+    """The pages by name. The first call takes some 50 ms: call it in a thread."""
+    from markdown_it import MarkdownIt
+
+    markdown = MarkdownIt("commonmark").enable("table")
+    markdown.add_render_rule("fence", _code)
+    markdown.add_render_rule("link_open", _link)
+    names = {path.removeprefix(GUIDES).removesuffix(".md"): path for path in files() if path.startswith(GUIDES)}
+    return {name: _guide(name, markdown, files()[path].body.decode()) for name, path in names.items()}
+
+
+def anchor(heading: str) -> str:
+    """The id of a heading, as pages that host repositories make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+def _guide(name: str, markdown: Any, text: str) -> File:
+    tokens: list[Token] = markdown.parse(text)
+    headings = [
+        (token, tokens[place + 1].content) for place, token in enumerate(tokens) if token.type == "heading_open"
+    ]
+    for token, heading in headings:
+        token.attrSet("id", anchor(heading))
+    title, *_ = (heading for token, heading in headings if token.tag == "h1")
+    sections = "".join(
+        f'<a href="#{anchor(heading)}">{escape(heading)}</a>' for token, heading in headings if token.tag == "h2"
+    )
+    page = files()["docs/guide.html"].body.decode()
+    page = page.replace(f'href="/docs/{name}"', f'href="/docs/{name}" aria-current="page"')
+    page = page.replace("{{title}}", escape(title)).replace("{{sections}}", sections)
+    page = page.replace("{{content}}", markdown.renderer.render(tokens, markdown.options, {}))
+    return file_of(page.encode(), "text/html")
+
+
+def _code(_: RendererHTML, tokens: list[Token], place: int, *__: Any) -> str:
+    return f'<pre tabindex="0">{escape(tokens[place].content)}</pre>\n'
+
+
+def _link(renderer: RendererHTML, tokens: list[Token], place: int, options: Any, env: Any) -> str:
+    """A link to another guide leads to its page; one to what is only in the repository is plain text."""
+    token = tokens[place]
+    href = str(token.attrs.pop("href"))
+    if (link := LINK.fullmatch(href)) and f"{GUIDES}{link[1]}.md" in files():
+        token.attrs["href"] = f"/docs/{link[1]}{link[2] or ''}"
+    elif href.startswith(("#", "https://")):
+        token.attrs["href"] = href
+    else:
+        close = next(one for one in tokens[place:] if one.type == "link_close")
+        token.tag = close.tag = "span"
+    return renderer.renderToken(tokens, place, options, env)

@@ -1,15 +1,13 @@
-"""Requests: the parsing and checking of query and body, with a sentence for each possible mistake.
+"""The bodies of requests: how they are received and parsed, with a sentence for each possible mistake.
 
-Owns: the parameters and the JSON bodies of all routes. Routes without parameters ignore the query. Routes with
-parameters refuse unknown ones, so that a mistyped filter never gets an unfiltered answer. ``podspec`` owns what a pod
-spec may hold.
+``contract`` has their fields. ``podspec`` owns what a pod spec may hold.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,128 +17,24 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
+from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.config import Config
+from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create_request import CreateRequest
 from stackd.metrics import INVALID
 from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, TargetPort
-from stackd.names import LONGEST_SUBDOMAIN, did_you_mean
+from stackd.names import did_you_mean
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
+from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.request import parse_labels
 from stackd.templates import Template
-from stackd.units import format_duration, parse_duration
-from stackd.web.auth import PARAMETER
-from stackd.web.view import View
-
-TRUE = frozenset({"true", "1", ""})
-FALSE = frozenset({"false", "0"})
-
-MOST_VALUES: Final = 16
-"""How many different values a parameter may have: a stack has no more labels. Each is compared with each stack."""
-
-_OFTEN_TRIED: Final = {
-    (
-        "sort",
-        "sort_by",
-        "order",
-        "order_by",
-        "orderby",
-    ): "stacks are always ordered by created_at, then stack_id",
-    (
-        "page",
-        "offset",
-        "skip",
-        "per_page",
-        "page_size",
-    ): "use limit and cursor (the next_cursor of the previous page)",
-    ("q", "query", "search", "filter"): "filter by label, status, node or template",
-}
-"""Parameters of other APIs, and what to use here instead."""
-
-
-class Parameters:
-    """The query of one request. Parameters of ``once`` may occur once each, those of ``many`` with ``MOST_VALUES`` values.
-
-    A value that is given again is ignored.
-    """
-
-    def __init__(self, request: web.Request, once: Sequence[str], many: Sequence[str] = ()) -> None:
-        self._values: dict[str, list[str]] = {}
-        known = (*once, *many)
-        for name, value in request.query.items():
-            if name == PARAMETER:
-                continue
-            if name not in known:
-                raise InvalidRequest(f"unknown parameter {_unknown_parameter(name, known)}")
-            values = self._values.setdefault(name, [])
-            if name in once and values:
-                raise InvalidRequest(f"the parameter {name} is given more than once")
-            if value not in values:
-                values.append(value)
-            if len(values) > MOST_VALUES:
-                raise InvalidRequest(f"the parameter {name} has more than {MOST_VALUES} different values")
-
-    def __bool__(self) -> bool:
-        return bool(self._values)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
-
-    def all(self, name: str) -> list[str]:
-        """All values, in order."""
-        return self._values.get(name, [])
-
-    def get(self, name: str) -> str | None:
-        """The value, or None."""
-        values = self._values.get(name)
-        return values[0] if values else None
-
-    def flag(self, name: str) -> bool:
-        """Whether it is set to true; a bare name counts as true."""
-        value = self.get(name)
-        if value is None or value.lower() in FALSE:
-            return False
-        if value.lower() in TRUE:
-            return True
-        raise InvalidRequest(f"{name} must be true or false, not {value[:64]!r}")
-
-    def number(self, name: str, least: int, most: int) -> int | None:
-        """A whole number within bounds, or None."""
-        value = self.get(name)
-        if value is None:
-            return None
-        if not (value.isascii() and value.isdigit() and len(value) <= len(str(most)) and least <= int(value) <= most):
-            raise InvalidRequest(f"{name} must be a whole number from {least} to {most}, not {value[:64]!r}")
-        return int(value)
-
-    def seconds(self, name: str, default: float) -> float:
-        """A duration such as ``30s``."""
-        value = self.get(name)
-        return default if value is None else _seconds(name, value)
-
-
-def _unknown_parameter(name: str, known: Sequence[str]) -> str:
-    meant = next((instead for names, instead in _OFTEN_TRIED.items() if name.lower() in names), "")
-    return f"{_short(name)!r}; {meant}" if meant else unknown(name, known)
-
-
-def duration(name: str, text: str, most: float) -> float:
-    """Seconds from ``text``: at least a nanosecond, at most ``most``. Raises InvalidRequest, naming ``name``."""
-    seconds = _seconds(name, text)
-    if not 0 < seconds <= most or not round(seconds * NANOSECONDS):
-        raise InvalidRequest(f"{name} must be above zero and at most {format_duration(most)}, not {text[:64]}")
-    return seconds
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        return parse_duration(text)
-    except (ValueError, OverflowError) as exc:
-        raise InvalidRequest(f'{name} must be a duration such as "30m", "1h30m" or "90s"') from exc
-
+from stackd.units import format_duration
+from stackd.web.api import View
+from stackd.web.parameters import seconds_of, short, unknown
 
 MOST_PARTS: Final = 4_000
 """How many objects, lists and names a body may have: its parts take far longer to read than its bytes."""
@@ -148,14 +42,8 @@ MOST_PARTS: Final = 4_000
 BYTES_PER_PART: Final = 4
 """A pod spec may have one more for so many bytes of ``limits.pod_spec``: a text with more of them is none."""
 
-SENTENCE_IDS = "stack_ids must be a list of stack ids"
-LONGEST_SHOWN: Final = 64
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 CONTINUE: Final = "100-continue"
-REQUIRED = ("target_port", "pod_spec")
-BATCH_FIELDS = ("action", "ttl", "stack_ids", "labels")
-CREATE_FIELDS = (*REQUIRED, "template", "ttl", "labels", "if_exists")
-IF_EXISTS = ("error", "return")
 
 
 def check_coding(request: web.BaseRequest) -> None:
@@ -179,7 +67,7 @@ async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
         if request.content.is_eof():  # as usual for a small body: it has come with its head
             return await request.read()
         async with asyncio.timeout(timeout):
-            await _go_on(request)
+            await _continue(request)
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
@@ -189,7 +77,7 @@ async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
         raise RequestTooLarge(_too_large(max_body)) from exc
 
 
-async def _go_on(request: web.Request) -> None:
+async def _continue(request: web.Request) -> None:
     """Tell a client that waits (``Expect: 100-continue``) to send its body."""
     waits = request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
     if waits and not request.content.is_eof():
@@ -201,10 +89,8 @@ def _too_large(max_body: int) -> str:
     return f"the request body is larger than {max_body} bytes (server.max_body)"
 
 
-def parse_object(
-    body: bytes, known: Iterable[str], required: Iterable[str], most_parts: int = MOST_PARTS
-) -> dict[str, Any]:
-    """The body as a JSON object with only known fields and all required ones, whatever its Content-Type says."""
+def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) -> dict[str, Any]:
+    """The body as a JSON object with only fields of its kind and all required ones, whatever its Content-Type says."""
     if sum(map(body.count, (b"{", b"[", b":"))) > most_parts:
         raise InvalidRequest(f"invalid request body: it has more than {most_parts} objects, lists and names")
     try:
@@ -213,19 +99,21 @@ def parse_object(
         raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise InvalidRequest("invalid request body: a JSON object is expected")
-    known = list(known)
+    fields = fields_of(kind)
+    names = [each.name for each in fields]
     for name in value:
-        if name not in known:
-            raise InvalidRequest(f"invalid request body: unknown field {unknown(name, known)}")
+        if name not in names:
+            raise InvalidRequest(f"invalid request body: unknown field {unknown(name, names)}")
     _check_fields_once(body)
-    _require(value, required)
+    for each in fields:
+        if not is_optional(kind, each):
+            _require(value, each.name)
     return value
 
 
-def _require(fields: Mapping[str, Any], names: Iterable[str]) -> None:
-    for name in names:
-        if fields.get(name) is None:
-            raise InvalidRequest(f"invalid request body: {name} is required")
+def _require(fields: Mapping[str, Any], name: str) -> None:
+    if fields.get(name) is None:
+        raise InvalidRequest(f"invalid request body: {name} is required")
 
 
 class _TwiceError(Exception):
@@ -248,20 +136,11 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise _TwiceError(repr(_short(name)))
+            raise _TwiceError(repr(short(name)))
         seen.add(name)
 
 
 _FIELDS_ONCE: Final = json.JSONDecoder(object_pairs_hook=_once, parse_int=str, parse_float=str)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_SHOWN else name[:LONGEST_SHOWN] + "…"
-
-
-def unknown(name: str, known: Sequence[str]) -> str:
-    """A message about an unknown name: the name, shortened, and the nearest known one, or all known ones."""
-    return repr(_short(name)) + (did_you_mean(name, known) or f"; known are {', '.join(known)}")
 
 
 def text_of(fields: dict[str, Any], name: str) -> str:
@@ -276,7 +155,7 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
     """The ids of a batch job: trimmed, each once, in the order given; at least one, none of them blank."""
     values = fields["stack_ids"]
     if not isinstance(values, list):
-        raise InvalidRequest(f"invalid request body: {SENTENCE_IDS}")
+        raise InvalidRequest("invalid request body: stack_ids must be a list of stack ids")
     if not values:
         raise InvalidRequest("invalid request body: stack_ids is empty")
     if len(values) > max_ids:
@@ -288,10 +167,8 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
         trimmed = value.strip()
         if not trimmed:
             raise InvalidRequest(f"invalid request body: stack_ids[{index}] is blank")
-        if len(trimmed) > LONGEST_SUBDOMAIN:
-            raise InvalidRequest(
-                f"invalid request body: stack_ids[{index}] is longer than {LONGEST_SUBDOMAIN} characters"
-            )
+        if len(trimmed) > LONGEST_NAME:
+            raise InvalidRequest(f"invalid request body: stack_ids[{index}] is longer than {LONGEST_NAME} characters")
         ids[trimmed] = None
     return list(ids)
 
@@ -299,11 +176,11 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
 def batch(body: bytes, config: Config, key: ApiKey) -> tuple[list[str], JobRequest]:
     """The stacks of a batch job, if the body names them, and what the job is to do. Raises InvalidRequest."""
     max_ids = config.batch_delete.max_ids
-    fields = parse_object(body, BATCH_FIELDS, ("action",), MOST_PARTS + max_ids)
+    fields = parse_object(body, contract.Batch, MOST_PARTS + max_ids)
     name = text_of(fields, "action")
     if name not in list(JobAction):
         hint = did_you_mean(name, list(JobAction))
-        raise _wrong_field("action", f"action must be one of {', '.join(JobAction)}, not {_short(name)!r}{hint}")
+        raise _wrong_field("action", f"action must be one of {', '.join(JobAction)}, not {short(name)!r}{hint}")
     action = JobAction(name)
     if (action is JobAction.EXTEND) != ("ttl" in fields):
         raise _wrong_field("ttl", 'ttl, such as "30m", goes with the action extend, and only with that')
@@ -347,10 +224,10 @@ async def create_body(view: View, body: bytes, *, labelled: bool = True) -> Crea
 async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody:
     context, key = view.context, view.key
     most_parts = MOST_PARTS + context.config.limits.pod_spec // BYTES_PER_PART
-    fields = parse_object(body, CREATE_FIELDS, (), most_parts)
+    fields = parse_object(body, contract.Create, most_parts)
     template = _template_of(fields, view.templates())
     if template is None:
-        _require(fields, REQUIRED)
+        _require(fields, "pod_spec")
     ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
     labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
     if template is not None:
@@ -360,16 +237,18 @@ async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody
         labels = labels_of(view.labels_of_create(labels, of_template))
     if labelled:
         _check_required(labels, context.config.limits.required_labels)
-    existing = fields.get("if_exists", "error") if "if_exists" in fields else "error"
+    existing = fields.get("if_exists", "error")
     if existing not in IF_EXISTS:
         raise InvalidRequest(f"invalid request body: if_exists must be one of {', '.join(IF_EXISTS)}")
     if template is not None:
         ports, spec, text = template.target_ports, template.spec, ""
     else:
-        ports, text = parse_target_ports(fields["target_port"]), text_of(fields, "pod_spec")
+        text = text_of(fields, "pod_spec")
+        ports = parse_target_ports(fields["target_port"]) if "target_port" in fields else ()
         if refusals := context.config.routes.refusals(ports):
             raise InvalidRequest("; ".join(map(str, refusals)), refusals)
         spec = await _sanitized(context, text, ports)
+        ports = ports or _declared(spec)
     create_request = CreateRequest(
         spec=spec,
         target_ports=ports,
@@ -391,11 +270,28 @@ async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...])
         return await asyncio.to_thread(context.sanitizer.sanitize, text, ports)
 
 
+def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:
+    """The ports that the containers declare which keep running. Raises InvalidRequest if none can be published."""
+    pod: Any = spec.manifest["spec"]
+    entries = [
+        {"container_port": port["containerPort"], "protocol": port.get("protocol", "TCP")}
+        for path, container in by_path(pod).items()
+        if keeps_running(path, container)
+        for port in container.get("ports", ())
+        if port.get("protocol", "TCP") in PROTOCOLS
+    ]
+    if not entries:
+        raise _wrong_field(
+            "target_port", "target_port is required: no container of the pod spec declares a TCP or UDP port"
+        )
+    return parse_target_ports([entry for index, entry in enumerate(entries) if entry not in entries[:index]])
+
+
 def _template_of(fields: dict[str, Any], known: Mapping[str, Template]) -> Template | None:
     """The template that the body names, or None. Raises InvalidRequest."""
     if "template" not in fields:
         return None
-    for name in REQUIRED:
+    for name in ("target_port", "pod_spec"):
         if name in fields:
             raise _wrong_field("template", f"template and {name} exclude each other; the template has its own")
     name = text_of(fields, "template")
@@ -430,14 +326,17 @@ def _check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> Non
 
 
 def ttl_of(fields: Mapping[str, Any], most: float) -> float:
-    """The field ``ttl`` in seconds, ``most`` at most (``stacks.max_ttl``)."""
+    """The field ``ttl`` in seconds: at least a nanosecond, ``most`` at most (``stacks.max_ttl``)."""
     value = fields["ttl"]
     if not isinstance(value, str):
         raise _wrong_field("ttl", 'ttl must be a string such as "30m"')
     try:
-        return duration("ttl", value, most)
+        seconds = seconds_of("ttl", value)
     except InvalidRequest as error:
         raise _wrong_field("ttl", str(error)) from error
+    if not 0 < seconds <= most or not round(seconds * NANOSECONDS):
+        raise _wrong_field("ttl", f"ttl must be above zero and at most {format_duration(most)}, not {value[:64]}")
+    return seconds
 
 
 def labels_of(value: object) -> Mapping[str, str]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from email.utils import formatdate
-from typing import Final
+from typing import Any, Final
 
-import orjson
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
-from stackd import errors
+from stackd import contract, errors
+from stackd.contract import LONGEST_ERROR, Body
 from stackd.logs import REQUEST_ID
 from stackd.podspec import by_line
+from stackd.web.bodies import encode
 
 log = logging.getLogger(__name__)
 request_log = logging.getLogger("stackd.request")
@@ -107,9 +108,10 @@ class ReadyAnswer(web.StreamResponse):
             await self._ordinary.write_eof(data)
 
 
-def json_response(body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """Ready-made JSON as an answer."""
-    return web.Response(body=body, status=status, headers=headers, content_type=JSON)
+def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """A body, or ready-made JSON, as an answer."""
+    raw = body if isinstance(body, bytes) else encode(body)
+    return web.Response(body=raw, status=status, headers=headers, content_type=JSON)
 
 
 async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
@@ -149,31 +151,21 @@ STATUSES: dict[type[BaseException], int] = {
 
 INTERNAL = 500
 SENTENCES = {404: "no such route", 408: "the request did not arrive in time", INTERNAL: "internal server error"}
-ERROR_LIMIT = 4096
 
 
-def status_of(error: BaseException) -> int:
-    """The HTTP status of an error; 500 if the table does not have it."""
-    for kind in type(error).__mro__:
-        if kind in STATUSES:
-            return STATUSES[kind]
-    return INTERNAL
-
-
-def problem(
-    status: int, sentence: str, headers: dict[str, str] | None = None, more: Mapping[str, object] | None = None
-) -> web.Response:
-    """An error response; ``more`` are further fields."""
-    body = orjson.dumps({"error": sentence[:ERROR_LIMIT], **(more or {})})
-    return web.Response(status=status, body=body, content_type=JSON, headers=headers)
+def problem(status: int, error: str, headers: dict[str, str] | None = None, **fields: Any) -> web.Response:
+    """An error response; ``fields`` are further ones of ``contract.Error``."""
+    return json_response(contract.Error(error=error[:LONGEST_ERROR], **fields), status, headers)
 
 
 def problem_of(error: BaseException) -> web.Response:
     """The response to an error that ended a request. Errors that the table does not have are logged only here."""
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return problem(413, "the request body is too large")
     if isinstance(error, web.HTTPException):
-        return _from_aiohttp(error)
-    status = status_of(error)
-    if status == INTERNAL:
+        return problem(error.status, SENTENCES.get(error.status, error.reason.lower()))
+    status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), INTERNAL)
+    if status == INTERNAL or not isinstance(error, errors.StackdError):
         log.error("a request failed unexpectedly", exc_info=error)
         return problem(INTERNAL, SENTENCES[INTERNAL])
     headers = {}
@@ -183,25 +175,14 @@ def problem_of(error: BaseException) -> web.Response:
         headers["WWW-Authenticate"] = "ApiKey, Bearer"
     if isinstance(error, errors.UnsupportedCoding):
         headers["Accept-Encoding"] = "identity"
-    if isinstance(error, errors.StackdError):
-        if error.detail:
-            request_log.info("%d: %s", status, error, extra={"same": (status, str(error))})
-        return problem(status, error.sentence, headers, _beside(error))
-    return problem(status, str(error), headers)
-
-
-def _beside(error: errors.StackdError) -> dict[str, object]:
-    """The further fields that some errors have."""
-    player = {"player_message": error.player_message} if error.player_message else {}
-    if isinstance(error, errors.LabelLimitReached):
-        return {"stack_id": error.stack_id, **player}
-    if isinstance(error, errors.InvalidRequest) and error.reasons:
-        reasons = by_line(error.reasons)
-        return {"reasons": [{"path": each.path, "line": each.line, "text": each.text} for each in reasons]}
-    return {**({"detail": error.detail[:ERROR_LIMIT]} if error.detail else {}), **player}
-
-
-def _from_aiohttp(error: web.HTTPException) -> web.Response:
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return problem(413, "the request body is too large")
-    return problem(error.status, SENTENCES.get(error.status, error.reason.lower()))
+    if error.detail:
+        request_log.info("%d: %s", status, error, extra={"same": (status, str(error))})
+    return problem(
+        status,
+        error.sentence,
+        headers,
+        reasons=tuple(by_line(getattr(error, "reasons", ()))),
+        stack_id=error.stack_id if isinstance(error, errors.LabelLimitReached) else "",
+        detail=error.detail[:LONGEST_ERROR],
+        player_message=error.player_message,
+    )

@@ -7,48 +7,97 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
-import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
-from stackd.clock import from_nanoseconds
-from stackd.errors import ClusterUnavailable, InvalidRequest, JobNotFound, StackNotFound
+from stackd import contract
+from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.delete import delete
 from stackd.lifecycle.diagnostics import read_logs
-from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key
+from stackd.lifecycle.idempotency import KEY_LIMIT, Replayable, StoredResponse, check_key
 from stackd.lifecycle.observe import until_gone, until_status
 from stackd.lifecycle.restart import restart, start, stop
 from stackd.lifecycle.ttl import extend
-from stackd.model import Job, JobAction, JobRequest, Stack, TimelineEvent
+from stackd.model import Stack, StackStatus
 from stackd.store import Claim, Store
-from stackd.web import bodies, listing, requests
-from stackd.web.api import IDEMPOTENCY_KEY, JOB_ID, STACK_ID, ApiCall
-from stackd.web.requests import CreateBody, Parameters
-from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
-from stackd.web.stack_fields import FILTERS_MANY, FILTERS_ONCE, status_named
+from stackd.units import format_duration
+from stackd.web import bodies, examples, requests
+from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
+from stackd.web.parameters import Parameter, Parameters, flag, length, number, one_of, text
+from stackd.web.requests import CreateBody
+from stackd.web.responses import ReadyAnswer, json_response
 
+STACKS, HISTORY = "Stacks", "History"
 REPLAYED = {"Idempotency-Replayed": "true"}
-DRY_RUN = "dry_run"
-ALL_ONCE = (*FILTERS_ONCE, *listing.PAGING)
 DELETED = "deleted"
 """A value of ``wait`` beside the statuses."""
 
 DEFAULT_WAIT = 30.0
 LONGEST_WAIT = 60.0
-STREAM_ABOVE = 256 * 1024
-EXTEND_FIELDS = ("ttl",)
 DEFAULT_TAIL = 200
 LONGEST_TAIL = 10_000
+WRITTEN_ONCE: Final = Parameter(
+    IDEMPOTENCY_KEY,
+    "A value that the client chooses for one request. For a day, a repetition with the same value gets the first answer "
+    "again, even if limits or policies have changed.",
+    str,
+    {"pattern": "^[!-~](?:[ -~]*[!-~])?$", "maxLength": KEY_LIMIT},
+    where="header",
+)
+DRY_RUN: Final = flag("dry_run", "`true` or `1`: validate here and in the cluster, and write nothing.")
+WAIT: Final = one_of(
+    "wait",
+    "Wait for this status before answering, or until the stack is deleted.",
+    [*StackStatus, DELETED],
+)
+WAIT_DELETED: Final = one_of(
+    "wait", "Where the cluster cannot delete it at once: wait for that, instead of answering 503 now.", [DELETED]
+)
+TIMEOUT: Final = length(
+    "timeout",
+    f"The longest wait: {format_duration(DEFAULT_WAIT)} if not given, at most {format_duration(LONGEST_WAIT)}.",
+)
+TAIL: Final = number("tail", f"How many of the last lines; {DEFAULT_TAIL} if not given.", 1, LONGEST_TAIL)
+CONTAINER: Final = text("container", "Of this container; the first one if not given.")
 
 
+def _detail_answer(about: str, status: str = "creating", *, replayed: bool = False) -> dict[int, Answer]:
+    example = {**examples.DETAIL, "status": status}
+    return {200: Answer(about=about, body="StackDetail", examples={status: example}, replayed=replayed)}
+
+
+@route(
+    "POST",
+    "/stacks",
+    id="createStack",
+    tag=STACKS,
+    summary="Create a stack",
+    about="Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer "
+    "again.",
+    query=(DRY_RUN, WRITTEN_ONCE),
+    body=contract.Create,
+    examples=examples.CREATES,
+    answers={
+        201: Answer(
+            about="The stack.", body="StackCreated", examples={"created": examples.CREATED_STACK}, replayed=True
+        ),
+        200: Answer(
+            about="With `dry_run`: what would be created. With `if_exists=return`: the existing stack.",
+            body=(contract.DryRun, "StackDetail"),
+            replayed=True,
+        ),
+    },
+    errors=(409, 422),
+    replays=True,
+)
 async def create_stack(call: ApiCall) -> web.Response:
-    """``POST /stacks``"""
-    dry = bool(call.request.query_string) and Parameters(call.request, (DRY_RUN,)).flag(DRY_RUN)
+    """Create a stack, or with ``dry_run`` check whether it could be created."""
+    dry = bool(call.request.query_string) and call.parameters.get(DRY_RUN, False)
     body = await read_body(call)
     if dry:
         return await _tried(call, body)
@@ -75,7 +124,14 @@ async def _tried(call: ApiCall, body: bytes) -> web.Response:
         call.api.limits.per_label.check(create_request.labels, call.key.labels)
         with requests.refusals_located(parsed):
             await dry_run(call.api.context, create_request)
-    return json_response(bodies.dry_run_body(create_request.spec))
+    spec = create_request.spec
+    return json_response(
+        contract.DryRun(
+            pod_spec=spec.text,
+            requested_cpu_milli=spec.requested_cpu_milli,
+            requested_memory_bytes=spec.requested_memory_bytes,
+        )
+    )
 
 
 class CreatedBody:
@@ -118,129 +174,92 @@ async def _created(
     return StoredResponse(status=200, body=body)
 
 
-async def list_stacks(call: ApiCall) -> web.StreamResponse:
-    """``GET /stacks``"""
-    if call.key.tenant or (call.request.query_string and Parameters(call.request, ALL_ONCE, FILTERS_MANY)):
-        return await listing.list_matching(call)
-    parts = await call.api.bodies.everything()
-    pieces = [part for part in parts if not isinstance(part, tuple)]
-    if len(pieces) < len(parts):
-        return await streamed_json(call.request, bodies.read_late(parts, call.api.context.store, bodies.listed_body))
-    size = sum(map(len, pieces))
-    if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
-        return ReadyAnswer(b"".join(pieces))
-    # A long list is sent piece by piece, at the reader's pace: a slow one holds references to shared bytes, no copies.
-    response = web.StreamResponse()
-    response.content_type = JSON
-    response.content_length = size
-    await response.prepare(call.request)
-    for piece in pieces:
-        await response.write(piece)
-    await response.write_eof()
-    return response
-
-
+@route(
+    "GET",
+    "/stacks/{stack_id}",
+    id="getStack",
+    tag=STACKS,
+    summary="Get a stack",
+    about="From what stackd knows: it answers while Kubernetes is away, too.",
+    answers=_detail_answer("The stack.", "running"),
+)
 async def get_stack(call: ApiCall) -> web.StreamResponse:
-    """``GET /stacks/{stack_id}``"""
-    return ReadyAnswer(await call.api.bodies.detail(stack_of(call)))
+    """Read a stack, from memory."""
+    return ReadyAnswer(await call.api.bodies.detail(call.stack))
 
 
+@route(
+    "GET",
+    "/stacks/{stack_id}/status",
+    id="getStackStatus",
+    tag=STACKS,
+    summary="Get a stack's status",
+    about="With `wait`, answers as soon as the stack has that status or can no longer reach it. `wait=deleted` answers as "
+    "the delete does once the stack is gone.",
+    query=(WAIT, TIMEOUT),
+    answers={
+        200: Answer(
+            about="The status.",
+            body=(contract.StackStatusAnswer, contract.Deleted),
+            examples={"running": examples.STATUS},
+        )
+    },
+)
 async def get_status(call: ApiCall) -> web.StreamResponse:
-    """``GET /stacks/{stack_id}/status``"""
-    if call.request.query_string and (query := Parameters(call.request, ("wait", "timeout"))):
+    """Read a stack's status, or wait for one."""
+    if call.request.query_string and (query := call.parameters):
         return await _awaited_status(call, query)
-    return ReadyAnswer(call.api.bodies.status(stack_of(call)))
+    return ReadyAnswer(call.api.bodies.status(call.stack))
 
 
 async def _awaited_status(call: ApiCall, query: Parameters) -> web.StreamResponse:
-    stack = stack_of(call)
-    seconds, wait = _patience(call, query), query.get("wait")
+    stack: Stack | None = call.stack
+    stack_id = call.stack_id
+    seconds, wait = _patience(call, query), query.get(WAIT)
     if wait == DELETED:
-        left = await until_gone(call.api.context, stack.stack_id, seconds)
-        if left is None:
-            return json_response(bodies.deleted_body(stack.stack_id))
-        stack = left
+        stack = await until_gone(call.api.context, stack_id, seconds)
     elif wait is not None:
-        status = status_named("wait", wait, DELETED)
-        stack = await until_status(call.api.context, stack.stack_id, status, seconds)
+        stack = await until_status(call.api.context, stack_id, StackStatus(wait), seconds)
+    if stack is None:
+        return json_response(contract.Deleted(stack_id=stack_id))
     return ReadyAnswer(call.api.bodies.status(stack))
 
 
 def _patience(call: ApiCall, query: Parameters) -> float:
     """How many seconds this request may wait; 0 while stackd stops."""
-    seconds = min(query.seconds("timeout", DEFAULT_WAIT), LONGEST_WAIT)
+    seconds = min(query.get(TIMEOUT, DEFAULT_WAIT), LONGEST_WAIT)
     return 0.0 if call.api.draining else seconds
 
 
+@route(
+    "DELETE",
+    "/stacks/{stack_id}",
+    id="deleteStack",
+    tag=STACKS,
+    summary="Delete a stack",
+    about="Answers when the cluster has confirmed that pod and service are gone.",
+    query=(WAIT_DELETED, TIMEOUT),
+    answers={
+        200: Answer(
+            about="The stack is gone.",
+            body=contract.Deleted,
+            examples={"deleted": {"deleted": True, "stack_id": examples.STACK_ID}},
+        )
+    },
+)
 async def delete_stack(call: ApiCall) -> web.Response:
-    """``DELETE /stacks/{stack_id}``; with ``wait=deleted`` it also waits for a cluster that needs a while."""
-    context = call.api.context
-    query = Parameters(call.request, ("wait", "timeout"))
-    if query.get("wait") not in (None, DELETED):
-        raise InvalidRequest(f"wait must be {DELETED}, not {query.get('wait')!r}")
+    """Delete a stack; with ``wait=deleted``, also wait for a cluster that needs a while."""
+    context, query = call.api.context, call.parameters
+    waits = query.get(WAIT_DELETED) is not None
     end = context.clock.monotonic() + _patience(call, query)
-    stack_id = stack_of(call).stack_id
+    stack_id = call.stack.stack_id
     try:
         await delete(context, stack_id, by=call.key.name)
     except ClusterUnavailable:
-        left = end - context.clock.monotonic() if "wait" in query else 0.0
-        if left <= 0 or await until_gone(context, stack_id, left) is not None:
+        remaining = end - context.clock.monotonic() if waits else 0.0
+        if remaining <= 0 or await until_gone(context, stack_id, remaining) is not None:
             raise
-    return json_response(bodies.deleted_body(stack_id))
-
-
-async def batch_delete(call: ApiCall) -> web.Response:
-    """``POST /stacks/batch-delete``"""
-    body = await read_body(call)
-
-    async def run(claim: Claim | None) -> StoredResponse:
-        max_ids = call.api.context.config.batch_delete.max_ids
-        fields = requests.parse_object(body, ("stack_ids",), ("stack_ids",), requests.MOST_PARTS + max_ids)
-        ids = requests.stack_ids(fields, max_ids)
-        return await _begun(call, ids, JobRequest(by=call.key.name), claim, bodies.accepted_body)
-
-    return await first_answer(call, body, run)
-
-
-async def batch(call: ApiCall) -> web.Response:
-    """``POST /stacks/batch``"""
-    body = await read_body(call)
-
-    async def run(claim: Claim | None) -> StoredResponse:
-        ids, request = requests.batch(body, call.api.context.config, call.key)
-        return await _begun(call, ids, request, claim, bodies.accepted_many_body)
-
-    return await first_answer(call, body, run)
-
-
-async def _begun(
-    call: ApiCall, ids: list[str], request: JobRequest, claim: Claim | None, render: Callable[[Job], bytes]
-) -> StoredResponse:
-    job = await call.api.batch.submit(call.view.of_job(ids), request, claim, render)
-    call.request[JOB_ID] = job.job_id
-    return StoredResponse(status=202, body=render(job))
-
-
-async def get_job(call: ApiCall) -> web.Response:
-    """``GET /stacks/batch-delete/{job_id}``: of the jobs that delete."""
-    job = _job(call)
-    if job.action is not JobAction.DELETE:
-        raise JobNotFound(job.job_id)
-    return json_response(bodies.job_body(job))
-
-
-async def get_batch(call: ApiCall) -> web.Response:
-    """``GET /stacks/batch/{job_id}``: of all jobs."""
-    return json_response(bodies.batch_body(_job(call)))
-
-
-def _job(call: ApiCall) -> Job:
-    return call.view.job(call.request.match_info["job_id"])
-
-
-def stack_of(call: ApiCall) -> Stack:
-    """The stack that the path names. Raises StackNotFound."""
-    return call.view.stack(call.request.match_info["stack_id"])
+    return json_response(contract.Deleted(stack_id=stack_id))
 
 
 async def read_body(call: ApiCall) -> bytes:
@@ -282,22 +301,29 @@ def idempotency_key(call: ApiCall) -> str | None:
     return keys[0] if keys else None
 
 
-class Beginning(Protocol):
-    """``start`` or ``restart``."""
-
-    def __call__(self, context: Context, stack_id: str, *, by: str) -> Awaitable[Stack]:
-        """Return the stack as soon as its fresh pod is on its way."""
-
-
+@route(
+    "POST",
+    "/stacks/{stack_id}/extend",
+    id="extendStack",
+    tag=STACKS,
+    summary="Extend a stack's time to live",
+    about="Adds to its end; the whole life may be `stacks.max_ttl` at most.",
+    query=(WRITTEN_ONCE,),
+    body=contract.Extend,
+    examples={"half an hour": {"ttl": "30m"}},
+    answers=_detail_answer("The stack.", "running", replayed=True),
+    errors=(409, 422),
+    replays=True,
+)
 async def extend_stack(call: ApiCall) -> web.Response:
-    """``POST /stacks/{stack_id}/extend``"""
+    """Let a stack live longer."""
     body = await read_body(call)
     context = call.api.context
 
     async def run(claim: Claim | None) -> StoredResponse:
-        fields = requests.parse_object(body, EXTEND_FIELDS, EXTEND_FIELDS)
+        fields = requests.parse_object(body, contract.Extend)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
-        stack = await extend(context, stack_of(call).stack_id, seconds, by=call.key.name, claim=claim)
+        stack = await extend(context, call.stack.stack_id, seconds, by=call.key.name, claim=claim)
         answer = StoredResponse(status=200, body=await _detail(context, stack))
         if claim is not None:
             await context.store.claims.answer(claim, answer.status, answer.body)
@@ -306,26 +332,57 @@ async def extend_stack(call: ApiCall) -> web.Response:
     return await first_answer(call, body, run, resumes=True)
 
 
+@route(
+    "POST",
+    "/stacks/{stack_id}/stop",
+    id="stopStack",
+    tag=STACKS,
+    summary="Stop a stack: remove its pod",
+    about="Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.",
+    answers=_detail_answer("The stack.", "stopped"),
+    errors=(409,),
+)
 async def stop_stack(call: ApiCall) -> web.Response:
-    """``POST /stacks/{stack_id}/stop``"""
-    stack = await stop(call.api.context, stack_of(call).stack_id, by=call.key.name)
+    """Delete a stack's pod and keep its ports."""
+    stack = await stop(call.api.context, call.stack.stack_id, by=call.key.name)
     return json_response(await _detail(call.api.context, stack))
 
 
+@route(
+    "POST",
+    "/stacks/{stack_id}/start",
+    id="startStack",
+    tag=STACKS,
+    summary="Give a stopped stack a fresh pod",
+    about="Node ports and time to live stay the same.",
+    answers=_detail_answer("The stack."),
+    errors=(409,),
+)
 async def start_stack(call: ApiCall) -> web.Response:
-    """``POST /stacks/{stack_id}/start``"""
+    """Start a stopped stack."""
     return await _fresh(call, start)
 
 
+@route(
+    "POST",
+    "/stacks/{stack_id}/restart",
+    id="restartStack",
+    tag=STACKS,
+    summary="Give a stack a fresh pod",
+    about="Node ports and time to live stay the same. The node may change.",
+    answers=_detail_answer("The stack."),
+    errors=(409,),
+)
 async def restart_stack(call: ApiCall) -> web.Response:
-    """``POST /stacks/{stack_id}/restart``"""
+    """Replace a stack's pod."""
     return await _fresh(call, restart)
 
 
-async def _fresh(call: ApiCall, begin: Beginning) -> web.Response:
+async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.Response:
+    """Answer as soon as the stack's fresh pod is on its way; ``begin`` is ``start`` or ``restart``."""
     limits = call.api.limits
     with limits.create(call.key.name):
-        before = stack_of(call)
+        before = call.stack
         with limits.per_label.create(before.labels, call.key.labels) as not_made:
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)
             if stack.generation == before.generation:
@@ -337,33 +394,43 @@ async def _detail(context: Context, stack: Stack) -> bytes:
     return bodies.detail_body(await context.store.stacks.whole(stack))
 
 
+@route(
+    "GET",
+    "/stacks/{stack_id}/timeline",
+    id="getTimeline",
+    tag=HISTORY,
+    summary="What happened to a stack?",
+    about="Available until `stacks.keep_history` after the stack is gone.",
+    answers={200: Answer(about="The timeline.", body=contract.Timeline, examples={"failed": examples.TIMELINE})},
+)
 async def timeline(call: ApiCall) -> web.Response:
-    """``GET /stacks/{stack_id}/timeline``: also of a deleted stack, for ``stacks.keep_history``."""
-    stack_id = call.request.match_info["stack_id"]
+    """What happened to a stack, which may be deleted."""
+    stack_id = call.stack_id
     await call.view.require_history(stack_id)
     store = call.api.context.store
-    events = [] if store.stacks.waits_in_pool(stack_id) else await store.timeline.read(stack_id)
+    events: Any = () if store.stacks.waits_in_pool(stack_id) else await store.timeline.read(stack_id)
     if not events and stack_id not in store.assigned:
         raise StackNotFound(stack_id)
-    return json_response(orjson.dumps({"stack_id": stack_id, "events": [_event_fields(one) for one in events]}))
+    return json_response(contract.Timeline(stack_id=stack_id, events=events))
 
 
+@route(
+    "GET",
+    "/stacks/{stack_id}/logs",
+    id="getLogs",
+    tag=HISTORY,
+    summary="What did a stack write?",
+    about="From the cluster while the pod exists (no other read asks the cluster). Later, the last lines that stackd kept: "
+    "of containers that failed, and of those that ran when their stack was deleted on its own or expired, as far as the "
+    "cluster delivered them. Generated values are hidden.",
+    query=(TAIL, CONTAINER),
+    answers={200: Answer(about="The tenant's own text.", media="text/plain")},
+    errors=(409,),
+)
 async def logs(call: ApiCall) -> web.Response:
-    """``GET /stacks/{stack_id}/logs``: from the cluster while the pod exists, else the last lines that stackd kept."""
-    parameters = Parameters(call.request, ("tail", "container"))
-    tail = parameters.number("tail", 1, LONGEST_TAIL) or DEFAULT_TAIL
-    stack_id = call.request.match_info["stack_id"]
-    await call.view.require_history(stack_id)
-    text = await read_logs(call.api.context, stack_id, tail=tail, container=parameters.get("container") or "")
-    return web.Response(text=text, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})
-
-
-def _event_fields(one: TimelineEvent) -> dict[str, object]:
-    fields = {
-        "at": from_nanoseconds(one.at),
-        "kind": one.kind,
-        "reason": one.reason,
-        "message": one.message,
-        "by": one.by,
-    }
-    return fields | ({"count": one.count} if one.count > 1 else {})
+    """The last lines of a container: from the cluster while the pod exists, else those that stackd kept."""
+    parameters = call.parameters
+    tail = parameters.get(TAIL, DEFAULT_TAIL)
+    await call.view.require_history(call.stack_id)
+    lines = await read_logs(call.api.context, call.stack_id, tail=tail, container=parameters.get(CONTAINER, ""))
+    return web.Response(text=lines, content_type="text/plain", headers={"X-Content-Type-Options": "nosniff"})

@@ -1,115 +1,102 @@
-"""The routes about stackd itself: health, readiness, counts, capacity, and the release of a brake."""
+"""The routes about stackd itself: health, readiness, counts, capacity, templates, and the release of a brake."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from typing import Final
 
-import orjson
 from aiohttp import web
 
-from stackd.clock import from_nanoseconds
+from stackd import contract
 from stackd.errors import InvalidRequest, StoreUnavailable
-from stackd.lifecycle.capacity import Capacity, StackResources, capacity, refresh_quotas, storage
+from stackd.lifecycle.capacity import StackResources, capacity, refresh_quotas, storage
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.next_step import ReconcilePlan
-from stackd.podspec.request import MAX_TARGET_PORTS
+from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
-from stackd.web import requests
-from stackd.web.api import Api, ApiCall
-from stackd.web.bodies import stats_body
-from stackd.web.requests import Parameters
+from stackd.templates import Template
+from stackd.units import format_duration
+from stackd.web import examples, requests
+from stackd.web.api import Answer, Api, ApiCall, route
+from stackd.web.bodies import stats_body, time_of
+from stackd.web.parameters import Parameter, flag, number
 from stackd.web.responses import json_response
-from stackd.web.stacks import read_body
+from stackd.web.stacks import STACKS, read_body
 
-HEALTHY = orjson.dumps({"status": "ok"})
+HEALTH, OPERATOR = "Health", "Operator"
 RETRY = {"Retry-After": "5"}
-OWNER_UNNAMED: Mapping[str, object] = {
-    **dict.fromkeys(("host", "trouble", "owner", "lease", "holder", "asked_for_by"), ""),
-    **dict.fromkeys(("lease_duration_seconds", "transitions"), 0),
-    **dict.fromkeys(("acquired_at", "renewed_at")),
-}
-"""What a tenant sees of the ownership, beside the role of this process and whether it may change anything."""
 ASSUMES = "nodes run nothing but stacks, and have no taints"
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "128Mi"
+HISTORY_FLAG: Final = flag("history", "With `history`, which has one sample now.")
+HISTORY_OF_STACKS = ("running", "creating", "failed")
+HISTORY_OF_POOLS = ("ready", "starting", "failing")
 
 
+def _quantity(name: str, about: str) -> Parameter[Quantity]:
+    def read(text: str) -> Quantity:
+        try:
+            quantity = parse(text)
+        except ValueError as exc:
+            raise InvalidRequest(f"{name}: {exc}") from exc
+        if quantity.nanos <= 0:
+            raise InvalidRequest(f"{name} must be above zero")
+        return quantity
+
+    return Parameter(name, about, read, {"format": "stackd-quantity", "minLength": 1, "maxLength": 64})
+
+
+CPU: Final = _quantity("cpu", f"CPU of one stack; {DEFAULT_CPU} if not given.")
+MEMORY: Final = _quantity("memory", f"Memory of one stack; {DEFAULT_MEMORY} if not given.")
+DISK: Final = _quantity(
+    "ephemeral_storage",
+    "Disk of one stack; if not given, what `policy.max_ephemeral_storage` or the namespace's LimitRange gives.",
+)
+PORTS: Final = number("ports", "Ports of one stack.", 1, contract.MAX_TARGET_PORTS)
+FITS: Final = Answer(about="How many more fit.", body=contract.Capacity, examples={"14 more": examples.CAPACITY})
+
+
+@route(
+    "GET",
+    "/healthz",
+    id="healthz",
+    tag=HEALTH,
+    summary="Does the process answer?",
+    about="It asks neither the file nor the cluster.",
+    answers={200: Answer(about="It does.", body=contract.Healthy, examples={"ok": {"status": "ok"}})},
+    standby=True,
+)
 async def healthz(call: ApiCall) -> web.Response:
-    """``GET /healthz``: the process answers."""
-    return json_response(HEALTHY)
+    """The process answers."""
+    return json_response(contract.Healthy())
 
 
+@route(
+    "GET",
+    "/readyz",
+    id="readyz",
+    tag=HEALTH,
+    summary="Does everything work?",
+    about="Tries the file, and says what is known of the cluster. Reads are answered while something does not work.",
+    answers={
+        200: Answer(about="It does.", body=contract.Ready, examples={"ready": {"status": "ready"}}),
+        503: Answer(
+            about="Something does not: Kubernetes is unreachable, silent, uncertain or lacks the node ports, no "
+            "NetworkPolicy protects the stacks, the file cannot be written, or a brake is on.",
+            body=(contract.NotReady, contract.Error),
+            examples={"not ready": examples.NOT_READY},
+        ),
+    },
+    early=True,
+)
 async def readyz(call: ApiCall) -> web.Response:
-    """``GET /readyz``: 503 with reasons while the mirror is stale, the file cannot be written, or a brake is on."""
+    """503 with reasons while the mirror is stale, the file cannot be written, or a brake is on."""
     reasons = await unready(call.api)
     if not reasons:
-        return json_response(orjson.dumps({"status": "ready"}))
-    held = [] if call.key.tenant else sorted(call.api.context.brake.held)
-    body = {"error": "; ".join(reasons), "status": "not ready", "reasons": reasons}
-    return json_response(orjson.dumps(body | ({"held": held} if held else {})), status=503, headers=RETRY)
-
-
-async def key(call: ApiCall) -> web.Response:
-    """``GET /key``: what the request's key is called, and what it allows."""
-    one = call.key
-    return json_response(orjson.dumps({"name": one.name, "scope": one.scope, "labels": dict(one.labels)}))
-
-
-async def owner(call: ApiCall) -> web.Response:
-    """``GET /owner``: who owns the stacks, by the Lease as it was last seen, and the role of this process."""
-    fields = owner_fields(call.api.context)
-    if call.key.tenant:
-        fields |= OWNER_UNNAMED
-    return json_response(orjson.dumps(fields))
-
-
-async def takeover(call: ApiCall) -> web.Response:
-    """``POST /takeover``: ask the owner to hand the stacks over to this standby; 409 if there is no owner to ask."""
-    return json_response(orjson.dumps({"asked": await call.api.context.ownership.ask_for()}), status=202)
-
-
-async def stats(call: ApiCall) -> web.Response:
-    """``GET /stats``"""
-    if not call.key.tenant:
-        return json_response(call.api.bodies.stats())
-    stacks = call.view.stacks()
-    return json_response(stats_body(stacks, sum(len(one.node_ports) for one in stacks if one.ports_held)))
-
-
-async def reconcile_plan(call: ApiCall) -> web.Response:
-    """``GET /reconcile``: what a pass would do now, and why."""
-    return json_response(orjson.dumps(plan_fields(await call.api.reconciler.plan())))
-
-
-async def reconcile_confirm(call: ApiCall) -> web.Response:
-    """``POST /reconcile/confirm``: release what a brake holds back now, once; 503 if no pass can run."""
-    released = await call.api.reconciler.confirm()
-    held = {"held": sorted(released.held)} if released.held else {}
-    removed = {"removed": sorted(released.removed)} if released.removed else {}
-    return json_response(orjson.dumps({"released": released.count} | held | removed))
-
-
-def owner_fields(context: Context) -> dict[str, object]:
-    """The ownership of the stacks as JSON. Times are by the owner's clock."""
-    ownership, lease = context.ownership, context.ownership.lease
-    return {
-        "role": ownership.role,
-        "host": ownership.host,
-        "may_change": context.fence.open,
-        "trouble": ownership.trouble,
-        "owner": ownership.owner,
-        "lease": ownership.lease_name,
-        "holder": lease.holder if lease else "",
-        "lease_duration_seconds": lease.duration if lease else 0,
-        "acquired_at": _time(lease.acquired_at) if lease else None,
-        "renewed_at": _time(lease.renewed_at) if lease else None,
-        "transitions": lease.transitions if lease else 0,
-        "asked_for_by": lease.takeover.partition("/")[0] if lease else "",
-    }
-
-
-def _time(nanoseconds: int | None) -> str | None:
-    return None if nanoseconds is None else from_nanoseconds(nanoseconds)
+        return json_response(contract.Ready())
+    held = () if call.key.tenant else tuple(sorted(call.api.context.brake.held))
+    body = contract.NotReady(error="; ".join(reasons), reasons=tuple(reasons), held=held)
+    return json_response(body, status=503, headers=RETRY)
 
 
 async def unready(api: Api) -> list[str]:
@@ -123,34 +110,175 @@ async def unready(api: Api) -> list[str]:
     return [*context.gate.why_not_ready().values()]
 
 
-def plan_fields(plan: ReconcilePlan) -> dict[str, object]:
-    """A plan as JSON."""
-    return {
-        "blocked": plan.blocked,
-        "held": sorted(plan.held),
-        "actions": [{"action": a.kind, "name": a.name, "why": a.why} for a in plan.actions],
-        "unknown": [{"kind": u.object.resource, "name": u.object.name, "why": u.why} for u in plan.unknown],
-    }
+@route(
+    "GET",
+    "/key",
+    id="key",
+    tag=HEALTH,
+    summary="What may this key do?",
+    about="The name, the scope and the labels of the key that the request has. A standby answers, too.",
+    answers={200: Answer(about="The key.", body=contract.Key)},
+    standby=True,
+)
+async def key(call: ApiCall) -> web.Response:
+    """What the request's key is called, and what it allows."""
+    return json_response(contract.Key(name=call.key.name, scope=call.key.scope, labels=call.key.labels))
 
 
+@route(
+    "GET",
+    "/owner",
+    id="owner",
+    tag=OPERATOR,
+    summary="Who owns the stacks?",
+    about="What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503. "
+    "Load balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough. "
+    "For a tenant's key, all but `role` and `may_change` is empty.",
+    answers={200: Answer(about="The owner.", body=contract.Owner)},
+    standby=True,
+)
+async def owner(call: ApiCall) -> web.Response:
+    """Who owns the stacks, by the Lease as it was last seen, and the role of this process."""
+    ownership, may_change = call.api.context.ownership, call.api.context.fence.open
+    if call.key.tenant:
+        return json_response(contract.Owner(role=ownership.role, may_change=may_change))
+    lease = ownership.lease
+    return json_response(
+        contract.Owner(
+            role=ownership.role,
+            host=ownership.host,
+            may_change=may_change,
+            trouble=ownership.trouble,
+            owner=ownership.owner,
+            lease=ownership.lease_name,
+            holder=lease.holder if lease else "",
+            lease_duration_seconds=lease.duration if lease else 0,
+            acquired_at=time_of(lease.acquired_at) if lease else None,
+            renewed_at=time_of(lease.renewed_at) if lease else None,
+            transitions=lease.transitions if lease else 0,
+            asked_for_by=lease.takeover.partition("/")[0] if lease else "",
+        )
+    )
+
+
+@route(
+    "POST",
+    "/takeover",
+    id="takeOver",
+    tag=OPERATOR,
+    summary="Ask the owner to step back",
+    about="For a standby. The owner finishes what is under way and hands the stacks over to this stackd; `GET /owner` shows "
+    "when. 409 where nobody is there to be asked.",
+    answers={202: Answer(about="The owner was asked.", body=contract.Takeover, examples={"asked": {"asked": "vm1"}})},
+    errors=(409,),
+    standby=True,
+)
+async def takeover(call: ApiCall) -> web.Response:
+    """Ask the owner to hand the stacks over to this standby; 409 if there is no owner to ask."""
+    return json_response(contract.Takeover(asked=await call.api.context.ownership.ask_for()), status=202)
+
+
+@route(
+    "GET",
+    "/stats",
+    id="stats",
+    tag=HEALTH,
+    summary="Counts over all stacks",
+    about="Stacks, ports and reservations, from memory. A tenant's key counts its own stacks.",
+    answers={200: Answer(about="Counts.", body=contract.Stats, examples={"seven": examples.STATS})},
+)
+async def stats(call: ApiCall) -> web.Response:
+    """Counts over the stacks that the key may see."""
+    if not call.key.tenant:
+        return json_response(call.api.bodies.stats())
+    stacks = call.view.stacks()
+    return json_response(stats_body(stacks, sum(len(one.node_ports) for one in stacks if one.ports_held)))
+
+
+@route(
+    "GET",
+    "/reconcile",
+    id="reconcilePlan",
+    tag=OPERATOR,
+    summary="What would a pass of reconciliation do?",
+    about="It changes nothing.",
+    answers={200: Answer(about="The plan.", body=contract.Plan)},
+    early=True,
+)
+async def reconcile_plan(call: ApiCall) -> web.Response:
+    """What a pass would do now, and why."""
+    return json_response(plan_body(await call.api.reconciler.plan()))
+
+
+def plan_body(plan: ReconcilePlan) -> contract.Plan:
+    """A plan as the API shows it."""
+    return contract.Plan(
+        blocked=plan.blocked,
+        held=tuple(sorted(plan.held)),
+        actions=tuple(contract.PlannedAction(action=a.kind, name=a.name, why=a.why) for a in plan.actions),
+        unknown=tuple(
+            contract.UnknownObject(kind=one.object.resource, name=one.object.name, why=one.why) for one in plan.unknown
+        ),
+    )
+
+
+@route(
+    "POST",
+    "/reconcile/confirm",
+    id="reconcileConfirm",
+    tag=OPERATOR,
+    summary="Release a brake, once",
+    about="Releases what is held back now, and nothing that comes later; objects that the last pass has listed as "
+    "unknown are removed. Where no pass can be made at the moment, "
+    "the answer is a 503 with the reason; the release then counts for a minute.",
+    answers={200: Answer(about="What was released.", body=contract.Released)},
+    early=True,
+)
+async def reconcile_confirm(call: ApiCall) -> web.Response:
+    """Release what a brake holds back now, once; 503 if no pass can run."""
+    done = await call.api.reconciler.confirm()
+    held, removed = tuple(sorted(done.held)), tuple(sorted(done.removed))
+    return json_response(contract.Released(released=done.count, held=held, removed=removed))
+
+
+@route(
+    "GET",
+    "/capacity",
+    id="getCapacity",
+    tag=STACKS,
+    summary="How many more fit?",
+    about="Uses the quotas and LimitRanges that stackd read last. All keys share what is free.",
+    query=(CPU, MEMORY, DISK, PORTS),
+    answers={200: FITS},
+)
 async def get_capacity(call: ApiCall) -> web.Response:
-    """``GET /capacity?cpu=100m&memory=128Mi&ports=1``; with the quotas that the background task read last."""
-    parameters = Parameters(call.request, ("cpu", "memory", "ephemeral_storage", "ports"))
-    given = storage(call.api.context)
-    asked = parameters.get("ephemeral_storage")
-    disk = None if asked is None else _quantity(parameters, "ephemeral_storage", asked).whole
+    """How many more stacks of a size fit, by the quotas that the background task read last."""
+    parameters = call.parameters
+    default, disk = storage(call.api.context), parameters.get(DISK)
     need = StackResources(
-        cpu_milli=_quantity(parameters, "cpu", DEFAULT_CPU).milli,
-        memory_bytes=_quantity(parameters, "memory", DEFAULT_MEMORY).whole,
-        ephemeral_bytes=given.request_bytes if disk is None else disk,
-        ephemeral_limit_bytes=given.limit_bytes if disk is None else disk,
-        ports=parameters.number("ports", 1, MAX_TARGET_PORTS) or 1,
+        cpu_milli=parameters.get(CPU, parse(DEFAULT_CPU)).milli,
+        memory_bytes=parameters.get(MEMORY, parse(DEFAULT_MEMORY)).whole,
+        ephemeral_bytes=default.request_bytes if disk is None else disk.whole,
+        ephemeral_limit_bytes=default.limit_bytes if disk is None else disk.whole,
+        ports=parameters.get(PORTS, 1),
     )
     return _capacity_response(call.api.context, need)
 
 
+@route(
+    "POST",
+    "/capacity",
+    id="getCapacityFor",
+    tag=STACKS,
+    summary="How many more of this stack fit?",
+    about="Takes the body of a create, and reads quotas and LimitRanges now.",
+    body=contract.Create,
+    examples={"a web server": examples.CREATE},
+    answers={200: FITS},
+    asks=True,
+)
 async def post_capacity(call: ApiCall) -> web.Response:
-    """``POST /capacity`` with the body of a create; reads the quotas now."""
+    """How many more stacks of a create fit, by the quotas as they are now."""
     parsed = await requests.create_body(call.view, await read_body(call), labelled=False)
     await refresh_quotas(call.api.context, asked=True)
     create_request = parsed.create_request
@@ -164,36 +292,74 @@ async def post_capacity(call: ApiCall) -> web.Response:
 
 
 def _capacity_response(context: Context, need: StackResources) -> web.Response:
-    return json_response(orjson.dumps(_capacity_fields(context, need, capacity(context, need))))
+    room = capacity(context, need)
+    return json_response(
+        contract.Capacity(
+            fits=room.fits,
+            limited_by=room.limited_by,
+            nodes=room.nodes,
+            quota=room.quota,
+            quota_limited_by=room.quota_limited_by,
+            quota_seen_at=time_of(context.quotas.seen_at),
+            ports=room.ports,
+            free_node_ports=context.store.ports.free,
+            stacks=room.stacks,
+            unassigned=room.unassigned,
+            requested_cpu_milli=need.cpu_milli,
+            requested_memory_bytes=need.memory_bytes,
+            requested_ephemeral_storage_bytes=need.ephemeral_bytes,
+            requested_ports=need.ports,
+            assumes=ASSUMES,
+        )
+    )
 
 
-def _capacity_fields(context: Context, need: StackResources, found: Capacity) -> dict[str, object]:
-    seen_at = context.quotas.seen_at
-    return {
-        "fits": found.fits,
-        "limited_by": found.limited_by,
-        "nodes": found.nodes,
-        "quota": found.quota,
-        "quota_limited_by": found.quota_limited_by,
-        "quota_seen_at": None if seen_at is None else from_nanoseconds(seen_at),
-        "ports": found.ports,
-        "free_node_ports": context.store.ports.free,
-        "stacks": found.stacks,
-        "unassigned": found.unassigned,
-        "requested_cpu_milli": need.cpu_milli,
-        "requested_memory_bytes": need.memory_bytes,
-        "requested_ephemeral_storage_bytes": need.ephemeral_bytes,
-        "requested_ports": need.ports,
-        "assumes": ASSUMES,
-    }
+@route(
+    "GET",
+    "/templates",
+    id="listTemplates",
+    tag=STACKS,
+    summary="List the templates",
+    about="What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, "
+    "and counts its own stacks.",
+    query=(HISTORY_FLAG,),
+    answers={200: Answer(about="The templates.", body=contract.Templates)},
+)
+async def list_templates(call: ApiCall) -> web.Response:
+    """The templates, and the state of each one's pool, images and stacks."""
+    with_history = bool(call.request.query_string) and call.parameters.get(HISTORY_FLAG, False)
+    stacks = Counter((stack.template, stack.status) for stack in call.view.stacks())
+    entries = (_template(call.api, each, stacks, with_history=with_history) for each in call.view.templates().values())
+    return json_response(contract.Templates(templates=tuple(entries)))
 
 
-def _quantity(parameters: Parameters, name: str, default: str) -> Quantity:
-    text = parameters.get(name)
-    try:
-        quantity = parse(default if text is None else text)
-    except ValueError as exc:
-        raise InvalidRequest(f"{name}: {exc}") from exc
-    if quantity.nanos <= 0:
-        raise InvalidRequest(f"{name} must be above zero")
-    return quantity
+def _template(
+    api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]], *, with_history: bool
+) -> contract.Template:
+    figures = api.context.pools.figures(template)
+    by_status = {str(status): stacks[template.name, status] for status in StackStatus}
+    samples = {name: [by_status[name]] for name in HISTORY_OF_STACKS}
+    samples |= {name: [getattr(figures, name)] for name in HISTORY_OF_POOLS}
+    pulls = api.prepulls.of(template) if template.prepull else None
+    return contract.Template(
+        name=template.name,
+        target_port=template.target_ports,  # type: ignore[arg-type]  # they have the same fields
+        ttl=format_duration(api.context.config.stacks.ttl if template.ttl is None else template.ttl),
+        labels=template.labels,
+        images=tuple(template.images),
+        generates=tuple(template.values),
+        requested_cpu_milli=template.spec.requested_cpu_milli,
+        requested_memory_bytes=template.spec.requested_memory_bytes,
+        stacks=by_status,
+        median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
+        pool=template.pool,
+        ready=figures.ready,
+        starting=figures.starting,
+        failing=figures.failing,
+        held=0,
+        hits=figures.hits,
+        misses=figures.misses,
+        reason=figures.reason,
+        prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
+        history={"every_seconds": 30.0, **samples} if with_history else {},
+    )

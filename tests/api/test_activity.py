@@ -20,7 +20,7 @@ LABELS = {"challenge": "web-1"}
 async def activity(at: Harness, query: str = "", key: str = KEY) -> list[dict[str, Any]]:
     reply = await at.call("GET", f"/activity{query}", key=key)
     assert reply.status == 200, reply.text
-    matches("Activity", reply.json)
+    matches("ActivityPage", reply.json)
     entries: list[dict[str, Any]] = reply.json["activity"]
     return entries
 

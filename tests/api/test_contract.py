@@ -146,7 +146,7 @@ WRONG_BODIES = [
     ("/stacks/batch-delete", b'{"stack_ids": ["a", "  "]}', "stack_ids[1] is blank"),
     ("/stacks/batch-delete", b'{"stack_id": ["a"]}', '(did you mean "stack_ids"?)'),
     ("/stacks", b"\xff\xfe", "not JSON"),
-    ("/stacks", b'{"pod_spec": "x"}', "target_port is required"),
+    ("/stacks", b'{"pod_spec": "x"}', "invalid pod spec: (root)"),
     ("/stacks", b'{"target_port": []}', "pod_spec is required"),
     ("/stacks", PORTS + b'"pod_spec": 5}', "pod_spec must be a string"),
     ("/stacks", b'{"target_ports": [], "pod_spec": ""}', '(did you mean "target_port"?)'),
@@ -158,6 +158,33 @@ async def test_a_wrong_body_says_what_is_wrong(at: Harness) -> None:
         reply = await at.call("POST", path, body)
         assert (reply.status, sentence in reply.error) == (400, True), reply.error
         assert await at.listed() == []
+
+
+def declaring(*containers: str, **more: str) -> dict[str, str]:
+    """The example without ``target_port``; its container and others have these ports, and ``more`` init containers."""
+    pod = yaml.safe_load(str(seed()["pod_spec"]))
+    (app,) = pod["spec"]["containers"]
+
+    def declares(name: str, ports: str) -> dict[str, Any]:
+        return app | {"name": name, "ports": yaml.safe_load(ports)}
+
+    pod["spec"]["containers"] = [declares(f"c{number}", ports) for number, ports in enumerate(containers)]
+    pod["spec"]["initContainers"] = [declares(name, ports) for name, ports in more.items()]
+    pod["spec"]["initContainers"][-1]["restartPolicy"] = "Always"
+    return {"pod_spec": json.dumps(pod)}
+
+
+async def test_without_target_port_all_ports_that_the_running_containers_declare_are_published(at: Harness) -> None:
+    first = "[{containerPort: 80}, {containerPort: 53, protocol: UDP}, {containerPort: 9, protocol: SCTP}]"
+    body = declaring(first, "[{containerPort: 443}]", ends="[{containerPort: 81}]", runs="[{containerPort: 82}]")
+    ports = (await at.create(body))["ports"]
+    found = [(port["container_port"], port["protocol"]) for port in ports]
+    assert found == [(80, "TCP"), (53, "UDP"), (443, "TCP"), (82, "TCP")]
+    assert (await at.call("POST", "/capacity", body)).json["requested_ports"] == 4
+    for path in ("/stacks", "/stacks?dry_run=true", "/capacity"):
+        reply = await at.call("POST", path, declaring("[]", ends="[{containerPort: 81}]", runs="[]"))
+        sentence = "target_port is required: no container of the pod spec declares a TCP or UDP port"
+        assert (reply.status, reply.reasons) == (400, [("target_port", None, sentence)])
 
 
 async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_the_lines(at: Harness) -> None:

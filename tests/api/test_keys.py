@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from stackd.keys import ApiKey, digest
-from stackd.web.routes import ROUTES
-from stackd.web.stacks import STREAM_ABOVE
+from stackd.web.app import ROUTES
+from stackd.web.listing import STREAM_ABOVE
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
 
 FLAG = "FLAG{not-for-the-log}"
@@ -212,7 +212,7 @@ async def test_the_key_comes_first_and_what_is_refused_is_said_in_json(at: Harne
 async def test_one_who_speaks_http_1_0_is_not_told_to_go_on(at: Harness) -> None:
     head = f"POST /stacks HTTP/1.0\r\nExpect: 100-continue\r\n{AUTH}Content-Length: 2"
     code, _, body = await answer(at, head, "{}")
-    assert (code, "target_port is required" in json.loads(body)["error"]) == (400, True)
+    assert (code, "pod_spec is required" in json.loads(body)["error"]) == (400, True)
 
 
 async def test_no_answer_of_the_api_is_kept_by_a_cache(at: Harness) -> None:

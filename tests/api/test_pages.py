@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stackd.web.guides import guides
+from stackd.web.pages import guides
 from tests.harness import Harness, harness
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import yaml
 
 from stackd.keys import ApiKey, digest
 from stackd.web import change_feed
-from stackd.web.routes import ROUTES
+from stackd.web.app import ROUTES
 from tests.api import test_reconcile
 from tests.api.test_events import Event, Stream, follow
 from tests.api.test_openapi import matches

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import ViewportSize, expect
 
-from stackd.web.guides import anchor
+from stackd.web.pages import anchor
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import eventually, request_for
 from tests.ui.conftest import Board, Boards

@@ -10,7 +10,7 @@ from typing import Any
 import schemathesis
 from hypothesis import strategies
 
-from stackd.web.openapi import examples
+from stackd.web import examples
 
 STANDS_FOR_A_POD_SPEC = "a pod spec"
 

@@ -101,7 +101,6 @@ async def test_what_the_api_refuses_is_said_in_its_words(shell: Shell, pod: str)
     ("words", "stdin", "said"),
     [
         (("create", "-f", "/nowhere/pod.yaml"), None, "cannot be read"),
-        (("create", "-f", "-"), "kind: Pod\nspec: {containers: [{name: a}]}", "declares no container port"),
         (("create", "-f", "-", "-p", "eighty"), POD, "--port must be like 80 or 53/udp"),
         (("create", "-f", "-", "-l", "team"), POD, "--label must be like team=7"),
         (("create", "-f", "-", "--ttl", "soon"), POD, "write it like 30m, 2h or 1h30m"),

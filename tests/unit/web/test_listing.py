@@ -22,7 +22,7 @@ from stackd.cli.options import loop_factory
 from stackd.model import PortRange, Stack, StackStatus
 from stackd.store import Store
 from stackd.web.api import Api
-from stackd.web.bodies import HOLD_SECONDS, Late, Listing, Piece, read_late
+from stackd.web.bodies import HOLD_SECONDS, Listing, Piece, Unread, read_missing
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
 from stackd.web.serving import host_and_port
@@ -40,14 +40,14 @@ def entry(one: Stack) -> bytes:
     return orjson.dumps({"stack_id": one.stack_id, "status": one.status})
 
 
-def ready(pieces: list[Piece | Late]) -> list[Piece]:
+def ready(pieces: list[Piece | Unread]) -> list[Piece]:
     """The pieces; none of them may be late."""
     found = [piece for piece in pieces if not isinstance(piece, tuple)]
     assert len(found) == len(pieces)
     return found
 
 
-def ids(pieces: list[Piece | Late]) -> list[str]:
+def ids(pieces: list[Piece | Unread]) -> list[str]:
     return listed(b"".join(ready(pieces)))
 
 
@@ -165,7 +165,7 @@ async def test_long_texts_are_read_in_their_place(store: Store, long: Callable[[
     listing = Listing(with_text)
     for _ in range(2):
         pieces = await listing.pieces(store.stacks.ordered())
-        body = b"".join([piece async for piece in read_late(pieces, store, with_text)])
+        body = b"".join([piece async for piece in read_missing(pieces, store, with_text)])
         assert [(one["stack_id"], one["pod_spec"]) for one in orjson.loads(body)["stacks"]] == wanted
 
 
@@ -174,7 +174,7 @@ async def test_a_stack_that_has_gone_before_its_text_was_read_is_left_out(store:
     wanted = await fill(store, lambda number: number != 40)
     pieces = await Listing(with_text).pieces(store.stacks.ordered())
     await store.stacks.remove([stack_id(number) for number in gone])
-    body = b"".join([piece async for piece in read_late(pieces, store, with_text)])
+    body = b"".join([piece async for piece in read_missing(pieces, store, with_text)])
     left = [name for number, (name, _) in enumerate(wanted) if number not in gone or number == 40]
     assert listed(body) == left
 
@@ -183,7 +183,7 @@ async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
     await fill(store, lambda _: True, count=40)
     pieces = await Listing(with_text).pieces(store.stacks.ordered())
     before = store.counters.statements
-    reading = read_late(pieces, store, with_text)
+    reading = read_missing(pieces, store, with_text)
     for _ in range(3):
         await anext(reading)
     assert store.counters.statements <= before + 2, "sixteen, and a piece of the list has its own"

@@ -14,13 +14,14 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from stackd.config import Config
+from stackd.contract import Create
 from stackd.errors import InvalidRequest
 from stackd.names import LONGEST_GUESSED, did_you_mean
 from stackd.web import pages, responses
-from stackd.web.openapi import document
-from stackd.web.requests import MOST_PARTS, Parameters, parse_object
-from stackd.web.routes import ROUTES
-from stackd.web.schema import Schema
+from stackd.web.app import ROUTES
+from stackd.web.openapi import Schema, document
+from stackd.web.parameters import Parameter, Parameters
+from stackd.web.requests import MOST_PARTS, parse_object
 
 DESCRIBED: dict[str, Any] = document(ROUTES, Config())
 
@@ -116,12 +117,13 @@ def test_scripts_never_turn_text_into_markup() -> None:
 
 
 LONG = "k" * 5000
-FIELDS = ("target_port", "pod_spec", "ttl", "labels")
+FIELDS = ("target_port", "pod_spec", "template", "ttl", "labels", "if_exists")
+LABEL = Parameter("label", "", str, many=True)
 
 
 def refusal(body: bytes | str) -> str:
     with pytest.raises(InvalidRequest) as caught:
-        parse_object(body.encode() if isinstance(body, str) else body, FIELDS, ())
+        parse_object(body.encode() if isinstance(body, str) else body, Create)
     return str(caught.value)
 
 
@@ -150,14 +152,14 @@ def test_a_field_that_stands_twice_is_named(body: str, field: str) -> None:
     ],
 )  # fmt: skip
 def test_what_stands_once_in_each_object_is_no_repetition(body: str) -> None:
-    assert parse_object(body.encode(), FIELDS, ()).keys() <= set(FIELDS)
+    assert parse_object(body.encode(), Create).keys() <= set(FIELDS)
 
 
 def test_objects_in_objects_without_end_are_refused_in_words() -> None:
     for depth in (900, 1000, 1023, 1024, 1999):
         body = '{"labels":' * depth + "1" + "}" * depth
         try:
-            parse_object(body.encode(), FIELDS, ())
+            parse_object(body.encode(), Create)
         except InvalidRequest as refused:
             assert "nested" in str(refused) or "depth" in str(refused)  # noqa: PT017 - some depths are fine
 
@@ -170,7 +172,7 @@ def test_a_body_of_many_parts_is_refused_before_it_is_parsed(part: str) -> None:
         if refused:
             assert refusal(body) == f"invalid request body: it has more than {MOST_PARTS} objects, lists and names"
         else:
-            assert parse_object(body, FIELDS, ())
+            assert parse_object(body, Create)
 
 
 def test_a_name_that_is_not_known_is_shown_short_with_what_would_be_right() -> None:
@@ -201,7 +203,7 @@ def test_a_name_of_a_megabyte_takes_no_longer_than_reading_it(letter: str) -> No
 def test_a_value_that_is_repeated_counts_once() -> None:
     """2,000 times the same label held the loop for half a second."""
     query = "&".join(["label=team=7"] * 1000 + ["label=a"])
-    assert Parameters(make_mocked_request("GET", f"/stacks?{query}"), (), ("label",)).all("label") == ["team=7", "a"]
+    assert Parameters(make_mocked_request("GET", f"/stacks?{query}"), [LABEL]).all(LABEL) == ["team=7", "a"]
 
 
 def test_what_is_suggested_is_the_nearest_name_letter_case_aside() -> None:
@@ -213,7 +215,7 @@ def test_what_is_suggested_is_the_nearest_name_letter_case_aside() -> None:
 def test_a_parameter_with_a_long_name_is_shown_short_and_not_compared() -> None:
     request = make_mocked_request("GET", f"/stacks?{'lable' * 1000}=1")
     with pytest.raises(InvalidRequest, match="known are label") as caught:
-        Parameters(request, ("label",))
+        Parameters(request, [LABEL])
     assert len(str(caught.value)) < 200
     with pytest.raises(InvalidRequest, match='did you mean "label"'):
-        Parameters(make_mocked_request("GET", "/stacks?lable=1"), ("label",))
+        Parameters(make_mocked_request("GET", "/stacks?lable=1"), [LABEL])

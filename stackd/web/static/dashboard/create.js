@@ -38,7 +38,7 @@ spec:
 const draft = { yaml: EXAMPLE, body: "", key: "" };
 /** @type {Record<Field, [string, string]>} */
 const FIELDS = {
-  ports: ["Ports", "80/tcp, 53/udp"],
+  ports: ["Ports", "all that the pod declares; or 80/tcp, 53/udp"],
   ttl: ["Lives for", "default"],
   labels: ["Labels", "team=7, player=3"],
 };
@@ -47,7 +47,6 @@ const ANY_PORT = [{ container_port: 80, protocol: "TCP" }];
 
 /** The dialog; `created` gets the new stack, `wanted` is the template that is chosen at first. */
 export class Create {
-  #portsTyped = false;
   /** @type {Map<string, Template>} */
   #templates = new Map();
 
@@ -81,11 +80,10 @@ export class Create {
       h("div", { class: "fields" }, labels),
       h("div", { class: "buttons foot" }, this.verdict, h("span", { class: "spring" }), this.check, this.submit),
     );
-    this.yaml.addEventListener("input", () => this.#typed());
+    this.yaml.addEventListener("input", () => this.#clear());
     this.yaml.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#send(false);
     });
-    this.inputs.ports.addEventListener("input", () => (this.#portsTyped = true));
     this.from.addEventListener("change", () => this.#choose());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
@@ -93,7 +91,7 @@ export class Create {
     });
     this.box.append(form);
     this.box.addEventListener("close", () => (draft.yaml = this.yaml.value));
-    this.#typed();
+    this.#clear();
     this.box.showModal();
     this.yaml.focus();
     this.yaml.setSelectionRange(0, 0);
@@ -131,11 +129,6 @@ export class Create {
     this.#clear();
     if (template) this.inputs.ttl.focus();
     else this.yaml.focus();
-  }
-
-  #typed() {
-    if (!this.#portsTyped) this.inputs.ports.value = declared(this.yaml.value).join(", ");
-    this.#clear();
   }
 
   #clear() {
@@ -213,9 +206,9 @@ export class Create {
 
   #body() {
     /** @type {Record<string, unknown>} */
-    const body = this.#template
-      ? { template: this.#template.name }
-      : { target_port: words(this.inputs.ports.value).map(port), pod_spec: this.yaml.value };
+    const body = this.#template ? { template: this.#template.name } : { pod_spec: this.yaml.value };
+    const ports = words(this.inputs.ports.value).map(port);
+    if (ports.length && !this.#template) body.target_port = ports;
     const ttl = this.inputs.ttl.value.trim();
     const labels = words(this.inputs.labels.value).map((pair) => [pair, ""].join("=").split("=", 2));
     if (ttl) body.ttl = ttl;
@@ -255,12 +248,6 @@ function mistakes(error) {
     const field = path.startsWith("target_port") ? "ports" : named;
     return { line, field, text: path && path !== field ? `${path}: ${text}` : text };
   });
-}
-
-/** The ports that a YAML text declares, as they are typed. @param {string} text */
-function declared(text) {
-  const found = text.matchAll(/containerPort"?:\s*(\d+)(?:\s*,?\s*\n?\s*"?protocol"?:\s*"?(\w+))?/g);
-  return [...new Set([...found].map(([, port, protocol]) => `${port}/${(protocol ?? "TCP").toLowerCase()}`))];
 }
 
 /** @param {string} text */

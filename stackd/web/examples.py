@@ -75,35 +75,6 @@ CREATES: dict[str, Any] = {
     "from a template": CREATE_FROM_TEMPLATE,
 }
 
-TEMPLATES: dict[str, Any] = {
-    "templates": [
-        {
-            "name": "web-1",
-            "target_port": [{"container_port": 80, "protocol": "TCP"}],
-            "ttl": "1h",
-            "labels": {"challenge": "web-1"},
-            "images": ["nginx:stable"],
-            "generates": ["FLAG"],
-            "requested_cpu_milli": 100,
-            "requested_memory_bytes": 134217728,
-            "stacks": {"creating": 1, "running": 41, "stopped": 0, "failed": 0, "node_deleted": 0},
-            "median_seconds_to_running": 0.008,
-            "pool": 20,
-            "ready": 18,
-            "starting": 2,
-            "failing": 0,
-            "held": 0,
-            "hits": 41,
-            "misses": 1,
-            "reason": "",
-            "prepull": {
-                "dev-worker": {"state": "pulled", "reason": ""},
-                "dev-worker2": {"state": "pulling", "reason": ""},
-            },
-        }
-    ]
-}
-
 LISTED_STACK: dict[str, Any] = {
     "stack_id": STACK_ID,
     "pod_id": STACK_ID,
@@ -128,13 +99,6 @@ DETAIL: dict[str, Any] = {
     "ended": False,
 }
 CREATED_STACK: dict[str, Any] = {**DETAIL, "status": "creating", "updated_at": CREATED, "labels": {}}
-REFUSED: dict[str, Any] = {
-    "error": "invalid pod spec: spec.hostNetwork: not allowed; spec.containers[0].image: is required",
-    "reasons": [
-        {"path": "spec.hostNetwork", "line": 6, "text": "not allowed"},
-        {"path": "spec.containers[0].image", "line": 8, "text": "is required"},
-    ],
-}
 STATUS: dict[str, Any] = {
     "stack_id": STACK_ID,
     "status": "running",
@@ -238,16 +202,19 @@ CAPACITY: dict[str, Any] = {
     "requested_ports": 1,
     "assumes": "nodes run nothing but stacks, and have no taints",
 }
-EVENTS: list[dict[str, Any]] = [
-    {"at": CREATED, "kind": "accepted", "reason": "", "message": "", "by": "platform"},
-    {
-        "at": "2026-02-10T02:02:41.20185Z",
-        "kind": "failed",
-        "reason": "ImagePullBackOff",
-        "message": "container app: the image cannot be pulled",
-        "by": "cluster",
-    },
-]
+TIMELINE: dict[str, Any] = {
+    "stack_id": STACK_ID,
+    "events": [
+        {"at": CREATED, "kind": "accepted", "reason": "", "message": "", "by": "platform"},
+        {
+            "at": "2026-02-10T02:02:41.20185Z",
+            "kind": "failed",
+            "reason": "ImagePullBackOff",
+            "message": "container app: the image cannot be pulled",
+            "by": "cluster",
+        },
+    ],
+}
 NOT_READY: dict[str, Any] = {
     "error": "waiting for the cluster: Kubernetes cannot be reached: Connection refused",
     "status": "not ready",

@@ -1,0 +1,299 @@
+"""The API's description, OpenAPI 3.1, from the route table and ``contract``: the document at ``/openapi.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import UnionType
+from typing import Any, Final, Literal, Union, get_args, get_origin
+
+import orjson
+from aiohttp import web
+
+from stackd import __version__
+from stackd.config import Config
+from stackd.contract import Body, fields_of, is_body, is_optional
+from stackd.model import EventKind, JobStatus, StackStatus
+from stackd.units import format_duration
+from stackd.web import examples
+from stackd.web.api import ROUTES, ApiCall, Route, Shape, route
+from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
+from stackd.web.listing import BATCH
+from stackd.web.pages import file_of, send
+from stackd.web.parameters import MOST_VALUES, Parameter
+from stackd.web.responses import JSON
+from stackd.web.stacks import HISTORY, STACKS
+from stackd.web.system import HEALTH, OPERATOR
+
+Schema = dict[str, Any]
+
+ABOUT = """\
+Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to live.
+
+Every error is `{"error": "<sentence>"}`. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of
+each), a 409 for a label's limit the `stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs
+stackd. Where a limit or the room is the reason (409, 429, 503), `player_message` is a sentence for players. A 429 or 503 has
+`Retry-After`: when to try again. Times are RFC 3339 in UTC with up to nine fraction digits. Bodies are read as JSON whatever
+their Content-Type says. A compressed body is a 415, a field given twice in an object a 400, a method that a path does not have
+a 405 with `Allow`. Every answer has an `X-Request-ID`, the client's own if it sent one. The log has it too."""
+
+SCOPES = """\
+A key of scope `admin` may do everything. One of scope `read` may read everything, including pod specs and logs. One of scope
+`metrics` may read `/metrics`, `/healthz`, `/readyz` and `/owner`. One of scope `tenant` may do everything with the stacks that
+have its labels. Others' stacks and jobs do not exist for it, and `/metrics`, `/reconcile` and `/takeover` are a 403."""
+
+TAGS: Final = {
+    STACKS: "A stack is a hardened pod and a NodePort service with a time to live.",
+    BATCH: "Extending, restarting, stopping, starting or deleting many stacks as one job.",
+    HISTORY: "What happened to a stack, and what happens now.",
+    HEALTH: "Whether stackd works, and how busy it is.",
+    OPERATOR: "For whoever runs stackd.",
+}
+ERRORS: Final = {
+    400: "The request is wrong: its body, a parameter, the pod spec (with the path of each mistake); or the "
+    "namespace's LimitRange refuses the pod.",
+    401: "No API key, or a wrong one.",
+    403: "The scope of the API key does not cover this.",
+    404: "Not found.",
+    408: "The request did not arrive in time.",
+    409: "The request conflicts with the present state; `error` says how.",
+    413: "The body is larger than `server.max_body`, or a list longer than `batch_delete.max_ids`.",
+    415: "The body is compressed (`Content-Encoding`). Send it uncompressed.",
+    417: "`Expect` may only be `100-continue`.",
+    422: "The Idempotency-Key was used with another body before.",
+    429: "Too many requests for this key, address or label; `error` names the limit.",
+    431: "The request's head is too large.",
+    500: "An error in stackd; its log has the details.",
+    503: "Not possible now; `error` says why: no capacity (node ports, quota, nodes), Kubernetes is unreachable, "
+    "a brake is on, or stackd is stopping.",
+}
+PATH_PARTS: Final = {"stack_id": ("A stack's id.", examples.STACK_ID), "job_id": ("A job's id.", examples.JOB_ID)}
+NAMED: Final[Mapping[str, Schema]] = {
+    "StackId": {"type": "string", "description": "A stack's id.", "examples": [examples.STACK_ID]},
+    "StackStatus": {
+        "type": "string",
+        "description": "`creating`: the pod may not be running yet. `running`: ready to accept traffic. `stopped`: the pod "
+        "has ended or was stopped. `failed`: it failed to start or to run. `node_deleted`: its node is gone.",
+        "enum": list(StackStatus),
+    },
+    "JobStatus": {
+        "type": "string",
+        "description": "`queued`: waits to start. `running`: in progress. `completed`: finished, see the counts. "
+        "`failed`: finished, and every id failed.",
+        "enum": list(JobStatus),
+    },
+}
+"""Schemas of single values; fields of ``contract`` name them as their description."""
+
+PLAIN: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+@route("GET", "/openapi.json", public=True, standby=True)
+async def openapi(call: ApiCall) -> web.Response:
+    """The route table, described; rendered once for each configuration."""
+    config = call.api.context.config
+    if call.api.described is None or call.api.described[0] is not config:
+        call.api.described = config, file_of(orjson.dumps(document(ROUTES, config)), JSON)
+    return send(call, call.api.described[1])
+
+
+def document(routes: Iterable[Route], config: Config) -> Schema:
+    """The OpenAPI document for ``routes`` under ``config``. Pages for browsers are not in it."""
+    paths: dict[str, Schema] = {}
+    described = [each for each in routes if each.id]
+    for each in sorted(described, key=lambda each: list(TAGS).index(each.tag)):
+        public = config.metrics.public if each.path == "/metrics" else each.public
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, public=public)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "stackd",
+            "version": __version__,
+            "description": ABOUT,
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"header": []}, {"bearer": []}, {"query": []}] if config.auth.enabled else [],
+        "tags": [{"name": name, "description": about} for name, about in TAGS.items()],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "header": {"type": "apiKey", "in": "header", "name": HEADER, "description": SCOPES},
+                "bearer": {"type": "http", "scheme": "bearer", "description": SCOPES},
+                "query": {"type": "apiKey", "in": "query", "name": PARAMETER, "description": SCOPES},
+            },
+            "headers": {
+                "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+                "Idempotency-Replayed": {
+                    "description": "`true` if this is the answer to an earlier request with the same key.",
+                    "schema": {"type": "string", "const": "true"},
+                },
+            },
+            "responses": {
+                str(status): {
+                    "description": about,
+                    "content": {JSON: {"schema": _ref("Error")}},
+                    **(_headers("Retry-After") if status in (429, 503) else {}),
+                }
+                for status, about in ERRORS.items()
+            },
+            "schemas": schemas(config),
+        },
+    }
+
+
+def _operation(each: Route, *, public: bool) -> Schema:
+    in_path = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": PATH_PARTS[name][0],
+            "schema": {"type": "string", "minLength": 1},
+            "example": PATH_PARTS[name][1],
+        }
+        for name in re.findall(r"\{(\w+)", each.path)
+    ]
+    parameters = [*in_path, *(_parameter(one, required=one is each.required) for one in each.query)]
+    responses: dict[int, Schema] = {
+        status: {"$ref": f"#/components/responses/{status}"} for status in _errors(each, public=public)
+    }
+    for status, answer in each.answers.items():
+        headers = ("Retry-After",) if status == 503 else ("Idempotency-Replayed",) if answer.replayed else ()
+        content = {"schema": _shape(answer.body), **_examples(answer.examples)}
+        responses[status] = {"description": answer.about, "content": {answer.media: content}, **_headers(*headers)}
+        if answer.job:
+            link = {"operationId": answer.job, "parameters": {"job_id": "$response.body#/job_id"}}
+            responses[status]["links"] = {"job": link}
+    described: Schema = {"operationId": each.id, "tags": [each.tag], "summary": each.summary, "description": each.about}
+    if public:
+        described["security"] = []
+    if parameters:
+        described["parameters"] = parameters
+    if each.body:
+        content = {"schema": _shape(each.body), **_examples(each.examples)}
+        described["requestBody"] = {"required": True, "content": {JSON: content}}
+    return described | {"responses": {str(status): responses[status] for status in sorted(responses)}}
+
+
+def _errors(each: Route, *, public: bool) -> set[int]:
+    """The statuses of errors that the route can answer."""
+    errors = {*each.errors, 431, 500, 503}
+    if not public:
+        errors |= {401, 429}
+        for_all = each.method in SAFE_METHODS and each.path in METRICS_PATHS - OPERATOR_PATHS
+        errors |= set() if for_all else {403}
+    errors |= {400, 408, 413, 415, 417} if each.body else set()
+    errors |= {400} if each.query else set()
+    return errors | ({404} if "{" in each.path else set())
+
+
+def _parameter(one: Parameter[Any], *, required: bool) -> Schema:
+    schema: Schema = {"type": "string", **one.schema}
+    described = {
+        "name": one.name,
+        "in": one.where,
+        "description": one.about,
+        "schema": {"type": "array", "items": schema, "maxItems": MOST_VALUES} if one.many else schema,
+    }
+    return described | ({"required": True} if required else {}) | ({"example": one.example} if one.example else {})
+
+
+def _headers(*names: str) -> Schema:
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}} if names else {}
+
+
+def _examples(values: Mapping[str, Any]) -> Schema:
+    return {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _shape(body: Shape | None) -> Schema:
+    if body is None:
+        return {"type": "string"}
+    if isinstance(body, tuple):
+        return {"oneOf": [_shape(one) for one in body]}
+    return _ref(body if isinstance(body, str) else body.__name__)
+
+
+def schemas(config: Config) -> dict[str, Schema]:
+    """All schemas by name, for these settings."""
+    found = {kind.__name__: _record(kind) for kind in Body.__subclasses__()}
+    stack = found.pop("Stack")
+    fields = {name: schema for name, schema in stack["properties"].items() if name != "values"}
+    found["StackCreated"] = stack | {"description": "The new stack."}
+    found["StackDetail"] = stack | {"properties": fields}
+    found["StackEntry"] = stack | {"description": "A stack in a list; with `fields`, only those.", "properties": fields}
+    del found["StackEntry"]["required"]
+    found["TimelineEvent"]["properties"]["kind"]["enum"] = list(EventKind)
+    create, batch = found["Create"], found["Batch"]
+    create |= {  # not as oneOf: of its alternatives, generators of clients make classes, or nothing
+        "if": {"required": ["template"]},
+        "then": {"not": {"anyOf": [{"required": ["target_port"]}, {"required": ["pod_spec"]}]}},
+        "else": {"required": ["pod_spec"]},
+    }
+    batch |= {
+        "if": {"properties": {"action": {"const": "extend"}}},
+        "then": {"required": ["ttl"]},
+        "else": {"not": {"required": ["ttl"]}},
+        "oneOf": [{"required": ["stack_ids"]}, {"required": ["labels"]}],
+    }
+    for one in (batch, found["BatchDelete"]):
+        one["properties"]["stack_ids"]["maxItems"] = config.batch_delete.max_ids
+    if names := list(config.limits.required_labels):
+        create["required"] = ["labels"]
+        create["properties"]["labels"]["required"] = names
+    create["properties"]["ttl"]["description"] += f" Now at most {format_duration(config.stacks.max_ttl)}."
+    create["properties"]["pod_spec"]["description"] += f" Now {config.limits.pod_spec} bytes (`limits.pod_spec`)."
+    if offered := list(config.routes.offered):
+        found["TargetPort"]["properties"]["route"]["enum"] = offered
+    else:
+        del found["TargetPort"]["properties"]["route"]
+    return {**NAMED, **found}
+
+
+def _record(kind: type[Body]) -> Schema:
+    """An object with exactly these fields, in this order."""
+    fields = fields_of(kind)
+    required = [each.name for each in fields if not is_optional(kind, each)]
+    properties = {each.name: _field(each) for each in fields}
+    schema: Schema = {"type": "object", "description": (kind.__doc__ or "").replace("``", "`")}
+    return (
+        schema
+        | ({"required": required} if required else {})
+        | {"properties": properties, "additionalProperties": False}
+    )
+
+
+def _field(each: dataclasses.Field[Any]) -> Schema:
+    about = each.metadata["about"]
+    if about in NAMED:
+        return _ref(about)
+    schema = _typed(each.type) | {"description": about}
+    for keyword, value in each.metadata["keywords"].items():
+        schema[keyword] = list(value) if isinstance(value, tuple) else value
+    return schema | ({"type": [schema["type"], "null"]} if each.metadata["nullable"] else {})
+
+
+def _typed(kind: Any) -> Schema:
+    inner = get_args(kind)
+    if kind in PLAIN:
+        return {"type": PLAIN[kind]} | ({"minimum": 0} if kind is int else {})
+    if kind is datetime:
+        return {"type": "string", "format": "date-time"}
+    if is_body(kind):
+        return _ref(kind.__name__)
+    origin = get_origin(kind)
+    if origin is tuple:
+        return {"type": "array", "items": _typed(inner[0])}
+    if origin is Literal:
+        return {"type": PLAIN[type(inner[0])]} | ({"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)})
+    if origin in (Union, UnionType):
+        schema = _typed(inner[0])
+        return schema | {"type": [schema["type"], "null"]}
+    return {"type": "object"} | ({} if inner[1] is Any else {"additionalProperties": _typed(inner[1])})
