@@ -166,7 +166,7 @@ def declaring(*containers: str, **more: str) -> dict[str, str]:
     (app,) = pod["spec"]["containers"]
 
     def declares(name: str, ports: str) -> dict[str, Any]:
-        return app | {"name": name, "ports": yaml.safe_load(ports)}
+        return {**app, "name": name, "ports": yaml.safe_load(ports)}
 
     pod["spec"]["containers"] = [declares(f"c{number}", ports) for number, ports in enumerate(containers)]
     pod["spec"]["initContainers"] = [declares(name, ports) for name, ports in more.items()]
