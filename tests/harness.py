@@ -26,6 +26,7 @@ from stackd.clock import Clock
 from stackd.config import Config, load
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded.faults import Counts, Faults
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.store.transaction import Counters
@@ -107,7 +108,6 @@ class Reply:
 
     @property
     def for_players(self) -> str:
-        """What an error response says to players."""
         return str(self.json.get("player_message", ""))
 
     @property
@@ -142,9 +142,15 @@ class Harness:
         return int(self.url.rpartition(":")[2])
 
     @property
-    def as_admin(self) -> dict[str, str]:
-        """The headers of a cluster administrator."""
-        return {"Authorization": f"Bearer {self.admin}"} if self.admin else {}
+    def faults(self) -> Faults:
+        return self.cluster.faults
+
+    @property
+    def counts(self) -> Counts:
+        """Of the requests that the cluster has got."""
+        return self.cluster.counts
+
+    # ---- requests
 
     async def call(self, method: str, path: str, body: object = None, key: str | None = KEY, **options: Any) -> Reply:
         """Send one request; ``body`` is sent as JSON unless it is bytes."""
@@ -155,25 +161,72 @@ class Harness:
         async with self.session.request(method, self.url + path, data=data, headers=headers, **options) as answer:
             return Reply(answer.status, await answer.text(), dict(answer.headers))
 
-    async def create(self, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Create a stack."""
-        reply = await self.call("POST", "/stacks", body or seed())
-        assert reply.status == 201, reply.text
-        stack: dict[str, Any] = reply.json
+    async def get(self, path: str, **options: Any) -> Any:
+        """The JSON of a GET, which has to be answered with 200."""
+        reply = await self.call("GET", path, **options)
+        assert reply.status == 200, reply.text
+        return reply.json
+
+    async def post(self, path: str, body: object = None, status: int = 200, **options: Any) -> Any:
+        """The JSON of a POST, which has to be answered with this status."""
+        reply = await self.call("POST", path, body, **options)
+        assert reply.status == status, reply.text
+        return reply.json
+
+    async def refused(self, status: int, words: str, path: str, body: object = None, **options: Any) -> Reply:
+        """The answer to a request (a POST, unless there is a ``method``) that has to be refused with these words."""
+        reply = await self.call(options.pop("method", "POST"), path, body, **options)
+        assert (reply.status, words in reply.error) == (status, True), reply.text
+        assert status not in (429, 503) or int(reply.headers["Retry-After"]) > 0
+        return reply
+
+    async def create(self, body: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
+        """Create a stack: of the seed request, or of another ``body``, with these changes."""
+        stack: dict[str, Any] = await self.post("/stacks", (body or seed()) | changes, 201)
         return stack
 
-    async def running(self, body: dict[str, Any] | None = None) -> str:
+    async def running(self, body: dict[str, Any] | None = None, **changes: Any) -> str:
         """Create a stack, and return its id once it runs."""
-        stack_id: str = (await self.create(body))["stack_id"]
+        stack_id: str = (await self.create(body, **changes))["stack_id"]
         await self.until_status(stack_id, "running")
         return stack_id
 
     async def stack(self, stack_id: str) -> dict[str, Any]:
         """The stack as the API shows it now."""
-        reply = await self.call("GET", f"/stacks/{stack_id}")
-        assert reply.status == 200, reply.text
-        stack: dict[str, Any] = reply.json
+        stack: dict[str, Any] = await self.get(f"/stacks/{stack_id}")
         return stack
+
+    async def do(self, verb: str, stack_id: str, ttl: str | None = None) -> dict[str, Any]:
+        """Stop, start, restart or extend a stack; return it as answered."""
+        stack: dict[str, Any] = await self.post(f"/stacks/{stack_id}/{verb}", None if ttl is None else {"ttl": ttl})
+        return stack
+
+    async def delete(self, stack_id: str) -> None:
+        reply = await self.call("DELETE", f"/stacks/{stack_id}")
+        assert (reply.status, reply.json) == (200, {"deleted": True, "stack_id": stack_id})
+
+    async def batch_delete(self, *ids: str) -> str:
+        """The id of a new job that deletes these stacks."""
+        return str((await self.post("/stacks/batch-delete", {"stack_ids": ids}, 202))["job_id"])
+
+    async def timeline(self, stack_id: str) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = (await self.get(f"/stacks/{stack_id}/timeline"))["events"]
+        return events
+
+    async def answers(self) -> dict[str, Any]:
+        """All stacks as the API shows them, without the time of their last change."""
+        return {stack_id: await self.stack(stack_id) | {"updated_at": ""} for stack_id in await self.listed()}
+
+    async def listed(self) -> list[str]:
+        """The ids of all stacks."""
+        return [stack["stack_id"] for stack in (await self.get("/stacks?fields=stack_id"))["stacks"]]
+
+    async def used_ports(self) -> int:
+        return int((await self.get("/stats"))["used_node_ports"])
+
+    async def role(self) -> str:
+        """The role of this stackd: ``owner``, ``standby``, ``lost`` or ``released``."""
+        return str((await self.get("/owner"))["role"])
 
     async def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's samples that have these labels."""
@@ -181,81 +234,51 @@ class Harness:
         samples = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", text, re.MULTILINE)
         assert samples, f"there is no metric {name}"
         wanted = {f'{key}="{value}"' for key, value in labels.items()}
-        return sum(float(value) for given, value in samples if wanted <= set(given.split(",")))
+        return sum(float(value) for label, value in samples if wanted <= set(label.split(",")))
+
+    # ---- waiting
 
     async def until_metric(self, name: str, *values: float, **labels: str) -> None:
         """Return once the metric has one of these values."""
-        seen = 0.0
-
-        async def check() -> bool:
-            nonlocal seen
-            seen = await self.metric(name, **labels)
-            return seen in values
-
-        await eventually(check, lambda: f"{name} is {seen}, not {values}")
+        await until(lambda: self.metric(name, **labels), lambda seen: seen in values)
 
     async def until_at_least(self, name: str, least: float, **labels: str) -> None:
-        """Return once the metric is at least ``least``."""
-
-        async def check() -> bool:
-            return await self.metric(name, **labels) >= least
-
-        await eventually(check)
+        await until(lambda: self.metric(name, **labels), lambda seen: seen >= least)
 
     async def passes(self, count: int) -> None:
         """Return after ``count`` more reconciliation passes."""
         done = await self.metric("stackd_reconcile_passes_total")
         await self.until_at_least("stackd_reconcile_passes_total", done + count)
 
-    async def listed(self) -> list[str]:
-        """The ids of all stacks."""
-        stacks = (await self.call("GET", "/stacks?fields=stack_id")).json["stacks"]
-        return [stack["stack_id"] for stack in stacks]
-
     async def until_listed(self, count: int) -> list[str]:
         """Return the ids of all stacks once there are ``count``."""
-        ids: list[str] = []
+        return await until(self.listed, lambda seen: len(seen) == count)
 
-        async def check() -> bool:
-            ids[:] = await self.listed()
-            return len(ids) == count
-
-        await eventually(check, lambda: f"{len(ids)} stacks are listed, not {count}")
-        return ids
+    async def until_status(self, stack_id: str, status: str) -> dict[str, Any]:
+        """Return the stack as soon as it has this status."""
+        return await until(lambda: self.stack(stack_id), lambda seen: seen["status"] == status)
 
     async def until_ready(self, deadline: float = DEADLINE) -> None:
         """Return once the daemon says that it is ready."""
-
-        async def check() -> bool:
-            return (await self.call("GET", "/readyz")).status == 200
-
-        await eventually(check, deadline=deadline)
+        await until(lambda: self.call("GET", "/readyz"), lambda seen: seen.status == 200, deadline)
 
     async def until_unready(self, words: str, deadline: float = DEADLINE) -> str:
         """Return why the daemon is not ready, once that contains ``words``."""
-        why = ""
 
-        async def check() -> bool:
-            nonlocal why
+        async def why() -> str:
             reply = await self.call("GET", "/readyz")
-            why = reply.text if reply.status == 200 else "; ".join(reply.json.get("reasons", [reply.json["error"]]))
-            return words in why
+            return "" if reply.status == 200 else "; ".join(reply.json.get("reasons", [reply.json["error"]]))
 
-        await eventually(check, lambda: f"/readyz says {why}", deadline)
+        reason = await until(why, lambda seen: words in seen, deadline)
         assert await self.metric("stackd_ready") == 0
-        return why
+        return reason
 
-    async def until_unblocked(self) -> None:
-        """Return once nothing blocks the reconciliation."""
-
-        async def check() -> bool:
-            return not (await self.call("GET", "/reconcile")).json["blocked"]
-
-        await eventually(check)
-
-    async def role(self) -> str:
-        """The role of this stackd: ``owner``, ``standby``, ``lost`` or ``released``."""
-        return str((await self.call("GET", "/owner")).json["role"])
+    async def finished_job(self, job_id: str) -> dict[str, Any]:
+        """Return the batch-delete job once it has finished."""
+        job: dict[str, Any] = await until(
+            lambda: self.get(f"/stacks/batch-delete/{job_id}"), lambda seen: seen["status"] in ("completed", "failed")
+        )
+        return job
 
     async def ended(self) -> str:
         """Wait until the daemon ends its process by itself, and return why it does."""
@@ -265,6 +288,8 @@ class Harness:
         error = failure.exception()
         assert isinstance(error, ServiceEnded), error
         return str(error)
+
+    # ---- the state file
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """The result of a query on the state file, over a connection of its own."""
@@ -277,29 +302,10 @@ class Harness:
         """The store's counters, which /metrics shows, and its disk syncs; without a request."""
         return self.daemon.context.store.counters
 
-    def texts_in_memory(self) -> Iterator[str]:
-        """All texts that the daemon holds, also as bytes; not those that only ``SHARED`` objects lead to."""
-        seen: set[int] = {id(self.daemon)}
-        waiting: list[object] = [self.daemon]
-        while waiting:
-            for found in gc.get_referents(waiting.pop()):
-                if id(found) in seen or isinstance(found, SHARED):
-                    continue
-                seen.add(id(found))
-                waiting.append(found)
-                if isinstance(found, str | bytes):
-                    yield found if isinstance(found, str) else found.decode(errors="replace")
-
     @property
     def is_writing(self) -> bool:
         """Whether the store has work, or will get some because the wall clock has just become trusted."""
         return bool(self.daemon.context.wall_clock.changed or self.daemon.context.store.pending)
-
-    def tell_changes(self, stack_id: str, times: int) -> None:
-        """Report a stack as changed to all event streams, ``times`` times, before any other task runs."""
-        row = self.daemon.context.store.stacks.get(stack_id)
-        for _ in range(times):
-            self.daemon.api.feed.row_changed(row, row)
 
     async def lose_file(self) -> None:
         """Close the store, so that nothing can be read from the state file."""
@@ -315,38 +321,30 @@ class Harness:
             finally:
                 shell.execute("ROLLBACK")
 
-    def backup(self, path: Path) -> None:
-        """Copy the state file to ``path``."""
-        with (
-            closing(sqlite3.connect(self.config.state.path)) as source,
-            closing(sqlite3.connect(path)) as to,
-        ):
-            source.backup(to)
+    # ---- the process
+
+    def texts_in_memory(self) -> Iterator[str]:
+        """All texts that the daemon holds, also as bytes; not those that only ``SHARED`` objects lead to."""
+        seen: set[int] = {id(self.daemon)}
+        waiting: list[object] = [self.daemon]
+        while waiting:
+            for each in gc.get_referents(waiting.pop()):
+                if id(each) in seen or isinstance(each, SHARED):
+                    continue
+                seen.add(id(each))
+                waiting.append(each)
+                if isinstance(each, str | bytes):
+                    yield each if isinstance(each, str) else each.decode(errors="replace")
+
+    def tell_changes(self, stack_id: str, times: int) -> None:
+        """Report a stack as changed to all event streams, ``times`` times, before any other task runs."""
+        row = self.daemon.context.store.stacks.get(stack_id)
+        for _ in range(times):
+            self.daemon.api.feed.row_changed(row, row)
 
     async def run_now(self, task: str) -> None:
         """Run this task of the schedule now."""
         await self.daemon.schedule.now(task)
-
-    def on_their_way(self, template: str) -> tuple[int, int]:
-        """For the template's pool: how many creates are under way, and how many stacks do not run yet."""
-        context = self.daemon.context
-        figures = context.pools.figures(context.settings.templates[template])
-        return context.pools.of(template).making, figures.starting
-
-    @property
-    def changes_told(self) -> int:
-        """How many changes the event streams were told since the start."""
-        return self.daemon.api.feed.number
-
-    @property
-    def creates_under_way(self) -> int:
-        """How many creates are under way, including those that wait for a slot."""
-        return len(self.daemon.context.creating)
-
-    @property
-    def abandoned_creates(self) -> int:
-        """How many of the creates under way have lost their client."""
-        return sum(one.abandoned for one in self.daemon.context.creating.values())
 
     @asynccontextmanager
     async def no_create_slots(self) -> AsyncIterator[None]:
@@ -358,12 +356,6 @@ class Harness:
         for _ in range(CREATES_AT_ONCE):
             slots.release()
 
-    @asynccontextmanager
-    async def at_work_on(self, stack_id: str) -> AsyncIterator[None]:
-        """Within this, stackd is at work on the stack, so that it is not given from its pool."""
-        with self.daemon.context.worker.reserve(stack_id):
-            yield
-
     def look_again(self) -> None:
         """Mark all stacks dirty, so that the daemon looks at each of them again."""
         self.daemon.observer.mark_all_dirty()
@@ -373,16 +365,8 @@ class Harness:
         self.daemon.context.gate.doubt()
 
     def lose_lease(self, why: str) -> None:
-        """Close the daemon's fence, as when its Lease was not renewed in time; a renewal opens it again.
-
-        ``why`` is what clients are told.
-        """
+        """Close the daemon's fence, as when its Lease was not renewed in time; clients are told ``why``."""
         self.daemon.context.fence.close(why)
-
-    def stop_renewing(self) -> None:
-        """Stop the renewals of the Lease, as when the daemon hangs; it can still be stopped as usual."""
-        ownership = self.daemon.context.ownership
-        ownership._renew = ownership._release.wait  # type: ignore[assignment,method-assign]
 
     def reload_templates(self) -> None:
         """Put the templates that are in the folder now in force, as a reload does."""
@@ -402,13 +386,6 @@ class Harness:
         cluster.target = dataclasses.replace(cluster.target, **seconds)  # type: ignore[arg-type]
 
     @contextmanager
-    def no_pod_starting(self) -> Iterator[None]:
-        """Within this block no new pod comes to run; afterwards they do."""
-        self.cluster.faults.hold_starts()
-        yield
-        self.cluster.faults.let_start()
-
-    @contextmanager
     def stopping(self) -> Iterator[None]:
         """Within this block the daemon starts nothing new, as during a stop."""
         self.daemon.context.gate.closing = True
@@ -425,41 +402,44 @@ class Harness:
         config = self.config
         self.daemon.api.keys.replace(config.model_copy(update={"auth": config.auth.model_copy(update={"keys": keys})}))
 
-    async def until_status(self, stack_id: str, status: str) -> dict[str, Any]:
-        """Return the stack as soon as it has this status."""
-        found: dict[str, Any] = {}
+    # ---- the cluster
 
-        async def check() -> bool:
-            found.update(await self.stack(stack_id))
-            return bool(found["status"] == status)
-
-        await eventually(check, lambda: f"{stack_id} is {found.get('status')}, not {status}")
-        return found
-
-    async def finished_job(self, job_id: str) -> dict[str, Any]:
-        """Return the batch-delete job once it has finished."""
-        job: dict[str, Any] = {}
-
-        async def check() -> bool:
-            job.clear()
-            job.update((await self.call("GET", f"/stacks/batch-delete/{job_id}")).json)
-            return job["status"] in ("completed", "failed")
-
-        await eventually(check, lambda: f"the job is {job}")
-        return job
+    @contextmanager
+    def no_pod_starting(self) -> Iterator[None]:
+        """Within this block no new pod comes to run; afterwards they do."""
+        self.faults.hold_starts()
+        yield
+        self.faults.let_start()
 
     async def objects(self, kind: str) -> dict[str, Any]:
         """What the cluster has, by name, of ``nodes`` or of a kind in the stacks' namespace: ``pods``, ``services``, …"""
-        path = "/api/v1/nodes" if kind == "nodes" else path_of(kind)
-        async with self.session.get(self.cluster.url + path, headers=self.as_admin) as answer:
-            return {item["metadata"]["name"]: item for item in (await answer.json())["items"]}
+        return {item["metadata"]["name"]: item for item in (await self.kubectl("GET", path_of(kind)))["items"]}
+
+    async def pods_and_services(self) -> dict[str, str]:
+        """The uid of each pod and Service, by name."""
+        every = {**await self.objects("pods"), **await self.objects("services")}
+        return {name: one["metadata"]["uid"] for name, one in every.items()}
 
     async def kubectl(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """A request to the cluster that does not come from stackd."""
-        headers = self.as_admin | ({"Content-Type": "application/merge-patch+json"} if method == "PATCH" else {})
+        headers = {"Authorization": f"Bearer {self.admin}"} if self.admin else {}
+        if method == "PATCH":
+            headers["Content-Type"] = "application/merge-patch+json"
         async with self.session.request(method, self.cluster.url + path, json=body, headers=headers) as answer:
             result: dict[str, Any] = await answer.json()
             return result
+
+    async def apply(self, kind: str, name: str, **content: Any) -> None:
+        """Create an object in the stacks' namespace by hand; ``labels``, ``annotations``, … belong to its metadata."""
+        metadata = {key: content.pop(key) for key in content.keys() & {"labels", "annotations", "finalizers"}}
+        made = await self.kubectl("POST", path_of(kind), {"metadata": {"name": name} | metadata, **content})
+        assert made["kind"] != "Status", made
+
+    async def patch(self, kind: str, name: str, change: object) -> dict[str, Any]:
+        """Change an object by hand with a merge patch."""
+        patched = await self.kubectl("PATCH", f"{path_of(kind)}/{name}", change)
+        assert patched["kind"] != "Status", patched
+        return patched
 
     async def delete_object(self, kind: str, name: str) -> None:
         """Delete a pod, a Service or a route by hand."""
@@ -468,7 +448,9 @@ class Harness:
 
 
 def path_of(kind: str) -> str:
-    """The path of all objects of this kind in the stacks' namespace."""
+    """The path of all nodes, or of all objects of a kind in the stacks' namespace."""
+    if kind == "nodes":
+        return "/api/v1/nodes"
     group = "apis/gateway.networking.k8s.io" if kind.endswith("routes") else "api"
     return f"/{group}/v1/namespaces/stacks/{kind}"
 
@@ -488,16 +470,16 @@ async def eventually(
         await asyncio.sleep(pause)
 
 
-async def until(ask: Callable[[], Awaitable[T]], check: Callable[[T], object]) -> T:
+async def until(ask: Callable[[], Awaitable[T]], check: Callable[[T], object], deadline: float = DEADLINE) -> T:
     """Ask again and again; return the first answer that fulfils the condition."""
-    found: list[T] = []
+    answers: list[T] = []
 
     async def fulfilled() -> bool:
-        found[:] = [await ask()]
-        return bool(check(found[0]))
+        answers[:] = [await ask()]
+        return bool(check(answers[0]))
 
-    await eventually(fulfilled, lambda: f"it is still {found}")
-    return found[0]
+    await eventually(fulfilled, lambda: f"it is still {answers}", deadline)
+    return answers[0]
 
 
 def lose_file(folder: Path) -> None:
@@ -538,8 +520,9 @@ async def harness(
     clock: Clock | None = None,
     host: str | None = None,
     edited: dict[str, str] | None = None,
+    **more: str,
 ) -> AsyncIterator[Harness]:
-    """A stackd with its state in ``folder``; ``settings`` are ``STACKD_…`` variables.
+    """A stackd with its state in ``folder``; ``settings`` are ``STACKD_…`` variables, and ``more`` too: ``stacks__ttl``.
 
     ``wait`` says whether to wait until the daemon is ready; ``config`` is a file beside the settings; ``token`` is the
     daemon's token for the cluster, ``admin`` the test's; ``clock`` is the daemon's; ``host`` is the name of its
@@ -560,6 +543,7 @@ async def harness(
             "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
             "STACKD_RECONCILE__INTERVAL": "200ms",
             **(settings or {}),
+            **{f"STACKD_{key.upper()}": value for key, value in more.items()},
         }
         process = None
         if edited is not None:
@@ -572,3 +556,33 @@ async def harness(
                 await daemon.ready.wait()
         url = f"http://127.0.0.1:{daemon.port}"
         yield Harness(daemon=daemon, cluster=cluster, session=session, url=url, admin=admin)
+
+
+@dataclass(slots=True, kw_only=True)
+class Machine:
+    """A machine beside a cluster, on which one stackd runs after the other, each with the same state file."""
+
+    folder: Path
+    cluster: EmbeddedCluster
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options of ``harness`` for each start."""
+    _running: AsyncExitStack | None = None
+
+    async def start(self, **options: Any) -> Harness:
+        """Start stackd, after a stop of the one that runs; ``options`` of ``harness`` go before those of the machine."""
+        await self.stop()
+        self.folder.mkdir(exist_ok=True)
+        self._running = AsyncExitStack()
+        starting = harness(self.folder, cluster=self.cluster, **(self.options | options))
+        return await self._running.enter_async_context(starting)
+
+    async def stop(self) -> None:
+        """Stop the stackd that runs, if there is one."""
+        if self._running is not None:
+            running, self._running = self._running, None
+            await running.aclose()
+
+    async def lose_file(self) -> None:
+        """Stop stackd, and lose its state file."""
+        await self.stop()
+        lose_file(self.folder)

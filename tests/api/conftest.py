@@ -1,4 +1,4 @@
-"""A stackd for each test."""
+"""A stackd for each test, on a machine and a cluster of its own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Harness, harness
+from stackd.embedded import EmbeddedCluster
+from tests.harness import Harness, Machine, fast_cluster
 
 
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with harness(tmp_path) as ready:
-        yield ready
+async def vm(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Machine]:
+    """A machine; ``@pytest.mark.stackd`` has the settings of its stackd, ``@pytest.mark.kubernetes`` its cluster's."""
+    stackd, kubernetes = map(request.node.get_closest_marker, ("stackd", "kubernetes"))
+    async with EmbeddedCluster(fast_cluster(**(kubernetes.kwargs if kubernetes else {}))) as cluster:
+        machine = Machine(folder=tmp_path, cluster=cluster, options=stackd.kwargs if stackd else {})
+        yield machine
+        await machine.stop()
+
+
+@pytest.fixture
+async def at(vm: Machine) -> Harness:
+    return await vm.start()

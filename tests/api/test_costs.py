@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,22 +18,23 @@ import pytest
 
 import stackd
 from stackd.jobs.batch import COUNT_EVERY_SECONDS
-from tests.harness import KEY, Harness, eventually, harness, seed
+from tests.harness import KEY, Harness, eventually
 
-GETS = [
+GETS = (
     "/healthz", "/stats", "/stacks", "/stacks/{id}", "/stacks/{id}/status", "/reconcile", "/metrics",
     "/stacks/stack-none", "/no/such/route", "/stacks/{id}/status?wait=running", "/capacity",
     "/stacks?label=team=7", "/stacks?limit=5",
-]  # fmt: skip
-QUIET = {"STACKD_RECONCILE__INTERVAL": "1h"}
+)  # fmt: skip
 FOLDER = str(Path(stackd.__file__).parent)
 MOST_OF_AIOHTTP = 100
 """Python calls outside of stackd for one status read: in aiohttp and the event loop."""
 
+pytestmark = pytest.mark.stackd(reconcile__interval="1h")
+
 
 @dataclass(slots=True)
 class Cost:
-    """What was spent within a ``spent`` block."""
+    """What was spent within a ``spent`` block; the Kubernetes requests by verb and resource, without watches."""
 
     kubernetes: Counter[tuple[str, str]] = field(default_factory=Counter)
     statements: int = 0
@@ -41,19 +42,12 @@ class Cost:
     disk_waits: int = 0
 
 
-@pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with harness(tmp_path, QUIET) as ready:
-        yield ready
-
-
 @contextmanager
 def spent(at: Harness) -> Iterator[Cost]:
-    cost, counters = Cost(), at.store_counters
-    asked = Counter(at.cluster.counts.requests)
+    cost, counters, requests = Cost(), at.store_counters, Counter(at.counts.requests)
     before = (counters.statements, counters.commits, counters.disk_waits)
     yield cost
-    for (verb, resource, _), count in (at.cluster.counts.requests - asked).items():
+    for (verb, resource, _), count in (at.counts.requests - requests).items():
         if verb != "watch":
             cost.kubernetes[verb, resource] += count
     after = (counters.statements, counters.commits, counters.disk_waits)
@@ -81,27 +75,20 @@ async def settled(at: Harness) -> None:
     await eventually(still)
 
 
-async def test_a_create_costs_two_requests_and_two_waits_for_the_disk(at: Harness) -> None:
-    """Guards the time of a create (p50 at most 1.3 times the floor): each further request or disk sync adds to it."""
+async def test_a_create_and_a_delete_cost_two_requests_and_two_waits_for_the_disk_each(at: Harness) -> None:
+    """Guards the time of a create and the rate of deletes: each further request or disk sync adds to it."""
     await created(at, 1)
     with spent(at) as cost:
-        await created(at, 1)
+        (stack_id,) = await created(at, 1)
     assert cost.kubernetes == {("create", "pods"): 1, ("create", "services"): 1}
     assert cost.disk_waits == 2, "the intent before the cluster is asked, and the stack before it is answered"
-    assert cost.commits <= 4, "those, and one for each status that it is then seen in"
-    assert cost.statements <= 10
-
-
-async def test_a_delete_costs_two_requests_two_waits_for_the_disk_and_its_last_words(at: Harness) -> None:
-    """Guards the rate of deletes (0.9 of two DELETEs in a row): no delete waits for its last log lines."""
-    (stack_id,) = await created(at, 1)
+    assert (cost.commits <= 4, cost.statements <= 10) == (True, True), "those, and one for each status seen then"
     with spent(at) as cost:
-        assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 200
+        await at.delete(stack_id)
         await settled(at)
     assert cost.kubernetes == {("delete", "pods"): 1, ("delete", "services"): 1, ("get", "pods/log"): 1}
-    assert cost.disk_waits == 2, "the intent, and that it is done; nothing waits for the last words"
-    assert cost.commits <= 3
-    assert cost.statements <= 8 + 3
+    assert cost.disk_waits == 2, "the intent, and that it is done; nothing waits for the last log lines"
+    assert (cost.commits <= 3, cost.statements <= 8 + 3) == (True, True)
 
 
 async def test_a_batch_delete_costs_two_deletes_a_stack_and_waits_for_the_disk_by_the_chunk(at: Harness) -> None:
@@ -109,22 +96,18 @@ async def test_a_batch_delete_costs_two_deletes_a_stack_and_waits_for_the_disk_b
     ids = await created(at, 60)
     began = time.monotonic()
     with spent(at) as cost:
-        job_id = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json["job_id"]
-        assert (await at.finished_job(job_id))["deleted"] == 60
+        assert (await at.finished_job(await at.batch_delete(*ids)))["deleted"] == 60
         await settled(at)
     counted = 2 + (time.monotonic() - began) // COUNT_EVERY_SECONDS
     assert cost.kubernetes == {("delete", "pods"): 60, ("delete", "services"): 60, ("get", "pods/log"): 60}
-    assert cost.disk_waits <= 1 + 2 * 2 + counted, (
-        "the job, twice for each chunk of fifty, and what is counted meanwhile"
-    )
+    assert cost.disk_waits <= 1 + 2 * 2 + counted, "the job, twice for each chunk of fifty, and the counts meanwhile"
     assert cost.statements <= 11 * 60
 
 
 async def test_fifty_creates_at_once_share_their_commits(at: Harness) -> None:
     """Guards the group commit: without it, a class that starts at once waits for a hundred disk syncs in a row."""
     with spent(at) as cost:
-        replies = await asyncio.gather(*(at.call("POST", "/stacks", seed()) for _ in range(50)))
-        assert {reply.status for reply in replies} == {201}
+        await asyncio.gather(*(at.create() for _ in range(50)))
         await settled(at)
     cost.kubernetes.pop(("get", "namespaces"), None)  # sent when a response takes seconds, to check the connection
     assert cost.kubernetes == {("create", "pods"): 50, ("create", "services"): 50}
@@ -132,37 +115,27 @@ async def test_fifty_creates_at_once_share_their_commits(at: Harness) -> None:
 
 
 async def test_no_read_asks_kubernetes_or_writes(at: Harness) -> None:
-    """Guards that reads only read (invariant 6).
-
-    They are answered while Kubernetes is away, and polling loads neither Kubernetes nor the disk.
-    """
+    """Guards that reads only read (invariant 6), and that frequent probes of /readyz cost the API server nothing."""
     (stack_id,) = await created(at, 1)
     with spent(at) as cost:
         for path in GETS:
             await at.call("GET", path.replace("{id}", stack_id))
-    assert not cost.kubernetes
-    assert (cost.statements, cost.commits) == (0, 0)
+    assert (cost.kubernetes, cost.statements, cost.commits) == ({}, 0, 0)
     with spent(at) as cost:
-        await at.call("GET", f"/stacks/{stack_id}/timeline")
+        await at.timeline(stack_id)
     assert (cost.kubernetes, cost.statements, cost.commits) == ({}, 1, 0)
-
-
-async def test_readiness_is_one_small_write_and_no_request(at: Harness) -> None:
-    """Guards that /readyz tries the disk each time, and that frequent probes cost the API server nothing."""
     with spent(at) as cost:
-        assert (await at.call("GET", "/readyz")).status == 200
-    assert not cost.kubernetes
-    assert (cost.statements, cost.commits) == (1, 1)
+        await at.get("/readyz")
+    assert (cost.kubernetes, cost.statements, cost.commits) == ({}, 1, 1), "it tries the disk each time"
 
 
-async def test_ten_reconcile_passes_with_nothing_to_do_cost_nothing(tmp_path: Path) -> None:
+@pytest.mark.stackd(reconcile__interval="100ms")
+async def test_ten_reconcile_passes_with_nothing_to_do_cost_nothing(at: Harness) -> None:
     """Guards the idle daemon (12 requests a minute whatever the number of stacks, less than 1 % of a core)."""
-    async with harness(tmp_path, {"STACKD_RECONCILE__INTERVAL": "100ms"}) as at:
-        await created(at, 3)
-        with spent(at) as cost:
-            await at.passes(10)
-        assert not cost.kubernetes
-        assert (cost.statements, cost.commits) == (0, 0)
+    await created(at, 3)
+    with spent(at) as cost:
+        await at.passes(10)
+    assert (cost.kubernetes, cost.statements, cost.commits) == ({}, 0, 0)
 
 
 async def test_a_status_read_takes_few_steps(at: Harness) -> None:
@@ -201,9 +174,7 @@ class Calls:
         self.others = 0
 
     def __call__(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call":
-            return
-        if frame.f_code.co_filename.startswith(FOLDER):
+        if event == "call" and frame.f_code.co_filename.startswith(FOLDER):
             self.ours[frame.f_code.co_qualname] += 1
-        else:
+        elif event == "call":
             self.others += 1

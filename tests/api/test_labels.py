@@ -1,278 +1,279 @@
-"""Labels of stacks: filters, deletes by label, and at most one stack for each value of a label."""
+"""Labels of stacks: filters, deletes by label, and at most one stack, and so many creates, for each value of a label."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stackd.errors import NO_ROOM
 from tests.api.test_openapi import matches
-from tests.harness import Harness, harness, request_for, seed
+from tests.harness import Harness, request_for, seed
 
-ONE_EACH = {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
+one_each = pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }")
+twice = pytest.mark.stackd(limits__creates_per_label="{ player = '2/min' }")
 
 
 def labelled(**labels: str) -> dict[str, Any]:
     return seed() | {"labels": labels}
 
 
+RETURN = {"if_exists": "return"}
+OF_7 = labelled(player="7")
+
+
 async def ids(at: Harness, query: str) -> list[str]:
-    reply = await at.call("GET", f"/stacks?{query}")
-    assert reply.status == 200, reply.text
-    return [stack["stack_id"] for stack in reply.json["stacks"]]
+    return [stack["stack_id"] for stack in (await at.get(f"/stacks?{query}"))["stacks"]]
 
 
 async def test_labels_are_kept_and_stand_on_pod_and_service_under_our_prefix(at: Harness) -> None:
+    for labels in (
+        ["team"], None, {"team": 7}, {"team": None}, {"a/b": "x"}, {"-a": "x"}, {"": "x"}, {"team": "x" * 64},
+        {"x" * 64: "y"}, {"team": "two words"}, {f"k{number}": "v" for number in range(17)},
+    ):  # fmt: skip
+        reply = await at.refused(400, "label", "/stacks", seed() | {"labels": labels})
+        assert reply.error.startswith("invalid request body: ")
     created = await at.create(labelled(team="7", challenge="web-1"))
     assert (await at.stack(created["stack_id"]))["labels"] == {"team": "7", "challenge": "web-1"}
     for kind, name in (("pods", created["pod_id"]), ("services", created["service_name"])):
-        found = (await at.objects(kind))[name]["metadata"]["labels"]
-        assert found["label.stackd.io/team"] == "7"
-        assert found["label.stackd.io/challenge"] == "web-1"
+        labels = (await at.objects(kind))[name]["metadata"]["labels"]
+        assert (labels["label.stackd.io/team"], labels["label.stackd.io/challenge"]) == ("7", "web-1")
 
 
-REFUSED_LABELS = [
-    ["team"],
-    None,
-    {"team": 7},
-    {"team": None},
-    {"a/b": "x"},
-    {"-a": "x"},
-    {"": "x"},
-    {"team": "x" * 64},
-    {"x" * 64: "y"},
-    {"team": "two words"},
-    {f"k{number}": "v" for number in range(17)},
-]
-
-
-async def test_labels_that_kubernetes_would_not_take_are_refused(at: Harness) -> None:
-    for labels in REFUSED_LABELS:
-        reply = await at.call("POST", "/stacks", seed() | {"labels": labels})
-        assert (reply.status, reply.error.startswith("invalid request body: ")) == (400, True)
-        assert "label" in reply.error
-
-
-async def test_stacks_are_found_by_labels_status_and_node(at: Harness) -> None:
-    first = await at.create(labelled(team="7", role="web"))
-    second = await at.create(labelled(team="7"))
-    other = await at.create(labelled(team="8"))
-    plain = await at.create()
-    a, b, c, d = (stack["stack_id"] for stack in (first, second, other, plain))
-    for stack_id in (a, b, c, d):
-        await at.until_status(stack_id, "running")
+async def test_stacks_are_found_by_labels_status_and_node_and_shown_with_the_fields_chosen(at: Harness) -> None:
+    bodies = (labelled(team="7", role="web"), labelled(team="7"), labelled(team="8"), seed())
+    a, b, c, d = [await at.running(body) for body in bodies]
     failed = (await at.create(request_for("registry.example/fail") | {"labels": {"team": "7"}}))["stack_id"]
     await at.until_status(failed, "failed")
-    assert await ids(at, "label=team=7") == [a, b, failed]
-    assert await ids(at, "label=team=7&label=role=web") == [a]
-    assert await ids(at, "label=team") == [a, b, c, failed]
-    assert await ids(at, "label=team=9") == []
-    assert await ids(at, "label=team=7&status=running") == [a, b]
-    assert await ids(at, "status=failed&status=creating") == [failed]
-    node = first["node_id"]
-    there = [stack["stack_id"] for stack in (first, second, other, plain) if stack["node_id"] == node]
-    assert await ids(at, f"node={node}&status=running") == there
-    assert await ids(at, "node=nowhere") == []
-
-
-async def test_chosen_fields_come_in_the_documented_order_and_leave_the_bulk_out(at: Harness) -> None:
-    created = await at.create(labelled(team="7"))
-    reply = await at.call("GET", "/stacks?fields=labels,status,stack_id,ended")
-    assert list(reply.json["stacks"][0].items()) == [
-        ("stack_id", created["stack_id"]),
-        ("status", reply.json["stacks"][0]["status"]),
-        ("labels", {"team": "7"}),
-        ("ended", False),
-    ]
-
-
-async def test_every_field_chosen_reads_as_it_does_alone(at: Harness) -> None:
-    created = await at.create(labelled(team="7"))
-    alone = await at.until_status(created["stack_id"], "running")
-    (listed,) = (await at.call("GET", f"/stacks?fields={','.join(alone)}")).json["stacks"]
-    assert list(listed.items()) == list(alone.items())
+    stacks = [await at.stack(stack_id) for stack_id in (a, b, c, d)]
+    node = stacks[0]["node_id"]
+    for query, expected in {
+        "label=team=7": [a, b, failed],
+        "label=team=7&label=role=web": [a],
+        "label=team": [a, b, c, failed],
+        "label=team=9": [],
+        "label=team=7&status=running": [a, b],
+        "status=failed&status=creating": [failed],
+        f"node={node}&status=running": [stack["stack_id"] for stack in stacks if stack["node_id"] == node],
+        "node=nowhere": [],
+    }.items():
+        assert await ids(at, query) == expected, query
+    listed = (await at.get("/stacks?fields=labels,status,stack_id,ended"))["stacks"][1]
+    expected = [("stack_id", b), ("status", "running"), ("labels", {"team": "7"}), ("ended", False)]
+    assert list(listed.items()) == expected, "in the documented order"
+    listed = (await at.get(f"/stacks?fields={','.join(stacks[0])}"))["stacks"][0]
+    assert list(listed.items()) == list(stacks[0].items())
 
 
 async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harness) -> None:
     made = [(await at.create(labelled(team="7")))["stack_id"] for _ in range(7)]
-    first = (await at.call("GET", "/stacks?label=team=7&limit=3")).json
+    first = await at.get("/stacks?label=team=7&limit=3")
     assert [stack["stack_id"] for stack in first["stacks"]] == made[:3]
     assert list(first) == ["stacks", "next_cursor"]
-    assert (await at.call("DELETE", f"/stacks/{made[2]}")).status == 200
-    assert (await at.call("DELETE", f"/stacks/{made[3]}")).status == 200
+    for stack_id in made[2:4]:
+        await at.delete(stack_id)
     late = (await at.create(labelled(team="7")))["stack_id"]
-    second = (await at.call("GET", f"/stacks?label=team=7&limit=3&cursor={first['next_cursor']}")).json
+    second = await at.get(f"/stacks?label=team=7&limit=3&cursor={first['next_cursor']}")
     assert [stack["stack_id"] for stack in second["stacks"]] == made[4:7]
-    third = (await at.call("GET", f"/stacks?label=team=7&cursor={second['next_cursor']}")).json
-    assert [stack["stack_id"] for stack in third["stacks"]] == [late]
-    assert third["next_cursor"] is None
-
-
-REFUSED_FILTERS = [
-    ("lable=team=7", '(did you mean "label"?)'),
-    ("sort=status", "'sort'; stacks are always ordered by created_at, then stack_id"),
-    ("page=2", "'page'; use limit and cursor"),
-    ("q=x", "'q'; filter by label, status, node or template"),
-    ("limit=1001", "limit must be a whole number from 1 to 1000"),
-    ("limit=1&limit=2", "the parameter limit is given more than once"),
-    ("status=ready", "status must be one of creating, running, stopped, failed, node_deleted"),
-    ("cursor=nonsense!", "cursor must be the next_cursor"),
-    ("fields=stack_id,sttus", "there is no field 'sttus'"),
-    ("label==7", "label must be key=value"),
-    ("node=", "node must be the name of a node"),
-    ("&".join(f"label=a{n}" for n in range(17)), "the parameter label has more than 16 different values"),
-]
+    third = await at.get(f"/stacks?label=team=7&cursor={second['next_cursor']}")
+    assert ([stack["stack_id"] for stack in third["stacks"]], third["next_cursor"]) == ([late], None)
 
 
 async def test_a_filter_that_cannot_be_is_refused_and_never_ignored(at: Harness) -> None:
-    for query, words in REFUSED_FILTERS:
-        reply = await at.call("GET", f"/stacks?{query}")
-        assert reply.status == 400
-        assert words in reply.error
+    for query, words in {
+        "lable=team=7": '(did you mean "label"?)',
+        "sort=status": "'sort'; stacks are always ordered by created_at, then stack_id",
+        "page=2": "'page'; use limit and cursor",
+        "q=x": "'q'; filter by label, status, node or template",
+        "limit=1001": "limit must be a whole number from 1 to 1000",
+        "limit=1&limit=2": "the parameter limit is given more than once",
+        "status=ready": "status must be one of creating, running, stopped, failed, node_deleted",
+        "cursor=nonsense!": "cursor must be the next_cursor",
+        "fields=stack_id,sttus": "there is no field 'sttus'",
+        "label==7": "label must be key=value",
+        "node=": "node must be the name of a node",
+        "&".join(f"label=a{n}" for n in range(17)): "the parameter label has more than 16 different values",
+    }.items():
+        await at.refused(400, words, f"/stacks?{query}", method="GET")
 
 
 async def test_all_stacks_of_a_label_are_deleted_by_one_job(at: Harness) -> None:
-    mine = [(await at.create(labelled(team="7")))["stack_id"] for _ in range(3)]
+    for _ in range(3):
+        await at.create(labelled(team="7"))
     other = (await at.create(labelled(team="8")))["stack_id"]
-    assert (await at.call("DELETE", "/stacks")).status == 400
-    assert (await at.call("DELETE", "/stacks?status=running")).status == 400
-    reply = await at.call("DELETE", "/stacks?label=team=7")
-    assert (reply.status, list(reply.json), reply.json["total"]) == (202, ["job_id", "total"], 3)
-    job = await at.finished_job(reply.json["job_id"])
-    assert (job["status"], job["deleted"]) == ("completed", 3)
-    assert await ids(at, "limit=1000") == [other]
-    assert mine[0] not in await at.objects("pods")
-    nobody = (await at.call("DELETE", "/stacks?label=team=7")).json
-    assert nobody["total"] == 0
-    assert (await at.finished_job(nobody["job_id"]))["status"] == "completed"
+    for query in ("", "?status=running"):
+        await at.refused(400, "", f"/stacks{query}", method="DELETE")
+    for total in (3, 0):
+        reply = await at.call("DELETE", "/stacks?label=team=7")
+        assert (reply.status, list(reply.json), reply.json["total"]) == (202, ["job_id", "total"], total)
+        job = await at.finished_job(reply.json["job_id"])
+        assert (job["status"], job["deleted"]) == ("completed", total)
+    assert await at.listed() == list(await at.objects("pods")) == [other]
 
 
-async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(tmp_path: Path) -> None:
-    async with harness(tmp_path, ONE_EACH) as at:
-        replies = await asyncio.gather(*(at.call("POST", "/stacks", labelled(player="7")) for _ in range(8)))
-        made = [reply for reply in replies if reply.status == 201]
-        refused = [reply for reply in replies if reply.status == 409]
-        assert (len(made), len(refused)) == (1, 7)
-        stack_id = made[0].json["stack_id"]
-        for reply in refused:
+# ---- at most so many stacks for each value of a label
+
+
+@one_each
+async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(at: Harness) -> None:
+    replies = await asyncio.gather(*(at.call("POST", "/stacks", OF_7) for _ in range(8)))
+    assert sorted(reply.status for reply in replies) == [201] + [409] * 7
+    (stack_id,) = await at.objects("pods")
+    for reply in replies:
+        assert reply.json["stack_id"] == stack_id
+        if reply.status == 409:
             assert list(reply.json) == ["error", "stack_id", "player_message"]
-            assert reply.json["stack_id"] == stack_id
-            assert reply.json["error"].startswith("label player=7 has 1 of 1 stacks")
-        assert list(await at.objects("pods")) == [stack_id]
-        assert (await at.call("POST", "/stacks", labelled(player="8"))).status == 201
-        assert (await at.call("POST", "/stacks", seed())).status == 201
+            assert reply.error.startswith("label player=7 has 1 of 1 stacks")
+    await at.create()
+    body = labelled(player="8") | RETURN
+    replies = await asyncio.gather(*(at.call("POST", "/stacks", body) for _ in range(8)))
+    assert sorted(reply.status for reply in replies) == [200] * 7 + [201]
+    assert len({reply.json["stack_id"] for reply in replies}) == 1
+    assert {tuple(reply.json) for reply in replies} == {tuple(replies[0].json)}
+    assert len(await at.objects("pods")) == 3
+    await at.refused(400, "if_exists", "/stacks", body | {"if_exists": "maybe"})
 
 
-async def test_an_existing_stack_stays_the_answer_to_its_key(tmp_path: Path) -> None:
-    """Before, the key created another stack once the first was deleted, and accepted another body."""
-    async with harness(tmp_path, ONE_EACH) as at:
-        existing = await at.create(labelled(player="7"))
-        body = labelled(player="7") | {"if_exists": "return"}
-        first = await at.call("POST", "/stacks", body, headers={"Idempotency-Key": "k"})
-        assert (first.status, first.json["stack_id"]) == (200, existing["stack_id"])
-        assert (await at.call("DELETE", f"/stacks/{existing['stack_id']}")).status == 200
-        again = await at.call("POST", "/stacks", body, headers={"Idempotency-Key": "k"})
-        assert (again.status, again.text, again.headers["Idempotency-Replayed"]) == (200, first.text, "true")
-        other = await at.call("POST", "/stacks", body | {"ttl": "5m"}, headers={"Idempotency-Key": "k"})
-        assert other.status == 422
+@one_each
+async def test_an_existing_stack_stays_the_answer_to_its_key(at: Harness) -> None:
+    existing, body, key = await at.create(OF_7), OF_7 | RETURN, {"Idempotency-Key": "k"}
+    first = await at.call("POST", "/stacks", body, headers=key)
+    assert (first.status, first.json["stack_id"]) == (200, existing["stack_id"])
+    await at.delete(existing["stack_id"])
+    again = await at.call("POST", "/stacks", body, headers=key)
+    assert (again.status, again.text, again.headers["Idempotency-Replayed"]) == (200, first.text, "true")
+    await at.refused(422, "", "/stacks", body | {"ttl": "5m"}, headers=key)
 
 
-async def test_a_double_click_with_if_exists_return_gives_the_one_stack_to_all(tmp_path: Path) -> None:
-    async with harness(tmp_path, ONE_EACH) as at:
-        body = labelled(player="7") | {"if_exists": "return"}
-        replies = await asyncio.gather(*(at.call("POST", "/stacks", body) for _ in range(8)))
-        assert sorted(reply.status for reply in replies) == [200] * 7 + [201]
-        assert len({reply.json["stack_id"] for reply in replies}) == 1
-        assert {tuple(reply.json) for reply in replies} == {tuple(replies[0].json)}
-        assert len(await at.objects("pods")) == 1
-        wrong = await at.call("POST", "/stacks", body | {"if_exists": "maybe"})
-        assert (wrong.status, "if_exists" in wrong.error) == (400, True)
-
-
-@pytest.mark.parametrize("limits", ["{ player = 2, instance = 1 }", "{ instance = 1, player = 2 }"])
+@pytest.mark.parametrize("order", [("player", "instance"), ("instance", "player")])
 async def test_if_exists_return_returns_the_stack_with_all_labels_whichever_limit_is_reached(
-    tmp_path: Path, limits: str
+    at: Harness, order: tuple[str, str]
 ) -> None:
-    """Before, the first limit of the configuration chose it: the player got the stack of another challenge."""
-    async with harness(tmp_path, {"STACKD_LIMITS__STACKS_PER_LABEL": limits}) as at:
-        web, pwn = [await at.create(labelled(player="7", instance=name)) for name in ("web-7", "pwn-7")]
-        for stack, instance in ((web, "web-7"), (pwn, "PWN-7")):
-            reply = await at.call("POST", "/stacks", labelled(player="7", instance=instance) | {"if_exists": "return"})
-            assert (reply.status, reply.json["stack_id"]) == (200, stack["stack_id"])
-        other = await at.call("POST", "/stacks", labelled(player="7", instance="rev-7") | {"if_exists": "return"})
-        assert (other.status, other.json["stack_id"]) == (409, web["stack_id"])
+    """The order of the limits in the configuration must not choose the stack of another challenge."""
+    limits = {"player": 2, "instance": 1}
+    at.reload("limits", stacks_per_label={name: limits[name] for name in order})
+    web, pwn = [await at.create(labelled(player="7", instance=name)) for name in ("web-7", "pwn-7")]
+    for stack, instance in ((web, "web-7"), (pwn, "PWN-7")):
+        same = await at.post("/stacks", labelled(player="7", instance=instance) | RETURN)
+        assert same["stack_id"] == stack["stack_id"]
+    other = await at.refused(409, "", "/stacks", labelled(player="7", instance="rev-7") | RETURN)
+    assert other.json["stack_id"] == web["stack_id"]
 
 
-@pytest.mark.parametrize("labels", [{"player": "7a"}, {"Player": "7A"}, {"player": "8", "PLAYER": "7a"}])
-async def test_another_spelling_of_a_player_is_the_same_player(tmp_path: Path, labels: dict[str, str]) -> None:
-    async with harness(tmp_path, ONE_EACH) as at:
-        await at.create(labelled(player="7A", Player="7a"))
-        assert (await at.call("POST", "/stacks", labelled(**labels))).status == 409
+@one_each
+async def test_a_place_is_taken_in_every_spelling_until_its_stack_is_gone_or_has_ended(at: Harness) -> None:
+    first = (await at.create(labelled(player="7A", Player="7a")))["stack_id"]
+    spellings: tuple[dict[str, str], ...] = ({"player": "7a"}, {"Player": "7A"}, {"player": "8", "PLAYER": "7a"})
+    for labels in spellings:
+        await at.refused(409, "", "/stacks", labelled(**labels))
+    await at.delete(first)
+    ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7A"}}))["stack_id"]
+    await at.until_status(ended, "stopped")
+    other = await at.create(labelled(player="7A"))
+    reply = await at.refused(409, "", f"/stacks/{ended}/restart")
+    assert reply.json["stack_id"] == other["stack_id"], "an ended stack does not come back into a place that is taken"
+    assert (await at.stack(ended))["status"] == "stopped"
 
 
-async def test_the_place_is_free_again_once_the_stack_is_going_or_its_pod_has_ended(tmp_path: Path) -> None:
-    async with harness(tmp_path, ONE_EACH) as at:
-        first = (await at.create(labelled(player="7")))["stack_id"]
-        assert (await at.call("DELETE", f"/stacks/{first}")).status == 200
-        ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7"}}))["stack_id"]
-        await at.until_status(ended, "stopped")
-        await at.create(labelled(player="7"))
+@one_each
+async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(at: Harness) -> None:
+    at.faults.pause()
+    first = asyncio.create_task(at.call("POST", "/stacks", OF_7))
+    (stack_id,) = await at.until_listed(1)
+    second = asyncio.create_task(at.post("/stacks", OF_7 | RETURN, 201))
+    await at.until_metric("stackd_waiting_requests", 1)
+    deleting = asyncio.create_task(at.delete(stack_id))
+    await at.until_metric("stackd_deletes_pending", 1)
+    at.faults.resume()
+    assert (await first).status == 503
+    await deleting
+    assert (await second)["stack_id"] != stack_id
 
 
-async def test_who_waits_for_a_create_that_fails_makes_the_stack_itself(tmp_path: Path) -> None:
-    async with harness(tmp_path, ONE_EACH) as at:
-        at.cluster.faults.pause()
-        first = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7")))
-        (stack_id,) = await at.until_listed(1)
-        second = asyncio.create_task(at.call("POST", "/stacks", labelled(player="7") | {"if_exists": "return"}))
-        await at.until_metric("stackd_waiting_requests", 1)
-        gone = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
-        await at.until_metric("stackd_deletes_pending", 1)
-        at.cluster.faults.resume()
-        assert (await first).status == 503
-        assert (await gone).status == 200
-        reply = await second
-        assert reply.status == 201
-        assert reply.json["stack_id"] != stack_id
+@pytest.mark.stackd(
+    limits__stacks_per_label="player=1",
+    limits__creates_per_label="team=1/min",
+    stacks__node_port_min="31001",
+    stacks__node_port_max="31002",
+    stacks__max_ttl="3h",
+)
+async def test_players_get_a_sentence_of_their_own_where_a_limit_or_the_room_is_the_reason(at: Harness) -> None:
+    stack_id = (await at.create(labelled(player="1", team="1")))["stack_id"]
+    same = await at.refused(409, "", "/stacks", labelled(player="1"))
+    assert same.for_players.startswith("You have as many instances as y")
+    often = await at.refused(429, "", "/stacks", labelled(team="1"))
+    assert often.for_players.startswith("You have started instances too often. Try again i")
+    await at.create()
+    no_port = await at.refused(503, "", "/stacks", seed())
+    at.reload("limits", max_stacks=2)
+    full = await at.refused(503, "", "/stacks", seed())
+    assert full.for_players == no_port.for_players == NO_ROOM
+    far = await at.refused(409, "", f"/stacks/{stack_id}/extend", {"ttl": "2h"})
+    assert far.for_players == "This instance can be extended by 1h at most."
+    for reply in (same, often, no_port, full, far):
+        matches("Error", reply.json)
+        assert not re.search(r"limits\.|stacks\.|label|node port|stack", reply.for_players)
+    assert (await at.call("GET", "/stacks/stack-none")).json.keys() == {"error"}
 
 
-async def test_an_ended_stack_does_not_come_back_into_a_place_that_is_taken(tmp_path: Path) -> None:
-    async with harness(tmp_path, ONE_EACH) as at:
-        ended = (await at.create(request_for("registry.example/exit0") | {"labels": {"player": "7"}}))["stack_id"]
-        await at.until_status(ended, "stopped")
-        other = await at.create(labelled(player="7"))
-        reply = await at.call("POST", f"/stacks/{ended}/restart")
-        assert (reply.status, reply.json["stack_id"]) == (409, other["stack_id"])
-        assert (await at.stack(ended))["status"] == "stopped"
+# ---- required labels, and so many creates a minute for each value of a label
 
 
-async def test_players_get_a_sentence_of_their_own_where_a_limit_or_the_room_is_the_reason(tmp_path: Path) -> None:
-    settings = {
-        "STACKD_LIMITS__STACKS_PER_LABEL": "player=1",
-        "STACKD_LIMITS__CREATES_PER_LABEL": "team=1/min",
-        "STACKD_STACKS__NODE_PORT_MIN": "31001",
-        "STACKD_STACKS__NODE_PORT_MAX": "31002",
-        "STACKD_STACKS__MAX_TTL": "3h",
-    }
-    async with harness(tmp_path, settings) as at:
-        stack_id = (await at.create(seed() | {"labels": {"player": "1", "team": "1"}}))["stack_id"]
-        same = await at.call("POST", "/stacks", seed() | {"labels": {"player": "1"}})
-        often = await at.call("POST", "/stacks", seed() | {"labels": {"team": "1"}})
-        assert (same.status, same.for_players[:31]) == (409, "You have as many instances as y")
-        assert (often.status, often.for_players[:49]) == (429, "You have started instances too often. Try again i")
-        await at.create()
-        no_port = await at.call("POST", "/stacks", seed())
-        at.reload("limits", max_stacks=2)
-        full = await at.call("POST", "/stacks", seed())
-        assert [one.status for one in (no_port, full)] == [503, 503]
-        assert full.for_players == no_port.for_players == NO_ROOM
-        far = await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "2h"})
-        assert (far.status, far.for_players) == (409, "This instance can be extended by 1h at most.")
-        for reply in (same, often, no_port, full, far):
-            matches("Error", reply.json)
-            assert not re.search(r"limits\.|stacks\.|label|node port|stack", reply.for_players)
-        assert (await at.call("GET", "/stacks/stack-none")).json.keys() == {"error"}
+@pytest.mark.stackd(limits__required_labels='["player"]')
+async def test_a_create_without_a_required_label_is_a_400_that_names_it(at: Harness) -> None:
+    for labels in (None, {}, {"team": "7"}, {"player": ""}, {"Player": "7"}):
+        body = seed() if labels is None else labelled(**labels)
+        await at.refused(400, "labels: player must be given (limits.required_labels)", "/stacks", body)
+    assert not await at.objects("pods")
+    await at.post("/capacity", seed())
+    await at.create(OF_7)
+    create = (await at.get("/openapi.json"))["components"]["schemas"]["Create"]
+    assert ("labels" in create["required"], create["properties"]["labels"]["required"]) == (True, ["player"])
+
+
+@twice
+async def test_one_create_too_many_of_a_player_is_a_429_and_the_others_go_on(at: Harness) -> None:
+    await at.create(labelled(player="alice"))
+    await at.create(labelled(Player="ALICE"))
+    reply = await at.refused(429, "", "/stacks", labelled(player="alice"))
+    assert reply.error == "more than 2/min creates with the label player=alice (limits.creates_per_label)"
+    assert 1 <= int(reply.headers["Retry-After"]) <= 60
+    assert (await at.refused(429, "", "/stacks?dry_run=true", labelled(player="alice"))).error == reply.error
+    for labels in ({"player": "Alice"}, {"PLAYER": "alice", "player": "bob"}, {"pLayer": "aLICE"}):
+        await at.refused(429, "", "/stacks", labelled(**labels))
+    for blank in (" alice", "alice ", "alice\t", "alice\u00a0"):
+        await at.refused(400, "", "/stacks", labelled(player=blank))
+    assert len(await at.objects("pods")) == 2
+    await at.create(labelled(player="8"))
+    await at.create()
+    body = request_for("nginx", cpu="2000") | {"labels": {"player": "7"}}
+    assert [(await at.call("POST", "/stacks", body)).status for _ in range(3)] == [503, 503, 429]
+
+
+@twice
+async def test_restarts_and_starts_count_as_creates_of_their_stacks_label(at: Harness) -> None:
+    stack_id, other = await at.running(OF_7), await at.running(labelled(player="8"))
+    await at.do("start", stack_id)  # it runs already: nothing is created
+    await at.do("restart", stack_id)
+    for verb in ("restart", "start"):
+        await at.refused(429, "player=7", f"/stacks/{stack_id}/{verb}")
+    await at.refused(429, "", "/stacks", OF_7)
+    await at.do("stop", other)
+    await at.do("start", other)
+    await at.refused(429, "", f"/stacks/{other}/restart")
+    await at.refused(404, "", "/stacks/stack-0000000000000000/start")
+
+
+@pytest.mark.stackd(limits__creates_per_label="{ player = '2/min' }", limits__stacks_per_label="{ player = 1 }")
+async def test_an_answer_that_was_given_before_or_a_stack_that_is_there_is_no_create(at: Harness) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = (await at.post("/stacks", OF_7, 201, headers=key))["stack_id"]
+    for _ in range(5):
+        assert (await at.post("/stacks", OF_7, 201, headers=key))["stack_id"] == first
+        await at.refused(409, "", "/stacks", OF_7)
+        assert (await at.post("/stacks", OF_7 | RETURN))["stack_id"] == first
+    await at.delete(first)
+    await at.create(OF_7)
+    await at.refused(429, "", "/stacks", OF_7 | RETURN)

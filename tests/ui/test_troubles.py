@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.async_api import expect
 
-from tests.api.test_identity import OTHER
+from tests.api.test_contact import OTHER
 from tests.api.test_reconcile import MANY, running, until_held, vanish
 from tests.gate import gate
 from tests.harness import KEY

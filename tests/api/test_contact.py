@@ -1,0 +1,394 @@
+"""Which cluster this is, and an API server that is silent, refuses credentials or comes back older: what stackd does then."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from stackd.embedded import EmbeddedCluster, User, everything
+from stackd.embedded.resources import NAMESPACES
+from stackd.kube import guards
+from stackd.kube.connection import Backoff
+from stackd.lifecycle import gate
+from stackd.lifecycle.context import LOG_READS_AT_ONCE
+from stackd.workqueue import RetryPolicy
+from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
+
+OTHER = (
+    '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"},'
+    '"status":{"phase":"Active"}}'
+)
+
+
+async def as_rows_say(at: Harness) -> bool:
+    """Whether the cluster has a pod and a Service for each stack, and no others."""
+    names = [name for stack_id in await at.listed() for name in (stack_id, f"svc-{stack_id}")]
+    return (await at.pods_and_services()).keys() == set(names)
+
+
+# ---- which cluster this is: stackd asks whenever it may be another one, until it knows
+
+
+def at_port(port: int, folder: Path | None = None) -> EmbeddedCluster:
+    """A cluster at that address, with its state in the folder, or a new one."""
+    return EmbeddedCluster(fast_cluster(port=port, state_path=folder and folder / "cluster"))
+
+
+async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_never_been_away(
+    vm: Machine, tmp_path: Path
+) -> None:
+    async with at_port(0, tmp_path) as vm.cluster:
+        at = await vm.start(server__shutdown_timeout="1s")
+        port, kept, deleted = at.cluster.server.port, await at.running(), await at.running()
+        await at.cluster.stop()
+        await at.until_metric("stackd_mirror_connected", 0)
+        async with at_port(port) as other:
+            await at.until_unready("belongs to the cluster")
+            await at.refused(503, "", f"/stacks/{deleted}", method="DELETE")
+            await at.refused(503, "", "/stacks", seed())
+            assert other.counts.total("create") == other.counts.total("delete") == 0
+        async with at_port(port, tmp_path):
+            await at.until_ready(20)
+            assert (await at.stack(kept))["status"] == "running"
+            assert await at.until_listed(1) == [kept] == list(await at.objects("pods"))
+            await at.running()
+            await vm.stop()
+
+
+async def test_on_the_wrong_cluster_nothing_is_created_and_what_was_seen_of_it_ends_nothing(
+    vm: Machine, tmp_path: Path
+) -> None:
+    async with at_port(0, tmp_path) as vm.cluster:
+        stack_id = await (await vm.start()).running()
+        await vm.stop()
+        port = vm.cluster.server.port
+    async with AsyncExitStack() as clusters:
+        vm.cluster = other = await clusters.enter_async_context(at_port(port))
+        at = await vm.start()
+        await at.until_unready("belongs to the cluster")
+        await at.refused(503, "", "/stacks", seed())
+        assert other.counts.total("create") == 0
+        assert ("", "stacks") not in other.store.of(NAMESPACES).records
+        await other.stop()
+        again = at_port(port, tmp_path)
+        again.faults.add_fault(action="latency", seconds=0.6, verb="get", name="stacks")
+        again.faults.add_fault(action="latency", seconds=0.6, verb="list|watch")
+        await clusters.enter_async_context(again)
+        await at.until_ready(20)
+        await at.passes(2)
+        assert ((await at.stack(stack_id))["status"], await at.used_ports()) == ("running", 1)
+        assert again.counts.total("delete") == 0
+        await vm.stop()
+
+
+async def test_after_an_outage_it_is_asked_for_although_the_watches_go_on_where_they_were(at: Harness) -> None:
+    stack_id = await at.running()
+    relists = await at.metric("stackd_mirror_relists_total", kind="pods")
+    await at.faults.refuse()
+    await at.until_metric("stackd_mirror_connected", 0)
+    at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+    await at.faults.listen()
+    await at.until_unready("belongs to the cluster")
+    assert await at.metric("stackd_mirror_relists_total", kind="pods") == relists
+    assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_a_doubt_that_comes_while_the_cluster_is_being_asked_is_not_answered_by_that(at: Harness) -> None:
+    asked = at.counts.total("get", "namespaces")
+    at.faults.add_fault(action="latency", seconds=0.2, verb="get", name="kube-system", count=2)
+    at.doubt()
+    await eventually(lambda: at.counts.in_flight == 1)
+    at.doubt()
+    await eventually(lambda: at.counts.total("get", "namespaces") == asked + 1)
+    assert (await at.get("/reconcile"))["blocked"]
+    await until(lambda: at.get("/reconcile"), lambda seen: not seen["blocked"])
+    assert at.counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second doubt"
+
+
+async def test_a_cluster_that_hangs_when_it_is_asked_who_it_is_shows_before_the_call_ends(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
+    at.give_kubernetes(attempt_timeout=0.5)
+    at.faults.add_fault(action="hang", verb="get", name="kube-system")
+    at.doubt()
+    await at.until_unready("stackd is still checking that this is its own cluster")
+    at.faults.clear()
+    await at.until_ready()
+
+
+# ---- rejected credentials
+
+
+OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
+with_users = pytest.mark.kubernetes(users=(OLD, NEW))
+as_old = pytest.mark.stackd(token=OLD.token, admin=NEW.token)
+
+
+@with_users
+@as_old
+async def test_refused_credentials_are_said_until_new_ones_are_there_and_nothing_is_missed_meanwhile(
+    at: Harness, tmp_path: Path
+) -> None:
+    stack_id = await at.running()
+    at.faults.expire_token(OLD.token)
+    reply = await at.refused(503, "", "/stacks", seed())
+    assert "its credentials are not accepted" in reply.detail
+    await at.until_at_least("stackd_kubernetes_requests_total", 2, verb="get", resource="namespaces", code="401")
+    await at.until_unready("its credentials are not accepted")
+    assert (await at.get(f"/stacks/{stack_id}/status"))["status"] == "running", "the watches keep their connections"
+    at.cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
+    await at.until_ready()
+    for name in (stack_id, await at.running()):
+        await at.delete(name)
+    assert not await at.pods_and_services()
+
+
+@with_users
+@as_old
+async def test_new_credentials_are_asked_whose_cluster_it_is(at: Harness, tmp_path: Path) -> None:
+    asked = at.counts.total("get", "namespaces")
+    at.faults.expire_token(OLD.token)
+    at.cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
+    await at.create()
+    await eventually(lambda: at.counts.total("get", "namespaces") > asked)
+    await at.until_ready()
+
+
+# ---- silent watches
+
+
+@pytest.mark.stackd(stacks__scheduling_timeout="1s")
+async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(at: Harness) -> None:
+    """All watches are silent, also the new ones."""
+    at.faults.freeze_watches()
+    at.faults.reset_counts()
+    stack = await at.create()
+    assert at.counts.total("get", "pods") == 1, "one question, and only because the watches are silent"
+    await at.until_status(stack["stack_id"], "running")
+
+
+@pytest.mark.stackd(stacks__scheduling_timeout="500ms")
+async def test_a_proxy_that_holds_back_what_watches_say_is_reported_until_it_does_no_more(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each watch opens but sends nothing."""
+    monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.3)
+    at.faults.add_fault(action="mute", verb="watch")
+    at.faults.drop_watches()
+    stack_id = (await at.create())["stack_id"]
+
+    async def ready() -> str:
+        await at.create()
+        return (await at.call("GET", "/readyz")).text
+
+    await until(ready, lambda seen: "is there a proxy that buffers answers" in seen)
+    at.faults.clear()
+    at.faults.drop_watches()
+    await at.until_status(stack_id, "running")
+    await at.get("/readyz")
+
+
+# ---- the API server accepts requests, keeps all connections open, and sends nothing any more
+
+
+async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
+    at: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    at.faults.pause()
+    await at.until_unready("Kubernetes has not answered for ")
+    assert await at.metric("stackd_kubernetes_answers") == await at.metric("stackd_mirror_connected") == 0
+    await at.get("/stacks")
+    at.faults.resume()
+    await at.until_ready()
+    assert await at.metric("stackd_kubernetes_answers") == 1
+    for line in ("Kubernetes does not answer", "Kubernetes answers again after "):
+        assert sum(record.getMessage().startswith(line) for record in caplog.records) == 1
+    await at.create()
+
+
+async def test_creates_and_starts_are_refused_within_seconds_while_the_api_server_hangs(at: Harness) -> None:
+    stopped = (await at.create())["stack_id"]
+    await at.do("stop", stopped)
+    at.faults.pause()
+    words = "Kubernetes has not answered for "
+    for first in (at.refused(503, words, f"/stacks/{stopped}/start"), at.refused(503, words, "/stacks", seed())):
+        began = time.monotonic()
+        await asyncio.gather(first, *(at.refused(503, words, "/stacks", seed()) for _ in range(40)))
+        assert time.monotonic() - began < 4, "1.5 s for the first ones, and then none, if the machine does nothing else"
+    at.faults.resume()
+    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
+    await eventually(lambda: as_rows_say(at), lambda: "the failed creates are not undone")
+    assert len(await at.listed()) == 2
+
+
+async def test_a_slow_api_server_is_not_a_silent_one(at: Harness) -> None:
+    at.faults.add_fault(action="latency", verb="create", seconds=2.5)
+    await at.create()
+    assert await at.metric("stackd_kubernetes_answers") == 1
+
+
+async def test_when_the_api_server_answers_again_what_was_put_off_is_done_at_once(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.kube.watch.Backoff", lambda **_: Backoff(first=2.0, most=60.0))
+    monkeypatch.setattr("stackd.lifecycle.worker.RETRIES", RetryPolicy(first=30.0, longest=30.0))
+    at = await vm.start()
+    stack_id = (await at.create())["stack_id"]
+    await at.faults.refuse()
+    await at.until_unready("Kubernetes")
+    await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
+    await at.until_metric("stackd_kubernetes_answers", 0)
+    await at.faults.listen()
+    began = time.monotonic()
+    await at.until_ready(15)
+    await at.create()  # it says that it is ready
+    await at.until_listed(1)
+    assert time.monotonic() - began < 15, "it has waited for a back-off"
+
+
+async def test_a_create_is_refused_when_the_intent_to_undo_it_is_committed_and_not_before(at: Harness) -> None:
+    at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.2)
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=503, seconds=90)
+    create = asyncio.create_task(at.refused(503, "", "/stacks", seed()))
+    await at.until_listed(1)
+    with at.no_writing():
+        await asyncio.sleep(0.6)
+        assert not create.done()
+    await create
+    assert at.rows("SELECT count(*) FROM stacks WHERE deleting_since IS NULL") == [(0,)]
+
+
+@pytest.mark.stackd(server__shutdown_timeout="1s")
+async def test_a_stop_while_the_api_server_hangs_takes_no_longer_than_allowed(vm: Machine) -> None:
+    at = await vm.start()
+    at.faults.pause()
+    creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(5)]
+    await eventually(lambda: at.counts.in_flight >= 5)
+    began = time.monotonic()
+    await vm.stop()
+    assert time.monotonic() - began < 8, "it has waited for longer than shutdown_timeout"
+    await asyncio.gather(*creates, return_exceptions=True)
+    vm.cluster.faults.resume()
+    at = await vm.start()
+    await at.until_listed(0)
+    assert not await at.objects("pods")
+
+
+async def test_connections_are_asked_whether_they_live_and_those_that_died_in_silence_are_replaced(at: Harness) -> None:
+    """Each has TCP keepalive, since a NAT may drop connections silently: those of the watches, and idle ones."""
+    await asyncio.gather(*(at.create() for _ in range(4)))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f":{at.cluster.server.port:04X}"
+    timers = [fields[5].partition(":")[0] for fields in lines if fields[2].endswith(port) and fields[3] == "01"]
+    assert len(timers) >= 4, "three watches, and what made the stack"
+    assert set(timers) == {"02"}, "a connection has no keepalive timer"
+    at.faults.silence()
+    began = time.monotonic()
+    stack = await at.create()
+    assert time.monotonic() - began < 17, "it has waited for the time limit of requests"
+    await at.until_status(stack["stack_id"], "running")
+
+
+async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.lifecycle.diagnostics.READ_WAITS_SECONDS", 0.5)
+    stack_id = await at.running()
+    at.faults.add_fault(action="hang", resource="pods/log", count=1000)
+    reads = [asyncio.create_task(at.call("GET", f"/stacks/{stack_id}/logs")) for _ in range(100)]
+    await eventually(lambda: at.counts.in_flight == LOG_READS_AT_ONCE)
+    refused = await asyncio.wait_for(asyncio.shield(reads[-1]), 15)
+    assert (refused.status, refused.error) == (503, "8 logs are being read from the cluster, as many as may be; retry")
+    await at.create()
+    at.faults.clear()
+    for read in reads:
+        read.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+
+
+# ---- just after a start, before stackd has seen the cluster: requests that need it wait for a moment
+
+
+@asynccontextmanager
+async def unseen(vm: Machine) -> AsyncIterator[Harness]:
+    """A daemon that listens while its cluster accepts requests and answers none."""
+    vm.cluster.faults.pause()
+    at = await vm.start(wait=False)
+    await eventually(lambda: at.counts.in_flight > 0)
+    yield at
+    at.faults.resume()
+
+
+async def test_a_create_that_comes_before_the_first_sight_of_the_cluster_waits_for_it(vm: Machine) -> None:
+    async with unseen(vm) as at:
+        await at.get("/healthz")
+        creates = [asyncio.create_task(at.create()) for _ in range(3)]
+        dry = asyncio.create_task(at.post("/stacks?dry_run=true", seed()))
+        done, _ = await asyncio.wait([*creates, dry], timeout=0.3)
+        assert not done
+        at.faults.resume()
+        await asyncio.gather(*creates, dry)
+
+
+async def test_it_waits_for_a_moment_only(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gate.FIRST_CONTACT_SECONDS == 5.0
+    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
+    async with unseen(vm) as at:
+        await at.refused(503, "waiting for the cluster", "/stacks", seed())
+
+
+async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(vm: Machine) -> None:
+    async with aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as client, unseen(vm) as at:
+        create = asyncio.create_task(client.post(f"{at.url}/stacks", json=seed()))
+        done, _ = await asyncio.wait([create], timeout=0.3)
+        assert not done
+        await vm.stop()
+        answer = await create
+        assert (answer.status, await answer.json()) == (503, {"error": "stackd is shutting down"})
+
+
+@pytest.mark.parametrize("verb", ["get", "list"])
+async def test_once_a_try_to_see_the_cluster_has_failed_nobody_waits_and_the_answer_says_why(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Missing rights fail the first try at once: nothing is tried again for long."""
+    monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 60.0)
+    message = f'pods is forbidden: User "u" cannot do it: cannot {verb} resource "x"'
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
+    body = json.dumps(status | {"message": message})
+    vm.cluster.faults.add_fault(action="reply", code=403, body=body, verb=verb)
+    at = await vm.start(wait=False)
+    began = time.monotonic()
+    for _ in range(5):
+        reply = await at.refused(503, "", "/stacks", seed())
+        assert f"no right to {verb}" in reply.detail
+    assert time.monotonic() - began < 60
+    at.faults.clear()
+    await at.until_ready()
+    await at.create()
+
+
+# ---- the cluster's etcd is restored from a backup: resourceVersions are lower than those seen
+
+
+@pytest.mark.stackd(cluster__lease_duration="2s")
+async def test_after_the_cluster_was_set_back_the_lease_is_renewed_and_what_happens_shows(vm: Machine) -> None:
+    vm.cluster.store.revision = 100_000
+    at = await vm.start()
+    stack_id = await at.running()
+    at.faults.set_back(1_000)
+    at.counts.clear()
+    await at.delete_object("pods", stack_id)
+    await at.until_status(stack_id, "stopped")
+    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
+    about_leases = at.counts.total("update", "leases") + at.counts.total("get", "leases")
+    assert about_leases < 60, "far more than the Lease needs; a loop without a pause makes thousands"

@@ -1,0 +1,263 @@
+"""Statuses, timelines and logs: what happens in the cluster shows, and why a stack died, also after it is deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from stackd.clock import to_nanoseconds
+from stackd.lifecycle import diagnostics
+from tests.harness import Harness, Machine, Reply, eventually, request_for, until
+
+
+def kinds(events: list[dict[str, Any]]) -> list[str]:
+    return [event["kind"] for event in events]
+
+
+async def until_told(at: Harness, stack_id: str, kind: str) -> list[dict[str, Any]]:
+    """The timeline's lines of this kind, once there is one."""
+    events = await until(lambda: at.timeline(stack_id), lambda seen: kind in kinds(seen))
+    return [event for event in events if event["kind"] == kind]
+
+
+async def logs(at: Harness, stack_id: str, query: str = "") -> Reply:
+    return await at.call("GET", f"/stacks/{stack_id}/logs{query}")
+
+
+ENDS = [
+    ("fail", "failed", "Error", "exit code 1"),
+    ("exit0", "stopped", "Completed", ""),
+    ("oom", "failed", "OOMKilled", "ran out of memory"),
+    ("nostart", "failed", "StartError", "could not be started"),
+]
+
+
+async def test_a_stack_whose_pod_has_ended_gives_its_ports_back_at_once_and_keeps_its_record(at: Harness) -> None:
+    for image, status, reason, words in ENDS:
+        created = await at.create(request_for(f"registry.example/{image}"))
+        stack = await at.until_status(created["stack_id"], status)
+        assert (stack["status_reason"], words in stack["status_message"]) == (reason, True)
+        await until(at.used_ports, lambda seen: seen == 0)
+        service = (await at.objects("services"))[created["service_name"]]
+        assert (service["spec"]["type"], "nodePort" in service["spec"]["ports"][0]) == ("ClusterIP", False)
+        assert "stackd.io/record" in service["metadata"]["annotations"]
+        again = await at.stack(created["stack_id"])
+        assert (again["ports"], again["updated_at"]) == (created["ports"], stack["updated_at"])
+    stats = await at.get("/stats")
+    assert (stats["total_stacks"], stats["active_stacks"], stats["reserved_cpu_milli"]) == (len(ENDS), 0, 0)
+
+
+STARTS_NOT = [
+    ("badname", "InvalidImageName", "is not a valid image name"),
+    ("noconfig", "CreateContainerConfigError", "cannot be started"),
+    ("crashloop", "CrashLoopBackOff", "again and again"),
+]
+
+
+@pytest.mark.stackd(stacks__restart_policy="Always")
+async def test_a_container_that_cannot_start_is_failed_and_keeps_service_and_ports(at: Harness) -> None:
+    for count, (image, reason, words) in enumerate(STARTS_NOT, 1):
+        stack_id = (await at.create(request_for(f"registry.example/{image}")))["stack_id"]
+        stack = await at.until_status(stack_id, "failed")
+        assert (stack["status_reason"], words in stack["status_message"]) == (reason, True)
+        assert await at.used_ports() == count == len(await at.objects("services"))
+        if image == "crashloop":
+            (event, *_) = await until_told(at, stack_id, "restarted")
+            assert event["message"].startswith("container app ended with exit code 1 and was started again")
+
+
+async def test_an_image_that_cannot_be_pulled_is_failed_after_the_grace_and_stays_so(vm: Machine) -> None:
+    at = await vm.start(stacks__image_pull_grace="600ms")
+    began = time.monotonic()
+    stack_id = (await at.create(request_for("registry.example/nopull:1")))["stack_id"]
+    stack = await at.until_status(stack_id, "failed")
+    assert time.monotonic() - began >= 0.6
+    assert stack["status_reason"] in ("ErrImagePull", "ImagePullBackOff")
+    assert stack["status_message"].startswith("image registry.example/nopull:1 cannot be pulled: ")
+    lines = len(await at.timeline(stack_id))
+    at = await vm.start(stacks__image_pull_grace="10m")
+    await at.passes(2)
+    assert (await at.stack(stack_id))["status"] == "failed"
+    assert "waiting" not in kinds((await at.timeline(stack_id))[lines:]), "it is not creating again"
+
+
+@pytest.mark.stackd(stacks__image_pull_grace="0s")
+async def test_a_failed_pull_is_told_with_the_cluster_s_own_warnings_and_may_succeed_in_the_end(at: Harness) -> None:
+    stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
+    (failed, *_) = await until_told(at, stack_id, "failed")
+    assert failed["reason"] in ("ErrImagePull", "ImagePullBackOff")
+    assert failed["message"].startswith("image registry.example/nopull cannot be pulled")
+    warnings = await until_told(at, stack_id, "warning")
+    assert {warning["by"] for warning in warnings} == {"cluster"}
+    assert any("registry.example/nopull" in warning["message"] for warning in warnings)
+    assert len({(w["reason"], w["message"]) for w in warnings}) == len(warnings)
+    assert "pulling" in kinds(await at.timeline(stack_id))
+    await at.running(request_for("registry.example/latepull"))
+    assert await at.used_ports() == 2
+
+
+@pytest.mark.kubernetes(pod_gc_delay=60.0)
+async def test_a_deleted_node_shows_at_once_and_a_node_that_comes_back_brings_its_stacks_back(at: Harness) -> None:
+    created = await at.create()
+    node = (await at.until_status(created["stack_id"], "running"))["node_id"]
+    at.faults.remove_node(node)
+    stack = await at.until_status(created["stack_id"], "node_deleted")
+    assert stack["status_message"] == f"node {node} has been deleted"
+    assert (stack["node_id"], stack["node_public_ip"]) == (node, created["node_public_ip"])
+    assert await at.used_ports() == 1
+    at.faults.add_node(name=node, labels={"role": "stack"})
+    await at.until_status(created["stack_id"], "running")
+
+
+async def test_a_pod_collected_with_its_node_has_ended_as_node_deleted(at: Harness) -> None:
+    stack_id = await at.running()
+    at.faults.remove_node((await at.stack(stack_id))["node_id"])
+    await until(at.used_ports, lambda seen: seen == 0)
+    assert (await at.stack(stack_id))["status"] == "node_deleted"
+
+
+# ---- timelines
+
+
+async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_asked_for_what(at: Harness) -> None:
+    stack_id = await at.running()
+    await at.do("extend", stack_id, ttl="1m")
+    await at.do("restart", stack_id)
+    await at.until_status(stack_id, "running")
+    await at.do("stop", stack_id)
+    await at.delete(stack_id)
+    events = await at.timeline(stack_id)
+    assert kinds(events) == [
+        "accepted", "scheduled", "started", "ready", "extended", "restart_requested", "started", "ready",
+        "stop_requested", "stopped", "delete_requested", "deleted",
+    ]  # fmt: skip
+    times = [to_nanoseconds(event["at"]) for event in events]
+    assert times == sorted(times)
+    by = {event["kind"]: event["by"] for event in events}
+    (key,) = {by[kind] for kind in ("accepted", "extended", "restart_requested", "stop_requested", "delete_requested")}
+    assert key not in ("stackd", "cluster", "")
+    assert by["ready"] == "cluster"
+    assert [list(event) for event in events] == [["at", "kind", "reason", "message", "by"]] * len(events)
+
+    expires, batch = (await at.create(ttl="1ms"))["stack_id"], (await at.create())["stack_id"]
+    await at.finished_job(await at.batch_delete(batch))
+    await until_told(at, expires, "deleted")
+    for stack_id, reason, who in ((expires, "expired", "stackd"), (batch, "batch", key)):
+        event = (await at.timeline(stack_id))[-2]
+        assert (event["kind"], event["reason"], event["by"]) == ("delete_requested", reason, who)
+
+
+async def test_a_pod_that_runs_before_the_stack_is_written_down_has_started(at: Harness) -> None:
+    lost = {"action": "lost_reply", "verb": "create", "resource": "pods", "count": 1}
+    at.faults.add_fault(**lost)
+    created = await at.create()
+    assert created["status"] == "running", "its pod ran when the answer to the second try came"
+    assert kinds(await at.timeline(created["stack_id"])) == ["accepted", "scheduled", "started", "ready"]
+    at.faults.add_fault(**lost)
+    assert (await at.do("restart", created["stack_id"]))["status"] == "running"
+    await at.run_now("reconcile")
+    assert kinds(await at.timeline(created["stack_id"]))[4:] == ["restart_requested", "started", "ready"]
+
+
+@pytest.mark.parametrize("code", [400, 404, 500])
+@pytest.mark.stackd(stacks__image_pull_grace="0s")
+async def test_whatever_the_cluster_answers_to_a_question_about_one_stack_the_next_one_is_still_told_of(
+    at: Harness, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnostics, "RETRIES", replace(diagnostics.RETRIES, first=0.01, longest=0.01))
+    tries = diagnostics.RETRIES.most or 0
+    at.faults.add_fault(action="status", verb="list", resource="events", code=code)
+    for _ in range(diagnostics.WORKERS + 1):
+        stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
+        await at.until_status(stack_id, "failed")
+    await eventually(lambda: at.counts.total("list", "events") >= (diagnostics.WORKERS + 1) * tries)
+    at.faults.clear()
+    await until_told(at, (await at.create(request_for("registry.example/nopull")))["stack_id"], "warning")
+
+
+@pytest.mark.kubernetes(run_time=2.0)
+async def test_readiness_that_is_lost_is_told(at: Harness) -> None:
+    stack_id = (await at.create(request_for("registry.example/unready")))["stack_id"]
+    await until_told(at, stack_id, "not_ready")
+    events = kinds(await at.timeline(stack_id))
+    assert events.index("ready") < events.index("not_ready")
+
+
+async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(vm: Machine) -> None:
+    at = await vm.start()
+    stack_id = (await at.create())["stack_id"]
+    await at.delete(stack_id)
+    await at.refused(503, "", "/stacks", request_for("nginx", cpu="100000"))
+    assert {row for (row,) in at.rows("SELECT stack_id FROM timeline")} == {stack_id}, "a failed create leaves none"
+    at = await vm.start()
+    await at.run_now("purge")
+    assert kinds(await at.timeline(stack_id))[-1] == "deleted"
+    at = await vm.start(stacks__keep_history="0s")
+    await at.run_now("purge")
+    assert (await at.call("GET", f"/stacks/{stack_id}/timeline")).status == 404
+
+
+# ---- logs
+
+
+async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Harness) -> None:
+    stack_id = await at.running()
+    reply = await logs(at, stack_id)
+    assert (reply.status, reply.headers["Content-Type"]) == (200, "text/plain; charset=utf-8")
+    assert (reply.headers["X-Content-Type-Options"], reply.text) == ("nosniff", "starting\nready\n")
+    assert (await logs(at, stack_id, "?tail=1")).text == "ready\n"
+    assert (await logs(at, stack_id, "?tail=1&container=app")).text == "ready\n"
+    for query in ("?tail=0", "?tail=10001", "?tail=all", "?lines=3"):
+        assert (await logs(at, stack_id, query)).status == 400
+    assert (await logs(at, stack_id, "?container=other")).status == 409
+    await at.do("stop", stack_id)
+    reply = await logs(at, stack_id)
+    assert (reply.status, "no log" in reply.error) == (404, True)
+
+    restarted = await at.running()
+    at.give_kubernetes(attempt_timeout=0.3)
+    at.faults.add_fault(action="hang", verb="delete", resource="pods")
+    restarting = asyncio.create_task(at.do("restart", restarted))
+    await at.until_status(restarted, "creating")
+    reply = await logs(at, restarted)
+    assert (reply.status, reply.error) == (409, f"{restarted} has no pod at present"), "the old pod's are not its own"
+    at.faults.clear()
+    await restarting
+
+
+@pytest.mark.kubernetes(start_delay=30.0)
+async def test_a_container_that_has_not_started_has_no_log_yet_and_that_is_said(at: Harness) -> None:
+    reply = await logs(at, (await at.create())["stack_id"])
+    assert (reply.status, "waiting to start" in reply.error) == (409, True)
+
+
+async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: Harness) -> None:
+    stack_id = (await at.create(request_for("registry.example/fail")))["stack_id"]
+    await eventually(lambda: bool(at.rows("SELECT 1 FROM kept_logs")))
+    await at.delete_object("pods", stack_id)
+    await at.until_metric("stackd_mirror_objects", 0, kind="pods")
+    assert (await logs(at, stack_id)).text == "starting\nboom\n"
+    assert (await logs(at, stack_id, "?tail=1")).text == "boom\n"
+    await at.delete(stack_id)
+    assert (await logs(at, stack_id)).text == "starting\nboom\n"
+
+
+async def test_the_last_words_of_what_is_deleted_or_expires_are_kept_and_not_waited_for(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expires = await at.running(ttl="1s")
+    await at.until_listed(0)
+    assert (await logs(at, expires)).text == "starting\nready\n"
+    monkeypatch.setattr(diagnostics, "CAPTURE_SECONDS", 0.5)
+    at.faults.add_fault(action="hang", resource="pods/log")
+    stack_id, expires = await at.running(), await at.running(ttl="1s")
+    await at.delete(stack_id)
+    assert at.counts.in_flight > 0, "it is still being asked for, and will be given up"
+    await at.until_listed(0)
+    await eventually(lambda: at.counts.in_flight == 0)
+    reply = await logs(at, stack_id)
+    assert (reply.status, "no log was kept" in reply.error) == (404, True)

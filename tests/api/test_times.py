@@ -1,0 +1,308 @@
+"""Times to live, extensions and graces; and a wrong clock ends nothing: stacks expire by a time that the API server confirms."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import pytest
+
+from stackd.clock import SystemClock, to_nanoseconds
+from stackd.embedded import EmbeddedCluster
+from stackd.embedded.store import LoopClock
+from tests.harness import Harness, Machine, Reply, eventually, fast_cluster, request_for, until
+
+YEARS = 12 * 365 * 86_400.0
+MANY = 12
+NO_STACK = {"stack_ids": ["stack-0000000000000000"]}
+
+
+class Ahead(SystemClock):
+    """The machine's wall clock is set ``by`` seconds ahead, and its monotonic clock ``monotonic_by``."""
+
+    by = monotonic_by = 0.0
+
+    def now(self) -> int:
+        return super().now() + round(self.by * 1e9)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.monotonic_by
+
+
+class SetWithIt(LoopClock):
+    """The API server's clock, which is set together with the machine's."""
+
+    def __init__(self, machine: Ahead) -> None:
+        self._machine = machine
+
+    def now(self) -> float:
+        return self._machine.now() / 1e9
+
+
+async def a_few_passes(at: Harness) -> None:
+    """Return once everything that depends on the clock has run."""
+    await at.passes(3)
+    for name in ("expire", "purge"):
+        await at.run_now(name)
+
+
+async def remains(at: Harness, stack_id: str) -> timedelta:
+    """The time that the stack still has to live."""
+    return datetime.fromisoformat((await at.stack(stack_id))["ttl_expires_at"]) - datetime.now(UTC)
+
+
+@pytest.mark.stackd(cluster__lease_duration="2s")
+async def test_a_leap_of_the_clock_ends_nothing_and_takes_nothing_from_what_is_made_meanwhile(vm: Machine) -> None:
+    async def job_under(key: str) -> str:
+        reply = await at.post("/stacks/batch-delete", NO_STACK, 202, headers={"Idempotency-Key": key})
+        return str(reply["job_id"])
+
+    clock = Ahead()
+    at = await vm.start(clock=clock)
+    before = await at.create()
+    first = await job_under("first")
+    clock.by = YEARS
+    await at.until_unready("s ahead of the API server's: no stack expires")
+    leapt = (await at.create())["stack_id"]
+    await a_few_passes(at)
+    assert await at.metric("stackd_removals_pending") == 0
+    assert await job_under("first") == first, "the key of a request outlives the leap"
+    clock.by = -YEARS
+    await at.until_unready("s behind the API server's: no stack expires")
+    made = [(await at.create())["stack_id"] for _ in range(3)]
+    await at.do("restart", made[2])
+    second = await job_under("second")
+    clock.by = 0.0
+    await at.until_ready()
+    await a_few_passes(at)
+    assert [await job_under("first"), await job_under("second")] == [first, second]
+    for stack_id in (leapt, *made):
+        assert timedelta(minutes=119) < await remains(at, stack_id) <= timedelta(hours=2)
+    for stack_id in made:
+        age = datetime.now(UTC) - datetime.fromisoformat((await at.stack(stack_id))["created_at"])
+        assert timedelta() <= age < timedelta(minutes=1)
+    assert (await at.stack(before["stack_id"]))["ttl_expires_at"] == before["ttl_expires_at"]
+    assert {before["stack_id"], leapt, *made} == set(await at.listed())
+    await at.refused(409, "", f"/stacks/{leapt}/extend", {"ttl": "23h"})
+    await at.do("extend", made[0], ttl="1h")
+
+
+async def test_a_start_with_a_wrong_clock_goes_by_the_clusters(vm: Machine) -> None:
+    """For example on a machine that started without a network: no stack may expire when its clock is corrected."""
+    clock = Ahead()
+    clock.by = -YEARS
+    at = await vm.start(clock=clock, wait=False)
+    await at.until_unready("s behind the API server's: no stack expires")
+    stack_id = (await at.create())["stack_id"]
+    job_id = await at.batch_delete(*NO_STACK["stack_ids"])
+    await at.finished_job(job_id)
+    at = await vm.start()
+    await a_few_passes(at)
+    assert timedelta(minutes=119) < await remains(at, stack_id) <= timedelta(hours=2)
+    await at.get(f"/stacks/batch-delete/{job_id}")
+    await vm.stop()
+    clock.by = YEARS
+    vm.cluster.faults.pause()
+    at = await vm.start(clock=clock, wait=False)
+    await at.run_now("expire")
+    vm.cluster.faults.resume()
+    await at.until_unready("s ahead of the API server's: no stack expires")
+    await a_few_passes(at)
+    assert await at.listed() == [stack_id]
+    assert await at.metric("stackd_deletes_pending") == 0
+
+
+async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator(vm: Machine) -> None:
+    clock = Ahead()
+    async with EmbeddedCluster(fast_cluster(clock=SetWithIt(clock))) as vm.cluster:
+        at = await vm.start(clock=clock)
+        stacks = [(await at.create())["stack_id"] for _ in range(MANY)]
+        clock.by = 86_400.0
+        await at.until_metric("stackd_brake_held_stacks", MANY)
+        await a_few_passes(at)
+        await at.until_unready(f"{MANY} stacks would be ended")
+        assert (await at.get("/reconcile"))["held"] == sorted(stacks)
+        await at.post("/reconcile/confirm")
+        await at.until_listed(0)
+        await vm.stop()
+
+
+@pytest.mark.kubernetes(bookmark_interval=3600)
+async def test_how_old_the_view_of_the_cluster_is_goes_by_the_daemons_clock(vm: Machine) -> None:
+    clock = Ahead()
+    at = await vm.start(clock=clock)
+
+    async def why() -> str:
+        clock.monotonic_by += 1000.0  # a watch that was opened just now may still count as an answer of the cluster
+        return (await at.call("GET", "/readyz")).text
+
+    await until(why, lambda seen: "Kubernetes has sent nothing for 1000 s" in seen)
+
+
+# ---- creates that wait for a node
+
+
+async def nothing_is_left(at: Harness) -> bool:
+    return not await at.pods_and_services() and not await at.listed()
+
+
+async def unschedulable(at: Harness) -> bool:
+    """Whether the cluster has said that no node can take the pod."""
+    conditions = [each for pod in (await at.objects("pods")).values() for each in pod["status"].get("conditions", [])]
+    return any(each.get("reason") == "Unschedulable" for each in conditions)
+
+
+@pytest.mark.stackd(stacks__unschedulable_grace="1m", stacks__scheduling_timeout="1ms")
+async def test_with_a_grace_a_create_waits_for_a_node_that_comes_unless_its_client_leaves(at: Harness) -> None:
+    leaving = asyncio.create_task(at.call("POST", "/stacks", request_for("nginx", cpu="100000")))
+    await eventually(lambda: unschedulable(at))
+    leaving.cancel()
+    await eventually(lambda: nothing_is_left(at))
+    waiting = asyncio.create_task(at.create(request_for("nginx", cpu="2000")))
+    await eventually(lambda: unschedulable(at))
+    at.faults.add_node(name="big", labels={"role": "stack"}, cpu="4000", external_ip="203.0.113.7")
+    stack = await waiting
+    assert (stack["node_id"], stack["node_public_ip"]) == ("big", "203.0.113.7")
+
+
+@pytest.mark.stackd(stacks__unschedulable_grace="300ms", stacks__scheduling_timeout="1ms")
+async def test_when_the_grace_is_over_the_scheduler_s_word_is_the_answer(at: Harness) -> None:
+    began = time.monotonic()
+    await at.refused(503, "no node has room", "/stacks", request_for("nginx", cpu="2000"))
+    assert time.monotonic() - began >= 0.3
+    assert await nothing_is_left(at)
+
+
+# ---- times to live that a client asks for, and extensions
+
+
+def life(stack: dict[str, Any]) -> float:
+    """Seconds from the creation to the end."""
+    return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / 10**9
+
+
+async def extend(at: Harness, stack_id: str, ttl: str, key: str = "") -> Reply:
+    headers = {"Idempotency-Key": key} if key else {}
+    return await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": ttl}, headers=headers)
+
+
+async def noted_end(at: Harness, stack_id: str) -> str:
+    return str((await at.objects("services"))[f"svc-{stack_id}"]["metadata"]["annotations"]["stackd.io/expires-at"])
+
+
+async def test_a_create_can_ask_for_its_own_time_to_live(at: Harness) -> None:
+    for ttl, words in {
+        "25h": "at most 24h",
+        "0s": "above zero",
+        "0.0000000001s": "above zero",
+        "soon": "must be a duration",
+        "30": "must be a duration",
+        1800: "must be a string",
+        None: "must be a string",
+    }.items():
+        reply = await at.refused(400, words, "/stacks", request_for("nginx") | {"ttl": ttl})
+        assert reply.error.startswith("invalid request body: ttl")
+    assert await at.listed() == []
+    assert (life(await at.create(ttl="30m")), life(await at.create())) == (1800, 7200)
+
+
+async def test_an_extension_adds_to_the_end_within_the_longest_life(at: Harness) -> None:
+    created = await at.create(ttl="10m")
+    stack_id, path = created["stack_id"], f"/stacks/{created['stack_id']}/extend"
+    extended = await at.do("extend", stack_id, ttl="30m")
+    assert (life(extended), extended["updated_at"] > created["updated_at"]) == (2400, True)
+    assert (await at.stack(stack_id))["ttl_expires_at"] == extended["ttl_expires_at"]
+    assert (await at.get(f"/stacks/{stack_id}/status"))["ttl"] == extended["ttl_expires_at"]
+    at.reload("stacks", max_ttl=3600.0)
+    reply = await at.refused(409, "at most 20m more", path, {"ttl": "21m"})
+    assert "stacks.max_ttl" in reply.error
+    await at.do("extend", stack_id, ttl="20m")
+    await at.refused(409, "so it cannot be extended further", path, {"ttl": "1s"})
+    await at.refused(404, "", "/stacks/stack-none/extend", {"ttl": "1m"})
+    at.faults.pause()
+    deleting = asyncio.create_task(at.delete(stack_id))
+    await at.until_metric("stackd_deletes_pending", 1)
+    await at.refused(409, "is being deleted", path, {"ttl": "1m"})
+    at.faults.resume()
+    await deleting
+
+
+@pytest.mark.stackd(reconcile__interval="1h")
+async def test_a_stack_is_gone_at_its_time_and_not_before_and_needs_no_pass_for_that(at: Harness) -> None:
+    began, ids = time.monotonic(), [(await at.create(ttl="1s"))["stack_id"] for _ in range(2)]
+    extended = await at.do("extend", ids[0], ttl="1s")
+    assert await at.until_listed(1) == ids[:1]
+    assert time.monotonic() - began >= 1.0
+    await at.until_listed(0)
+    assert time.time_ns() >= to_nanoseconds(extended["ttl_expires_at"])
+    assert (await nothing_is_left(at), await at.used_ports()) == (True, 0)
+
+
+async def test_extensions_at_the_last_moment_either_hold_or_are_refused(at: Harness) -> None:
+    """Each response is true: after a 200 the stack lives on, after a refusal it is gone."""
+
+    async def race(delay: float) -> None:
+        stack_id = (await at.create(ttl="1s"))["stack_id"]
+        await asyncio.sleep(delay)
+        reply = await extend(at, stack_id, "1h")
+        assert reply.status in (200, 404, 409), reply.text
+        if reply.status == 200:
+            await asyncio.sleep(0.7)
+            assert (await at.stack(stack_id))["ttl_expires_at"] == reply.json["ttl_expires_at"]
+
+    await asyncio.gather(*(race(0.9 + 0.05 * number) for number in range(14)))
+
+
+async def test_an_extension_under_a_key_is_answered_once_the_cluster_has_it_and_not_before(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record in the cluster has the end: a lost file would lose an extension that is only in the file."""
+    monkeypatch.setattr("stackd.lifecycle.ttl.RECORD_SECONDS", 0.3)
+    at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)
+    faults: list[dict[str, Any]] = [{"action": "status", "code": code} for code in (503, 500, 403)]
+    for fault in (*faults, {"action": "hang"}, {"action": "cut"}, {"action": "lost_reply"}):
+        created = await at.create()
+        stack_id = key = created["stack_id"]
+        at.faults.add_fault(verb="patch", resource="services", **fault)
+        for _ in range(2):
+            reply = await extend(at, stack_id, "10m", key)
+            if fault["action"] != "lost_reply":  # which may have been read back by the second try
+                assert (reply.status, "is extended until" in reply.error) == (503, True)
+                assert await noted_end(at, stack_id) == created["ttl_expires_at"]
+        at.faults.clear()
+        first = await until(partial(extend, at, stack_id, "10m", key), lambda seen: seen.status == 200)
+        assert life(first.json) == 7800, "it counts once"
+        assert await noted_end(at, stack_id) == first.json["ttl_expires_at"]
+        again = await extend(at, stack_id, "10m", key)
+        assert (again.status, again.headers.get("Idempotency-Replayed"), again.json) == (200, "true", first.json)
+    stack_id = (await at.create())["stack_id"]
+    at.faults.add_fault(action="status", code=403, verb="patch", resource="services")
+    assert (await extend(at, stack_id, "10m", "gone")).status == 503
+    await at.delete(stack_id)
+    assert (await extend(at, stack_id, "10m", "gone")).status == 404
+
+
+@pytest.mark.stackd(reconcile__interval="1h")
+async def test_an_extension_is_written_on_the_service_whatever_has_become_of_it(at: Harness) -> None:
+    stack_id = (await at.create())["stack_id"]
+    at.faults.add_fault(action="status", code=422, verb="patch", resource="services")
+    assert (await extend(at, stack_id, "1h")).status == 503
+    at.faults.clear()
+    end = (await at.stack(stack_id))["ttl_expires_at"]
+    await until(lambda: noted_end(at, stack_id), lambda seen: seen == end)  # without waiting for a pass
+
+    await at.patch("services", f"svc-{stack_id}", {"metadata": {"labels": {"stackd.io/instance": None}}})
+    extended = await at.do("extend", stack_id, ttl="1h")  # the watch does not show the Service any more
+    assert await noted_end(at, stack_id) == extended["ttl_expires_at"]
+
+    stopped = (await at.create())["stack_id"]
+    await at.do("stop", stopped)
+    at.faults.add_fault(action="status", code=403, verb="create", resource="services")
+    await at.delete_object("services", f"svc-{stopped}")
+    assert (await extend(at, stopped, "1h")).status == 503
+    at.faults.clear()
+    extended = await at.do("extend", stopped, ttl="1h")
+    assert await noted_end(at, stopped) == extended["ttl_expires_at"]
