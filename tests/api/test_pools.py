@@ -477,7 +477,7 @@ async def test_creates_that_find_none_running_get_the_oldest_that_starts_and_the
     with at.no_pod_starting():
         given = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
         assert {one["status"] for one in given} == {"running"}
-        await eventually(lambda: len(waiting(at)) == SIZE)
+        await eventually(lambda: sum(row.node_id is not None for row in waiting(at)) == SIZE)
         coming = [row.stack_id for row in waiting(at)]
         at.reload("templates", refill_per_second=1)  # no others come meanwhile
         first = (await at.create(BODY))["stack_id"]
