@@ -473,7 +473,7 @@ async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkey
     await eventually(lambda: not taken(at))
 
 
-async def test_creates_that_find_none_running_get_the_oldest_that_starts_and_then_one_of_their_own(at: Harness) -> None:
+async def test_creates_that_find_none_running_get_those_that_start_and_then_one_of_their_own(at: Harness) -> None:
     with at.no_pod_starting():
         given = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
         assert {one["status"] for one in given} == {"running"}
@@ -481,7 +481,7 @@ async def test_creates_that_find_none_running_get_the_oldest_that_starts_and_the
         coming = [row.stack_id for row in waiting(at)]
         at.reload("templates", refill_per_second=1)  # no others come meanwhile
         first = (await at.create(BODY))["stack_id"]
-        assert first == coming[0]
+        assert first in coming
         at.reload("limits", stacks_per_label={"team": 1})
         team = BODY | {"labels": {"team": "7"}}
         replies = await asyncio.gather(*(at.call("POST", "/stacks", team) for _ in range(2)))
