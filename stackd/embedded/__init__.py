@@ -2,21 +2,20 @@
 
 For the demo, the tests and the benchmarks. Independent: it does not know stackd.
 
-    cluster     assembles and starts the parts; options: the settings
-    server      HTTP; request: what a request asks for; auth: who may do what; status: refusals;
-                faults: failures on demand, and control of a running cluster
+    cluster     the settings; assembles and starts the parts
+    server      HTTP; request: what a request asks for; auth: who may do what; faults: failures on demand
     api         the verbs, and logs; listwatch: lists and watches
     admission   namespace → limit ranges → node ports → validation → quota
-    schema      the fields of the kinds, and default values; resources: the kinds
+    resources   the kinds, and refusals; schema: the fields of the kinds, and default values
     store       objects, versions, changes, the state file, and time
-    nodes (with the scheduler), kubelet, nodeports, deletion, events    the controllers; podstatus: a helper for pods
+    nodes (with the scheduler), kubelet, nodeports, deletion    the controllers; podstatus: a helper for pods
 """
 
 from stackd.embedded.auth import Rule, User, administrator, everything, rules_from_manifests
-from stackd.embedded.cluster import EmbeddedCluster
+from stackd.embedded.cluster import EmbeddedCluster, EmbeddedOptions
 from stackd.embedded.faults import Counts, Fault
-from stackd.embedded.options import DEFAULT_NODES, WORKER, EmbeddedOptions, NodeSpec, node_specs
-from stackd.embedded.status import StatusError
+from stackd.embedded.nodes import DEFAULT_NODES, WORKER, NodeSpec, node_specs
+from stackd.embedded.resources import StatusError
 
 __all__ = [
     "DEFAULT_NODES",

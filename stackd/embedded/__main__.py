@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from stackd.embedded.auth import administrator
-from stackd.embedded.cluster import EmbeddedCluster
-from stackd.embedded.options import EmbeddedOptions, node_specs
+from stackd.embedded.cluster import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded.nodes import node_specs
 
 _BUT_WATCHES = "(?!watch).*"
 _WRITES = {"verb": "create|delete", "resource": "pods|services"}

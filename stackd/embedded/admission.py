@@ -7,11 +7,10 @@ updated with each change.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from stackd.embedded import schema
-from stackd.embedded.gateway import default_http_route, default_route
-from stackd.embedded.nodeports import PortAllocator, node_ports
+from stackd.embedded.nodeports import PortAllocator, default_http_route, default_route, node_ports
 from stackd.embedded.nodes import Amounts, amounts, is_terminal, pod_amounts, shown
 from stackd.embedded.resources import (
     ALL,
@@ -28,9 +27,13 @@ from stackd.embedded.resources import (
     TLS_ROUTES,
     Json,
     Resource,
+    bad_request,
+    forbidden,
+    in_brackets,
+    invalid,
+    not_allowed,
 )
 from stackd.embedded.schema import containers
-from stackd.embedded.status import StatusError, bad_request, forbidden, invalid, not_allowed, not_found
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 from stackd.embedded.validation import security_violation, validate
 from stackd.quantity import parse
@@ -59,10 +62,11 @@ class Admission:
     def for_create(self, resource: Resource, namespace: str, obj: Json, *, dry_run: bool = False) -> Json:
         """The new object, ready to be stored. Raises StatusError."""
         metadata = obj["metadata"]
-        self._check_namespace(resource, namespace, metadata)
+        if resource.namespaced:
+            self._check_namespace(resource, namespace, metadata)
         if resource in _DEFAULTS:
             _DEFAULTS[resource](obj)
-        limits = self._limit_ranges(namespace) if resource is PODS else []
+        limits = self._limits(namespace) if resource is PODS else []
         if resource is PODS:
             apply_limit_ranges(obj, limits)
             obj["status"] = schema.first_status(obj)
@@ -70,8 +74,10 @@ class Admission:
             self._ports.assign(obj, dry_run=dry_run)
         elif resource is RESOURCE_QUOTAS:
             obj["status"] = {}
-        elif resource is NODES:
-            self._taint_times(obj)
+        elif resource is NODES and obj["spec"].get("unschedulable"):
+            now = timestamp(self._store.clock.now())
+            taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "timeAdded": now}
+            obj["spec"].setdefault("taints", []).append(taint)
         if causes := validate(resource, obj):
             raise invalid(resource, metadata.get("name", ""), causes)
         if resource is PODS:
@@ -89,7 +95,7 @@ class Admission:
                 raise invalid(resource, name, [not_allowed("spec", changes)])
         elif resource is SERVICES:
             schema.default_service(obj)
-            self._ports.assign(obj, held=node_ports(before.obj["spec"]))
+            self._ports.assign(obj, own=node_ports(before.obj["spec"]))
         elif resource in (LIMIT_RANGES, LEASES, HTTP_ROUTES, TLS_ROUTES):
             _DEFAULTS[resource](obj)
         if causes := validate(resource, obj):
@@ -99,15 +105,10 @@ class Admission:
         return obj
 
     def _check_namespace(self, resource: Resource, namespace: str, metadata: Json) -> None:
-        if not resource.namespaced:
-            return
-        given = metadata.get("namespace")
-        if given and given != namespace:
+        if metadata.get("namespace", namespace) not in ("", namespace):
             raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
-        found = self._store.of(NAMESPACES).records.get(("", namespace))
-        if found is None:
-            raise not_found(NAMESPACES, namespace)
-        if found.obj["status"]["phase"] == "Terminating":
+        record = self._store.of(NAMESPACES).get("", namespace)
+        if record.obj["status"]["phase"] == "Terminating":
             message = f"unable to create new content in namespace {namespace} because it is being terminated"
             cause = {
                 "reason": "NamespaceTerminating",
@@ -116,35 +117,30 @@ class Admission:
             }
             raise forbidden(resource, metadata.get("name", ""), message, [cause])
 
-    def _limit_ranges(self, namespace: str) -> list[Json]:
-        return [record.obj for record in self._store.of(LIMIT_RANGES).in_namespace(namespace)]
+    def _limits(self, namespace: str) -> list[Json]:
+        ranges = self._store.of(LIMIT_RANGES).in_namespace(namespace)
+        items = (item for record in ranges for item in record.obj.get("spec", {}).get("limits", ()))
+        return [item for item in items if item.get("type") == "Container"]
 
     def _check_pod(self, pod: Json, namespace: str, limits: list[Json]) -> None:
         name = pod["metadata"]["name"]
-        if problems := limit_violations(pod, limits):
-            raise forbidden(PODS, name, described(problems))
+        if violations := list(limit_violations(pod, limits)):
+            raise forbidden(PODS, name, in_brackets(violations))
         labels = self._store.of(NAMESPACES).get("", namespace).obj["metadata"].get("labels", {})
-        if problem := security_violation(pod, labels):
-            raise forbidden(PODS, name, problem)
-
-    def _taint_times(self, node: Json) -> None:
-        if node["spec"].get("unschedulable"):
-            taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
-            taint["timeAdded"] = timestamp(self._store.clock.now())
-            node["spec"].setdefault("taints", []).append(taint)
+        if violation := security_violation(pod, labels):
+            raise forbidden(PODS, name, violation)
 
 
 def _frozen(spec: Json) -> Json:
-    loose = {"containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"}
-    fixed = {key: value for key, value in spec.items() if key not in loose}
-    fixed["images"] = [{k: v for k, v in one.items() if k != "image"} for one in schema.containers(spec)]
+    """The parts of a pod's spec that an update may not change."""
+    free = {"containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"}
+    fixed = {key: value for key, value in spec.items() if key not in free}
+    fixed["images"] = [{k: v for k, v in one.items() if k != "image"} for one in containers(spec)]
     return fixed
 
 
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
-_MUST_SPECIFY = frozenset(
-    [*_COMPUTE, *(f"requests.{name}" for name in _COMPUTE), *(f"limits.{name}" for name in _COMPUTE)]
-)
+_MUST_SPECIFY = frozenset(f"{part}{name}" for part in ("", "requests.", "limits.") for name in _COMPUTE)
 _REFRESH_SECONDS = 0.02
 _ANNOTATION = "kubernetes.io/limit-ranger"
 
@@ -156,24 +152,21 @@ class QuotaController:
         self._store = store
         self._used: dict[Key, Amounts] = {}
         self._stale: set[Key] = set()
-        self._refreshing = False
         for record in store.of(RESOURCE_QUOTAS).records.values():
             self._used[record.key] = self._measure(record.key[0])
         store.observe(self._follow)
 
     def check(self, resource: Resource, obj: Json, namespace: str, *, before: Json | None = None) -> None:
         """Raise StatusError 403 if the object, new or in place of `before`, exceeds a quota."""
-        quotas = self._quotas(namespace)
-        if not quotas:
+        if not self._used:
             return
-        usage = object_usage(resource, obj)
-        old = object_usage(resource, before) if before is not None else {}
-        for record in quotas:
-            self._check_one(record, resource, obj, {k: v - old.get(k, 0) for k, v in usage.items()})
+        usage, old = object_usage(resource, obj), object_usage(resource, before) if before is not None else {}
+        delta = {name: amount - old.get(name, 0) for name, amount in usage.items()}
+        for record in self._store.of(RESOURCE_QUOTAS).in_namespace(namespace):
+            self._check_one(record, resource, obj, delta)
 
     def refresh(self) -> None:
         """Update the quotas' status now."""
-        self._refreshing = False
         stale, self._stale = self._stale, set()
         for key in stale:
             record = self._store.of(RESOURCE_QUOTAS).records.get(key)
@@ -183,18 +176,19 @@ class QuotaController:
                 self._store.update(record, status={"hard": hard, "used": used})
 
     def _check_one(self, record: Record, resource: Resource, obj: Json, delta: Amounts) -> None:
-        name = record.key[1]
+        quota, subject = record.key[1], obj["metadata"].get("name", "")
         hard = {k: parse(v).milli for k, v in record.obj.get("spec", {}).get("hard", {}).items()}
-        subject = obj["metadata"].get("name", "")
         if resource is PODS and (missing := _unspecified(obj, hard)):
-            raise forbidden(resource, subject, f"failed quota: {name}: must specify {'; '.join(missing)}")
+            raise forbidden(resource, subject, f"failed quota: {quota}: must specify {'; '.join(missing)}")
         used = self._used[record.key]
-        over = sorted(k for k, v in delta.items() if k in hard and v > 0 and used.get(k, 0) + v > hard[k])
-        if over:
-            raise _exceeded(resource, subject, name, over, (delta, used, hard))
-
-    def _quotas(self, namespace: str) -> list[Record]:
-        return self._store.of(RESOURCE_QUOTAS).in_namespace(namespace) if self._used else []
+        exceeded = sorted(k for k, v in delta.items() if k in hard and v > 0 and used.get(k, 0) + v > hard[k])
+        if exceeded:
+            requested, current, limited = (
+                ",".join(f"{name}={shown(name, amounts.get(name, 0))}" for name in exceeded)
+                for amounts in (delta, used, hard)
+            )
+            message = f"exceeded quota: {quota}, requested: {requested}, used: {current}, limited: {limited}"
+            raise forbidden(resource, subject, message)
 
     def _measure(self, namespace: str) -> Amounts:
         used: Amounts = {}
@@ -217,9 +211,9 @@ class QuotaController:
                 self._mark(key)
         if not self._used or not resource.namespaced or resource is EVENTS:
             return
-        if change.type == "MODIFIED" and change.before and not _usage_changed(resource, change):
+        if change.before is not None and change.type == "MODIFIED" and not _usage_changed(change.before, change.after):
             return
-        for quota in self._quotas(key[0]):
+        for quota in self._store.of(RESOURCE_QUOTAS).in_namespace(key[0]):
             used = self._used.get(quota.key)
             if used is not None:
                 if change.before is not None:
@@ -229,10 +223,9 @@ class QuotaController:
                 self._mark(quota.key)
 
     def _mark(self, key: Key) -> None:
-        self._stale.add(key)
-        if not self._refreshing:
-            self._refreshing = True
+        if not self._stale:
             self._store.clock.later(_REFRESH_SECONDS, self.refresh)
+        self._stale.add(key)
 
 
 def object_usage(resource: Resource, obj: Json) -> Amounts:
@@ -240,7 +233,10 @@ def object_usage(resource: Resource, obj: Json) -> Amounts:
     usage = {f"count/{resource.qualified}": 1000}
     if resource is PODS:
         if not is_terminal(obj):
-            usage |= dict(_pod_usage(obj["spec"]))
+            requests, limits = (pod_amounts(obj["spec"], part) for part in ("requests", "limits"))
+            usage |= {"pods": 1000} | requests
+            usage |= {f"requests.{name}": value for name, value in requests.items()}
+            usage |= {f"limits.{name}": value for name, value in limits.items()}
     elif resource is SERVICES:
         usage["services"] = 1000
         if obj["spec"]["type"] in {"NodePort", "LoadBalancer"}:
@@ -250,47 +246,24 @@ def object_usage(resource: Resource, obj: Json) -> Amounts:
     return usage
 
 
-def _pod_usage(spec: Json) -> Iterator[tuple[str, int]]:
-    yield "pods", 1000
-    for name, value in pod_amounts(spec, "requests").items():
-        yield f"requests.{name}", value
-        yield name, value
-    for name, value in pod_amounts(spec, "limits").items():
-        yield f"limits.{name}", value
-
-
 def _unspecified(pod: Json, hard: Amounts) -> list[str]:
     missing = []
     for wanted in sorted(_MUST_SPECIFY & hard.keys()):
         part, _, name = wanted.rpartition(".")
-        blank = [
+        unset = [
             container.get("name", "")
             for container in pod["spec"]["containers"]
             if name not in container["resources"].get(part or "requests", {})
         ]
-        if blank:
-            missing.append(f"{wanted} for: {','.join(sorted(blank))}")
+        if unset:
+            missing.append(f"{wanted} for: {','.join(sorted(unset))}")
     return missing
 
 
-def _exceeded(
-    resource: Resource, subject: str, quota: str, over: list[str], amounts: tuple[Amounts, Amounts, Amounts]
-) -> StatusError:
-    def listed(values: Amounts) -> str:
-        return ",".join(f"{name}={shown(name, values.get(name, 0))}" for name in over)
-
-    requested, used, limited = (listed(values) for values in amounts)
-    message = f"exceeded quota: {quota}, requested: {requested}, used: {used}, limited: {limited}"
-    return forbidden(resource, subject, message)
-
-
-def _usage_changed(resource: Resource, change: ObjectChange) -> bool:
-    if change.before is None:
-        return True
-    before, after = change.before.obj, change.after.obj
-    if resource is PODS:
-        return is_terminal(before) != is_terminal(after)
-    return resource is SERVICES and before["spec"] is not after["spec"]
+def _usage_changed(before: Record, after: Record) -> bool:
+    if after.resource is PODS:
+        return is_terminal(before.obj) != is_terminal(after.obj)
+    return after.resource is SERVICES and before.obj["spec"] is not after.obj["spec"]
 
 
 def _add(into: Amounts, usage: Amounts, sign: int) -> None:
@@ -298,10 +271,10 @@ def _add(into: Amounts, usage: Amounts, sign: int) -> None:
         into[name] = into.get(name, 0) + sign * value
 
 
-def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
+def apply_limit_ranges(pod: Json, items: list[Json]) -> None:
     """Fill in the missing requests and limits of containers."""
     notes: list[str] = []
-    for item in _items(limit_ranges):
+    for item in items:
         for container in containers(pod["spec"]):
             kind = "init container" if container in pod["spec"].get("initContainers", ()) else "container"
             resources = container["resources"]
@@ -311,44 +284,25 @@ def apply_limit_ranges(pod: Json, limit_ranges: Iterable[Json]) -> None:
                     resources[part] = resources.get(part, {}) | missing
                     notes.append(f"{', '.join(missing)} {part[:-1]} for {kind} {container.get('name', '')}")
     if notes:
-        metadata = pod["metadata"]
-        annotations = metadata.get("annotations", {}) | {_ANNOTATION: f"LimitRanger plugin set: {'; '.join(notes)}"}
-        pod["metadata"] = metadata | {"annotations": annotations}
+        annotations = pod["metadata"].get("annotations", {})
+        note = {_ANNOTATION: f"LimitRanger plugin set: {'; '.join(notes)}"}
+        pod["metadata"] = pod["metadata"] | {"annotations": annotations | note}
 
 
-def limit_violations(pod: Json, limit_ranges: Iterable[Json]) -> list[str]:
-    """Why the limit ranges forbid the pod; empty if they allow it."""
-    found: list[str] = []
-    for item in _items(limit_ranges):
+def limit_violations(pod: Json, items: list[Json]) -> Iterator[str]:
+    """Why the limit ranges forbid the pod."""
+    for item in items:
         for container in containers(pod["spec"]):
-            requests = amounts(container["resources"], "requests")
-            limits = amounts(container["resources"], "limits")
-            found.extend(_check(item, requests, limits))
-    return found
-
-
-def described(problems: list[str]) -> str:
-    """One message for all problems, in brackets if there are several."""
-    return problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
-
-
-def _items(limit_ranges: Iterable[Json]) -> Iterator[Json]:
-    for limit_range in limit_ranges:
-        for item in limit_range.get("spec", {}).get("limits", ()):
-            if item.get("type") == "Container":
-                yield item
-
-
-def _check(item: Json, requests: Amounts, limits: Amounts) -> Iterator[str]:
-    for name, bound in item.get("min", {}).items():
-        text = f"minimum {name} usage per Container is {bound}"
-        if name not in requests:
-            yield f"{text}.  No request is specified"
-        elif requests[name] < parse(bound).milli:
-            yield f"{text}, but request is {shown(name, requests[name])}"
-    for name, bound in sorted(item.get("max", {}).items(), reverse=True):
-        text = f"maximum {name} usage per Container is {bound}"
-        if name not in limits:
-            yield f"{text}.  No limit is specified"
-        elif limits[name] > parse(bound).milli:
-            yield f"{text}, but limit is {shown(name, limits[name])}"
+            requests, limits = (amounts(container["resources"], part) for part in ("requests", "limits"))
+            for name, bound in item.get("min", {}).items():
+                text = f"minimum {name} usage per Container is {bound}"
+                if name not in requests:
+                    yield f"{text}.  No request is specified"
+                elif requests[name] < parse(bound).milli:
+                    yield f"{text}, but request is {shown(name, requests[name])}"
+            for name, bound in sorted(item.get("max", {}).items(), reverse=True):
+                text = f"maximum {name} usage per Container is {bound}"
+                if name not in limits:
+                    yield f"{text}.  No limit is specified"
+                elif limits[name] > parse(bound).milli:
+                    yield f"{text}, but limit is {shown(name, limits[name])}"

@@ -8,14 +8,17 @@ from urllib.parse import urlencode
 
 import orjson
 
-from stackd.embedded.admission import Admission, QuotaController
+from stackd.embedded.admission import Admission
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.kubelet import Kubelet
-from stackd.embedded.nodes import is_ready
+from stackd.embedded.nodes import address_of, is_ready
 from stackd.embedded.request import RequestInfo, is_true, whole_number
-from stackd.embedded.resources import LEASES, NODES, PODS, RESOURCE_QUOTAS, Json, Resource
-from stackd.embedded.schema import containers, decode, pod_status
-from stackd.embedded.status import (
+from stackd.embedded.resources import (
+    LEASES,
+    NODES,
+    PODS,
+    Json,
+    Resource,
     StatusError,
     already_exists,
     bad_request,
@@ -23,95 +26,93 @@ from stackd.embedded.status import (
     invalid,
     not_allowed,
     not_found,
-    unsupported_media_type,
     wrong,
 )
+from stackd.embedded.schema import containers, decode, pod_status
 from stackd.embedded.store import ObjectStore, Record
 
 MERGE_PATCH = "application/merge-patch+json"
 _FIXED = ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp")
 _OBJECT_MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
+Query = Mapping[str, str]
 
 
 class Registry:
     """Reads, creates, changes and deletes objects."""
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        admission: Admission,
-        deletion: Deletion,
-        quotas: QuotaController,
-    ) -> None:
+    def __init__(self, store: ObjectStore, admission: Admission, deletion: Deletion) -> None:
         self._store = store
         self._admission = admission
         self._deletion = deletion
-        self._quotas = quotas
 
     def get(self, target: RequestInfo) -> bytes:
         """The object. Raises StatusError 404."""
-        if target.resource is RESOURCE_QUOTAS:
-            self._quotas.refresh()
-        return self._store.of(target.resource).get(target.namespace, target.name).alone()
+        return self._current(target).alone()
 
-    def create(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
+    def _current(self, target: RequestInfo) -> Record:
+        return self._store.of(target.resource).get(target.namespace, target.name)
+
+    def create(self, target: RequestInfo, query: Query, body: bytes) -> bytes:
         """Create the object; returns it as stored, or with a dry run as it would be. Raises StatusError."""
         raw = _read_object(body, target.resource)
         if _metadata(raw).get("resourceVersion"):
             raise StatusError(500, "", "resourceVersion should not be set on objects to be created")
         return self._add(target, query, raw)
 
-    def _add(self, target: RequestInfo, query: Mapping[str, str], raw: Json) -> bytes:
-        resource = target.resource
-        obj = decode(resource, raw)
-        obj = self._admission.for_create(resource, target.namespace, obj, dry_run="dryRun" in query)
-        prepared = self._store.prepare(resource, target.namespace, obj)
-        if "dryRun" in query:
-            name = prepared["metadata"]["name"]
-            if (target.namespace, name) in self._store.of(resource).records:
-                raise already_exists(resource, name)
-            return Record(resource, ("", ""), prepared, 0).alone()
-        return self._store.create(resource, prepared).alone()
+    def _add(self, target: RequestInfo, query: Query, raw: Json) -> bytes:
+        resource, namespace = target.resource, target.namespace
+        obj = self._admission.for_create(resource, namespace, decode(resource, raw), dry_run="dryRun" in query)
+        prepared = self._store.prepare(resource, namespace, obj)
+        if "dryRun" not in query:
+            return self._store.create(resource, prepared).alone()
+        name = prepared["metadata"]["name"]
+        if (namespace, name) in self._store.of(resource).records:
+            raise already_exists(resource, name)
+        return Record(resource, ("", ""), prepared, 0).alone()
 
-    def patch(self, target: RequestInfo, query: Mapping[str, str], content_type: str, body: bytes) -> bytes:
+    def patch(self, target: RequestInfo, query: Query, content_type: str, body: bytes) -> bytes:
         """Patch the object; returns the new version. Raises StatusError."""
-        before = self._store.of(target.resource).get(target.namespace, target.name)
-        whole = {"kind": target.resource.kind, "apiVersion": target.resource.api_version} | before.obj
-        return self._replace(target, query, before, _merged(whole, _read_patch(content_type, body)))
+        before = self._current(target)
+        if content_type.partition(";")[0].strip() != MERGE_PATCH:
+            message = f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}"
+            raise StatusError(415, "UnsupportedMediaType", message)
+        patch = _read_json(body, "map[string]interface {}")
+        head = {"kind": target.resource.kind, "apiVersion": target.resource.api_version}
+        return self._replace(target, query, before, _merged(head | before.obj, patch))
 
-    def update(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+    def update(self, target: RequestInfo, query: Query, body: bytes) -> tuple[int, bytes]:
         """Replace the object; returns 200 and the new version, or 201 if it was created. Raises StatusError."""
-        raw = _read_object(body, target.resource)
-        _check_name(target, raw)
-        collection = self._store.of(target.resource)
-        if target.resource.create_on_update and (target.namespace, target.name) not in collection.records:
+        raw, resource = _read_object(body, target.resource), target.resource
+        if (name := _metadata(raw).get("name", "")) != target.name:
+            raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
+        if resource.create_on_update and (target.namespace, name) not in self._store.of(resource).records:
             _check_uid(target, raw, "")
             return 201, self._add(target, query, raw)
-        before = collection.get(target.namespace, target.name)
+        before = self._current(target)
         _check_uid(target, raw, before.uid)
-        if not target.resource.unconditional_update and not _metadata(raw).get("resourceVersion"):
+        if not resource.unconditional_update and not _metadata(raw).get("resourceVersion"):
             raise _version_required(before)
         return 200, self._replace(target, query, before, raw)
 
-    def delete(self, target: RequestInfo, query: Mapping[str, str], body: bytes) -> bytes:
+    def delete(self, target: RequestInfo, query: Query, body: bytes) -> bytes:
         """Delete the object; returns it or a Status, as Kubernetes does for its kind. Raises StatusError 404 or 409."""
-        record = self._store.of(target.resource).get(target.namespace, target.name)
+        record = self._current(target)
         options = _read_options(query, body)
         _check_preconditions(record, options.get("preconditions") or {})
-        held = False
+        remains = False
         if "dryRun" not in query and not options.get("dryRun"):
             record = self._deletion.delete(record, options.get("gracePeriodSeconds"))
-            held = record.key in self._store.of(record.resource).records
-        return record.alone() if held or record.resource.returns_deleted else _deleted_status(record)
+            remains = record.key in self._store.of(record.resource).records
+        return record.alone() if remains or record.resource.returns_deleted else _deleted_status(record)
 
-    def _replace(self, target: RequestInfo, query: Mapping[str, str], before: Record, raw: Json) -> bytes:
+    def _replace(self, target: RequestInfo, query: Query, before: Record, raw: Json) -> bytes:
         resource = target.resource
         obj = decode(resource, raw)
         _check_version(before, obj["metadata"])
         parts, gone = _changes(target, before, obj), _left_out(target, before, obj)
         if not target.subresource:
-            whole = {key: value for key, value in (before.obj | parts).items() if key not in gone}
-            parts = self._admission.for_update(before, whole)
+            complete = {key: value for key, value in (before.obj | parts).items() if key not in gone}
+            parts = self._admission.for_update(before, complete)
             gone -= parts.keys()  # a default replaces the part
         if resource.generation and parts.get("spec", before.obj.get("spec")) != before.obj.get("spec"):
             generation = before.obj["metadata"].get("generation", 0) + 1
@@ -128,13 +129,13 @@ class Registry:
 def _changes(target: RequestInfo, before: Record, obj: Json) -> Json:
     """The parts of the object that the request may change."""
     old = before.obj["metadata"]
-    metadata = {key: value for key, value in obj["metadata"].items() if key not in _FIXED}
-    metadata |= {key: old[key] for key in (*_FIXED, "deletionGracePeriodSeconds") if key in old}
-    metadata["resourceVersion"] = old["resourceVersion"]
     for field in ("name", "namespace"):
         if obj["metadata"].get(field, old.get(field)) != old.get(field):
             raise invalid(before.resource, before.key[1], [not_allowed(f"metadata.{field}", "field is immutable")])
-    metadata = _like(old, metadata)
+    metadata = {key: value for key, value in obj["metadata"].items() if key not in _FIXED}
+    metadata |= {key: old[key] for key in (*_FIXED, "deletionGracePeriodSeconds", "resourceVersion") if key in old}
+    if "labels" in old and metadata.get("labels") == old["labels"]:
+        metadata["labels"] = old["labels"]  # indexes compare labels by identity
     if target.subresource == "status":
         status: Json = obj.get("status") or before.obj.get("status") or {}
         return {"metadata": metadata, "status": pod_status(status) if before.resource is PODS else status}
@@ -147,35 +148,21 @@ def _left_out(target: RequestInfo, before: Record, obj: Json) -> set[str]:
     return set() if target.subresource else before.obj.keys() - obj.keys() - kept
 
 
-def _like(old: Json, new: Json) -> Json:
-    """The new metadata, with the labels object of the old if both are equal (indexes compare by identity)."""
-    if new.get("labels") == old.get("labels") and "labels" in old:
-        new["labels"] = old["labels"]
-    return new
-
-
 def _metadata(raw: Json) -> Json:
     metadata = raw.get("metadata")
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _check_name(target: RequestInfo, raw: Json) -> None:
-    name = _metadata(raw).get("name", "")
-    if name != target.name:
-        raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
-
-
 def _check_uid(target: RequestInfo, raw: Json, uid: str) -> None:
     """Raise StatusError 409 if the update carries another uid than ``uid``, which is empty if the object is gone."""
-    given = _metadata(raw).get("uid")
-    if given and given != uid:
-        resource = target.resource
-        key = "/".join(part for part in ("/registry", resource.plural, target.namespace, target.name) if part)
-        problem = f"Precondition failed: UID in precondition: {given}, UID in object meta: {uid}"
+    expected = _metadata(raw).get("uid")
+    if expected and expected != uid:
+        key = "/".join(part for part in ("/registry", target.resource.plural, target.namespace, target.name) if part)
+        problem = f"Precondition failed: UID in precondition: {expected}, UID in object meta: {uid}"
         message = (
             f"StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {problem}"
         )
-        raise conflict(resource, target.name, message)
+        raise conflict(target.resource, target.name, message)
 
 
 def _version_required(before: Record) -> StatusError:
@@ -190,28 +177,24 @@ def _version_required(before: Record) -> StatusError:
 
 
 def _check_version(before: Record, metadata: Json) -> None:
-    given = metadata.get("resourceVersion")
-    if given and given != str(before.revision):
+    version, uid = metadata.get("resourceVersion"), metadata.get("uid")
+    if version and version != str(before.revision):
         raise conflict(before.resource, before.key[1], _OBJECT_MODIFIED)
-    uid = metadata.get("uid")
     if uid and uid != before.uid:  # only in a patch; the uid of a PUT is a precondition
         raise invalid(before.resource, before.key[1], 2 * [wrong("metadata.uid", uid, "field is immutable")])
 
 
 def _check_preconditions(record: Record, conditions: Json) -> None:
-    name, kind = record.key[1], record.resource.kind
-    if (uid := conditions.get("uid")) and uid != record.uid:
-        message = (
-            f"the UID in the precondition ({uid}) does not match the UID in record ({record.uid}). "
-            "The object might have been deleted and then recreated"
-        )
-        raise conflict(record.resource, name, message, kind=kind)
-    if (version := conditions.get("resourceVersion")) and version != str(record.revision):
-        message = (
-            f"the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record "
-            f"({record.revision}). The object might have been modified"
-        )
-        raise conflict(record.resource, name, message, kind=kind)
+    for field, name, actual, hint in (
+        ("uid", "UID", record.uid, "deleted and then recreated"),
+        ("resourceVersion", "ResourceVersion", str(record.revision), "modified"),
+    ):
+        if (expected := conditions.get(field)) and expected != actual:
+            message = (
+                f"the {name} in the precondition ({expected}) does not match the {name} in record ({actual}). "
+                f"The object might have been {hint}"
+            )
+            raise conflict(record.resource, record.key[1], message, kind=record.resource.kind)
 
 
 def _deleted_status(record: Record) -> bytes:
@@ -221,23 +204,14 @@ def _deleted_status(record: Record) -> bytes:
     return orjson.dumps(status | {"details": {key: value for key, value in details.items() if value}})
 
 
-def _read_json(body: bytes) -> Any:
+def _read_json(body: bytes, kind: str) -> Json:
     try:
-        return orjson.loads(body)
+        document: Any = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
         raise bad_request(f"the object provided is unrecognized (must be of type JSON): {exc}") from exc
-
-
-def _read_patch(content_type: str, body: bytes) -> Json:
-    kind = content_type.partition(";")[0].strip()
-    if kind != MERGE_PATCH:
-        raise unsupported_media_type(
-            f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}"
-        )
-    patch = _read_json(body)
-    if not isinstance(patch, dict):
-        raise bad_request("json: cannot unmarshal array into Go value of type map[string]interface {}")
-    return patch
+    if not isinstance(document, dict):
+        raise bad_request(f"json: cannot unmarshal into Go value of type {kind}")
+    return document
 
 
 def _merged(original: Json, patch: Json) -> Json:
@@ -255,22 +229,18 @@ def _merged(original: Json, patch: Json) -> Json:
 
 
 def _read_object(body: bytes, resource: Resource) -> Json:
-    raw = _read_json(body)
-    if not isinstance(raw, dict):
-        raise bad_request("the object provided is unrecognized: json: cannot unmarshal into Go value of type struct")
-    given = (raw.get("apiVersion", resource.api_version), raw.get("kind", resource.kind))
-    if given != (resource.api_version, resource.kind):
+    raw = _read_json(body, "struct")
+    version, kind = raw.get("apiVersion", resource.api_version), raw.get("kind", resource.kind)
+    if (version, kind) != (resource.api_version, resource.kind):
         raise bad_request(
-            f"the API version in the data ({given[0]}, Kind={given[1]}) does not match the expected API version "
+            f"the API version in the data ({version}, Kind={kind}) does not match the expected API version "
             f"({resource.api_version}, Kind={resource.kind})"
         )
     return raw
 
 
-def _read_options(query: Mapping[str, str], body: bytes) -> Json:
-    options = _read_json(body) if body.strip() else {}
-    if not isinstance(options, dict):
-        raise bad_request("json: cannot unmarshal into Go value of type v1.DeleteOptions")
+def _read_options(query: Query, body: bytes) -> Json:
+    options = _read_json(body, "v1.DeleteOptions") if body.strip() else {}
     if (grace := whole_number(query, "gracePeriodSeconds")) is not None:
         options["gracePeriodSeconds"] = grace
     policy = query.get("propagationPolicy") or options.get("propagationPolicy")
@@ -281,50 +251,44 @@ def _read_options(query: Mapping[str, str], body: bytes) -> Json:
 
 _PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff"}
 _KUBELET_PORT = 10250
-_PASSED_ON = ("limitBytes", "tailLines")
 
 
-def read_log(store: ObjectStore, kubelet: Kubelet, namespace: str, name: str, query: Mapping[str, str]) -> bytes:
+def read_log(store: ObjectStore, kubelet: Kubelet, target: RequestInfo, query: Query) -> bytes:
     """The log of a container. Raises StatusError: 400, 404, or 500 if the pod's node does not answer."""
-    pod = store.of(PODS).get(namespace, name)
+    pod = store.of(PODS).get(target.namespace, target.name)
     container = _choose(pod, query.get("container", ""))
     if "nodeName" not in pod.obj["spec"]:
-        raise bad_request(f"pod {name} does not have a host assigned")
+        raise bad_request(f"pod {target.name} does not have a host assigned")
     _check_node(store, pod, container, query)
     _check_started(pod, container)
     text = kubelet.output(pod.obj, container)
     if (lines := whole_number(query, "tailLines")) is not None:
         text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
-    data = text.encode()
-    limit = whole_number(query, "limitBytes")
-    return data if limit is None else data[:limit]
+    return text.encode()[: whole_number(query, "limitBytes")]
 
 
 def _choose(pod: Record, wanted: str) -> str:
     name = pod.key[1]
-    names = [container["name"] for container in containers(pod.obj["spec"])]
-    if wanted and wanted not in names:
-        raise bad_request(f"container {wanted} is not valid for pod {name}")
     mains = [container["name"] for container in pod.obj["spec"]["containers"]]
+    if wanted and wanted not in (container["name"] for container in containers(pod.obj["spec"])):
+        raise bad_request(f"container {wanted} is not valid for pod {name}")
     if not wanted and len(mains) > 1:
         raise bad_request(f"a container name must be specified for pod {name}, choose one of: [{' '.join(mains)}]")
     chosen: str = wanted or mains[0]
     return chosen
 
 
-def _check_node(store: ObjectStore, pod: Record, container: str, query: Mapping[str, str]) -> None:
+def _check_node(store: ObjectStore, pod: Record, container: str, query: Query) -> None:
     """The kubelet has the log. Raises StatusError if its node is gone or not ready, as the API server would."""
     name = pod.obj["spec"]["nodeName"]
     node = store.of(NODES).records.get(("", name))
     if node is None:
         raise not_found(PODS, name)  # as Kubernetes: with the node's name as that of a pod
     if not is_ready(node.obj):
-        addresses = node.obj["status"].get("addresses", ())
-        host = next((one["address"] for one in addresses if one["type"] == "InternalIP"), name)
-        passed_on = urlencode(sorted((key, query[key]) for key in _PASSED_ON if key in query))
-        url = f"https://{host}:{_KUBELET_PORT}/containerLogs/{'/'.join(pod.key)}/{container}"
-        trouble = f"dial tcp {host}:{_KUBELET_PORT}: connect: connection refused"
-        raise StatusError(500, "", f'Get "{url}{"?" if passed_on else ""}{passed_on}": {trouble}')
+        host = f"{address_of(node.obj) or name}:{_KUBELET_PORT}"
+        passed_on = urlencode([(key, query[key]) for key in ("limitBytes", "tailLines") if key in query])
+        url = f"https://{host}/containerLogs/{'/'.join(pod.key)}/{container}{'?' if passed_on else ''}{passed_on}"
+        raise StatusError(500, "", f'Get "{url}": dial tcp {host}: connect: connection refused')
 
 
 def _check_started(pod: Record, container: str) -> None:

@@ -26,11 +26,26 @@ from stackd.embedded.resources import (
     SERVICE_ACCOUNTS,
     Json,
     Resource,
+    StatusError,
+    bad_request,
+    invalid,
+    not_found,
+    wrong,
 )
-from stackd.embedded.status import StatusError, bad_request, invalid, not_found, wrong
 from stackd.embedded.store import DelayingClock, ObjectStore, timestamp
 
 REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessAttributes:
+    """What a request wants to do. `resource` includes the subresource (`pods/log`)."""
+
+    verb: str
+    resource: str
+    group: str = ""
+    namespace: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,24 +60,14 @@ class Rule:
 
     def allows(self, ask: AccessAttributes) -> bool:
         """Whether this rule alone allows the request."""
+        subresource = ask.resource.partition("/")[2]
         return (
-            _has(self.verbs, ask.verb)
-            and _has(self.groups, ask.group)
-            and (_has(self.resources, ask.resource) or f"*/{ask.resource.partition('/')[2]}" in self.resources)
-            and (self.namespace is None or self.namespace == ask.namespace)
+            bool(self.verbs & {ask.verb, "*"})
+            and bool(self.groups & {ask.group, "*"})
+            and bool(self.resources & {ask.resource, f"*/{subresource}", "*"})
+            and self.namespace in (None, ask.namespace)
             and (not self.names or ask.name in self.names)
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccessAttributes:
-    """What a request wants to do. `resource` includes the subresource (`pods/log`)."""
-
-    verb: str
-    resource: str
-    group: str = ""
-    namespace: str = ""
-    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,31 +111,29 @@ def denied(user: str, ask: AccessAttributes) -> StatusError:
 def rules_from_manifests(manifests: Iterable[Mapping[str, Any]], *, account: str, namespace: str) -> tuple[Rule, ...]:
     """The rules that Roles, ClusterRoles and their bindings among the manifests give to a service account."""
     documents = list(manifests)
-    roles = {_role_key(document): document.get("rules") or [] for document in documents if _is(document, "Role")}
-    found: list[Rule] = []
+    roles = {
+        (one["kind"], _namespace(one), one["metadata"]["name"]): one.get("rules") or []
+        for one in documents
+        if one.get("kind") in ("Role", "ClusterRole")
+    }
+    rules: list[Rule] = []
     for binding in documents:
-        if _is(binding, "RoleBinding") and _binds(binding, account, namespace):
-            scope = None if binding["kind"] == "ClusterRoleBinding" else binding["metadata"].get("namespace", "default")
+        subjects = binding.get("subjects") or []
+        bound = ("ServiceAccount", account, namespace) in (
+            (s.get("kind"), s.get("name"), s.get("namespace")) for s in subjects
+        )
+        if bound and binding.get("kind") in ("RoleBinding", "ClusterRoleBinding"):
+            scope = _namespace(binding) or None
             reference = binding["roleRef"]
-            key = (reference["kind"], "" if reference["kind"] == "ClusterRole" else scope or "", reference["name"])
-            found.extend(_rule(rule, scope) for rule in roles.get(key, []))
-    return tuple(found)
+            where = "" if reference["kind"] == "ClusterRole" else scope or ""
+            rules += (_rule(rule, scope) for rule in roles.get((reference["kind"], where, reference["name"]), []))
+    return tuple(rules)
 
 
-def _is(document: Mapping[str, Any], kind: str) -> bool:
-    return document.get("kind") in {kind, f"Cluster{kind}"}
-
-
-def _role_key(document: Mapping[str, Any]) -> tuple[str, str, str]:
-    cluster = document["kind"] == "ClusterRole"
-    metadata = document["metadata"]
-    return document["kind"], "" if cluster else metadata.get("namespace", "default"), metadata["name"]
-
-
-def _binds(binding: Mapping[str, Any], account: str, namespace: str) -> bool:
-    wanted = ("ServiceAccount", account, namespace)
-    subjects = binding.get("subjects") or []
-    return any((s.get("kind"), s.get("name"), s.get("namespace")) == wanted for s in subjects)
+def _namespace(document: Mapping[str, Any]) -> str:
+    """The namespace of a role or binding; empty if it is cluster-wide."""
+    metadata: Json = document["metadata"]
+    return "" if document["kind"].startswith("Cluster") else metadata.get("namespace", "default")
 
 
 def _rule(rule: Mapping[str, Any], namespace: str | None) -> Rule:
@@ -143,10 +146,6 @@ def _rule(rule: Mapping[str, Any], namespace: str | None) -> Rule:
     )
 
 
-def _has(allowed: frozenset[str], wanted: str) -> bool:
-    return wanted in allowed or "*" in allowed
-
-
 def review(user: User | None, body: bytes) -> bytes:
     """The access review with its result; a cluster without users allows everything. Raises StatusError 400."""
     try:
@@ -154,31 +153,18 @@ def review(user: User | None, body: bytes) -> bytes:
     except (orjson.JSONDecodeError, KeyError, TypeError) as exc:
         raise bad_request("the object provided is unrecognized") from exc
     asked = spec.get("resourceAttributes") or {}
-    resource = asked.get("resource", "")
-    if asked.get("subresource"):
-        resource += f"/{asked['subresource']}"
+    parts = (asked.get("resource", ""), asked.get("subresource"))
     ask = AccessAttributes(
-        verb=asked.get("verb", ""),
-        resource=resource,
-        group=asked.get("group", ""),
-        namespace=asked.get("namespace", ""),
-        name=asked.get("name", ""),
+        resource="/".join(part for part in parts if part),
+        **{key: asked.get(key, "") for key in ("verb", "group", "namespace", "name")},
     )
-    allowed = user is None or user.may(ask)
-    answer = {
-        "kind": "SelfSubjectAccessReview",
-        "apiVersion": "authorization.k8s.io/v1",
-        "metadata": {},
-        "spec": spec,
-        "status": {"allowed": allowed},
-    }
-    return orjson.dumps(answer)
+    answer = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": spec}
+    return orjson.dumps(answer | {"status": {"allowed": user is None or user.may(ask)}})
 
 
 AUDIENCE = ISSUER = "https://kubernetes.default.svc"
 PREFIX = "system:serviceaccount:"
 SHORTEST, LONGEST, DEFAULT = 600, 2**32, 3600
-RBAC_KINDS = (ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS)
 _REQUEST = Resource(plural="tokenrequests", kind="TokenRequest", group="authentication.k8s.io")
 
 
@@ -251,12 +237,11 @@ class Accounts:
 
     def _user(self, namespace: str, name: str) -> User | None:
         full = f"{PREFIX}{namespace}:{name}"
-        known = next((user for user in self.users if user.name == full), None)
-        if known is not None or (namespace, name) not in self.store.of(SERVICE_ACCOUNTS).records:
-            return known
-        manifests = [
-            {"kind": kind.kind, **record.obj} for kind in RBAC_KINDS for record in self.store.of(kind).records.values()
-        ]
+        user = next((user for user in self.users if user.name == full), None)
+        if user is not None or (namespace, name) not in self.store.of(SERVICE_ACCOUNTS).records:
+            return user
+        kinds = (ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS)
+        manifests = [{"kind": kind.kind, **one.obj} for kind in kinds for one in self.store.of(kind).records.values()]
         return User(token="", name=full, rules=rules_from_manifests(manifests, account=name, namespace=namespace))
 
     def _signature(self, text: str) -> bytes:
@@ -269,15 +254,14 @@ def _seconds(body: bytes) -> int:
     except (orjson.JSONDecodeError, AttributeError) as exc:
         raise bad_request("the object provided is unrecognized") from exc
     seconds: int = spec.get("expirationSeconds", DEFAULT)
+    why = ""
     if seconds < SHORTEST:
-        raise _unacceptable(seconds, "may not specify a duration less than 10 minutes")
-    if seconds > LONGEST:
-        raise _unacceptable(seconds, "may not specify a duration larger than 2^32 seconds")
+        why = "may not specify a duration less than 10 minutes"
+    elif seconds > LONGEST:
+        why = "may not specify a duration larger than 2^32 seconds"
+    if why:
+        raise invalid(_REQUEST, "", [wrong("spec.expirationSeconds", seconds, why)])
     return seconds
-
-
-def _unacceptable(seconds: int, why: str) -> StatusError:
-    return invalid(_REQUEST, "", [wrong("spec.expirationSeconds", seconds, why)])
 
 
 def _encoded(data: bytes) -> str:

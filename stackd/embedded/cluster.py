@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -12,14 +13,11 @@ from stackd.embedded.admission import Admission, QuotaController
 from stackd.embedded.api import Registry, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
 from stackd.embedded.deletion import Deletion, GarbageCollector
-from stackd.embedded.events import EventRecorder
 from stackd.embedded.faults import Answer, Counts, Faults
-from stackd.embedded.gateway import GatewayController, GatewayListener, new_gateway
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
-from stackd.embedded.nodeports import NodePortListeners, PortAllocator
-from stackd.embedded.nodes import NodeController, Scheduler
-from stackd.embedded.options import EmbeddedOptions
+from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
+from stackd.embedded.nodes import DEFAULT_NODES, EventRecorder, NodeController, NodeSpec, Scheduler
 from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
 from stackd.embedded.resources import (
     GATEWAY_API,
@@ -29,16 +27,63 @@ from stackd.embedded.resources import (
     NO_SUCH_PAGE,
     RESOURCE_QUOTAS,
     Json,
+    StatusError,
     discover,
+    method_not_allowed,
+    no_such_path,
 )
 from stackd.embedded.schema import default_namespace
 from stackd.embedded.server import ApiServer, Exchange
-from stackd.embedded.status import method_not_allowed, no_such_path, unauthorized
-from stackd.embedded.store import Journal, LoopClock, ObjectStore
+from stackd.embedded.store import DelayingClock, Journal, LoopClock, ObjectStore
 from stackd.files import write_private
 
 _OWN_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
 _CREATED = 201
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedOptions:
+    """All settings; the defaults are those of the demo. Delays are in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    state_path: Path | None = None
+    nodes: tuple[NodeSpec, ...] = DEFAULT_NODES
+    start_delay: float = 0.15
+    """From the binding to a node to Running."""
+    run_time: float = 0.2
+    """How long a container runs before it ends or loses its readiness, if its script says so."""
+    stop_delay: float = 0.05
+    """From a deletion with grace to the end of the containers."""
+    backoff: float = 1.0
+    """The first pause between pulls or restarts; for restarts it doubles each time, up to 32 times as long."""
+    pull: float = 0.0
+    """How long a node takes to pull a missing image, one after the other; 0: it has all images."""
+    slow_pull: float = 60.0
+    """How long the pull of `…/slowpull` takes."""
+    gc_delay: float = 0.2
+    """From the deletion of an owner to that of its dependents."""
+    pod_gc_delay: float = 60.0
+    """From the deletion of a Node to that of its pods."""
+    serve_node_ports: bool = True
+    node_port_range: tuple[int, int] = (30000, 32767)
+    port_release_delay: float = 0.0
+    """From the deletion of a Service, of which watches tell at once, to its node ports being free."""
+    gateway: str = ""
+    """``namespace/name`` of a Gateway with the listeners ``http``, ``https`` and ``tls``; empty: the cluster does not
+    have the Gateway API."""
+    gateway_port: int | None = None
+    """The port on which the Gateway answers plain HTTP for the names of routes; 0: any free one; None: it does not."""
+    gateway_delay: float = 0.01
+    """From the change of a route to its new status."""
+    watch_cache_size: int = 4096
+    """How many changes per resource are kept, from which a watch can resume."""
+    event_limit: int = 5_000
+    """How many Event objects are kept; the oldest are deleted first."""
+    bookmark_interval: float = 60.0
+    users: tuple[User, ...] = ()
+    """If empty, every request is allowed. Otherwise each request needs a user's token, and rules that allow it."""
+    clock: DelayingClock | None = None
 
 
 class EmbeddedCluster:
@@ -138,7 +183,7 @@ class EmbeddedCluster:
             store=store,
         )
         admission = Admission(store, self.ports, self.quotas)
-        self.api = Registry(store, admission, self._deletion, self.quotas)
+        self.api = Registry(store, admission, self._deletion)
 
     def _adopt(self) -> None:
         self._scheduler.adopt()
@@ -163,7 +208,7 @@ class EmbeddedCluster:
             return None
         user = self._users.get(token or "") or self.accounts.who(token or "")
         if user is None:
-            raise unauthorized()
+            raise StatusError(401, "Unauthorized", "Unauthorized")
         return user
 
     def route(self, call: Exchange) -> None:
@@ -188,8 +233,7 @@ class EmbeddedCluster:
         if target is None:
             return self._answer_without_target(call)
         if target.subresource == "log":
-            text = read_log(self.store, self.kubelet, target.namespace, target.name, call.query)
-            return 200, text, "text/plain"
+            return 200, read_log(self.store, self.kubelet, target, call.query), "text/plain"
         if target.subresource == "token":
             return _CREATED, self.accounts.request(target.namespace, target.name, call.body), JSON
         if target.resource is RESOURCE_QUOTAS:

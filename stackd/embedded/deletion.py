@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from stackd.embedded.nodes import is_terminal
-from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
-from stackd.embedded.status import conflict
+from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource, conflict
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
 _PURGING = (

@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from stackd.embedded.api import MERGE_PATCH
-from stackd.embedded.options import NodeSpec
+from stackd.embedded.nodes import NodeSpec
 from stackd.embedded.request import read_target
-from stackd.embedded.resources import ALL, JSON, NODES, PODS, SERVICES, Json
-from stackd.embedded.status import StatusError
+from stackd.embedded.resources import ALL, JSON, NODES, PODS, SERVICES, Json, StatusError
 from stackd.embedded.store import Collection, stamped, watch_line
 
 if TYPE_CHECKING:

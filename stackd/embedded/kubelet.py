@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from stackd.embedded.deletion import Deletion
-from stackd.embedded.events import EventRecorder
-from stackd.embedded.nodes import is_ready, is_terminal
-from stackd.embedded.options import EmbeddedOptions
+from stackd.embedded.nodes import EventRecorder, address_of, is_ready, is_terminal
 from stackd.embedded.podstatus import (
     CREATING,
     INITIALIZING,
@@ -26,6 +25,9 @@ from stackd.embedded.podstatus import (
 from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
 from stackd.embedded.schema import is_sidecar
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
+
+if TYPE_CHECKING:
+    from stackd.embedded.cluster import EmbeddedOptions
 
 _NO_TIME = "1970-01-01T00:00:00Z"
 _SHIFT_LIMIT = 5
@@ -103,8 +105,7 @@ class Kubelet:
         node = self._store.of(NODES).records.get(("", pod["spec"].get("nodeName", "")))
         if node is None or not node.obj["status"].get("allocatable") or not is_ready(node.obj):
             return None
-        addresses = node.obj["status"].get("addresses", ())
-        return next((one["address"] for one in addresses if one["type"] == "InternalIP"), "10.200.0.1")
+        return address_of(node.obj) or "10.200.0.1"
 
     def _after(self, seconds: float, key: Key, run: PodRun, step: Callable[[Record, PodRun], None]) -> None:
         def act() -> None:

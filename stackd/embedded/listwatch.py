@@ -15,8 +15,7 @@ from itertools import islice
 import orjson
 
 from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, parse, whole_number
-from stackd.embedded.resources import PODS, Json, Resource
-from stackd.embedded.status import StatusError, bad_request, expired
+from stackd.embedded.resources import PODS, Json, Resource, StatusError, bad_request, expired
 from stackd.embedded.store import ChangeType, Collection, Key, ObjectChange, ObjectStore, Record, watch_line
 
 _TOKEN_VERSION = "meta.k8s.io/v1"

@@ -1,7 +1,9 @@
-"""Node ports: the allocation of ports (and cluster IPs), and the sockets on loopback that answer on them.
+"""Node ports and names: the allocation of ports (and cluster IPs), the status of routes, and the sockets on loopback that
+answer for them.
 
 A service whose pod is ready answers with a short page over TCP. If another program on this machine already
-uses a port, the cluster does not listen on it.
+uses a port, the cluster does not listen on it. The Gateway answers for the names of HTTPRoutes, for plain HTTP only, with
+the same page; it lets routes of all namespaces in, at each name.
 """
 
 from __future__ import annotations
@@ -9,17 +11,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import cast
 
 from stackd.embedded.nodes import is_ready
 from stackd.embedded.request import labels_of
-from stackd.embedded.resources import PODS, SERVICES, Json
-from stackd.embedded.status import StatusCause, StatusError, invalid, wrong
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record
+from stackd.embedded.resources import (
+    GATEWAYS,
+    HTTP_ROUTES,
+    PODS,
+    SERVICES,
+    TLS_ROUTES,
+    Json,
+    StatusError,
+    invalid,
+    wrong,
+)
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
+_LOG = logging.getLogger(__name__)
 _OTHERS = "(others)"
 _HEADLESS = "None"
+_BACKLOG = 64
 
 
 class PortAllocator:
@@ -32,7 +45,7 @@ class PortAllocator:
         self._addresses: set[str] = set()
         self._random = random.Random()
         for record in store.of(SERVICES).records.values():
-            self._note(record.obj["spec"], record.uid)
+            self._note(record)
         store.observe(self._follow)
 
     @property
@@ -41,11 +54,11 @@ class PortAllocator:
         return self._high - self._low + 1 - len(self._holders)
 
     def is_free(self, port: int) -> bool:
-        """Whether nobody holds the port."""
+        """Whether nobody has the port."""
         return port not in self._holders
 
     def take(self, port: int) -> None:
-        """Mark the port as held by an invisible Service."""
+        """Mark the port as taken by an invisible Service."""
         self._holders[port] = _OTHERS
 
     def give_back(self, port: int) -> None:
@@ -53,43 +66,45 @@ class PortAllocator:
         if self._holders.get(port) == _OTHERS:
             del self._holders[port]
 
-    def assign(self, service: Json, *, held: frozenset[int] = frozenset(), dry_run: bool = False) -> None:
-        """Fill in ports and addresses; they are held only once the service is stored. Raises StatusError 422 or 500.
+    def assign(self, service: Json, *, own: frozenset[int] = frozenset(), dry_run: bool = False) -> None:
+        """Fill in ports and addresses; they are taken only once the service is stored. Raises StatusError 422 or 500.
 
-        `held` are the ports that this service already has. As in Kubernetes 1.36, a dry run does not check the range.
+        `own` are the ports that this service already has. As in Kubernetes 1.36, a dry run does not check the range.
         """
         spec = service["spec"]
         if spec["type"] in {"NodePort", "LoadBalancer"}:
-            self._assign_ports(service["metadata"].get("name", ""), spec, held, dry_run=dry_run)
-        if spec["type"] != "ExternalName" and not spec.get("clusterIP"):
-            address = self._free_address()
-            spec |= {"clusterIP": address, "clusterIPs": [address]}
-        elif spec.get("clusterIP"):
+            self._assign_ports(service["metadata"].get("name", ""), spec, own, dry_run=dry_run)
+        if spec.get("clusterIP"):
             spec["clusterIPs"] = [spec["clusterIP"]]
+        elif spec["type"] != "ExternalName":
+            while (
+                address := f"10.96.{self._random.randint(1, 255)}.{self._random.randint(1, 254)}"
+            ) in self._addresses:
+                pass
+            spec |= {"clusterIP": address, "clusterIPs": [address]}
 
-    def _assign_ports(self, name: str, spec: Json, held: frozenset[int], *, dry_run: bool) -> None:
+    def _assign_ports(self, name: str, spec: Json, own: frozenset[int], *, dry_run: bool) -> None:
         chosen: set[int] = set()
-        by_port: dict[int, int] = {}
+        checked: dict[int, int] = {}  # one number for each port, whatever its protocols
         for position, port in enumerate(spec.get("ports", ())):
-            number = port.get("nodePort", 0) or by_port.get(port.get("port", 0), 0)
-            number = number or _asked_for(port, spec["ports"])
-            unchecked = dry_run and not self._low <= number <= self._high
-            if number and number != by_port.get(port.get("port", 0)) and not unchecked:
-                self._check(name, position, number, chosen, held)
-            number = number or self._free_port(chosen)
-            port["nodePort"] = by_port[port.get("port", 0)] = number
+            key = port.get("port", 0)
+            same = (one["nodePort"] for one in spec["ports"] if one.get("port", 0) == key and one.get("nodePort"))
+            number = port.get("nodePort") or checked.get(key) or next(same, 0) or self._free_port(chosen)
+            outside = not self._low <= number <= self._high
+            if number != checked.get(key) and not (dry_run and outside):
+                self._check(name, position, number, chosen, own)
+            port["nodePort"] = checked[key] = number
             chosen.add(number)
 
-    def _check(self, name: str, position: int, number: int, chosen: set[int], held: frozenset[int]) -> None:
-        problem = None
+    def _check(self, name: str, position: int, number: int, chosen: set[int], own: frozenset[int]) -> None:
+        problem = ""
         if not self._low <= number <= self._high:
             span = f"{self._low}-{self._high}"
             problem = f"provided port is not in the valid range. The range of valid ports is {span}"
-        elif number in chosen or (number in self._holders and number not in held):
+        elif number in chosen or (number in self._holders and number not in own):
             problem = "provided port is already allocated"
         if problem:
-            cause: StatusCause = wrong(f"spec.ports[{position}].nodePort", number, problem)
-            raise invalid(SERVICES, name, [cause])
+            raise invalid(SERVICES, name, [wrong(f"spec.ports[{position}].nodePort", number, problem)])
 
     def _free_port(self, chosen: set[int]) -> int:
         if self.free <= len(chosen):
@@ -100,143 +115,30 @@ class PortAllocator:
             if port not in self._holders and port not in chosen:
                 return port
 
-    def _free_address(self) -> str:
-        while True:
-            address = f"10.96.{self._random.randint(1, 255)}.{self._random.randint(1, 254)}"
-            if address not in self._addresses:
-                return address
-
     def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is SERVICES:
             if change.type == "DELETED" and self._release_delay:
-                deleted = change.after
-                loop = asyncio.get_running_loop()
-                loop.call_later(self._release_delay, self._release, deleted.obj["spec"], deleted.uid)
+                asyncio.get_running_loop().call_later(self._release_delay, self._release, change.after)
             elif change.before is not None:
-                self._release(change.before.obj["spec"], change.before.uid)
+                self._release(change.before)
             if change.type != "DELETED":
-                self._note(change.after.obj["spec"], change.after.uid)
+                self._note(change.after)
 
-    def _note(self, spec: Json, uid: str) -> None:
-        for number in node_ports(spec):
-            self._holders[number] = uid
-        if spec.get("clusterIP", _HEADLESS) != _HEADLESS:
-            self._addresses.add(spec["clusterIP"])
+    def _note(self, service: Record) -> None:
+        self._holders |= dict.fromkeys(node_ports(service.obj["spec"]), service.uid)
+        if (address := service.obj["spec"].get("clusterIP", _HEADLESS)) != _HEADLESS:
+            self._addresses.add(address)
 
-    def _release(self, spec: Json, uid: str) -> None:
-        for number in node_ports(spec):
-            if self._holders.get(number) == uid:
+    def _release(self, service: Record) -> None:
+        for number in node_ports(service.obj["spec"]):
+            if self._holders.get(number) == service.uid:
                 del self._holders[number]
-        self._addresses.discard(spec.get("clusterIP", _HEADLESS))
+        self._addresses.discard(service.obj["spec"].get("clusterIP", _HEADLESS))
 
 
 def node_ports(spec: Json) -> frozenset[int]:
     """The node ports of a service's spec."""
     return frozenset(port["nodePort"] for port in spec.get("ports", ()) if port.get("nodePort"))
-
-
-def _asked_for(port: Json, ports: list[Json]) -> int:
-    same = (other.get("nodePort", 0) for other in ports if other.get("port") == port.get("port"))
-    return next((number for number in same if number), 0)
-
-
-_LOG = logging.getLogger(__name__)
-_BACKLOG = 64
-
-
-class NodePortListeners:
-    """Opens and closes sockets as services and pods change."""
-
-    def __init__(self, store: ObjectStore, host: str) -> None:
-        self._store = store
-        self._host = host
-        self._open: dict[int, asyncio.Server] = {}
-        self._texts: dict[int, str] = {}
-        self._stale: dict[Key, None] = {}
-        self._held: dict[Key, set[int]] = {}
-        self._by_selector: dict[tuple[str, str], dict[Key, None]] = {}
-        self._woken = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        store.observe(self._follow)
-
-    def start(self) -> None:
-        """Start to listen, beginning with the services that the store already holds."""
-        for service in self._store.of(SERVICES).records.values():
-            self._index(service, None)
-            self._mark(service.key)
-        self._task = asyncio.create_task(self._work(), name="embedded node ports")
-
-    async def stop(self) -> None:
-        """Close every socket."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for server in self._open.values():
-            server.close()
-        self._open.clear()
-
-    def _follow(self, change: ObjectChange) -> None:
-        after, before = change.after, change.before
-        if after.resource is SERVICES:
-            self._index(None if change.type == "DELETED" else after, before)
-            self._mark(after.key)
-        elif after.resource is PODS and (is_ready(after.obj) or (before and is_ready(before.obj))):
-            labels = {label for pod in (after, before) if pod for label in labels_of(pod.obj).items()}
-            for key in [key for label in labels for key in self._by_selector.get(label, ())]:
-                if key[0] == after.key[0]:
-                    self._mark(key)
-
-    def _index(self, after: Record | None, before: Record | None) -> None:
-        if before is not None and (label := _anchor(before.obj)):
-            self._by_selector.get(label, {}).pop(before.key, None)
-        if after is not None and (label := _anchor(after.obj)):
-            self._by_selector.setdefault(label, {})[after.key] = None
-
-    def _mark(self, key: Key) -> None:
-        self._stale[key] = None
-        self._woken.set()
-
-    async def _work(self) -> None:
-        while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while self._stale:
-                key = next(iter(self._stale))
-                del self._stale[key]
-                await self._reconcile(key)
-
-    async def _reconcile(self, key: Key) -> None:
-        wanted = self._wanted(key)
-        held = self._held.pop(key, set())
-        for port in held - wanted.keys():
-            self._open.pop(port).close()
-        self._texts |= wanted
-        kept = {port for port in wanted if port in held or (port not in self._open and await self._listen(port))}
-        if kept:
-            self._held[key] = kept
-
-    def _wanted(self, key: Key) -> dict[int, str]:
-        """The ports on which the service answers, and its text."""
-        service = self._store.of(SERVICES).records.get(key)
-        if service is None or (pod := ready_pod(self._store, service)) is None:
-            return {}
-        ports = [port for port in service.obj["spec"].get("ports", ()) if port["protocol"] == "TCP"]
-        texts = {port.get("nodePort"): f"{pod.key[1]} (service {key[1]}, port {port['port']})" for port in ports}
-        return {number: f"{text}, answering on node port {number}" for number, text in texts.items() if number}
-
-    async def _listen(self, port: int) -> bool:
-        loop = asyncio.get_running_loop()
-        try:
-            self._open[port] = await loop.create_server(
-                lambda: HttpAnswer(lambda _: ("200 OK", f"This is {self._texts[port]}.\n")),
-                self._host,
-                port,
-                backlog=_BACKLOG,
-            )
-        except OSError as exc:
-            _LOG.warning("node port %d/TCP does not answer: %s", port, exc.strerror)
-            return False
-        return True
 
 
 def ready_pod(store: ObjectStore, service: Record) -> Record | None:
@@ -272,7 +174,245 @@ class HttpAnswer(asyncio.Protocol):
         self._transport.close()
 
 
-def _anchor(service: Json) -> tuple[str, str] | None:
-    """One label of the service's selector, under which the service is indexed; None without a selector."""
-    selector = service["spec"].get("selector")
-    return next(iter(selector.items())) if selector else None
+class NodePortListeners:
+    """Opens and closes sockets as services and pods change."""
+
+    def __init__(self, store: ObjectStore, host: str) -> None:
+        self._store = store
+        self._host = host
+        self._servers: dict[Key, dict[int, asyncio.Server]] = {}
+        self._texts: dict[int, str] = {}
+        self._stale: dict[Key, None] = {}
+        self._by_label: dict[tuple[str, str], dict[Key, None]] = {}
+        """The services by one label of their selectors."""
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        store.observe(self._follow)
+
+    def start(self) -> None:
+        """Start to listen, beginning with the services that the store already holds."""
+        for service in self._store.of(SERVICES).records.values():
+            self._index(service, None)
+        self._task = asyncio.create_task(self._work(), name="embedded node ports")
+
+    async def stop(self) -> None:
+        """Close every socket."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        for servers in self._servers.values():
+            for server in servers.values():
+                server.close()
+        self._servers.clear()
+
+    def _follow(self, change: ObjectChange) -> None:
+        after, before = change.after, change.before
+        if after.resource is SERVICES:
+            self._index(None if change.type == "DELETED" else after, before)
+        elif after.resource is PODS and (is_ready(after.obj) or (before and is_ready(before.obj))):
+            labels = {label for pod in (after, before) if pod for label in labels_of(pod.obj).items()}
+            for key in [key for label in labels for key in self._by_label.get(label, ())]:
+                if key[0] == after.key[0]:
+                    self._mark(key)
+
+    def _index(self, after: Record | None, before: Record | None) -> None:
+        for service in (before, after):
+            if service is None:
+                continue
+            label = next(iter((service.obj["spec"].get("selector") or {}).items()), ("", ""))
+            keys = self._by_label.setdefault(label, {})
+            keys.pop(service.key, None)
+            if service is after:
+                keys[service.key] = None
+            self._mark(service.key)
+
+    def _mark(self, key: Key) -> None:
+        self._stale[key] = None
+        self._woken.set()
+
+    async def _work(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._stale:
+                key = next(iter(self._stale))
+                del self._stale[key]
+                await self._reconcile(key)
+
+    async def _reconcile(self, key: Key) -> None:
+        wanted = self._wanted(key)
+        servers = self._servers.pop(key, {})
+        for port in servers.keys() - wanted.keys():
+            servers.pop(port).close()
+        self._texts |= wanted
+        for port in wanted.keys() - servers.keys():
+            if (server := await self._listen(port)) is not None:
+                servers[port] = server
+        if servers:
+            self._servers[key] = servers
+
+    def _wanted(self, key: Key) -> dict[int, str]:
+        """The ports on which the service answers, and its text."""
+        service = self._store.of(SERVICES).records.get(key)
+        if service is None or (pod := ready_pod(self._store, service)) is None:
+            return {}
+        return {
+            port["nodePort"]: f"This is {pod.key[1]} (service {key[1]}, port {port['port']}), "
+            f"answering on node port {port['nodePort']}.\n"
+            for port in service.obj["spec"].get("ports", ())
+            if port["protocol"] == "TCP" and port.get("nodePort")
+        }
+
+    async def _listen(self, port: int) -> asyncio.Server | None:
+        def answer(_: str) -> tuple[str, str]:
+            return "200 OK", self._texts[port]
+
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.create_server(lambda: HttpAnswer(answer), self._host, port, backlog=_BACKLOG)
+        except OSError as exc:
+            _LOG.warning("node port %d/TCP does not answer: %s", port, exc.strerror)
+            return None
+
+
+# ---- routes and their Gateway
+
+
+CONTROLLER = "stackd.io/embedded-gateway"
+_ROUTES = (HTTP_ROUTES, TLS_ROUTES)
+
+
+def new_gateway(name: str, address: str) -> Json:
+    """A Gateway object with a listener for each kind of route."""
+    listeners = [
+        {"name": listener, "protocol": protocol, "port": port, "allowedRoutes": {"namespaces": {"from": "All"}}}
+        for listener, protocol, port in (("http", "HTTP", 80), ("https", "HTTPS", 443), ("tls", "TLS", 443))
+    ]
+    conditions = [
+        {"type": kind, "status": "True", "reason": kind, "message": "", "observedGeneration": 1}
+        for kind in ("Accepted", "Programmed")
+    ]
+    return {
+        "metadata": {"name": name},
+        "spec": {"gatewayClassName": "embedded", "listeners": listeners},
+        "status": {"addresses": [{"type": "IPAddress", "value": address}], "conditions": conditions},
+    }
+
+
+def default_route(route: Json) -> None:
+    """Fill in what the CRD of a TLSRoute does."""
+    spec = route.setdefault("spec", {})
+    for parent in spec.get("parentRefs", ()):
+        parent.update({"group": GATEWAYS.group, "kind": "Gateway"} | parent)
+    for rule in spec.get("rules", ()):
+        for backend in rule.get("backendRefs", ()):
+            backend.update({"group": "", "kind": "Service", "weight": 1} | backend)
+
+
+def default_http_route(route: Json) -> None:
+    """Fill in what the CRD of an HTTPRoute does."""
+    default_route(route)
+    for rule in route["spec"].setdefault("rules", [{}]):
+        rule.setdefault("matches", [{"path": {"type": "PathPrefix", "value": "/"}}])
+
+
+class GatewayController:
+    """Writes the status of routes, ``delay`` seconds after they or their Services have changed."""
+
+    def __init__(self, store: ObjectStore, delay: float) -> None:
+        self._store = store
+        self._delay = delay
+        store.observe(self._follow)
+
+    def _follow(self, change: ObjectChange) -> None:
+        resource, (namespace, name) = change.after.resource, change.after.key
+        if resource in _ROUTES and change.type != "DELETED":
+            if change.before is None or _spec(change.before) != _spec(change.after):
+                self._later(change.after)
+        elif resource is SERVICES and change.type != "MODIFIED":
+            for route in [one for kind in _ROUTES for one in self._store.of(kind).in_namespace(namespace)]:
+                if name in {backend["name"] for backend in _backends(route)}:
+                    self._later(route)
+
+    def _later(self, route: Record) -> None:
+        self._store.clock.later(self._delay, lambda: self._judge(route))
+
+    def _judge(self, seen: Record) -> None:
+        route = self._store.of(seen.resource).records.get(seen.key)
+        if route is None or route.uid != seen.uid:
+            return
+        reported = (route.obj.get("status") or {}).get("parents", [])
+        parents = [entry for entry in reported if entry.get("controllerName") != CONTROLLER]
+        parents += (entry for parent in _spec(route).get("parentRefs", ()) for entry in self._entry(route, parent))
+        if parents != reported:
+            self._store.update(route, status={"parents": parents})
+
+    def _entry(self, route: Record, parent: Json) -> Iterator[Json]:
+        namespace = route.key[0]
+        gateway = self._store.of(GATEWAYS).records.get((parent.get("namespace", namespace), parent["name"]))
+        if gateway is None:
+            return  # no controller answers for a Gateway that does not exist
+        wanted, services = parent.get("sectionName"), self._store.of(SERVICES).records
+        accepted, resolved = ("True", "Accepted", ""), ("True", "ResolvedRefs", "")
+        if wanted and wanted not in (one["name"] for one in _spec(gateway)["listeners"]):
+            accepted = ("False", "NoMatchingParent", f"no listener {wanted}")
+        for backend in _backends(route):
+            if resolved[0] == "True" and (namespace, backend["name"]) not in services:
+                resolved = ("False", "BackendNotFound", f"no Service {backend['name']}")
+        conditions = [
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "observedGeneration": route.obj["metadata"]["generation"],
+                "lastTransitionTime": timestamp(self._store.clock.now()),
+            }
+            for kind, (status, reason, message) in (("Accepted", accepted), ("ResolvedRefs", resolved))
+        ]
+        yield {"parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions}
+
+
+class GatewayListener:
+    """Answers for the names of HTTPRoutes."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._server: asyncio.Server | None = None
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen, unless another program on this machine has the port."""
+        try:
+            self._server = await asyncio.get_running_loop().create_server(lambda: HttpAnswer(self.answer), host, port)
+        except OSError as exc:
+            _LOG.warning("the Gateway does not answer on port %d: %s", port, exc.strerror)
+            return
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Close the socket."""
+        if self._server is not None:
+            self._server.close()
+
+    def answer(self, hostname: str) -> tuple[str, str]:
+        """The status line and the page for a request to this name."""
+        services = self._store.of(SERVICES).records
+        for route in self._store.of(HTTP_ROUTES).in_namespace(""):
+            if hostname in _spec(route).get("hostnames", ()):
+                for backend in _backends(route):
+                    service = services.get((route.key[0], backend["name"]))
+                    if service is not None and (pod := ready_pod(self._store, service)) is not None:
+                        return "200 OK", f"This is {pod.key[1]}, answering as {hostname}.\n"
+                return "503 Service Unavailable", "no pod is ready\n"
+        return "404 Not Found", f"no stack has the name {hostname}\n"
+
+
+def _spec(record: Record) -> Json:
+    spec: Json = record.obj.get("spec") or {}
+    return spec
+
+
+def _backends(route: Record) -> Iterator[Json]:
+    for rule in _spec(route).get("rules", ()):
+        yield from rule.get("backendRefs", ())

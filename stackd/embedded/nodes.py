@@ -1,4 +1,4 @@
-"""Nodes: their objects and taints, what pods take of them (in thousandths), and the scheduler.
+"""Nodes: their objects and taints, what pods take of them (in thousandths), the scheduler, and the events about pods.
 
 The scheduler binds pods to the least loaded node that passes the filters. If none does, it says why and retries after
 changes.
@@ -6,16 +6,54 @@ changes.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from stackd.embedded.events import EventRecorder
-from stackd.embedded.options import NodeSpec
-from stackd.embedded.resources import NODES, PODS, Json
+from stackd.embedded.resources import EVENTS, NODES, PODS, Json
 from stackd.embedded.schema import default_node, is_sidecar
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
+from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, micro_timestamp, timestamp
 from stackd.quantity import Notation, Quantity, parse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """A node that the cluster starts with. The quantities are what it has for pods (``allocatable``).
+
+    If ``ephemeral_storage`` is empty, the node reports no disk, like a kubelet without local storage isolation.
+    """
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=lambda: {"role": "stack"})
+    cpu: str = "999930m"
+    memory: str = "1048370124Ki"
+    ephemeral_storage: str = "9663676416113"
+    pods: str = "5000"
+    external_ip: str | None = "127.0.0.1"
+    internal_ip: str = "10.200.0.1"
+    unschedulable: bool = False
+    pod_cidr: str = ""
+
+
+WORKER = NodeSpec(name="embedded-worker")
+
+
+def node_specs(count: int, like: NodeSpec = WORKER) -> tuple[NodeSpec, ...]:
+    """``count`` nodes like ``like``, each with its own name and addresses."""
+    return tuple(
+        replace(
+            like,
+            name=f"{like.name}{number if number > 1 else ''}",
+            internal_ip=f"10.200.{number >> 8}.{number & 255}",
+            pod_cidr=f"10.{244 + (number - 1 >> 8)}.{number - 1 & 255}.0/24",
+        )
+        for number in range(1, count + 1)
+    )
+
+
+DEFAULT_NODES = node_specs(2)
+
 
 Amounts = dict[str, int]
 Part = Literal["requests", "limits"]
@@ -67,6 +105,7 @@ def _join(into: Amounts, more: Amounts, how: Callable[[int, int], int]) -> None:
         into[name] = how(into.get(name, 0), value)
 
 
+_SCHEDULER = "default-scheduler"
 _NOT_READY = "node.kubernetes.io/not-ready"
 _UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
 _TTL = {"node.alpha.kubernetes.io/ttl": "0"}
@@ -76,6 +115,12 @@ def is_ready(obj: Json) -> bool:
     """Whether a node or a pod has the condition Ready."""
     conditions = obj["status"].get("conditions", ())
     return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
+def address_of(node: Json) -> str:
+    """The internal address of a node; empty if it has none."""
+    addresses = node["status"].get("addresses", ())
+    return next((one["address"] for one in addresses if one["type"] == "InternalIP"), "")
 
 
 def new_node(spec: NodeSpec, now: float) -> Json:
@@ -152,6 +197,58 @@ class NodeController:
         self._store.update(record, spec=fresh, metadata=metadata)
 
 
+class EventRecorder:
+    """Writes events about pods, as scheduler and kubelet do; a repeated one only increments its count.
+
+    Keeps only the latest ones.
+    """
+
+    def __init__(self, store: ObjectStore, limit: int) -> None:
+        self._store = store
+        self._limit = limit
+        self._written: OrderedDict[tuple[str, str, str], Key] = OrderedDict()
+        self._serial = 0
+
+    def scheduling(self, pod: Record, kind: str, reason: str, message: str, action: str) -> None:
+        """Write an event from the scheduler."""
+        by = {"reportingComponent": _SCHEDULER, "reportingInstance": f"{_SCHEDULER}-embedded", "source": {}}
+        times = {"firstTimestamp": None, "lastTimestamp": None, "eventTime": micro_timestamp(self._store.clock.now())}
+        self._write(pod, {}, reason, message, {"type": kind, "action": action} | by | times)
+
+    def kubelet(self, pod: Record, kind: str, reason: str, message: str, container: str = "") -> None:
+        """Write an event from the kubelet of the pod's node, about `container` if it is not empty."""
+        about = {"fieldPath": f"spec.containers{{{container}}}"} if container else {}
+        by = {"reportingComponent": "kubelet", "reportingInstance": pod.obj["spec"]["nodeName"]}
+        by["source"] = {"component": "kubelet", "host": pod.obj["spec"]["nodeName"]}
+        times = dict.fromkeys(("firstTimestamp", "lastTimestamp"), timestamp(self._store.clock.now()))
+        self._write(pod, about, reason, message, {"type": kind, "count": 1, "eventTime": None} | by | times)
+
+    def _write(self, pod: Record, about: Json, reason: str, message: str, fields: Json) -> None:
+        events, now, (namespace, name) = self._store.of(EVENTS), self._store.clock.now(), pod.key
+        identity = (pod.uid, reason, message)
+        earlier = events.records.get(self._written.get(identity, ("", "")))
+        if earlier is not None and earlier.obj["eventTime"] is None:
+            self._store.update(earlier, count=earlier.obj["count"] + 1, lastTimestamp=timestamp(now))
+            return
+        if earlier is not None:
+            count = earlier.obj.get("series", {}).get("count", 1) + 1
+            self._store.update(earlier, series={"count": count, "lastObservedTime": micro_timestamp(now)})
+            return
+        self._serial += 1
+        stamp = int(now * 1_000_000) * 1000 + self._serial % 1000
+        subject = {"kind": "Pod", "namespace": namespace, "name": name, "uid": pod.uid, "apiVersion": "v1"}
+        subject |= {"resourceVersion": str(pod.revision)} | about
+        event = {"metadata": {"name": f"{name}.{stamp:x}"}, "involvedObject": subject, "reason": reason}
+        record = self._store.create(
+            EVENTS, self._store.prepare(EVENTS, namespace, event | {"message": message} | fields)
+        )
+        self._written[identity] = record.key
+        while len(self._written) > self._limit:
+            _, key = self._written.popitem(last=False)
+            if (old := events.records.get(key)) is not None:
+                self._store.remove(old)
+
+
 _NO_NODES = "no nodes available to schedule pods"
 UNSCHEDULABLE = "node(s) were unschedulable"
 NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
@@ -196,13 +293,12 @@ class Scheduler:
 
     def _see_node(self, node: Json) -> None:
         name = node["metadata"]["name"]
-        state = self._nodes.get(name)
-        if state is None:
-            state = self._nodes[name] = NodeInfo(name)
+        info = self._nodes.get(name)
+        if info is None:
+            info = self._nodes[name] = NodeInfo(name)
             for pod in self._store.of(PODS).records.values():
-                if pod.obj["spec"].get("nodeName") == name and not is_terminal(pod.obj):
-                    state.add(pod.uid, _needs(pod.obj))
-        state.read(node)
+                self._see_pod(pod, pod)
+        info.read(node)
 
     def _see_pod(self, pod: Record, before: Record | None) -> None:
         spec = pod.obj["spec"]

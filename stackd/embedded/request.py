@@ -6,8 +6,16 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from stackd.embedded.resources import BY_PATH, EVENTS, NAMESPACES, Json, Resource
-from stackd.embedded.status import bad_request, method_not_allowed, no_such_path
+from stackd.embedded.resources import (
+    BY_PATH,
+    EVENTS,
+    NAMESPACES,
+    Json,
+    Resource,
+    bad_request,
+    method_not_allowed,
+    no_such_path,
+)
 
 _SUBRESOURCES = {
     "pods": {"log", "status"},

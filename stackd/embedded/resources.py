@@ -1,9 +1,11 @@
-"""The kinds that the embedded API serves, their framing in JSON, and the API's version and health."""
+"""The kinds that the embedded API serves, its version and health, and its refusals as exceptions, each with the Status
+body of Kubernetes. Uses no HTTP library.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -56,65 +58,26 @@ LIMIT_RANGES = Resource(plural="limitranges", kind="LimitRange")
 CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap")
 SECRETS = Resource(plural="secrets", kind="Secret")
 SERVICE_ACCOUNTS = Resource(plural="serviceaccounts", kind="ServiceAccount", returns_deleted=True)
-NETWORK_POLICIES = Resource(
-    plural="networkpolicies",
-    kind="NetworkPolicy",
-    group="networking.k8s.io",
-    generation=True,
-)
+NETWORK_POLICIES = Resource(plural="networkpolicies", kind="NetworkPolicy", group="networking.k8s.io", generation=True)
 LEASES = Resource(
-    plural="leases",
-    kind="Lease",
-    group="coordination.k8s.io",
-    unconditional_update=False,
-    create_on_update=True,
+    plural="leases", kind="Lease", group="coordination.k8s.io", unconditional_update=False, create_on_update=True
 )
-_RBAC = "rbac.authorization.k8s.io"
+_RBAC, _ADMISSION = "rbac.authorization.k8s.io", "admissionregistration.k8s.io"
 ROLES = Resource(plural="roles", kind="Role", group=_RBAC)
 ROLE_BINDINGS = Resource(plural="rolebindings", kind="RoleBinding", group=_RBAC)
 CLUSTER_ROLES = Resource(plural="clusterroles", kind="ClusterRole", group=_RBAC, namespaced=False)
 CLUSTER_ROLE_BINDINGS = Resource(plural="clusterrolebindings", kind="ClusterRoleBinding", group=_RBAC, namespaced=False)
-_ADMISSION = "admissionregistration.k8s.io"
-ADMISSION_POLICIES = Resource(
-    plural="validatingadmissionpolicies",
-    kind="ValidatingAdmissionPolicy",
-    group=_ADMISSION,
-    namespaced=False,
-    generation=True,
-)
-ADMISSION_POLICY_BINDINGS = Resource(
-    plural="validatingadmissionpolicybindings",
-    kind="ValidatingAdmissionPolicyBinding",
-    group=_ADMISSION,
-    namespaced=False,
-)
 GATEWAY_API = "gateway.networking.k8s.io"
 GATEWAYS = Resource(plural="gateways", kind="Gateway", group=GATEWAY_API, generation=True)
 HTTP_ROUTES = Resource(plural="httproutes", kind="HTTPRoute", group=GATEWAY_API, generation=True)
 TLS_ROUTES = Resource(plural="tlsroutes", kind="TLSRoute", group=GATEWAY_API, generation=True)
-
+_POLICY = "ValidatingAdmissionPolicy"
 ALL = (
-    NAMESPACES,
-    NODES,
-    PODS,
-    SERVICES,
-    EVENTS,
-    RESOURCE_QUOTAS,
-    LIMIT_RANGES,
-    CONFIG_MAPS,
-    SECRETS,
-    SERVICE_ACCOUNTS,
-    NETWORK_POLICIES,
-    LEASES,
-    ROLES,
-    ROLE_BINDINGS,
-    CLUSTER_ROLES,
-    CLUSTER_ROLE_BINDINGS,
-    ADMISSION_POLICIES,
-    ADMISSION_POLICY_BINDINGS,
-    GATEWAYS,
-    HTTP_ROUTES,
-    TLS_ROUTES,
+    *(NAMESPACES, NODES, PODS, SERVICES, EVENTS, RESOURCE_QUOTAS, LIMIT_RANGES, CONFIG_MAPS, SECRETS),
+    *(SERVICE_ACCOUNTS, NETWORK_POLICIES, LEASES, ROLES, ROLE_BINDINGS, CLUSTER_ROLES, CLUSTER_ROLE_BINDINGS),
+    Resource(plural=f"{_POLICY.lower()[:-1]}ies", kind=_POLICY, group=_ADMISSION, namespaced=False, generation=True),
+    Resource(plural=f"{_POLICY.lower()}bindings", kind=f"{_POLICY}Binding", group=_ADMISSION, namespaced=False),
+    *(GATEWAYS, HTTP_ROUTES, TLS_ROUTES),
 )
 BY_PATH = {(resource.group, resource.version, resource.plural): resource for resource in ALL}
 BY_KIND = {(resource.api_version, resource.kind): resource for resource in ALL}
@@ -148,3 +111,149 @@ def discover(path: str, method: str) -> tuple[int, bytes, str] | None:
     if path == "/version":
         return 200, orjson.dumps(VERSION), JSON
     return None if path.startswith(("/api/", "/apis/")) else NO_SUCH_PAGE
+
+
+# ---- refusals
+
+
+class StatusError(Exception):
+    """A refusal: an HTTP code and its Status. The functions below create the usual ones."""
+
+    def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = details
+        self.headers: dict[str, str] = {}
+        self.metadata: Json = {}
+
+    def body(self) -> bytes:
+        """The Status object as JSON."""
+        status = {"kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure"}
+        optional = {"reason": self.reason or None, "details": self.details}
+        return orjson.dumps(
+            status
+            | {"message": self.message}
+            | {key: value for key, value in optional.items() if value is not None}
+            | {"code": self.code}
+        )
+
+
+class StatusCause(NamedTuple):
+    """One thing that is wrong with a field of an object."""
+
+    field: str
+    reason: str
+    message: str
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def required(field: str, detail: str = "") -> StatusCause:
+    """The field is required."""
+    return StatusCause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
+
+
+def wrong(field: str, value: object, detail: str) -> StatusCause:
+    """The field's value is invalid."""
+    return StatusCause(field, "FieldValueInvalid", f"Invalid value: {_json(value)}: {detail}")
+
+
+def duplicate(field: str, value: object) -> StatusCause:
+    """The value is a duplicate."""
+    return StatusCause(field, "FieldValueDuplicate", f"Duplicate value: {_json(value)}")
+
+
+def unsupported(field: str, value: object, supported: tuple[str, ...]) -> StatusCause:
+    """The value is not one of the supported ones."""
+    choices = ", ".join(f'"{choice}"' for choice in sorted(supported))
+    message = f"Unsupported value: {_json(value)}: supported values: {choices}"
+    return StatusCause(field, "FieldValueNotSupported", message)
+
+
+def not_allowed(field: str, detail: str) -> StatusCause:
+    """The field may not be set, or not to this value."""
+    return StatusCause(field, "FieldValueForbidden", f"Forbidden: {detail}")
+
+
+def invalid(resource: Resource, name: str, causes: list[StatusCause]) -> StatusError:
+    """422: the object is invalid, with a cause for each field."""
+    listed = in_brackets(list(dict.fromkeys(f"{cause.field}: {cause.message}" for cause in causes)))
+    details = _details(name, resource, resource.kind)
+    details["causes"] = [{"reason": cause.reason, "message": cause.message, "field": cause.field} for cause in causes]
+    kind = f"{resource.kind}.{resource.group}" if resource.group else resource.kind
+    return StatusError(422, "Invalid", f'{kind} "{name}" is invalid: {listed}', details)
+
+
+def in_brackets(texts: list[str]) -> str:
+    """One message for all texts, in brackets if there are several."""
+    return texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+
+
+def bad_request(message: str) -> StatusError:
+    """400."""
+    return StatusError(400, "BadRequest", message)
+
+
+def forbidden(resource: Resource, name: str, message: str, causes: list[Json] | None = None) -> StatusError:
+    """403: admission refuses the object."""
+    details = _details(name, resource) | ({"causes": causes} if causes else {})
+    subject = f'{resource.qualified} "{name}"' if name else resource.qualified
+    return StatusError(403, "Forbidden", f"{subject} is forbidden: {message}", details)
+
+
+def not_found(resource: Resource, name: str) -> StatusError:
+    """404 for an object."""
+    return StatusError(404, "NotFound", f'{resource.qualified} "{name}" not found', _details(name, resource))
+
+
+def no_such_path() -> StatusError:
+    """404 for a resource that is not served."""
+    return StatusError(404, "NotFound", "the server could not find the requested resource", {})
+
+
+def method_not_allowed() -> StatusError:
+    """405."""
+    return StatusError(405, "MethodNotAllowed", "the server does not allow this method on the requested resource", {})
+
+
+def already_exists(resource: Resource, name: str) -> StatusError:
+    """409: the name is taken."""
+    return StatusError(409, "AlreadyExists", f'{resource.qualified} "{name}" already exists', _details(name, resource))
+
+
+def conflict(resource: Resource, name: str, message: str, *, kind: str | None = None) -> StatusError:
+    """409: a precondition does not hold."""
+    subject = f"{kind}.{resource.group}" if kind and resource.group else kind or resource.qualified
+    full = f'Operation cannot be fulfilled on {subject} "{name}": {message}'
+    return StatusError(409, "Conflict", full, _details(name, resource, kind))
+
+
+def expired(message: str) -> StatusError:
+    """410: the requested version is too old."""
+    return StatusError(410, "Expired", message)
+
+
+_INJECTED = {
+    429: ("TooManyRequests", "Too many requests, please try again later."),
+    500: ("InternalError", "Internal error occurred: injected"),
+    503: ("ServiceUnavailable", "the server is currently unable to handle the request"),
+    504: ("Timeout", "injected failure"),
+}
+
+
+def injected(code: int, retry_after: float) -> StatusError:
+    """The response of a failing server (fault `status`)."""
+    details = {"retryAfterSeconds": int(retry_after)} if retry_after else None
+    error = StatusError(code, *_INJECTED.get(code, ("", "injected failure")), details)
+    if retry_after:
+        error.headers["Retry-After"] = str(int(retry_after))
+    return error
+
+
+def _details(name: str, resource: Resource, kind: str | None = None) -> Json:
+    details = {"name": name, "group": resource.group, "kind": kind or resource.plural}
+    return {key: value for key, value in details.items() if value}

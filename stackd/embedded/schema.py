@@ -15,8 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from stackd.embedded.resources import Json, Resource
-from stackd.embedded.status import bad_request
+from stackd.embedded.resources import Json, Resource, bad_request
 from stackd.quantity import parse
 
 _HANDLER = "exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction"

@@ -19,8 +19,7 @@ from stackd.embedded.auth import User
 from stackd.embedded.faults import Answer, Counts, Fault, admitted, instead, spoiled, spoils
 from stackd.embedded.listwatch import Watch
 from stackd.embedded.request import RequestInfo
-from stackd.embedded.resources import JSON
-from stackd.embedded.status import StatusError, injected
+from stackd.embedded.resources import JSON, StatusError, injected
 from stackd.embedded.store import http_date
 
 if TYPE_CHECKING:

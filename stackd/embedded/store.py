@@ -28,8 +28,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from stackd.embedded.request import Selector
-from stackd.embedded.resources import ALL, Json, Resource
-from stackd.embedded.status import already_exists, not_found
+from stackd.embedded.resources import ALL, Json, Resource, already_exists, not_found
 from stackd.files import create_private
 
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stackd.embedded import EmbeddedCluster
-from stackd.embedded.options import NodeSpec
+from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools
 from stackd.lifecycle.context import CREATES_AT_ONCE

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS, to_nanoseconds
-from stackd.embedded import EmbeddedCluster
-from stackd.embedded.options import DEFAULT_NODES
+from stackd.embedded import DEFAULT_NODES, EmbeddedCluster
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import prepull
 from stackd.lifecycle.hiding import HIDDEN

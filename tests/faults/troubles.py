@@ -12,8 +12,7 @@ from random import Random
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
-from stackd.embedded.resources import NODES, PODS, SERVICES
-from stackd.embedded.status import StatusError
+from stackd.embedded.resources import NODES, PODS, SERVICES, StatusError
 from tests.faults.world import NAMESPACE, World
 
 ALIASES = {"overload": "status", "conflict": "status", "forbid": "status"}
