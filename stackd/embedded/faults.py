@@ -32,7 +32,6 @@ Action = Literal[
 ]  # fmt: skip
 Answer = tuple[int, bytes, str]
 """Code, body, content type."""
-HTML = "text/html"
 _INSTEAD = frozenset({"page", "reply"})
 _SPOILING = frozenset({"truncate", "empty", "strip"})
 
@@ -98,11 +97,11 @@ class Counts:
 
 
 class _Active:
-    __slots__ = ("fault", "left", "patterns")
+    __slots__ = ("fault", "patterns", "remaining")
 
     def __init__(self, fault: Fault) -> None:
         self.fault = fault
-        self.left = fault.count
+        self.remaining = fault.count
         self.patterns = tuple(re.compile(text) for text in (fault.verb, fault.resource, fault.name))
 
 
@@ -166,15 +165,16 @@ class Faults:
         """The faults that match this request; each of them counts as used once."""
         hit = []
         for active in list(self._active):
-            asked = (verb, resource, name)
-            if all(pattern.fullmatch(text) for pattern, text in zip(active.patterns, asked, strict=True)):
-                if active.fault.probability < 1 and self._random.random() >= active.fault.probability:
-                    continue
-                hit.append(active.fault)
-                if active.left is not None:
-                    active.left -= 1
-                    if active.left <= 0:
-                        self._active.remove(active)
+            fault, asked = active.fault, (verb, resource, name)
+            if not all(pattern.fullmatch(text) for pattern, text in zip(active.patterns, asked, strict=True)):
+                continue
+            if fault.probability < 1 and self._random.random() >= fault.probability:
+                continue
+            hit.append(fault)
+            if active.remaining is not None:
+                active.remaining -= 1
+                if active.remaining <= 0:
+                    self._active.remove(active)
         return hit
 
     async def turn(self, seconds: float) -> None:
@@ -191,14 +191,10 @@ class Faults:
         """End a pause."""
         self._running.set()
 
-    @property
-    def paused(self) -> bool:
-        """Whether requests wait."""
-        return not self._running.is_set()
-
     async def running(self) -> None:
         """Return once there is no pause."""
-        await self._running.wait()
+        if not self._running.is_set():
+            await self._running.wait()
 
     def expire_token(self, token: str | None = None) -> None:
         """Refuse this bearer token with 401; None stands for requests without one."""
@@ -251,15 +247,13 @@ class Faults:
                 watch.inject(watch_line(kind, orjson.dumps(obj)))
 
     def replay_deletion(self, resource: str, name: str) -> None:
-        """Send a DELETED event for an existing object to the watches of the resource."""
-        now = self._cluster.store.revision
-        for watch in self._cluster.server.watches:
-            collection = watch.collection
-            if collection.resource.qualified == resource:
-                for record in collection.records.values():
-                    if record.key[1] == name:
-                        obj = {"kind": record.resource.kind, "apiVersion": record.resource.api_version}
-                        watch.inject(watch_line("DELETED", orjson.dumps(obj | stamped(record.obj, now))))
+        """Send a DELETED event for existing objects of that name to the watches of the resource."""
+        store = self._cluster.store
+        kind = next(one for one in ALL if one.qualified == resource)
+        for record in store.of(kind).records.values():
+            if record.key[1] == name:
+                obj = {"kind": kind.kind, "apiVersion": kind.api_version} | stamped(record.obj, store.revision)
+                self.replay(resource, "DELETED", obj)
 
     def remember(self) -> None:
         """Keep a copy of all lists as they are now; the fault `stale` answers with them."""
@@ -351,8 +345,11 @@ _ORDERS = {name: method for name, method in vars(Faults).items() if callable(met
 def instead(faults: Iterable[Fault], *, done: bool) -> Answer | None:
     """The response of a proxy instead of the server's, if any: before the work, or (``done``) after it."""
     for fault in faults:
-        if fault.action in _INSTEAD and fault.done is done:
-            return _page(fault.code) if fault.action == "page" else (fault.code, fault.body.encode(), JSON)
+        if fault.done is done and fault.action == "page":
+            page = f"<html><head><title>{fault.code}</title></head><body><h1>{fault.code}</h1><hr>balancer/1.2</body></html>\n"
+            return fault.code, page.encode(), "text/html"
+        if fault.done is done and fault.action == "reply":
+            return fault.code, fault.body.encode(), JSON
     return None
 
 
@@ -388,38 +385,23 @@ def spoils(faults: Iterable[Fault]) -> bool:
     return any(fault.action in _SPOILING or (fault.action in _INSTEAD and fault.done) for fault in faults)
 
 
-def spoiled(answer: Answer, faults: Iterable[Fault]) -> Answer:
+def spoiled(answer: Answer, faults: list[Fault]) -> Answer:
     """The response that the client gets instead of the server's own."""
-    faults = list(faults)
     if (other := instead(faults, done=True)) is not None:
         return other
     code, body, kind = answer
     for fault in faults:
-        match fault.action:
-            case "truncate":
-                body = body[: len(body) // 2]
-            case "empty":
-                body = b""
-            case "strip" if kind == JSON:
-                body = _without(body, fault.fields)
-            case _:
-                continue
+        if fault.action == "truncate":
+            body = body[: len(body) // 2]
+        elif fault.action == "empty":
+            body = b""
+        elif fault.action == "strip" and kind == JSON:
+            with suppress(orjson.JSONDecodeError):  # another fault has already damaged it
+                document = orjson.loads(body)
+                for path in fault.fields:
+                    _drop(document, path.split("."))
+                body = orjson.dumps(document)
     return code, body, kind
-
-
-def _page(code: int) -> Answer:
-    text = f"<html><head><title>{code}</title></head><body><h1>{code}</h1><hr>balancer/1.2</body></html>\n"
-    return code, text.encode(), HTML
-
-
-def _without(body: bytes, fields: Iterable[str]) -> bytes:
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return body  # another fault has already damaged it
-    for path in fields:
-        _drop(document, path.split("."))
-    return orjson.dumps(document)
 
 
 def _drop(node: Any, path: list[str]) -> None:

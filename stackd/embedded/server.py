@@ -48,6 +48,11 @@ class Exchange:
         self.streams = False
 
     @property
+    def is_watch(self) -> bool:
+        """Whether it asks for a watch."""
+        return self.target is not None and self.target.verb == "watch"
+
+    @property
     def subject(self) -> tuple[str, str, str]:
         """Verb, resource and name, for faults and counts."""
         if self.target is None:
@@ -153,8 +158,7 @@ class ApiServer:
                 counts.in_flight -= 1
 
     async def _serve(self, request: web.BaseRequest, call: Exchange) -> web.StreamResponse:
-        if self._faults.paused:
-            await self._faults.running()
+        await self._faults.running()
         if request.transport in self._silent:
             await self._stopping.wait()
         token = _token(request)
@@ -166,30 +170,24 @@ class ApiServer:
             call.body = await request.read()
         self.audit(call)
         faults = self._faults.matching(*self._subject(call)) if self._faults.any else []
-        if faults and await self._apply_early(faults):
-            for fault in faults:
-                if fault.action == "late":
-                    asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
+        if await self._apply_early(faults, call):
             return self._cut(request, call)
-        if any(fault.action == "no_query" for fault in faults):
+        actions = {fault.action for fault in faults}
+        if "no_query" in actions:
             call.query = {}
             self._cluster.route(call)
-        if faults:
-            call.body = admitted(call.body, faults, patch=call.method == "PATCH")
+        call.body = admitted(call.body, faults, patch=call.method == "PATCH")
         if (other := instead(faults, done=False)) is not None:
             return self._counted(call, _response(*other))
-        if call.target is not None and call.target.verb == "watch" and not spoils(faults):
+        if call.is_watch and not spoils(faults):
             call.streams = True
             self.counts.in_flight -= 1
             return await self._stream(request, call, faults)
-        return await self._reply(request, call, faults)
-
-    async def _reply(self, request: web.BaseRequest, call: Exchange, faults: list[Fault]) -> web.StreamResponse:
         answer = self._spoiled(call, faults) if spoils(faults) else self._answer(call, faults)
-        if any(fault.action == "lost_reply" for fault in faults):
+        if "lost_reply" in actions:
             return self._cut(request, call)
-        if (seconds := _slowness(faults)) is not None:
-            return await self._trickled(request, call, answer, seconds)
+        if "trickle" in actions:
+            return await self._trickled(request, call, answer, _slowness(faults))
         return self._counted(call, _response(*answer))
 
     def _answer(self, call: Exchange, faults: list[Fault]) -> Answer:
@@ -207,7 +205,7 @@ class ApiServer:
         return response
 
     def _spoiled(self, call: Exchange, faults: list[Fault]) -> Answer:
-        if call.target is not None and call.target.verb == "watch":
+        if call.is_watch:
             return spoiled((200, b"", JSON), faults)
         try:
             answer = self._answer(call, faults)
@@ -216,7 +214,7 @@ class ApiServer:
         return spoiled(answer, faults)
 
     def _do_late(self, call: Exchange) -> None:
-        if not self._stopping.is_set() and call.target is not None and call.target.verb != "watch":
+        if not self._stopping.is_set() and call.target is not None and not call.is_watch:
             with contextlib.suppress(StatusError):  # the client is gone
                 self._cluster.answer(call)
 
@@ -224,30 +222,30 @@ class ApiServer:
         verb, resource, name = call.subject
         return verb, resource, name or _name_of(call.body)
 
-    async def _apply_early(self, faults: list[Fault]) -> bool:
+    async def _apply_early(self, faults: list[Fault], call: Exchange) -> bool:
         """Apply the faults that come before the work; returns whether to cut the connection instead of the work."""
         for fault in faults:
-            match fault.action:
-                case "latency":
-                    await asyncio.sleep(fault.seconds)
-                case "turns":
-                    await self._faults.turn(fault.seconds)
-                case "status":
-                    raise injected(fault.code, fault.seconds)
-                case "cut" | "late":
-                    return True
-                case "hang":
-                    await self._stopping.wait()
-                    return True
-                case _:  # faults of the response
-                    continue
+            if fault.action == "latency":
+                await asyncio.sleep(fault.seconds)
+            elif fault.action == "turns":
+                await self._faults.turn(fault.seconds)
+            elif fault.action == "status":
+                raise injected(fault.code, fault.seconds)
+            elif fault.action == "hang":
+                await self._stopping.wait()
+                return True
+            elif fault.action == "late":
+                asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
+                return True
+            elif fault.action == "cut":
+                return True
         return False
 
     async def _stream(self, request: web.BaseRequest, call: Exchange, faults: list[Fault]) -> web.StreamResponse:
         cluster = self._cluster
         watch = cluster.watch(call)
         watch.frozen = any(fault.action == "mute" for fault in faults)
-        watch.slowness = _slowness(faults) or 0.0
+        watch.slowness = _slowness(faults)
         timeout = float(call.query.get("timeoutSeconds") or random.randint(_SHORTEST_WATCH, _LONGEST_WATCH))
         response = web.StreamResponse(headers=_JSON)
         response.enable_chunked_encoding()
@@ -257,8 +255,7 @@ class ApiServer:
         try:
             await response.prepare(request)
             async for chunk in watch.chunks(cluster.options.bookmark_interval, timeout, cluster.store):
-                if self._faults.paused:
-                    await self._faults.running()
+                await self._faults.running()
                 await _write_slowly(response, chunk, lambda: watch.slowness)
         except ConnectionError:
             return response
@@ -302,8 +299,8 @@ def _response(code: int, body: bytes, kind: str, headers: Mapping[str, str] | No
     return web.Response(status=code, body=body, headers={"Content-Type": kind, **(headers or {})})
 
 
-def _slowness(faults: Iterable[Fault]) -> float | None:
-    return next((fault.seconds for fault in faults if fault.action == "trickle"), None)
+def _slowness(faults: Iterable[Fault]) -> float:
+    return next((fault.seconds for fault in faults if fault.action == "trickle"), 0.0)
 
 
 async def _write_slowly(response: web.StreamResponse, data: bytes, seconds: Callable[[], float]) -> None:
