@@ -28,27 +28,21 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
-from stackd.kube.mirror import Mirror
+from stackd.kube.routes import kinds_of
 from stackd.lifecycle import crashpoints, diagnostics
-from stackd.lifecycle.brake import Brake
-from stackd.lifecycle.bring_up import bring_up, follow_identity, refresh_policies
+from stackd.lifecycle.brake import WallClock
 from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
-from stackd.lifecycle.gate import Gate
+from stackd.lifecycle.gate import ask_node_ports, bring_up, follow_identity, refresh_policies
 from stackd.lifecycle.idempotency import Replays, purge
-from stackd.lifecycle.lease_rules import LeaseTiming
-from stackd.lifecycle.names import kinds_of
-from stackd.lifecycle.objects import ask_node_ports
 from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.ownership import Ownership, Role
+from stackd.lifecycle.ownership import LeaseTiming, Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
-from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, renew_rows, require_empty, retire_config_maps
+from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, require_empty, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
-from stackd.lifecycle.reconcile import Reconciler
+from stackd.lifecycle.reconcile import Expiries, Reconciler
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.steps import converge
-from stackd.lifecycle.ttl import Expiries, expire
-from stackd.lifecycle.wall_clock import WallClock
 from stackd.lifecycle.worker import Worker
 from stackd.metrics import HOUR, Metrics
 from stackd.store import Store
@@ -68,7 +62,7 @@ from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
-HURRIED_EXIT = 1
+SECOND_SIGNAL_EXIT = 1
 PATIENCE_SECONDS = 5.0
 """How long a start waits for the cluster, before it completes without it. Meanwhile connections queue at a handed-over
 socket, and the service manager waits for the start."""
@@ -77,9 +71,6 @@ SHORTEN_SECONDS = 2.0
 """The longest that a stop takes to shorten its Lease, so that a standby does not wait for all of its duration."""
 
 STOP_EXTRA_SECONDS = 15.0
-
-RETIRE_SECONDS = 10.0
-"""The pause between two looks for ConfigMaps of the version before."""
 
 COMPLETE_SECONDS = 0.5
 """The pause between two tries to adopt the stacks that a new or restored file lacks."""
@@ -155,34 +146,21 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     metrics, fence = Metrics(), Fence()
     cluster = await Cluster.connect(ClusterTarget.of(config), on_request=metrics.kubernetes_request, fence=fence)
     stack.push_async_callback(cluster.close)
-    timing = LeaseTiming(duration=config.cluster.lease_duration)
-    ownership = Ownership(Leases(cluster, clock), fence, store, host=socket.gethostname(), timing=timing, clock=clock)
-    tasks, brake, mirror = Tasks(), Brake(clock), Mirror(cluster, clock=clock)
+    ownership = _ownership(cluster, fence, store, config, clock)
+    tasks = Tasks()
     stack.push_async_callback(tasks.stop)
-    gate = Gate(
-        store=store,
-        cluster=cluster,
-        ownership=ownership,
-        mirror=mirror,
-        brake=brake,
-        clock=clock,
-        wall_clock=wall_clock,
-    )
     context = Context(
         store=store,
         cluster=cluster,
         ownership=ownership,
-        mirror=mirror,
         clock=clock,
         wall_clock=wall_clock,
         settings=Settings(config, templates),
         tasks=tasks,
-        brake=brake,
-        gate=gate,
-        diagnostics=WorkQueue(clock.monotonic, diagnostics.RETRIES),
         metrics=metrics,
     )
     context.worker = Worker(clock.monotonic, tasks, partial(converge, context))
+    context.diagnostics = WorkQueue(clock.monotonic, diagnostics.RETRIES)
     context.worker.jobs.update(store.begun)
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
@@ -198,8 +176,13 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     return store
 
 
+def _ownership(cluster: Cluster, fence: Fence, store: Store, config: Config, clock: Clock) -> Ownership:
+    timing = LeaseTiming(duration=config.cluster.lease_duration)
+    return Ownership(Leases(cluster, clock), fence, store, host=socket.gethostname(), timing=timing, clock=clock)
+
+
 def _wire(context: Context) -> Daemon:
-    observer, expiries = Observer(context), Expiries(context.clock)
+    observer, expiries = Observer(context), Expiries(context)
     reconciler = Reconciler(context, observer)
     prepulls = PrePulls(context)
     keys = Keys(context.clock)
@@ -232,13 +215,13 @@ def _wire(context: Context) -> Daemon:
     context.mirror.failed = context.gate.contact_tried.set
     context.mirror.restored = context.view_restored
     context.ownership.confirmed = context.gate.confirmed_cluster
-    context.ownership.troubled = context.gate.contact_tried.set
-    context.ownership.set_back = lambda: context.tasks.background("list anew", context.mirror.relist())
+    context.ownership.failed = context.gate.contact_tried.set
+    context.ownership.set_back = lambda: context.tasks.background("list again", context.mirror.relist())
     contact = context.cluster.connection.contact
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(contact.sentence()))
     contact.on_back = context.worker.retry_all
     entries = [
-        Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(context, expiries)),
+        Entry(name="expire", every=EXPIRE_SECONDS, verb=expiries.expire),
         Entry(name="reconcile", every=context.config.reconcile.interval, verb=reconciler.reconcile),
         Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(context)),
         Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(context)),
@@ -306,56 +289,50 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
 
 async def _follow_cluster(daemon: Daemon) -> None:
     """Reach the cluster, become the owner of its stacks, reconcile rows and cluster once, then follow the cluster."""
-    context, ownership = daemon.context, daemon.context.ownership
+    context, gate, ownership = daemon.context, daemon.context.gate, daemon.context.ownership
     await bring_up(context)
     async with asyncio.TaskGroup() as group:
-        identity = follow_identity(context, known=daemon.observer.mark_all_dirty)
+        identity = follow_identity(context, confirmed=daemon.observer.mark_all_dirty)
         group.create_task(identity, name="identity")
         group.create_task(watch_over(context.cluster.connection.contact, context.cluster.probe), name="contact")
         context.tasks.supervise("ownership", _own(context))
         context.tasks.supervise("takeover", _step_back(ownership))
-        foreign = context.gate.wrong_cluster is not None
-        if not foreign:
+        is_wrong = bool(gate.wrong_cluster)
+        if not is_wrong:
             await ownership.owned.wait()
         group.create_task(context.mirror.run(), name="mirror")
         await context.mirror.wait_synced()
-        if foreign:  # nothing may be done in the wrong cluster, and /readyz says so
-            context.gate.contact_tried.set()
+        if is_wrong:  # nothing may be done in the wrong cluster, and /readyz says so
+            gate.contact_tried.set()
             daemon.ready.set()
             await ownership.owned.wait()
-        context.gate.renewed = not (context.store.incomplete and len(context.store.stacks))
+        gate.compared = not (context.store.incomplete and len(context.store.stacks))
         await ask_node_ports(context)
-        _begin_work(daemon)
-        await _renew_rows(context)
+        # What only an owner does: the schedule, and the rest of unfinished batch jobs.
+        context.tasks.supervise("batch-delete", daemon.api.batch.run())
+        daemon.schedule.start()
+        context.tasks.supervise("clock", daemon.schedule.follow_clock())
+        await _compare_rows(context)
         if not context.store.incomplete:
-            context.gate.contact_tried.set()
-        _work_queues(daemon, group)
+            gate.contact_tried.set()
+        for service in (daemon.observer.run(), context.worker.run(), diagnostics.work(context)):
+            group.create_task(service)
+        daemon.observer.mark_all_dirty()
         await daemon.schedule.now("reconcile")
-        while context.store.incomplete and context.gate.wrong_cluster is None:
-            context.gate.contact_tried.set()  # waiting requests are told the reason
+        while context.store.incomplete and not gate.wrong_cluster:
+            gate.contact_tried.set()  # waiting requests get the reason
             await asyncio.sleep(COMPLETE_SECONDS)
             await daemon.schedule.now("reconcile")
-        if not await _retired(context):
-            group.create_task(_retire_config_maps(context), name="config maps")
-        context.gate.contact_tried.set()
+        gate.contact_tried.set()
         daemon.ready.set()
-        group.create_task(daemon.prepulls.run(), name="prepull")
-        group.create_task(Refill(context).run(), name="refill")
+        for service in (retire_config_maps(context), daemon.prepulls.run(), Refill(context).run()):
+            group.create_task(service)
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
-
-
-def _work_queues(daemon: Daemon, group: asyncio.TaskGroup) -> None:
-    """Start the workers of the queues, and mark every stack to be looked at once."""
-    context = daemon.context
-    group.create_task(daemon.observer.run(), name="observe")
-    group.create_task(context.worker.run(), name="work")
-    group.create_task(diagnostics.work(context), name="diagnostics")
-    daemon.observer.mark_all_dirty()
 
 
 async def _own(context: Context) -> None:
     """Stand by, own the stacks, and end the process when the ownership ends. On the wrong cluster, only wait."""
-    while context.gate.wrong_cluster is not None:  # noqa: ASYNC110 - nothing tells
+    while context.gate.wrong_cluster:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(COMPLETE_SECONDS)
     await context.ownership.serve()
 
@@ -369,40 +346,16 @@ async def _step_back(ownership: Ownership) -> None:
     raise NotOwner(f"{ownership.asker} takes over; this stackd will stand by")
 
 
-def _begin_work(daemon: Daemon) -> None:
-    """Start what only an owner does: the schedule, and the rest of unfinished batch jobs."""
-    daemon.context.tasks.supervise("batch-delete", daemon.api.batch.run())
-    daemon.schedule.start()
-    daemon.context.tasks.supervise("clock", daemon.schedule.follow_clock())
-
-
-async def _renew_rows(context: Context) -> None:
+async def _compare_rows(context: Context) -> None:
     """Update the rows of a restored file from the cluster, before anything is done to its stacks."""
-    while not context.gate.renewed:
+    while not context.gate.compared:
         try:
-            await renew_rows(context)
+            await update_rows(context)
+            context.gate.compared = True
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
             log.warning("rows cannot be compared with the cluster now: %s", error)
             context.gate.contact_tried.set()
             await asyncio.sleep(COMPLETE_SECONDS)
-        else:
-            context.gate.renewed = True
-
-
-async def _retire_config_maps(context: Context) -> None:
-    """Delete what the version before has left, until nothing of it is there."""
-    while True:
-        await asyncio.sleep(RETIRE_SECONDS)
-        if await _retired(context):
-            return
-
-
-async def _retired(context: Context) -> bool:
-    try:
-        return not await retire_config_maps(context)
-    except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
-        log.info("ConfigMaps of the version before may still be there: %s", error)
-        return False
 
 
 async def _watch_store(store: Store) -> None:
@@ -435,9 +388,9 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     await listener.close()
     for abandon in list(context.creating.values()):
         abandon.set()
-    late = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
-    if late:
-        log.warning("%d operations did not end in time; they go on at the next start", late)
+    running = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
+    if running:
+        log.warning("%d operations did not end in time; they go on at the next start", running)
     if context.ownership.role is Role.OWNER:
         with suppress(TimeoutError):
             async with asyncio.timeout(None if context.ownership.asked_for.is_set() else SHORTEN_SECONDS):
@@ -455,7 +408,7 @@ def _handle_signals(stop: asyncio.Event) -> None:
         if stop.is_set():
             log.warning("%s again: stopping at once", name)
             logging.shutdown()
-            os._exit(HURRIED_EXIT)
+            os._exit(SECOND_SIGNAL_EXIT)
         log.info("%s", name)
         stop.set()
 
@@ -467,7 +420,8 @@ def _handle_signals(stop: asyncio.Event) -> None:
 async def rebuild(loaded: LoadedConfig) -> Rebuilt:
     """Recover the rows from the cluster into an empty file, and leave the Lease to that file.
 
-    Waits for the end of the Lease that the lost file held. Raises StoreError, ClusterUnavailable, ConfigError.
+    Waits for the end of the Lease that the lost file held. Raises StoreError, ConfigError; ClusterUnavailable, also if
+    another stackd goes on owning the stacks.
     """
     config, clock, fence = loaded.config, SystemClock(), Fence()
     async with AsyncExitStack() as stack:
@@ -478,24 +432,14 @@ async def rebuild(loaded: LoadedConfig) -> Rebuilt:
         longest = round(config.stacks.max_ttl * NANOSECONDS)
         templates = await asyncio.to_thread(read_templates, config)
         bounds = RecordBounds(now=clock.now(), max_ttl=longest, templates=templates)
-        timing = LeaseTiming(duration=config.cluster.lease_duration)
-        leases, host = Leases(cluster, clock), socket.gethostname()
-        async with _owning(Ownership(leases, fence, store, host=host, timing=timing, clock=clock)):
+        ownership = _ownership(cluster, fence, store, config, clock)
+        owning = asyncio.create_task(ownership.run(), name="ownership")
+        try:
+            async with asyncio.timeout(ownership.longest_wait):
+                await ownership.owned.wait()
             return await recover(store, cluster, bounds)
-
-
-@asynccontextmanager
-async def _owning(ownership: Ownership) -> AsyncIterator[None]:
-    """Within this, this process owns the stacks; afterwards its file does. Raises ClusterUnavailable if another stackd
-    goes on owning them.
-    """
-    owning = asyncio.create_task(ownership.run(), name="ownership")
-    try:
-        async with asyncio.timeout(ownership.longest_wait):
-            await ownership.owned.wait()
-        yield
-    except TimeoutError:
-        raise ClusterUnavailable(ownership.standby or ownership.trouble or "the Lease is not free") from None
-    finally:
-        owning.cancel()
-        await asyncio.gather(owning, return_exceptions=True)
+        except TimeoutError:
+            raise ClusterUnavailable(ownership.standby or ownership.error or "the Lease is not free") from None
+        finally:
+            owning.cancel()
+            await asyncio.gather(owning, return_exceptions=True)

@@ -74,6 +74,10 @@ class Tasks:
             self.let_go(task)
             raise
 
+    async def run(self, name: str, coro: Coroutine[Any, Any, T]) -> T:
+        """The result of a new background task, which continues when the caller is cancelled."""
+        return await self.result_of(self.spawn(name, coro))
+
     async def finish(self, deadline_seconds: float) -> int:
         """Wait for the background tasks and those that they start; returns how many still run after the deadline."""
         loop = asyncio.get_running_loop()

@@ -135,7 +135,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
             "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
         )
     from stackd.kube.provision import ManifestOptions
-    from stackd.lifecycle.names import kinds_of
+    from stackd.kube.routes import kinds_of
     from stackd.quantity import parse
     from stackd.templates import read_templates
 

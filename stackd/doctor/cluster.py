@@ -19,7 +19,9 @@ from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, asks_of_account
+from stackd.kube.routes import kinds_of
 from stackd.lifecycle import nodes
+from stackd.lifecycle.brake import SKEW_SECONDS
 from stackd.lifecycle.capacity import (
     NODES,
     Bound,
@@ -32,8 +34,6 @@ from stackd.lifecycle.capacity import (
     most_storage,
     storage_given,
 )
-from stackd.lifecycle.names import kinds_of
-from stackd.lifecycle.wall_clock import SKEW_SECONDS
 from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse

@@ -15,7 +15,7 @@ from stackd.config import Config
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ObjectNotFound, StackdError
 from stackd.kube.client import Cluster
-from stackd.lifecycle.names import kinds_of
+from stackd.kube.routes import kinds_of
 from stackd.model import Route
 
 ABOUT = "routes"

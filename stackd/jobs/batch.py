@@ -25,7 +25,7 @@ from stackd.errors import NotOwner, StackdError, StoreUnavailable, public_text
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs
-from stackd.lifecycle.restart import settle_start, settle_stop, start_of
+from stackd.lifecycle.verbs import settle, start_of
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack
@@ -81,7 +81,7 @@ class BatchQueue:
         self._context.fence.require()
         job_id = new_id("job")
         writing = self._context.store.jobs.create(job_id, ids, request, claim=claim, answer=answer)
-        return await self._context.tasks.result_of(self._context.tasks.spawn(f"queue {job_id}", self._submit(writing)))
+        return await self._context.tasks.run(f"queue {job_id}", self._submit(writing))
 
     async def _submit(self, writing: Coroutine[Any, Any, Job]) -> Job:
         job = await writing
@@ -198,9 +198,11 @@ async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
 
 
 async def _one(context: Context, action: JobAction, stack_id: str) -> ItemResult:
-    settle = {JobAction.STOP: settle_stop, JobAction.START: settle_start, JobAction.RESTART: settle_start}
     try:
-        await settle.get(action, Context.settle)(context, stack_id)
+        if action is JobAction.DELETE:
+            await context.settle(stack_id)
+        else:
+            await settle(context, stack_id, "stopped" if action is JobAction.STOP else "started")
     except StackdError as error:
         context.worker.jobs.discard(stack_id)
         why = "delete pod/service failed: " if action is JobAction.DELETE else ""

@@ -81,6 +81,13 @@ def is_backend(raw: Mapping[str, Any]) -> bool:
     return str(raw["metadata"]["name"]).startswith(BACKEND_PREFIX)
 
 
+def kinds_of(config: RoutesSection) -> tuple[str, ...]:
+    """The kinds of routes that this configuration uses."""
+    http = (HTTP_ROUTES,) if config.http_listener or config.https_listener else ()
+    kinds = (*http, TLS_ROUTES) if config.tls_listener else http
+    return kinds if config.domain else ()
+
+
 def names_of(stack: Stack) -> tuple[tuple[str, str], ...]:
     """Resource and name of all objects that give this stack names."""
     routes = tuple((resource_of(port.route), _name(stack, port)) for port in stack.routed)

@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from time import perf_counter
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import (
-    ClusterUnavailable,
-    NoNodePort,
-    NoRoom,
-    NotOwner,
-    StackdError,
-)
+from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.capacity import CPU, MEMORY, PODS, PORTS, free_on_nodes, short_of
-from stackd.lifecycle.context import Context, current_pod
+from stackd.lifecycle.context import Abandon, Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.create_request import Abandon, CreateRequest
-from stackd.lifecycle.names import put_routes
 from stackd.lifecycle.next_step import has_pod, route_error, service_error
+from stackd.lifecycle.objects import put_routes
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
 from stackd.lifecycle.steps import put
 from stackd.logs import stack_log
@@ -86,10 +79,10 @@ async def assign_when_made(context: Context, request: CreateRequest, abandon: Ab
     if template is None:
         return None
     pool, until = context.pools.of(template.name), context.clock.monotonic() + PREEMPTION_SECONDS
-    while not abandon.abandoned and context.clock.monotonic() < until:
+    while not abandon.is_set() and context.clock.monotonic() < until:
         making = pool.making and not pool.failures  # before the try: what arrives meanwhile is not being made any more
-        if (given := await assign(context, request, once_more=True)) is not None or not making:
-            return given
+        if (pooled := await assign(context, request, once_more=True)) is not None or not making:
+            return pooled
         await asyncio.sleep(MAKING_SECONDS)
     return None
 
@@ -103,7 +96,17 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
                 continue
             crash_point("assign.picked")
             context.fence.require()
-            wanted = _assignment(context, pooled.stack_id, template, request)
+            now = context.wall_clock.now()
+            ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
+            wanted = Assignment(
+                stack_id=pooled.stack_id,
+                digest=template.digest,
+                created_at=now,
+                ttl_expires_at=now + round(ttl * NANOSECONDS),
+                by=request.by,
+                labels=request.labels,
+                limits=request.limits(context.config.limits),
+            )
             with context.worker.reserve(pooled.stack_id):
                 stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
                 if stack is not None:
@@ -142,7 +145,7 @@ async def _open(context: Context, stack: Stack) -> bool:
         stack_log(log, stack.stack_id).warning("given from a pool, and undone: %s", error)
         await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
         context.worker.add(stack.stack_id)
-        if current_pod(context, stack) is None:
+        if context.current_pod(stack) is None:
             return False
         if isinstance(error, ClusterUnavailable | NotOwner):
             raise
@@ -150,22 +153,8 @@ async def _open(context: Context, stack: Stack) -> bool:
     return True
 
 
-def _assignment(context: Context, stack_id: str, template: Template, request: CreateRequest) -> Assignment:
-    now = context.wall_clock.now()
-    ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
-    return Assignment(
-        stack_id=stack_id,
-        digest=template.digest,
-        created_at=now,
-        ttl_expires_at=now + round(ttl * NANOSECONDS),
-        by=request.by,
-        labels=request.labels,
-        limits=request.limits(context.config.limits),
-    )
-
-
 def _in_order(context: Context, stack: Stack) -> bool:
-    pod = current_pod(context, stack)
+    pod = context.current_pod(stack)
     node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
     seen = may_be_given(stack, pod, context.mirror.services.get(stack.service_name), node)
     return seen and not (context.worker.at_work(stack.stack_id) or route_error(context.routes_of(stack)))
@@ -201,60 +190,48 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
         if not victims:
             return False
         now = context.clock.monotonic()
-        for name in {stack.template or "" for stack in victims}:
-            context.pools.of(name).preempted(now + AFTER_PREEMPTION_SECONDS)
-        for pool in context.pools.by_name.values():  # no pool may take the room that is freed for a client
+        for name, pool in context.pools.by_name.items():  # no pool may take the room that is freed for a client
             pool.put_off(now + FIRST_PAUSE)
+            if any(stack.template == name for stack in victims):
+                pool.put_off(now + AFTER_PREEMPTION_SECONDS, "paused: stacks were deleted to free capacity for creates")
         marked = await context.store.stacks.mark_deleting([stack.stack_id for stack in victims], DeleteReason.POOL)
     crash_point("pool.preempted")
+
+    async def delete(stack_id: str) -> None:
+        try:
+            await context.worker.settle(stack_id, timeout=PREEMPTION_SECONDS)
+        except StackdError as error:
+            stack_log(log, stack_id).info("delete retried in the background: %s", error)
+
     for stack in marked:
-        log.info(
-            "%s: deleted from the pool of %s: %s", stack.stack_id, stack.template, error, extra={"same": "preempted"}
-        )
-    deletes = {context.tasks.spawn(f"preempt {stack.stack_id}", _delete(context, stack.stack_id)) for stack in marked}
+        extra = {"same": "preempted"}
+        log.info("%s: deleted from the pool of %s: %s", stack.stack_id, stack.template, error, extra=extra)
+    deletes = {context.tasks.spawn(f"preempt {stack.stack_id}", delete(stack.stack_id)) for stack in marked}
     if deletes:
         await asyncio.wait(deletes, timeout=PREEMPTION_SECONDS)
-    for delete in deletes:
-        context.tasks.let_go(delete)
+    for task in deletes:
+        context.tasks.let_go(task)
     return bool(marked)
-
-
-async def _delete(context: Context, stack_id: str) -> None:
-    try:
-        await context.worker.settle(stack_id, timeout=PREEMPTION_SECONDS)
-    except StackdError as error:
-        stack_log(log, stack_id).info("delete retried in the background: %s", error)
 
 
 def _victims(context: Context, request: CreateRequest, error: StackdError) -> list[Stack]:
     """The stacks to delete to make room; empty if even all candidates would not be enough."""
     own = pool_for(context, request)
-    spare = sorted(_spare(context, own.name if own is not None else ""), key=_least_wanted)
+    others = [pool for name, pool in context.pools.by_name.items() if own is None or name != own.name]
+    spare = [row for pool in others for row in pool.waits.values() if row.accepted and row.deleting_since is None]
+    spare.sort(key=lambda row: (not has_failed(row), is_ready(row), -row.created_at))
     if isinstance(error, NoNodePort):
         return _enough_of(spare, ports=request.node_ports)
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
-    whole = {CPU: cpu, MEMORY: memory}
     if not isinstance(error, NoRoom):
-        return _enough_of(spare, **(short_of(error.sentence) or {PORTS: request.node_ports, **whole}))
-    found = []
+        need = {PORTS: request.node_ports, CPU: cpu, MEMORY: memory}
+        return _enough_of(spare, **(short_of(error.sentence) or need))
+    victims = []
     for node, free in free_on_nodes(context):
         there = [stack for stack in spare if stack.node_id == node]
-        missing = {"cpu": cpu - free[CPU], "memory": memory - free[MEMORY], "pods": 1 - free[PODS]}
-        if victims := _enough_of(there, **missing):
-            found.append(victims)
-    return min(found, key=len, default=[])
-
-
-def _spare(context: Context, apart_from: str) -> Iterator[Stack]:
-    for name, pool in context.pools.by_name.items():
-        for row in pool.waits.values() if name != apart_from else ():
-            if row.accepted and row.deleting_since is None:
-                yield row
-
-
-def _least_wanted(stack: Stack) -> tuple[bool, bool, int]:
-    """The sort key of candidates."""
-    return not has_failed(stack), is_ready(stack), -stack.created_at
+        missing = {CPU: cpu - free[CPU], MEMORY: memory - free[MEMORY], PODS: 1 - free[PODS]}
+        victims.append(_enough_of(there, **missing))
+    return min(filter(None, victims), key=len, default=[])
 
 
 def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0) -> list[Stack]:

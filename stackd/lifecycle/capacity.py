@@ -256,7 +256,7 @@ class Capacity:
 
 def storage(context: Context) -> Storage:
     """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
-    return storage_given(context.policy.max_ephemeral_storage, context.quotas.limit_ranges)
+    return storage_given(context.settings.policy.max_ephemeral_storage, context.quotas.limit_ranges)
 
 
 def capacity(context: Context, need: StackResources) -> Capacity:

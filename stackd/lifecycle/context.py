@@ -1,4 +1,5 @@
-"""The context that every verb gets: store, cluster, mirror, clock, settings in force, and the worker.
+"""The context that every verb gets: store, cluster, mirror, clock, settings in force, and the worker; and what a create is
+asked for.
 
 Owns: what is seen of a stack. Whether anything may be done is asked at the ``gate``.
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
-from stackd.clock import Clock
-from stackd.config import Config, policy_of
+from stackd.clock import NANOSECONDS, Clock
+from stackd.config import Config, LimitsSection, policy_of
+from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
@@ -18,23 +22,23 @@ from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import wanted_pod
 from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
-from stackd.lifecycle.brake import Brake
+from stackd.lifecycle.brake import Brake, WallClock
 from stackd.lifecycle.capacity import Quotas
-from stackd.lifecycle.create_request import Abandon
 from stackd.lifecycle.gate import AWAY_SECONDS, Gate
 from stackd.lifecycle.next_step import SeenRoute, Step, next_step, own_pod
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.pools import Pools
-from stackd.lifecycle.wall_clock import WallClock
 from stackd.lifecycle.worker import Worker
 from stackd.metrics import Metrics
-from stackd.model import PortRange, Stack
+from stackd.model import NO_LABELS, PortRange, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Policy, Sanitizer
-from stackd.store import Store
+from stackd.store import Claim, CreateLimits, Store
 from stackd.structs import struct
 from stackd.tasks import Tasks, Waiters
-from stackd.templates import NO_TEMPLATES, TemplateSet
+from stackd.templates import NO_TEMPLATES, Template, TemplateSet
 from stackd.workqueue import WorkQueue
+
+T = TypeVar("T")
 
 SETTLE_EXTRA_SECONDS = 1.0
 """So much longer than one call a change is waited for: then the error of the call itself is the answer."""
@@ -45,6 +49,48 @@ nor delays everything else."""
 
 LOG_READS_AT_ONCE = 8
 """At most this many clients read logs from the cluster at a time, so that neither creates nor captures wait for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRequest:
+    """What is requested, and by whom; ``ttl`` in seconds, None for the configured default.
+
+    ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
+    ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders the response that is kept under
+    it. ``among``: limits of labels count only the stacks with these labels. ``may_use``: which
+    templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet.
+    """
+
+    spec: SanitizedSpec
+    target_ports: tuple[TargetPort, ...]
+    ttl: float | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    may_use: Callable[[str], bool] = lambda _: True
+    by: str = "stackd"
+    claim: Claim | None = None
+    answer: Callable[[Stack], bytes] | None = None
+    template: Template | None = None
+    unassigned: bool = False
+
+    @property
+    def node_ports(self) -> int:
+        """How many node ports the stack will hold."""
+        return sum(not isinstance(port, RoutedTarget) for port in self.target_ports)
+
+    def limits(self, config: LimitsSection) -> CreateLimits:
+        """What the reservation of the stack checks; a stack for a pool does not count against the limit of all."""
+        most = None if self.unassigned else config.max_stacks or None
+        return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among)
+
+
+class Abandon(asyncio.Event):
+    """Set once whoever asked for a create has left: it undoes itself at its next step."""
+
+    def check(self) -> None:
+        """Raise ClusterUnavailable if the create was abandoned."""
+        if self.is_set():
+            raise ClusterUnavailable("the create was abandoned")
 
 
 class Settings:
@@ -90,15 +136,16 @@ class Context:
     store: Store
     cluster: Cluster
     ownership: Ownership
-    mirror: Mirror
     clock: Clock
     wall_clock: WallClock
     settings: Settings
     tasks: Tasks
-    brake: Brake
-    gate: Gate
+    metrics: Metrics
+    mirror: Mirror = field(init=False)
+    brake: Brake = field(init=False)
+    gate: Gate = field(init=False)
     worker: Worker = field(init=False, repr=False)
-    diagnostics: WorkQueue[str]
+    diagnostics: WorkQueue[str] = field(init=False)
     unseen: dict[str, Unseen] = field(default_factory=dict)
     removable: set[str] = field(default_factory=set)
     log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -108,11 +155,22 @@ class Context:
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    metrics: Metrics = field(default_factory=Metrics)
     unrecordable: set[str] = field(default_factory=set)
     node_ports: PortRange | None = None
     families: tuple[str, ...] = ()
     pools: Pools = field(default_factory=Pools)
+
+    def __post_init__(self) -> None:
+        self.mirror, self.brake = Mirror(self.cluster, clock=self.clock), Brake(self.clock)
+        self.gate = Gate(
+            store=self.store,
+            cluster=self.cluster,
+            ownership=self.ownership,
+            mirror=self.mirror,
+            brake=self.brake,
+            clock=self.clock,
+            wall_clock=self.wall_clock,
+        )
 
     @property
     def config(self) -> Config:
@@ -120,28 +178,37 @@ class Context:
         return self.settings.current
 
     @property
-    def policy(self) -> Policy:
-        """The pod policy in force."""
-        return self.settings.policy
-
-    def policy_for(self, template: str | None) -> Policy:
-        """The policy of a stack made from the template of this name; the one in force where there is no such template."""
-        known = self.settings.templates.get(template) if template is not None else None
-        return self.settings.policy if known is None else known.policy
-
-    @property
     def sanitizer(self) -> Sanitizer:
         """Checks pod specs under the policy in force."""
         return self.settings.sanitizer
+
+    @property
+    def instance(self) -> str:
+        """The name of this instance on its objects."""
+        return self.config.cluster.instance
+
+    @property
+    def longest_life(self) -> int:
+        """``stacks.max_ttl`` in nanoseconds."""
+        return round(self.config.stacks.max_ttl * NANOSECONDS)
 
     @property
     def fence(self) -> Fence:
         """Says until when this process may change anything or acknowledge a change."""
         return self.gate.fence
 
+    def policy_for(self, template: str | None) -> Policy:
+        """The policy of a stack made from the template of this name; the one in force where there is no such template."""
+        source = self.settings.templates.get(template) if template is not None else None
+        return self.settings.policy if source is None else source.policy
+
+    def current_pod(self, stack: Stack) -> PodState | None:
+        """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
+        return own_pod(self.mirror.pods.get(stack.pod_name), stack)
+
     def pod_of(self, stack: Stack) -> PodState | None:
         """The stack's pod as the mirror has it, or as Kubernetes has returned it on request."""
-        if (pod := own_pod(self.mirror.pods.get(stack.pod_name), stack)) is not None:
+        if (pod := self.current_pod(stack)) is not None:
             return pod
         unseen = self.unseen.get(stack.stack_id)
         return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
@@ -153,27 +220,17 @@ class Context:
         if self.mirror.synced:
             self.gate.doubt()
         if away > AWAY_SECONDS:
-            self.retry_all()
-
-    def retry_all(self) -> None:
-        """The cluster answers again: make due now what was put off because it did not."""
-        self.ownership.hurry()
-        self.worker.retry_all()
+            self.worker.retry_all()
 
     def step(self, stack: Stack) -> Step | None:
         """What is to be done next about the stack, by what is seen of it."""
         pod = self.pod_of(stack) or self.mirror.pods.get(stack.pod_name)
-        if pod is not None and pod.instance != self.config.cluster.instance:
+        if pod is not None and pod.instance != self.instance:
             pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
         service = self.mirror.services.get(stack.service_name)
         if service is not None and service.uid in self.unrecordable:
-            service = replace(
-                service,
-                recorded=True,
-                generation=stack.generation,
-                desired=wanted_pod(stack),
-                expires_at=stack.ttl_expires_at,
-            )
+            service = replace(service, recorded=True, generation=stack.generation, desired=wanted_pod(stack))
+            service = replace(service, expires_at=stack.ttl_expires_at)
         now = self.clock.now() if self.wall_clock.trusted else None
         return next_step(stack, pod, service, now, self.routes_of(stack))
 
@@ -181,17 +238,12 @@ class Context:
         """What gives the stack names, as far as it is watched."""
         if not stack.routed:
             return []
-        wanted = {
-            (one.resource, one.name): one
-            for one in wanted_routes(stack, self.config.routes, self.config.cluster.instance)
-        }
-        kept = wanted if stack.ports_held else dict.fromkeys(names_of(stack))
+        routes = wanted_routes(stack, self.config.routes, self.instance)
+        wanted = {(one.resource, one.name): one for one in routes}
         return [
-            SeenRoute(
-                resource=resource, wanted=wanted.get((resource, name)), seen=self.mirror.routes[resource].get(name)
-            )
-            for resource, name in kept
-            if self.mirror.knows(resource)
+            SeenRoute(resource=kind, wanted=wanted.get((kind, name)), seen=self.mirror.routes[kind].get(name))
+            for kind, name in (wanted if stack.ports_held else names_of(stack))
+            if self.mirror.knows(kind)
         ]
 
     async def settle(self, stack_id: str) -> None:
@@ -200,6 +252,13 @@ class Context:
         """
         await self.worker.settle(stack_id, timeout=self.cluster.target.timeout + SETTLE_EXTRA_SECONDS)
 
+    async def until(self, stack_id: str, predicate: Callable[[Stack | None], T | None], timeout: float) -> T | None:
+        """What the predicate returns for the row at last; None after ``timeout`` seconds. Raises what it raises."""
+        try:
+            return await self.rows.until(stack_id, predicate, lambda: self.store.stacks.get(stack_id), timeout)
+        except TimeoutError:
+            return None
+
     def abandon_create(self, stack_id: str) -> None:
         """Abandon the stack's create, if it is still under way: it undoes itself."""
         if (abandon := self.creating.get(stack_id)) is not None:
@@ -207,8 +266,7 @@ class Context:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: wake those who wait for the row."""
-        changed = after or before
-        if changed is not None:
+        if (changed := after or before) is not None:
             self.rows.wake(changed.stack_id, after)
 
     def public_address(self, node_name: str | None, service: ServiceState | None = None) -> str | None:
@@ -217,17 +275,10 @@ class Context:
         """
         if service is not None and service.families:
             self.families = service.families
-        if node_name is None:
-            return None
-        if node_name in self.config.stacks.public_ips:
-            return self.config.stacks.public_ips[node_name]
+        if node_name is None or node_name in self.config.stacks.public_ips:
+            return self.config.stacks.public_ips[node_name] if node_name else None
         node = self.mirror.nodes.get(node_name)
         return None if node is None else nodes.address(self.config, node, self.families)
-
-
-def current_pod(context: Context, stack: Stack) -> PodState | None:
-    """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
-    return own_pod(context.mirror.pods.get(stack.pod_name), stack)
 
 
 def new_id(prefix: str) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
@@ -27,16 +26,23 @@ from stackd.errors import (
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.routes import WantedRoute
 from stackd.lifecycle.assign import assign, assign_when_made, preempt
-from stackd.lifecycle.context import Context, new_id
+from stackd.lifecycle.context import Abandon, Context, CreateRequest, new_id
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.create_request import Abandon, CreateRequest
 from stackd.lifecycle.hiding import hide_in
-from stackd.lifecycle.names import named, require_served, until_accepted, wanted
-from stackd.lifecycle.objects import expose, pod_request
+from stackd.lifecycle.objects import (
+    expose,
+    gather_all,
+    named,
+    pod_request,
+    require_served,
+    until_accepted,
+    wanted,
+)
 from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
 from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
+from stackd.tasks import first_of
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -58,6 +64,8 @@ UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
 """How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written;
 after that, the undo goes on in the background."""
 
+DELETED = "the pod was deleted from the cluster while it was being created"
+
 
 async def create(context: Context, request: CreateRequest) -> Stack:
     """Create a stack, or take one from a pool, and return it as soon as a node has it. The returned stack survives
@@ -67,16 +75,9 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
+    stack_id, abandon = new_id("stack"), Abandon()
     try:
-        await context.gate.admitted()
-    except StackdError as error:
-        context.metrics.create_ended(error)
-        raise
-    stack_id = new_id("stack")
-    abandon = Abandon()
-    task = context.tasks.spawn(f"create {stack_id}", _create(context, stack_id, request, abandon))
-    try:
-        return await context.tasks.result_of(task)
+        return await context.tasks.run(f"create {stack_id}", _create(context, stack_id, request, abandon))
     except asyncio.CancelledError:
         if request.claim is None:
             abandon.set()
@@ -90,7 +91,9 @@ async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
 
 async def _create(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     try:
-        stack = await _given_or_made(context, stack_id, request, abandon)
+        await context.gate.admitted()
+        abandon.check()
+        stack = await _assigned_or_made(context, stack_id, request, abandon)
     except BaseException as error:
         context.metrics.create_ended(error)
         raise
@@ -98,31 +101,30 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
     return stack
 
 
-async def _given_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
-    if (given := await assign(context, request)) is not None:
-        return await _unless_abandoned(context, given, abandon)
+async def _assigned_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+    if (pooled := await assign(context, request)) is not None:
+        return await _unless_abandoned(context, pooled, abandon)
     preemptions = PREEMPTIONS
     while True:
         try:
             return await _made(context, stack_id, request, abandon)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
-            if abandon.abandoned:
+            if abandon.is_set():
                 raise
             if not preemptions or not await preempt(context, request, error):
-                given = await assign_when_made(context, request, abandon)
-                if given is None:
+                if (pooled := await assign_when_made(context, request, abandon)) is None:
                     raise
-                return await _unless_abandoned(context, given, abandon)
+                return await _unless_abandoned(context, pooled, abandon)
         stack_log(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
         stack_id = new_id("stack")
         preemptions -= 1
 
 
-async def _unless_abandoned(context: Context, given: Stack, abandon: Abandon) -> Stack:
-    if abandon.abandoned:
-        await _undone(context, given.stack_id)
+async def _unless_abandoned(context: Context, pooled: Stack, abandon: Abandon) -> Stack:
+    if abandon.is_set():
+        await _undone(context, pooled.stack_id)
         abandon.check()
-    return given
+    return pooled
 
 
 async def _made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
@@ -130,8 +132,8 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
     waits = context.create_slots.locked() and not request.unassigned
     try:
         async with context.create_slots:
-            if waits and (given := await assign(context, request, once_more=True)) is not None:
-                return await _unless_abandoned(context, given, abandon)  # its pool has got one meanwhile
+            if waits and (pooled := await assign(context, request, once_more=True)) is not None:
+                return await _unless_abandoned(context, pooled, abandon)  # its pool has got one meanwhile
             with context.worker.reserve(stack_id):
                 return await _steps(context, stack_id, request, abandon)
     except BaseException as error:
@@ -165,7 +167,7 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     abandon.check()
     pod, stack, service = await _objects(context, stack, request, abandon, phase_timer)
     abandon.check()
-    pod = await _scheduled(context, stack, pod, abandon)
+    pod = await _scheduled(context, stack, abandon)
     phase_timer.end("schedule")
     if stack.routed:
         await until_accepted(context, stack)
@@ -207,13 +209,9 @@ async def _objects(
         context.mirror.saw(await context.cluster.create_route(wanted_route))
         crash_point("create.route_created")
 
-    async def create_routes() -> None:
-        results = await asyncio.gather(*map(create_route, wanted(context, stack)), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    pod, exposed, routed = await asyncio.gather(create_pod(), create_service(), create_routes(), return_exceptions=True)
+    pod, exposed, routed = await asyncio.gather(
+        create_pod(), create_service(), gather_all(map(create_route, wanted(context, stack))), return_exceptions=True
+    )
     if isinstance(pod, BaseException):
         raise pod
     if isinstance(exposed, BaseException):
@@ -246,86 +244,74 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack
     )
 
 
-async def _scheduled(context: Context, stack: Stack, made: PodState, abandon: Abandon) -> PodState:
+async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodState:
     """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it."""
-    stacks = context.config.stacks
-    started = context.clock.monotonic()
+    grace, started = context.config.stacks.unschedulable_grace, context.clock.monotonic()
     seen = False
 
     def scheduled(pod: PodState | None) -> PodState | None:
         nonlocal seen
         if pod is None:
             if seen:
-                raise ClusterUnavailable("the pod was deleted from the cluster while it was being created")
+                raise ClusterUnavailable(DELETED)
             return None
         seen = True
         if pod.scheduled and pod.node_name:
             return pod
-        if pod.scheduled is False and context.clock.monotonic() - started >= stacks.unschedulable_grace:
+        if pod.scheduled is False and context.clock.monotonic() - started >= grace:
             raise NoRoom("no node has room for the stack", detail=pod.unschedulable_message)
         return None
 
-    if (known := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
-        return known  # usual: creating the Service takes longer than scheduling
-
+    if (pod := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
+        return pod  # usual: creating the Service takes longer than scheduling
     waiting = context.tasks.spawn(f"schedule {stack.stack_id}", _until(context, stack, scheduled))
     try:
-        with reopening_silent_watch(context, made):
-            return await abandon.unless_abandoned(waiting)
+        await first_of(abandon, failure=waiting)
+        abandon.check()
+        return await waiting
     except TimeoutError as exc:
         return await _asked_for(context, stack, exc)
-    except asyncio.CancelledError as exc:
-        if abandon.abandoned:
-            raise ClusterUnavailable("the create was abandoned") from exc
-        raise
-
-
-@contextmanager
-def reopening_silent_watch(context: Context, made: PodState) -> Iterator[None]:
-    """While the caller waits for this pod, reopen the watch of pods if it stays silent: its connection may be dead."""
-    loop, health = asyncio.get_running_loop(), context.mirror.health_by_kind["pods"]
-    timer: asyncio.TimerHandle | None = None
-
-    def check(after: float) -> None:
-        nonlocal timer
-        if health.staleness() >= SUSPECT_SECONDS:
-            log.debug("the watch of pods has not reported %s; it is opened again", made.name)
-            health.reopen()
-        timer = loop.call_later(after, check, 2 * after)
-
-    timer = loop.call_later(SUSPECT_SECONDS, check, SUSPECT_SECONDS)
-    try:
-        yield
     finally:
-        timer.cancel()
+        waiting.cancel()
 
 
-async def _asked_for(context: Context, stack: Stack, late: TimeoutError) -> PodState:
-    """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is late.
+async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
+    """What ``scheduled`` returns for the pod at last; it is called again after the grace, even if nothing changes.
+
+    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead. Raises TimeoutError.
+    """
+    stacks, health, now = context.config.stacks, context.mirror.health_by_kind["pods"], context.clock.monotonic
+    after_grace, pause = now() + stacks.unschedulable_grace, SUSPECT_SECONDS
+    end = max(after_grace, now() + stacks.scheduling_timeout)
+    while True:
+        until = min(end, now() + pause, after_grace if now() < after_grace else end)
+        try:
+            return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, until - now()))
+        except TimeoutError:
+            if now() >= end:
+                if (pod := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
+                    return pod
+                raise
+        if health.staleness() >= SUSPECT_SECONDS:
+            log.debug("the watch of pods has not reported %s; it is opened again", stack.pod_name)
+            health.reopen()
+            pause *= 2
+
+
+async def _asked_for(context: Context, stack: Stack, timed_out: TimeoutError) -> PodState:
+    """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
 
     Raises NoRoom if the pod has no node, and ClusterUnavailable.
     """
     pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
-        raise ClusterUnavailable("the pod was deleted from the cluster while it was being created") from late
+        raise ClusterUnavailable(DELETED) from timed_out
     if not (pod.scheduled and pod.node_name):
         within = format_duration(context.config.stacks.scheduling_timeout)
-        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from late
+        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from timed_out
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed(pod)
     return pod
-
-
-async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
-    """What ``scheduled`` returns for the pod at last; it is called again after the grace, even if nothing changes."""
-    stacks = context.config.stacks
-    grace = stacks.unschedulable_grace
-    if grace:
-        try:
-            return await context.mirror.until(stack.pod_name, scheduled, timeout=grace)
-        except TimeoutError:
-            pass
-    return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, stacks.scheduling_timeout - grace))
 
 
 async def _undone(context: Context, stack_id: str) -> None:
@@ -358,32 +344,24 @@ async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, 
     The existing one has all labels of the request; if there is none, LabelLimitReached is raised. Of any number of
     concurrent requests, one makes the stack. Raises as ``create`` does.
     """
+
+    def decided(stack: Stack | None) -> tuple[Stack | None] | None:
+        if stack is None or stack.deleting_since is not None:
+            return (None,)
+        return (stack,) if stack.accepted else None
+
     for _ in range(ONCE_TRIES):
         try:
             return await create(context, request), True
         except LabelLimitReached as error:
             if not error.same:
                 raise
-            try:
-                existing = await _until_accepted(context, error.same, ONCE_SECONDS)
-            except TimeoutError:
-                raise error from None
-            if existing is not None:
+            result = await context.until(error.same, decided, ONCE_SECONDS)
+            if result is None:
+                raise
+            if (existing := result[0]) is not None:
                 return existing, False
     return await create(context, request), True
-
-
-async def _until_accepted(context: Context, stack_id: str, timeout: float) -> Stack | None:
-    """The stack when its create is completed; None if it was undone or is being deleted. Raises TimeoutError."""
-    gone = object()
-
-    def decided(stack: Stack | None) -> Stack | object | None:
-        if stack is None or stack.deleting_since is not None:
-            return gone
-        return stack if stack.accepted else None
-
-    found = await context.rows.until(stack_id, decided, lambda: context.store.stacks.get(stack_id), timeout)
-    return found if isinstance(found, Stack) else None
 
 
 async def dry_run(context: Context, request: CreateRequest) -> None:
@@ -394,12 +372,11 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     await context.gate.admitted()
     limits = request.limits(context.config.limits)
     await context.store.stacks.check(request.labels, ports=request.node_ports, limits=limits)
-    imagined = _new_stack(context, new_id("stack"), request)
-    manifest = pod_request(context, imagined, request.spec)
+    stack = _new_stack(context, new_id("stack"), request)
     try:
-        await context.cluster.create_pod(manifest, dry_run=True)
+        await context.cluster.create_pod(pod_request(context, stack, request.spec), dry_run=True)
     except StackdError as error:
-        hide_in(error, imagined.values)
+        hide_in(error, stack.values)
         if isinstance(error, ClusterError):
             raise ClusterUnavailable("the cluster cannot check the pod now", detail=str(error)) from error
         raise

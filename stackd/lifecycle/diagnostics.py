@@ -15,7 +15,7 @@ from functools import partial
 
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodEvent, PodState
-from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, current_pod
+from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context
 from stackd.lifecycle.hiding import hide
 from stackd.logs import stack_log
 from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
@@ -161,7 +161,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         raise StackNotFound(stack_id)
     stack = context.store.assigned.get(stack_id)
     away: ClusterUnavailable | None = None
-    if stack is not None and (pod := current_pod(context, stack)) is not None:
+    if stack is not None and (pod := context.current_pod(stack)) is not None:
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.gate.require_cluster()

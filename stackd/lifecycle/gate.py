@@ -1,27 +1,46 @@
 """The one gate: whether stackd may change the cluster, accepts new work and is ready; and if not, why.
 
 Owns: everything that may keep stackd from its work, and the sentences about it: for clients, for ``/readyz`` and for the
-service's status. Knows whether the cluster that answers is the file's own (invariant 8). Whether the file accepts a
-write is tried by the callers; who owns the stacks is decided in ``ownership``.
+service's status. Asks whether the cluster that answers is the file's own (invariant 8), and for all that must exist in it.
+Whether the file accepts a write is tried by the callers; who owns the stacks is decided in ``ownership``.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from stackd.clock import Clock
-from stackd.errors import ClusterUnavailable, Held, NotOwner, ShuttingDown, StackdError
+from stackd.errors import (
+    ClusterError,
+    ClusterRefused,
+    ClusterUnavailable,
+    Held,
+    NotOwner,
+    ShuttingDown,
+    StackdError,
+    StoreUnavailable,
+)
+from stackd.kube import provision
 from stackd.kube.client import Cluster
+from stackd.kube.connection import Backoff
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import WITHHELD, Mirror
 from stackd.kube.wire import REJECTED
-from stackd.lifecycle.brake import Brake
+from stackd.lifecycle.brake import Brake, WallClock
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.ownership import Ownership, Role
-from stackd.lifecycle.wall_clock import WallClock
+from stackd.model import NODE_PORTS_REMEDY, PortRange
 from stackd.store import Store
 from stackd.tasks import first_of, set_within
+
+if TYPE_CHECKING:
+    from stackd.lifecycle.context import Context
+
+log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 2.0
 IDENTITY_SECONDS = 10.0
@@ -33,6 +52,10 @@ FIRST_CONTACT_SECONDS = 5.0
 STALE_SECONDS = 120.0
 """A mirror that has heard nothing for longer is not acted upon, nor called ready."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
+"""Seconds between two tries to reach the cluster; the longest equals that of the watches."""
+
+CLUSTER_UID = "cluster_uid"
 ADOPTING = "stackd is adopting stacks found in the cluster"
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 SHUTTING_DOWN = "stackd is shutting down"
@@ -43,34 +66,19 @@ NOT_READY = (
 """What keeps stackd from being ready, as the metrics name it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WrongCluster:
-    """The file belongs to another cluster: the uid of kube-system that it remembers, and the one that answered."""
-
-    expected: str
-    found: str
-
-    def __str__(self) -> str:
-        return (
-            f"the file belongs to the cluster with kube-system uid {self.expected}, but {self.found} answers; "
-            "nothing is created or removed until the right cluster is back: check cluster.kubeconfig, "
-            "or set another state.path"
-        )
-
-
 @dataclass(slots=True, kw_only=True)
 class Gate:
     """What keeps stackd from its work.
 
     ``contact_tried``   set once the cluster was reached, or a try to reach it has failed
     ``doubted``         set while the cluster has to be asked for its identity
-    ``wrong_cluster``   another cluster answers
-    ``waiting_for``     why the cluster cannot be used; ``refused``: the cluster answers, but does not accept stackd
-    ``ports_trouble``, ``policy_trouble``, ``file_trouble``
+    ``wrong_cluster``   the sentence about another cluster that answers; empty if none does
+    ``unreached``       why the cluster cannot be used; ClusterRefused: it answers, but does not accept stackd
+    ``ports_error``, ``policy_error``, ``file_error``
                         no node port can be used; no NetworkPolicy protects the stacks; the file refuses writes
     ``prepared``        whether everything that must exist in the cluster was found there
-    ``renewed``         False while rows of a restored file have to be brought up to date
-    ``closing``         stackd shuts down
+    ``compared``        whether the rows of a new or restored file were compared with the cluster
+    ``closing``         stackd is stopping
     """
 
     store: Store
@@ -82,20 +90,19 @@ class Gate:
     wall_clock: WallClock
     contact_tried: asyncio.Event = field(default_factory=asyncio.Event)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
-    wrong_cluster: WrongCluster | None = None
-    waiting_for: str = ""
-    refused: bool = False
-    ports_trouble: str = ""
-    policy_trouble: str = ""
-    file_trouble: str = ""
+    wrong_cluster: str = ""
+    unreached: StackdError | None = None
+    ports_error: str = ""
+    policy_error: str = ""
+    file_error: str = ""
     prepared: bool = False
-    renewed: bool = field(init=False)
+    compared: bool = field(init=False)
     closing: bool = False
-    _identity_known: asyncio.Event = field(default_factory=asyncio.Event)
+    _confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     _doubted_since: float | None = None
 
     def __post_init__(self) -> None:
-        self.renewed = not (self.store.incomplete and len(self.store.stacks))
+        self.compared = not (self.store.incomplete and len(self.store.stacks))
 
     @property
     def fence(self) -> Fence:
@@ -107,27 +114,45 @@ class Gate:
     @property
     def in_doubt(self) -> bool:
         """Whether the cluster has yet to confirm its identity: after a start, and each time it was unreachable."""
-        return not self._identity_known.is_set()
+        return not self._confirmed.is_set()
 
     def doubt(self) -> None:
-        """The cluster may be another one: trust nothing until its identity is known (``bring_up.follow_identity``)."""
+        """The cluster may be another one: trust nothing until its identity is known (``follow_identity``)."""
         if not self.in_doubt or self._doubted_since is None:
             self._doubted_since = self.clock.monotonic()
-        self._identity_known.clear()
+        self._confirmed.clear()
         self.doubted.set()
 
-    def found_wrong(self, wrong: WrongCluster) -> None:
-        """Another cluster has answered: nothing is created or removed in it."""
-        self.wrong_cluster = wrong
-        self._identity_known.set()
-
-    def found_right(self) -> None:
-        """The file's own cluster has answered."""
-        self.wrong_cluster = None
+    async def identify(self) -> None:
+        """Ask the cluster for its identity; nothing is created or removed in another one than the file's own."""
+        self.doubted.clear()
+        uid = await self.cluster.cluster_uid()
+        expected = await self.store.meta.get(CLUSTER_UID)
+        if expected is None:
+            await self.store.meta.put(CLUSTER_UID, uid)
+            crash_point("bring_up.identified")
+        elif expected != uid:
+            before, self.wrong_cluster = (
+                self.wrong_cluster,
+                (
+                    f"the file belongs to the cluster with kube-system uid {expected}, but {uid} answers; "
+                    "nothing is created or removed until the right cluster is back: check cluster.kubeconfig, "
+                    "or set another state.path"
+                ),
+            )
+            if self.wrong_cluster != before:
+                log.error("brake: %s", self.wrong_cluster)
+            self._confirmed.set()
+            return
+        self.cluster.belongs_to = uid
+        if self.wrong_cluster:
+            log.warning("the cluster that the file belongs to answers again; its objects are listed again")
+            await self.mirror.relist()  # after a new list the identity is asked for once more
+        self.wrong_cluster = ""
         if self.doubted.is_set():  # somebody has doubted during the request: the answer may be older than the doubt
-            self._identity_known.clear()
+            self._confirmed.clear()
         else:
-            self._identity_known.set()
+            self._confirmed.set()
 
     # ---- changes in the cluster
 
@@ -142,8 +167,8 @@ class Gate:
 
         Callers get an answer at once instead of at some deadline, and a long batch job does not hang.
         """
-        if self.wrong_cluster is not None:
-            raise ClusterUnavailable(str(self.wrong_cluster))
+        if self.wrong_cluster:
+            raise ClusterUnavailable(self.wrong_cluster)
         if self.cluster.connection.contact.lost:
             raise self.cluster.connection.contact.error()
         if self.watches_lost:
@@ -155,11 +180,11 @@ class Gate:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
         is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd.
         """
-        if self.refused:
-            raise ClusterUnavailable(REJECTED, detail=self.waiting_for)
+        if isinstance(self.unreached, ClusterRefused):
+            raise ClusterUnavailable(REJECTED, detail=str(self.unreached))
         self.require_cluster()
-        if not await set_within(self._identity_known, IDENTITY_SECONDS):
-            raise ClusterUnavailable(f"{CHECKING_IDENTITY}; retry", detail=self.waiting_for)
+        if not await set_within(self._confirmed, IDENTITY_SECONDS):
+            raise ClusterUnavailable(f"{CHECKING_IDENTITY}; retry", detail=str(self.unreached or ""))
         self.require_cluster()
 
     async def confirmed_cluster(self) -> None:
@@ -181,27 +206,24 @@ class Gate:
     @property
     def braked(self) -> bool:
         """Whether any brake of invariant 8 is on."""
-        return self.wrong_cluster is not None or self.brake.on
+        return bool(self.wrong_cluster or self.brake.held)
 
     def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
         """The ids of ``endings`` that may not go ahead: all of them on the wrong cluster, else what the brake holds."""
-        if self.wrong_cluster is not None:
-            return frozenset(endings)
-        return self.brake.hold_back(endings, among, max_share)
+        return frozenset(endings) if self.wrong_cluster else self.brake.hold_back(endings, among, max_share)
 
     def why_no_pass(self) -> str:
         """Why no pass of the reconciliation can be made now; empty if one can."""
-        if self.wrong_cluster is not None:
-            return str(self.wrong_cluster)
+        if self.wrong_cluster:
+            return self.wrong_cluster
         if self.in_doubt:
             return CHECKING_IDENTITY
         if not self.mirror.synced:
             return "the cluster has not been seen yet"
-        if not self.renewed:
+        if not self.compared:
             return "the file is new or restored, and its rows have not been compared with the cluster yet"
-        if (stale := self.mirror.staleness()) > STALE_SECONDS:
-            return f"the cluster has sent nothing for {stale:.0f} s"
-        return ""
+        stale = self.mirror.staleness()
+        return f"the cluster has sent nothing for {stale:.0f} s" if stale > STALE_SECONDS else ""
 
     # ---- requests
 
@@ -211,15 +233,15 @@ class Gate:
         """
         if self.closing:
             raise ShuttingDown(SHUTTING_DOWN)
-        if self.wrong_cluster is not None:
+        if self.wrong_cluster:
             raise Held(f"no stack can be created: {self.wrong_cluster}")
         if not self.mirror.synced:
             raise ClusterUnavailable("no stack can be created: waiting for the cluster", detail=self._why_not_reached())
         self.require_cluster()
         if self.store.incomplete:
             raise ClusterUnavailable(f"no stack can be created: {ADOPTING}; retry soon")
-        if self.policy_trouble:
-            raise Held(self.policy_trouble)
+        if self.policy_error:
+            raise Held(self.policy_error)
         self.fence.require()
 
     async def admitted(self) -> None:
@@ -253,16 +275,11 @@ class Gate:
         Does not wait once a try to reach the cluster was made, or while a brake is on.
         """
         ownership = self.ownership
-        if ownership.role is Role.STANDBY and not (ownership.standby or self._stopped):
+        if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.braked):
             await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=patience)
 
-    @property
-    def _stopped(self) -> bool:
-        """Whether waiting would change nothing."""
-        return self.closing or self.braked
-
     async def _first_contact(self) -> None:
-        if not self._stopped:
+        if not (self.closing or self.braked):
             await set_within(self.contact_tried, FIRST_CONTACT_SECONDS)
 
     # ---- why not
@@ -271,19 +288,19 @@ class Gate:
         """Why stackd is not ready: a sentence for each of ``NOT_READY`` that applies; empty if it is ready."""
         if self.ownership.standby:
             return {"standby": self.ownership.standby}
-        found = {
+        sentences = {
             "cluster": self._why_no_cluster(),
             "lease": self.ownership.why_closed(),
-            "wrong_cluster": str(self.wrong_cluster or ""),
+            "wrong_cluster": self.wrong_cluster,
             "brake": self.brake.why_held(),
             "stopping": SHUTTING_DOWN if self.closing else "",
-            "clock": self.wall_clock.trouble(),
+            "clock": self.wall_clock.why_untrusted(),
             "adopting": ADOPTING if self.mirror.synced and self.store.incomplete else "",
-            "node_ports": self.ports_trouble,
-            "network_policy": self.policy_trouble,
-            "file": self.file_trouble,
+            "node_ports": self.ports_error,
+            "network_policy": self.policy_error,
+            "file": self.file_error,
         }
-        return {reason: sentence for reason, sentence in found.items() if sentence}
+        return {reason: sentence for reason, sentence in sentences.items() if sentence}
 
     def _why_no_cluster(self) -> str:
         """Why the cluster is not there for changes; empty if it is, or if it was asked who it is only just now."""
@@ -299,19 +316,123 @@ class Gate:
             return f"nothing can be created or deleted: the watches are interrupted: {self.mirror.last_error}"
         if self.mirror.withheld:
             return f"statuses are late: {WITHHELD}"
-        doubt = self._why_in_doubt()
-        return f"nothing can be created or deleted: {doubt}" if doubt else ""
-
-    def _why_in_doubt(self) -> str:
-        """Why the cluster has not confirmed its identity; empty if it has, or if it was asked only just now."""
-        if not self.in_doubt or self.waiting_for:
-            return self.waiting_for if self.in_doubt else ""
-        since = self._doubted_since
-        if since is None or self.clock.monotonic() - since <= AWAY_SECONDS:
+        if not self.in_doubt:
             return ""
-        return CHECKING_IDENTITY
+        since = self._doubted_since
+        asking = since is None or self.clock.monotonic() - since <= AWAY_SECONDS
+        why = str(self.unreached or ("" if asking else CHECKING_IDENTITY))
+        return f"nothing can be created or deleted: {why}" if why else ""
 
     def _why_not_reached(self) -> str:
         """Why the cluster has not been seen since the start, if that is known."""
-        why = self.waiting_for or self.ownership.trouble or self.mirror.last_error
+        why = str(self.unreached or "") or self.ownership.error or self.mirror.last_error
         return why or "pods, services and nodes are being listed"
+
+
+# ---- reaching the cluster, and what must exist in it
+
+
+async def bring_up(context: Context) -> None:
+    """Return when the cluster was reached and checked; the brake is on if it is not the file's own.
+
+    With another namespace or instance all stacks of the file would look gone and be marked ended.
+    """
+    gate, backoff = context.gate, Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
+    began = context.clock.monotonic()
+    while True:
+        try:
+            await gate.identify()
+            if not gate.wrong_cluster:
+                await _prepare(context)
+        except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
+            if str(gate.unreached) != str(error):
+                log.warning("waiting for the cluster: %s", error)
+            gate.unreached = error
+            gate.contact_tried.set()
+            await context.cluster.connection.contact.pause(backoff.pause())
+        else:
+            if gate.unreached is not None:
+                log.info("the cluster was reached after %.1f s", context.clock.monotonic() - began)
+            gate.unreached = None
+            return
+
+
+async def follow_identity(context: Context, *, confirmed: Callable[[], None]) -> None:
+    """The identity service: ask for the cluster's identity whenever it is in doubt, until it answers; for ever.
+
+    ``confirmed`` is called whenever the identity is confirmed.
+    """
+    while True:
+        await context.gate.doubted.wait()
+        await bring_up(context)
+        if not context.gate.in_doubt:
+            confirmed()
+
+
+async def _prepare(context: Context) -> None:
+    """Check, or create, what must exist before any stack is created."""
+    if not context.gate.prepared:
+        await context.cluster.ensure_namespace()
+        await _check_policies(context)
+        context.gate.prepared = True
+    if context.fence.open:
+        await ask_node_ports(context)
+
+
+async def refresh_policies(context: Context) -> None:
+    """Check the NetworkPolicies again. If the cluster does not answer, the last result stays."""
+    try:
+        context.gate.require_cluster()
+        await _check_policies(context)
+    except (ClusterError, ClusterUnavailable) as error:
+        log.debug("policies: %s", error)
+
+
+async def _check_policies(context: Context) -> None:
+    """Find out whether a NetworkPolicy protects the stacks, if one is required."""
+    config, before, error = context.config, context.gate.policy_error, ""
+    if config.stacks.require_ingress_network_policy and not provision.protects(
+        await context.cluster.list_namespaced("networkpolicies"), config.cluster.instance
+    ):
+        error = (
+            f"no stack can be created: no NetworkPolicy in namespace {config.stacks.namespace} restricts ingress to the "
+            "stacks, so every stack is open to every other; apply what `stackd manifests` prints, or set "
+            "stacks.require_ingress_network_policy = false"
+        )
+    context.gate.policy_error = error
+    if error and not before:
+        log.error("%s", error)
+    elif before and not error:
+        log.info("stacks can be created again: a NetworkPolicy protects them, or none is required")
+
+
+async def ask_node_ports(context: Context) -> None:
+    """Ask the cluster for its port range, unless it is known and contains all that is configured.
+
+    If the cluster does not tell its range, its first refusal of a port does.
+    """
+    wanted = context.config.stacks.node_ports
+    if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
+        return
+    try:
+        if (reported := await context.cluster.node_port_range()) is not None:
+            await learn_node_ports(context, reported)
+    except StackdError as error:
+        log.info("the cluster's node port range cannot be learned now: %s", error)
+
+
+async def learn_node_ports(context: Context, cluster: PortRange) -> None:
+    """Read the cluster's node port range and use it. Raises StoreUnavailable."""
+    if context.node_ports == cluster:
+        return
+    wanted = context.config.stacks.node_ports
+    usable = wanted.common(cluster)
+    if context.node_ports is not None or usable != wanted:
+        await context.store.ports.limit(cluster)
+    context.node_ports = cluster
+    mismatch = wanted.mismatch(cluster)
+    context.gate.ports_error = "" if usable else f"no stack can be created: {mismatch}; {NODE_PORTS_REMEDY}"
+    if not usable:
+        log.error("%s", context.gate.ports_error)
+    elif mismatch:
+        log.warning("%s", mismatch)

@@ -1,15 +1,15 @@
 """What is to be done next about a stack, and why: the one place that decides. Pure.
 
-Owns: ``next_step`` for a stack with a row, and ``plan``, which applies it to all rows and adds what becomes of objects
-without a row. ``steps`` has one executor for each kind of step.
+Owns: ``next_step`` for a stack with a row, and ``of_orphans`` for objects without one. ``steps`` has one executor for each
+kind of step.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
@@ -29,36 +29,21 @@ UNFINISHED_NANOSECONDS = 60 * NANOSECONDS
 class StepKind(enum.StrEnum):
     """What can be done about a stack."""
 
-    UNDO = "undo"
-    """Its create was never completed: intend to delete it."""
-    DELETE = "delete"
-    """Delete Service and pod, then the row."""
-    EXPIRE = "expire"
-    """Its time is up: intend to delete it. A brake may hold that."""
-    RELEASE = "release"
-    """Give back the node ports of a stack that has ended. The Service stays, because it carries the record."""
-    END = "end"
-    """Its pod is missing: it ends once that is proven. A brake may hold that."""
-    STOP = "stop"
-    """Delete the pod; the Service keeps the ports."""
-    START = "start"
-    """Create a new pod."""
-    REPAIR = "repair"
-    """Make the Service be as the row says."""
-    ANNOTATE = "annotate"
-    """Bring the record up to date."""
-    ROUTE = "route"
-    """Make the routes be as the row says."""
-    LABEL = "label"
-    """Put our labels on the pod."""
-    ADOPT = "adopt"
-    """Make a row for the objects of a stack that the file lacks."""
-    REMOVE_POD = "remove-pod"
-    """Delete a pod that belongs to no stack."""
+    UNDO = "undo"  # its create was never completed: intend to delete it
+    DELETE = "delete"  # delete Service and pod, then the row
+    EXPIRE = "expire"  # its time is up: intend to delete it; a brake may hold that
+    RELEASE = "release"  # give back the node ports of a stack that has ended; the Service stays: it carries the record
+    END = "end"  # its pod is missing: it ends once that is proven; a brake may hold that
+    STOP = "stop"  # delete the pod; the Service keeps the ports
+    START = "start"  # create a new pod
+    REPAIR = "repair"  # make the Service be as the row says
+    ANNOTATE = "annotate"  # bring the record up to date
+    ROUTE = "route"  # make the routes be as the row says
+    LABEL = "label"  # put our labels on the pod
+    ADOPT = "adopt"  # make a row for the objects of a stack that the file lacks
+    REMOVE_POD = "remove-pod"  # delete a pod that belongs to no stack, and so on
     REMOVE_SERVICE = "remove-service"
-    """Delete a Service that belongs to no stack."""
     REMOVE_ROUTE = "remove-route"
-    """Delete a route that belongs to no stack."""
 
 
 UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
@@ -75,11 +60,6 @@ class SeenRoute:
     resource: str
     wanted: WantedRoute | None
     seen: RouteState | None
-
-    @property
-    def kind(self) -> str:
-        """What it is, for people."""
-        return f"{KINDS[self.resource].name} for its names" if self.resource == SERVICES else KINDS[self.resource].name
 
 
 @struct
@@ -108,9 +88,13 @@ def next_step(
         return Step(kind=StepKind.UNDO, why="its create was never completed")
     if now is not None and stack.ttl_expires_at <= now and not stack.unassigned:
         return Step(kind=StepKind.EXPIRE, why="its time is up")
-    own = own_pod(pod, stack)
     if stack.ended:
-        return _ended(stack, pod, service, routes)
+        if stack.ports_held or (service is not None and service.node_ports) or any(one.seen for one in routes):
+            return Step(kind=StepKind.RELEASE, why="its pod has ended for good")
+        if pod is not None and stack.pod_uid not in (None, pod.uid):
+            return Step(kind=StepKind.REMOVE_POD, why="its stack's own pod has ended before")
+        return service_step(stack, service)
+    own = own_pod(pod, stack)
     if stack.desired is Desired.STOPPED:
         if not stack.at_rest or pod is not None:
             return Step(kind=StepKind.STOP, why="it is to be stopped")
@@ -118,7 +102,7 @@ def next_step(
         return Step(kind=StepKind.START, why="its new pod is not there yet")
     elif own is None:
         return Step(kind=StepKind.END, why="its pod is gone from the cluster")
-    return service_step(stack, service) or _of_routes(routes) or _of_pod(stack, own)
+    return service_step(stack, service) or _route_step(routes) or _label_step(stack, own)
 
 
 def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
@@ -135,26 +119,28 @@ def has_pod(stack: Stack) -> bool:
     return running and stack.accepted and not stack.ended and stack.deleting_since is None
 
 
-def _ended(
-    stack: Stack, pod: PodState | None, service: ServiceState | None, routes: Collection[SeenRoute]
-) -> Step | None:
-    if stack.ports_held or (service is not None and service.node_ports) or any(one.seen for one in routes):
-        return Step(kind=StepKind.RELEASE, why="its pod has ended for good")
-    if pod is not None and stack.pod_uid not in (None, pod.uid):
-        return Step(kind=StepKind.REMOVE_POD, why="its stack's own pod has ended before")
-    return service_step(stack, service)
-
-
 def service_step(stack: Stack, service: ServiceState | None) -> Step | None:
     """What is to be done so that the Service and its record are as the row says; None if they are."""
     error = service_error(stack, service)
     if error or service is None:
         return Step(kind=StepKind.REPAIR, why=error)
-    if error := record_error(stack, service):
-        return Step(kind=StepKind.ANNOTATE, why=error)
-    if service.expires_at != stack.ttl_expires_at and not stack.unassigned:
-        return Step(kind=StepKind.ANNOTATE, why="the expiry in its record is outdated")
-    return None
+    error = record_error(stack, service)
+    if not error and service.expires_at != stack.ttl_expires_at and not stack.unassigned:
+        error = "the expiry in its record is outdated"
+    return Step(kind=StepKind.ANNOTATE, why=error) if error else None
+
+
+def service_error(stack: Stack, service: ServiceState | None) -> str:
+    """Why the stack cannot be reached through this Service as its row says; empty if it can."""
+    if service is None:
+        return "its Service is gone from the cluster"
+    ours, theirs = sorted(stack.node_ports) if stack.ports_held else [], sorted(service.node_ports)
+    if service.type != ("NodePort" if ours else "ClusterIP"):
+        return f"its Service was changed to type {service.type}"
+    if ours != theirs:
+        was, now = (", ".join(map(str, ports)) or "none" for ports in (ours, theirs))
+        return f"the node ports of its Service were changed from {was} to {now}"
+    return "" if service.selects == stack.stack_id else "the selector of its Service was changed"
 
 
 def record_error(stack: Stack, service: ServiceState) -> str:
@@ -168,66 +154,51 @@ def record_error(stack: Stack, service: ServiceState) -> str:
     return ""
 
 
-def _of_routes(routes: Collection[SeenRoute]) -> Step | None:
-    error = route_error(routes)
-    return Step(kind=StepKind.ROUTE, why=error) if error else None
-
-
 def route_error(routes: Collection[SeenRoute]) -> str:
     """How the routes differ from what they should be; empty if they do not."""
     for one in routes:
+        kind = KINDS[one.resource].name + " for its names" * (one.resource == SERVICES)
         if one.wanted is not None and one.seen is None:
-            return f"its {one.kind} is gone from the cluster"
+            return f"its {kind} is gone from the cluster"
         if one.wanted is not None and one.seen is not None and one.seen.content != one.wanted.content:
-            return f"its {one.kind} was changed"
+            return f"its {kind} was changed"
     return ""
 
 
-def _of_pod(stack: Stack, pod: PodState | None) -> Step | None:
+def _route_step(routes: Collection[SeenRoute]) -> Step | None:
+    return Step(kind=StepKind.ROUTE, why=why) if (why := route_error(routes)) else None
+
+
+def _label_step(stack: Stack, pod: PodState | None) -> Step | None:
     if pod is None or pod.deleting:
         return None
-    if pod.stack_id != stack.stack_id:
-        return Step(kind=StepKind.LABEL, why="stackd's labels on its pod were changed")
+    why = "its pod does not say which one of the stack's it is" if pod.generation != stack.generation else ""
     if bool(pod.pool) != stack.unassigned or pod.assigned:
-        return Step(kind=StepKind.LABEL, why="the labels of its pod do not say yet whether it was given away")
-    if pod.generation != stack.generation:
-        return Step(kind=StepKind.LABEL, why="its pod does not say which one of the stack's it is")
-    return None
-
-
-def service_error(stack: Stack, service: ServiceState | None) -> str:
-    """Why the stack cannot be reached through this Service as its row says; empty if it can."""
-    if service is None:
-        return "its Service is gone from the cluster"
-    ours = sorted(stack.node_ports) if stack.ports_held else []
-    wanted = "NodePort" if ours else "ClusterIP"
-    if service.type != wanted:
-        return f"its Service was changed to type {service.type}"
-    theirs = sorted(service.node_ports)
-    if ours != theirs:
-        return f"the node ports of its Service were changed from {_listed(ours)} to {_listed(theirs)}"
-    return "" if service.selects == stack.stack_id else "the selector of its Service was changed"
-
-
-def _listed(ports: Sequence[int]) -> str:
-    return ", ".join(map(str, ports)) or "none"
+        why = "the labels of its pod do not say yet whether it was given away"
+    if pod.stack_id != stack.stack_id:
+        why = "stackd's labels on its pod were changed"
+    return Step(kind=StepKind.LABEL, why=why) if why else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A pod, Service or route of ours without a row; it means only the object with that uid."""
+    """A pod, Service or route of ours without a row; it means only the object with that uid. ``stack_id`` by its name."""
 
     resource: str
     name: str
     uid: str
+    stack_id: str
+    created_at: int
+    deleting: bool
+    annotated: bool
 
     def __str__(self) -> str:
         return f"{self.resource} {self.name}"
 
     @property
-    def stack_id(self) -> str:
-        """The stack for which it was made, by its name."""
-        return stack_of(self.resource, self.name)
+    def is_service(self) -> bool:
+        """Whether it is a stack's Service, and not one behind a route."""
+        return self.resource == SERVICES and not self.name.startswith(BACKEND_PREFIX)
 
 
 def stack_of(resource: str, name: str) -> str:
@@ -237,6 +208,29 @@ def stack_of(resource: str, name: str) -> str:
     if resource == SERVICES and not name.startswith(BACKEND_PREFIX):
         return name.removeprefix(SERVICE_PREFIX)
     return stack_of_route(resource, name)
+
+
+def orphans(
+    rows: Container[str],
+    pods: Mapping[str, PodState],
+    services: Mapping[str, ServiceState],
+    routes: Iterable[RouteState] = (),
+) -> Iterator[Orphan]:
+    """The objects that belong to none of ``rows``."""
+    seen: list[tuple[str, PodState | ServiceState | RouteState]] = [(SERVICES, one) for one in services.values()]
+    seen += [(PODS, one) for one in pods.values()]
+    seen += [(one.resource, one) for one in routes]
+    for resource, one in seen:
+        if (stack_id := stack_of(resource, one.name)) not in rows:
+            yield Orphan(
+                resource=resource,
+                name=one.name,
+                uid=one.uid,
+                stack_id=stack_id,
+                created_at=one.created_at,
+                deleting=one.deleting,
+                annotated=not isinstance(one, ServiceState) and one.annotated,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -259,35 +253,25 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unknown:
-    """An object of ours without a row, if it is not known whether its stack was removed; ``why`` says so."""
-
-    object: Orphan
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilePlan:
     """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake holds back.
 
-    A pass leaves the objects in ``unknown`` alone.
+    ``unknown``: objects that a pass leaves alone, because nothing says whether their stack was removed; and why.
     """
 
     actions: tuple[Action, ...] = ()
     blocked: str = ""
     held: frozenset[str] = frozenset()
-    unknown: tuple[Unknown, ...] = ()
+    unknown: tuple[Action, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlanInput:
-    """Everything that a plan is made from, as it is at one moment; times in nanoseconds.
+class Surroundings:
+    """What the fate of objects without a row depends on; times in nanoseconds.
 
-    ``step``      the next step of a stack (``next_step`` with what is seen of it)
-    ``busy``      stacks that the worker has or will have in hand: creates under way, deletes of jobs, retries
-    ``now``       None while the clock cannot be trusted; ``sudden_until``: to what time it was set forward (0: never)
-    ``removed``   those of ``looked_up`` whose stacks the file has removed
-    ``looked_up``  ids without a row that were looked up in the file
+    ``now``       None while the clock cannot be trusted
+    ``busy``      stacks that the worker has or will have in hand
+    ``removed``   those of ``looked_up`` (ids without a row) whose stacks the file has removed
     ``unadoptable``  stacks for which no row can be made from their objects, and why
     ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once
     ``succeeded_at``  when the owner before this one renewed its Lease last; None if there was none
@@ -295,107 +279,50 @@ class PlanInput:
 
     now: int | None
     orphan_grace: int
-    stacks: Sequence[Stack]
-    step: Callable[[Stack], Step | None]
-    pods: Mapping[str, PodState]
-    services: Mapping[str, ServiceState]
-    routes: Collection[RouteState] = ()
     busy: Container[str] = ()
     removed: Container[str] = ()
     looked_up: Container[str] = ()
     unadoptable: Mapping[str, str] = field(default_factory=dict)
     incomplete: bool = False
-    sudden_until: int = 0
     succeeded_at: int | None = None
 
 
-def make_plan(seen: PlanInput) -> ReconcilePlan:
-    """What a pass would do now."""
-    rowless = list(_without_rows(seen, {stack.stack_id for stack in seen.stacks}))
-    actions = [*_with_rows(seen), *(one for one in rowless if isinstance(one, Action))]
-    return ReconcilePlan(actions=tuple(actions), unknown=tuple(one for one in rowless if isinstance(one, Unknown)))
+def of_orphans(found: Sequence[Orphan], around: Surroundings) -> ReconcilePlan:
+    """What a pass would do now about these objects. One is removed only if the file has removed its stack."""
+    served = {orphan.stack_id for orphan in found if orphan.is_service}
+    actions: list[Action] = []
+    unknown: list[Action] = []
+    for orphan in found:
+        if orphan.stack_id not in around.busy and (action := _of_orphan(orphan, served, around)) is not None:
+            (unknown if action.kind is StepKind.ADOPT and action.orphan else actions).append(action)
+    return ReconcilePlan(actions=tuple(actions), unknown=tuple(unknown))
 
 
-def without_row(
-    pods: Mapping[str, PodState],
-    services: Mapping[str, ServiceState],
-    rows: Collection[str],
-    routes: Iterable[RouteState] = (),
-) -> frozenset[str]:
-    """The ids of stacks that have objects but no row."""
-    served = {stack_of(SERVICES, name) for name in services} | {route.stack_id for route in routes}
-    return frozenset(pods.keys() | served).difference(rows)
+def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> Action | None:
+    """An ADOPT of the object itself means that it is unknown, and left alone."""
+    if orphan.stack_id in around.removed:
+        return _remove(orphan, "its stack was removed")
+    is_old = around.now is not None and around.now - orphan.created_at >= around.orphan_grace
+    if orphan.is_service and orphan.name.startswith(RANGE_PREFIX):
+        return _remove(orphan, "leftover Service of a node-port-range check") if is_old else None
+    obstacle = around.unadoptable.get(orphan.stack_id)
+    comes_along = not orphan.is_service and orphan.stack_id in served and obstacle is None
+    is_due = orphan.stack_id in around.looked_up and (around.incomplete or is_old)
+    if orphan.deleting or comes_along or not is_due:
+        return None
+    if obstacle is None:
+        why = "no row belongs to it, and none says that its stack was removed"
+        return Action(kind=StepKind.ADOPT, name=orphan.stack_id, why=why)
+    # All objects are created at the same time, and a delete takes the Service last. So nobody was ever told of a stack
+    # without a Service that was created while that owner was about to end, or after: its last requests may be delayed.
+    since = math.inf if around.succeeded_at is None else abs(orphan.created_at - around.succeeded_at)
+    if orphan.annotated and orphan.stack_id not in served and since <= UNFINISHED_NANOSECONDS:
+        return _remove(orphan, "the owner before did not complete its create")
+    return Action(kind=StepKind.ADOPT, name=orphan.name, why=obstacle, orphan=orphan)
 
 
-def _with_rows(seen: PlanInput) -> Iterator[Action]:
-    for stack in seen.stacks:
-        step = seen.step(stack)
-        if step is None or (step.kind not in OF_THE_PASS and stack.stack_id in seen.busy):
-            continue
-        sudden = step.kind is StepKind.EXPIRE and stack.ttl_expires_at <= seen.sudden_until
-        yield Action(kind=step.kind, name=stack.stack_id, why=step.why, sudden=sudden)
-
-
-def _without_rows(seen: PlanInput, rows: Collection[str]) -> Iterator[Action | Unknown]:
-    """What becomes of objects without a row. An object is removed only if the file has removed its stack."""
-    for name, service in seen.services.items():
-        orphan = Orphan(resource=SERVICES, name=name, uid=service.uid)
-        if orphan.stack_id in rows or orphan.stack_id in seen.busy:
-            continue
-        if orphan.stack_id in seen.removed:
-            yield _remove(orphan)
-        elif name.startswith(RANGE_PREFIX):
-            if _is_old(seen, service.created_at):
-                yield _remove(orphan, "leftover Service of a node-port-range check")
-        elif not service.deleting and _is_due(seen, orphan, service.created_at):
-            yield _adopt(seen, orphan)
-    others: Iterator[tuple[str, PodState | RouteState]] = chain(
-        ((PODS, pod) for pod in seen.pods.values()), ((route.resource, route) for route in seen.routes)
+def _remove(orphan: Orphan, why: str) -> Action:
+    kind = StepKind.REMOVE_SERVICE if orphan.is_service else StepKind.REMOVE_ROUTE
+    return Action(
+        kind=StepKind.REMOVE_POD if orphan.resource == PODS else kind, name=orphan.name, why=why, orphan=orphan
     )
-    for resource, found in others:
-        orphan = Orphan(resource=resource, name=found.name, uid=found.uid)
-        stack_id = orphan.stack_id
-        if stack_id in rows or stack_id in seen.busy:
-            continue
-        comes_along = SERVICE_PREFIX + stack_id in seen.services and stack_id not in seen.unadoptable
-        if stack_id in seen.removed:
-            yield _remove(orphan)
-        elif not found.deleting and not comes_along and _is_due(seen, orphan, found.created_at):
-            if stack_id in seen.unadoptable and _was_never_acknowledged(seen, found, stack_id):
-                yield _remove(orphan, "the owner before did not complete its create")
-            else:
-                yield _adopt(seen, orphan)
-
-
-def _was_never_acknowledged(seen: PlanInput, found: PodState | RouteState, stack_id: str) -> bool:
-    """Whether the object, which has no Service, is from a create that the owner before was making when it ended.
-
-    All objects are created at the same time, and a delete takes the Service last. So nobody was ever told of a stack
-    that lacks its Service and was created while that owner was about to end, or after: its last requests may be late.
-    """
-    if not found.annotated or seen.succeeded_at is None or SERVICE_PREFIX + stack_id in seen.services:
-        return False
-    return abs(found.created_at - seen.succeeded_at) <= UNFINISHED_NANOSECONDS
-
-
-def _remove(orphan: Orphan, why: str = "its stack was removed") -> Action:
-    is_service = orphan.resource == SERVICES and not orphan.name.startswith(BACKEND_PREFIX)
-    others = StepKind.REMOVE_SERVICE if is_service else StepKind.REMOVE_ROUTE
-    kind = StepKind.REMOVE_POD if orphan.resource == PODS else others
-    return Action(kind=kind, name=orphan.name, why=why, orphan=orphan)
-
-
-def _adopt(seen: PlanInput, orphan: Orphan) -> Action | Unknown:
-    obstacle = seen.unadoptable.get(orphan.stack_id)
-    if obstacle is not None:
-        return Unknown(object=orphan, why=obstacle)
-    why = "no row belongs to it, and none says that its stack was removed"
-    return Action(kind=StepKind.ADOPT, name=orphan.stack_id, why=why)
-
-
-def _is_due(seen: PlanInput, orphan: Orphan, created_at: int) -> bool:
-    return orphan.stack_id in seen.looked_up and (seen.incomplete or _is_old(seen, created_at))
-
-
-def _is_old(seen: PlanInput, created_at: int) -> bool:
-    return seen.now is not None and seen.now - created_at >= seen.orphan_grace

@@ -1,34 +1,37 @@
-"""A stack's objects in the cluster: its pod, and its Service at node ports that nobody else holds.
+"""A stack's objects in the cluster: its pod, its Service at node ports that nobody else holds, and the routes to its names.
 
-Owns: that a stack made from a template has the template's policy and its own generated values at every start; and what
-happens when a node port is refused. A port that others hold is replaced. The cluster's port range is asked for once,
-and learned from each refusal: the file's pool hands out ports in both the configured range and the cluster's. If there
-are none, creates fail at once, and readiness says why.
+Owns: that a stack made from a template has the template's policy and its own generated values at every start; what
+happens when a node port is refused (one that others hold is replaced); the names of routed ports, what its routes should
+be, and the wait until the Gateway has accepted them. A route that is not served keeps nothing else from working.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from stackd.errors import (
     ClusterRefused,
+    ClusterUnavailable,
     NodePortOutOfRange,
     NodePortTaken,
     NoNodePort,
     ObjectNotFound,
     PreconditionFailed,
-    StackdError,
 )
+from stackd.hostnames import DEFAULT_PREFIX, new_hostname
 from stackd.kube.connection import Backoff, Deadline
 from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.kube.objects import ServiceState
-from stackd.lifecycle.context import Context
+from stackd.kube.routes import BACKENDS, WantedRoute, names_of, resource_of, wanted_routes
+from stackd.lifecycle.context import Abandon, Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.create_request import Abandon
+from stackd.lifecycle.gate import learn_node_ports
 from stackd.lifecycle.next_step import service_error
 from stackd.logs import stack_log
-from stackd.model import NODE_PORTS_REMEDY, PortRange, SanitizedSpec, Stack, TargetPort
+from stackd.model import PortMapping, PortRange, Route, RoutedPort, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
 
@@ -43,6 +46,16 @@ KEEP_PORT_SECONDS = 2.0
 """How long an existing stack asks for its old node port: the API server frees a port a little after it has reported
 that the port's Service is gone."""
 
+LISTED_SECONDS = 2.0
+"""How long a create waits for the first list of routes after a start."""
+
+
+async def gather_all(calls: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Make the calls at the same time. All outcomes are known when this returns, or raises the first error."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
+
 
 def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
     """The manifest of a stack's pod, with the operator's additions and the stack's generated values."""
@@ -51,14 +64,8 @@ def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str
         manifest = with_readiness(manifest, stack.ports)
     if stack.values:
         manifest = with_values(manifest, stack.values)
-    return pod_manifest(
-        PodRequest(
-            stack=stack,
-            manifest=manifest,
-            instance=context.config.cluster.instance,
-            node_selector=context.config.stacks.node_selector,
-        )
-    )
+    selector = context.config.stacks.node_selector
+    return pod_manifest(PodRequest(stack=stack, manifest=manifest, instance=context.instance, node_selector=selector))
 
 
 def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
@@ -66,9 +73,12 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
     assert stack.pod_spec is not None, "it was read"
     ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
     policy = context.policy_for(stack.template)
-    if policy is context.policy:
+    if policy is context.settings.policy:
         return context.sanitizer.sanitize(stack.pod_spec, ports)
     return sanitize(stack.pod_spec, ports, policy)
+
+
+# ---- the Service
 
 
 async def expose(
@@ -87,9 +97,6 @@ async def expose(
     for _ in range(PORT_TRIES):
         try:
             service = await _put(context, stack, deadline, fresh=fresh)
-            await _require_as_asked(context, stack, service, fresh=fresh)
-            context.mirror.saw(service)
-            return stack, service
         except NodePortOutOfRange as refused:
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
@@ -98,6 +105,15 @@ async def expose(
                 await asyncio.sleep(pause)
                 continue
             taken = refused
+        else:
+            if error := service_error(stack, service):
+                if fresh:
+                    await context.cluster.delete_service(stack.service_name, service.uid)
+                raise ClusterRefused(
+                    f"an admission policy of the cluster changes the Services that stackd makes: {error}"
+                )
+            context.mirror.saw(service)
+            return stack, service
         stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
         replaced = await context.store.ports.replace(stack.stack_id, taken.node_port)
         stack = await context.store.stacks.whole(replaced)
@@ -110,7 +126,7 @@ async def expose(
 
 
 async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: bool) -> ServiceState:
-    manifest = service_manifest(stack, context.config.cluster.instance)
+    manifest = service_manifest(stack, context.instance)
     if fresh:
         return await context.cluster.create_service(manifest, timeout=deadline.left)
     seen = context.mirror.services.get(stack.service_name)
@@ -125,42 +141,81 @@ async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: boo
     return await context.cluster.put_service(manifest, known=(stack.service_uid,), timeout=deadline.left)
 
 
-async def _require_as_asked(context: Context, stack: Stack, service: ServiceState, *, fresh: bool) -> None:
-    """Raise ClusterRefused if the Service that was made is not the one that was requested; a new one is deleted."""
-    if error := service_error(stack, service):
-        if fresh:
-            await context.cluster.delete_service(stack.service_name, service.uid)
-        raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {error}")
+# ---- the names
 
 
-async def ask_node_ports(context: Context) -> None:
-    """Ask the cluster for its port range, unless it is known and contains all that is configured.
+def named(context: Context, request: CreateRequest) -> tuple[PortMapping, ...]:
+    """The ports of a new stack; each routed one has its name, the others have no node port yet."""
+    config = context.config.routes
+    prefix = request.template.route_prefix if request.template is not None else DEFAULT_PREFIX
 
-    If the cluster does not tell its range, its first refusal of a port does.
-    """
-    wanted = context.config.stacks.node_ports
-    if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
-        return
+    def with_name(port: TargetPort) -> PortMapping:
+        if not isinstance(port, RoutedTarget):
+            return PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=0)
+        number = {Route.HTTP: config.http_port, Route.HTTPS: config.port, Route.TLS: config.tls_port}[port.route]
+        default = {Route.HTTP: 80, Route.HTTPS: 443}.get(port.route)
+        hostname = new_hostname(prefix, config.domain)
+        host = hostname if number == default else f"{hostname}:{number}"
+        return RoutedPort(container_port=port.container_port, protocol=port.protocol, route=port.route, host=host)
+
+    return tuple(map(with_name, request.target_ports))
+
+
+async def require_served(context: Context, request: CreateRequest) -> None:
+    """Raise ClusterUnavailable if the cluster does not serve the kinds of routes that the create needs."""
+    for kind in {resource_of(port.route) for port in request.target_ports if isinstance(port, RoutedTarget)}:
+        health = context.mirror.route_health[kind]
+        if not await context.mirror.until_known(kind, 0.0 if health.last_error else LISTED_SECONDS):
+            why = health.last_error or f"the {kind} of the cluster were not listed yet"
+            raise ClusterUnavailable("no port can get a name now", detail=why)
+
+
+def wanted(context: Context, stack: Stack) -> tuple[WantedRoute, ...]:
+    """What the stack's routes should be."""
+    return wanted_routes(stack, context.config.routes, context.instance)
+
+
+async def put_routes(context: Context, stack: Stack) -> None:
+    """Make the routes that differ be as they should."""
+    for one in wanted(context, stack):
+        seen = context.mirror.routes[one.resource].get(one.name)
+        if seen is None or seen.content != one.content:
+            context.mirror.saw(await context.cluster.put_route(one))
+            crash_point("route.put")
+
+
+async def delete_routes(context: Context, stack: Stack) -> None:
+    """Delete all that gives the stack names, and return when it is confirmed gone."""
+
+    async def delete(resource: str, name: str) -> None:
+        seen = context.mirror.routes[resource].get(name)
+        await context.cluster.delete_route(resource, name, None if seen is None else seen.uid)
+        crash_point("delete.route_deleted")
+        if seen is not None:
+            context.mirror.gone(seen)
+
+    await gather_all(delete(*one) for one in names_of(stack))
+
+
+async def until_accepted(context: Context, stack: Stack) -> None:
+    """Return once the Gateway has accepted the stack's routes, or ``routes.accept_timeout`` is over."""
+    timeout = context.config.routes.accept_timeout
     try:
-        told = await context.cluster.node_port_range()
-        if told is not None:
-            await learn_node_ports(context, told)
-    except StackdError as error:
-        log.info("the cluster's node port range cannot be learned now: %s", error)
-
-
-async def learn_node_ports(context: Context, cluster: PortRange) -> None:
-    """Read the cluster's node port range and use it. Raises StoreUnavailable."""
-    if context.node_ports == cluster:
+        async with asyncio.timeout(timeout):
+            for one in wanted(context, stack):
+                await context.mirror.until_ready(one.resource, one.name, timeout=timeout)
+    except TimeoutError:
         return
-    wanted = context.config.stacks.node_ports
-    usable = wanted.common(cluster)
-    if context.node_ports is not None or usable != wanted:
-        await context.store.ports.limit(cluster)
-    context.node_ports = cluster
-    mismatch = wanted.mismatch(cluster)
-    context.gate.ports_trouble = "" if usable else f"no stack can be created: {mismatch}; {NODE_PORTS_REMEDY}"
-    if not usable:
-        log.error("%s", context.gate.ports_trouble)
-    elif mismatch:
-        log.warning("%s", mismatch)
+
+
+def what_is_wrong(context: Context, stack: Stack) -> tuple[str, str]:
+    """What keeps the stack from being reached at its names: the Gateway's reason and message; empty if nothing does."""
+    objects = wanted(context, stack)
+    if stack.ports_held and len(stack.routed) > sum(one.resource != BACKENDS for one in objects):
+        return "RouteNotConfigured", "there is no listener for its name in the configuration any more ([routes])"
+    for one in objects:
+        seen = context.mirror.routes[one.resource].get(one.name) if context.mirror.knows(one.resource) else None
+        if seen is not None and not seen.ready:
+            gateway = context.config.routes.gateway
+            return seen.reason or "RoutePending", seen.message or f"the Gateway {gateway} has not accepted it yet"
+    return "", ""

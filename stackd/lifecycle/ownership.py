@@ -1,13 +1,14 @@
 """Who owns the stacks of an instance: one stackd at a time, for as long as its Lease says (invariant 9).
 
-Owns the task that stands by, takes the Lease, renews it and gives it back; ``lease_rules`` says when. Does not know
-what an owner does, nor how an incomplete file is completed.
+Owns: the rules (pure: when a Lease may be taken, when it is lost, what is written into it, and whether a new owner's file
+has everything that the cluster has seen), and the task that stands by, takes the Lease, renews it and gives it back.
 
     standby ──the Lease is free, or was not renewed for its duration──▶ owner ──somebody else has it──▶ lost
                                                                         owner ──release()──▶ released
 
 A renewal is valid from the moment when it was sent. An owner that cannot renew stays owner, but the fence allows it
-nothing until it renews again or learns of another owner.
+nothing until it renews again or learns of another owner. Clocks of two machines are never compared: a standby measures
+with its own clock for how long it has seen no renewal.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
+import math
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from stackd.clock import Clock
 from stackd.errors import (
@@ -31,27 +33,203 @@ from stackd.errors import (
 )
 from stackd.kube.guards import Fence
 from stackd.kube.lease import Lease, Leases, is_older
-from stackd.lifecycle.lease_rules import (
-    Candidate,
-    Holding,
-    LeaseTiming,
-    ObservedLease,
-    Succession,
-    holding,
-    observed,
-    renewed,
-    seconds_to_wait,
-    stopped,
-    succession,
-    taken,
-)
-from stackd.store import Store
+from stackd.store import FileIdentity, Store
 from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
 
-_CHECK_SECONDS = 1.0
+RESTART_SECONDS = 10
+"""How long the Lease of an owner that was stopped in order is kept for its next start; then a standby takes over."""
+
 STANDS_BY = ", this stackd stands by"
+_CHECK_SECONDS = 1.0
+_MICROSECOND = 1000
+_OLDER = "the state file is older than the Lease"
+
+
+# ---- the rules
+
+
+class Holding(enum.Enum):
+    """What an owner finds when it reads the Lease."""
+
+    OURS = enum.auto()
+    ASKED_FOR = enum.auto()
+    GONE = enum.auto()
+    LOST = enum.auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseTiming:
+    """Times in seconds. ``duration``: how long a renewal is valid. The owner renews after a third of it, and retries a
+    failed renewal after a fifteenth. It stops a tenth before others may take the Lease, because clocks differ in speed.
+    """
+
+    duration: float = 30.0
+
+    @property
+    def interval(self) -> float:
+        """From one renewal, or one read by a standby, to the next."""
+        return self.duration / 3
+
+    @property
+    def retry(self) -> float:
+        """From a failed renewal to the next try."""
+        return self.duration / 15
+
+    @property
+    def usable(self) -> float:
+        """How long a renewal allows changes, from the moment it was sent."""
+        return self.duration * 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """This process, as a Lease that it holds names it."""
+
+    host: str
+    identity: FileIdentity
+
+    @property
+    def holder(self) -> str:
+        """What ``kubectl get lease`` shows."""
+        return f"{self.host}/{self.identity.file_id}"
+
+    @property
+    def requester(self) -> str:
+        """How it asks for a Lease that another process holds. Not by ``file_id``: an adoption of stacks changes it."""
+        return f"{self.host}/{self.identity.lock_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedLease:
+    """The Lease as last seen, and ``since`` when (on our own clock) no renewal of it was seen.
+
+    ``last`` is the last Lease that existed; ``guard``: how long after ``since`` a vanished Lease may still be held.
+    """
+
+    lease: Lease | None
+    since: float
+    last: Lease | None = None
+    guard: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """``why`` a new owner's file may lack something that the cluster has seen; empty if it has all.
+
+    ``after_lease``: a Lease existed, which the last owner renewed at ``renewed_at`` (nanoseconds) for the last time.
+    """
+
+    why: str = ""
+    after_lease: bool = False
+    renewed_at: int | None = None
+
+
+def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
+    """What is known after the Lease was observed as ``lease``."""
+    cached = before.lease if before is not None else None
+    if before is None or (cached is None and lease is not None):
+        return ObservedLease(lease=lease, since=now, last=lease)
+    if lease is None:
+        if cached is None:
+            return before
+        # Somebody deleted it; its holder does not know that yet, and may create it again.
+        return ObservedLease(lease=None, since=now, last=cached, guard=cached.duration if cached.holder else 0.0)
+    is_renewal = cached is None or _renewal(lease) != _renewal(cached)
+    return ObservedLease(lease=lease, since=now if is_renewal else before.since, last=lease)
+
+
+def _renewal(lease: Lease) -> tuple[object, ...]:
+    """What a renewal changes, and nobody else does: a request for a takeover is no sign of life."""
+    return (lease.uid, lease.holder, lease.lock_id, lease.epoch, lease.renewed_at)
+
+
+def seconds_to_wait(me: Candidate, watched: ObservedLease, now: float, timing: LeaseTiming) -> float:
+    """How many seconds the Lease must not be taken yet; 0 if it may be taken now.
+
+    A holder with our own lock has ended. A Lease that was given back is reserved for its requester for a while.
+    """
+    lease = watched.lease
+    if lease is None:
+        wait = watched.guard
+    elif lease.takeover in ("", me.requester) if not lease.holder else lease.lock_id == me.identity.lock_id:
+        wait = 0.0
+    else:
+        wait = lease.duration or timing.duration
+    return max(0.0, watched.since + wait - now)
+
+
+def holding(me: Candidate, lease: Lease | None) -> Holding:
+    """Whether an owner still owns the stacks, given this Lease."""
+    if lease is None:
+        return Holding.GONE
+    ours = (me.identity.file_id, me.identity.lock_id, me.identity.epoch)
+    # Somebody may have emptied the holder by hand: as long as the Lease names our file, nobody has taken it.
+    if (lease.file_id, lease.lock_id, lease.epoch) != ours or lease.holder not in ("", me.holder):
+        return Holding.LOST
+    if (lease.sequence or 0) > me.identity.sequence:
+        return Holding.LOST  # this process and its machine were set back: another run of it has gone on
+    return Holding.OURS if lease.takeover in ("", me.requester) else Holding.ASKED_FOR
+
+
+def succession(last: Lease | None, identity: FileIdentity) -> Succession:
+    """Whether the file continues where the last owner stopped, by what that owner has left in the Lease.
+
+    Without a Lease the file lacks nothing: it comes from a stackd that used no Lease, or its own Lease was lost.
+    """
+    renewed_at = last.renewed_at if last is not None else None
+    return Succession(why=_what_is_missing(last, identity), after_lease=last is not None, renewed_at=renewed_at)
+
+
+def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
+    if identity.incomplete:
+        return "the file is new or restored, or was not completed before"
+    if last is None:
+        return ""
+    if last.file_id not in ("", identity.file_id):
+        return f"{last.holder or 'another stackd'} owned the stacks with another file"
+    if not last.file_id or last.epoch is None or last.sequence is None:
+        return "the Lease does not say how far the file had come"
+    if last.epoch > identity.epoch:
+        return f"{_OLDER}: the file's start count is {identity.epoch}, the Lease's is {last.epoch}"
+    if last.epoch == identity.epoch and last.lock_id != identity.lock_id:
+        return f"{_OLDER}, which was taken with another copy of the file"
+    if last.sequence > identity.sequence:
+        return f"{_OLDER}: the file's change count is {identity.sequence}, the Lease's is {last.sequence}"
+    return ""
+
+
+def taken(lease: Lease | None, me: Candidate, *, duration: float, now: int) -> Lease:
+    """The Lease as it is written when it is taken: with a new holder, or renewed by a new process of the same file.
+
+    A new process keeps a takeover request that the process before it has not fulfilled, and steps back for it.
+    """
+    before = lease or Lease(holder="")
+    changed = before.holder != me.holder
+    restarted = bool(before.holder) and before.lock_id == me.identity.lock_id
+    return replace(
+        renewed(before, me, now=now),
+        duration=math.ceil(duration),
+        acquired_at=now if changed or before.acquired_at is None else before.acquired_at,
+        transitions=before.transitions + (lease is not None and changed),
+        file_id=me.identity.file_id,
+        lock_id=me.identity.lock_id,
+        epoch=me.identity.epoch,
+        takeover=before.takeover if restarted and before.takeover != me.requester else "",
+    )
+
+
+def renewed(lease: Lease, me: Candidate, *, now: int) -> Lease:
+    """The Lease as its holder writes it at a renewal; what others have written on it stays.
+
+    Its time is later than the one before, even if the clock stands still or is set back.
+    """
+    later = max(now, (lease.renewed_at or 0) + _MICROSECOND)
+    return replace(lease, holder=me.holder, renewed_at=later, sequence=me.identity.sequence)
+
+
+# ---- the task
 
 
 class Role(enum.StrEnum):
@@ -69,7 +247,7 @@ class Ownership:
 
     ``owned`` is set once this process is owner. ``stands_by`` is set while it knows that another one is: ``standby``
     then holds the sentence for clients, and is empty otherwise. ``asked_for`` is set when another process, ``asker``,
-    wants to take over. ``trouble`` says why the last read or renewal of the Lease failed; ``troubled`` is called at
+    wants to take over. ``error`` says why the last read or renewal of the Lease failed; ``failed`` is called at
     each failure. ``set_back`` is called when the operator has set the cluster back (restored a backup of it): what was
     seen of it before is void.
 
@@ -87,14 +265,15 @@ class Ownership:
         self.asked_for = asyncio.Event()
         self.asker = ""
         self.standby = ""
-        self.trouble = ""
-        self.confirmed: Callable[[], Awaitable[None]] = _confirmed
-        self.troubled: Callable[[], None] = lambda: None
+        self.error = ""
+        self.confirmed: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
+        self.failed: Callable[[], None] = lambda: None
         self.set_back: Callable[[], None] = lambda: None
+        self.host = host
+        self.lease_name = leases.name
         self._leases = leases
         self._fence = fence
         self._store = store
-        self.host = host
         self._timing = timing
         self._clock = clock
         self._watched: ObservedLease | None = None
@@ -121,11 +300,6 @@ class Ownership:
         return self._timing.duration + 2 * self._timing.interval
 
     @property
-    def lease_name(self) -> str:
-        """The name of the Lease, in the namespace of the stacks."""
-        return self._leases.name
-
-    @property
     def stepped_back(self) -> bool:
         """Whether another process owns the stacks that this one has owned, or has asked for them."""
         return self.asked_for.is_set() or self.role in (Role.LOST, Role.RELEASED)
@@ -134,14 +308,11 @@ class Ownership:
         """Why this owner may change nothing now; empty if it may, or is not the owner."""
         if self.role is not Role.OWNER or self._fence.open:
             return ""
-        return (
-            f"the Lease {self._leases.name} was not renewed in time; stackd changes nothing until it is: {self.trouble}"
-        )
+        return f"the Lease {self.lease_name} was not renewed in time; stackd changes nothing until it is: {self.error}"
 
     async def serve(self) -> None:
         """``run`` as a service; raises NotOwner when this process stops being owner."""
-        role = await self.run()
-        if role is Role.LOST:
+        if await self.run() is Role.LOST:
             raise NotOwner(f"{self.owner or 'another stackd'} owns the stacks now; this stackd will stand by")
         raise NotOwner("the stacks were handed over; this stackd will stand by")
 
@@ -154,17 +325,12 @@ class Ownership:
             following = group.create_task(self._follow(), name="lease watch")
             try:
                 await self._stand_by()
-                await self._hold()
+                while self.role is Role.OWNER:
+                    await self._keep()
             finally:
                 following.cancel()
                 self._ended.set()
         return self.role
-
-    def hurry(self) -> None:
-        """The cluster answers again: an owner that could not renew the Lease tries again now."""
-        if self.role is Role.OWNER and self.trouble:
-            self._next_renewal = self._fence.now()
-            self._changed.set()
 
     async def release(self) -> None:
         """Give the Lease back, for whoever asked for it, or else shorten it to the time that a restart takes.
@@ -232,17 +398,17 @@ class Ownership:
         while not self._release.is_set():
             pause = self._timing.retry
             try:
-                known = self._watched
+                before = self._watched
                 if not heard or self._wait() <= 0:
                     await self._read_lease()
                     if self._wait() <= 0 and await self._take():
                         return
-                self._succeeded()
+                self.error = ""
                 # If nothing new was seen, a try now would be refused like this one.
-                if self._wait() > 0 or self._watched != known:
+                if self._wait() > 0 or self._watched != before:
                     pause = min(self._wait(), self._timing.interval)
             except (ClusterError, Unavailable) as error:
-                self._failed(error, "who owns the stacks is not known")
+                self._note(error, "who owns the stacks is not known")
             self._report_owner()
             heard = await self._changed_within(pause)
 
@@ -253,13 +419,13 @@ class Ownership:
 
     def _report_owner(self) -> None:
         lease = self.lease
-        if not self.trouble:
-            held = lease is not None and bool(lease.holder) and lease.lock_id != self._me.lock_id
-            self._stand_by_for(self.owner if held else "")
+        if not self.error:
+            is_others = lease is not None and lease.lock_id != self._me.identity.lock_id
+            self._stand_by_for(self.owner if is_others else "")
         if self.standby:
             self._fence.close(self.standby)
-        elif self.trouble:
-            self._fence.close(f"who owns the stacks is not known: {self.trouble}")
+        elif self.error:
+            self._fence.close(f"who owns the stacks is not known: {self.error}")
 
     def _stand_by_for(self, owner: str) -> None:
         before, self.standby = self.standby, f"{owner} owns the stacks{STANDS_BY}" if owner else ""
@@ -273,7 +439,7 @@ class Ownership:
             return
         self.stands_by.set()
         if self.standby != before:
-            log.info("standing by: %s (Lease %s)", self.standby.removesuffix(STANDS_BY), self._leases.name)
+            log.info("standing by: %s (Lease %s)", self.standby.removesuffix(STANDS_BY), self.lease_name)
 
     async def _take(self) -> bool:
         """Try to take the Lease; False if somebody else was faster, or if an earlier try of ours succeeded unseen."""
@@ -281,35 +447,54 @@ class Ownership:
         assert watched is not None
         await self.confirmed()
         found = succession(watched.last, self._store.identity)
-        if not found.continuous:
+        if found.why:
             # Before the Lease names this file, so that after a crash the adoption is finished, too.
             await self._store.begin_adoption()
-        sent = self._fence.now()
-        wanted = self._as_taken(watched.lease)
-        try:
-            held = await (self._leases.create(wanted) if watched.lease is None else self._leases.update(wanted))
-        except (ObjectExists, PreconditionFailed):
+        if not await self._send(watched.lease):
             return False
         self.role, self.succession = Role.OWNER, found
         self._stand_by_for("")
-        self._renewed(held, sent)
-        log.info("this stackd owns the stacks (Lease %s)%s", self._leases.name, f"; {found.why}" if found.why else "")
+        log.info("this stackd owns the stacks (Lease %s)%s", self.lease_name, f"; {found.why}" if found.why else "")
         self.owned.set()
+        return True
+
+    async def _send(self, lease: Lease | None, timeout: float | None = None) -> bool:
+        """Take or renew the Lease, which was last seen as ``lease``; False if it has changed since then."""
+        sent, now = self._fence.now(), self._clock.now()
+        as_taken = taken(lease, self._me, duration=self._timing.duration, now=now)
+        try:
+            if lease is None:
+                written = await self._leases.create(as_taken, timeout=timeout)
+            else:
+                wanted = renewed(lease, self._me, now=now) if self.role is Role.OWNER else as_taken
+                written = await self._leases.update(wanted, timeout=timeout)
+        except (ObjectExists, PreconditionFailed):
+            return False
+        self._observe(written)
+        self._next_renewal = sent + self._timing.interval
+        self._fence.allow_until(sent + self._timing.usable, "another stackd may own the stacks now")
+        self.error = ""
+        if self._lapsed and self._fence.open:
+            self._lapsed = False
+            log.info("the Lease is renewed again")
         return True
 
     # ---- owner
 
-    async def _hold(self) -> None:
-        while self.role is Role.OWNER:
-            # Check often: while the machine is suspended the event loop's clock stops, the fence's does not.
-            await self._changed_within(min(max(0.0, self._next_renewal - self._fence.now()), _CHECK_SECONDS))
+    async def _keep(self) -> None:
+        # Check often: while the machine is suspended the event loop's clock stops, the fence's does not.
+        await self._changed_within(min(max(0.0, self._next_renewal - self._fence.now()), _CHECK_SECONDS))
+        try:
             if self._release.is_set():
                 await self._give_back()
             elif await self._is_ours() and self._fence.now() >= self._next_renewal:
                 await self._renew()
+        except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
+            self._next_renewal = self._fence.now() + self._timing.retry
+            self._note(error, "the Lease cannot be renewed")
 
     async def _is_ours(self) -> bool:
-        found = self._holding()
+        found = holding(self._me, self.lease)
         if found is Holding.LOST:
             self._fence.close(f"{self.owner or 'another stackd'} owns the stacks now")
             return await self._is_ours_after_all()
@@ -321,70 +506,32 @@ class Ownership:
             self.asked_for.set()
         if not self._fence.open and not self._lapsed:
             self._lapsed = True
-            log.error(
-                "the Lease was not renewed in time; stackd changes nothing until it is: %s", self.trouble or "late"
-            )
+            log.error("the Lease was not renewed in time; stackd changes nothing until it is: %s", self.error or "late")
         return True
-
-    def _holding(self) -> Holding:
-        lease = self.lease
-        if lease is not None and (lease.sequence or 0) > self._store.identity.sequence:
-            return Holding.LOST  # this process and its machine were set back: another run of it has gone on
-        return holding(self._me, lease)
 
     async def _is_ours_after_all(self) -> bool:
         """Whether the Lease that says otherwise belongs to another cluster under the same address."""
-        try:
-            await self.confirmed()
-            await self._read_lease()
-        except (ClusterError, ClusterUnavailable) as error:
-            self._next_renewal = self._fence.now() + self._timing.retry
-            self._failed(error, "it is not known whether the Lease is lost")
-            await asyncio.sleep(self._timing.retry)
-            return False
-        if self._holding() is not Holding.LOST:
+        await self.confirmed()
+        await self._read_lease()
+        if holding(self._me, self.lease) is not Holding.LOST:
             return True
         self._end(Role.LOST, f"{self.owner or 'another stackd'} owns the stacks now")
         log.error("this stackd does not own the stacks any more: %s has the Lease", self.owner or "somebody else")
         return False
 
     async def _renew(self) -> None:
-        sent, lease = self._fence.now(), self.lease
-        try:
-            if lease is None:
-                await self.confirmed()
-                held = await self._leases.create(self._as_taken(None), timeout=self._timing.interval)
-            else:
-                held = await self._leases.update(self._as_renewed(lease), timeout=self._timing.interval)
-        except (ObjectExists, PreconditionFailed):
-            # Somebody has changed it, or an earlier try of ours has: read it, and then try again.
+        if self.lease is None:
+            await self.confirmed()
+        if not await self._send(self.lease, self._timing.interval):
             await self._read_lease_again()
-        except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
-            self._next_renewal = self._fence.now() + self._timing.retry
-            self._failed(error, "the Lease cannot be renewed")
-        else:
-            self._renewed(held, sent)
 
     async def _read_lease_again(self) -> None:
-        known = self.lease
-        try:
-            await self._read_lease()
-        except (ClusterError, ClusterUnavailable) as error:
+        """Somebody has changed it, or an earlier try of ours has."""
+        before = self.lease
+        await self._read_lease()
+        if self.lease == before:  # a try now would be refused like this one
             self._next_renewal = self._fence.now() + self._timing.retry
-            self._failed(error, "the Lease cannot be read")
-        else:
-            if self.lease == known:  # a try now would be refused like this one
-                self._next_renewal = self._fence.now() + self._timing.retry
-                self.trouble = "the API server refuses to change the Lease"
-
-    def _renewed(self, held: Lease, sent: float) -> None:
-        self._observe(held)
-        self._next_renewal = sent + self._timing.interval
-        self._fence.allow_until(sent + self._timing.usable, "another stackd may own the stacks now")
-        self._succeeded()
-        if self._lapsed and self._fence.open:
-            self._lapsed = False
-            log.info("the Lease is renewed again")
+            self.error = "the API server refuses to change the Lease"
 
     async def _give_back(self) -> None:
         """Change nothing from here on, and give the Lease back or shorten it; otherwise it expires."""
@@ -395,51 +542,36 @@ class Ownership:
             found = holding(self._me, lease)
             if found not in (Holding.OURS, Holding.ASKED_FOR):
                 break
-            asked = found is Holding.ASKED_FOR
+            last = renewed(lease, self._me, now=self._clock.now())
+            asked, shorter = found is Holding.ASKED_FOR, min(lease.duration, RESTART_SECONDS)
             try:
-                given = replace(self._as_renewed(lease), holder="") if asked else self._as_stopped(lease)
-                self._observe(await self._leases.update(given))
-            except PreconditionFailed:
-                await self._read_lease_again()
+                if await self._update(replace(last, holder="") if asked else replace(last, duration=shorter)):
+                    if asked:
+                        log.info("the Lease %s was given back", self.lease_name)
+                    break
             except (ClusterError, ClusterUnavailable) as error:
-                self._failed(error, "the Lease cannot be given back")
+                self._note(error, "the Lease cannot be given back")
                 await asyncio.sleep(self._timing.retry)
-            else:
-                if asked:
-                    log.info("the Lease %s was given back", self._leases.name)
-                break
         self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
+
+    async def _update(self, lease: Lease) -> bool:
+        try:
+            self._observe(await self._leases.update(lease))
+        except PreconditionFailed:
+            await self._read_lease_again()
+            return False
+        return True
 
     def _end(self, role: Role, why: str) -> None:
         self.role, self.standby = role, why
         self._fence.close(why)
 
-    # ---- both
-
     @property
     def _me(self) -> Candidate:
-        identity = self._store.identity
-        return Candidate(host=self.host, file_id=identity.file_id, lock_id=identity.lock_id, epoch=identity.epoch)
+        return Candidate(host=self.host, identity=self._store.identity)
 
-    def _as_taken(self, lease: Lease | None) -> Lease:
-        sequence, now = self._store.identity.sequence, self._clock.now()
-        return taken(lease, self._me, sequence=sequence, duration=self._timing.written, now=now)
-
-    def _as_renewed(self, lease: Lease) -> Lease:
-        return renewed(lease, self._me, sequence=self._store.identity.sequence, now=self._clock.now())
-
-    def _as_stopped(self, lease: Lease) -> Lease:
-        return stopped(lease, self._me, sequence=self._store.identity.sequence, now=self._clock.now())
-
-    def _failed(self, error: StackdError, what: str) -> None:
-        if not self.trouble:
+    def _note(self, error: StackdError, what: str) -> None:
+        if not self.error:
             log.warning("%s: %s", what, error)
-        self.trouble = str(error)
-        self.troubled()
-
-    def _succeeded(self) -> None:
-        self.trouble = ""
-
-
-async def _confirmed() -> None:
-    """The default: no cluster identity to confirm."""
+        self.error = str(error)
+        self.failed()

@@ -30,9 +30,8 @@ LONGEST_WAIT = 30.0
 AFTER_PREEMPTION_SECONDS = 30.0
 """How long a pool is not refilled after its stacks were deleted to make room for creates."""
 
-
 OPENED_AT_ONCE = 32
-"""How many pods of given stacks are patched at a time; in a burst the others wait, before their deadline begins."""
+"""How many Services of given stacks are patched at a time; in a burst the others wait, before their deadline begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +47,6 @@ class PoolFigures:
     hits: int = 0
     misses: int = 0
     reason: str = ""
-
-
-NO_POOL = PoolFigures()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -77,19 +73,22 @@ class Pool:
     def failed(self, why: str, now: float, *, longest: float = LONGEST_PAUSE) -> None:
         """Record a failure; each one delays the next try longer."""
         self.failures += 1
-        self.reason = why
-        pause = RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures)
-        self.put_off(now + pause)
+        self.put_off(now + RetryPolicy(first=FIRST_PAUSE, longest=longest).bound(self.failures), why)
 
-    def put_off(self, until: float) -> None:
-        """Do not fill the pool before ``until``."""
-        self.not_before = max(self.not_before, until)
+    def put_off(self, until: float, why: str = "") -> None:
+        """Do not fill the pool before ``until``, because of ``why``."""
+        self.reason, self.not_before = why or self.reason, max(self.not_before, until)
 
-    def changed_to(self, digest: str) -> None:
-        """The template has changed: forget the failures of the one before."""
-        self.digest = digest
-        self.unproven.clear()
-        self._succeeded()
+    def settle(self, now: float, digest: str) -> None:
+        """Forget earlier failures once the template has changed, and crashes once a stack has run for PROVEN_SECONDS."""
+        if self.digest != digest:
+            self.digest = digest
+            self.unproven.clear()
+            self._succeeded()
+        while self.unproven and now - next(iter(self.unproven.values())) >= PROVEN_SECONDS:
+            del self.unproven[next(iter(self.unproven))]
+            if self.crashed:
+                self._succeeded()
 
     def came_to_run(self, stack_id: str, now: float) -> None:
         """A stack came to run: that ends the failures, unless earlier stacks came to run and then ended."""
@@ -97,45 +96,31 @@ class Pool:
         if not self.crashed:
             self._succeeded()
 
-    def settle(self, now: float) -> None:
-        """Forget earlier crashes once a stack has run for PROVEN_SECONDS."""
-        while self.unproven and now - next(iter(self.unproven.values())) >= PROVEN_SECONDS:
-            del self.unproven[next(iter(self.unproven))]
-            if self.crashed:
-                self._succeeded()
-
     def _succeeded(self) -> None:
         self.failures, self.reason, self.not_before, self.crashed = 0, "", 0.0, False
 
-    def preempted(self, until: float) -> None:
-        """Some of its stacks were deleted to make room for creates: do not refill before ``until``."""
-        self.reason = "paused: stacks were deleted to free capacity for creates"
-        self.put_off(until)
-
 
 class Pools:
-    """The pools of one daemon, by the name of the template; includes templates that no longer exist."""
+    """The pools of one daemon, by the name of the template; includes templates that no longer exist.
+
+    ``asked_at``    when (monotonic seconds) the latest create looked for a stack in a pool
+    ``opening``     held while the Service of a stack that was just given is patched
+    ``news``        set when the refill has to look at the pools
+    ``preempting``  held from the choice of stacks for preemption until the intent to delete them is committed
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.by_name: dict[str, Pool] = {}
-        self._now = now
         self.asked_at = -math.inf
-        """When (monotonic seconds) the latest create looked for a stack in a pool."""
         self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
-        """Held while the pod of a stack that was just given is patched."""
         self.news = asyncio.Event()
-        """Set when the refill has to look at the pools in ``changed``."""
-        self.changed: set[str] = set()
         self.preempting = asyncio.Lock()
-        """Held from the choice of stacks for preemption until the intent to delete them is committed."""
+        self._now = now
         self._taken: set[str] = set()
 
     def of(self, name: str) -> Pool:
         """The pool of a template."""
-        pool = self.by_name.get(name)
-        if pool is None:
-            pool = self.by_name[name] = Pool()
-        return pool
+        return self.by_name.setdefault(name, Pool())
 
     def load(self, rows: Iterable[Stack]) -> None:
         """Start with the rows of the file."""
@@ -144,27 +129,23 @@ class Pools:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: keep the pools up to date."""
-        was, waits = before is not None and before.unassigned, after is not None and after.unassigned
-        if not was and not waits:
-            return
-        if before is not None and was:
+        before = before if before is not None and before.unassigned else None
+        after = after if after is not None and after.unassigned else None
+        if before is not None:
             pool = self.of(before.template or "")
-            stays = after is not None and waits and is_ready(after)
+            stays = after is not None and is_ready(after)
             if not (stays and is_ready(before)):
                 pool.waits.pop(before.stack_id, None)
             if not stays:
                 pool.unproven.pop(before.stack_id, None)
-            self.changed.add(before.template or "")
-        if after is not None and waits:
-            self.changed.add(after.template or "")
+        if after is not None:
             pool = self.of(after.template or "")
             pool.waits[after.stack_id] = after
-            started = (
-                before is not None and before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING
-            )
-            if started and after.digest == pool.digest:
+            started = before is not None and before.status is StackStatus.CREATING
+            if started and after.status is StackStatus.RUNNING and after.digest == pool.digest:
                 pool.came_to_run(after.stack_id, self._now())
-        self.news.set()
+        if before or after:
+            self.news.set()
 
     def take(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.
@@ -189,13 +170,11 @@ class Pools:
 
     def figures(self, template: Template) -> PoolFigures:
         """How the template's pool is doing."""
-        pool = self.by_name.get(template.name)
-        if pool is None:
-            return NO_POOL
+        pool = self.by_name.get(template.name, Pool())
         rows = [row for row in pool.waits.values() if row.deleting_since is None]
         ready = sum(is_ready(row) and row.digest == template.digest for row in rows)
-        failing = sum(map(has_failed, rows))
         starting = sum(row.status is StackStatus.CREATING and row.accepted and not row.ended for row in rows)
+        failing = sum(map(has_failed, rows))
         if pool.failures:
             failing = max(failing, template.pool - ready - starting)
         return PoolFigures(

@@ -76,34 +76,34 @@ class PrePulls:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._queue: WorkQueue[ImageOnNode] = WorkQueue(context.clock.monotonic, RETRIES)
-        self._known: dict[ImageOnNode, Pull] = {}
+        self._pulls: dict[ImageOnNode, Pull] = {}
         self._nodes: dict[str, asyncio.Lock] = {}
 
     def of(self, template: Template) -> Mapping[str, Pull]:
         """The pull state of one template's images by node; per node, that of the slowest image."""
-        found: dict[str, Pull] = {}
-        for target, pull in self._known.items():
+        by_node: dict[str, Pull] = {}
+        for target, pull in self._pulls.items():
             if template.prepull and target.image in template.images:
-                found[target.node] = min(found.get(target.node, pull), pull, key=lambda one: _ORDER.index(one.state))
-        return dict(sorted(found.items()))
+                by_node[target.node] = min(
+                    by_node.get(target.node, pull), pull, key=lambda one: _ORDER.index(one.state)
+                )
+        return dict(sorted(by_node.items()))
 
     def counts(self) -> Mapping[PullState, int]:
         """How many images on nodes are in which state."""
-        states = [pull.state for pull in self._known.values()]
+        states = [pull.state for pull in self._pulls.values()]
         return {state: states.count(state) for state in PullState}
 
     async def refresh(self) -> None:
         """Compare what is wanted with what is known; makes no request."""
-        wanted = self._wanted()
-        now = self._context.clock.monotonic()
-        for target in self._known.keys() - wanted.keys():
-            del self._known[target]
+        wanted, now = self._wanted(), self._context.clock.monotonic()
+        for target in self._pulls.keys() - wanted.keys():
+            del self._pulls[target]
         for target in wanted:
-            pull = self._known.get(target)
+            pull = self._pulls.get(target)
             if pull is None:
                 self._set(target, PullState.WAITING)
-                self._queue.add(target)
-            elif pull.state is PullState.PULLED and now - pull.since >= AGAIN_SECONDS:
+            if pull is None or (pull.state is PullState.PULLED and now - pull.since >= AGAIN_SECONDS):
                 self._queue.add(target)
 
     def _wanted(self) -> dict[ImageOnNode, Template]:
@@ -122,23 +122,17 @@ class PrePulls:
         """The service: delete what an earlier process has left, then pull images; runs for ever."""
         if not self._wanted():
             await asyncio.sleep(CLEAN_UP_SECONDS)  # there is hardly anything to delete, and creates may be waiting
-        await self._clean_up()
-        await self.refresh()
-        await self._queue.run(self._pull, workers=AT_ONCE, failed=self._failed)
-
-    async def _clean_up(self) -> None:
-        """Delete the pods of an earlier process; retry until that is done."""
         tries = 0
         while True:
             try:
-                for pod in await self._context.cluster.list_prepulls():
-                    await self._delete(pod)
+                await self._delete_pods()
+                break
             except StackdError as error:
                 tries += 1
                 log.info("the pods that pull images cannot be listed now: %s", error)
                 await asyncio.sleep(RETRIES.delay(tries))
-            else:
-                return
+        await self.refresh()
+        await self._queue.run(self._pull, workers=AT_ONCE, failed=self._failed)
 
     async def _pull(self, target: ImageOnNode) -> None:
         """Pull one image, in its own task, so that it can still delete its pod when the daemon stops."""
@@ -152,12 +146,11 @@ class PrePulls:
         async with self._nodes.setdefault(target.node, asyncio.Lock()):
             if self._context.gate.closing:
                 return
-            template = self._wanted().get(target)
-            if template is None:
-                await self._delete_pod_of(target)
+            if (template := self._wanted().get(target)) is None:
+                await self._delete_pods(self._name(target))  # an earlier try may have left one
                 return
-            if self._known.get(target, _NOTHING).state is PullState.WAITING:  # else it stays pulled, or failing and why
-                self._set(target, PullState.PULLING)
+            if (pull := self._pulls.get(target)) is None or pull.state is PullState.WAITING:
+                self._set(target, PullState.PULLING)  # else it stays pulled, or failing and why
             pod = await self._made(target, template)
             try:
                 done = await self._until_done(target, pod["metadata"]["uid"])
@@ -171,19 +164,18 @@ class PrePulls:
             log.info("prepull: %s is there", target)
 
     async def _made(self, target: ImageOnNode, template: Template) -> JsonObject:
-        context = self._context
+        context, name = self._context, self._name(target)
         await context.gate.right_cluster()
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
-        instance = context.config.cluster.instance
-        pod = prepull_pod(manifest, context.config.stacks.namespace, instance, target.node)
+        pod = prepull_pod(manifest, context.config.stacks.namespace, context.instance, target.node)
         with contextlib.suppress(ObjectExists):  # made by an earlier try whose response was lost
             await context.cluster.create_pod(pod)
-        found = await context.cluster.find("pods", self._name(target))
-        if found is None:
+        made = await context.cluster.find("pods", name)
+        if made is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
-        if not is_prepull(found, instance):
-            raise ClusterUnavailable(f"the pod {self._name(target)} is not stackd's: delete it, or have it renamed")
-        return found
+        if not is_prepull(made, context.instance):
+            raise ClusterUnavailable(f"the pod {name} is not stackd's: delete it, or have it renamed")
+        return made
 
     async def _until_done(self, target: ImageOnNode, uid: str) -> bool:
         """Return True once the image is there, False as soon as nobody wants it any more.
@@ -206,12 +198,12 @@ class PrePulls:
         return False
 
     def _name(self, target: ImageOnNode) -> str:
-        return prepull_name(self._context.config.cluster.instance, target.node, target.image)
+        return prepull_name(self._context.instance, target.node, target.image)
 
-    async def _delete_pod_of(self, target: ImageOnNode) -> None:
-        """Delete the pod that an earlier try may have left."""
+    async def _delete_pods(self, name: str = "") -> None:
+        """Delete the pods that pull images: all of them, or the one of that name."""
         for pod in await self._context.cluster.list_prepulls():
-            if pod["metadata"]["name"] == self._name(target):
+            if name in ("", pod["metadata"]["name"]):
                 await self._delete(pod)
 
     async def _delete(self, pod: JsonObject) -> None:
@@ -225,7 +217,4 @@ class PrePulls:
             log.warning("prepull: %s: next try in %.0f s: %s", target, delay or 0.0, error, extra=extra)
 
     def _set(self, target: ImageOnNode, state: PullState, reason: str = "") -> None:
-        self._known[target] = Pull(state=state, since=self._context.clock.monotonic(), reason=reason)
-
-
-_NOTHING = Pull(state=PullState.WAITING, since=0.0)
+        self._pulls[target] = Pull(state=state, since=self._context.clock.monotonic(), reason=reason)

@@ -1,38 +1,47 @@
-"""Compare what stackd intends with what exists, plan what to do about it, and have it done unless a brake holds it.
+"""The passes that find what events have missed; and expiry, at its time.
 
-Owns: the passes. ``next_step`` says what is to be done. A pass hands work to the observer (statuses) and the worker, so
-that no request holds it up, and finds what they may have missed. Only adopting objects without a row and observing
-confirmed stacks are part of the pass itself.
+Owns: the passes, which hand work to the observer (statuses) and the worker, so that no request holds them up. Only
+adopting objects without a row and observing confirmed stacks are part of a pass itself. Owns, too, the order of expiry,
+fed by the file's own changes; and that no stack expires by a clock that may be wrong: if many have expired only because
+the clock was set, the brake decides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.brake import CONFIRMED_SECONDS
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.next_step import (
+    OF_THE_PASS,
     UNASKED,
     Action,
-    PlanInput,
+    Orphan,
     ReconcilePlan,
     StepKind,
-    Unknown,
-    make_plan,
-    without_row,
+    Surroundings,
+    of_orphans,
+    orphans,
 )
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.rebuild import adopt
-from stackd.lifecycle.ttl import expire_overdue
+from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
+from stackd.model import Stack
+from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 BLOCKED_RETRY_SECONDS = 5
+
+ASK_SECONDS = 5.0
+"""How often the API server is asked for the time while the clock is not trusted."""
 
 CONTESTED_PASSES, AGAIN_PASSES = 10, 30
 """How many passes a new owner waits at most for the ports of stacks that it adopts, and how often it looks for them
@@ -52,40 +61,59 @@ class Released:
 
 
 class Reconciler:
-    """The passes of one daemon."""
+    """The passes of one daemon; ``unknown`` are the objects that the last one left alone."""
 
     def __init__(self, context: Context, observer: Observer) -> None:
+        self.unknown: tuple[Action, ...] = ()
+        self.passes = 0
+        self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
         self._context = context
         self._observer = observer
         self._removed: frozenset[str] = frozenset()
         self._looked_up: frozenset[str] = frozenset()
         self._unadoptable: dict[str, str] = {}
-        self._contested: frozenset[str] = frozenset()
+        self._contested: set[str] = set()
         self._contested_passes = 0
-        self.unknown: tuple[Unknown, ...] = ()
         self._busy = asyncio.Lock()
-        self.passes = 0
-        self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
 
     async def plan(self) -> ReconcilePlan:
         """What a pass would do now, and why. Makes no request and changes nothing, however often it is called.
 
         Raises StoreUnavailable if the file cannot be asked about objects without a row.
         """
-        await self._look_up()
-        held = frozenset(self._context.brake.held)
-        if blocked := self._context.gate.why_no_pass():
-            return ReconcilePlan(blocked=blocked, held=held)
-        return replace(make_plan(self._plan_input()), held=held)
-
-    async def _look_up(self) -> None:
-        """Ask the file whether it has removed the stacks of objects without a row, if there are any."""
         context = self._context
-        mirror = context.mirror
-        wanted = without_row(mirror.pods, mirror.services, context.store.stacks.ids(), mirror.all_routes())
-        removed = await context.store.stacks.removed_among(wanted) if wanted else frozenset()
-        self._looked_up, self._removed = wanted, removed
-        self._unadoptable = {stack_id: why for stack_id, why in self._unadoptable.items() if stack_id in wanted}
+        self._looked_up = frozenset(orphan.stack_id for orphan in self._orphans())
+        removed = context.store.stacks.removed_among
+        self._removed = await removed(self._looked_up) if self._looked_up else frozenset()
+        self._unadoptable = {name: why for name, why in self._unadoptable.items() if name in self._looked_up}
+        held = frozenset(context.brake.held)
+        if blocked := context.gate.why_no_pass():
+            return ReconcilePlan(blocked=blocked, held=held)
+        succession = context.ownership.succession
+        around = Surroundings(
+            now=context.clock.now() if context.wall_clock.trusted else None,
+            orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
+            busy=context.worker,
+            removed=self._removed,
+            looked_up=self._looked_up,
+            unadoptable=self._unadoptable,
+            incomplete=context.store.incomplete,
+            succeeded_at=succession.renewed_at if succession is not None else None,
+        )
+        plan = of_orphans(self._orphans(), around)
+        return replace(plan, actions=(*self._of_rows(), *plan.actions), held=held)
+
+    def _orphans(self) -> list[Orphan]:
+        mirror = self._context.mirror
+        return list(orphans(self._context.store.stacks.ids(), mirror.pods, mirror.services, mirror.all_routes()))
+
+    def _of_rows(self) -> Iterator[Action]:
+        context = self._context
+        for stack in context.store.stacks.ordered():
+            step = context.step(stack)
+            if step is not None and (step.kind in OF_THE_PASS or stack.stack_id not in context.worker):
+                sudden = step.kind is StepKind.EXPIRE and stack.ttl_expires_at <= context.wall_clock.sudden_until
+                yield Action(kind=step.kind, name=stack.stack_id, why=step.why, sudden=sudden)
 
     async def reconcile(self) -> ReconcilePlan:
         """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
@@ -104,19 +132,18 @@ class Reconciler:
         """
         context = self._context
         async with self._busy:
-            listed = {one.object for one in self.unknown}
+            listed = {one.orphan for one in self.unknown}
             confirmed = context.brake.confirm()
             log.warning("brake: the operator released %d stacks", len(confirmed))
             plan = await self._pass()
         if plan.blocked:
             raise Held(_not_now(plan.blocked, len(confirmed)), BLOCKED_RETRY_SECONDS)
-        agreed = [one.object for one in plan.unknown if one.object in listed]
+        agreed = [one.orphan for one in plan.unknown if one.orphan is not None and one.orphan in listed]
         for orphan in agreed:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
             context.removable.add(orphan.uid)
             context.worker.add(orphan.stack_id)
-        removed = frozenset(f"{orphan}" for orphan in agreed)
-        return Released(count=len(confirmed - plan.held), held=plan.held, removed=removed)
+        return Released(count=len(confirmed - plan.held), held=plan.held, removed=frozenset(map(str, agreed)))
 
     async def _pass(self) -> ReconcilePlan:
         context = self._context
@@ -124,10 +151,9 @@ class Reconciler:
         if confirmed and not context.gate.why_no_pass():
             await self._observer.observe(set(confirmed))
         if self._contested_passes < CONTESTED_PASSES or self.passes % AGAIN_PASSES == 0:
-            # What they lack may have been given back since the last pass.
-            for stack_id in self._contested:
-                self._unadoptable.pop(stack_id, None)
-            self._contested = frozenset()
+            while self._contested:  # what they lack may have been given back since the last pass
+                self._unadoptable.pop(self._contested.pop(), None)
+        context.unrecordable &= {service.uid for service in context.mirror.services.values()}
         if context.unrecordable and self.passes % AGAIN_PASSES == AGAIN_PASSES - 1:
             context.unrecordable.pop()  # one is tried again: what removed the annotations may be gone
         plan = await self.plan()
@@ -141,7 +167,11 @@ class Reconciler:
             return plan
         if context.store.incomplete and adopted and not self._still_adopts(plan):
             await context.store.end_adoption()
-        self._tell_unknown(plan.unknown)
+        before, self.unknown = {one.orphan for one in self.unknown}, plan.unknown
+        for one in plan.unknown:
+            if one.orphan not in before:
+                extra = {"stack_id": one.stack_id}
+                log.warning("%s belongs to no known stack and is left alone: %s", one.orphan, one.why, extra=extra)
         await self._apply(plan)
         self.passes += 1
         context.brake.pass_done()
@@ -157,75 +187,44 @@ class Reconciler:
         """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass
         tries again.
         """
-        context = self._context
         try:
-            done = await adopt(context, names)
+            done = await adopt(self._context, names)
         except (ClusterError, ClusterUnavailable) as error:
             log.warning("%d stacks or more cannot be adopted now: %s", len(names), error)
             return False
-        self._unadoptable |= done.unadoptable
-        self._contested = frozenset(done.contested)
-        self.actions[StepKind.ADOPT] += len(done.stacks)
-        for stack_id in done.stacks:
+        self._unadoptable |= dict(done.lost)
+        self._contested = done.contested
+        self.actions[StepKind.ADOPT] += len(done.recovered)
+        for stack_id in done.recovered:
             stack_log(log, stack_id).info("adopted from its Service")
-        if done.stacks:
-            log.warning("%d stacks were adopted from their Services: the file did not have them", len(done.stacks))
-            await self._observer.observe(set(done.stacks))
+        if done.recovered:
+            log.warning("%d stacks were adopted from their Services: the file did not have them", len(done.recovered))
+            await self._observer.observe(set(done.recovered))
         return True
-
-    def _tell_unknown(self, unknown: tuple[Unknown, ...]) -> None:
-        before, self.unknown = {one.object for one in self.unknown}, unknown
-        for one in unknown:
-            if one.object not in before:
-                extra = {"stack_id": one.object.stack_id}
-                log.warning("%s belongs to no known stack and is left alone: %s", one.object, one.why, extra=extra)
-
-    def _plan_input(self) -> PlanInput:
-        context = self._context
-        succession = context.ownership.succession
-        if context.unrecordable:
-            context.unrecordable &= {service.uid for service in context.mirror.services.values()}
-        return PlanInput(
-            now=context.clock.now() if context.wall_clock.trusted else None,
-            orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
-            stacks=context.store.stacks.ordered(),
-            pods=context.mirror.pods,
-            services=context.mirror.services,
-            routes=list(context.mirror.all_routes()),
-            step=context.step,
-            busy=context.worker,
-            removed=self._removed,
-            looked_up=self._looked_up,
-            unadoptable=self._unadoptable,
-            incomplete=context.store.incomplete,
-            sudden_until=context.wall_clock.sudden_until,
-            succeeded_at=succession.renewed_at if succession is not None else None,
-        )
 
     async def _apply(self, plan: ReconcilePlan) -> None:
         context = self._context
         unasked = {a.stack_id: f"{a.kind}: {a.why}" for a in plan.actions if a.kind in UNASKED or a.sudden}
-        orphans = {a.stack_id: unasked[a.stack_id] for a in plan.actions if a.orphan is not None}
+        rowless = {a.stack_id: unasked[a.stack_id] for a in plan.actions if a.orphan is not None}
         context.brake.forget(context.brake.held.keys() - unasked.keys())
-        held = context.gate.hold_back(
-            orphans, context.store.stacks.ids() | orphans, context.config.reconcile.max_delete_share
-        )
+        among = context.store.stacks.ids() | rowless.keys()
+        held = context.gate.hold_back(rowless, among, context.config.reconcile.max_delete_share)
+        expired = []
         for action in plan.actions:
             if action.kind is StepKind.ADOPT or (action.orphan is not None and action.stack_id in held):
                 continue
-            self._count(action)
+            self.actions[action.kind] += 1
+            stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)
             if action.orphan is not None:
                 context.removable.add(action.orphan.uid)
-            if action.kind is StepKind.END:
+            if action.kind is StepKind.EXPIRE:
+                expired.append(action.name)
+            elif action.kind is StepKind.END:
                 self._observer.mark_dirty([action.name])
-            elif action.kind is not StepKind.EXPIRE:
+            else:
                 context.worker.add(action.stack_id)
-        if expired := [action.name for action in plan.actions if action.kind is StepKind.EXPIRE]:
+        if expired:
             await expire_overdue(context, expired)
-
-    def _count(self, action: Action) -> None:
-        self.actions[action.kind] += 1
-        stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)
 
 
 def _not_now(blocked: str, confirmed: int) -> str:
@@ -235,3 +234,78 @@ def _not_now(blocked: str, confirmed: int) -> str:
         f"the {confirmed} stacks held back cannot be released now: {blocked}; "
         f"they will be if a pass can be made within {CONFIRMED_SECONDS:.0f} s"
     )
+
+
+class Expiries:
+    """Which stack expires next, by the wall clock. The row decides: the stack may have been extended meanwhile."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._asked_at = float("-inf")
+        self._queue: WorkQueue[str] = WorkQueue(lambda: context.clock.now() / NANOSECONDS)
+
+    def follow(self, before: Stack | None, after: Stack | None) -> None:
+        """Subscriber of the store: follow changes of the expiry."""
+        if after is not None and (before is None or before.ttl_expires_at != after.ttl_expires_at):
+            self._queue.add(after.stack_id, at=after.ttl_expires_at / NANOSECONDS)
+
+    async def expire(self) -> None:
+        """Intend to delete every stack whose time is up, unless the clock may be wrong.
+
+        Raises StoreUnavailable; then they are due again the next time.
+        """
+        context = self._context
+        if not context.gate.compared or not context.fence.open:
+            return  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
+        await self._confirm_clock()
+        due, get, now = self._queue.take(), context.store.stacks.get, context.clock.now()
+        expired: set[str] = set()
+        try:
+            rows = [row for row in map(get, due) if row is not None and row.deleting_since is None]
+            if context.wall_clock.trusted and (overdue := [r.stack_id for r in rows if r.ttl_expires_at <= now]):
+                expired = await expire_overdue(context, overdue)
+        finally:
+            for stack_id in due:
+                self._queue.done(stack_id)
+                row = get(stack_id)
+                if row is not None and row.deleting_since is None and stack_id not in expired:
+                    self.follow(None, row)
+
+    async def _confirm_clock(self) -> None:
+        """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead.
+
+        Raises StoreUnavailable.
+        """
+        context, now = self._context, self._context.clock.monotonic()
+        wall_clock = context.wall_clock
+        if not wall_clock.trusted and context.mirror.synced and now - self._asked_at >= ASK_SECONDS:
+            self._asked_at = now
+            try:
+                await context.cluster.time()  # the wall clock observes the ``Date`` of every response
+            except (ClusterError, ClusterUnavailable) as error:
+                log.debug("the API server's time cannot be read: %s", error)
+        if wall_clock.trusted and wall_clock.changed:
+            for stack in await context.store.stacks.end_in_time(context.longest_life):
+                ends = from_nanoseconds(stack.ttl_expires_at)
+                stack_log(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
+            wall_clock.changed = False
+
+
+async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> set[str]:
+    """Mark expired stacks as deleting, unless a brake holds them back (invariant 8), and have them deleted.
+
+    Returns the ids of the marked stacks. Raises StoreUnavailable; then nothing has happened.
+    """
+    until, why = context.wall_clock.sudden_until, "expire: its time is up since the clock was set forward"
+    rows = [row for row in map(context.store.stacks.get, stack_ids) if row is not None]
+    held: frozenset[str] = frozenset()
+    if sudden := {row.stack_id: why for row in rows if row.ttl_expires_at <= until}:
+        held = context.gate.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
+    allowed = [row.stack_id for row in rows if row.stack_id not in held]
+    marked = await context.store.stacks.mark_expired(allowed) if allowed else []
+    crash_point("expire.marked")
+    for stack in marked:
+        context.abandon_create(stack.stack_id)
+        stack_log(log, stack.stack_id).info("its time is up")
+        context.worker.add(stack.stack_id, Priority.EXPIRY)
+    return {stack.stack_id for stack in marked}

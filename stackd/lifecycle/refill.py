@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
-from stackd.lifecycle.context import Context
+from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import make_unassigned
-from stackd.lifecycle.create_request import CreateRequest
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
@@ -27,7 +25,7 @@ from stackd.workqueue import A_SECOND, TokenBucket
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 1.0
-"""Each pool is checked at least this often: its template may have changed, a pause be over, the cluster be back."""
+"""The pools are checked at least this often: a template may have changed, a pause be over, the cluster be back."""
 
 CROWDED_SECONDS = 0.1
 """When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
@@ -42,7 +40,7 @@ the cluster has to make for clients anyway."""
 TRAFFIC_SECONDS = 0.1
 """Creates count as taking from pools for this long after the latest one looked there."""
 
-GATHER_SECONDS = 0.005
+GATHER_SECONDS = 0.02
 """Changes within this time are handled together."""
 
 
@@ -65,21 +63,25 @@ def work_for(pool: Pool, template: Template | None) -> Work:
 
     A stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit.
     """
-    digest = template.digest if template is not None else None
+    digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
     failing: list[Stack] = []
     good: list[Stack] = []
     stale: list[Stack] = []
     for row in pool.waits.values():
         if row.accepted and row.deleting_since is None:
             (failing if has_failed(row) else good if row.digest == digest else stale).append(row)
-    wanted = template.pool if template is not None else 0
     surplus: list[Stack] = []
     if len(good) > wanted:
         surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: len(good) - wanted]
     missing = max(0, wanted - len(good) - len(stale) - pool.making)
-    ours = (row for row in failing if row.digest == digest and row.status in (StackStatus.FAILED, StackStatus.STOPPED))
-    failed = next(map(_why, ours), "")
+    ended = (StackStatus.FAILED, StackStatus.STOPPED)
+    failed = next((_why(row) for row in failing if row.digest == digest and row.status in ended), "")
     return Work(missing=missing, failing=tuple(failing), failed=failed, stale=tuple(stale), surplus=tuple(surplus))
+
+
+def _why(stack: Stack) -> str:
+    reason = stack.status_reason or str(stack.status)
+    return f"{reason}: {stack.status_message}" if stack.status_message else reason
 
 
 def refills_at_once(full: float) -> int:
@@ -94,87 +96,65 @@ class Refill:
         self._context = context
         self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
         self._making = 0
-        self._next_check: dict[str, float] = {}
-        self._short: set[str] = set()
 
     async def run(self) -> None:
         """The refilling service; runs for ever."""
-        pools = self._context.pools
+        news = self._context.pools.news
         while True:
-            pools.news.clear()
-            wait = await self._check()
-            if await set_within(pools.news, wait):
+            news.clear()
+            if await set_within(news, await self._check()):
                 await asyncio.sleep(GATHER_SECONDS)
 
     async def _check(self) -> float:
-        """Handle the pools that have changed or are due, as far as possible now. Returns in how many seconds to check
-        again if nothing changes."""
+        """Look after all pools, as far as possible now. Returns in how many seconds to check again if nothing changes."""
         context, pools = self._context, self._context.pools
+        templates = context.settings.templates
         try:
             context.gate.admit()
             await context.gate.right_cluster()
-        except StackdError as error:
-            self._put_off(str(error))
+        except StackdError as error:  # nothing can be made now: that is why a pool lacks stacks that has not failed
+            for name, template in templates.items():
+                if template.pool and not pools.of(name).failures and work_for(pools.of(name), template).missing:
+                    pools.of(name).reason = str(error)
             return CHECK_SECONDS
-        templates, now = context.settings.templates, context.clock.monotonic()
-        changed, pools.changed = pools.changed, set()
-        names = [*templates, *(name for name in pools.by_name if name not in templates)]
-        due = {name: self._next_check.get(name, now) for name in names}
+        names = [name for name, template in templates.items() if template.pool or name in pools.by_name]
+        names += [name for name in pools.by_name if name not in templates]
         try:
-            for name in sorted((name for name in names if name in changed or due[name] <= now), key=self._full):
-                due[name] = now + await self._maintain(name, templates)
+            pauses = [await self._maintain(name, templates.get(name)) for name in sorted(names, key=self._full)]
         except StoreUnavailable as error:
             log.warning("pools cannot be looked after now: %s", error, extra={"same": "pools"})
-            due = {}
-        self._next_check = due
-        return max(0.0, min(due.values(), default=now + CHECK_SECONDS) - context.clock.monotonic())
+            return CHECK_SECONDS
+        return min(pauses, default=CHECK_SECONDS)
 
     def _full(self, name: str) -> float:
         """How full a pool is (0 to 1); the emptiest is handled first."""
-        template, pool = self._context.settings.templates.get(name), self._context.pools.by_name.get(name)
+        template = self._context.settings.templates.get(name)
         if template is None or not template.pool:
             return 1.0
-        return sum(map(is_ready, pool.waits.values())) / template.pool if pool is not None else 0.0
+        return sum(map(is_ready, self._context.pools.of(name).waits.values())) / template.pool
 
-    def _put_off(self, why: str) -> None:
-        """Nothing can be made now: give that as the reason of every pool that lacks stacks and has not failed."""
-        for name, template in self._context.settings.templates.items():
-            pool = self._context.pools.of(name)
-            if template.pool and not pool.failures and work_for(pool, template).missing:
-                pool.reason = why
-
-    async def _maintain(self, name: str, templates: Mapping[str, Template]) -> float:
-        template = templates.get(name)
-        if (template is None or not template.pool) and name not in self._context.pools.by_name:
-            return CHECK_SECONDS
-        pool, now = self._context.pools.of(name), self._context.clock.monotonic()
-        if template is not None and pool.digest != template.digest:  # earlier failures were the old one's
-            pool.changed_to(template.digest)
-        pool.settle(now)
+    async def _maintain(self, name: str, template: Template | None) -> float:
+        context, pool = self._context, self._context.pools.of(name)
+        now = context.clock.monotonic()
+        if template is not None:
+            pool.settle(now, template.digest)  # failures of an earlier template do not count
         work = work_for(pool, template)
         if work.failed:
             pool.crashed = True
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
-        await self._delete(work)
-        return self._make(pool, template, work, now)
+        others = (*work.stale, *work.surplus)  # failed stacks at once, the others as fast as they are replaced
+        if chosen := [row.stack_id for row in (*work.failing, *others[: self._allowed(len(others))])]:
+            marked = await context.store.stacks.mark_deleting(chosen, DeleteReason.POOL)
+            crash_point("pool.delete_marked")
+            for stack in marked:
+                stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
+                context.worker.add(stack.stack_id, Priority.POOL)
+        return CHECK_SECONDS if template is None else self._make(pool, template, work.missing, now)
 
-    async def _delete(self, work: Work) -> None:
-        """Delete failed stacks at once, and the others as fast as they are replaced."""
-        others = (*work.stale, *work.surplus)
-        chosen = [*work.failing, *others[: self._allowed(len(others))]]
-        if not chosen:
-            return
-        context = self._context
-        marked = await context.store.stacks.mark_deleting([row.stack_id for row in chosen], DeleteReason.POOL)
-        crash_point("pool.delete_marked")
-        for stack in marked:
-            stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
-            context.worker.add(stack.stack_id, Priority.POOL)
-
-    def _make(self, pool: Pool, template: Template | None, work: Work, now: float) -> float:
+    def _make(self, pool: Pool, template: Template, missing: int, now: float) -> float:
         """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to check again."""
-        if template is None or not work.missing:
-            if template is not None and not pool.failures:
+        if not missing:
+            if not pool.failures:
                 pool.reason = ""
             return CHECK_SECONDS
         if now < pool.not_before:
@@ -183,7 +163,7 @@ class Refill:
             return CROWDED_SECONDS
         traffic = now - self._context.pools.asked_at < TRAFFIC_SECONDS
         at_once = refills_at_once(self._full(template.name)) if traffic else AT_ONCE
-        most = max(0, min(work.missing, at_once - self._making))
+        most = max(0, min(missing, at_once - self._making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
             most = 0 if starting or (pool.crashed and pool.unproven) else min(1, most)
@@ -192,8 +172,6 @@ class Refill:
             self._making += 1
             pool.making += 1
             self._context.tasks.background(f"pool {template.name}", self._one(pool, template))
-        if count < work.missing:
-            self._short.add(template.name)
         if count == most:
             return CHECK_SECONDS
         rate = self._context.config.templates.refill_per_second
@@ -205,36 +183,24 @@ class Refill:
         return self._allowance.take_some(self._context.clock.monotonic(), rate, A_SECOND, most)
 
     async def _one(self, pool: Pool, template: Template) -> None:
-        context = self._context
         request = CreateRequest(
-            spec=template.spec,
-            target_ports=template.target_ports,
-            ttl=template.ttl,
-            template=template,
-            unassigned=True,
+            spec=template.spec, target_ports=template.target_ports, ttl=template.ttl, template=template, unassigned=True
         )
         try:
-            await make_unassigned(context, request)
+            await make_unassigned(self._context, request)
             if not pool.failures:
                 pool.reason = ""
+        except (NoRoom, NoNodePort, QuotaExceeded) as error:
+            self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
+        except Unavailable as error:
+            pool.put_off(self._context.clock.monotonic() + FIRST_PAUSE, str(error))
         except StackdError as error:
-            self._failed(pool, template, error)
+            if pool.digest == template.digest:
+                self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)
         finally:
             self._making -= 1
             pool.making -= 1
-            context.pools.changed |= self._short
-            self._short.clear()
-            context.pools.news.set()
-
-    def _failed(self, pool: Pool, template: Template, error: StackdError) -> None:
-        now = self._context.clock.monotonic()
-        if isinstance(error, NoRoom | NoNodePort | QuotaExceeded):
-            self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
-        elif isinstance(error, Unavailable):
-            pool.reason = str(error)
-            pool.put_off(now + FIRST_PAUSE)
-        elif pool.digest == template.digest:
-            self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)
+            self._context.pools.news.set()
 
     def _note_failure(self, pool: Pool, name: str, why: str, longest: float) -> None:
         """Record why the pool cannot be filled; of several failures at the same time only one counts."""
@@ -242,8 +208,3 @@ class Refill:
         now = self._context.clock.monotonic()
         if now >= pool.not_before:
             pool.failed(why, now, longest=longest)
-
-
-def _why(stack: Stack) -> str:
-    reason = stack.status_reason or str(stack.status)
-    return f"{reason}: {stack.status_message}" if stack.status_message else reason

@@ -8,6 +8,7 @@ of how the pod was seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
@@ -22,15 +23,9 @@ TRIED_AGAIN = frozenset({"ContainerCreating", "PodInitializing", ""})
 """Waiting reasons of a container whose failed pull may be tried again just now."""
 
 STUCK_REASONS = frozenset(
-    {
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-        "CrashLoopBackOff",
-    }
-)
+    {"InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+     "CrashLoopBackOff"}
+)  # fmt: skip
 """Waiting reasons that mean ``failed`` at once."""
 
 POD_GARBAGE_COLLECTED = "DeletionByPodGC"
@@ -41,19 +36,18 @@ MESSAGE_LIMIT = 1024
 class PodSnapshot:
     """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds.
 
-    ``trouble`` is what somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was.
+    ``repaired`` is what somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was.
     """
 
     pod: PodState | None
     node_exists: bool
     node_public_ip: str | None
-    pull_failing_since: int | None
     now: int
-    trouble: tuple[str, str] = ("", "")
+    pull_failing_since: int | None = None
+    repaired: tuple[str, str] = ("", "")
 
 
-@struct
-class DerivedStatus:
+class DerivedStatus(NamedTuple):
     """The status in words; ``recheck_at`` (nanoseconds): when it changes if nothing else happens."""
 
     status: StackStatus
@@ -79,22 +73,23 @@ def pull_is_failing(stack: Stack, pod: PodState | None) -> bool:
     return tries and pull_has_failed(stack) and bool(waiting & TRIED_AGAIN)
 
 
-def observation(stack: Stack, snapshot: PodSnapshot, derived: DerivedStatus) -> Observation:
+def observation(
+    stack: Stack, snapshot: PodSnapshot, derived: DerivedStatus, events: tuple[TimelineEvent, ...] = ()
+) -> Observation:
     """What is written about the stack. The node and its address stay known after they are gone."""
     pod = snapshot.pod
-    node_id = pod.node_name if pod is not None and pod.node_name else stack.node_id
-    address = snapshot.node_public_ip if snapshot.node_exists else stack.node_public_ip
     return Observation(
         stack_id=stack.stack_id,
         status=derived.status,
         status_reason=derived.reason,
         status_message=hide(derived.message, stack.values)[:MESSAGE_LIMIT],
-        node_id=node_id,
-        node_public_ip=address,
+        node_id=pod.node_name if pod is not None and pod.node_name else stack.node_id,
+        node_public_ip=snapshot.node_public_ip if snapshot.node_exists else stack.node_public_ip,
         ended=derived.ended,
         generation=stack.generation,
         requested_cpu_milli=pod.cpu_milli if pod is not None else 0,
         requested_memory_bytes=pod.memory_bytes if pod is not None else 0,
+        events=events,
     )
 
 
@@ -106,54 +101,30 @@ def derive_status(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) 
     """
     pod = snapshot.pod
     if stack.ended or stack.desired is Desired.STOPPED or (pod is None and stack.pod_uid is None):
-        return _as_it_is(stack)
+        return _unchanged(stack)
     if pod is None:
-        return _pod_gone(stack, snapshot)
+        if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not snapshot.node_exists):
+            return _node_gone(stack, ended=True)
+        message = "the pod is gone from the cluster and stackd did not delete it"
+        return DerivedStatus(StackStatus.STOPPED, "PodDeleted", message, ended=True)
     if pod.phase == "Failed":
-        return _pod_failed(stack, pod, snapshot)
+        if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not snapshot.node_exists):
+            return _node_gone(stack, ended=True)
+        return DerivedStatus(StackStatus.FAILED, *_why_failed(pod), ended=True)
     if pod.phase == "Succeeded":
-        return DerivedStatus(
-            status=StackStatus.STOPPED, reason="Completed", message="all containers have ended", ended=True
-        )
+        return DerivedStatus(StackStatus.STOPPED, "Completed", "all containers have ended", ended=True)
     if not snapshot.node_exists and pod.node_name:
         return _node_gone(stack, ended=False)
-    waiting = _waiting_failure(stack, pod, snapshot, image_pull_grace)
-    if waiting is not None:
-        return waiting
-    return _alive(stack, pod, snapshot, image_pull_grace)
+    return _waiting_failure(stack, pod, snapshot, image_pull_grace) or _alive(stack, pod, snapshot, image_pull_grace)
 
 
-def _as_it_is(stack: Stack) -> DerivedStatus:
-    return DerivedStatus(
-        status=stack.status, reason=stack.status_reason, message=stack.status_message, ended=stack.ended
-    )
-
-
-def _pod_gone(stack: Stack, snapshot: PodSnapshot) -> DerivedStatus:
-    if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not snapshot.node_exists):
-        return _node_gone(stack, ended=True)
-    return DerivedStatus(
-        status=StackStatus.STOPPED,
-        reason="PodDeleted",
-        message="the pod is gone from the cluster and stackd did not delete it",
-        ended=True,
-    )
+def _unchanged(stack: Stack) -> DerivedStatus:
+    return DerivedStatus(stack.status, stack.status_reason, stack.status_message, stack.ended)
 
 
 def _node_gone(stack: Stack, *, ended: bool) -> DerivedStatus:
-    return DerivedStatus(
-        status=StackStatus.NODE_DELETED,
-        reason="NodeDeleted",
-        message=f"node {stack.node_id} has been deleted",
-        ended=ended,
-    )
-
-
-def _pod_failed(stack: Stack, pod: PodState, snapshot: PodSnapshot) -> DerivedStatus:
-    if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not snapshot.node_exists):
-        return _node_gone(stack, ended=True)
-    reason, message = _why_failed(pod)
-    return DerivedStatus(status=StackStatus.FAILED, reason=reason, message=message, ended=True)
+    message = f"node {stack.node_id} has been deleted"
+    return DerivedStatus(StackStatus.NODE_DELETED, "NodeDeleted", message, ended)
 
 
 def _why_failed(pod: PodState) -> tuple[str, str]:
@@ -172,17 +143,12 @@ def _terminated(container: ContainerState) -> str:
     return f"{text}: {container.message}" if container.message else text
 
 
-def _waiting_failure(
-    stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace: float
-) -> DerivedStatus | None:
-    grace = 0.0 if stack.status is StackStatus.FAILED and pull_has_failed(stack) else image_pull_grace
+def _waiting_failure(stack: Stack, pod: PodState, snapshot: PodSnapshot, grace: float) -> DerivedStatus | None:
+    grace = 0.0 if stack.status is StackStatus.FAILED and pull_has_failed(stack) else grace
     for container in pod.containers:
-        if container.state != "waiting":
-            continue
-        if container.reason in STUCK_REASONS:
-            return DerivedStatus(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
-        if container.reason in PULL_ERRORS and snapshot.now >= _pull_deadline(snapshot, grace):
-            return DerivedStatus(status=StackStatus.FAILED, reason=container.reason, message=_waiting(container))
+        pulls_too_long = container.reason in PULL_ERRORS and snapshot.now >= _pull_deadline(snapshot, grace)
+        if container.state == "waiting" and (container.reason in STUCK_REASONS or pulls_too_long):
+            return DerivedStatus(StackStatus.FAILED, container.reason, _waiting(container))
     return None
 
 
@@ -197,17 +163,12 @@ def _waiting(container: ContainerState) -> str:
     elif container.reason == "InvalidImageName":
         text = f"{container.image!r} is not a valid image name"
     elif container.reason == "CrashLoopBackOff":
-        text = f"container {container.name} ends again and again ({container.restart_count} restarts{_last(container)})"
+        reason = f", {container.last_reason}" if container.last_reason else ""
+        last = "" if container.last_exit_code is None else f", last exit code {container.last_exit_code}{reason}"
+        text = f"container {container.name} ends again and again ({container.restart_count} restarts{last})"
     else:
         text = f"container {container.name} cannot be started"
     return f"{text}: {container.message}" if container.message else text
-
-
-def _last(container: ContainerState) -> str:
-    if container.last_exit_code is None:
-        return ""
-    reason = f", {container.last_reason}" if container.last_reason else ""
-    return f", last exit code {container.last_exit_code}{reason}"
 
 
 def _alive(stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace: float) -> DerivedStatus:
@@ -215,30 +176,22 @@ def _alive(stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace:
     if pod.phase == "Running" and pod.ready:
         return _unhindered(StackStatus.RUNNING, pod, snapshot)
     if pod.phase == "Running" and stack.status is StackStatus.RUNNING:
-        return DerivedStatus(status=StackStatus.RUNNING, reason="NotReady", message=_not_ready(pod))
+        return DerivedStatus(StackStatus.RUNNING, "NotReady", _not_ready(pod))
     pulling = next((c for c in pod.containers if c.state == "waiting" and c.reason in PULL_ERRORS), None)
-    if pulling is None and pull_is_failing(stack, pod):
-        return _as_it_is(stack)
-    if pulling is None:
-        return _unhindered(StackStatus.CREATING, pod, snapshot)
-    return DerivedStatus(
-        status=StackStatus.CREATING,
-        reason=pulling.reason,
-        message=_waiting(pulling),
-        recheck_at=_pull_deadline(snapshot, image_pull_grace),
-    )
+    if pulling is not None:
+        recheck_at = _pull_deadline(snapshot, image_pull_grace)
+        return DerivedStatus(StackStatus.CREATING, pulling.reason, _waiting(pulling), recheck_at=recheck_at)
+    return _unchanged(stack) if pull_is_failing(stack, pod) else _unhindered(StackStatus.CREATING, pod, snapshot)
 
 
 def _unhindered(status: StackStatus, pod: PodState, snapshot: PodSnapshot) -> DerivedStatus:
     if pod.deleting:
-        return DerivedStatus(status=status, reason="Terminating", message="the pod is being deleted, and not by stackd")
-    reason, message = snapshot.trouble
-    return DerivedStatus(status=status, reason=reason, message=message)
+        return DerivedStatus(status, "Terminating", "the pod is being deleted, and not by stackd")
+    return DerivedStatus(status, *snapshot.repaired)
 
 
 def _not_ready(pod: PodState) -> str:
-    ended = next((c for c in pod.containers if c.state == "terminated" and not c.init), None)
-    if ended is not None:
+    if (ended := next((c for c in pod.containers if c.state == "terminated" and not c.init), None)) is not None:
         return _terminated(ended)
     unready = [c.name for c in pod.containers if not c.ready and not c.init]
     return "not ready at present: " + ", ".join(unready) if unready else "not ready at present"

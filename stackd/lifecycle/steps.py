@@ -34,20 +34,11 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
-from stackd.lifecycle.names import delete_routes, put_routes, what_is_wrong
 from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, record_error, service_error, service_step
-from stackd.lifecycle.objects import expose, pod_request, spec_of
+from stackd.lifecycle.objects import delete_routes, expose, pod_request, put_routes, spec_of, what_is_wrong
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
-from stackd.model import (
-    DeleteReason,
-    Desired,
-    Observation,
-    SanitizedSpec,
-    Stack,
-    StackStatus,
-    service_name,
-)
+from stackd.model import DeleteReason, Desired, Observation, SanitizedSpec, Stack, StackStatus, service_name
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +81,8 @@ async def delete(context: Context, stack: Stack) -> None:
     except StillThere as error:
         await context.store.stacks.tell_held(stack.stack_id, DELETE_PENDING, str(error))
         raise
-    if stack.stack_id in context.worker.jobs:
-        await context.store.stacks.remove_soon([stack.stack_id])
-    else:
-        await context.store.stacks.remove([stack.stack_id])
+    is_of_job = stack.stack_id in context.worker.jobs
+    await (context.store.stacks.remove_soon if is_of_job else context.store.stacks.remove)([stack.stack_id])
     crash_point("delete.removed")
     stack_log(log, stack.stack_id).info("removed (%s)", stack.delete_reason)
 
@@ -102,20 +91,18 @@ async def _delete_objects(context: Context, stack: Stack) -> None:
     """The Service last, because it carries the record: whoever owns the stacks next takes over what is left."""
     await context.gate.right_cluster()
     results = await asyncio.gather(_delete_pod(context, stack), delete_routes(context, stack), return_exceptions=True)
-    held: StillThere | None = None
-    for result in results:
-        if isinstance(result, StillThere):
-            held = result  # it is being deleted: it takes no more traffic
-        elif isinstance(result, BaseException):
-            raise result
+    errors = [result for result in results if isinstance(result, BaseException)]
+    for error in errors:
+        if not isinstance(error, StillThere):  # what is being deleted takes no more traffic
+            raise error
     seen = context.mirror.services.get(stack.service_name)
     uid = _uid(stack.service_uid, seen)
     await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid,))
     crash_point("delete.service_deleted")
     if seen is not None:
         context.mirror.gone(seen)
-    if held is not None:
-        raise held
+    if errors:
+        raise errors[0]
     crash_point("delete.confirmed")
 
 
@@ -185,11 +172,16 @@ async def _start(context: Context, stack: Stack) -> None:
         context.mirror.gone(pod)
         crash_point("restart.cleared")
         pod = None
-    stack = await context.store.stacks.whole(_still(context, stack_id, Desired.RUNNING))
+    row = context.store.stacks.get(stack_id)
+    if row is None or row.deleting_since is not None or row.desired is not Desired.RUNNING:
+        raise StackNotFound(stack_id)
+    stack = await context.store.stacks.whole(row)
     if pod is None:
         pod = await context.cluster.create_pod(pod_request(context, stack, required_spec(context, stack)))
-    elif pod.stack_id != stack_id or pod.instance != context.config.cluster.instance:
-        pod = await _labelled(context, stack, pod)
+    elif pod.stack_id != stack_id or pod.instance != context.instance:
+        # Without our labels the mirror would not see it, and the row not get it.
+        pod = await _put_labels(context, stack, pod.uid)
+        stack_log(log, stack_id).warning("stackd's labels were removed from its new pod and are restored")
     context.mirror.saw(pod)
     crash_point("restart.pod_created")
     service = context.mirror.services.get(stack.service_name)
@@ -207,16 +199,12 @@ def first_observation(
         pod=pod,
         node_exists=node_exists,
         node_public_ip=context.public_address(pod.node_name, service),
-        pull_failing_since=None,
         now=context.clock.now(),
-        trouble=what_is_wrong(context, stack),
+        repaired=what_is_wrong(context, stack),
     )
     derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
-    seen = observation(stack, snapshot, derived)
-    if derived.status is StackStatus.CREATING:
-        return seen  # the observer records when it starts
-    _, events = pod_progress(None, stack, snapshot)
-    return replace(seen, events=events)
+    is_creating = derived.status is StackStatus.CREATING  # then the observer records when it starts
+    return observation(stack, snapshot, derived, () if is_creating else pod_progress(None, stack, snapshot)[1])
 
 
 async def _record_first(context: Context, stack: Stack) -> Stack:
@@ -233,31 +221,12 @@ def required_spec(context: Context, stack: Stack) -> SanitizedSpec:
         raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
 
 
-async def _labelled(context: Context, stack: Stack, pod: PodState) -> PodState:
-    """Put stackd's labels back on the new pod; without them the mirror would not see it, and the row not get it.
-
-    Raises ClusterRefused if something removes them again, and ClusterUnavailable.
-    """
-    pod = await _put_labels(context, stack, pod.uid)
-    stack_log(log, stack.stack_id).warning("stackd's labels were removed from its new pod and are restored")
-    return pod
-
-
-def _still(context: Context, stack_id: str, desired: Desired) -> Stack:
-    """The stack, if that is still its desired state. Raises StackNotFound otherwise, or if it is being deleted."""
-    stack = context.store.stacks.get(stack_id)
-    if stack is None or stack.deleting_since is not None or stack.desired is not desired:
-        raise StackNotFound(stack_id)
-    return stack
-
-
 async def _write_reason(context: Context, stack: Stack, error: StackdError) -> None:
     """Write into the stack's status why its start has to be retried."""
-    reason = "ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__
     seen = Observation(
         stack_id=stack.stack_id,
         status=StackStatus.CREATING,
-        status_reason=reason,
+        status_reason="ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__,
         status_message=f"waiting to create the pod: {public_text(error)}; retrying"[:1024],
         generation=stack.generation,
     )
@@ -270,11 +239,11 @@ async def _write_reason(context: Context, stack: Stack, error: StackdError) -> N
 async def put(context: Context, stack: Stack, *, timeout: float | None = None) -> Stack:
     """Make Service and record be as the row says; returns the row, in which a port may have been replaced."""
     seen = context.mirror.services.get(stack.service_name)
-    if seen is not None and _lacks_only_expiry(stack, seen):
-        noted = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}
+    if seen is not None and not (seen.deleting or service_error(stack, seen) or record_error(stack, seen)):
+        expiry = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}  # nothing else differs
         await context.gate.right_cluster()
         try:
-            service = await context.cluster.annotate_service(seen.name, seen.uid, noted, timeout=timeout)
+            service = await context.cluster.annotate_service(seen.name, seen.uid, expiry, timeout=timeout)
         except (ObjectNotFound, PreconditionFailed):
             context.mirror.gone(seen)
             raise ClusterUnavailable("its Service was replaced meanwhile") from None
@@ -285,31 +254,17 @@ async def put(context: Context, stack: Stack, *, timeout: float | None = None) -
     if service.uid != stack.service_uid and stack.accepted:
         await context.store.stacks.set_service(stack.stack_id, service.uid)
         stack_log(log, stack.stack_id).info("its Service was created again")
-    _note_record(context, stack, seen, service)
-    return stack
-
-
-def _lacks_only_expiry(stack: Stack, service: ServiceState) -> bool:
-    return not (service.deleting or service_error(stack, service) or record_error(stack, service))
-
-
-def _note_record(context: Context, stack: Stack, before: ServiceState | None, after: ServiceState) -> None:
-    """Remember and log whether the Service kept the record that was written on it."""
-    if after.recorded and after.expires_at == stack.ttl_expires_at:
-        context.unrecordable.discard(after.uid)
-        if before is not None and before.uid == after.uid and not before.recorded:
+    if service.recorded and service.expires_at == stack.ttl_expires_at:
+        context.unrecordable.discard(service.uid)
+        if seen is not None and seen.uid == service.uid and not seen.recorded:
             context.unrecordable.clear()  # annotations are kept now: the next pass writes the others, too
             stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
     else:
-        context.unrecordable.add(after.uid)
+        context.unrecordable.add(service.uid)
         stack_log(log, stack.stack_id, same="annotations").warning(
             "something in the cluster removes stackd's annotations from its Service: a lost state file could not be rebuilt"
         )
-
-
-async def repair(context: Context, stack: Stack) -> None:
-    """Make the Service be as the row says."""
-    await put(context, stack)
+    return stack
 
 
 async def label(context: Context, stack: Stack) -> None:
@@ -335,55 +290,61 @@ async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
 
     Raises ClusterRefused if something removes them at once; ObjectNotFound, PreconditionFailed, ClusterUnavailable.
     """
-    wanted = pod_labels(stack, context.config.cluster.instance)
     generation = {labels.GENERATION: str(stack.generation)}
-    pod = await context.cluster.patch_pod(stack.pod_name, pod_uid, labels=wanted, annotations=generation)
+    pod = await context.cluster.patch_pod(
+        stack.pod_name, pod_uid, labels=pod_labels(stack, context.instance), annotations=generation
+    )
     if pod.stack_id != stack.stack_id:
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
     return pod
+
+
+async def route(context: Context, stack: Stack) -> None:
+    """Make the routes be as the row says."""
+    await context.gate.right_cluster()
+    await put_routes(context, stack)
 
 
 async def remove_pod(context: Context, stack: Stack) -> None:
     """Delete a pod that has the stack's name, but was made by a create that was given up."""
     pod = context.mirror.pods.get(stack.pod_name)
     if pod is not None and pod.uid != stack.pod_uid:
-        await context.gate.right_cluster()
-        await context.cluster.delete_pod(pod.name, pod.uid)
-        context.mirror.gone(pod)
-        crash_point("orphan.removed")
+        await _remove(context, pod)
 
 
 async def remove_without_row(context: Context, stack_id: str) -> None:
     """Delete the objects of a stack without a row that a pass or the operator wants removed."""
     mirror = context.mirror
     service = mirror.services.get(service_name(stack_id)) or mirror.services.get(stack_id)
-    routes = (one for one in mirror.all_routes() if one.stack_id == stack_id)
-    found = [one for one in (mirror.pods.get(stack_id), *routes, service) if one is not None]
-    for one in found:
-        if one.uid not in context.removable:
-            continue
-        await context.gate.right_cluster()
-        if isinstance(one, PodState):
-            await context.cluster.delete_pod(one.name, one.uid)
-        elif isinstance(one, RouteState):
-            await context.cluster.delete_route(one.resource, one.name, one.uid)
-        else:
-            await context.cluster.delete_service(one.name, one.uid)
-        mirror.gone(one)
-        context.removable.discard(one.uid)
-        crash_point("orphan.removed")
-        stack_log(log, stack_id).info("%s removed, which no row knows", one.name)
+    routes = [one for one in mirror.all_routes() if one.stack_id == stack_id]
+    for one in (mirror.pods.get(stack_id), *routes, service):
+        if one is not None and one.uid in context.removable:
+            await _remove(context, one)
+            context.removable.discard(one.uid)
+            stack_log(log, stack_id).info("%s removed, which no row knows", one.name)
 
 
-EXECUTORS: Mapping[StepKind, Callable[[Context, Stack], Awaitable[None]]] = {
+async def _remove(context: Context, one: PodState | ServiceState | RouteState) -> None:
+    await context.gate.right_cluster()
+    if isinstance(one, PodState):
+        await context.cluster.delete_pod(one.name, one.uid)
+    elif isinstance(one, RouteState):
+        await context.cluster.delete_route(one.resource, one.name, one.uid)
+    else:
+        await context.cluster.delete_service(one.name, one.uid)
+    context.mirror.gone(one)
+    crash_point("orphan.removed")
+
+
+EXECUTORS: Mapping[StepKind, Callable[[Context, Stack], Awaitable[object]]] = {
     StepKind.UNDO: undo,
     StepKind.DELETE: delete,
     StepKind.RELEASE: release,
     StepKind.STOP: stop,
     StepKind.START: start,
-    StepKind.REPAIR: repair,
-    StepKind.ANNOTATE: repair,
-    StepKind.ROUTE: put_routes,
+    StepKind.REPAIR: put,
+    StepKind.ANNOTATE: put,
+    StepKind.ROUTE: route,
     StepKind.LABEL: label,
     StepKind.REMOVE_POD: remove_pod,
 }

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from stackd.errors import ClusterUnavailable, StackdError
 from stackd.logs import stack_log
@@ -33,8 +34,7 @@ RETRIES = RetryPolicy(first=0.5, longest=30.0)
 class Priority(enum.IntEnum):
     """Who comes first."""
 
-    WAITED = 0
-    """Somebody waits for it."""
+    WAITED = 0  # somebody waits for it
     REPAIR = 1
     EXPIRY = 2
     POOL = 3
@@ -46,15 +46,19 @@ class Worker:
     ``jobs`` are stacks that a batch job deletes: nothing else wakes them, so that the job's concurrency holds.
     """
 
-    def __init__(self, now: Callable[[], float], tasks: Tasks, converge: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(
+        self, now: Callable[[], float], tasks: Tasks, converge: Callable[[str], Coroutine[Any, Any, None]]
+    ) -> None:
+        self.jobs: set[str] = set()
         self._queue: WorkQueue[str] = WorkQueue(
             now, RETRIES, background=Priority.EXPIRY, at_once_in_background=IN_THE_BACKGROUND
         )
+        self.at_work = self._queue.at_work
+        self.retry_all = self._queue.retry_all
         self._now = now
         self._tasks = tasks
         self._converge = converge
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
-        self.jobs: set[str] = set()
+        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -62,18 +66,10 @@ class Worker:
     def __contains__(self, stack_id: object) -> bool:
         return stack_id in self._queue or stack_id in self.jobs
 
-    def at_work(self, stack_id: str) -> bool:
-        """Whether somebody works on the stack just now."""
-        return self._queue.at_work(stack_id)
-
     def add(self, stack_id: str, priority: Priority = Priority.REPAIR, *, delay: float = 0.0) -> None:
         """Have the stack worked on, ``delay`` seconds from now; if that is under way, once more afterwards."""
         if stack_id not in self.jobs:
             self._queue.add(stack_id, at=self._now() + delay, priority=priority)
-
-    def retry_all(self) -> None:
-        """Make due now what waits after a failure: the cluster answers again."""
-        self._queue.retry_all()
 
     async def settle(self, stack_id: str, timeout: float | None = None) -> None:
         """Work on the stack before others, and return when nothing is left to do about it.
@@ -82,7 +78,8 @@ class Worker:
         retries. The work goes on if the caller leaves.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(stack_id, []).append(done)
+        waiting = self._waiting.setdefault(stack_id, set())
+        waiting.add(done)
         self._queue.add(stack_id, priority=Priority.WAITED, retry=True)
         try:
             async with asyncio.timeout(timeout):
@@ -90,11 +87,9 @@ class Worker:
         except TimeoutError:
             raise ClusterUnavailable("Kubernetes has not done it yet") from None
         finally:
-            waiting = self._waiting.get(stack_id, [])
-            if done in waiting:
-                waiting.remove(done)
-                if not waiting:
-                    del self._waiting[stack_id]
+            waiting.discard(done)
+            if not waiting and self._waiting.get(stack_id) is waiting:
+                del self._waiting[stack_id]
 
     @contextmanager
     def reserve(self, stack_id: str) -> Iterator[None]:
@@ -110,28 +105,25 @@ class Worker:
         await self._queue.run(self._one, workers=WORKERS, failed=self._failed)
 
     async def _one(self, stack_id: str) -> None:
-        waiting = self._waiting.pop(stack_id, [])
+        waiting = self._waiting.pop(stack_id, set())
         # A background task of its own: a graceful stop waits for it.
-        task = self._tasks.spawn(f"work on {stack_id}", self._settled(stack_id, waiting))
-        await task
-
-    async def _settled(self, stack_id: str, waiting: list[asyncio.Future[None]]) -> None:
-        error: BaseException | None = None
+        work = self._tasks.spawn(f"work on {stack_id}", self._converge(stack_id))
         try:
-            await self._converge(stack_id)
-        except BaseException as exc:
-            error = exc
-            raise
+            await work
         finally:
             for done in waiting:
-                if done.done():
-                    continue
-                if error is None:
-                    done.set_result(None)
-                elif isinstance(error, StackdError):
-                    done.set_exception(error)
-                else:
-                    done.cancel()
+                if not done.done():
+                    _copy(work, done)
 
     def _failed(self, stack_id: str, error: StackdError, delay: float | None) -> None:
         stack_log(log, stack_id, same="work").info("next try in %.1f s: %s", delay or 0.0, error)
+
+
+def _copy(work: asyncio.Task[None], done: asyncio.Future[None]) -> None:
+    """Give whoever waits the outcome of the work; a defect, which ends the process, cancels the wait."""
+    if work.cancelled() or not isinstance(error := work.exception(), StackdError | None):
+        done.cancel()
+    elif error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)

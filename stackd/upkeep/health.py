@@ -120,13 +120,13 @@ async def feed(context: Context, notifier: Notifier) -> None:
 
 
 async def why_stuck(context: Context, seconds: float) -> str:
-    """What is stuck; empty if nothing is. Waits at most ``seconds`` for the file. Updates ``file_trouble``."""
+    """What is stuck; empty if nothing is. Waits at most ``seconds`` for the file. Updates ``file_error``."""
     try:
         async with asyncio.timeout(seconds):
             await context.store.probe()
-        context.gate.file_trouble = ""
+        context.gate.file_error = ""
     except StoreUnavailable as error:
-        context.gate.file_trouble = str(error)
+        context.gate.file_error = str(error)
     except TimeoutError:
         return f"the state file has not answered within {seconds:g} s"
     silent = [

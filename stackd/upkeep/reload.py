@@ -19,8 +19,8 @@ from stackd.config import Config, LoadedConfig, SettingChange, diff, merge_live
 from stackd.config.credentials import STAMP
 from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
+from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.names import kinds_of
 from stackd.lifecycle.observe import Observer
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line

@@ -23,8 +23,7 @@ from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.keys import ApiKey
-from stackd.lifecycle.context import Context
-from stackd.lifecycle.create_request import CreateRequest
+from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
 from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, TargetPort
 from stackd.names import did_you_mean

@@ -14,15 +14,11 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
-from stackd.lifecycle.context import Context
+from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create, create_once, dry_run
-from stackd.lifecycle.create_request import CreateRequest
-from stackd.lifecycle.delete import delete
 from stackd.lifecycle.diagnostics import read_logs
 from stackd.lifecycle.idempotency import KEY_LIMIT, Replayable, StoredResponse, check_key
-from stackd.lifecycle.observe import until_gone, until_status
-from stackd.lifecycle.restart import restart, start, stop
-from stackd.lifecycle.ttl import extend
+from stackd.lifecycle.verbs import delete, extend, restart, start, stop, until_gone, until_status
 from stackd.model import Stack, StackStatus
 from stackd.store import Claim, Store
 from stackd.units import format_duration
@@ -108,7 +104,7 @@ async def create_stack(call: ApiCall) -> web.Response:
             rendered = CreatedBody(bodies.created_body)
             create_request = parsed.create_request
             if claim is not None:
-                create_request = create_request.under(claim, rendered)
+                create_request = replace(create_request, claim=claim, answer=rendered)
             with requests.refusals_located(parsed):
                 return await _created(call, parsed, create_request, rendered)
 

@@ -104,9 +104,9 @@ async def unready(api: Api) -> list[str]:
     context = api.context
     try:
         await context.store.probe()
-        context.gate.file_trouble = ""
+        context.gate.file_error = ""
     except StoreUnavailable as error:
-        context.gate.file_trouble = str(error)
+        context.gate.file_error = str(error)
     return [*context.gate.why_not_ready().values()]
 
 
@@ -148,7 +148,7 @@ async def owner(call: ApiCall) -> web.Response:
             role=ownership.role,
             host=ownership.host,
             may_change=may_change,
-            trouble=ownership.trouble,
+            trouble=ownership.error,
             owner=ownership.owner,
             lease=ownership.lease_name,
             holder=lease.holder if lease else "",
@@ -217,7 +217,9 @@ def plan_body(plan: ReconcilePlan) -> contract.Plan:
         held=tuple(sorted(plan.held)),
         actions=tuple(contract.PlannedAction(action=a.kind, name=a.name, why=a.why) for a in plan.actions),
         unknown=tuple(
-            contract.UnknownObject(kind=one.object.resource, name=one.object.name, why=one.why) for one in plan.unknown
+            contract.UnknownObject(kind=one.orphan.resource, name=one.name, why=one.why)
+            for one in plan.unknown
+            if one.orphan is not None
         ),
     )
 

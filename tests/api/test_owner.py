@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
-from stackd.lifecycle import lease_rules
+from stackd.lifecycle import ownership
 from tests.api.test_lost_file import answers, uids
 from tests.harness import KEY, Harness, Reply, eventually, fast_cluster, harness, seed, until
 
@@ -113,7 +113,7 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
 async def test_a_standby_waits_for_a_restart_of_an_owner_that_was_stopped_and_no_longer(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_rules, "RESTART_SECONDS", 2)
+    monkeypatch.setattr(ownership, "RESTART_SECONDS", 2)
     one = await site.start("vm1", wait=True, lease="60s")
     await one.create()
     two = await site.start("vm2", lease="60s")

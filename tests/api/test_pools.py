@@ -453,7 +453,7 @@ async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_t
             leaving = asyncio.create_task(at.call("POST", "/stacks", BODY))
             await eventually(lambda: len(creates) == 1)
         leaving.cancel()
-        await eventually(lambda: all(one.abandoned for one in creates.values()))
+        await eventually(lambda: all(one.is_set() for one in creates.values()))
     await eventually(lambda: not creates and not taken(at))
 
 

@@ -260,7 +260,7 @@ async def test_an_extension_under_a_key_is_answered_once_the_cluster_has_it_and_
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The record in the cluster has the end: a lost file would lose an extension that is only in the file."""
-    monkeypatch.setattr("stackd.lifecycle.ttl.RECORD_SECONDS", 0.3)
+    monkeypatch.setattr("stackd.lifecycle.verbs.RECORD_SECONDS", 0.3)
     at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)
     faults: list[dict[str, Any]] = [{"action": "status", "code": code} for code in (503, 500, 403)]
     for fault in (*faults, {"action": "hang"}, {"action": "cut"}, {"action": "lost_reply"}):

@@ -12,7 +12,15 @@ from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import STARTING, STOPPED
 from stackd.kube.routes import RouteState, WantedRoute
-from stackd.lifecycle.next_step import PODS, SERVICES, Orphan, PlanInput, SeenRoute, make_plan, next_step
+from stackd.lifecycle.next_step import (
+    ReconcilePlan,
+    SeenRoute,
+    StepKind,
+    Surroundings,
+    next_step,
+    of_orphans,
+    orphans,
+)
 from stackd.lifecycle.steps import EXECUTORS
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack
@@ -154,14 +162,13 @@ def test_nothing_expires_while_the_clock_cannot_be_trusted() -> None:
 
 
 def test_each_step_has_one_executor_but_those_of_the_pass_and_of_objects_without_a_row() -> None:
-    of_others = {"end", "expire", "adopt", "remove-service", "remove-route"}
-    assert {kind.value for kind in EXECUTORS} == {step for step in ALL_STEPS if step not in of_others}
+    others = {"end", "expire", "adopt", "remove-service", "remove-route"}
+    assert {*EXECUTORS} == {kind for kind in StepKind if kind not in others}
 
 
-ALL_STEPS = {
-    "undo", "delete", "expire", "release", "end", "stop", "start", "repair", "annotate", "route", "label", "adopt",
-    "remove-pod", "remove-service", "remove-route",
-}  # fmt: skip
+# ---- objects without a row
+
+
 ASKED: dict[str, Any] = {"looked_up": {OTHER}}
 GONE = ASKED | {"removed": {OTHER}}
 ITS_SERVICE = f"svc-{OTHER}"
@@ -176,15 +183,15 @@ def cut_short(**changes: Any) -> PodState:
 CUT_SHORT = ASKED | {"pods": [cut_short()], "unadoptable": {OTHER: "no record"}, "succeeded_at": LONG_AGO}
 
 
-def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = (), **more: Any) -> PlanInput:
-    return PlanInput(
-        orphan_grace=GRACE,
-        stacks=[STACK],
-        step=lambda row: next_step(row, pod(), service(), NOW),
-        pods={one.name: one for one in (pod(), *pods)},
-        services={one.name: one for one in (service(), *services)},
-        **({"now": NOW} | more),
-    )
+def plan(
+    *,
+    pods: Iterable[PodState] = (),
+    services: Iterable[ServiceState] = (),
+    routes: Iterable[RouteState] = (),
+    **around: Any,
+) -> ReconcilePlan:
+    seen = {one.name: one for one in (pod(), *pods)}, {one.name: one for one in (service(), *services)}
+    return of_orphans([*orphans({NAME}, *seen, routes)], Surroundings(orphan_grace=GRACE, **({"now": NOW} | around)))
 
 
 @pytest.mark.parametrize(
@@ -235,28 +242,18 @@ def seen(*, pods: Iterable[PodState] = (), services: Iterable[ServiceState] = ()
     ],
 )
 def test_what_is_to_be_done_about_objects_without_a_row(around: dict[str, Any], actions: list[tuple[str, str]]) -> None:
-    assert sorted((action.kind.value, action.name) for action in make_plan(seen(**around)).actions) == actions
+    planned = plan(**around).actions
+    assert sorted((action.kind.value, action.name) for action in planned) == actions
+    removed = [action.orphan for action in planned if action.kind is not StepKind.ADOPT]
+    assert {one.uid for one in removed if one} <= {"pod", "service", "route"}, "it means this very object"
 
 
 @pytest.mark.parametrize("kind", ["services", "pods"])
 def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(kind: str) -> None:
     one = service(ITS_SERVICE) if kind == "services" else pod(OTHER)
-    plan = make_plan(seen(**(ASKED | {kind: [one], "unadoptable": {OTHER: "no record"}})))
-    assert ([found.object.name for found in plan.unknown], list(plan.actions)) == ([one.name], [])
-
-
-def test_an_orphan_is_named_by_the_very_object_and_counts_as_its_stack() -> None:
-    around = GONE | {"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)]}
-    assert {action.orphan for action in make_plan(seen(**around)).actions} == {
-        Orphan(resource=PODS, name=OTHER, uid="pod"),
-        Orphan(resource=SERVICES, name=ITS_SERVICE, uid="service"),
-    }
-    assert {action.stack_id for action in make_plan(seen(**around)).actions} == {OTHER}
-
-
-def test_a_stack_that_somebody_works_on_is_in_no_plan_but_its_end_is() -> None:
-    at_work = seen(busy={NAME})
-    labels = replace(at_work, step=lambda row: next_step(row, pod(stack_id=""), service(), NOW))
-    end = replace(at_work, step=lambda row: next_step(row, None, service(), NOW))
-    assert [action.kind.value for action in make_plan(labels).actions] == []
-    assert [action.kind.value for action in make_plan(end).actions] == ["end"]
+    around: dict[str, Any] = {kind: [one], "unadoptable": {OTHER: "no record"}}
+    planned = plan(**ASKED, **around)
+    assert [(action.orphan and action.orphan.name, action.why) for action in planned.unknown] == [
+        (one.name, "no record")
+    ]
+    assert not planned.actions

@@ -93,12 +93,15 @@ def test_none_that_is_not_seen_to_be_in_order(seen: Any, leads: Any, node: Any) 
 
 
 def test_the_oldest_is_taken_first_and_no_two_take_the_same() -> None:
-    pools = Pools()
-    rows = numbered(1, 2, 3)
+    pools, rows = Pools(), numbered(1, 2, 3)
     pools.load(rows)
     assert [pools.take("now") for _ in range(4)] == [*rows, None]
     pools.put_back(row.stack_id for row in rows[1:])
     assert [pools.take("now"), pools.take("now"), pools.take("now")] == [rows[1], rows[2], None]
+    pools.put_back(row.stack_id for row in rows)
+    changed = waits(rows[0].stack_id, status_message="it was put right")
+    pools.row_changed(rows[0], changed)
+    assert pools.take("now") == changed, "what changes keeps its place"
 
 
 def test_where_none_runs_the_oldest_is_taken_that_comes_to_run_unless_the_pool_fails() -> None:
@@ -142,20 +145,13 @@ def test_so_many_are_missing(pool: Pool, missing: int) -> None:
     assert work_for(pool, web()).missing == missing
 
 
-def ends(work: Work) -> tuple[Stack, ...]:
-    return (*work.failing, *work.stale, *work.surplus)
-
-
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
     failed, stale, young = numbered(1, status=StackStatus.FAILED), numbered(2, digest="old"), numbered(9)
     work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web())
     assert (work.failing, work.stale, work.surplus) == (tuple(failed), tuple(stale), tuple(young))
-
-
-def test_without_a_template_all_of_it_goes() -> None:
     rows = numbered(1, 2)
-    assert ends(work_for(pool_of(*rows), None)) == tuple(rows)
-    assert ends(work_for(pool_of(*rows), web(pool=0))) == tuple(reversed(rows))
+    assert work_for(pool_of(*rows), None).stale == tuple(rows), "without a template all of it goes"
+    assert work_for(pool_of(*rows), web(pool=0)).surplus == tuple(reversed(rows))
 
 
 def test_a_node_that_goes_is_not_the_templates_fault() -> None:
@@ -169,7 +165,7 @@ def test_a_node_that_goes_is_not_the_templates_fault() -> None:
 def test_a_pool_that_fails_is_tried_again_later_each_time_until_one_runs() -> None:
     pools, pauses = Pools(), []
     pool = pools.of("web-1")
-    pool.changed_to("now")
+    pool.settle(0.0, "now")
     for _ in range(12):
         pool.failed("why", 0.0)
         pauses.append(pool.not_before)
@@ -184,7 +180,7 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> N
     now = 100.0
     pools = Pools(lambda: now)
     pool = pools.of("web-1")
-    pool.changed_to("now")
+    pool.settle(0.0, "now")
 
     def start(name: str) -> None:
         pools.row_changed(waits(name, status=StackStatus.CREATING), waits(name))
@@ -198,10 +194,10 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> N
     pools.row_changed(waits("given"), stack(stack_id="given", template="web-1", digest="now"))
     start("stays")
     now += PROVEN_SECONDS - 0.1
-    pool.settle(now)
+    pool.settle(now, "now")
     assert (pool.failures, pool.reason) == (1, "why")
     now += 0.1
-    pool.settle(now)
+    pool.settle(now, "now")
     assert (pool.failures, pool.reason, pool.not_before, pool.crashed) == (0, "", 0.0, False)
 
 
@@ -240,12 +236,3 @@ def test_the_allowance_is_so_many_per_second_and_a_seconds_worth_at_once() -> No
     assert (allowance.take_some(100.0, 10.0, A_SECOND, 30), allowance.take_some(100.0, 10.0, A_SECOND, 1)) == (10, 0)
     taken = allowance.take_some(100.25, 10.0, A_SECOND, 30)
     assert (taken, round(allowance.wait(100.25, 10.0, A_SECOND), 3)) == (2, 0.05)
-
-
-def test_what_changes_keeps_its_place() -> None:
-    pools = Pools()
-    first, second = numbered(1, 2)
-    pools.load([first, second])
-    changed = waits(first.stack_id, status_message="it was put right")
-    pools.row_changed(first, changed)
-    assert pools.take("now") == changed

@@ -145,9 +145,7 @@ async def test_credentials_that_are_refused_are_said_once_and_new_ones_are_taken
             await waits(daemon, manager, "its credentials are not accepted (401)")
             await eventually(lambda: daemon.context.cluster.counts["get", "namespaces", "401"] >= 3)
             told = [r.name for r in caplog.records if "its credentials are not accepted" in r.getMessage()]
-            assert [name for name in told if name != "stackd.request"] == ["stackd.lifecycle.bring_up"], (
-                "once, not per try"
-            )
+            assert [name for name in told if name != "stackd.request"] == ["stackd.lifecycle.gate"], "once, not per try"
             cluster.write_kubeconfig(kubeconfig, token=NEW.token)
             await becomes_ready(daemon, manager)
 
@@ -164,7 +162,7 @@ async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path:
         assert "20 stacks would be ended" in line(context, ready)
         context.brake.confirm()
         context.brake.forget({f"stack-{n}" for n in range(20)})
-        context.gate.file_trouble = "the file cannot be written"
+        context.gate.file_error = "the file cannot be written"
         assert line(context, ready).startswith("not ready: the file cannot be written; ")
         assert (await at.call("GET", "/readyz")).status == 200
         assert line(context, ready) == "ready: 1 stack, 2 nodes"

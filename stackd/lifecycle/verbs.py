@@ -1,0 +1,204 @@
+"""What clients ask of one stack: delete, stop, start, restart and extend it, and wait for its status.
+
+Owns: what may be asked for, and what is answered. Each verb commits its intent first, then waits until nothing is left to
+do about the stack. ``steps`` carries the intent out, and retries what failed or was interrupted: so a verb goes on when
+its caller leaves, and an error says that stackd keeps trying.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from stackd.clock import NANOSECONDS, from_nanoseconds
+from stackd.errors import (
+    ClusterError,
+    ClusterUnavailable,
+    NotOwner,
+    StackdError,
+    StackNotFound,
+    Unavailable,
+    detail_of,
+    public_text,
+)
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.diagnostics import capture_logs
+from stackd.lifecycle.steps import required_spec
+from stackd.logs import stack_log
+from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
+from stackd.store import PORT_REPLACED, Claim, Extension, Start, ports_replaced
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 2.0
+"""How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
+
+RECORD_SECONDS = 5.0
+"""How long an extension waits until the cluster has it, too."""
+
+ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
+"""From these statuses a stack does not come to run unless somebody does something about it."""
+
+
+async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None:
+    """Delete the stack, as ``by`` asked; when this returns, no pod, service, port or row of it remains (invariant 3).
+
+    Raises StackNotFound; ClusterUnavailable if the cluster does not confirm now: the stack stays listed; NotOwner if this
+    stackd cannot promise the retry.
+    """
+    await context.tasks.run(f"delete {stack_id}", _delete(context, stack_id, by))
+
+
+async def _delete(context: Context, stack_id: str, by: str) -> None:
+    if context.store.stacks.waits_in_pool(stack_id):
+        raise StackNotFound(stack_id)
+    capture_logs(context, stack_id)
+    if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.REQUEST, by):
+        raise StackNotFound(stack_id)
+    crash_point("delete.marked")
+    context.abandon_create(stack_id)
+    await settle(context, stack_id, "deleted")
+
+
+async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
+    """Stop the stack and return it: it has no pod; it keeps its Service and ports until it is started or expires.
+
+    Raises StackNotFound, Conflict, StoreUnavailable; ClusterUnavailable if the cluster does not confirm now.
+    """
+    return await context.tasks.run(f"stop {stack_id}", _stop(context, stack_id, by))
+
+
+async def _stop(context: Context, stack_id: str, by: str) -> Stack:
+    await context.store.stacks.stop(stack_id, by)
+    crash_point("stop.intended")
+    await settle(context, stack_id, "stopped")
+    return _row(context, stack_id)
+
+
+async def start(context: Context, stack_id: str, *, by: str) -> Stack:
+    """Start the stack with a new pod if it was stopped or has ended; else return it as it is. Raises as ``restart``."""
+    return await context.tasks.run(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
+
+
+async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
+    """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it.
+
+    Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
+    ShuttingDown, StoreUnavailable, and all that a create raises; what the cluster refuses (by a quota, say) is retried.
+    """
+    return await context.tasks.run(f"restart {stack_id}", _start(context, stack_id, EventKind.RESTART_REQUESTED, by))
+
+
+async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
+    stack = _row(context, stack_id)
+    runs = stack.desired is Desired.RUNNING and not stack.ended and stack.accepted
+    if kind is EventKind.START_REQUESTED and runs:
+        return stack
+    await context.gate.admitted()
+    await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by))
+    crash_point("restart.intended")
+    await settle(context, stack_id, "started")
+
+    def placed(row: Stack | None) -> Stack | None:
+        if row is None or row.deleting_since is not None:
+            raise StackNotFound(stack_id)
+        return row if row.node_id or row.status_reason else None
+
+    started = await context.until(stack_id, placed, PATIENCE_SECONDS) or _row(context, stack_id)
+    if changed := ports_replaced(stack.ports, started.ports):
+        return replace(started, status_reason=PORT_REPLACED, status_message=changed)
+    return started
+
+
+async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "") -> Start:
+    """The intent to start the stack with the pod that the policy in force allows. Raises Conflict, StackNotFound."""
+    spec = required_spec(context, await context.store.stacks.whole(stack))
+    limits = context.config.limits.stacks_per_label
+    return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason)
+
+
+async def settle(context: Context, stack_id: str, what: str) -> None:
+    """Return once the stack is ``what``: deleted, stopped or started.
+
+    Raises an Unavailable that says that stackd keeps trying; NotOwner if it cannot promise that; Conflict.
+    """
+    try:
+        await context.settle(stack_id)
+    except StackdError as error:
+        context.gate.may_promise(error)
+        if not isinstance(error, ClusterError | Unavailable):
+            raise
+        until, retry_after = "", None
+        if what == "started":
+            pod = "its old pod may run on" if stack_id in context.mirror.pods else "it has no pod"
+            until, retry_after = f"; {pod} until then", getattr(error, "retry_after", None)
+        stack_log(log, stack_id).warning("cannot be %s now; stackd keeps trying: %s", what, error)
+        sentence = f"{stack_id} cannot be {what} now; stackd keeps trying{until}: {public_text(error)}"
+        raise ClusterUnavailable(sentence, retry_after, detail=detail_of(error)) from error
+
+
+async def extend(context: Context, stack_id: str, seconds: float, *, by: str, claim: Claim | None = None) -> Stack:
+    """Extend the stack by ``seconds`` and return it; the extension survives ``kill -9``, and the loss of the file.
+
+    A ``claim`` that names the stack already belongs to an extension that the file has and the cluster may lack: the
+    stack is not extended again. Raises StackNotFound; Conflict if it is too late, or more than ``stacks.max_ttl`` in
+    all; StoreUnavailable, NotOwner; ClusterUnavailable if the stack is extended but the cluster may not have that.
+    """
+    context.fence.require()
+    if claim is None or claim.stack_id is None:
+        longest = round(context.config.stacks.max_ttl * NANOSECONDS)
+        extension = Extension(add=round(seconds * NANOSECONDS), longest=longest, by=by)
+        writing = context.store.stacks.extend(stack_id, extension, claim=claim)
+        stack = await context.tasks.run(f"extend {stack_id}", writing)
+        crash_point("extend.extended")
+        stack_log(log, stack_id).info("extended by %g s by %s", seconds, by)
+    else:
+        stack = _row(context, stack_id)
+    await context.tasks.run(f"record {stack_id}", _record(context, stack))
+    crash_point("extend.recorded")
+    return stack
+
+
+async def _record(context: Context, stack: Stack) -> None:
+    """Write the new expiry into the cluster, too: an owner with another file reads it there."""
+    try:
+        await context.worker.settle(stack.stack_id, timeout=RECORD_SECONDS)
+    except StackdError as error:
+        if isinstance(error, NotOwner | StackNotFound):
+            raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
+        service = context.mirror.services.get(stack.service_name)
+        if service is not None and service.recorded and service.expires_at == stack.ttl_expires_at:
+            return  # something else is left to do about the stack
+        written = f"stackd retries to write that into the cluster: {public_text(error)}"
+        sentence = f"{stack.stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
+        raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
+    _row(context, stack.stack_id)
+
+
+async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:
+    """The stack as soon as it has the status, or cannot be expected to get it; after ``timeout`` seconds, as it is.
+
+    Raises StackNotFound, also if it is deleted meanwhile.
+    """
+
+    def settled(stack: Stack | None) -> Stack | None:
+        if stack is None:
+            raise StackNotFound(stack_id)
+        stays = stack.ended or stack.deleting_since is not None or (stack.status in ENDS and wanted not in ENDS)
+        return stack if stack.status is wanted or stays else None
+
+    return await context.until(stack_id, settled, timeout) or _row(context, stack_id)
+
+
+async def until_gone(context: Context, stack_id: str, timeout: float) -> Stack | None:
+    """None as soon as there is no such stack; the stack as it is if it still exists after ``timeout`` seconds."""
+    gone = await context.until(stack_id, lambda stack: True if stack is None else None, timeout)
+    return None if gone else context.store.stacks.get(stack_id)
+
+
+def _row(context: Context, stack_id: str) -> Stack:
+    stack = context.store.stacks.get(stack_id)
+    if stack is None:
+        raise StackNotFound(stack_id)
+    return stack
