@@ -154,7 +154,7 @@ class Refill:
     def _make(self, pool: Pool, template: Template, missing: int, now: float) -> float:
         """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to check again."""
         if not missing:
-            if not pool.failures:
+            if not pool.failures and now >= pool.not_before:
                 pool.reason = ""
             return CHECK_SECONDS
         if now < pool.not_before:
