@@ -32,7 +32,7 @@ from stackd.embedded.resources import (
     not_found,
     wrong,
 )
-from stackd.embedded.store import DelayingClock, ObjectStore, timestamp
+from stackd.embedded.store import LoopClock, ObjectStore, timestamp
 
 REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
 
@@ -173,7 +173,7 @@ class Accounts:
     """The accounts of one cluster; ``identity`` returns its secret, which lasts as long as the cluster."""
 
     users: Iterable[User]
-    clock: DelayingClock
+    clock: LoopClock
     identity: Callable[[], str]
     store: ObjectStore
 

@@ -34,7 +34,7 @@ from stackd.embedded.resources import (
 )
 from stackd.embedded.schema import default_namespace
 from stackd.embedded.server import ApiServer, Exchange
-from stackd.embedded.store import DelayingClock, Journal, LoopClock, ObjectStore
+from stackd.embedded.store import Journal, LoopClock, ObjectStore
 from stackd.files import write_private
 
 _OWN_NAMESPACES = ("default", "kube-node-lease", "kube-public", "kube-system")
@@ -83,7 +83,7 @@ class EmbeddedOptions:
     bookmark_interval: float = 60.0
     users: tuple[User, ...] = ()
     """If empty, every request is allowed. Otherwise each request needs a user's token, and rules that allow it."""
-    clock: DelayingClock | None = None
+    clock: LoopClock | None = None
 
 
 class EmbeddedCluster:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from stackd.embedded.nodes import is_terminal
 from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource, conflict
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
@@ -24,7 +26,7 @@ class Deletion:
         """Continue the deletions that were running when the state was saved."""
         for record in self._store.of(NAMESPACES).in_namespace(""):
             if record.obj["status"]["phase"] == "Terminating":
-                self._later_purge(record.key[1])
+                self._store.clock.later(0, partial(self._purge, record.key[1]))
         nodes = self._store.of(NODES).records
         gone = {pod.obj["spec"].get("nodeName", "") for pod in self._store.of(PODS).records.values()}
         for node in gone:
@@ -74,11 +76,8 @@ class Deletion:
             raise conflict(NAMESPACES, name, _PURGING)
         metadata = record.obj["metadata"] | {"deletionTimestamp": timestamp(self._store.clock.now())}
         record = self._store.update(record, metadata=metadata, status={"phase": "Terminating"})
-        self._later_purge(name)
+        self._store.clock.later(0, partial(self._purge, name))
         return record
-
-    def _later_purge(self, namespace: str) -> None:
-        self._store.clock.later(0, lambda: self._purge(namespace))
 
     def _purge(self, namespace: str) -> None:
         for resource in ALL:
@@ -108,10 +107,10 @@ class Deletion:
             namespace = change.after.key[0]
             owner = self._store.of(NAMESPACES).records.get(("", namespace))
             if owner is not None and "deletionTimestamp" in owner.obj["metadata"]:
-                self._store.clock.later(0, lambda: self._complete(namespace))
+                self._store.clock.later(0, partial(self._complete, namespace))
 
     def _later_collect(self, node: str) -> None:
-        self._store.clock.later(self._pod_gc_delay, lambda: self._collect(node))
+        self._store.clock.later(self._pod_gc_delay, partial(self._collect, node))
 
     def _collect(self, node: str) -> None:
         if ("", node) in self._store.of(NODES).records:
@@ -168,29 +167,29 @@ class GarbageCollector:
                 self._plan(dependent)
 
     def _see(self, record: Record) -> None:
-        dependent, owners = (record.resource, record.key), _owners(record.obj)
-        if not owners:
+        dependent = (record.resource, record.key)
+        if not _owners(record.obj):
             self._owned.pop(dependent, None)
             return
         self._owned[dependent] = None
-        if not any(self._is_there(record, owner) for owner in owners):
+        if not self._has_owner(record):
             self._plan(dependent)
 
     def _record(self, dependent: Dependent) -> Record:
         return self._store.of(dependent[0]).records[dependent[1]]
 
     def _plan(self, dependent: Dependent) -> None:
-        uid = self._record(dependent).uid
-        self._store.clock.later(self._delay, lambda: self._collect(dependent, uid))
+        self._store.clock.later(self._delay, partial(self._collect, dependent, self._record(dependent).uid))
 
     def _collect(self, dependent: Dependent, uid: str) -> None:
-        if dependent not in self._owned:
-            return
-        record = self._record(dependent)
-        if record.uid != uid or "deletionTimestamp" in record.obj["metadata"]:
-            return
-        if not any(self._is_there(record, owner) for owner in _owners(record.obj)):
-            self._deletion.delete(record)
+        if dependent in self._owned:
+            record = self._record(dependent)
+            deleting = "deletionTimestamp" in record.obj["metadata"]
+            if record.uid == uid and not deleting and not self._has_owner(record):
+                self._deletion.delete(record)
+
+    def _has_owner(self, record: Record) -> bool:
+        return any(self._is_there(record, owner) for owner in _owners(record.obj))
 
     def _is_there(self, record: Record, owner: Json) -> bool:
         resource = BY_KIND.get((owner["apiVersion"], owner["kind"]))

@@ -7,7 +7,7 @@ missing images one after the other.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stackd.embedded.deletion import Deletion
@@ -99,7 +99,7 @@ class Kubelet:
             if pod.obj["status"].get("startTime"):
                 self._resume(pod, run)
             else:
-                self._after(0, pod.key, run, self._admit)
+                self._after(0, pod, run, self._admit)
 
     def _host(self, pod: Json) -> str | None:
         node = self._store.of(NODES).records.get(("", pod["spec"].get("nodeName", "")))
@@ -107,26 +107,27 @@ class Kubelet:
             return None
         return address_of(node.obj) or "10.200.0.1"
 
-    def _after(self, seconds: float, key: Key, run: PodRun, step: Callable[[Record, PodRun], None]) -> None:
+    def _after(
+        self,
+        seconds: float,
+        pod: Record,
+        run: PodRun,
+        step: Callable[..., None],
+        *about: ContainerRun,
+        stop: bool = False,
+    ) -> None:
+        """Do the step later, unless the pod is gone by then or being stopped; a step of ``stop`` only in that case."""
+
         def act() -> None:
-            pod = self._store.of(PODS).records.get(key)
-            if pod is None or self._runs.get(key) is not run:
+            current = self._store.of(PODS).records.get(pod.key)
+            if current is None or self._runs.get(pod.key) is not run:
                 return
-            if self._host(pod.obj) is None:
-                del self._runs[key]
-            else:
-                step(pod, run)
+            if self._host(current.obj) is None:
+                del self._runs[pod.key]
+            elif run.stopping is stop:
+                step(current, run, *about)
 
         self._store.clock.later(seconds, act)
-
-    def _after_for(
-        self, seconds: float, pod: Record, run: PodRun, one: ContainerRun, step: Callable[..., None]
-    ) -> None:
-        def act(current: Record, _: PodRun) -> None:
-            if not run.stopping:
-                step(current, run, one)
-
-        self._after(seconds, pod.key, run, act)
 
     def _write(self, pod: Record, run: PodRun) -> Record:
         now = timestamp(self._store.clock.now())
@@ -136,24 +137,20 @@ class Kubelet:
         for one in run.containers if run.inits else ():
             one.state = INITIALIZING
         self._write(pod, run)
-        self._after(self._options.start_delay / 2, pod.key, run, self._make_sandbox)
+        self._after(self._options.start_delay / 2, pod, run, self._make_sandbox)
 
     def _make_sandbox(self, pod: Record, run: PodRun) -> None:
-        if run.stopping:
-            return
-        if problem := missing_mount(self._store, pod.obj):
+        if problem := _missing_mount(self._store, pod.obj):
             self._events.kubelet(pod, "Warning", "FailedMount", problem)
-            self._after(self._options.backoff, pod.key, run, self._make_sandbox)
+            self._after(self._options.backoff, pod, run, self._make_sandbox)
             return
         run.sandbox = True
         self._write(pod, run)
-        self._after(self._options.start_delay / 2, pod.key, run, self._launch_all)
+        self._after(self._options.start_delay / 2, pod, run, self._launch_all)
 
     def _launch_all(self, pod: Record, run: PodRun) -> None:
-        if run.stopping:
-            return
         if self._held is not None:
-            self._held.append(lambda: self._after(0, pod.key, run, self._launch_all))
+            self._held.append(lambda: self._after(0, pod, run, self._launch_all))
             return
         self._addresses = self._addresses % 65_000 + 1
         run.address = f"10.244.{self._addresses >> 8}.{self._addresses & 255}"
@@ -169,18 +166,15 @@ class Kubelet:
             return
         wait = self._pull_seconds(pod.obj["spec"]["nodeName"], image) if script.pull == "ok" else 0.0
         present = not wait and self._is_present(pod, one)
-        told = script.pull == "ok" and one.pulls
-        if not told and (not present or one.spec["imagePullPolicy"] == "Always"):
+        if script.pull == "slow" and not one.pulls and not present:
+            wait = self._options.slow_pull
+        reported = script.pull == "ok" and one.pulls
+        if not reported and (not present or one.spec["imagePullPolicy"] == "Always"):
             self._events.kubelet(pod, "Normal", "Pulling", f'Pulling image "{image}"', name)
-        if present:
-            self._create(pod, run, one)
-        elif script.pull == "slow" and not one.pulls:
+        if wait:
             one.state, one.pulls = CREATING, 1
-            self._after_for(self._options.slow_pull, pod, run, one, self._relaunch)
-        elif wait:
-            one.state, one.pulls = CREATING, 1
-            self._after_for(wait, pod, run, one, self._relaunch)
-        elif script.pull == "never" or (script.pull == "late" and one.pulls < 2):
+            self._after(wait, pod, run, self._relaunch, one)
+        elif not present and (script.pull == "never" or (script.pull == "late" and one.pulls < 2)):
             self._fail_pull(pod, run, one)
         else:
             self._create(pod, run, one)
@@ -210,12 +204,12 @@ class Kubelet:
         one.pulls += 1
         if one.pulls == 1:
             one.state = {"waiting": {"reason": "ErrImagePull", "message": error}}
-            self._after_for(self._options.backoff, pod, run, one, self._back_off_pull)
+            self._after(self._options.backoff, pod, run, self._back_off_pull, one)
         else:
             message = f'Back-off pulling image "{image}": ErrImagePull: {error}'
             one.state = {"waiting": {"reason": "ImagePullBackOff", "message": message}}
             if one.script.pull == "late":
-                self._after_for(self._options.backoff, pod, run, one, self._relaunch)
+                self._after(self._options.backoff, pod, run, self._relaunch, one)
 
     def _back_off_pull(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
         message = f'Back-off pulling image "{one.spec["image"]}"'
@@ -230,13 +224,13 @@ class Kubelet:
         self._pulled.add((pod.obj["spec"]["nodeName"], image))
         pulled = f'Container image "{image}" already present on machine' if present else f'Pulled image "{image}"'
         self._events.kubelet(pod, "Normal", "Pulled", pulled, name)
-        missing = missing_reference(self._store, pod.key[0], one.spec)
+        missing = _missing_reference(self._store, pod.key[0], one.spec)
         problem = missing or (script.message if script.run == "config_error" else "")
         if problem:
             one.state = {"waiting": {"reason": "CreateContainerConfigError", "message": problem}}
             self._events.kubelet(pod, "Warning", "Failed", f"Error: {problem}", name)
             if missing:
-                self._after_for(self._options.backoff, pod, run, one, self._relaunch)
+                self._after(self._options.backoff, pod, run, self._relaunch, one)
             return
         one.id = f"containerd://{uuid.uuid4().hex}{uuid.uuid4().hex}"
         self._events.kubelet(pod, "Normal", "Created", f"Created container: {name}", name)
@@ -257,9 +251,9 @@ class Kubelet:
         one.state = {"running": {"startedAt": one.started_at}}
         one.ready = one.script.run != "not_ready"
         if one.script.run == "exit":
-            self._after_for(self._options.run_time, pod, run, one, self._exit)
+            self._after(self._options.run_time, pod, run, self._exit, one)
         elif one.script.run == "unready":
-            self._after_for(self._options.run_time, pod, run, one, self._lose_readiness)
+            self._after(self._options.run_time, pod, run, self._lose_readiness, one)
 
     def _lose_readiness(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
         one.ready = False
@@ -271,12 +265,10 @@ class Kubelet:
         self._settle(pod, run)
 
     def _end(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        script = one.script
-        one.ready = False
+        script, policy = one.script, pod.obj["spec"]["restartPolicy"]
         reason = script.reason or ("Error" if script.exit_code else "Completed")
         message = script.message if script.run == "start_error" else ""
-        one.state = self._terminated(one, script.exit_code, reason, message)
-        policy = pod.obj["spec"]["restartPolicy"]
+        one.ready, one.state = False, self._terminated(one, script.exit_code, reason, message)
         if policy == "Always" or (policy == "OnFailure" and script.exit_code):
             self._plan_restart(pod, run, one)
 
@@ -291,7 +283,7 @@ class Kubelet:
         else:
             backing_off = f"Back-off restarting failed container {one.name} in pod {name}_{namespace}({pod.uid})"
             self._events.kubelet(pod, "Warning", "BackOff", backing_off, one.name)
-        self._after_for(seconds, pod, run, one, self._restart)
+        self._after(seconds, pod, run, self._restart, one)
 
     def _restart(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
         one.restarts += 1
@@ -312,7 +304,7 @@ class Kubelet:
             run.phase = "Running"
         pod = self._write(pod, run)
         if run.ended:
-            self._after(0, pod.key, run, self._conclude)
+            self._after(0, pod, run, self._conclude)
 
     def _conclude(self, pod: Record, run: PodRun) -> None:
         run.phase, run.sandbox = run.outcome, False
@@ -323,7 +315,7 @@ class Kubelet:
         run.phase, run.sandbox, run.address = status["phase"], True, status.get("podIP", "")
         if run.phase != "Running":
             run.sandbox = False
-            self._after(self._options.start_delay / 2, pod.key, run, self._make_sandbox)
+            self._after(self._options.start_delay / 2, pod, run, self._make_sandbox)
             return
         known = {one["name"]: one for one in status["containerStatuses"] + status.get("initContainerStatuses", [])}
         for one in [*run.inits, *run.containers]:
@@ -332,11 +324,11 @@ class Kubelet:
             one.restarts, one.id = was["restartCount"], was.get("containerID", "")
             one.started_at = one.state.get("running", {}).get("startedAt", _NO_TIME)
             if "running" in one.state and one.script.run == "exit":
-                self._after_for(self._options.run_time, pod, run, one, self._exit)
+                self._after(self._options.run_time, pod, run, self._exit, one)
             elif "waiting" in one.state:
-                self._after_for(self._options.backoff, pod, run, one, self._restart if one.id else self._relaunch)
+                self._after(self._options.backoff, pod, run, self._restart if one.id else self._relaunch, one)
         if run.ended:
-            self._after(0, pod.key, run, self._conclude)
+            self._after(0, pod, run, self._conclude)
 
     def _stop(self, pod: Record, run: PodRun | None) -> None:
         if pod.obj["metadata"].get("deletionGracePeriodSeconds") == 0 and run is not None and run.stopping:
@@ -345,7 +337,7 @@ class Kubelet:
             run = self._runs[pod.key] = _new_run(pod)
         if not run.stopping:
             run.stopping = True
-            self._after(0, pod.key, run, self._say_stopping)
+            self._after(0, pod, run, self._say_stopping, stop=True)
 
     def _say_stopping(self, pod: Record, run: PodRun) -> None:
         for one in run.containers:
@@ -354,7 +346,7 @@ class Kubelet:
             elif "running" in one.state:
                 self._events.kubelet(pod, "Normal", "Killing", f"Stopping container {one.name}", one.name)
         self._write(pod, run)
-        self._after(self._options.stop_delay, pod.key, run, self._end_all)
+        self._after(self._options.stop_delay, pod, run, self._end_all, stop=True)
 
     def _end_all(self, pod: Record, run: PodRun) -> None:
         run.sandbox = False
@@ -390,40 +382,31 @@ _KINDS: dict[str, tuple[Resource, str]] = {
 }
 
 
-def missing_reference(store: ObjectStore, namespace: str, container: Json) -> str:
+def _missing_reference(store: ObjectStore, namespace: str, container: Json) -> str:
     """The first missing reference of the container's environment, in the kubelet's words; empty if there is none."""
-    for kind, reference in _environment(container):
-        resource, word = _KINDS[kind]
-        name = reference.get("name", "")
-        found = store.of(resource).records.get((namespace, name))
-        if found is None and not reference.get("optional"):
-            return f'{word} "{name}" not found'
-        if found is not None and "key" in reference and not reference.get("optional"):
-            known = found.obj.get("data", {}) | found.obj.get("stringData", {})
-            if reference["key"] not in known:
+    sources = [variable.get("valueFrom") or {} for variable in container.get("env", ())]
+    for source in [*sources, *container.get("envFrom", ())]:
+        for kind in _KINDS.keys() & source.keys():
+            (resource, word), reference = _KINDS[kind], source[kind]
+            name = reference.get("name", "")
+            record = store.of(resource).records.get((namespace, name))
+            if reference.get("optional"):
+                continue
+            if record is None:
+                return f'{word} "{name}" not found'
+            keys = record.obj.get("data", {}) | record.obj.get("stringData", {})
+            if "key" in reference and reference["key"] not in keys:
                 return f"couldn't find key {reference['key']} in {kind[:-6].capitalize()} {namespace}/{name}"
     return ""
 
 
-def missing_mount(store: ObjectStore, pod: Json) -> str:
+def _missing_mount(store: ObjectStore, pod: Json) -> str:
     """The first volume that cannot be mounted, in the kubelet's words; empty if all can."""
     namespace = pod["metadata"]["namespace"]
     for volume in pod["spec"].get("volumes", ()):
         for kind, field, resource in (("secret", "secretName", SECRETS), ("configMap", "name", CONFIG_MAPS)):
-            source = volume.get(kind)
-            if source and not source.get("optional"):
-                name = source.get(field, "")
-                if (namespace, name) not in store.of(resource).records:
-                    return f'MountVolume.SetUp failed for volume "{volume["name"]}" : {kind.lower()} "{name}" not found'
+            source = volume.get(kind) or {"optional": True}
+            name = source.get(field, "")
+            if not source.get("optional") and (namespace, name) not in store.of(resource).records:
+                return f'MountVolume.SetUp failed for volume "{volume["name"]}" : {kind.lower()} "{name}" not found'
     return ""
-
-
-def _environment(container: Json) -> Iterator[tuple[str, Json]]:
-    for variable in container.get("env", ()):
-        for kind, reference in (variable.get("valueFrom") or {}).items():
-            if kind in _KINDS:
-                yield kind, reference
-    for source in container.get("envFrom", ()):
-        for kind, reference in source.items():
-            if kind in _KINDS:
-                yield kind, reference

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import islice
 
 import orjson
 
 from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, parse, whole_number
-from stackd.embedded.resources import PODS, Json, Resource, StatusError, bad_request, expired
+from stackd.embedded.resources import PODS, Json, Resource, bad_request, expired
 from stackd.embedded.store import ChangeType, Collection, Key, ObjectChange, ObjectStore, Record, watch_line
 
 _TOKEN_VERSION = "meta.k8s.io/v1"
@@ -40,13 +41,8 @@ def list_objects(collection: Collection, now: int, target: RequestInfo, query: M
         metadata["continue"] = _token(revision, page[-1].key)
         if selector is EVERYTHING:
             metadata["remainingItemCount"] = more
-    return list_body(target.resource, metadata, page)
-
-
-def list_body(resource: Resource, metadata: Json, records: Iterable[Record]) -> bytes:
-    """The records as a list of their kind, as JSON."""
-    head = {"kind": f"{resource.kind}List", "apiVersion": resource.api_version, "metadata": metadata}
-    return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in records) + b"]}"
+    head = {"kind": f"{target.resource.kind}List", "apiVersion": target.resource.api_version, "metadata": metadata}
+    return orjson.dumps(head)[:-1] + b',"items":[' + b",".join(record.body() for record in page) + b"]}"
 
 
 class Watch:
@@ -78,11 +74,11 @@ class Watch:
         else:
             for change in self.collection.since(revision):
                 self.offer(change)
-        self.collection.listeners.add(self)
+        self.collection.listeners.add(self.offer)
 
     def close(self) -> None:
         """Stop receiving changes, and end the iteration."""
-        self.collection.listeners.discard(self)
+        self.collection.listeners.discard(self.offer)
         self.closed = True
         self._woken.set()
 
@@ -118,7 +114,7 @@ class Watch:
             if now >= end or (self.bookmarks and now >= due):
                 due = now + interval
                 if self.bookmarks and not self.frozen and not self._lines:  # a bookmark never overtakes an event
-                    yield bookmark(self.collection.resource, store.revision)
+                    yield _bookmark(self.collection.resource, store.revision)
                 if now >= end:
                     return
             await self._wait(min(end, due) if self.bookmarks else end)
@@ -127,11 +123,9 @@ class Watch:
         self._woken.clear()
         if (self._lines and not self.frozen) or self.closed:
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await self._woken.wait()
-        except TimeoutError:
-            return
 
     def _seen_as(self, change: ObjectChange) -> ChangeType | None:
         after, before = change.after, change.before
@@ -146,7 +140,7 @@ class Watch:
         return "DELETED" if then else None
 
 
-def bookmark(resource: Resource, revision: int) -> bytes:
+def _bookmark(resource: Resource, revision: int) -> bytes:
     """The BOOKMARK event, which only carries a resourceVersion."""
     empty: Json = {"metadata": {"resourceVersion": str(revision)}, "spec": {}, "status": {}}
     if resource is PODS:
@@ -172,11 +166,7 @@ def _read_token(text: str, collection: Collection, now: int) -> tuple[Key | None
     if revision < 0:
         return (namespace, name), now
     if revision < collection.floor:
-        raise _too_old(namespace, name)
+        error = expired(_TOO_OLD)
+        error.metadata = {"continue": _token(-1, (namespace, name))}
+        raise error
     return (namespace, name), revision
-
-
-def _too_old(namespace: str, name: str) -> StatusError:
-    error = expired(_TOO_OLD)
-    error.metadata = {"continue": _token(-1, (namespace, name))}
-    return error

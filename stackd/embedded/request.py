@@ -115,8 +115,6 @@ class Selector:
     tests: tuple[Test, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     """The plain equalities among the label requirements, for the label index."""
-    name: str | None = None
-    """The only name that can match, if the selector fixes it."""
 
     def matches(self, obj: Json) -> bool:
         """Whether the object meets every requirement."""
@@ -130,16 +128,11 @@ def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
     """The selector for both query parameters. Raises StatusError 400."""
     if not label_text and not field_text:
         return EVERYTHING
-    equalities: list[tuple[str, str]] = []
-    tests = [_label_test(part, equalities) for part in label_text.split(",") if part.strip()]
-    name = None
-    for part in field_text.split(","):
-        if part.strip():
-            field, equal, value = _field(resource, part, label_text, field_text)
-            tests.append(_field_test(field, equal, value))
-            if field == "metadata.name" and equal:
-                name = value
-    return Selector(tests=tuple(tests), labels=tuple(equalities), name=name)
+    labels = [_label(part) for part in label_text.split(",") if part.strip()]
+    tests = [_label_test(key, value) for key, value in labels]
+    parts = [part for part in field_text.split(",") if part.strip()]
+    tests += (_field_test(*_field(resource, part, label_text, field_text)) for part in parts)
+    return Selector(tests=tuple(tests), labels=tuple(labels))
 
 
 def selected_name(verb: str, query: Mapping[str, str]) -> str:
@@ -158,12 +151,14 @@ def labels_of(obj: Json) -> Json:
     return labels
 
 
-def _label_test(part: str, equalities: list[tuple[str, str]]) -> Test:
+def _label(part: str) -> tuple[str, str]:
     """Equality; the other forms of a requirement are refused, although a real server accepts them."""
     if (match := _LABEL.fullmatch(part)) is None:
         raise bad_request(f"unable to parse requirement: found '{part.strip()}', expected: a label requirement")
-    key, value = match.groups()
-    equalities.append((key, value))
+    return match[1], match[2]
+
+
+def _label_test(key: str, value: str) -> Test:
     return lambda obj: labels_of(obj).get(key) == value
 
 
@@ -188,7 +183,6 @@ def _field_test(field: str, equal: bool, value: str) -> Test:
         found: object = obj
         for step in path:
             found = found.get(step, "") if isinstance(found, dict) else ""
-        text = str(found).lower() if isinstance(found, bool) else str(found)
-        return (text == value) == equal
+        return (str(found) == value) == equal
 
     return test

@@ -1,10 +1,9 @@
 """The fields of the typed kinds, the decoder from a request's JSON to an object as Kubernetes stores it, and the default
 values that Kubernetes fills in.
 
-A decoded object has only known fields, with canonical quantities.
-
-A type is `string`, `int32`, `int64`, `bool`, `intstr`, `quantity`, `microtime`, `object`, `map` (of strings),
-`quantities` (a map of those), `[]X` for a list, or the name of a struct of this table. `bool!` is left out
+A decoded object has only the fields of the table, with canonical quantities; the rest is dropped. Each line of the table
+is a struct; a type stands before the fields that have it: `string`, `int32`, `int64`, `bool`, `intstr`, `microtime`,
+`object`, `map` (of strings), `quantities` (a map of those), `[]X` for a list, or the name of a struct. `bool!` is left out
 when false.
 """
 
@@ -18,109 +17,75 @@ from typing import Any
 from stackd.embedded.resources import Json, Resource, bad_request
 from stackd.quantity import parse
 
-_HANDLER = "exec:ExecAction httpGet:HTTPGetAction tcpSocket:TCPSocketAction"
-_CONTAINER = (
-    "name:string image:string command:[]string args:[]string workingDir:string ports:[]ContainerPort "
-    "envFrom:[]EnvFromSource env:[]EnvVar resources:ResourceRequirements resizePolicy:[]object restartPolicy:string "
-    "restartPolicyRules:[]object volumeMounts:[]VolumeMount volumeDevices:[]object livenessProbe:Probe "
-    "readinessProbe:Probe startupProbe:Probe lifecycle:Lifecycle terminationMessagePath:string "
-    "terminationMessagePolicy:string imagePullPolicy:string securityContext:SecurityContext "
-    "stdin:bool! stdinOnce:bool! tty:bool!"
-)
-_VOLUME_SOURCES = (
-    "hostPath emptyDir gcePersistentDisk awsElasticBlockStore gitRepo secret nfs iscsi glusterfs "
-    "persistentVolumeClaim rbd flexVolume cinder cephfs flocker downwardAPI fc azureFile configMap vsphereVolume "
-    "quobyte azureDisk photonPersistentDisk projected portworxVolume scaleIO storageos csi ephemeral image"
-)
+_TEXT = """
+ObjectMeta = string: name generateName namespace uid resourceVersion creationTimestamp deletionTimestamp; int64:
+    generation deletionGracePeriodSeconds; map: labels annotations; []OwnerReference: ownerReferences; []string:
+    finalizers
+OwnerReference = string: apiVersion kind name uid; bool: controller blockOwnerDeletion
+Pod = ObjectMeta: metadata; PodSpec: spec; object: status
+PodSpec = []Volume: volumes; []Container: initContainers containers; string: restartPolicy dnsPolicy
+    serviceAccountName serviceAccount nodeName hostname schedulerName runtimeClassName preemptionPolicy; int64:
+    terminationGracePeriodSeconds activeDeadlineSeconds; map: nodeSelector; bool: automountServiceAccountToken
+    shareProcessNamespace enableServiceLinks hostUsers; bool!: hostNetwork hostPID hostIPC; PodSecurityContext:
+    securityContext; []object: imagePullSecrets; object: affinity; []Toleration: tolerations; int32: priority;
+    quantities: overhead
+Container = string: name image workingDir restartPolicy terminationMessagePath terminationMessagePolicy
+    imagePullPolicy; []string: command args; []ContainerPort: ports; []EnvFromSource: envFrom; []EnvVar: env;
+    ResourceRequirements: resources; []VolumeMount: volumeMounts; Probe: livenessProbe readinessProbe startupProbe;
+    Lifecycle: lifecycle; SecurityContext: securityContext; bool!: stdin stdinOnce tty
+ContainerPort = string: name protocol hostIP; int32: hostPort containerPort
+EnvFromSource = string: prefix; object: configMapRef secretRef
+EnvVarSource = object: fieldRef resourceFieldRef configMapKeyRef secretKeyRef
+EnvVar = string: name value; EnvVarSource: valueFrom
+ResourceRequirements = quantities: limits requests
+VolumeMount = string: name mountPath subPath; bool!: readOnly
+Probe = ExecAction: exec; HTTPGetAction: httpGet; TCPSocketAction: tcpSocket; GRPCAction: grpc; int32:
+    initialDelaySeconds timeoutSeconds periodSeconds successThreshold failureThreshold; int64:
+    terminationGracePeriodSeconds
+Lifecycle = LifecycleHandler: postStart preStop
+LifecycleHandler = ExecAction: exec; HTTPGetAction: httpGet; TCPSocketAction: tcpSocket; object: sleep
+ExecAction = []string: command
+HTTPGetAction = string: path host scheme; intstr: port; []object: httpHeaders
+TCPSocketAction = intstr: port; string: host
+GRPCAction = int32: port; string: service
+SecurityContext = Capabilities: capabilities; bool: privileged runAsNonRoot readOnlyRootFilesystem
+    allowPrivilegeEscalation; int64: runAsUser runAsGroup; SeccompProfile: seccompProfile appArmorProfile
+PodSecurityContext = int64: runAsUser runAsGroup fsGroup; bool: runAsNonRoot; []int64: supplementalGroups; string:
+    fsGroupChangePolicy; SeccompProfile: seccompProfile appArmorProfile
+Capabilities = []string: add drop
+SeccompProfile = string: type localhostProfile
+Toleration = string: key operator value effect; int64: tolerationSeconds
+Volume = string: name; object: hostPath emptyDir secret nfs persistentVolumeClaim downwardAPI configMap projected csi
+    ephemeral image
+Service = ObjectMeta: metadata; ServiceSpec: spec; object: status
+ServiceSpec = []ServicePort: ports; map: selector; string: clusterIP type sessionAffinity externalName
+    externalTrafficPolicy ipFamilyPolicy internalTrafficPolicy; []string: clusterIPs ipFamilies; bool!:
+    publishNotReadyAddresses
+ServicePort = string: name protocol appProtocol; int32: port nodePort; intstr: targetPort
+ResourceQuota = ObjectMeta: metadata; ResourceQuotaSpec: spec; object: status
+ResourceQuotaSpec = quantities: hard; []string: scopes; object: scopeSelector
+LimitRange = ObjectMeta: metadata; LimitRangeSpec: spec
+LimitRangeSpec = []LimitRangeItem: limits
+LimitRangeItem = string: type; quantities: max min default defaultRequest maxLimitRequestRatio
+ConfigMap = ObjectMeta: metadata; bool: immutable; map: data; object: binaryData
+Lease = ObjectMeta: metadata; LeaseSpec: spec
+LeaseSpec = string: holderIdentity strategy preferredHolder; int32: leaseDurationSeconds leaseTransitions; microtime:
+    acquireTime renewTime
+"""
 
-_TEXT: dict[str, str] = {
-    "ObjectMeta": (
-        "name:string generateName:string namespace:string uid:string resourceVersion:string generation:int64 "
-        "creationTimestamp:string deletionTimestamp:string deletionGracePeriodSeconds:int64 labels:map "
-        "annotations:map ownerReferences:[]OwnerReference finalizers:[]string"
-    ),
-    "OwnerReference": ("apiVersion:string kind:string name:string uid:string controller:bool blockOwnerDeletion:bool"),
-    "Pod": "metadata:ObjectMeta spec:PodSpec status:object",
-    "PodSpec": (
-        "volumes:[]Volume initContainers:[]Container containers:[]Container ephemeralContainers:[]object "
-        "restartPolicy:string terminationGracePeriodSeconds:int64 activeDeadlineSeconds:int64 dnsPolicy:string "
-        "nodeSelector:map serviceAccountName:string serviceAccount:string automountServiceAccountToken:bool "
-        "nodeName:string hostNetwork:bool! hostPID:bool! hostIPC:bool! shareProcessNamespace:bool "
-        "securityContext:PodSecurityContext imagePullSecrets:[]object hostname:string subdomain:string "
-        "affinity:object schedulerName:string tolerations:[]Toleration hostAliases:[]object priorityClassName:string "
-        "priority:int32 dnsConfig:object readinessGates:[]object runtimeClassName:string enableServiceLinks:bool "
-        "preemptionPolicy:string overhead:quantities topologySpreadConstraints:[]object setHostnameAsFQDN:bool "
-        "os:object hostUsers:bool schedulingGates:[]object resourceClaims:[]object resources:ResourceRequirements "
-        "hostnameOverride:string"
-    ),
-    "Container": _CONTAINER,
-    "ContainerPort": "name:string hostPort:int32 containerPort:int32 protocol:string hostIP:string",
-    "EnvFromSource": "prefix:string configMapRef:object secretRef:object",
-    "EnvVarSource": (
-        "fieldRef:object resourceFieldRef:object configMapKeyRef:object secretKeyRef:object fileKeyRef:object"
-    ),
-    "EnvVar": "name:string value:string valueFrom:EnvVarSource",
-    "ResourceRequirements": "limits:quantities requests:quantities claims:[]object",
-    "VolumeMount": (
-        "name:string readOnly:bool! recursiveReadOnly:string mountPath:string subPath:string "
-        "mountPropagation:string subPathExpr:string"
-    ),
-    "Probe": (
-        f"{_HANDLER} grpc:GRPCAction initialDelaySeconds:int32 timeoutSeconds:int32 periodSeconds:int32 "
-        "successThreshold:int32 failureThreshold:int32 terminationGracePeriodSeconds:int64"
-    ),
-    "Lifecycle": "postStart:LifecycleHandler preStop:LifecycleHandler stopSignal:string",
-    "LifecycleHandler": f"{_HANDLER} sleep:object",
-    "ExecAction": "command:[]string",
-    "HTTPGetAction": "path:string port:intstr host:string scheme:string httpHeaders:[]object",
-    "TCPSocketAction": "port:intstr host:string",
-    "GRPCAction": "port:int32 service:string",
-    "SecurityContext": (
-        "capabilities:Capabilities privileged:bool seLinuxOptions:object windowsOptions:object runAsUser:int64 "
-        "runAsGroup:int64 runAsNonRoot:bool readOnlyRootFilesystem:bool allowPrivilegeEscalation:bool "
-        "procMount:string seccompProfile:SeccompProfile appArmorProfile:SeccompProfile"
-    ),
-    "PodSecurityContext": (
-        "seLinuxOptions:object windowsOptions:object runAsUser:int64 runAsGroup:int64 runAsNonRoot:bool "
-        "supplementalGroups:[]int64 supplementalGroupsPolicy:string fsGroup:int64 sysctls:[]object "
-        "fsGroupChangePolicy:string seccompProfile:SeccompProfile appArmorProfile:SeccompProfile "
-        "seLinuxChangePolicy:string"
-    ),
-    "Capabilities": "add:[]string drop:[]string",
-    "SeccompProfile": "type:string localhostProfile:string",
-    "Toleration": "key:string operator:string value:string effect:string tolerationSeconds:int64",
-    "Volume": "name:string " + " ".join(f"{source}:object" for source in _VOLUME_SOURCES.split()),
-    "Service": "metadata:ObjectMeta spec:ServiceSpec status:object",
-    "ServiceSpec": (
-        "ports:[]ServicePort selector:map clusterIP:string clusterIPs:[]string type:string externalIPs:[]string "
-        "sessionAffinity:string loadBalancerIP:string loadBalancerSourceRanges:[]string externalName:string "
-        "externalTrafficPolicy:string healthCheckNodePort:int32 publishNotReadyAddresses:bool! "
-        "sessionAffinityConfig:object ipFamilies:[]string ipFamilyPolicy:string allocateLoadBalancerNodePorts:bool "
-        "loadBalancerClass:string internalTrafficPolicy:string trafficDistribution:string"
-    ),
-    "ServicePort": ("name:string protocol:string appProtocol:string port:int32 targetPort:intstr nodePort:int32"),
-    "ResourceQuota": "metadata:ObjectMeta spec:ResourceQuotaSpec status:object",
-    "ResourceQuotaSpec": "hard:quantities scopes:[]string scopeSelector:object",
-    "LimitRange": "metadata:ObjectMeta spec:LimitRangeSpec",
-    "LimitRangeSpec": "limits:[]LimitRangeItem",
-    "LimitRangeItem": (
-        "type:string max:quantities min:quantities default:quantities defaultRequest:quantities "
-        "maxLimitRequestRatio:quantities"
-    ),
-    "ConfigMap": "metadata:ObjectMeta immutable:bool data:map binaryData:object",
-    "Lease": "metadata:ObjectMeta spec:LeaseSpec",
-    "LeaseSpec": (
-        "holderIdentity:string leaseDurationSeconds:int32 acquireTime:microtime renewTime:microtime "
-        "leaseTransitions:int32 strategy:string preferredHolder:string"
-    ),
-}
 
-STRUCTS = {name: dict(field.split(":") for field in text.split()) for name, text in _TEXT.items()}
+def _read(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for line in re.split(r"\n(?=\S)", text.strip()):
+        name, _, groups = line.partition(" = ")
+        parts = (group.partition(":") for group in groups.split(";"))
+        yield name, {field: kind.strip() for kind, _, fields in parts for field in fields.split()}
+
+
+STRUCTS = dict(_read(_TEXT))
 """Struct → field → type."""
 
 
 _GO_TYPES = {
-    "quantity": "resource.Quantity",
     "bool!": "bool",
     "map": "map[string]string",
     "intstr": "intstr.IntOrString",
@@ -132,22 +97,19 @@ _PRESENT_WHEN_EMPTY = frozenset(
     | {"holderIdentity"}
 )
 _QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
-_QUANTITY_RULE = f"the regular expression '^{_QUANTITY.pattern}$'"
 _RANGES = {"int32": 2**31, "int64": 2**63}
 _MICRO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
 _MICRO_LAYOUT = "2006-01-02T15:04:05.000000Z07:00"
+_JSON_KINDS = {bool: "bool", str: "string", int: "number", float: "number", list: "array", dict: "object"}
 
 
 def decode(resource: Resource, raw: Json) -> Json:
     """The object without kind and apiVersion. Raises StatusError 400 for a wrong type."""
     body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
-    if resource.kind not in STRUCTS:
-        given = body.get("metadata") or {}
-        metadata = _Decoder(resource).value(given, "ObjectMeta", resource.kind, ("metadata",))
-        return {"metadata": metadata} | {key: value for key, value in body.items() if key != "metadata"}
-    decoded = _Decoder(resource).struct(body, resource.kind, ())
-    decoded.setdefault("metadata", {})
-    return decoded
+    decoder = _Decoder(resource)
+    if resource.kind in STRUCTS:
+        return {"metadata": {}} | decoder.struct(body, resource.kind, ())
+    return body | {"metadata": decoder.value(body.get("metadata") or {}, "ObjectMeta", resource.kind, ("metadata",))}
 
 
 class _Decoder:
@@ -156,81 +118,67 @@ class _Decoder:
 
     def struct(self, value: Any, name: str, trail: tuple[str, ...]) -> Json:
         fields = STRUCTS[name]
-        known: Json = {}
+        result: Json = {}
         for key, part in value.items():
             kind = fields.get(key)
             if kind is not None and part is not None:
                 decoded = self.value(part, kind, name, (*trail, key))
                 dropped = decoded is False and kind == "bool!"
                 if (decoded or decoded == 0 or key in _PRESENT_WHEN_EMPTY) and not dropped:
-                    known[key] = decoded
-        return known
+                    result[key] = decoded
+        return result
 
     def value(self, value: Any, kind: str, owner: str, trail: tuple[str, ...]) -> Any:
-        if kind == "object" and isinstance(value, dict):
-            return value
-        if kind.startswith("[]"):
-            if not isinstance(value, list):
-                raise self.mismatch(value, f"[]{_go(kind[2:])}", owner, trail)
+        if kind.startswith("[]") and isinstance(value, list):
             return [self.value(item, kind[2:], owner, trail) for item in value]
-        if kind in STRUCTS:
-            if not isinstance(value, dict):
-                raise self.mismatch(value, _go(kind), owner, trail)
+        if kind in STRUCTS and isinstance(value, dict):
             return self.struct(value, kind, trail)
-        return self.scalar(value, kind, owner, trail)
-
-    def scalar(self, value: Any, kind: str, owner: str, trail: tuple[str, ...]) -> Any:
-        if kind == "string" and isinstance(value, str):
-            return value
-        if kind in {"bool", "bool!"} and isinstance(value, bool):
-            return value
+        if kind == "quantities" and isinstance(value, dict):
+            return {key: self.quantity(part) for key, part in value.items()}
         if kind == "microtime" and isinstance(value, str):
             return self.microtime(value)
-        if kind in _RANGES and isinstance(value, int) and not isinstance(value, bool):
-            if -_RANGES[kind] <= value < _RANGES[kind]:
+        wanted = kind
+        if kind == "map" and isinstance(value, dict):
+            strays = [part for part in value.values() if not isinstance(part, str)]
+            if not strays:
                 return value
-        elif kind == "intstr" and isinstance(value, (int, str)) and not isinstance(value, bool):
+            value, wanted = strays[0], "string"
+        elif self.fits(value, kind):
             return value
-        elif kind == "map" and isinstance(value, dict):
-            if all(isinstance(part, str) for part in value.values()):
-                return value
-            value = next(part for part in value.values() if not isinstance(part, str))
-            raise self.mismatch(value, "string", owner, trail)
-        elif kind == "quantities" and isinstance(value, dict):
-            return {key: self.quantity(part) for key, part in value.items()}
-        raise self.mismatch(value, _go(kind), owner, trail)
+        json_kind = _JSON_KINDS.get(type(value), "null")
+        number = f" {value}" if json_kind == "number" and kind in _RANGES else ""
+        where = f"{owner}.{'.'.join(trail)}"
+        go = f"[]{_go(kind[2:])}" if kind.startswith("[]") else _go(wanted)
+        raise bad_request(
+            f"{self.refusal}: json: cannot unmarshal {json_kind}{number} into Go struct field {where} of type {go}"
+        )
+
+    def fits(self, value: Any, kind: str) -> bool:
+        if isinstance(value, bool):
+            return kind in ("bool", "bool!")
+        if isinstance(value, int):
+            return kind == "intstr" or (kind in _RANGES and -_RANGES[kind] <= value < _RANGES[kind])
+        return (isinstance(value, str) and kind in ("string", "intstr")) or (
+            isinstance(value, dict) and kind == "object"
+        )
 
     def quantity(self, value: Any) -> str:
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-            raise bad_request(f"{self.refusal}: json: cannot unmarshal {_kind(value)} into Go value of type string")
+            json_kind = _JSON_KINDS.get(type(value), "null")
+            raise bad_request(f"{self.refusal}: json: cannot unmarshal {json_kind} into Go value of type string")
         try:
             return str(parse(value).in_milli())
         except ValueError as exc:
-            known = _QUANTITY.fullmatch(str(value))
-            wrong = "unable to parse quantity's suffix" if known else f"quantities must match {_QUANTITY_RULE}"
-            raise bad_request(f"{self.refusal}: {wrong}") from exc
+            why = f"quantities must match the regular expression '^{_QUANTITY.pattern}$'"
+            if _QUANTITY.fullmatch(str(value)):
+                why = "unable to parse quantity's suffix"
+            raise bad_request(f"{self.refusal}: {why}") from exc
 
     def microtime(self, text: str) -> str:
         """The time in UTC. The text must have exactly six fraction digits, as in Go's layout."""
         if not _MICRO.fullmatch(text):
             raise bad_request(f'{self.refusal}: parsing time "{text}" as "{_MICRO_LAYOUT}": cannot parse')
         return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-    def mismatch(self, value: Any, wanted: str, owner: str, trail: tuple[str, ...]) -> Exception:
-        found = _kind(value)
-        if found == "number" and wanted in _RANGES:
-            found = f"number {value}"
-        where = f"{owner}.{'.'.join(trail)}"
-        return bad_request(
-            f"{self.refusal}: json: cannot unmarshal {found} into Go struct field {where} of type {wanted}"
-        )
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    names = {str: "string", int: "number", float: "number", list: "array", dict: "object"}
-    return names.get(type(value), "null")
 
 
 def _go(kind: str) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import random
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -20,7 +21,6 @@ from stackd.embedded.faults import Answer, Counts, Fault, admitted, instead, spo
 from stackd.embedded.listwatch import Watch
 from stackd.embedded.request import RequestInfo
 from stackd.embedded.resources import JSON, StatusError, injected
-from stackd.embedded.store import http_date
 
 if TYPE_CHECKING:
     from stackd.embedded.cluster import EmbeddedCluster
@@ -268,7 +268,7 @@ class ApiServer:
     def _counted(self, call: Exchange, response: web.StreamResponse) -> web.StreamResponse:
         verb, resource, _ = call.subject
         self.counts.requests[verb, resource, response.status] += 1
-        response.headers["Date"] = http_date(self._cluster.store.clock.now())
+        response.headers["Date"] = formatdate(self._cluster.store.clock.now(), usegmt=True)
         return response
 
     def _cut(self, request: web.BaseRequest, call: Exchange) -> web.StreamResponse:

@@ -20,10 +20,8 @@ from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from email.utils import formatdate
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import orjson
 
@@ -32,25 +30,15 @@ from stackd.embedded.resources import ALL, Json, Resource, already_exists, not_f
 from stackd.files import create_private
 
 
-class DelayingClock(Protocol):
-    """Wall-clock time and delays."""
-
-    def now(self) -> float:
-        """Seconds since the Unix epoch."""
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Call `action` from the event loop after `seconds`; 0 means soon, but never immediately."""
-
-
 class LoopClock:
-    """The machine's time and the running event loop's timers."""
+    """The machine's time and the running event loop's timers; a subclass may have other time."""
 
     def now(self) -> float:
         """Seconds since the Unix epoch."""
         return time.time()
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Schedule the call on the running loop."""
+        """Call `action` from the event loop after `seconds`; 0 means soon, but never immediately."""
         loop = asyncio.get_running_loop()
         if seconds > 0:
             loop.call_later(seconds, action)
@@ -60,22 +48,7 @@ class LoopClock:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with whole seconds, as Kubernetes writes `metav1.Time`."""
-    return _timestamp(int(seconds))
-
-
-@lru_cache(maxsize=64)
-def _timestamp(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def http_date(seconds: float) -> str:
-    """The time in the form of the `Date` header."""
-    return _http_date(int(seconds))
-
-
-@lru_cache(maxsize=64)
-def _http_date(seconds: int) -> str:
-    return formatdate(seconds, usegmt=True)
 
 
 def micro_timestamp(seconds: float) -> str:
@@ -152,13 +125,6 @@ def stamped(obj: Json, revision: int) -> Json:
     return obj | {"metadata": obj["metadata"] | {"resourceVersion": str(revision)}}
 
 
-class Watcher(Protocol):
-    """A listener for the changes of a kind, such as a watch."""
-
-    def offer(self, change: ObjectChange) -> None:
-        """Receive the change; must not change the store."""
-
-
 class Collection:
     """All objects of one kind, indexed by key and by label, and their recent changes."""
 
@@ -167,7 +133,7 @@ class Collection:
         self.records: dict[Key, Record] = {}
         self.floor = 0
         """The earliest revision from which a watch can resume."""
-        self.listeners: set[Watcher] = set()
+        self.listeners: set[Callable[[ObjectChange], None]] = set()
         self.changes: deque[ObjectChange] = deque()
         self._history = history
         self._sorted: list[Key] = []
@@ -182,37 +148,29 @@ class Collection:
 
     def in_namespace(self, namespace: str) -> list[Record]:
         """The objects of the namespace in order of their keys; an empty string means all namespaces."""
-        if not namespace:
-            return [self.records[key] for key in self._sorted]
         start = bisect_left(self._sorted, (namespace, ""))
-        end = bisect_right(self._sorted, (namespace, "\U0010ffff"))
+        end = bisect_right(self._sorted, (namespace, "\U0010ffff")) if namespace else None
         return [self.records[key] for key in self._sorted[start:end]]
 
     def select(self, namespace: str, selector: Selector, after: Key | None = None) -> Iterator[Record]:
         """The matching objects in order of their keys, starting after `after`."""
-        for record in self._candidates(namespace, selector):
+        if selector.labels:
+            candidates = sorted(self.labelled(namespace, selector.labels), key=lambda record: record.key)
+        else:
+            candidates = self.in_namespace(namespace)
+        for record in candidates:
             if (after is None or record.key > after) and selector.matches(record.obj):
                 yield record
 
     def labelled(self, namespace: str, labels: Iterable[tuple[str, str]]) -> list[Record]:
         """The objects of the namespace that have all these labels, in no particular order."""
         sets = [self._by_label.get(label, {}) for label in labels]
-        if not sets:
-            return []
-        smallest = min(sets, key=len)
+        smallest = min(sets, key=len, default={})
         return [
             self.records[key]
             for key in smallest
             if (not namespace or key[0] == namespace) and all(key in one for one in sets)
         ]
-
-    def _candidates(self, namespace: str, selector: Selector) -> list[Record]:
-        if selector.name is not None and namespace:
-            found = self.records.get((namespace, selector.name))
-            return [found] if found else []
-        if selector.labels:
-            return sorted(self.labelled(namespace, selector.labels), key=lambda record: record.key)
-        return self.in_namespace(namespace)
 
     def put(self, record: Record) -> None:
         """Store the record as the current version."""
@@ -234,7 +192,7 @@ class Collection:
         if len(self.changes) > self._history:
             self.floor = self.changes.popleft().after.revision
         for listener in self.listeners:
-            listener.offer(change)
+            listener(change)
 
     def since(self, revision: int) -> list[ObjectChange]:
         """The changes after `revision`, oldest first; complete only if `revision` is not below the floor."""
@@ -244,11 +202,6 @@ class Collection:
                 break
             found.append(change)
         return found[::-1]
-
-    def forget(self, revision: int) -> None:
-        """Compact: drop the history, so that no watch can resume from before `revision`."""
-        self.changes.clear()
-        self.floor = revision
 
     def as_it_is(self) -> Collection:
         """A copy that does not change any more: the same objects, without history or listeners."""
@@ -277,7 +230,7 @@ class Collection:
 class ObjectStore:
     """All collections, with one common revision counter."""
 
-    def __init__(self, clock: DelayingClock, *, history: int) -> None:
+    def __init__(self, clock: LoopClock, *, history: int) -> None:
         self.clock = clock
         self.revision = 0
         self._collections = {resource.qualified: Collection(resource, history) for resource in ALL}
@@ -312,38 +265,38 @@ class ObjectStore:
         key = (metadata.get("namespace", "") if resource.namespaced else "", metadata["name"])
         if key in self.of(resource).records:
             raise already_exists(resource, metadata["name"])
-        self.revision += 1
-        stored = stamped(obj, self.revision)
-        record = Record(resource, key, stored, self.revision)
-        self.of(resource).put(record)
-        self._announce(ObjectChange("ADDED", record, None))
-        return record
+        return self._store("ADDED", resource, key, obj, None)
 
     def update(self, before: Record, *, gone: Iterable[str] = (), **parts: Any) -> Record:
         """Store a new version with these top-level parts replaced or gone. Returns the old one if nothing differs."""
         gone = set(gone)
         if not gone and all(before.obj.get(part) == value for part, value in parts.items()):
             return before
-        self.revision += 1
-        whole = {part: value for part, value in (before.obj | parts).items() if part not in gone}
-        obj = stamped(whole, self.revision)
-        record = Record(before.resource, before.key, obj, self.revision)
-        self.of(before.resource).put(record)
-        self._announce(ObjectChange("MODIFIED", record, before))
-        return record
+        obj = {part: value for part, value in (before.obj | parts).items() if part not in gone}
+        return self._store("MODIFIED", before.resource, before.key, obj, before)
 
     def remove(self, before: Record) -> Record:
         """Delete the object; returns its last state, with the revision of the deletion."""
+        return self._store("DELETED", before.resource, before.key, before.obj, before)
+
+    def _store(self, kind: ChangeType, resource: Resource, key: Key, obj: Json, before: Record | None) -> Record:
         self.revision += 1
-        record = Record(before.resource, before.key, stamped(before.obj, self.revision), self.revision)
-        self.of(before.resource).drop(before)
-        self._announce(ObjectChange("DELETED", record, before))
+        record = Record(resource, key, stamped(obj, self.revision), self.revision)
+        collection, change = self.of(resource), ObjectChange(kind, record, before)
+        if kind == "DELETED":
+            collection.drop(record)
+        else:
+            collection.put(record)
+        collection.publish(change)
+        for observer in self._observers:
+            observer(change)
         return record
 
     def forget_history(self) -> None:
         """Compact every collection, as etcd does every few minutes."""
         for collection in self._collections.values():
-            collection.forget(self.revision)
+            collection.changes.clear()
+            collection.floor = self.revision
 
     def set_back(self, revision: int) -> None:
         """Go back to an earlier revision and forget the history, but keep all objects, as after a restored backup."""
@@ -353,11 +306,6 @@ class ObjectStore:
                 old = stamped(record.obj, revision)
                 collection.records[key] = Record(record.resource, key, old, revision)
         self.forget_history()
-
-    def _announce(self, change: ObjectChange) -> None:
-        self.of(change.after.resource).publish(change)
-        for observer in self._observers:
-            observer(change)
 
 
 _RESERVE = 10_000

@@ -15,12 +15,13 @@ from typing import Any
 import aiohttp
 
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded.store import LoopClock
 
 DEADLINE = 30.0
 Json = dict[str, Any]
 
 
-class ManualClock:
+class ManualClock(LoopClock):
     """A clock that moves only by `advance`. Zero delays still go to the event loop, so that responses come first."""
 
     def __init__(self, start: float = 1_800_000_000.0) -> None:
