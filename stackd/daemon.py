@@ -36,7 +36,7 @@ from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.gate import ask_node_ports, bring_up, follow_identity, refresh_policies
 from stackd.lifecycle.idempotency import Replays, purge
 from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.ownership import LeaseTiming, Ownership, Role
+from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, require_empty, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
@@ -177,8 +177,8 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
 
 
 def _ownership(cluster: Cluster, fence: Fence, store: Store, config: Config, clock: Clock) -> Ownership:
-    timing = LeaseTiming(duration=config.cluster.lease_duration)
-    return Ownership(Leases(cluster, clock), fence, store, host=socket.gethostname(), timing=timing, clock=clock)
+    host, duration = socket.gethostname(), config.cluster.lease_duration
+    return Ownership(Leases(cluster, clock), fence, store, host=host, duration=duration, clock=clock)
 
 
 def _wire(context: Context) -> Daemon:

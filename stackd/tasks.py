@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from stackd.errors import StackdError
@@ -80,13 +80,12 @@ class Tasks:
 
     async def finish(self, deadline_seconds: float) -> int:
         """Wait for the background tasks and those that they start; returns how many still run after the deadline."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + deadline_seconds
+        end = time.monotonic() + deadline_seconds
         while pending := {task for task in self._background if task is not asyncio.current_task()}:
-            left = end - loop.time()
-            if left <= 0:
+            remaining = end - time.monotonic()
+            if remaining <= 0:
                 return len(pending)
-            await asyncio.wait(pending, timeout=left)
+            await asyncio.wait(pending, timeout=remaining)
         return 0
 
     async def stop(self) -> None:
@@ -138,17 +137,11 @@ def _is_expected(error: BaseException) -> bool:
 S = TypeVar("S")
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter(Generic[S]):
-    predicate: Callable[[S | None], Any]
-    found: asyncio.Future[Any]
-
-
 class Waiters(Generic[S]):
     """Waiters by object name; a change wakes only the waiters for that name."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, list[_Waiter[S]]] = {}
+        self._by_name: dict[str, list[tuple[Callable[[S | None], Any], asyncio.Future[Any]]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._by_name.values()))
@@ -161,46 +154,42 @@ class Waiters(Generic[S]):
         The predicate is called with ``current()`` first and then with every change, even if that state is over before
         the waiter runs. Its exceptions are raised here.
         """
-        found: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        waiter: _Waiter[S] = _Waiter(predicate, found)
-        self._by_name.setdefault(name, []).append(waiter)
+        waiter = predicate, asyncio.get_running_loop().create_future()
+        waiting = self._by_name.setdefault(name, [])
+        waiting.append(waiter)
         try:
-            _ask(waiter, current())
+            _ask(*waiter, current())
             async with asyncio.timeout(timeout):
-                result: T = await found
+                result: T = await waiter[1]
                 return result
         finally:
-            self._forget(name, waiter)
+            waiting.remove(waiter)
+            if not waiting and self._by_name.get(name) is waiting:
+                del self._by_name[name]
 
     def wake(self, name: str, state: S | None) -> None:
         """Pass the new state to the waiters for ``name``."""
         for waiter in tuple(self._by_name.get(name, ())):
-            _ask(waiter, state)
+            _ask(*waiter, state)
 
     def give_up(self) -> None:
         """Raise TimeoutError in all waiters now, as at a shutdown."""
-        for waiting in list(self._by_name.values()):
-            for waiter in waiting:
-                if not waiter.found.done():
-                    waiter.found.set_exception(TimeoutError())
-
-    def _forget(self, name: str, waiter: _Waiter[S]) -> None:
-        waiting = self._by_name[name]
-        waiting.remove(waiter)
-        if not waiting:
-            del self._by_name[name]
+        for waiting in self._by_name.values():
+            for _, result in waiting:
+                if not result.done():
+                    result.set_exception(TimeoutError())
 
 
-def _ask(waiter: _Waiter[S], state: S | None) -> None:
-    if waiter.found.done():
+def _ask(predicate: Callable[[S | None], Any], result: asyncio.Future[Any], state: S | None) -> None:
+    if result.done():
         return
     try:
-        value = waiter.predicate(state)
+        value = predicate(state)
     except Exception as exc:  # noqa: BLE001 - it is raised where the predicate came from
-        waiter.found.set_exception(exc)
-        return
-    if value is not None:
-        waiter.found.set_result(value)
+        result.set_exception(exc)
+    else:
+        if value is not None:
+            result.set_result(value)
 
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
@@ -209,10 +198,9 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
         return True
     try:
         async with asyncio.timeout(seconds):
-            await event.wait()
+            return await event.wait()
     except TimeoutError:
         return False
-    return True
 
 
 async def acquired_within(slots: asyncio.Semaphore, seconds: float) -> bool:

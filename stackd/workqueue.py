@@ -1,10 +1,10 @@
 """When work may be done: a token bucket, and a work queue: keys to be worked on, each at its time, by one worker at a time,
 and retried after a failure.
 
-Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. Does not know
-what the work is. The semantics are those of client-go's work queue: a key that is added while it waits is queued only
-once; a key that is added while it is being worked on is queued again afterwards. In addition, keys have priorities,
-and those that have failed come after those that have not, so that many hopeless keys do not delay the others.
+Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. The semantics are
+those of client-go's work queue: a key that is added while it waits is queued only once; a key that is added while it is
+being worked on is queued again afterwards. In addition, keys have priorities, and those that have failed come after those
+that have not, so that many hopeless keys do not delay the others.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import asyncio
 import heapq
 import random
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from stackd.errors import StackdError
 from stackd.structs import struct
 from stackd.tasks import set_within
 
 K = TypeVar("K", bound=Hashable)
-_Heap = list[tuple[float, int, K]]
 _Rank = tuple[bool, int]
 """Whether a key has failed, and its priority: what comes first."""
 
@@ -52,8 +51,7 @@ class RetryPolicy:
 AT_ONCE = RetryPolicy(first=0.0, longest=0.0)
 
 
-@struct
-class _Entry:
+class _Entry(NamedTuple):
     """When a waiting key is due, and what comes before it."""
 
     at: float
@@ -80,7 +78,7 @@ class WorkQueue(Generic[K]):
         self._background = background
         self._at_once_in_background = at_once_in_background
         self._waiting: dict[K, _Entry] = {}
-        self._heaps: dict[_Rank, _Heap[K]] = {}
+        self._heaps: dict[_Rank, list[tuple[float, int, K]]] = {}
         self._count = 0
         self._working: dict[K, int] = {}
         self._again: dict[K, tuple[float, int]] = {}
@@ -108,17 +106,13 @@ class WorkQueue(Generic[K]):
         if key in self._working:
             before, first = self._again.get(key, (at, priority))
             self._again[key] = (min(at, before), min(priority, first))
-            return
-        entry = self._waiting.get(key)
-        if entry is None:
+        elif (entry := self._waiting.get(key)) is None:
             self._put(key, at, priority)
-        elif retry:
-            self._put(key, min(at, entry.at), min(priority, entry.rank[1]), failed=False)
-        elif key in self._tries:
-            if priority < entry.rank[1]:
-                self._put(key, entry.at, priority)
-        elif at < entry.at or priority < entry.rank[1]:
-            self._put(key, min(at, entry.at), min(priority, entry.rank[1]))
+        else:
+            keeps_time = key in self._tries and not retry
+            at, priority = entry.at if keeps_time else min(at, entry.at), min(priority, entry.rank[1])
+            if retry or (at, priority) != (entry.at, entry.rank[1]):
+                self._put(key, at, priority, failed=keeps_time)
 
     def reserve(self, key: K) -> None:
         """Take the key out without being queued: the caller works on it, and calls ``done``."""
@@ -126,7 +120,7 @@ class WorkQueue(Generic[K]):
             self._again[key] = (entry.at, entry.rank[1])
         self._working[key] = 0
 
-    def take(self, most: int | None = None, *, background: bool = True) -> list[K]:
+    def take(self, most: int = _NO_LIMIT, *, background: bool = True) -> list[K]:
         """Take out up to ``most`` due keys: by priority, then the earliest first; those that have failed come last.
 
         Without ``background``, takes none of those for which nobody waits. The caller must call ``done`` or ``retry``
@@ -134,12 +128,9 @@ class WorkQueue(Generic[K]):
         """
         now = self._now()
         taken: list[K] = []
-        for rank in sorted(self._heaps):
-            if not background and rank[1] >= self._background:
-                continue
-            heap = self._heaps[rank]
-            while (most is None or len(taken) < most) and (at := self._next(rank)) is not None and at <= now:
-                key = heapq.heappop(heap)[2]
+        for rank in self._ranks(background=background):
+            while len(taken) < most and (at := self._next(rank)) is not None and at <= now:
+                key = heapq.heappop(self._heaps[rank])[2]
                 del self._waiting[key]
                 self._working[key] = rank[1]
                 taken.append(key)
@@ -163,9 +154,7 @@ class WorkQueue(Generic[K]):
                 self._put(key, *again)
             return None
         delay = self._retries.delay(tries)
-        if again is not None:
-            priority = min(priority, again[1])
-        self._put(key, self._now() + delay, priority)
+        self._put(key, self._now() + delay, priority if again is None else min(priority, again[1]))
         return delay
 
     def retry_all(self) -> None:
@@ -184,8 +173,7 @@ class WorkQueue(Generic[K]):
         """Return when a key is due; without ``background``, one for which somebody waits."""
         while True:
             self._wake.clear()
-            ranks = [rank for rank in self._heaps if background or rank[1] < self._background]
-            times = [at for rank in ranks if (at := self._next(rank)) is not None]
+            times = [at for rank in self._ranks(background=background) if (at := self._next(rank)) is not None]
             remaining = min(times) - self._now() if times else None
             if remaining is not None and remaining <= 0:
                 return
@@ -200,7 +188,7 @@ class WorkQueue(Generic[K]):
         workers: int,
         failed: Callable[[K, StackdError, float | None], None],
     ) -> None:
-        """Work on due keys, forever, on at most ``workers`` keys at a time, ``in_background`` of them for nobody.
+        """Work on due keys, forever, on at most ``workers`` keys at a time.
 
         A StackdError from ``work`` is passed to ``failed``, with the delay until the next try (None: there is none).
         Any other exception is a defect, and is raised as an ExceptionGroup.
@@ -210,10 +198,9 @@ class WorkQueue(Generic[K]):
         async def one(key: K) -> None:
             try:
                 await work(key)
+                self.done(key)
             except StackdError as error:
                 failed(key, error, self.retry(key))
-            else:
-                self.done(key)
             finally:
                 slots.release()
                 self._wake.set()
@@ -226,24 +213,26 @@ class WorkQueue(Generic[K]):
                 group.create_task(one(taken[0]), name=f"work on {taken[0]}")
 
     def _may_be_background(self) -> bool:
-        busy = sum(1 for priority in self._working.values() if priority >= self._background)
-        return busy < self._at_once_in_background
+        return sum(one >= self._background for one in self._working.values()) < self._at_once_in_background
+
+    def _ranks(self, *, background: bool) -> list[_Rank]:
+        return sorted(rank for rank in self._heaps if background or rank[1] < self._background)
 
     def _next(self, rank: _Rank) -> float | None:
         """The time of the earliest key of this rank; drops stale entries."""
         heap = self._heaps[rank]
-        while heap and self._waiting.get(heap[0][2]) != _Entry(at=heap[0][0], rank=rank):
+        while heap and self._waiting.get(heap[0][2]) != (heap[0][0], rank):
             heapq.heappop(heap)
         return heap[0][0] if heap else None
 
     def _put(self, key: K, at: float, priority: int, *, failed: bool | None = None) -> None:
         rank = (key in self._tries if failed is None else failed, priority)
         heap = self._heaps.setdefault(rank, [])
-        self._waiting[key] = _Entry(at=at, rank=rank)
+        self._waiting[key] = _Entry(at, rank)
         self._count += 1
         heapq.heappush(heap, (at, self._count, key))
         if len(heap) > 2 * len(self._waiting) + _STALE_ENTRIES:
-            heap[:] = sorted(one for one in heap if self._waiting.get(one[2]) == _Entry(at=one[0], rank=rank))
+            heap[:] = sorted(one for one in heap if self._waiting.get(one[2]) == (one[0], rank))
         self._wake.set()
 
 
@@ -257,30 +246,29 @@ class TokenBucket:
     It holds at most the tokens of one period, but at least one, and starts full.
     """
 
-    __slots__ = ("_left", "_since")
+    __slots__ = ("_since", "_tokens")
 
     def __init__(self, now: float, limit: float) -> None:
-        self._left = max(1.0, limit)
+        self._tokens = max(1.0, limit)
         self._since = now
 
     def wait(self, now: float, limit: float, period: float) -> float:
-        """0 if a token is left, otherwise the seconds until there is one."""
-        left = self._refilled(now, limit, period)
-        return (1.0 - left) * period / limit if left < 1.0 else 0.0
+        """0 if a token is available, otherwise the seconds until there is one."""
+        return max(0.0, (1.0 - self._refilled(now, limit, period)) * period / limit)
 
     def take(self, now: float, limit: float, period: float) -> float:
-        """Take a token if one is left; returns what ``wait`` returns."""
+        """Take a token if one is available; returns what ``wait`` returns."""
         wait = self.wait(now, limit, period)
         if not wait:
-            self._left, self._since = self._refilled(now, limit, period) - 1.0, now
+            self.take_some(now, limit, period, 1)
         return wait
 
     def take_some(self, now: float, limit: float, period: float, most: int) -> int:
         """Take up to ``most`` tokens; returns how many were taken."""
-        left = self._refilled(now, limit, period)
-        taken = max(0, min(most, int(left)))
-        self._left, self._since = left - taken, now
+        tokens = self._refilled(now, limit, period)
+        taken = max(0, min(most, int(tokens)))
+        self._tokens, self._since = tokens - taken, now
         return taken
 
     def _refilled(self, now: float, limit: float, period: float) -> float:
-        return min(max(1.0, limit), self._left + (now - self._since) * limit / period)
+        return min(max(1.0, limit), self._tokens + (now - self._since) * limit / period)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Coroutine
 from itertools import zip_longest
 from typing import Any
 
-from stackd.clock import NANOSECONDS
 from stackd.errors import NotOwner, StackdError, StoreUnavailable, public_text
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.crashpoints import crash_point
@@ -100,17 +99,14 @@ class BatchQueue:
 
     async def _serve(self, waiting: asyncio.Queue[str]) -> None:
         while True:
-            await self._work(await waiting.get())
-
-    async def _work(self, job_id: str) -> None:
-        while True:
-            try:
-                await run_job(self._context, job_id)
-            except (StoreUnavailable, NotOwner) as error:
-                log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
+            job_id, finished = await waiting.get(), False
+            while not finished:
+                try:
+                    await run_job(self._context, job_id)
+                    finished = True
+                except (StoreUnavailable, NotOwner) as error:
+                    log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
+                    await asyncio.sleep(RETRY_SECONDS)
 
 
 async def run_job(context: Context, job_id: str) -> None:
@@ -124,10 +120,7 @@ async def run_job(context: Context, job_id: str) -> None:
     chunk = CHUNK if job.action in (JobAction.DELETE, JobAction.EXTEND) else AT_ONCE
     while ids := await context.store.jobs.pending_items(job_id, chunk):
         context.fence.require()
-        if job.action is JobAction.EXTEND:
-            await _extend_chunk(context, job, ids)
-        else:
-            await _run_chunk(context, job, ids)
+        await (_extend_chunk if job.action is JobAction.EXTEND else _run_chunk)(context, job, ids)
     job = context.store.jobs.get(job_id)
     if job is not None:
         log.info(
@@ -138,8 +131,7 @@ async def run_job(context: Context, job_id: str) -> None:
 
 
 async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
-    longest = round(context.config.stacks.max_ttl * NANOSECONDS)
-    stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(longest=longest))
+    stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(longest=context.longest_life))
     crash_point("batch.begun")
     for stack in stacks:
         stack_log(log, stack.stack_id, job_id=job.job_id).info("extended by %s", job.job_id)
@@ -148,7 +140,13 @@ async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
 
 
 async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
-    starts = await _starts(context, job, ids) if job.action in STARTS else {}
+    starts: dict[str, Start | StackdError] = {}  # how each of these stacks is to start, or why it cannot start now
+    for stack in filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ())):
+        try:
+            await context.gate.admitted()
+            starts[stack.stack_id] = await start_of(context, stack, STARTS[job.action], job.by, BY_JOB)
+        except StackdError as error:
+            starts[stack.stack_id] = error
     context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
     stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(starts=starts))
     crash_point("batch.begun")
@@ -156,30 +154,17 @@ async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
     context.worker.jobs.difference_update(ids)
 
 
-async def _starts(context: Context, job: Job, ids: list[str]) -> dict[str, Start | StackdError]:
-    """How each of these stacks is to start, or why it cannot start now."""
-    starts: dict[str, Start | StackdError] = {}
-    for stack in filter(None, map(context.store.assigned.get, ids)):
-        try:
-            await context.gate.admitted()
-            starts[stack.stack_id] = await start_of(context, stack, STARTS[job.action], job.by, BY_JOB)
-        except StackdError as error:
-            starts[stack.stack_id] = error
-    return starts
-
-
 async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
-    progress = _JobProgress(context, job.job_id)
-    deletes = job.action is JobAction.DELETE
+    progress, deletes = _JobProgress(context, job.job_id), job.action is JobAction.DELETE
     slots = asyncio.Semaphore(context.config.batch_delete.concurrency if deletes else AT_ONCE)
 
-    async def one(stack: Stack) -> None:
+    async def one(stack_id: str) -> None:
         try:
-            result = await _one(context, job.action, stack.stack_id)
+            result = await _one(context, job.action, stack_id)
             progress.add(result)
             why = result.error and f": {result.error}"
             what = "deleted" if deletes and result.outcome is Outcome.DONE else f"{job.action} {result.outcome}"
-            stack_log(log, stack.stack_id, job_id=job.job_id).info("%s by %s%s", what, job.job_id, why)
+            stack_log(log, stack_id, job_id=job.job_id).info("%s by %s%s", what, job.job_id, why)
         finally:
             slots.release()
 
@@ -191,7 +176,7 @@ async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
     async with asyncio.TaskGroup() as group:
         for stack, following in zip_longest(stacks, stacks[1:]):
             await slots.acquire()
-            group.create_task(one(stack), name=f"batch {stack.stack_id}")
+            group.create_task(one(stack.stack_id), name=f"batch {stack.stack_id}")
             if deletes and following is not None:
                 capture_logs(context, following.stack_id)  # while its pod still runs
     await progress.count()

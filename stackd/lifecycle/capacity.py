@@ -68,15 +68,18 @@ class StackResources:
         }
         return {name: amount for name, amount in takes.items() if amount}
 
-    def with_storage(self, pod: Mapping[str, Any], given: Storage) -> StackResources:
+    def with_storage(self, pod: Mapping[str, Any], default: Storage) -> StackResources:
         """The same with the disk of this pod; a container that requests none gets what the LimitRange gives."""
-        requests = _completed(pod["spec"], "requests", given.request)
-        limits = _completed(pod["spec"], "limits", given.limit)
-        return dataclasses.replace(
-            self,
-            ephemeral_bytes=reserved(requests, EPHEMERAL_STORAGE, "requests"),
-            ephemeral_limit_bytes=reserved(limits, EPHEMERAL_STORAGE, "limits"),
-        )
+
+        def disk(part: str, amount: str) -> int:
+            completed = {
+                kind: [_with_default(container, part, amount) for container in pod["spec"].get(kind) or ()]
+                for kind in ("initContainers", "containers")
+            }
+            return reserved(completed, EPHEMERAL_STORAGE, part)
+
+        requests, limits = disk("requests", default.request), disk("limits", default.limit)
+        return dataclasses.replace(self, ephemeral_bytes=requests, ephemeral_limit_bytes=limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,13 +101,20 @@ class Storage:
         return reported(self.limit).whole
 
 
+def _of_containers(limit_ranges: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The lines of these LimitRanges that are about containers, with the LimitRange's name."""
+    for limit_range in limit_ranges:
+        for item in (limit_range.get("spec") or {}).get("limits") or ():
+            if item.get("type") == "Container":
+                yield limit_range["metadata"]["name"], item
+
+
 def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
     """The smallest of the disk maxima that these LimitRanges set for a container; "0" if none sets one."""
     limits = [
-        Storage(limit=item["max"][EPHEMERAL_STORAGE], limit_range=limit_range["metadata"]["name"])
-        for limit_range in limit_ranges
-        for item in (limit_range.get("spec") or {}).get("limits") or ()
-        if item.get("type") == "Container" and EPHEMERAL_STORAGE in (item.get("max") or {})
+        Storage(limit=item["max"][EPHEMERAL_STORAGE], limit_range=name)
+        for name, item in _of_containers(limit_ranges)
+        if EPHEMERAL_STORAGE in (item.get("max") or {})
     ]
     return min(limits, key=lambda one: one.limit_bytes, default=Storage())
 
@@ -117,13 +127,12 @@ def storage_given(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Stora
     """
     if most:
         return Storage(request=most, limit=most)
-    for limit_range in limit_ranges:
-        for item in (limit_range.get("spec") or {}).get("limits") or ():
-            limit: str = (item.get("default") or {}).get(EPHEMERAL_STORAGE, "0")
-            request: str = (item.get("defaultRequest") or {}).get(EPHEMERAL_STORAGE, limit)
-            given = Storage(request=request, limit=limit, limit_range=limit_range["metadata"]["name"])
-            if item.get("type") == "Container" and (given.request_bytes or given.limit_bytes):
-                return given
+    for name, item in _of_containers(limit_ranges):
+        limit: str = (item.get("default") or {}).get(EPHEMERAL_STORAGE, "0")
+        request: str = (item.get("defaultRequest") or {}).get(EPHEMERAL_STORAGE, limit)
+        default = Storage(request=request, limit=limit, limit_range=name)
+        if default.request_bytes or default.limit_bytes:
+            return default
     return Storage()
 
 
@@ -134,12 +143,12 @@ def free_of(node: NodeState) -> dict[str, int]:
 
 def fits(free: Mapping[str, int], need: StackResources) -> dict[str, int]:
     """How many more fit on a node, by each of its resources."""
-    return {name: so_many(free[name], takes) if takes else ENOUGH for name, takes in need.of_node().items()}
+    return {name: so_many(free[name], takes) for name, takes in need.of_node().items()}
 
 
 def so_many(free: int, takes: int) -> int:
     """How often ``takes`` fits into what is free, up to ``ENOUGH``."""
-    return min(ENOUGH, max(0, free // takes))
+    return min(ENOUGH, max(0, free // takes)) if takes else ENOUGH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,28 +198,15 @@ def _amounts(refusal: str, word: str) -> dict[str, int]:
 
 
 def counted(quotas: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, int, int]]:
-    """(quota, resource, hard, used) in 10⁻⁹, for each line that counts the pods and Services of stacks."""
+    """(quota, resource, hard, used) in 10⁻⁹, for each line that counts the pods and Services of stacks: of quotas whose
+    scopes do not exclude those pods, which have requests and no deadline."""
     for quota in quotas:
-        if _is_for_others(quota):
-            continue
-        status = quota.get("status") or {}
-        used = status.get("used") or {}
-        for name, hard in (status.get("hard") or (quota.get("spec") or {}).get("hard") or {}).items():
-            yield quota["metadata"]["name"], name, reported(hard).nanos, reported(used.get(name)).nanos
-
-
-def _is_for_others(quota: Mapping[str, Any]) -> bool:
-    """Whether the quota's scopes exclude the pods of stacks, which have requests and no deadline."""
-    spec = quota.get("spec") or {}
-    selected = [term.get("scopeName") for term in (spec.get("scopeSelector") or {}).get("matchExpressions") or ()]
-    return bool(_OTHER_SCOPES.intersection([*(spec.get("scopes") or ()), *selected]))
-
-
-def _completed(pod_spec: Mapping[str, Any], part: str, default: str) -> dict[str, Any]:
-    return {
-        kind: [_with_default(container, part, default) for container in pod_spec.get(kind) or ()]
-        for kind in ("initContainers", "containers")
-    }
+        spec, status = quota.get("spec") or {}, quota.get("status") or {}
+        selected = [term.get("scopeName") for term in (spec.get("scopeSelector") or {}).get("matchExpressions") or ()]
+        if _OTHER_SCOPES.isdisjoint([*(spec.get("scopes") or ()), *selected]):
+            used = status.get("used") or {}
+            for name, hard in (status.get("hard") or spec.get("hard") or {}).items():
+                yield quota["metadata"]["name"], name, reported(hard).nanos, reported(used.get(name)).nanos
 
 
 def _with_default(container: Mapping[str, Any], part: str, default: str) -> dict[str, Any]:
@@ -228,10 +224,6 @@ class Quotas:
     seen_at: int | None = None
     wanted_at: float | None = None
     error: str = ""
-
-    def wanted(self, now: float) -> bool:
-        """Whether somebody has asked lately; ``now`` in monotonic seconds."""
-        return self.wanted_at is not None and now - self.wanted_at < INTEREST_SECONDS
 
 
 QUOTA, MAX_STACKS = "quota", "max_stacks"
@@ -263,24 +255,23 @@ def capacity(context: Context, need: StackResources) -> Capacity:
     """How many more stacks with these needs fit. Makes no request; tells the quota cache that somebody asks."""
     context.quotas.wanted_at = context.clock.monotonic()
     pooled = [stack for stack in context.store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
-    fitting = {name: fits(left, need) for name, left in free_on_nodes(context, apart_from=pooled)}
-    per_node = {name: min(by_resource.values()) for name, by_resource in fitting.items()}
+    fitting = {name: fits(free, need) for name, free in free_on_nodes(context, apart_from=pooled)}
     nodes = by_nodes(fitting.values())
-    bounds, ports = {nodes.why: nodes.stacks}, _free_ports(context, pooled) // max(1, need.ports)
+    held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
+    ports = (context.store.ports.free + held) // max(1, need.ports)
+    bounds = {nodes.why: nodes.stacks}
     if need.ports:
         bounds[PORTS] = ports
-    quota = _quota(context, need, pooled)
-    if quota is not None:
+    if (quota := _quota(context, need, pooled)) is not None:
         bounds[QUOTA] = quota.stacks
     limit = context.config.limits.max_stacks
-    stacks = max(0, limit - len(context.store.assigned)) if limit else None
-    if stacks is not None:
+    if (stacks := max(0, limit - len(context.store.assigned)) if limit else None) is not None:
         bounds[MAX_STACKS] = stacks
     limited_by = min(bounds, key=lambda name: bounds[name])
     return Capacity(
         fits=bounds[limited_by],
         limited_by=limited_by,
-        nodes=dict(sorted(per_node.items())),
+        nodes={name: min(fitting[name].values()) for name in sorted(fitting)},
         ports=ports,
         quota=None if quota is None else quota.stacks,
         quota_limited_by="" if quota is None else quota.why,
@@ -291,67 +282,56 @@ def capacity(context: Context, need: StackResources) -> Capacity:
 
 def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> Iterator[tuple[str, dict[str, int]]]:
     """The nodes that take stacks, with what is free on each if the stacks of ``apart_from`` were gone."""
-    used: dict[str, list[Stack]] = {}
+    used: dict[str, Counter[str]] = {}
     ids = {stack.stack_id for stack in apart_from}
     for stack in context.store.stacks.ordered():
-        if stack.node_id is not None and not stack.ended and not stack.at_rest and stack.stack_id not in ids:
-            used.setdefault(stack.node_id, []).append(stack)
+        if stack.node_id is not None and stack.stack_id not in ids and _has_pod(stack):
+            used.setdefault(stack.node_id, Counter()).update(_taken(context, stack).of_node())
     for node in eligible(context.config, context.mirror.nodes.values()):
-        left = free_of(node)
-        for stack in used.get(node.name, ()):
-            pod = context.mirror.pods.get(stack.pod_name)
-            left[CPU] -= stack.requested_cpu_milli
-            left[MEMORY] -= stack.requested_memory_bytes
-            left[EPHEMERAL] -= pod.ephemeral_bytes if pod is not None else 0
-            left[PODS] -= 1
-        yield node.name, left
+        takes = used.get(node.name, Counter())
+        yield node.name, {name: free - takes[name] for name, free in free_of(node).items()}
 
 
-def _free_ports(context: Context, pooled: Collection[Stack]) -> int:
-    return context.store.ports.free + sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
+def _has_pod(stack: Stack) -> bool:
+    return not stack.ended and not stack.at_rest
+
+
+def _taken(context: Context, stack: Stack, disk_limit: int = 0) -> StackResources:
+    """What the stack takes; ``disk_limit`` in bytes."""
+    pod = context.mirror.pods.get(stack.pod_name)
+    return StackResources(
+        cpu_milli=stack.requested_cpu_milli,
+        memory_bytes=stack.requested_memory_bytes,
+        ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
+        ephemeral_limit_bytes=disk_limit,
+        ports=len(stack.node_ports),
+    )
 
 
 def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) -> Bound | None:
-    """The tightest line of all quotas; None while quotas were never seen, or if none counts what stacks use."""
+    """The tightest line of all quotas, if the pooled stacks were gone; None while quotas were never seen, or if none
+    counts what stacks use."""
     if context.quotas.seen_at is None:
         return None
-    bounds = by_quotas(context.quotas.objects, need, left=True, given_back=_given_back(context, pooled))
+    back, disk = Counter[str](), storage(context).limit_bytes
+    for stack in filter(_has_pod, pooled):
+        back.update(_taken(context, stack, disk).of_quota())
+    bounds = by_quotas(context.quotas.objects, need, left=True, given_back=back)
     return min(bounds, key=lambda bound: bound.stacks, default=None)
-
-
-def _given_back(context: Context, pooled: Collection[Stack]) -> Counter[str]:
-    """How much of each quota resource is free again once the pooled stacks are gone."""
-    back: Counter[str] = Counter()
-    disk = storage(context)
-    for stack in pooled:
-        if not stack.ended and not stack.at_rest:
-            pod = context.mirror.pods.get(stack.pod_name)
-            need = StackResources(
-                cpu_milli=stack.requested_cpu_milli,
-                memory_bytes=stack.requested_memory_bytes,
-                ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
-                ephemeral_limit_bytes=disk.limit_bytes,
-                ports=len(stack.node_ports),
-            )
-            back.update(need.of_quota())
-    return back
 
 
 async def refresh_quotas(context: Context, *, asked: bool = False) -> None:
     """Read the quotas from the cluster if somebody asked lately, or asks now. An error is kept, not raised."""
     quotas, now = context.quotas, context.clock.monotonic()
-    if not asked and not quotas.wanted(now):
+    if not asked and (quotas.wanted_at is None or now - quotas.wanted_at >= INTEREST_SECONDS):
         return
     try:
         context.gate.require_cluster()
-        objects, limit_ranges = (
-            await context.cluster.list_namespaced("resourcequotas"),
-            await context.cluster.list_namespaced("limitranges"),
-        )
+        objects = await context.cluster.list_namespaced("resourcequotas")
+        limit_ranges = await context.cluster.list_namespaced("limitranges")
     except (ClusterUnavailable, ClusterError) as error:
         quotas.error = str(error)
         log.debug("quotas: %s", error)
     else:
-        quotas.error = ""
+        quotas.error, quotas.seen_at = "", context.clock.now()
         quotas.objects, quotas.limit_ranges = objects, limit_ranges
-        quotas.seen_at = context.clock.now()

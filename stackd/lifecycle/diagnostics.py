@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from functools import partial
 
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
-from stackd.kube.objects import PodEvent, PodState
+from stackd.kube.objects import PodState
 from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context
 from stackd.lifecycle.hiding import hide
 from stackd.logs import stack_log
-from stackd.model import NO_VALUES, EventKind, KeptLog, Stack, TimelineEvent
+from stackd.model import NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
 from stackd.workqueue import RetryPolicy
 
@@ -38,9 +37,6 @@ CAPTURES_AT_ONCE = 16
 READ_WAITS_SECONDS = 5.0
 """How long a client that reads a log waits for its turn."""
 
-_KINDS = {("Normal", "Pulling"): EventKind.PULLING}
-_WARNING = "Warning"
-
 
 async def work(context: Context) -> None:
     """The diagnostics service: keep events and logs of the stacks that are due, for ever."""
@@ -57,17 +53,24 @@ async def keep(context: Context, stack_id: str) -> None:
 
     Raises ClusterUnavailable, StoreUnavailable, ClusterError.
     """
-    pod = context.mirror.pods.get(stack_id)
-    stack = context.store.stacks.get(stack_id)
+    pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
     if pod is None or stack is None:
         return
     events = await context.cluster.pod_events(pod.name, pod.uid)
-    values = stack.values
-    logs = [kept for name in _that_have_ended(pod) if (kept := await _log_tail(context, pod, name, values)) is not None]
+    ended = [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
+    tails = [await _log_tail(context, pod, name, stack.values) for name in ended]
+    logs = [kept for kept in tails if kept is not None]
     lines = [
-        _timeline_event(event, values)
+        TimelineEvent(
+            kind=EventKind.WARNING if event.type == "Warning" else EventKind.PULLING,
+            at=event.at,
+            reason=event.reason,
+            message=hide(event.message, stack.values),
+            by="cluster",
+            count=event.count,
+        )
         for event in events
-        if event.type == _WARNING or (event.type, event.reason) in _KINDS
+        if event.type == "Warning" or (event.type, event.reason) == ("Normal", "Pulling")
     ]
     if lines or logs:
         await context.store.timeline.keep_diagnostics(stack_id, lines, logs)
@@ -81,13 +84,8 @@ def capture_logs(context: Context, stack_id: str) -> None:
     """
     pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
     names = [container.name for container in pod.containers if container.state == "running"] if pod else []
-    if (
-        pod is None
-        or not names
-        or context.gate.closing
-        or len(context.log_captures) >= CAPTURES_AT_ONCE
-        or stack_id in context.log_captures
-    ):
+    busy = context.gate.closing or len(context.log_captures) >= CAPTURES_AT_ONCE or stack_id in context.log_captures
+    if pod is None or not names or busy:
         return
     try:
         context.gate.require_cluster()
@@ -111,18 +109,12 @@ async def _capture_logs(context: Context, pod: PodState, containers: list[str], 
             tails = await asyncio.gather(
                 *(_log_tail(context, pod, name, values) for name in containers), return_exceptions=True
             )
-        logs = [kept for kept in tails if isinstance(kept, KeptLog)]
-        if logs:
+        if logs := [kept for kept in tails if isinstance(kept, KeptLog)]:
             await context.store.timeline.keep_final_logs(pod.name, logs)
     except (StackdError, TimeoutError) as error:
         stack_log(log, pod.name).debug("its last log lines are not kept: %s", error)
     finally:
         del context.log_captures[pod.name]
-
-
-def _that_have_ended(pod: PodState) -> list[str]:
-    """The containers that have ended at least once."""
-    return [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
 
 
 async def _log_tail(context: Context, pod: PodState, container: str, values: Mapping[str, str]) -> KeptLog | None:
@@ -139,18 +131,6 @@ async def _hidden(text: str, values: Mapping[str, str]) -> str:
     return await asyncio.to_thread(hide, text, values) if values else text
 
 
-def _timeline_event(event: PodEvent, values: Mapping[str, str]) -> TimelineEvent:
-    kind = _KINDS.get((event.type, event.reason), EventKind.WARNING)
-    return TimelineEvent(
-        kind=kind,
-        at=event.at,
-        reason=event.reason,
-        message=hide(event.message, values),
-        by="cluster",
-        count=event.count,
-    )
-
-
 async def read_logs(context: Context, stack_id: str, *, tail: int, container: str = "") -> str:
     """The last ``tail`` lines of a container without the stack's generated values; by default of the only or first one.
 
@@ -165,9 +145,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.gate.require_cluster()
-            async with _turn(context.log_reads):
-                text = await context.cluster.pod_log(pod.name, tail=tail, container=name)
-            return await _hidden(text, stack.values)
+            return await _hidden(await _read(context, pod.name, tail, name), stack.values)
         except ObjectNotFound:
             pass  # the pod has just gone
         except ClusterUnavailable as error:
@@ -179,25 +157,18 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
     if away is not None:
         raise away
-    return await _no_log(context, stack, stack_id, container)
-
-
-@asynccontextmanager
-async def _turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """A turn to read a log. Raises ClusterUnavailable after ``READ_WAITS_SECONDS``."""
-    if not await acquired_within(slots, READ_WAITS_SECONDS):
-        raise ClusterUnavailable(f"{LOG_READS_AT_ONCE} logs are being read from the cluster, as many as may be; retry")
-    try:
-        yield
-    finally:
-        slots.release()
-
-
-async def _no_log(context: Context, stack: Stack | None, stack_id: str, container: str) -> str:
-    if stack is None:
-        if not await context.store.timeline.read(stack_id):
-            raise StackNotFound(stack_id)
-    elif not stack.ended and not stack.at_rest:
+    if stack is None and not await context.store.timeline.read(stack_id):
+        raise StackNotFound(stack_id)
+    if stack is not None and not stack.ended and not stack.at_rest:
         raise Conflict(f"{stack_id} has no pod at present")
     of = f" of its container {container}" if container else ""
     raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept")
+
+
+async def _read(context: Context, pod: str, tail: int, container: str) -> str:
+    if not await acquired_within(context.log_reads, READ_WAITS_SECONDS):
+        raise ClusterUnavailable(f"{LOG_READS_AT_ONCE} logs are being read from the cluster, as many as may be; retry")
+    try:
+        return await context.cluster.pod_log(pod, tail=tail, container=container)
+    finally:
+        context.log_reads.release()

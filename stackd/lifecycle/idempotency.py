@@ -17,7 +17,7 @@ from stackd.lifecycle.assign import opened
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.next_step import has_pod
-from stackd.model import DeleteReason, Stack
+from stackd.model import DeleteReason
 from stackd.store import Claim
 
 KEY_LIMIT = 255
@@ -87,9 +87,7 @@ class Replays:
         elif known is not None:
             _same(known.fingerprint, request)
             if known.answer is not None and known.status is not None:
-                stack = None if known.stack_id is None else context.store.stacks.get(known.stack_id)
-                if stack is not None:
-                    await self._open(stack)
+                await self._open(known.stack_id or "")
                 return StoredResponse(status=known.status, body=known.answer, replayed=True)
             if resumes:
                 return await run(known)
@@ -97,16 +95,17 @@ class Replays:
                 await self._take_back(known.stack_id)
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
 
-    async def _open(self, stack: Stack) -> None:
+    async def _open(self, stack_id: str) -> None:
         """Make the stack of a repeated create reachable, since the process may have ended before it was.
 
         A stack that is deleted meanwhile needs that no more.
         """
+        stack = self._context.store.stacks.get(stack_id)
         try:
-            if has_pod(stack):
+            if stack is not None and has_pod(stack):
                 await opened(self._context, stack)
         except StackdError:
-            row = self._context.store.stacks.get(stack.stack_id)
+            row = self._context.store.stacks.get(stack_id)
             if row is not None and row.deleting_since is None:
                 raise
 

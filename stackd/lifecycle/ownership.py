@@ -41,6 +41,10 @@ log = logging.getLogger(__name__)
 RESTART_SECONDS = 10
 """How long the Lease of an owner that was stopped in order is kept for its next start; then a standby takes over."""
 
+INTERVAL, RETRY, USABLE = 1 / 3, 1 / 15, 0.9
+"""Of a Lease's duration: from one renewal, or one read by a standby, to the next; from a failed renewal to the next try;
+and how long a renewal allows changes. The owner stops before others may take the Lease, because clocks differ in speed."""
+
 STANDS_BY = ", this stackd stands by"
 _CHECK_SECONDS = 1.0
 _MICROSECOND = 1000
@@ -57,30 +61,6 @@ class Holding(enum.Enum):
     ASKED_FOR = enum.auto()
     GONE = enum.auto()
     LOST = enum.auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseTiming:
-    """Times in seconds. ``duration``: how long a renewal is valid. The owner renews after a third of it, and retries a
-    failed renewal after a fifteenth. It stops a tenth before others may take the Lease, because clocks differ in speed.
-    """
-
-    duration: float = 30.0
-
-    @property
-    def interval(self) -> float:
-        """From one renewal, or one read by a standby, to the next."""
-        return self.duration / 3
-
-    @property
-    def retry(self) -> float:
-        """From a failed renewal to the next try."""
-        return self.duration / 15
-
-    @property
-    def usable(self) -> float:
-        """How long a renewal allows changes, from the moment it was sent."""
-        return self.duration * 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,41 +83,21 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedLease:
-    """The Lease as last seen, and ``since`` when (on our own clock) no renewal of it was seen.
-
-    ``last`` is the last Lease that existed; ``guard``: how long after ``since`` a vanished Lease may still be held.
-    """
+    """The Lease as last seen, and ``since`` when (on our own clock) no renewal of it was seen; ``last`` that existed."""
 
     lease: Lease | None
     since: float
     last: Lease | None = None
-    guard: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Succession:
-    """``why`` a new owner's file may lack something that the cluster has seen; empty if it has all.
-
-    ``after_lease``: a Lease existed, which the last owner renewed at ``renewed_at`` (nanoseconds) for the last time.
-    """
-
-    why: str = ""
-    after_lease: bool = False
-    renewed_at: int | None = None
 
 
 def observed(before: ObservedLease | None, lease: Lease | None, now: float) -> ObservedLease:
     """What is known after the Lease was observed as ``lease``."""
     cached = before.lease if before is not None else None
-    if before is None or (cached is None and lease is not None):
-        return ObservedLease(lease=lease, since=now, last=lease)
-    if lease is None:
-        if cached is None:
-            return before
-        # Somebody deleted it; its holder does not know that yet, and may create it again.
-        return ObservedLease(lease=None, since=now, last=cached, guard=cached.duration if cached.holder else 0.0)
-    is_renewal = cached is None or _renewal(lease) != _renewal(cached)
-    return ObservedLease(lease=lease, since=now if is_renewal else before.since, last=lease)
+    if before is None or (lease is None) != (cached is None):
+        return ObservedLease(lease=lease, since=now, last=lease or cached)
+    if lease is None or cached is None:
+        return before
+    return ObservedLease(lease=lease, since=before.since if _renewal(lease) == _renewal(cached) else now, last=lease)
 
 
 def _renewal(lease: Lease) -> tuple[object, ...]:
@@ -145,18 +105,19 @@ def _renewal(lease: Lease) -> tuple[object, ...]:
     return (lease.uid, lease.holder, lease.lock_id, lease.epoch, lease.renewed_at)
 
 
-def seconds_to_wait(me: Candidate, watched: ObservedLease, now: float, timing: LeaseTiming) -> float:
+def seconds_to_wait(me: Candidate, watched: ObservedLease, now: float, duration: float) -> float:
     """How many seconds the Lease must not be taken yet; 0 if it may be taken now.
 
-    A holder with our own lock has ended. A Lease that was given back is reserved for its requester for a while.
+    A holder with our own lock has ended. A Lease that was given back is reserved for its requester for a while. The holder
+    of one that somebody has deleted does not know that yet, and may create it again.
     """
     lease = watched.lease
     if lease is None:
-        wait = watched.guard
+        wait = watched.last.duration if watched.last is not None and watched.last.holder else 0.0
     elif lease.takeover in ("", me.requester) if not lease.holder else lease.lock_id == me.identity.lock_id:
         wait = 0.0
     else:
-        wait = lease.duration or timing.duration
+        wait = lease.duration or duration
     return max(0.0, watched.since + wait - now)
 
 
@@ -173,16 +134,11 @@ def holding(me: Candidate, lease: Lease | None) -> Holding:
     return Holding.OURS if lease.takeover in ("", me.requester) else Holding.ASKED_FOR
 
 
-def succession(last: Lease | None, identity: FileIdentity) -> Succession:
-    """Whether the file continues where the last owner stopped, by what that owner has left in the Lease.
+def what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
+    """Why the file may lack something that the cluster has seen, by what the last owner has left in the Lease; or empty.
 
     Without a Lease the file lacks nothing: it comes from a stackd that used no Lease, or its own Lease was lost.
     """
-    renewed_at = last.renewed_at if last is not None else None
-    return Succession(why=_what_is_missing(last, identity), after_lease=last is not None, renewed_at=renewed_at)
-
-
-def _what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
     if identity.incomplete:
         return "the file is new or restored, or was not completed before"
     if last is None:
@@ -251,15 +207,15 @@ class Ownership:
     each failure. ``set_back`` is called when the operator has set the cluster back (restored a backup of it): what was
     seen of it before is void.
 
+    ``predecessor`` is the Lease as the owner before this one has left it, None if there was none.
+
     ``confirmed`` returns once the cluster that answers is confirmed as the file's own, or raises ClusterUnavailable:
     the Lease of another cluster, or its absence there, means nothing.
     """
 
-    def __init__(
-        self, leases: Leases, fence: Fence, store: Store, *, host: str, timing: LeaseTiming, clock: Clock
-    ) -> None:
+    def __init__(self, leases: Leases, fence: Fence, store: Store, *, host: str, duration: float, clock: Clock) -> None:
         self.role = Role.STANDBY
-        self.succession: Succession | None = None
+        self.predecessor: Lease | None = None
         self.owned = asyncio.Event()
         self.stands_by = asyncio.Event()
         self.asked_for = asyncio.Event()
@@ -274,7 +230,8 @@ class Ownership:
         self._leases = leases
         self._fence = fence
         self._store = store
-        self._timing = timing
+        self._duration = duration
+        self._interval, self._retry = INTERVAL * duration, RETRY * duration
         self._clock = clock
         self._watched: ObservedLease | None = None
         self._changed = asyncio.Event()
@@ -297,7 +254,7 @@ class Ownership:
     @property
     def longest_wait(self) -> float:
         """How long, in seconds, a Lease that nobody renews keeps this process waiting at most."""
-        return self._timing.duration + 2 * self._timing.interval
+        return self._duration + 2 * self._interval
 
     @property
     def stepped_back(self) -> bool:
@@ -374,7 +331,7 @@ class Ownership:
 
     async def _read_lease(self) -> None:
         before = self.lease
-        found = await self._leases.find(timeout=self._timing.interval)
+        found = await self._leases.find(timeout=self._interval)
         if is_older(found, before):
             log.warning(
                 "the cluster was restored from a backup; everything is listed again (Lease %s)", self.lease_name
@@ -396,7 +353,7 @@ class Ownership:
     async def _stand_by(self) -> None:
         heard = False
         while not self._release.is_set():
-            pause = self._timing.retry
+            pause = self._retry
             try:
                 before = self._watched
                 if not heard or self._wait() <= 0:
@@ -406,7 +363,7 @@ class Ownership:
                 self.error = ""
                 # If nothing new was seen, a try now would be refused like this one.
                 if self._wait() > 0 or self._watched != before:
-                    pause = min(self._wait(), self._timing.interval)
+                    pause = min(self._wait(), self._interval)
             except (ClusterError, Unavailable) as error:
                 self._note(error, "who owns the stacks is not known")
             self._report_owner()
@@ -415,7 +372,7 @@ class Ownership:
     def _wait(self) -> float:
         if self._watched is None:
             return 0.0
-        return seconds_to_wait(self._me, self._watched, self._clock.monotonic(), self._timing)
+        return seconds_to_wait(self._me, self._watched, self._clock.monotonic(), self._duration)
 
     def _report_owner(self) -> None:
         lease = self.lease
@@ -446,22 +403,21 @@ class Ownership:
         watched = self._watched
         assert watched is not None
         await self.confirmed()
-        found = succession(watched.last, self._store.identity)
-        if found.why:
+        if missing := what_is_missing(watched.last, self._store.identity):
             # Before the Lease names this file, so that after a crash the adoption is finished, too.
             await self._store.begin_adoption()
         if not await self._send(watched.lease):
             return False
-        self.role, self.succession = Role.OWNER, found
+        self.role, self.predecessor = Role.OWNER, watched.last
         self._stand_by_for("")
-        log.info("this stackd owns the stacks (Lease %s)%s", self.lease_name, f"; {found.why}" if found.why else "")
+        log.info("this stackd owns the stacks (Lease %s)%s", self.lease_name, f"; {missing}" if missing else "")
         self.owned.set()
         return True
 
     async def _send(self, lease: Lease | None, timeout: float | None = None) -> bool:
         """Take or renew the Lease, which was last seen as ``lease``; False if it has changed since then."""
         sent, now = self._fence.now(), self._clock.now()
-        as_taken = taken(lease, self._me, duration=self._timing.duration, now=now)
+        as_taken = taken(lease, self._me, duration=self._duration, now=now)
         try:
             if lease is None:
                 written = await self._leases.create(as_taken, timeout=timeout)
@@ -471,8 +427,8 @@ class Ownership:
         except (ObjectExists, PreconditionFailed):
             return False
         self._observe(written)
-        self._next_renewal = sent + self._timing.interval
-        self._fence.allow_until(sent + self._timing.usable, "another stackd may own the stacks now")
+        self._next_renewal = sent + self._interval
+        self._fence.allow_until(sent + USABLE * self._duration, "another stackd may own the stacks now")
         self.error = ""
         if self._lapsed and self._fence.open:
             self._lapsed = False
@@ -490,7 +446,7 @@ class Ownership:
             elif await self._is_ours() and self._fence.now() >= self._next_renewal:
                 await self._renew()
         except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
-            self._next_renewal = self._fence.now() + self._timing.retry
+            self._next_renewal = self._fence.now() + self._retry
             self._note(error, "the Lease cannot be renewed")
 
     async def _is_ours(self) -> bool:
@@ -522,7 +478,7 @@ class Ownership:
     async def _renew(self) -> None:
         if self.lease is None:
             await self.confirmed()
-        if not await self._send(self.lease, self._timing.interval):
+        if not await self._send(self.lease, self._interval):
             await self._read_lease_again()
 
     async def _read_lease_again(self) -> None:
@@ -530,7 +486,7 @@ class Ownership:
         before = self.lease
         await self._read_lease()
         if self.lease == before:  # a try now would be refused like this one
-            self._next_renewal = self._fence.now() + self._timing.retry
+            self._next_renewal = self._fence.now() + self._retry
             self.error = "the API server refuses to change the Lease"
 
     async def _give_back(self) -> None:
@@ -551,7 +507,7 @@ class Ownership:
                     break
             except (ClusterError, ClusterUnavailable) as error:
                 self._note(error, "the Lease cannot be given back")
-                await asyncio.sleep(self._timing.retry)
+                await asyncio.sleep(self._retry)
         self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
 
     async def _update(self, lease: Lease) -> bool:

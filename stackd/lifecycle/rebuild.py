@@ -159,8 +159,8 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
 
     None of them if no stackd has held a Lease before: a stackd without a Lease kept no records of stopped stacks.
     """
-    succession, cluster = context.ownership.succession, context.cluster
-    if succession is None or not succession.after_lease:
+    cluster = context.cluster
+    if context.ownership.predecessor is None:
         return []
 
     async def is_there(stack: Stack) -> bool:

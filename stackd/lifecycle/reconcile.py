@@ -89,7 +89,7 @@ class Reconciler:
         held = frozenset(context.brake.held)
         if blocked := context.gate.why_no_pass():
             return ReconcilePlan(blocked=blocked, held=held)
-        succession = context.ownership.succession
+        before = context.ownership.predecessor
         around = Surroundings(
             now=context.clock.now() if context.wall_clock.trusted else None,
             orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
@@ -98,7 +98,7 @@ class Reconciler:
             looked_up=self._looked_up,
             unadoptable=self._unadoptable,
             incomplete=context.store.incomplete,
-            succeeded_at=succession.renewed_at if succession is not None else None,
+            succeeded_at=before.renewed_at if before is not None else None,
         )
         plan = of_orphans(self._orphans(), around)
         return replace(plan, actions=(*self._of_rows(), *plan.actions), held=held)

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from stackd.clock import SystemClock
-from stackd.embedded import EmbeddedCluster, Rule, User, everything
-from stackd.errors import ClusterError, Conflict, NotOwner
+from stackd.embedded import EmbeddedCluster, Rule, User
+from stackd.errors import Conflict, NotOwner
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.lease import Lease, Leases, lease_manifest
 from stackd.lifecycle.ownership import (
+    INTERVAL,
+    RETRY,
+    USABLE,
     Candidate,
     Holding,
-    LeaseTiming,
     ObservedLease,
     Ownership,
     Role,
@@ -28,16 +30,16 @@ from stackd.lifecycle.ownership import (
     observed,
     renewed,
     seconds_to_wait,
-    succession,
     taken,
+    what_is_missing,
 )
 from stackd.model import PortRange
 from stackd.store import FileIdentity, Store
+from stackd.tasks import first_of
 from tests.harness import DEADLINE, eventually, fast_cluster
 from tests.store.building import accepted
 from tests.target import target_at
 
-TIMING = LeaseTiming(duration=30.0)
 COMPLETE = FileIdentity(file_id="f2", lock_id="l2", epoch=4, sequence=100, namespace="stacks", instance="default")
 ME = Candidate(host="vm2", identity=COMPLETE)
 THEIRS = Lease(
@@ -57,16 +59,17 @@ MINE = replace(THEIRS, holder="vm2/f2", file_id="f2", lock_id="l2", epoch=4)
 RETURNED = replace(THEIRS, holder="")
 
 
-def seen(lease: Lease | None, ago: float = 0.0, guard: float = 0.0) -> ObservedLease:
-    return ObservedLease(lease=lease, since=100.0 - ago, last=lease or THEIRS, guard=guard)
+def seen(lease: Lease | None, ago: float = 0.0, last: Lease | None = None) -> ObservedLease:
+    return ObservedLease(lease=lease, since=100.0 - ago, last=lease or last)
 
 
 @pytest.mark.parametrize(
     ("watched", "seconds"),
     [
         pytest.param(seen(None), 0, id="there is none"),
-        pytest.param(seen(None, ago=5, guard=20), 15, id="it was deleted while somebody held it"),
-        pytest.param(seen(None, ago=20, guard=20), 0, id="it was deleted, and its time would be over"),
+        pytest.param(seen(None, ago=5, last=THEIRS), 15, id="it was deleted while somebody held it"),
+        pytest.param(seen(None, last=RETURNED), 0, id="it was deleted after it was given back"),
+        pytest.param(seen(None, ago=20, last=THEIRS), 0, id="it was deleted, and its time would be over"),
         pytest.param(seen(THEIRS), 20, id="it was renewed just now"),
         pytest.param(seen(THEIRS, ago=19.5), 0.5, id="its time is nearly over"),
         pytest.param(seen(THEIRS, ago=20), 0, id="its time is over"),
@@ -89,7 +92,7 @@ def seen(lease: Lease | None, ago: float = 0.0, guard: float = 0.0) -> ObservedL
     ],
 )
 def test_when_it_may_be_taken(watched: ObservedLease, seconds: float) -> None:
-    assert seconds_to_wait(ME, watched, 100.0, TIMING) == pytest.approx(seconds)
+    assert seconds_to_wait(ME, watched, 100.0, 30.0) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +165,7 @@ COPY = f"{OLDER}, which was taken with another copy of the file"
 def test_whether_the_file_has_all_that_the_cluster_has_seen(
     last: Lease | None, identity: FileIdentity, why: str
 ) -> None:
-    found = succession(last, identity)
-    assert found.why == why
+    assert what_is_missing(last, identity) == why
 
 
 def test_only_a_renewal_is_a_sign_of_life() -> None:
@@ -182,11 +184,9 @@ def test_only_a_renewal_is_a_sign_of_life() -> None:
 def test_a_lease_that_vanishes_may_still_be_held_for_a_while() -> None:
     assert observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
     gone = observed(observed(None, THEIRS, 10.0), None, 15.0)
-    assert (gone.lease, gone.last, gone.since, gone.guard) == (None, THEIRS, 15.0, 20)
+    assert (gone.lease, gone.last, gone.since) == (None, THEIRS, 15.0)
     assert observed(gone, None, 20.0) == gone
-    assert seconds_to_wait(ME, gone, 20.0, TIMING) == 15
-    assert observed(observed(None, RETURNED, 10.0), None, 15.0).guard == 0
-    assert observed(gone, THEIRS, 30.0).guard == 0
+    assert observed(gone, THEIRS, 30.0) == ObservedLease(lease=THEIRS, since=30.0, last=THEIRS)
 
 
 def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
@@ -219,30 +219,28 @@ def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
         assert (later.renewed_at, later.sequence, later.takeover) == (5_001_000, 100, "vm3/l3")
     assert renewed(lease, ME, now=9_000_000).renewed_at == 9_000_000
     assert taken(THEIRS, ME, duration=30, now=0).renewed_at == 5_001_000
-    assert TIMING.interval + 2 * TIMING.retry < TIMING.usable < TIMING.duration, "it stops before others may begin"
+    assert INTERVAL + 2 * RETRY < USABLE < 1, "it stops before others may begin"
 
 
 # ---- several stackds, each with its own file, one cluster, one owner at a time; over HTTP, with real files
 
 
-OWNERSHIP_TIMING = LeaseTiming(duration=2.0)
-SLOW = LeaseTiming(duration=60.0)
-"""A Lease that is renewed only every twenty seconds: the test shows that nothing waits for a renewal."""
+DURATION, SLOW = 2.0, 60.0
+"""A slow Lease is renewed only every twenty seconds: the test shows that nothing waits for a renewal."""
 
 SOON = 15.0
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
 
 
 @dataclass(slots=True)
-class Machine:
+class Vm:
     """A stackd with only what ownership needs: a file, a connection, and its ``Ownership``."""
 
-    host: str
     store: Store
     cluster: Cluster
     ownership: Ownership
     task: asyncio.Task[Role]
-    _closed: bool = field(default=False)
+    dead: bool = False
 
     @property
     def fence(self) -> Fence:
@@ -250,18 +248,15 @@ class Machine:
 
     async def owns(self, within: float = DEADLINE) -> None:
         """Return when it is the owner; fail if that takes too long or its task fails."""
-        owned = asyncio.ensure_future(self.ownership.owned.wait())
-        done, _ = await asyncio.wait({owned, self.task}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
-        owned.cancel()
-        if self.task in done:
+        await first_of(self.ownership.owned, failure=self.task, timeout=within)
+        if self.task.done():
             self.task.result()
         assert self.ownership.owned.is_set(), self.ownership.error
 
     async def dies(self) -> None:
         """End the process without a word."""
-        if not self._closed:
-            self._closed = True
-            self.task.cancel()
+        if not self.dead:
+            self.dead = self.task.cancel() or True
             await asyncio.gather(self.task, return_exceptions=True)
             await self.cluster.close()
             await self.store.close()
@@ -270,82 +265,57 @@ class Machine:
 class Site:
     """A cluster, and machines that start and die."""
 
-    def __init__(self, cluster: EmbeddedCluster, folder: Path) -> None:
+    def __init__(self, cluster: EmbeddedCluster, folder: Path, stack: AsyncExitStack) -> None:
         self.cluster = cluster
-        self.folder = folder
-        self.machines: list[Machine] = []
+        self._folder = folder
+        self._stack = stack
 
-    async def start(
-        self,
-        host: str,
-        *,
-        token: str = "",
-        file: str = "",
-        clock: SystemClock | None = None,
-        timing: LeaseTiming = OWNERSHIP_TIMING,
-    ) -> Machine:
-        """Start a stackd on that host, with the file of that name (by default, its own)."""
-        clock = clock or SystemClock()
-        path = self.folder / (file or host) / "stackd.db"
+    async def start(self, host: str, *, token: str = "", duration: float = DURATION) -> Vm:
+        """Start a stackd on that host."""
+        clock, fence = SystemClock(), Fence()
+        path = self._folder / host / "stackd.db"
         store = await Store.open(path, clock=clock, node_ports=PortRange(31001, 31100))
         await store.begin("stacks", "default")
         target = target_at(self.cluster.url, token=token, timeout=2.0, attempt_timeout=0.2)
-        fence = Fence()
         cluster = await Cluster.connect(target, fence=fence)
-        ownership = Ownership(Leases(cluster), fence, store, host=host, timing=timing, clock=clock)
-        task = asyncio.create_task(ownership.run(), name=host)
-        machine = Machine(host, store, cluster, ownership, task)
-        self.machines.append(machine)
-        return machine
+        ownership = Ownership(Leases(cluster), fence, store, host=host, duration=duration, clock=clock)
+        vm = Vm(store, cluster, ownership, asyncio.create_task(ownership.run(), name=host))
+        self._stack.push_async_callback(vm.dies)
+        return vm
 
-    async def owner(self, host: str, *, timing: LeaseTiming = OWNERSHIP_TIMING) -> Machine:
+    async def owner(self, host: str, *, duration: float = DURATION) -> Vm:
         """A stackd that owns the stacks, with a complete file."""
-        machine = await self.start(host, timing=timing)
-        await machine.owns()
-        await machine.store.end_adoption()
-        return machine
+        vm = await self.start(host, duration=duration)
+        await vm.owns()
+        await vm.store.end_adoption()
+        return vm
+
+    @asynccontextmanager
+    async def leases(self) -> AsyncIterator[Leases]:
+        """The Lease, as somebody else sees it."""
+        cluster = await Cluster.connect(target_at(self.cluster.url))
+        await cluster.ensure_namespace()
+        try:
+            yield Leases(cluster)
+        finally:
+            await cluster.close()
 
     async def lease(self) -> Lease:
         """The current Lease."""
-        viewer = self.machines[0] if self.machines else None
-        assert viewer is not None
-        cluster = await Cluster.connect(viewer.cluster.target)
-        try:
-            found = await Leases(cluster).find()
-        finally:
-            await cluster.close()
-        assert found is not None
-        return found
-
-    async def edit(self, **fields: object) -> None:
-        """Change the Lease by hand."""
-        cluster = await Cluster.connect(self.machines[0].cluster.target)
-        try:
-            while True:
-                found = await Leases(cluster).find()
-                assert found is not None
-                try:
-                    await Leases(cluster).update(replace(found, **fields))  # type: ignore[arg-type]
-                except ClusterError:
-                    continue
-                return
-        finally:
-            await cluster.close()
+        async with self.leases() as leases:
+            lease = await leases.find()
+        assert lease is not None
+        return lease
 
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with AsyncExitStack() as stack:
-        cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster()))
-        running = Site(cluster, tmp_path)
-        first = await Cluster.connect(target_at(cluster.url))
-        await first.ensure_namespace()
-        await first.close()
-        yield running
+    async with EmbeddedCluster(fast_cluster()) as cluster, AsyncExitStack() as stack:
+        running = Site(cluster, tmp_path, stack)
+        async with running.leases():
+            yield running
         cluster.faults.clear()
         await cluster.faults.listen()
-        for machine in running.machines:
-            await machine.dies()
 
 
 def now() -> float:
@@ -353,14 +323,14 @@ def now() -> float:
 
 
 async def test_an_event_that_is_older_than_the_answer_to_its_own_request_ends_no_ownership(site: Site) -> None:
-    one = await site.owner("vm1", timing=SLOW)
+    one = await site.owner("vm1", duration=SLOW)
     seen = await site.lease()
-    older = replace(seen, holder="vm9/f9", lock_id="l9")
-    obj = lease_manifest(older, namespace="stacks", instance="default")
-    obj["metadata"]["resourceVersion"] = str(int(seen.version) - 1)
+    older = lease_manifest(replace(seen, holder="vm9/f9", lock_id="l9"), namespace="stacks", instance="default")
+    older["metadata"]["resourceVersion"] = str(int(seen.version) - 1)
     await eventually(lambda: any(watch.collection.resource.kind == "Lease" for watch in site.cluster.server.watches))
-    site.cluster.faults.replay("leases.coordination.k8s.io", "MODIFIED", obj)
-    await site.edit(takeover="vm3/l3")
+    site.cluster.faults.replay("leases.coordination.k8s.io", "MODIFIED", older)
+    async with site.leases() as leases:
+        await leases.update(replace(seen, takeover="vm3/l3"))
     await asyncio.wait_for(one.ownership.asked_for.wait(), DEADLINE)
     assert one.fence.open
 
@@ -369,8 +339,7 @@ async def test_an_owner_that_was_cut_off_goes_on_where_nobody_took_over(site: Si
     one = await site.owner("vm1")
     await site.cluster.faults.refuse()
     await eventually(lambda: not one.fence.open)
-    assert one.ownership.role is Role.OWNER
-    assert one.ownership.error
+    assert (one.ownership.role, bool(one.ownership.error)) == (Role.OWNER, True)
     with pytest.raises(NotOwner):
         one.fence.require()
     await site.cluster.faults.listen()
@@ -380,32 +349,33 @@ async def test_an_owner_that_was_cut_off_goes_on_where_nobody_took_over(site: Si
 
 
 @pytest.mark.parametrize("verb", ["create", "update"])
-@pytest.mark.parametrize("action", ["lost_reply", "cut", "hang"])
+@pytest.mark.parametrize("action", ["lost_reply", "hang"])
 async def test_whatever_happens_to_the_answer_there_is_one_owner(site: Site, verb: str, action: str) -> None:
     if verb == "update":
         await (await site.owner("vm1")).dies()
     site.cluster.faults.add_fault(action=action, verb=verb, resource="leases", count=1)
     one = await site.start("vm1")
     await one.owns()
-    renewed = (await site.lease()).renewed_at
+    before = (await site.lease()).renewed_at
     site.cluster.faults.add_fault(action=action, verb="update", resource="leases", count=1)
-    end = now() + 1.2 * OWNERSHIP_TIMING.duration
+    end = now() + 1.2 * DURATION
     while now() < end:
         # A hanging request takes half of this short Lease's time before it is tried again.
         assert one.fence.open or action == "hang", "one answer that is lost is not missed"
         await asyncio.sleep(0.02)
     await eventually(lambda: one.fence.open)
-    assert one.ownership.role is Role.OWNER
     lease = await site.lease()
-    assert lease.transitions == 0
-    assert lease.renewed_at != renewed
+    assert (one.ownership.role, lease.transitions) == (Role.OWNER, 0)
+    assert lease.renewed_at != before
 
 
 async def test_whoever_asks_gets_the_lease_as_soon_as_the_owner_gives_it_back(site: Site) -> None:
-    one = await site.owner("vm1", timing=SLOW)
-    three = await site.start("vm3", timing=SLOW)
-    two = await site.start("vm2", timing=SLOW)
+    one = await site.owner("vm1", duration=SLOW)
+    three = await site.start("vm3", duration=SLOW)
+    two = await site.start("vm2", duration=SLOW)
     await eventually(lambda: two.ownership.owner == three.ownership.owner == "vm1")
+    with pytest.raises(Conflict, match="it is owner"):
+        await one.ownership.ask_for()
     assert await two.ownership.ask_for() == "vm1"
     await asyncio.wait_for(one.ownership.asked_for.wait(), SOON)
     assert one.fence.open, "it goes on until it has finished what is under way"
@@ -415,6 +385,8 @@ async def test_whoever_asks_gets_the_lease_as_soon_as_the_owner_gives_it_back(si
     assert one.ownership.lease is None or one.ownership.lease.sequence == 2, "how far the file has come"
     with pytest.raises(NotOwner, match="handed over"):
         one.fence.require()
+    with pytest.raises(Conflict, match="it is released"):
+        await one.ownership.ask_for()
     await two.owns(within=SOON)
     assert three.ownership.role is Role.STANDBY
     await asyncio.wait_for(three.ownership.release(), DEADLINE)
@@ -428,12 +400,11 @@ async def test_a_renewal_counts_from_when_it_was_sent_and_not_from_its_answer(si
     site.cluster.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
     before = one.fence.valid_until
     await eventually(lambda: one.fence.valid_until > before)
-    assert one.fence.left < OWNERSHIP_TIMING.usable - 0.14
+    assert one.fence.left < USABLE * DURATION - 0.14
 
 
 async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_by_a_standby(site: Site) -> None:
-    one = await site.start("vm1", timing=SLOW)
-    await one.owns()
+    one = await site.owner("vm1", duration=SLOW)
     two = await site.start("vm2")
     await eventually(lambda: two.ownership.owner == "vm1")
     before = (await site.lease()).uid
@@ -441,39 +412,16 @@ async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_
         assert answer.status == 200
     # At once, not only when its next renewal is due.
     await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.uid != before, deadline=SOON)
-    assert (one.ownership.role, two.ownership.role) == (Role.OWNER, Role.STANDBY)
-    assert one.fence.open
+    assert (one.ownership.role, two.ownership.role, one.fence.open) == (Role.OWNER, Role.STANDBY, True)
     await eventually(lambda: two.ownership.owner == "vm1")
 
 
 async def test_without_the_right_to_it_a_stackd_stands_by_and_says_why(tmp_path: Path) -> None:
-    admin = User(token="admin", name="admin", rules=(everything(),))
     pods = Rule(verbs=frozenset({"*"}), resources=frozenset({"pods"}))
-    users = (admin, User(token="weak", name="stackd", rules=(pods,)))
-    async with EmbeddedCluster(fast_cluster(users=users)) as cluster:
-        site = Site(cluster, tmp_path)
-        one = await site.start("vm1", token="weak")
+    users = (User(token="weak", name="stackd", rules=(pods,)),)
+    async with EmbeddedCluster(fast_cluster(users=users)) as cluster, AsyncExitStack() as stack:
+        one = await Site(cluster, tmp_path, stack).start("vm1", token="weak")
         await eventually(lambda: "no right to get leases" in one.ownership.error)
         with pytest.raises(NotOwner, match="who owns the stacks is not known"):
             one.fence.require()
         assert one.ownership.role is Role.STANDBY
-        await one.dies()
-
-
-async def test_an_owner_that_has_nothing_to_do_sends_its_renewals_and_nothing_else(site: Site) -> None:
-    await site.owner("vm1")
-    await eventually(lambda: site.cluster.counts.total("watch") == 1)
-    site.cluster.counts.clear()
-    await asyncio.sleep(2 * OWNERSHIP_TIMING.duration)
-    renewals = site.cluster.counts.requests.pop(("update", "leases", 200))
-    assert 4 <= renewals <= 7
-    assert not site.cluster.counts.requests
-
-
-async def test_nobody_is_asked_where_nobody_owns_anything_and_by_nobody_who_is_no_standby(site: Site) -> None:
-    one = await site.owner("vm1")
-    with pytest.raises(Conflict, match="it is owner"):
-        await one.ownership.ask_for()
-    await one.ownership.release()
-    with pytest.raises(Conflict, match="it is released"):
-        await one.ownership.ask_for()
