@@ -17,7 +17,6 @@ from stackd.lifecycle.context import Context
 from stackd.model import Desired, EventKind, Job, Stack
 from stackd.store import ActivityFilter, ActivityRequest
 from stackd.units import parse_duration
-from stackd.web import examples
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.bodies import length_of, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of
@@ -91,17 +90,17 @@ CURSOR = cursor_for("/activity")
 @route(
     "GET",
     "/activity",
-    id="getActivity",
-    tag=HISTORY,
-    summary="Who did what?",
-    about="What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept "
-    "(`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline (`stacks.keep_history`). "
-    "What was refused is not in it. A tenant's key sees its own requests.",
+    HISTORY,
+    Answer("Requests.", contract.ActivityPage),
     query=(KEY, ACTION, STACK, LABEL, SINCE, LIMIT, CURSOR),
-    answers={200: Answer(about="Requests.", body=contract.ActivityPage, examples={"two": examples.ACTIVITY})},
 )
-async def activity(call: ApiCall) -> web.Response:
-    """Which key did what, when, and to how many stacks."""
+async def get_activity(call: ApiCall) -> web.Response:
+    """Who did what?
+
+    What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept
+    (`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline
+    (`stacks.keep_history`). What was refused is not in it. A tenant's key sees its own requests.
+    """
     parameters, context = call.parameters, call.api.context
     key, action = parameters.get(KEY, ""), parameters.get(ACTION)
     limit, since = parameters.get(LIMIT, DEFAULT_PAGE), parameters.get(SINCE)

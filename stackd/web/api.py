@@ -6,13 +6,13 @@ Owns: that others' stacks and jobs are to a tenant what unknown ones are. ``keys
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from stackd.config import Config
-from stackd.contract import NOTHING, Body
+from stackd.contract import Body
 from stackd.errors import InvalidRequest, JobNotFound, Reason, StackNotFound, TooManyRequests
 from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
@@ -111,41 +111,37 @@ Shape = type[Body] | str | tuple[type[Body] | str, ...]
 """A body of ``contract``, the name of a schema, or several of which an answer has one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The description of an answer without an error; ``job`` is the operation that reads the job which it names."""
 
     about: str
     body: Shape | None = None
-    examples: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
+    status: int = 200
     media: str = "application/json"
-    replayed: bool = False
     job: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """One line of the route table, and its description; pages for browsers have no ``id`` and none.
+    """One line of the route table. The handler's name and docstring are the id and the description of the operation.
 
-    ``public``: it holds no data and needs no key. ``streams``: it ends when its client leaves, which is no failure.
-    ``replays``: it repeats the first answer for a request with the same Idempotency-Key. ``standby``: a stackd that
-    does not own the stacks serves it, too. ``asks``: it changes nothing although its method is not GET. ``early``: it
-    is served even while the file may lack stacks that the cluster has. ``errors`` adds to those that every route of its
-    kind can answer.
+    Pages for browsers have no ``tag``, and are not described. ``public``: it holds no data and needs no key.
+    ``streams``: it ends when its client leaves, which is no failure. ``replays``: it repeats the first answer for a
+    request with the same Idempotency-Key. ``standby``: a stackd that does not own the stacks serves it, too. ``asks``:
+    it changes nothing although its method is not GET. ``early``: it is served even while the file may lack stacks that
+    the cluster has. ``errors`` adds to those that every route of its kind can answer.
     """
 
     method: str
     path: str
     handler: Handler
-    id: str = ""
     tag: str = ""
-    summary: str = ""
-    about: str = ""
+    id: str = ""
+    answers: tuple[Answer, ...] = ()
     query: Sequence[Parameter[Any]] = ()
     required: Parameter[Any] | None = None
     body: type[Body] | None = None
-    examples: Mapping[str, Any] = field(default_factory=lambda: NOTHING)
-    answers: Mapping[int, Answer] = field(default_factory=dict)
     errors: tuple[int, ...] = ()
     public: bool = False
     streams: bool = False
@@ -164,11 +160,13 @@ ROUTES: list[Route] = []
 """Filled by ``route``; complete once ``stackd.web.app`` is imported."""
 
 
-def route(method: str, path: str, **options: Any) -> Callable[[Handler], Handler]:
-    """Add a handler to the route table; ``options`` are the fields of ``Route``."""
+def route(method: str, path: str, tag: str = "", *answers: Answer, **options: Any) -> Callable[[Handler], Handler]:
+    """Add a handler to the route table; ``options`` are the other fields of ``Route``."""
 
     def register(handler: Handler) -> Handler:
-        ROUTES.append(Route(method=method, path=path, handler=handler, **options))
+        first, *others = handler.__name__.split("_")
+        name = first + "".join(map(str.capitalize, others)) if tag else ""
+        ROUTES.append(Route(method=method, path=path, handler=handler, tag=tag, id=name, answers=answers, **options))
         return handler
 
     return register

@@ -1,24 +1,19 @@
 """Answers as JSON: how a row or a body of ``contract`` becomes bytes, and the bytes of each row, ready-made.
 
-Owns: where each field of ``contract`` comes from, the rendered bytes of each row, so that a read renders nothing, and the
-list of all stacks as ready pieces. A row is immutable, so its bytes are valid while the same row is the current one. A
-long pod spec is not kept in memory, nor is a body that contains it: each read loads and renders it again.
-
-All readers share the pieces of the list, and its versions share the pieces that did not change. The ids of the stacks,
-not their number, decide where a piece ends. So a new or deleted stack changes one piece, and a slow reader of an old
-version holds little extra memory. Stacks whose pod specs are not in memory form a piece of their own, which is read
-when it is sent.
+Owns: where each field of ``contract`` comes from, and the rendered bytes of each row, so that a read renders nothing. A
+row is immutable, so its bytes are valid while the same row is the current one. All readers of the list share them: a
+slow one holds references, no copies. A long pod spec is not kept in memory, nor is a body that contains it: each read
+loads and renders it again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
-from itertools import groupby
 from operator import attrgetter
 from time import perf_counter
 from typing import Any, Final, TypeVar, get_args, get_origin
@@ -178,6 +173,7 @@ class ReadyBodies:
     stack: Stack
     detail: bytes | None = None
     status: bytes | None = None
+    listed: bytes | None = None
 
 
 class BodyCache:
@@ -188,7 +184,7 @@ class BodyCache:
         self._stacks = context.store.assigned
         self._ports = context.store.ports
         self._ready: dict[str, ReadyBodies] = {}
-        self._listing = Listing(listed_body)
+        self._listed: tuple[tuple[Stack, ...], list[bytes]] = ((), [])
         self._stats: tuple[int, bytes] = (-1, b"")
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -212,9 +208,20 @@ class BodyCache:
             ready.detail = detail_body(stack)
         return ready.detail
 
-    async def everything(self) -> list[Piece | Unread]:
-        """The list of all stacks as it is now, in pieces that all readers share. ``read_missing`` reads the unread."""
-        return await self._listing.pieces(self._stacks.ordered())
+    async def listed(self) -> list[bytes] | None:
+        """The entry of each stack in the list, shared by all readers; None if pod specs have to be read for it."""
+        stacks = self._stacks.ordered()
+        if stacks is not self._listed[0]:
+            if any(map(is_unread, stacks)):
+                return None
+            self._listed = stacks, [self._entry(stack) async for stack in in_turns(stacks)]
+        return self._listed[1]
+
+    def _entry(self, stack: Stack) -> bytes:
+        ready = self._of(stack)
+        if ready.listed is None:
+            ready.listed = listed_body(stack)
+        return ready.listed
 
     def stats(self) -> bytes:
         """The body of a stats read."""
@@ -230,14 +237,10 @@ class BodyCache:
         return ready
 
 
-OPEN: Final = b'{"stacks":['
-CLOSE: Final = b"]}"
 HOLD_SECONDS: Final = 0.004
 """How long one request works before other tasks get a turn."""
 
-_LAST_OF_PIECE: Final = ("00", "40", "80", "c0")  # the end of one id in 64
-_LONGEST_PIECE: Final = 256
-_READ_AT_ONCE: Final = 16
+READ_AT_ONCE: Final = 16
 """How many pod specs a reader of the list loads at once. They take memory, and the store's writer waits meanwhile."""
 
 
@@ -251,81 +254,25 @@ async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
             began = perf_counter()
 
 
-Piece = bytes | memoryview
-Unread = tuple[Stack, ...]
-"""Stacks whose pod specs have to be read from the file."""
-
-_Block = tuple[tuple[Stack, ...], list[bytes | Unread]]
-
-
-class Listing:
-    """Renders the list of all stacks; ``entry`` renders one stack of it."""
-
-    def __init__(self, entry: Callable[[Stack], bytes]) -> None:
-        self._entry = entry
-        self._blocks: dict[str, _Block] = {}
-        self._stacks: tuple[Stack, ...] | None = None
-        self._pieces: list[Piece | Unread] = []
-
-    async def pieces(self, stacks: tuple[Stack, ...]) -> list[Piece | Unread]:
-        """``{"stacks":[…]}`` of exactly these stacks, in pieces. The same tuple gets the same pieces again."""
-        if stacks is self._stacks:
-            return self._pieces
-        blocks: dict[str, _Block] = {}
-        async for group in in_turns(_groups(stacks)):
-            first = group[0].stack_id
-            block = self._blocks.get(first)
-            if block is None or block[0] != group:
-                block = self._blocks[first] = (group, list(rendered(group, self._entry)))
-            blocks[first] = block
-        self._blocks, self._stacks, self._pieces = blocks, stacks, _joined(blocks)
-        return self._pieces
-
-
-def _groups(stacks: tuple[Stack, ...]) -> Iterator[tuple[Stack, ...]]:
-    start = 0
-    for index, stack in enumerate(stacks, 1):
-        if stack.stack_id.endswith(_LAST_OF_PIECE) or index - start == _LONGEST_PIECE:
-            yield stacks[start:index]
-            start = index
-    if start < len(stacks):
-        yield stacks[start:]
-
-
-def rendered(stacks: Iterable[Stack], entry: Callable[[Stack], bytes]) -> Iterator[bytes | Unread]:
-    """``,entry,entry`` for each run of stacks whose pod specs are in memory; other runs are returned as they are."""
-    for unread, run in groupby(stacks, key=is_unread):
-        together = tuple(run)
-        yield together if unread else b"," + b",".join(map(entry, together))
-
-
-def _joined(blocks: dict[str, _Block]) -> list[Piece | Unread]:
-    pieces: list[Piece | Unread] = [OPEN, *(piece for _, rendered in blocks.values() for piece in rendered), CLOSE]
-    if isinstance(first := pieces[1], bytes) and first.startswith(b","):
-        pieces[1] = memoryview(first)[1:]  # no comma before the first
-    return pieces
-
-
 def is_unread(stack: Stack) -> bool:
     """Whether the stack's pod spec has to be read from the file."""
     return stack.pod_spec is None
 
 
-async def read_missing(
-    pieces: Sequence[Piece | Unread], store: Store, entry: Callable[[Stack], bytes]
-) -> AsyncGenerator[Piece, None]:
-    """The pieces, with long pod specs read from the file and rendered in their place. Deleted stacks are left out."""
-    first = True
-    for piece in pieces:
-        if not isinstance(piece, tuple):
-            yield piece[1:] if first and piece[:1] == b"," else piece
-            first = first and piece is OPEN
-            continue
-        for start in range(0, len(piece), _READ_AT_ONCE):
-            some = piece[start : start + _READ_AT_ONCE]
-            texts = await store.stacks.pod_specs(stack.stack_id for stack in some)
-            for stack in some:
-                if (text := texts.get(stack.stack_id)) is not None:
-                    entry_bytes = entry(replace(stack, pod_spec=text))
-                    yield entry_bytes if first else b"," + entry_bytes
-                    first = False
+async def read_entries(
+    stacks: Sequence[Stack], store: Store, render: Callable[[Stack], bytes]
+) -> AsyncGenerator[bytes, None]:
+    """``entry,entry,…`` in pieces, with the pod specs from the file. Stacks that are deleted meanwhile are left out."""
+    comma = b""
+    async for start in in_turns(range(0, len(stacks), READ_AT_ONCE)):
+        some = stacks[start : start + READ_AT_ONCE]
+        unread = [stack.stack_id for stack in some if is_unread(stack)]
+        texts = await store.stacks.pod_specs(unread) if unread else {}
+        entries = [
+            render(replace(stack, pod_spec=texts[stack.stack_id]) if is_unread(stack) else stack)
+            for stack in some
+            if not is_unread(stack) or stack.stack_id in texts
+        ]
+        if entries:
+            yield comma + b",".join(entries)
+            comma = b","

@@ -50,30 +50,13 @@ ContextFactory = Callable[[], ssl.SSLContext]
 BaseHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
-class Client:
-    """An accepted client; ``key_name`` is empty until it has sent a valid key."""
-
-    __slots__ = ("_socket", "key_name")
-
-    def __init__(self, accepted: socket.socket) -> None:
-        self._socket = accepted
-        self.key_name = ""
-
-    def cut(self, last_words: bytes = b"") -> None:
-        """Shut the socket down, whatever is under way."""
-        with suppress(OSError):  # it may be closed already
-            if last_words:
-                self._socket.send(last_words)
-            self._socket.shutdown(socket.SHUT_RDWR)
-
-
 class Connections:
-    """All accepted clients that are not gone. Those without a valid key are in order, the oldest first."""
+    """All accepted connections that are not closed. Those without a valid key are in order, the oldest first."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._by_key: Counter[str] = Counter()
-        self._anonymous: dict[Client, None] = {}
+        self._anonymous: dict[HttpConnection, None] = {}
         self._possible = max(RESERVED_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS)
         self.meter = context.metrics.route("*", UNREADABLE)
 
@@ -89,39 +72,38 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """How many clients there are."""
+        """How many there are."""
         return len(self._anonymous) + self._by_key.total()
 
-    def opened(self, client: Client, *, plain: bool) -> None:
-        """Count a new client. If that is one too many, cut the oldest anonymous one, which may be the new one.
+    def opened(self, connection: HttpConnection, *, plain: bool) -> None:
+        """Count a new connection. If that is one too many, cut the oldest anonymous one, which may be the new one.
 
-        A client that is not ``plain`` expects TLS, so there is no way to tell it why.
+        A client that is not ``plain`` expects TLS, so there is no way to say why.
         """
-        self._anonymous[client] = None
+        self._anonymous[connection] = None
         most = self._most()
-        if self.count <= most:
-            return
-        oldest = next(iter(self._anonymous))
-        self.closed(oldest)
-        oldest.cut(_full(most) if oldest is client and plain else b"")
+        if self.count > most:
+            oldest = next(iter(self._anonymous))
+            self.closed(oldest)
+            oldest.cut(_full(most) if oldest is connection and plain else b"")
 
-    def authenticated(self, client: Client, key_name: str) -> None:
-        """Count a client for its valid key. Raises TooManyRequests if the key has as many as it may have."""
+    def authenticated(self, connection: HttpConnection, key_name: str) -> None:
+        """Count a connection for its valid key. Raises TooManyRequests if the key has as many as it may have."""
         config = self._context.config
         if self._by_key[key_name] >= share_of_a_key(config, config.limits.connections_per_key, self._most()):
             sentence = f"{self._by_key[key_name]} connections of this key are open (limits.connections_per_key)"
             raise TooManyRequests(sentence)
-        self.closed(client)
-        client.key_name = key_name
+        self.closed(connection)
+        connection.key_name = key_name
         self._by_key[key_name] += 1
 
-    def closed(self, client: Client) -> None:
-        """Count a client no longer."""
-        if client.key_name:
-            self._by_key[client.key_name] -= 1
-            client.key_name = ""
+    def closed(self, connection: HttpConnection) -> None:
+        """Count a connection no longer."""
+        if connection.key_name:
+            self._by_key[connection.key_name] -= 1
+            connection.key_name = ""
         else:
-            self._anonymous.pop(client, None)
+            self._anonymous.pop(connection, None)
 
     def _most(self) -> int:
         limit = self._context.config.limits.connections
@@ -135,11 +117,11 @@ def _full(most: int) -> bytes:
 
 
 class HttpConnection(web.RequestHandler):
-    """A client's connection, after the handshake if it speaks TLS."""
+    """A client's connection; ``key_name`` is empty until it has sent a valid key."""
 
-    __slots__ = ("_all", "_client", "sent_more")
+    __slots__ = ("_all", "_socket", "key_name", "sent_more")
 
-    def __init__(self, server: web.Server, connections: Connections, client: Client) -> None:
+    def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -152,17 +134,20 @@ class HttpConnection(web.RequestHandler):
             auto_decompress=False,
         )
         self._all = connections
-        self._client = client
+        self._socket = accepted
+        self.key_name = ""
         self.sent_more = False
-
-    @property
-    def key_name(self) -> str:
-        """The name of the valid key that the connection counts for; empty if there is none."""
-        return self._client.key_name
 
     def authenticate(self, key_name: str) -> None:
         """Count the connection for its valid key. Raises TooManyRequests if that key has too many connections."""
-        self._all.authenticated(self._client, key_name)
+        self._all.authenticated(self, key_name)
+
+    def cut(self, last_words: bytes = b"") -> None:
+        """Shut the socket down, whatever is under way."""
+        with suppress(OSError):  # it may be closed already
+            if last_words:
+                self._socket.send(last_words)
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def data_received(self, data: bytes) -> None:
         """Take what the client has sent."""
@@ -171,7 +156,7 @@ class HttpConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count the connection as closed."""
-        self._all.closed(self._client)
+        self._all.closed(self)
         super().connection_lost(exc)
 
     def handle_error(
@@ -246,7 +231,7 @@ class Acceptor:
         self._context = context
         self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
-        self._opening: dict[asyncio.Task[None], Client] = {}
+        self._opening: dict[asyncio.Task[None], HttpConnection] = {}
 
     def start(self) -> None:
         """Start accepting."""
@@ -263,8 +248,8 @@ class Acceptor:
 
     async def finish(self) -> None:
         """Wait until each accepted client is a connection; cut those in a TLS handshake."""
-        for client in self._opening.values() if self._context else ():
-            client.cut()
+        for connection in self._opening.values() if self._context else ():
+            connection.cut()
         await asyncio.gather(*self._opening)
 
     def _go_on(self) -> None:
@@ -285,13 +270,13 @@ class Acceptor:
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
                 return
-            client = Client(accepted)
-            task = asyncio.create_task(self._connect(accepted, client), name="connection")
-            self._opening[task] = client
+            connection = HttpConnection(self._server, self._connections, accepted)
+            task = asyncio.create_task(self._connect(accepted, connection), name="connection")
+            self._opening[task] = connection
             task.add_done_callback(self._opening.pop)
-            self._connections.opened(client, plain=self._context is None)
+            self._connections.opened(connection, plain=self._context is None)
 
-    async def _connect(self, accepted: socket.socket, client: Client) -> None:
+    async def _connect(self, accepted: socket.socket, connection: HttpConnection) -> None:
         slow = self._connections.slow
         tls: dict[str, Any] = {}
         if self._context is not None:
@@ -301,13 +286,11 @@ class Acceptor:
             accepted.setblocking(False)
             with suppress(OSError):  # a Unix socket has none
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(slow * 1000))
-            await self._loop.connect_accepted_socket(
-                lambda: HttpConnection(self._server, self._connections, client), accepted, **tls
-            )
+            await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)
             connected = True
         except OSError as error:  # ssl.SSLError is one, too
             log.debug("a connection has failed: %s", error)
         finally:
             if not connected:
-                client.cut()
-                self._connections.closed(client)
+                connection.cut()
+                self._connections.closed(connection)

@@ -35,58 +35,42 @@ HEADERS = {
 }
 KNOWN_CHOICES = 64
 STREAM = Answer(
-    about="Events until one side closes the connection. A comment every 15 s shows that it is alive.",
-    body=contract.StreamEvent,
+    "Events until one side closes the connection. A comment every 15 s shows that it is alive.",
+    contract.StreamEvent,
     media="text/event-stream",
 )
-ABOUT = """\
-Server-sent events; `data` is JSON.
-
-- `hello`: the stream has begun, and what follows is new. List the stacks now.
-- `stack`: a stack is new or has changed; the stack as in a list, with all its fields.
-- `deleted`: `{"stack_id": …}`
-- `job`: a batch job changed; the data is the job, as `GET /stacks/batch-delete/{job_id}` shows one that deletes, and as
-  `GET /stacks/batch/{job_id}` shows any other.
-- `left`: `{"stack_id": …}`; with a filter: the stack is there, but no longer one of those that you chose.
-- `skipped`: after `Last-Event-ID`: of the stacks that follow, only the present state is still known, not each one between.
-- `reset`: the event of `Last-Event-ID` is too old. List the stacks again.
-- `dropped`: this client read too slowly. The stream ends. Continue with `Last-Event-ID`, or list again.
-
-A browser's EventSource cannot send a header: read the stream with `fetch`, or give the key as `api_key`."""
 
 
-@route(
-    "GET",
-    "/events",
-    id="streamEvents",
-    tag=HISTORY,
-    summary="Follow all stacks",
-    about=ABOUT,
-    query=(*FILTERS, FIELDS, LAST_EVENT_ID),
-    answers={200: STREAM},
-    streams=True,
-)
-async def all_events(call: ApiCall) -> web.StreamResponse:
-    """Follow all stacks and jobs, or the stacks that the filters of the list select."""
+@route("GET", "/events", HISTORY, STREAM, query=(*FILTERS, FIELDS, LAST_EVENT_ID), streams=True)
+async def stream_events(call: ApiCall) -> web.StreamResponse:
+    """Follow all stacks.
+
+    Server-sent events; `data` is JSON.
+
+    - `hello`: the stream has begun, and what follows is new. List the stacks now.
+    - `stack`: a stack is new or has changed; the stack as in a list, with all its fields.
+    - `deleted`: `{"stack_id": …}`
+    - `job`: a batch job changed; the data is the job, as `GET /stacks/batch-delete/{job_id}` shows one that deletes, and as
+      `GET /stacks/batch/{job_id}` shows any other.
+    - `left`: `{"stack_id": …}`; with a filter: the stack is there, but no longer one of those that you chose.
+    - `skipped`: after `Last-Event-ID`: of the stacks that follow, only the present state is still known, not each one between.
+    - `reset`: the event of `Last-Event-ID` is too old. List the stacks again.
+    - `dropped`: this client read too slowly. The stream ends. Continue with `Last-Event-ID`, or list again.
+
+    A browser's EventSource cannot send a header: read the stream with `fetch`, or give the key as `api_key`.
+    """
     parameters = call.parameters
     selection, render = StackSelection(parameters), _render(parameters.get(FIELDS, ()))
     kind_of = _selected(selection) if selection else lambda change: change.kind
     return await _stream(call, _Subscriber(render, _visible(call.key, kind_of)))
 
 
-@route(
-    "GET",
-    "/stacks/{stack_id}/events",
-    id="streamStackEvents",
-    tag=HISTORY,
-    summary="Follow one stack",
-    about="As `GET /events`, for one stack: it begins with the stack's present state and ends when the stack is gone.",
-    query=(FIELDS, LAST_EVENT_ID),
-    answers={200: STREAM},
-    streams=True,
-)
-async def stack_events(call: ApiCall) -> web.StreamResponse:
-    """Follow one stack: begins with it as it is, and ends after it is deleted."""
+@route("GET", "/stacks/{stack_id}/events", HISTORY, STREAM, query=(FIELDS, LAST_EVENT_ID), streams=True)
+async def stream_stack_events(call: ApiCall) -> web.StreamResponse:
+    """Follow one stack.
+
+    As `GET /events`, for one stack: it begins with the stack's present state and ends when the stack is gone.
+    """
     stack, render = call.stack, _render(call.parameters.get(FIELDS, ()))
     name = stack.stack_id
     return await _stream(call, _Subscriber(render, lambda change: change.kind if change.name == name else None, stack))

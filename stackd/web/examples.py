@@ -65,16 +65,7 @@ status: {}
 TARGET_PORT = [{"container_port": 80, "protocol": "TCP"}]
 PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]
 CREATE: dict[str, Any] = {"target_port": TARGET_PORT, "pod_spec": POD_SPEC}
-CREATE_WITH_MORE: dict[str, Any] = {**CREATE, "ttl": "30m", "labels": {"team": "7"}, "if_exists": "return"}
-
 CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"team": "7"}}
-
-CREATES: dict[str, Any] = {
-    "a web server": CREATE,
-    "with more": CREATE_WITH_MORE,
-    "from a template": CREATE_FROM_TEMPLATE,
-}
-
 LISTED_STACK: dict[str, Any] = {
     "stack_id": STACK_ID,
     "pod_id": STACK_ID,
@@ -99,124 +90,82 @@ DETAIL: dict[str, Any] = {
     "ended": False,
 }
 CREATED_STACK: dict[str, Any] = {**DETAIL, "status": "creating", "updated_at": CREATED, "labels": {}}
-STATUS: dict[str, Any] = {
-    "stack_id": STACK_ID,
-    "status": "running",
-    "ttl": EXPIRES,
-    "ports": PORTS,
-    "node_public_ip": "12.34.56.78",
-}
-STATS: dict[str, Any] = {
-    "total_stacks": 7,
-    "active_stacks": 7,
-    "node_distribution": {"dev-worker": 3, "dev-worker2": 4},
-    "used_node_ports": 7,
-    "reserved_cpu_milli": 700,
-    "reserved_memory_bytes": 939524096,
-}
-JOB: dict[str, Any] = {
-    "job_id": JOB_ID,
-    "status": "completed",
-    "total": 3,
-    "deleted": 1,
+ERRORS: list[dict[str, Any]] = [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted"}]
+PROGRESS: dict[str, Any] = {
     "not_found": 1,
     "failed": 1,
-    "errors": [
-        {
-            "stack_id": STACK_ID,
-            "error": f"{STACK_ID} could not be deleted: Kubernetes has not answered for over 2 s; retry",
-        }
-    ],
+    "errors": ERRORS,
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }
-BATCHES: dict[str, Any] = {
-    "half an hour more for everybody with a label": {
-        "action": "extend",
-        "ttl": "30m",
-        "labels": {"challenge": "web-1"},
+OF: dict[str | None, dict[str, Any]] = {
+    "Create": {
+        "a web server": CREATE,
+        "with more": {**CREATE, "ttl": "30m", "labels": {"team": "7"}, "if_exists": "return"},
+        "from a template": CREATE_FROM_TEMPLATE,
     },
-    "a fresh pod for three": {"action": "restart", "stack_ids": ["stack-1", "stack-2", "stack-3"]},
-}
-BATCH_JOB: dict[str, Any] = {
-    "job_id": JOB_ID,
-    "action": "extend",
-    "ttl": "30m",
-    "status": "completed",
-    "total": 3,
-    "done": 1,
-    "not_found": 1,
-    "failed": 1,
-    "errors": [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted"}],
-    "created_at": CREATED,
-    "updated_at": "2026-02-10T02:03:10.535664Z",
-}
-ACTIVITY: dict[str, Any] = {
-    "activity": [
-        {
-            "at": CREATED,
-            "by": "operator",
+    "StackCreated": {"created": CREATED_STACK},
+    "StackDetail": {"running": DETAIL},
+    "StackList": {"one": {"stacks": [LISTED_STACK]}},
+    "StackStatusAnswer": {
+        "running": {
+            "stack_id": STACK_ID,
+            "status": "running",
+            "ttl": EXPIRES,
+            "ports": PORTS,
+            "node_public_ip": "12.34.56.78",
+        }
+    },
+    "Deleted": {"deleted": {"deleted": True, "stack_id": STACK_ID}},
+    "Extend": {"half an hour": {"ttl": "30m"}},
+    "Timeline": {
+        "created": {
+            "stack_id": STACK_ID,
+            "events": [{"at": CREATED, "kind": "accepted", "reason": "", "message": "", "by": "platform"}],
+        }
+    },
+    "BatchDelete": {"three": {"stack_ids": ["stack-1", "stack-2", "stack-3"]}},
+    "Batch": {
+        "half an hour more for everybody with a label": {
             "action": "extend",
             "ttl": "30m",
-            "job_id": JOB_ID,
             "labels": {"challenge": "web-1"},
-            "message": "",
-            "status": "completed",
-            "total": 40,
-            "done": 40,
-            "not_found": 0,
-            "failed": 0,
-            "created_at": CREATED,
-            "updated_at": "2026-02-10T02:03:10.535664Z",
         },
-        {
-            "at": "2026-02-10T02:01:02.5Z",
-            "by": "platform",
-            "action": "create",
-            "stack_id": STACK_ID,
-            "labels": {"challenge": "web-1", "team": "7"},
-            "message": "",
+        "a fresh pod for three": {"action": "restart", "stack_ids": ["stack-1", "stack-2", "stack-3"]},
+    },
+    "JobAccepted": {"accepted": {"job_id": JOB_ID}},
+    "JobOfMany": {"accepted": {"job_id": JOB_ID, "total": 3}},
+    "Job": {"finished": {"job_id": JOB_ID, "status": "completed", "total": 3, "deleted": 1, **PROGRESS}},
+    "BatchJob": {
+        "finished": {
+            "job_id": JOB_ID,
+            "action": "extend",
+            "ttl": "30m",
             "status": "completed",
-            "total": 1,
+            "total": 3,
             "done": 1,
-            "not_found": 0,
-            "failed": 0,
-        },
-    ],
-    "next_cursor": None,
+            **PROGRESS,
+        }
+    },
+    "Stats": {
+        "seven": {
+            "total_stacks": 7,
+            "active_stacks": 7,
+            "node_distribution": {"dev-worker": 3, "dev-worker2": 4},
+            "used_node_ports": 7,
+            "reserved_cpu_milli": 700,
+            "reserved_memory_bytes": 939524096,
+        }
+    },
+    "Healthy": {"ok": {"status": "ok"}},
+    "Ready": {"ready": {"status": "ready"}},
+    "NotReady": {
+        "not ready": {
+            "error": "waiting for the cluster: Kubernetes cannot be reached: Connection refused",
+            "status": "not ready",
+            "reasons": ["waiting for the cluster: Kubernetes cannot be reached: Connection refused"],
+        }
+    },
+    "Takeover": {"asked": {"asked": "vm1"}},
 }
-CAPACITY: dict[str, Any] = {
-    "fits": 14,
-    "limited_by": "cpu",
-    "nodes": {"dev-worker": 8, "dev-worker2": 6},
-    "quota": 93,
-    "quota_limited_by": "memory",
-    "quota_seen_at": CREATED,
-    "ports": 1760,
-    "free_node_ports": 1740,
-    "stacks": None,
-    "unassigned": 20,
-    "requested_cpu_milli": 100,
-    "requested_memory_bytes": 134217728,
-    "requested_ephemeral_storage_bytes": 67108864,
-    "requested_ports": 1,
-    "assumes": "nodes run nothing but stacks, and have no taints",
-}
-TIMELINE: dict[str, Any] = {
-    "stack_id": STACK_ID,
-    "events": [
-        {"at": CREATED, "kind": "accepted", "reason": "", "message": "", "by": "platform"},
-        {
-            "at": "2026-02-10T02:02:41.20185Z",
-            "kind": "failed",
-            "reason": "ImagePullBackOff",
-            "message": "container app: the image cannot be pulled",
-            "by": "cluster",
-        },
-    ],
-}
-NOT_READY: dict[str, Any] = {
-    "error": "waiting for the cluster: Kubernetes cannot be reached: Connection refused",
-    "status": "not ready",
-    "reasons": ["waiting for the cluster: Kubernetes cannot be reached: Connection refused"],
-}
+"""The examples of each schema that has some."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 import orjson
 from aiohttp import hdrs, web
@@ -21,18 +22,21 @@ from stackd.errors import InvalidRequest, JobNotFound
 from stackd.lifecycle.idempotency import StoredResponse
 from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
-from stackd.web import bodies, examples, requests
+from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
-from stackd.web.bodies import CLOSE, OPEN, in_turns, is_unread, listed_body, read_missing, rendered
+from stackd.web.bodies import in_turns, is_unread, listed_body, read_entries
 from stackd.web.parameters import Parameter, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.selection import FIELDS, FILTERS, LABEL, StackSelection
-from stackd.web.stacks import STACKS, WRITTEN_ONCE, first_answer, read_body
+from stackd.web.stacks import STACKS, first_answer, read_body
 
 BATCH = "Batch jobs"
 LARGEST_PAGE = 1000
 DEFAULT_PAGE = 100
 STREAM_ABOVE = 256 * 1024
+ENTRIES_OF_PIECE = 64
+OPEN: Final = b'{"stacks":['
+CLOSE: Final = b"]}"
 
 
 def cursor_of(at: int, name: str) -> str:
@@ -62,43 +66,46 @@ LIMIT: Final = number(
 )
 
 
-def _job_answer(body: type[contract.Body], job: str, *, replayed: bool = True) -> dict[int, Answer]:
-    example: dict[str, Any] = {"job_id": examples.JOB_ID} | ({"total": 3} if body is contract.JobOfMany else {})
-    return {202: Answer(about="The job.", body=body, examples={"accepted": example}, job=job, replayed=replayed)}
-
-
-@route(
-    "GET",
-    "/stacks",
-    id="listStacks",
-    tag=STACKS,
-    summary="List stacks",
-    about="Without parameters: all stacks, with the documented fields.",
-    query=(*FILTERS, LIMIT, CURSOR, FIELDS),
-    answers={
-        200: Answer(about="Stacks.", body=contract.StackList, examples={"one": {"stacks": [examples.LISTED_STACK]}})
-    },
-)
+@route("GET", "/stacks", STACKS, Answer("Stacks.", contract.StackList), query=(*FILTERS, LIMIT, CURSOR, FIELDS))
 async def list_stacks(call: ApiCall) -> web.StreamResponse:
-    """List all stacks, or those that the parameters select."""
+    """List stacks.
+
+    Without parameters: all stacks, with the documented fields.
+    """
     if call.key.tenant or (call.request.query_string and call.parameters):
         return await _list_selected(call)
-    parts = await call.api.bodies.everything()
-    pieces = [part for part in parts if not isinstance(part, tuple)]
-    if len(pieces) < len(parts):
-        return await streamed_json(call.request, read_missing(parts, call.api.context.store, listed_body))
-    size = sum(map(len, pieces))
+    entries = await call.api.bodies.listed()
+    if entries is None:
+        return await _read_list(call, call.view.stacks(), listed_body, CLOSE)
+    size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(CLOSE)
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
-        return ReadyAnswer(b"".join(pieces))
-    # A long list is sent piece by piece, at the reader's pace: a slow one holds references to shared bytes, no copies.
+        return ReadyAnswer(OPEN + b",".join(entries) + CLOSE)
+    # A long list is sent in pieces, at the reader's pace.
     response = web.StreamResponse()
     response.content_type = JSON
     response.content_length = size
     await response.prepare(call.request)
-    for piece in pieces:
-        await response.write(piece)
-    await response.write_eof()
+    before = OPEN
+    for start in range(0, len(entries), ENTRIES_OF_PIECE):
+        await response.write(before + b",".join(entries[start : start + ENTRIES_OF_PIECE]))
+        before = b","
+    await response.write_eof(CLOSE)
     return response
+
+
+async def _read_list(
+    call: ApiCall, stacks: Sequence[Stack], render: Callable[[Stack], bytes], end: bytes
+) -> web.StreamResponse:
+    """Stream the list of these stacks, of which some pod specs have to be read."""
+
+    async def pieces() -> AsyncGenerator[bytes, None]:
+        yield OPEN
+        async with aclosing(read_entries(stacks, call.api.context.store, render)) as entries:
+            async for piece in entries:
+                yield piece
+        yield end
+
+    return await streamed_json(call.request, pieces())
 
 
 async def _list_selected(call: ApiCall) -> web.StreamResponse:
@@ -120,24 +127,23 @@ async def _list_selected(call: ApiCall) -> web.StreamResponse:
         end = b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
     render = bodies.encoder(contract.Stack, fields) if fields else listed_body
     if (not fields or "pod_spec" in fields) and any(map(is_unread, shown)):
-        pieces = [OPEN, *rendered(shown, render), end]
-        return await streamed_json(call.request, read_missing(pieces, call.api.context.store, render))
+        return await _read_list(call, shown, render, end)
     return json_response(OPEN + b",".join([render(stack) async for stack in in_turns(shown)]) + end)
 
 
 @route(
     "DELETE",
     "/stacks",
-    id="deleteStacks",
-    tag=BATCH,
-    summary="Delete all stacks with a label",
-    about="Starts a batch-delete job for all stacks that match. At least one `label` is required.",
+    BATCH,
+    Answer("The job.", contract.JobOfMany, status=202, job="getBatchDelete"),
     query=FILTERS,
     required=LABEL,
-    answers=_job_answer(contract.JobOfMany, "getBatchDelete", replayed=False),
 )
-async def delete_matching(call: ApiCall) -> web.Response:
-    """Start a job that deletes all stacks that match."""
+async def delete_stacks(call: ApiCall) -> web.Response:
+    """Delete all stacks with a label.
+
+    Starts a batch-delete job for all stacks that match. At least one `label` is required.
+    """
     parameters = call.parameters
     selection = StackSelection(parameters)
     if LABEL not in parameters:
@@ -151,19 +157,16 @@ async def delete_matching(call: ApiCall) -> web.Response:
 @route(
     "POST",
     "/stacks/batch-delete",
-    id="batchDelete",
-    tag=BATCH,
-    summary="Delete many stacks",
-    about="Answers at once. Ask for the job's progress with its id.",
-    query=(WRITTEN_ONCE,),
+    BATCH,
+    Answer("The job.", contract.JobAccepted, status=202, job="getBatchDelete"),
     body=contract.BatchDelete,
-    examples={"three": {"stack_ids": ["stack-1", "stack-2", "stack-3"]}},
-    answers=_job_answer(contract.JobAccepted, "getBatchDelete"),
-    errors=(409, 422),
     replays=True,
 )
 async def batch_delete(call: ApiCall) -> web.Response:
-    """Start a job that deletes these stacks."""
+    """Delete many stacks.
+
+    Answers at once. Ask for the job's progress with its id.
+    """
     body = await read_body(call)
 
     async def run(claim: Claim | None) -> StoredResponse:
@@ -178,23 +181,20 @@ async def batch_delete(call: ApiCall) -> web.Response:
 @route(
     "POST",
     "/stacks/batch",
-    id="batch",
-    tag=BATCH,
-    summary="Do something with many stacks",
-    about="Extends, restarts, stops, starts or deletes them. Answers at once; ask for the job's progress with its id. Labels "
-    "choose their stacks in the moment in which the job is accepted: a stack that is created later is not in the job, nor, "
-    "unless the job deletes, one that is being created or deleted. Each stack is extended or restarted once, even if stackd "
-    "dies in the middle. A job that extends does not wait for other jobs. Restarts and starts of a job do not count for "
-    "`limits.creates_per_second` and `limits.creates_per_label`; at most 8 are under way.",
-    query=(WRITTEN_ONCE,),
+    BATCH,
+    Answer("The job.", contract.JobOfMany, status=202, job="getBatch"),
     body=contract.Batch,
-    examples=examples.BATCHES,
-    answers=_job_answer(contract.JobOfMany, "getBatch"),
-    errors=(409, 422),
     replays=True,
 )
 async def batch(call: ApiCall) -> web.Response:
-    """Start a job that does something with many stacks."""
+    """Do something with many stacks.
+
+    Extends, restarts, stops, starts or deletes them. Answers at once; ask for the job's progress with its id. Labels
+    choose their stacks in the moment in which the job is accepted: a stack that is created later is not in the job,
+    nor, unless the job deletes, one that is being created or deleted. Each stack is extended or restarted once, even if
+    stackd dies in the middle. A job that extends does not wait for other jobs. Restarts and starts of a job do not
+    count for `limits.creates_per_second` and `limits.creates_per_label`; at most 8 are under way.
+    """
     body = await read_body(call)
 
     async def run(claim: Claim | None) -> StoredResponse:
@@ -212,34 +212,24 @@ async def _begun(
     return StoredResponse(status=202, body=render(job))
 
 
-@route(
-    "GET",
-    "/stacks/batch-delete/{job_id}",
-    id="getBatchDelete",
-    tag=BATCH,
-    summary="Get a batch-delete job",
-    about="Until `batch_delete.keep_jobs` after its end.",
-    answers={200: Answer(about="The job.", body=contract.Job, examples={"finished": examples.JOB})},
-)
-async def get_job(call: ApiCall) -> web.Response:
-    """Read a job that deletes."""
+@route("GET", "/stacks/batch-delete/{job_id}", BATCH, Answer("The job.", contract.Job))
+async def get_batch_delete(call: ApiCall) -> web.Response:
+    """Get a batch-delete job.
+
+    Until `batch_delete.keep_jobs` after its end.
+    """
     job = _job(call)
     if job.action is not JobAction.DELETE:
         raise JobNotFound(job.job_id)
     return json_response(bodies.job_body(job))
 
 
-@route(
-    "GET",
-    "/stacks/batch/{job_id}",
-    id="getBatch",
-    tag=BATCH,
-    summary="Get a batch job",
-    about="A job of any action, until `batch_delete.keep_jobs` after its end.",
-    answers={200: Answer(about="The job.", body=contract.BatchJob, examples={"finished": examples.BATCH_JOB})},
-)
+@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", contract.BatchJob))
 async def get_batch(call: ApiCall) -> web.Response:
-    """Read any job."""
+    """Get a batch job.
+
+    A job of any action, until `batch_delete.keep_jobs` after its end.
+    """
     return json_response(bodies.batch_body(_job(call)))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -15,10 +16,11 @@ from aiohttp import web
 from stackd import __version__
 from stackd.config import Config
 from stackd.contract import Body, fields_of, is_body, is_optional
+from stackd.lifecycle.idempotency import KEY_LIMIT
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
 from stackd.web import examples
-from stackd.web.api import ROUTES, ApiCall, Route, Shape, route
+from stackd.web.api import IDEMPOTENCY_KEY, ROUTES, ApiCall, Route, Shape, route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.listing import BATCH
 from stackd.web.pages import file_of, send
@@ -44,6 +46,14 @@ A key of scope `admin` may do everything. One of scope `read` may read everythin
 `metrics` may read `/metrics`, `/healthz`, `/readyz` and `/owner`. One of scope `tenant` may do everything with the stacks that
 have its labels. Others' stacks and jobs do not exist for it, and `/metrics`, `/reconcile` and `/takeover` are a 403."""
 
+WRITTEN_ONCE: Final = Parameter(
+    IDEMPOTENCY_KEY,
+    "A value that the client chooses for one request. For a day, a repetition with the same value gets the first answer "
+    "again, even if limits or policies have changed.",
+    str,
+    {"pattern": "^[!-~](?:[ -~]*[!-~])?$", "maxLength": KEY_LIMIT},
+    where="header",
+)
 TAGS: Final = {
     STACKS: "A stack is a hardened pod and a NodePort service with a time to live.",
     BATCH: "Extending, restarting, stopping, starting or deleting many stacks as one job.",
@@ -156,37 +166,44 @@ def _operation(each: Route, *, public: bool) -> Schema:
         }
         for name in re.findall(r"\{(\w+)", each.path)
     ]
-    parameters = [*in_path, *(_parameter(one, required=one is each.required) for one in each.query)]
+    query = (*each.query, *((WRITTEN_ONCE,) if each.replays else ()))
+    parameters = [*in_path, *(_parameter(one, required=one is each.required) for one in query)]
     responses: dict[int, Schema] = {
         status: {"$ref": f"#/components/responses/{status}"} for status in _errors(each, public=public)
     }
-    for status, answer in each.answers.items():
-        headers = ("Retry-After",) if status == 503 else ("Idempotency-Replayed",) if answer.replayed else ()
-        content = {"schema": _shape(answer.body), **_examples(answer.examples)}
-        responses[status] = {"description": answer.about, "content": {answer.media: content}, **_headers(*headers)}
+    for answer in each.answers:
+        headers = ("Retry-After",) if answer.status == 503 else ("Idempotency-Replayed",) if each.replays else ()
+        described = {
+            "description": answer.about,
+            "content": {answer.media: _content(answer.body)},
+            **_headers(*headers),
+        }
         if answer.job:
             link = {"operationId": answer.job, "parameters": {"job_id": "$response.body#/job_id"}}
-            responses[status]["links"] = {"job": link}
-    described: Schema = {"operationId": each.id, "tags": [each.tag], "summary": each.summary, "description": each.about}
-    if public:
-        described["security"] = []
-    if parameters:
-        described["parameters"] = parameters
-    if each.body:
-        content = {"schema": _shape(each.body), **_examples(each.examples)}
-        described["requestBody"] = {"required": True, "content": {JSON: content}}
-    return described | {"responses": {str(status): responses[status] for status in sorted(responses)}}
+            described["links"] = {"job": link}
+        responses[answer.status] = described
+    summary, _, about = inspect.cleandoc(each.handler.__doc__ or "").partition("\n")
+    return {
+        "operationId": each.id,
+        "tags": [each.tag],
+        "summary": summary.removesuffix("."),
+        "description": about.strip(),
+        **({"security": []} if public else {}),
+        **({"parameters": parameters} if parameters else {}),
+        **({"requestBody": {"required": True, "content": {JSON: _content(each.body)}}} if each.body else {}),
+        "responses": {str(status): responses[status] for status in sorted(responses)},
+    }
 
 
 def _errors(each: Route, *, public: bool) -> set[int]:
     """The statuses of errors that the route can answer."""
-    errors = {*each.errors, 431, 500, 503}
+    errors = {*each.errors, 431, 500, 503, *((409, 422) if each.replays else ())}
     if not public:
         errors |= {401, 429}
         for_all = each.method in SAFE_METHODS and each.path in METRICS_PATHS - OPERATOR_PATHS
         errors |= set() if for_all else {403}
     errors |= {400, 408, 413, 415, 417} if each.body else set()
-    errors |= {400} if each.query else set()
+    errors |= {400} if each.query or each.replays else set()
     return errors | ({404} if "{" in each.path else set())
 
 
@@ -205,8 +222,11 @@ def _headers(*names: str) -> Schema:
     return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}} if names else {}
 
 
-def _examples(values: Mapping[str, Any]) -> Schema:
-    return {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
+def _content(shape: Shape | None) -> Schema:
+    first = shape[0] if isinstance(shape, tuple) else shape
+    values = examples.OF.get(first if isinstance(first, str | None) else first.__name__, {})
+    found = {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
+    return {"schema": _shape(shape), **found}
 
 
 def _ref(name: str) -> Schema:

@@ -115,16 +115,10 @@ def _require(fields: Mapping[str, Any], name: str) -> None:
         raise InvalidRequest(f"invalid request body: {name} is required")
 
 
-class _TwiceError(Exception):
-    """A field is given more than once."""
-
-
 def _check_fields_once(body: bytes) -> None:
     """Raise InvalidRequest if an object, at any depth, has a field twice: neither value is taken."""
     try:
         _FIELDS_ONCE.decode(body.decode())
-    except _TwiceError as twice:
-        raise InvalidRequest(f"invalid request body: the field {twice} is given more than once") from twice
     except RecursionError as exc:
         raise InvalidRequest("invalid request body: it is nested too deeply") from exc
 
@@ -135,7 +129,7 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
-            raise _TwiceError(repr(short(name)))
+            raise InvalidRequest(f"invalid request body: the field {short(name)!r} is given more than once")
         seen.add(name)
 
 

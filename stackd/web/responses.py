@@ -114,7 +114,7 @@ def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str]
     return web.Response(body=raw, status=status, headers=headers, content_type=JSON)
 
 
-async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes | memoryview, None]) -> web.StreamResponse:
+async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None]) -> web.StreamResponse:
     """JSON in pieces that are rendered while they are sent, at the reader's pace."""
     response = web.StreamResponse()
     response.content_type = JSON

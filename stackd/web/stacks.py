@@ -17,14 +17,14 @@ from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
-from stackd.lifecycle.idempotency import KEY_LIMIT, Replayable, StoredResponse, check_key
+from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key
 from stackd.lifecycle.verbs import delete, extend, restart, start, stop, until_gone, until_status
 from stackd.model import Stack, StackStatus
 from stackd.store import Claim, Store
 from stackd.units import format_duration
-from stackd.web import bodies, examples, requests
+from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
-from stackd.web.parameters import Parameter, Parameters, flag, length, number, one_of, text
+from stackd.web.parameters import Parameters, flag, length, number, one_of, text
 from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response
 
@@ -37,14 +37,6 @@ DEFAULT_WAIT = 30.0
 LONGEST_WAIT = 60.0
 DEFAULT_TAIL = 200
 LONGEST_TAIL = 10_000
-WRITTEN_ONCE: Final = Parameter(
-    IDEMPOTENCY_KEY,
-    "A value that the client chooses for one request. For a day, a repetition with the same value gets the first answer "
-    "again, even if limits or policies have changed.",
-    str,
-    {"pattern": "^[!-~](?:[ -~]*[!-~])?$", "maxLength": KEY_LIMIT},
-    where="header",
-)
 DRY_RUN: Final = flag("dry_run", "`true` or `1`: validate here and in the cluster, and write nothing.")
 WAIT: Final = one_of(
     "wait",
@@ -62,37 +54,27 @@ TAIL: Final = number("tail", f"How many of the last lines; {DEFAULT_TAIL} if not
 CONTAINER: Final = text("container", "Of this container; the first one if not given.")
 
 
-def _detail_answer(about: str, status: str = "creating", *, replayed: bool = False) -> dict[int, Answer]:
-    example = {**examples.DETAIL, "status": status}
-    return {200: Answer(about=about, body="StackDetail", examples={status: example}, replayed=replayed)}
+DETAIL: Final = Answer("The stack.", "StackDetail")
 
 
 @route(
     "POST",
     "/stacks",
-    id="createStack",
-    tag=STACKS,
-    summary="Create a stack",
-    about="Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer "
-    "again.",
-    query=(DRY_RUN, WRITTEN_ONCE),
+    STACKS,
+    Answer("The stack.", "StackCreated", status=201),
+    Answer(
+        "With `dry_run`: what would be created. With `if_exists=return`: the existing stack.",
+        (contract.DryRun, "StackDetail"),
+    ),
+    query=(DRY_RUN,),
     body=contract.Create,
-    examples=examples.CREATES,
-    answers={
-        201: Answer(
-            about="The stack.", body="StackCreated", examples={"created": examples.CREATED_STACK}, replayed=True
-        ),
-        200: Answer(
-            about="With `dry_run`: what would be created. With `if_exists=return`: the existing stack.",
-            body=(contract.DryRun, "StackDetail"),
-            replayed=True,
-        ),
-    },
-    errors=(409, 422),
     replays=True,
 )
 async def create_stack(call: ApiCall) -> web.Response:
-    """Create a stack, or with ``dry_run`` check whether it could be created."""
+    """Create a stack.
+
+    Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer again.
+    """
     dry = bool(call.request.query_string) and call.parameters.get(DRY_RUN, False)
     body = await read_body(call)
     if dry:
@@ -170,39 +152,28 @@ async def _created(
     return StoredResponse(status=200, body=body)
 
 
-@route(
-    "GET",
-    "/stacks/{stack_id}",
-    id="getStack",
-    tag=STACKS,
-    summary="Get a stack",
-    about="From what stackd knows: it answers while Kubernetes is away, too.",
-    answers=_detail_answer("The stack.", "running"),
-)
+@route("GET", "/stacks/{stack_id}", STACKS, DETAIL)
 async def get_stack(call: ApiCall) -> web.StreamResponse:
-    """Read a stack, from memory."""
+    """Get a stack.
+
+    From what stackd knows: it answers while Kubernetes is away, too.
+    """
     return ReadyAnswer(await call.api.bodies.detail(call.stack))
 
 
 @route(
     "GET",
     "/stacks/{stack_id}/status",
-    id="getStackStatus",
-    tag=STACKS,
-    summary="Get a stack's status",
-    about="With `wait`, answers as soon as the stack has that status or can no longer reach it. `wait=deleted` answers as "
-    "the delete does once the stack is gone.",
+    STACKS,
+    Answer("The status.", (contract.StackStatusAnswer, contract.Deleted)),
     query=(WAIT, TIMEOUT),
-    answers={
-        200: Answer(
-            about="The status.",
-            body=(contract.StackStatusAnswer, contract.Deleted),
-            examples={"running": examples.STATUS},
-        )
-    },
 )
-async def get_status(call: ApiCall) -> web.StreamResponse:
-    """Read a stack's status, or wait for one."""
+async def get_stack_status(call: ApiCall) -> web.StreamResponse:
+    """Get a stack's status.
+
+    With `wait`, answers as soon as the stack has that status or can no longer reach it. `wait=deleted` answers as the
+    delete does once the stack is gone.
+    """
     if call.request.query_string and (query := call.parameters):
         return await _awaited_status(call, query)
     return ReadyAnswer(call.api.bodies.status(call.stack))
@@ -230,21 +201,15 @@ def _patience(call: ApiCall, query: Parameters) -> float:
 @route(
     "DELETE",
     "/stacks/{stack_id}",
-    id="deleteStack",
-    tag=STACKS,
-    summary="Delete a stack",
-    about="Answers when the cluster has confirmed that pod and service are gone.",
+    STACKS,
+    Answer("The stack is gone.", contract.Deleted),
     query=(WAIT_DELETED, TIMEOUT),
-    answers={
-        200: Answer(
-            about="The stack is gone.",
-            body=contract.Deleted,
-            examples={"deleted": {"deleted": True, "stack_id": examples.STACK_ID}},
-        )
-    },
 )
 async def delete_stack(call: ApiCall) -> web.Response:
-    """Delete a stack; with ``wait=deleted``, also wait for a cluster that needs a while."""
+    """Delete a stack.
+
+    Answers when the cluster has confirmed that pod and service are gone.
+    """
     context, query = call.api.context, call.parameters
     waits = query.get(WAIT_DELETED) is not None
     end = context.clock.monotonic() + _patience(call, query)
@@ -300,19 +265,16 @@ def idempotency_key(call: ApiCall) -> str | None:
 @route(
     "POST",
     "/stacks/{stack_id}/extend",
-    id="extendStack",
-    tag=STACKS,
-    summary="Extend a stack's time to live",
-    about="Adds to its end; the whole life may be `stacks.max_ttl` at most.",
-    query=(WRITTEN_ONCE,),
+    STACKS,
+    DETAIL,
     body=contract.Extend,
-    examples={"half an hour": {"ttl": "30m"}},
-    answers=_detail_answer("The stack.", "running", replayed=True),
-    errors=(409, 422),
     replays=True,
 )
 async def extend_stack(call: ApiCall) -> web.Response:
-    """Let a stack live longer."""
+    """Extend a stack's time to live.
+
+    Adds to its end; the whole life may be `stacks.max_ttl` at most.
+    """
     body = await read_body(call)
     context = call.api.context
 
@@ -328,49 +290,31 @@ async def extend_stack(call: ApiCall) -> web.Response:
     return await first_answer(call, body, run, resumes=True)
 
 
-@route(
-    "POST",
-    "/stacks/{stack_id}/stop",
-    id="stopStack",
-    tag=STACKS,
-    summary="Stop a stack: remove its pod",
-    about="Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.",
-    answers=_detail_answer("The stack.", "stopped"),
-    errors=(409,),
-)
+@route("POST", "/stacks/{stack_id}/stop", STACKS, DETAIL, errors=(409,))
 async def stop_stack(call: ApiCall) -> web.Response:
-    """Delete a stack's pod and keep its ports."""
+    """Stop a stack: remove its pod.
+
+    Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.
+    """
     stack = await stop(call.api.context, call.stack.stack_id, by=call.key.name)
     return json_response(await _detail(call.api.context, stack))
 
 
-@route(
-    "POST",
-    "/stacks/{stack_id}/start",
-    id="startStack",
-    tag=STACKS,
-    summary="Give a stopped stack a fresh pod",
-    about="Node ports and time to live stay the same.",
-    answers=_detail_answer("The stack."),
-    errors=(409,),
-)
+@route("POST", "/stacks/{stack_id}/start", STACKS, DETAIL, errors=(409,))
 async def start_stack(call: ApiCall) -> web.Response:
-    """Start a stopped stack."""
+    """Give a stopped stack a fresh pod.
+
+    Node ports and time to live stay the same.
+    """
     return await _fresh(call, start)
 
 
-@route(
-    "POST",
-    "/stacks/{stack_id}/restart",
-    id="restartStack",
-    tag=STACKS,
-    summary="Give a stack a fresh pod",
-    about="Node ports and time to live stay the same. The node may change.",
-    answers=_detail_answer("The stack."),
-    errors=(409,),
-)
+@route("POST", "/stacks/{stack_id}/restart", STACKS, DETAIL, errors=(409,))
 async def restart_stack(call: ApiCall) -> web.Response:
-    """Replace a stack's pod."""
+    """Give a stack a fresh pod.
+
+    Node ports and time to live stay the same. The node may change.
+    """
     return await _fresh(call, restart)
 
 
@@ -390,17 +334,12 @@ async def _detail(context: Context, stack: Stack) -> bytes:
     return bodies.detail_body(await context.store.stacks.whole(stack))
 
 
-@route(
-    "GET",
-    "/stacks/{stack_id}/timeline",
-    id="getTimeline",
-    tag=HISTORY,
-    summary="What happened to a stack?",
-    about="Available until `stacks.keep_history` after the stack is gone.",
-    answers={200: Answer(about="The timeline.", body=contract.Timeline, examples={"failed": examples.TIMELINE})},
-)
-async def timeline(call: ApiCall) -> web.Response:
-    """What happened to a stack, which may be deleted."""
+@route("GET", "/stacks/{stack_id}/timeline", HISTORY, Answer("The timeline.", contract.Timeline))
+async def get_timeline(call: ApiCall) -> web.Response:
+    """What happened to a stack?
+
+    Available until `stacks.keep_history` after the stack is gone.
+    """
     stack_id = call.stack_id
     await call.view.require_history(stack_id)
     store = call.api.context.store
@@ -413,18 +352,18 @@ async def timeline(call: ApiCall) -> web.Response:
 @route(
     "GET",
     "/stacks/{stack_id}/logs",
-    id="getLogs",
-    tag=HISTORY,
-    summary="What did a stack write?",
-    about="From the cluster while the pod exists (no other read asks the cluster). Later, the last lines that stackd kept: "
-    "of containers that failed, and of those that ran when their stack was deleted on its own or expired, as far as the "
-    "cluster delivered them. Generated values are hidden.",
+    HISTORY,
+    Answer("The tenant's own text.", media="text/plain"),
     query=(TAIL, CONTAINER),
-    answers={200: Answer(about="The tenant's own text.", media="text/plain")},
     errors=(409,),
 )
-async def logs(call: ApiCall) -> web.Response:
-    """The last lines of a container: from the cluster while the pod exists, else those that stackd kept."""
+async def get_logs(call: ApiCall) -> web.Response:
+    """What did a stack write?
+
+    From the cluster while the pod exists (no other read asks the cluster). Later, the last lines that stackd kept: of
+    containers that failed, and of those that ran when their stack was deleted on its own or expired, as far as the
+    cluster delivered them. Generated values are hidden.
+    """
     parameters = call.parameters
     tail = parameters.get(TAIL, DEFAULT_TAIL)
     await call.view.require_history(call.stack_id)

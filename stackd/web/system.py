@@ -16,7 +16,7 @@ from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
 from stackd.templates import Template
 from stackd.units import format_duration
-from stackd.web import examples, requests
+from stackd.web import requests
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.bodies import stats_body, time_of
 from stackd.web.parameters import Parameter, flag, number
@@ -53,44 +53,36 @@ DISK: Final = _quantity(
     "Disk of one stack; if not given, what `policy.max_ephemeral_storage` or the namespace's LimitRange gives.",
 )
 PORTS: Final = number("ports", "Ports of one stack.", 1, contract.MAX_TARGET_PORTS)
-FITS: Final = Answer(about="How many more fit.", body=contract.Capacity, examples={"14 more": examples.CAPACITY})
+FITS: Final = Answer("How many more fit.", contract.Capacity)
 
 
-@route(
-    "GET",
-    "/healthz",
-    id="healthz",
-    tag=HEALTH,
-    summary="Does the process answer?",
-    about="It asks neither the file nor the cluster.",
-    answers={200: Answer(about="It does.", body=contract.Healthy, examples={"ok": {"status": "ok"}})},
-    standby=True,
-)
+@route("GET", "/healthz", HEALTH, Answer("It does.", contract.Healthy), standby=True)
 async def healthz(call: ApiCall) -> web.Response:
-    """The process answers."""
+    """Does the process answer?
+
+    It asks neither the file nor the cluster.
+    """
     return json_response(contract.Healthy())
 
 
 @route(
     "GET",
     "/readyz",
-    id="readyz",
-    tag=HEALTH,
-    summary="Does everything work?",
-    about="Tries the file, and says what is known of the cluster. Reads are answered while something does not work.",
-    answers={
-        200: Answer(about="It does.", body=contract.Ready, examples={"ready": {"status": "ready"}}),
-        503: Answer(
-            about="Something does not: Kubernetes is unreachable, silent, uncertain or lacks the node ports, no "
-            "NetworkPolicy protects the stacks, the file cannot be written, or a brake is on.",
-            body=(contract.NotReady, contract.Error),
-            examples={"not ready": examples.NOT_READY},
-        ),
-    },
+    HEALTH,
+    Answer("It does.", contract.Ready),
+    Answer(
+        "Something does not: Kubernetes is unreachable, silent, uncertain or lacks the node ports, no "
+        "NetworkPolicy protects the stacks, the file cannot be written, or a brake is on.",
+        (contract.NotReady, contract.Error),
+        status=503,
+    ),
     early=True,
 )
 async def readyz(call: ApiCall) -> web.Response:
-    """503 with reasons while the mirror is stale, the file cannot be written, or a brake is on."""
+    """Does everything work?
+
+    Tries the file, and says what is known of the cluster. Reads are answered while something does not work.
+    """
     reasons = await unready(call.api)
     if not reasons:
         return json_response(contract.Ready())
@@ -110,35 +102,23 @@ async def unready(api: Api) -> list[str]:
     return [*context.gate.why_not_ready().values()]
 
 
-@route(
-    "GET",
-    "/key",
-    id="key",
-    tag=HEALTH,
-    summary="What may this key do?",
-    about="The name, the scope and the labels of the key that the request has. A standby answers, too.",
-    answers={200: Answer(about="The key.", body=contract.Key)},
-    standby=True,
-)
+@route("GET", "/key", HEALTH, Answer("The key.", contract.Key), standby=True)
 async def key(call: ApiCall) -> web.Response:
-    """What the request's key is called, and what it allows."""
+    """What may this key do?
+
+    The name, the scope and the labels of the key that the request has. A standby answers, too.
+    """
     return json_response(contract.Key(name=call.key.name, scope=call.key.scope, labels=call.key.labels))
 
 
-@route(
-    "GET",
-    "/owner",
-    id="owner",
-    tag=OPERATOR,
-    summary="Who owns the stacks?",
-    about="What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503. "
-    "Load balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough. "
-    "For a tenant's key, all but `role` and `may_change` is empty.",
-    answers={200: Answer(about="The owner.", body=contract.Owner)},
-    standby=True,
-)
+@route("GET", "/owner", OPERATOR, Answer("The owner.", contract.Owner), standby=True)
 async def owner(call: ApiCall) -> web.Response:
-    """Who owns the stacks, by the Lease as it was last seen, and the role of this process."""
+    """Who owns the stacks?
+
+    What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503. Load
+    balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough. For a tenant's key, all but
+    `role` and `may_change` is empty.
+    """
     ownership, may_change = call.api.context.ownership, call.api.context.fence.open
     if call.key.tenant:
         return json_response(contract.Owner(role=ownership.role, may_change=may_change))
@@ -164,49 +144,38 @@ async def owner(call: ApiCall) -> web.Response:
 @route(
     "POST",
     "/takeover",
-    id="takeOver",
-    tag=OPERATOR,
-    summary="Ask the owner to step back",
-    about="For a standby. The owner finishes what is under way and hands the stacks over to this stackd; `GET /owner` shows "
-    "when. 409 where nobody is there to be asked.",
-    answers={202: Answer(about="The owner was asked.", body=contract.Takeover, examples={"asked": {"asked": "vm1"}})},
+    OPERATOR,
+    Answer("The owner was asked.", contract.Takeover, status=202),
     errors=(409,),
     standby=True,
 )
-async def takeover(call: ApiCall) -> web.Response:
-    """Ask the owner to hand the stacks over to this standby; 409 if there is no owner to ask."""
+async def take_over(call: ApiCall) -> web.Response:
+    """Ask the owner to step back.
+
+    For a standby. The owner finishes what is under way and hands the stacks over to this stackd; `GET /owner` shows
+    when. 409 where nobody is there to be asked.
+    """
     return json_response(contract.Takeover(asked=await call.api.context.ownership.ask_for()), status=202)
 
 
-@route(
-    "GET",
-    "/stats",
-    id="stats",
-    tag=HEALTH,
-    summary="Counts over all stacks",
-    about="Stacks, ports and reservations, from memory. A tenant's key counts its own stacks.",
-    answers={200: Answer(about="Counts.", body=contract.Stats, examples={"seven": examples.STATS})},
-)
+@route("GET", "/stats", HEALTH, Answer("Counts.", contract.Stats))
 async def stats(call: ApiCall) -> web.Response:
-    """Counts over the stacks that the key may see."""
+    """Counts over all stacks.
+
+    Stacks, ports and reservations, from memory. A tenant's key counts its own stacks.
+    """
     if not call.key.tenant:
         return json_response(call.api.bodies.stats())
     stacks = call.view.stacks()
     return json_response(stats_body(stacks, sum(len(one.node_ports) for one in stacks if one.ports_held)))
 
 
-@route(
-    "GET",
-    "/reconcile",
-    id="reconcilePlan",
-    tag=OPERATOR,
-    summary="What would a pass of reconciliation do?",
-    about="It changes nothing.",
-    answers={200: Answer(about="The plan.", body=contract.Plan)},
-    early=True,
-)
+@route("GET", "/reconcile", OPERATOR, Answer("The plan.", contract.Plan), early=True)
 async def reconcile_plan(call: ApiCall) -> web.Response:
-    """What a pass would do now, and why."""
+    """What would a pass of reconciliation do?
+
+    It changes nothing.
+    """
     return json_response(plan_body(await call.api.reconciler.plan()))
 
 
@@ -224,37 +193,25 @@ def plan_body(plan: ReconcilePlan) -> contract.Plan:
     )
 
 
-@route(
-    "POST",
-    "/reconcile/confirm",
-    id="reconcileConfirm",
-    tag=OPERATOR,
-    summary="Release a brake, once",
-    about="Releases what is held back now, and nothing that comes later; objects that the last pass has listed as "
-    "unknown are removed. Where no pass can be made at the moment, "
-    "the answer is a 503 with the reason; the release then counts for a minute.",
-    answers={200: Answer(about="What was released.", body=contract.Released)},
-    early=True,
-)
+@route("POST", "/reconcile/confirm", OPERATOR, Answer("What was released.", contract.Released), early=True)
 async def reconcile_confirm(call: ApiCall) -> web.Response:
-    """Release what a brake holds back now, once; 503 if no pass can run."""
+    """Release a brake, once.
+
+    Releases what is held back now, and nothing that comes later; objects that the last pass has listed as unknown are
+    removed. Where no pass can be made at the moment, the answer is a 503 with the reason; the release then counts for a
+    minute.
+    """
     done = await call.api.reconciler.confirm()
     held, removed = tuple(sorted(done.held)), tuple(sorted(done.removed))
     return json_response(contract.Released(released=done.count, held=held, removed=removed))
 
 
-@route(
-    "GET",
-    "/capacity",
-    id="getCapacity",
-    tag=STACKS,
-    summary="How many more fit?",
-    about="Uses the quotas and LimitRanges that stackd read last. All keys share what is free.",
-    query=(CPU, MEMORY, DISK, PORTS),
-    answers={200: FITS},
-)
+@route("GET", "/capacity", STACKS, FITS, query=(CPU, MEMORY, DISK, PORTS))
 async def get_capacity(call: ApiCall) -> web.Response:
-    """How many more stacks of a size fit, by the quotas that the background task read last."""
+    """How many more fit?
+
+    Uses the quotas and LimitRanges that stackd read last. All keys share what is free.
+    """
     parameters = call.parameters
     default, disk = storage(call.api.context), parameters.get(DISK)
     need = StackResources(
@@ -267,20 +224,12 @@ async def get_capacity(call: ApiCall) -> web.Response:
     return _capacity_response(call.api.context, need)
 
 
-@route(
-    "POST",
-    "/capacity",
-    id="getCapacityFor",
-    tag=STACKS,
-    summary="How many more of this stack fit?",
-    about="Takes the body of a create, and reads quotas and LimitRanges now.",
-    body=contract.Create,
-    examples={"a web server": examples.CREATE},
-    answers={200: FITS},
-    asks=True,
-)
-async def post_capacity(call: ApiCall) -> web.Response:
-    """How many more stacks of a create fit, by the quotas as they are now."""
+@route("POST", "/capacity", STACKS, FITS, body=contract.Create, asks=True)
+async def get_capacity_for(call: ApiCall) -> web.Response:
+    """How many more of this stack fit?
+
+    Takes the body of a create, and reads quotas and LimitRanges now.
+    """
     parsed = await requests.create_body(call.view, await read_body(call), labelled=False)
     await refresh_quotas(call.api.context, asked=True)
     create_request = parsed.create_request
@@ -316,19 +265,13 @@ def _capacity_response(context: Context, need: StackResources) -> web.Response:
     )
 
 
-@route(
-    "GET",
-    "/templates",
-    id="listTemplates",
-    tag=STACKS,
-    summary="List the templates",
-    about="What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, "
-    "and counts its own stacks.",
-    query=(HISTORY_FLAG,),
-    answers={200: Answer(about="The templates.", body=contract.Templates)},
-)
+@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates), query=(HISTORY_FLAG,))
 async def list_templates(call: ApiCall) -> web.Response:
-    """The templates, and the state of each one's pool, images and stacks."""
+    """List the templates.
+
+    What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, and
+    counts its own stacks.
+    """
     with_history = bool(call.request.query_string) and call.parameters.get(HISTORY_FLAG, False)
     stacks = Counter((stack.template, stack.status) for stack in call.view.stacks())
     entries = (_template(call.api, each, stacks, with_history=with_history) for each in call.view.templates().values())

@@ -1,4 +1,4 @@
-"""The list in pieces: correct, shared between requests, and blocking nobody."""
+"""The list: read in place where it is not in memory, shared by its readers, and blocking nobody."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import asyncio
 import itertools
 import select
 import socket
-import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -19,95 +16,75 @@ import orjson
 import pytest
 
 from stackd.cli.options import loop_factory
-from stackd.model import PortRange, Stack, StackStatus
+from stackd.model import Stack
 from stackd.store import Store
 from stackd.web.api import Api
-from stackd.web.bodies import HOLD_SECONDS, Listing, Piece, Unread, read_missing
+from stackd.web.bodies import BodyCache, read_entries
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
 from stackd.web.serving import host_and_port
-from tests.harness import harness
-from tests.store.building import PORTS, TestClock, new_stack, stack_id
-from tests.unit.lifecycle.situations import STACK
+from tests.harness import Harness, harness
+from tests.store.building import new_stack, open_store, stack_id
 
 
-def stack(number: int, status: StackStatus = StackStatus.RUNNING) -> Stack:
-    name = f"stack-{number * 2654435761 % (1 << 64):016x}"
-    return replace(STACK, stack_id=name, status=status, created_at=number)
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path) as ready:
+        yield ready
 
 
-def entry(one: Stack) -> bytes:
-    return orjson.dumps({"stack_id": one.stack_id, "status": one.status})
+async def test_readers_share_the_entries_and_only_a_changed_row_is_rendered_again(at: Harness) -> None:
+    cache: BodyCache = at.daemon.api.bodies
+    ids = [await at.running() for _ in range(3)]
+    before = await cache.listed()
+    assert await cache.listed() is before
+    await at.call("POST", f"/stacks/{ids[1]}/extend", {"ttl": "1m"})
+    after = await cache.listed()
+    assert before is not None
+    assert after is not None
+    assert [one is two for one, two in zip(before, after, strict=True)] == [True, False, True]
 
 
-def ready(pieces: list[Piece | Unread]) -> list[Piece]:
-    """The pieces; none of them may be late."""
-    found = [piece for piece in pieces if not isinstance(piece, tuple)]
-    assert len(found) == len(pieces)
-    return found
+LONG = "kind: Pod # " + "x" * 10_000
+SHORT = "kind: Pod # short"
 
 
-def ids(pieces: list[Piece | Unread]) -> list[str]:
-    return listed(b"".join(ready(pieces)))
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    opened = await open_store(tmp_path / "stackd.db")
+    yield opened
+    await opened.close()
 
 
-def listed(body: bytes) -> list[str]:
-    return [one["stack_id"] for one in orjson.loads(body)["stacks"]]
+def with_text(one: Stack) -> bytes:
+    return orjson.dumps({"stack_id": one.stack_id, "pod_spec": one.pod_spec})
 
 
-async def test_the_list_has_every_stack_once_in_the_order_given() -> None:
-    for count in (0, 1, 2, 63, 64, 65, 1000):
-        stacks = tuple(stack(number) for number in range(count))
-        assert ids(await Listing(entry).pieces(stacks)) == [one.stack_id for one in stacks]
+async def fill(store: Store, long: Callable[[int], bool], count: int = 70) -> list[tuple[str, str]]:
+    """Create stacks with long and short pod specs; return their ids and pod specs."""
+    texts = [(LONG if long(number) else SHORT) + str(number) for number in range(count)]
+    for number, text in enumerate(texts):
+        await store.stacks.reserve(new_stack(number, created_at=number, pod_spec=text))
+    return [(stack_id(number), text) for number, text in enumerate(texts)]
 
 
-async def test_a_stack_that_changes_comes_or_goes_changes_one_or_two_pieces_and_shares_the_others() -> None:
-    listing, stacks = Listing(entry), tuple(stack(number) for number in range(2000))
-    before = {id(piece) for piece in (await listing.pieces(stacks))[2:-1]}
-    changes = [
-        (*stacks[:700], stack(700, StackStatus.FAILED), *stacks[701:]),
-        (*stacks[:900], *stacks[901:]),
-        (*stacks, stack(2000)),
-    ]
-    for changed in changes:
-        pieces = await Listing.pieces(listing, changed)
-        assert ids(pieces) == [one.stack_id for one in changed]
-        shared = sum(id(piece) in before for piece in pieces[2:-1])
-        assert shared >= len(before) - 2
-        await listing.pieces(stacks)
-        before = {id(piece) for piece in (await listing.pieces(stacks))[2:-1]}
+@pytest.mark.parametrize("gone", [range(0), range(70), range(1), range(20), range(16, 70), range(0, 70, 2)])
+@pytest.mark.parametrize("long", [lambda number: number != 40, lambda number: number % 3, lambda number: number > 5])
+async def test_long_texts_are_read_in_their_place_and_stacks_that_are_gone_by_then_are_left_out(
+    store: Store, long: Callable[[int], bool], gone: range
+) -> None:
+    wanted = await fill(store, long)
+    stacks = store.stacks.ordered()
+    await store.stacks.remove([stack_id(number) for number in gone])
+    body = b"[" + b"".join([piece async for piece in read_entries(stacks, store, with_text)]) + b"]"
+    expected = [one for number, one in enumerate(wanted) if number not in gone or not long(number)]
+    assert [(one["stack_id"], one["pod_spec"]) for one in orjson.loads(body)] == expected
 
 
-async def test_pieces_are_neither_tiny_nor_huge() -> None:
-    pieces = await Listing(entry).pieces(tuple(stack(number) for number in range(20_000)))
-    counts = [bytes(piece).count(b"stack_id") for piece in ready(pieces)[1:-1]]
-    assert max(counts) <= 256
-    assert 32 <= sum(counts) / len(counts) <= 128
-
-
-async def test_others_get_their_turn_while_a_long_list_is_rendered() -> None:
-    def slow(one: Stack) -> bytes:
-        end = time.perf_counter() + 20e-6
-        while time.perf_counter() < end:
-            pass
-        return entry(one)
-
-    turns = 0
-
-    async def others() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    task = asyncio.create_task(others())
-    began = time.perf_counter()
-    await Listing(slow).pieces(tuple(stack(number) for number in range(3000)))
-    seconds = time.perf_counter() - began
-    task.cancel()
-    longest_piece = 256 * 40e-6
-    assert turns >= seconds / (HOLD_SECONDS + longest_piece) / 3
-    assert turns >= 3
+async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
+    await fill(store, lambda _: True, count=40)
+    reading = read_entries(store.stacks.ordered(), store, with_text)
+    assert [piece.count(b"stack_id") async for piece in reading] == [16, 16, 8]
 
 
 async def test_others_get_a_turn_while_changes_are_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,67 +105,6 @@ async def test_others_get_a_turn_while_changes_are_filtered(monkeypatch: pytest.
     assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
     task.cancel()
     assert turns >= len(changes)
-
-
-LONG = "kind: Pod # " + "x" * 10_000
-SHORT = "kind: Pod # short"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await Store.open(tmp_path / "stackd.db", clock=TestClock(), node_ports=PortRange(*PORTS))
-    yield opened
-    await opened.close()
-
-
-def with_text(one: Stack) -> bytes:
-    return orjson.dumps({"stack_id": one.stack_id, "pod_spec": one.pod_spec})
-
-
-async def fill(store: Store, long: Callable[[int], bool], count: int = 70) -> list[tuple[str, str]]:
-    """Create stacks with long and short pod specs; return their ids and pod specs."""
-    texts = [(LONG if long(number) else SHORT) + str(number) for number in range(count)]
-    for number, text in enumerate(texts):
-        await store.stacks.reserve(new_stack(number, created_at=number, pod_spec=text))
-    return [(stack_id(number), text) for number, text in enumerate(texts)]
-
-
-@pytest.mark.parametrize(
-    "long",
-    [
-        lambda _: True, lambda _: False, lambda number: number == 0, lambda number: number == 69,
-        lambda number: number % 3, lambda number: number > 5, lambda number: number < 64,
-    ],
-)  # fmt: skip
-async def test_long_texts_are_read_in_their_place(store: Store, long: Callable[[int], bool]) -> None:
-    wanted = await fill(store, long)
-    listing = Listing(with_text)
-    for _ in range(2):
-        pieces = await listing.pieces(store.stacks.ordered())
-        body = b"".join([piece async for piece in read_missing(pieces, store, with_text)])
-        assert [(one["stack_id"], one["pod_spec"]) for one in orjson.loads(body)["stacks"]] == wanted
-
-
-@pytest.mark.parametrize("gone", [range(70), range(1), range(20), range(16, 70), range(0, 70, 2)])
-async def test_a_stack_that_has_gone_before_its_text_was_read_is_left_out(store: Store, gone: range) -> None:
-    wanted = await fill(store, lambda number: number != 40)
-    pieces = await Listing(with_text).pieces(store.stacks.ordered())
-    await store.stacks.remove([stack_id(number) for number in gone])
-    body = b"".join([piece async for piece in read_missing(pieces, store, with_text)])
-    left = [name for number, (name, _) in enumerate(wanted) if number not in gone or number == 40]
-    assert listed(body) == left
-
-
-async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
-    await fill(store, lambda _: True, count=40)
-    pieces = await Listing(with_text).pieces(store.stacks.ordered())
-    before = store.counters.statements
-    reading = read_missing(pieces, store, with_text)
-    for _ in range(3):
-        await anext(reading)
-    assert store.counters.statements <= before + 2, "sixteen, and a piece of the list has its own"
-    assert len([piece async for piece in reading]) == 40 - 2 + 1
-    assert store.counters.statements <= before + 4
 
 
 # ---- the address at which stackd says that it listens, and how it accepts clients there
@@ -235,15 +151,3 @@ async def test_a_client_that_sends_many_requests_at_once_gets_one_answer_in_a_tu
                 await asyncio.sleep(0)
         writer.transport.abort()
         assert max(after - before for before, after in pairwise(answered)) == 1
-
-
-async def test_the_same_stacks_are_the_same_pieces_and_not_rendered_again() -> None:
-    rendered: Counter[str] = Counter()
-
-    def counted(one: Stack) -> bytes:
-        rendered[one.stack_id] += 1
-        return entry(one)
-
-    listing, stacks = Listing(counted), tuple(stack(number) for number in range(500))
-    assert await listing.pieces(stacks) is await listing.pieces(stacks)
-    assert set(rendered.values()) == {1}
