@@ -218,7 +218,7 @@ def _wire(context: Context) -> Daemon:
     context.ownership.failed = context.gate.contact_tried.set
     context.ownership.set_back = lambda: context.tasks.background("list again", context.mirror.relist())
     contact = context.cluster.connection.contact
-    contact.on_lost = lambda: context.mirror.lose(ClusterSilent(contact.sentence()))
+    contact.on_lost = lambda: context.mirror.lose(ClusterSilent(str(contact.error())))
     contact.on_back = context.worker.retry_all
     entries = [
         Entry(name="expire", every=EXPIRE_SECONDS, verb=expiries.expire),

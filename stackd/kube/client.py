@@ -2,16 +2,14 @@
 
 Each request is retried until it is answered or its deadline passes. Each change is safe to retry, and touches only our
 objects. The stack determines the names, so a create is idempotent: after a lost response it is sent again, and finds the
-object that the first try created. A delete returns when the object is confirmed gone (invariants 3 and 5). Does not know
-when or why objects are created or deleted. No read of stackd's API waits for any of this.
+object that the first try created. A delete returns when the object is confirmed gone (invariants 3 and 5).
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -34,7 +32,7 @@ from stackd.errors import (
     StillThere,
     VersionExpired,
 )
-from stackd.kube import labels
+from stackd.kube import labels, wire
 from stackd.kube.connection import Again, Deadline, KubeConnection, OnRequest, poll
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Fence
@@ -51,55 +49,32 @@ from stackd.kube.objects import (
 )
 from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
 from stackd.kube.routes import RouteState, WantedRoute, route_state
-from stackd.kube.wire import (
-    GATEWAYS,
-    KINDS,
-    LOG,
-    MERGE_PATCH,
-    NAMESPACES,
-    NOT_FOUND,
-    REVIEWS,
-    UNAUTHORIZED,
-    VERSION,
-    JsonObject,
-    KubeRequest,
-    KubeResponse,
-    document_of,
-    error_of,
-    is_other_uid,
-    may_repeat,
-    names_missing_namespace,
-    read_status,
-    readable,
-)
+from stackd.kube.wire import KINDS, LOG, NAMESPACES, JsonObject, KubeRequest, KubeResponse, error_of, readable
 from stackd.model import RANGE_PREFIX, PortRange
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
 CONNECT_PATIENCE = 3.0
-PAGE, SMALL_PAGE = 500, 25
+PAGE = 250
 # A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
 LIST_SECONDS = 30.0
 # Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
 LONGEST_LIST_PAUSE = 5.0
-_LOG_BYTES = 1024 * 1024
-_VERSION = KubeRequest(verb="get", resource=VERSION)
+_VERSION = KubeRequest(verb="get", resource=wire.VERSION)
 _IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
-_OF_POOLS: Mapping[str, None] = {labels.POOL: None, labels.ASSIGNED: None}
-"""What only the Service of a stack that waits in a pool has."""
 
 
 class Cluster:
-    """One cluster, seen by one instance of stackd in one namespace.
-
-    ``belongs_to`` is the ``cluster_uid`` of the cluster that holds the stacks; empty while it is not known. The
-    namespace is created only in that cluster. Each request raises ClusterUnavailable when the cluster cannot answer.
+    """One cluster, seen by one instance of stackd in one namespace. Each request raises ClusterUnavailable without an
+    answer. ``belongs_to`` is the ``cluster_uid`` of the only cluster in which the namespace may be created, if known.
     """
 
     def __init__(self, target: ClusterTarget, connection: KubeConnection) -> None:
         self.target = target
         self.connection = connection
+        self.instance, self.namespace_name = target.instance, target.namespace
+        self.counts = connection.counts
         self.belongs_to = ""
 
     @classmethod
@@ -118,21 +93,6 @@ class Cluster:
         """Close all connections; running requests and watches fail."""
         await self.connection.close()
 
-    @property
-    def instance(self) -> str:
-        """The name of this stackd among those that share the cluster."""
-        return self.target.instance
-
-    @property
-    def namespace_name(self) -> str:
-        """The namespace of the stacks."""
-        return self.target.namespace
-
-    @property
-    def counts(self) -> Counter[tuple[str, str, str]]:
-        """Requests sent so far by (verb, resource, code); the code is ``none`` for those without a response."""
-        return self.connection.counts
-
     # ---- any request
 
     def deadline(self, seconds: float | None = None) -> Deadline:
@@ -150,9 +110,8 @@ class Cluster:
     async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
         """Send the call, retrying it; returns the first response of Kubernetes that a retry would not change.
 
-        Raises ClusterUnavailable at the deadline; at once for a change while Kubernetes is known not to answer.
-        Time that the call waits for its turn does not count; NoRequestSlot ends a wait as long as the deadline.
-        Raises ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
+        Raises ClusterUnavailable at the deadline, and at once for a change while Kubernetes is known not to answer;
+        ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
         Kubernetes may have done the call more than once, or may have done it although this raises.
         """
         contact, listing = self.connection.contact, call.verb == "list"
@@ -168,7 +127,7 @@ class Cluster:
                 if contact.lost or (isinstance(exc, ClusterUnreachable) and deadline.spent >= CONNECT_PATIENCE):
                     raise
                 return Again(error=exc)
-            if not may_repeat(call, answer):
+            if not wire.may_repeat(call, answer):
                 return answer
             if contact.lost:
                 raise error_of(call, answer)
@@ -182,7 +141,7 @@ class Cluster:
 
     async def answer(self, call: KubeRequest, deadline: Deadline | None = None) -> JsonObject:
         """Send the call, retrying it; returns the JSON of a success. Raises the error that a refusal means."""
-        return document_of(call, await self.ask(call, deadline or self.deadline()))
+        return wire.document_of(call, await self.ask(call, deadline or self.deadline()))
 
     async def find(self, resource: str, name: str, deadline: Deadline | None = None) -> JsonObject | None:
         """The object of that name in the stacks' namespace as JSON, whoever created it; None if there is none."""
@@ -195,30 +154,21 @@ class Cluster:
         """All items of a list, each converted by ``read``, and the list's resourceVersion.
 
         If the pages expire while they are read (the API server answers 410 because etcd was compacted), the list is
-        read again without paging; if a page is larger than stackd reads, in smaller pages. Raises ClusterUnavailable if
-        that does not help.
+        read again without paging. Raises ClusterUnavailable if that does not help.
         """
-        page, failed = PAGE, 0
-        while True:
+        for page in ({"limit": str(PAGE)}, {}):
             items: list[T] = []
-            more = {"limit": str(page)} if page else {}
             try:
                 while True:
-                    paged = replace(call, params={**call.params, **more})
+                    paged = replace(call, params={**call.params, **page})
                     document = await self.answer(paged, self.deadline(LIST_SECONDS))
                     items.extend(readable(call.resource, read, raw) for raw in document["items"])
                     if not (token := document["metadata"].get("continue")):
                         return items, document["metadata"]["resourceVersion"]
-                    more["continue"] = token
-            except VersionExpired as exc:
-                if failed:
-                    raise ClusterUnavailable(f"the list of {call.resource} expired while it was read") from exc
-                page = 0
-            except AnswerTooLarge:
-                if failed:
-                    raise
-                page = SMALL_PAGE
-            failed += 1
+                    page["continue"] = token
+            except VersionExpired:
+                continue
+        raise ClusterUnavailable(f"the list of {call.resource} expired while it was read")
 
     # ---- the cluster
 
@@ -239,10 +189,7 @@ class Cluster:
         return str((await self.answer(_IDENTITY))["metadata"]["uid"])
 
     async def probe(self, seconds: float) -> KubeResponse:
-        """Kubernetes' answer over a new connection within ``seconds``, or ``attempt_timeout`` if that is less.
-
-        Raises ClusterUnavailable.
-        """
+        """Kubernetes' answer over a new connection within ``seconds``, or ``attempt_timeout`` if that is less."""
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
         return await self.connection.probe(_IDENTITY, min(seconds, self.target.attempt_timeout))
 
@@ -261,7 +208,7 @@ class Cluster:
             except ClusterUnavailable as error:
                 log.warning("the new credentials for the cluster could not be tried: %s", error)
             else:
-                if answer.status == UNAUTHORIZED:
+                if answer.status == wire.UNAUTHORIZED:
                     raise error_of(_IDENTITY, answer)
 
         return await self.connection.access.look_again(accepted)
@@ -274,10 +221,8 @@ class Cluster:
             return None
 
     async def ensure_namespace(self) -> None:
-        """Create the stacks' namespace if it does not exist.
-
-        Raises ClusterUnavailable while it is being terminated, and if this is not the stacks' cluster (``belongs_to``):
-        there the namespace is missing, too.
+        """Create the stacks' namespace if it does not exist. Raises ClusterUnavailable while it is being terminated, and if
+        this is not the stacks' cluster (``belongs_to``): there it is missing, too.
         """
         name = self.namespace_name
         if (existing := await self.namespace()) is not None:
@@ -297,17 +242,16 @@ class Cluster:
     async def may(self, ask: AccessReview) -> bool:
         """Whether the cluster allows stackd what ``ask`` describes (SelfSubjectAccessReview)."""
         resource, _, part = ask.resource.partition("/")
-        group = KINDS[resource].group
-        asked = {"verb": ask.verb, "resource": resource, "group": group, "namespace": ask.namespace}
-        asked |= {"subresource": part, "name": ask.name}
+        asked = {"verb": ask.verb, "group": KINDS[resource].group, "resource": resource, "subresource": part}
+        asked |= {"namespace": ask.namespace, "name": ask.name}
         spec = {"resourceAttributes": {key: value for key, value in asked.items() if value}}
-        body = orjson.dumps({**KINDS[REVIEWS].type_meta, "spec": spec})
-        document = await self.answer(KubeRequest(verb="create", resource=REVIEWS, body=body))
+        body = orjson.dumps({**KINDS[wire.REVIEWS].type_meta, "spec": spec})
+        document = await self.answer(KubeRequest(verb="create", resource=wire.REVIEWS, body=body))
         return bool(document["status"]["allowed"])
 
     async def gateway(self, namespace: str, name: str) -> JsonObject:
         """A Gateway as JSON. Raises ObjectNotFound."""
-        return await self.answer(KubeRequest(verb="get", resource=GATEWAYS, namespace=namespace, name=name))
+        return await self.answer(KubeRequest(verb="get", resource=wire.GATEWAYS, namespace=namespace, name=name))
 
     async def list_nodes(self) -> list[NodeState]:
         """All nodes."""
@@ -332,11 +276,8 @@ class Cluster:
         return [raw for raw in listed if labels.is_prepull(raw, self.instance)]
 
     async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
-        """The last ``tail`` lines of a pod's log, at most 1 MiB.
-
-        Raises ObjectNotFound; Conflict, with the reason, when there is no log yet.
-        """
-        params = {"tailLines": str(tail), "limitBytes": str(_LOG_BYTES)}
+        """The last ``tail`` lines of a pod's log, at most 1 MiB. Raises ObjectNotFound; Conflict when there is none yet."""
+        params = {"tailLines": str(tail), "limitBytes": str(1 << 20)}
         call = self.on("get", LOG, name, params=params | ({"container": container} if container else {}))
         answer = await self.ask(call, self.deadline())
         if not answer.ok:
@@ -367,21 +308,13 @@ class Cluster:
         raw = await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run)
         return readable("pods", pod_state, raw)
 
-    async def patch_pod(
-        self,
-        name: str,
-        uid: str,
-        *,
-        labels: Mapping[str, str | None] | None = None,
-        annotations: Mapping[str, str | None] | None = None,
-        timeout: float | None = None,
-    ) -> PodState:
-        """Set (or, with None, remove) labels and annotations of the pod of that uid; returns the pod as it is then.
+    async def patch_pod(self, name: str, uid: str, **metadata: Mapping[str, str | None] | None) -> PodState:
+        """Set (or, with None, remove) ``labels`` and ``annotations`` of the pod of that uid; returns the pod as it is then.
 
         Raises ObjectNotFound; PreconditionFailed if another pod has the name by now.
         """
-        changes = {part: names for part, names in (("labels", labels), ("annotations", annotations)) if names}
-        raw = await self._patch("pods", name, uid, self.deadline(timeout), **changes)
+        changes = {part: names for part, names in metadata.items() if names}
+        raw = await self._patch("pods", name, uid, self.deadline(), **changes)
         return readable("pods", pod_state, raw)
 
     async def delete_pod(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
@@ -398,11 +331,9 @@ class Cluster:
     async def node_port_range(self) -> PortRange | None:
         """The cluster's range of node ports; None if the cluster does not say.
 
-        Sends a Service with the node ports 1 and 65535, and reads the range from the refusal.
-        This is not a dry run, because Kubernetes 1.36 does not check the range in one. If the range covers both ports,
-        the Service is created, and deleted again at once.
-
-        Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
+        Sends a Service with the node ports 1 and 65535, and reads the range from the refusal. Not a dry run, because
+        Kubernetes 1.36 does not check the range in one: if the range covers both, the Service is made, and deleted at
+        once. Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
         """
         name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
         try:
@@ -424,17 +355,8 @@ class Cluster:
         Raises as ``create_service``; ObjectExists if a Service that is neither ours nor has a ``known`` uid has the
         name.
         """
-        deadline = self.deadline(timeout)
-
-        async def change(existing: JsonObject) -> JsonObject:
-            wanted, selector = manifest["metadata"]["labels"], existing["spec"].get("selector") or {}
-            clients = [key for key in labels.labels_of(existing) if key.startswith(labels.CLIENT_LABEL_PREFIX)]
-            others = dict.fromkeys({*clients, labels.POOL} & labels.labels_of(existing).keys() - wanted.keys())
-            return await self._change_service(
-                manifest, existing["metadata"]["uid"], deadline, others, dict.fromkeys(selector)
-            )
-
-        return readable("services", service_state, await self._put("services", manifest, deadline, known, change))
+        raw = await self._put("services", manifest, self.deadline(timeout), known)
+        return readable("services", service_state, raw)
 
     async def patch_service(
         self, manifest: Mapping[str, Any], uid: str, *, timeout: float | None = None
@@ -443,24 +365,10 @@ class Cluster:
 
         Raises NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch_pod``.
         """
-        raw = await self._change_service(manifest, uid, self.deadline(timeout), _OF_POOLS, _OF_POOLS)
+        pooled = {labels.POOL: None, labels.ASSIGNED: None}  # what only the Service of a stack in a pool has
+        as_before = {"metadata": {"uid": uid, "labels": pooled}, "spec": {"selector": pooled}}
+        raw = await self._change("services", manifest, as_before, self.deadline(timeout))
         return readable("services", service_state, raw)
-
-    async def _change_service(
-        self,
-        manifest: Mapping[str, Any],
-        uid: str,
-        deadline: Deadline,
-        others: Mapping[str, None],
-        unselected: Mapping[str, None],
-    ) -> JsonObject:
-        """``others`` are labels, and ``unselected`` keys of the selector, to remove unless the manifest has them."""
-        metadata, spec = manifest["metadata"], manifest["spec"]
-        spec = {**spec, "selector": {**unselected, **spec["selector"]}}
-        changes = {"labels": {**others, **metadata["labels"]}, "annotations": metadata["annotations"]}
-        raw = await self._patch("services", metadata["name"], uid, deadline, spec, **changes, ownerReferences=None)
-        _require_labels("services", raw, manifest)
-        return raw
 
     async def annotate_service(
         self, name: str, uid: str, annotations: Mapping[str, str], *, timeout: float | None = None
@@ -482,21 +390,8 @@ class Cluster:
 
     async def put_route(self, wanted: WantedRoute) -> RouteState:
         """Make the object be as it is wanted: create it, or change the one that is there. Raises as ``put_service``."""
-        deadline, resource, manifest = self.deadline(), wanted.resource, wanted.manifest
-
-        async def change(existing: JsonObject) -> JsonObject:
-            spec, metadata = dict(manifest["spec"]), manifest["metadata"]
-            if resource == "services":  # Kubernetes has filled in its other fields
-                spec["selector"] = {**dict.fromkeys(existing["spec"].get("selector") or {}), **spec["selector"]}
-            else:
-                spec = {**dict.fromkeys(existing["spec"]), **spec}
-            changes = {part: metadata[part] for part in ("labels", "annotations")}
-            raw = await self._patch(resource, wanted.name, existing["metadata"]["uid"], deadline, spec, **changes)
-            _require_labels(resource, raw, manifest)
-            return raw
-
-        raw = await self._put(resource, manifest, deadline, (), change)
-        return readable(resource, partial(route_state, resource), raw)
+        raw = await self._put(wanted.resource, wanted.manifest, self.deadline())
+        return readable(wanted.resource, partial(route_state, wanted.resource), raw)
 
     async def delete_route(self, resource: str, name: str, uid: str | None = None) -> None:
         """Delete one of the objects that give a stack's ports names; works as ``delete``.
@@ -510,14 +405,9 @@ class Cluster:
     # ---- changes of any object
 
     async def _put(
-        self,
-        resource: str,
-        manifest: Mapping[str, Any],
-        deadline: Deadline,
-        known: Collection[str | None],
-        change: Callable[[JsonObject], Awaitable[JsonObject]],
+        self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, known: Collection[str | None] = ()
     ) -> JsonObject:
-        """Create the object, or ``change`` ours that is there; again if the object changes meanwhile."""
+        """Create the object, or change ours that is there; again if the object changes meanwhile."""
         name = manifest["metadata"]["name"]
 
         async def once() -> JsonObject | Again:
@@ -527,11 +417,30 @@ class Cluster:
             if existing is not None and "deletionTimestamp" in existing["metadata"]:
                 return Again(error=_still_there(resource, existing))
             try:
-                return await (self._create(resource, manifest, deadline) if existing is None else change(existing))
+                if existing is None:
+                    return await self._create(resource, manifest, deadline)
+                return await self._change(resource, manifest, existing, deadline)
             except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
                 return Again(error=ClusterUnavailable(f"{resource} {name} keeps changing"))
 
         return await poll(deadline, once)
+
+    async def _change(
+        self, resource: str, manifest: Mapping[str, Any], existing: Mapping[str, Any], deadline: Deadline
+    ) -> JsonObject:
+        """Merge the manifest into the object of that uid, and remove what only ``existing`` has of what stackd writes."""
+        metadata, spec, before = manifest["metadata"], manifest["spec"], existing["spec"]
+        if resource == "services":  # Kubernetes has filled in its other fields
+            spec = {**spec, "selector": {**dict.fromkeys(before.get("selector") or ()), **spec["selector"]}}
+        else:
+            spec = {**dict.fromkeys(before), **spec}
+        ours = (labels.POOL, labels.ASSIGNED, labels.CLIENT_LABEL_PREFIX)
+        old = dict.fromkeys(name for name in labels.labels_of(existing) if name.startswith(ours))
+        changes = {"labels": {**old, **metadata["labels"]}, "annotations": metadata["annotations"]}
+        uid = existing["metadata"]["uid"]
+        raw = await self._patch(resource, metadata["name"], uid, deadline, spec, **changes, ownerReferences=None)
+        _require_labels(resource, raw, manifest)
+        return raw
 
     async def _patch(
         self,
@@ -546,7 +455,7 @@ class Cluster:
         patch = {"metadata": {"uid": uid, **metadata}} | ({"spec": spec} if spec is not None else {})
         body = orjson.dumps(patch, default=dict)
         return await self.answer(
-            self.on("patch", resource, name, uid=uid, body=body, content_type=MERGE_PATCH), deadline
+            self.on("patch", resource, name, uid=uid, body=body, content_type=wire.MERGE_PATCH), deadline
         )
 
     async def _create(
@@ -563,9 +472,9 @@ class Cluster:
             nonlocal namespace_ensured
             answer = await self.ask(call, deadline)
             if answer.ok:
-                return document_of(call, answer)
+                return wire.document_of(call, answer)
             error = error_of(call, answer)
-            if names_missing_namespace(call, answer) and not namespace_ensured:
+            if wire.names_missing_namespace(call, answer) and not namespace_ensured:
                 namespace_ensured = True
                 await self.ensure_namespace()
                 return Again(error=error)
@@ -578,7 +487,8 @@ class Cluster:
                 return Again(error=StillThere(f"{resource} {name} is still being deleted"))
             if existing is None or not _is_ours(existing, self.instance) or _traits(existing) != _traits(manifest):
                 raise error
-            return Again(error=_still_there(resource, existing)) if _is_going(existing) else existing
+            going = existing["metadata"].get("deletionTimestamp")
+            return Again(error=_still_there(resource, existing)) if going else existing
 
         made = await poll(deadline, create)
         exists = bool(made["metadata"].get("resourceVersion"))
@@ -621,16 +531,15 @@ class Cluster:
         call = self.on("delete", resource, name, uid=uid, body=orjson.dumps(options))
         other = False
 
-        async def delete() -> bool | Again:
-            """Whether it is gone with the answer."""
+        async def delete() -> bool | Again:  # whether it is gone with the answer
             nonlocal other
             answer = await self.ask(call, deadline)
-            other = is_other_uid(answer)
-            if answer.status == NOT_FOUND or other:
+            other = wire.is_other_uid(answer)
+            if answer.status == wire.NOT_FOUND or other:
                 return True
             if answer.status == 409:  # between concurrent writers of the object
                 return Again(error=error_of(call, answer))
-            return _is_gone(resource, document_of(call, answer))
+            return _is_gone(resource, wire.document_of(call, answer))
 
         async def is_gone() -> bool | Again:
             existing = await self.find(resource, name, deadline)
@@ -675,17 +584,13 @@ def _is_ours(existing: JsonObject, instance: str, known: Collection[str | None] 
     return not labels.OURS_ALONE.isdisjoint(labels.annotations_of(existing))
 
 
-def _is_going(existing: JsonObject) -> bool:
-    return bool(existing["metadata"].get("deletionTimestamp"))
-
-
 def _is_gone(resource: str, answered: Mapping[str, Any]) -> bool:
     """Whether the object in the response to a delete is gone: it has no finalizers and no grace period is running.
 
     A Status instead of the object means that it was removed. A removed pod carries its ``deletionTimestamp``
     (Kubernetes 1.36). A pod without one does not count as deleted, and the caller looks for it again.
     """
-    if read_status(answered) is not None:
+    if wire.read_status(answered) is not None:
         return True
     metadata = answered["metadata"]
     if resource == "pods" and not metadata.get("deletionTimestamp"):

@@ -28,21 +28,10 @@ from stackd.errors import (
     StackdError,
     UnexpectedAnswer,
 )
+from stackd.kube import wire
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
-from stackd.kube.wire import (
-    FAILING,
-    JSON,
-    LEASES,
-    METHODS,
-    UNAUTHORIZED,
-    KubeRequest,
-    KubeResponse,
-    check,
-    error_of,
-    is_from_node,
-    unexpected,
-)
+from stackd.kube.wire import FAILING, JSON, LEASES, UNAUTHORIZED, KubeRequest, KubeResponse, check, error_of
 from stackd.structs import struct
 from stackd.tasks import acquired_within
 from stackd.workqueue import RetryPolicy
@@ -55,8 +44,6 @@ NO_ANSWER = "none"
 OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
 """The most bytes of one object or error, and of one page of a list. Kubernetes limits an object to 1.5 MiB."""
 _LONGEST_RETRY_AFTER = 300
-_TIME_CODES = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-_NAME_CODES = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 OnRequest = Callable[[str, str, str, float], None]
 
@@ -64,21 +51,20 @@ OnRequest = Callable[[str, str, str, float], None]
 class Deadline:
     """A point in time on the event loop's clock, ``seconds`` after the object is created."""
 
-    __slots__ = ("_at", "seconds")
-
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._at = asyncio.get_running_loop().time() + seconds
+        self._now = asyncio.get_running_loop().time
+        self._at = self._now() + seconds
 
     @property
     def left(self) -> float:
         """Seconds until the deadline; 0 when it has passed."""
-        return max(0.0, self._at - asyncio.get_running_loop().time())
+        return max(0.0, self._at - self._now())
 
     @property
     def spent(self) -> float:
-        """Seconds since the deadline was created."""
-        return self.seconds - (self._at - asyncio.get_running_loop().time())
+        """Seconds since the deadline was created, without the waits for a turn."""
+        return self.seconds - (self._at - self._now())
 
     def extend(self, seconds: float) -> None:
         """Put the deadline off by the time that was spent on waiting for a turn, and not for Kubernetes."""
@@ -86,10 +72,7 @@ class Deadline:
 
 
 class Backoff:
-    """Pauses that double, with jitter, so that many clients do not retry at once; by default those between the tries of
-    one call."""
-
-    __slots__ = ("_retries", "_tries")
+    """Pauses that double, with jitter, so that many clients do not retry at once; by default those of one call."""
 
     def __init__(self, *, first: float = 0.05, most: float = 1.0) -> None:
         self._retries = RetryPolicy(first=first, longest=most)
@@ -156,8 +139,7 @@ class KubeConnection:
         """Kubernetes' answer to the request, even if it is a refusal; sends it once, for at most ``longest`` seconds.
 
         Raises ClusterUnavailable without an answer, NoRequestSlot if so many requests wait that it was not sent, and
-        NotOwner if the fence forbids the request, or ends it midway, when it may have been done. The time that it waits
-        for its turn extends the deadline.
+        NotOwner if the fence forbids the request, or ends it midway, when it may have been done.
         """
         contact = self.contact
         async with self._turn(call, deadline):
@@ -175,7 +157,7 @@ class KubeConnection:
                 if not call.asks_node and not isinstance(exc, AnswerTooLarge):
                     contact.failed(sent, str(exc))
                 raise
-        if answer.status in FAILING and not is_from_node(call, answer):
+        if answer.status in FAILING and not wire.is_from_node(call, answer):
             contact.failed(sent, f"it answers {answer.status}")
         else:
             contact.heard(answer=True)
@@ -183,7 +165,9 @@ class KubeConnection:
 
     @asynccontextmanager
     async def _turn(self, call: KubeRequest, deadline: Deadline) -> AsyncIterator[None]:
-        """A slot among the requests in flight. The Lease needs none: it must not wait behind requests that hang."""
+        """A slot among the requests in flight; the wait for it extends the deadline. The Lease needs none: it must not wait
+        behind requests that hang.
+        """
         if call.resource == LEASES:
             yield
             return
@@ -258,7 +242,7 @@ class KubeConnection:
                         answer = await _read(response, call)
                 except _TRANSPORT_ERRORS as exc:
                     raise unreachable(exc) from exc
-                raise unexpected(call, answer, "not a watch") if answer.status == 200 else error_of(call, answer)
+                raise wire.unexpected(call, answer, "not a watch") if answer.status == 200 else error_of(call, answer)
             try:
                 yield response
             except TimeoutError as exc:
@@ -322,7 +306,7 @@ class KubeConnection:
         if fenced is not None:
             stack.push(fenced.cut_if_given_up)
         response: aiohttp.ClientResponse = await session.request(
-            METHODS[call.verb],
+            wire.METHODS[call.verb],
             URL(self.access.base_url + call.path, encoded=True),
             params=call.params or None,
             data=body if fenced is None else fenced,
@@ -387,8 +371,8 @@ def unreachable(exc: BaseException) -> ClusterUnavailable:
 def _mistrust(exc: Exception) -> str:
     """What is wrong with the certificate, and what to change in the kubeconfig."""
     what, code = getattr(exc, "verify_message", "") or str(exc), getattr(exc, "verify_code", 0)
-    if code in _TIME_CODES:
+    if code in (9, 10):  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
         return f"{what}; renew it, or correct the clock of this machine"
-    if code in _NAME_CODES:
+    if code in (62, 64):  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
         return f"{what}; the kubeconfig's server, or its tls-server-name, must be one of the names in it"
     return f"{what}; the kubeconfig's certificate-authority-data must be that of the authority that issued it"

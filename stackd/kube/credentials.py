@@ -48,8 +48,7 @@ Mode = Literal["auto", "kubeconfig", "in-cluster"]
 SendRequest = Callable[[KubeRequest], Awaitable[JsonObject]]
 AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 LONGEST_AGE: Final = DAY_SECONDS
-"""A token is renewed after this many seconds at the latest, even if it is valid for much longer. So a stackd that was
-off for weeks still has a valid token."""
+"""A token is renewed after this many seconds at the latest: so a stackd that was off for weeks still has a valid one."""
 CHECK_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 60.0
 SHORTEST_SECONDS: Final = 600
@@ -58,10 +57,9 @@ REMEDY: Final = "replace the kubeconfig, and reload"
 IDLE_SECONDS = 60.0
 """How long an idle connection is kept for the next burst of creates. Each new connection costs both sides a TLS
 handshake, just when all players press "start". The API server closes idle connections after 90 s (Kubernetes 1.36)."""
-KEEPALIVE = {"TCP_KEEPIDLE": 6, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
-"""Two times in seconds, a count, and a time in milliseconds. A NAT or load balancer can forget a connection silently.
-So the kernel probes the other side after 6 s of silence, and closes the connection if nothing is acknowledged for 10
-s."""
+KEEPALIVE = {socket.TCP_KEEPIDLE: 6, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 10_000}
+"""Two times in seconds, a count, and a time in milliseconds. A NAT or load balancer can forget a connection silently: the
+kernel probes after 6 s of silence, and closes the connection if nothing is acknowledged for 10 s."""
 READ_BUFFER_BYTES = 2**21
 """As in the Kubernetes client: a watch event can be larger than aiohttp's default of 64 KiB."""
 _BEARER = "BearerToken"
@@ -218,7 +216,7 @@ class Token:
 
     @property
     def lifetime(self) -> float:
-        """How many seconds the token is valid in all."""
+        """In seconds."""
         return self.ends - self.begins
 
 
@@ -281,10 +279,13 @@ class Access:
 
     Each request or watch borrows the session until its response has been read. A session that was replaced is closed when
     nobody uses it any more. ``token`` is the token that is sent, if stackd has to renew it; otherwise None.
+    ``base_url`` is the API server's address, without a slash at the end.
     """
 
     def __init__(self, target: ClusterTarget, credentials: Credentials, current_token: Token | None = None) -> None:
         self._target = target
+        self.base_url = str(credentials.configuration.host).rstrip("/")
+        self.token_file = target.token_file
         self._session: aiohttp.ClientSession | None = None
         self._retired: list[aiohttp.ClientSession] = []
         self._users: Counter[aiohttp.ClientSession] = Counter()
@@ -302,16 +303,6 @@ class Access:
         return cls(target, await load_credentials(target))
 
     @property
-    def base_url(self) -> str:
-        """The API server's address, without a slash at the end."""
-        return str(self._credentials.configuration.host).rstrip("/")
-
-    @property
-    def token_file(self) -> str:
-        """The file that keeps a renewed token across restarts; empty for none."""
-        return self._target.token_file
-
-    @property
     def expiry(self) -> Expiry | None:
         """When the token expires, or else the client certificate; None if neither does or others renew them."""
         if self.token is not None:
@@ -326,8 +317,7 @@ class Access:
 
     @property
     def session(self) -> aiohttp.ClientSession:
-        """The session that holds the connections, opened on first use, to be passed to ``leave``. To send a request, use
-        ``borrowed``."""
+        """The session in use, to be passed to ``leave``; to send a request, use ``borrowed``."""
         if self._session is None:
             self._session = self.new_session(keepalive_timeout=IDLE_SECONDS)
         return self._session
@@ -388,9 +378,8 @@ class Access:
     async def reload(self, seen: int) -> bool:
         """Load the credentials again because those of generation ``seen`` were refused. False: a retry is no use.
 
-        When many requests are refused at once, only one of them reloads. The target limits how often that happens:
-        otherwise a source of bad credentials (such as a plugin) would run for every request. Raises ClusterRefused when
-        the credentials cannot be read, or are for another server: watches and requests would go to two clusters.
+        The target limits how often that happens: otherwise a source of bad credentials (such as a plugin) would run for
+        every request. Raises ClusterRefused when they cannot be read, or are for another server.
         """
         async with self._reloading:
             if self.generation != seen:
@@ -426,7 +415,9 @@ class Access:
             return True
 
     async def _loaded(self) -> Credentials:
-        """The source's current credentials. Raises ConfigError, also if they are for another server."""
+        """The source's current credentials. Raises ConfigError, also if they are for another server: watches and requests
+        would go to two clusters.
+        """
         fresh = await load_credentials(self._target)
         host = fresh.configuration.host
         if host != self._credentials.configuration.host:
@@ -462,9 +453,8 @@ def watched_socket(address: AddrInfo) -> socket.socket:
     made = socket.socket(family, kind, protocol)
     if family in (socket.AF_INET, socket.AF_INET6):
         made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if (option := getattr(socket, name, None)) is not None:  # Linux has them all
-                made.setsockopt(socket.IPPROTO_TCP, option, value)
+        for option, value in KEEPALIVE.items():
+            made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
 
 

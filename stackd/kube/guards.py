@@ -122,19 +122,11 @@ class FencedBody(aiohttp.BytesPayload):
         self._fence = fence
         self._transport: asyncio.Transport | None = None
 
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the body. Raises NotOwner if the fence has closed."""
-        self._begin(writer)
-        await super().write(writer)
-
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """As ``write``, up to a length."""
-        self._begin(writer)
-        await super().write_with_length(writer, content_length)
-
-    def _begin(self, writer: AbstractStreamWriter) -> None:
+        """Write the body, up to a length. Raises NotOwner if the fence has closed."""
         self._fence.require()
         self._transport = writer.transport if isinstance(writer, StreamWriter) else None
+        await super().write_with_length(writer, content_length)
 
     def cut_if_given_up(self, error: object, *_: object) -> None:
         """Reset the connection of a request that was given up with ``error``, so that the rest of it is never delivered.
@@ -180,18 +172,15 @@ class Contact:
         return self.now() - self.heard_at
 
     @property
-    def longest_wait(self) -> float:
-        """For how many seconds the oldest running request has waited for its response; 0 if none is running."""
-        return max((self.now() - sent for sent in self._waiting.values()), default=0.0)
+    def in_question(self) -> bool:
+        """Whether to probe: there is no answer, a request waits for longer than usual, or nothing was heard for long."""
+        oldest = min(self._waiting.values(), default=math.inf)
+        return self.lost or self.now() - oldest > WAITING_SECONDS or self.silence > QUIET_SECONDS
 
     def error(self) -> ClusterUnavailable:
         """The error that Kubernetes does not answer, with the duration, and the reason if known."""
         since = min(self.heard_at, self._failing_since) if self.failures else self.heard_at
         return ClusterUnavailable(f"Kubernetes has not answered for {self.now() - since:.0f} s", detail=self.why)
-
-    def sentence(self) -> str:
-        """The error's text."""
-        return str(self.error())
 
     @contextmanager
     def waiting(self, limit: asyncio.Timeout) -> Iterator[None]:
@@ -248,7 +237,7 @@ async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object
     usual = 0.0
     while True:
         await asyncio.sleep(CHECK_SECONDS)
-        if not (contact.lost or contact.longest_wait > WAITING_SECONDS or contact.silence > QUIET_SECONDS):
+        if not contact.in_question:
             continue
         heard_at, began = contact.heard_at, contact.now()
         # Once Kubernetes counts as lost, its answer may take as long as any other.

@@ -308,7 +308,7 @@ class Gate:
             return f"waiting for the cluster: {self._why_not_reached()}"
         contact = self.cluster.connection.contact
         if contact.lost:
-            return f"{contact.sentence()}; reads return the last known state"
+            return f"{contact.error()}; reads return the last known state"
         if (stale := self.mirror.staleness()) > STALE_SECONDS:
             why = f" ({self.mirror.last_error})" if self.mirror.last_error else ""
             return f"Kubernetes has sent nothing for {stale:.0f} s{why}; reads return the last known state"

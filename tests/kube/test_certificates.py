@@ -84,31 +84,28 @@ async def test_an_intermediate_authority_is_trusted_where_it_is_the_one_that_the
 
 
 @pytest.mark.parametrize(
-    ("other", "host", "days", "why"),
+    ("other", "host", "days", "name", "why"),
     [
-        (True, "IP:127.0.0.1", 1, ""),
-        (False, "IP:192.0.2.1", 1, r".*127\.0\.0\.1"),
-        (False, "IP:127.0.0.1", -1, ".*expired"),
+        (True, "IP:127.0.0.1", 1, "", "certificate is not accepted"),
+        (False, "IP:192.0.2.1", 1, "", r"certificate is not accepted.*127\.0\.0\.1"),
+        (False, "IP:127.0.0.1", -1, "", "certificate is not accepted.*expired"),
+        (False, "DNS:api.example", 1, "api.example", None),
     ],
-    ids=["another authority of the same name", "another host", "expired"],
+    ids=["another authority of the same name", "another host", "expired", "the kubeconfig's tls-server-name"],
 )
-async def test_a_certificate_that_does_not_hold_is_refused(
-    tmp_path: Path, other: bool, host: str, days: int, why: str
+async def test_a_certificate_that_does_not_hold_for_the_servers_name_is_refused(
+    tmp_path: Path, other: bool, host: str, days: int, name: str, why: str | None
 ) -> None:
     (tmp_path / "other").mkdir()
     root = authority(tmp_path, extensions=BARE)
     issuer = authority(tmp_path / "other", extensions=BARE) if other else root
     server = issued(tmp_path, issuer, host=host, days=days, plain=True)
-    async with reached(tmp_path, server, root) as cluster:
-        with pytest.raises(ClusterUnavailable, match=f"certificate is not accepted{why}"):
-            await cluster.cluster_uid()
-
-
-async def test_the_name_that_the_kubeconfig_gives_the_server_is_the_one_that_counts(tmp_path: Path) -> None:
-    root = authority(tmp_path, extensions=BARE)
-    server = issued(tmp_path, root, host="DNS:api.example", plain=True)
-    async with reached(tmp_path, server, root, **{"tls-server-name": "api.example"}) as cluster:
-        assert await cluster.cluster_uid() == "cluster-1"
+    async with reached(tmp_path, server, root, **({"tls-server-name": name} if name else {})) as cluster:
+        if why is None:
+            assert await cluster.cluster_uid() == "cluster-1"
+        else:
+            with pytest.raises(ClusterUnavailable, match=why):
+                await cluster.cluster_uid()
 
 
 @pytest.mark.parametrize(

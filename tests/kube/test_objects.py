@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from stackd.kube.objects import (
@@ -19,9 +21,15 @@ from tests.kube.wire import pod, recording
 SECOND = 1_000_000_000
 
 
-def body(name: str) -> dict[str, object]:
-    document: dict[str, object] = recording(name)["response"]["body"]
+def body(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = recording(name)["response"]["body"]
     return document
+
+
+def node(name: str) -> dict[str, Any]:
+    (raw,) = [one for one in body("nodes-list")["items"] if one["metadata"]["name"] == name]
+    assert isinstance(raw, dict)
+    return raw
 
 
 def test_a_running_pod_as_recorded() -> None:
@@ -82,19 +90,11 @@ def test_what_became_of_the_container_as_recorded(
     assert not seen.ready
 
 
-def test_an_unschedulable_pod_says_why() -> None:
-    seen = pod_state(body("pod-get-toobig"))
-    assert seen.scheduled is False
-    assert seen.node_name is None
-    assert "Insufficient cpu" in seen.unschedulable_message
-
-
-def test_a_pod_that_was_just_created_is_neither_scheduled_nor_not() -> None:
-    seen = pod_state(body("pod-create-201"))
-    assert (seen.scheduled, seen.node_name, seen.containers) == (None, None, ())
-
-
-def test_a_pod_collected_for_its_lost_node_says_so() -> None:
+def test_whether_a_pod_has_a_node_and_was_collected_for_it_as_recorded() -> None:
+    toobig, fresh = pod_state(body("pod-get-toobig")), pod_state(body("pod-create-201"))
+    assert (toobig.scheduled, toobig.node_name) == (False, None)
+    assert "Insufficient cpu" in toobig.unschedulable_message
+    assert (fresh.scheduled, fresh.node_name, fresh.containers) == (None, None, ())
     states = [pod_state(event["object"]) for event in recording("watch-pod-on-deleted-node")["events"]]
     assert [(state.phase, state.disruption, state.deleting) for state in states] == [
         ("Pending", "", False),
@@ -114,9 +114,7 @@ def test_init_containers_come_first_and_are_marked() -> None:
         containerStatuses=[{"name": "app", "image": "i", "state": {}}],
     )
     setup, app = pod_state(raw).containers
-    assert (setup.name, setup.init, setup.restart_count, setup.last_reason, setup.last_exit_code) == (
-        "setup", True, 4, "Error", 2,
-    )  # fmt: skip
+    assert (setup.init, setup.restart_count, setup.last_reason, setup.last_exit_code) == (True, 4, "Error", 2)
     assert (app.name, app.init, app.state) == ("app", False, "")
 
 
@@ -151,27 +149,25 @@ def test_a_service_as_recorded() -> None:
 
 
 def test_nodes_as_recorded() -> None:
-    items = recording("nodes-list")["response"]["body"]["items"]
-    nodes = {state.name: state for state in map(node_state, items)}
-    first = nodes["dev-worker"]
-    assert first == NodeState(
+    state = node_state(node("dev-worker"))
+    assert state == NodeState(
         name="dev-worker",
-        uid=first.uid,
-        labels=first.labels,
+        uid=state.uid,
+        labels=state.labels,
         addresses=(("InternalIP", "10.0.0.1"), ("ExternalIP", "203.0.113.1")),
         ready=True,
-        unschedulable=first.unschedulable,
+        unschedulable=state.unschedulable,
         cpu_milli=1_000_000,
         memory_bytes=1000 * 2**30,
         pods=5000,
     )
-
-
-def test_a_real_kubelets_node_as_recorded() -> None:
-    items = recording("nodes-list")["response"]["body"]["items"]
-    node = {state.name: state for state in map(node_state, items)}["real-worker"]
-    assert (node.cpu_milli, node.memory_bytes, node.pods) == (2000, 24_581_684 * 1024, 110)
-    assert (node.ephemeral_bytes, node.pod_cidrs, node.ready) == (0, (), True)
+    real = node("real-worker")
+    before = node_state(real)
+    assert (before.cpu_milli, before.memory_bytes, before.pods) == (2000, 24_581_684 * 1024, 110)
+    assert (before.ephemeral_bytes, before.pod_cidrs, before.ready) == (0, (), True)
+    real["metadata"]["resourceVersion"] = "99999"
+    real["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-01T00:00:00Z"
+    assert node_state(real) == before, "a heartbeat is no change"
 
 
 @pytest.mark.parametrize(
@@ -179,10 +175,9 @@ def test_a_real_kubelets_node_as_recorded() -> None:
     [
         ({"podCIDR": "10.244.1.0/24"}, ("10.244.1.0/24",)),
         ({"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00::/64"]}, ("10.244.1.0/24", "fd00::/64")),
-        ({}, ()),
     ],
 )
-def test_the_networks_of_a_nodes_pods_are_kept(spec: dict[str, object], cidrs: tuple[str, ...]) -> None:
+def test_a_nodes_pod_networks(spec: dict[str, object], cidrs: tuple[str, ...]) -> None:
     assert node_state({"metadata": {"name": "n", "uid": "u"}, "spec": spec}).pod_cidrs == cidrs
 
 
@@ -199,23 +194,10 @@ def test_a_pods_disk_is_what_the_scheduler_reserves_for_it() -> None:
     assert pod_state(pod("q")).ephemeral_bytes == 0
 
 
-def test_a_heartbeat_of_a_node_changes_nothing_that_is_kept() -> None:
-    raw = recording("nodes-list")["response"]["body"]["items"][0]
-    before = node_state(raw)
-    raw["metadata"]["resourceVersion"] = "99999"
-    raw["status"]["conditions"][0]["lastHeartbeatTime"] = "2027-01-01T00:00:00Z"
-    assert node_state(raw) == before
-
-
 def test_events_of_both_forms_as_recorded() -> None:
-    events = [pod_event(raw) for raw in recording("events-list-toobig")["response"]["body"]["items"]]
-    assert events[0] == PodEvent(
-        type="Warning",
-        reason="FailedScheduling",
-        message=events[0].message,
-        count=1,
-        at=1_795_560_959 * SECOND + 625_371_000,
-    )
-    assert events[1].count == 2
-    kubelet = pod_event(recording("events-list-badimage")["response"]["body"]["items"][1])
+    first, second, *_ = [pod_event(raw) for raw in body("events-list-toobig")["items"]]
+    at = 1_795_560_959 * SECOND + 625_371_000
+    assert first == PodEvent(type="Warning", reason="FailedScheduling", message=first.message, count=1, at=at)
+    assert second.count == 2
+    kubelet = pod_event(body("events-list-badimage")["items"][1])
     assert (kubelet.reason, kubelet.count, kubelet.at) == ("MissingClusterDNS", 4, 1_795_560_972 * SECOND)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 import orjson
@@ -20,6 +21,7 @@ from tests.kube.wire import (
     Reply,
     Stream,
     Wire,
+    changes_of_pods,
     items,
     loses,
     mirroring,
@@ -30,37 +32,30 @@ from tests.kube.wire import (
     seen,
     status,
     then,
-    told,
     until,
 )
 from tests.target import target_at
 
 
+def versions(wire: Wire) -> list[str]:
+    """From which versions the watch of pods was opened."""
+    return [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
+
+
 async def test_a_watch_that_ends_goes_on_where_it_was_without_a_new_list(cluster: Cluster, wire: Wire) -> None:
-    wire.watch(
-        "pods",
-        then(("ADDED", pod("a", version=205)), stay=False),
-        then(("MODIFIED", pod("a", version=209))),
-    )
-    async with mirroring(cluster) as (mirror, _):
-        await seen(mirror, "a", 209)
-        assert mirror.health_by_kind["pods"].relists == 0
-        assert mirror.disconnected_since is None
-    versions = [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
-    assert versions == ["1", "205"]
-    assert len(wire.asked("GET", PODS, watch=False)) == 1
-
-
-async def test_a_bookmark_moves_the_point_from_which_the_watch_goes_on(cluster: Cluster, wire: Wire) -> None:
     async def bookmark(stream: Stream) -> None:
         await stream.bookmark("900")
 
-    wire.watch("pods", bookmark, then(("ADDED", pod("a", version=901))))
+    wire.watch(
+        "pods", then(("ADDED", pod("a", version=205)), stay=False), bookmark, then(("MODIFIED", pod("a", version=909)))
+    )
     async with mirroring(cluster) as (mirror, changes):
-        await seen(mirror, "a", 901)
-        assert mirror.health_by_kind["pods"].bookmarks == 1
-        assert [change.name for change in changes if isinstance(change, PodChanged)] == ["a"]
-    assert [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)] == ["1", "900"]
+        await seen(mirror, "a", 909)
+        pods = mirror.health_by_kind["pods"]
+        assert (pods.relists, pods.bookmarks, mirror.disconnected_since) == (0, 1, None)
+        assert changes_of_pods(changes) == [("a", "came"), ("a", "changed")]
+    assert versions(wire) == ["1", "205", "900"]
+    assert len(wire.asked("GET", PODS, watch=False)) == 1
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["event", "refusal"])
@@ -79,12 +74,12 @@ async def test_after_a_gap_the_differences_of_a_new_list_are_told(
         changes.clear()
         wire.on("GET", PODS, says(items(pod("stays"), pod("moved", version=50), pod("came"), version=300)))
         await until(lambda: any(isinstance(change, Relisted) and change.kind == "pods" for change in changes))
-        assert told(changes) == [("went", "went"), ("moved", "changed"), ("came", "came")]
+        assert changes_of_pods(changes) == [("went", "went"), ("moved", "changed"), ("came", "came")]
         of_pods = [c for c in changes if isinstance(c, PodChanged) or getattr(c, "kind", "") == "pods"]
         assert of_pods[3:] == [Relisted(kind="pods")]
         assert mirror.health_by_kind["pods"].relists == 1
         await until(lambda: len(wire.asked("GET", PODS, watch=True)) == 2)
-    assert wire.asked("GET", PODS, watch=True)[1].query["resourceVersion"] == "300"
+    assert versions(wire) == ["100", "300"]
 
 
 def unreadable(version: int) -> dict[str, object]:
@@ -129,7 +124,7 @@ async def test_a_line_that_cannot_be_read_costs_nothing_but_a_reconnect(
     async with mirroring(cluster) as (mirror, _):
         await seen(mirror, "b", 206)
         assert set(mirror.pods) == {"a", "b"}
-    assert [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)] == ["1", "205"]
+    assert versions(wire) == ["1", "205"]
 
 
 async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster: Cluster, wire: Wire) -> None:
@@ -151,12 +146,12 @@ async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster:
         loses(),
     ],
     ids=[
-        "a page",
-        "a page called JSON",
+        "page",
+        "page called JSON",
         "nothing",
         "half an event",
-        "a page with 404",
-        "no such path",
+        "page with 404",
+        "no path",
         "403",
         "500",
         "503",
@@ -179,14 +174,6 @@ async def test_what_is_no_watch_is_an_outage_however_often_it_is_opened(
         await seen(mirror, "a", 205)
         assert (mirror.disconnected_since, pods.last_error) == (None, "")
     assert len(wire.asked("GET", PODS, watch=False)) == 1
-
-
-async def test_a_watch_that_stands_without_a_word_is_connected_again(cluster: Cluster, wire: Wire) -> None:
-    wire.on("WATCH", PODS, says(status(503, "ServiceUnavailable", "not now"), 503))
-    async with mirroring(cluster) as (mirror, _):
-        await until(lambda: mirror.last_error)
-        await until(lambda: mirror.disconnected_since is None)
-    assert len(wire.asked("GET", PODS, watch=True)) == 2
 
 
 async def test_a_line_may_come_in_any_pieces(cluster: Cluster, wire: Wire) -> None:
@@ -232,83 +219,57 @@ async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_
         pods = mirror.health_by_kind["pods"]
         assert pods.restarts >= 2
         assert pods.disconnected_since is None
-    versions = [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
-    assert versions[:3] == ["1", "1", "1"]
+    assert versions(wire)[:3] == ["1", "1", "1"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_bytes_of_any_kind_keep_a_quiet_connection(cluster: Cluster, wire: Wire) -> None:
-    async def bookmarks(stream: Stream) -> None:
-        for version in range(300, 350):
-            await stream.bookmark(str(version))
-            await asyncio.sleep(0.05)
-        await stream.send("ADDED", pod("a", version=400))
-        await asyncio.sleep(60)
-
-    wire.watch("pods", bookmarks)
-    timings = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=2.0)
-    async with mirroring(cluster, timings) as (mirror, _):
-        await seen(mirror, "a", 400)
-    assert len(wire.asked("GET", PODS, watch=True)) == 1
-
-
-@pytest.mark.parametrize("told", ["1", "90"])
 async def test_an_overloaded_servers_retry_after_is_waited_for_up_to_the_longest_pause(
-    cluster: Cluster, wire: Wire, told: str
+    cluster: Cluster, wire: Wire
 ) -> None:
-    wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After=told))
-    wire.watch("pods", then(("ADDED", pod("a", version=205))))
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    """And a watch that stands without a word counts as connected again."""
+    wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
+    began = time.monotonic()
     timings = Timings(first_pause=0.005, longest_pause=1.0, idle_limit=5.0)
     async with mirroring(cluster, timings) as (mirror, _):
         await until(lambda: "429" in mirror.last_error)
         assert mirror.health_by_kind["pods"].disconnected_since is not None
-        await seen(mirror, "a", 205)
-        assert loop.time() - began >= 1.0
-        assert (mirror.disconnected_since, mirror.last_error) == (None, "")
+        await until(lambda: (mirror.disconnected_since, mirror.last_error) == (None, ""))
+        assert time.monotonic() - began >= 1.0
+    assert len(wire.asked("GET", PODS, watch=True)) == 2
 
 
-async def test_a_token_that_expired_is_renewed_and_the_watch_goes_on(wire: Wire, tmp_path: Path) -> None:
-    token = tmp_path / "token"
-    token.write_text("old")
+async def test_a_watch_goes_on_when_its_token_expires_and_however_often_credentials_are_replaced(
+    wire: Wire, tmp_path: Path
+) -> None:
+    path = kubeconfig(tmp_path / "config", wire.url, {"token": "old"})
     wire.token = "old"
-    path = kubeconfig(tmp_path / "config", wire.url, {"tokenFile": str(token)})
-    cluster = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), namespace=NAMESPACE))
+    waiting, replaced = asyncio.Event(), asyncio.Event()
 
     async def expires(stream: Stream) -> None:
-        wire.token = "new"
-        token.write_text("new")
-
-    wire.watch("pods", expires, then(("ADDED", pod("a", version=205))))
-    async with mirroring(cluster) as (mirror, _):
-        await seen(mirror, "a", 205)
-        assert mirror.last_error == ""
-    await cluster.close()
-
-
-async def test_a_watch_goes_on_however_often_the_credentials_are_replaced_meanwhile(wire: Wire, tmp_path: Path) -> None:
-    path = kubeconfig(tmp_path / "config", wire.url, {"token": "0"})
-    wire.token = "0"
-    renewed = asyncio.Event()
+        wire.token = "0"
+        kubeconfig(path, wire.url, {"token": "0"})
 
     async def waits_for_that(stream: Stream) -> None:
-        await renewed.wait()
+        waiting.set()
+        await replaced.wait()
         await stream.send("ADDED", pod("a", version=205))
+        await asyncio.sleep(60)
 
-    wire.watch("pods", waits_for_that)
+    wire.watch("pods", expires, waits_for_that)
     target = ClusterTarget(mode="kubeconfig", kubeconfig=str(path), namespace=NAMESPACE, reload_interval=0)
     cluster = await Cluster.connect(target)
     async with mirroring(cluster) as (mirror, _):
-        await until(lambda: bool(wire.asked("GET", PODS, watch=True)))
+        await asyncio.wait_for(waiting.wait(), 30)
+        opened = len(versions(wire))
         for number in ("1", "2", "3"):
             wire.token = number
             kubeconfig(path, wire.url, {"token": number})
             wire.on("GET", SYSTEM, says(namespace("kube-system", uid="cluster-1")))
             assert await cluster.cluster_uid() == "cluster-1"
-        renewed.set()
+        replaced.set()
         await seen(mirror, "a", 205)
-        assert len(wire.asked("GET", PODS, watch=True)) == 1
+        assert mirror.last_error == ""
+        assert len(versions(wire)) == opened
     await cluster.close()
 
 

@@ -219,6 +219,11 @@ def status(code: int, reason: str, message: str, **details: Any) -> dict[str, An
     }  # fmt: skip
 
 
+def missing(resource: str, name: str) -> Reply:
+    """There is no such object."""
+    return says(status(404, "NotFound", f'{resource} "{name}" not found', kind=resource, name=name), 404)
+
+
 def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE, **state: Any) -> dict[str, Any]:
     """A pod of a stackd instance, as the API server would return it."""
     return {
@@ -385,7 +390,7 @@ async def seen(mirror: Mirror, name: str, version: int) -> PodState:
     )
 
 
-def told(changes: list[MirrorChange]) -> list[tuple[str, str]]:
+def changes_of_pods(changes: list[MirrorChange]) -> list[tuple[str, str]]:
     """What the mirror reported of pods."""
     pods = [change for change in changes if isinstance(change, PodChanged)]
     return [(c.name, "came" if c.before is None else "went" if c.after is None else "changed") for c in pods]
