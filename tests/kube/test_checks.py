@@ -62,8 +62,9 @@ def test_what_a_real_api_server_has_answered_is_believed_and_nothing_else(name: 
     if name in JSON_OR_REFUSED and answer.status not in PASSING:
         for part in (0.0, 0.5, 0.99):  # it is cut short
             refused(call, replace(answer, body=answer.body[: int(len(answer.body) * part)]))
-        for junk in ({}, [], None, "ok", 0, {"ok": True}, {"kind": "Status"}, {"metadata": {}}):
-            refused(call, as_json(answer.status, junk))
+        junk: tuple[object, ...] = ({}, [], None, "ok", 0, {"ok": True}, {"kind": "Status"}, {"metadata": {}})
+        for one in junk:
+            refused(call, as_json(answer.status, one))
 
 
 @pytest.mark.parametrize("code", sorted(PASSING))

@@ -379,7 +379,7 @@ async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_take
 async def test_logs_that_hang_take_no_turn_of_a_create_and_say_nothing_of_the_api_server(wire: Wire) -> None:
     wire.on("GET", f"{PODS}/p/log", *[waits(30)] * 100)
     wire.on("POST", PODS, says(pod("p"), 201))
-    limits = {"max_in_flight": 2, "logs_in_flight": 2, "timeout": 30.0, "attempt_timeout": 20.0}
+    limits: dict[str, Any] = {"max_in_flight": 2, "logs_in_flight": 2, "timeout": 30.0, "attempt_timeout": 20.0}
     cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, **limits))
     reading = [asyncio.create_task(cluster.pod_log("p", tail=1)) for _ in range(50)]
     await until(lambda: len(wire.seen) >= 2)

@@ -439,7 +439,7 @@ async def test_what_does_not_end_or_is_renewed_by_others_is_left_alone(at: Place
     source = at.folder / "token"
     source.write_text(at.issue(600))
     users = {"static": {"token": "admin"}, "file": {"tokenFile": str(source)}, "plugin": plugin(at.folder, source)}
-    async with at.connected(**users[kind]) as (cluster, renewal):  # type: ignore[arg-type]
+    async with at.connected(**users[kind]) as (cluster, renewal):
         at.at += 500
         await renewal.check()
         assert cluster.connection.access.expiry is None

@@ -141,7 +141,8 @@ def test_a_record_that_is_missing_or_broken_is_named_and_never_raises(annotation
     ["created_at", "ttl_expires_at", "ports", "cpu_milli", "memory_bytes", "labels", "pod_spec", "values", "ended"],
 )
 def test_no_edit_of_the_annotation_can_make_the_rebuild_fall_over(key: str) -> None:
-    for value in (None, [], "x", 7, {"a": []}, [[1]]):
+    values: tuple[object, ...] = (None, [], "x", 7, {"a": []}, [[1]])
+    for value in values:
         service = service_of(RUNS)
         notes = service["metadata"]["annotations"]
         notes["stackd.io/record"] = json.dumps(json.loads(notes["stackd.io/record"]) | {key: value})
