@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.processes import ForkServer
+from tests.faults.process import ForkServer
 
 
 @pytest.fixture(scope="module")
 def forkserver() -> Iterator[ForkServer]:
-    made = ForkServer()
-    yield made
-    made.close()
+    server = ForkServer()
+    yield server
+    server.close()

@@ -1,4 +1,4 @@
-"""What clients were told: the model that the oracle compares the daemon with.
+"""What clients were answered: the model that the oracle compares the daemon with.
 
 Owns: acknowledgements, refusals, and requests without a response, whose result is unknown. Nothing in it comes from the
 daemon's file or from the cluster.
@@ -6,6 +6,7 @@ daemon's file or from the cluster.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +19,10 @@ EARLY = 61 * 10**9
 class Create:
     """One wish for one stack, however often it was sent.
 
-    ``route``: its port has a name (``only``), or it has another port with one (``both``).
-
-    ``marker`` is in its pod spec and in no other, unless the wish is for a stack of a ``template``. ``open``: attempts
-    that may still take effect, or whose effect is unknown. ``since``: how many answers came from an earlier file, so
-    that the present one does not know them. ``loose``: an attempt without an answer may be forgotten together with its
-    file.
+    ``marker`` is in its pod spec and in no other, unless it is for a stack of a ``template``. ``route``: its port has a
+    name (``only``), or it has another port with one (``both``). ``open``: attempts whose effect is unknown. ``since``:
+    how many answers came from an earlier file, so that the present one does not know them. ``may_be_forgotten``: an
+    attempt without an answer was forgotten together with its file.
     """
 
     marker: str
@@ -35,23 +34,17 @@ class Create:
     attempts: int = 0
     asked_at: int = 0
     open: int = 0
-    refused: int = 0
     since: int = 0
-    loose: bool = False
+    may_be_forgotten: bool = False
     answers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def told(self) -> set[str]:
+    def ids(self) -> set[str]:
         """The stack ids in its answers: a single one, if all is well."""
         return {answer["stack_id"] for answer in self.answers}
 
-    @property
-    def stays(self) -> bool:
-        """Whether its pod runs until somebody ends it."""
-        return self.image == RUNS_ON
 
-
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Ending:
     """What was requested and answered about the end of one stack; ``promised``: it has to go; ``gone``: it is gone."""
 
@@ -60,9 +53,9 @@ class Ending:
     gone: bool = False
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Wish:
-    """The states that the stack's user may want now, as far as is known; requests ``under_way`` may change them."""
+    """The states that the stack's user may want now; requests ``under_way`` may change them."""
 
     possible: set[str] = field(default_factory=lambda: {"running"})
     under_way: int = 0
@@ -82,36 +75,34 @@ class Batch:
 
     @property
     def route(self) -> str:
-        """Where it is submitted, and asked for."""
         return "/stacks/batch-delete" if self.action == "delete" else "/stacks/batch"
 
     @property
     def body(self) -> dict[str, Any]:
-        """The request's body."""
         ttl = {"ttl": "10m"} if self.action == "extend" else {}
         return {"stack_ids": self.ids} | ({} if self.action == "delete" else {"action": self.action, **ttl})
 
 
 @dataclass(slots=True, kw_only=True)
 class Ledger:
-    """Everything of one schedule."""
+    """Everything of one schedule.
+
+    ``touched``: stacks whose pod somebody else has ended, by hand or with its node. ``usurped``: stacks whose pod's name
+    somebody else's pod has now. ``expires``: when each stack may expire at the earliest, in nanoseconds of the true time;
+    ``lives``: its time to live. ``fleeting``: stacks of which the cluster may have had nothing when the owner's file
+    became another one. ``files``: how many files the owner has had so far.
+    """
 
     creates: list[Create] = field(default_factory=list)
     batches: list[Batch] = field(default_factory=list)
-    endings: dict[str, Ending] = field(default_factory=dict)
+    endings: defaultdict[str, Ending] = field(default_factory=lambda: defaultdict(Ending))
+    wishes: defaultdict[str, Wish] = field(default_factory=lambda: defaultdict(Wish))
     touched: set[str] = field(default_factory=set)
-    """Stacks whose pod somebody else has ended: by hand, or with its node."""
     usurped: set[str] = field(default_factory=set)
-    """Stacks whose pod's name somebody else's pod has now."""
-    wishes: dict[str, Wish] = field(default_factory=dict)
     expires: dict[str, int] = field(default_factory=dict)
-    """When each stack may expire at the earliest, in nanoseconds of the true time; the daemon's clock may be wrong."""
     lives: dict[str, int] = field(default_factory=dict)
-    """Each stack's time to live in nanoseconds."""
     fleeting: set[str] = field(default_factory=set)
-    """Stacks of which the cluster may have had nothing when the owner's file became another one."""
     files: int = 1
-    """How many files the owner has had so far, one after the other."""
 
     def forget(self) -> None:
         """The owner's file is another one, which knows of earlier promises only what is in the cluster.
@@ -123,7 +114,7 @@ class Ledger:
         self.fleeting |= self.touched | self.usurped
         for create in self.creates:
             create.since = len(create.answers)
-            create.loose = create.loose or create.attempts > len(create.answers)
+            create.may_be_forgotten |= create.attempts > len(create.answers)
         for batch in self.batches:
             batch.forgotten = True
         for ending in self.endings.values():
@@ -134,49 +125,28 @@ class Ledger:
         self.expires[stack_id], self.lives[stack_id] = asked_at + lives - EARLY, lives
 
     def extended(self, stack_id: str, by: int) -> None:
-        """Record that the stack lives longer."""
         if stack_id in self.expires:
             self.expires[stack_id] += by
             self.lives[stack_id] += by
 
     def set_back(self, now: int) -> None:
-        """The true time was set back to ``now``: no stack lives longer from now on than its whole time to live."""
+        """The true time was set back to ``now``: from then on, no stack lives longer than its entire time to live."""
         for stack_id, ends in self.expires.items():
             self.expires[stack_id] = min(ends, now + self.lives[stack_id] - EARLY)
 
-    def ending(self, stack_id: str) -> Ending:
-        """What is known about the end of a stack."""
-        return self.endings.setdefault(stack_id, Ending())
-
-    def wish(self, stack_id: str) -> Wish:
-        """What the user wants of a stack."""
-        return self.wishes.setdefault(stack_id, Wish())
-
-    def told(self) -> dict[str, Create]:
-        """The creates that were answered with 201, by stack id."""
+    def by_id(self) -> dict[str, Create]:
+        """The creates that were answered with 201, by stack id, in the order of their creation."""
         return {answer["stack_id"]: create for create in self.creates for answer in create.answers}
 
-    def known(self) -> list[str]:
-        """The ids of all stacks that a client was told, in the order of their creation."""
-        return list(dict.fromkeys(a["stack_id"] for create in self.creates for a in create.answers))
-
     def expired(self, stack_id: str, now: int) -> bool:
-        """Whether the stack may have expired by then."""
         return self.expires.get(stack_id, now + 1) <= now
 
     def may_be_gone(self, stack_id: str, now: int) -> bool:
-        """Whether an acknowledged stack may be missing."""
-        asked = self.endings.get(stack_id)
-        return (asked is not None and asked.asked > 0) or stack_id in self.fleeting or self.expired(stack_id, now)
+        return self.endings[stack_id].asked > 0 or stack_id in self.fleeting or self.expired(stack_id, now)
 
     def may_have_ended(self, stack_id: str) -> bool:
-        """Whether an acknowledged stack may have lost its pod: to somebody's hand, or to a delete that an owner with
-        another file did not finish.
-        """
-        asked = self.endings.get(stack_id)
-        return stack_id in self.touched or (self.files > 1 and asked is not None and asked.asked > 0)
+        """Whether an acknowledged stack may have lost its pod.
 
-    def must_be_gone(self, stack_id: str) -> bool:
-        """Whether nothing of the stack may be left once all is quiet."""
-        asked = self.endings.get(stack_id)
-        return asked is not None and (asked.gone or asked.promised)
+        To somebody's hand, or to a delete that an owner with another file did not finish.
+        """
+        return stack_id in self.touched or (self.files > 1 and self.endings[stack_id].asked > 0)

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
 from stackd.store import backup_file
 from tests.faults.file import Disk, StateFile
-from tests.faults.forkserver import CLOCK, HOST
-from tests.faults.processes import Process
+from tests.faults.process import CLOCK, HOST, Process
 from tests.harness import KEY, eventually, lose_file
 
 if TYPE_CHECKING:
@@ -35,6 +34,24 @@ STEPS_BACK = "this stackd will stand by"
 OWNER_WORDS = ("the Lease was not renewed in time", "this stackd does not own the stacks any more")
 """Error messages of a daemon that does not own the stacks for now, or any more."""
 
+SETTINGS = {
+    "PATH": "/usr/bin:/bin",
+    "STACKD_AUTH__KEY": KEY,
+    "STACKD_SERVER__PORT": "0",
+    "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
+    "STACKD_CLUSTER__MODE": "kubeconfig",
+    "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
+    "STACKD_STACKS__SCHEDULING_TIMEOUT": "4s",
+    "STACKD_STACKS__IMAGE_PULL_GRACE": "1s",
+    "STACKD_RECONCILE__INTERVAL": "250ms",
+    "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
+    "STACKD_ROUTES__DOMAIN": "stacks.test",
+    "STACKD_ROUTES__GATEWAY": GATEWAY,
+    "STACKD_ROUTES__HTTPS_LISTENER": "https",
+    "STACKD_ROUTES__ACCEPT_TIMEOUT": "100ms",
+    "STACKD_LOG__FORMAT": "json",
+}
+
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
@@ -46,9 +63,11 @@ class Machine:
     kubeconfig: Path
     processes: list[Process] = field(default_factory=list)
     up: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while its daemon listens."""
     expect_stop: bool = False
     in_flight: int = 0
     absent: bool = False
+    crash_at: str = ""
     file: StateFile = field(init=False)
     _pause: float = 0.0
     _keeper: asyncio.Task[None] | None = None
@@ -58,18 +77,11 @@ class Machine:
 
     @property
     def process(self) -> Process:
-        """The current daemon, or the last one."""
         return self.processes[-1]
-
-    @property
-    def url(self) -> str:
-        """The daemon's address; empty before it listens."""
-        return self.processes[-1].url if self.processes else ""
 
     # ---- the daemon
 
     def keep(self) -> None:
-        """Start the daemon, and start it again whenever it dies."""
         self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.name}")
 
     def kill(self, pause: float = 0.0) -> None:
@@ -79,11 +91,9 @@ class Machine:
         self.up.clear()
         self.process.send(signal.SIGKILL)
 
-    def stop(self, pause: float = 0.0) -> None:
+    def stop(self) -> None:
         """SIGTERM; the keeper starts another daemon when this one has stopped."""
-        self._pause = pause
         self.expect_stop = True
-        self.world.counts["stopped"] += 1
         self.process.send(signal.SIGTERM)
 
     async def gone(self, *, kill: bool) -> None:
@@ -111,22 +121,29 @@ class Machine:
             self.world.violated("stops when told", "it does not stop on SIGTERM")
             self.process.send(signal.SIGKILL)
             await self.process.exited
-        self._listen_to(self.process)
+        self._check_log(self.process)
 
     def start(self, crash_at: str = "", **settings: str) -> Process:
         """Start a daemon with other settings, which the keeper does not know of."""
-        return self.world.forkserver.start(self._environment(crash_at) | settings, self.world.folder)
+        own = {
+            "STACKD_STATE__PATH": str(self.file.path),
+            "STACKD_CLUSTER__KUBECONFIG": str(self.kubeconfig),
+            CLOCK: str(self.world.folder / "clock"),
+            HOST: self.name,
+        }
+        environment = SETTINGS | own | self.world.settings | ({CRASH_AT: crash_at} if crash_at else {}) | settings
+        return self.world.forkserver.start(environment, self.world.folder)
 
     async def _keep(self) -> None:
         while True:
             while self.absent:
                 await asyncio.sleep(0.005)
-            crash_at = self.world.starts.pop(0) if self.world.starts else ""
-            self.disk.watch_from_now_on()
+            crash_at = self.crash_at = self.world.starts.pop(0) if self.world.starts else ""
+            self.disk.failed_lately = self.disk.failing
             process = self.start(crash_at)
             self.processes.append(process)
             self.world.counts["starts"] += 1
-            self.world.note(f"{self._daemon(process)} starts" + (f", to die at {crash_at}" if crash_at else ""))
+            self.world.note(f"{self.name}: {process.pid} starts" + (f", to die at {crash_at}" if crash_at else ""))
             await asyncio.wait([process.listening])
             if process.url:
                 self.up.set()
@@ -136,68 +153,38 @@ class Machine:
             await asyncio.sleep(self._pause or RESTART_PAUSE * (code != -signal.SIGKILL))
             self._pause = 0.0
 
-    def _daemon(self, process: Process) -> str:
-        return f"daemon {process.pid}" + (f" on {self.name}" if len(self.world.machines) > 1 else "")
-
     def _judge_death(self, process: Process, code: int, crash_at: str) -> None:
         world = self.world
-        world.note(f"{self._daemon(process)} ended with {code}")
-        self._listen_to(process)
+        world.note(f"{self.name}: {process.pid} ended with {code}")
+        self._check_log(process)
         if code == -signal.SIGKILL:
             world.counts["crashes"] += 1
             if not process.killed:
-                world.counts["crashes at a point"] += 1
+                world.counts["deaths"] += 1
                 world.counts[f"died at {crash_at.split(':', maxsplit=1)[0]}"] += 1
                 world.checked("never ends by itself", bool(crash_at), "somebody else killed it")
-            return
-        if self.expect_stop:
+        elif self.expect_stop:
             self.expect_stop = False
             world.checked("stops when told", code == 0, f"SIGTERM ended it with {code}: {process.lines[-3:]}")
-            return
-        excused = not process.url and self.disk.trouble_seen
-        world.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")
+        else:
+            excused = not process.url and self.disk.failed_lately
+            world.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")
 
-    def _listen_to(self, process: Process) -> None:
+    def _check_log(self, process: Process) -> None:
         """Check that the daemon has logged no unexpected error, and count how often it has stepped back."""
         self.world.counts["steps back"] += sum(STEPS_BACK in line for line in process.lines)
-        for record in process.said():
-            message = str(record.get("message", ""))
-            loud = record.get("level") in ("error", "critical", "raw") or "exception" in record
-            if loud and not self._planned(message):
+        for record in process.records():
+            error = record.get("level") in ("error", "critical", "raw") or "exception" in record
+            if error and not self._expected(str(record.get("message", ""))):
                 self.world.violated("no unexpected error", json.dumps(record)[:2000])
 
-    def _planned(self, message: str) -> bool:
+    def _expected(self, message: str) -> bool:
         # in a schedule that sets the clock, the daemon complains about it
         if message.startswith(("brake:", "the clock of this machine is")):
             return True
         if self.world.owners is not None and any(words in message for words in OWNER_WORDS):
             return True
-        return self.disk.was_in_trouble and message.startswith("stackd: the state file")
-
-    def _environment(self, crash_at: str) -> dict[str, str]:
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "STACKD_AUTH__KEY": KEY,
-            "STACKD_SERVER__PORT": "0",
-            "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
-            "STACKD_STATE__PATH": str(self.file.path),
-            "STACKD_CLUSTER__MODE": "kubeconfig",
-            "STACKD_CLUSTER__KUBECONFIG": str(self.kubeconfig),
-            "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
-            "STACKD_STACKS__SCHEDULING_TIMEOUT": "4s",
-            "STACKD_STACKS__IMAGE_PULL_GRACE": "1s",
-            "STACKD_RECONCILE__INTERVAL": "250ms",
-            "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
-            "STACKD_ROUTES__DOMAIN": "stacks.test",
-            "STACKD_ROUTES__GATEWAY": GATEWAY,
-            "STACKD_ROUTES__HTTPS_LISTENER": "https",
-            "STACKD_ROUTES__ACCEPT_TIMEOUT": "100ms",
-            "STACKD_LOG__FORMAT": "json",
-            CLOCK: str(self.world.folder / "clock"),
-            HOST: self.name,
-        }
-        environment |= self.world.settings
-        return environment | ({CRASH_AT: crash_at} if crash_at else {})
+        return self.disk.ever_failed and message.startswith("stackd: the state file")
 
     # ---- its file
 

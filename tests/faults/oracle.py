@@ -1,6 +1,6 @@
-"""What has to be true when all troubles are over: compares rows, objects and acknowledgements.
+"""What has to be true when all faults are over: compares rows, objects and acknowledgements.
 
-Owns: invariants 3, 4, 5 and 7 at the end. It reads the cluster itself, the state file and what clients were told; of
+Owns: invariants 3, 4, 5 and 7 at the end. It reads the cluster itself, the state file and what clients were answered; of
 the daemon it only reads the responses, which it compares, too. ``InvariantMonitor`` owns 1 and 2 at every moment.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
@@ -18,8 +19,8 @@ from stackd.embedded.store import ObjectChange
 from stackd.kube.records import Unrecoverable, parse_record
 from stackd.model import RANGE_PREFIX
 from tests.faults.file import Row
-from tests.faults.ledger import Batch, Create
-from tests.faults.world import NAMESPACE, OUR_NAME, TEMPLATE, World, is_ours
+from tests.faults.ledger import RUNS_ON, Batch, Create
+from tests.faults.world import NAMESPACE, OUR_NAME, TEMPLATE, World, is_ours, is_theirs
 
 WATCHES = 4
 TRIES = 4
@@ -30,6 +31,8 @@ LONGEST = 86_460 * 10**9
 FINISHED = ("completed", "failed")
 LATE_LEASES = 5
 """How often in a row a busy machine may renew a Lease too late while reads are checked."""
+ONCE = "7 each id counts once"
+STACK = "stackd.io/stack"
 
 
 class Oracle:
@@ -40,275 +43,240 @@ class Oracle:
 
     def differences(self) -> list[str]:
         """What is not (yet) as it has to be: rows against objects (4), promises (3), jobs (7)."""
+        return list(self._differences())
+
+    def _differences(self) -> Iterator[str]:
         world = self._world
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
         # a pod whose Service was lost together with the file is left to the operator
         unknown = {name for name in world.ledger.fleeting if f"svc-{name}" not in services}
-        found = [f"pod {name} has no row" for name in pods.keys() - rows.keys() - unknown]
-        found += [f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows]
-        found += self._routes(rows)
-        found += [f"ConfigMap {name} was not retired" for name in world.objects("configmaps")]
+        yield from (f"pod {name} has no row" for name in pods.keys() - rows.keys() - unknown)
+        yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
+        yield from (f"ConfigMap {name} was not retired" for name in world.objects("configmaps"))
         for row in rows.values():
-            found += self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
+            yield from self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
         if len(world.cluster.server.watches) < WATCHES:
-            found.append("the cluster is not being watched")
-        holders = Counter(world.file.holders().values())
-        held = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held and row.ports}
-        if holders != held:
-            found.append(f"ports are held by {dict(holders)}, and should be by {held}")
-        return found + self._promises(rows) + self._jobs() + self._pool(rows, pods)
+            yield "the cluster is not being watched"
+        holders = Counter(world.file.holders())
+        wanted = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held and row.ports}
+        if holders != wanted:
+            yield f"ports are held by {dict(holders)}, and should be by {wanted}"
+        yield from self._routes(rows, services)
+        yield from self._promises(rows)
+        yield from self._pool(rows, pods)
+        for batch in world.ledger.batches:
+            job = world.file.job(batch.job_id) if batch.job_id is not None else None
+            if batch.job_id and not (batch.forgotten and job is None) and (job is None or job.status not in FINISHED):
+                yield f"{batch.job_id} has not finished: {job}"
 
-    def _pool(self, rows: dict[str, Row], pods: dict[str, dict[str, Any]]) -> list[str]:
+    def _pool(self, rows: dict[str, Row], pods: dict[str, dict[str, Any]]) -> Iterator[str]:
         """The pool is full; each stack that was given away was requested, and its pod says so (11)."""
-        world, found = self._world, []
+        world = self._world
         of_template = [row for row in rows.values() if row.template == TEMPLATE]
         waiting = [row for row in of_template if row.unassigned]
         if world.pool and [row.status for row in waiting] != ["running"] * world.pool:
-            found.append(
-                f"in the pool are {[(row.stack_id, row.status) for row in waiting]}, not {world.pool} that run"
-            )
-        asked = [create for create in world.ledger.creates if create.template]
-        told = {stack_id for create in asked for stack_id in create.told}
-        nobodys = [row.stack_id for row in of_template if not row.unassigned and row.stack_id not in told]
-        unknown = sum(create.open for create in asked)
+            yield f"in the pool are {[(row.stack_id, row.status) for row in waiting]}, not {world.pool} that run"
+        creates = [create for create in world.ledger.creates if create.template]
+        answered = {stack_id for create in creates for stack_id in create.ids}
+        nobodys = [row.stack_id for row in of_template if not row.unassigned and row.stack_id not in answered]
+        unknown = sum(create.open for create in creates)
         if len(nobodys) > unknown:
-            found.append(f"{nobodys} were given to nobody; of {unknown} creates nobody knows what became of them")
+            yield f"{nobodys} were given to nobody; of {unknown} creates nobody knows what became of them"
         for row in of_template:
             pod = pods.get(row.stack_id)
             if pod is not None and ("stackd.io/pool" in pod["metadata"]["labels"]) != row.unassigned:
-                found.append(f"{row.stack_id}: unassigned is {row.unassigned}, and its pod says otherwise")
-        return found
+                yield f"{row.stack_id}: unassigned is {row.unassigned}, and its pod says otherwise"
 
-    def _row(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> list[str]:
-        name, found = row.stack_id, []
+    def _row(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> Iterator[str]:
+        name, wish = row.stack_id, self._world.ledger.wishes[row.stack_id]
         if row.deleting or not row.accepted:
-            return [f"{name} is {'still being deleted' if row.deleting else 'not accepted'}"]
+            yield f"{name} is {'still being deleted' if row.deleting else 'not accepted'}"
+            return
         if row.ttl_expires_at <= self._world.skew.now() and not row.unassigned:
-            return [f"{name} has expired"]
-        wish = self._world.ledger.wish(name)
+            yield f"{name} has expired"
+            return
         if row.desired not in wish.possible:
-            found.append(f"{name} is to be {row.desired}, and was asked to be {wish.possible}")
-        found += self._service(row, service)
+            yield f"{name} is to be {row.desired}, and was asked to be {wish.possible}"
         wanted = (row.ports, frozenset(row.names.values())) if row.ports_held else (frozenset(), frozenset())
         if (row.held, row.held_names) != wanted or row.ports_held == row.ended:
-            held = [*sorted(row.held), *row.held_names]
-            found.append(f"{name}: it holds {held}, ended is {row.ended}, ports_held is {row.ports_held}")
+            yield f"{name}: it holds {[*row.held, *row.held_names]}, ended is {row.ended}, ports_held is {row.ports_held}"
+        yield from self._service(row, service)
         # if somebody else's pod has its pod's name, a stack can neither start nor be stopped completely
-        stuck = name in self._world.ledger.usurped and not row.has_pod_uid
-        if stuck:
-            return found
+        if name in self._world.ledger.usurped and not row.has_pod_uid:
+            return
         if service is not None:
-            found += self._record(row, service, pod)
-        if row.stopped:
-            return found + self._stopped(row, pod)
+            yield from self._record(row, service, pod)
+        if row.desired == "stopped":
+            if pod is not None or row.ended or row.status != "stopped":
+                yield f"{name} is stopped, its pod is {_phase(pod)}, and the file says {row}"
+            return
         if not row.has_pod_uid and not row.ended:  # one that was adopted without its pod has ended
-            return [*found, f"{name}: it has not been started yet"]
-        if not row.ended:
-            found += [f"{name}: labels are missing on its pod"] if pod is not None and not is_ours(pod) else []
-        over = pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
-        if over != row.ended:
-            found.append(f"{name}: ended is {row.ended}, and its pod is {_phase(pod)}")
-        if (expected := _status(pod)) and row.status not in expected:
-            found.append(f"{name}: it is {row.status}, and its pod is {_phase(pod)}")
-        return found
+            yield f"{name}: it has not been started yet"
+            return
+        if not row.ended and pod is not None and not is_ours(pod):
+            yield f"{name}: labels are missing on its pod"
+        ended = pod is None or pod["status"]["phase"] in ("Succeeded", "Failed")
+        if ended != row.ended or row.status not in _statuses(pod, row.status):
+            yield f"{name}: it is {row.status}, ended is {row.ended}, and its pod is {_phase(pod)}"
 
-    def _service(self, row: Row, service: dict[str, Any] | None) -> list[str]:
-        """Each row has a Service: with its node ports, or of type ClusterIP once they were given back."""
-        name = row.stack_id
+    def _service(self, row: Row, service: dict[str, Any] | None) -> Iterator[str]:
+        """With its node ports, or of type ClusterIP once they were given back."""
         if service is None:
-            return [f"{name}: its Service is not there"]
+            yield f"{row.stack_id}: its Service is not there"
+            return
         wanted = ("NodePort", row.ports) if row.ports_held and row.ports else ("ClusterIP", frozenset[int]())
         has = (service["spec"]["type"], node_ports(service["spec"]))
-        found = [] if has == wanted else [f"{name}: its Service is {has}, and should be {wanted}"]
-        return found if is_ours(service) else [*found, f"{name}: labels are missing on its Service"]
+        if has != wanted:
+            yield f"{row.stack_id}: its Service is {has}, and should be {wanted}"
+        if not is_ours(service):
+            yield f"{row.stack_id}: labels are missing on its Service"
 
-    def _routes(self, rows: dict[str, Row]) -> list[str]:
+    def _record(self, row: Row, service: dict[str, Any], pod: dict[str, Any] | None) -> Iterator[str]:
+        """Whoever loses the file gets the same stack from the record of the Service."""
+        record = parse_record(service, pod)
+        if isinstance(record, Unrecoverable):
+            yield f"{row.stack_id}: no row can be made from its Service: {record.reason}"
+            return
+        # the end of a stack in a pool means nothing until it is given
+        ends = record.ttl_expires_at if row.unassigned else row.ttl_expires_at
+        one = (record.desired.value, record.ended, record.ports_held, record.ttl_expires_at, record.pod_spec)
+        other = (row.desired, row.ended, row.ports_held, ends, row.pod_spec)
+        if one != other or record.unassigned != row.unassigned:
+            yield f"{row.stack_id}: its record says {one}, and the file {other}"
+
+    def _routes(self, rows: dict[str, Row], services: dict[str, Any]) -> Iterator[str]:
         """Each row has its routes, with its names, and there are no others."""
-        world, services = self._world, self._world.ours("services")
-        # those of which nothing else is left, and the file is lost, too, are left to the operator
+        world = self._world
+        # those of which nothing else remains, and the file is lost, too, are left to the operator
         unknown = {name for name in world.ledger.fleeting if name not in rows and f"svc-{name}" not in services}
         has = {
             name: obj["spec"].get("hostnames", [])
             for name, obj in world.ours("routes").items()
-            if obj["metadata"]["labels"]["stackd.io/stack"] not in unknown
+            if obj["metadata"]["labels"][STACK] not in unknown
         }
         wanted: dict[str, list[str]] = {}
         for row in rows.values():
             if row.ports_held:
                 wanted |= {name: [hostname] for name, hostname in row.names.items()}
                 wanted |= {f"rt-{row.stack_id}": []} if row.names and row.ports else {}
-        return [] if has == wanted else [f"the routes are {has}, and should be {wanted}"]
+        if has != wanted:
+            yield f"the routes are {has}, and should be {wanted}"
 
-    def _record(self, row: Row, service: dict[str, Any], pod: dict[str, Any] | None) -> list[str]:
-        """Whoever loses the file gets the same stack from the record of the Service."""
-        told = parse_record(service, pod)
-        if isinstance(told, Unrecoverable):
-            return [f"{row.stack_id}: no row can be made from its Service: {told.reason}"]
-        # an ended stack's ports are nobody's; how it ended is read from the pod where the record lacks it
-        one = (told.desired.value, told.ended, told.ports_held, told.ttl_expires_at, told.pod_spec, told.unassigned)
-        # the end of a stack in a pool means nothing until it is given
-        ends = told.ttl_expires_at if row.unassigned else row.ttl_expires_at
-        other = (row.desired, row.ended, row.ports_held, ends, row.pod_spec, row.unassigned)
-        return [] if one == other else [f"{row.stack_id}: its record says {one}, and the file {other}"]
-
-    def _stopped(self, row: Row, pod: dict[str, Any] | None) -> list[str]:
-        name, found = row.stack_id, []
-        if pod is not None:
-            found.append(f"{name} is stopped, and its pod is {_phase(pod)}")
-        if row.ended or row.status != "stopped":
-            found.append(f"{name} is stopped, and the file says {row}")
-        return found
-
-    def _promises(self, rows: dict[str, Row]) -> list[str]:
-        world = self._world
-        found = [f"{stack_id} has to be gone" for stack_id in rows if world.ledger.must_be_gone(stack_id)]
-        for stack_id, create in world.ledger.told().items():
+    def _promises(self, rows: dict[str, Row]) -> Iterator[str]:
+        world, ledger = self._world, self._world.ledger
+        gone = [name for name, ending in ledger.endings.items() if ending.gone or ending.promised]
+        yield from (f"{stack_id} has to be gone" for stack_id in gone if stack_id in rows)
+        for stack_id, create in ledger.by_id().items():
             row = rows.get(stack_id)
             if row is None:
-                if not world.ledger.may_be_gone(stack_id, world.skew.highest()):
-                    found.append(f"{stack_id} was acknowledged, and is gone")
-            elif text := self._end(row):
-                found.append(text)
-            elif row.ended and create.stays and not world.ledger.may_have_ended(stack_id):
-                found.append(f"{stack_id} has ended ({row.status}), and nobody touched it")
-        return found + [text for create in world.ledger.creates if (text := self._count(create, rows))]
-
-    def _end(self, row: Row) -> str:
-        """Compare the expiry with what clients were told, by the API server's time."""
-        world = self._world
-        if row.stack_id in world.ledger.fleeting:
-            return ""  # it had no pod that could carry its expiry
-        early = world.ledger.expires.get(row.stack_id, 0) - row.ttl_expires_at
-        late = row.ttl_expires_at - world.skew.now() - LONGEST
-        if early <= 0 and late <= 0:
-            return ""
-        return f"{row.stack_id} is to end {max(early, late) / 1e9:.0f} s too {'early' if early > 0 else 'late'}"
-
-    def _count(self, create: Create, rows: dict[str, Row]) -> str:
-        """One wish makes at most one stack, the one that was told, and none if it was refused."""
-        mine = [row.stack_id for row in rows.values() if f":{create.marker}\n" in row.pod_spec]
-        told = {answer["stack_id"] for answer in create.answers}
-        if create.loose or (create.since and create.key):
-            return ""  # an earlier file may have known others
-        if len(mine) > 1:
-            return f"{create.marker} has made {mine}"
-        if mine and told and mine[0] not in told:
-            return f"{create.marker} has made {mine}, and {told} was told"
-        if mine and not told and not create.open:
-            return f"{create.marker} was refused, and has made {mine}"
-        return ""
-
-    def _jobs(self) -> list[str]:
-        found = []
-        for batch in self._world.ledger.batches:
-            if batch.job_id is None:
+                if not world.may_be_gone(stack_id):
+                    yield f"{stack_id} was acknowledged, and is gone"
                 continue
-            job = self._world.file.job(batch.job_id)
-            if job is None and batch.forgotten:
-                continue
-            if job is None or job.status not in FINISHED:
-                found.append(f"{batch.job_id} has not finished: {job}")
-        return found
+            # by the API server's time; a fleeting one had no pod that could carry its expiry
+            early = ledger.expires.get(stack_id, 0) - row.ttl_expires_at
+            late = row.ttl_expires_at - world.skew.now() - LONGEST
+            if max(early, late) > 0 and stack_id not in ledger.fleeting:
+                yield f"{stack_id} is to end {max(early, late) / 1e9:.0f} s too {'early' if early > 0 else 'late'}"
+            if row.ended and create.image == RUNS_ON and not ledger.may_have_ended(stack_id):
+                yield f"{stack_id} has ended ({row.status}), and nobody touched it"
+        for create in ledger.creates:
+            yield from self._count(create, rows)
+
+    def _count(self, create: Create, rows: dict[str, Row]) -> Iterator[str]:
+        """One wish makes at most one stack, the one that was answered, and none if it was refused."""
+        if create.may_be_forgotten or (create.since and create.key):
+            return  # an earlier file may have known others
+        mine = {row.stack_id for row in rows.values() if f":{create.marker}\n" in row.pod_spec}
+        if len(mine) > 1 or (mine and create.ids and not mine <= create.ids):
+            yield f"{create.marker} has made {mine}, and {create.ids} was answered"
+        if mine and not create.ids and not create.open:
+            yield f"{create.marker} was refused, and has made {mine}"
+
+    # ---- once, after convergence
 
     def final(self) -> None:
-        """The checks that are made once, after convergence."""
         world = self._world
-        for text in world.foreign.differences():
-            world.violated("5 only ours", text)
-        world.counts["checked 5 only ours"] += 1
+        others = world.foreign.differences()
+        world.checked("5 only ours", not others, f"{others}")
         damage = world.file.damage()
-        world.checked("the file is whole", not damage, damage)
+        world.checked("the file is intact", not damage, damage)
         for batch in world.ledger.batches:
             if batch.job_id is not None:
                 self._job(batch, batch.job_id)
         twice = world.file.done_twice() if world.ledger.files == 1 else []
-        world.checked("7 each id counts once", not twice, f"jobs have extended or restarted these twice: {twice}")
+        world.checked(ONCE, not twice, f"jobs have extended or restarted these twice: {twice}")
 
     def _job(self, batch: Batch, job_id: str) -> None:
-        world, ids, unknown, forgotten = self._world, batch.ids, batch.unknown, batch.forgotten
-        job = world.file.job(job_id)
+        world, job = self._world, self._world.file.job(job_id)
         if job is None:
             return
         counted = Counter(job.items.values())
         same = {"done": job.done, "not_found": job.not_found, "failed": job.failed}
-        good = set(job.items) == set(ids) and job.total == len(ids) == sum(same.values())
+        good = set(job.items) == set(batch.ids) and job.total == len(batch.ids) == sum(same.values())
         good = good and all(counted[state] == number for state, number in same.items())
-        world.checked("7 each id counts once", good, f"{job_id}: {job}")
-        wrong = [name for name in unknown if job.items[name] != "not_found"]
-        world.checked("7 each id counts once", not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
-        latest = world.skew.highest()
-        for stack_id in set(ids) - unknown:
-            asked = 1 if batch.action == "delete" else 0
-            alone = world.ledger.ending(stack_id).asked == asked and not world.ledger.expired(stack_id, latest)
-            lost = alone and job.items[stack_id] == "not_found" and not forgotten
-            world.checked("7 each id counts once", not lost, f"{job_id}: {stack_id} was there, and is not_found")
+        world.checked(ONCE, good, f"{job_id}: {job}")
+        wrong = [name for name in batch.unknown if job.items[name] != "not_found"]
+        world.checked(ONCE, not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
+        for stack_id in set(batch.ids) - batch.unknown:
+            alone = world.ledger.endings[stack_id].asked == (batch.action == "delete")
+            alone = alone and not world.ledger.expired(stack_id, world.skew.highest())
+            lost = alone and job.items[stack_id] == "not_found" and not batch.forgotten
+            world.checked(ONCE, not lost, f"{job_id}: {stack_id} was there, and is not_found")
 
     async def stacks(self) -> dict[str, Any]:
-        """All stacks as the API shows them."""
         listed = await self._world.call("GET", "/stacks")
-        if listed.status != 200:
-            return {}
-        ones = [await self._world.call("GET", f"/stacks/{stack['stack_id']}") for stack in listed.body["stacks"]]
+        stacks = listed.body["stacks"] if listed.status == 200 else []
+        ones = [await self._world.call("GET", f"/stacks/{stack['stack_id']}") for stack in stacks]
         return {one.body["stack_id"]: one.body for one in ones if one.status == 200}
 
     async def same(self, before: dict[str, Any]) -> None:
         """Check that the API shows the same as before, without the times of the last change."""
-        world, end = self._world, time.monotonic() + SAME_SECONDS
-        while (found := self._differ(before, await self.stacks())) and time.monotonic() < end:
+        end = time.monotonic() + SAME_SECONDS
+        while (changes := list(self._changes(before, await self.stacks()))) and time.monotonic() < end:
             await asyncio.sleep(SETTLE_SECONDS)
-        for text in found:
-            world.violated("9 nobody notices", text)
-        world.counts["checked 9 nobody notices"] += 1
+        self._world.checked("9 nobody notices", not changes, "; ".join(changes))
 
-    def _differ(self, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    def _changes(self, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
         ledger, now = self._world.ledger, self._world.skew.now()
-        found = []
         for stack_id in before.keys() | after.keys():
             if stack_id in ledger.fleeting or ledger.expired(stack_id, now):
                 continue
             one, other = before.get(stack_id), after.get(stack_id)
-            create = ledger.told().get(stack_id)
+            create = ledger.by_id().get(stack_id)
             if other is None and (create is None or ledger.may_be_gone(stack_id, now)):
                 continue  # a refused create was undone, or a stack that may be gone is gone
             if one is None or other is None:
-                found.append(f"{stack_id} was {one and one['status']}, and is {other and other['status']}")
+                yield f"{stack_id} was {one and one['status']}, and is {other and other['status']}"
                 continue
-            wish = ledger.wish(stack_id)
-            open_ = create is None or not create.stays or len(wish.possible) > 1
-            found += [
-                f"{stack_id}: {key} was {one.get(key)!r}, and is {other.get(key)!r}"
-                for key in one.keys() | other.keys()
-                if key != "updated_at"
-                and one.get(key) != other.get(key)
-                # What may have changed: how a pod that does not stay has ended, and the effect of a stop or an
-                # extension without an acknowledgement.
-                and not (open_ and key.startswith("status"))
-                and not (key == "ttl_expires_at" and one[key] < other[key])
-            ]
-        return found
+            # How a pod that does not stay has ended may have changed, and the effect of a stop or an extension without
+            # an acknowledgement.
+            open_ = create is None or create.image != RUNS_ON or len(ledger.wishes[stack_id].possible) > 1
+            for key in one.keys() | other.keys():
+                allowed = key == "updated_at" or (open_ and key.startswith("status"))
+                allowed = allowed or (key == "ttl_expires_at" and one[key] < other[key])
+                if one.get(key) != other.get(key) and not allowed:
+                    yield f"{stack_id}: {key} was {one.get(key)!r}, and is {other.get(key)!r}"
 
     async def answers(self) -> None:
         """Check that reads return what is true, and send the cluster no request (invariant 6)."""
         world = self._world
         await world.ready()  # after a leap of the clock, only once the API server's time agrees
-        asked: Counter[tuple[str, str]] = Counter()
+        sent: Counter[tuple[str, str]] = Counter()
         for _ in range(TRIES):  # the daemon may have sent a request of its own
-            before = self._asked()
+            before = self._requests()
             await self._read_all()
-            asked = self._asked() - before
-            if not asked:
+            sent = self._requests() - before
+            if not sent:
                 break
             await asyncio.sleep(SETTLE_SECONDS)
-        world.checked("6 reads ask the cluster nothing", not asked, f"while all was read, it was asked {dict(asked)}")
+        world.checked("6 reads ask the cluster nothing", not sent, f"while all was read, it was asked {dict(sent)}")
 
     async def _read_all(self) -> None:
         world = self._world
         rows = {stack_id: row for stack_id, row in world.file.rows().items() if not row.unassigned}
         listed = await world.call("GET", "/stacks")
         ids = [stack["stack_id"] for stack in listed.body["stacks"]] if listed.status == 200 else []
-        world.checked(
-            "the list is true", sorted(ids) == sorted(rows), f"listed {sorted(ids)}, there are {sorted(rows)}"
-        )
+        world.checked("the list is true", sorted(ids) == sorted(rows), f"listed {ids}, there are {sorted(rows)}")
         for stack_id, row in rows.items():
             one = await world.call("GET", f"/stacks/{stack_id}")
             good = one.status == 200 and {port.get("node_port") for port in one.body["ports"]} - {None} == row.ports
@@ -322,8 +290,7 @@ class Oracle:
                     continue
                 done = "deleted" if batch.action == "delete" else "done"
                 counts = [job.body.get(name, -1) for name in (done, "not_found", "failed")]
-                good = job.body.get("total") == len(batch.ids) == sum(counts)
-                world.checked("7 each id counts once", good, f"{job.body}")
+                world.checked(ONCE, job.body.get("total") == len(batch.ids) == sum(counts), f"{job.body}")
         for path in ("/stats", "/healthz", "/readyz"):
             outcome = await world.call("GET", path)
             for _ in range(LATE_LEASES if world.owners is not None else 0):
@@ -333,40 +300,34 @@ class Oracle:
                 outcome = await world.call("GET", path)
             world.checked("6 reads are answered", outcome.status == 200, f"GET {path}: {outcome}")
 
-    def _asked(self) -> Counter[tuple[str, str]]:
+    def _requests(self) -> Counter[tuple[str, str]]:
         """The requests that the cluster has got so far, without watches and the Lease."""
-        requests = self._world.cluster.counts.requests
-        asked: Counter[tuple[str, str]] = Counter()
-        for (verb, resource, _), count in requests.items():
+        sent: Counter[tuple[str, str]] = Counter()
+        for (verb, resource, _), count in self._world.cluster.counts.requests.items():
             if verb != "watch" and resource != "leases":
-                asked[verb, resource] += count
-        return asked
+                sent[verb, resource] += count
+        return sent
 
 
 def _phase(pod: dict[str, Any] | None) -> str:
     return "gone" if pod is None else str(pod["status"]["phase"])
 
 
-def _status(pod: dict[str, Any] | None) -> tuple[str, ...]:
-    """The statuses that a stack with this pod may have; empty if that depends on more."""
+def _statuses(pod: dict[str, Any] | None, other: str) -> tuple[str, ...]:
+    """The statuses that a stack with this pod may have; any ``other`` if that depends on more."""
     if pod is None:
         return ("stopped", "failed", "node_deleted")
-    if pod["status"]["phase"] == "Succeeded":
-        return ("stopped",)
-    if pod["status"]["phase"] == "Failed":
-        return ("failed", "node_deleted")
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", ()))
-    return ("running",) if pod["status"]["phase"] == "Running" and ready else ()
+    running = ("running",) if ready else (other,)
+    known = {"Succeeded": ("stopped",), "Failed": ("failed", "node_deleted"), "Running": running}
+    return known.get(pod["status"]["phase"], (other,))
 
 
 # ---- invariants 1 and 2 at run time: the state file is read whenever an object of stackd comes or goes
 
 
-STACK = "stackd.io/stack"
-
-
 class InvariantMonitor:
-    """Sees every change of pods and Services.
+    """Sees every change of pods, Services and routes.
 
     With ``late``, a call may take effect while its row is being deleted, or after that.
     """
@@ -377,71 +338,56 @@ class InvariantMonitor:
         self._strays: set[str] = set()
         world.cluster.store.observe(self._see)
 
-    def excuse(self, uid: str) -> None:
-        """Accept that this object has no row, for example since an earlier daemon left it behind."""
-        self._strays.add(uid)
-
     def forget(self) -> None:
         """The owner's file is another one, which may lack what the cluster has: accept all objects that exist."""
-        for kind in ("pods", "services", "routes"):
-            self._strays |= {obj["metadata"]["uid"] for obj in self._world.ours(kind).values()}
+        self._strays |= {obj["metadata"]["uid"] for obj in self._ours()}
 
     def settle(self) -> None:
         """Expect rows again for all objects whose stack the owner's file has by now."""
         rows = self._world.file.rows()
-        for kind in ("pods", "services", "routes"):
-            for obj in self._world.ours(kind).values():
-                if obj["metadata"]["labels"][STACK] in rows and not obj["metadata"].get("deletionTimestamp"):
-                    self._strays.discard(obj["metadata"]["uid"])
+        for obj in self._ours():
+            if obj["metadata"]["labels"][STACK] in rows and not obj["metadata"].get("deletionTimestamp"):
+                self._strays.discard(obj["metadata"]["uid"])
+
+    def _ours(self) -> list[dict[str, Any]]:
+        return [obj for kind in ("pods", "services", "routes") for obj in self._world.ours(kind).values()]
 
     def _see(self, change: ObjectChange) -> None:
-        obj = change.after.obj
-        if (
-            change.after.resource not in (PODS, SERVICES, HTTP_ROUTES)
-            or change.after.key[0] != NAMESPACE
-            or not self._world.made_by_us(obj)
-        ):
+        record = change.after
+        if change.type == "MODIFIED" or record.resource not in (PODS, SERVICES, HTTP_ROUTES):
             return
-        if change.type == "MODIFIED":
+        if record.key[0] != NAMESPACE or not self._world.made_by_us(record.obj) or is_theirs(record.obj):
             return
-        stack_id = _stack_of(obj)
+        named = OUR_NAME.fullmatch(record.key[1])
+        stack_id = named[1] if named is not None else str(record.obj["metadata"]["labels"][STACK])
         if stack_id.startswith(RANGE_PREFIX):
             return  # a probe for the port range belongs to no stack
         try:
-            self._check(change, stack_id, obj)
+            self._check(change, stack_id, record.obj)
         except sqlite3.Error as error:
             self._world.violated("1 intent first", f"{stack_id}: the file cannot be read: {error}")
 
     def _check(self, change: ObjectChange, stack_id: str, obj: dict[str, Any]) -> None:
-        world, uid, kind = self._world, obj["metadata"]["uid"], change.after.resource.kind
-        row = world.file.row(stack_id)
-        born = change.type == "ADDED"
-        if born and self._late and (row.deleting if row is not None else self._was_known(stack_id)):
+        world, uid = self._world, obj["metadata"]["uid"]
+        row, added = world.file.row(stack_id), change.type == "ADDED"
+        if added and self._late and (row.deleting if row is not None else self._was_known(stack_id)):
             self._strays.add(uid)
         if row is None and uid in self._strays:
             return
-        when = "comes" if born else "goes"
-        invariant = "1 intent first" if born else "3 rows outlive objects"
-        if not world.checked(invariant, row is not None, f"{kind} of {stack_id} {when} and has no row"):
+        what = f"{change.after.resource.kind} of {stack_id} {'comes' if added else 'goes'}"
+        invariant = "1 intent first" if added else "3 rows outlive objects"
+        if not world.checked(invariant, row is not None, f"{what} and has no row"):
             return
         assert row is not None
         if change.after.resource is SERVICES and uid not in self._strays:
             ports = node_ports(obj["spec"])
-            text = (
-                f"Service of {stack_id} {when} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
-            )
             if self._late and not row.held:  # its ports were released before the call took effect
                 self._strays.add(uid)
-                return
-            if uid in world.drifted or (born and world.drifting):
+            elif uid in world.drifted or (added and world.drifting):
                 world.drifted.add(uid)
-                return
-            world.checked("2 one holder per port", ports <= row.held, text)
+            else:
+                text = f"{what} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
+                world.checked("2 one holder per port", ports <= row.held, text)
 
     def _was_known(self, stack_id: str) -> bool:
         return any(stack_id in line for process in self._world.processes for line in process.lines)
-
-
-def _stack_of(obj: dict[str, Any]) -> str:
-    named = OUR_NAME.fullmatch(obj["metadata"]["name"])
-    return named[1] if named is not None else str(obj["metadata"]["labels"][STACK])

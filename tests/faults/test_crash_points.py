@@ -1,107 +1,392 @@
-"""The daemon dies at each crash point, for certain, the first and the second time it gets there; nothing is lost."""
+"""The daemon dies at each crash point, for certain, the first and the second time it gets there; nothing is lost.
+
+Each scene leads to some of the points; a name without a scene fails a test. The daemon that recovers from one death is
+armed with the next, and may die of it before all has recovered.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.faults.crash_scenes import SCENES, Scene, Stage
-from tests.faults.operations import Operations
-from tests.faults.oracle import InvariantMonitor, Oracle
+from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES, Resource
+from tests.earlier import as_version_before
+from tests.faults.file import Row
+from tests.faults.injector import Injector
+from tests.faults.ledger import RUNS_ON
+from tests.faults.operations import ROUTES, Operations
+from tests.faults.oracle import FINISHED, InvariantMonitor, Oracle
 from tests.faults.plan import POINTS
-from tests.faults.processes import ForkServer
-from tests.faults.schedule import ask_again, check_ports, converge
-from tests.faults.troubles import Troubles
-from tests.faults.world import World, world
+from tests.faults.process import ForkServer
+from tests.faults.schedule import converge, judge
+from tests.faults.world import NAMESPACE, OURS, World, world
 
 # Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
 
 DEATH_SECONDS = 75.0
-SETTINGS = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": "31012"}
-AT_ONCE = 4
-FAMILIES = sorted({point.split(".")[0] for point in POINTS})
-GROUPS = [FAMILIES[first : first + AT_ONCE] for first in range(0, len(FAMILIES), AT_ONCE)]
-"""Crash tests mostly wait, so several run at once."""
+ENDS = "app/exit0"
+ALL_BEFORE_THE_CHUNK = 60
+"""More ids than a job starts at once, so that each of its crash points is reached twice."""
 
-WORLDS = 8 * len(os.sched_getaffinity(0))
-"""How many daemons run at a time; with more, their starts keep the machine so busy that none is ready in time."""
+LIFETIME = 7300.0
+NO_ROUTES = ("",)
+LAST = 0.9999
+"""Picks the newest stack."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """Where a scene is played; ``before``: how many deaths there were when the act began."""
+
+    world: World
+    operations: Operations
+    injector: Injector
+    monitor: InvariantMonitor
+    before: int = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the daemon has died in this act."""
+        return self.world.counts["deaths"] > self.before
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition() and not self.over:
+            await asyncio.sleep(0.01)
+
+    async def until_row(self, stack_id: str, condition: Callable[[Row], bool]) -> None:
+        await self.until(lambda: (row := self.world.file.row(stack_id)) is None or condition(row))
+
+    async def stack(self, image: str = RUNS_ON) -> str:
+        """Create a stack and return its id; an empty string if the daemon died before the acknowledgement."""
+        create = self.operations.new_create(image)
+        while not self.over and (await self.operations.attempt(create)).status == 503:
+            await asyncio.sleep(0.02)
+        return create.answers[0]["stack_id"] if create.answers else ""
+
+    def update(self, resource: Resource, name: str, **fields: dict[str, Any]) -> None:
+        store = self.world.cluster.store
+        record = store.of(resource).get(NAMESPACE, name)
+        store.update(record, **fields)
+
+    def without(self, resource: Resource, name: str, part: str) -> None:
+        metadata = self.world.cluster.store.of(resource).get(NAMESPACE, name).obj["metadata"]
+        self.update(resource, name, metadata={key: value for key, value in metadata.items() if key != part})
+
+
+async def create(stage: Stage) -> None:
+    """Two clients create: one repeats its request under a key, the other does not."""
+    await asyncio.gather(stage.stack(), stage.operations.attempt(stage.operations.new_create(keyed=True)))
+
+
+async def create_where_all_ports_are_taken(stage: Stage) -> None:
+    held = asyncio.create_task(stage.injector.take_ports(share=1.0, seconds=600.0))
+    try:
+        await create(stage)
+    finally:
+        held.cancel()
+
+
+async def create_in_vain(stage: Stage) -> None:
+    """The cluster refuses the Service when the pod exists already."""
+    stage.injector.request(action="status", verb="create", resource="services", count=1, code=403)
+    await stage.operations.create()
+
+
+async def create_again_before_all_is_seen(stage: Stage) -> None:
+    """A crash interrupts a create; the client repeats it before the daemon has seen what exists."""
+    first = stage.operations.new_create(keyed=True)
+    for seconds in (1.5, 0.0):
+        stage.before = stage.world.counts["deaths"]
+        await stage.world.listening()
+        while not stage.over:
+            await stage.operations.attempt(first)
+            await asyncio.sleep(0.02)
+        stage.world.cluster.faults.clear()
+        stage.injector.request(action="latency", verb="list", resource="pods", seconds=seconds)
+
+
+async def delete(stage: Stage, *, stopped: bool = False) -> None:
+    if stack_id := await stage.stack():
+        if stopped:
+            await stage.operations.change(LAST, "stop")
+        await stage.operations.delete_one(stack_id)
+
+
+async def change(stage: Stage, verb: str) -> None:
+    if await stage.stack():
+        await stage.operations.change(LAST, verb)
+
+
+async def extend(stage: Stage) -> None:
+    if await stage.stack():
+        await stage.operations.extend(LAST, "10m", keyed=True)
+
+
+async def end(stage: Stage) -> None:
+    """A pod exits by itself."""
+    await stage.until_row(await stage.stack(ENDS), lambda row: not row.ports_held)
+
+
+async def expire(stage: Stage) -> None:
+    stack_id = await stage.stack()
+    stage.world.skew.jump(LIFETIME)
+    await stage.until_row(stack_id, lambda _: False)
+
+
+async def batch(stage: Stage, action: str = "delete") -> None:
+    """Two jobs with two stacks, and one of them with more ids than a chunk has."""
+    ids = [await stage.stack() for _ in range(2)]
+    if not all(ids):
+        return
+    for unknown in (ALL_BEFORE_THE_CHUNK, 0):
+        await stage.operations.submit(stage.operations.new_batch(ids, unknown, keyed=unknown > 0, action=action))
+
+    def finished() -> bool:
+        submitted = [one.job_id for one in stage.world.ledger.batches if one.job_id is not None]
+        return all((job := stage.world.file.job(one)) is not None and job.status in FINISHED for one in submitted)
+
+    await stage.until(finished)
+
+
+async def lose_service(stage: Stage, *, port_too: bool = False) -> None:
+    """Somebody deletes a Service, and somebody else may take its port."""
+    stack_id = await stage.stack()
+    row = stage.world.file.row(stack_id)
+    if row is not None:
+        stage.world.remove("services", f"svc-{stack_id}")
+        if port_too:
+            stage.injector.take_these(row.ports)
+        await stage.until(lambda: f"svc-{stack_id}" in stage.world.ours("services"))
+
+
+async def change_service(stage: Stage) -> None:
+    """Somebody breaks a Service's selector."""
+    if stack_id := await stage.stack():
+        name, services = f"svc-{stack_id}", stage.world.ours("services")
+        stage.update(SERVICES, name, spec=services[name]["spec"] | {"selector": {"stackd.io/stack": "nobody"}})
+        own = {"stackd.io/stack": stack_id}
+        await stage.until(lambda: stage.world.ours("services")[name]["spec"]["selector"] == own)
+
+
+async def lose_record(stage: Stage) -> None:
+    """Somebody removes the annotations of a stopped stack's Service."""
+    if stack_id := await stage.stack():
+        name = f"svc-{stack_id}"
+        await stage.operations.change(LAST, "stop")
+        stage.without(SERVICES, name, "annotations")
+        await stage.until(lambda: "annotations" in stage.world.ours("services")[name]["metadata"])
+
+
+async def lose_labels(stage: Stage) -> None:
+    """Somebody removes the labels of a pod."""
+    if stack_id := await stage.stack():
+        stage.without(PODS, stack_id, "labels")
+        await stage.until(lambda: stack_id in stage.world.ours("pods"))
+
+
+async def lose_route(stage: Stage) -> None:
+    """Somebody deletes all that gives a stack its name."""
+    if await stage.stack():
+        store, names = stage.world.cluster.store, stage.world.ours("routes").keys()
+        for resource in (HTTP_ROUTES, SERVICES):
+            for record in [one for key, one in store.of(resource).records.items() if key[1] in names]:
+                store.remove(record)
+        await stage.until(lambda: stage.world.ours("routes").keys() >= names)
+
+
+async def change_route(stage: Stage) -> None:
+    """Somebody changes the names in the routes."""
+    if await stage.stack():
+        other = ["other.test"]
+        for name, route in stage.world.ours("routes").items():
+            if not name.startswith("rt-"):
+                stage.update(HTTP_ROUTES, name, spec=route["spec"] | {"hostnames": other})
+        await stage.until(lambda: all(o["spec"].get("hostnames") != other for o in stage.world.ours("routes").values()))
+
+
+async def leave_behind(stage: Stage) -> None:
+    """There is a pod of a stack that the file says was deleted long ago."""
+    number = stage.world.counts["left behind"] = stage.world.counts["left behind"] + 1
+    name = f"stack-1e{number:014x}"
+    stage.world.file.remember_as_removed(name)
+    await _put_stray(stage, name)
+
+
+async def leave_beside_an_ended_stack(stage: Stage) -> None:
+    """A stack has ended because its pod was deleted; then a pod with its name and labels appears."""
+    if stack_id := await stage.stack():
+        await stage.operations.lose_pod(LAST)
+        await stage.until_row(stack_id, lambda row: row.ended)
+        await _put_stray(stage, stack_id)
+
+
+async def _put_stray(stage: Stage, name: str) -> None:
+    stage.world.foreign.put_pod(name, OURS | {"stackd.io/stack": name})
+    await stage.until(lambda: name not in stage.world.objects("pods"))
+
+
+async def upgrade(stage: Stage, *, lose_file: bool = False) -> None:
+    """Two running, two stopped stacks and an ended one have the objects of the version before; stackd starts."""
+    here = stage.world
+    for _ in range(2):
+        await stage.stack()
+        await stage.stack()
+        await stage.operations.change(LAST, "stop")
+    await end(stage)
+    if stage.over:
+        return
+    await here.machine.gone(kill=False)
+    here.starts[:0] = filter(None, [here.machine.crash_at])
+    as_version_before(here.cluster)
+    if lose_file:
+        here.machine.lose_file()
+        here.ledger.forget()
+        stage.monitor.forget()
+    here.machine.absent = False
+    services = here.ours("services").values
+    await stage.until(
+        lambda: not here.objects("configmaps") and all("annotations" in one["metadata"] for one in services())
+    )
+
+
+async def press(stage: Stage) -> None:
+    """Two clients create from the pool once it has a stack: one under a key, the other only once."""
+    await stage.until(lambda: _waiting(stage) > 1)
+    create = stage.operations.create
+    await asyncio.gather(create(template="pooled"), create(template="pooled", keyed=True))
+
+
+async def need_a_port(stage: Stage) -> None:
+    await stage.until(lambda: _waiting(stage) > 0)
+    await stage.operations.create()
+
+
+def _waiting(stage: Stage) -> int:
+    return sum(row.unassigned and row.status == "running" for row in stage.world.file.rows().values())
+
+
+async def start(_: Stage) -> None:
+    await asyncio.sleep(0.02)
+
+
+def twice(*points: str) -> tuple[str, ...]:
+    return tuple(f"{point}:{time}" for point in points for time in (1, 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """``act`` is repeated until the daemon has died all these ``deaths``, each ``POINT:N``; "" is a life without one."""
+
+    act: Callable[[Stage], Awaitable[None]]
+    deaths: tuple[str, ...]
+    routes: Sequence[str] = ROUTES
+    ports: int = 60
+    pool: int = 0
+    pooled: str = RUNS_ON
+    """The image of the ``pool`` stacks that wait in a pool."""
+
+
+_CREATES = ("before_reserve", "reserved", "pod_created", "service_created", "route_created", "scheduled", "accepted")
+_DELETES = ("marked", "service_deleted", "pod_deleted", "route_deleted", "confirmed", "removed")
+_UPGRADE = ("", *["service.put:1"] * 4, *["upgrade.config_map_deleted:1"] * 2)
+SCENES = {
+    "create": Scene(
+        act=create,
+        # the last one dies while it undoes the create that the one before has begun
+        deaths=(*twice(*(f"create.{point}" for point in _CREATES)), "create.service_created:1", "create.undo_marked:1"),
+    ),
+    "create in vain": Scene(act=create_in_vain, deaths=twice("create.undo_marked")),
+    "create again": Scene(
+        act=create_again_before_all_is_seen,
+        deaths=("create.pod_created:1", "replay.undo_marked:1", "create.pod_created:1", "replay.undone:1"),
+    ),
+    "create without ports": Scene(act=create_where_all_ports_are_taken, deaths=twice("service.port_replaced")),
+    "lose service and port": Scene(act=partial(lose_service, port_too=True), deaths=twice("service.port_replaced")),
+    "lose service": Scene(act=lose_service, deaths=twice("service.put")),
+    "change service": Scene(act=change_service, deaths=twice("service.put")),
+    "lose record": Scene(act=lose_record, deaths=twice("service.put")),
+    "upgrade": Scene(act=upgrade, deaths=_UPGRADE, routes=NO_ROUTES),
+    "upgrade without the file": Scene(act=partial(upgrade, lose_file=True), deaths=_UPGRADE, routes=NO_ROUTES),
+    "lose route": Scene(act=lose_route, deaths=twice("route.put")),
+    "change route": Scene(act=change_route, deaths=twice("route.put")),
+    "delete": Scene(act=delete, deaths=twice(*(f"delete.{point}" for point in _DELETES))),
+    "delete a stopped one": Scene(act=partial(delete, stopped=True), deaths=twice("delete.confirmed")),
+    "end": Scene(act=end, deaths=twice("release.service_changed", "release.released")),
+    "stop": Scene(act=partial(change, verb="stop"), deaths=twice("stop.intended", "stop.recorded", "stop.stopped")),
+    "restart": Scene(
+        act=partial(change, verb="restart"),
+        deaths=twice(*(f"restart.{point}" for point in ("intended", "recorded", "cleared", "pod_created", "started"))),
+    ),
+    "extend": Scene(act=extend, deaths=twice("extend.extended", "extend.recorded")),
+    "expire": Scene(act=expire, deaths=twice("expire.marked")),
+    "batch": Scene(act=batch, deaths=twice("batch.queued", "batch.begun", "batch.confirmed", "batch.counted")),
+    "extensions": Scene(act=partial(batch, action="extend"), deaths=twice("batch.begun")),
+    "restarts": Scene(
+        act=partial(batch, action="restart"), deaths=twice("batch.begun", "batch.confirmed", "batch.counted")
+    ),
+    "press": Scene(act=press, deaths=twice("assign.picked", "assign.assigned", "assign.opened"), pool=3),
+    "pool that ends": Scene(act=start, deaths=twice("pool.delete_marked"), pool=2, pooled=ENDS),
+    "need a port": Scene(act=need_a_port, deaths=twice("pool.preempted"), pool=12, ports=12),
+    "lose labels": Scene(act=lose_labels, deaths=twice("repair.labels_put_back")),
+    "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
+    "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=twice("orphan.removed")),
+    "start": Scene(act=start, deaths=("bring_up.identified:1",)),
+}
+PARTS = 5
+"""Scenes mostly wait, so several are played at once."""
 
 
 def test_every_crash_point_has_a_scene() -> None:
-    assert {title.split()[0] for title in SCENES} == set(POINTS)
+    assert {death.partition(":")[0] for scene in SCENES.values() for death in scene.deaths} - {""} == set(POINTS)
 
 
 @pytest.mark.timeout(480)
-@pytest.mark.parametrize("families", GROUPS, ids=["-".join(group) for group in GROUPS])
+@pytest.mark.parametrize("part", range(PARTS))
 async def test_a_crash_at_any_point_loses_nothing_and_leaks_nothing(
-    families: list[str], forkserver: ForkServer, tmp_path: Path
+    part: int, forkserver: ForkServer, tmp_path: Path
 ) -> None:
-    wanted = [
-        (title, time)
-        for title, scene in SCENES.items()
-        if title.split(".")[0] in families
-        for time in range(1, scene.times + 1)
-    ]
-    places = asyncio.Semaphore(WORLDS)
-
-    async def one(title: str, time: int) -> World:
-        async with places:
-            return await crash(title, time, forkserver, tmp_path)
-
-    worlds = await asyncio.gather(*(one(title, time) for title, time in wanted))
+    titles = list(SCENES)[part::PARTS]
+    worlds = await asyncio.gather(*(play(title, forkserver, tmp_path / title) for title in titles))
     failed = [
-        "\n".join([f"{title}:{time}", *one.violations, *one.trace, *one.process.lines[-40:]])
-        for (title, time), one in zip(wanted, worlds, strict=True)
-        if one.violations
+        "\n".join([title, *here.violations, *here.trace, *here.machine.process.lines[-40:]])
+        for title, here in zip(titles, worlds, strict=True)
+        if here.violations
     ]
     assert not failed, "\n\n".join(failed)
 
 
-async def crash(title: str, time: int, forkserver: ForkServer, folder: Path) -> World:
-    """Let the daemon die when it reaches the point for the ``time``-th time; the next one recovers, and is judged."""
-    scene, point = SCENES[title], title.split(maxsplit=1)[0]
-    place = folder / f"{title}-{time}"
-    place.mkdir()
-    async with world(place, forkserver, dict(SETTINGS)) as here:
+async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
+    """Let the daemon die its deaths; after each the next one recovers, and is judged."""
+    scene = SCENES[title]
+    folder.mkdir()
+    settings = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": str(31000 + scene.ports)}
+    async with world(folder, forkserver, settings) as here:
         if scene.pool:
             here.put_template(scene.pool, scene.pooled)
-            here.pool = scene.pool if point.startswith("assign.") else 0
-        here.starts.extend([f"{earlier}:1" if earlier else "" for earlier in scene.before] + [f"{point}:{time}"])
-        monitor = InvariantMonitor(here, late=scene.late)
-        stage = Stage(
-            world=here,
-            operations=Operations(here, routes=scene.routes),
-            troubles=Troubles(here, seed=time),
-            monitor=monitor,
-            point=point,
-        )
-        oracle = Oracle(here)
-        if await _die(stage, scene) and await _recover(stage, oracle):
-            oracle.final()
-            check_ports(here, stage.troubles, late=scene.late)
-            await oracle.answers()
+            here.pool = scene.pool if title == "press" else 0
+        here.starts.extend(scene.deaths)
+        oracle, monitor = Oracle(here), InvariantMonitor(here, late=False)
+        operations, injector = Operations(here, routes=scene.routes), Injector(here, seed=1)
+        stage = Stage(world=here, operations=operations, injector=injector, monitor=monitor)
+        try:
+            async with asyncio.timeout(DEATH_SECONDS * len(scene.deaths)):
+                await here.keep_running()
+                while here.counts["deaths"] < len(scene.deaths) - scene.deaths.count(""):
+                    stage.before = here.counts["deaths"]
+                    await scene.act(stage)
+                    if stage.over and not await converge(here, oracle, 0.0):
+                        return here
+        except TimeoutError:
+            here.violated("the point is reached", f"{here.machine.crash_at}, and then {here.starts}")
+            return here
+        await injector.lift()
+        if await converge(here, oracle):
+            await judge(here, operations, oracle, injector, late=False)
     return here
-
-
-async def _die(stage: Stage, scene: Scene) -> bool:
-    try:
-        async with asyncio.timeout(DEATH_SECONDS):
-            await stage.world.keep_running()
-            while not stage.over:
-                await scene.act(stage)
-    except TimeoutError:
-        stage.world.violated("the point is reached", stage.point)
-        return False
-    return True
-
-
-async def _recover(stage: Stage, oracle: Oracle) -> bool:
-    await stage.troubles.lift()
-    if not await converge(stage.world, oracle):
-        return False
-    await ask_again(stage.world, stage.operations)
-    return await converge(stage.world, oracle)

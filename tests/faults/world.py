@@ -1,6 +1,6 @@
 """Everything around one schedule: the cluster, the clock, the machines with their daemons, and the clients.
 
-Owns: which machine clients turn to, and what has been noted, counted and found.
+Owns: which machine clients turn to, and what has been noted, counted and found wrong; the objects of others.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
+import orjson
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.auth import User, everything
-from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, NAMESPACES, PODS, SERVICES, Json, Resource
-from stackd.embedded.schema import default_namespace, default_pod, default_service, first_status
-from stackd.embedded.store import LoopClock, Record
+from stackd.embedded.request import RequestInfo, read_target
+from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, PODS, SERVICES, Json, Resource
+from stackd.embedded.store import LoopClock
 from tests.certificates import TlsFront, authority, issued, tls_in_front
 from tests.faults.file import Disk, StateFile
 from tests.faults.ledger import Ledger
 from tests.faults.machine import GATEWAY, Machine
-from tests.faults.processes import ForkServer, Process
+from tests.faults.process import ForkServer, Process
 from tests.faults.skew import Skew
 from tests.harness import KEY, fast_cluster
 
@@ -38,6 +39,7 @@ START_SECONDS = 30.0
 REPLY_SECONDS = 40.0
 NAMESPACE = "stacks"
 OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[0-9]+)?")
+RESOURCES = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}
 TEMPLATE = "pooled"
 _TEMPLATE_FILE = """\
 target_port: [{{container_port: 80, protocol: TCP}}]
@@ -60,7 +62,7 @@ pod:
 class Outcome:
     """The result of a request; ``status`` None: no response came; ``sent`` then says whether it may have been accepted.
 
-    ``at`` is the machine that was asked; ``unsettled``: it was not known to have all that the cluster has.
+    ``at`` is the machine that was asked; ``unsettled``: its file may have lacked what the cluster has.
     """
 
     status: int | None = None
@@ -72,21 +74,23 @@ class Outcome:
 
     @property
     def file(self) -> StateFile:
-        """The state file of the machine that was asked."""
         return self.at.file
 
     def __str__(self) -> str:
         if self.status is None:
             return "no answer" if self.sent else "not sent"
-        error = f" {self.body['error']}" if isinstance(self.body, dict) and "error" in self.body else ""
-        return f"{self.status}{error}"
+        named = [str(self.body[key]) for key in ("error", "stack_id", "job_id") if key in self.body]
+        return " ".join([str(self.status), *named[: self.status != 200]])
 
 
 @dataclass(slots=True, kw_only=True)
 class World:
     """``starts`` has the crash point of each next start of a daemon; an empty string is none.
 
-    ``owners`` knows which machine's daemon owns the stacks, where that may change.
+    ``owners`` knows which machine's daemon owns the stacks, where that may change. ``drifted``: the uids of Services that
+    somebody else has changed; ``drifting``: an admission policy has changed Services when they were created. ``front``:
+    the daemons' connections go through it, over TLS. ``pool``: how many stacks have to wait in the pool of ``TEMPLATE``
+    when all is quiet; 0: not checked.
     """
 
     folder: Path
@@ -105,65 +109,34 @@ class World:
     machines: list[Machine] = field(default_factory=list)
     owners: Owners | None = None
     drifted: set[str] = field(default_factory=set)
-    """The uids of Services that somebody else has changed: their ports are not those of their rows."""
     drifting: bool = False
-    """Whether an admission policy has changed Services when they were created."""
     front: TlsFront | None = None
-    """What the daemons' connections go through, over TLS; None: they reach the cluster itself."""
     pool: int = 0
-    """How many stacks have to wait in the pool of ``TEMPLATE`` when all is quiet; 0: not checked."""
 
     @property
     def machine(self) -> Machine:
-        """The machine whose daemon owns the stacks, or did last."""
         return self.machines[0] if self.owners is None else self.owners.machine
 
     @property
-    def disk(self) -> Disk:
-        """The disk under the owner's state file."""
-        return self.machine.disk
-
-    @property
     def file(self) -> StateFile:
-        """The owner's state file."""
         return self.machine.file
 
     @property
     def processes(self) -> list[Process]:
-        """All daemons that have ever run, by machine."""
         return [process for machine in self.machines for process in machine.processes]
 
     @property
-    def process(self) -> Process:
-        """The owner's current daemon, or its last one."""
-        return self.machine.process
-
-    @property
-    def url(self) -> str:
-        """The address of the owner's daemon; empty before it listens."""
-        return self.machine.url
-
-    @property
-    def up(self) -> asyncio.Event:
-        """Set while the owner's daemon listens."""
-        return self.machine.up
-
-    @property
-    def expect_stop(self) -> bool:
-        """Whether the owner's daemon was told to stop."""
-        return self.machine.expect_stop
-
-    @property
     def unsettled(self) -> bool:
-        """Whether the owner's file is a new one that is not known to have all that the cluster has."""
+        """Whether the owner's file is a new one that may lack what the cluster has."""
         return self.owners is not None and not self.owners.settled
 
+    def may_be_gone(self, stack_id: str) -> bool:
+        return self.ledger.may_be_gone(stack_id, self.skew.highest())
+
     def note(self, text: str) -> None:
-        """Add a line to the trace."""
         self.trace.append(f"{time.monotonic() - self.began:7.3f}  {text}")
 
     def violated(self, invariant: str, text: str) -> None:
-        """Record a violated invariant."""
         self.note(f"VIOLATION {invariant}: {text}")
         self.violations.append(f"{invariant}: {text}")
 
@@ -175,7 +148,6 @@ class World:
         return holds
 
     def put_template(self, pool: int, image: str) -> None:
-        """Let the next daemon keep a pool of this size."""
         folder = self.folder / "templates"
         folder.mkdir(exist_ok=True)
         (folder / f"{TEMPLATE}.yaml").write_text(_TEMPLATE_FILE.format(pool=pool, image=image))
@@ -191,26 +163,15 @@ class World:
             machine.keep()
 
     async def listening(self) -> None:
-        """Return when the owner's daemon listens."""
         async with asyncio.timeout(START_SECONDS):
-            await self.up.wait()
+            await self.machine.up.wait()
 
     async def ready(self) -> None:
-        """Return when the owner's daemon has seen the cluster, too."""
         async with asyncio.timeout(START_SECONDS):
             while (await self.call("GET", "/readyz")).status != 200:
                 await asyncio.sleep(0.02)
 
-    def kill(self, pause: float = 0.0) -> None:
-        """``kill -9`` the owner's daemon; another one is started after the pause."""
-        self.machine.kill(pause)
-
-    def stop(self, pause: float = 0.0) -> None:
-        """Send the owner's daemon SIGTERM; another one is started when it has stopped."""
-        self.machine.stop(pause)
-
     async def shut(self) -> None:
-        """Stop the daemons for good; each has to stop in time."""
         for machine in self.machines:
             await machine.shut()
 
@@ -228,43 +189,37 @@ class World:
     ) -> Outcome:
         """One request to the owner, on its own connection; the client leaves after ``patience`` seconds."""
         asked, unsettled, files = machine or self.machine, self.unsettled, self.ledger.files
-        asked.in_flight += 1
+        headers = {"X-API-KEY": KEY} | ({"Idempotency-Key": key} if key else {})
         self.counts["requests"] += 1
+        asked.in_flight += 1
         try:
-            outcome = await self._call(asked, method, path, body, key, patience)
+            async with asyncio.timeout(patience if patience is not None else REPLY_SECONDS):
+                outcome = await self._send(asked, method, path, body, headers)
+        except TimeoutError:
+            outcome = Outcome(at=asked)
+            if patience is None:
+                self.violated("every request is answered", f"{method} {path}: nothing within {REPLY_SECONDS:.0f} s")
         finally:
             asked.in_flight -= 1
         if self.owners is not None:
             self.owners.answered(asked, method, path, outcome)
         return replace(outcome, unsettled=unsettled or self.unsettled or files != self.ledger.files)
 
-    async def _call(
-        self, machine: Machine, method: str, path: str, body: object, key: str | None, patience: float | None
-    ) -> Outcome:
-        url = machine.url
+    async def _send(self, machine: Machine, method: str, path: str, body: object, headers: dict[str, str]) -> Outcome:
+        url = machine.process.url if machine.processes else ""
         if not url:
             return Outcome(at=machine, sent=False)
-        headers = {"X-API-KEY": KEY} | ({"Idempotency-Key": key} if key else {})
         began = time.monotonic()
         try:
-            async with asyncio.timeout(patience if patience is not None else REPLY_SECONDS):
-                async with self.session.request(method, url + path, json=body, headers=headers) as answer:
-                    text = await answer.text()
-            return Outcome(at=machine, status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
+            async with self.session.request(method, url + path, json=body, headers=headers) as answer:
+                text = await answer.text()
         except aiohttp.ClientConnectorError:
             return Outcome(at=machine, sent=False)
-        except TimeoutError:
-            if patience is None:
-                self.violated("every request is answered", f"{method} {path}: nothing within {REPLY_SECONDS:.0f} s")
-            return Outcome(at=machine)
         except (aiohttp.ClientError, OSError):
             return Outcome(at=machine)
+        return Outcome(at=machine, status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
 
     # ---- the cluster, as it is
-
-    def record(self, kind: str, name: str) -> Record:
-        """An object of the namespace. Raises ApiError if it does not exist."""
-        return self.cluster.store.of(PODS if kind == "pods" else SERVICES).get(NAMESPACE, name)
 
     def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """All ``pods``, ``services`` or ``configmaps`` of the namespace, by name, read without the API.
@@ -274,8 +229,7 @@ class World:
         if kind == "routes":
             behind = {name: obj for name, obj in self._all(SERVICES).items() if name.startswith("rt-")}
             return self._all(HTTP_ROUTES) | behind
-        resource = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}[kind]
-        return {name: obj for name, obj in self._all(resource).items() if not name.startswith("rt-")}
+        return {name: obj for name, obj in self._all(RESOURCES[kind]).items() if not name.startswith("rt-")}
 
     def _all(self, resource: Resource) -> dict[str, dict[str, Any]]:
         return {record.key[1]: record.obj for record in self.cluster.store.of(resource).in_namespace(NAMESPACE)}
@@ -285,15 +239,26 @@ class World:
         return {name: obj for name, obj in self.objects(kind).items() if self.made_by_us(obj)}
 
     def made_by_us(self, obj: dict[str, Any]) -> bool:
-        """Whether the daemon has made the object."""
         named = OUR_NAME.fullmatch(obj["metadata"]["name"]) is not None
-        return is_ours(obj) or (named and not self.foreign.is_theirs(obj))
+        return is_ours(obj) or (named and not is_theirs(obj))
+
+    def remove(self, kind: str, name: str) -> bool:
+        """Remove an object of the daemon by hand, if it is there."""
+        store = self.cluster.store
+        record = store.of(RESOURCES[kind]).records.get((NAMESPACE, name))
+        if record is None or not self.made_by_us(record.obj):
+            return False
+        store.remove(record)
+        return True
 
 
 def is_ours(obj: dict[str, Any]) -> bool:
-    """Whether an object carries the labels of the daemon under test."""
-    labels = obj["metadata"].get("labels") or {}
-    return labels.get("app.kubernetes.io/managed-by") == "stackd" and labels.get("stackd.io/instance") == "default"
+    return OURS.items() <= (obj["metadata"].get("labels") or {}).items()
+
+
+def is_theirs(obj: dict[str, Any]) -> bool:
+    """Whether somebody else has made the object, whatever its name and labels are."""
+    return THEIRS in (obj["metadata"].get("annotations") or {})
 
 
 class Skewed(LoopClock):
@@ -323,47 +288,42 @@ async def world(
     names = [f"vm{number}" for number in range(1, machines + 1)]
     async with AsyncExitStack() as stack:
         skew = Skew(folder / "clock")
-        # One machine needs no user name to be told from others.
+        # one machine needs no user name that tells it from others
         users = tuple(User(token=name, name=name, rules=(everything(),)) for name in names if machines > 1)
         options = fast_cluster(gateway=GATEWAY, pod_gc_delay=0.4, clock=Skewed(skew), users=users)
         cluster = await stack.enter_async_context(EmbeddedCluster(options))
         connector = aiohttp.TCPConnector(force_close=True, limit=0)
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
-        made = World(
-            folder=folder,
-            cluster=cluster,
-            foreign=Foreign(cluster),
-            forkserver=forkserver,
-            session=session,
-            skew=skew,
+        here = World(
+            folder=folder, cluster=cluster, foreign=Foreign(cluster), forkserver=forkserver, session=session, skew=skew,
             settings=settings,
-        )
-        root = authority(folder) if tls else None
-        if root is not None:
-            front = tls_in_front(cluster.server.port, issued(folder, root))
-            made.front = await stack.enter_async_context(front)
+        )  # fmt: skip
+        server: dict[str, str] = {}
+        if tls:
+            root = authority(folder)
+            here.front = await stack.enter_async_context(tls_in_front(cluster.server.port, issued(folder, root)))
+            server = {"server": f"https://127.0.0.1:{here.front.port}", "certificate-authority": str(root.cert)}
         for name in names:
-            home = folder if machines == 1 else folder / name
-            home.mkdir(exist_ok=True)
+            home = folder / name
+            home.mkdir()
             disk = stack.enter_context(Disk.make(home, small=small_disk))
             kubeconfig = home / "kubeconfig"
             cluster.write_kubeconfig(kubeconfig, token=name if users else None)
-            if made.front is not None and root is not None:
+            if server:
                 config = json.loads(kubeconfig.read_text())
-                server = f"https://127.0.0.1:{made.front.port}"
-                config["clusters"][0]["cluster"] = {"server": server, "certificate-authority": str(root.cert)}
+                config["clusters"][0]["cluster"] = server
                 kubeconfig.write_text(json.dumps(config))
-            made.machines.append(Machine(name=name, world=made, disk=disk, kubeconfig=kubeconfig))
-        made.foreign.settle()
-        stack.push_async_callback(made.shut)
-        yield made
+            here.machines.append(Machine(name=name, world=here, disk=disk, kubeconfig=kubeconfig))
+        here.foreign.settle()
+        stack.push_async_callback(here.shut)
+        yield here
 
 
 # ---- objects of others, which must not have changed at the end (invariant 5)
 
 
 OURS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
-ELSEWHERE = "elsewhere"
+ELSEWHERE, THEIRS = "elsewhere", "example.org/theirs"
 
 
 class Foreign:
@@ -371,71 +331,49 @@ class Foreign:
 
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
-        self._put: dict[tuple[str, str, str], tuple[str, Json, Json]] = {}
-        self._uids: set[str] = set()
+        self._kept: dict[tuple[str, str, str], tuple[Json, ...]] = {}
         self.ports: set[int] = set()
 
     def settle(self) -> None:
-        """Create the objects."""
         for name in (NAMESPACE, ELSEWHERE):
-            namespace: Json = {"metadata": {"name": name}}
-            default_namespace(namespace)
-            self._cluster.store.create(NAMESPACES, self._cluster.store.prepare(NAMESPACES, "", namespace))
+            self._cluster.api.create(_target("/api/v1/namespaces"), {}, orjson.dumps({"metadata": {"name": name}}))
         for number, labels in enumerate(
             ({}, OURS | {"stackd.io/instance": "other"}, {"stackd.io/instance": "default"}, {"app": "stackd"})
         ):
-            name = f"stack-{number:016x}"
+            name, port = f"stack-{number:016x}", 32700 + number
+            ports = [{"port": 80, "protocol": "TCP", "nodePort": port}]
             self.put_pod(name, labels | {"stackd.io/stack": name})
-            self.put_service(f"svc-{name}", 32700 + number, labels | {"stackd.io/stack": name})
+            self.put(
+                "services", f"svc-{name}", {"type": "NodePort", "ports": ports}, labels | {"stackd.io/stack": name}
+            )
+            self.ports.add(port)
         self.put_pod("stack-00000000000000ff", OURS | {"stackd.io/stack": "stack-00000000000000ff"}, ELSEWHERE)
 
-    def put_pod(self, name: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> None:
-        """Create somebody else's pod."""
-        self._keep(PODS, namespace, self.new_pod(name, labels, namespace))
+    def put_pod(self, name: str, labels: Json | None = None, namespace: str = NAMESPACE) -> None:
+        spec = {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]}
+        self.put("pods", name, spec, labels, namespace)
 
-    def new_pod(self, name: str, labels: dict[str, str] | None = None, namespace: str = NAMESPACE) -> Json:
-        """A pod that fits on no node, ready to be stored."""
-        pod: Json = {
-            "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
-            "spec": {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]},
-        }
-        default_pod(pod)
-        pod["status"] = first_status(pod)
-        return self._cluster.store.prepare(PODS, namespace, pod)
-
-    def put_service(self, name: str, port: int, labels: dict[str, str]) -> None:
-        """Create somebody else's Service."""
-        service: Json = {
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
-            "spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP", "nodePort": port}], "selector": {}},
-        }
-        default_service(service)
-        self._cluster.ports.assign(service)
-        self.ports.add(port)
-        self._keep(SERVICES, NAMESPACE, self._cluster.store.prepare(SERVICES, NAMESPACE, service))
-
-    def is_theirs(self, obj: Json) -> bool:
-        """Whether the object belongs to somebody else, whatever its name is."""
-        return obj["metadata"]["uid"] in self._uids
+    def put(self, kind: str, name: str, spec: Json, labels: Json | None, namespace: str = NAMESPACE) -> None:
+        """Create an object of somebody else, which must not change unless it passes for an orphan of stackd."""
+        metadata = {"name": name, "labels": labels or {}, "annotations": {THEIRS: "yes"}}
+        target = _target(f"/api/v1/namespaces/{namespace}/{kind}")
+        self._cluster.api.create(target, {}, orjson.dumps({"metadata": metadata, "spec": spec}))
+        if namespace == ELSEWHERE or not OURS.items() <= (labels or {}).items():
+            self._kept[kind, namespace, name] = self._seen(kind, namespace, name)
 
     def differences(self) -> list[str]:
-        """Which of the objects have changed."""
-        found = []
-        for (kind, namespace, name), (uid, labels, spec) in self._put.items():
-            record = self._cluster.store.of(PODS if kind == "Pod" else SERVICES).records.get((namespace, name))
-            if record is None:
-                found.append(f"{kind} {namespace}/{name} of somebody else is gone")
-            elif (record.uid, record.obj["metadata"].get("labels"), _own(record.obj)) != (uid, labels, spec):
-                found.append(f"{kind} {namespace}/{name} of somebody else was changed")
-        return found
+        now = {key: self._seen(*key) for key in self._kept}
+        changed = [key for key in now if now[key] != self._kept[key]]
+        return [f"{'/'.join(key)} was {self._kept[key]} and is {now[key]}" for key in changed]
 
-    def _keep(self, resource: Resource, namespace: str, obj: Json) -> None:
-        self._uids.add(obj["metadata"]["uid"])
-        record = self._cluster.store.create(resource, obj)
-        known = (record.uid, record.obj["metadata"].get("labels"), _own(record.obj))
-        self._put[resource.kind, namespace, record.key[1]] = known
+    def _seen(self, kind: str, namespace: str, name: str) -> tuple[Json, ...]:
+        """The uid, the labels, and the spec without the fields that the cluster adds."""
+        record = self._cluster.store.of(RESOURCES[kind]).records.get((namespace, name))
+        if record is None:
+            return ()
+        spec = {key: value for key, value in record.obj["spec"].items() if key not in ("nodeName", "tolerations")}
+        return ({"uid": record.uid}, record.obj["metadata"].get("labels", {}), spec)
 
 
-def _own(obj: Json) -> dict[str, Any]:
-    """The spec without the fields that the cluster adds."""
-    return {key: value for key, value in obj["spec"].items() if key not in ("nodeName", "tolerations")}
+def _target(path: str) -> RequestInfo:
+    return read_target("POST", path, {})
