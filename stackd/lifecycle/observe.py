@@ -212,7 +212,10 @@ class Observer:
             return False
         unseen = context.unseen.get(stack.stack_id)
         if unseen is not None and unseen.pod.uid == stack.pod_uid:
-            return context.clock.monotonic() >= unseen.ask_at
+            if context.clock.monotonic() >= unseen.ask_at:
+                return True
+            self._due.add(stack.stack_id, at=unseen.ask_at)  # what made it due now has taken the place of that
+            return False
         # What a brake holds is asked for once, and once more when the operator has confirmed it.
         held = self._gone.get(stack.stack_id) == stack.pod_uid and stack.stack_id not in context.brake.confirmed
         return one.observation.ended and not held

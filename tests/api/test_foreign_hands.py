@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from stackd.embedded.resources import PODS
+from stackd.lifecycle import observe
 from stackd.lifecycle.reconcile import AGAIN_PASSES
 from tests.harness import Harness, Machine, eventually, seed, until
 
@@ -339,3 +341,17 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
     at.faults.clear()
     fresh = await at.do("restart", created["stack_id"])
     assert (fresh["requested_cpu_milli"], fresh["requested_memory_bytes"]) == (100, 128 << 20), "the policy is gone"
+
+
+async def test_a_pod_that_the_watch_does_not_report_is_asked_for_again_whatever_comes_in_between(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(observe, "UNSEEN_SECONDS", 0.5)
+    stack_id = await at.running()
+    at.faults.add_fault(action="latency", verb="get", resource="pods", seconds=0.3)
+    at.faults.replay_deletion("pods", stack_id)
+    await eventually(lambda: at.cluster.counts.in_flight)
+    at.look_again()
+    await eventually(lambda: stack_id in at.daemon.context.unseen)
+    at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", stack_id))
+    await at.until_status(stack_id, "stopped")
