@@ -200,10 +200,6 @@ class Faults:
         """Refuse this bearer token with 401; None stands for requests without one."""
         self.unauthorized_tokens.add(token)
 
-    def renew_token(self, token: str | None = None) -> None:
-        """Undo `expire_token`."""
-        self.unauthorized_tokens.discard(token)
-
     def _let_watches_speak(self) -> None:
         for watch in self._cluster.server.watches:
             watch.thaw()

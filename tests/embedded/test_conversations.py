@@ -7,63 +7,29 @@ or new.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.embedded.scenes import options, recording
-from tests.embedded.wire import Answer, Json, Wire, running
+from tests.embedded.wire import Wire, running
 
-LEASES = [
-    "lease-get-404",
-    "leases-list-empty",
-    "lease-create-201",
-    "lease-create-409",
-    "lease-get-200",
-    "lease-update-200",
-    "lease-update-409",
-    "lease-update-422-no-version",
-    "lease-update-409-uid",
-    "lease-update-200-unchanged",
-    "lease-patch-200",
-    "lease-patch-409",
-    "lease-patch-200-released",
-    "leases-list",
-    "leases-list-selected",
-    "lease-create-422-duration",
-    "lease-create-400-type",
-    "lease-create-500-version",
-    "lease-create-201-empty",
-    "lease-create-201-offset",
-    "lease-delete-409-version",
-    "lease-delete-200",
-    "lease-delete-404",
-    "lease-update-409-gone",
-    "lease-update-201-gone",
-    "lease-update-201-new",
-    "watch-lease",
-    "lease-create-201-dryrun",
-    "lease-update-200-dryrun",
-    "lease-update-200-less",
-    "lease-update-400-name",
-]
-CONFIG_MAPS = [
-    "configmap-create-201",
-    "configmap-create-409",
-    "configmap-get-200",
-    "configmap-get-404",
-    "configmaps-list-labels",
-    "configmap-create-201-immutable",
-    "configmap-create-201-data",
-    "configmap-update-200-no-version",
-    "configmap-update-200-less",
-    "configmap-delete-409-uid",
-    "configmap-delete-200",
-    "configmap-delete-404",
-    "configmap-update-404",
-    "watch-configmaps",
-]
+_LEASES = (
+    "lease-get-404 leases-list-empty lease-create-201 lease-create-409 lease-get-200 lease-update-200 "
+    "lease-update-409 lease-update-422-no-version lease-update-409-uid lease-update-200-unchanged lease-patch-200 "
+    "lease-patch-409 lease-patch-200-released leases-list leases-list-selected lease-create-422-duration "
+    "lease-create-400-type lease-create-500-version lease-create-201-empty lease-create-201-offset "
+    "lease-delete-409-version lease-delete-200 lease-delete-404 lease-update-409-gone lease-update-201-gone "
+    "lease-update-201-new watch-lease lease-create-201-dryrun lease-update-200-dryrun lease-update-200-less "
+    "lease-update-400-name"
+)
+_CONFIG_MAPS = (
+    "configmap-create-201 configmap-create-409 configmap-get-200 configmap-get-404 configmaps-list-labels "
+    "configmap-create-201-immutable configmap-create-201-data configmap-update-200-no-version "
+    "configmap-update-200-less configmap-delete-409-uid configmap-delete-200 configmap-delete-404 "
+    "configmap-update-404 watch-configmaps"
+)
+LEASES, CONFIG_MAPS = _LEASES.split(), _CONFIG_MAPS.split()
 WITHOUT_A_NAMESPACE = ["lease-create-404-namespace", "lease-create-403-terminating"]
 REPLAYED = [*LEASES, *CONFIG_MAPS, *WITHOUT_A_NAMESPACE]
 LEASES_PATH = "/apis/coordination.k8s.io/v1/namespaces/rec/leases"
@@ -155,25 +121,6 @@ async def test_a_conversation_goes_as_recorded(path: str, names: list[str]) -> N
             await conversation.replay(name)
 
 
-async def _lease(wire: Wire, **metadata: Any) -> Answer:
-    spec = {"holderIdentity": "vm1", "leaseDurationSeconds": 30, "renewTime": "2026-02-10T02:02:26.000000Z"}
-    return await wire.post(LEASES_PATH, {"metadata": {"name": "one", **metadata}, "spec": spec})
-
-
-async def test_of_two_updates_of_the_same_version_one_is_done(wire: Wire) -> None:
-    lease: Json = (await _lease(wire)).body
-    body = [lease | {"spec": lease["spec"] | {"holderIdentity": f"vm{number}"}} for number in (2, 3)]
-    answers = [await wire.call("PUT", f"{LEASES_PATH}/one", one) for one in body]
-    assert [answer.status for answer in answers] == [200, 409]
-    assert (await wire.get(f"{LEASES_PATH}/one")).body["spec"]["holderIdentity"] == "vm2"
-
-
-@pytest.mark.parametrize("time", ["2026-02-10T02:02:26Z", "2026-02-10T02:02:26.535Z", "2026-02-10T02:02:26.535664123Z"])
-async def test_a_time_with_more_or_fewer_than_six_fraction_digits_is_refused(wire: Wire, time: str) -> None:
-    answer = await wire.post(LEASES_PATH, {"metadata": {"name": "one"}, "spec": {"renewTime": time}})
-    assert answer.status == 400
-
-
 async def test_annotations_are_bounded_by_a_quarter_of_a_mebibyte(wire: Wire) -> None:
     annotated = {"metadata": {"name": "large", "annotations": {"stackd.io/record": "x" * 262145}}}
     answer = await wire.post(MAPS_PATH, annotated)
@@ -191,10 +138,3 @@ async def test_without_its_namespace_there_is_no_lease(name: str) -> None:
             await wire.until_gone("/api/v1/namespaces/rec")
         answer = await wire.post(LEASES_PATH, recorded["request"]["body"])
     assert (answer.status, answer.body) == (recorded["response"]["status"], recorded["response"]["body"])
-
-
-async def test_a_lease_is_there_after_a_restart_of_the_cluster(tmp_path: Path) -> None:
-    async with running(options(state_path=tmp_path / "state")) as wire:
-        lease = (await _lease(wire)).body
-    async with running(options(state_path=tmp_path / "state")) as wire:
-        assert (await wire.get(f"{LEASES_PATH}/one")).body == lease
