@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import AsyncGenerator, Iterable
+from collections import Counter
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -26,28 +27,29 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.printable import printable
 
-CREDENTIALS = (API_KEY, KUBECONFIG)
+KEYS = ("STACKD_API_KEY", "STACKD_AUTH__KEY")
+"""The variables that may hold a key for the daemon."""
+
 COLOURS = {Level.OK: GOOD, Level.WARN: WARNING, Level.FAIL: BAD}
 LEVEL_WIDTH, ABOUT_WIDTH = 4, 13
 
 
 async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions | None, output: str) -> int:
     """Print each finding as soon as it is known. Returns the number of failures."""
-    told = say_json if output else say
     try:
         found = loaded(config_path)
     except ConfigError as error:
-        return await told(_misconfigured(error))
-    return await told(examine(found, config_path, size, options))
+        return await say(_misconfigured(error), as_json=bool(output))
+    return await say(examine(found, config_path, size, options), as_json=bool(output))
 
 
 async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
     """The findings if the configuration is not valid: its mistakes, and the service's state in systemd."""
     for mistake in error.mistakes:
         yield fail("configuration", mistake, "fix it; `stackd check` checks it again")
-    if (known := service.find_unit()) is not None:
-        last = service.last_error(known)
-        for finding in service.examine(known, "" if any(one in last for one in error.mistakes) else last):
+    if (unit := service.find_unit()) is not None:
+        last = service.last_error(unit)
+        for finding in service.examine(unit, "" if any(one in last for one in error.mistakes) else last):
             yield finding
 
 
@@ -55,25 +57,25 @@ async def examine(
     found: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None
 ) -> AsyncGenerator[Finding, None]:
     """Yield all findings, each as soon as it is known."""
-    known = service.find_unit() if is_installed(config_path) else None
-    if known is not None:
-        found = dataclasses.replace(found, config=service.as_seen_by(found.config, known))
-    config = found.config
+    unit = service.find_unit() if is_installed(config_path) else None
+    if unit is not None:
+        found = dataclasses.replace(found, config=service.as_seen_by(found.config, unit))
+    config, mode = found.config, found.config.cluster.mode
     for finding in machine.examine(found, config_path):
         yield finding
     at = local_daemon(config, config_path)
-    if key := key_of_environment():
+    if key := next(filter(None, (os.environ.get(name, "").strip() for name in KEYS)), ""):
         at = dataclasses.replace(at, key=key)
-    if known is not None:
-        async for finding in _installed(known, config, config_path, await running.loaded_at(at)):
+    if unit is not None:
+        for finding in _installed(unit, config, config_path, await running.loaded_at(at)):
             yield finding
-    state = await running.examine(at, expected=known is not None and known.active == "active")
+    state = await running.examine(at, expected=unit is not None and unit.active == "active")
     about_daemon = [state, *await running.unknown_objects(at), *await running.templates(at)]
-    if config.cluster.mode in ("embedded", "auto"):
-        text = {"embedded": "it is the embedded one: its pods are simulated", "auto": "none is configured"}
-        about_daemon.append((ok if config.cluster.mode == "embedded" else warn)("cluster", text[config.cluster.mode]))
+    if mode in ("embedded", "auto"):
         for finding in about_daemon:
             yield finding
+        embedded = ok("cluster", "it is the embedded one: its pods are simulated")
+        yield embedded if mode == "embedded" else warn("cluster", "none is configured")
         return
     async with aclosing(_connected(config, size, options, await running.stacks(at))) as findings:
         async for finding in findings:
@@ -83,18 +85,12 @@ async def examine(
             yield finding
 
 
-async def _installed(
-    known: Unit, config: Config, config_path: Path | None, loaded_at: float
-) -> AsyncGenerator[Finding, None]:
-    files = [config_path, *(config_path.with_name(name) for name in CREDENTIALS)] if config_path is not None else []
-    for findings in (
-        service.examine(known, service.last_error(known)),
-        service.not_in_force(known, loaded_at, files),
-        service.owners(config, known),
-        service.unreadable(config, config_path, known),
-    ):
-        for finding in findings:
-            yield finding
+def _installed(unit: Unit, config: Config, config_path: Path | None, loaded_at: float) -> Iterator[Finding]:
+    files = [config_path, *map(config_path.with_name, (API_KEY, KUBECONFIG))] if config_path is not None else []
+    yield from service.examine(unit, service.last_error(unit))
+    yield from service.not_in_force(unit, loaded_at, files)
+    yield from service.owners(config, unit)
+    yield from service.unreadable(config, config_path, unit)
 
 
 async def _connected(
@@ -126,42 +122,25 @@ async def _connected(
         await probing.close()
 
 
-def key_of_environment() -> str:
-    """The key for the daemon in the environment, or an empty text."""
-    given = (os.environ.get(variable, "").strip() for variable in ("STACKD_API_KEY", "STACKD_AUTH__KEY"))
-    return next(filter(None, given), "")
-
-
-async def say(findings: AsyncGenerator[Finding, None]) -> int:
-    """Print each finding. Returns the number of failures."""
-    console = Console()
-    counts = dict.fromkeys(Level, 0)
+async def say(findings: AsyncGenerator[Finding, None], *, as_json: bool = False) -> int:
+    """Print each finding, as JSON or for people. Returns the number of failures."""
+    console, counts = Console(), Counter[Level]()
     async for finding in findings:
         counts[finding.level] += 1
-        console.print(_line(finding))
-    warnings, failures = counted(counts[Level.WARN], "warning"), counted(counts[Level.FAIL], "failure")
-    console.print(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")
+        if as_json:
+            print_json_line(dataclasses.asdict(finding))
+        else:
+            level, about = Text(finding.level, style=COLOURS[finding.level]), Text(finding.about)
+            console.print(advised(((level, LEVEL_WIDTH), (about, ABOUT_WIDTH)), finding.what, finding.advice))
+    if not as_json:
+        warnings, failures = counted(counts[Level.WARN], "warning"), counted(counts[Level.FAIL], "failure")
+        console.print(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")
     return counts[Level.FAIL]
 
 
-async def say_json(findings: AsyncGenerator[Finding, None]) -> int:
-    """Print each finding as one line of JSON. Returns the number of failures."""
-    failed = 0
-    async for finding in findings:
-        failed += finding.level is Level.FAIL
-        print_json_line(dataclasses.asdict(finding))
-    return failed
-
-
-def _line(finding: Finding) -> Table:
-    heads = ((Text(finding.level, style=COLOURS[finding.level]), LEVEL_WIDTH), (Text(finding.about), ABOUT_WIDTH))
-    return advised(heads, finding.what, finding.advice)
-
-
-def advised(heads: Iterable[tuple[Text, int]], what: str, advice: str) -> Table:
-    """A row with its heads, each of a given width, then the text, and the advice below it."""
+def advised(heads: Sequence[tuple[Text, int]], what: str, advice: str) -> Table:
+    """A row with its heads, each with its width, then the text, and the advice below it."""
     row = Table.grid(padding=(0, 2), expand=False)
-    heads = list(heads)
     for _, width in heads:
         row.add_column(width=width)
     row.add_column(overflow="fold")

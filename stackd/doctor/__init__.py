@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import partial
 
 
 class Level(enum.StrEnum):
@@ -25,7 +26,7 @@ class Level(enum.StrEnum):
     FAIL = "fail"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One result of a check: what it is about, what was found, and what to do."""
 
@@ -38,17 +39,5 @@ class Finding:
 SHOWN = 3
 """A finding names this many of what it is about."""
 
-
-def ok(about: str, what: str) -> Finding:
-    """Nothing to do."""
-    return Finding(level=Level.OK, about=about, what=what)
-
-
-def warn(about: str, what: str, advice: str = "") -> Finding:
-    """It works, and could be better."""
-    return Finding(level=Level.WARN, about=about, what=what, advice=advice)
-
-
-def fail(about: str, what: str, advice: str = "") -> Finding:
-    """It does not work, or is not safe."""
-    return Finding(level=Level.FAIL, about=about, what=what, advice=advice)
+ok, warn, fail = (partial(Finding, level) for level in Level)
+"""Nothing to do; it works, and could be better; it does not work, or is not safe."""
