@@ -13,7 +13,7 @@ import pytest
 
 from stackd.doctor import Finding, Level
 from tests.certificates import authority, issued
-from tests.doctor.test_doctor import Ward, ward
+from tests.doctor.test_doctor import Prepared, prepared
 from tests.provisioning import printed
 
 DOMAIN = "stacks.example.org"
@@ -30,7 +30,7 @@ ROUTES = {
 @asynccontextmanager
 async def site(
     folder: Path, monkeypatch: pytest.MonkeyPatch, *, days: int = 90, host: str = f"*.{DOMAIN}", **cluster: Any
-) -> AsyncIterator[Ward]:
+) -> AsyncIterator[Prepared]:
     """A cluster with a Gateway, to which all names below the domain lead."""
     by = authority(folder)
     pair = issued(folder, by, host=f"DNS:{host}", days=days)
@@ -43,12 +43,12 @@ async def site(
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=pair.server_context())
     environment = ROUTES | {"STACKD_ROUTES__PORT": str(server.sockets[0].getsockname()[1])}
-    async with server, ward(folder, printed(env=environment), **({"gateway": "gateways/public"} | cluster)) as at:
+    async with server, prepared(folder, printed(env=environment), **({"gateway": "gateways/public"} | cluster)) as at:
         at.environment |= environment
         yield at
 
 
-async def about_routes(at: Ward) -> list[Finding]:
+async def about_routes(at: Prepared) -> list[Finding]:
     return [finding for finding in await at.look() if finding.about in ("routes", "rights")]
 
 

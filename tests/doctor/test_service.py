@@ -38,77 +38,67 @@ def unit(**properties: str) -> Unit:
     return read_unit(ACTIVE | properties)
 
 
-def found(made: Unit, error: str = "") -> list[Finding]:
-    return list(service.examine(made, error))
+def found(*, error: str = "", **properties: str) -> list[tuple[Level, str, str]]:
+    return [(one.level, one.what, one.advice) for one in service.examine(unit(**properties), error)]
 
 
-def only(made: Unit, error: str = "") -> Finding:
-    (finding,) = found(made, error)
-    return finding
-
-
-def test_a_service_at_work_is_well() -> None:
-    finding = only(unit(), "an old one")
-    assert (finding.level, finding.what) == (Level.OK, "ready: 3 stacks, 2 nodes")
-
-
-def test_a_failed_service_is_told_with_its_last_error_and_how_to_start_it() -> None:
-    finding = only(unit(ActiveState="failed", SubState="failed", Result="exit-code"), "no API key is configured")
-    assert finding.level is Level.FAIL
-    assert finding.what == "it has failed (exit-code); the last error: no API key is configured"
-    assert "systemctl restart stackd" in finding.advice
+NEVER = {"ActiveState": "inactive", "SubState": "dead"}
+TRIES = "fix that; systemd tries again by itself"
+ENDS = "it keeps ending; systemd has restarted it 7 times; the last error: the state file is read-only"
+REFUSED = "the last reload was refused: config.toml:1: [stacks] tttl: unknown key"
+WAITS = "waits for a restart: server.port, state.path"
+AT_WORK = (Level.OK, "ready: 3 stacks, 2 nodes", "")
 
 
 @pytest.mark.parametrize(
-    ("active", "sub"),
+    ("error", "properties", "expected"),
     [
-        ("activating", "auto-restart"),
-        ("activating", "auto-restart-queued"),
-        ("activating", "start"),
-        ("deactivating", "final-sigterm"),
-        ("inactive", "dead-before-auto-restart"),
-        ("failed", "failed-before-auto-restart"),
+        ("an old one", {}, [AT_WORK]),
+        (
+            "no key", {"ActiveState": "failed", "SubState": "failed", "Result": "exit-code"},
+            [(Level.FAIL, "it has failed (exit-code); the last error: no key", "fix that, then: systemctl restart stackd")],
+        ),
+        ("", NEVER, [(Level.FAIL, "it does not run", "systemctl start stackd")]),
+        (
+            "", NEVER | {"UnitFileState": "disabled"},
+            [(Level.WARN, "it is installed, but neither runs nor starts at boot", "systemctl enable --now stackd")],
+        ),
+        (
+            "the loop hung", {"NRestarts": "2", "UnitFileState": "disabled", "NeedDaemonReload": "yes"},
+            [
+                (Level.WARN, "it has ended and was restarted 2 times; the last error: the loop hung", "journalctl -u stackd"),
+                (Level.WARN, "it does not start at boot", "systemctl enable stackd"),
+                AT_WORK,
+                (Level.WARN, "its unit file was changed, but systemd has not read it yet", "systemctl daemon-reload"),
+            ],
+        ),
+        (
+            "", {"StatusText": f"ready: 0 stacks, 1 node; {REFUSED}; {WAITS}"},
+            [
+                (Level.FAIL, f"its l{REFUSED.removeprefix('the l')}", "fix that, then: stackd reload"),
+                (Level.WARN, "changed, but not in force until a restart: server.port, state.path", "systemctl restart stackd"),
+                (Level.OK, f"ready: 0 stacks, 1 node; {REFUSED}; {WAITS}", ""),
+            ],
+        ),
+        ("", {"StatusText": "waiting for the cluster: its certificate"}, [(Level.WARN, "waiting for the cluster", "")]),
+        ("", {"StatusText": "standby: vm1 owns the stacks"}, [(Level.OK, "standby: vm1 owns the stacks", "")]),
+        *(
+            (
+                "the state file is read-only", {"ActiveState": active, "SubState": sub, "Result": "exit-code", "NRestarts": "7"},
+                [(Level.FAIL, ENDS, TRIES)],
+            )
+            for active, sub in (
+                ("activating", "auto-restart"), ("activating", "auto-restart-queued"), ("activating", "start"),
+                ("deactivating", "final-sigterm"), ("inactive", "dead-before-auto-restart"),
+                ("failed", "failed-before-auto-restart"),
+            )
+        ),
     ],
-)
-def test_a_service_that_ends_again_and_again_is_told_with_its_last_error(active: str, sub: str) -> None:
-    finding = only(
-        unit(ActiveState=active, SubState=sub, Result="exit-code", NRestarts="7"), "the state file is read-only"
-    )
-    assert finding.level is Level.FAIL
-    assert "7 times; the last error: the state file is read-only" in finding.what
-
-
-@pytest.mark.parametrize(
-    ("enabled", "level", "said"),
-    [("enabled", Level.FAIL, "it does not run"), ("disabled", Level.WARN, "neither runs nor starts at boot")],
-)
-def test_a_service_that_does_not_run_is_told(enabled: str, level: Level, said: str) -> None:
-    finding = only(unit(ActiveState="inactive", SubState="dead", UnitFileState=enabled))
-    assert (finding.level, said in finding.what) == (level, True)
-
-
-def test_what_the_status_says_is_told() -> None:
-    refused = "the last reload was refused: config.toml:1: [stacks] tttl: unknown key"
-    waiting = "waits for a restart: server.port, state.path"
-    findings = found(unit(StatusText=f"ready: 0 stacks, 1 node; {refused}; {waiting}"))
-    assert [finding.level for finding in findings] == [Level.FAIL, Level.WARN, Level.OK]
-    assert "tttl" in findings[0].what
-    assert (findings[1].what.rpartition(": ")[2], findings[1].advice) == (
-        "server.port, state.path",
-        "systemctl restart stackd",
-    )
-    finding = only(unit(StatusText="waiting for the cluster: Kubernetes' certificate is not accepted: expired"))
-    assert (finding.level, finding.what) == (Level.WARN, "waiting for the cluster")
-    finding = only(unit(StatusText="standby: vm1 owns the stacks"))
-    assert (finding.level, finding.what) == (Level.OK, "standby: vm1 owns the stacks")
-
-
-def test_restarts_a_missing_enable_and_a_changed_unit_are_told_beside_it() -> None:
-    findings = found(unit(NRestarts="2", UnitFileState="disabled", NeedDaemonReload="yes"), "the loop hung")
-    assert [finding.level for finding in findings] == [Level.WARN, Level.WARN, Level.OK, Level.WARN]
-    assert "2 times; the last error: the loop hung" in findings[0].what
-    assert findings[1].advice == "systemctl enable stackd"
-    assert findings[3].advice == "systemctl daemon-reload"
+)  # fmt: skip
+def test_what_systemd_does_with_the_service(
+    error: str, properties: dict[str, str], expected: list[tuple[Level, str, str]]
+) -> None:
+    assert found(error=error, **properties) == expected
 
 
 def test_a_file_that_was_changed_after_the_start_and_the_last_reload_is_not_in_force(tmp_path: Path) -> None:

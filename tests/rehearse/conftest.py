@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from stackd.client.attempts import NO_RETRIES
 from stackd.embedded import EmbeddedCluster
 from stackd.rehearse.connection import Connection
 from stackd.rehearse.outcome import Goal, Outcome
-from stackd.rehearse.plan import Plan, StackKind
+from stackd.rehearse.plan import Plan, Preflight, StackKind, inspect
 from stackd.rehearse.player import Rehearsal
 from stackd.rehearse.run import run
 from tests.harness import KEY, Harness, fast_cluster, harness, request_for
 
-ROOT = Path(__file__).parents[2]
-STACKD = [sys.executable, str(ROOT / "stackd.py")]
+STACKD = [sys.executable, str(Path(__file__).parents[2] / "stackd.py")]
 START_DELAY = 0.3
 
 
@@ -54,6 +53,12 @@ async def rehearsed(at: Harness, plan: Plan, *goals: Goal, connection: type[Conn
         return Outcome(rehearsal, goals)
 
 
+async def inspected(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
+    """The objections to a plan."""
+    async with connected(at) as connection:
+        return await inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
+
+
 @pytest.fixture
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
     """A stackd whose pods take some time to start."""
@@ -64,48 +69,29 @@ async def at(tmp_path: Path) -> AsyncIterator[Harness]:
         yield ready
 
 
-@dataclass(slots=True, kw_only=True)
-class Command:
-    """``stackd rehearse`` as a process."""
-
-    process: subprocess.Popen[str]
-
-    def interrupt(self, number: int) -> None:
-        """Send the command a signal."""
-        self.process.send_signal(number)
-
-    def end(self) -> tuple[int, str, str]:
-        """The command's exit code, standard output and standard error."""
-        said, complained = self.process.communicate(timeout=60)
-        return self.process.returncode, said, complained
-
-
-@dataclass(slots=True, kw_only=True)
-class Terminal:
-    """Starts commands, and ends those that a test leaves running."""
-
-    folder: Path
-    ends: ExitStack = field(default_factory=ExitStack)
-
-    def rehearse(self, at: Harness, *words: str, image: str = "nginx:stable") -> Command:
-        """Run ``stackd rehearse … --file POD``."""
-        pod = self.folder / "pod.yaml"
-        pod.write_text(request_for(image)["pod_spec"])
-        environment = os.environ | {"STACKD_URL": at.url, "STACKD_API_KEY": KEY, "COLUMNS": "200"}
-        process = subprocess.Popen(
-            [*STACKD, "rehearse", *words, "--file", str(pod)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.ends.callback(process.wait)
-        self.ends.callback(process.kill)
-        return Command(process=process)
+Rehearse = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    made = Terminal(folder=tmp_path)
-    with made.ends:
-        yield made
+def rehearse(tmp_path: Path) -> Iterator[Rehearse]:
+    """Starts ``stackd rehearse … --file POD`` as a process, which is killed at the end of the test."""
+
+    def started(at: Harness, *words: str) -> subprocess.Popen[str]:
+        pod = tmp_path / "pod.yaml"
+        pod.write_text(request_for("nginx:stable")["pod_spec"])
+        environment = os.environ | {"STACKD_URL": at.url, "STACKD_API_KEY": KEY, "COLUMNS": "200"}
+        pipe = subprocess.PIPE
+        words = (*STACKD, "rehearse", *words, "--file", str(pod))
+        process = subprocess.Popen(words, env=environment, stdout=pipe, stderr=pipe, text=True)
+        ends.callback(process.wait)
+        ends.callback(process.kill)
+        return process
+
+    with ExitStack() as ends:
+        yield started
+
+
+async def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """The command's exit code, standard output and standard error."""
+    out, err = await asyncio.to_thread(process.communicate, timeout=60)
+    return process.returncode, out, err

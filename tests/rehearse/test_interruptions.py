@@ -14,7 +14,7 @@ from stackd.rehearse.plan import LABEL
 from stackd.rehearse.player import Rehearsal
 from tests.harness import Harness, eventually, fast_cluster, harness
 from tests.ports import free_port
-from tests.rehearse.conftest import START_DELAY, Command, Terminal, plan, rehearsed
+from tests.rehearse.conftest import START_DELAY, Rehearse, ended, plan, rehearsed
 
 HOLD = ("--burst", "--hold", "1m", "--poll", "300ms")
 
@@ -29,84 +29,64 @@ async def until_running(at: Harness, stacks: int) -> None:
     await eventually(run, deadline=30)
 
 
-async def ended(command: Command) -> tuple[int, str, str]:
-    """Exit code and output of the command, once it has ended."""
-    return await asyncio.to_thread(command.end)
-
-
-async def test_ctrl_c_removes_everything_and_tells_what_was_measured(at: Harness, terminal: Terminal) -> None:
-    command = terminal.rehearse(at, "--stacks", "6", *HOLD)
+async def test_ctrl_c_removes_everything_and_prints_what_was_measured(at: Harness, rehearse: Rehearse) -> None:
+    command = rehearse(at, "--stacks", "6", *HOLD)
     await until_running(at, 6)
-    command.interrupt(signal.SIGINT)
-    code, said, complained = await ended(command)
+    command.send_signal(signal.SIGINT)
+    code, out, err = await ended(command)
     assert code == 130
-    assert "stopping, and deleting what was made" in complained
-    assert "No verdict: stopped early, with 6 of 6 stacks started and 6 running." in said
-    assert "none of its stacks is left" in complained
-    assert "6 of 6" in said
+    assert "stopping, and deleting what was made" in err
+    assert "No verdict: stopped early, with 6 of 6 stacks started and 6 running." in out
+    assert "none of its stacks is left" in err
     assert await at.objects("pods") == {}
 
 
-async def test_ctrl_c_while_creates_are_under_way_removes_what_comes_of_them(at: Harness, terminal: Terminal) -> None:
+async def test_creates_under_way_are_waited_for_and_players_who_have_not_come_do_not_come(
+    at: Harness, rehearse: Rehearse
+) -> None:
     at.cluster.faults.add(Fault(verb="create", resource="services", action="latency", seconds=1.0))
-    command = terminal.rehearse(at, "--stacks", "6", *HOLD)
-    await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") == [(6,)], deadline=30)
-    command.interrupt(signal.SIGINT)
-    code, _, _ = await ended(command)
-    assert code == 130
-    assert at.cluster.counts.requests["create", "pods", 201] == 1 + 6, "the dry run, and all that were under way"
+    command = rehearse(at, "--stacks", "100", "--rate", "2/s", "--hold", "0s")
+    await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") >= [(2,)], deadline=30)
+    command.send_signal(signal.SIGTERM)
+    code, out, _ = await ended(command)
+    assert (code, "No verdict: stopped early" in out) == (130, True)
+    assert 2 <= at.cluster.counts.requests["create", "pods", 201] < 20
     assert await at.listed() == []
     assert await at.objects("pods") == {}
 
 
-async def test_players_who_have_not_arrived_do_not_come_any_more(at: Harness, terminal: Terminal) -> None:
-    command = terminal.rehearse(at, "--stacks", "100", "--rate", "2/s", "--hold", "0s")
-    await until_running(at, 1)
-    command.interrupt(signal.SIGTERM)
-    code, said, _ = await ended(command)
-    assert code == 130
-    assert "No verdict: stopped early" in said
-    assert at.cluster.counts.requests["create", "pods", 201] < 20
-    assert await at.objects("pods") == {}
-
-
-async def test_a_terminal_that_is_closed_ends_it_as_well(at: Harness, terminal: Terminal) -> None:
-    command = terminal.rehearse(at, "--stacks", "3", *HOLD)
+async def test_a_terminal_that_is_closed_ends_it_as_well(at: Harness, rehearse: Rehearse) -> None:
+    command = rehearse(at, "--stacks", "3", *HOLD)
     await until_running(at, 3)
-    for end in (command.process.stdout, command.process.stderr):
+    for end in (command.stdout, command.stderr):
         assert end is not None
         end.close()
-    command.interrupt(signal.SIGHUP)
-    assert await asyncio.to_thread(command.process.wait, 30) != 0
+    command.send_signal(signal.SIGHUP)
+    assert await asyncio.to_thread(command.wait, 30) != 0
     assert await at.objects("pods") == {}
 
 
-async def test_a_second_ctrl_c_ends_it_at_once_and_says_what_is_left(at: Harness, terminal: Terminal) -> None:
-    command = terminal.rehearse(at, "--stacks", "4", *HOLD, "--ttl", "6s")
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGKILL])
+async def test_what_it_cannot_delete_expires_and_a_second_ctrl_c_says_so(
+    at: Harness, rehearse: Rehearse, second: int
+) -> None:
+    command = rehearse(at, "--stacks", "4", *HOLD, "--ttl", "6s")
     await until_running(at, 4)
     at.cluster.faults.add(Fault(verb="delete", action="latency", seconds=2.0))
-    command.interrupt(signal.SIGINT)
-    await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
-    command.interrupt(signal.SIGINT)
-    code, _, complained = await ended(command)
-    assert code == 130
-    assert "may remain; they expire within " in complained
-    assert f"stackd stacks batch-delete --label {LABEL}=" in complained
+    if second == signal.SIGINT:
+        command.send_signal(signal.SIGINT)
+        await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
+    command.send_signal(second)
+    code, _, err = await ended(command)
+    if second == signal.SIGINT:
+        assert code == 130
+        assert "may remain; they expire within " in err
+        assert f"stackd stacks batch-delete --label {LABEL}=" in err
+    else:
+        assert len(await at.listed()) == 4
     at.cluster.faults.clear()
     await eventually(lambda: not at.rows("SELECT 1 FROM stacks"), deadline=30)
-
-
-async def test_what_a_killed_rehearsal_leaves_ends_with_its_time_to_live(at: Harness, terminal: Terminal) -> None:
-    command = terminal.rehearse(at, "--stacks", "4", *HOLD, "--ttl", "4s")
-    await until_running(at, 4)
-    command.interrupt(signal.SIGKILL)
-    await ended(command)
-    assert len(await at.listed()) == 4
-
-    async def gone() -> bool:
-        return not at.rows("SELECT 1 FROM stacks") and not await at.objects("pods")
-
-    await eventually(gone, deadline=30)
+    assert await at.objects("pods") == {}
 
 
 @pytest.fixture
@@ -127,33 +107,29 @@ async def test_a_daemon_that_is_away_for_a_moment_is_waited_for(cluster: Embedde
         found = await rehearsing
         assert found.left == 0
         assert await second.listed() == []
-    assert found.results.failed == 0
-    assert found.results.stages["running"].count == 4
+    assert (found.results.failed, found.results.stages["running"].count) == (0, 4)
 
 
-async def test_a_daemon_that_stays_away_leaves_no_doubt_about_what_is_left(
+async def test_a_daemon_that_stays_away_leaves_a_known_number_of_stacks(
     cluster: EmbeddedCluster, tmp_path: Path
 ) -> None:
     async with harness(tmp_path, {"STACKD_SERVER__PORT": str(free_port())}, cluster=cluster) as first:
         rehearsing = asyncio.create_task(rehearsed(first, plan(3, hold=0.5, patience=1.0, ttl=60.0)))
         await until_running(first, 3)
     found = await rehearsing
-    assert found.left == 3
-    assert found.left_sentence == "3 of its stacks may remain"
+    assert (found.left, found.left_sentence) == (3, "3 of its stacks may remain")
     assert 30 < found.left_seconds <= 60
     assert any(trouble.startswith("clean-up: no connection") for trouble in found.results.troubles)
 
 
-async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(at: Harness) -> None:
+async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: Rehearsal) -> None:
         raise ZeroDivisionError
 
-    wake = Rehearsal.wake
-    Rehearsal.wake = broken  # type: ignore[method-assign]
-    try:
-        raised = await asyncio.gather(rehearsed(at, plan(3)), return_exceptions=True)
-    finally:
-        Rehearsal.wake = wake  # type: ignore[method-assign]
+    monkeypatch.setattr(Rehearsal, "wake", broken)
+    raised = await asyncio.gather(rehearsed(at, plan(3)), return_exceptions=True)
     assert isinstance(raised[0], ExceptionGroup)
     assert at.cluster.counts.requests["create", "pods", 201] == 3
     assert await at.objects("pods") == {}

@@ -1,8 +1,12 @@
-"""The commands against a whole stackd; they run in a thread, since the daemon's event loop has to keep running."""
+"""The commands against a real daemon; they run in a thread, since the daemon's event loop has to keep running."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import sys
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +17,8 @@ from click.testing import CliRunner, Result
 from stackd.cli import stackd
 from tests.harness import KEY, Harness, harness
 
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "stackd.py"
 ENVIRONMENT = {"STACKD_URL": "", "STACKD_API_KEY": "", "XDG_CONFIG_HOME": "", "COLUMNS": "200"}
 
 
@@ -44,6 +50,35 @@ class Shell:
         result = await self.run(*words, stdin=stdin)
         assert result.exit_code == code, result.output
         return result.stderr
+
+    async def process(self, *words: str) -> Process:
+        """``stackd …`` as a process of its own."""
+        env = os.environ | {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home)}
+        return await asyncio.create_subprocess_exec(sys.executable, SCRIPT, *words, stdout=PIPE, stderr=PIPE, env=env)
+
+    async def on_terminal(self, *words: str, **more: str) -> str:
+        """What ``stackd …`` writes to a terminal: standard output and standard error."""
+        master, slave = pty.openpty()
+        env = {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home), "TERM": "dumb"}
+        env = os.environ | env | {"COLUMNS": "400"} | more
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, SCRIPT, *words, stdin=slave, stdout=slave, stderr=slave, env=env
+        )
+        os.close(slave)
+        out = await asyncio.to_thread(_everything, master)
+        await process.wait()
+        return out
+
+
+def _everything(master: int) -> str:
+    found = b""
+    try:
+        while chunk := os.read(master, 65536):
+            found += chunk
+    except OSError:
+        pass  # the other side has closed the terminal
+    os.close(master)
+    return found.decode()
 
 
 @pytest.fixture

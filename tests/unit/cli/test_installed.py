@@ -7,25 +7,32 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner, Result
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from stackd.cli import main, options, stackd
 from stackd.clock import SystemClock
-from stackd.keys import new_key
+from stackd.config import load
+from stackd.config.settings import toml
+from stackd.keys import digest, new_key
 from stackd.model import PortRange
 from stackd.store import Store
 from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import KEY as KEY_OF_HARNESS
-from tests.unit.cli.conftest import Shell
+from tests.unit.cli.conftest import SCRIPT, Shell
 
 KEY = new_key()[0]
-SCRIPT = Path(__file__).parents[3] / "stackd.py"
-UNWANTED = ("STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST")
+UNWANTED = (
+    "STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "CREDENTIALS_DIRECTORY",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -77,31 +84,7 @@ async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
         assert copy.execute("SELECT count(*) FROM stacks").fetchone() == (0,)
 
 
-def test_a_check_looks_at_the_installed_configuration_and_what_lies_beside_it(etc: Path) -> None:
-    result = run("check")
-    assert "no API key is configured" in str(result.exception)
-    (etc / "api-key").write_text(KEY + "\n")
-    (etc / "kubeconfig").write_text("{}")
-    result = run("check", "--effective")
-    assert result.exit_code == 0
-    assert 'stacks.namespace = "arena"' in result.stdout
-
-
-def test_a_check_warns_of_a_tenant_whose_templates_there_are_none_of(etc: Path) -> None:
-    configure(
-        etc,
-        f'[[auth.keys]]\nname = "ctfd"\nsha256 = "{new_key()[1]}"\nscope = "tenant"\nlabels = {{ event = "a" }}\n'
-        'templates = ["web_*"]\n',
-    )
-    (etc / "kubeconfig").write_text("{}")
-    result = run("check", "--effective")
-    assert (
-        'warning: the templates of the API key "ctfd" match none that there is (templates.directory)' in result.stderr
-    )
-    assert 'scope = "tenant", labels = { event = "a" }, templates = ["web_*"] }]' in result.stdout
-
-
-def test_an_installed_configuration_that_cannot_be_read_is_said_and_does_not_count(
+def test_an_installed_configuration_that_cannot_be_read_is_named_and_does_not_count(
     etc: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
@@ -115,8 +98,7 @@ async def test_the_client_finds_this_machines_daemon_and_its_key(shell: Shell, m
     folder = shell.home / "etc"
     folder.mkdir()
     monkeypatch.setattr(options, "INSTALLED", folder / "config.toml")
-    port = shell.at.daemon.port
-    (folder / "config.toml").write_text(f'[server]\nhost = "0.0.0.0"\nport = {port}\n')
+    (folder / "config.toml").write_text(f'[server]\nhost = "0.0.0.0"\nport = {shell.at.daemon.port}\n')
     (folder / "api-key").write_text(KEY_OF_HARNESS + "\n")
     result = await shell.run("list", STACKD_URL="", STACKD_API_KEY="")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -125,85 +107,126 @@ async def test_the_client_finds_this_machines_daemon_and_its_key(shell: Shell, m
     assert (await shell.run("list", STACKD_URL="")).exit_code == 0
 
 
-@pytest.mark.parametrize("sink", ["true", "head -n 1", "(sleep 0.2; head -c 1)"])
-@pytest.mark.parametrize("words", ["manifests", "check --effective", "key new --plain", "--help"])
+@pytest.mark.parametrize(
+    ("words", "sink"),
+    [("manifests", "head -n 1"), ("check --effective", "true"), ("--help", "(sleep 0.2; head -c 1)")],
+)
 def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path, words: str, sink: str) -> None:
     (tmp_path / "config.toml").write_text('[cluster]\nmode = "embedded"\n')
     environment = {**os.environ, "STACKD_CONFIG": str(tmp_path / "config.toml"), "STACKD_AUTH__KEY": KEY}
-    command = f"{sys.executable} {SCRIPT} {words} | {sink} >/dev/null"
-    done = subprocess.run(
-        ["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60, check=True
-    )
+    command = ["sh", "-c", f"{sys.executable} {SCRIPT} {words} | {sink} >/dev/null"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stderr == ""
 
 
-# ---- ``stackd check``, as an operator runs it
+# ---- ``stackd check``
 
 
 def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output, standard error."""
     code = 0
     try:
-        main(list(arguments))
+        main(["check", *arguments])
     except SystemExit as end:
         code = int(end.code or 0)
     out, err = capsys.readouterr()
     return code, out, err
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A configuration folder as ``make install`` leaves it, with its credentials beside the file."""
-    for name in ("CREDENTIALS_DIRECTORY", "KUBECONFIG", "STACKD_AUTH__KEY", "KUBERNETES_SERVICE_HOST"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "config.toml").write_text('[stacks]\nttl = "1h"\n')
-    (tmp_path / "api-key").write_text(KEY + "\n")
-    (tmp_path / "kubeconfig").write_text("{}")
-    return tmp_path
+def test_a_check_looks_at_the_configuration_and_what_lies_beside_it(
+    etc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sha256 = new_key()[1]
+    configure(
+        etc,
+        f'[[auth.keys]]\nname = "ctfd"\nsha256 = "{sha256}"\nscope = "tenant"\nlabels = {{ event = "a" }}\n'
+        'templates = ["web_*"]\n',
+    )
+    (etc / "kubeconfig").write_text("{}")
+    code, out, err = checked(capsys, "--effective")
+    assert (code, 'stacks.namespace = "arena"' in out) == (0, True)
+    assert 'warning: the templates of the API key "ctfd" match none that there is (templates.directory)' in err
+    assert 'scope = "tenant", labels = { event = "a" }, templates = ["web_*"] }]' in out
+    configure(etc)
+    (etc / "api-key").write_text("#unset")  # a credential that the unit leaves unset
+    code, _, err = checked(capsys)
+    assert (code, "no API key is configured" in err) == (2, True)
 
 
 def test_for_a_reload_missing_credentials_are_no_mistake_and_others_are(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    etc: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("api-key", "kubeconfig"):
-        (folder / name).unlink()
-    assert checked(capsys, "check", "--config", str(folder / "config.toml"))[0] == 2
-    assert checked(capsys, "check", "--for-reload", "--config", str(folder / "config.toml")) == (0, "", "")
-    (folder / "config.toml").write_text("[stacks]\nttll = 1\n")
-    assert checked(capsys, "check", "--for-reload", "--config", str(folder / "config.toml")) == (2, "", "")
-
-
-def test_a_credential_that_the_unit_leaves_unset_counts_as_none(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (folder / "api-key").write_text("#unset")
-    code, _, err = checked(capsys, "check", "--config", str(folder / "config.toml"))
-    assert code == 2
-    assert "no API key is configured" in err
-
-
-def test_check_tells_what_is_wrong_with_a_template(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "kubeconfig").write_text("{}")
-    settings = folder_with(tmp_path, web_1=WEB) | {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_CLUSTER__KUBECONFIG": str(tmp_path / "kubeconfig"),
-        "STACKD_STATE__PATH": str(tmp_path / "stackd.db"),
-    }
-    for name, text in settings.items():
+    assert checked(capsys)[0] == 2
+    assert checked(capsys, "--for-reload") == (0, "", "")
+    for name, text in folder_with(etc, web_1=WEB).items():
         monkeypatch.setenv(name, text)
-    config = tmp_path / "config.toml"
-    config.write_text("")
-    assert checked(capsys, "check", "--config", str(config)) == (0, "the configuration is valid\n", "")
-    folder_with(tmp_path, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
-    told = (
-        f"{tmp_path}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
-        f'{tmp_path}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
-    )
-    code, _, errors = checked(capsys, "check", "--config", str(config))
-    assert (code, [line for line in told if line not in errors]) == (2, []), errors
-    assert checked(capsys, "check", "--for-reload", "--config", str(config))[0] == 2
-    monkeypatch.delenv("STACKD_AUTH__KEY")
-    assert checked(capsys, "check", "--for-reload", "--config", str(config))[0] == 2, "systemd gives it no credentials"
+    (etc / "api-key").write_text(KEY + "\n")
+    (etc / "kubeconfig").write_text("{}")
+    assert checked(capsys) == (0, "the configuration is valid\n", "")
+    folder_with(etc, web_1=WEB + "ttll: 1h\n", plain=PLAIN + "pool: 1.5\n")
+    code, _, err = checked(capsys)
+    assert code == 2
+    for mistake in (
+        f"{etc}/templates/plain.yaml:19: pool: a whole number from 0 to 10000 is expected",
+        f'{etc}/templates/web-1.yaml:20: ttll: there is no such field (did you mean "ttl"?)',
+    ):
+        assert mistake in err
+    assert checked(capsys, "--for-reload") == (2, "", "")
+    folder_with(etc, web_1=WEB, plain=PLAIN)
+    configure(etc, "[server]\nprot = 1\n")
+    assert checked(capsys, "--for-reload") == (2, "", "")
+
+
+# ---- ``stackd key new`` prints lines that can be put into the configuration unchanged
+
+
+CHARACTERS = st.characters(codec="utf-8")
+
+
+@settings(deadline=None)  # the first example loads the command
+@given(st.text(CHARACTERS | st.sampled_from("\"'\\\x00\x1f\x7f\x85\n\r\t #={}[]\u2028\ufeff"), max_size=80))
+@example('a"b c')
+@example("a\\u0041")
+@example("équipe 7 \U0001f600")
+def test_any_name_is_printed_so_that_the_configuration_takes_it_or_refused(name: str) -> None:
+    result = run("key", "new", f"--name={name}")
+    if result.exit_code == 0:
+        (read,) = tomllib.loads(result.stderr)["auth"]["keys"]
+        assert (read["name"], read["sha256"]) == (name, digest(result.stdout.strip()).hex())
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.toml"
+            path.write_text(result.stderr, encoding="utf-8")
+            (accepted,) = load(path, {"STACKD_CLUSTER__MODE": "embedded"}).config.auth.keys
+        assert accepted.name == name
+    else:
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "cannot be used; a name of at most 64 printable characters" in result.stderr
+        assert not name.isprintable() or not 0 < len(name) <= 64 or name != " ".join(name.split())
+
+
+@given(st.text(CHARACTERS))
+def test_any_text_is_written_as_toml_and_read_back_as_it_was(text: str) -> None:
+    assert tomllib.loads(f"value = {toml(text)}") == {"value": text}
+    assert tomllib.loads(f"value = {toml({text: text})}") == {"value": {text: text}}
+
+
+def test_half_of_a_surrogate_pair_has_no_place_in_toml_and_is_replaced() -> None:
+    assert tomllib.loads(f"value = {toml('a' + chr(0xDCFF))}") == {"value": "a\ufffd"}
+
+
+@pytest.mark.parametrize("more", [["admin"], ["read"], ["metrics"], ["tenant", "-l", "event=a", "--template", "web-*"]])
+def test_the_printed_table_is_accepted_and_belongs_to_the_printed_key(tmp_path: Path, more: list[str]) -> None:
+    result = run("key", "new", "--name", "grafana", "--scope", *more)
+    (tmp_path / "config.toml").write_text(result.stderr)
+    (accepted,) = load(tmp_path / "config.toml", {}).config.auth.keys
+    assert (accepted.name, accepted.scope, accepted.sha256) == ("grafana", more[0], digest(result.stdout.strip()))
+    assert accepted.tenant == (dict(accepted.labels) == {"event": "a"}) == (accepted.templates == ("web-*",))
+    plain = run("key", "new", "--plain")  # KEY=$(stackd key new --plain)
+    assert (plain.stdout[:3], plain.stdout.count("\n"), plain.stderr) == ("sk-", 1, "")
+
+
+@pytest.mark.parametrize("more", [(), ("-l", "event"), ("-l", "a/b=c")])
+def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ...]) -> None:
+    result = run("key", "new", "--name=ctfd", "--scope=tenant", *more)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in result.stderr

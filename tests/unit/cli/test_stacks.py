@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -13,124 +13,88 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.client import ApiError, Client, Job, Unreachable
+from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import harness, request_for, seed
 from tests.unit.cli.conftest import Shell
-from tests.unit.cli.test_hostile import on_terminal
 
 POD = seed()["pod_spec"]
 
 
-@pytest.fixture
-def pod(tmp_path: Path) -> str:
-    file = tmp_path / "pod.yaml"
-    file.write_text(POD)
-    return str(file)
-
-
-async def test_list_prints_a_line_for_each_stack_that_the_filters_leave(shell: Shell) -> None:
+async def test_list_and_show_print_each_stack_that_the_filters_leave(shell: Shell) -> None:
     first = await shell.at.create(request_for("nginx:stable") | {"labels": {"team": "7"}})
     second = await shell.at.create()
     await shell.at.until_status(first["stack_id"], "running")
     lines = [line.split("\t") for line in (await shell.good("list")).splitlines()]
     assert [line[0] for line in lines] == [first["stack_id"], second["stack_id"]]
     address = f"{first['node_public_ip']}:{first['ports'][0]['node_port']}"
-    stack_id, status, where, node, age, left, labels = lines[0]
-    assert (stack_id, status, where, labels) == (first["stack_id"], "running", address, "team=7")
-    assert node == first["node_id"]
-    assert age.endswith("s")
-    assert left.startswith("1h59m")
+    assert lines[0][:4] == [first["stack_id"], "running", address, first["node_id"]]
+    age, left, labels = lines[0][4:]
+    assert (age.endswith("s"), left.startswith("1h59m"), labels) == (True, True, "team=7")
     assert (await shell.good("list", "--label", "team=7")).count("\n") == 1
-    assert await shell.good("list", "--status", "failed") == ""
-    assert await shell.good("list", "--node", "nowhere") == ""
-
-
-async def test_show_tells_all_of_a_stack_and_its_pod_spec_alone(shell: Shell) -> None:
-    stack = await shell.at.create()
-    facts = dict(line.split("\t") for line in (await shell.good("show", stack["stack_id"])).splitlines())
-    assert facts["stack"] == stack["stack_id"]
-    assert facts["address"].endswith("→ 80/TCP")
+    assert await shell.good("list", "--status", "failed") == await shell.good("list", "--node", "nowhere") == ""
+    facts = dict(line.split("\t") for line in (await shell.good("show", first["stack_id"])).splitlines())
+    assert (facts["stack"], facts["address"]) == (first["stack_id"], f"{address} → 80/TCP")
     assert (facts["cpu"], facts["memory"]) == ("100m", "128Mi")
-    assert await shell.good("show", stack["stack_id"], "--spec") == stack["pod_spec"]
+    created = datetime.fromisoformat(first["created_at"]).astimezone()
+    assert created.isoformat(timespec="seconds") in facts["created"]
+    assert await shell.good("show", first["stack_id"], "--spec") == first["pod_spec"]
 
 
-async def test_create_takes_a_pod_and_publishes_its_ports(shell: Shell, pod: str) -> None:
-    text = await shell.good("create", "-f", pod, "--ttl", "30m", "--label", "team=7", "--label", "player=3", "--wait")
-    stack_id, status, address = text.rstrip("\n").split("\t")
+async def test_create_takes_a_pod_or_a_complete_request(shell: Shell) -> None:
+    options = ("--ttl", "30m", "--label", "team=7", "--label", "player=3", "--wait")
+    stack_id, status, address = (await shell.good("create", "-f", "-", *options, stdin=POD)).rstrip("\n").split("\t")
     stack = await shell.at.stack(stack_id)
-    assert status == "running"
-    assert address == f"{stack['node_public_ip']}:{stack['ports'][0]['node_port']}"
-    assert stack["labels"] == {"team": "7", "player": "3"}
-    assert stack["ports"][0]["container_port"] == 80
-
-
-async def test_create_takes_the_ports_it_is_told_and_a_whole_request(shell: Shell) -> None:
+    assert (status, address) == ("running", f"{stack['node_public_ip']}:{stack['ports'][0]['node_port']}")
+    assert (stack["labels"], stack["ports"][0]["container_port"]) == ({"team": "7", "player": "3"}, 80)
     made = json.loads(await shell.good("create", "-f", "-", "-p", "80/tcp", "--json", stdin=POD))
     assert [port["container_port"] for port in made["ports"]] == [80]
     again = json.loads(await shell.good("create", "-f", "-", "--json", stdin=json.dumps(seed())))
     assert again["pod_spec"] == made["pod_spec"]
+    assert "automountServiceAccountToken: false" in await shell.good("create", "-f", "-", "--dry-run", stdin=POD)
+    assert len(await shell.at.listed()) == 3
 
 
-async def test_a_dry_run_prints_what_would_run_and_makes_nothing(shell: Shell, pod: str) -> None:
-    assert "automountServiceAccountToken: false" in await shell.good("create", "-f", pod, "--dry-run")
-    assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
-
-
-async def test_waiting_for_a_stack_that_fails_is_a_failure_with_the_reason(shell: Shell) -> None:
-    spec = request_for("registry.example/badname")["pod_spec"]
-    said = await shell.failing(1, "create", "-f", "-", "--wait", stdin=spec)
-    (stack,) = (await shell.at.call("GET", "/stacks?fields=stack_id,status_reason")).json["stacks"]
-    assert f"{stack['stack_id']} is failed: {stack['status_reason']}" in said
-
-
-async def test_what_the_api_refuses_is_said_in_its_words(shell: Shell, pod: str) -> None:
-    said = await shell.failing(1, "create", "-f", pod, "-p", "81/tcp")
-    reply = await shell.at.call(
-        "POST", "/stacks", seed() | {"target_port": [{"container_port": 81, "protocol": "TCP"}]}
-    )
-    assert said == f"Error: {reply.error} (400)\n"
+async def test_what_the_api_refuses_and_what_fails_is_reported_in_its_words(shell: Shell) -> None:
+    complaint = await shell.failing(1, "create", "-f", "-", "-p", "81/tcp", stdin=POD)
+    wrong = seed() | {"target_port": [{"container_port": 81, "protocol": "TCP"}]}
+    assert complaint == f"Error: {(await shell.at.call('POST', '/stacks', wrong)).error} (400)\n"
     text = POD.replace("containers:", "hostNetwork: true\n  containers:").replace("image:", "imge:")
     lines = (await shell.failing(1, "create", "-f", "-", "-p", "80", stdin=text)).splitlines()
-    wrong = [number for number, line in enumerate(text.splitlines(), 1) if "hostNetwork" in line or "imge" in line]
+    at = [number for number, line in enumerate(text.splitlines(), 1) if "hostNetwork" in line or "imge" in line]
     assert lines[0] == "Error: invalid pod spec (400)"
-    assert [line.split(": ")[0] for line in lines[1:]] == [f"  line {at}" for at in (wrong[0], wrong[1] - 1, wrong[1])]
-    assert "spec.hostNetwork: a stack may not share" in lines[1]
+    assert [line.split(": ")[0] for line in lines[1:]] == [f"  line {one}" for one in (at[0], at[1] - 1, at[1])]
     assert await shell.failing(1, "show", "stack-none") == "Error: stack not found: stack-none (404)\n"
+    spec = request_for("registry.example/badname")["pod_spec"]
+    complaint = await shell.failing(1, "create", "-f", "-", "--wait", stdin=spec)
+    (stack,) = (await shell.at.call("GET", "/stacks?fields=stack_id,status_reason")).json["stacks"]
+    assert f"{stack['stack_id']} is failed: {stack['status_reason']}" in complaint
 
 
 @pytest.mark.parametrize(
-    ("words", "stdin", "said"),
+    ("words", "complaint"),
     [
-        (("create", "-f", "/nowhere/pod.yaml"), None, "cannot be read"),
-        (("create", "-f", "-", "-p", "eighty"), POD, "--port must be like 80 or 53/udp"),
-        (("create", "-f", "-", "-l", "team"), POD, "--label must be like team=7"),
-        (("create", "-f", "-", "--ttl", "soon"), POD, "write it like 30m, 2h or 1h30m"),
-        (("show", "../stats"), None, "not a stack's id"),
-        (("delete", ".."), None, "not a stack's id"),
-        (("list", "--status", "walking"), None, "'walking' is not one of"),
-        (("batch-delete",), None, "name stacks, choose them"),
-        (("batch-delete", "stack-1", "--all"), None, "name stacks, choose them"),
+        (("create", "-f", "/nowhere/pod.yaml"), "cannot be read"),
+        (("create", "-f", "-", "-p", "eighty"), "--port must be like 80 or 53/udp"),
+        (("create", "-f", "-", "-p", "80", "-l", "team"), "--label must be like team=7"),
+        (("create", "-f", "-", "--ttl", "soon"), "write it like 30m, 2h or 1h30m"),
+        (("create",), "say what to create: either --file or --template"),
+        (("create", "--template", "web-1", "--file", "pod.yaml"), "either --file or --template"),
+        (("create", "--template", "web-1", "--port", "80"), "--port goes with --file"),
+        (("show", "../stats"), "not a stack's id"),
+        (("delete", ".."), "not a stack's id"),
+        (("list", "--status", "walking"), "'walking' is not one of"),
+        (("batch-delete",), "name stacks, choose them"),
+        (("batch-delete", "stack-1", "--all"), "name stacks, choose them"),
     ],
 )
-async def test_usage_errors_have_code_2_and_ask_nothing(
-    shell: Shell, words: tuple[str, ...], stdin: str | None, said: str
-) -> None:
-    assert said in await shell.failing(2, *words, stdin=stdin)
+async def test_usage_errors_have_code_2_and_ask_nothing(shell: Shell, words: tuple[str, ...], complaint: str) -> None:
+    assert complaint in await shell.failing(2, *words, stdin="kind: Pod\nspec: {containers: [{name: a}]}")
     assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
 
 
-async def test_delete_goes_on_after_one_that_is_not_there(shell: Shell) -> None:
-    ids = [(await shell.at.create())["stack_id"] for _ in range(2)]
-    result = await shell.run("delete", ids[0], "stack-none", ids[1])
-    assert result.exit_code == 1
-    assert result.stdout == "".join(f"{stack_id}\tdeleted\n" for stack_id in ids)
-    assert "stack not found: stack-none" in result.stderr
-    assert "1 of 3 failed" in result.stderr
-    assert (await shell.at.call("GET", "/stacks")).json == {"stacks": []}
-
-
-async def test_extend_stop_start_and_restart(shell: Shell) -> None:
+async def test_one_stack_is_changed_after_the_other(shell: Shell) -> None:
     stack = await shell.at.create(seed() | {"ttl": "10m"})
-    stack_id = stack["stack_id"]
+    stack_id, other = stack["stack_id"], (await shell.at.create())["stack_id"]
     await shell.at.until_status(stack_id, "running")
     assert "in 39m" in await shell.good("extend", stack_id, "30m")
     assert "at most" in await shell.failing(1, "extend", stack_id, "200h")
@@ -139,6 +103,11 @@ async def test_extend_stop_start_and_restart(shell: Shell) -> None:
         assert (await shell.good("start", stack_id)).split("\t")[:2] == [stack_id, "creating"]
     await shell.at.until_status(stack_id, "running")
     assert json.loads(await shell.good("restart", stack_id, "--json"))["ports"] == stack["ports"]
+    result = await shell.run("delete", stack_id, "stack-none", other)
+    assert (result.exit_code, result.stdout) == (1, f"{stack_id}\tdeleted\n{other}\tdeleted\n")
+    assert "stack not found: stack-none" in result.stderr
+    assert "1 of 3 failed" in result.stderr
+    assert await shell.at.listed() == []
 
 
 async def test_timeline_and_logs(shell: Shell) -> None:
@@ -154,24 +123,29 @@ async def test_timeline_and_logs(shell: Shell) -> None:
     assert "deleted" in await shell.good("timeline", stack_id)
 
 
-async def test_a_batch_delete_reads_what_list_prints(shell: Shell) -> None:
-    for team in ("7", "7", "8"):
-        await shell.at.create(seed() | {"labels": {"team": team}})
-    listed = await shell.good("list", "--label", "team=7")
-    text = await shell.good("batch-delete", "-", stdin=listed)
-    job_id, *counts = text.rstrip("\n").split("\t")
-    assert job_id.startswith("job-")
-    assert counts == ["2 deleted", "0 not found", "0 failed"]
-    assert len((await shell.at.call("GET", "/stacks")).json["stacks"]) == 1
+async def test_get_lists_the_named_stacks_and_wait_returns_when_they_are_there(shell: Shell) -> None:
+    ids = [(await shell.at.create())["stack_id"] for _ in range(3)]
+    assert (await shell.good("get", *ids[:2], "-o", "name")).split() == ids[:2]
+    assert (await shell.good("get", "-o", "name")).split() == ids
+    lines = (await shell.good("wait", *ids)).splitlines()
+    assert [line.split("\t")[:2] for line in lines] == [[stack_id, "running"] for stack_id in ids]
+    waiting = asyncio.create_task(shell.good("wait", ids[0], "--for", "deleted"))
+    await shell.at.call("DELETE", f"/stacks/{ids[0]}")
+    assert await waiting == f"{ids[0]}\tdeleted\n"
+    complaint = await shell.failing(1, "wait", ids[0], ids[1], "--for", "stopped", "--timeout", "0s")
+    for part in (f"stack not found: {ids[0]}", f"{ids[1]} is still running", "2 of 2 failed"):
+        assert part in complaint
 
 
-async def test_a_batch_delete_by_filter_needs_a_yes_where_nobody_can_be_asked(shell: Shell) -> None:
-    for team in ("7", "8"):
+async def test_a_job_that_deletes_needs_a_yes_where_nobody_can_be_asked(shell: Shell) -> None:
+    for team in ("7", "7", "8", "9"):
         await shell.at.create(seed() | {"labels": {"team": team}})
-    assert "this would delete 1 stack; confirm with --yes" in await shell.failing(
-        2, "batch-delete", "--label", "team=7"
-    )
-    assert "1 deleted" in await shell.good("batch-delete", "--label", "team=7", "--yes")
+    text = await shell.good("batch-delete", "-", stdin=await shell.good("list", "--label", "team=7"))
+    assert text.startswith("job-")
+    assert text.rstrip("\n").split("\t")[1:] == ["2 deleted", "0 not found", "0 failed"]
+    refused = await shell.failing(2, "batch-delete", "--label", "team=8")
+    assert "this would delete 1 stack; confirm with --yes" in refused
+    assert "1 deleted" in await shell.good("batch-delete", "--label", "team=8", "--yes")
     job_id = (await shell.good("batch-delete", "--all", "--yes", "--no-wait")).strip()
     assert (await shell.at.finished_job(job_id))["deleted"] == 1
     for chosen in (("--all",), ("--label", "team=7")):
@@ -179,9 +153,7 @@ async def test_a_batch_delete_by_filter_needs_a_yes_where_nobody_can_be_asked(sh
         assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no stack matches: nothing to delete\n")
 
 
-@pytest.mark.parametrize(
-    ("chosen", "jobs"), [(("--label", "team=7", "--yes"), 1), (("--all", "--yes"), 3), (("-",), 3)]
-)
+@pytest.mark.parametrize(("chosen", "jobs"), [(("--label", "team=7", "--yes"), 1), (("-",), 3)])
 async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple[str, ...], jobs: int) -> None:
     async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "2"}) as at:
         shell = Shell(at=at, home=tmp_path)
@@ -190,7 +162,7 @@ async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple
         text = await shell.good("batch-delete", *chosen, stdin=await shell.good("list"))
         assert text.count("job-") == jobs
         assert sum(int(line.split("\t")[1].split()[0]) for line in text.splitlines()) == 5
-        assert (await at.call("GET", "/stacks")).json == {"stacks": []}
+        assert await at.listed() == []
 
 
 async def test_jobs_that_were_begun_before_an_error_are_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,75 +176,16 @@ async def test_jobs_that_were_begun_before_an_error_are_named(shell: Shell, monk
         raise one
 
     monkeypatch.setattr(Client, "batch_delete", answer)
-    said = await shell.failing(1, "batch-delete", "stack-1", "stack-2", "stack-3")
-    assert said == "job-1 continues to delete 1 of 3 stacks\nError: no answer\n"
+    complaint = await shell.failing(1, "batch-delete", "stack-1", "stack-2", "stack-3")
+    assert complaint == "job-1 continues to delete 1 of 3 stacks\nError: no answer\n"
 
 
-async def test_a_batch_delete_that_fails_says_which_and_why(shell: Shell) -> None:
-    stack_id = (await shell.at.create())["stack_id"]
-    await shell.at.cluster.faults.refuse()
-    result = await shell.run("batch-delete", stack_id, "stack-none", "--json")
-    await shell.at.cluster.faults.listen()
-    assert result.exit_code == 1
-    job = json.loads(result.stdout)
-    assert (job["deleted"], job["not_found"], job["failed"]) == (0, 1, 1)
-    assert "1 of 2 could not be deleted" in result.stderr
-
-
-async def test_get_lists_the_named_stacks_and_wait_returns_when_they_are_there(shell: Shell) -> None:
-    ids = [(await shell.at.create())["stack_id"] for _ in range(3)]
-    assert (await shell.good("get", *ids[:2], "-o", "name")).split() == ids[:2]
-    assert (await shell.good("get", "-o", "name")).split() == ids
-    lines = (await shell.good("wait", *ids)).splitlines()
-    assert [line.split("\t")[:2] for line in lines] == [[stack_id, "running"] for stack_id in ids]
-    waiting = asyncio.create_task(shell.good("wait", ids[0], "--for", "deleted"))
-    await shell.at.call("DELETE", f"/stacks/{ids[0]}")
-    assert await waiting == f"{ids[0]}\tdeleted\n"
-    assert await shell.good("wait", ids[1]) == await shell.good("wait", ids[1], "--timeout", "0s")
-    said = await shell.failing(1, "wait", ids[0], ids[1], "--for", "stopped", "--timeout", "0s")
-    assert f"stack not found: {ids[0]}" in said
-    assert f"{ids[1]} is still running" in said
-    assert "2 of 2 failed" in said
-
-
-@pytest.mark.parametrize(
-    ("words", "hint"),
-    [
-        (("stacks", "shwo"), "stackd stacks show"), (("list",), "stackd stacks list"), (("stat",), "stackd stats"),
-        (("stacks", "doctor"), "stackd doctor"), (("xyzzy",), ""),
-    ],
-)  # fmt: skip
-def test_a_command_that_does_not_exist_is_answered_with_the_nearest(words: tuple[str, ...], hint: str) -> None:
-    result = CliRunner().invoke(stackd, list(words))
-    assert result.exit_code == 2
-    suggestion = f" (did you mean {hint}?)" if hint else ""
-    assert result.output.endswith(f'Error: no such command "{words[-1]}"{suggestion}\n')
-
-
-async def test_labels_and_nodes_are_completed(shell: Shell) -> None:
-    stack, _ = [await shell.at.create(seed() | {"labels": {"team": team, "kind": "web"}}) for team in ("7", "8")]
-    for begin, offered in (
-        ("--label ", ["kind", "team"]), ("--label t", ["team=7", "team=8"]), ("--label team=8", ["team=8"]),
-        ("--node ", [stack["node_id"]]),
-    ):  # fmt: skip
-        words = f"stackd stacks list {begin}"
-        result = await shell.run(
-            COMP_WORDS=words,
-            COMP_CWORD=str(len(words.split()) - (not words.endswith(" "))),
-            _STACKD_COMPLETE="zsh_complete",
-        )
-        found = result.output.splitlines()[1::3]
-        assert found == offered if "--label" in begin else stack["node_id"] in found
-
-
-async def test_many_are_extended_stopped_started_and_restarted_as_one_job(shell: Shell) -> None:
-    mine = [
-        await shell.at.create(seed() | {"ttl": "10m", "labels": {"challenge": "web-1", "team": team}}) for team in "78"
-    ]
+async def test_many_are_extended_stopped_started_restarted_and_deleted_as_one_job(shell: Shell) -> None:
+    mine = [await shell.at.create(seed() | {"ttl": "10m", "labels": {"kind": "web-1", "team": team}}) for team in "78"]
     other = await shell.at.create(seed() | {"ttl": "10m"})
     for stack in (*mine, other):
         await shell.at.until_status(stack["stack_id"], "running")
-    job_id, *counts = (await shell.good("extend", "--label", "challenge=web-1", "30m")).rstrip("\n").split("\t")
+    job_id, *counts = (await shell.good("extend", "--label", "kind=web-1", "30m")).rstrip("\n").split("\t")
     assert (job_id[:4], counts) == ("job-", ["2 extended", "0 not found", "0 failed"])
     ends = [datetime.fromisoformat((await shell.at.stack(one["stack_id"]))["ttl_expires_at"]) for one in (*mine, other)]
     before = [datetime.fromisoformat(one["ttl_expires_at"]) for one in (*mine, other)]
@@ -285,27 +198,23 @@ async def test_many_are_extended_stopped_started_and_restarted_as_one_job(shell:
         assert (await shell.good(*words)).split("\t")[1] == done
     listed = await shell.good("list", "--label", "team=8")
     assert json.loads(await shell.good("extend", "-", "5m", "--json", stdin=listed))["done"] == 1
-    job_id = (await shell.good("delete", "--label", "challenge=web-1", "--yes", "--no-wait")).strip()
+    job_id = (await shell.good("delete", "--label", "kind=web-1", "--yes", "--no-wait")).strip()
     assert (await shell.at.finished_job(job_id))["deleted"] == 2
     assert await shell.at.listed() == [other["stack_id"]]
 
 
-async def test_what_a_job_could_not_do_is_said_with_its_reasons_and_the_exit_code(shell: Shell) -> None:
+async def test_what_a_job_could_not_do_is_reported_with_its_reasons_and_the_exit_code(shell: Shell) -> None:
     stack_id = (await shell.at.create(seed() | {"ttl": "23h"}))["stack_id"]
     result = await shell.run("extend", "-", "2h", stdin=f"{stack_id}\nstack-none\n")
     assert result.exit_code == 1
     assert result.stdout.rstrip("\n").split("\t")[1:] == ["0 extended", "1 not found", "1 failed"]
-    assert f"{stack_id}: " in result.stderr
-    assert "at most" in result.stderr
-    assert "2 of 2 could not be extended" in result.stderr
-    empty = await shell.run("extend", "--label", "team=none", "5m")
-    assert (empty.exit_code, empty.stdout, empty.stderr) == (0, "", "no stack matches: nothing to extend\n")
+    for part in (f"{stack_id}: ", "at most", "2 of 2 could not be extended"):
+        assert part in result.stderr
 
 
-async def test_activity_says_which_key_asked_for_what_and_what_came_of_it(shell: Shell) -> None:
+async def test_activity_names_the_key_the_action_and_the_result(shell: Shell) -> None:
     stack_id = (await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
     job_id = (await shell.good("extend", "--label", "team=7", "5m")).split("\t")[0]
-    await shell.run("extend", "-", "48h", stdin="stack-none\n")
     await shell.run("extend", "-", "5m", stdin="stack-none\n")
 
     async def rows(*words: str) -> list[list[str]]:
@@ -316,18 +225,68 @@ async def test_activity_says_which_key_asked_for_what_and_what_came_of_it(shell:
     nobody, extended, created = await rows()
     assert extended == ["environment", "extend 5m", job_id, "1", "1 done", "team=7"]
     assert created == ["environment", "create", stack_id, "1", "1 done", "team=7"]
-    assert nobody[1] == "extend 5m"
-    assert nobody[4] == "1 not found"
-    for words in (
-        ("--action", "create"),
-        ("--stack", stack_id, "--action", "create"),
-        ("--limit", "3", "--action", "create"),
-    ):
-        assert await rows(*words) == [created]
+    assert (nobody[1], nobody[4]) == ("extend 5m", "1 not found")
+    assert await rows("--stack", stack_id, "--action", "create", "--limit", "3") == [created]
     assert extended in await rows("--label", "team=7", "--since", "1h", "--key", "environment")
     assert await rows("--key", "nobody") == await rows("--label", "team=8") == []
-    said = await on_terminal(shell, "activity")
-    assert "ABOUT" in said
-    assert "MESSAGE" not in said, "no column without any text"
-    whole = (await shell.at.call("GET", "/activity")).json["activity"]
-    assert json.loads((await shell.any_command("activity", "--json")).stdout) == {"activity": whole}
+    on_terminal = await shell.on_terminal("activity")
+    assert ("ABOUT" in on_terminal, "MESSAGE" in on_terminal) == (True, False), "no column without any text"
+    everything = (await shell.at.call("GET", "/activity")).json["activity"]
+    assert json.loads((await shell.any_command("activity", "--json")).stdout) == {"activity": everything}
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("stacks", "shwo"), "stackd stacks show"), (("list",), "stackd stacks list"), (("stat",), "stackd stats"),
+        (("stacks", "doctor"), "stackd doctor"), (("xyzzy",), ""),
+    ],
+)  # fmt: skip
+def test_a_command_that_does_not_exist_is_answered_with_the_nearest(words: tuple[str, ...], hint: str) -> None:
+    result = CliRunner().invoke(stackd, list(words))
+    suggestion = f" (did you mean {hint}?)" if hint else ""
+    assert result.exit_code == 2
+    assert result.output.endswith(f'Error: no such command "{words[-1]}"{suggestion}\n')
+
+
+# ---- templates
+
+
+@pytest.fixture
+async def templated(tmp_path: Path) -> AsyncIterator[Shell]:
+    bad = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\npool: 0\n"
+    async with harness(tmp_path, folder_with(tmp_path, web_1=WEB, bad=bad)) as at:
+        yield Shell(at=at, home=tmp_path)
+
+
+async def test_stacks_are_made_from_templates_and_chosen_by_them(templated: Shell) -> None:
+    words = ("create", "--template", "web-1", "--label", "team=7", "--ttl", "2h", "--wait")
+    stack = json.loads(await templated.good(*words, "--json"))
+    assert (stack["status"], stack["template"]) == ("running", "web-1")
+    assert stack["labels"] == {"challenge": "web-1", "kind": "web", "team": "7"}
+    assert "values" not in json.loads(await templated.good("show", stack["stack_id"], "--json"))
+    fields = (await templated.good(*words)).rstrip("\n").split("\t")
+    assert any(field.startswith("FLAG=flag{") for field in fields[3:]), "nobody can ask for the values again"
+    await templated.at.create({"template": "bad"})
+    assert len((await templated.good("list", "--template", "web-1", "-o", "name")).split()) == 2
+    nearest = await templated.failing(1, "create", "--template", "web1")
+    assert 'there is no "web1" (did you mean "web-1"?)' in nearest
+    bad, web = [line.split("\t") for line in (await templated.any_command("templates")).stdout.splitlines()]
+    assert web == ["web-1", "80/tcp", "1h", "2 running", "-", "-", "-"]
+    assert bad[:3] == ["bad", "80/tcp", "1h"]
+    assert (await templated.any_command("templates", "-o", "name")).stdout.split() == ["bad", "web-1"]
+    answer = json.loads((await templated.any_command("templates", "--json")).stdout)
+    assert [one["name"] for one in answer["templates"]] == ["bad", "web-1"]
+
+
+async def test_labels_nodes_and_templates_are_completed(templated: Shell) -> None:
+    stack, _ = [await templated.at.create(seed() | {"labels": {"team": team, "kind": "web"}}) for team in "78"]
+    for words, offered in (
+        ("list --label ", ["kind", "team"]), ("list --label t", ["team=7", "team=8"]),
+        ("list --label team=8", ["team=8"]), ("list --node ", [stack["node_id"]]), ("create --template w", ["web-1"]),
+    ):  # fmt: skip
+        line = f"stackd stacks {words}"
+        count = str(len(line.split()) - (not line.endswith(" ")))
+        result = await templated.run(COMP_WORDS=line, COMP_CWORD=count, _STACKD_COMPLETE="zsh_complete")
+        found = result.output.splitlines()[1::3]
+        assert found == offered if "--node" not in words else set(offered) <= set(found)
