@@ -97,6 +97,9 @@ async def test_ctrl_c_says_what_continues(shell: Shell, tmp_path: Path, words: t
     named = [str(tmp_path / "POD") if word == "POD" else word.format(stack_id) for word in words]
     process = await shell.process("stacks", *named)
     await eventually(lambda: shell.at.cluster.counts.in_flight > 0, lambda: "nothing was asked for", deadline=20)
+    if words[0] == "batch-delete":  # until the command follows its job
+        polled = {"method": "GET", "route": "/stacks/batch-delete/{job_id}", "code": "200"}
+        await shell.at.until_at_least("stackd_http_requests_total", 1, **polled)
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
     shell.at.cluster.faults.resume()
