@@ -1,8 +1,7 @@
 """The Lease by which one stackd owns the stacks of an instance: its content, and the requests about it.
 
 It has the standard fields (``kubectl get lease`` shows the holder) and, in annotations, the identity and progress of the
-holder's file. Each update names the version that it changes, so that one of two concurrent updates is refused. When a
-Lease may be taken, and by whom, is decided elsewhere.
+holder's file. Each update names the version that it changes, so that one of two concurrent updates is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import orjson
 from stackd.clock import NANOSECONDS, Clock, SystemClock, from_nanoseconds, to_nanoseconds
 from stackd.kube import labels, wire
 from stackd.kube.client import Cluster
-from stackd.kube.watch import Listed, Source, WatchHealth, endless
+from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import KINDS, LEASES, JsonObject
 
 SEQUENCE = "stackd.io/sequence"
@@ -143,13 +142,9 @@ class Leases:
     async def follow(self) -> AsyncGenerator[Lease | None, None]:
         """Yields the Lease now and after each change, without end; None when there is none."""
         call = self._cluster.on("list", LEASES, params={"fieldSelector": f"metadata.name={self.name}"})
-        source = Source(kind=LEASES, call=call, parse=read_lease)
-        async with aclosing(endless(self._cluster, source, self.health)) as news:
+        async with aclosing(endless(self._cluster, call, read_lease, self.health)) as news:
             async for one in news:
-                if isinstance(one, Listed):
-                    yield next(filter(self._is_mine, one.items), None)
-                elif self._is_mine(one.item):
-                    yield None if one.gone else one.item
-
-    def _is_mine(self, lease: Lease) -> bool:
-        return bool(lease.raw["metadata"]["name"] == self.name)  # whatever was asked for
+                leases = one if isinstance(one, list) else [one[0]]
+                mine = next((lease for lease in leases if lease.raw["metadata"]["name"] == self.name), None)
+                if isinstance(one, list) or mine is not None:
+                    yield None if isinstance(one, tuple) and one[1] else mine

@@ -1,8 +1,5 @@
 """``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches; and, if asked for, of
-our routes, fed by one more for each kind.
-
-stackd serves all its reads from the mirror or from the store, and never asks Kubernetes for them (invariant 6). Does not
-decide what a state means, and does not change anything in the cluster.
+our routes, fed by one more for each kind. stackd's reads never ask Kubernetes (invariant 6).
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ from stackd.errors import StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
 from stackd.kube.routes import BACKENDS, RESOURCES, RouteState, is_backend, route_state
-from stackd.kube.watch import DEFAULT_TIMINGS, Listed, Source, Timings, WatchHealth, endless
+from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.structs import struct
 from stackd.tasks import Waiters, set_within
@@ -132,9 +129,8 @@ class Mirror:
     three have one again, with the seconds for which the last of them had none.
     """
 
-    def __init__(self, cluster: Cluster, *, clock: Clock | None = None, timings: Timings = DEFAULT_TIMINGS) -> None:
+    def __init__(self, cluster: Cluster, *, clock: Clock | None = None) -> None:
         self._cluster = cluster
-        self._timings = timings
         clock = clock or SystemClock()
         pods: ObjectTable[PodState] = ObjectTable(PodChanged)
         services: ObjectTable[ServiceState] = ObjectTable(ServiceChanged)
@@ -168,9 +164,7 @@ class Mirror:
 
     @property
     def synced(self) -> bool:
-        """Whether all three kinds were listed since the start. Remains true when a watch is lost (see ``staleness``),
-        but not during a ``relist``.
-        """
+        """Whether all three kinds were listed; remains true when a watch is lost, but not during a ``relist``."""
         return self._synced.is_set()
 
     @property
@@ -190,17 +184,11 @@ class Mirror:
         return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
 
     def staleness(self) -> float:
-        """Seconds since the copy was last known to be current: the largest value of the three watches.
-
-        On a quiet cluster it rises up to the interval of bookmarks, which is about a minute.
-        """
+        """Seconds since the copy was last known to be current. On a quiet cluster up to a minute, between bookmarks."""
         return max(health.staleness() for health in self.health_by_kind.values())
 
     def subscribe(self, callback: Callable[[MirrorChange], None]) -> None:
-        """Call ``callback`` with each change, in order, after the copy has it.
-
-        The callback runs on the event loop inside the watch, so it must not block. An exception from it ends ``run``.
-        """
+        """Call ``callback``, which must not block, with each change, in order. An exception from it ends ``run``."""
         self._subscribers.append(callback)
 
     async def wait_synced(self) -> None:
@@ -208,10 +196,9 @@ class Mirror:
         await self._synced.wait()
 
     async def until(self, name: str, predicate: Callable[[PodState | None], T | None], *, timeout: float) -> T:
-        """The first value other than None that the predicate returns for the pod of that name.
+        """The first value other than None that the predicate returns for the pod of that name, now or after a change.
 
-        The predicate is called with the current state first, then after each change. The state is None if the copy has
-        no such pod, which means nothing just after a create. Raises TimeoutError after ``timeout`` seconds.
+        It gets None if the copy has no such pod, which means nothing just after a create. Raises TimeoutError.
         """
         return await self._waiters.until(f"pods/{name}", predicate, lambda: self.pods.get(name), timeout)
 
@@ -252,9 +239,9 @@ class Mirror:
     # ---- what else is known of the cluster
 
     def saw(self, state: _State) -> None:
-        """An answer of the API server to stackd's own change: the copy need not wait for the watch to report it.
+        """An answer of the API server to stackd's own change: the copy need not wait for the watch.
 
-        An answer that is older than what the watch has reported is ignored: the object may be gone by now.
+        One that is older than what the watch has reported is ignored: the object may be gone by now.
         """
         resource = _resource_of(state)
         health = self.health_by_kind.get(resource) or self.route_health[resource]
@@ -267,7 +254,7 @@ class Mirror:
         self._report(resource, self._tables[resource, type(state)].drop(state))
 
     def missed(self, pod: PodState) -> None:
-        """Compare ``pod``, as a get has just returned it, with the copy; reopen the watch if it has not reported it.
+        """Reopen the watch if it has not reported ``pod`` as a get has just returned it.
 
         If the new connection reports nothing either, something holds back the events (``withheld``).
         """
@@ -298,10 +285,7 @@ class Mirror:
         self.reopen()
 
     async def relist(self) -> None:
-        """Read all three lists again, with new watches; returns when that is done. Until then the copy is not synced.
-
-        Does nothing before ``run``.
-        """
+        """Read all three lists again, with new watches; until it returns the copy is not synced. Nothing before ``run``."""
         if not self._running:
             return
         for kind in self.health_by_kind:
@@ -335,22 +319,22 @@ class Mirror:
 
     async def _follow(self, kind: str, health: WatchHealth) -> None:
         nodes = KubeRequest(verb="list", resource="nodes")
-        call = nodes if kind == "nodes" else self._cluster.on("list", kind, params=self._cluster.ours())
-        source: Source[Any] = Source(kind=kind, call=call, parse=_READERS[kind])
+        listing = nodes if kind == "nodes" else self._cluster.on("list", kind, params=self._cluster.ours())
         tables = {cls: table for (resource, cls), table in self._tables.items() if resource == kind}
-        async with aclosing(endless(self._cluster, source, health, self._timings)) as events:
-            async for event in events:
-                if isinstance(event, Listed):
+        async with aclosing(endless(self._cluster, listing, _READERS[kind], health)) as news:
+            async for one in news:
+                if isinstance(one, list):
                     for cls, table in tables.items():
-                        items = (item for item in event.items if isinstance(item, cls) and self._is_ours(item))
+                        items = (item for item in one if isinstance(item, cls) and self._is_ours(item))
                         self._report(kind, table.replace(items))
                     self._listed[kind].set()
                     if all(self._listed[one].is_set() for one in self.health_by_kind):
                         self._synced.set()
                     self._tell(Relisted(kind=kind))
                 else:
-                    table, item = tables[type(event.item)], event.item
-                    self._report(kind, table.drop(item) if event.gone or not self._is_ours(item) else table.put(item))
+                    item, gone = one
+                    table = tables[type(item)]
+                    self._report(kind, table.drop(item) if gone or not self._is_ours(item) else table.put(item))
 
     def _report(self, resource: str, changes: Iterable[MirrorChange]) -> None:
         for change in changes:

@@ -1,7 +1,5 @@
 """Endless list and watch of one kind of object: list → watch → pause → watch …, each watch from the version where the last
 one ended; a new list when that version is too old. ``WatchHealth`` is the state of one of them.
-
-Does not know what is kept of the objects or who waits for them.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import orjson
@@ -28,25 +26,23 @@ from stackd.errors import (
     UnexpectedAnswer,
     VersionExpired,
 )
+from stackd.kube import wire
 from stackd.kube.client import Cluster
 from stackd.kube.connection import OBJECT_BYTES, Backoff
-from stackd.kube.wire import (
-    KINDS,
-    SHOWN_BYTES,
-    JsonObject,
-    KubeRequest,
-    KubeResponse,
-    error_of,
-    is_a,
-    is_version,
-    read_status,
-    readable,
-)
-from stackd.structs import struct
+from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, error_of, readable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+IDLE_SECONDS = 30.0
+"""After this time without a byte, the watch is restarted from the same version, because its connection may be dead.
+
+Bookmarks come about once a minute, but only with a newer version than the one at which the watch started (Kubernetes
+1.36). So on a quiet cluster a watch is silent for all of this time, and that is no reason to warn."""
+WATCH_SECONDS = 300
+"""The server is asked to keep a watch open for this time, up to twice as long."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
+"""The second limits a Retry-After, too: stackd sees no changes meanwhile, and a watch is only one request."""
 # After a watch of at least this length the back-off starts again, however it ended.
 _GOOD_SECONDS = 1.0
 # A watch that stays open this long without an event counts as connected. An open response alone proves little, because a
@@ -55,53 +51,6 @@ _STANDING_SECONDS = 0.25
 MISSED_SECONDS = 2.0
 """How long a reopened watch may take to report what was missed."""
 _EVENTS = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
-
-
-@struct
-class Timings:
-    """All in seconds.
-
-    ``idle_limit``     after this time without a byte, the watch is restarted from the same version, because its
-                       connection may be dead
-    ``watch_seconds``  the server is asked to keep a watch open for this time, up to twice as long
-    ``longest_pause``  also limits a Retry-After: stackd sees no changes meanwhile, and a watch is only one request
-
-    Bookmarks come about once a minute, but only with a newer version than the one at which the watch started
-    (Kubernetes 1.36). So on a quiet cluster a watch is silent for all of ``idle_limit``, and that is no reason to
-    warn.
-    """
-
-    idle_limit: float = 30.0
-    watch_seconds: int = 300
-    first_pause: float = 0.05
-    longest_pause: float = 5.0
-
-
-DEFAULT_TIMINGS = Timings()
-
-
-@struct
-class Source(Generic[T]):
-    """What is watched: ``call`` is the request for the list, ``parse`` reads one object."""
-
-    kind: str
-    call: KubeRequest
-    parse: Callable[[JsonObject], T]
-
-
-@struct
-class Listed(Generic[T]):
-    """All objects at one moment."""
-
-    items: tuple[T, ...]
-
-
-@struct
-class Changed(Generic[T]):
-    """One object as it is now, or its last state if it is ``gone``."""
-
-    item: T
-    gone: bool
 
 
 class WatchHealth:
@@ -195,23 +144,26 @@ class WatchHealth:
 
 
 async def endless(
-    cluster: Cluster, source: Source[T], health: WatchHealth, timings: Timings = DEFAULT_TIMINGS
-) -> AsyncGenerator[Listed[T] | Changed[T], None]:
-    """Yields a list and every change after it, without end; after a gap, a new list."""
-    backoff, health.version = Backoff(first=timings.first_pause, most=timings.longest_pause), ""
-    contact = cluster.connection.contact
+    cluster: Cluster, listing: KubeRequest, parse: Callable[[JsonObject], T], health: WatchHealth
+) -> AsyncGenerator[list[T] | tuple[T, bool], None]:
+    """Yields a list, and every change after it: the object as it is now, or its last state, and whether it is gone.
+
+    Without end; after a gap, a new list. ``listing`` is the request for the list, ``parse`` reads one object.
+    """
+    backoff, health.version = Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE), ""
+    contact, kind = cluster.connection.contact, listing.resource
     while True:
         retry_after, began, health.open_seconds = 0, contact.now(), 0.0
         try:
-            async with aclosing(_once(cluster, source, backoff, health, timings)) as news:
+            async with aclosing(_once(cluster, listing, parse, backoff, health)) as news:
                 async for one in news:
                     yield one
         except VersionExpired as exc:
-            log.info("watch of %s: listing again: %s", source.kind, exc)
+            log.info("watch of %s: listing again: %s", kind, exc)
             health.version = ""
             health.relists += 1
         except ClusterSilent as exc:
-            log.debug("watch of %s: %s; asking again", source.kind, exc)
+            log.debug("watch of %s: %s; asking again", kind, exc)
             health.restarts += 1
             continue
         except (ClusterError, ClusterUnavailable) as exc:
@@ -223,39 +175,39 @@ async def endless(
         health.restarts += 1
         if health.open_seconds >= _GOOD_SECONDS:
             backoff.reset()
-        await contact.pause(backoff.pause(min(retry_after, timings.longest_pause)))
+        await contact.pause(backoff.pause(min(retry_after, LONGEST_PAUSE)))
 
 
 async def _once(
-    cluster: Cluster, source: Source[T], backoff: Backoff, health: WatchHealth, timings: Timings
-) -> AsyncGenerator[Listed[T] | Changed[T], None]:
+    cluster: Cluster, listing: KubeRequest, parse: Callable[[JsonObject], T], backoff: Backoff, health: WatchHealth
+) -> AsyncGenerator[list[T] | tuple[T, bool], None]:
     """The list, if there is no version yet, and the changes of one connection.
 
     Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
     before = health.events + health.bookmarks
     if not health.version:
-        items, version = await cluster.everything(source.call, source.parse)
+        items, version = await cluster.everything(listing, parse)
         health.beat()
-        yield Listed(items=tuple(items))
+        yield items
         health.listed(version)
-    async with aclosing(_events(cluster, source.call, health, timings)) as events:
+    async with aclosing(_events(cluster, listing, health)) as events:
         async for kind, raw in events:
             if kind == "BOOKMARK":
                 health.bookmarks += 1
             else:
-                item = readable(source.kind, source.parse, raw)
+                item = readable(listing.resource, parse, raw)
                 health.events += 1
-                yield Changed(item=item, gone=kind == "DELETED")
+                yield item, kind == "DELETED"
             # Only after the event was read and passed on: an event that could not be read is requested again.
             health.version = raw["metadata"]["resourceVersion"]
             backoff.reset()
     if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == before:
-        raise UnexpectedAnswer(f"the watch of {source.kind} ended as soon as it was opened")
+        raise UnexpectedAnswer(f"the watch of {listing.resource} ended as soon as it was opened")
 
 
 async def _events(
-    cluster: Cluster, listing: KubeRequest, health: WatchHealth, timings: Timings
+    cluster: Cluster, listing: KubeRequest, health: WatchHealth
 ) -> AsyncGenerator[tuple[str, JsonObject], None]:
     """The events of one connection, until the server ends it between two events; each counts as a sign of life."""
     params = {
@@ -264,10 +216,10 @@ async def _events(
         "resourceVersion": health.version,
         "allowWatchBookmarks": "true",
         # Random, so that not all watches of all clients end at the same moment.
-        "timeoutSeconds": str(round(timings.watch_seconds * random.uniform(1.0, 2.0))),
+        "timeoutSeconds": str(round(WATCH_SECONDS * random.uniform(1.0, 2.0))),
     }
     call, rest = replace(listing, verb="watch", params=params), b""
-    async with cluster.connection.stream(call, idle=timings.idle_limit) as response:
+    async with cluster.connection.stream(call, idle=IDLE_SECONDS) as response:
         standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
         try:
             with health.reading(response):
@@ -299,17 +251,17 @@ def _event(call: KubeRequest, line: bytes) -> tuple[str, JsonObject]:
     kind, raw = (document.get("type"), document.get("object")) if isinstance(document, dict) else (None, None)
     if not isinstance(raw, dict) or (kind not in _EVENTS and kind != "ERROR"):
         raise _unreadable(call.resource, "a line is no event", line)
-    if kind == "ERROR" and (status := read_status(raw)) is not None:
+    if kind == "ERROR" and (status := wire.read_status(raw)) is not None:
         raise error_of(call, KubeResponse(status=status.code or 500, body=orjson.dumps(raw)))
     expected, metadata = KINDS[call.resource], raw.get("metadata")
-    if kind == "ERROR" or not is_a(expected, raw):
+    if kind == "ERROR" or not wire.is_a(expected, raw):
         raise _unreadable(call.resource, f"an event is not about a {expected.name}", line)
-    if not isinstance(metadata, dict) or not is_version(metadata.get("resourceVersion")):
+    if not isinstance(metadata, dict) or not wire.is_version(metadata.get("resourceVersion")):
         raise _unreadable(call.resource, "an event has no resourceVersion", line)
     return kind, raw
 
 
 def _unreadable(kind: str, fault: str, line: bytes) -> UnexpectedAnswer:
     # A part of an object is not quoted: it may hold a stack's generated values.
-    page = repr(line[:SHOWN_BYTES]) if line.lstrip().startswith(b"<") else f"{len(line)} bytes"
+    page = repr(line[: wire.SHOWN_BYTES]) if line.lstrip().startswith(b"<") else f"{len(line)} bytes"
     return UnexpectedAnswer(f"the watch of {kind} cannot be read: {fault}", page)

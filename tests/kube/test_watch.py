@@ -10,10 +10,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from stackd.kube import watch
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import PodChanged, Relisted
-from stackd.kube.watch import Timings
 from tests.kube.test_credentials import SYSTEM, kubeconfig
 from tests.kube.wire import (
     NAMESPACE,
@@ -201,20 +201,20 @@ async def test_a_quiet_watch_that_is_cut_now_and_then_is_back_at_once_each_time(
 
     monkeypatch.setattr("stackd.kube.watch._GOOD_SECONDS", 0.05)
     wire.watch("pods", *[cut] * 14, then(("ADDED", pod("a", version=205))))
-    timings = Timings(first_pause=0.005, longest_pause=60.0, idle_limit=5.0)
-    async with mirroring(cluster, timings) as (mirror, _), asyncio.timeout(10):
+    monkeypatch.setattr(watch, "LONGEST_PAUSE", 60.0)
+    async with mirroring(cluster) as (mirror, _), asyncio.timeout(10):
         await seen(mirror, "a", 205)
 
 
 async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_reported(
-    cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture
+    cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def nothing(_: Stream) -> None:
         await asyncio.sleep(60)
 
     wire.watch("pods", nothing, nothing, then(("ADDED", pod("a", version=205))))
-    timings = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=0.1)
-    async with mirroring(cluster, timings) as (mirror, _):
+    monkeypatch.setattr(watch, "IDLE_SECONDS", 0.1)
+    async with mirroring(cluster) as (mirror, _):
         await seen(mirror, "a", 205)
         pods = mirror.health_by_kind["pods"]
         assert pods.restarts >= 2
@@ -224,13 +224,13 @@ async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_
 
 
 async def test_an_overloaded_servers_retry_after_is_waited_for_up_to_the_longest_pause(
-    cluster: Cluster, wire: Wire
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And a watch that stands without a word counts as connected again."""
     wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
     began = time.monotonic()
-    timings = Timings(first_pause=0.005, longest_pause=1.0, idle_limit=5.0)
-    async with mirroring(cluster, timings) as (mirror, _):
+    monkeypatch.setattr(watch, "LONGEST_PAUSE", 1.0)
+    async with mirroring(cluster) as (mirror, _):
         await until(lambda: "429" in mirror.last_error)
         assert mirror.health_by_kind["pods"].disconnected_since is not None
         await until(lambda: (mirror.disconnected_since, mirror.last_error) == (None, ""))

@@ -24,7 +24,6 @@ from yarl import URL
 from stackd.kube.client import Cluster
 from stackd.kube.mirror import Mirror, MirrorChange, PodChanged
 from stackd.kube.objects import PodState
-from stackd.kube.watch import Timings
 from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
 
 NAMESPACE = "rec"
@@ -360,12 +359,11 @@ def is_ours(document: dict[str, Any]) -> bool:
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
 NODES = "/api/v1/nodes"
-QUICK = Timings(first_pause=0.005, longest_pause=0.05, idle_limit=5.0)
 
 
 @asynccontextmanager
-async def mirroring(cluster: Cluster, timings: Timings = QUICK) -> AsyncIterator[tuple[Mirror, list[MirrorChange]]]:
-    mirror = Mirror(cluster, timings=timings)
+async def mirroring(cluster: Cluster) -> AsyncIterator[tuple[Mirror, list[MirrorChange]]]:
+    mirror = Mirror(cluster)
     changes: list[MirrorChange] = []
     mirror.subscribe(changes.append)
     task = asyncio.create_task(mirror.run())
