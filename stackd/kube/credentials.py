@@ -1,9 +1,8 @@
 """Which cluster stackd works with and as whom, and the connections to it: a kubeconfig, or the service account of a pod.
 
-``Access`` provides a session and the headers of a request. It loads the credentials again when the API server refuses
-them or their source has changed. ``Renewal`` requests a fresh token (TokenRequest) before the one in the kubeconfig
-expires, keeps it in a file over restarts, and warns about credentials that will expire. It does not renew what a file, a
-plugin or the kubelet renews.
+``Access`` loads the credentials again when the API server refuses them or their source has changed. ``Renewal`` requests
+a fresh token (TokenRequest) before the one in the kubeconfig expires, keeps it in a file over restarts, and warns about
+credentials that will expire. It does not renew what a file, a plugin or the kubelet renews.
 """
 
 from __future__ import annotations
@@ -51,8 +50,7 @@ LONGEST_AGE: Final = DAY_SECONDS
 """A token is renewed after this many seconds at the latest: so a stackd that was off for weeks still has a valid one."""
 CHECK_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 60.0
-SHORTEST_SECONDS: Final = 600
-"""The shortest lifetime of a token that the API server issues."""
+SHORTEST_SECONDS: Final = 600  # the shortest lifetime of a token that the API server issues
 REMEDY: Final = "replace the kubeconfig, and reload"
 IDLE_SECONDS = 60.0
 """How long an idle connection is kept for the next burst of creates. Each new connection costs both sides a TLS
@@ -60,17 +58,15 @@ handshake, just when all players press "start". The API server closes idle conne
 KEEPALIVE = {socket.TCP_KEEPIDLE: 6, socket.TCP_KEEPINTVL: 2, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 10_000}
 """Two times in seconds, a count, and a time in milliseconds. A NAT or load balancer can forget a connection silently: the
 kernel probes after 6 s of silence, and closes the connection if nothing is acknowledged for 10 s."""
-READ_BUFFER_BYTES = 2**21
-"""As in the Kubernetes client: a watch event can be larger than aiohttp's default of 64 KiB."""
+READ_BUFFER_BYTES = 2**21  # as in the Kubernetes client: a watch event can be larger than aiohttp's default of 64 KiB
 _BEARER = "BearerToken"
 _UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
-    """Which cluster, as whom, and in which namespace.
+    """Which cluster, as whom, and in which namespace. ``token_file``, if any, keeps a renewed token across restarts.
 
-    ``token_file``, if any, keeps a token that stackd has renewed across restarts.
     ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds. ``max_in_flight`` limits how
     many requests run at a time; logs, which a node may hold up, have a limit of their own, and the Lease has none.
     """
@@ -107,9 +103,8 @@ class ClusterTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What was loaded: the client library's configuration, and whether only stackd or the operator renews it
-    (``lasting``). ``traits`` is a digest to compare two sets of credentials; ``certificate_ends`` is in seconds since the
-    epoch.
+    """What was loaded; ``lasting``: only stackd or the operator renews it. ``traits`` is a digest to compare two sets of
+    credentials; ``certificate_ends`` is in seconds since the epoch.
     """
 
     configuration: Configuration
@@ -203,8 +198,8 @@ def _why_unreadable(exc: Exception) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A service account's token: when it becomes valid and expires, in seconds since the epoch, and whose it is.
-    ``owner`` is the same for all tokens of one account of one cluster.
+    """A service account's token, valid between two times in seconds since the epoch; ``owner`` is the same for all tokens of
+    one account of one cluster.
     """
 
     text: str = field(repr=False)
@@ -221,9 +216,7 @@ class Token:
 
 
 def read_token(text: str) -> Token | None:
-    """The parsed token (a JWT; its signature is not checked); None if the text is not a service account's token, or is
-    one that does not expire.
-    """
+    """The parsed JWT (its signature is not checked); None if it is not a service account's token that expires."""
     try:
         _, claims, _ = text.strip().split(".")
         read = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
@@ -267,7 +260,7 @@ async def request_token(answer: SendRequest, token: Token) -> Token:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiry:
-    """When credentials expire (``at``, in seconds since the epoch), and whether stackd renews them by itself."""
+    """When credentials expire (in seconds since the epoch), and whether stackd renews them by itself."""
 
     what: str
     at: float
@@ -277,9 +270,8 @@ class Expiry:
 class Access:
     """Connections to one cluster, and the credentials of each request.
 
-    Each request or watch borrows the session until its response has been read. A session that was replaced is closed when
-    nobody uses it any more. ``token`` is the token that is sent, if stackd has to renew it; otherwise None.
-    ``base_url`` is the API server's address, without a slash at the end.
+    A session that was replaced is closed when no request or watch borrows it any more. ``token`` is the token that is
+    sent, if stackd has to renew it; otherwise None. ``base_url`` is the API server's, without a slash at the end.
     """
 
     def __init__(self, target: ClusterTarget, credentials: Credentials, current_token: Token | None = None) -> None:
@@ -397,10 +389,8 @@ class Access:
             return False
 
     async def look_again(self, accepted: Callable[[Access], Awaitable[None]]) -> bool:
-        """Load the credentials and use them if they have changed; returns whether they have.
-
-        ``accepted`` tries them, and raises ClusterRefused if they are no use. Raises ConfigError then, or if they cannot
-        be loaded; those in force stay.
+        """Load the credentials and use them if they have changed; returns whether they have. Raises ConfigError if they
+        cannot be loaded, or ``accepted`` raises ClusterRefused; those in force stay.
         """
         async with self._reloading:
             fresh = await self._loaded()
@@ -515,10 +505,7 @@ def expiry_remark(access: Access, now: float) -> str:
     expiry = access.expiry
     if expiry is None or expiry.at - now >= WARN_SECONDS:
         return ""
-    if now >= expiry.at:
-        return f"{expiry.what} expired on {utc_minute(expiry.at)}; {REMEDY}"
-    if not expiry.renewed:
-        return f"{expiry.what} expires on {utc_minute(expiry.at)}; {REMEDY}"
-    if access.renewal_fault:
-        return f"{expiry.what} expires on {utc_minute(expiry.at)} and cannot be renewed: {access.renewal_fault}"
-    return ""
+    expires = f"{expiry.what} {'expired' if now >= expiry.at else 'expires'} on {utc_minute(expiry.at)}"
+    if now >= expiry.at or not expiry.renewed:
+        return f"{expires}; {REMEDY}"
+    return f"{expires} and cannot be renewed: {access.renewal_fault}" if access.renewal_fault else ""

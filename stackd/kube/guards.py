@@ -33,21 +33,14 @@ _CHANGING = frozenset({"create", "update", "patch", "delete"})
 # The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
 # token of its own, even if it owns no stacks.
 _ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
-FAILURES = 3
-"""After this many failed requests in a row, over at least ``FAILING_SECONDS``, Kubernetes counts as not answering."""
-FAILING_SECONDS = 3.0
-"""Long enough for an API server that restarts."""
-CHECK_SECONDS = 0.2
-WAITING_SECONDS = 0.3
-"""A probe is sent when a request has waited this long."""
-PROBE_SECONDS = 1.0
-"""How long a probe waits for its answer: then Kubernetes does not answer, and requests stop waiting after 1.5 s."""
-USUAL_TIMES = 3.0
-"""A probe waits this many times as long as the last answered one took: a slow API server does answer."""
-QUIET_SECONDS = 12.0
-"""A probe is sent when nothing was heard for this long: five times a minute when nothing happens."""
-AGAIN_SECONDS = 0.5
-"""The pause between two probes, while Kubernetes does not answer or a request still waits."""
+# Kubernetes counts as not answering after so many failed requests in a row, over at least so many seconds: long enough
+# for an API server that restarts.
+FAILURES, FAILING_SECONDS = 3, 3.0
+# A probe is sent when a request has waited for so long, or nothing was heard: five times a minute when nothing happens.
+CHECK_SECONDS, WAITING_SECONDS, QUIET_SECONDS = 0.2, 0.3, 12.0
+# How long a probe waits for its answer, so that requests stop waiting after 1.5 s; or so many times as long as the last
+# answered one took: a slow API server does answer. Then the pause between two probes.
+PROBE_SECONDS, USUAL_TIMES, AGAIN_SECONDS = 1.0, 3.0, 0.5
 
 
 class Fence:
@@ -111,10 +104,8 @@ def is_fenced(call: KubeRequest) -> bool:
 
 
 class FencedBody(aiohttp.BytesPayload):
-    """A request's body that checks the fence when it is written.
-
-    Before that, the request waits for a connection or opens one, and the process may have been suspended for a minute
-    meanwhile. The headers are written together with the body, so nothing of a request that is refused here was sent.
+    """A request's body that checks the fence when it is written, after the wait for a connection: the process may have been
+    suspended meanwhile. The headers are written with the body, so nothing of a request that is refused here was sent.
     """
 
     def __init__(self, body: bytes, fence: Fence) -> None:
@@ -131,8 +122,7 @@ class FencedBody(aiohttp.BytesPayload):
     def cut_if_given_up(self, error: object, *_: object) -> None:
         """Reset the connection of a request that was given up with ``error``, so that the rest of it is never delivered.
 
-        Otherwise the kernel resends its buffered data for minutes. A network that recovers would deliver the request,
-        although another stackd may own the stacks by then.
+        Otherwise the kernel resends its buffered data for minutes, when another stackd may own the stacks.
         """
         if error is None or self._transport is None:
             return

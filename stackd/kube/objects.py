@@ -42,10 +42,8 @@ class PodState:
     """A pod. ``scheduled`` is the PodScheduled condition, None while there is none; times in nanoseconds.
 
     ``generation`` is stackd's annotation: which pod of its stack it is; ``annotated``: it has that annotation. ``pool``
-    is the template in whose pool its label says that it waits, empty if it is in no pool; ``assigned``: it has a label
-    that no pod should have.
-    ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it: its requests, after
-    admission policies and LimitRanges have changed them.
+    is its label: the template in whose pool it waits, or empty; ``assigned``: it has a label that no pod should have.
+    ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it.
     """
 
     name: str
@@ -79,8 +77,7 @@ class ServiceState:
     the stack waits in a pool.
 
     ``families`` are ``IPv4`` and ``IPv6``, the primary one first. ``expires_at`` (nanoseconds), ``generation`` and
-    ``desired`` are stackd's annotations beside the record; ``recorded`` says whether it carries a record of the current
-    form, and ``pool`` in which template's pool the stack waits by its label.
+    ``desired`` are stackd's annotations; ``recorded``: it carries a record of the current form. ``pool`` as of a pod.
     """
 
     name: str
@@ -190,7 +187,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         selects=selector.get(labels.STACK, "") if len(selector) == 1 + once_assigned else "",
         once_assigned=once_assigned,
         families=tuple(map(intern, spec.get("ipFamilies") or ())),
-        expires_at=expiry_of(raw),
+        expires_at=_time(notes.get(labels.EXPIRES)),
         generation=labels.generation_of(raw),
         desired=intern(notes.get(labels.DESIRED, "")),
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)) and not metadata.get("ownerReferences"),
@@ -277,14 +274,13 @@ def _one_of(state: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
     return "", _NONE
 
 
-def _cut(message: str | None) -> str:
-    return message[:MESSAGE_LIMIT] if message else ""
-
-
-def expiry_of(raw: Mapping[str, Any]) -> int | None:
-    """When the object's stack expires, by its annotation; None if that is missing, or edited into no time."""
-    text = labels.annotations_of(raw).get(labels.EXPIRES)
+def _time(text: str | None) -> int | None:
+    """None if it is missing, or edited into no time."""
     try:
         return to_nanoseconds(text) if text else None
     except (ValueError, OverflowError):
         return None
+
+
+def _cut(message: str | None) -> str:
+    return message[:MESSAGE_LIMIT] if message else ""

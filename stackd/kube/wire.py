@@ -75,47 +75,27 @@ class Kind:
         return {"apiVersion": self.api_version, "kind": self.name}
 
 
-_KINDS_BY_VERSION: Mapping[str, Mapping[str, str]] = {
-    "v1": {
-        "pods": "Pod",
-        "services": "Service",
-        "nodes": "Node",
-        NAMESPACES: "Namespace",
-        "events": "Event",
-        "resourcequotas": "ResourceQuota",
-        "limitranges": "LimitRange",
-        CONFIG_MAPS: "ConfigMap",
-        "secrets": "Secret",
-        "serviceaccounts": "ServiceAccount",
-    },
-    "networking.k8s.io/v1": {"networkpolicies": "NetworkPolicy"},
-    "rbac.authorization.k8s.io/v1": {
-        "roles": "Role",
-        "rolebindings": "RoleBinding",
-        "clusterroles": "ClusterRole",
-        "clusterrolebindings": "ClusterRoleBinding",
-    },
-    "admissionregistration.k8s.io/v1": {
-        POLICIES: "ValidatingAdmissionPolicy",
-        BINDINGS: "ValidatingAdmissionPolicyBinding",
-    },
-    f"{GATEWAY_API}/v1": {GATEWAYS: "Gateway", HTTP_ROUTES: "HTTPRoute", TLS_ROUTES: "TLSRoute"},
-    "coordination.k8s.io/v1": {LEASES: "Lease"},
-    "authorization.k8s.io/v1": {REVIEWS: "SelfSubjectAccessReview"},
-    "authentication.k8s.io/v1": {TOKENS: "TokenRequest"},
+_NAMES = {
+    "v1": "Pod Service Node Namespace Event ResourceQuota LimitRange ConfigMap Secret ServiceAccount",
+    "networking.k8s.io/v1": "NetworkPolicy",
+    "rbac.authorization.k8s.io/v1": "Role RoleBinding ClusterRole ClusterRoleBinding",
+    "admissionregistration.k8s.io/v1": "ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding",
+    f"{GATEWAY_API}/v1": "Gateway HTTPRoute TLSRoute",
+    "coordination.k8s.io/v1": "Lease",
+    "authorization.k8s.io/v1": "SelfSubjectAccessReview",
 }
 KINDS: Mapping[str, Kind] = {
-    resource: Kind(name=name, api_version=version)
-    for version, kinds in _KINDS_BY_VERSION.items()
-    for resource, name in kinds.items()
-}
+    f"{name.lower()}s".replace("policys", "policies"): Kind(name=name, api_version=version)
+    for version, names in _NAMES.items()
+    for name in names.split()
+} | {TOKENS: Kind(name="TokenRequest", api_version="authentication.k8s.io/v1")}
+"""By resource: the plural in lower case."""
 
 
 @struct
 class KubeRequest:
-    """A request: Kubernetes' verb and resource (as RBAC and the counters name them), the namespace, and the object.
-
-    ``name`` is the name of the object to get, create, change or delete; ``uid`` is set if it must have that uid.
+    """A request: Kubernetes' verb and resource (as RBAC and the counters name them), the namespace, and the object's name;
+    ``uid`` is set if it must have that uid.
     """
 
     verb: str
@@ -159,20 +139,20 @@ class Status:
 
     success: bool
     code: int
+    causes: tuple[tuple[str, str], ...]
     reason: str
     message: str
     kind: str
     name: str
     uid: str
-    causes: tuple[tuple[str, str], ...]
 
 
 @struct
 class KubeResponse:
     """A response of any status; ``retry_after`` in seconds and ``date`` if the server sent them.
 
-    ``document`` is the body as a JSON object, None if it is not one (a proxy's page, a truncated response).
-    ``refusal`` is Kubernetes' Status for why it did not do the request; None if there is none, or it fits another code.
+    ``document`` is the body as a JSON object, None if it is not one. ``refusal`` is Kubernetes' Status for why it did not
+    do the request; None if there is none, or it fits another code.
     """
 
     status: int
@@ -212,16 +192,13 @@ def read_status(document: Mapping[str, Any] | None) -> Status | None:
     return Status(
         success=document["status"] == "Success",
         code=code if isinstance(code, int) else 0,
-        reason=_text(document, "reason"),
-        message=_text(document, "message"),
-        kind=_text(about, "kind"),
-        name=_text(about, "name"),
-        uid=_text(about, "uid"),
         causes=tuple(
             (_text(cause, "field"), _text(cause, "message") or _text(cause, "reason"))
             for cause in (causes if isinstance(causes, list) else ())
             if isinstance(cause, dict)
         ),
+        **{key: _text(document, key) for key in ("reason", "message")},
+        **{key: _text(about, key) for key in ("kind", "name", "uid")},
     )
 
 
@@ -241,9 +218,8 @@ def is_version(text: object) -> bool:
 
 
 def is_older(version: str, than: str) -> bool:
-    """Whether resourceVersion ``version`` is from before ``than``, of the same resource.
-
-    Only decimal numbers can be compared (documented since Kubernetes 1.35); False for others.
+    """Whether resourceVersion ``version`` is from before ``than``. Only decimal numbers can be compared (documented since
+    Kubernetes 1.35); False for others.
     """
     return version.isdecimal() and than.isdecimal() and int(version) < int(than)
 
@@ -269,10 +245,8 @@ def document_of(call: KubeRequest, answer: KubeResponse) -> JsonObject:
 
 
 def check(call: KubeRequest, answer: KubeResponse) -> None:
-    """Return if Kubernetes has answered this call, with the result or a refusal. Raises UnexpectedAnswer otherwise.
-
-    Raises ClusterRefused if the API server does not have that kind of route.
-    A response with a passing code (``PASSING``: overload, a failing server) may have any form.
+    """Return if Kubernetes has answered this call, with the result or a refusal. Raises UnexpectedAnswer otherwise, and
+    ClusterRefused if the API server does not have that kind of route. With a code of ``PASSING`` any form will do.
     """
     if answer.ok:
         fault = _fault_of_success(call, answer)
@@ -289,8 +263,7 @@ def check(call: KubeRequest, answer: KubeResponse) -> None:
 def unexpected(call: KubeRequest, answer: KubeResponse, fault: str) -> UnexpectedAnswer:
     """The error for a response that does not fit the request. Clients can read ``fault``: use only our own words.
 
-    A stack's generated values are in its pod, its record and its logs. So the excerpt does not quote what may repeat
-    one: JSON, a log, or any response to a request that sends an object.
+    The excerpt does not quote what may repeat a stack's generated values: JSON, a log, or a response to an object.
     """
     excerpt = f"{answer.status} {answer.content_type or 'of no type'}, {len(answer.body)} bytes"
     sends = call.body is not None and call.verb != "delete"
@@ -420,8 +393,8 @@ def may_repeat(call: KubeRequest, answer: KubeResponse) -> bool:
 
 
 def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
-    """Whether the API server, which works, passes on a failure of the pod's node, where logs are: the kubelet has refused,
-    the node is gone, or it cannot be reached (500 without a reason).
+    """Whether the API server passes on a failure of the pod's node, where logs are: the kubelet has refused, the node is
+    gone, or it cannot be reached (500 without a reason).
     """
     status = answer.refusal
     if status is None or not call.asks_node:
