@@ -11,14 +11,13 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from itertools import count
 from time import perf_counter
 
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from multidict import istr
 
-from stackd.errors import ExpectationFailed, NotOwner, TooManyRequests
+from stackd.errors import NotOwner, TooManyRequests
 from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
 from stackd.lifecycle.ownership import Role
@@ -27,7 +26,7 @@ from stackd.metrics import RouteMeter
 from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
 from stackd.web.api import JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, Keys
-from stackd.web.requests import CONTINUE, check_coding
+from stackd.web.requests import check_head
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
@@ -43,6 +42,7 @@ ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 OWNER_SECONDS = 1.0
 """How long a read waits, just after a start, until the owner is known. If that is another stackd, this file is old."""
 
+CHECKED_HEADERS = frozenset({hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING, hdrs.EXPECT})
 ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
 """The response acknowledges a change."""
 
@@ -55,12 +55,10 @@ def application(api: Api) -> web.Application:
     app.on_response_prepare.append(_name_request)
     app.on_response_prepare.append(_last_look(api.context.fence))
     for route in ROUTES:
-        handler, refusal = _guarded(api, route), _refusal(api, route)
-        app.router.add_route(route.method, route.path, handler, expect_handler=refusal)
-        if route.method == hdrs.METH_GET:
-            app.router.add_route(hdrs.METH_HEAD, route.path, handler, expect_handler=refusal)
-    elsewhere = _elsewhere(ROUTES)
-    app.router.add_route("*", ANY_PATH, _guarded(api, elsewhere), expect_handler=_refusal(api, elsewhere))
+        handler = _guarded(api, route)
+        for method in {route.method, *((hdrs.METH_HEAD,) if route.method == hdrs.METH_GET else ())}:
+            app.router.add_route(method, route.path, handler, expect_handler=_await_key)
+    app.router.add_route("*", ANY_PATH, unrouted(api), expect_handler=_await_key)
     return app
 
 
@@ -69,20 +67,8 @@ def unrouted(api: Api) -> AiohttpHandler:
     return _guarded(api, _elsewhere(ROUTES))
 
 
-def _refusal(api: Api, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
-    """Return the check that runs before the route's handler and answers an Expect header that cannot be met."""
-    unexpected = _guarded(api, replace(route, handler=_unexpected))
-
-    async def expected(request: web.Request) -> web.StreamResponse | None:
-        """Leave ``100-continue`` to the code that reads the body: no client sends a body before its key is checked."""
-        known = request.version < HttpVersion11 or request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
-        return None if known else await unexpected(request)
-
-    return expected
-
-
-async def _unexpected(call: ApiCall) -> web.Response:
-    raise ExpectationFailed(f"Expect may only be {CONTINUE}")
+async def _await_key(_: web.Request) -> None:
+    """Leave ``Expect`` to the code that reads the body: no client sends a body before its key is checked."""
 
 
 def _request_ids() -> Callable[[web.Request], str]:
@@ -139,8 +125,8 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
         try:
             if not public:
                 key, exceeded = admit(api, request, route)
-            if hdrs.CONTENT_ENCODING in request.headers or hdrs.TRANSFER_ENCODING in request.headers:
-                check_coding(request)
+            if not CHECKED_HEADERS.isdisjoint(request.headers):
+                check_head(request)
             if changes and not fence.open:
                 await api.context.gate.owner_known()
             elif ownership.role is Role.STANDBY and not early:

@@ -15,6 +15,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import islice
 
 import orjson
@@ -74,7 +75,6 @@ class FeedChange:
     before: Stack | None = None
     exact: bool = False
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    rendered: dict[tuple[Renderer, ChangeKind], bytes] = field(default_factory=dict)
 
     @property
     def kind(self) -> ChangeKind:
@@ -144,8 +144,7 @@ class ChangeFeed:
             self.followers -= 1
             self._by_key[key_name] -= 1
             if not self.followers:
-                for change in self._log:
-                    change.rendered.clear()
+                frame.cache_clear()
 
     def since(self, number: int) -> list[FeedChange] | None:
         """The changes after that number, in order; None if the log no longer has all of them."""
@@ -216,15 +215,12 @@ class ChangeFeed:
         return store.assigned.get(name) or store.jobs.get(name)
 
 
+@lru_cache(maxsize=2 * BEHIND)
 def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
     """A change as a server-sent event, rendered once for all clients that chose the same fields."""
-    made = change.rendered.get((render, kind))
-    if made is None:
-        record = None if kind is ChangeKind.LEFT else change.record
-        data = orjson.dumps({"stack_id": change.name}) if record is None else render(record)
-        made = event(kind.encode(), data, feed.id_of(change.number))
-        change.rendered[render, kind] = made
-    return made
+    record = None if kind is ChangeKind.LEFT else change.record
+    data = orjson.dumps({"stack_id": change.name}) if record is None else render(record)
+    return event(kind.encode(), data, feed.id_of(change.number))
 
 
 def event(kind: bytes, data: bytes, event_id: str = "") -> bytes:

@@ -21,7 +21,7 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
-from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
+from stackd.errors import ExpectationFailed, InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
@@ -45,9 +45,14 @@ PLAIN: Final = frozenset({"", "identity", "chunked"})
 CONTINUE: Final = "100-continue"
 
 
-def check_coding(request: web.BaseRequest) -> None:
-    """Raise UnsupportedCoding if the body is compressed. Nothing is decompressed: few bytes could become many."""
+def check_head(request: web.BaseRequest) -> None:
+    """Raise ExpectationFailed for an Expect other than 100-continue, and UnsupportedCoding if the body is compressed.
+
+    Nothing is decompressed: few bytes could become many.
+    """
     headers = request.headers
+    if request.version >= HttpVersion11 and headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:
+        raise ExpectationFailed(f"Expect may only be {CONTINUE}")
     named = [*headers.getall(hdrs.CONTENT_ENCODING, ()), *headers.getall(hdrs.TRANSFER_ENCODING, ())]
     codings = {each.strip().lower() for text in named for each in text.split(",")}
     if request.body_exists and not codings <= PLAIN:

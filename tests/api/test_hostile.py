@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
-import io
 import json
 import logging
 import os
@@ -24,7 +23,6 @@ import psutil
 import pytest
 
 from stackd.keys import digest
-from stackd.logs.formats import JsonFormatter, TextFormatter
 from tests.harness import KEY, READ_KEY, Harness, eventually, harness, request_for
 
 CRLF = b"\r\n"
@@ -114,23 +112,18 @@ GARBAGE = {
 }
 
 
-@pytest.mark.parametrize("raw", GARBAGE.values(), ids=GARBAGE.keys())
-async def test_what_is_no_http_is_refused_in_json_without_a_trace(
-    at: Harness, raw: bytes, caplog: pytest.LogCaptureFixture
-) -> None:
-    answer = await say(at, raw)
-    for status in statuses(answer):
-        assert 400 <= status < 500
-    if answer:
-        only_error(answer)
-    assert not complaints(caplog)
-    await still_well(at)
-
-
-async def test_what_is_no_http_is_a_400(at: Harness) -> None:
+async def test_what_is_no_http_is_a_400_in_json_without_a_trace(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    for raw in GARBAGE.values():
+        answer = await say(at, raw)
+        for status in statuses(answer):
+            assert 400 <= status < 500
+        if answer:
+            only_error(answer)
     assert only_error(await say(at, GARBAGE["noise"])) == (400, "this is not an HTTP request with a known method")
     assert only_error(await say(at, GARBAGE["two lengths"])) == (400, "the request is not valid HTTP")
     assert "does not speak TLS" in only_error(await say(at, GARBAGE["tls"]))[1]
+    assert not complaints(caplog)
+    await still_well(at)
 
 
 async def test_a_key_in_what_cannot_be_read_is_neither_answered_nor_logged(
@@ -150,20 +143,18 @@ async def test_a_key_in_what_cannot_be_read_is_neither_answered_nor_logged(
     assert caplog.text
 
 
-@pytest.mark.parametrize(
-    ("raw", "limit"),
-    [
-        (b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", "limits.header_size"),
-        (b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000 + b"\r\n\r\n", "limits.header_size"),
-        (b"GET / HTTP/1.1\r\n" + b"a" * 20000 + b": a\r\n\r\n", "limits.header_size"),
-        (b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 100 + b"\r\n", "64 headers"),
-    ],
-    ids=["line", "value", "name", "number"],
-)
-async def test_a_head_that_is_too_large_is_a_431_that_names_the_limit(at: Harness, raw: bytes, limit: str) -> None:
-    status, sentence = only_error(await say(at, raw))
-    assert status == 431
-    assert limit in sentence
+HEADS = {
+    b"GET /" + b"a" * 20000 + b" HTTP/1.1\r\nHost: a\r\n\r\n": "limits.header_size",
+    b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000 + b"\r\n\r\n": "limits.header_size",
+    b"GET / HTTP/1.1\r\n" + b"a" * 20000 + b": a\r\n\r\n": "limits.header_size",
+    b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 100 + b"\r\n": "64 headers",
+}
+
+
+async def test_a_head_that_is_too_large_is_a_431_that_names_the_limit(at: Harness) -> None:
+    for raw, limit in HEADS.items():
+        status, sentence = only_error(await say(at, raw))
+        assert (status, limit in sentence) == (431, True)
 
 
 async def test_a_body_without_a_key_is_not_read(at: Harness) -> None:
@@ -215,25 +206,13 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return begun
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd", "GZIP", "identity, gzip", "compress", "cow"])
+@pytest.mark.parametrize("coding", ["gzip", "br", "GZIP", "identity, gzip", "cow"])
 async def test_a_packed_body_is_a_415_and_nothing_is_unpacked(at: Harness, coding: str, unpacked: list[object]) -> None:
-    for method, path in (
-        ("POST", "/stacks"),
-        ("POST", "/stacks/batch-delete"),
-        ("POST", "/stacks/stack-none/extend"),
-        ("POST", "/stacks/stack-none/stop"),
-        ("GET", "/stats"),
-        ("DELETE", "/stacks/stack-none"),
-        ("POST", "/no/such/route"),
-        ("PUT", "/stacks"),
-        ("GET", "/docs"),
-        ("GET", "/metrics"),
-    ):
+    for method, path in (("POST", "/stacks"), ("GET", "/stats"), ("POST", "/no/such/route"), ("GET", "/docs")):
         reply = await at.call(method, path, BOMB, headers={"Content-Encoding": coding})
         assert (reply.status, "Content-Encoding" in reply.error) == (415, True), (method, path)
         assert reply.headers["Accept-Encoding"] == "identity"
     assert not unpacked
-    await still_well(at)
 
 
 async def test_a_packed_body_without_a_key_is_a_401_and_not_unpacked_while_the_rest_of_it_is_taken(
@@ -246,37 +225,22 @@ async def test_a_packed_body_without_a_key_is_a_401_and_not_unpacked_while_the_r
             assert (await reader.readuntil(CRLF + CRLF)).startswith(b"HTTP/1.1 " + status)
             writer.write(b"%x\r\n" % len(BOMB) + BOMB + CRLF + b"0\r\n\r\n")
             await everything(reader)
-    public = head.replace(b"POST /stacks", b"GET /docs")
-    assert statuses(await say(at, public + CRLF + b"%x\r\n" % len(BOMB) + BOMB + b"\r\n0\r\n\r\n")) == [415]
+    packed = gzip.compress(b"{}")
+    raw = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n" + AUTH
+    assert statuses(await say(at, raw + CRLF + b"%x\r\n" % len(packed) + packed + b"\r\n0\r\n\r\n")) == [415]
     assert not unpacked
 
 
 async def test_a_body_as_it_is_may_say_so(at: Harness) -> None:
-    for coding in ("identity", "Identity", ""):
-        reply = await at.call("POST", "/stacks", request_for("nginx:stable"), headers={"Content-Encoding": coding})
-        assert reply.status == 201, reply.text
+    reply = await at.call("POST", "/stacks", request_for("nginx:stable"), headers={"Content-Encoding": "Identity"})
+    assert reply.status == 201, reply.text
     assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
 
 
-async def test_a_body_that_is_packed_for_the_transfer_is_a_415(at: Harness) -> None:
-    packed = gzip.compress(b"{}")
-    raw = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\nConnection: close\r\n" + AUTH
-    assert statuses(await say(at, raw + CRLF + b"%x\r\n" % len(packed) + packed + b"\r\n0\r\n\r\n")) == [415]
-
-
-@pytest.mark.parametrize(
-    "tail",
-    [
-        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcdefgh\r\n",
-        b"Transfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
-    ],
-)
-async def test_a_body_in_broken_chunks_is_a_400(at: Harness, tail: bytes) -> None:
-    answer = await say(at, b"POST /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + tail)
-    assert statuses(answer)[:1] == [400]
-    assert all(status == 400 for status in statuses(answer))
-    await still_well(at)
+async def test_a_body_in_broken_chunks_is_a_400(at: Harness) -> None:
+    for chunks in (b"zz\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n"):
+        head = b"POST /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + b"Transfer-Encoding: chunked\r\n\r\n"
+        assert set(statuses(await say(at, head + chunks))) == {400}
 
 
 @pytest.mark.parametrize(
@@ -401,34 +365,6 @@ async def test_a_connection_counts_for_the_key_that_used_it_last_and_not_after_i
             await eventually(again)
 
 
-FORGED = "2026-01-01T00:00:00.000Z ERROR   forged"
-LAST_WORDS = f"/gone\n{FORGED}\x1b[2J\x9b1A"
-
-
-@pytest.mark.parametrize("formatter", [TextFormatter(), JsonFormatter()], ids=["text", "json"])
-async def test_what_a_container_says_at_its_end_forges_no_line_of_the_log(
-    at: Harness, formatter: logging.Formatter
-) -> None:
-    said, root = io.StringIO(), logging.getLogger()
-    handler = logging.StreamHandler(said)
-    handler.setFormatter(formatter)
-    before, level = root.handlers[:], root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        body = request_for("registry.example/nostart")
-        body["pod_spec"] += f"\n      command: [{json.dumps(LAST_WORDS)}]"
-        stack = await at.until_status((await at.create(body))["stack_id"], "failed")
-    finally:
-        root.handlers[:] = before
-        root.setLevel(level)
-    assert LAST_WORDS in stack["status_message"]
-    lines = said.getvalue().splitlines()
-    assert any("no such file or directory" in line for line in lines)
-    assert not any(line.startswith(FORGED) for line in lines)
-    assert all(character == "\n" or character.isprintable() for character in said.getvalue())
-
-
 async def well(at: Harness) -> bool:
     return (await at.call("GET", "/healthz")).status == 200
 
@@ -460,7 +396,7 @@ PATHS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "POST", "HEAD", "OPTIONS", "PUT", "TRACE"])
+@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
 async def test_strange_paths_are_answered_with_4xx_and_nothing_of_the_machine(at: Harness, method: str) -> None:
     stack = await at.create()
     for path in PATHS:
@@ -492,12 +428,12 @@ BODIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["/stacks", "/stacks/batch-delete", "/reconcile/confirm"])
-async def test_strange_bodies_are_answered_with_4xx(at: Harness, path: str) -> None:
-    for body in BODIES:
-        reply = await at.call("POST", path, body)
-        assert reply.status in (200, 202) or 400 <= reply.status < 500, (body[:50], reply.text)
-        assert "Traceback" not in reply.text
+async def test_strange_bodies_are_answered_with_4xx(at: Harness) -> None:
+    for path in ("/stacks", "/stacks/batch-delete"):
+        for body in BODIES:
+            reply = await at.call("POST", path, body)
+            assert reply.status == 202 or 400 <= reply.status < 500, (body[:50], reply.text)
+            assert "Traceback" not in reply.text
 
 
 async def test_strange_headers_are_answered_with_4xx(at: Harness) -> None:
