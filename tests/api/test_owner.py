@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,34 +16,28 @@ from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
 from stackd.lifecycle import ownership
-from tests.api.test_lost_file import answers, uids
-from tests.harness import KEY, Harness, Reply, eventually, fast_cluster, harness, seed, until
+from tests.harness import KEY, Harness, Machine, Reply, eventually, fast_cluster, seed, until
 
-LEASE = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
+NO_STACK = "stack-0000000000000000"
 REFUSED: tuple[tuple[str, str, Any], ...] = (
-    ("GET", "/readyz", None),
-    ("GET", "/stacks", None),
-    ("GET", "/stacks/stack-0000000000000000", None),
-    ("GET", "/stats", None),
-    ("GET", "/capacity", None),
-    ("POST", "/capacity", {}),
-    ("GET", "/events", None),
-    ("POST", "/stacks", seed()),
-    ("DELETE", "/stacks/stack-0000000000000000", None),
-    ("POST", "/stacks/batch-delete", {"stack_ids": ["stack-0000000000000000"]}),
-    ("POST", "/reconcile/confirm", None),
+    *(("GET", path, None) for path in ("/readyz", "/stacks", f"/stacks/{NO_STACK}", "/stats", "/capacity", "/events")),
     ("GET", "/no/such/route", None),
+    ("POST", "/capacity", {}),
+    ("POST", "/stacks", seed()),
+    ("DELETE", f"/stacks/{NO_STACK}", None),
+    ("POST", "/stacks/batch-delete", {"stack_ids": [NO_STACK]}),
+    ("POST", "/reconcile/confirm", None),
 )
 
 
 @dataclass(slots=True, kw_only=True)
-class Site:
-    """A cluster, and stackds that start and stop, each with its own file; ``holders``: the Lease's holders in order."""
+class Machines:
+    """Machines beside one cluster, each with its own file; ``holders``: the Lease's holders in order."""
 
     cluster: EmbeddedCluster
     folder: Path
-    stacks: dict[str, AsyncExitStack] = field(default_factory=dict)
+    each: dict[str, Machine] = field(default_factory=dict)
     holders: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -56,105 +49,46 @@ class Site:
             if self.holders[-1:] != [holder]:
                 self.holders.append(holder)
 
-    async def start(self, name: str, *, wait: bool = False, lease: str = "1s") -> Harness:
-        folder = self.folder / name
-        folder.mkdir(exist_ok=True)
-        self.stacks[name] = AsyncExitStack()
-        settings = LEASE | {"STACKD_CLUSTER__LEASE_DURATION": lease}
-        starting = harness(folder, settings, cluster=self.cluster, wait=wait, host=name)
-        return await self.stacks[name].enter_async_context(starting)
+    async def start(self, name: str, *, folder: str = "", lease: str = "1s", **options: Any) -> Harness:
+        """Start the stackd of this machine; ``folder`` has its file, if not that of the machine's name."""
+        place = folder or name
+        machine = self.each.setdefault(place, Machine(folder=self.folder / place, cluster=self.cluster))
+        return await machine.start(host=name, cluster__lease_duration=lease, **options)
 
     async def stop(self, name: str) -> None:
-        await self.stacks.pop(name).aclose()
-
-    async def lease(self, at: Harness) -> dict[str, Any]:
-        return await at.kubectl("GET", LEASES)
+        await self.each[name].stop()
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
+async def vms(tmp_path: Path) -> AsyncIterator[Machines]:
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        ready = Site(cluster=cluster, folder=tmp_path)
-        yield ready
-        for name in list(ready.stacks):
-            await ready.stop(name)
+        machines = Machines(cluster=cluster, folder=tmp_path)
+        yield machines
+        for machine in machines.each.values():
+            await machine.stop()
 
 
-async def standing_by(at: Harness) -> None:
+async def standby(vms: Machines, name: str = "vm2", **options: Any) -> Harness:
+    at = await vms.start(name, wait=False, **options)
     await at.until_metric("stackd_standby", 1)
+    return at
 
 
-async def owns(at: Harness) -> bool:
-    reply = await at.call("GET", "/owner")
-    return bool(reply.json["role"] == "owner" and (await at.call("GET", "/readyz")).status == 200)
+async def until_owner(at: Harness) -> None:
+    await until(at.role, lambda role: role == "owner")
+    await at.until_ready()
 
 
-async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_are(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
-    await one.create()
-    before = await uids(one)
-    two = await site.start("vm2")
-    await standing_by(two)
-    assert (await two.call("GET", "/healthz")).json == {"status": "ok"}
-    for method, path, body in REFUSED:
-        reply = await two.call(method, path, body)
-        assert (reply.status, "vm1 owns the stacks" in reply.json["error"]) == (503, True), (path, reply)
-        assert int(reply.headers["Retry-After"]) > 0
-    assert (await two.call("GET", "/stacks", key="sk-wrong")).status == 401
-    assert (await two.call("GET", "/dashboard")).status == 200
-    told = (await two.call("GET", "/owner")).json
-    assert (told["role"], told["owner"], told["may_change"]) == ("standby", "vm1", False)
-    assert "stackd_owner 0.0" in (await two.call("GET", "/metrics")).text
-    assert "stackd_owner 1.0" in (await one.call("GET", "/metrics")).text
-    assert await uids(one) == before
-    assert two.cluster.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
+async def lease_of(at: Harness) -> dict[str, Any]:
+    return await at.kubectl("GET", LEASES)
 
 
-async def test_a_standby_waits_for_a_restart_of_an_owner_that_was_stopped_and_no_longer(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ownership, "RESTART_SECONDS", 2)
-    one = await site.start("vm1", wait=True, lease="60s")
-    await one.create()
-    two = await site.start("vm2", lease="60s")
-    await standing_by(two)
-    await site.stop("vm1")
-    spec = (await site.lease(two))["spec"]
-    assert (spec["holderIdentity"].partition("/")[0], spec["leaseDurationSeconds"]) == ("vm1", 2)
-    one = await site.start("vm1", wait=True, lease="60s")
-    assert ((await site.lease(two))["spec"]["leaseDurationSeconds"], site.holders) == (60, ["vm1"])
-    await site.stop("vm1")
-    await eventually(lambda: owns(two))
-
-
-async def test_a_stackd_that_waits_for_the_lease_of_another_file_of_its_host_says_so(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
-    stood = (await site.lease(one))["spec"]["holderIdentity"]
-    (site.folder / "restored").mkdir()
-    async with harness(site.folder / "restored", LEASE, cluster=site.cluster, wait=False, host="vm1") as two:
-        said = await two.until_unready("another state file of vm1 owns the stacks")
-        assert said.endswith("this stackd takes them once that has not renewed its Lease for 1 s")
-    assert (await site.lease(one))["spec"]["holderIdentity"] == stood
-
-
-async def test_a_takeover_is_asked_for_and_loses_nothing(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
-    await one.running()
-    before = await answers(one)
-    assert (await one.call("POST", "/takeover")).status == 409
-    two = await site.start("vm2")
-    await standing_by(two)
-    taking = asyncio.create_task(asyncio.to_thread(run, two, "takeover"))
-    assert "vm2 takes over" in await one.ended()
-    assert await two.role() == "standby", "what is under way is finished first"
-    await site.stop("vm1")
-    assert await taking == "vm1 was asked to hand the stacks over\nvm2 owns the stacks\n"
-    await eventually(lambda: owns(two))
-    assert site.holders == ["vm1", "", "vm2"], "it was given back, and did not have to run out"
-    assert await answers(two) == before
-    told = await asyncio.to_thread(run, two, "owner")
-    facts = dict(line.split(maxsplit=1) for line in told.splitlines())
-    assert (facts["vm2"], facts["owner"].startswith("vm2 since "), facts["takeovers"]) == ("owner", True, "1")
+async def replace_owner(at: Harness) -> str:
+    """Let vm9 take the Lease; return why stackd ends."""
+    lease = await lease_of(at)
+    lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
+    assert (await at.kubectl("PUT", LEASES, lease))["kind"] == "Lease"
+    return await at.ended()
 
 
 def run(at: Harness, name: str) -> str:
@@ -163,94 +97,141 @@ def run(at: Harness, name: str) -> str:
     return done.output
 
 
-async def test_an_owner_that_was_replaced_says_so_and_ends(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
+async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_are(vms: Machines) -> None:
+    one = await vms.start("vm1")
+    await one.create()
+    before = await one.pods_and_services()
+    two = await standby(vms)
+    assert await two.get("/healthz") == {"status": "ok"}
+    for method, path, body in REFUSED:
+        await two.refused(503, "vm1 owns the stacks", path, body, method=method)
+    assert (await two.call("GET", "/stacks", key="sk-wrong")).status == 401
+    assert (await two.call("GET", "/dashboard")).status == 200
+    answer = await two.get("/owner")
+    assert (answer["role"], answer["owner"], answer["may_change"]) == ("standby", "vm1", False)
+    assert (await two.metric("stackd_owner"), await one.metric("stackd_owner")) == (0, 1)
+    assert await one.pods_and_services() == before
+    assert two.counts.total("create", "services") == 2, "one asked for the port range, and one for the stack"
+    stood = (await lease_of(one))["spec"]["holderIdentity"]
+    other = await vms.start("vm1", folder="restored", wait=False)
+    words = await other.until_unready("another state file of vm1 owns the stacks")
+    assert words.endswith("this stackd takes them once that has not renewed its Lease for 1 s")
+    assert (await lease_of(one))["spec"]["holderIdentity"] == stood
+
+
+async def test_a_standby_waits_for_a_restart_of_an_owner_that_was_stopped_and_no_longer(
+    vms: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "RESTART_SECONDS", 2)
+    await (await vms.start("vm1", lease="60s")).create()
+    two = await standby(vms, lease="60s")
+    await vms.stop("vm1")
+    spec = (await lease_of(two))["spec"]
+    assert (spec["holderIdentity"].partition("/")[0], spec["leaseDurationSeconds"]) == ("vm1", 2)
+    await vms.start("vm1", lease="60s")
+    assert ((await lease_of(two))["spec"]["leaseDurationSeconds"], vms.holders) == (60, ["vm1"])
+    await vms.stop("vm1")
+    await until_owner(two)
+
+
+async def test_a_takeover_is_asked_for_and_loses_nothing(vms: Machines) -> None:
+    one = await vms.start("vm1")
+    await one.running()
+    before = await one.answers()
+    await one.refused(409, "", "/takeover")
+    two = await standby(vms)
+    taking = asyncio.create_task(asyncio.to_thread(run, two, "takeover"))
+    assert "vm2 takes over" in await one.ended()
+    assert await two.role() == "standby", "what is under way is finished first"
+    await vms.stop("vm1")
+    assert await taking == "vm1 was asked to hand the stacks over\nvm2 owns the stacks\n"
+    await until_owner(two)
+    assert vms.holders == ["vm1", "", "vm2"], "it was given back, and did not have to run out"
+    assert await two.answers() == before
+    printed = await asyncio.to_thread(run, two, "owner")
+    facts = dict(line.split(maxsplit=1) for line in printed.splitlines())
+    assert (facts["vm2"], facts["owner"].startswith("vm2 since "), facts["takeovers"]) == ("owner", True, "1")
+
+
+async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> None:
+    one = await vms.start("vm1")
     stack_id = await one.running()
-    lease = await site.lease(one)
-    lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
-    changed = await one.kubectl("PUT", LEASES, lease)
-    assert changed["kind"] == "Lease", changed
-    assert "vm9 owns the stacks now" in await one.ended()
-    before = await uids(one)
-    for method, path, body in (
-        ("POST", "/stacks", seed()),
-        ("DELETE", f"/stacks/{stack_id}", None),
-        ("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"}),
-        ("POST", f"/stacks/{stack_id}/stop", None),
-        ("POST", "/stacks/batch-delete", {"stack_ids": [stack_id]}),
+    assert "vm9 owns the stacks now" in await replace_owner(one)
+    before = await one.pods_and_services()
+    for path, body in (
+        ("/stacks", seed()),
+        (f"/stacks/{stack_id}/extend", {"ttl": "1m"}),
+        (f"/stacks/{stack_id}/stop", None),
+        ("/stacks/batch-delete", {"stack_ids": [stack_id]}),
     ):
-        assert (await one.call(method, path, body)).status == 503, (method, path)
-    assert await uids(one) == before
+        await one.refused(503, "", path, body)
+    await one.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
+    assert await one.pods_and_services() == before
 
 
-async def replaced(site: Site, one: Harness, changing: asyncio.Task[Reply]) -> Harness:
-    """The owner that comes after ``one`` has lost the stacks amid a change; it has another file."""
-    lease = await site.lease(one)
-    lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
-    assert (await one.kubectl("PUT", LEASES, lease))["kind"] == "Lease"
-    await one.ended()
-    assert (await changing).status == 503
-    site.cluster.faults.clear()
-    two = await site.start("vm2", wait=True)
-    await two.run_now("expire")  # makes the daemon trust the clock
-    return two
-
-
-async def test_a_create_that_the_owner_before_did_not_finish_leaves_no_pod(site: Site) -> None:
-    """The pod has no record, and its stack was never acknowledged."""
-    one = await site.start("vm1", wait=True)
-    kept = await one.running()
-    site.cluster.faults.add_fault(action="hang", verb="create", resource="services")
-    creating = asyncio.create_task(one.call("POST", "/stacks", seed()))
-    await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
-    two = await replaced(site, one, creating)
-    await until(lambda: two.objects("pods"), lambda pods: set(pods) == {kept})
-    assert await two.listed() == [kept]
-
-
-async def test_a_delete_that_the_owner_before_did_not_finish_takes_no_record_from_a_pod(site: Site) -> None:
-    one = await site.start("vm1", wait=True)
+@pytest.mark.parametrize("verb", ["create", "delete"])
+async def test_what_the_owner_before_did_not_finish_leaves_no_pod_and_takes_no_record_from_one(
+    vms: Machines, verb: str
+) -> None:
+    """A created pod has no record yet, and its stack was never acknowledged; the next owner has another file."""
+    one = await vms.start("vm1")
     stack_id = await one.running()
-    site.cluster.faults.add_fault(action="hang", verb="delete", resource="pods")
-    deleting = begun(one, "delete", stack_id)
-    await eventually(lambda: one.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
-    await eventually(lambda: site.cluster.counts.in_flight > 0)
-    two = await replaced(site, one, deleting)
-    assert {name: stack["status"] for name, stack in (await answers(two)).items()} == {stack_id: "running"}
+    if verb == "create":
+        one.faults.add_fault(action="hang", verb="create", resource="services")
+        changing = asyncio.create_task(one.call("POST", "/stacks", seed()))
+        await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
+    else:
+        one.faults.add_fault(action="hang", verb="delete", resource="pods")
+        changing = begun(one, "delete", stack_id)
+        await eventually(lambda: one.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
+        await eventually(lambda: one.counts.in_flight > 0)
+    await replace_owner(one)
+    assert (await changing).status == 503
+    one.faults.clear()
+    two = await vms.start("vm2")
+    await two.run_now("expire")  # makes the daemon trust the clock
+    await until(lambda: two.objects("pods"), lambda pods: list(pods) == [stack_id])
+    assert {name: stack["status"] for name, stack in (await two.answers()).items()} == {stack_id: "running"}
 
 
-async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledged(at: Harness) -> None:
-    """The client asks again, and whoever owns the stacks by then knows the result."""
-    stack_id = await running_at_rest(at)
-    asked = await deletes(at)
-    at.cluster.faults.pause()
-    deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
-    await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
-    with at.no_writing():
-        at.cluster.faults.resume()
-
-        async def only_its_row_is_left() -> bool:
-            return at.is_writing and not await uids(at) and await deletes(at) >= asked + 2
-
-        await eventually(only_its_row_is_left)
-        at.lose_lease("another stackd may own the stacks now")
-    reply = await deleting
-    assert (reply.status, reply.error) == (503, "another stackd may own the stacks now")
-    assert not at.rows("SELECT 1 FROM stacks"), "it was done"
+# ---- whoever loses the stacks amid a change promises nothing of it: the next owner does not know of it
 
 
 async def running_at_rest(at: Harness) -> str:
     """The id of a running stack; nothing is left to write."""
-    stack_id: str = (await at.create())["stack_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
     await at.run_now("expire")  # makes the daemon trust the clock
     await eventually(lambda: not at.is_writing)
     return stack_id
 
 
-async def deletes(at: Harness) -> float:
-    """How many deletes the cluster has answered."""
-    return await at.metric("stackd_kubernetes_requests_total", verb="delete")
+def begun(at: Harness, verb: str, stack_id: str) -> asyncio.Task[Reply]:
+    """A task with the request that changes the stack."""
+    path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
+    body = {"ttl": "1m"} if verb == "extend" else None
+    return asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path, body))
+
+
+async def is_not_promised(at: Harness, changing: asyncio.Task[Reply]) -> None:
+    """Take the Lease away amid a change, which then has to be refused."""
+    at.lose_lease("vm2 owns the stacks now")
+    reply = await changing
+    assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
+
+
+async def test_a_change_that_was_done_while_the_lease_ran_out_is_not_acknowledged(at: Harness) -> None:
+    stack_id = await running_at_rest(at)
+    asked = await at.metric("stackd_kubernetes_requests_total", verb="delete")
+    at.faults.pause()
+    deleting = begun(at, "delete", stack_id)
+    await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
+    with at.no_writing():
+        at.faults.resume()
+        await at.until_at_least("stackd_kubernetes_requests_total", asked + 2, verb="delete")
+        await until(at.pods_and_services, lambda seen: at.is_writing and not seen)
+        at.lose_lease("vm2 owns the stacks now")
+    await is_not_promised(at, deleting)
+    assert not at.rows("SELECT 1 FROM stacks"), "it was done"
 
 
 INTENDED = {
@@ -261,23 +242,14 @@ INTENDED = {
 }
 
 
-def begun(at: Harness, verb: str, stack_id: str) -> asyncio.Task[Reply]:
-    """A task with the request that changes the stack."""
-    path = f"/stacks/{stack_id}" if verb == "delete" else f"/stacks/{stack_id}/{verb}"
-    body = {"ttl": "1m"} if verb == "extend" else None
-    return asyncio.create_task(at.call("DELETE" if verb == "delete" else "POST", path, body))
-
-
 @pytest.mark.parametrize("verb", INTENDED)
-async def test_whoever_loses_the_stacks_amid_a_change_promises_nothing_of_it(at: Harness, verb: str) -> None:
-    """The next owner does not know of this change, so nobody would carry it out."""
+async def test_nor_is_one_that_was_only_begun(at: Harness, verb: str) -> None:
     stack_id = await running_at_rest(at)
     with at.no_writing():
         changing = begun(at, verb, stack_id)
         await eventually(lambda: at.is_writing)
         at.lose_lease("vm2 owns the stacks now")
-    reply = await changing
-    assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
+    await is_not_promised(at, changing)
     assert at.rows(f"SELECT 1 FROM stacks WHERE {INTENDED[verb]}"), "it was begun"
 
 
@@ -286,24 +258,21 @@ WAITS_FOR_A_READ = {"delete": 1, "stop": 1, "restart": 0}
 
 
 @pytest.mark.parametrize("verb", WAITS_FOR_A_READ)
-async def test_neither_does_one_that_loses_them_while_it_waits_for_a_read(at: Harness, verb: str) -> None:
+async def test_nor_is_one_that_waits_for_a_read(at: Harness, verb: str) -> None:
     """The fence does not cut off a read, since it changes nothing; but stackd must not go on after the read."""
     stack_id = await running_at_rest(at)
     at.give_kubernetes(timeout=1.0, attempt_timeout=1.0)
-    pod = at.cluster.store.of(resources.PODS).get("stacks", stack_id)
-    at.cluster.store.update(pod, metadata=pod.obj["metadata"] | {"finalizers": ["example.com/hold"]})
-    at.cluster.faults.add_fault(action="hang", verb="get", resource="pods")
-    at.cluster.counts.clear()
+    await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})
+    at.faults.add_fault(action="hang", verb="get", resource="pods")
+    at.counts.clear()
     changing = begun(at, verb, stack_id)
     deleted = WAITS_FOR_A_READ[verb]
-    await eventually(lambda: at.cluster.counts.in_flight > 0 and at.cluster.counts.total("delete") == deleted)
-    at.lose_lease("vm2 owns the stacks now")
-    reply = await changing
-    assert (reply.status, reply.error) == (503, "vm2 owns the stacks now")
+    await eventually(lambda: at.counts.in_flight > 0 and at.counts.total("delete") == deleted)
+    await is_not_promised(at, changing)
 
 
-async def test_a_quota_that_counts_leases_is_waited_for(tmp_path: Path) -> None:
-    """Before, it ended the process, and the next one, too."""
+@pytest.mark.stackd(cluster__lease_duration="1s")
+async def test_a_quota_that_counts_leases_is_waited_for(vm: Machine) -> None:
     message = (
         'leases.coordination.k8s.io "stackd-default" is forbidden: exceeded quota: counts, '
         "requested: count/leases.coordination.k8s.io=1, used: count/leases.coordination.k8s.io=3, "
@@ -312,10 +281,9 @@ async def test_a_quota_that_counts_leases_is_waited_for(tmp_path: Path) -> None:
     details = {"name": "stackd-default", "group": "coordination.k8s.io", "kind": "leases"}
     status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
     body = json.dumps(status | {"reason": "Forbidden", "details": details, "code": 403})
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        cluster.faults.add_fault(action="reply", verb="create", resource="leases", code=403, body=body)
-        async with harness(tmp_path, LEASE, cluster=cluster, wait=False) as at:
-            await at.until_unready("ResourceQuota counts")
-            await eventually(lambda: cluster.counts.requests["create", "leases", 403] > 2)
-            cluster.faults.clear()
-            await at.until_ready()
+    vm.cluster.faults.add_fault(action="reply", verb="create", resource="leases", code=403, body=body)
+    at = await vm.start(wait=False)
+    await at.until_unready("ResourceQuota counts")
+    await eventually(lambda: at.counts.requests["create", "leases", 403] > 2)
+    at.faults.clear()
+    await at.until_ready()

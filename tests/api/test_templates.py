@@ -7,22 +7,21 @@ import logging
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stackd.clock import NANOSECONDS, to_nanoseconds
-from stackd.embedded import DEFAULT_NODES, EmbeddedCluster
+from stackd.embedded import DEFAULT_NODES
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import prepull
 from stackd.lifecycle.hiding import HIDDEN
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
-from tests.harness import Harness, eventually, fast_cluster, harness, lose_file, seed, until
+from tests.harness import Harness, Machine, eventually, seed, until
 
-FLAG = re.compile(r"flag\{[0-9a-f]{32}\}\Z")
 WEB = """\
 target_port: [{container_port: 80, protocol: TCP}]
 ttl: 1h
@@ -45,6 +44,7 @@ pod:
       resources: {limits: {cpu: 100m, memory: 64Mi}}
 """
 PLAIN = WEB.replace('values: {FLAG: "flag{<hex:32>}", TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"}\n', "")
+BODY = {"template": "web-1"}
 
 
 def folder_with(folder: Path, **templates: str) -> dict[str, str]:
@@ -55,11 +55,21 @@ def folder_with(folder: Path, **templates: str) -> dict[str, str]:
     return {"STACKD_TEMPLATES__DIRECTORY": str(folder / "templates")}
 
 
+def take_away(folder: Path, *names: str) -> None:
+    """Delete the files of these templates."""
+    for name in names:
+        (folder / "templates" / f"{name}.yaml").unlink()
+
+
+async def start(vm: Machine, **templates: str) -> Harness:
+    """A stackd with these templates, here and after each further start."""
+    vm.options |= {"settings": folder_with(vm.folder, **templates)}
+    return await vm.start()
+
+
 @pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    settings = folder_with(tmp_path, web_1=WEB, plain=PLAIN, rooted=PLAIN + "policy: {run_as_root: false}\n")
-    async with harness(tmp_path, settings) as ready:
-        yield ready
+async def at(vm: Machine) -> Harness:
+    return await start(vm, web_1=WEB, plain=PLAIN, rooted=PLAIN + "policy: {run_as_root: false}\n")
 
 
 async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
@@ -69,19 +79,156 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
     return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
 
 
-async def test_the_pod_of_a_template_with_its_own_egress_says_so_and_a_client_cannot(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, shut=PLAIN + "network: {egress: none}\n", plain=PLAIN)
-    async with harness(tmp_path, settings) as at:
-        shut = (await at.create({"template": "shut"}))["stack_id"]
-        plain = (await at.create({"template": "plain"}))["stack_id"]
-        (await at.call("POST", f"/stacks/{shut}/restart", {}))
-        labels = {name: pod["metadata"]["labels"] for name, pod in (await at.objects("pods")).items()}
-        assert (labels[shut]["stackd.io/egress"], labels[plain].get("stackd.io/egress")) == ("none", None)
-        named = seed()["pod_spec"].replace(
-            "  name: challenge", "  name: challenge\n  labels: {stackd.io/egress: internet}"
-        )
-        refused = await at.call("POST", "/stacks", seed() | {"pod_spec": named})
-        assert (refused.status, "metadata.labels" in refused.error) == (400, True)
+async def shown(at: Harness, query: str = "") -> dict[str, Any]:
+    """The templates, by name."""
+    return {one["name"]: one for one in (await at.get(f"/templates{query}"))["templates"]}
+
+
+def hours(stack: dict[str, Any]) -> float:
+    return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / (3600 * NANOSECONDS)
+
+
+async def test_a_create_by_template_makes_the_templates_pod_with_its_ttl_and_labels_or_the_requests(
+    at: Harness,
+) -> None:
+    web = await at.create(BODY)
+    assert (web["template"], [port["container_port"] for port in web["ports"]], hours(web)) == ("web-1", [80], 1)
+    assert (web["requested_cpu_milli"], web["requested_memory_bytes"]) == (100, 64 * 2**20)
+    detail = await at.until_status(web["stack_id"], "running")
+    assert (detail["labels"], detail["template"]) == ({"challenge": "web-1", "kind": "web"}, "web-1")
+    plain = await at.create({"template": "plain", "ttl": "2h", "labels": {"kind": "other", "team": "7"}})
+    labels = {"challenge": "web-1", "kind": "other", "team": "7"}
+    assert ((await at.stack(plain["stack_id"]))["labels"], hours(plain)) == (labels, 2)
+    await at.create()
+    assert [stack["stack_id"] for stack in (await at.get("/stacks?template=web-1"))["stacks"]] == [web["stack_id"]]
+    fields = (await at.get("/stacks?fields=template"))["stacks"]
+    assert fields == [{"template": "web-1"}, {"template": "plain"}, {}]
+    templates = await shown(at)
+    one = templates["web-1"]
+    assert list(templates) == ["plain", "rooted", "web-1"]
+    assert one["target_port"] == [{"container_port": 80, "protocol": "TCP"}]
+    assert (one["ttl"], one["labels"]) == ("1h", {"challenge": "web-1", "kind": "web"})
+    assert one["images"] == ["registry.example/prepare:1", "nginx:stable"]
+    assert (one["generates"], one["stacks"]["running"]) == (["FLAG", "TEAM_SECRET"], 1)
+    assert (one["pool"], one["ready"], templates["rooted"]["stacks"]["running"]) == (0, 0, 0)
+
+
+async def test_what_is_wrong_with_a_create_by_template_is_said(vm: Machine) -> None:
+    at = await vm.start()
+    await at.refused(400, "templates.directory", "/stacks", BODY)
+    assert await at.get("/templates") == {"templates": []}
+    at = await start(vm, web_1=WEB)
+    for body, words in (
+        ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
+        ({"template": 7}, "template must be a string"),
+        ({"template": None}, "template must be a string"),
+        (BODY | seed(), "template and target_port exclude each other"),
+        (BODY | {"pod_spec": "x"}, "template and pod_spec exclude each other"),
+        (BODY | {"labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
+    ):
+        await at.refused(400, words, "/stacks", body)
+    assert not await at.objects("pods")
+
+
+async def test_the_pod_of_a_template_with_its_own_egress_says_so_and_a_client_cannot(vm: Machine) -> None:
+    at = await start(vm, shut=PLAIN + "network: {egress: none}\n", plain=PLAIN)
+    shut, plain = [(await at.create({"template": name}))["stack_id"] for name in ("shut", "plain")]
+    await at.do("restart", shut)
+    labels = {name: pod["metadata"]["labels"] for name, pod in (await at.objects("pods")).items()}
+    assert (labels[shut]["stackd.io/egress"], labels[plain].get("stackd.io/egress")) == ("none", None)
+    named = seed()["pod_spec"].replace("name: challenge", "name: challenge\n  labels: {stackd.io/egress: internet}")
+    await at.refused(400, "metadata.labels", "/stacks", seed() | {"pod_spec": named})
+
+
+async def test_a_template_may_have_other_rights_than_pod_specs(vm: Machine) -> None:
+    more = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
+    less = PLAIN + "policy: {drop_capabilities: [ALL]}\n"
+    at = await start(vm, more=more + "policy: {run_as_user: true}\n", less=less)
+    for name, user, dropped in (("more", 1000, ["NET_RAW"]), ("less", None, ["ALL"])):
+        stack_id = await at.running({"template": name})
+        for again in (False, True):
+            if again:
+                await at.do("restart", stack_id)
+            context = (await at.objects("pods"))[stack_id]["spec"]["containers"][0]["securityContext"]
+            assert (context.get("runAsUser"), context.get("capabilities")) == (user, {"drop": dropped})
+    pod_spec = more.partition("pod:\n")[2].replace("\n  ", "\n")[2:]
+    await at.refused(400, "", "/stacks", seed() | {"pod_spec": pod_spec})
+
+
+@pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }", limits__required_labels='["challenge", "player"]')
+async def test_labels_that_must_be_given_may_come_from_the_template_and_an_existing_stack_tells_no_values(
+    at: Harness,
+) -> None:
+    reply = await at.refused(400, "player", "/stacks", BODY)
+    assert "challenge" not in reply.error
+    body = BODY | {"labels": {"player": "a"}, "if_exists": "return"}
+    first, second = await at.post("/stacks", body, 201), await at.post("/stacks", body, 200)
+    assert second["stack_id"] == first["stack_id"]
+    assert ("values" in first, "values" in second) == (True, False)
+
+
+async def test_how_long_the_stacks_of_a_template_take_is_told_also_after_a_restart(at: Harness, vm: Machine) -> None:
+    assert (await shown(at, "?history=true"))["web-1"]["history"]["running"] == [0]
+    stack_id = await at.running(BODY)
+    templates = await shown(at, "?history=true")
+    web, plain = templates["web-1"], templates["plain"]
+    assert (web["history"]["running"], plain["history"]["running"]) == ([1], [0])
+    assert 0 < web["median_seconds_to_running"] < 10
+    assert plain["median_seconds_to_running"] is None
+    await at.do("restart", stack_id)
+    await at.until_status(stack_id, "running")
+    assert (await shown(at))["web-1"]["median_seconds_to_running"] == web["median_seconds_to_running"]
+    assert await at.metric("stackd_time_to_running_seconds_count") == 1
+    assert "history" not in (await shown(at))["web-1"]
+    await at.running(BODY)
+    at = await vm.start()
+    assert 0 < (await shown(at))["web-1"]["median_seconds_to_running"] < 10
+
+
+@pytest.mark.parametrize("readiness", ["", "tcp"])
+async def test_running_may_mean_that_the_published_port_answers(vm: Machine, readiness: str) -> None:
+    vm.options["stacks__readiness"] = readiness
+    at = await start(vm, plain=PLAIN)
+    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
+    for body in (seed(), {"template": "plain"}):
+        made = await at.create(body)
+        assert "readinessProbe" not in made["pod_spec"]
+        (container,) = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"]
+        written = {name: container.get("readinessProbe", {}).get(name) for name in probe}
+        assert written == (probe if readiness else dict.fromkeys(probe))
+        await at.until_status(made["stack_id"], "running")
+
+
+async def test_a_reload_takes_all_templates_or_none_and_stacks_of_one_that_is_gone_start_again(
+    vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def ttls() -> dict[str, str]:
+        return {name: one["ttl"] for name, one in (await shown(at)).items()}
+
+    caplog.set_level(logging.INFO)
+    vm.options["edited"] = {}
+    at = await start(vm, web_1=WEB, plain=PLAIN)
+    made = await at.create(BODY)
+    stack_id = made["stack_id"]
+    folder_with(vm.folder, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await at.until_metric("stackd_config_reload_successful", 0)
+    assert f"reload refused: {vm.folder}/templates/plain.yaml:1: " in caplog.text
+    assert await ttls() == {"plain": "1h", "web-1": "1h"}
+    take_away(vm.folder, "plain")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await at.until_metric("stackd_config_reload_successful", 1)
+    assert await ttls() == {"other": "1h", "web-1": "3h"}
+    assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
+    take_away(vm.folder, "web-1", "other")
+    at.reload_templates()
+    assert await ttls() == {}
+    await at.do("restart", stack_id)
+    await at.until_status(stack_id, "running")
+    assert (await values_of(at, stack_id))[0]["FLAG"] == made["values"]["FLAG"]
+
+
+# ---- generated values: told to the creator, and to nobody else
 
 
 async def all_texts(at: Harness, stack_id: str) -> list[str]:
@@ -95,33 +242,9 @@ async def all_texts(at: Harness, stack_id: str) -> list[str]:
     return [(await at.call("GET", path)).text for path in paths] + [str(rows)]
 
 
-def take_away(folder: Path, *names: str) -> None:
-    """Delete the files of these templates."""
-    for name in names:
-        (folder / "templates" / f"{name}.yaml").unlink()
-
-
-async def test_a_create_by_template_makes_the_templates_pod_with_its_ttl_and_labels(at: Harness) -> None:
-    made = await at.create({"template": "web-1"})
-    detail = await at.stack(made["stack_id"])
-    assert detail["labels"] == {"challenge": "web-1", "kind": "web"}
-    assert (detail["template"], made["template"]) == ("web-1", "web-1")
-    assert [port["container_port"] for port in made["ports"]] == [80]
-    assert _hours(made) == 1
-    assert (made["requested_cpu_milli"], made["requested_memory_bytes"]) == (100, 64 * 2**20)
-    await at.until_status(made["stack_id"], "running")
-
-
-async def test_the_requests_labels_and_ttl_replace_the_templates(at: Harness) -> None:
-    made = await at.create({"template": "plain", "ttl": "2h", "labels": {"kind": "other", "team": "7"}})
-    detail = await at.stack(made["stack_id"])
-    assert detail["labels"] == {"challenge": "web-1", "kind": "other", "team": "7"}
-    assert _hours(made) == 2
-
-
 async def test_each_stack_has_values_of_its_own_in_every_container(at: Harness) -> None:
-    first, second = await at.create({"template": "web-1"}), await at.create({"template": "web-1"})
-    assert FLAG.match(first["values"]["FLAG"])
+    first, second = await at.create(BODY), await at.create(BODY)
+    assert re.match(r"flag\{[0-9a-f]{32}\}\Z", first["values"]["FLAG"])
     assert re.match(r"[A-Z2-7]{16}-\$\$\(x\)-[0-9a-f-]{36}\Z", first["values"]["TEAM_SECRET"])
     assert not set(first["values"].values()) & set(second["values"].values())
     for made in (first, second):
@@ -133,52 +256,60 @@ async def test_each_stack_has_values_of_its_own_in_every_container(at: Harness) 
 
 
 async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
-    at: Harness, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    at: Harness, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Also not by what a kubelet quotes."""
     caplog.set_level(logging.DEBUG)
-    key = {"Idempotency-Key": "one"}
-    first = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
-    assert first.status == 201
-    again = await at.call("POST", "/stacks", {"template": "web-1"}, headers=key)
-    assert (again.status, again.text) == (201, first.text)
+    first, again = [await at.call("POST", "/stacks", BODY, headers={"Idempotency-Key": "one"}) for _ in range(2)]
+    assert (again.status, again.text) == (first.status, first.text) == (201, first.text)
     made = first.json
-    stack_id = made["stack_id"]
+    stack_id, flag = made["stack_id"], made["values"]["FLAG"]
     await at.until_status(stack_id, "running")
-    await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
-    await at.call("POST", f"/stacks/{stack_id}/stop")
-    await at.call("POST", f"/stacks/{stack_id}/start")
+    await at.do("extend", stack_id, ttl="1m")
+    for verb in ("stop", "start"):
+        await at.do(verb, stack_id)
     await at.until_status(stack_id, "running")
-    told = await all_texts(at, stack_id)
-    told.append((await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"})).text)
-    told += [caplog.text, json.dumps((await at.objects("pods"))[stack_id]["metadata"])]
-    for value in made["values"].values():
-        assert not [text for text in told if value in text]
+    texts = await all_texts(at, stack_id)
+    texts += [json.dumps(await at.post("/stacks?dry_run=true", BODY))]
+    texts += [json.dumps((await at.objects("pods"))[stack_id]["metadata"])]
+    store = at.cluster.store
+    pod = store.of(PODS).get("stacks", stack_id)
+    (last,) = [one for one in pod.obj["status"]["containerStatuses"] if one["name"] == "app"]
+    state = {"waiting": {"reason": "RunContainerError", "message": f'exec: "{flag}": no such file'}}
+    statuses = [last | {"ready": False, "state": state}]
+    store.update(pod, status=pod.obj["status"] | {"phase": "Pending", "containerStatuses": statuses})
+    failed = await at.until_status(stack_id, "failed")
+    assert f'exec: "{HIDDEN}": no such file' in failed["status_message"]
+    texts += [*await all_texts(at, stack_id), caplog.text]
+    for value in (*made["values"].values(), flag[: len(flag) // 2]):
+        assert not [text for text in texts if value in text]
 
 
-@pytest.mark.parametrize("ends", ["", "; exit 1"])
-async def test_values_that_a_container_prints_are_in_no_log(tmp_path: Path, ends: str) -> None:
+async def test_values_that_a_container_prints_are_in_no_log(vm: Machine) -> None:
     """Neither logs read from the cluster nor kept logs, of a failed container or a deleted stack, contain a value."""
-    prints = f"""      command: [sh, -c, 'echo the flag is $FLAG; echo and $TEAM_SECRET{ends}']\n"""
-    settings = folder_with(tmp_path, web_1=WEB.replace("      env: [{", prints + "      env: [{"))
-    async with harness(tmp_path, settings) as at:
-        made = await at.create({"template": "web-1"})
-        path, said = f"/stacks/{made['stack_id']}/logs", f"the flag is {HIDDEN}\nand {HIDDEN}\n"
-        await at.until_status(made["stack_id"], "failed" if ends else "running")
-        assert made["values"]["FLAG"] in str(await values_of(at, made["stack_id"]))
-        assert (await at.call("GET", f"{path}?container=app")).text == said
-        if ends:
-            await eventually(lambda: at.rows("SELECT 1 FROM kept_logs"))
-        assert (await at.call("DELETE", f"/stacks/{made['stack_id']}")).status == 200
-        await eventually(lambda: at.rows("SELECT 1 FROM kept_logs WHERE container = 'app'"))
-        assert (await at.call("GET", f"{path}?container=app")).text == said
-        kept = str(at.rows("SELECT * FROM kept_logs"))
-        assert not [value for value in made["values"].values() if value in kept]
+    prints = "      command: [sh, -c, 'echo the flag is $FLAG; echo and $TEAM_SECRET{}']\n      env: [{{"
+    runs, fails = (WEB.replace("      env: [{", prints.format(ends)) for ends in ("", "; exit 1"))
+    at = await start(vm, runs=runs, fails=fails)
+    printed = f"the flag is {HIDDEN}\nand {HIDDEN}\n"
+    for name, status in (("runs", "running"), ("fails", "failed")):
+        made = await at.create({"template": name})
+        stack_id = made["stack_id"]
+        path, kept = f"/stacks/{stack_id}/logs?container=app", f"SELECT * FROM kept_logs WHERE stack_id = '{stack_id}'"
+        await at.until_status(stack_id, status)
+        assert made["values"]["FLAG"] in str(await values_of(at, stack_id))
+        assert (await at.call("GET", path)).text == printed
+        if status == "failed":
+            await eventually(lambda query=kept: at.rows(query))
+        await at.delete(stack_id)
+        await eventually(lambda query=kept: at.rows(f"{query} AND container = 'app'"))
+        assert (await at.call("GET", path)).text == printed
+        assert not [value for value in made["values"].values() if value in str(at.rows(kept))]
 
 
 async def test_values_that_a_webhook_quotes_are_told_to_nobody(
     at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The webhook refuses a create, a dry run, a restart with all its tries, and the record of a stop."""
+    """The webhook refuses a create, a dry run, a restart with all its tries, and the record of an extension."""
     caplog.set_level(logging.DEBUG)
     kept: list[str] = []
     generate = Template.generate
@@ -189,240 +320,40 @@ async def test_values_that_a_webhook_quotes_are_told_to_nobody(
         return values
 
     monkeypatch.setattr(Template, "generate", generated)
-    made = await at.create({"template": "web-1"})
-    stack_id = made["stack_id"]
-    await at.until_status(stack_id, "running")
-    at.cluster.faults.add_fault(action="deny", verb="create|patch", resource="pods")
-    answers = [
-        await at.call("POST", "/stacks", {"template": "web-1"}),
-        await at.call("POST", "/stacks", {"template": "web-1"}, headers={"Idempotency-Key": "one"}),
-        await at.call("POST", "/stacks?dry_run=true", {"template": "web-1"}),
+    stack_id = await at.running(BODY)
+    at.faults.add_fault(action="deny", verb="create|patch", resource="pods")
+    replies = [
+        await at.call("POST", "/stacks", BODY),
+        await at.call("POST", "/stacks", BODY, headers={"Idempotency-Key": "one"}),
+        await at.call("POST", "/stacks?dry_run=true", BODY),
         await at.call("POST", f"/stacks/{stack_id}/restart"),
         await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"}),
     ]
-    assert [reply.status >= 400 for reply in answers[:4]] == [True] * 4
-    assert [HIDDEN in reply.text for reply in answers[:3]] == [True] * 3
+    assert [reply.status >= 400 for reply in replies[:4]] == [True] * 4
+    assert [HIDDEN in reply.text for reply in replies[:3]] == [True] * 3
     await eventually(lambda: caplog.text.count("next try in") > 1)  # the tries of the restart
-    told = [*(reply.text for reply in answers), *await all_texts(at, stack_id), caplog.text]
+    texts = [*(reply.text for reply in replies), *await all_texts(at, stack_id), caplog.text]
     assert len(kept) == 8
     for value in kept:
         for form in (value, value.replace("$", "$$"), value[: len(value) // 2]):
-            assert not [text for text in told if form in text]
+            assert not [text for text in texts if form in text]
 
 
-async def test_values_that_a_kubelet_quotes_are_told_to_nobody(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    made = await at.create({"template": "web-1"})
-    stack_id, flag = made["stack_id"], made["values"]["FLAG"]
-    await at.until_status(stack_id, "running")
-    store = at.cluster.store
-    pod = store.of(PODS).get("stacks", stack_id)
-    (last,) = [one for one in pod.obj["status"]["containerStatuses"] if one["name"] == "app"]
-    state = {"waiting": {"reason": "RunContainerError", "message": f'exec: "{flag}": no such file'}}
-    statuses = [last | {"ready": False, "state": state}]
-    store.update(pod, status=pod.obj["status"] | {"phase": "Pending", "containerStatuses": statuses})
-    await at.until_status(stack_id, "failed")
-    told = [*await all_texts(at, stack_id), caplog.text]
-    assert f'exec: \\"{HIDDEN}\\": no such file' in told[1]
-    assert not [text for text in told if flag[: len(flag) // 2] in text]
-
-
-async def test_an_existing_stack_is_returned_without_its_values(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_LIMITS__STACKS_PER_LABEL": "{ player = 1 }"}
-    async with harness(tmp_path, settings) as at:
-        body = {"template": "web-1", "labels": {"player": "a"}, "if_exists": "return"}
-        first = await at.call("POST", "/stacks", body)
-        second = await at.call("POST", "/stacks", body)
-        assert (first.status, second.status) == (201, 200)
-        assert second.json["stack_id"] == first.json["stack_id"]
-        assert ("values" in first.json, "values" in second.json) == (True, False)
-
-
-async def test_values_survive_the_loss_of_the_file(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
+@pytest.mark.stackd(cluster__lease_duration="1s")
+async def test_values_survive_the_loss_of_the_file(at: Harness, vm: Machine) -> None:
     row = "SELECT stack_id, template, digest, generated FROM stacks"
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            made = await at.create({"template": "web-1"})
-            stack_id = made["stack_id"]
-            await at.until_status(stack_id, "running")
-            before = await values_of(at, stack_id)
-            (kept,) = at.rows(row)
-            assert (kept[:2], json.loads(kept[3])) == ((stack_id, "web-1"), made["values"])
-        lose_file(tmp_path)
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            assert at.rows(row) == [kept]
-            assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
-            await at.until_status(stack_id, "running")
-            assert await values_of(at, stack_id) == before
-
-
-async def test_a_template_may_have_other_rights_than_pod_specs(tmp_path: Path) -> None:
-    more = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
-    less = PLAIN + "policy: {drop_capabilities: [ALL]}\n"
-    settings = folder_with(tmp_path, more=more + "policy: {run_as_user: true}\n", less=less)
-    async with harness(tmp_path, settings) as at:
-        for name in ("more", "less"):
-            made = await at.create({"template": name})
-            for again in (False, True):
-                if again:
-                    await at.until_status(made["stack_id"], "running")
-                    reply = await at.call("POST", f"/stacks/{made['stack_id']}/restart")
-                    assert reply.status == 200, reply.text
-                container = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"][0]
-                context = container["securityContext"]
-                assert (context.get("runAsUser"), context.get("capabilities")) == (
-                    (1000, {"drop": ["NET_RAW"]}) if name == "more" else (None, {"drop": ["ALL"]})
-                )
-        refused = await at.call("POST", "/stacks", {"target_port": seed()["target_port"], "pod_spec": _pod(more)})
-        assert refused.status == 400
-
-
-WRONG = [
-    ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
-    ({"template": 7}, "template must be a string"),
-    ({"template": "web-1", **seed()}, "template and target_port exclude each other"),
-    ({"template": "web-1", "pod_spec": "x"}, "template and pod_spec exclude each other"),
-    ({"template": "web-1", "labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
-    ({"template": None}, "template must be a string"),
-]
-
-
-async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
-    for body, sentence in WRONG:
-        reply = await at.call("POST", "/stacks", body)
-        assert reply.status == 400
-        assert sentence in reply.error
-        assert not await at.objects("pods")
-
-
-async def test_without_templates_a_create_by_template_says_how_to_have_some(tmp_path: Path) -> None:
-    async with harness(tmp_path) as at:
-        reply = await at.call("POST", "/stacks", {"template": "web-1"})
-        assert (reply.status, "templates.directory" in reply.error) == (400, True)
-        assert (await at.call("GET", "/templates")).json == {"templates": []}
-
-
-async def test_the_templates_are_told_with_what_their_stacks_do(at: Harness) -> None:
-    made = await at.create({"template": "web-1"})
-    await at.until_status(made["stack_id"], "running")
-    listed = {one["name"]: one for one in (await at.call("GET", "/templates")).json["templates"]}
-    assert list(listed) == ["plain", "rooted", "web-1"]
-    web = listed["web-1"]
-    assert web["target_port"] == [{"container_port": 80, "protocol": "TCP"}]
-    assert (web["ttl"], web["labels"]) == ("1h", {"challenge": "web-1", "kind": "web"})
-    assert web["images"] == ["registry.example/prepare:1", "nginx:stable"]
-    assert web["generates"] == ["FLAG", "TEAM_SECRET"]
-    assert web["stacks"]["running"] == 1
-    assert (web["pool"], web["ready"], listed["plain"]["stacks"]["running"]) == (0, 0, 0)
-
-
-async def test_how_long_the_stacks_of_a_template_take_is_told(at: Harness) -> None:
-    async def told(name: str) -> dict[str, Any]:
-        listed = (await at.call("GET", "/templates?history=true")).json["templates"]
-        return next(one for one in listed if one["name"] == name)
-
-    assert (await told("web-1"))["history"]["running"] == [0]
-    made = await at.create({"template": "web-1"})
-    await at.until_status(made["stack_id"], "running")
-    web, plain = await told("web-1"), await told("plain")
-    assert (web["history"]["running"], plain["history"]["running"]) == ([1], [0])
-    assert 0 < web["median_seconds_to_running"] < 10
-    assert plain["median_seconds_to_running"] is None
-    assert (await at.call("POST", f"/stacks/{made['stack_id']}/restart")).status == 200
-    await at.until_status(made["stack_id"], "running")
-    assert (await told("web-1"))["median_seconds_to_running"] == web["median_seconds_to_running"]
-    assert "stackd_time_to_running_seconds_count 1.0" in (await at.call("GET", "/metrics")).text
-    assert "history" not in (await at.call("GET", "/templates")).text
-
-
-async def test_how_long_they_take_is_still_told_after_a_restart(tmp_path: Path) -> None:
-    """Before, a template with hundreds of running stacks had started none within the hour."""
-    settings = folder_with(tmp_path, web_1=WEB)
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        for start in range(2):
-            async with harness(tmp_path, settings, cluster=cluster) as at:
-                if not start:
-                    await at.running({"template": "web-1"})
-                (web,) = (await at.call("GET", "/templates")).json["templates"]
-                assert 0 < web["median_seconds_to_running"] < 10
-
-
-async def test_stacks_are_found_by_their_template(at: Harness) -> None:
-    web, plain, other = (
-        await at.create({"template": "web-1"}),
-        await at.create({"template": "plain"}),
-        await at.create(),
-    )
-    found = (await at.call("GET", "/stacks?template=web-1")).json["stacks"]
-    assert [stack["stack_id"] for stack in found] == [web["stack_id"]]
-    fields = (await at.call("GET", "/stacks?fields=template")).json["stacks"]
-    assert fields == [{"template": "web-1"}, {"template": "plain"}, {}]
-    assert plain["stack_id"] != other["stack_id"]
-
-
-async def test_labels_that_must_be_given_may_come_from_the_template(tmp_path: Path) -> None:
-    settings = folder_with(tmp_path, web_1=WEB) | {"STACKD_LIMITS__REQUIRED_LABELS": '["challenge", "player"]'}
-    async with harness(tmp_path, settings) as at:
-        reply = await at.call("POST", "/stacks", {"template": "web-1"})
-        assert (reply.status, "player" in reply.error, "challenge" in reply.error) == (400, True, False)
-        assert (await at.call("POST", "/stacks", {"template": "web-1", "labels": {"player": "a"}})).status == 201
-
-
-async def test_a_stack_whose_template_is_gone_starts_again_under_the_policy_in_force(
-    at: Harness, tmp_path: Path
-) -> None:
-    made = await at.create({"template": "web-1"})
-    await at.until_status(made["stack_id"], "running")
-    take_away(tmp_path, "web-1", "plain", "rooted")
-    at.reload_templates()
-    assert (await at.call("GET", "/templates")).json == {"templates": []}
-    assert (await at.call("POST", f"/stacks/{made['stack_id']}/restart")).status == 200
-    await at.until_status(made["stack_id"], "running")
-    assert (await values_of(at, made["stack_id"]))[0]["FLAG"] == made["values"]["FLAG"]
-
-
-async def test_a_reload_takes_all_templates_or_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    async with harness(tmp_path, folder_with(tmp_path, web_1=WEB, plain=PLAIN), edited={}) as at:
-
-        async def ttls() -> dict[str, str]:
-            return {one["name"]: one["ttl"] for one in (await at.call("GET", "/templates")).json["templates"]}
-
-        folder_with(tmp_path, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
-        os.kill(os.getpid(), signal.SIGHUP)
-        await at.until_metric("stackd_config_reload_successful", 0)
-        assert f"reload refused: {tmp_path}/templates/plain.yaml:1: " in caplog.text
-        assert await ttls() == {"plain": "1h", "web-1": "1h"}
-        take_away(tmp_path, "plain")
-        os.kill(os.getpid(), signal.SIGHUP)
-        await at.until_metric("stackd_config_reload_successful", 1)
-        assert await ttls() == {"other": "1h", "web-1": "3h"}
-        assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
-
-
-@pytest.mark.parametrize("readiness", ["", "tcp"])
-async def test_running_may_mean_that_the_published_port_answers(tmp_path: Path, readiness: str) -> None:
-    settings = folder_with(tmp_path, plain=PLAIN) | {"STACKD_STACKS__READINESS": readiness}
-    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
-    async with harness(tmp_path, settings) as at:
-        for body in (seed(), {"template": "plain"}):
-            made = await at.create(body)
-            assert "readinessProbe" not in made["pod_spec"]
-            (container,) = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"]
-            told = {name: container.get("readinessProbe", {}).get(name) for name in probe}
-            assert told == (probe if readiness else dict.fromkeys(probe))
-            await at.until_status(made["stack_id"], "running")
-
-
-def _hours(made: dict[str, Any]) -> int:
-    """The stack's time to live in whole hours."""
-    nanoseconds = to_nanoseconds(made["ttl_expires_at"]) - to_nanoseconds(made["created_at"])
-    return nanoseconds // (3600 * NANOSECONDS)
-
-
-def _pod(template: str) -> str:
-    return template.partition("pod:\n")[2].replace("\n  ", "\n")[2:]
+    made = await at.create(BODY)
+    stack_id = made["stack_id"]
+    await at.until_status(stack_id, "running")
+    before = await values_of(at, stack_id)
+    (kept,) = at.rows(row)
+    assert (kept[:2], json.loads(kept[3])) == ((stack_id, "web-1"), made["values"])
+    await vm.lose_file()
+    at = await vm.start()
+    assert at.rows(row) == [kept]
+    await at.do("restart", stack_id)
+    await at.until_status(stack_id, "running")
+    assert await values_of(at, stack_id) == before
 
 
 # ---- images of templates are on the nodes before the first create
@@ -430,6 +361,7 @@ def _pod(template: str) -> str:
 
 IMAGE = "registry.example/slowpull:1"
 NODES = {node.name for node in DEFAULT_NODES}
+never_pulled = pytest.mark.kubernetes(slow_pull=60.0)
 
 
 def slow(prepulled: bool = True, image: str = IMAGE) -> str:
@@ -446,12 +378,15 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def states(at: Harness, name: str = "slow") -> dict[str, str]:
     """The state of the template's images, by node."""
-    listed = {one["name"]: one["prepull"] for one in (await at.call("GET", "/templates")).json["templates"]}
-    return {node: pull["state"] for node, pull in listed[name].items()}
+    return {node: pull["state"] for node, pull in (await shown(at))[name]["prepull"].items()}
 
 
-async def until_states(at: Harness, wanted: dict[str, str], name: str = "slow") -> None:
-    await until(lambda: states(at, name), lambda seen: seen == wanted)
+async def until_states(at: Harness, nodes: set[str], state: str, name: str = "slow") -> None:
+    await until(lambda: states(at, name), lambda seen: seen == dict.fromkeys(nodes, state))
+
+
+def image_of(pod: dict[str, Any]) -> str:
+    return str(pod["spec"]["containers"][0]["image"])
 
 
 async def pulling_pods(at: Harness) -> dict[str, Any]:
@@ -459,156 +394,101 @@ async def pulling_pods(at: Harness) -> dict[str, Any]:
     return {name: pod for name, pod in (await at.objects("pods")).items() if name.startswith("prepull-")}
 
 
-async def test_images_are_pulled_on_every_node_and_no_pod_is_left(tmp_path: Path) -> None:
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=0.3)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
-    ):
-        await until_states(at, dict.fromkeys(NODES, "pulled"))
-        await eventually(lambda: _none(at))
+async def pulling_image(at: Harness) -> dict[str, Any]:
+    """The pods that pull ``IMAGE``, once there are some."""
+    pods = await until(lambda: pulling_pods(at), lambda seen: IMAGE in map(image_of, seen.values()))
+    return {name: pod for name, pod in pods.items() if image_of(pod) == IMAGE}
 
 
-async def _none(at: Harness) -> bool:
-    return not await pulling_pods(at)
+@pytest.mark.kubernetes(slow_pull=0.05)
+async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later_and_no_pod_is_left(vm: Machine) -> None:
+    at = await start(vm, slow=slow(), bad=slow(image="registry.invalid/none:1"))
+    await until_states(at, NODES, "pulled")
+    await until_states(at, NODES, "failing", "bad")  # it keeps nobody waiting
+    for pull in (await shown(at))["bad"]["prepull"].values():
+        assert pull["reason"].startswith(("ErrImagePull", "ImagePullBackOff"))
+    await at.until_metric("stackd_prepull_images", 2, state="failing")
+    at.faults.add_node(name="late", labels={"role": "stack"})
+    await at.until_metric("stackd_nodes", len(NODES) + 1)
+    await at.run_now("prepull")
+    await until_states(at, {*NODES, "late"}, "pulled")
+    take_away(vm.folder, "bad")
+    at.reload_templates()
+    await until(lambda: pulling_pods(at), lambda seen: not seen)
 
 
-async def test_the_pods_run_nothing_and_carry_no_stacks_labels(tmp_path: Path) -> None:
-    text = slow().replace("spec:\n    init", "spec:\n    imagePullSecrets: [{name: registry}]\n    init")
-    settings = folder_with(tmp_path, slow=text + "policy: {pull_secrets: [registry], runtime_class: gvisor}\n")
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster,
-        harness(tmp_path, settings, cluster=cluster) as at,
-    ):
-        await eventually(lambda: _pulls(at, IMAGE))
-        pods = [pod for pod in (await pulling_pods(at)).values() if _image(pod) == IMAGE]
-        for pod in pods:
-            (container,) = pod["spec"]["containers"]
-            assert container["command"] == ["/stackd-prepull"]
-            assert "env" not in container
-            assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
-            assert pod["spec"]["runtimeClassName"] == "gvisor"
-            assert pod["spec"]["automountServiceAccountToken"] is False
-            assert pod["metadata"]["labels"] == {"stackd.io/role": "prepull", "stackd.io/instance": "default"}
-            assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
-        assert (await at.call("GET", "/stats")).json["total_stacks"] == 0
-        assert (await at.call("GET", "/reconcile")).json["unknown"] == []
-
-
-def _image(pod: dict[str, Any]) -> str:
-    image: str = pod["spec"]["containers"][0]["image"]
-    return image
-
-
-async def _pulls(at: Harness, image: str) -> bool:
-    return any(_image(pod) == image for pod in (await pulling_pods(at)).values())
-
-
-async def test_few_are_pulled_at_a_time_and_one_on_a_node(tmp_path: Path) -> None:
-    many = {f"t{number}": slow(image=f"registry.example/{number}/slowpull") for number in range(3)}
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=0.2)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, **many), cluster=cluster) as at,
-    ):
-        seen: list[list[str]] = []
-
-        async def check() -> bool:
-            pods = (await pulling_pods(at)).values()
-            seen.append([node for pod in pods if (node := pod["spec"].get("nodeName"))])
-            return all([await states(at, name) == dict.fromkeys(NODES, "pulled") for name in many])
-
-        await eventually(check)
-        assert max(map(len, seen)) == 2
-        assert not [nodes for nodes in seen if len(set(nodes)) < len(nodes)]
-
-
-async def test_a_node_that_joins_later_gets_them_too(tmp_path: Path) -> None:
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
-    ):
-        await until_states(at, dict.fromkeys(NODES, "pulled"))
-        cluster.faults.add_node(name="late", labels={"role": "stack"})
-        await at.until_metric("stackd_nodes", len(NODES) + 1)
-        await at.run_now("prepull")
-        await until_states(at, dict.fromkeys([*NODES, "late"], "pulled"))
-
-
-async def metrics_say(at: Harness, line: str) -> bool:
-    return line in (await at.call("GET", "/metrics")).text
-
-
-async def test_an_image_that_cannot_be_pulled_says_why_and_keeps_nobody_waiting(tmp_path: Path) -> None:
-    bad = slow(image="registry.invalid/none:1")
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=0.05)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, bad=bad, slow=slow()), cluster=cluster) as at,
-    ):
-        await until_states(at, dict.fromkeys(NODES, "failing"), "bad")
-        await until_states(at, dict.fromkeys(NODES, "pulled"))
-        (bad_one, _) = (await at.call("GET", "/templates")).json["templates"]
-        for pull in bad_one["prepull"].values():
-            assert pull["reason"].startswith(("ErrImagePull", "ImagePullBackOff"))
-        await eventually(lambda: metrics_say(at, 'stackd_prepull_images{state="failing"} 2.0'))
-
-
-@pytest.mark.parametrize("dropped", [False, True])
-async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(tmp_path: Path, dropped: bool) -> None:
-    """Before, a proxy that drops the query string of the list had the pods of all stacks deleted."""
-    settings = folder_with(tmp_path, slow=slow())
-    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            stack_id = await at.running()
-            await eventually(lambda: _pulls(at, IMAGE))
-            (pull, *_) = (await pulling_pods(at)).values()
-            spec = {key: value for key, value in pull["spec"].items() if key != "nodeName"}
-            ours = pull["metadata"]["labels"]
-            for name, labels in (("left", ours), ("other", ours | {"stackd.io/instance": "b"}), ("foreign", {})):
-                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
-                await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", pod)
-            assert "left" in await at.objects("pods")
-        folder_with(tmp_path, slow=slow(prepulled=False))
-        if dropped:
-            cluster.faults.add_fault(action="no_query", verb="list", resource="pods")
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
-            await at.run_now("prepull")
-            assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
-
-
-async def test_a_pod_of_somebody_else_with_the_name_of_a_pull_stays(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@never_pulled
+async def test_the_pods_run_nothing_and_carry_no_stacks_labels_and_go_with_their_template_or_stackd(
+    vm: Machine,
 ) -> None:
-    settings = folder_with(tmp_path, slow=slow())
-    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            await eventually(lambda: _pulls(at, IMAGE))
-            names = {name for name, pod in (await pulling_pods(at)).items() if _image(pod) == IMAGE}
-        async with harness(tmp_path, cluster=cluster) as at:
-            for name in names:
-                spec = {"containers": [{"name": "app", "image": "registry.example/fail"}], "restartPolicy": "Never"}
-                pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
-                await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", pod)
-        async with harness(tmp_path, settings, cluster=cluster) as at:
-            await eventually(lambda: "is not stackd's" in caplog.text)
-            assert names <= set(await at.objects("pods"))
+    text = slow().replace("spec:\n    init", "spec:\n    imagePullSecrets: [{name: registry}]\n    init")
+    text += "policy: {pull_secrets: [registry], runtime_class: gvisor}\n"
+    at = await start(vm, slow=text)
+    for pod in (await pulling_image(at)).values():
+        (container,) = pod["spec"]["containers"]
+        assert (container["command"], "env" in container) == (["/stackd-prepull"], False)
+        assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+        assert pod["spec"]["runtimeClassName"] == "gvisor"
+        assert pod["spec"]["automountServiceAccountToken"] is False
+        assert pod["metadata"]["labels"] == {"stackd.io/role": "prepull", "stackd.io/instance": "default"}
+        assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert ((await at.get("/stats"))["total_stacks"], (await at.get("/reconcile"))["unknown"]) == (0, [])
+    take_away(vm.folder, "slow")
+    at.reload_templates()
+    await until(lambda: pulling_pods(at), lambda seen: not seen)
+    await at.run_now("prepull")
+    assert await at.metric("stackd_prepull_images") == 0
+    folder_with(vm.folder, slow=text)
+    at.reload_templates()
+    await at.run_now("prepull")
+    await pulling_image(at)
+    take_away(vm.folder, "slow")
+    at = await vm.start()
+    assert not await pulling_pods(at)
 
 
-async def test_a_stop_leaves_no_pod(tmp_path: Path) -> None:
-    async with EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster:
-        async with harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at:
-            await eventually(lambda: _pulls(at, IMAGE))
-        async with harness(tmp_path, cluster=cluster) as at:
-            assert not await pulling_pods(at)
+@pytest.mark.kubernetes(slow_pull=0.2)
+async def test_few_are_pulled_at_a_time_and_one_on_a_node(vm: Machine) -> None:
+    many = {f"t{number}": slow(image=f"registry.example/{number}/slowpull") for number in range(3)}
+    at, seen = await start(vm, **many), list[list[str]]()
+
+    async def check() -> bool:
+        pods = (await pulling_pods(at)).values()
+        seen.append([node for pod in pods if (node := pod["spec"].get("nodeName"))])
+        return all([await states(at, name) == dict.fromkeys(NODES, "pulled") for name in many])
+
+    await eventually(check)
+    assert max(map(len, seen)) == 2
+    assert not [nodes for nodes in seen if len(set(nodes)) < len(nodes)]
 
 
-async def test_what_nobody_wants_any_more_is_given_up(tmp_path: Path) -> None:
-    async with (
-        EmbeddedCluster(fast_cluster(slow_pull=60.0)) as cluster,
-        harness(tmp_path, folder_with(tmp_path, slow=slow()), cluster=cluster) as at,
-    ):
-        await eventually(lambda: _pulls(at, IMAGE))
-        (tmp_path / "templates" / "slow.yaml").unlink()
-        at.reload_templates()
-        await eventually(lambda: _none(at))
-        await at.run_now("prepull")
-        assert await at.metric("stackd_prepull_images") == 0
+@never_pulled
+async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(vm: Machine) -> None:
+    """Not even where a proxy drops the query string of the list, so that it has the pods of all stacks."""
+    at = await start(vm, slow=slow())
+    stack_id = await at.running()
+    (pull, *_) = (await pulling_image(at)).values()
+    spec = {key: value for key, value in pull["spec"].items() if key != "nodeName"}
+    ours = pull["metadata"]["labels"]
+    for name, labels in (("left", ours), ("other", ours | {"stackd.io/instance": "b"}), ("foreign", {})):
+        await at.apply("pods", name, labels=labels, spec=spec)
+    at.faults.add_fault(action="no_query", verb="list", resource="pods")
+    at = await start(vm, slow=slow(prepulled=False))
+    await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
+    await at.run_now("prepull")
+    assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
+
+
+@never_pulled
+async def test_a_pod_of_somebody_else_with_the_name_of_a_pull_stays(
+    vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    at = await start(vm, slow=slow())
+    names = set(await pulling_image(at))
+    at = await start(vm, slow=slow(prepulled=False))
+    for name in names:
+        spec = {"containers": [{"name": "app", "image": "registry.example/fail"}], "restartPolicy": "Never"}
+        await at.apply("pods", name, spec=spec)
+    at = await start(vm, slow=slow())
+    await eventually(lambda: "is not stackd's" in caplog.text)
+    assert names <= set(await at.objects("pods"))
