@@ -1,66 +1,97 @@
-"""A proxy between a client, such as a browser, and the daemon; shutting it cuts the client off, as a crash does."""
+"""Proxies between a client and a server, in this process, which cut connections as crashes and load balancers do."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
+import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.certificates import Pair
 
 
+@dataclass(eq=False, slots=True, kw_only=True)
 class Gate:
-    """Forwards bytes to a port as long as it is open."""
+    """Forwards bytes to the port ``behind`` as long as it is open; speaks TLS to clients if it has a context for that.
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-        self.port = 0
+    ``share`` of what arrives in either direction is lost, and its connection reset.
+    """
+
+    behind: int
+    tls: ssl.SSLContext | None = None
+    port: int = 0
+    share: float = 0.0
+    random: Random = field(default_factory=lambda: Random(1))
+    resets: int = 0
+    _open: set[tuple[asyncio.StreamWriter, ...]] = field(default_factory=set)
+    _server: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
-        """The address that the client uses."""
+        """The address that a client uses, without TLS."""
         return f"http://127.0.0.1:{self.port}"
 
     async def open(self) -> None:
         """Listen, always on the same port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self) -> None:
-        """Cut all connections and accept no more."""
+        """Reset all connections and accept no more."""
         assert self._server is not None
         self._server.close()
-        for writer in list(self._writers):
-            writer.transport.abort()
+        self.reset_all()
         await self._server.wait_closed()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        theirs, ours = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writers |= {writer, ours}
+    def reset_all(self) -> None:
+        """Reset all open connections: those that are kept for later, and those of watches and of running requests."""
+        for pair in tuple(self._open):
+            self._reset(pair)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await asyncio.gather(_pass_on(reader, ours), _pass_on(theirs, writer))
+            reader_behind, writer_behind = await asyncio.open_connection("127.0.0.1", self.behind)
+        except OSError:
+            writer.close()
+            return
+        pair = writer, writer_behind
+        self._open.add(pair)
+        await asyncio.gather(self._pass(reader, writer_behind, pair), self._pass(reader_behind, writer, pair))
+        self._open.discard(pair)
+
+    async def _pass(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, pair: tuple[asyncio.StreamWriter, ...]
+    ) -> None:
+        try:
+            while data := await source.read(65536):
+                if self.random.random() < self.share:
+                    return self._reset(pair)
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
         finally:
-            for one in (writer, ours):
-                self._writers.discard(one)
-                one.transport.abort()
+            sink.close()
 
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-    except ConnectionError:
-        pass  # the other side is gone
+    def _reset(self, pair: tuple[asyncio.StreamWriter, ...]) -> None:
+        self.resets += 1
+        for writer in pair:
+            with suppress(OSError, AttributeError):  # it is closed already
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
 
 @asynccontextmanager
-async def gate(port: int) -> AsyncIterator[Gate]:
-    """A gate that is open; it is shut at the end."""
-    made = Gate(port)
-    await made.open()
+async def gate(port: int, presents: Pair | None = None) -> AsyncIterator[Gate]:
+    """An open gate before this port, which presents a certificate if there is one; it is shut at the end."""
+    front = Gate(behind=port, tls=presents and presents.server_context())
+    await front.open()
     try:
-        yield made
+        yield front
     finally:
-        await made.shut()
+        await front.shut()

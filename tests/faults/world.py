@@ -24,12 +24,13 @@ from stackd.embedded.auth import User, everything
 from stackd.embedded.request import RequestInfo, read_target
 from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, PODS, SERVICES, Json, Resource
 from stackd.embedded.store import LoopClock
-from tests.certificates import TlsFront, authority, issued, tls_in_front
+from tests.certificates import authority, issued
 from tests.faults.file import Disk, StateFile
 from tests.faults.ledger import Ledger
 from tests.faults.machine import GATEWAY, Machine
 from tests.faults.process import ForkServer, Process
 from tests.faults.skew import Skew
+from tests.gate import Gate, gate
 from tests.harness import KEY, fast_cluster
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class World:
     owners: Owners | None = None
     drifted: set[str] = field(default_factory=set)
     drifting: bool = False
-    front: TlsFront | None = None
+    front: Gate | None = None
     pool: int = 0
 
     @property
@@ -301,7 +302,7 @@ async def world(
         server: dict[str, str] = {}
         if tls:
             root = authority(folder)
-            here.front = await stack.enter_async_context(tls_in_front(cluster.server.port, issued(folder, root)))
+            here.front = await stack.enter_async_context(gate(cluster.server.port, issued(folder, root)))
             server = {"server": f"https://127.0.0.1:{here.front.port}", "certificate-authority": str(root.cert)}
         for name in names:
             home = folder / name

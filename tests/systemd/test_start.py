@@ -12,7 +12,8 @@ import pytest
 
 from stackd.embedded import Fault, Rule, User, everything
 from tests.api.test_process import replace_owner
-from tests.certificates import BARE, HAVE_OPENSSL, authority, issued, tls_in_front
+from tests.certificates import BARE, HAVE_OPENSSL, authority, issued
+from tests.gate import gate
 from tests.harness import seed
 from tests.systemd.service import UNIT, Service, under_load
 
@@ -101,7 +102,7 @@ async def test_an_authority_without_extensions_is_accepted_and_another_one_is_no
 ) -> None:
     root = authority(tmp_path, extensions=BARE)
     await bare.start_cluster()
-    async with tls_in_front(bare.cluster_port, issued(tmp_path, root, plain=True)) as front:
+    async with gate(bare.cluster_port, issued(tmp_path, root, plain=True)) as front:
         server = f"https://127.0.0.1:{front.port}"
         other = authority(tmp_path, "other")
         for trusted in (other, root):
