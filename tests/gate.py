@@ -89,7 +89,7 @@ class Gate:
 @asynccontextmanager
 async def gate(port: int, presents: Pair | None = None) -> AsyncIterator[Gate]:
     """An open gate before this port, which presents a certificate if there is one; it is shut at the end."""
-    front = Gate(behind=port, tls=presents and presents.server_context())
+    front = Gate(behind=port, tls=presents.server_context() if presents else None)
     await front.open()
     try:
         yield front

@@ -12,12 +12,12 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from unittest import mock
 
 import aiohttp
 import pytest
-from click.testing import CliRunner
 
-from stackd.cli import stackd
+from stackd.cli import main
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
 from stackd.errors import ConfigError
@@ -189,21 +189,25 @@ ELSEWHERE = {
 }
 
 
-async def test_a_start_or_a_check_for_others_is_refused_and_ends_nothing(vm: Machine) -> None:
-    def check(*arguments: str) -> tuple[int, str]:
-        elsewhere = environment(vm.folder, vm.cluster, STACKD_STACKS__NAMESPACE="other")
-        result = CliRunner().invoke(stackd, ["check", *arguments], env=elsewhere)
-        return result.exit_code, result.output
+async def test_a_start_or_a_check_for_others_is_refused_and_ends_nothing(
+    vm: Machine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def check(*arguments: str) -> tuple[int, str]:
+        elsewhere, code = environment(vm.folder, vm.cluster, STACKD_STACKS__NAMESPACE="other"), 0
+        with mock.patch.dict(os.environ, elsewhere):
+            try:
+                await asyncio.to_thread(main, ["check", *arguments])
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return code, "".join(capfd.readouterr())
 
     at = await vm.start()
-    assert await asyncio.to_thread(check) == (0, "the configuration is valid\n"), (
-        "a file without stacks may be for others"
-    )
+    assert await check() == (0, "the configuration is valid\n"), "a file without stacks may be for others"
     stack_id = await at.running()
     before, words = await at.stack(stack_id), next(iter(ELSEWHERE))
     for running in (True, False):
         for arguments in ((), ("--for-reload",)):
-            code, output = await asyncio.to_thread(check, *arguments)
+            code, output = await check(*arguments)
             assert (code, words in output, len(output.splitlines())) == (2, True, 1)
         if running:
             await vm.stop()

@@ -194,12 +194,13 @@ async def test_what_is_deleted_or_edited_by_hand_is_repaired(at: Harness) -> Non
         route, once = seen[f"{stack_id}-80"], before[f"{stack_id}-80"]
         return bool(route["spec"] == once["spec"] and route["metadata"].get("labels") == once["metadata"]["labels"])
 
-    for change in (
+    changes: tuple[dict[str, Any], ...] = (
         {"spec": {"hostnames": ["www.example.org"]}},
         {"spec": {"rules": []}},
         {"spec": {"extra": ["x"]}},
         {"metadata": {"labels": None}},
-    ):
+    )
+    for change in changes:
         await at.patch("httproutes", f"{stack_id}-80", change)
         await until(lambda: routes_of(at), as_before)
 

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ async def test_running_may_mean_that_the_published_port_answers(vm: Machine, rea
 async def test_a_reload_takes_all_templates_or_none_and_stacks_of_one_that_is_gone_start_again(
     vm: Machine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def ttls() -> dict[str, str]:
+    async def ttls(at: Harness) -> dict[str, str]:
         return {name: one["ttl"] for name, one in (await shown(at)).items()}
 
     caplog.set_level(logging.INFO)
@@ -214,15 +215,15 @@ async def test_a_reload_takes_all_templates_or_none_and_stacks_of_one_that_is_go
     os.kill(os.getpid(), signal.SIGHUP)
     await at.until_metric("stackd_config_reload_successful", 0)
     assert f"reload refused: {vm.folder}/templates/plain.yaml:1: " in caplog.text
-    assert await ttls() == {"plain": "1h", "web-1": "1h"}
+    assert await ttls(at) == {"plain": "1h", "web-1": "1h"}
     take_away(vm.folder, "plain")
     os.kill(os.getpid(), signal.SIGHUP)
     await at.until_metric("stackd_config_reload_successful", 1)
-    assert await ttls() == {"other": "1h", "web-1": "3h"}
+    assert await ttls(at) == {"other": "1h", "web-1": "3h"}
     assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
     take_away(vm.folder, "web-1", "other")
     at.reload_templates()
-    assert await ttls() == {}
+    assert await ttls(at) == {}
     await at.do("restart", stack_id)
     await at.until_status(stack_id, "running")
     assert (await values_of(at, stack_id))[0]["FLAG"] == made["values"]["FLAG"]
@@ -299,9 +300,9 @@ async def test_values_that_a_container_prints_are_in_no_log(vm: Machine) -> None
         assert made["values"]["FLAG"] in str(await values_of(at, stack_id))
         assert (await at.call("GET", path)).text == printed
         if status == "failed":
-            await eventually(lambda query=kept: at.rows(query))
+            await eventually(partial(at.rows, kept))
         await at.delete(stack_id)
-        await eventually(lambda query=kept: at.rows(f"{query} AND container = 'app'"))
+        await eventually(partial(at.rows, f"{kept} AND container = 'app'"))
         assert (await at.call("GET", path)).text == printed
         assert not [value for value in made["values"].values() if value in str(at.rows(kept))]
 
