@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from stackd.embedded.auth import administrator
@@ -19,8 +18,7 @@ _WRITES = {"verb": "create|delete", "resource": "pods|services"}
 
 def main() -> int:
     """Run until SIGINT or SIGTERM."""
-    arguments = _parser().parse_args()
-    asyncio.run(_run(arguments))
+    asyncio.run(_run(_parser().parse_args()))
     return 0
 
 
@@ -58,24 +56,22 @@ def _rate(text: str) -> float:
     return rate
 
 
-def _options(arguments: argparse.Namespace) -> EmbeddedOptions:
-    return EmbeddedOptions(
-        port=arguments.port,
-        state_path=arguments.state,
-        nodes=node_specs(arguments.nodes),
-        start_delay=arguments.start_delay,
-        serve_node_ports=not arguments.no_node_ports,
-        node_port_range=arguments.node_port_range,
-    )
-
-
 async def _run(arguments: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
     user = administrator()
-    async with EmbeddedCluster(replace(_options(arguments), users=(user,))) as cluster:
+    options = EmbeddedOptions(
+        port=arguments.port,
+        state_path=arguments.state,
+        nodes=node_specs(arguments.nodes),
+        start_delay=arguments.start_delay,
+        serve_node_ports=not arguments.no_node_ports,
+        node_port_range=arguments.node_port_range,
+        users=(user,),
+    )
+    async with EmbeddedCluster(options) as cluster:
         if arguments.latency:
             cluster.faults.add_fault(action="latency", verb=_BUT_WATCHES, seconds=arguments.latency)
         if arguments.writes_per_second:

@@ -18,7 +18,7 @@ from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.listwatch import Watch, list_objects
 from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
 from stackd.embedded.nodes import DEFAULT_NODES, EventRecorder, NodeController, NodeSpec, Scheduler
-from stackd.embedded.request import is_true, parse, read_target, selected_name, whole_number
+from stackd.embedded.request import RequestInfo, is_true, parse, read_target, selected_name, whole_number
 from stackd.embedded.resources import (
     GATEWAY_API,
     GATEWAYS,
@@ -215,8 +215,7 @@ class EmbeddedCluster:
         """Set the request's target, if it has one, and check that its user may do that. Raises StatusError."""
         if call.path in REVIEWS or self._discover(call) is not None:
             return
-        target = read_target(call.method, call.path, call.query)
-        call.target = target
+        target = call.target = read_target(call.method, call.path, call.query)
         ask = AccessAttributes(
             verb=target.verb,
             resource=target.full_resource,
@@ -230,41 +229,39 @@ class EmbeddedCluster:
     def answer(self, call: Exchange, *, stale: bool = False) -> Answer:
         """The response; of a list that is ``stale``, as it was at the last `remember`. Raises StatusError."""
         target = call.target
-        if target is None:
-            return self._answer_without_target(call)
-        if target.subresource == "log":
-            return 200, read_log(self.store, self.kubelet, target, call.query), "text/plain"
-        if target.subresource == "token":
-            return _CREATED, self.accounts.request(target.namespace, target.name, call.body), JSON
-        if target.resource is RESOURCE_QUOTAS:
-            self.quotas.refresh()
-        code, body = 200, b""
-        match target.verb:
-            case "get":
-                body = self.api.get(target)
-            case "list":
-                now = self.store.of(target.resource), self.store.revision
-                collection, revision = self.faults.past.get(target.resource.qualified, now) if stale else now
-                body = list_objects(collection, revision, target, call.query)
-            case "create":
-                code, body = _CREATED, self.api.create(target, call.query, call.body)
-            case "patch":
-                body = self.api.patch(target, call.query, call.content_type, call.body)
-            case "update":
-                code, body = self.api.update(target, call.query, call.body)
-            case "delete":
-                body = self.api.delete(target, call.query, call.body)
-        return code, body, JSON
-
-    def _answer_without_target(self, call: Exchange) -> Answer:
         if call.path in REVIEWS:
             if call.method != "POST":
                 raise method_not_allowed()
             return _CREATED, review(call.user, call.body), JSON
-        found = self._discover(call)
-        if found is None:
-            raise no_such_path()
-        return found
+        if target is None:
+            page = self._discover(call)
+            if page is None:
+                raise no_such_path()
+            return page
+        if target.subresource == "log":
+            return 200, read_log(self.store, self.kubelet, target, call.query), "text/plain"
+        if target.subresource == "token":
+            return _CREATED, self.accounts.request(target.namespace, target.name, call.body), JSON
+        return *self._act(call, target, stale=stale), JSON
+
+    def _act(self, call: Exchange, target: RequestInfo, *, stale: bool) -> tuple[int, bytes]:
+        if target.resource is RESOURCE_QUOTAS:
+            self.quotas.refresh()
+        match target.verb:
+            case "get":
+                return 200, self.api.get(target)
+            case "create":
+                return _CREATED, self.api.create(target, call.query, call.body)
+            case "patch":
+                return 200, self.api.patch(target, call.query, call.content_type, call.body)
+            case "update":
+                return self.api.update(target, call.query, call.body)
+            case "delete":
+                return 200, self.api.delete(target, call.query, call.body)
+        collection, revision = self.store.of(target.resource), self.store.revision
+        if stale:
+            collection, revision = self.faults.past.get(target.resource.qualified, (collection, revision))
+        return 200, list_objects(collection, revision, target, call.query)
 
     def _discover(self, call: Exchange) -> Answer | None:
         lacking = not self.options.gateway and call.path.startswith(f"/apis/{GATEWAY_API}/")

@@ -364,9 +364,9 @@ class Kubelet:
 
 def _new_run(pod: Record) -> PodRun:
     spec = pod.obj["spec"]
-    containers = [ContainerRun(one, behaviour(one)) for one in spec["containers"]]
-    inits = [ContainerRun(one, behaviour(one), init=True) for one in spec.get("initContainers", ())]
-    return PodRun(pod.uid, containers, inits)
+    containers = [ContainerRun(spec=one, script=behaviour(one)) for one in spec["containers"]]
+    inits = [ContainerRun(spec=one, script=behaviour(one), init=True) for one in spec.get("initContainers", ())]
+    return PodRun(uid=pod.uid, containers=containers, inits=inits)
 
 
 def _newly(change: ObjectChange) -> bool:

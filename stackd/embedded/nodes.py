@@ -60,23 +60,18 @@ Part = Literal["requests", "limits"]
 
 
 def pod_amounts(spec: Json, part: Part) -> Amounts:
-    """The amounts of the whole pod: containers and sidecars add up; an init container counts if it needs more."""
+    """The amounts of the pod: containers and sidecars add up; an init container counts if it needs more."""
     running: Amounts = {}
     peak: Amounts = {}
     for container in spec.get("initContainers", ()):
-        needs = amounts(container["resources"], part)
+        needs = _joined(running, amounts(container["resources"], part), int.__add__)
         if is_sidecar(container):
-            _join(running, needs, int.__add__)
-            _join(peak, running, max)
-        else:
-            together = dict(running)
-            _join(together, needs, int.__add__)
-            _join(peak, together, max)
+            running = needs
+        peak = _joined(peak, needs, max)
     for container in spec["containers"]:
-        _join(running, amounts(container["resources"], part), int.__add__)
-    _join(peak, running, max)
-    _join(peak, {key: parse(value).milli for key, value in spec.get("overhead", {}).items()}, int.__add__)
-    return peak
+        running = _joined(running, amounts(container["resources"], part), int.__add__)
+    overhead = {key: parse(value).milli for key, value in spec.get("overhead", {}).items()}
+    return _joined(_joined(peak, running, max), overhead, int.__add__)
 
 
 def amounts(resources: Json, part: Part) -> Amounts:
@@ -86,13 +81,9 @@ def amounts(resources: Json, part: Part) -> Amounts:
 
 def shown(name: str, thousandths: int) -> str:
     """The amount of a resource as a quantity: bytes in binary notation, the rest in decimal."""
-    notation = Notation.BINARY if is_bytes(name) else Notation.DECIMAL
+    in_bytes = any(word in name for word in ("memory", "storage", "hugepages"))
+    notation = Notation.BINARY if in_bytes else Notation.DECIMAL
     return str(Quantity(nanos=thousandths * 10**6, notation=notation))
-
-
-def is_bytes(name: str) -> bool:
-    """Whether the resource is counted in bytes."""
-    return "memory" in name or "storage" in name or "hugepages" in name
 
 
 def is_terminal(pod: Json) -> bool:
@@ -100,9 +91,8 @@ def is_terminal(pod: Json) -> bool:
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
-def _join(into: Amounts, more: Amounts, how: Callable[[int, int], int]) -> None:
-    for name, value in more.items():
-        into[name] = how(into.get(name, 0), value)
+def _joined(one: Amounts, other: Amounts, how: Callable[[int, int], int]) -> Amounts:
+    return one | {name: how(one.get(name, 0), value) for name, value in other.items()}
 
 
 _SCHEDULER = "default-scheduler"
@@ -178,23 +168,19 @@ class NodeController:
         record = self._store.of(NODES).records.get(("", name))
         if record is None:
             return
-        spec = record.obj["spec"]
+        ready, spec, metadata = is_ready(record.obj), record.obj["spec"], record.obj["metadata"]
         taints = list(spec.get("taints", ()))
-        wanted = {_NOT_READY: not is_ready(record.obj), _UNSCHEDULABLE: spec.get("unschedulable", False)}
-        for key, on in wanted.items():
-            there = any(taint["key"] == key for taint in taints)
+        for key, on in ((_NOT_READY, not ready), (_UNSCHEDULABLE, spec.get("unschedulable", False))):
+            there = [taint for taint in taints if taint["key"] == key]
             if there and not on:
-                taints = [taint for taint in taints if taint["key"] != key]
+                taints = [taint for taint in taints if taint not in there]
             elif on and not there:
                 now = timestamp(self._store.clock.now())
                 taints.append({"key": key, "effect": "NoSchedule", "timeAdded": now})
-        fresh = {key: value for key, value in spec.items() if key != "taints"}
-        if taints:
-            fresh["taints"] = taints
-        metadata = record.obj["metadata"]
-        if is_ready(record.obj):
+        spec = {key: value for key, value in spec.items() if key != "taints"} | ({"taints": taints} if taints else {})
+        if ready:
             metadata = metadata | {"annotations": metadata.get("annotations", {}) | _TTL}
-        self._store.update(record, spec=fresh, metadata=metadata)
+        self._store.update(record, spec=spec, metadata=metadata)
 
 
 class EventRecorder:
@@ -249,10 +235,7 @@ class EventRecorder:
                 self._store.remove(old)
 
 
-_NO_NODES = "no nodes available to schedule pods"
-UNSCHEDULABLE = "node(s) were unschedulable"
-NO_AFFINITY = "node(s) didn't match Pod's node affinity/selector"
-TOO_MANY = "Too many pods"
+_TOO_MANY = "Too many pods"
 _DEFAULT_PODS = 110_000
 
 
@@ -277,18 +260,18 @@ class Scheduler:
             self._see_pod(pod, None)
 
     def _follow(self, change: ObjectChange) -> None:
-        if change.after.resource is PODS:
-            if change.type == "DELETED":
-                self._queue.pop(change.after.key, None)
-                self._unschedulable.pop(change.after.key, None)
-                self._release(change.after)
+        record, deleted = change.after, change.type == "DELETED"
+        if record.resource is PODS and deleted:
+            self._queue.pop(record.key, None)
+            self._unschedulable.pop(record.key, None)
+            self._release(record)
+        elif record.resource is PODS:
+            self._see_pod(record, change.before)
+        elif record.resource is NODES:
+            if deleted:
+                self._nodes.pop(record.key[1], None)
             else:
-                self._see_pod(change.after, change.before)
-        elif change.after.resource is NODES:
-            if change.type == "DELETED":
-                self._nodes.pop(change.after.key[1], None)
-            else:
-                self._see_node(change.after.obj)
+                self._see_node(record.obj)
             self._retry()
 
     def _see_node(self, node: Json) -> None:
@@ -338,29 +321,20 @@ class Scheduler:
 
     def _place(self, pod: Record) -> None:
         spec, needs = pod.obj["spec"], _needs(pod.obj)
-        fitting: list[NodeInfo] = []
-        counted: Counter[str] = Counter()
-        not_helpful = 0
-        for node in self._nodes.values():
-            reasons = refusals(node, spec, needs)
-            if not reasons:
-                fitting.append(node)
-            counted.update(reasons)
-            not_helpful += beyond_preemption(node, reasons, needs)
+        why = {node: _refusals(node, spec, needs) for node in self._nodes.values()}
+        fitting = [node for node, reasons in why.items() if not reasons]
         if fitting:
-            self._bind(pod, self._choose(fitting, needs))
+            self._turn += 1
+            start = self._turn % len(fitting)  # of equal nodes, each in its turn
+            best = max(fitting[start:] + fitting[:start], key=lambda node: node.room_after(needs))
+            self._bind(pod, best)
         else:
-            self._give_up(pod, _explain(len(self._nodes), counted, not_helpful))
-
-    def _choose(self, fitting: list[NodeInfo], needs: Amounts) -> NodeInfo:
-        self._turn += 1
-        start = self._turn % len(fitting)
-        return max(fitting[start:] + fitting[:start], key=lambda node: node.room_after(needs))
+            self._give_up(pod, _explain(why, needs))
 
     def _bind(self, pod: Record, node: NodeInfo) -> None:
         now = timestamp(self._store.clock.now())
         condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
-        status = with_condition(pod.obj["status"], condition)
+        status = _with_condition(pod.obj["status"], condition)
         bound = self._store.update(pod, spec=pod.obj["spec"] | {"nodeName": node.name}, status=status)
         message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {node.name}"
         self._events.scheduling(bound, "Normal", "Scheduled", message, "Binding")
@@ -368,33 +342,35 @@ class Scheduler:
     def _give_up(self, pod: Record, message: str) -> None:
         self._unschedulable[pod.key] = None
         old: Json = next((c for c in pod.obj["status"].get("conditions", ()) if c["type"] == "PodScheduled"), {})
-        now = timestamp(self._store.clock.now())
         condition = {
             "type": "PodScheduled",
             "observedGeneration": pod.obj["metadata"]["generation"],
             "status": "False",
             "lastProbeTime": None,
-            "lastTransitionTime": old.get("lastTransitionTime", now),
+            "lastTransitionTime": old.get("lastTransitionTime", timestamp(self._store.clock.now())),
             "reason": "Unschedulable",
             "message": message,
         }
-        status = with_condition(pod.obj["status"], condition)
         self._events.scheduling(pod, "Warning", "FailedScheduling", message, "Scheduling")
-        self._store.update(pod, status=status)
+        self._store.update(pod, status=_with_condition(pod.obj["status"], condition))
 
 
 def _needs(pod: Json) -> Amounts:
     return pod_amounts(pod["spec"], "requests")
 
 
-def _explain(nodes: int, refusals: Counter[str], not_helpful: int) -> str:
-    if not nodes:
-        return _NO_NODES
-    reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in refusals.items()))
-    outcomes = {"Preemption is not helpful for scheduling": not_helpful}
-    outcomes["No preemption victims found for incoming pod"] = nodes - not_helpful
+def _explain(why: Mapping[NodeInfo, list[str]], needs: Amounts) -> str:
+    if not why:
+        return "no nodes available to schedule pods"
+    counted = Counter(reason for reasons in why.values() for reason in reasons)
+    reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in counted.items()))
+    not_helpful = sum(_beyond_preemption(node, reasons, needs) for node, reasons in why.items())
+    outcomes = {
+        "Preemption is not helpful for scheduling": not_helpful,
+        "No preemption victims found for incoming pod": len(why) - not_helpful,
+    }
     preemption = ", ".join(sorted(f"{count} {reason}" for reason, count in outcomes.items() if count))
-    available = f"0/{nodes} nodes are available"
+    available = f"0/{len(why)} nodes are available"
     return f"{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
 
 
@@ -423,14 +399,12 @@ class NodeInfo:
     def add(self, uid: str, needs: Amounts) -> None:
         """Add a pod to the node."""
         self.pods[uid] = needs
-        for name, value in needs.items():
-            self.used[name] = self.used.get(name, 0) + value
+        self.used = _joined(self.used, needs, int.__add__)
 
     def remove(self, uid: str) -> bool:
         """Remove a pod from the node; returns whether it was there."""
         needs = self.pods.pop(uid, None)
-        for name, value in (needs or {}).items():
-            self.used[name] -= value
+        self.used = _joined(self.used, needs or {}, int.__sub__)
         return needs is not None
 
     def room_after(self, needs: Amounts) -> float:
@@ -444,40 +418,35 @@ class NodeInfo:
         return sum(shares) / len(shares)
 
 
-def refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
+def _refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
     """Why the node refuses the pod, in the words of the first filter that does; empty if the pod fits."""
     tolerations = spec.get("tolerations", ())
-    if node.unschedulable and not _tolerated(
-        {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}, tolerations
-    ):
-        return [UNSCHEDULABLE]
+    cordoned = {"key": _UNSCHEDULABLE, "effect": "NoSchedule"}
+    if node.unschedulable and not any(_tolerates(one, cordoned) for one in tolerations):
+        return ["node(s) were unschedulable"]
     for taint in node.taints:
-        if not _tolerated(taint, tolerations):
+        if not any(_tolerates(one, taint) for one in tolerations):
             return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
     if not _selected(node, spec):
-        return [NO_AFFINITY]
-    short = [TOO_MANY] if (len(node.pods) + 1) * 1000 > node.room.get("pods", _DEFAULT_PODS) else []
+        return ["node(s) didn't match Pod's node affinity/selector"]
+    short = [_TOO_MANY] if (len(node.pods) + 1) * 1000 > node.room.get("pods", _DEFAULT_PODS) else []
     for name, value in needs.items():
         if value and node.used.get(name, 0) + value > node.room.get(name, 0):
             short.append(f"Insufficient {name}")
     return short
 
 
-def beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> bool:
+def _beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> bool:
     """Whether the node would refuse the pod even without other pods."""
-    if not reasons or not all(reason == TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
-        return bool(reasons)
+    if not all(reason == _TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
+        return True
     return any(value > node.room.get(name, 0) for name, value in needs.items())
 
 
-def with_condition(status: Json, condition: Json) -> Json:
+def _with_condition(status: Json, condition: Json) -> Json:
     """The status with this condition, which replaces an older one of its type."""
     others = [one for one in status.get("conditions", ()) if one["type"] != condition["type"]]
     return status | {"conditions": [*others, condition]}
-
-
-def _tolerated(taint: Json, tolerations: list[Json] | tuple[()]) -> bool:
-    return any(_tolerates(toleration, taint) for toleration in tolerations)
 
 
 def _tolerates(toleration: Json, taint: Json) -> bool:
@@ -494,19 +463,13 @@ def _selected(node: NodeInfo, spec: Json) -> bool:
     if any(node.labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
         return False
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
-    needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
-    if not needed:
-        return True
-    return any(_term(node, term) for term in needed.get("nodeSelectorTerms", ()))
+    needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {"nodeSelectorTerms": [{}]}
+    return any(_matches(node, term) for term in needed["nodeSelectorTerms"])
 
 
-def _term(node: NodeInfo, term: Json) -> bool:
-    labels = all(_expression(node.labels, part) for part in term.get("matchExpressions") or ())
-    fields = all(_expression({"metadata.name": node.name}, part) for part in term.get("matchFields") or ())
-    return labels and fields and bool(term)
-
-
-def _expression(labels: Json, part: Json) -> bool:
-    """Whether the labels match; only the two operators that stackd's pods use."""
-    chosen = labels.get(part["key"]) in part["values"]
-    return {"In": chosen, "NotIn": not chosen}[part["operator"]]
+def _matches(node: NodeInfo, term: Json) -> bool:
+    """Whether the node matches all expressions; knows only the two operators that stackd's pods use."""
+    fields = {"metadata.name": node.name}
+    parts = [(node.labels, part) for part in term.get("matchExpressions") or ()]
+    parts += [(fields, part) for part in term.get("matchFields") or ()]
+    return all((labels.get(part["key"]) in part["values"]) == (part["operator"] == "In") for labels, part in parts)

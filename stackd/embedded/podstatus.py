@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stackd.embedded.resources import Json
@@ -63,36 +63,17 @@ def behaviour(container: Json) -> Behaviour:
 def _by_image(last: str, container: Json) -> Behaviour | None:
     if match := re.fullmatch(r"fail(?:-([0-9]+))?", last):
         return _ends(int(match[1] or 1), "starting\nboom\n")
-    match last:
-        case "exit0":
-            return _ends(0, "starting\ndone\n")
-        case "crashloop":
-            return _ends(1, "starting\nboom\n")
-        case "oom":
-            return Behaviour(run="exit", exit_code=137, reason="OOMKilled", output="starting\n")
-        case "nostart":
-            return _no_start((container.get("command") or ["/does/not/exist"])[0])
-        case "noconfig":
-            return Behaviour(run="config_error", message='secret "missing" not found')
-        case "nopull":
-            return Behaviour(pull="never")
-        case "slowpull":
-            return Behaviour(pull="slow", output="starting\n")
-        case "latepull":
-            return Behaviour(pull="late", output="starting\n")
-        case "notready":
-            return Behaviour(run="not_ready", output="starting\n")
-        case "unready":
-            return Behaviour(run="unready", output="starting\nready\nno longer ready\n")
-    return None
+    if last == "nostart":
+        return _no_start((container.get("command") or ["/does/not/exist"])[0])
+    return _SCRIPTS.get(last)
 
 
 def _by_command(command: list[str], container: Json) -> Behaviour:
     if not command:
         return Behaviour(output="starting\nready\n")
     program, script = command[0], command[-1]
-    said = [_expanded(text, container) for text in _ECHO.findall(script)] if len(command) > 2 else []
-    output = "".join(f"{text}\n" for text in said)
+    echoed = _ECHO.findall(script) if len(command) > 2 else []
+    output = "".join(f"{_expanded(text, container)}\n" for text in echoed)
     if program in {"/bin/true", "true", "/bin/false", "false"}:
         return _ends(int(program.endswith("false")), output)
     if len(command) > 2 and _DOUBLING.search(script):
@@ -110,6 +91,19 @@ def _expanded(text: str, container: Json) -> str:
 
 def _ends(code: int, output: str) -> Behaviour:
     return Behaviour(run="exit", exit_code=code, output=output)
+
+
+_SCRIPTS = {
+    "exit0": _ends(0, "starting\ndone\n"),
+    "crashloop": _ends(1, "starting\nboom\n"),
+    "oom": Behaviour(run="exit", exit_code=137, reason="OOMKilled", output="starting\n"),
+    "noconfig": Behaviour(run="config_error", message='secret "missing" not found'),
+    "nopull": Behaviour(pull="never"),
+    "slowpull": Behaviour(pull="slow", output="starting\n"),
+    "latepull": Behaviour(pull="late", output="starting\n"),
+    "notready": Behaviour(run="not_ready", output="starting\n"),
+    "unready": Behaviour(run="unready", output="starting\nready\nno longer ready\n"),
+}
 
 
 def _no_start(program: str) -> Behaviour:
@@ -171,20 +165,20 @@ UNKNOWN = {
 }
 
 
+@dataclass(slots=True, kw_only=True)
 class ContainerRun:
     """The state of one container of a pod on a node."""
 
-    def __init__(self, spec: Json, script: Behaviour, *, init: bool = False) -> None:
-        self.spec = spec
-        self.script = script
-        self.init = init
-        self.state: Json = CREATING
-        self.last: Json = {}
-        self.ready = False
-        self.restarts = 0
-        self.pulls = 0
-        self.id = ""
-        self.started_at = ""
+    spec: Json
+    script: Behaviour
+    init: bool = False
+    state: Json = field(default_factory=lambda: CREATING)
+    last: Json = field(default_factory=dict)
+    ready: bool = False
+    restarts: int = 0
+    pulls: int = 0
+    id: str = ""
+    started_at: str = ""
 
     @property
     def name(self) -> str:
@@ -197,15 +191,8 @@ class ContainerRun:
         """Whether the container has terminated and will not be restarted."""
         return "terminated" in self.state
 
-    @property
-    def exit_code(self) -> int:
-        """The exit code of a container that has ended."""
-        code: int = self.state["terminated"]["exitCode"]
-        return code
-
     def status(self) -> Json:
         """The container's entry in containerStatuses."""
-        created = bool(self.id)
         image = self.spec["image"]
         entry: Json = {
             "name": self.name,
@@ -213,26 +200,23 @@ class ContainerRun:
             "lastState": self.last,
             "ready": self.ready,
             "restartCount": self.restarts,
-            "image": full_name(image) if created else image,
-            "imageID": f"sha256:{hashlib.sha256(image.encode()).hexdigest()}" if created else "",
+            "image": full_name(image) if self.id else image,
+            "imageID": f"sha256:{hashlib.sha256(image.encode()).hexdigest()}" if self.id else "",
         }
-        if created:
-            entry["containerID"] = self.id
-        entry["started"] = "running" in self.state
-        return entry
+        return entry | ({"containerID": self.id} if self.id else {}) | {"started": "running" in self.state}
 
 
+@dataclass(slots=True, kw_only=True)
 class PodRun:
     """The state of one pod on a node."""
 
-    def __init__(self, uid: str, containers: list[ContainerRun], inits: list[ContainerRun]) -> None:
-        self.uid = uid
-        self.containers = containers
-        self.inits = inits
-        self.phase = "Pending"
-        self.sandbox = False
-        self.address = ""
-        self.stopping = False
+    uid: str
+    containers: list[ContainerRun]
+    inits: list[ContainerRun]
+    phase: str = "Pending"
+    sandbox: bool = False
+    address: str = ""
+    stopping: bool = False
 
     @property
     def ended(self) -> bool:
@@ -242,7 +226,8 @@ class PodRun:
     @property
     def outcome(self) -> str:
         """The phase of a pod that has ended."""
-        return "Failed" if any(container.exit_code for container in self.containers) else "Succeeded"
+        failed = any(container.state["terminated"]["exitCode"] for container in self.containers)
+        return "Failed" if failed else "Succeeded"
 
 
 def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
@@ -264,41 +249,30 @@ def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
 
 def _conditions(run: PodRun, old: list[Json], generation: int, now: str) -> list[Json]:
     initialized = all(container.ended or "running" in container.state for container in run.inits)
-    reason, message = _unready(run)
-    done = run.ended and run.outcome == "Succeeded" and not _unlocated(run)
-    ready = (reason == "", reason, message)
-    wanted: list[tuple[str, bool, str, str]] = [
+    unlocated = any(container.state is UNKNOWN for container in run.containers)
+    reason = message = ""
+    if run.ended and not unlocated:
+        reason = "PodFailed" if run.outcome == "Failed" else "PodCompleted"
+    elif unready := [container.name for container in run.containers if not container.ready]:
+        reason, message = "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]"
+    done = "PodCompleted" if reason == "PodCompleted" else ""
+    before = {condition["type"]: condition for condition in old}
+    wanted = (
         ("PodReadyToStartContainers", run.sandbox, "", ""),
-        ("Initialized", initialized, "PodCompleted" if done else "" if initialized else "ContainersNotInitialized", ""),
-        ("Ready", *ready),
-        ("ContainersReady", *ready),
+        ("Initialized", initialized, done or ("" if initialized else "ContainersNotInitialized"), ""),
+        ("Ready", not reason, reason, message),
+        ("ContainersReady", not reason, reason, message),
         ("PodScheduled", True, "", ""),
-    ]
-    known = {condition["type"]: condition for condition in old}
-    fresh = [_condition(known.get(want[0], {}), want, generation, now) for want in wanted]
-    names = {condition["type"] for condition in fresh}
-    return fresh + [condition for condition in old if condition["type"] not in names]
-
-
-def _condition(old: Json, want: tuple[str, bool, str, str], generation: int, now: str) -> Json:
-    kind, holds, reason, message = want
-    status = str(holds)
-    same = old.get("status") == status
-    condition: Json = {"type": kind, "observedGeneration": generation, "status": status, "lastProbeTime": None}
-    condition["lastTransitionTime"] = old["lastTransitionTime"] if same else now
-    if reason:
-        condition["reason"] = reason
-    if message:
-        condition["message"] = message
-    return condition
-
-
-def _unready(run: PodRun) -> tuple[str, str]:
-    if run.ended and not _unlocated(run):
-        return ("PodFailed" if run.outcome == "Failed" else "PodCompleted"), ""
-    unready = [container.name for container in run.containers if not container.ready]
-    return ("ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]") if unready else ("", "")
-
-
-def _unlocated(run: PodRun) -> bool:
-    return any(container.state is UNKNOWN for container in run.containers)
+    )
+    fresh: dict[str, Json] = {}
+    for kind, holds, why, text in wanted:
+        same = before.get(kind, {}).get("status") == str(holds)
+        fresh[kind] = {
+            "type": kind,
+            "observedGeneration": generation,
+            "status": str(holds),
+            "lastProbeTime": None,
+            "lastTransitionTime": before[kind]["lastTransitionTime"] if same else now,
+        }
+        fresh[kind] |= ({"reason": why} if why else {}) | ({"message": text} if text else {})
+    return list((fresh | {kind: one for kind, one in before.items() if kind not in fresh}).values())
