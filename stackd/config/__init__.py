@@ -1,4 +1,4 @@
-"""The configuration: read once at the start, checked as a whole, and frozen.
+"""The configuration: read once at the start, checked completely, and frozen.
 
 sections      every key, with its kind, default and reason; [policy] is ``podspec``'s
 sources       the two sources of keys: a TOML file and the environment

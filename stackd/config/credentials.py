@@ -48,15 +48,15 @@ def current(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def credential(folder: Path | None, name: str) -> Path | None:
-    """The path of that credential, readable or not; None if it was not given."""
+    """The path of that credential, readable or not; None if it is not set."""
     if folder is None or not (folder / name).exists():
         return None
     try:
         with current(folder / name).open("rb") as file:
-            given = file.read(len(UNSET) + 2).strip() != UNSET
+            is_set = file.read(len(UNSET) + 2).strip() != UNSET
     except OSError:
-        given = True
-    return folder / name if given else None
+        is_set = True
+    return folder / name if is_set else None
 
 
 API_KEY: Final = "api-key"

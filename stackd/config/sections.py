@@ -334,7 +334,7 @@ class MetricsSection(Section):
 
 
 class Config(Section):
-    """The whole configuration."""
+    """All sections."""
 
     server: ServerSection = Field(default_factory=ServerSection)
     auth: AuthSection = Field(default_factory=AuthSection)

@@ -103,12 +103,12 @@ class EmbeddedCluster:
         options = self.options
         self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
         journal = Journal(options.state_path, self.store) if options.state_path is not None else None
-        known = journal is not None and journal.load()
+        loaded = journal is not None and journal.load()
         self._assemble()
         if journal is not None:
             journal.open()
             self._journal = journal
-        if known:
+        if loaded:
             self._adopt()
         else:
             self._populate()

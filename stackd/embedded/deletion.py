@@ -56,8 +56,8 @@ class Deletion:
         seconds = spec["terminationGracePeriodSeconds"] if grace is None else max(grace, 0)
         if "nodeName" not in spec or is_terminal(pod.obj):
             seconds = 0
-        held = pod.obj["metadata"].get("deletionGracePeriodSeconds")
-        if held is None or seconds < held:
+        earlier = pod.obj["metadata"].get("deletionGracePeriodSeconds")
+        if earlier is None or seconds < earlier:
             pod = self._mark(pod, seconds)
         if seconds == 0 and not pod.obj["metadata"].get("finalizers"):
             return self._store.remove(pod)
@@ -196,8 +196,8 @@ class GarbageCollector:
         if resource is None or resource is EVENTS:
             return True
         namespace = record.key[0] if resource.namespaced else ""
-        found = self._store.of(resource).records.get((namespace, owner["name"]))
-        return found is not None and found.uid == owner["uid"]
+        current = self._store.of(resource).records.get((namespace, owner["name"]))
+        return current is not None and current.uid == owner["uid"]
 
 
 def _owners(obj: Json) -> list[Json]:

@@ -1,4 +1,4 @@
-"""Faults on demand, for single requests, for the whole server, and for responses that a load balancer would change.
+"""Faults on demand, for single requests, for all of the server, and for responses that a load balancer would change.
 
 ``Faults`` also controls ports and nodes of a running cluster in tests and benchmarks: in process, or over `/__faults__`.
 Uses no HTTP library.
@@ -38,7 +38,7 @@ _SPOILING = frozenset({"truncate", "empty", "strip"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """What goes wrong with requests that match all patterns (regular expressions for the whole text).
+    """What goes wrong with requests that match all patterns (regular expressions for all of the text).
 
     latency: waits `seconds`, then continues. status: answers `code` before any work, with Retry-After if `seconds`.
     lost_reply: does the work and cuts the connection. cut: cuts it before the work. hang: never answers.
@@ -138,7 +138,7 @@ class Faults:
         self.add(Fault(**fault))
 
     def clear(self) -> None:
-        """End all faults, pauses, held starts, expired tokens and half-open watches."""
+        """End all faults, pauses, delayed starts, expired tokens and half-open watches."""
         self._active.clear()
         self.unauthorized_tokens.clear()
         self._turns_taken_until = 0.0
@@ -270,7 +270,7 @@ class Faults:
         self._cluster.store.forget_history()
 
     def take_port(self, port: int) -> None:
-        """Mark a node port as held by an invisible Service of somebody else."""
+        """Mark a node port as taken by an invisible Service of somebody else."""
         self._cluster.ports.take(port)
 
     def give_back_port(self, port: int) -> None:
@@ -363,7 +363,7 @@ def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
 
 
 def _quoted(body: bytes) -> str:
-    """The environment of a pod's containers, or the whole of another body."""
+    """The environment of a pod's containers, or all of another body."""
     with suppress(orjson.JSONDecodeError, LookupError, TypeError):
         return orjson.dumps([one["env"] for one in orjson.loads(body)["spec"]["containers"]]).decode()
     return body.decode(errors="replace")

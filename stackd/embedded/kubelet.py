@@ -46,7 +46,7 @@ class Kubelet:
         self._pulled: set[tuple[str, str]] = set()
         self._complete: dict[tuple[str, str], float] = {}
         self._free: dict[str, float] = {}
-        self._held: list[Callable[[], None]] | None = None
+        self._delayed: list[Callable[[], None]] | None = None
         store.observe(self._follow)
 
     def adopt(self) -> None:
@@ -57,13 +57,13 @@ class Kubelet:
 
     def hold_starts(self) -> None:
         """Keep pods that are not running yet from starting, until `let_start`."""
-        if self._held is None:
-            self._held = []
+        if self._delayed is None:
+            self._delayed = []
 
     def let_start(self) -> None:
         """Start the pods that `hold_starts` has kept."""
-        held, self._held = self._held or (), None
-        for launch in held:
+        launches, self._delayed = self._delayed or (), None
+        for launch in launches:
             launch()
 
     def output(self, pod: Json, container: str) -> str:
@@ -149,8 +149,8 @@ class Kubelet:
         self._after(self._options.start_delay / 2, pod, run, self._launch_all)
 
     def _launch_all(self, pod: Record, run: PodRun) -> None:
-        if self._held is not None:
-            self._held.append(lambda: self._after(0, pod, run, self._launch_all))
+        if self._delayed is not None:
+            self._delayed.append(lambda: self._after(0, pod, run, self._launch_all))
             return
         self._addresses = self._addresses % 65_000 + 1
         run.address = f"10.244.{self._addresses >> 8}.{self._addresses & 255}"
@@ -317,9 +317,9 @@ class Kubelet:
             run.sandbox = False
             self._after(self._options.start_delay / 2, pod, run, self._make_sandbox)
             return
-        known = {one["name"]: one for one in status["containerStatuses"] + status.get("initContainerStatuses", [])}
+        before = {one["name"]: one for one in status["containerStatuses"] + status.get("initContainerStatuses", [])}
         for one in [*run.inits, *run.containers]:
-            was = known[one.name]
+            was = before[one.name]
             one.state, one.last, one.ready = was["state"], was["lastState"], was["ready"]
             one.restarts, one.id = was["restartCount"], was.get("containerID", "")
             one.started_at = one.state.get("running", {}).get("startedAt", _NO_TIME)

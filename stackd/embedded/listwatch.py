@@ -33,9 +33,9 @@ def list_objects(collection: Collection, now: int, target: RequestInfo, query: M
     selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
     limit = whole_number(query, "limit") or 0
     after, revision = _read_token(query.get("continue", ""), collection, now)
-    found: Iterable[Record] = collection.select(target.namespace, selector, after)
-    page = list(islice(found, limit)) if limit else list(found)
-    more = sum(1 for _ in found) if limit else 0
+    records: Iterable[Record] = collection.select(target.namespace, selector, after)
+    page = list(islice(records, limit)) if limit else list(records)
+    more = sum(1 for _ in records) if limit else 0
     metadata: Json = {"resourceVersion": str(revision)}
     if more:
         metadata["continue"] = _token(revision, page[-1].key)

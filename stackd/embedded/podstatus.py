@@ -231,7 +231,7 @@ class PodRun:
 
 
 def report(run: PodRun, pod: Json, host: str, now: str) -> Json:
-    """The pod's whole status."""
+    """The pod's complete status."""
     old = pod["status"]
     generation = pod["metadata"]["generation"]
     status: Json = {"observedGeneration": generation, "phase": run.phase}

@@ -180,9 +180,9 @@ def _field_test(field: str, equal: bool, value: str) -> Test:
     path = tuple(field.split("."))
 
     def test(obj: Json) -> bool:
-        found: object = obj
+        part: object = obj
         for step in path:
-            found = found.get(step, "") if isinstance(found, dict) else ""
-        return (str(found) == value) == equal
+            part = part.get(step, "") if isinstance(part, dict) else ""
+        return (str(part) == value) == equal
 
     return test

@@ -268,15 +268,15 @@ def _pull_policy(image: str) -> str:
     return "Always" if tag in {"", "latest"} else "IfNotPresent"
 
 
-def _tolerations(given: list[Json]) -> list[Json]:
+def _tolerations(own: list[Json]) -> list[Json]:
     added = []
     for key in (_NOT_READY, _UNREACHABLE):
-        covered = (toleration.get("key") in {key, None} for toleration in given)
+        covered = (toleration.get("key") in {key, None} for toleration in own)
         if not any(covered):
             added.append(
                 {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": _TOLERATION_SECONDS}
             )
-    return [*given, *added]
+    return [*own, *added]
 
 
 def qos_class(spec: Json) -> str:

@@ -47,7 +47,7 @@ class LoopClock:
 
 
 def timestamp(seconds: float) -> str:
-    """RFC 3339 in UTC with whole seconds, as Kubernetes writes `metav1.Time`."""
+    """RFC 3339 in UTC without fractions, as Kubernetes writes `metav1.Time`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
@@ -196,12 +196,12 @@ class Collection:
 
     def since(self, revision: int) -> list[ObjectChange]:
         """The changes after `revision`, oldest first; complete only if `revision` is not below the floor."""
-        found: list[ObjectChange] = []
+        changes: list[ObjectChange] = []
         for change in reversed(self.changes):
             if change.after.revision <= revision:
                 break
-            found.append(change)
-        return found[::-1]
+            changes.append(change)
+        return changes[::-1]
 
     def as_it_is(self) -> Collection:
         """A copy that does not change any more: the same objects, without history or listeners."""
@@ -348,12 +348,12 @@ class Journal:
         return reserved is not None
 
     def open(self) -> None:
-        """Write the whole store, and keep the file up to date from now on."""
+        """Write all objects, and keep the file up to date from now on."""
         self._write_all()
         self._store.observe(self.note)
 
     def note(self, change: ObjectChange) -> None:
-        """Write a change. If the file cannot be written, write the whole store as soon as it can."""
+        """Write a change. If the file cannot be written, write all objects as soon as it can."""
         try:
             if self._behind:
                 self._write_all()

@@ -38,7 +38,7 @@ class Reasons:
     def missing(self, path: str, text: str, *scopes: str) -> None:
         """Report what is missing, unless a reason at, above or below one of ``scopes`` (or ``path``) already explains it."""
         for scope in scopes or (path,):
-            if any(_within(known, scope) or _within(scope, known) for known in self._by_path):
+            if any(_within(other, scope) or _within(scope, other) for other in self._by_path):
                 return
         self.add(path, text)
 
