@@ -12,12 +12,12 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from unittest import mock
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 
-from stackd.cli import main
+from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
 from stackd.errors import ConfigError
@@ -116,8 +116,9 @@ async def test_sigterm_finishes_the_create_in_flight_and_a_second_one_stops_at_o
         assert signals == 2 or not list(tmp_path.glob("stackd.db-wal"))
 
 
-DEFECT = """
-from stackd.cli import main
+DEFECT = """from click.testing import CliRunner
+
+from stackd.cli import stackd
 from stackd.lifecycle import refill
 
 async def make_unassigned(*_: object) -> None:
@@ -189,26 +190,21 @@ ELSEWHERE = {
 }
 
 
-async def test_a_start_or_a_check_for_others_is_refused_and_ends_nothing(
-    vm: Machine, capfd: pytest.CaptureFixture[str]
-) -> None:
-    async def check(*arguments: str) -> tuple[int, str]:
-        elsewhere, code = environment(vm.folder, vm.cluster, STACKD_STACKS__NAMESPACE="other"), 0
-        with mock.patch.dict(os.environ, elsewhere):
-            try:
-                await asyncio.to_thread(main, ["check", *arguments])
-            except SystemExit as end:
-                code = int(end.code or 0)
-        return code, "".join(capfd.readouterr())
+async def test_a_start_or_a_check_for_others_is_refused_and_ends_nothing(vm: Machine) -> None:
+    async def check(*arguments: str) -> list[str]:
+        """The mistakes that it finds, or what it prints."""
+        env = environment(vm.folder, vm.cluster, STACKD_STACKS__NAMESPACE="other")
+        result = await asyncio.to_thread(CliRunner().invoke, stackd, ["check", *arguments], env=env)
+        error = result.exception
+        return list(error.mistakes) if isinstance(error, ConfigError) else [result.output]
 
     at = await vm.start()
-    assert await check() == (0, "the configuration is valid\n"), "a file without stacks may be for others"
+    assert await check() == ["the configuration is valid\n"], "a file without stacks may be for others"
     stack_id = await at.running()
     before, words = await at.stack(stack_id), next(iter(ELSEWHERE))
     for running in (True, False):
         for arguments in ((), ("--for-reload",)):
-            code, output = await check(*arguments)
-            assert (code, words in output, len(output.splitlines())) == (2, True, 1)
+            assert [words in mistake for mistake in await check(*arguments)] == [True]
         if running:
             await vm.stop()
     for words, settings in ELSEWHERE.items():
