@@ -27,6 +27,15 @@ from stackd.upkeep.systemd import Notifier
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 2.0
+FEEDINGS = 3
+"""How often the watchdog is fed within the time that the manager allows."""
+
+SILENCE_SECONDS = 240.0
+"""A connected watch receives something at least once a minute, and gives up by itself after 30 s of silence."""
+
+SAMPLE_SECONDS = 0.5
+YOUNG_OBJECTS = 7_000
+"""How many more objects than before trigger a collection: every third request would reach Python's default of 700."""
 
 
 async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float) -> None:
@@ -34,9 +43,14 @@ async def report(context: Context, ready: asyncio.Event, notifier: Notifier, pat
     notifier.status(line(context, ready))
     await first_of(ready, context.ownership.stands_by, timeout=patience)
     notifier.ready(line(context, ready))
-    said: list[str] = []
+    logged: list[str] = []
     while True:
-        said = _remark(context, said)
+        if context.mirror.synced:
+            remarks = nodes.remarks(context.config, [*context.mirror.nodes.values()])
+            for remark in remarks:
+                if remark not in logged:
+                    log.warning("%s", remark)
+            logged = remarks
         if ready.is_set():
             await asyncio.sleep(EVERY_SECONDS)
         else:
@@ -45,48 +59,34 @@ async def report(context: Context, ready: asyncio.Event, notifier: Notifier, pat
         logs.say_repeated()
 
 
-def _remark(context: Context, said: list[str]) -> list[str]:
-    """Log what keeps stacks from working, unless it was logged the last time."""
-    if not context.mirror.synced:
-        return said
-    now = nodes.remarks(context.config, [*context.mirror.nodes.values()])
-    for remark in now:
-        if remark not in said:
-            log.warning("%s", remark)
-    return now
-
-
 def line(context: Context, ready: asyncio.Event) -> str:
     """``ready: 137 stacks, 3 nodes``; ``waiting for the cluster: …`` or ``not ready: …`` as /readyz has it."""
-    ownership = context.ownership
+    ownership, mirror, reloads = context.ownership, context.mirror, context.metrics.reloads
     if ownership.standby:
         return f"standby: {ownership.standby.removesuffix(STANDS_BY)}"
-    found = [*context.gate.why_not_ready().values()]
-    counts = f"{_count(len(context.store.assigned), 'stack')}, {_nodes(context)}"
-    if not context.mirror.synced:
-        parts = found
-    elif found:
-        parts = [f"not ready: {found[0]}", *found[1:], counts]
+    reasons = [*context.gate.why_not_ready().values()]
+    able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
+    taking = _count(all_, "node") if able == all_ else f"{able} of {_count(all_, 'node')} take stacks"
+    counts = f"{_count(len(context.store.assigned), 'stack')}, {taking}"
+    if not mirror.synced:
+        parts = reasons
+    elif reasons:
+        parts = [f"not ready: {reasons[0]}", *reasons[1:], counts]
     else:
         parts = [f"ready: {counts}" if ready.is_set() else "waiting for the first pass over all stacks"]
-    if refused := context.metrics.reloads.refused:
-        parts.append(f"{REFUSED}{refused}")
-    if waiting := context.metrics.reloads.waiting:
-        parts.append(f"{WAITS}{', '.join(waiting)}")
-    if context.mirror.synced:
-        parts += nodes.remarks(context.config, [*context.mirror.nodes.values()])
+    if reloads.refused:
+        parts.append(f"{REFUSED}{reloads.refused}")
+    if reloads.waiting:
+        parts.append(f"{WAITS}{', '.join(reloads.waiting)}")
+    if mirror.synced:
+        parts += nodes.remarks(context.config, [*mirror.nodes.values()])
     if remark := expiry_remark(context.cluster.connection.access, context.clock.now() / 1e9):
         parts.append(remark)
-    since = context.mirror.disconnected_since
-    if not found and since is not None:
-        away = context.clock.monotonic() - since
-        parts.append(f"Kubernetes away for {_coarse(away)}: {context.mirror.last_error or 'no connection'}")
+    since = mirror.disconnected_since
+    if not reasons and since is not None:
+        away = _coarse(context.clock.monotonic() - since)
+        parts.append(f"Kubernetes away for {away}: {mirror.last_error or 'no connection'}")
     return "; ".join(parts)
-
-
-def _nodes(context: Context) -> str:
-    able, known = len(nodes.eligible(context.config, context.mirror.nodes.values())), len(context.mirror.nodes)
-    return _count(known, "node") if able == known else f"{able} of {_count(known, 'node')} take stacks"
 
 
 def _count(number: int, what: str) -> str:
@@ -98,13 +98,6 @@ def _coarse(seconds: float) -> str:
     if seconds < 10:
         return "some seconds"
     return f"{seconds // 10 * 10:.0f} s" if seconds < 120 else f"{seconds // 60:.0f} min"
-
-
-FEEDINGS = 3
-"""How often the watchdog is fed within the time that the manager allows."""
-
-SILENCE_SECONDS = 240.0
-"""A connected watch receives something at least once a minute, and gives up by itself after 30 s of silence."""
 
 
 async def feed(context: Context, notifier: Notifier) -> None:
@@ -134,12 +127,7 @@ async def why_stuck(context: Context, seconds: float) -> str:
         for p in context.mirror.health_by_kind.values()
         if p.disconnected_since is None and p.staleness() > SILENCE_SECONDS
     ]
-    if silent:
-        return f"nothing was heard for {SILENCE_SECONDS:.0f} s on the watch of {', '.join(silent)}"
-    return ""
-
-
-SAMPLE_SECONDS = 0.5
+    return f"nothing was heard for {SILENCE_SECONDS:.0f} s on the watch of {', '.join(silent)}" if silent else ""
 
 
 async def sample_lag(lag: Histogram) -> None:
@@ -149,10 +137,6 @@ async def sample_lag(lag: Histogram) -> None:
         began = loop.time()
         await asyncio.sleep(SAMPLE_SECONDS)
         lag.observe(max(0.0, loop.time() - began - SAMPLE_SECONDS))
-
-
-YOUNG_OBJECTS = 7_000
-"""How many more objects than before trigger a collection: every third request would reach Python's default of 700."""
 
 
 async def settle_memory(ready: asyncio.Event) -> None:

@@ -1,6 +1,6 @@
 """Changes that are taken over while the daemon runs: a reload, as a whole or not at all, and the file of API keys.
 
-Owns: who is told that other settings are in force; waiting for the credentials of a reload, because its signal comes
+Owns: who is informed that other settings are in force; waiting for the credentials of a reload, because its signal comes
 before them; following the key file, so that a key is rotated by writing the file. The configuration decides which keys
 may change.
 """
@@ -35,28 +35,26 @@ HAND_OVER_SECONDS: Final = 5.0
 """How long a reload waits for credentials. If systemd did not send the signal, none come, and it is late by this."""
 
 HAND_OVER_POLL_SECONDS: Final = 0.02
+KEY_FILE_SECONDS = 2.0
 
 
 class HandOver:
     """The credentials that systemd puts into ``folder``; None if nothing is handed over."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._stamp = folder / STAMP if folder is not None else None
-        self._seen = self._read_stamp()
+        self._file = folder / STAMP if folder is not None else None
+        self._seen = self._stamp()
 
     async def arrived(self) -> None:
         """Return when the credentials of this reload are there, or when none have come for ``HAND_OVER_SECONDS``."""
         loop = asyncio.get_running_loop()
         end = loop.time() + HAND_OVER_SECONDS
-        while self._stamp is not None and self._read_stamp() == self._seen and loop.time() < end:  # noqa: ASYNC110 - a file
+        while self._file is not None and self._stamp() == self._seen and loop.time() < end:  # noqa: ASYNC110 - a file
             await asyncio.sleep(HAND_OVER_POLL_SECONDS)
-        self._seen = self._read_stamp()
+        self._seen = self._stamp()
 
-    def _read_stamp(self) -> Stamp | None:
-        return stamp_of(self._stamp) if self._stamp is not None else None
-
-
-KEY_FILE_SECONDS = 2.0
+    def _stamp(self) -> Stamp | None:
+        return stamp_of(self._file) if self._file is not None else None
 
 
 class KeyFile:
@@ -66,27 +64,28 @@ class KeyFile:
         self._context = context
         self._keys = keys
         self._again = again
-        self._seen = self._read_stamp()
+        self._seen = self._stamp()
         self._refused = ""
 
-    async def follow(self, every: float = KEY_FILE_SECONDS) -> None:
+    async def follow(self) -> None:
         """The service that follows the file by polling it."""
         while True:
-            await asyncio.sleep(every)
+            await asyncio.sleep(KEY_FILE_SECONDS)
             await self.check()
 
     async def check(self) -> None:
         """Take the keys over if the file has changed."""
-        seen = self._read_stamp()
+        seen, context = self._stamp(), self._context
         if seen[1] is None or seen == self._seen:
             return
         try:
             loaded = await asyncio.to_thread(self._again)
         except ConfigError as error:
-            self._refuse(error.mistakes[0])
+            if error.mistakes[0] != self._refused:
+                self._refused = error.mistakes[0]
+                log.error("the key file has changed and is not used, the keys stay as they were: %s", self._refused)
             return
         self._seen, self._refused = seen, ""
-        context = self._context
         auth = context.config.auth.model_copy(update={"keys": loaded.config.auth.keys})
         if auth.keys == context.config.auth.keys:
             return
@@ -94,12 +93,7 @@ class KeyFile:
         self._keys.replace(context.config)
         log.info("the key file has changed; keys in force: %s", ", ".join(key.name for key in auth.keys))
 
-    def _refuse(self, mistake: str) -> None:
-        if mistake != self._refused:
-            log.error("the key file has changed and is not used, the keys stay as they were: %s", mistake)
-        self._refused = mistake
-
-    def _read_stamp(self) -> tuple[str, Stamp | None]:
+    def _stamp(self) -> tuple[str, Stamp | None]:
         path = self._context.config.auth.key_file
         return path, stamp_of(path)
 
@@ -127,57 +121,51 @@ class Reloader:
             self.wanted.clear()
             await self.reload()
 
-    async def reload(self) -> bool:
-        """Read the configuration again and put its live keys in force; False if it was refused."""
+    async def reload(self) -> None:
+        """Read the configuration again and put its live keys in force, or refuse all of it."""
         self.notifier.reloading()
-        reloads = self.context.metrics.reloads
+        reloads, store = self.context.metrics.reloads, self.context.store
         reloads.at = self.context.clock.now() / 1e9
         await self.hand_over.arrived()
         try:
             loaded = await asyncio.to_thread(self.again)
-            store = self.context.store
-            namespace, instance = loaded.config.stacks.namespace, loaded.config.cluster.instance
-            store.identity.require_own(
-                loaded.config.state.path, len(store.stacks), namespace=namespace, instance=instance
-            )
-            merged = merge_live(self.context.config, loaded.config)
-            templates = await asyncio.to_thread(read_templates, merged)
+            config = loaded.config
+            namespace, instance = config.stacks.namespace, config.cluster.instance
+            store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)
+            new = merge_live(self.context.config, config)
+            templates = await asyncio.to_thread(read_templates, new)
             fresh = await self.context.cluster.look_again()
         except ConfigError as error:
-            self._refuse(error.mistakes)
+            for mistake in error.mistakes:
+                log.error("reload refused: %s", mistake)
+            log.error("reload refused, the configuration in force stays; mistakes: %d", len(error.mistakes))
+            more = f" (and {len(error.mistakes) - 1} more)" if len(error.mistakes) > 1 else ""
+            reloads.refused = error.mistakes[0] + more
         else:
             reloads.refused = ""
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
                 self.context.gate.doubt()
-            self._take(loaded, templates, anything=fresh)
+            self._take(loaded, new, templates, anything=fresh)
         self.notifier.ready(line(self.context, self.ready))
-        return not reloads.refused
 
-    def _refuse(self, mistakes: list[str]) -> None:
-        for mistake in mistakes:
-            log.error("reload refused: %s", mistake)
-        log.error("reload refused, the configuration in force stays; mistakes: %d", len(mistakes))
-        more = f" (and {len(mistakes) - 1} more)" if len(mistakes) > 1 else ""
-        self.context.metrics.reloads.refused = mistakes[0] + more
-
-    def _take(self, loaded: LoadedConfig, templates: TemplateSet, *, anything: bool) -> None:
-        """Put what was loaded in force; ``anything``: something else has changed already."""
+    def _take(self, loaded: LoadedConfig, new: Config, templates: TemplateSet, *, anything: bool) -> None:
+        """Put what was loaded in force, and log it; ``anything``: something else has changed already."""
         old = self.context.config
         edited = _edited(self.context.settings.templates, templates)
         changes = diff(old, loaded.config)
-        new = merge_live(old, loaded.config)
         self._put_in_force(old, new, templates)
         for warning in loaded.warnings:
             log.warning("%s", warning)
-        _say("reloaded", changes.live)
+        for change in changes.live:
+            log.info("reloaded: %s", _words(change) if change.old != change.new else change.key)
         if edited:
             log.info("reloaded: templates: %s", ", ".join(edited))
         if not (edited or changes.live or changes.restart or anything):
             log.info("reloaded: nothing has changed")
         self.context.metrics.reloads.waiting = tuple(change.key for change in changes.restart)
         for change in changes.restart:
-            log.warning("waits for a restart: %s: %s → %s", change.key, change.old, change.new)
+            log.warning("waits for a restart: %s", _words(change))
 
     def _put_in_force(self, old: Config, new: Config, templates: TemplateSet) -> None:
         self.context.settings.replace(new, templates)
@@ -195,16 +183,12 @@ class Reloader:
             self.certificate.renew()
 
 
+def _words(change: SettingChange) -> str:
+    return f"{change.key}: {change.old} → {change.new}"
+
+
 def _edited(old: TemplateSet, new: TemplateSet) -> list[str]:
     """The names of the templates that are new, changed or gone, in words."""
     words = [f"{name} is new" for name in new if name not in old]
     words += [f"{name} has changed" for name in new if name in old and new[name] != old[name]]
     return words + [f"{name} is gone" for name in old if name not in new]
-
-
-def _say(what: str, changes: tuple[SettingChange, ...]) -> None:
-    for change in changes:
-        if change.old == change.new:
-            log.info("%s: %s", what, change.key)
-        else:
-            log.info("%s: %s: %s → %s", what, change.key, change.old, change.new)

@@ -33,7 +33,10 @@ SEND_SECONDS: Final = 1.0
 
 
 class Notifier:
-    """Notifies the service manager at ``address``; nobody if that is empty."""
+    """Notifies the service manager at ``address``; nobody if that is empty.
+
+    ``watchdog`` is the time in seconds within which it expects to be notified, 0 if it does not.
+    """
 
     def __init__(self, address: str = "", *, watchdog: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -42,39 +45,33 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """The manager that started this process; its variables are removed, so that no child process can notify it.
-
-        ``watchdog`` is the time in seconds within which it expects to be notified, 0 if it does not.
-        """
+        """The manager that started this process; its variables are removed, so that no child process can notify it."""
         address = environ.pop("NOTIFY_SOCKET", "")
         microseconds, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
-        meant = microseconds.isdecimal() and pid in ("", str(os.getpid()))
-        return cls(address, watchdog=int(microseconds) / 1e6 if address and meant else 0.0)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether there is a manager to notify."""
-        return bool(self._address)
+        ours = microseconds.isdecimal() and pid in ("", str(os.getpid()))
+        return cls(address, watchdog=int(microseconds) / 1e6 if address and ours else 0.0)
 
     def ready(self, status: str) -> None:
         """The start, or a reload, is done."""
-        self._status = status
-        self._send(f"READY=1\nSTATUS={_line(status)}")
+        self._with_status("READY=1\n", status)
 
     def status(self, status: str) -> None:
         """Send a status line, if it differs from the last."""
         if status != self._status:
-            self._status = status
-            self._send(f"STATUS={_line(status)}")
+            self._with_status("", status)
+
+    def stopping(self, status: str) -> None:
+        """The stop begins."""
+        self._with_status("STOPPING=1\n", status)
+
+    def _with_status(self, state: str, status: str) -> None:
+        self._status = status
+        # A line end would begin another assignment, and the text may come from a stranger.
+        self._send(f"{state}STATUS={printable(status.replace(chr(10), ' '))}")
 
     def reloading(self) -> None:
         """A reload begins; ``ready`` ends it."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
-
-    def stopping(self, status: str) -> None:
-        """The stop begins."""
-        self._status = status
-        self._send(f"STOPPING=1\nSTATUS={_line(status)}")
 
     def alive(self) -> None:
         """Feed the watchdog."""
@@ -114,36 +111,29 @@ def inherited(environ: MutableMapping[str, str]) -> tuple[socket.socket, ...]:
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
         return ()
-    found: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     for descriptor, name in enumerate(names[: int(count)], FIRST_DESCRIPTOR):
         listening = _listening(descriptor) if name == KEPT else None
-        if listening is None:
-            log.warning(
-                "descriptor %d (%s) that was handed over is none of stackd's listening sockets", descriptor, name
-            )
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        else:
-            found.append(listening)
-    return tuple(found)
+        if listening is not None:
+            sockets.append(listening)
+            continue
+        log.warning("descriptor %d (%s) that was handed over is none of stackd's listening sockets", descriptor, name)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    return tuple(sockets)
 
 
 def _listening(descriptor: int) -> socket.socket | None:
     try:
-        found = socket.socket(fileno=descriptor)
+        one = socket.socket(fileno=descriptor)
     except OSError:
         return None
-    if found.type == socket.SOCK_STREAM and found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        found.setblocking(False)
+    if one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        one.setblocking(False)
         os.set_inheritable(descriptor, False)
-        return found
-    found.detach()
+        return one
+    one.detach()
     return None
-
-
-def _line(text: str) -> str:
-    """One line: a line end would begin another assignment, and the text may come from a stranger."""
-    return printable(text.replace("\n", " "))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -165,11 +155,11 @@ class ProcessContext:
     @classmethod
     def of_process(cls, environ: MutableMapping[str, str], again: Callable[[], LoadedConfig] | None) -> ProcessContext:
         """What the environment says; variables that are meant for this process alone are removed."""
-        room_for = environ.pop("FDSTORE", "")
+        store_size = environ.pop("FDSTORE", "")
         return cls(
             notifier=Notifier.from_environment(environ),
             inherited=inherited(environ),
-            can_keep=room_for.isdecimal() and int(room_for) > 0,
+            can_keep=store_size.isdecimal() and int(store_size) > 0,
             again=again,
             handed_over=handed_over(environ) if environ.get("CREDENTIALS_DIRECTORY") else None,
             stays=True,

@@ -29,33 +29,33 @@ CHECK_SECONDS = 5.0
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secrecy and authenticated encryption only. TLS 1.3 has nothing else."""
 
+_MISMATCHES = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
+"""What OpenSSL says of two keys of one kind, and of two kinds, such as a certificate for EC and a private key for RSA."""
+
 Stamp = tuple[int, int, int]
 
 
 def stamp_of(path: str | Path) -> Stamp | None:
     """A stamp that changes when the file does; None if there is no file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class Certificate:
-    """The pair of ``server.tls_cert`` and ``server.tls_key``; ``ends``: when it expires, in seconds since the epoch."""
+    """The pair of ``server.tls_cert`` and ``server.tls_key``; ``context`` is for new connections, ``ends`` says when the
+    certificate expires, in seconds since the epoch.
+    """
 
     def __init__(self, cert: str, key: str, *, now: Callable[[], float] = time.time) -> None:
         self._now = now
         self._files = (cert, key)
         self._stamps: list[Stamp | None] = []
-        self._said = 0.0
-        self._context = _context()
+        self._reminded_at = 0.0
+        self.context = _context()
         self.ends = 0.0
-
-    @property
-    def context(self) -> ssl.SSLContext:
-        """The context for new connections."""
-        return self._context
 
     @classmethod
     def of(cls, config: Config) -> Certificate | None:
@@ -72,18 +72,19 @@ class Certificate:
 
     def load(self) -> None:
         """Load the pair and put it in force. Raises OSError (``ssl.SSLError`` is one); then the old pair stays."""
-        self._stamps = self._read_stamps()
+        self._stamps = [stamp_of(file) for file in self._files]
         fresh = _context()
-        fresh.load_cert_chain(*self._files, password=_no_password)
-        self._context = fresh
+        # Without a password, OpenSSL would prompt for that of an encrypted key at the terminal and wait.
+        fresh.load_cert_chain(*self._files, password=lambda: "")
+        self.context = fresh
         with suppress(OSError, ValueError):
             self.ends = validity(Path(self._files[0])).ends
-        self._said = 0.0
+        self._reminded_at = 0.0
         self.remind()
 
     def renew(self) -> None:
         """Load the pair again if the files have changed."""
-        if self._read_stamps() == self._stamps:
+        if [stamp_of(file) for file in self._files] == self._stamps:
             return
         try:
             self.load()
@@ -95,11 +96,11 @@ class Certificate:
     def remind(self) -> None:
         """Log that the certificate has expired, is not valid yet, or will expire soon; once a day."""
         now = self._now()
-        if now - self._said < DAY_SECONDS:
+        if now - self._reminded_at < DAY_SECONDS:
             return
         wrong, unusable = timeliness(Path(self._files[0]), now)
         if wrong:
-            self._said = now
+            self._reminded_at = now
             log.log(logging.ERROR if unusable else logging.WARNING, "%s", wrong)
 
     async def follow(self) -> None:
@@ -108,9 +109,6 @@ class Certificate:
             await asyncio.sleep(CHECK_SECONDS)
             self.renew()
             self.remind()
-
-    def _read_stamps(self) -> list[Stamp | None]:
-        return [stamp_of(file) for file in self._files]
 
 
 def timeliness(cert: Path, now: float) -> tuple[str, bool]:
@@ -140,19 +138,10 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _no_password() -> str:
-    """The password of an encrypted key: none. Without this callback OpenSSL would prompt at the terminal and wait."""
-    return ""
-
-
-_MISMATCHES = ("KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED")
-"""What OpenSSL says of two keys of one kind, and of two kinds, such as a certificate for EC and a private key for RSA."""
-
-
 def _words(error: OSError) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason in _MISMATCHES:
+    if not isinstance(error, ssl.SSLError):
+        return f"they cannot be read: {error.strerror or error}"
+    if error.reason in _MISMATCHES:
         return "they do not belong together: the private key is not that of the certificate"
-    if isinstance(error, ssl.SSLError):
-        why = error.reason or error
-        return f"they cannot be used ({why}); a PEM certificate chain and its unencrypted key are expected"
-    return f"they cannot be read: {error.strerror or error}"
+    why = error.reason or error
+    return f"they cannot be used ({why}); a PEM certificate chain and its unencrypted key are expected"
