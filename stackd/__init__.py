@@ -11,7 +11,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     lifecycle/      decides: one verb per file; the only place that uses both store and cluster
     store/          keeps the state that stackd intends (SQLite)
     kube/           knows the state that exists (Kubernetes)
-    logs/           log lines as text, JSON or for the journal
+    logs            log lines as text, JSON or for the journal
     templates/      stacks that the operator has described in files
     config/         what the operator has set: files, environment, defaults
     podspec/        pure: what a tenant may ask for

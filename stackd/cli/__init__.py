@@ -156,7 +156,7 @@ def _complain(sentence: str) -> None:
     """Write an error to standard error; ``<3>`` tells the journal that it is an error."""
     import os
 
-    from stackd.logs.formats import is_journal
+    from stackd.logs import is_journal
 
     in_journal = is_journal(os.environ, sys.stderr)
     sentence = printable(sentence)

@@ -7,10 +7,10 @@ configuration's, because the operator writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
 from pydantic import ValidationError
@@ -37,6 +37,7 @@ from stackd.templates.template import (
 )
 from stackd.units import parse_duration
 
+V = TypeVar("V")
 SUFFIX: Final = ".yaml"
 LONGEST_FILE: Final = 1 << 20
 LARGEST_POOL: Final = 10_000
@@ -57,11 +58,11 @@ def read_templates(config: Config) -> TemplateSet:
     folder = Path(config.templates.directory)
     base = policy_of(config)
     mistakes: list[str] = []
-    templates = []
+    templates: list[Template] = []
     for path in _files(folder, mistakes):
         draft = _Draft(path=path, config=config, base=base)
-        if (template := draft.template()) is not None:
-            templates.append(template)
+        template = draft.template()
+        templates += [] if template is None else [template]
         mistakes += [text for _, text in sorted(draft.mistakes, key=lambda mistake: mistake[0])]
     if mistakes:
         raise ConfigError(mistakes)
@@ -114,7 +115,8 @@ class _Draft:
         if fields is None:
             return None
         ports = self._ports(fields.get("target_port"))
-        egress = self._egress(fields.get("network"))
+        network: Mapping[str, object] = self._read(fields, "network", _network, {})
+        egress = self._read(network, "network.egress", parse_egress, SITE_EGRESS)
         policy = self._policy(fields.get("policy"))
         if egress.kind:
             policy = policy.model_copy(update={"egress": egress.kind})
@@ -130,12 +132,12 @@ class _Draft:
         policy: Policy,
         egress: Egress,
     ) -> Template | None:
-        ttl, labels, pool = self._ttl(fields), self._labels(fields), self._pool(fields)
-        prepull = fields.get("prepull", False)
-        if not isinstance(prepull, bool):
-            self.mistake("prepull", "true or false is expected")
+        ttl = self._read(fields, "ttl", self._ttl, None)
+        labels = self._read(fields, "labels", parse_labels, NO_LABELS)
+        pool = self._read(fields, "pool", _pool, 0)
+        prepull = self._read(fields, "prepull", _boolean, False)
         patterns = self._values(fields.get("values"), spec)
-        prefix = self._prefix(fields.get("route_prefix"))
+        prefix = self._read(fields, "route_prefix", _prefix, prefix_from(self.path.stem))
         if spec is None or self.mistakes:
             return None
         hardened = harden(spec.manifest, policy)
@@ -157,6 +159,14 @@ class _Draft:
             egress=egress,
             route_prefix=prefix,
         )
+
+    def _read(self, fields: Mapping[str, Any], name: str, reader: Callable[[Any], V], default: V) -> V:
+        """The field as ``reader`` returns it. ``default`` if it is not there, or is wrong (ValueError): that is noted."""
+        try:
+            return reader(fields[name]) if name in fields else default
+        except ValueError as error:
+            self.mistake(name, str(error))
+            return default
 
     def _fields(self) -> dict[str, Any] | None:
         text = self._text()
@@ -236,18 +246,6 @@ class _Draft:
                 self.mistake(key, text)
             return self.base
 
-    def _egress(self, value: object) -> Egress:
-        if value is None:
-            return SITE_EGRESS
-        if not isinstance(value, dict) or value.keys() != {"egress"}:
-            self.mistake("network", f"{{egress: …}} is expected: {EXPECTED}")
-            return SITE_EGRESS
-        try:
-            return parse_egress(value["egress"])
-        except ValueError as error:
-            self.mistake("network.egress", str(error))
-            return SITE_EGRESS
-
     def _spec(self, pod: object, ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec | None:
         if not isinstance(pod, dict):
             self.mistake("pod", "a Pod is expected: a mapping of fields")
@@ -258,41 +256,15 @@ class _Draft:
             self._refused(error.reasons, "pod")
             return None
 
-    def _ttl(self, fields: Mapping[str, Any]) -> float | None:
-        if "ttl" not in fields:
-            return None
+    def _ttl(self, value: object) -> float:
         most = self.config.stacks.max_ttl
         try:
-            seconds = parse_duration(fields["ttl"]) if isinstance(fields["ttl"], str) else 0.0
+            seconds = parse_duration(value) if isinstance(value, str) else 0.0
         except (ValueError, OverflowError):
             seconds = 0.0
         if not 0 < seconds <= most:
-            self.mistake("ttl", f'a duration such as "30m" is expected, at most {most:g} s (stacks.max_ttl)')
+            raise ValueError(f'a duration such as "30m" is expected, at most {most:g} s (stacks.max_ttl)')
         return seconds
-
-    def _labels(self, fields: Mapping[str, Any]) -> Mapping[str, str]:
-        try:
-            return parse_labels(fields["labels"]) if "labels" in fields else NO_LABELS
-        except ValueError as error:
-            self.mistake("labels", str(error))
-            return NO_LABELS
-
-    def _pool(self, fields: Mapping[str, Any]) -> int:
-        pool = fields.get("pool", 0)
-        if type(pool) is not int or not 0 <= pool <= LARGEST_POOL:
-            self.mistake("pool", f"a whole number from 0 to {LARGEST_POOL} is expected")
-            return 0
-        return pool
-
-    def _prefix(self, value: object) -> str:
-        if value is None:
-            return prefix_from(self.path.stem)
-        if not isinstance(value, str) or not is_label(value) or len(value) > LONGEST_PREFIX:
-            self.mistake(
-                "route_prefix", f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens are expected"
-            )
-            return ""
-        return value
 
     def _values(self, value: object, spec: SanitizedSpec | None) -> Mapping[str, str]:
         if value is None:
@@ -305,3 +277,27 @@ class _Draft:
         for name, text in mistakes_in_values(value, variables(spec.manifest) if spec else ()):
             self.mistake(f"values.{name}", text)
         return value
+
+
+def _network(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict) or value.keys() != {"egress"}:
+        raise ValueError(f"{{egress: …}} is expected: {EXPECTED}")
+    return {"network.egress": value["egress"]}
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("true or false is expected")
+    return value
+
+
+def _pool(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= LARGEST_POOL:
+        raise ValueError(f"a whole number from 0 to {LARGEST_POOL} is expected")
+    return value
+
+
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not is_label(value) or len(value) > LONGEST_PREFIX:
+        raise ValueError(f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens are expected")
+    return value

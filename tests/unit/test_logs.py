@@ -1,0 +1,204 @@
+"""Log lines as text, as JSON and for the journal: no text of a tenant can forge one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stackd.config import LogSection
+from stackd.logs import (
+    IN_FULL,
+    INDENT,
+    REQUEST_ID,
+    WITHIN_SECONDS,
+    JournalHandler,
+    JsonFormatter,
+    Repeats,
+    TextFormatter,
+    collect_for,
+    is_journal,
+    setup,
+    stack_log,
+)
+
+FORGED = "2026-01-01T00:00:00.000Z ERROR   forged"
+HOSTILE = [
+    f"gone: Error\n{FORGED}", f"gone: Error\r{FORGED}", f"gone\u2028{FORGED}", f"gone\x85{FORGED}",
+    "gone\x1b[2K\x1b[1A\x1b]0;title\x07", "gone\x9b2K", "gone\u202edenrut", "half a character: \udc80",
+]  # fmt: skip
+BEGINNING = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z [A-Z]+ +stack-1: ")
+
+
+def record(message: str, level: int = logging.WARNING) -> logging.LogRecord:
+    try:
+        raise ValueError(message)
+    except ValueError:
+        return logging.LogRecord("x", level, "file.py", 1, "stack-1: %s", (message,), sys.exc_info())
+
+
+def quiet(text: str) -> bool:
+    """Whether the text has no control characters for a terminal except newlines."""
+    return all(c == "\n" or c.isprintable() for c in text)
+
+
+@pytest.mark.parametrize("message", HOSTILE)
+def test_no_text_can_be_taken_for_a_record(message: str) -> None:
+    text = TextFormatter().format(record(message))
+    first, *trace = text.splitlines()
+    assert BEGINNING.match(first)
+    assert all(line.startswith(INDENT) for line in trace)
+    assert "ValueError: " in text
+    assert quiet(text)
+    text.encode()
+    line = JsonFormatter().format(record(message))
+    assert quiet(line)
+    assert len(line.splitlines()) == 1
+    fields = json.loads(line)
+    assert fields["message"] == f"stack-1: {message}"
+    assert fields["exception"].endswith(f"ValueError: {message}")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[str], form: str) -> None:
+    setup(LogSection.model_validate({"format": form}))
+    for name in ("stackd.lifecycle.observe", "asyncio", "py.warnings"):
+        logging.getLogger(name).error("from a client: %s", HOSTILE[0], extra={"stack_id": HOSTILE[4]})
+    text = capsys.readouterr().err
+    assert len(text.splitlines()) == 3
+    assert f"\n{FORGED}" not in text
+    assert quiet(text)
+
+
+# ---- repeated messages are counted instead of logged, separately for each stack
+
+
+def test_the_same_is_logged_a_few_times_and_then_counted() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+
+    def passed(count: int, level: int = logging.WARNING, **fields: object) -> int:
+        same = {"name": "x", "lineno": 1, "msg": "away: %s", "args": ("why",), "levelno": level}
+        return sum(repeats.filter(logging.makeLogRecord({**same, **fields})) for _ in range(count))
+
+    assert passed(IN_FULL + 57) == IN_FULL
+    assert repeats.over() == []
+    now[0] = WITHIN_SECONDS
+    assert [one.getMessage() for one in repeats.over()] == ["away: why … repeated 57 times"]
+    assert passed(1) == 1
+    now[0] *= 2
+    assert repeats.over() == [], "what was not held back is not counted"
+    assert sum(passed(1, stack_id=f"stack-{number}") for number in range(99)) == 99
+    assert passed(99, logging.INFO) == 99, "only warnings are counted, and what is marked"
+    assert passed(99, logging.INFO, same=("GET", 404)) == IN_FULL
+
+
+def test_a_message_about_a_stack_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        stack_log(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
+    (one,) = caplog.records
+    assert (one.getMessage(), one.funcName) == ("stack-1: 7 % of it", "test_a_message_about_a_stack_has_its_id")
+    assert (vars(one)["stack_id"], vars(one)["same"]) == ("stack-1", "pull")
+
+
+# ---- the journal's native protocol, received by a socket in the place of journald
+
+
+class Journal:
+    """Receives records and parses their fields."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address = str(folder / "journal")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.address)
+        self.socket.settimeout(30)
+
+    def received(self) -> dict[str, str]:
+        fields: dict[str, str] = {}
+        payload = self.socket.recv(1 << 20)
+        while payload:
+            line, _, payload = payload.partition(b"\n")
+            name, equals, value = line.partition(b"=")
+            if not equals:
+                size = int.from_bytes(payload[:8], "little")
+                value, payload = payload[8 : 8 + size], payload[8 + size + 1 :]
+            fields[name.decode()] = value.decode()
+        return fields
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    made = Journal(tmp_path)
+    yield made
+    made.socket.close()
+
+
+@pytest.fixture
+def log(journal: Journal) -> Iterator[logging.Logger]:
+    handler = JournalHandler(journal.address)
+    collect_for(handler)
+    logger = logging.getLogger("test.journal")
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(handler)
+    logger.propagate = False
+    yield logger
+    logger.removeHandler(handler)
+    handler.close()
+
+
+def test_a_record_has_message_priority_place_and_fields_that_no_text_can_forge(
+    journal: Journal, log: logging.Logger
+) -> None:
+    token = REQUEST_ID.set("abc-1")
+    log.warning("%s: gone", "stack-1", extra={"stack_id": "stack-1", "job_id": "", "status": 404})
+    REQUEST_ID.reset(token)
+    fields = journal.received()
+    wanted = {
+        "MESSAGE": "stack-1: gone",
+        "PRIORITY": "4",
+        "STACK_ID": "stack-1",
+        "STATUS": "404",
+        "REQUEST_ID": "abc-1",
+    }
+    assert wanted.items() <= fields.items()
+    assert fields["CODE_FUNC"] == "test_a_record_has_message_priority_place_and_fields_that_no_text_can_forge"
+    assert "JOB_ID" not in fields
+    error = record("the cause").exc_info
+    log.info("from a client: %s", "x\nPRIORITY=0\nSTACK_ID=forged", exc_info=error)
+    fields = journal.received()
+    assert fields["MESSAGE"].startswith("from a client: x\nPRIORITY=0\nSTACK_ID=forged\n")
+    assert "ValueError: the cause" in fields["MESSAGE"]
+    assert (fields["PRIORITY"], "STACK_ID" in fields) == ("6", False)
+
+
+def test_what_the_journal_does_not_accept_goes_to_standard_error_with_its_priority(
+    log: logging.Logger, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.error("%s", "x" * (16 << 20))  # too large for a datagram
+    assert len(capsys.readouterr().err) == len("<3>\n") + (16 << 20)
+    handler = JournalHandler(str(tmp_path / "nobody"))
+    handler.handle(record("a\n<0>forged\x1b[2J\r<1>"))
+    first, *trace = capsys.readouterr().err.splitlines()
+    assert first == r"<4>stack-1: a\n<0>forged\x1b[2J\r<1>"
+    assert trace
+    assert all(line.startswith("<4>    ") for line in trace)
+    closed = (tmp_path / "closed").open("w")
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    handler.handle(record("not heard"))  # raises nothing
+    handler.close()
+
+
+def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
+    with (tmp_path / "stream").open("w") as stream:
+        stat = os.fstat(stream.fileno())
+        assert is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
+        assert not is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
+        assert not is_journal({}, stream)
