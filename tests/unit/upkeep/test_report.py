@@ -176,7 +176,7 @@ async def test_a_first_start_on_nodes_that_take_no_stacks_or_have_no_address_rep
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
-    specs = (NodeSpec(name="a", labels={}), NodeSpec(name="b", labels={}))
+    specs: tuple[NodeSpec, ...] = (NodeSpec(name="a", labels={}), NodeSpec(name="b", labels={}))
     async with EmbeddedCluster(fast_cluster(nodes=specs)) as cluster, harness(tmp_path, cluster=cluster) as at:
         context, ready = at.daemon.context, at.daemon.ready
         assert line(context, ready) == f"ready: 0 stacks, 0 of 2 nodes take stacks; {NO_ROLE}"
