@@ -16,7 +16,6 @@ from stackd.lifecycle.refill import AT_ONCE, Work, refills_at_once, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
-from stackd.workqueue import A_SECOND, TokenBucket
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, pod, service, stack
 
 NODE = NodeState(
@@ -229,10 +228,3 @@ def test_a_quotas_refusal_tells_what_is_short(refusal: str, short: dict[str, int
 @pytest.mark.parametrize(("full", "at_once"), [(0.75, 2), (0.74, 4), (0.5, 4), (0.49, 8), (0.24, 24), (0.0, 24)])
 def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time(full: float, at_once: int) -> None:
     assert refills_at_once(full) == at_once <= CREATES_AT_ONCE - AT_ONCE
-
-
-def test_the_allowance_is_so_many_per_second_and_a_seconds_worth_at_once() -> None:
-    allowance = TokenBucket(0.0, 1.0)
-    assert (allowance.take_some(100.0, 10.0, A_SECOND, 30), allowance.take_some(100.0, 10.0, A_SECOND, 1)) == (10, 0)
-    taken = allowance.take_some(100.25, 10.0, A_SECOND, 30)
-    assert (taken, round(allowance.wait(100.25, 10.0, A_SECOND), 3)) == (2, 0.05)
