@@ -338,10 +338,8 @@ async def _own(context: Context) -> None:
 
 
 async def _step_back(ownership: Ownership) -> None:
-    """End the daemon when another stackd asks for the stacks. The stop hands them over after running operations.
-
-    The next daemon stands by.
-    """
+    """End the daemon when another stackd asks for the stacks. The stop hands them over after running operations. The
+    next daemon stands by."""
     await ownership.asked_for.wait()
     raise NotOwner(f"{ownership.asker} takes over; this stackd will stand by")
 
@@ -363,10 +361,8 @@ async def _watch_store(store: Store) -> None:
 
 
 async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext) -> None:
-    """Finish running requests and operations within ``server.shutdown_timeout``; undo the rest now or at next start.
-
-    If the sockets outlive the daemon, accepted connections are still served, and later ones wait for the next daemon.
-    """
+    """Finish running requests and operations within ``server.shutdown_timeout``; undo the rest now or at next start. If
+    the sockets outlive the daemon, accepted connections are still served, and later ones wait for the next daemon."""
     context, notifier = daemon.context, process.notifier
     stands_by = process.stays and context.ownership.stepped_back
     timeout = context.config.server.shutdown_timeout

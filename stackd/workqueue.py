@@ -30,10 +30,8 @@ _STALE_ENTRIES = 64
 
 @struct
 class RetryPolicy:
-    """The delays after failures in seconds: they double from ``first`` to ``longest``, minus up to a random half.
-
-    A key is given up after ``most`` tries; None: never.
-    """
+    """The delays after failures in seconds: they double from ``first`` to ``longest``, minus up to a random half. A key
+    is given up after ``most`` tries; None: never."""
 
     first: float
     longest: float
@@ -158,10 +156,8 @@ class WorkQueue(Generic[K]):
         return delay
 
     def retry_all(self) -> None:
-        """Make all keys due that wait after a failure, because the cause of the failures may be over.
-
-        All begin with the shortest delay again, also those that are being worked on and fail because of what was before.
-        """
+        """Make all keys due that wait after a failure, because the cause of the failures may be over. All begin with
+        the shortest delay again, also those that are being worked on and fail because of what was before."""
         now = self._now()
         for key in self._tries:
             self._tries[key] = 0
@@ -241,10 +237,8 @@ A_MINUTE = 60.0
 
 
 class TokenBucket:
-    """A token bucket: ``limit`` tokens per ``period`` seconds, refilled evenly.
-
-    It holds at most the tokens of one period, but at least one, and starts full.
-    """
+    """A token bucket: ``limit`` tokens per ``period`` seconds, refilled evenly. It holds at most the tokens of one
+    period, but at least one, and starts full."""
 
     __slots__ = ("_since", "_tokens")
 

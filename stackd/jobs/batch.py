@@ -73,10 +73,8 @@ class BatchQueue:
         claim: Claim | None = None,
         answer: Callable[[Job], bytes] | None = None,
     ) -> Job:
-        """Accept a job: it is in the file when this returns, and will be carried out whatever happens.
-
-        Goes on if the caller leaves, so that a job in the file is also in the queue. Raises StoreUnavailable, NotOwner.
-        """
+        """Accept a job: it is in the file when this returns, and will be carried out whatever happens. Goes on if the
+        caller leaves, so that a job in the file is also in the queue. Raises StoreUnavailable, NotOwner."""
         self._context.fence.require()
         job_id = new_id("job")
         writing = self._context.store.jobs.create(job_id, ids, request, claim=claim, answer=answer)
@@ -110,10 +108,8 @@ class BatchQueue:
 
 
 async def run_job(context: Context, job_id: str) -> None:
-    """Process all ids of the job that have no outcome yet, and leave the job finished.
-
-    Raises StoreUnavailable, NotOwner; the next run of the job then continues from there.
-    """
+    """Process all ids of the job that have no outcome yet, and leave the job finished. Raises StoreUnavailable,
+    NotOwner; the next run of the job then continues from there."""
     job = context.store.jobs.get(job_id)
     if job is None:
         return

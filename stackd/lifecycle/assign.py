@@ -72,9 +72,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
 
 async def assign_when_made(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
     """A stack that is being made for the create's own pool, as soon as a node has it: the pool has taken the last room.
-
-    None if no such stack is being made, the client has left or none comes in time. Raises as ``assign``.
-    """
+    None if no such stack is being made, the client has left or none comes in time. Raises as ``assign``."""
     template = pool_for(context, request)
     if template is None:
         return None
@@ -119,10 +117,8 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
 
 
 async def opened(context: Context, stack: Stack) -> None:
-    """Return once a stack that was given from a pool is reachable, and the cluster has the record of that.
-
-    Raises as ``put``, after at most ``OPEN_SECONDS``.
-    """
+    """Return once a stack that was given from a pool is reachable, and the cluster has the record of that. Raises as
+    ``put``, after at most ``OPEN_SECONDS``."""
     service = context.mirror.services.get(stack.service_name)
     if service is None or service.once_assigned or service.pool:
         if route_error(context.routes_of(stack)):
@@ -134,9 +130,7 @@ async def opened(context: Context, stack: Stack) -> None:
 
 async def _open(context: Context, stack: Stack) -> bool:
     """Make the stack reachable, and have the cluster record whose it is; only then may the create be answered.
-
-    Otherwise the stack is undone: False if its pod is gone, else ClusterUnavailable or NotOwner is raised.
-    """
+    Otherwise the stack is undone: False if its pod is gone, else ClusterUnavailable or NotOwner is raised."""
     try:
         async with context.pools.opening:
             await opened(context, stack)

@@ -118,8 +118,7 @@ class WallClock:
 
     def now(self) -> int:
         """Nanoseconds since the epoch, by the machine's clock while it is trusted. Otherwise by the monotonic clock
-        since the two clocks last agreed; if they never did, since the API server's last ``Date``.
-        """
+        since the two clocks last agreed; if they never did, since the API server's last ``Date``."""
         now = self._clock.now()
         if self._right is None or self._agrees(now):
             return now

@@ -179,9 +179,7 @@ def by_quotas(
 
 def short_of(refusal: str) -> dict[str, int]:
     """How much CPU (milli), memory (bytes), pods and node ports a create lacks that a quota refused with this message.
-
-    Empty if the message does not say so.
-    """
+    Empty if the message does not say so."""
     asked, used, limited = (_amounts(refusal, word) for word in ("requested", "used", "limited"))
     short: dict[str, int] = {}
     for name, amount in asked.items():
@@ -232,9 +230,7 @@ QUOTA, MAX_STACKS = "quota", "max_stacks"
 @dataclass(slots=True, kw_only=True)
 class Capacity:
     """How many fit in all and per node; ``quota`` is None while it is unknown, ``stacks`` if there is no limit.
-
-    ``unassigned`` stacks wait in pools. They give way to creates, so what they take counts as free.
-    """
+    ``unassigned`` stacks wait in pools. They give way to creates, so what they take counts as free."""
 
     fits: int
     limited_by: str

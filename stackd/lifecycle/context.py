@@ -215,8 +215,7 @@ class Context:
 
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
-        refuses all work.
-        """
+        refuses all work."""
         if self.mirror.synced:
             self.gate.doubt()
         if away > AWAY_SECONDS:
@@ -247,9 +246,8 @@ class Context:
         ]
 
     async def settle(self, stack_id: str) -> None:
-        """Return when nothing is left to do about the stack. Raises what keeps it from that, soon after the time that one
-        call to the cluster may take.
-        """
+        """Return when nothing is left to do about the stack. Raises what keeps it from that, soon after the time that
+        one call to the cluster may take."""
         await self.worker.settle(stack_id, timeout=self.cluster.target.timeout + SETTLE_EXTRA_SECONDS)
 
     async def until(self, stack_id: str, predicate: Callable[[Stack | None], T | None], timeout: float) -> T | None:

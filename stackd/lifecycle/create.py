@@ -277,9 +277,7 @@ async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodSta
 
 async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
     """What ``scheduled`` returns for the pod at last; it is called again after the grace, even if nothing changes.
-
-    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead. Raises TimeoutError.
-    """
+    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead. Raises TimeoutError."""
     stacks, health, now = context.config.stacks, context.mirror.health_by_kind["pods"], context.clock.monotonic
     after_grace, pause = now() + stacks.unschedulable_grace, SUSPECT_SECONDS
     end = max(after_grace, now() + stacks.scheduling_timeout)
@@ -300,9 +298,7 @@ async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState |
 
 async def _asked_for(context: Context, stack: Stack, timed_out: TimeoutError) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
-
-    Raises NoRoom if the pod has no node, and ClusterUnavailable.
-    """
+    Raises NoRoom if the pod has no node, and ClusterUnavailable."""
     pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
         raise ClusterUnavailable(DELETED) from timed_out
@@ -316,8 +312,7 @@ async def _asked_for(context: Context, stack: Stack, timed_out: TimeoutError) ->
 
 async def _undone(context: Context, stack_id: str) -> None:
     """Undo the create and wait a moment for that. The row keeps the intent, so nobody has to wait longer while
-    Kubernetes does not answer or stackd stops.
-    """
+    Kubernetes does not answer or stackd stops."""
     contact = context.cluster.connection.contact
     waits = not (contact.lost or contact.failures or context.gate.closing)
     undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id))

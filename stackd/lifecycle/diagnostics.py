@@ -50,9 +50,7 @@ async def work(context: Context) -> None:
 
 async def keep(context: Context, stack_id: str) -> None:
     """Write the cluster's warnings into the stack's timeline, and keep the last log lines of containers that ended.
-
-    Raises ClusterUnavailable, StoreUnavailable, ClusterError.
-    """
+    Raises ClusterUnavailable, StoreUnavailable, ClusterError."""
     pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
     if pod is None or stack is None:
         return

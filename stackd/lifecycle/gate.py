@@ -164,9 +164,7 @@ class Gate:
 
     def require_cluster(self) -> None:
         """Raise ClusterUnavailable on the wrong cluster, or if the cluster does not answer or the watches have lost it.
-
-        Callers get an answer at once instead of at some deadline, and a long batch job does not hang.
-        """
+        Callers get an answer at once instead of at some deadline, and a long batch job does not hang."""
         if self.wrong_cluster:
             raise ClusterUnavailable(self.wrong_cluster)
         if self.cluster.connection.contact.lost:
@@ -178,8 +176,7 @@ class Gate:
 
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
-        is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd.
-        """
+        is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd."""
         if isinstance(self.unreached, ClusterRefused):
             raise ClusterUnavailable(REJECTED, detail=str(self.unreached))
         self.require_cluster()
@@ -193,10 +190,8 @@ class Gate:
         await self.right_cluster()
 
     def may_promise(self, error: StackdError) -> None:
-        """Raise NotOwner unless this stackd can promise to carry on a change that failed with ``error``.
-
-        Otherwise another stackd may own the stacks by now, and does not know of the change.
-        """
+        """Raise NotOwner unless this stackd can promise to carry on a change that failed with ``error``. Otherwise
+        another stackd may own the stacks by now, and does not know of the change."""
         if isinstance(error, NotOwner):
             raise error
         self.fence.require()
@@ -229,8 +224,7 @@ class Gate:
 
     def admit(self) -> None:
         """Raise unless new work can be accepted: not while stackd stops, not without a view of the right cluster, not
-        before the file has all stacks that the cluster has, and not without the required NetworkPolicy.
-        """
+        before the file has all stacks that the cluster has, and not without the required NetworkPolicy."""
         if self.closing:
             raise ShuttingDown(SHUTTING_DOWN)
         if self.wrong_cluster:
@@ -245,10 +239,8 @@ class Gate:
         self.fence.require()
 
     async def admitted(self) -> None:
-        """Return when new work can be accepted; just after a start, wait a moment for contact with the cluster.
-
-        Raises as ``admit`` does. Does not wait once a try to reach the cluster has failed.
-        """
+        """Return when new work can be accepted; just after a start, wait a moment for contact with the cluster. Raises
+        as ``admit`` does. Does not wait once a try to reach the cluster has failed."""
         if not self.mirror.synced or self.store.incomplete:
             await self._first_contact()
         self.admit()
@@ -271,9 +263,7 @@ class Gate:
 
     async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
         """Return when it is known who owns the stacks; just after a start, wait up to ``patience`` seconds for that.
-
-        Does not wait once a try to reach the cluster was made, or while a brake is on.
-        """
+        Does not wait once a try to reach the cluster was made, or while a brake is on."""
         ownership = self.ownership
         if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.braked):
             await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=patience)
@@ -333,10 +323,8 @@ class Gate:
 
 
 async def bring_up(context: Context) -> None:
-    """Return when the cluster was reached and checked; the brake is on if it is not the file's own.
-
-    With another namespace or instance all stacks of the file would look gone and be marked ended.
-    """
+    """Return when the cluster was reached and checked; the brake is on if it is not the file's own. With another
+    namespace or instance all stacks of the file would look gone and be marked ended."""
     gate, backoff = context.gate, Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
     began = context.clock.monotonic()
     while True:
@@ -359,9 +347,7 @@ async def bring_up(context: Context) -> None:
 
 async def follow_identity(context: Context, *, confirmed: Callable[[], None]) -> None:
     """The identity service: ask for the cluster's identity whenever it is in doubt, until it answers; for ever.
-
-    ``confirmed`` is called whenever the identity is confirmed.
-    """
+    ``confirmed`` is called whenever the identity is confirmed."""
     while True:
         await context.gate.doubted.wait()
         await bring_up(context)
@@ -407,10 +393,8 @@ async def _check_policies(context: Context) -> None:
 
 
 async def ask_node_ports(context: Context) -> None:
-    """Ask the cluster for its port range, unless it is known and contains all that is configured.
-
-    If the cluster does not tell its range, its first refusal of a port does.
-    """
+    """Ask the cluster for its port range, unless it is known and contains all that is configured. If the cluster does
+    not tell its range, its first refusal of a port does."""
     wanted = context.config.stacks.node_ports
     if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
         return

@@ -96,10 +96,8 @@ class Replays:
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
 
     async def _open(self, stack_id: str) -> None:
-        """Make the stack of a repeated create reachable, since the process may have ended before it was.
-
-        A stack that is deleted meanwhile needs that no more.
-        """
+        """Make the stack of a repeated create reachable, since the process may have ended before it was. A stack that
+        is deleted meanwhile needs that no more."""
         stack = self._context.store.stacks.get(stack_id)
         try:
             if stack is not None and has_pod(stack):
@@ -130,9 +128,7 @@ def _same(fingerprint: bytes, request: Replayable) -> None:
 
 async def purge(context: Context) -> None:
     """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
-
-    Removes nothing while the clock may be wrong. Raises StoreUnavailable.
-    """
+    Removes nothing while the clock may be wrong. Raises StoreUnavailable."""
     if not context.wall_clock.trusted:
         return
     keep_history = round(context.config.stacks.keep_history * NANOSECONDS)

@@ -235,10 +235,8 @@ def orphans(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """A step of a plan: about a stack, or about the object ``orphan`` that has no row.
-
-    ``sudden``: the stack has expired only since the clock was set; the brake checks that.
-    """
+    """A step of a plan: about a stack, or about the object ``orphan`` that has no row. ``sudden``: the stack has
+    expired only since the clock was set; the brake checks that."""
 
     kind: StepKind
     name: str
@@ -255,9 +253,7 @@ class Action:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconcilePlan:
     """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake holds back.
-
-    ``unknown``: objects that a pass leaves alone, because nothing says whether their stack was removed; and why.
-    """
+    ``unknown``: objects that a pass leaves alone, because nothing says whether their stack was removed; and why."""
 
     actions: tuple[Action, ...] = ()
     blocked: str = ""

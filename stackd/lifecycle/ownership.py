@@ -157,10 +157,8 @@ def what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
 
 
 def taken(lease: Lease | None, me: Candidate, *, duration: float, now: int) -> Lease:
-    """The Lease as it is written when it is taken: with a new holder, or renewed by a new process of the same file.
-
-    A new process keeps a takeover request that the process before it has not fulfilled, and steps back for it.
-    """
+    """The Lease as it is written when it is taken: with a new holder, or renewed by a new process of the same file. A
+    new process keeps a takeover request that the process before it has not fulfilled, and steps back for it."""
     before = lease or Lease(holder="")
     changed = before.holder != me.holder
     restarted = bool(before.holder) and before.lock_id == me.identity.lock_id
@@ -177,10 +175,8 @@ def taken(lease: Lease | None, me: Candidate, *, duration: float, now: int) -> L
 
 
 def renewed(lease: Lease, me: Candidate, *, now: int) -> Lease:
-    """The Lease as its holder writes it at a renewal; what others have written on it stays.
-
-    Its time is later than the one before, even if the clock stands still or is set back.
-    """
+    """The Lease as its holder writes it at a renewal; what others have written on it stays. Its time is later than the
+    one before, even if the clock stands still or is set back."""
     later = max(now, (lease.renewed_at or 0) + _MICROSECOND)
     return replace(lease, holder=me.holder, renewed_at=later, sequence=me.identity.sequence)
 
@@ -274,10 +270,8 @@ class Ownership:
         raise NotOwner("the stacks were handed over; this stackd will stand by")
 
     async def run(self) -> Role:
-        """Stand by, take the Lease, keep it; ``LOST`` when another process has it, ``RELEASED`` after ``release``.
-
-        Once this has returned, this process may change nothing any more.
-        """
+        """Stand by, take the Lease, keep it; ``LOST`` when another process has it, ``RELEASED`` after ``release``. Once
+        this has returned, this process may change nothing any more."""
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self._follow(), name="lease watch")
             try:
@@ -290,10 +284,8 @@ class Ownership:
         return self.role
 
     async def release(self) -> None:
-        """Give the Lease back, for whoever asked for it, or else shorten it to the time that a restart takes.
-
-        To be called when everything under way is done. Does nothing if ``run`` has not begun or is over.
-        """
+        """Give the Lease back, for whoever asked for it, or else shorten it to the time that a restart takes. To be
+        called when everything under way is done. Does nothing if ``run`` has not begun or is over."""
         if self._watched is None:
             return
         self._release.set()
@@ -301,10 +293,8 @@ class Ownership:
         await self._ended.wait()
 
     async def ask_for(self) -> str:
-        """Ask the owner to step back in favour of this process. Returns the owner's host.
-
-        Raises Conflict if there is nobody to ask, ClusterUnavailable.
-        """
+        """Ask the owner to step back in favour of this process. Returns the owner's host. Raises Conflict if there is
+        nobody to ask, ClusterUnavailable."""
         while True:
             lease = await self._leases.find()
             if self.role is not Role.STANDBY:

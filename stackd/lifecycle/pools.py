@@ -37,9 +37,7 @@ OPENED_AT_ONCE = 32
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolFigures:
     """One template's unassigned stacks by state, and the creates that found one (``hits``) or none (``misses``).
-
-    ``reason`` is why the pool is not filled; empty while it is full or being filled.
-    """
+    ``reason`` is why the pool is not filled; empty while it is full or being filled."""
 
     ready: int = 0
     starting: int = 0
@@ -149,9 +147,7 @@ class Pools:
 
     def take(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.
-
-        Nobody else gets it until ``put_back``. One that starts is not taken if such stacks fail to.
-        """
+        Nobody else gets it until ``put_back``. One that starts is not taken if such stacks fail to."""
         taken = next(filter(is_ready, self._free(digest, self.by_name.values())), None)
         if taken is None:
             starting = filter(is_starting, self._free(digest, (p for p in self.by_name.values() if not p.failures)))

@@ -139,10 +139,8 @@ class PrePulls:
         await self._context.tasks.spawn(f"prepull {target}", self._pulled(target))
 
     async def _pulled(self, target: ImageOnNode) -> None:
-        """Return once the image is there, or is no longer wanted; no pod is left then.
-
-        Raises the error that keeps it from being pulled now.
-        """
+        """Return once the image is there, or is no longer wanted; no pod is left then. Raises the error that keeps it
+        from being pulled now."""
         async with self._nodes.setdefault(target.node, asyncio.Lock()):
             if self._context.gate.closing:
                 return
@@ -178,10 +176,8 @@ class PrePulls:
         return made
 
     async def _until_done(self, target: ImageOnNode, uid: str) -> bool:
-        """Return True once the image is there, False as soon as nobody wants it any more.
-
-        Raises ClusterUnavailable if the pull fails or takes too long.
-        """
+        """Return True once the image is there, False as soon as nobody wants it any more. Raises ClusterUnavailable if
+        the pull fails or takes too long."""
         context = self._context
         pause, end = FIRST_CHECK_SECONDS, context.clock.monotonic() + DEADLINE_SECONDS
         while target in self._wanted() and not context.gate.closing:

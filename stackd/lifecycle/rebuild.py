@@ -37,10 +37,8 @@ RETIRE_SECONDS = 10.0
 
 @dataclass(slots=True, kw_only=True)
 class Rebuilt:
-    """The ids of stacks that have rows now, and what could not be recovered (name, reason).
-
-    ``contested`` are those of ``lost`` that lack something another row has, such as a port: it may give it back.
-    """
+    """The ids of stacks that have rows now, and what could not be recovered (name, reason). ``contested`` are those of
+    ``lost`` that lack something another row has, such as a port: it may give it back."""
 
     recovered: list[str] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
@@ -61,10 +59,8 @@ class RecordBounds:
         return replace(record, ttl_expires_at=min(record.ttl_expires_at, begin + self.max_ttl))
 
     def adoptable(self, record: Stack) -> Stack:
-        """The same, and without a template that its pod spec is not from.
-
-        A stack of a pool keeps its template, because nobody can restart it; but none is given by a false digest.
-        """
+        """The same, and without a template that its pod spec is not from. A stack of a pool keeps its template, because
+        nobody can restart it; but none is given by a false digest."""
         record = self.capped(record)
         template = self.templates.get(record.template or "")
         if record.template is None or (template is not None and template.spec.text == record.pod_spec):
@@ -155,10 +151,8 @@ def _bounds(context: Context) -> RecordBounds:
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:
-    """The stacks of which the cluster has neither pod nor Service; it is asked for each of them.
-
-    None of them if no stackd has held a Lease before: a stackd without a Lease kept no records of stopped stacks.
-    """
+    """The stacks of which the cluster has neither pod nor Service; it is asked for each of them. None of them if no
+    stackd has held a Lease before: a stackd without a Lease kept no records of stopped stacks."""
     cluster = context.cluster
     if context.ownership.predecessor is None:
         return []
@@ -173,10 +167,8 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A stack's object that carries its record, and the stack made from it. ``name`` is the stack's id.
-
-    ``deleting``: the object is being deleted.
-    """
+    """A stack's object that carries its record, and the stack made from it. ``name`` is the stack's id. ``deleting``:
+    the object is being deleted."""
 
     name: str
     deleting: bool

@@ -50,10 +50,8 @@ afterwards: each look lists everything."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """The result of a confirmation: how many stacks are no longer held, and which are held now.
-
-    ``removed`` are the objects of unknown stacks that are removed now.
-    """
+    """The result of a confirmation: how many stacks are no longer held, and which are held now. ``removed`` are the
+    objects of unknown stacks that are removed now."""
 
     count: int
     held: frozenset[str]
@@ -77,10 +75,8 @@ class Reconciler:
         self._busy = asyncio.Lock()
 
     async def plan(self) -> ReconcilePlan:
-        """What a pass would do now, and why. Makes no request and changes nothing, however often it is called.
-
-        Raises StoreUnavailable if the file cannot be asked about objects without a row.
-        """
+        """What a pass would do now, and why. Makes no request and changes nothing, however often it is called. Raises
+        StoreUnavailable if the file cannot be asked about objects without a row."""
         context = self._context
         self._looked_up = frozenset(orphan.stack_id for orphan in self._orphans())
         removed = context.store.stacks.removed_among
@@ -117,9 +113,7 @@ class Reconciler:
 
     async def reconcile(self) -> ReconcilePlan:
         """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
-
-        Raises StoreUnavailable.
-        """
+        Raises StoreUnavailable."""
         async with self._busy:
             return await self._pass()
 
@@ -185,8 +179,7 @@ class Reconciler:
 
     async def _adopt(self, names: frozenset[str]) -> bool:
         """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass
-        tries again.
-        """
+        tries again."""
         try:
             done = await adopt(self._context, names)
         except (ClusterError, ClusterUnavailable) as error:
@@ -250,10 +243,8 @@ class Expiries:
             self._queue.add(after.stack_id, at=after.ttl_expires_at / NANOSECONDS)
 
     async def expire(self) -> None:
-        """Intend to delete every stack whose time is up, unless the clock may be wrong.
-
-        Raises StoreUnavailable; then they are due again the next time.
-        """
+        """Intend to delete every stack whose time is up, unless the clock may be wrong. Raises StoreUnavailable; then
+        they are due again the next time."""
         context = self._context
         if not context.gate.compared or not context.fence.open:
             return  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
@@ -273,9 +264,7 @@ class Expiries:
 
     async def _confirm_clock(self) -> None:
         """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead.
-
-        Raises StoreUnavailable.
-        """
+        Raises StoreUnavailable."""
         context, now = self._context, self._context.clock.monotonic()
         wall_clock = context.wall_clock
         if not wall_clock.trusted and context.mirror.synced and now - self._asked_at >= ASK_SECONDS:
@@ -292,10 +281,8 @@ class Expiries:
 
 
 async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> set[str]:
-    """Mark expired stacks as deleting, unless a brake holds them back (invariant 8), and have them deleted.
-
-    Returns the ids of the marked stacks. Raises StoreUnavailable; then nothing has happened.
-    """
+    """Mark expired stacks as deleting, unless a brake holds them back (invariant 8), and have them deleted. Returns the
+    ids of the marked stacks. Raises StoreUnavailable; then nothing has happened."""
     until, why = context.wall_clock.sudden_until, "expire: its time is up since the clock was set forward"
     rows = [row for row in map(context.store.stacks.get, stack_ids) if row is not None]
     held: frozenset[str] = frozenset()

@@ -46,10 +46,8 @@ GATHER_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a pool needs: how many more stacks, and which to delete.
-
-    ``failed`` says why the first failing stack of the current template failed by itself; empty if there is none.
-    """
+    """What a pool needs: how many more stacks, and which to delete. ``failed`` says why the first failing stack of the
+    current template failed by itself; empty if there is none."""
 
     missing: int = 0
     failing: tuple[Stack, ...] = ()
@@ -59,10 +57,8 @@ class Work:
 
 
 def work_for(pool: Pool, template: Template | None) -> Work:
-    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are deleted.
-
-    A stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit.
-    """
+    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are deleted. A
+    stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit."""
     digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
     failing: list[Stack] = []
     good: list[Stack] = []

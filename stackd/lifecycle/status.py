@@ -34,10 +34,8 @@ MESSAGE_LIMIT = 1024
 
 @struct
 class PodSnapshot:
-    """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds.
-
-    ``repaired`` is what somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was.
-    """
+    """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds. ``repaired`` is what
+    somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was."""
 
     pod: PodState | None
     node_exists: bool
@@ -209,10 +207,8 @@ class PodProgress:
 def pod_progress(
     before: PodProgress | None, stack: Stack, snapshot: PodSnapshot
 ) -> tuple[PodProgress | None, tuple[TimelineEvent, ...]]:
-    """What is known of the pod once this is written, and what has happened in it since ``before``.
-
-    Nothing is invented about the time between two snapshots. The next snapshot shows again what could not be written.
-    """
+    """What is known of the pod once this is written, and what has happened in it since ``before``. Nothing is invented
+    about the time between two snapshots. The next snapshot shows again what could not be written."""
     pod = snapshot.pod
     if pod is None:
         return before, ()

@@ -51,9 +51,7 @@ MOST_STEPS = 10
 
 async def converge(context: Context, stack_id: str) -> None:
     """Do what is left to be done about the stack, one step after the other. Raises what keeps it from being done now.
-
-    Leaves alone what a brake may hold back: a pass does that.
-    """
+    Leaves alone what a brake may hold back: a pass does that."""
     for _ in range(MOST_STEPS):
         stack = context.store.stacks.get(stack_id)
         if stack is None:
@@ -115,18 +113,14 @@ async def _delete_pod(context: Context, stack: Stack) -> None:
 
 
 def _uid(of_row: str | None, seen: PodState | ServiceState | None) -> str | None:
-    """The uid to delete by; None if row and mirror disagree: then the cluster is asked what is there now.
-
-    A delete by the old uid of a Service that was created again would delete nothing, and look like success.
-    """
+    """The uid to delete by; None if row and mirror disagree: then the cluster is asked what is there now. A delete by
+    the old uid of a Service that was created again would delete nothing, and look like success."""
     return seen.uid if seen is not None and of_row == seen.uid else None
 
 
 async def release(context: Context, stack: Stack) -> None:
-    """Give back ports and names of a stack that has ended for good: its Service becomes one without node ports.
-
-    It stays, because it carries the record until the row goes.
-    """
+    """Give back ports and names of a stack that has ended for good: its Service becomes one without node ports. It
+    stays, because it carries the record until the row goes."""
     await context.gate.right_cluster()
     await delete_routes(context, stack)
     seen = context.mirror.services.get(stack.service_name)
@@ -286,10 +280,8 @@ async def label(context: Context, stack: Stack) -> None:
 
 
 async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
-    """Put stackd's labels on the stack's pod of that uid and return it.
-
-    Raises ClusterRefused if something removes them at once; ObjectNotFound, PreconditionFailed, ClusterUnavailable.
-    """
+    """Put stackd's labels on the stack's pod of that uid and return it. Raises ClusterRefused if something removes them
+    at once; ObjectNotFound, PreconditionFailed, ClusterUnavailable."""
     generation = {labels.GENERATION: str(stack.generation)}
     pod = await context.cluster.patch_pod(
         stack.pod_name, pod_uid, labels=pod_labels(stack, context.instance), annotations=generation

@@ -63,9 +63,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
 
 async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
     """Stop the stack and return it: it has no pod; it keeps its Service and ports until it is started or expires.
-
-    Raises StackNotFound, Conflict, StoreUnavailable; ClusterUnavailable if the cluster does not confirm now.
-    """
+    Raises StackNotFound, Conflict, StoreUnavailable; ClusterUnavailable if the cluster does not confirm now."""
     return await context.tasks.run(f"stop {stack_id}", _stop(context, stack_id, by))
 
 
@@ -119,10 +117,8 @@ async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, rea
 
 
 async def settle(context: Context, stack_id: str, what: str) -> None:
-    """Return once the stack is ``what``: deleted, stopped or started.
-
-    Raises an Unavailable that says that stackd keeps trying; NotOwner if it cannot promise that; Conflict.
-    """
+    """Return once the stack is ``what``: deleted, stopped or started. Raises an Unavailable that says that stackd keeps
+    trying; NotOwner if it cannot promise that; Conflict."""
     try:
         await context.settle(stack_id)
     except StackdError as error:
@@ -178,9 +174,7 @@ async def _record(context: Context, stack: Stack) -> None:
 
 async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:
     """The stack as soon as it has the status, or cannot be expected to get it; after ``timeout`` seconds, as it is.
-
-    Raises StackNotFound, also if it is deleted meanwhile.
-    """
+    Raises StackNotFound, also if it is deleted meanwhile."""
 
     def settled(stack: Stack | None) -> Stack | None:
         if stack is None:

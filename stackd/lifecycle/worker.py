@@ -42,9 +42,7 @@ class Priority(enum.IntEnum):
 
 class Worker:
     """The queue of one daemon; ``converge`` makes one stack be as its row says, or raises what keeps it from that.
-
-    ``jobs`` are stacks that a batch job deletes: nothing else wakes them, so that the job's concurrency holds.
-    """
+    ``jobs`` are stacks that a batch job deletes: nothing else wakes them, so that the job's concurrency holds."""
 
     def __init__(
         self, now: Callable[[], float], tasks: Tasks, converge: Callable[[str], Coroutine[Any, Any, None]]

@@ -275,4 +275,7 @@ def test_the_allowance_is_so_many_per_second_and_a_seconds_worth_at_once() -> No
     assert (allowance.take_some(100.0, 10.0, A_SECOND, 30), allowance.take_some(100.0, 10.0, A_SECOND, 1)) == (10, 0)
     taken = allowance.take_some(100.25, 10.0, A_SECOND, 30)
     assert (taken, round(allowance.wait(100.25, 10.0, A_SECOND), 3)) == (2, 0.05)
-    assert (allowance.take(100.35, 10.0, A_SECOND), allowance.take(100.35, 10.0, A_SECOND)) == (0.0, pytest.approx(0.05))
+    assert (allowance.take(100.35, 10.0, A_SECOND), allowance.take(100.35, 10.0, A_SECOND)) == (
+        0.0,
+        pytest.approx(0.05),
+    )

@@ -37,7 +37,6 @@ from stackd.model import PortRange
 from stackd.store import FileIdentity, Store
 from stackd.tasks import first_of
 from tests.harness import DEADLINE, eventually, fast_cluster
-from tests.store.building import accepted
 from tests.target import target_at
 
 COMPLETE = FileIdentity(file_id="f2", lock_id="l2", epoch=4, sequence=100, namespace="stacks", instance="default")
@@ -63,130 +62,105 @@ def seen(lease: Lease | None, ago: float = 0.0, last: Lease | None = None) -> Ob
     return ObservedLease(lease=lease, since=100.0 - ago, last=lease or last)
 
 
-@pytest.mark.parametrize(
-    ("watched", "seconds"),
-    [
-        pytest.param(seen(None), 0, id="there is none"),
-        pytest.param(seen(None, ago=5, last=THEIRS), 15, id="it was deleted while somebody held it"),
-        pytest.param(seen(None, last=RETURNED), 0, id="it was deleted after it was given back"),
-        pytest.param(seen(None, ago=20, last=THEIRS), 0, id="it was deleted, and its time would be over"),
-        pytest.param(seen(THEIRS), 20, id="it was renewed just now"),
-        pytest.param(seen(THEIRS, ago=19.5), 0.5, id="its time is nearly over"),
-        pytest.param(seen(THEIRS, ago=20), 0, id="its time is over"),
-        pytest.param(seen(replace(THEIRS, duration=0), ago=19.5), 10.5, id="it does not say for how long it is good"),
-        pytest.param(seen(replace(THEIRS, duration=3600), ago=30), 3570, id="it is good for longer than ours"),
-        pytest.param(seen(replace(THEIRS, lock_id="", file_id="")), 20, id="nobody knows whose it is"),
-        pytest.param(seen(replace(THEIRS, file_id="f2")), 20, id="a copy of our file has it"),
-        pytest.param(seen(replace(THEIRS, lock_id="l2")), 0, id="a former process with our lock has it"),
-        pytest.param(seen(RETURNED), 0, id="it was given back"),
-        pytest.param(seen(replace(RETURNED, takeover="vm2/l2")), 0, id="it was given back for us"),
-        pytest.param(seen(replace(RETURNED, takeover="vm3/l3")), 20, id="it was given back for somebody else"),
-        pytest.param(
-            seen(replace(RETURNED, takeover="vm3/l3", lock_id="l2"), ago=5),
-            15,
-            id="it was given back for somebody else by our own former process",
-        ),
-        pytest.param(
-            seen(replace(THEIRS, takeover="vm2/l2")), 20, id="we have asked for it, and it was not given back yet"
-        ),
-    ],
-)
-def test_when_it_may_be_taken(watched: ObservedLease, seconds: float) -> None:
+WAITS: dict[str, tuple[ObservedLease, float]] = {
+    "there is none": (seen(None), 0),
+    "it was deleted while somebody held it": (seen(None, ago=5, last=THEIRS), 15),
+    "it was deleted after it was given back": (seen(None, last=RETURNED), 0),
+    "it was deleted, and its time would be over": (seen(None, ago=20, last=THEIRS), 0),
+    "it was renewed just now": (seen(THEIRS), 20),
+    "its time is nearly over": (seen(THEIRS, ago=19.5), 0.5),
+    "its time is over": (seen(THEIRS, ago=20), 0),
+    "it does not say for how long it is good": (seen(replace(THEIRS, duration=0), ago=19.5), 10.5),
+    "it is good for longer than ours": (seen(replace(THEIRS, duration=3600), ago=30), 3570),
+    "nobody knows whose it is": (seen(replace(THEIRS, lock_id="", file_id="")), 20),
+    "a copy of our file has it": (seen(replace(THEIRS, file_id="f2")), 20),
+    "a former process with our lock has it": (seen(replace(THEIRS, lock_id="l2")), 0),
+    "it was given back": (seen(RETURNED), 0),
+    "it was given back for us": (seen(replace(RETURNED, takeover="vm2/l2")), 0),
+    "it was given back for somebody else": (seen(replace(RETURNED, takeover="vm3/l3")), 20),
+    "our own former process gave it back for them": (
+        seen(replace(RETURNED, takeover="vm3/l3", lock_id="l2"), ago=5),
+        15,
+    ),
+    "we have asked for it, and it was not given back yet": (seen(replace(THEIRS, takeover="vm2/l2")), 20),
+}
+
+
+@pytest.mark.parametrize("situation", WAITS)
+def test_when_it_may_be_taken(situation: str) -> None:
+    watched, seconds = WAITS[situation]
     assert seconds_to_wait(ME, watched, 100.0, 30.0) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize(
-    ("lease", "found"),
-    [
-        pytest.param(MINE, Holding.OURS, id="ours"),
-        pytest.param(replace(MINE, sequence=99, renewed_at=6_000_000, version="60"), Holding.OURS, id="renewed by us"),
-        pytest.param(replace(MINE, sequence=101), Holding.LOST, id="another run of this machine, which was set back"),
-        pytest.param(replace(MINE, takeover="vm3/l3"), Holding.ASKED_FOR, id="another one asks for it"),
-        pytest.param(replace(MINE, takeover="vm2/l2"), Holding.OURS, id="our own wish of before"),
-        pytest.param(replace(MINE, holder=""), Holding.OURS, id="somebody has emptied it by hand"),
-        pytest.param(None, Holding.GONE, id="deleted"),
-        pytest.param(THEIRS, Holding.LOST, id="another one's"),
-        pytest.param(RETURNED, Holding.LOST, id="another one had it and gave it back"),
-        pytest.param(replace(MINE, epoch=5), Holding.LOST, id="a later process of our file"),
-        pytest.param(replace(MINE, lock_id="l9"), Holding.LOST, id="a copy of our file"),
-        pytest.param(replace(MINE, file_id="f9"), Holding.LOST, id="another file"),
-        pytest.param(replace(MINE, holder="vm9/f9"), Holding.LOST, id="somebody has written another holder by hand"),
-    ],
-)
-def test_when_it_is_lost(lease: Lease | None, found: Holding) -> None:
-    assert holding(ME, lease) is found
+HOLDINGS: dict[str, tuple[Lease | None, Holding]] = {
+    "ours": (MINE, Holding.OURS),
+    "renewed by us": (replace(MINE, sequence=99, renewed_at=6_000_000, version="60"), Holding.OURS),
+    "another run of this machine, which was set back": (replace(MINE, sequence=101), Holding.LOST),
+    "another one asks for it": (replace(MINE, takeover="vm3/l3"), Holding.ASKED_FOR),
+    "our own wish of before": (replace(MINE, takeover="vm2/l2"), Holding.OURS),
+    "somebody has emptied it by hand": (replace(MINE, holder=""), Holding.OURS),
+    "deleted": (None, Holding.GONE),
+    "another one's": (THEIRS, Holding.LOST),
+    "another one had it and gave it back": (RETURNED, Holding.LOST),
+    "a later process of our file": (replace(MINE, epoch=5), Holding.LOST),
+    "a copy of our file": (replace(MINE, lock_id="l9"), Holding.LOST),
+    "another file": (replace(MINE, file_id="f9"), Holding.LOST),
+    "somebody has written another holder by hand": (replace(MINE, holder="vm9/f9"), Holding.LOST),
+}
+
+
+@pytest.mark.parametrize("situation", HOLDINGS)
+def test_when_it_is_lost(situation: str) -> None:
+    lease, result = HOLDINGS[situation]
+    assert holding(ME, lease) is result
 
 
 LAST = replace(MINE, epoch=3, sequence=100)
+INCOMPLETE = replace(COMPLETE, incomplete=True)
 NEW = "the file is new or restored, or was not completed before"
 UNSAID = "the Lease does not say how far the file had come"
 OLDER = "the state file is older than the Lease"
 CHANGES = f"{OLDER}: the file's change count is 100, the Lease's is 101"
 STARTS = f"{OLDER}: the file's start count is 4, the Lease's is 5"
 COPY = f"{OLDER}, which was taken with another copy of the file"
+OTHERS = "owned the stacks with another file"
+MISSING: dict[str, tuple[Lease | None, FileIdentity, str]] = {
+    "a file of before there were Leases": (None, COMPLETE, ""),
+    "a new file on a new cluster": (None, INCOMPLETE, NEW),
+    "a restart": (LAST, COMPLETE, ""),
+    "a restart after changes that the Lease has not heard of": (replace(LAST, sequence=99), COMPLETE, ""),
+    "the Lease was given back": (replace(LAST, holder=""), COMPLETE, ""),
+    "an earlier try of this process to take it": (replace(LAST, epoch=4), COMPLETE, ""),
+    "a copy made by backup, or an adoption that was cut short": (LAST, INCOMPLETE, NEW),
+    "another machine owned the stacks": (THEIRS, COMPLETE, f"vm1/f1 {OTHERS}"),
+    "another machine owned the stacks and gave them back": (RETURNED, COMPLETE, f"another stackd {OTHERS}"),
+    "somebody has taken the annotations off": (replace(LAST, file_id=""), COMPLETE, UNSAID),
+    "somebody has taken the sequence off": (replace(LAST, sequence=None), COMPLETE, UNSAID),
+    "somebody has taken the epoch off": (replace(LAST, epoch=None), COMPLETE, UNSAID),
+    "a snapshot of an hour ago": (replace(LAST, sequence=101), COMPLETE, CHANGES),
+    "a snapshot of before the last start": (replace(LAST, epoch=5), COMPLETE, STARTS),
+    "a copy that was started as often as the file itself": (replace(LAST, epoch=4, lock_id="l9"), COMPLETE, COPY),
+}
 
 
-@pytest.mark.parametrize(
-    ("last", "identity", "why"),
-    [
-        pytest.param(None, COMPLETE, "", id="a file of before there were Leases"),
-        pytest.param(None, replace(COMPLETE, incomplete=True), NEW, id="a new file on a new cluster"),
-        pytest.param(LAST, COMPLETE, "", id="a restart"),
-        pytest.param(
-            replace(LAST, sequence=99), COMPLETE, "", id="a restart after changes that the Lease has not heard of"
-        ),
-        pytest.param(replace(LAST, holder=""), COMPLETE, "", id="the Lease was given back"),
-        pytest.param(replace(LAST, epoch=4), COMPLETE, "", id="an earlier try of this process to take it"),
-        pytest.param(
-            LAST, replace(COMPLETE, incomplete=True), NEW, id="a copy made by backup, or an adoption that was cut short"
-        ),
-        pytest.param(
-            THEIRS, COMPLETE, "vm1/f1 owned the stacks with another file", id="another machine owned the stacks"
-        ),
-        pytest.param(
-            RETURNED,
-            COMPLETE,
-            "another stackd owned the stacks with another file",
-            id="another machine owned the stacks and gave them back",
-        ),
-        pytest.param(replace(LAST, file_id=""), COMPLETE, UNSAID, id="somebody has taken the annotations off"),
-        pytest.param(replace(LAST, sequence=None), COMPLETE, UNSAID, id="somebody has taken the sequence off"),
-        pytest.param(replace(LAST, epoch=None), COMPLETE, UNSAID, id="somebody has taken the epoch off"),
-        pytest.param(replace(LAST, sequence=101), COMPLETE, CHANGES, id="a snapshot of an hour ago"),
-        pytest.param(replace(LAST, epoch=5), COMPLETE, STARTS, id="a snapshot of before the last start"),
-        pytest.param(
-            replace(LAST, epoch=4, lock_id="l9"),
-            COMPLETE,
-            COPY,
-            id="a copy that was started as often as the file itself",
-        ),
-    ],
-)
-def test_whether_the_file_has_all_that_the_cluster_has_seen(
-    last: Lease | None, identity: FileIdentity, why: str
-) -> None:
+@pytest.mark.parametrize("situation", MISSING)
+def test_whether_the_file_has_all_that_the_cluster_has_seen(situation: str) -> None:
+    last, identity, why = MISSING[situation]
     assert what_is_missing(last, identity) == why
 
 
-def test_only_a_renewal_is_a_sign_of_life() -> None:
+def test_only_a_renewal_is_a_sign_of_life_and_a_lease_that_vanishes_is_remembered() -> None:
     first = observed(None, THEIRS, 10.0)
-    assert (first.lease, first.since) == (THEIRS, 10.0)
-    asked = observed(first, replace(THEIRS, takeover="vm2/l2", version="51"), 15.0)
-    assert asked.since == 10.0
-    assert asked.lease is not None
-    assert asked.lease.version == "51", "what is changed is the Lease as it is now"
-    again = observed(asked, replace(THEIRS, renewed_at=6_000_000, version="52"), 20.0)
-    assert again.since == 20.0
-    other = observed(again, replace(THEIRS, renewed_at=6_000_000, holder="vm3/f3", version="53"), 21.0)
-    assert other.since == 21.0
-
-
-def test_a_lease_that_vanishes_may_still_be_held_for_a_while() -> None:
-    assert observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
-    gone = observed(observed(None, THEIRS, 10.0), None, 15.0)
-    assert (gone.lease, gone.last, gone.since) == (None, THEIRS, 15.0)
-    assert observed(gone, None, 20.0) == gone
+    assert first == ObservedLease(lease=THEIRS, since=10.0, last=THEIRS)
+    request = replace(THEIRS, takeover="vm2/l2", version="51")
+    asked = observed(first, request, 15.0)
+    assert asked == ObservedLease(lease=request, since=10.0, last=request)
+    assert observed(asked, replace(THEIRS, renewed_at=6_000_000, version="52"), 20.0).since == 20.0
+    assert observed(asked, replace(THEIRS, holder="vm3/f3", version="53"), 21.0).since == 21.0
+    gone = observed(first, None, 15.0)
+    assert gone == observed(gone, None, 20.0) == ObservedLease(lease=None, since=15.0, last=THEIRS)
     assert observed(gone, THEIRS, 30.0) == ObservedLease(lease=THEIRS, since=30.0, last=THEIRS)
+    assert observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
 
 
 def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
@@ -228,7 +202,6 @@ def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
 DURATION, SLOW = 2.0, 60.0
 """A slow Lease is renewed only every twenty seconds: the test shows that nothing waits for a renewal."""
 
-SOON = 15.0
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
 
 
@@ -246,9 +219,9 @@ class Vm:
     def fence(self) -> Fence:
         return self.cluster.connection.fence
 
-    async def owns(self, within: float = DEADLINE) -> None:
+    async def owns(self) -> None:
         """Return when it is the owner; fail if that takes too long or its task fails."""
-        await first_of(self.ownership.owned, failure=self.task, timeout=within)
+        await first_of(self.ownership.owned, failure=self.task, timeout=DEADLINE)
         if self.task.done():
             self.task.result()
         assert self.ownership.owned.is_set(), self.ownership.error
@@ -346,6 +319,8 @@ async def test_an_owner_that_was_cut_off_goes_on_where_nobody_took_over(site: Si
     await eventually(lambda: one.fence.open)
     assert not one.ownership.error
     assert (await site.lease()).transitions == 0
+    with pytest.raises(Conflict, match="it is owner"):
+        await one.ownership.ask_for()
 
 
 @pytest.mark.parametrize("verb", ["create", "update"])
@@ -369,32 +344,6 @@ async def test_whatever_happens_to_the_answer_there_is_one_owner(site: Site, ver
     assert lease.renewed_at != before
 
 
-async def test_whoever_asks_gets_the_lease_as_soon_as_the_owner_gives_it_back(site: Site) -> None:
-    one = await site.owner("vm1", duration=SLOW)
-    three = await site.start("vm3", duration=SLOW)
-    two = await site.start("vm2", duration=SLOW)
-    await eventually(lambda: two.ownership.owner == three.ownership.owner == "vm1")
-    with pytest.raises(Conflict, match="it is owner"):
-        await one.ownership.ask_for()
-    assert await two.ownership.ask_for() == "vm1"
-    await asyncio.wait_for(one.ownership.asked_for.wait(), SOON)
-    assert one.fence.open, "it goes on until it has finished what is under way"
-    await accepted(one.store, 1)
-    await one.ownership.release()
-    assert await one.task is Role.RELEASED
-    assert one.ownership.lease is None or one.ownership.lease.sequence == 2, "how far the file has come"
-    with pytest.raises(NotOwner, match="handed over"):
-        one.fence.require()
-    with pytest.raises(Conflict, match="it is released"):
-        await one.ownership.ask_for()
-    await two.owns(within=SOON)
-    assert three.ownership.role is Role.STANDBY
-    await asyncio.wait_for(three.ownership.release(), DEADLINE)
-    assert await three.task is Role.STANDBY
-    assert two.fence.valid_until > one.fence.valid_until
-    assert (await site.lease()).takeover == ""
-
-
 async def test_a_renewal_counts_from_when_it_was_sent_and_not_from_its_answer(site: Site) -> None:
     one = await site.owner("vm1")
     site.cluster.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
@@ -411,7 +360,7 @@ async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_
     async with aiohttp.ClientSession() as session, session.delete(site.cluster.url + LEASES) as answer:
         assert answer.status == 200
     # At once, not only when its next renewal is due.
-    await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.uid != before, deadline=SOON)
+    await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.uid != before)
     assert (one.ownership.role, two.ownership.role, one.fence.open) == (Role.OWNER, Role.STANDBY, True)
     await eventually(lambda: two.ownership.owner == "vm1")
 

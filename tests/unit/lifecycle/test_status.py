@@ -33,8 +33,8 @@ def recorded(name: str) -> PodState:
 
 
 def seen(pod: PodState | None, **changes: Any) -> PodSnapshot:
-    snapshot = PodSnapshot(pod=pod, node_exists=True, node_public_ip="203.0.113.1", pull_failing_since=None, now=NOW)
-    return replace(snapshot, **changes)
+    made = PodSnapshot(pod=pod, node_exists=True, node_public_ip="203.0.113.1", pull_failing_since=None, now=NOW)
+    return replace(made, **changes)
 
 
 def verdict(name: str, stack: Stack = CREATING, **changes: Any) -> DerivedStatus:
@@ -109,27 +109,30 @@ def test_the_recorded_lifecycle_never_shows_running_before_ready() -> None:
     assert story["invalidimage"] == ["creating", "failed"]
 
 
-def test_readiness_lost_later_shows_in_the_reason_only() -> None:
-    pod = replace(recorded("pod-get-ok"), ready=False)
-    assert derive_status(CREATING, seen(pod), GRACE).status is StackStatus.CREATING
-    was_running = replace(CREATING, status=StackStatus.RUNNING)
-    found = derive_status(was_running, seen(pod), GRACE)
-    assert (found.status, found.reason, found.ended) == (StackStatus.RUNNING, "NotReady", False)
+RUNNING = replace(CREATING, status=StackStatus.RUNNING)
+AWAY = replace(CREATING, status=StackStatus.NODE_DELETED)
+OVER = replace(CREATING, status=StackStatus.FAILED, status_reason="OOMKilled", status_message="why", ended=True)
+OK = recorded("pod-get-ok")
+UNREADY = replace(OK, ready=False)
 
 
-def test_a_pod_that_is_gone_without_stackd_having_deleted_it_is_stopped_for_good() -> None:
-    found = derive_status(replace(CREATING, status=StackStatus.RUNNING), seen(None), GRACE)
-    assert (found.status, found.reason, found.ended) == (StackStatus.STOPPED, "PodDeleted", True)
-
-
-def test_a_node_that_is_gone_keeps_the_stack_until_its_pod_is_collected() -> None:
-    running = replace(CREATING, status=StackStatus.RUNNING)
-    away = derive_status(running, seen(recorded("pod-get-ok"), node_exists=False), GRACE)
-    assert (away.status, away.ended) == (StackStatus.NODE_DELETED, False)
-    back = derive_status(replace(running, status=StackStatus.NODE_DELETED), seen(recorded("pod-get-ok")), GRACE)
-    assert (back.status, back.ended) == (StackStatus.RUNNING, False)
-    collected = derive_status(replace(running, status=StackStatus.NODE_DELETED), seen(None, node_exists=False), GRACE)
-    assert (collected.status, collected.ended) == (StackStatus.NODE_DELETED, True)
+@pytest.mark.parametrize(
+    ("row", "its_pod", "node_exists", "status", "reason", "ended"),
+    [
+        (CREATING, UNREADY, True, "creating", "", False),
+        (RUNNING, UNREADY, True, "running", "NotReady", False),  # readiness that is lost shows in the reason only
+        (RUNNING, None, True, "stopped", "PodDeleted", True),
+        (RUNNING, OK, False, "node_deleted", "NodeDeleted", False),  # until its pod is collected
+        (AWAY, OK, True, "running", "", False),
+        (AWAY, None, False, "node_deleted", "NodeDeleted", True),
+        (OVER, None, True, "failed", "OOMKilled", True),
+    ],
+)
+def test_a_stack_whose_pod_or_node_is_gone_or_not_ready(
+    row: Stack, its_pod: PodState | None, node_exists: bool, status: str, reason: str, ended: bool
+) -> None:
+    result = derive_status(row, seen(its_pod, node_exists=node_exists), GRACE)
+    assert (result.status, result.reason, result.ended) == (status, reason, ended)
 
 
 def test_the_recorded_end_of_a_node_is_node_deleted_and_not_failed() -> None:
@@ -139,12 +142,6 @@ def test_the_recorded_end_of_a_node_is_node_deleted_and_not_failed() -> None:
     for one in disrupted:
         found = derive_status(CREATING, seen(one, node_exists=False), GRACE)
         assert (found.status, found.ended) == (StackStatus.NODE_DELETED, True)
-
-
-def test_what_has_ended_stays_as_it_ended_when_its_pod_is_collected() -> None:
-    ended = replace(CREATING, status=StackStatus.FAILED, status_reason="OOMKilled", status_message="why", ended=True)
-    found = derive_status(ended, seen(None), GRACE)
-    assert (found.status, found.reason, found.message, found.ended) == (StackStatus.FAILED, "OOMKilled", "why", True)
 
 
 # ---- What a pod's containers did between two snapshots: each change is reported until it is written down
@@ -171,17 +168,13 @@ def container(**changes: Any) -> ContainerState:
     return replace(made, **changes)
 
 
-def snapshot(of: PodState | None) -> PodSnapshot:
-    return PodSnapshot(pod=of, node_exists=True, node_public_ip=None, pull_failing_since=None, now=NOW)
-
-
 RUNS = pod(containers=(container(),))
 WAITS = pod(containers=(container(state="waiting"),))
 AGAIN = pod(containers=(container(restart_count=1, last_exit_code=3, last_reason="Error"),))
 
 
 @pytest.mark.parametrize(
-    ("before", "seen", "told"),
+    ("before", "its_pod", "lines"),
     [
         (None, WAITS, []), (None, RUNS, ["started"]), (WAITED, WAITS, []), (WAITED, RUNS, ["started"]),
         (STARTED, RUNS, []), (STARTED, AGAIN, ["restarted"]), (WAITED, AGAIN, ["started", "restarted"]),
@@ -189,17 +182,16 @@ AGAIN = pod(containers=(container(restart_count=1, last_exit_code=3, last_reason
         (replace(STARTED, restarts=(5,), uid="earlier"), AGAIN, ["started"]), (STARTED, None, []),
     ],
 )  # fmt: skip
-def test_what_is_told_of_a_stack_that_is_being_created(
-    before: PodProgress | None, seen: PodState | None, told: list[str]
+def test_what_is_reported_of_a_stack_that_is_being_created(
+    before: PodProgress | None, its_pod: PodState | None, lines: list[str]
 ) -> None:
-    _, lines = pod_progress(before, CREATING, snapshot(seen))
-    assert [line.kind.value for line in lines] == told
+    assert [line.kind.value for line in pod_progress(before, CREATING, seen(its_pod))[1]] == lines
 
 
 def test_what_is_seen_is_remembered_and_a_pod_that_is_gone_changes_nothing() -> None:
-    assert pod_progress(None, STACK, snapshot(RUNS)) == (STARTED, ()), "it has started before"
-    seen, _ = pod_progress(WAITED, CREATING, snapshot(RUNS))
-    assert pod_progress(seen, CREATING, snapshot(RUNS)) == pod_progress(seen, STACK, snapshot(None)) == (STARTED, ())
+    assert pod_progress(None, STACK, seen(RUNS)) == (STARTED, ()), "it has started before"
+    progress, _ = pod_progress(WAITED, CREATING, seen(RUNS))
+    assert pod_progress(progress, CREATING, seen(RUNS)) == pod_progress(progress, STACK, seen(None)) == (STARTED, ())
 
 
 # ---- generated values are found in a text however it quotes them, and nothing else is changed
