@@ -40,7 +40,7 @@ from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, require_empty, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
-from stackd.lifecycle.reconcile import Expiries, Reconciler
+from stackd.lifecycle.reconcile import Reconciler, expire
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.steps import converge
 from stackd.lifecycle.worker import Worker
@@ -182,7 +182,7 @@ def _ownership(cluster: Cluster, fence: Fence, store: Store, config: Config, clo
 
 
 def _wire(context: Context) -> Daemon:
-    observer, expiries = Observer(context), Expiries(context)
+    observer = Observer(context)
     reconciler = Reconciler(context, observer)
     prepulls = PrePulls(context)
     keys = Keys(context.clock)
@@ -205,9 +205,6 @@ def _wire(context: Context) -> Daemon:
         context.store.stacks.subscribe(owner.row_changed)
     for seen_by_clients in (api.feed, api.bodies, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
-    context.store.assigned.subscribe(expiries.follow)
-    for stack in context.store.assigned.ordered():
-        expiries.follow(None, stack)
     context.mirror.subscribe(observer.cluster_changed)
     context.mirror.follow_routes(kinds_of(context.config.routes))
     context.cluster.connection.on_doubt = context.gate.doubt
@@ -221,7 +218,7 @@ def _wire(context: Context) -> Daemon:
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(str(contact.error())))
     contact.on_back = context.worker.retry_all
     entries = [
-        Entry(name="expire", every=EXPIRE_SECONDS, verb=expiries.expire),
+        Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(context)),
         Entry(name="reconcile", every=context.config.reconcile.interval, verb=reconciler.reconcile),
         Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(context)),
         Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(context)),
@@ -315,7 +312,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await _compare_rows(context)
         if not context.store.incomplete:
             gate.contact_tried.set()
-        for service in (daemon.observer.run(), context.worker.run(), diagnostics.work(context)):
+        for service in (daemon.observer.run(), context.worker.serve(), diagnostics.work(context)):
             group.create_task(service)
         daemon.observer.mark_all_dirty()
         await daemon.schedule.now("reconcile")

@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from stackd.errors import StackdError
@@ -112,11 +113,16 @@ class WorkQueue(Generic[K]):
             if retry or (at, priority) != (entry.at, entry.rank[1]):
                 self._put(key, at, priority, failed=keeps_time)
 
-    def reserve(self, key: K) -> None:
-        """Take the key out without being queued: the caller works on it, and calls ``done``."""
+    @contextmanager
+    def reserve(self, key: K) -> Iterator[None]:
+        """Within this, the caller works on the key; what others add waits until the end."""
         if entry := self._waiting.pop(key, None):
             self._again[key] = (entry.at, entry.rank[1])
         self._working[key] = 0
+        try:
+            yield
+        finally:
+            self.done(key)
 
     def take(self, most: int = _NO_LIMIT, *, background: bool = True) -> list[K]:
         """Take out up to ``most`` due keys: by priority, then the earliest first; those that have failed come last.

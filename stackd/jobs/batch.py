@@ -131,7 +131,7 @@ async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
     crash_point("batch.begun")
     for stack in stacks:
         stack_log(log, stack.stack_id, job_id=job.job_id).info("extended by %s", job.job_id)
-        context.worker.add(stack.stack_id, Priority.EXPIRY, delay=len(context.worker) * RECORD_EVERY_SECONDS)
+        context.worker.wake(stack.stack_id, Priority.EXPIRY, delay=len(context.worker) * RECORD_EVERY_SECONDS)
     await asyncio.sleep(EXTEND_PAUSE_SECONDS)
 
 

@@ -125,7 +125,7 @@ async def opened(context: Context, stack: Stack) -> None:
             await put_routes(context, stack)
         await put(context, stack, timeout=OPEN_SECONDS)
         crash_point("assign.opened")
-        context.worker.add(stack.stack_id)  # its pod's labels say it, too
+        context.worker.wake(stack.stack_id)  # its pod's labels say it, too
 
 
 async def _open(context: Context, stack: Stack) -> bool:
@@ -138,7 +138,7 @@ async def _open(context: Context, stack: Stack) -> bool:
     except StackdError as error:
         stack_log(log, stack.stack_id).warning("given from a pool, and undone: %s", error)
         await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
-        context.worker.add(stack.stack_id)
+        context.worker.wake(stack.stack_id)
         if context.current_pod(stack) is None:
             return False
         if isinstance(error, ClusterUnavailable | NotOwner):

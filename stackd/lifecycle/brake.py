@@ -8,6 +8,7 @@ time that is written while it is not, so that nothing is wrong once the clock is
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Collection, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -102,12 +103,14 @@ class WallClock:
 
     ``sudden_until`` is the time (nanoseconds) to which the clock was set forward: a stack whose end is not later may
     have expired only because of that; 0 if it never was. ``changed`` is set when the clock is confirmed for the first
-    time, and each time when it is confirmed after it was set; whoever has acted on it clears it.
+    time, and each time when it is confirmed after it was set; whoever has acted on it clears it. ``asked_at``: when
+    (monotonic seconds) the API server was last asked for its time.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.sudden_until = 0
         self.changed = False
+        self.asked_at = -math.inf
         self._clock = clock
         # How far the wall clock was ahead of the monotonic one: when confirmed, at the last response, when last right.
         self._confirmed: float | None = None

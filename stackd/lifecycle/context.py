@@ -162,15 +162,7 @@ class Context:
 
     def __post_init__(self) -> None:
         self.mirror, self.brake = Mirror(self.cluster, clock=self.clock), Brake(self.clock)
-        self.gate = Gate(
-            store=self.store,
-            cluster=self.cluster,
-            ownership=self.ownership,
-            mirror=self.mirror,
-            brake=self.brake,
-            clock=self.clock,
-            wall_clock=self.wall_clock,
-        )
+        self.gate = Gate(self)
 
     @property
     def config(self) -> Config:

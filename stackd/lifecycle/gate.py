@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from stackd.clock import Clock
 from stackd.errors import (
     ClusterError,
     ClusterRefused,
@@ -25,16 +23,13 @@ from stackd.errors import (
     StoreUnavailable,
 )
 from stackd.kube import provision
-from stackd.kube.client import Cluster
 from stackd.kube.connection import Backoff
 from stackd.kube.guards import Fence
-from stackd.kube.mirror import WITHHELD, Mirror
+from stackd.kube.mirror import WITHHELD
 from stackd.kube.wire import REJECTED
-from stackd.lifecycle.brake import Brake, WallClock
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.ownership import Ownership, Role
+from stackd.lifecycle.ownership import Role
 from stackd.model import NODE_PORTS_REMEDY, PortRange
-from stackd.store import Store
 from stackd.tasks import first_of, set_within
 
 if TYPE_CHECKING:
@@ -66,7 +61,6 @@ NOT_READY = (
 """What keeps stackd from being ready, as the metrics name it."""
 
 
-@dataclass(slots=True, kw_only=True)
 class Gate:
     """What keeps stackd from its work.
 
@@ -81,28 +75,19 @@ class Gate:
     ``closing``         stackd is stopping
     """
 
-    store: Store
-    cluster: Cluster
-    ownership: Ownership
-    mirror: Mirror
-    brake: Brake
-    clock: Clock
-    wall_clock: WallClock
-    contact_tried: asyncio.Event = field(default_factory=asyncio.Event)
-    doubted: asyncio.Event = field(default_factory=asyncio.Event)
-    wrong_cluster: str = ""
-    unreached: StackdError | None = None
-    ports_error: str = ""
-    policy_error: str = ""
-    file_error: str = ""
-    prepared: bool = False
-    compared: bool = field(init=False)
-    closing: bool = False
-    _confirmed: asyncio.Event = field(default_factory=asyncio.Event)
-    _doubted_since: float | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(self, context: Context) -> None:
+        self.contact_tried = asyncio.Event()
+        self.doubted = asyncio.Event()
+        self.wrong_cluster = ""
+        self.unreached: StackdError | None = None
+        self.ports_error = self.policy_error = self.file_error = ""
+        self.prepared = self.closing = False
+        self.store, self.cluster, self.ownership = context.store, context.cluster, context.ownership
+        self.mirror, self.brake = context.mirror, context.brake
+        self.clock, self.wall_clock = context.clock, context.wall_clock
         self.compared = not (self.store.incomplete and len(self.store.stacks))
+        self._confirmed = asyncio.Event()
+        self._doubted_since: float | None = None
 
     @property
     def fence(self) -> Fence:

@@ -137,7 +137,7 @@ class Observer:
             row = rows.get(stack_id)
             step = None if row is None else context.step(row)
             if step is not None and step.kind not in OF_THE_PASS:
-                context.worker.add(stack_id)
+                context.worker.wake(stack_id)
         for stack in changed:
             reason = f" ({stack.status_reason})" if stack.status_reason else ""
             message = f": {stack.status_message}" if stack.status_message else ""

@@ -1,9 +1,8 @@
 """The passes that find what events have missed; and expiry, at its time.
 
 Owns: the passes, which hand work to the observer (statuses) and the worker, so that no request holds them up. Only
-adopting objects without a row and observing confirmed stacks are part of a pass itself. Owns, too, the order of expiry,
-fed by the file's own changes; and that no stack expires by a clock that may be wrong: if many have expired only because
-the clock was set, the brake decides.
+adopting objects without a row and observing confirmed stacks are part of a pass itself. Owns, too, that no stack expires
+by a clock that may be wrong: if many have expired only because the clock was set, the brake decides.
 """
 
 from __future__ import annotations
@@ -33,8 +32,6 @@ from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.rebuild import adopt
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
-from stackd.model import Stack
-from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +64,6 @@ class Reconciler:
         self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
         self._context = context
         self._observer = observer
-        self._removed: frozenset[str] = frozenset()
-        self._looked_up: frozenset[str] = frozenset()
         self._unadoptable: dict[str, str] = {}
         self._contested: set[str] = set()
         self._contested_passes = 0
@@ -78,10 +73,9 @@ class Reconciler:
         """What a pass would do now, and why. Makes no request and changes nothing, however often it is called. Raises
         StoreUnavailable if the file cannot be asked about objects without a row."""
         context = self._context
-        self._looked_up = frozenset(orphan.stack_id for orphan in self._orphans())
-        removed = context.store.stacks.removed_among
-        self._removed = await removed(self._looked_up) if self._looked_up else frozenset()
-        self._unadoptable = {name: why for name, why in self._unadoptable.items() if name in self._looked_up}
+        looked_up = frozenset(orphan.stack_id for orphan in self._orphans())
+        removed = await context.store.stacks.removed_among(looked_up) if looked_up else frozenset()
+        self._unadoptable = {name: why for name, why in self._unadoptable.items() if name in looked_up}
         held = frozenset(context.brake.held)
         if blocked := context.gate.why_no_pass():
             return ReconcilePlan(blocked=blocked, held=held)
@@ -90,8 +84,8 @@ class Reconciler:
             now=context.clock.now() if context.wall_clock.trusted else None,
             orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
             busy=context.worker,
-            removed=self._removed,
-            looked_up=self._looked_up,
+            removed=removed,
+            looked_up=looked_up,
             unadoptable=self._unadoptable,
             incomplete=context.store.incomplete,
             succeeded_at=before.renewed_at if before is not None else None,
@@ -136,7 +130,7 @@ class Reconciler:
         for orphan in agreed:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
             context.removable.add(orphan.uid)
-            context.worker.add(orphan.stack_id)
+            context.worker.wake(orphan.stack_id)
         return Released(count=len(confirmed - plan.held), held=plan.held, removed=frozenset(map(str, agreed)))
 
     async def _pass(self) -> ReconcilePlan:
@@ -215,7 +209,7 @@ class Reconciler:
             elif action.kind is StepKind.END:
                 self._observer.mark_dirty([action.name])
             else:
-                context.worker.add(action.stack_id)
+                context.worker.wake(action.stack_id)
         if expired:
             await expire_overdue(context, expired)
 
@@ -229,60 +223,41 @@ def _not_now(blocked: str, confirmed: int) -> str:
     )
 
 
-class Expiries:
-    """Which stack expires next, by the wall clock. The row decides: the stack may have been extended meanwhile."""
+async def expire(context: Context) -> None:
+    """Intend to delete every stack whose time is up, unless the clock may be wrong.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._asked_at = float("-inf")
-        self._queue: WorkQueue[str] = WorkQueue(lambda: context.clock.now() / NANOSECONDS)
+    Raises StoreUnavailable; then they are due again the next time.
+    """
+    if not context.gate.compared or not context.fence.open:
+        return  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
+    await _confirm_clock(context)
+    now = context.clock.now()
+    rows = context.store.assigned.ordered() if context.wall_clock.trusted else ()
+    if overdue := [row.stack_id for row in rows if row.ttl_expires_at <= now and row.deleting_since is None]:
+        await expire_overdue(context, overdue)
 
-    def follow(self, before: Stack | None, after: Stack | None) -> None:
-        """Subscriber of the store: follow changes of the expiry."""
-        if after is not None and (before is None or before.ttl_expires_at != after.ttl_expires_at):
-            self._queue.add(after.stack_id, at=after.ttl_expires_at / NANOSECONDS)
 
-    async def expire(self) -> None:
-        """Intend to delete every stack whose time is up, unless the clock may be wrong. Raises StoreUnavailable; then
-        they are due again the next time."""
-        context = self._context
-        if not context.gate.compared or not context.fence.open:
-            return  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
-        await self._confirm_clock()
-        due, get, now = self._queue.take(), context.store.stacks.get, context.clock.now()
-        expired: set[str] = set()
+async def _confirm_clock(context: Context) -> None:
+    """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead."""
+    wall_clock, now = context.wall_clock, context.clock.monotonic()
+    if not wall_clock.trusted and context.mirror.synced and now - wall_clock.asked_at >= ASK_SECONDS:
+        wall_clock.asked_at = now
         try:
-            rows = [row for row in map(get, due) if row is not None and row.deleting_since is None]
-            if context.wall_clock.trusted and (overdue := [r.stack_id for r in rows if r.ttl_expires_at <= now]):
-                expired = await expire_overdue(context, overdue)
-        finally:
-            for stack_id in due:
-                self._queue.done(stack_id)
-                row = get(stack_id)
-                if row is not None and row.deleting_since is None and stack_id not in expired:
-                    self.follow(None, row)
-
-    async def _confirm_clock(self) -> None:
-        """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead.
-        Raises StoreUnavailable."""
-        context, now = self._context, self._context.clock.monotonic()
-        wall_clock = context.wall_clock
-        if not wall_clock.trusted and context.mirror.synced and now - self._asked_at >= ASK_SECONDS:
-            self._asked_at = now
-            try:
-                await context.cluster.time()  # the wall clock observes the ``Date`` of every response
-            except (ClusterError, ClusterUnavailable) as error:
-                log.debug("the API server's time cannot be read: %s", error)
-        if wall_clock.trusted and wall_clock.changed:
-            for stack in await context.store.stacks.end_in_time(context.longest_life):
-                ends = from_nanoseconds(stack.ttl_expires_at)
-                stack_log(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
-            wall_clock.changed = False
+            await context.cluster.time()  # the wall clock observes the ``Date`` of every response
+        except (ClusterError, ClusterUnavailable) as error:
+            log.debug("the API server's time cannot be read: %s", error)
+    if wall_clock.trusted and wall_clock.changed:
+        for stack in await context.store.stacks.end_in_time(context.longest_life):
+            ends = from_nanoseconds(stack.ttl_expires_at)
+            stack_log(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
+        wall_clock.changed = False
 
 
-async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> set[str]:
-    """Mark expired stacks as deleting, unless a brake holds them back (invariant 8), and have them deleted. Returns the
-    ids of the marked stacks. Raises StoreUnavailable; then nothing has happened."""
+async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> None:
+    """Mark expired stacks as deleting, unless a brake holds them back (invariant 8), and have them deleted.
+
+    Raises StoreUnavailable; then nothing has happened.
+    """
     until, why = context.wall_clock.sudden_until, "expire: its time is up since the clock was set forward"
     rows = [row for row in map(context.store.stacks.get, stack_ids) if row is not None]
     held: frozenset[str] = frozenset()
@@ -294,5 +269,4 @@ async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> set[str]
     for stack in marked:
         context.abandon_create(stack.stack_id)
         stack_log(log, stack.stack_id).info("its time is up")
-        context.worker.add(stack.stack_id, Priority.EXPIRY)
-    return {stack.stack_id for stack in marked}
+        context.worker.wake(stack.stack_id, Priority.EXPIRY)

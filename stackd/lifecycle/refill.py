@@ -144,7 +144,7 @@ class Refill:
             crash_point("pool.delete_marked")
             for stack in marked:
                 stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
-                context.worker.add(stack.stack_id, Priority.POOL)
+                context.worker.wake(stack.stack_id, Priority.POOL)
         return CHECK_SECONDS if template is None else self._make(pool, template, work.missing, now)
 
     def _make(self, pool: Pool, template: Template, missing: int, now: float) -> float:

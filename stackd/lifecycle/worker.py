@@ -1,7 +1,7 @@
 """The one queue of work on stacks, by id: it makes each stack be as its row says, one step after the other.
 
 Owns: that at most one task works on a stack at a time, what comes first, and the retries. Whoever has committed an
-intent wakes the queue (``add``), and may wait until nothing is left to do (``settle``). A create works on its own stack
+intent wakes the queue (``wake``), and may wait until nothing is left to do (``settle``). A create works on its own stack
 directly, and reserves it meanwhile (``reserve``). Does not know what a step does (``steps``).
 """
 
@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from stackd.errors import ClusterUnavailable, StackdError
@@ -40,34 +39,28 @@ class Priority(enum.IntEnum):
     POOL = 3
 
 
-class Worker:
+class Worker(WorkQueue[str]):
     """The queue of one daemon; ``converge`` makes one stack be as its row says, or raises what keeps it from that.
-    ``jobs`` are stacks that a batch job deletes: nothing else wakes them, so that the job's concurrency holds."""
+
+    ``jobs`` are stacks that a batch job deletes: nothing else wakes them, so that the job's concurrency holds.
+    """
 
     def __init__(
         self, now: Callable[[], float], tasks: Tasks, converge: Callable[[str], Coroutine[Any, Any, None]]
     ) -> None:
+        super().__init__(now, RETRIES, background=Priority.EXPIRY, at_once_in_background=IN_THE_BACKGROUND)
         self.jobs: set[str] = set()
-        self._queue: WorkQueue[str] = WorkQueue(
-            now, RETRIES, background=Priority.EXPIRY, at_once_in_background=IN_THE_BACKGROUND
-        )
-        self.at_work = self._queue.at_work
-        self.retry_all = self._queue.retry_all
-        self._now = now
         self._tasks = tasks
         self._converge = converge
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._settling: dict[str, set[asyncio.Future[None]]] = {}
 
-    def __len__(self) -> int:
-        return len(self._queue)
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or key in self.jobs
 
-    def __contains__(self, stack_id: object) -> bool:
-        return stack_id in self._queue or stack_id in self.jobs
-
-    def add(self, stack_id: str, priority: Priority = Priority.REPAIR, *, delay: float = 0.0) -> None:
+    def wake(self, stack_id: str, priority: Priority = Priority.REPAIR, *, delay: float = 0.0) -> None:
         """Have the stack worked on, ``delay`` seconds from now; if that is under way, once more afterwards."""
         if stack_id not in self.jobs:
-            self._queue.add(stack_id, at=self._now() + delay, priority=priority)
+            self.add(stack_id, at=self._now() + delay, priority=priority)
 
     async def settle(self, stack_id: str, timeout: float | None = None) -> None:
         """Work on the stack before others, and return when nothing is left to do about it.
@@ -76,40 +69,31 @@ class Worker:
         retries. The work goes on if the caller leaves.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(stack_id, set())
-        waiting.add(done)
-        self._queue.add(stack_id, priority=Priority.WAITED, retry=True)
+        settling = self._settling.setdefault(stack_id, set())
+        settling.add(done)
+        self.add(stack_id, priority=Priority.WAITED, retry=True)
         try:
             async with asyncio.timeout(timeout):
                 await done
         except TimeoutError:
             raise ClusterUnavailable("Kubernetes has not done it yet") from None
         finally:
-            waiting.discard(done)
-            if not waiting and self._waiting.get(stack_id) is waiting:
-                del self._waiting[stack_id]
+            settling.discard(done)
+            if not settling and self._settling.get(stack_id) is settling:
+                del self._settling[stack_id]
 
-    @contextmanager
-    def reserve(self, stack_id: str) -> Iterator[None]:
-        """Within this, the caller works on a stack that nobody else knows yet; what others add waits until the end."""
-        self._queue.reserve(stack_id)
-        try:
-            yield
-        finally:
-            self._queue.done(stack_id)
-
-    async def run(self) -> None:
+    async def serve(self) -> None:
         """The working service; runs for ever."""
-        await self._queue.run(self._one, workers=WORKERS, failed=self._failed)
+        await self.run(self._one, workers=WORKERS, failed=self._failed)
 
     async def _one(self, stack_id: str) -> None:
-        waiting = self._waiting.pop(stack_id, set())
+        settling = self._settling.pop(stack_id, set())
         # A background task of its own: a graceful stop waits for it.
         work = self._tasks.spawn(f"work on {stack_id}", self._converge(stack_id))
         try:
             await work
         finally:
-            for done in waiting:
+            for done in settling:
                 if not done.done():
                     _copy(work, done)
 
