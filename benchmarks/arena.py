@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import os
 import secrets
 import signal
@@ -14,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import orjson
 
@@ -68,19 +68,16 @@ class Http:
     """A server that speaks the API at an address: stackd or a peer."""
 
     def __init__(self, url: str, key: str) -> None:
-        self.url = url
-        self._address = urlsplit(url)
-        self._key = key
+        self.url, self._key = url, key
 
     def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        """Send one request; returns status and body."""
-        connection = http.client.HTTPConnection(self._address.hostname or "", self._address.port or 80, timeout=120)
+        data = None if body is None else body.encode()
+        request = Request(self.url + path, data, {"X-API-KEY": self._key}, method=method)
         try:
-            connection.request(method, path, body, {"X-API-KEY": self._key})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+            with urlopen(request, timeout=120) as answer:
+                return answer.status, answer.read()
+        except HTTPError as error:
+            return error.code, error.read()
 
     def json(self, method: str, path: str, body: object = None) -> Any:
         """Send one request that must succeed; returns its JSON. Raises RuntimeError."""
@@ -90,11 +87,9 @@ class Http:
         return orjson.loads(text)
 
     def ids(self) -> list[str]:
-        """The ids of all stacks."""
         return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
 
     def plan(self, method: str, paths: Sequence[str], **plan: Any) -> dict[str, Any]:
-        """A plan for the loader."""
         return {"url": self.url, "key": self._key, "method": method, "paths": list(paths), **plan}
 
     def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
@@ -155,7 +150,6 @@ class Daemon(Http):
         return self.ids()
 
     def settle(self) -> None:
-        """Wait until no stack is still creating."""
         self.process.until(lambda: not self.json("GET", "/stacks?status=creating")["stacks"], 600.0, every=0.1)
 
     def delete(self, ids: Sequence[str]) -> float:
@@ -202,7 +196,6 @@ class Bench:
         return processes.ask("benchmarks.floor", self.floor_plan(do, **plan), MEASURED)
 
     def floor_plan(self, do: str, **plan: Any) -> dict[str, Any]:
-        """A plan for the raw client."""
         first, self.first_port = self.first_port, self.first_port + plan.get("count", 0)
         return {"do": do, "kubeconfig": self.kubeconfig, "namespace": NAMESPACE, "first_port": first, **plan}
 
@@ -249,7 +242,6 @@ def arena(
 
 
 def free_port() -> int:
-    """A TCP port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

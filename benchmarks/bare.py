@@ -23,7 +23,6 @@ def _always(body: bytes) -> Callable[[web.Request], Awaitable[web.Response]]:
 
 
 async def serve(port: int, status: bytes, everything: bytes) -> None:
-    """Serve until killed."""
     app = web.Application()
     app.router.add_get("/stacks", _always(everything))
     app.router.add_get("/stacks/{stack_id}/status", _always(status))

@@ -50,8 +50,6 @@ def manifests(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]
 
 
 class Raw:
-    """One raw client."""
-
     def __init__(
         self, session: aiohttp.ClientSession, access: Access, headers: dict[str, str], plan: dict[str, Any]
     ) -> None:
@@ -108,7 +106,6 @@ class Raw:
         return name
 
     async def delete(self, name: str) -> None:
-        """Delete the service, then the pod."""
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         await self._send("DELETE", f"/services/svc-{name}", options)
         await self._send("DELETE", f"/pods/{name}", options | {"gracePeriodSeconds": 0})
@@ -124,7 +121,6 @@ class Raw:
 
 
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
-    """Carry out the plan; returns the result."""
     access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
     try:
         with access.borrowed() as session:

@@ -36,7 +36,6 @@ class HttpConnection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, url: str) -> HttpConnection:
-        """Connect. Raises OSError."""
         where, loop = urlsplit(url), asyncio.get_running_loop()
         return (await loop.create_connection(cls, where.hostname or "", where.port or 80))[1]
 
@@ -47,16 +46,13 @@ class HttpConnection(asyncio.Protocol):
         return await self._answer
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Called by the loop."""
         self.transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionError(str(exc or "closed by the other side")))
 
     def data_received(self, data: bytes) -> None:
-        """Called by the loop."""
         self._buffer += data
         if self._body_at < 0:
             end = self._buffer.find(b"\r\n\r\n")
@@ -77,7 +73,6 @@ class HttpConnection(asyncio.Protocol):
 
 
 def request(url: str, method: str, path: str, key: str, body: bytes = b"") -> bytes:
-    """The bytes of a request."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {urlsplit(url).netloc}", f"X-API-KEY: {key}"]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -85,8 +80,6 @@ def request(url: str, method: str, path: str, key: str, body: bytes = b"") -> by
 
 
 class Load:
-    """Carries out one plan."""
-
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
         self._latencies: list[float] = []
@@ -99,7 +92,6 @@ class Load:
         self._end = float("inf")
 
     async def run(self) -> dict[str, Any]:
-        """Send all requests; returns the result."""
         connections = [await HttpConnection.open(self._plan["url"]) for _ in range(self._plan["connections"])]
         pid = self._plan.get("cpu_of")
         used, began = cpu_seconds(pid) if pid else 0.0, time.perf_counter()

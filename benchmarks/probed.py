@@ -29,7 +29,6 @@ class Probe:
         self._due = self._used = 0.0
 
     def start(self) -> None:
-        """Handle SIGUSR2. The first signal starts the timer."""
         self._loop.add_signal_handler(signal.SIGUSR2, self._write)
 
     def _tick(self) -> None:

@@ -38,15 +38,12 @@ class Process:
         self._ps = psutil.Process(self.pid)
 
     def cpu(self) -> float:
-        """CPU seconds used so far."""
         return cpu_seconds(self.pid)
 
     def memory(self) -> int:
-        """Resident bytes now."""
         return int(self._ps.memory_info().rss)
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
         self._process.send_signal(number)
 
     def stop(self) -> None:

@@ -24,12 +24,10 @@ RESTART = Goal("restart", "from the start to ready", 2.0, "s")
 
 
 def status_paths(ids: Sequence[str]) -> list[str]:
-    """The paths of the stacks' statuses."""
     return [f"/stacks/{stack_id}/status" for stack_id in ids]
 
 
 def status(bench: Bench) -> None:
-    """Status reads over 32 connections."""
     ids = bench.daemon.fill(bench.amounts.stacks)
     with bench.bare(ids[0]) as (handler, url):
         used, floor_used = bench.daemon.process.cpu(), handler.cpu()
@@ -72,16 +70,13 @@ def list_all(bench: Bench) -> None:
 
 def _take_turns(bench: Bench, url: str, paths: Sequence[str], connections: int) -> tuple[Any, Any]:
     """Read from the daemon and from the bare handler at ``url`` in turn, about a second each."""
-    sides: tuple[dict[str, Any], dict[str, Any]] = (
-        {"latencies": [], "seconds": 0.0},
-        {"latencies": [], "seconds": 0.0},
-    )
+    floor: dict[str, Any] = {"latencies": [], "seconds": 0.0}
+    ours = {"latencies": [], "seconds": 0.0}
     for _ in range(max(1, round(bench.amounts.read_seconds))):
-        for side, http in reversed(list(zip(sides, (bench.daemon, Http(url, "")), strict=True))):
+        for side, http in ((floor, Http(url, "")), (ours, bench.daemon)):
             done = _read(http, paths, connections, 1.0)
-            for part in ("latencies", "seconds"):
-                side[part] += done[part]
-    return sides
+            side |= {part: side[part] + done[part] for part in side}
+    return ours, floor
 
 
 def _read(http: Http, paths: Sequence[str], connections: int, seconds: float) -> Any:

@@ -13,7 +13,6 @@ from stackd.rehearse.outcome import Titled
 
 
 def milliseconds(seconds: Sequence[float], share: float) -> float:
-    """The percentile of samples in seconds, in milliseconds."""
     return percentile(sorted(seconds), share) * 1e3
 
 
@@ -41,16 +40,13 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The median of all runs."""
         return statistics.median(self.runs)
 
     @property
     def met(self) -> bool:
-        """Whether the median is on the good side of the bound."""
         return self.median <= self.goal.bound if self.goal.at_most else self.median >= self.goal.bound
 
     def cells(self) -> list[str]:
-        """Its line in the table."""
         goal = self.goal
         sides = [
             f"{number(statistics.median(side))} {self.of}" if self.floor else "" for side in (self.measured, self.floor)
@@ -89,11 +85,9 @@ class Results:
         self.costs.setdefault(name + self.suffix, []).append(value)
 
     def at_scale(self, line: str, stacks: int, value: float) -> None:
-        """Add one point of the cost against the number of stacks."""
         self.scale.setdefault(line, {})[stacks] = value
 
     def tables(self) -> Iterator[Titled]:
-        """The tables: title, heads and rows of each."""
         heads = ("row", "stackd", "floor", "min", "median", "max", "goal", "", "")
         yield "stackd beside its floors", heads, [figure.cells() for figure in self.figures.values()]
         spreads = {name: (min(runs), statistics.median(runs), max(runs)) for name, runs in self.costs.items()}
@@ -109,20 +103,13 @@ class Results:
         yield "cost against the number of stacks", ("", *map(str, counts)), rows
 
     def page(self) -> str:
-        """A page with the tables, and the latencies as report."""
-        drawn = [
-            report.section(
-                title,
-                report.rises(
-                    lines, title, "latency", "share of requests", {name: len(one) for name, one in lines.items()}
-                ),
-            )
-            for title, lines in self.latencies.items()
-        ]
+        drawn = []
+        for title, lines in self.latencies.items():
+            totals = {name: len(one) for name, one in lines.items()}
+            drawn.append(report.section(title, report.rises(lines, title, "latency", "share of requests", totals)))
         return report.document("Benchmarks", [*report.tables(self.tables()), *drawn])
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with percentiles instead of the single latencies."""
         return {
             "figures": [asdict(one) | {"median": one.median, "met": one.met} for one in self.figures.values()],
             "costs": self.costs,
@@ -137,7 +124,6 @@ class Results:
 
 
 def number(value: float) -> str:
-    """A number with about three digits."""
     if value == int(value) and abs(value) < 1000:
         return f"{value:.0f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

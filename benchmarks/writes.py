@@ -28,7 +28,6 @@ class Side:
 
 
 def create_alone(bench: Bench) -> None:
-    """One create at a time: p50."""
     ours, floor = _take_turns(bench, bench.amounts.creates_alone, 1, rounds=6)
     bench.results.add(ALONE, milliseconds(ours.latencies, 0.5), milliseconds(floor.latencies, 0.5), of="ms")
     bench.results.draw(ALONE.name, stackd=ours.latencies, floor=floor.latencies)
