@@ -191,14 +191,15 @@ def _check_content(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} is a SQLite file of another application; stackd leaves it as it is. To go on, {_ADVICE}"
         )
     version = schema.version_of(connection)
-    has = f"the state file {path} has format {version}, and this stackd"
     if version > schema.FORMAT:
         raise StoreError(
-            f"{has} knows formats up to {schema.FORMAT}:"
-            f" run the newer stackd that wrote it, or restore a copy made before the upgrade"
+            f"the state file {path} has format {version}, and this stackd knows formats up to {schema.FORMAT}: "
+            "run the newer stackd that wrote it, or restore a copy made before the upgrade"
         )
     if version < schema.OLDEST:
-        raise StoreError(f"{has} converts formats from {schema.OLDEST} on: {_ADVICE}")
+        raise StoreError(
+            f"the state file {path} has format {version}, and this stackd converts formats from {schema.OLDEST} on: {_ADVICE}"
+        )
     if path.stat().st_size <= _CHECK_LIMIT and (verdict := _damage(connection)):
         raise damaged(path, verdict)
 

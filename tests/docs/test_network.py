@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.docs.markdown import ROOT, blocks
 
 PAGE = ROOT / "docs" / "network.md"
 RECIPES: list[dict[str, Any]] = [yaml.safe_load(one.text) for one in blocks(PAGE) if "policy" in one.marks]
+assert len(RECIPES) == 3
 CLUSTER = ("10.244.0.0/16", "10.96.0.0/12")
 SITE = ManifestOptions(
     namespace="stacks",
@@ -27,10 +29,6 @@ METADATA = ("169.254.169.254/32",)
 
 def applied() -> list[dict[str, Any]]:
     return [one for one in documents(SITE) if one["kind"] == "NetworkPolicy"]
-
-
-def test_there_are_recipes() -> None:
-    assert len(RECIPES) == 3
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: one["metadata"]["name"])
@@ -51,10 +49,7 @@ def test_a_label_of_a_create_is_what_a_recipe_selects() -> None:
 
 
 def test_the_policies_of_the_page_are_those_that_manifests_prints() -> None:
-    site = ManifestOptions(
-        **{**{name: getattr(SITE, name) for name in SITE.__slots__}, "dns": True, "egress": "internet"}
-    )
+    site = replace(SITE, dns=True, egress="internet")
     names = [one["metadata"]["name"] for one in documents(site) if one["kind"] == "NetworkPolicy"]
-    text = PAGE.read_text()
     assert names
-    assert all(f"| `{name}` |" in text for name in names)
+    assert all(f"| `{name}` |" in PAGE.read_text() for name in names)

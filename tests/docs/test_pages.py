@@ -8,6 +8,7 @@ import re
 import runpy
 import shlex
 import sys
+from asyncio.subprocess import PIPE, STDOUT
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -20,6 +21,7 @@ from tests.docs.markdown import PAGES, ROOT, anchors, blocks, links, script
 from tests.harness import KEY, Harness, harness
 
 RUNNABLE = [page for page in PAGES if script(page)]
+assert ROOT / "docs" / "api-guide.md" in RUNNABLE
 SECONDS = 60.0
 
 
@@ -34,43 +36,24 @@ async def test_the_commands_of_a_page_run_as_they_stand(at: Harness, tmp_path: P
     command = folder / "bin" / "stackd"
     command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / "stackd.py"))} "$@"\n')
     command.chmod(0o755)
+    env = {key: value for key, value in os.environ.items() if not key.startswith("STACKD_")}
+    env |= {"PATH": f"{folder / 'bin'}:{env['PATH']}", "HOME": str(folder), "STACKD_URL": at.url, "STACKD_API_KEY": KEY}
     process = await asyncio.create_subprocess_exec(
-        "bash",
-        *("-euc", script(page)),
-        cwd=folder,
-        env={
-            **{key: value for key, value in os.environ.items() if not key.startswith("STACKD_")},
-            "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
-            "HOME": str(folder),
-            "STACKD_URL": at.url,
-            "STACKD_API_KEY": KEY,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        "bash", "-euc", script(page), cwd=folder, env=env, stdout=PIPE, stderr=STDOUT
     )
     async with asyncio.timeout(SECONDS):
-        said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    assert "error" not in said.decode(), said.decode()
-
-
-def test_the_guide_of_the_api_is_among_them() -> None:
-    assert ROOT / "docs" / "api-guide.md" in RUNNABLE
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert "error" not in out.decode(), out.decode()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in links(page):
-        if link.startswith(("http://", "https://")):
-            continue
+def test_links_lead_somewhere_and_blocks_are_in_their_language(page: Path) -> None:
+    for link in (one for one in links(page) if not one.startswith(("http://", "https://"))):
         target, _, anchor = link.partition("#")
         path = (page.parent / target).resolve() if target else page
         assert path.exists(), link
         assert not anchor or anchor in anchors(path), link
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name)
-def test_blocks_can_be_read_as_what_they_say_they_are(page: Path) -> None:
     for block in blocks(page):
         if block.language == "python":
             compile(block.text, name(page), "exec")
@@ -78,11 +61,6 @@ def test_blocks_can_be_read_as_what_they_say_they_are(page: Path) -> None:
             assert list(yaml.safe_load_all(block.text))
         else:
             assert block.language in ("", "sh", "toml", "json", "nginx"), block
-
-
-def test_the_example_stands_on_its_page_as_it_is() -> None:
-    shown = [block.text for block in blocks(ROOT / "docs" / "integrate.md") if block.language == "python"]
-    assert (ROOT / "examples" / "integrate.py").read_text() in shown
 
 
 def test_the_front_page_leads_to_every_other_one() -> None:
@@ -93,11 +71,8 @@ def test_the_front_page_leads_to_every_other_one() -> None:
         targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link}
         waiting += [target for target in targets if target in PAGES and target not in reached]
     assert set(PAGES) - reached == set()
+    assert len((ROOT / "README.md").read_text().splitlines()) < 60, "one screen or two"
     assert {(ROOT / link).resolve() for link in links(ROOT / "README.md")} >= set((ROOT / "docs").glob("*.md"))
-
-
-def test_the_front_page_is_one_screen_or_two() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) < 60
 
 
 def test_the_picture_is_a_drawing_that_loads_nothing_and_knows_both_themes() -> None:
@@ -121,10 +96,6 @@ def example(one_each: Harness) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLE))
 
 
-async def test_it_is_short(example: dict[str, Any]) -> None:
-    assert len(EXAMPLE.read_text().splitlines()) <= LINES
-
-
 async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness, example: dict[str, Any]) -> None:
     first, again = [await asyncio.to_thread(example["start"], "alice") for _ in range(2)]
     other = await asyncio.to_thread(example["start"], "bob")
@@ -138,6 +109,9 @@ async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness
     ]
     assert flags == [True, True]
     assert example["flag"]("alice") != example["flag"]("bob")
+    text = EXAMPLE.read_text()
+    assert len(text.splitlines()) <= LINES
+    assert text in [block.text for block in blocks(PAGE) if block.language == "python"], "it stands on its page"
 
 
 async def test_it_is_extended_and_goes_when_it_is_solved(one_each: Harness, example: dict[str, Any]) -> None:
@@ -154,13 +128,11 @@ async def test_it_is_extended_and_goes_when_it_is_solved(one_each: Harness, exam
 async def test_a_stack_that_cannot_run_is_not_in_the_way_of_the_next_one(
     one_each: Harness, example: dict[str, Any]
 ) -> None:
-    good, example["start"].__globals__["POD"] = (
-        example["POD"],
-        example["POD"].replace("nginx:stable", "challenge/nostart"),
-    )
+    names, good = example["start"].__globals__, example["POD"]
+    names["POD"] = good.replace("nginx:stable", "challenge/nostart")
     with pytest.raises(StackEnded, match="failed"):
         await asyncio.to_thread(example["start"], "alice")
-    example["start"].__globals__["POD"] = good
+    names["POD"] = good
     assert (await asyncio.to_thread(example["start"], "alice")).status == "running"
 
 
