@@ -125,9 +125,7 @@ class Port(Body):
 
     container_port: int = doc("The container's port.", PORT)
     protocol: str = doc("Its protocol.", {"enum": PROTOCOLS}, default="TCP")
-    node_port: int = doc(
-        "The port that leads to it, on the node's address; only where it has no name.", PORT, default=0
-    )
+    node_port: int = doc("The port on the node's address that leads to it, if it has no name.", PORT, default=0)
     url: str = doc("Where it is reached, only if it has `route` http or https.", default="")
     host: str = doc("Name and port at which it is reached with TLS, only if it has `route` tls.", default="")
     route: str = ""
@@ -155,13 +153,9 @@ class Stack(Body):
     requested_cpu_milli: int = doc(CPU, default=0)
     requested_memory_bytes: int = doc(MEMORY, default=0)
     status_reason: str = doc("Why the status is what it is, in one word; empty if there is nothing to say.", default="")
-    status_message: str = doc(
-        "The same in a sentence. It may quote the pod: treat it as the tenant's text.", default=""
-    )
+    status_message: str = doc("The same in a sentence. It may quote the pod, so it is the tenant's text.", default="")
     labels: Mapping[str, str] = doc("The labels from the create.", default_factory=nothing)
-    ended: bool = doc(
-        "Whether the pod has ended for good: ports and service are released, the record stays.", default=False
-    )
+    ended: bool = doc("Whether the pod has ended for good. Its ports and service are released.", default=False)
     template: str = doc("The template that it was made from; left out where there is none.", default="")
     values: Mapping[str, str] = doc(
         "What was generated for this stack, by the names of variables; left out where nothing was. No other answer has "
@@ -338,7 +332,7 @@ class Batch(Body):
     ttl: str = doc("With `extend`: added to each `ttl_expires_at`, as for one stack.", DURATION, default="")
     stack_ids: tuple[str, ...] = doc("Duplicates count once.", IDS, default=())
     labels: Mapping[str, str] = doc(
-        "All stacks that have all of these labels.", {**LABELS, "minProperties": 1}, default_factory=nothing
+        "Stacks with all of these labels.", {**LABELS, "minProperties": 1}, default_factory=nothing
     )
 
 
@@ -395,10 +389,7 @@ class BatchJob(Body):
     ttl: str = doc("By how much it extends, if it does.", DURATION, default="")
     status: JobStatus = doc("JobStatus")
     total: int = doc("How many ids it has.")
-    done: int = doc(
-        "Stacks that are as the action wants them. One is extended once its row says so; stackd then writes the new end "
-        "into the cluster."
-    )
+    done: int = doc("Stacks that are as the action wants them.")
     not_found: int = doc("Ids that belong to no stack.")
     failed: int = doc("Stacks that the action failed for. stackd keeps trying where the error says so.")
     errors: tuple[JobError, ...] = doc("The first 100 failures.", FAILURES, default=())
@@ -417,7 +408,7 @@ class Activity(Body):
     stack_id: str = doc("The stack's id; there is either this or `job_id`.", default="")
     job_id: str = doc("The job's id.", default="")
     labels: Mapping[str, str] = doc(
-        "The stack's labels; of a job: those that chose its stacks.", default_factory=nothing
+        "The stack's labels, or those by which a job chose its stacks.", default_factory=nothing
     )
     message: str = doc("More about it, such as `until 2026-02-10T04:02:26Z`.", default="")
     status: JobStatus = doc("JobStatus")
@@ -469,9 +460,7 @@ class Capacity(Body):
     """How many more of one kind of stack fit, if the nodes run nothing but stacks, and what runs out first."""
 
     fits: int = doc("How many more.")
-    limited_by: str = doc(
-        "What runs out first: `cpu`, `memory`, `ephemeral_storage`, `pods`, `nodes`, `ports`, `quota` or `max_stacks`."
-    )
+    limited_by: str = doc("What runs out first, such as `cpu`, `pods`, `nodes`, `ports`, `quota` or `max_stacks`.")
     nodes: Mapping[str, int] = doc("How many more, by node.")
     quota: int | None = doc("How many more the namespace's quotas allow; null while they are not known.")
     quota_limited_by: str = doc("The resource of the quotas that runs out first; empty if none.")
@@ -508,9 +497,7 @@ class Template(Body):
     requested_cpu_milli: int = doc("CPU of one, in thousandths of a core.")
     requested_memory_bytes: int = doc("Memory of one.")
     stacks: Mapping[str, int] = doc("Its stacks by status, without those of the pool.")
-    median_seconds_to_running: float | None = doc(
-        "From create to running, within the last hour; null where none was started."
-    )
+    median_seconds_to_running: float | None = doc("From create to running, in the last hour; null if none was started.")
     pool: int = doc("How many stacks are kept running and unassigned.")
     ready: int = doc("Unassigned stacks of its pool that can be given away now.")
     starting: int = doc("Unassigned stacks of its pool that are being started.")
@@ -519,9 +506,7 @@ class Template(Body):
     hits: int = doc("Creates that got a stack from the pool, since the daemon started.")
     misses: int = doc("Creates that found the pool empty, since the daemon started.")
     reason: str = doc("Why the pool is not filled; empty while it is, or is being filled.")
-    prepull: Mapping[str, Prepull] | None = doc(
-        "How far its images are on each node; null if they are not pulled ahead."
-    )
+    prepull: Mapping[str, Prepull] | None = doc("How far its images are on each node; null unless they are pulled.")
     history: Mapping[str, Any] = doc(
         "With `history`: `every_seconds`, and one sample, the present one, of each of `running`, `creating`, `failed`, "
         "`ready`, `starting` and `failing`. Older versions of stackd kept those of an hour; Prometheus does.",
@@ -646,13 +631,8 @@ class Released(Body):
 class Reason(Body):
     """One thing that is wrong."""
 
-    path: str = doc(
-        "The field, such as `spec.containers[0].image` or `target_port[0]`; `(root)` is the pod spec itself, and empty is "
-        "no field."
-    )
-    line: int | None = doc(
-        "Where it stands in the pod spec's text, from 1; null where it is not in there.", {"minimum": 1}
-    )
+    path: str = doc("The field, such as `spec.hostNetwork`; `(root)` is the pod spec itself, and empty is no field.")
+    line: int | None = doc("The line in the pod spec's text, from 1, or null.", {"minimum": 1})
     text: str = doc("What is wrong.")
 
 
@@ -667,12 +647,8 @@ class Error(Body):
         default=(),
     )
     stack_id: str = doc("Of a 409 for a label's limit: the existing stack.", default="")
-    detail: str = doc(
-        "What Kubernetes or a library said: for whoever runs stackd.", {"maxLength": LONGEST_ERROR}, default=""
-    )
-    player_message: str = doc(
-        "What a platform can show to a player, where a limit or the room is the reason.", default=""
-    )
+    detail: str = doc("What Kubernetes said: for whoever runs stackd.", {"maxLength": LONGEST_ERROR}, default="")
+    player_message: str = doc("For a player, if a limit or the room is the reason.", default="")
 
 
 # ---- reading answers

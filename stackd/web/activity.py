@@ -20,9 +20,8 @@ from stackd.units import parse_duration
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.bodies import length_of, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of
-from stackd.web.parameters import Parameter, number, one_of
+from stackd.web.parameters import Parameter, label_of, number, one_of
 from stackd.web.responses import json_response
-from stackd.web.selection import label_of
 from stackd.web.stacks import HISTORY
 
 ACTIONS = {

@@ -20,8 +20,7 @@ from stackd.model import Job, Stack
 from stackd.web import bodies
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.change_feed import ChangeKind, FeedChange, Renderer, event, frame
-from stackd.web.parameters import Parameter
-from stackd.web.selection import FIELDS, FILTERS, StackSelection
+from stackd.web.parameters import FIELDS, FILTERS, Parameter, StackSelection
 from stackd.web.stacks import HISTORY
 
 LAST_EVENT_ID = Parameter("Last-Event-ID", "Continue after this event.", str, where="header")

@@ -25,9 +25,8 @@ from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
 from stackd.web.bodies import in_turns, is_unread, listed_body, read_entries
-from stackd.web.parameters import Parameter, number
+from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
-from stackd.web.selection import FIELDS, FILTERS, LABEL, StackSelection
 from stackd.web.stacks import STACKS, first_answer, read_body
 
 BATCH = "Batch jobs"

@@ -1,4 +1,4 @@
-"""Query parameters: what each one means, and how its text is read.
+"""Query parameters: what each one means and how its text is read; those that select stacks, and fields of them.
 
 A route declares its parameters, and OpenAPI describes them from that. Routes without parameters ignore the query. Routes
 with parameters refuse unknown ones, so that a mistyped filter never gets an unfiltered answer.
@@ -6,14 +6,15 @@ with parameters refuse unknown ones, so that a mistyped filter never gets an unf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, overload
 
 from aiohttp import web
 
-from stackd.contract import DURATION, NOTHING
+from stackd.contract import DURATION, LONGEST_NAME, NOTHING, STACK_FIELDS
 from stackd.errors import InvalidRequest
+from stackd.model import Stack, StackStatus
 from stackd.names import did_you_mean
 from stackd.units import parse_duration
 from stackd.web.auth import PARAMETER
@@ -150,3 +151,96 @@ def short(name: str) -> str:
 def _unknown(name: str, known: Sequence[str]) -> str:
     meant = next((instead for names, instead in _OFTEN_TRIED.items() if name.lower() in names), "")
     return f"{short(name)!r}; {meant}" if meant else unknown(name, known)
+
+
+# ---- which stacks, and which of their fields
+
+Test = Callable[[Stack], bool]
+
+
+def chosen_fields(text: str) -> tuple[str, ...]:
+    """The fields of a stack that the text names, in the documented order. Raises InvalidRequest."""
+    names = set(text.split(","))
+    unknown = sorted(names.difference(STACK_FIELDS))
+    if unknown:
+        raise InvalidRequest(f"fields: there is no field {unknown[0][:64]!r}; there are {', '.join(STACK_FIELDS)}")
+    return tuple(name for name in STACK_FIELDS if name in names)
+
+
+def label_of(text: str) -> tuple[str, str | None]:
+    """A label's key, and its value; None for any. Raises InvalidRequest."""
+    key, with_value, value = text.partition("=")
+    if not key:
+        raise InvalidRequest("label must be key=value, or key for any value")
+    return key, value if with_value else None
+
+
+def _has_label(text: str) -> Test:
+    key, value = label_of(text)
+    if value is None:
+        return lambda stack: key in stack.labels
+    return lambda stack: stack.labels.get(key) == value
+
+
+def _has_status(text: str) -> Test:
+    status = _STATUS.read(text)
+    return lambda stack: stack.status == status
+
+
+def _named(name: str, attribute: str) -> Callable[[str], Test]:
+    """Any name is valid: stacks of a removed node or template may still exist."""
+
+    def test(text: str) -> Test:
+        if not 0 < len(text) <= LONGEST_NAME:
+            raise InvalidRequest(f"{name} must be the name of a {name}, of 1 to {LONGEST_NAME} characters")
+        return lambda stack: getattr(stack, attribute) == text
+
+    return test
+
+
+_STATUS: Final = one_of("status", "Any of these statuses.", list(StackStatus))
+_NAME: Final = {"minLength": 1, "maxLength": LONGEST_NAME}
+FIELDS: Final = Parameter(
+    "fields",
+    "Only these fields, with commas between them.",
+    chosen_fields,
+    {"pattern": "^(?:{0})(?:,(?:{0}))*$".format("|".join(STACK_FIELDS))},
+    example="stack_id,status",
+)
+LABEL: Final = Parameter(
+    "label",
+    "`key=value`, or `key` for any value. If repeated, a stack must match all of them.",
+    _has_label,
+    {"pattern": "^[^=]"},
+    many=True,
+    example=["team=7"],
+)
+STATUS: Final = Parameter(_STATUS.name, _STATUS.about, _has_status, _STATUS.schema, many=True)
+NODE: Final = Parameter("node", "On this node.", _named("node", "node_id"), _NAME)
+TEMPLATE: Final = Parameter("template", "Made from this template.", _named("template", "template"), _NAME)
+FILTERS: Final = (LABEL, STATUS, NODE, TEMPLATE)
+LASTING: Final = (LABEL, TEMPLATE)
+"""A stack passes these filters for its whole life or never."""
+
+
+class StackSelection:
+    """The stacks that the filters of a request select. Raises InvalidRequest if a value is wrong."""
+
+    def __init__(self, parameters: Parameters) -> None:
+        read = [(each, parameters.all(each)) for each in FILTERS]
+        self._tests = [(each, tests) for each, tests in read if tests]
+
+    def __bool__(self) -> bool:
+        """Whether the request has any filter."""
+        return bool(self._tests)
+
+    def matches(self, stack: Stack, among: Iterable[Parameter[Test]] = FILTERS) -> bool:
+        """Whether the stack is selected as it is now, by the filters ``among``: by any status, and by all labels."""
+        for each, tests in self._tests:
+            if each in among and not (any if each is STATUS else all)(test(stack) for test in tests):
+                return False
+        return True
+
+    def may_have_matched(self, stack: Stack) -> bool:
+        """Whether the stack may have been selected earlier."""
+        return self.matches(stack, LASTING)

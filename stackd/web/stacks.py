@@ -14,13 +14,13 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
-from stackd.lifecycle.context import Context, CreateRequest
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
 from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key
 from stackd.lifecycle.verbs import delete, extend, restart, start, stop, until_gone, until_status
 from stackd.model import Stack, StackStatus
-from stackd.store import Claim, Store
+from stackd.store import Claim
 from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
@@ -83,12 +83,8 @@ async def create_stack(call: ApiCall) -> web.Response:
     async def run(claim: Claim | None) -> StoredResponse:
         with call.api.limits.create(call.key.name):
             parsed = await requests.create_body(call.view, body)
-            rendered = CreatedBody(bodies.created_body)
-            create_request = parsed.create_request
-            if claim is not None:
-                create_request = replace(create_request, claim=claim, answer=rendered)
             with requests.refusals_located(parsed):
-                return await _created(call, parsed, create_request, rendered)
+                return await _created(call, parsed, claim)
 
     return await first_answer(call, body, run)
 
@@ -112,43 +108,32 @@ async def _tried(call: ApiCall, body: bytes) -> web.Response:
     )
 
 
-class CreatedBody:
-    """Renders the answer to a create once, so that the same bytes are kept under its Idempotency-Key and sent."""
+async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> StoredResponse:
+    context, create_request = call.api.context, parsed.create_request
+    rendered: dict[str, bytes] = {}
 
-    def __init__(self, render: Callable[[Stack], bytes]) -> None:
-        self._render = render
-        self._kept: tuple[str, bytes] | None = None
+    def answer(stack: Stack) -> bytes:
+        """The bytes that are kept under the Idempotency-Key (on the store's thread) are those that are sent."""
+        rendered[stack.stack_id] = bodies.created_body(stack)
+        return rendered[stack.stack_id]
 
-    def __call__(self, stack: Stack) -> bytes:
-        """Render the answer that is kept under the key (on the store's thread)."""
-        body = self._render(stack)
-        self._kept = (stack.stack_id, body)
-        return body
-
-    async def of(self, store: Store, stack: Stack) -> bytes:
-        """The answer for the new stack."""
-        if self._kept is not None and self._kept[0] == stack.stack_id:
-            return self._kept[1]
-        return self._render(await store.stacks.whole(stack))
-
-
-async def _created(
-    call: ApiCall, parsed: CreateBody, create_request: CreateRequest, rendered: CreatedBody
-) -> StoredResponse:
+    if claim is not None:
+        create_request = replace(create_request, claim=claim, answer=answer)
     with call.api.limits.per_label.create(create_request.labels, call.key.labels) as not_made:
         if parsed.return_existing:
-            stack, is_new = await create_once(call.api.context, create_request)
+            stack, is_new = await create_once(context, create_request)
         else:
-            stack, is_new = await create(call.api.context, create_request), True
+            stack, is_new = await create(context, create_request), True
         if not is_new:
             not_made()
     call.request[STACK_ID] = stack.stack_id
     if is_new:
-        return StoredResponse(status=201, body=await rendered.of(call.api.context.store, stack))
+        body = rendered.get(stack.stack_id) or bodies.created_body(await context.store.stacks.whole(stack))
+        return StoredResponse(status=201, body=body)
     # Only the creator of a stack gets its generated values.
-    body = await _detail(call.api.context, stack)
-    if create_request.claim is not None:
-        await call.api.context.store.claims.keep(replace(create_request.claim, status=200, answer=body))
+    body = await _detail(context, stack)
+    if claim is not None:
+        await context.store.claims.keep(replace(claim, status=200, answer=body))
     return StoredResponse(status=200, body=body)
 
 

@@ -109,39 +109,23 @@ async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
         await ask("get", stack)
 
 
-async def test_a_list_tells_why_a_stack_has_failed_and_whether_it_has_ended(at: Harness, ask: Caller) -> None:
-    failing = await ask("create", request_for("registry.example/badname")["pod_spec"], ports="80/tcp")
-    await at.until_status(failing.stack_id, "failed")
-    (listed,) = await ask("stacks")
-    assert listed == await ask("get", failing)
-    assert listed.status_reason == "InvalidImageName"
-
-
-async def test_many_are_deleted_as_one_job(at: Harness, ask: Caller) -> None:
-    ids = [(await at.create())["stack_id"] for _ in range(3)]
-    job = await ask("batch_delete", [*ids, "stack-none"])
-    done = await ask("wait_job", job.job_id)
-    assert (done.status, done.deleted, done.not_found, done.errors) == ("completed", 3, 1, {})
-
-
-async def test_many_are_extended_as_one_job(at: Harness, ask: Caller) -> None:
-    before = {}
-    for _ in range(2):
-        stack = await at.create(seed() | {"labels": {"team": "7"}})
-        before[stack["stack_id"]] = await ask("get", stack["stack_id"])
+async def test_many_are_extended_and_deleted_as_one_job(at: Harness, ask: Caller) -> None:
+    made = [(await at.create(seed() | {"labels": {"team": "7"}}))["stack_id"] for _ in range(2)]
+    before = [await ask("get", stack_id) for stack_id in made]
     begun = await ask("batch", "extend", labels={"team": "7"}, ttl="30m")
     assert (begun.action, begun.total, begun.finished) == ("extend", 2, False)
     done = await ask("wait_batch", begun.job_id)
     assert (done.status, done.action, done.done, done.deleted) == ("completed", "extend", 2, 0)
-    for stack_id, stack in before.items():
-        assert (await ask("get", stack_id)).ttl_expires_at == stack.ttl_expires_at + timedelta(minutes=30)
-    deleted = await ask("batch", "delete", stack_ids=before.values())
-    assert (await ask("wait_job", deleted.job_id)).deleted == 2
-    assert (await ask("batch_job", deleted.job_id)).done == 2
-    did = await ask("activity", labels={"team": "7"}, since=timedelta(hours=1), limit=3)
-    assert [(one.action, one.total) for one in did] == [("delete", 2), ("extend", 2), ("create", 1)]
-    assert (did[0].job_id, did[1].ttl, did[2].stack_id in before) == (deleted.job_id, "30m", True)
-    assert await ask("activity", since=did[0].at, action="create") == []
+    for stack in before:
+        assert (await ask("get", stack)).ttl_expires_at == stack.ttl_expires_at + timedelta(minutes=30)
+    job = await ask("batch_delete", [*before, "stack-none"])
+    deleted = await ask("wait_job", job.job_id)
+    assert (deleted.status, deleted.deleted, deleted.not_found, deleted.errors) == ("completed", 2, 1, {})
+    assert (await ask("batch_job", job.job_id)).done == 2
+    did = await ask("activity", since=timedelta(hours=1), limit=3)
+    assert [(one.action, one.total) for one in did] == [("delete", 3), ("extend", 2), ("create", 1)]
+    assert (did[0].job_id, did[1].ttl, did[2].stack_id) == (job.job_id, "30m", made[1])
+    assert await ask("activity", labels={"team": "7"}, since=did[0].at, action="create") == []
 
 
 async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harness, kind: Any) -> None:
@@ -200,6 +184,7 @@ async def test_waiting_ends_when_there_is_nothing_left_to_wait_for(at: Harness, 
     with pytest.raises(StackEnded, match="InvalidImageName") as ended:
         await ask("wait", failing)
     assert ended.value.stack.status == "failed"
+    assert await ask("stacks") == [ended.value.stack], "a list says why, too"
     slow = await ask("create", request_for("registry.example/slowpull")["pod_spec"], ports=[80])
     with pytest.raises(TimedOut, match=r"still creating after 0\.5 s"):
         await ask("wait", slow, timeout=0.5)
@@ -207,38 +192,29 @@ async def test_waiting_ends_when_there_is_nothing_left_to_wait_for(at: Harness, 
 
 async def test_events_go_on_behind_a_cut_and_lose_nothing(at: Harness, kind: Any) -> None:
     events: list[Event] = []
-    fields = ["stack_id", "status"]
+    fields, filters = ["stack_id", "status"], {"labels": {"team": "7"}, "statuses": ["creating", "running"]}
     async with gate(at.port) as way:
         ask = Caller(kind(way.url, KEY))
-        following = asyncio.create_task(ask.events(events, lambda event: event.kind == "deleted", fields=fields))
+        following = asyncio.create_task(
+            ask.events(events, lambda event: event.kind == "left", fields=fields, **filters)
+        )
         await at.until_metric("stackd_event_streams", 1)
-        first = (await at.create())["stack_id"]
+        await at.create()
+        first = (await at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
         await eventually(lambda: (first, "running") in seen(events))
         await way.shut()
-        second = (await at.create())["stack_id"]
+        second = (await at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
         await at.until_status(second, "running")
         await way.open()
         await eventually(lambda: (second, "running") in seen(events))
         assert "reset" not in {event.kind for event in events}
         assert seen(events).count((first, "running")) == 1
         assert all(set(event.data) == {"stack_id", "status"} for event in events if event.kind == "stack")
-        await at.call("DELETE", f"/stacks/{first}")
+        await at.call("POST", f"/stacks/{first}/stop")
         await following
-        assert (events[-1].kind, events[-1].stack_id) == ("deleted", first)
+        assert (events[-1].kind, events[-1].stack_id) == ("left", first)
+        assert {event.stack_id for event in events if event.kind != "hello"} == {first, second}
         await ask("close")
-
-
-async def test_events_of_some_stacks_tell_when_one_is_no_longer_among_them(at: Harness, ask: Caller) -> None:
-    events: list[Event] = []
-    filters: dict[str, Any] = {"labels": {"team": "7"}, "statuses": ["creating", "running"]}
-    following = asyncio.create_task(ask.events(events, lambda event: event.kind == "left", **filters))
-    await at.until_metric("stackd_event_streams", 1)
-    await at.create(seed() | {"labels": {"team": "8"}})
-    mine = (await at.create(seed() | {"labels": {"team": "7"}}))["stack_id"]
-    await at.until_status(mine, "running")
-    await at.call("POST", f"/stacks/{mine}/stop")
-    await following
-    assert {event.stack_id for event in events if event.kind != "hello"} == {mine}
 
 
 def seen(events: list[Event]) -> list[tuple[str, str]]:
