@@ -6,8 +6,8 @@ machine    serve, demo, rebuild, setup, check, doctor, backup, reload, key: this
 process, setup, doctor    what these load when they run
 manifests  manifests
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
-system     templates, stats, capacity, events, activity, reconcile, owner, takeover: the daemon as a whole, over its API
-rehearse   rehearse; rehearsal: what it loads when it runs
+system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
+rehearsal  what rehearse loads when it runs
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON
@@ -45,7 +45,7 @@ COMMANDS = {
     "templates": ("stackd.cli.system:templates", "List the templates."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
-    "rehearse": ("stackd.cli.rehearse:rehearse", "Start many stacks as players would, and measure."),
+    "rehearse": ("stackd.cli.system:rehearse", "Start many stacks as players would, and measure."),
     "events": ("stackd.cli.system:events", "Print what changes, as it changes."),
     "activity": ("stackd.cli.system:activity", "Show which key asked for what."),
     "reconcile": ("stackd.cli.system:reconcile", "Show the reconciliation's plan, or release its brake."),

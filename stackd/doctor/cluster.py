@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from stackd.clock import utc_minute
@@ -24,7 +24,6 @@ from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import SKEW_SECONDS
 from stackd.lifecycle.capacity import (
     NODES,
-    Bound,
     StackResources,
     Storage,
     by_nodes,
@@ -34,13 +33,14 @@ from stackd.lifecycle.capacity import (
     most_storage,
     storage_given,
 )
-from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
+from stackd.model import NODE_PORTS_REMEDY
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
 from stackd.templates import read_templates
 from stackd.templates.egress import NONE
 
 APPLY = "apply what `stackd manifests` prints"
+NEW_KUBECONFIG = "`stackd manifests --kubeconfig-for URL` makes one"
 STRANGE_SECONDS = 30.0
 SKEW_WARN = 5.0
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -80,11 +80,10 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
     try:
         yield ok("cluster", f"Kubernetes {await cluster.version()} answers")
     except StackdError as error:
-        why = expiry_remark(cluster.connection.access, time.time())
-        refused = f"{REMEDY}; `stackd manifests --kubeconfig-for URL` makes one"
+        refused = f"{REMEDY}; {NEW_KUBECONFIG}"
         away = "check that cluster.kubeconfig names it, and that this machine can reach it"
-        advice = why or (refused if isinstance(error, ClusterRefused) else away)
-        yield fail("cluster", str(error), advice)
+        why = expiry_remark(cluster.connection.access, time.time())
+        yield fail("cluster", str(error), why or (refused if isinstance(error, ClusterRefused) else away))
         return
     for check in (_clock, _credentials, _namespace, _rights, _policies, _nodes, _ports, _room, routes):
         about = check.__name__.strip("_")
@@ -134,42 +133,33 @@ async def _credentials(cluster: Cluster, config: Config, size: Size) -> list[Fin
     if expiry is None:
         return [ok(about, "they do not expire, or something else renews them")]
     if remark := expiry_remark(access, now):
-        advice = "`stackd manifests --kubeconfig-for URL` makes one"
-        return [fail(about, remark, advice) if now >= expiry.at else warn(about, remark, advice)]
+        return [(fail if now >= expiry.at else warn)(about, remark, NEW_KUBECONFIG)]
+    valid = f"{expiry.what} is valid until {utc_minute(expiry.at)}"
     if token is None:
-        return [ok(about, f"{expiry.what} is valid until {utc_minute(expiry.at)}")]
+        return [ok(about, valid)]
     if not all([await cluster.may(ask) for ask in asks_of_account(token.account, token.namespace)]):
         text = f"{expiry.what} expires on {utc_minute(expiry.at)}, and stackd may not create a new one for itself"
         return [warn(about, text, APPLY)]
-    return [ok(about, f"{expiry.what} is valid until {utc_minute(expiry.at)}, and is renewed before")]
+    return [ok(about, f"{valid}, and is renewed before")]
 
 
 async def _namespace(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    name = config.stacks.namespace
+    name, policy, about = config.stacks.namespace, config.policy, "namespace"
     document = await cluster.namespace()
     if document is None:
         raise _NothingThere(f"there is no namespace {name}")
     if (document.get("status") or {}).get("phase") == "Terminating":
-        return [fail("namespace", f"{name} is being terminated", "wait, or see what holds it")]
+        return [fail(about, f"{name} is being terminated", "wait, or see what holds it")]
     level = (document["metadata"].get("labels") or {}).get(ENFORCE, "")
-    if level == RESTRICTED and not _can_be_restricted(config):
-        pods = f"pods of policy.profile {config.policy.profile} are refused"
-        text = f"{name} enforces the Pod Security Standard restricted, and {pods}"
-        return [fail("namespace", text, f'set policy.profile = "{RESTRICTED}", or {_relabel(config)}')]
-    if LEVELS.get(level, 0) < LEVELS[config.policy.profile]:
-        text = f"{name} enforces the Pod Security Standard {level or 'none'}, and policy.profile is {config.policy.profile}"
-        return [warn("namespace", text, _relabel(config))]
-    return [ok("namespace", f"{name} is there, and enforces the Pod Security Standard {level}")]
-
-
-def _relabel(config: Config) -> str:
-    return f"kubectl label --overwrite namespace {config.stacks.namespace} {ENFORCE}={config.policy.profile}"
-
-
-def _can_be_restricted(config: Config) -> bool:
-    """Whether every pod that the policy allows meets the restricted standard."""
-    policy = config.policy
-    return policy.profile == RESTRICTED or (not policy.run_as_root and "ALL" in policy.drop_capabilities)
+    enforces = f"{name} enforces the Pod Security Standard {level or 'none'}, and"
+    relabel = f"kubectl label --overwrite namespace {name} {ENFORCE}={policy.profile}"
+    meets_restricted = policy.profile == RESTRICTED or (not policy.run_as_root and "ALL" in policy.drop_capabilities)
+    if level == RESTRICTED and not meets_restricted:
+        advice = f'set policy.profile = "{RESTRICTED}", or {relabel}'
+        return [fail(about, f"{enforces} pods of policy.profile {policy.profile} are refused", advice)]
+    if LEVELS.get(level, 0) < LEVELS[policy.profile]:
+        return [warn(about, f"{enforces} policy.profile is {policy.profile}", relabel)]
+    return [ok(about, f"{name} is there, and enforces the Pod Security Standard {level}")]
 
 
 async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -179,23 +169,16 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
     own = [may for ask, may in zip(wanted, allowed, strict=True) if ask.namespace == config.stacks.namespace]
     if not any(own):
         raise _NothingThere(f"stackd has none of its {len(own)} rights in the namespace {config.stacks.namespace}")
-    found = [
-        fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY)
-        for ask, may in zip(wanted, allowed, strict=True)
-        if not may
+    missing = [ask for ask, may in zip(wanted, allowed, strict=True) if not may]
+    found = [fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY) for ask in missing]
+    special = [
+        AccessReview(verb=verb, resource=resource, namespace=config.stacks.namespace) for resource, verb in SPECIAL
     ]
-    more = [ask for ask in _too_much(config.stacks.namespace) if await cluster.may(ask)]
-    if more:
+    if more := [ask for ask in special if await cluster.may(ask)]:
         text = f"stackd may also {' and '.join(map(_words, more))}, which it never does"
-        found.append(
-            warn("rights", text, "give it an account of its own, with the rights that `stackd manifests` prints")
-        )
+        advice = "give it an account of its own, with the rights that `stackd manifests` prints"
+        found.append(warn("rights", text, advice))
     return found or [ok("rights", f"all {len(wanted)} that stackd needs, and none of the others that were checked")]
-
-
-def _too_much(namespace: str) -> Iterator[AccessReview]:
-    for resource, verb in SPECIAL:
-        yield AccessReview(verb=verb, resource=resource, namespace=namespace)
 
 
 def _words(ask: AccessReview) -> str:
@@ -206,25 +189,18 @@ def _words(ask: AccessReview) -> str:
 async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     policies = await cluster.list_namespaced("networkpolicies")
     instance, about = config.cluster.instance, "policies"
-    found = []
-    if protects(policies, instance, INGRESS):
-        found.append(
-            ok(about, "NetworkPolicies restrict who reaches the stacks (--probe shows whether they are enforced)")
-        )
-    else:
+    enforced = "NetworkPolicies restrict who reaches the stacks (--probe shows whether they are enforced)"
+    found = [ok(about, enforced)]
+    if not protects(policies, instance, INGRESS):
         text = "no NetworkPolicy restricts who reaches the stacks: each is open to every other"
         needed = config.stacks.require_ingress_network_policy
-        found.append(
-            fail(about, text + "; the daemon creates no stacks", APPLY) if needed else warn(about, text, APPLY)
-        )
+        found = [fail(about, f"{text}; the daemon creates no stacks", APPLY) if needed else warn(about, text, APPLY)]
     if protects(policies, instance, EGRESS):
         found.append(ok(about, "NetworkPolicies restrict what the stacks reach"))
     else:
-        found.append(
-            warn(about, "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet", APPLY)
-        )
-    found += _template_egress(policies, config)
-    return [*found, *_networks(policies, await cluster.list_nodes(), instance)]
+        text = "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet"
+        found.append(warn(about, text, APPLY))
+    return [*found, *_template_egress(policies, config), *_networks(policies, await cluster.list_nodes(), instance)]
 
 
 def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
@@ -247,16 +223,11 @@ def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator
 def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: str) -> Iterator[Finding]:
     """Whether a policy that is meant for outside networks also allows the cluster's own pods (the nodes' podCIDRs)."""
     pods = sorted({cidr for node in nodes for cidr in node.pod_cidrs})
+    advice = "apply what `stackd manifests --cluster-cidr NETWORK` prints, with the networks of pods and of services"
     for direction, say, what in ((INGRESS, fail, "lets in"), (EGRESS, warn, "lets out to")):
         for name, cidrs in lets_through(policies, instance, pods, direction):
-            advice = (
-                "apply what `stackd manifests --cluster-cidr NETWORK` prints, with the networks of pods and of services"
-            )
-            yield say(
-                "policies",
-                f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {some_of(cidrs, SHOWN)})",
-                advice,
-            )
+            text = f"NetworkPolicy {name} {what} the cluster's own pods (podCIDR {some_of(cidrs, SHOWN)})"
+            yield say("policies", text, advice)
 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
@@ -269,9 +240,8 @@ async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     if mute := nodes.without_address(config, found):
         types = ", ".join(config.stacks.address_types)
         text = f"no public address ({types}): {mute}; their stacks have node_public_ip: null"
-        return [
-            warn(about, text, "name them in stacks.public_ips, or add a kind that they have to stacks.address_types")
-        ]
+        advice = "name them in stacks.public_ips, or add a kind that they have to stacks.address_types"
+        return [warn(about, text, advice)]
     away = len(nodes.selected(config, found)) - len(usable)
     more = f"; {away} more do not" if away else ""
     return [ok(about, f"{len(usable)} with {selector or 'any label'} take pods, each with a public address{more}")]
@@ -299,36 +269,24 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     stacks, limit = config.stacks, config.limits.max_stacks
     given = storage_given(config.policy.max_ephemeral_storage, limit_ranges)
     need = size.need(given)
+    by_node = by_nodes([fits(free_of(node), need) for node in usable])
+    scarce = NODES if by_node.why == NODES else f"{NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
-        _of_nodes(by_nodes([fits(free_of(node), need) for node in usable])),
-        *(
-            Bound(stacks=one.stacks, why=f"quota {one.why.replace(': ', ', ')}")
-            for one in by_quotas(quotas, need, left=False)
-        ),
-        Bound(stacks=len(stacks.node_ports), why="node ports"),
-        *([Bound(stacks=limit, why="limits.max_stacks")] if limit else []),
+        (by_node.stacks, scarce),
+        *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in by_quotas(quotas, need, left=False)),
+        (len(stacks.node_ports), "node ports"),
+        *([(limit, "limits.max_stacks")] if limit else []),
     ]
-    least = min(bounds, key=lambda bound: bound.stacks)
-    others = ", ".join(f"{bound.why}: {bound.stacks}" for bound in bounds if bound is not least)
-    text = f"for {least.stacks} stacks of {size} ({least.why}); {others}"
+    least = min(bounds, key=itemgetter(0))
+    others = ", ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
+    text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
     found = [*_without_disk(usable, need, given), *_refused_disk(config, limit_ranges)]
-    if not least.stacks:
+    if not least[0]:
         return [fail("room", text, "not even one stack fits"), *found]
-    found.insert(0, ok("room", text))
-    if not quotas:
-        found.append(
-            warn("room", f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything", APPLY)
-        )
-    if not limit_ranges:
-        found.append(
-            warn("room", f"no LimitRange in {stacks.namespace} keeps one stack from filling a node's disk", APPLY)
-        )
-    return found
-
-
-def _of_nodes(bound: Bound) -> Bound:
-    why = NODES if bound.why == NODES else f"{NODES}, {bound.why.replace('_', '-')}"
-    return Bound(stacks=bound.stacks, why=why)
+    quota = f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything"
+    limits = f"no LimitRange in {stacks.namespace} keeps one stack from filling a node's disk"
+    found += [] if quotas else [warn("room", quota, APPLY)]
+    return [ok("room", text), *found, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
 def _without_disk(usable: list[NodeState], need: StackResources, given: Storage) -> list[Finding]:
@@ -358,19 +316,3 @@ def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterato
         text = f"policy.max_ephemeral_storage gives a pod {given}, and LimitRange {most.limit_range} refuses a container more"
         text += f" than {most.limit}: creates without a disk request fail with 400"
         yield fail("room", text, f"lower policy.max_ephemeral_storage, or {APPLY}")
-
-
-def throwaway(config: Config, port: int, container_port: int = 8080) -> Stack:
-    """A stack without a row."""
-    return Stack(
-        stack_id=f"stack-{secrets.token_hex(8)}",
-        namespace=config.stacks.namespace,
-        pod_spec="",
-        ports=(PortMapping(container_port=container_port, protocol="TCP", node_port=port),),
-        status=StackStatus.CREATING,
-        created_at=time.time_ns(),
-        updated_at=time.time_ns(),
-        ttl_expires_at=time.time_ns(),
-        requested_cpu_milli=0,
-        requested_memory_bytes=0,
-    )

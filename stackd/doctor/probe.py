@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -18,14 +19,13 @@ from typing import Any, Final
 
 from stackd.config import Config, policy_of
 from stackd.doctor import Finding, fail, ok
-from stackd.doctor.cluster import throwaway
 from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
 from stackd.kube.objects import ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
-from stackd.model import NODE_PORTS_REMEDY, PortRange, Stack
+from stackd.model import NODE_PORTS_REMEDY, PortMapping, PortRange, Stack, StackStatus
 from stackd.podspec import harden
 from stackd.templates import read_templates
 from stackd.templates.egress import DNS, INTERNET
@@ -150,7 +150,7 @@ class _Probe:
 
     async def _asked(self, peer: str, questions: Sequence[Question], egress: str = "") -> AsyncIterator[Finding]:
         """What a stack reaches, to which the NetworkPolicy for ``egress`` applies; empty: those for all stacks."""
-        asking = throwaway(self._config, 0, PORT)
+        asking = self._stack()
         names = ("control", *(question.name for question in questions))
         await self._pod(asking, self._askers(peer, questions), egress)
         answered = await self._until(asking.pod_name, lambda raw: _have_ended(raw, names))
@@ -163,9 +163,25 @@ class _Probe:
         for question in questions:
             yield _judged(question, ends[question.name])
 
+    def _stack(self) -> Stack:
+        """A stack without a row."""
+        now = time.time_ns()
+        return Stack(
+            stack_id=f"stack-{secrets.token_hex(8)}",
+            namespace=self._config.stacks.namespace,
+            pod_spec="",
+            ports=(PortMapping(container_port=PORT, protocol="TCP", node_port=0),),
+            status=StackStatus.CREATING,
+            created_at=now,
+            updated_at=now,
+            ttl_expires_at=now,
+            requested_cpu_milli=0,
+            requested_memory_bytes=0,
+        )
+
     async def _listener(self) -> Stack:
         """A stack that listens and that nobody has yet, with its Service."""
-        stack = dataclasses.replace(throwaway(self._config, 0, PORT), unassigned=True, template="probe")
+        stack = dataclasses.replace(self._stack(), unassigned=True, template="probe")
         container = self._container("listen", list(LISTEN))
         await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
         wanted = usable = self._config.stacks.node_ports

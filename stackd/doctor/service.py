@@ -13,11 +13,13 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stackd.doctor import Finding, fail, ok, warn
+from stackd.doctor.local import user_name
 from stackd.upkeep import REFUSED, WAITS
 
 if TYPE_CHECKING:
@@ -58,14 +60,16 @@ class Unit:
 
 def find_unit() -> Unit | None:
     """The service's unit; None if systemd does not run or does not know it."""
-    found = _properties(SERVICE)
-    if found.get("LoadState") != "loaded":
+    if not runs_here():
         return None
-    return read_unit(found)
+    shown = _run("systemctl", "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}", SERVICE)
+    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return read_unit(found) if found.get("LoadState") == "loaded" else None
 
 
 def read_unit(found: Mapping[str, str]) -> Unit:
     """The unit from its properties, as ``systemctl show`` prints them."""
+    started = found.get("ExecMainStartTimestamp", "").removeprefix("@")
     return Unit(
         active=found.get("ActiveState", ""),
         sub=found.get("SubState", ""),
@@ -75,7 +79,7 @@ def read_unit(found: Mapping[str, str]) -> Unit:
         user=found.get("User", ""),
         enabled=found.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
         stale=found.get("NeedDaemonReload") == "yes",
-        started=_seconds(found.get("ExecMainStartTimestamp", "")),
+        started=float(started) if started.isdecimal() else 0.0,
         folder=found.get("WorkingDirectory", "").lstrip("!-"),
     )
 
@@ -87,11 +91,8 @@ def last_error(unit: Unit) -> str:
     """
     if not unit.started:
         return ""
-    since = unit.started
-    until: tuple[str, ...] = ()
-    if unit.restarts:
-        since -= ENDING_SECONDS
-        until = (f"--until=@{unit.started:.0f}",) if unit.active in ("active", "reloading") else ()
+    since = unit.started - (ENDING_SECONDS if unit.restarts else 0.0)
+    until = (f"--until=@{unit.started:.0f}",) if unit.restarts and unit.active in ("active", "reloading") else ()
     return _journal("--lines=1", "--priority=err", f"--since=@{since:.0f}", *until).strip()
 
 
@@ -103,21 +104,20 @@ def said_since(moment: float, logger: str) -> str:
 
 def reload() -> bool:
     """Have the service reload; returns whether it did. systemctl says on standard error why not."""
-    systemctl = shutil.which("systemctl")
-    if systemctl is None:
-        return False
-    return subprocess.run([systemctl, "reload", SERVICE], check=False).returncode == 0  # noqa: S603 - no input in it
+    return _systemctl("reload", SERVICE).returncode == 0
 
 
 def enable_and_start() -> str:
     """Have the service run now and at each boot; returns the error of systemctl, empty if it succeeded."""
+    done = _systemctl("enable", "--now", SERVICE, stderr=subprocess.PIPE)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"systemctl ended with {done.returncode}"
+
+
+def _systemctl(*arguments: str, **streams: int) -> subprocess.CompletedProcess[str]:
     systemctl = shutil.which("systemctl")
     if systemctl is None:
-        return "there is no systemctl"
-    done = subprocess.run(  # noqa: S603 - no input in it
-        [systemctl, "enable", "--now", SERVICE], capture_output=True, text=True, check=False
-    )
-    return "" if done.returncode == 0 else done.stderr.strip() or f"systemctl ended with {done.returncode}"
+        return subprocess.CompletedProcess(arguments, 1, stderr="there is no systemctl")
+    return subprocess.run([systemctl, *arguments], text=True, check=False, **streams)  # type: ignore[call-overload, no-any-return]  # noqa: S603
 
 
 def runs_here() -> bool:
@@ -202,11 +202,11 @@ def owners(config: Config, unit: Unit) -> Iterator[Finding]:
         yield fail(FILES, f"the service runs as {unit.user}, but there is no such user", "systemd-sysusers")
         return
     state = Path(config.state.path)
-    try:
-        files = sorted(state.parent.glob(f"{state.name}*"))
-    except OSError:
-        files = []
-    wrong = {path: owner for path in (state.parent, *files) if (owner := _owner(path, uid))}
+    wrong = {}
+    for path in (state.parent, *sorted(state.parent.glob(f"{state.name}*"))):
+        with suppress(OSError):
+            if (owner := path.stat().st_uid) != uid:
+                wrong[path] = user_name(owner)
     if wrong:
         listed = ", ".join(f"{path} ({owner})" for path, owner in wrong.items())
         text = f"the service runs as {unit.user}, but these belong to others: {listed}"
@@ -215,14 +215,17 @@ def owners(config: Config, unit: Unit) -> Iterator[Finding]:
 
 def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator[Finding]:
     """The files of the configuration that the service's user cannot read. Only root can find out."""
-    for path in named_files(config, config_path):
-        if not may_read(unit.user, path):
-            group = _group(unit.user)
+    for path in _named_files(config, config_path):
+        if not _may_read(unit.user, path):
+            try:
+                group = grp.getgrgid(pwd.getpwnam(unit.user).pw_gid).gr_name
+            except KeyError:
+                group = unit.user
             text = f"{unit.user}, the service's user, cannot read {path}"
             yield fail(FILES, text, f"chgrp {group} {path}; chmod 640 {path}; and check the folders above it")
 
 
-def named_files(config: Config, config_path: Path | None) -> list[Path]:
+def _named_files(config: Config, config_path: Path | None) -> list[Path]:
     """The files that the service itself opens: the configuration, and those that it names."""
     credentials = {config_path.with_name(name) for name in ("api-key", "kubeconfig")} if config_path else set()
     server, cluster = config.server, config.cluster
@@ -233,7 +236,7 @@ def named_files(config: Config, config_path: Path | None) -> list[Path]:
     return [path for path in found if path is not None and path.exists() and path not in credentials]
 
 
-def may_read(user: str, path: Path) -> bool:
+def _may_read(user: str, path: Path) -> bool:
     """Whether that user may read the file; True if this process cannot find out."""
     test = shutil.which("test")
     if os.geteuid() != 0 or not user or test is None:
@@ -247,13 +250,6 @@ def may_read(user: str, path: Path) -> bool:
     except (KeyError, OSError, subprocess.SubprocessError):
         return True
     return done.returncode == 0
-
-
-def _properties(name: str) -> dict[str, str]:
-    if not runs_here():
-        return {}
-    lines = _run("systemctl", "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}", name).splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line)
 
 
 def _journal(*matches: str) -> str:
@@ -273,28 +269,3 @@ def _run(command: str, *arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout
-
-
-def _seconds(text: str) -> float:
-    return float(text.removeprefix("@")) if text.removeprefix("@").isdecimal() else 0.0
-
-
-def _owner(path: Path, uid: int) -> str:
-    """Who owns the file, if not the user with this ``uid``; empty if it is, or if there is no file."""
-    try:
-        found = path.stat().st_uid
-    except OSError:
-        return ""
-    if found == uid:
-        return ""
-    try:
-        return pwd.getpwuid(found).pw_name
-    except KeyError:
-        return str(found)
-
-
-def _group(user: str) -> str:
-    try:
-        return grp.getgrgid(pwd.getpwnam(user).pw_gid).gr_name
-    except KeyError:
-        return user
