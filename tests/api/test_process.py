@@ -116,9 +116,8 @@ async def test_sigterm_finishes_the_create_in_flight_and_a_second_one_stops_at_o
         assert signals == 2 or not list(tmp_path.glob("stackd.db-wal"))
 
 
-DEFECT = """from click.testing import CliRunner
-
-from stackd.cli import stackd
+DEFECT = """
+from stackd.cli import main
 from stackd.lifecycle import refill
 
 async def make_unassigned(*_: object) -> None:
