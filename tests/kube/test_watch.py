@@ -63,7 +63,7 @@ async def test_after_a_gap_the_differences_of_a_new_list_are_told(
     cluster: Cluster, wire: Wire, *, refused: bool
 ) -> None:
     async def too_old(stream: Stream) -> None:
-        await stream.error(410, "too old resource version: 100 (16249)")
+        await stream.send("ERROR", status(410, "Expired", "too old resource version: 100 (16249)"))
 
     wire.on("GET", PODS, says(items(pod("stays"), pod("went"), pod("moved", version=10))))
     if refused:

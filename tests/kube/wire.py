@@ -1,4 +1,4 @@
-"""A scripted API server: it keeps the requests, and the test writes down the responses.
+"""A scripted API server: it keeps the requests, and the test writes down the responses; and the recordings of a real one.
 
 For what the embedded cluster would never send: malformed lines, silence, a response that is lost on the way.
 """
@@ -27,7 +27,9 @@ from stackd.kube.objects import PodState
 from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
 
 NAMESPACE = "rec"
-INSTANCE = "default"
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
+SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
+NODES = "/api/v1/nodes"
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Script = Callable[["Stream"], Awaitable[None]]
 
@@ -49,26 +51,18 @@ class Stream:
 
     def __init__(self, request: web.Request, response: web.StreamResponse) -> None:
         self._request = request
-        self._response = response
-        self.query = dict(request.query)
+        self.raw = response.write
 
     async def send(self, kind: str, obj: dict[str, Any]) -> None:
         await self.raw(orjson.dumps({"type": kind, "object": obj}) + b"\n")
 
     async def bookmark(self, version: str) -> None:
-        kind = KINDS[self._request.path.rpartition("/")[2]].name
-        await self.send("BOOKMARK", {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": version}})
-
-    async def error(self, code: int, message: str) -> None:
-        await self.send("ERROR", status(code, "Expired" if code == 410 else "InternalError", message))
-
-    async def raw(self, data: bytes) -> None:
-        await self._response.write(data)
+        kind = KINDS[self._request.path.rpartition("/")[2]]
+        await self.send("BOOKMARK", {**kind.type_meta, "metadata": {"resourceVersion": version}})
 
     def cut(self) -> None:
-        transport = self._request.transport
-        assert transport is not None
-        transport.abort()
+        assert self._request.transport is not None
+        self._request.transport.abort()
 
 
 class Wire:
@@ -89,28 +83,19 @@ class Wire:
 
     @property
     def port(self) -> int:
-        assert self._server is not None
-        assert self._server.port is not None
-        return self._server.port
+        return int(self.url.rpartition(":")[2])
 
     def on(self, method: str, path: str, *replies: Reply) -> None:
         """Send these replies to the next requests of this kind, in order; ``WATCH``: in place of opening a watch."""
         self._replies[method, path].extend(replies)
-
-    def forget(self, method: str, path: str) -> None:
-        """Send none of the replies that were given for requests of this kind."""
-        self._replies[method, path].clear()
 
     def watch(self, resource: str, *scripts: Script) -> None:
         """Run these scripts for the resource's next watches; when a script returns, the server ends the response."""
         self._scripts[resource].extend(scripts)
 
     def asked(self, method: str, path: str, *, watch: bool | None = None) -> list[Seen]:
-        return [
-            seen
-            for seen in self.seen
-            if (seen.method, seen.path) == (method, path) and watch in (None, "watch" in seen.query)
-        ]
+        same = [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
+        return [seen for seen in same if watch in (None, "watch" in seen.query)]
 
     async def start(self, port: int | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         app = web.Application()
@@ -128,7 +113,7 @@ class Wire:
         await self._over.wait()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        data = await request.read()
+        data, watching = await request.read(), request.query.get("watch") == "true"
         self.seen.append(
             Seen(
                 method=request.method,
@@ -141,23 +126,16 @@ class Wire:
         )
         if self.token is not None and self.seen[-1].token != self.token:
             return web.json_response(status(401, "Unauthorized", "Unauthorized"), status=401)
-        if request.query.get("watch") == "true":
-            return await self._watch(request)
-        replies = self._replies[request.method, request.path]
-        if replies:
+        if replies := self._replies["WATCH" if watching else request.method, request.path]:
             return await replies.popleft()(request)
-        if request.method == "GET":
-            return web.json_response(empty_list(request.path.rpartition("/")[2]))
-        return web.json_response(status(599, "Unscripted", f"{request.method} {request.path}"), status=599)
-
-    async def _watch(self, request: web.Request) -> web.StreamResponse:
-        refusals = self._replies["WATCH", request.path]
-        if refusals:
-            return await refusals.popleft()(request)
+        resource = request.path.rpartition("/")[2]
+        if not watching:
+            kind = KINDS[resource]
+            listed = {"kind": f"{kind.name}List", "apiVersion": kind.api_version, "items": []}
+            return web.json_response(listed | {"metadata": {"resourceVersion": "1"}})
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
-        scripts = self._scripts[request.path.rpartition("/")[2]]
-        if scripts:
+        if scripts := self._scripts[resource]:
             await scripts.popleft()(Stream(request, response))
         else:
             await self.forever()
@@ -172,6 +150,9 @@ async def wired() -> AsyncIterator[Wire]:
         yield wire
     finally:
         await wire.stop()
+
+
+# ---- what it replies
 
 
 def says(body: Any, code: int = 200, **headers: str) -> Reply:
@@ -223,22 +204,18 @@ def missing(resource: str, name: str) -> Reply:
     return says(status(404, "NotFound", f'{resource} "{name}" not found', kind=resource, name=name), 404)
 
 
-def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE, **state: Any) -> dict[str, Any]:
+def pod(name: str, *, version: int = 10, uid: str = "", instance: str = "default", **state: Any) -> dict[str, Any]:
     """A pod of a stackd instance, as the API server would return it."""
+    managed = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": instance, "stackd.io/stack": name}
     return {
-        "kind": "Pod",
-        "apiVersion": "v1",
+        **KINDS["pods"].type_meta,
         "metadata": {
             "name": name,
             "namespace": NAMESPACE,
             "uid": uid or f"uid-of-{name}",
             "resourceVersion": str(version),
             "creationTimestamp": "2026-11-24T22:55:59Z",
-            "labels": {
-                "app.kubernetes.io/managed-by": "stackd",
-                "stackd.io/instance": instance,
-                "stackd.io/stack": name,
-            },
+            "labels": managed,
         },
         "spec": {"containers": []},
         "status": {"phase": "Pending", **state},
@@ -247,17 +224,9 @@ def pod(name: str, *, version: int = 10, uid: str = "", instance: str = INSTANCE
 
 def items(*objects: dict[str, Any], version: int = 100, more: str = "", kind: str = "Pod") -> dict[str, Any]:
     """A list of the objects; its kind is that of the first, or ``kind`` if there is none."""
-    listed = f"{objects[0]['kind'] if objects else kind}List"
+    first = objects[0] if objects else {"kind": kind, "apiVersion": "v1"}
     metadata = {"resourceVersion": str(version), "continue": more}
-    api = objects[0]["apiVersion"] if objects else "v1"
-    return {"kind": listed, "apiVersion": api, "metadata": metadata, "items": list(objects)}
-
-
-def empty_list(resource: str) -> dict[str, Any]:
-    """An empty list of the resource."""
-    kind = KINDS[resource]
-    metadata = {"resourceVersion": "1"}
-    return {"kind": f"{kind.name}List", "apiVersion": kind.api_version, "metadata": metadata, "items": []}
+    return {**first, "kind": f"{first['kind']}List", "metadata": metadata, "items": list(objects)}
 
 
 def namespace(name: str = NAMESPACE, *, uid: str = "", phase: str = "Active") -> dict[str, Any]:
@@ -271,10 +240,11 @@ def going(obj: dict[str, Any], **metadata: Any) -> dict[str, Any]:
     return {**obj, "metadata": {**obj["metadata"], **when, **metadata}}
 
 
-# ---- the recordings of a real API server, played by the scripted one
+# ---- the recordings of a real API server
 
 
 FOLDER = Path(__file__).parent.parent / "recordings"
+SERVER = "http://kubernetes.test"
 
 
 def recording(name: str) -> dict[str, Any]:
@@ -286,28 +256,21 @@ def all_recordings() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-SERVER = "http://kubernetes.test"
-
-
-class _Writer:
-    """The attribute of the request's writer that aiohttp reads; aioresponses makes no writer."""
-
-    output_size = 0
-
-
 class PlayedResponse(ClientResponse):
+    """With a writer that has the attribute that aiohttp reads; aioresponses makes none."""
+
     def __init__(self, method: str, url: URL, **kwargs: Any) -> None:
-        super().__init__(method, url, stream_writer=_Writer(), **kwargs)  # type: ignore[arg-type]
+        super().__init__(method, url, stream_writer=type("Writer", (), {"output_size": 0})(), **kwargs)
 
 
-def play(player: aioresponses, name: str, *, path: str = "", method: str = "") -> None:
+def play(player: aioresponses, name: str, *, path: str = "") -> None:
     """Answer the next request that matches the recording with its response."""
     document = recording(name)
     body = document["response"]["body"]
     log = isinstance(body, str)
     player.add(
         SERVER + (path or document["request"]["path"]),
-        method=method or document["request"]["method"],
+        method=document["request"]["method"],
         status=document["response"]["status"],
         body=body if log else json.dumps(body),
         content_type="text/plain" if log else "application/json",
@@ -325,14 +288,13 @@ def asked(document: dict[str, Any]) -> KubeRequest:
     namespace = rest[1] if rest[0] == "namespaces" and len(rest) > 2 else ""
     resource, *more = rest[2:] if namespace else rest
     body = document["request"].get("body") or {}
-    name = more[0] if more else (body.get("metadata") or {}).get("name", "")
     reading = "get" if more else "list"
     verb = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete", "GET": reading}[method]
     return KubeRequest(
         verb=verb,
         resource="/".join([resource, *more[1:]]),
         namespace=namespace,
-        name=name,
+        name=more[0] if more else (body.get("metadata") or {}).get("name", ""),
         uid=(body.get("preconditions") or {}).get("uid", "") if verb == "delete" else "",
     )
 
@@ -345,20 +307,7 @@ def answered(document: dict[str, Any]) -> KubeResponse:
     return KubeResponse(status=code, body=json.dumps(body).encode(), content_type="application/json")
 
 
-def is_ours(document: dict[str, Any]) -> bool:
-    """Whether stackd sends requests of this kind."""
-    if "response" not in document:
-        return False
-    call = asked(document)
-    return call.resource in KINDS or call.resource in ("version", "pods/log")
-
-
-# ---- a mirror that follows the scripted server, for the tests of both
-
-
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
-NODES = "/api/v1/nodes"
+# ---- a mirror that follows the scripted server
 
 
 @asynccontextmanager
