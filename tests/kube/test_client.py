@@ -29,11 +29,9 @@ from stackd.errors import (
     ObjectExists,
     PreconditionFailed,
     StackdError,
-    UnexpectedAnswer,
     VersionExpired,
 )
 from stackd.kube.client import Cluster
-from stackd.kube.connection import Backoff
 from stackd.kube.wire import (
     MESSAGE_LIMIT,
     KubeRequest,
@@ -175,14 +173,6 @@ async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, w
     wire.on("POST", PODS, EXISTS, says(pod("p", uid="new"), 201))
     wire.on("GET", f"{PODS}/p", says(going(pod("p"))))
     assert (await cluster.create_pod(pod("p"))).uid == "new"
-
-
-async def test_a_created_pod_without_what_every_pod_has_is_no_pod(cluster: Cluster, wire: Wire) -> None:
-    odd = pod("p")
-    del odd["metadata"]["creationTimestamp"]
-    wire.on("POST", PODS, says(odd, 201))
-    with pytest.raises(UnexpectedAnswer, match="one of pods cannot be read"):
-        await cluster.create_pod(pod("p"))
 
 
 @pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
@@ -350,14 +340,14 @@ async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_take
     """Before, "Kubernetes did not answer" was said of calls that were not sent yet, and warm connections were closed."""
 
     async def slow(_: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.7)
         return web.json_response(pod("p"))
 
-    wire.on("GET", f"{PODS}/p", *[slow] * 8)
-    target = target_at(wire.url, namespace=NAMESPACE, max_in_flight=2, timeout=5.0, attempt_timeout=0.6)
+    wire.on("GET", f"{PODS}/p", *[slow] * 4)
+    target = target_at(wire.url, namespace=NAMESPACE, max_in_flight=2, timeout=5.0, attempt_timeout=2.0)
     cluster = await Cluster.connect(target)
-    assert all(await asyncio.gather(*(cluster.get_pod("p", timeout=1.0) for _ in range(8))))
-    assert len(wire.seen) == 8, "a request was repeated"
+    assert all(await asyncio.gather(*(cluster.get_pod("p", timeout=1.0) for _ in range(4))))
+    assert len(wire.seen) == 4, "a request was repeated"
     assert len({seen.connection for seen in wire.seen}) == 2
     assert cluster.connection.contact.failures == 0
 
@@ -365,7 +355,7 @@ async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_take
     wire.on("GET", f"{PODS}/q", says(pod("q")))
     cluster.target = replace(target, attempt_timeout=30.0)
     hanging = [asyncio.create_task(cluster.get_pod("p", timeout=30.0)) for _ in range(2)]
-    await until(lambda: len(wire.seen) == 10)
+    await until(lambda: len(wire.seen) == 6)
     with pytest.raises(NoRequestSlot, match=r"could not be sent within 0\.2 s"):
         await cluster.get_pod("q", timeout=0.2)
     assert cluster.connection.contact.failures == 0
@@ -409,17 +399,6 @@ async def test_a_connection_is_kept_for_a_minute(
     assert (second is first) is same
 
 
-async def test_each_request_is_reported(wire: Wire) -> None:
-    reports: list[tuple[str, str, str, float]] = []
-    target = target_at(wire.url, namespace=NAMESPACE)
-    cluster = await Cluster.connect(target, on_request=lambda *report: reports.append(report))
-    wire.on("GET", f"{PODS}/p", GONE)
-    assert await cluster.get_pod("p") is None
-    assert [report[:3] for report in reports] == [("get", "pods", "404")]
-    assert 0 < reports[0][3] < 5
-    await cluster.close()
-
-
 async def test_a_deadline_tells_how_long_was_waited_in_all(cluster: Cluster, wire: Wire) -> None:
     cluster.target = replace(cluster.target, timeout=1.5, attempt_timeout=5.0)
     wire.on("GET", "/version", *[says(status(500, "InternalError", "oops"), 500)] * 2, waits(30))
@@ -428,14 +407,6 @@ async def test_a_deadline_tells_how_long_was_waited_in_all(cluster: Cluster, wir
         await cluster.version()
     named = float(re.findall(r"within (\d+\.\d) s", str(caught.value))[0])
     assert 1.5 <= named <= time.monotonic() - began + 0.05, "not what the last of three tries had left"
-
-
-def test_pauses_double_up_to_the_longest_and_begin_again() -> None:
-    backoff = Backoff(first=0.1, most=0.5)
-    for bound in [0.1, 0.2, 0.4, 0.5, 0.5]:
-        assert bound / 2 <= backoff.pause() <= bound
-    backoff.reset()
-    assert backoff.pause() <= 0.1
 
 
 # ---- who answers

@@ -21,8 +21,9 @@ from aiohttp.http import StreamWriter
 
 from stackd.clock import boottime
 from stackd.errors import ClusterUnavailable, NotOwner
-from stackd.kube import guards
+from stackd.kube import credentials, guards
 from stackd.kube.client import Cluster
+from stackd.kube.credentials import watched_socket
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.labels import lease_name
 from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
@@ -215,16 +216,6 @@ async def test_a_request_under_way_is_cut_off_and_one_that_is_tried_again_is_ask
             fence.allow_until(fence.now() + 60.0, OVER)
 
 
-class Ticks:
-    """A clock that advances by one second each time that it is read."""
-
-    seconds = 0.0
-
-    def __call__(self) -> float:
-        self.seconds += 1
-        return self.seconds
-
-
 class Sink(asyncio.Protocol):
     """A server that accepts whatever it is sent, and does not answer."""
 
@@ -234,17 +225,26 @@ class Sink(asyncio.Protocol):
         self.received += data
 
 
-async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_up() -> None:
-    """The clock advances with each read: the deadline passes between the last check and the write of the request."""
-    sink = Sink()
+async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The deadline passes between the last check and the write of the request."""
+    sink, time_of_it = Sink(), 0.0
+
+    def stopped(address: Any) -> socket.socket:
+        nonlocal time_of_it
+        time_of_it += 100.0
+        return watched_socket(address)
+
+    monkeypatch.setattr(credentials, "watched_socket", stopped)
     async with await asyncio.get_running_loop().create_server(lambda: sink, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        fence = Fence(Ticks())
+        fence = Fence(lambda: time_of_it)
         cluster = await Cluster.connect(target_at(url, namespace=NAMESPACE, timeout=1.0), fence=fence)
-        fence.allow_until(3.5, OVER)
+        fence.allow_until(50.0, OVER)
         with pytest.raises(NotOwner, match=OVER):
             await cluster.create_pod(pod("p"))
-        assert sink.received == b""
+        assert (sink.received, time_of_it) == (b"", 100.0)
         fence.allow_until(1e9, OVER)
         with pytest.raises(ClusterUnavailable):
             await cluster.create_pod(pod("p"))
@@ -271,6 +271,19 @@ async def test_with_all_slots_taken_a_change_is_not_sent_too_late_and_the_lease_
 def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
     assert Fence().now is boottime
     assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
+
+
+@pytest.mark.parametrize(("sent", "over", "lost"), [(9.0, 4.0, False), (11.0, 2.0, False), (11.0, 4.0, True)])
+async def test_kubernetes_is_silent_after_three_failures_in_three_seconds_since_its_last_answer(
+    sent: float, over: float, lost: bool
+) -> None:
+    at = 10.0
+    contact = Contact(now=lambda: at)
+    contact.heard(answer=True)
+    for _ in range(3):
+        at = sent + over
+        contact.failed(sent, "it did not answer")
+    assert contact.lost is lost
 
 
 @pytest.mark.parametrize(("stopped", "lost"), [(0.0, True), (3.0, False)])
