@@ -19,7 +19,7 @@ import orjson
 import uvloop
 
 from stackd.kube.credentials import Access, ClusterTarget
-from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.model import PortMapping, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy, harden, sanitize
 from stackd.web.examples import POD_SPEC
@@ -45,8 +45,8 @@ def manifests(name: str, namespace: str) -> tuple[dict[str, Any], dict[str, Any]
         requested_cpu_milli=SPEC.requested_cpu_milli,
         requested_memory_bytes=SPEC.requested_memory_bytes,
     )
-    request = PodRequest(stack=stack, manifest=MANIFEST, instance=INSTANCE, node_selector={"role": "stack"})
-    return pod_manifest(request), service_manifest(stack, INSTANCE)
+    pod = pod_manifest(stack, MANIFEST, instance=INSTANCE, node_selector={"role": "stack"})
+    return pod, service_manifest(stack, INSTANCE)
 
 
 class Raw:

@@ -21,7 +21,7 @@ from stackd.config import Config, policy_of
 from stackd.doctor import Finding, fail, ok
 from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
-from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
@@ -260,14 +260,14 @@ class _Probe:
             "enableServiceLinks": False,
             "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         }
-        request = PodRequest(
-            stack=stack,
-            manifest=harden({"spec": spec}, policy_of(self._config).model_copy(update={"egress": egress})),
+        pod = pod_manifest(
+            stack,
+            harden({"spec": spec}, policy_of(self._config).model_copy(update={"egress": egress})),
             instance=self._cluster.instance,
             node_selector=self._config.stacks.node_selector,
         )
         self._made.push_async_callback(self._remove, self._cluster.delete_pod, stack.pod_name)
-        return (await self._cluster.create_pod(pod_manifest(request))).uid
+        return (await self._cluster.create_pod(pod)).uid
 
     async def _remove(self, delete: Callable[[str], Awaitable[None]], name: str) -> None:
         """Remove what was made, also when the probe is interrupted."""

@@ -81,10 +81,9 @@ class Cluster:
     async def connect(
         cls, target: ClusterTarget, *, on_request: OnRequest | None = None, fence: Fence | None = None
     ) -> Self:
-        """Load the credentials. Nothing is sent, so the cluster need not be reachable.
+        """Load the credentials; nothing is sent. Raises ConfigError.
 
-        ``on_request(verb, resource, code, seconds)`` is called after each request. ``fence`` says until when changes
-        are allowed; without a fence they always are. Raises ConfigError.
+        ``on_request(verb, resource, code, seconds)`` is called after each request; without a ``fence`` all is allowed.
         """
         access = await Access.open(target)
         return cls(target, KubeConnection(access, target, on_request=on_request, fence=fence))
@@ -153,8 +152,7 @@ class Cluster:
     async def everything(self, call: KubeRequest, read: Callable[[JsonObject], T]) -> tuple[list[T], str]:
         """All items of a list, each converted by ``read``, and the list's resourceVersion.
 
-        If the pages expire while they are read (the API server answers 410 because etcd was compacted), the list is
-        read again without paging. Raises ClusterUnavailable if that does not help.
+        If the pages expire while they are read (410, because etcd was compacted), it is read again without paging.
         """
         for page in ({"limit": str(PAGE)}, {}):
             items: list[T] = []
@@ -196,8 +194,7 @@ class Cluster:
     async def look_again(self) -> bool:
         """Load the credentials again, and use them if they have changed; returns whether they have.
 
-        Raises ConfigError if they cannot be loaded, or Kubernetes refuses them (401), or its certificate is not accepted
-        with them. If there is no answer, they are used.
+        Raises ConfigError if they cannot be loaded, Kubernetes refuses them (401), or they do not trust its certificate.
         """
 
         async def accepted(access: Access) -> None:
@@ -295,7 +292,7 @@ class Cluster:
     async def get_pod(self, name: str, *, timeout: float | None = None) -> PodState | None:
         """The pod as the API server has it now (not from the mirror), whoever created it; None if there is none."""
         raw = await self.find("pods", name, self.deadline(timeout))
-        return None if raw is None else readable("pods", pod_state, raw)
+        return None if raw is None else _pod(raw)
 
     async def create_pod(
         self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
@@ -305,8 +302,7 @@ class Cluster:
         Raises LimitRangeViolation, InvalidPodSpec, QuotaExceeded, ClusterUnavailable; ObjectExists if an object that
         was not created from this manifest has the name.
         """
-        raw = await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run)
-        return readable("pods", pod_state, raw)
+        return _pod(await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run))
 
     async def patch_pod(self, name: str, uid: str, **metadata: Mapping[str, str | None] | None) -> PodState:
         """Set (or, with None, remove) ``labels`` and ``annotations`` of the pod of that uid; returns the pod as it is then.
@@ -314,8 +310,7 @@ class Cluster:
         Raises ObjectNotFound; PreconditionFailed if another pod has the name by now.
         """
         changes = {part: names for part, names in metadata.items() if names}
-        raw = await self._patch("pods", name, uid, self.deadline(), **changes)
-        return readable("pods", pod_state, raw)
+        return _pod(await self._patch("pods", name, uid, self.deadline(), **changes))
 
     async def delete_pod(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
         """Delete our pod at once, without a grace period; works as ``delete``."""
@@ -325,8 +320,7 @@ class Cluster:
 
     async def create_service(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> ServiceState:
         """Create the service once. Raises as ``create_pod`` does, and NodePortTaken or NodePortOutOfRange."""
-        raw = await self._create("services", manifest, self.deadline(timeout))
-        return readable("services", service_state, raw)
+        return _service(await self._create("services", manifest, self.deadline(timeout)))
 
     async def node_port_range(self) -> PortRange | None:
         """The cluster's range of node ports; None if the cluster does not say.
@@ -350,13 +344,11 @@ class Cluster:
     async def put_service(
         self, manifest: Mapping[str, Any], *, known: Collection[str | None] = (), timeout: float | None = None
     ) -> ServiceState:
-        """Make the Service be as the manifest says: create it, or change the one that is there, whose ports stay held.
+        """Create the Service, or change the one that is there to what the manifest says; its node ports stay held.
 
-        Raises as ``create_service``; ObjectExists if a Service that is neither ours nor has a ``known`` uid has the
-        name.
+        Raises as ``create_service``; ObjectExists if one that is neither ours nor has a ``known`` uid has the name.
         """
-        raw = await self._put("services", manifest, self.deadline(timeout), known)
-        return readable("services", service_state, raw)
+        return _service(await self._put("services", manifest, self.deadline(timeout), known))
 
     async def patch_service(
         self, manifest: Mapping[str, Any], uid: str, *, timeout: float | None = None
@@ -367,15 +359,13 @@ class Cluster:
         """
         pooled = {labels.POOL: None, labels.ASSIGNED: None}  # what only the Service of a stack in a pool has
         as_before = {"metadata": {"uid": uid, "labels": pooled}, "spec": {"selector": pooled}}
-        raw = await self._change("services", manifest, as_before, self.deadline(timeout))
-        return readable("services", service_state, raw)
+        return _service(await self._change("services", manifest, as_before, self.deadline(timeout)))
 
     async def annotate_service(
         self, name: str, uid: str, annotations: Mapping[str, str], *, timeout: float | None = None
     ) -> ServiceState:
         """Set annotations of the Service of that uid; returns the Service as it is then. Raises as ``patch_pod``."""
-        raw = await self._patch("services", name, uid, self.deadline(timeout), annotations=annotations)
-        return readable("services", service_state, raw)
+        return _service(await self._patch("services", name, uid, self.deadline(timeout), annotations=annotations))
 
     async def delete_service(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
         """Delete our Service; its node ports are free on return. Works as ``delete``."""
@@ -385,13 +375,11 @@ class Cluster:
 
     async def create_route(self, wanted: WantedRoute) -> RouteState:
         """Create one of the objects that give a stack's ports names. Raises as ``create_service`` does."""
-        raw = await self._create(wanted.resource, wanted.manifest, self.deadline())
-        return readable(wanted.resource, partial(route_state, wanted.resource), raw)
+        return _route(wanted.resource, await self._create(wanted.resource, wanted.manifest, self.deadline()))
 
     async def put_route(self, wanted: WantedRoute) -> RouteState:
         """Make the object be as it is wanted: create it, or change the one that is there. Raises as ``put_service``."""
-        raw = await self._put(wanted.resource, wanted.manifest, self.deadline())
-        return readable(wanted.resource, partial(route_state, wanted.resource), raw)
+        return _route(wanted.resource, await self._put(wanted.resource, wanted.manifest, self.deadline()))
 
     async def delete_route(self, resource: str, name: str, uid: str | None = None) -> None:
         """Delete one of the objects that give a stack's ports names; works as ``delete``.
@@ -549,6 +537,14 @@ class Cluster:
         if not await poll(deadline, delete):
             await poll(deadline, is_gone)
         return not other
+
+
+_pod = partial(readable, "pods", pod_state)
+_service = partial(readable, "services", service_state)
+
+
+def _route(resource: str, raw: JsonObject) -> RouteState:
+    return readable(resource, partial(route_state, resource), raw)
 
 
 def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:

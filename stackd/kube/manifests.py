@@ -28,27 +28,21 @@ _PULL_FAILED: Final = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodRequest:
-    """What a stack's pod is made of; ``manifest`` is the sanitized Pod with the operator's additions applied."""
-
-    stack: Stack
-    manifest: Mapping[str, Any]
-    instance: str
-    node_selector: Mapping[str, str]
-
-
-def pod_manifest(request: PodRequest) -> dict[str, Any]:
-    """The Pod. Our labels and generation override the tenant's; the operator's node selector the pod spec's."""
-    stack, metadata, spec = request.stack, request.manifest.get("metadata") or {}, dict(request.manifest["spec"])
-    if selector := {**(spec.get("nodeSelector") or {}), **request.node_selector}:
+def pod_manifest(
+    stack: Stack, manifest: Mapping[str, Any], *, instance: str, node_selector: Mapping[str, str]
+) -> dict[str, Any]:
+    """The stack's Pod; ``manifest`` is the sanitized one with the operator's additions. Our labels and generation override
+    the tenant's; the operator's node selector the pod spec's.
+    """
+    metadata, spec = manifest.get("metadata") or {}, dict(manifest["spec"])
+    if selector := {**(spec.get("nodeSelector") or {}), **node_selector}:
         spec["nodeSelector"] = selector
     return {
         **KINDS["pods"].type_meta,
         "metadata": {
             "name": stack.pod_name,
             "namespace": stack.namespace,
-            "labels": {**_others(metadata.get("labels")), **_labels(stack, request.instance)},
+            "labels": {**_others(metadata.get("labels")), **_labels(stack, instance)},
             "annotations": {**_others(metadata.get("annotations")), labels.GENERATION: str(stack.generation)},
         },
         "spec": spec,

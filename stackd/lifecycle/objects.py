@@ -23,7 +23,7 @@ from stackd.errors import (
 )
 from stackd.hostnames import DEFAULT_PREFIX, new_hostname
 from stackd.kube.connection import Backoff, Deadline
-from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import ServiceState
 from stackd.kube.routes import BACKENDS, WantedRoute, names_of, resource_of, wanted_routes
 from stackd.lifecycle.context import Abandon, Context, CreateRequest
@@ -65,7 +65,7 @@ def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str
     if stack.values:
         manifest = with_values(manifest, stack.values)
     selector = context.config.stacks.node_selector
-    return pod_manifest(PodRequest(stack=stack, manifest=manifest, instance=context.instance, node_selector=selector))
+    return pod_manifest(stack, manifest, instance=context.instance, node_selector=selector)
 
 
 def spec_of(context: Context, stack: Stack) -> SanitizedSpec:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import replace
 
 import pytest
 
 from stackd.kube.manifests import (
-    PodRequest,
     pod_manifest,
     prepull_name,
     prepull_pod,
@@ -57,8 +55,7 @@ def test_the_pod_carries_names_labels_generation_and_placement() -> None:
         "status": {},
     }
     before = json.dumps(manifest)
-    request = PodRequest(stack=STACK, manifest=manifest, instance="blue", node_selector={"role": "stack"})
-    assert pod_manifest(request) == {
+    assert pod_manifest(STACK, manifest, instance="blue", node_selector={"role": "stack"}) == {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -70,8 +67,8 @@ def test_the_pod_carries_names_labels_generation_and_placement() -> None:
         "spec": {"containers": CONTAINERS, "nodeSelector": {"disk": "ssd", "role": "stack"}},
     }
     assert json.dumps(manifest) == before, "the tenant's manifest was changed"
-    bare = dataclasses.replace(request, manifest={"spec": {"containers": CONTAINERS}}, node_selector={})
-    assert pod_manifest(bare)["spec"] == {"containers": CONTAINERS}
+    bare = pod_manifest(STACK, {"spec": {"containers": CONTAINERS}}, instance="blue", node_selector={})
+    assert bare["spec"] == {"containers": CONTAINERS}
 
 
 def test_the_service_publishes_the_ports_and_carries_the_record() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stackd.kube.manifests import PodRequest, pod_manifest, service_manifest
+from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.records import (
     POD_DELETED,
     Unrecoverable,
@@ -43,7 +43,7 @@ def pod_of(stack: Stack, phase: str = "Running") -> dict[str, Any]:
     manifest = {"spec": {"containers": [{"name": "app"}]}}
     if stack.values:
         manifest = with_values(manifest, stack.values)
-    pod = pod_manifest(PodRequest(stack=stack, manifest=manifest, instance="default", node_selector={}))
+    pod = pod_manifest(stack, manifest, instance="default", node_selector={})
     pod["metadata"]["uid"], pod["spec"]["nodeName"], pod["status"] = "pod-uid", "dev-worker2", {"phase": phase}
     return pod
 
