@@ -208,12 +208,22 @@ async def test_a_wrong_filter_of_a_stream_is_refused_as_the_lists_is(at: Harness
         assert (await at.call("GET", f"/events?{unknown}")).status == 400
 
 
-async def test_an_id_that_is_not_known_makes_the_client_list_again(tmp_path: Path) -> None:
+async def test_an_id_that_is_not_known_makes_the_client_list_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(change_feed, "BEHIND", 1)
+    monkeypatch.setattr(change_feed, "REMEMBERED", 1)
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, cluster=cluster) as at, follow(at) as stream:
             last = (await stream.expect("hello")).id
+            for _ in range(2):
+                await at.running()
+            for forgotten in (last, f"{last}99999"):
+                async with follow(at, last=forgotten) as again:
+                    await again.expect("hello")
+                    await again.expect("reset")
         async with harness(tmp_path, cluster=cluster) as later:
-            for unknown in (last, "nonsense", "a-b-c", f"{last}99999"):
+            for unknown in (last, "nonsense", "a-b-c"):
                 async with follow(later, last=unknown) as stream:
                     await stream.expect("hello")
                     await stream.expect("reset")

@@ -88,7 +88,7 @@ async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
     assert (made.status, made.ports[0].container_port) == ("creating", 80)
     stack = await ask("wait", made)
     assert stack.address == f"127.0.0.1:{stack.ports[0].node_port}"
-    assert stack.labels == {"team": "7"}
+    assert (stack.labels, stack.raw["labels"], "raw" in repr(stack)) == ({"team": "7"}, {"team": "7"}, False)
     assert timedelta(minutes=29) < stack.ttl_expires_at - datetime.now(UTC) < timedelta(minutes=30)
     assert await ask("stacks", labels={"team": "7"}, statuses=["running"]) == [stack]
     assert await ask("stacks", labels=["player"]) == []
