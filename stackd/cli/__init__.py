@@ -60,7 +60,7 @@ def load(place: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-class LazyGroup(click.Group):
+class _LazyGroup(click.Group):
     """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
 
     ``table``: name → (``module:attribute``, one line of help).
@@ -69,11 +69,9 @@ class LazyGroup(click.Group):
     table: Mapping[str, tuple[str, str]] = {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of the table."""
         return [*self.table]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, loaded."""
         if cmd_name not in self.table:
             return None
         command: click.Command = load(self.table[cmd_name][0])
@@ -89,12 +87,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the names and lines of the table."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Names and options, from the table."""
         names = [
             CompletionItem(name, help=line) for name, (_, line) in self.table.items() if name.startswith(incomplete)
         ]
@@ -120,7 +116,7 @@ def _suggestion(name: str, table: Mapping[str, tuple[str, str]], path: str) -> s
 
 def lazy(table: Mapping[str, tuple[str, str]]) -> Any:
     """The class of a group with this table, for ``click.group(cls=…)``."""
-    return type("Group", (LazyGroup,), {"table": dict(table)})
+    return type("Group", (_LazyGroup,), {"table": dict(table)})
 
 
 @click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -173,7 +173,7 @@ def print_stacks(stacks: Sequence[Fields], output: str) -> None:
         return
     print_table((*stack_columns(stacks, every_label=bool(more)), *more), stacks, None if more else terminal_width())
     for note in notes(stacks):
-        print_note(note)
+        _print_note(note)
 
 
 def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | None = 0) -> None:
@@ -187,10 +187,10 @@ def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | No
     made, hidden = table(filled, items, terminal_width() if width == 0 else width)
     print_unwrapped(console(), made)
     if hidden:
-        print_note(f"too wide for this terminal: {', '.join(hidden)}")
+        _print_note(f"too wide for this terminal: {', '.join(hidden)}")
 
 
-def print_note(text: str) -> None:
+def _print_note(text: str) -> None:
     """Print a remark below a table."""
     from rich.text import Text
 
@@ -219,7 +219,7 @@ def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) ->
 
     rows = [cells(item, columns) for item in items]
     widths = [max(map(len, [column.head, *(row[at] for row in rows)])) for at, column in enumerate(columns)]
-    shown = fitting(columns, widths, width)
+    shown = _fitting(columns, widths, width)
     made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold dim")
     for at, wide in shown.items():
         column = columns[at]
@@ -233,7 +233,7 @@ def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) ->
     return made, [column.head for at, column in enumerate(columns) if at not in shown]
 
 
-def fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
+def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
     """The widths of the columns that are shown, by their positions."""
     shown = dict(enumerate(widths))
     if width is None:

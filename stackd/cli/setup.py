@@ -68,7 +68,7 @@ FIRST = (
 )
 
 
-class StepFailed(Exception):
+class _Failed(Exception):
     """A step failed; ``advice`` says how to fix it."""
 
     def __init__(self, what: str, advice: str) -> None:
@@ -77,7 +77,7 @@ class StepFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
+class _Setup:
     """The input of all steps; ``flags`` are the options of ``stackd manifests``, as text, ``chosen`` those of the user.
 
     ``written`` are the files that this run has written and that a running service has not read yet.
@@ -95,41 +95,35 @@ class Setup:
 
     @property
     def key_file(self) -> Path:
-        """The path of the API key."""
         return self.path.with_name(API_KEY)
 
     @property
     def kubeconfig(self) -> Path:
-        """The path of stackd's kubeconfig."""
         return self.path.with_name(KUBECONFIG)
 
     @property
     def may_write(self) -> bool:
-        """Whether this user may write files beside the configuration."""
         return os.access(self.path.parent, os.W_OK)
 
     @property
     def daemon(self) -> LocalDaemon:
-        """The daemon of this configuration."""
         return local_daemon(self.config, self.path)
 
     @property
     def selector(self) -> Mapping[str, str]:
-        """The labels of nodes for stacks."""
         return self.config.stacks.node_selector
 
     def put(self, path: Path, text: str) -> None:
-        """Write a file that only its owner may read."""
         write_private(path, text)
         self.written.append(path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepState:
+class _State:
     """The state of a step.
 
     If it is not ``done``, ``do`` does what ``will`` lists, and returns what it did; ``commands`` do the same by hand. It
-    raises StepFailed or the error that stopped it. Without ``do`` the step is left to somebody else; if such a step
+    raises _Failed or the error that stopped it. Without ``do`` the step is left to somebody else; if such a step
     ``blocks``, the later steps wait for it.
     """
 
@@ -141,10 +135,10 @@ class StepState:
     blocks: bool = True
 
 
-_done = partial(StepState, done=True)
+_done = partial(_State, done=True)
 
 
-async def _key(setup: Setup) -> StepState:
+async def _key(setup: _Setup) -> _State:
     """Callers have an API key."""
     config, file = setup.config, setup.key_file
     if not config.auth.enabled:
@@ -162,7 +156,7 @@ async def _key(setup: Setup) -> StepState:
         setup.put(file, f"{file.read_text() if _has_text(file) else ''}{new_key()[0]}\n")
         return f"{file} has a new key; callers send it as X-API-KEY"
 
-    return StepState(
+    return _State(
         what=f"a key in {file}, unless there is one",
         do=make,
         will=[f"put a new key into {file}, readable by root only"],
@@ -170,7 +164,7 @@ async def _key(setup: Setup) -> StepState:
     )
 
 
-async def _cluster(setup: Setup) -> StepState:
+async def _cluster(setup: _Setup) -> _State:
     """The cluster has stackd's namespaces, rights, limits and network policies."""
     admin, printed = setup.admin, f"stackd manifests{setup.flags} |"
     if admin is None:
@@ -178,7 +172,7 @@ async def _cluster(setup: Setup) -> StepState:
             checked = "`stackd doctor` checks rights and policies"
             return _done(what=f"{setup.kubeconfig} gives access to the cluster; {checked}")
         what = "to be applied where kubectl works as an administrator (ADMIN): namespaces, rights, limits and network policies"
-        return StepState(what=what, commands=[f"{printed} ssh ADMIN kubectl apply -f -"], blocks=False)
+        return _State(what=what, commands=[f"{printed} ssh ADMIN kubectl apply -f -"], blocks=False)
     wanted = documents(setup.site)
     changes = [(one, change) for one in wanted if (change := await admin.change(one)) is not None]
     if not changes:
@@ -190,7 +184,7 @@ async def _cluster(setup: Setup) -> StepState:
         write_private(setup.path.with_name(OPTIONS), f"# the options of stackd setup, for later runs\n{setup.chosen}\n")
         return f"{len(changes)} of {len(wanted)} objects of `stackd manifests` created or changed"
 
-    return StepState(
+    return _State(
         what="what stackd needs in the cluster",
         do=apply,
         will=[str(change) for _, change in changes],
@@ -198,7 +192,7 @@ async def _cluster(setup: Setup) -> StepState:
     )
 
 
-async def _kubeconfig(setup: Setup) -> StepState:
+async def _kubeconfig(setup: _Setup) -> _State:
     """stackd's own credentials give access to the cluster."""
     admin, site, options = setup.admin, setup.site, setup.options
     file, chosen = setup.kubeconfig, setup.config.cluster
@@ -217,7 +211,7 @@ async def _kubeconfig(setup: Setup) -> StepState:
     commands = [f"(umask 077; stackd manifests --kubeconfig-for {server}{setup.flags} | {where} > {file})"]
     what = f"stackd's own kubeconfig, made once the manifests are applied ({error})"
     if admin is None:
-        return StepState(what=what, commands=commands)
+        return _State(what=what, commands=commands)
 
     async def make() -> str:
         if site.token_secret:
@@ -227,16 +221,16 @@ async def _kubeconfig(setup: Setup) -> StepState:
         setup.put(file, kubeconfig_text(cluster, token))
         if (error := await _own_access(setup)) is not None:
             advice = "check that this machine reaches the address in it; --server names another"
-            raise StepFailed(f"{file} was written but does not work: {error}", advice)
+            raise _Failed(f"{file} was written but does not work: {error}", advice)
         return f"{file} leads to {server}"
 
     token = "a token that does not expire" if site.token_secret else f"a token for {options['token_hours']} hours"
     account = f"{site.account_namespace}/{site.account}"
     will = [f"put {token} of the account {account} into {file}, readable by root only ({error})"]
-    return StepState(what=what, do=make, will=will, commands=commands)
+    return _State(what=what, do=make, will=will, commands=commands)
 
 
-async def _nodes(setup: Setup) -> StepState:
+async def _nodes(setup: _Setup) -> _State:
     """Nodes have the label for stacks, and all nodes of ``--node`` do."""
     admin, selector, named = setup.admin, setup.selector, setup.options["nodes"]
     label = ",".join(f"{key}={value}" for key, value in selector.items())
@@ -245,46 +239,46 @@ async def _nodes(setup: Setup) -> StepState:
     labelled = [name for name, node in by_name.items() if _takes(node, selector)]
     missing = [name for name in named if name not in labelled]
     if nodes is not None and (unknown := [name for name in missing if name not in by_name]):
-        raise StepFailed(f"there is no node {unknown[0]}", f"nodes are: {', '.join(by_name)}")
+        raise _Failed(f"there is no node {unknown[0]}", f"nodes are: {', '.join(by_name)}")
     if labelled and not missing:
         return _done(what=f"{', '.join(labelled)}: {label}")
     if admin is None:
         what = "each node that is to run stacks gets a label, where kubectl works as an administrator (ADMIN)"
         commands = [f"ssh ADMIN kubectl label node {name} {label}" for name in missing or ("NAME",)]
-        return StepState(what=what, commands=commands, blocks=False)
+        return _State(what=what, commands=commands, blocks=False)
     names = missing or _candidates(nodes or [])
     if not named and len(names) != 1:
         could = f"{', '.join(names)} could" if names else "no node is ready for pods"
         what = f"no node has the label {label}, and {could}: name those that are to run stacks, such as"
-        return StepState(what=what, commands=[" ".join(f"--node {name}" for name in names) or "--node NAME"])
+        return _State(what=what, commands=[" ".join(f"--node {name}" for name in names) or "--node NAME"])
 
     async def apply() -> str:
         return ", ".join(names) + _without_address(setup, [await admin.label_node(name, selector) for name in names])
 
     does = [f"label node {name} {label}" for name in names]
-    return StepState(what="nodes for stacks", do=apply, will=does, commands=[f"kubectl {one}" for one in does])
+    return _State(what="nodes for stacks", do=apply, will=does, commands=[f"kubectl {one}" for one in does])
 
 
-async def _service(setup: Setup) -> StepState:
+async def _service(setup: _Setup) -> _State:
     """The daemon runs, is enabled at boot, is ready, and has read its files."""
     unit = service.find_unit() if is_installed(setup.path) else None
     if unit is None:
         if not await _not_ready(setup):
             return _done(what=f"it answers at {setup.daemon.url}")
         what = "systemd has no stackd.service for this configuration: start the daemon, then run this again"
-        return StepState(what=what, commands=[f"stackd serve --config {setup.path}"])
+        return _State(what=what, commands=[f"stackd serve --config {setup.path}"])
     if unit.active in ("active", "reloading") and unit.enabled:
         loaded_at = await running.loaded_at(setup.daemon)
         old = [*service.not_in_force(unit, loaded_at, [setup.path, setup.key_file, setup.kubeconfig])]
         if not old and not setup.written and not await _not_ready(setup):
             return _done(what=f"it is active: {unit.status}")
         what = "reload it" if old or setup.written else "wait until it is ready"
-        return StepState(what=what, do=partial(_start, setup), will=[what], commands=["stackd reload"])
+        return _State(what=what, do=partial(_start, setup), will=[what], commands=["stackd reload"])
     command = f"systemctl enable --now {service.SERVICE}"
-    return StepState(what="the daemon", do=partial(_start, setup), will=[command], commands=[command])
+    return _State(what="the daemon", do=partial(_start, setup), will=[command], commands=[command])
 
 
-async def _start(setup: Setup) -> str:
+async def _start(setup: _Setup) -> str:
     """Start the daemon, or have it read its credentials again; then wait until it is ready."""
     unit = service.find_unit()
     active = unit is not None and unit.active in ("active", "reloading")
@@ -292,18 +286,18 @@ async def _start(setup: Setup) -> str:
     if error:
         unit = service.find_unit()
         logged = service.last_error(unit) if unit is not None else ""
-        raise StepFailed(logged or error, "fix that, then run this again; journalctl -u stackd shows its log")
+        raise _Failed(logged or error, "fix that, then run this again; journalctl -u stackd shows its log")
     setup.written.clear()
     deadline = time.monotonic() + READY_SECONDS
     while why := await _not_ready(setup):
         if time.monotonic() >= deadline:
             what = f"it runs but is not ready after {READY_SECONDS:g} s: {why}"
-            raise StepFailed(what, "it becomes ready by itself once that is fixed")
+            raise _Failed(what, "it becomes ready by itself once that is fixed")
         await asyncio.sleep(READY_PAUSE)
     return f"it runs, starts at boot, and is ready at {setup.daemon.url}"
 
 
-async def _first_stack(setup: Setup) -> StepState:
+async def _first_stack(setup: _Setup) -> _State:
     """The daemon has a stack."""
     if not setup.options["first_stack"]:
         return _done(what="skipped (--no-first-stack)")
@@ -322,11 +316,11 @@ async def _first_stack(setup: Setup) -> StepState:
                 stack = await client.wait(await client.create(spec, ports=port, ttl=STACK_TTL), timeout=STACK_SECONDS)
         except ClientError as error:
             advice = "`stackd doctor` says what does not fit; --no-first-stack leaves it out"
-            raise StepFailed(str(error), advice) from error
+            raise _Failed(str(error), advice) from error
         where = ", ".join(stack.addresses)
         return f"{stack.stack_id} runs at {where}; `stackd stacks delete {stack.stack_id}` removes it"
 
-    return StepState(
+    return _State(
         what="a first stack",
         do=create,
         will=[f"start a stack of {image}, port {port}, for {STACK_TTL}"],
@@ -334,7 +328,7 @@ async def _first_stack(setup: Setup) -> StepState:
     )
 
 
-STEPS: Mapping[str, Callable[[Setup], Awaitable[StepState]]] = {
+STEPS: Mapping[str, Callable[[_Setup], Awaitable[_State]]] = {
     "key": _key,
     "cluster": _cluster,
     "kubeconfig": _kubeconfig,
@@ -368,7 +362,7 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
         ):
             if admin is not None and name not in decided and await check(admin, config, options):
                 options[name], flags = False, flags + flag
-        setup = Setup(
+        setup = _Setup(
             config=config,
             path=path,
             site=site_of(config, **options),
@@ -437,7 +431,7 @@ def _flags(parameter: click.Parameter, value: Any) -> list[str]:
     return [f"{parameter.opts[0]} {shlex.quote(text)}" for text in texts]
 
 
-async def _run(setup: Setup, *, yes: bool, only_plan: bool) -> bool:
+async def _run(setup: _Setup, *, yes: bool, only_plan: bool) -> bool:
     click.echo(f"configuration  {setup.path}")
     click.echo(f"administrator  {setup.admin_kubeconfig or 'none: commands for an administrator are printed'}")
     if setup.chosen:
@@ -445,7 +439,7 @@ async def _run(setup: Setup, *, yes: bool, only_plan: bool) -> bool:
     if not setup.may_write:
         click.echo(f"this user cannot write to {setup.path.parent}: run the commands below, or run this as root")
     click.echo()
-    states: dict[str, StepState] = {}
+    states: dict[str, _State] = {}
     for name, inspect in STEPS.items():
         state = await _attempt(setup, name, inspect(setup))
         if state is None:
@@ -468,12 +462,12 @@ async def _run(setup: Setup, *, yes: bool, only_plan: bool) -> bool:
     return await _doctor(setup)
 
 
-async def _doctor(setup: Setup) -> bool:
+async def _doctor(setup: _Setup) -> bool:
     click.echo("\nstackd doctor:")
     return bool(await say(examine(loaded(setup.path), setup.path, FIRST_STACK, None)))
 
 
-async def _do(setup: Setup, planned: Collection[str]) -> str:
+async def _do(setup: _Setup, planned: Collection[str]) -> str:
     """Do the steps in order. Each is inspected again first, because an earlier step may have changed its state.
 
     Returns the name of the first step that failed, or that blocks until somebody does it by hand; else an empty text.
@@ -498,11 +492,11 @@ async def _do(setup: Setup, planned: Collection[str]) -> str:
     return ""
 
 
-async def _attempt(setup: Setup, name: str, work: Awaitable[T]) -> T | None:
+async def _attempt(setup: _Setup, name: str, work: Awaitable[T]) -> T | None:
     """The result of the work; None if it fails, after printing why."""
     try:
         return await work
-    except StepFailed as failure:
+    except _Failed as failure:
         what, advice = str(failure), failure.advice
     except ConfigError as error:
         what, advice = "; ".join(error.mistakes), f"fix {setup.path}, then run this again"
@@ -513,7 +507,7 @@ async def _attempt(setup: Setup, name: str, work: Awaitable[T]) -> T | None:
     return None
 
 
-def _plan(name: str, state: StepState, *, by_hand: bool) -> None:
+def _plan(name: str, state: _State, *, by_hand: bool) -> None:
     """Print a step's state and what it would do. With ``by_hand``, also print the commands that do it."""
     word = "ok" if state.done else "to do" if state.do else "by hand"
     _line(word, name, "\n".join(state.will) if word == "to do" else state.what)
@@ -550,10 +544,10 @@ def _cluster_entry(path: Path, context: str) -> dict[str, Any]:
         raise ConfigError([f"{path}: its cluster cannot be read: {type(error).__name__}: {error}"]) from error
 
 
-async def _own_access(setup: Setup) -> str | None:
+async def _own_access(setup: _Setup) -> str | None:
     """Why stackd's own credentials give no access to the cluster, or None if they do.
 
-    Raises StepFailed if they are for another cluster than the administrator's.
+    Raises _Failed if they are for another cluster than the administrator's.
     """
     try:
         own = await Cluster.connect(_own_target(setup))
@@ -566,14 +560,14 @@ async def _own_access(setup: Setup) -> str | None:
     finally:
         await own.close()
     if setup.admin is not None and uid != await setup.admin.cluster_uid():
-        raise StepFailed(
+        raise _Failed(
             f"{setup.kubeconfig} is for another cluster than {setup.admin_kubeconfig}",
             "name the right one with --admin-kubeconfig, or move the other away",
         )
     return None
 
 
-def _own_target(setup: Setup) -> ClusterTarget:
+def _own_target(setup: _Setup) -> ClusterTarget:
     """The cluster that stackd's own credentials are for; this user's kubeconfig is not used. Raises ConfigError."""
     chosen, file = setup.config.cluster, setup.kubeconfig
     if chosen.mode == "in-cluster" or chosen.kubeconfig:
@@ -591,7 +585,7 @@ def _own_target(setup: Setup) -> ClusterTarget:
     )
 
 
-async def _listed(setup: Setup) -> list[NodeState] | None:
+async def _listed(setup: _Setup) -> list[NodeState] | None:
     """All nodes, listed with the administrator's credentials or else stackd's own; None without access."""
     if setup.admin is not None:
         return await setup.admin.list_nodes()
@@ -615,7 +609,7 @@ def _candidates(nodes: list[NodeState]) -> list[str]:
     return workers or [node.name for node in ready]
 
 
-def _without_address(setup: Setup, nodes: list[NodeState]) -> str:
+def _without_address(setup: _Setup, nodes: list[NodeState]) -> str:
     """What to set for nodes without a public address, or an empty text."""
     kinds, public = set(setup.config.stacks.address_types), setup.config.stacks.public_ips
     without = [one.name for one in nodes if one.name not in public and not kinds & {kind for kind, _ in one.addresses}]
@@ -625,7 +619,7 @@ def _without_address(setup: Setup, nodes: list[NodeState]) -> str:
     return f"{has_none}: set in {setup.path} where players reach it (stacks.address_types or stacks.public_ips)"
 
 
-async def _not_ready(setup: Setup) -> str:
+async def _not_ready(setup: _Setup) -> str:
     """Why the daemon does not answer or is not ready; empty if it is, or stands by."""
     try:
         if not await running.owner_it_stands_by_for(setup.daemon):

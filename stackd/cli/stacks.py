@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import lazy
+from stackd.cli import output as render
 from stackd.cli.options import (
     STATUSES,
     Length,
@@ -26,25 +27,6 @@ from stackd.cli.options import (
     stack_id_argument,
     stack_ids_argument,
     template_complete,
-)
-from stackd.cli.output import (
-    LISTED,
-    WIDE,
-    Column,
-    Fields,
-    addresses,
-    duration,
-    is_terminal,
-    local,
-    print_facts,
-    print_stacks,
-    print_table,
-    print_text,
-    printed,
-    printed_all,
-    recent,
-    since,
-    style,
 )
 from stackd.cli.target import client_options, interruptible
 from stackd.printable import printable
@@ -72,7 +54,7 @@ VERBS = {
 }
 FOLLOW_SECONDS = 1.0
 FOLLOWED_LINES = 10_000
-CHOSEN = {"": LISTED, "wide": WIDE, "name": ("stack_id",)}
+CHOSEN = {"": render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
 """The fields to request by the form of the output; the JSON forms have those that the API returns by default."""
 
 PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
@@ -97,7 +79,7 @@ def stacks() -> None:
 @output_option("wide", "json", "jsonl", "name")
 def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
     """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
-    print_stacks([stack.raw for stack in client.stacks(**chosen, fields=CHOSEN.get(output))], output)
+    render.print_stacks([stack.raw for stack in client.stacks(**chosen, fields=CHOSEN.get(output))], output)
 
 
 @click.command()
@@ -107,7 +89,7 @@ def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
 def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
     """List the stacks with these ids, or all, as stacks list does."""
     found = [client.get(checked(one)) for one in stack_ids] or client.stacks(fields=CHOSEN.get(output))
-    print_stacks([stack.raw for stack in found], output)
+    render.print_stacks([stack.raw for stack in found], output)
 
 
 @click.command()
@@ -118,9 +100,9 @@ def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
 def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
     """Show everything about one stack."""
     stack = client.get(checked(stack_id)).raw
-    if printed(stack, output):
+    if render.printed(stack, output):
         return
-    print_text(stack["pod_spec"]) if spec else _print_detail(stack)
+    render.print_text(stack["pod_spec"]) if spec else _print_detail(stack)
 
 
 @click.command()
@@ -130,7 +112,7 @@ def describe(client: Client, stack_id: str) -> None:
     """Show everything about one stack, and what happened to it."""
     _print_detail(client.get(checked(stack_id)).raw)
     click.echo()
-    print_table(TIMELINE, [event.raw for event in client.timeline(stack_id)])
+    render.print_table(TIMELINE, [event.raw for event in client.timeline(stack_id)])
 
 
 @click.command()
@@ -149,7 +131,7 @@ def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) 
 
     def each(stack_id: str) -> None:
         stack = client.wait(stack_id, status, timeout=max(0.0, end - time.monotonic()))
-        click.echo("\t".join([stack_id, stack.status, *(addresses(stack.raw) if stack.raw else ())]))
+        click.echo("\t".join([stack_id, stack.status, *(render.addresses(stack.raw) if stack.raw else ())]))
 
     for_each(stack_ids, each)
 
@@ -161,8 +143,8 @@ def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) 
 def timeline(client: Client, stack_id: str, output: str) -> None:
     """Show what happened to a stack, even for a while after it is gone."""
     events = [event.raw for event in client.timeline(checked(stack_id))]
-    if not printed_all({"stack_id": stack_id, "events": events}, events, output):
-        print_table(TIMELINE, events)
+    if not render.printed_all({"stack_id": stack_id, "events": events}, events, output):
+        render.print_table(TIMELINE, events)
 
 
 @click.command()
@@ -182,7 +164,7 @@ def logs(client: Client, stack_id: str, follow: bool, tail: int | None, containe
         if not follow:
             raise
     if text:
-        print_text(text)
+        render.print_text(text)
     if follow:
         with suppress(KeyboardInterrupt):
             _follow(client, stack_id, container or "", text)
@@ -212,7 +194,7 @@ def _follow(client: Client, stack_id: str, container: str, before: str) -> None:
                 raise
             continue
         if more := added(before, text):
-            print_text(more)
+            render.print_text(more)
         before = text
 
 
@@ -253,37 +235,40 @@ def for_each(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:
         raise click.ClickException(f"{failed} of {len(stack_ids)} failed")
 
 
-def _print_detail(stack: Fields) -> None:
-    print_facts(_facts(stack), {"status": style(stack)})
+def _print_detail(stack: render.Fields) -> None:
+    render.print_facts(_facts(stack), {"status": render.style(stack)})
 
 
-def _facts(stack: Fields) -> Iterator[tuple[str, str]]:
+def _facts(stack: render.Fields) -> Iterator[tuple[str, str]]:
     yield "stack", stack["stack_id"]
     yield "status", stack["status"]
     if why := ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message")))):
         yield "because", why
-    for address, port in zip(addresses(stack), stack["ports"], strict=False):
+    for address, port in zip(render.addresses(stack), stack["ports"], strict=False):
         yield "address", f"{address} → {port['container_port']}/{port['protocol']}"
     yield "node", stack["node_id"] or "-"
     for name, value in (stack.get("labels") or {}).items():
         yield "label", f"{name}={value}"
-    yield "created", f"{local(stack['created_at'])} ({duration(since(stack['created_at']))} ago)"
-    yield "expires", f"{local(stack['ttl_expires_at'])} (in {duration(-since(stack['ttl_expires_at']))})"
+    yield "created", f"{render.local(stack['created_at'])} ({render.duration(render.since(stack['created_at']))} ago)"
+    yield (
+        "expires",
+        f"{render.local(stack['ttl_expires_at'])} (in {render.duration(-render.since(stack['ttl_expires_at']))})",
+    )
     yield "cpu", str(of_milli(stack["requested_cpu_milli"]))
     yield "memory", str(of_bytes(stack["requested_memory_bytes"]))
 
 
-def _what(event: Fields) -> str:
+def _what(event: render.Fields) -> str:
     count = event.get("count", 1)
     return f"{event['kind']} ({count} times)" if count > 1 else str(event["kind"])
 
 
 TIMELINE = (
-    Column(head="when", of=lambda event: recent(event["at"])),
-    Column(head="what", of=_what, elastic=True),
-    Column(head="reason", of=lambda event: event["reason"] or "", keep=6, elastic=True),
-    Column(head="by", of=lambda event: event["by"] or "", keep=5, elastic=True),
-    Column(head="message", of=lambda event: event["message"] or "", keep=8, fold=True),
+    render.Column(head="when", of=lambda event: render.recent(event["at"])),
+    render.Column(head="what", of=_what, elastic=True),
+    render.Column(head="reason", of=lambda event: event["reason"] or "", keep=6, elastic=True),
+    render.Column(head="by", of=lambda event: event["by"] or "", keep=5, elastic=True),
+    render.Column(head="message", of=lambda event: event["message"] or "", keep=8, fold=True),
 )
 
 
@@ -319,8 +304,8 @@ def create(client: Client, source: str | None, output: str, **options: Any) -> N
     if options["return_existing"]:
         body["if_exists"] = "return"
     if options["dry_run"]:
-        if not printed(dry := client.dry_run_from(body).raw, output):
-            print_text(dry["pod_spec"])
+        if not render.printed(dry := client.dry_run_from(body).raw, output):
+            render.print_text(dry["pod_spec"])
         return
     with interruptible("the stack may have been created; see: stackd stacks list"):
         made = client.create_from(body)
@@ -329,16 +314,16 @@ def create(client: Client, source: str | None, output: str, **options: Any) -> N
         with interruptible(f"{made.stack_id} still exists; delete it with: stackd stacks delete {made.stack_id}"):
             stack |= client.wait(made, timeout=options["timeout"]).raw
     values = stack.get("values") or {}
-    if printed(stack, output):
+    if render.printed(stack, output):
         return
     if output == "name":
         click.echo(stack["stack_id"])
-    elif is_terminal():
+    elif render.is_terminal():
         _print_detail(stack)
-        print_facts(values.items())
+        render.print_facts(values.items())
     else:
         shown = [f"{name}={printable(value)}" for name, value in values.items()]  # nobody gets them a second time
-        click.echo("\t".join([stack["stack_id"], stack["status"], *addresses(stack), *shown]))
+        click.echo("\t".join([stack["stack_id"], stack["status"], *render.addresses(stack), *shown]))
 
 
 def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dict[str, Any]:

@@ -11,26 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import output as render
 from stackd.cli.options import Length, filter_options, label_complete, output_option, stack_complete
-from stackd.cli.output import (
-    COLUMNS,
-    LISTED,
-    Column,
-    by_status,
-    cells,
-    counted,
-    is_terminal,
-    label_text,
-    line,
-    local,
-    natural,
-    print_facts,
-    print_json_line,
-    print_table,
-    printed,
-    printed_all,
-    recent,
-)
 from stackd.cli.target import client_options
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
@@ -40,7 +22,7 @@ if TYPE_CHECKING:
 
     from stackd.client import Client, Event
 
-IN_EVENTS = tuple(column for column in COLUMNS if column.head not in ("node", "age", "left"))
+IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("node", "age", "left"))
 """The columns of a stack that an event shows on a terminal."""
 
 
@@ -50,8 +32,8 @@ IN_EVENTS = tuple(column for column in COLUMNS if column.head not in ("node", "a
 def templates(client: Client, output: str) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
     found = [one.raw for one in client.templates()]
-    if not printed_all({"templates": found}, found, output, name="name"):
-        print_table(TEMPLATE, found)
+    if not render.printed_all({"templates": found}, found, output, name="name"):
+        render.print_table(TEMPLATE, found)
 
 
 def _ports(one: Any) -> str:
@@ -60,7 +42,7 @@ def _ports(one: Any) -> str:
 
 def _images(one: Any) -> str:
     states = [pull["state"] for pull in (one["prepull"] or {}).values()]
-    return "-" if one["prepull"] is None else f"on {states.count('pulled')} of {counted(len(states), 'node')}"
+    return "-" if one["prepull"] is None else f"on {states.count('pulled')} of {render.counted(len(states), 'node')}"
 
 
 def _reason(one: Any) -> str:
@@ -68,13 +50,13 @@ def _reason(one: Any) -> str:
 
 
 TEMPLATE = (
-    Column(head="template", of=lambda one: one["name"]),
-    Column(head="ports", of=_ports, keep=2),
-    Column(head="ttl", of=lambda one: one["ttl"], keep=3),
-    Column(head="stacks", of=lambda one: by_status(one["stacks"]) or "-", keep=7, elastic=True),
-    Column(head="pool", of=lambda one: f"{one['ready']} of {one['pool']} ready" if one["pool"] else "-", keep=6),
-    Column(head="images", of=_images, keep=5),
-    Column(head="reason", of=_reason, keep=8, fold=True),
+    render.Column(head="template", of=lambda one: one["name"]),
+    render.Column(head="ports", of=_ports, keep=2),
+    render.Column(head="ttl", of=lambda one: one["ttl"], keep=3),
+    render.Column(head="stacks", of=lambda one: render.by_status(one["stacks"]) or "-", keep=7, elastic=True),
+    render.Column(head="pool", of=lambda one: f"{one['ready']} of {one['pool']} ready" if one["pool"] else "-", keep=6),
+    render.Column(head="images", of=_images, keep=5),
+    render.Column(head="reason", of=_reason, keep=8, fold=True),
 )
 
 
@@ -84,12 +66,12 @@ TEMPLATE = (
 def stats(client: Client, output: str) -> None:
     """Count stacks, their node ports, and the CPU and memory that they reserve."""
     found = client.stats().raw
-    if not printed(found, output):
-        print_facts(_counts(found, Counter[str](stack.status for stack in client.stacks(fields=["status"]))))
+    if not render.printed(found, output):
+        render.print_facts(_counts(found, Counter[str](stack.status for stack in client.stacks(fields=["status"]))))
 
 
 def _counts(found: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    yield "stacks", ": ".join(filter(None, [str(sum(counts.values())), by_status(counts)]))
+    yield "stacks", ": ".join(filter(None, [str(sum(counts.values())), render.by_status(counts)]))
     yield "node ports", str(found["used_node_ports"])
     yield "cpu", str(of_milli(found["reserved_cpu_milli"]))
     yield "memory", str(of_bytes(found["reserved_memory_bytes"]))
@@ -97,7 +79,7 @@ def _counts(found: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 
 
 def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    for node in sorted(counts, key=natural):
+    for node in sorted(counts, key=render.natural):
         yield f"on {node}", str(counts[node])
 
 
@@ -111,8 +93,8 @@ def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 def capacity(client: Client, output: str, ports: int | None, **size: str) -> None:
     """Show how many more stacks of a size fit, and what runs out first."""
     found = client.capacity(ports=ports or 0, **size).raw
-    if not printed(found, output):
-        print_facts(_bounds(found))
+    if not render.printed(found, output):
+        render.print_facts(_bounds(found))
 
 
 def _bounds(found: Any) -> Iterator[tuple[str, str]]:
@@ -138,18 +120,18 @@ def events(client: Client, chosen: dict[str, Any], output: str) -> None:
     """
     from stackd.contract import STACK_FIELDS
 
-    fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else LISTED
+    fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else render.LISTED
     with suppress(KeyboardInterrupt):
         for event in client.events(fields=fields, **chosen):
             if output:
-                print_json_line({"kind": event.kind, "id": event.id, "data": event.data})
+                render.print_json_line({"kind": event.kind, "id": event.id, "data": event.data})
             elif words := _words(event):
-                click.echo(line([datetime.now().astimezone().strftime("%H:%M:%S"), event.kind, *words]))
+                click.echo(render.line([datetime.now().astimezone().strftime("%H:%M:%S"), event.kind, *words]))
 
 
 def _words(event: Event) -> list[str]:
     if event.kind == "stack":
-        return cells(event.data, IN_EVENTS if is_terminal() else COLUMNS)
+        return render.cells(event.data, IN_EVENTS if render.is_terminal() else render.COLUMNS)
     if event.kind in ("deleted", "left"):
         return [event.stack_id]
     if (job := event.job) is not None:
@@ -170,12 +152,12 @@ def reconcile(client: Client, action: str, output: str) -> None:
     """Show what the reconciliation of a running daemon would do, or release its brake."""
     confirms = action == "confirm"
     answer = client.reconcile(confirm=confirms)
-    if not printed(answer, output):
+    if not render.printed(answer, output):
         click.echo("\n".join(map(printable, _released(answer) if confirms else _plan(answer))))
 
 
 def _released(answer: Any) -> Iterator[str]:
-    yield f"released: {counted(answer['released'], 'stack')}"
+    yield f"released: {render.counted(answer['released'], 'stack')}"
     yield from (f"removed: {name}" for name in answer.get("removed", ()))
     if held := answer.get("held"):
         yield f"{len(held)} more are held back now; see: stackd reconcile --plan"
@@ -219,27 +201,27 @@ def activity(client: Client, key_name: str, label: tuple[str, ...], output: str,
     """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
     found = [one.raw for one in client.activity(key=key_name, labels=label, **chosen)]
-    if not printed_all({"activity": found}, found, output):
-        print_table(ACTIVITY, found)
+    if not render.printed_all({"activity": found}, found, output):
+        render.print_table(ACTIVITY, found)
 
 
 def _result(one: Any) -> str:
     """``38 done, 2 failed``; while it goes on, ``running, 12 of 40``."""
-    counts = by_status({"done": one["done"], "not found": one["not_found"], "failed": one["failed"]})
+    counts = render.by_status({"done": one["done"], "not found": one["not_found"], "failed": one["failed"]})
     if one["status"] in ("queued", "running"):
         return f"{one['status']}, {one['done'] + one['not_found'] + one['failed']} of {one['total']}"
     return counts or "nothing to do"
 
 
 ACTIVITY = (
-    Column(head="when", of=lambda one: recent(one["at"])),
-    Column(head="by", of=lambda one: one["by"], keep=7, elastic=True),
-    Column(head="action", of=lambda one: f"{one['action']} {one.get('ttl') or ''}".strip()),
-    Column(head="about", of=lambda one: one.get("stack_id") or one["job_id"], keep=6),
-    Column(head="stacks", of=lambda one: str(one["total"]), keep=7, right=True),
-    Column(head="result", of=_result, keep=8, elastic=True),
-    Column(head="labels", of=lambda one: label_text(one) or "-", keep=5, elastic=True),
-    Column(head="message", of=lambda one: one["message"], keep=1, elastic=True),
+    render.Column(head="when", of=lambda one: render.recent(one["at"])),
+    render.Column(head="by", of=lambda one: one["by"], keep=7, elastic=True),
+    render.Column(head="action", of=lambda one: f"{one['action']} {one.get('ttl') or ''}".strip()),
+    render.Column(head="about", of=lambda one: one.get("stack_id") or one["job_id"], keep=6),
+    render.Column(head="stacks", of=lambda one: str(one["total"]), keep=7, right=True),
+    render.Column(head="result", of=_result, keep=8, elastic=True),
+    render.Column(head="labels", of=lambda one: render.label_text(one) or "-", keep=5, elastic=True),
+    render.Column(head="message", of=lambda one: one["message"], keep=1, elastic=True),
 )
 
 TAKEOVER_SECONDS = 120.0
@@ -252,8 +234,8 @@ CHECK_SECONDS = 0.2
 def owner(client: Client, output: str) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
     ownership = client.owner()
-    if not printed(ownership, output):
-        print_facts(_ownership(ownership))
+    if not render.printed(ownership, output):
+        render.print_facts(_ownership(ownership))
 
 
 def _ownership(ownership: Any) -> Iterator[tuple[str, str]]:
@@ -262,7 +244,7 @@ def _ownership(ownership: Any) -> Iterator[tuple[str, str]]:
         ownership["host"],
         "owner, but changes nothing: its Lease was not renewed in time" if inactive else ownership["role"],
     )
-    acquired, renewed = [local(ownership[at]) if ownership[at] else "" for at in ("acquired_at", "renewed_at")]
+    acquired, renewed = [render.local(ownership[at]) if ownership[at] else "" for at in ("acquired_at", "renewed_at")]
     yield "owner", f"{ownership['owner']} since {acquired or '?'}" if ownership["owner"] else "none"
     yield "lease", f"{ownership['lease']}, held by {ownership['holder'] or 'nobody'}, renewed {renewed or 'never'}"
     yield "good for", f"{ownership['lease_duration_seconds']} s after a renewal"

@@ -13,19 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.cli import output as render
 from stackd.cli.options import filter_options, output_option
-from stackd.cli.output import (
-    LISTED,
-    WARNING,
-    cells,
-    console,
-    is_terminal,
-    line,
-    print_json_line,
-    stack_columns,
-    summary,
-    table,
-)
 from stackd.cli.target import client_options
 
 if TYPE_CHECKING:
@@ -45,7 +34,7 @@ class WatchedStacks:
     """A copy of the chosen stacks; ``on_change`` is called for each change."""
 
     def __init__(self, client: AsyncClient, chosen: dict[str, Any], on_change: Callable[[str, Stack], None]) -> None:
-        self._client, self._chosen, self._on_change = client, chosen | {"fields": LISTED}, on_change
+        self._client, self._chosen, self._on_change = client, chosen | {"fields": render.LISTED}, on_change
         self._last = ""
         self.stacks: dict[str, Stack] = {}
         self.error = ""
@@ -87,7 +76,7 @@ class WatchedStacks:
 
     def _put(self, stack: Stack) -> None:
         before, self.stacks[stack["stack_id"]] = self.stacks.get(stack["stack_id"]), stack
-        if before is None or any(before.get(name) != stack.get(name) for name in LISTED):
+        if before is None or any(before.get(name) != stack.get(name) for name in render.LISTED):
             self._on_change("stack", stack)
 
     async def _current(self, stack: Stack) -> Stack:
@@ -113,7 +102,7 @@ def watch(client: Client, chosen: dict[str, Any], output: str) -> None:
 
 async def _watch(client: Client, chosen: dict[str, Any], *, as_json: bool) -> None:
     async with client.concurrent() as concurrent:
-        if as_json or not is_terminal():
+        if as_json or not render.is_terminal():
             await WatchedStacks(concurrent, chosen, _print_json if as_json else _print_line).follow()
         else:
             await _on_screen(WatchedStacks(concurrent, chosen, lambda kind, stack: None))
@@ -127,8 +116,10 @@ def view(watched: WatchedStacks, height: int, width: int) -> RenderableType:
     newest = sorted(watched.stacks.values(), key=lambda stack: str(stack["created_at"]), reverse=True)
     shown = newest[: max(1, height - OTHER_LINES)]
     more = f"  ({len(newest) - len(shown)} older ones not shown)" if len(shown) < len(newest) else ""
-    last = Text(watched.error, style=WARNING) if watched.error else Text(summary(newest) + more, style="dim")
-    return Group(table(stack_columns(shown), shown, width)[0], last)
+    last = (
+        Text(watched.error, style=render.WARNING) if watched.error else Text(render.summary(newest) + more, style="dim")
+    )
+    return Group(render.table(render.stack_columns(shown), shown, width)[0], last)
 
 
 async def _on_screen(watched: WatchedStacks) -> None:
@@ -136,7 +127,7 @@ async def _on_screen(watched: WatchedStacks) -> None:
 
     from rich.live import Live
 
-    out = console()
+    out = render.console()
     following = asyncio.create_task(watched.follow(), name="follow")
     try:
         with Live(console=out, screen=True, auto_refresh=False) as live:
@@ -149,8 +140,8 @@ async def _on_screen(watched: WatchedStacks) -> None:
 
 
 def _print_line(kind: str, stack: Stack) -> None:
-    click.echo(line([datetime.now().astimezone().strftime("%H:%M:%S"), kind, *cells(stack)]))
+    click.echo(render.line([datetime.now().astimezone().strftime("%H:%M:%S"), kind, *render.cells(stack)]))
 
 
 def _print_json(kind: str, stack: Stack) -> None:
-    print_json_line({"event": kind, "stack": stack})
+    render.print_json_line({"event": kind, "stack": stack})

@@ -20,19 +20,8 @@ from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, asks_of_account
 from stackd.kube.routes import kinds_of
-from stackd.lifecycle import nodes
+from stackd.lifecycle import capacity, nodes
 from stackd.lifecycle.brake import SKEW_SECONDS
-from stackd.lifecycle.capacity import (
-    NODES,
-    StackResources,
-    Storage,
-    by_nodes,
-    by_quotas,
-    fits,
-    free_of,
-    most_storage,
-    storage_given,
-)
 from stackd.model import NODE_PORTS_REMEDY
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
@@ -60,10 +49,10 @@ class Size:
     def __str__(self) -> str:
         return f"{of_milli(self.cpu_milli)} CPU and {of_bytes(self.memory_bytes)}"
 
-    def need(self, given: Storage) -> StackResources:
+    def need(self, given: capacity.Storage) -> capacity.StackResources:
         """What one stack takes if containers that request no disk get ``given``."""
         asked = self.ephemeral_bytes
-        return StackResources(
+        return capacity.StackResources(
             cpu_milli=self.cpu_milli,
             memory_bytes=self.memory_bytes,
             ephemeral_bytes=given.request_bytes if asked is None else asked,
@@ -267,13 +256,13 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, await cluster.list_nodes())
     quotas, limit_ranges = await cluster.list_namespaced("resourcequotas"), await cluster.list_namespaced("limitranges")
     stacks, limit = config.stacks, config.limits.max_stacks
-    given = storage_given(config.policy.max_ephemeral_storage, limit_ranges)
+    given = capacity.storage_given(config.policy.max_ephemeral_storage, limit_ranges)
     need = size.need(given)
-    by_node = by_nodes([fits(free_of(node), need) for node in usable])
-    scarce = NODES if by_node.why == NODES else f"{NODES}, {by_node.why.replace('_', '-')}"
+    by_node = capacity.by_nodes([capacity.fits(capacity.free_of(node), need) for node in usable])
+    scarce = capacity.NODES if by_node.why == capacity.NODES else f"{capacity.NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
         (by_node.stacks, scarce),
-        *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in by_quotas(quotas, need, left=False)),
+        *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in capacity.by_quotas(quotas, need, left=False)),
         (len(stacks.node_ports), "node ports"),
         *([(limit, "limits.max_stacks")] if limit else []),
     ]
@@ -289,7 +278,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     return [ok("room", text), *found, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
-def _without_disk(usable: list[NodeState], need: StackResources, given: Storage) -> list[Finding]:
+def _without_disk(usable: list[NodeState], need: capacity.StackResources, given: capacity.Storage) -> list[Finding]:
     """The nodes that no stack can use because they report no disk, or less than one stack takes."""
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
@@ -311,7 +300,7 @@ def _without_disk(usable: list[NodeState], need: StackResources, given: Storage)
 
 def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterator[Finding]:
     """Whether the policy gives more disk than a LimitRange allows a container."""
-    most, given = most_storage(limit_ranges), config.policy.max_ephemeral_storage
+    most, given = capacity.most_storage(limit_ranges), config.policy.max_ephemeral_storage
     if given and 0 < most.limit_bytes < parse(given).whole:
         text = f"policy.max_ephemeral_storage gives a pod {given}, and LimitRange {most.limit_range} refuses a container more"
         text += f" than {most.limit}: creates without a disk request fail with 400"

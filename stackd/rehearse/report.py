@@ -86,9 +86,9 @@ def _axes(across: _Scale, up: _Scale, below: str, beside: str, form: str = "{:g}
     bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     for tick in up.ticks():
         yield _shape("line", "grid", x1=LEFT, x2=right, y1=up(tick), y2=up(tick))
-        yield _text("tick", form.format(tick) if form else duration(tick), LEFT - 6, up(tick) + 4, "end")
+        yield _text("tick", form.format(tick) if form else _duration(tick), LEFT - 6, up(tick) + 4, "end")
     for tick in across.ticks():
-        yield _text("tick", duration(tick), across(tick), bottom + 16, "middle")
+        yield _text("tick", _duration(tick), across(tick), bottom + 16, "middle")
     yield _shape("line", "axis", x1=LEFT, x2=right, y1=bottom, y2=bottom)
     yield _text("label", below, (LEFT + right) / 2, HEIGHT - 8, "middle")
     yield _text("label", beside, LEFT, TOP - 5)
@@ -99,10 +99,10 @@ def _marks(across: _Scale, marks: Marks, below: float = 12) -> Iterator[str]:
         x = across(value)
         anchor, gap = ("end", -5) if x > WIDTH * 0.75 else ("start", 5)
         yield _shape("line", style, x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM)
-        yield _text(f"{style}-text", f"{name} {duration(value)}", x + gap, TOP + below + 14 * (place % 4), anchor)
+        yield _text(f"{style}-text", f"{name} {_duration(value)}", x + gap, TOP + below + 14 * (place % 4), anchor)
 
 
-def distribution(values: Sequence[float], marks: Marks, label: str) -> str:
+def _distribution(values: Sequence[float], marks: Marks, label: str) -> str:
     """How many stacks took how long; ``values`` are sorted and not empty."""
     across, _ = _plot(max(values[-1], *(value for _, value, _ in marks)), 1.0)
     width = _step(across.most / BINS)
@@ -112,7 +112,7 @@ def distribution(values: Sequence[float], marks: Marks, label: str) -> str:
     _, up = _plot(1.0, max(counts))
     bars = [
         _shape(
-            "rect", "bar", f"{count} stacks: {duration(place * width)} to {duration((place + 1) * width)}",
+            "rect", "bar", f"{count} stacks: {_duration(place * width)} to {_duration((place + 1) * width)}",
             x=across(place * width) + 0.5, y=up(count), height=up(0) - up(count),
             width=max(1.0, across((place + 1) * width) - across(place * width) - 1),
         )
@@ -158,7 +158,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, flo
             last = point
 
 
-def scatter(points: Sequence[tuple[float, float]], failed: Sequence[float], label: str) -> str:
+def _scatter(points: Sequence[tuple[float, float]], failed: Sequence[float], label: str) -> str:
     """How long each start took, by the time of the press; failed ones are at the top."""
     across, up = _plot(max([*(x for x, _ in points), *failed]), max((y for _, y in points), default=1.0) * 1.08)
     dots = [_shape("circle", "dot", cx=across(x), cy=up(y), r=2.2) for x, y in points]
@@ -167,7 +167,7 @@ def scatter(points: Sequence[tuple[float, float]], failed: Sequence[float], labe
     return _svg(label, [*_axes(across, up, "when start was pressed", "to running", form=""), *dots, *crosses])
 
 
-def spans(groups: Sequence[Group], label: str) -> str:
+def _spans(groups: Sequence[Group], label: str) -> str:
     """A row for each group: a bar from the median to the 95th percentile, and a tick at the longest."""
     shown = groups[:MOST_ROWS]
     height = TOP + ROW * len(shown) + BOTTOM
@@ -175,11 +175,11 @@ def spans(groups: Sequence[Group], label: str) -> str:
     parts = []
     for tick in across.ticks():
         parts.append(_shape("line", "grid", x1=across(tick), x2=across(tick), y1=TOP, y2=height - BOTTOM))
-        parts.append(_text("tick", duration(tick), across(tick), height - BOTTOM + 16, "middle"))
+        parts.append(_text("tick", _duration(tick), across(tick), height - BOTTOM + 16, "middle"))
     for place, group in enumerate(shown):
         y, times, name = TOP + ROW * place + ROW / 2, group.running, group.name
         x, end = across(times.p50), across(times.longest)
-        title = f"{name}: p50 {duration(times.p50)}, p95 {duration(times.p95)}, longest {duration(times.longest)}"
+        title = f"{name}: p50 {_duration(times.p50)}, p95 {_duration(times.p95)}, longest {_duration(times.longest)}"
         short = name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
         note = f"{group.started}, {group.failed} failed" if group.failed else str(group.started)
         parts += [
@@ -191,12 +191,12 @@ def spans(groups: Sequence[Group], label: str) -> str:
     return _svg(label, parts, height)
 
 
-def create_parts(shares_of: Mapping[str, float], label: str) -> str:
+def _create_parts(shares_of: Mapping[str, float], label: str) -> str:
     """One bar of parts that add up to the total, with a legend."""
     total = sum(shares_of.values()) or 1.0
     x, drawn = 0.0, []
     for place, (name, value) in enumerate(shares_of.items()):
-        width, text = value / total * WIDE, f"{name}: {duration(value)}"
+        width, text = value / total * WIDE, f"{name}: {_duration(value)}"
         left, top = place % COLUMNS * WIDE / COLUMNS, 58 + place // COLUMNS * 22
         drawn += [
             _shape("rect", f"part s{place}", text, x=x, y=4, width=max(0.0, width - 1), height=30),
@@ -207,7 +207,7 @@ def create_parts(shares_of: Mapping[str, float], label: str) -> str:
     return _svg(label, drawn, 58 + 22 * ((len(shares_of) - 1) // COLUMNS) + 14, WIDE)
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """A length of time in the form of axes and titles."""
     if not seconds:
         return "0"
@@ -286,8 +286,8 @@ def _tiles(found: Outcome) -> str:
     results = found.results
     running = results.stages[RUNNING]
     tiles = {
-        "running, half of them within": duration(running.p50) if running.count else "–",
-        "running, 95 of 100 within": duration(running.p95) if running.count else "–",
+        "running, half of them within": _duration(running.p50) if running.count else "–",
+        "running, 95 of 100 within": _duration(running.p95) if running.count else "–",
         "failed": f"{results.failed} of {results.started}",
         "accepted a second": f"{results.accepted_rate:.1f}",
     }
@@ -307,7 +307,7 @@ def _drawings(found: Outcome) -> Iterator[str]:
     yield '<div class="pair">'
     if running := results.times[RUNNING]:
         marks = [(name, getattr(results.stages[RUNNING], name), "mark") for name in ("p50", "p95", "p99")]
-        yield section("Time to running", distribution(running, marks, "Distribution of the time to running"))
+        yield section("Time to running", _distribution(running, marks, "Distribution of the time to running"))
     if reached := {name: results.times[name] for name in results.stages if results.times[name]}:
         totals, label = dict.fromkeys(reached, results.started), "Share of stacks by time and stage"
         drawn = rises(reached, label, "after the press", "share of all stacks", totals, goals)
@@ -324,14 +324,14 @@ def _drawings(found: Outcome) -> Iterator[str]:
     if pressed and max(pressed) - min(pressed) > SPREAD_SECONDS:
         dots = [(sample.pressed, sample.running) for sample in samples if sample.running is not None]
         failed = [sample.pressed for sample in samples if sample.failed]
-        yield section("Time to running over time", scatter(dots, failed, "Time to running by time of the press"))
+        yield section("Time to running over time", _scatter(dots, failed, "Time to running by time of the press"))
     yield "</div>"
     if (spent := results.create_time) is not None and spent.total:
-        yield section("Where a create's time goes, on average", create_parts(spent.parts(), "A create's time by part"))
+        yield section("Where a create's time goes, on average", _create_parts(spent.parts(), "A create's time by part"))
     yield '<div class="pair">'
     for title, groups in (("By node: time to running", results.nodes), ("By image: time to running", results.images)):
         if any(group.running.count for group in groups):
-            yield section(title, spans(groups, title), SPAN_KEY)
+            yield section(title, _spans(groups, title), SPAN_KEY)
     yield "</div>"
 
 
