@@ -48,7 +48,7 @@ async def test_a_version_older_than_the_history_is_gone() -> None:
         version = await add(wire, "a")
         for name in "bcde":
             await add(wire, name)
-        events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}")
+        events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1")
         assert [(event["type"], event["object"]["code"]) for event in events] == [("ERROR", 410)]
 
 
@@ -200,6 +200,8 @@ async def test_a_node_takes_a_pod_only_if_it_has_room_and_the_pod_tolerates_its_
         assert "1 Insufficient cpu" in await refusal(wire, "second")
         await wire.delete(f"{PODS}/first?gracePeriodSeconds=0")
         await wire.until_pod("second", bound)
+        await wire.make_pod("elsewhere", nodeSelector={"no": "where"}, resources={})
+        assert "1 node(s) didn't match Pod's node affinity/selector" in await refusal(wire, "elsewhere")
         taint = {"key": "gpu", "value": "y", "effect": "NoSchedule"}
         await wire.patch("/api/v1/nodes/a", {"spec": {"unschedulable": True, "taints": [taint]}})
         await wire.make_pod("plain", resources={})
@@ -232,6 +234,18 @@ async def test_a_node_pulls_what_it_does_not_have_one_image_after_the_other() ->
         await wire.until_pod("four", ready)  # the node has the image now
         events = (await wire.get(f"{EVENTS}?fieldSelector=involvedObject.name=two")).body["items"]
         assert [event["reason"] for event in events] == ["Scheduled", "Pulling", "Pulled", "Created", "Started"]
+
+
+async def test_a_pod_that_is_being_deleted_does_not_start_any_more() -> None:
+    clock = ManualClock()
+    async with running(fast(clock=clock, start_delay=10.0, stop_delay=60.0)) as wire:
+        await wire.make_pod()
+        await wire.until_pod("one", lambda body: body["status"].get("startTime"))
+        await wire.delete(f"{PODS}/one")
+        clock.advance(30)
+        assert "podIP" not in (await wire.pod())["status"]
+        clock.advance(31)
+        await wire.until_gone(f"{PODS}/one")
 
 
 async def test_pods_outlive_their_node_for_a_while_and_stay_if_it_comes_back() -> None:

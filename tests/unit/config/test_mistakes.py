@@ -94,6 +94,7 @@ def test_a_file_that_cannot_be_read_is_a_mistake_and_not_an_empty_configuration(
         ('[state]\r\npath = "a"\r\n[stacks]\r\nttl = 1\r\n', 4, "ttl"),
         ("[stacks.public_ips]\nworker = 1\n", 2, "public_ips.worker"),
         ('[[auth.keys]]\nname = "a"\n[[auth.keys]]\nname = 1\n', 4, "keys[1].name"),
+        ("[[auth.keys]]\n[[auth.keys]]\n[auth.keys.labels]\nevent = 1\n", 4, "keys[1].labels.event"),
     ],
 )
 def test_a_mistake_names_the_line_however_the_key_is_written(
