@@ -4,7 +4,7 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
 
     cluster     the settings; assembles and starts the parts
     server      HTTP; request: what a request asks for; auth: who may do what; faults: failures on demand
-    api         the verbs, and logs; listwatch: lists and watches
+    api         the verbs, lists and watches, and logs
     admission   namespace → limit ranges → node ports → validation → quota
     resources   the kinds, and refusals; schema: the fields of the kinds, and default values
     store       objects, versions, changes, the state file, and time

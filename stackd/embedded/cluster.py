@@ -10,12 +10,11 @@ from types import TracebackType
 import orjson
 
 from stackd.embedded.admission import Admission, QuotaController
-from stackd.embedded.api import Registry, read_log
+from stackd.embedded.api import Registry, Watch, list_objects, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
 from stackd.embedded.deletion import Deletion, GarbageCollector
 from stackd.embedded.faults import Answer, Counts, Faults
 from stackd.embedded.kubelet import Kubelet
-from stackd.embedded.listwatch import Watch, list_objects
 from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
 from stackd.embedded.nodes import DEFAULT_NODES, EventRecorder, NodeController, NodeSpec, Scheduler
 from stackd.embedded.request import RequestInfo, is_true, parse, read_target, selected_name, whole_number

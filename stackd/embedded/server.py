@@ -16,9 +16,9 @@ from weakref import WeakSet
 
 from aiohttp import web
 
+from stackd.embedded.api import Watch
 from stackd.embedded.auth import User
 from stackd.embedded.faults import Answer, Counts, Fault, admitted, instead, spoiled, spoils
-from stackd.embedded.listwatch import Watch
 from stackd.embedded.request import RequestInfo
 from stackd.embedded.resources import JSON, StatusError, injected
 
