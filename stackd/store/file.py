@@ -42,7 +42,7 @@ BUSY_SECONDS = 2.0
 RESERVED_BYTES = 8 * 1024 * 1024
 """Space reserved on the disk so that deletes work while the disk is full."""
 
-MINIMUM_SQLITE = (3, 37, 0)  # STRICT tables
+MINIMUM_SQLITE = (3, 38, 0)  # STRICT tables, and the operator ->>
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 ROLLBACK_FORMAT = 1
@@ -103,7 +103,7 @@ def open_file(path: Path, ballast: Ballast) -> sqlite3.Connection:
     On a full disk, frees the reserved space and tries again, so that a restart is still possible.
     """
     if sqlite3.sqlite_version_info < MINIMUM_SQLITE:
-        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.37 or newer")
+        raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.38 or newer")
     with plain_errors(f"the state file {path} cannot be used"):
         try:
             return _open_checked(path)
@@ -154,7 +154,7 @@ def _create(path: Path) -> None:
     with closing(_connect(fresh, 0)) as connection:
         schema.create(connection)
     os.rename(fresh, path)
-    _sync_folder(path.parent)
+    _sync(path.parent)
 
 
 def _check_header(path: Path) -> None:
@@ -296,21 +296,17 @@ def _copy(source: Path, partial: Path) -> None:
 
 
 def _put_in_place(partial: Path, target: Path, force: bool) -> None:
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(partial)
     if force:
         os.replace(partial, target)
     else:
         os.link(partial, target)  # unlike a rename, this fails if the target has appeared meanwhile
-    _sync_folder(target.parent)
+    _sync(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def _sync(path: Path) -> None:
+    """Make the content of a file, or a rename in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -342,7 +338,14 @@ class FileLock:
             if exc.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise StoreError(f"the state file {path} is held by {holder}; stop it first") from exc
-        _write_holder(descriptor, now)
+        since = from_nanoseconds(now - now % NANOSECONDS)
+        try:
+            os.ftruncate(descriptor, 0)
+            text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+            os.pwrite(descriptor, text.encode(), 0)
+        except OSError as exc:
+            if exc.errno not in _NO_ROOM:  # a full disk must not keep the daemon from starting; the text is for people
+                raise
         return cls(descriptor)
 
     def release(self) -> None:
@@ -350,17 +353,6 @@ class FileLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _write_holder(descriptor: int, now: int) -> None:
-    since = from_nanoseconds(now - now % NANOSECONDS)
-    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-    try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, text.encode(), 0)
-    except OSError as exc:
-        if exc.errno not in _NO_ROOM:  # a full disk must not keep the daemon from starting; the text is for people
-            raise
 
 
 def _lock_id(descriptor: int, boot: str) -> str:

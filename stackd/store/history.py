@@ -12,6 +12,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import orjson
+
 from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
 from stackd.store.schema import REQUESTED
 from stackd.store.transaction import Table, Transaction, id_array, labels_from, operation
@@ -23,15 +25,12 @@ LINES_PER_STACK = 300
 MOST_LOGS = 4096
 """How many logs are kept in all, the latest ones: 64 MiB of 16 KiB each, however fast stacks come and go."""
 
-LINES_AT_ONCE = 16
-"""How many lines one statement inserts."""
-
-_INSERT = (
-    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count) VALUES {}"
-    " ON CONFLICT (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling')"
+INSERT_LINES = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6"
+    " FROM json_each(?) WHERE true ON CONFLICT (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling')"
     " DO UPDATE SET at = max(at, excluded.at), count = max(count, excluded.count)"
 )
-_INSERTS = tuple(_INSERT.format(", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * count)) for count in range(LINES_AT_ONCE + 1))
 # A stack of a pool ran before it was assigned, which is then its creation.
 STARTS = (
     "SELECT s.template, max(min(t.at), s.created_at) AS ran_at, s.created_at FROM stacks AS s"
@@ -65,16 +64,8 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
     """
     if not lines or (tx.tight and not essential):
         return
-    for start in range(0, len(lines), LINES_AT_ONCE):
-        some = lines[start : start + LINES_AT_ONCE]
-        tx.run(
-            _INSERTS[len(some)],
-            [
-                value
-                for stack_id, one in some
-                for value in (stack_id, one.at, one.kind.value, one.reason, one.message, one.by, one.count)
-            ],
-        )
+    rows = [(stack_id, one.at, one.kind, one.reason, one.message, one.by, one.count) for stack_id, one in lines]
+    tx.run(INSERT_LINES, (orjson.dumps(rows).decode(),))
     noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
     if noisy:
         tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))

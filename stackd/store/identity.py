@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stackd.errors import ConfigError, StoreError
+from stackd.errors import ConfigError
 from stackd.store import rows
 from stackd.store.transaction import Table, Transaction, operation
 
@@ -100,19 +100,15 @@ class FileIdentity:
 def begin(tx: Transaction, namespace: str, instance: str) -> None:
     """Note that a process starts to work with the file, for the stacks of this namespace and instance: once each process.
 
-    A file without stacks can change to another namespace or instance; it then starts a new history. Raises
-    ``StoreError`` if the file has stacks of another namespace or instance.
+    A file without stacks can change to another namespace or instance (``FileIdentity.require_own`` refuses all others);
+    it then starts a new history.
     """
     before = FileIdentity.from_meta(_values(tx))
-    stacks = int(tx.rows(rows.COUNT_STACKS)[0][0])
-    contradiction = before.contradiction(namespace, instance)
-    if contradiction and stacks:
-        raise StoreError(f"the state file holds {stacks} stacks for which {contradiction}")
-    if contradiction:
+    if before.contradiction(namespace, instance):
         _begin_history(tx, incomplete=True)
     elif not before.file_id:
         # A file that `stackd rebuild` has filled has no id, and is complete. An empty one may replace a lost file.
-        _begin_history(tx, incomplete=before.incomplete or not stacks)
+        _begin_history(tx, incomplete=before.incomplete or tx.rows(rows.COUNT_STACKS) == [(0,)])
     for key, value in (("namespace", namespace), ("instance", instance), ("epoch", str(before.epoch + 1))):
         put(tx, key, value)
     tx.identity = FileIdentity.from_meta(_values(tx))

@@ -267,7 +267,6 @@ class Jobs(Table):
     def __init__(self, jobs: Iterable[Job], submit: Submit) -> None:
         super().__init__(submit)
         self._by_id = {job.job_id: job for job in jobs}
-        self._unfinished = {job.job_id for job in self._by_id.values() if not job.finished}
         self._subscribers: list[JobSubscriber] = []
 
     def get(self, job_id: str) -> Job | None:
@@ -280,11 +279,8 @@ class Jobs(Table):
 
     def unfinished(self) -> list[Job]:
         """The jobs that still have ids without an outcome, oldest first."""
-        jobs = [self._by_id[job_id] for job_id in self._unfinished]
+        jobs = [job for job in self._by_id.values() if not job.finished]
         return sorted(jobs, key=lambda job: (job.created_at, job.job_id))
-
-    def __len__(self) -> int:
-        return len(self._by_id)
 
     def subscribe(self, callback: JobSubscriber) -> None:
         """Call ``callback(job_id, job)`` on the loop after each change (None: the job is purged); it must not raise."""
@@ -293,13 +289,10 @@ class Jobs(Table):
     def publish(self, changes: Iterable[tuple[str, Job | None]]) -> None:
         """Apply a committed group, and call the subscribers."""
         for job_id, job in changes:
-            self._unfinished.discard(job_id)
             if job is None:
                 self._by_id.pop(job_id, None)
             else:
                 self._by_id[job_id] = job
-                if not job.finished:
-                    self._unfinished.add(job_id)
             for callback in self._subscribers:
                 callback(job_id, job)
 

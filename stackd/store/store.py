@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StackNotFound
-from stackd.model import Job, Observation, PortRange, Stack, list_key
+from stackd.model import Job, Observation, PortRange, Stack
 from stackd.store import adoption, changes, history, jobs, reservations, rows
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.history import Activity, Timeline
@@ -26,13 +28,14 @@ from stackd.store.jobs import Jobs
 from stackd.store.reservations import PortRules, Ports
 from stackd.store.rows import Claims
 from stackd.store.transaction import Submit, Table, Transaction, is_damage, operation
-from stackd.store.writer import CommitGroup, Writer, WriterParts
+from stackd.store.writer import CommitGroup, Writer
 
 _UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is not UTF-8
 DAY = 24 * 3600 * NANOSECONDS
 _PURGED_AT_ONCE = 10_000
 _TIMELINES_PURGED_AT_ONCE = 1_000
 _KEEP_REMOVED_NS = 30 * DAY
+_PLACE = attrgetter("created_at", "stack_id")
 Subscriber = Callable[[Stack | None, Stack | None], None]
 
 
@@ -42,10 +45,7 @@ class StacksView:
     """
 
     def __init__(self, stacks: Iterable[Stack] = ()) -> None:
-        ordered = sorted(map(_kept, stacks), key=list_key)
-        self._by_id = {stack.stack_id: stack for stack in ordered}
-        self._keys = [list_key(stack) for stack in ordered]
-        self._records = ordered
+        self._by_id = {stack.stack_id: _kept(stack) for stack in stacks}
         self._ordered: tuple[Stack, ...] | None = None
         self._subscribers: list[Subscriber] = []
         self.version = 0
@@ -61,11 +61,11 @@ class StacksView:
     def ordered(self) -> tuple[Stack, ...]:
         """All stacks by ``created_at``, then id; the same tuple until a stack changes."""
         if self._ordered is None:
-            self._ordered = tuple(self._records)
+            self._ordered = tuple(sorted(self._by_id.values(), key=_PLACE))
         return self._ordered
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._by_id)
 
     def __iter__(self) -> Iterator[Stack]:
         return iter(self.ordered())
@@ -92,8 +92,11 @@ class StacksView:
         for stack_id, changed in changes:
             before, after = self._by_id.get(stack_id), changed and _kept(changed)
             if before is not None or after is not None:
-                self._place(before, after)
                 news.append((before, after))
+            if after is not None:
+                self._by_id[stack_id] = after
+            elif before is not None:
+                del self._by_id[stack_id]
         if not news:
             return
         self._ordered = None
@@ -101,21 +104,6 @@ class StacksView:
         for before, after in news:
             for callback in tuple(self._subscribers):
                 callback(before, after)
-
-    def _place(self, before: Stack | None, after: Stack | None) -> None:
-        if before is not None and (after is None or list_key(before) != list_key(after)):
-            index = bisect_left(self._keys, list_key(before))
-            del self._keys[index], self._records[index], self._by_id[before.stack_id]
-            before = None
-        if after is None:
-            return
-        index = bisect_left(self._keys, list_key(after))
-        if before is None:
-            self._keys.insert(index, list_key(after))
-            self._records.insert(index, after)
-        else:
-            self._records[index] = after
-        self._by_id[after.stack_id] = after
 
 
 def _kept(stack: Stack) -> Stack:
@@ -188,15 +176,22 @@ class Stacks(StacksView, Table):
 class LoadedState:
     """An open file and its content; ``begun`` are the stacks that unfinished jobs had started to delete."""
 
-    parts: WriterParts
+    path: Path
     lock: FileLock
+    ballast: Ballast
+    connection: sqlite3.Connection
     stacks: list[Stack]
     jobs: list[Job]
     identity: FileIdentity
     begun: frozenset[str]
 
+    def close(self) -> None:
+        """Close a file that no writer has taken over."""
+        self.connection.close()
+        self.lock.release()
 
-def load(path: Path, clock: Clock, node_ports: PortRange) -> LoadedState:
+
+def load(path: Path, now: int) -> LoadedState:
     """Lock, check, open, convert and read the file; creates it if there is none. Raises ``StoreError``.
 
     Links are followed first, so that lock, log and copies are beside the real file, whatever name leads to it.
@@ -204,46 +199,30 @@ def load(path: Path, clock: Clock, node_ports: PortRange) -> LoadedState:
     path = follow_links(path)
     with plain_errors(f"the state file {path} cannot be used"):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock.acquire(path, clock.now())
-    try:
+        lock = FileLock.acquire(path, now)
+    with ExitStack() as cleanup:
+        cleanup.callback(lock.release)
         ballast = Ballast(path)
         connection = open_file(path, ballast)
-        parts = WriterParts(
-            path=path,
-            connection=connection,
-            ports=PortRules(node_ports, clock.monotonic),
-            ballast=ballast,
-            clock=clock,
-        )
-        try:
-            loaded = _read(parts, lock)
-        except BaseException:
-            connection.close()
-            raise
+        cleanup.callback(connection.close)
+        loaded = LoadedState(path=path, lock=lock, ballast=ballast, connection=connection, **_content(connection, path))
         if not ballast.spent:
             ballast.fill()
-    except BaseException:
-        lock.release()
-        raise
+        cleanup.pop_all()
     return loaded
 
 
-def _read(parts: WriterParts, lock: FileLock) -> LoadedState:
-    connection, path = parts.connection, parts.path
-
+def _content(connection: sqlite3.Connection, path: Path) -> dict[str, Any]:
     def errors_of(job_id: str) -> list[tuple[str, str]]:
         return connection.execute(jobs.JOB_ERRORS, (job_id,)).fetchall()
 
     try:
-        own = FileIdentity.from_meta(dict(connection.execute(ALL_META)))
-        return LoadedState(
-            parts=replace(parts, sequence=own.sequence),
-            lock=lock,
-            stacks=[rows.from_row(row) for row in connection.execute(rows.ALL_STACKS)],
-            jobs=[jobs.from_row(row, errors_of) for row in connection.execute(jobs.ALL_JOBS).fetchall()],
-            identity=own,
-            begun=frozenset(stack_id for (stack_id,) in connection.execute(jobs.BEGUN_ITEMS)),
-        )
+        return {
+            "identity": FileIdentity.from_meta(dict(connection.execute(ALL_META))),
+            "stacks": [rows.from_row(row) for row in connection.execute(rows.ALL_STACKS)],
+            "jobs": [jobs.from_row(row, errors_of) for row in connection.execute(jobs.ALL_JOBS).fetchall()],
+            "begun": frozenset(stack_id for (stack_id,) in connection.execute(jobs.BEGUN_ITEMS)),
+        }
     except sqlite3.Error as exc:
         if is_damage(exc) or _UNREADABLE in str(exc):
             raise damaged(path, str(exc)) from exc
@@ -263,19 +242,28 @@ class Store(Table):
     ``begun`` are the stacks that unfinished jobs had started to delete when the file was opened.
     """
 
-    def __init__(self, loaded: LoadedState) -> None:
-        self.path = loaded.parts.path
+    def __init__(self, loaded: LoadedState, clock: Clock, node_ports: PortRange) -> None:
+        self.path = loaded.path
         self.begun = loaded.begun
         self._lock = loaded.lock
         self._identity = loaded.identity
         self._sequence = loaded.identity.sequence
-        self._writer = Writer(loaded.parts, self._publish)
+        ports = PortRules(node_ports, clock.monotonic)
+        self._writer = Writer(
+            path=loaded.path,
+            connection=loaded.connection,
+            ports=ports,
+            ballast=loaded.ballast,
+            clock=clock,
+            sequence=self._sequence,
+            publish=self._publish,
+        )
         self.counters = self._writer.counters
         submit = self._writer.submit
         super().__init__(submit)
         self.stacks = Stacks(loaded.stacks, submit, lambda: self._writer.pending)
         self.assigned = StacksView(stack for stack in loaded.stacks if not stack.unassigned)
-        self.ports = Ports(loaded.parts.ports, loaded.stacks, submit)
+        self.ports = Ports(ports, loaded.stacks, submit)
         self.stacks.subscribe(self.ports.follow)
         self.jobs = Jobs(loaded.jobs, submit)
         self.timeline = Timeline(submit)
@@ -289,13 +277,11 @@ class Store(Table):
 
         Raises ``StoreError`` if the file is damaged, newer, foreign, or held by another process.
         """
-        opening = asyncio.ensure_future(asyncio.to_thread(load, path, clock, node_ports))
+        opening = asyncio.ensure_future(asyncio.to_thread(load, path, clock.now()))
         try:
-            return cls(await asyncio.shield(opening))
+            return cls(await asyncio.shield(opening), clock, node_ports)
         except asyncio.CancelledError:
-            loaded = await opening
-            loaded.parts.connection.close()
-            loaded.lock.release()
+            (await opening).close()
             raise
 
     async def close(self) -> None:

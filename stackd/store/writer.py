@@ -77,29 +77,23 @@ class CommitGroup:
     sequence: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriterParts:
-    """What the thread works with. Nobody else uses these objects once the thread has started."""
+@dataclass(kw_only=True, eq=False)
+class Writer:
+    """The writer thread, which alone uses the connection, and the ballast and rules of ports. ``submit`` is called on the
+    event loop; ``publish`` is called there with each group, before the results of its operations are set.
+    """
 
     path: Path
     connection: sqlite3.Connection
     ports: PortRules
     ballast: Ballast
     clock: Clock
-    sequence: int = 0
+    sequence: int
+    publish: Callable[[CommitGroup], None]
+    counters: Counters = field(default_factory=Counters)
 
-
-class Writer:
-    """The writer thread. ``submit`` is called on the event loop; ``publish`` is called there with each group, before
-    the results of its operations are set.
-    """
-
-    def __init__(self, parts: WriterParts, publish: Callable[[CommitGroup], None]) -> None:
-        self.counters = Counters()
-        self._parts = parts
-        self._publish = publish
-        self._sequence = parts.sequence
-        self._files = _OpenFiles(parts.path)
+    def __post_init__(self) -> None:
+        self._files = _OpenFiles(self.path)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._outstanding: set[Submission] = set()
@@ -158,7 +152,7 @@ class Writer:
 
     def _settle(self, group: CommitGroup) -> None:
         try:
-            self._publish(group)
+            self.publish(group)
         except BaseException as exc:
             self._fail(exc)  # readers would see less than was committed, so the daemon must stop
             raise
@@ -241,8 +235,8 @@ class Writer:
         Errors of the file or the disk are not raised, but become the outcome of each call. On a full disk, the reserved
         space is freed for the calls that do not grow the file, and the others are refused.
         """
-        ballast, refused = self._parts.ballast, list[Submission]()
-        full = ballast.spent and any(call.grows for call in calls) and not ballast.fill()
+        refused: list[Submission] = []
+        full = self.ballast.spent and any(call.grows for call in calls) and not self.ballast.fill()
         try:
             try:
                 if not full:
@@ -250,7 +244,7 @@ class Writer:
             except sqlite3.Error as exc:
                 if not is_full(exc):
                     raise
-                ballast.release()
+                self.ballast.release()
             refused = [call for call in calls if call.grows]
             calls = [call for call in calls if not call.grows]
             group = self._attempt(calls)
@@ -262,24 +256,24 @@ class Writer:
         except ReplacedError as exc:
             outcomes: list[Outcome] = [(call, None, StoreUnavailable(str(exc))) for call in (*calls, *refused)]
             return CommitGroup(outcomes=outcomes), exc
-        for call in refused:
-            sentence = f"the state file cannot be written now: {ballast.why}"
-            group.outcomes.append((call, None, StoreUnavailable(sentence)))
+        why = f"the state file cannot be written now: {self.ballast.why}"
+        group.outcomes += [(call, None, StoreUnavailable(why)) for call in refused]
         return group, None
 
     def _attempt(self, calls: list[Submission]) -> CommitGroup:
         """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
-        parts = self._parts
         if not calls:
             return CommitGroup()
         writes = any(call.writes for call in calls)
         strict = any(call.writes and not call.relaxed for call in calls)
-        self._wait_for_disk(strict)
+        if strict != self._waits:
+            self.connection.execute(f"PRAGMA synchronous = {'FULL' if strict else 'NORMAL'}")
+            self._waits = strict
         if writes:
             self._files.require_in_place()
         begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         try:
-            parts.connection.execute(begin)
+            self.connection.execute(begin)
             tx = self._transaction()
             outcomes = [self._apply(tx, call, isolated=False) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
@@ -287,38 +281,38 @@ class Writer:
                 return CommitGroup(outcomes=outcomes)
             if tx.unclean:
                 self._roll_back()
-                parts.connection.execute(begin)
+                self.connection.execute(begin)
                 tx = self._transaction()
                 outcomes = [self._apply(tx, call, isolated=True) for call in calls]
             # Observations are relaxed. They do not change what is intended, so they do not advance the sequence.
             decided = bool(tx.stacks) and strict
             if decided:
-                parts.connection.execute(SET_META, (SEQUENCE, str(self._sequence + 1)))
+                self.connection.execute(SET_META, (SEQUENCE, str(self.sequence + 1)))
             self._finish(writes)
         except BaseException:
             self.counters.failed_commits += 1
             self._roll_back()
             raise
         if tx.tight and writes:
-            self._restart_log()
-        self._sequence += decided
-        sequence = self._sequence if decided else 0
+            self._checkpoint(
+                "RESTART"
+            )  # the next commit overwrites the log: it must not grow on a disk that is almost full
+        self.sequence += decided
+        sequence = self.sequence if decided else 0
         return CommitGroup(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, identity=tx.identity, sequence=sequence)
 
     def _transaction(self) -> Transaction:
-        parts = self._parts
         return Transaction(
-            connection=parts.connection,
+            connection=self.connection,
             counters=self.counters,
-            ports=parts.ports,
-            now=parts.clock.now(),
-            tight=parts.ballast.spent,
+            ports=self.ports,
+            now=self.clock.now(),
+            tight=self.ballast.spent,
         )
 
     def _roll_back(self) -> None:
-        """Undo everything since the transaction began."""
-        if self._parts.connection.in_transaction:
-            self._parts.connection.execute("ROLLBACK")
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
 
     def _apply(self, tx: Transaction, call: Submission, *, isolated: bool) -> Outcome:
         """Run one operation; ``isolated``: in a savepoint, so that it leaves nothing if it fails.
@@ -340,14 +334,9 @@ class Writer:
         except Exception as exc:  # noqa: BLE001  the operation's own error: it goes to the caller, the others are not touched
             return call, None, exc
 
-    def _wait_for_disk(self, wanted: bool) -> None:
-        if wanted != self._waits:
-            self._parts.connection.execute(f"PRAGMA synchronous = {'FULL' if wanted else 'NORMAL'}")
-            self._waits = wanted
-
     def _finish(self, writes: bool) -> None:
         began = time.perf_counter()
-        self._parts.connection.execute("COMMIT")
+        self.connection.execute("COMMIT")
         if writes:
             self._files.require_in_place()  # they may have been removed since the transaction began
             if self._waits:
@@ -356,24 +345,20 @@ class Writer:
             self.counters.disk_waits += self._waits
             self.counters.commit_durations.observe(time.perf_counter() - began)
 
-    def _restart_log(self) -> None:
-        """Have the next commit overwrite the log instead of growing it: the disk is almost full."""
+    def _checkpoint(self, mode: str) -> None:
+        """Write the log back into the file, as far as the file or the machine allows."""
         try:
-            self._parts.connection.execute("PRAGMA wal_checkpoint(RESTART)")
+            self.connection.execute(f"PRAGMA wal_checkpoint({mode})")
         except sqlite3.OperationalError as exc:
             if not is_environment(exc):
                 raise
 
     def _close_connection(self) -> None:
         """Checkpoint the log and close."""
-        connection = self._parts.connection
         try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.OperationalError as exc:
-            if not is_environment(exc):
-                raise  # otherwise the log stays, and the next start replays it
+            self._checkpoint("TRUNCATE")  # if that fails, the log stays, and the next start replays it
         finally:
-            connection.close()
+            self.connection.close()
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -388,7 +373,7 @@ class ReplacedError(Exception):
 
 
 class _OpenFiles:
-    """The state file and its write-ahead log; created while they are open."""
+    """The state file and its write-ahead log; made while they are open."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._log = str(path), str(companion(path, "-wal"))

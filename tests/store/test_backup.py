@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
 import stat
 import subprocess
@@ -117,16 +116,14 @@ async def test_a_restored_backup_is_not_mixed_with_the_log_of_the_file_it_replac
 
 
 @pytest.mark.parametrize("link", [False, True])
-async def test_nothing_secret_is_written_into_a_file_that_somebody_else_has_put_there(
-    store: Store, tmp_path: Path, link: bool, monkeypatch: pytest.MonkeyPatch
+def test_nothing_secret_is_written_into_a_file_that_somebody_else_has_put_there(
+    tmp_path: Path, link: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a folder such as /tmp, others can guess the name of a file that is about to be written."""
     monkeypatch.setattr("secrets.token_hex", lambda _: "guessed")
-    theirs = tmp_path / "theirs"
+    theirs, path = tmp_path / "theirs", tmp_path / ".api-key.guessed"
     theirs.touch()
-    for path in (tmp_path / f".copy.db.{os.getpid()}.partial", tmp_path / ".api-key.guessed"):
-        path.symlink_to(theirs) if link else path.hardlink_to(theirs)
-    await back_up(store, tmp_path / "copy.db")
+    path.symlink_to(theirs) if link else path.hardlink_to(theirs)
     with pytest.raises(FileExistsError):
         write_private(tmp_path / "api-key", "secret")
     assert theirs.read_bytes() == b""
