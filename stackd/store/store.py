@@ -28,7 +28,7 @@ from stackd.store.jobs import Jobs
 from stackd.store.reservations import PortRules, Ports
 from stackd.store.rows import Claims
 from stackd.store.transaction import Submit, Table, Transaction, is_damage, operation
-from stackd.store.writer import CommitGroup, Writer
+from stackd.store.writer import Writer
 
 _UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is not UTF-8
 DAY = 24 * 3600 * NANOSECONDS
@@ -73,18 +73,9 @@ class StacksView:
     def __contains__(self, stack_id: object) -> bool:
         return stack_id in self._by_id
 
-    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
-        """Call ``callback(before, after)`` on the loop after each change. Returns a function that unsubscribes.
-
-        ``callback`` must not raise.
-        """
+    def subscribe(self, callback: Subscriber) -> None:
+        """Call ``callback(before, after)`` on the loop after each change; it must not raise."""
         self._subscribers.append(callback)
-
-        def unsubscribe() -> None:
-            if callback in self._subscribers:
-                self._subscribers.remove(callback)
-
-        return unsubscribe
 
     def publish(self, changes: Iterable[tuple[str, Stack | None]]) -> None:
         """Apply a committed group, then call the subscribers with each change, in order."""
@@ -102,7 +93,7 @@ class StacksView:
         self._ordered = None
         self.version += 1
         for before, after in news:
-            for callback in tuple(self._subscribers):
+            for callback in self._subscribers:
                 callback(before, after)
 
 
@@ -349,9 +340,9 @@ class Store(Table):
 
         return await self._writer.submit(operation)
 
-    def _publish(self, group: CommitGroup) -> None:
-        self._sequence = max(self._sequence, group.sequence)
-        self._identity = group.identity or self._identity
-        self.jobs.publish(group.jobs)
-        self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in group.stacks)
-        self.stacks.publish(group.stacks)
+    def _publish(self, tx: Transaction) -> None:
+        self._sequence = tx.sequence
+        self._identity = tx.identity or self._identity
+        self.jobs.publish(tx.jobs)
+        self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in tx.stacks)
+        self.stacks.publish(tx.stacks)

@@ -68,6 +68,8 @@ class Counters:
 class Transaction:
     """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its start.
 
+    ``sequence`` is the file's, after a commit that has changed stacks (``FileIdentity.sequence``).
+
     ``tight``    the disk is almost full, so operations leave out what is not essential
     ``unclean``  a failed operation has left changes in the transaction, so that it cannot be committed
     ``stacks``, ``jobs``, ``identity``  what has changed, for the views
@@ -77,6 +79,7 @@ class Transaction:
     counters: Counters
     ports: PortRules
     now: int
+    sequence: int
     tight: bool = False
     unclean: bool = False
     stacks: list[tuple[str, Stack | None]] = field(default_factory=list)

@@ -25,9 +25,8 @@ from typing import Any, TypeVar
 
 from stackd.clock import Clock
 from stackd.errors import StoreError, StoreUnavailable
-from stackd.model import Job, Stack
 from stackd.store.file import Ballast, companion
-from stackd.store.identity import SEQUENCE, SET_META, FileIdentity
+from stackd.store.identity import SEQUENCE, SET_META
 from stackd.store.reservations import PortRules
 from stackd.store.transaction import (
     Counters,
@@ -63,24 +62,12 @@ class Submission:
 Outcome = tuple[Submission, Any, BaseException | None]
 
 
-@dataclass(slots=True, kw_only=True)
-class CommitGroup:
-    """The result of a group of operations: one outcome per call, and the changed records (none if the commit failed).
-
-    ``sequence`` is the file's sequence after the commit (``FileIdentity.sequence``); 0 if the commit did not change it.
-    """
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
-    jobs: list[tuple[str, Job | None]] = field(default_factory=list)
-    identity: FileIdentity | None = None
-    sequence: int = 0
-
-
 @dataclass(kw_only=True, eq=False)
 class Writer:
     """The writer thread, which alone uses the connection, and the ballast and rules of ports. ``submit`` is called on the
-    event loop; ``publish`` is called there with each group, before the results of its operations are set.
+    event loop; ``publish`` is called there with each committed transaction, before the results of its operations are set.
+
+    ``sequence`` is the file's (``FileIdentity.sequence``).
     """
 
     path: Path
@@ -89,11 +76,12 @@ class Writer:
     ballast: Ballast
     clock: Clock
     sequence: int
-    publish: Callable[[CommitGroup], None]
+    publish: Callable[[Transaction], None]
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self._files = _OpenFiles(self.path)
+        self._log = companion(self.path, "-wal")
+        self._inode, self._log_inode = _inode(self.path), _inode(self._log)
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._outstanding: set[Submission] = set()
@@ -150,15 +138,16 @@ class Writer:
 
     # ---- on the event loop
 
-    def _settle(self, group: CommitGroup) -> None:
+    def _settle(self, outcomes: list[Outcome], tx: Transaction | None) -> None:
         try:
-            self.publish(group)
+            if tx is not None:
+                self.publish(tx)
         except BaseException as exc:
             self._fail(exc)  # readers would see less than was committed, so the daemon must stop
             raise
         finally:
-            for call, result, error in group.outcomes:
-                self._resolve(call, result, error)
+            for outcome in outcomes:
+                self._resolve(*outcome)
 
     def _resolve(self, call: Submission, result: Any, error: BaseException | None) -> None:
         self._outstanding.discard(call)
@@ -204,8 +193,7 @@ class Writer:
         """Commit one group; False when it was the last."""
         calls, last = self._drain()
         if calls:
-            group, fatal = self._commit(calls)
-            self._post(self._settle, group)
+            fatal = self._commit(calls)
             if fatal is not None:
                 raise fatal
         return not last
@@ -229,84 +217,83 @@ class Writer:
                 return calls, False
         return calls, True
 
-    def _commit(self, calls: list[Submission]) -> tuple[CommitGroup, BaseException | None]:
-        """Commit a group; returns it, and the error that must end the thread, if any.
+    def _commit(self, calls: list[Submission]) -> BaseException | None:
+        """Commit a group and post its outcomes; returns the error that must end the thread, if any.
 
         Errors of the file or the disk are not raised, but become the outcome of each call. On a full disk, the reserved
         space is freed for the calls that do not grow the file, and the others are refused.
         """
         refused: list[Submission] = []
+        outcomes: list[Outcome] = []
+        tx: Transaction | None = None
+        fatal: Exception | None = None
         full = self.ballast.spent and any(call.grows for call in calls) and not self.ballast.fill()
         try:
             try:
                 if not full:
-                    return self._attempt(calls), None
+                    outcomes, tx = self._attempt(calls)
             except sqlite3.Error as exc:
                 if not is_full(exc):
                     raise
                 self.ballast.release()
-            refused = [call for call in calls if call.grows]
-            calls = [call for call in calls if not call.grows]
-            group = self._attempt(calls)
+                full = True
+            if full:
+                refused = [call for call in calls if call.grows]
+                calls = [call for call in calls if not call.grows]
+                outcomes, tx = self._attempt(calls) if calls else ([], None)
         except sqlite3.Error as exc:
             # Each call gets its own exception, because that collects a traceback.
-            group = CommitGroup(outcomes=[(call, None, unavailable(exc)) for call in calls])
-            if is_damage(exc):
-                return group, exc
+            outcomes = [(call, None, unavailable(exc)) for call in calls]
+            fatal = exc if is_damage(exc) else None
         except ReplacedError as exc:
-            outcomes: list[Outcome] = [(call, None, StoreUnavailable(str(exc))) for call in (*calls, *refused)]
-            return CommitGroup(outcomes=outcomes), exc
+            outcomes = [(call, None, StoreUnavailable(str(exc))) for call in calls]
+            fatal = exc
         why = f"the state file cannot be written now: {self.ballast.why}"
-        group.outcomes += [(call, None, StoreUnavailable(why)) for call in refused]
-        return group, None
+        outcomes += [(call, None, StoreUnavailable(why)) for call in refused]
+        self._post(self._settle, outcomes, tx)
+        return fatal
 
-    def _attempt(self, calls: list[Submission]) -> CommitGroup:
+    def _attempt(self, calls: list[Submission]) -> tuple[list[Outcome], Transaction | None]:
         """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
-        if not calls:
-            return CommitGroup()
         writes = any(call.writes for call in calls)
         strict = any(call.writes and not call.relaxed for call in calls)
         if strict != self._waits:
             self.connection.execute(f"PRAGMA synchronous = {'FULL' if strict else 'NORMAL'}")
             self._waits = strict
         if writes:
-            self._files.require_in_place()
-        begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+            self._require_in_place()
         try:
-            self.connection.execute(begin)
-            tx = self._transaction()
+            tx = self._begin(writes)
             outcomes = [self._apply(tx, call, isolated=False) for call in calls]
             if len(calls) == 1 and outcomes[0][2] is not None:
                 self._roll_back()
-                return CommitGroup(outcomes=outcomes)
+                return outcomes, None
             if tx.unclean:
                 self._roll_back()
-                self.connection.execute(begin)
-                tx = self._transaction()
+                tx = self._begin(writes)
                 outcomes = [self._apply(tx, call, isolated=True) for call in calls]
             # Observations are relaxed. They do not change what is intended, so they do not advance the sequence.
-            decided = bool(tx.stacks) and strict
-            if decided:
-                self.connection.execute(SET_META, (SEQUENCE, str(self.sequence + 1)))
+            if tx.stacks and strict:
+                tx.sequence += 1
+                self.connection.execute(SET_META, (SEQUENCE, str(tx.sequence)))
             self._finish(writes)
         except BaseException:
             self.counters.failed_commits += 1
             self._roll_back()
             raise
-        if tx.tight and writes:
-            self._checkpoint(
-                "RESTART"
-            )  # the next commit overwrites the log: it must not grow on a disk that is almost full
-        self.sequence += decided
-        sequence = self.sequence if decided else 0
-        return CommitGroup(outcomes=outcomes, stacks=tx.stacks, jobs=tx.jobs, identity=tx.identity, sequence=sequence)
+        if tx.tight and writes:  # the next commit overwrites the log: it must not grow on a disk that is almost full
+            self._checkpoint("RESTART")
+        self.sequence = tx.sequence
+        return outcomes, tx
 
-    def _transaction(self) -> Transaction:
+    def _begin(self, writes: bool) -> Transaction:
+        self.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
         return Transaction(
             connection=self.connection,
             counters=self.counters,
             ports=self.ports,
             now=self.clock.now(),
+            sequence=self.sequence,
             tight=self.ballast.spent,
         )
 
@@ -338,7 +325,7 @@ class Writer:
         began = time.perf_counter()
         self.connection.execute("COMMIT")
         if writes:
-            self._files.require_in_place()  # they may have been removed since the transaction began
+            self._require_in_place()  # they may have been removed since the transaction began
             if self._waits:
                 self._synced_at = began
             self.counters.commits += 1
@@ -367,23 +354,10 @@ class Writer:
             if not self._loop.is_closed():
                 raise
 
-
-class ReplacedError(Exception):
-    """The path leads to another file than the open one."""
-
-
-class _OpenFiles:
-    """The state file and its write-ahead log; made while they are open."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._log = str(path), str(companion(path, "-wal"))
-        self._inode = _inode(self._path)
-        self._log_inode = _inode(self._log)
-
-    def require_in_place(self) -> None:
+    def _require_in_place(self) -> None:
         """Raise ReplacedError unless the paths lead to the open files."""
-        if _inode(self._path) != self._inode:
-            raise ReplacedError(f"the state file {self._path} was removed or replaced while stackd was running")
+        if _inode(self.path) != self._inode:
+            raise ReplacedError(f"the state file {self.path} was removed or replaced while stackd was running")
         log = _inode(self._log)
         if self._log_inode is None:
             self._log_inode = log
@@ -393,7 +367,11 @@ class _OpenFiles:
             )
 
 
-def _inode(path: str) -> int | None:
+class ReplacedError(Exception):
+    """The path leads to another file than the open one."""
+
+
+def _inode(path: Path) -> int | None:
     with suppress(FileNotFoundError):
         return os.stat(path).st_ino
     return None

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-import zipfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -134,43 +133,16 @@ def test_the_lock_holds_what_is_needed_at_run_time_and_to_build_with_hashes_and_
     assert here == needed, "run `make lock`"
 
 
-def test_a_package_with_another_hash_is_not_installed(tmp_path: Path) -> None:
-    """All packages are there with their names and versions, but their content is not what was locked."""
-    folder = tmp_path / "index"
-    folder.mkdir()
-    for requirement, _ in locked().values():
-        forge(folder, requirement)
-    python = tmp_path / "venv/bin/python"
-    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True, timeout=60)
+def test_root_installs_only_wheels_with_the_hashes_of_the_lock(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
+    python.chmod(0o755)
     (tmp_path / "copy").mkdir()
-    done = subprocess.run(
-        ["bash", "-c", f"source {ROOT}/systemd/install.sh; install_packages {python} {tmp_path}/copy"],
-        env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder), "WHEEL": ""},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode != 0
-    assert "DO NOT MATCH THE HASHES" in done.stderr
-    installed = {path.name.partition("-")[0] for path in (tmp_path / "venv").glob("lib/*/site-packages/*.dist-info")}
-    assert not installed & {"aiohttp", "stackd"}
-
-
-def forge(folder: Path, requirement: Requirement) -> None:
-    """A wheel with this name and version that pip can install; it has one module."""
-    (specifier,) = requirement.specifier
-    name = requirement.name.replace("-", "_")
-    info = f"{name}-{specifier.version}.dist-info"
-    files = {
-        f"{name}_forged.py": "raise SystemExit('this has run')\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {requirement.name}\nVersion: {specifier.version}\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: forged\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/RECORD": "",
-    }
-    with zipfile.ZipFile(folder / f"{name}-{specifier.version}-py3-none-any.whl", "w") as wheel:
-        for path, text in files.items():
-            wheel.writestr(path, text)
+    script = f"source systemd/install.sh; install_packages {python} {tmp_path}/copy"
+    subprocess.run(["bash", "-c", script], cwd=ROOT, env={**os.environ, "WHEEL": ""}, check=True, timeout=60)
+    packages, own, _ = ((tmp_path / "calls").read_text()).splitlines()
+    assert "--require-hashes --only-binary :all: --no-deps --requirement requirements.lock" in packages
+    assert {"--no-index", "--no-deps", "--no-build-isolation"} <= set(own.split())
 
 
 def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
