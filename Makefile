@@ -44,7 +44,7 @@ layers: $(VENV)/.dev  ## who may import whom
 js: $(JS)/node_modules/.installed  ## format, lint and types of the pages' JavaScript and CSS
 	@npm --prefix $(JS) run --silent check
 
-api: $(VENV)/.dev $(JS)/node_modules/.installed  ## the API's description, by Redocly, Spectral and openapi-typescript
+api: $(VENV)/.dev $(JS)/node_modules/.installed  ## the API's description, by Redocly and openapi-typescript
 	@$(BIN)/python .ci/openapi.py >$(JS)/node_modules/.openapi.json
 	@npm --prefix $(JS) run --silent api
 
