@@ -119,9 +119,11 @@ async def test_a_quota_counts_what_is_there_and_nothing_that_was_refused_or_has_
     async def used() -> list[str]:
         return list((await wire.get(f"{QUOTAS}/q")).body["status"]["used"].values())
 
+    wire.cluster.faults.hold_starts()  # or the pod may have ended before anybody looks
     await wire.make_pod("after", "x/exit0", resources=half)
     assert (await wire.post(PODS, pod("third", resources=half))).status == 403
     assert await used() == ["1", "128Mi", "0"]
+    wire.cluster.faults.let_start()
     await wire.until_pod("after", lambda body: body["status"]["phase"] == "Succeeded")
     assert await used() == ["500m", "64Mi", "0"]
     assert (await wire.post(PODS, pod("Bad Name", resources=half))).status == 422

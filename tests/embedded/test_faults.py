@@ -39,7 +39,7 @@ async def test_a_refusal_comes_before_any_work_and_as_often_as_asked(wire: Wire)
 
 @pytest.mark.parametrize(("action", "there"), [("lost_reply", 200), ("cut", 404), ("late", 404)])
 async def test_a_connection_is_cut_before_after_or_long_before_the_work(wire: Wire, action: str, there: int) -> None:
-    wire.cluster.faults.add_fault(action=action, verb="create", name="one", count=1, seconds=0.2)
+    wire.cluster.faults.add_fault(action=action, verb="create", name="one", count=1, seconds=1.0)
     await wire.make_pod("other")
     with pytest.raises(aiohttp.ClientConnectionError):
         await wire.post(PODS, pod("one"))
