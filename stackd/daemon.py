@@ -72,8 +72,7 @@ SHORTEN_SECONDS = 2.0
 
 STOP_EXTRA_SECONDS = 15.0
 
-COMPLETE_SECONDS = 0.5
-"""The pause between two tries to adopt the stacks that a new or restored file lacks."""
+COMPLETE_SECONDS = 0.5  # the pause between two tries to adopt the stacks that a new or restored file lacks
 
 
 @dataclass(slots=True, kw_only=True)

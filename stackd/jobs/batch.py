@@ -32,12 +32,8 @@ from stackd.store import BY_JOB, Claim, IntentSettings, Start
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
-"""When to go on with a job after the file could not be written."""
-
-CHUNK = 50
-"""How many ids of a job are begun, and counted, in one transaction."""
-
+RETRY_SECONDS = 1.0  # when to go on with a job after the file could not be written
+CHUNK = 50  # how many ids of a job are begun, and counted, in one transaction
 EXTEND_PAUSE_SECONDS, RECORD_EVERY_SECONDS = 0.05, 0.01
 """A job that extends pauses after each chunk, and the records of what it has extended are written one after the other,
 so that creates are hardly slower meanwhile."""
@@ -48,8 +44,7 @@ waits for its turn keeps its pod and its address."""
 
 STARTS = {JobAction.RESTART: EventKind.RESTART_REQUESTED, JobAction.START: EventKind.START_REQUESTED}
 
-COUNT_EVERY_SECONDS = 0.5
-"""A job's progress is written at least this often while a slow cluster works through a chunk."""
+COUNT_EVERY_SECONDS = 0.5  # a job's progress is written at least this often while a slow cluster works through a chunk
 
 
 class BatchQueue:

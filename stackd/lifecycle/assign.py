@@ -32,9 +32,7 @@ log = logging.getLogger(__name__)
 OPEN_SECONDS = 2.0
 """How long a create that is given a stack of a pool waits for the cluster to make that stack reachable."""
 
-MOST_DELETED = 8
-"""At most this many stacks of pools are deleted each time a create preempts."""
-
+MOST_DELETED = 8  # at most this many stacks of pools are deleted each time a create preempts
 MAKING_SECONDS = 0.05
 """How often a create that has found no room checks whether a stack that its pool is making can be given."""
 

@@ -17,18 +17,12 @@ from stackd.clock import NANOSECONDS, Clock
 
 log = logging.getLogger(__name__)
 
-FREE_ENDINGS = 10
-"""Up to this many unrequested endings are never held back."""
-
-WINDOW_SECONDS = 60.0
-"""Unrequested endings within this time are counted together, even if they come one by one."""
-
+FREE_ENDINGS = 10  # up to this many unrequested endings are never held back
+WINDOW_SECONDS = 60.0  # unrequested endings within this time are counted together, even if they come one by one
 CONFIRMED_SECONDS = 60.0
 """A confirmation that no pass could use by then expires: the operator has not seen what is held later."""
 
-SKEW_SECONDS = 60.0
-"""By how much this machine's clock and the API server's may differ."""
-
+SKEW_SECONDS = 60.0  # by how much this machine's clock and the API server's may differ
 JUMP_SECONDS = 5.0
 """Between two responses the wall clock and the monotonic one drift apart by less, unless the former is set."""
 

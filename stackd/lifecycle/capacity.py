@@ -31,8 +31,7 @@ log = logging.getLogger(__name__)
 CPU, MEMORY, EPHEMERAL, PODS, PORTS, NODES = "cpu", "memory", "ephemeral_storage", "pods", "ports", "nodes"
 OF_NODE = (CPU, MEMORY, EPHEMERAL, PODS)
 ENOUGH = 10**9
-INTEREST_SECONDS = 300.0
-"""For this long after the last question the quotas are refreshed."""
+INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are refreshed
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 _KINDS = {"cpu": (CPU, NANO // 1000), "memory": (MEMORY, NANO), "services.nodeports": (PORTS, NANO)}

@@ -48,12 +48,8 @@ from stackd.units import format_duration
 log = logging.getLogger(__name__)
 
 ONCE_TRIES = 5
-ONCE_SECONDS = 60.0
-"""How long ``create_once`` waits for an equal create that came first."""
-
-ASK_SECONDS = 5.0
-"""The timeout of the last request for the pod, in seconds."""
-
+ONCE_SECONDS = 60.0  # how long ``create_once`` waits for an equal create that came first
+ASK_SECONDS = 5.0  # the timeout of the last request for the pod, in seconds
 SUSPECT_SECONDS = 2.0
 """While a new pod is awaited, a watch of pods that is silent for this long is reopened over another connection."""
 

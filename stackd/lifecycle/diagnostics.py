@@ -31,11 +31,8 @@ CAPTURE_SECONDS = 2.0
 EXPIRY_WAITS_SECONDS = 0.25
 """How long an expiry waits for the stack's logs: no client waits for it, but a longer wait would make it late."""
 
-CAPTURES_AT_ONCE = 16
-"""At most this many captures at a time, so that none takes a connection that a delete needs."""
-
-READ_WAITS_SECONDS = 5.0
-"""How long a client that reads a log waits for its turn."""
+CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none takes a connection that a delete needs
+READ_WAITS_SECONDS = 5.0  # how long a client that reads a log waits for its turn
 
 
 async def work(context: Context) -> None:

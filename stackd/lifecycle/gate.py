@@ -38,15 +38,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 AWAY_SECONDS = 2.0
-IDENTITY_SECONDS = 10.0
-"""How long a change waits for the cluster to say who it is; as long as one call may take."""
-
+IDENTITY_SECONDS = 10.0  # how long a change waits for the cluster to say who it is; as long as one call may take
 FIRST_CONTACT_SECONDS = 5.0
 """How long a request waits for the first contact with the cluster, while no attempt has failed."""
 
-STALE_SECONDS = 120.0
-"""A mirror that has heard nothing for longer is not acted upon, nor called ready."""
-
+STALE_SECONDS = 120.0  # a mirror that has heard nothing for longer is not acted upon, nor called ready
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 """Seconds between two tries to reach the cluster; the longest equals that of the watches."""
 

@@ -25,16 +25,10 @@ if TYPE_CHECKING:
     from stackd.lifecycle.context import Context
 
 HIDDEN = "(hidden)"
-SHORTEST = 4
-"""A shorter value is hidden only where it stands alone; hiding it everywhere would tear words apart."""
-
-SHORTEST_CODED = 6
-"""The shortest base64 that is looked for."""
-
+SHORTEST = 4  # a shorter value is hidden only where it stands alone; hiding it everywhere would tear words apart
+SHORTEST_CODED = 6  # the shortest base64 that is looked for
 ELLIPSIS = "…"
-CUT_OFF = 8
-"""Where the text was cut off within a value, the part is hidden if it has at least this many characters."""
-
+CUT_OFF = 8  # where the text was cut off within a value, the part is hidden if it has at least this many characters
 LONGEST = 16 * 1024
 """How much of a sentence is kept; a cluster's may be megabytes. Longer texts are hidden outside of the event loop."""
 

@@ -21,8 +21,7 @@ from stackd.model import DeleteReason
 from stackd.store import Claim
 
 KEY_LIMIT = 255
-KEEP_CLAIMS = 24 * 3600 * NANOSECONDS
-"""How long an Idempotency-Key is remembered, in nanoseconds."""
+KEEP_CLAIMS = 24 * 3600 * NANOSECONDS  # how long an Idempotency-Key is remembered, in nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

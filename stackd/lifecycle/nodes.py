@@ -11,8 +11,7 @@ from stackd.kube.objects import NodeState
 from stackd.printable import some_of
 
 _FAMILIES: Mapping[str, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
-NAMED = 5
-"""A sentence names this many nodes; of the others it gives the count."""
+NAMED = 5  # a sentence names this many nodes; of the others it gives the count
 
 
 def selector(config: Config) -> str:

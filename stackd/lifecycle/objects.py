@@ -39,15 +39,12 @@ log = logging.getLogger(__name__)
 
 TCP = "tcp"
 
-PORT_TRIES = 50
-"""After this many node ports that others hold, a create stops trying."""
-
+PORT_TRIES = 50  # after this many node ports that others hold, a create stops trying
 KEEP_PORT_SECONDS = 2.0
 """How long an existing stack asks for its old node port: the API server frees a port a little after it has reported
 that the port's Service is gone."""
 
-LISTED_SECONDS = 2.0
-"""How long a create waits for the first list of routes after a start."""
+LISTED_SECONDS = 2.0  # how long a create waits for the first list of routes after a start
 
 
 async def gather_all(calls: Iterable[Coroutine[Any, Any, object]]) -> None:

@@ -35,11 +35,8 @@ from stackd.workqueue import RetryPolicy, WorkQueue
 log = logging.getLogger(__name__)
 
 RETRIES = RetryPolicy(first=0.5, longest=1.0)
-ASK_AGAIN_SECONDS = 2.0
-"""When a pod that is missing from the watch is asked for again after a failed request."""
-
-UNSEEN_SECONDS = 10.0
-"""How often an existing pod that the watch does not report is asked for."""
+ASK_AGAIN_SECONDS = 2.0  # when a pod that is missing from the watch is asked for again after a failed request
+UNSEEN_SECONDS = 10.0  # how often an existing pod that the watch does not report is asked for
 
 
 @struct

@@ -24,9 +24,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 PROVEN_SECONDS = 10.0
 """A template whose stacks have ended by themselves counts as working again once one of them has run for this long."""
 
-LONGEST_WAIT = 30.0
-"""The longest pause if the template is not at fault: no room, no node port or no quota is left."""
-
+LONGEST_WAIT = 30.0  # the longest pause if the template is not at fault: no room, no node port or no quota is left
 AFTER_PREEMPTION_SECONDS = 30.0
 """How long a pool is not refilled after its stacks were deleted to make room for creates."""
 

@@ -31,9 +31,7 @@ RETRIES = RetryPolicy(first=5.0, longest=300.0)
 AGAIN_SECONDS = 6 * 3600.0
 """After this time an image is checked again: kubelets remove images that nobody has used for a while."""
 REFRESH_SECONDS = 10.0
-CLEAN_UP_SECONDS = 10.0
-"""When the pods of an earlier process are looked for if no template wants images pulled."""
-
+CLEAN_UP_SECONDS = 10.0  # when the pods of an earlier process are looked for if no template wants images pulled
 FIRST_CHECK_SECONDS, LONGEST_CHECK_SECONDS = 0.25, 2.0
 LONGEST_REASON = 512
 

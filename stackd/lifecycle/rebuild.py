@@ -31,8 +31,7 @@ from stackd.templates import TemplateSet
 
 log = logging.getLogger(__name__)
 
-RETIRE_SECONDS = 10.0
-"""The pause between two looks for ConfigMaps of the version before."""
+RETIRE_SECONDS = 10.0  # the pause between two looks for ConfigMaps of the version before
 
 
 @dataclass(slots=True, kw_only=True)

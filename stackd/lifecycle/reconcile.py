@@ -37,9 +37,7 @@ log = logging.getLogger(__name__)
 
 BLOCKED_RETRY_SECONDS = 5
 
-ASK_SECONDS = 5.0
-"""How often the API server is asked for the time while the clock is not trusted."""
-
+ASK_SECONDS = 5.0  # how often the API server is asked for the time while the clock is not trusted
 CONTESTED_PASSES, AGAIN_PASSES = 10, 30
 """How many passes a new owner waits at most for the ports of stacks that it adopts, and how often it looks for them
 afterwards: each look lists everything."""

@@ -30,18 +30,13 @@ CHECK_SECONDS = 1.0
 CROWDED_SECONDS = 0.1
 """When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
-AT_ONCE = 8
-"""How many creates of the refill run at a time, of ``context.CREATES_AT_ONCE``: the others are for clients."""
-
+AT_ONCE = 8  # how many creates of the refill run at a time, of ``context.CREATES_AT_ONCE``: the others are for clients
 AT_ONCE_BY_FILL = ((0.75, 2), (0.5, 4), (0.25, AT_ONCE), (0.0, 24))
 """The same while creates take from pools, for a pool that is at least this full (0 to 1): what an empty pool cannot give,
 the cluster has to make for clients anyway."""
 
-TRAFFIC_SECONDS = 0.1
-"""Creates count as taking from pools for this long after the latest one looked there."""
-
-GATHER_SECONDS = 0.02
-"""Changes within this time are handled together."""
+TRAFFIC_SECONDS = 0.1  # creates count as taking from pools for this long after the latest one looked there
+GATHER_SECONDS = 0.02  # changes within this time are handled together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,8 +45,7 @@ log = logging.getLogger(__name__)
 DELETE_PENDING = "DeletePending"
 """The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
 
-MOST_STEPS = 10
-"""More steps in a row mean that something in the cluster undoes what stackd does."""
+MOST_STEPS = 10  # more steps in a row mean that something in the cluster undoes what stackd does
 
 
 async def converge(context: Context, stack_id: str) -> None:

@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 2.0
 """How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
 
-RECORD_SECONDS = 5.0
-"""How long an extension waits until the cluster has it, too."""
-
+RECORD_SECONDS = 5.0  # how long an extension waits until the cluster has it, too
 ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
 """From these statuses a stack does not come to run unless somebody does something about it."""
 

@@ -24,9 +24,7 @@ WORKERS = 24
 """At most this many stacks are worked on at a time. Each may have two requests under way; creates have slots of their
 own."""
 
-IN_THE_BACKGROUND = 8
-"""At most this many of them for which nobody waits: expiries and pools."""
-
+IN_THE_BACKGROUND = 8  # at most this many of them for which nobody waits: expiries and pools
 RETRIES = RetryPolicy(first=0.5, longest=30.0)
 
 
