@@ -65,30 +65,25 @@ def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_given() ->
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("row", "seen", "leads", "node"),
     [
-        waits(status=StackStatus.CREATING, status_reason="ErrImagePull"), waits(status=StackStatus.FAILED),
-        waits(ended=True), waits(accepted=False), waits(deleting_since=NOW, delete_reason=DeleteReason.POOL),
-        waits(desired=Desired.STOPPED), waits(pod_uid="another"),
+        # its row says otherwise
+        (waits(status=StackStatus.CREATING, status_reason="ErrImagePull"), pooled(), shut(), NODE),
+        (waits(status=StackStatus.FAILED), pooled(), shut(), NODE), (waits(ended=True), pooled(), shut(), NODE),
+        (waits(accepted=False), pooled(), shut(), NODE), (waits(desired=Desired.STOPPED), pooled(), shut(), NODE),
+        (waits(deleting_since=NOW, delete_reason=DeleteReason.POOL), pooled(), shut(), NODE),
+        # it is not seen to be in order
+        (waits(), None, shut(), NODE), (waits(), pooled(ready=False), shut(), NODE), (waits(), pooled(), shut(), None),
+        (waits(), pooled(phase="Pending"), shut(), NODE), (waits(), pooled(phase="Failed"), shut(), NODE),
+        (waits(), pooled(deleting=True), shut(), NODE), (waits(), pooled(uid="another"), shut(), NODE),
+        (waits(), pooled(assigned=True), shut(), NODE), (waits(), pooled(pool=""), shut(), NODE),
+        (waits(), pooled(), None, NODE), (waits(), pooled(), shut(deleting=True), NODE),
+        (waits(), pooled(), shut(node_ports=(31002,)), NODE), (waits(), pooled(), shut(selects=OTHER), NODE),
+        (waits(), pooled(), shut(once_assigned=False), NODE), (waits(), pooled(), shut(), UNREADY),
     ],
 )  # fmt: skip
-def test_none_whose_row_says_otherwise(changed: Stack) -> None:
-    assert not may_be_given(changed, pooled(), shut(), NODE)
-
-
-@pytest.mark.parametrize(
-    ("seen", "leads", "node"),
-    [
-        (None, shut(), NODE), (pooled(ready=False), shut(), NODE), (pooled(phase="Pending"), shut(), NODE),
-        (pooled(phase="Failed"), shut(), NODE), (pooled(deleting=True), shut(), NODE),
-        (pooled(uid="another"), shut(), NODE), (pooled(), None, NODE), (pooled(), shut(deleting=True), NODE),
-        (pooled(), shut(node_ports=(31002,)), NODE), (pooled(), shut(selects=OTHER), NODE),
-        (pooled(), shut(once_assigned=False), NODE), (pooled(assigned=True), shut(), NODE),
-        (pooled(pool=""), shut(), NODE), (pooled(), shut(), None), (pooled(), shut(), UNREADY),
-    ],
-)  # fmt: skip
-def test_none_that_is_not_seen_to_be_in_order(seen: Any, leads: Any, node: Any) -> None:
-    assert not may_be_given(waits(), seen, leads, node)
+def test_none_that_is_not_in_order_is_given(row: Stack, seen: Any, leads: Any, node: Any) -> None:
+    assert not may_be_given(row, seen, leads, node)
 
 
 def test_the_oldest_is_taken_first_and_no_two_take_the_same() -> None:
