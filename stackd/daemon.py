@@ -21,7 +21,7 @@ from pathlib import Path
 from stackd import __version__
 from stackd.clock import NANOSECONDS, Clock, SystemClock
 from stackd.config import Config, LoadedConfig, require_cluster
-from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreUnavailable
+from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
 from stackd.kube.client import Cluster
@@ -38,7 +38,7 @@ from stackd.lifecycle.idempotency import Replays, purge
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
-from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, require_empty, retire_config_maps, update_rows
+from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler, expire
 from stackd.lifecycle.refill import Refill
@@ -418,7 +418,8 @@ async def rebuild(loaded: LoadedConfig) -> Rebuilt:
     config, clock, fence = loaded.config, SystemClock(), Fence()
     async with AsyncExitStack() as stack:
         store = await _store(stack, config, clock)
-        require_empty(store)
+        if len(store.stacks):
+            raise StoreError(f"the file already holds {len(store.stacks)} stacks; rebuild needs an empty one")
         cluster = await Cluster.connect(ClusterTarget.of(config), fence=fence)
         stack.push_async_callback(cluster.close)
         longest = round(config.stacks.max_ttl * NANOSECONDS)

@@ -79,19 +79,19 @@ class Replays:
         self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]], resumes: bool
     ) -> StoredResponse:
         context = self._context
-        known = await context.store.claims.find(request.scope, request.key)
+        earlier = await context.store.claims.find(request.scope, request.key)
         now = context.wall_clock.now()
-        if known is not None and context.wall_clock.trusted and now - known.created_at >= KEEP_CLAIMS:
+        if earlier is not None and context.wall_clock.trusted and now - earlier.created_at >= KEEP_CLAIMS:
             await purge(context)
-        elif known is not None:
-            _same(known.fingerprint, request)
-            if known.answer is not None and known.status is not None:
-                await self._open(known.stack_id or "")
-                return StoredResponse(status=known.status, body=known.answer, replayed=True)
+        elif earlier is not None:
+            _same(earlier.fingerprint, request)
+            if earlier.answer is not None and earlier.status is not None:
+                await self._open(earlier.stack_id or "")
+                return StoredResponse(status=earlier.status, body=earlier.answer, replayed=True)
             if resumes:
-                return await run(known)
-            if known.stack_id is not None:
-                await self._take_back(known.stack_id)
+                return await run(earlier)
+            if earlier.stack_id is not None:
+                await self._take_back(earlier.stack_id)
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
 
     async def _open(self, stack_id: str) -> None:

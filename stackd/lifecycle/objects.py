@@ -15,6 +15,8 @@ from typing import Any
 from stackd.errors import (
     ClusterRefused,
     ClusterUnavailable,
+    Conflict,
+    InvalidPodSpec,
     NodePortOutOfRange,
     NodePortTaken,
     NoNodePort,
@@ -66,13 +68,17 @@ def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str
 
 
 def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
-    """The spec of an existing stack whose spec text was read, under the policy in force. Raises InvalidPodSpec."""
+    """The spec of a stack that is to start, whose spec text was read. Raises Conflict if the policy in force does not
+    allow it any more."""
     assert stack.pod_spec is not None, "it was read"
     ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
     policy = context.policy_for(stack.template)
-    if policy is context.settings.policy:
-        return context.sanitizer.sanitize(stack.pod_spec, ports)
-    return sanitize(stack.pod_spec, ports, policy)
+    try:
+        if policy is context.settings.policy:
+            return context.sanitizer.sanitize(stack.pod_spec, ports)
+        return sanitize(stack.pod_spec, ports, policy)
+    except InvalidPodSpec as exc:
+        raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
 
 
 # ---- the Service
@@ -174,6 +180,7 @@ def wanted(context: Context, stack: Stack) -> tuple[WantedRoute, ...]:
 
 async def put_routes(context: Context, stack: Stack) -> None:
     """Make the routes that differ be as they should."""
+    await context.gate.right_cluster()
     for one in wanted(context, stack):
         seen = context.mirror.routes[one.resource].get(one.name)
         if seen is None or seen.content != one.content:

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
-from stackd.errors import ClusterError, ClusterUnavailable, StoreError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.objects import pod_state
@@ -70,12 +70,6 @@ class RecordBounds:
             "its pod spec is not the template's: adopted without %s", record.template
         )
         return replace(record, template=None, digest=None)
-
-
-def require_empty(store: Store) -> None:
-    """Raise StoreError if the file has stacks already."""
-    if len(store.stacks):
-        raise StoreError(f"the file already holds {len(store.stacks)} stacks; rebuild needs an empty one")
 
 
 async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebuilt:

@@ -16,8 +16,6 @@ from stackd.errors import (
     ClusterError,
     ClusterRefused,
     ClusterUnavailable,
-    Conflict,
-    InvalidPodSpec,
     ObjectNotFound,
     PreconditionFailed,
     StackdError,
@@ -38,7 +36,7 @@ from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, record_error, serv
 from stackd.lifecycle.objects import delete_routes, expose, pod_request, put_routes, spec_of, what_is_wrong
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Desired, Observation, SanitizedSpec, Stack, StackStatus, service_name
+from stackd.model import DeleteReason, Desired, Observation, Stack, StackStatus, service_name
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +168,7 @@ async def _start(context: Context, stack: Stack) -> None:
         raise StackNotFound(stack_id)
     stack = await context.store.stacks.whole(row)
     if pod is None:
-        pod = await context.cluster.create_pod(pod_request(context, stack, required_spec(context, stack)))
+        pod = await context.cluster.create_pod(pod_request(context, stack, spec_of(context, stack)))
     elif pod.stack_id != stack_id or pod.instance != context.instance:
         # Without our labels the mirror would not see it, and the row not get it.
         pod = await _put_labels(context, stack, pod.uid)
@@ -204,14 +202,6 @@ async def _record_first(context: Context, stack: Stack) -> Stack:
     """The stack once its Service says what the row intends: whoever loses the file reads it there."""
     current = service_step(stack, context.mirror.services.get(stack.service_name)) is None
     return stack if current else await put(context, stack)
-
-
-def required_spec(context: Context, stack: Stack) -> SanitizedSpec:
-    """The pod spec of a stack that is to start. Raises Conflict if the policy in force does not allow it any more."""
-    try:
-        return spec_of(context, stack)
-    except InvalidPodSpec as exc:
-        raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
 
 
 async def _write_reason(context: Context, stack: Stack, error: StackdError) -> None:
@@ -290,12 +280,6 @@ async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
     return pod
 
 
-async def route(context: Context, stack: Stack) -> None:
-    """Make the routes be as the row says."""
-    await context.gate.right_cluster()
-    await put_routes(context, stack)
-
-
 async def remove_pod(context: Context, stack: Stack) -> None:
     """Delete a pod that has the stack's name, but was made by a create that was given up."""
     pod = context.mirror.pods.get(stack.pod_name)
@@ -335,7 +319,7 @@ EXECUTORS: Mapping[StepKind, Callable[[Context, Stack], Awaitable[object]]] = {
     StepKind.START: start,
     StepKind.REPAIR: put,
     StepKind.ANNOTATE: put,
-    StepKind.ROUTE: route,
+    StepKind.ROUTE: put_routes,
     StepKind.LABEL: label,
     StepKind.REMOVE_POD: remove_pod,
 }

@@ -24,7 +24,7 @@ from stackd.errors import (
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs
-from stackd.lifecycle.steps import required_spec
+from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Claim, Extension, Start, ports_replaced
@@ -109,7 +109,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 
 async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "") -> Start:
     """The intent to start the stack with the pod that the policy in force allows. Raises Conflict, StackNotFound."""
-    spec = required_spec(context, await context.store.stacks.whole(stack))
+    spec = spec_of(context, await context.store.stacks.whole(stack))
     limits = context.config.limits.stacks_per_label
     return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason)
 
