@@ -90,6 +90,19 @@ async def test_a_leap_of_the_clock_ends_nothing_and_takes_nothing_from_what_is_m
     await at.do("extend", made[0], ttl="1h")
 
 
+async def test_nothing_expires_while_the_clock_is_wrong_whatever_the_time_is(vm: Machine) -> None:
+    clock = Ahead()
+    at = await vm.start(clock=clock)
+    clock.by = YEARS
+    await at.until_unready("s ahead of the API server's: no stack expires")
+    stack_id = (await at.create(ttl="1s"))["stack_id"]
+    await until(lambda: remains(at, stack_id), lambda time_left: time_left < timedelta())
+    await a_few_passes(at)
+    assert await at.listed() == [stack_id]
+    clock.by = 0.0
+    await at.until_listed(0)
+
+
 async def test_a_start_with_a_wrong_clock_goes_by_the_clusters(vm: Machine) -> None:
     """For example on a machine that started without a network: no stack may expire when its clock is corrected."""
     clock = Ahead()
