@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import io
 import json
-import logging
 import re
 import sqlite3
 import tempfile
 import time
-import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -39,18 +36,6 @@ READ_KEY = "sk-read-0123456789abcdef0123456789"
 T = TypeVar("T")
 DEADLINE = 30.0
 """Seconds that a condition may take to come true: far more than it needs, also on a busy machine."""
-
-SHARED = (
-    type,
-    types.ModuleType,
-    types.FunctionType,
-    types.FrameType,
-    asyncio.Task,
-    asyncio.AbstractEventLoop,
-    logging.Logger,
-    logging.Handler,
-)
-"""Types of objects that a daemon shares with others, such as the test itself."""
 
 MIRRORED = "pods|services|configmaps|nodes"
 """The resources of which stackd keeps a mirror."""
@@ -322,19 +307,6 @@ class Harness:
                 shell.execute("ROLLBACK")
 
     # ---- the process
-
-    def texts_in_memory(self) -> Iterator[str]:
-        """All texts that the daemon holds, also as bytes; not those that only ``SHARED`` objects lead to."""
-        seen: set[int] = {id(self.daemon)}
-        waiting: list[object] = [self.daemon]
-        while waiting:
-            for each in gc.get_referents(waiting.pop()):
-                if id(each) in seen or isinstance(each, SHARED):
-                    continue
-                seen.add(id(each))
-                waiting.append(each)
-                if isinstance(each, str | bytes):
-                    yield each if isinstance(each, str) else each.decode(errors="replace")
 
     def tell_changes(self, stack_id: str, times: int) -> None:
         """Report a stack as changed to all event streams, ``times`` times, before any other task runs."""

@@ -1,9 +1,8 @@
-"""Long pod specs: complete in every response, also after a restart, and not kept in memory."""
+"""Long pod specs: complete in every response, also after a restart, and read from the file each time."""
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 from typing import Any
 
@@ -13,9 +12,8 @@ import pytest
 from stackd.kube.records import parse_record
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
-from stackd.store import rows
-from tests.api.test_events import Stream, follow
-from tests.harness import KEY, Harness, Machine, eventually, request_for, seed
+from tests.api.test_events import follow
+from tests.harness import KEY, Harness, Machine, request_for, seed
 
 MARK = "this is a long text "
 LIMIT = 64 << 10
@@ -117,45 +115,3 @@ async def test_a_read_of_a_long_text_is_one_statement_and_of_others_none(at: Har
         before = at.store_counters.statements
         await at.get(path)
         assert at.store_counters.statements - before == cost, path
-
-
-async def use(at: Harness, count: int) -> None:
-    """Create stacks with long pod specs, and read each of them in every way, while a client follows all events."""
-
-    async def read(stream: Stream) -> None:
-        while await stream.next():
-            pass
-
-    async def one(number: int) -> None:
-        key = {"Idempotency-Key": f"{number}"}
-        stack_id = (await at.post("/stacks", long_request(number), 201, headers=key))["stack_id"]
-        await at.until_status(stack_id, "running")
-        await at.post("/stacks", long_request(number), 201, headers=key)
-        await at.do("extend", stack_id, ttl="1m")
-
-    async with follow(at) as stream:
-        reading = asyncio.create_task(read(stream))
-        await asyncio.gather(*(one(number) for number in range(count)))
-        for path in ("/stacks", "/stacks?limit=100", "/stacks"):
-            assert len((await at.get(path))["stacks"]) == count
-        reading.cancel()
-        await asyncio.gather(reading, return_exceptions=True)
-
-
-def kept(at: Harness) -> list[int]:
-    """The sizes of all long texts that the daemon has in memory."""
-    return [len(text) for text in at.texts_in_memory() if text.count(MARK) > 10]
-
-
-@pytest.mark.parametrize("limit", [None, 1 << 20])
-async def test_neither_the_texts_nor_their_answers_are_kept_in_memory(
-    at: Harness, monkeypatch: pytest.MonkeyPatch, limit: int | None
-) -> None:
-    if limit is not None:
-        monkeypatch.setattr(rows, "LONGEST_KEPT", limit)
-    await use(at, 8)
-    gc.collect()
-    if limit is None:
-        await eventually(lambda: not kept(at), lambda: f"{kept(at)} are kept")
-    else:
-        assert sum(kept(at)) > 8 * 40_000, "that is what would be kept: this test would see it"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -470,47 +469,3 @@ async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkey
     monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
     await at.refused(503, "", "/stacks", BODY)
     await eventually(lambda: not taken(at))
-
-
-async def test_creates_that_find_none_running_get_those_that_start_and_then_one_of_their_own(at: Harness) -> None:
-    with at.no_pod_starting():
-        given = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
-        assert {one["status"] for one in given} == {"running"}
-        await eventually(lambda: sum(row.node_id is not None for row in waiting(at)) == SIZE)
-        coming = [row.stack_id for row in waiting(at)]
-        at.reload("templates", refill_per_second=1)  # no others come meanwhile
-        first = (await at.create(BODY))["stack_id"]
-        assert first in coming
-        at.reload("limits", stacks_per_label={"team": 1})
-        team = BODY | {"labels": {"team": "7"}}
-        replies = await asyncio.gather(*(at.call("POST", "/stacks", team) for _ in range(2)))
-        assert sorted(reply.status for reply in replies) == [201, 409], "what a limit keeps from one stays for the next"
-        made = await asyncio.gather(*(at.create(BODY) for _ in range(SIZE)))
-        assert {one["status"] for one in made} == {"creating"}
-        second = next(reply.json["stack_id"] for reply in replies if reply.status == 201)
-        assert set(coming) <= {first, second} | {one["stack_id"] for one in made}
-    for one in made:
-        await at.until_status(one["stack_id"], "running")
-
-
-@pytest.mark.kubernetes(start_delay=0.02)
-async def test_a_load_below_what_the_cluster_makes_is_served_from_the_pool_from_the_time_that_it_is_empty(
-    vm: Machine,
-) -> None:
-    """All of the pool is taken at once; then four stacks are requested for each five that the cluster has made."""
-    size = 8
-    at = await start(vm, web_1=template(pool=size))
-    await filled(at, size=size)
-    at.faults.add_fault(action="turns", verb="create|delete", resource="pods|services", seconds=0.005)
-    before, creates = at.counts.total("create", "pods"), []
-
-    def due(number: int) -> bool:
-        return size + 0.8 * (at.counts.total("create", "pods") - before) > number
-
-    for number in range(4 * size):
-        await eventually(partial(due, number))
-        creates.append(asyncio.create_task(at.create(BODY)))
-    made = await asyncio.gather(*creates)
-    assert len({one["stack_id"] for one in made}) == 4 * size
-    assert (await entry(at))["hits"] >= 0.6 * 4 * size
-    await filled(at, size=size)

@@ -11,10 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stackd.cli.output import addresses
-from stackd.client import AsyncClient
-from stackd.rehearse.player import address
-from tests.harness import KEY, Harness, Machine, eventually, path_of, seed, until
+from tests.harness import Harness, Machine, eventually, path_of, seed, until
 
 GATEWAY = "gateways/public"
 NAME = r"[a-z0-9-]+-[a-z2-7]{16}\.stacks\.localhost"
@@ -78,7 +75,9 @@ async def test_routed_ports_have_names_and_others_node_ports(vm: Machine) -> Non
         for port, (key, form) in zip(stack["ports"], shown, strict=True):
             assert port.keys() == {"container_port", "protocol", key}
             assert re.fullmatch(form, str(port[key])), port
-        assert (stack["ports"], stack["status_reason"]) == ((await at.stack(stack_id))["ports"], "")
+        (listed,) = (await at.get("/stacks"))["stacks"]
+        assert (await at.stack(stack_id))["ports"] == listed["ports"] == stack["ports"]
+        assert stack["status_reason"] == ""
         held = sum(route is None for route in routes)
         assert await at.used_ports() == held
         spec = (await at.objects("services"))[stack["service_name"]]["spec"]
@@ -93,30 +92,6 @@ async def test_routed_ports_have_names_and_others_node_ports(vm: Machine) -> Non
         await at.delete(stack_id)
         assert await routes_of(at) == await at.pods_and_services() == {}
         assert at.rows("SELECT * FROM hostnames") == []
-
-
-async def test_everybody_shows_and_tries_the_name(at: Harness) -> None:
-    async with AsyncClient(at.url, KEY) as client:
-        for ports, shown, tried in (
-            (("80/https",), rf"https://{NAME}", ("https", 443)),
-            (("80/http", "81"), rf"http://{NAME} 127\.0\.0\.1:\d+", ("http", 80)),
-            (("80/tls",), rf"{NAME}:443", ("tls", 443)),
-        ):
-            stack = await client.create(asking(*(None for _ in ports))["pod_spec"], ports=ports)
-            assert re.fullmatch(shown, " ".join(stack.addresses))
-            assert addresses(stack.raw) == list(stack.addresses)
-            place = address(stack.raw)
-            assert place is not None
-            assert (place.scheme, place.port) == tried
-            (listed,) = (await at.get("/stacks"))["stacks"]
-            assert listed["ports"] == stack.raw["ports"]
-            async for event in client.events():
-                if event.kind == "hello":
-                    await client.extend(stack, "1m")
-                elif event.kind == "stack":
-                    assert event.data["ports"] == stack.raw["ports"]
-                    break
-            await at.delete(stack.stack_id)
 
 
 async def test_what_cannot_have_a_name_is_refused(vm: Machine) -> None:
