@@ -326,19 +326,19 @@ class Cluster:
         """The cluster's range of node ports; None if the cluster does not say.
 
         Sends a Service with the node ports 1 and 65535, and reads the range from the refusal. Not a dry run, because
-        Kubernetes 1.36 does not check the range in one: if the range covers both, the Service is made, and deleted at
+        Kubernetes 1.36 does not check the range in one: if the range covers both, the Service is created, and deleted at
         once. Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
         """
         name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
         try:
-            made = await self.create_service(range_question(self.namespace_name, self.instance, name))
+            created = await self.create_service(range_question(self.namespace_name, self.instance, name))
         except NodePortOutOfRange as refusal:
             return PortRange(*refusal.cluster)
         except NodePortTaken:
             return None
-        await self.delete_service(made.name, made.uid)
+        await self.delete_service(created.name, created.uid)
         # If a policy of the cluster has changed the ports, the range remains unknown.
-        asked = set(made.node_ports) == {FIRST_PORT, LAST_PORT}
+        asked = set(created.node_ports) == {FIRST_PORT, LAST_PORT}
         return PortRange(FIRST_PORT, LAST_PORT) if asked else None
 
     async def put_service(
@@ -478,17 +478,17 @@ class Cluster:
             going = existing["metadata"].get("deletionTimestamp")
             return Again(error=_still_there(resource, existing)) if going else existing
 
-        made = await poll(deadline, create)
-        exists = bool(made["metadata"].get("resourceVersion"))
+        created = await poll(deadline, create)
+        exists = bool(created["metadata"].get("resourceVersion"))
         try:
-            _require_labels(resource, made, manifest)
+            _require_labels(resource, created, manifest)
             if dry_run and exists:
                 raise ClusterRefused("a dry run was carried out: something before Kubernetes drops the query string")
         except ClusterRefused:
             if exists or not dry_run:
-                await self.delete(resource, name, made["metadata"]["uid"], deadline=deadline)
+                await self.delete(resource, name, created["metadata"]["uid"], deadline=deadline)
             raise
-        return made
+        return created
 
     async def delete(
         self,
@@ -559,7 +559,7 @@ def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, An
 
 
 def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
-    """What two objects made from one manifest have in common: stack, record, generation and node ports."""
+    """What two objects created from one manifest have in common: stack, record, generation and node ports."""
     return (
         # A policy may have removed the labels; the record names the stack, too.
         labels.annotations_of(raw).get(labels.RECORD) or labels.labels_of(raw).get(labels.STACK),

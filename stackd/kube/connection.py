@@ -246,7 +246,7 @@ class KubeConnection:
             try:
                 yield response
             except TimeoutError as exc:
-                raise ClusterSilent(f"Kubernetes has said nothing for {idle:g} s") from exc
+                raise ClusterSilent(f"Kubernetes has sent nothing for {idle:g} s") from exc
             except _TRANSPORT_ERRORS as exc:
                 raise unreachable(exc) from exc
 

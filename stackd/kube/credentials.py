@@ -440,12 +440,12 @@ class Access:
 def watched_socket(address: AddrInfo) -> socket.socket:
     """A socket with TCP keepalive, which detects that the other side is gone."""
     family, kind, protocol, *_ = address
-    made = socket.socket(family, kind, protocol)
+    created = socket.socket(family, kind, protocol)
     if family in (socket.AF_INET, socket.AF_INET6):
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        created.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE.items():
-            made.setsockopt(socket.IPPROTO_TCP, option, value)
-    return made
+            created.setsockopt(socket.IPPROTO_TCP, option, value)
+    return created
 
 
 class Renewal:

@@ -56,14 +56,14 @@ def is_prepull(raw: Mapping[str, Any], instance: str) -> bool:
 
 def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
     """The labels of an object as JSON."""
-    found: Mapping[str, str] = raw["metadata"].get("labels") or {}
-    return found
+    names: Mapping[str, str] = raw["metadata"].get("labels") or {}
+    return names
 
 
 def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
     """The annotations of an object as JSON."""
-    found: Mapping[str, str] = raw["metadata"].get("annotations") or {}
-    return found
+    notes: Mapping[str, str] = raw["metadata"].get("annotations") or {}
+    return notes
 
 
 def generation_of(raw: Mapping[str, Any]) -> int:

@@ -311,20 +311,19 @@ class Administrator(Cluster):
         return node_state(await self.answer(call))
 
 
-def differences(wanted: Any, found: Any, path: str = "") -> Iterator[str]:
+def differences(wanted: Any, existing: Any, path: str = "") -> Iterator[str]:
     """The fields in which the object differs from the manifest.
 
-    Fields that the manifest does not name are ignored. Lists are compared as a whole, all fields of their items
-    included.
+    Fields that the manifest does not name are ignored, but not in the items of lists.
     """
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+    if isinstance(wanted, Mapping) and isinstance(existing, Mapping):
         for key, value in wanted.items():
-            yield from differences(value, found.get(key), f"{path}.{key}" if path else key)
-    elif isinstance(wanted, list) and isinstance(found, list) and len(wanted) == len(found):
-        pairs = [*zip(wanted, found, strict=True), *zip(found, wanted, strict=True)]
+            yield from differences(value, existing.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(wanted, list) and isinstance(existing, list) and len(wanted) == len(existing):
+        pairs = [*zip(wanted, existing, strict=True), *zip(existing, wanted, strict=True)]
         if any(True for pair in pairs for _ in differences(*pair)):
             yield path
-    elif wanted != found and (wanted or found):
+    elif wanted != existing and (wanted or existing):
         yield path
 
 
