@@ -237,20 +237,15 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     stack.push_async_callback(_drain, daemon, listener, process)
     context.tasks.supervise("store", _watch_store(context.store))
     context.tasks.supervise("cluster", _follow_cluster(daemon))
-    if process.inherited:
-        await _wait_for_cluster(daemon)
+    if process.inherited:  # meanwhile connections queue at the handed-over socket
+        events = (daemon.ready, context.ownership.stands_by)
+        await first_of(*events, failure=context.tasks.failure, timeout=PATIENCE_SECONDS)
     listener.open((lambda: certificate.context) if certificate else None)
     log.info("stackd %s: listening on %s, %d stacks", __version__, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
     patience = max(0.0, PATIENCE_SECONDS - (context.clock.monotonic() - began))
     context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience))
     _look_after(daemon, process, certificate)
-
-
-async def _wait_for_cluster(daemon: Daemon) -> None:
-    """Wait a moment for the cluster. Meanwhile connections queue at the handed-over socket, and are served then."""
-    events = (daemon.ready, daemon.context.ownership.stands_by)
-    await first_of(*events, failure=daemon.context.tasks.failure, timeout=PATIENCE_SECONDS)
 
 
 def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificate | None) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -59,7 +59,6 @@ class Schedule:
 
     def __init__(self, entries: list[Entry], tasks: Tasks) -> None:
         self._entries = {entry.name: entry for entry in entries}
-        self._every = {entry.name: entry.every for entry in entries}
         self._tasks = tasks
         self._ahead = 0.0
         # In UTC: otherwise APScheduler looks up the machine's time zone, and not every value of TZ is found.
@@ -70,14 +69,13 @@ class Schedule:
     def start(self) -> None:
         """Begin; the first time of each entry is one interval from now."""
         self._ahead = _ahead()  # before the first times are computed: the clock may be set from here on
-        for entry in self._entries.values():
-            trigger = Every(self._every[entry.name])
-            self._scheduler.add_job(self._due, trigger, args=[entry], id=entry.name, name=entry.name)
+        for name, entry in self._entries.items():
+            self._scheduler.add_job(self._due, Every(entry.every), args=[name], id=name, name=name)
         self._scheduler.start()
 
     def change(self, name: str, every: float) -> None:
         """Change an interval, in seconds, from now on."""
-        self._every[name] = every
+        self._entries[name] = replace(self._entries[name], every=every)
         if self._scheduler.running:
             self._scheduler.reschedule_job(name, trigger=Every(every))
 
@@ -88,33 +86,30 @@ class Schedule:
             before, self._ahead = self._ahead, _ahead()
             if abs(self._ahead - before) >= JUMP_SECONDS:
                 log.warning("the wall clock was set by %+.1f s", self._ahead - before)
-                for name, every in self._every.items():
-                    self.change(name, every)
+                for name, entry in [*self._entries.items()]:
+                    self.change(name, entry.every)
             self._scheduler.wakeup()  # in case the clock was set and corrected between two checks
 
     async def now(self, name: str) -> None:
         """Run an entry once, at once."""
-        await self._run(self._entries[name])
+        try:
+            await self._entries[name].verb()
+        except StackdError as error:
+            log.warning("%s: %s", name, error)
+        except Exception as error:  # noqa: BLE001 - a defect: it ends the process
+            self._tasks.fail(name, error)
 
     def stop(self) -> None:
         """Start no more runs; those under way go on. (APScheduler's shutdown would cancel them and log an error.)"""
         if self._scheduler.running:
             self._scheduler.pause()
 
-    async def _due(self, entry: Entry) -> None:
+    async def _due(self, name: str) -> None:
         """Run the entry in a background task, so that a graceful stop can wait for it."""
         try:
-            await self._tasks.spawn(entry.name, self._run(entry))
+            await self._tasks.spawn(name, self.now(name))
         except asyncio.CancelledError:
-            log.debug("%s: cut short by the stop", entry.name)
-
-    async def _run(self, entry: Entry) -> None:
-        try:
-            await entry.verb()
-        except StackdError as error:
-            log.warning("%s: %s", entry.name, error)
-        except Exception as error:  # noqa: BLE001 - a defect: it ends the process
-            self._tasks.fail(entry.name, error)
+            log.debug("%s: cut short by the stop", name)
 
 
 def _ahead() -> float:
