@@ -178,25 +178,23 @@ class Unavailable(StackdError):
         self.player_message = player_message or self.player_message
 
 
-class NoNodePort(Unavailable):
+class NothingFree(Unavailable):
+    """There is no room for another stack, of whatever kind."""
+
+    default_retry_after = 30
+    player_message = NO_ROOM
+
+
+class NoNodePort(NothingFree):
     """Every node port of the range is held."""
 
-    default_retry_after = 30
-    player_message = NO_ROOM
 
-
-class NoRoom(Unavailable):
+class NoRoom(NothingFree):
     """No node takes the pod."""
 
-    default_retry_after = 30
-    player_message = NO_ROOM
 
-
-class QuotaExceeded(Unavailable):
+class QuotaExceeded(NothingFree):
     """The namespace's ResourceQuota refuses."""
-
-    default_retry_after = 30
-    player_message = NO_ROOM
 
 
 class Held(Unavailable):

@@ -15,8 +15,16 @@ from typing import Annotated, Final, TypeVar
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 
-from stackd.hostnames import LONGEST_DOMAIN
-from stackd.names import BARE_KEY_FORM, LABEL_FORM, is_bare_key, is_key, is_label, is_label_value, is_subdomain
+from stackd.names import (
+    BARE_KEY_FORM,
+    LABEL_FORM,
+    LONGEST_DOMAIN,
+    is_bare_key,
+    is_key,
+    is_label,
+    is_label_value,
+    is_subdomain,
+)
 from stackd.quantity import TooLarge
 from stackd.quantity import parse as parse_quantity
 from stackd.units import parse_duration, parse_frequency, parse_size

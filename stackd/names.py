@@ -1,16 +1,20 @@
 """The syntax of Kubernetes' names, and the operator's patterns for them.
 
 Owns: regular expressions for labels, keys, port names and paths, and their descriptions for messages; glob patterns;
-and the suggestion of the nearest known name for a typo. Does not know pods.
+the suggestion of the nearest known name for a typo; and the names at which routed ports are reached, each one DNS label
+before the domain, with a token of 80 random bits. Does not know pods.
 """
 
 from __future__ import annotations
 
+import base64
 import difflib
 import functools
 import ipaddress
 import re
+import secrets
 from collections.abc import Iterable
+from typing import Final
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _SUBDOMAIN = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z")
@@ -125,3 +129,29 @@ def suggest(right: str) -> str:
 
 def _plain(name: str) -> str:
     return name.lower().translate(_SEPARATORS)
+
+
+# ---- the names of routed ports: ``PREFIX-TOKEN.DOMAIN``; whoever knows one may use it
+
+TOKEN_BYTES: Final = 10
+LONGEST_LABEL: Final = 63
+LONGEST_PREFIX: Final = LONGEST_LABEL - 1 - TOKEN_BYTES * 8 // 5
+LONGEST_DOMAIN: Final = 253 - LONGEST_LABEL - 1
+DEFAULT_PREFIX: Final = "stack"
+
+
+def prefix_from(name: str) -> str:
+    """The prefix that is made of a template's name."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())[:LONGEST_PREFIX].strip("-") or DEFAULT_PREFIX
+
+
+def new_hostname(prefix: str, domain: str) -> str:
+    """A name that nobody can guess."""
+    token = base64.b32encode(secrets.token_bytes(TOKEN_BYTES)).decode().lower()
+    return f"{prefix}-{token}.{domain}"
+
+
+def renamed(host: str) -> str:
+    """Another name like this one; a port after it stays."""
+    label, _, domain = host.partition(".")
+    return new_hostname(label.rpartition("-")[0], domain)

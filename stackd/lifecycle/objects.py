@@ -23,7 +23,6 @@ from stackd.errors import (
     ObjectNotFound,
     PreconditionFailed,
 )
-from stackd.hostnames import DEFAULT_PREFIX, new_hostname
 from stackd.kube.connection import Backoff, Deadline
 from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import ServiceState
@@ -34,6 +33,7 @@ from stackd.lifecycle.gate import learn_node_ports
 from stackd.lifecycle.next_step import service_error
 from stackd.logs import stack_log
 from stackd.model import PortMapping, PortRange, Route, RoutedPort, RoutedTarget, SanitizedSpec, Stack, TargetPort
+from stackd.names import DEFAULT_PREFIX, new_hostname
 from stackd.podspec import harden, sanitize
 from stackd.podspec.additions import with_readiness, with_values
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import Conflict, StackNotFound, TooLongALife
-from stackd.hostnames import renamed
 from stackd.model import (
     DeleteReason,
     Desired,
@@ -26,6 +25,7 @@ from stackd.model import (
     StackStatus,
     TimelineEvent,
 )
+from stackd.names import renamed
 from stackd.store import history, reservations, rows
 from stackd.store.rows import Claim
 from stackd.store.transaction import Transaction

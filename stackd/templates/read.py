@@ -18,9 +18,8 @@ from pydantic import ValidationError
 from stackd.config import Config, PolicySection, policy_of
 from stackd.config.load import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
-from stackd.hostnames import LONGEST_PREFIX, prefix_from
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
-from stackd.names import LABEL_FORM, did_you_mean, is_label
+from stackd.names import LABEL_FORM, LONGEST_PREFIX, did_you_mean, is_label, prefix_from
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT

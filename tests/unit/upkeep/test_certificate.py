@@ -35,14 +35,14 @@ def make(
     return str(cert), str(key)
 
 
-def of(cert: str, key: str, folder: Path) -> Certificate | None:
+def of(cert: str, key: str) -> Certificate:
     environment = {
         "STACKD_AUTH__KEY": "sk-0123456789abcdef0123",
         "STACKD_CLUSTER__MODE": "embedded",
         "STACKD_SERVER__TLS_CERT": cert,
         "STACKD_SERVER__TLS_KEY": key,
     }
-    return Certificate.of(load(None, environment).config)
+    return Certificate.of(load(None, environment).config) or pytest.fail("TLS is configured")
 
 
 async def served(certificate: Certificate, client: ssl.SSLContext) -> tuple[str | None, str | None, str]:
@@ -68,8 +68,7 @@ def trusting(*certs: str) -> ssl.SSLContext:
 
 async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> None:
     cert, key = make(tmp_path)
-    certificate = of(cert, key, tmp_path)
-    assert certificate is not None
+    certificate = of(cert, key)
     assert await served(certificate, trusting(cert)) == ("TLSv1.3", "http/1.1", "one")
     second = trusting(cert)
     second.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -79,16 +78,13 @@ async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> N
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in old)
 
 
-def test_a_pair_that_does_not_belong_together_is_refused_in_words(tmp_path: Path) -> None:
+def test_an_unusable_pair_is_refused_in_words(tmp_path: Path) -> None:
     cert, _ = make(tmp_path)
     _, key = make(tmp_path, "two")
     with pytest.raises(ConfigError, match="tls_cert, tls_key: they do not belong together"):
-        of(cert, key, tmp_path)
-
-
-def test_an_encrypted_key_is_refused_without_asking_for_its_password(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unencrypted key"):
-        of(*make(tmp_path, password="secret"), tmp_path)
+        of(cert, key)
+    with pytest.raises(ConfigError, match="unencrypted key"):  # without asking for its password
+        of(*make(tmp_path, password="secret"))
 
 
 def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
@@ -137,8 +133,7 @@ async def test_only_the_new_pair_is_served_as_soon_as_both_files_have_changed_wh
 ) -> None:
     caplog.set_level(logging.INFO)
     cert, key = make(tmp_path, kind=before)
-    certificate = of(cert, key, tmp_path)
-    assert certificate is not None
+    certificate = of(cert, key)
     old = certificate.context
     new_cert, new_key = make(tmp_path, "two", kind=after)
     both = trusting(cert, new_cert)

@@ -111,32 +111,23 @@ async def becomes_ready(daemon: Daemon, manager: Manager) -> None:
 
 
 async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_waits_for(
-    tmp_path: Path, manager: Manager
-) -> None:
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        cluster.write_kubeconfig(tmp_path / "kubeconfig")
-        await cluster.faults.refuse()
-        async with started(tmp_path, manager) as daemon:
-            await waits(daemon, manager, "cannot be reached: Connect")
-            await cluster.faults.listen()
-            await becomes_ready(daemon, manager)
-    assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
-
-
-async def test_credentials_that_are_refused_are_logged_once_and_new_ones_are_taken(
     tmp_path: Path, manager: Manager, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     why = "its credentials are not accepted (401)"
     async with EmbeddedCluster(fast_cluster(users=(NEW,))) as cluster:
         cluster.write_kubeconfig(tmp_path / "kubeconfig", token=OLD.token)
+        await cluster.faults.refuse()
         async with started(tmp_path, manager) as daemon:
+            await waits(daemon, manager, "cannot be reached: Connect")
+            await cluster.faults.listen()
             await waits(daemon, manager, why)
             await eventually(lambda: daemon.context.cluster.counts["get", "namespaces", "401"] >= 3)
             loggers = [r.name for r in caplog.records if why in r.getMessage() and r.name != "stackd.request"]
             assert loggers == ["stackd.lifecycle.gate"], "once, not per try"
             cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
             await becomes_ready(daemon, manager)
+    assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
 
 
 async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path: Path) -> None:
