@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack
@@ -64,6 +64,14 @@ Statuses = Iterable[StackStatus] | StackStatus
 """Of these, one text is one element: ``ports="80/tcp"``, ``labels="team=7"``, ``statuses="running"``."""
 
 
+class CreateOptions(TypedDict, total=False):
+    """What every create may have. ``return_existing``: if a label's limit is reached, return the stack with these labels."""
+
+    ttl: Length | None
+    labels: Mapping[str, str] | None
+    return_existing: bool
+
+
 class Filters(TypedDict, total=False):
     """Stacks with every label (``"team"`` or ``"team=7"``), one of the statuses, on the node, of the template."""
 
@@ -77,47 +85,27 @@ def call(
     method: str, path: str, body: Any = None, query: Query = (), *, seconds: float = SECONDS, repeatable: bool = False
 ) -> Steps[Any]:
     """Send any request and return its answer, parsed from JSON."""
-    request = Request(
-        method=method,
-        path=path,
-        query=tuple(query),
-        body=body,
-        seconds=seconds,
-        repeatable=repeatable or method == "GET",
+    repeatable = repeatable or method == "GET"
+    response: Response = yield Request(
+        method=method, path=path, query=tuple(query), body=body, seconds=seconds, repeatable=repeatable
     )
-    response: Response = yield request
     return response.json()
 
 
 def create(
-    pod_spec: str,
-    *,
-    ports: Ports = (),
-    ttl: Length | None = None,
-    labels: Mapping[str, str] | None = None,
-    return_existing: bool = False,
-    idempotency_key: str = "",
+    pod_spec: str, *, ports: Ports = (), idempotency_key: str = "", **options: Unpack[CreateOptions]
 ) -> Steps[Stack]:
     """Create a stack; returns when its pod has a node. ``ports`` are such as ``80`` or ``"53/udp"``; by default all that
     the pod spec declares.
 
-    ``return_existing``: if a label's limit is reached, return the existing stack with these labels. With an ``idempotency_key``
-    of your own, your program can repeat the same create even after a restart.
+    With an ``idempotency_key`` of your own, your program can repeat the same create even after a restart.
     """
-    body = _body_of(pod_spec, ports, ttl=ttl, labels=labels, return_existing=return_existing)
-    return (yield from create_from(body, idempotency_key=idempotency_key))
+    return (yield from create_from(_body_of(pod_spec, ports, options), idempotency_key=idempotency_key))
 
 
-def create_from_template(
-    template: str,
-    *,
-    ttl: Length | None = None,
-    labels: Mapping[str, str] | None = None,
-    return_existing: bool = False,
-    idempotency_key: str = "",
-) -> Steps[Stack]:
+def create_from_template(template: str, *, idempotency_key: str = "", **options: Unpack[CreateOptions]) -> Steps[Stack]:
     """Create a stack from one of the operator's templates; its ``values`` are those generated for it."""
-    body = {"template": template, **dict(_more(ttl=ttl, labels=labels, return_existing=return_existing))}
+    body = {"template": template, **_more(options)}
     return (yield from create_from(body, idempotency_key=idempotency_key))
 
 
@@ -126,15 +114,9 @@ def create_from(body: Mapping[str, Any], *, idempotency_key: str = "") -> Steps[
     return decode(Stack, (yield from _once("/stacks", body, idempotency_key)))
 
 
-def dry_run(
-    pod_spec: str,
-    *,
-    ports: Ports = (),
-    ttl: Length | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> Steps[DryRun]:
+def dry_run(pod_spec: str, *, ports: Ports = (), **options: Unpack[CreateOptions]) -> Steps[DryRun]:
     """What a create would run, without creating it. Raises what ``create`` would raise."""
-    return (yield from dry_run_from(_body_of(pod_spec, ports, ttl=ttl, labels=labels)))
+    return (yield from dry_run_from(_body_of(pod_spec, ports, options)))
 
 
 def dry_run_from(body: Mapping[str, Any]) -> Steps[DryRun]:
@@ -222,12 +204,9 @@ def batch(
     ``ttl``, with ``"extend"``: by how much. The answer has the job's ``job_id`` and ``total``.
     """
     body: dict[str, Any] = {"action": action}
-    if ttl is not None:
-        body["ttl"] = _length(ttl)
-    if stack_ids is not None:
-        body["stack_ids"] = [_id(one) for one in _several(stack_ids)]
-    if labels is not None:
-        body["labels"] = dict(labels)
+    body |= {} if ttl is None else {"ttl": _length(ttl)}
+    body |= {} if stack_ids is None else {"stack_ids": [_id(one) for one in _several(stack_ids)]}
+    body |= {} if labels is None else {"labels": dict(labels)}
     return Job.of({"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
 
 
@@ -370,21 +349,16 @@ def reconcile(*, confirm: bool = False) -> Steps[dict[str, Any]]:
     return (yield from call(method, path))  # type: ignore[no-any-return]
 
 
-def _body_of(pod_spec: str, ports: Ports, **more: Any) -> dict[str, Any]:
+def _body_of(pod_spec: str, ports: Ports, options: CreateOptions) -> dict[str, Any]:
     targets = [_target_port(port) for port in _several(ports)]
-    return {**({"target_port": targets} if targets else {}), "pod_spec": pod_spec, **dict(_more(**more))}
+    return {**({"target_port": targets} if targets else {}), "pod_spec": pod_spec, **_more(options)}
 
 
-def _more(
-    *, ttl: Length | None, labels: Mapping[str, str] | None, return_existing: bool = False
-) -> Iterator[tuple[str, Any]]:
-    """The fields that every create may have."""
-    if ttl is not None:
-        yield "ttl", _length(ttl)
-    if labels:
-        yield "labels", dict(labels)
-    if return_existing:
-        yield "if_exists", "return"
+def _more(options: CreateOptions) -> dict[str, Any]:
+    ttl, labels = options.get("ttl"), options.get("labels")
+    more: dict[str, Any] = {} if ttl is None else {"ttl": _length(ttl)}
+    more |= {"labels": dict(labels)} if labels else {}
+    return more | ({"if_exists": "return"} if options.get("return_existing") else {})
 
 
 def filter_query(**filters: Unpack[Filters]) -> list[tuple[str, str]]:
@@ -446,10 +420,9 @@ def _target_port(port: str | int | Port) -> dict[str, Any]:
 def _once(path: str, body: Mapping[str, Any], key: str) -> Steps[Any]:
     """Send a POST that counts only once."""
     headers = {IDEMPOTENCY_KEY: key or secrets.token_hex(16)}
-    request = Request(
+    response: Response = yield Request(
         method="POST", path=path, body=dict(body), headers=headers, seconds=CHANGE_SECONDS, repeatable=True
     )
-    response: Response = yield request
     return response.json()
 
 
