@@ -66,15 +66,13 @@ async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> As
     ],
     ids=["complete", "bare", "bare root", "critical", "no AKI", "keyUsage not critical"],
 )
-async def test_an_authority_that_kubectl_accepts_is_accepted(
-    tmp_path: Path, extensions: tuple[str, ...], plain: bool
-) -> None:
+async def test_what_kubectl_accepts_is_accepted(tmp_path: Path, extensions: tuple[str, ...], plain: bool) -> None:
     root = authority(tmp_path, extensions=extensions)
     async with reached(tmp_path, issued(tmp_path, root, plain=plain), root) as cluster:
         assert await cluster.cluster_uid() == "cluster-1"
 
 
-async def test_an_intermediate_authority_is_trusted_where_it_is_the_one_that_the_kubeconfig_names(
+async def test_an_intermediate_authority_that_the_kubeconfig_names_is_trusted(
     tmp_path: Path,
 ) -> None:
     root = authority(tmp_path, "root")
@@ -117,9 +115,7 @@ async def test_a_certificate_that_does_not_hold_for_the_servers_name_is_refused(
     ],
     ids=["reset", "closed", "no TLS"],
 )
-async def test_a_handshake_that_ends_in_the_middle_says_so(
-    tmp_path: Path, answer: bytes, linger: bytes | None, why: str
-) -> None:
+async def test_a_handshake_that_is_cut_says_so(tmp_path: Path, answer: bytes, linger: bytes | None, why: str) -> None:
     async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(answer)

@@ -186,9 +186,7 @@ DELETE = KubeRequest(verb="delete", resource="services", namespace="rec", name="
         ({"name": "s", "kind": "services", "uid": "u2"}, False),
     ],
 )
-def test_a_status_that_a_delete_was_done_is_believed_if_it_is_about_that(
-    details: dict[str, str], *, believed: bool
-) -> None:
+def test_a_status_of_a_delete_is_believed_if_it_is_about_it(details: dict[str, str], *, believed: bool) -> None:
     answer = as_json(200, {"kind": "Status", "apiVersion": "v1", "status": "Success", "details": details})
     if believed:
         check(DELETE, answer)
@@ -212,9 +210,7 @@ def test_a_log_is_plain_text(kind: str) -> None:
         (KubeRequest(verb="get", resource="pods/log", name="p"), FLAG, ""),
     ],
 )
-def test_the_excerpt_for_the_log_is_short_and_repeats_no_generated_value(
-    call: KubeRequest, body: bytes, quoted: str
-) -> None:
+def test_the_excerpt_is_short_and_repeats_no_generated_value(call: KubeRequest, body: bytes, quoted: str) -> None:
     """The excerpt is logged before any stack's values are hidden."""
     with pytest.raises(UnexpectedAnswer) as caught:
         check(call, KubeResponse(status=404, body=body, content_type="text/html"))

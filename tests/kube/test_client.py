@@ -113,9 +113,7 @@ async def test_a_create_outlasts_a_temporary_failure(cluster: Cluster, wire: Wir
     assert len(wire.asked("POST", PODS)) == 2
 
 
-async def test_retry_after_is_waited_for_within_the_deadline_and_otherwise_passed_on(
-    cluster: Cluster, wire: Wire
-) -> None:
+async def test_retry_after_is_waited_for_within_the_deadline_or_passed_on(cluster: Cluster, wire: Wire) -> None:
     slow = status(429, "TooManyRequests", "slow")
     wire.on("POST", PODS, says(slow, 429, Retry_After="1"), says(pod("p"), 201), says(slow, 429, Retry_After="61"))
     began = time.monotonic()
@@ -136,7 +134,7 @@ async def test_retry_after_is_waited_for_within_the_deadline_and_otherwise_passe
         (f"{SERVICES}/s", service(node_port=31001)),
     ],
 )
-async def test_what_has_the_name_and_was_not_made_by_this_create_is_not_taken_for_it(
+async def test_another_object_of_the_name_is_refused(
     cluster: Cluster, wire: Wire, path: str, other: dict[str, Any]
 ) -> None:
     collection = path.rpartition("/")[0]
@@ -156,9 +154,7 @@ async def test_a_service_whose_own_port_is_refused_was_made_by_the_try_before(cl
     assert caught.value.node_port == 31000
 
 
-async def test_a_service_that_a_policy_has_stripped_of_its_labels_is_deleted_again(
-    cluster: Cluster, wire: Wire
-) -> None:
+async def test_a_service_that_a_policy_strips_of_its_labels_is_deleted(cluster: Cluster, wire: Wire) -> None:
     """Otherwise it holds its node port for ever, and the create takes it for somebody else's."""
     recorded = with_meta(service(), annotations={"stackd.io/record": '{"version":2,"of":"s"}'})
     wire.on("POST", SERVICES, loses(), PORT_REFUSED)
@@ -176,9 +172,7 @@ async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, w
 
 
 @pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
-async def test_a_refusal_whose_causes_say_little_is_still_about_the_pod_spec(
-    cluster: Cluster, wire: Wire, causes: object
-) -> None:
+async def test_a_refusal_with_odd_causes_is_about_the_pod_spec(cluster: Cluster, wire: Wire, causes: object) -> None:
     wire.on("POST", PODS, says(status(422, "Invalid", 'Pod "p" is invalid: it is not good', causes=causes), 422))
     with pytest.raises(InvalidPodSpec):
         await cluster.create_pod(pod("p"))
@@ -196,9 +190,7 @@ async def test_a_missing_namespace_is_made_once_and_the_create_goes_on(cluster: 
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_namespace_that_stays_away_is_an_error_and_not_made_by_a_dry_run(
-    cluster: Cluster, wire: Wire, *, dry_run: bool
-) -> None:
+async def test_a_namespace_that_stays_away_is_an_error(cluster: Cluster, wire: Wire, *, dry_run: bool) -> None:
     wire.on("POST", PODS, NO_NAMESPACE, NO_NAMESPACE)
     wire.on("GET", "/api/v1/namespaces/rec", says(namespace()), says(namespace(phase="Terminating")))
     with pytest.raises(ClusterUnavailable, match="the namespace rec does not exist"):
@@ -226,9 +218,7 @@ async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire
 
 
 @pytest.mark.parametrize("foreign", [pod("p", instance="green"), with_meta(pod("p"), labels={"app": "theirs"})])
-async def test_a_delete_without_a_uid_is_of_the_uid_that_it_found_and_never_of_what_is_not_ours(
-    cluster: Cluster, wire: Wire, foreign: dict[str, Any]
-) -> None:
+async def test_a_delete_without_a_uid_is_only_of_ours(cluster: Cluster, wire: Wire, foreign: dict[str, Any]) -> None:
     wire.on("GET", f"{PODS}/p", says(foreign), says(pod("p", uid="u1")))
     wire.on("DELETE", f"{PODS}/p", says(going(pod("p", uid="u1"))))
     await cluster.delete_pod("p")
@@ -274,9 +264,7 @@ async def test_annotations_are_patched_on_that_very_pod(cluster: Cluster, wire: 
         await cluster.patch_pod("p", "u1", annotations={"stackd.io/record": "{}"})
 
 
-async def test_a_put_removes_what_only_the_old_service_has_and_leaves_a_foreign_one(
-    cluster: Cluster, wire: Wire
-) -> None:
+async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wire: Wire) -> None:
     wanted = with_meta(service(), annotations={"stackd.io/record": "{}"})
     wanted["spec"]["selector"] = {"stackd.io/stack": "s"}
     old = with_meta(service(), labels=service()["metadata"]["labels"] | {"label.stackd.io/team": "7", "theirs": "x"})
@@ -419,9 +407,7 @@ async def test_a_server_that_is_not_there_is_unavailable(cluster: Cluster, wire:
         await cluster.cluster_uid()
 
 
-async def test_what_was_answered_instead_is_in_the_log(
-    cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_what_a_proxy_answers_is_logged(cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
     wire.on("GET", f"{PODS}/p", page("<html><h1>404</h1>balancer/1.2</html>\n\x1b[31mforged", 404), GONE)
     assert await cluster.get_pod("p") is None
     (logged,) = [record.message for record in caplog.records if record.levelname == "WARNING"]

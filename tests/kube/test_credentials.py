@@ -93,9 +93,7 @@ async def test_server_and_token_are_those_of_the_kubeconfigs_context(
         assert await cluster.cluster_uid() == "cluster-1"
 
 
-async def test_a_credential_handed_over_since_the_start_is_the_one_that_counts(
-    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_credential_of_a_reload_counts(wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, run = tmp_path / "credentials", tmp_path / "run"
     (run / "invocation1").mkdir(parents=True)
     started.mkdir()
@@ -124,9 +122,7 @@ async def test_a_credential_handed_over_since_the_start_is_the_one_that_counts(
         (None, "config"),
     ],
 )
-async def test_a_broken_kubeconfig_is_a_config_error_that_names_the_file_and_what_is_wrong(
-    tmp_path: Path, text: str | None, why: str
-) -> None:
+async def test_a_broken_kubeconfig_is_named_with_its_fault(tmp_path: Path, text: str | None, why: str) -> None:
     path = tmp_path / "broken"
     if text is not None:
         path.write_text(text)
@@ -244,7 +240,7 @@ async def test_new_credentials_for_another_server_are_not_taken(wire: Wire, tmp_
         (None, f"are now for {ELSEWHERE}, and no longer for .*: restart stackd"),
     ],
 )
-async def test_credentials_that_cannot_be_used_leave_those_in_force(
+async def test_unusable_credentials_leave_those_in_force(
     wire: Wire, tmp_path: Path, text: str | None, why: str
 ) -> None:
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
@@ -263,9 +259,7 @@ async def test_credentials_that_cannot_be_used_leave_those_in_force(
 @pytest.mark.parametrize(
     ("reply", "used"), [(None, "first"), (loses(), "second"), (FORBIDDEN, "second"), (UID, "second")]
 )
-async def test_credentials_that_kubernetes_refuses_are_not_taken_and_silence_refuses_nothing(
-    wire: Wire, tmp_path: Path, reply: Reply | None, used: str
-) -> None:
+async def test_refused_credentials_are_not_used(wire: Wire, tmp_path: Path, reply: Reply | None, used: str) -> None:
     """Before, a reload took credentials that got only 401."""
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "first"})
     async with connected(path) as cluster:
@@ -399,9 +393,7 @@ async def test_a_kept_token_that_is_damaged_or_another_accounts_is_not_used(at: 
         assert used(cluster) == own
 
 
-async def test_without_the_right_it_is_said_in_time_that_the_token_will_end_until_it_is_renewed(
-    at: Place, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_token_that_cannot_be_renewed_is_reported_in_time(at: Place, caplog: pytest.LogCaptureFixture) -> None:
     at.wire.on("POST", REQUEST, *[FORBIDDEN] * 4, at.renews())
     async with at.connected(at.issue()) as (cluster, renewal):
         access = cluster.connection.access

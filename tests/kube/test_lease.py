@@ -142,9 +142,7 @@ async def test_it_is_followed_through_its_end_and_another_one_is_not(cluster: Cl
         says(stored(MINE, 5) | {"spec": {"renewTime": "yesterday"}}),
     ],
 )
-async def test_what_is_no_lease_is_nobodys_word_on_who_owns_the_stacks(
-    cluster: Cluster, wire: Wire, answer: Any
-) -> None:
+async def test_what_is_no_lease_says_nothing_of_the_owner(cluster: Cluster, wire: Wire, answer: Any) -> None:
     wire.on("GET", PATH, *[answer] * 20)
     with pytest.raises(ClusterUnavailable):
         await Leases(cluster).find(timeout=0.2)
@@ -225,7 +223,7 @@ class Sink(asyncio.Protocol):
         self.received += data
 
 
-async def test_whoever_is_stopped_while_it_connects_sends_nothing_when_it_wakes_up(
+async def test_whoever_is_stopped_while_it_connects_sends_nothing_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The deadline passes between the last check and the write of the request."""
@@ -274,9 +272,7 @@ def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() 
 
 
 @pytest.mark.parametrize(("sent", "over", "lost"), [(9.0, 4.0, False), (11.0, 2.0, False), (11.0, 4.0, True)])
-async def test_kubernetes_is_silent_after_three_failures_in_three_seconds_since_its_last_answer(
-    sent: float, over: float, lost: bool
-) -> None:
+async def test_kubernetes_is_silent_after_failures_since_its_last_answer(sent: float, over: float, lost: bool) -> None:
     at = 10.0
     contact = Contact(now=lambda: at)
     contact.heard(answer=True)
@@ -287,9 +283,7 @@ async def test_kubernetes_is_silent_after_three_failures_in_three_seconds_since_
 
 
 @pytest.mark.parametrize(("stopped", "lost"), [(0.0, True), (3.0, False)])
-async def test_a_process_that_was_stopped_takes_its_own_absence_for_no_silence(
-    monkeypatch: pytest.MonkeyPatch, stopped: float, lost: bool
-) -> None:
+async def test_a_stopped_process_is_no_silence(monkeypatch: pytest.MonkeyPatch, stopped: float, lost: bool) -> None:
     monkeypatch.setattr(guards, "CHECK_SECONDS", 0.01)
     time_of_it = 100.0
     contact = Contact(now=lambda: time_of_it)

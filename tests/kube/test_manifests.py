@@ -106,9 +106,7 @@ def test_the_service_publishes_the_ports_and_carries_the_record() -> None:
         ("pod-get-nosecret", True, ""),
     ],
 )
-def test_the_image_is_there_once_the_kubelet_has_it_or_has_failed_for_another_reason(
-    name: str, done: bool, reason: str
-) -> None:
+def test_an_image_is_pulled_once_the_kubelet_has_it(name: str, done: bool, reason: str) -> None:
     status = pull_status(recording(name)["response"]["body"])
     assert (status.done, status.reason.startswith(reason), bool(status.reason)) == (done, True, bool(reason))
 
@@ -121,9 +119,7 @@ def test_the_image_is_there_once_the_kubelet_has_it_or_has_failed_for_another_re
         ({"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}, "DeadlineExceeded: too long"),
     ],
 )
-def test_a_pull_that_goes_on_is_neither_and_one_that_the_kubelet_gave_up_has_failed(
-    status: object, reason: str
-) -> None:
+def test_a_pull_that_the_kubelet_gave_up_has_failed(status: object, reason: str) -> None:
     pull = pull_status({"status": status})
     assert (pull.done, pull.reason) == (False, reason)
 

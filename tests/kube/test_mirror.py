@@ -175,7 +175,7 @@ async def test_an_answer_that_the_watch_has_overtaken_changes_nothing(cluster: C
         assert changes_of_pods(changes)[-1] == ("b", "came")
 
 
-async def test_a_pod_that_the_watch_reports_in_a_newer_state_was_not_missed(
+async def test_a_pod_reported_later_was_not_missed(
     cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MISSED_SECONDS", 0.0)

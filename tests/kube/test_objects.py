@@ -81,9 +81,7 @@ def test_a_running_pod_as_recorded() -> None:
         ("exit0", "Succeeded", "terminated", "Completed", 0),
     ],
 )
-def test_what_became_of_the_container_as_recorded(
-    name: str, phase: str, state: str, reason: str, exit_code: int | None
-) -> None:
+def test_a_container_as_recorded(name: str, phase: str, state: str, reason: str, exit_code: int | None) -> None:
     seen = pod_state(body(f"pod-get-{name}"))
     container = seen.containers[0]
     assert (seen.phase, container.state, container.reason, container.exit_code) == (phase, state, reason, exit_code)

@@ -21,9 +21,7 @@ def sent(player: aioresponses, method: str, path: str) -> Any:
 
 
 @pytest.mark.parametrize(("name", "dry_run"), [("pod-create-201", False), ("pod-create-dryrun", True)])
-async def test_a_pod_is_created_with_one_request(
-    recorded: Cluster, player: aioresponses, name: str, dry_run: bool
-) -> None:
+async def test_one_request_creates_a_pod(recorded: Cluster, player: aioresponses, name: str, dry_run: bool) -> None:
     play(player, name)
     asked, answer = recording(name)["request"]["body"], recording(name)["response"]["body"]
     pod = await recorded.create_pod(asked, dry_run=dry_run)
@@ -36,9 +34,7 @@ async def test_a_pod_is_created_with_one_request(
     ("name", "uid"),
     [("pod-delete-200-grace0", ""), ("service-delete-200", ""), ("pod-delete-404", "0"), ("pod-delete-409-uid", "0")],
 )
-async def test_what_was_deleted_or_is_another_one_is_gone_with_the_answer(
-    recorded: Cluster, player: aioresponses, name: str, uid: str
-) -> None:
+async def test_a_delete_is_done_with_the_answer(recorded: Cluster, player: aioresponses, name: str, uid: str) -> None:
     document = recording(name)
     path = document["request"]["path"]
     uid = uid or document["response"]["body"]["metadata"]["uid"]
@@ -58,9 +54,7 @@ async def test_a_namespace_that_somebody_else_made_meanwhile_will_do(recorded: C
 
 
 @pytest.mark.parametrize(("name", "allowed"), [("access-review-yes", True), ("access-review-no", False)])
-async def test_rights_are_asked_for_as_recorded(
-    recorded: Cluster, player: aioresponses, name: str, *, allowed: bool
-) -> None:
+async def test_rights_are_asked_for(recorded: Cluster, player: aioresponses, name: str, *, allowed: bool) -> None:
     play(player, name)
     assert await recorded.may(AccessReview(verb="create", resource="pods", namespace="rec")) is allowed
     body = sent(player, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")

@@ -59,9 +59,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was_without_a_new_list(cluster
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["event", "refusal"])
-async def test_after_a_gap_the_differences_of_a_new_list_are_told(
-    cluster: Cluster, wire: Wire, *, refused: bool
-) -> None:
+async def test_after_a_gap_the_differences_are_reported(cluster: Cluster, wire: Wire, *, refused: bool) -> None:
     async def too_old(stream: Stream) -> None:
         await stream.send("ERROR", status(410, "Expired", "too old resource version: 100 (16249)"))
 
@@ -110,9 +108,7 @@ def unreadable(version: int) -> dict[str, object]:
         b'{"type":"ADDED","object":{"metadata":{"na',
     ],
 )
-async def test_a_line_that_cannot_be_read_costs_nothing_but_a_reconnect(
-    cluster: Cluster, wire: Wire, line: bytes
-) -> None:
+async def test_an_unreadable_line_costs_only_a_reconnect(cluster: Cluster, wire: Wire, line: bytes) -> None:
     async def garbled(stream: Stream) -> None:
         await stream.send("ADDED", pod("a", version=205))
         await stream.raw(line)
@@ -158,9 +154,7 @@ async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster:
         "lost",
     ],
 )
-async def test_what_is_no_watch_is_an_outage_however_often_it_is_opened(
-    cluster: Cluster, wire: Wire, odd: Reply
-) -> None:
+async def test_what_is_no_watch_is_an_outage(cluster: Cluster, wire: Wire, odd: Reply) -> None:
     wire.on("WATCH", PODS, *[odd] * 20)
     wire.watch("pods", then(("ADDED", pod("a", version=205))))
     async with mirroring(cluster) as (mirror, _):
@@ -192,9 +186,7 @@ async def test_a_line_may_come_in_any_pieces(cluster: Cluster, wire: Wire) -> No
         assert set(mirror.pods) == {"a", "b"}
 
 
-async def test_a_quiet_watch_that_is_cut_now_and_then_is_back_at_once_each_time(
-    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_quiet_watch_is_back_at_once(cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     async def cut(stream: Stream) -> None:
         await asyncio.sleep(0.1)
         stream.cut()
@@ -223,9 +215,7 @@ async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_an_overloaded_servers_retry_after_is_waited_for_up_to_the_longest_pause(
-    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_watch_waits_for_retry_after(cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a watch that stands without a word counts as connected again."""
     wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
     began = time.monotonic()
@@ -238,9 +228,7 @@ async def test_an_overloaded_servers_retry_after_is_waited_for_up_to_the_longest
     assert len(wire.asked("GET", PODS, watch=True)) == 2
 
 
-async def test_a_watch_goes_on_when_its_token_expires_and_however_often_credentials_are_replaced(
-    wire: Wire, tmp_path: Path
-) -> None:
+async def test_a_watch_outlasts_its_credentials(wire: Wire, tmp_path: Path) -> None:
     path = kubeconfig(tmp_path / "config", wire.url, {"token": "old"})
     wire.token = "old"
     waiting, replaced = asyncio.Event(), asyncio.Event()
@@ -273,9 +261,7 @@ async def test_a_watch_goes_on_when_its_token_expires_and_however_often_credenti
     await cluster.close()
 
 
-async def test_a_server_that_goes_away_and_comes_back_is_found_again(
-    wire: Wire, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_server_that_comes_back_is_found_again(wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
     target = target_at(wire.url, namespace=NAMESPACE)
     cluster = await Cluster.connect(target)
     port = wire.port
