@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Fields = Mapping[str, Any]
-NANOSECONDS = 10**9
 GAP = 2
 WIDEST = 4096
 SHORTEST = 8
@@ -338,9 +336,7 @@ def natural(name: str) -> list[str | int]:
 
 def since(time_text: str) -> float:
     """Seconds since that time; negative for a future time."""
-    from stackd.clock import to_nanoseconds
-
-    return (time.time_ns() - to_nanoseconds(time_text)) / NANOSECONDS
+    return (datetime.now().astimezone() - datetime.fromisoformat(time_text)).total_seconds()
 
 
 def local(time_text: str) -> str:

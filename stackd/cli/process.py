@@ -222,15 +222,15 @@ class Demo:
             variable("routes", "http_listener"): "http",
             variable("routes", "http_port"): str(_free_port()),
         }
-        given = {name: value for name, value in os.environ.items() if value or name not in own}
-        given = {name: value for name, value in given.items() if not name.startswith(cluster)}
-        self._environment = own | given | {variable("cluster", "mode"): EMBEDDED}
+        settings = {name: value for name, value in os.environ.items() if value or name not in own}
+        settings = {name: value for name, value in settings.items() if not name.startswith(cluster)}
+        self._environment = own | settings | {variable("cluster", "mode"): EMBEDDED}
         if port is not None:
             self._environment[variable("server", "port")] = str(port)
         self._body = folder / "stack.json"
         self._body.write_text(json.dumps(BODY, indent=2))
         self._key = self._environment[KEY_VARIABLE]
-        self._own_templates, self.throw_away = templates not in given, state not in given
+        self._own_templates, self.throw_away = templates not in settings, state not in settings
         self._in_terminal = _has_terminal()
         self.loaded = load(None, self._environment)
 

@@ -49,14 +49,14 @@ class Size:
     def __str__(self) -> str:
         return f"{of_milli(self.cpu_milli)} CPU and {of_bytes(self.memory_bytes)}"
 
-    def need(self, given: capacity.Storage) -> capacity.StackResources:
-        """What one stack takes if containers that request no disk get ``given``."""
+    def need(self, default: capacity.Storage) -> capacity.StackResources:
+        """What one stack takes if containers that request no disk get ``default``."""
         asked = self.ephemeral_bytes
         return capacity.StackResources(
             cpu_milli=self.cpu_milli,
             memory_bytes=self.memory_bytes,
-            ephemeral_bytes=given.request_bytes if asked is None else asked,
-            ephemeral_limit_bytes=given.limit_bytes if asked is None else asked,
+            ephemeral_bytes=default.request_bytes if asked is None else asked,
+            ephemeral_limit_bytes=default.limit_bytes if asked is None else asked,
         )
 
 
@@ -86,12 +86,14 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
             yield fail(about, str(error), f"{APPLY}, if it is about a right")
 
 
-async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Finding | None:
+async def foreign_pods(cluster: Cluster, config: Config, stack_ids: set[str]) -> Finding | None:
     """Older pods of our instance, not in a pool, that the daemon here does not know: usually another stackd's."""
     pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
     names = sorted(
-        pod.name for pod in pods if pod.name not in known and not (pod.pool or pod.deleting) and pod.created_at < old
+        pod.name
+        for pod in pods
+        if pod.name not in stack_ids and not (pod.pool or pod.deleting) and pod.created_at < old
     )
     if not names:
         return None
@@ -104,10 +106,10 @@ async def foreign_pods(cluster: Cluster, config: Config, known: set[str]) -> Fin
 
 
 async def _clock(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    told = await cluster.time()
-    if told is None:
+    theirs = await cluster.time()
+    if theirs is None:
         return [warn("clock", "the API server did not tell its time")]
-    skew = abs(time.time() - told)
+    skew = abs(time.time() - theirs)
     text = f"this machine's and the API server's differ by {'about a second' if skew < 2 else f'{skew:.0f} s'}"
     if skew < SKEW_WARN:
         return [ok("clock", text)]
@@ -239,25 +241,25 @@ async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
 async def _ports(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     about, wanted = "ports", config.stacks.node_ports
     try:
-        told = await cluster.node_port_range()
+        available = await cluster.node_port_range()
     except QuotaExceeded as full:
         return [warn(about, f"the range cannot be read while the quota is used up: {full}")]
-    if told is None:
+    if available is None:
         return [warn(about, "the cluster does not tell its node port range")]
-    mismatch = wanted.mismatch(told)
-    if not wanted.common(told):
+    mismatch = wanted.mismatch(available)
+    if not wanted.common(available):
         return [fail(about, f"no stack can be created: {mismatch}", NODE_PORTS_REMEDY)]
     if mismatch:
         return [warn(about, mismatch, NODE_PORTS_REMEDY)]
-    return [ok(about, f"{wanted.first} to {wanted.last} are node ports of this cluster, whose range is {told}")]
+    return [ok(about, f"{wanted.first} to {wanted.last} are node ports of this cluster, whose range is {available}")]
 
 
 async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, await cluster.list_nodes())
     quotas, limit_ranges = await cluster.list_namespaced("resourcequotas"), await cluster.list_namespaced("limitranges")
     stacks, limit = config.stacks, config.limits.max_stacks
-    given = capacity.storage_given(config.policy.max_ephemeral_storage, limit_ranges)
-    need = size.need(given)
+    storage = capacity.storage_given(config.policy.max_ephemeral_storage, limit_ranges)
+    need = size.need(storage)
     by_node = capacity.by_nodes([capacity.fits(capacity.free_of(node), need) for node in usable])
     scarce = capacity.NODES if by_node.why == capacity.NODES else f"{capacity.NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
@@ -269,7 +271,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     least = min(bounds, key=itemgetter(0))
     others = ", ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
     text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
-    found = [*_without_disk(usable, need, given), *_refused_disk(config, limit_ranges)]
+    found = [*_without_disk(usable, need, storage), *_refused_disk(config, limit_ranges)]
     if not least[0]:
         return [fail("room", text, "not even one stack fits"), *found]
     quota = f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything"
@@ -278,7 +280,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     return [ok("room", text), *found, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
-def _without_disk(usable: list[NodeState], need: capacity.StackResources, given: capacity.Storage) -> list[Finding]:
+def _without_disk(usable: list[NodeState], need: capacity.StackResources, storage: capacity.Storage) -> list[Finding]:
     """The nodes that no stack can use because they report no disk, or less than one stack takes."""
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
@@ -286,10 +288,10 @@ def _without_disk(usable: list[NodeState], need: capacity.StackResources, given:
     names = some_of([node.name for node in short], SHOWN)
     has = f"report{'s' if len(short) == 1 else ''} {'less' if any(node.ephemeral_bytes for node in short) else 'none'}"
     advice = "let the kubelets report it (localStorageCapacityIsolation)"
-    if given.limit_range:
-        who = f"LimitRange {given.limit_range} gives each container"
+    if storage.limit_range:
+        who = f"LimitRange {storage.limit_range} gives each container"
         advice += ", or apply what `stackd manifests --no-ephemeral-storage` prints"
-    elif given.request_bytes:
+    elif storage.request_bytes:
         who = "policy.max_ephemeral_storage gives each pod"
         advice += ", or set policy.max_ephemeral_storage to what the nodes have"
     else:
@@ -300,8 +302,8 @@ def _without_disk(usable: list[NodeState], need: capacity.StackResources, given:
 
 def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterator[Finding]:
     """Whether the policy gives more disk than a LimitRange allows a container."""
-    most, given = capacity.most_storage(limit_ranges), config.policy.max_ephemeral_storage
-    if given and 0 < most.limit_bytes < parse(given).whole:
-        text = f"policy.max_ephemeral_storage gives a pod {given}, and LimitRange {most.limit_range} refuses a container more"
+    most, maximum = capacity.most_storage(limit_ranges), config.policy.max_ephemeral_storage
+    if maximum and 0 < most.limit_bytes < parse(maximum).whole:
+        text = f"policy.max_ephemeral_storage gives a pod {maximum}, and LimitRange {most.limit_range} refuses a container more"
         text += f" than {most.limit}: creates without a disk request fail with 400"
         yield fail("room", text, f"lower policy.max_ephemeral_storage, or {APPLY}")

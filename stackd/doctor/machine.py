@@ -42,13 +42,13 @@ def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]
 
 def _templates(config: Config) -> Iterator[Finding]:
     try:
-        known = read_templates(config)
+        templates = read_templates(config)
     except ConfigError as error:
         for mistake in error.mistakes:
             yield fail(TEMPLATES, mistake, "fix it, then: stackd reload")
     else:
-        if known:
-            yield ok(TEMPLATES, f"{', '.join(known)}: all valid")
+        if templates:
+            yield ok(TEMPLATES, f"{', '.join(templates)}: all valid")
 
 
 def _files(config: Config, config_path: Path | None) -> Iterator[Finding]:
