@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
 from pytest_asyncio import is_async_test
 
-from tests.harness import KEY, Harness, harness
+from tests.gate import Gate, gate
+from tests.harness import KEY, Harness, harness, request_for
 
 HERE = Path(__file__).parent
 CHROMIUM = next(filter(Path.exists, (Path("/usr/bin/chromium-headless-shell"), Path("/usr/bin/chromium"))), None)
@@ -28,33 +29,33 @@ REPORT_VIOLATIONS = """
 addEventListener("securitypolicyviolation", (e) => console.error(`policy: ${e.violatedDirective} ${e.blockedURI}`));
 """
 NOT_A_SUCCESS = "Failed to load resource: the server responded with a status of "
+AXE = Path(__file__).parents[2] / ".ci/js/node_modules/axe-core/axe.min.js"
+RUN_AXE = """async () => {
+  await Promise.allSettled(document.getAnimations().map((each) => each.finished));
+  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+  return violations.flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`));
+}"""
 
 
 @dataclass(slots=True, kw_only=True)
 class Board:
-    """The page and the browser's complaints; ``refusals`` are the error statuses that a test expects.
+    """The page and the browser's complaints; ``refusals`` are the error statuses that it got.
 
-    ``url`` is the daemon's address for the browser: its own, unless a test puts something between.
+    ``url`` is the daemon's address for the browser: its own, unless there is a gate between.
     """
 
     page: Page
     at: Harness
     url: str
+    gate: Gate | None = None
     complaints: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
-    async def open(self, key: str | None = KEY, path: str = "/dashboard") -> None:
-        """Load the dashboard, and enter the key."""
-        await self.page.goto(self.url + path)
-        if key is not None:
-            await self.page.get_by_label("API key").fill(key)
-            await self.page.keyboard.press("Enter")
-            await expect(self.page.locator("#link")).to_have_attribute("data-state", "live")
-
-    def row(self, stack_id: str) -> Locator:
-        """The stack's row."""
-        return self.page.locator(f'tbody tr[data-id="{stack_id}"]')
+    @property
+    def way(self) -> Gate:
+        assert self.gate is not None
+        return self.gate
 
     @property
     def rows(self) -> Locator:
@@ -63,13 +64,37 @@ class Board:
 
     @property
     def dialog(self) -> Locator:
-        """The open dialog."""
         return self.page.locator("dialog[open]")
 
     @property
     def panel(self) -> Locator:
-        """The panel of one stack."""
         return self.page.locator("#panel")
+
+    @property
+    def selection(self) -> Locator:
+        """The bar that says what is selected."""
+        return self.page.locator("#selection")
+
+    def row(self, stack_id: str) -> Locator:
+        return self.page.locator(f'tbody tr[data-id="{stack_id}"]')
+
+    def find(self) -> Locator:
+        """The field of the filter."""
+        return self.page.get_by_label("Find in")
+
+    def button(self, name: str, **options: Any) -> Locator:
+        return self.page.get_by_role("button", name=name, **options)
+
+    async def open(self, key: str = KEY, path: str = "/dashboard", *, live: bool = True) -> None:
+        """Load the dashboard, and enter the key."""
+        await self.page.goto(self.url + path)
+        await self.page.get_by_label("API key").fill(key)
+        await self.page.keyboard.press("Enter")
+        if live:
+            await self.is_live()
+
+    async def is_live(self, state: str = "live") -> None:
+        await expect(self.page.locator("#link")).to_have_attribute("data-state", state)
 
     async def open_panel(self, stack_id: str) -> None:
         """Open the panel of a stack."""
@@ -83,14 +108,35 @@ class Board:
             await part.locator("summary").click()
         return part
 
+    async def confirm(self, name: str) -> None:
+        """Press this button of the open dialog."""
+        await self.dialog.get_by_role("button", name=name, exact=True).click()
+
+    async def create(self, image: str = "nginx:stable", status: str = "", **more: Any) -> str:
+        """Create a stack, wait until it has the status, if any, and return its id."""
+        body = request_for(image, cpu="1m", memory="1Mi") | more
+        stack_id: str = (await self.at.create(body))["stack_id"]
+        if status:
+            await self.at.until_status(stack_id, status)
+        return stack_id
+
+    async def audit(self, state: str) -> None:
+        """Fail if axe finds anything in this state of the page, in light or in dark."""
+        if not AXE.exists():
+            pytest.skip("axe-core is not installed (make js)")
+        for scheme in ("dark", "light"):
+            await self.page.emulate_media(color_scheme=scheme)
+            await expect(self.page.locator("html")).to_have_attribute("data-theme", scheme)
+            if not await self.page.evaluate("Boolean(globalThis.axe)"):
+                await self.page.evaluate(AXE.read_text())
+            assert await self.page.evaluate(RUN_AXE) == [], f"{state}, {scheme}"
+
 
 def heard(board: Board, message: ConsoleMessage) -> None:
     """Keep the warnings and errors of the browser's console."""
-    if message.type not in ("error", "warning"):
-        return
     if message.text.startswith(NOT_A_SUCCESS):
         board.refusals.append(message.text.removeprefix(NOT_A_SUCCESS)[:3])
-    else:
+    elif message.type in ("error", "warning"):
         board.complaints.append(message.text)
 
 
@@ -123,22 +169,37 @@ async def browser() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def boards(browser: Browser, tmp_path: Path) -> Boards:
-    """Opens a board; ``settings`` are the daemon's, ``options`` the browser's."""
+    """Opens a board; ``settings`` are the daemon's, ``options`` the browser's.
+
+    ``refused``: the error statuses that the page has to get; None for any. ``gated``: a gate can cut the page off; the
+    browser reports each refused connection. ``reports``: it may report others.
+    """
 
     @asynccontextmanager
-    async def opened(settings: dict[str, str] | None = None, **options: Any) -> AsyncIterator[Board]:
+    async def opened(
+        settings: dict[str, str] | None = None,
+        *,
+        refused: set[str] | None = frozenset(),  # type: ignore[assignment]
+        gated: bool = False,
+        reports: bool = False,
+        **options: Any,
+    ) -> AsyncIterator[Board]:
         context = await browser.new_context(**{"viewport": DESKTOP, "reduced_motion": "reduce", **options})
         context.set_default_timeout(SECONDS)
         expect.set_options(timeout=SECONDS)
-        async with harness(tmp_path, settings) as at:
-            page = await context.new_page()
-            board = Board(page=page, at=at, url=at.url)
-            page.on("console", lambda message: heard(board, message))
-            page.on("pageerror", lambda error: board.complaints.append(str(error)))
-            page.on("request", lambda request: board.requests.append(request.url.removeprefix(board.url)))
-            await page.add_init_script(REPORT_VIOLATIONS)
+        async with AsyncExitStack() as stack:
+            at = await stack.enter_async_context(harness(tmp_path, settings))
+            board = Board(page=await context.new_page(), at=at, url=at.url)
+            if gated:
+                board.gate = await stack.enter_async_context(gate(at.port))
+                board.url = board.gate.url
+            board.page.on("console", lambda message: heard(board, message))
+            board.page.on("pageerror", lambda error: board.complaints.append(str(error)))
+            board.page.on("request", lambda request: board.requests.append(request.url.removeprefix(board.url)))
+            await board.page.add_init_script(REPORT_VIOLATIONS)
             yield board
-            assert not board.complaints
+            assert not board.complaints or gated or reports
+            assert refused is None or set(board.refusals) == refused
             assert all(url.startswith("/") for url in board.requests), "nothing is loaded from elsewhere"
             await context.close()
 
@@ -147,7 +208,6 @@ def boards(browser: Browser, tmp_path: Path) -> Boards:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def board(boards: Boards) -> AsyncIterator[Board]:
-    """A board of a stackd without stacks."""
+    """A board of a stackd without stacks, which answers everything that the page asks for."""
     async with boards() as ready:
         yield ready
-        assert not ready.refusals, "everything that the dashboard asked for was answered"

@@ -1,10 +1,14 @@
-"""Creating from YAML: what the API refuses is shown at its line."""
+"""Creating from YAML, where what the API refuses is shown at its line, and from a template."""
 
 from __future__ import annotations
 
-import pytest
-from playwright.async_api import Route, expect
+import re
+from pathlib import Path
 
+import pytest
+from playwright.async_api import Locator, Route, expect
+
+from tests.harness import seed
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -24,52 +28,7 @@ spec:
         - containerPort: 80
       resources: {limits: {cpu: 10m, memory: 16Mi}}
 """
-
-
-async def test_each_mistake_is_shown_at_its_line(boards: Boards) -> None:
-    async with boards() as board:
-        await board.open()
-        await board.page.get_by_role("button", name="New stack").click()
-        await board.dialog.get_by_label("Pod, as YAML").fill(YAML)
-        await board.dialog.get_by_role("button", name="Create").click()
-        await expect(board.dialog.locator(".mistakes li")).to_have_count(2)
-        lines = [
-            int(await li.get_attribute("data-line") or 0) for li in await board.dialog.locator(".mistakes li").all()
-        ]
-        assert lines == [6, 11]
-        await expect(board.dialog.locator(".mistakes li").first).to_contain_text("spec.hostNetwork")
-        await board.dialog.get_by_role("button", name="line 11").click()
-        selected = "() => { const t = document.querySelector('#yaml'); return t.value.slice(t.selectionStart, t.selectionEnd); }"
-        assert await board.page.evaluate(selected) == "        privileged: true"
-        assert (await board.at.call("GET", "/stacks")).json == {"stacks": []}
-        assert board.refusals == ["400"]
-
-
-async def test_mistakes_come_by_line_and_each_can_be_reached(boards: Boards) -> None:
-    """The API lists unknown fields and volumes in its own order."""
-    async with boards(viewport={"width": 1024, "height": 640}) as board:
-        await board.open()
-        await board.page.keyboard.press("n")
-        wrong = "".join(f"  wrong{number}: 1\n" for number in range(12))
-        await board.dialog.get_by_label("Pod, as YAML").fill(YAML + wrong)
-        await board.dialog.get_by_role("button", name="Check").click()
-        rows = board.dialog.locator(".mistakes li")
-        await expect(rows).to_have_count(14)
-        await expect(board.dialog.locator(".mistakes")).to_contain_text("14 problems")
-        lines = [int(await row.get_attribute("data-line") or 0) for row in await rows.all()]
-        assert lines == sorted(lines)
-        assert lines[:3] == [6, 11, 15]
-        last = rows.last.get_by_role("button")
-        await last.click()
-        await expect(board.dialog.get_by_label("Pod, as YAML")).to_be_focused()
-        selected = "() => { const t = document.querySelector('#yaml'); return t.value.slice(t.selectionStart, t.selectionEnd); }"
-        assert await board.page.evaluate(selected) == "  wrong11: 1"
-        await rows.last.scroll_into_view_if_needed()
-        for place in (rows.last, board.dialog.get_by_role("button", name="Create")):
-            await expect(place).to_be_in_viewport(ratio=0.9)  # however one scrolls, the buttons stay visible
-        assert board.refusals == ["400"]
-
-
+GOOD = YAML.replace("  hostNetwork: true\n", "").replace("      securityContext:\n        privileged: true\n", "")
 BROKEN = [
     ("spec:\n  a:\n    - containerPort: 80\n  b: [1\n  c: 2\n", 5),
     ("spec:\n  a: [1\nb: 2\n", 3),
@@ -79,69 +38,101 @@ BROKEN = [
     ("kind: Pod\nmetadata:\n  name: *nobody\n", 3),
     ("kind: Pod\nmetadata:\n  name: a\x07b\n", 3),
 ]
+SELECTED = (
+    "() => { const t = document.querySelector('#yaml'); return t.value.slice(t.selectionStart, t.selectionEnd); }"
+)
+PLAIN = """\
+target_port: [{container_port: 80, protocol: TCP}]
+ttl: 1h
+labels: {challenge: web-1}
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: web}
+  spec:
+    containers:
+    - name: app
+      image: nginx:stable
+      ports: [{containerPort: 80, protocol: TCP}]
+      resources: {limits: {cpu: 100m, memory: 64Mi}}
+"""
+WEB = PLAIN + 'values: {FLAG: "flag{<hex:32>}", SECRET: "<base32:16>"}\n'
+BAD = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\n"
 
 
-async def test_broken_yaml_is_shown_at_its_own_line(boards: Boards) -> None:
-    async with boards() as board:
+def templates(folder: Path, **texts: str) -> dict[str, str]:
+    """The setting for a folder with these templates."""
+    (folder / "templates").mkdir()
+    for name, text in texts.items():
+        (folder / "templates" / f"{name.replace('_', '-')}.yaml").write_text(text)
+    return {"STACKD_TEMPLATES__DIRECTORY": str(folder / "templates")}
+
+
+def field(board: Board, name: str) -> Locator:
+    return board.dialog.get_by_label(name)
+
+
+async def lines(mistakes: Locator) -> list[int]:
+    return [int(await each.get_attribute("data-line") or 0) for each in await mistakes.all()]
+
+
+async def test_each_mistake_is_shown_at_its_line_or_field_and_can_be_reached(boards: Boards) -> None:
+    async with boards(viewport={"width": 1024, "height": 640}, refused={"400"}) as board:
         await board.open()
-        await board.page.keyboard.press("n")
+        await board.button("New stack").click()
+        yaml, mistakes = field(board, "Pod, as YAML"), board.dialog.locator(".mistakes li")
+        await yaml.fill(YAML)
+        await board.confirm("Create")
+        await expect(mistakes).to_have_count(2)
+        assert await lines(mistakes) == [6, 11]
+        await expect(mistakes.first).to_contain_text("spec.hostNetwork")
+        await board.dialog.get_by_role("button", name="line 11").click()
+        assert await board.page.evaluate(SELECTED) == "        privileged: true"
+        # the API lists unknown fields in its own order
+        await yaml.fill(YAML + "".join(f"  wrong{number}: 1\n" for number in range(12)))
+        await board.confirm("Check")
+        await expect(mistakes).to_have_count(14)
+        await expect(board.dialog.locator(".mistakes")).to_contain_text("14 problems")
+        assert await lines(mistakes) == [6, 11, *range(15, 27)]
+        await mistakes.last.get_by_role("button").click()
+        await expect(yaml).to_be_focused()
+        assert await board.page.evaluate(SELECTED) == "  wrong11: 1"
+        await mistakes.last.scroll_into_view_if_needed()
+        for place in (mistakes.last, board.dialog.get_by_role("button", name="Create")):
+            await expect(place).to_be_in_viewport(ratio=0.9)  # however one scrolls, the buttons stay visible
         for text, line in BROKEN:
-            await board.dialog.get_by_label("Pod, as YAML").fill(text)
-            await expect(board.dialog.locator(".mistakes li")).to_have_count(0)
-            await board.dialog.get_by_role("button", name="Check").click()
-            await expect(board.dialog.locator(".mistakes li").first).to_have_attribute("data-line", str(line))
-        assert set(board.refusals) == {"400"}
+            await yaml.fill(text)
+            await expect(mistakes).to_have_count(0)
+            await board.confirm("Check")
+            await expect(mistakes.first).to_have_attribute("data-line", str(line))
+        await yaml.fill(YAML)
+        ports = field(board, "Ports")
+        await ports.fill("80/sctp")
+        await board.confirm("Check")
+        await expect(mistakes).to_have_count(3)
+        await expect(ports).to_have_attribute("aria-invalid", "true")
+        await mistakes.last.get_by_role("button", name="Ports").click()
+        await expect(ports).to_be_focused()
+        await ports.fill("http")
+        await board.confirm("Check")
+        await expect(mistakes.last).to_contain_text("must be an integer")
+        assert await board.at.listed() == []
 
 
-async def test_what_is_wrong_beside_the_yaml_leads_to_its_field(boards: Boards) -> None:
-    async with boards() as board:
+async def test_a_stack_is_checked_and_then_created_once_even_if_answers_are_lost(boards: Boards) -> None:
+    async with boards(reports=True) as board:
         await board.open()
+        await expect(board.page.locator("#templates")).to_be_hidden()
         await board.page.keyboard.press("n")
-        await board.dialog.get_by_label("Pod, as YAML").fill(YAML)
-        await board.dialog.get_by_label("Ports").fill("80/sctp")
-        await board.dialog.get_by_role("button", name="Check").click()
-        rows = board.dialog.locator(".mistakes li")
-        await expect(rows).to_have_count(3)
-        await expect(board.dialog.get_by_label("Ports")).to_have_attribute("aria-invalid", "true")
-        await rows.last.get_by_role("button", name="Ports").click()
-        await expect(board.dialog.get_by_label("Ports")).to_be_focused()
-        await board.dialog.get_by_label("Ports").fill("http")
-        await board.dialog.get_by_role("button", name="Check").click()
-        await expect(rows.last).to_contain_text("must be an integer")
-        assert set(board.refusals) == {"400"}
-
-
-async def test_a_stack_is_checked_and_then_created_with_its_labels_and_life(board: Board) -> None:
-    await board.open()
-    await board.page.keyboard.press("n")
-    good = YAML.replace("  hostNetwork: true\n", "").replace("      securityContext:\n        privileged: true\n", "")
-    await board.dialog.get_by_label("Pod, as YAML").fill(good)
-    await board.dialog.get_by_role("button", name="Check").click()
-    await expect(board.dialog.get_by_text("Would be accepted: 10m CPU, 16 MiB.")).to_be_visible()
-    assert (await board.at.call("GET", "/stacks")).json == {"stacks": []}
-    await board.dialog.get_by_label("Lives for").fill("45m")
-    await board.dialog.get_by_label("Labels").fill("team=7, player=3")
-    await board.dialog.get_by_role("button", name="Create").click()
-    await expect(board.dialog).to_have_count(0)
-    await expect(board.panel).to_be_visible()
-    (stack,) = (await board.at.call("GET", "/stacks?fields=stack_id,labels")).json["stacks"]
-    assert stack["labels"] == {"team": "7", "player": "3"}
-    await expect(board.row(stack["stack_id"])).to_contain_text("44m")
-
-
-async def test_a_create_whose_answer_is_lost_makes_one_stack(boards: Boards) -> None:
-    """However the person tries again: in the same dialog, or in a new one."""
-    async with boards() as board:
-        await board.open()
+        await expect(field(board, "From")).to_be_hidden()
+        create = board.dialog.get_by_role("button", name="Create")
 
         async def lost(route: Route) -> None:
             await route.fetch()
             await route.abort()
 
         await board.page.route("**/stacks", lost)
-        await board.page.keyboard.press("n")
-        create = board.dialog.get_by_role("button", name="Create")
-        for _ in range(2):
+        for _ in range(2):  # however the person tries again: in the same dialog, or in a new one
             await create.click()
             await expect(board.dialog.locator(".mistakes")).to_contain_text("stackd does not answer")
             await board.page.keyboard.press("Escape")
@@ -153,5 +144,106 @@ async def test_a_create_whose_answer_is_lost_makes_one_stack(boards: Boards) -> 
         await board.page.keyboard.press("n")
         await create.click()
         await expect(board.rows).to_have_count(2)  # this one is meant
-        assert len(await board.at.listed()) == 2
-        board.complaints.clear()  # the browser reports the lost answers
+        before = await board.at.listed()
+        assert len(before) == 2
+        await board.page.keyboard.press("n")
+        await field(board, "Pod, as YAML").fill(GOOD)
+        await board.confirm("Check")
+        await expect(board.dialog.get_by_text("Would be accepted: 10m CPU, 16 MiB.")).to_be_visible()
+        assert await board.at.listed() == before
+        await field(board, "Lives for").fill("45m")
+        await field(board, "Labels").fill("team=7, player=3")
+        await create.click()
+        await expect(board.rows).to_have_count(3)
+        (stack_id,) = set(await board.at.listed()) - set(before)
+        assert (await board.at.stack(stack_id))["labels"] == {"team": "7", "player": "3"}
+        await expect(board.row(stack_id)).to_contain_text("44m")
+
+
+async def test_templates_are_one_line_the_broken_ones_first_and_each_selects_its_own(
+    boards: Boards, tmp_path: Path
+) -> None:
+    failing = PLAIN.replace("nginx:stable", "registry.example/fail")
+    async with boards(templates(tmp_path, web_1=WEB, web_10=WEB, bad=BAD, zoo=failing)) as board:
+        ids = {name: (await board.at.create({"template": name}))["stack_id"] for name in ("web-1", "web-10", "zoo")}
+        for name, stack_id in ids.items():
+            await board.at.until_status(stack_id, "failed" if name == "zoo" else "running")
+        labelled = await board.at.create(seed() | {"labels": {"challenge": "web-1"}})
+        await board.open()
+        buttons = board.page.locator("#templates button")
+        web, bad, zoo = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad", "zoo"))
+        await expect(zoo).to_have_text("zoo0 of 1 runningError")
+        await expect(zoo).to_have_class("template wrong")
+        await expect(web).to_have_text("web-11 running")
+        await expect(web).to_have_attribute("title", re.compile(r"no pool\nruns after .* \(median\)"))
+        await expect(bad).to_have_class("template wrong")
+        await expect(bad).to_contain_text("ImagePullBackOff")
+        await expect(bad).to_have_attribute("title", re.compile(r"images on 0 of 2 nodes"))
+        names = [await each.get_attribute("data-template") for each in await buttons.all()]
+        assert names == ["zoo", "bad", "web-1", "web-10"]
+        line = await board.page.locator("#templates").bounding_box()
+        assert line is not None
+        assert line["height"] < 50
+        await board.audit("the templates")
+        await web.click()
+        await expect(board.rows).to_have_count(1)
+        await expect(board.row(ids["web-1"])).to_be_visible()
+        await board.page.get_by_label("Select all that are shown").check()
+        await board.selection.get_by_role("button", name="Delete 1…").click()
+        await expect(board.dialog).to_contain_text("The filter is template web-1.")
+        await board.confirm("Delete 1")
+        await expect(board.rows).to_have_count(0)
+        await board.page.reload()
+        choice = board.page.get_by_role("combobox", name="Template")
+        await expect(choice).to_have_value("web-1")
+        await expect(board.page.get_by_text("No stack matches the filter.")).to_be_visible()
+        await choice.select_option("web-10")
+        await expect(board.row(ids["web-10"])).to_be_visible()
+        await board.button("Clear filters").click()
+        await expect(board.row(labelled["stack_id"])).to_be_visible()
+
+
+async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_panel(
+    boards: Boards, tmp_path: Path
+) -> None:
+    async with boards(templates(tmp_path, web_1=WEB), refused={"400"}) as board:
+        await board.open()
+        await board.page.locator("[data-template=web-1]").click()
+        await board.page.keyboard.press("n")
+        source, life = field(board, "From"), field(board, "Lives for")
+        await expect(source).to_have_value("web-1")
+        await expect(board.dialog).to_contain_text("Publishes 80/tcp and lives for 1h.")
+        await expect(board.dialog).to_contain_text("Generated for each stack: FLAG, SECRET.")
+        await expect(field(board, "Pod, as YAML")).to_be_hidden()
+        await expect(field(board, "Ports")).to_be_hidden()
+        await board.audit("the create dialog with a template")
+        await life.fill("2 weeks")
+        await board.confirm("Check")
+        await expect(life).to_have_attribute("aria-invalid", "true")
+        await life.fill("")
+        await board.confirm("Check")
+        await expect(board.dialog).to_contain_text("Would be accepted: 100m CPU, 64 MiB.")
+        await source.select_option("")
+        await expect(field(board, "Pod, as YAML")).to_be_visible()
+        await source.select_option("web-1")
+        await field(board, "Labels").fill("team=7")
+        await board.confirm("Create")
+        await expect(board.panel.get_by_role("heading", name="Values")).to_be_visible()
+        await board.audit("the values")
+        (stack_id,) = await board.at.listed()
+        stack = await board.at.stack(stack_id)
+        assert (stack["template"], stack["labels"]) == ("web-1", {"challenge": "web-1", "team": "7"})
+        (container,) = (await board.at.objects("pods"))[stack_id]["spec"]["containers"]
+        values = {one["name"]: one["value"] for one in container["env"]}
+        assert values.keys() == {"FLAG", "SECRET"}
+        await board.page.keyboard.press("Escape")
+        await expect(board.panel).to_be_hidden()
+        await board.at.until_status(stack_id, "running")
+        await board.at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "10m"})
+        await expect(board.row(stack_id)).to_contain_text("1h 09m")
+        await board.open_panel(stack_id)
+        for name, value in values.items():
+            await expect(board.panel).to_contain_text(value)
+            await expect(board.panel.get_by_role("button", name=f"Copy {name}")).to_be_visible()
+        await board.button("Forget key").click()
+        await expect(board.page.get_by_text(values["FLAG"])).to_have_count(0)

@@ -1,4 +1,4 @@
-"""The page of the API shows every route, has a search, and works on a phone."""
+"""The page of the API shows every route, has a search, and works on a phone; guides are laid out completely."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ import pytest
 from playwright.async_api import expect
 
 from tests.ui.conftest import PHONE, Board, Boards
-from tests.ui.test_access import AUDIT
 
 pytestmark = pytest.mark.ui
 
+OPEN_ALL = "for (const each of document.querySelectorAll('details')) each.open = true;"
+SCROLL_WIDTH = "document.documentElement.scrollWidth"
 
-async def test_the_docs_page_describes_every_route(board: Board) -> None:
-    await board.page.goto(board.at.url + "/docs")
+
+async def test_the_page_of_the_api_describes_every_route_and_finds_words_in_it(board: Board) -> None:
+    await board.page.goto(board.url + "/docs")
     described = (await board.at.call("GET", "/openapi.json")).json
     ids = [operation["operationId"] for methods in described["paths"].values() for operation in methods.values()]
-    await expect(board.page.locator("article")).to_have_count(len(ids))
-    assert {await article.get_attribute("id") for article in await board.page.locator("article").all()} == set(ids)
+    articles, shown = board.page.locator("article"), board.page.locator("article:visible")
+    await expect(articles).to_have_count(len(ids))
+    assert {await article.get_attribute("id") for article in await articles.all()} == set(ids)
     await expect(board.page.locator("#createStack pre").nth(1)).to_contain_text('curl -s -X POST -H "X-API-KEY:')
+    await board.page.evaluate(OPEN_ALL)
+    await board.audit("the docs with all fields")
     await board.page.keyboard.press("/")
     await board.page.keyboard.type("batch")
-    await expect(board.page.locator("article:visible")).to_have_count(4)
-    assert await board.page.evaluate(AUDIT) == []
-
-
-async def test_a_search_leaves_what_has_its_words_in_the_list_too(board: Board) -> None:
-    await board.page.goto(board.url + "/docs")
-    await expect(board.page.locator("article").first).to_be_visible()
-    field = board.page.get_by_label("Find a route, a parameter or a field")
-    await field.fill("batch")
-    await expect(board.page.locator("#found")).to_have_text("4 routes")
+    found, sections = board.page.locator("#found"), board.page.locator("#content > section:visible")
+    await expect(shown).to_have_count(4)
+    await expect(found).to_have_text("4 routes")
     await expect(board.page.locator("#contents a:visible")).to_have_count(4)
     await expect(board.page.locator("#contents h2:visible")).to_have_text(["Batch jobs"], ignore_case=True)
-    await expect(board.page.locator("#content > section:visible")).to_have_count(1)
-    await field.fill("if_exists")  # a field of a request body
-    await expect(board.page.locator("article:visible h3 code")).to_contain_text(["/stacks"])
-    await field.fill("last-event-id")  # a parameter
-    await expect(board.page.locator("article:visible")).to_have_count(2)
-    await field.fill("nothing is like this")
-    await expect(board.page.locator("#found")).to_have_text("0 routes")
-    await field.fill("")
-    await expect(board.page.locator("#content > section:visible")).not_to_have_count(1)
-    await expect(board.page.locator("#found")).to_be_empty()
+    await expect(sections).to_have_count(1)
+    find = board.page.get_by_label("Find a route, a parameter or a field")
+    await find.fill("if_exists")  # a field of a request body
+    await expect(shown.locator("h3 code")).to_contain_text(["/stacks"])
+    await find.fill("last-event-id")  # a parameter
+    await expect(shown).to_have_count(2)
+    await find.fill("nothing is like this")
+    await expect(found).to_have_text("0 routes")
+    await find.fill("")
+    await expect(sections).not_to_have_count(1)
+    await expect(found).to_be_empty()
 
 
 async def test_the_route_that_is_read_is_marked_and_has_an_address(board: Board) -> None:
@@ -53,51 +52,7 @@ async def test_the_route_that_is_read_is_marked_and_has_an_address(board: Board)
     await expect(current).to_have_text("List stacks")
     await board.page.locator("article").last.scroll_into_view_if_needed()
     await expect(current).not_to_have_text("List stacks")
-    link = board.page.locator("#listStacks h3 a")
-    await expect(link).to_have_attribute("href", "#listStacks")
-
-
-async def test_a_phone_has_the_list_behind_a_button(boards: Boards) -> None:
-    async with boards(viewport=PHONE) as board:
-        await board.page.goto(board.url + "/docs")
-        await expect(board.page.locator("article").first).to_be_visible()
-        links = board.page.locator("#contents a")
-        await expect(links.first).to_be_hidden()
-        await board.page.locator("#menu summary").click()
-        await links.filter(has_text="Delete many stacks").click()
-        await expect(links.first).to_be_hidden()
-        await expect(board.page.locator("#batchDelete h3")).to_be_in_viewport()
-        assert await board.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
-
-
-@pytest.mark.parametrize("name", ["integrate", "api-guide", "troubleshooting"])
-async def test_a_guide_is_laid_out_whole(board: Board, name: str) -> None:
-    await board.page.goto(f"{board.url}/docs/{name}")
-    text = (await board.at.call("GET", f"/static/guide/{name}.md", key=None)).text
-    guide = board.page.locator("#content .guide")
-    fences = re.findall(r"^ *```[^\n]*\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
-    await expect(guide.locator("pre")).to_have_count(len(fences))
-    prose = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    for level, marks in (("h1", "#"), ("h2", "##"), ("h3", "###")):
-        heads = re.findall(rf"^{marks} (.*)$", prose, re.MULTILINE)
-        await expect(guide.locator(level)).to_have_text([head.replace("`", "") for head in heads])
-    await expect(guide.locator("li")).to_have_count(len(re.findall(r"^(?:-|\d\.) ", prose, re.MULTILINE)))
-    assert await guide.locator("ol[start]").count() == 0, "a line that begins with a status is no list"
-    await expect(guide.locator("table")).to_have_count(len(re.findall(r"^\|(?:---\|)+$", prose, re.MULTILINE)))
-    shown = await guide.inner_text()
-    assert not re.search(r"```|\]\(|\*\*", shown)
-    assert await board.page.locator("#guides a[aria-current]").count() == 1
-    for href in await guide.locator("a").evaluate_all("(all) => all.map((one) => one.getAttribute('href'))"):
-        page, _, anchor = href.partition("#")
-        if page:
-            assert (await board.at.call("GET", page, key=None)).status == 200, href
-        elif anchor:
-            assert await board.page.locator(f'[id="{anchor}"]').count() == 1, href
-    assert await board.page.evaluate(AUDIT) == []
-
-
-async def test_guides_and_routes_lead_to_each_other(board: Board) -> None:
-    await board.page.goto(board.url + "/docs")
+    await expect(board.page.locator("#listStacks h3 a")).to_have_attribute("href", "#listStacks")
     await board.page.get_by_role("link", name="Troubleshooting", exact=True).click()
     await board.page.get_by_role("link", name="The key", exact=True).click()
     await expect(board.page.locator("#the-key")).to_be_in_viewport()
@@ -105,9 +60,43 @@ async def test_guides_and_routes_lead_to_each_other(board: Board) -> None:
     await expect(board.page.locator("article").first).to_be_visible()
 
 
-async def test_a_guide_fits_a_phone(boards: Boards) -> None:
+async def test_a_phone_has_the_list_behind_a_button(boards: Boards) -> None:
     async with boards(viewport=PHONE) as board:
+        await board.page.goto(board.url + "/docs")
+        await expect(board.page.locator("article").first).to_be_visible()
+        await board.audit("the docs on a phone")
+        links = board.page.locator("#contents a")
+        await expect(links.first).to_be_hidden()
+        await board.page.locator("#menu summary").click()
+        await links.filter(has_text="Delete many stacks").click()
+        await expect(links.first).to_be_hidden()
+        await expect(board.page.locator("#batchDelete h3")).to_be_in_viewport()
+        assert await board.page.evaluate(SCROLL_WIDTH) <= PHONE["width"]
         await board.page.goto(board.url + "/docs/integrate")
         await expect(board.page.locator("#content h1")).to_be_visible()
         await expect(board.page.get_by_role("link", name="Troubleshooting")).to_be_in_viewport()
-        assert await board.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        assert await board.page.evaluate(SCROLL_WIDTH) <= PHONE["width"]
+
+
+async def test_guides_are_laid_out_completely(board: Board) -> None:
+    for name in ("integrate", "api-guide", "troubleshooting"):
+        await board.page.goto(f"{board.url}/docs/{name}")
+        text = (await board.at.call("GET", f"/static/guide/{name}.md", key=None)).text
+        guide = board.page.locator("#content .guide")
+        prose, fences = re.subn(r"^ *```[^\n]*\n.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
+        await expect(guide.locator("pre")).to_have_count(fences)
+        for level, marks in (("h1", "#"), ("h2", "##"), ("h3", "###")):
+            heads = re.findall(rf"^{marks} (.*)$", prose, re.MULTILINE)
+            await expect(guide.locator(level)).to_have_text([head.replace("`", "") for head in heads])
+        for tag, pattern in (("li", r"^(?:-|\d\.) "), ("table", r"^\|(?:---\|)+$")):
+            await expect(guide.locator(tag)).to_have_count(len(re.findall(pattern, prose, re.MULTILINE)))
+        assert await guide.locator("ol[start]").count() == 0, "a line that begins with a status is no list"
+        assert not re.search(r"```|\]\(|\*\*", await guide.inner_text())
+        assert await board.page.locator("#guides a[aria-current]").count() == 1
+        for href in await guide.locator("a").evaluate_all("(all) => all.map((one) => one.getAttribute('href'))"):
+            page, _, anchor = href.partition("#")
+            if page:
+                assert (await board.at.call("GET", page, key=None)).status == 200, href
+            elif anchor:
+                assert await board.page.locator(f'[id="{anchor}"]').count() == 1, href
+        await board.audit(name)

@@ -1,0 +1,239 @@
+"""Many stacks at once: what is selected, the question before it, the progress after it; what needs attention, and why."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.async_api import ViewportSize, expect
+
+from stackd.web.pages import anchor
+from tests.harness import eventually
+from tests.ui.conftest import Board, Boards
+from tests.ui.test_create import PLAIN, templates
+
+pytestmark = pytest.mark.ui
+
+ROOT = Path(__file__).parents[2]
+TIMES = "\N{MULTIPLICATION SIGN}"
+SMALL: ViewportSize = {"width": 1280, "height": 720}
+SEEN = """() => [...document.querySelectorAll("tbody tr[data-id]")].map((e) => e.getBoundingClientRect())
+  .filter((box) => box.top >= document.querySelector("#table thead").getBoundingClientRect().bottom - 1 &&
+    box.bottom <= innerHeight).length"""
+IMAGES = {"1": ["nginx:stable", "registry.example/fail"], "2": ["registry.example/oom"] * 3, "10": ["nginx:stable"]}
+"""Team 2 is worse off than team 1; nothing is wrong with team 10."""
+
+
+async def teams(board: Board, count: int) -> dict[str, list[str]]:
+    """Create ``count`` stacks, alternately for team 0 and team 1; their ids by team."""
+    ids: dict[str, list[str]] = {"0": [], "1": []}
+    for number in range(count):
+        team = str(number % 2)
+        ids[team].append(await board.create(status="running", labels={"team": team}))
+    return ids
+
+
+async def test_delete_reaches_what_the_filter_shows_as_one_job_and_the_question_says_so(board: Board) -> None:
+    ids = await teams(board, 14)
+    await board.open()
+    await expect(board.rows).to_have_count(14)
+    newest, oldest = ids["1"][-1], ids["1"][0]
+    await board.page.keyboard.press("j")
+    await expect(board.row(newest)).to_be_focused()
+    await board.find().fill("team=0")
+    await board.page.keyboard.press("Escape")
+    await board.page.keyboard.press("x")
+    await expect(board.selection).to_be_hidden()  # keys do not select what is hidden, nor do ranges
+    await board.find().fill("team=1")
+    await board.row(newest).get_by_role("checkbox").click()
+    await board.row(oldest).get_by_role("checkbox").click(modifiers=["Shift"])
+    await board.button("Clear filters").click()
+    await expect(board.selection).to_contain_text("7 selected")
+    await board.button("running").click()
+    await board.at.call("POST", f"/stacks/{newest}/stop")
+    await expect(board.selection).to_contain_text("6 selected, 1 more is hidden by the filter")
+    await board.button("Clear filters").click()
+    await board.page.get_by_label("Select all that are shown").check()
+    await expect(board.selection).to_contain_text("14 selected")
+    await board.find().fill("team=0")  # as by typing, without Enter
+    await expect(board.selection).to_contain_text("7 selected, 7 more are hidden by the filter")
+    board.requests.clear()
+    await board.button("Delete 7…").click()
+    for text in ("Delete 7 stacks?", "team=0", "7 more are selected but hidden; they stay."):
+        await expect(board.dialog).to_contain_text(text)
+    await expect(board.dialog.locator(".details li")).to_have_count(7)
+    await board.confirm("Delete 7")
+    await expect(board.page.locator(".toast")).to_contain_text("7 deleted")
+    assert board.requests.count("/stacks/batch") == 1
+    assert set(await board.at.listed()) == set(ids["1"])
+    await board.button("Clear filters").click()
+    await expect(board.selection).to_contain_text("7 selected")
+
+
+async def test_many_need_their_number_typed(board: Board) -> None:
+    await teams(board, 14)
+    await board.open()
+    await expect(board.rows).to_have_count(14)
+    await board.page.get_by_label("Select all that are shown").check()
+    await board.button("Delete 14…").click()
+    await expect(board.dialog).to_contain_text("No filter is set")
+    go = board.dialog.get_by_role("button", name="Delete 14")
+    await expect(go).to_be_disabled()
+    await board.dialog.get_by_role("textbox").fill("13")
+    await expect(go).to_be_disabled()
+    await board.dialog.get_by_role("textbox").fill("14")
+    await go.click()
+    await expect(board.page.get_by_text("There are no stacks.")).to_be_visible()
+    await expect(board.selection).to_be_hidden()
+
+
+async def test_a_job_that_fails_shows_why_and_stays(boards: Boards) -> None:
+    async with boards(refused=None) as board:  # meanwhile /readyz says that the cluster is away
+        stack_id = await board.create()
+        await board.open()
+        await board.row(stack_id).get_by_role("checkbox").check()
+        await board.at.cluster.faults.refuse()
+        try:
+            await board.button("Delete 1…").click()
+            await board.confirm("Delete 1")
+            await expect(board.selection.locator(".errors")).to_contain_text(stack_id)
+            await expect(board.selection).to_contain_text("1 failed")
+            await board.selection.get_by_role("button", name="Close").click()
+            await expect(board.selection).to_be_hidden()
+        finally:
+            await board.at.cluster.faults.listen()
+
+
+async def unwell(board: Board) -> dict[str, list[str]]:
+    """Create the stacks of ``IMAGES``; their ids by team."""
+    ids: dict[str, list[str]] = {}
+    for team, images in IMAGES.items():
+        statuses = ["running" if image == "nginx:stable" else "failed" for image in images]
+        pairs = zip(images, statuses, strict=True)
+        ids[team] = [await board.create(image, status, labels={"team": team}) for image, status in pairs]
+    return ids
+
+
+async def test_what_needs_attention_is_listed_worst_first_with_the_reason(board: Board) -> None:
+    ids = await unwell(board)
+    await board.open()
+    attention = board.page.locator("#attention")
+    rows = attention.locator("tbody tr")
+    await expect(attention.locator("summary")).to_have_text(f"Needs attention: 4 stacks: team 2, 3 {TIMES} OOMKilled")
+    await attention.locator("summary").click()
+    await expect(rows.locator("th")).to_have_text(["2", "1"])
+    await board.page.reload()
+    await expect(rows.locator("th")).to_have_text(["2", "1"])
+    await board.audit("what needs attention")
+    why = rows.first.get_by_role("link", name=f"3 {TIMES} OOMKilled")
+    page, _, place = (await why.get_attribute("href") or "").partition("#")
+    assert f'id="{place}"' in (await board.at.call("GET", page, key=None)).text
+    await attention.get_by_role("button", name="Team", exact=True).click()
+    await expect(rows.locator("th")).to_have_text(["1", "2"])
+    await rows.last.get_by_title("Show 3 failed of team 2").click()
+    await expect(board.rows).to_have_count(3)
+    await attention.get_by_role("button", name="By node").click()
+    await rows.first.get_by_role("button", name="Select").click()
+    node = await rows.first.locator("th").inner_text()
+    here = [one for team in ids.values() for one in team if (await board.at.stack(one))["node_id"] == node]
+    await expect(board.selection).to_contain_text(f"{len(here)} selected")
+    await attention.get_by_role("button", name="By team").click()
+    await rows.locator("th", has_text="2").locator("..").get_by_role("button", name="Logs").click()
+    await expect(board.panel.locator("pre.log")).to_be_visible()
+
+
+async def test_groups_come_worst_first_and_many_are_extended_and_restarted_at_once(board: Board) -> None:
+    ids = await unwell(board)
+    await board.open()
+    await board.page.get_by_label("Group").select_option("label:team")
+    groups = board.page.locator("tr.group button")
+    await expect(groups).to_have_text(["team 2", "team 1", "team 10"])
+    await board.button("Close all").click()
+    await expect(board.rows).to_have_count(0)
+    await expect(groups).to_have_count(3)
+    await board.button("Open all").click()
+    await expect(board.rows).to_have_count(6)
+    before = {one: (await board.at.stack(one))["ttl_expires_at"] for team in ids.values() for one in team}
+    await board.page.get_by_label("Select all that are shown").check()
+    await board.button("Extend…").click()
+    await board.audit("the question about an extension")
+    await expect(board.dialog.get_by_label("By how much")).to_have_value("30m")
+    await board.page.keyboard.press("Enter")
+    await expect(board.page.locator(".toast")).to_contain_text("6 extended")
+    for stack_id, end in before.items():
+        assert (await board.at.stack(stack_id))["ttl_expires_at"] > end
+    await board.page.locator("#attention summary").click()
+    await board.button("Restart 3…").click()
+    await expect(board.dialog).to_contain_text("Restart 3 stacks?")
+    await board.confirm("Restart 3")
+    await expect(board.page.locator(".toast").last).to_contain_text("3 restarted")
+    for stack_id in ids["2"]:
+        events = (await board.at.call("GET", f"/stacks/{stack_id}/timeline")).json["events"]
+        assert [each["kind"] for each in events].count("restart_requested") == 1
+
+
+async def test_activity_says_who_did_what_to_how_many_and_leads_to_the_stack(board: Board) -> None:
+    ids = [await board.create(status="running", labels={"team": team}) for team in ("7", "8")]
+    await board.open()
+    for verb, status in (("Stop", "stopped"), ("Start", "running")):
+        await board.page.get_by_label("Select all that are shown").check()
+        await board.button(f"{verb}…", exact=True).click()
+        await board.confirm(f"{verb} 2")
+        for stack_id in ids:
+            await board.at.until_status(stack_id, status)
+            await expect(board.row(stack_id)).to_have_attribute("data-status", status)
+    reply = await board.at.call("POST", "/stacks/batch", {"action": "extend", "ttl": "30m", "stack_ids": ids})
+    path = f"/stacks/batch/{reply.json['job_id']}"
+
+    async def finished() -> bool:
+        return bool((await board.at.call("GET", path)).json["status"] == "completed")
+
+    await eventually(finished)
+    await board.at.call("POST", f"/stacks/{ids[0]}/stop")
+    await board.button("Activity").click()
+    entries = board.dialog.locator("li")
+    await expect(entries.first).to_contain_text(f"stop team=7 {ids[0]}")
+    await expect(entries.nth(1)).to_contain_text("extend 30m 2 stacks 2 done")
+    await board.audit("the activity")
+    find = board.dialog.get_by_label("Find by key")
+    await find.fill("create team=8")
+    await expect(entries).to_have_count(1)
+    await find.fill("nobody")
+    await expect(board.dialog).to_contain_text("Nothing like this was asked for.")
+    await find.fill(ids[1])
+    await entries.filter(has_text="create").get_by_role("button", name=ids[1]).click()
+    await expect(board.panel.get_by_role("heading", name=ids[1])).to_be_visible()
+
+
+async def test_an_image_that_cannot_be_pulled_is_more_than_creating(boards: Boards) -> None:
+    async with boards({"STACKD_STACKS__IMAGE_PULL_GRACE": "1h"}) as board:
+        stack_id = await board.create("registry.invalid/none:1")
+        await board.open()
+        await expect(board.row(stack_id).locator(".status")).to_have_text("cannot pull")
+        await expect(board.row(stack_id)).to_have_attribute("data-status", "creating")
+        await expect(board.page.locator("#attention summary")).to_contain_text("Needs attention: 1 stack")
+
+
+async def test_ten_rows_are_seen_on_a_small_screen_with_nine_templates(boards: Boards, tmp_path: Path) -> None:
+    names = [f"challenge_{number}" for number in range(9)]
+    async with boards(templates(tmp_path, **dict.fromkeys(names, PLAIN)), viewport=SMALL) as board:
+        for number in range(40):
+            await board.at.create({"template": f"challenge-{number % 9}", "labels": {"team": str(number)}})
+        await board.open()
+        await expect(board.page.locator("#templates button")).to_have_count(9)
+        await eventually(lambda: board.page.evaluate(SEEN))
+        assert await board.page.evaluate(SEEN) >= 10
+        await board.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        for place in ("#find", "#table thead"):
+            await expect(board.page.locator(place)).to_be_in_viewport(ratio=1)
+        assert await board.page.evaluate("document.documentElement.scrollWidth") <= SMALL["width"]
+
+
+def test_each_reason_leads_to_an_entry_of_the_guide() -> None:
+    script = (ROOT / "stackd/web/static/dashboard/trouble.js").read_text()
+    entries = script[script.index("const PULL") : script.index("/** Where the guide")]
+    places = [text for text in re.findall(r'"([^"]+)"', entries) if "-" in text]
+    headings = re.findall(r"^#+ (.*)$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(places) > 8
+    assert set(places) | {"a-stack-does-not-run"} <= {anchor(heading) for heading in headings}

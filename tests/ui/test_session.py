@@ -1,0 +1,323 @@
+"""The key, which a browser keeps only in its open tabs; figures that are true or unknown; what the page says of faults."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from playwright.async_api import Page, Route, expect
+
+from stackd.embedded.resources import PODS
+from stackd.keys import ApiKey, digest
+from tests.harness import KEY, eventually, seed
+from tests.ui.conftest import Board, Boards
+
+pytestmark = pytest.mark.ui
+
+TENANT = "sk-tenant-0123456789abcdef0123456789"
+STORED = "() => [Object.values(sessionStorage), Object.values(localStorage), document.cookie, location.href]"
+SEE = """(hidden) => {
+  Object.defineProperty(document, "hidden", { value: hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+WRITES = re.compile(r"^(New stack|Extend|Restart|Start|Stop|Delete|Select)( \d+)?…?$")
+COLOUR = "(e) => getComputedStyle(e).color"
+MANY = 14
+
+
+async def another(board: Board) -> Page:
+    """Another tab of the same browser."""
+    page = await board.page.context.new_page()
+    await page.goto(board.url + "/dashboard")
+    return page
+
+
+async def keeps_the_key_to_itself(board: Board, page: Page) -> None:
+    session, local, cookie, address = await page.evaluate(STORED)
+    assert session == [KEY]
+    assert KEY not in f"{local}{cookie}{address}{board.requests}"
+
+
+async def test_one_signs_in_once_for_all_tabs_and_the_key_is_gone_with_the_last_one(board: Board) -> None:
+    stack_id = await board.create()
+    waiting = await another(board)
+    await expect(waiting.get_by_label("API key")).to_be_visible()
+    await board.open()
+    await keeps_the_key_to_itself(board, board.page)
+    await board.page.reload()
+    await expect(board.row(stack_id)).to_be_visible()
+    await expect(waiting.locator("#link")).to_have_attribute("data-state", "live")
+    later = await another(board)
+    await expect(later.locator(f'tr[data-id="{stack_id}"]')).to_be_visible()
+    await keeps_the_key_to_itself(board, later)
+    await later.get_by_role("button", name="Forget key").click()
+    await expect(later.get_by_label("API key")).to_be_focused()
+    for page in (board.page, waiting, later):
+        await expect(page.get_by_label("API key")).to_be_visible()
+        assert (await page.evaluate(STORED))[0] == []
+    await expect(board.page.locator("#login-error")).to_have_text("The key was forgotten in another tab.")
+    await expect(board.rows).to_have_count(0)
+    await board.open()
+    blank = await board.page.context.new_page()
+    for page in (board.page, waiting, later):
+        await page.close()
+    await blank.goto(board.url + "/dashboard")
+    await expect(blank.get_by_label("API key")).to_be_visible()
+
+
+async def test_a_key_that_is_refused_is_handed_to_nobody_and_brings_the_login_back(boards: Boards) -> None:
+    async with boards(refused={"401"}) as board:
+        tried = asyncio.Event()
+
+        async def slow(route: Route) -> None:
+            await tried.wait()
+            await route.continue_()
+
+        await board.page.route("**/stats", slow)
+        await board.open("wrong", live=False)
+        other = await another(board)
+        await expect(other.get_by_label("API key")).to_be_visible()
+        tried.set()
+        error = board.page.get_by_role("alert").filter(has_text="the API key is not valid")
+        await expect(error).to_be_visible()
+        await expect(board.page.get_by_label("API key")).to_be_focused()
+        for page in (board.page, other):
+            assert (await page.evaluate(STORED))[0] == []
+        await board.open()
+        board.at.put_keys_in_force()
+        await expect(error).to_be_visible()
+
+
+async def test_where_no_key_is_needed_none_is_asked_for(boards: Boards) -> None:
+    async with boards({"STACKD_AUTH__ENABLED": "false"}) as board:
+        await board.page.goto(board.url + "/dashboard")
+        await board.is_live()
+        await expect(board.page.get_by_label("API key")).to_be_hidden()
+
+
+async def test_a_key_sees_and_may_do_what_its_scope_allows(board: Board) -> None:
+    admin = board.at.config.auth.keys
+    tenant = ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"})
+    stack_id = await board.create(status="running", ttl="5m")
+    board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in admin), tenant)
+    await board.open()
+    await board.page.locator("#attention summary").click()
+    await expect(board.page.locator("#attention tbody tr")).to_have_count(1)
+    await board.row(stack_id).get_by_role("checkbox").check()
+    await expect(board.selection).to_contain_text("1 selected")
+    await board.open_panel(stack_id)
+    await expect(board.page.get_by_role("button", name=WRITES)).to_have_count(0)
+    await board.page.keyboard.press("n")
+    await expect(board.dialog).to_have_count(0)
+    board.at.put_keys_in_force(*admin, tenant)
+    await board.page.reload()
+    await expect(board.panel.get_by_role("button", name="Delete")).to_be_visible()
+    await board.button("Forget key").click()
+    mine = (await board.at.call("POST", "/stacks", seed(), TENANT)).json["stack_id"]
+    await board.open(TENANT)
+    await expect(board.rows).to_have_count(1)
+    await board.open_panel(mine)
+    await expect(await board.open_part("Timeline")).to_contain_text("accepted")
+    await board.panel.get_by_role("button", name="Delete").click()
+    await board.confirm("Delete")
+    await expect(board.rows).to_have_count(0)
+    assert await board.at.listed() == [stack_id]
+
+
+async def test_a_standby_says_where_the_owner_is(boards: Boards) -> None:
+    async with boards(refused={"503"}) as board:
+
+        async def elsewhere(route: Route) -> None:
+            await route.fulfill(json={"role": "standby", "owner": "vm1.example", "asked_for_by": ""})
+
+        async def refused(route: Route) -> None:
+            await route.fulfill(status=503, json={"error": "vm1.example owns the stacks"})
+
+        await board.page.route("**/owner", elsewhere)
+        await board.page.route("**/stats", refused)
+        await board.open(live=False)
+        link = board.page.get_by_role("alert").get_by_role("link", name="vm1.example")
+        await expect(link).to_have_attribute("href", f"http://vm1.example:{board.at.port}/dashboard")
+        await board.page.unroute("**/stats")
+        await board.page.keyboard.press("Enter")
+        await expect(board.page.locator("#owner")).to_have_text("owner vm1.example")
+
+
+# ---- figures: no false zeros, no false bars
+
+
+async def test_the_first_line_counts_and_says_what_fits_and_has_no_zeros_before_that(boards: Boards) -> None:
+    async with boards(refused={"503"}) as board:
+        ids = [await board.create(status="running") for _ in range(3)]
+        await board.at.call("POST", f"/stacks/{ids[0]}/stop")
+        arrived, glance = asyncio.Event(), board.page.locator("#glance")
+
+        async def slow(route: Route) -> None:
+            await arrived.wait()
+            await route.continue_()
+
+        async def refused(route: Route) -> None:
+            await route.fulfill(status=503, json={"error": "not now"})
+
+        for path in ("**/stacks?*", "**/capacity?*"):
+            await board.page.route(path, slow)
+        await board.open(live=False)
+        await expect(board.page.locator("#loading")).to_be_visible()
+        await expect(glance).to_contain_text("… stacks")
+        text = await glance.inner_text()
+        assert not any(character.isdigit() for character in text), text
+        assert await board.page.locator("#count").text_content() == ""
+        await board.audit("waiting")
+        arrived.set()
+        await board.rows.first.wait_for()
+        assert await board.page.locator("#count").text_content() == "3 stacks"
+        await expect(board.page.get_by_role("status").filter(has_text="3 stacks")).to_have_count(1)
+        await expect(board.page.locator("#loading")).to_be_hidden()
+        await expect(glance.locator("[data-status=running]")).to_have_text("2running")
+        await expect(glance.locator("[data-status=stopped]")).to_have_text("1stopped")
+        await expect(glance).to_contain_text("1,764 more fit, limited by ports")
+        await board.create(status="running")
+        await expect(glance.locator("[data-status=running]")).to_have_text("3running")
+        await expect(glance).to_contain_text("1,763 more fit", timeout=8_000)
+        await board.page.route("**/capacity?*", refused)
+        await board.page.reload()
+        await expect(glance).to_contain_text("what is free is unknown")
+
+
+async def test_while_the_daemon_is_away_the_last_figures_are_grey_with_their_age(boards: Boards) -> None:
+    async with boards(gated=True) as board:
+        stack_id = await board.create(status="running")
+        await board.open()
+        glance, notice = board.page.locator("#glance"), board.page.locator("#away")
+        await expect(glance).to_contain_text("more fit")
+        status = board.row(stack_id).locator(".status")
+        live = await status.evaluate(COLOUR)
+        board.requests.clear()
+        await board.way.shut()
+        second = await board.at.create()
+        await expect(notice).to_contain_text("stackd does not answer")
+        await expect(notice).to_contain_text("ago")
+        assert await status.evaluate(COLOUR) != live
+        await expect(board.row(stack_id)).to_be_visible()
+        await expect(glance).to_contain_text("more fit")
+        await board.audit("away")
+        await board.way.open()
+        await expect(notice).to_be_hidden()
+        assert await status.evaluate(COLOUR) == live
+        await expect(board.row(second["stack_id"])).to_be_visible()
+        assert any(url.startswith("/events") for url in board.requests)
+        assert not [url for url in board.requests if url.startswith("/stacks?")], "a cut stream goes on where it was"
+
+
+async def test_it_connects_again_at_once_when_told_and_within_seconds_after_a_long_absence(boards: Boards) -> None:
+    async with boards(gated=True) as board:
+        await board.page.clock.install()
+        await board.open()
+        await board.way.shut()
+        await expect(board.page.locator("#away")).to_be_visible()
+        for _ in range(6):
+            before = len(board.requests)
+            await board.page.clock.run_for(5_000)
+            await eventually(lambda before=before: len(board.requests) > before)  # type: ignore[misc]
+        await board.way.open()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await board.is_live()
+        assert loop.time() - began < 10
+        await board.way.shut()
+        await expect(board.page.locator("#away")).to_be_visible()
+        await board.page.clock.pause_at(await board.page.evaluate("Date.now() + 1"))
+        # by the time this request has failed, a try of the page that was under way has failed, too
+        await board.page.evaluate("fetch('/healthz').catch(() => null)")
+        tried = len(board.requests)
+        await board.way.open()
+        await board.button("Retry now").click()
+        await eventually(lambda: any(url.startswith("/events") for url in board.requests[tried:]))
+        await board.page.clock.resume()
+        await board.is_live()
+
+
+async def test_a_daemon_that_accepts_and_does_not_answer_is_away_and_a_hidden_tab_gives_its_stream_back(
+    boards: Boards,
+) -> None:
+    async with boards() as board:
+        await board.page.clock.install()
+        await board.open()
+        unanswered: list[Route] = []
+
+        async def silent(route: Route) -> None:
+            unanswered.append(route)
+
+        for path in ("**/readyz", "**/events?*"):
+            await board.page.route(path, silent)
+        await board.page.clock.run_for(5_000)
+        await eventually(lambda: bool(unanswered))
+        await board.page.clock.run_for(10_000)
+        await expect(board.page.locator("#away")).to_contain_text("stackd does not answer")
+        for path in ("**/readyz", "**/events?*"):
+            await board.page.unroute(path)
+        await board.is_live()
+        await board.at.until_metric("stackd_event_streams", 1)
+        await board.page.evaluate(SEE, True)
+        await board.page.clock.run_for(21_000)
+        stack = await board.at.create()  # the daemon notices that a client has gone only when it sends something
+        await board.at.until_metric("stackd_event_streams", 0)
+        await board.page.evaluate(SEE, False)
+        await expect(board.row(stack["stack_id"])).to_be_visible()
+        await board.at.until_metric("stackd_event_streams", 1)
+
+
+# ---- banners
+
+
+async def test_a_brake_shows_what_it_holds_back_and_can_be_released(boards: Boards) -> None:
+    async with boards(refused={"503"}) as board:
+        ids = [await board.create(status="running") for _ in range(MANY)]
+        await board.open()
+        cluster = board.at.cluster
+        await cluster.faults.refuse()
+        for stack_id in ids:  # all at once: the daemon learns of it from the list after a cut connection
+            cluster.store.remove(cluster.store.of(PODS).get("stacks", stack_id))
+        cluster.faults.compact()
+        await cluster.faults.listen()
+        banner = board.page.locator(".banner.brake")
+        await expect(banner).to_contain_text(f"{MANY} stacks would be ended")
+        await banner.get_by_role("button", name="What would be done?").click()
+        await expect(board.dialog).to_contain_text("What reconciliation would do")
+        await board.page.keyboard.press("Escape")
+        await banner.get_by_role("button", name="Release").click()
+        await expect(board.dialog).to_contain_text(f"{MANY} stacks are held back")
+        await expect(board.dialog.get_by_role("button", name="Release")).to_be_disabled()
+        await board.dialog.get_by_label("Type").fill(str(MANY))
+        await board.confirm("Release")
+        await expect(board.page.locator(".toast")).to_contain_text(f"{MANY} stacks are released")
+        await expect(banner).to_have_count(0)
+        for stack_id in ids:
+            await board.at.until_status(stack_id, "stopped")
+
+
+async def test_a_banner_says_that_another_cluster_answers_and_goes_when_the_right_one_is_back(boards: Boards) -> None:
+    other = (
+        '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"}}'
+    )
+    async with boards(refused={"503"}) as board:
+        await board.open()
+        banner = board.page.locator("#banners .banner")
+        board.at.cluster.faults.add_fault(action="reply", code=200, body=other, verb="get", name="kube-system")
+        board.at.doubt()
+        await expect(banner).to_contain_text("the file belongs to the cluster with kube-system uid")
+        board.at.cluster.faults.clear()
+        board.at.doubt()
+        await expect(banner).to_have_count(0)
+
+
+async def test_without_a_free_stream_the_list_is_read_again_and_again(boards: Boards) -> None:
+    async with boards({"STACKD_LIMITS__EVENT_STREAMS": "1"}, refused={"503"}) as board:
+        stream = await board.at.session.get(board.at.url + "/events", headers={"X-API-KEY": KEY})
+        assert stream.status == 200
+        await board.open(live=False)
+        await board.is_live("polling")
+        stack = await board.at.create()
+        await expect(board.row(stack["stack_id"])).to_be_visible()
+        stream.close()
