@@ -9,15 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from tests.package.debian import build, commit_time, ran, uncompressed, why_not
-from tests.ports import free_port
-from tests.systemd.machine import Machine, Ran, boot, box, power_off
-from tests.systemd.service import Service
+from tests.systemd.machine import Machine, Ran, booted, box
+from tests.systemd.service import Service, on
 
-VERDICTS = "test_contents.py"
+VERDICTS = "test_verdicts.py"
 SECONDS = 400
 """A time limit for tests; the first one also builds the package."""
 
@@ -29,7 +27,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Built:
-    """The package; if a test needs them, also a second build in another place, and lintian's result."""
+    """The package; if a test needs them, also a second build ``elsewhere``, and lintian's result."""
 
     deb: Path
     commit_time: int
@@ -62,31 +60,27 @@ def deb(built: Built) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plain_and_newer(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def packages(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The package and a newer one, uncompressed."""
     return uncompressed(deb, tmp_path_factory.mktemp("uncompressed"))
 
 
 @pytest.fixture(scope="session")
-def newer(plain_and_newer: tuple[Path, Path]) -> Path:
-    return plain_and_newer[1]
+def newer(packages: tuple[Path, Path]) -> Path:
+    return packages[1]
 
 
 @pytest.fixture(scope="session")
-def machine(
-    deb: Path, plain_and_newer: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Machine]:
-    """A machine with the package as it was built in ``/as-built``; in ``/``, the same and a newer one, uncompressed."""
-    made = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
-    (made.files / "as-built").mkdir()
-    shutil.copy(deb, made.files / "as-built")
-    for package in plain_and_newer:
-        shutil.copy(package, made.files)
-    boot(made)
-    try:
-        made.must("rm", "-f", "/usr/sbin/policy-rc.d")  # it keeps packages in containers from starting services
-        yield made
-    finally:
-        power_off(made)
+def machine(deb: Path, packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with the package as it was built in ``/as-built``, and the uncompressed ones in ``/``."""
+    machine = box(tmp_path_factory.mktemp("package") / f"package-{os.getpid()}")
+    (machine.files / "as-built").mkdir()
+    shutil.copy(deb, machine.files / "as-built")
+    for package in packages:
+        shutil.copy(package, machine.files)
+    with booted(machine):
+        machine.must("rm", "-f", "/usr/sbin/policy-rc.d")  # it keeps packages in containers from starting services
+        yield machine
 
 
 @pytest.fixture
@@ -94,14 +88,7 @@ async def service(machine: Machine, deb: Path, tmp_path: Path) -> AsyncIterator[
     """stackd installed on a machine without a trace of it; only its ports differ from the default configuration."""
     machine.must("dpkg", "--purge", "stackd")
     machine.must("dpkg", "--install", f"/{deb.name}")
-    # with keep-alive connections, each stop could wait one second for a last request
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-        service = Service(
-            machine=machine, folder=tmp_path, api_port=free_port(), cluster_port=free_port(), session=session
-        )
+    async with on(machine, tmp_path) as service:
         edit = f"[server]\nport = {service.api_port}\n[stacks]\nrequire_ingress_network_policy = false\n"
         machine.must("tee", "-a", "/etc/stackd/config.toml", stdin=edit)
         yield service
-        await service.try_to("systemctl", "stop", "stackd.service")
-        if service.cluster is not None:
-            await service.cluster.stop()

@@ -43,11 +43,15 @@ def ran(*command: str, env: dict[str, str] | None = None) -> Ran:
     return Ran(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
+def run(*command: str) -> str:
+    """The output of a command, which must succeed."""
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+
+
 def commit_time() -> int:
     """The time of the last commit that changed a file; without a history, the time that the build uses instead."""
-    command = ["git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", "."]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return int(done.stdout.strip() or (ROOT / "pyproject.toml").stat().st_mtime)
+    done = ran("git", "-C", str(ROOT), "log", "-1", "--format=%ct", "--", ".")
+    return int(done.out.strip() or (ROOT / "pyproject.toml").stat().st_mtime)
 
 
 def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
@@ -56,13 +60,14 @@ def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
     The later version has another default configuration, and a later format of the state file.
     """
     tree = folder / "tree"
-    subprocess.run(["dpkg-deb", "--raw-extract", str(deb), str(tree)], check=True, timeout=100)
+    run("dpkg-deb", "--raw-extract", str(deb), str(tree))
     plain = _packed(tree, folder / deb.name)
-    control = tree / "DEBIAN/control"
-    version = field(deb, "Version")
-    control.write_text(control.read_text().replace(f"Version: {version}", f"Version: {NEWER}"))
-    preinst = tree / "DEBIAN/preinst"
-    preinst.write_text(preinst.read_text().replace("\nformats=", "\nformats=1"))
+    for name, before, after in (
+        ("control", f"Version: {field(deb, 'Version')}", f"Version: {NEWER}"),
+        ("preinst", "\nformats=", "\nformats=1"),
+    ):
+        file = tree / "DEBIAN" / name
+        file.write_text(file.read_text().replace(before, after))
     with (tree / "etc/stackd/config.toml").open("a") as config:
         config.write("# a new default\n")
     newer = _packed(tree, folder / f"stackd_{NEWER}.deb")
@@ -71,16 +76,10 @@ def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
 
 
 def _packed(tree: Path, deb: Path) -> Path:
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(deb)]
-    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    run("dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(deb))
     return deb
 
 
 def field(deb: Path, name: str) -> str:
     """A field of the package's control file."""
     return run("dpkg-deb", "--field", str(deb), name).strip()
-
-
-def run(*command: str) -> str:
-    """The output of a command, which must succeed."""
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout

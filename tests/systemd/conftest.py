@@ -6,12 +6,10 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 
-from tests.ports import free_port
-from tests.systemd.machine import HOST_VARIABLE, Machine, boot, box, host, install, power_off, why_not
-from tests.systemd.service import Service
+from tests.systemd.machine import HOST_VARIABLE, Machine, booted, box, install, why_not
+from tests.systemd.service import Service, on
 
 SECONDS = 300
 pytestmark = pytest.mark.systemd
@@ -27,38 +25,25 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     reason = why_not()
     if reason:
         pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("systemd")
     if os.environ.get(HOST_VARIABLE) == "1":
-        install(Path("/"))
-        yield host()
+        install(Path("/"), folder)
+        yield Machine(enter=(), environment={}, files=Path("/"))
         return
-    folder = tmp_path_factory.mktemp("systemd") / f"stackd-{os.getpid()}"
-    made = box(folder)
-    install(made.files)
-    boot(made)
-    try:
-        made.must("systemd-sysusers")
-        made.must("systemd-tmpfiles", "--create", "stackd.conf")
-        yield made
-    finally:
-        power_off(made)
-
-
-@pytest.fixture(scope="session")
-def ports() -> tuple[int, int]:
-    return free_port(), free_port()
+    machine = box(folder / f"stackd-{os.getpid()}")
+    install(machine.files, folder)
+    with booted(machine):
+        machine.must("systemd-sysusers")
+        machine.must("systemd-tmpfiles", "--create", "stackd.conf")
+        yield machine
 
 
 @pytest.fixture
-async def bare(machine: Machine, ports: tuple[int, int], tmp_path: Path) -> AsyncIterator[Service]:
+async def bare(machine: Machine, tmp_path: Path) -> AsyncIterator[Service]:
     """stackd installed and configured, without credentials and without a cluster."""
-    # with keep-alive connections, each stop could wait one second for a last request
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-        service = Service(machine=machine, folder=tmp_path, api_port=ports[0], cluster_port=ports[1], session=session)
+    async with on(machine, tmp_path) as service:
         await service.fresh()
         yield service
-        await service.try_to("systemctl", "stop", "stackd.service")
-        if service.cluster is not None:
-            await service.cluster.stop()
 
 
 @pytest.fixture

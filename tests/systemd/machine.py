@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SDBOX_VARIABLE = "STACKD_TEST_SDBOX"
@@ -63,12 +64,6 @@ class Machine:
         lines = self.must("systemctl", "show", unit, *(f"--property={name}" for name in properties)).splitlines()
         return dict(line.split("=", 1) for line in lines)
 
-    def journal(self, *matches: str) -> list[dict[str, Any]]:
-        """Records of the journal, oldest first."""
-        self.must("journalctl", "--sync")
-        out = self.must("journalctl", "--no-pager", "--output=json", "--all", *matches)
-        return [json.loads(line) for line in out.splitlines()]
-
 
 def sdbox() -> Path | None:
     """The path of the tool: from the environment, or beside the checkout."""
@@ -101,36 +96,35 @@ def box(folder: Path) -> Machine:
     return Machine(enter=(str(tool), "exec"), environment=environment, files=folder / "files")
 
 
-def host() -> Machine:
-    """This host as a machine."""
-    return Machine(enter=(), environment={}, files=Path("/"))
-
-
-def boot(machine: Machine) -> None:
-    """Start a box."""
+@contextmanager
+def booted(machine: Machine) -> Iterator[Machine]:
+    """The box while it runs; its files are deleted afterwards."""
     environment = {**os.environ, **machine.environment}
-    subprocess.run([machine.enter[0], "boot"], env=environment, check=True, capture_output=True, timeout=60)
+    try:
+        subprocess.run([machine.enter[0], "boot"], env=environment, check=True, capture_output=True, timeout=60)
+        yield machine
+    finally:
+        subprocess.run([machine.enter[0], "stop"], env=environment, check=True, capture_output=True, timeout=60)
+        shutil.rmtree(machine.files.parent, ignore_errors=True)
 
 
-def power_off(machine: Machine) -> None:
-    """Stop a box, and delete its files."""
-    environment = {**os.environ, **machine.environment}
-    subprocess.run([machine.enter[0], "stop"], env=environment, check=True, capture_output=True, timeout=60)
-    shutil.rmtree(machine.files.parent, ignore_errors=True)
-
-
-def install(destination: Path, *, wheel: Path | None = None) -> None:
-    """Run ``make install``, into a folder unless that is ``/``."""
+def install(destination: Path, folder: Path) -> None:
+    """Build a wheel in ``folder``, and run ``make install`` with it, into a folder unless that is ``/``."""
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "stackd", source / "stackd", ignore=shutil.ignore_patterns("__pycache__"))
+    pip = (sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation")
+    _must(*pip, "--wheel-dir", str(folder), str(source))
+    (wheel,) = folder.glob("stackd-*.whl")
     destdir = "" if destination == Path("/") else str(destination)
-    command = ["make", "-C", str(ROOT), "--no-print-directory", "install", f"DESTDIR={destdir}"]
-    done = subprocess.run(
-        command + ([f"WHEEL={wheel}"] if wheel else []),
-        env={
-            name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PYTHON", "VIRTUAL_ENV"))
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    _must("make", "-C", str(ROOT), "--no-print-directory", "install", f"DESTDIR={destdir}", f"WHEEL={wheel}")
+
+
+def _must(*command: str) -> None:
+    environment = {
+        name: os.environ[name] for name in os.environ if not name.startswith(("MAKE", "PYTHON", "VIRTUAL_ENV"))
+    }
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import aiohttp
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import new_key
 from tests.harness import Reply, eventually, fast_cluster, seed
+from tests.ports import free_port
 from tests.systemd.machine import Machine
 
 UNIT = "stackd.service"
@@ -32,9 +34,9 @@ class Service:
     folder: Path
     api_port: int
     cluster_port: int
+    session: aiohttp.ClientSession
     key: str = field(default_factory=lambda: new_key()[0], repr=False)
     cluster: EmbeddedCluster | None = None
-    session: aiohttp.ClientSession | None = None
 
     async def do(self, *command: str, stdin: str = "") -> str:
         """Run a command, which must succeed, without blocking the cluster that runs in this process."""
@@ -123,7 +125,6 @@ class Service:
 
     async def call(self, method: str, path: str, body: object = None, **options: Any) -> Reply:
         """Send one request to the API, with the key."""
-        assert self.session is not None
         headers = {"X-API-KEY": self.key, **options.pop("headers", {})}
         url = f"http://127.0.0.1:{self.api_port}{path}"
         async with self.session.request(method, url, json=body, headers=headers, **options) as answer:
@@ -143,10 +144,29 @@ class Service:
         stacks: list[dict[str, Any]] = reply.json["stacks"]
         return stacks
 
-    async def said(self, *matches: str) -> list[str]:
-        """The messages of the journal about this unit since the last ``fresh``."""
-        records = await asyncio.to_thread(self.machine.journal, *(matches or (f"--unit={UNIT}",)))
-        return [str(record["MESSAGE"]) for record in records]
+    async def journal(self, *matches: str) -> list[dict[str, Any]]:
+        """Records of the journal, oldest first."""
+        await self.do("journalctl", "--sync")
+        out = await self.do("journalctl", "--no-pager", "--output=json", "--all", *matches)
+        return [json.loads(line) for line in out.splitlines()]
+
+    async def messages(self, *matches: str) -> list[str]:
+        """The messages of the journal about this unit."""
+        return [str(record["MESSAGE"]) for record in await self.journal(*(matches or (f"--unit={UNIT}",)))]
+
+
+@asynccontextmanager
+async def on(machine: Machine, folder: Path) -> AsyncIterator[Service]:
+    """The service of a machine, with ports of its own; it is stopped at the end."""
+    # with keep-alive connections, each stop could wait one second for a last request
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+        service = Service(
+            machine=machine, folder=folder, api_port=free_port(), cluster_port=free_port(), session=session
+        )
+        yield service
+        await service.try_to("systemctl", "stop", UNIT)
+        if service.cluster is not None:
+            await service.cluster.stop()
 
 
 # ---- clients that read, create and delete all the time, and what they saw
@@ -158,48 +178,43 @@ CREATORS = 3
 
 @dataclass(slots=True)
 class Load:
-    """What the clients saw: responses by method and status, failures as texts, and the longest wait in seconds."""
+    """What the clients saw: methods and statuses, failures as texts, and the longest wait in seconds."""
 
-    answers: dict[tuple[str, int], int] = field(default_factory=dict)
+    answers: set[tuple[str, int]] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
     longest: float = 0.0
-    over: bool = False
+    ended: bool = False
 
 
 async def under_load(service: Service, meanwhile: Awaitable[None]) -> Load:
     """Keep the clients busy until ``meanwhile`` is done."""
-    load = Load()
-    first = await service.create()
-    url = f"http://127.0.0.1:{service.api_port}"
+    load, first = Load(), await service.create()
+    url = f"http://127.0.0.1:{service.api_port}/stacks"
+    body = json.dumps(seed()).encode()
     async with aiohttp.ClientSession(headers={"X-API-KEY": service.key}) as session, asyncio.TaskGroup() as group:
+
+        async def read(headers: dict[str, str]) -> None:
+            while not load.ended:
+                await _ask(load, session, "GET", f"{url}/{first['stack_id']}/status", headers=headers)
+                await asyncio.sleep(0.005)
+
+        async def create_and_delete() -> None:
+            while not load.ended:
+                stack = await _ask(load, session, "POST", url, data=body)
+                if "stack_id" in stack:
+                    await _ask(load, session, "DELETE", f"{url}/{stack['stack_id']}")
+
         for number in range(READERS):
-            fresh = number % 3 == 0
-            path = f"{url}/stacks/{first['stack_id']}/status"
-            group.create_task(_read(load, session, path, fresh=fresh))
+            group.create_task(read({} if number % 3 else {"Connection": "close"}))
         for _ in range(CREATORS):
-            group.create_task(_create_and_delete(load, session, url))
+            group.create_task(create_and_delete())
         await asyncio.sleep(0.3)
         try:
             await meanwhile
             await asyncio.sleep(0.3)
         finally:
-            load.over = True
+            load.ended = True
     return load
-
-
-async def _read(load: Load, session: aiohttp.ClientSession, path: str, *, fresh: bool) -> None:
-    headers = {"Connection": "close"} if fresh else {}
-    while not load.over:
-        await _ask(load, session, "GET", path, headers=headers)
-        await asyncio.sleep(0.005)
-
-
-async def _create_and_delete(load: Load, session: aiohttp.ClientSession, url: str) -> None:
-    body = json.dumps(seed()).encode()
-    while not load.over:
-        made = await _ask(load, session, "POST", f"{url}/stacks", data=body)
-        if made is not None and "stack_id" in made:
-            await _ask(load, session, "DELETE", f"{url}/stacks/{made['stack_id']}")
 
 
 async def _ask(load: Load, session: aiohttp.ClientSession, method: str, url: str, **options: Any) -> Any:
@@ -209,9 +224,9 @@ async def _ask(load: Load, session: aiohttp.ClientSession, method: str, url: str
             text = await answer.text()
     except (aiohttp.ClientError, OSError) as error:
         load.failures.append(f"{method}: {error!r}")
-        return None
+        return {}
     load.longest = max(load.longest, time.monotonic() - began)
-    load.answers[method, answer.status] = load.answers.get((method, answer.status), 0) + 1
+    load.answers.add((method, answer.status))
     if answer.status >= 400:
         load.failures.append(f"{method}: {answer.status}: {text}")
     return json.loads(text)

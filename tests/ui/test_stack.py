@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.async_api import Route, expect
 
-from tests.harness import request_for
+from tests.harness import eventually, request_for
 from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -29,7 +29,8 @@ PLACES = """() => [...document.querySelectorAll(".bar > *, main > .line, .filter
 
 
 async def reads_no_log(board: Board) -> None:
-    """Check that the page asks for no log during the next ten seconds."""
+    """Check that the page asks for no log during the next ten seconds, once what is under way has been sent."""
+    await board.page.evaluate("fetch('/docs').then(() => null)")
     before = len(board.requests)
     await board.page.clock.run_for(10_000)
     assert not [url for url in board.requests[before:] if "/logs" in url]
@@ -83,7 +84,9 @@ async def test_logs_are_followed_and_what_is_read_stays(board: Board) -> None:
     assert await log.evaluate("(e) => e.scrollTop") == 0
     await board.panel.get_by_label("Follow").uncheck()
     await reads_no_log(board)
+    before = len(board.requests)
     await board.panel.get_by_label("Follow").check()
+    await eventually(lambda: any("/logs" in url for url in board.requests[before:]))
     await board.page.keyboard.press("Escape")
     await expect(board.panel).to_be_hidden()
     await reads_no_log(board)
