@@ -107,6 +107,7 @@ async def test_setup_leads_from_the_package_to_a_first_stack_and_says_what_it_st
         other.bind(("127.0.0.1", service.api_port))
         other.listen()
         ran, results = await setup()
+        await service.do("systemctl", "stop", UNIT)  # it would be restarted as soon as the port is free
     assert (ran.code, str(service.api_port) in ran.out) == (1, True)
     assert results == dict.fromkeys(("key", "cluster", "kubeconfig", "nodes"), "done") | {"service": "failed"}
     assert "address already in use" in " ".join(ran.out.split())
