@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from stackd.clock import NANOSECONDS
 from stackd.model import Desired, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
@@ -51,14 +51,13 @@ class Pool:
 
     ``waits`` are its rows, the latest to become ready behind the others. ``making`` counts creates under way, whose rows
     may not exist yet.
-    ``unproven``: the stacks that came to run less than PROVEN_SECONDS ago, and when, in that order; ``crashed``: some
-    have ended by themselves, and none was proven since.
+    ``crashed_at``: when (nanoseconds) one of its stacks was last seen to have ended by itself; 0: none has, or another has
+    run for PROVEN_SECONDS since.
     """
 
     waits: dict[str, Stack] = field(default_factory=dict)
     making: int = 0
-    unproven: dict[str, float] = field(default_factory=dict)
-    crashed: bool = False
+    crashed_at: int = 0
     hits: int = 0
     misses: int = 0
     failures: int = 0
@@ -75,25 +74,24 @@ class Pool:
         """Do not fill the pool before ``until``, because of ``why``."""
         self.reason, self.not_before = why or self.reason, max(self.not_before, until)
 
-    def settle(self, now: float, digest: str) -> None:
-        """Forget earlier failures once the template has changed, and crashes once a stack has run for PROVEN_SECONDS."""
-        if self.digest != digest:
-            self.digest = digest
-            self.unproven.clear()
-            self._succeeded()
-        while self.unproven and now - next(iter(self.unproven.values())) >= PROVEN_SECONDS:
-            del self.unproven[next(iter(self.unproven))]
-            if self.crashed:
-                self._succeeded()
+    def settle(self, now: int, digest: str) -> None:
+        """Forget earlier failures once the template has changed, and crashes once a stack that came to run afterwards has
+        run for PROVEN_SECONDS; ``now`` in nanoseconds."""
+        proven = round(PROVEN_SECONDS * NANOSECONDS)
+        if self.digest != digest or any(now - row.updated_at >= proven for row in self.since_crash()):
+            self.succeeded()
+        self.digest = digest
 
-    def came_to_run(self, stack_id: str, now: float) -> None:
-        """A stack came to run: that ends the failures, unless earlier stacks came to run and then ended."""
-        self.unproven[stack_id] = now
-        if not self.crashed:
-            self._succeeded()
+    def since_crash(self) -> list[Stack]:
+        """The stacks of the template in force that came to run since the last crash, and run; none if there was none."""
+        rows = self.waits.values() if self.crashed_at else ()
+        return [
+            row for row in rows if is_ready(row) and row.digest == self.digest and row.updated_at >= self.crashed_at
+        ]
 
-    def _succeeded(self) -> None:
-        self.failures, self.reason, self.not_before, self.crashed = 0, "", 0.0, False
+    def succeeded(self) -> None:
+        """Forget the failures: a stack could be made."""
+        self.failures, self.reason, self.not_before, self.crashed_at = 0, "", 0.0, 0
 
 
 class Pools:
@@ -105,13 +103,12 @@ class Pools:
     ``preempting``  held from the choice of stacks for preemption until the intent to delete them is committed
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.by_name: dict[str, Pool] = {}
         self.asked_at = -math.inf
         self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
         self.news = asyncio.Event()
         self.preempting = asyncio.Lock()
-        self._now = now
         self._taken: set[str] = set()
 
     def of(self, name: str) -> Pool:
@@ -129,17 +126,10 @@ class Pools:
         after = after if after is not None and after.unassigned else None
         if before is not None:
             pool = self.of(before.template or "")
-            stays = after is not None and is_ready(after)
-            if not (stays and is_ready(before)):
+            if after is None or not (is_ready(before) and is_ready(after)):
                 pool.waits.pop(before.stack_id, None)
-            if not stays:
-                pool.unproven.pop(before.stack_id, None)
         if after is not None:
-            pool = self.of(after.template or "")
-            pool.waits[after.stack_id] = after
-            started = before is not None and before.status is StackStatus.CREATING
-            if started and after.status is StackStatus.RUNNING and after.digest == pool.digest:
-                pool.came_to_run(after.stack_id, self._now())
+            self.of(after.template or "").waits[after.stack_id] = after
         if before or after:
             self.news.set()
 

@@ -128,10 +128,10 @@ class Refill:
         context, pool = self._context, self._context.pools.of(name)
         now = context.clock.monotonic()
         if template is not None:
-            pool.settle(now, template.digest)  # failures of an earlier template do not count
+            pool.settle(context.wall_clock.now(), template.digest)
         work = work_for(pool, template)
         if work.failed:
-            pool.crashed = True
+            pool.crashed_at = context.wall_clock.now()
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         others = (*work.stale, *work.surplus)  # failed stacks at once, the others as fast as they are replaced
         if chosen := [row.stack_id for row in (*work.failing, *others[: self._allowed(len(others))])]:
@@ -157,8 +157,10 @@ class Refill:
         most = max(0, min(missing, at_once - self._making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
-            most = 0 if starting or (pool.crashed and pool.unproven) else min(1, most)
+            most = 0 if starting or pool.since_crash() else min(1, most)
         count = self._allowed(most)
+        if count and not pool.failures:
+            pool.reason = ""
         for _ in range(count):
             self._making += 1
             pool.making += 1
@@ -179,8 +181,8 @@ class Refill:
         )
         try:
             await make_unassigned(self._context, request)
-            if not pool.failures:
-                pool.reason = ""
+            if pool.failures and not pool.crashed_at:
+                pool.succeeded()
         except (NoRoom, NoNodePort, QuotaExceeded) as error:
             self._note_failure(pool, template.name, str(error), LONGEST_WAIT)
         except Unavailable as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import NANOSECONDS
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.assign import may_be_given
 from stackd.lifecycle.capacity import short_of
@@ -156,43 +157,36 @@ def test_a_node_that_goes_is_not_the_templates_fault() -> None:
     assert work_for(pool_of(*before), web()) == Work(missing=3, failing=tuple(before)), "the template has changed since"
 
 
-def test_a_pool_that_fails_is_tried_again_later_each_time_until_one_runs() -> None:
-    pools, pauses = Pools(), []
-    pool = pools.of("web-1")
-    pool.settle(0.0, "now")
+def test_a_pool_that_fails_is_tried_again_later_each_time() -> None:
+    pool, pauses = Pool(), []
     for _ in range(12):
         pool.failed("why", 0.0)
         pauses.append(pool.not_before)
     assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
     assert pauses[-1] == pauses[-2] == 300.0
-    pools.row_changed(waits(status=StackStatus.CREATING), waits())
-    assert (pool.failures, pool.reason, pool.not_before) == (0, "", 0.0)
+    pool.settle(NOW, "now")
+    assert (pool.failures, pool.reason, pool.not_before) == (0, "", 0.0), "the template has changed"
 
 
-def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while() -> None:
+PROVEN = round(PROVEN_SECONDS * NANOSECONDS)
+
+
+@pytest.mark.parametrize(
+    ("runs", "after", "proven"),
+    [
+        (waits(updated_at=NOW), PROVEN, True), (waits(updated_at=NOW), PROVEN - 1, False),
+        (waits(updated_at=NOW - 1), PROVEN, False),  # it ran before the crash
+        (waits(updated_at=NOW, digest="old"), PROVEN, False), (waits(updated_at=NOW, ended=True), PROVEN, False),
+        (waits(updated_at=NOW, status=StackStatus.CREATING), PROVEN, False),
+    ],
+)  # fmt: skip
+def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while(
+    runs: Stack, after: int, proven: bool
+) -> None:
     """A program may start, be ready, and exit a second later: being ready proves nothing then."""
-    now = 100.0
-    pools = Pools(lambda: now)
-    pool = pools.of("web-1")
-    pool.settle(0.0, "now")
-
-    def start(name: str) -> None:
-        pools.row_changed(waits(name, status=StackStatus.CREATING), waits(name))
-
-    pool.crashed = True
-    pool.failed("why", now)
-    start("ends")
-    now += PROVEN_SECONDS - 0.1
-    pools.row_changed(waits("ends"), waits("ends", status=StackStatus.FAILED, ended=True))
-    start("given")
-    pools.row_changed(waits("given"), stack(stack_id="given", template="web-1", digest="now"))
-    start("stays")
-    now += PROVEN_SECONDS - 0.1
-    pool.settle(now, "now")
-    assert (pool.failures, pool.reason) == (1, "why")
-    now += 0.1
-    pool.settle(now, "now")
-    assert (pool.failures, pool.reason, pool.not_before, pool.crashed) == (0, "", 0.0, False)
+    pool = replace(pool_of(runs), digest="now", crashed_at=NOW, failures=1, reason="why")
+    pool.settle(NOW + after, "now")
+    assert (pool.failures, pool.reason, pool.crashed_at) == ((0, "", 0) if proven else (1, "why", NOW))
 
 
 # ---- Which resources a create lacks when a quota has refused it
