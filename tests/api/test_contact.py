@@ -42,9 +42,7 @@ def at_port(port: int, folder: Path | None = None) -> EmbeddedCluster:
     return EmbeddedCluster(fast_cluster(port=port, state_path=folder and folder / "cluster"))
 
 
-async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_never_been_away(
-    vm: Machine, tmp_path: Path
-) -> None:
+async def test_when_the_right_cluster_is_back_everything_goes_on(vm: Machine, tmp_path: Path) -> None:
     async with at_port(0, tmp_path) as vm.cluster:
         at = await vm.start(server__shutdown_timeout="1s")
         port, kept, deleted = at.cluster.server.port, await at.running(), await at.running()
@@ -63,9 +61,7 @@ async def test_when_the_right_cluster_is_back_everything_goes_on_as_if_it_had_ne
             await vm.stop()
 
 
-async def test_on_the_wrong_cluster_nothing_is_created_and_what_was_seen_of_it_ends_nothing(
-    vm: Machine, tmp_path: Path
-) -> None:
+async def test_on_the_wrong_cluster_nothing_is_created_or_ended(vm: Machine, tmp_path: Path) -> None:
     async with at_port(0, tmp_path) as vm.cluster:
         stack_id = await (await vm.start()).running()
         await vm.stop()
@@ -113,9 +109,7 @@ async def test_a_doubt_that_comes_while_the_cluster_is_being_asked_is_not_answer
     assert at.counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second doubt"
 
 
-async def test_a_cluster_that_hangs_when_it_is_asked_who_it_is_shows_before_the_call_ends(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hanging_identity_shows_before_the_call_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
     at.give_kubernetes(attempt_timeout=0.5)
     at.faults.add_fault(action="hang", verb="get", name="kube-system")
@@ -135,9 +129,7 @@ as_old = pytest.mark.stackd(token=OLD.token, admin=NEW.token)
 
 @with_users
 @as_old
-async def test_refused_credentials_are_said_until_new_ones_are_there_and_nothing_is_missed_meanwhile(
-    at: Harness, tmp_path: Path
-) -> None:
+async def test_refused_credentials_show_until_new_ones_are_there(at: Harness, tmp_path: Path) -> None:
     stack_id = await at.running()
     at.faults.expire_token(OLD.token)
     reply = await at.refused(503, "", "/stacks", seed())
@@ -177,9 +169,7 @@ async def test_a_create_asks_for_its_pod_before_it_says_that_no_node_took_it(at:
 
 
 @pytest.mark.stackd(stacks__scheduling_timeout="500ms")
-async def test_a_proxy_that_holds_back_what_watches_say_is_reported_until_it_does_no_more(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_proxy_that_holds_back_watches_is_reported(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each watch opens but sends nothing."""
     monkeypatch.setattr("stackd.kube.watch.MISSED_SECONDS", 0.3)
     at.faults.add_fault(action="mute", verb="watch")
@@ -200,7 +190,7 @@ async def test_a_proxy_that_holds_back_what_watches_say_is_reported_until_it_doe
 # ---- the API server accepts requests, keeps all connections open, and sends nothing any more
 
 
-async def test_a_silent_api_server_shows_within_seconds_and_so_does_its_return(
+async def test_a_silent_api_server_and_its_return_show(
     at: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
@@ -238,9 +228,7 @@ async def test_a_slow_api_server_is_not_a_silent_one(at: Harness) -> None:
     assert await at.metric("stackd_kubernetes_answers") == 1
 
 
-async def test_when_the_api_server_answers_again_what_was_put_off_is_done_at_once(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stackd.kube.watch.Backoff", lambda **_: Backoff(first=2.0, most=60.0))
     monkeypatch.setattr("stackd.lifecycle.worker.RETRIES", RetryPolicy(first=30.0, longest=30.0))
     at = await vm.start()
@@ -357,9 +345,7 @@ async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(vm: Machine)
 
 
 @pytest.mark.parametrize("verb", ["get", "list"])
-async def test_once_a_try_to_see_the_cluster_has_failed_nobody_waits_and_the_answer_says_why(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
+async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
     """Missing rights fail the first try at once: nothing is tried again for long."""
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 60.0)
     message = f'pods is forbidden: User "u" cannot do it: cannot {verb} resource "x"'

@@ -74,9 +74,7 @@ async def test_no_stack_is_ended_for_want_of_a_pod_unless_kubernetes_says_that_i
 # ---- removed labels
 
 
-async def test_labels_that_were_taken_off_many_pods_at_once_trip_no_brake(
-    at: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_labels_taken_off_many_pods_trip_no_brake(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     stacks = await asyncio.gather(*(at.running() for _ in range(15)))
     no_instance = {"metadata": {"labels": {"stackd.io/instance": None}}}
     await asyncio.gather(*(at.patch("pods", stack_id, no_instance) for stack_id in stacks))
@@ -108,9 +106,7 @@ async def test_a_pod_without_labels_that_a_restart_has_left_is_found_again(at: H
         assert not await at.objects("pods")
 
 
-async def test_a_pod_off_which_a_policy_takes_labels_is_followed_and_deleted_by_its_uid(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     async def without_labels() -> str:
         stack_id = await at.running()
         at.counts.clear()
@@ -183,9 +179,7 @@ async def test_a_label_that_names_another_stack_is_put_right(at: Harness) -> Non
 
 
 @pytest.mark.stackd(cluster__lease_duration="2s")
-async def test_annotations_that_were_taken_off_a_service_are_put_back_so_that_a_lost_file_loses_no_stack(
-    vm: Machine,
-) -> None:
+async def test_annotations_taken_off_a_service_are_restored(vm: Machine) -> None:
     """The annotations also carry the expiry, which was extended after the create."""
     at = await vm.start()
     stack_id = await at.running()
@@ -343,9 +337,7 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
     assert (fresh["requested_cpu_milli"], fresh["requested_memory_bytes"]) == (100, 128 << 20), "the policy is gone"
 
 
-async def test_a_pod_that_the_watch_does_not_report_is_asked_for_again_whatever_comes_in_between(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pod_that_the_watch_does_not_report_is_asked_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(observe, "UNSEEN_SECONDS", 0.5)
     stack_id = await at.running()
     at.faults.add_fault(action="latency", verb="get", resource="pods", seconds=0.3)

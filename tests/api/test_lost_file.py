@@ -83,9 +83,7 @@ async def test_a_lost_file_loses_no_stack(vm: Machine) -> None:
     assert await at.listed() == [*ids[1:], at_rest, started]
 
 
-async def test_nothing_is_said_of_the_stacks_before_a_lost_file_has_them_again(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_nothing_is_said_before_a_lost_file_has_its_stacks(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client would believe a list without stacks, or a 404."""
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
     at = await vm.start()
@@ -210,9 +208,7 @@ NEEDS_MORE = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      se
 FORGED = "stack-00000000000000f0"
 
 
-async def test_a_record_gets_the_template_of_its_pod_spec_and_a_forged_one_no_longer_life_and_no_other_policy(
-    vm: Machine, tmp_path: Path
-) -> None:
+async def test_a_forged_record_gets_no_more_than_a_create(vm: Machine, tmp_path: Path) -> None:
     """Whoever may create objects with our labels must not have a pod run until 2035, within a template's policy."""
     settings = folder_with(tmp_path, more=NEEDS_MORE + "policy: {run_as_user: true}\n")
     at = await vm.start(settings=settings)

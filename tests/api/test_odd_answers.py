@@ -147,9 +147,7 @@ async def test_a_watch_that_is_none_shows_and_is_replaced(at: Harness, odd: str)
     await at.until_status(stack_id, "stopped")
 
 
-async def test_a_cluster_that_does_not_say_who_it_is_is_asked_until_it_does_and_that_shows(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_cluster_without_an_identity_is_asked_again(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "IDENTITY_SECONDS", 0.3)
     at.give_kubernetes(timeout=0.4)
     for odd in (BEHIND["no uid"], SPOILED["a page with 200"], SPOILED["a page with 404"]):
@@ -163,9 +161,7 @@ async def test_a_cluster_that_does_not_say_who_it_is_is_asked_until_it_does_and_
         await at.until_listed(0)
 
 
-async def test_a_start_behind_a_balancer_without_a_cluster_waits_for_the_cluster(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_start_behind_a_balancer_waits_for_the_cluster(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     as_configured = ClusterTarget.of
     monkeypatch.setattr(ClusterTarget, "of", lambda config: dataclasses.replace(as_configured(config), timeout=0.4))
     stack_id = await (await vm.start()).running()

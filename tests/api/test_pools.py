@@ -184,9 +184,7 @@ async def test_a_port_answers_nobody_until_somebody_has_the_stack_whatever_is_ed
 
 
 @pytest.mark.parametrize("key", [None, "press-1"])
-async def test_one_that_the_cluster_cannot_open_now_is_undone_and_the_create_can_be_repeated(
-    at: Harness, key: str | None
-) -> None:
+async def test_one_that_cannot_be_opened_is_undone(at: Harness, key: str | None) -> None:
     before, headers = ids(at), {"Idempotency-Key": key} if key else {}
     at.give_kubernetes(timeout=0.6, attempt_timeout=0.3)
     at.faults.add_fault(action="hang", verb="patch", resource="services")
@@ -259,7 +257,7 @@ async def test_of_a_burst_each_gets_a_stack_of_its_own_of_the_templates_own_pool
 
 
 @pytest.mark.kubernetes(start_delay=0.4, run_time=0.05)
-async def test_what_fails_in_a_pool_is_ended_and_the_template_is_left_alone_for_a_while(
+async def test_what_fails_in_a_pool_is_ended_and_not_retried_at_once(
     vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The stacks are created one after the other: the second runs for a moment when the first has already failed.
@@ -294,9 +292,7 @@ async def limit_namespace(at: Harness, **hard: str) -> None:
         ({"services.nodeports": "3"}, "pod_spec"),
     ],
 )
-async def test_a_pool_gives_way_where_quota_or_node_ports_leave_no_room_and_as_little_as_need_be(
-    vm: Machine, hard: dict[str, str], by: str
-) -> None:
+async def test_a_pool_gives_way_to_quotas_and_node_ports(vm: Machine, hard: dict[str, str], by: str) -> None:
     other = template("other", pool=0, cpu="200m", values=False)
     at = await at_ports(vm, 31001, 31099 if hard else 31003, web_1=template(), other=other)
     body = {"template": "other"} if by == "template" else {"target_port": PORTS, "pod_spec": await spec_of(at, "other")}
@@ -359,9 +355,7 @@ async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what
 # ---- what becomes of a pool
 
 
-async def test_a_pool_follows_its_template_and_what_is_deleted_by_hand_is_made_again(
-    at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_pool_follows_its_template(at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     old = ids(at)
     folder_with(vm.folder, web_1=template(image="nginx:mainline"))
     at.reload_templates()

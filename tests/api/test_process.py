@@ -91,9 +91,7 @@ async def refuses(url: str) -> bool:
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_sigterm_finishes_the_create_in_flight_and_a_second_one_stops_at_once(
-    tmp_path: Path, signals: int
-) -> None:
+async def test_sigterm_finishes_creates_and_a_second_one_does_not(tmp_path: Path, signals: int) -> None:
     async with (
         EmbeddedCluster(fast_cluster()) as cluster,
         daemon(environment(tmp_path, cluster, STACKD_SERVER__SHUTDOWN_TIMEOUT="60s")) as (process, url),

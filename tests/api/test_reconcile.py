@@ -130,9 +130,7 @@ async def test_what_is_left_of_a_removed_stack_is_removed_and_nothing_else(at: H
 
 
 @pytest.mark.stackd(reconcile__orphan_grace="0s", reconcile__interval="50ms", server__shutdown_timeout="200ms")
-async def test_what_cannot_be_removed_or_made_is_asked_for_once_and_holds_nothing_up(
-    at: Harness, tmp_path: Path
-) -> None:
+async def test_what_cannot_be_removed_is_asked_for_once(at: Harness, tmp_path: Path) -> None:
     (stack_id,) = await running(at, 1)
     remember_as_removed(tmp_path, [*LEFT_BEHIND, "stack-00000000000000cc"])
     for name in LEFT_BEHIND:
@@ -162,9 +160,7 @@ async def test_what_cannot_be_removed_or_made_is_asked_for_once_and_holds_nothin
     assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == len(LEFT_BEHIND) + 1
 
 
-async def test_endings_that_the_file_refuses_trip_no_brake_by_being_tried_again(
-    at: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_endings_that_are_tried_again_trip_no_brake(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     ids = await running(at, 12)
     some = ids[: FREE_ENDINGS - 2]
     with at.no_writing():

@@ -129,9 +129,7 @@ def take(at: Harness, *ports: int) -> None:
         at.faults.take_port(port)
 
 
-async def test_a_range_outside_of_the_clusters_is_said_at_once_with_both_ranges_and_costs_no_request(
-    vm: Machine,
-) -> None:
+async def test_a_range_outside_of_the_clusters_is_said_at_once(vm: Machine) -> None:
     async with ranged(vm, (30000, 32767), (20000, 20999)) as at:
         assert posts(at) == 1, "the cluster is asked once"
         errors = [(await at.refused(503, "", "/stacks", seed())).error for _ in range(3)]
@@ -142,9 +140,7 @@ async def test_a_range_outside_of_the_clusters_is_said_at_once_with_both_ranges_
         await nothing_is_left(at)
 
 
-async def test_of_a_range_that_is_partly_the_clusters_that_part_is_used(
-    vm: Machine, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_the_clusters_part_of_a_range_is_used(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
     async with ranged(vm, (30000, 31004), (31001, 32767)) as at:
         ports = [(await at.create())["ports"][0]["node_port"] for _ in range(4)]
         assert sorted(ports) == [31001, 31002, 31003, 31004]
@@ -155,9 +151,7 @@ async def test_of_a_range_that_is_partly_the_clusters_that_part_is_used(
 
 
 @pytest.mark.parametrize(("cluster", "status"), [((32700, 32767), 201), ((30000, 30500), 503)])
-async def test_what_the_cluster_does_not_tell_is_learned_from_its_first_refusal(
-    vm: Machine, cluster: tuple[int, int], status: int
-) -> None:
+async def test_a_range_is_learned_from_the_first_refusal(vm: Machine, cluster: tuple[int, int], status: int) -> None:
     async with ranged(vm, cluster, (31001, 32767), silent=True) as at:
         before = posts(at)
         reply = await at.call("POST", "/stacks", seed())

@@ -165,7 +165,7 @@ async def test_a_pod_that_runs_before_the_stack_is_written_down_has_started(at: 
 
 @pytest.mark.parametrize("code", [400, 404, 500])
 @pytest.mark.stackd(stacks__image_pull_grace="0s")
-async def test_whatever_the_cluster_answers_to_a_question_about_one_stack_the_next_one_is_still_told_of(
+async def test_a_failed_question_about_one_stack_stops_no_other(
     at: Harness, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(diagnostics, "RETRIES", replace(diagnostics.RETRIES, first=0.01, longest=0.01))
@@ -246,9 +246,7 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
 
 
-async def test_the_last_words_of_what_is_deleted_or_expires_are_kept_and_not_waited_for(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_last_words_are_kept_and_not_waited_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     expires = await at.running(ttl="1s")
     await at.until_listed(0)
     assert (await logs(at, expires)).text == "starting\nready\n"

@@ -89,9 +89,7 @@ def hours(stack: dict[str, Any]) -> float:
     return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / (3600 * NANOSECONDS)
 
 
-async def test_a_create_by_template_makes_the_templates_pod_with_its_ttl_and_labels_or_the_requests(
-    at: Harness,
-) -> None:
+async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> None:
     web = await at.create(BODY)
     assert (web["template"], [port["container_port"] for port in web["ports"]], hours(web)) == ("web-1", [80], 1)
     assert (web["requested_cpu_milli"], web["requested_memory_bytes"]) == (100, 64 * 2**20)
@@ -157,9 +155,7 @@ async def test_a_template_may_have_other_rights_than_pod_specs(vm: Machine) -> N
 
 
 @pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }", limits__required_labels='["challenge", "player"]')
-async def test_labels_that_must_be_given_may_come_from_the_template_and_an_existing_stack_tells_no_values(
-    at: Harness,
-) -> None:
+async def test_required_labels_may_be_the_templates(at: Harness) -> None:
     reply = await at.refused(400, "player", "/stacks", BODY)
     assert "challenge" not in reply.error
     body = BODY | {"labels": {"player": "a"}, "if_exists": "return"}
@@ -200,9 +196,7 @@ async def test_running_may_mean_that_the_published_port_answers(vm: Machine, rea
         await at.until_status(made["stack_id"], "running")
 
 
-async def test_a_reload_takes_all_templates_or_none_and_stacks_of_one_that_is_gone_start_again(
-    vm: Machine, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
     async def ttls(at: Harness) -> dict[str, str]:
         return {name: one["ttl"] for name, one in (await shown(at)).items()}
 
@@ -256,9 +250,7 @@ async def test_each_stack_has_values_of_its_own_in_every_container(at: Harness) 
         assert list(app) == ["FLAG", "TEAM_SECRET", "GREETING"], "what follows may refer to them"
 
 
-async def test_values_are_told_to_the_creator_again_and_to_nobody_else(
-    at: Harness, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_values_are_told_to_the_creator_only(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     """Also not by what a kubelet quotes."""
     caplog.set_level(logging.DEBUG)
     first, again = [await at.call("POST", "/stacks", BODY, headers={"Idempotency-Key": "one"}) for _ in range(2)]
@@ -307,7 +299,7 @@ async def test_values_that_a_container_prints_are_in_no_log(vm: Machine) -> None
         assert not [value for value in made["values"].values() if value in str(at.rows(kept))]
 
 
-async def test_values_that_a_webhook_quotes_are_told_to_nobody(
+async def test_values_that_a_webhook_quotes_are_hidden(
     at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The webhook refuses a create, a dry run, a restart with all its tries, and the record of an extension."""
@@ -419,9 +411,7 @@ async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later_and_
 
 
 @never_pulled
-async def test_the_pods_run_nothing_and_carry_no_stacks_labels_and_go_with_their_template_or_stackd(
-    vm: Machine,
-) -> None:
+async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> None:
     text = slow().replace("spec:\n    init", "spec:\n    imagePullSecrets: [{name: registry}]\n    init")
     text += "policy: {pull_secrets: [registry], runtime_class: gvisor}\n"
     at = await start(vm, slow=text)
@@ -481,9 +471,7 @@ async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(vm: Mach
 
 
 @never_pulled
-async def test_a_pod_of_somebody_else_with_the_name_of_a_pull_stays(
-    vm: Machine, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_anothers_pod_with_the_name_of_a_pull_stays(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
     at = await start(vm, slow=slow())
     names = set(await pulling_image(at))
     at = await start(vm, slow=slow(prepulled=False))

@@ -269,9 +269,7 @@ async def test_extensions_at_the_last_moment_either_hold_or_are_refused(at: Harn
     await asyncio.gather(*(race(0.9 + 0.05 * number) for number in range(14)))
 
 
-async def test_an_extension_under_a_key_is_answered_once_the_cluster_has_it_and_not_before(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record in the cluster has the end: a lost file would lose an extension that is only in the file."""
     monkeypatch.setattr("stackd.lifecycle.verbs.RECORD_SECONDS", 0.3)
     at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)

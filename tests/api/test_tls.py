@@ -104,9 +104,7 @@ async def test_where_all_are_known_clients_a_silent_one_more_is_cut_off_and_a_st
     await are_cut_off(clients)
 
 
-async def test_new_connections_get_the_new_certificate_and_open_ones_go_on(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_new_connections_get_the_new_certificate(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "CHECK_SECONDS", 0.02)
     at, cert, key = await start(vm, "1m")
     ((reader, writer),) = await silent(at, 1, cert)
