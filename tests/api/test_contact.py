@@ -281,6 +281,7 @@ async def test_connections_are_asked_whether_they_live_and_those_that_died_in_si
     timers = [fields[5].partition(":")[0] for fields in lines if fields[2].endswith(port) and fields[3] == "01"]
     assert len(timers) >= 4, "three watches, and what made the stack"
     assert set(timers) == {"02"}, "a connection has no keepalive timer"
+    at.give_kubernetes(attempt_timeout=1.0)
     at.faults.silence()
     began = time.monotonic()
     stack = await at.create()
