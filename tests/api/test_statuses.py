@@ -153,6 +153,7 @@ async def test_a_stack_tells_its_story_from_its_create_to_its_delete_and_who_ask
 
 async def test_a_pod_that_runs_before_the_stack_is_written_down_has_started(at: Harness) -> None:
     lost = {"action": "lost_reply", "verb": "create", "resource": "pods", "count": 1}
+    at.faults.add_fault(action="latency", verb="get", resource="pods", seconds=0.5)  # long enough for the pod to run
     at.faults.add_fault(**lost)
     created = await at.create()
     assert created["status"] == "running", "its pod ran when the answer to the second try came"
