@@ -79,6 +79,15 @@ class Body:  # noqa: PLW1641 - it may hold what has no hash
     optional: ClassVar[tuple[str, ...] | None] = None
     """The fields that are left out while they have their default; None: all that have one."""
 
+    def __init__(self, **values: Any) -> None:
+        for each in dataclasses.fields(self):  # type: ignore[arg-type]  # of each class below
+            value = values.pop(each.name, dataclasses.MISSING)
+            if value is dataclasses.MISSING and (value := default_of(each)) is dataclasses.MISSING:
+                raise TypeError(f"{type(self).__name__} needs {each.name}")
+            vars(self)[each.name] = value
+        if values:
+            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)
 
@@ -90,7 +99,7 @@ class Body:  # noqa: PLW1641 - it may hold what has no hash
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(doc, dataclasses.field))
 def body(cls: type[T]) -> type[T]:
     """A dataclass that is never changed. It has the methods of ``Body``: those of a dataclass make the import slow."""
-    return dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+    return dataclasses.dataclass(kw_only=True, init=False, eq=False, repr=False)(cls)
 
 
 def is_body(kind: Any) -> bool:
