@@ -40,9 +40,7 @@ Subscriber = Callable[[Stack | None, Stack | None], None]
 
 
 class StacksView:
-    """All stacks as committed, without long pod specs. ``version`` grows by one with each published group that changed
-    a stack.
-    """
+    """All stacks as committed, without long pod specs; ``version`` grows with each commit that has changed one."""
 
     def __init__(self, stacks: Iterable[Stack] = ()) -> None:
         self._by_id = {stack.stack_id: _kept(stack) for stack in stacks}
@@ -227,10 +225,7 @@ class Store(Table):
     """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``activity``, ``claims`` and ``meta``, with their operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
-    be written now; then it had no effect, and the next operation may succeed.
-
-    ``await failed`` raises if the writer ends unexpectedly; the daemon must then stop, too.
-    ``begun`` are the stacks that unfinished jobs had started to delete when the file was opened.
+    be written now; then it had no effect, and the next operation may succeed. ``begun``: see ``LoadedState``.
     """
 
     def __init__(self, loaded: LoadedState, clock: Clock, node_ports: PortRange) -> None:
@@ -282,7 +277,7 @@ class Store(Table):
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Await it: it raises ``StoreError`` with the reason when the writer has ended unexpectedly."""
+        """Await it: it raises ``StoreError`` when the writer has ended unexpectedly; the daemon must then stop, too."""
         return self._writer.failed
 
     @property

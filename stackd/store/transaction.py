@@ -51,9 +51,8 @@ def labels_from(text: str) -> Mapping[str, str]:
 class Counters:
     """Totals since the file was opened. The writer thread writes them, anyone may read them.
 
-    ``statements`` counts the statements of operations, each row of an executemany as one. It leaves out transaction
-    control, so it does not depend on how operations were grouped. ``disk_waits`` counts the commits that waited until
-    the data was on the disk.
+    ``statements`` are those of operations, each row of an executemany as one, without transaction control: they do not
+    depend on how operations were grouped. ``disk_waits`` are commits that waited until the data was on the disk.
     """
 
     operations: int = 0
@@ -66,9 +65,7 @@ class Counters:
 
 @dataclass(slots=True, kw_only=True)
 class Transaction:
-    """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its start.
-
-    ``sequence`` is the file's, after a commit that has changed stacks (``FileIdentity.sequence``).
+    """One transaction of the writer; ``now`` is the wall clock in nanoseconds at its start, ``sequence`` the file's.
 
     ``tight``    the disk is almost full, so operations leave out what is not essential
     ``unclean``  a failed operation has left changes in the transaction, so that it cannot be committed

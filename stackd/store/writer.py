@@ -66,8 +66,6 @@ Outcome = tuple[Submission, Any, BaseException | None]
 class Writer:
     """The writer thread, which alone uses the connection, and the ballast and rules of ports. ``submit`` is called on the
     event loop; ``publish`` is called there with each committed transaction, before the results of its operations are set.
-
-    ``sequence`` is the file's (``FileIdentity.sequence``).
     """
 
     path: Path
@@ -114,11 +112,9 @@ class Writer:
         """Run the operation in the next transaction; returns its result once that is durable and published.
 
         ``writes`` is False for an operation that only reads. One that ``grows`` is refused while the disk is full.
-        A ``relaxed`` operation does not wait for the disk: it survives the end of the process, but a power failure may
-        lose it. Whatever a later operation has waited for is not lost with it. While others commit all the time, it
-        waits for up to ``_COMPANY_SECONDS`` to share a commit, because one of its own costs as much as theirs.
-
-        Cancelling the call does not undo an operation that has started.
+        A ``relaxed`` one does not wait for the disk: it survives the end of the process, but a power failure may lose it,
+        unless a later operation has waited. While others commit all the time, it waits for up to ``_COMPANY_SECONDS`` to
+        share a commit. Cancelling the call does not undo an operation that has started.
         """
         if self._closing or self._failed.done():
             raise StoreUnavailable("the state file is closed")
