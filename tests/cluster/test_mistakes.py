@@ -75,7 +75,8 @@ async def test_a_second_stackd_with_a_file_of_its_own_ends_nothing(site: Site) -
     assert "owns the stacks" in answer["error"]
 
 
-async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process) -> None:
+@pytest.mark.parametrize("rebuild", [False, True])
+async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process, *, rebuild: bool) -> None:
     await process.start()
     real = process.real
     ids = await made(real)
@@ -83,6 +84,8 @@ async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process) -
     before, objects = await answers(real), await uids(real)
     process.kill()
     process.lose_file()
+    if rebuild:
+        assert f"recovered {len(before)} stacks" in await process.command("rebuild")
     await process.start()
     assert await answers(real) == before
     await passes(real, 3)
@@ -140,7 +143,7 @@ async def test_a_restored_backup_ends_nothing_and_brings_nothing_back(process: P
 # ---- the main features on a real cluster: STACKD_TEST_KUBECONFIG=… pytest tests/cluster
 
 
-async def test_a_create_makes_a_pod_and_a_service_with_the_record(real: Real) -> None:
+async def test_a_stack_is_a_pod_and_a_service_with_the_record_and_a_delete_leaves_nothing(real: Real) -> None:
     status, stack = await real.call("POST", "/stacks", seed())
     assert status == 201, stack
     pod = (await real.objects("pods"))[stack["pod_id"]]
@@ -151,44 +154,56 @@ async def test_a_create_makes_a_pod_and_a_service_with_the_record(real: Real) ->
     assert service["metadata"]["annotations"]["stackd.io/record"]
     assert service["spec"]["type"] == "NodePort"
     assert service["spec"]["ports"][0]["nodePort"] == stack["ports"][0]["node_port"]
+    before, path = await real.requests(), f"/stacks/{stack['stack_id']}"
+    for read in ("/stacks", path, f"{path}/status", "/stats", "/healthz"):
+        assert (await real.call("GET", read))[0] == 200
+    assert await real.requests() == before, "reads ask the cluster for nothing"
+    await real.outside.delete_pod(stack["pod_id"])
 
+    async def stopped() -> bool:
+        (_, now), (_, stats) = await real.call("GET", path), await real.call("GET", "/stats")
+        return (now["status"], stats["used_node_ports"]) == ("stopped", 0)
 
-async def test_a_delete_leaves_nothing(real: Real) -> None:
-    _, stack = await real.call("POST", "/stacks", seed())
-    status, answer = await real.call("DELETE", f"/stacks/{stack['stack_id']}")
+    await real.until(stopped, "the end of a stack whose pod was deleted by hand")
+    assert (await real.objects("services"))[stack["service_name"]]["spec"]["type"] == "ClusterIP"
+    status, answer = await real.call("DELETE", path)
     assert (status, answer) == (200, {"deleted": True, "stack_id": stack["stack_id"]})
-    assert not await real.objects("pods")
-    assert not await real.objects("services")
+    assert not await uids(real)
 
 
 async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
     stacks = await real.create(20)
     assert len({stack["ports"][0]["node_port"] for stack in stacks}) == 20
     ids = [stack["stack_id"] for stack in stacks]
-    status, accepted = await real.call("POST", "/stacks/batch-delete", {"stack_ids": [*ids, "stack-none"]})
-    assert status == 202
+    _, accepted = await real.call("POST", "/stacks/batch-delete", {"stack_ids": [*ids, "stack-none"]})
     job = await real.finished(accepted["job_id"])
     assert (job["total"], job["deleted"], job["not_found"], job["failed"]) == (21, 20, 1, 0)
-    assert not await real.objects("pods")
-    assert not await real.objects("services")
+    assert not await uids(real)
+
+
+async def test_stacks_whose_time_is_up_are_gone_from_the_cluster(real: Real) -> None:
+    await real.create(10, ttl="2s")
+
+    async def gone() -> bool:
+        return not await real.stacks() and not await uids(real)
+
+    await real.until(gone, "the end of all stacks")
+    _, stats = await real.call("GET", "/stats")
+    assert (stats["total_stacks"], stats["used_node_ports"]) == (0, 0)
 
 
 async def test_what_no_node_can_take_is_a_503_and_leaves_nothing(roomless: Real) -> None:
     status, answer = await roomless.call("POST", "/stacks", seed())
-    assert status == 503
-    assert "no node has room" in answer["error"]
-    assert not await roomless.objects("pods")
-    assert not await roomless.objects("services")
+    assert (status, "no node has room" in answer["error"]) == (503, True)
+    assert not await uids(roomless)
 
 
-async def test_a_pod_deleted_by_hand_is_stopped_and_gives_its_port_back(real: Real) -> None:
-    _, stack = await real.call("POST", "/stacks", seed())
-    await real.outside.delete_pod(stack["pod_id"])
-
-    async def stopped() -> bool:
-        _, now = await real.call("GET", f"/stacks/{stack['stack_id']}")
-        _, stats = await real.call("GET", "/stats")
-        return (now["status"], stats["used_node_ports"]) == ("stopped", 0)
-
-    await real.until(stopped, "the stack's end")
-    assert (await real.objects("services"))[stack["service_name"]]["spec"]["type"] == "ClusterIP"
+async def test_a_node_port_that_somebody_else_holds_is_never_handed_out_and_all_others_are(
+    crowded: tuple[Real, int],
+) -> None:
+    real, held = crowded
+    handed_out = {stack["ports"][0]["node_port"] for stack in await real.create(2)}
+    assert handed_out == {held + 1, held + 2}
+    status, answer = await real.call("POST", "/stacks", seed())
+    assert (status, len(await real.objects("services"))) == (503, 2)
+    assert "are in use; delete stacks" in answer["error"]

@@ -143,6 +143,13 @@ async def nonce(session: aiohttp.ClientSession, path: str) -> str:
         return match.group(1) or match.group(2)
 
 
+async def flag_of(stackd: Harness, stack_id: str) -> str:
+    """The flag in the stack's pod: what a player finds."""
+    pod = (await stackd.objects("pods"))[stack_id]
+    environment = pod["spec"]["containers"][0]["env"]
+    return str(next(one["value"] for one in environment if one["name"] == "FLAG"))
+
+
 @pytest.fixture(scope="session")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
     """A copy of CTFd with the plugin in it, and the Python that runs it."""

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.ctfd.conftest import PASSWORD, Ctfd
-from tests.ctfd.test_path import flag_of
+from tests.ctfd.conftest import PASSWORD, Ctfd, flag_of
 from tests.harness import Harness
 
 SECONDS = 20_000.0

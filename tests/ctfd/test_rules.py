@@ -16,6 +16,15 @@ async def refusal(person: Person, challenge: int) -> tuple[int, str]:
     return status, answer["errors"][""][0]
 
 
+async def stops(ctfd: Ctfd, stackd: Harness) -> None:
+    """Return once no instance runs any more."""
+
+    async def none() -> bool:
+        return await stackd.listed() == []
+
+    await eventually(none, ctfd.log, 45, pause=0.5)
+
+
 async def configure(ctfd: Ctfd, **values: object) -> None:
     await ctfd.admin.call("PATCH", "/api/v1/configs", values)
 
@@ -104,11 +113,7 @@ async def test_instances_of_banned_and_deleted_accounts_are_stopped(ctfd: Ctfd, 
     eve = await ctfd.player("eve")
     assert (await eve.data("GET", "/api/v1/users/me"))["id"] == id_of_bob, "SQLite gives the id again"
     assert (await eve.press(challenge))["status"] == "none", "the instance is not inherited"
-
-    async def none() -> bool:
-        return await stackd.listed() == []
-
-    await eventually(none, ctfd.log, 45, pause=0.5)
+    await stops(ctfd, stackd)
 
 
 async def test_the_end_of_the_event_stops_instances(ctfd: Ctfd, stackd: Harness) -> None:
@@ -116,11 +121,7 @@ async def test_the_end_of_the_event_stops_instances(ctfd: Ctfd, stackd: Harness)
     await ada.press(challenge, "start")
     await ada.until(challenge, status="running")
     await configure(ctfd, start=int(time.time()) - 60, end=int(time.time()) - 1)
-
-    async def none() -> bool:
-        return await stackd.listed() == []
-
-    await eventually(none, ctfd.log, 45, pause=0.5)
+    await stops(ctfd, stackd)
 
 
 async def test_each_account_has_limits_of_its_own(ctfd: Ctfd, stackd: Harness) -> None:

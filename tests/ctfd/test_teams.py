@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.ctfd.conftest import ctfd_running, set_up
-from tests.ctfd.test_path import flag_of
+from tests.ctfd.conftest import ctfd_running, flag_of, set_up
 from tests.harness import Harness, eventually
 from tests.ports import free_port
 

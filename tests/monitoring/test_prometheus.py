@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from stackd.keys import digest
-from tests.harness import Harness, eventually, harness, request_for
+from tests.harness import Harness, eventually, harness, request_for, until
 from tests.monitoring.board import MONITORING, Prometheus, program, prometheus, rules, targets, variables
 
 SCRAPER = "sk-scraper-0123456789abcdef0123456789"
@@ -99,66 +97,43 @@ def shown(samples: list[dict[str, Any]]) -> bool:
     return any(math.isfinite(float(sample["value"][1])) for sample in samples)
 
 
-async def test_every_query_of_the_board_shows_something_of_a_busy_daemon(tmp_path: Path) -> None:
-    async with scraped(tmp_path) as (at, server), busy(at):
-        empty: list[str] = []
+async def test_a_prometheus_fills_the_board_and_evaluates_every_rule(tmp_path: Path) -> None:
+    async with scraped(tmp_path) as (at, server):
+        instance = at.url.removeprefix("http://")
+        for name, (series, label) in variables().items():
+            expected = {"job": ["stackd"], "instance": [instance]}[name]
+            await until(
+                lambda label=label, series=series: server.get(f"label/{label}/values", **{"match[]": series}),  # type: ignore[misc]
+                lambda values, expected=expected: values == expected,  # type: ignore[misc]
+                SECONDS,
+            )
+        await at.create()
+        well = dict.fromkeys(rules(), ("ok", "inactive"))
+        await until(lambda: states(server), lambda states: states == well, SECONDS)
+        async with busy(at):
+            empty: list[str] = []
 
-        async def all_show() -> bool:
-            empty[:] = [
-                f"{target.panel}: {target.expression}"
-                for target in targets()
-                if not shown(await server.query(target.filled(WINDOW))) and target.panel not in EMPTY
-            ]
-            return not empty
+            async def all_show() -> bool:
+                empty[:] = [
+                    f"{target.panel}: {target.expression}"
+                    for target in targets()
+                    if not shown(await server.query(target.filled(WINDOW))) and target.panel not in EMPTY
+                ]
+                return not empty
 
-        await eventually(all_show, lambda: f"nothing to see: {empty}", SECONDS)
+            await eventually(all_show, lambda: f"nothing to see: {empty}", SECONDS)
         assert {target.panel for target in targets()} >= EMPTY.keys()
         for target in targets():
             for sample in await server.query(target.filled(WINDOW)):
                 assert target.legend <= sample["metric"].keys(), f"{target.panel}: the legend is not in {sample}"
+        at.put_keys_in_force()  # the daemon rejects the key: for Prometheus it is down
+        await until(lambda: states(server), lambda states: states["StackdDown"][1] == "pending", SECONDS)
 
 
-async def test_the_variables_of_the_board_find_the_daemon(tmp_path: Path) -> None:
-    async with scraped(tmp_path) as (at, server):
-        for name, (series, label) in variables().items():
-            expected = {"job": ["stackd"], "instance": [at.url.removeprefix("http://")]}[name]
-
-            async def found(series: str = series, label: str = label, expected: list[str] = expected) -> bool:
-                values: list[str] = await server.get(f"label/{label}/values", **{"match[]": series})
-                return values == expected
-
-            await eventually(found, lambda name=name: f"${name} finds nothing", SECONDS)  # type: ignore[misc]
-
-
-async def test_every_rule_is_evaluated_and_none_fires_while_all_is_well(tmp_path: Path) -> None:
-    async with scraped(tmp_path) as (at, server):
-        await at.create()
-        seen: dict[str, tuple[str, str]] = {}
-
-        async def evaluated() -> bool:
-            groups = (await server.get("rules"))["groups"]
-            seen.clear()
-            seen.update({rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]})
-            return seen == dict.fromkeys(rules(), ("ok", "inactive"))
-
-        await eventually(evaluated, lambda: str(seen), SECONDS)
-
-
-async def test_a_daemon_that_has_gone_is_seen_to_be_down(tmp_path: Path) -> None:
-    async with scraped(tmp_path) as (at, server):
-
-        async def up() -> bool:
-            return shown(await server.query('up{job="stackd"} == 1'))
-
-        async def pending() -> bool:
-            groups = (await server.get("rules"))["groups"]
-            states = {rule["name"]: rule["state"] for group in groups for rule in group["rules"]}
-            return bool(states["StackdDown"] == "pending")
-
-        await eventually(up, deadline=SECONDS)
-        # the daemon rejects the key: for Prometheus it is down
-        at.put_keys_in_force()
-        await eventually(pending, deadline=SECONDS)
+async def states(server: Prometheus) -> dict[str, tuple[str, str]]:
+    """The health and the state of each rule."""
+    groups = (await server.get("rules"))["groups"]
+    return {rule["name"]: (rule["health"], rule["state"]) for group in groups for rule in group["rules"]}
 
 
 # ---- the alert rules load, and each fires and rests when it should: checked by Prometheus' own tool
@@ -167,70 +142,34 @@ async def test_a_daemon_that_has_gone_is_seen_to_be_down(tmp_path: Path) -> None
 TESTS = MONITORING / "alerts.test.yaml"
 
 
-def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False)
+def promtool(*arguments: str) -> str:
+    done = subprocess.run([program("promtool"), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
-def cases() -> dict[str, list[Any]]:
-    """The expectations of each alert, one for each tested time: a list of alerts, which may be empty."""
-    found: dict[str, list[Any]] = {}
+def test_each_rule_loads_and_is_tested_to_fire_and_to_rest() -> None:
+    output = promtool("check", "rules", "--lint=all", "--lint-fatal", str(MONITORING / "alerts.yaml"))
+    assert f"{len(rules())} rules found" in output
+    promtool("test", "rules", str(TESTS))
+    cases: dict[str, list[bool]] = {alert: [] for alert in rules()}
     for test in yaml.safe_load(TESTS.read_text())["tests"]:
         for case in test["alert_rule_test"]:
-            found.setdefault(case["alertname"], []).append(case.get("exp_alerts", []))
-    return found
+            cases[case["alertname"]].append(bool(case.get("exp_alerts")))
+    assert [alert for alert, fires in cases.items() if set(fires) != {True, False}] == []
 
 
-def test_prometheus_loads_the_rules() -> None:
-    done = promtool("check", "rules", "--lint=all", "--lint-fatal", str(MONITORING / "alerts.yaml"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(rules())} rules found" in done.stdout + done.stderr
-
-
-def test_each_alert_fires_and_rests() -> None:
-    done = promtool("test", "rules", str(TESTS))
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("alert", rules())
-def test_of_each_alert_it_is_tested_that_it_fires_and_that_it_rests(alert: str) -> None:
-    expected = cases().get(alert, [])
-    assert any(expected), f"{alert} never fires in {TESTS.name}"
-    assert not all(expected), f"{alert} never rests in {TESTS.name}"
-
-
-@pytest.mark.parametrize("alert", rules())
-def test_an_alert_that_never_fires_fails_its_test(alert: str, tmp_path: Path) -> None:
-    tests = yaml.load(TESTS.read_text(), yaml.BaseLoader)  # so that "0x20" does not become a number
-    for test in tests["tests"]:  # with the cases of all alerts it takes twenty times as long
-        test["alert_rule_test"] = [case for case in test["alert_rule_test"] if case["alertname"] == alert]
-    tests["tests"] = [test for test in tests["tests"] if test["alert_rule_test"]]
-    (tmp_path / TESTS.name).write_text(yaml.safe_dump(tests))
-    shutil.copy(MONITORING / "alerts.yaml", tmp_path)
-    done = promtool("test", "rules", str(tmp_path / TESTS.name))
-    assert done.returncode == 0, done.stdout + done.stderr
-    text = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
-    for group in text["groups"]:
-        for rule in group["rules"]:
-            if rule["alert"] == alert:
-                rule["expr"] = "vector(0) > 1"
-    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(text))
-    done = promtool("test", "rules", str(tmp_path / TESTS.name))
-    assert done.returncode != 0, f"{alert} is not needed by {TESTS.name}"
-
-
-@pytest.mark.parametrize("owner", [0, 1])
-def test_the_board_is_as_ready_as_the_owner_whatever_the_standby_says(owner: int, tmp_path: Path) -> None:
+def test_the_board_is_as_ready_as_the_owner_whatever_the_standby_says(tmp_path: Path) -> None:
     (ready,) = [target.filled("1m") for target in targets() if target.panel == "Ready"]
-    series = {"stackd_ready": (owner, 0), "stackd_standby": (0, 1)}
-    test = {
-        "interval": "1m",
-        "input_series": [
+    tests = []
+    for owner in (0, 1):
+        series = {"stackd_ready": (owner, 0), "stackd_standby": (0, 1)}
+        recorded = [
             {"series": f'{name}{{job="stackd", instance="{instance}"}}', "values": f"{value}x5"}
             for name, values in series.items()
             for instance, value in zip("ab", values, strict=True)
-        ],
-        "promql_expr_test": [{"expr": ready, "eval_time": "3m", "exp_samples": [{"labels": "{}", "value": owner}]}],
-    }
-    (tmp_path / "board.yaml").write_text(yaml.safe_dump({"tests": [test]}))
-    done = promtool("test", "rules", str(tmp_path / "board.yaml"))
-    assert done.returncode == 0, done.stdout + done.stderr
+        ]
+        expected = {"expr": ready, "eval_time": "3m", "exp_samples": [{"labels": "{}", "value": owner}]}
+        tests.append({"interval": "1m", "input_series": recorded, "promql_expr_test": [expected]})
+    (tmp_path / "board.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    promtool("test", "rules", str(tmp_path / "board.yaml"))

@@ -15,12 +15,11 @@ def load(app):
         register_user_page_menu_bar,
     )
     from CTFd.plugins.challenges import CHALLENGE_CLASSES
-    from CTFd.plugins.migrations import upgrade
 
     from . import admin, challenge, routes
     from .worker import Worker
 
-    upgrade(plugin_name=PLUGIN)
+    app.db.create_all()  # those of ``models`` that do not exist yet
     CHALLENGE_CLASSES[challenge.StackdChallengeType.id] = challenge.StackdChallengeType
     register_plugin_assets_directory(app, base_path=f"/plugins/{PLUGIN}/assets/")
     register_user_page_menu_bar("My instances", routes.PAGE)
