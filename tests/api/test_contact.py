@@ -229,8 +229,9 @@ async def test_a_slow_api_server_is_not_a_silent_one(at: Harness) -> None:
 
 
 async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.kube.watch.Backoff", lambda **_: Backoff(first=2.0, most=60.0))
-    monkeypatch.setattr("stackd.lifecycle.worker.RETRIES", RetryPolicy(first=30.0, longest=30.0))
+    monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr("stackd.kube.watch.Backoff", lambda **_: Backoff(first=60.0, most=60.0))
+    monkeypatch.setattr("stackd.lifecycle.worker.RETRIES", RetryPolicy(first=60.0, longest=60.0))
     at = await vm.start()
     stack_id = (await at.create())["stack_id"]
     await at.faults.refuse()
@@ -239,10 +240,10 @@ async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, mon
     await at.until_metric("stackd_kubernetes_answers", 0)
     await at.faults.listen()
     began = time.monotonic()
-    await at.until_ready(15)
+    await at.until_ready(12)
     await at.create()  # it says that it is ready
     await at.until_listed(1)
-    assert time.monotonic() - began < 15, "it has waited for a back-off"
+    assert time.monotonic() - began < 12, "it has waited for a back-off"
 
 
 async def test_a_create_is_refused_when_the_intent_to_undo_it_is_committed_and_not_before(at: Harness) -> None:
