@@ -18,6 +18,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     client/         stackd.client: the API for Python programs; the command line uses it, too
     keys            API keys
     metrics         counters and histograms
+    contract        the bodies of the API: the server renders and checks by them, the client decodes with them
     model, errors   the nouns, and what can go wrong
     files           files that only their owner may read
     kinds, units    types of configuration values; durations, sizes and frequencies
