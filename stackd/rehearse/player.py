@@ -215,7 +215,11 @@ async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
     rehearsal.own.waits.append(answer.waited)
     if answer.good:
         attempt.address = address(answer.body) or attempt.address
-        attempt.seen(answer.body["status"], "", answer.came - rehearsal.began)
+        status, reason = answer.body["status"], ""
+        if status not in ("creating", "running"):  # a status read has no reason, and the event that has it may be slow
+            stack = await rehearsal.ask("stack", "GET", f"/stacks/{attempt.stack_id}", accept=(404,))
+            reason = stack.body["status_reason"] if stack is not None and stack.good else ""
+        attempt.seen(status, reason, answer.came - rehearsal.began)
     else:
         attempt.ended()
 

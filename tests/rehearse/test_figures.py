@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stackd.client import Event
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster, Fault
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
@@ -66,6 +68,18 @@ async def test_a_mix_arrives_at_the_rate_by_weight_and_failures_are_grouped(at: 
     assert (reason.count, reason.example) == (2, "failed (CreateContainerConfigError)")
     assert not found.verdict.holds
     assert found.verdict.sentence.startswith("It does not hold: 2 of 8 failed")
+
+
+async def test_the_reason_of_a_failure_is_known_without_the_event_that_says_it(at: Harness) -> None:
+    class WithoutEvents(Connection):
+        async def events(self, after: str, label: str, fields: str) -> AsyncIterator[Event]:
+            async for event in super().events(after, label, fields):
+                if event.kind != "stack":
+                    yield event
+
+    failing = plan(1, kinds=[kind("registry.example/ctf/noconfig")])
+    (reason,) = (await rehearsed(at, failing, connection=WithoutEvents)).results.reasons
+    assert reason.example == "failed (CreateContainerConfigError)"
 
 
 async def test_some_players_start_a_second_stack_during_the_hold(at: Harness) -> None:
