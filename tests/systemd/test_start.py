@@ -201,7 +201,7 @@ async def test_the_watchdog_notices_a_hang_and_takes_an_unreachable_cluster_for_
     pid = (await bare.state())["MainPID"]
     assert bare.cluster is not None
     await bare.cluster.faults.refuse()
-    await bare.until(lambda state: "Kubernetes away" in state["StatusText"])
+    await bare.until(lambda state: "Kubernetes has not answered" in state["StatusText"])
     await asyncio.sleep(3.0)  # longer than the watchdog's timeout
     state = await bare.state()
     assert (state["MainPID"], state["NRestarts"], state["ActiveState"]) == (pid, "0", "active")
