@@ -206,7 +206,7 @@ def _wire(context: Context) -> Daemon:
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(observer.cluster_changed)
     context.mirror.follow_routes(kinds_of(context.config.routes))
-    context.cluster.connection.on_doubt = context.gate.doubt
+    context.cluster.connection.on_unverified = context.gate.verify_again
     context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.gate.contact_tried.set
     context.mirror.restored = context.view_restored

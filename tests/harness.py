@@ -332,9 +332,9 @@ class Harness:
         """Mark all stacks dirty, so that the daemon looks at each of them again."""
         self.daemon.observer.mark_all_dirty()
 
-    def doubt(self) -> None:
+    def verify_again(self) -> None:
         """Let the daemon check whether this is still the same cluster."""
-        self.daemon.context.gate.doubt()
+        self.daemon.context.gate.verify_again()
 
     def lose_lease(self, why: str) -> None:
         """Close the daemon's fence, as when its Lease was not renewed in time; clients are told ``why``."""

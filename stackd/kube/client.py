@@ -227,7 +227,7 @@ class Cluster:
                 raise ClusterUnavailable(f"the namespace {name} is being terminated")
             return
         if self.belongs_to and await self.cluster_uid() != self.belongs_to:
-            self.connection.on_doubt()
+            self.connection.on_unverified()
             raise ClusterUnavailable("another cluster answers; nothing is created there")
         metadata = {"name": name, "labels": {labels.MANAGED_BY: labels.MANAGER}}
         body = orjson.dumps({**KINDS[NAMESPACES].type_meta, "metadata": metadata})

@@ -113,7 +113,7 @@ class KubeConnection:
     ``counts``    requests by (verb, resource, code); the code is ``none`` for those without a response
     ``access``    the credentials, and when they expire
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
-    ``on_doubt``  is called when this may be another cluster: after a 401 (the next credentials may be for another one),
+    ``on_unverified``  is called when this may be another cluster: after a 401 (the next credentials may be for another one),
                   and when the namespace of the stacks is gone
     ``on_date``   is called with the ``Date`` of each successful JSON response, and the seconds that the request took
     """
@@ -125,7 +125,7 @@ class KubeConnection:
         self.fence = fence or Fence()
         self.contact = Contact()
         self.counts: Counter[tuple[str, str, str]] = Counter()
-        self.on_doubt: Callable[[], None] = lambda: None
+        self.on_unverified: Callable[[], None] = lambda: None
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
         self._on_request = on_request
         self._in_flight = asyncio.Semaphore(target.max_in_flight)
@@ -265,7 +265,7 @@ class KubeConnection:
             self._count(call, code, time.perf_counter() - began)
 
     async def _renewed(self, generation: int) -> bool:
-        self.on_doubt()
+        self.on_unverified()
         return await self.access.reload(generation)
 
     async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:

@@ -68,7 +68,7 @@ class RouteChanged(ObjectChanged[RouteState]):
 
 @struct
 class Relisted:
-    """A list was read (the first one, too), and the subscribers were told its differences."""
+    """A list was read (the first one, too), and its differences were reported."""
 
     kind: str
 

@@ -209,7 +209,7 @@ class Context:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
         refuses all work."""
         if self.mirror.synced:
-            self.gate.doubt()
+            self.gate.verify_again()
         if away > AWAY_SECONDS:
             self.worker.retry_all()
 

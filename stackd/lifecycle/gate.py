@@ -61,7 +61,7 @@ class Gate:
     """What keeps stackd from its work.
 
     ``contact_tried``   set once the cluster was reached, or a try to reach it has failed
-    ``doubted``         set while the cluster has to be asked for its identity
+    ``verification_due``  set while the cluster has to be asked for its identity
     ``wrong_cluster``   the sentence about another cluster that answers; empty if none does
     ``unreached``       why the cluster cannot be used; ClusterRefused: it answers, but does not accept stackd
     ``ports_error``, ``policy_error``, ``file_error``
@@ -73,7 +73,7 @@ class Gate:
 
     def __init__(self, context: Context) -> None:
         self.contact_tried = asyncio.Event()
-        self.doubted = asyncio.Event()
+        self.verification_due = asyncio.Event()
         self.wrong_cluster = ""
         self.unreached: StackdError | None = None
         self.ports_error = self.policy_error = self.file_error = ""
@@ -83,7 +83,7 @@ class Gate:
         self.clock, self.wall_clock = context.clock, context.wall_clock
         self.compared = not (self.store.incomplete and len(self.store.stacks))
         self._confirmed = asyncio.Event()
-        self._doubted_since: float | None = None
+        self._unverified_since: float | None = None
 
     @property
     def fence(self) -> Fence:
@@ -93,20 +93,20 @@ class Gate:
     # ---- whose cluster it is
 
     @property
-    def in_doubt(self) -> bool:
+    def unverified(self) -> bool:
         """Whether the cluster has yet to confirm its identity: after a start, and each time it was unreachable."""
         return not self._confirmed.is_set()
 
-    def doubt(self) -> None:
+    def verify_again(self) -> None:
         """The cluster may be another one: trust nothing until its identity is known (``follow_identity``)."""
-        if not self.in_doubt or self._doubted_since is None:
-            self._doubted_since = self.clock.monotonic()
+        if not self.unverified or self._unverified_since is None:
+            self._unverified_since = self.clock.monotonic()
         self._confirmed.clear()
-        self.doubted.set()
+        self.verification_due.set()
 
     async def identify(self) -> None:
         """Ask the cluster for its identity; nothing is created or removed in another one than the file's own."""
-        self.doubted.clear()
+        self.verification_due.clear()
         uid = await self.cluster.cluster_uid()
         expected = await self.store.meta.get(CLUSTER_UID)
         if expected is None:
@@ -130,7 +130,7 @@ class Gate:
             log.warning("the cluster that the file belongs to answers again; its objects are listed again")
             await self.mirror.relist()  # after a new list the identity is asked for once more
         self.wrong_cluster = ""
-        if self.doubted.is_set():  # somebody has doubted during the request: the answer may be older than the doubt
+        if self.verification_due.is_set():  # asked for again during the request: the answer may be older than that
             self._confirmed.clear()
         else:
             self._confirmed.set()
@@ -167,7 +167,7 @@ class Gate:
 
     async def confirmed_cluster(self) -> None:
         """Ask again; return once the cluster that answers is confirmed as the file's own. Raises ClusterUnavailable."""
-        self.doubt()
+        self.verify_again()
         await self.right_cluster()
 
     def may_promise(self, error: StackdError) -> None:
@@ -192,7 +192,7 @@ class Gate:
         """Why no pass of the reconciliation can be made now; empty if one can."""
         if self.wrong_cluster:
             return self.wrong_cluster
-        if self.in_doubt:
+        if self.unverified:
             return CHECKING_IDENTITY
         if not self.mirror.synced:
             return "the cluster has not been seen yet"
@@ -287,9 +287,9 @@ class Gate:
             return f"nothing can be created or deleted: the watches are interrupted: {self.mirror.last_error}"
         if self.mirror.withheld:
             return f"statuses are late: {WITHHELD}"
-        if not self.in_doubt:
+        if not self.unverified:
             return ""
-        since = self._doubted_since
+        since = self._unverified_since
         asking = since is None or self.clock.monotonic() - since <= AWAY_SECONDS
         why = str(self.unreached or ("" if asking else CHECKING_IDENTITY))
         return f"nothing can be created or deleted: {why}" if why else ""
@@ -327,12 +327,12 @@ async def bring_up(context: Context) -> None:
 
 
 async def follow_identity(context: Context, *, confirmed: Callable[[], None]) -> None:
-    """The identity service: ask for the cluster's identity whenever it is in doubt, until it answers; for ever.
+    """The identity service: ask for the cluster's identity whenever it is unverified, until it answers; for ever.
     ``confirmed`` is called whenever the identity is confirmed."""
     while True:
-        await context.gate.doubted.wait()
+        await context.gate.verification_due.wait()
         await bring_up(context)
-        if not context.gate.in_doubt:
+        if not context.gate.unverified:
             confirmed()
 
 

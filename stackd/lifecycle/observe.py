@@ -73,7 +73,7 @@ class Observer:
         elif isinstance(change, Relisted):
             self._context.worker.retry_all()
             if change.kind in self._listed:
-                self._context.gate.doubt()
+                self._context.gate.verify_again()
             self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -121,7 +121,7 @@ class Observer:
 
     async def _observe(self, stack_ids: set[str]) -> None:
         context, rows = self._context, self._context.store.stacks
-        if not context.mirror.synced or context.gate.in_doubt or context.gate.wrong_cluster:
+        if not context.mirror.synced or context.gate.unverified or context.gate.wrong_cluster:
             return  # all stacks are marked again when that is over
         assessed = [one for stack_id in stack_ids if (one := self._assess(stack_id)) is not None]
         assessed = self._hold_back(await self._proven(assessed))

@@ -145,7 +145,7 @@ class Reloader:
             reloads.refused = ""
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
-                self.context.gate.doubt()
+                self.context.gate.verify_again()
             self._take(loaded, new, templates, anything=fresh)
         self.notifier.ready(line(self.context, self.ready))
 

@@ -97,23 +97,23 @@ async def test_after_an_outage_it_is_asked_for_although_the_watches_go_on_where_
     assert (await at.stack(stack_id))["status"] == "running"
 
 
-async def test_a_doubt_that_comes_while_the_cluster_is_being_asked_is_not_answered_by_that(at: Harness) -> None:
+async def test_a_verification_asked_for_while_one_is_under_way_is_not_answered_by_that(at: Harness) -> None:
     asked = at.counts.total("get", "namespaces")
     at.faults.add_fault(action="latency", seconds=0.2, verb="get", name="kube-system", count=2)
-    at.doubt()
+    at.verify_again()
     await eventually(lambda: at.counts.in_flight == 1)
-    at.doubt()
+    at.verify_again()
     await eventually(lambda: at.counts.total("get", "namespaces") == asked + 1)
     assert (await at.get("/reconcile"))["blocked"]
     await until(lambda: at.get("/reconcile"), lambda seen: not seen["blocked"])
-    assert at.counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second doubt"
+    assert at.counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second request"
 
 
 async def test_a_hanging_identity_shows_before_the_call_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
     at.give_kubernetes(attempt_timeout=0.5)
     at.faults.add_fault(action="hang", verb="get", name="kube-system")
-    at.doubt()
+    at.verify_again()
     await at.until_unready("stackd is still checking that this is its own cluster")
     at.faults.clear()
     await at.until_ready()

@@ -74,8 +74,8 @@ async def leave_behind(at: Harness, name: str, labels: dict[str, str] = OURS, **
     await at.apply("pods", name, labels=labels | {"stackd.io/stack": name}, spec=spec, **metadata)
 
 
-async def doubt(at: Harness) -> None:
-    """Let the daemon doubt which cluster this is, and get no answer: its passes are blocked."""
+async def unverify(at: Harness) -> None:
+    """Let the daemon verify the cluster again, and get no answer: its passes are blocked."""
     at.faults.add_fault(action="status", verb="get", resource="namespaces", code=500)
     at.faults.compact()
     at.faults.drop_watches()
@@ -85,7 +85,7 @@ async def doubt(at: Harness) -> None:
 async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_after_it(at: Harness) -> None:
     ids = await running(at, 2 * MANY)
     shown, later = ids[:MANY], ids[MANY:]
-    await doubt(at)
+    await unverify(at)
     await at.refused(503, "still checking that this is its own cluster", "/reconcile/confirm")  # nothing was shown
     remove_pods(at, shown)
     await at.until_metric("stackd_mirror_objects", MANY, kind="pods")
@@ -100,7 +100,7 @@ async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_aft
     await until_held(at, MANY)
     await at.passes(3)
     assert await held(at) == sorted(later)
-    await doubt(at)
+    await unverify(at)
     await at.refused(503, f"{MANY} stacks", "/reconcile/confirm")  # which were shown: it holds for them
     at.faults.clear()
     await until(at.used_ports, lambda seen: seen == 0)

@@ -170,7 +170,7 @@ async def test_when_the_api_server_comes_back_with_another_range_its_ports_are_u
         await at.refused(503, "", "/stacks", seed())
         at.cluster.ports._low, at.cluster.ports._high = 30000, 32767
         at.faults.compact()
-        at.doubt()
+        at.verify_again()
         await at.until_ready()
         await at.create()
 
@@ -230,5 +230,5 @@ async def test_a_policy_that_changes_the_question_for_the_range_says_nothing_of_
     at.faults.clear()
     await at.create()
     before = posts(at)
-    at.doubt()
+    at.verify_again()
     await eventually(lambda: posts(at) > before, lambda: "it is not asked again: it passes for known")

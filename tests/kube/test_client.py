@@ -202,8 +202,8 @@ async def test_a_namespace_that_stays_away_is_an_error(cluster: Cluster, wire: W
 
 
 async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire: Wire) -> None:
-    doubts: list[None] = []
-    cluster.connection.on_doubt = lambda: doubts.append(None)
+    calls: list[None] = []
+    cluster.connection.on_unverified = lambda: calls.append(None)
     cluster.belongs_to = "c-1"
     wire.on("POST", PODS, NO_NAMESPACE)
     wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE)
@@ -211,7 +211,7 @@ async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire
     with pytest.raises(ClusterUnavailable, match="another cluster answers"):
         await cluster.create_pod(pod("p"))
     assert not wire.asked("POST", "/api/v1/namespaces")
-    assert doubts
+    assert calls
 
 
 # ---- deletes and patches

@@ -305,10 +305,10 @@ async def test_a_banner_says_that_another_cluster_answers_and_goes_when_the_righ
         await board.open()
         banner = board.page.locator("#banners .banner")
         board.at.cluster.faults.add_fault(action="reply", code=200, body=other, verb="get", name="kube-system")
-        board.at.doubt()
+        board.at.verify_again()
         await expect(banner).to_contain_text("the file belongs to the cluster with kube-system uid")
         board.at.cluster.faults.clear()
-        board.at.doubt()
+        board.at.verify_again()
         await expect(banner).to_have_count(0)
 
 

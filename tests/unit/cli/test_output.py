@@ -33,7 +33,7 @@ from stackd.cli.output import (
 )
 from stackd.cli.stacks import TIMELINE, added
 from stackd.client import Client
-from tests.api.test_reconcile import MANY, doubt, running, until_held, vanish
+from tests.api.test_reconcile import MANY, running, until_held, unverify, vanish
 from tests.harness import eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 
@@ -278,7 +278,7 @@ async def test_reconcile_shows_what_is_held_and_releases_it(shell: Shell) -> Non
 async def test_a_confirmation_that_cannot_be_used_now_is_a_failure_with_the_reason(shell: Shell) -> None:
     await vanish(shell.at, await running(shell.at, MANY))
     await until_held(shell.at, MANY)
-    await doubt(shell.at)
+    await unverify(shell.at)
     plan = (await shell.any_command("reconcile")).output
     assert plan.startswith("reconciliation is stopped: stackd is still checking that this is its own cluster")
     assert f"{MANY} held back" in plan
