@@ -72,15 +72,22 @@ def doc(about: str, keywords: Mapping[str, Any] = NOTHING, /, *, nullable: bool 
     return dataclasses.field(metadata={"about": about, "keywords": keywords, "nullable": nullable}, **options)
 
 
+@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(doc, dataclasses.field))
+def body(cls: type[T]) -> type[T]:
+    """A dataclass that is never changed. It has the methods of ``Body``: those of a dataclass make the import slow."""
+    return dataclasses.dataclass(kw_only=True, init=False, eq=False, repr=False)(cls)
+
+
+@body
 class Body:  # noqa: PLW1641 - it may hold what has no hash
     """The base of all bodies. ``raw`` is the JSON that a client has read, with the fields that a later stackd adds."""
 
-    raw: Mapping[str, Any] = NOTHING
+    raw: Mapping[str, Any] = dataclasses.field(default_factory=nothing)
     optional: ClassVar[tuple[str, ...] | None] = None
     """The fields that are left out while they have their default; None: all that have one."""
 
     def __init__(self, **values: Any) -> None:
-        for each in dataclasses.fields(self):  # type: ignore[arg-type]  # of each class below
+        for each in dataclasses.fields(self):
             value = values.pop(each.name, dataclasses.MISSING)
             if value is dataclasses.MISSING and (value := default_of(each)) is dataclasses.MISSING:
                 raise TypeError(f"{type(self).__name__} needs {each.name}")
@@ -94,12 +101,6 @@ class Body:  # noqa: PLW1641 - it may hold what has no hash
     def __repr__(self) -> str:
         shown = (f"{name}={value!r}" for name, value in vars(self).items() if name not in ("raw", "values"))
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(doc, dataclasses.field))
-def body(cls: type[T]) -> type[T]:
-    """A dataclass that is never changed. It has the methods of ``Body``: those of a dataclass make the import slow."""
-    return dataclasses.dataclass(kw_only=True, init=False, eq=False, repr=False)(cls)
 
 
 def is_body(kind: Any) -> bool:
@@ -189,7 +190,7 @@ class Stack(Body):
         return tuple(port.url or port.host or f"{host}:{port.node_port}" for port in self.ports)
 
 
-STACK_FIELDS = tuple(each.name for each in dataclasses.fields(Stack) if each.name != "values")
+STACK_FIELDS = tuple(each.name for each in fields_of(Stack) if each.name != "values")
 """The fields of a stack that can be read, in their order."""
 
 LISTED = (
@@ -678,9 +679,7 @@ def decode(kind: type[T], raw: Mapping[str, Any]) -> T:
     """The body in JSON that was read. Fields that it lacks have their defaults."""
     readers: Any = _readers
     found = {name: absent if (value := raw.get(name)) is None else read(value) for name, read, absent in readers(kind)}
-    made = kind(**found)
-    vars(made)["raw"] = raw
-    return made
+    return kind(**found | {"raw": raw})
 
 
 @cache

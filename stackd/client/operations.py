@@ -433,6 +433,4 @@ def _change(stack: str | Stack, verb: str) -> Steps[Stack]:
 def _updated(before: str | Stack, raw: Mapping[str, Any]) -> Stack:
     """The stack as it is now; it keeps its ``values``, which only the answer to its create has."""
     now = decode(Stack, raw)
-    if isinstance(before, Stack):
-        vars(now)["values"] = before.values
-    return now
+    return replace(now, values=before.values) if isinstance(before, Stack) else now

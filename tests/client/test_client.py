@@ -104,7 +104,7 @@ async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
     assert "automountServiceAccountToken: false" in (await ask("dry_run", POD, ports=[80])).pod_spec
     gone = asyncio.create_task(ask("wait", stack, "deleted"))
     await ask("delete", stack)
-    assert ((await gone).status, (await gone).labels) == ("deleted", {"team": "7"})
+    assert ((await gone).status, (await gone).labels, (await gone).raw) == ("deleted", {"team": "7"}, stack.raw)
     with pytest.raises(NotFound):
         await ask("get", stack)
 
