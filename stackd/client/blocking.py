@@ -39,11 +39,16 @@ class Client(Operations):
         return bool(self._key)
 
     def concurrent(self) -> AsyncClient:
-        """An ``AsyncClient`` for the same stackd, with the same key."""
+        """An ``AsyncClient`` for the same stackd, with the same key and options."""
         from stackd.client.concurrent import AsyncClient
 
         return AsyncClient(
-            self.url, self._key, retries=self._retries, ssl_context=self._ssl, check_peer=self._check_peer
+            self.url,
+            self._key,
+            retries=self._retries,
+            ssl_context=self._ssl,
+            check_peer=self._check_peer,
+            timeout=self._timeout,
         )
 
     def __enter__(self) -> Self:

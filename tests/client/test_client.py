@@ -23,6 +23,7 @@ from stackd.client import (
     Event,
     KeyRefused,
     NotFound,
+    Retries,
     StackEnded,
     TimedOut,
     Unreachable,
@@ -250,6 +251,20 @@ async def test_what_answers_and_is_not_stackd_is_said(kind: Any) -> None:
         ask = Caller(kind(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", KEY))
         with pytest.raises(Exception, match="the server is not stackd"):
             await ask("get", "stack-1")
+        await ask("close")
+
+
+async def test_no_request_takes_longer_than_the_timeout(kind: Any) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        client = Client(url, KEY, retries=Retries(times=0), timeout=0.2)
+        ask = Caller(client if kind is Client else client.concurrent())
+        with pytest.raises(Unreachable, match="did not answer in time"):
+            await asyncio.wait_for(ask("get", "stack-1"), 10)
         await ask("close")
 
 
