@@ -233,7 +233,9 @@ class BodyCache:
     def _of(self, stack: Stack) -> ReadyBodies:
         ready = self._ready.get(stack.stack_id)
         if ready is None or ready.stack is not stack:
-            ready = self._ready[stack.stack_id] = ReadyBodies(stack)
+            ready = ReadyBodies(stack)
+            if self._stacks.get(stack.stack_id) is stack:  # else no change of the row would drop it
+                self._ready[stack.stack_id] = ready
         return ready
 
 

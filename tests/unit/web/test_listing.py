@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import select
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +43,26 @@ async def test_readers_share_the_entries_and_only_a_changed_row_is_rendered_agai
     assert before is not None
     assert after is not None
     assert [one is two for one, two in zip(before, after, strict=True)] == [True, False, True]
+
+
+async def test_nothing_is_kept_of_a_stack_that_is_deleted_while_the_list_is_rendered(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, turn = at.daemon.api.bodies, asyncio.Event()
+
+    async def in_turns(stacks: Iterable[Stack]) -> AsyncIterator[Stack]:
+        for stack in stacks:
+            await turn.wait()
+            yield stack
+
+    monkeypatch.setattr("stackd.web.bodies.in_turns", in_turns)
+    deleted, stays = await at.running(), await at.running()
+    reading = asyncio.create_task(cache.listed())
+    await asyncio.sleep(0)
+    await at.call("DELETE", f"/stacks/{deleted}")
+    turn.set()
+    assert len(await reading or ()) == 2
+    assert cache._ready.keys() == {stays}
 
 
 LONG = "kind: Pod # " + "x" * 10_000
