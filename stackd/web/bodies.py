@@ -214,10 +214,11 @@ class BodyCache:
         if stacks is not self._listed[0]:
             if any(map(is_unread, stacks)):
                 return None
-            self._listed = stacks, [self._entry(stack) async for stack in in_turns(stacks)]
+            self._listed = stacks, [self.entry(stack) async for stack in in_turns(stacks)]
         return self._listed[1]
 
-    def _entry(self, stack: Stack) -> bytes:
+    def entry(self, stack: Stack) -> bytes:
+        """The stack as an entry of the list."""
         ready = self._of(stack)
         if ready.listed is None:
             ready.listed = listed_body(stack)

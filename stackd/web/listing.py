@@ -24,7 +24,7 @@ from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
-from stackd.web.bodies import in_turns, is_unread, listed_body, read_entries
+from stackd.web.bodies import in_turns, is_unread, read_entries
 from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.stacks import STACKS, first_answer, read_body
@@ -75,7 +75,7 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
         return await _list_selected(call)
     entries = await call.api.bodies.listed()
     if entries is None:
-        return await _read_list(call, call.view.stacks(), listed_body, CLOSE)
+        return await _read_list(call, call.view.stacks(), call.api.bodies.entry, CLOSE)
     size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(CLOSE)
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
         return ReadyAnswer(OPEN + b",".join(entries) + CLOSE)
@@ -124,7 +124,7 @@ async def _list_selected(call: ApiCall) -> web.StreamResponse:
     if limit is not None:
         next_cursor = cursor_of(*list_key(shown[-1])) if len(page) > limit else None
         end = b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
-    render = bodies.encoder(contract.Stack, fields) if fields else listed_body
+    render = bodies.encoder(contract.Stack, fields) if fields else call.api.bodies.entry
     if (not fields or "pod_spec" in fields) and any(map(is_unread, shown)):
         return await _read_list(call, shown, render, end)
     return json_response(OPEN + b",".join([render(stack) async for stack in in_turns(shown)]) + end)
