@@ -152,20 +152,23 @@ def begin_items(
     results, started = [], []
     for stack_id, state in states.items():
         stack = stacks.get(stack_id)
-        result = None
         if stack is None:
             # What this job began to delete is gone because of it.
             done = deletes and state == "started"
-            result = ItemResult(stack_id=stack_id, outcome=Outcome.DONE if done else Outcome.NOT_FOUND)
+            results.append(ItemResult(stack_id=stack_id, outcome=Outcome.DONE if done else Outcome.NOT_FOUND))
         elif state == "started":  # its intent is in the file since before a restart
-            work += [] if deletes else [stack]
+            if not deletes:
+                work.append(stack)
         elif deletes:
             started.append(stack_id)
         else:
             changed, result = _intend(tx, job, stack, settings)
-            work += [] if changed is None else [changed]
-            started += [stack_id] if result is None else []
-        results += [] if result is None else [result]
+            if changed is not None:
+                work.append(changed)
+            if result is None:
+                started.append(stack_id)
+            else:
+                results.append(result)
     if started:
         tx.run(
             "UPDATE job_items SET state = 'started' WHERE job_id = ? AND stack_id IN (SELECT value FROM json_each(?))",
