@@ -107,15 +107,16 @@ def wanted_routes(stack: Stack, config: RoutesSection, instance: str) -> tuple[W
     if not (stack.routed and stack.ports_held and config.domain):
         return ()
     mixed = _is_mixed(stack)
-    backend, specs = BACKEND_PREFIX + stack.stack_id if mixed else stack.service_name, {}
+    backend = BACKEND_PREFIX + stack.stack_id if mixed else stack.service_name
+    objects: list[tuple[str, str, Route, dict[str, Any]]] = []
     for port in stack.routed:
         if listener := config.listener(port.route):
             spec = _route_spec(port, config.gateway, listener, backend)
-            specs[resource_of(port.route), _name(stack, port)] = spec
+            objects.append((resource_of(port.route), _name(stack, port), port.route, spec))
     if mixed:
         ports = [service_port(port) for port in stack.routed]
-        specs[BACKENDS, backend] = {"type": "ClusterIP", "selector": service_selector(stack), "ports": ports}
-    kinds = {_name(stack, port): port.route for port in stack.routed} | {backend: stack.routed[0].route}
+        spec = {"type": "ClusterIP", "selector": service_selector(stack), "ports": ports}
+        objects.append((BACKENDS, backend, stack.routed[0].route, spec))
     return tuple(
         WantedRoute(
             resource=resource,
@@ -126,13 +127,13 @@ def wanted_routes(stack: Stack, config: RoutesSection, instance: str) -> tuple[W
                     "name": name,
                     "namespace": stack.namespace,
                     "labels": labels.object_labels(instance, stack.stack_id),
-                    "annotations": {labels.ROUTE: kinds[name].value},
+                    "annotations": {labels.ROUTE: route.value},
                 },
                 "spec": spec,
             },
             content=_content(resource, spec),
         )
-        for (resource, name), spec in specs.items()
+        for resource, name, route, spec in objects
     )
 
 
