@@ -531,8 +531,9 @@ class Cluster:
 
         async def is_gone() -> bool | Again:
             existing = await self.find(resource, name, deadline)
-            gone = existing is None or existing["metadata"]["uid"] != uid
-            return True if gone or existing is None else Again(error=_still_there(resource, existing))
+            if existing is None or existing["metadata"]["uid"] != uid:
+                return True
+            return Again(error=_still_there(resource, existing))
 
         if not await poll(deadline, delete):
             await poll(deadline, is_gone)
