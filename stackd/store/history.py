@@ -16,7 +16,7 @@ import orjson
 
 from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
 from stackd.store.schema import REQUESTED
-from stackd.store.transaction import Table, Transaction, id_array, labels_from, operation
+from stackd.store.transaction import IDS, Table, Transaction, id_array, labels_from, operation
 from stackd.structs import struct
 
 LINES_PER_STACK = 300
@@ -141,7 +141,7 @@ def _keep_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
 def forget(tx: Transaction, ids: str) -> None:
     """Delete the timelines and logs of removed stacks (an ``id_array``) that no client ever knew."""
     for table in ("timeline", "kept_logs"):
-        tx.run(f"DELETE FROM {table} WHERE stack_id IN (SELECT value FROM json_each(?))", (ids,))
+        tx.run(f"DELETE FROM {table} WHERE stack_id IN {IDS}", (ids,))
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:

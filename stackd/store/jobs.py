@@ -31,7 +31,7 @@ from stackd.model import (
 from stackd.store import changes, rows
 from stackd.store.changes import BY_JOB, Extension, Start
 from stackd.store.rows import Claim
-from stackd.store.transaction import Submit, Table, Transaction, id_array, labels_from, labels_text, operation
+from stackd.store.transaction import IDS, Submit, Table, Transaction, id_array, labels_from, labels_text, operation
 
 DELETE = JobRequest()
 MAX_ERRORS = 100
@@ -170,10 +170,8 @@ def begin_items(
             else:
                 results.append(result)
     if started:
-        tx.run(
-            "UPDATE job_items SET state = 'started' WHERE job_id = ? AND stack_id IN (SELECT value FROM json_each(?))",
-            (job_id, id_array(started)),
-        )
+        begin = f"UPDATE job_items SET state = 'started' WHERE job_id = ? AND stack_id IN {IDS}"
+        tx.run(begin, (job_id, id_array(started)))
     if started or results:
         _write_outcomes(tx, job, results)
     return work

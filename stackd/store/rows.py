@@ -29,7 +29,7 @@ from stackd.model import (
     TimelineEvent,
 )
 from stackd.store import history
-from stackd.store.transaction import Table, Transaction, id_array, labels_from, labels_text, operation
+from stackd.store.transaction import IDS, Table, Transaction, id_array, labels_from, labels_text, operation
 
 LONGEST_KEPT = 8 * 1024
 """The longest pod spec, in characters, that is kept in memory with its stack; longer ones are read from the file."""
@@ -43,7 +43,6 @@ _SHORT_COLUMNS = COLUMNS.replace(
     "pod_spec", f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END", 1
 )
 _CHANGING = [name for name in _COLUMN_OF if name not in ("stack_id", "namespace", "pod_spec")]
-_IDS = "(SELECT value FROM json_each(?))"
 
 ALL_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks"
 COUNT_STACKS = "SELECT count(*) FROM stacks"
@@ -117,7 +116,7 @@ def find_live(tx: Transaction, stack_id: str) -> Stack:
 def find_all(tx: Transaction, ids: Iterable[str]) -> dict[str, Stack]:
     """The stacks that exist, by id, in the order of ``ids``; without long pod specs."""
     ids = list(dict.fromkeys(ids))
-    rows = tx.rows(f"{ALL_STACKS} WHERE stack_id IN {_IDS}", (id_array(ids),))
+    rows = tx.rows(f"{ALL_STACKS} WHERE stack_id IN {IDS}", (id_array(ids),))
     stacks = {stack.stack_id: stack for stack in map(from_row, rows)}
     return {stack_id: stacks[stack_id] for stack_id in ids if stack_id in stacks}
 
@@ -138,7 +137,7 @@ def with_labels(tx: Transaction, labels: Mapping[str, str], *, unsettled: bool) 
 
 def pod_specs(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
     """The pod specs of those stacks that exist, by id. They can be long, so ask for a few at a time."""
-    return dict(tx.rows(f"SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN {_IDS}", (id_array(ids),)))
+    return dict(tx.rows(f"SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN {IDS}", (id_array(ids),)))
 
 
 def insert(tx: Transaction, stack: Stack) -> Stack:
@@ -198,7 +197,7 @@ def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteR
         history.add(tx, [(stack.stack_id, asked) for stack in fresh if stack.accepted])
     undone = [stack.stack_id for stack in fresh if reason is DeleteReason.UNDO or not stack.accepted]
     if undone:  # their answers were never sent
-        tx.run(f"DELETE FROM idempotency WHERE stack_id IN {_IDS}", (id_array(undone),))
+        tx.run(f"DELETE FROM idempotency WHERE stack_id IN {IDS}", (id_array(undone),))
     return list((stacks | {stack.stack_id: stack for stack in fresh}).values())
 
 
@@ -210,7 +209,7 @@ def remove(tx: Transaction, ids: Iterable[str]) -> int:
     array = id_array(ids)
     # The rows go first: on a full disk, what is written about them takes their space.
     gone = tx.rows(
-        f"DELETE FROM stacks WHERE stack_id IN {_IDS}"
+        f"DELETE FROM stacks WHERE stack_id IN {IDS}"
         " RETURNING stack_id, labels, accepted AND NOT unassigned, delete_reason, unassigned",
         (array,),
     )
@@ -235,7 +234,7 @@ def remove(tx: Transaction, ids: Iterable[str]) -> int:
 
 def removed_among(tx: Transaction, ids: Iterable[str]) -> frozenset[str]:
     """Those of ``ids`` whose stacks were removed from this file in the last thirty days, undone creates included."""
-    removed = tx.rows(f"SELECT stack_id FROM removed_stacks WHERE stack_id IN {_IDS}", (id_array(ids),))
+    removed = tx.rows(f"SELECT stack_id FROM removed_stacks WHERE stack_id IN {IDS}", (id_array(ids),))
     return frozenset(stack_id for (stack_id,) in removed)
 
 
@@ -252,7 +251,7 @@ def give_back_ports(tx: Transaction, ids: Iterable[str]) -> None:
     """Free the node ports and the names of these stacks."""
     array = id_array(ids)
     for table in ("node_ports", "hostnames"):
-        tx.run(f"DELETE FROM {table} WHERE stack_id IN {_IDS}", (array,))
+        tx.run(f"DELETE FROM {table} WHERE stack_id IN {IDS}", (array,))
 
 
 def hold_ports(tx: Transaction, stack: Stack) -> None:
@@ -320,7 +319,7 @@ def answer_claim(tx: Transaction, claim: Claim, status: int, body: bytes) -> Non
 
 def drop_unanswered(tx: Transaction, ids: str) -> None:
     """Delete the unanswered claims of these stacks (an ``id_array``), so that a client can use the keys again."""
-    tx.run(f"DELETE FROM idempotency WHERE stack_id IN {_IDS} AND answer IS NULL", (ids,))
+    tx.run(f"DELETE FROM idempotency WHERE stack_id IN {IDS} AND answer IS NULL", (ids,))
 
 
 def purge_claims(tx: Transaction, before: int, limit: int) -> int:

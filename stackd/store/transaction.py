@@ -30,6 +30,8 @@ P = ParamSpec("P")
 Parameters = Sequence[Any] | Mapping[str, Any]
 Submit = Callable[..., Coroutine[Any, Any, Any]]
 """``Writer.submit``."""
+IDS = "(SELECT value FROM json_each(?))"
+"""The ids of an ``id_array``, in SQL."""
 
 
 def id_array(ids: Iterable[str]) -> str:
