@@ -115,7 +115,7 @@ async def test_a_certificate_that_does_not_hold_for_the_servers_name_is_refused(
     ],
     ids=["reset", "closed", "no TLS"],
 )
-async def test_a_handshake_that_is_cut_says_so(tmp_path: Path, answer: bytes, linger: bytes | None, why: str) -> None:
+async def test_a_handshake_that_is_cut_says_so(answer: bytes, linger: bytes | None, why: str) -> None:
     async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(answer)

@@ -112,7 +112,7 @@ async def test_waiting_for_a_pod_sees_each_state_and_times_out(cluster: Cluster,
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster, wire: Wire) -> None:
+async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster) -> None:
     mirror = Mirror(cluster)
 
     def fail(_: MirrorChange) -> None:

@@ -39,12 +39,12 @@ def service_of(stack: Stack, **metadata: Any) -> dict[str, Any]:
     return service
 
 
-def pod_of(stack: Stack, phase: str = "Running") -> dict[str, Any]:
+def pod_of(stack: Stack) -> dict[str, Any]:
     manifest = {"spec": {"containers": [{"name": "app"}]}}
     if stack.values:
         manifest = with_values(manifest, stack.values)
     pod = pod_manifest(stack, manifest, instance="default", node_selector={})
-    pod["metadata"]["uid"], pod["spec"]["nodeName"], pod["status"] = "pod-uid", "dev-worker2", {"phase": phase}
+    pod["metadata"]["uid"], pod["spec"]["nodeName"], pod["status"] = "pod-uid", "dev-worker2", {"phase": "Running"}
     return pod
 
 
