@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import orjson
 import pytest
 
 from stackd.cli.options import loop_factory
+from stackd.lifecycle.context import Context
 from stackd.model import Stack
 from stackd.store import Store
 from stackd.web.api import Api
@@ -107,8 +109,11 @@ async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
     assert [piece.count(b"stack_id") async for piece in reading] == [16, 16, 8]
 
 
-async def test_others_get_a_turn_while_changes_are_filtered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_others_get_a_turn_while_changes_are_filtered_and_the_list_is_rendered(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stream may resume after 10,000 changes of which its filters select none."""
+    await fill(store, lambda _: False)
     clock = itertools.count()
     monkeypatch.setattr("stackd.web.bodies.perf_counter", lambda: next(clock))
     turns = 0
@@ -123,8 +128,12 @@ async def test_others_get_a_turn_while_changes_are_filtered(monkeypatch: pytest.
     changes = [FeedChange(number, "stack-1", None) for number in range(100)]
     nothing = _Subscriber(_render(()), lambda change: None)
     assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
-    task.cancel()
     assert turns >= len(changes)
+    turns = 0
+    entries = await BodyCache(cast(Context, SimpleNamespace(store=store))).listed()
+    task.cancel()
+    assert entries is not None
+    assert turns >= len(entries) == 70
 
 
 # ---- the address at which stackd says that it listens, and how it accepts clients there
