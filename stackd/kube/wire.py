@@ -280,10 +280,11 @@ def _fault_of_refusal(call: KubeRequest, answer: KubeResponse) -> str:
         return ""
     # "There is no such path" is also a 404 with a Status, but says nothing about the object.
     about = (status.kind, status.name)
-    if call.verb == "create" and call.resource != TOKENS:
-        return "" if about == (NAMESPACES, call.namespace) else "a 404 about something else"
+    if call.verb == "create" and about == (NAMESPACES, call.namespace):
+        return ""
+    about_one = call.verb not in ("create", "list", "watch") or call.resource == TOKENS
     asked = (call.resource.partition("/")[0], call.name)
-    return "" if about == asked and call.verb not in ("list", "watch") else "a 404 about something else"
+    return "" if about_one and about == asked else "a 404 about something else"
 
 
 def _fault_of_success(call: KubeRequest, answer: KubeResponse) -> str:

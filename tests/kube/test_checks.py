@@ -151,6 +151,14 @@ def test_what_else_is_not_there_is_only_missing_if_it_is_what_was_asked_for() ->
     refused(call, as_json(404, status(404, "NotFound", "the server could not find the requested resource")))
 
 
+@pytest.mark.parametrize("name", ["token-request-404", "pod-create-404-namespace"])
+def test_a_namespace_that_is_not_there_is_named(name: str) -> None:
+    call = asked(recording(name))
+    missing = status(404, "NotFound", "not found", kind="namespaces", name=call.namespace)
+    check(call, as_json(404, missing))
+    assert str(error_of(call, as_json(404, missing))) == f"the namespace {call.namespace} does not exist"
+
+
 def test_a_path_that_is_not_there_is_a_missing_crd_only_for_routes() -> None:
     """Before, a log for which something answered so was a KeyError."""
     answer = KubeResponse(status=404, body=b"404 page not found\n", content_type="text/plain")
