@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from stackd.contract import LARGEST_PORT
 from stackd.model import TargetPort
 from stackd.names import (
     BARE_KEY_FORM,
@@ -35,7 +36,6 @@ from stackd.podspec.fields import NO_HOST_NAMESPACES
 from stackd.podspec.images import image_refusal
 from stackd.podspec.policy import RESTART_POLICIES, Policy, is_reserved
 from stackd.podspec.reasons import Reasons, below
-from stackd.podspec.request import LARGEST_PORT
 
 Json = Mapping[str, Any]
 _Form = tuple[Callable[[Any], bool], str]

@@ -10,15 +10,13 @@ import contextlib
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from stackd.contract import LARGEST_PORT, MAX_TARGET_PORTS, PROTOCOLS
 from stackd.errors import InvalidRequest
 from stackd.model import NO_LABELS, Route, RoutedTarget, TargetPort
 from stackd.names import BARE_KEY_FORM, did_you_mean, is_bare_key, is_label_value
 from stackd.podspec.reasons import Enough, Reasons, below, shown
 
-MAX_TARGET_PORTS = 24
 MAX_LABELS = 16
-LARGEST_PORT = 65535
-PROTOCOLS = ("TCP", "UDP")
 _FIELDS = ("container_port", "protocol", "route")
 
 
