@@ -204,7 +204,7 @@ def _daemon(value: Callable[[str, str], Any], config_path: Path | None) -> Local
     """With the first key of ``auth.key_file``, or else of ``api-key`` beside the configuration, if one can be read."""
     from stackd.doctor.local import LocalDaemon
 
-    port, key_file, key = str(value("server", "port")), value("auth", "key_file"), ""
+    port, key_file, key = str(value("server", "port")), str(value("auth", "key_file") or ""), ""
     files = [Path(key_file).expanduser()] if key_file else []
     for file in [*files, *([config_path.with_name("api-key")] if config_path is not None else [])]:
         with suppress(OSError, ValueError):

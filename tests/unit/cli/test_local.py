@@ -100,6 +100,14 @@ async def test_the_daemon_here_is_reached_whatever_name_its_certificate_is_for(
             assert said in result.output
 
 
+async def test_a_key_file_that_is_no_path_does_not_keep_the_key_beside_from_being_used(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(shell, monkeypatch, f"[server]\nport = {shell.at.port}\n[auth]\nkey_file = 1")
+    result = await shell.any_command("owner", STACKD_URL="", STACKD_API_KEY="")
+    assert result.exit_code == 0, f"{result.exception!r}{result.output}"
+
+
 def test_who_gets_a_connection_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
