@@ -42,6 +42,7 @@ from stackd.kube.objects import (
     PodEvent,
     PodState,
     ServiceState,
+    is_about,
     node_state,
     pod_event,
     pod_state,
@@ -56,7 +57,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 # Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
 CONNECT_PATIENCE = 3.0
-PAGE = 250
+PAGE, SMALL_PAGE = 500, 25
 # A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
 LIST_SECONDS = 30.0
 # Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
@@ -152,10 +153,13 @@ class Cluster:
     async def everything(self, call: KubeRequest, read: Callable[[JsonObject], T]) -> tuple[list[T], str]:
         """All items of a list, each converted by ``read``, and the list's resourceVersion.
 
-        If the pages expire while they are read (410, because etcd was compacted), it is read again without paging.
+        If the pages expire while they are read (410, because etcd was compacted), it is read again without paging; if
+        a page is larger than stackd reads, in smaller pages. Raises ClusterUnavailable if that does not help.
         """
-        for page in ({"limit": str(PAGE)}, {}):
+        limit: int | None = PAGE
+        while limit is not None:
             items: list[T] = []
+            page = {"limit": str(limit)} if limit else {}
             try:
                 while True:
                     paged = replace(call, params={**call.params, **page})
@@ -165,7 +169,11 @@ class Cluster:
                         return items, document["metadata"]["resourceVersion"]
                     page["continue"] = token
             except VersionExpired:
-                continue
+                limit = 0 if limit else None
+            except AnswerTooLarge:
+                if limit != PAGE:
+                    raise
+                limit = SMALL_PAGE
         raise ClusterUnavailable(f"the list of {call.resource} expired while it was read")
 
     # ---- the cluster
@@ -285,7 +293,9 @@ class Cluster:
         """The Kubernetes events about the pod (of that uid, if given), oldest first."""
         fields = f"involvedObject.name={name}" + (f",involvedObject.uid={uid}" if uid else "")
         listed = await self.list_namespaced("events", fieldSelector=fields)
-        return sorted((readable("events", pod_event, raw) for raw in listed), key=lambda event: event.at)
+        # A proxy may drop the query string, and other stacks' events are not for this one's users.
+        own = [raw for raw in listed if is_about(raw, name, uid)]
+        return sorted((readable("events", pod_event, raw) for raw in own), key=lambda event: event.at)
 
     # ---- pods
 

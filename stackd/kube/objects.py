@@ -229,6 +229,12 @@ def pod_event(raw: Mapping[str, Any]) -> PodEvent:
     )
 
 
+def is_about(raw: Mapping[str, Any], pod: str, uid: str = "") -> bool:
+    """Whether an Event's JSON is about the pod of this name, and of that uid, if given."""
+    involved = raw.get("involvedObject") or _NONE
+    return involved.get("name") == pod and (not uid or involved.get("uid") == uid)
+
+
 def reserved(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
     """The pod's effective request (or limit), rounded up to whole units."""
     return -(-reserved_nanos(spec, resource, part) // NANO)

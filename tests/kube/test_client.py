@@ -288,10 +288,21 @@ async def test_a_list_that_expires_while_it_is_read_is_begun_again_in_one_piece(
     wire.on("GET", EVENTS, says(items(kind="Event", more="next")), expired, says(items(kind="Event")))
     assert await cluster.pod_events("p") == []
     queries = [(seen.query.get("limit"), seen.query.get("continue")) for seen in wire.asked("GET", EVENTS)]
-    assert queries == [("250", None), ("250", "next"), (None, None)]
+    assert queries == [("500", None), ("500", "next"), (None, None)]
     wire.on("GET", EVENTS, expired, expired)
     with pytest.raises(ClusterUnavailable, match="the list of events expired while it was read"):
         await cluster.pod_events("p")
+
+
+def packed(size: int, code: int = 200) -> Reply:
+    """A list that unpacks to this many bytes."""
+    body = gzip.compress(b'{"kind":"PodList"' + b" " * size + b"}")
+
+    async def reply(_: web.Request) -> web.StreamResponse:
+        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+        return web.Response(body=body, status=code, headers=headers)
+
+    return reply
 
 
 @pytest.mark.parametrize("code", [200, 500])
@@ -299,16 +310,10 @@ async def test_of_a_response_that_unpacks_to_a_lot_only_so_much_is_read(
     cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """Before, 600 MB, packed into one, took 1.9 GB of memory."""
-    body = gzip.compress(b'{"kind":"PodList"' + b" " * (60 << 20) + b"}")
-
-    async def packed(_: web.Request) -> web.StreamResponse:
-        headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
-        return web.Response(body=body, status=code, headers=headers)
-
     monkeypatch.setattr("stackd.kube.connection.LIST_BYTES", 4 << 20)
     monkeypatch.setattr("stackd.kube.connection.OBJECT_BYTES", 1 << 20)
-    wire.on("GET", f"{PODS}/p", packed)
-    wire.on("GET", PODS, packed)
+    wire.on("GET", f"{PODS}/p", packed(60 << 20, code))
+    wire.on("GET", PODS, *[packed(60 << 20, code)] * 2)
     tracemalloc.start()
     try:
         with pytest.raises(AnswerTooLarge, match="the response to get pods in namespace rec has more than 1 MiB"):
@@ -318,10 +323,28 @@ async def test_of_a_response_that_unpacks_to_a_lot_only_so_much_is_read(
         tracemalloc.stop()
     with pytest.raises(AnswerTooLarge, match="more than 4 MiB"):
         await cluster.list_raw("pods")
+    assert [request.query.get("limit") for request in wire.asked("GET", PODS)] == ["500", "25"]
     assert cluster.connection.contact.failures == 0, "it has answered"
 
 
 # ---- what is in flight
+
+
+async def test_a_list_of_large_pods_is_read_in_smaller_pages(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.kube.connection.LIST_BYTES", 1 << 20)
+    wire.on("GET", PODS, packed(2 << 20), says(items(pod("a"), more="next")), says(items(pod("b"))))
+    assert [raw["metadata"]["name"] for raw in await cluster.list_raw("pods")] == ["a", "b"]
+    assert [request.query.get("limit") for request in wire.asked("GET", PODS)] == ["500", "25", "25"]
+
+
+async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire: Wire) -> None:
+    """The field selector is in the query string, which a proxy may drop."""
+    about = [{"name": "p", "uid": "u1"}, {"name": "p", "uid": "u2"}, {"name": "q", "uid": "u1"}]
+    events = [{**with_meta(pod("e")), "kind": "Event", "reason": str(one), "involvedObject": one} for one in about]
+    wire.on("GET", EVENTS, says(items(*events, kind="Event")))
+    assert [event.reason for event in await cluster.pod_events("p", "u1")] == [str(about[0])]
 
 
 async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_taken_for_silence(wire: Wire) -> None:

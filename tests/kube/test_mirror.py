@@ -49,7 +49,7 @@ async def test_lists_and_watches_make_the_copy_of_our_objects_alone(cluster: Clu
             ("a", "came"), ("b", "came"), ("c", "came"), ("a", "went"), ("b", "changed"),
         ]  # fmt: skip
     selector = "app.kubernetes.io/managed-by=stackd,stackd.io/instance=default"
-    assert wire.asked("GET", PODS, watch=False)[0].query == {"labelSelector": selector, "limit": "250"}
+    assert wire.asked("GET", PODS, watch=False)[0].query == {"labelSelector": selector, "limit": "500"}
     query = wire.asked("GET", PODS, watch=True)[0].query
     assert 300 <= int(query.pop("timeoutSeconds")) <= 600
     assert query == {

@@ -84,7 +84,7 @@ async def test_a_node_without_the_log_is_asked_once_and_is_not_taken_for_the_clu
 
 
 async def test_events_come_oldest_first(recorded: Cluster, player: aioresponses) -> None:
-    path = "/api/v1/namespaces/rec/events?fieldSelector=involvedObject.name%3Dbadimage&limit=250"
+    path = "/api/v1/namespaces/rec/events?fieldSelector=involvedObject.name%3Dbadimage&limit=500"
     play(player, "events-list-badimage", path=path)
     events = await recorded.pod_events("badimage")
     assert events[0].reason == "Scheduled"
