@@ -171,11 +171,13 @@ async def _clean(rehearsal: Rehearsal) -> None:
     """Delete by label until nothing remains; gives up if nothing has changed for the plan's ``patience``."""
     for attempt in rehearsal.attempts:
         attempt.leaving = True
-    changed = rehearsal.now()
+    changed, listed = rehearsal.now(), -1
     while rehearsal.remaining != 0:
         remaining = await _delete_all(rehearsal)
-        if remaining is not None and remaining != rehearsal.remaining:
-            rehearsal.remaining, changed = remaining, rehearsal.now()
+        if remaining is not None:
+            if remaining != listed:
+                changed = rehearsal.now()
+            rehearsal.remaining = listed = remaining  # the job does not count those that it could not delete
         if rehearsal.remaining == 0 or rehearsal.now() - changed > rehearsal.plan.patience:
             return
         await asyncio.sleep(AGAIN_SECONDS)

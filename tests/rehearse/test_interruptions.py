@@ -122,6 +122,13 @@ async def test_a_daemon_that_stays_away_leaves_a_known_number_of_stacks(
     assert any(trouble.startswith("clean-up: no connection") for trouble in found.results.troubles)
 
 
+async def test_stacks_that_cannot_be_deleted_are_given_up_and_counted(at: Harness) -> None:
+    at.cluster.faults.add(Fault(verb="delete", resource="pods", action="status", code=403))
+    found = await asyncio.wait_for(rehearsed(at, plan(2, hold=0.0, patience=2.0)), 60.0)
+    at.cluster.faults.clear()
+    assert (found.left, found.left_sentence) == (2, "2 of its stacks may remain")
+
+
 async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(
     at: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
