@@ -17,6 +17,7 @@ from stackd.client.operations import IDEMPOTENCY_KEY
 from stackd.client.records import Event
 
 SECONDS = 30.0
+METRICS = "/metrics"  # the only answer that is text
 Query = Sequence[tuple[str, str]]
 
 
@@ -76,7 +77,10 @@ class Connection:
             except Unreachable as error:
                 raise NoAnswer(_why(error, seconds)) from error
         came = time.monotonic()
-        return Answer(status=response.status, body=_content(response), sent=asked, came=came, waited=free - asked)
+        content = _content(response)
+        if response.status < 400 and isinstance(content, str) and path != METRICS:
+            raise NoAnswer("the answer is not stackd's")
+        return Answer(status=response.status, body=content, sent=asked, came=came, waited=free - asked)
 
     async def events(self, after: str, label: str, fields: str) -> AsyncIterator[Event]:
         """The events of stacks with the label, after the event ``after``, until the stream ends. Raises NoAnswer."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from stackd.clock import to_nanoseconds
-from stackd.rehearse.connection import NoAnswer
+from stackd.rehearse.connection import METRICS, NoAnswer
 from stackd.rehearse.measure import Attempt, Stage, Totals, difference, read_metrics, without_ids
 from stackd.rehearse.plan import LABEL, Arrival
 from stackd.rehearse.player import Phase, Rehearsal, arrive, stay
@@ -128,7 +128,7 @@ async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seco
 
 
 async def _metrics(rehearsal: Rehearsal) -> Totals | None:
-    answer = await rehearsal.ask("metrics", "GET", "/metrics")
+    answer = await rehearsal.ask("metrics", "GET", METRICS)
     try:
         return read_metrics(answer.body) if answer is not None and isinstance(answer.body, str) else None
     except ValueError as error:

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from stackd.client import Event
+from stackd.client import AsyncClient, Event
+from stackd.client.attempts import NO_RETRIES
 from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster, Fault
 from stackd.rehearse.connection import Answer, Connection, NoAnswer
 from stackd.rehearse.outcome import parse_goal
 from stackd.rehearse.plan import LABEL
-from tests.harness import Harness, fast_cluster, harness, seed
+from tests.harness import KEY, Harness, fast_cluster, harness, seed
 from tests.rehearse.conftest import START_DELAY, kind, plan, rehearsed
 
 
@@ -87,6 +88,22 @@ async def test_some_players_start_a_second_stack_during_the_hold(at: Harness) ->
     assert (found.started, created(at), found.deletes.count, found.failed) == (13, 13, 3, 0)
     assert max(sample.pressed for sample in found.samples) > START_DELAY
     assert await at.objects("pods") == {}
+
+
+@pytest.mark.parametrize("page", [b"<html>sign in</html>", b'{"stack_id": '])
+async def test_a_page_of_something_in_between_is_no_answer_of_stackd(page: bytes) -> None:
+    async def portal(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(page)}\r\n\r\n"
+        writer.write(head.encode() + page)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(portal, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, AsyncClient(url, KEY, retries=NO_RETRIES) as client:
+        with pytest.raises(NoAnswer, match="the answer is not stackd's"):
+            await Connection(client, 1).ask("POST", "/stacks", {})
 
 
 async def test_a_lost_answer_makes_no_second_stack(at: Harness) -> None:
