@@ -31,7 +31,7 @@ from stackd.cli.target import no_key
 from stackd.client import Client
 from stackd.printable import printable
 from stackd.rehearse import run
-from stackd.rehearse.connection import Connection, NoAnswer
+from stackd.rehearse.connection import Connection
 from stackd.rehearse.measure import Stage, Times, reasons, summary
 from stackd.rehearse.outcome import TIMES, Goal, Outcome, Titled, are_numbers, parse_goal
 from stackd.rehearse.plan import (
@@ -74,10 +74,7 @@ def rehearse(client: Client, options: dict[str, Any]) -> None:
         raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
     _allow_connections(plan.connections)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        try:
-            found = runner.run(_rehearse(client, plan, expected, options))
-        except NoAnswer as error:
-            raise click.ClickException(f"{client.url} cannot be reached: {error}") from error
+        found = runner.run(_rehearse(client, plan, expected, options))
     if options["as_json"]:
         print_json(found.fields())
     else:
@@ -139,9 +136,9 @@ async def _rehearse(client: Client, plan: Plan, expected: list[Goal], options: d
     async with client.concurrent() as concurrent:
         connection = Connection(concurrent, plan.connections)
         found = await inspect(connection, plan, ident)
-        if found.key_refused and not client.has_key:
+        if found.refused and not client.has_key:
             raise click.ClickException(no_key(client.url))
-        lines = [*found.wrong]
+        lines = [f"{client.url} cannot be reached: {line}" if found.refused == 0 else line for line in found.wrong]
         for option, objections in (("anyway", found.anyway), ("with_others", found.with_others)):
             if not options[option]:
                 lines += [f"{line} (override with --{option.replace('_', '-')})" for line in objections]

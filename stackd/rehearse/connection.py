@@ -10,9 +10,8 @@ from typing import Any
 
 import orjson
 
-from stackd.client import ApiError, AsyncClient, ClientError, Unreachable
+from stackd.client import AsyncClient, Unreachable
 from stackd.client.attempts import Request, Response, Steps
-from stackd.client.both import QUIET_SECONDS
 from stackd.client.operations import IDEMPOTENCY_KEY
 from stackd.client.records import Event
 
@@ -21,24 +20,23 @@ METRICS = "/metrics"  # the only answer that is text
 Query = Sequence[tuple[str, str]]
 
 
-class NoAnswer(Exception):
-    """The daemon gave no answer; ``str()`` says why, without addresses, so that the same reasons are equal."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer. ``sent`` and ``came`` are by the loop's clock; ``waited`` seconds of it were for a free connection."""
+    """An answer, or with the status 0 why there is none, in a sentence without addresses.
+
+    ``sent`` and ``came`` are by the loop's clock; ``waited`` seconds of it were for a free connection.
+    """
 
     status: int
     body: Any
-    sent: float
-    came: float
+    sent: float = 0.0
+    came: float = 0.0
     waited: float = 0.0
 
     @property
     def good(self) -> bool:
-        """Whether the answer is not an error."""
-        return self.status < 400
+        """Whether there is an answer, and it is not an error."""
+        return 0 < self.status < 400
 
     @property
     def seconds(self) -> float:
@@ -47,13 +45,13 @@ class Answer:
 
     @property
     def sentence(self) -> str:
-        """The API's sentence about an error; empty without one."""
+        """The API's sentence about an error, or why there is no answer; else empty."""
         return str(self.body.get("error") or "") if isinstance(self.body, dict) else ""
 
     @property
     def reason(self) -> str:
-        """The status of an error, and the API's sentence."""
-        return f"{self.status} {self.sentence}".rstrip()
+        """The status of an error, if there is one, and the sentence."""
+        return f"{self.status or ''} {self.sentence}".strip()
 
 
 class Connection:
@@ -66,7 +64,7 @@ class Connection:
     async def ask(
         self, method: str, path: str, body: object = None, query: Query = (), *, key: str = "", seconds: float = SECONDS
     ) -> Answer:
-        """Send one request, with the Idempotency-Key ``key`` if there is one. Raises NoAnswer."""
+        """Send one request, with the Idempotency-Key ``key`` if there is one."""
         headers = {IDEMPOTENCY_KEY: key} if key else {}
         request = Request(method=method, path=path, query=tuple(query), body=body, headers=headers, seconds=seconds)
         asked = time.monotonic()
@@ -75,39 +73,28 @@ class Connection:
             try:
                 response = await self._client.run(_once(request))
             except Unreachable as error:
-                raise NoAnswer(_why(error, seconds)) from error
+                late = isinstance(error.__cause__, TimeoutError)
+                lost = "the connection was cut" if error.sent else "no connection"
+                return no_answer(f"no answer within {seconds:g} s" if late else lost)
         came = time.monotonic()
-        content = _content(response)
-        if response.status < 400 and isinstance(content, str) and path != METRICS:
-            raise NoAnswer("the answer is not stackd's")
+        try:
+            content = orjson.loads(response.body)
+        except orjson.JSONDecodeError:
+            if response.status < 400 and path != METRICS:
+                return no_answer("the answer is not stackd's")
+            content = response.body.decode(errors="replace")
         return Answer(status=response.status, body=content, sent=asked, came=came, waited=free - asked)
 
-    async def events(self, after: str, label: str, fields: str) -> AsyncIterator[Event]:
-        """The events of stacks with the label, after the event ``after``, until the stream ends. Raises NoAnswer."""
-        try:
-            async for event in self._client.events(after=after, labels=label, fields=fields, reconnect=False):
-                yield event
-        except ApiError as error:
-            raise NoAnswer(f"no event stream ({error.status})") from error
-        except ClientError as error:
-            raise NoAnswer(_why(error, QUIET_SECONDS)) from error
+    def events(self, after: str, label: str, fields: str) -> AsyncIterator[Event]:
+        """The events of stacks with the label, after the event ``after``, until the stream ends. Raises ClientError."""
+        return self._client.events(after=after, labels=label, fields=fields, reconnect=False)
+
+
+def no_answer(why: str) -> Answer:
+    """What is returned instead of an answer."""
+    return Answer(status=0, body={"error": why})
 
 
 def _once(request: Request) -> Steps[Response]:
     response: Response = yield request
     return response
-
-
-def _content(response: Response) -> Any:
-    try:
-        return orjson.loads(response.body)
-    except orjson.JSONDecodeError:
-        return response.body.decode(errors="replace")
-
-
-def _why(error: ClientError, seconds: float) -> str:
-    if not isinstance(error, Unreachable):
-        return str(error)
-    if isinstance(error.__cause__, TimeoutError):
-        return f"no answer within {seconds:g} s"
-    return "the connection was cut" if error.sent else "no connection"

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -84,9 +84,8 @@ class Attempt:
 
     def reached(self, stage: Stage, at: float) -> None:
         """Record that the stack has reached a stage; the first time counts."""
-        if stage not in self.times:
-            self.times[stage] = at
-            self.news.set()
+        self.times.setdefault(stage, at)
+        self.news.set()
 
     def fail(self, missed: Stage, reason: str) -> None:
         """Record that the stack cannot reach a stage, or ran and did not last; the first reason counts."""
@@ -101,9 +100,9 @@ class Attempt:
         if self.leaving or self.gone:
             return
         self.status = status
-        if status == "running":
+        if status == "running" and Stage.RUNNING not in self.times:
             self.reached(Stage.RUNNING, at)
-        elif status != "creating":
+        elif status not in ("creating", "running"):
             self.fail(Stage.RUNNING, f"{status} ({reason})" if reason else status)
 
     def ended(self) -> None:
@@ -128,16 +127,11 @@ class Attempt:
         """Whether the stack failed, or ran and did not last."""
         return bool(self.failure or self.lost)
 
-
-def reasons(attempts: Iterable[Attempt]) -> list[FailureReason]:
-    """What went wrong, the most frequent first; sentences that differ only in ids and numbers count as one."""
-    groups: dict[str, list[str]] = {}
-    for attempt in attempts:
-        if attempt.failed:
-            sentence = attempt.failure or f"ran, and was lost: {attempt.lost}"
-            groups.setdefault(_NUMBER.sub("N", without_ids(sentence)), []).append(sentence)
-    found = [FailureReason(count=len(sentences), example=sentences[0]) for sentences in groups.values()]
-    return sorted(found, key=lambda one: -one.count)
+    def fields(self) -> dict[str, object]:
+        """The fields for ``--json``: when start was pressed, the seconds from there to each stage, and what failed."""
+        stages = {stage.value: self.took(stage) for stage in Stage}
+        known = {"stack_id": self.stack_id, "player": self.player, "kind": self.kind, "node": self.node}
+        return {**known, "pressed": self.due, **stages, "failed": self.failure or self.lost}
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -186,24 +180,8 @@ class FailureReason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One start: when it was pressed, the seconds from there to each stage (None: not reached), and what failed."""
-
-    stack_id: str
-    player: int
-    kind: str
-    node: str
-    pressed: float
-    accepted: float | None
-    scheduled: float | None
-    running: float | None
-    reachable: float | None
-    failed: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """Everything that a rehearsal has measured; times are in seconds, those of a stage are sorted."""
+    """The figures of a rehearsal. ``times`` has, sorted, what ``stages``, ``reads`` and ``deletes`` summarize."""
 
     started: int
     failed: int
@@ -219,19 +197,12 @@ class Results:
     kinds: Sequence[Group]
     reads: Times
     deletes: Times
-    samples: Sequence[Sample] = field(repr=False)
     failed_reads: int = 0
     create_time: CreateTime | None = None
     daemon_lag: float = 0.0
     own: Mapping[str, float] = field(default_factory=dict)
     bottleneck: Sequence[str] = ()
     troubles: Mapping[str, int] = field(default_factory=dict)
-
-    def fields(self) -> dict[str, object]:
-        """The fields for ``--json``: the figures, and each start as ``stacks``."""
-        fields = asdict(self)
-        stacks, _ = (fields.pop(name) for name in ("samples", "times"))
-        return {**fields, "stacks": stacks}
 
 
 def measure(
@@ -254,20 +225,19 @@ def measure(
         kinds=_groups(attempts, lambda attempt: [attempt.kind]),
         reads=summary(reads),
         deletes=summary(deletes),
-        samples=[
-            Sample(
-                stack_id=one.stack_id,
-                player=one.player,
-                kind=one.kind,
-                node=one.node,
-                pressed=one.due,
-                failed=one.failure or one.lost,
-                **{stage.value: one.took(stage) for stage in Stage},
-            )
-            for one in attempts
-        ],
         **beside,
     )
+
+
+def reasons(attempts: Iterable[Attempt]) -> list[FailureReason]:
+    """What went wrong, the most frequent first; sentences that differ only in ids and numbers count as one."""
+    groups: dict[str, list[str]] = {}
+    for attempt in attempts:
+        if attempt.failed:
+            sentence = attempt.failure or f"ran, and was lost: {attempt.lost}"
+            groups.setdefault(_NUMBER.sub("N", without_ids(sentence)), []).append(sentence)
+    failures = [FailureReason(count=len(sentences), example=sentences[0]) for sentences in groups.values()]
+    return sorted(failures, key=lambda one: -one.count)
 
 
 def _rate(attempts: Iterable[Attempt], stage: Stage) -> float:
@@ -332,13 +302,13 @@ class OwnLoad:
 
     def figures(self) -> dict[str, float]:
         """The lags, how late creates were sent, how long requests waited for a connection, CPU, and the load average."""
-        lags, sending, waits = summary(self.lags), summary(self.sending), summary(self.waits)
+        lags, sending = summary(self.lags), summary(self.sending)
         return {
             "loop_lag_p99": lags.p99,
             "loop_lag_max": lags.longest,
             "sent_late_p99": sending.p99,
             "sent_late_max": sending.longest,
-            "connection_wait_p99": waits.p99,
+            "connection_wait_p99": summary(self.waits).p99,
             "cpu_busiest": self.cpu,
             "load": os.getloadavg()[0],
             "cpus": float(os.cpu_count() or 1),
@@ -347,13 +317,13 @@ class OwnLoad:
     def bottleneck(self, measured: float) -> list[str]:
         """Why this machine may be the bottleneck if starts took ``measured`` seconds; empty if it was not."""
         delays = (
-            (self.lags, "its event loop was up to {:.2f} s late"),
-            (self.sending, "it sent creates up to {:.2f} s after they were due"),
-            (self.waits, "requests waited up to {:.2f} s for one of its own connections"),
+            (summary(self.lags), "its event loop was up to {:.2f} s late"),
+            (summary(self.sending), "it sent creates up to {:.2f} s after they were due"),
+            (summary(self.waits), "requests waited up to {:.2f} s for one of its own connections"),
         )
         much = max(DELAY_SECONDS, measured * DELAY_SHARE)
-        found = [text.format(max(values)) for values, text in delays if summary(values).p99 > much]
-        return found + ([f"its process used {self.cpu:.0%} of a core"] if self.cpu > BUSY else [])
+        slow = [text.format(times.longest) for times, text in delays if times.p99 > much]
+        return slow + ([f"its process used {self.cpu:.0%} of a core"] if self.cpu > BUSY else [])
 
 
 PHASES = "stackd_create_phase_duration_seconds"
@@ -382,16 +352,22 @@ def difference(before: Totals, after: Totals) -> Totals:
     return {key: (seconds - old[key][0], count - old[key][1]) for key, (seconds, count) in after.items()}
 
 
+PARTS = {
+    "turn": "waiting for its turn",
+    "api_server": "API server",
+    "scheduler": "scheduler",
+    "file": "stackd's file",
+    "daemon": "stackd itself",
+}
+"""The parts of a create's time in chronological order, with their names for people."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateTime:
     """The average time of an accepted create in seconds, by where it was spent; ``creates`` is their number.
 
-    ``turn``        waiting for its turn among the daemon's creates under way
-    ``api_server``  waiting for the API server's answers to the requests that create the pod and the Service
-    ``scheduler``   waiting for a node
-    ``file``        writing the daemon's file
-    ``daemon``      the rest: the daemon's own work
-    ``requests``    requests to the API server in that time, all of them
+    ``api_server`` is the wait for the answers to the requests that create the pod and the Service; ``requests`` are all
+    requests to the API server in that time.
     """
 
     creates: int
@@ -403,14 +379,8 @@ class CreateTime:
     requests: int
 
     def parts(self) -> dict[str, float]:
-        """Each part by its name, in chronological order."""
-        return {
-            "waiting for its turn": self.turn,
-            "API server": self.api_server,
-            "scheduler": self.scheduler,
-            "stackd's file": self.file,
-            "stackd itself": self.daemon,
-        }
+        """Each part by its name."""
+        return {words: getattr(self, name) for name, words in PARTS.items()}
 
     @property
     def total(self) -> float:

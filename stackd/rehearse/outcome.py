@@ -232,7 +232,8 @@ class Outcome:
             "left": self.left,
             "clock_ahead": self.rehearsal.clock_ahead,
             "clock_error": self.rehearsal.clock_error,
-            **self.results.fields(),
+            **{name: value for name, value in asdict(self.results).items() if name != "times"},
+            "stacks": [attempt.fields() for attempt in self.rehearsal.attempts],
         }
 
     def arrival(self) -> str:

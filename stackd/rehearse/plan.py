@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
-from stackd.model import NO_LABELS
 from stackd.printable import some_of
 from stackd.rehearse.connection import Connection
 from stackd.units import parse_frequency
@@ -69,7 +68,7 @@ class Plan:
     probe: str = "none"
     ttl: float = 600.0
     patience: float = 120.0
-    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    labels: Mapping[str, str] = field(default_factory=dict)
     connections: int = 1000
     seed: int = 1
 
@@ -147,21 +146,22 @@ WORDS = {
 class Preflight:
     """The objections. ``wrong`` cannot be overruled; ``anyway`` and ``with_others`` can, by the options of these names.
 
-    ``fits`` is how many stacks of the plan's mix fit, None if that is unknown.
+    ``fits`` is how many stacks of the plan's mix fit, None if that is unknown. ``refused`` is the status if the key is, 0 if
+    the daemon does not answer.
     """
 
     wrong: Sequence[str] = ()
     anyway: Sequence[str] = ()
     with_others: Sequence[str] = ()
     fits: int | None = None
-    key_refused: bool = False
+    refused: int | None = None
 
 
 async def inspect(connection: Connection, plan: Plan, ident: str) -> Preflight:
-    """Collect everything that can be seen before the start. Raises NoAnswer."""
+    """Collect everything that can be seen before the start."""
     ready = await connection.ask("GET", "/readyz")
-    if ready.status in (401, 403):
-        return Preflight(wrong=[ready.reason], key_refused=True)
+    if ready.status in (0, 401, 403):
+        return Preflight(wrong=[ready.reason], refused=ready.status)
     wrong = []
     kinds = [(kind, count) for kind, count in plan.counts() if count]
     for kind, _ in kinds:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from stackd.errors import InvalidPodSpec
 from stackd.podspec.yaml_text import read
-from stackd.rehearse.connection import Answer, Connection, NoAnswer
+from stackd.rehearse.connection import Answer, Connection
 from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, Totals, without_ids
 from stackd.rehearse.plan import Arrival, Plan
 from stackd.tasks import set_within
@@ -33,7 +33,6 @@ SLOWER = 5
 """While the stack runs, the pauses between a player's status reads are longer by this factor."""
 
 CREATE_SECONDS = 120.0
-JITTER = 0.2
 PROBE_SECONDS = 5.0
 REQUEST = b"GET / HTTP/1.1\r\nHost: %b\r\nUser-Agent: stackd-rehearsal\r\nConnection: close\r\n\r\n"
 
@@ -89,6 +88,10 @@ class Rehearsal:
         """The rehearsal's time."""
         return time.monotonic() - self.began
 
+    def poll(self) -> float:
+        """The pause before a player's next status read; it varies, so that the reads do not come all at once."""
+        return self.plan.poll * random.uniform(0.8, 1.2)
+
     def of_daemon(self, unix: float) -> float:
         """A moment of the daemon's clock in the rehearsal's time."""
         return unix - (self.clock_ahead or 0.0) - self.wall
@@ -97,11 +100,7 @@ class Rehearsal:
         self, what: str, method: str, path: str, body: object = None, *, accept: tuple[int, ...] = (), **options: Any
     ) -> Answer | None:
         """An answer, good or of an accepted status; None if there is none, with the problem recorded."""
-        try:
-            answer = await self.connection.ask(method, path, body, **options)
-        except NoAnswer as error:
-            self.troubles[f"{what}: {error}"] += 1
-            return None
+        answer = await self.connection.ask(method, path, body, **options)
         if answer.good or answer.status in accept:
             return answer
         self.troubles[f"{what}: {without_ids(answer.reason)}"] += 1
@@ -134,7 +133,7 @@ async def arrive(rehearsal: Rehearsal, arrival: Arrival) -> Attempt | None:
 async def stay(rehearsal: Rehearsal, arrival: Arrival, attempt: Attempt) -> None:
     """Keep reading the status to the end; a player with ``again`` deletes the stack in the hold and starts another."""
     while attempt.kept and not rehearsal.finished.is_set():
-        pause, due = _jittered(rehearsal.plan.poll * SLOWER), False
+        pause, due = rehearsal.poll() * SLOWER, False
         if arrival.again is not None and rehearsal.hold_began is not None:
             remaining = rehearsal.hold_began + arrival.again * rehearsal.plan.hold - rehearsal.now()
             if remaining <= 0:
@@ -162,28 +161,25 @@ async def _create(rehearsal: Rehearsal, attempt: Attempt, body: object) -> None:
     key, pause = f"rehearsal-{rehearsal.ident}-{len(rehearsal.attempts)}", AGAIN_SECONDS
     rehearsal.own.sending.append(rehearsal.now() - attempt.due)
     attempt.unanswered = True
-    while True:
-        try:
-            answer = await rehearsal.connection.ask("POST", "/stacks", body, key=key, seconds=CREATE_SECONDS)
-        except NoAnswer as error:
-            rehearsal.troubles[f"create: {error}"] += 1
-            if rehearsal.finished.is_set() or rehearsal.now() - attempt.due > rehearsal.plan.patience:
-                attempt.fail(Stage.ACCEPTED, str(error))
-                return
-            await rehearsal.pause(pause)
-            pause = min(2 * pause, LONGEST_AGAIN_SECONDS)
-        else:
-            rehearsal.own.waits.append(answer.waited)
-            _answered(rehearsal, attempt, answer)
+    while not (
+        answer := await rehearsal.connection.ask("POST", "/stacks", body, key=key, seconds=CREATE_SECONDS)
+    ).status:
+        rehearsal.troubles[f"create: {answer.reason}"] += 1
+        if rehearsal.finished.is_set() or rehearsal.now() - attempt.due > rehearsal.plan.patience:
+            attempt.fail(Stage.ACCEPTED, answer.reason)
             return
-
-
-def _answered(rehearsal: Rehearsal, attempt: Attempt, answer: Answer) -> None:
-    at = answer.came - rehearsal.began
+        await rehearsal.pause(pause)
+        pause = min(2 * pause, LONGEST_AGAIN_SECONDS)
     attempt.unanswered = False
-    if not answer.good:
+    rehearsal.own.waits.append(answer.waited)
+    if answer.good:
+        _accepted(rehearsal, attempt, answer)
+    else:
         attempt.fail(Stage.ACCEPTED, answer.reason)
-        return
+
+
+def _accepted(rehearsal: Rehearsal, attempt: Attempt, answer: Answer) -> None:
+    at = answer.came - rehearsal.began
     stack: Mapping[str, Any] = answer.body
     attempt.stack_id, attempt.node = stack["stack_id"], stack["node_id"] or ""
     attempt.images, attempt.address = _images(stack["pod_spec"]), address(stack)
@@ -202,7 +198,7 @@ async def _until_running(rehearsal: Rehearsal, attempt: Attempt) -> None:
         remaining = end - rehearsal.now()
         if remaining <= 0:
             attempt.fail(Stage.RUNNING, f"{attempt.status or 'creating'} after {rehearsal.plan.patience:g} s")
-        elif not await rehearsal.rest(attempt, min(remaining, _jittered(rehearsal.plan.poll))):
+        elif not await rehearsal.rest(attempt, min(remaining, rehearsal.poll())):
             await _read_status(rehearsal, attempt)
 
 
@@ -213,15 +209,15 @@ async def _read_status(rehearsal: Rehearsal, attempt: Attempt) -> None:
         return
     rehearsal.reads.append(answer.seconds)
     rehearsal.own.waits.append(answer.waited)
-    if answer.good:
-        attempt.address = address(answer.body) or attempt.address
-        status, reason = answer.body["status"], ""
-        if status not in ("creating", "running"):  # a status read has no reason, and the event that has it may be slow
-            stack = await rehearsal.ask("stack", "GET", f"/stacks/{attempt.stack_id}", accept=(404,))
-            reason = stack.body["status_reason"] if stack is not None and stack.good else ""
-        attempt.seen(status, reason, answer.came - rehearsal.began)
-    else:
+    if not answer.good:
         attempt.ended()
+        return
+    attempt.address = address(answer.body) or attempt.address
+    status, reason = answer.body["status"], ""
+    if status not in ("creating", "running"):  # a status read has no reason, and the event that has it may be slow
+        stack = await rehearsal.ask("stack", "GET", f"/stacks/{attempt.stack_id}", accept=(404,))
+        reason = stack.body["status_reason"] if stack is not None and stack.good else ""
+    attempt.seen(status, reason, answer.came - rehearsal.began)
 
 
 async def _until_reachable(rehearsal: Rehearsal, attempt: Attempt) -> None:
@@ -273,10 +269,6 @@ def address(stack: Mapping[str, Any]) -> Address | None:
     return Address(host, port["node_port"]) if host and port else None
 
 
-def _jittered(seconds: float) -> float:
-    return seconds * random.uniform(1 - JITTER, 1 + JITTER)
-
-
 async def _tried(how: str, address: Address) -> str:
     """Try an address once. Returns an empty text if it answers, else why not."""
     try:
@@ -284,10 +276,11 @@ async def _tried(how: str, address: Address) -> str:
             return await _try(how, address)
     except TimeoutError:
         return f"no answer within {PROBE_SECONDS:g} s"
-    except ConnectionRefusedError:
-        return "connection refused"
+    except ValueError:
+        return "no HTTP answer"
     except OSError as error:
-        return (error.strerror or type(error).__name__).lower()
+        refused = isinstance(error, ConnectionRefusedError)
+        return "connection refused" if refused else (error.strerror or type(error).__name__).lower()
 
 
 async def _try(how: str, address: Address) -> str:
@@ -303,11 +296,9 @@ async def _try(how: str, address: Address) -> str:
         first = await reader.readline()
         if address.scheme and first.split(b" ")[1:2] in ([b"404"], [b"503"]):
             return "the Gateway does not serve its name yet"
-        if first.startswith(b"HTTP/"):
-            return ""
-        return "no HTTP answer" if first else "the connection was closed without an answer"
-    except ValueError:
-        return "no HTTP answer"
+        if not first:
+            return "the connection was closed without an answer"
+        return "" if first.startswith(b"HTTP/") else "no HTTP answer"
     finally:
         writer.close()
         with suppress(OSError):

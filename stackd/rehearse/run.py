@@ -14,8 +14,9 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from stackd.client import ClientError
 from stackd.clock import to_nanoseconds
-from stackd.rehearse.connection import METRICS, NoAnswer
+from stackd.rehearse.connection import METRICS
 from stackd.rehearse.measure import Attempt, Stage, Totals, difference, read_metrics, without_ids
 from stackd.rehearse.plan import LABEL, Arrival
 from stackd.rehearse.player import Phase, Rehearsal, arrive, stay
@@ -213,7 +214,7 @@ async def _follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
                 elif event.kind in ("stack", "deleted"):
                     _take(rehearsal, event.kind, event.data)
                 last = event.id or last
-        except NoAnswer as error:
+        except ClientError as error:
             rehearsal.troubles[f"events: {error}"] += 1
         await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 

@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster
+from stackd.rehearse.measure import Stage
 from stackd.rehearse.plan import LABEL, StackKind
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
@@ -109,7 +110,7 @@ async def test_templates_are_started_by_weight_and_run_when_they_come_from_a_poo
         found = await rehearsed(at, plan(6, kinds=mixed))
         assert found.verdict.holds
         assert {group.name: group.started for group in found.results.kinds} == {"web-1": 4, "pwn-1": 2}
-        for sample in found.results.samples:
-            assert (sample.running == sample.accepted) is (sample.kind == "web-1")
+        for one in found.rehearsal.attempts:
+            assert (one.times[Stage.RUNNING] == one.times[Stage.ACCEPTED]) is (one.kind == "web-1")
         await eventually(filled)
         assert found.left == 0
