@@ -21,7 +21,7 @@ StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted"
 
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
-EventName = Literal["hello", "stack", "left", "deleted", "job", "skipped", "reset", "dropped"]
+EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 ACTIONS = ("create", *get_args(JobAction))
 ROUTES = ("http", "https", "tls")
 PROTOCOLS = ("TCP", "UDP")

@@ -59,8 +59,8 @@ class Event:
     """One event of the stream; resume from its ``id``.
 
     ``kind`` is ``hello`` (a connection begins), ``stack`` (new or changed), ``deleted``, ``left`` (the filters no
-    longer match the stack), ``job``, ``skipped`` (of the stacks that follow, only the present state is known),
-    ``reset`` (missed changes are no longer known: list the stacks again), or ``dropped`` (stackd ends this connection).
+    longer match the stack), ``job``, ``reset`` (missed changes are no longer known: list the stacks again), or
+    ``dropped`` (stackd ends this connection).
     """
 
     kind: EventName

@@ -184,7 +184,7 @@ class BodyCache:
         self._stacks = context.store.assigned
         self._ports = context.store.ports
         self._ready: dict[str, ReadyBodies] = {}
-        self._listed: tuple[tuple[Stack, ...], list[bytes]] = ((), [])
+        self._listed: tuple[Sequence[Stack], list[bytes]] = ((), [])
         self._stats: tuple[int, bytes] = (-1, b"")
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
@@ -208,14 +208,14 @@ class BodyCache:
             ready.detail = detail_body(stack)
         return ready.detail
 
-    async def listed(self) -> list[bytes] | None:
-        """The entry of each stack in the list, shared by all readers; None if pod specs have to be read for it."""
-        stacks = self._stacks.ordered()
-        if stacks is not self._listed[0]:
-            if any(map(is_unread, stacks)):
-                return None
-            self._listed = stacks, [self.entry(stack) async for stack in in_turns(stacks)]
-        return self._listed[1]
+    async def entries(self, stacks: Sequence[Stack]) -> list[bytes]:
+        """The entries of these stacks in the list, whose pod specs are in memory. All readers share them."""
+        if stacks is self._listed[0]:
+            return self._listed[1]
+        entries = [self.entry(stack) async for stack in in_turns(stacks)]
+        if stacks is self._stacks.ordered():
+            self._listed = stacks, entries
+        return entries
 
     def entry(self, stack: Stack) -> bytes:
         """The stack as an entry of the list."""

@@ -1,9 +1,8 @@
 """The feed of changes of stacks and jobs, for the event streams.
 
-Owns: the numbers of the changes, one log of the latest changes, and the number of each stack's and job's last change.
-All followers read the log at their own pace, which bounds the memory that a slow one holds. A stream that was cut
-resumes from the log, change by change. If the log does not reach back far enough, it resumes from the last changes,
-with each stack and job as it is now. A change is rendered once for all followers that want the same fields.
+Owns: the numbers of the changes, and one log of the latest ones. All followers read the log at their own pace, which
+bounds the memory that a slow one holds, and a stream that was cut resumes from it. A change is rendered once for all
+followers that want the same fields.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import enum
 import secrets
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 
@@ -26,16 +25,11 @@ from stackd.model import NO_LABELS, Job, Stack
 from stackd.tasks import set_within
 from stackd.web.limits import share_of_a_key
 
-BEHIND = 1_000
-"""A follower that is more changes behind than this has to list again."""
-
-REMEMBERED = 10_000
-"""For how many stacks and jobs the last change is remembered, for streams that resume after a cut."""
+LOGGED = 4_000
+"""How many changes the log has. A follower that is further behind has to list again."""
 
 PAUSE_SECONDS = 0.05
 """Changes are announced at most once in this time, so that a burst does not wake followers more often."""
-
-JOB_PREFIX = "job-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -63,18 +57,12 @@ class ChangeKind(enum.StrEnum):
 
 @dataclass(slots=True, eq=False)
 class FeedChange:
-    """A change of a stack or a job; ``record`` is None for a deleted stack.
-
-    ``before`` is the stack before the change; None for a new one. Unless ``exact``, ``before`` is unknown (None), and
-    the change may stand for several. ``labels`` are the stack's: they are the same for its whole life.
-    """
+    """A change of a job or a stack: ``before`` is None for a new stack, ``record`` for a deleted one."""
 
     number: int
     name: str
     record: Stack | Job | None
     before: Stack | None = None
-    exact: bool = False
-    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
 
     @property
     def kind(self) -> ChangeKind:
@@ -83,13 +71,11 @@ class FeedChange:
             return ChangeKind.DELETED
         return ChangeKind.JOB if isinstance(self.record, Job) else ChangeKind.STACK
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MissedChanges:
-    """What a stream has missed: all changes one by one (``complete``), or each stack and job once, as it is now."""
-
-    changes: list[FeedChange]
-    complete: bool
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """The stack's labels: they are the same for its whole life."""
+        stack = self.record or self.before
+        return stack.labels if isinstance(stack, Stack) else NO_LABELS
 
 
 class ChangeFeed:
@@ -98,17 +84,19 @@ class ChangeFeed:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._boot = secrets.token_hex(4)
-        self._log: deque[FeedChange] = deque(maxlen=BEHIND)
-        self._changed: OrderedDict[str, tuple[int, Mapping[str, str]]] = OrderedDict()
-        self._forgotten = 0
+        self._log: deque[FeedChange] = deque(maxlen=LOGGED)
         self._announcement = asyncio.Event()
         self._waking: asyncio.TimerHandle | None = None
         self._woken = 0.0
         self._announced = 0
-        self.number = 0
-        self.followers = 0
         self._by_key: Counter[str] = Counter()
+        self.number = 0
         self.closed = False
+
+    @property
+    def followers(self) -> int:
+        """How many there are."""
+        return self._by_key.total()
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Add the change of a row (a subscriber of the store), unless only its Service was recreated."""
@@ -136,12 +124,10 @@ class ChangeFeed:
             raise Unavailable(f"{self.followers} event streams are open (limits.event_streams)", retry_after=30)
         if self._by_key[key_name] >= share:
             raise TooManyRequests(f"{share} event streams of this key are open (limits.event_streams_per_key)", 30)
-        self.followers += 1
         self._by_key[key_name] += 1
         try:
             yield
         finally:
-            self.followers -= 1
             self._by_key[key_name] -= 1
             if not self.followers:
                 frame.cache_clear()
@@ -154,24 +140,12 @@ class ChangeFeed:
             return None
         return list(islice(self._log, number + 1 - self._log[0].number, None))
 
-    def resumed(self, last_id: str) -> MissedChanges | None:
+    def resumed(self, last_id: str) -> list[FeedChange] | None:
         """The changes since the event with that id; None if they are not known."""
         boot, _, text = last_id.partition("-")
         if boot != self._boot or not (text.isascii() and text.isdigit() and len(text) < len(str(2**63))):
             return None
-        number = int(text)
-        if not self._forgotten <= number <= self.number:
-            return None
-        if (known := self.since(number)) is not None:
-            return MissedChanges(changes=known, complete=True)
-        found = []
-        for name, (last, labels) in reversed(self._changed.items()):
-            if last <= number:
-                break
-            record = self._now(name)
-            if record is not None or not name.startswith(JOB_PREFIX):  # a purge is not announced
-                found.append(FeedChange(last, name, record, labels=labels))
-        return MissedChanges(changes=found[::-1], complete=len(found) == self.number - number)
+        return self.since(int(text)) if int(text) <= self.number else None
 
     async def more(self, number: int, seconds: float) -> bool:
         """Return True once a change after that number is announced or the feed has closed, False after ``seconds``.
@@ -199,23 +173,13 @@ class ChangeFeed:
 
     def _add(self, name: str, record: Stack | Job | None, before: Stack | None = None) -> None:
         self.number += 1
-        stack = record or before
-        labels = stack.labels if isinstance(stack, Stack) else NO_LABELS
-        self._changed[name] = self.number, labels
-        self._changed.move_to_end(name)
-        if len(self._changed) > REMEMBERED:
-            _, (self._forgotten, _) = self._changed.popitem(last=False)
-        self._log.append(FeedChange(self.number, name, record, before, exact=True, labels=labels))
+        self._log.append(FeedChange(self.number, name, record, before))
         if self.followers and self._waking is None:
             loop = asyncio.get_running_loop()
             self._waking = loop.call_at(max(loop.time(), self._woken + PAUSE_SECONDS), self.wake)
 
-    def _now(self, name: str) -> Stack | Job | None:
-        store = self._context.store
-        return store.assigned.get(name) or store.jobs.get(name)
 
-
-@lru_cache(maxsize=2 * BEHIND)
+@lru_cache(maxsize=2_000)
 def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
     """A change as a server-sent event, rendered once for all clients that chose the same fields."""
     record = None if kind is ChangeKind.LEFT else change.record

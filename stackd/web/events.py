@@ -5,8 +5,9 @@ Owns: what a stream sends at its beginning, while nothing changes, and at its en
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 
 import orjson
@@ -27,6 +28,7 @@ LAST_EVENT_ID = Parameter("Last-Event-ID", "Continue after this event.", str, wh
 HEARTBEAT_SECONDS = 15.0
 HEARTBEAT = b": still here\n\n"
 PIECE_BYTES = 64 * 1024
+DROPPED = event(b"dropped", b"{}")
 HEADERS = {
     hdrs.CONTENT_TYPE: "text/event-stream",
     hdrs.CACHE_CONTROL: "no-store",
@@ -52,16 +54,14 @@ async def stream_events(call: ApiCall) -> web.StreamResponse:
     - `job`: a batch job changed; the data is the job, as `GET /stacks/batch-delete/{job_id}` shows one that deletes, and as
       `GET /stacks/batch/{job_id}` shows any other.
     - `left`: `{"stack_id": …}`; with a filter: the stack is there, but no longer one of those that you chose.
-    - `skipped`: after `Last-Event-ID`: of the stacks that follow, only the present state is still known, not each one between.
     - `reset`: the event of `Last-Event-ID` is too old. List the stacks again.
     - `dropped`: this client read too slowly. The stream ends. Continue with `Last-Event-ID`, or list again.
 
     A browser's EventSource cannot send a header: read the stream with `fetch`, or give the key as `api_key`.
     """
     parameters = call.parameters
-    selection, render = StackSelection(parameters), _render(parameters.get(FIELDS, ()))
-    kind_of = _selected(selection) if selection else lambda change: change.kind
-    return await _stream(call, _Subscriber(render, _visible(call.key, kind_of)))
+    selection = StackSelection(parameters)
+    return await _stream(call, _Subscriber(call.key, _render(parameters.get(FIELDS, ())), selection))
 
 
 @route("GET", "/stacks/{stack_id}/events", HISTORY, STREAM, query=(FIELDS, LAST_EVENT_ID), streams=True)
@@ -70,122 +70,83 @@ async def stream_stack_events(call: ApiCall) -> web.StreamResponse:
 
     As `GET /events`, for one stack: it begins with the stack's present state and ends when the stack is gone.
     """
-    stack, render = call.stack, _render(call.parameters.get(FIELDS, ()))
-    name = stack.stack_id
-    return await _stream(call, _Subscriber(render, lambda change: change.kind if change.name == name else None, stack))
+    stack = call.stack
+    return await _stream(call, _Subscriber(call.key, _render(call.parameters.get(FIELDS, ())), only=stack))
 
 
-def _visible(
-    key: ApiKey, kind_of: Callable[[FeedChange], ChangeKind | None]
-) -> Callable[[FeedChange], ChangeKind | None]:
-    """Return ``kind_of`` for the changes that the key may see, None for others."""
-    if not key.tenant:
-        return kind_of
-
-    def kind_if_visible(change: FeedChange) -> ChangeKind | None:
-        record = change.record
-        visible = key.may_see_job(record) if isinstance(record, Job) else key.may_see(change.labels)
-        return kind_of(change) if visible else None
-
-    return kind_if_visible
-
-
-def _selected(selection: StackSelection) -> Callable[[FeedChange], ChangeKind | None]:
-    """Return what a change means to a client that follows selected stacks; one that is no longer selected has left."""
-
-    def kind_of(change: FeedChange) -> ChangeKind | None:
-        record, before = change.record, change.before
-        if isinstance(record, Job):
-            return None
-        if record is not None and selection.matches(record):
-            return ChangeKind.STACK
-        if change.exact:
-            was_selected = before is not None and selection.matches(before)
-        else:
-            was_selected = record is None or selection.may_have_matched(record)
-        if not was_selected:
-            return None
-        return ChangeKind.DELETED if record is None else ChangeKind.LEFT
-
-    return kind_of
-
-
+@dataclass(slots=True, eq=False)
 class _Subscriber:
-    """What one client is sent; ``only`` is the stack that it follows, if it follows a single one.
+    """What one client may see and wants to: ``selection``, or the stack that it follows ``only``.
 
     ``ended``: it has been sent the end of that stack.
     """
 
-    def __init__(
-        self, render: Renderer, kind_of: Callable[[FeedChange], ChangeKind | None], only: Stack | None = None
-    ) -> None:
-        self.render = render
-        self.kind_of = kind_of
-        self.only = only
-        self.ended = False
+    key: ApiKey
+    render: Renderer
+    selection: StackSelection | None = None
+    only: Stack | None = None
+    ended: bool = False
+
+    def kind_of(self, change: FeedChange) -> ChangeKind | None:
+        """What the change means to the client; None if it is not sent. A stack that is no longer selected has left."""
+        record, before = change.record, change.before
+        if self.only is not None:
+            return change.kind if change.name == self.only.stack_id else None
+        if isinstance(record, Job):
+            return None if self.selection or not self.key.may_see_job(record) else ChangeKind.JOB
+        if not self.key.may_see(change.labels):
+            return None
+        if not self.selection or (record is not None and self.selection.matches(record)):
+            return change.kind
+        if before is None or not self.selection.matches(before):
+            return None
+        return ChangeKind.DELETED if record is None else ChangeKind.LEFT
 
 
 async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
-    feed = call.api.feed
-    with feed.follow(call.key.name):
-        position = feed.number
-        opening, missed = _opening(call, subscriber.only)
-        response = web.StreamResponse(headers=HEADERS)
-        try:
-            await response.prepare(call.request)
-            if call.request.method == hdrs.METH_HEAD:
-                return response
-            await response.write(opening)
-            await _follow(call, response, subscriber, missed, position)
-        except ConnectionError:
-            pass  # the client has left
-        return response
+    response = web.StreamResponse(headers=HEADERS)
+    with call.api.feed.follow(call.key.name), suppress(ConnectionError):  # the client has left
+        pieces = _pieces(call, subscriber)
+        await response.prepare(call.request)
+        if call.request.method != hdrs.METH_HEAD:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    await response.write(piece)
+    return response
 
 
-async def _follow(
-    call: ApiCall, response: web.StreamResponse, subscriber: _Subscriber, missed: list[FeedChange], position: int
-) -> None:
-    api, feed = call.api, call.api.feed
-    changes: list[FeedChange] | None = missed
+async def _pieces(call: ApiCall, subscriber: _Subscriber) -> AsyncGenerator[bytes, None]:
+    """All that the client is sent, until its key or the feed ends."""
+    api, feed, position = call.api, call.api.feed, call.api.feed.number
+    seen = call.request.headers.get(LAST_EVENT_ID.name)
+    changes = None if seen is None else feed.resumed(seen)
+    hello = orjson.dumps({"version": __version__, "now": from_nanoseconds(api.context.clock.now())})
+    # With missed changes, without the present id: after another cut, the client would resume there and lose them.
+    yield event(b"hello", hello, feed.id_of(position) if changes is None else "")
+    if changes is None:
+        if seen is not None:
+            yield event(b"reset", b"{}")
+        stack = subscriber.only
+        changes = [] if stack is None else [FeedChange(position, stack.stack_id, stack)]
     while not feed.closed and api.keys.in_force(call.key):
         try:
-            async with aclosing(_frames(api, changes or [], subscriber)) as frames:
+            async with aclosing(_frames(api, changes, subscriber)) as frames:
                 async for piece in frames:
-                    await response.write(piece)
+                    yield piece
         except StoreUnavailable:
-            await response.write(event(b"dropped", b"{}"))
+            yield DROPPED
             return
         if subscriber.ended:
             return
         if not await feed.more(position, HEARTBEAT_SECONDS):
-            await response.write(HEARTBEAT)
-        changes = feed.since(position)
-        if changes is None:
-            await response.write(event(b"dropped", b"{}"))
+            yield HEARTBEAT
+        later = feed.since(position)
+        if later is None:
+            yield DROPPED
             return
+        changes = later
         if changes:
             position = changes[-1].number
-
-
-def _opening(call: ApiCall, present: Stack | None) -> tuple[bytes, list[FeedChange]]:
-    """The first bytes of a stream, and the changes that it has missed since the last event that its client saw."""
-    api = call.api
-    now = from_nanoseconds(api.context.clock.now())
-    feed, first = api.feed, orjson.dumps({"version": __version__, "now": now})
-    hello = event(b"hello", first, feed.id_of(feed.number))
-    seen = call.request.headers.get(LAST_EVENT_ID.name)
-    if seen is None:
-        return hello, _present_state(call, present)
-    missed = feed.resumed(seen)
-    if missed is None:
-        return hello + event(b"reset", b"{}"), _present_state(call, present)
-    # Without the present id: if the stream were cut again, the client would resume there and lose the missed changes.
-    hello = event(b"hello", first)
-    return (hello if missed.complete else hello + event(b"skipped", b"{}")), missed.changes
-
-
-def _present_state(call: ApiCall, present: Stack | None) -> list[FeedChange]:
-    return [] if present is None else [FeedChange(call.api.feed.number, present.stack_id, present)]
 
 
 async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) -> AsyncGenerator[bytes, None]:
@@ -209,18 +170,14 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
 
 async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
     """One event; empty if the pod spec has to be read but the stack is deleted by now. The deletion's event follows."""
-    record = change.record
-    if kind is not ChangeKind.STACK or record is None or isinstance(record, Job) or not _is_unread(record, render):
+    stack = change.record
+    if not (kind is ChangeKind.STACK and isinstance(stack, Stack) and render.has_pod_spec and bodies.is_unread(stack)):
         return frame(api.feed, change, kind, render)
     try:
-        whole = await api.context.store.stacks.whole(record)
+        whole = await api.context.store.stacks.whole(stack)
     except StackNotFound:
         return b""
     return event(b"stack", render(whole), api.feed.id_of(change.number))
-
-
-def _is_unread(stack: Stack, render: Renderer) -> bool:
-    return render.has_pod_spec and bodies.is_unread(stack)
 
 
 @lru_cache(maxsize=KNOWN_CHOICES)

@@ -25,7 +25,7 @@ from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
 from stackd.web.bodies import in_turns, is_unread, read_entries
-from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, StackSelection, number
+from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.stacks import STACKS, first_answer, read_body
 
@@ -71,14 +71,16 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
 
     Without parameters: all stacks, with the documented fields.
     """
-    if call.key.tenant or (call.request.query_string and call.parameters):
-        return await _list_selected(call)
-    entries = await call.api.bodies.listed()
-    if entries is None:
-        return await _read_list(call, call.view.stacks(), call.api.bodies.entry, CLOSE)
-    size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(CLOSE)
+    parameters = call.parameters
+    stacks, end = await _page(parameters, call.view.stacks())
+    fields, cache = parameters.get(FIELDS), call.api.bodies
+    render = bodies.encoder(contract.Stack, fields) if fields else cache.entry
+    if (not fields or "pod_spec" in fields) and any(map(is_unread, stacks)):
+        return await streamed_json(call.request, _read(call, stacks, render, end))
+    entries = [render(stack) async for stack in in_turns(stacks)] if fields else await cache.entries(stacks)
+    size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(end)
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
-        return ReadyAnswer(OPEN + b",".join(entries) + CLOSE)
+        return ReadyAnswer(OPEN + b",".join(entries) + end)
     # A long list is sent in pieces, at the reader's pace.
     response = web.StreamResponse()
     response.content_type = JSON
@@ -88,31 +90,16 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     for start in range(0, len(entries), ENTRIES_OF_PIECE):
         await response.write(before + b",".join(entries[start : start + ENTRIES_OF_PIECE]))
         before = b","
-    await response.write_eof(CLOSE)
+    await response.write_eof(end)
     return response
 
 
-async def _read_list(
-    call: ApiCall, stacks: Sequence[Stack], render: Callable[[Stack], bytes], end: bytes
-) -> web.StreamResponse:
-    """Stream the list of these stacks, of which some pod specs have to be read."""
-
-    async def pieces() -> AsyncGenerator[bytes, None]:
-        yield OPEN
-        async with aclosing(read_entries(stacks, call.api.context.store, render)) as entries:
-            async for piece in entries:
-                yield piece
-        yield end
-
-    return await streamed_json(call.request, pieces())
-
-
-async def _list_selected(call: ApiCall) -> web.StreamResponse:
-    parameters = call.parameters
-    selection, fields = StackSelection(parameters), parameters.get(FIELDS)
-    cursor = parameters.get(CURSOR)
-    limit = parameters.get(LIMIT) or (None if cursor is None else DEFAULT_PAGE)
-    stacks = call.view.stacks()
+async def _page(parameters: Parameters, stacks: tuple[Stack, ...]) -> tuple[Sequence[Stack], bytes]:
+    """The stacks that the request selects, of all that the key may see, and the end of their list."""
+    selection, cursor, limit = StackSelection(parameters), parameters.get(CURSOR), parameters.get(LIMIT)
+    if not selection and cursor is None and limit is None:
+        return stacks, CLOSE
+    limit = limit or (None if cursor is None else DEFAULT_PAGE)
     start = 0 if cursor is None else bisect_right(stacks, cursor, key=list_key)
     page: list[Stack] = []
     async for stack in in_turns(islice(stacks, start, None)):
@@ -120,14 +107,21 @@ async def _list_selected(call: ApiCall) -> web.StreamResponse:
             page.append(stack)
             if limit is not None and len(page) > limit:
                 break
-    shown, end = page[:limit], CLOSE
-    if limit is not None:
-        next_cursor = cursor_of(*list_key(shown[-1])) if len(page) > limit else None
-        end = b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
-    render = bodies.encoder(contract.Stack, fields) if fields else call.api.bodies.entry
-    if (not fields or "pod_spec" in fields) and any(map(is_unread, shown)):
-        return await _read_list(call, shown, render, end)
-    return json_response(OPEN + b",".join([render(stack) async for stack in in_turns(shown)]) + end)
+    if limit is None:
+        return page, CLOSE
+    next_cursor = cursor_of(*list_key(page[limit - 1])) if len(page) > limit else None
+    return page[:limit], b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
+
+
+async def _read(
+    call: ApiCall, stacks: Sequence[Stack], render: Callable[[Stack], bytes], end: bytes
+) -> AsyncGenerator[bytes, None]:
+    """The list of these stacks in pieces; some of their pod specs have to be read."""
+    yield OPEN
+    async with aclosing(read_entries(stacks, call.api.context.store, render)) as entries:
+        async for piece in entries:
+            yield piece
+    yield end
 
 
 @route(

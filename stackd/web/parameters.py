@@ -6,7 +6,7 @@ with parameters refuse unknown ones, so that a mistyped filter never gets an unf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar, overload
 
@@ -219,8 +219,6 @@ STATUS: Final = Parameter(_STATUS.name, _STATUS.about, _has_status, _STATUS.sche
 NODE: Final = Parameter("node", "On this node.", _named("node", "node_id"), _NAME)
 TEMPLATE: Final = Parameter("template", "Made from this template.", _named("template", "template"), _NAME)
 FILTERS: Final = (LABEL, STATUS, NODE, TEMPLATE)
-LASTING: Final = (LABEL, TEMPLATE)
-"""A stack passes these filters for its whole life or never."""
 
 
 class StackSelection:
@@ -234,13 +232,6 @@ class StackSelection:
         """Whether the request has any filter."""
         return bool(self._tests)
 
-    def matches(self, stack: Stack, among: Iterable[Parameter[Test]] = FILTERS) -> bool:
-        """Whether the stack is selected as it is now, by the filters ``among``: by any status, and by all labels."""
-        for each, tests in self._tests:
-            if each in among and not (any if each is STATUS else all)(test(stack) for test in tests):
-                return False
-        return True
-
-    def may_have_matched(self, stack: Stack) -> bool:
-        """Whether the stack may have been selected earlier."""
-        return self.matches(stack, LASTING)
+    def matches(self, stack: Stack) -> bool:
+        """Whether the stack is selected as it is now: by any status, and by all of the others."""
+        return all((any if each is STATUS else all)(test(stack) for test in tests) for each, tests in self._tests)

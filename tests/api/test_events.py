@@ -137,32 +137,6 @@ async def test_a_stream_that_was_cut_goes_on_with_each_change_since_and_nothing_
     assert numbers == sorted(set(numbers))
 
 
-async def test_a_stream_that_was_cut_for_long_says_that_it_skips_and_goes_on_with_what_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(change_feed, "BEHIND", 3)
-    async with harness(tmp_path) as at:
-        busy, gone = [await at.create() for _ in range(2)]
-        for stack in (busy, gone):
-            await at.until_status(stack["stack_id"], "running")
-        async with follow(at) as stream:
-            last = (await stream.expect("hello")).id
-        for _ in range(4):
-            await at.call("POST", f"/stacks/{busy['stack_id']}/extend", {"ttl": "1m"})
-        await at.call("DELETE", f"/stacks/{gone['stack_id']}")
-        async with follow(at, last=last) as stream:
-            await stream.expect("hello")
-            await stream.expect("skipped")
-            assert (await stream.expect("stack")).data == await at.stack(busy["stack_id"])
-            assert (await stream.expect("deleted")).data == {"stack_id": gone["stack_id"]}
-        async with follow(at, "/events?label=team=7", last) as stream:
-            await stream.expect("hello")
-            await stream.expect("skipped")
-            await stream.expect("deleted")  # its labels are no longer known; of the other stack nothing is told
-            mine = await at.create(labelled(team="7"))
-            assert (await stream.expect("stack")).data["stack_id"] == mine["stack_id"]
-
-
 async def test_a_stream_takes_the_filters_of_the_list(at: Harness) -> None:
     async with follow(at, "/events?label=team=7&label=player&fields=stack_id") as stream:
         await stream.expect("hello")
@@ -211,8 +185,7 @@ async def test_a_wrong_filter_of_a_stream_is_refused_as_the_lists_is(at: Harness
 async def test_an_id_that_is_not_known_makes_the_client_list_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(change_feed, "BEHIND", 1)
-    monkeypatch.setattr(change_feed, "REMEMBERED", 1)
+    monkeypatch.setattr(change_feed, "LOGGED", 1)
     async with EmbeddedCluster(fast_cluster()) as cluster:
         async with harness(tmp_path, cluster=cluster) as at, follow(at) as stream:
             last = (await stream.expect("hello")).id
@@ -233,7 +206,7 @@ async def test_a_client_that_reads_too_slowly_is_told_to_list_again(at: Harness)
     created = await at.create()
     async with follow(at) as stream:
         await stream.expect("hello")
-        at.tell_changes(created["stack_id"], 1_500)  # more than the event log keeps
+        at.tell_changes(created["stack_id"], change_feed.LOGGED + 500)
         while (event := await stream.next()) is not None and event.kind == "stack":
             pass
         assert event is not None

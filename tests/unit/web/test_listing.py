@@ -21,6 +21,7 @@ from stackd.lifecycle.context import Context
 from stackd.model import Stack
 from stackd.store import Store
 from stackd.web.api import Api
+from stackd.web.auth import ANONYMOUS
 from stackd.web.bodies import BodyCache, read_entries
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
@@ -36,14 +37,12 @@ async def at(tmp_path: Path) -> AsyncIterator[Harness]:
 
 
 async def test_readers_share_the_entries_and_only_a_changed_row_is_rendered_again(at: Harness) -> None:
-    cache: BodyCache = at.daemon.api.bodies
+    cache, stacks = at.daemon.api.bodies, at.daemon.context.store.assigned
     ids = [await at.running() for _ in range(3)]
-    before = await cache.listed()
-    assert await cache.listed() is before
+    before = await cache.entries(stacks.ordered())
+    assert await cache.entries(stacks.ordered()) is before
     await at.call("POST", f"/stacks/{ids[1]}/extend", {"ttl": "1m"})
-    after = await cache.listed()
-    assert before is not None
-    assert after is not None
+    after = await cache.entries(stacks.ordered())
     assert [one is two for one, two in zip(before, after, strict=True)] == [True, False, True]
 
 
@@ -59,11 +58,11 @@ async def test_nothing_is_kept_of_a_stack_that_is_deleted_while_the_list_is_rend
 
     monkeypatch.setattr("stackd.web.bodies.in_turns", in_turns)
     deleted, stays = await at.running(), await at.running()
-    reading = asyncio.create_task(cache.listed())
+    reading = asyncio.create_task(cache.entries(at.daemon.context.store.assigned.ordered()))
     await asyncio.sleep(0)
     await at.call("DELETE", f"/stacks/{deleted}")
     turn.set()
-    assert len(await reading or ()) == 2
+    assert len(await reading) == 2
     assert cache._ready.keys() == {stays}
 
 
@@ -112,8 +111,9 @@ async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
 async def test_others_get_a_turn_while_changes_are_filtered_and_the_list_is_rendered(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A stream may resume after 10,000 changes of which its filters select none."""
+    """A stream may resume after thousands of changes of which its filters select none."""
     await fill(store, lambda _: False)
+    stacks = store.assigned.ordered()
     clock = itertools.count()
     monkeypatch.setattr("stackd.web.bodies.perf_counter", lambda: next(clock))
     turns = 0
@@ -126,13 +126,12 @@ async def test_others_get_a_turn_while_changes_are_filtered_and_the_list_is_rend
 
     task = asyncio.create_task(others())
     changes = [FeedChange(number, "stack-1", None) for number in range(100)]
-    nothing = _Subscriber(_render(()), lambda change: None)
+    nothing = _Subscriber(ANONYMOUS, _render(()), only=stacks[0])
     assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
     assert turns >= len(changes)
     turns = 0
-    entries = await BodyCache(cast(Context, SimpleNamespace(store=store))).listed()
+    entries = await BodyCache(cast(Context, SimpleNamespace(store=store))).entries(stacks)
     task.cancel()
-    assert entries is not None
     assert turns >= len(entries) == 70
 
 
