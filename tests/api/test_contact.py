@@ -7,20 +7,17 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster, User, everything
-from stackd.embedded.resources import NAMESPACES
 from stackd.kube import guards
 from stackd.kube.connection import Backoff
 from stackd.lifecycle import gate
-from stackd.lifecycle.context import LOG_READS_AT_ONCE
 from stackd.workqueue import RetryPolicy
-from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
+from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
 
 OTHER = (
     '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"},'
@@ -61,30 +58,6 @@ async def test_when_the_right_cluster_is_back_everything_goes_on(vm: Machine, tm
             await vm.stop()
 
 
-async def test_on_the_wrong_cluster_nothing_is_created_or_ended(vm: Machine, tmp_path: Path) -> None:
-    async with at_port(0, tmp_path) as vm.cluster:
-        stack_id = await (await vm.start()).running()
-        await vm.stop()
-        port = vm.cluster.server.port
-    async with AsyncExitStack() as clusters:
-        vm.cluster = other = await clusters.enter_async_context(at_port(port))
-        at = await vm.start()
-        await at.until_unready("belongs to the cluster")
-        await at.refused(503, "", "/stacks", seed())
-        assert other.counts.total("create") == 0
-        assert ("", "stacks") not in other.store.of(NAMESPACES).records
-        await other.stop()
-        again = at_port(port, tmp_path)
-        again.faults.add_fault(action="latency", seconds=0.6, verb="get", name="stacks")
-        again.faults.add_fault(action="latency", seconds=0.6, verb="list|watch")
-        await clusters.enter_async_context(again)
-        await at.until_ready(20)
-        await at.passes(2)
-        assert ((await at.stack(stack_id))["status"], await at.used_ports()) == ("running", 1)
-        assert again.counts.total("delete") == 0
-        await vm.stop()
-
-
 async def test_after_an_outage_it_is_asked_for_although_the_watches_go_on_where_they_were(at: Harness) -> None:
     stack_id = await at.running()
     relists = await at.metric("stackd_mirror_relists_total", kind="pods")
@@ -107,16 +80,6 @@ async def test_a_verification_asked_for_while_one_is_under_way_is_not_answered_b
     assert (await at.get("/reconcile"))["blocked"]
     await until(lambda: at.get("/reconcile"), lambda seen: not seen["blocked"])
     assert at.counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second request"
-
-
-async def test_a_hanging_identity_shows_before_the_call_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
-    at.give_kubernetes(attempt_timeout=0.5)
-    at.faults.add_fault(action="hang", verb="get", name="kube-system")
-    at.verify_again()
-    await at.until_unready("stackd is still checking that this is its own cluster")
-    at.faults.clear()
-    await at.until_ready()
 
 
 # ---- rejected credentials
@@ -142,17 +105,6 @@ async def test_refused_credentials_show_until_new_ones_are_there(at: Harness, tm
     for name in (stack_id, await at.running()):
         await at.delete(name)
     assert not await at.pods_and_services()
-
-
-@with_users
-@as_old
-async def test_new_credentials_are_asked_whose_cluster_it_is(at: Harness, tmp_path: Path) -> None:
-    asked = at.counts.total("get", "namespaces")
-    at.faults.expire_token(OLD.token)
-    at.cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
-    await at.create()
-    await eventually(lambda: at.counts.total("get", "namespaces") > asked)
-    await at.until_ready()
 
 
 # ---- silent watches
@@ -246,18 +198,6 @@ async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, mon
     assert time.monotonic() - began < 12, "it has waited for a back-off"
 
 
-async def test_a_create_is_refused_when_the_intent_to_undo_it_is_committed_and_not_before(at: Harness) -> None:
-    at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.2)
-    at.faults.add_fault(action="status", verb="create", resource="pods", code=503, seconds=90)
-    create = asyncio.create_task(at.refused(503, "", "/stacks", seed()))
-    await at.until_listed(1)
-    with at.no_writing():
-        await asyncio.sleep(0.6)
-        assert not create.done()
-    await create
-    assert at.rows("SELECT count(*) FROM stacks WHERE deleting_since IS NULL") == [(0,)]
-
-
 @pytest.mark.stackd(server__shutdown_timeout="1s")
 async def test_a_stop_while_the_api_server_hangs_takes_no_longer_than_allowed(vm: Machine) -> None:
     at = await vm.start()
@@ -290,21 +230,6 @@ async def test_connections_are_asked_whether_they_live_and_those_that_died_in_si
     await at.until_status(stack["stack_id"], "running")
 
 
-async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stackd.lifecycle.diagnostics.READ_WAITS_SECONDS", 0.5)
-    stack_id = await at.running()
-    at.faults.add_fault(action="hang", resource="pods/log", count=1000)
-    reads = [asyncio.create_task(at.call("GET", f"/stacks/{stack_id}/logs")) for _ in range(100)]
-    await eventually(lambda: at.counts.in_flight == LOG_READS_AT_ONCE)
-    refused = await asyncio.wait_for(asyncio.shield(reads[-1]), 15)
-    assert (refused.status, refused.error) == (503, "8 logs are being read from the cluster, as many as may be; retry")
-    await at.create()
-    at.faults.clear()
-    for read in reads:
-        read.cancel()
-    await asyncio.gather(*reads, return_exceptions=True)
-
-
 # ---- just after a start, before stackd has seen the cluster: requests that need it wait for a moment
 
 
@@ -334,16 +259,6 @@ async def test_it_waits_for_a_moment_only(vm: Machine, monkeypatch: pytest.Monke
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
     async with unseen(vm) as at:
         await at.refused(503, "waiting for the cluster", "/stacks", seed())
-
-
-async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(vm: Machine) -> None:
-    async with aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as client, unseen(vm) as at:
-        create = asyncio.create_task(client.post(f"{at.url}/stacks", json=seed()))
-        done, _ = await asyncio.wait([create], timeout=0.3)
-        assert not done
-        await vm.stop()
-        answer = await create
-        assert (answer.status, await answer.json()) == (503, {"error": "stackd is shutting down"})
 
 
 @pytest.mark.parametrize("verb", ["get", "list"])

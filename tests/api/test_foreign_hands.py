@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
 
-from stackd.embedded.resources import PODS
-from stackd.lifecycle import observe
 from stackd.lifecycle.reconcile import AGAIN_PASSES
 from tests.harness import Harness, Machine, eventually, seed, until
 
@@ -74,38 +71,6 @@ async def test_no_stack_is_ended_for_want_of_a_pod_unless_kubernetes_says_that_i
 # ---- removed labels
 
 
-async def test_labels_taken_off_many_pods_trip_no_brake(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    stacks = await asyncio.gather(*(at.running() for _ in range(15)))
-    no_instance = {"metadata": {"labels": {"stackd.io/instance": None}}}
-    await asyncio.gather(*(at.patch("pods", stack_id, no_instance) for stack_id in stacks))
-    await until(lambda: at.objects("pods"), lambda seen: all(labelled(seen[stack_id]) for stack_id in stacks))
-    for stack_id in stacks:
-        await at.until_status(stack_id, "running")
-        assert "stopped" not in [one["kind"] for one in await at.timeline(stack_id)]
-    assert "brake" not in caplog.text
-
-
-@pytest.mark.parametrize("then", ["wait", "stop", "delete"])
-async def test_a_pod_without_labels_that_a_restart_has_left_is_found_again(at: Harness, then: str) -> None:
-    """A policy took the labels off its new pod, and stackd was not allowed to undo the create."""
-    stack_id = await at.running()
-    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
-    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
-    admit(at, "create|patch", "pods", NO_LABELS)
-    at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
-    await eventually(lambda: at.counts.requests["delete", "pods", 403])
-    if then == "wait":
-        words = "removes stackd's labels from its pod"
-        await until(lambda: at.stack(stack_id), lambda seen: words in seen["status_message"])
-        at.faults.clear()
-        await at.until_status(stack_id, "running")
-        assert labelled((await at.objects("pods"))[stack_id])
-    else:
-        at.faults.clear()
-        await (at.delete(stack_id) if then == "delete" else at.do("stop", stack_id))
-        assert not await at.objects("pods")
-
-
 async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     async def without_labels() -> str:
         stack_id = await at.running()
@@ -132,10 +97,16 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness, monkeypa
     await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
 
 
-async def test_a_service_whose_labels_were_taken_off_gets_them_back_or_goes_with_its_stack(at: Harness) -> None:
-    """Without them the record of a stopped stack is not found after the file was lost."""
+async def test_what_was_taken_off_a_service_comes_back_or_goes_with_its_stack(at: Harness) -> None:
+    """Without its labels and its record, a stack is not found after the file was lost."""
     stack_id = await at.running()
-    port = await port_of(at, stack_id)
+    await at.do("extend", stack_id, ttl="5h")
+    port, metadata = await port_of(at, stack_id), (await at.objects("services"))[f"svc-{stack_id}"]["metadata"]
+    await at.patch("services", f"svc-{stack_id}", NO_ANNOTATIONS)
+    await until(
+        lambda: at.objects("services"),
+        lambda seen: seen[f"svc-{stack_id}"]["metadata"].get("annotations") == metadata["annotations"],
+    )
     for stopped in (False, True):
         if stopped:
             await at.do("stop", stack_id)
@@ -167,29 +138,7 @@ async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) 
     assert not await at.objects("pods")
 
 
-async def test_a_label_that_names_another_stack_is_put_right(at: Harness) -> None:
-    """Until then the other stack's Service also selects this pod."""
-    one, other = await at.running(), await at.running()
-    await at.patch("pods", one, {"metadata": {"labels": {"stackd.io/stack": other}}})
-    await until(lambda: at.objects("pods"), lambda seen: seen[one]["metadata"]["labels"]["stackd.io/stack"] == one)
-    assert (await at.stack(other))["status"] == "running"
-
-
 # ---- removed annotations
-
-
-@pytest.mark.stackd(cluster__lease_duration="2s")
-async def test_annotations_taken_off_a_service_are_restored(vm: Machine) -> None:
-    """The annotations also carry the expiry, which was extended after the create."""
-    at = await vm.start()
-    stack_id = await at.running()
-    await at.do("extend", stack_id, ttl="5h")
-    before = await at.answers()
-    await at.patch("services", f"svc-{stack_id}", NO_ANNOTATIONS)
-    await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
-    await vm.lose_file()
-    at = await vm.start()
-    assert await at.answers() == before
 
 
 async def test_a_restarted_stack_whose_pod_has_lost_its_generation_lives_on(at: Harness) -> None:
@@ -256,26 +205,18 @@ async def test_a_service_that_was_changed_by_hand_is_put_right_and_until_then_th
 
 
 @pytest.mark.stackd(reconcile__interval="1h")
-async def test_a_deleted_service_comes_back_at_once_and_no_client_sees_a_change(at: Harness) -> None:
+@pytest.mark.kubernetes(port_release_delay=0.2)
+async def test_a_deleted_service_comes_back_at_its_port_and_no_client_sees_a_change(at: Harness) -> None:
+    """The cluster frees the port a little after the Service is gone."""
     stack_id = await at.running()
     before, number = await at.stack(stack_id), at.daemon.api.feed.number
     uid = (await at.pods_and_services())[f"svc-{stack_id}"]
     await at.delete_object("services", f"svc-{stack_id}")
     await eventually(lambda: serves(at, stack_id, before["ports"][0]["node_port"]))
+    assert at.counts.requests["create", "services", 422]
     query = f"SELECT 1 FROM stacks WHERE service_uid IS NOT NULL AND service_uid <> '{uid}'"
     await eventually(lambda: at.rows(query))
     assert (at.daemon.api.feed.number, await at.stack(stack_id)) == (number, before)
-
-
-@pytest.mark.kubernetes(port_release_delay=0.2)
-async def test_a_port_that_is_free_a_little_after_its_service_is_gone_is_kept(at: Harness) -> None:
-    stack_id = await at.running()
-    port = await port_of(at, stack_id)
-    await at.delete_object("services", f"svc-{stack_id}")
-    await eventually(lambda: at.counts.requests["create", "services", 422])
-    await eventually(lambda: serves(at, stack_id, port))
-    assert await port_of(at, stack_id) == port
-    assert not [event for event in await at.timeline(stack_id) if event["reason"] == "NodePortReplaced"]
 
 
 async def test_an_ended_stack_holds_its_port_until_its_service_has_given_it_up(at: Harness) -> None:
@@ -348,15 +289,3 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
     at.faults.clear()
     fresh = await at.do("restart", created["stack_id"])
     assert (fresh["requested_cpu_milli"], fresh["requested_memory_bytes"]) == (100, 128 << 20), "the policy is gone"
-
-
-async def test_a_pod_that_the_watch_does_not_report_is_asked_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(observe, "UNSEEN_SECONDS", 0.5)
-    stack_id = await at.running()
-    at.faults.add_fault(action="latency", verb="get", resource="pods", seconds=0.3)
-    at.faults.replay_deletion("pods", stack_id)
-    await eventually(lambda: at.cluster.counts.in_flight)
-    at.look_again()
-    await eventually(lambda: stack_id in at.daemon.context.unseen)
-    at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", stack_id))
-    await at.until_status(stack_id, "stopped")

@@ -72,18 +72,6 @@ async def test_a_key_that_cannot_be_one_or_two_keys_are_a_400(at: Harness) -> No
     assert not await at.listed()
 
 
-async def test_what_was_answered_stays_so_when_the_limits_have_become_narrower(at: Harness) -> None:
-    path = f"/stacks/{(await at.create())['stack_id']}/extend"
-    batch, extended = await post(at, BATCH, IDS), await post(at, path, {"ttl": "3h"})
-    assert (batch.status, extended.status) == (202, 200)
-    at.reload("batch_delete", max_ids=1)
-    at.reload("stacks", max_ttl=60.0)
-    assert (await post(at, BATCH, IDS, "two")).status == 413
-    assert (await post(at, path, {"ttl": "3h"}, "two")).status == 400
-    assert same(batch, await post(at, BATCH, IDS))
-    assert same(extended, await post(at, path, {"ttl": "3h"}))
-
-
 @pytest.mark.parametrize("limit", ["creates_per_second", "requests_per_second"])
 async def test_whoever_asks_again_gets_the_first_answer_however_often_it_asks(at: Harness, limit: str) -> None:
     first, job = await post(at), await post(at, BATCH, IDS)

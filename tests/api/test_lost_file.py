@@ -12,14 +12,11 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
-from stackd.embedded.resources import LEASES
 from stackd.lifecycle import gate
-from stackd.model import PortRange
-from stackd.store import Store, backup_file
-from tests.api.test_reconcile import NAMESPACE, confirm, leave_behind, plan, running
+from stackd.store import backup_file
+from tests.api.test_reconcile import confirm, leave_behind, plan, running
 from tests.api.test_templates import PLAIN, folder_with
-from tests.harness import Harness, Machine, request_for, seed, until
-from tests.store.building import new_stack
+from tests.harness import Harness, Machine, seed, until
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
 
@@ -156,49 +153,6 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
     await at.passes(3)
     assert (await at.answers(), await at.pods_and_services()) == (before, objects)
     assert ((await plan(at))["actions"], await at.used_ports()) == ([], 6)
-
-
-@pytest.mark.stackd(
-    reconcile__orphan_grace="0s",
-    cluster__lease_duration="1s",
-    stacks__node_port_min="31001",
-    stacks__node_port_max="31002",
-)
-@pytest.mark.kubernetes(run_time=0.8)
-async def test_a_port_that_was_given_back_since_the_backup_is_its_next_stacks(vm: Machine, tmp_path: Path) -> None:
-    """If an older row went on holding the port, the next stack would lose its row, and its client the stack."""
-    copy, at = tmp_path / "copy.db", await vm.start()
-    ending, deleted = (await at.create(request_for("app/exit0")))["stack_id"], (await at.create())["stack_id"]
-    await asyncio.to_thread(backup_file, tmp_path / "stackd.db", copy)
-    await at.until_status(ending, "stopped")
-    await at.delete(deleted)
-    await until(at.used_ports, lambda seen: seen == 0)
-    ids = await running(at, 2)
-    before, objects = await at.answers(), await at.pods_and_services()
-    await vm.lose_file()
-    restore(tmp_path, copy)
-    at = await vm.start()
-    assert await at.answers() == before
-    assert set(before) == {ending, *ids}
-    await at.passes(2)
-    assert await at.pods_and_services() == objects
-
-
-async def test_a_stack_whose_port_another_row_has_is_taken_over_once_that_is_free(vm: Machine, tmp_path: Path) -> None:
-    at = await vm.start()
-    (stack_id,) = await running(at, 1)
-    before = await at.answers()
-    (port,) = [port["node_port"] for port in before[stack_id]["ports"]]
-    await vm.lose_file()
-    vm.cluster.store.remove(vm.cluster.store.of(LEASES).get(NAMESPACE, "stackd-default"))
-    store = await Store.open(tmp_path / "stackd.db", clock=SystemClock(), node_ports=PortRange(port, port))
-    await store.begin(NAMESPACE, "default")
-    await store.stacks.reserve(new_stack())  # an interrupted create
-    await store.close()
-    at = await vm.start(wait=False)
-    await at.until_ready()
-    await until(at.answers, lambda seen: seen == before)
-    assert await at.metric("stackd_unknown_objects") == 0
 
 
 # ---- templates of adopted stacks

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ import pytest
 
 from stackd.cli import main
 from stackd.embedded.resources import PODS
-from stackd.kube.credentials import ClusterTarget
 from stackd.lifecycle import gate
-from tests.harness import MIRRORED, Harness, Machine, eventually, harness, seed
+from tests.harness import MIRRORED, Harness, Machine, harness, seed
 
 NOT_FOUND = (
     '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","message":"no such path","code":404}'
@@ -51,14 +49,6 @@ def list_again(at: Harness) -> None:
     """End all watches, and have them answer 410 so that stackd lists again."""
     at.faults.add_fault(action="status", code=410, verb="watch", resource=MIRRORED, count=4)
     at.faults.drop_watches()
-
-
-async def test_a_delete_is_acknowledged_when_pod_and_service_are_gone_and_not_before(at: Harness) -> None:
-    for odd, kind in product(SPOILED, KINDS):
-        stack_id = await at.running()
-        at.faults.add_fault(**SPOILED[odd], verb="delete", resource=kind, count=2)
-        await at.delete(stack_id)
-        assert not await at.pods_and_services()
 
 
 async def test_while_only_a_balancer_answers_a_delete_is_a_503_in_our_own_words_and_done_later(at: Harness) -> None:
@@ -131,22 +121,6 @@ async def test_a_list_that_is_none_ends_no_stack(at: Harness, odd: str) -> None:
     await at.until_ready()
 
 
-@pytest.mark.parametrize("odd", ["junk", "nothing"])
-async def test_a_watch_that_is_none_shows_and_is_replaced(at: Harness, odd: str) -> None:
-    stack_id = await at.running()
-    at.faults.add_fault(**LISTS[odd], verb="watch")
-    at.faults.drop_watches()
-    await at.until_metric("stackd_mirror_connected", 0)
-    opened = at.counts.total("watch")
-    await eventually(lambda: at.counts.total("watch") >= opened + 6)
-    assert await at.metric("stackd_mirror_connected") == 0
-    nothing_foreign((await at.call("GET", "/readyz")).text)
-    at.faults.clear()
-    await at.until_metric("stackd_mirror_connected", 3)
-    await at.delete_object("pods", stack_id)
-    await at.until_status(stack_id, "stopped")
-
-
 async def test_a_cluster_without_an_identity_is_asked_again(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "IDENTITY_SECONDS", 0.3)
     at.give_kubernetes(timeout=0.4)
@@ -159,21 +133,6 @@ async def test_a_cluster_without_an_identity_is_asked_again(at: Harness, monkeyp
         at.faults.clear()
         await at.until_ready(15)
         await at.until_listed(0)
-
-
-async def test_a_start_behind_a_balancer_waits_for_the_cluster(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    as_configured = ClusterTarget.of
-    monkeypatch.setattr(ClusterTarget, "of", lambda config: dataclasses.replace(as_configured(config), timeout=0.4))
-    stack_id = await (await vm.start()).running()
-    await vm.stop()
-    vm.cluster.faults.add_fault(action="page", code=404)
-    at = await vm.start(wait=False)
-    nothing_foreign(await at.until_unready("waiting for the cluster: ", deadline=15))
-    assert await at.listed() == [stack_id]
-    await at.refused(503, "", "/stacks", seed())
-    vm.cluster.faults.clear()
-    await at.until_ready(15)
-    assert (await at.stack(stack_id))["status"] == "running"
 
 
 @pytest.mark.stackd(cluster__lease_duration="1s")

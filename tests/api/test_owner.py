@@ -167,31 +167,6 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> Non
     assert await one.pods_and_services() == before
 
 
-@pytest.mark.parametrize("verb", ["create", "delete"])
-async def test_what_the_owner_before_did_not_finish_leaves_no_pod_and_takes_no_record_from_one(
-    vms: Machines, verb: str
-) -> None:
-    """A created pod has no record yet, and its stack was never acknowledged; the next owner has another file."""
-    one = await vms.start("vm1")
-    stack_id = await one.running()
-    if verb == "create":
-        one.faults.add_fault(action="hang", verb="create", resource="services")
-        changing = asyncio.create_task(one.call("POST", "/stacks", seed()))
-        await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
-    else:
-        one.faults.add_fault(action="hang", verb="delete", resource="pods")
-        changing = begun(one, "delete", stack_id)
-        await eventually(lambda: one.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
-        await eventually(lambda: one.counts.in_flight > 0)
-    await replace_owner(one)
-    assert (await changing).status == 503
-    one.faults.clear()
-    two = await vms.start("vm2")
-    await two.run_now("expire")  # makes the daemon trust the clock
-    await until(lambda: two.objects("pods"), lambda pods: list(pods) == [stack_id])
-    assert {name: stack["status"] for name, stack in (await two.answers()).items()} == {stack_id: "running"}
-
-
 # ---- whoever loses the stacks amid a change promises nothing of it: the next owner does not know of it
 
 

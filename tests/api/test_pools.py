@@ -14,7 +14,6 @@ from stackd.lifecycle import pools
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
 from tests.api.test_templates import folder_with
-from tests.earlier import as_version_before
 from tests.harness import Harness, Machine, eventually, fast_cluster, until
 from tests.ports import free_port
 
@@ -198,22 +197,6 @@ async def test_one_that_cannot_be_opened_is_undone(at: Harness, key: str | None)
     await until(lambda: at.objects("pods"), lambda seen: undone not in seen)
 
 
-async def test_the_first_answer_stands_if_its_stack_is_deleted_while_it_is_repeated(at: Harness) -> None:
-    """A create has no 404."""
-    headers = {"Idempotency-Key": "press-1"}
-    first = await at.call("POST", "/stacks", BODY, headers=headers)
-    at.faults.add_fault(action="status", verb="create", resource="services", code=503)
-    await at.delete_object("services", first.json["service_name"])
-    refused = at.counts.requests
-    await eventually(lambda: refused["create", "services", 503])
-    again = asyncio.create_task(at.call("POST", "/stacks", BODY, headers=headers))
-    seen = refused["create", "services", 503]
-    await eventually(lambda: refused["create", "services", 503] > seen)
-    await at.delete(first.json["stack_id"])
-    at.faults.clear()
-    assert ((await again).status, (await again).text) == (201, first.text)
-
-
 async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_promised(at: Harness) -> None:
     before, stats = waiting(at), await at.get("/stats")
     zero = ("total_stacks", "active_stacks", "node_distribution")
@@ -242,18 +225,6 @@ async def test_a_pod_spec_that_is_the_templates_gets_one_of_its_pool(at: Harness
         other = await at.create({"target_port": PORTS, "pod_spec": text.replace("nginx", "apache")})
         third = await at.create({"target_port": PORTS, "pod_spec": of_values})
     assert (other["status"], third["status"], "values" in third) == ("creating", "creating", False)
-
-
-async def test_of_a_burst_each_gets_a_stack_of_its_own_of_the_templates_own_pool(vm: Machine) -> None:
-    """Another template has the same pods."""
-    at = await start(vm, web_1=template("web-1"), web_2=template("web-2"))
-    await filled(at, "web-1")
-    others = await filled(at, "web-2")
-    made = await asyncio.gather(*(at.create(BODY) for _ in range(3 * SIZE)))
-    assert len({one["stack_id"] for one in made}) == len({one["values"]["FLAG"] for one in made}) == 3 * SIZE
-    assert [one["status"] for one in made].count("running") >= SIZE
-    assert {one["template"] for one in made} == {"web-1"}
-    assert ids(at, "web-2") == others
 
 
 @pytest.mark.kubernetes(start_delay=0.4, run_time=0.05)
@@ -391,23 +362,6 @@ async def test_a_pool_outlives_restarts_and_a_lost_file_and_what_was_given_stays
         assert await filled(at) == old
         assert (await at.objects("pods")).keys() == old | {mine["stack_id"]}
     assert (await at.create(BODY))["stack_id"] in old
-
-
-@pytest.mark.parametrize("lost", [True, False])
-async def test_the_pool_of_an_earlier_version_is_shut_or_its_clients(vm: Machine, lost: bool) -> None:
-    at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template())
-    old = await filled(at)
-    await vm.stop()
-    as_version_before(vm.cluster)
-    if lost:
-        await vm.lose_file()
-    at = await vm.start(cluster__lease_duration="2s")
-    await until(
-        lambda: at.objects("services"),
-        lambda seen: sum("stackd.io/assigned" in one["spec"]["selector"] for one in seen.values()) == SIZE,
-    )
-    assert await filled(at) & old == (set() if lost else old)
-    assert set(await at.listed()) == (old if lost else set())
 
 
 # ---- creates that wait for their turn, or leave

@@ -160,32 +160,6 @@ async def test_what_cannot_be_removed_is_asked_for_once(at: Harness, tmp_path: P
     assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == len(LEFT_BEHIND) + 1
 
 
-async def test_endings_that_are_tried_again_trip_no_brake(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
-    ids = await running(at, 12)
-    some = ids[: FREE_ENDINGS - 2]
-    with at.no_writing():
-        await vanish(at, some)
-        await eventually(lambda: caplog.text.count("statuses cannot be written now") >= 2)
-    assert await at.metric("stackd_brake_on") == 0
-    for stack_id in some:
-        await at.until_status(stack_id, "stopped")
-    await at.get("/readyz")
-
-
-@pytest.mark.stackd(reconcile__interval="1h")
-async def test_two_looks_at_the_plan_change_nothing_that_a_pass_would_do(at: Harness) -> None:
-    (stack_id,) = await running(at, 1)
-    at.faults.add_fault(action="status", verb="create", resource="services", code=503)
-    await at.delete_object("services", f"svc-{stack_id}")
-    await at.until_metric("stackd_mirror_objects", 0, kind="services")
-    looks = [(await plan(at))["actions"] for _ in range(3)]
-    assert looks == [looks[0]] * 3
-    assert not await at.objects("services")
-    at.faults.clear()
-    await at.run_now("reconcile")
-    await until(lambda: at.objects("services"), lambda seen: f"svc-{stack_id}" in seen)
-
-
 # ---- batch deletes
 
 
@@ -205,19 +179,3 @@ async def test_no_more_deletes_are_in_flight_than_wanted_while_passes_are_made(v
     assert await at.metric("stackd_reconcile_passes_total") > passes + 2, "nothing would have been in the job's way"
     assert at.counts.peak_in_flight <= 3 * concurrency, "a pod, its log and a Service of each stack"
     assert at.counts.total("delete") == 2 * LARGE_JOB, "nobody else deletes what the job deletes"
-
-
-@often
-async def test_a_job_that_was_cut_short_stays_sequential_after_the_restart(vm: Machine) -> None:
-    at = await vm.start()
-    ids = await running(at, LARGE_JOB)
-    at.faults.add_fault(action="hang", verb="delete")
-    job_id = await at.batch_delete(*ids)
-    await at.until_metric("stackd_deletes_pending", LARGE_JOB)
-    await vm.stop()
-    vm.cluster.faults.clear()
-    vm.cluster.faults.add_fault(action="latency", verb="delete", seconds=0.01)
-    at = await vm.start()
-    job = await at.finished_job(job_id)
-    assert (job["deleted"], job["failed"]) == (LARGE_JOB, 0)
-    assert await at.metric("stackd_reconcile_actions_total", action="delete") == 0

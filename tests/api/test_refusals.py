@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -199,17 +198,6 @@ async def test_ports_that_others_hold_are_set_aside_and_a_create_tries_some_of_t
         assert posts(at) - before < 10, "nobody waits for these ports any more"
 
 
-async def test_a_create_whose_time_is_up_before_it_has_found_a_port_is_undone(vm: Machine) -> None:
-    """The API has no 404 for a create."""
-    async with ranged(vm, (30000, 32767), (31001, 31005)) as at:
-        take(at, *range(31001, 31006))
-        at.faults.add_fault(action="latency", verb="create", resource="services", seconds=1.5)
-        at.reload("stacks", ttl=1.0)
-        await at.refused(503, "was deleted or expired during its create; create it again", "/stacks", seed())
-        await at.until_listed(0)
-        assert not await at.objects("pods")
-
-
 @pytest.mark.stackd(reconcile__orphan_grace="0s")
 async def test_a_question_for_the_range_that_a_crash_has_left_behind_is_removed(at: Harness) -> None:
     stack = await at.create()
@@ -217,18 +205,3 @@ async def test_a_question_for_the_range_that_a_crash_has_left_behind_is_removed(
     question["spec"] |= {"ports": [{"name": "p", "port": 80, "nodePort": 32100}]}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/services", question)
     await until(lambda: at.objects("services"), lambda seen: list(seen) == [stack["service_name"]])
-
-
-@pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31002")
-@pytest.mark.kubernetes(node_port_range=(31001, 31002))
-async def test_a_policy_that_changes_the_question_for_the_range_says_nothing_of_it(vm: Machine) -> None:
-    ports = [{"name": "p", "protocol": "TCP", "port": 80, "targetPort": 80, "nodePort": 31002}]
-    body = json.dumps({"spec": {"ports": ports}})
-    vm.cluster.faults.add_fault(action="admit", verb="create", resource="services", body=body)
-    at = await vm.start()
-    assert await at.objects("services") == {}
-    at.faults.clear()
-    await at.create()
-    before = posts(at)
-    at.verify_again()
-    await eventually(lambda: posts(at) > before, lambda: "it is not asked again: it passes for known")

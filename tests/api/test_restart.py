@@ -236,31 +236,3 @@ async def test_stop_and_start_survive_a_restart_of_stackd_and_a_changed_policy_c
     at = await vm.start(policy__images_deny='["registry.example/*"]')
     await at.refused(409, "not allowed any more", f"/stacks/{stack['stack_id']}/restart")
     assert (await at.stack(stack["stack_id"]))["status"] == "running"
-
-
-@pytest.mark.parametrize(
-    ("verb", "fault"),
-    [
-        ("restart", {"action": "hang", "verb": "delete"}),
-        ("restart", {"action": "hang", "verb": "create"}),
-        ("restart", {"action": "lost_reply", "verb": "create"}),
-        ("stop", {"action": "hang", "verb": "delete"}),
-    ],
-)
-async def test_what_was_cut_short_is_completed_by_the_next_start(vm: Machine, verb: str, fault: dict[str, Any]) -> None:
-    at = await vm.start(server__shutdown_timeout="200ms")
-    stack, old = await running(at)
-    at.faults.add_fault(**fault, resource="pods")
-    task = asyncio.create_task(at.call("POST", f"/stacks/{stack['stack_id']}/{verb}"))
-    begun = [("stopped", 0)], [("running", 1)]
-    await eventually(lambda: at.rows("SELECT desired, generation FROM stacks") in begun)
-    await asyncio.wait([task], timeout=0.3)
-    await vm.stop()
-    await asyncio.gather(task, return_exceptions=True)
-    vm.cluster.faults.clear()
-    at = await vm.start()
-    if verb == "restart":
-        await settled_with_new_pod(at, stack, old)
-    else:
-        assert (await at.until_status(stack["stack_id"], "stopped"))["status_reason"] == "StoppedByUser"
-        assert (await at.objects("pods"), await at.used_ports()) == ({}, 1)

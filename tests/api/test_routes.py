@@ -180,16 +180,6 @@ async def test_what_is_deleted_or_edited_by_hand_is_repaired(at: Harness) -> Non
         await until(lambda: routes_of(at), as_before)
 
 
-async def test_a_delete_finds_a_route_that_the_watch_has_not_reported_yet(at: Harness) -> None:
-    stack_id = await at.running(asking("https"))
-    (route,) = (await routes_of(at)).values()
-    at.faults.freeze_watches()
-    await at.delete_object("httproutes", route["metadata"]["name"])
-    await create_again(at, route)
-    await at.delete(stack_id)
-    assert await routes_of(at) == {}
-
-
 async def test_a_route_without_a_stack_is_removed_only_if_the_file_has_removed_it(vm: Machine) -> None:
     at = await vm.start(reconcile__orphan_grace="0s")
     stack_id = await at.running(asking("https"))

@@ -180,14 +180,6 @@ async def test_a_failed_question_about_one_stack_stops_no_other(
     await until_told(at, (await at.create(request_for("registry.example/nopull")))["stack_id"], "warning")
 
 
-@pytest.mark.kubernetes(run_time=2.0)
-async def test_readiness_that_is_lost_is_told(at: Harness) -> None:
-    stack_id = (await at.create(request_for("registry.example/unready")))["stack_id"]
-    await until_told(at, stack_id, "not_ready")
-    events = kinds(await at.timeline(stack_id))
-    assert events.index("ready") < events.index("not_ready")
-
-
 async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(vm: Machine) -> None:
     at = await vm.start()
     stack_id = (await at.create())["stack_id"]

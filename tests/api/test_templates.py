@@ -468,16 +468,3 @@ async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(vm: Mach
     await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
     await at.run_now("prepull")
     assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
-
-
-@never_pulled
-async def test_anothers_pod_with_the_name_of_a_pull_stays(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
-    at = await start(vm, slow=slow())
-    names = set(await pulling_image(at))
-    at = await start(vm, slow=slow(prepulled=False))
-    for name in names:
-        spec = {"containers": [{"name": "app", "image": "registry.example/fail"}], "restartPolicy": "Never"}
-        await at.apply("pods", name, spec=spec)
-    at = await start(vm, slow=slow())
-    await eventually(lambda: "is not stackd's" in caplog.text)
-    assert names <= set(await at.objects("pods"))

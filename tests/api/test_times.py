@@ -90,19 +90,6 @@ async def test_a_leap_of_the_clock_ends_nothing_and_takes_nothing_from_what_is_m
     await at.do("extend", made[0], ttl="1h")
 
 
-async def test_nothing_expires_while_the_clock_is_wrong_whatever_the_time_is(vm: Machine) -> None:
-    clock = Ahead()
-    at = await vm.start(clock=clock)
-    clock.by = YEARS
-    await at.until_unready("s ahead of the API server's: no stack expires")
-    stack_id = (await at.create(ttl="1s"))["stack_id"]
-    await until(lambda: remains(at, stack_id), lambda time_left: time_left < timedelta())
-    await a_few_passes(at)
-    assert await at.listed() == [stack_id]
-    clock.by = 0.0
-    await at.until_listed(0)
-
-
 async def test_a_start_with_a_wrong_clock_goes_by_the_clusters(vm: Machine) -> None:
     """For example on a machine that started without a network: no stack may expire when its clock is corrected."""
     clock = Ahead()
@@ -141,18 +128,6 @@ async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator
         await at.post("/reconcile/confirm")
         await at.until_listed(0)
         await vm.stop()
-
-
-@pytest.mark.kubernetes(bookmark_interval=3600)
-async def test_how_old_the_view_of_the_cluster_is_goes_by_the_daemons_clock(vm: Machine) -> None:
-    clock = Ahead()
-    at = await vm.start(clock=clock)
-
-    async def why() -> str:
-        clock.monotonic_by += 1000.0  # a watch that was opened just now may still count as an answer of the cluster
-        return (await at.call("GET", "/readyz")).text
-
-    await until(why, lambda seen: "Kubernetes has sent nothing for 1000 s" in seen)
 
 
 # ---- creates that wait for a node
@@ -252,21 +227,6 @@ async def test_a_stack_is_gone_at_its_time_and_not_before_and_needs_no_pass_for_
     await at.until_listed(0)
     assert time.time_ns() >= to_nanoseconds(extended["ttl_expires_at"])
     assert (await nothing_is_left(at), await at.used_ports()) == (True, 0)
-
-
-async def test_extensions_at_the_last_moment_either_hold_or_are_refused(at: Harness) -> None:
-    """Each response is true: after a 200 the stack lives on, after a refusal it is gone."""
-
-    async def race(delay: float) -> None:
-        stack_id = (await at.create(ttl="1s"))["stack_id"]
-        await asyncio.sleep(delay)
-        reply = await extend(at, stack_id, "1h")
-        assert reply.status in (200, 404, 409), reply.text
-        if reply.status == 200:
-            await asyncio.sleep(0.7)
-            assert (await at.stack(stack_id))["ttl_expires_at"] == reply.json["ttl_expires_at"]
-
-    await asyncio.gather(*(race(0.9 + 0.05 * number) for number in range(14)))
 
 
 async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
