@@ -18,10 +18,12 @@ from tests.certificates import Pair
 class Gate:
     """Forwards bytes to the port ``behind`` as long as it is open; speaks TLS to clients if it has a context for that.
 
-    ``share`` of what arrives in either direction is lost, and its connection reset.
+    ``share`` of what arrives in either direction is lost, and its connection reset; while it is ``held``, nothing arrives.
     """
 
     behind: int
+    host: str = "127.0.0.1"
+    held: bool = False
     tls: ssl.SSLContext | None = None
     port: int = 0
     share: float = 0.0
@@ -43,6 +45,7 @@ class Gate:
     async def shut(self) -> None:
         """Reset all connections and accept no more."""
         assert self._server is not None
+        self.held = False
         self._server.close()
         self.reset_all()
         await self._server.wait_closed()
@@ -54,7 +57,7 @@ class Gate:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            reader_behind, writer_behind = await asyncio.open_connection("127.0.0.1", self.behind)
+            reader_behind, writer_behind = await asyncio.open_connection(self.host, self.behind)
         except OSError:
             writer.close()
             return
@@ -68,6 +71,10 @@ class Gate:
     ) -> None:
         try:
             while data := await source.read(65536):
+                while self.held:
+                    await asyncio.sleep(0.02)
+                if source.exception() is not None:
+                    return None  # the sender has reset the connection: what the network still held is lost
                 if self.random.random() < self.share:
                     return self._reset(pair)
                 sink.write(data)
@@ -87,9 +94,9 @@ class Gate:
 
 
 @asynccontextmanager
-async def gate(port: int, presents: Pair | None = None) -> AsyncIterator[Gate]:
+async def gate(port: int, presents: Pair | None = None, host: str = "127.0.0.1") -> AsyncIterator[Gate]:
     """An open gate before this port, which presents a certificate if there is one; it is shut at the end."""
-    front = Gate(behind=port, tls=presents.server_context() if presents else None)
+    front = Gate(behind=port, host=host, tls=presents.server_context() if presents else None)
     await front.open()
     try:
         yield front

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import io
 import json
+import os
 import re
 import sqlite3
 import tempfile
@@ -34,7 +35,7 @@ from stackd.upkeep.systemd import ProcessContext
 KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
 T = TypeVar("T")
-DEADLINE = 30.0
+DEADLINE = 60.0 if "STACKD_TEST_KUBECONFIG" in os.environ else 30.0
 """Seconds that a condition may take to come true: far more than it needs, also on a busy machine."""
 
 MIRRORED = "pods|services|configmaps|nodes"
@@ -107,33 +108,11 @@ class Reply:
 
 
 @dataclass(slots=True, kw_only=True)
-class Harness:
-    """The daemon, its cluster, and a client with a key."""
+class Client:
+    """A client of a stackd, with a key."""
 
-    daemon: Daemon
-    cluster: EmbeddedCluster
     session: aiohttp.ClientSession
     url: str
-    admin: str | None = None
-
-    @property
-    def config(self) -> Config:
-        """The settings in force."""
-        return self.daemon.context.config
-
-    @property
-    def port(self) -> int:
-        """The port that the daemon listens on."""
-        return int(self.url.rpartition(":")[2])
-
-    @property
-    def faults(self) -> Faults:
-        return self.cluster.faults
-
-    @property
-    def counts(self) -> Counts:
-        """Of the requests that the cluster has got."""
-        return self.cluster.counts
 
     # ---- requests
 
@@ -264,6 +243,34 @@ class Harness:
             lambda: self.get(f"/stacks/batch-delete/{job_id}"), lambda seen: seen["status"] in ("completed", "failed")
         )
         return job
+
+
+@dataclass(slots=True, kw_only=True)
+class Harness(Client):
+    """The daemon and its cluster, and a client."""
+
+    daemon: Daemon
+    cluster: EmbeddedCluster
+    admin: str | None = None
+
+    @property
+    def config(self) -> Config:
+        """The settings in force."""
+        return self.daemon.context.config
+
+    @property
+    def port(self) -> int:
+        """The port that the daemon listens on."""
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def faults(self) -> Faults:
+        return self.cluster.faults
+
+    @property
+    def counts(self) -> Counts:
+        """Of the requests that the cluster has got."""
+        return self.cluster.counts
 
     async def ended(self) -> str:
         """Wait until the daemon ends its process by itself, and return why it does."""

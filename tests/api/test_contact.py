@@ -86,12 +86,10 @@ async def test_a_verification_asked_for_while_one_is_under_way_is_not_answered_b
 
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
-with_users = pytest.mark.kubernetes(users=(OLD, NEW))
-as_old = pytest.mark.stackd(token=OLD.token, admin=NEW.token)
 
 
-@with_users
-@as_old
+@pytest.mark.kubernetes(users=(OLD, NEW))
+@pytest.mark.stackd(token=OLD.token, admin=NEW.token)
 async def test_refused_credentials_show_until_new_ones_are_there(at: Harness, tmp_path: Path) -> None:
     stack_id = await at.running()
     at.faults.expire_token(OLD.token)
@@ -100,8 +98,10 @@ async def test_refused_credentials_show_until_new_ones_are_there(at: Harness, tm
     await at.until_at_least("stackd_kubernetes_requests_total", 2, verb="get", resource="namespaces", code="401")
     await at.until_unready("its credentials are not accepted")
     assert (await at.get(f"/stacks/{stack_id}/status"))["status"] == "running", "the watches keep their connections"
+    asked = at.counts.requests["get", "namespaces", 200]
     at.cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
     await at.until_ready()
+    assert at.counts.requests["get", "namespaces", 200] > asked, "whose cluster do they reach?"
     for name in (stack_id, await at.running()):
         await at.delete(name)
     assert not await at.pods_and_services()
@@ -174,8 +174,9 @@ async def test_creates_and_starts_are_refused_within_seconds_while_the_api_serve
     assert len(await at.listed()) == 2
 
 
-async def test_a_slow_api_server_is_not_a_silent_one(at: Harness) -> None:
-    at.faults.add_fault(action="latency", verb="create", seconds=2.5)
+async def test_a_slow_api_server_is_not_a_silent_one(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "QUIET_SECONDS", 0.3)
+    at.faults.add_fault(action="latency", verb="create", seconds=0.5)
     await at.create()
     assert await at.metric("stackd_kubernetes_answers") == 1
 
@@ -243,7 +244,9 @@ async def unseen(vm: Machine) -> AsyncIterator[Harness]:
     at.faults.resume()
 
 
-async def test_a_create_that_comes_before_the_first_sight_of_the_cluster_waits_for_it(vm: Machine) -> None:
+async def test_a_create_waits_for_a_moment_for_the_first_sight_of_the_cluster(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with unseen(vm) as at:
         await at.get("/healthz")
         creates = [asyncio.create_task(at.create()) for _ in range(3)]
@@ -252,9 +255,6 @@ async def test_a_create_that_comes_before_the_first_sight_of_the_cluster_waits_f
         assert not done
         at.faults.resume()
         await asyncio.gather(*creates, dry)
-
-
-async def test_it_waits_for_a_moment_only(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert gate.FIRST_CONTACT_SECONDS == 5.0
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
     async with unseen(vm) as at:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import random
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from types import MappingProxyType
 
 import aiohttp
 import pytest
@@ -17,101 +16,29 @@ import yaml
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
-from stackd.kube.client import Cluster
-from stackd.kube.credentials import ClusterTarget
-from tests.cluster.real import KEY, Process, Real
-from tests.cluster.site import LEASE_SECONDS, Site, Wire, held_port
-from tests.harness import fast_cluster
+from stackd.errors import NodePortTaken
+from stackd.kube.manifests import range_question
+from tests.cluster.real import Process, Real, outside_of
+from tests.gate import Gate, gate
+from tests.harness import KEY, fast_cluster
 from tests.ports import free_port
 
 VARIABLE = "STACKD_TEST_KUBECONFIG"
 STANDBY_KUBECONFIG = "STACKD_TEST_STANDBY_KUBECONFIG"
 """Other credentials for everything but the owner, so that the API server's audit log can tell the owner's requests."""
 
-NONE: Mapping[str, str] = MappingProxyType({})
+LEASE_SECONDS = float(os.environ.get("STACKD_TEST_LEASE", "3" if VARIABLE in os.environ else "1.5"))
+USUAL_PORTS = range(31001, 32765)
 
 
 @pytest.fixture
-async def real(tmp_path: Path) -> AsyncIterator[Real]:
-    """A stackd with its usual settings."""
-    async with cluster_for(tmp_path) as kubeconfig, daemon_on(kubeconfig, tmp_path) as at:
-        yield at
-
-
-@pytest.fixture
-async def roomless(tmp_path: Path) -> AsyncIterator[Real]:
-    """A stackd whose stacks fit on no node, whatever the cluster's quotas and limits allow."""
-    selector = {"STACKD_STACKS__NODE_SELECTOR": '{"role": "stack", "stackd.io/test": "nowhere"}'}
-    async with cluster_for(tmp_path) as kubeconfig, daemon_on(kubeconfig, tmp_path, selector) as at:
-        yield at
-
-
-@asynccontextmanager
-async def cluster_for(folder: Path) -> AsyncIterator[str]:
+async def kubeconfig(tmp_path: Path) -> AsyncIterator[str]:
     if given := os.environ.get(VARIABLE):
         yield given
         return
     async with EmbeddedCluster(fast_cluster(gateway="gateways/public")) as cluster:
-        cluster.write_kubeconfig(folder / "kubeconfig")
-        yield str(folder / "kubeconfig")
-
-
-@asynccontextmanager
-async def daemon_on(kubeconfig: str, folder: Path, settings: Mapping[str, str] = NONE) -> AsyncIterator[Real]:
-    """A daemon in this process."""
-    environment = {**environment_of(kubeconfig, folder), **settings}
-    async with outside_of(environment) as outside, running(load(None, environment)) as daemon:
-        await asyncio.wait_for(daemon.context.mirror.wait_synced(), 30)
-        await daemon.ready.wait()
-        async with aiohttp.ClientSession() as session:
-            at = Real(session=session, url=f"http://127.0.0.1:{daemon.port}", outside=outside)
-            try:
-                yield at
-            finally:
-                await at.remove_everything()
-
-
-@pytest.fixture
-async def process(tmp_path: Path) -> AsyncIterator[Process]:
-    """A daemon that can be killed; it is not started yet."""
-    port = free_port()
-    async with cluster_for(tmp_path) as kubeconfig:
-        environment = environment_of(kubeconfig, tmp_path) | {"STACKD_SERVER__PORT": str(port)}
-        async with outside_of(environment) as outside, aiohttp.ClientSession() as session:
-            at = Real(session=session, url=f"http://127.0.0.1:{port}", outside=outside)
-            process = Process(at, environment, tmp_path)
-            try:
-                yield process
-            finally:
-                process.kill()
-                await at.remove_everything()
-
-
-@pytest.fixture
-async def crowded(tmp_path: Path) -> AsyncIterator[tuple[Real, int]]:
-    """A daemon with three node ports, and the first of them, which another instance's Service holds."""
-    async with cluster_for(tmp_path) as kubeconfig, held_port(_target(environment_of(kubeconfig, tmp_path))) as port:
-        ports = {"STACKD_STACKS__NODE_PORT_MIN": str(port), "STACKD_STACKS__NODE_PORT_MAX": str(port + 2)}
-        async with daemon_on(kubeconfig, tmp_path, ports) as at:
-            yield at, port
-
-
-@asynccontextmanager
-async def outside_of(environment: Mapping[str, str]) -> AsyncIterator[Cluster]:
-    cluster = await Cluster.connect(_target(environment))
-    try:
-        yield cluster
-    finally:
-        await cluster.close()
-
-
-def _target(environment: Mapping[str, str]) -> ClusterTarget:
-    return ClusterTarget(
-        mode="kubeconfig",
-        kubeconfig=environment["STACKD_CLUSTER__KUBECONFIG"],
-        instance=environment["STACKD_CLUSTER__INSTANCE"],
-        namespace=environment["STACKD_STACKS__NAMESPACE"],
-    )
+        cluster.write_kubeconfig(tmp_path / "kubeconfig")
+        yield str(tmp_path / "kubeconfig")
 
 
 def environment_of(kubeconfig: str, folder: Path) -> dict[str, str]:
@@ -125,48 +52,97 @@ def environment_of(kubeconfig: str, folder: Path) -> dict[str, str]:
         "STACKD_STACKS__NAMESPACE": os.environ.get("STACKD_TEST_NAMESPACE", "stackd-test"),
         "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
         "STACKD_STACKS__ADDRESS_TYPES": '["ExternalIP", "InternalIP"]',
-        "STACKD_CLUSTER__LEASE_DURATION": "3s",
-        "STACKD_RECONCILE__INTERVAL": "1s",
+        "STACKD_CLUSTER__LEASE_DURATION": f"{LEASE_SECONDS:g}s",
+        "STACKD_RECONCILE__INTERVAL": "500ms",
         "STACKD_RECONCILE__ORPHAN_GRACE": "1s",
     }
 
 
+@asynccontextmanager
+async def daemon_on(kubeconfig: str, folder: Path, **settings: str) -> AsyncIterator[Real]:
+    """A daemon in this process."""
+    environment = environment_of(kubeconfig, folder) | {f"STACKD_{key.upper()}": each for key, each in settings.items()}
+    async with outside_of(environment) as outside, running(load(None, environment)) as daemon:
+        await daemon.ready.wait()
+        async with aiohttp.ClientSession() as session:
+            at = Real(session=session, url=f"http://127.0.0.1:{daemon.port}", outside=outside)
+            try:
+                yield at
+            finally:
+                await at.remove_everything()
+
+
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """Two daemons that can be killed, each with its own file; neither is started yet."""
-    async with AsyncExitStack() as stack:
-        kubeconfig = await stack.enter_async_context(cluster_for(tmp_path))
-        common = environment_of(kubeconfig, tmp_path) | {"STACKD_CLUSTER__LEASE_DURATION": f"{LEASE_SECONDS:g}s"}
-        session = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)))
-        others = os.environ.get(STANDBY_KUBECONFIG, kubeconfig)
-        outside = await stack.enter_async_context(outside_of(common | {"STACKD_CLUSTER__KUBECONFIG": others}))
-        document = yaml.safe_load(Path(kubeconfig).read_text())
-        scheme, _, address = document["clusters"][0]["cluster"]["server"].partition("://")
-        host, _, port = address.partition(":")
-        wire = Wire(host, int(port))
-        document["clusters"][0]["cluster"]["server"] = f"{scheme}://127.0.0.1:{await wire.listen()}"
-        (tmp_path / "through-wire").write_text(yaml.safe_dump(document))
-        processes = []
-        for name, config in (
-            ("owner", str(tmp_path / "through-wire")),
-            ("standby", others),
-        ):
-            folder = tmp_path / name
-            folder.mkdir()
-            at = free_port()
-            environment = common | {
-                "STACKD_SERVER__PORT": str(at),
-                "STACKD_STATE__PATH": str(folder / "stackd.db"),
-                "STACKD_CLUSTER__KUBECONFIG": config,
-            }
-            processes.append(
-                Process(Real(session=session, url=f"http://127.0.0.1:{at}", outside=outside), environment, folder)
-            )
-        made = Site(owner=processes[0], standby=processes[1], wire=wire)
+async def real(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Real]:
+    """A stackd with its usual settings."""
+    async with daemon_on(kubeconfig, tmp_path) as at:
+        yield at
+
+
+@asynccontextmanager
+async def held_port(environment: dict[str, str]) -> AsyncIterator[int]:
+    """A node port that a Service of another instance holds."""
+    async with outside_of(environment | {"STACKD_CLUSTER__INSTANCE": f"other-{secrets.token_hex(4)}"}) as other:
+        await other.ensure_namespace()
+        while True:
+            port = random.choice(USUAL_PORTS)
+            body = range_question(other.namespace_name, other.instance, f"svc-other-{secrets.token_hex(6)}")
+            body["spec"]["ports"] = [{"name": "p", "port": 80, "nodePort": port}]
+            try:
+                service = await other.create_service(body)
+            except NodePortTaken:
+                continue
+            yield port
+            await other.delete_service(service.name)
+            return
+
+
+@asynccontextmanager
+async def process_on(kubeconfig: str, folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Process]:
+    """A daemon that can be killed; it is not started yet."""
+    folder.mkdir(exist_ok=True)
+    port = free_port()
+    settings = {
+        **environment,
+        "STACKD_SERVER__PORT": str(port),
+        "STACKD_STATE__PATH": str(folder / "stackd.db"),
+        "STACKD_CLUSTER__KUBECONFIG": kubeconfig,
+    }
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with outside_of(environment) as outside, aiohttp.ClientSession(timeout=timeout) as session:
+        real = Real(session=session, url=f"http://127.0.0.1:{port}", outside=outside)
+        process = Process(real, settings, folder)
         try:
-            yield made
+            yield process
         finally:
-            for process in processes:
-                process.kill()
-            await wire.close()
-            await made.standby.real.remove_everything()
+            process.kill()
+            await real.remove_everything()
+
+
+@pytest.fixture
+async def process(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Process]:
+    """A daemon that can be killed; it is not started yet."""
+    async with process_on(kubeconfig, tmp_path, environment_of(kubeconfig, tmp_path)) as process:
+        yield process
+
+
+@pytest.fixture
+async def both(kubeconfig: str, tmp_path: Path) -> AsyncIterator[tuple[Process, Process, Gate]]:
+    """Two daemons of one instance that can be killed, each with its own file, and the first one's way to the cluster.
+
+    Neither is started yet.
+    """
+    others = os.environ.get(STANDBY_KUBECONFIG, kubeconfig)
+    document = yaml.safe_load(Path(kubeconfig).read_text())
+    scheme, _, address = document["clusters"][0]["cluster"]["server"].partition("://")
+    async with AsyncExitStack() as stack:
+        host, _, port = address.rpartition(":")
+        way = await stack.enter_async_context(gate(int(port), host=host))
+        document["clusters"][0]["cluster"]["server"] = f"{scheme}://127.0.0.1:{way.port}"
+        (tmp_path / "through-gate").write_text(yaml.safe_dump(document))
+        environment = environment_of(others, tmp_path)
+        owner, standby = [
+            await stack.enter_async_context(process_on(config, tmp_path / name, environment))
+            for name, config in (("owner", str(tmp_path / "through-gate")), ("standby", others))
+        ]
+        yield owner, standby, way

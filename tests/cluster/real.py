@@ -1,109 +1,93 @@
-"""A client of the daemon, and a client of its own for the same cluster."""
+"""A client of the daemon that also sees its cluster, and the daemon as a process that can be killed."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import aiohttp
 
 from stackd.errors import StackdError
 from stackd.kube.client import Cluster
+from stackd.kube.credentials import ClusterTarget
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES
-from tests.harness import lose_file, seed
+from tests.harness import Client, eventually, lose_file
 
-KEY = "sk-cluster-0123456789abcdef0123456789"
-DEADLINE = 120.0
+LOST = (aiohttp.ClientError, OSError, TimeoutError)
+"""What a request raises when no response comes."""
+
 AT_ONCE = 20
+ROUTES = (HTTP_ROUTES, TLS_ROUTES)
 
 
 @dataclass(slots=True, kw_only=True)
-class Real:
+class Real(Client):
     """The daemon under test and its cluster, seen from outside of the daemon."""
 
-    session: aiohttp.ClientSession
-    url: str
     outside: Cluster
 
-    lost: ClassVar = (aiohttp.ClientError, OSError, TimeoutError)
-    """What a request raises when no response comes."""
-
-    async def call(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-        """Status and JSON of the response to one request."""
-        data = None if body is None else json.dumps(body).encode()
-        async with self.session.request(method, self.url + path, data=data, headers={"X-API-KEY": KEY}) as answer:
-            return answer.status, await answer.json()
-
-    async def stacks(self) -> list[dict[str, Any]]:
-        """All stacks as the list returns them."""
-        status, answer = await self.call("GET", "/stacks")
-        assert status == 200, answer
-        stacks: list[dict[str, Any]] = answer["stacks"]
-        return stacks
-
-    async def create(self, count: int, **more: object) -> list[dict[str, Any]]:
+    async def create_many(self, count: int, **more: Any) -> list[dict[str, Any]]:
         """Create ``count`` stacks, up to twenty at once."""
         stacks: list[dict[str, Any]] = []
         while (left := count - len(stacks)) > 0:
-            asked = (self.call("POST", "/stacks", seed() | more) for _ in range(min(AT_ONCE, left)))
-            answers = await asyncio.gather(*asked)
-            assert {status for status, _ in answers} == {201}, answers
-            stacks += [stack for _, stack in answers]
+            stacks += await asyncio.gather(*(self.create(**more) for _ in range(min(AT_ONCE, left))))
         return stacks
 
-    async def finished(self, job_id: str) -> dict[str, Any]:
-        """The job once it has finished."""
-        job: dict[str, Any] = {}
-
-        async def at_its_end() -> bool:
-            job.update((await self.call("GET", f"/stacks/batch-delete/{job_id}"))[1])
-            return job["status"] in ("completed", "failed")
-
-        await self.until(at_its_end, "the job's end")
-        return job
-
-    async def metric(self, name: str) -> float:
-        """The value of a metric without labels."""
-        (value,) = (line.rsplit(" ", 1)[1] for line in await self._metrics() if line.startswith(f"{name} "))
-        return float(value)
+    async def stacks(self) -> list[dict[str, Any]]:
+        """All stacks as the list returns them."""
+        stacks: list[dict[str, Any]] = (await self.get("/stacks"))["stacks"]
+        return stacks
 
     async def requests(self) -> dict[str, str]:
         """How often the daemon has sent each kind of request to the cluster, without watches and the Lease."""
-        lines = await self._metrics()
+        lines = (await self.call("GET", "/metrics")).text.splitlines()
         counted = (line.rsplit(" ", 1) for line in lines if line.startswith("stackd_kubernetes_requests_total{"))
         return {
             what: count for what, count in counted if 'verb="watch"' not in what and 'resource="leases"' not in what
         }
 
-    async def _metrics(self) -> list[str]:
-        async with self.session.get(f"{self.url}/metrics", headers={"X-API-KEY": KEY}) as answer:
-            return (await answer.text()).splitlines()
-
     async def objects(self, kind: str) -> dict[str, dict[str, Any]]:
         """The objects of the test's stackd, as the API server has them."""
         return {raw["metadata"]["name"]: raw for raw in await self.outside.list_raw(kind)}
 
-    async def until(self, check: Callable[[], Awaitable[bool]], what: str) -> None:
-        """Return when ``check`` returns true."""
-        end = time.monotonic() + DEADLINE
-        while not await check():
-            assert time.monotonic() < end, f"{what} did not come true within {DEADLINE:g} s"
-            await asyncio.sleep(0.1)
+    async def uids(self) -> dict[str, str]:
+        """The uid of each pod and Service."""
+        every = {**await self.objects("pods"), **await self.objects("services")}
+        return {name: one["metadata"]["uid"] for name, one in every.items()}
+
+    async def settled(self) -> None:
+        """Return once every stack is running or stopped."""
+
+        async def are() -> bool:
+            return {stack["status"] for stack in await self.stacks()} <= {"running", "stopped"}
+
+        await eventually(are, pause=0.1)
+
+    async def agreed(self, waiting: int = 0) -> None:
+        """Return once the cluster has the objects of the listed stacks, and of those ``waiting`` in a pool, alone."""
+
+        async def do() -> bool:
+            stacks = {stack["stack_id"]: stack["status"] for stack in await self.stacks()}
+            pods, services = set(await self.objects("pods")), set(await self.objects("services"))
+            in_pool = pods - stacks.keys()
+            running = {stack_id for stack_id, status in stacks.items() if status != "stopped"}
+            if len(in_pool) != waiting or pods != running | in_pool:
+                return False
+            return services == {f"svc-{stack_id}" for stack_id in stacks.keys() | in_pool}
+
+        await eventually(do, lambda: "the cluster has other objects than the file", pause=0.1)
 
     async def remove_everything(self) -> None:
         """Delete all objects that the test has left in the cluster, but not the namespace."""
-        for kind in (HTTP_ROUTES, TLS_ROUTES):
+        for kind in ROUTES:
             with suppress(StackdError):  # a cluster without the Gateway API
                 for name in await self.objects(kind):
                     await self.outside.delete_route(kind, name)
@@ -111,15 +95,29 @@ class Real:
             await self.outside.delete_pod(name)
         for name in await self.objects("services"):
             await self.outside.delete_service(name)
-        for name in await self.objects("configmaps"):
-            await self.outside.delete("configmaps", name)
 
 
-# ---- ``stackd serve`` as a process of its own, so that it can be killed
+@asynccontextmanager
+async def outside_of(environment: Mapping[str, str]) -> AsyncIterator[Cluster]:
+    """A client of the cluster beside that of the daemon with these settings."""
+    cluster = await Cluster.connect(
+        ClusterTarget(
+            mode="kubeconfig",
+            kubeconfig=environment["STACKD_CLUSTER__KUBECONFIG"],
+            instance=environment["STACKD_CLUSTER__INSTANCE"],
+            namespace=environment["STACKD_STACKS__NAMESPACE"],
+        )
+    )
+    try:
+        yield cluster
+    finally:
+        await cluster.close()
 
 
-ROOT = Path(__file__).parents[2]
-STACKD = [sys.executable, str(ROOT / "stackd.py")]
+# ---- ``stackd serve`` as a process of its own
+
+
+STACKD = [sys.executable, str(Path(__file__).parents[2] / "stackd.py")]
 
 
 class Process:
@@ -127,44 +125,35 @@ class Process:
 
     def __init__(self, real: Real, environment: Mapping[str, str], folder: Path) -> None:
         self.real = real
-        self._environment = {**os.environ, **environment}
+        self.environment = {**os.environ, **environment}
         self.folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
-    def configure(self, **settings: str) -> None:
-        """Use these settings from the next start on."""
-        self._environment.update(settings)
-
-    async def start(self, *, standing_by: bool = False) -> None:
-        """Start the daemon; return when it is ready, or stands by."""
+    async def start(self, *, role: str = "owner") -> None:
+        """Start the daemon; return when it has this role, and an owner is ready."""
         with (self.folder / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen([*STACKD, "serve"], env=self._environment, stdout=log, stderr=log)
-        await (self.real.until(self._stands_by, "standing by") if standing_by else self.until_ready())
+            self._process = subprocess.Popen([*STACKD, "serve"], env=self.environment, stdout=log, stderr=log)
+        await self.until(role)
 
-    async def until_ready(self) -> None:
-        """Return when the daemon is ready."""
-        await self.real.until(self._ready, "readiness")
+    async def until(self, role: str) -> None:
+        """Return once the daemon has this role, and an owner is ready."""
+        log = self.folder / "daemon.log"
 
-    async def _stands_by(self) -> bool:
-        try:
-            status, answer = await self.real.call("GET", "/owner")
-        except self.real.lost:
-            return False
-        return status == 200 and answer["role"] == "standby" and bool(answer["owner"])
+        async def has() -> bool:
+            assert self._process is not None
+            assert self._process.poll() is None, log.read_text()[-2000:]
+            try:
+                is_ready = (await self.real.call("GET", "/readyz")).status == 200
+                return await self.real.role() == role and is_ready is (role == "owner")
+            except LOST:
+                return False
+
+        await eventually(has, lambda: log.read_text()[-2000:], 120, pause=0.1)
 
     def send(self, number: signal.Signals) -> None:
         """Send the daemon a signal."""
         assert self._process is not None
         self._process.send_signal(number)
-
-    async def _ready(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "daemon.log").read_text()[-2000:]
-        try:
-            status, _ = await self.real.call("GET", "/readyz")
-        except self.real.lost:
-            return False
-        return status == 200
 
     def kill(self) -> None:
         """``kill -9``."""
@@ -176,22 +165,10 @@ class Process:
         """Move all state files away."""
         lose_file(self.folder)
 
-    def restore(self, copy: Path) -> None:
-        """Put the copy in the place of the file, as an operator does; nothing else remains beside it."""
-        for suffix in ("-wal", "-shm"):
-            (self.folder / f"stackd.db{suffix}").unlink(missing_ok=True)
-        shutil.copy(copy, self.folder / "stackd.db")
-
-    async def command(self, *words: str) -> str:
-        """Run a command of ``stackd`` with the daemon's configuration; return its output."""
-        code, said = await self.run(*words)
-        assert code == 0, said
-        return said
-
     async def run(self, *words: str, **settings: str) -> tuple[int, str]:
         """The exit code and output of a command; ``settings`` override the daemon's."""
         run = await asyncio.create_subprocess_exec(
-            *STACKD, *words, env=self._environment | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            *STACKD, *words, env=self.environment | settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        said, _ = await run.communicate()
-        return run.returncode or 0, said.decode()
+        output, _ = await run.communicate()
+        return run.returncode or 0, output.decode()

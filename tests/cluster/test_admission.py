@@ -24,8 +24,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import Administrator, ManifestOptions, documents
 from stackd.kube.wire import KINDS, MERGE_PATCH, POLICIES, Kind, KubeRequest
 from tests.cluster.conftest import VARIABLE, environment_of
-from tests.cluster.real import KEY
-from tests.harness import eventually, seed
+from tests.harness import Client, eventually
 
 pytestmark = pytest.mark.skipif(VARIABLE not in os.environ, reason="the embedded cluster evaluates no policies")
 
@@ -202,20 +201,14 @@ async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> Non
     }
     async with running(load(None, environment)) as daemon, aiohttp.ClientSession() as session:
         await daemon.ready.wait()
-
-        async def call(method: str, path: str, body: object = None) -> Any:
-            url = f"http://127.0.0.1:{daemon.port}{path}"
-            async with session.request(method, url, json=body, headers={"X-API-KEY": KEY}) as answer:
-                assert answer.status in (200, 201), await answer.text()
-                return await answer.json()
-
-        stack = await call("POST", "/stacks", seed())
-        path = f"/stacks/{stack['stack_id']}"
-        for verb, body in (("extend", {"ttl": "1m"}), ("restart", None), ("stop", None), ("start", None)):
-            await call("POST", f"{path}/{verb}", body)
-        await call("DELETE", path)
-        assert await users.gone("pods", stack["stack_id"])
-        assert await users.gone("services", f"svc-{stack['stack_id']}")
+        at = Client(session=session, url=f"http://127.0.0.1:{daemon.port}")
+        stack_id = (await at.create())["stack_id"]
+        await at.do("extend", stack_id, ttl="1m")
+        for verb in ("restart", "stop", "start"):
+            await at.do(verb, stack_id)
+        await at.delete(stack_id)
+        assert await users.gone("pods", stack_id)
+        assert await users.gone("services", f"svc-{stack_id}")
 
 
 async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:

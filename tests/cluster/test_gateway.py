@@ -9,27 +9,25 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 import yaml
 
-from stackd.embedded import EmbeddedCluster
+from tests.api.test_routes import asking
 from tests.certificates import HAVE_OPENSSL, Pair, authority, issued
-from tests.cluster.conftest import VARIABLE, daemon_on
-from tests.cluster.gateway import ADDRESS, GATEWAY, Gateway, program, served
-from tests.cluster.real import Real
-from tests.harness import fast_cluster, seed
+from tests.cluster.conftest import daemon_on
+from tests.cluster.gateway import ADDRESS, GATEWAY, LISTENERS, Gateway, program, served
+from tests.cluster.real import ROUTES, Real
+from tests.harness import until
 
 pytestmark = pytest.mark.skipif(not HAVE_OPENSSL, reason="openssl makes the certificates")
 DOMAIN = "stacks.example.org"
-NAME = "stackd-test/public"
 NAMESPACE = os.environ.get("STACKD_TEST_NAMESPACE", "stackd-test")
 SETTINGS = {
-    "STACKD_ROUTES__DOMAIN": DOMAIN,
-    "STACKD_ROUTES__GATEWAY": NAME,
-    **{f"STACKD_ROUTES__{name.upper()}_LISTENER": name for name in ("http", "https", "tls")},
+    "routes__domain": DOMAIN,
+    "routes__gateway": "gateways/public",
+    **{f"routes__{name}_listener": name for name in LISTENERS},
 }
 
 
@@ -46,10 +44,7 @@ class Site:
 
     async def create(self, route: str) -> tuple[str, str]:
         """The id and the name of a new stack whose program answers with that id."""
-        body = seed()
-        body["target_port"] = [port | {"route": route} for port in body["target_port"]]
-        status, stack = await self.real.call("POST", "/stacks", body)
-        assert status == 201, stack
+        stack = await self.real.create(asking(route))
         (port,) = stack["ports"]
         assert "node_port" not in port
         name = (port.get("url") or port["host"]).removeprefix(f"{route}://").partition(":")[0]
@@ -88,30 +83,15 @@ class Site:
         head, _, body = answer.partition("\r\n\r\n")
         return body if head.startswith("HTTP/1.1 200") else head.partition("\r\n")[0]
 
-    async def routes(self) -> list[dict[str, Any]]:
-        """The routes of this stackd; other tests may have left some in the namespace."""
-        ours = self.real.outside.instance
-        found = await self.gateway.routes()
-        return [one for one in found if one["metadata"]["labels"]["stackd.io/instance"] == ours]
-
     async def until_answers(self, listener: str, name: str, answer: str) -> None:
         """Return once the gateway answers so."""
-
-        async def does() -> bool:
-            return answer in await self.ask(listener, name)
-
-        await self.real.until(does, f"{answer} at {name}")
+        await until(lambda: self.ask(listener, name), lambda seen: answer in seen)
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
+async def site(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Site]:
     program()
     async with AsyncExitStack() as stack:
-        kubeconfig = os.environ.get(VARIABLE, "")
-        if not kubeconfig:
-            cluster = await stack.enter_async_context(EmbeddedCluster(fast_cluster(gateway=NAME)))
-            cluster.write_kubeconfig(tmp_path / "kubeconfig")
-            kubeconfig = str(tmp_path / "kubeconfig")
         document = yaml.safe_load(Path(kubeconfig).read_text())
         about, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
         trusted: ssl.SSLContext | bool = True
@@ -138,7 +118,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
             dial=lambda pod, address, port: (ADDRESS, programs.get(pod, 9)),
         )
         await stack.enter_async_context(served(gateway))
-        real = await stack.enter_async_context(daemon_on(kubeconfig, tmp_path, SETTINGS))
+        real = await stack.enter_async_context(daemon_on(kubeconfig, tmp_path, **SETTINGS))
         made = Site(real=real, gateway=gateway, folder=tmp_path, authority=by, programs=programs)
         yield made
         for server in made.servers:
@@ -146,7 +126,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def test_each_name_reaches_its_own_stack_and_no_other_name_reaches_any(site: Site) -> None:
-    stacks = {listener: [await site.create(listener) for _ in range(2)] for listener in ("http", "https", "tls")}
+    stacks = {listener: [await site.create(listener) for _ in range(2)] for listener in LISTENERS}
     for listener, created in stacks.items():
         for stack_id, name in created:
             await site.until_answers(listener, name, stack_id)
@@ -157,9 +137,9 @@ async def test_each_name_reaches_its_own_stack_and_no_other_name_reaches_any(sit
     for found in (await site.real.objects("services")).values():
         assert found["spec"]["type"] == "ClusterIP"
 
-    for stack_id in [stack_id for created in stacks.values() for stack_id, _ in created]:
-        assert (await site.real.call("DELETE", f"/stacks/{stack_id}"))[0] == 200
-    assert await site.routes() == []
+    for stack_id in await site.real.listed():
+        await site.real.delete(stack_id)
+    assert not [await site.real.objects(kind) for kind in ROUTES if await site.real.objects(kind)]
     await site.until_answers("http", http, "404")
     await site.until_answers("https", https, "404")
 
@@ -167,5 +147,5 @@ async def test_each_name_reaches_its_own_stack_and_no_other_name_reaches_any(sit
 async def test_a_name_stays_through_stop_and_start(site: Site) -> None:
     stack_id, name = await site.create("https")
     for verb, answer in (("stop", "503"), ("start", stack_id)):
-        assert (await site.real.call("POST", f"/stacks/{stack_id}/{verb}"))[0] == 200
+        await site.real.do(verb, stack_id)
         await site.until_answers("https", name, answer)

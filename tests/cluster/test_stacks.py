@@ -1,0 +1,72 @@
+"""The main features on a real cluster: STACKD_TEST_KUBECONFIG=… pytest tests/cluster"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cluster.conftest import daemon_on, environment_of, held_port
+from tests.cluster.real import Real
+from tests.harness import eventually, seed
+
+
+async def test_a_stack_is_a_pod_and_a_service_with_the_record_and_a_delete_leaves_nothing(real: Real) -> None:
+    stack = await real.create()
+    pod = (await real.objects("pods"))[stack["pod_id"]]
+    service = (await real.objects("services"))[stack["service_name"]]
+    assert pod["spec"]["nodeName"] == stack["node_id"]
+    assert pod["spec"]["nodeSelector"] == {"role": "stack"}
+    assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "stackd"
+    assert service["metadata"]["annotations"]["stackd.io/record"]
+    assert service["spec"]["type"] == "NodePort"
+    assert service["spec"]["ports"][0]["nodePort"] == stack["ports"][0]["node_port"]
+    before, stack_id = await real.requests(), stack["stack_id"]
+    for path in ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/status", "/stats", "/healthz"):
+        await real.get(path)
+    assert await real.requests() == before, "reads ask the cluster for nothing"
+    await real.outside.delete_pod(stack["pod_id"])
+    await real.until_status(stack_id, "stopped")
+    await eventually(lambda: is_zero(real, "used_node_ports"), pause=0.1)
+    assert (await real.objects("services"))[stack["service_name"]]["spec"]["type"] == "ClusterIP"
+    await real.delete(stack_id)
+    assert not await real.uids()
+
+
+async def is_zero(real: Real, *names: str) -> bool:
+    """Whether these are 0 in the statistics."""
+    stats = await real.get("/stats")
+    return not any(stats[name] for name in names)
+
+
+async def test_twenty_at_once_and_a_batch_delete(real: Real) -> None:
+    stacks = await real.create_many(20)
+    assert len({stack["ports"][0]["node_port"] for stack in stacks}) == 20
+    job = await real.finished_job(await real.batch_delete(*(one["stack_id"] for one in stacks), "stack-none"))
+    assert (job["total"], job["deleted"], job["not_found"], job["failed"]) == (21, 20, 1, 0)
+    assert not await real.uids()
+
+
+async def test_stacks_whose_time_is_up_are_gone_from_the_cluster(real: Real) -> None:
+    await real.create_many(10, ttl="2s")
+    await real.until_listed(0)
+    assert not await real.uids()
+    assert await is_zero(real, "total_stacks", "used_node_ports")
+
+
+async def test_what_no_node_can_take_is_a_503_and_leaves_nothing(kubeconfig: str, tmp_path: Path) -> None:
+    """Whatever the cluster's quotas and limits allow."""
+    selector = '{"role": "stack", "stackd.io/test": "nowhere"}'
+    async with daemon_on(kubeconfig, tmp_path, stacks__node_selector=selector) as real:
+        await real.refused(503, "no node has room", "/stacks", seed())
+        assert not await real.uids()
+
+
+async def test_a_node_port_that_somebody_else_holds_is_never_handed_out_and_all_others_are(
+    kubeconfig: str, tmp_path: Path
+) -> None:
+    async with held_port(environment_of(kubeconfig, tmp_path)) as held:
+        ports = {"stacks__node_port_min": f"{held}", "stacks__node_port_max": f"{held + 2}"}
+        async with daemon_on(kubeconfig, tmp_path, **ports) as real:
+            stacks = await real.create_many(2)
+            assert {stack["ports"][0]["node_port"] for stack in stacks} == {held + 1, held + 2}
+            await real.refused(503, "are in use; delete stacks", "/stacks", seed())
+            assert len(await real.objects("services")) == 2
