@@ -267,6 +267,10 @@ class Mirror:
             log.warning("%s", WITHHELD, extra={"same": "withheld"})
         self.reopen("pods")
 
+    def keep(self, pod: PodState) -> None:
+        """Store a pod that only a get has returned: it lacks stackd's labels, or the watch has not reported it."""
+        self._report("pods", self._tables["pods", PodState].put(pod))
+
     @property
     def withheld(self) -> bool:
         """Whether the watch of pods is open and reports nothing of what Kubernetes has."""

@@ -19,7 +19,6 @@ from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
-from stackd.kube.records import wanted_pod
 from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
 from stackd.lifecycle.brake import Brake, WallClock
@@ -33,7 +32,6 @@ from stackd.metrics import Metrics
 from stackd.model import NO_LABELS, PortRange, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Claim, CreateLimits, Store
-from stackd.structs import struct
 from stackd.tasks import Tasks, Waiters
 from stackd.templates import NO_TEMPLATES, Template, TemplateSet
 from stackd.workqueue import WorkQueue
@@ -108,27 +106,17 @@ class Settings:
         self.sanitizer = Sanitizer(self.policy)
 
 
-@struct
-class Unseen:
-    """A pod that the watch does not report, as Kubernetes returned it; asked for again at ``ask_at`` (monotonic)."""
-
-    pod: PodState
-    ask_at: float
-
-
 @dataclass(slots=True, kw_only=True)
 class Context:
     """What one daemon's verbs share.
 
     ``creating``       the creates under way
     ``worker``         makes stacks be as their rows say; ``diagnostics``: stacks whose events and logs are to be kept
-    ``unseen``         pods that exist although the watch does not report them, as Kubernetes has returned them
     ``removable``      the uids of objects without a row that a pass or the operator wants removed
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be given to somebody, by template
-    ``unrecordable``   the uids of Services from which something in the cluster removes stackd's annotations
     ``node_ports``     the cluster's node port range, if known
     ``families``       the address families of the Services that were seen last
     """
@@ -146,7 +134,6 @@ class Context:
     gate: Gate = field(init=False)
     worker: Worker = field(init=False, repr=False)
     diagnostics: WorkQueue[str] = field(init=False)
-    unseen: dict[str, Unseen] = field(default_factory=dict)
     removable: set[str] = field(default_factory=set)
     log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     rows: Waiters[Stack] = field(default_factory=Waiters)
@@ -155,7 +142,6 @@ class Context:
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    unrecordable: set[str] = field(default_factory=set)
     node_ports: PortRange | None = None
     families: tuple[str, ...] = ()
     pools: Pools = field(default_factory=Pools)
@@ -198,13 +184,6 @@ class Context:
         """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
         return own_pod(self.mirror.pods.get(stack.pod_name), stack)
 
-    def pod_of(self, stack: Stack) -> PodState | None:
-        """The stack's pod as the mirror has it, or as Kubernetes has returned it on request."""
-        if (pod := self.current_pod(stack)) is not None:
-            return pod
-        unseen = self.unseen.get(stack.stack_id)
-        return unseen.pod if unseen is not None and unseen.pod.uid == stack.pod_uid else None
-
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
         refuses all work."""
@@ -215,15 +194,11 @@ class Context:
 
     def step(self, stack: Stack) -> Step | None:
         """What is to be done next about the stack, by what is seen of it."""
-        pod = self.pod_of(stack) or self.mirror.pods.get(stack.pod_name)
+        pod = self.mirror.pods.get(stack.pod_name)
         if pod is not None and pod.instance != self.instance:
             pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
-        service = self.mirror.services.get(stack.service_name)
-        if service is not None and service.uid in self.unrecordable:
-            service = replace(service, recorded=True, generation=stack.generation, desired=wanted_pod(stack))
-            service = replace(service, expires_at=stack.ttl_expires_at)
         now = self.clock.now() if self.wall_clock.trusted else None
-        return next_step(stack, pod, service, now, self.routes_of(stack))
+        return next_step(stack, pod, self.mirror.services.get(stack.service_name), now, self.routes_of(stack))
 
     def routes_of(self, stack: Stack) -> list[SeenRoute]:
         """What gives the stack names, as far as it is watched."""

@@ -170,13 +170,15 @@ def _route_step(routes: Collection[SeenRoute]) -> Step | None:
 
 
 def _label_step(stack: Stack, pod: PodState | None) -> Step | None:
-    if pod is None or pod.deleting:
+    if pod is None:
+        return None
+    if pod.stack_id != stack.stack_id:  # the watch does not report it, not even that it is gone
+        return Step(kind=StepKind.LABEL, why="stackd's labels on its pod were changed")
+    if pod.deleting:
         return None
     why = "its pod does not say which one of the stack's it is" if pod.generation != stack.generation else ""
     if bool(pod.pool) != stack.unassigned or pod.assigned:
         why = "the labels of its pod do not say yet whether it was given away"
-    if pod.stack_id != stack.stack_id:
-        why = "stackd's labels on its pod were changed"
     return Step(kind=StepKind.LABEL, why=why) if why else None
 
 

@@ -30,7 +30,7 @@ from stackd.kube.routes import BACKENDS, WantedRoute, names_of, resource_of, wan
 from stackd.lifecycle.context import Abandon, Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.gate import learn_node_ports
-from stackd.lifecycle.next_step import service_error
+from stackd.lifecycle.next_step import service_error, service_step
 from stackd.logs import stack_log
 from stackd.model import PortMapping, PortRange, Route, RoutedPort, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.names import DEFAULT_PREFIX, new_hostname
@@ -109,12 +109,12 @@ async def expose(
                 continue
             taken = refused
         else:
-            if error := service_error(stack, service):
+            try:
+                require_as_made(stack, service)
+            except ClusterRefused:
                 if fresh:
                     await context.cluster.delete_service(stack.service_name, service.uid)
-                raise ClusterRefused(
-                    f"an admission policy of the cluster changes the Services that stackd makes: {error}"
-                )
+                raise
             context.mirror.saw(service)
             return stack, service
         stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
@@ -126,6 +126,13 @@ async def expose(
         if not deadline.left:
             break
     raise NoNodePort("no free node port was found in time: other Services in the cluster hold those that were tried")
+
+
+def require_as_made(stack: Stack, service: ServiceState) -> None:
+    """Raise ClusterRefused if the Service or its record, just written, is not as the row says."""
+    if step := service_step(stack, service):
+        why = f"an admission policy of the cluster changes the Services that stackd makes: {step.why}"
+        raise ClusterRefused(why)
 
 
 async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: bool) -> ServiceState:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, RouteChanged, ServiceChanged
-from stackd.lifecycle.context import Context, Unseen
+from stackd.lifecycle.context import Context
 from stackd.lifecycle.next_step import OF_THE_PASS, route_error, service_error
 from stackd.lifecycle.objects import what_is_wrong
 from stackd.lifecycle.status import (
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 RETRIES = RetryPolicy(first=0.5, longest=1.0)
 ASK_AGAIN_SECONDS = 2.0  # when a pod that is missing from the watch is asked for again after a failed request
-UNSEEN_SECONDS = 10.0  # how often an existing pod that the watch does not report is asked for
 
 
 @struct
@@ -63,7 +62,6 @@ class Observer:
     def cluster_changed(self, change: MirrorChange) -> None:
         """Subscriber of the mirror: mark the stacks that the change concerns."""
         if isinstance(change, PodChanged):
-            self._context.unseen.pop(change.name, None)
             self._object_changed(change.name)
         elif isinstance(change, ServiceChanged | RouteChanged):
             if (seen := change.after or change.before) is not None:
@@ -81,7 +79,6 @@ class Observer:
         if after is None and before is not None:
             self._pull_failing.pop(before.stack_id, None)
             self._progress.pop(before.stack_id, None)
-            self._context.unseen.pop(before.stack_id, None)
             self._gone.pop(before.stack_id, None)
         elif (
             after is not None
@@ -162,7 +159,7 @@ class Observer:
         return Assessment(stack=stack, observation=observation(stack, snapshot, derived, events), progress=progress)
 
     def _snapshot(self, stack: Stack) -> PodSnapshot:
-        context, pod, now = self._context, self._context.pod_of(stack), self._context.clock.now()
+        context, pod, now = self._context, self._context.current_pod(stack), self._context.clock.now()
         if pull_is_failing(stack, pod):
             since = min(now, stack.updated_at) if pull_has_failed(stack) else now
             self._pull_failing.setdefault(stack.stack_id, since)
@@ -180,7 +177,7 @@ class Observer:
 
     def _repaired(self, stack: Stack) -> tuple[str, str]:
         """What somebody else has changed and stackd repairs: a reason and a sentence, empty if nothing was."""
-        context, pod = self._context, self._context.pod_of(stack)
+        context, pod = self._context, self._context.current_pod(stack)
         if pod is None or stack.ended:
             return "", ""
         if pod.instance != context.instance:
@@ -207,12 +204,6 @@ class Observer:
         context, stack = self._context, one.stack
         if stack.ended or context.current_pod(stack) is not None:
             return False
-        unseen = context.unseen.get(stack.stack_id)
-        if unseen is not None and unseen.pod.uid == stack.pod_uid:
-            if context.clock.monotonic() >= unseen.ask_at:
-                return True
-            self._due.add(stack.stack_id, at=unseen.ask_at)  # what made it due now has taken the place of that
-            return False
         # What a brake holds is asked for once, and once more when the operator has confirmed it.
         held = self._gone.get(stack.stack_id) == stack.pod_uid and stack.stack_id not in context.brake.confirmed
         return one.observation.ended and not held
@@ -220,6 +211,8 @@ class Observer:
     async def _ask_for(self, one: Assessment) -> Assessment | None:
         """The assessment, made again if Kubernetes still has the pod; None if it has to be made again later."""
         context, stack = self._context, one.stack
+        watched = context.mirror.health_by_kind["pods"]
+        version = watched.version
         try:
             pod = await context.cluster.get_pod(stack.pod_name)
         except (ClusterError, ClusterUnavailable) as error:
@@ -228,17 +221,15 @@ class Observer:
             self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
             return None
         if pod is None or pod.uid != stack.pod_uid:
-            if context.unseen.pop(stack.stack_id, None) is None:
-                self._gone[stack.stack_id] = stack.pod_uid
-                return one
-            self._due.add(stack.stack_id)  # this assessment used the previous answer of Kubernetes
+            self._gone[stack.stack_id] = stack.pod_uid
+            return one
+        if watched.version != version:  # perhaps the watch has reported meanwhile that it is gone
+            self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
             return None
-        ask_at = context.clock.monotonic() + UNSEEN_SECONDS
-        context.unseen[stack.stack_id] = Unseen(pod=pod, ask_at=ask_at)
         if pod.instance == context.instance and pod.stack_id == stack.stack_id:
             log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
             context.mirror.missed(pod)
-        self._due.add(stack.stack_id, at=ask_at)
+        context.mirror.keep(pod)
         return self._assess(stack.stack_id)
 
     def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
@@ -247,7 +238,7 @@ class Observer:
         gone = {
             one.stack.stack_id: f"end: {one.observation.status_message}"
             for one in assessed
-            if one.observation.ended and not one.stack.ended and context.pod_of(one.stack) is None
+            if one.observation.ended and not one.stack.ended and context.current_pod(one.stack) is None
         }
         context.brake.forget({one.stack.stack_id for one in assessed} - gone.keys())
         if not gone:

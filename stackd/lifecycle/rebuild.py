@@ -26,7 +26,7 @@ from stackd.lifecycle.next_step import SERVICES, stack_of
 from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log
 from stackd.model import Desired, Stack, StackStatus, service_name
-from stackd.store import REMOVED, STOPPED_BY_USER, STOPPED_MESSAGE, Store
+from stackd.store import STOPPED_BY_USER, STOPPED_MESSAGE, Store
 from stackd.templates import TemplateSet
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,10 @@ RETIRE_SECONDS = 10.0  # the pause between two looks for ConfigMaps of the versi
 
 @dataclass(slots=True, kw_only=True)
 class Rebuilt:
-    """The ids of stacks that have rows now, and what could not be recovered (name, reason). ``contested`` are those of
-    ``lost`` that lack something another row has, such as a port: it may give it back."""
+    """The ids of stacks that have rows now, and what could not be recovered (name, reason)."""
 
     recovered: list[str] = field(default_factory=list)
     lost: list[tuple[str, str]] = field(default_factory=list)
-    contested: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +86,10 @@ async def _make_rows(store: Store, found: Iterable[Recorded], bounds: RecordBoun
         else:
             stacks.append(bounds.adoptable(one.stack))
     for stack_id, reason in (await store.stacks.adopt(stacks)).items():
-        if not reason:
+        if reason:
+            report.lost.append((stack_id, reason))
+        else:
             report.recovered.append(stack_id)
-            continue
-        report.lost.append((stack_id, reason))
-        if reason != REMOVED:
-            report.contested.add(stack_id)
     return report
 
 

@@ -38,9 +38,9 @@ log = logging.getLogger(__name__)
 BLOCKED_RETRY_SECONDS = 5
 
 ASK_SECONDS = 5.0  # how often the API server is asked for the time while the clock is not trusted
-CONTESTED_PASSES, AGAIN_PASSES = 10, 30
-"""How many passes a new owner waits at most for the ports of stacks that it adopts, and how often it looks for them
-afterwards: each look lists everything."""
+FIRST_PASSES, AGAIN_PASSES = 10, 30
+"""A stack that cannot be adopted, because another row has its port, is tried again in each of the first passes, and then
+every so many: each try lists everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +63,6 @@ class Reconciler:
         self._context = context
         self._observer = observer
         self._unadoptable: dict[str, str] = {}
-        self._contested: set[str] = set()
-        self._contested_passes = 0
         self._busy = asyncio.Lock()
 
     async def plan(self) -> ReconcilePlan:
@@ -136,12 +134,8 @@ class Reconciler:
         confirmed = context.brake.confirmed
         if confirmed and not context.gate.why_no_pass():
             await self._observer.observe(set(confirmed))
-        if self._contested_passes < CONTESTED_PASSES or self.passes % AGAIN_PASSES == 0:
-            while self._contested:  # what they lack may have been given back since the last pass
-                self._unadoptable.pop(self._contested.pop(), None)
-        context.unrecordable &= {service.uid for service in context.mirror.services.values()}
-        if context.unrecordable and self.passes % AGAIN_PASSES == AGAIN_PASSES - 1:
-            context.unrecordable.pop()  # one is tried again: what removed the annotations may be gone
+        if self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0:
+            self._unadoptable.clear()
         plan = await self.plan()
         adoptable = frozenset(action.name for action in plan.actions if action.kind is StepKind.ADOPT)
         adopted = True
@@ -151,7 +145,7 @@ class Reconciler:
         if plan.blocked:
             log.debug("reconciliation is waiting: %s", plan.blocked)
             return plan
-        if context.store.incomplete and adopted and not self._still_adopts(plan):
+        if context.store.incomplete and adopted and all(one.kind is not StepKind.ADOPT for one in plan.actions):
             await context.store.end_adoption()
         before, self.unknown = {one.orphan for one in self.unknown}, plan.unknown
         for one in plan.unknown:
@@ -163,12 +157,6 @@ class Reconciler:
         context.brake.pass_done()
         return replace(plan, held=frozenset(context.brake.held))
 
-    def _still_adopts(self, plan: ReconcilePlan) -> bool:
-        """Whether something is still to be adopted; waits at most ``CONTESTED_PASSES`` passes for missing ports."""
-        self._contested_passes += bool(self._contested)
-        waits = bool(self._contested) and self._contested_passes < CONTESTED_PASSES
-        return waits or any(action.kind is StepKind.ADOPT for action in plan.actions)
-
     async def _adopt(self, names: frozenset[str]) -> bool:
         """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass
         tries again."""
@@ -178,7 +166,6 @@ class Reconciler:
             log.warning("%d stacks or more cannot be adopted now: %s", len(names), error)
             return False
         self._unadoptable |= dict(done.lost)
-        self._contested = done.contested
         self.actions[StepKind.ADOPT] += len(done.recovered)
         for stack_id in done.recovered:
             stack_log(log, stack_id).info("adopted from its Service")

@@ -33,7 +33,15 @@ from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
 from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, record_error, service_error, service_step
-from stackd.lifecycle.objects import delete_routes, expose, pod_request, put_routes, spec_of, what_is_wrong
+from stackd.lifecycle.objects import (
+    delete_routes,
+    expose,
+    pod_request,
+    put_routes,
+    require_as_made,
+    spec_of,
+    what_is_wrong,
+)
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, Observation, Stack, StackStatus, service_name
@@ -230,6 +238,7 @@ async def put(context: Context, stack: Stack, *, timeout: float | None = None) -
         except (ObjectNotFound, PreconditionFailed):
             context.mirror.gone(seen)
             raise ClusterUnavailable("its Service was replaced meanwhile") from None
+        require_as_made(stack, service)
         context.mirror.saw(service)
     else:
         stack, service = await expose(context, stack, timeout=timeout)
@@ -237,22 +246,14 @@ async def put(context: Context, stack: Stack, *, timeout: float | None = None) -
     if service.uid != stack.service_uid and stack.accepted:
         await context.store.stacks.set_service(stack.stack_id, service.uid)
         stack_log(log, stack.stack_id).info("its Service was created again")
-    if service.recorded and service.expires_at == stack.ttl_expires_at:
-        context.unrecordable.discard(service.uid)
-        if seen is not None and seen.uid == service.uid and not seen.recorded:
-            context.unrecordable.clear()  # annotations are kept now: the next pass writes the others, too
-            stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
-    else:
-        context.unrecordable.add(service.uid)
-        stack_log(log, stack.stack_id, same="annotations").warning(
-            "something in the cluster removes stackd's annotations from its Service: a lost state file could not be rebuilt"
-        )
+    if seen is not None and seen.uid == service.uid and not seen.recorded:
+        stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
     return stack
 
 
 async def label(context: Context, stack: Stack) -> None:
     """Put our labels and the generation back on the pod: without them the watch and its Service do not see it."""
-    pod = context.pod_of(stack)
+    pod = context.current_pod(stack)
     if pod is None:
         return
     await context.gate.right_cluster()
@@ -262,7 +263,6 @@ async def label(context: Context, stack: Stack) -> None:
         context.mirror.gone(pod)  # the pod is gone, or another pod has its name by now
         return
     crash_point("repair.labels_put_back")
-    context.unseen.pop(stack.stack_id, None)
     context.mirror.saw(changed)
     if pod.stack_id != stack.stack_id:
         stack_log(log, stack.stack_id).warning("stackd's labels were removed from its pod and are restored")

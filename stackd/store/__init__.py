@@ -18,7 +18,6 @@ file, schema  opening, checking, converting and copying the file; its lock and r
 
 from __future__ import annotations
 
-from stackd.store.adoption import REMOVED
 from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
 from stackd.store.file import backup_file, require_own_file
 from stackd.store.history import ActivityFilter, ActivityRequest
@@ -31,7 +30,6 @@ from stackd.store.store import Store
 __all__ = [
     "BY_JOB",
     "PORT_REPLACED",
-    "REMOVED",
     "STOPPED_BY_USER",
     "STOPPED_MESSAGE",
     "ActivityFilter",

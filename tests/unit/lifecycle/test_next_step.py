@@ -76,7 +76,8 @@ WAITS = pod(pool="web-1")
         (STACK, pod(), service(desired=STARTING), "annotate"),
         # its pod's labels
         (STACK, pod(stack_id=""), service(), "label"),
-        (STACK, pod(stack_id="", deleting=True), service(), None),
+        (STACK, pod(stack_id="", deleting=True), service(), "label"),
+        (STACK, pod(pool="x", deleting=True), service(), None),
         # a stack in a pool, and one that was just given away
         (POOLED, WAITS, CLOSED, None),
         (POOLED, WAITS, replace(CLOSED, expires_at=1), None),
