@@ -16,7 +16,7 @@ from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.capacity import CPU, MEMORY, PODS, PORTS, free_on_nodes, short_of
-from stackd.lifecycle.context import Abandon, Context, CreateRequest
+from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.next_step import has_pod, route_error, service_error
 from stackd.lifecycle.objects import put_routes
@@ -33,11 +33,7 @@ OPEN_SECONDS = 2.0
 """How long a create that is given a stack of a pool waits for the cluster to make that stack reachable."""
 
 MOST_DELETED = 8  # at most this many stacks of pools are deleted each time a create preempts
-MAKING_SECONDS = 0.05
-"""How often a create that has found no room checks whether a stack that its pool is making can be given."""
-
-PREEMPTION_SECONDS = 20.0
-"""How long a create waits until preempted stacks are gone, or until a node has a stack that its pool is making."""
+PREEMPTION_SECONDS = 20.0  # how long a create waits until preempted stacks are gone
 
 
 def pool_for(context: Context, request: CreateRequest) -> Template | None:
@@ -56,7 +52,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     template = pool_for(context, request)
     if template is None:
         return None
-    began, context.pools.asked_at = perf_counter(), context.clock.monotonic()
+    began = perf_counter()
     await context.gate.right_cluster()
     pool, stack = context.pools.of(template.name), await _assign_first(context, template, request)
     if stack is None:
@@ -66,21 +62,6 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     context.metrics.assigned(perf_counter() - began, stack.template)
     stack_log(log, stack.stack_id).debug("given from the pool of %s", template.name)
     return stack
-
-
-async def assign_when_made(context: Context, request: CreateRequest, abandon: Abandon) -> Stack | None:
-    """A stack that is being made for the create's own pool, as soon as a node has it: the pool has taken the last room.
-    None if no such stack is being made, the client has left or none comes in time. Raises as ``assign``."""
-    template = pool_for(context, request)
-    if template is None:
-        return None
-    pool, until = context.pools.of(template.name), context.clock.monotonic() + PREEMPTION_SECONDS
-    while not abandon.is_set() and context.clock.monotonic() < until:
-        making = pool.making and not pool.failures  # before the try: what arrives meanwhile is not being made any more
-        if (pooled := await assign(context, request, once_more=True)) is not None or not making:
-            return pooled
-        await asyncio.sleep(MAKING_SECONDS)
-    return None
 
 
 async def _assign_first(context: Context, template: Template, request: CreateRequest) -> Stack | None:
@@ -148,11 +129,11 @@ async def _open(context: Context, stack: Stack) -> bool:
 def _in_order(context: Context, stack: Stack) -> bool:
     pod = context.current_pod(stack)
     node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
-    seen = may_be_given(stack, pod, context.mirror.services.get(stack.service_name), node)
+    seen = may_be_assigned(stack, pod, context.mirror.services.get(stack.service_name), node)
     return seen and not (context.worker.at_work(stack.stack_id) or route_error(context.routes_of(stack)))
 
 
-def may_be_given(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
+def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
     """Whether everything known about the stack says that it runs, or will, and can be reached once given. Pure."""
     return (
         has_pod(stack)

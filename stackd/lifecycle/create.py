@@ -25,7 +25,7 @@ from stackd.errors import (
 )
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.routes import WantedRoute
-from stackd.lifecycle.assign import assign, assign_when_made, preempt
+from stackd.lifecycle.assign import assign, preempt
 from stackd.lifecycle.context import Abandon, Context, CreateRequest, new_id
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.hiding import hide_in
@@ -108,9 +108,7 @@ async def _assigned_or_made(context: Context, stack_id: str, request: CreateRequ
             if abandon.is_set():
                 raise
             if not preemptions or not await preempt(context, request, error):
-                if (pooled := await assign_when_made(context, request, abandon)) is None:
-                    raise
-                return await _unless_abandoned(context, pooled, abandon)
+                raise
         stack_log(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
         stack_id = new_id("stack")
         preemptions -= 1

@@ -9,7 +9,6 @@ this module up to date.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -97,7 +96,6 @@ class Pool:
 class Pools:
     """The pools of one daemon, by the name of the template; includes templates that no longer exist.
 
-    ``asked_at``    when (monotonic seconds) the latest create looked for a stack in a pool
     ``opening``     held while the Service of a stack that was just given is patched
     ``news``        set when the refill has to look at the pools
     ``preempting``  held from the choice of stacks for preemption until the intent to delete them is committed
@@ -105,7 +103,6 @@ class Pools:
 
     def __init__(self) -> None:
         self.by_name: dict[str, Pool] = {}
-        self.asked_at = -math.inf
         self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
         self.news = asyncio.Event()
         self.preempting = asyncio.Lock()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, StoreUnavailable, Unavailable
+from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import make_unassigned
@@ -30,54 +30,45 @@ CHECK_SECONDS = 1.0
 CROWDED_SECONDS = 0.1
 """When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
-AT_ONCE = 8  # how many creates of the refill run at a time, of ``context.CREATES_AT_ONCE``: the others are for clients
-AT_ONCE_BY_FILL = ((0.75, 2), (0.5, 4), (0.25, AT_ONCE), (0.0, 24))
-"""The same while creates take from pools, for a pool that is at least this full (0 to 1): what an empty pool cannot give,
-the cluster has to make for clients anyway."""
+AT_ONCE = 24
+"""How many creates for an empty pool run at a time, of ``context.CREATES_AT_ONCE``: what it cannot give, the cluster has
+to make for clients anyway. The fuller it is, the fewer: what it can give is not slowed down by what is made."""
 
-TRAFFIC_SECONDS = 0.1  # creates count as taking from pools for this long after the latest one looked there
 GATHER_SECONDS = 0.02  # changes within this time are handled together
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a pool needs: how many more stacks, and which to delete. ``failed`` says why the first failing stack of the
-    current template failed by itself; empty if there is none."""
+    """What a pool needs: how many more stacks, and which to delete: ``failing`` at once, ``unwanted`` as fast as others
+    are made. ``failed`` says why the first of the current template failed by itself; empty if none has."""
 
     missing: int = 0
     failing: tuple[Stack, ...] = ()
+    unwanted: tuple[Stack, ...] = ()
     failed: str = ""
-    stale: tuple[Stack, ...] = ()
-    surplus: tuple[Stack, ...] = ()
 
 
 def work_for(pool: Pool, template: Template | None) -> Work:
     """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are deleted. A
     stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit."""
     digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
-    failing: list[Stack] = []
-    good: list[Stack] = []
-    stale: list[Stack] = []
-    for row in pool.waits.values():
-        if row.accepted and row.deleting_since is None:
-            (failing if has_failed(row) else good if row.digest == digest else stale).append(row)
-    surplus: list[Stack] = []
-    if len(good) > wanted:
-        surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: len(good) - wanted]
-    missing = max(0, wanted - len(good) - len(stale) - pool.making)
+    rows = [row for row in pool.waits.values() if row.accepted and row.deleting_since is None]
+    failing = [row for row in rows if has_failed(row)]
+    outdated = [row for row in rows if row.digest != digest and not has_failed(row)]
+    good = [row for row in rows if row.digest == digest and not has_failed(row)]
+    surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: max(0, len(good) - wanted)]
     ended = (StackStatus.FAILED, StackStatus.STOPPED)
-    failed = next((_why(row) for row in failing if row.digest == digest and row.status in ended), "")
-    return Work(missing=missing, failing=tuple(failing), failed=failed, stale=tuple(stale), surplus=tuple(surplus))
+    return Work(
+        missing=max(0, wanted - len(good) - len(outdated) - pool.making),
+        failing=tuple(failing),
+        unwanted=(*outdated, *surplus),
+        failed=next((_why(row) for row in failing if row.digest == digest and row.status in ended), ""),
+    )
 
 
 def _why(stack: Stack) -> str:
     reason = stack.status_reason or str(stack.status)
     return f"{reason}: {stack.status_message}" if stack.status_message else reason
-
-
-def refills_at_once(full: float) -> int:
-    """How many stacks the refill makes at a time for a pool that is so full, while creates take from pools. Pure."""
-    return next(at_once for least, at_once in AT_ONCE_BY_FILL if full >= least)
 
 
 class Refill:
@@ -103,26 +94,20 @@ class Refill:
         try:
             context.gate.admit()
             await context.gate.right_cluster()
-        except StackdError as error:  # nothing can be made now: that is why a pool lacks stacks that has not failed
+            names = sorted({*templates, *pools.by_name}, key=self._fill)
+            return min([await self._maintain(name, templates.get(name)) for name in names], default=CHECK_SECONDS)
+        except StackdError as error:  # why a pool lacks stacks that has not failed
             for name, template in templates.items():
-                if template.pool and not pools.of(name).failures and work_for(pools.of(name), template).missing:
+                if not pools.of(name).failures and work_for(pools.of(name), template).missing:
                     pools.of(name).reason = str(error)
             return CHECK_SECONDS
-        names = [name for name, template in templates.items() if template.pool or name in pools.by_name]
-        names += [name for name in pools.by_name if name not in templates]
-        try:
-            pauses = [await self._maintain(name, templates.get(name)) for name in sorted(names, key=self._full)]
-        except StoreUnavailable as error:
-            log.warning("pools cannot be looked after now: %s", error, extra={"same": "pools"})
-            return CHECK_SECONDS
-        return min(pauses, default=CHECK_SECONDS)
 
-    def _full(self, name: str) -> float:
+    def _fill(self, name: str) -> float:
         """How full a pool is (0 to 1); the emptiest is handled first."""
         template = self._context.settings.templates.get(name)
         if template is None or not template.pool:
             return 1.0
-        return sum(map(is_ready, self._context.pools.of(name).waits.values())) / template.pool
+        return min(1.0, sum(map(is_ready, self._context.pools.of(name).waits.values())) / template.pool)
 
     async def _maintain(self, name: str, template: Template | None) -> float:
         context, pool = self._context, self._context.pools.of(name)
@@ -133,8 +118,7 @@ class Refill:
         if work.failed:
             pool.crashed_at = context.wall_clock.now()
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
-        others = (*work.stale, *work.surplus)  # failed stacks at once, the others as fast as they are replaced
-        if chosen := [row.stack_id for row in (*work.failing, *others[: self._allowed(len(others))])]:
+        if chosen := [row.stack_id for row in (*work.failing, *work.unwanted[: self._allowed(len(work.unwanted))])]:
             marked = await context.store.stacks.mark_deleting(chosen, DeleteReason.POOL)
             crash_point("pool.delete_marked")
             for stack in marked:
@@ -152,8 +136,7 @@ class Refill:
             return min(CHECK_SECONDS, pool.not_before - now)
         if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
-        traffic = now - self._context.pools.asked_at < TRAFFIC_SECONDS
-        at_once = refills_at_once(self._full(template.name)) if traffic else AT_ONCE
+        at_once = max(2, round(AT_ONCE * (1 - self._fill(template.name)) ** 2))
         most = max(0, min(missing, at_once - self._making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())

@@ -315,14 +315,6 @@ async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(vm: Machine
     assert (full["fits"], full["nodes"], full["ports"], full["quota"]) == (3, {"one": 2, "two": 2}, 6, 3)
 
 
-@pytest.mark.kubernetes(start_delay=0.5)
-async def test_a_create_for_which_its_own_pool_has_taken_the_last_port_gets_what_the_pool_makes(vm: Machine) -> None:
-    at = await at_ports(vm, 31001, 31001, web_1=template(pool=1))
-    await eventually(lambda: waiting(at))
-    assert (await at.create(BODY))["status"] == "creating"
-    assert not waiting(at)
-
-
 # ---- what becomes of a pool
 
 

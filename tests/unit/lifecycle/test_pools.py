@@ -9,11 +9,10 @@ import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import NodeState, PodState, ServiceState
-from stackd.lifecycle.assign import may_be_given
+from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.capacity import short_of
-from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
-from stackd.lifecycle.refill import AT_ONCE, Work, refills_at_once, work_for
+from stackd.lifecycle.refill import Work, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
@@ -60,9 +59,9 @@ def shut(**changes: Any) -> ServiceState:
     return service(**({"once_assigned": True} | changes))
 
 
-def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_given() -> None:
-    assert may_be_given(waits(), pooled(), shut(), NODE)
-    assert may_be_given(waits(status=StackStatus.CREATING), pooled(phase="Pending", ready=False), shut(), NODE)
+def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_assigned() -> None:
+    assert may_be_assigned(waits(), pooled(), shut(), NODE)
+    assert may_be_assigned(waits(status=StackStatus.CREATING), pooled(phase="Pending", ready=False), shut(), NODE)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +83,7 @@ def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_given() ->
     ],
 )  # fmt: skip
 def test_none_that_is_not_in_order_is_given(row: Stack, seen: Any, leads: Any, node: Any) -> None:
-    assert not may_be_given(row, seen, leads, node)
+    assert not may_be_assigned(row, seen, leads, node)
 
 
 def test_the_oldest_is_taken_first_and_no_two_take_the_same() -> None:
@@ -143,10 +142,10 @@ def test_so_many_are_missing(pool: Pool, missing: int) -> None:
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
     failed, stale, young = numbered(1, status=StackStatus.FAILED), numbered(2, digest="old"), numbered(9)
     work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web())
-    assert (work.failing, work.stale, work.surplus) == (tuple(failed), tuple(stale), tuple(young))
+    assert (work.failing, work.unwanted) == (tuple(failed), (*stale, *young))
     rows = numbered(1, 2)
-    assert work_for(pool_of(*rows), None).stale == tuple(rows), "without a template all of it goes"
-    assert work_for(pool_of(*rows), web(pool=0)).surplus == tuple(reversed(rows))
+    assert work_for(pool_of(*rows), None).unwanted == tuple(rows), "without a template all of it goes"
+    assert work_for(pool_of(*rows), web(pool=0)).unwanted == tuple(reversed(rows))
 
 
 def test_a_node_that_goes_is_not_the_templates_fault() -> None:
@@ -212,8 +211,3 @@ def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while(
 )  # fmt: skip
 def test_a_quotas_refusal_tells_what_is_short(refusal: str, short: dict[str, int]) -> None:
     assert short_of(refusal) == short
-
-
-@pytest.mark.parametrize(("full", "at_once"), [(0.75, 2), (0.74, 4), (0.5, 4), (0.49, 8), (0.24, 24), (0.0, 24)])
-def test_the_emptier_a_pool_is_that_creates_take_from_the_more_is_made_at_a_time(full: float, at_once: int) -> None:
-    assert refills_at_once(full) == at_once <= CREATES_AT_ONCE - AT_ONCE
