@@ -49,7 +49,7 @@ from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep import health
-from stackd.upkeep.reload import HandOver, KeyFile, Reloader
+from stackd.upkeep.reload import HandOver, Reloader
 from stackd.upkeep.systemd import ProcessContext
 from stackd.upkeep.tls import Certificate
 from stackd.web.api import Api
@@ -261,7 +261,6 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
         context.metrics.certificate_ends = lambda: certificate.ends
         context.tasks.supervise("certificate", certificate.follow())
     if process.again is not None:
-        context.tasks.supervise("key-file", KeyFile(context, daemon.api.keys, process.again).follow())
         reloader = Reloader(
             context=context,
             keys=daemon.api.keys,

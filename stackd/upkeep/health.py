@@ -42,29 +42,35 @@ async def report(context: Context, ready: asyncio.Event, notifier: Notifier, pat
     """The reporting service: report the start as done once the cluster is there, or after ``patience`` seconds."""
     notifier.status(line(context, ready))
     await first_of(ready, context.ownership.stands_by, timeout=patience)
-    notifier.ready(line(context, ready))
+    text, remarks = _status(context, ready)
+    notifier.ready(text)
     logged: list[str] = []
     while True:
         if context.mirror.synced:
-            remarks = nodes.remarks(context.config, [*context.mirror.nodes.values()])
-            for remark in remarks:
-                if remark not in logged:
-                    log.warning("%s", remark)
+            for remark in (one for one in remarks if one not in logged):
+                log.warning("%s", remark)
             logged = remarks
         if ready.is_set():
             await asyncio.sleep(EVERY_SECONDS)
         else:
             await first_of(ready, timeout=EVERY_SECONDS)
-        notifier.status(line(context, ready))
+        text, remarks = _status(context, ready)
+        notifier.status(text)
         logs.say_repeated()
 
 
 def line(context: Context, ready: asyncio.Event) -> str:
     """``ready: 137 stacks, 3 nodes``; ``waiting for the cluster: …`` or ``not ready: …`` as /readyz has it."""
+    return _status(context, ready)[0]
+
+
+def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
+    """The status line, and the remarks about nodes that are part of it."""
     ownership, mirror, reloads = context.ownership, context.mirror, context.metrics.reloads
     if ownership.standby:
-        return f"standby: {ownership.standby.removesuffix(STANDS_BY)}"
+        return f"standby: {ownership.standby.removesuffix(STANDS_BY)}", []
     reasons = [*context.gate.why_not_ready().values()]
+    remarks = nodes.remarks(context.config, [*mirror.nodes.values()]) if mirror.synced else []
     able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
     taking = _count(all_, "node") if able == all_ else f"{able} of {_count(all_, 'node')} take stacks"
     counts = f"{_count(len(context.store.assigned), 'stack')}, {taking}"
@@ -78,15 +84,14 @@ def line(context: Context, ready: asyncio.Event) -> str:
         parts.append(f"{REFUSED}{reloads.refused}")
     if reloads.waiting:
         parts.append(f"{WAITS}{', '.join(reloads.waiting)}")
-    if mirror.synced:
-        parts += nodes.remarks(context.config, [*mirror.nodes.values()])
+    parts += remarks
     if remark := expiry_remark(context.cluster.connection.access, context.clock.now() / 1e9):
         parts.append(remark)
     since = mirror.disconnected_since
     if not reasons and since is not None:
         away = _coarse(context.clock.monotonic() - since)
         parts.append(f"Kubernetes away for {away}: {mirror.last_error or 'no connection'}")
-    return "; ".join(parts)
+    return "; ".join(parts), remarks
 
 
 def _count(number: int, what: str) -> str:

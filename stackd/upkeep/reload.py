@@ -22,6 +22,7 @@ from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.observe import Observer
+from stackd.tasks import set_within
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line
 from stackd.upkeep.systemd import Notifier
@@ -42,7 +43,7 @@ class HandOver:
     """The credentials that systemd puts into ``folder``; None if nothing is handed over."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._file = folder / STAMP if folder is not None else None
+        self._file = folder and folder / STAMP
         self._seen = self._stamp()
 
     async def arrived(self) -> None:
@@ -54,53 +55,15 @@ class HandOver:
         self._seen = self._stamp()
 
     def _stamp(self) -> Stamp | None:
-        return stamp_of(self._file) if self._file is not None else None
-
-
-class KeyFile:
-    """Follows the key file that is in force."""
-
-    def __init__(self, context: Context, keys: Keys, again: Callable[[], LoadedConfig]) -> None:
-        self._context = context
-        self._keys = keys
-        self._again = again
-        self._seen = self._stamp()
-        self._refused = ""
-
-    async def follow(self) -> None:
-        """The service that follows the file by polling it."""
-        while True:
-            await asyncio.sleep(KEY_FILE_SECONDS)
-            await self.check()
-
-    async def check(self) -> None:
-        """Take the keys over if the file has changed."""
-        seen, context = self._stamp(), self._context
-        if seen[1] is None or seen == self._seen:
-            return
-        try:
-            loaded = await asyncio.to_thread(self._again)
-        except ConfigError as error:
-            if error.mistakes[0] != self._refused:
-                self._refused = error.mistakes[0]
-                log.error("the key file has changed and is not used, the keys stay as they were: %s", self._refused)
-            return
-        self._seen, self._refused = seen, ""
-        auth = context.config.auth.model_copy(update={"keys": loaded.config.auth.keys})
-        if auth.keys == context.config.auth.keys:
-            return
-        context.settings.replace(context.config.model_copy(update={"auth": auth}))
-        self._keys.replace(context.config)
-        log.info("the key file has changed; keys in force: %s", ", ".join(key.name for key in auth.keys))
-
-    def _stamp(self) -> tuple[str, Stamp | None]:
-        path = self._context.config.auth.key_file
-        return path, stamp_of(path)
+        return stamp_of(self._file) if self._file else None
 
 
 @dataclass(slots=True, kw_only=True)
 class Reloader:
-    """Takes over what ``again`` reads, each time ``wanted`` is set."""
+    """Takes over what ``again`` reads: all of it each time ``wanted`` is set, only the keys when their file has changed.
+
+    One service does both, one after the other: a reload must not put keys in force that it read before a rotation.
+    """
 
     context: Context
     keys: Keys
@@ -113,13 +76,17 @@ class Reloader:
     hand_over: HandOver
     certificate: Certificate | None = None
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
+    _key_file: tuple[str, Stamp | None] = ("", None)
+    _refused_keys: str = ""
 
     async def run(self) -> None:
-        """The reloading service."""
+        """The service that reloads, and polls the key file."""
         while True:
-            await self.wanted.wait()
-            self.wanted.clear()
-            await self.reload()
+            if await set_within(self.wanted, KEY_FILE_SECONDS):
+                self.wanted.clear()
+                await self.reload()
+            else:
+                await self._check_key_file()
 
     async def reload(self) -> None:
         """Read the configuration again and put its live keys in force, or refuse all of it."""
@@ -148,6 +115,29 @@ class Reloader:
                 self.context.gate.verify_again()
             self._take(loaded, new, templates, anything=fresh)
         self.notifier.ready(line(self.context, self.ready))
+
+    async def _check_key_file(self) -> None:
+        """Put the keys in force if the key file has changed; a file that cannot be used changes nothing."""
+        path = self.context.config.auth.key_file
+        seen = (path, stamp_of(path))
+        if seen[1] is None or seen == self._key_file:
+            return
+        try:
+            loaded = await asyncio.to_thread(self.again)
+        except ConfigError as error:
+            if error.mistakes[0] != self._refused_keys:
+                self._refused_keys = error.mistakes[0]
+                log.error(
+                    "the key file has changed and is not used, the keys stay as they were: %s", self._refused_keys
+                )
+            return
+        self._key_file, self._refused_keys = seen, ""
+        config, keys = self.context.config, loaded.config.auth.keys
+        if keys != config.auth.keys:
+            auth = config.auth.model_copy(update={"keys": keys})
+            self.context.settings.replace(config.model_copy(update={"auth": auth}))
+            self.keys.replace(self.context.config)
+            log.info("the key file has changed; keys in force: %s", ", ".join(key.name for key in keys))
 
     def _take(self, loaded: LoadedConfig, new: Config, templates: TemplateSet, *, anything: bool) -> None:
         """Put what was loaded in force, and log it; ``anything``: something else has changed already."""

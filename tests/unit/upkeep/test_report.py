@@ -10,7 +10,7 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ import pytest
 
 from stackd import daemon as daemons
 from stackd.config import load
-from stackd.config.credentials import STAMP
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
-from stackd.upkeep import health, reload
+from stackd.kube import guards
+from stackd.lifecycle import gate
+from stackd.upkeep import health
 from stackd.upkeep.health import line, why_stuck
-from stackd.upkeep.reload import HandOver, KeyFile
 from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.web.api import Api
-from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness, seed
+from tests.harness import KEY, eventually, fast_cluster, harness, seed
 from tests.store.building import busy
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
@@ -58,6 +58,8 @@ class Manager:
 @pytest.fixture
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     monkeypatch.setattr(daemons, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(guards, "FAILING_SECONDS", 0.3)
+    monkeypatch.setattr(gate, "LONGEST_PAUSE", 0.2)
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
     made = Manager(tmp_path)
     yield made
@@ -182,9 +184,9 @@ async def test_a_first_start_on_nodes_that_take_no_stacks_or_have_no_address_rep
         assert caplog.messages.count(NO_ROLE) == 1
     specs = tuple(NodeSpec(name=f"n{number}", external_ip=None) for number in range(7))
     async with EmbeddedCluster(fast_cluster(nodes=specs)) as cluster:
+        folder = tmp_path / "another cluster's"
+        folder.mkdir()
         for types, said in (("ExternalIP", f"; {NO_ADDRESS}"), ("ExternalIP,InternalIP", "")):
-            folder = tmp_path / types
-            folder.mkdir()
             async with harness(folder, {"STACKD_STACKS__ADDRESS_TYPES": types}, cluster=cluster) as at:
                 assert line(at.daemon.context, at.daemon.ready) == f"ready: 0 stacks, 7 nodes{said}"
 
@@ -306,57 +308,3 @@ async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path:
 async def _when_draining(api: Api, writer: asyncio.StreamWriter, request: bytes) -> None:
     await eventually(lambda: api.draining)
     writer.write(request)
-
-
-# ---- the key file is watched: new content is in force a moment later, and an unusable file changes nothing
-
-
-NEW_KEY = "sk-new-0123456789abcdef0123456789"
-
-
-async def test_a_key_is_rotated_by_writing_the_key_file(tmp_path: Path) -> None:
-    file, config = tmp_path / "keys", tmp_path / "config.toml"
-    file.write_text(KEY)
-    file.chmod(0o600)
-    config.write_text(f'[auth]\nkey_file = "{file}"\n')
-    async with harness(tmp_path, {"STACKD_AUTH__KEY": READ_KEY}, config=config) as at:
-        environment = {"STACKD_AUTH__KEY": READ_KEY, "STACKD_CLUSTER__MODE": "embedded"}
-        follower = KeyFile(at.daemon.context, at.daemon.api.keys, lambda: load(config, environment))
-
-        async def valid_after(change: Callable[[], object]) -> list[bool]:
-            change()
-            await follower.check()
-            return [(await at.call("GET", "/healthz", key=key)).status == 200 for key in (KEY, NEW_KEY, READ_KEY)]
-
-        assert await valid_after(lambda: None) == [True, False, True]
-        assert await valid_after(lambda: file.write_text(f"{KEY}\n{NEW_KEY}\n")) == [True, True, True]
-        assert await valid_after(lambda: file.write_text("")) == [True, True, True]
-        (tmp_path / "next").write_text(NEW_KEY)
-        assert await valid_after(lambda: os.replace(tmp_path / "next", file)) == [False, True, True]
-        assert await valid_after(file.unlink) == [False, True, True]
-
-
-# ---- A reload waits for the credentials that are passed with it, but not for ever
-
-
-def put(folder: Path) -> None:
-    fresh = folder / "new"
-    fresh.touch()
-    fresh.replace(folder / STAMP)
-
-
-async def test_a_reload_goes_on_as_soon_as_they_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reload, "HAND_OVER_SECONDS", 60.0)
-    async with asyncio.timeout(30):
-        await HandOver(None).arrived()  # none are passed
-        waiting = HandOver(tmp_path)
-        for _ in range(2):
-            arrival = asyncio.create_task(waiting.arrived())
-            await asyncio.sleep(0.1)
-            assert not arrival.done()
-            put(tmp_path)
-            await arrival
-        put(tmp_path)
-        await waiting.arrived()  # they came before the signal was looked at
-        monkeypatch.setattr(reload, "HAND_OVER_SECONDS", 0.1)
-        await waiting.arrived()  # none have come
