@@ -517,11 +517,6 @@ class Template(Body):
     misses: int = doc("Creates that found the pool empty, since the daemon started.")
     reason: str = doc("Why the pool is not filled; empty while it is, or is being filled.")
     prepull: Mapping[str, Prepull] | None = doc("How far its images are on each node; null unless they are pulled.")
-    history: Mapping[str, Any] = doc(
-        "With `history`: `every_seconds`, and one sample, the present one, of each of `running`, `creating`, `failed`, "
-        "`ready`, `starting` and `failing`. Older versions of stackd kept those of an hour; Prometheus does.",
-        default_factory=nothing,
-    )
 
 
 @body

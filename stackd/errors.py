@@ -151,10 +151,6 @@ class UnsupportedCoding(StackdError):
     """The body has a Content-Encoding."""
 
 
-class ExpectationFailed(StackdError):
-    """The request has an ``Expect`` other than 100-continue."""
-
-
 class TooManyRequests(StackdError):
     """A limit per key is reached; ``{wait}`` in the player's message becomes ``retry_after`` in seconds."""
 

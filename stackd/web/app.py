@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from time import perf_counter
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from multidict import istr
 
 from stackd.errors import NotOwner, TooManyRequests
@@ -26,7 +26,7 @@ from stackd.metrics import RouteMeter
 from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
 from stackd.web.api import JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, Keys
-from stackd.web.requests import check_head
+from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
@@ -42,7 +42,7 @@ ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 OWNER_SECONDS = 1.0
 """How long a read waits, just after a start, until the owner is known. If that is another stackd, this file is old."""
 
-CHECKED_HEADERS = frozenset({hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING, hdrs.EXPECT})
+CODING_HEADERS = frozenset({hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING})
 ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
 """The response acknowledges a change."""
 
@@ -57,8 +57,8 @@ def application(api: Api) -> web.Application:
     for route in ROUTES:
         handler = _guarded(api, route)
         for method in {route.method, *((hdrs.METH_HEAD,) if route.method == hdrs.METH_GET else ())}:
-            app.router.add_route(method, route.path, handler, expect_handler=_await_key)
-    app.router.add_route("*", ANY_PATH, unrouted(api), expect_handler=_await_key)
+            app.router.add_route(method, route.path, handler, expect_handler=_continue)
+    app.router.add_route("*", ANY_PATH, unrouted(api), expect_handler=_continue)
     return app
 
 
@@ -67,8 +67,11 @@ def unrouted(api: Api) -> AiohttpHandler:
     return _guarded(api, _elsewhere(ROUTES))
 
 
-async def _await_key(_: web.Request) -> None:
-    """Leave ``Expect`` to the code that reads the body: no client sends a body before its key is checked."""
+async def _continue(request: web.Request) -> None:
+    """Tell a client that waits (``Expect: 100-continue``) to send its body; other expectations are ignored."""
+    if request.version >= HttpVersion11 and request.headers[hdrs.EXPECT].lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
 
 
 def _request_ids() -> Callable[[web.Request], str]:
@@ -115,7 +118,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
     ownership, fence = api.context.ownership, api.context.fence
-    request_id, ended = _request_ids(), _Ended(route, api.context.metrics.route(route.method, route.path), api.keys)
+    request_id, ended = _request_ids(), _ended(route, api.context.metrics.route(route.method, route.path), api.keys)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
@@ -125,8 +128,8 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
         try:
             if not public:
                 key, exceeded = admit(api, request, route)
-            if not CHECKED_HEADERS.isdisjoint(request.headers):
-                check_head(request)
+            if not CODING_HEADERS.isdisjoint(request.headers):
+                check_coding(request)
             if changes and not fence.open:
                 await api.context.gate.owner_known()
             elif ownership.role is Role.STANDBY and not early:
@@ -152,27 +155,11 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
     return guarded
 
 
-class _Ended:
-    """Counts the requests of a route and logs one line for each; successful reads are logged at level debug."""
+def _ended(route: Route, meter: RouteMeter, keys: Keys) -> Callable[[web.Request, int, str, float], None]:
+    """Return the function that counts and logs a request that has ended; successful reads are logged at level debug."""
 
-    def __init__(self, route: Route, meter: RouteMeter, keys: Keys) -> None:
-        self._route = route
-        self._meter = meter
-        self._keys = keys
-
-    def __call__(self, request: web.Request, status: int, key: str, started: float) -> None:
-        """Count and log a request that has ended."""
-        seconds = perf_counter() - started
-        self._meter.record(status, seconds)
-        failed = status >= 400
-        level = logging.DEBUG if not failed and request.method in QUIET_METHODS else logging.INFO
-        if not log.isEnabledFor(level):
-            return
-        # Logged in the event loop's next turn: in a burst, no client waits for the log lines of the others.
-        asyncio.get_running_loop().call_soon(self._tell, level, request, status, key, seconds)
-
-    def _tell(self, level: int, request: web.Request, status: int, key: str, seconds: float) -> None:
-        path, client = self._route.path, self._keys.caller(request)
+    def write(level: int, request: web.Request, status: int, key: str, seconds: float) -> None:
+        path, client = route.path, keys.caller(request)
         log.log(
             level,
             "%s %s %d %.1f ms key=%s from=%s",
@@ -189,6 +176,16 @@ class _Ended:
                 "same": (request.method, path, status) if status >= 400 else None,
             },
         )  # fmt: skip
+
+    def ended(request: web.Request, status: int, key: str, started: float) -> None:
+        seconds = perf_counter() - started
+        meter.record(status, seconds)
+        level = logging.DEBUG if status < 400 and request.method in QUIET_METHODS else logging.INFO
+        if log.isEnabledFor(level):
+            # In the event loop's next turn: in a burst, no client waits for the log lines of the others.
+            asyncio.get_running_loop().call_soon(write, level, request, status, key, seconds)
+
+    return ended
 
 
 def _elsewhere(routes: Sequence[Route]) -> Route:

@@ -71,7 +71,6 @@ ERRORS: Final = {
     409: "The request conflicts with the present state; `error` says how.",
     413: "The body is larger than `server.max_body`, or a list longer than `batch_delete.max_ids`.",
     415: "The body is compressed (`Content-Encoding`). Send it uncompressed.",
-    417: "`Expect` may only be `100-continue`.",
     422: "The Idempotency-Key was used with another body before.",
     429: "Too many requests for this key, address or label; `error` names the limit.",
     431: "The request's head is too large.",
@@ -202,7 +201,7 @@ def _errors(each: Route, *, public: bool) -> set[int]:
         errors |= {401, 429}
         for_all = each.method in SAFE_METHODS and each.path in METRICS_PATHS - OPERATOR_PATHS
         errors |= set() if for_all else {403}
-    errors |= {400, 408, 413, 415, 417} if each.body else set()
+    errors |= {400, 408, 413, 415} if each.body else set()
     errors |= {400} if each.query or each.replays else set()
     return errors | ({404} if "{" in each.path else set())
 

@@ -43,6 +43,7 @@ PROTECTION = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+ENTRIES = {"/docs": "docs/index.html", "/dashboard": "dashboard/index.html", "/favicon.ico": "shared/icon.svg"}
 GUIDES = "guide/"
 LINK = re.compile(r"([\w-]+)\.md(#.*)?")
 MEDIA = {
@@ -76,21 +77,28 @@ def _page(path: str) -> Callable[[Handler], Handler]:
 
 
 @_page("/")
-async def home(call: ApiCall) -> web.Response:
-    """Redirect to the dashboard, or to the docs if ``server.dashboard`` is off."""
-    return _to("/dashboard" if call.api.context.config.server.dashboard else "/docs")
+@_page("/docs/")
+@_page("/dashboard/")
+async def redirect(call: ApiCall) -> web.Response:
+    """Redirect to the page without the query, which may hold a key."""
+    path = call.request.path.rstrip("/")
+    front = "/dashboard" if call.api.context.config.server.dashboard else "/docs"
+    return web.Response(status=302, headers={hdrs.LOCATION: path or front})
 
 
 @_page("/docs")
-async def docs(call: ApiCall) -> web.Response:
-    """The API's docs."""
-    return _answer(call, "docs/index.html")
-
-
-@_page("/docs/")
-async def docs_below(_: ApiCall) -> web.Response:
-    """As bookmarks may have it."""
-    return _to("/docs")
+@_page("/dashboard")
+@_page("/favicon.ico")
+@_page("/static/{folder}/{file}")
+async def static(call: ApiCall) -> web.Response:
+    """A page, or a file of one; no dashboard if ``server.dashboard`` is off."""
+    path = call.request.path
+    if path == "/dashboard" and not call.api.context.config.server.dashboard:
+        raise NotFound("the dashboard is switched off (server.dashboard)")
+    file = files().get(ENTRIES.get(path) or "{folder}/{file}".format_map(call.request.match_info))
+    if file is None:
+        raise NotFound(f"no such file: {path}")
+    return send(call, file)
 
 
 @_page("/docs/{page}")
@@ -100,45 +108,6 @@ async def guide(call: ApiCall) -> web.Response:
     if page is None:
         raise NotFound(f"no such page: {call.request.path}")
     return send(call, page)
-
-
-@_page("/dashboard")
-async def dashboard(call: ApiCall) -> web.Response:
-    """The dashboard; 404 if ``server.dashboard`` is off."""
-    if not call.api.context.config.server.dashboard:
-        raise NotFound("the dashboard is switched off (server.dashboard)")
-    return _answer(call, "dashboard/index.html")
-
-
-@_page("/dashboard/")
-async def dashboard_below(_: ApiCall) -> web.Response:
-    """As bookmarks may have it."""
-    return _to("/dashboard")
-
-
-@_page("/favicon.ico")
-async def favicon(call: ApiCall) -> web.Response:
-    """Browsers request it by themselves."""
-    return _answer(call, "shared/icon.svg")
-
-
-@_page("/static/{folder}/{file}")
-async def static(call: ApiCall) -> web.Response:
-    """A file of a page."""
-    wanted = call.request.match_info
-    return _answer(call, f"{wanted['folder']}/{wanted['file']}")
-
-
-def _to(path: str) -> web.Response:
-    """A redirect to a page, without the query, which may hold a key."""
-    return web.Response(status=302, headers={hdrs.LOCATION: path})
-
-
-def _answer(call: ApiCall, path: str) -> web.Response:
-    file = files().get(path)
-    if file is None:
-        raise NotFound(f"no such file: {call.request.path}")
-    return send(call, file)
 
 
 def send(call: ApiCall, file: File) -> web.Response:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from aiohttp import HttpVersion11, hdrs, web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web import RequestPayloadError
 
@@ -21,7 +21,7 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
-from stackd.errors import ExpectationFailed, InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
+from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
@@ -42,17 +42,11 @@ BYTES_PER_PART: Final = 4
 """A pod spec may have one more for so many bytes of ``limits.pod_spec``: a text with more of them is none."""
 
 PLAIN: Final = frozenset({"", "identity", "chunked"})
-CONTINUE: Final = "100-continue"
 
 
-def check_head(request: web.BaseRequest) -> None:
-    """Raise ExpectationFailed for an Expect other than 100-continue, and UnsupportedCoding if the body is compressed.
-
-    Nothing is decompressed: few bytes could become many.
-    """
+def check_coding(request: web.BaseRequest) -> None:
+    """Raise UnsupportedCoding if the body is compressed. Nothing is decompressed: few bytes could become many."""
     headers = request.headers
-    if request.version >= HttpVersion11 and headers.get(hdrs.EXPECT, CONTINUE).lower() != CONTINUE:
-        raise ExpectationFailed(f"Expect may only be {CONTINUE}")
     named = [*headers.getall(hdrs.CONTENT_ENCODING, ()), *headers.getall(hdrs.TRANSFER_ENCODING, ())]
     codings = {each.strip().lower() for text in named for each in text.split(",")}
     if request.body_exists and not codings <= PLAIN:
@@ -65,32 +59,18 @@ async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
     """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest if it is not valid HTTP, or
     HTTPRequestTimeout (``limits.slow_client_timeout``).
     """
+    too_large = RequestTooLarge(f"the request body is larger than {max_body} bytes (server.max_body)")
     if request.content_length is not None and request.content_length > max_body:
-        raise RequestTooLarge(_too_large(max_body))
+        raise too_large
     try:
-        if request.content.is_eof():  # as usual for a small body: it has come with its head
-            return await request.read()
         async with asyncio.timeout(timeout):
-            await _continue(request)
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except (RequestPayloadError, HttpProcessingError) as exc:
         raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
     except web.HTTPRequestEntityTooLarge as exc:
-        raise RequestTooLarge(_too_large(max_body)) from exc
-
-
-async def _continue(request: web.Request) -> None:
-    """Tell a client that waits (``Expect: 100-continue``) to send its body."""
-    waits = request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE
-    if waits and not request.content.is_eof():
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # the answer itself has not begun
-
-
-def _too_large(max_body: int) -> str:
-    return f"the request body is larger than {max_body} bytes (server.max_body)"
+        raise too_large from exc
 
 
 def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) -> dict[str, Any]:

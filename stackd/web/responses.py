@@ -143,7 +143,6 @@ STATUSES: dict[type[BaseException], int] = {
     errors.Conflict: 409,
     errors.RequestTooLarge: 413,
     errors.UnsupportedCoding: 415,
-    errors.ExpectationFailed: 417,
     errors.IdempotencyKeyReused: 422,
     errors.TooManyRequests: 429,
     errors.Unavailable: 503,

@@ -19,7 +19,7 @@ from stackd.units import format_duration
 from stackd.web import requests
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.bodies import stats_body, time_of
-from stackd.web.parameters import Parameter, flag, number
+from stackd.web.parameters import Parameter, number
 from stackd.web.responses import json_response
 from stackd.web.stacks import STACKS, read_body
 
@@ -28,9 +28,6 @@ RETRY = {"Retry-After": "5"}
 ASSUMES = "nodes run nothing but stacks, and have no taints"
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "128Mi"
-HISTORY_FLAG: Final = flag("history", "With `history`, which has one sample now.")
-HISTORY_OF_STACKS = ("running", "creating", "failed")
-HISTORY_OF_POOLS = ("ready", "starting", "failing")
 
 
 def _quantity(name: str, about: str) -> Parameter[Quantity]:
@@ -265,26 +262,20 @@ def _capacity_response(context: Context, need: StackResources) -> web.Response:
     )
 
 
-@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates), query=(HISTORY_FLAG,))
+@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates))
 async def list_templates(call: ApiCall) -> web.Response:
     """List the templates.
 
     What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, and
     counts its own stacks.
     """
-    with_history = bool(call.request.query_string) and call.parameters.get(HISTORY_FLAG, False)
     stacks = Counter((stack.template, stack.status) for stack in call.view.stacks())
-    entries = (_template(call.api, each, stacks, with_history=with_history) for each in call.view.templates().values())
+    entries = (_template(call.api, each, stacks) for each in call.view.templates().values())
     return json_response(contract.Templates(templates=tuple(entries)))
 
 
-def _template(
-    api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]], *, with_history: bool
-) -> contract.Template:
+def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]]) -> contract.Template:
     figures = api.context.pools.figures(template)
-    by_status = {str(status): stacks[template.name, status] for status in StackStatus}
-    samples = {name: [by_status[name]] for name in HISTORY_OF_STACKS}
-    samples |= {name: [getattr(figures, name)] for name in HISTORY_OF_POOLS}
     pulls = api.prepulls.of(template) if template.prepull else None
     return contract.Template(
         name=template.name,
@@ -295,7 +286,7 @@ def _template(
         generates=tuple(template.values),
         requested_cpu_milli=template.spec.requested_cpu_milli,
         requested_memory_bytes=template.spec.requested_memory_bytes,
-        stacks=by_status,
+        stacks={str(status): stacks[template.name, status] for status in StackStatus},
         median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
         pool=template.pool,
         ready=figures.ready,
@@ -306,5 +297,4 @@ def _template(
         misses=figures.misses,
         reason=figures.reason,
         prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
-        history={"every_seconds": 30.0, **samples} if with_history else {},
     )

@@ -166,16 +166,15 @@ async def test_a_body_without_a_key_is_not_read(at: Harness) -> None:
     await still_well(at)
 
 
-async def test_nobody_is_told_to_go_on_before_the_key_is_seen(at: Harness) -> None:
+async def test_one_who_waits_for_it_is_told_to_go_on(at: Harness) -> None:
     head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
-    async with connected(at) as (reader, writer):
-        writer.write(head + CRLF)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 401")
     async with connected(at) as (reader, writer):
         writer.write(head + AUTH + CRLF)
         assert await reader.readuntil(CRLF + CRLF) == b"HTTP/1.1 100 Continue\r\n\r\n"
         writer.write(b"{}")
         assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    old = await say(at, head.replace(b"1.1", b"1.0") + AUTH + CRLF + b"{}")
+    assert "pod_spec is required" in only_error(old)[1]
 
 
 @pytest.mark.parametrize(("length", "chunks"), [(b"Content-Length: 999999999", 0), (b"Transfer-Encoding: chunked", 20)])

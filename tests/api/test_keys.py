@@ -131,11 +131,11 @@ async def test_no_output_shows_a_key_or_a_flag(two: Harness, caplog: pytest.LogC
 AUTH = f"X-API-KEY: {KEY}\r\n"
 
 
-async def answer(at: Harness, head: str, body: str = "") -> tuple[int, dict[str, str], bytes]:
+async def answer(at: Harness, head: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the only response to these lines."""
     reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
     try:
-        writer.write(f"{head}\r\nHost: a\r\nConnection: close\r\n\r\n{body}".encode())
+        writer.write(f"{head}\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
         async with asyncio.timeout(30):
             received = await reader.read()
     finally:
@@ -150,8 +150,6 @@ HEADS = [
     ("GET /nope%0d%0aX HTTP/1.1", 404), ("GET /stacks/a%0ab/no/such HTTP/1.1", 404), ("GET //stacks HTTP/1.1", 404),
     ("GET /stacks/%0d%0aSet-Cookie:%20a=b HTTP/1.1", 404), ("PUT /stacks HTTP/1.1", 405), ("OPTIONS * HTTP/1.1", 405),
     ("CONNECT example.org:443 HTTP/1.1", 405), ("PURGE /docs HTTP/1.1", 405),
-    ("POST /stacks HTTP/1.1\r\nExpect: the-unexpected\r\nContent-Length: 0", 417),
-    ("POST /nope HTTP/1.1\r\nExpect: the-unexpected\r\nContent-Length: 0", 417),
 ]  # fmt: skip
 
 
@@ -166,12 +164,6 @@ async def test_the_key_comes_first_and_what_is_refused_is_said_in_json(at: Harne
             assert headers["server"] == "stackd"
             assert "set-cookie" not in headers
             assert ("allow" in headers) == (code == 405)
-
-
-async def test_one_who_speaks_http_1_0_is_not_told_to_go_on(at: Harness) -> None:
-    head = f"POST /stacks HTTP/1.0\r\nExpect: 100-continue\r\n{AUTH}Content-Length: 2"
-    code, _, body = await answer(at, head, "{}")
-    assert (code, "pod_spec is required" in json.loads(body)["error"]) == (400, True)
 
 
 async def test_no_answer_of_the_api_is_kept_by_a_cache(at: Harness) -> None:
