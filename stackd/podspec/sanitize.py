@@ -53,8 +53,12 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
     metadata = pod.setdefault("metadata", {})
     metadata.pop("namespace", None)
     pod["status"] = {}
+    try:
+        written = emit(pod, policy.max_text)
+    except TooLong as exc:
+        raise _too_long(policy, " once sanitized and with aliases written out") from exc
     return SanitizedSpec(
-        text=_text(pod, policy),
+        text=written,
         manifest={"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]},
         requested_cpu_milli=effective.cpu_milli,
         requested_memory_bytes=effective.memory_bytes,
@@ -74,16 +78,6 @@ def _settle(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: P
     if not reasons:
         settle_divisors(spec)
     return effective
-
-
-def _text(pod: dict[str, Any], policy: Policy) -> str:
-    try:
-        text = emit(pod, policy.max_text)
-    except TooLong as exc:
-        raise _too_long(policy, " once sanitized and with aliases written out") from exc
-    if len(text.encode()) > policy.max_text:
-        raise _too_long(policy, " once sanitized and with aliases written out")
-    return text
 
 
 def _too_long(policy: Policy, when: str = "") -> InvalidPodSpec:

@@ -3,23 +3,21 @@
 Owns: one document, no duplicate keys, core types only, and limits on nesting, nodes and alias expansion, so that no
 text can cost much time or memory; what a plain (unquoted) scalar means, as Kubernetes' own tools read it (YAML 1.1 words
 for booleans, octal and hexadecimal integers); and the line of each path such as ``spec.containers[0].env["a b"]``.
-Works on parser events with its own stack: nothing recurses. Knows nothing of pods.
+Knows nothing of pods.
 
-Writes block style, sorted keys, lists in line with their key, and these quotes: none if that is read back as the same
-string, double ones if plain text would mean a word or number, a literal block for several lines. No line is folded.
-Aliases are written out each time, with indentation, so the text may be many times as long as the one that was read.
-Therefore the writer counts while it writes.
+Reading and writing are libyaml's; as Kubernetes' tools use a port of it, texts look as theirs do: block style, sorted
+keys, lists in line with their key, no folded lines. Strings have no quotes if they are read back as the same string,
+double ones if plain text would mean a word or number, and are literal blocks if they have several lines.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -51,11 +49,11 @@ MAX_NODES = 20_000
 MAX_REPEATED = 2**20
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CDumper", yaml.Dumper)
 _CORE = "tag:yaml.org,2002:"
 _DIRECTIVE = re.compile(r"(?:\A|[\r\n\x85\u2028\u2029])\ufeff?%")
 _SURROGATES = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)", re.DOTALL)
 _STEP = re.compile(r'\.?(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\[(?P<index>[0-9]{1,9})\]|\[(?P<key>".*?"|[^]]+)\](?=[.[]|$)')
-_NO_KEY: Any = object()
 _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "int": (int,),
@@ -101,28 +99,35 @@ class _Refused(Exception):
         self.line = line
 
 
-class _Frame:
-    """A collection that is being read; ``lines`` are those of its keys or items."""
-
-    __slots__ = ("anchor", "before", "height", "is_list", "key", "lines", "value")
-
-    def __init__(self, value: Any, anchor: str | None, before: tuple[int, int]) -> None:
-        self.value = value
-        self.is_list = isinstance(value, list)
-        self.anchor = anchor
-        self.before = before
-        self.height = 1
-        self.key: Any = _NO_KEY
-        self.lines: Any = [] if self.is_list else {}
+_Lines = dict[str, tuple[int, "_Lines"]]
+"""The line of each field or item of a collection, and the lines below it. Keys are steps of a path: ``a``, ``["a b"]``,
+``[0]``."""
 
 
-def read(text: str) -> dict[str, Any]:
-    """The document's mapping: dicts with string keys, lists, strings, ints, finite floats, bools and None.
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text that was read: its fields (with string keys, and only strings, ints, finite floats, bools and None in them;
+    aliases of one anchor share one value), and its lines."""
 
-    Raises ``InvalidPodSpec``, within milliseconds, for anything else. Aliases of one anchor share one value.
-    """
+    fields: dict[str, Any]
+    lines: _Lines
+
+    def line_of(self, path: str) -> int | None:
+        """The line of a path or of its nearest ancestor in the text; None if the text has none of them."""
+        lines, line, position = self.lines, None, 0
+        while (match := _STEP.match(path, position)) is not None:
+            key = match["name"] or match["key"]
+            step = f"[{match['index']}]" if key is None else f"[{key}]" if key.startswith('"') else below("", key)
+            if step not in lines:
+                break
+            (line, lines), position = lines[step], match.end()
+        return line
+
+
+def parse(text: str) -> Document:
+    """The text's only document. Raises ``InvalidPodSpec``, within milliseconds, if it is not one plain mapping."""
     reasons = Reasons()
-    document: dict[str, Any] = {}
+    document = Document({}, {})
     try:
         document = _Reader(text, reasons).document()
     except _Refused as refused:
@@ -134,54 +139,20 @@ def read(text: str) -> dict[str, Any]:
     return document
 
 
-class Document:
-    """The lines of a text; none if ``read`` refuses the text."""
-
-    def __init__(self, text: str) -> None:
-        self._root: dict[str, Any] = {}
-        reader = _Reader(text, Reasons())
-        with contextlib.suppress(_Refused, Enough):
-            self._root = reader.document()
-        self._lines = reader.lines
-        self._quoted: dict[int, dict[str, str]] = {}
-
-    def line_of(self, path: str) -> int | None:
-        """The line of a path or of its nearest ancestor in the text; None if the text has none of them."""
-        value: Any = self._root
-        line, position = None, 0
-        while (step := _STEP.match(path, position)) is not None:
-            key = self._key(value, step)
-            if key is None:
-                break
-            line, value, position = self._lines[id(value)][key], value[key], step.end()
-        return line
-
-    def _key(self, value: Any, step: re.Match[str]) -> Any:
-        """The key or index that a step names, or None."""
-        if step["index"] is not None:
-            index = int(step["index"])
-            return index if isinstance(value, list) and index < len(value) else None
-        if not isinstance(value, dict):
-            return None
-        name = step["name"] or step["key"]
-        if name in value:
-            return name
-        if id(value) not in self._quoted:
-            self._quoted[id(value)] = {shown(key): key for key in value}
-        return self._quoted[id(value)].get(name)
+def read(text: str) -> dict[str, Any]:
+    """The fields of the text's only document. Raises ``InvalidPodSpec``."""
+    return parse(text).fields
 
 
 def located(refusal: InvalidPodSpec, text: str) -> InvalidPodSpec:
     """The same refusal; each reason has the line of its path in ``text``, or of the path's nearest ancestor."""
     if all(reason.line is not None for reason in refusal.reasons):
         return refusal
-    document = Document(text)
-    return InvalidPodSpec(
-        [
-            reason if reason.line is not None else replace(reason, line=document.line_of(reason.path))
-            for reason in refusal.reasons
-        ]
-    )
+    try:
+        document = parse(text)
+    except InvalidPodSpec:
+        return refusal
+    return InvalidPodSpec([replace(one, line=one.line or document.line_of(one.path)) for one in refusal.reasons])
 
 
 def _prepared(text: str) -> str:
@@ -204,91 +175,127 @@ def _joined(match: re.Match[str]) -> str:
     return chr(0x10000 + ((int(high, 16) - 0xD800) << 10) + (int(low, 16) - 0xDC00))
 
 
+class _Node(NamedTuple):
+    """A value that was read, its lines, and how many levels of collections it has."""
+
+    value: Any
+    lines: _Lines = {}  # noqa: RUF012 - the lines of all scalars
+    height: int = 0
+
+
 class _Reader:
-    """One pass over the parser's events."""
+    """One pass over the parser's events. It recurses, but at most ``MAX_DEPTH`` times."""
 
     def __init__(self, text: str, reasons: Reasons) -> None:
         self._text = text
         self._reasons = reasons
-        self._stack: list[_Frame] = []
+        self._path: list[str] = []
+        """A step for each open collection."""
         self._nodes = 0
         self._characters = 0
-        self._anchors: dict[str, tuple[Any, int, int, int]] = {}
-        self._root: Any = None
-        self.lines: dict[int, Any] = {}
-        """For each collection, by its ``id``: the line of each field or item."""
+        self._anchors: dict[str, tuple[_Node, int, int]] = {}
+        """The node of each anchor, and how many nodes and characters it has."""
+        self._next: Callable[[], Any]
 
-    def document(self) -> dict[str, Any]:
-        """The only document of the text, as a mapping."""
+    def document(self) -> Document:
+        """The only document of the text. Raises ``_Refused``."""
         text = _prepared(self._text)
         try:
             loader = _Loader(text)
+            self._next = loader.get_event
             try:
-                self._consume(loader.get_event)
+                root = self._only_document()
             finally:
                 loader.dispose()
         except yaml.YAMLError as exc:
             raise _described(exc, text) from exc
-        if self._root is None:
+        if root.value is None:
             raise _Refused(ROOT, "the text contains no document; a Pod is expected")
-        if not isinstance(self._root, dict):
+        if not isinstance(root.value, dict):
             raise _Refused(ROOT, "the text must be a Pod: a mapping of fields")
-        return self._root
+        return Document(root.value, root.lines)
 
-    def _consume(self, next_event: Callable[[], Any]) -> None:
-        documents = 0
-        while True:
-            event = next_event()
-            kind = type(event)
-            if kind is yaml.ScalarEvent:
-                self._scalar(event)
-            elif kind is yaml.MappingStartEvent:
-                self._open({}, "map", event)
-            elif kind is yaml.SequenceStartEvent:
-                self._open([], "seq", event)
-            elif kind is yaml.MappingEndEvent or kind is yaml.SequenceEndEvent:
-                self._close()
-            elif kind is yaml.AliasEvent:
-                self._alias(event)
-            elif kind is yaml.DocumentStartEvent:
-                documents += 1
-                if documents > 1:
-                    text = f"more than one YAML document ({_where(event)}); a single Pod is expected"
-                    raise _Refused(ROOT, text, _line(event))
-            elif kind is yaml.StreamEndEvent:
-                return
+    def _only_document(self) -> _Node:
+        self._next()
+        if type(self._next()) is yaml.StreamEndEvent:
+            return _Node(None)
+        root = self._node(self._next())
+        self._next()
+        if type(event := self._next()) is not yaml.StreamEndEvent:
+            text = f"more than one YAML document ({_where(event)}); a single Pod is expected"
+            raise _Refused(ROOT, text, _line(event))
+        return root
 
-    def _open(self, value: Any, tag: str, event: Any) -> None:
-        if event.tag is not None and event.tag not in (_CORE + tag, "!"):
-            raise self._refused(f"the tag {shown(event.tag)} is not accepted", event)
-        if self._expects_key():
-            raise self._refused("a key must be a string", event)
-        if len(self._stack) >= MAX_DEPTH:
-            raise self._refused(f"nested deeper than {MAX_DEPTH} levels", event)
-        self._note_line(event)
-        frame = _Frame(value, event.anchor, (self._nodes, self._characters))
-        self._count(1, 0, event)
-        self._stack.append(frame)
+    def _node(self, event: Any) -> _Node:
+        if type(event) is yaml.AliasEvent:
+            return self._alias(event)
+        before = self._nodes, self._characters
+        node = _Node(self._scalar(event)) if type(event) is yaml.ScalarEvent else self._collection(event)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = (node, self._nodes - before[0], self._characters - before[1])
+        return node
 
-    def _close(self) -> None:
-        frame = self._stack.pop()
-        if frame.anchor is not None:
-            nodes, characters = frame.before
-            size = (self._nodes - nodes, self._characters - characters)
-            self._anchors[frame.anchor] = (frame.value, *size, frame.height)
-        self.lines[id(frame.value)] = frame.lines
-        self._place(frame.value, frame.height)
-
-    def _alias(self, event: Any) -> None:
+    def _alias(self, event: Any) -> _Node:
         if event.anchor not in self._anchors:
             raise self._refused(f"the alias {shown(event.anchor)} refers to nothing before it", event)
-        value, nodes, characters, height = self._anchors[event.anchor]
-        if len(self._stack) + height > MAX_DEPTH:
-            raise self._refused(f"nested deeper than {MAX_DEPTH} levels", event)
+        node, nodes, characters = self._anchors[event.anchor]
+        self._check_depth(node.height, event)
         self._count(nodes, characters, event)
-        self._add(value, height, event)
+        return node
 
-    def _scalar(self, event: Any) -> None:
+    def _collection(self, event: Any) -> _Node:
+        is_list = type(event) is yaml.SequenceStartEvent
+        if event.tag not in (None, "!", _CORE + ("seq" if is_list else "map")):
+            raise self._refused(f"the tag {shown(event.tag)} is not accepted", event)
+        self._check_depth(1, event)
+        self._count(1, 0, event)
+        return self._list() if is_list else self._mapping()
+
+    def _list(self) -> _Node:
+        items: list[Any] = []
+        lines: _Lines = {}
+        height = 0
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
+            step = f"[{len(items)}]"
+            node = self._below(step, event)
+            items.append(node.value)
+            lines[step] = _line(event), node.lines
+            height = max(height, node.height)
+        return _Node(items, lines, height + 1)
+
+    def _mapping(self) -> _Node:
+        fields: dict[str, Any] = {}
+        lines: _Lines = {}
+        height = 0
+        while type(event := self._next()) is not yaml.MappingEndEvent:
+            key, line = self._key(event), _line(event)
+            step = below("", key)
+            if key in fields:
+                path = _joined_path([*self._path, step])
+                self._reasons.add(path, f"given twice (lines {lines[step][0]} and {line})", line)
+            node = self._below(step, self._next())
+            fields[key] = node.value
+            lines.setdefault(step, (line, node.lines))
+            height = max(height, node.height)
+        return _Node(fields, lines, height + 1)
+
+    def _below(self, step: str, event: Any) -> _Node:
+        self._path.append(step)
+        node = self._node(event)
+        self._path.pop()
+        return node
+
+    def _key(self, event: Any) -> str:
+        if type(event) not in (yaml.ScalarEvent, yaml.AliasEvent):
+            raise self._refused("a key must be a string", event)
+        key = self._node(event).value
+        if type(key) is not str:
+            raise self._refused("a key must be a string; put it in quotes", event)
+        if key == MERGE_KEY and type(event) is yaml.ScalarEvent and event.implicit[0]:
+            raise self._refused("merge keys (<<) are not accepted", event)
+        return key
+
+    def _scalar(self, event: Any) -> Any:
         self._count(1, len(event.value), event)
         value: Any = event.value
         if event.tag is not None:
@@ -297,9 +304,7 @@ class _Reader:
             value = resolve(event.value)
         if type(value) is float and not math.isfinite(value):
             raise self._refused("infinity and NaN are not accepted", event)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = (value, 1, len(event.value), 0)
-        self._add(value, 0, event)
+        return value
 
     def _tagged(self, tag: str, event: Any) -> Any:
         if tag in ("!", _CORE + "str"):
@@ -312,44 +317,10 @@ class _Reader:
             raise self._refused(f"the value does not fit its tag {shown(tag)}", event)
         return value
 
-    def _expects_key(self) -> bool:
-        return bool(self._stack) and not self._stack[-1].is_list and self._stack[-1].key is _NO_KEY
-
-    def _add(self, value: Any, height: int, event: Any) -> None:
-        if self._expects_key():
-            self._set_key(self._stack[-1], value, event)
-        else:
-            self._note_line(event)
-            self._place(value, height)
-
-    def _note_line(self, event: Any) -> None:
-        """Keep the line of an item; the line of a field is that of its key."""
-        if self._stack and self._stack[-1].is_list:
-            self._stack[-1].lines.append(_line(event))
-
-    def _set_key(self, frame: _Frame, key: Any, event: Any) -> None:
-        if type(key) is not str:
-            raise self._refused("a key must be a string; put it in quotes", event)
-        if key == MERGE_KEY and event.implicit[0]:
-            raise self._refused("merge keys (<<) are not accepted", event)
-        line = _line(event)
-        first = frame.lines.setdefault(key, line)
-        if key in frame.value:
-            self._reasons.add(below(self._path(), key), f"given twice (lines {first} and {line})", line)
-        frame.value[key] = None
-        frame.key = key
-
-    def _place(self, value: Any, height: int) -> None:
-        if not self._stack:
-            self._root = value
-            return
-        frame = self._stack[-1]
-        frame.height = max(frame.height, height + 1)
-        if frame.is_list:
-            frame.value.append(value)
-        else:
-            frame.value[frame.key] = value
-            frame.key = _NO_KEY
+    def _check_depth(self, height: int, event: Any) -> None:
+        if len(self._path) + height > MAX_DEPTH:
+            text = f"nested deeper than {MAX_DEPTH} levels ({_where(event)})"
+            raise _Refused(ROOT, text, _line(event))
 
     def _count(self, nodes: int, characters: int, event: Any) -> None:
         self._nodes += nodes
@@ -360,18 +331,12 @@ class _Reader:
             text = f"more than {MAX_NODES} values, each alias counted in full ({_where(event)})"
             raise _Refused(ROOT, text, _line(event))
 
-    def _path(self) -> str:
-        path = ""
-        for frame in self._stack:
-            if frame.is_list:
-                path += f"[{len(frame.value)}]"
-            elif frame.key is not _NO_KEY:
-                path = below(path, frame.key)
-        return path
-
     def _refused(self, text: str, event: Any) -> _Refused:
-        path = self._path() if len(self._stack) < MAX_DEPTH else ROOT
-        return _Refused(path or ROOT, f"{text} ({_where(event)})", _line(event))
+        return _Refused(_joined_path(self._path) or ROOT, f"{text} ({_where(event)})", _line(event))
+
+
+def _joined_path(steps: list[str]) -> str:
+    return "".join(step if step.startswith("[") else f".{step}" for step in steps).removeprefix(".")
 
 
 def _line(event: Any) -> int:
@@ -399,12 +364,7 @@ def _described(exc: yaml.YAMLError, text: str) -> _Refused:
 # ---- writing
 
 
-_FAST = re.compile(r"[A-Za-z/_][A-Za-z0-9_./@-]*(?::[A-Za-z0-9_./@-]+)*\Z")
-_NOT_PRINTABLE = re.compile("[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd]")
-_BLOCKS_PLAIN = re.compile(r"[#,\[\]{}&*!|>'\"%@`]|[?:-](?:[ \t]|\Z)|---|\.\.\.")
-_INSIDE_BLOCKS_PLAIN = re.compile(r":(?:[ \t\n]|\Z)|[ \t\n]#")
-_ESCAPED = re.compile('[^\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd]|["\\\\]')
-_ESCAPES = dict(zip('\0\a\b\t\n\v\f\r\x1b"\\\x85\u2028\u2029', '0abtnvfre"\\NLP', strict=True))
+_OTHER_BREAKS = re.compile("[\x85\u2028\u2029]")
 _RUNS = re.compile(r"[0-9]+|[^0-9]")
 
 
@@ -415,100 +375,52 @@ class TooLong(Exception):
 def emit(document: Mapping[str, Any], most: int = sys.maxsize) -> str:
     """``document`` (dicts with string keys, lists, strings, ints, bools; not empty) as YAML text.
 
-    Raises TooLong as soon as the text exceeds ``most`` characters.
+    Raises TooLong if the text exceeds ``most`` bytes. Aliases are written out each time, so it may be many times as long
+    as the one that was read; not much more than what is allowed is written.
     """
-    writer = _Writer(most)
-    writer.mapping(document, "", "")
-    return "".join(writer.lines)
-
-
-class _Writer:
-    """Collects lines, while they fit into the remaining characters. A list's item starts with ``- `` instead of blanks."""
-
-    def __init__(self, remaining: int) -> None:
-        self.lines: list[str] = []
-        self._remaining = remaining
-
-    def mapping(self, value: Mapping[str, Any], indent: str, start: str) -> None:
-        for key in _sorted(value):
-            label = _double_quoted(key) if not key or "\n" in key else _string(key, "")
-            self._field(f"{start}{label}:", value[key], indent)
-            start = indent
-
-    def _sequence(self, value: list[Any], indent: str, start: str) -> None:
-        for item in value:
-            if isinstance(item, dict) and item:
-                self.mapping(item, indent + "  ", start + "- ")
-            elif isinstance(item, list) and item:
-                self._sequence(item, indent + "  ", start + "- ")
-            else:
-                self._add(f"{start}- {self._leaf(item, indent)}")
-            start = indent
-
-    def _field(self, label: str, item: Any, indent: str) -> None:
-        if isinstance(item, dict) and item:
-            self._add(label)
-            self.mapping(item, indent + "  ", indent + "  ")
-        elif isinstance(item, list) and item:
-            self._add(label)
-            self._sequence(item, indent, indent)
-        else:
-            self._add(f"{label} {self._leaf(item, indent)}")
-
-    def _add(self, line: str) -> None:
-        self._remaining -= len(line) + 1
-        if self._remaining < 0:
-            raise TooLong
-        self.lines.append(line + "\n")
-
-    def _leaf(self, value: Any, indent: str) -> str:
-        if isinstance(value, str):
-            if len(value) > self._remaining:
-                raise TooLong
-            return _string(value, indent)
-        if isinstance(value, bool):
-            return "true" if value else "false"
-        if isinstance(value, int):
-            return str(value)
-        return "{}" if isinstance(value, dict) else "[]"
-
-
-def _string(text: str, indent: str) -> str:
-    if _FAST.match(text) and is_plain_string(text):
-        return text
-    if not text:
-        return '""'
-    if _NOT_PRINTABLE.search(text):
-        return _double_quoted(text)
-    if "\n" in text:
-        return _double_quoted(text) if text[-1] == " " or " \n" in text else _literal(text, indent + "  ")
-    if not is_plain_string(text):
-        return _double_quoted(text)
-    if text[0] == " " or text[-1] == " " or _BLOCKS_PLAIN.match(text) or _INSIDE_BLOCKS_PLAIN.search(text):
-        return "'" + text.replace("'", "''") + "'"
+    text: str = yaml.emit(_events(document, most), Dumper=_Dumper, width=2**31 - 1, allow_unicode=True)
+    if text.endswith("\n...\n"):  # libyaml ends the document so if any of its strings ends in empty lines
+        text = text[:-4]
+    if len(text.encode()) > most:
+        raise TooLong
     return text
 
 
-def _literal(text: str, indent: str) -> str:
-    hint = "2" if text[0] in " \n" else ""
-    chomp, body = "-", text
-    if text.endswith("\n"):
-        chomp, body = "+" if text == "\n" or text.endswith("\n\n") else "", text[:-1]
-    return f"|{hint}{chomp}\n" + "\n".join(indent + line if line else "" for line in body.split("\n"))
+def _events(document: Mapping[str, Any], most: int) -> Iterator[yaml.Event]:
+    yield yaml.StreamStartEvent()
+    yield yaml.DocumentStartEvent(explicit=False)
+    for event in _events_of(document):
+        if isinstance(event, yaml.ScalarEvent):
+            most -= len(event.value)
+            if most < 0:
+                raise TooLong
+        yield event
+    yield yaml.DocumentEndEvent(explicit=False)
+    yield yaml.StreamEndEvent()
 
 
-def _double_quoted(text: str) -> str:
-    return '"' + _ESCAPED.sub(_escape, text) + '"'
+def _events_of(value: Any) -> Iterator[yaml.Event]:
+    if isinstance(value, dict):
+        yield yaml.MappingStartEvent(None, None, implicit=True, flow_style=not value)
+        for key in _sorted(value):
+            yield from _events_of(key)
+            yield from _events_of(value[key])
+        yield yaml.MappingEndEvent()
+    elif isinstance(value, list):
+        yield yaml.SequenceStartEvent(None, None, implicit=True, flow_style=not value)
+        for item in value:
+            yield from _events_of(item)
+        yield yaml.SequenceEndEvent()
+    elif isinstance(value, str):
+        yield yaml.ScalarEvent(None, None, (True, True), value, style=_style(value))
+    else:
+        yield yaml.ScalarEvent(None, None, (True, False), str(value).lower())
 
 
-def _escape(match: re.Match[str]) -> str:
-    char = match.group()
-    if char in _ESCAPES:
-        return "\\" + _ESCAPES[char]
-    code = ord(char)
-    if code <= 0xFF:
-        return f"\\x{code:02X}"
-    return f"\\u{code:04X}" if code <= 0xFFFF else f"\\U{code:08X}"
+def _style(text: str) -> str | None:
+    if not is_plain_string(text) or _OTHER_BREAKS.search(text):
+        return '"'
+    return "|" if "\n" in text else None
 
 
 def _sorted(value: Mapping[str, Any]) -> list[str]:

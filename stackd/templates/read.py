@@ -24,7 +24,7 @@ from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.request import parse_labels
-from stackd.podspec.yaml_text import Document, read
+from stackd.podspec.yaml_text import Document, parse
 from stackd.templates.egress import EXPECTED, SITE_EGRESS, Egress, parse_egress
 from stackd.templates.template import (
     MOST_VALUES,
@@ -172,13 +172,13 @@ class _Draft:
         if text is None:
             return None
         try:
-            fields = read(text)
+            self.document = parse(text)
         except InvalidPodSpec as error:
             for reason in error.reasons:
                 no_mapping = reason.path == ROOT and reason.line is None
                 self.mistake(reason.path, NO_MAPPING if no_mapping else reason.text, reason.line)
             return None
-        self.document = Document(text)
+        fields = self.document.fields
         for name in fields:
             if name not in FIELDS:
                 self.mistake(name, "there is no such field" + did_you_mean(name, FIELDS))
