@@ -86,7 +86,7 @@ def is_header_name(text: str) -> bool:
 
 def is_inner_path(text: str) -> bool:
     """A relative path that stays within its folder."""
-    return not text.startswith("/") and ".." not in text.split("/")
+    return bool(text) and not text.startswith("/") and ".." not in text.split("/")
 
 
 def matches_any(patterns: Iterable[str], name: str) -> bool:

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from stackd.errors import InvalidPodSpec, Reason
 from stackd.model import SanitizedSpec, TargetPort
-from stackd.podspec.checks import LARGEST_INT32, Checks, by_path, settle_divisors
-from stackd.podspec.fields import decode
+from stackd.podspec.checks import Checks, by_path
+from stackd.podspec.fields import LARGEST_INT32, decode
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
 from stackd.podspec.resources import Effective, settle_resources
@@ -74,10 +74,7 @@ def _settle(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: P
         _settle_context(container, path, _container_context(policy), policy, reasons)
     _settle_context(spec, "spec", _context(policy), policy, reasons)
     spec |= {"automountServiceAccountToken": False, "enableServiceLinks": False, "restartPolicy": policy.restart_policy}
-    effective = settle_resources(spec, policy, reasons)
-    if not reasons:
-        settle_divisors(spec)
-    return effective
+    return settle_resources(spec, policy, reasons)
 
 
 def _too_long(policy: Policy, when: str = "") -> InvalidPodSpec:
