@@ -6,7 +6,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,35 +65,24 @@ class Plan:
     results: Results
     kubeconfig: Path | None
     embedded: list[str]
-    node_ports: str
+    node_ports: str | None
     peer: Http | None
 
-    def run(self, rows: Rows, label: str, latency: str = "0", bursts: tuple[int, ...] | None = None) -> None:
-        """Run the wanted rows of a table on one cluster with one daemon; with pools for ``bursts``, if given."""
+    def run(self, rows: Rows, label: str, latency: str = "0", bursts: tuple[int, ...] = ()) -> None:
+        """Run the wanted rows of a table on one cluster with one daemon, which has pools if there are ``bursts``."""
         names = [name for name in rows if name in self.wanted]
         if not names:
             return
-        amounts, settings = self.amounts, {}
+        amounts = replace(self.amounts, bursts=bursts, sizes=() if rows is BURSTS else self.amounts.sizes)
         self.results.suffix = f", {latency} ms away" if float(latency) else ""
-        with ExitStack() as stack:
-            if bursts is not None:
-                amounts = replace(amounts, bursts=bursts, sizes=() if rows is BURSTS else amounts.sizes)
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stackd-bench-"))
-                ports = self.node_ports if self.kubeconfig else None
-                settings = pools.settings(Path(folder), amounts.pools, ports)
-            embedded = [*self.embedded, "--latency", f"{float(latency) / 1e3:g}"]
-            cluster, kubeconfig, daemon = stack.enter_context(arena(self.kubeconfig, embedded, settings))
-            bench = Bench(
-                cluster=cluster,
-                kubeconfig=kubeconfig,
-                daemon=daemon,
-                results=self.results,
-                amounts=amounts,
-                peer=self.peer,
-            )
-            for name in names:
-                click.echo(f"{label}: {name}{self.results.suffix}", err=True)
-                rows[name](bench)
+        embedded = [*self.embedded, "--latency", f"{float(latency) / 1e3:g}"]
+        with tempfile.TemporaryDirectory(prefix="stackd-bench-") as folder:
+            settings = pools.settings(Path(folder), amounts.pools, self.node_ports) if bursts else {}
+            with arena(self.kubeconfig, embedded, settings) as (cluster, kubeconfig, daemon):
+                bench = Bench(cluster, kubeconfig, daemon, self.results, amounts, self.peer)
+                for name in names:
+                    click.echo(f"{label}: {name}{self.results.suffix}", err=True)
+                    rows[name](bench)
 
 
 @click.command(help=__doc__)
@@ -128,7 +116,7 @@ def main(**options: Any) -> None:
         results=Results(),
         kubeconfig=kubeconfig,
         embedded=[] if rate is None else ["--writes-per-second", f"{rate:g}"],
-        node_ports=options["node_ports"],
+        node_ports=options["node_ports"] if kubeconfig else None,
         peer=Http(options["peer"], options["peer_key"]) if options["peer"] else None,
     )
     processes.pinned = kubeconfig is None
@@ -143,7 +131,8 @@ def main(**options: Any) -> None:
         os.environ.setdefault("COLUMNS", "190")
     print_tables(plan.results.tables())
     if options["json_file"] is not None:
-        options["json_file"].write_bytes(orjson.dumps(plan.results.as_json(), option=orjson.OPT_INDENT_2))
+        form = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+        options["json_file"].write_bytes(orjson.dumps(plan.results.as_json(), option=form))
     if options["report"] is not None:
         options["report"].write_text(plan.results.page(), encoding="utf-8")
 

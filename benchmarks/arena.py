@@ -94,7 +94,7 @@ class Http:
 
     def load(self, method: str, paths: Sequence[str], **plan: Any) -> Any:
         """Let the loader send the requests; returns its result. Raises RuntimeError if one fails."""
-        result = processes.ask("benchmarks.loader", self.plan(method, paths, **plan), LOADING)
+        result = processes.begin("benchmarks.loader", self.plan(method, paths, **plan), LOADING)()
         if any(status >= "300" for status in result["statuses"]):
             raise RuntimeError(f"{method} {self.url}{paths[0]}: {result['statuses']}")
         return result
@@ -179,7 +179,7 @@ class Daemon(Http):
         return lag, used
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Bench:
     """What a row gets. ``cluster`` is None for a real cluster; ``peer`` is another server with this API."""
 
@@ -193,7 +193,7 @@ class Bench:
 
     def floor(self, do: str, **plan: Any) -> Any:
         """Let the raw client carry out a plan; returns its result."""
-        return processes.ask("benchmarks.floor", self.floor_plan(do, **plan), MEASURED)
+        return processes.begin("benchmarks.floor", self.floor_plan(do, **plan), MEASURED)()
 
     def floor_plan(self, do: str, **plan: Any) -> dict[str, Any]:
         first, self.first_port = self.first_port, self.first_port + plan.get("count", 0)

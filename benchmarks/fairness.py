@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
+import socket
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
+from urllib.parse import urlsplit
 
 import orjson
 
 from benchmarks import processes
 from benchmarks.arena import BODY, KEY, PORTS, Bench
-from benchmarks.loader import HttpConnection, request
+from benchmarks.loader import request
 from benchmarks.processes import LOADING
 from benchmarks.reads import status_paths
 from benchmarks.results import Goal, milliseconds
@@ -98,18 +100,12 @@ def slow_readers(bench: Bench) -> None:
     ids = bench.daemon.fill(stacks)
     bench.daemon.call("GET", "/stacks")
     before = bench.daemon.process.memory()
-    more = max(0, asyncio.run(_stall(bench, ids)) - before)
+    where = urlsplit(bench.daemon.url)
+    with ExitStack() as readers:
+        for stack_id in ids[:: len(ids) // STALLED][:STALLED]:
+            reader = readers.enter_context(socket.create_connection((where.hostname, where.port)))
+            reader.sendall(request(bench.daemon.url, "GET", "/stacks", KEY))
+            bench.daemon.call("DELETE", f"/stacks/{stack_id}")
+        time.sleep(0.5)
+        more = max(0, bench.daemon.process.memory() - before)
     bench.results.add(STALL, more / 1e6, note=f"{stacks} stacks; a stack goes between any two readers")
-
-
-async def _stall(bench: Bench, ids: list[str]) -> int:
-    readers = [await HttpConnection.open(bench.daemon.url) for _ in range(STALLED)]
-    for number, reader in enumerate(readers):
-        reader.transport.write(request(bench.daemon.url, "GET", "/stacks", KEY))
-        reader.transport.pause_reading()
-        await asyncio.to_thread(bench.daemon.call, "DELETE", f"/stacks/{ids[number * len(ids) // STALLED]}")
-    await asyncio.sleep(0.5)
-    memory = bench.daemon.process.memory()
-    for reader in readers:
-        reader.transport.close()
-    return memory

@@ -6,9 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,19 +83,17 @@ def _start(
     return process
 
 
-def ask(module: str, plan: Mapping[str, Any], cpu: int) -> Any:
-    """Run a module with a plan as JSON on its standard input; returns the JSON from its standard output."""
-    pipe = subprocess.PIPE
-    process = _start([module], cpu, stdin=pipe, stdout=pipe, stderr=pipe)
-    output, errors = process.communicate(orjson.dumps(plan), timeout=ASK_SECONDS)
-    if process.returncode:
-        raise RuntimeError(f"{module} failed:\n{errors.decode(errors='replace')[-2000:]}")
-    return orjson.loads(output)
-
-
 def begin(module: str, plan: Mapping[str, Any], cpu: int) -> Callable[[], Any]:
-    """Like ``ask``, without waiting; the returned function waits for the answer."""
-    pool = ThreadPoolExecutor(1)
-    answer = pool.submit(ask, module, plan, cpu)
-    pool.shutdown(wait=False)
-    return answer.result
+    """Run a module with a plan as JSON on its standard input; the returned function waits for the JSON that it prints."""
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(orjson.dumps(plan))
+        stdin.seek(0)
+        process = _start([module], cpu, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def answer() -> Any:
+        output, errors = process.communicate(timeout=ASK_SECONDS)
+        if process.returncode:
+            raise RuntimeError(f"{module} failed:\n{errors.decode(errors='replace')[-2000:]}")
+        return orjson.loads(output)
+
+    return answer

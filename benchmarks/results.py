@@ -47,10 +47,8 @@ class Figure:
         return self.median <= self.goal.bound if self.goal.at_most else self.median >= self.goal.bound
 
     def cells(self) -> list[str]:
-        goal = self.goal
-        sides = [
-            f"{number(statistics.median(side))} {self.of}" if self.floor else "" for side in (self.measured, self.floor)
-        ]
+        goal, medians = self.goal, [statistics.median(side) for side in (self.measured, self.floor) if self.floor]
+        sides = [f"{number(value)} {self.of}" for value in medians] or ["", ""]
         spread = [f"{number(value)} {goal.unit}".strip() for value in (min(self.runs), self.median, max(self.runs))]
         bound = f"{'≤' if goal.at_most else '≥'} {goal.bound:g} {goal.unit}".strip()
         return [goal.name, *sides, *spread, bound, "" if self.met else "missed", self.note or goal.text]
@@ -90,40 +88,29 @@ class Results:
     def tables(self) -> Iterator[Titled]:
         heads = ("row", "stackd", "floor", "min", "median", "max", "goal", "", "")
         yield "stackd beside its floors", heads, [figure.cells() for figure in self.figures.values()]
-        spreads = {name: (min(runs), statistics.median(runs), max(runs)) for name, runs in self.costs.items()}
-        yield (
-            "what it costs", ("", "min", "median", "max"),
-            [[name, *map(number, spread)] for name, spread in spreads.items()],
-        )  # fmt: skip
-        counts = sorted({count for points in self.scale.values() for count in points})
-        rows = [
-            [line, *(number(points[one]) if one in points else "" for one in counts)]
-            for line, points in self.scale.items()
+        costs = [
+            [name, *map(number, (min(runs), statistics.median(runs), max(runs)))] for name, runs in self.costs.items()
         ]
+        yield "what it costs", ("", "min", "median", "max"), costs
+        counts = list(next(iter(self.scale.values()), ()))
+        rows = [[line, *(number(points[count]) for count in counts)] for line, points in self.scale.items()]
         yield "cost against the number of stacks", ("", *map(str, counts)), rows
 
     def page(self) -> str:
         drawn = []
         for title, lines in self.latencies.items():
             totals = {name: len(one) for name, one in lines.items()}
-            drawn.append(report.section(title, report.rises(lines, title, "latency", "share of requests", totals)))
+            drawn.append(report.section(title, report.rises(lines, totals, title, "latency")))
         return report.document("Benchmarks", [*report.tables(self.tables()), *drawn])
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "figures": [asdict(one) | {"median": one.median, "met": one.met} for one in self.figures.values()],
-            "costs": self.costs,
-            "scale": {
-                line: {str(count): value for count, value in points.items()} for line, points in self.scale.items()
-            },
-            "latencies": {
-                chart: {line: asdict(summary(seconds)) for line, seconds in lines.items()}
-                for chart, lines in self.latencies.items()
-            },
+        figures = [asdict(one) | {"median": one.median, "met": one.met} for one in self.figures.values()]
+        latencies = {
+            chart: {line: summary(seconds) for line, seconds in lines.items()}
+            for chart, lines in self.latencies.items()
         }
+        return {"figures": figures, "costs": self.costs, "scale": self.scale, "latencies": latencies}
 
 
 def number(value: float) -> str:
-    if value == int(value) and abs(value) < 1000:
-        return f"{value:.0f}"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:.3g}"

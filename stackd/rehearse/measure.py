@@ -198,7 +198,7 @@ class Results:
     reads: Times
     deletes: Times
     failed_reads: int = 0
-    create_time: CreateTime | None = None
+    create_time: Mapping[str, float] | None = None
     daemon_lag: float = 0.0
     own: Mapping[str, float] = field(default_factory=dict)
     bottleneck: Sequence[str] = ()
@@ -362,40 +362,15 @@ PARTS = {
 """The parts of a create's time in chronological order, with their names for people."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateTime:
-    """The average time of an accepted create in seconds, by where it was spent; ``creates`` is their number.
+def create_time(added: Totals) -> dict[str, float] | None:
+    """The average seconds of an accepted create by ``PARTS``, including the time for creates that failed.
 
-    ``api_server`` is the wait for the answers to the requests that create the pod and the Service; ``requests`` are all
-    requests to the API server in that time.
-    """
-
-    creates: int
-    turn: float
-    api_server: float
-    scheduler: float
-    file: float
-    daemon: float
-    requests: int
-
-    def parts(self) -> dict[str, float]:
-        """Each part by its name."""
-        return {words: getattr(self, name) for name, words in PARTS.items()}
-
-    @property
-    def total(self) -> float:
-        """The mean time of a create, as the daemon measures it."""
-        return sum(self.parts().values())
-
-
-def create_time(added: Totals) -> CreateTime | None:
-    """The average time of an accepted create, including the time for creates that failed.
-
-    None if no create was accepted, or if the daemon was restarted meanwhile.
+    Also ``creates``, their number, and ``requests``, all requests to the API server in that time. None if no create was
+    accepted, or if the daemon was restarted meanwhile.
     """
     seconds, _ = added.get((HTTP, "POST /stacks"), (0.0, 0.0))
     _, accepted = added.get((PHASES, "accept"), (0.0, 0.0))
-    if accepted <= 0 or seconds < 0:
+    if accepted <= 0 or seconds <= 0:
         return None
 
     def each(name: str, *labels: str) -> float:
@@ -404,15 +379,20 @@ def create_time(added: Totals) -> CreateTime | None:
     validate, schedule = each(PHASES, "validate"), each(PHASES, "schedule")
     api_server = each(KUBERNETES, "pods create", "services create")
     file, at_cluster = each(PHASES, "reserve", "accept"), each(PHASES, "pod", "service")
-    return CreateTime(
-        creates=round(accepted),
-        turn=max(0.0, seconds / accepted - max(at_cluster, api_server) - file - schedule - validate),
-        api_server=api_server,
-        scheduler=schedule,
-        file=file,
-        daemon=validate + max(0.0, at_cluster - api_server),
-        requests=round(sum(count for (name, _), (_, count) in added.items() if name == KUBERNETES)),
-    )
+    return {
+        "creates": round(accepted),
+        "turn": max(0.0, seconds / accepted - max(at_cluster, api_server) - file - schedule - validate),
+        "api_server": api_server,
+        "scheduler": schedule,
+        "file": file,
+        "daemon": validate + max(0.0, at_cluster - api_server),
+        "requests": round(sum(count for (name, _), (_, count) in added.items() if name == KUBERNETES)),
+    }
+
+
+def spent_in_all(spent: Mapping[str, float]) -> float:
+    """The mean time of a create, as the daemon measures it; above 0."""
+    return sum(spent[part] for part in PARTS)
 
 
 def mean_lag(added: Totals) -> float:

@@ -13,7 +13,18 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.names import did_you_mean
-from stackd.rehearse.measure import Group, Results, Stage, Times, create_time, mean_lag, measure, percentile
+from stackd.rehearse.measure import (
+    PARTS,
+    Group,
+    Results,
+    Stage,
+    Times,
+    create_time,
+    mean_lag,
+    measure,
+    percentile,
+    spent_in_all,
+)
 from stackd.rehearse.player import Phase, Rehearsal
 from stackd.units import format_duration, parse_duration
 
@@ -52,9 +63,6 @@ class Verdict:
     goals: Sequence[GoalResult]
 
 
-NONE_FAILS = Goal(text="failed=0", what=FAILED, limit=0)
-
-
 def parse_goal(text: str) -> Goal:
     """A goal from ``running-p95=10s`` or ``failed=1%``. Raises ValueError with what is wrong."""
     text = text.strip()
@@ -75,7 +83,7 @@ def parse_goal(text: str) -> Goal:
         word, names = name.partition("-")[0], (*TIMED, FAILED)
         hint = "" if word in names else did_you_mean(word, names)
         raise ValueError(f'"{name}" is not one of {", ".join(f"{one}-pNN" for one in TIMED)} and {FAILED}{hint}')
-    share = 1.0 if match[3] else float(match[2]) / 100
+    share = float(match[2] or 100) / 100
     if share <= 0:
         raise ValueError(f'"{name}": a percentile must be above 0')
     return Goal(text=text, what=match[1], limit=parse_duration(value), share=share)
@@ -83,36 +91,37 @@ def parse_goal(text: str) -> Goal:
 
 def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupted: bool) -> Verdict:
     """The verdict on ``asked_for`` stacks. Without a goal for failures, none may fail."""
-    stated = list(goals) if any(goal.what == FAILED for goal in goals) else [NONE_FAILS, *goals]
-    found = [(_failures if goal.what == FAILED else _percentile)(results, goal) for goal in stated]
-    missed = [result.sentence for result in found if not result.met]
+    stated = [*goals] if any(goal.what == FAILED for goal in goals) else [parse_goal("failed=0"), *goals]
+    judged = [(_failures if goal.what == FAILED else _percentile)(results, goal) for goal in stated]
+    missed = "; ".join(result.sentence for result in judged if not result.met)
     running = results.stages[Stage.RUNNING.value]
-    if interrupted:
-        done = f"stopped early, with {results.started} of {asked_for} stacks started and {running.count} running"
-        return Verdict(holds=False, sentence=f"No verdict: {done}.", goals=found)
     slow = "; ".join(results.bottleneck)
     caveat = f" But this machine may have been the bottleneck: {slow}." if slow else ""
-    if missed:
-        return Verdict(holds=False, sentence=f"It does not hold: {'; '.join(missed)}.{caveat}", goals=found)
-    sentence = (
-        f"It holds: {running.count} of {results.started} stacks ran, half of them within {running.p50:.2f} s of the press,"
-        f" 95 of 100 within {running.p95:.2f} s, the last after {running.longest:.2f} s.{caveat}"
-    )
-    return Verdict(holds=True, sentence=sentence, goals=found)
+    if interrupted:
+        done = f"stopped early, with {results.started} of {asked_for} stacks started and {running.count} running"
+        sentence = f"No verdict: {done}."
+    elif missed:
+        sentence = f"It does not hold: {missed}.{caveat}"
+    else:
+        sentence = (
+            f"It holds: {running.count} of {results.started} stacks ran, half of them within {running.p50:.2f} s of the"
+            f" press, 95 of 100 within {running.p95:.2f} s, the last after {running.longest:.2f} s.{caveat}"
+        )
+    return Verdict(holds=not interrupted and not missed, sentence=sentence, goals=judged)
 
 
 def _percentile(results: Results, goal: Goal) -> GoalResult:
     values = results.times[goal.what]
-    total = results.started if goal.what in set(Stage) else len(values)
-    found = percentile([*values, *[math.inf] * (total - len(values))], goal.share)
+    total = results.started if goal.what in results.stages else len(values)
+    time = percentile([*values, *[math.inf] * (total - len(values))], goal.share)
     name = "all" if goal.share == 1 else f"p{goal.share * 100:g}"
-    sentence = f"{goal.what} {name} is {found:.2f} s (goal {goal.text})"
+    sentence = f"{goal.what} {name} is {time:.2f} s (goal {goal.text})"
     if not total:
         sentence = f"{goal.what} was not measured"
-    elif math.isinf(found):
+    elif math.isinf(time):
         sentence = f"{total - len(values)} of {total} were never {goal.what} (goal {goal.text})"
-    met = bool(total) and found <= goal.limit
-    return GoalResult(goal=goal.text, met=met, found=found if total and found < math.inf else None, sentence=sentence)
+    met = bool(total) and time <= goal.limit
+    return GoalResult(goal=goal.text, met=met, found=time if total and time < math.inf else None, sentence=sentence)
 
 
 def _failures(results: Results, goal: Goal) -> GoalResult:
@@ -128,6 +137,7 @@ Titled = tuple[str, Sequence[str], Rows]
 SLOWEST = 8
 _NUMBER = re.compile(r"–|\d[\d.]*( ms| s|%| of \d+)?")
 TIMES = tuple(one.name for one in fields(Times))
+GROUP = ("", "stacks", "failed", "p50", "p95", "longest", "to start", "to ready")
 
 
 class Outcome:
@@ -162,43 +172,42 @@ class Outcome:
 
     def tables(self) -> Iterator[Titled]:
         """The tables: title, heads and rows of each."""
-        results = self.results
+        results, goals = self.results, self.verdict.goals
         yield "from the press to", ("", *TIMES), list(self._stages())
-        yield (
-            "goals", ("goal", "", "found"),
-            [[one.goal, "met" if one.met else "missed", one.sentence] for one in self.verdict.goals],
-        )  # fmt: skip
+        met = [[one.goal, "met" if one.met else "missed", one.sentence] for one in goals]
+        yield "goals", ("goal", "", "measured"), met
         yield "failures", ("why", "stacks"), [[one.example, str(one.count)] for one in results.reasons]
-        yield "a create's time at the daemon", ("", "mean", "share"), list(self._create_time())
-        if len(results.kinds) > 1:
-            yield "time to running by kind", *_groups(results.kinds)
-        if len(results.images) > 1:
-            yield "time to running by image, the slowest", *_groups(results.images[:SLOWEST])
-        yield "time to running by node, the slowest", *_groups(results.nodes[:SLOWEST])
+        yield "a create's time at the daemon", ("", "mean", "share"), self._create_time()
+        kinds, images = (groups if len(groups) > 1 else () for groups in (results.kinds, results.images))
+        yield "time to running by kind", GROUP, _groups(kinds)
+        yield "time to running by image, the slowest", GROUP, _groups(images[:SLOWEST])
+        yield "time to running by node, the slowest", GROUP, _groups(results.nodes[:SLOWEST])
         yield "about the measurement", ("", ""), list(self._about())
 
     def _stages(self) -> Iterator[list[str]]:
         for name, times in self.results.stages.items():
             if name != Stage.REACHABLE.value or self.plan.probe != "none":
-                yield [name, f"{times.count} of {self.results.started}", *(_seconds(times, one) for one in TIMES[1:])]
+                yield [name, f"{times.count} of {self.results.started}", *_spread(times)]
         for name, times in (("delete", self.results.deletes), ("status read", self.results.reads)):
             if times.count:
-                yield [f"a {name}'s answer", str(times.count), *(_seconds(times, one) for one in TIMES[1:])]
+                yield [f"a {name}'s answer", str(times.count), *_spread(times)]
 
-    def _create_time(self) -> Iterator[list[str]]:
+    def _create_time(self) -> Rows:
         spent = self.results.create_time
-        if spent is None or not spent.total:
-            return
-        for name, seconds in spent.parts().items():
-            yield [name, f"{seconds * 1000:.1f} ms", f"{seconds / spent.total:.0%}"]
-        yield ["all", f"{spent.total * 1000:.1f} ms", f"{spent.creates} creates"]
+        if not spent:
+            return []
+        total, parts = spent_in_all(spent), {words: spent[name] for name, words in PARTS.items()}
+        rows = [[words, f"{seconds * 1000:.1f} ms", f"{seconds / total:.0%}"] for words, seconds in parts.items()]
+        return [*rows, ["all", f"{total * 1000:.1f} ms", f"{spent['creates']} creates"]]
 
     def _about(self) -> Iterator[list[str]]:
         results, own, rehearsal = self.results, self.results.own, self.rehearsal
-        rates = f"{results.accepted_rate:.1f} accepted a second, {results.running_rate:.1f} running a second"
-        yield ["throughput", rates]
-        if results.create_time is not None and self.seconds:
-            asked = results.create_time.requests
+        yield [
+            "throughput",
+            f"{results.accepted_rate:.1f} accepted a second, {results.running_rate:.1f} running a second",
+        ]
+        if results.create_time and self.seconds:
+            asked = results.create_time["requests"]
             yield ["API server", f"{asked} requests of stackd's, {asked / self.seconds:.1f} a second"]
         if self.plan.probe != "none":
             refused = f"{results.first_refused} did not answer at first, after the stack was reported as running"
@@ -253,16 +262,16 @@ def are_numbers(cells: Iterable[str]) -> bool:
     return all(_NUMBER.fullmatch(cell) for cell in cells)
 
 
-def _groups(groups: Sequence[Group]) -> tuple[Sequence[str], Rows]:
-    heads = ("", "stacks", "failed", "p50", "p95", "longest", "to start", "to ready")
-    rows = []
-    for group in groups:
-        spread = [_seconds(group.running, name) for name in ("p50", "p95", "longest")]
-        later = [_seconds(times, "p50") for times in (group.starting, group.becoming_ready)]
-        rows.append([group.name, str(group.started), str(group.failed), *spread, *later])
-    return heads, rows
+def _groups(groups: Sequence[Group]) -> Rows:
+    return [
+        [
+            one.name, str(one.started), str(one.failed), *_spread(one.running, ("p50", "p95", "longest")),
+            *_spread(one.starting, ("p50",)), *_spread(one.becoming_ready, ("p50",)),
+        ]
+        for one in groups
+    ]  # fmt: skip
 
 
-def _seconds(times: Times, name: str) -> str:
-    value = getattr(times, name)
-    return "–" if not times.count else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+def _spread(times: Times, names: Sequence[str] = TIMES[1:]) -> list[str]:
+    values = (getattr(times, name) for name in names)
+    return ["–" if not times.count else f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s" for value in values]

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from stackd.rehearse.measure import Group, Stage
+from stackd.rehearse.measure import Group, Stage, spent_in_all
 from stackd.rehearse.outcome import Outcome, Titled, are_numbers
 
-WIDTH, HEIGHT, WIDE = 640.0, 280.0, 1040.0
+WIDTH, HEIGHT = 640.0, 280.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 16.0, 44.0
 ROW, NAME_WIDTH = 22.0, 190.0
 MOST_ROWS, LONGEST_NAME, MOST_STEPS = 40, 26, 400
@@ -22,16 +22,10 @@ TICKS = 6
 FAR = 2.5
 """A goal beyond this many times the last value is left out, because the scale would squeeze the values."""
 
-COLUMNS = 3
-STYLES = {
-    "pressed": "s4", "accepted": "s0", "scheduled": "s1", "running": "s2", "reachable": "s3", "floor": "s0", "stackd": "s2",
-}  # fmt: skip
+STYLES = {"accepted": "s0", "scheduled": "s1", "running": "s2", "reachable": "s3", "floor": "s0", "stackd": "s2"}
 """The colours of lines."""
 
 RUNNING = Stage.RUNNING.value
-SPREAD_SECONDS = 1.0
-"""If the presses are spread over more than this, a chart shows how long each start took, by the time of its press."""
-
 Marks = Sequence[tuple[str, float, str]]
 """Values on the horizontal axis: each with its name, and the style of its line."""
 
@@ -65,8 +59,8 @@ def _line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
     return _shape("line", style, x1=x1, y1=y1, x2=x2, y2=y2)
 
 
-def _svg(label: str, content: Iterable[str], height: float = HEIGHT, width: float = WIDTH) -> str:
-    box = f'viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(label)}"'
+def _svg(label: str, content: Iterable[str], height: float = HEIGHT) -> str:
+    box = f'viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(label)}"'
     return "\n".join([f"<svg {box}>", *content, "</svg>"])
 
 
@@ -86,30 +80,19 @@ def _plot(
 
 
 def rises(
-    lines: Mapping[str, Sequence[float]],
-    label: str,
-    below: str,
-    beside: str,
-    totals: Mapping[str, int] | None = None,
-    marks: Marks = (),
+    lines: Mapping[str, Sequence[float]], totals: Mapping[str, int], label: str, of: str, marks: Marks = ()
 ) -> str:
-    """How many values are up to a time, or the share of ``totals`` that they are; a line for each name."""
+    """The share of ``totals`` that took up to a time; a line for each name."""
     last = max((max(values) for values in lines.values() if values), default=0.0)
     near = [mark for mark in marks if mark[1] <= last * FAR]
-    longest = max((len(values) for values in lines.values()), default=0)
-    most = max([last, *(value for _, value, _ in near)]), longest if totals is None else 1.0
-    across, up, drawn = _plot(most, below, beside, "{:g}".format if totals is None else "{:.0%}".format)
+    most = max([last, *(value for _, value, _ in near)]), 1.0
+    across, up, drawn = _plot(most, of, "share of all", "{:.0%}".format)
     for row, (name, values) in enumerate(lines.items()):
-        ordered, total, y = (
-            sorted(values),
-            totals[name] if totals else 1,
-            HEIGHT - BOTTOM - 12 - 17 * (len(lines) - 1 - row),
-        )
-        every = len(ordered) // MOST_STEPS + 1
-        places = [*range(0, len(ordered), every), *([len(ordered) - 1] if ordered else [])]
-        steps = [(ordered[place], count / total) for place in places for count in (place, place + 1)]
-        ends = [(0.0, 0.0), *steps, (across.ticks[-1], len(ordered) / total)]
-        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in ends)
+        ordered, y = sorted(values), HEIGHT - BOTTOM - 12 - 17 * (len(lines) - 1 - row)
+        places = sorted({*range(0, len(ordered), len(ordered) // MOST_STEPS + 1), len(ordered) - 1} - {-1})
+        steps = [(ordered[place], count) for place in places for count in (place, place + 1)]
+        ends = [(0.0, 0), *steps, (across.ticks[-1], len(ordered))]
+        path = " ".join(f"{across(x):.1f},{up(count / totals[name]):.1f}" for x, count in ends)
         drawn += [
             _shape("polyline", f"line {STYLES[name]}", title=name, points=path),
             _line(f"line {STYLES[name]}", WIDTH - 128, y - 4, WIDTH - 106, y - 4),
@@ -156,22 +139,6 @@ def _spans(groups: Sequence[Group], label: str) -> str:
     return _svg(label, parts, height)
 
 
-def _create_parts(shares_of: Mapping[str, float], label: str) -> str:
-    """One bar of parts that add up to the total, with a legend."""
-    total = sum(shares_of.values())
-    x, drawn = 0.0, []
-    for place, (name, value) in enumerate(shares_of.items()):
-        width, text = value / total * WIDE, f"{name}: {_duration(value)}"
-        left, top = place % COLUMNS * WIDE / COLUMNS, 58 + place // COLUMNS * 22
-        drawn += [
-            _shape("rect", f"part s{place}", title=text, x=x, y=4, width=max(0.0, width - 1), height=30),
-            _shape("rect", f"part s{place}", x=left, y=top - 10, width=11, height=11, rx=2),
-            _text("name", f"{text}, {value / total:.0%}", left + 17, top),
-        ]
-        x += width
-    return _svg(label, drawn, 58 + 22 * ((len(shares_of) - 1) // COLUMNS) + 14, WIDE)
-
-
 def _duration(seconds: float) -> str:
     """A length of time in the form of axes and titles."""
     if not seconds:
@@ -185,8 +152,7 @@ STYLE = """
 :root { color-scheme: light dark; --paper: light-dark(#fff, #14171a); --ink: light-dark(#1a1d21, #e7eaee);
   --soft: light-dark(#5d6672, #a0a9b4); --rule: light-dark(#dfe3e8, #333a42); --tile: light-dark(#f5f7f9, #1d2126);
   --good: light-dark(#14743c, #5fd08d); --bad: light-dark(#b3261e, #ff8a80); --s0: light-dark(#7a8794, #98a4b1);
-  --s1: light-dark(#b7791f, #e0a84e); --s2: light-dark(#1f6fb2, #62b0ee); --s3: light-dark(#2f8f5b, #6fd39b);
-  --s4: light-dark(#8a5bb0, #c49be6); }
+  --s1: light-dark(#b7791f, #e0a84e); --s2: light-dark(#1f6fb2, #62b0ee); --s3: light-dark(#2f8f5b, #6fd39b); }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 48px; }
@@ -210,8 +176,8 @@ svg .name { fill: var(--ink); font-size: 12px; }
 .bar, .dot { fill: var(--s2); } .dot { fill-opacity: .55; } .cross { stroke: var(--bad); fill: none; }
 .mark { stroke: var(--ink); stroke-dasharray: 2 3; } svg .mark-text { fill: var(--ink); }
 .goal { stroke: var(--bad); stroke-dasharray: 6 4; stroke-width: 1.5; } svg .goal-text { fill: var(--bad); }
-.s0 { --it: var(--s0); } .s1 { --it: var(--s1); } .s2 { --it: var(--s2); } .s3 { --it: var(--s3); } .s4 { --it: var(--s4); }
-.line { fill: none; stroke: var(--it); stroke-width: 2; } .line.s3 { stroke-dasharray: 7 3; } .part { fill: var(--it); }
+.s0 { --it: var(--s0); } .s1 { --it: var(--s1); } .s2 { --it: var(--s2); } .s3 { --it: var(--s3); }
+.line { fill: none; stroke: var(--it); stroke-width: 2; } .line.s3 { stroke-dasharray: 7 3; }
 @media print { :root { color-scheme: light; }
   body { font-size: 10.5pt; print-color-adjust: exact; } main { max-width: none; padding: 0; }
   .tiles { grid-template-columns: repeat(5, 1fr); } .tiles div { background: none; border: 1px solid var(--rule); }
@@ -251,8 +217,8 @@ def _tiles(outcome: Outcome) -> str:
         "failed": f"{results.failed} of {results.started}",
         "accepted a second": f"{results.accepted_rate:.1f}",
     }
-    if (spent := results.create_time) is not None and spent.total:
-        tiles["API server's share of a create"] = f"{spent.api_server / spent.total:.0%}"
+    if spent := results.create_time:
+        tiles["API server's share of a create"] = f"{spent['api_server'] / spent_in_all(spent):.0%}"
     shown = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in tiles.items())
     return f'<dl class="tiles">{shown}</dl>'
 
@@ -270,25 +236,13 @@ def _charts(outcome: Outcome) -> Iterator[str]:
         marks += [
             (f"running {name}", getattr(running, name), "mark") for name in ("p50", "p95", "p99") if running.count
         ]
-        totals, label = dict.fromkeys(reached, results.started), "Distribution of the time to each stage"
-        drawn = rises(reached, label, "after the press", "share of all stacks", totals, marks)
+        totals = dict.fromkeys(reached, results.started)
+        drawn = rises(reached, totals, "Distribution of the time to each stage", "after the press", marks)
         yield section("Time to running: the share of stacks that came so far", drawn)
-    course = {"pressed": [one.due for one in attempts]}
-    for stage in (Stage.RUNNING, Stage.REACHABLE):
-        if times := [one.times[stage] for one in attempts if stage in one.times]:
-            course[stage.value] = times
-    yield section(
-        "The rehearsal's course", rises(course, "Stacks by stage over the rehearsal", "of the rehearsal", "stacks")
-    )
-    pressed = course["pressed"]
-    if pressed and max(pressed) - min(pressed) > SPREAD_SECONDS:
+    if attempts:
         dots = [(one.due, took) for one in attempts if (took := one.took(Stage.RUNNING)) is not None]
         failed = [one.due for one in attempts if one.failed]
         yield section("Time to running over time", _scatter(dots, failed, "Time to running by time of the press"))
-    yield "</div>"
-    if (spent := results.create_time) is not None and spent.total:
-        yield section("Where a create's time goes, on average", _create_parts(spent.parts(), "A create's time by part"))
-    yield '<div class="pair">'
     for title, groups in (("By node: time to running", results.nodes), ("By image: time to running", results.images)):
         if any(group.running.count for group in groups):
             yield section(title, _spans(groups, title), SPAN_KEY)

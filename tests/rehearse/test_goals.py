@@ -26,6 +26,7 @@ from stackd.rehearse.measure import (
     difference,
     measure,
     read_metrics,
+    spent_in_all,
 )
 from stackd.rehearse.outcome import Verdict, judge, parse_goal
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
@@ -161,11 +162,9 @@ def counted(posts: int, seconds: float, accepted: int) -> Totals:
 def test_the_time_of_creates_is_shared_out_among_those_that_were_accepted() -> None:
     spent = create_time(difference(counted(10, 2.0, 5), counted(30, 8.0, 15)))
     assert spent is not None
-    assert spent.creates == 10
-    assert spent.total == pytest.approx(0.6)
-    assert spent.api_server == pytest.approx(0.1)
-    assert spent.file == pytest.approx(0.01)
-    assert spent.turn == pytest.approx(0.49)
+    assert spent_in_all(spent) == pytest.approx(0.6)
+    shares = {"creates": 10, "api_server": 0.1, "file": 0.01, "turn": 0.49}
+    assert {part: spent[part] for part in shares} == pytest.approx(shares)
     assert create_time(difference(counted(10, 2.0, 5), counted(3, 1.0, 1))) is None, "the daemon was restarted"
     assert create_time(difference(counted(10, 2.0, 5), counted(12, 2.1, 5))) is None, "none was accepted"
 
