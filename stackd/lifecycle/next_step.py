@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
@@ -182,25 +182,25 @@ def _label_step(stack: Stack, pod: PodState | None) -> Step | None:
     return Step(kind=StepKind.LABEL, why=why) if why else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@struct
 class Orphan:
-    """A pod, Service or route of ours without a row; it means only the object with that uid. ``stack_id`` by its name."""
+    """A pod, Service or route of ours without a row."""
 
     resource: str
-    name: str
-    uid: str
-    stack_id: str
-    created_at: int
-    deleting: bool
-    annotated: bool
+    seen: PodState | ServiceState | RouteState
 
     def __str__(self) -> str:
-        return f"{self.resource} {self.name}"
+        return f"{self.resource} {self.seen.name}"
 
     @property
     def is_service(self) -> bool:
         """Whether it is a stack's Service, and not one behind a route."""
-        return self.resource == SERVICES and not self.name.startswith(BACKEND_PREFIX)
+        return self.resource == SERVICES and not self.seen.name.startswith(BACKEND_PREFIX)
+
+    @property
+    def stack_id(self) -> str:
+        """The stack's id, by the name of the object."""
+        return stack_of(self.resource, self.seen.name)
 
 
 def stack_of(resource: str, name: str) -> str:
@@ -217,22 +217,12 @@ def orphans(
     pods: Mapping[str, PodState],
     services: Mapping[str, ServiceState],
     routes: Iterable[RouteState] = (),
-) -> Iterator[Orphan]:
+) -> list[Orphan]:
     """The objects that belong to none of ``rows``."""
-    seen: list[tuple[str, PodState | ServiceState | RouteState]] = [(SERVICES, one) for one in services.values()]
-    seen += [(PODS, one) for one in pods.values()]
-    seen += [(one.resource, one) for one in routes]
-    for resource, one in seen:
-        if (stack_id := stack_of(resource, one.name)) not in rows:
-            yield Orphan(
-                resource=resource,
-                name=one.name,
-                uid=one.uid,
-                stack_id=stack_id,
-                created_at=one.created_at,
-                deleting=one.deleting,
-                annotated=not isinstance(one, ServiceState) and one.annotated,
-            )
+    found = [Orphan(resource=SERVICES, seen=one) for one in services.values()]
+    found += [Orphan(resource=PODS, seen=one) for one in pods.values()]
+    found += [Orphan(resource=one.resource, seen=one) for one in routes]
+    return [one for one in found if one.stack_id not in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +259,7 @@ class Surroundings:
 
     ``now``       None while the clock cannot be trusted
     ``busy``      stacks that the worker has or will have in hand
-    ``removed``   those of ``looked_up`` (ids without a row) whose stacks the file has removed
+    ``removed``   stacks that the file has removed
     ``unadoptable``  stacks for which no row can be made from their objects, and why
     ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once
     ``succeeded_at``  when the owner before this one renewed its Lease last; None if there was none
@@ -279,7 +269,6 @@ class Surroundings:
     orphan_grace: int
     busy: Container[str] = ()
     removed: Container[str] = ()
-    looked_up: Container[str] = ()
     unadoptable: Mapping[str, str] = field(default_factory=dict)
     incomplete: bool = False
     succeeded_at: int | None = None
@@ -288,39 +277,37 @@ class Surroundings:
 def of_orphans(found: Sequence[Orphan], around: Surroundings) -> ReconcilePlan:
     """What a pass would do now about these objects. One is removed only if the file has removed its stack."""
     served = {orphan.stack_id for orphan in found if orphan.is_service}
-    actions: list[Action] = []
-    unknown: list[Action] = []
-    for orphan in found:
-        if orphan.stack_id not in around.busy and (action := _of_orphan(orphan, served, around)) is not None:
-            (unknown if action.kind is StepKind.ADOPT and action.orphan else actions).append(action)
-    return ReconcilePlan(actions=tuple(actions), unknown=tuple(unknown))
+    waiting = (orphan for orphan in found if orphan.stack_id not in around.busy)
+    actions = [action for orphan in waiting if (action := _of_orphan(orphan, served, around)) is not None]
+    unknown = [action for action in actions if action.kind is StepKind.ADOPT and action.orphan]
+    return ReconcilePlan(actions=tuple(one for one in actions if one not in unknown), unknown=tuple(unknown))
 
 
 def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> Action | None:
     """An ADOPT of the object itself means that it is unknown, and left alone."""
-    if orphan.stack_id in around.removed:
+    seen, stack_id = orphan.seen, orphan.stack_id
+    if stack_id in around.removed:
         return _remove(orphan, "its stack was removed")
-    is_old = around.now is not None and around.now - orphan.created_at >= around.orphan_grace
-    if orphan.is_service and orphan.name.startswith(RANGE_PREFIX):
+    is_old = around.now is not None and around.now - seen.created_at >= around.orphan_grace
+    if orphan.is_service and seen.name.startswith(RANGE_PREFIX):
         return _remove(orphan, "leftover Service of a node-port-range check") if is_old else None
-    obstacle = around.unadoptable.get(orphan.stack_id)
-    comes_along = not orphan.is_service and orphan.stack_id in served and obstacle is None
-    is_due = orphan.stack_id in around.looked_up and (around.incomplete or is_old)
-    if orphan.deleting or comes_along or not is_due:
+    obstacle = around.unadoptable.get(stack_id)
+    comes_along = not orphan.is_service and stack_id in served and obstacle is None
+    if seen.deleting or comes_along or not (around.incomplete or is_old):
         return None
     if obstacle is None:
         why = "no row belongs to it, and none says that its stack was removed"
-        return Action(kind=StepKind.ADOPT, name=orphan.stack_id, why=why)
+        return Action(kind=StepKind.ADOPT, name=stack_id, why=why)
     # All objects are created at the same time, and a delete takes the Service last. So nobody was ever told of a stack
     # without a Service that was created while that owner was about to end, or after: its last requests may be delayed.
-    since = math.inf if around.succeeded_at is None else abs(orphan.created_at - around.succeeded_at)
-    if orphan.annotated and orphan.stack_id not in served and since <= UNFINISHED_NANOSECONDS:
+    since = math.inf if around.succeeded_at is None else abs(seen.created_at - around.succeeded_at)
+    unfinished = stack_id not in served and since <= UNFINISHED_NANOSECONDS
+    if unfinished and not isinstance(seen, ServiceState) and seen.annotated:
         return _remove(orphan, "the owner before did not complete its create")
-    return Action(kind=StepKind.ADOPT, name=orphan.name, why=obstacle, orphan=orphan)
+    return Action(kind=StepKind.ADOPT, name=seen.name, why=obstacle, orphan=orphan)
 
 
 def _remove(orphan: Orphan, why: str) -> Action:
     kind = StepKind.REMOVE_SERVICE if orphan.is_service else StepKind.REMOVE_ROUTE
-    return Action(
-        kind=StepKind.REMOVE_POD if orphan.resource == PODS else kind, name=orphan.name, why=why, orphan=orphan
-    )
+    kind = StepKind.REMOVE_POD if orphan.resource == PODS else kind
+    return Action(kind=kind, name=orphan.seen.name, why=why, orphan=orphan)

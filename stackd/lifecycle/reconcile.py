@@ -21,7 +21,6 @@ from stackd.lifecycle.next_step import (
     OF_THE_PASS,
     UNASKED,
     Action,
-    Orphan,
     ReconcilePlan,
     StepKind,
     Surroundings,
@@ -69,10 +68,9 @@ class Reconciler:
         """What a pass would do now, and why. Makes no request and changes nothing, however often it is called. Raises
         StoreUnavailable if the file cannot be asked about objects without a row."""
         context = self._context
-        looked_up = frozenset(orphan.stack_id for orphan in self._orphans())
-        removed = await context.store.stacks.removed_among(looked_up) if looked_up else frozenset()
-        self._unadoptable = {name: why for name, why in self._unadoptable.items() if name in looked_up}
-        held = frozenset(context.brake.held)
+        rows, mirror, held = context.store.stacks, context.mirror, frozenset(context.brake.held)
+        found = orphans(rows.ids(), mirror.pods, mirror.services, mirror.all_routes())
+        removed = await rows.removed_among({one.stack_id for one in found}) if found else frozenset()
         if blocked := context.gate.why_no_pass():
             return ReconcilePlan(blocked=blocked, held=held)
         before = context.ownership.predecessor
@@ -81,17 +79,12 @@ class Reconciler:
             orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
             busy=context.worker,
             removed=removed,
-            looked_up=looked_up,
             unadoptable=self._unadoptable,
             incomplete=context.store.incomplete,
             succeeded_at=before.renewed_at if before is not None else None,
         )
-        plan = of_orphans(self._orphans(), around)
+        plan = of_orphans([one for one in found if one.stack_id not in rows], around)
         return replace(plan, actions=(*self._of_rows(), *plan.actions), held=held)
-
-    def _orphans(self) -> list[Orphan]:
-        mirror = self._context.mirror
-        return list(orphans(self._context.store.stacks.ids(), mirror.pods, mirror.services, mirror.all_routes()))
 
     def _of_rows(self) -> Iterator[Action]:
         context = self._context
@@ -116,16 +109,16 @@ class Reconciler:
         """
         context = self._context
         async with self._busy:
-            listed = {one.orphan for one in self.unknown}
+            listed = _uids(self.unknown)
             confirmed = context.brake.confirm()
             log.warning("brake: the operator released %d stacks", len(confirmed))
             plan = await self._pass()
         if plan.blocked:
             raise Held(_not_now(plan.blocked, len(confirmed)), BLOCKED_RETRY_SECONDS)
-        agreed = [one.orphan for one in plan.unknown if one.orphan is not None and one.orphan in listed]
+        agreed = [one.orphan for one in plan.unknown if one.orphan is not None and one.orphan.seen.uid in listed]
         for orphan in agreed:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
-            context.removable.add(orphan.uid)
+            context.removable.add(orphan.seen.uid)
             context.worker.wake(orphan.stack_id)
         return Released(count=len(confirmed - plan.held), held=plan.held, removed=frozenset(map(str, agreed)))
 
@@ -147,9 +140,9 @@ class Reconciler:
             return plan
         if context.store.incomplete and adopted and all(one.kind is not StepKind.ADOPT for one in plan.actions):
             await context.store.end_adoption()
-        before, self.unknown = {one.orphan for one in self.unknown}, plan.unknown
+        before, self.unknown = _uids(self.unknown), plan.unknown
         for one in plan.unknown:
-            if one.orphan not in before:
+            if not _uids([one]) <= before:
                 extra = {"stack_id": one.stack_id}
                 log.warning("%s belongs to no known stack and is left alone: %s", one.orphan, one.why, extra=extra)
         await self._apply(plan)
@@ -188,7 +181,7 @@ class Reconciler:
             self.actions[action.kind] += 1
             stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)
             if action.orphan is not None:
-                context.removable.add(action.orphan.uid)
+                context.removable.add(action.orphan.seen.uid)
             if action.kind is StepKind.EXPIRE:
                 expired.append(action.name)
             elif action.kind is StepKind.END:
@@ -197,6 +190,10 @@ class Reconciler:
                 context.worker.wake(action.stack_id)
         if expired:
             await expire_overdue(context, expired)
+
+
+def _uids(actions: Iterable[Action]) -> set[str]:
+    return {one.orphan.seen.uid for one in actions if one.orphan is not None}
 
 
 def _not_now(blocked: str, confirmed: int) -> str:

@@ -170,8 +170,7 @@ def test_each_step_has_one_executor_but_those_of_the_pass_and_of_objects_without
 # ---- objects without a row
 
 
-ASKED: dict[str, Any] = {"looked_up": {OTHER}}
-GONE = ASKED | {"removed": {OTHER}}
+GONE: dict[str, Any] = {"removed": {OTHER}}
 ITS_SERVICE = f"svc-{OTHER}"
 MINUTE = 60 * NANOSECONDS
 LONG_AGO = NOW - 3600 * NANOSECONDS
@@ -181,7 +180,7 @@ def cut_short(**changes: Any) -> PodState:
     return pod(OTHER, **({"annotated": True, "created_at": LONG_AGO} | changes))
 
 
-CUT_SHORT = ASKED | {"pods": [cut_short()], "unadoptable": {OTHER: "no record"}, "succeeded_at": LONG_AGO}
+CUT_SHORT: dict[str, Any] = {"pods": [cut_short()], "unadoptable": {OTHER: "no record"}, "succeeded_at": LONG_AGO}
 
 
 def plan(
@@ -192,7 +191,7 @@ def plan(
     **around: Any,
 ) -> ReconcilePlan:
     seen = {one.name: one for one in (pod(), *pods)}, {one.name: one for one in (service(), *services)}
-    return of_orphans([*orphans({NAME}, *seen, routes)], Surroundings(orphan_grace=GRACE, **({"now": NOW} | around)))
+    return of_orphans(orphans({NAME}, *seen, routes), Surroundings(orphan_grace=GRACE, **({"now": NOW} | around)))
 
 
 @pytest.mark.parametrize(
@@ -211,16 +210,16 @@ def plan(
         (GONE | {"routes": [route(f"rt-{OTHER}", resource="services")]}, [("remove-route", f"rt-{OTHER}")]),
         (GONE | {"routes": [route(f"{OTHER}-80")], "busy": {OTHER}}, []),
         # the file does not know: the stack is adopted from its Service, and nothing is deleted
-        (ASKED | {"services": [service(ITS_SERVICE)]}, [("adopt", OTHER)]),
-        (ASKED | {"services": [service(ITS_SERVICE)], "pods": [pod(OTHER)]}, [("adopt", OTHER)]),
-        (ASKED | {"services": [service(ITS_SERVICE)], "now": None}, []),
-        (ASKED | {"services": [service(ITS_SERVICE, created_at=NOW - GRACE + 1)]}, []),
-        (ASKED | {"services": [service(ITS_SERVICE, created_at=NOW)], "incomplete": True}, [("adopt", OTHER)]),
-        (ASKED | {"services": [service(ITS_SERVICE, deleting=True)]}, []),
-        (ASKED | {"services": [service(ITS_SERVICE)], "busy": {OTHER}}, []),
+        ({"services": [service(ITS_SERVICE)]}, [("adopt", OTHER)]),
+        ({"services": [service(ITS_SERVICE)], "pods": [pod(OTHER)]}, [("adopt", OTHER)]),
+        ({"services": [service(ITS_SERVICE)], "now": None}, []),
+        ({"services": [service(ITS_SERVICE, created_at=NOW - GRACE + 1)]}, []),
+        ({"services": [service(ITS_SERVICE, created_at=NOW)], "incomplete": True}, [("adopt", OTHER)]),
+        ({"services": [service(ITS_SERVICE, deleting=True)]}, []),
+        ({"services": [service(ITS_SERVICE)], "busy": {OTHER}}, []),
         # a pod without a Service: the version before had its record there
-        (ASKED | {"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
-        (ASKED | {"pods": [pod(OTHER, deleting=True)]}, []),
+        ({"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
+        ({"pods": [pod(OTHER, deleting=True)]}, []),
         # the owner before ended between the pod and the Service of a create
         (CUT_SHORT, [("remove-pod", OTHER)]),
         (CUT_SHORT | {"pods": [cut_short(created_at=LONG_AGO + MINUTE)]}, [("remove-pod", OTHER)]),
@@ -231,11 +230,9 @@ def plan(
         (CUT_SHORT | {"succeeded_at": None}, []),
         (CUT_SHORT | {"services": [service(ITS_SERVICE)]}, []),
         (CUT_SHORT | {"unadoptable": {}}, [("adopt", OTHER)]),
-        (ASKED | {"services": [service(ITS_SERVICE)], "routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
-        (ASKED | {"routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
+        ({"services": [service(ITS_SERVICE)], "routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
+        ({"routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
         ({"routes": [route()]}, []),  # it has a row
-        # the file was not asked yet
-        ({"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)], "incomplete": True}, []),
         # what is left of a question for the range of node ports
         ({"services": [service("range-1")]}, [("remove-service", "range-1")]),
         ({"services": [service("range-1", created_at=NOW)]}, []),
@@ -246,15 +243,15 @@ def test_what_is_to_be_done_about_objects_without_a_row(around: dict[str, Any], 
     planned = plan(**around).actions
     assert sorted((action.kind.value, action.name) for action in planned) == actions
     removed = [action.orphan for action in planned if action.kind is not StepKind.ADOPT]
-    assert {one.uid for one in removed if one} <= {"pod", "service", "route"}, "it means this very object"
+    assert {one.seen.uid for one in removed if one} <= {"pod", "service", "route"}, "it means this very object"
 
 
 @pytest.mark.parametrize("kind", ["services", "pods"])
 def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(kind: str) -> None:
     one = service(ITS_SERVICE) if kind == "services" else pod(OTHER)
     around: dict[str, Any] = {kind: [one], "unadoptable": {OTHER: "no record"}}
-    planned = plan(**ASKED, **around)
-    assert [(action.orphan and action.orphan.name, action.why) for action in planned.unknown] == [
+    planned = plan(**around)
+    assert [(action.orphan and action.orphan.seen.name, action.why) for action in planned.unknown] == [
         (one.name, "no record")
     ]
     assert not planned.actions
