@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from stackd import contract
+from stackd.clock import from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, reserved
 from stackd.lifecycle.nodes import eligible
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 CPU, MEMORY, EPHEMERAL, PODS, PORTS, NODES = "cpu", "memory", "ephemeral_storage", "pods", "ports", "nodes"
 OF_NODE = (CPU, MEMORY, EPHEMERAL, PODS)
 ENOUGH = 10**9
+ASSUMES = "nodes run nothing but stacks, and have no taints"
 INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are refreshed
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -226,52 +229,45 @@ class Quotas:
 QUOTA, MAX_STACKS = "quota", "max_stacks"
 
 
-@dataclass(slots=True, kw_only=True)
-class Capacity:
-    """How many fit in all and per node; ``quota`` is None while it is unknown, ``stacks`` if there is no limit.
-    ``unassigned`` stacks wait in pools. They give way to creates, so what they take counts as free."""
-
-    fits: int
-    limited_by: str
-    nodes: dict[str, int] = field(default_factory=dict)
-    ports: int = 0
-    quota: int | None = None
-    quota_limited_by: str = ""
-    stacks: int | None = None
-    unassigned: int = 0
-
-
 def storage(context: Context) -> Storage:
     """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
     return storage_given(context.settings.policy.max_ephemeral_storage, context.quotas.limit_ranges)
 
 
-def capacity(context: Context, need: StackResources) -> Capacity:
-    """How many more stacks with these needs fit. Makes no request; tells the quota cache that somebody asks."""
-    context.quotas.wanted_at = context.clock.monotonic()
-    pooled = [stack for stack in context.store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
+def capacity(context: Context, need: StackResources) -> contract.Capacity:
+    """How many more stacks with these needs fit. Makes no request; tells the quota cache that somebody asks. What pooled
+    stacks take counts as free."""
+    quotas, store = context.quotas, context.store
+    quotas.wanted_at = context.clock.monotonic()
+    pooled = [stack for stack in store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
     fitting = {name: fits(free, need) for name, free in free_on_nodes(context, apart_from=pooled)}
-    nodes = by_nodes(fitting.values())
+    nodes, quota = by_nodes(fitting.values()), _quota(context, need, pooled)
     held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
-    ports = (context.store.ports.free + held) // max(1, need.ports)
-    bounds = {nodes.why: nodes.stacks}
-    if need.ports:
-        bounds[PORTS] = ports
-    if (quota := _quota(context, need, pooled)) is not None:
-        bounds[QUOTA] = quota.stacks
+    ports = (store.ports.free + held) // max(1, need.ports)
     limit = context.config.limits.max_stacks
-    if (stacks := max(0, limit - len(context.store.assigned)) if limit else None) is not None:
-        bounds[MAX_STACKS] = stacks
+    stacks = max(0, limit - len(store.assigned)) if limit else None
+    seen_at: Any = None if quotas.seen_at is None else from_nanoseconds(quotas.seen_at)  # as the answer is written
+    bounds = {nodes.why: nodes.stacks}
+    bounds |= {PORTS: ports} if need.ports else {}
+    bounds |= {QUOTA: quota.stacks} if quota is not None else {}
+    bounds |= {MAX_STACKS: stacks} if stacks is not None else {}
     limited_by = min(bounds, key=lambda name: bounds[name])
-    return Capacity(
+    return contract.Capacity(
         fits=bounds[limited_by],
         limited_by=limited_by,
         nodes={name: min(fitting[name].values()) for name in sorted(fitting)},
-        ports=ports,
         quota=None if quota is None else quota.stacks,
         quota_limited_by="" if quota is None else quota.why,
+        quota_seen_at=seen_at,
+        ports=ports,
+        free_node_ports=store.ports.free,
         stacks=stacks,
         unassigned=len(pooled),
+        requested_cpu_milli=need.cpu_milli,
+        requested_memory_bytes=need.memory_bytes,
+        requested_ephemeral_storage_bytes=need.ephemeral_bytes,
+        requested_ports=need.ports,
+        assumes=ASSUMES,
     )
 
 

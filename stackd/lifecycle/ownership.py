@@ -275,7 +275,8 @@ class Ownership:
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self._follow(), name="lease watch")
             try:
-                await self._stand_by()
+                while self.role is Role.STANDBY and not self._release.is_set():
+                    await self._changed_within(await self._try_to_take())
                 while self.role is Role.OWNER:
                     await self._keep()
             finally:
@@ -340,50 +341,45 @@ class Ownership:
 
     # ---- standby
 
-    async def _stand_by(self) -> None:
-        heard = False
-        while not self._release.is_set():
-            pause = self._retry
-            try:
-                before = self._watched
-                if not heard or self._wait() <= 0:
-                    await self._read_lease()
-                    if self._wait() <= 0 and await self._take():
-                        return
-                self.error = ""
-                # If nothing new was seen, a try now would be refused like this one.
-                if self._wait() > 0 or self._watched != before:
-                    pause = min(self._wait(), self._interval)
-            except (ClusterError, Unavailable) as error:
-                self._note(error, "who owns the stacks is not known")
-            self._report_owner()
-            heard = await self._changed_within(pause)
+    async def _try_to_take(self) -> float:
+        """Take the Lease, if it is free. Returns in how many seconds to try again if nothing changes."""
+        pause, before = self._retry, self._watched
+        try:
+            await self._read_lease()
+            if self._wait() <= 0 and await self._take():
+                return 0.0
+            self.error = ""
+            # If nothing new was seen, a try now would be refused like this one.
+            if self._wait() > 0 or self._watched != before:
+                pause = min(self._wait(), self._interval)
+        except (ClusterError, Unavailable) as error:
+            self._note(error, "who owns the stacks is not known")
+        else:
+            self._stand_by()
+        if self.standby:
+            self._fence.close(self.standby)
+        elif self.error:
+            self._fence.close(f"who owns the stacks is not known: {self.error}")
+        return pause
 
     def _wait(self) -> float:
         if self._watched is None:
             return 0.0
         return seconds_to_wait(self._me, self._watched, self._clock.monotonic(), self._duration)
 
-    def _report_owner(self) -> None:
-        lease = self.lease
-        if not self.error:
-            is_others = lease is not None and lease.lock_id != self._me.identity.lock_id
-            self._stand_by_for(self.owner if is_others else "")
-        if self.standby:
-            self._fence.close(self.standby)
-        elif self.error:
-            self._fence.close(f"who owns the stacks is not known: {self.error}")
-
-    def _stand_by_for(self, owner: str) -> None:
-        before, self.standby = self.standby, f"{owner} owns the stacks{STANDS_BY}" if owner else ""
+    def _stand_by(self) -> None:
+        """Say for whom this process stands by; for nobody if nobody else has the Lease."""
+        before, lease, owner = self.standby, self.lease, self.owner
+        if lease is None or not owner or lease.lock_id == self._me.identity.lock_id:
+            self.standby = ""
+            self.stands_by.clear()
+            return
+        self.standby = f"{owner} owns the stacks{STANDS_BY}"
         if owner == self.host:
             self.standby = (
                 f"another state file of {owner} owns the stacks; this stackd takes them once that has not renewed its Lease "
-                f"for {self.lease.duration if self.lease else 0} s"
+                f"for {lease.duration} s"
             )
-        if not owner:
-            self.stands_by.clear()
-            return
         self.stands_by.set()
         if self.standby != before:
             log.info("standing by: %s (Lease %s)", self.standby.removesuffix(STANDS_BY), self.lease_name)
@@ -398,8 +394,8 @@ class Ownership:
             await self._store.begin_adoption()
         if not await self._send(watched.lease):
             return False
-        self.role, self.predecessor = Role.OWNER, watched.last
-        self._stand_by_for("")
+        self.role, self.predecessor, self.standby = Role.OWNER, watched.last, ""
+        self.stands_by.clear()
         log.info("this stackd owns the stacks (Lease %s)%s", self.lease_name, f"; {missing}" if missing else "")
         self.owned.set()
         return True
@@ -485,28 +481,23 @@ class Ownership:
         self._fence.close("stackd is shutting down")
         await self._fence.nothing_under_way(until)
         while self._fence.now() < until and (lease := self.lease) is not None:
-            found = holding(self._me, lease)
-            if found not in (Holding.OURS, Holding.ASKED_FOR):
+            asked = holding(self._me, lease) is Holding.ASKED_FOR
+            if not asked and holding(self._me, lease) is not Holding.OURS:
                 break
             last = renewed(lease, self._me, now=self._clock.now())
-            asked, shorter = found is Holding.ASKED_FOR, min(lease.duration, RESTART_SECONDS)
+            last = replace(last, holder="") if asked else replace(last, duration=min(lease.duration, RESTART_SECONDS))
             try:
-                if await self._update(replace(last, holder="") if asked else replace(last, duration=shorter)):
-                    if asked:
-                        log.info("the Lease %s was given back", self.lease_name)
-                    break
+                self._observe(await self._leases.update(last))
+            except PreconditionFailed:
+                await self._read_lease_again()
             except (ClusterError, ClusterUnavailable) as error:
                 self._note(error, "the Lease cannot be given back")
                 await asyncio.sleep(self._retry)
+            else:
+                if asked:
+                    log.info("the Lease %s was given back", self.lease_name)
+                break
         self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
-
-    async def _update(self, lease: Lease) -> bool:
-        try:
-            self._observe(await self._leases.update(lease))
-        except PreconditionFailed:
-            await self._read_lease_again()
-            return False
-        return True
 
     def _end(self, role: Role, why: str) -> None:
         self.role, self.standby = role, why

@@ -127,10 +127,10 @@ class Reconciler:
         confirmed = context.brake.confirmed
         if confirmed and not context.gate.why_no_pass():
             await self._observer.observe(set(confirmed))
-        if self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0:
-            self._unadoptable.clear()
         plan = await self.plan()
-        adoptable = frozenset(action.name for action in plan.actions if action.kind is StepKind.ADOPT)
+        adoptable = {action.name for action in plan.actions if action.kind is StepKind.ADOPT}
+        if self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0:
+            adoptable |= {action.stack_id for action in plan.unknown}
         adopted = True
         if not plan.blocked and (adoptable or context.store.incomplete):
             adopted = await self._adopt(adoptable)
@@ -150,7 +150,7 @@ class Reconciler:
         context.brake.pass_done()
         return replace(plan, held=frozenset(context.brake.held))
 
-    async def _adopt(self, names: frozenset[str]) -> bool:
+    async def _adopt(self, names: set[str]) -> bool:
         """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass
         tries again."""
         try:
@@ -158,7 +158,9 @@ class Reconciler:
         except (ClusterError, ClusterUnavailable) as error:
             log.warning("%d stacks or more cannot be adopted now: %s", len(names), error)
             return False
-        self._unadoptable |= dict(done.lost)
+        self._unadoptable = {name: why for name, why in self._unadoptable.items() if name not in names} | dict(
+            done.lost
+        )
         self.actions[StepKind.ADOPT] += len(done.recovered)
         for stack_id in done.recovered:
             stack_log(log, stack_id).info("adopted from its Service")

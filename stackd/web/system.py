@@ -10,7 +10,6 @@ from aiohttp import web
 from stackd import contract
 from stackd.errors import InvalidRequest, StoreUnavailable
 from stackd.lifecycle.capacity import StackResources, capacity, refresh_quotas, storage
-from stackd.lifecycle.context import Context
 from stackd.lifecycle.next_step import ReconcilePlan
 from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
@@ -25,7 +24,6 @@ from stackd.web.stacks import STACKS, read_body
 
 HEALTH, OPERATOR = "Health", "Operator"
 RETRY = {"Retry-After": "5"}
-ASSUMES = "nodes run nothing but stacks, and have no taints"
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "128Mi"
 
@@ -218,7 +216,7 @@ async def get_capacity(call: ApiCall) -> web.Response:
         ephemeral_limit_bytes=default.limit_bytes if disk is None else disk.whole,
         ports=parameters.get(PORTS, 1),
     )
-    return _capacity_response(call.api.context, need)
+    return json_response(capacity(call.api.context, need))
 
 
 @route("POST", "/capacity", STACKS, FITS, body=contract.Create, asks=True)
@@ -236,30 +234,8 @@ async def get_capacity_for(call: ApiCall) -> web.Response:
         memory_bytes=spec.requested_memory_bytes,
         ports=create_request.node_ports,
     )
-    return _capacity_response(call.api.context, need.with_storage(spec.manifest, storage(call.api.context)))
-
-
-def _capacity_response(context: Context, need: StackResources) -> web.Response:
-    room = capacity(context, need)
-    return json_response(
-        contract.Capacity(
-            fits=room.fits,
-            limited_by=room.limited_by,
-            nodes=room.nodes,
-            quota=room.quota,
-            quota_limited_by=room.quota_limited_by,
-            quota_seen_at=time_of(context.quotas.seen_at),
-            ports=room.ports,
-            free_node_ports=context.store.ports.free,
-            stacks=room.stacks,
-            unassigned=room.unassigned,
-            requested_cpu_milli=need.cpu_milli,
-            requested_memory_bytes=need.memory_bytes,
-            requested_ephemeral_storage_bytes=need.ephemeral_bytes,
-            requested_ports=need.ports,
-            assumes=ASSUMES,
-        )
-    )
+    need = need.with_storage(spec.manifest, storage(call.api.context))
+    return json_response(capacity(call.api.context, need))
 
 
 @route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates))
