@@ -14,9 +14,7 @@ however often it is sent. If stackd refuses a request, the client raises an ``Ap
 operations   the operations, as pure steps: requests to send, and pauses
 attempts     what they raise, and when a request is sent again
 records      a job and an event; the other records are the bodies of ``stackd.contract``
-both         what the two clients share: the table of operations, server-sent events
-blocking     ``Client``, over http.client
-concurrent   ``AsyncClient``, over aiohttp
+clients      ``Client`` over http.client, ``AsyncClient`` over aiohttp, with one table of operations
 
 Imports nothing of the daemon, and no library until it is used.
 """
@@ -34,8 +32,7 @@ from stackd.client.attempts import (
     TimedOut,
     Unreachable,
 )
-from stackd.client.blocking import Client
-from stackd.client.concurrent import AsyncClient
+from stackd.client.clients import AsyncClient, Client
 from stackd.client.records import Event, Job
 from stackd.contract import Activity, Capacity, DryRun, Port, Stack, StackStatus, Stats, Template, TimelineEvent
 

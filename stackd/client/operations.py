@@ -131,8 +131,8 @@ def stacks(*, fields: Iterable[str] | None = (), **filters: Unpack[Filters]) -> 
     ``fields`` selects the fields of each, for example to leave out large pod specs; the others have their defaults.
     With None, each has those that the API documents for a list.
     """
-    chosen_fields = [] if fields is None else of_fields(fields or STACK_FIELDS)
-    answer = yield from call("GET", "/stacks", query=[*filter_query(**filters), *chosen_fields])
+    query = selection_query((), filters) if fields is None else selection_query(fields or STACK_FIELDS, filters)
+    answer = yield from call("GET", "/stacks", query=query)
     return [decode(Stack, one) for one in answer["stacks"]]
 
 
@@ -370,10 +370,10 @@ def filter_query(**filters: Unpack[Filters]) -> list[tuple[str, str]]:
     return query + [(name, value) for name, value in single if value]
 
 
-def of_fields(fields: Iterable[str]) -> list[tuple[str, str]]:
-    """The choice of fields as a query parameter, or none."""
+def selection_query(fields: Iterable[str], filters: Filters) -> tuple[tuple[str, str], ...]:
+    """The filters and the choice of fields as query parameters."""
     names = ",".join(_several(fields))
-    return [("fields", names)] if names else []
+    return (*filter_query(**filters), *((("fields", names),) if names else ()))
 
 
 def path_of(stack: str | Stack) -> str:

@@ -5,11 +5,16 @@ If only some fields were requested, the others have their defaults. ``raw`` is t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from stackd.client.attempts import Request
 from stackd.contract import EventName, JobAction, JobStatus, Stack, decode, nothing
+
+QUIET_SECONDS = 60.0
+"""A stream sends something at least every 15 s; after this long without any data it is dead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +86,41 @@ class Event:
     def job(self) -> Job | None:
         """The job as it is now; None unless ``kind`` is ``job``."""
         return Job.of(self.data) if self.kind == "job" else None
+
+
+@dataclass(slots=True)
+class EventReader:
+    """Reads server-sent events over one connection after the other; ``last`` is the id of the last event."""
+
+    query: tuple[tuple[str, str], ...]
+    last: str = ""
+    _lines: list[bytes] = field(default_factory=list)
+
+    def line(self, line: bytes) -> Event | None:
+        """The event that this line completes, or None."""
+        if text := line.rstrip(b"\r\n"):
+            self._lines.append(text)
+            return None
+        event, self._lines = _event(self._lines), []
+        if event is not None and event.id:
+            self.last = event.id
+        return event
+
+    def request(self) -> Request:
+        """The request that opens the stream after the last event. An incomplete event of the last connection is dropped."""
+        self._lines = []
+        headers = {"Last-Event-ID": self.last} if self.last else {}
+        return Request(method="GET", path="/events", query=self.query, headers=headers, seconds=QUIET_SECONDS)
+
+
+def _event(lines: list[bytes]) -> Event | None:
+    fields: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        fields[name] = fields[name] + b"\n" + value if name == b"data" and name in fields else value
+    if b"data" not in fields:
+        return None
+    kind: Any = fields.get(b"event", b"message").decode()
+    data = json.loads(fields[b"data"] or b"null")
+    return Event(kind=kind, id=fields.get(b"id", b"").decode(), data=data)

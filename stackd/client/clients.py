@@ -1,0 +1,428 @@
+"""``Client`` for ordinary code, over ``http.client``, and ``AsyncClient`` for asyncio, over aiohttp.
+
+Owns: the connections. Both run the steps of ``operations``, from one table. aiohttp is loaded with the first request.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
+from urllib.parse import SplitResult, urlencode, urlsplit
+from weakref import WeakSet
+
+from stackd.client import operations
+from stackd.client.attempts import (
+    ClientError,
+    Pause,
+    Reply,
+    Request,
+    Response,
+    Retries,
+    Steps,
+    Unreachable,
+    resume,
+    with_retries,
+)
+from stackd.client.operations import Filters
+from stackd.client.records import Event, EventReader
+from stackd.files import can_be_sent
+
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+
+P = ParamSpec("P")
+T = TypeVar("T")
+AGAIN_SECONDS = 1.0
+LONGEST_LINE = 16 << 20
+
+
+class Operation(Generic[P, T]):
+    """A method of both clients that runs these steps; ``AsyncClient``'s returns a coroutine."""
+
+    def __init__(self, steps: Callable[P, Steps[T]]) -> None:
+        self._steps = steps
+
+    @overload
+    def __get__(self, client: None, kind: type) -> Callable[P, Steps[T]]: ...
+    @overload
+    def __get__(self, client: Client, kind: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, client: AsyncClient, kind: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, client: Client | AsyncClient | None, kind: type) -> Callable[P, Any]:
+        if client is None:
+            return self._steps
+
+        @functools.wraps(self._steps)
+        def method(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return client.run(self._steps(*args, **kwargs))
+
+        return method
+
+
+class Operations:
+    """stackd at an address, with an API key."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        retries: Retries | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        check_peer: Callable[[], None] | None = None,
+        timeout: float | None = None,
+    ) -> None:
+        """``timeout``: the longest that one request may take, in seconds; by default it depends on the operation.
+
+        ``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
+
+        Raises ValueError for a wrong address, or a key that no header can carry.
+        """
+        self._address = parsed(url)
+        if not can_be_sent(key):
+            raise ValueError("the API key has characters that no header can carry; copy it again")
+        self.url = url.rstrip("/")
+        self._key = key
+        self._retries = retries or Retries()
+        self._ssl = ssl_context
+        self._check_peer = check_peer
+        self._timeout = timeout
+        self._kept = threading.local()
+        """``Client``'s open connection, one for each thread."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _encoded(self, request: Request) -> tuple[bytes | None, dict[str, str]]:
+        """The body and all headers of a request."""
+        headers = {**({"X-API-KEY": self._key} if self._key else {}), **request.headers}
+        if request.body is None:
+            return None, headers
+        return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
+
+    def _lost(self, error: Exception, *, sent: bool) -> Unreachable:
+        late = isinstance(error, TimeoutError)
+        return Unreachable(
+            f"{self.url} did not answer in time" if late else f"{self.url} cannot be reached: {error}", sent=sent
+        )
+
+    call = Operation(operations.call)
+    create = Operation(operations.create)
+    create_from_template = Operation(operations.create_from_template)
+    create_from = Operation(operations.create_from)
+    dry_run = Operation(operations.dry_run)
+    dry_run_from = Operation(operations.dry_run_from)
+    stacks = Operation(operations.stacks)
+    get = Operation(operations.get)
+    wait = Operation(operations.wait)
+    delete = Operation(operations.delete)
+    batch_delete = Operation(operations.batch_delete)
+    batch_delete_matching = Operation(operations.batch_delete_matching)
+    batch = Operation(operations.batch)
+    batch_job = Operation(operations.batch_job)
+    wait_batch = Operation(operations.wait_batch)
+    job = Operation(operations.job)
+    wait_job = Operation(operations.wait_job)
+    extend = Operation(operations.extend)
+    stop = Operation(operations.stop)
+    start = Operation(operations.start)
+    restart = Operation(operations.restart)
+    timeline = Operation(operations.timeline)
+    activity = Operation(operations.activity)
+    logs = Operation(operations.logs)
+    templates = Operation(operations.templates)
+    stats = Operation(operations.stats)
+    capacity = Operation(operations.capacity)
+    ready = Operation(operations.ready)
+    metrics = Operation(operations.metrics)
+    owner = Operation(operations.owner)
+    takeover = Operation(operations.takeover)
+    reconcile = Operation(operations.reconcile)
+
+
+class Client(Operations):
+    """The operations for ordinary code. Several threads may use one client."""
+
+    @property
+    def has_key(self) -> bool:
+        """Whether the client has a key."""
+        return bool(self._key)
+
+    def concurrent(self) -> AsyncClient:
+        """An ``AsyncClient`` for the same stackd, with the same key and options."""
+        return AsyncClient(
+            self.url,
+            self._key,
+            retries=self._retries,
+            ssl_context=self._ssl,
+            check_peer=self._check_peer,
+            timeout=self._timeout,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close this thread's connection; the next operation opens a new one."""
+        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
+        if kept is not None:
+            kept.close()
+            self._kept.connection = None
+
+    def run(self, steps: Steps[T]) -> T:
+        """Run the steps of an operation."""
+        steps = with_retries(steps, self._retries, self._timeout)
+        reply: Reply = None
+        while True:
+            try:
+                wanted = resume(steps, reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            reply = None
+            if isinstance(wanted, Pause):
+                time.sleep(wanted.seconds)
+                continue
+            try:
+                reply = self._exchange(wanted)
+            except ClientError as error:
+                reply = error
+
+    def events(
+        self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
+    ) -> Iterator[Event]:
+        """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
+
+        With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects the fields of
+        each. Raises ApiError; Unreachable without ``reconnect``, or if there is no event to resume after.
+        """
+        reader = EventReader(operations.selection_query(fields, filters), last=after)
+        while True:
+            try:
+                yield from self._events(reader)
+            except Unreachable:
+                if not reconnect or not reader.last:
+                    raise
+            if not reconnect:
+                return
+            time.sleep(AGAIN_SECONDS)
+
+    def _events(self, reader: EventReader) -> Iterator[Event]:
+        request = reader.request()
+        connection = self._connection(request.seconds)
+        try:
+            answer = self._sent(connection, request)
+            if answer.status != http.client.OK:
+                _response(answer).check()
+            while line := answer.readline(LONGEST_LINE):
+                if (event := reader.line(line)) is not None:
+                    yield event
+        except (OSError, http.client.HTTPException) as error:
+            raise self._lost(error, sent=True) from error
+        finally:
+            connection.close()
+
+    def _exchange(self, request: Request) -> Response:
+        """Send one request. The kept connection may be closed by now, so only repeatable requests use it."""
+        kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
+        if kept is None or kept.sock is None or not request.repeatable:
+            self.close()
+            return self._over(self._connection(request.seconds), request)
+        kept.sock.settimeout(request.seconds)
+        try:
+            return self._over(kept, request)
+        except Unreachable as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise
+        return replace(self._over(self._connection(request.seconds), request), uncertain=True)
+
+    def _over(self, connection: http.client.HTTPConnection, request: Request) -> Response:
+        self._kept.connection = None
+        try:
+            answer = self._sent(connection, request)
+            response = _response(answer)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._lost(error, sent=True) from error
+        except BaseException:
+            connection.close()
+            raise
+        if answer.will_close:
+            connection.close()
+        else:
+            self._kept.connection = connection
+        return response
+
+    def _sent(self, connection: http.client.HTTPConnection, request: Request) -> http.client.HTTPResponse:
+        if connection.sock is None:
+            try:
+                connection.connect()
+            except OSError as error:
+                connection.close()
+                raise self._lost(error, sent=False) from error
+            if self._check_peer is not None:
+                self._check_peer()
+        path = self._address.path.rstrip("/") + request.path
+        if request.query:
+            path += "?" + urlencode(request.query)
+        body, headers = self._encoded(request)
+        connection.request(request.method, path, body=body, headers=headers)
+        return connection.getresponse()
+
+    def _connection(self, seconds: float) -> http.client.HTTPConnection:
+        host, port = self._address.hostname or "", self._address.port
+        if self._address.scheme == "https":
+            return http.client.HTTPSConnection(host, port, timeout=seconds, context=self._ssl)
+        return http.client.HTTPConnection(host, port, timeout=seconds)
+
+
+def _response(answer: http.client.HTTPResponse) -> Response:
+    headers = {name.lower(): value for name, value in answer.getheaders()}
+    return Response(status=answer.status, headers=headers, body=answer.read())
+
+
+class AsyncClient(Operations):
+    """The operations for asyncio; ``async with`` keeps connections from one operation to the next."""
+
+    _session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Run the steps of an operation."""
+        import asyncio
+
+        steps = with_retries(steps, self._retries, self._timeout)
+        reply: Reply = None
+        while True:
+            try:
+                wanted = resume(steps, reply)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            reply = None
+            if isinstance(wanted, Pause):
+                await asyncio.sleep(wanted.seconds)
+                continue
+            try:
+                reply = await self._exchange(wanted)
+            except ClientError as error:
+                reply = error
+
+    async def events(
+        self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
+    ) -> AsyncIterator[Event]:
+        """As ``Client.events``."""
+        import asyncio
+
+        reader = EventReader(operations.selection_query(fields, filters), last=after)
+        while True:
+            try:
+                async for event in self._events(reader):
+                    yield event
+            except Unreachable:
+                if not reconnect or not reader.last:
+                    raise
+            if not reconnect:
+                return
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _events(self, reader: EventReader) -> AsyncIterator[Event]:
+        import aiohttp
+
+        request = reader.request()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=request.seconds, sock_read=request.seconds)
+        try:
+            async with self._request(request, timeout) as answer:
+                if answer.status != http.client.OK:
+                    (await _read(answer)).check()
+                async for line in answer.content:
+                    if (event := reader.line(line)) is not None:
+                        yield event
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._lost(error, sent=True) from error
+
+    async def _exchange(self, request: Request) -> Response:
+        import aiohttp
+
+        try:
+            async with self._request(request, aiohttp.ClientTimeout(total=request.seconds)) as answer:
+                return await _read(answer)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._lost(error, sent=not isinstance(error, aiohttp.ClientConnectorError)) from error
+
+    def _request(self, request: Request, timeout: aiohttp.ClientTimeout) -> Any:
+        import aiohttp
+
+        if self._session is None:
+            own = connector(self._check_peer, ssl=self._ssl if self._ssl is not None else True, limit=0)
+            self._session = aiohttp.ClientSession(connector=own, read_bufsize=LONGEST_LINE)
+            # Only ``with_retries`` sends requests again. If aiohttp silently sent a DELETE twice, the answer would be
+            # that there is no such stack.
+            self._session._retry_connection = False  # noqa: SLF001 - there is no other way to say so
+        body, headers = self._encoded(request)
+        return self._session.request(
+            request.method,
+            self.url + request.path,
+            data=body,
+            params=list(request.query),
+            headers=headers,
+            timeout=timeout,
+            allow_redirects=False,
+        )
+
+
+def connector(check_peer: Callable[[], None] | None, **options: Any) -> aiohttp.TCPConnector:
+    """A connector of aiohttp that calls ``check_peer`` with each new connection, before anything is sent over it."""
+    import aiohttp
+
+    checked: WeakSet[Any] = WeakSet()
+
+    class Connector(aiohttp.TCPConnector):
+        async def connect(self, *args: Any, **kwargs: Any) -> Any:
+            connection = await super().connect(*args, **kwargs)
+            if check_peer is not None and connection.protocol not in checked:
+                try:
+                    check_peer()
+                except BaseException:
+                    connection.close()
+                    raise
+                checked.add(connection.protocol)
+            return connection
+
+    return Connector(**options)
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Response:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    return Response(status=answer.status, headers=headers, body=await answer.read())
+
+
+def parsed(url: str) -> SplitResult:
+    """The address of stackd. Raises ValueError if it is not valid."""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")
+    _ = address.port  # raises ValueError itself
+    return address
