@@ -10,14 +10,12 @@ hashed as soon as it is read, and never repeated in a mistake. Owns the places o
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from stackd.config.sections import AuthSection, ClusterSection, Config
-from stackd.config.sources import KEY_VARIABLE
+from stackd.config.sources import KEY_VARIABLE, Draft
 from stackd.errors import ConfigError
 from stackd.files import ONE_A_LINE, read_keys, usable
 from stackd.keys import SHORTEST, ApiKey, digest
@@ -64,9 +62,6 @@ _SHORT: Final = (
     "{} holds a key of fewer than "
     f"{SHORTEST} characters, which can be guessed; `stackd key new` prints one that cannot"
 )
-_OPEN_TO_ALL: Final = (
-    "the file of auth.key_file can be read by every user of this machine; chmod 600 keeps it to its owner"
-)
 HOW_TO_SET_ONE: Final = (
     "no API key is configured, and auth.enabled is true; `stackd key new` prints one and its SHA-256: set it as "
     f"{KEY_VARIABLE}, in auth.key_file, as the systemd credential {API_KEY} (/etc/stackd/api-key), "
@@ -74,69 +69,58 @@ HOW_TO_SET_ONE: Final = (
 )
 
 
-@dataclass(slots=True, kw_only=True)
-class Keyring:
-    """The keys gathered so far, with the places they came from and what was wrong (key of [auth], sentence)."""
-
-    keys: list[ApiKey]
-    origins: list[str] = field(default_factory=list)
-    mistakes: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def add(self, name: str, key: str, origin: str, read: Callable[[], list[str]]) -> None:
-        """Add the keys of one place, as admin keys named after it; ``key`` of [auth] is blamed if they cannot be read."""
-        self.origins.append(origin)
+def gather_keys(draft: Draft, auth: AuthSection) -> AuthSection:
+    """The section with the keys of all places, each hash once. Notes mistakes: one is that no key is configured."""
+    keys, origins = list(auth.keys), [draft.origins["auth.keys"]] if "auth.keys" in draft.origins else []
+    for name, key, origin, read in _places(draft, auth):
+        origins.append(origin)
         try:
             texts = read()
         except OSError as error:
-            self.mistakes.append((key, f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}"))
+            draft.mistake(("auth", key), f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}")
         except ValueError as error:
-            self.mistakes.append((key, f"{origin} {error}"))
+            draft.mistake(("auth", key), f"{origin} {error}")
         else:
             for number, text in enumerate(texts, 1):
+                unique = name if number == 1 else f"{name}-{number}"
+                keys.append(ApiKey(name=unique, sha256=digest(text), scope="admin"))
                 if len(text) < SHORTEST:
-                    self.mistakes.append(("keys", _SHORT.format(origin)))
-                else:
-                    unique = name if number == 1 else f"{name}-{number}"
-                    self.keys.append(ApiKey(name=unique, sha256=digest(text), scope="admin"))
+                    draft.mistake(("auth", "keys"), _SHORT.format(origin))
+    distinct: dict[bytes, ApiKey] = {}
+    for one in keys:
+        distinct.setdefault(one.sha256, one)
+    for text in _conflicts(keys, distinct):
+        draft.mistake(("auth", "keys"), text)
+    if auth.enabled and not keys and not any(key.startswith("auth.") for key in draft.bad):
+        draft.mistake(("auth", "keys"), HOW_TO_SET_ONE)
+    if origins:
+        draft.origins["auth.keys"] = ", ".join(origins)
+    return auth.model_copy(update={"keys": tuple(distinct.values())})
 
 
-def gather_keys(auth: AuthSection, environ: Mapping[str, str], credentials: Path | None, *, required: bool) -> Keyring:
-    """All configured keys, each hash once; it is a mistake if there are none and one is ``required``."""
-    ring = Keyring(keys=list(auth.keys))
-    if KEY_VARIABLE in environ:
-        text = environ[KEY_VARIABLE].strip()
-        ring.add("environment", "keys", f"environment {KEY_VARIABLE}", lambda: usable([text]))
+def _places(draft: Draft, auth: AuthSection) -> Iterator[tuple[str, str, str, Callable[[], list[str]]]]:
+    """The places of admin keys: what they are named after, the key of [auth] to blame, the origin, and their reader."""
+    if (text := draft.environment.get(KEY_VARIABLE)) is not None:
+        yield "environment", "keys", f"environment {KEY_VARIABLE}", lambda: usable([text.strip()])
     if auth.key_file:
-        path = Path(auth.key_file)
-        ring.add("key-file", "key_file", "the key file", lambda: read_keys(current(path)))
-        with suppress(OSError):
-            if path.stat().st_mode & 0o007:
-                ring.warnings.append(_OPEN_TO_ALL)
-    if (file := credential(credentials, API_KEY)) is not None:
-        ring.add("credential", "keys", f"credential {API_KEY}", lambda: read_keys(current(file)))
-    _check_keys(ring)
-    if required and auth.enabled and not ring.keys and not ring.mistakes:
-        ring.mistakes.append(("keys", HOW_TO_SET_ONE))
-    return ring
+        yield "key-file", "key_file", "the key file", lambda: read_keys(current(Path(auth.key_file)))
+    if (file := credential(draft.credentials, API_KEY)) is not None:
+        yield "credential", "keys", f"credential {API_KEY}", lambda: read_keys(current(file))
 
 
-def _check_keys(ring: Keyring) -> None:
-    """Report names and hashes that are used for two different keys; drop exact repetitions."""
-    by_hash: dict[bytes, ApiKey] = {}
+def _conflicts(keys: Sequence[ApiKey], distinct: Mapping[bytes, ApiKey]) -> Iterator[str]:
+    """Names that are used for two keys, and keys that are allowed two different things; repetitions are none."""
     names: set[str] = set()
-    for key in ring.keys:
-        first = by_hash.setdefault(key.sha256, key)
+    for key in keys:
+        first = distinct[key.sha256]
         if first is key:
             if key.name in names:
-                ring.mistakes.append(("keys", f'two keys are named "{key.name}"; each key needs a name of its own'))
+                yield f'two keys are named "{key.name}"; each key needs a name of its own'
             names.add(key.name)
         elif first.scope != key.scope:
-            ring.mistakes.append(("keys", f'"{first.name}" and "{key.name}" are one key with two scopes'))
+            yield f'"{first.name}" and "{key.name}" are one key with two scopes'
         elif (first.labels, first.templates) != (key.labels, key.templates):
-            text = f'"{first.name}" and "{key.name}" are one key with different labels or templates'
-            ring.mistakes.append(("keys", text))
-    ring.keys = list(by_hash.values())
+            yield f'"{first.name}" and "{key.name}" are one key with different labels or templates'
 
 
 KUBECONFIG: Final = "kubeconfig"
@@ -146,36 +130,36 @@ NO_CLUSTER: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """The section with its cluster decided, and where the decision came from; ``mistake`` if none is possible."""
+def choose_cluster(draft: Draft, cluster: ClusterSection) -> ClusterSection:
+    """The section with its cluster decided; in mode auto without a cluster it stays as it is, with a warning.
 
-    cluster: ClusterSection
-    origin: str = ""
-    mistake: str = ""
-
-
-def choose_cluster(cluster: ClusterSection, environ: Mapping[str, str], credentials: Path | None) -> Choice:
-    """Decide which cluster is meant. In mode auto without a cluster the section stays as it is."""
-    if cluster.mode not in ("auto", "kubeconfig"):
-        return Choice(cluster=cluster)
+    Notes where the decision came from, or as a mistake that none is possible.
+    """
+    if cluster.mode not in ("auto", "kubeconfig") or not draft.bad.isdisjoint(("cluster.mode", "cluster.kubeconfig")):
+        return cluster
+    environ, mode, origin = draft.environment, "kubeconfig", ""
     home = os.path.join(environ["HOME"], ".kube", "config") if environ.get("HOME") else ""
-    if cluster.kubeconfig:
-        path, origin = cluster.kubeconfig, ""
+    path = cluster.kubeconfig
+    if path:
         if not _readable(path):
-            return Choice(cluster=cluster, mistake="the file is missing or cannot be read; a kubeconfig is expected")
-    elif (file := credential(credentials, KUBECONFIG)) is not None:
+            wrong = "the file is missing or cannot be read; a kubeconfig is expected"
+            draft.mistake(("cluster", "kubeconfig"), wrong)
+    elif (file := credential(draft.credentials, KUBECONFIG)) is not None:
         path, origin = str(file), f"credential {KUBECONFIG}"
     elif cluster.mode == "auto" and environ.get("KUBERNETES_SERVICE_HOST"):
-        in_pod = cluster.model_copy(update={"mode": "in-cluster"})
-        return Choice(cluster=in_pod, origin="environment KUBERNETES_SERVICE_HOST")
+        mode, origin = "in-cluster", "environment KUBERNETES_SERVICE_HOST"
     elif _readable(environ.get("KUBECONFIG", "")):
         path, origin = environ["KUBECONFIG"], "environment KUBECONFIG"
     elif _readable(home):
         path, origin = home, "~/.kube/config"
+    elif cluster.mode == "auto":
+        draft.warnings.append(NO_CLUSTER)
+        mode = "auto"
     else:
-        return Choice(cluster=cluster, mistake=NO_CLUSTER if cluster.mode == "kubeconfig" else "")
-    return Choice(cluster=cluster.model_copy(update={"mode": "kubeconfig", "kubeconfig": path}), origin=origin)
+        draft.mistake(("cluster", "kubeconfig"), NO_CLUSTER)
+    if origin:
+        draft.origins["cluster.mode"] = draft.origins["cluster.kubeconfig"] = origin
+    return cluster.model_copy(update={"mode": mode, "kubeconfig": path})
 
 
 def require_cluster(config: Config) -> None:

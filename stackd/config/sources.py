@@ -1,8 +1,8 @@
-"""The two sources of keys: a TOML file and the environment.
+"""The two sources of keys, a TOML file and the environment, and the draft in which their values are gathered.
 
 Owns the line of each key in the file, which ``tomllib`` does not tell; the variables' names
 (``STACKD_<SECTION>__<KEY>``); and how the text of a variable becomes a value of the key's kind: strings, numbers and
-flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2=v2``. Knows nothing of what keys mean.
+flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2=v2``. Owns the place of each mistake.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, get_args, get_origin
+from typing import Any, Final, get_args, get_origin
 
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from stackd.clock import BOOT_VARIABLE
+from stackd.config.sections import SECTIONS, expectation, fields
 from stackd.errors import ConfigError
+from stackd.names import did_you_mean, suggest
 
 _STATEMENT: Final = re.compile(
     r"""\s*(?P<brackets>\[\[?)?(?P<key>(?:"[^"]*"|'[^']*'|[^\s\[\]"'#=]|[ \t])+)(?(brackets)\]|=)"""
@@ -119,12 +122,9 @@ def _split(key: str) -> KeyPath:
 
 PREFIX: Final = "STACKD_"
 KEY_VARIABLE: Final = "STACKD_AUTH__KEY"
-_TRUE: Final = dict.fromkeys(("true", "1", "yes", "on"), True)
-_FLAGS: Final = _TRUE | dict.fromkeys(("false", "0", "no", "off"), False)
 _OTHERS: Final = frozenset(
     {KEY_VARIABLE, BOOT_VARIABLE, "STACKD_URL", "STACKD_API_KEY", "STACKD_CA_FILE", "STACKD_CONFIG"}
 )
-_NUMBER: Final = re.compile(r"\s*-?[0-9]{1,18}(\.[0-9]{1,18})?\s*")
 _SERVICE_LINK: Final = re.compile(r"STACKD_(?:SERVICE_(?:HOST|PORT(?:_.*)?)|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_.*)?)?)")
 
 
@@ -147,10 +147,8 @@ def is_ours(name: str) -> bool:
 def value_of(text: str, field: FieldInfo) -> object:
     """The text as a value of the field's kind; other text stays as it is, and the model refuses it."""
     kind = field.annotation
-    if kind is bool:
-        return _FLAGS.get(text.strip().lower(), text)
-    if kind is int or (kind is float and not any(getattr(item, "unit", "") for item in field.metadata)):
-        return _number(text, float if kind is float else int)
+    if kind in (bool, int) or (kind is float and not expectation(field).unit):
+        return _scalar(text, kind)
     if get_origin(kind) not in (tuple, Mapping):
         return text
     if text.strip()[:1] in ("[", "{"):
@@ -162,12 +160,15 @@ def value_of(text: str, field: FieldInfo) -> object:
         return text
     pairs = ((name.strip(), value.strip()) for name, _, value in (word.partition("=") for word in words))
     numbers = int in get_args(get_args(kind)[1])  # as in Mapping[str, Annotated[int, …]]
-    return {name: _number(value, int) if numbers else value for name, value in pairs}
+    return {name: _scalar(value, int) if numbers else value for name, value in pairs}
 
 
-def _number(text: str, kind: type[int] | type[float]) -> object:
-    match = _NUMBER.fullmatch(text)
-    return text if match is None or (kind is int and match[1]) else kind(text)
+def _scalar(text: str, kind: Any) -> object:
+    """The number or flag in the text, as pydantic reads it; other text as it is."""
+    try:
+        return TypeAdapter(kind).validate_python(text.strip())
+    except ValidationError:
+        return text
 
 
 def _structured(text: str) -> object:
@@ -177,3 +178,101 @@ def _structured(text: str) -> object:
     with contextlib.suppress(tomllib.TOMLDecodeError):
         return tomllib.loads(f"value = {text.strip()}")["value"]
     return text
+
+
+# ---- what has been gathered so far
+
+
+DEFAULT: Final = "default"
+_IN_NO_FILE: Final = 1 << 30
+_NO_KEY_TEXT: Final = (
+    "the text of a key does not belong in a file that others read; use STACKD_AUTH__KEY, key_file, "
+    "or its SHA-256 in [[auth.keys]]"
+)
+
+
+class Draft:
+    """The values of all sources, unchecked, and what was found wrong with them.
+
+    ``origins``   for each ``section.key`` that is set: ``FILE:LINE``, ``environment NAME`` or ``credential NAME``
+    ``bad``       the keys with mistakes
+    ``warnings``  sentences to log at every start
+    """
+
+    def __init__(self, file: TomlFile | None, environment: Mapping[str, str], credentials: Path | None) -> None:
+        self.file, self.environment, self.credentials = file, environment, credentials
+        self.raw: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self.origins: dict[str, str] = {}
+        self.bad: set[str] = set()
+        self.warnings: list[str] = []
+        self._mistakes: list[tuple[int, str]] = []
+        if file is not None:
+            self._take_file(file)
+        self._take_environment()
+
+    def mistake(self, path: KeyPath, text: str) -> None:
+        """Note a mistake in a key, with the place where the key was set."""
+        key = ".".join(map(str, path[:2]))
+        self.bad.add(key)
+        origin, line = self.origins.get(key, DEFAULT), None
+        if origin.startswith("environment "):
+            place = origin
+        elif self.file is None:
+            place = "configuration"
+        else:
+            place, line = self.file.place(path), self.file.line(path)
+        self._mistakes.append((line or _IN_NO_FILE, f"{place}: {_name(path)}: {text}"))
+
+    def mistakes(self) -> list[str]:
+        """The mistakes, in the order of the file."""
+        return [text for _, text in sorted(self._mistakes, key=lambda entry: entry[0])]
+
+    def _take_file(self, file: TomlFile) -> None:
+        for section, table in file.data.items():
+            if section not in SECTIONS:
+                self.mistake((section,), _unknown_section(section))
+            elif not isinstance(table, dict):
+                self.mistake((section,), f"this is not a section; [{section}] on a line of its own is expected")
+            else:
+                for key, value in table.items():
+                    if key in SECTIONS[section].model_fields:
+                        self.raw[section][key] = value
+                        self.origins[f"{section}.{key}"] = file.place((section, key))
+                    else:
+                        self.mistake((section, key), _unknown_key(section, key))
+
+    def _take_environment(self) -> None:
+        variables = {variable(section, key): (section, key, info) for section, key, info in fields()}
+        for name in sorted(filter(is_ours, self.environment)):
+            if name in variables:
+                section, key, info = variables[name]
+                self.raw[section][key] = value_of(self.environment[name], info)
+                self.origins[f"{section}.{key}"] = f"environment {name}"
+            else:
+                suggestion = did_you_mean(name, [*variables, KEY_VARIABLE])
+                self._mistakes.append((_IN_NO_FILE, f"environment {name}: unknown key{suggestion}"))
+
+
+def _name(path: KeyPath) -> str:
+    """``[auth] keys[0].sha256``."""
+    section, *rest = path
+    text = ""
+    for part in rest:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return f"[{section}] {text}".rstrip()
+
+
+def _unknown_key(section: str, key: str) -> str:
+    """The sentence for an unknown key, with the nearest name in the section, or the section that has the key."""
+    if (section, key) == ("auth", "key"):
+        return _NO_KEY_TEXT
+    owner = next((other for other, model in SECTIONS.items() if key in model.model_fields), "")
+    return "unknown key" + (suggest(f"[{owner}] {key}") if owner else did_you_mean(key, SECTIONS[section].model_fields))
+
+
+def _unknown_section(section: str) -> str:
+    """The sentence for an unknown section, with the nearest name; or the section in which this key belongs."""
+    owner = next((other for other, model in SECTIONS.items() if section in model.model_fields), "")
+    if owner:
+        return "this key belongs in a section" + suggest(f"[{owner}] {section}")
+    return "unknown section" + did_you_mean(section, SECTIONS)

@@ -69,7 +69,7 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
     [
         (f'[auth]\nkey = "{OTHER}"\n', "the text of a key does not belong in a file"),
         (f'[auth]\nkey_file = "{OTHER}"\n', "the key file cannot be read: No such file or directory"),
-        (f"[auth]\nkey_file = ['{OTHER}']\n", "this is a list; a path is expected"),
+        (f"[auth]\nkey_file = ['{OTHER}']\n", "a path is expected, not this"),
         (f'[[auth.keys]]\nname = "a"\nsha256 = "{OTHER}"\n', "this is not a SHA-256; a SHA-256 in 64 hex digits is"),
         (f'[[auth.keys]]\nname = "a"\nkey = "{OTHER}"\nsha256 = "{sha256("a")}"\n', "keys[0].key: unknown key"),
         ('[[auth.keys]]\nname = "a"\n', "keys[0].sha256: this is missing"),
@@ -80,7 +80,7 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
         (entry("a", "a", 'scope = "tenant"\n'), 'keys[0].labels: a key of scope "tenant" needs labels: it sees the'),
         (
             entry("a", "a", 'scope = "tenant"\nlabels = "a"\n'),
-            '"a" is a string; a table of labels such as { event = "a"',
+            'with scope = "tenant", is expected, not "a"',
         ),
         *(
             (entry("a", "a", f'scope = "tenant"\nlabels = {{ {labels} }}\n'), expected)
@@ -103,8 +103,11 @@ def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -
             "".join(entry(one, "a", f'scope = "tenant"\nlabels = {{ event = "{one}" }}\n') for one in ("a", "b")),
             '"a" and "b" are one key with different labels or templates',
         ),
-        (f'[[auth.keys]]\nname = "a\\nb"\nsha256 = "{sha256("a")}"\n', '"a\\nb" is not acceptable; a name of at most'),
-        (f'[[auth.keys]]\nname = "a\u202eb"\nsha256 = "{sha256("a")}"\n', "is not acceptable"),
+        (
+            f'[[auth.keys]]\nname = "a\\nb"\nsha256 = "{sha256("a")}"\n',
+            'a name of at most 64 printable characters and single spaces is expected, not "a\\nb"',
+        ),
+        (f'[[auth.keys]]\nname = "a\u202eb"\nsha256 = "{sha256("a")}"\n', "a name of at most 64"),
         (entry("a", "a") + entry("a", "b"), 'two keys are named "a"'),
         (
             f'[[auth.keys]]\nname = "a"\nsha256 = "{sha256(KEY)}"\nscope = "read"\n',

@@ -40,18 +40,17 @@ node_selector = { role = 1 }
 level = "debgu"
 """
     assert mistakes_in(text, {"STACKD_SERVER__HOST": "a b"}) == [
-        "config.toml:1: port: this key belongs in a section (did you mean [server] port?)",
+        "config.toml:1: [port]: this key belongs in a section (did you mean [server] port?)",
         'config.toml:3: [servr]: unknown section (did you mean "server"?)',
         'config.toml:5: [server] prot: unknown key (did you mean "port"?)',
-        'config.toml:6: [server] port: "8081" is a string; a port from 1 to 65535 (0 for any free one) is expected',
+        'config.toml:6: [server] port: a port from 1 to 65535 (0 for any free one) is expected, not "8081"',
         'config.toml:7: [server] max_body: "1XB" has the unknown unit "XB"; a size from "1KiB" to "1GiB" is expected',
         "config.toml:10: [stacks] node_port_min: node_port_min 32000 is above node_port_max 31000; "
         "lower node_port_min, or raise node_port_max",
         'config.toml:12: [stacks] ttl: "two hours" is not a duration; '
         'a duration above zero, such as "2h", "1h30m", "10s" or "250ms" is expected',
-        "config.toml:13: [stacks] node_selector.role: 1 is a whole number; "
-        'a table of labels such as { role = "stack" } is expected',
-        'config.toml:16: [log] level: "debgu" is not known; one of "debug", "info", "warning", "error" is expected '
+        'config.toml:13: [stacks] node_selector.role: a table of labels such as { role = "stack" } is expected, not 1',
+        'config.toml:16: [log] level: one of "debug", "info", "warning", "error" is expected, not "debgu" '
         '(did you mean "debug"?)',
         'environment STACKD_SERVER__HOST: [server] host: "a b" is neither an IP address nor a host name; '
         "an IP address or a host name is expected",
