@@ -29,10 +29,10 @@ import click
 from stackd import daemon, logs
 from stackd.cli import FAILED
 from stackd.cli.options import loop_factory
-from stackd.config import Config, LoadedConfig, load
+from stackd.config import LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
-from stackd.doctor.local import port_holder, url_of
+from stackd.doctor.local import url_of
 from stackd.embedded import WORKER, EmbeddedCluster, EmbeddedOptions, administrator, node_specs
 from stackd.errors import StackdError
 from stackd.keys import new_key
@@ -56,7 +56,7 @@ async def serve(
 ) -> None:
     """Run the daemon, with an embedded cluster (of this size) if the configuration wants one.
 
-    Raises as ``daemon.serve``; if the address is in use, a StackdError that names the process using it.
+    Raises as ``daemon.serve``; if the address is in use, a StackdError that says how to choose another.
     """
     async with with_cluster(configuration, size) as led:
         reload = None if again is None else lambda: led(again())
@@ -65,7 +65,11 @@ async def serve(
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
-            raise StackdError(_taken(configuration.config)) from error
+            server = configuration.config.server
+            raise StackdError(
+                f"cannot listen on {server.host}:{server.port}: address already in use (`ss -ltnp` shows by what); "
+                f"choose another port with server.port or {variable('server', 'port')}"
+            ) from error
 
 
 async def rebuild(configuration: LoadedConfig) -> Rebuilt:
@@ -146,16 +150,6 @@ def _sentence(error: ServiceEnded) -> str:
     while isinstance(cause, BaseExceptionGroup) and len(cause.exceptions) == 1:
         cause = cause.exceptions[0]
     return str(cause) if cause is not None and str(cause) else str(error)
-
-
-def _taken(config: Config) -> str:
-    """The message for an address in use: by which process, if that can be seen, and how to choose another."""
-    server = config.server
-    holder = port_holder(server.port)
-    return (
-        f"cannot listen on {server.host}:{server.port}: address already in use{f' by {holder}' if holder else ''}; "
-        f"choose another port with server.port or {variable('server', 'port')}"
-    )
 
 
 PREFERRED_PORT = 8081

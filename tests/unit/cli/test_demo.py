@@ -1,4 +1,4 @@
-"""The demo takes its configuration from the environment, and names the process that already uses its address."""
+"""The demo takes its configuration from the environment, and says so if its address is in use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from stackd.doctor.local import port_holder
 from stackd.embedded.podstatus import behaviour
 from tests.api.test_templates import PLAIN
 from tests.docs.markdown import ROOT, blocks
@@ -63,20 +62,17 @@ def value_of(text: str, name: str) -> str:
     return match[1]
 
 
-async def test_a_port_that_is_taken_is_reported_with_who_has_it_and_how_to_choose_another() -> None:
+async def test_a_port_that_is_taken_is_reported_with_how_to_choose_another() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert str(os.getpid()) in port_holder(port)
-        assert port_holder(free_port()) == ""
         env = os.environ | {"STACKD_SERVER__PORT": str(port)}
         process = await asyncio.create_subprocess_exec(
             sys.executable, SCRIPT, "demo", stdout=PIPE, stderr=PIPE, env=env
         )
         _, err = await process.communicate()
-    assert process.returncode == 1
-    assert f"cannot listen on 127.0.0.1:{port}: address already in use by process {os.getpid()} (" in err.decode()
+    assert (process.returncode, "Traceback" in err.decode()) == (1, False)
+    assert f"cannot listen on 127.0.0.1:{port}: address already in use" in err.decode()
     assert "choose another port with server.port or STACKD_SERVER__PORT" in err.decode()
-    assert "Traceback" not in err.decode()
 
 
 @pytest.mark.timeout(300)
