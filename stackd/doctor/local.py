@@ -25,7 +25,7 @@ TABLES: Final = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 LISTEN: Final = "0A"
 SERVICE_STATE: Final = Path("/var/lib/stackd")
 SECONDS: Final = 5.0
-_NAME_IT: Final = "the key was not sent (if it is stackd, name it with --url)"
+_NAME_IT: Final = " (if it is stackd, name it with --url)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +58,15 @@ class LocalDaemon:
             return
         owners = {uid for table in TABLES for uid in listeners(self.port, table)}
         if not owners:
-            raise ClientError(f"no process of this machine listens at {self.url}; {_NAME_IT}")
+            raise ClientError(f"no process of this machine listens at {self.url}; the key was not sent{_NAME_IT}")
         state = Path(self.state).parent if os.path.isabs(self.state) else SERVICE_STATE
         with suppress(OSError):
             owners.discard(state.stat().st_uid)
         if strangers := owners - {0, os.geteuid()}:
             who = ", ".join(map(user_name, sorted(strangers)))
-            raise ClientError(f"what listens at {self.url} belongs to the user {who}, and not to stackd; {_NAME_IT}")
+            raise ClientError(
+                f"what listens at {self.url} belongs to the user {who}, and not to stackd; the key was not sent{_NAME_IT}"
+            )
 
     def client(self, timeout: float | None = SECONDS) -> AsyncClient:
         """A client that sends the key to nobody else, and each request once; the caller closes it."""
