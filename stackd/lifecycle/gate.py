@@ -242,12 +242,13 @@ class Gate:
             )
         raise ClusterUnavailable(f"{ADOPTING}; retry soon")
 
-    async def owner_known(self, patience: float = FIRST_CONTACT_SECONDS) -> None:
+    async def owner_known(self, patience: float | None = None) -> None:
         """Return when it is known who owns the stacks; just after a start, wait up to ``patience`` seconds for that.
         Does not wait once a try to reach the cluster was made, or while a brake is on."""
         ownership = self.ownership
         if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.braked):
-            await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=patience)
+            timeout = FIRST_CONTACT_SECONDS if patience is None else patience
+            await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=timeout)
 
     async def _first_contact(self) -> None:
         if not (self.closing or self.braked):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stackd.embedded import NodeSpec
-from stackd.keys import digest
-from tests.harness import READ_KEY, Harness, harness, request_for, seed, until
+from stackd.keys import ApiKey, digest
+from tests.harness import KEY, READ_KEY, Harness, request_for, seed, until
 
 NODES = (
     NodeSpec(name="a", cpu="1070m", memory="1048980Ki", pods="20"),
@@ -45,13 +44,6 @@ async def test_without_a_node_there_is_no_room(at: Harness) -> None:
     assert await fits(at, "") == (0, "nodes", {})
 
 
-async def limit_disk(at: Harness, request: str) -> None:
-    """Let containers have this much disk unless they ask for some."""
-    limit = {"type": "Container", "max": {"ephemeral-storage": "2Gi"}, "default": {"ephemeral-storage": "1Gi"}}
-    spec = {"limits": [limit | {"defaultRequest": {"ephemeral-storage": request}}]}
-    await at.apply("limitranges", "disk", spec=spec)
-
-
 @pytest.mark.kubernetes(nodes=ONE_WITH_DISK)
 async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(at: Harness) -> None:
     async def seen(body: dict[str, Any]) -> tuple[int, str, int]:
@@ -60,7 +52,8 @@ async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(
 
     body = request_for("nginx")
     assert (await seen(body))[1:] == ("ports", 0)
-    await limit_disk(at, "256Mi")
+    values = {name: {"ephemeral-storage": size} for name, size in (("default", "1Gi"), ("defaultRequest", "256Mi"))}
+    await at.apply("limitranges", "disk", spec={"limits": [{"type": "Container"} | values]})
     assert await seen(body) == (4, "ephemeral_storage", 256 << 20)
     assert (await at.post("/capacity", body))["nodes"] == {"a": 4, "none": 0}
     await at.create(body)  # its pod has the LimitRange's default
@@ -72,14 +65,10 @@ async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(
     await at.refused(503, "", "/stacks", body)
     assert (await seen(body))[0] == 0
     assert (await fits(at, "ephemeral_storage=1Mi"))[0] == 168
-
-
-async def test_disk_counts_in_quotas_as_request_and_as_limit(at: Harness) -> None:
-    await limit_disk(at, "64Mi")
     for name, line in (("asked", "requests.ephemeral-storage"), ("limit", "limits.ephemeral-storage")):
-        await at.apply("resourcequotas", name, spec={"hard": {line: "10Gi"}})
+        await at.apply("resourcequotas", name, spec={"hard": {line: "12Gi"}})
     answer = await at.post("/capacity", request_for("nginx"))
-    assert (answer["quota"], answer["quota_limited_by"]) == (10, "limit: limits.ephemeral-storage")
+    assert (answer["quota"], answer["quota_limited_by"]) == (9, "limit: limits.ephemeral-storage")
 
 
 @pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31006")
@@ -120,14 +109,15 @@ async def test_quotas_are_looked_at_in_the_background_once_somebody_asks_and_by_
 # ---- limits
 
 
-async def test_too_many_requests_of_one_key_are_a_429_and_other_keys_go_on(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
-    async with harness(tmp_path, config=config, limits__requests_per_second="0.01") as at:
-        await at.get("/healthz")
-        reply = await at.refused(429, "limits.requests_per_second", "/healthz", method="GET")
-        assert 90 <= int(reply.headers["Retry-After"]) <= 100
-        await at.get("/healthz", key=READ_KEY)
+@pytest.mark.stackd(limits__requests_per_second="0.01")
+async def test_too_many_requests_of_one_key_are_a_429_and_other_keys_go_on(at: Harness) -> None:
+    at.put_keys_in_force(
+        ApiKey(name="one", sha256=digest(KEY)), ApiKey(name="two", sha256=digest(READ_KEY), scope="read")
+    )
+    await at.get("/healthz")
+    reply = await at.refused(429, "limits.requests_per_second", "/healthz", method="GET")
+    assert 90 <= int(reply.headers["Retry-After"]) <= 100
+    await at.get("/healthz", key=READ_KEY)
 
 
 @pytest.mark.stackd(limits__creates_in_flight="2", batch_delete__max_ids="3")

@@ -261,19 +261,16 @@ async def test_a_create_waits_for_a_moment_for_the_first_sight_of_the_cluster(
         await at.refused(503, "waiting for the cluster", "/stacks", seed())
 
 
-@pytest.mark.parametrize("verb", ["get", "list"])
-async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing rights fail the first try at once: nothing is tried again for long."""
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 60.0)
-    message = f'pods is forbidden: User "u" cannot do it: cannot {verb} resource "x"'
+    message = 'pods is forbidden: User "u" cannot do it: cannot list resource "x"'
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden", "code": 403}
     body = json.dumps(status | {"message": message})
-    vm.cluster.faults.add_fault(action="reply", code=403, body=body, verb=verb)
+    vm.cluster.faults.add_fault(action="reply", code=403, body=body, verb="list")
     at = await vm.start(wait=False)
     began = time.monotonic()
-    for _ in range(5):
-        reply = await at.refused(503, "", "/stacks", seed())
-        assert f"no right to {verb}" in reply.detail
+    assert "no right to list" in (await at.refused(503, "", "/stacks", seed())).detail
     assert time.monotonic() - began < 60
     at.faults.clear()
     await at.until_ready()

@@ -10,6 +10,7 @@ import pytest
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
 from stackd.kube.objects import PodState
+from tests.api.test_times import noted_end
 from tests.harness import Harness, Machine, eventually, seed, until
 
 OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
@@ -102,12 +103,10 @@ async def test_what_was_taken_off_a_service_comes_back_or_goes_with_its_stack(at
     """Without its labels and its record, a stack is not found after the file was lost."""
     stack_id = await at.running()
     await at.do("extend", stack_id, ttl="5h")
-    port, metadata = await port_of(at, stack_id), (await at.objects("services"))[f"svc-{stack_id}"]["metadata"]
+    port = await port_of(at, stack_id)
     await at.patch("services", f"svc-{stack_id}", NO_ANNOTATIONS)
-    await until(
-        lambda: at.objects("services"),
-        lambda seen: seen[f"svc-{stack_id}"]["metadata"].get("annotations") == metadata["annotations"],
-    )
+    await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
+    assert await noted_end(at, stack_id) == (await at.stack(stack_id))["ttl_expires_at"]
     for stopped in (False, True):
         if stopped:
             await at.do("stop", stack_id)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stackd.keys import digest
-from tests.harness import KEY, READ_KEY, Harness, Reply, harness, request_for, seed, until
+from stackd.keys import ApiKey, digest
+from tests.harness import KEY, READ_KEY, Harness, Reply, request_for, seed, until
 
 OTHER = request_for("nginx:other")
 BATCH, IDS = "/stacks/batch-delete", {"stack_ids": ["stack-one", "stack-two"]}
@@ -95,14 +94,10 @@ async def test_the_first_answer_needs_no_cluster_and_is_given_during_a_stop(at: 
     await at.faults.listen()
 
 
-async def test_the_key_comes_before_the_first_answer(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(
-        f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n'
-        f'[[auth.keys]]\nname = "another one"\nsha256 = "{digest("sk-another-one").hex()}"\n'
-    )
-    async with harness(tmp_path, config=config) as at:
-        first, headers = await post(at), {"Idempotency-Key": "one"}
-        for key, status in ((None, 401), ("sk-wrong", 401), (READ_KEY, 403), ("sk-another-one", 201)):
-            reply = await at.call("POST", "/stacks", seed(), key=key, headers=headers)
-            assert (reply.status, reply.json.get("stack_id") != first.json["stack_id"]) == (status, True)
+async def test_the_key_comes_before_the_first_answer(at: Harness) -> None:
+    one, another = (ApiKey(name=key, sha256=digest(key)) for key in (KEY, "sk-another-one"))
+    at.put_keys_in_force(one, another, ApiKey(name="reader", sha256=digest(READ_KEY), scope="read"))
+    first, headers = await post(at), {"Idempotency-Key": "one"}
+    for key, status in ((None, 401), ("sk-wrong", 401), (READ_KEY, 403), ("sk-another-one", 201)):
+        reply = await at.call("POST", "/stacks", seed(), key=key, headers=headers)
+        assert (reply.status, reply.json.get("stack_id") != first.json["stack_id"]) == (status, True)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from stackd.cli import main
 from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
 from stackd.lifecycle import gate
 from stackd.store import backup_file
-from tests.api.test_reconcile import confirm, leave_behind, plan, running
+from tests.api.test_reconcile import plan, running
 from tests.api.test_templates import PLAIN, folder_with
-from tests.harness import Harness, Machine, seed, until
+from tests.harness import Harness, Machine, harness, seed, until
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
 
@@ -105,33 +106,6 @@ async def test_nothing_is_said_before_a_lost_file_has_its_stacks(vm: Machine, mo
     assert await at.answers() == before
 
 
-async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agrees(at: Harness) -> None:
-    name = "stack-00000000000000aa"
-    (stack_id,) = await running(at, 1)
-    await leave_behind(at, name)
-    await until(lambda: plan(at), lambda seen: [one["name"] for one in seen["unknown"]] == [name])
-    await at.passes(3)
-    (unknown,) = (await plan(at))["unknown"]
-    assert (unknown["kind"], "stackd.io/record" in unknown["why"]) == ("pods", True)
-    assert set(await at.objects("pods")) == {stack_id, name}
-    await at.get("/readyz")
-    assert await at.metric("stackd_unknown_objects") == 1
-    assert (await confirm(at)).json == {"released": 0, "removed": [f"pods {name}"]}
-    await until(lambda: at.objects("pods"), lambda seen: set(seen) == {stack_id})
-    await until(lambda: plan(at), lambda seen: seen["unknown"] == [])
-    assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == 0
-
-
-# ---- restored backups
-
-
-def restore(folder: Path, copy: Path) -> None:
-    """Put the copy in the place of the file, as an operator does; nothing else remains beside it."""
-    for suffix in ("-wal", "-shm"):
-        (folder / f"stackd.db{suffix}").unlink(missing_ok=True)
-    shutil.copy(copy, folder / "stackd.db")
-
-
 async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm: Machine, tmp_path: Path) -> None:
     copy, at = tmp_path / "copy.db", await vm.start()
     restarted, stopped_since, deleted = await running(at, 3)
@@ -147,15 +121,12 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
     created = await at.running()
     before, objects = await at.answers(), await at.pods_and_services()
     assert set(before) == {restarted, started, extended, created, stopped_since, at_rest}
-    await vm.stop()
-    restore(tmp_path, copy)
+    await vm.lose_file()
+    shutil.copy(copy, tmp_path / "stackd.db")
     at = await vm.start(clock=Later())
     await at.passes(3)
     assert (await at.answers(), await at.pods_and_services()) == (before, objects)
     assert ((await plan(at))["actions"], await at.used_ports()) == ([], 6)
-
-
-# ---- templates of adopted stacks
 
 
 NEEDS_MORE = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
@@ -192,3 +163,24 @@ async def test_a_forged_record_gets_no_more_than_a_create(vm: Machine, tmp_path:
     at = await vm.start(settings=settings)
     await at.do("start", stack_id)
     await at.until_status(stack_id, "running")
+
+
+async def test_a_lost_file_is_not_rebuilt_from_the_stacks_of_another_instance(vm: Machine, tmp_path: Path) -> None:
+    """A proxy drops the query string: a list holds more than was asked for."""
+    at = await vm.start()
+    mine = await at.running()
+    before = await at.answers()
+    (tmp_path / "other").mkdir()
+    async with harness(tmp_path / "other", cluster=vm.cluster, cluster__instance="other") as other:
+        await other.create()
+    await vm.lose_file()
+    vm.cluster.faults.add_fault(action="no_query", verb="list", resource="pods|services|configmaps")
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[auth]\nenabled = false\n[state]\npath = "{tmp_path / "stackd.db"}"\n'
+        f'[cluster]\nmode = "kubeconfig"\nkubeconfig = "{tmp_path / "kubeconfig"}"\n'
+    )
+    await asyncio.to_thread(main, ["rebuild", "--config", str(config)])
+    vm.cluster.faults.clear()
+    at = await vm.start()
+    assert (await at.listed(), await at.answers()) == ([mine], before)

@@ -13,12 +13,12 @@ import pytest
 
 from stackd.embedded.resources import PODS
 from stackd.lifecycle.brake import FREE_ENDINGS
-from tests.harness import Harness, Machine, Reply, eventually, until
+from tests.harness import Harness, Machine, eventually, until
 
-NAMESPACE = "stacks"
 MANY = FREE_ENDINGS + 4
 OURS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
-LEFT_BEHIND = ("stack-00000000000000aa", "stack-00000000000000bb")
+LEFT_BEHIND = ("stack-00000000000000aa", "stack-00000000000000bb", "stack-00000000000000cc")
+LARGE_JOB = 24
 
 
 async def running(at: Harness, count: int) -> list[str]:
@@ -28,37 +28,21 @@ async def running(at: Harness, count: int) -> list[str]:
     return ids
 
 
-def remove_pods(at: Harness, ids: list[str]) -> None:
-    for stack_id in ids:
-        at.cluster.store.remove(at.cluster.store.of(PODS).get(NAMESPACE, stack_id))
-
-
-async def vanish(at: Harness, ids: list[str]) -> None:
-    """Delete all these pods at once: the daemon learns of it from the list after a cut connection."""
-    await at.faults.refuse()
-    remove_pods(at, ids)
-    at.faults.compact()
-    await at.faults.listen()
-
-
-async def held(at: Harness) -> list[str]:
-    stacks: list[str] = (await at.call("GET", "/readyz")).json.get("held", [])
-    return stacks
-
-
-async def confirm(at: Harness) -> Reply:
-    return await at.call("POST", "/reconcile/confirm")
-
-
 async def plan(at: Harness) -> dict[str, Any]:
     shown: dict[str, Any] = await at.get("/reconcile")
     return shown
 
 
-async def until_held(at: Harness, count: int) -> None:
-    """Return when ``count`` stacks are held back, and a pass could release them."""
-    await until(lambda: held(at), lambda seen: len(seen) == count)
-    await at.passes(2)
+async def until_held(at: Harness, ids: list[str]) -> None:
+    """Return when these stacks are held back, and a pass could release them."""
+    await until(lambda: plan(at), lambda seen: seen["held"] == sorted(ids))
+    await at.passes(3)
+    assert (await plan(at))["held"] == sorted(ids)
+
+
+def remove_pods(at: Harness, ids: list[str]) -> None:
+    for stack_id in ids:
+        at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", stack_id))
 
 
 def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
@@ -90,24 +74,22 @@ async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_aft
     remove_pods(at, shown)
     await at.until_metric("stackd_mirror_objects", MANY, kind="pods")
     at.faults.clear()
-    await until_held(at, MANY)
+    await until_held(at, shown)
     at.faults.reset_counts()
     await at.passes(3)
     assert at.counts.total("get", "pods") == 0, "what is held and was proven gone is not asked for at each pass"
-    assert (await held(at), await at.used_ports()) == (sorted(shown), 2 * MANY)
-    assert ((await confirm(at)).json, await held(at)) == ({"released": MANY}, [])
-    await vanish(at, later)
-    await until_held(at, MANY)
-    await at.passes(3)
-    assert await held(at) == sorted(later)
+    assert await at.used_ports() == 2 * MANY
+    assert await at.post("/reconcile/confirm") == {"released": MANY}
+    await at.faults.refuse()
+    remove_pods(at, later)
+    at.faults.compact()
+    await at.faults.listen()
+    await until_held(at, later)
     await unverify(at)
     await at.refused(503, f"{MANY} stacks", "/reconcile/confirm")  # which were shown: it holds for them
     at.faults.clear()
     await until(at.used_ports, lambda seen: seen == 0)
-    assert await held(at) == []
-
-
-# ---- what a pass must not hold up, nor count twice, nor do twice
+    assert (await plan(at))["held"] == []
 
 
 @pytest.mark.stackd(reconcile__orphan_grace="2s")
@@ -129,46 +111,44 @@ async def test_what_is_left_of_a_removed_stack_is_removed_and_nothing_else(at: H
     assert kept < (await at.pods_and_services()).keys()
 
 
+@pytest.mark.stackd(reconcile__orphan_grace="0s")
+async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agrees(at: Harness) -> None:
+    (stack_id,), name = await running(at, 1), LEFT_BEHIND[0]
+    await leave_behind(at, name)
+    await until(lambda: plan(at), lambda seen: [one["name"] for one in seen["unknown"]] == [name])
+    await at.passes(3)
+    (unknown,) = (await plan(at))["unknown"]
+    assert (unknown["kind"], "stackd.io/record" in unknown["why"]) == ("pods", True)
+    assert set(await at.objects("pods")) == {stack_id, name}
+    await at.get("/readyz")
+    assert await at.metric("stackd_unknown_objects") == 1
+    assert await at.post("/reconcile/confirm") == {"released": 0, "removed": [f"pods {name}"]}
+    await until(lambda: at.objects("pods"), lambda seen: set(seen) == {stack_id})
+    await until(lambda: plan(at), lambda seen: seen["unknown"] == [])
+    assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == 0
+
+
 @pytest.mark.stackd(reconcile__orphan_grace="0s", reconcile__interval="50ms", server__shutdown_timeout="200ms")
 async def test_what_cannot_be_removed_is_asked_for_once(at: Harness, tmp_path: Path) -> None:
-    (stack_id,) = await running(at, 1)
-    remember_as_removed(tmp_path, [*LEFT_BEHIND, "stack-00000000000000cc"])
-    for name in LEFT_BEHIND:
+    (stack_id,), (*stuck, hanging) = await running(at, 1), LEFT_BEHIND
+    remember_as_removed(tmp_path, LEFT_BEHIND)
+    for name in stuck:
         await leave_behind(at, name, finalizers=["example.org/stuck"])
-    pods = await until(
-        lambda: at.objects("pods"),
-        lambda seen: all("deletionTimestamp" in seen[name]["metadata"] for name in LEFT_BEHIND),
-    )
-    await at.passes(FREE_ENDINGS + 3)
-    await at.get("/readyz")
-    assert ((await plan(at))["actions"], len(pods)) == ([], 3)
-    assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == len(LEFT_BEHIND)
-    for name in LEFT_BEHIND:
-        await at.patch("pods", name, {"metadata": {"finalizers": None}})
-    await at.until_metric("stackd_removals_pending", 0)
-    await at.until_metric("stackd_mirror_objects", 1, kind="pods")
-
+    await at.until_metric("stackd_reconcile_actions_total", len(stuck), action="remove-pod")
     at.faults.add_fault(action="hang", verb="delete", resource="pods")
     at.faults.add_fault(action="hang", verb="create", resource="services")
     before = at.counts.in_flight
-    await leave_behind(at, "stack-00000000000000cc")
-    await at.until_metric("stackd_removals_pending", 1)
+    await leave_behind(at, hanging)
     await at.delete_object("services", f"svc-{stack_id}")
     await eventually(lambda: at.counts.in_flight == before + 2)
-    await at.passes(5)
+    await at.passes(FREE_ENDINGS + 3)
+    await at.get("/readyz")
     assert (at.counts.in_flight, (await plan(at))["actions"]) == (before + 2, [])
-    assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == len(LEFT_BEHIND) + 1
-
-
-# ---- batch deletes
-
-
-LARGE_JOB = 24
-often = pytest.mark.stackd(reconcile__interval="20ms", server__shutdown_timeout="200ms")
+    assert await at.metric("stackd_reconcile_actions_total", action="remove-pod") == len(LEFT_BEHIND)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-@often
+@pytest.mark.stackd(reconcile__interval="20ms")
 async def test_no_more_deletes_are_in_flight_than_wanted_while_passes_are_made(vm: Machine, concurrency: int) -> None:
     at = await vm.start(batch_delete__concurrency=f"{concurrency}")
     ids = await running(at, LARGE_JOB)

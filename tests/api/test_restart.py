@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from itertools import product
 from typing import Any
 
 import pytest
@@ -114,15 +113,6 @@ async def test_a_start_that_gets_another_port_says_so(at: Harness) -> None:
     assert [event["message"] for event in events if event["reason"] == "NodePortReplaced"] == [words]
 
 
-@pytest.mark.stackd(stacks__image_pull_grace="0s")
-async def test_a_failed_stack_that_waits_for_its_image_can_be_restarted(at: Harness) -> None:
-    stack = await at.until_status((await at.create(request_for("registry.example/nopull")))["stack_id"], "failed")
-    old = await uid(at, stack["stack_id"])
-    assert (await at.do("restart", stack["stack_id"]))["status"] in ("creating", "failed")
-    assert await uid(at, stack["stack_id"]) not in (None, old)
-    assert (await at.until_status(stack["stack_id"], "failed"))["ports"] == stack["ports"]
-
-
 # ---- several at once
 
 
@@ -183,21 +173,9 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
 
 
 @pytest.mark.stackd(reconcile__interval="1h")
-async def test_what_the_cluster_refused_is_tried_again_without_waiting_for_a_pass(at: Harness) -> None:
-    passes = await at.metric("stackd_reconcile_passes_total")
-    for verb, settled in (("restart", "running"), ("stop", "stopped")):
-        stack_id = await at.running()
-        at.counts.clear()
-        at.faults.add_fault(action="status", verb="delete", resource="pods", code=422, count=2)
-        await at.refused(503, "", f"/stacks/{stack_id}/{verb}")
-        await at.until_status(stack_id, settled)
-        assert at.counts.requests["delete", "pods", 422] == 2, "both refusals were met, and a third try came"
-    assert await at.metric("stackd_reconcile_passes_total") == passes
-
-
-async def test_a_pod_that_may_not_be_deleted_can_still_be_reached(at: Harness) -> None:
-    at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)
-    for (verb, settled), action in product((("restart", "running"), ("stop", "stopped")), ("status", "hang")):
+async def test_a_pod_that_may_not_be_deleted_can_be_reached_and_is_tried_again_without_a_pass(at: Harness) -> None:
+    at.give_kubernetes(timeout=0.3, attempt_timeout=0.1)
+    for verb, settled, action in (("restart", "running", "status"), ("stop", "stopped", "hang")):
         stack, _ = await running(at)
         path, before = f"/stacks/{stack['stack_id']}", await at.pods_and_services()
         at.faults.add_fault(action=action, verb="delete", resource="pods", code=403)

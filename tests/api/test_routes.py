@@ -180,17 +180,6 @@ async def test_what_is_deleted_or_edited_by_hand_is_repaired(at: Harness) -> Non
         await until(lambda: routes_of(at), as_before)
 
 
-async def test_a_route_without_a_stack_is_removed_only_if_the_file_has_removed_it(vm: Machine) -> None:
-    at = await vm.start(reconcile__orphan_grace="0s")
-    stack_id = await at.running(asking("https"))
-    (route,) = (await routes_of(at)).values()
-    await at.delete(stack_id)
-    foreign = "stack-ffffffffffffffff-80"
-    for name in (route["metadata"]["name"], foreign):
-        await create_again(at, route, name=name)
-    await until(lambda: routes_of(at), lambda seen: list(seen) == [foreign])
-
-
 @pytest.mark.stackd(settings=SETTINGS, reconcile__orphan_grace="0s", cluster__lease_duration="1s")
 async def test_a_lost_file_keeps_the_names(vm: Machine) -> None:
     at = await vm.start()

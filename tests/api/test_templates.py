@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -112,11 +111,7 @@ async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> N
     assert (one["pool"], one["ready"], templates["rooted"]["stacks"]["running"]) == (0, 0, 0)
 
 
-async def test_what_is_wrong_with_a_create_by_template_is_said(vm: Machine) -> None:
-    at = await vm.start()
-    await at.refused(400, "templates.directory", "/stacks", BODY)
-    assert await at.get("/templates") == {"templates": []}
-    at = await start(vm, web_1=WEB)
+async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
     for body, words in (
         ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
         ({"template": 7}, "template must be a string"),
@@ -172,24 +167,20 @@ async def test_how_long_the_stacks_of_a_template_take_is_told_also_after_a_resta
     assert plain["median_seconds_to_running"] is None
     await at.do("restart", stack_id)
     await at.until_status(stack_id, "running")
-    assert (await shown(at))["web-1"]["median_seconds_to_running"] == web["median_seconds_to_running"]
     assert await at.metric("stackd_time_to_running_seconds_count") == 1
     await at.running(BODY)
     at = await vm.start()
-    assert 0 < (await shown(at))["web-1"]["median_seconds_to_running"] < 10
+    web = (await shown(at))["web-1"]
+    assert (0 < web["median_seconds_to_running"] < 10, "history" in web) == (True, False)
 
 
-@pytest.mark.parametrize("readiness", ["", "tcp"])
-async def test_running_may_mean_that_the_published_port_answers(vm: Machine, readiness: str) -> None:
-    vm.options["stacks__readiness"] = readiness
-    at = await start(vm, plain=PLAIN)
-    probe = {"tcpSocket": {"port": 80}, "periodSeconds": 1}
+@pytest.mark.stackd(stacks__readiness="tcp")
+async def test_running_may_mean_that_the_published_port_answers(at: Harness) -> None:
     for body in (seed(), {"template": "plain"}):
         made = await at.create(body)
         assert "readinessProbe" not in made["pod_spec"]
         (container,) = (await at.objects("pods"))[made["stack_id"]]["spec"]["containers"]
-        written = {name: container.get("readinessProbe", {}).get(name) for name in probe}
-        assert written == (probe if readiness else dict.fromkeys(probe))
+        assert container["readinessProbe"].items() >= {"tcpSocket": {"port": 80}, "periodSeconds": 1}.items()
         await at.until_status(made["stack_id"], "running")
 
 
@@ -201,7 +192,6 @@ async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.
     vm.options["edited"] = {}
     at = await start(vm, web_1=WEB, plain=PLAIN)
     made = await at.create(BODY)
-    stack_id = made["stack_id"]
     folder_with(vm.folder, web_1=WEB.replace("ttl: 1h", "ttl: 3h"), plain="pod: 1", other=PLAIN)
     os.kill(os.getpid(), signal.SIGHUP)
     await at.until_metric("stackd_config_reload_successful", 0)
@@ -214,10 +204,11 @@ async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.
     assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
     take_away(vm.folder, "web-1", "other")
     at.reload_templates()
+    await at.refused(400, "templates.directory", "/stacks", BODY)
     assert await ttls(at) == {}
-    await at.do("restart", stack_id)
-    await at.until_status(stack_id, "running")
-    assert (await values_of(at, stack_id))[0]["FLAG"] == made["values"]["FLAG"]
+    await at.do("restart", made["stack_id"])
+    await at.until_status(made["stack_id"], "running")
+    assert (await values_of(at, made["stack_id"]))[0]["FLAG"] == made["values"]["FLAG"]
 
 
 # ---- generated values: told to the creator, and to nobody else
@@ -229,13 +220,13 @@ async def all_texts(at: Harness, stack_id: str) -> list[str]:
     paths += [f"/stacks/{stack_id}/logs", "/stacks?fields=stack_id,template,labels,pod_spec,status_message"]
     paths += ["/stacks?template=web-1", "/templates", "/metrics", "/reconcile", "/stats", "/openapi.json"]
     columns = [name for (name,) in at.rows("SELECT name FROM pragma_table_info('stacks')") if name != "generated"]
-    rows = at.rows(f"SELECT {', '.join(columns)} FROM stacks")
-    assert rows
-    return [(await at.call("GET", path)).text for path in paths] + [str(rows)]
+    rows = str(at.rows(f"SELECT {', '.join(columns)} FROM stacks"))
+    assert stack_id in rows
+    return [(await at.call("GET", path)).text for path in paths] + [rows]
 
 
 async def test_each_stack_has_values_of_its_own_in_every_container(at: Harness) -> None:
-    first, second = await at.create(BODY), await at.create(BODY)
+    first, second = [await at.create(BODY) for _ in range(2)]
     assert re.match(r"flag\{[0-9a-f]{32}\}\Z", first["values"]["FLAG"])
     assert re.match(r"[A-Z2-7]{16}-\$\$\(x\)-[0-9a-f-]{36}\Z", first["values"]["TEAM_SECRET"])
     assert not set(first["values"].values()) & set(second["values"].values())
@@ -254,10 +245,8 @@ async def test_values_are_told_to_the_creator_only(at: Harness, caplog: pytest.L
     assert (again.status, again.text) == (first.status, first.text) == (201, first.text)
     made = first.json
     stack_id, flag = made["stack_id"], made["values"]["FLAG"]
-    await at.until_status(stack_id, "running")
-    await at.do("extend", stack_id, ttl="1m")
-    for verb in ("stop", "start"):
-        await at.do(verb, stack_id)
+    for verb in ("extend", "stop", "start"):
+        await at.do(verb, stack_id, ttl="1m" if verb == "extend" else None)
     await at.until_status(stack_id, "running")
     texts = await all_texts(at, stack_id)
     texts += [json.dumps(await at.post("/stacks?dry_run=true", BODY))]
@@ -301,15 +290,8 @@ async def test_values_that_a_webhook_quotes_are_hidden(
 ) -> None:
     """The webhook refuses a create, a dry run, a restart with all its tries, and the record of an extension."""
     caplog.set_level(logging.DEBUG)
-    kept: list[str] = []
-    generate = Template.generate
-
-    def generated(template: Template) -> Mapping[str, str]:
-        values = generate(template)
-        kept.extend(values.values())
-        return values
-
-    monkeypatch.setattr(Template, "generate", generated)
+    generated = {"FLAG": "flag{0f1e2d3c4b5a69788796a5b4c3d2e1f0}", "TEAM_SECRET": "MZXW6YTBOI5DEMZV-$$(x)-a-uuid"}
+    monkeypatch.setattr(Template, "generate", lambda _: generated)
     stack_id = await at.running(BODY)
     at.faults.add_fault(action="deny", verb="create|patch", resource="pods")
     replies = [
@@ -323,27 +305,9 @@ async def test_values_that_a_webhook_quotes_are_hidden(
     assert [HIDDEN in reply.text for reply in replies[:3]] == [True] * 3
     await eventually(lambda: caplog.text.count("next try in") > 1)  # the tries of the restart
     texts = [*(reply.text for reply in replies), *await all_texts(at, stack_id), caplog.text]
-    assert len(kept) == 8
-    for value in kept:
+    for value in generated.values():
         for form in (value, value.replace("$", "$$"), value[: len(value) // 2]):
             assert not [text for text in texts if form in text]
-
-
-@pytest.mark.stackd(cluster__lease_duration="1s")
-async def test_values_survive_the_loss_of_the_file(at: Harness, vm: Machine) -> None:
-    row = "SELECT stack_id, template, digest, generated FROM stacks"
-    made = await at.create(BODY)
-    stack_id = made["stack_id"]
-    await at.until_status(stack_id, "running")
-    before = await values_of(at, stack_id)
-    (kept,) = at.rows(row)
-    assert (kept[:2], json.loads(kept[3])) == ((stack_id, "web-1"), made["values"])
-    await vm.lose_file()
-    at = await vm.start()
-    assert at.rows(row) == [kept]
-    await at.do("restart", stack_id)
-    await at.until_status(stack_id, "running")
-    assert await values_of(at, stack_id) == before
 
 
 # ---- images of templates are on the nodes before the first create

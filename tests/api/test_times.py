@@ -221,7 +221,7 @@ async def test_an_extension_adds_to_the_end_within_the_longest_life(at: Harness)
 @pytest.mark.stackd(reconcile__interval="1h")
 async def test_a_stack_is_gone_at_its_time_and_not_before_and_needs_no_pass_for_that(at: Harness) -> None:
     began, ids = time.monotonic(), [(await at.create(ttl="1s"))["stack_id"] for _ in range(2)]
-    extended = await at.do("extend", ids[0], ttl="4s")
+    extended = await at.do("extend", ids[0], ttl="1s")
     assert await at.until_listed(1) == ids[:1]
     assert time.monotonic() - began >= 1.0
     await at.until_listed(0)
