@@ -68,7 +68,7 @@ async def test_disk_counts_as_the_limit_range_gives_it_and_as_a_pod_asks_for_it(
     for name, line in (("asked", "requests.ephemeral-storage"), ("limit", "limits.ephemeral-storage")):
         await at.apply("resourcequotas", name, spec={"hard": {line: "12Gi"}})
     answer = await at.post("/capacity", request_for("nginx"))
-    assert (answer["quota"], answer["quota_limited_by"]) == (9, "limit: limits.ephemeral-storage")
+    assert (answer["quota"], answer["quota_limited_by"]) == (10, "limit: limits.ephemeral-storage")
 
 
 @pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31006")

@@ -33,16 +33,25 @@ async def plan(at: Harness) -> dict[str, Any]:
     return shown
 
 
-async def until_held(at: Harness, ids: list[str]) -> None:
-    """Return when these stacks are held back, and a pass could release them."""
-    await until(lambda: plan(at), lambda seen: seen["held"] == sorted(ids))
+async def until_held(at: Harness, count: int) -> list[str]:
+    """Return the stacks that are held back, once there are ``count``, and a pass could release them."""
+    held = (await until(lambda: plan(at), lambda seen: len(seen["held"]) == count))["held"]
     await at.passes(3)
-    assert (await plan(at))["held"] == sorted(ids)
+    assert (await plan(at))["held"] == held
+    return list(held)
 
 
 def remove_pods(at: Harness, ids: list[str]) -> None:
     for stack_id in ids:
         at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", stack_id))
+
+
+async def vanish(at: Harness, ids: list[str]) -> None:
+    """Delete all these pods at once: the daemon learns of it from the list after a cut connection."""
+    await at.faults.refuse()
+    remove_pods(at, ids)
+    at.faults.compact()
+    await at.faults.listen()
 
 
 def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
@@ -74,17 +83,14 @@ async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_aft
     remove_pods(at, shown)
     await at.until_metric("stackd_mirror_objects", MANY, kind="pods")
     at.faults.clear()
-    await until_held(at, shown)
+    assert await until_held(at, MANY) == sorted(shown)
     at.faults.reset_counts()
     await at.passes(3)
     assert at.counts.total("get", "pods") == 0, "what is held and was proven gone is not asked for at each pass"
     assert await at.used_ports() == 2 * MANY
     assert await at.post("/reconcile/confirm") == {"released": MANY}
-    await at.faults.refuse()
-    remove_pods(at, later)
-    at.faults.compact()
-    await at.faults.listen()
-    await until_held(at, later)
+    await vanish(at, later)
+    assert await until_held(at, MANY) == sorted(later)
     await unverify(at)
     await at.refused(503, f"{MANY} stacks", "/reconcile/confirm")  # which were shown: it holds for them
     at.faults.clear()

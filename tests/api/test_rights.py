@@ -45,6 +45,8 @@ async def use(at: Harness) -> None:
     assert await cluster.pod_events(third)
     uid = (await at.pods_and_services())[third]
     await cluster.patch_pod(third, uid, annotations={"stackd.io/expires-at": None})
+    await cluster.delete_service(f"svc-{third}")
+    await cluster.delete_pod(third)
     assert await cluster.get_pod(first) is None
     await at.apply("configmaps", first, labels=object_labels("default", first))
     await cluster.delete("configmaps", first)
@@ -120,6 +122,11 @@ async def test_nothing_is_created_while_no_policy_protects_the_stacks_and_reads_
     await at.run_now("policies")
     await at.create()
     assert await at.metric("stackd_ready") == 1
+    metadata = {"name": "open", "namespace": "stacks"}
+    spec: dict[str, Any] = {"podSelector": {}, "ingress": [{}]}
+    await apply(vm.cluster, [{"kind": "NetworkPolicy", "metadata": metadata, "spec": spec}])
+    await at.run_now("policies")
+    await is_refused()
     at.faults.add_fault(action="status", verb="list", resource="networkpolicies", code=403)
     await at.run_now("policies")
     await is_refused()
