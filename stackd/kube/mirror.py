@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from functools import partial
 from itertools import chain
-from types import MappingProxyType
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
@@ -29,7 +28,7 @@ WITHHELD = (
     "between stackd and the API server?"
 )
 T = TypeVar("T")
-_State = PodState | ServiceState | RouteState | NodeState
+State = PodState | ServiceState | RouteState | NodeState
 _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
     "pods": pod_state,
     "services": lambda raw: route_state(BACKENDS, raw) if is_backend(raw) else service_state(raw),
@@ -37,33 +36,21 @@ _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
     HTTP_ROUTES: partial(route_state, HTTP_ROUTES),
     TLS_ROUTES: partial(route_state, TLS_ROUTES),
 }
-_RESOURCES: Mapping[type[Any], str] = {PodState: "pods", ServiceState: "services", NodeState: "nodes"}
-S = TypeVar("S", bound=_State)
 
 
 @struct
-class ObjectChanged(Generic[S]):
-    """An object appeared (``before`` None), changed, or is gone (``after`` None)."""
+class Changed:
+    """An object appeared (``before`` None), changed in what its state keeps, or is gone (``after`` None)."""
 
-    name: str
-    before: S | None
-    after: S | None
+    before: State | None
+    after: State | None
 
-
-class PodChanged(ObjectChanged[PodState]):
-    """A change of a pod."""
-
-
-class ServiceChanged(ObjectChanged[ServiceState]):
-    """A change of a Service."""
-
-
-class NodeChanged(ObjectChanged[NodeState]):
-    """A change of a node in a field that ``NodeState`` keeps."""
-
-
-class RouteChanged(ObjectChanged[RouteState]):
-    """A change of an object that gives a stack a name."""
+    @property
+    def state(self) -> State:
+        """The object as it is, or was at last."""
+        state = self.after or self.before
+        assert state is not None
+        return state
 
 
 @struct
@@ -71,51 +58,6 @@ class Relisted:
     """A list was read (the first one, too), and its differences were reported."""
 
     kind: str
-
-
-MirrorChange = PodChanged | ServiceChanged | NodeChanged | RouteChanged | Relisted
-
-
-class ObjectTable(Generic[S]):
-    """Objects by name. Each update returns its differences as changes of the class ``change``.
-
-    A new object with the name of an old one makes two differences: the old one is gone, then the new one appears.
-    """
-
-    def __init__(self, change: Callable[..., MirrorChange]) -> None:
-        self._change = change
-        self.current: dict[str, S] = {}
-
-    def put(self, state: S) -> list[MirrorChange]:
-        """Store the state of one object."""
-        before = self.current.get(state.name)
-        self.current[state.name] = state
-        return self._differences(before, state)
-
-    def drop(self, state: S) -> list[MirrorChange]:
-        """Remove the object, unless another one has the name by now."""
-        before = self.current.get(state.name)
-        if before is None or before.uid != state.uid:
-            return []
-        del self.current[state.name]
-        return self._differences(before, None)
-
-    def replace(self, states: Iterable[S]) -> list[MirrorChange]:
-        """Replace the table by a complete list, then return the differences."""
-        old = dict(self.current)
-        self.current.clear()
-        self.current.update((state.name, state) for state in states)
-        pairs = [(state, None) for name, state in old.items() if name not in self.current]
-        pairs += [(old.get(name), state) for name, state in self.current.items()]  # type: ignore[misc]
-        return [change for pair in pairs for change in self._differences(*pair)]
-
-    def _differences(self, before: S | None, after: S | None) -> list[MirrorChange]:
-        if before == after:
-            return []
-        if before is not None and after is not None and before.uid != after.uid:
-            return self._differences(before, None) + self._differences(None, after)
-        name = next(state.name for state in (before, after) if state is not None)
-        return [self._change(name=name, before=before, after=after)]
 
 
 class Mirror:
@@ -132,22 +74,16 @@ class Mirror:
     def __init__(self, cluster: Cluster, *, clock: Clock | None = None) -> None:
         self._cluster = cluster
         clock = clock or SystemClock()
-        pods: ObjectTable[PodState] = ObjectTable(PodChanged)
-        services: ObjectTable[ServiceState] = ObjectTable(ServiceChanged)
-        nodes: ObjectTable[NodeState] = ObjectTable(NodeChanged)
-        routes: dict[str, ObjectTable[RouteState]] = {resource: ObjectTable(RouteChanged) for resource in RESOURCES}
-        self.pods: Mapping[str, PodState] = MappingProxyType(pods.current)
-        self.services: Mapping[str, ServiceState] = MappingProxyType(services.current)
-        self.nodes: Mapping[str, NodeState] = MappingProxyType(nodes.current)
-        self.routes: Mapping[str, Mapping[str, RouteState]] = {
-            resource: MappingProxyType(table.current) for resource, table in routes.items()
+        self._tables: dict[tuple[type[State], str], dict[str, Any]] = {
+            (PodState, "pods"): {},
+            (ServiceState, "services"): {},
+            (NodeState, "nodes"): {},
+            **{(RouteState, resource): {} for resource in RESOURCES},
         }
-        self._tables: dict[tuple[str, type[Any]], ObjectTable[Any]] = {
-            ("pods", PodState): pods,
-            ("services", ServiceState): services,
-            ("nodes", NodeState): nodes,
-            **{(resource, RouteState): table for resource, table in routes.items()},
-        }
+        self.pods: Mapping[str, PodState] = self._tables[PodState, "pods"]
+        self.services: Mapping[str, ServiceState] = self._tables[ServiceState, "services"]
+        self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
+        self.routes: Mapping[str, Mapping[str, RouteState]] = {one: self._tables[RouteState, one] for one in RESOURCES}
         self.failed: Callable[[], None] = lambda: None
         self.restored: Callable[[float], None] = lambda away: None
         self.health_by_kind: Mapping[str, WatchHealth] = {
@@ -157,7 +93,7 @@ class Mirror:
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.route_health)}
         self._followed: tuple[str, ...] = ()
         self._waiters: Waiters[Any] = Waiters()
-        self._subscribers: list[Callable[[MirrorChange], None]] = []
+        self._subscribers: list[Callable[[Changed | Relisted], None]] = []
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
         self._running = False
@@ -187,8 +123,11 @@ class Mirror:
         """Seconds since the copy was last known to be current. On a quiet cluster up to a minute, between bookmarks."""
         return max(health.staleness() for health in self.health_by_kind.values())
 
-    def subscribe(self, callback: Callable[[MirrorChange], None]) -> None:
-        """Call ``callback``, which must not block, with each change, in order. An exception from it ends ``run``."""
+    def subscribe(self, callback: Callable[[Changed | Relisted], None]) -> None:
+        """Call ``callback``, which must not block, with each change, in order. An exception from it ends ``run``.
+
+        A new object with the name of an old one makes two changes: the old one is gone, then the new one appears.
+        """
         self._subscribers.append(callback)
 
     async def wait_synced(self) -> None:
@@ -212,7 +151,7 @@ class Mirror:
         self._followed = wanted
         for kind in self.route_health.keys() - set(wanted):
             self._listed[kind].clear()
-            self._tables[kind, RouteState].replace(())
+            self._replace(kind, ())
         self._again.set()
 
     def all_routes(self) -> Iterator[RouteState]:
@@ -238,20 +177,22 @@ class Mirror:
 
     # ---- what else is known of the cluster
 
-    def saw(self, state: _State) -> None:
+    def saw(self, state: State) -> None:
         """An answer of the API server to stackd's own change: the copy need not wait for the watch.
 
         One that is older than what the watch has reported is ignored: the object may be gone by now.
         """
-        resource = _resource_of(state)
-        health = self.health_by_kind.get(resource) or self.route_health[resource]
+        health = self.health_by_kind.get(state.resource) or self.route_health[state.resource]
         if self._is_ours(state) and not is_older(getattr(state, "resource_version", ""), health.version):
-            self._report(resource, self._tables[resource, type(state)].put(state))
+            self._put(state)
 
-    def gone(self, state: _State) -> None:
-        """The API server has confirmed that this object is gone."""
-        resource = _resource_of(state)
-        self._report(resource, self._tables[resource, type(state)].drop(state))
+    def gone(self, state: State) -> None:
+        """The object is gone: the API server has confirmed it, or the watch reports it."""
+        table = self._tables[type(state), state.resource]
+        before = table.get(state.name)
+        if before is not None and before.uid == state.uid:  # otherwise another object has the name by now
+            del table[state.name]
+            self._report(before, None)
 
     def missed(self, pod: PodState) -> None:
         """Reopen the watch if it has not reported ``pod`` as a get has just returned it.
@@ -262,31 +203,27 @@ class Mirror:
         overtaken = seen is not None and seen.uid == pod.uid and is_older(pod.resource_version, seen.resource_version)
         if not self._is_ours(pod) or seen == pod or overtaken:
             return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
-        self.health_by_kind["pods"].missed()
-        if self.withheld:
+        health = self.health_by_kind["pods"]
+        health.missed()
+        if health.withheld:
             log.warning("%s", WITHHELD, extra={"same": "withheld"})
-        self.reopen("pods")
+        health.reopen()
 
     def keep(self, pod: PodState) -> None:
         """Store a pod that only a get has returned: it lacks stackd's labels, or the watch has not reported it."""
-        self._report("pods", self._tables["pods", PodState].put(pod))
+        self._put(pod)
 
     @property
     def withheld(self) -> bool:
         """Whether the watch of pods is open and reports nothing of what Kubernetes has."""
         return self.health_by_kind["pods"].withheld
 
-    def reopen(self, kind: str | None = None) -> None:
-        """Restart the watch of ``kind``, or all, from the same version over new connections: the old may be dead."""
-        for one in (*self.health_by_kind.values(), *self.route_health.values()):
-            if kind in (None, one.kind):
-                one.reopen()
-
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
         for one in self.health_by_kind.values():
             one.lost(error)
-        self.reopen()
+        for one in (*self.health_by_kind.values(), *self.route_health.values()):
+            one.reopen()
 
     async def relist(self) -> None:
         """Read all three lists again, with new watches; until it returns the copy is not synced. Nothing before ``run``."""
@@ -324,29 +261,51 @@ class Mirror:
     async def _follow(self, kind: str, health: WatchHealth) -> None:
         nodes = KubeRequest(verb="list", resource="nodes")
         listing = nodes if kind == "nodes" else self._cluster.on("list", kind, params=self._cluster.ours())
-        tables = {cls: table for (resource, cls), table in self._tables.items() if resource == kind}
         async with aclosing(endless(self._cluster, listing, _READERS[kind], health)) as news:
             async for one in news:
                 if isinstance(one, list):
-                    for cls, table in tables.items():
-                        items = (item for item in one if isinstance(item, cls) and self._is_ours(item))
-                        self._report(kind, table.replace(items))
+                    self._replace(kind, one)
                     self._listed[kind].set()
                     if all(self._listed[one].is_set() for one in self.health_by_kind):
                         self._synced.set()
                     self._tell(Relisted(kind=kind))
                 else:
-                    item, gone = one
-                    table = tables[type(item)]
-                    self._report(kind, table.drop(item) if gone or not self._is_ours(item) else table.put(item))
+                    state, gone = one
+                    if gone or not self._is_ours(state):
+                        self.gone(state)
+                    else:
+                        self._put(state)
 
-    def _report(self, resource: str, changes: Iterable[MirrorChange]) -> None:
-        for change in changes:
-            self._tell(change)
-            if isinstance(change, ObjectChanged):
-                self._waiters.wake(f"{resource}/{change.name}", change.after)
+    def _put(self, state: State) -> None:
+        table = self._tables[type(state), state.resource]
+        before, table[state.name] = table.get(state.name), state
+        self._report(before, state)
 
-    def _tell(self, change: MirrorChange) -> None:
+    def _replace(self, resource: str, states: Iterable[State]) -> None:
+        """Make the copy be this complete list, then report the differences."""
+        listed = [state for state in states if self._is_ours(state)]
+        pairs: list[tuple[State | None, State | None]] = []
+        for (kind, of), table in self._tables.items():
+            if of == resource:
+                old, new = dict(table), {state.name: state for state in listed if isinstance(state, kind)}
+                table.clear()
+                table.update(new)
+                pairs += [(state, None) for name, state in old.items() if name not in new]
+                pairs += [(old.get(name), state) for name, state in new.items()]
+        for before, after in pairs:
+            self._report(before, after)
+
+    def _report(self, before: State | None, after: State | None) -> None:
+        if before == after:
+            return
+        if before is not None and after is not None and before.uid != after.uid:
+            self._report(before, None)
+            before = None
+        change = Changed(before=before, after=after)
+        self._tell(change)
+        self._waiters.wake(f"{change.state.resource}/{change.state.name}", after)
+
+    def _tell(self, change: Changed | Relisted) -> None:
         for callback in self._subscribers:
             callback(change)
 
@@ -357,10 +316,6 @@ class Mirror:
         if self.disconnected_since is None:
             self.restored(away)
 
-    def _is_ours(self, state: _State) -> bool:
+    def _is_ours(self, state: State) -> bool:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).
         return isinstance(state, NodeState) or state.instance == self._cluster.instance
-
-
-def _resource_of(state: _State) -> str:
-    return state.resource if isinstance(state, RouteState) else _RESOURCES[type(state)]

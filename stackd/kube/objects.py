@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from sys import intern
-from typing import Any
+from typing import Any, ClassVar
 
 from stackd.clock import to_nanoseconds
 from stackd.kube import labels
@@ -46,6 +46,7 @@ class PodState:
     ``cpu_milli``, ``memory_bytes`` and ``ephemeral_bytes`` are what the scheduler reserves for it.
     """
 
+    resource: ClassVar[str] = "pods"
     name: str
     uid: str
     resource_version: str
@@ -80,6 +81,7 @@ class ServiceState:
     ``desired`` are stackd's annotations; ``recorded``: it carries a record of the current form. ``pool`` as of a pod.
     """
 
+    resource: ClassVar[str] = "services"
     name: str
     uid: str
     instance: str
@@ -106,6 +108,7 @@ class NodeState:
     A node that reports no ephemeral storage has none: the scheduler puts no pod there that requests some.
     """
 
+    resource: ClassVar[str] = "nodes"
     name: str
     uid: str
     labels: Mapping[str, str]

@@ -130,11 +130,13 @@ class WatchHealth:
 
     @contextmanager
     def reading(self, response: aiohttp.ClientResponse) -> Iterator[None]:
-        """Within the block, the watch reads from this response, and ``reopen`` can interrupt it."""
+        """Within the block, the watch reads from this response; ``reopen`` can interrupt it."""
         self._content, opened = response.content, self._now()
+        standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, self.beat)
         try:
             yield
         finally:
+            standing.cancel()
             self._content, self.open_seconds = None, self._now() - opened
 
     def reopen(self) -> None:
@@ -153,9 +155,9 @@ async def endless(
     backoff, health.version = Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE), ""
     contact, kind = cluster.connection.contact, listing.resource
     while True:
-        retry_after, began, health.open_seconds = 0, contact.now(), 0.0
+        retry_after, began, events, health.open_seconds = 0, contact.now(), health.events, 0.0
         try:
-            async with aclosing(_once(cluster, listing, parse, backoff, health)) as news:
+            async with aclosing(_once(cluster, listing, parse, health)) as news:
                 async for one in news:
                     yield one
         except VersionExpired as exc:
@@ -164,8 +166,6 @@ async def endless(
             health.relists += 1
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", kind, exc)
-            health.restarts += 1
-            continue
         except (ClusterError, ClusterUnavailable) as exc:
             health.lost(exc)
             if isinstance(exc, ClusterOverloaded):
@@ -173,70 +173,62 @@ async def endless(
             elif isinstance(exc, ClusterUnreachable):
                 contact.failed(began, str(exc))
         health.restarts += 1
-        if health.open_seconds >= _GOOD_SECONDS:
+        if health.open_seconds >= _GOOD_SECONDS or health.events > events:
             backoff.reset()
         await contact.pause(backoff.pause(min(retry_after, LONGEST_PAUSE)))
 
 
 async def _once(
-    cluster: Cluster, listing: KubeRequest, parse: Callable[[JsonObject], T], backoff: Backoff, health: WatchHealth
+    cluster: Cluster, listing: KubeRequest, parse: Callable[[JsonObject], T], health: WatchHealth
 ) -> AsyncGenerator[list[T] | tuple[T, bool], None]:
-    """The list, if there is no version yet, and the changes of one connection.
+    """The list, if there is no version yet, and the changes of one connection, until the server ends it.
 
     Raises VersionExpired when the version is too old, ClusterUnavailable for everything that a reconnect may fix.
     """
-    before = health.events + health.bookmarks
+    kind, before = listing.resource, health.events + health.bookmarks
     if not health.version:
         items, version = await cluster.everything(listing, parse)
         health.beat()
         yield items
         health.listed(version)
-    async with aclosing(_events(cluster, listing, health)) as events:
-        async for kind, raw in events:
-            if kind == "BOOKMARK":
-                health.bookmarks += 1
-            else:
-                item = readable(listing.resource, parse, raw)
-                health.events += 1
-                yield item, kind == "DELETED"
-            # Only after the event was read and passed on: an event that could not be read is requested again.
-            health.version = raw["metadata"]["resourceVersion"]
-            backoff.reset()
-    if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == before:
-        raise UnexpectedAnswer(f"the watch of {listing.resource} ended as soon as it was opened")
-
-
-async def _events(
-    cluster: Cluster, listing: KubeRequest, health: WatchHealth
-) -> AsyncGenerator[tuple[str, JsonObject], None]:
-    """The events of one connection, until the server ends it between two events; each counts as a sign of life."""
-    params = {
-        **listing.params,
-        "watch": "true",
-        "resourceVersion": health.version,
-        "allowWatchBookmarks": "true",
-        # Random, so that not all watches of all clients end at the same moment.
-        "timeoutSeconds": str(round(WATCH_SECONDS * random.uniform(1.0, 2.0))),
-    }
-    call, rest = replace(listing, verb="watch", params=params), b""
+    call = _watch(listing, health.version)
     async with cluster.connection.stream(call, idle=IDLE_SECONDS) as response:
-        standing = asyncio.get_running_loop().call_later(_STANDING_SECONDS, health.beat)
-        try:
-            with health.reading(response):
-                while chunk := await response.content.readany():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in filter(bytes.strip, lines):
-                        event = _event(call, line)
-                        standing.cancel()
-                        health.beat()
-                        cluster.connection.contact.heard(answer=False)
-                        yield event
-                    if len(rest) > OBJECT_BYTES:
-                        raise _unreadable(call.resource, f"an event has more than {OBJECT_BYTES >> 20} MiB", rest)
-                if rest.strip():
-                    raise _unreadable(call.resource, "it ends in the middle of an event", rest)
-        finally:
-            standing.cancel()
+        with health.reading(response):
+            async for line in _lines(response.content, kind):
+                event, raw = _event(call, line)
+                health.beat()
+                cluster.connection.contact.heard(answer=False)
+                if event == "BOOKMARK":
+                    health.bookmarks += 1
+                else:
+                    item = readable(kind, parse, raw)
+                    health.events += 1
+                    yield item, event == "DELETED"
+                # Only now: an event that cannot be read, or was not passed on, is requested again.
+                health.version = raw["metadata"]["resourceVersion"]
+    if health.open_seconds < _GOOD_SECONDS and health.events + health.bookmarks == before:
+        raise UnexpectedAnswer(f"the watch of {kind} ended as soon as it was opened")
+
+
+def _watch(listing: KubeRequest, version: str) -> KubeRequest:
+    """The request for what happens after this version to the objects of the list."""
+    # Random, so that not all watches of all clients end at the same moment.
+    seconds = str(round(WATCH_SECONDS * random.uniform(1.0, 2.0)))
+    params = {"watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true", "timeoutSeconds": seconds}
+    return replace(listing, verb="watch", params={**listing.params, **params})
+
+
+async def _lines(content: aiohttp.StreamReader, kind: str) -> AsyncGenerator[bytes, None]:
+    """The lines of one connection, until the server ends it. Raises UnexpectedAnswer if it ends within a line."""
+    rest = b""
+    while chunk := await content.readany():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in filter(bytes.strip, lines):
+            yield line
+        if len(rest) > OBJECT_BYTES:
+            raise _unreadable(kind, f"an event has more than {OBJECT_BYTES >> 20} MiB", rest)
+    if rest.strip():
+        raise _unreadable(kind, "it ends in the middle of an event", rest)
 
 
 def _event(call: KubeRequest, line: bytes) -> tuple[str, JsonObject]:

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
-from stackd.kube.mirror import MirrorChange, NodeChanged, PodChanged, Relisted, RouteChanged, ServiceChanged
+from stackd.kube.mirror import Changed, Relisted
+from stackd.kube.objects import NodeState, PodState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.next_step import OF_THE_PASS, route_error, service_error
 from stackd.lifecycle.objects import what_is_wrong
@@ -59,20 +60,19 @@ class Observer:
         self._gone: dict[str, str | None] = {}
         self._observing = asyncio.Lock()
 
-    def cluster_changed(self, change: MirrorChange) -> None:
+    def cluster_changed(self, change: Changed | Relisted) -> None:
         """Subscriber of the mirror: mark the stacks that the change concerns."""
-        if isinstance(change, PodChanged):
-            self._object_changed(change.name)
-        elif isinstance(change, ServiceChanged | RouteChanged):
-            if (seen := change.after or change.before) is not None:
-                self._object_changed(seen.stack_id)
-        elif isinstance(change, NodeChanged):
-            self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == change.name)
-        elif isinstance(change, Relisted):
+        if isinstance(change, Relisted):
             self._context.worker.retry_all()
             if change.kind in self._listed:
                 self._context.gate.verify_again()
             self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
+        elif isinstance(state := change.state, NodeState):
+            self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == state.name)
+        elif isinstance(state, PodState):
+            self._object_changed(state.name)
+        else:
+            self._object_changed(state.stack_id)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: check a stack with a new pod, which may have moved on before the row was written."""

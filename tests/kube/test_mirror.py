@@ -9,7 +9,7 @@ import pytest
 
 from stackd.kube import watch
 from stackd.kube.client import Cluster
-from stackd.kube.mirror import Mirror, MirrorChange, PodChanged, Relisted
+from stackd.kube.mirror import Changed, Mirror, Relisted
 from stackd.kube.objects import PodState, pod_state
 from tests.kube.wire import (
     NODES,
@@ -19,6 +19,7 @@ from tests.kube.wire import (
     changes_of_pods,
     items,
     mirroring,
+    of_pods,
     pod,
     says,
     seen,
@@ -89,9 +90,7 @@ async def test_a_pod_that_was_made_again_under_its_name_has_gone_and_come(cluste
     async with mirroring(cluster) as (mirror, changes):
         await seen(mirror, "a", 106)
         assert [
-            (change.before and change.before.uid, change.after and change.after.uid)
-            for change in changes
-            if isinstance(change, PodChanged)
+            (change.before and change.before.uid, change.after and change.after.uid) for change in of_pods(changes)
         ] == [(None, "u1"), ("u1", None), (None, "u2"), ("u2", "u2")]
 
 
@@ -115,7 +114,7 @@ async def test_waiting_for_a_pod_sees_each_state_and_times_out(cluster: Cluster,
 async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster) -> None:
     mirror = Mirror(cluster)
 
-    def fail(_: MirrorChange) -> None:
+    def fail(_: Changed | Relisted) -> None:
         raise RuntimeError("cannot cope")
 
     mirror.subscribe(fail)

@@ -22,7 +22,7 @@ from aioresponses import aioresponses
 from yarl import URL
 
 from stackd.kube.client import Cluster
-from stackd.kube.mirror import Mirror, MirrorChange, PodChanged
+from stackd.kube.mirror import Changed, Mirror, Relisted
 from stackd.kube.objects import PodState
 from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
 
@@ -311,9 +311,9 @@ def answered(document: dict[str, Any]) -> KubeResponse:
 
 
 @asynccontextmanager
-async def mirroring(cluster: Cluster) -> AsyncIterator[tuple[Mirror, list[MirrorChange]]]:
+async def mirroring(cluster: Cluster) -> AsyncIterator[tuple[Mirror, list[Changed | Relisted]]]:
     mirror = Mirror(cluster)
-    changes: list[MirrorChange] = []
+    changes: list[Changed | Relisted] = []
     mirror.subscribe(changes.append)
     task = asyncio.create_task(mirror.run())
     try:
@@ -337,10 +337,16 @@ async def seen(mirror: Mirror, name: str, version: int) -> PodState:
     )
 
 
-def changes_of_pods(changes: list[MirrorChange]) -> list[tuple[str, str]]:
+def of_pods(changes: list[Changed | Relisted]) -> list[Changed]:
+    return [one for one in changes if isinstance(one, Changed) and isinstance(one.state, PodState)]
+
+
+def changes_of_pods(changes: list[Changed | Relisted]) -> list[tuple[str, str]]:
     """What the mirror reported of pods."""
-    pods = [change for change in changes if isinstance(change, PodChanged)]
-    return [(c.name, "came" if c.before is None else "went" if c.after is None else "changed") for c in pods]
+    return [
+        (one.state.name, "came" if one.before is None else "went" if one.after is None else "changed")
+        for one in of_pods(changes)
+    ]
 
 
 def then(*events: tuple[str, dict[str, Any]], stay: bool = True) -> Callable[[Stream], Any]:
