@@ -12,7 +12,7 @@ import asyncio
 import dataclasses
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -22,7 +22,7 @@ from stackd.doctor import Finding, fail, ok
 from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import pod_manifest, service_manifest
-from stackd.kube.objects import ContainerState, pod_state
+from stackd.kube.objects import PODS, SERVICES, ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
 from stackd.model import NODE_PORTS_REMEDY, PortMapping, PortRange, Stack, StackStatus
@@ -188,9 +188,9 @@ class _Probe:
         for _ in range(TRIES_FOR_A_PORT):
             port = usable.first + secrets.randbelow(len(usable))
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
-            self._made.push_async_callback(self._remove, self._cluster.delete_service, stack.service_name)
+            self._made.push_async_callback(self._remove, "services", stack.service_name)
             try:
-                await self._cluster.create_service(service_manifest(stack, self._cluster.instance))
+                await self._cluster.create(SERVICES, service_manifest(stack, self._cluster.instance))
             except NodePortTaken:
                 continue
             except NodePortOutOfRange as refused:
@@ -214,7 +214,7 @@ class _Probe:
         else:
             yield ok(ABOUT, "a pooled stack answers nobody before it is assigned")
         assigned = dataclasses.replace(stack, unassigned=False)
-        await self._cluster.put_service(service_manifest(assigned, self._cluster.instance))
+        await self._cluster.put(SERVICES, service_manifest(assigned, self._cluster.instance))
         try:
             async with asyncio.timeout(self._options.seconds):
                 while not await _answers(host, port):  # noqa: ASYNC110 - nothing tells
@@ -266,12 +266,12 @@ class _Probe:
             instance=self._cluster.instance,
             node_selector=self._config.stacks.node_selector,
         )
-        self._made.push_async_callback(self._remove, self._cluster.delete_pod, stack.pod_name)
-        return (await self._cluster.create_pod(pod)).uid
+        self._made.push_async_callback(self._remove, "pods", stack.pod_name)
+        return (await self._cluster.create(PODS, pod)).uid
 
-    async def _remove(self, delete: Callable[[str], Awaitable[None]], name: str) -> None:
+    async def _remove(self, resource: str, name: str) -> None:
         """Remove what was made, also when the probe is interrupted."""
-        await asyncio.shield(asyncio.ensure_future(delete(name)))
+        await asyncio.shield(asyncio.ensure_future(self._cluster.delete(resource, name)))
 
     async def _until(self, name: str, wanted: Callable[[JsonObject], bool]) -> JsonObject:
         """The pod once ``wanted`` is true of it. Raises _NotRunning if that cannot happen, or takes too long."""

@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any, Self, TypeVar
 
 import orjson
@@ -37,23 +36,13 @@ from stackd.kube.connection import Again, Deadline, KubeConnection, OnRequest, p
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Fence
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
-from stackd.kube.objects import (
-    NodeState,
-    PodEvent,
-    PodState,
-    ServiceState,
-    is_about,
-    node_state,
-    pod_event,
-    pod_state,
-    service_state,
-)
+from stackd.kube.objects import NODES, SERVICES, NodeState, ObjectKind, PodEvent, is_about, pod_event
 from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
-from stackd.kube.routes import RouteState, WantedRoute, route_state
 from stackd.kube.wire import KINDS, LOG, NAMESPACES, JsonObject, KubeRequest, KubeResponse, error_of, readable
 from stackd.model import RANGE_PREFIX, PortRange
 
 log = logging.getLogger(__name__)
+S = TypeVar("S")
 T = TypeVar("T")
 # Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
 CONNECT_PATIENCE = 3.0
@@ -260,7 +249,7 @@ class Cluster:
 
     async def list_nodes(self) -> list[NodeState]:
         """All nodes."""
-        nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), node_state)
+        nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), NODES.read)
         return nodes
 
     async def list_namespaced(self, resource: str, **params: str) -> list[JsonObject]:
@@ -297,116 +286,58 @@ class Cluster:
         own = [raw for raw in listed if is_about(raw, name, uid)]
         return sorted((readable("events", pod_event, raw) for raw in own), key=lambda event: event.at)
 
-    # ---- pods
+    # ---- objects of stacks
 
-    async def get_pod(self, name: str, *, timeout: float | None = None) -> PodState | None:
-        """The pod as the API server has it now (not from the mirror), whoever created it; None if there is none."""
-        raw = await self.find("pods", name, self.deadline(timeout))
-        return None if raw is None else _pod(raw)
+    async def get(self, kind: ObjectKind[S], name: str, *, timeout: float | None = None) -> S | None:
+        """The object as the API server has it now (not from the mirror), whoever created it; None if there is none."""
+        raw = await self.find(kind.resource, name, self.deadline(timeout))
+        return None if raw is None else kind.state(raw)
 
-    async def create_pod(
-        self, manifest: Mapping[str, Any], *, dry_run: bool = False, timeout: float | None = None
-    ) -> PodState:
-        """Create the pod once, with as many tries as needed; with ``dry_run`` only let the cluster check it.
+    async def create(
+        self,
+        kind: ObjectKind[S],
+        manifest: Mapping[str, Any],
+        *,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> S:
+        """Create the object once, with as many tries as needed; with ``dry_run`` only let the cluster check it.
 
-        Raises LimitRangeViolation, InvalidPodSpec, QuotaExceeded, ClusterUnavailable; ObjectExists if an object that
-        was not created from this manifest has the name.
+        Raises LimitRangeViolation, InvalidPodSpec, QuotaExceeded, NodePortTaken, NodePortOutOfRange, ClusterUnavailable;
+        ObjectExists if an object that was not created from this manifest has the name.
         """
-        return _pod(await self._create("pods", manifest, self.deadline(timeout), dry_run=dry_run))
+        return kind.state(await self._create(kind.resource, manifest, self.deadline(timeout), dry_run=dry_run))
 
-    async def patch_pod(self, name: str, uid: str, **metadata: Mapping[str, str | None] | None) -> PodState:
-        """Set (or, with None, remove) ``labels`` and ``annotations`` of the pod of that uid; returns the pod as it is then.
+    async def patch(
+        self,
+        kind: ObjectKind[S],
+        name: str,
+        uid: str,
+        *,
+        timeout: float | None = None,
+        **metadata: Mapping[str, str | None] | None,
+    ) -> S:
+        """Set (or, with None, remove) ``labels`` and ``annotations`` of the object of that uid; returns it as it is then.
 
-        Raises ObjectNotFound; PreconditionFailed if another pod has the name by now.
+        Raises ObjectNotFound; PreconditionFailed if another object has the name by now.
         """
         changes = {part: names for part, names in metadata.items() if names}
-        return _pod(await self._patch("pods", name, uid, self.deadline(), **changes))
+        return kind.state(await self._patch(kind.resource, name, uid, self.deadline(timeout), changes))
 
-    async def delete_pod(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
-        """Delete our pod at once, without a grace period; works as ``delete``."""
-        await self.delete("pods", name, uid, known=known)
+    async def put(
+        self,
+        kind: ObjectKind[S],
+        manifest: Mapping[str, Any],
+        *,
+        known: Collection[str | None] = (),
+        timeout: float | None = None,
+    ) -> S:
+        """Create the object, or change ours that is there to what the manifest says; a Service's node ports stay held.
 
-    # ---- Services
-
-    async def create_service(self, manifest: Mapping[str, Any], *, timeout: float | None = None) -> ServiceState:
-        """Create the service once. Raises as ``create_pod`` does, and NodePortTaken or NodePortOutOfRange."""
-        return _service(await self._create("services", manifest, self.deadline(timeout)))
-
-    async def node_port_range(self) -> PortRange | None:
-        """The cluster's range of node ports; None if the cluster does not say.
-
-        Sends a Service with the node ports 1 and 65535, and reads the range from the refusal. Not a dry run, because
-        Kubernetes 1.36 does not check the range in one: if the range covers both, the Service is created, and deleted at
-        once. Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
+        Again if the object changes meanwhile. Raises as ``create``; ObjectExists if one that is neither ours nor has a
+        ``known`` uid has the name.
         """
-        name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
-        try:
-            created = await self.create_service(range_question(self.namespace_name, self.instance, name))
-        except NodePortOutOfRange as refusal:
-            return PortRange(*refusal.cluster)
-        except NodePortTaken:
-            return None
-        await self.delete_service(created.name, created.uid)
-        # If a policy of the cluster has changed the ports, the range remains unknown.
-        asked = set(created.node_ports) == {FIRST_PORT, LAST_PORT}
-        return PortRange(FIRST_PORT, LAST_PORT) if asked else None
-
-    async def put_service(
-        self, manifest: Mapping[str, Any], *, known: Collection[str | None] = (), timeout: float | None = None
-    ) -> ServiceState:
-        """Create the Service, or change the one that is there to what the manifest says; its node ports stay held.
-
-        Raises as ``create_service``; ObjectExists if one that is neither ours nor has a ``known`` uid has the name.
-        """
-        return _service(await self._put("services", manifest, self.deadline(timeout), known))
-
-    async def patch_service(
-        self, manifest: Mapping[str, Any], uid: str, *, timeout: float | None = None
-    ) -> ServiceState:
-        """Change the Service of that uid to what the manifest says; its node ports stay held.
-
-        Raises NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch_pod``.
-        """
-        pooled = {labels.POOL: None, labels.ASSIGNED: None}  # what only the Service of a stack in a pool has
-        as_before = {"metadata": {"uid": uid, "labels": pooled}, "spec": {"selector": pooled}}
-        return _service(await self._change("services", manifest, as_before, self.deadline(timeout)))
-
-    async def annotate_service(
-        self, name: str, uid: str, annotations: Mapping[str, str], *, timeout: float | None = None
-    ) -> ServiceState:
-        """Set annotations of the Service of that uid; returns the Service as it is then. Raises as ``patch_pod``."""
-        return _service(await self._patch("services", name, uid, self.deadline(timeout), annotations=annotations))
-
-    async def delete_service(self, name: str, uid: str | None = None, *, known: Collection[str | None] = ()) -> None:
-        """Delete our Service; its node ports are free on return. Works as ``delete``."""
-        await self.delete("services", name, uid, known=known)
-
-    # ---- routes
-
-    async def create_route(self, wanted: WantedRoute) -> RouteState:
-        """Create one of the objects that give a stack's ports names. Raises as ``create_service`` does."""
-        return _route(wanted.resource, await self._create(wanted.resource, wanted.manifest, self.deadline()))
-
-    async def put_route(self, wanted: WantedRoute) -> RouteState:
-        """Make the object be as it is wanted: create it, or change the one that is there. Raises as ``put_service``."""
-        return _route(wanted.resource, await self._put(wanted.resource, wanted.manifest, self.deadline()))
-
-    async def delete_route(self, resource: str, name: str, uid: str | None = None) -> None:
-        """Delete one of the objects that give a stack's ports names; works as ``delete``.
-
-        ``uid`` saves a request; if another object of ours has the name by now, that is deleted.
-        """
-        deadline = self.deadline()
-        if uid is None or not await self.delete(resource, name, uid, deadline=deadline):
-            await self.delete(resource, name, deadline=deadline)
-
-    # ---- changes of any object
-
-    async def _put(
-        self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, known: Collection[str | None] = ()
-    ) -> JsonObject:
-        """Create the object, or change ours that is there; again if the object changes meanwhile."""
-        name = manifest["metadata"]["name"]
+        resource, name, deadline = kind.resource, manifest["metadata"]["name"], self.deadline(timeout)
 
         async def once() -> JsonObject | Again:
             existing = await self.find(resource, name, deadline)
@@ -417,44 +348,67 @@ class Cluster:
             try:
                 if existing is None:
                     return await self._create(resource, manifest, deadline)
-                return await self._change(resource, manifest, existing, deadline)
+                return await self._change(resource, manifest, existing["metadata"]["uid"], existing, deadline)
             except (ObjectExists, ObjectNotFound, PreconditionFailed):  # another one has the name by now, or none
                 return Again(error=ClusterUnavailable(f"{resource} {name} keeps changing"))
 
-        return await poll(deadline, once)
+        return kind.state(await poll(deadline, once))
+
+    async def update(
+        self, kind: ObjectKind[S], manifest: Mapping[str, Any], uid: str, *, timeout: float | None = None
+    ) -> S:
+        """Change the object of that uid to what the manifest says; a Service's node ports stay held.
+
+        Raises NodePortTaken, NodePortOutOfRange, ClusterRefused if a policy removes our labels, and as ``patch``.
+        """
+        before: JsonObject = {"metadata": {}, "spec": {}}
+        return kind.state(await self._change(kind.resource, manifest, uid, before, self.deadline(timeout)))
+
+    async def node_port_range(self) -> PortRange | None:
+        """The cluster's range of node ports; None if the cluster does not say.
+
+        Sends a Service with the node ports 1 and 65535, and reads the range from the refusal. Not a dry run, because
+        Kubernetes 1.36 does not check the range in one: if the range covers both, the Service is created, and deleted at
+        once. Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
+        """
+        name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
+        try:
+            created = await self.create(SERVICES, range_question(self.namespace_name, self.instance, name))
+        except NodePortOutOfRange as refusal:
+            return PortRange(*refusal.cluster)
+        except NodePortTaken:
+            return None
+        await self.delete("services", created.name, created.uid)
+        # If a policy of the cluster has changed the ports, the range remains unknown.
+        asked = set(created.node_ports) == {FIRST_PORT, LAST_PORT}
+        return PortRange(FIRST_PORT, LAST_PORT) if asked else None
 
     async def _change(
-        self, resource: str, manifest: Mapping[str, Any], existing: Mapping[str, Any], deadline: Deadline
+        self, resource: str, manifest: Mapping[str, Any], uid: str, before: JsonObject, deadline: Deadline
     ) -> JsonObject:
-        """Merge the manifest into the object of that uid, and remove what only ``existing`` has of what stackd writes."""
-        metadata, spec, before = manifest["metadata"], manifest["spec"], existing["spec"]
+        """Merge the manifest into the object of that uid, and remove what only ``before`` has of what stackd writes; of a
+        Service always what it has in a pool.
+        """
+        metadata, spec, old = manifest["metadata"], manifest["spec"], before["spec"]
         if resource == "services":  # Kubernetes has filled in its other fields
-            spec = {**spec, "selector": {**dict.fromkeys(before.get("selector") or ()), **spec["selector"]}}
+            unset = dict.fromkeys((labels.ASSIGNED, *(old.get("selector") or ())))
+            spec = {**spec, "selector": {**unset, **spec["selector"]}}
         else:
-            spec = {**dict.fromkeys(before), **spec}
-        ours = (labels.POOL, labels.ASSIGNED, labels.CLIENT_LABEL_PREFIX)
-        old = dict.fromkeys(name for name in labels.labels_of(existing) if name.startswith(ours))
-        changes = {"labels": {**old, **metadata["labels"]}, "annotations": metadata["annotations"]}
-        uid = existing["metadata"]["uid"]
-        raw = await self._patch(resource, metadata["name"], uid, deadline, spec, **changes, ownerReferences=None)
+            spec = {**dict.fromkeys(old), **spec}
+        clients = (name for name in labels.labels_of(before) if name.startswith(labels.CLIENT_LABEL_PREFIX))
+        names = {**dict.fromkeys((labels.POOL, labels.ASSIGNED, *clients)), **metadata["labels"]}
+        changes = {"labels": names, "annotations": metadata["annotations"], "ownerReferences": None}
+        raw = await self._patch(resource, metadata["name"], uid, deadline, changes, spec=spec)
         _require_labels(resource, raw, manifest)
         return raw
 
     async def _patch(
-        self,
-        resource: str,
-        name: str,
-        uid: str,
-        deadline: Deadline,
-        spec: Mapping[str, Any] | None = None,
-        **metadata: Mapping[str, str | None] | None,
+        self, resource: str, name: str, uid: str, deadline: Deadline, metadata: Mapping[str, Any], **parts: Any
     ) -> JsonObject:
         """Merge into the object of that uid; None removes."""
-        patch = {"metadata": {"uid": uid, **metadata}} | ({"spec": spec} if spec is not None else {})
-        body = orjson.dumps(patch, default=dict)
-        return await self.answer(
-            self.on("patch", resource, name, uid=uid, body=body, content_type=wire.MERGE_PATCH), deadline
-        )
+        body = orjson.dumps({"metadata": {"uid": uid, **metadata}, **parts}, default=dict)
+        call = self.on("patch", resource, name, uid=uid, body=body, content_type=wire.MERGE_PATCH)
+        return await self.answer(call, deadline)
 
     async def _create(
         self, resource: str, manifest: Mapping[str, Any], deadline: Deadline, *, dry_run: bool = False
@@ -548,14 +502,6 @@ class Cluster:
         if not await poll(deadline, delete):
             await poll(deadline, is_gone)
         return not other
-
-
-_pod = partial(readable, "pods", pod_state)
-_service = partial(readable, "services", service_state)
-
-
-def _route(resource: str, raw: JsonObject) -> RouteState:
-    return readable(resource, partial(route_state, resource), raw)
 
 
 def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:

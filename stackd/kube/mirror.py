@@ -8,7 +8,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from functools import partial
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
-from stackd.kube.routes import BACKENDS, RESOURCES, RouteState, is_backend, route_state
+from stackd.kube.routes import BACKENDS, RESOURCES, ROUTES, RouteState, is_backend
 from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.structs import struct
@@ -31,10 +30,9 @@ T = TypeVar("T")
 State = PodState | ServiceState | RouteState | NodeState
 _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
     "pods": pod_state,
-    "services": lambda raw: route_state(BACKENDS, raw) if is_backend(raw) else service_state(raw),
+    **{resource: kind.read for resource, kind in ROUTES.items()},
+    "services": lambda raw: ROUTES[BACKENDS].read(raw) if is_backend(raw) else service_state(raw),
     "nodes": node_state,
-    HTTP_ROUTES: partial(route_state, HTTP_ROUTES),
-    TLS_ROUTES: partial(route_state, TLS_ROUTES),
 }
 
 

@@ -5,12 +5,13 @@ Strings that many objects share are interned and messages are cut, so that thous
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from sys import intern
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from stackd.clock import to_nanoseconds
 from stackd.kube import labels
+from stackd.kube.wire import JsonObject, readable
 from stackd.quantity import NANO, reported
 from stackd.structs import struct
 
@@ -18,6 +19,19 @@ MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"
 
 _NONE: Mapping[str, Any] = {}
+S_co = TypeVar("S_co", covariant=True)
+
+
+@struct
+class ObjectKind(Generic[S_co]):
+    """One resource, and what stackd keeps of its objects."""
+
+    resource: str
+    read: Callable[[JsonObject], S_co]
+
+    def state(self, raw: JsonObject) -> S_co:
+        """The view of an object's JSON. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
+        return readable(self.resource, self.read, raw)
 
 
 @struct
@@ -217,6 +231,11 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
         ephemeral_bytes=reported(allocatable.get(EPHEMERAL_STORAGE)).whole,
         pod_cidrs=tuple(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),))),
     )
+
+
+PODS: ObjectKind[PodState] = ObjectKind(resource="pods", read=pod_state)
+SERVICES: ObjectKind[ServiceState] = ObjectKind(resource="services", read=service_state)
+NODES: ObjectKind[NodeState] = ObjectKind(resource="nodes", read=node_state)
 
 
 def pod_event(raw: Mapping[str, Any]) -> PodEvent:

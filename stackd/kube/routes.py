@@ -9,6 +9,7 @@ stored differs from them only if somebody has changed it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from sys import intern
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from stackd.clock import to_nanoseconds
 from stackd.config import RoutesSection
 from stackd.kube import labels
 from stackd.kube.manifests import service_port, service_selector
-from stackd.kube.objects import MESSAGE_LIMIT
+from stackd.kube.objects import MESSAGE_LIMIT, ObjectKind
 from stackd.kube.wire import GATEWAY_API, HTTP_ROUTES, KINDS, TLS_ROUTES
 from stackd.model import Route, RoutedPort, Stack
 from stackd.structs import struct
@@ -170,6 +171,11 @@ def route_state(resource: str, raw: Mapping[str, Any]) -> RouteState:
         annotated=labels.ROUTE in labels.annotations_of(raw),
         **({} if resource == BACKENDS else _outcome(raw, spec)),
     )
+
+
+ROUTES: Mapping[str, ObjectKind[RouteState]] = {
+    resource: ObjectKind(resource=resource, read=partial(route_state, resource)) for resource in RESOURCES
+}
 
 
 def _outcome(raw: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,8 @@ async def endless(
             health.relists += 1
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", kind, exc)
+            health.restarts += 1
+            continue
         except (ClusterError, ClusterUnavailable) as exc:
             health.lost(exc)
             if isinstance(exc, ClusterOverloaded):

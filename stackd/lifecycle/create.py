@@ -23,8 +23,8 @@ from stackd.errors import (
     StackdError,
     StackNotFound,
 )
-from stackd.kube.objects import PodState, ServiceState
-from stackd.kube.routes import WantedRoute
+from stackd.kube.objects import PODS, PodState, ServiceState
+from stackd.kube.routes import ROUTES, WantedRoute
 from stackd.lifecycle.assign import assign, preempt
 from stackd.lifecycle.context import Abandon, Context, CreateRequest, new_id
 from stackd.lifecycle.crashpoints import crash_point
@@ -187,7 +187,7 @@ async def _objects(
     """Create pod, Service and routes at the same time. All outcomes are known when this returns or raises."""
 
     async def create_pod() -> PodState:
-        pod = await context.cluster.create_pod(pod_request(context, stack, request.spec))
+        pod = await context.cluster.create(PODS, pod_request(context, stack, request.spec))
         phase_timer.lap("pod")
         crash_point("create.pod_created")
         context.mirror.saw(pod)
@@ -200,7 +200,7 @@ async def _objects(
         return exposed
 
     async def create_route(wanted_route: WantedRoute) -> None:
-        context.mirror.saw(await context.cluster.create_route(wanted_route))
+        context.mirror.saw(await context.cluster.create(ROUTES[wanted_route.resource], wanted_route.manifest))
         crash_point("create.route_created")
 
     pod, exposed, routed = await asyncio.gather(
@@ -293,7 +293,7 @@ async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState |
 async def _asked_for(context: Context, stack: Stack, timed_out: TimeoutError) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
     Raises NoRoom if the pod has no node, and ClusterUnavailable."""
-    pod = await context.cluster.get_pod(stack.pod_name, timeout=ASK_SECONDS)
+    pod = await context.cluster.get(PODS, stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
         raise ClusterUnavailable(DELETED) from timed_out
     if not (pod.scheduled and pod.node_name):
@@ -363,7 +363,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     await context.store.stacks.check(request.labels, ports=request.node_ports, limits=limits)
     stack = _new_stack(context, new_id("stack"), request)
     try:
-        await context.cluster.create_pod(pod_request(context, stack, request.spec), dry_run=True)
+        await context.cluster.create(PODS, pod_request(context, stack, request.spec), dry_run=True)
     except StackdError as error:
         hide_in(error, stack.values)
         if isinstance(error, ClusterError):

@@ -25,8 +25,8 @@ from stackd.errors import (
 )
 from stackd.kube.connection import Backoff, Deadline
 from stackd.kube.manifests import pod_manifest, service_manifest
-from stackd.kube.objects import ServiceState
-from stackd.kube.routes import BACKENDS, WantedRoute, names_of, resource_of, wanted_routes
+from stackd.kube.objects import SERVICES, ServiceState
+from stackd.kube.routes import BACKENDS, ROUTES, WantedRoute, names_of, resource_of, wanted_routes
 from stackd.lifecycle.context import Abandon, Context, CreateRequest
 from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.gate import learn_node_ports
@@ -91,7 +91,7 @@ async def expose(
 
     An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. ``fresh``: a create, so there
     is no Service of this name yet. All tries together end by the deadline of one call. Raises NoNodePort, ClusterRefused
-    if a policy changes the Service, and what ``put_service`` raises.
+    if a policy changes the Service, and what ``Cluster.put`` raises.
     """
     await context.gate.right_cluster()
     deadline = context.cluster.deadline(timeout)
@@ -113,7 +113,7 @@ async def expose(
                 require_as_made(stack, service)
             except ClusterRefused:
                 if fresh:
-                    await context.cluster.delete_service(stack.service_name, service.uid)
+                    await context.cluster.delete("services", stack.service_name, service.uid)
                 raise
             context.mirror.saw(service)
             return stack, service
@@ -138,17 +138,17 @@ def require_as_made(stack: Stack, service: ServiceState) -> None:
 async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: bool) -> ServiceState:
     manifest = service_manifest(stack, context.instance)
     if fresh:
-        return await context.cluster.create_service(manifest, timeout=deadline.left)
+        return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
     seen = context.mirror.services.get(stack.service_name)
     if seen is not None and not seen.deleting:
         try:
-            service = await context.cluster.patch_service(manifest, seen.uid, timeout=deadline.left)
+            service = await context.cluster.update(SERVICES, manifest, seen.uid, timeout=deadline.left)
         except (ObjectNotFound, PreconditionFailed):
             context.mirror.gone(seen)
         else:
             if not service_error(stack, service):
                 return service
-    return await context.cluster.put_service(manifest, known=(stack.service_uid,), timeout=deadline.left)
+    return await context.cluster.put(SERVICES, manifest, known=(stack.service_uid,), timeout=deadline.left)
 
 
 # ---- the names
@@ -191,7 +191,7 @@ async def put_routes(context: Context, stack: Stack) -> None:
     for one in wanted(context, stack):
         seen = context.mirror.routes[one.resource].get(one.name)
         if seen is None or seen.content != one.content:
-            context.mirror.saw(await context.cluster.put_route(one))
+            context.mirror.saw(await context.cluster.put(ROUTES[one.resource], one.manifest))
             crash_point("route.put")
 
 
@@ -200,7 +200,8 @@ async def delete_routes(context: Context, stack: Stack) -> None:
 
     async def delete(resource: str, name: str) -> None:
         seen = context.mirror.routes[resource].get(name)
-        await context.cluster.delete_route(resource, name, None if seen is None else seen.uid)
+        uid = None if seen is None else seen.uid  # saves a request
+        await context.cluster.delete(resource, name, uid) or await context.cluster.delete(resource, name)
         crash_point("delete.route_deleted")
         if seen is not None:
             context.mirror.gone(seen)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube.mirror import Changed, Relisted
-from stackd.kube.objects import NodeState, PodState
+from stackd.kube.objects import PODS, NodeState, PodState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.next_step import OF_THE_PASS, route_error, service_error
 from stackd.lifecycle.objects import what_is_wrong
@@ -214,7 +214,7 @@ class Observer:
         watched = context.mirror.health_by_kind["pods"]
         version = watched.version
         try:
-            pod = await context.cluster.get_pod(stack.pod_name)
+            pod = await context.cluster.get(PODS, stack.pod_name)
         except (ClusterError, ClusterUnavailable) as error:
             message = "%s: its pod is missing from the watch, and asking for it failed: %s"
             log.info(message, stack.stack_id, error, extra={"same": "absent"})

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from stackd.errors import ClusterUnavailable, ObjectExists, StackdError
 from stackd.kube.labels import is_prepull
 from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec, pull_status
+from stackd.kube.objects import PODS
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
@@ -165,7 +166,7 @@ class PrePulls:
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
         pod = prepull_pod(manifest, context.config.stacks.namespace, context.instance, target.node)
         with contextlib.suppress(ObjectExists):  # made by an earlier try whose response was lost
-            await context.cluster.create_pod(pod)
+            await context.cluster.create(PODS, pod)
         made = await context.cluster.find("pods", name)
         if made is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
@@ -202,7 +203,7 @@ class PrePulls:
 
     async def _delete(self, pod: JsonObject) -> None:
         metadata = pod["metadata"]
-        await self._context.cluster.delete_pod(metadata["name"], metadata["uid"])
+        await self._context.cluster.delete("pods", metadata["name"], metadata["uid"])
 
     def _failed(self, target: ImageOnNode, error: StackdError, delay: float | None) -> None:
         if target in self._wanted():

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube import labels
 from stackd.kube.client import Cluster
-from stackd.kube.objects import pod_state
+from stackd.kube.objects import PODS, pod_state
 from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_config_map, parse_pod, parse_record
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.context import Context
@@ -147,7 +147,7 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
         return []
 
     async def is_there(stack: Stack) -> bool:
-        return bool(await cluster.find("services", stack.service_name) or await cluster.get_pod(stack.pod_name))
+        return bool(await cluster.find("services", stack.service_name) or await cluster.get(PODS, stack.pod_name))
 
     missing = [stack for stack in context.store.stacks.ordered() if stack.stack_id not in there]
     answers = await asyncio.gather(*map(is_there, missing))

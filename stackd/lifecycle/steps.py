@@ -26,7 +26,7 @@ from stackd.errors import (
 )
 from stackd.kube import labels
 from stackd.kube.manifests import pod_labels
-from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.objects import PODS, SERVICES, PodState, ServiceState
 from stackd.kube.routes import RouteState
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
@@ -100,7 +100,7 @@ async def _delete_objects(context: Context, stack: Stack) -> None:
             raise error
     seen = context.mirror.services.get(stack.service_name)
     uid = _uid(stack.service_uid, seen)
-    await context.cluster.delete_service(stack.service_name, uid, known=(stack.service_uid,))
+    await context.cluster.delete("services", stack.service_name, uid, known=(stack.service_uid,))
     crash_point("delete.service_deleted")
     if seen is not None:
         context.mirror.gone(seen)
@@ -111,7 +111,7 @@ async def _delete_objects(context: Context, stack: Stack) -> None:
 
 async def _delete_pod(context: Context, stack: Stack) -> None:
     seen = context.mirror.pods.get(stack.pod_name)
-    await context.cluster.delete_pod(stack.pod_name, _uid(stack.pod_uid, seen), known=(stack.pod_uid,))
+    await context.cluster.delete("pods", stack.pod_name, _uid(stack.pod_uid, seen), known=(stack.pod_uid,))
     crash_point("delete.pod_deleted")
     if seen is not None:
         context.mirror.gone(seen)
@@ -165,9 +165,9 @@ async def _start(context: Context, stack: Stack) -> None:
     stack = await _record_first(context, stack)
     crash_point("restart.recorded")
     await context.gate.right_cluster()
-    pod = await context.cluster.get_pod(stack.pod_name)
+    pod = await context.cluster.get(PODS, stack.pod_name)
     if pod is not None and (pod.deleting or pod.generation < stack.generation):
-        await context.cluster.delete_pod(stack.pod_name)
+        await context.cluster.delete("pods", stack.pod_name)
         context.mirror.gone(pod)
         crash_point("restart.cleared")
         pod = None
@@ -176,7 +176,7 @@ async def _start(context: Context, stack: Stack) -> None:
         raise StackNotFound(stack_id)
     stack = await context.store.stacks.whole(row)
     if pod is None:
-        pod = await context.cluster.create_pod(pod_request(context, stack, spec_of(context, stack)))
+        pod = await context.cluster.create(PODS, pod_request(context, stack, spec_of(context, stack)))
     elif pod.stack_id != stack_id or pod.instance != context.instance:
         # Without our labels the mirror would not see it, and the row not get it.
         pod = await _put_labels(context, stack, pod.uid)
@@ -234,7 +234,7 @@ async def put(context: Context, stack: Stack, *, timeout: float | None = None) -
         expiry = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}  # nothing else differs
         await context.gate.right_cluster()
         try:
-            service = await context.cluster.annotate_service(seen.name, seen.uid, expiry, timeout=timeout)
+            service = await context.cluster.patch(SERVICES, seen.name, seen.uid, annotations=expiry, timeout=timeout)
         except (ObjectNotFound, PreconditionFailed):
             context.mirror.gone(seen)
             raise ClusterUnavailable("its Service was replaced meanwhile") from None
@@ -271,10 +271,8 @@ async def label(context: Context, stack: Stack) -> None:
 async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
     """Put stackd's labels on the stack's pod of that uid and return it. Raises ClusterRefused if something removes them
     at once; ObjectNotFound, PreconditionFailed, ClusterUnavailable."""
-    generation = {labels.GENERATION: str(stack.generation)}
-    pod = await context.cluster.patch_pod(
-        stack.pod_name, pod_uid, labels=pod_labels(stack, context.instance), annotations=generation
-    )
+    names, generation = pod_labels(stack, context.instance), {labels.GENERATION: str(stack.generation)}
+    pod = await context.cluster.patch(PODS, stack.pod_name, pod_uid, labels=names, annotations=generation)
     if pod.stack_id != stack.stack_id:
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
     return pod
@@ -301,12 +299,7 @@ async def remove_without_row(context: Context, stack_id: str) -> None:
 
 async def _remove(context: Context, one: PodState | ServiceState | RouteState) -> None:
     await context.gate.right_cluster()
-    if isinstance(one, PodState):
-        await context.cluster.delete_pod(one.name, one.uid)
-    elif isinstance(one, RouteState):
-        await context.cluster.delete_route(one.resource, one.name, one.uid)
-    else:
-        await context.cluster.delete_service(one.name, one.uid)
+    await context.cluster.delete(one.resource, one.name, one.uid)
     context.mirror.gone(one)
     crash_point("orphan.removed")
 

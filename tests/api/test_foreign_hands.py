@@ -9,7 +9,6 @@ import pytest
 
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
-from stackd.kube.objects import PodState
 from tests.api.test_times import noted_end
 from tests.harness import Harness, Machine, eventually, seed, until
 
@@ -290,16 +289,16 @@ async def test_requests_that_a_policy_has_raised_count(at: Harness) -> None:
 
 async def test_a_pod_that_ends_while_it_is_asked_for_is_gone(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The watch reports the end before the response arrives that says that it exists."""
-    stack_id, get_pod = await at.running(), Cluster.get_pod
+    stack_id, find = await at.running(), Cluster.find
 
-    async def slowly(cluster: Cluster, name: str) -> PodState | None:
-        pod = await get_pod(cluster, name)
+    async def slowly(cluster: Cluster, resource: str, name: str, *more: Any) -> Any:
+        pod = await find(cluster, resource, name, *more)
         if pod is not None:
             version = at.daemon.context.mirror.health_by_kind["pods"].version
             at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", name))
             await eventually(lambda: at.daemon.context.mirror.health_by_kind["pods"].version != version)
         return pod
 
-    monkeypatch.setattr(Cluster, "get_pod", slowly)
+    monkeypatch.setattr(Cluster, "find", slowly)
     at.faults.replay_deletion("pods", stack_id)
     await at.until_status(stack_id, "stopped")

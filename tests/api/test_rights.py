@@ -11,6 +11,7 @@ import pytest
 from stackd.embedded import EmbeddedCluster, User
 from stackd.kube.credentials import request_token
 from stackd.kube.labels import object_labels
+from stackd.kube.objects import PODS
 from tests.api.test_routes import GATEWAY, asking, routes_of
 from tests.api.test_routes import SETTINGS as ROUTES
 from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
@@ -44,10 +45,10 @@ async def use(at: Harness) -> None:
     assert await cluster.pod_log(third, tail=10)
     assert await cluster.pod_events(third)
     uid = (await at.pods_and_services())[third]
-    await cluster.patch_pod(third, uid, annotations={"stackd.io/expires-at": None})
-    await cluster.delete_service(f"svc-{third}")
-    await cluster.delete_pod(third)
-    assert await cluster.get_pod(first) is None
+    await cluster.patch(PODS, third, uid, annotations={"stackd.io/expires-at": None})
+    await cluster.delete("services", f"svc-{third}")
+    await cluster.delete("pods", third)
+    assert await cluster.get(PODS, first) is None
     await at.apply("configmaps", first, labels=object_labels("default", first))
     await cluster.delete("configmaps", first)
     await cluster.list_namespaced("resourcequotas")

@@ -18,6 +18,7 @@ from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
 from stackd.errors import NodePortTaken
 from stackd.kube.manifests import range_question
+from stackd.kube.objects import SERVICES
 from tests.cluster.real import Process, Real, outside_of
 from tests.gate import Gate, gate
 from tests.harness import KEY, fast_cluster
@@ -89,11 +90,11 @@ async def held_port(environment: dict[str, str]) -> AsyncIterator[int]:
             body = range_question(other.namespace_name, other.instance, f"svc-other-{secrets.token_hex(6)}")
             body["spec"]["ports"] = [{"name": "p", "port": 80, "nodePort": port}]
             try:
-                service = await other.create_service(body)
+                service = await other.create(SERVICES, body)
             except NodePortTaken:
                 continue
             yield port
-            await other.delete_service(service.name)
+            await other.delete("services", service.name)
             return
 
 

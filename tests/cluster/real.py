@@ -90,11 +90,11 @@ class Real(Client):
         for kind in ROUTES:
             with suppress(StackdError):  # a cluster without the Gateway API
                 for name in await self.objects(kind):
-                    await self.outside.delete_route(kind, name)
+                    await self.outside.delete(kind, name)
         for name in await self.objects("pods"):
-            await self.outside.delete_pod(name)
+            await self.outside.delete("pods", name)
         for name in await self.objects("services"):
-            await self.outside.delete_service(name)
+            await self.outside.delete("services", name)
 
 
 @asynccontextmanager

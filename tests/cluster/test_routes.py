@@ -79,7 +79,7 @@ async def test_what_is_stored_is_what_is_wanted_and_what_others_change_is_repair
     await real.passes(2)
     assert await sent() == before, "what the API server stores is what stackd compares it with"
     deleted, edited = f"{stacks[0]['stack_id']}-80", f"{stacks[1]['stack_id']}-81"
-    await real.outside.delete_route(HTTP_ROUTES, deleted)
+    await real.outside.delete(HTTP_ROUTES, deleted)
     other = orjson.dumps({"spec": {"hostnames": ["other.example.org"]}})
     await real.outside.answer(real.outside.on("patch", HTTP_ROUTES, edited, body=other, content_type=MERGE_PATCH))
     await until_as_wanted(real)

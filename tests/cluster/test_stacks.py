@@ -23,7 +23,7 @@ async def test_a_stack_is_a_pod_and_a_service_with_the_record_and_a_delete_leave
     for path in ("/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/status", "/stats", "/healthz"):
         await real.get(path)
     assert await real.requests() == before, "reads ask the cluster for nothing"
-    await real.outside.delete_pod(stack["pod_id"])
+    await real.outside.delete("pods", stack["pod_id"])
     await real.until_status(stack_id, "stopped")
     await eventually(lambda: is_zero(real, "used_node_ports"), pause=0.1)
     assert (await real.objects("services"))[stack["service_name"]]["spec"]["type"] == "ClusterIP"

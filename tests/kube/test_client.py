@@ -32,6 +32,7 @@ from stackd.errors import (
     VersionExpired,
 )
 from stackd.kube.client import Cluster
+from stackd.kube.objects import PODS, SERVICES
 from stackd.kube.wire import (
     MESSAGE_LIMIT,
     KubeRequest,
@@ -43,8 +44,8 @@ from stackd.kube.wire import (
 )
 from tests.kube.wire import (
     NAMESPACE,
-    PODS,
-    SERVICES,
+    PODS_PATH,
+    SERVICES_PATH,
     Reply,
     Wire,
     all_recordings,
@@ -87,9 +88,9 @@ def service(*, node_port: int = 31000) -> dict[str, Any]:
 
 
 async def test_a_lost_answer_to_a_create_makes_exactly_one_pod(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", PODS, loses(), EXISTS)
-    wire.on("GET", f"{PODS}/p", says(pod("p")))
-    assert (await cluster.create_pod(pod("p"))).uid == "uid-of-p"
+    wire.on("POST", PODS_PATH, loses(), EXISTS)
+    wire.on("GET", f"{PODS_PATH}/p", says(pod("p")))
+    assert (await cluster.create(PODS, pod("p"))).uid == "uid-of-p"
     assert [seen.method for seen in wire.seen] == ["POST", "POST", "GET"]
     assert cluster.counts["create", "pods", "none"] == 1
 
@@ -108,19 +109,19 @@ async def test_a_lost_answer_to_a_create_makes_exactly_one_pod(cluster: Cluster,
 )
 async def test_a_create_outlasts_a_temporary_failure(cluster: Cluster, wire: Wire, refusal: Reply) -> None:
     cluster.target = replace(cluster.target, timeout=5, attempt_timeout=0.5)
-    wire.on("POST", PODS, refusal, says(pod("p"), 201))
-    assert (await cluster.create_pod(pod("p"))).name == "p"
-    assert len(wire.asked("POST", PODS)) == 2
+    wire.on("POST", PODS_PATH, refusal, says(pod("p"), 201))
+    assert (await cluster.create(PODS, pod("p"))).name == "p"
+    assert len(wire.asked("POST", PODS_PATH)) == 2
 
 
 async def test_retry_after_is_waited_for_within_the_deadline_or_passed_on(cluster: Cluster, wire: Wire) -> None:
     slow = status(429, "TooManyRequests", "slow")
-    wire.on("POST", PODS, says(slow, 429, Retry_After="1"), says(pod("p"), 201), says(slow, 429, Retry_After="61"))
+    wire.on("POST", PODS_PATH, says(slow, 429, Retry_After="1"), says(pod("p"), 201), says(slow, 429, Retry_After="61"))
     began = time.monotonic()
-    await cluster.create_pod(pod("p"))
+    await cluster.create(PODS, pod("p"))
     assert time.monotonic() - began >= 1.0
     with pytest.raises(ClusterOverloaded) as caught:
-        await cluster.create_pod(pod("p"), timeout=60)
+        await cluster.create(PODS, pod("p"), timeout=60)
     assert caught.value.retry_after == 61
     assert time.monotonic() - began < 30, "it has waited for the deadline"
 
@@ -128,10 +129,10 @@ async def test_retry_after_is_waited_for_within_the_deadline_or_passed_on(cluste
 @pytest.mark.parametrize(
     ("path", "other"),
     [
-        (f"{PODS}/p", pod("p", instance="green")),
-        (f"{PODS}/p", with_meta(pod("p"), labels={})),
-        (f"{PODS}/p", with_meta(pod("p"), annotations={"stackd.io/record": "of another"})),
-        (f"{SERVICES}/s", service(node_port=31001)),
+        (f"{PODS_PATH}/p", pod("p", instance="green")),
+        (f"{PODS_PATH}/p", with_meta(pod("p"), labels={})),
+        (f"{PODS_PATH}/p", with_meta(pod("p"), annotations={"stackd.io/record": "of another"})),
+        (f"{SERVICES_PATH}/s", service(node_port=31001)),
     ],
 )
 async def test_another_object_of_the_name_is_refused(
@@ -141,60 +142,60 @@ async def test_another_object_of_the_name_is_refused(
     wire.on("POST", collection, EXISTS)
     wire.on("GET", path, says(other))
     with pytest.raises(ObjectExists):
-        await (cluster.create_pod(pod("p")) if collection == PODS else cluster.create_service(service()))
+        await (cluster.create(PODS, pod("p")) if collection == PODS_PATH else cluster.create(SERVICES, service()))
     assert [seen.method for seen in wire.seen] == ["POST", "GET"]
 
 
 async def test_a_service_whose_own_port_is_refused_was_made_by_the_try_before(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", SERVICES, loses(), PORT_REFUSED, PORT_REFUSED)
-    wire.on("GET", f"{SERVICES}/s", says(service()), missing("services", "s"))
-    assert (await cluster.create_service(service())).name == "s"
+    wire.on("POST", SERVICES_PATH, loses(), PORT_REFUSED, PORT_REFUSED)
+    wire.on("GET", f"{SERVICES_PATH}/s", says(service()), missing("services", "s"))
+    assert (await cluster.create(SERVICES, service())).name == "s"
     with pytest.raises(NodePortTaken) as caught:  # nothing was made: the port is somebody else's
-        await cluster.create_service(service())
+        await cluster.create(SERVICES, service())
     assert caught.value.node_port == 31000
 
 
 async def test_a_service_that_a_policy_strips_of_its_labels_is_deleted(cluster: Cluster, wire: Wire) -> None:
     """Otherwise it holds its node port for ever, and the create takes it for somebody else's."""
     recorded = with_meta(service(), annotations={"stackd.io/record": '{"version":2,"of":"s"}'})
-    wire.on("POST", SERVICES, loses(), PORT_REFUSED)
-    wire.on("GET", f"{SERVICES}/s", says(with_meta(recorded, labels={})))
-    wire.on("DELETE", f"{SERVICES}/s", missing("services", "s"))
+    wire.on("POST", SERVICES_PATH, loses(), PORT_REFUSED)
+    wire.on("GET", f"{SERVICES_PATH}/s", says(with_meta(recorded, labels={})))
+    wire.on("DELETE", f"{SERVICES_PATH}/s", missing("services", "s"))
     with pytest.raises(ClusterRefused, match="removes stackd's labels from services"):
-        await cluster.create_service(recorded)
-    assert wire.asked("DELETE", f"{SERVICES}/s")[0].body["preconditions"] == {"uid": "uid-of-s"}
+        await cluster.create(SERVICES, recorded)
+    assert wire.asked("DELETE", f"{SERVICES_PATH}/s")[0].body["preconditions"] == {"uid": "uid-of-s"}
 
 
 async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", PODS, EXISTS, says(pod("p", uid="new"), 201))
-    wire.on("GET", f"{PODS}/p", says(going(pod("p"))))
-    assert (await cluster.create_pod(pod("p"))).uid == "new"
+    wire.on("POST", PODS_PATH, EXISTS, says(pod("p", uid="new"), 201))
+    wire.on("GET", f"{PODS_PATH}/p", says(going(pod("p"))))
+    assert (await cluster.create(PODS, pod("p"))).uid == "new"
 
 
 @pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
 async def test_a_refusal_with_odd_causes_is_about_the_pod_spec(cluster: Cluster, wire: Wire, causes: object) -> None:
-    wire.on("POST", PODS, says(status(422, "Invalid", 'Pod "p" is invalid: it is not good', causes=causes), 422))
+    wire.on("POST", PODS_PATH, says(status(422, "Invalid", 'Pod "p" is invalid: it is not good', causes=causes), 422))
     with pytest.raises(InvalidPodSpec):
-        await cluster.create_pod(pod("p"))
+        await cluster.create(PODS, pod("p"))
 
 
 # ---- the namespace
 
 
 async def test_a_missing_namespace_is_made_once_and_the_create_goes_on(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", PODS, NO_NAMESPACE, says(pod("p"), 201))
+    wire.on("POST", PODS_PATH, NO_NAMESPACE, says(pod("p"), 201))
     wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE)
     wire.on("POST", "/api/v1/namespaces", says(namespace(), 201))
-    assert (await cluster.create_pod(pod("p"))).name == "p"
+    assert (await cluster.create(PODS, pod("p"))).name == "p"
     assert wire.asked("POST", "/api/v1/namespaces")[0].body["metadata"]["name"] == "rec"
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
 async def test_a_namespace_that_stays_away_is_an_error(cluster: Cluster, wire: Wire, *, dry_run: bool) -> None:
-    wire.on("POST", PODS, NO_NAMESPACE, NO_NAMESPACE)
+    wire.on("POST", PODS_PATH, NO_NAMESPACE, NO_NAMESPACE)
     wire.on("GET", "/api/v1/namespaces/rec", says(namespace()), says(namespace(phase="Terminating")))
     with pytest.raises(ClusterUnavailable, match="the namespace rec does not exist"):
-        await cluster.create_pod(pod("p"), dry_run=dry_run)
+        await cluster.create(PODS, pod("p"), dry_run=dry_run)
     assert [seen.method for seen in wire.seen] == (["POST"] if dry_run else ["POST", "GET", "POST"])
     if not dry_run:
         with pytest.raises(ClusterUnavailable, match="is being terminated"):
@@ -205,11 +206,11 @@ async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire
     calls: list[None] = []
     cluster.connection.on_unverified = lambda: calls.append(None)
     cluster.belongs_to = "c-1"
-    wire.on("POST", PODS, NO_NAMESPACE)
+    wire.on("POST", PODS_PATH, NO_NAMESPACE)
     wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE)
     wire.on("GET", "/api/v1/namespaces/kube-system", says(namespace("kube-system", uid="c-2")))
     with pytest.raises(ClusterUnavailable, match="another cluster answers"):
-        await cluster.create_pod(pod("p"))
+        await cluster.create(PODS, pod("p"))
     assert not wire.asked("POST", "/api/v1/namespaces")
     assert calls
 
@@ -219,12 +220,12 @@ async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire
 
 @pytest.mark.parametrize("foreign", [pod("p", instance="green"), with_meta(pod("p"), labels={"app": "theirs"})])
 async def test_a_delete_without_a_uid_is_only_of_ours(cluster: Cluster, wire: Wire, foreign: dict[str, Any]) -> None:
-    wire.on("GET", f"{PODS}/p", says(foreign), says(pod("p", uid="u1")))
-    wire.on("DELETE", f"{PODS}/p", says(going(pod("p", uid="u1"))))
-    await cluster.delete_pod("p")
+    wire.on("GET", f"{PODS_PATH}/p", says(foreign), says(pod("p", uid="u1")))
+    wire.on("DELETE", f"{PODS_PATH}/p", says(going(pod("p", uid="u1"))))
+    await cluster.delete("pods", "p")
     assert [seen.method for seen in wire.seen] == ["GET"]
-    await cluster.delete_pod("p")
-    assert wire.asked("DELETE", f"{PODS}/p")[0].body["preconditions"] == {"uid": "u1"}
+    await cluster.delete("pods", "p")
+    assert wire.asked("DELETE", f"{PODS_PATH}/p")[0].body["preconditions"] == {"uid": "u1"}
 
 
 @pytest.mark.parametrize(
@@ -240,28 +241,28 @@ async def test_a_delete_without_a_uid_is_only_of_ours(cluster: Cluster, wire: Wi
 async def test_a_pod_is_gone_when_it_is_gone_and_not_before(
     cluster: Cluster, wire: Wire, first: Reply, deletes: int, gets: list[Reply]
 ) -> None:
-    wire.on("DELETE", f"{PODS}/p", first, GONE)
-    wire.on("GET", f"{PODS}/p", *gets)
-    await cluster.delete_pod("p", "u1")
-    assert len(wire.asked("DELETE", f"{PODS}/p")) == deletes
-    assert len(wire.asked("GET", f"{PODS}/p")) == len(gets)
+    wire.on("DELETE", f"{PODS_PATH}/p", first, GONE)
+    wire.on("GET", f"{PODS_PATH}/p", *gets)
+    await cluster.delete("pods", "p", "u1")
+    assert len(wire.asked("DELETE", f"{PODS_PATH}/p")) == deletes
+    assert len(wire.asked("GET", f"{PODS_PATH}/p")) == len(gets)
 
 
 async def test_a_delete_that_is_refused_is_not_asked_again(cluster: Cluster, wire: Wire) -> None:
     refused = status(403, "Forbidden", 'pods "p" is forbidden: User "u" cannot delete resource "pods" in API group ""')
-    wire.on("DELETE", f"{PODS}/p", *[says(refused, 403)] * 9)
+    wire.on("DELETE", f"{PODS_PATH}/p", *[says(refused, 403)] * 9)
     with pytest.raises(ClusterUnavailable, match="no right to delete pods"):
-        await cluster.delete_pod("p", "u1")
+        await cluster.delete("pods", "p", "u1")
     assert len(wire.seen) == 1
 
 
 async def test_annotations_are_patched_on_that_very_pod(cluster: Cluster, wire: Wire) -> None:
     other = recording("pod-patch-422-uid")["response"]["body"]
-    wire.on("PATCH", f"{PODS}/p", says(pod("p", uid="u1")), says(other, 422))
-    await cluster.patch_pod("p", "u1", annotations={"stackd.io/record": "{}"})
+    wire.on("PATCH", f"{PODS_PATH}/p", says(pod("p", uid="u1")), says(other, 422))
+    await cluster.patch(PODS, "p", "u1", annotations={"stackd.io/record": "{}"})
     assert wire.seen[0].body == {"metadata": {"uid": "u1", "annotations": {"stackd.io/record": "{}"}}}
     with pytest.raises(PreconditionFailed):
-        await cluster.patch_pod("p", "u1", annotations={"stackd.io/record": "{}"})
+        await cluster.patch(PODS, "p", "u1", annotations={"stackd.io/record": "{}"})
 
 
 async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wire: Wire) -> None:
@@ -269,15 +270,19 @@ async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wir
     wanted["spec"]["selector"] = {"stackd.io/stack": "s"}
     old = with_meta(service(), labels=service()["metadata"]["labels"] | {"label.stackd.io/team": "7", "theirs": "x"})
     old["spec"]["selector"] = {"stackd.io/assigned": "true"}
-    wire.on("GET", f"{SERVICES}/s", says(old), says(with_meta(old, labels={})))
-    wire.on("PATCH", f"{SERVICES}/s", says(wanted))
-    await cluster.put_service(wanted)
-    patch = wire.asked("PATCH", f"{SERVICES}/s")[0].body
-    assert patch["metadata"]["labels"] == wanted["metadata"]["labels"] | {"label.stackd.io/team": None}
+    wire.on("GET", f"{SERVICES_PATH}/s", says(old), says(with_meta(old, labels={})))
+    wire.on("PATCH", f"{SERVICES_PATH}/s", says(wanted))
+    await cluster.put(SERVICES, wanted)
+    patch = wire.asked("PATCH", f"{SERVICES_PATH}/s")[0].body
+    assert patch["metadata"]["labels"] == wanted["metadata"]["labels"] | {
+        "label.stackd.io/team": None,
+        "stackd.io/pool": None,
+        "stackd.io/assigned": None,
+    }
     assert patch["metadata"]["uid"] == "uid-of-s"
     assert patch["spec"]["selector"] == {"stackd.io/assigned": None, "stackd.io/stack": "s"}
     with pytest.raises(ObjectExists, match="is not stackd's"):
-        await cluster.put_service(wanted)
+        await cluster.put(SERVICES, wanted)
 
 
 # ---- reads
@@ -312,18 +317,18 @@ async def test_of_a_response_that_unpacks_to_a_lot_only_so_much_is_read(
     """Before, 600 MB, packed into one, took 1.9 GB of memory."""
     monkeypatch.setattr("stackd.kube.connection.LIST_BYTES", 4 << 20)
     monkeypatch.setattr("stackd.kube.connection.OBJECT_BYTES", 1 << 20)
-    wire.on("GET", f"{PODS}/p", packed(60 << 20, code))
-    wire.on("GET", PODS, *[packed(60 << 20, code)] * 2)
+    wire.on("GET", f"{PODS_PATH}/p", packed(60 << 20, code))
+    wire.on("GET", PODS_PATH, *[packed(60 << 20, code)] * 2)
     tracemalloc.start()
     try:
         with pytest.raises(AnswerTooLarge, match="the response to get pods in namespace rec has more than 1 MiB"):
-            await cluster.get_pod("p")
+            await cluster.get(PODS, "p")
         assert tracemalloc.get_traced_memory()[1] < 30 << 20
     finally:
         tracemalloc.stop()
     with pytest.raises(AnswerTooLarge, match="more than 4 MiB"):
         await cluster.list_raw("pods")
-    assert [request.query.get("limit") for request in wire.asked("GET", PODS)] == ["500", "25"]
+    assert [request.query.get("limit") for request in wire.asked("GET", PODS_PATH)] == ["500", "25"]
     assert cluster.connection.contact.failures == 0, "it has answered"
 
 
@@ -334,9 +339,9 @@ async def test_a_list_of_large_pods_is_read_in_smaller_pages(
     cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stackd.kube.connection.LIST_BYTES", 1 << 20)
-    wire.on("GET", PODS, packed(2 << 20), says(items(pod("a"), more="next")), says(items(pod("b"))))
+    wire.on("GET", PODS_PATH, packed(2 << 20), says(items(pod("a"), more="next")), says(items(pod("b"))))
     assert [raw["metadata"]["name"] for raw in await cluster.list_raw("pods")] == ["a", "b"]
-    assert [request.query.get("limit") for request in wire.asked("GET", PODS)] == ["500", "25", "25"]
+    assert [request.query.get("limit") for request in wire.asked("GET", PODS_PATH)] == ["500", "25", "25"]
 
 
 async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire: Wire) -> None:
@@ -354,38 +359,38 @@ async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_take
         await asyncio.sleep(0.7)
         return web.json_response(pod("p"))
 
-    wire.on("GET", f"{PODS}/p", *[slow] * 4)
+    wire.on("GET", f"{PODS_PATH}/p", *[slow] * 4)
     target = target_at(wire.url, namespace=NAMESPACE, max_in_flight=2, timeout=5.0, attempt_timeout=2.0)
     cluster = await Cluster.connect(target)
-    assert all(await asyncio.gather(*(cluster.get_pod("p", timeout=1.0) for _ in range(4))))
+    assert all(await asyncio.gather(*(cluster.get(PODS, "p", timeout=1.0) for _ in range(4))))
     assert len(wire.seen) == 4, "a request was repeated"
     assert len({seen.connection for seen in wire.seen}) == 2
     assert cluster.connection.contact.failures == 0
 
-    wire.on("GET", f"{PODS}/p", *[waits(30)] * 2)
-    wire.on("GET", f"{PODS}/q", says(pod("q")))
+    wire.on("GET", f"{PODS_PATH}/p", *[waits(30)] * 2)
+    wire.on("GET", f"{PODS_PATH}/q", says(pod("q")))
     cluster.target = replace(target, attempt_timeout=30.0)
-    hanging = [asyncio.create_task(cluster.get_pod("p", timeout=30.0)) for _ in range(2)]
+    hanging = [asyncio.create_task(cluster.get(PODS, "p", timeout=30.0)) for _ in range(2)]
     await until(lambda: len(wire.seen) == 6)
     with pytest.raises(NoRequestSlot, match=r"could not be sent within 0\.2 s"):
-        await cluster.get_pod("q", timeout=0.2)
+        await cluster.get(PODS, "q", timeout=0.2)
     assert cluster.connection.contact.failures == 0
     hanging[0].cancel()  # a caller that leaves frees its place
-    assert await cluster.get_pod("q") is not None
+    assert await cluster.get(PODS, "q") is not None
     hanging[1].cancel()
     await asyncio.gather(*hanging, return_exceptions=True)
     await cluster.close()
 
 
 async def test_logs_that_hang_take_no_turn_of_a_create_and_say_nothing_of_the_api_server(wire: Wire) -> None:
-    wire.on("GET", f"{PODS}/p/log", *[waits(30)] * 100)
-    wire.on("POST", PODS, says(pod("p"), 201))
+    wire.on("GET", f"{PODS_PATH}/p/log", *[waits(30)] * 100)
+    wire.on("POST", PODS_PATH, says(pod("p"), 201))
     limits: dict[str, Any] = {"max_in_flight": 2, "logs_in_flight": 2, "timeout": 30.0, "attempt_timeout": 20.0}
     cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, **limits))
     reading = [asyncio.create_task(cluster.pod_log("p", tail=1)) for _ in range(50)]
     await until(lambda: len(wire.seen) >= 2)
-    await cluster.create_pod(pod("p"))
-    assert len(wire.asked("GET", f"{PODS}/p/log")) == 2
+    await cluster.create(PODS, pod("p"))
+    assert len(wire.asked("GET", f"{PODS_PATH}/p/log")) == 2
     for task in reading:
         task.cancel()
     await asyncio.gather(*reading, return_exceptions=True)
@@ -402,10 +407,10 @@ async def test_logs_that_hang_take_no_turn_of_a_create_and_say_nothing_of_the_ap
 async def test_a_connection_is_kept_for_a_minute(
     cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch, pause: float, same: bool
 ) -> None:
-    wire.on("GET", f"{PODS}/p", GONE, GONE)
-    await cluster.get_pod("p")
+    wire.on("GET", f"{PODS_PATH}/p", GONE, GONE)
+    await cluster.get(PODS, "p")
     monkeypatch.setattr("aiohttp.connector.monotonic", lambda: time.monotonic() + pause)
-    await cluster.get_pod("p")
+    await cluster.get(PODS, "p")
     first, second = (seen.connection for seen in wire.seen)
     assert (second is first) is same
 
@@ -431,8 +436,8 @@ async def test_a_server_that_is_not_there_is_unavailable(cluster: Cluster, wire:
 
 
 async def test_what_a_proxy_answers_is_logged(cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    wire.on("GET", f"{PODS}/p", page("<html><h1>404</h1>balancer/1.2</html>\n\x1b[31mforged", 404), GONE)
-    assert await cluster.get_pod("p") is None
+    wire.on("GET", f"{PODS_PATH}/p", page("<html><h1>404</h1>balancer/1.2</html>\n\x1b[31mforged", 404), GONE)
+    assert await cluster.get(PODS, "p") is None
     (logged,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert "404 text/html" in logged
     assert "balancer/1.2" in logged
@@ -449,7 +454,7 @@ async def test_what_does_not_speak_http_is_not_quoted() -> None:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         cluster = await Cluster.connect(target_at(url, namespace=NAMESPACE, timeout=0.2))
         with pytest.raises(ClusterUnavailable) as caught:
-            await cluster.get_pod("p")
+            await cluster.get(PODS, "p")
         assert not re.search(r"SSH|127\.0\.0\.1", str(caught.value))
         await cluster.close()
 

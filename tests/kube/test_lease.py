@@ -27,10 +27,11 @@ from stackd.kube.credentials import watched_socket
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.labels import lease_name
 from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
+from stackd.kube.objects import PODS
 from stackd.kube.rights import AccessReview
 from stackd.kube.wire import KINDS, LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
 from tests.certificates import authority, issued
-from tests.kube.wire import NAMESPACE, PODS, Wire, items, page, pod, recording, says, status, then, until, waits
+from tests.kube.wire import NAMESPACE, PODS_PATH, Wire, items, page, pod, recording, says, status, then, until, waits
 from tests.target import target_at
 
 MINE = Lease(
@@ -153,10 +154,10 @@ async def test_what_is_no_lease_says_nothing_of_the_owner(cluster: Cluster, wire
 
 OVER = "another stackd may own the stacks now"
 CHANGES: dict[str, Callable[[Cluster], Awaitable[object]]] = {
-    "create": lambda cluster: cluster.create_pod(pod("p")),
-    "dry run": lambda cluster: cluster.create_pod(pod("p"), dry_run=True),
-    "delete": lambda cluster: cluster.delete_pod("p", "u1"),
-    "patch": lambda cluster: cluster.patch_pod("p", "u1", annotations={"a": "b"}),
+    "create": lambda cluster: cluster.create(PODS, pod("p")),
+    "dry run": lambda cluster: cluster.create(PODS, pod("p"), dry_run=True),
+    "delete": lambda cluster: cluster.delete("pods", "p", "u1"),
+    "patch": lambda cluster: cluster.patch(PODS, "p", "u1", annotations={"a": "b"}),
 }
 
 
@@ -189,8 +190,8 @@ async def test_what_is_not_allowed_is_not_sent_and_not_tried_again(
 async def test_what_changes_no_stack_goes_on(cluster: Cluster, wire: Wire) -> None:
     """Reads, and what a process needs to become owner. A standby renews its credentials, too."""
     cluster.connection.fence.close(OVER)
-    wire.on("GET", f"{PODS}/p", says(pod("p")))
-    assert await cluster.get_pod("p") is not None
+    wire.on("GET", f"{PODS_PATH}/p", says(pod("p")))
+    assert await cluster.get(PODS, "p") is not None
     review = {**KINDS[REVIEWS].type_meta, "status": {"allowed": True}}
     wire.on("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", says(review, 201))
     assert await cluster.may(AccessReview(verb="get", resource="pods", namespace="rec"))
@@ -205,11 +206,11 @@ async def test_a_request_under_way_is_cut_off_and_one_that_is_tried_again_is_ask
             fence.close(OVER)
             return await says(status(503, "ServiceUnavailable", "later"), 503)(request)
 
-        wire.on("POST", PODS, waits(60), overloaded)
+        wire.on("POST", PODS_PATH, waits(60), overloaded)
         fence.allow_until(fence.now() + 1.0, OVER)
         for count in (1, 2):
             with pytest.raises(NotOwner, match=OVER):
-                await asyncio.wait_for(cluster.create_pod(pod("p")), 30)
+                await asyncio.wait_for(cluster.create(PODS, pod("p")), 30)
             assert len(wire.seen) == count
             fence.allow_until(fence.now() + 60.0, OVER)
 
@@ -241,23 +242,23 @@ async def test_whoever_is_stopped_while_it_connects_sends_nothing_later(
         cluster = await Cluster.connect(target_at(url, namespace=NAMESPACE, timeout=1.0), fence=fence)
         fence.allow_until(50.0, OVER)
         with pytest.raises(NotOwner, match=OVER):
-            await cluster.create_pod(pod("p"))
+            await cluster.create(PODS, pod("p"))
         assert (sink.received, time_of_it) == (b"", 100.0)
         fence.allow_until(1e9, OVER)
         with pytest.raises(ClusterUnavailable):
-            await cluster.create_pod(pod("p"))
+            await cluster.create(PODS, pod("p"))
         assert sink.received.startswith(b"POST ")
         await cluster.close()
 
 
 async def test_with_all_slots_taken_a_change_is_not_sent_too_late_and_the_lease_is_sent(wire: Wire) -> None:
     async with patient(wire.url, max_in_flight=1) as (cluster, fence):
-        wire.on("GET", f"{PODS}/hangs", waits(60))
-        hangs = asyncio.create_task(cluster.get_pod("hangs"))
+        wire.on("GET", f"{PODS_PATH}/hangs", waits(60))
+        hangs = asyncio.create_task(cluster.get(PODS, "hangs"))
         await until(lambda: wire.seen)
         fence.allow_until(fence.now() + 0.1, OVER)
         with pytest.raises(NotOwner):
-            await cluster.create_pod(pod("p"))
+            await cluster.create(PODS, pod("p"))
         assert [seen.method for seen in wire.seen] == ["GET"]
         async with asyncio.timeout(30):
             leases = await cluster.answer(KubeRequest(verb="list", resource=LEASES, namespace=NAMESPACE))
@@ -326,7 +327,7 @@ async def test_what_was_cut_off_does_not_arrive_later() -> None:
             fence.allow_until(fence.now() + 0.2, OVER)
             large = pod("p") | {"spec": {"containers": [{"name": "a", "image": "x" * 300_000}]}}
             with pytest.raises(NotOwner):
-                await cluster.create_pod(large)
+                await cluster.create(PODS, large)
             await asyncio.sleep(0)  # a transport closes its socket in the next iteration of the event loop
             assert await asyncio.to_thread(read_to_the_end, listener) < 300_000
 

@@ -12,8 +12,8 @@ from stackd.kube.client import Cluster
 from stackd.kube.mirror import Changed, Mirror, Relisted
 from stackd.kube.objects import PodState, pod_state
 from tests.kube.wire import (
-    NODES,
-    PODS,
+    NODES_PATH,
+    PODS_PATH,
     Stream,
     Wire,
     changes_of_pods,
@@ -32,7 +32,7 @@ from tests.kube.wire import (
 async def test_lists_and_watches_make_the_copy_of_our_objects_alone(cluster: Cluster, wire: Wire) -> None:
     unlabelled = pod("bare", version=103)
     unlabelled["metadata"]["labels"] = {}
-    wire.on("GET", PODS, says(items(pod("a"), pod("b"), pod("theirs", instance="green"), version=77)))
+    wire.on("GET", PODS_PATH, says(items(pod("a"), pod("b"), pod("theirs", instance="green"), version=77)))
     wire.watch(
         "pods",
         then(
@@ -50,8 +50,8 @@ async def test_lists_and_watches_make_the_copy_of_our_objects_alone(cluster: Clu
             ("a", "came"), ("b", "came"), ("c", "came"), ("a", "went"), ("b", "changed"),
         ]  # fmt: skip
     selector = "app.kubernetes.io/managed-by=stackd,stackd.io/instance=default"
-    assert wire.asked("GET", PODS, watch=False)[0].query == {"labelSelector": selector, "limit": "500"}
-    query = wire.asked("GET", PODS, watch=True)[0].query
+    assert wire.asked("GET", PODS_PATH, watch=False)[0].query == {"labelSelector": selector, "limit": "500"}
+    query = wire.asked("GET", PODS_PATH, watch=True)[0].query
     assert 300 <= int(query.pop("timeoutSeconds")) <= 600
     assert query == {
         "labelSelector": selector,
@@ -59,11 +59,11 @@ async def test_lists_and_watches_make_the_copy_of_our_objects_alone(cluster: Clu
         "resourceVersion": "77",
         "allowWatchBookmarks": "true",
     }
-    assert "labelSelector" not in wire.asked("GET", NODES, watch=False)[0].query
+    assert "labelSelector" not in wire.asked("GET", NODES_PATH, watch=False)[0].query
 
 
 async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", NODES, *[says(status(500, "InternalError", "not yet"), 500)] * 2)
+    wire.on("GET", NODES_PATH, *[says(status(500, "InternalError", "not yet"), 500)] * 2)
     mirror = Mirror(cluster)
     await asyncio.wait_for(mirror.relist(), 30)  # before, what had listed nothing yet waited for ever
     relisted: list[str] = []
@@ -78,7 +78,7 @@ async def test_the_copy_is_in_sync_only_when_all_three_are_listed(cluster: Clust
 
 
 async def test_a_pod_that_was_made_again_under_its_name_has_gone_and_come(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", PODS, says(items(pod("a", uid="u1"))))
+    wire.on("GET", PODS_PATH, says(items(pod("a", uid="u1"))))
     wire.watch(
         "pods",
         then(
@@ -178,7 +178,7 @@ async def test_a_pod_reported_later_was_not_missed(
     cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "MISSED_SECONDS", 0.0)
-    wire.on("GET", PODS, says(items(pod("a", version=100))))
+    wire.on("GET", PODS_PATH, says(items(pod("a", version=100))))
     async with mirroring(cluster) as (mirror, _):
         withheld = []
         for name, version in (("a", 99), ("b", 101)):

@@ -11,8 +11,9 @@ from yarl import URL
 
 from stackd.errors import ClusterUnavailable, Conflict, StackdError
 from stackd.kube.client import Cluster
+from stackd.kube.objects import PODS
 from stackd.kube.rights import AccessReview
-from tests.kube.wire import PODS, SERVER, play, recording
+from tests.kube.wire import PODS_PATH, SERVER, play, recording
 
 
 def sent(player: aioresponses, method: str, path: str) -> Any:
@@ -24,9 +25,9 @@ def sent(player: aioresponses, method: str, path: str) -> Any:
 async def test_one_request_creates_a_pod(recorded: Cluster, player: aioresponses, name: str, dry_run: bool) -> None:
     play(player, name)
     asked, answer = recording(name)["request"]["body"], recording(name)["response"]["body"]
-    pod = await recorded.create_pod(asked, dry_run=dry_run)
+    pod = await recorded.create(PODS, asked, dry_run=dry_run)
     assert (pod.name, pod.uid, pod.phase) == (asked["metadata"]["name"], answer["metadata"]["uid"], "Pending")
-    assert sent(player, "POST", PODS + ("?dryRun=All" if dry_run else "")) == asked
+    assert sent(player, "POST", PODS_PATH + ("?dryRun=All" if dry_run else "")) == asked
     assert recorded.counts == {("create", "pods", "201"): 1}
 
 
@@ -39,8 +40,8 @@ async def test_a_delete_is_done_with_the_answer(recorded: Cluster, player: aiore
     path = document["request"]["path"]
     uid = uid or document["response"]["body"]["metadata"]["uid"]
     play(player, name)
-    delete = recorded.delete_pod if "/pods/" in path else recorded.delete_service
-    await delete(path.rpartition("/")[2], uid)
+    resource, name = path.split("/")[-2:]
+    await recorded.delete(resource, name, uid)
     grace = {"gracePeriodSeconds": 0} if "/pods/" in path else {}
     options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background", **grace}
     assert sent(player, "DELETE", path) == options | {"preconditions": {"uid": uid}}
@@ -74,7 +75,7 @@ async def test_a_node_without_the_log_is_asked_once_and_is_not_taken_for_the_clu
     recorded: Cluster, player: aioresponses, name: str, outcome: str | type[StackdError]
 ) -> None:
     pod = recording(name)["request"]["path"].split("/")[6]
-    play(player, name, path=f"{PODS}/{pod}/log?tailLines=5&limitBytes=1048576")
+    play(player, name, path=f"{PODS_PATH}/{pod}/log?tailLines=5&limitBytes=1048576")
     if isinstance(outcome, str):
         assert await recorded.pod_log(pod, tail=5) == outcome
     else:

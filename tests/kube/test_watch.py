@@ -14,10 +14,11 @@ from stackd.kube import watch
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import Relisted
+from stackd.kube.objects import PODS
 from tests.kube.test_credentials import SYSTEM, kubeconfig
 from tests.kube.wire import (
     NAMESPACE,
-    PODS,
+    PODS_PATH,
     Reply,
     Stream,
     Wire,
@@ -40,7 +41,7 @@ from tests.target import target_at
 
 def versions(wire: Wire) -> list[str]:
     """From which versions the watch of pods was opened."""
-    return [request.query["resourceVersion"] for request in wire.asked("GET", PODS, watch=True)]
+    return [request.query["resourceVersion"] for request in wire.asked("GET", PODS_PATH, watch=True)]
 
 
 async def test_a_watch_that_ends_goes_on_where_it_was_without_a_new_list(cluster: Cluster, wire: Wire) -> None:
@@ -56,7 +57,7 @@ async def test_a_watch_that_ends_goes_on_where_it_was_without_a_new_list(cluster
         assert (pods.relists, pods.bookmarks, mirror.disconnected_since) == (0, 1, None)
         assert changes_of_pods(changes) == [("a", "came"), ("a", "changed")]
     assert versions(wire) == ["1", "205", "900"]
-    assert len(wire.asked("GET", PODS, watch=False)) == 1
+    assert len(wire.asked("GET", PODS_PATH, watch=False)) == 1
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["event", "refusal"])
@@ -64,19 +65,19 @@ async def test_after_a_gap_the_differences_are_reported(cluster: Cluster, wire: 
     async def too_old(stream: Stream) -> None:
         await stream.send("ERROR", status(410, "Expired", "too old resource version: 100 (16249)"))
 
-    wire.on("GET", PODS, says(items(pod("stays"), pod("went"), pod("moved", version=10))))
+    wire.on("GET", PODS_PATH, says(items(pod("stays"), pod("went"), pod("moved", version=10))))
     if refused:
-        wire.on("WATCH", PODS, says(status(410, "Expired", "too old resource version"), 410))
+        wire.on("WATCH", PODS_PATH, says(status(410, "Expired", "too old resource version"), 410))
     else:
         wire.watch("pods", too_old)
     async with mirroring(cluster) as (mirror, changes):
         changes.clear()
-        wire.on("GET", PODS, says(items(pod("stays"), pod("moved", version=50), pod("came"), version=300)))
+        wire.on("GET", PODS_PATH, says(items(pod("stays"), pod("moved", version=50), pod("came"), version=300)))
         await until(lambda: any(isinstance(change, Relisted) and change.kind == "pods" for change in changes))
         assert changes_of_pods(changes) == [("went", "went"), ("moved", "changed"), ("came", "came")]
         assert changes.index(Relisted(kind="pods")) > changes.index(of_pods(changes)[-1])
         assert mirror.health_by_kind["pods"].relists == 1
-        await until(lambda: len(wire.asked("GET", PODS, watch=True)) == 2)
+        await until(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) == 2)
     assert versions(wire) == ["100", "300"]
 
 
@@ -124,7 +125,7 @@ async def test_an_unreadable_line_costs_only_a_reconnect(cluster: Cluster, wire:
 
 
 async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster: Cluster, wire: Wire) -> None:
-    wire.on("GET", PODS, says(items(pod("a"), unreadable(9))), says(items(pod("a"), pod("b"))))
+    wire.on("GET", PODS_PATH, says(items(pod("a"), unreadable(9))), says(items(pod("a"), pod("b"))))
     async with mirroring(cluster) as (mirror, _):
         assert set(mirror.pods) == {"a", "b"}
 
@@ -155,7 +156,7 @@ async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster:
     ],
 )
 async def test_what_is_no_watch_is_an_outage(cluster: Cluster, wire: Wire, odd: Reply) -> None:
-    wire.on("WATCH", PODS, *[odd] * 20)
+    wire.on("WATCH", PODS_PATH, *[odd] * 20)
     wire.watch("pods", then(("ADDED", pod("a", version=205))))
     async with mirroring(cluster) as (mirror, _):
         pods = mirror.health_by_kind["pods"]
@@ -163,11 +164,11 @@ async def test_what_is_no_watch_is_an_outage(cluster: Cluster, wire: Wire, odd: 
         since = pods.disconnected_since
         assert since is not None
         assert "html" not in mirror.last_error
-        await until(lambda: len(wire.asked("GET", PODS, watch=True)) >= 20)
+        await until(lambda: len(wire.asked("GET", PODS_PATH, watch=True)) >= 20)
         assert pods.disconnected_since == since
         await seen(mirror, "a", 205)
         assert (mirror.disconnected_since, pods.last_error) == (None, "")
-    assert len(wire.asked("GET", PODS, watch=False)) == 1
+    assert len(wire.asked("GET", PODS_PATH, watch=False)) == 1
 
 
 async def test_a_line_may_come_in_any_pieces(cluster: Cluster, wire: Wire) -> None:
@@ -217,7 +218,7 @@ async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_
 
 async def test_a_watch_waits_for_retry_after(cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a watch that stands without a word counts as connected again."""
-    wire.on("WATCH", PODS, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
+    wire.on("WATCH", PODS_PATH, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
     began = time.monotonic()
     monkeypatch.setattr(watch, "LONGEST_PAUSE", 1.0)
     async with mirroring(cluster) as (mirror, _):
@@ -225,7 +226,7 @@ async def test_a_watch_waits_for_retry_after(cluster: Cluster, wire: Wire, monke
         assert mirror.health_by_kind["pods"].disconnected_since is not None
         await until(lambda: (mirror.disconnected_since, mirror.last_error) == (None, ""))
         assert time.monotonic() - began >= 1.0
-    assert len(wire.asked("GET", PODS, watch=True)) == 2
+    assert len(wire.asked("GET", PODS_PATH, watch=True)) == 2
 
 
 async def test_a_watch_outlasts_its_credentials(wire: Wire, tmp_path: Path) -> None:
@@ -265,7 +266,7 @@ async def test_a_server_that_comes_back_is_found_again(wire: Wire, caplog: pytes
     target = target_at(wire.url, namespace=NAMESPACE)
     cluster = await Cluster.connect(target)
     port = wire.port
-    wire.on("GET", PODS, says(items(pod("a"))))
+    wire.on("GET", PODS_PATH, says(items(pod("a"))))
     with caplog.at_level(logging.INFO, logger="stackd.kube"):
         async with mirroring(cluster) as (mirror, changes):
             changes.clear()
@@ -274,8 +275,8 @@ async def test_a_server_that_comes_back_is_found_again(wire: Wire, caplog: pytes
             assert set(mirror.pods) == {"a"}
             assert mirror.synced
             await until(lambda: mirror.staleness() >= 0.1)
-            wire.on("POST", PODS, says(pod("b"), 201))
-            creating = asyncio.create_task(cluster.create_pod(pod("b")))
+            wire.on("POST", PODS_PATH, says(pod("b"), 201))
+            creating = asyncio.create_task(cluster.create(PODS, pod("b")))
             await until(lambda: cluster.counts["create", "pods", "none"])
             wire.watch("pods", then(("MODIFIED", pod("a", version=500))))
             await wire.start(port)

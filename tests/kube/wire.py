@@ -27,9 +27,9 @@ from stackd.kube.objects import PodState
 from stackd.kube.wire import KINDS, KubeRequest, KubeResponse
 
 NAMESPACE = "rec"
-PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
-SERVICES = f"/api/v1/namespaces/{NAMESPACE}/services"
-NODES = "/api/v1/nodes"
+PODS_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods"
+SERVICES_PATH = f"/api/v1/namespaces/{NAMESPACE}/services"
+NODES_PATH = "/api/v1/nodes"
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Script = Callable[["Stream"], Awaitable[None]]
 
