@@ -7,9 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from tests.harness import KEY, Harness, harness, request_for, seed
+from tests.harness import KEY, Harness, request_for, seed
 
 CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
 SEED = next(case for case in CASES if case["name"] == "seed")
@@ -186,16 +187,12 @@ async def test_what_only_the_cluster_refuses_has_its_line_too(at: Harness) -> No
 async def test_every_endpoint_needs_the_key_and_takes_it_from_headers_or_query(at: Harness) -> None:
     for method, path in ENDPOINTS:
         for query, headers, accepted in (
-            ("", {}, False),
-            ("", {"X-API-KEY": "sk-wrong"}, False),
-            ("?api_key=sk-wrong", {}, False),
-            ("", {"Authorization": "Bearer sk-wrong"}, False),
-            ("", {"Authorization": KEY}, False),
-            ("", {"X-API-KEY": KEY}, True),
-            (f"?api_key={KEY}", {}, True),
+            ("", {}, False), ("", {"X-API-KEY": "sk-wrong"}, False), ("?api_key=sk-wrong", {}, False),
+            ("", {"Authorization": "Bearer sk-wrong"}, False), ("", {"Authorization": KEY}, False),
+            ("", {"X-API-KEY": KEY}, True), (f"?api_key={KEY}", {}, True),
             ("", {"Authorization": f"bearer  {KEY} "}, True),
             ("", {"X-API-KEY": KEY, "Authorization": "Basic bWU6aXQ="}, True),
-        ):
+        ):  # fmt: skip
             reply = await at.call(method, path + query, b"{}", key=None, headers=headers)
             assert (reply.status != 401) is accepted, (path, query, headers)
             assert accepted or "key" in reply.error
@@ -243,29 +240,20 @@ def with_metadata(**fields: Any) -> dict[str, Any]:
     return body | {"pod_spec": json.dumps(pod)}
 
 
-async def metadata_of(at: Harness, stack_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = (await at.objects("pods"))[stack_id]["metadata"]
-    return found
-
-
-async def test_what_the_operator_adds_reaches_the_pod_with_its_prefix(tmp_path: Path) -> None:
-    settings = {
-        "STACKD_POLICY__ANNOTATIONS": '{ "example.org/team" = "blue", plain = "1" }',
-        "STACKD_POLICY__LABELS": '{ "example.org/event" = "finals", tier = "stacks" }',
-    }
-    async with harness(tmp_path, settings) as at:
-        created = await at.create(with_metadata(labels={"tier": "mine", "own": "1"}))
-        metadata = await metadata_of(at, created["stack_id"])
-        assert metadata["annotations"].items() >= {"example.org/team": "blue", "plain": "1"}.items()
+@pytest.mark.stackd(
+    policy__annotations='{ "example.org/team" = "blue", plain = "1" }',
+    policy__labels='{ "example.org/event" = "finals", tier = "stacks" }',
+    policy__allow_annotations='["example.org/*"]',
+)
+async def test_what_the_operator_adds_or_allows_reaches_the_pod_and_stays_when_it_is_restarted(at: Harness) -> None:
+    body = with_metadata(labels={"tier": "mine", "own": "1"}, annotations={"example.org/note": "x"})
+    stack_id = await at.running(body)
+    for verb in (None, "restart"):
+        if verb:
+            await at.do(verb, stack_id)
+        metadata = (await at.objects("pods"))[stack_id]["metadata"]
+        own = {"example.org/team": "blue", "plain": "1", "example.org/note": "x"}
+        assert metadata["annotations"].items() >= own.items()
         assert metadata["labels"].items() >= {"example.org/event": "finals", "tier": "stacks", "own": "1"}.items()
-
-
-async def test_an_allowed_annotation_reaches_the_pod_and_stays_when_it_is_restarted(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_POLICY__ALLOW_ANNOTATIONS": '["example.org/*"]'}) as at:
-        stack_id = (await at.create(with_metadata(annotations={"example.org/note": "x"})))["stack_id"]
-        assert (await metadata_of(at, stack_id))["annotations"]["example.org/note"] == "x"
-        await at.until_status(stack_id, "running")
-        assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 200
-        assert (await metadata_of(at, stack_id))["annotations"]["example.org/note"] == "x"
-        refused = await at.call("POST", "/stacks", with_metadata(annotations={"stackd.io/generation": "9"}))
-        assert (refused.status, refused.error.endswith("is reserved for stackd")) == (400, True)
+    body = with_metadata(annotations={"stackd.io/generation": "9"})
+    await at.refused(400, "is reserved for stackd", "/stacks", body)

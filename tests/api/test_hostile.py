@@ -15,26 +15,20 @@ import socket
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from pathlib import Path
+from itertools import product
 from typing import Any
 from urllib.parse import quote
 
 import psutil
 import pytest
 
-from stackd.keys import digest
-from tests.harness import KEY, READ_KEY, Harness, eventually, harness, request_for
+from stackd.keys import ApiKey, digest
+from tests.harness import KEY, READ_KEY, Harness, eventually, request_for
 
 CRLF = b"\r\n"
 AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
 AT_ONCE = 250
-SLOW = {"STACKD_LIMITS__SLOW_CLIENT_TIMEOUT": "300ms"}
-
-
-@pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with harness(tmp_path, SLOW) as ready:
-        yield ready
+pytestmark = pytest.mark.stackd(limits__slow_client_timeout="300ms")
 
 
 @asynccontextmanager
@@ -109,6 +103,13 @@ GARBAGE = {
     "odd transfer": b"POST /stacks HTTP/1.1\r\nTransfer-Encoding: cow\r\n\r\n",
     "folded header": b"GET /healthz HTTP/1.1\r\nX-A: a\r\n b\r\n\r\n\x00",
     "bad target": b"GET http://[::1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    **{
+        f"broken chunks {chunks!r}": b"POST /stacks HTTP/1.1\r\n"
+        + AUTH
+        + b"Transfer-Encoding: chunked\r\n\r\n"
+        + chunks
+        for chunks in (b"zz\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n")
+    },
 }
 
 
@@ -177,15 +178,13 @@ async def test_one_who_waits_for_it_is_told_to_go_on(at: Harness) -> None:
     assert "pod_spec is required" in only_error(old)[1]
 
 
-@pytest.mark.parametrize(("length", "chunks"), [(b"Content-Length: 999999999", 0), (b"Transfer-Encoding: chunked", 20)])
-async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(
-    at: Harness, length: bytes, chunks: int
-) -> None:
-    async with connected(at) as (reader, writer):
-        writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\n" + length + CRLF + AUTH + CRLF)
-        for _ in range(chunks):
-            writer.write(b"10000\r\n" + b" " * 65536 + CRLF)
-        assert (await reader.readuntil(CRLF + CRLF)).startswith(b"HTTP/1.1 413")
+async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
+    for length, chunks in ((b"Content-Length: 999999999", 0), (b"Transfer-Encoding: chunked", 20)):
+        async with connected(at) as (reader, writer):
+            writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\n" + length + CRLF + AUTH + CRLF)
+            for _ in range(chunks):
+                writer.write(b"10000\r\n" + b" " * 65536 + CRLF)
+            assert (await reader.readuntil(CRLF + CRLF)).startswith(b"HTTP/1.1 413")
 
 
 BOMB = gzip.compress(b" " * (50 << 20))
@@ -205,13 +204,16 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return begun
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "GZIP", "identity, gzip", "cow"])
-async def test_a_packed_body_is_a_415_and_nothing_is_unpacked(at: Harness, coding: str, unpacked: list[object]) -> None:
-    for method, path in (("POST", "/stacks"), ("GET", "/stats"), ("POST", "/no/such/route"), ("GET", "/docs")):
-        reply = await at.call(method, path, BOMB, headers={"Content-Encoding": coding})
-        assert (reply.status, "Content-Encoding" in reply.error) == (415, True), (method, path)
-        assert reply.headers["Accept-Encoding"] == "identity"
+async def test_a_packed_body_is_a_415_and_nothing_is_unpacked(at: Harness, unpacked: list[object]) -> None:
+    for coding in ("gzip", "br", "GZIP", "identity, gzip", "cow"):
+        for method, path in (("POST", "/stacks"), ("GET", "/stats"), ("POST", "/no/such/route"), ("GET", "/docs")):
+            reply = await at.call(method, path, BOMB, headers={"Content-Encoding": coding})
+            assert (reply.status, "Content-Encoding" in reply.error) == (415, True), (method, path)
+            assert reply.headers["Accept-Encoding"] == "identity"
     assert not unpacked
+    reply = await at.call("POST", "/stacks", request_for("nginx:stable"), headers={"Content-Encoding": "Identity"})
+    assert reply.status == 201, reply.text
+    assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
 
 
 async def test_a_packed_body_without_a_key_is_a_401_and_not_unpacked_while_the_rest_of_it_is_taken(
@@ -230,55 +232,36 @@ async def test_a_packed_body_without_a_key_is_a_401_and_not_unpacked_while_the_r
     assert not unpacked
 
 
-async def test_a_body_as_it_is_may_say_so(at: Harness) -> None:
-    reply = await at.call("POST", "/stacks", request_for("nginx:stable"), headers={"Content-Encoding": "Identity"})
-    assert reply.status == 201, reply.text
-    assert (await at.call("GET", "/healthz", headers={"Content-Encoding": "gzip"})).status == 200, "there is no body"
+GOOD = b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
 
 
-async def test_a_body_in_broken_chunks_is_a_400(at: Harness) -> None:
-    for chunks in (b"zz\r\n", b"5\r\nabcdefgh\r\n", b"fffffffffffffffff\r\n"):
-        head = b"POST /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + b"Transfer-Encoding: chunked\r\n\r\n"
-        assert set(statuses(await say(at, head + chunks))) == {400}
-
-
-@pytest.mark.parametrize(
-    ("begin", "more", "answered"),
-    [
+async def test_who_trickles_or_sends_nothing_more_is_cut_off(at: Harness) -> None:
+    for begin, more, answered in (
         (b"GET /healthz HTTP/1.1\r\n", b"X-A: a\r\n", []),
         (b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n" + AUTH + CRLF, b" ", [408]),
-    ],
-    ids=["head", "body"],
-)
-async def test_a_request_that_trickles_is_cut_off(at: Harness, begin: bytes, more: bytes, answered: list[int]) -> None:
-    async with connected(at) as (reader, writer):
-        closed = asyncio.create_task(everything(reader))
-        writer.write(begin)
-        while not closed.done():
-            writer.write(more)
-            await asyncio.sleep(0.05)
-        assert statuses(closed.result()) == answered
+        (b"", b"", []),
+        (GOOD, b"", [200]),
+    ):
+        async with connected(at) as (reader, writer):
+            closed = asyncio.create_task(everything(reader))
+            writer.write(begin)
+            while not closed.done():
+                writer.write(more)
+                await asyncio.sleep(0.05)
+            assert statuses(closed.result()) == answered
 
 
-@pytest.mark.parametrize("requests", [0, 1])
-async def test_a_connection_over_which_nothing_more_comes_is_closed(at: Harness, requests: int) -> None:
-    good = b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
-    assert statuses(await say(at, good * requests)) == [200] * requests
-
-
-async def test_an_answer_that_is_not_read_does_not_wait_for_ever(tmp_path: Path) -> None:
-    async with harness(tmp_path, SLOW) as at:
-        await asyncio.gather(*(at.create() for _ in range(60)))
-        with socket.create_connection(("127.0.0.1", at.port)) as client:
-            client.setblocking(False)
-            request = b"GET /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
-            wanted = request * 1000
-            async with asyncio.timeout(10):
-                with suppress(ConnectionResetError, BrokenPipeError):
-                    while True:
-                        wanted = wanted[await asyncio.get_running_loop().run_in_executor(None, push, client, wanted) :]
-                        wanted = wanted or request * 1000
-        await still_well(at)
+async def test_an_answer_that_is_not_read_does_not_wait_for_ever(at: Harness) -> None:
+    await asyncio.gather(*(at.create() for _ in range(60)))
+    with socket.create_connection(("127.0.0.1", at.port)) as client:
+        client.setblocking(False)
+        request = GOOD.replace(b"healthz", b"stacks")
+        wanted = request * 1000
+        async with asyncio.timeout(10):
+            with suppress(ConnectionResetError, BrokenPipeError):
+                while True:
+                    wanted = wanted[await asyncio.to_thread(push, client, wanted) :] or request * 1000
+    await still_well(at)
 
 
 def push(client: socket.socket, data: bytes) -> int:
@@ -288,80 +271,69 @@ def push(client: socket.socket, data: bytes) -> int:
     return client.send(data)
 
 
-async def test_half_open_connections_give_way_to_those_who_ask(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_LIMITS__CONNECTIONS": "20"}) as at:
+async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key: str = KEY) -> int:
+    """The status of a request over this connection, read to the end."""
+    writer.write(GOOD.replace(KEY.encode(), key.encode()))
+    status = statuses(await reader.readuntil(CRLF + CRLF))[0]
+    await reader.readuntil(b"}")
+    return status
+
+
+def accept_a_reader(at: Harness) -> None:
+    keys = (*at.config.auth.keys, ApiKey(name="reader", sha256=digest(READ_KEY), scope="read"))
+    at.reload("auth", keys=keys)
+    at.put_keys_in_force(*keys)
+
+
+@pytest.mark.stackd(limits__connections="20")
+async def test_half_open_connections_give_way_to_those_who_ask(at: Harness) -> None:
+    await still_well(at)
+    opened = [await asyncio.open_connection("127.0.0.1", at.port) for _ in range(60)]
+    for _, writer in opened:
+        writer.write(b"GET /healthz HTTP/1.1\r\n")
+    try:
         await still_well(at)
-        opened = [await asyncio.open_connection("127.0.0.1", at.port) for _ in range(60)]
+        async with connected(at) as new:
+            assert await asked(*new) == 200
+        assert [await everything(reader) for reader, _ in opened[:35]] == [b""] * 35
+    finally:
         for _, writer in opened:
-            writer.write(b"GET /healthz HTTP/1.1\r\n")
-        try:
-            await still_well(at)
-            async with connected(at) as (reader, writer):
-                writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF)
-                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            cut = [await everything(reader) for reader, _ in opened[:35]]
-            assert cut == [b""] * 35
-        finally:
-            for _, writer in opened:
-                writer.transport.abort()
+            writer.transport.abort()
 
 
-async def test_one_connection_too_many_of_known_clients_is_a_503(tmp_path: Path) -> None:
-    async with harness(tmp_path, {"STACKD_LIMITS__CONNECTIONS": "2"}) as at:
-        async with connected(at) as one, connected(at) as two:
-            for reader, writer in (one, two):
-                writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF)
-                assert (await reader.readline()).startswith(b"HTTP/1.1 200")
-            async with connected(at) as (reader, _):
-                status, sentence = only_error(await everything(reader))
-                assert (status, "limits.connections" in sentence) == (503, True)
-        await eventually(lambda: well(at))
+@pytest.mark.stackd(limits__connections="2")
+async def test_one_connection_too_many_of_known_clients_is_a_503(at: Harness) -> None:
+    async with connected(at) as one, connected(at) as two:
+        assert [await asked(*one), await asked(*two)] == [200, 200]
+        async with connected(at) as (reader, _):
+            status, sentence = only_error(await everything(reader))
+            assert (status, "limits.connections" in sentence) == (503, True)
+    await eventually(lambda: well(at))
 
 
-async def test_no_key_takes_all_the_connections_while_there_are_others(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
-    reading = b"GET /stacks HTTP/1.1\r\nHost: a\r\nX-API-KEY: " + READ_KEY.encode() + CRLF + CRLF
-    async with (
-        harness(tmp_path, {"STACKD_LIMITS__CONNECTIONS": "6"}, config=config) as at,
-        AsyncExitStack() as exits,
-    ):
-        heads = []
-        for _ in range(5):
-            reader, writer = await exits.enter_async_context(connected(at))
-            writer.write(reading)
-            heads.append(await reader.readuntil(CRLF + CRLF))
-        assert [statuses(head)[0] for head in heads] == [200, 200, 200, 429, 429]
-        for _ in range(3):
-            reader, writer = await exits.enter_async_context(connected(at))
-            writer.write(b"GET /stacks HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF)
-            assert statuses(await reader.readuntil(CRLF + CRLF)) == [200]
+@pytest.mark.stackd(limits__connections="6")
+async def test_no_key_takes_all_the_connections_while_there_are_others(at: Harness) -> None:
+    accept_a_reader(at)
+    async with AsyncExitStack() as exits:
+        opened = [await exits.enter_async_context(connected(at)) for _ in range(5)]
+        assert [await asked(*one, READ_KEY) for one in opened] == [200, 200, 200, 429, 429]
+        opened = [await exits.enter_async_context(connected(at)) for _ in range(3)]
+        assert [await asked(*one) for one in opened] == [200] * 3
 
 
-async def test_a_connection_counts_for_the_key_that_used_it_last_and_not_after_its_end(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
-    async with harness(tmp_path, {"STACKD_LIMITS__CONNECTIONS_PER_KEY": "1"}, config=config) as at:
+@pytest.mark.stackd(limits__connections_per_key="1")
+async def test_a_connection_counts_for_the_key_that_used_it_last_and_not_after_its_end(at: Harness) -> None:
+    accept_a_reader(at)
+    async with connected(at) as one, connected(at) as two:
+        assert [await asked(*one), await asked(*one), await asked(*two)] == [200, 200, 429]
+        assert [await asked(*one, READ_KEY), await asked(*two)] == [200, 200]
+    for _ in range(3):
 
-        async def ask(writer: asyncio.StreamWriter, reader: asyncio.StreamReader, key: str) -> int:
-            writer.write(f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {key}\r\n\r\n".encode())
-            status = statuses(await reader.readuntil(CRLF + CRLF))[0]
-            await reader.readuntil(b"}")
-            return status
+        async def again() -> bool:
+            async with connected(at) as new:
+                return await asked(*new) == 200
 
-        async with connected(at) as (one, to_one), connected(at) as (two, to_two):
-            assert await ask(to_one, one, KEY) == 200
-            assert await ask(to_one, one, KEY) == 200
-            assert await ask(to_two, two, KEY) == 429
-            assert await ask(to_one, one, READ_KEY) == 200
-            assert await ask(to_two, two, KEY) == 200
-        for _ in range(3):
-
-            async def again() -> bool:
-                async with connected(at) as (reader, writer):
-                    return await ask(writer, reader, KEY) == 200
-
-            await eventually(again)
+        await eventually(again)
 
 
 async def well(at: Harness) -> bool:
@@ -369,12 +341,10 @@ async def well(at: Harness) -> bool:
 
 
 async def test_junk_behind_an_answered_request_is_a_400(at: Harness) -> None:
-    good = b"GET /healthz HTTP/1.1\r\nHost: a\r\n" + AUTH + CRLF
-    assert statuses(await say(at, good * 100)) == [200] * 100
+    assert statuses(await say(at, GOOD * 100)) == [200] * 100
     async with connected(at) as (reader, writer):
-        writer.write(good)
-        await reader.readuntil(b'{"status":"ok"}')
-        writer.write(b"\x00\x01junk\r\n\r\n" + good)
+        assert await asked(reader, writer) == 200
+        writer.write(b"\x00\x01junk\r\n\r\n" + GOOD)
         assert only_error(await everything(reader))[0] == 400
     upgrade = b"GET /healthz HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     for head in (upgrade, upgrade + AUTH):
@@ -391,24 +361,21 @@ PATHS = [
     "/stacks/'%20or%201=1--", "/stacks/;", "/stacks/{}", "/stacks/a?" + "&".join(f"k{i}=v" for i in range(1500)),
     "/stacks?api_key=%ff%00", "/stacks?" + "&" * 5000, "/stacks?a[]=1&a[]=2&%=%", "/\\..\\windows",
     "/stacks/\t", "/stacks/#x", "/static/../../../etc/passwd", "/static/..%2f..%2f../passwd", "/static/%2e%2e/serving.py",
-    "/static/docs/..%2f..%2f..%2fserving.py", "/static/docs/%00", "/static//etc/passwd",
+    "/static/docs/..%2f..%2f..%2fserving.py", "/static/docs/%00", "/static//etc/passwd", "*", "example.com:443",
+    "http://other/healthz",
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
-async def test_strange_paths_are_answered_with_4xx_and_nothing_of_the_machine(at: Harness, method: str) -> None:
+async def test_strange_paths_are_answered_with_4xx_and_nothing_of_the_machine(at: Harness) -> None:
     stack = await at.create()
-    for path in PATHS:
+    for method, path in product(("GET", "DELETE", "POST"), PATHS):
         raw = f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n".encode() + AUTH + CRLF
         answer = await say(at, raw)
         (status,) = statuses(answer)
         assert status < 500, (path, answer)
-        assert status != 200 or path.startswith("/stacks?") or path in ("/stacks/../healthz", "/stacks/#x")
+        assert status != 200 or path.startswith("/stacks?") or path.endswith(("/healthz", "/stacks/#x"))
         assert b"root:" not in answer
         assert b"Traceback" not in answer
-    for target in ("*", "example.com:443", "http://other/healthz"):
-        for status in statuses(await say(at, f"{method} {target} HTTP/1.1\r\nHost: a\r\n".encode() + AUTH + CRLF)):
-            assert status < 500
     assert (await at.stack(stack["stack_id"]))["stack_id"] == stack["stack_id"]
 
 

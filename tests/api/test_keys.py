@@ -6,65 +6,59 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import AsyncIterator
+from itertools import product
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
 from stackd.web.listing import STREAM_ABOVE
+from tests.api.test_hostile import connected, say
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
 
 FLAG = "FLAG{not-for-the-log}"
 
 
-@pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Harness]:
-    """A stackd with a key that may do everything and a key that may only read."""
-    config = tmp_path / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "reader"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "read"\n')
-    async with harness(tmp_path, config=config) as ready:
-        yield ready
+def accept(at: Harness, scope: Literal["read", "metrics", "tenant"], **options: Any) -> None:
+    """Accept a second key, of this scope."""
+    key = ApiKey(name="second", sha256=digest(READ_KEY), scope=scope, **options)
+    at.put_keys_in_force(*at.config.auth.keys, key)
 
 
-async def test_a_key_that_may_only_read_reads_and_changes_nothing(two: Harness) -> None:
-    stack_id = (await two.create())["stack_id"]
+async def test_a_key_that_may_only_read_reads_and_changes_nothing(at: Harness) -> None:
+    accept(at, "read")
+    stack_id = (await at.create())["stack_id"]
     for path in ("/healthz", "/stats", "/stacks", f"/stacks/{stack_id}", f"/stacks/{stack_id}/status"):
-        assert (await two.call("GET", path, key=READ_KEY)).status == 200
-        assert (await two.call("HEAD", path, key=READ_KEY)).status == 200
+        for method in ("GET", "HEAD"):
+            assert (await at.call(method, path, key=READ_KEY)).status == 200
     for method, path in (
-        ("POST", "/stacks"),
-        ("DELETE", f"/stacks/{stack_id}"),
-        ("POST", "/stacks/batch-delete"),
-        ("POST", "/stacks/batch"),
-        ("POST", "/reconcile/confirm"),
-    ):
-        reply = await two.call(method, path, seed(), key=READ_KEY)
-        assert (reply.status, "'reader'" in reply.error) == (403, True)
-    assert (await two.call("POST", "/capacity", seed(), key=READ_KEY)).status == 200, "it changes nothing"
-    assert len(await two.objects("pods")) == 1
+        ("POST", "/stacks"), ("DELETE", f"/stacks/{stack_id}"), ("POST", "/stacks/batch-delete"),
+        ("POST", "/stacks/batch"), ("POST", "/reconcile/confirm"),
+    ):  # fmt: skip
+        reply = await at.call(method, path, seed(), key=READ_KEY)
+        assert (reply.status, "'second'" in reply.error) == (403, True)
+    assert (await at.call("POST", "/capacity", seed(), key=READ_KEY)).status == 200, "it changes nothing"
+    assert len(await at.objects("pods")) == 1
 
 
-async def test_a_key_for_metrics_reads_those_and_nothing_of_any_tenant(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "scraper"\nsha256 = "{digest(READ_KEY).hex()}"\nscope = "metrics"\n')
-    async with harness(tmp_path, config=config) as at:
-        stack_id = (await at.create())["stack_id"]
-        for path in ("/metrics", "/healthz", "/readyz", "/owner"):
-            for method in ("GET", "HEAD"):
-                assert (await at.call(method, path, key=READ_KEY)).status == 200
-        refused = "the API key 'scraper' may only read /healthz, /metrics, /owner, /readyz"
-        for route in ROUTES:
-            if route.public or route.path in ("/healthz", "/readyz", "/owner"):
-                continue
+async def test_a_key_for_metrics_reads_those_and_nothing_of_any_tenant(at: Harness) -> None:
+    accept(at, "metrics")
+    stack_id = (await at.create())["stack_id"]
+    allowed = ("/metrics", "/healthz", "/readyz", "/owner")
+    for path, method in product(allowed, ("GET", "HEAD")):
+        assert (await at.call(method, path, key=READ_KEY)).status == 200
+    refused = "the API key 'second' may only read /healthz, /metrics, /owner, /readyz"
+    for route in ROUTES:
+        if not route.public and route.path not in allowed:
             path = route.path.format(stack_id=stack_id, job_id="job-1")
             reply = await at.call(route.method, path, seed(), key=READ_KEY)
             assert (reply.status, reply.error) == (403, refused), route
-        for method, path in (("POST", "/healthz"), ("GET", "/nothing"), ("POST", "/metrics")):
-            assert (await at.call(method, path, key=READ_KEY)).status == 403
-        assert (await at.call("GET", "/docs", key=READ_KEY)).status == 200
-        assert len(await at.objects("pods")) == 1
+    for method, path in (("POST", "/healthz"), ("GET", "/nothing"), ("POST", "/metrics")):
+        assert (await at.call(method, path, key=READ_KEY)).status == 403
+    assert (await at.call("GET", "/docs", key=READ_KEY)).status == 200
+    assert len(await at.objects("pods")) == 1
 
 
 async def test_whoever_guesses_is_slowed_down_by_address_and_a_valid_key_is_not(
@@ -97,27 +91,22 @@ async def test_whoever_guesses_is_slowed_down_by_address_and_a_valid_key_is_not(
     assert clients == {"203.0.113.5", "203.0.113.6"}
 
 
-async def test_no_output_shows_a_key_or_a_flag(two: Harness, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_output_shows_a_key_or_a_flag(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
+    accept(at, "read")
     body = seed()
     body["pod_spec"] += f"\n      env:\n        - name: FLAG\n          value: {json.dumps(FLAG)}"
     shown = []
     for key, query in ((KEY, ""), (None, f"?api_key={KEY}"), ("sk-wrong-key", ""), (None, "?api_key=sk-wrong-key")):
         for method, path in (
-            ("POST", "/stacks"),
-            ("GET", "/nothing"),
-            ("PUT", "/stacks"),
-            ("GET", "/metrics"),
-            ("GET", "/readyz"),
-            ("GET", "/reconcile"),
-            ("DELETE", "/stacks/stack-none"),
-            ("POST", "/stacks/batch-delete"),
-        ):
-            reply = await two.call(method, path + query, body, key=key, headers={"Idempotency-Key": "x"})
+            ("POST", "/stacks"), ("GET", "/nothing"), ("PUT", "/stacks"), ("GET", "/metrics"), ("GET", "/readyz"),
+            ("GET", "/reconcile"), ("DELETE", "/stacks/stack-none"), ("POST", "/stacks/batch-delete"),
+        ):  # fmt: skip
+            reply = await at.call(method, path + query, body, key=key, headers={"Idempotency-Key": "x"})
             shown.append((path, reply))
-    await two.call("POST", "/stacks", body | {"api_key": KEY})
-    two.cluster.faults.add_fault(verb="create", resource="pods", action="status", code=500, count=1)
-    await two.call("POST", "/stacks", body)
+    await at.call("POST", "/stacks", body | {"api_key": KEY})
+    at.cluster.faults.add_fault(verb="create", resource="pods", action="status", code=500, count=1)
+    await at.call("POST", "/stacks", body)
     text = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     assert "POST /stacks" in text
     for secret in (KEY, READ_KEY, "sk-wrong-key", digest(KEY).hex(), FLAG):
@@ -126,23 +115,6 @@ async def test_no_output_shows_a_key_or_a_flag(two: Harness, caplog: pytest.LogC
             if secret != FLAG or path != "/stacks":
                 assert secret not in reply.text
                 assert secret not in str(reply.headers)
-
-
-AUTH = f"X-API-KEY: {KEY}\r\n"
-
-
-async def answer(at: Harness, head: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the only response to these lines."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
-    try:
-        writer.write(f"{head}\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
-        async with asyncio.timeout(30):
-            received = await reader.read()
-    finally:
-        writer.transport.abort()
-    first, *lines = received.partition(b"\r\n\r\n")[0].decode().split("\r\n")
-    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-    return int(first.split()[1]), headers, received.partition(b"\r\n\r\n")[2]
 
 
 HEADS = [
@@ -154,26 +126,22 @@ HEADS = [
 
 
 async def test_the_key_comes_first_and_what_is_refused_is_said_in_json(at: Harness) -> None:
-    for head, status in HEADS:
-        for key, expected in (("", 401), ("X-API-KEY: sk-wrong\r\n", 401), (AUTH, status)):
-            code, headers, body = await answer(at, f"{head}\r\n{key}".removesuffix("\r\n"))
-            assert code == expected, body
-            assert list(json.loads(body)) == ["error"]
-            assert headers["content-type"] == "application/json"
-            assert headers["cache-control"] == "no-store"
-            assert headers["server"] == "stackd"
+    for line, status in HEADS:
+        for key, expected in (("", 401), ("X-API-KEY: sk-wrong\r\n", 401), (f"X-API-KEY: {KEY}\r\n", status)):
+            raw = await say(at, f"{line}\r\n{key}Host: a\r\nConnection: close\r\n\r\n".encode())
+            code, headers, body = parted(raw)
+            assert (int(code.split()[1]), list(json.loads(body))) == (expected, ["error"]), raw
+            own = {"content-type": "application/json", "cache-control": "no-store", "server": "stackd"}
+            assert headers.items() >= own.items()
             assert "set-cookie" not in headers
-            assert ("allow" in headers) == (code == 405)
+            assert ("allow" in headers) == (expected == 405)
 
 
-async def test_no_answer_of_the_api_is_kept_by_a_cache(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    for method, path in (
-        *(("GET", path) for path in ("/healthz", "/stacks?limit=1", f"/stacks/{stack_id}/logs", "/metrics", "/stacks/x")),
-        ("HEAD", "/stacks"), ("POST", "/stacks"), ("DELETE", f"/stacks/{stack_id}"),
-    ):  # fmt: skip
-        for key in (KEY, None):
-            assert (await at.call(method, path, seed(), key=key)).headers["Cache-Control"] == "no-store", (method, path)
+def parted(raw: bytes) -> tuple[str, dict[str, str], bytes]:
+    """Status line, headers and body of a response."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return status, {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}, body
 
 
 # ---- ready answers: written in one piece, and otherwise equal to those that aiohttp writes
@@ -184,24 +152,17 @@ PATIENCE = 150
 MOST_UNREAD = 24 * 1024 * 1024
 
 
-async def exchange(at: Harness, *requests: str) -> list[tuple[str, dict[str, str], bytes]]:
-    """Send all requests in one write; return all responses, once the server has answered each or has closed."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
-    writer.write("".join(requests).replace("\n", "\r\n").encode())
-    answers = []
-    for request in requests:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode()
-        status, *lines = head.strip().split("\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        length = 0 if request.startswith("HEAD") else int(headers["content-length"])
-        answers.append((status, headers, await reader.readexactly(length)))
-    writer.close()
-    await writer.wait_closed()
-    return answers
+def asking(path: str, method: str = "GET", version: str = "1.1", more: str = "") -> bytes:
+    return f"{method} {path} HTTP/{version}\r\nHost: stackd\r\nX-API-KEY: {KEY}\r\n{more}\r\n".encode()
 
 
-def asking(path: str, method: str = "GET", version: str = "1.1", more: str = "") -> str:
-    return f"{method} {path} HTTP/{version}\nHost: stackd\nX-API-KEY: {KEY}\n{more}\n"
+async def exchange(at: Harness, request: bytes) -> tuple[str, dict[str, str], bytes]:
+    """The response to a request, over a connection that may stay open."""
+    async with connected(at) as (reader, writer):
+        writer.write(request)
+        status, headers, _ = parted(await reader.readuntil(b"\r\n\r\n"))
+        length = 0 if request.startswith(b"HEAD") else int(headers["content-length"])
+        return status, headers, await reader.readexactly(length)
 
 
 @pytest.mark.parametrize("form", ["", "/status"])
@@ -211,10 +172,10 @@ async def test_it_has_the_headers_of_an_ordinary_answer(at: Harness, form: str) 
     requests = (
         asking(path + form),
         asking(path + form, method="HEAD"),
-        asking(path + form, version="1.0", more="Connection: keep-alive\n"),
-        asking(path + form, more="Connection: close\n"),
+        asking(path + form, version="1.0", more="Connection: keep-alive\r\n"),
+        asking(path + form, more="Connection: close\r\n"),
     )
-    ready, head, old, last = [(await exchange(at, request))[0] for request in requests]
+    ready, head, old, last = [await exchange(at, request) for request in requests]
     constant = {name: value for name, value in ready[1].items() if name not in CHANGING}
     assert set(ready[1]) == {"content-type", "content-length", "cache-control", "date", "server", "x-request-id"}
     for status, headers, body in (head, old, last):
@@ -229,7 +190,7 @@ async def test_it_has_the_headers_of_an_ordinary_answer(at: Harness, form: str) 
 
 async def test_a_client_that_asks_and_does_not_read_is_soon_not_listened_to(at: Harness) -> None:
     path = f"/stacks/{(await at.create())['stack_id']}"
-    many = asking(path).replace("\n", "\r\n").encode() * 100
+    many = asking(path) * 100
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -260,12 +221,8 @@ async def test_a_long_list_is_sent_in_pieces_and_not_to_head(at: Harness) -> Non
 
 
 async def test_a_key_says_what_it_may_do(at: Harness) -> None:
-    tenant = ApiKey(name="ctfd", sha256=digest(READ_KEY), scope="tenant", labels={"event": "a"})
-    at.put_keys_in_force(*at.config.auth.keys, tenant)
-    assert (await at.call("GET", "/key", key=READ_KEY)).json == {
-        "name": "ctfd",
-        "scope": "tenant",
-        "labels": {"event": "a"},
-    }
+    accept(at, "tenant", labels={"event": "a"})
+    expected = {"name": "second", "scope": "tenant", "labels": {"event": "a"}}
+    assert (await at.call("GET", "/key", key=READ_KEY)).json == expected
     assert (await at.call("GET", "/key")).json["scope"] == "admin"
     assert (await at.call("GET", "/key", key=None)).status == 401

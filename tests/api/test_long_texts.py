@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from typing import Any
 
@@ -15,6 +14,7 @@ from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
 from stackd.web import bodies
 from tests.api.test_events import follow
+from tests.api.test_hostile import say
 from tests.harness import KEY, Harness, Machine, request_for, seed
 
 MARK = "this is a long text "
@@ -99,10 +99,8 @@ async def test_every_answer_and_event_has_the_whole_text(at: Harness) -> None:
     for service in services.values():
         assert sum(len(note) for note in service["metadata"]["annotations"].values()) < 4096
 
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
-    writer.write(f"GET /stacks HTTP/1.0\r\nX-API-KEY: {KEY}\r\n\r\n".encode())
-    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
+    old = await say(at, f"GET /stacks HTTP/1.0\r\nX-API-KEY: {KEY}\r\n\r\n".encode())
+    head, _, body = old.partition(b"\r\n\r\n")
     assert (b"chunked" in head, name.encode() in body, body[-2:]) == (False, True, b"]}")
 
     await at.lose_file()

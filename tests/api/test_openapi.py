@@ -91,16 +91,10 @@ async def test_answers_have_the_described_fields_in_the_described_order(at: Harn
 
 async def test_answers_about_templates_are_as_described(tmp_path: Path) -> None:
     async with harness(tmp_path, folder_with(tmp_path, web_1=WEB)) as at:
-        matches("Create", examples.CREATE_FROM_TEMPLATE)
-        made = await at.create(examples.CREATE_FROM_TEMPLATE)
-        matches("StackCreated", made)
-        matches("StackCreated", await at.create())
-        matches("StackDetail", await at.stack(made["stack_id"]))
-        templates = (await at.call("GET", "/templates")).json
-        matches("Templates", templates)
-        matches("Template", templates["templates"][0])
-        with pytest.raises(jsonschema_rs.ValidationError):
-            matches("Create", {**examples.CREATE, "template": "web-1"})
+        matches("StackCreated", await at.create(examples.CREATE_FROM_TEMPLATE))
+        matches("Templates", (await at.call("GET", "/templates")).json)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        matches("Create", {**examples.CREATE, "template": "web-1"})
 
 
 async def test_one_that_is_not_ready_says_so_as_described(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import digest
+from tests.api.test_hostile import connected, everything
 from tests.api.test_process import daemon, environment
 from tests.api.test_reconcile import MANY, running, until_held, vanish
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness
@@ -54,42 +55,19 @@ FIRST = {
 }  # fmt: skip
 
 
-@pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with harness(tmp_path) as ready:
-        yield ready
-
-
-async def until_closed(reader: asyncio.StreamReader) -> bytes:
-    """All that is received; a cut connection counts as closed."""
-    received = bytearray()
-    try:
-        async with asyncio.timeout(10):
-            while piece := await reader.read(65536):
-                received += piece
-    except ConnectionResetError:
-        pass
-    return bytes(received)
-
-
 @pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "one after the other"])
 @pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
 async def test_the_next_request_on_a_connection_is_the_next_callers_own(
     at: Harness, first: bytes, pipelined: bool
 ) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
     second = b"GET /stats HTTP/1.1\r\nHost: a\r\nX-Request-ID: own\r\nConnection: close\r\n" + AUTH + b"\r\n"
-    received = b""
-    try:
-        if pipelined:
-            writer.write(first + second)
-        else:
-            writer.write(first)
+    async with connected(at) as (reader, writer):
+        writer.write(first + second if pipelined else first)
+        received = b""
+        if not pipelined:
             received = await reader.readuntil(b"}")
             writer.write(second)
-        received += await until_closed(reader)
-    finally:
-        writer.transport.abort()
+        received += await everything(reader)
     answers = re.findall(rb"HTTP/1\.1 (\d+) .*?\r\nX-Request-ID: (\S+)", received, re.DOTALL)
     assert len(answers) in (1, 2), received
     assert answers[1:] in ([], [(b"200", b"own")]), received
