@@ -46,7 +46,6 @@ STALE_SECONDS = 120.0  # a mirror that has heard nothing for longer is not acted
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 """Seconds between two tries to reach the cluster; the longest equals that of the watches."""
 
-CLUSTER_UID = "cluster_uid"
 ADOPTING = "stackd is adopting stacks found in the cluster"
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 SHUTTING_DOWN = "stackd is shutting down"
@@ -108,9 +107,9 @@ class Gate:
         """Ask the cluster for its identity; nothing is created or removed in another one than the file's own."""
         self.verification_due.clear()
         uid = await self.cluster.cluster_uid()
-        expected = await self.store.meta.get(CLUSTER_UID)
-        if expected is None:
-            await self.store.meta.put(CLUSTER_UID, uid)
+        expected = self.store.identity.cluster_uid
+        if not expected:
+            await self.store.set_cluster(uid)
             crash_point("bring_up.identified")
         elif expected != uid:
             before, self.wrong_cluster = (

@@ -21,7 +21,6 @@ from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_conf
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.gate import CLUSTER_UID
 from stackd.lifecycle.next_step import SERVICES, stack_of
 from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log
@@ -74,7 +73,7 @@ async def rebuild(store: Store, cluster: Cluster, bounds: RecordBounds) -> Rebui
     """Fill the empty file. Raises ClusterUnavailable if the cluster cannot be read."""
     uid = await cluster.cluster_uid()
     report = await _make_rows(store, await _recorded(cluster), bounds)
-    await store.meta.put(CLUSTER_UID, uid)
+    await store.set_cluster(uid)
     return report
 
 

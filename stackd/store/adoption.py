@@ -27,7 +27,7 @@ def adopt(tx: Transaction, records: Sequence[Stack]) -> dict[str, str]:
 
     A stack of a pool stays in it, unless a client may have been given it.
     """
-    skipped = dict.fromkeys(rows.removed_among(tx, (record.stack_id for record in records)), REMOVED)
+    skipped = dict.fromkeys(rows.removed_among(tx, [record.stack_id for record in records]), REMOVED)
     reasons = {record.stack_id: skipped.get(record.stack_id, "") for record in records}
     for record in records:
         if record.stack_id not in skipped:

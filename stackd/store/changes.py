@@ -8,7 +8,7 @@ why the cluster is in the observed state, nor how a pod is stopped or started.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,7 +157,7 @@ def _observed(before: Stack, seen: Observation, now: int) -> Stack:
     return replace(after, updated_at=max(now, before.updated_at))  # the wall clock may have been set back
 
 
-def mark_expired(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
+def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     """Write the intent to delete those of ``ids`` that have expired by their current rows."""
     stacks = rows.find_all(tx, ids).items()
     expired = {name: one for name, one in stacks if one.ttl_expires_at <= tx.now and not one.unassigned}

@@ -8,17 +8,16 @@ stacks is part of the job.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import orjson
-
 from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
 from stackd.store.schema import REQUESTED
-from stackd.store.transaction import IDS, Table, Transaction, id_array, labels_from, operation
+from stackd.store.transaction import IDS, Columns, Table, Transaction, id_array, json_text, labels_from, operation
 from stackd.structs import struct
 
+LINES = Columns(TimelineEvent, read={"kind": EventKind})
+LOGS = Columns(KeptLog)
 LINES_PER_STACK = 300
 """When a stack flaps for days, its oldest lines are deleted."""
 
@@ -65,7 +64,7 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
     if not lines or (tx.tight and not essential):
         return
     rows = [(stack_id, one.at, one.kind, one.reason, one.message, one.by, one.count) for stack_id, one in lines]
-    tx.run(INSERT_LINES, (orjson.dumps(rows).decode(),))
+    tx.run(INSERT_LINES, (json_text(rows),))
     noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
     if noisy:
         tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))
@@ -93,22 +92,19 @@ def _kind(before: Stack, after: Stack) -> EventKind | None:
 
 def read(tx: Transaction, stack_id: str) -> list[TimelineEvent]:
     """The timeline of the stack, oldest line first; empty if the stack is unknown."""
-    lines = "SELECT at, kind, reason, message, by, count FROM timeline WHERE stack_id = ? ORDER BY at, seq"
-    return [
-        TimelineEvent(kind=EventKind(kind), at=at, reason=reason, message=message, by=by, count=count)
-        for at, kind, reason, message, by, count in tx.rows(lines, (stack_id,))
-    ]
+    rows = tx.rows(f"SELECT {LINES.sql} FROM timeline WHERE stack_id = ? ORDER BY at, seq", (stack_id,))
+    return [LINES.record(row) for row in rows]
 
 
 def starts(tx: Transaction, since: int) -> list[tuple[str, int, int]]:
     """The stacks of templates that have come to run since then: template, when it ran, and when it was created."""
-    return [(template, ran_at, created_at) for template, ran_at, created_at in tx.rows(STARTS, (since,))]
+    return tx.rows(STARTS, (since,))
 
 
 def kept_logs(tx: Transaction, stack_id: str) -> list[KeptLog]:
     """The last log lines of the stack's containers, the latest first."""
-    logs = "SELECT container, at, text FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container"
-    return [KeptLog(container=container, at=at, text=text) for container, at, text in tx.rows(logs, (stack_id,))]
+    rows = tx.rows(f"SELECT {LOGS.sql} FROM kept_logs WHERE stack_id = ? ORDER BY at DESC, container", (stack_id,))
+    return [LOGS.record(row) for row in rows]
 
 
 def keep_diagnostics(tx: Transaction, stack_id: str, events: Sequence[TimelineEvent], logs: Sequence[KeptLog]) -> None:
@@ -150,17 +146,6 @@ def purge(tx: Transaction, before: int, limit: int) -> int:
     return tx.run(f"DELETE FROM timeline WHERE stack_id IN ({LONG_GONE})", (before, limit))
 
 
-class Timeline(Table):
-    """The timelines and the last log lines of all stacks."""
-
-    read = operation(read, writes=False)
-    starts = operation(starts, writes=False)
-    kept_logs = operation(kept_logs, writes=False)
-    keep_diagnostics = operation(keep_diagnostics, grows=True)
-    # It does not wait for the disk, so a power failure can lose the logs.
-    keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)
-
-
 # ---- what clients have asked for
 
 _ABOUT = (
@@ -168,13 +153,6 @@ _ABOUT = (
     " WHERE (:stack_id = '' OR t.stack_id = :stack_id) AND NOT EXISTS (SELECT 1 FROM json_each(:labels) AS wanted WHERE"
     " NOT EXISTS (SELECT 1 FROM json_each(coalesce(s.labels, r.labels, '{}')) AS own WHERE own.key = wanted.value ->> 0"
     " AND own.value = coalesce(wanted.value ->> 1, own.value)))"
-)
-REQUESTS = (
-    "SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{}')"
-    f" FROM timeline AS t INDEXED BY timeline_requested{_ABOUT} AND {REQUESTED}"
-    " AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
-    " AND (:by = '' OR t.by = :by) AND (:kind = '' OR t.kind = :kind)"
-    " ORDER BY t.at DESC, t.seq DESC LIMIT :limit"
 )
 
 
@@ -196,7 +174,7 @@ class ActivityFilter:
     def parameters(self) -> dict[str, object]:
         """The parameters of the queries."""
         values = {name: getattr(self, name) for name in ("by", "stack_id", "since", "at", "seq", "limit")}
-        return values | {"kind": self.kind or "", "labels": json.dumps(self.labels)}
+        return values | {"kind": self.kind or "", "labels": json_text(self.labels)}
 
 
 @struct
@@ -212,20 +190,19 @@ class ActivityRequest:
     labels: Mapping[str, str]
 
 
+REQUESTS = Columns(ActivityRequest, read={"kind": EventKind, "labels": labels_from})
+FIND_REQUESTS = (
+    "SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{}')"
+    f" FROM timeline AS t INDEXED BY timeline_requested{_ABOUT} AND {REQUESTED}"
+    " AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
+    " AND (:by = '' OR t.by = :by) AND (:kind = '' OR t.kind = :kind)"
+    " ORDER BY t.at DESC, t.seq DESC LIMIT :limit"
+)
+
+
 def requests(tx: Transaction, wanted: ActivityFilter) -> list[ActivityRequest]:
     """At most ``limit`` requests, the latest first; those of jobs are left out."""
-    return [
-        ActivityRequest(
-            seq=seq,
-            at=at,
-            kind=EventKind(kind),
-            message=message,
-            by=by,
-            stack_id=stack_id,
-            labels=labels_from(labels),
-        )
-        for seq, at, kind, message, by, stack_id, labels in tx.rows(REQUESTS, wanted.parameters())
-    ]
+    return [REQUESTS.record(row) for row in tx.rows(FIND_REQUESTS, wanted.parameters())]
 
 
 def jobs_about(tx: Transaction, wanted: ActivityFilter) -> frozenset[str]:
@@ -234,8 +211,14 @@ def jobs_about(tx: Transaction, wanted: ActivityFilter) -> frozenset[str]:
     return frozenset(job_id for (job_id,) in jobs)
 
 
-class Activity(Table):
-    """What clients have asked for."""
+class Timeline(Table):
+    """The timelines and the last log lines of all stacks, and the requests of clients among them."""
 
+    read = operation(read, writes=False)
+    starts = operation(starts, writes=False)
+    kept_logs = operation(kept_logs, writes=False)
+    keep_diagnostics = operation(keep_diagnostics, grows=True)
+    # It does not wait for the disk, so a power failure can lose the logs.
+    keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)
     requests = operation(requests, writes=False)
     jobs_about = operation(jobs_about, writes=False)

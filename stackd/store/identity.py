@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from stackd.errors import ConfigError
 from stackd.store import rows
-from stackd.store.transaction import Table, Transaction, operation
+from stackd.store.transaction import Transaction
 
 SEQUENCE = "sequence"
 FILE_ID = "file_id"
@@ -25,11 +25,6 @@ DELETE_META = "DELETE FROM meta WHERE key = ?"
 ALL_META = "SELECT key, value FROM meta"
 
 
-def get(tx: Transaction, key: str) -> str | None:
-    """The value of ``key``, or None."""
-    return _values(tx).get(key)
-
-
 def put(tx: Transaction, key: str, value: str | None) -> None:
     """Set the value of ``key``; None deletes it."""
     if value is None:
@@ -38,15 +33,8 @@ def put(tx: Transaction, key: str, value: str | None) -> None:
         tx.run(SET_META, (key, value))
 
 
-def _values(tx: Transaction) -> dict[str, str]:
-    return {str(key): str(value) for key, value in tx.rows(ALL_META)}
-
-
-class Meta(Table):
-    """The named values of the file."""
-
-    get = operation(get, writes=False)
-    put = operation(put)
+def _read(tx: Transaction) -> FileIdentity:
+    return FileIdentity.from_meta(dict(tx.rows(ALL_META)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +91,7 @@ def begin(tx: Transaction, namespace: str, instance: str) -> None:
     A file without stacks can change to another namespace or instance (``FileIdentity.require_own`` refuses all others);
     it then starts a new history.
     """
-    before = FileIdentity.from_meta(_values(tx))
+    before = _read(tx)
     if before.contradiction(namespace, instance):
         _begin_history(tx, incomplete=True)
     elif not before.file_id:
@@ -111,20 +99,26 @@ def begin(tx: Transaction, namespace: str, instance: str) -> None:
         _begin_history(tx, incomplete=before.incomplete or tx.rows(rows.COUNT_STACKS) == [(0,)])
     for key, value in (("namespace", namespace), ("instance", instance), ("epoch", str(before.epoch + 1))):
         put(tx, key, value)
-    tx.identity = FileIdentity.from_meta(_values(tx))
+    tx.identity = _read(tx)
+
+
+def set_cluster(tx: Transaction, uid: str) -> None:
+    """Write to which cluster the file belongs: the uid of its namespace ``kube-system``."""
+    put(tx, "cluster_uid", uid)
+    tx.identity = _read(tx)
 
 
 def begin_adoption(tx: Transaction) -> None:
     """Mark the file as incomplete until ``end_adoption``, even across restarts: it lacks changes of another file."""
-    if INCOMPLETE not in _values(tx):
+    if not _read(tx).incomplete:
         _begin_history(tx, incomplete=True)
-        tx.identity = FileIdentity.from_meta(_values(tx))
+        tx.identity = _read(tx)
 
 
 def end_adoption(tx: Transaction) -> None:
     """Mark the file as complete: it has all stacks of the cluster."""
     put(tx, INCOMPLETE, None)
-    tx.identity = FileIdentity.from_meta(_values(tx))
+    tx.identity = _read(tx)
 
 
 def mark_copy(connection: sqlite3.Connection) -> None:

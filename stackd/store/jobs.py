@@ -9,11 +9,11 @@ is done with that transaction.
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 from stackd.errors import JobNotFound, StackdError, StackNotFound, public_text
 from stackd.model import (
@@ -31,19 +31,30 @@ from stackd.model import (
 from stackd.store import changes, rows
 from stackd.store.changes import BY_JOB, Extension, Start
 from stackd.store.rows import Claim
-from stackd.store.transaction import IDS, Submit, Table, Transaction, id_array, labels_from, labels_text, operation
+from stackd.store.transaction import (
+    IDS,
+    Columns,
+    Submit,
+    Table,
+    Transaction,
+    id_array,
+    labels_from,
+    labels_text,
+    operation,
+)
+from stackd.store.view import View
 
 DELETE = JobRequest()
 MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 512
-JobSubscriber = Callable[[str, Job | None], None]
 
-
-# Each field of a job is a column of the same name, except the errors, which are in the job's items.
-_NAMES = tuple(field.name for field in fields(Job) if field.name != "errors")
-_COLUMNS = ", ".join(_NAMES)
-
-ALL_JOBS = f"SELECT {_COLUMNS} FROM jobs"
+JOBS = Columns(
+    Job,
+    read={"status": JobStatus, "action": JobAction, "labels": labels_from},
+    write={"labels": labels_text},
+    without="errors",
+)
+ALL_JOBS = f"SELECT {JOBS.sql} FROM jobs"
 # Without these indexes, each batch would scan all finished items of a long job again.
 OPEN_ITEMS = (
     "SELECT stack_id FROM job_items INDEXED BY job_items_open"
@@ -67,7 +78,7 @@ COUNT_OUTCOMES = (
     " updated_at = max(updated_at, :now), status = CASE"
     " WHEN done + not_found + failed + :done + :not_found + :failed < total THEN 'running'"
     " WHEN failed + :failed = total THEN 'failed' ELSE 'completed' END"
-    f" WHERE job_id = :job_id RETURNING {_COLUMNS}"
+    f" WHERE job_id = :job_id RETURNING {JOBS.sql}"
 )
 
 
@@ -84,17 +95,9 @@ class IntentSettings:
 NO_SETTINGS = IntentSettings()
 
 
-def from_row(row: Iterable[object], errors_of: Callable[[str], Iterable[Sequence[str]]]) -> Job:
-    """The job of a row; ``errors_of(job_id)`` returns its rows of ``JOB_ERRORS``."""
-    values: dict[str, Any] = dict(zip(_NAMES, row, strict=True))
-    errors = errors_of(values["job_id"]) if values["failed"] else ()
-    values |= {
-        "status": JobStatus(values["status"]),
-        "action": JobAction(values["action"]),
-        "labels": labels_from(values["labels"]),
-        "errors": tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors),
-    }
-    return Job(**values)
+def load(connection: sqlite3.Connection) -> list[Job]:
+    """All jobs in the file."""
+    return [_with_errors(connection.execute, row) for row in connection.execute(ALL_JOBS).fetchall()]
 
 
 def create(
@@ -116,15 +119,24 @@ def create(
         # What is being created or deleted can only be deleted.
         deletes = request.action is JobAction.DELETE
         ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
-    status = JobStatus.QUEUED if ids else JobStatus.COMPLETED
-    what = (request.by, request.action.value, request.ttl, labels_text(request.labels))
-    tx.run(
-        f"INSERT INTO jobs ({_COLUMNS}) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, ?, ?, ?)",
-        (job_id, status.value, len(ids), tx.now, tx.now, *what),
+    job = Job(
+        job_id=job_id,
+        status=JobStatus.QUEUED if ids else JobStatus.COMPLETED,
+        total=len(ids),
+        done=0,
+        not_found=0,
+        failed=0,
+        errors=(),
+        created_at=tx.now,
+        updated_at=tx.now,
+        by=request.by,
+        action=request.action,
+        ttl=request.ttl,
+        labels=request.labels,
     )
+    tx.run(f"INSERT INTO jobs ({JOBS.sql}) VALUES ({JOBS.parameters})", JOBS.values(job))
     items = "SELECT ?, key, value, 'pending' FROM json_each(?)"
     tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state) {items}", (job_id, id_array(ids)))
-    job = _find(tx, job_id)
     if claim is not None:
         code, body = (None, None) if answer is None else (rows.ACCEPTED, answer(job))
         rows.insert_claim(tx, replace(claim, job_id=job_id, status=code, answer=body))
@@ -229,11 +241,15 @@ def _find(tx: Transaction, job_id: str) -> Job:
     row = tx.row(f"{ALL_JOBS} WHERE job_id = ?", (job_id,))
     if row is None:
         raise JobNotFound(job_id)
-    return _with_errors(tx, row)
+    return _with_errors(tx.rows, row)
 
 
-def _with_errors(tx: Transaction, row: Iterable[object]) -> Job:
-    return from_row(row, lambda job_id: tx.rows(JOB_ERRORS, (job_id,)))
+def _with_errors(query: Callable[[str, Sequence[str]], Iterable[tuple[str, str]]], row: Iterable[object]) -> Job:
+    job = JOBS.record(row, errors=())
+    if not job.failed:
+        return job
+    errors = query(JOB_ERRORS, (job.job_id,))
+    return replace(job, errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors))
 
 
 def _put(tx: Transaction, job: Job) -> Job:
@@ -259,43 +275,19 @@ def _write_outcomes(tx: Transaction, job: Job, results: Sequence[ItemResult]) ->
     counts = Counter(result.outcome.value for result in results)
     parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
     (row,) = tx.rows(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job.job_id})
-    return _put(tx, _with_errors(tx, row))
+    return _put(tx, _with_errors(tx.rows, row))
 
 
-class Jobs(Table):
-    """All jobs in the file: in memory for reads on the event loop, and their operations."""
+class Jobs(View[Job], Table):
+    """The view of all jobs in the file, and their operations."""
 
     def __init__(self, jobs: Iterable[Job], submit: Submit) -> None:
-        super().__init__(submit)
-        self._by_id = {job.job_id: job for job in jobs}
-        self._subscribers: list[JobSubscriber] = []
-
-    def get(self, job_id: str) -> Job | None:
-        """The job, or None."""
-        return self._by_id.get(job_id)
-
-    def all(self) -> Iterable[Job]:
-        """All jobs, in any order."""
-        return self._by_id.values()
+        View.__init__(self, "job_id", jobs)
+        Table.__init__(self, submit)
 
     def unfinished(self) -> list[Job]:
         """The jobs that still have ids without an outcome, oldest first."""
-        jobs = [job for job in self._by_id.values() if not job.finished]
-        return sorted(jobs, key=lambda job: (job.created_at, job.job_id))
-
-    def subscribe(self, callback: JobSubscriber) -> None:
-        """Call ``callback(job_id, job)`` on the loop after each change (None: the job is purged); it must not raise."""
-        self._subscribers.append(callback)
-
-    def publish(self, changes: Iterable[tuple[str, Job | None]]) -> None:
-        """Apply a committed group, and call the subscribers."""
-        for job_id, job in changes:
-            if job is None:
-                self._by_id.pop(job_id, None)
-            else:
-                self._by_id[job_id] = job
-            for callback in self._subscribers:
-                callback(job_id, job)
+        return [job for job in self.ordered() if not job.finished]
 
     create = operation(create)
     pending_items = operation(pending_items, writes=False)

@@ -99,7 +99,7 @@ def assign(
         "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
         " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0"
         " AND deleting_since IS NULL AND desired = 'running' AND status IN ('creating', 'running')"
-        f" RETURNING {rows.COLUMNS}",
+        f" RETURNING {rows.STACKS.sql}",
         (
             labels_text(wanted.labels),
             wanted.created_at,
@@ -111,7 +111,7 @@ def assign(
     )
     if row is None:
         return None
-    stack = rows.from_row(row)
+    stack = rows.STACKS.record(row)
     # The counts below include the stack itself by now.
     check_labels(tx, wanted.labels, wanted.limits.labels, wanted.limits.among, apart_from=wanted.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
@@ -123,7 +123,7 @@ def assign(
         kind=EventKind.ACCEPTED, at=wanted.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
     )
     history.add(tx, [(stack.stack_id, assigned)])
-    return tx.put_stack(stack)
+    return rows.stage(tx, stack)
 
 
 def check(tx: Transaction, labels: Mapping[str, str], *, ports: int, limits: CreateLimits = NO_CREATE_LIMITS) -> None:
@@ -203,28 +203,20 @@ class PortRules:
         self._cluster: PortRange | None = None
         self._monotonic = monotonic
         self._aside: dict[int, float] = {}
-        self.to_try: list[int] = []
 
     def limit(self, cluster: PortRange) -> None:
         """Only ports of the cluster's own range are usable from now on."""
         self._cluster = cluster
         self.usable = self._configured.common(cluster)
-        self.to_try = []
 
     def set_aside(self, port: int) -> None:
         """Do not hand out ``port`` for a while, whoever holds it now."""
         self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
-        self.to_try = []
 
     def aside(self) -> frozenset[int]:
         """The ports that are set aside now."""
         now = self._monotonic()
         return frozenset(port for port, until in self._aside.items() if until > now)
-
-    def refill(self, held: Collection[int]) -> None:
-        """Begin to try, in random order, the usable ports that are not ``held``."""
-        self.to_try = sorted(set(range(self.usable.first, self.usable.last + 1)).difference(held, self.aside()))
-        random.shuffle(self.to_try)
 
     def why_none(self) -> str:
         """The message when no port is available."""
@@ -239,21 +231,15 @@ class PortRules:
 
 
 def _find_free(tx: Transaction, wanted: int) -> list[int]:
-    """So many random free ports. Raises ``NoNodePort`` if there are fewer.
-
-    The table decides. All of it is read only once the ports that were free then have been tried.
-    """
-    free: list[int] = []
-    while len(free) < wanted:
-        if not tx.ports.to_try:
-            ((held,),) = tx.rows("SELECT json_group_array(node_port) FROM node_ports")  # faster than a row for each
-            tx.ports.refill([*orjson.loads(held), *free])
-        if not tx.ports.to_try:
-            raise NoNodePort(tx.ports.why_none())
-        port = tx.ports.to_try.pop()
-        if not tx.row("SELECT 1 FROM node_ports WHERE node_port = ?", (port,)):
-            free.append(port)
-    return free
+    """So many random free ports. Raises ``NoNodePort`` if there are fewer. The table decides."""
+    if not wanted:
+        return []
+    ((held,),) = tx.rows("SELECT json_group_array(node_port) FROM node_ports")  # faster than a row for each
+    usable = tx.ports.usable
+    free = set(range(usable.first, usable.last + 1)).difference(orjson.loads(held), tx.ports.aside())
+    if len(free) < wanted:
+        raise NoNodePort(tx.ports.why_none())
+    return random.sample(list(free), wanted)
 
 
 def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
@@ -293,7 +279,7 @@ def limit_ports(tx: Transaction, cluster: PortRange) -> None:
     tx.ports.limit(cluster)
 
 
-def release(tx: Transaction, ids: Iterable[str]) -> list[Stack]:
+def release(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     """Free the ports of ended stacks, once their Services have none any more. Stacks that have not ended are skipped.
 
     Returns the stacks that changed; their ``ports`` still show what they had.

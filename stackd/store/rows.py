@@ -1,15 +1,14 @@
 """The rows of stacks with what belongs to them: labels, node ports, names, claims on Idempotency-Keys, removed ids.
 
-Owns: their SQL, the formats of their columns (JSON of ports and labels), and the building blocks of all operations on
-stacks: find, save, mark as deleting, remove. An intent to delete is never revoked, and an id is never reused. Does not
-know why a row changes, nor HTTP: fingerprints and answers of requests are bytes.
+Owns: their SQL, and the building blocks of all operations on stacks: find, save, mark as deleting, remove. An intent to
+delete is never revoked, and an id is never reused. Does not know why a row changes, nor HTTP: fingerprints and answers of
+requests are bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -29,27 +28,22 @@ from stackd.model import (
     TimelineEvent,
 )
 from stackd.store import history
-from stackd.store.transaction import IDS, Table, Transaction, id_array, labels_from, labels_text, operation
+from stackd.store.transaction import (
+    IDS,
+    Columns,
+    Table,
+    Transaction,
+    id_array,
+    json_text,
+    labels_from,
+    labels_text,
+    operation,
+)
 
 LONGEST_KEPT = 8 * 1024
 """The longest pod spec, in characters, that is kept in memory with its stack; longer ones are read from the file."""
 
 OK, CREATED, ACCEPTED = 200, 201, 202  # the response codes of an extension, a create and a batch delete (API contract)
-
-# Each field of a stack is a column of the same name, except one whose name is an SQL keyword.
-_COLUMN_OF = {field.name: field.name for field in fields(Stack)} | {"values": "generated"}
-COLUMNS = ", ".join(_COLUMN_OF.values())
-_SHORT_COLUMNS = COLUMNS.replace(
-    "pod_spec", f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END", 1
-)
-_CHANGING = [name for name in _COLUMN_OF if name not in ("stack_id", "namespace", "pod_spec")]
-
-ALL_STACKS = f"SELECT {_SHORT_COLUMNS} FROM stacks"
-COUNT_STACKS = "SELECT count(*) FROM stacks"
-INSERT_STACK = f"INSERT INTO stacks ({COLUMNS}) VALUES ({', '.join('?' * len(_COLUMN_OF))})"
-UPDATE_STACK = f"UPDATE stacks SET {', '.join(f'{_COLUMN_OF[name]} = ?' for name in _CHANGING)} WHERE stack_id = ?"
-INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
-"""The primary key decides which stack holds a node port (invariant 2)."""
 
 
 def _port(stored: dict[str, Any]) -> PortMapping:
@@ -58,51 +52,40 @@ def _port(stored: dict[str, Any]) -> PortMapping:
     return PortMapping(**stored)
 
 
-# Fields with another form in their column than in the stack: how each is written, and how it is read.
-_FORMS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "ports": (lambda ports: orjson.dumps(ports).decode(), lambda text: tuple(map(_port, orjson.loads(text)))),
-    "status": (attrgetter("value"), StackStatus),
-    "labels": (labels_text, labels_from),
-    "delete_reason": (lambda reason: reason and reason.value, lambda text: text and DeleteReason(text)),
-    "desired": (attrgetter("value"), Desired),
-    "values": (
-        lambda values: orjson.dumps(dict(values)).decode() if values else None,
-        lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text)),
-    ),
-    **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned"), (int, bool)),
-}
+STACKS = Columns(
+    Stack,
+    renamed={"values": "generated"},  # an SQL keyword
+    read={
+        "ports": lambda text: tuple(map(_port, orjson.loads(text))),
+        "status": StackStatus,
+        "labels": labels_from,
+        "delete_reason": lambda text: text and DeleteReason(text),
+        "desired": Desired,
+        "values": lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text)),
+        **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned"), bool),
+    },
+    write={
+        "ports": json_text,
+        "labels": labels_text,
+        "values": lambda values: json_text(dict(values)) if values else None,
+    },
+)
+_SHORT = f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END"
+_CHANGING = STACKS.column_of.keys() - {"stack_id", "namespace", "pod_spec"}
 
-
-def _values_of(*names: str) -> Callable[[Stack], list[Any]]:
-    """A function that takes these fields from a stack, in the forms of their columns."""
-    get = attrgetter(*names)
-    forms = [(index, _FORMS[name][0]) for index, name in enumerate(names) if name in _FORMS]
-
-    def values(stack: Stack) -> list[Any]:
-        row = list(get(stack))
-        for index, write in forms:
-            row[index] = write(row[index])
-        return row
-
-    return values
-
-
-_all_values = _values_of(*_COLUMN_OF)
-_changing_values = _values_of(*_CHANGING, "stack_id")
-
-
-def from_row(row: Iterable[object]) -> Stack:
-    """The stack of a row of ``COLUMNS``."""
-    values: dict[str, Any] = dict(zip(_COLUMN_OF, row, strict=True))
-    for name, (_, read) in _FORMS.items():
-        values[name] = read(values[name])
-    return Stack(**values)
+ALL_STACKS = f"SELECT {STACKS.sql.replace('pod_spec', _SHORT, 1)} FROM stacks"
+COUNT_STACKS = "SELECT count(*) FROM stacks"
+INSERT_STACK = f"INSERT INTO stacks ({STACKS.sql}) VALUES ({STACKS.parameters})"
+_SET = ", ".join(f"{STACKS.column_of[name]} = :{name}" for name in sorted(_CHANGING))
+UPDATE_STACK = f"UPDATE stacks SET {_SET} WHERE stack_id = :stack_id"
+INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
+"""The primary key decides which stack holds a node port (invariant 2)."""
 
 
 def find(tx: Transaction, stack_id: str) -> Stack | None:
     """The stack as it is in this transaction, or None."""
-    row = tx.row(f"SELECT {COLUMNS} FROM stacks WHERE stack_id = ?", (stack_id,))
-    return None if row is None else from_row(row)
+    row = tx.row(f"SELECT {STACKS.sql} FROM stacks WHERE stack_id = ?", (stack_id,))
+    return None if row is None else STACKS.record(row)
 
 
 def find_live(tx: Transaction, stack_id: str) -> Stack:
@@ -117,7 +100,7 @@ def find_all(tx: Transaction, ids: Iterable[str]) -> dict[str, Stack]:
     """The stacks that exist, by id, in the order of ``ids``; without long pod specs."""
     ids = list(dict.fromkeys(ids))
     rows = tx.rows(f"{ALL_STACKS} WHERE stack_id IN {IDS}", (id_array(ids),))
-    stacks = {stack.stack_id: stack for stack in map(from_row, rows)}
+    stacks = {stack.stack_id: stack for stack in map(STACKS.record, rows)}
     return {stack_id: stacks[stack_id] for stack_id in ids if stack_id in stacks}
 
 
@@ -135,7 +118,7 @@ def with_labels(tx: Transaction, labels: Mapping[str, str], *, unsettled: bool) 
     return [stack_id for stack_id, text in stacks if labels.items() <= orjson.loads(text).items()]
 
 
-def pod_specs(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
+def pod_specs(tx: Transaction, ids: Collection[str]) -> dict[str, str]:
     """The pod specs of those stacks that exist, by id. They can be long, so ask for a few at a time."""
     return dict(tx.rows(f"SELECT stack_id, pod_spec FROM stacks WHERE stack_id IN {IDS}", (id_array(ids),)))
 
@@ -145,10 +128,10 @@ def insert(tx: Transaction, stack: Stack) -> Stack:
 
     Raises IntegrityError (``Conflict`` for the caller of the operation) if its id, a port or a name is another's.
     """
-    tx.run(INSERT_STACK, _all_values(stack))
+    tx.run(INSERT_STACK, STACKS.values(stack))
     insert_labels(tx, stack)
     hold_ports(tx, stack)
-    return tx.put_stack(stack)
+    return stage(tx, stack)
 
 
 def insert_labels(tx: Transaction, stack: Stack) -> None:
@@ -163,8 +146,8 @@ def insert_labels(tx: Transaction, stack: Stack) -> None:
 
 def save(tx: Transaction, stacks: Sequence[Stack]) -> list[Stack]:
     """Write all columns but the pod spec; returns the stacks."""
-    tx.many(UPDATE_STACK, list(map(_changing_values, stacks)))
-    return [tx.put_stack(stack) for stack in stacks]
+    tx.many(UPDATE_STACK, list(map(STACKS.values, stacks)))
+    return [stage(tx, stack) for stack in stacks]
 
 
 def save_one(tx: Transaction, stack: Stack) -> Stack:
@@ -172,7 +155,14 @@ def save_one(tx: Transaction, stack: Stack) -> Stack:
     return save(tx, [stack])[0]
 
 
-def mark_deleting(tx: Transaction, ids: Iterable[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
+def stage(tx: Transaction, stack: Stack) -> Stack:
+    """Show the written stack in the views once the transaction is committed, without a long pod spec; returns it."""
+    is_long = stack.pod_spec is not None and len(stack.pod_spec) > LONGEST_KEPT
+    tx.stacks.append((stack.stack_id, replace(stack, pod_spec=None) if is_long else stack))
+    return stack
+
+
+def mark_deleting(tx: Transaction, ids: Collection[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
     """Write the intent to delete; the first reason and time are kept. Returns the stacks, in the order of ``ids``.
 
     ``DeleteReason.POOL`` applies only to stacks that wait in a pool, ``DeleteReason.UNDO`` to all stacks, other reasons
@@ -201,7 +191,7 @@ def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteR
     return list((stacks | {stack.stack_id: stack for stack in fresh}).values())
 
 
-def remove(tx: Transaction, ids: Iterable[str]) -> int:
+def remove(tx: Transaction, ids: Collection[str]) -> int:
     """Delete rows once the cluster has confirmed the deletes. Frees their ports and the keys of unanswered claims.
 
     Notes the ids as removed in the same transaction. Returns how many rows were deleted.
@@ -210,29 +200,26 @@ def remove(tx: Transaction, ids: Iterable[str]) -> int:
     # The rows go first: on a full disk, what is written about them takes their space.
     gone = tx.rows(
         f"DELETE FROM stacks WHERE stack_id IN {IDS}"
-        " RETURNING stack_id, labels, accepted AND NOT unassigned, delete_reason, unassigned",
+        " RETURNING stack_id, labels, coalesce(delete_reason, ''), accepted, unassigned",
         (array,),
     )
     if not gone:
         return 0
     drop_unanswered(tx, array)
-    tx.many(
-        "INSERT OR IGNORE INTO removed_stacks (stack_id, removed_at, labels) VALUES (?, ?, ?)",
-        [(stack_id, tx.now, labels) for stack_id, labels, *_ in gone],
-    )
-    deleted = TimelineEvent(kind=EventKind.DELETED, at=tx.now)
-    history.add(
-        tx,
-        [(stack_id, replace(deleted, reason=reason or "")) for stack_id, _, shown, reason, _ in gone if shown],
-        essential=True,
-    )
-    if pooled := [row[0] for row in gone if row[4]]:
+    tx.many("INSERT OR IGNORE INTO removed_stacks VALUES (?, ?, ?)", [(one[0], tx.now, one[1]) for one in gone])
+    lines = [
+        (stack_id, TimelineEvent(kind=EventKind.DELETED, at=tx.now, reason=reason))
+        for stack_id, _, reason, accepted, unassigned in gone
+        if accepted and not unassigned
+    ]
+    history.add(tx, lines, essential=True)
+    if pooled := [stack_id for stack_id, *_, unassigned in gone if unassigned]:
         history.forget(tx, id_array(pooled))
-    tx.stacks.extend((row[0], None) for row in gone)
+    tx.stacks.extend((stack_id, None) for stack_id, *_ in gone)
     return len(gone)
 
 
-def removed_among(tx: Transaction, ids: Iterable[str]) -> frozenset[str]:
+def removed_among(tx: Transaction, ids: Collection[str]) -> frozenset[str]:
     """Those of ``ids`` whose stacks were removed from this file in the last thirty days, undone creates included."""
     removed = tx.rows(f"SELECT stack_id FROM removed_stacks WHERE stack_id IN {IDS}", (id_array(ids),))
     return frozenset(stack_id for (stack_id,) in removed)
@@ -288,33 +275,31 @@ class Claim:
     answer: bytes | None = None
 
 
-_CLAIM = tuple(field.name for field in fields(Claim))
+CLAIMS = Columns(Claim)
+ANSWER_CLAIM = "UPDATE idempotency SET status = ?, answer = ? WHERE scope = ? AND key = ?"
 
 
 def insert_claim(tx: Transaction, claim: Claim) -> None:
     """Write a claim. If the key has one already, the primary key refuses it (``Conflict``)."""
-    values = [getattr(claim, name) for name in _CLAIM]
-    tx.run(f"INSERT INTO idempotency ({', '.join(_CLAIM)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+    tx.run(f"INSERT INTO idempotency ({CLAIMS.sql}) VALUES ({CLAIMS.parameters})", CLAIMS.values(claim))
 
 
 def find_claim(tx: Transaction, scope: str, key: str) -> Claim | None:
     """The claim on an Idempotency-Key within ``scope``, or None."""
-    row = tx.row(f"SELECT {', '.join(_CLAIM)} FROM idempotency WHERE scope = ? AND key = ?", (scope, key))
-    return None if row is None else Claim(**dict(zip(_CLAIM, row, strict=True)))
+    row = tx.row(f"SELECT {CLAIMS.sql} FROM idempotency WHERE scope = ? AND key = ?", (scope, key))
+    return None if row is None else CLAIMS.record(row)
 
 
 def answer_create(tx: Transaction, stack: Stack, answer: Callable[[Stack], bytes]) -> None:
     """Keep the answer to the request that has created this stack, if it has an unanswered claim."""
-    unanswered = "stack_id = ? AND answer IS NULL"
-    if tx.row(f"SELECT 1 FROM idempotency WHERE {unanswered}", (stack.stack_id,)) is not None:
-        values = (CREATED, answer(stack), stack.stack_id)
-        tx.run(f"UPDATE idempotency SET status = ?, answer = ? WHERE {unanswered}", values)
+    claim = tx.row("SELECT scope, key FROM idempotency WHERE stack_id = ? AND answer IS NULL", (stack.stack_id,))
+    if claim is not None:
+        tx.run(ANSWER_CLAIM, (CREATED, answer(stack), *claim))
 
 
 def answer_claim(tx: Transaction, claim: Claim, status: int, body: bytes) -> None:
     """Keep the answer to the request with this key."""
-    values = (status, body, claim.scope, claim.key)
-    tx.run("UPDATE idempotency SET status = ?, answer = ? WHERE scope = ? AND key = ?", values)
+    tx.run(ANSWER_CLAIM, (status, body, claim.scope, claim.key))
 
 
 def drop_unanswered(tx: Transaction, ids: str) -> None:

@@ -1,19 +1,18 @@
 """What an operation works with: the write connection, the rules for ports, and the list of its changes.
 
-Owns: counting statements, staging changed records until the commit is durable, how an operation becomes a method, and
-what SQLite's errors mean (no other package sees an exception of ``sqlite3``). Operations are plain functions
+Owns: how records and rows become each other, staging changed records until the commit is durable, how an operation becomes
+a method, and what SQLite's errors mean (no other package sees an exception of ``sqlite3``). Operations are plain functions
 ``(Transaction, …) -> result``. They may run twice (after a full disk), so they must have no other side effects.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import orjson
 
@@ -27,26 +26,67 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = ParamSpec("P")
+R = TypeVar("R")
 Parameters = Sequence[Any] | Mapping[str, Any]
 Submit = Callable[..., Coroutine[Any, Any, Any]]
 """``Writer.submit``."""
+Forms = Mapping[str, Callable[[Any], Any]]
+NO_FORMS: Forms = {}
 IDS = "(SELECT value FROM json_each(?))"
 """The ids of an ``id_array``, in SQL."""
 
 
+def json_text(value: object) -> str:
+    """The value as JSON, with sorted keys."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
 def id_array(ids: Iterable[str]) -> str:
     """The ids as a JSON array, as the queries take them: a query for ten thousand ids is one statement."""
-    return json.dumps(list(ids))
+    return json_text(list(ids))
 
 
 def labels_text(labels: Mapping[str, str]) -> str:
     """The labels in the form of their column."""
-    return orjson.dumps(dict(labels), option=orjson.OPT_SORT_KEYS).decode()
+    return json_text(dict(labels))
 
 
 def labels_from(text: str) -> Mapping[str, str]:
     """The labels in their column."""
     return NO_LABELS if text == "{}" else MappingProxyType(orjson.loads(text))
+
+
+class Columns(Generic[R]):
+    """The columns of one kind of record: one for each field (``without`` one), of its name unless it is ``renamed``.
+
+    ``read`` and ``write`` are for fields with another form in their column; SQLite takes enumerations and booleans as
+    they are. All SQL that names these columns is derived from ``sql``, and has the fields as ``parameters``.
+    """
+
+    def __init__(
+        self,
+        record: type[R],
+        *,
+        read: Forms = NO_FORMS,
+        write: Forms = NO_FORMS,
+        renamed: Mapping[str, str] = NO_LABELS,
+        without: str = "",
+    ) -> None:
+        self._record, self._read, self._write = record, read, write
+        names = [field.name for field in fields(record) if field.name != without]  # type: ignore[arg-type]
+        self.column_of = {name: renamed.get(name, name) for name in names}
+        self.sql = ", ".join(self.column_of.values())
+        self.parameters = ", ".join(f":{name}" for name in names)
+
+    def values(self, record: R) -> dict[str, Any]:
+        """The fields of a record, in the forms of their columns."""
+        values = {name: getattr(record, name) for name in self.column_of}
+        return values | {name: write(values[name]) for name, write in self._write.items()}
+
+    def record(self, row: Iterable[object], **other: object) -> R:
+        """The record of a row of all columns; ``other`` are the fields without one."""
+        values = dict(zip(self.column_of, row, strict=True))
+        return self._record(**values | {name: read(values[name]) for name, read in self._read.items()}, **other)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,11 +145,6 @@ class Transaction:
         self.counters.statements += len(parameters)
         self.connection.executemany(sql, parameters)
 
-    def put_stack(self, stack: Stack) -> Stack:
-        """Stage a written stack for the view; returns it."""
-        self.stacks.append((stack.stack_id, stack))
-        return stack
-
     def attempt(self, operation: Callable[[Transaction], T], *, isolated: bool = True) -> T:
         """Run the operation. If it raises, all its changes are undone; unless ``isolated``, only those for the views are.
 
@@ -149,25 +184,17 @@ def operation(
 ) -> Callable[Concatenate[Table, P], Coroutine[Any, Any, T]]:
     """Make the function a method of a ``Table`` that runs it in one transaction (see ``Writer.submit``).
 
-    Lists and other iterables are copied at the call, because the function runs later, and twice after a full disk.
+    It runs later, and may run twice: the caller leaves its arguments as they are, and passes no iterators.
     """
 
     @wraps(function)
     async def method(self: Table, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        values: Any = [_copied(argument) for argument in args]
-        named: Any = {name: _copied(argument) for name, argument in kwargs.items()}
         result: T = await self._submit(
-            lambda tx: function(tx, *values, **named), writes=writes, grows=grows, relaxed=relaxed
+            lambda tx: function(tx, *args, **kwargs), writes=writes, grows=grows, relaxed=relaxed
         )
         return result
 
     return method
-
-
-def _copied(argument: object) -> object:
-    if isinstance(argument, Iterable) and not isinstance(argument, str | bytes | Mapping):
-        return tuple(argument)
-    return argument
 
 
 # SQLite names the columns of the constraint that failed.

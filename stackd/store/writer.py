@@ -48,18 +48,21 @@ _BUSY_SECONDS = 0.05
 """It waits only if the last commit that waited for the disk is not older than this: the next is likely to be near."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Submission:
-    """An operation that waits for its turn; ``writes``, ``grows`` and ``relaxed``: see ``Writer.submit``."""
+    """An operation that waits for its turn (``writes``, ``grows`` and ``relaxed``: see ``Writer.submit``), and its outcome."""
 
     future: asyncio.Future[Any]
     operation: Callable[[Transaction], Any]
     writes: bool
     grows: bool
     relaxed: bool
+    result: Any = None
+    error: BaseException | None = None
 
 
-Outcome = tuple[Submission, Any, BaseException | None]
+class ReplacedError(Exception):
+    """A path leads to another file than the open one."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -78,15 +81,14 @@ class Writer:
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
-        self._log = companion(self.path, "-wal")
-        self._inode, self._log_inode = _inode(self.path), _inode(self._log)
+        self._inodes = {path: _inode(path) for path in (self.path, companion(self.path, "-wal"))}
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Submission | None] = queue.SimpleQueue()
         self._outstanding: set[Submission] = set()
         self._closing = False
+        self._error: BaseException | None = None
         self._waits = True
         self._synced_at = -math.inf
-        self._failed: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
         self._thread.start()
@@ -94,7 +96,7 @@ class Writer:
     @property
     def failed(self) -> asyncio.Future[None]:
         """Raises ``StoreError`` once the thread has ended unexpectedly. Waiters can be cancelled without any effect."""
-        return asyncio.shield(self._failed)
+        return asyncio.shield(self._ended)
 
     @property
     def pending(self) -> int:
@@ -116,7 +118,7 @@ class Writer:
         unless a later operation has waited. While others commit all the time, it waits for up to ``_COMPANY_SECONDS`` to
         share a commit. Cancelling the call does not undo an operation that has started.
         """
-        if self._closing or self._failed.done():
+        if self._closing or self._ended.done():
             raise StoreUnavailable("the state file is closed")
         future: asyncio.Future[T] = self._loop.create_future()
         call = Submission(future=future, operation=operation, writes=writes, grows=grows, relaxed=relaxed)
@@ -126,73 +128,70 @@ class Writer:
 
     async def close(self) -> None:
         """Finish all submitted operations, checkpoint, close the connection, end the thread. Idempotent."""
-        if not self._closing:
-            self._closing = True
-            self._queue.put(None)
-        await asyncio.shield(self._ended)
+        self._stop()
+        await asyncio.wait([self._ended])
         self._thread.join()
 
     # ---- on the event loop
 
-    def _settle(self, outcomes: list[Outcome], tx: Transaction | None) -> None:
+    def _stop(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._queue.put(None)
+
+    def _settle(self, calls: list[Submission], tx: Transaction | None) -> None:
         try:
             if tx is not None:
                 self.publish(tx)
         except BaseException as exc:
-            self._fail(exc)  # readers would see less than was committed, so the daemon must stop
+            self._error = exc  # readers would see less than was committed, so the daemon must stop
+            self._stop()
             raise
         finally:
-            for outcome in outcomes:
-                self._resolve(*outcome)
+            for call in calls:
+                self._resolve(call)
 
-    def _resolve(self, call: Submission, result: Any, error: BaseException | None) -> None:
+    def _resolve(self, call: Submission) -> None:
         self._outstanding.discard(call)
         if call.future.done():
             return
-        if error is None:
-            call.future.set_result(result)
+        if call.error is None:
+            call.future.set_result(call.result)
         else:
-            call.future.set_exception(error)
+            call.future.set_exception(call.error)
 
-    def _fail(self, exc: BaseException) -> None:
-        if self._failed.done():
-            return
-        error = StoreError(f"the state file failed: {str(exc) or type(exc).__name__}; stackd stops")
-        error.__cause__ = exc
-        self._failed.set_exception(error)
-        self._failed.exception()  # marks the exception as retrieved, because nobody has to await it
-
-    def _end(self, exc: BaseException | None) -> None:
-        if exc is not None:
-            self._fail(exc)
+    def _end(self, died: BaseException | None) -> None:
         for call in tuple(self._outstanding):
-            self._resolve(call, None, StoreUnavailable("the state file is closed"))
-        if not self._ended.done():
+            call.error = StoreUnavailable("the state file is closed")
+            self._resolve(call)
+        if (cause := self._error or died) is None:
             self._ended.set_result(None)
+            return
+        error = StoreError(f"the state file failed: {str(cause) or type(cause).__name__}; stackd stops")
+        error.__cause__ = cause
+        self._ended.set_exception(error)
+        self._ended.exception()  # marks the exception as retrieved, because nobody has to await it
 
     # ---- on the thread
 
     def _main(self) -> None:
         died: BaseException | None = None
         try:
-            while self._serve():
-                pass
+            last = False
+            while not last:
+                calls, last = self._drain()
+                if calls:
+                    self._serve(calls)
         except BaseException as exc:  # noqa: BLE001  the thread's root: the daemon hears of it through ``failed``
             died = exc
         try:
-            self._close_connection()
+            try:
+                self._checkpoint("TRUNCATE")  # if that fails, the log stays, and the next start replays it
+            finally:
+                self.connection.close()
         except sqlite3.Error as exc:
             died = died or exc
         self._post(self._end, died)
-
-    def _serve(self) -> bool:
-        """Commit one group; False when it was the last."""
-        calls, last = self._drain()
-        if calls:
-            fatal = self._commit(calls)
-            if fatal is not None:
-                raise fatal
-        return not last
 
     def _drain(self) -> tuple[list[Submission], bool]:
         """The operations for the next commit, and whether they are the last."""
@@ -213,43 +212,40 @@ class Writer:
                 return calls, False
         return calls, True
 
-    def _commit(self, calls: list[Submission]) -> BaseException | None:
-        """Commit a group and post its outcomes; returns the error that must end the thread, if any.
-
-        Errors of the file or the disk are not raised, but become the outcome of each call. On a full disk, the reserved
-        space is freed for the calls that do not grow the file, and the others are refused.
+    def _serve(self, calls: list[Submission]) -> None:
+        """Commit a group and post its outcomes; an error of the file or the disk is that of each call, and is raised only
+        if it must end the thread.
         """
-        refused: list[Submission] = []
-        outcomes: list[Outcome] = []
-        tx: Transaction | None = None
-        fatal: Exception | None = None
-        full = self.ballast.spent and any(call.grows for call in calls) and not self.ballast.fill()
+        tx, fatal = None, None
         try:
+            tx = self._commit(calls)
+        except (sqlite3.Error, ReplacedError) as exc:
+            for call in calls:  # each gets its own exception, because that collects a traceback
+                call.error = unavailable(exc) if isinstance(exc, sqlite3.Error) else StoreUnavailable(str(exc))
+            fatal = None if isinstance(exc, sqlite3.Error) and not is_damage(exc) else exc
+        self._post(self._settle, calls, tx)
+        if fatal is not None:
+            raise fatal
+
+    def _commit(self, calls: list[Submission]) -> Transaction | None:
+        """Run and commit a group. On a full disk, the reserved space is freed for the calls that do not grow the file, and
+        the others are refused.
+        """
+        full = self.ballast.spent and any(call.grows for call in calls) and not self.ballast.fill()
+        if not full:
             try:
-                if not full:
-                    outcomes, tx = self._attempt(calls)
+                return self._attempt(calls)
             except sqlite3.Error as exc:
                 if not is_full(exc):
                     raise
                 self.ballast.release()
-                full = True
-            if full:
-                refused = [call for call in calls if call.grows]
-                calls = [call for call in calls if not call.grows]
-                outcomes, tx = self._attempt(calls) if calls else ([], None)
-        except sqlite3.Error as exc:
-            # Each call gets its own exception, because that collects a traceback.
-            outcomes = [(call, None, unavailable(exc)) for call in calls]
-            fatal = exc if is_damage(exc) else None
-        except ReplacedError as exc:
-            outcomes = [(call, None, StoreUnavailable(str(exc))) for call in calls]
-            fatal = exc
-        why = f"the state file cannot be written now: {self.ballast.why}"
-        outcomes += [(call, None, StoreUnavailable(why)) for call in refused]
-        self._post(self._settle, outcomes, tx)
-        return fatal
+        for call in calls:
+            if call.grows:
+                call.error = StoreUnavailable(f"the state file cannot be written now: {self.ballast.why}")
+        calls = [call for call in calls if not call.grows]
+        return self._attempt(calls) if calls else None
 
-    def _attempt(self, calls: list[Submission]) -> tuple[list[Outcome], Transaction | None]:
+    def _attempt(self, calls: list[Submission]) -> Transaction:
         """Run all calls in one transaction. If it cannot be committed, it is rolled back, and the error is raised."""
         writes = any(call.writes for call in calls)
         strict = any(call.writes and not call.relaxed for call in calls)
@@ -259,20 +255,19 @@ class Writer:
         if writes:
             self._require_in_place()
         try:
-            tx = self._begin(writes)
-            outcomes = [self._apply(tx, call, isolated=False) for call in calls]
-            if len(calls) == 1 and outcomes[0][2] is not None:
-                self._roll_back()
-                return outcomes, None
+            tx = self._run(calls, writes, isolated=False)
             if tx.unclean:
                 self._roll_back()
-                tx = self._begin(writes)
-                outcomes = [self._apply(tx, call, isolated=True) for call in calls]
+                tx = self._run(calls, writes, isolated=True)
             # Observations are relaxed. They do not change what is intended, so they do not advance the sequence.
             if tx.stacks and strict:
                 tx.sequence += 1
                 self.connection.execute(SET_META, (SEQUENCE, str(tx.sequence)))
-            self._finish(writes)
+            began = time.perf_counter()
+            self.connection.execute("COMMIT")
+            if writes:
+                self._require_in_place()  # they may have been removed since the transaction began
+                self._count(began)
         except BaseException:
             self.counters.failed_commits += 1
             self._roll_back()
@@ -280,11 +275,27 @@ class Writer:
         if tx.tight and writes:  # the next commit overwrites the log: it must not grow on a disk that is almost full
             self._checkpoint("RESTART")
         self.sequence = tx.sequence
-        return outcomes, tx
+        return tx
 
-    def _begin(self, writes: bool) -> Transaction:
+    def _count(self, began: float) -> None:
+        self.counters.commits += 1
+        self.counters.commit_durations.observe(time.perf_counter() - began)
+        if self._waits:
+            self._synced_at = began
+            self.counters.disk_waits += 1
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+
+    def _run(self, calls: list[Submission], writes: bool, *, isolated: bool) -> Transaction:
+        """Begin a transaction and run the operations in it; ``isolated``: each in a savepoint, to leave nothing if it fails.
+
+        A failed operation has mostly written nothing. If it has, the group is run again, all of it in savepoints: these
+        are two statements for each operation, and each statement may hand the interpreter to the event loop.
+        """
         self.connection.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
-        return Transaction(
+        tx = Transaction(
             connection=self.connection,
             counters=self.counters,
             ports=self.ports,
@@ -292,41 +303,20 @@ class Writer:
             sequence=self.sequence,
             tight=self.ballast.spent,
         )
-
-    def _roll_back(self) -> None:
-        if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
-
-    def _apply(self, tx: Transaction, call: Submission, *, isolated: bool) -> Outcome:
-        """Run one operation; ``isolated``: in a savepoint, so that it leaves nothing if it fails.
-
-        A failed operation has mostly written nothing. If it has, the group is run again, all of it in savepoints: these
-        are two statements for each operation, and each statement may hand the interpreter to the event loop.
-        """
-        if call.future.cancelled():
-            return call, None, None  # nobody waits for it, and it has not started
-        self.counters.operations += 1
-        try:
-            return call, tx.attempt(call.operation, isolated=isolated), None
-        except sqlite3.IntegrityError as exc:
-            return call, None, from_constraint(exc)
-        except sqlite3.Error as exc:
-            if is_environment(exc):
-                raise
-            return call, None, exc
-        except Exception as exc:  # noqa: BLE001  the operation's own error: it goes to the caller, the others are not touched
-            return call, None, exc
-
-    def _finish(self, writes: bool) -> None:
-        began = time.perf_counter()
-        self.connection.execute("COMMIT")
-        if writes:
-            self._require_in_place()  # they may have been removed since the transaction began
-            if self._waits:
-                self._synced_at = began
-            self.counters.commits += 1
-            self.counters.disk_waits += self._waits
-            self.counters.commit_durations.observe(time.perf_counter() - began)
+        for call in calls:
+            if call.future.cancelled():
+                continue  # nobody waits for it, and it has not started
+            self.counters.operations += 1
+            call.result = call.error = None
+            try:
+                call.result = tx.attempt(call.operation, isolated=isolated)
+            except sqlite3.IntegrityError as exc:
+                call.error = from_constraint(exc)
+            except Exception as exc:
+                if isinstance(exc, sqlite3.Error) and is_environment(exc):
+                    raise
+                call.error = exc
+        return tx
 
     def _checkpoint(self, mode: str) -> None:
         """Write the log back into the file, as far as the file or the machine allows."""
@@ -335,13 +325,6 @@ class Writer:
         except sqlite3.OperationalError as exc:
             if not is_environment(exc):
                 raise
-
-    def _close_connection(self) -> None:
-        """Checkpoint the log and close."""
-        try:
-            self._checkpoint("TRUNCATE")  # if that fails, the log stays, and the next start replays it
-        finally:
-            self.connection.close()
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -352,19 +335,12 @@ class Writer:
 
     def _require_in_place(self) -> None:
         """Raise ReplacedError unless the paths lead to the open files."""
-        if _inode(self.path) != self._inode:
-            raise ReplacedError(f"the state file {self.path} was removed or replaced while stackd was running")
-        log = _inode(self._log)
-        if self._log_inode is None:
-            self._log_inode = log
-        elif log != self._log_inode:
-            raise ReplacedError(
-                f"{self._log}, a part of the state file, was removed or replaced while stackd was running"
-            )
-
-
-class ReplacedError(Exception):
-    """The path leads to another file than the open one."""
+        for path, opened in self._inodes.items():
+            inode = _inode(path)
+            if opened is None:  # the log is created by the first write
+                self._inodes[path] = inode
+            elif inode != opened:
+                raise ReplacedError(f"the state file {path} was removed or replaced while stackd was running")
 
 
 def _inode(path: Path) -> int | None:

@@ -118,7 +118,7 @@ async def get_activity(call: ApiCall) -> web.Response:
     )
     found: list[ActivityRequest | Job] = [
         *await _jobs(context, wanted, action),
-        *await context.store.activity.requests(wanted),
+        *await context.store.timeline.requests(wanted),
     ]
     page = sorted((one for one in found if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
@@ -128,10 +128,10 @@ async def get_activity(call: ApiCall) -> web.Response:
 
 async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) -> list[Job]:
     store = context.store
-    about = await store.activity.jobs_about(wanted) if wanted.stack_id or wanted.labels else None
+    about = await store.timeline.jobs_about(wanted) if wanted.stack_id or wanted.labels else None
     return [
         job
-        for job in store.jobs.all()
+        for job in store.jobs
         if wanted.by in ("", job.by)
         and action in (None, job.action)
         and job.created_at >= wanted.since

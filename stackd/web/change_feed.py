@@ -106,10 +106,10 @@ class ChangeFeed:
         if changed is not None:
             self._add(changed.stack_id, after, before)
 
-    def job_changed(self, job_id: str, job: Job | None) -> None:
+    def job_changed(self, before: Job | None, job: Job | None) -> None:
         """Add the change of a job (a subscriber of the store). A purge is not announced."""
         if job is not None:
-            self._add(job_id, job)
+            self._add(job.job_id, job)
 
     @contextmanager
     def follow(self, key_name: str) -> Iterator[None]:

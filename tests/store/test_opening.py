@@ -355,9 +355,9 @@ async def test_a_decision_about_a_stack_moves_the_sequence_and_an_observation_do
     assert store.identity.sequence == 6
     assert await store.stacks.observe([seen(2)])
     assert await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST) == []
-    await store.meta.put("brake", "on")
+    await store.set_cluster("uid")
     await store.probe()
-    assert (store.identity.sequence, await store.meta.get("brake")) == (6, "on")
+    assert (store.identity.sequence, store.identity.cluster_uid) == (6, "uid")
 
 
 async def test_a_file_that_turns_out_to_be_old_begins_a_new_history(store: Store) -> None:

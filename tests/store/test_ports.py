@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sqlite3
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,19 +56,6 @@ async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(pat
     await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
     with pytest.raises(StackNotFound):
         await store.ports.replace(stack_id(1), other)
-    await store.close()
-
-
-async def test_the_table_decides_which_ports_are_free(path: Path) -> None:
-    store = await open_store(path, ports=(31001, 31003))
-    await store.stacks.reserve(new_stack(1))
-    free = {31001, 31002, 31003} - set(ports_of(store))
-    with closing(sqlite3.connect(path, isolation_level=None)) as behind:
-        behind.execute("INSERT INTO node_ports VALUES (?, ?)", (min(free), stack_id(1)))
-    stack = await store.stacks.reserve(new_stack(2))
-    assert stack.ports[0].node_port == max(free)
-    with pytest.raises(NoNodePort):
-        await store.stacks.reserve(new_stack(3))
     await store.close()
 
 

@@ -96,16 +96,6 @@ async def test_a_call_that_was_cancelled_before_its_turn_does_nothing(store: Sto
     assert store.pending == 0
 
 
-async def test_an_operation_keeps_its_arguments_whatever_the_caller_does_to_them(store: Store) -> None:
-    await accepted(store, 2)
-    ids = [stack_id(2)]
-    async with busy(store):
-        marking = asyncio.ensure_future(store.stacks.mark_deleting(ids, DeleteReason.REQUEST))
-        await asyncio.sleep(0)
-        ids.clear()
-    assert [stack.stack_id for stack in await marking] == [stack_id(2)]
-
-
 async def test_what_was_submitted_before_the_close_is_done_and_nothing_after(path: Path) -> None:
     store = await open_store(path)
     calls = [asyncio.ensure_future(store.stacks.reserve(new_stack(number))) for number in range(10)]
