@@ -59,10 +59,9 @@ def _seconds(value: object, info: ValidationInfo) -> object:
         return float(value)
     if isinstance(value, int | float) and not isinstance(value, bool):
         raise ValueError(f"{value} has no unit")
-    return _at_most_ten_years(parse_duration(value)) if isinstance(value, str) else value
-
-
-def _at_most_ten_years(seconds: float) -> float:
+    if not isinstance(value, str):
+        return value
+    seconds = parse_duration(value)
     if seconds > _LONGEST_SECONDS:
         raise ValueError("this is more than ten years")
     return seconds
@@ -80,13 +79,13 @@ def _frozen(value: Mapping[str, V]) -> Mapping[str, V]:
     return MappingProxyType(dict(value))
 
 
-def _above_zero(seconds: float) -> float:
+def _positive(seconds: float) -> float:
     if seconds <= 0:
         raise ValueError("must be greater than zero")
     return seconds
 
 
-def _matches(accepts: Callable[[str], bool], wrong: str) -> Callable[[str], str]:
+def _matches(accepts: Callable[[str], bool], wrong: str) -> AfterValidator:
     """A validator for the values that ``accepts`` accepts."""
 
     def check(value: str) -> str:
@@ -94,17 +93,26 @@ def _matches(accepts: Callable[[str], bool], wrong: str) -> Callable[[str], str]
             raise ValueError(f'"{value}" {wrong}')
         return value
 
-    return check
+    return AfterValidator(check)
 
 
-def _address(value: str) -> str:
-    """An IP address or a host name."""
+def _parses(parse: Callable[[str], object]) -> AfterValidator:
+    """A validator for the values that ``parse`` raises no ValueError for."""
+
+    def check(value: str) -> str:
+        parse(value)
+        return value
+
+    return AfterValidator(check)
+
+
+def _is_address(value: str) -> bool:
+    """Whether it is an IP address or a host name."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        if not is_subdomain(value.lower()):
-            raise ValueError(f'"{value}" is neither an IP address nor a host name') from None
-    return value
+        return is_subdomain(value.lower())
+    return True
 
 
 def _one_spelling(labels: Mapping[str, str]) -> Mapping[str, str]:
@@ -114,19 +122,13 @@ def _one_spelling(labels: Mapping[str, str]) -> Mapping[str, str]:
     return labels
 
 
-def _frequency(value: str) -> str:
-    parse_frequency(value)
-    return value
-
-
-def _quantity(value: str) -> str:
+def _parse_quantity(value: str) -> None:
     try:
         parse_quantity(value or "0")
     except TooLarge:
         raise ValueError(f'"{value}" is too large') from None
     except ValueError:
         raise ValueError(f'"{value}" is not a quantity') from None
-    return value
 
 
 def _network(value: str) -> str:
@@ -137,10 +139,26 @@ def _network(value: str) -> str:
         raise ValueError(f'"{value}" is neither an IP address nor a network') from None
 
 
+def _optional(accepts: Callable[[str], bool]) -> Callable[[str], bool]:
+    return lambda value: not value or accepts(value)
+
+
+def _is_gateway(name: str) -> bool:
+    return name.count("/") == 1 and all(map(is_subdomain, name.split("/")))
+
+
+def _is_domain(name: str) -> bool:
+    return is_subdomain(name) and len(name) <= LONGEST_DOMAIN
+
+
 as_tuple: Final = BeforeValidator(_tuple)
-LabelKey = Annotated[str, AfterValidator(_matches(is_key, "is not a label key"))]
-LabelValue = Annotated[str, AfterValidator(_matches(is_label_value, "is not a label value"))]
-ClientLabel = Annotated[str, AfterValidator(_matches(is_bare_key, "is not a label of a create"))]
+frozen: Final = AfterValidator(_frozen)
+one_spelling: Final = AfterValidator(_one_spelling)
+a_size: Final = BeforeValidator(_bytes)
+a_duration: Final = BeforeValidator(_seconds)
+LabelKey = Annotated[str, _matches(is_key, "is not a label key")]
+LabelValue = Annotated[str, _matches(is_label_value, "is not a label value")]
+ClientLabel = Annotated[str, _matches(is_bare_key, "is not a label of a create")]
 """The key of a label in a create; it has no prefix, because stackd adds its own."""
 Flag = Annotated[bool, Expects(what="true or false")]
 Text = Annotated[str, Expects(what="a string")]
@@ -150,70 +168,40 @@ NodePort = Annotated[int, Ge(1), Le(65535), Expects(what="a port from 1 to 65535
 Count = Annotated[int, Ge(0), Le(10**9), Expects(what="a whole number (0 for no limit)")]
 Rate = Annotated[float, Ge(0), Le(10**6), Expects(what="a number of times a second (0 for no limit)")]
 Share = Annotated[float, Ge(0), Le(1), Expects(what="a share from 0 to 1")]
-Size = Annotated[
-    int, BeforeValidator(_bytes), Ge(1024), Le(1 << 30), Expects(what='a size from "1KiB" to "1GiB"', unit="bytes")
-]
-TextSize = Annotated[
-    int, BeforeValidator(_bytes), Ge(1024), Le(1 << 20), Expects(what='a size from "1KiB" to "1MiB"', unit="bytes")
-]
+Size = Annotated[int, a_size, Ge(1 << 10), Le(1 << 30), Expects(what='a size from "1KiB" to "1GiB"', unit="bytes")]
+TextSize = Annotated[int, a_size, Ge(1 << 10), Le(1 << 20), Expects(what='a size from "1KiB" to "1MiB"', unit="bytes")]
 Duration = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Ge(0),
-    Expects(what='a duration such as "2h", "1h30m", "10s" or "0s"', unit="seconds"),
+    float, a_duration, Ge(0), Expects(what='a duration such as "2h", "1h30m", "10s" or "0s"', unit="seconds")
 ]
 Period = Annotated[
     float,
-    BeforeValidator(_seconds),
-    AfterValidator(_above_zero),
+    a_duration,
+    AfterValidator(_positive),
     Expects(what='a duration above zero, such as "2h", "1h30m", "10s" or "250ms"', unit="seconds"),
 ]
 LeaseDuration = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    Ge(1),
-    Le(3600),
-    Expects(what='a duration from "1s" to "1h"', unit="seconds"),
+    float, a_duration, Ge(1), Le(3600), Expects(what='a duration from "1s" to "1h"', unit="seconds")
 ]
-DnsLabel = Annotated[
-    str,
-    AfterValidator(_matches(is_label, "is not a DNS label")),
-    Expects(what=f"a name of {LABEL_FORM}"),
-]
+DnsLabel = Annotated[str, _matches(is_label, "is not a DNS label"), Expects(what=f"a name of {LABEL_FORM}")]
 OptionalDnsLabel = Annotated[
-    str,
-    AfterValidator(_matches(lambda name: not name or is_label(name), "is not a DNS label")),
-    Expects(what=f'a name of {LABEL_FORM}, or ""'),
+    str, _matches(_optional(is_label), "is not a DNS label"), Expects(what=f'a name of {LABEL_FORM}, or ""')
 ]
 GatewayName = Annotated[
     str,
-    AfterValidator(
-        _matches(
-            lambda name: not name or (name.count("/") == 1 and all(map(is_subdomain, name.split("/")))),
-            "is not the namespace and the name of a Gateway",
-        )
-    ),
+    _matches(_optional(_is_gateway), "is not the namespace and the name of a Gateway"),
     Expects(what='a namespace and a name such as "gateways/public", or ""'),
 ]
 Domain = Annotated[
     str,
-    AfterValidator(
-        _matches(
-            lambda name: not name or (is_subdomain(name) and len(name) <= LONGEST_DOMAIN),
-            "is not a domain",
-        )
-    ),
+    _matches(_optional(_is_domain), "is not a domain"),
     Expects(what=f'a domain of at most {LONGEST_DOMAIN} lower-case letters, digits, hyphens and dots, or ""'),
 ]
-LabelName = Annotated[
-    str,
-    AfterValidator(_matches(is_bare_key, "is not a label value")),
-    Expects(what=f"a name of {BARE_KEY_FORM}"),
-]
-Address = Annotated[str, AfterValidator(_address), Expects(what="an IP address or a host name")]
+LabelName = Annotated[str, _matches(is_bare_key, "is not a label value"), Expects(what=f"a name of {BARE_KEY_FORM}")]
+HostAddress = Annotated[str, _matches(_is_address, "is neither an IP address nor a host name")]
+Address = Annotated[HostAddress, Expects(what="an IP address or a host name")]
 Quantity = Annotated[
     str,
-    AfterValidator(_quantity),
+    _parses(_parse_quantity),
     Expects(what='a Kubernetes quantity such as "500m", "2" or "4Gi", or "" for no limit'),
 ]
 Strings = Annotated[tuple[str, ...], as_tuple, Expects(what='a list of strings such as ["a", "b-*"]')]
@@ -222,38 +210,30 @@ Networks = Annotated[
     as_tuple,
     Expects(what='a list of addresses and networks such as ["192.0.2.7", "2001:db8::/64"]'),
 ]
-Labels = Annotated[
-    Mapping[LabelKey, LabelValue],
-    AfterValidator(_frozen),
-    Expects(what='a table of labels such as { role = "stack" }'),
-]
+Labels = Annotated[Mapping[LabelKey, LabelValue], frozen, Expects(what='a table of labels such as { role = "stack" }')]
 Annotations = Annotated[
-    Mapping[LabelKey, str],
-    AfterValidator(_frozen),
-    Expects(what='a table of strings such as { "example.org/team" = "blue" }'),
+    Mapping[LabelKey, str], frozen, Expects(what='a table of strings such as { "example.org/team" = "blue" }')
 ]
 Addresses = Annotated[
-    Mapping[str, Annotated[str, AfterValidator(_address)]],
-    AfterValidator(_frozen),
+    Mapping[str, HostAddress],
+    frozen,
     Expects(what='a table from node names to addresses such as { worker-1 = "203.0.113.7" }'),
 ]
 ClientLabels = Annotated[
     tuple[ClientLabel, ...], as_tuple, Expects(what='a list of labels without prefix such as ["player"]')
 ]
 TenantLabels = Annotated[
-    Mapping[ClientLabel, Annotated[str, AfterValidator(_matches(is_bare_key, "is not the value of a label"))]],
-    AfterValidator(_one_spelling),
-    AfterValidator(_frozen),
+    Mapping[ClientLabel, Annotated[str, _matches(is_bare_key, "is not the value of a label")]], one_spelling, frozen
 ]
 """The labels of a tenant's key; none of their values is empty."""
 LabelLimits = Annotated[
     Mapping[ClientLabel, Annotated[int, Ge(1)]],
-    AfterValidator(_frozen),
+    frozen,
     Expects(what="a table from labels without prefix to whole numbers above 0, such as { team = 3 }"),
 ]
 LabelRates = Annotated[
-    Mapping[ClientLabel, Annotated[str, AfterValidator(_frequency)]],
-    AfterValidator(_one_spelling),
-    AfterValidator(_frozen),
+    Mapping[ClientLabel, Annotated[str, _parses(parse_frequency)]],
+    one_spelling,
+    frozen,
     Expects(what='a table from labels without prefix to rates such as { player = "6/min" }'),
 ]
