@@ -107,8 +107,11 @@ async def serve(
             if on_listening is not None:
                 on_listening(daemon)
             settling = asyncio.create_task(health.settle_memory(daemon.ready), name="memory")
+            failure = daemon.context.tasks.failure
             try:
-                await _until(stop, daemon.context.tasks)
+                await first_of(stop, failure=failure)
+                if failure.done() and not stop.is_set():
+                    failure.result()
                 log.info("stopping")
             except ServiceEnded as ended:
                 if not isinstance(ended.__cause__, NotOwner):
@@ -235,7 +238,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     listener = await prepare(daemon.api, process.sockets(config), lasting=process.can_keep)
     daemon.port = listener.port
     stack.push_async_callback(_drain, daemon, listener, process)
-    context.tasks.supervise("store", _watch_store(context.store))
+    context.tasks.supervise("store", context.store.failed())
     context.tasks.supervise("cluster", _follow_cluster(daemon))
     if process.inherited:  # meanwhile connections queue at the handed-over socket
         events = (daemon.ready, context.ownership.stands_by)
@@ -346,10 +349,6 @@ async def _compare_rows(context: Context) -> None:
             await asyncio.sleep(COMPLETE_SECONDS)
 
 
-async def _watch_store(store: Store) -> None:
-    await store.failed
-
-
 async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext) -> None:
     """Finish running requests and operations within ``server.shutdown_timeout``; undo the rest now or at next start. If
     the sockets outlive the daemon, accepted connections are still served, and later ones wait for the next daemon."""
@@ -381,12 +380,6 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         with suppress(TimeoutError):
             async with asyncio.timeout(None if context.ownership.asked_for.is_set() else SHORTEN_SECONDS):
                 await context.ownership.release()
-
-
-async def _until(stop: asyncio.Event, tasks: Tasks) -> None:
-    await first_of(stop, failure=tasks.failure)
-    if tasks.failure.done() and not stop.is_set():
-        tasks.failure.result()
 
 
 def _handle_signals(stop: asyncio.Event) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from stackd.errors import StackdError
@@ -26,21 +26,14 @@ class ServiceEnded(RuntimeError):
 
 
 class Tasks:
-    """The tasks of one daemon."""
+    """The tasks of one daemon; ``failure`` fails with ``ServiceEnded`` when the process has to end."""
 
     def __init__(self) -> None:
         self._services: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[Any]] = set()
         self._unawaited: set[asyncio.Task[Any]] = set()
-        self._failure: asyncio.Future[None] | None = None
         self._stopping = False
-
-    @property
-    def failure(self) -> asyncio.Future[None]:
-        """A future that fails with ``ServiceEnded`` when the process has to end."""
-        if self._failure is None:
-            self._failure = asyncio.get_running_loop().create_future()
-        return self._failure
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def supervise(self, name: str, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Start a service."""
@@ -91,16 +84,15 @@ class Tasks:
     async def stop(self) -> None:
         """Cancel everything, services in reverse order of their start, and wait until all have ended."""
         self._stopping = True
-        for task in [*self._background, *reversed(self._services)]:
-            task.cancel()
-        await asyncio.gather(*self._background, *self._services, return_exceptions=True)
-        while self._background:  # tasks that the cancelled ones have started, such as an undo
-            for task in self._background:
+        while running := [
+            *self._background,
+            *reversed(self._services),
+        ]:  # also what those have started, such as an undo
+            self._services.clear()
+            for task in running:
                 task.cancel()
-            await asyncio.gather(*self._background, return_exceptions=True)
-        self._services.clear()
-        if self._failure is not None and not self._failure.done():
-            self._failure.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        self.failure.cancel()
 
     def fail(self, name: str, error: BaseException | None) -> None:
         """End the process because the task ``name`` ended, with ``error`` or (None) without one."""
@@ -194,20 +186,18 @@ def _ask(predicate: Callable[[S | None], Any], result: asyncio.Future[Any], stat
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     """Whether the event is set within ``seconds``; None: wait without limit."""
-    if event.is_set():
-        return True
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
+    return event.is_set() or await _within(event.wait(), seconds)
 
 
 async def acquired_within(slots: asyncio.Semaphore, seconds: float) -> bool:
     """Whether the semaphore was acquired within ``seconds``; the caller then releases it."""
+    return await _within(slots.acquire(), seconds)
+
+
+async def _within(waiting: Awaitable[bool], seconds: float | None) -> bool:
     try:
         async with asyncio.timeout(seconds):
-            return await slots.acquire()
+            return await waiting
     except TimeoutError:
         return False
 

@@ -199,10 +199,9 @@ class Store(Table):
         await self._writer.close()
         self._lock.release()
 
-    @property
-    def failed(self) -> asyncio.Future[None]:
-        """Await it: it raises ``StoreError`` when the writer has ended unexpectedly; the daemon must then stop, too."""
-        return self._writer.failed
+    async def failed(self) -> None:
+        """Raises ``StoreError`` when the writer has ended unexpectedly; the daemon must then stop, too."""
+        await self._writer.failed()
 
     @property
     def pending(self) -> int:

@@ -93,10 +93,9 @@ class Writer:
         self._thread = threading.Thread(target=self._main, name="stackd-store", daemon=True)
         self._thread.start()
 
-    @property
-    def failed(self) -> asyncio.Future[None]:
-        """Raises ``StoreError`` once the thread has ended unexpectedly. Waiters can be cancelled without any effect."""
-        return asyncio.shield(self._ended)
+    async def failed(self) -> None:
+        """Return once the thread has ended; raises ``StoreError`` if that was unexpected."""
+        await asyncio.shield(self._ended)  # a caller that is cancelled has no effect on the others
 
     @property
     def pending(self) -> int:

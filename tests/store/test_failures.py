@@ -169,7 +169,7 @@ async def test_a_file_that_another_process_has_locked_is_unavailable_until_it_le
 
 
 async def _failure(store: Store) -> None:
-    await asyncio.wait_for(store.failed, 30)
+    await asyncio.wait_for(store.failed(), 30)
 
 
 @pytest.mark.parametrize(

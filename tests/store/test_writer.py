@@ -111,7 +111,7 @@ async def test_what_was_submitted_before_the_close_is_done_and_nothing_after(pat
 
 
 async def _failure(store: Store) -> None:
-    await asyncio.wait_for(store.failed, 30)
+    await asyncio.wait_for(store.failed(), 30)
 
 
 async def test_the_end_of_the_thread_fails_what_waits_and_the_daemon(path: Path) -> None:
