@@ -121,7 +121,7 @@ class Raw:
 
 
 async def run(plan: dict[str, Any]) -> dict[str, Any]:
-    access = await Access.open(ClusterTarget(mode="kubeconfig", kubeconfig=plan["kubeconfig"]))
+    access = await Access.open(ClusterTarget(kubeconfig=plan["kubeconfig"]))
     try:
         with access.borrowed() as session:
             raw = Raw(session, access, await access.headers(), plan)

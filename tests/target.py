@@ -21,4 +21,4 @@ def target_at(url: str, *, token: str | None = None, **options: Any) -> ClusterT
     text = render_kubeconfig(url, token)
     path = FOLDER / hashlib.sha256(text.encode()).hexdigest()
     path.write_text(text)
-    return ClusterTarget(mode="kubeconfig", kubeconfig=str(path), **options)
+    return ClusterTarget(kubeconfig=str(path), **options)

@@ -210,7 +210,7 @@ async def _can_be_used(kubeconfig: Path) -> None:
     from stackd.kube.client import Cluster
     from stackd.kube.credentials import ClusterTarget
 
-    await (await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(kubeconfig)))).close()
+    await (await Cluster.connect(ClusterTarget(kubeconfig=str(kubeconfig)))).close()
 
 
 @click.command()

@@ -387,7 +387,6 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
     unsupported: Mapping[str, str] = {}
     if kubeconfig is not None:
         target = ClusterTarget(
-            mode="kubeconfig",
             kubeconfig=str(kubeconfig),
             context=options["admin_context"],
             namespace=config.stacks.namespace,

@@ -110,7 +110,7 @@ async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) 
 class KubeConnection:
     """The connection to one API server.
 
-    ``counts``    requests by (verb, resource, code); the code is ``none`` for those without a response
+    ``counts``    requests by (verb, resource, code); the code is ``none`` for those to which no response has begun
     ``access``    the credentials, and when they expire
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
     ``on_unverified``  is called when this may be another cluster: after a 401 (the next credentials may be for another one),
@@ -230,18 +230,21 @@ class KubeConnection:
 
         Raises the error that a refusal means, and ClusterUnavailable without a response.
         """
-        generation = self.access.generation
+        session, generation = self.access.session, self.access.generation
         with ExitStack() as stack:
-            response = await self._open_watch(call, idle, stack)
-            if response.status == UNAUTHORIZED and await self._renewed(generation):
-                stack.close()
-                response = await self._open_watch(call, idle, stack)
-            if response.status != 200 or response.content_type != JSON:
-                try:
-                    async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                        answer = await _read(response, call)
-                except _TRANSPORT_ERRORS as exc:
-                    raise unreachable(exc) from exc
+            try:
+                async with asyncio.timeout(WATCH_OPEN_SECONDS):
+                    response = await self._open(call, stack, idle=idle)
+                    if response.status == UNAUTHORIZED and await self._renewed(generation):
+                        stack.close()
+                        response = await self._open(call, stack, idle=idle)
+                    refused = response.status != 200 or response.content_type != JSON
+                    answer = await _read(response, call) if refused else None
+            except _TRANSPORT_ERRORS as exc:
+                if isinstance(exc, TimeoutError):
+                    await self.access.leave(session)
+                raise unreachable(exc) from exc
+            if answer is not None:
                 raise wire.unexpected(call, answer, "not a watch") if answer.status == 200 else error_of(call, answer)
             try:
                 yield response
@@ -250,40 +253,23 @@ class KubeConnection:
             except _TRANSPORT_ERRORS as exc:
                 raise unreachable(exc) from exc
 
-    async def _open_watch(self, call: KubeRequest, idle: float, stack: ExitStack) -> aiohttp.ClientResponse:
-        began, code, before = time.perf_counter(), NO_ANSWER, self.access.session
-        try:
-            async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                response = await self._open(call, stack, idle=idle)
-            code = str(response.status)
-            return response
-        except _TRANSPORT_ERRORS as exc:
-            if isinstance(exc, TimeoutError):
-                await self.access.leave(before)
-            raise unreachable(exc) from exc
-        finally:
-            self._count(call, code, time.perf_counter() - began)
-
     async def _renewed(self, generation: int) -> bool:
         self.on_unverified()
         return await self.access.reload(generation)
 
     async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
         """Send the request over ``session``, by default the current one, and return the response."""
-        began, code = time.perf_counter(), NO_ANSWER
+        began = time.perf_counter()
         try:
             with ExitStack() as stack:
                 answer = await _read(await self._open(call, stack, session), call)
-            code = str(answer.status)
-            if answer.ok and answer.document is not None:
-                self.on_date(answer.date, time.perf_counter() - began)
-            return answer
         except _TRANSPORT_ERRORS as exc:
             if is_fenced(call):
                 self.fence.require()
             raise unreachable(exc) from exc
-        finally:
-            self._count(call, code, time.perf_counter() - began)
+        if answer.ok and answer.document is not None:
+            self.on_date(answer.date, time.perf_counter() - began)
+        return answer
 
     async def _open(
         self,
@@ -296,32 +282,35 @@ class KubeConnection:
         """Send the request; returns the response, unread. ``stack`` gives back the session, and closes the connection
         unless the response was read to its end.
         """
-        headers, body = await self.access.headers(), call.body
-        if body is not None:
+        headers, fenced = await self.access.headers(), is_fenced(call)
+        data: bytes | FencedBody | None = call.body
+        if call.body is not None:
             headers["Content-Type"] = call.content_type
-        fenced = FencedBody(body, self.fence) if body is not None and is_fenced(call) else None
-        if is_fenced(call):
+        if fenced:
             self.fence.require()
         session = session or stack.enter_context(self.access.borrowed())
-        if fenced is not None:
-            stack.push(fenced.cut_if_given_up)
-        response: aiohttp.ClientResponse = await session.request(
-            wire.METHODS[call.verb],
-            URL(self.access.base_url + call.path, encoded=True),
-            params=call.params or None,
-            data=body if fenced is None else fenced,
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle),
-            allow_redirects=False,
-            **self.access.options(),
-        )
+        if fenced and call.body is not None:
+            data = body = FencedBody(call.body, self.fence)
+            stack.push(body.cut_if_given_up)
+        began, code = time.perf_counter(), NO_ANSWER
+        try:
+            response: aiohttp.ClientResponse = await session.request(
+                wire.METHODS[call.verb],
+                URL(self.access.base_url + call.path, encoded=True),
+                params=call.params or None,
+                data=data,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle),
+                allow_redirects=False,
+                **self.access.options(),
+            )
+            code = str(response.status)
+        finally:
+            self.counts[call.verb, call.resource, code] += 1
+            if self._on_request is not None:
+                self._on_request(call.verb, call.resource, code, time.perf_counter() - began)
         stack.callback(response.close)
         return response
-
-    def _count(self, call: KubeRequest, code: str, seconds: float) -> None:
-        self.counts[call.verb, call.resource, code] += 1
-        if self._on_request is not None:
-            self._on_request(call.verb, call.resource, code, seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:

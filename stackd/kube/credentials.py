@@ -16,12 +16,11 @@ import os
 import socket
 import ssl
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
@@ -43,7 +42,6 @@ from stackd.validity import WARN_SECONDS, validity
 
 log = logging.getLogger(__name__)
 
-Mode = Literal["auto", "kubeconfig", "in-cluster"]
 SendRequest = Callable[[KubeRequest], Awaitable[JsonObject]]
 AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 LONGEST_AGE: Final = DAY_SECONDS
@@ -65,13 +63,13 @@ _UNREADABLE = (loading.ConfigException, OSError, yaml.YAMLError, KeyError, TypeE
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterTarget:
-    """Which cluster, as whom, and in which namespace. ``token_file``, if any, keeps a renewed token across restarts.
+    """Which cluster, as whom, and in which namespace. ``kubeconfig`` is a path, or several as in $KUBECONFIG; empty: the
+    service account of the pod that this runs in. ``token_file``, if any, keeps a renewed token across restarts.
 
     ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds. ``max_in_flight`` limits how
     many requests run at a time; logs, which a node may hold up, have a limit of their own, and the Lease has none.
     """
 
-    mode: Mode = "auto"
     kubeconfig: str = ""
     context: str = ""
     token_file: str = ""
@@ -89,8 +87,7 @@ class ClusterTarget:
         require_cluster(config)
         chosen = config.cluster
         return cls(
-            mode="in-cluster" if chosen.mode == "in-cluster" else "kubeconfig",
-            kubeconfig=chosen.kubeconfig,
+            kubeconfig="" if chosen.mode == "in-cluster" else chosen.kubeconfig,
             context=chosen.context,
             token_file=token_file_of(config.state.path),
             instance=instance or chosen.instance,
@@ -116,12 +113,12 @@ class Credentials:
 
 async def load_credentials(target: ClusterTarget) -> Credentials:
     """Load the credentials; nothing is sent. Raises ConfigError."""
-    configuration, mode, lasting = Configuration(), _mode(target), False
-    paths = target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    paths = os.pathsep.join(str(current(Path(path))) if path else "" for path in paths.split(os.pathsep))
+    configuration, lasting = Configuration(), False
+    files = [current(Path(path)) for path in target.kubeconfig.split(os.pathsep) if path]
+    paths = os.pathsep.join(map(str, files))
     try:
-        if mode == "kubeconfig":
-            _require_kubeconfig(paths)
+        if files:
+            _require_kubeconfig(files)
             loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=paths,
                 context=target.context or None,
@@ -136,8 +133,10 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         return _completed(configuration, lasting=lasting)
     except _UNREADABLE as exc:
-        place = f"{paths}: " if mode == "kubeconfig" and not isinstance(exc, OSError) else ""
-        raise ConfigError([f"[cluster] {mode}: {place}{_why_unreadable(exc)}"]) from exc
+        place = f"{paths}: " if files and not isinstance(exc, OSError) else ""
+        raise ConfigError(
+            [f"[cluster] {'kubeconfig' if files else 'in-cluster'}: {place}{_why_unreadable(exc)}"]
+        ) from exc
 
 
 def _completed(one: Configuration, *, lasting: bool) -> Credentials:
@@ -158,23 +157,12 @@ def _completed(one: Configuration, *, lasting: bool) -> Credentials:
     return Credentials(configuration=one, tls=tls, lasting=lasting, traits=traits, certificate_ends=ends)
 
 
-def _mode(target: ClusterTarget) -> Mode:
-    if target.mode != "auto":
-        return target.mode
-    if target.kubeconfig or os.environ.get("KUBECONFIG"):
-        return "kubeconfig"
-    with suppress(RuntimeError):
-        if Path("~/.kube/config").expanduser().is_file():
-            return "kubeconfig"
-    return "in-cluster" if os.environ.get("KUBERNETES_SERVICE_HOST") else "kubeconfig"
-
-
-def _require_kubeconfig(paths: str) -> None:
+def _require_kubeconfig(files: list[Path]) -> None:
     """Raise OSError or ValueError with a clear text; the client library would complain about item assignment instead."""
-    files = [path for text in paths.split(os.pathsep) if text and (path := Path(text).expanduser()).is_file()]
-    if not files:
-        raise OSError(f"there is no file {paths}")
-    for path in files:
+    existing = [path for path in files if path.is_file()]
+    if not existing:
+        raise OSError(f"there is no file {', '.join(map(str, files))}")
+    for path in existing:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         if document is None:
             raise ValueError("the file is empty; a kubeconfig is expected")
@@ -279,8 +267,7 @@ class Access:
         self.base_url = str(credentials.configuration.host).rstrip("/")
         self.token_file = target.token_file
         self._session: aiohttp.ClientSession | None = None
-        self._retired: list[aiohttp.ClientSession] = []
-        self._users: Counter[aiohttp.ClientSession] = Counter()
+        self._users: dict[aiohttp.ClientSession, int] = {}
         self._reloading = asyncio.Lock()
         self._reloaded_at: float | None = None
         self._fault = ""
@@ -312,6 +299,7 @@ class Access:
         """The session in use, to be passed to ``leave``; to send a request, use ``borrowed``."""
         if self._session is None:
             self._session = self.new_session(keepalive_timeout=IDLE_SECONDS)
+            self._users[self._session] = 0
         return self._session
 
     def new_session(self, **options: Any) -> aiohttp.ClientSession:
@@ -337,20 +325,16 @@ class Access:
 
     async def leave(self, session: aiohttp.ClientSession | None) -> None:
         """Stop using ``session``, and close it once no request uses it: its idle connections may be dead, or of others."""
-        if session is not None and session is self._session:
+        if session is self._session:
             self._session = None
-            self._retired.append(session)
-        unused = [one for one in self._retired if not self._users[one]]
-        self._retired = [one for one in self._retired if self._users[one]]
-        for one in unused:
+        for one in [one for one, users in self._users.items() if not users and one is not self._session]:
             del self._users[one]
             await one.close()
 
     async def close(self) -> None:
         """Close all connections. A reader that is still on one of them would wait forever."""
-        for session in (*self._retired, self._session):
-            if session is not None:
-                await session.close()
+        for session in self._users:
+            await session.close()
 
     def options(self) -> dict[str, Any]:
         """The options of each request that the configuration sets, besides headers: proxy and TLS server name."""

@@ -102,7 +102,6 @@ async def outside_of(environment: Mapping[str, str]) -> AsyncIterator[Cluster]:
     """A client of the cluster beside that of the daemon with these settings."""
     cluster = await Cluster.connect(
         ClusterTarget(
-            mode="kubeconfig",
             kubeconfig=environment["STACKD_CLUSTER__KUBECONFIG"],
             instance=environment["STACKD_CLUSTER__INSTANCE"],
             namespace=environment["STACKD_STACKS__NAMESPACE"],

@@ -90,7 +90,7 @@ async def users(tmp_path: Path) -> AsyncIterator[Users]:
         largest_memory="128Mi",
         largest_ephemeral_storage="",
     )
-    target = ClusterTarget(mode="kubeconfig", kubeconfig=os.environ[VARIABLE], namespace=namespace)
+    target = ClusterTarget(kubeconfig=os.environ[VARIABLE], namespace=namespace)
     async with AsyncExitStack() as stack:
         admin = await Administrator.connect(target)
         stack.push_async_callback(admin.close)

@@ -46,7 +46,7 @@ async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> As
     trusted = {"certificate-authority": str(trusts.cert)}
     path = kubeconfig(folder / "kubeconfig", wire.url, {"token": "t"}, **trusted, **more)
     wire.on("GET", SYSTEM, UID)
-    client = await Cluster.connect(ClusterTarget(mode="kubeconfig", kubeconfig=str(path), timeout=1.0))
+    client = await Cluster.connect(ClusterTarget(kubeconfig=str(path), timeout=1.0))
     try:
         yield client
     finally:

@@ -245,7 +245,7 @@ async def test_a_watch_outlasts_its_credentials(wire: Wire, tmp_path: Path) -> N
         await asyncio.sleep(60)
 
     wire.watch("pods", expires, waits_for_that)
-    target = ClusterTarget(mode="kubeconfig", kubeconfig=str(path), namespace=NAMESPACE, reload_interval=0)
+    target = ClusterTarget(kubeconfig=str(path), namespace=NAMESPACE, reload_interval=0)
     cluster = await Cluster.connect(target)
     async with mirroring(cluster) as (mirror, _):
         await asyncio.wait_for(waiting.wait(), 30)
