@@ -6,6 +6,7 @@ Owns: the order of requests and jobs. A job is one entry, with its counts. A ten
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from aiohttp import web
@@ -20,7 +21,7 @@ from stackd.units import parse_duration
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.bodies import length_of, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of
-from stackd.web.parameters import Parameter, label_of, number, one_of
+from stackd.web.parameters import Parameter, labels, named, number, one_of
 from stackd.web.responses import json_response
 from stackd.web.stacks import HISTORY
 
@@ -38,42 +39,23 @@ Place = tuple[int, str]
 """When, and the id of the job or the number of the line. Of one time, jobs come before lines."""
 
 
-def _name(name: str, about: str) -> Parameter[str]:
-    def read(text: str) -> str:
-        if not text:
-            raise InvalidRequest(f"{name} is empty")
-        return text
-
-    return Parameter(name, about, read, {"minLength": 1})
-
-
 def _time(text: str) -> Callable[[int], int]:
     """Return what gives the time in nanoseconds, from the present one."""
-    try:
+    with suppress(ValueError, OverflowError):
         length = round(parse_duration(text) * NANOSECONDS)
-    except (ValueError, OverflowError):
-        pass
-    else:
         return lambda now: max(0, now - length)
-    try:
+    with suppress(ValueError, OverflowError):
         time = max(0, to_nanoseconds(text))
-    except (ValueError, OverflowError):
-        raise InvalidRequest(
-            'since must be a duration such as "1h", or a time such as "2026-02-10T02:02:26Z"'
-        ) from None
-    return lambda _: time
+        return lambda _: time
+    raise ValueError('a duration such as "1h", or a time such as "2026-02-10T02:02:26Z"')
 
 
-KEY = _name("key", "Of the API key with this name.")
+KEY = named("key", "Of the API key with this name.")
 ACTION = one_of("action", "Of this action.", contract.ACTIONS)
-STACK = _name("stack", "About this stack.")
-LABEL = Parameter(
-    "label",
+STACK = named("stack", "About this stack.")
+LABEL = labels(
     "About stacks with this label, deleted ones too: `key=value`, or `key` for any value. If repeated, all of them.",
-    label_of,
-    {"pattern": "^[^=]"},
-    many=True,
-    example=["challenge=web-1"],
+    "challenge=web-1",
 )
 SINCE = Parameter(
     "since",

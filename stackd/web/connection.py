@@ -1,4 +1,4 @@
-"""Clients' connections: how they are accepted, how many there may be, and what they get that send no HTTP.
+"""Clients' connections: how many there may be, and what they get that send no HTTP.
 
 Owns: what is below the level of requests. Clients count from the moment they are accepted, so a silent TLS client counts.
 If there are too many, the oldest one without a valid key is closed first. One key cannot hold all connections while
@@ -10,11 +10,9 @@ routes or stacks.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import resource
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,6 +22,7 @@ import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 
+from stackd.config.sections import LimitsSection
 from stackd.errors import TooManyRequests
 from stackd.lifecycle.context import Context
 from stackd.web.limits import share_of_a_key
@@ -37,15 +36,8 @@ MAX_HEADERS: Final = 64
 LINGER_SECONDS: Final = 2.0
 """How long the unread body of a refused client is still read, so that the client can read the reason."""
 
-PAUSE_SECONDS: Final = 1.0
-"""How long accepting pauses if the machine has no descriptor or memory left for another client."""
-
 RESERVED_DESCRIPTORS: Final = 200
 UNREADABLE: Final = "(unreadable)"
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
-ContextFactory = Callable[[], ssl.SSLContext]
-"""Returns the TLS context for a new connection, with the certificate in force."""
 
 BaseHandler = Callable[[Any], Awaitable[web.StreamResponse]]
 
@@ -61,14 +53,9 @@ class Connections:
         self.meter = context.metrics.route("*", UNREADABLE)
 
     @property
-    def slow(self) -> float:
-        """How many seconds a client may take (``limits.slow_client_timeout``)."""
-        return self._context.config.limits.slow_client_timeout
-
-    @property
-    def header_size(self) -> int:
-        """The longest request line or header in bytes."""
-        return self._context.config.limits.header_size
+    def limits(self) -> LimitsSection:
+        """The limits in force."""
+        return self._context.config.limits
 
     @property
     def count(self) -> int:
@@ -89,8 +76,9 @@ class Connections:
 
     def authenticated(self, connection: HttpConnection, key_name: str) -> None:
         """Count a connection for its valid key. Raises TooManyRequests if the key has as many as it may have."""
-        config = self._context.config
-        if self._by_key[key_name] >= share_of_a_key(config, config.limits.connections_per_key, self._most()):
+        if self._by_key[key_name] >= share_of_a_key(
+            self._context.config, self.limits.connections_per_key, self._most()
+        ):
             sentence = f"{self._by_key[key_name]} connections of this key are open (limits.connections_per_key)"
             raise TooManyRequests(sentence)
         self.closed(connection)
@@ -106,7 +94,7 @@ class Connections:
             self._anonymous.pop(connection, None)
 
     def _most(self) -> int:
-        limit = self._context.config.limits.connections
+        limit = self.limits.connections
         return min(limit, self._possible) if limit else self._possible
 
 
@@ -122,14 +110,15 @@ class HttpConnection(web.RequestHandler):
     __slots__ = ("_all", "_socket", "key_name", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
+        limits = connections.limits
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
             access_log=None,  # type: ignore[arg-type] # off
-            keepalive_timeout=connections.slow,
-            lingering_time=min(LINGER_SECONDS, connections.slow),
-            max_line_size=connections.header_size,
-            max_field_size=connections.header_size,
+            keepalive_timeout=limits.slow_client_timeout,
+            lingering_time=min(LINGER_SECONDS, limits.slow_client_timeout),
+            max_line_size=limits.header_size,
+            max_field_size=limits.header_size,
             max_headers=MAX_HEADERS,
             auto_decompress=False,
         )
@@ -163,7 +152,7 @@ class HttpConnection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to a request that is not HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
-        status, sentence = _refusal(status, exc, self._all.header_size)
+        status, sentence = _refusal(status, exc, self._all.limits.header_size)
         if status >= 500:
             log.error("a request failed unexpectedly before it was routed: %s", type(exc).__name__)
         else:
@@ -206,91 +195,3 @@ def routed(handler: BaseHandler, unrouted: BaseHandler) -> BaseHandler:
             return await unrouted(request)
 
     return answer
-
-
-class Acceptor:
-    """Accepts clients at a listening socket; with a ``context``, over TLS.
-
-    Servers of asyncio report a TLS client only after its handshake, so that silent ones would not be counted, and keep
-    the certificate that they started with. uvloop's accepts one client in each turn of the loop: while many connections
-    are busy a turn is long, and new clients would wait for many of them.
-    """
-
-    def __init__(
-        self,
-        listening: socket.socket,
-        backlog: int,
-        server: web.Server,
-        connections: Connections,
-        context: ContextFactory | None,
-    ) -> None:
-        self._listening = listening
-        self._backlog = backlog
-        self._server = server
-        self._connections = connections
-        self._context = context
-        self._loop = asyncio.get_running_loop()
-        self._pause: asyncio.TimerHandle | None = None
-        self._opening: dict[asyncio.Task[None], HttpConnection] = {}
-
-    def start(self) -> None:
-        """Start accepting."""
-        self._listening.setblocking(False)
-        self._listening.listen(self._backlog)
-        self._go_on()
-
-    def stop(self) -> None:
-        """Stop accepting and close the listening socket."""
-        if self._pause is not None:
-            self._pause.cancel()
-        self._loop.remove_reader(self._listening)
-        self._listening.close()
-
-    async def finish(self) -> None:
-        """Wait until each accepted client is a connection; cut those in a TLS handshake."""
-        for connection in self._opening.values() if self._context else ():
-            connection.cut()
-        await asyncio.gather(*self._opening)
-
-    def _go_on(self) -> None:
-        self._pause = None
-        self._loop.add_reader(self._listening, self._accept)
-
-    def _accept(self) -> None:
-        """Accept the waiting clients, at most ``backlog`` of them, so that other tasks get a turn."""
-        for _ in range(self._backlog):
-            try:
-                accepted, _ = self._listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                log.error("accepting no connections for %g s: %s", PAUSE_SECONDS, error.strerror)
-                self._loop.remove_reader(self._listening)
-                self._pause = self._loop.call_later(PAUSE_SECONDS, self._go_on)
-                return
-            connection = HttpConnection(self._server, self._connections, accepted)
-            task = asyncio.create_task(self._connect(accepted, connection), name="connection")
-            self._opening[task] = connection
-            task.add_done_callback(self._opening.pop)
-            self._connections.opened(connection, plain=self._context is None)
-
-    async def _connect(self, accepted: socket.socket, connection: HttpConnection) -> None:
-        slow = self._connections.slow
-        tls: dict[str, Any] = {}
-        if self._context is not None:
-            tls = {"ssl": self._context(), "ssl_handshake_timeout": slow, "ssl_shutdown_timeout": slow}
-        connected = False
-        try:
-            accepted.setblocking(False)
-            with suppress(OSError):  # a Unix socket has none
-                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(slow * 1000))
-            await self._loop.connect_accepted_socket(lambda: connection, accepted, **tls)
-            connected = True
-        except OSError as error:  # ssl.SSLError is one, too
-            log.debug("a connection has failed: %s", error)
-        finally:
-            if not connected:
-                connection.cut()
-                self._connections.closed(connection)

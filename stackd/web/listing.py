@@ -51,7 +51,7 @@ def cursor_for(path: str) -> Parameter[tuple[int, str]]:
             at, name = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split(" ")
             return int(at), name
         except (ValueError, binascii.Error):
-            raise InvalidRequest(f"cursor must be the next_cursor of an answer of GET {path}") from None
+            raise ValueError(f"the next_cursor of an answer of GET {path}") from None
 
     return Parameter("cursor", "The `next_cursor` of the previous page.", position, {"format": "stackd-cursor"})
 

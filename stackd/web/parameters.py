@@ -7,7 +7,7 @@ with parameters refuse unknown ones, so that a mistyped filter never gets an unf
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar, overload
 
 from aiohttp import web
@@ -20,12 +20,11 @@ from stackd.units import parse_duration
 from stackd.web.auth import PARAMETER
 
 T = TypeVar("T")
-TRUE: Final = frozenset({"true", "1", ""})
-FALSE: Final = frozenset({"false", "0"})
 LONGEST_SHOWN: Final = 64
 MOST_VALUES: Final = 16
 """How many different values a parameter may have: a stack has no more labels. Each is compared with each stack."""
 
+BOOLEANS: Final = {"true": True, "1": True, "": True, "false": False, "0": False}
 _OFTEN_TRIED: Final[Mapping[tuple[str, ...], str]] = {
     ("sort", "sort_by", "order", "order_by", "orderby"): "stacks are always ordered by created_at, then stack_id",
     ("page", "offset", "skip", "per_page", "page_size"): "use limit and cursor (the next_cursor of the previous page)",
@@ -36,7 +35,10 @@ _OFTEN_TRIED: Final[Mapping[tuple[str, ...], str]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parameter(Generic[T]):
-    """A parameter, or a header (``where``). ``read`` raises InvalidRequest. ``many``: it may have ``MOST_VALUES`` values."""
+    """A parameter, or a header (``where``). ``read`` raises ValueError with what its value has to be.
+
+    ``many``: it may have ``MOST_VALUES`` values.
+    """
 
     name: str
     about: str
@@ -74,7 +76,7 @@ class Parameters:
 
     def all(self, parameter: Parameter[T]) -> list[T]:
         """All values, in order. Raises InvalidRequest."""
-        return [parameter.read(value) for value in self._values.get(parameter.name, ())]
+        return [self._read(parameter, value) for value in self._values.get(parameter.name, ())]
 
     @overload
     def get(self, parameter: Parameter[T]) -> T | None: ...
@@ -85,14 +87,21 @@ class Parameters:
         values = self.all(parameter)
         return values[0] if values else default
 
+    @staticmethod
+    def _read(parameter: Parameter[T], value: str) -> T:
+        try:
+            return parameter.read(value)
+        except ValueError as error:
+            raise InvalidRequest(f"{parameter.name} must be {error}, not {short(value)!r}") from error
+
 
 def flag(name: str, about: str) -> Parameter[bool]:
     """A parameter that is true or false; a bare name counts as true."""
 
     def read(text: str) -> bool:
-        if text.lower() in FALSE | TRUE:
-            return text.lower() in TRUE
-        raise InvalidRequest(f"{name} must be true or false, not {text[:LONGEST_SHOWN]!r}")
+        if (value := BOOLEANS.get(text.lower())) is None:
+            raise ValueError("true or false")
+        return value
 
     return Parameter(name, about, read, {"enum": ["true", "false", "1", "0", ""]})
 
@@ -103,14 +112,14 @@ def number(name: str, about: str, least: int, most: int) -> Parameter[int]:
     def read(text: str) -> int:
         if text.isascii() and text.isdigit() and len(text) <= len(str(most)) and least <= int(text) <= most:
             return int(text)
-        raise InvalidRequest(f"{name} must be a whole number from {least} to {most}, not {text[:LONGEST_SHOWN]!r}")
+        raise ValueError(f"a whole number from {least} to {most}")
 
     return Parameter(name, about, read, {"type": "integer", "minimum": least, "maximum": most})
 
 
 def length(name: str, about: str) -> Parameter[float]:
     """A duration such as ``30s``, in seconds."""
-    return Parameter(name, about, lambda text: seconds_of(name, text), DURATION)
+    return Parameter(name, about, seconds_of, DURATION)
 
 
 def one_of(name: str, about: str, values: Sequence[str]) -> Parameter[str]:
@@ -119,23 +128,28 @@ def one_of(name: str, about: str, values: Sequence[str]) -> Parameter[str]:
     def read(text: str) -> str:
         if text in values:
             return text
-        some = "one of " if len(values) > 1 else ""
-        raise InvalidRequest(f"{name} must be {some}{', '.join(values)}, not {text[:LONGEST_SHOWN]!r}")
+        raise ValueError(("one of " if len(values) > 1 else "") + ", ".join(values))
 
     return Parameter(name, about, read, {"enum": list(values)})
 
 
-def text(name: str, about: str, **schema: Any) -> Parameter[str]:
-    """Any text."""
-    return Parameter(name, about, str, schema)
+def named(name: str, about: str, longest: int = LONGEST_NAME) -> Parameter[str]:
+    """Any name: that of a removed node or template, too, because its stacks may still exist."""
+
+    def read(text: str) -> str:
+        if not 0 < len(text) <= longest:
+            raise ValueError(f"the name of a {name}, of 1 to {longest} characters")
+        return text
+
+    return Parameter(name, about, read, {"minLength": 1, "maxLength": longest})
 
 
-def seconds_of(name: str, text: str) -> float:
-    """The seconds of a duration. Raises InvalidRequest, naming ``name``."""
+def seconds_of(text: str) -> float:
+    """The seconds of a duration. Raises ValueError with what it has to be."""
     try:
         return parse_duration(text)
-    except (ValueError, OverflowError) as exc:
-        raise InvalidRequest(f'{name} must be a duration such as "30m", "1h30m" or "90s"') from exc
+    except (ValueError, OverflowError):
+        raise ValueError('a duration such as "30m", "1h30m" or "90s"') from None
 
 
 def unknown(name: str, known: Sequence[str]) -> str:
@@ -155,51 +169,28 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 
 # ---- which stacks, and which of their fields
 
-Test = Callable[[Stack], bool]
-
 
 def chosen_fields(text: str) -> tuple[str, ...]:
-    """The fields of a stack that the text names, in the documented order. Raises InvalidRequest."""
+    """The fields of a stack that the text names, in the documented order. Raises ValueError."""
     names = set(text.split(","))
-    unknown = sorted(names.difference(STACK_FIELDS))
-    if unknown:
-        raise InvalidRequest(f"fields: there is no field {unknown[0][:64]!r}; there are {', '.join(STACK_FIELDS)}")
+    if not names <= set(STACK_FIELDS):
+        raise ValueError(f"of {', '.join(STACK_FIELDS)}, with commas between them")
     return tuple(name for name in STACK_FIELDS if name in names)
 
 
 def label_of(text: str) -> tuple[str, str | None]:
-    """A label's key, and its value; None for any. Raises InvalidRequest."""
+    """A label's key, and its value; None for any. Raises ValueError."""
     key, with_value, value = text.partition("=")
     if not key:
-        raise InvalidRequest("label must be key=value, or key for any value")
+        raise ValueError("key=value, or key for any value")
     return key, value if with_value else None
 
 
-def _has_label(text: str) -> Test:
-    key, value = label_of(text)
-    if value is None:
-        return lambda stack: key in stack.labels
-    return lambda stack: stack.labels.get(key) == value
+def labels(about: str, example: str) -> Parameter[tuple[str, str | None]]:
+    """Labels that all have to match."""
+    return Parameter("label", about, label_of, {"pattern": "^[^=]"}, many=True, example=[example])
 
 
-def _has_status(text: str) -> Test:
-    status = _STATUS.read(text)
-    return lambda stack: stack.status == status
-
-
-def _named(name: str, attribute: str) -> Callable[[str], Test]:
-    """Any name is valid: stacks of a removed node or template may still exist."""
-
-    def test(text: str) -> Test:
-        if not 0 < len(text) <= LONGEST_NAME:
-            raise InvalidRequest(f"{name} must be the name of a {name}, of 1 to {LONGEST_NAME} characters")
-        return lambda stack: getattr(stack, attribute) == text
-
-    return test
-
-
-_STATUS: Final = one_of("status", "Any of these statuses.", list(StackStatus))
-_NAME: Final = {"minLength": 1, "maxLength": LONGEST_NAME}
 FIELDS: Final = Parameter(
     "fields",
     "Only these fields, with commas between them.",
@@ -207,17 +198,10 @@ FIELDS: Final = Parameter(
     {"pattern": "^(?:{0})(?:,(?:{0}))*$".format("|".join(STACK_FIELDS))},
     example="stack_id,status",
 )
-LABEL: Final = Parameter(
-    "label",
-    "`key=value`, or `key` for any value. If repeated, a stack must match all of them.",
-    _has_label,
-    {"pattern": "^[^=]"},
-    many=True,
-    example=["team=7"],
-)
-STATUS: Final = Parameter(_STATUS.name, _STATUS.about, _has_status, _STATUS.schema, many=True)
-NODE: Final = Parameter("node", "On this node.", _named("node", "node_id"), _NAME)
-TEMPLATE: Final = Parameter("template", "Made from this template.", _named("template", "template"), _NAME)
+LABEL: Final = labels("`key=value`, or `key` for any value. If repeated, a stack must match all of them.", "team=7")
+STATUS: Final = replace(one_of("status", "Any of these statuses.", list(StackStatus)), many=True)
+NODE: Final = named("node", "On this node.")
+TEMPLATE: Final = named("template", "Made from this template.")
 FILTERS: Final = (LABEL, STATUS, NODE, TEMPLATE)
 
 
@@ -225,13 +209,22 @@ class StackSelection:
     """The stacks that the filters of a request select. Raises InvalidRequest if a value is wrong."""
 
     def __init__(self, parameters: Parameters) -> None:
-        read = [(each, parameters.all(each)) for each in FILTERS]
-        self._tests = [(each, tests) for each, tests in read if tests]
+        self._labels = parameters.all(LABEL)
+        self._statuses = frozenset(parameters.all(STATUS))
+        self._node, self._template = parameters.get(NODE), parameters.get(TEMPLATE)
 
     def __bool__(self) -> bool:
         """Whether the request has any filter."""
-        return bool(self._tests)
+        return bool(self._labels or self._statuses or self._node or self._template)
 
     def matches(self, stack: Stack) -> bool:
         """Whether the stack is selected as it is now: by any status, and by all of the others."""
-        return all((any if each is STATUS else all)(test(stack) for test in tests) for each, tests in self._tests)
+        return (
+            (not self._statuses or stack.status in self._statuses)
+            and self._node in (None, stack.node_id)
+            and self._template in (None, stack.template)
+            and all(
+                stack.labels.get(key) == value if value is not None else key in stack.labels
+                for key, value in self._labels
+            )
+        )

@@ -309,9 +309,9 @@ def ttl_of(fields: Mapping[str, Any], most: float) -> float:
     if not isinstance(value, str):
         raise _wrong_field("ttl", 'ttl must be a string such as "30m"')
     try:
-        seconds = seconds_of("ttl", value)
-    except InvalidRequest as error:
-        raise _wrong_field("ttl", str(error)) from error
+        seconds = seconds_of(value)
+    except ValueError as error:
+        raise _wrong_field("ttl", f"ttl must be {error}") from error
     if not 0 < seconds <= most or not round(seconds * NANOSECONDS):
         raise _wrong_field("ttl", f"ttl must be above zero and at most {format_duration(most)}, not {value[:64]}")
     return seconds

@@ -7,21 +7,29 @@ meanwhile wait in its queue for the next process, so that a stop only has to fin
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from aiohttp import web
 
 from stackd.config import Config
 from stackd.web.api import Api
 from stackd.web.app import application, unrouted
-from stackd.web.connection import Acceptor, Connections, ContextFactory, routed
+from stackd.web.connection import Connections, HttpConnection, routed
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+PAUSE_SECONDS = 1.0
+"""How long accepting pauses if the machine has no descriptor or memory left for another client."""
+
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 IDLE_SECONDS = 1.0
 """How long a kept-alive connection may stay idle in a drain: a request that is already on its way is still served."""
 
@@ -29,16 +37,26 @@ POLL_SECONDS = 0.02
 SHARE_OF_REQUESTS = 0.7
 """Share of ``server.shutdown_timeout`` for the requests under way. The rest is for undoing the unfinished ones."""
 
+ContextFactory = Callable[[], ssl.SSLContext]
+"""Returns the TLS context for a new connection, with the certificate in force."""
+
 
 @dataclass(slots=True, kw_only=True)
 class HttpListener:
-    """The sockets of one daemon and their server; ``lasting`` if the sockets outlive the process."""
+    """The sockets of one daemon and their server; ``lasting`` if the sockets outlive the process.
+
+    It accepts clients itself. Servers of asyncio report a TLS client only after its handshake, so that silent ones would
+    not be counted, and keep the certificate that they started with. uvloop's accepts one client in each turn of the
+    loop: while many connections are busy a turn is long, and new clients would wait for many of them.
+    """
 
     runner: web.AppRunner
     connections: Connections
     sockets: Sequence[socket.socket]
     lasting: bool
-    acceptors: list[Acceptor] = field(default_factory=list)
+    _context: ContextFactory | None = None
+    _pauses: dict[socket.socket, asyncio.TimerHandle] = field(default_factory=dict)
+    _opening: dict[asyncio.Task[None], HttpConnection] = field(default_factory=dict)
 
     @property
     def port(self) -> int:
@@ -54,17 +72,65 @@ class HttpListener:
 
     def open(self, context: ContextFactory | None) -> None:
         """Start accepting connections; with a ``context``, over TLS."""
-        if (server := self.runner.server) is None:
-            raise RuntimeError("the runner is not set up")
+        self._context = context
         for listening in self.sockets:
-            acceptor = Acceptor(listening, BACKLOG, server, self.connections, context)
-            self.acceptors.append(acceptor)
-            acceptor.start()
+            listening.setblocking(False)
+            listening.listen(BACKLOG)
+            self._go_on(listening)
 
     def stop_accepting(self) -> None:
         """Stop accepting connections; accepted ones continue."""
-        for acceptor in self.acceptors:
-            acceptor.stop()
+        for listening in self.sockets:
+            if listening in self._pauses:
+                self._pauses.pop(listening).cancel()
+            asyncio.get_running_loop().remove_reader(listening)
+            listening.close()
+
+    def _go_on(self, listening: socket.socket) -> None:
+        self._pauses.pop(listening, None)
+        asyncio.get_running_loop().add_reader(listening, self._accept, listening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        """Accept the waiting clients, at most ``BACKLOG`` of them, so that other tasks get a turn."""
+        for _ in range(BACKLOG):
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in EXHAUSTED:
+                    raise
+                log.error("accepting no connections for %g s: %s", PAUSE_SECONDS, error.strerror)
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(listening)
+                self._pauses[listening] = loop.call_later(PAUSE_SECONDS, self._go_on, listening)
+                return
+            if (server := self.runner.server) is None:
+                raise RuntimeError("the runner is not set up")
+            connection = HttpConnection(server, self.connections, accepted)
+            task = asyncio.create_task(self._connect(accepted, connection), name="connection")
+            self._opening[task] = connection
+            task.add_done_callback(self._opening.pop)
+            self.connections.opened(connection, plain=self._context is None)
+
+    async def _connect(self, accepted: socket.socket, connection: HttpConnection) -> None:
+        slow = self.connections.limits.slow_client_timeout
+        tls: dict[str, Any] = {}
+        if self._context is not None:
+            tls = {"ssl": self._context(), "ssl_handshake_timeout": slow, "ssl_shutdown_timeout": slow}
+        connected = False
+        try:
+            accepted.setblocking(False)
+            with suppress(OSError):  # a Unix socket has none
+                accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(slow * 1000))
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **tls)
+            connected = True
+        except OSError as error:  # ssl.SSLError is one, too
+            log.debug("a connection has failed: %s", error)
+        finally:
+            if not connected:
+                connection.cut()
+                self.connections.closed(connection)
 
     async def last_requests(self, seconds: float) -> None:
         """Return when all connections have ended, or ``seconds`` have passed.
@@ -77,9 +143,10 @@ class HttpListener:
             await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> None:
-        """Finish the requests under way, and close all connections."""
-        for acceptor in self.acceptors:
-            await acceptor.finish()
+        """Finish the requests under way, cut TLS handshakes, and close all connections."""
+        for connection in self._opening.values() if self._context else ():
+            connection.cut()
+        await asyncio.gather(*self._opening)
         await self.runner.cleanup()
 
 

@@ -24,7 +24,7 @@ from stackd.store import Claim
 from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
-from stackd.web.parameters import Parameters, flag, length, number, one_of, text
+from stackd.web.parameters import Parameters, flag, length, named, number, one_of
 from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response
 
@@ -51,7 +51,7 @@ TIMEOUT: Final = length(
     f"The longest wait: {format_duration(DEFAULT_WAIT)} if not given, at most {format_duration(LONGEST_WAIT)}.",
 )
 TAIL: Final = number("tail", f"How many of the last lines; {DEFAULT_TAIL} if not given.", 1, LONGEST_TAIL)
-CONTAINER: Final = text("container", "Of this container; the first one if not given.")
+CONTAINER: Final = named("container", "Of this container; the first one if not given.")
 
 
 DETAIL: Final = Answer("The stack.", "StackDetail")

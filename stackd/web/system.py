@@ -8,7 +8,7 @@ from typing import Final
 from aiohttp import web
 
 from stackd import contract
-from stackd.errors import InvalidRequest, StoreUnavailable
+from stackd.errors import StoreUnavailable
 from stackd.lifecycle.capacity import StackResources, capacity, refresh_quotas, storage
 from stackd.lifecycle.next_step import ReconcilePlan
 from stackd.model import StackStatus
@@ -32,10 +32,10 @@ def _quantity(name: str, about: str) -> Parameter[Quantity]:
     def read(text: str) -> Quantity:
         try:
             quantity = parse(text)
-        except ValueError as exc:
-            raise InvalidRequest(f"{name}: {exc}") from exc
-        if quantity.nanos <= 0:
-            raise InvalidRequest(f"{name} must be above zero")
+        except ValueError:
+            quantity = None
+        if quantity is None or quantity.nanos <= 0:
+            raise ValueError("a quantity above zero, such as 100m or 128Mi")
         return quantity
 
     return Parameter(name, about, read, {"format": "stackd-quantity", "minLength": 1, "maxLength": 64})

@@ -221,7 +221,7 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
     for query, words in {
         "?action=expire": "action must be one of create, extend",
         "?action=": "action must be one of create, extend",
-        "?stack=": "stack is empty",
+        "?stack=": "stack must be the name of a stack",
         "?since=yesterday": "since must be a duration",
         "?label==7": "label must be key=value",
         "?cursor=%2A": "an answer of GET /activity",

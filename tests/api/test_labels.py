@@ -91,7 +91,7 @@ async def test_a_filter_that_cannot_be_is_refused_and_never_ignored(at: Harness)
         "limit=1&limit=2": "the parameter limit is given more than once",
         "status=ready": "status must be one of creating, running, stopped, failed, node_deleted",
         "cursor=nonsense!": "cursor must be the next_cursor",
-        "fields=stack_id,sttus": "there is no field 'sttus'",
+        "fields=stack_id,sttus": "fields must be of stack_id, pod_id",
         "label==7": "label must be key=value",
         "node=": "node must be the name of a node",
         "&".join(f"label=a{n}" for n in range(17)): "the parameter label has more than 16 different values",
