@@ -25,20 +25,11 @@ IMAGES = {"1": ["nginx:stable", "registry.example/fail"], "2": ["registry.exampl
 """Team 2 is worse off than team 1; nothing is wrong with team 10."""
 
 
-async def teams(board: Board, count: int) -> dict[str, list[str]]:
-    """Create ``count`` stacks, alternately for team 0 and team 1; their ids by team."""
-    ids: dict[str, list[str]] = {"0": [], "1": []}
-    for number in range(count):
-        team = str(number % 2)
-        ids[team].append(await board.create(status="running", labels={"team": team}))
-    return ids
-
-
 async def test_delete_reaches_what_the_filter_shows_as_one_job_and_the_question_says_so(board: Board) -> None:
-    ids = await teams(board, 14)
+    ids = await board.several(*({"team": str(number % 2)} for number in range(14)))
     await board.open()
     await expect(board.rows).to_have_count(14)
-    newest, oldest = ids["1"][-1], ids["1"][0]
+    newest, oldest = ids[-1], ids[1]
     await board.page.keyboard.press("j")
     await expect(board.row(newest)).to_be_focused()
     await board.find().fill("team=0")
@@ -66,13 +57,13 @@ async def test_delete_reaches_what_the_filter_shows_as_one_job_and_the_question_
     await board.confirm("Delete 7")
     await expect(board.page.locator(".toast")).to_contain_text("7 deleted")
     assert board.requests.count("/stacks/batch") == 1
-    assert set(await board.at.listed()) == set(ids["1"])
+    assert set(await board.at.listed()) == set(ids[1::2])
     await board.button("Clear filters").click()
     await expect(board.selection).to_contain_text("7 selected")
 
 
 async def test_many_need_their_number_typed(board: Board) -> None:
-    await teams(board, 14)
+    await board.several(*[{}] * 14)
     await board.open()
     await expect(board.rows).to_have_count(14)
     await board.page.get_by_label("Select all that are shown").check()
@@ -88,21 +79,17 @@ async def test_many_need_their_number_typed(board: Board) -> None:
     await expect(board.selection).to_be_hidden()
 
 
-async def test_a_job_that_fails_shows_why_and_stays(boards: Boards) -> None:
-    async with boards(refused=None) as board:  # meanwhile /readyz says that the cluster is away
-        stack_id = await board.create()
-        await board.open()
-        await board.row(stack_id).get_by_role("checkbox").check()
-        await board.at.cluster.faults.refuse()
-        try:
-            await board.button("Delete 1…").click()
-            await board.confirm("Delete 1")
-            await expect(board.selection.locator(".errors")).to_contain_text(stack_id)
-            await expect(board.selection).to_contain_text("1 failed")
-            await board.selection.get_by_role("button", name="Close").click()
-            await expect(board.selection).to_be_hidden()
-        finally:
-            await board.at.cluster.faults.listen()
+async def test_a_job_that_fails_shows_why_and_stays(board: Board) -> None:
+    stack_id = await board.create()
+    await board.open()
+    await board.row(stack_id).get_by_role("checkbox").check()
+    board.at.faults.add_fault(verb="delete", action="status", code=403)
+    await board.button("Delete 1…").click()
+    await board.confirm("Delete 1")
+    await expect(board.selection.locator(".errors")).to_contain_text(stack_id)
+    await expect(board.selection).to_contain_text("1 failed")
+    await board.selection.get_by_role("button", name="Close").click()
+    await expect(board.selection).to_be_hidden()
 
 
 async def unwell(board: Board) -> dict[str, list[str]]:

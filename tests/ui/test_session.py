@@ -272,8 +272,8 @@ async def test_a_daemon_that_accepts_and_does_not_answer_is_away_and_a_hidden_ta
 
 
 async def test_a_brake_shows_what_it_holds_back_and_can_be_released(boards: Boards) -> None:
-    async with boards(refused={"503"}) as board:
-        ids = [await board.create(status="running") for _ in range(MANY)]
+    async with boards(refused={"503"}, faster=True) as board:
+        ids = await board.several(*[{}] * MANY)
         await board.open()
         cluster = board.at.cluster
         await cluster.faults.refuse()
@@ -301,7 +301,7 @@ async def test_a_banner_says_that_another_cluster_answers_and_goes_when_the_righ
     other = (
         '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"}}'
     )
-    async with boards(refused={"503"}) as board:
+    async with boards(refused={"503"}, faster=True) as board:
         await board.open()
         banner = board.page.locator("#banners .banner")
         board.at.cluster.faults.add_fault(action="reply", code=200, body=other, verb="get", name="kube-system")
@@ -313,7 +313,7 @@ async def test_a_banner_says_that_another_cluster_answers_and_goes_when_the_righ
 
 
 async def test_without_a_free_stream_the_list_is_read_again_and_again(boards: Boards) -> None:
-    async with boards({"STACKD_LIMITS__EVENT_STREAMS": "1"}, refused={"503"}) as board:
+    async with boards({"STACKD_LIMITS__EVENT_STREAMS": "1"}, refused={"503"}, faster=True) as board:
         stream = await board.at.session.get(board.at.url + "/events", headers={"X-API-KEY": KEY})
         assert stream.status == 200
         await board.open(live=False)
