@@ -150,7 +150,7 @@ async def test_its_stacks_have_its_label_outlive_their_ttl_and_are_all_deleted(a
             await asyncio.sleep(0.01)
 
     looking = asyncio.create_task(look())
-    found = await rehearsed(at, plan(4, labels={"player": "p{player}"}, ttl=2.0, hold=4.0))
+    found = await rehearsed(at, plan(4, labels={"player": "p{player}"}, ttl=2.0, hold=3.0))
     looking.cancel()
     assert (found.results.failed, found.results.stages["running"].count, found.left) == (0, 4, 0)
     assert seen == {None, "test"}

@@ -70,7 +70,7 @@ async def test_a_terminal_that_is_closed_ends_it_as_well(at: Harness, rehearse: 
 async def test_what_it_cannot_delete_expires_and_a_second_ctrl_c_says_so(
     at: Harness, rehearse: Rehearse, second: int
 ) -> None:
-    command = rehearse(at, "--stacks", "4", *HOLD, "--ttl", "6s")
+    command = rehearse(at, "--stacks", "4", *HOLD, "--ttl", "4s")
     await until_running(at, 4)
     at.cluster.faults.add(Fault(verb="delete", action="latency", seconds=2.0))
     if second == signal.SIGINT:

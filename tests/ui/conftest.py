@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
@@ -137,7 +137,9 @@ class Board:
         """Fail if axe finds anything in this state of the page, in light, or in its colours in dark."""
         if not AXE.exists():
             pytest.skip("axe-core is not installed (make js)")
-        for scheme, rules in (("dark", ["color-contrast"]), ("light", None)):
+        colours: tuple[tuple[Literal["dark", "light"], list[str] | None], ...]
+        colours = ("dark", ["color-contrast"]), ("light", None)
+        for scheme, rules in colours:
             await self.page.emulate_media(color_scheme=scheme)
             await expect(self.page.locator("html")).to_have_attribute("data-theme", scheme)
             if not await self.page.evaluate("Boolean(globalThis.axe)"):
