@@ -67,7 +67,8 @@ async def test_a_create_whose_answer_is_spoiled_on_its_way_is_one_stack(at: Harn
 
 async def test_a_create_that_only_a_balancer_answers_is_a_503_in_our_own_words_and_leaves_nothing(at: Harness) -> None:
     at.give_kubernetes(timeout=0.3)
-    for odd, kind in product((PAGE_404, JUNK, HALF), KINDS):
+    lost: tuple[dict[str, Any], ...] = (PAGE_404, JUNK, HALF)
+    for odd, kind in product(lost, KINDS):
         at.faults.add_fault(**odd, verb="create|get", resource=kind)
         nothing_foreign((await at.refused(503, "", "/stacks", seed())).text)
         at.faults.clear()
