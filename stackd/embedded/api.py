@@ -18,7 +18,7 @@ import orjson
 
 from stackd.embedded.admission import Admission
 from stackd.embedded.deletion import Deletion
-from stackd.embedded.kubelet import Kubelet
+from stackd.embedded.kubelet import output
 from stackd.embedded.nodes import address_of, is_ready
 from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, is_true, parse, whole_number
 from stackd.embedded.resources import (
@@ -421,7 +421,7 @@ _PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff"}
 _KUBELET_PORT = 10250
 
 
-def read_log(store: ObjectStore, kubelet: Kubelet, target: RequestInfo, query: Query) -> bytes:
+def read_log(store: ObjectStore, target: RequestInfo, query: Query) -> bytes:
     """The log of a container. Raises StatusError: 400, 404, or 500 if the pod's node does not answer."""
     pod = store.of(PODS).get(target.namespace, target.name)
     container = _choose(pod, query.get("container", ""))
@@ -429,7 +429,7 @@ def read_log(store: ObjectStore, kubelet: Kubelet, target: RequestInfo, query: Q
         raise bad_request(f"pod {target.name} does not have a host assigned")
     _check_node(store, pod, container, query)
     _check_started(pod, container)
-    text = kubelet.output(pod.obj, container)
+    text = output(pod.obj, container)
     if (lines := whole_number(query, "tailLines")) is not None:
         text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
     return text.encode()[: whole_number(query, "limitBytes")]

@@ -125,6 +125,7 @@ class EmbeddedCluster:
         """Close everything. The state file, if any, is complete afterwards."""
         await self.faults.stop()
         await self.server.stop()
+        self.kubelet.stop()
         if self._listeners is not None:
             await self._listeners.stop()
         if self.gateway is not None:
@@ -238,7 +239,7 @@ class EmbeddedCluster:
                 raise no_such_path()
             return page
         if target.subresource == "log":
-            return 200, read_log(self.store, self.kubelet, target, call.query), "text/plain"
+            return 200, read_log(self.store, target, call.query), "text/plain"
         if target.subresource == "token":
             return _CREATED, self.accounts.request(target.namespace, target.name, call.body), JSON
         return *self._act(call, target, stale=stale), JSON

@@ -292,11 +292,11 @@ class Faults:
 
     def hold_starts(self) -> None:
         """Keep pods that are not running yet from starting, until `let_start`."""
-        self._cluster.kubelet.hold_starts()
+        self._cluster.kubelet.may_start.clear()
 
     def let_start(self) -> None:
         """Start the pods that `hold_starts` has kept."""
-        self._cluster.kubelet.let_start()
+        self._cluster.kubelet.may_start.set()
 
     def reset_counts(self) -> None:
         """Reset all counts to zero."""

@@ -1,14 +1,14 @@
 """Runs the pods that are bound to nodes: containers start, fail, end and stop as their images' names say.
 
-One kubelet serves all nodes that are Ready and have allocatable resources; other nodes run nothing. Each node pulls its
-missing images one after the other.
+One kubelet serves all nodes that are Ready and have allocatable resources; other nodes run nothing. Each pod has a task
+while it runs, and another one while it stops. Each node pulls its missing images one after the other.
 """
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.nodes import EventRecorder, address_of, is_ready, is_terminal
@@ -23,7 +23,7 @@ from stackd.embedded.podstatus import (
     report,
 )
 from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
-from stackd.embedded.schema import is_sidecar
+from stackd.embedded.schema import containers, is_sidecar
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
 
 if TYPE_CHECKING:
@@ -43,335 +43,281 @@ class Kubelet:
         self._options = options
         self._runs: dict[Key, PodRun] = {}
         self._addresses = 1
-        self._pulled: set[tuple[str, str]] = set()
+        self._present: set[tuple[str, str]] = set()
+        """The images that nodes have, beside those that need no pull."""
         self._complete: dict[tuple[str, str], float] = {}
         self._free: dict[str, float] = {}
-        self._delayed: list[Callable[[], None]] | None = None
+        self.may_start = asyncio.Event()
+        """Pods that are not running yet start only while this is set."""
+        self.may_start.set()
         store.observe(self._follow)
 
     def adopt(self) -> None:
         """Continue with the pods that the store already holds."""
-        for pod in list(self._store.of(PODS).records.values()):
+        for pod in self._store.of(PODS).records.values():
             self._addresses += 1
             self._see(pod)
 
-    def hold_starts(self) -> None:
-        """Keep pods that are not running yet from starting, until `let_start`."""
-        if self._delayed is None:
-            self._delayed = []
-
-    def let_start(self) -> None:
-        """Start the pods that `hold_starts` has kept."""
-        launches, self._delayed = self._delayed or (), None
-        for launch in launches:
-            launch()
-
-    def output(self, pod: Json, container: str) -> str:
-        """The output of a container that was started."""
-        specs = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
-        return behaviour(next(spec for spec in specs if spec["name"] == container)).output
+    def stop(self) -> None:
+        """End all tasks."""
+        for key in list(self._runs):
+            self._forget(key)
 
     def _follow(self, change: ObjectChange) -> None:
-        resource = change.after.resource
-        if resource is PODS:
-            if change.type == "DELETED":
-                self._runs.pop(change.after.key, None)
-            elif change.before is None or change.before.obj["status"] is change.after.obj["status"] or _newly(change):
-                self._see(change.after)
-        elif resource is NODES and change.type != "DELETED":
-            self._store.clock.later(0, lambda: self._see_node(change.after.key[1]))
+        record = change.after
+        if record.resource is NODES:
+            for pod in self._store.of(PODS).records.values():
+                if pod.obj["spec"].get("nodeName") == record.key[1]:
+                    self._see(pod)
+        elif record.resource is PODS and change.type == "DELETED":
+            self._forget(record.key)
+        elif record.resource is PODS:
+            self._see(record)
 
-    def _see_node(self, name: str) -> None:
-        for pod in list(self._store.of(PODS).records.values()):
-            if pod.obj["spec"].get("nodeName") == name:
-                self._see(pod)
+    def _forget(self, key: Key) -> None:
+        if (run := self._runs.pop(key, None)) is not None and run.task is not None:
+            run.task.cancel()
 
     def _see(self, pod: Record) -> None:
-        if self._host(pod.obj) is None:
-            return
         run = self._runs.get(pod.key)
-        if run is not None and run.uid != pod.uid:
-            run = None
-        if "deletionTimestamp" in pod.obj["metadata"]:
-            self._stop(pod, run)
+        if not self._host(pod):
+            self._forget(pod.key)
+        elif "deletionTimestamp" in pod.obj["metadata"]:
+            if run is None or not run.stopping:
+                self._forget(pod.key)
+                run = self._runs[pod.key] = run or _new_run(pod)
+                run.stopping = True
+                run.task = asyncio.create_task(self._stop(run), name="embedded pod")
         elif run is None and not is_terminal(pod.obj):
             run = self._runs[pod.key] = _new_run(pod)
-            if pod.obj["status"].get("startTime"):
-                self._resume(pod, run)
-            else:
-                self._after(0, pod, run, self._admit)
+            run.task = asyncio.create_task(self._run(run), name="embedded pod")
 
-    def _host(self, pod: Json) -> str | None:
-        node = self._store.of(NODES).records.get(("", pod["spec"].get("nodeName", "")))
+    def _host(self, pod: Record) -> str:
+        """The address of the pod's node; empty if no node runs the pod."""
+        node = self._store.of(NODES).records.get(("", pod.obj["spec"].get("nodeName", "")))
         if node is None or not node.obj["status"].get("allocatable") or not is_ready(node.obj):
-            return None
+            return ""
         return address_of(node.obj) or "10.200.0.1"
 
-    def _after(
-        self,
-        seconds: float,
-        pod: Record,
-        run: PodRun,
-        step: Callable[..., None],
-        *about: ContainerRun,
-        stop: bool = False,
-    ) -> None:
-        """Do the step later, unless the pod is gone by then or being stopped; a step of ``stop`` only in that case."""
+    async def _sleep(self, seconds: float) -> None:
+        woken = asyncio.Event()
+        self._store.clock.later(seconds, woken.set)
+        await woken.wait()
 
-        def act() -> None:
-            current = self._store.of(PODS).records.get(pod.key)
-            if current is None or self._runs.get(pod.key) is not run:
-                return
-            if self._host(current.obj) is None:
-                del self._runs[pod.key]
-            elif run.stopping is stop:
-                step(current, run, *about)
-
-        self._store.clock.later(seconds, act)
-
-    def _write(self, pod: Record, run: PodRun) -> Record:
+    def _write(self, run: PodRun) -> Record:
+        pod = self._store.of(PODS).records[run.key]
         now = timestamp(self._store.clock.now())
-        return self._store.update(pod, status=report(run, pod.obj, self._host(pod.obj) or "", now))
+        return self._store.update(pod, status=report(run, pod.obj, self._host(pod), now))
 
-    def _admit(self, pod: Record, run: PodRun) -> None:
+    def _event(self, run: PodRun, kind: str, reason: str, message: str, container: str = "") -> None:
+        self._events.kubelet(self._store.of(PODS).records[run.key], kind, reason, message, container)
+
+    # ---- a pod from its binding to its end
+
+    async def _run(self, run: PodRun) -> None:
+        status = self._store.of(PODS).records[run.key].obj["status"]
+        if status["phase"] == "Running":
+            _resume(run, status)
+        else:
+            await self._start_pod(run)
+        async with asyncio.TaskGroup() as group:
+            for one in run.all:
+                group.create_task(self._run_container(run, one))
+        run.phase, run.sandbox = run.outcome, False
+        self._write(run)
+
+    async def _start_pod(self, run: PodRun) -> None:
         for one in run.containers if run.inits else ():
             one.state = INITIALIZING
-        self._write(pod, run)
-        self._after(self._options.start_delay / 2, pod, run, self._make_sandbox)
-
-    def _make_sandbox(self, pod: Record, run: PodRun) -> None:
-        if problem := _missing_mount(self._store, pod.obj):
-            self._events.kubelet(pod, "Warning", "FailedMount", problem)
-            self._after(self._options.backoff, pod, run, self._make_sandbox)
-            return
+        self._write(run)
+        await self._sleep(self._options.start_delay / 2)
+        while problem := _missing_mount(self._store, run):
+            self._event(run, "Warning", "FailedMount", problem)
+            await self._sleep(self._options.backoff)
         run.sandbox = True
-        self._write(pod, run)
-        self._after(self._options.start_delay / 2, pod, run, self._launch_all)
-
-    def _launch_all(self, pod: Record, run: PodRun) -> None:
-        if self._delayed is not None:
-            self._delayed.append(lambda: self._after(0, pod, run, self._launch_all))
-            return
+        self._write(run)
+        await self._sleep(self._options.start_delay / 2)
+        await self.may_start.wait()
         self._addresses = self._addresses % 65_000 + 1
         run.address = f"10.244.{self._addresses >> 8}.{self._addresses & 255}"
-        for one in [*run.inits, *run.containers]:
-            self._launch(pod, run, one)
-        self._settle(pod, run)
 
-    def _launch(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        name, image, script = one.name, one.spec["image"], one.script
+    async def _stop(self, run: PodRun) -> None:
+        for one in run.containers:
+            if "waiting" in one.state:
+                one.state = CREATING
+            elif "running" in one.state:
+                self._event(run, "Normal", "Killing", f"Stopping container {one.name}", one.name)
+        self._write(run)
+        await self._sleep(self._options.stop_delay)
+        run.sandbox = False
+        for one in run.containers:
+            if "running" in one.state:
+                self._terminate(one, 0, "Completed", "")
+        self._write(run)
+        for one in run.containers:
+            if not one.ended:
+                one.ready, one.state = False, UNKNOWN
+        run.phase = run.outcome
+        self._deletion.finish(self._write(run))
+
+    # ---- a container, with all its restarts
+
+    async def _run_container(self, run: PodRun, one: ContainerRun) -> None:
+        if not one.id and not one.ended:
+            await self._pull(run, one)
+            await self._configure(run, one)
+            self._start(run, one)
+        while True:
+            if any("running" in other.state for other in run.containers):
+                run.phase = "Running"
+            self._write(run)
+            if one.ended:
+                return
+            if "running" in one.state:
+                await self._until_exit(run, one)
+                self._end(run, one)
+            else:
+                await self._sleep(self._pause(one) if one.restarts else min(self._pause(one), self._options.run_time))
+                one.restarts += 1
+                self._start(run, one)
+
+    async def _wait(self, run: PodRun, one: ContainerRun, reason: str, message: str, seconds: float | None) -> None:
+        """Report that the container waits, for so many seconds, or for ever."""
+        one.state = {"waiting": {"reason": reason, "message": message}}
+        self._write(run)
+        await (_for_ever() if seconds is None else self._sleep(seconds))
+
+    async def _pull(self, run: PodRun, one: ContainerRun) -> None:
+        image, script, always = one.spec["image"], one.script, one.spec["imagePullPolicy"] == "Always"
         if script.pull == "invalid":
-            one.state = {"waiting": {"reason": "InvalidImageName", "message": script.message}}
-            self._events.kubelet(pod, "Warning", "Failed", "Error: InvalidImageName", name)
-            return
-        wait = self._pull_seconds(pod.obj["spec"]["nodeName"], image) if script.pull == "ok" else 0.0
-        present = not wait and self._is_present(pod, one)
-        if script.pull == "slow" and not one.pulls and not present:
-            wait = self._options.slow_pull
-        reported = script.pull == "ok" and one.pulls
-        if not reported and (not present or one.spec["imagePullPolicy"] == "Always"):
-            self._events.kubelet(pod, "Normal", "Pulling", f'Pulling image "{image}"', name)
-        if wait:
-            one.state, one.pulls = CREATING, 1
-            self._after(wait, pod, run, self._relaunch, one)
-        elif not present and (script.pull == "never" or (script.pull == "late" and one.pulls < 2)):
-            self._fail_pull(pod, run, one)
-        else:
-            self._create(pod, run, one)
+            self._event(run, "Warning", "Failed", "Error: InvalidImageName", one.name)
+            await self._wait(run, one, "InvalidImageName", script.message, None)
+        seconds = self._pull_seconds(run, one)
+        present = not seconds and (script.pull == "ok" or (run.node, image) in self._present)
+        if not present or always:
+            self._event(run, "Normal", "Pulling", f'Pulling image "{image}"', one.name)
+        if seconds:
+            one.state = CREATING
+            await self._sleep(seconds)
+        elif not present:
+            await self._fail_to_pull(run, one)
+        self._present.add((run.node, image))
+        pulled = f'Pulled image "{image}"'
+        text = f'Container image "{image}" already present on machine' if present and not always else pulled
+        self._event(run, "Normal", "Pulled", text, one.name)
 
-    def _pull_seconds(self, node: str, image: str) -> float:
+    def _pull_seconds(self, run: PodRun, one: ContainerRun) -> float:
         """Seconds until the node has the image; 0 if it has it. Begins a pull if necessary, after those under way."""
-        if not self._options.pull:
+        node, image, now = run.node, one.spec["image"], self._store.clock.now()
+        if one.script.pull == "slow" and (node, image) not in self._present:
+            return self._options.slow_pull
+        if one.script.pull != "ok" or not self._options.pull:
             return 0.0
-        now = self._store.clock.now()
         if (node, image) not in self._complete:
             end = max(now, self._free.get(node, now)) + self._options.pull
             self._free[node] = self._complete[node, image] = end
         return max(0.0, self._complete[node, image] - now)
 
-    def _is_present(self, pod: Record, one: ContainerRun) -> bool:
-        """Whether the node has the image: it has all but those whose script says otherwise, until they are pulled."""
-        return one.script.pull == "ok" or (pod.obj["spec"]["nodeName"], one.spec["image"]) in self._pulled
+    async def _fail_to_pull(self, run: PodRun, one: ContainerRun) -> None:
+        """Two pulls that fail. Returns when the image can be pulled, if it ever can be."""
+        image, backoff, event = one.spec["image"], self._options.backoff, self._event
+        error, back_off = pull_error(image), f'Back-off pulling image "{image}"'
+        event(run, "Warning", "Failed", f'Failed to pull image "{image}": {error}', one.name)
+        event(run, "Warning", "Failed", "Error: ErrImagePull", one.name)
+        await self._wait(run, one, "ErrImagePull", error, backoff)
+        event(run, "Normal", "BackOff", back_off, one.name)
+        event(run, "Warning", "Failed", "Error: ImagePullBackOff", one.name)
+        event(run, "Normal", "Pulling", f'Pulling image "{image}"', one.name)
+        event(run, "Warning", "Failed", f'Failed to pull image "{image}": {error}', one.name)
+        event(run, "Warning", "Failed", "Error: ErrImagePull", one.name)
+        message = f"{back_off}: ErrImagePull: {error}"
+        await self._wait(run, one, "ImagePullBackOff", message, backoff if one.script.pull == "late" else None)
+        event(run, "Normal", "Pulling", f'Pulling image "{image}"', one.name)
 
-    def _relaunch(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        self._launch(pod, run, one)
-        self._settle(pod, run)
+    async def _configure(self, run: PodRun, one: ContainerRun) -> None:
+        problem = one.script.message if one.script.run == "config_error" else ""
+        while problem or (missing := _missing_reference(self._store, run.key[0], one.spec)):
+            self._event(run, "Warning", "Failed", f"Error: {problem or missing}", one.name)
+            seconds = None if problem else self._options.backoff
+            await self._wait(run, one, "CreateContainerConfigError", problem or missing, seconds)
+        self._event(run, "Normal", "Created", f"Created container: {one.name}", one.name)
 
-    def _fail_pull(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        image, error = one.spec["image"], pull_error(one.spec["image"])
-        self._events.kubelet(pod, "Warning", "Failed", f'Failed to pull image "{image}": {error}', one.name)
-        self._events.kubelet(pod, "Warning", "Failed", "Error: ErrImagePull", one.name)
-        one.pulls += 1
-        if one.pulls == 1:
-            one.state = {"waiting": {"reason": "ErrImagePull", "message": error}}
-            self._after(self._options.backoff, pod, run, self._back_off_pull, one)
-        else:
-            message = f'Back-off pulling image "{image}": ErrImagePull: {error}'
-            one.state = {"waiting": {"reason": "ImagePullBackOff", "message": message}}
-            if one.script.pull == "late":
-                self._after(self._options.backoff, pod, run, self._relaunch, one)
-
-    def _back_off_pull(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        message = f'Back-off pulling image "{one.spec["image"]}"'
-        self._events.kubelet(pod, "Normal", "BackOff", message, one.name)
-        self._events.kubelet(pod, "Warning", "Failed", "Error: ImagePullBackOff", one.name)
-        self._relaunch(pod, run, one)
-
-    def _create(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        name, image, script = one.name, one.spec["image"], one.script
-        fresh = one.spec["imagePullPolicy"] == "Always" or (script.pull == "ok" and one.pulls)
-        present = self._is_present(pod, one) and not fresh
-        self._pulled.add((pod.obj["spec"]["nodeName"], image))
-        pulled = f'Container image "{image}" already present on machine' if present else f'Pulled image "{image}"'
-        self._events.kubelet(pod, "Normal", "Pulled", pulled, name)
-        missing = _missing_reference(self._store, pod.key[0], one.spec)
-        problem = missing or (script.message if script.run == "config_error" else "")
-        if problem:
-            one.state = {"waiting": {"reason": "CreateContainerConfigError", "message": problem}}
-            self._events.kubelet(pod, "Warning", "Failed", f"Error: {problem}", name)
-            if missing:
-                self._after(self._options.backoff, pod, run, self._relaunch, one)
-            return
+    def _start(self, run: PodRun, one: ContainerRun) -> None:
         one.id = f"containerd://{uuid.uuid4().hex}{uuid.uuid4().hex}"
-        self._events.kubelet(pod, "Normal", "Created", f"Created container: {name}", name)
-        self._start(pod, run, one)
-
-    def _start(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
         one.started_at = timestamp(self._store.clock.now())
         if one.script.run == "start_error":
-            self._events.kubelet(pod, "Warning", "Failed", f"Error: {one.script.message}", one.name)
+            self._event(run, "Warning", "Failed", f"Error: {one.script.message}", one.name)
             one.started_at = _NO_TIME
-            self._end(pod, run, one)
+            self._end(run, one)
             return
-        self._events.kubelet(pod, "Normal", "Started", f"Started container {one.name}", one.name)
-        if one.init and not is_sidecar(one.spec):
-            one.ready = True
-            one.state = self._terminated(one, 0, "Completed", "")
-            return
+        self._event(run, "Normal", "Started", f"Started container {one.name}", one.name)
         one.state = {"running": {"startedAt": one.started_at}}
         one.ready = one.script.run != "not_ready"
-        if one.script.run == "exit":
-            self._after(self._options.run_time, pod, run, self._exit, one)
-        elif one.script.run == "unready":
-            self._after(self._options.run_time, pod, run, self._lose_readiness, one)
+        if one.init and not is_sidecar(one.spec):
+            self._terminate(one, 0, "Completed", "")
+            one.ready = True
 
-    def _lose_readiness(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        one.ready = False
-        self._events.kubelet(pod, "Warning", "Unhealthy", "Readiness probe failed: no longer ready", one.name)
-        self._write(pod, run)
+    async def _until_exit(self, run: PodRun, one: ContainerRun) -> None:
+        """Return when the container exits, if it does. It loses its readiness on the way, if its script says so."""
+        if one.script.run not in ("exit", "unready"):
+            await _for_ever()
+        await self._sleep(self._options.run_time)
+        if one.script.run == "unready":
+            one.ready = False
+            self._event(run, "Warning", "Unhealthy", "Readiness probe failed: no longer ready", one.name)
+            self._write(run)
+            await _for_ever()
 
-    def _exit(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        self._end(pod, run, one)
-        self._settle(pod, run)
-
-    def _end(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        script, policy = one.script, pod.obj["spec"]["restartPolicy"]
+    def _end(self, run: PodRun, one: ContainerRun) -> None:
+        script, name = one.script, one.name
         reason = script.reason or ("Error" if script.exit_code else "Completed")
-        message = script.message if script.run == "start_error" else ""
-        one.ready, one.state = False, self._terminated(one, script.exit_code, reason, message)
+        self._terminate(one, script.exit_code, reason, script.message if script.run == "start_error" else "")
+        pod = self._store.of(PODS).records[run.key]
+        policy = pod.obj["spec"]["restartPolicy"]
         if policy == "Always" or (policy == "OnFailure" and script.exit_code):
-            self._plan_restart(pod, run, one)
+            one.last, where = one.state, f"{pod.key[1]}_{pod.key[0]}({pod.uid})"
+            message = f"back-off {self._pause(one):g}s restarting failed container={name} pod={where}"
+            one.state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
+            if one.restarts:
+                text = f"Back-off restarting failed container {name} in pod {where}"
+                self._event(run, "Warning", "BackOff", text, name)
 
-    def _plan_restart(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        one.last = one.state
-        seconds = self._options.backoff * 2 ** min(max(one.restarts - 1, 0), _SHIFT_LIMIT)
-        namespace, name = pod.key
-        message = f"back-off {seconds:g}s restarting failed container={one.name} pod={name}_{namespace}({pod.uid})"
-        one.state = {"waiting": {"reason": "CrashLoopBackOff", "message": message}}
-        if one.restarts == 0:
-            seconds = min(seconds, self._options.run_time)
-        else:
-            backing_off = f"Back-off restarting failed container {one.name} in pod {name}_{namespace}({pod.uid})"
-            self._events.kubelet(pod, "Warning", "BackOff", backing_off, one.name)
-        self._after(seconds, pod, run, self._restart, one)
+    def _pause(self, one: ContainerRun) -> float:
+        pause: float = self._options.backoff * 2 ** min(max(one.restarts - 1, 0), _SHIFT_LIMIT)
+        return pause
 
-    def _restart(self, pod: Record, run: PodRun, one: ContainerRun) -> None:
-        one.restarts += 1
-        one.id = f"containerd://{uuid.uuid4().hex}{uuid.uuid4().hex}"
-        self._start(pod, run, one)
-        self._settle(pod, run)
-
-    def _terminated(self, one: ContainerRun, code: int, reason: str, message: str) -> Json:
-        end: Json = {"exitCode": code, "reason": reason}
-        if message:
-            end["message"] = message
+    def _terminate(self, one: ContainerRun, code: int, reason: str, message: str) -> None:
+        end: Json = {"exitCode": code, "reason": reason} | ({"message": message} if message else {})
         end |= {"startedAt": one.started_at, "finishedAt": timestamp(self._store.clock.now()), "containerID": one.id}
-        return {"terminated": end}
+        one.ready, one.state = False, {"terminated": end}
 
-    def _settle(self, pod: Record, run: PodRun) -> None:
-        """Report the state of the containers. If all have ended, conclude the pod."""
-        if any("running" in one.state for one in run.containers):
-            run.phase = "Running"
-        pod = self._write(pod, run)
-        if run.ended:
-            self._after(0, pod, run, self._conclude)
 
-    def _conclude(self, pod: Record, run: PodRun) -> None:
-        run.phase, run.sandbox = run.outcome, False
-        self._write(pod, run)
-
-    def _resume(self, pod: Record, run: PodRun) -> None:
-        status = pod.obj["status"]
-        run.phase, run.sandbox, run.address = status["phase"], True, status.get("podIP", "")
-        if run.phase != "Running":
-            run.sandbox = False
-            self._after(self._options.start_delay / 2, pod, run, self._make_sandbox)
-            return
-        before = {one["name"]: one for one in status["containerStatuses"] + status.get("initContainerStatuses", [])}
-        for one in [*run.inits, *run.containers]:
-            was = before[one.name]
-            one.state, one.last, one.ready = was["state"], was["lastState"], was["ready"]
-            one.restarts, one.id = was["restartCount"], was.get("containerID", "")
-            one.started_at = one.state.get("running", {}).get("startedAt", _NO_TIME)
-            if "running" in one.state and one.script.run == "exit":
-                self._after(self._options.run_time, pod, run, self._exit, one)
-            elif "waiting" in one.state:
-                self._after(self._options.backoff, pod, run, self._restart if one.id else self._relaunch, one)
-        if run.ended:
-            self._after(0, pod, run, self._conclude)
-
-    def _stop(self, pod: Record, run: PodRun | None) -> None:
-        if pod.obj["metadata"].get("deletionGracePeriodSeconds") == 0 and run is not None and run.stopping:
-            return
-        if run is None:
-            run = self._runs[pod.key] = _new_run(pod)
-        if not run.stopping:
-            run.stopping = True
-            self._after(0, pod, run, self._say_stopping, stop=True)
-
-    def _say_stopping(self, pod: Record, run: PodRun) -> None:
-        for one in run.containers:
-            if "waiting" in one.state:
-                one.state = CREATING
-            elif "running" in one.state:
-                self._events.kubelet(pod, "Normal", "Killing", f"Stopping container {one.name}", one.name)
-        self._write(pod, run)
-        self._after(self._options.stop_delay, pod, run, self._end_all, stop=True)
-
-    def _end_all(self, pod: Record, run: PodRun) -> None:
-        run.sandbox = False
-        if any("running" in one.state for one in run.containers):
-            for one in run.containers:
-                if "running" in one.state:
-                    one.ready, one.state = False, self._terminated(one, 0, "Completed", "")
-        pod = self._write(pod, run)
-        for one in run.containers:
-            if not one.ended:
-                one.ready, one.state = False, UNKNOWN
-        run.phase = run.outcome
-        self._deletion.finish(self._write(pod, run))
+async def _for_ever() -> NoReturn:
+    await asyncio.get_running_loop().create_future()
+    raise AssertionError("nothing completes the future")
 
 
 def _new_run(pod: Record) -> PodRun:
     spec = pod.obj["spec"]
-    containers = [ContainerRun(spec=one, script=behaviour(one)) for one in spec["containers"]]
     inits = [ContainerRun(spec=one, script=behaviour(one), init=True) for one in spec.get("initContainers", ())]
-    return PodRun(uid=pod.uid, containers=containers, inits=inits)
+    mains = [ContainerRun(spec=one, script=behaviour(one)) for one in spec["containers"]]
+    return PodRun(key=pod.key, node=spec["nodeName"], containers=mains, inits=inits)
 
 
-def _newly(change: ObjectChange) -> bool:
-    """Whether the change binds the pod to a node."""
-    return change.before is not None and "nodeName" not in change.before.obj["spec"]
+def _resume(run: PodRun, status: Json) -> None:
+    """Continue where the status says that the pod is."""
+    run.phase, run.sandbox, run.address = status["phase"], True, status.get("podIP", "")
+    before = {one["name"]: one for one in status["containerStatuses"] + status.get("initContainerStatuses", [])}
+    for one in run.all:
+        was = before[one.name]
+        one.state, one.last, one.ready = was["state"], was["lastState"], was["ready"]
+        one.restarts, one.id = was["restartCount"], was.get("containerID", "")
+        one.started_at = one.state.get("running", {}).get("startedAt", _NO_TIME)
+
+
+def output(pod: Json, container: str) -> str:
+    """The output of a container that was started."""
+    return behaviour(next(spec for spec in containers(pod["spec"]) if spec["name"] == container)).output
 
 
 _KINDS: dict[str, tuple[Resource, str]] = {
@@ -400,10 +346,10 @@ def _missing_reference(store: ObjectStore, namespace: str, container: Json) -> s
     return ""
 
 
-def _missing_mount(store: ObjectStore, pod: Json) -> str:
+def _missing_mount(store: ObjectStore, run: PodRun) -> str:
     """The first volume that cannot be mounted, in the kubelet's words; empty if all can."""
-    namespace = pod["metadata"]["namespace"]
-    for volume in pod["spec"].get("volumes", ()):
+    namespace = run.key[0]
+    for volume in store.of(PODS).records[run.key].obj["spec"].get("volumes", ()):
         for kind, field, resource in (("secret", "secretName", SECRETS), ("configMap", "name", CONFIG_MAPS)):
             source = volume.get(kind) or {"optional": True}
             name = source.get(field, "")

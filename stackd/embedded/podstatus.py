@@ -7,12 +7,14 @@ Images of a registry under `.invalid` cannot be pulled, as with a real kubelet. 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from stackd.embedded.resources import Json
+from stackd.embedded.store import Key
 
 _DOMAIN = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9-]+)*(?::[0-9]+)?/)?"
 _PATH = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -176,7 +178,6 @@ class ContainerRun:
     last: Json = field(default_factory=dict)
     ready: bool = False
     restarts: int = 0
-    pulls: int = 0
     id: str = ""
     started_at: str = ""
 
@@ -210,13 +211,20 @@ class ContainerRun:
 class PodRun:
     """The state of one pod on a node."""
 
-    uid: str
+    key: Key
+    node: str
     containers: list[ContainerRun]
     inits: list[ContainerRun]
     phase: str = "Pending"
     sandbox: bool = False
     address: str = ""
     stopping: bool = False
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def all(self) -> list[ContainerRun]:
+        """The init containers, then the others."""
+        return [*self.inits, *self.containers]
 
     @property
     def ended(self) -> bool:
