@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from types import TracebackType
 
 STATUSES = (400, 401, 403, 404, 409, 422, 429, 500, 503)
 RUBBISH = {
@@ -18,32 +17,25 @@ RUBBISH = {
 BEHAVIOURS = {"hang", "trickle", *RUBBISH, *map(str, STATUSES)}
 
 
-class Misbehaving:
+class Misbehaving(contextlib.AbstractAsyncContextManager["Misbehaving"]):
     """``behaviour`` is one of ``BEHAVIOURS``, and may be changed at any time."""
 
     def __init__(self, behaviour: str) -> None:
         self.behaviour = behaviour
         self.requests: list[str] = []
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Misbehaving:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._server.close()
         for writer in self._writers:
             writer.close()
-        await asyncio.gather(*self._tasks)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")

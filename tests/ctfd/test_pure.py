@@ -107,8 +107,9 @@ def test_no_sentence_for_players_names_a_key_or_a_status(plugin: Any) -> None:
             assert sentence.endswith(".")
             assert "limits." not in sentence
             assert str(status) not in sentence or status == 0
-    assert [answers.verdict("create", status).retry for status in (0, 429, 500, 503)] == [True] * 4
-    assert [answers.verdict("create", status).retry for status in (400, 401, 403, 422)] == [False] * 4
+    later, never = {0: "SILENT", 429: "BUSY", 500: "SILENT", 503: "FULL"}, {400: "BROKEN", 401: "CLOSED", 403: "CLOSED"}
+    for status, name in (later | never).items():
+        assert answers.verdict("create", status) == answers.Verdict(getattr(answers, name), retry=status in later)
     assert answers.pause(9, 3600) == answers.LONGEST_PAUSE
 
 

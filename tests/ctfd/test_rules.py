@@ -100,7 +100,9 @@ async def test_presses_at_the_same_time_make_one_stack(ctfd: Ctfd, stackd: Harne
     assert len(await stackd.listed()) == 1
 
 
-async def test_instances_of_banned_and_deleted_accounts_are_stopped(ctfd: Ctfd, stackd: Harness) -> None:
+async def test_instances_of_accounts_that_are_banned_deleted_or_at_the_end_of_the_event_are_stopped(
+    ctfd: Ctfd, stackd: Harness
+) -> None:
     challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
     for player in (ada, bob):
         await player.press(challenge, "start")
@@ -114,12 +116,8 @@ async def test_instances_of_banned_and_deleted_accounts_are_stopped(ctfd: Ctfd, 
     assert (await eve.data("GET", "/api/v1/users/me"))["id"] == id_of_bob, "SQLite gives the id again"
     assert (await eve.press(challenge))["status"] == "none", "the instance is not inherited"
     await stops(ctfd, stackd)
-
-
-async def test_the_end_of_the_event_stops_instances(ctfd: Ctfd, stackd: Harness) -> None:
-    challenge, ada = await ctfd.challenge(), await ctfd.player("ada")
-    await ada.press(challenge, "start")
-    await ada.until(challenge, status="running")
+    await eve.press(challenge, "start")
+    await eve.until(challenge, status="running")
     await configure(ctfd, start=int(time.time()) - 60, end=int(time.time()) - 1)
     await stops(ctfd, stackd)
 

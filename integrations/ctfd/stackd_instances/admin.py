@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from datetime import UTC, datetime
 
@@ -74,13 +73,10 @@ def page():
 def listed(row):
     """What organisers see of an instance."""
     seen = instances.shown(row)
+    if row.challenge_key is None or row.slot is None:
+        seen["status"] = "stopping" if row.challenge_key is None else "failed to start"
     return {
         **seen,
-        "status": "stopping"
-        if row.challenge_key is None
-        else "failed to start"
-        if row.slot is None
-        else seen["status"],
         "account": row.account_name,
         "kind": row.account.partition("-")[0],
         "age": recipe.duration(max(0, instances.now() - row.created)),
@@ -148,23 +144,14 @@ def test():
     """Try the connection, and a create of each challenge without creating anything."""
     recipes = {}
     for challenge in StackdChallenge.query.all():
-        fields = {name: getattr(challenge, name) for name in instances.FIELDS} | {"name": challenge.name}
-        recipes[
-            json.dumps(
-                [fields["stackd_template"], fields["stackd_pod_spec"], fields["stackd_ports"], fields["stackd_ttl"]]
-            )
-        ] = fields
+        fields = instances.fields_of(challenge)
+        recipes[tuple(fields[f"stackd_{name}"] for name in ("template", "pod_spec", "ports", "ttl"))] = fields
     site, stackd = settings.site(), settings.stackd()
     db.session.remove()
-    lines = []
     reply = stackd.call("GET", "/templates")
     generates = {one.get("name"): one.get("generates") or [] for one in reply.data.get("templates") or []}
-    lines.append(
-        {
-            "ok": reply.ok,
-            "text": f"{len(generates)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail),
-        }
-    )
+    text = f"{len(generates)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail)
+    lines = [{"ok": reply.ok, "text": text}]
     if reply.ok:
         lines += [tried(stackd, site, fields, generates) for fields in recipes.values() or [TEST]]
     return jsonify({"success": True, "data": lines})

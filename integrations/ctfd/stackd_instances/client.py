@@ -48,14 +48,15 @@ class Stackd:
         if payload is not None:
             headers["Content-Type"] = "application/json"
         target = path + (f"?{urlencode(query)}" if query else "")
+        cut = threading.Event()
         try:
-            status, raw, retry_after = self._exchange(method, target, payload, headers)
+            return _reply(*self._exchange(cut, method, target, payload, headers))
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as exc:
-            return Reply(status=0, detail=f"{type(exc).__name__}: {exc}")
-        return _reply(status, raw, retry_after)
+            why = f"no whole answer within {SECONDS:g} s" if cut.is_set() else f"{type(exc).__name__}: {exc}"
+            return Reply(status=0, detail=why)
 
     def _exchange(
-        self, method: str, target: str, payload: str | None, headers: dict[str, str]
+        self, cut: threading.Event, method: str, target: str, payload: str | None, headers: dict[str, str]
     ) -> tuple[int, bytes, str]:
         parts = urlsplit(self.url.rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -67,7 +68,6 @@ class Stackd:
             connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=SECONDS, context=context)
         else:
             connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=SECONDS)
-        cut = threading.Event()
 
         def cut_off() -> None:
             cut.set()
@@ -83,12 +83,8 @@ class Stackd:
             response = connection.getresponse()
             raw = response.read(LARGEST)
             if cut.is_set():
-                raise TimeoutError(f"no whole answer within {SECONDS:g} s")
+                raise TimeoutError
             return response.status, raw, response.getheader("Retry-After", "")
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as exc:
-            if cut.is_set():
-                raise TimeoutError(f"no whole answer within {SECONDS:g} s") from exc
-            raise
         finally:
             timer.cancel()
             connection.close()

@@ -51,7 +51,7 @@ def of_challenge(account: Account, challenge_id: int) -> StackdInstance | None:
 
 def start(account: Account, challenge: StackdChallenge) -> StackdInstance:
     """The account's instance of the challenge; a new one if it has none. Raises Refused."""
-    fields = {column: getattr(challenge, column) for column in FIELDS} | {"name": challenge.name}
+    fields = fields_of(challenge)
     key, challenge_id = challenge.stackd_key, challenge.id
     existing = StackdInstance.query.filter_by(account=account.key, challenge_key=key).first()
     if existing is not None and existing.slot is not None:
@@ -86,6 +86,11 @@ FIELDS = (
 )  # fmt: skip
 
 
+def fields_of(challenge: StackdChallenge) -> dict[str, Any]:
+    """What an instance keeps of its challenge."""
+    return {column: getattr(challenge, column) for column in FIELDS} | {"name": challenge.name}
+
+
 def count_start(account: Account) -> None:
     """Count a start or restart of the account. Raises Refused if it makes too many a minute."""
     key = f"stackd_starts_{account.key}_{now() // 60}"
@@ -106,7 +111,7 @@ def ask(row: StackdInstance, todo: str, *conditions: Any) -> bool:
 
 def extend(row: StackdInstance) -> None:
     """Have the instance extended, as often as the challenge allows. Raises Refused."""
-    most = json.loads(row.recipe)["stackd_extensions"] or 0
+    most = row.fields["stackd_extensions"] or 0
     if row.extensions >= most:
         raise Refused("Your instance cannot be extended any further.", 409)
     ask(row, "extend", StackdInstance.extensions < most, StackdInstance.slot.isnot(None))
@@ -133,7 +138,7 @@ def stop(*conditions: Any) -> int:
 
 def shown(row: StackdInstance) -> dict[str, Any]:
     """What its players see of an instance."""
-    fields = json.loads(row.recipe)
+    fields = row.fields
     failed = row.slot is None  # it never came to run; the row only keeps the reason
     running = row.status == "running" and not failed
     left = max(0, (fields["stackd_extensions"] or 0) - row.extensions)

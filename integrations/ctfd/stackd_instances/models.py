@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 
 from CTFd.models import Challenges, db
@@ -74,6 +75,8 @@ class StackdInstance(db.Model):
     addresses = db.Column(db.Text)
     expires = db.Column(db.Integer)
     extensions = db.Column(db.Integer, default=0, nullable=False)
+
+    fields = property(lambda self: json.loads(self.recipe))
 
 
 class StackdFlag(db.Model):

@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,22 +34,6 @@ SETTLED = 30
 BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 15.0
 PROBLEM = "stackd_problem"
 FIELDS = "stack_id,status,ports,node_public_ip,ttl_expires_at,labels"
-
-
-@dataclass(frozen=True)
-class Task:
-    """A row as it was when it was claimed."""
-
-    id: int
-    name: str
-    account: str
-    todo: str
-    once: str
-    stack_id: str | None
-    attempts: int
-    since: int
-    created: int
-    recipe: dict[str, Any]
 
 
 class Worker:
@@ -132,7 +115,7 @@ class Worker:
                 task, stackd, site = claim(row_id), settings.stackd(), settings.site()
             if task is None:
                 return
-            reply = STEPS[task.todo](stackd, task, site)
+            reply = carry_out(stackd, task, site)
             with self._app.app_context():
                 settle(task, reply)
         except Exception:  # the claim lapses, and the work is repeated
@@ -181,8 +164,8 @@ def stop_of_lost_accounts() -> None:
             log.warning("the instances of %s are stopped: it is deleted or banned, or the event is over", row.account)
 
 
-def claim(row_id: int) -> Task | None:
-    """Take the row for this process; None if another was faster."""
+def claim(row_id: int) -> StackdInstance | None:
+    """Take the row for this process, and return it as it is now; None if another was faster."""
     query = StackdInstance.query.filter(
         StackdInstance.id == row_id, StackdInstance.todo.isnot(None), StackdInstance.claimed_until < now()
     )
@@ -191,35 +174,25 @@ def claim(row_id: int) -> Task | None:
     row = StackdInstance.query.filter_by(id=row_id).first() if taken else None
     if row is None or row.todo is None:
         return None
-    return Task(
-        id=row.id, name=row.name, account=row.account, todo=row.todo, once=row.once, stack_id=row.stack_id,
-        attempts=row.attempts, since=row.since, created=row.created, recipe=json.loads(row.recipe),
-    )  # fmt: skip
+    db.session.expunge(row)
+    return row
 
 
-def create(stackd: Stackd, task: Task, site: str) -> Reply:
-    """Create the stack. The same request again returns the same stack."""
-    key = task.recipe["stackd_key"]
-    labels = {
-        "ctfd": site, "player": task.account, "challenge": key, "instance": task.name,
-        "player_challenge": f"{task.account}-{key[:12]}",
-    }  # fmt: skip
-    return stackd.call("POST", "/stacks", recipe.body(task.recipe, labels), once=task.once)
-
-
-def extend(stackd: Stackd, task: Task, site: str) -> Reply:
-    """Extend the stack."""
-    more = {"ttl": task.recipe["stackd_extension"] or "30m"}
-    return stackd.call("POST", f"/stacks/{task.stack_id}/extend", more, once=task.once)
-
-
-def restart(stackd: Stackd, task: Task, site: str) -> Reply:
-    """Restart the stack."""
-    return stackd.call("POST", f"/stacks/{task.stack_id}/restart")
-
-
-def stop_stack(stackd: Stackd, task: Task, site: str) -> Reply:
-    """Have the stack deleted, whatever its id: a create without an answer may have made it. Then see it gone."""
+def carry_out(stackd: Stackd, task: StackdInstance, site: str) -> Reply:
+    """Ask stackd for what the row wants. The same request again creates and extends nothing twice."""
+    if task.todo == "create":
+        key = task.fields["stackd_key"]
+        labels = {
+            "ctfd": site, "player": task.account, "challenge": key, "instance": task.name,
+            "player_challenge": f"{task.account}-{key[:12]}",
+        }  # fmt: skip
+        return stackd.call("POST", "/stacks", recipe.body(task.fields, labels), once=task.once)
+    if task.todo in ("extend", "grant"):
+        more = {"ttl": task.fields["stackd_extension"] or "30m"}
+        return stackd.call("POST", f"/stacks/{task.stack_id}/extend", more, once=task.once)
+    if task.todo == "restart":
+        return stackd.call("POST", f"/stacks/{task.stack_id}/restart")
+    # A stop deletes whatever the id: a create without an answer may have made the stack. Then it sees it gone.
     mine = ("label", f"instance={task.name}")
     if task.attempts % 8 == 0:
         reply = stackd.call("DELETE", "/stacks", query=[mine, ("label", f"ctfd={site}")])
@@ -228,10 +201,7 @@ def stop_stack(stackd: Stackd, task: Task, site: str) -> Reply:
     return stackd.call("GET", "/stacks", query=[mine, ("fields", "stack_id")])
 
 
-STEPS = {"create": create, "extend": extend, "grant": extend, "restart": restart, "stop": stop_stack}
-
-
-def settle(task: Task, reply: Reply) -> None:
+def settle(task: StackdInstance, reply: Reply) -> None:
     """Write down what stackd has answered."""
     # Written before it is read: on every database nobody can press Stop between this and the commit.
     query = StackdInstance.query.filter_by(id=task.id)
@@ -243,7 +213,7 @@ def settle(task: Task, reply: Reply) -> None:
     if task.todo == "stop":
         settle_stop(row, task, reply)
     elif not reply.ok:
-        note_problem(f"{task.todo} an instance of {task.account} ({task.recipe['name']})", reply)
+        note_problem(f"{task.todo} an instance of {task.account} ({task.fields['name']})", reply)
         if same:
             refuse(row, task, reply)
     else:
@@ -260,9 +230,9 @@ def settle(task: Task, reply: Reply) -> None:
     db.session.commit()
 
 
-def keep_flag(row: StackdInstance, task: Task, reply: Reply) -> None:
+def keep_flag(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     """Keep the hash of the flag that stackd generated. Without one the challenge cannot be solved, so it ends."""
-    fields = task.recipe
+    fields = task.fields
     if fields["stackd_flag_source"] != recipe.FROM_STACK:
         return
     values = reply.data.get("values") or {}
@@ -284,7 +254,7 @@ def keep_flag(row: StackdInstance, task: Task, reply: Reply) -> None:
     db.session.add(flag)
 
 
-def refuse(row: StackdInstance, task: Task, reply: Reply) -> None:
+def refuse(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     """Try again later, or tell the player why not."""
     found = answers.verdict(task.todo, reply.status)
     # A restart is not repeated after a lost answer: it may have happened.
@@ -306,13 +276,13 @@ def give_up(row: StackdInstance, sentence: str, detail: str) -> None:
     row.message, row.detail, row.attempts, row.not_before = sentence, detail, 0, 0
 
 
-def settle_stop(row: StackdInstance, task: Task, reply: Reply) -> None:
+def settle_stop(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     """Remove the row once nothing of the instance is left."""
     gone = reply.ok and reply.data.get("stacks") == []
     # A create without an answer may still arrive in stackd.
     settled = task.stack_id is not None or now() - task.since > SETTLED
     if not reply.ok:  # the same step again: a delete that was refused must not count as sent
-        note_problem(f"stop an instance of {task.account} ({task.recipe['name']})", reply)
+        note_problem(f"stop an instance of {task.account} ({task.fields['name']})", reply)
         row.detail = f"{reply.status} {reply.detail}"[:2000]
         row.not_before = now() + answers.pause(3, reply.retry_after)
     elif not (gone and settled):
@@ -326,7 +296,7 @@ def settle_stop(row: StackdInstance, task: Task, reply: Reply) -> None:
 
 def write_stack(row: StackdInstance, stack: dict[str, Any]) -> None:
     """Note in the row what stackd says about the stack. Only changes are written."""
-    shown = recipe.texts(json.loads(row.recipe)["stackd_connection"] or "")
+    shown = recipe.texts(row.fields["stackd_connection"] or "")
     opened = [port for port in stack.get("ports") or [] if isinstance(port, dict) and "container_port" in port]
     new = {
         "status": str(stack.get("status") or row.status)[:16],
