@@ -1,6 +1,6 @@
 """The objects of stacks as the version before made them: the record on the pod, or in a ConfigMap while it had none.
 
-The Service belonged to the pod, and a stopped stack had none. A pooled stack's Service selected its pod at once.
+The Service belonged to the pod, and a stopped stack had none. Of stacks without generated values.
 """
 
 from __future__ import annotations
@@ -31,14 +31,10 @@ def as_version_before(cluster: EmbeddedCluster) -> None:
             cluster.store.remove(service)
             continue
         if desired != "running" or pod is None:
-            values = record.pop("kept", None)
-            _config_map(
-                cluster, stack_id, metadata["labels"], _notes(notes, record) | {DESIRED: _wanted(desired)}, values
-            )
+            wanted = "running" if desired == "starting" else desired
+            _config_map(cluster, stack_id, metadata["labels"], _notes(notes, record) | {DESIRED: wanted})
             cluster.store.remove(service)
             continue
-        if kept_values := record.pop("kept", None):
-            record["values"] = list(kept_values)
         own = _notes(notes, record)
         kept = {key: value for key, value in pod.obj["metadata"].get("annotations", {}).items() if key != GENERATION}
         cluster.store.update(pod, metadata=pod.obj["metadata"] | {"annotations": kept | own})
@@ -46,11 +42,10 @@ def as_version_before(cluster: EmbeddedCluster) -> None:
             cluster.store.remove(service)
             continue
         owner = {"apiVersion": "v1", "kind": "Pod", "name": stack_id, "uid": pod.uid}
-        labels = {key: value for key, value in metadata["labels"].items() if key != "stackd.io/pool"}
         cluster.store.update(
             service,
             metadata={key: value for key, value in metadata.items() if key != "annotations"}
-            | {"labels": labels, "ownerReferences": [owner]},
+            | {"ownerReferences": [owner]},
             spec=service.obj["spec"] | {"selector": {"stackd.io/stack": stack_id}},
         )
 
@@ -59,8 +54,6 @@ def _record(notes: dict[str, str]) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(notes[RECORD]) | {"version": 1}
     for later in ("node", "address", "ended"):
         record.pop(later, None)
-    if isinstance(record.get("values"), dict):
-        record["kept"] = record.pop("values")
     if int(notes[GENERATION]):
         record["generation"] = int(notes[GENERATION])
     return record
@@ -71,14 +64,7 @@ def _notes(notes: dict[str, str], record: dict[str, Any]) -> dict[str, str]:
     return own | ({GENERATION: notes[GENERATION]} if notes[GENERATION] != "0" else {})
 
 
-def _wanted(desired: str) -> str:
-    return "running" if desired == "starting" else desired
-
-
-def _config_map(
-    cluster: EmbeddedCluster, name: str, labels: dict[str, str], notes: dict[str, str], values: dict[str, str] | None
-) -> None:
-    data = {"data": {"values": json.dumps(values)}} if values else {}
+def _config_map(cluster: EmbeddedCluster, name: str, labels: dict[str, str], notes: dict[str, str]) -> None:
     metadata = {"name": name, "namespace": "stacks", "labels": labels, "annotations": notes}
-    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, **data}
+    made = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
     cluster.store.create(CONFIG_MAPS, cluster.store.prepare(CONFIG_MAPS, "stacks", made))

@@ -21,15 +21,12 @@ NO_STACK = {"stack_ids": ["stack-0000000000000000"]}
 
 
 class Ahead(SystemClock):
-    """The machine's wall clock is set ``by`` seconds ahead, and its monotonic clock ``monotonic_by``."""
+    """The machine's wall clock is set ``by`` seconds ahead."""
 
-    by = monotonic_by = 0.0
+    by = 0.0
 
     def now(self) -> int:
         return super().now() + round(self.by * 1e9)
-
-    def monotonic(self) -> float:
-        return super().monotonic() + self.monotonic_by
 
 
 class SetWithIt(LoopClock):
