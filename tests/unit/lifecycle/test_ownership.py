@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-import aiohttp
 import pytest
 
-from stackd.clock import SystemClock
-from stackd.embedded import EmbeddedCluster, Rule, User
-from stackd.errors import Conflict, NotOwner
-from stackd.kube.client import Cluster
-from stackd.kube.guards import Fence
-from stackd.kube.lease import Lease, Leases, lease_manifest
+from stackd.kube.lease import Lease
 from stackd.lifecycle.ownership import (
     INTERVAL,
     RETRY,
@@ -24,8 +14,6 @@ from stackd.lifecycle.ownership import (
     Candidate,
     Holding,
     ObservedLease,
-    Ownership,
-    Role,
     holding,
     observed,
     renewed,
@@ -33,11 +21,7 @@ from stackd.lifecycle.ownership import (
     taken,
     what_is_missing,
 )
-from stackd.model import PortRange
-from stackd.store import FileIdentity, Store
-from stackd.tasks import first_of
-from tests.harness import DEADLINE, eventually, fast_cluster
-from tests.target import target_at
+from stackd.store import FileIdentity
 
 COMPLETE = FileIdentity(file_id="f2", lock_id="l2", epoch=4, sequence=100, namespace="stacks", instance="default")
 ME = Candidate(host="vm2", identity=COMPLETE)
@@ -194,183 +178,3 @@ def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
     assert renewed(lease, ME, now=9_000_000).renewed_at == 9_000_000
     assert taken(THEIRS, ME, duration=30, now=0).renewed_at == 5_001_000
     assert INTERVAL + 2 * RETRY < USABLE < 1, "it stops before others may begin"
-
-
-# ---- several stackds, each with its own file, one cluster, one owner at a time; over HTTP, with real files
-
-
-DURATION, SLOW = 2.0, 60.0
-"""A slow Lease is renewed only every twenty seconds: the test shows that nothing waits for a renewal."""
-
-LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
-
-
-@dataclass(slots=True)
-class Vm:
-    """A stackd with only what ownership needs: a file, a connection, and its ``Ownership``."""
-
-    store: Store
-    cluster: Cluster
-    ownership: Ownership
-    task: asyncio.Task[Role]
-    dead: bool = False
-
-    @property
-    def fence(self) -> Fence:
-        return self.cluster.connection.fence
-
-    async def owns(self) -> None:
-        """Return when it is the owner; fail if that takes too long or its task fails."""
-        await first_of(self.ownership.owned, failure=self.task, timeout=DEADLINE)
-        if self.task.done():
-            self.task.result()
-        assert self.ownership.owned.is_set(), self.ownership.error
-
-    async def dies(self) -> None:
-        """End the process without a word."""
-        if not self.dead:
-            self.dead = self.task.cancel() or True
-            await asyncio.gather(self.task, return_exceptions=True)
-            await self.cluster.close()
-            await self.store.close()
-
-
-class Site:
-    """A cluster, and machines that start and die."""
-
-    def __init__(self, cluster: EmbeddedCluster, folder: Path, stack: AsyncExitStack) -> None:
-        self.cluster = cluster
-        self._folder = folder
-        self._stack = stack
-
-    async def start(self, host: str, *, token: str = "", duration: float = DURATION) -> Vm:
-        """Start a stackd on that host."""
-        clock, fence = SystemClock(), Fence()
-        path = self._folder / host / "stackd.db"
-        store = await Store.open(path, clock=clock, node_ports=PortRange(31001, 31100))
-        await store.begin("stacks", "default")
-        target = target_at(self.cluster.url, token=token, timeout=2.0, attempt_timeout=0.2)
-        cluster = await Cluster.connect(target, fence=fence)
-        ownership = Ownership(Leases(cluster), fence, store, host=host, duration=duration, clock=clock)
-        vm = Vm(store, cluster, ownership, asyncio.create_task(ownership.run(), name=host))
-        self._stack.push_async_callback(vm.dies)
-        return vm
-
-    async def owner(self, host: str, *, duration: float = DURATION) -> Vm:
-        """A stackd that owns the stacks, with a complete file."""
-        vm = await self.start(host, duration=duration)
-        await vm.owns()
-        await vm.store.end_adoption()
-        return vm
-
-    @asynccontextmanager
-    async def leases(self) -> AsyncIterator[Leases]:
-        """The Lease, as somebody else sees it."""
-        cluster = await Cluster.connect(target_at(self.cluster.url))
-        await cluster.ensure_namespace()
-        try:
-            yield Leases(cluster)
-        finally:
-            await cluster.close()
-
-    async def lease(self) -> Lease:
-        """The current Lease."""
-        async with self.leases() as leases:
-            lease = await leases.find()
-        assert lease is not None
-        return lease
-
-
-@pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with EmbeddedCluster(fast_cluster()) as cluster, AsyncExitStack() as stack:
-        running = Site(cluster, tmp_path, stack)
-        async with running.leases():
-            yield running
-        cluster.faults.clear()
-        await cluster.faults.listen()
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def test_an_event_that_is_older_than_the_answer_to_its_own_request_ends_no_ownership(site: Site) -> None:
-    one = await site.owner("vm1", duration=SLOW)
-    seen = await site.lease()
-    older = lease_manifest(replace(seen, holder="vm9/f9", lock_id="l9"), namespace="stacks", instance="default")
-    older["metadata"]["resourceVersion"] = str(int(seen.version) - 1)
-    await eventually(lambda: any(watch.collection.resource.kind == "Lease" for watch in site.cluster.server.watches))
-    site.cluster.faults.replay("leases.coordination.k8s.io", "MODIFIED", older)
-    async with site.leases() as leases:
-        await leases.update(replace(seen, takeover="vm3/l3"))
-    await asyncio.wait_for(one.ownership.asked_for.wait(), DEADLINE)
-    assert one.fence.open
-
-
-async def test_an_owner_that_was_cut_off_goes_on_where_nobody_took_over(site: Site) -> None:
-    one = await site.owner("vm1")
-    await site.cluster.faults.refuse()
-    await eventually(lambda: not one.fence.open)
-    assert (one.ownership.role, bool(one.ownership.error)) == (Role.OWNER, True)
-    with pytest.raises(NotOwner):
-        one.fence.require()
-    await site.cluster.faults.listen()
-    await eventually(lambda: one.fence.open)
-    assert not one.ownership.error
-    assert (await site.lease()).transitions == 0
-    with pytest.raises(Conflict, match="it is owner"):
-        await one.ownership.ask_for()
-
-
-@pytest.mark.parametrize("verb", ["create", "update"])
-@pytest.mark.parametrize("action", ["lost_reply", "hang"])
-async def test_whatever_happens_to_the_answer_there_is_one_owner(site: Site, verb: str, action: str) -> None:
-    if verb == "update":
-        await (await site.owner("vm1")).dies()
-    site.cluster.faults.add_fault(action=action, verb=verb, resource="leases", count=1)
-    one = await site.start("vm1")
-    await one.owns()
-    before = (await site.lease()).renewed_at
-    site.cluster.faults.add_fault(action=action, verb="update", resource="leases", count=1)
-    end = now() + 1.2 * DURATION
-    while now() < end:
-        # A hanging request takes half of this short Lease's time before it is tried again.
-        assert one.fence.open or action == "hang", "one answer that is lost is not missed"
-        await asyncio.sleep(0.02)
-    await eventually(lambda: one.fence.open)
-    lease = await site.lease()
-    assert (one.ownership.role, lease.transitions) == (Role.OWNER, 0)
-    assert lease.renewed_at != before
-
-
-async def test_a_renewal_counts_from_when_it_was_sent_and_not_from_its_answer(site: Site) -> None:
-    one = await site.owner("vm1")
-    site.cluster.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
-    before = one.fence.valid_until
-    await eventually(lambda: one.fence.valid_until > before)
-    assert one.fence.left < USABLE * DURATION - 0.14
-
-
-async def test_a_lease_that_is_deleted_is_made_again_by_its_owner_and_not_taken_by_a_standby(site: Site) -> None:
-    one = await site.owner("vm1", duration=SLOW)
-    two = await site.start("vm2")
-    await eventually(lambda: two.ownership.owner == "vm1")
-    before = (await site.lease()).uid
-    async with aiohttp.ClientSession() as session, session.delete(site.cluster.url + LEASES) as answer:
-        assert answer.status == 200
-    # At once, not only when its next renewal is due.
-    await eventually(lambda: one.ownership.lease is not None and one.ownership.lease.uid != before)
-    assert (one.ownership.role, two.ownership.role, one.fence.open) == (Role.OWNER, Role.STANDBY, True)
-    await eventually(lambda: two.ownership.owner == "vm1")
-
-
-async def test_without_the_right_to_it_a_stackd_stands_by_and_says_why(tmp_path: Path) -> None:
-    pods = Rule(verbs=frozenset({"*"}), resources=frozenset({"pods"}))
-    users = (User(token="weak", name="stackd", rules=(pods,)),)
-    async with EmbeddedCluster(fast_cluster(users=users)) as cluster, AsyncExitStack() as stack:
-        one = await Site(cluster, tmp_path, stack).start("vm1", token="weak")
-        await eventually(lambda: "no right to get leases" in one.ownership.error)
-        with pytest.raises(NotOwner, match="who owns the stacks is not known"):
-            one.fence.require()
-        assert one.ownership.role is Role.STANDBY

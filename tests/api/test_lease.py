@@ -1,0 +1,72 @@
+"""The owner's Lease: lost and late responses, old events, and Leases that somebody else deletes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from stackd.embedded.resources import LEASES
+from stackd.kube.lease import lease_manifest
+from stackd.lifecycle.ownership import USABLE, Role
+from tests.harness import Harness, Machine, eventually
+
+PATH = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
+DURATION = 2.0
+RENEWED_RARELY = pytest.mark.stackd(cluster__lease_duration="60s")
+"""Every twenty seconds: the test shows that nothing waits for a renewal."""
+
+pytestmark = pytest.mark.stackd(cluster__lease_duration=f"{DURATION:g}s")
+
+
+@pytest.mark.parametrize("verb", ["create", "update"])
+async def test_a_lost_response_costs_no_renewal(vm: Machine, verb: str) -> None:
+    vm.cluster.faults.add_fault(action="lost_reply", verb=verb, resource="leases", count=1)
+    at = await vm.start()
+    ownership, fence = at.daemon.context.ownership, at.daemon.context.fence
+    assert ownership.lease is not None
+    first, end = ownership.lease.renewed_at, asyncio.get_running_loop().time() + 1.2 * DURATION
+    while asyncio.get_running_loop().time() < end:
+        assert fence.open
+        await asyncio.sleep(0.02)
+    lease = ownership.lease
+    assert (ownership.role, lease.transitions, lease.renewed_at != first) == (Role.OWNER, 0, True)
+
+
+async def test_a_renewal_counts_from_when_it_was_sent_and_an_owner_that_was_cut_off_goes_on(at: Harness) -> None:
+    ownership, fence = at.daemon.context.ownership, at.daemon.context.fence
+    at.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
+    before = fence.valid_until
+    await eventually(lambda: fence.valid_until > before)
+    assert fence.left < USABLE * DURATION - 0.14
+    await at.faults.refuse()
+    await eventually(lambda: not fence.open)
+    assert (ownership.role, bool(ownership.error)) == (Role.OWNER, True)
+    await at.faults.listen()
+    await eventually(lambda: fence.open)
+    assert (ownership.role, ownership.error) == (Role.OWNER, "")
+
+
+@RENEWED_RARELY
+async def test_an_event_that_is_older_than_the_response_to_its_own_request_ends_no_ownership(at: Harness) -> None:
+    ownership = at.daemon.context.ownership
+    lease = ownership.lease
+    assert lease is not None
+    older = lease_manifest(replace(lease, holder="vm9/f9", lock_id="l9"), namespace="stacks", instance="default")
+    older["metadata"]["resourceVersion"] = str(int(lease.version) - 1)
+    await eventually(lambda: any(one.collection.resource is LEASES for one in at.cluster.server.watches))
+    at.faults.replay("leases.coordination.k8s.io", "MODIFIED", older)
+    await at.kubectl("PATCH", PATH, {"metadata": {"annotations": {"stackd.io/takeover": "vm3/l3"}}})
+    await asyncio.wait_for(ownership.asked_for.wait(), 5.0)
+    assert ownership.asker == "vm3"
+
+
+@RENEWED_RARELY
+async def test_a_lease_that_is_deleted_is_made_again_at_once(at: Harness) -> None:
+    ownership = at.daemon.context.ownership
+    assert ownership.lease is not None
+    before = ownership.lease.uid
+    at.cluster.store.remove(at.cluster.store.of(LEASES).get("stacks", "stackd-default"))
+    await eventually(lambda: ownership.lease is not None and ownership.lease.uid != before)
+    assert (ownership.role, at.daemon.context.fence.open) == (Role.OWNER, True)
