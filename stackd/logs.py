@@ -74,7 +74,7 @@ def set_level(level: str) -> None:
         logging.getLogger(name).setLevel(max(least, logging.getLogger().level))
 
 
-def say_repeated() -> None:
+def log_suppressed() -> None:
     """Log how often messages were repeated, once their ``WITHIN_SECONDS`` are over; to be called regularly."""
     for handler in logging.getLogger().handlers:
         for one in handler.filters:

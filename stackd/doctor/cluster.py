@@ -258,13 +258,16 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, await cluster.list_nodes())
     quotas, limit_ranges = await cluster.list_namespaced("resourcequotas"), await cluster.list_namespaced("limitranges")
     stacks, limit = config.stacks, config.limits.max_stacks
-    storage = capacity.storage_given(config.policy.max_ephemeral_storage, limit_ranges)
+    storage = capacity.default_storage(config.policy.max_ephemeral_storage, limit_ranges)
     need = size.need(storage)
     by_node = capacity.by_nodes([capacity.fits(capacity.free_of(node), need) for node in usable])
     scarce = capacity.NODES if by_node.why == capacity.NODES else f"{capacity.NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
         (by_node.stacks, scarce),
-        *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in capacity.by_quotas(quotas, need, left=False)),
+        *(
+            (one.stacks, f"quota {one.why.replace(': ', ', ')}")
+            for one in capacity.by_quotas(quotas, need, unused=False)
+        ),
         (len(stacks.node_ports), "node ports"),
         *([(limit, "limits.max_stacks")] if limit else []),
     ]

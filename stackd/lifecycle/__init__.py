@@ -9,7 +9,7 @@ diagnostics                keeps the reasons of failures, and logs
 reconcile, rebuild         finds what was missed, and expires stacks; recovers rows from objects
 brake                      stops and waits for the operator where too much would end; whether the clock can be trusted
 ownership                  which of two stackd may change anything
-pools, assign, refill      pooled stacks: which may be given; giving them; making new ones
+pools, assign, refill      pooled stacks: which may be assigned; assigning them; making new ones
 prepull, nodes, capacity   pulls images before stacks need them; which nodes take stacks; how many more would fit
 idempotency                repeated requests under one Idempotency-Key; purging old keys, jobs and timelines
 crashpoints                where the fault tests kill the process

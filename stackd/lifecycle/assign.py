@@ -1,6 +1,6 @@
 """Answer a create from a pool, and delete stacks of pools where a create finds no room.
 
-Owns: which stack of a pool may be given (invariant 11): one whose pod, node and Service the mirror shows in order at
+Owns: which stack of a pool may be assigned (invariant 11): one whose pod, node and Service the mirror shows in order at
 that moment, a running one before one that starts. One transaction gives the stack away. One patch of its Service then
 makes it reachable and records whose it is, so that no answered create depends on the file.
 """
@@ -30,7 +30,7 @@ from stackd.templates import Template
 log = logging.getLogger(__name__)
 
 OPEN_SECONDS = 2.0
-"""How long a create that is given a stack of a pool waits for the cluster to make that stack reachable."""
+"""How long a create that gets a stack of a pool waits for the cluster to make that stack reachable."""
 
 MOST_DELETED = 8  # at most this many stacks of pools are deleted each time a create preempts
 PREEMPTION_SECONDS = 20.0  # how long a create waits until preempted stacks are gone
@@ -47,7 +47,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
 
     ``once_more``: the create has looked before, and its miss is counted already. A returned stack survives ``kill -9``
     and the loss of the file. Raises ClusterUnavailable, NotOwner; and LabelLimitReached, Unavailable, Conflict and
-    StoreUnavailable as the reservation of a new stack would: then no stack is given.
+    StoreUnavailable as the reservation of a new stack would: then no stack is assigned.
     """
     template = pool_for(context, request)
     if template is None:
@@ -60,7 +60,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
         return None
     pool.hits += 1
     context.metrics.assigned(perf_counter() - began, stack.template)
-    stack_log(log, stack.stack_id).debug("given from the pool of %s", template.name)
+    stack_log(log, stack.stack_id).debug("assigned from the pool of %s", template.name)
     return stack
 
 
@@ -96,7 +96,7 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
 
 
 async def opened(context: Context, stack: Stack) -> None:
-    """Return once a stack that was given from a pool is reachable, and the cluster has the record of that. Raises as
+    """Return once a stack that was assigned from a pool is reachable, and the cluster has the record of that. Raises as
     ``put``, after at most ``OPEN_SECONDS``."""
     service = context.mirror.services.get(stack.service_name)
     if service is None or service.once_assigned or service.pool:
@@ -115,7 +115,7 @@ async def _open(context: Context, stack: Stack) -> bool:
             await opened(context, stack)
         context.fence.require()
     except StackdError as error:
-        stack_log(log, stack.stack_id).warning("given from a pool, and undone: %s", error)
+        stack_log(log, stack.stack_id).warning("assigned from a pool, and undone: %s", error)
         await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
         context.worker.wake(stack.stack_id)
         if context.current_pod(stack) is None:
@@ -134,7 +134,7 @@ def _in_order(context: Context, stack: Stack) -> bool:
 
 
 def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
-    """Whether everything known about the stack says that it runs, or will, and can be reached once given. Pure."""
+    """Whether everything known about the stack says that it runs, or will, and can be reached once assigned. Pure."""
     return (
         has_pod(stack)
         and pod is not None

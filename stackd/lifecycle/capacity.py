@@ -121,7 +121,7 @@ def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
     return min(limits, key=lambda one: one.limit_bytes, default=Storage())
 
 
-def storage_given(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
+def default_storage(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
     """What a container that requests no disk gets: ``policy.max_ephemeral_storage``, else what the LimitRanges give.
 
     The LimitRanges are as the API server keeps them, with all defaults filled in; the first that gives something
@@ -168,14 +168,14 @@ def by_nodes(fitting: Collection[Mapping[str, int]]) -> Bound:
 
 
 def by_quotas(
-    quotas: Iterable[Mapping[str, Any]], need: StackResources, *, left: bool, given_back: Mapping[str, int] = NOTHING
+    quotas: Iterable[Mapping[str, Any]], need: StackResources, *, unused: bool, released: Mapping[str, int] = NOTHING
 ) -> Iterator[Bound]:
-    """One bound for each line of each quota that counts what stacks use: by the whole line, or, with ``left``, by what
-    is unused plus ``given_back`` (by resource name)."""
+    """One bound for each line of each quota that counts what stacks use: by the whole line, or, with ``unused``, by what
+    is unused plus ``released`` (by resource name)."""
     takes = need.of_quota()
     for quota, name, hard, used in counted(quotas):
         if name in takes:
-            free = hard - used + given_back.get(name, 0) if left else hard
+            free = hard - used + released.get(name, 0) if unused else hard
             yield Bound(stacks=so_many(free, takes[name]), why=f"{quota}: {name}")
 
 
@@ -231,7 +231,7 @@ QUOTA, MAX_STACKS = "quota", "max_stacks"
 
 def storage(context: Context) -> Storage:
     """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
-    return storage_given(context.settings.policy.max_ephemeral_storage, context.quotas.limit_ranges)
+    return default_storage(context.settings.policy.max_ephemeral_storage, context.quotas.limit_ranges)
 
 
 def capacity(context: Context, need: StackResources) -> contract.Capacity:
@@ -307,7 +307,7 @@ def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) ->
     back, disk = Counter[str](), storage(context).limit_bytes
     for stack in filter(_has_pod, pooled):
         back.update(_taken(context, stack, disk).of_quota())
-    bounds = by_quotas(context.quotas.objects, need, left=True, given_back=back)
+    bounds = by_quotas(context.quotas.objects, need, unused=True, released=back)
     return min(bounds, key=lambda bound: bound.stacks, default=None)
 
 

@@ -116,7 +116,7 @@ class Context:
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
     ``rows``           those who wait for a change of some row
-    ``pools``          the stacks that wait to be given to somebody, by template
+    ``pools``          the stacks that wait to be assigned, by template
     ``node_ports``     the cluster's node port range, if known
     ``families``       the address families of the Services that were seen last
     """

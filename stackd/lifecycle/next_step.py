@@ -148,7 +148,7 @@ def record_error(stack: Stack, service: ServiceState) -> str:
     if not service.recorded:
         return "its Service lacks the record from which a lost file is rebuilt"
     if bool(service.pool) != stack.unassigned or service.once_assigned != stack.unassigned:
-        return "its Service does not say yet whether it was given away"
+        return "its Service does not say yet whether it was assigned"
     if (service.generation, service.desired) != (stack.generation, wanted_pod(stack)):
         return "the record does not say yet that it was stopped or started"
     return ""
@@ -178,7 +178,7 @@ def _label_step(stack: Stack, pod: PodState | None) -> Step | None:
         return None
     why = "its pod does not say which one of the stack's it is" if pod.generation != stack.generation else ""
     if bool(pod.pool) != stack.unassigned or pod.assigned:
-        why = "the labels of its pod do not say yet whether it was given away"
+        why = "the labels of its pod do not say yet whether it was assigned"
     return Step(kind=StepKind.LABEL, why=why) if why else None
 
 

@@ -96,7 +96,7 @@ async def expose(
     await context.gate.right_cluster()
     deadline = context.cluster.deadline(timeout)
     keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), Backoff()
-    stack = await context.store.stacks.whole(stack)
+    stack = await context.store.stacks.with_pod_spec(stack)
     for _ in range(PORT_TRIES):
         try:
             service = await _put(context, stack, deadline, fresh=fresh)
@@ -119,7 +119,7 @@ async def expose(
             return stack, service
         stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
         replaced = await context.store.ports.replace(stack.stack_id, taken.node_port)
-        stack = await context.store.stacks.whole(replaced)
+        stack = await context.store.stacks.with_pod_spec(replaced)
         crash_point("service.port_replaced")
         if abandon is not None:
             abandon.check()

@@ -1,8 +1,8 @@
-"""The stacks that wait in pools, by template: which may be given, and how the pool of each template is doing.
+"""The stacks that wait in pools, by template: which may be assigned, and how the pool of each template is doing.
 
 Owns: that concurrent creates pick different stacks, and the one that has been ready longest first, or else the oldest
 that starts; what is remembered of a pool's failures; and a pool's figures, which ``/templates``, doctor, the metrics
-and the dashboard read through ``Pools.figures``. The file decides that a stack is given only once. Row changes keep
+and the dashboard read through ``Pools.figures``. The file decides that a stack is assigned only once. Row changes keep
 this module up to date.
 """
 
@@ -28,7 +28,7 @@ AFTER_PREEMPTION_SECONDS = 30.0
 """How long a pool is not refilled after its stacks were deleted to make room for creates."""
 
 OPENED_AT_ONCE = 32
-"""How many Services of given stacks are patched at a time; in a burst the others wait, before their deadline begins."""
+"""How many Services of assigned stacks are patched at a time; in a burst the others wait, before their deadline begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,7 @@ class Pool:
 class Pools:
     """The pools of one daemon, by the name of the template; includes templates that no longer exist.
 
-    ``opening``     held while the Service of a stack that was just given is patched
+    ``opening``     held while the Service of a stack that was just assigned is patched
     ``news``        set when the refill has to look at the pools
     ``preempting``  held from the choice of stacks for preemption until the intent to delete them is committed
     """

@@ -231,7 +231,7 @@ async def _confirm_clock(context: Context) -> None:
         except (ClusterError, ClusterUnavailable) as error:
             log.debug("the API server's time cannot be read: %s", error)
     if wall_clock.trusted and wall_clock.changed:
-        for stack in await context.store.stacks.end_in_time(context.longest_life):
+        for stack in await context.store.stacks.shorten_future(context.longest_life):
             ends = from_nanoseconds(stack.ttl_expires_at)
             stack_log(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
         wall_clock.changed = False

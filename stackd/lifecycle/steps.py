@@ -82,7 +82,7 @@ async def delete(context: Context, stack: Stack) -> None:
     try:
         await _delete_objects(context, stack)
     except StillThere as error:
-        await context.store.stacks.tell_held(stack.stack_id, DELETE_PENDING, str(error))
+        await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, str(error))
         raise
     is_of_job = stack.stack_id in context.worker.jobs
     await (context.store.stacks.remove_soon if is_of_job else context.store.stacks.remove)([stack.stack_id])
@@ -174,7 +174,7 @@ async def _start(context: Context, stack: Stack) -> None:
     row = context.store.stacks.get(stack_id)
     if row is None or row.deleting_since is not None or row.desired is not Desired.RUNNING:
         raise StackNotFound(stack_id)
-    stack = await context.store.stacks.whole(row)
+    stack = await context.store.stacks.with_pod_spec(row)
     if pod is None:
         pod = await context.cluster.create(PODS, pod_request(context, stack, spec_of(context, stack)))
     elif pod.stack_id != stack_id or pod.instance != context.instance:

@@ -109,7 +109,7 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
 
 async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "") -> Start:
     """The intent to start the stack with the pod that the policy in force allows. Raises Conflict, StackNotFound."""
-    spec = spec_of(context, await context.store.stacks.whole(stack))
+    spec = spec_of(context, await context.store.stacks.with_pod_spec(stack))
     limits = context.config.limits.stacks_per_label
     return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason)
 

@@ -164,7 +164,7 @@ def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
 
 
-def tell_held(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
+def set_pending_reason(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
     """Write the reason why a stack that is being deleted still exists."""
     before = rows.find(tx, stack_id)
     if before is None or before.deleting_since is None:
@@ -174,7 +174,7 @@ def tell_held(tx: Transaction, stack_id: str, reason: str, message: str) -> None
         rows.save_one(tx, replace(after, updated_at=max(tx.now, before.updated_at)))
 
 
-def end_in_time(tx: Transaction, longest: int) -> list[Stack]:
+def shorten_future(tx: Transaction, longest: int) -> list[Stack]:
     """Shorten the lives of stacks that were created in the future, while the clock was ahead.
 
     Those that would expire later than ``longest`` nanoseconds from now get their whole time to live from now on, but at

@@ -52,8 +52,8 @@ class Stacks(View[Stack], Table):
     set_service = operation(changes.set_service)
     mark_deleting = operation(rows.mark_deleting)
     mark_expired = operation(changes.mark_expired)
-    tell_held = operation(changes.tell_held)
-    end_in_time = operation(changes.end_in_time)
+    set_pending_reason = operation(changes.set_pending_reason)
+    shorten_future = operation(changes.shorten_future)
     remove = operation(rows.remove)
     remove_soon = operation(rows.remove, relaxed=True)
     """As ``remove``, without waiting for the disk: whoever counts on it has another write that does."""
@@ -77,7 +77,7 @@ class Stacks(View[Stack], Table):
         stack = self.get(stack_id)
         return stack is not None and stack.unassigned
 
-    async def whole(self, stack: Stack) -> Stack:
+    async def with_pod_spec(self, stack: Stack) -> Stack:
         """The stack with its pod spec, which is read from the file if it is too long to be kept in memory.
 
         Raises ``StackNotFound`` if its row is gone by now.

@@ -56,7 +56,7 @@ async def report(context: Context, ready: asyncio.Event, notifier: Notifier, pat
             await first_of(ready, timeout=EVERY_SECONDS)
         text, remarks = _status(context, ready)
         notifier.status(text)
-        logs.say_repeated()
+        logs.log_suppressed()
 
 
 def line(context: Context, ready: asyncio.Event) -> str:

@@ -202,7 +202,7 @@ class BodyCache:
     async def detail(self, stack: Stack) -> bytes:
         """The body of a read of one stack. Raises StackNotFound if its pod spec has to be read but the row is gone."""
         if stack.pod_spec is None:
-            return detail_body(await self._store.stacks.whole(stack))
+            return detail_body(await self._store.stacks.with_pod_spec(stack))
         ready = self._of(stack)
         if ready.detail is None:
             ready.detail = detail_body(stack)

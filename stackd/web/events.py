@@ -174,10 +174,10 @@ async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Rendere
     if not (kind is ChangeKind.STACK and isinstance(stack, Stack) and render.has_pod_spec and bodies.is_unread(stack)):
         return frame(api.feed, change, kind, render)
     try:
-        whole = await api.context.store.stacks.whole(stack)
+        full = await api.context.store.stacks.with_pod_spec(stack)
     except StackNotFound:
         return b""
-    return event(b"stack", render(whole), api.feed.id_of(change.number))
+    return event(b"stack", render(full), api.feed.id_of(change.number))
 
 
 @lru_cache(maxsize=KNOWN_CHOICES)

@@ -128,7 +128,7 @@ async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> St
             not_made()
     call.request[STACK_ID] = stack.stack_id
     if is_new:
-        body = rendered.get(stack.stack_id) or bodies.created_body(await context.store.stacks.whole(stack))
+        body = rendered.get(stack.stack_id) or bodies.created_body(await context.store.stacks.with_pod_spec(stack))
         return StoredResponse(status=201, body=body)
     # Only the creator of a stack gets its generated values.
     body = await _detail(context, stack)
@@ -316,7 +316,7 @@ async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.R
 
 
 async def _detail(context: Context, stack: Stack) -> bytes:
-    return bodies.detail_body(await context.store.stacks.whole(stack))
+    return bodies.detail_body(await context.store.stacks.with_pod_spec(stack))
 
 
 @route("GET", "/stacks/{stack_id}/timeline", HISTORY, Answer("The timeline.", contract.Timeline))

@@ -474,7 +474,7 @@ def test_what_fits_is_counted_from_nodes_and_quotas() -> None:
     given = Storage(request="64Mi", limit="1Gi", limit_range="stacks")
 
     def bounds(quotas: list[dict[str, Any]], need: Any) -> dict[str, int]:
-        return {bound.why: bound.stacks for bound in by_quotas(quotas, need, left=False)}
+        return {bound.why: bound.stacks for bound in by_quotas(quotas, need, unused=False)}
 
     assert bounds([disk], Size().need(given)) == {"d: requests.ephemeral-storage": 16, "d: limits.cpu": 80}
     assert bounds([quota, others], small) == {

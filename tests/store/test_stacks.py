@@ -167,12 +167,12 @@ async def test_stacks_that_were_made_in_the_future_end_as_if_they_were_made_now(
     for number in (2, 3):
         await store.stacks.reserve(new_stack(number, created_at=clock.wall))
     clock.wall -= year
-    changed = await store.stacks.end_in_time(HOUR)
+    changed = await store.stacks.shorten_future(HOUR)
     assert {stack.stack_id: stack.ttl_expires_at for stack in changed} == {
         stack_id(number): clock.wall + HOUR for number in (2, 3)
     }
     clock.advance(600)
-    assert await store.stacks.end_in_time(HOUR) == []
+    assert await store.stacks.shorten_future(HOUR) == []
     assert store.stacks.get(ONE) == kept
 
 
