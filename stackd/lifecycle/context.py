@@ -240,10 +240,9 @@ class Context:
         """
         if service is not None and service.families:
             self.families = service.families
-        if node_name is None or node_name in self.config.stacks.public_ips:
-            return self.config.stacks.public_ips[node_name] if node_name else None
-        node = self.mirror.nodes.get(node_name)
-        return None if node is None else nodes.address(self.config, node, self.families)
+        if (node := self.mirror.nodes.get(node_name or "")) is None:
+            return self.config.stacks.public_ips.get(node_name or "")
+        return nodes.address(self.config, node, self.families)
 
 
 def new_id(prefix: str) -> str:

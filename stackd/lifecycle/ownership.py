@@ -54,15 +54,6 @@ _OLDER = "the state file is older than the Lease"
 # ---- the rules
 
 
-class Holding(enum.Enum):
-    """What an owner finds when it reads the Lease."""
-
-    OURS = enum.auto()
-    ASKED_FOR = enum.auto()
-    GONE = enum.auto()
-    LOST = enum.auto()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """This process, as a Lease that it holds names it."""
@@ -114,24 +105,25 @@ def seconds_to_wait(me: Candidate, watched: ObservedLease, now: float, duration:
     lease = watched.lease
     if lease is None:
         wait = watched.last.duration if watched.last is not None and watched.last.holder else 0.0
-    elif lease.takeover in ("", me.requester) if not lease.holder else lease.lock_id == me.identity.lock_id:
+    elif not is_asked_for(me, lease) if not lease.holder else lease.lock_id == me.identity.lock_id:
         wait = 0.0
     else:
         wait = lease.duration or duration
     return max(0.0, watched.since + wait - now)
 
 
-def holding(me: Candidate, lease: Lease | None) -> Holding:
-    """Whether an owner still owns the stacks, given this Lease."""
-    if lease is None:
-        return Holding.GONE
+def is_ours(me: Candidate, lease: Lease) -> bool:
+    """Whether an owner still owns the stacks, by this Lease."""
     ours = (me.identity.file_id, me.identity.lock_id, me.identity.epoch)
     # Somebody may have emptied the holder by hand: as long as the Lease names our file, nobody has taken it.
-    if (lease.file_id, lease.lock_id, lease.epoch) != ours or lease.holder not in ("", me.holder):
-        return Holding.LOST
-    if (lease.sequence or 0) > me.identity.sequence:
-        return Holding.LOST  # this process and its machine were set back: another run of it has gone on
-    return Holding.OURS if lease.takeover in ("", me.requester) else Holding.ASKED_FOR
+    named = (lease.file_id, lease.lock_id, lease.epoch) == ours and lease.holder in ("", me.holder)
+    # A higher sequence: this process and its machine were set back, and another run of it has gone on.
+    return named and (lease.sequence or 0) <= me.identity.sequence
+
+
+def is_asked_for(me: Candidate, lease: Lease) -> bool:
+    """Whether another process asks for this Lease."""
+    return lease.takeover not in ("", me.requester)
 
 
 def what_is_missing(last: Lease | None, identity: FileIdentity) -> str:
@@ -429,43 +421,34 @@ class Ownership:
         try:
             if self._release.is_set():
                 await self._give_back()
-            elif await self._is_ours() and self._fence.now() >= self._next_renewal:
-                await self._renew()
+            elif await self._still_owns() and (self.lease is None or self._fence.now() >= self._next_renewal):
+                if self.lease is None:
+                    await self.confirmed()
+                if not await self._send(self.lease, self._interval):
+                    await self._read_lease_again()
         except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
             self._next_renewal = self._fence.now() + self._retry
             self._note(error, "the Lease cannot be renewed")
 
-    async def _is_ours(self) -> bool:
-        found = holding(self._me, self.lease)
-        if found is Holding.LOST:
+    async def _still_owns(self) -> bool:
+        lease = self.lease
+        if lease is not None and not is_ours(self._me, lease):
             self._fence.close(f"{self.owner or 'another stackd'} owns the stacks now")
-            return await self._is_ours_after_all()
-        if found is Holding.GONE:
-            self._next_renewal = self._fence.now()
-        if found is Holding.ASKED_FOR and not self.asked_for.is_set() and self.lease is not None:
-            self.asker = self.lease.takeover.partition("/")[0]
+            await self.confirmed()  # the Lease of another cluster under the same address means nothing
+            await self._read_lease()
+            lease = self.lease
+        if lease is not None and not is_ours(self._me, lease):
+            self._end(Role.LOST, f"{self.owner or 'another stackd'} owns the stacks now")
+            log.error("this stackd does not own the stacks any more: %s has the Lease", self.owner or "somebody else")
+            return False
+        if lease is not None and is_asked_for(self._me, lease) and not self.asked_for.is_set():
+            self.asker = lease.takeover.partition("/")[0]
             log.info("%s asks to take over", self.asker)
             self.asked_for.set()
         if not self._fence.open and not self._lapsed:
             self._lapsed = True
             log.error("the Lease was not renewed in time; stackd changes nothing until it is: %s", self.error or "late")
         return True
-
-    async def _is_ours_after_all(self) -> bool:
-        """Whether the Lease that says otherwise belongs to another cluster under the same address."""
-        await self.confirmed()
-        await self._read_lease()
-        if holding(self._me, self.lease) is not Holding.LOST:
-            return True
-        self._end(Role.LOST, f"{self.owner or 'another stackd'} owns the stacks now")
-        log.error("this stackd does not own the stacks any more: %s has the Lease", self.owner or "somebody else")
-        return False
-
-    async def _renew(self) -> None:
-        if self.lease is None:
-            await self.confirmed()
-        if not await self._send(self.lease, self._interval):
-            await self._read_lease_again()
 
     async def _read_lease_again(self) -> None:
         """Somebody has changed it, or an earlier try of ours has."""
@@ -480,10 +463,8 @@ class Ownership:
         until = self._fence.valid_until
         self._fence.close("stackd is shutting down")
         await self._fence.nothing_under_way(until)
-        while self._fence.now() < until and (lease := self.lease) is not None:
-            asked = holding(self._me, lease) is Holding.ASKED_FOR
-            if not asked and holding(self._me, lease) is not Holding.OURS:
-                break
+        while self._fence.now() < until and (lease := self.lease) is not None and is_ours(self._me, lease):
+            asked = is_asked_for(self._me, lease)
             last = renewed(lease, self._me, now=self._clock.now())
             last = replace(last, holder="") if asked else replace(last, duration=min(lease.duration, RESTART_SECONDS))
             try:

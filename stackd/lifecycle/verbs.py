@@ -141,8 +141,7 @@ async def extend(context: Context, stack_id: str, seconds: float, *, by: str, cl
     """
     context.fence.require()
     if claim is None or claim.stack_id is None:
-        longest = round(context.config.stacks.max_ttl * NANOSECONDS)
-        extension = Extension(add=round(seconds * NANOSECONDS), longest=longest, by=by)
+        extension = Extension(add=round(seconds * NANOSECONDS), longest=context.longest_life, by=by)
         writing = context.store.stacks.extend(stack_id, extension, claim=claim)
         stack = await context.tasks.run(f"extend {stack_id}", writing)
         crash_point("extend.extended")

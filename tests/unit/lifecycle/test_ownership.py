@@ -12,9 +12,9 @@ from stackd.lifecycle.ownership import (
     RETRY,
     USABLE,
     Candidate,
-    Holding,
     ObservedLease,
-    holding,
+    is_asked_for,
+    is_ours,
     observed,
     renewed,
     seconds_to_wait,
@@ -76,27 +76,25 @@ def test_when_it_may_be_taken(situation: str) -> None:
     assert seconds_to_wait(ME, watched, 100.0, 30.0) == pytest.approx(seconds)
 
 
-HOLDINGS: dict[str, tuple[Lease | None, Holding]] = {
-    "ours": (MINE, Holding.OURS),
-    "renewed by us": (replace(MINE, sequence=99, renewed_at=6_000_000, version="60"), Holding.OURS),
-    "another run of this machine, which was set back": (replace(MINE, sequence=101), Holding.LOST),
-    "another one asks for it": (replace(MINE, takeover="vm3/l3"), Holding.ASKED_FOR),
-    "our own wish of before": (replace(MINE, takeover="vm2/l2"), Holding.OURS),
-    "somebody has emptied it by hand": (replace(MINE, holder=""), Holding.OURS),
-    "deleted": (None, Holding.GONE),
-    "another one's": (THEIRS, Holding.LOST),
-    "another one had it and gave it back": (RETURNED, Holding.LOST),
-    "a later process of our file": (replace(MINE, epoch=5), Holding.LOST),
-    "a copy of our file": (replace(MINE, lock_id="l9"), Holding.LOST),
-    "another file": (replace(MINE, file_id="f9"), Holding.LOST),
-    "somebody has written another holder by hand": (replace(MINE, holder="vm9/f9"), Holding.LOST),
+HOLDINGS: dict[str, tuple[Lease, bool]] = {
+    "ours": (MINE, True),
+    "renewed by us": (replace(MINE, sequence=99, renewed_at=6_000_000, version="60"), True),
+    "another run of this machine, which was set back": (replace(MINE, sequence=101), False),
+    "another one asks for it": (replace(MINE, takeover="vm3/l3"), True),
+    "somebody has emptied it by hand": (replace(MINE, holder=""), True),
+    "another one's": (THEIRS, False),
+    "another one had it and gave it back": (RETURNED, False),
+    "a later process of our file": (replace(MINE, epoch=5), False),
+    "a copy of our file": (replace(MINE, lock_id="l9"), False),
+    "another file": (replace(MINE, file_id="f9"), False),
+    "somebody has written another holder by hand": (replace(MINE, holder="vm9/f9"), False),
 }
 
 
 @pytest.mark.parametrize("situation", HOLDINGS)
-def test_when_it_is_lost(situation: str) -> None:
-    lease, result = HOLDINGS[situation]
-    assert holding(ME, lease) is result
+def test_whose_it_is(situation: str) -> None:
+    lease, ours = HOLDINGS[situation]
+    assert is_ours(ME, lease) is ours
 
 
 LAST = replace(MINE, epoch=3, sequence=100)
@@ -160,14 +158,15 @@ def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "found"),
+    ("before", "asked"),
     [
-        (replace(MINE, epoch=3, takeover="vm9/l9"), Holding.ASKED_FOR), (replace(RETURNED, takeover="vm9/l9"), Holding.OURS),
-        (replace(MINE, epoch=3, takeover=ME.requester), Holding.OURS),
+        (replace(MINE, epoch=3, takeover="vm9/l9"), True), (replace(RETURNED, takeover="vm9/l9"), False),
+        (replace(MINE, epoch=3, takeover=ME.requester), False),
     ],
 )  # fmt: skip
-def test_who_restarts_still_steps_back_for_whoever_has_asked_for_it(before: Lease, found: Holding) -> None:
-    assert holding(ME, taken(before, ME, duration=30, now=7_000_000)) is found
+def test_who_restarts_still_steps_back_for_whoever_has_asked_for_it(before: Lease, asked: bool) -> None:
+    lease = taken(before, ME, duration=30, now=7_000_000)
+    assert (is_ours(ME, lease), is_asked_for(ME, lease)) == (True, asked)
 
 
 def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
