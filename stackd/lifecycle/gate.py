@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from stackd.errors import (
@@ -112,13 +112,10 @@ class Gate:
             await self.store.set_cluster(uid)
             crash_point("bring_up.identified")
         elif expected != uid:
-            before, self.wrong_cluster = (
-                self.wrong_cluster,
-                (
-                    f"the file belongs to the cluster with kube-system uid {expected}, but {uid} answers; "
-                    "nothing is created or removed until the right cluster is back: check cluster.kubeconfig, "
-                    "or set another state.path"
-                ),
+            before = self.wrong_cluster
+            self.wrong_cluster = (
+                f"the file belongs to the cluster with kube-system uid {expected}, but {uid} answers; nothing is created or "
+                "removed until the right cluster is back: check cluster.kubeconfig, or set another state.path"
             )
             if self.wrong_cluster != before:
                 log.error("brake: %s", self.wrong_cluster)
@@ -183,10 +180,6 @@ class Gate:
         """Whether any brake of invariant 8 is on."""
         return bool(self.wrong_cluster or self.brake.held)
 
-    def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
-        """The ids of ``endings`` that may not go ahead: all of them on the wrong cluster, else what the brake holds."""
-        return frozenset(endings) if self.wrong_cluster else self.brake.hold_back(endings, among, max_share)
-
     def why_no_pass(self) -> str:
         """Why no pass of the reconciliation can be made now; empty if one can."""
         if self.wrong_cluster:
@@ -236,9 +229,8 @@ class Gate:
         if self.closing:
             raise ShuttingDown(SHUTTING_DOWN)
         if not self.mirror.synced:
-            raise ClusterUnavailable(
-                "stackd does not know the stacks yet: waiting for the cluster", detail=self._why_not_reached()
-            )
+            sentence = "stackd does not know the stacks yet: waiting for the cluster"
+            raise ClusterUnavailable(sentence, detail=self._why_not_reached())
         raise ClusterUnavailable(f"{ADOPTING}; retry soon")
 
     async def owner_known(self, patience: float | None = None) -> None:

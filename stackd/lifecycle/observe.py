@@ -244,7 +244,7 @@ class Observer:
         if not gone:
             return assessed
         alive = [stack.stack_id for stack in context.store.stacks.ordered() if not stack.ended]
-        held = context.gate.hold_back(gone, alive, context.config.reconcile.max_delete_share)
+        held = context.brake.hold_back(gone, alive, context.config.reconcile.max_delete_share)
         return [
             replace(one, observation=replace(one.observation, ended=False)) if one.stack.stack_id in held else one
             for one in assessed

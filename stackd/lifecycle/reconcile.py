@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from stackd import contract
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.brake import CONFIRMED_SECONDS
@@ -40,16 +41,6 @@ ASK_SECONDS = 5.0  # how often the API server is asked for the time while the cl
 FIRST_PASSES, AGAIN_PASSES = 10, 30
 """A stack that cannot be adopted, because another row has its port, is tried again in each of the first passes, and then
 every so many: each try lists everything."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Released:
-    """The result of a confirmation: how many stacks are no longer held, and which are held now. ``removed`` are the
-    objects of unknown stacks that are removed now."""
-
-    count: int
-    held: frozenset[str]
-    removed: frozenset[str] = frozenset()
 
 
 class Reconciler:
@@ -100,7 +91,7 @@ class Reconciler:
         async with self._busy:
             return await self._pass()
 
-    async def confirm(self) -> Released:
+    async def confirm(self) -> contract.Released:
         """The operator agrees with what is held back now: make a pass that does it.
 
         Also removes the objects of unknown stacks, as far as the last pass has listed them. Raises Held if no pass can
@@ -120,7 +111,8 @@ class Reconciler:
             log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
             context.removable.add(orphan.seen.uid)
             context.worker.wake(orphan.stack_id)
-        return Released(count=len(confirmed - plan.held), held=plan.held, removed=frozenset(map(str, agreed)))
+        removed = tuple(sorted(map(str, agreed)))
+        return contract.Released(released=len(confirmed - plan.held), held=tuple(sorted(plan.held)), removed=removed)
 
     async def _pass(self) -> ReconcilePlan:
         context = self._context
@@ -175,7 +167,7 @@ class Reconciler:
         rowless = {a.stack_id: unasked[a.stack_id] for a in plan.actions if a.orphan is not None}
         context.brake.forget(context.brake.held.keys() - unasked.keys())
         among = context.store.stacks.ids() | rowless.keys()
-        held = context.gate.hold_back(rowless, among, context.config.reconcile.max_delete_share)
+        held = context.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
         expired = []
         for action in plan.actions:
             if action.kind is StepKind.ADOPT or (action.orphan is not None and action.stack_id in held):
@@ -212,7 +204,7 @@ async def expire(context: Context) -> None:
 
     Raises StoreUnavailable; then they are due again the next time.
     """
-    if not context.gate.compared or not context.fence.open:
+    if not context.gate.compared or not context.fence.open or context.gate.wrong_cluster:
         return  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
     await _confirm_clock(context)
     now = context.clock.now()
@@ -246,7 +238,7 @@ async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> None:
     rows = [row for row in map(context.store.stacks.get, stack_ids) if row is not None]
     held: frozenset[str] = frozenset()
     if sudden := {row.stack_id: why for row in rows if row.ttl_expires_at <= until}:
-        held = context.gate.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
+        held = context.brake.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
     allowed = [row.stack_id for row in rows if row.stack_id not in held]
     marked = await context.store.stacks.mark_expired(allowed) if allowed else []
     crash_point("expire.marked")

@@ -196,9 +196,7 @@ async def reconcile_confirm(call: ApiCall) -> web.Response:
     removed. Where no pass can be made at the moment, the answer is a 503 with the reason; the release then counts for a
     minute.
     """
-    done = await call.api.reconciler.confirm()
-    held, removed = tuple(sorted(done.held)), tuple(sorted(done.removed))
-    return json_response(contract.Released(released=done.count, held=held, removed=removed))
+    return json_response(await call.api.reconciler.confirm())
 
 
 @route("GET", "/capacity", STACKS, FITS, query=(CPU, MEMORY, DISK, PORTS))
