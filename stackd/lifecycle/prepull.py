@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from stackd.errors import ClusterUnavailable, ObjectExists, StackdError
 from stackd.kube.labels import is_prepull
@@ -49,8 +51,7 @@ class PullState(enum.StrEnum):
 _ORDER = (PullState.FAILING, PullState.WAITING, PullState.PULLING, PullState.PULLED)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOnNode:
+class ImageOnNode(NamedTuple):
     """One image on one node."""
 
     node: str
@@ -80,18 +81,14 @@ class PrePulls:
 
     def of(self, template: Template) -> Mapping[str, Pull]:
         """The pull state of one template's images by node; per node, that of the slowest image."""
-        by_node: dict[str, Pull] = {}
-        for target, pull in self._pulls.items():
-            if template.prepull and target.image in template.images:
-                by_node[target.node] = min(
-                    by_node.get(target.node, pull), pull, key=lambda one: _ORDER.index(one.state)
-                )
-        return dict(sorted(by_node.items()))
+        mine = {target: pull for target, pull in self._pulls.items() if target.image in template.images}
+        fastest_first = sorted(mine.items(), key=lambda item: _ORDER.index(item[1].state), reverse=True)
+        by_node = {target.node: pull for target, pull in fastest_first}
+        return {node: by_node[node] for node in sorted(by_node)}
 
     def counts(self) -> Mapping[PullState, int]:
         """How many images on nodes are in which state."""
-        states = [pull.state for pull in self._pulls.values()]
-        return {state: states.count(state) for state in PullState}
+        return {state: sum(pull.state is state for pull in self._pulls.values()) for state in PullState}
 
     async def refresh(self) -> None:
         """Compare what is wanted with what is known; makes no request."""
@@ -121,13 +118,11 @@ class PrePulls:
         """The service: delete what an earlier process has left, then pull images; runs for ever."""
         if not self._wanted():
             await asyncio.sleep(CLEAN_UP_SECONDS)  # there is hardly anything to delete, and creates may be waiting
-        tries = 0
-        while True:
+        for tries in itertools.count(1):
             try:
                 await self._delete_pods()
                 break
             except StackdError as error:
-                tries += 1
                 log.info("the pods that pull images cannot be listed now: %s", error)
                 await asyncio.sleep(RETRIES.delay(tries))
         await self.refresh()
@@ -135,44 +130,44 @@ class PrePulls:
 
     async def _pull(self, target: ImageOnNode) -> None:
         """Pull one image, in its own task, so that it can still delete its pod when the daemon stops."""
-        await self._context.tasks.spawn(f"prepull {target}", self._pulled(target))
+        async with self._nodes.setdefault(target.node, asyncio.Lock()):
+            await self._context.tasks.spawn(f"prepull {target}", self._pull_one(target))
 
-    async def _pulled(self, target: ImageOnNode) -> None:
+    async def _pull_one(self, target: ImageOnNode) -> None:
         """Return once the image is there, or is no longer wanted; no pod is left then. Raises the error that keeps it
         from being pulled now."""
-        async with self._nodes.setdefault(target.node, asyncio.Lock()):
-            if self._context.gate.closing:
-                return
-            if (template := self._wanted().get(target)) is None:
-                await self._delete_pods(self._name(target))  # an earlier try may have left one
-                return
-            if (pull := self._pulls.get(target)) is None or pull.state is PullState.WAITING:
-                self._set(target, PullState.PULLING)  # else it stays pulled, or failing and why
-            pod = await self._made(target, template)
-            try:
-                done = await self._until_done(target, pod["metadata"]["uid"])
-            except StackdError:
-                with contextlib.suppress(StackdError):  # the next try finds the pod
-                    await self._delete(pod)
-                raise
-            await self._delete(pod)
+        if self._context.gate.closing:
+            return
+        if (template := self._wanted().get(target)) is None:
+            await self._delete_pods(self._name(target))  # an earlier try may have left one
+            return
+        if (pull := self._pulls.get(target)) is None or pull.state is PullState.WAITING:
+            self._set(target, PullState.PULLING)  # else it stays pulled, or failing and why
+        pod = await self._create_pod(target, template)
+        try:
+            done = await self._until_done(target, pod["metadata"]["uid"])
+        except StackdError:
+            with contextlib.suppress(StackdError):  # the next try finds the pod
+                await self._delete(pod)
+            raise
+        await self._delete(pod)
         if done:
             self._set(target, PullState.PULLED)
             log.info("prepull: %s is there", target)
 
-    async def _made(self, target: ImageOnNode, template: Template) -> JsonObject:
+    async def _create_pod(self, target: ImageOnNode, template: Template) -> JsonObject:
         context, name = self._context, self._name(target)
         await context.gate.right_cluster()
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
         pod = prepull_pod(manifest, context.config.stacks.namespace, context.instance, target.node)
-        with contextlib.suppress(ObjectExists):  # made by an earlier try whose response was lost
+        with contextlib.suppress(ObjectExists):  # created by an earlier try whose response was lost
             await context.cluster.create(PODS, pod)
-        made = await context.cluster.find("pods", name)
-        if made is None:
+        created = await context.cluster.find("pods", name)
+        if created is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
-        if not is_prepull(made, context.instance):
+        if not is_prepull(created, context.instance):
             raise ClusterUnavailable(f"the pod {name} is not stackd's: delete it, or have it renamed")
-        return made
+        return created
 
     async def _until_done(self, target: ImageOnNode, uid: str) -> bool:
         """Return True once the image is there, False as soon as nobody wants it any more. Raises ClusterUnavailable if
