@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.faults.injector import Injector
-from tests.faults.ledger import Ledger
+from tests.faults.ledger import RUNS_ON, Ledger
 from tests.faults.operations import Operations
 from tests.faults.oracle import InvariantMonitor, Oracle
-from tests.faults.plan import THEMES, make_plan
+from tests.faults.plan import FAULTS_OF_OWNERS, THEMES, make_plan
 from tests.faults.process import ForkServer
 from tests.faults.schedule import Report, converge, play_round, run
 from tests.faults.world import World, world
@@ -31,9 +31,9 @@ MORE_DESCRIPTORS = 96
 """The pool keeps as many API server connections as were ever used at once (at most 64), and clients have up to 24."""
 
 MORE_BYTES = 48 << 20
-DEADLY = frozenset(
-    {"kill", "terminate", "late", "clock", "full_disk", "write_error", "wrong_start", "wrong_clock", "clock_step"}
-)
+DEADLY = FAULTS_OF_OWNERS.keys() | {
+    "kill", "terminate", "late", "clock", "full_disk", "write_error", "wrong_start", "wrong_clock", "clock_step",
+}  # fmt: skip
 
 
 def main() -> int:
@@ -101,6 +101,7 @@ async def endure(seed: int, end: float, forkserver: ForkServer) -> Report:
     with tempfile.TemporaryDirectory(prefix="stackd-faults-endurance-") as folder:
         async with world(Path(folder), forkserver, settings, tls=True) as here:
             InvariantMonitor(here, late=False)
+            here.put_template(here.pool, RUNS_ON)
             await here.keep_running()
             while (time.monotonic() < end or len(sizes) <= WARM_ROUNDS) and not here.violations:
                 await _round(here, seed + len(sizes), sizes)
