@@ -53,7 +53,6 @@ from stackd.podspec.policy import Policy, PolicySection, RestartPolicy
 
 AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-_STACK_NODES: Mapping[str, str] = MappingProxyType({"role": "stack"})
 
 
 class Section(BaseModel):
@@ -62,114 +61,103 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def key(default: object, why: str, **limits: Any) -> Any:
+    """A key with its default and its one line of why."""
+    if isinstance(default, Mapping):  # pydantic would copy it
+        return Field(default_factory=lambda: default, description=why, **limits)
+    return Field(default=default, description=why, **limits)
+
+
 class ServerSection(Section):
     """Where the API listens."""
 
-    host: Address = Field(default="127.0.0.1", description="Address to listen on; a public one should have TLS.")
-    port: Port = Field(default=8081, description="The API's port.")
-    shutdown_timeout: Duration = Field(default=10.0, description="How long a stop waits for requests in flight.")
-    max_body: Size = Field(default=1 << 20, description="Larger request bodies are refused with 413.")
-    tls_cert: FilePath = Field(default="", description="PEM certificate chain; reloaded when the file changes.")
-    tls_key: FilePath = Field(default="", description="PEM private key of tls_cert.")
-    trusted_proxies: Annotated[Networks, LIVE] = Field(
-        default=(), description="Addresses and networks of proxies whose X-Forwarded-For names the caller."
+    host: Address = key("127.0.0.1", "Address to listen on; a public one should have TLS.")
+    port: Port = key(8081, "The API's port.")
+    shutdown_timeout: Duration = key(10.0, "How long a stop waits for requests in flight.")
+    max_body: Size = key(1 << 20, "Larger request bodies are refused with 413.")
+    tls_cert: FilePath = key("", "PEM certificate chain; reloaded when the file changes.")
+    tls_key: FilePath = key("", "PEM private key of tls_cert.")
+    trusted_proxies: Annotated[Networks, LIVE] = key(
+        (), "Addresses and networks of proxies whose X-Forwarded-For names the caller."
     )
-    dashboard: Flag = Field(
-        default=True, description="Serve the dashboard at /dashboard; it holds no data without a key."
-    )
+    dashboard: Flag = key(True, "Serve the dashboard at /dashboard; it holds no data without a key.")
 
 
 class AuthSection(Section):
     """Who may call."""
 
-    enabled: Flag = Field(
-        default=True,
-        description="Every endpoint needs a key; false warns at every start and refuses other sites' web pages.",
+    enabled: Flag = key(
+        True, "Every endpoint needs a key; false warns at every start and refuses other sites' web pages."
     )
-    key_file: Annotated[FilePath, LIVE] = Field(
-        default="", description="File with admin keys, one a line, so that this file needs to hold none."
+    key_file: Annotated[FilePath, LIVE] = key(
+        "", "File with admin keys, one a line, so that this file needs to hold none."
     )
     keys: Annotated[
         tuple[ApiKey, ...], as_tuple, Expects(what="a list of tables, each [[auth.keys]]", secret=True), LIVE
-    ] = Field(default=(), description="Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
+    ] = key((), "Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
 
 
 class StateSection(Section):
     """Where the state is kept."""
 
-    path: Annotated[str, MinLen(1), Expects(what="the path of a file", path=True)] = Field(
-        default="stackd.db",
-        description="The SQLite file with everything stackd knows; relative to the working directory.",
+    path: Annotated[str, MinLen(1), Expects(what="the path of a file", path=True)] = key(
+        "stackd.db", "The SQLite file with everything stackd knows; relative to the working directory."
     )
 
 
 class ClusterSection(Section):
     """Which Kubernetes cluster."""
 
-    mode: Annotated[Literal["auto", "kubeconfig", "in-cluster", "embedded"], Expects(what="a mode")] = Field(
-        default="auto",
-        description="auto takes the configured kubeconfig, else the pod's service account, else $KUBECONFIG.",
+    mode: Annotated[Literal["auto", "kubeconfig", "in-cluster", "embedded"], Expects(what="a mode")] = key(
+        "auto", "auto takes the configured kubeconfig, else the pod's service account, else $KUBECONFIG."
     )
-    kubeconfig: FilePath = Field(
-        default="", description='Empty means the credential "kubeconfig", $KUBECONFIG or ~/.kube/config.'
-    )
-    context: Text = Field(default="", description="A context of the kubeconfig; empty means its current one.")
-    instance: LabelName = Field(
-        default="default", description="Keeps several stackds in one namespace apart; written on every object."
-    )
-    lease_duration: LeaseDuration = Field(
-        default=30.0,
-        description="How long the owner may be silent before a standby takes over; it renews three times as often.",
+    kubeconfig: FilePath = key("", 'Empty means the credential "kubeconfig", $KUBECONFIG or ~/.kube/config.')
+    context: Text = key("", "A context of the kubeconfig; empty means its current one.")
+    instance: LabelName = key("default", "Keeps several stackds in one namespace apart; written on every object.")
+    lease_duration: LeaseDuration = key(
+        30.0, "How long the owner may be silent before a standby takes over; it renews three times as often."
     )
 
 
 class StacksSection(Section):
     """What a stack gets."""
 
-    namespace: DnsLabel = Field(default="stacks", description="The namespace of the pods and services.")
-    ttl: Annotated[Period, LIVE] = Field(
-        default=7200.0, description="How long a stack lives unless its create says otherwise."
+    namespace: DnsLabel = key("stacks", "The namespace of the pods and services.")
+    ttl: Annotated[Period, LIVE] = key(7200.0, "How long a stack lives unless its create says otherwise.")
+    max_ttl: Annotated[Period, LIVE] = key(86400.0, "The longest life, extensions included.")
+    node_selector: Labels = key(MappingProxyType({"role": "stack"}), "Stacks run on nodes with these labels only.")
+    node_port_min: NodePort = key(31001, "First node port handed out; the cluster's own range is the limit.")
+    node_port_max: NodePort = key(32767, "Last node port handed out.")
+    scheduling_timeout: Annotated[Period, LIVE] = key(
+        20.0, "How long a create waits for a node before it fails with 503."
     )
-    max_ttl: Annotated[Period, LIVE] = Field(default=86400.0, description="The longest life, extensions included.")
-    node_selector: Labels = Field(
-        default_factory=lambda: _STACK_NODES, description="Stacks run on nodes with these labels only."
+    unschedulable_grace: Annotated[Duration, LIVE] = key(
+        0.0, "How long to wait after the scheduler finds no node; for clusters that add nodes."
     )
-    node_port_min: NodePort = Field(
-        default=31001, description="First node port handed out; the cluster's own range is the limit."
+    restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy")] = key(
+        "Never", "What the kubelet does when a container ends."
     )
-    node_port_max: NodePort = Field(default=32767, description="Last node port handed out.")
-    scheduling_timeout: Annotated[Period, LIVE] = Field(
-        default=20.0, description="How long a create waits for a node before it fails with 503."
+    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe"), LIVE] = key(
+        "", '"tcp": a container without a readiness probe is ready once its published port answers.'
     )
-    unschedulable_grace: Annotated[Duration, LIVE] = Field(
-        default=0.0, description="How long to wait after the scheduler finds no node; for clusters that add nodes."
+    image_pull_grace: Annotated[Duration, LIVE] = key(
+        60.0, "How long pulling an image may fail before the stack counts as failed."
     )
-    restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy")] = Field(
-        default="Never", description="What the kubelet does when a container ends."
-    )
-    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe"), LIVE] = Field(
-        default="", description='"tcp": a container without a readiness probe is ready once its published port answers.'
-    )
-    image_pull_grace: Annotated[Duration, LIVE] = Field(
-        default=60.0, description="How long pulling an image may fail before the stack counts as failed."
-    )
-    public_ips: Annotated[Addresses, LIVE] = Field(
-        default_factory=lambda: _EMPTY, description="Node name to public address, where the cluster knows none."
-    )
+    public_ips: Annotated[Addresses, LIVE] = key(_EMPTY, "Node name to public address, where the cluster knows none.")
     address_types: Annotated[
         tuple[Annotated[AddressType, Expects(what="a node address type")], ...],
         as_tuple,
         Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
         LIVE,
-    ] = Field(default=("ExternalIP",), description="Node address types that count as public, in order of preference.")
-    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family"), LIVE] = Field(
-        default="auto", description="Family of the addresses to report; auto is that of the Services."
+    ] = key(("ExternalIP",), "Node address types that count as public, in order of preference.")
+    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family"), LIVE] = key(
+        "auto", "Family of the addresses to report; auto is that of the Services."
     )
-    require_ingress_network_policy: Annotated[Flag, LIVE] = Field(
-        default=True, description="Create nothing while no ingress NetworkPolicy protects the stacks' namespace."
+    require_ingress_network_policy: Annotated[Flag, LIVE] = key(
+        True, "Create nothing while no ingress NetworkPolicy protects the stacks' namespace."
     )
-    keep_history: Annotated[Duration, LIVE] = Field(
-        default=86400.0, description="How long a stack's timeline is kept after the stack is gone."
+    keep_history: Annotated[Duration, LIVE] = key(
+        86400.0, "How long a stack's timeline is kept after the stack is gone."
     )
 
     @property
@@ -181,22 +169,20 @@ class StacksSection(Section):
 class RoutesSection(Section):
     """Names instead of node ports, through a Gateway of the Gateway API. Unless domain is set, there are none."""
 
-    domain: Domain = Field(default="", description="The domain below which routed ports get their names; empty is off.")
-    gateway: GatewayName = Field(default="", description='The Gateway that serves them, as "namespace/name".')
-    http_listener: OptionalDnsLabel = Field(
-        default="", description='The Gateway\'s listener for ports with route "http"; empty refuses these.'
+    domain: Domain = key("", "The domain below which routed ports get their names; empty is off.")
+    gateway: GatewayName = key("", 'The Gateway that serves them, as "namespace/name".')
+    http_listener: OptionalDnsLabel = key(
+        "", 'The Gateway\'s listener for ports with route "http"; empty refuses these.'
     )
-    https_listener: OptionalDnsLabel = Field(
-        default="", description='The listener for route "https", which terminates TLS; empty refuses these.'
+    https_listener: OptionalDnsLabel = key(
+        "", 'The listener for route "https", which terminates TLS; empty refuses these.'
     )
-    tls_listener: OptionalDnsLabel = Field(
-        default="", description='The listener for route "tls", which chooses by SNI; empty refuses these.'
-    )
-    http_port: NodePort = Field(default=80, description="The port in the URLs of new stacks with http.")
-    port: NodePort = Field(default=443, description="The port in the URLs of new stacks with https.")
-    tls_port: NodePort = Field(default=443, description="The port that new stacks with tls are shown with.")
-    accept_timeout: Duration = Field(
-        default=2.0, description="How long a create waits until the Gateway has accepted its route; 0s does not wait."
+    tls_listener: OptionalDnsLabel = key("", 'The listener for route "tls", which chooses by SNI; empty refuses these.')
+    http_port: NodePort = key(80, "The port in the URLs of new stacks with http.")
+    port: NodePort = key(443, "The port in the URLs of new stacks with https.")
+    tls_port: NodePort = key(443, "The port that new stacks with tls are shown with.")
+    accept_timeout: Duration = key(
+        2.0, "How long a create waits until the Gateway has accepted its route; 0s does not wait."
     )
 
     @property
@@ -230,107 +216,85 @@ class RoutesSection(Section):
 class TemplatesSection(Section):
     """Stacks that creates ask for by name."""
 
-    directory: FilePath = Field(
-        default="", description="Folder with NAME.yaml for each template; read at the start and at a reload."
-    )
-    refill_per_second: float = Field(
-        default=10.0,
-        ge=0.1,
-        le=1000.0,
-        description="Most stacks per second that pools make or replace; creates of clients come first.",
+    directory: FilePath = key("", "Folder with NAME.yaml for each template; read at the start and at a reload.")
+    refill_per_second: float = key(
+        10.0, "Most stacks per second that pools make or replace; creates of clients come first.", ge=0.1, le=1000.0
     )
 
 
 class ReconcileSection(Section):
     """How the state file and the cluster are kept in step."""
 
-    interval: Period = Field(default=10.0, description="Time between passes; a pass reads the local mirror only.")
-    orphan_grace: Duration = Field(
-        default=120.0,
-        description="Objects without a row are left alone until this age, then adopted or reported as unknown.",
+    interval: Period = key(10.0, "Time between passes; a pass reads the local mirror only.")
+    orphan_grace: Duration = key(
+        120.0, "Objects without a row are left alone until this age, then adopted or reported as unknown."
     )
-    max_delete_share: Share = Field(
-        default=0.2,
-        description="A pass that would end more than ten stacks, and more than this share of them, waits for you.",
+    max_delete_share: Share = key(
+        0.2, "A pass that would end more than ten stacks, and more than this share of them, waits for you."
     )
 
 
 class BatchDeleteSection(Section):
     """Batch jobs, of all actions."""
 
-    concurrency: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = Field(
-        default=1, description="Deletes at a time within a job; 1 is sequential, as the API documents it."
+    concurrency: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = key(
+        1, "Deletes at a time within a job; 1 is sequential, as the API documents it."
     )
-    max_ids: Annotated[int, Ge(1), Le(1_000_000), Expects(what="a whole number from 1 to 1000000")] = Field(
-        default=10_000, description="Most ids of one job; longer lists are refused with 413."
+    max_ids: Annotated[int, Ge(1), Le(1_000_000), Expects(what="a whole number from 1 to 1000000")] = key(
+        10_000, "Most ids of one job; longer lists are refused with 413."
     )
-    keep_jobs: Period = Field(default=86400.0, description="How long a finished job is kept.")
+    keep_jobs: Period = key(86400.0, "How long a finished job is kept.")
 
 
 class LimitsSection(Section):
     """Limits; the sentence of a refusal names the key."""
 
-    requests_per_second: Rate = Field(default=0.0, description="Requests per second and key before a 429; 0 is off.")
-    creates_per_second: Rate = Field(default=0.0, description="Creates per second and key before a 429; 0 is off.")
-    creates_in_flight: Count = Field(
-        default=1000, description="Creates at the same time before a 429; they take turns at the cluster."
+    requests_per_second: Rate = key(0.0, "Requests per second and key before a 429; 0 is off.")
+    creates_per_second: Rate = key(0.0, "Creates per second and key before a 429; 0 is off.")
+    creates_in_flight: Count = key(1000, "Creates at the same time before a 429; they take turns at the cluster.")
+    max_stacks: Count = key(0, "Stacks in all before a 503; 0 leaves it to ports and quota.")
+    stacks_per_label: LabelLimits = key(
+        _EMPTY, "Stacks per value of a label in any letter case, such as { player = 1 }."
     )
-    max_stacks: Count = Field(default=0, description="Stacks in all before a 503; 0 leaves it to ports and quota.")
-    stacks_per_label: LabelLimits = Field(
-        default_factory=lambda: _EMPTY,
-        description="Stacks per value of a label in any letter case, such as { player = 1 }.",
+    pod_spec: TextSize = key(64 << 10, "Longest pod spec, as sent and with its YAML aliases expanded.")
+    required_labels: ClientLabels = key(
+        (), "Labels that every create must have, so that nobody evades a limit by leaving one out."
     )
-    pod_spec: TextSize = Field(
-        default=64 << 10, description="Longest pod spec, as sent and with its YAML aliases expanded."
+    creates_per_label: LabelRates = key(
+        _EMPTY, 'Creates and starts per value of a label before a 429, such as { player = "6/min" }.'
     )
-    required_labels: ClientLabels = Field(
-        default=(), description="Labels that every create must have, so that nobody evades a limit by leaving one out."
+    header_size: Annotated[Size, AT_START] = key(16 << 10, "Longest request line or header.")
+    slow_client_timeout: Period = key(
+        30.0, "A client is cut off if its request takes longer, or if it reads nothing of an answer for longer."
     )
-    creates_per_label: LabelRates = Field(
-        default_factory=lambda: _EMPTY,
-        description='Creates and starts per value of a label before a 429, such as { player = "6/min" }.',
+    connections: Count = key(
+        4096, "Open connections; above that, those without a valid key are closed first. 0 is off."
     )
-    header_size: Annotated[Size, AT_START] = Field(default=16 << 10, description="Longest request line or header.")
-    slow_client_timeout: Period = Field(
-        default=30.0,
-        description="A client is cut off if its request takes longer, or if it reads nothing of an answer for longer.",
+    connections_per_key: Count = key(
+        0, "Open connections of one key before a 429; 0 is half of connections while there are other keys."
     )
-    connections: Count = Field(
-        default=4096, description="Open connections; above that, those without a valid key are closed first. 0 is off."
-    )
-    connections_per_key: Count = Field(
-        default=0,
-        description="Open connections of one key before a 429; 0 is half of connections while there are other keys.",
-    )
-    failed_auth_per_minute: Count = Field(
-        default=120, description="Wrong keys per minute and address before a 429; 0 is off."
-    )
-    event_streams: Count = Field(
-        default=1000, description="Open event streams before a 503; each costs a little memory."
-    )
-    event_streams_per_key: Count = Field(
-        default=0,
-        description="Open event streams of one key before a 429; 0 is half of event_streams while there are other keys.",
+    failed_auth_per_minute: Count = key(120, "Wrong keys per minute and address before a 429; 0 is off.")
+    event_streams: Count = key(1000, "Open event streams before a 503; each costs a little memory.")
+    event_streams_per_key: Count = key(
+        0, "Open event streams of one key before a 429; 0 is half of event_streams while there are other keys."
     )
 
 
 class LogSection(Section):
     """Logging."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], Expects(what="a level")] = Field(
-        default="info", description="Least severe level that is logged."
+    level: Annotated[Literal["debug", "info", "warning", "error"], Expects(what="a level")] = key(
+        "info", "Least severe level that is logged."
     )
-    format: Annotated[Literal["auto", "json", "text"], Expects(what="a format")] = Field(
-        default="auto", description="auto is the journal's own under systemd, text on a terminal, JSON elsewhere."
+    format: Annotated[Literal["auto", "json", "text"], Expects(what="a format")] = key(
+        "auto", "auto is the journal's own under systemd, text on a terminal, JSON elsewhere."
     )
 
 
 class MetricsSection(Section):
     """Metrics."""
 
-    public: Annotated[Flag, LIVE] = Field(
-        default=False, description="Serve /metrics without a key, for a scraper that cannot send one."
-    )
+    public: Annotated[Flag, LIVE] = key(False, "Serve /metrics without a key, for a scraper that cannot send one.")
 
 
 class Config(Section):
