@@ -49,6 +49,7 @@ def test_keys_come_from_the_file_the_environment_a_key_file_and_a_credential(loa
     origin = loaded.origins["auth.keys"]
     assert origin.endswith("config.toml:3, environment STACKD_AUTH__KEY, the key file, credential api-key")
     assert not any("key" in warning for warning in loaded.warnings)
+    assert load_text("[auth]\nenabled = false\n", {}).config.auth.keys == ()
 
 
 def test_without_any_key_the_daemon_does_not_start_and_says_how_to_set_one(mistakes_in: Mistakes) -> None:
@@ -56,12 +57,6 @@ def test_without_any_key_the_daemon_does_not_start_and_says_how_to_set_one(mista
     assert mistake.startswith("config.toml: [auth] keys: no API key is configured")
     for way in ("stackd key new", "STACKD_AUTH__KEY", "auth.key_file", "api-key", "[[auth.keys]]"):
         assert way in mistake
-
-
-def test_with_auth_off_no_key_is_needed_and_every_start_warns(load_text: Load) -> None:
-    loaded = load_text("[auth]\nenabled = false\n", {})
-    assert loaded.config.auth.keys == ()
-    assert any(warning.startswith("auth.enabled is false") for warning in loaded.warnings)
 
 
 @pytest.mark.parametrize(
@@ -130,37 +125,27 @@ def test_a_key_that_no_header_can_carry_is_refused(mistakes_in: Mistakes, text: 
     assert not text.strip() or text not in mistake
 
 
-@pytest.mark.parametrize("as_credential", [False, True])
 def test_a_key_file_that_is_too_large_is_refused_and_its_last_key_never_cut(
-    load_text: Load, mistakes_in: Mistakes, tmp_path: Path, as_credential: bool
+    load_text: Load, mistakes_in: Mistakes, tmp_path: Path
 ) -> None:
-    file = tmp_path / ("api-key" if as_credential else "keys")
-    text, credentials = ("", tmp_path) if as_credential else (f'[auth]\nkey_file = "{file}"\n', None)
+    file = tmp_path / "api-key"
     keys = [f"sk-{number:048x}" for number in range(2000)]
     fits = "\n".join(keys)[: 64 << 10]
     file.write_text(fits)
-    file.chmod(0o600)
-    known = {digest for _, digest, _ in accepted(load_text(text, {}, credentials))}
+    known = {digest for _, digest, _ in accepted(load_text("", {}, tmp_path))}
     assert len(known) == fits.count("\n") + 1
     file.write_text("\n".join(keys))
-    (mistake,) = mistakes_in(text, {}, credentials)
+    (mistake,) = mistakes_in("", {}, tmp_path)
     assert "is larger than 64 KiB; a file with one key a line is expected" in mistake
     assert "sk-" not in mistake
     file.write_text("# " + "x" * (64 << 10) + "\n" + OTHER)
-    assert "is larger than 64 KiB" in mistakes_in(text, {}, credentials)[0]
+    assert "is larger than 64 KiB" in mistakes_in("", {}, tmp_path)[0]
 
 
 def test_the_same_key_from_two_places_counts_once(load_text: Load, tmp_path: Path) -> None:
     (tmp_path / "api-key").write_text(KEY)
     assert accepted(load_text("", {"STACKD_AUTH__KEY": KEY}, tmp_path)) == [("environment", sha256(KEY), "admin")]
     assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [("credential", sha256(KEY), "admin")]
-
-
-def test_a_key_file_that_everybody_can_read_is_warned_of(load_text: Load, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(OTHER)
-    (tmp_path / "keys").chmod(0o644)
-    loaded = load_text(f'[auth]\nkey_file = "{tmp_path}/keys"\n')
-    assert any("chmod 600" in warning for warning in loaded.warnings)
 
 
 def test_a_key_that_can_be_guessed_is_refused_wherever_it_comes_from(mistakes_in: Mistakes, tmp_path: Path) -> None:
