@@ -26,8 +26,7 @@ from stackd.keys import digest, new_key
 from stackd.model import PortRange
 from stackd.store import Store
 from tests.api.test_templates import PLAIN, WEB, folder_with
-from tests.harness import KEY as KEY_OF_HARNESS
-from tests.unit.cli.conftest import SCRIPT, Shell
+from tests.unit.cli.conftest import SCRIPT
 
 KEY = new_key()[0]
 UNWANTED = (
@@ -92,19 +91,6 @@ def test_an_installed_configuration_that_cannot_be_read_is_named_and_does_not_co
     assert result.exit_code == 0
     assert f"{etc}/config.toml cannot be read by " in result.stderr
     assert namespaces(result.stdout) == ["stacks", "stackd"]
-
-
-async def test_the_client_finds_this_machines_daemon_and_its_key(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = shell.home / "etc"
-    folder.mkdir()
-    monkeypatch.setattr(options, "INSTALLED", folder / "config.toml")
-    (folder / "config.toml").write_text(f'[server]\nhost = "0.0.0.0"\nport = {shell.at.daemon.port}\n')
-    (folder / "api-key").write_text(KEY_OF_HARNESS + "\n")
-    result = await shell.run("list", STACKD_URL="", STACKD_API_KEY="")
-    assert (result.exit_code, result.stderr) == (0, "")
-    (folder / "api-key").write_text("sk-wrong-0123456789abcdef\n")
-    assert "not valid" in (await shell.run("list", STACKD_URL="", STACKD_API_KEY="")).stderr
-    assert (await shell.run("list", STACKD_URL="")).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -206,12 +192,8 @@ def test_any_name_is_printed_so_that_the_configuration_takes_it_or_refused(name:
 
 @given(st.text(CHARACTERS))
 def test_any_text_is_written_as_toml_and_read_back_as_it_was(text: str) -> None:
-    assert tomllib.loads(f"value = {toml(text)}") == {"value": text}
     assert tomllib.loads(f"value = {toml({text: text})}") == {"value": {text: text}}
-
-
-def test_half_of_a_surrogate_pair_has_no_place_in_toml_and_is_replaced() -> None:
-    assert tomllib.loads(f"value = {toml('a' + chr(0xDCFF))}") == {"value": "a\ufffd"}
+    assert tomllib.loads(f"value = {toml('a' + chr(0xDCFF))}") == {"value": "a\ufffd"}, "TOML has no half of a pair"
 
 
 @pytest.mark.parametrize("more", [["admin"], ["read"], ["metrics"], ["tenant", "-l", "event=a", "--template", "web-*"]])

@@ -81,39 +81,36 @@ async def test_watch_ends_with_a_sentence_where_there_is_no_daemon(shell: Shell)
 
 
 @pytest.mark.parametrize(
-    ("words", "continues"),
+    ("words", "continues", "answered"),
     [
-        (("create", "-f", "POD"), "the stack may have been created; see: stackd stacks list"),
-        (("delete", "{}"), "{} is still being deleted"),
-        (("restart", "{}"), "the restart of {} continues"),
-        (("batch-delete", "{}"), "continues to delete 1 stack"),
+        ("create -f POD", "the stack may have been created; see: stackd stacks list", ()),
+        ("delete {}", "{} is still being deleted", ()),
+        ("restart {}", "the restart of {} continues", ()),
+        ("batch-delete {}", "continues to delete 1 stack", ("GET", "/stacks/batch-delete/{job_id}", "200", 1)),
+        (
+            "create -f SLOW --wait",
+            "still exists; delete it with: stackd stacks delete stack-",
+            ("POST", "/stacks", "201", 2),
+        ),
     ],
 )
-async def test_ctrl_c_says_what_continues(shell: Shell, tmp_path: Path, words: tuple[str, ...], continues: str) -> None:
-    """While the daemon waits for the cluster."""
+async def test_ctrl_c_says_what_continues(
+    shell: Shell, tmp_path: Path, words: str, continues: str, answered: Any
+) -> None:
     stack_id = await shell.at.running()
     (tmp_path / "POD").write_text(seed()["pod_spec"])
-    shell.at.cluster.faults.pause()
-    named = [str(tmp_path / "POD") if word == "POD" else word.format(stack_id) for word in words]
-    process = await shell.process("stacks", *named)
-    await eventually(lambda: shell.at.cluster.counts.in_flight > 0, lambda: "nothing was asked for", deadline=20)
-    if words[0] == "batch-delete":  # until the command follows its job
-        polled = {"method": "GET", "route": "/stacks/batch-delete/{job_id}", "code": "200"}
-        await shell.at.until_at_least("stackd_http_requests_total", 1, **polled)
+    (tmp_path / "SLOW").write_text(request_for("registry.example/slowpull")["pod_spec"])
+    if "--wait" not in words:  # while the daemon waits for the cluster
+        shell.at.cluster.faults.pause()
+    named = words.replace("POD", f"{tmp_path}/POD").replace("SLOW", f"{tmp_path}/SLOW").format(stack_id)
+    process = await shell.process("stacks", *named.split())
+    if answered:
+        method, route, code, times = answered
+        await shell.at.until_at_least("stackd_http_requests_total", times, method=method, route=route, code=code)
+    else:
+        await eventually(lambda: shell.at.cluster.counts.in_flight > 0, lambda: "nothing was asked for", deadline=20)
     process.send_signal(signal.SIGINT)
     _, err = await process.communicate()
     shell.at.cluster.faults.resume()
     assert (process.returncode, "Traceback" in err.decode()) == (130, False), err.decode()
     assert continues.format(stack_id) in err.decode()
-
-
-async def test_a_wait_that_is_interrupted_names_the_stack(shell: Shell, tmp_path: Path) -> None:
-    pod = tmp_path / "pod.yaml"
-    pod.write_text(request_for("registry.example/slowpull")["pod_spec"])
-    process = await shell.process("stacks", "create", "-f", str(pod), "--wait")
-    await eventually(lambda: len(shell.at.daemon.context.rows) > 0, lambda: "nobody waits", deadline=20)
-    (stack_id,) = await shell.at.listed()
-    process.send_signal(signal.SIGINT)
-    _, err = await process.communicate()
-    assert process.returncode == 130
-    assert f"{stack_id} still exists; delete it with: stackd stacks delete {stack_id}" in err.decode()
