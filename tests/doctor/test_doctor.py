@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +28,7 @@ from stackd.lifecycle.capacity import ENOUGH, Bound, Storage, by_nodes, by_quota
 from tests.api.test_reconcile import leave_behind
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
-from tests.provisioning import ADMIN, OURS, apply, printed, rules
+from tests.provisioning import ADMIN, OURS, apply, printed, real_node, rules
 
 OK, WARN, FAIL = Level
 ROLE = {"role": "stack"}
@@ -75,13 +74,16 @@ async def prepared(folder: Path, documents: Documents | None = None, **cluster: 
     async with EmbeddedCluster(fast_cluster(users=(ADMIN, account), **cluster)) as made:
         await apply(made, documents)
         made.write_kubeconfig(folder / "kubeconfig", token=OURS)
-        environment = {
-            "STACKD_AUTH__KEY": KEY,
-            "STACKD_SERVER__PORT": "1",
-            "STACKD_STATE__PATH": str(folder / "stackd.db"),
-            "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
-        }
-        yield Prepared(cluster=made, environment=environment, folder=folder)
+        yield Prepared(cluster=made, environment=environment_in(folder), folder=folder)
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    return {
+        "STACKD_AUTH__KEY": KEY,
+        "STACKD_SERVER__PORT": "1",
+        "STACKD_STATE__PATH": str(folder / "stackd.db"),
+        "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
+    }
 
 
 def bad(findings: list[Finding]) -> list[Finding]:
@@ -131,7 +133,6 @@ GIVES = (
     "LimitRange stacks gives each container 64Mi of ephemeral-storage, and diskless reports none: no stack runs there"
 )
 LETS_IN = "NetworkPolicy stacks-from-outside lets in the cluster's own pods (podCIDR 100.80.0.0/24, 100.80.1.0/24)"
-RESTRICTS = {"STACKD_POLICY__RUN_AS_ROOT": "false", "STACKD_POLICY__DROP_CAPABILITIES": "ALL"}
 LOWEST, HIGHEST = "STACKD_STACKS__NODE_PORT_MIN", "STACKD_STACKS__NODE_PORT_MAX"
 OTHER_PORTS = {LOWEST: "20000", HIGHEST: "20100"}
 DISK = "STACKD_POLICY__MAX_EPHEMERAL_STORAGE"
@@ -153,17 +154,14 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
         restricted, {}, {},
         [("namespace", FAIL, "kubectl label --overwrite namespace stacks pod-security.kubernetes.io/enforce=baseline")],
     ),
-    "restricted, met by the profile": (restricted, {}, {"STACKD_POLICY__PROFILE": "restricted"}, []),
     "no address": (None, {"nodes": NODES}, {}, [("nodes", WARN, "no public address (ExternalIP): a")]),
-    "public address": (None, {"nodes": NODES}, {"STACKD_STACKS__PUBLIC_IPS": "a=203.0.113.1"}, []),
-    "other address": (None, {"nodes": NODES}, {"STACKD_STACKS__ADDRESS_TYPES": "InternalIP"}, []),
     "no node": (
         None, {"nodes": NODES}, {"STACKD_STACKS__NODE_SELECTOR": "role=arena"},
         [("nodes", FAIL, "none of 2 has role=arena"), ("room", FAIL, "for 0 stacks")],
     ),
     "no disk": (
         None, {"nodes": (DISKLESS,)}, {},
-        [("room", FAIL, "for 0 stacks"), ("room", FAIL, f"{GIVES}\n"), ],
+        [("room", FAIL, "for 0 stacks"), ("room", FAIL, f"{GIVES}\n")],
     ),
     "one node without disk": (
         None, {"nodes": (DISKLESS, NodeSpec(name="other"))}, {}, [("room", WARN, "and diskless reports none")],
@@ -171,11 +169,14 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
     "too much disk": (
         None, {}, {DISK: "8Gi"}, [("room", FAIL, "LimitRange stacks refuses a container more than 2Gi")],
     ),
-    "enough disk": (None, {}, {DISK: "2Gi"}, []),
     "own pods let in": (None, {"nodes": PODS}, {}, [("policies", FAIL, LETS_IN)]),
-    "own pods left out": (lambda _: printed("--cluster-cidr", "100.80.0.0/16"), {"nodes": PODS}, {}, []),
     "some ports": (None, {"node_port_range": (30000, 32000)}, {}, [("ports", WARN, BINDS)]),
-    "all ports": (None, {"node_port_range": (30000, 32000)}, {HIGHEST: "32000"}, []),
+    "all met": (
+        lambda _: restricted(printed("--cluster-cidr", "100.80.0.0/16")),
+        {"nodes": (replace(PODS[0], external_ip=None), replace(PODS[1], labels={})), "node_port_range": (30000, 32000)},
+        {"STACKD_POLICY__PROFILE": "restricted", "STACKD_STACKS__PUBLIC_IPS": "a=203.0.113.1", DISK: "2Gi", HIGHEST: "32000"},
+        [],
+    ),
     "no ports": (None, {"node_port_range": (30000, 32000)}, OTHER_PORTS, [("ports", FAIL, "node_port_min")]),
 }  # fmt: skip
 
@@ -216,14 +217,11 @@ async def test_rights_may_be_too_many_and_a_token_may_end(tmp_path: Path) -> Non
         assert (level, "may not create a new one" in what) == (WARN, True)
 
 
-@pytest.mark.parametrize(("free", "level"), [(1 << 30, OK), (300 << 20, WARN), (8 << 20, FAIL)])
-def test_a_disk_that_is_nearly_full_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: Level
-) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
+def test_a_disk_that_is_nearly_full_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"STACKD_AUTH__KEY": KEY, "STACKD_STATE__PATH": f"{tmp_path}/a.db", "STACKD_CLUSTER__MODE": "embedded"}
-    (found,) = [one for one in machine.examine(load(None, settings), None) if one.about == "disk"]
-    assert found.level is level
+    for free, level in ((1 << 30, OK), (300 << 20, WARN), (8 << 20, FAIL)):
+        monkeypatch.setattr("shutil.disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert level in [one.level for one in machine.examine(load(None, settings), None) if one.about == "disk"]
 
 
 async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
@@ -250,6 +248,24 @@ async def test_disk_counts_where_stacks_ask_for_it(tmp_path: Path) -> None:
         assert not bad(await at.look())
         found = bad(await at.look(STACKD_POLICY__MAX_EPHEMERAL_STORAGE="8Gi"))[-1]
         assert "policy.max_ephemeral_storage gives each pod 8Gi of ephemeral-storage" in found.what
+
+
+@pytest.mark.parametrize(
+    ("words", "level", "room"),
+    [
+        (["--no-ephemeral-storage"], OK, "for 20 stacks of 100m CPU and 128Mi (nodes, cpu)"),
+        ([], FAIL, "for 0 stacks of"),
+    ],
+)
+async def test_a_node_that_a_real_kubelet_registered_is_counted(
+    tmp_path: Path, words: list[str], level: Level, room: str
+) -> None:
+    async with real_node(*words) as made:
+        made.write_kubeconfig(tmp_path / "kubeconfig")
+        at = Prepared(cluster=made, environment=environment_in(tmp_path), folder=tmp_path)
+        found, *why = [one for one in await at.look(STACKD_STACKS__ADDRESS_TYPES="InternalIP") if one.about == "room"]
+    assert (found.level, room in found.what) == (level, True)
+    assert ["real-worker reports none" in one.what for one in why] == ([] if words else [True])
 
 
 # ---- beside a running daemon
@@ -392,28 +408,30 @@ async def test_what_a_stack_reaches_is_a_failure_with_what_to_do(tmp_path: Path)
         assert (first.level, "before anybody has it" in first.what) == (FAIL, True)
 
 
-@pytest.mark.parametrize(
-    ("image", "reason"),
-    [("registry.invalid/x", "does not run"), ("probe/exit0", "ended by itself"), ("probe/fail", "ended by itself")],
-)
-async def test_a_probe_that_cannot_ask_says_so(tmp_path: Path, image: str, reason: str) -> None:
-    async with prepared(tmp_path, serve_node_ports=True, run_time=0.0) as at:
-        (found,) = await at.probe(ProbeOptions(image=image, seconds=1.0))
-        assert (found.level, reason in found.what, "--probe-image" in found.what) == (FAIL, True, True)
+ONE, NO_ROOM = ProbeOptions(seconds=1.0), (NodeSpec(name="a", labels=ROLE, cpu="10m"),)
+NO_PROBES: list[tuple[dict[str, Any], ProbeOptions, dict[str, str], list[str]]] = [
+    *(
+        ({"run_time": 0.0}, ProbeOptions(image=image, seconds=1.0), {}, [why, "--probe-image"])
+        for image, why in (
+            ("registry.invalid/x", "does not run"),
+            ("probe/exit0", "ended by itself"),
+            ("probe/fail", "ended"),
+        )
+    ),
+    ({"nodes": NO_ROOM}, ProbeOptions(seconds=60.0), {}, ["no node has room for the probe (0/1 nodes are available"]),
+    ({"node_port_range": (31500, 31501)}, ONE, {HIGHEST: "31100"}, ["31001-31100"]),
+    ({"serve_node_ports": False}, ONE, {}, ["does not answer at 127.0.0.1:"]),
+]
 
 
-async def test_a_probe_without_room_or_ports_or_an_answer_fails_with_the_reason(tmp_path: Path) -> None:
-    async with prepared(tmp_path, nodes=(NodeSpec(name="a", labels=ROLE, cpu="10m"),), serve_node_ports=True) as at:
-        began = time.monotonic()
-        (found,) = await at.probe(ProbeOptions(seconds=60.0))
-        assert time.monotonic() - began < 45
-        assert (found.level, "no node has room for the probe (0/1 nodes are available" in found.what) == (FAIL, True)
-    async with prepared(tmp_path, node_port_range=(31500, 31501), serve_node_ports=False) as at:
-        first, second, *_ = await at.probe(ProbeOptions(seconds=1.0))
-        assert first.level is OK
-        assert (second.level, "does not answer at 127.0.0.1:" in second.what) == (FAIL, True)
-        (found,) = await at.probe(STACKD_STACKS__NODE_PORT_MAX="31100")
-        assert (found.level, "31001-31100" in found.what) == (FAIL, True)
+@pytest.mark.parametrize(("cluster", "options", "settings", "reasons"), NO_PROBES)
+async def test_a_probe_that_cannot_ask_or_gets_no_answer_says_why(
+    tmp_path: Path, cluster: dict[str, Any], options: ProbeOptions, settings: dict[str, str], reasons: list[str]
+) -> None:
+    async with prepared(tmp_path, **{"serve_node_ports": True} | cluster) as at:
+        async with asyncio.timeout(45):
+            (found,) = bad(await at.probe(options, **settings))
+    assert (found.level, [part in found.what for part in reasons]) == (FAIL, [True] * len(reasons)), found
 
 
 async def test_an_interrupted_probe_removes_itself(tmp_path: Path) -> None:

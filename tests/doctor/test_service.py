@@ -9,14 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from stackd.cli.doctor import examine
 from stackd.config import Config, load
-from stackd.doctor import Finding, Level, service
-from stackd.doctor.cluster import Size
+from stackd.doctor import Level, service
 from stackd.doctor.service import Unit, read_unit
-from stackd.embedded import EmbeddedCluster
-from tests.harness import KEY
-from tests.provisioning import real_node
 
 ACTIVE = {
     "LoadState": "loaded",
@@ -151,41 +146,10 @@ def test_a_file_that_the_services_user_cannot_read_is_found(tmp_path: Path) -> N
     for path, mode in ((keys, 0o600), (written, 0o644), (tmp_path / "api-key", 0o600)):
         path.touch()
         path.chmod(mode)
-    (finding,) = service.unreadable(_with(keys), written, unit())
+    keys.write_text("sk-0123456789abcdef")
+    named = config(tmp_path, STACKD_AUTH__KEY_FILE=str(keys))
+    (finding,) = service.unreadable(named, written, unit())
     assert (finding.level, f"nobody, the service's user, cannot read {keys}" in finding.what) == (Level.FAIL, True)
     assert f"chmod 640 {keys}" in finding.advice
     keys.chmod(0o644)
-    assert list(service.unreadable(_with(keys), written, unit())) == []
-
-
-def _with(key_file: Path) -> Config:
-    made = Config()
-    return made.model_copy(update={"auth": made.auth.model_copy(update={"key_file": str(key_file)})})
-
-
-# ---- what the doctor says of the node that a real kubelet registered
-
-
-async def doctor(made: EmbeddedCluster, folder: Path, **settings: str) -> list[Finding]:
-    made.write_kubeconfig(folder / "kubeconfig")
-    environment = {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_SERVER__PORT": "1",
-        "STACKD_STATE__PATH": str(folder / "stackd.db"),
-        "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
-        "STACKD_STACKS__ADDRESS_TYPES": "InternalIP",
-        **settings,
-    }
-    return [one async for one in examine(load(None, environment), None, Size(), None) if one.about == "room"]
-
-
-async def test_the_doctor_counts_the_same_and_says_why_nothing_runs(tmp_path: Path) -> None:
-    async with real_node("--no-ephemeral-storage") as made:
-        (context,) = await doctor(made, tmp_path)
-        assert context.level is Level.OK
-        assert context.what.startswith("for 20 stacks of 100m CPU and 128Mi (nodes, cpu)")
-    async with real_node() as made:
-        context, why = await doctor(made, tmp_path)
-        assert (context.level, why.level) == (Level.FAIL, Level.FAIL)
-        assert context.what.startswith("for 0 stacks of 100m CPU and 128Mi (nodes, ephemeral-storage)")
-        assert "real-worker reports none" in why.what
+    assert list(service.unreadable(named, written, unit())) == []
