@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
+
+from stackd.model import TargetPort
+from stackd.podspec import Policy, sanitize
 
 STACK_ID = "stack-716b6384dd477b0b"
 JOB_ID = "job-0f3a9c1e5b7d2846"
 CREATED = "2026-02-10T02:02:26.535664Z"
 EXPIRES = "2026-02-10T04:02:26.535664Z"
+ADDRESS = "12.34.56.78"
 
 POD_SPEC = """\
 apiVersion: v1
@@ -29,94 +34,32 @@ spec:
           cpu: "100m"
           memory: "128Mi\""""
 
-SANITIZED = """\
-apiVersion: v1
-kind: Pod
-metadata:
-  name: challenge
-spec:
-  automountServiceAccountToken: false
-  containers:
-  - image: nginx:stable
-    name: app
-    ports:
-    - containerPort: 80
-      protocol: TCP
-    resources:
-      limits:
-        cpu: 100m
-        memory: 128Mi
-      requests:
-        cpu: 100m
-        memory: 128Mi
-    securityContext:
-      allowPrivilegeEscalation: false
-      privileged: false
-      seccompProfile:
-        type: RuntimeDefault
-  enableServiceLinks: false
-  restartPolicy: Never
-  securityContext:
-    seccompProfile:
-      type: RuntimeDefault
-status: {}
-"""
-
-TARGET_PORT = [{"container_port": 80, "protocol": "TCP"}]
-PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]
-CREATE: dict[str, Any] = {"target_port": TARGET_PORT, "pod_spec": POD_SPEC}
+CREATE: dict[str, Any] = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"team": "7"}}
-LISTED_STACK: dict[str, Any] = {
-    "stack_id": STACK_ID,
-    "pod_id": STACK_ID,
-    "namespace": "stacks",
-    "node_id": "dev-worker2",
-    "node_public_ip": "12.34.56.78",
-    "pod_spec": SANITIZED,
-    "ports": PORTS,
-    "service_name": f"svc-{STACK_ID}",
-    "status": "running",
-    "ttl_expires_at": EXPIRES,
-    "created_at": CREATED,
-    "updated_at": "2026-02-10T02:06:33.16031Z",
-    "requested_cpu_milli": 100,
-    "requested_memory_bytes": 134217728,
-}
-DETAIL: dict[str, Any] = {
-    **LISTED_STACK,
-    "status_reason": "",
-    "status_message": "",
-    "labels": {"team": "7"},
-    "ended": False,
-}
-CREATED_STACK: dict[str, Any] = {**DETAIL, "status": "creating", "updated_at": CREATED, "labels": {}}
-ERRORS: list[dict[str, Any]] = [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted"}]
+PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]
+THREE = ["stack-1", "stack-2", "stack-3"]
 PROGRESS: dict[str, Any] = {
     "not_found": 1,
     "failed": 1,
-    "errors": ERRORS,
+    "errors": [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted"}],
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }
-OF: dict[str | None, dict[str, Any]] = {
+OTHERS: dict[str, dict[str, Any]] = {
     "Create": {
         "a web server": CREATE,
         "with more": {**CREATE, "ttl": "30m", "labels": {"team": "7"}, "if_exists": "return"},
         "from a template": CREATE_FROM_TEMPLATE,
     },
-    "StackCreated": {"created": CREATED_STACK},
-    "StackDetail": {"running": DETAIL},
-    "StackList": {"one": {"stacks": [LISTED_STACK]}},
     "StackStatusAnswer": {
         "running": {
             "stack_id": STACK_ID,
             "status": "running",
             "ttl": EXPIRES,
             "ports": PORTS,
-            "node_public_ip": "12.34.56.78",
+            "node_public_ip": ADDRESS,
         }
     },
-    "Deleted": {"deleted": {"deleted": True, "stack_id": STACK_ID}},
     "Extend": {"half an hour": {"ttl": "30m"}},
     "Timeline": {
         "created": {
@@ -124,14 +67,14 @@ OF: dict[str | None, dict[str, Any]] = {
             "events": [{"at": CREATED, "kind": "accepted", "reason": "", "message": "", "by": "platform"}],
         }
     },
-    "BatchDelete": {"three": {"stack_ids": ["stack-1", "stack-2", "stack-3"]}},
+    "BatchDelete": {"three": {"stack_ids": THREE}},
     "Batch": {
         "half an hour more for everybody with a label": {
             "action": "extend",
             "ttl": "30m",
             "labels": {"challenge": "web-1"},
         },
-        "a fresh pod for three": {"action": "restart", "stack_ids": ["stack-1", "stack-2", "stack-3"]},
+        "a fresh pod for three": {"action": "restart", "stack_ids": THREE},
     },
     "JobAccepted": {"accepted": {"job_id": JOB_ID}},
     "JobOfMany": {"accepted": {"job_id": JOB_ID, "total": 3}},
@@ -157,15 +100,33 @@ OF: dict[str | None, dict[str, Any]] = {
             "reserved_memory_bytes": 939524096,
         }
     },
-    "Healthy": {"ok": {"status": "ok"}},
-    "Ready": {"ready": {"status": "ready"}},
-    "NotReady": {
-        "not ready": {
-            "error": "waiting for the cluster: Kubernetes cannot be reached: Connection refused",
-            "status": "not ready",
-            "reasons": ["waiting for the cluster: Kubernetes cannot be reached: Connection refused"],
-        }
-    },
-    "Takeover": {"asked": {"asked": "vm1"}},
 }
-"""The examples of each schema that has some."""
+
+
+@cache
+def bodies() -> dict[str, dict[str, Any]]:
+    """The examples of each schema that has some."""
+    listed = {
+        "stack_id": STACK_ID,
+        "pod_id": STACK_ID,
+        "namespace": "stacks",
+        "node_id": "dev-worker2",
+        "node_public_ip": ADDRESS,
+        "pod_spec": sanitize(POD_SPEC, (TargetPort(container_port=80, protocol="TCP"),), Policy()).text,
+        "ports": PORTS,
+        "service_name": f"svc-{STACK_ID}",
+        "status": "running",
+        "ttl_expires_at": EXPIRES,
+        "created_at": CREATED,
+        "updated_at": "2026-02-10T02:06:33.16031Z",
+        "requested_cpu_milli": 100,
+        "requested_memory_bytes": 134217728,
+    }
+    detail = {**listed, "status_reason": "", "status_message": "", "labels": {"team": "7"}, "ended": False}
+    created = {**detail, "status": "creating", "updated_at": CREATED, "labels": {}}
+    stacks: dict[str, dict[str, Any]] = {
+        "StackCreated": {"created": created},
+        "StackDetail": {"running": detail},
+        "StackList": {"one": {"stacks": [listed]}},
+    }
+    return stacks | OTHERS

@@ -223,7 +223,8 @@ def _headers(*names: str) -> Schema:
 
 def _content(shape: Shape | None) -> Schema:
     first = shape[0] if isinstance(shape, tuple) else shape
-    values = examples.OF.get(first if isinstance(first, str | None) else first.__name__, {})
+    name = first if isinstance(first, str) else first.__name__ if first else ""
+    values = examples.bodies().get(name, {})
     found = {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
     return {"schema": _shape(shape), **found}
 

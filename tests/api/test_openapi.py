@@ -59,7 +59,7 @@ async def test_the_document_needs_no_key_and_is_rendered_once_for_each_configura
 
 async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harness) -> None:
     stack = await at.create(examples.CREATE)
-    shown = examples.CREATED_STACK
+    shown = examples.bodies()["StackCreated"]["created"]
     assert list(stack) == list(shown)
     for field in ("namespace", "pod_spec", "status", "requested_cpu_milli", "requested_memory_bytes"):
         assert stack[field] == shown[field]
