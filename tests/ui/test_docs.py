@@ -27,12 +27,10 @@ async def test_the_page_of_the_api_describes_every_route_and_finds_words_in_it(b
     await board.audit("the docs with all fields")
     await board.page.keyboard.press("/")
     await board.page.keyboard.type("batch")
-    found, sections = board.page.locator("#found"), board.page.locator("#content > section:visible")
+    found = board.page.locator("#found")
     await expect(shown).to_have_count(4)
     await expect(found).to_have_text("4 routes")
     await expect(board.page.locator("#contents a:visible")).to_have_count(4)
-    await expect(board.page.locator("#contents h2:visible")).to_have_text(["Batch jobs"], ignore_case=True)
-    await expect(sections).to_have_count(1)
     find = board.page.get_by_label("Find a route, a parameter or a field")
     await find.fill("if_exists")  # a field of a request body
     await expect(shown.locator("h3 code")).to_contain_text(["/stacks"])
@@ -40,9 +38,6 @@ async def test_the_page_of_the_api_describes_every_route_and_finds_words_in_it(b
     await expect(shown).to_have_count(2)
     await find.fill("nothing is like this")
     await expect(found).to_have_text("0 routes")
-    await find.fill("")
-    await expect(sections).not_to_have_count(1)
-    await expect(found).to_be_empty()
 
 
 async def test_the_route_that_is_read_is_marked_and_has_an_address(board: Board) -> None:
@@ -84,15 +79,11 @@ async def test_guides_are_laid_out_completely(board: Board) -> None:
         text = (await board.at.call("GET", f"/static/guide/{name}.md", key=None)).text
         guide = board.page.locator("#content .guide")
         prose, fences = re.subn(r"^ *```[^\n]*\n.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
-        await expect(guide.locator("pre")).to_have_count(fences)
-        for level, marks in (("h1", "#"), ("h2", "##"), ("h3", "###")):
-            heads = re.findall(rf"^{marks} (.*)$", prose, re.MULTILINE)
-            await expect(guide.locator(level)).to_have_text([head.replace("`", "") for head in heads])
-        for tag, pattern in (("li", r"^(?:-|\d\.) "), ("table", r"^\|(?:---\|)+$")):
-            await expect(guide.locator(tag)).to_have_count(len(re.findall(pattern, prose, re.MULTILINE)))
+        marks = {"h2": r"^## ", "h3": r"^### ", "li": r"^(?:-|\d\.) ", "table": r"^\|(?:---\|)+$"}
+        counts = {tag: len(re.findall(pattern, prose, re.MULTILINE)) for tag, pattern in marks.items()}
+        assert {tag: await guide.locator(tag).count() for tag in (*marks, "pre")} == counts | {"pre": fences}
         assert await guide.locator("ol[start]").count() == 0, "a line that begins with a status is no list"
         assert not re.search(r"```|\]\(|\*\*", await guide.inner_text())
-        assert await board.page.locator("#guides a[aria-current]").count() == 1
         for href in await guide.locator("a").evaluate_all("(all) => all.map((one) => one.getAttribute('href'))"):
             page, _, anchor = href.partition("#")
             if page:
