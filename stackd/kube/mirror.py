@@ -139,6 +139,10 @@ class Mirror:
         """
         return await self._waiters.until(f"pods/{name}", predicate, lambda: self.pods.get(name), timeout)
 
+    def wake(self, name: str) -> None:
+        """Have those who wait for the pod of that name call their predicates again."""
+        self._waiters.wake(f"pods/{name}", self.pods.get(name))
+
     # ---- routes
 
     def follow_routes(self, kinds: Collection[str]) -> None:

@@ -83,7 +83,16 @@ class CreateRequest:
 
 
 class Abandon(asyncio.Event):
-    """Set once whoever asked for a create has left: it undoes itself at its next step."""
+    """Set once whoever asked for a create has left: it undoes itself at its next step. ``wake`` ends its wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wake: Callable[[], None] = lambda: None
+
+    def set(self) -> None:
+        """Abandon the create."""
+        super().set()
+        self.wake()
 
     def check(self) -> None:
         """Raise ClusterUnavailable if the create was abandoned."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from contextlib import suppress
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
@@ -42,7 +42,6 @@ from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
 from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
-from stackd.tasks import first_of
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -239,12 +238,17 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack
 
 
 async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodState:
-    """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it."""
-    grace, started = context.config.stacks.unschedulable_grace, context.clock.monotonic()
-    seen = False
+    """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it.
+
+    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead.
+    """
+    stacks, health, now = context.config.stacks, context.mirror.health_by_kind["pods"], context.clock.monotonic
+    after_grace, pause, seen = now() + stacks.unschedulable_grace, SUSPECT_SECONDS, False
+    end = max(after_grace, now() + stacks.scheduling_timeout)
 
     def scheduled(pod: PodState | None) -> PodState | None:
         nonlocal seen
+        abandon.check()
         if pod is None:
             if seen:
                 raise ClusterUnavailable(DELETED)
@@ -252,53 +256,34 @@ async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodSta
         seen = True
         if pod.scheduled and pod.node_name:
             return pod
-        if pod.scheduled is False and context.clock.monotonic() - started >= grace:
+        if pod.scheduled is False and now() >= after_grace:
             raise NoRoom("no node has room for the stack", detail=pod.unschedulable_message)
         return None
 
-    if (pod := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
-        return pod  # usual: creating the Service takes longer than scheduling
-    waiting = context.tasks.spawn(f"schedule {stack.stack_id}", _until(context, stack, scheduled))
-    try:
-        await first_of(abandon, failure=waiting)
-        abandon.check()
-        return await waiting
-    except TimeoutError as exc:
-        return await _asked_for(context, stack, exc)
-    finally:
-        waiting.cancel()
-
-
-async def _until(context: Context, stack: Stack, scheduled: Callable[[PodState | None], PodState | None]) -> PodState:
-    """What ``scheduled`` returns for the pod at last; it is called again after the grace, even if nothing changes.
-    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead. Raises TimeoutError."""
-    stacks, health, now = context.config.stacks, context.mirror.health_by_kind["pods"], context.clock.monotonic
-    after_grace, pause = now() + stacks.unschedulable_grace, SUSPECT_SECONDS
-    end = max(after_grace, now() + stacks.scheduling_timeout)
-    while True:
+    abandon.wake = lambda: context.mirror.wake(stack.pod_name)
+    # Usual: it has one already, because creating the Service takes longer than scheduling.
+    while (pod := scheduled(context.mirror.pods.get(stack.pod_name))) is None:
+        if now() >= end:
+            return await _asked_for(context, stack)
         until = min(end, now() + pause, after_grace if now() < after_grace else end)
-        try:
-            return await context.mirror.until(stack.pod_name, scheduled, timeout=max(0.0, until - now()))
-        except TimeoutError:
-            if now() >= end:
-                if (pod := scheduled(context.mirror.pods.get(stack.pod_name))) is not None:
-                    return pod
-                raise
+        with suppress(TimeoutError):
+            return await context.mirror.until(stack.pod_name, scheduled, timeout=until - now())
         if health.staleness() >= SUSPECT_SECONDS:
             log.debug("the watch of pods has not reported %s; it is opened again", stack.pod_name)
             health.reopen()
             pause *= 2
+    return pod
 
 
-async def _asked_for(context: Context, stack: Stack, timed_out: TimeoutError) -> PodState:
+async def _asked_for(context: Context, stack: Stack) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
     Raises NoRoom if the pod has no node, and ClusterUnavailable."""
     pod = await context.cluster.get(PODS, stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
-        raise ClusterUnavailable(DELETED) from timed_out
+        raise ClusterUnavailable(DELETED)
     if not (pod.scheduled and pod.node_name):
         within = format_duration(context.config.stacks.scheduling_timeout)
-        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message) from timed_out
+        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message)
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed(pod)
     return pod
