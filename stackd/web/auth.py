@@ -12,7 +12,7 @@ import hmac
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from math import ceil
 
@@ -66,8 +66,14 @@ class Keys:
         return not self._enabled or key in self._keys
 
     def caller(self, request: web.BaseRequest) -> str:
-        """The address that the request comes from, or that a trusted proxy says it comes from."""
-        return caller(request, self._trusted)
+        """The address that the request comes from, or that a trusted proxy says it comes from.
+
+        Empty if the connection has none (a Unix socket).
+        """
+        peer = request.remote or ""
+        if not self._trusted:
+            return peer
+        return nearest_untrusted(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()), self._trusted)
 
     def identify(self, request: web.BaseRequest) -> ApiKey:
         """Return the request's key. Raises Unauthenticated, or TooManyRequests if its address sent too many wrong keys;
@@ -183,30 +189,16 @@ def permit(key: ApiKey, method: str, path: str) -> None:
         raise PermissionDenied(f"the API key {key.name!r} may only read")
 
 
-def caller(request: web.BaseRequest, trusted: Sequence[Network]) -> str:
-    """The address that counts as the caller's; empty if the connection has none (a Unix socket)."""
-    peer = request.remote or ""
-    if not trusted:
-        return peer
-    return nearest_untrusted(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()), trusted)
-
-
-def nearest_untrusted(peer: str, forwarded: Iterable[str], trusted: Sequence[Network]) -> str:
+def nearest_untrusted(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
     """The first address outside of ``trusted``, from ``peer`` backwards; if there is none, the last known one."""
     here = peer
-    hops = _from_the_right(list(forwarded))
+    hops = (entry.strip() for line in reversed(forwarded) for entry in reversed(line.split(",")))
     while (address := _address(here)) is not None and any(address in network for network in trusted):
         before = _address(next(hops, ""))
         if before is None:
             break
         here = str(before)
     return here
-
-
-def _from_the_right(lines: list[str]) -> Iterator[str]:
-    for line in reversed(lines):
-        for entry in reversed(line.split(",")):
-            yield entry.strip()
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
@@ -44,7 +44,7 @@ def length_of(job: Job) -> str:
 
 
 def _pod_spec(stack: Any) -> str:
-    """Raises ValueError if the pod spec has to be read first (``Stacks.whole``): no answer may lack it."""
+    """Raises ValueError if the pod spec has to be read first (``Stacks.with_pod_spec``): no answer may lack it."""
     if stack.pod_spec is None:
         raise ValueError(f"the pod spec of {stack.stack_id} was not read")
     return str(stack.pod_spec)
@@ -166,24 +166,14 @@ def stats_body(stacks: Iterable[Stack], used_node_ports: int) -> bytes:
     )
 
 
-@dataclass(slots=True)
-class ReadyBodies:
-    """The rendered forms of one row. Each is rendered when it is first requested."""
-
-    stack: Stack
-    detail: bytes | None = None
-    status: bytes | None = None
-    listed: bytes | None = None
-
-
 class BodyCache:
-    """The ready-made answers of one daemon."""
+    """The ready-made answers of one daemon. Each form of a row is rendered when it is first requested."""
 
     def __init__(self, context: Context) -> None:
         self._store = context.store
         self._stacks = context.store.assigned
         self._ports = context.store.ports
-        self._ready: dict[str, ReadyBodies] = {}
+        self._ready: dict[str, tuple[Stack, dict[Callable[[Stack], bytes], bytes]]] = {}
         self._listed: tuple[Sequence[Stack], list[bytes]] = ((), [])
         self._stats: tuple[int, bytes] = (-1, b"")
 
@@ -194,19 +184,17 @@ class BodyCache:
 
     def status(self, stack: Stack) -> bytes:
         """The body of a status read."""
-        ready = self._of(stack)
-        if ready.status is None:
-            ready.status = status_body(stack)
-        return ready.status
+        return self._rendered(stack, status_body)
 
     async def detail(self, stack: Stack) -> bytes:
         """The body of a read of one stack. Raises StackNotFound if its pod spec has to be read but the row is gone."""
         if stack.pod_spec is None:
             return detail_body(await self._store.stacks.with_pod_spec(stack))
-        ready = self._of(stack)
-        if ready.detail is None:
-            ready.detail = detail_body(stack)
-        return ready.detail
+        return self._rendered(stack, detail_body)
+
+    def entry(self, stack: Stack) -> bytes:
+        """The stack as an entry of the list."""
+        return self._rendered(stack, listed_body)
 
     async def entries(self, stacks: Sequence[Stack]) -> list[bytes]:
         """The entries of these stacks in the list, whose pod specs are in memory. All readers share them."""
@@ -217,13 +205,6 @@ class BodyCache:
             self._listed = stacks, entries
         return entries
 
-    def entry(self, stack: Stack) -> bytes:
-        """The stack as an entry of the list."""
-        ready = self._of(stack)
-        if ready.listed is None:
-            ready.listed = listed_body(stack)
-        return ready.listed
-
     def stats(self) -> bytes:
         """The body of a stats read."""
         version = self._store.stacks.version
@@ -231,13 +212,16 @@ class BodyCache:
             self._stats = (version, stats_body(self._store.stacks.ordered(), self._ports.used))
         return self._stats[1]
 
-    def _of(self, stack: Stack) -> ReadyBodies:
+    def _rendered(self, stack: Stack, render: Callable[[Stack], bytes]) -> bytes:
         ready = self._ready.get(stack.stack_id)
-        if ready is None or ready.stack is not stack:
-            ready = ReadyBodies(stack)
+        if ready is None or ready[0] is not stack:
+            ready = stack, {}
             if self._stacks.get(stack.stack_id) is stack:  # else no change of the row would drop it
                 self._ready[stack.stack_id] = ready
-        return ready
+        body = ready[1].get(render)
+        if body is None:
+            body = ready[1][render] = render(stack)
+        return body
 
 
 HOLD_SECONDS: Final = 0.004

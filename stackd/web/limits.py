@@ -110,7 +110,16 @@ class LabelRates:
         """Raise TooManyRequests if a create with these labels would be one too many now. Counts nothing."""
         now = self._clock.monotonic()
         for key, value in self._rate_keys(labels, among).items():
-            self._check(key, value, now)
+            label, rate = self._rates[key[0]]
+            made = self._made.get(key, deque())
+            while made and made[0] <= now - rate.seconds:
+                made.popleft()
+            if len(made) >= rate.count:
+                raise TooManyRequests(
+                    f"more than {rate} creates with the label {label}={value} (limits.creates_per_label)",
+                    max(1, ceil(made[0] + rate.seconds - now)),
+                    player_message=TOO_OFTEN,
+                )
 
     @contextmanager
     def create(self, labels: Mapping[str, str], among: Mapping[str, str] = NO_LABELS) -> Iterator[Callable[[], None]]:
@@ -118,10 +127,8 @@ class LabelRates:
 
         Yields a function to call if nothing was created after all. A Conflict calls it, too.
         """
-        now = self._clock.monotonic()
-        keys = self._rate_keys(labels, among)
-        for key, value in keys.items():
-            self._check(key, value, now)
+        self.check(labels, among)
+        now, keys = self._clock.monotonic(), self._rate_keys(labels, among)
         for key in keys:
             self._made.setdefault(key, deque()).append(now)
         self._sweep(now)
@@ -145,21 +152,6 @@ class LabelRates:
         tenant = tuple(sorted(among.items()))
         rated = ((key.lower(), value) for key, value in labels.items() if key.lower() in self._rates)
         return {(key, value.lower(), tenant): value for key, value in rated}
-
-    def _check(self, key: RateKey, value: str, now: float) -> None:
-        label, rate = self._rates[key[0]]
-        made = self._made.get(key)
-        if made is None:
-            return
-        while made and made[0] <= now - rate.seconds:
-            made.popleft()
-        if len(made) >= rate.count:
-            wait = made[0] + rate.seconds - now
-            raise TooManyRequests(
-                f"more than {rate} creates with the label {label}={value} (limits.creates_per_label)",
-                max(1, ceil(wait)),
-                player_message=TOO_OFTEN,
-            )
 
     def _sweep(self, now: float) -> None:
         """Now and then, forget the values without a create in the time that their rate looks back."""

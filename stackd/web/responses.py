@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Any, Final
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -38,21 +39,10 @@ _ANSWER: Final = (
 )
 
 
-class _Date:
-    """The current second in the format of HTTP."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._text = b""
-
-    def now(self) -> bytes:
-        second = int(time.time())
-        if second != self._second:
-            self._second, self._text = second, formatdate(second, usegmt=True).encode()
-        return self._text
-
-
-_DATE: Final = _Date()
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    """The second in the format of HTTP."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def is_last(request: web.BaseRequest) -> bool:
@@ -98,7 +88,7 @@ class ReadyAnswer(web.StreamResponse):
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has left")
         body = self._ready
-        transport.write(_ANSWER % (REQUEST_ID.get().encode(), len(body), _DATE.now(), body))
+        transport.write(_ANSWER % (REQUEST_ID.get().encode(), len(body), _date(int(time.time())), body))
         await request.writer.drain()
         return None
 
