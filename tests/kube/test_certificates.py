@@ -14,12 +14,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stackd.errors import ClusterUnavailable
+from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.connection import unreachable
-from stackd.kube.credentials import ClusterTarget
 from tests.certificates import BARE, COMPLETE, HAVE_OPENSSL, NO_KEY_IDS, Pair, authority, issued
-from tests.kube.test_credentials import SYSTEM, UID, kubeconfig
+from tests.kube.test_credentials import SYSTEM, UID, connected, kubeconfig
 from tests.kube.wire import Wire
 
 pytestmark = pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
@@ -39,19 +38,15 @@ def strict_as_since_python_3_13(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> AsyncIterator[Cluster]:
+async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> AsyncIterator[tuple[Cluster, Wire]]:
     """A client that trusts only ``trusts``, of an API server with the certificate ``presents``."""
     wire = Wire()
     await wire.start(tls=presents.server_context())
-    trusted = {"certificate-authority": str(trusts.cert)}
-    path = kubeconfig(folder / "kubeconfig", wire.url, {"token": "t"}, **trusted, **more)
     wire.on("GET", SYSTEM, UID)
-    client = await Cluster.connect(ClusterTarget(kubeconfig=str(path), timeout=1.0))
-    try:
-        yield client
-    finally:
-        await client.close()
-        await wire.stop()
+    trusted = {"certificate-authority": str(trusts.cert)}
+    async with connected(kubeconfig(folder / "config", wire.url, {"token": "t"}, **trusted, **more), timeout=1.0) as at:
+        yield at, wire
+    await wire.stop()
 
 
 @pytest.mark.parametrize(
@@ -68,16 +63,13 @@ async def reached(folder: Path, presents: Pair, trusts: Pair, **more: str) -> As
 )
 async def test_what_kubectl_accepts_is_accepted(tmp_path: Path, extensions: tuple[str, ...], plain: bool) -> None:
     root = authority(tmp_path, extensions=extensions)
-    async with reached(tmp_path, issued(tmp_path, root, plain=plain), root) as cluster:
+    async with reached(tmp_path, issued(tmp_path, root, plain=plain), root) as (cluster, _):
         assert await cluster.cluster_uid() == "cluster-1"
 
 
-async def test_an_intermediate_authority_that_the_kubeconfig_names_is_trusted(
-    tmp_path: Path,
-) -> None:
-    root = authority(tmp_path, "root")
-    middle = issued(tmp_path, root, name="middle", authority=True)
-    async with reached(tmp_path, issued(tmp_path, middle), middle) as cluster:
+async def test_an_intermediate_authority_that_the_kubeconfig_names_is_trusted(tmp_path: Path) -> None:
+    middle = issued(tmp_path, authority(tmp_path, "root"), name="middle", authority=True)
+    async with reached(tmp_path, issued(tmp_path, middle), middle) as (cluster, _):
         assert await cluster.cluster_uid() == "cluster-1"
 
 
@@ -98,7 +90,7 @@ async def test_a_certificate_that_does_not_hold_for_the_servers_name_is_refused(
     root = authority(tmp_path, extensions=BARE)
     issuer = authority(tmp_path / "other", extensions=BARE) if other else root
     server = issued(tmp_path, issuer, host=host, days=days, plain=True)
-    async with reached(tmp_path, server, root, **({"tls-server-name": name} if name else {})) as cluster:
+    async with reached(tmp_path, server, root, **({"tls-server-name": name} if name else {})) as (cluster, _):
         if why is None:
             assert await cluster.cluster_uid() == "cluster-1"
         else:
@@ -106,16 +98,28 @@ async def test_a_certificate_that_does_not_hold_for_the_servers_name_is_refused(
                 await cluster.cluster_uid()
 
 
+async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_taken_at_a_reload(tmp_path: Path) -> None:
+    root, other = authority(tmp_path), authority(tmp_path, "other")
+    async with reached(tmp_path, issued(tmp_path, root), root) as (cluster, wire):
+        kubeconfig(tmp_path / "config", wire.url, {"token": "t"}, **{"certificate-authority": str(other.cert)})
+        with pytest.raises(ConfigError, match="no use: Kubernetes' certificate is not accepted"):
+            await cluster.look_again()
+        assert await cluster.cluster_uid() == "cluster-1"
+
+
 @pytest.mark.parametrize(
-    ("answer", "linger", "why"),
+    ("scheme", "answer", "linger", "why"),
     [
-        (b"", struct.pack("ii", 1, 0), "Connection reset by peer"),
-        (b"", None, "the connection was closed during the TLS handshake"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", None, "what answers does not speak TLS"),
+        ("https", b"", struct.pack("ii", 1, 0), "cannot be reached: Connection reset by peer"),
+        ("https", b"", None, "cannot be reached: the connection was closed during the TLS handshake"),
+        ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", None, "cannot be reached: what answers does not speak TLS"),
+        ("http", b"SSH-2.0-OpenSSH_9.9 banner\r\n", None, "cannot be reached: what answers does not speak HTTP"),
     ],
-    ids=["reset", "closed", "no TLS"],
+    ids=["reset", "closed", "no TLS", "no HTTP"],
 )
-async def test_a_handshake_that_is_cut_says_so(answer: bytes, linger: bytes | None, why: str) -> None:
+async def test_what_is_no_api_server_is_named_and_not_quoted(
+    scheme: str, answer: bytes, linger: bytes | None, why: str
+) -> None:
     async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(answer)
@@ -125,9 +129,8 @@ async def test_a_handshake_that_is_cut_says_so(answer: bytes, linger: bytes | No
         writer.close()
 
     server = await asyncio.start_server(end, "127.0.0.1", 0)
-    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    url = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     async with server, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError) as failed:
             await session.get(url)
-    error = unreachable(failed.value)
-    assert (error.sentence, error.detail) == ("Kubernetes cannot be reached", why)
+    assert str(unreachable(failed.value)) == f"Kubernetes {why}"

@@ -23,7 +23,7 @@ from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, ClusterTarget, Renewal, expiry_remark
 from stackd.kube.wire import KINDS, TOKENS
-from tests.certificates import HAVE_OPENSSL, authority, issued
+from tests.certificates import HAVE_OPENSSL, authority
 from tests.kube.wire import Reply, Wire, loses, namespace, says, status
 
 SYSTEM = "/api/v1/namespaces/kube-system"
@@ -241,20 +241,6 @@ async def test_refused_credentials_are_not_used(wire: Wire, tmp_path: Path, repl
         wire.on("GET", SYSTEM, UID)
         await cluster.cluster_uid()
         assert wire.seen[-1].token == used
-
-
-async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_taken(tmp_path: Path) -> None:
-    root, other = authority(tmp_path), authority(tmp_path, "other")
-    wire, path = Wire(), tmp_path / "config"
-    await wire.start(tls=issued(tmp_path, root).server_context())
-    kubeconfig(path, wire.url, {"token": "first"}, **{"certificate-authority": str(root.cert)})
-    async with connected(path) as cluster:
-        kubeconfig(path, wire.url, {"token": "first"}, **{"certificate-authority": str(other.cert)})
-        with pytest.raises(ConfigError, match="no use: Kubernetes' certificate is not accepted"):
-            await cluster.look_again()
-        wire.on("GET", SYSTEM, UID)
-        await cluster.cluster_uid()
-    await wire.stop()
 
 
 # ---- the token of stackd's service account: renewed in time, kept over a restart, and reported if the renewal fails
