@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster, User, everything
@@ -17,7 +18,7 @@ from stackd.kube import guards
 from stackd.kube.connection import Backoff
 from stackd.lifecycle import gate
 from stackd.workqueue import RetryPolicy
-from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
+from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 
 OTHER = (
     '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"},'
@@ -259,6 +260,16 @@ async def test_a_create_waits_for_a_moment_for_the_first_sight_of_the_cluster(
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)
     async with unseen(vm) as at:
         await at.refused(503, "waiting for the cluster", "/stacks", seed())
+
+
+async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(vm: Machine) -> None:
+    async with aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as client, unseen(vm) as at:
+        create = asyncio.create_task(client.post(f"{at.url}/stacks", json=seed()))
+        done, _ = await asyncio.wait([create], timeout=0.3)
+        assert not done
+        await vm.stop()
+        answer = await create
+        assert (answer.status, await answer.json()) == (503, {"error": "stackd is shutting down"})
 
 
 async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from stackd.clock import to_nanoseconds
 from stackd.lifecycle import diagnostics
+from stackd.lifecycle.context import LOG_READS_AT_ONCE
 from tests.harness import Harness, Machine, Reply, eventually, request_for, until
 
 
@@ -188,6 +189,19 @@ async def test_logs_come_from_the_cluster_while_the_pod_is_there(at: Harness) ->
     assert (reply.status, reply.error) == (409, f"{restarted} has no pod at present"), "the old pod's are not its own"
     at.faults.clear()
     await restarting
+
+
+async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnostics, "READ_WAITS_SECONDS", 0.2)
+    stack_id = await at.running()
+    at.faults.add_fault(action="hang", resource="pods/log")
+    reads = [asyncio.create_task(logs(at, stack_id)) for _ in range(LOG_READS_AT_ONCE)]
+    await eventually(lambda: at.counts.in_flight == LOG_READS_AT_ONCE)
+    words = "8 logs are being read from the cluster, as many as may be; retry"
+    await at.refused(503, words, f"/stacks/{stack_id}/logs", method="GET")
+    await at.create()
+    for read in reads:
+        read.cancel()
 
 
 @pytest.mark.kubernetes(start_delay=30.0)

@@ -415,8 +415,10 @@ async def test_few_are_pulled_at_a_time_and_one_on_a_node(vm: Machine) -> None:
 
 
 @never_pulled
-async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(vm: Machine) -> None:
-    """Not even where a proxy drops the query string of the list, so that it has the pods of all stacks."""
+async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(
+    vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not even where a proxy drops the query string of the list, or where another's pod has the name of a pull."""
     at = await start(vm, slow=slow())
     stack_id = await at.running()
     (pull, *_) = (await pulling_image(at)).values()
@@ -429,3 +431,8 @@ async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(vm: Mach
     await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
     await at.run_now("prepull")
     assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
+    await at.apply("pods", pull["metadata"]["name"], spec=spec)
+    at.faults.clear()
+    at = await start(vm, slow=slow())
+    await eventually(lambda: "is not stackd's" in caplog.text)
+    assert pull["metadata"]["name"] in await at.objects("pods")
