@@ -13,19 +13,19 @@ import dataclasses
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.config import Config, policy_of
 from stackd.doctor import Finding, fail, ok
-from stackd.errors import NodePortOutOfRange, NodePortTaken, StackdError
+from stackd.errors import NodePortTaken, StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import PODS, SERVICES, ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
-from stackd.model import NODE_PORTS_REMEDY, PortMapping, PortRange, Stack, StackStatus
+from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
 from stackd.podspec import harden
 from stackd.templates import read_templates
 from stackd.templates.egress import DNS, INTERNET
@@ -184,22 +184,17 @@ class _Probe:
         stack = dataclasses.replace(self._stack(), unassigned=True, template="probe")
         container = self._container("listen", list(LISTEN))
         await self._pod(stack, [container | {"ports": [{"containerPort": PORT}]}])
-        wanted = usable = self._config.stacks.node_ports
+        wanted, available = self._config.stacks.node_ports, await self._cluster.node_port_range()
+        usable = wanted if available is None else wanted.common(available)
+        if available is not None and not usable:
+            raise _NotRunning(f"{wanted.mismatch(available)}; {NODE_PORTS_REMEDY}")
         for _ in range(TRIES_FOR_A_PORT):
             port = usable.first + secrets.randbelow(len(usable))
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
             self._made.push_async_callback(self._remove, "services", stack.service_name)
-            try:
+            with suppress(NodePortTaken):
                 await self._cluster.create(SERVICES, service_manifest(stack, self._cluster.instance))
-            except NodePortTaken:
-                continue
-            except NodePortOutOfRange as refused:
-                cluster = PortRange(*refused.cluster)
-                usable = wanted.common(cluster)
-                if not usable:
-                    raise _NotRunning(f"{wanted.mismatch(cluster)}; {NODE_PORTS_REMEDY}") from refused
-                continue
-            return stack
+                return stack
         raise _NotRunning(f"{TRIES_FOR_A_PORT} node ports in a row were taken; try again")
 
     async def _node_port(self, stack: Stack, pod: JsonObject) -> AsyncIterator[Finding]:
@@ -275,21 +270,16 @@ class _Probe:
 
     async def _until(self, name: str, wanted: Callable[[JsonObject], bool]) -> JsonObject:
         """The pod once ``wanted`` is true of it. Raises _NotRunning if that cannot happen, or takes too long."""
-        raw: JsonObject = {}
-        why = ""
-        patience = asyncio.get_running_loop().time() + self._config.stacks.unschedulable_grace
-        try:
-            async with asyncio.timeout(self._options.seconds):
-                while True:
-                    raw = await self._cluster.find("pods", name) or {}
-                    if wanted(raw):
-                        return raw
-                    if raw and pod_state(raw).scheduled is False and asyncio.get_running_loop().time() >= patience:
-                        raise _NotRunning(f"no node has room for the probe{_why(raw)}; {_MAKE_ROOM}")
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            why = _why(raw)
-        raise _NotRunning(f"a pod of the probe does not run within {self._options.seconds:g} s{why}; {_NEEDS}")
+        clock, raw = asyncio.get_running_loop().time, JsonObject()
+        grace, deadline = (clock() + one for one in (self._config.stacks.unschedulable_grace, self._options.seconds))
+        while clock() < deadline:
+            raw = await self._cluster.find("pods", name) or {}
+            if wanted(raw):
+                return raw
+            if raw and pod_state(raw).scheduled is False and clock() >= grace:
+                raise _NotRunning(f"no node has room for the probe{_why(raw)}; {_MAKE_ROOM}")
+            await asyncio.sleep(POLL_SECONDS)
+        raise _NotRunning(f"a pod of the probe does not run within {self._options.seconds:g} s{_why(raw)}; {_NEEDS}")
 
 
 _NETWORK = "the cluster's network serves pods that the Service does not select: look for another proxy of node ports"
