@@ -45,6 +45,7 @@ WHY = {
 
 
 LASTING = "lasting"
+AMOUNTS = ("cpu", "memory", "ephemeral_storage")
 
 
 def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -68,18 +69,18 @@ def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
 
 
 _SITE_OPTIONS = (
-    click.option("--cluster-cidr", "cidrs", callback=_networks, metavar="CIDR", multiple=True,
+    click.option("--cluster-cidr", "cluster_cidrs", callback=_networks, metavar="CIDR", multiple=True,
                  help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]"),
     click.option("--egress", type=click.Choice(["none", "internet"]), default="none", show_default=True,
                  help="What stacks may reach."),
-    click.option("--gateway-namespace", "gateways", metavar="NAME", multiple=True,
+    click.option("--gateway-namespace", "gateway_namespaces", metavar="NAME", multiple=True,
                  help="Namespaces of the Gateway's pods, if not that of routes.gateway."),
     click.option("--dns/--no-dns", help="Let stacks use the cluster's DNS (k8s-app=kube-dns in kube-system).  [no]"),
-    click.option("--target-port", "ports", callback=_ranges, metavar="PORT[-PORT]", multiple=True,
+    click.option("--target-port", "target_ports", callback=_ranges, metavar="PORT[-PORT]", multiple=True,
                  help="The only target ports that can be reached.  [all ports]"),
-    quantity_option("--quota-cpu", help="CPU of all stacks together, such as 64."),
-    quantity_option("--quota-memory", help="Memory of all stacks together, such as 128Gi."),
-    quantity_option("--quota-ephemeral-storage", help="Disk of all stacks together, such as 500Gi."),
+    quantity_option("--quota-cpu", "cpu", help="CPU of all stacks together, such as 64."),
+    quantity_option("--quota-memory", "memory", help="Memory of all stacks together, such as 128Gi."),
+    quantity_option("--quota-ephemeral-storage", "ephemeral_storage", help="Disk of all stacks together, such as 500Gi."),
     click.option("--ephemeral-storage/--no-ephemeral-storage", "storage", default=True,
                  help="Limit each container's disk; not where nodes report none, as no stack would run there.  [yes]"),
     click.option("--admission-policy/--no-admission-policy", default=True,
@@ -130,7 +131,7 @@ def _comment(document: dict[str, Any]) -> str:
 def site_of(config: Config, **options: Any) -> ManifestOptions:
     """``ManifestOptions`` from the options of ``site_options`` and the configuration. Raises UsageError."""
     stacks, policy, gateway = config.stacks, config.policy, config.routes.served_by
-    if options["quota_ephemeral_storage"] and not options["storage"]:
+    if options["ephemeral_storage"] and not options["storage"]:
         raise click.UsageError(
             "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
         )
@@ -141,29 +142,28 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
 
     templates = read_templates(config).values() if Path(config.templates.directory).is_dir() else ()
     own = {one.egress for one in templates if one.egress.kind}
-    most = {f"largest_{name}": getattr(policy, f"max_{name}") for name in ("cpu", "memory", "ephemeral_storage")}
-    largest = {name: str(parse(text)) for name, text in most.items() if text}  # of one container: as of a pod
+    most = {f"largest_{name}": getattr(policy, f"max_{name}") for name in AMOUNTS}
+    largest: dict[str, Any] = {
+        name: str(parse(text)) for name, text in most.items() if text
+    }  # of one container: as of a pod
+    names = ("account", "account_namespace", "admission_policy", "egress", "dns", "target_ports")
+    as_given: dict[str, Any] = {name: options[name] for name in names}
+    as_given |= {name: str(options[name] or "") for name in AMOUNTS}
+    if not options["storage"]:
+        largest["largest_ephemeral_storage"] = ""
     return ManifestOptions(
         namespace=stacks.namespace,
         instance=config.cluster.instance,
         profile=policy.profile,
-        account=options["account"],
-        account_namespace=options["account_namespace"],
         token_secret=options["token"] == LASTING,
-        admission_policy=options["admission_policy"],
         stacks=config.limits.max_stacks or len(stacks.node_ports),
-        cluster_cidrs=options["cidrs"] or NETWORKS,
-        egress=options["egress"],
-        dns=options["dns"],
+        cluster_cidrs=options["cluster_cidrs"] or NETWORKS,
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
         routes=kinds_of(config.routes),
         gateway=gateway,
-        gateway_namespaces=options["gateways"] or ((gateway.partition("/")[0],) if gateway else ()),
-        target_ports=options["ports"],
-        cpu=str(options["quota_cpu"] or ""),
-        memory=str(options["quota_memory"] or ""),
-        ephemeral_storage=str(options["quota_ephemeral_storage"] or ""),
-        **(largest if options["storage"] else largest | {"largest_ephemeral_storage": ""}),
+        gateway_namespaces=options["gateway_namespaces"] or ((gateway.partition("/")[0],) if gateway else ()),
+        **as_given,
+        **largest,
     )
 
 

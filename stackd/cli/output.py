@@ -137,23 +137,22 @@ def print_json_line(value: object) -> None:
     click.echo(printable_json(json.dumps(value, separators=(",", ":"), ensure_ascii=False)))
 
 
-def printed(value: object, output: str) -> bool:
-    """Print the value if the output is to be ``json`` or ``jsonl``; returns whether it was."""
-    if output == "json":
-        print_json(value)
-    elif output == "jsonl":
-        print_json_line(value)
-    return output in ("json", "jsonl")
+def printed(answer: object, output: str, items: Iterable[Fields] | None = None, name: str = "") -> bool:
+    """Print an answer as ``json``, or as ``jsonl``; returns whether the output was to be one of these.
 
-
-def printed_all(answer: object, items: Iterable[Fields], output: str, *, name: str = "") -> bool:
-    """The same for an answer's objects: with ``jsonl`` each is a line; ``name``: the field that ``-o name`` prints."""
+    With ``items``, each of them is a line; ``name`` is the field of theirs that ``-o name`` prints.
+    """
     if output == "json":
         print_json(answer)
-    elif output in ("jsonl", "name"):
-        for item in items:
-            print_json_line(item) if output == "jsonl" else click.echo(printable(item[name]))
-    return output in ("json", "jsonl", "name")
+    elif output == "jsonl":
+        for item in [answer] if items is None else items:
+            print_json_line(item)
+    elif output == "name" and name:
+        for item in items or ():
+            click.echo(printable(item[name]))
+    else:
+        return False
+    return True
 
 
 def print_text(text: str) -> None:
@@ -164,7 +163,7 @@ def print_text(text: str) -> None:
 def print_stacks(stacks: Sequence[Fields], output: str) -> None:
     """Print stacks: as the API's JSON, JSON lines, ids, a table, or lines of fields."""
     more = MORE_COLUMNS if output == "wide" else ()
-    if printed_all({"stacks": stacks}, stacks, output, name="stack_id"):
+    if printed({"stacks": stacks}, output, stacks, "stack_id"):
         return
     if not is_terminal():
         print_table((*COLUMNS, *more), stacks)

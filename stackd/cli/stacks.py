@@ -143,7 +143,7 @@ def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) 
 def timeline(client: Client, stack_id: str, output: str) -> None:
     """Show what happened to a stack, even for a while after it is gone."""
     events = [event.raw for event in client.timeline(checked(stack_id))]
-    if not render.printed_all({"stack_id": stack_id, "events": events}, events, output):
+    if not render.printed({"stack_id": stack_id, "events": events}, output, events):
         render.print_table(TIMELINE, events)
 
 

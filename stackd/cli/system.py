@@ -32,7 +32,7 @@ IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("no
 def templates(client: Client, output: str) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
     found = [one.raw for one in client.templates()]
-    if not render.printed_all({"templates": found}, found, output, name="name"):
+    if not render.printed({"templates": found}, output, found, "name"):
         render.print_table(TEMPLATE, found)
 
 
@@ -201,7 +201,7 @@ def activity(client: Client, key_name: str, label: tuple[str, ...], output: str,
     """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
     found = [one.raw for one in client.activity(key=key_name, labels=label, **chosen)]
-    if not render.printed_all({"activity": found}, found, output):
+    if not render.printed({"activity": found}, output, found):
         render.print_table(ACTIVITY, found)
 
 

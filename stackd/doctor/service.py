@@ -12,6 +12,7 @@ import pwd
 import shutil
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -69,18 +70,18 @@ def find_unit() -> Unit | None:
 
 def read_unit(found: Mapping[str, str]) -> Unit:
     """The unit from its properties, as ``systemctl show`` prints them."""
-    started = found.get("ExecMainStartTimestamp", "").removeprefix("@")
+    started, of = found.get("ExecMainStartTimestamp", "").removeprefix("@"), defaultdict(str, found)
     return Unit(
-        active=found.get("ActiveState", ""),
-        sub=found.get("SubState", ""),
-        result=found.get("Result", ""),
-        restarts=int(found.get("NRestarts") or 0),
-        status=found.get("StatusText", ""),
-        user=found.get("User", ""),
-        enabled=found.get("UnitFileState") in ("enabled", "enabled-runtime", "static"),
-        stale=found.get("NeedDaemonReload") == "yes",
+        active=of["ActiveState"],
+        sub=of["SubState"],
+        result=of["Result"],
+        restarts=int(of["NRestarts"] or 0),
+        status=of["StatusText"],
+        user=of["User"],
+        enabled=of["UnitFileState"] in ("enabled", "enabled-runtime", "static"),
+        stale=of["NeedDaemonReload"] == "yes",
         started=float(started) if started.isdecimal() else 0.0,
-        folder=found.get("WorkingDirectory", "").lstrip("!-"),
+        folder=of["WorkingDirectory"].lstrip("!-"),
     )
 
 
@@ -214,26 +215,23 @@ def owners(config: Config, unit: Unit) -> Iterator[Finding]:
 
 
 def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator[Finding]:
-    """The files of the configuration that the service's user cannot read. Only root can find out."""
-    for path in _named_files(config, config_path):
-        if not _may_read(unit.user, path):
+    """The configuration and the files that it names, without the credentials that systemd hands over, which the
+    service's user cannot read. Only root can find out.
+    """
+    credentials = {config_path.with_name(name) for name in ("api-key", "kubeconfig")} if config_path else set()
+    server, folder = config.server, Path(config.templates.directory)
+    named = [config.auth.key_file, server.tls_cert, server.tls_key, *config.cluster.kubeconfig.split(os.pathsep)]
+    paths = [*([config_path] if config_path else []), *(Path(name) for name in named if name)]
+    if config.templates.directory:
+        paths += [folder, *sorted(folder.glob("*.yaml"))]
+    for path in paths:
+        if path.exists() and path not in credentials and not _may_read(unit.user, path):
             try:
                 group = grp.getgrgid(pwd.getpwnam(unit.user).pw_gid).gr_name
             except KeyError:
                 group = unit.user
             text = f"{unit.user}, the service's user, cannot read {path}"
             yield fail(FILES, text, f"chgrp {group} {path}; chmod 640 {path}; and check the folders above it")
-
-
-def _named_files(config: Config, config_path: Path | None) -> list[Path]:
-    """The files that the service itself opens: the configuration, and those that it names."""
-    credentials = {config_path.with_name(name) for name in ("api-key", "kubeconfig")} if config_path else set()
-    server, cluster = config.server, config.cluster
-    named = [config.auth.key_file, server.tls_cert, server.tls_key, *cluster.kubeconfig.split(os.pathsep)]
-    folder = [Path(config.templates.directory)] if config.templates.directory else []
-    templates = [path for directory in folder for path in (directory, *sorted(directory.glob("*.yaml")))]
-    found = [config_path, *(Path(name) for name in named if name), *templates]
-    return [path for path in found if path is not None and path.exists() and path not in credentials]
 
 
 def _may_read(user: str, path: Path) -> bool:
