@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import Length, filter_options, output_option, stack_ids_argument
+from stackd.cli.options import FILTERS, Length, filter_options, labels_of, output_option, stack_ids_argument
 from stackd.cli.output import addresses, console, counted, duration, is_terminal, local, printed, since
 from stackd.cli.stacks import for_each
 from stackd.cli.target import client_options, interruptible
@@ -45,15 +45,21 @@ def _command(action: Any, text: str, name: str = "") -> click.Command:
     @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
     @click.option("--no-wait", is_flag=True, help="Of a job: print its id and return at once.")
     @output_option("json", "jsonl", "name")
-    def command(
-        client: Client, stack_ids: tuple[str, ...], chosen: dict[str, Any], output: str, ttl: str = "", **options: Any
-    ) -> None:
+    def command(client: Client, stack_ids: tuple[str, ...], output: str | None, ttl: str = "", **options: Any) -> None:
+        chosen = {name: options[name] for name in FILTERS}
         if bool(stack_ids) + any(chosen.values()) + options["everything"] != 1:
             raise click.UsageError(CHOICE)
         if named and stack_ids and stack_ids != ("-",):
             for_each(stack_ids, lambda stack_id: _change(client, action, stack_id, ttl, output))
+            return
+        bulk = _Bulk(client, action, ttl or None)
+        jobs, total = bulk.begun(stack_ids, chosen, sure=options["yes"] or action in HARMLESS)
+        if not total:
+            click.echo(f"no stack matches: nothing to {action}", err=True)
+        elif options["no_wait"]:
+            click.echo("\n".join(job.job_id for job in jobs))
         else:
-            _change_many(_Bulk(client, action, ttl or None), stack_ids, chosen, output, options)
+            _follow(bulk, jobs, total, output)
 
     return command
 
@@ -75,7 +81,7 @@ batch_delete = _command(
 )
 
 
-def _change(client: Client, action: str, stack_id: str, ttl: str, output: str) -> None:
+def _change(client: Client, action: str, stack_id: str, ttl: str, output: str | None) -> None:
     continues = CONTINUES.get(action, f"the {action} of {{0}} continues; see: stackd stacks show {{0}}")
     with interruptible(continues.format(stack_id)):
         stack = getattr(client, action)(stack_id, *([ttl] if ttl else []))
@@ -100,28 +106,38 @@ class _Bulk:
         self._deletes = action == "delete"
         self.read = client.job if self._deletes else client.batch_job
 
-    def begin(self, ids: list[str]) -> Job:
+    def _begin(self, ids: list[str]) -> Job:
         """Start a job for these ids."""
         if self._deletes:
             return self.client.batch_delete(ids)
         return self.client.batch(self.action, stack_ids=ids, ttl=self._ttl)
 
-    def begin_matching(self, chosen: dict[str, Any]) -> Job | None:
+    def begun(self, stack_ids: tuple[str, ...], chosen: dict[str, Any], *, sure: bool) -> tuple[list[Job], int]:
+        """The jobs for these ids, or for the stacks that the filters find, and for how many stacks they are."""
+        if sure and (matching := self._begin_matching(chosen)) is not None:
+            return [matching], matching.total
+        if stack_ids == ("-",):  # what `stacks list` prints in a pipe: the id is the first field of each line
+            ids = [line.split()[0] for line in sys.stdin if line.strip()]
+        else:
+            ids = [*stack_ids] or [stack.stack_id for stack in self.client.stacks(**chosen, fields=["stack_id"])]
+        if ids and not sure and not stack_ids:
+            stacks = counted(len(ids), "stack")
+            if not sys.stdin.isatty():
+                raise click.UsageError(f"this would {self.action} {stacks}; confirm with --yes")
+            click.confirm(f"{self.action.capitalize()} {stacks}?", abort=True, err=True)
+        return self._begin_parts(ids), len(ids)
+
+    def _begin_matching(self, chosen: dict[str, Any]) -> Job | None:
         """Start a job for the stacks that stackd chooses; None if it cannot choose by these filters."""
         labels = chosen["labels"]
         if labels and self._deletes:
             return self.client.batch_delete_matching(**chosen)
-        if (
-            not labels
-            or chosen["statuses"]
-            or chosen["node"]
-            or chosen["template"]
-            or not all("=" in x for x in labels)
-        ):
+        others = any(value for name, value in chosen.items() if name != "labels")
+        if not labels or others or not all("=" in one for one in labels):
             return None
-        return self.client.batch(self.action, labels=dict(one.split("=", 1) for one in labels), ttl=self._ttl)
+        return self.client.batch(self.action, labels=labels_of(labels), ttl=self._ttl)
 
-    def begin_parts(self, ids: list[str]) -> list[Job]:
+    def _begin_parts(self, ids: list[str]) -> list[Job]:
         """Start a job for these ids, or several where stackd takes fewer at once (413)."""
         from stackd.client import ApiError, ClientError
 
@@ -130,7 +146,7 @@ class _Bulk:
         while parts:
             part = parts.pop()
             try:
-                jobs.append(self.begin(part))
+                jobs.append(self._begin(part))
             except ClientError as error:
                 if not (isinstance(error, ApiError) and error.status == TOO_LARGE and len(part) > 1):
                     if jobs:
@@ -141,45 +157,20 @@ class _Bulk:
         return jobs
 
 
-def _change_many(
-    bulk: _Bulk, stack_ids: tuple[str, ...], chosen: dict[str, Any], output: str, options: dict[str, Any]
-) -> None:
+def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None) -> None:
+    """Wait for the jobs, and print what came of them; exit code 1 if something could not be done."""
     action = bulk.action
-    sure = options["yes"] or action in HARMLESS
-    matching = bulk.begin_matching(chosen) if sure else None
-    if matching is not None:
-        jobs, total = [matching], matching.total
-    else:
-        if stack_ids == ("-",):  # what `stacks list` prints in a pipe: the id is the first field of each line
-            ids = [line.split()[0] for line in sys.stdin if line.strip()]
-        else:
-            ids = [*stack_ids] or [stack.stack_id for stack in bulk.client.stacks(**chosen, fields=["stack_id"])]
-        if ids and not sure and not stack_ids:
-            _confirm(action, counted(len(ids), "stack"))
-        jobs, total = bulk.begin_parts(ids), len(ids)
-    if not total:
-        click.echo(f"no stack matches: nothing to {action}", err=True)
-        return
-    if options["no_wait"]:
-        click.echo("\n".join(job.job_id for job in jobs))
-        return
     with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
         jobs = _finished(bulk, jobs, total)
     for job in jobs:
         _print_job(job, DONE[action], output)
     undone = sum(job.failed + (job.not_found if action != "delete" else 0) for job in jobs)
     if undone:
-        raise click.ClickException(f"{undone} of {sum(job.total for job in jobs)} could not be {DONE[action]}")
+        raise click.ClickException(f"{undone} of {total} could not be {DONE[action]}")
 
 
 def _continuing(jobs: list[Job]) -> str:
     return f"{' and '.join(job.job_id for job in jobs)} continue{'s' if len(jobs) == 1 else ''}"
-
-
-def _confirm(action: str, stacks: str) -> None:
-    if not sys.stdin.isatty():
-        raise click.UsageError(f"this would {action} {stacks}; confirm with --yes")
-    click.confirm(f"{action.capitalize()} {stacks}?", abort=True, err=True)
 
 
 def _finished(bulk: _Bulk, jobs: list[Job], total: int) -> list[Job]:
@@ -197,7 +188,7 @@ def _finished(bulk: _Bulk, jobs: list[Job], total: int) -> list[Job]:
             time.sleep(POLL_SECONDS)
 
 
-def _print_job(job: Job, done: str, output: str) -> None:
+def _print_job(job: Job, done: str, output: str | None) -> None:
     if printed(job.raw, output):
         return
     counts = (f"{job.done} {done}", f"{job.not_found} not found", f"{job.failed} failed")

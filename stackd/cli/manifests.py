@@ -5,13 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.cli.options import config_option, loaded, quantity_option
+from stackd.cli.options import config_option, loaded, quantity_option, stacked
 
 if TYPE_CHECKING:
     from stackd.config import Config
@@ -68,7 +68,7 @@ def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return tuple(found)
 
 
-_SITE_OPTIONS = (
+site_options = stacked(
     click.option("--cluster-cidr", "cluster_cidrs", callback=_networks, metavar="CIDR", multiple=True,
                  help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]"),
     click.option("--egress", type=click.Choice(["none", "internet"]), default="none", show_default=True,
@@ -93,13 +93,7 @@ _SITE_OPTIONS = (
     click.option("--account-namespace", default="stackd", show_default=True,
                  help="Its namespace; not that of the stacks."),
 )  # fmt: skip
-
-
-def site_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that describe this site's manifests."""
-    for option in reversed(_SITE_OPTIONS):
-        command = option(command)
-    return command
+"""The options that describe this site's manifests."""
 
 
 @click.command()

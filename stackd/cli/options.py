@@ -17,11 +17,24 @@ if TYPE_CHECKING:
     from stackd.config import LoadedConfig
     from stackd.quantity import Quantity
 
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 INSTALLED = Path("/etc/stackd/config.toml")
 """Where `make install` puts the configuration."""
 
 STATUSES = ("creating", "running", "stopped", "failed", "node_deleted")
+FILTERS = ("labels", "statuses", "node", "template")
 COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
+
+
+def stacked(*options: Decorator) -> Decorator:
+    """One decorator for several options, in this order."""
+
+    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorated
 
 
 def installed() -> Path | None:
@@ -177,48 +190,33 @@ template_complete = _completed(_templates)
 stack_id_argument = click.argument("stack_id", metavar="STACK", shell_complete=stack_complete)
 
 
-def stack_ids_argument(*, required: bool) -> Callable[..., Any]:
+def stack_ids_argument(*, required: bool) -> Decorator:
     """An argument for the ids of stacks."""
     metavar = "STACK…" if required else "[STACK…]"
     return click.argument("stack_ids", metavar=metavar, nargs=-1, required=required, shell_complete=stack_complete)
 
 
-def output_option(*forms: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Give a command ``-o`` with these forms beside the table, and ``--json`` for short; pass it ``output``."""
-
-    def decorated(command: Callable[..., Any]) -> Callable[..., Any]:
-        @click.option(
+def output_option(*forms: str) -> Decorator:
+    """``-o`` with these forms beside the table, and ``--json`` for short, as ``output``."""
+    return stacked(
+        click.option(
             "--output", "-o", type=click.Choice(forms), help="Output format.  [a table on a terminal, else lines]"
-        )
-        @click.option("--json", "as_json", is_flag=True, help="The API's own JSON, as with -o json.")
-        @functools.wraps(command)
-        def with_output(*args: Any, output: str | None, as_json: bool, **kwargs: Any) -> Any:
-            return command(*args, output="json" if as_json else output or "", **kwargs)
-
-        return with_output
-
-    return decorated
+        ),
+        click.option("--json", "output", flag_value="json", help="The API's own JSON, as with -o json."),
+    )
 
 
-def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command ``--label``, ``--status``, ``--node`` and ``--template``; pass it ``chosen``, as the client takes it."""
-
-    @click.option(
-        "--label", "-l", multiple=True, metavar="KEY[=VALUE]", shell_complete=label_complete,
-        help="Only stacks with this label; with all of them if repeated.",
-    )  # fmt: skip
-    @click.option(
-        "--status", "-s", multiple=True, type=click.Choice(STATUSES),
-        help="Only stacks in this status; in any of them if repeated.",
-    )  # fmt: skip
-    @click.option("--node", metavar="NAME", help="Only stacks on this node.", shell_complete=_completed(_nodes))
-    @click.option(
-        "--template", "-t", metavar="NAME", shell_complete=template_complete,
-        help="Only stacks made from this template.",
-    )  # fmt: skip
-    @functools.wraps(command)
-    def with_filters(*args: Any, label: Any, status: Any, node: str | None, template: str | None, **kwargs: Any) -> Any:
-        chosen = {"labels": label, "statuses": status, "node": node or "", "template": template or ""}
-        return command(*args, chosen=chosen, **kwargs)
-
-    return with_filters
+label_option = click.option(
+    "--label", "-l", "labels", multiple=True, metavar="KEY[=VALUE]", shell_complete=label_complete,
+    help="Only stacks with this label; with all of them if repeated.",
+)  # fmt: skip
+filter_options = stacked(
+    label_option,
+    click.option("--status", "-s", "statuses", multiple=True, type=click.Choice(STATUSES),
+                 help="Only stacks in this status; in any of them if repeated."),
+    click.option("--node", metavar="NAME", default="", help="Only stacks on this node.",
+                 shell_complete=_completed(_nodes)),
+    click.option("--template", "-t", metavar="NAME", default="", shell_complete=template_complete,
+                 help="Only stacks made from this template."),
+)  # fmt: skip
+"""``--label``, ``--status``, ``--node`` and ``--template``, named as the client's filters."""

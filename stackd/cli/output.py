@@ -137,7 +137,7 @@ def print_json_line(value: object) -> None:
     click.echo(printable_json(json.dumps(value, separators=(",", ":"), ensure_ascii=False)))
 
 
-def printed(answer: object, output: str, items: Iterable[Fields] | None = None, name: str = "") -> bool:
+def printed(answer: object, output: str | None, items: Iterable[Fields] | None = None, name: str = "") -> bool:
     """Print an answer as ``json``, or as ``jsonl``; returns whether the output was to be one of these.
 
     With ``items``, each of them is a line; ``name`` is the field of theirs that ``-o name`` prints.
@@ -160,7 +160,7 @@ def print_text(text: str) -> None:
     click.echo(printable(text, lines=True) if is_terminal() else text, nl=not text.endswith("\n"))
 
 
-def print_stacks(stacks: Sequence[Fields], output: str) -> None:
+def print_stacks(stacks: Sequence[Fields], output: str | None) -> None:
     """Print stacks: as the API's JSON, JSON lines, ids, a table, or lines of fields."""
     more = MORE_COLUMNS if output == "wide" else ()
     if printed({"stacks": stacks}, output, stacks, "stack_id"):

@@ -54,7 +54,7 @@ VERBS = {
 }
 FOLLOW_SECONDS = 1.0
 FOLLOWED_LINES = 10_000
-CHOSEN = {"": render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
+CHOSEN = {None: render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
 """The fields to request by the form of the output; the JSON forms have those that the API returns by default."""
 
 PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
@@ -77,7 +77,7 @@ def stacks() -> None:
 @client_options
 @filter_options
 @output_option("wide", "json", "jsonl", "name")
-def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
+def list_stacks(client: Client, output: str | None, **chosen: Any) -> None:
     """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
     render.print_stacks([stack.raw for stack in client.stacks(**chosen, fields=CHOSEN.get(output))], output)
 
@@ -86,7 +86,7 @@ def list_stacks(client: Client, chosen: dict[str, Any], output: str) -> None:
 @client_options
 @stack_ids_argument(required=False)
 @output_option("wide", "json", "jsonl", "name")
-def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
+def get(client: Client, stack_ids: tuple[str, ...], output: str | None) -> None:
     """List the stacks with these ids, or all, as stacks list does."""
     found = [client.get(checked(one)) for one in stack_ids] or client.stacks(fields=CHOSEN.get(output))
     render.print_stacks([stack.raw for stack in found], output)
@@ -97,7 +97,7 @@ def get(client: Client, stack_ids: tuple[str, ...], output: str) -> None:
 @stack_id_argument
 @click.option("--spec", is_flag=True, help="Print the pod spec alone, as YAML.")
 @output_option("json", "jsonl")
-def show(client: Client, stack_id: str, spec: bool, output: str) -> None:
+def show(client: Client, stack_id: str, spec: bool, output: str | None) -> None:
     """Show everything about one stack."""
     stack = client.get(checked(stack_id)).raw
     if render.printed(stack, output):
@@ -140,7 +140,7 @@ def wait(client: Client, stack_ids: tuple[str, ...], status: Any, timeout: str) 
 @client_options
 @stack_id_argument
 @output_option("json", "jsonl")
-def timeline(client: Client, stack_id: str, output: str) -> None:
+def timeline(client: Client, stack_id: str, output: str | None) -> None:
     """Show what happened to a stack, even for a while after it is gone."""
     events = [event.raw for event in client.timeline(checked(stack_id))]
     if not render.printed({"stack_id": stack_id, "events": events}, output, events):
@@ -289,7 +289,7 @@ TIMELINE = (
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
 @click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait.")
 @output_option("json", "jsonl", "name")
-def create(client: Client, source: str | None, output: str, **options: Any) -> None:
+def create(client: Client, source: str | None, output: str | None, **options: Any) -> None:
     """Create a stack.
 
     \b

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import output as render
-from stackd.cli.options import Length, filter_options, label_complete, output_option, stack_complete
+from stackd.cli.options import Length, filter_options, label_option, output_option, stack_complete
 from stackd.cli.target import client_options
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
@@ -29,7 +29,7 @@ IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("no
 @click.command()
 @client_options
 @output_option("json", "jsonl", "name")
-def templates(client: Client, output: str) -> None:
+def templates(client: Client, output: str | None) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
     found = [one.raw for one in client.templates()]
     if not render.printed({"templates": found}, output, found, "name"):
@@ -63,7 +63,7 @@ TEMPLATE = (
 @click.command()
 @client_options
 @output_option("json", "jsonl")
-def stats(client: Client, output: str) -> None:
+def stats(client: Client, output: str | None) -> None:
     """Count stacks, their node ports, and the CPU and memory that they reserve."""
     found = client.stats().raw
     if not render.printed(found, output):
@@ -90,7 +90,7 @@ def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 @click.option("--ephemeral-storage", default="", metavar="QUANTITY", help="Disk of one stack.  [what it is given]")
 @click.option("--ports", type=click.IntRange(min=1), help="Node ports of one stack.  [1]")
 @output_option("json", "jsonl")
-def capacity(client: Client, output: str, ports: int | None, **size: str) -> None:
+def capacity(client: Client, output: str | None, ports: int | None, **size: str) -> None:
     """Show how many more stacks of a size fit, and what runs out first."""
     found = client.capacity(ports=ports or 0, **size).raw
     if not render.printed(found, output):
@@ -113,7 +113,7 @@ def _bounds(found: Any) -> Iterator[tuple[str, str]]:
 @client_options
 @filter_options
 @output_option("json", "jsonl")
-def events(client: Client, chosen: dict[str, Any], output: str) -> None:
+def events(client: Client, output: str | None, **chosen: Any) -> None:
     """Print what changes, as it changes: stacks, and without a filter batch-delete jobs. Ends with Ctrl-C.
 
     In JSON, one event a line: kind, id, and data as the API sends it, without pod specs.
@@ -148,7 +148,7 @@ def _words(event: Event) -> list[str]:
     "--confirm", "action", flag_value="confirm", help="Release what a brake holds back now, and remove unknown objects."
 )
 @output_option("json", "jsonl")
-def reconcile(client: Client, action: str, output: str) -> None:
+def reconcile(client: Client, action: str, output: str | None) -> None:
     """Show what the reconciliation of a running daemon would do, or release its brake."""
     confirms = action == "confirm"
     answer = client.reconcile(confirm=confirms)
@@ -190,17 +190,14 @@ ACTIONS = ("create", "extend", "restart", "stop", "start", "delete")
 @click.option("--key", "key_name", default="", metavar="NAME", help="Only of the API key with this name.")
 @click.option("--action", type=click.Choice(ACTIONS), help="Only requests of this kind.")
 @click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=stack_complete)
-@click.option(
-    "--label", "-l", multiple=True, metavar="KEY[=VALUE]", shell_complete=label_complete,
-    help="Only about stacks with this label; with all of them if repeated.",
-)  # fmt: skip
+@label_option
 @click.option("--since", metavar="TIME", help="Only since a time (2026-02-10T02:02:26Z), or in the last 1h.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @output_option("json", "jsonl")
-def activity(client: Client, key_name: str, label: tuple[str, ...], output: str, **options: Any) -> None:
+def activity(client: Client, key_name: str, labels: tuple[str, ...], output: str | None, **options: Any) -> None:
     """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
-    found = [one.raw for one in client.activity(key=key_name, labels=label, **chosen)]
+    found = [one.raw for one in client.activity(key=key_name, labels=labels, **chosen)]
     if not render.printed({"activity": found}, output, found):
         render.print_table(ACTIVITY, found)
 
@@ -231,7 +228,7 @@ CHECK_SECONDS = 0.2
 @click.command()
 @client_options
 @output_option("json", "jsonl")
-def owner(client: Client, output: str) -> None:
+def owner(client: Client, output: str | None) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
     ownership = client.owner()
     if not render.printed(ownership, output):

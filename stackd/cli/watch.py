@@ -92,7 +92,7 @@ class WatchedStacks:
 @client_options
 @filter_options
 @output_option("json", "jsonl")
-def watch(client: Client, chosen: dict[str, Any], output: str) -> None:
+def watch(client: Client, output: str | None, **chosen: Any) -> None:
     """Watch the stacks change: a live table, or in a pipe one line for each change. Ends with Ctrl-C."""
     import asyncio
 
