@@ -1,8 +1,7 @@
 """Decides which new or changed objects are accepted, with the checks in the order of Kubernetes; quotas and limit ranges.
 
 For a create: namespace (404, 403) → LimitRange defaults → node ports and addresses (422, 500) → validation (422) →
-LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, checked by the store). The usage of a namespace is
-updated with each change.
+LimitRange → Pod Security → ResourceQuota (all 403) → the name (409, checked by the store).
 """
 
 from __future__ import annotations
@@ -27,14 +26,12 @@ from stackd.embedded.resources import (
     TLS_ROUTES,
     Json,
     Resource,
-    bad_request,
     forbidden,
     in_brackets,
     invalid,
-    not_allowed,
 )
 from stackd.embedded.schema import containers
-from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
+from stackd.embedded.store import ObjectStore, Record
 from stackd.embedded.validation import security_violation, validate
 from stackd.quantity import parse
 
@@ -54,10 +51,9 @@ _DEFAULTS = {
 class Admission:
     """Checks and completes objects; stores none."""
 
-    def __init__(self, store: ObjectStore, ports: PortAllocator, quotas: QuotaController) -> None:
+    def __init__(self, store: ObjectStore, ports: PortAllocator) -> None:
         self._store = store
         self._ports = ports
-        self._quotas = quotas
 
     def for_create(self, resource: Resource, namespace: str, obj: Json, *, dry_run: bool = False) -> Json:
         """The new object, ready to be stored. Raises StatusError."""
@@ -74,26 +70,18 @@ class Admission:
             self._ports.assign(obj, dry_run=dry_run)
         elif resource is RESOURCE_QUOTAS:
             obj["status"] = {}
-        elif resource is NODES and obj["spec"].get("unschedulable"):
-            now = timestamp(self._store.clock.now())
-            taint = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule", "timeAdded": now}
-            obj["spec"].setdefault("taints", []).append(taint)
         if causes := validate(resource, obj):
             raise invalid(resource, metadata.get("name", ""), causes)
         if resource is PODS:
             self._check_pod(obj, namespace, limits)
         if resource.namespaced and resource is not EVENTS:
-            self._quotas.check(resource, obj, namespace)
+            check_quotas(self._store, resource, obj, namespace)
         return obj
 
     def for_update(self, before: Record, obj: Json) -> Json:
         """The new version, ready to be stored. Raises StatusError."""
         resource, name = before.resource, before.key[1]
-        if resource is PODS:
-            if _frozen(before.obj["spec"]) != _frozen(obj["spec"]):
-                changes = "pod updates may not change fields other than `spec.containers[*].image`"
-                raise invalid(resource, name, [not_allowed("spec", changes)])
-        elif resource is SERVICES:
+        if resource is SERVICES:
             schema.default_service(obj)
             self._ports.assign(obj, own=node_ports(before.obj["spec"]))
         elif resource in (LIMIT_RANGES, LEASES, HTTP_ROUTES, TLS_ROUTES):
@@ -101,12 +89,10 @@ class Admission:
         if causes := validate(resource, obj):
             raise invalid(resource, name, causes)
         if resource is SERVICES:
-            self._quotas.check(resource, obj, before.key[0], before=before.obj)
+            check_quotas(self._store, resource, obj, before.key[0], before=before.obj)
         return obj
 
     def _check_namespace(self, resource: Resource, namespace: str, metadata: Json) -> None:
-        if metadata.get("namespace", namespace) not in ("", namespace):
-            raise bad_request("the namespace of the provided object does not match the namespace sent on the request")
         record = self._store.of(NAMESPACES).get("", namespace)
         if record.obj["status"]["phase"] == "Terminating":
             message = f"unable to create new content in namespace {namespace} because it is being terminated"
@@ -131,101 +117,51 @@ class Admission:
             raise forbidden(PODS, name, violation)
 
 
-def _frozen(spec: Json) -> Json:
-    """The parts of a pod's spec that an update may not change."""
-    free = {"containers", "initContainers", "activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds"}
-    fixed = {key: value for key, value in spec.items() if key not in free}
-    fixed["images"] = [{k: v for k, v in one.items() if k != "image"} for one in containers(spec)]
-    return fixed
-
-
 _COMPUTE = ("cpu", "memory", "ephemeral-storage")
 _MUST_SPECIFY = frozenset(f"{part}{name}" for part in ("", "requests.", "limits.") for name in _COMPUTE)
-_REFRESH_SECONDS = 0.02
 _ANNOTATION = "kubernetes.io/limit-ranger"
 
 
-class QuotaController:
-    """The usage under each quota. `status.used` of the quota objects is updated shortly afterwards."""
-
-    def __init__(self, store: ObjectStore) -> None:
-        self._store = store
-        self._used: dict[Key, Amounts] = {}
-        self._stale: set[Key] = set()
-        for record in store.of(RESOURCE_QUOTAS).records.values():
-            self._used[record.key] = self._measure(record.key[0])
-        store.observe(self._follow)
-
-    def check(self, resource: Resource, obj: Json, namespace: str, *, before: Json | None = None) -> None:
-        """Raise StatusError 403 if the object, new or in place of `before`, exceeds a quota."""
-        if not self._used:
-            return
-        usage, old = object_usage(resource, obj), object_usage(resource, before) if before is not None else {}
-        delta = {name: amount - old.get(name, 0) for name, amount in usage.items()}
-        for record in self._store.of(RESOURCE_QUOTAS).in_namespace(namespace):
-            self._check_one(record, resource, obj, delta)
-
-    def refresh(self) -> None:
-        """Update the quotas' status now."""
-        stale, self._stale = self._stale, set()
-        for key in stale:
-            record = self._store.of(RESOURCE_QUOTAS).records.get(key)
-            if record is not None:
-                hard = record.obj.get("spec", {}).get("hard", {})
-                used = {name: shown(name, self._used[key].get(name, 0)) for name in hard}
-                self._store.update(record, status={"hard": hard, "used": used})
-
-    def _check_one(self, record: Record, resource: Resource, obj: Json, delta: Amounts) -> None:
-        quota, subject = record.key[1], obj["metadata"].get("name", "")
-        hard = {k: parse(v).milli for k, v in record.obj.get("spec", {}).get("hard", {}).items()}
+def check_quotas(
+    store: ObjectStore, resource: Resource, obj: Json, namespace: str, *, before: Json | None = None
+) -> None:
+    """Raise StatusError 403 if the object, new or in place of ``before``, exceeds a quota of its namespace."""
+    quotas = store.of(RESOURCE_QUOTAS).in_namespace(namespace)
+    if not quotas:
+        return
+    old = object_usage(resource, before) if before is not None else {}
+    delta = {name: amount - old.get(name, 0) for name, amount in object_usage(resource, obj).items()}
+    used, subject = namespace_usage(store, namespace), obj["metadata"].get("name", "")
+    for quota in quotas:
+        name, hard = quota.key[1], {k: parse(v).milli for k, v in quota.obj.get("spec", {}).get("hard", {}).items()}
         if resource is PODS and (missing := _unspecified(obj, hard)):
-            raise forbidden(resource, subject, f"failed quota: {quota}: must specify {'; '.join(missing)}")
-        used = self._used[record.key]
+            raise forbidden(resource, subject, f"failed quota: {name}: must specify {'; '.join(missing)}")
         exceeded = sorted(k for k, v in delta.items() if k in hard and v > 0 and used.get(k, 0) + v > hard[k])
         if exceeded:
             requested, current, limited = (
-                ",".join(f"{name}={shown(name, amounts.get(name, 0))}" for name in exceeded)
+                ",".join(f"{key}={shown(key, amounts.get(key, 0))}" for key in exceeded)
                 for amounts in (delta, used, hard)
             )
-            message = f"exceeded quota: {quota}, requested: {requested}, used: {current}, limited: {limited}"
+            message = f"exceeded quota: {name}, requested: {requested}, used: {current}, limited: {limited}"
             raise forbidden(resource, subject, message)
 
-    def _measure(self, namespace: str) -> Amounts:
-        used: Amounts = {}
-        for resource in ALL:
-            if resource.namespaced and resource is not EVENTS:
-                for record in self._store.of(resource).in_namespace(namespace):
-                    _add(used, object_usage(resource, record.obj), 1)
-        return used
 
-    def _follow(self, change: ObjectChange) -> None:
-        resource, key = change.after.resource, change.after.key
-        if resource is RESOURCE_QUOTAS:
-            if change.type == "DELETED":
-                self._used.pop(key, None)
-            elif key not in self._used:
-                self._used[key] = self._measure(key[0])
-                self._mark(key)
-                return
-            elif change.before and change.before.obj.get("spec") != change.after.obj.get("spec"):
-                self._mark(key)
-        if not self._used or not resource.namespaced or resource is EVENTS:
-            return
-        if change.before is not None and change.type == "MODIFIED" and not _usage_changed(change.before, change.after):
-            return
-        for quota in self._store.of(RESOURCE_QUOTAS).in_namespace(key[0]):
-            used = self._used.get(quota.key)
-            if used is not None:
-                if change.before is not None:
-                    _add(used, object_usage(resource, change.before.obj), -1)
-                if change.type != "DELETED":
-                    _add(used, object_usage(resource, change.after.obj), 1)
-                self._mark(quota.key)
+def report_quotas(store: ObjectStore) -> None:
+    """Write the usage of all namespaces with quotas into their status."""
+    for quota in list(store.of(RESOURCE_QUOTAS).records.values()):
+        hard, used = quota.obj.get("spec", {}).get("hard", {}), namespace_usage(store, quota.key[0])
+        store.update(quota, status={"hard": hard, "used": {name: shown(name, used.get(name, 0)) for name in hard}})
 
-    def _mark(self, key: Key) -> None:
-        if not self._stale:
-            self._store.clock.later(_REFRESH_SECONDS, self.refresh)
-        self._stale.add(key)
+
+def namespace_usage(store: ObjectStore, namespace: str) -> Amounts:
+    """What all objects of a namespace count for, in thousandths."""
+    used: Amounts = {}
+    for resource in ALL:
+        if resource.namespaced and resource is not EVENTS:
+            for record in store.of(resource).in_namespace(namespace):
+                for name, amount in object_usage(resource, record.obj).items():
+                    used[name] = used.get(name, 0) + amount
+    return used
 
 
 def object_usage(resource: Resource, obj: Json) -> Amounts:
@@ -260,17 +196,6 @@ def _unspecified(pod: Json, hard: Amounts) -> list[str]:
     return missing
 
 
-def _usage_changed(before: Record, after: Record) -> bool:
-    if after.resource is PODS:
-        return is_terminal(before.obj) != is_terminal(after.obj)
-    return after.resource is SERVICES and before.obj["spec"] is not after.obj["spec"]
-
-
-def _add(into: Amounts, usage: Amounts, sign: int) -> None:
-    for name, value in usage.items():
-        into[name] = into.get(name, 0) + sign * value
-
-
 def apply_limit_ranges(pod: Json, items: list[Json]) -> None:
     """Fill in the missing requests and limits of containers."""
     notes: list[str] = []
@@ -296,13 +221,9 @@ def limit_violations(pod: Json, items: list[Json]) -> Iterator[str]:
             requests, limits = (amounts(container["resources"], part) for part in ("requests", "limits"))
             for name, bound in item.get("min", {}).items():
                 text = f"minimum {name} usage per Container is {bound}"
-                if name not in requests:
-                    yield f"{text}.  No request is specified"
-                elif requests[name] < parse(bound).milli:
+                if requests[name] < parse(bound).milli:
                     yield f"{text}, but request is {shown(name, requests[name])}"
             for name, bound in sorted(item.get("max", {}).items(), reverse=True):
                 text = f"maximum {name} usage per Container is {bound}"
-                if name not in limits:
-                    yield f"{text}.  No limit is specified"
-                elif limits[name] > parse(bound).milli:
+                if limits[name] > parse(bound).milli:
                     yield f"{text}, but limit is {shown(name, limits[name])}"

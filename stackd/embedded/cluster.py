@@ -9,7 +9,7 @@ from types import TracebackType
 
 import orjson
 
-from stackd.embedded.admission import Admission, QuotaController
+from stackd.embedded.admission import Admission, report_quotas
 from stackd.embedded.api import Registry, Watch, list_objects, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
 from stackd.embedded.deletion import Deletion, GarbageCollector
@@ -164,7 +164,6 @@ class EmbeddedCluster:
         options, store = self.options, self.store
         events = EventRecorder(store, options.event_limit)
         self.ports = PortAllocator(store, options.node_port_range, options.port_release_delay)
-        self.quotas = QuotaController(store)
         self.nodes = NodeController(store)
         self._scheduler = Scheduler(store, events)
         self._deletion = Deletion(store, pod_gc_delay=options.pod_gc_delay)
@@ -182,7 +181,7 @@ class EmbeddedCluster:
             identity=lambda: store.of(NAMESPACES).get("", "kube-system").uid,
             store=store,
         )
-        admission = Admission(store, self.ports, self.quotas)
+        admission = Admission(store, self.ports)
         self.api = Registry(store, admission, self._deletion)
 
     def _adopt(self) -> None:
@@ -246,7 +245,7 @@ class EmbeddedCluster:
 
     def _act(self, call: Exchange, target: RequestInfo, *, stale: bool) -> tuple[int, bytes]:
         if target.resource is RESOURCE_QUOTAS:
-            self.quotas.refresh()
+            report_quotas(self.store)
         match target.verb:
             case "get":
                 return 200, self.api.get(target)
