@@ -162,18 +162,6 @@ def wrong(field: str, value: object, detail: str) -> StatusCause:
     return StatusCause(field, "FieldValueInvalid", f"Invalid value: {_json(value)}: {detail}")
 
 
-def duplicate(field: str, value: object) -> StatusCause:
-    """The value is a duplicate."""
-    return StatusCause(field, "FieldValueDuplicate", f"Duplicate value: {_json(value)}")
-
-
-def unsupported(field: str, value: object, supported: tuple[str, ...]) -> StatusCause:
-    """The value is not one of the supported ones."""
-    choices = ", ".join(f'"{choice}"' for choice in sorted(supported))
-    message = f"Unsupported value: {_json(value)}: supported values: {choices}"
-    return StatusCause(field, "FieldValueNotSupported", message)
-
-
 def not_allowed(field: str, detail: str) -> StatusCause:
     """The field may not be set, or not to this value."""
     return StatusCause(field, "FieldValueForbidden", f"Forbidden: {detail}")

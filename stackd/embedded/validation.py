@@ -1,5 +1,5 @@
-"""What makes an object invalid (422), field by field; and the Pod Security Standards `baseline` and `restricted`, as chosen
-by the namespace's label, as far as stackd's pods and the recordings can break them. Pure; does not look at other objects.
+"""What makes an object invalid (422), field by field, as far as the recordings show it; and the Pod Security Standards
+`baseline` and `restricted`, as chosen by the namespace's label. Pure; does not look at other objects.
 """
 
 from __future__ import annotations
@@ -17,14 +17,11 @@ from stackd.embedded.resources import (
     Json,
     Resource,
     StatusCause,
-    duplicate,
     not_allowed,
     required,
-    unsupported,
     wrong,
 )
 from stackd.embedded.schema import containers
-from stackd.quantity import parse
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
@@ -32,14 +29,12 @@ _SUBDOMAIN_DETAIL = (
     "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start "
     f"and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
 )
-_LABEL_DETAIL = "it is not a lowercase RFC 1123 label"
 _NAMES = {
-    SERVICES: ("[a-z]([-a-z0-9]*[a-z0-9])?", "it is not a DNS-1035 label", 63),
-    NAMESPACES: (_LABEL, _LABEL_DETAIL, 63),
+    SERVICES: ("[a-z]([-a-z0-9]*[a-z0-9])?", "it is not a DNS-1035 label"),
+    NAMESPACES: (_LABEL, "it is not a lowercase RFC 1123 label"),
 }
 _QUALIFIED = "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
 _HOSTNAME = rf"(\*\.)?{_SUBDOMAIN}"
-_PORT_RANGE = "must be between 1 and 65535, inclusive"
 _ANNOTATIONS_LIMIT = 256 * 1024
 
 
@@ -52,103 +47,33 @@ def validate(resource: Resource, obj: Json) -> list[StatusCause]:
 
 def _metadata(resource: Resource, metadata: Json) -> Iterator[StatusCause]:
     name = metadata.get("name", "")
-    form, detail, longest = _NAMES.get(resource, (_SUBDOMAIN, _SUBDOMAIN_DETAIL, 253))
-    if not name:
-        yield required("metadata.name", "name or generateName is required")
-    elif not re.fullmatch(form, name):
+    form, detail = _NAMES.get(resource, (_SUBDOMAIN, _SUBDOMAIN_DETAIL))
+    if not re.fullmatch(form, name):
         yield wrong("metadata.name", name, detail)
-    if len(name) > longest:
-        yield wrong("metadata.name", name, f"must be no more than {longest} characters")
     yield from _labels(metadata.get("labels", {}), "metadata.labels")
     annotations = metadata.get("annotations", {})
-    for key in annotations:
-        if not _is_qualified(key.lower()):
-            yield wrong("metadata.annotations", key, "it is not a qualified name")
     if sum(len(key) + len(value) for key, value in annotations.items()) > _ANNOTATIONS_LIMIT:
         message = f"Too long: may not be more than {_ANNOTATIONS_LIMIT} bytes"
         yield StatusCause("metadata.annotations", "FieldValueTooLong", message)
 
 
 def _labels(labels: Json, path: str) -> Iterator[StatusCause]:
-    for key, value in labels.items():
-        if not _is_qualified(key):
-            yield wrong(path, key, "it is not a qualified name")
+    for value in labels.values():
         if value and not (re.fullmatch(_QUALIFIED, value) and len(value) <= 63):
             yield wrong(path, value, "it is not a valid label")
 
 
-def _is_qualified(key: str) -> bool:
-    prefix, slash, name = key.rpartition("/")
-    fits = bool(re.fullmatch(_QUALIFIED, name)) and len(name) <= 63
-    return fits and (not slash or bool(re.fullmatch(_SUBDOMAIN, prefix)))
-
-
-def _item_name(item: Json, path: str, seen: set[str]) -> Iterator[StatusCause]:
-    """What is wrong with the name of one of several items; adds it to those that were seen."""
-    name = item.get("name", "")
-    if not name:
-        yield required(f"{path}.name")
-    elif not re.fullmatch(_LABEL, name) or len(name) > 63:
-        yield wrong(f"{path}.name", name, _LABEL_DETAIL)
-    elif name in seen:
-        yield duplicate(f"{path}.name", name)
-    seen.add(name)
-
-
-def _port_number(port: Json, field: str, path: str) -> Iterator[StatusCause]:
-    if not 0 < port.get(field, 0) < 65536:
-        yield wrong(f"{path}.{field}", port.get(field, 0), _PORT_RANGE)
-
-
 def _pod(spec: Json) -> Iterator[StatusCause]:
-    if not spec.get("containers"):
-        yield required("spec.containers")
-    names: set[str] = set()
     for group in ("initContainers", "containers"):
         for position, container in enumerate(spec.get(group, ())):
-            yield from _container(container, f"spec.{group}[{position}]", names)
-    if spec["restartPolicy"] not in (policies := ("Always", "OnFailure", "Never")):
-        yield unsupported("spec.restartPolicy", spec["restartPolicy"], policies)
-    yield from _labels(spec.get("nodeSelector", {}), "spec.nodeSelector")
-
-
-def _container(container: Json, path: str, names: set[str]) -> Iterator[StatusCause]:
-    yield from _item_name(container, path, names)
-    image = container.get("image", "")
-    if not image:
-        yield required(f"{path}.image")
-    elif image != image.strip():
-        yield wrong(f"{path}.image", image, "must not have leading or trailing whitespace")
-    for position, port in enumerate(container.get("ports", ())):
-        yield from _port_number(port, "containerPort", f"{path}.ports[{position}]")
-    for position, variable in enumerate(container.get("env", ())):
-        if not variable.get("name"):
-            yield required(f"{path}.env[{position}].name")
-    limits = container["resources"].get("limits", {})
-    for name, value in container["resources"].get("requests", {}).items():
-        if name in limits and parse(value).milli > parse(limits[name]).milli:
-            detail = f"must be less than or equal to {name} limit of {limits[name]}"
-            yield wrong(f"{path}.resources.requests", value, detail)
+            if not container.get("image"):
+                yield required(f"spec.{group}[{position}].image")
 
 
 def _service(spec: Json) -> Iterator[StatusCause]:
-    ports = spec.get("ports", [])
-    if not ports and spec["type"] != "ExternalName" and spec.get("clusterIP") != "None":
-        yield required("spec.ports")
-    names: set[str] = set()
-    numbers: set[str] = set()
-    for position, port in enumerate(ports):
-        here = f"spec.ports[{position}]"
-        if len(ports) > 1 or port.get("name"):
-            yield from _item_name(port, here, names)
-        yield from _port_number(port, "port", here)
-        if port["protocol"] not in (protocols := ("TCP", "UDP", "SCTP")):
-            yield unsupported(f"{here}.protocol", port["protocol"], protocols)
-        if (number := f"{{{port['protocol']} {port.get('port')}}}") in numbers:
-            yield StatusCause(here, "FieldValueDuplicate", f"Duplicate value: {number}")
-        numbers.add(number)
+    for position, port in enumerate(spec.get("ports", ())):
         if port.get("nodePort") and spec["type"] == "ClusterIP":
-            yield not_allowed(f"{here}.nodePort", "may not be used when `type` is 'ClusterIP'")
+            yield not_allowed(f"spec.ports[{position}].nodePort", "may not be used when `type` is 'ClusterIP'")
     yield from _labels(spec.get("selector", {}), "spec.selector")
 
 
