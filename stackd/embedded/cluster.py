@@ -175,18 +175,12 @@ class EmbeddedCluster:
             GatewayController(store, options.gateway_delay)
         if options.gateway_port is not None:
             self.gateway = GatewayListener(store)
-        self.accounts = Accounts(
-            users=options.users,
-            clock=store.clock,
-            identity=lambda: store.of(NAMESPACES).get("", "kube-system").uid,
-            store=store,
-        )
+        self.accounts = Accounts(options.users, store)
         admission = Admission(store, self.ports)
         self.api = Registry(store, admission, self._deletion)
 
     def _adopt(self) -> None:
         self._scheduler.adopt()
-        self._deletion.adopt()
         self._collector.adopt()
         self.kubelet.adopt()
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from stackd.embedded.nodes import is_terminal
-from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource, conflict
+from stackd.embedded.resources import ALL, BY_KIND, EVENTS, NAMESPACES, NODES, PODS, Json, Resource
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
-
-_PURGING = (
-    "The system is ensuring all content is removed from this namespace.  Upon completion, this namespace will "
-    "automatically be purged by the system."
-)
 
 
 class Deletion:
@@ -21,17 +16,6 @@ class Deletion:
         self._store = store
         self._pod_gc_delay = pod_gc_delay
         store.observe(self._follow)
-
-    def adopt(self) -> None:
-        """Continue the deletions that were running when the state was saved."""
-        for record in self._store.of(NAMESPACES).in_namespace(""):
-            if record.obj["status"]["phase"] == "Terminating":
-                self._store.clock.later(0, partial(self._purge, record.key[1]))
-        nodes = self._store.of(NODES).records
-        gone = {pod.obj["spec"].get("nodeName", "") for pod in self._store.of(PODS).records.values()}
-        for node in gone:
-            if node and ("", node) not in nodes:
-                self._later_collect(node)
 
     def delete(self, record: Record, grace: int | None = None) -> Record:
         """Begin the deletion, and complete it if neither grace period nor finalizer delays it; returns the object."""
@@ -71,12 +55,9 @@ class Deletion:
         return self._store.update(record, metadata=metadata)
 
     def _delete_namespace(self, record: Record) -> Record:
-        name = record.key[1]
-        if record.obj["status"]["phase"] == "Terminating":
-            raise conflict(NAMESPACES, name, _PURGING)
         metadata = record.obj["metadata"] | {"deletionTimestamp": timestamp(self._store.clock.now())}
         record = self._store.update(record, metadata=metadata, status={"phase": "Terminating"})
-        self._store.clock.later(0, partial(self._purge, name))
+        self._store.clock.later(0, partial(self._purge, record.key[1]))
         return record
 
     def _purge(self, namespace: str) -> None:
@@ -89,11 +70,8 @@ class Deletion:
 
     def _complete(self, namespace: str) -> None:
         record = self._store.of(NAMESPACES).records.get(("", namespace))
-        if record is None or record.obj["status"]["phase"] != "Terminating":
-            return
-        if not any(
-            self._store.of(kind).in_namespace(namespace) for kind in ALL if kind.namespaced and kind is not EVENTS
-        ):
+        kinds = (kind for kind in ALL if kind.namespaced and kind is not EVENTS)
+        if record is not None and not any(self._store.of(kind).in_namespace(namespace) for kind in kinds):
             for event in self._store.of(EVENTS).in_namespace(namespace):
                 self._store.remove(event)
             self._store.remove(record)
@@ -101,27 +79,21 @@ class Deletion:
     def _follow(self, change: ObjectChange) -> None:
         if change.type != "DELETED":
             return
+        namespace, name = change.after.key
+        owner = self._store.of(NAMESPACES).records.get(("", namespace))
         if change.after.resource is NODES:
-            self._later_collect(change.after.key[1])
-        elif change.after.key[0]:
-            namespace = change.after.key[0]
-            owner = self._store.of(NAMESPACES).records.get(("", namespace))
-            if owner is not None and "deletionTimestamp" in owner.obj["metadata"]:
-                self._store.clock.later(0, partial(self._complete, namespace))
-
-    def _later_collect(self, node: str) -> None:
-        self._store.clock.later(self._pod_gc_delay, partial(self._collect, node))
+            self._store.clock.later(self._pod_gc_delay, partial(self._collect, name))
+        elif owner is not None and "deletionTimestamp" in owner.obj["metadata"]:
+            self._store.clock.later(0, partial(self._complete, namespace))
 
     def _collect(self, node: str) -> None:
         if ("", node) in self._store.of(NODES).records:
             return
         for pod in list(self._store.of(PODS).records.values()):
             if pod.obj["spec"].get("nodeName") == node:
-                self._delete_pod(self._fail(pod), 0)
+                self._delete_pod(pod if is_terminal(pod.obj) else self._fail(pod), 0)
 
     def _fail(self, pod: Record) -> Record:
-        if is_terminal(pod.obj):
-            return pod
         generation = pod.obj["metadata"]["generation"]
         condition = {
             "type": "DisruptionTarget",
@@ -137,9 +109,6 @@ class Deletion:
         return self._store.update(pod, status=status)
 
 
-Dependent = tuple[Resource, Key]
-
-
 class GarbageCollector:
     """Deletes objects whose owners (ownerReferences) are gone; owners are identified by uid, not by name."""
 
@@ -147,7 +116,8 @@ class GarbageCollector:
         self._store = store
         self._deletion = deletion
         self._delay = delay
-        self._owned: dict[Dependent, None] = {}
+        self._dependents: dict[str, set[tuple[Resource, Key]]] = {}
+        """What the owner with this uid owns."""
         store.observe(self._follow)
 
     def adopt(self) -> None:
@@ -157,44 +127,29 @@ class GarbageCollector:
                 self._see(record)
 
     def _follow(self, change: ObjectChange) -> None:
-        record = change.after
         if change.type != "DELETED":
-            self._see(record)
+            self._see(change.after)
             return
-        self._owned.pop((record.resource, record.key), None)
-        for dependent in self._owned:
-            if any(owner["uid"] == record.uid for owner in _owners(self._record(dependent).obj)):
-                self._plan(dependent)
+        for resource, key in self._dependents.pop(change.after.uid, ()):
+            self._store.clock.later(self._delay, partial(self._collect, resource, key))
 
     def _see(self, record: Record) -> None:
-        dependent = (record.resource, record.key)
-        if not _owners(record.obj):
-            self._owned.pop(dependent, None)
-            return
-        self._owned[dependent] = None
-        if not self._has_owner(record):
-            self._plan(dependent)
+        for owner in _owners(record.obj):
+            self._dependents.setdefault(owner["uid"], set()).add((record.resource, record.key))
+        if self._is_orphan(record):
+            self._store.clock.later(self._delay, partial(self._collect, record.resource, record.key))
 
-    def _record(self, dependent: Dependent) -> Record:
-        return self._store.of(dependent[0]).records[dependent[1]]
+    def _collect(self, resource: Resource, key: Key) -> None:
+        record = self._store.of(resource).records.get(key)
+        if record is not None and "deletionTimestamp" not in record.obj["metadata"] and self._is_orphan(record):
+            self._deletion.delete(record)
 
-    def _plan(self, dependent: Dependent) -> None:
-        self._store.clock.later(self._delay, partial(self._collect, dependent, self._record(dependent).uid))
-
-    def _collect(self, dependent: Dependent, uid: str) -> None:
-        if dependent in self._owned:
-            record = self._record(dependent)
-            deleting = "deletionTimestamp" in record.obj["metadata"]
-            if record.uid == uid and not deleting and not self._has_owner(record):
-                self._deletion.delete(record)
-
-    def _has_owner(self, record: Record) -> bool:
-        return any(self._is_there(record, owner) for owner in _owners(record.obj))
+    def _is_orphan(self, record: Record) -> bool:
+        owners = _owners(record.obj)
+        return bool(owners) and not any(self._is_there(record, owner) for owner in owners)
 
     def _is_there(self, record: Record, owner: Json) -> bool:
-        resource = BY_KIND.get((owner["apiVersion"], owner["kind"]))
-        if resource is None or resource is EVENTS:
-            return True
+        resource = BY_KIND[owner["apiVersion"], owner["kind"]]
         namespace = record.key[0] if resource.namespaced else ""
         current = self._store.of(resource).records.get((namespace, owner["name"]))
         return current is not None and current.uid == owner["uid"]
