@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -29,15 +28,22 @@ async def until_running(at: Harness, stacks: int) -> None:
     await eventually(run, deadline=30)
 
 
-async def test_ctrl_c_removes_everything_and_prints_what_was_measured(at: Harness, rehearse: Rehearse) -> None:
-    command = rehearse(at, "--stacks", "6", *HOLD)
-    await until_running(at, 6)
+async def test_ctrl_c_and_a_closed_terminal_remove_everything_and_the_measured_is_printed(
+    at: Harness, rehearse: Rehearse
+) -> None:
+    command, closed = rehearse(at, "--stacks", "6", *HOLD), rehearse(at, "--stacks", "3", *HOLD, "--with-others")
+    await until_running(at, 9)
+    for end in (closed.stdout, closed.stderr):
+        assert end is not None
+        end.close()
+    closed.send_signal(signal.SIGHUP)
     command.send_signal(signal.SIGINT)
     code, out, err = await ended(command)
     assert code == 130
     assert "stopping, and deleting what was made" in err
     assert "No verdict: stopped early, with 6 of 6 stacks started and 6 running." in out
     assert "none of its stacks is left" in err
+    assert await asyncio.to_thread(closed.wait, 30) != 0
     assert await at.objects("pods") == {}
 
 
@@ -52,17 +58,6 @@ async def test_creates_under_way_are_waited_for_and_players_who_have_not_come_do
     assert (code, "No verdict: stopped early" in out) == (130, True)
     assert 2 <= at.cluster.counts.requests["create", "pods", 201] < 20
     assert await at.listed() == []
-    assert await at.objects("pods") == {}
-
-
-async def test_a_terminal_that_is_closed_ends_it_as_well(at: Harness, rehearse: Rehearse) -> None:
-    command = rehearse(at, "--stacks", "3", *HOLD)
-    await until_running(at, 3)
-    for end in (command.stdout, command.stderr):
-        assert end is not None
-        end.close()
-    command.send_signal(signal.SIGHUP)
-    assert await asyncio.to_thread(command.wait, 30) != 0
     assert await at.objects("pods") == {}
 
 
@@ -89,44 +84,33 @@ async def test_what_it_cannot_delete_expires_and_a_second_ctrl_c_says_so(
     assert await at.objects("pods") == {}
 
 
-@pytest.fixture
-async def cluster() -> AsyncIterator[EmbeddedCluster]:
-    """A cluster that outlives its daemon."""
-    async with EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as alone:
-        yield alone
-
-
-async def test_a_daemon_that_is_away_for_a_moment_is_waited_for(cluster: EmbeddedCluster, tmp_path: Path) -> None:
-    """While stacks are held, the daemon stops and starts again: the rehearsal reconnects and cleans up."""
-    settings = {"STACKD_SERVER__PORT": str(free_port())}
-    async with harness(tmp_path, settings, cluster=cluster) as first:
-        rehearsing = asyncio.create_task(rehearsed(first, plan(4, hold=3.0)))
-        await until_running(first, 4)
-    assert not rehearsing.done()
-    async with harness(tmp_path, settings, cluster=cluster) as second:
-        found = await rehearsing
-        assert found.left == 0
-        assert await second.listed() == []
-    assert (found.results.failed, found.results.stages["running"].count) == (0, 4)
-
-
-async def test_a_daemon_that_stays_away_leaves_a_known_number_of_stacks(
-    cluster: EmbeddedCluster, tmp_path: Path
+@pytest.mark.parametrize("returns", [True, False])
+async def test_a_daemon_that_is_away_is_waited_for_and_then_the_stacks_are_counted(
+    tmp_path: Path, returns: bool
 ) -> None:
-    async with harness(tmp_path, {"STACKD_SERVER__PORT": str(free_port())}, cluster=cluster) as first:
-        rehearsing = asyncio.create_task(rehearsed(first, plan(3, hold=0.5, patience=1.0, ttl=60.0)))
-        await until_running(first, 3)
-    found = await rehearsing
-    assert (found.left, found.left_sentence) == (3, "3 of its stacks may remain")
-    assert 30 < found.left_seconds <= 60
-    assert any(trouble.startswith("clean-up: no connection") for trouble in found.results.troubles)
+    settings = {"STACKD_SERVER__PORT": str(free_port())}
+    async with EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as first:
+            away = plan(3, hold=2.0) if returns else plan(3, hold=0.5, patience=1.0, ttl=60.0)
+            rehearsing = asyncio.create_task(rehearsed(first, away))
+            await until_running(first, 3)
+        assert not rehearsing.done()
+        if returns:
+            async with harness(tmp_path, settings, cluster=cluster) as second:
+                outcome = await rehearsing
+                assert (outcome.left, await second.listed(), outcome.results.failed) == (0, [], 0)
+            return
+        outcome = await rehearsing
+    assert (outcome.left, outcome.left_sentence) == (3, "3 of its stacks may remain")
+    assert 30 < outcome.left_seconds <= 60
+    assert any(trouble.startswith("clean-up: no connection") for trouble in outcome.results.troubles)
 
 
 async def test_stacks_that_cannot_be_deleted_are_given_up_and_counted(at: Harness) -> None:
     at.cluster.faults.add(Fault(verb="delete", resource="pods", action="status", code=403))
-    found = await asyncio.wait_for(rehearsed(at, plan(2, hold=0.0, patience=2.0)), 60.0)
+    outcome = await asyncio.wait_for(rehearsed(at, plan(2, hold=0.0, patience=1.0)), 60.0)
     at.cluster.faults.clear()
-    assert (found.left, found.left_sentence) == (2, "2 of its stacks may remain")
+    assert (outcome.left, outcome.left_sentence) == (2, "2 of its stacks may remain")
 
 
 async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(
