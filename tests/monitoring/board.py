@@ -1,13 +1,11 @@
-"""The Grafana board and the alert rules, as data."""
+"""The Grafana board and the alert rules, as data; and a Prometheus server for one test, on loopback."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import re
 import shutil
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,9 +16,13 @@ import aiohttp
 import pytest
 import yaml
 
+from tests.harness import until
+from tests.ports import free_port
+
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
-BOARD = MONITORING / "grafana-dashboard.json"
+BOARD, ALERTS = MONITORING / "grafana-dashboard.json", MONITORING / "alerts.yaml"
 _VARIABLE = re.compile(r"label_values\((?P<series>.+), (?P<label>\w+)\)")
+SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,32 +41,30 @@ class Target:
 
 def targets() -> list[Target]:
     """All queries of the board."""
-    panels = json.loads(BOARD.read_text())["panels"]
     return [
         Target(
             panel=panel["title"],
             expression=target["expr"],
             legend=frozenset(re.findall(r"{{\s*(\w+)\s*}}", target.get("legendFormat") or "")),
         )
-        for panel in panels
+        for panel in json.loads(BOARD.read_text())["panels"]
         for target in panel.get("targets", [])
     ]
 
 
 def variables() -> dict[str, tuple[str, str]]:
     """The board's query variables: name → series and label."""
-    found = {}
-    for variable in json.loads(BOARD.read_text())["templating"]["list"]:
-        if variable["type"] == "query":
-            match = _VARIABLE.fullmatch(variable["query"]["query"])
-            assert match is not None, variable
-            found[variable["name"]] = (match["series"].replace("$job", ".+"), match["label"])
-    return found
+    queries = {
+        variable["name"]: _VARIABLE.fullmatch(variable["query"]["query"])
+        for variable in json.loads(BOARD.read_text())["templating"]["list"]
+        if variable["type"] == "query"
+    }
+    return {name: (match["series"].replace("$job", ".+"), match["label"]) for name, match in queries.items() if match}
 
 
 def rules() -> dict[str, str]:
     """The alert rules: name → expression."""
-    groups = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"]
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
     return {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
 
 
@@ -73,20 +73,12 @@ def expressions(file: Path) -> list[str]:
     return list(rules().values()) if file.suffix == ".yaml" else [target.expression for target in targets()]
 
 
-# ---- a Prometheus server for one test, on loopback, and the paths of its programs
-
-
-ALERTS = MONITORING / "alerts.yaml"
-SECONDS = 60.0
-_LISTENS = re.compile(r'"?Listening on"?.*?address"?[=:]"?(127\.0\.0\.1:\d+)')
-
-
 def program(name: str) -> str:
     """The path of ``prometheus`` or ``promtool``; skips the test with a reason if it is not installed."""
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         pytest.skip(f"{name} is not installed (Debian: apt install prometheus)")
-    return found
+    return path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +97,15 @@ class Prometheus:
 
     async def query(self, expression: str) -> list[dict[str, Any]]:
         """The samples that an instant query returns, each with ``metric`` and ``value``."""
-        found = await self.get("query", query=expression)
-        samples: list[dict[str, Any]] = found["result"]
+        samples: list[dict[str, Any]] = (await self.get("query", query=expression))["result"]
         return samples
+
+    async def is_ready(self) -> bool:
+        try:
+            async with self.session.get(f"{self.url}/-/ready") as answer:
+                return answer.status == 200
+        except aiohttp.ClientError:
+            return False
 
 
 @asynccontextmanager
@@ -123,39 +121,19 @@ async def prometheus(
             for job, address in targets.items()
         ],
     }
-    file = folder / "prometheus.yaml"
-    file.write_text(yaml.safe_dump(settings))
-    process = await asyncio.create_subprocess_exec(
-        program("prometheus"),
-        f"--config.file={file}",
-        f"--storage.tsdb.path={folder / 'tsdb'}",
-        "--web.listen-address=127.0.0.1:0",
-        stderr=PIPE,
-    )
-    said = io.StringIO()
-    reading = asyncio.create_task(_read(process, said))
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(settings))
+    address = f"127.0.0.1:{free_port()}"
+    words = (f"--config.file={folder / 'prometheus.yaml'}", f"--storage.tsdb.path={folder / 'tsdb'}")
+    with (folder / "prometheus.log").open("wb") as log:
+        command = (program("prometheus"), *words, f"--web.listen-address={address}")
+        process = await asyncio.create_subprocess_exec(*command, stderr=log)
     try:
         async with aiohttp.ClientSession() as session:
-            yield Prometheus(url=f"http://{await _address(process, said)}", session=session)
+            server = Prometheus(url=f"http://{address}", session=session)
+            await until(server.is_ready, lambda ready: ready or process.returncode is not None, SECONDS)
+            assert process.returncode is None, (folder / "prometheus.log").read_text()
+            yield server
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
-        await reading
-
-
-async def _read(process: Process, said: io.StringIO) -> None:
-    assert process.stderr is not None
-    async for line in process.stderr:
-        said.write(line.decode(errors="replace"))
-
-
-async def _address(process: Process, said: io.StringIO) -> str:
-    async with asyncio.timeout(SECONDS):
-        while process.returncode is None:
-            text = said.getvalue()
-            found = _LISTENS.search(text)
-            if found and "Server is ready to receive web requests" in text:
-                return found[1]
-            await asyncio.sleep(0.02)
-    raise AssertionError("prometheus has ended: " + said.getvalue())

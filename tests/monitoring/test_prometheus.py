@@ -13,13 +13,12 @@ from typing import Any
 import yaml
 
 from stackd.keys import digest
-from tests.harness import Harness, eventually, harness, request_for, until
+from tests.harness import Harness, harness, request_for, until
 from tests.monitoring.board import MONITORING, Prometheus, program, prometheus, rules, targets, variables
 
 SCRAPER = "sk-scraper-0123456789abcdef0123456789"
 WINDOW = "30s"
 SECONDS = 60.0
-PAUSE = 0.25
 EMPTY = {
     "Credentials for Kubernetes end": "those of the embedded cluster do not",
     "TLS certificate ends": "the API speaks plain HTTP",
@@ -66,30 +65,7 @@ async def be_busy(at: Harness) -> None:
     assert (await at.call("POST", "/stacks", request_for("nginx", cpu="900000"))).status == 503
     assert (await at.call("GET", "/stacks/stack-none")).status == 404
     await at.call("DELETE", f"/stacks/{ids[0]}")
-    job = await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})
-    await at.finished_job(job.json["job_id"])
-
-
-@asynccontextmanager
-async def busy(at: Harness) -> AsyncIterator[None]:
-    """Keep the daemon busy within this block; one stack stays, and another's pod was deleted by hand."""
-
-    async def again_and_again() -> None:
-        while True:
-            await be_busy(at)
-            await asyncio.sleep(PAUSE)
-
-    await at.create()
-    other = await at.create()
-    await at.delete_object("pods", other["stack_id"])
-    await at.until_status(other["stack_id"], "stopped")
-    working = asyncio.create_task(again_and_again())
-    try:
-        yield
-        assert not working.done(), working
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
+    await at.finished_job(await at.batch_delete(*ids))
 
 
 def shown(samples: list[dict[str, Any]]) -> bool:
@@ -110,18 +86,19 @@ async def test_a_prometheus_fills_the_board_and_evaluates_every_rule(tmp_path: P
         await at.create()
         well = dict.fromkeys(rules(), ("ok", "inactive"))
         await until(lambda: states(server), lambda states: states == well, SECONDS)
-        async with busy(at):
-            empty: list[str] = []
+        other = await at.running()  # its pod is deleted by hand
+        await at.delete_object("pods", other)
+        await at.until_status(other, "stopped")
 
-            async def all_show() -> bool:
-                empty[:] = [
-                    f"{target.panel}: {target.expression}"
-                    for target in targets()
-                    if not shown(await server.query(target.filled(WINDOW))) and target.panel not in EMPTY
-                ]
-                return not empty
+        async def empty() -> list[str]:
+            await be_busy(at)
+            return [
+                f"{target.panel}: {target.expression}"
+                for target in targets()
+                if not shown(await server.query(target.filled(WINDOW))) and target.panel not in EMPTY
+            ]
 
-            await eventually(all_show, lambda: f"nothing to see: {empty}", SECONDS)
+        await until(empty, lambda panels: not panels, SECONDS)
         assert {target.panel for target in targets()} >= EMPTY.keys()
         for target in targets():
             for sample in await server.query(target.filled(WINDOW)):
