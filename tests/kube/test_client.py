@@ -172,13 +172,6 @@ async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, w
     assert (await cluster.create(PODS, pod("p"))).uid == "new"
 
 
-@pytest.mark.parametrize("causes", [[{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x"])
-async def test_a_refusal_with_odd_causes_is_about_the_pod_spec(cluster: Cluster, wire: Wire, causes: object) -> None:
-    wire.on("POST", PODS_PATH, says(status(422, "Invalid", 'Pod "p" is invalid: it is not good', causes=causes), 422))
-    with pytest.raises(InvalidPodSpec):
-        await cluster.create(PODS, pod("p"))
-
-
 # ---- the namespace
 
 
@@ -478,14 +471,16 @@ def test_what_another_refusal_means_and_whether_another_try_may_help(
     assert not is_other_uid(answer)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>Bad Gateway</html>", b"[1]", b'"x"', b"\xff\xfe", b'{"details": null}'])
 @pytest.mark.parametrize("code", [302, 400, 403, 404, 405, 409, 410, 413, 422, 500, 502])
-def test_an_answer_that_is_no_status_object_is_still_an_error(code: int, body: bytes) -> None:
-    answer = KubeResponse(status=code, body=body)
-    for call in (CREATE_POD, CREATE_SERVICE, DELETE_POD):
-        assert isinstance(error_of(call, answer), StackdError)
-        may_repeat(call, answer)
-        is_other_uid(answer)
+def test_an_answer_that_is_no_status_object_or_an_odd_one_is_still_an_error(code: int) -> None:
+    causes: tuple[object, ...] = ([{"field": "spec.x"}], [{"reason": "FieldValueInvalid"}], [None, "x"], {}, "x")
+    odd = [json.dumps(status(code, "Invalid", "it is not good", causes=one)).encode() for one in causes]
+    for body in (b"", b"<html>Bad Gateway</html>", b"[1]", b'"x"', b"\xff\xfe", b'{"details": null}', *odd):
+        answer = KubeResponse(status=code, body=body)
+        for call in (CREATE_POD, CREATE_SERVICE, DELETE_POD):
+            assert isinstance(error_of(call, answer), StackdError)
+            may_repeat(call, answer)
+            is_other_uid(answer)
 
 
 def test_a_sentence_is_one_line_and_not_too_long() -> None:

@@ -23,48 +23,39 @@ def expression(key: str, operator: str, *values: str) -> dict[str, Any]:
 
 
 OPEN_TO_ALL = policy({"matchLabels": MANAGED}, ingress=[{}])
+OTHERS = policy({"matchLabels": {"app": "other"}}, ingress=[{}])
 
 
 @pytest.mark.parametrize(
-    "good",
+    ("one", "good"),
     [
-        policy(),
-        policy(types=["Ingress"]),
-        policy(types=["Ingress", "Egress"]),
-        policy({"matchLabels": MANAGED}, ingress=[WORLD]),
-        policy({"matchLabels": MANAGED | {"stackd.io/instance": "default"}}),
-        policy(expression("stackd.io/stack", "Exists")),
-        policy(expression("stackd.io/instance", "In", "other", "default")),
-        policy(expression("stackd.io/instance", "NotIn", "other")),
-        policy(ingress=[{"ports": [{"port": 80}]}]),
+        (policy(), True),
+        (policy(types=["Ingress"]), True),
+        (policy(types=["Ingress", "Egress"]), True),
+        (policy({"matchLabels": MANAGED}, ingress=[WORLD]), True),
+        (policy({"matchLabels": MANAGED | {"stackd.io/instance": "default"}}), True),
+        (policy(expression("stackd.io/stack", "Exists")), True),
+        (policy(expression("stackd.io/instance", "In", "other", "default")), True),
+        (policy(expression("stackd.io/instance", "NotIn", "other")), True),
+        (policy(ingress=[{"ports": [{"port": 80}]}]), True),
+        (policy(types=["Egress"]), False),
+        (OTHERS, False),
+        (policy({"matchLabels": {"stackd.io/instance": "other"}}), False),
+        (policy({"matchLabels": {"stackd.io/stack": "stack-0123456789abcdef"}}), False),
+        (policy(expression("stackd.io/stack", "DoesNotExist")), False),
+        (policy(expression("stackd.io/pool", "DoesNotExist")), False),
+        (policy(expression("stackd.io/instance", "NotIn", "default")), False),
+        (policy(expression("stackd.io/stack", "In", "stack-1")), False),
+        (policy(expression("stackd.io/stack", "NotIn", "stack-1")), False),
+        (policy(expression("team", "NotIn", "red")), False),
+        (policy(expression("stackd.io/stack", "Near")), False),
+        (policy(ingress=[WORLD, {}]), False),
     ],
 )
-def test_a_policy_protects_that_selects_every_stack_and_restricts_ingress(good: dict[str, Any]) -> None:
-    assert protects([good], "default")
-    assert protects([policy({"matchLabels": {"app": "other"}}, ingress=[{}]), good], "default")
-    assert not protects([good, OPEN_TO_ALL], "default")
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        policy(types=["Egress"]),
-        policy({"matchLabels": {"app": "web"}}),
-        policy({"matchLabels": {"stackd.io/instance": "other"}}),
-        policy({"matchLabels": {"stackd.io/stack": "stack-0123456789abcdef"}}),
-        policy(expression("stackd.io/stack", "DoesNotExist")),
-        policy(expression("stackd.io/pool", "DoesNotExist")),
-        policy(expression("stackd.io/instance", "NotIn", "default")),
-        policy(expression("stackd.io/stack", "In", "stack-1")),
-        policy(expression("stackd.io/stack", "NotIn", "stack-1")),
-        policy(expression("team", "NotIn", "red")),
-        policy(expression("stackd.io/stack", "Near")),
-        policy(ingress=[WORLD, {}]),
-    ],
-)
-def test_a_policy_for_others_or_open_to_all_protects_nobody(bad: dict[str, Any]) -> None:
-    assert not protects([bad], "default")
+def test_a_policy_protects_that_selects_every_stack_and_restricts_ingress(one: dict[str, Any], good: bool) -> None:
     assert not protects([], "default")
+    assert protects([one], "default") == protects([OTHERS, one], "default") == good
+    assert not protects([one, OPEN_TO_ALL], "default")
 
 
 def test_egress_is_restricted_only_by_a_policy_that_says_so() -> None:

@@ -111,12 +111,15 @@ def test_what_somebody_has_made_of_the_annotations_is_unknown(text: str) -> None
 
 
 def test_versions_are_compared_where_they_are_of_one_object() -> None:
-    one = Lease(holder="", uid="u", version="9")
-    assert is_older(one, replace(one, version="10"))
-    assert not is_older(replace(one, version="10"), one)
-    assert not is_older(one, one)
-    assert not is_older(one, replace(one, version="10", uid="another"))
-    assert not is_older(replace(one, version="x"), replace(one, version="y"))
+    one, ten = (Lease(holder="", uid="u", version=version) for version in ("9", "10"))
+    assert is_older(one, ten)
+    for later, earlier in (
+        (ten, one),
+        (one, one),
+        (one, replace(ten, uid="another")),
+        (replace(one, version="x"), ten),
+    ):
+        assert not is_older(later, earlier)
 
 
 def stored(lease: Lease, version: int, instance: str = "default") -> dict[str, Any]:
@@ -206,39 +209,32 @@ async def test_a_request_under_way_is_cut_off_and_one_that_is_tried_again_is_ask
             fence.allow_until(fence.now() + 60.0, OVER)
 
 
-class Sink(asyncio.Protocol):
-    """A server that accepts whatever it is sent, and does not answer."""
-
-    received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-
-
-async def test_whoever_is_stopped_while_it_connects_sends_nothing_later(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_whoever_is_stopped_while_it_connects_sends_nothing_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline passes between the last check and the write of the request."""
-    sink, time_of_it = Sink(), 0.0
+    received, at = bytearray(), 0.0
+
+    class Sink(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            received.extend(data)
 
     def stopped(address: Any) -> socket.socket:
-        nonlocal time_of_it
-        time_of_it += 100.0
+        nonlocal at
+        at += 100.0
         return watched_socket(address)
 
     monkeypatch.setattr(credentials, "watched_socket", stopped)
-    async with await asyncio.get_running_loop().create_server(lambda: sink, "127.0.0.1", 0) as server:
+    async with await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        fence = Fence(lambda: time_of_it)
+        fence = Fence(lambda: at)
         cluster = await Cluster.connect(target_at(url, namespace=NAMESPACE, timeout=1.0), fence=fence)
         fence.allow_until(50.0, OVER)
         with pytest.raises(NotOwner, match=OVER):
             await cluster.create(PODS, pod("p"))
-        assert (sink.received, time_of_it) == (b"", 100.0)
+        assert (bytes(received), at) == (b"", 100.0)
         fence.allow_until(1e9, OVER)
         with pytest.raises(ClusterUnavailable):
             await cluster.create(PODS, pod("p"))
-        assert sink.received.startswith(b"POST ")
+        assert received.startswith(b"POST ")
         await cluster.close()
 
 
