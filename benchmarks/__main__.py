@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,9 @@ import click
 import orjson
 
 from benchmarks import fairness, pools, processes, reads, writes
-from benchmarks.arena import QUICK, Amounts, Bench, Http, arena
+from benchmarks.arena import ON_REAL_PORTS, QUICK, Amounts, Bench, Http, arena
 from benchmarks.results import Results
 from stackd.cli.rehearsal import print_tables
-
-MOST_ON_REAL_PORTS = 1500
-"""Of the 1,767 ports of the default range, the others are for creates beside the standing stacks."""
 
 SLOW_MILLISECONDS = 10
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -90,15 +87,12 @@ class Plan:
 @click.option("--rows", default=",".join(ALL), show_default=True, help="Which rows, separated by commas.")
 @click.option("--runs", default=3, show_default=True, type=click.IntRange(1), help="How often each row is measured.")
 @click.option("--quick", is_flag=True, help="Less of everything: to see that it works.")
-@click.option("--stacks", type=click.IntRange(1), help="How many stacks stand there; by default 1700.")
+@click.option("--set", "amounts", multiple=True, metavar="NAME=N[,N]",
+              help=f"Another amount: {', '.join(one.name for one in fields(Amounts))}.")  # fmt: skip
 @click.option("--latency", default=f"0,{SLOW_MILLISECONDS}", show_default=True,
               help="Milliseconds that the embedded cluster lets each request wait, for creates and deletes.")  # fmt: skip
 @click.option("--writes-per-second", type=click.FloatRange(min=0, min_open=True),
               help="How many pods and services the embedded cluster creates and deletes, at most.")  # fmt: skip
-@click.option("--rate", type=click.IntRange(1), help="Creates a second of the row `steady`; by default 45.")
-@click.option(
-    "--pools", metavar="N,N", help="The pools of the rows `give`, `steady` and `poolsidle`; by default 100,300."
-)
 @click.option("--node-ports", metavar="FIRST-LAST", default=pools.REAL_PORTS, show_default=True,
               help="With --kubeconfig: the node ports that the pools' rows may take.")  # fmt: skip
 @click.option("--peer", metavar="URL", help="Another server that speaks the API, on the same cluster, to compare with.")
@@ -138,17 +132,14 @@ def main(**options: Any) -> None:
 
 
 def _amounts(options: dict[str, Any]) -> Amounts:
-    amounts, stacks = QUICK if options["quick"] else Amounts(), options["stacks"]
-    if options["kubeconfig"] is not None:
-        stacks = stacks or min(amounts.stacks, MOST_ON_REAL_PORTS)
-    if stacks is not None:
-        scale = (*(count for count in amounts.scale if count < stacks), stacks)
-        amounts = replace(amounts, stacks=stacks, deletes=min(stacks, amounts.deletes), scale=scale)
-    if options["rate"] is not None:
-        amounts = replace(amounts, pool_rate=options["rate"])
-    if options["pools"] is not None:
-        amounts = replace(amounts, sizes=tuple(int(size) for size in options["pools"].split(",")))
-    return amounts
+    usual = QUICK if options["quick"] else ON_REAL_PORTS if options["kubeconfig"] else Amounts()
+    chosen: dict[str, Any] = {}
+    for name, _, value in (text.partition("=") for text in options["amounts"]):
+        kind = type(getattr(usual, name, None))
+        if kind not in (int, float, tuple):
+            raise click.UsageError(f"there is no amount {name}")
+        chosen[name] = tuple(map(int, value.split(","))) if kind is tuple else kind(value)
+    return replace(usual, **chosen)
 
 
 if __name__ == "__main__":

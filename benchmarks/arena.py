@@ -63,6 +63,9 @@ QUICK = Amounts(
 )  # fmt: skip
 """Enough to see that it works; not for numbers to quote."""
 
+ON_REAL_PORTS = Amounts(stacks=1500, scale=(10, 100, 1000, 1500))
+"""Of the 1,767 ports of the default range, the others are for creates beside the standing stacks."""
+
 
 class Http:
     """A server that speaks the API at an address: stackd or a peer."""
@@ -85,6 +88,12 @@ class Http:
         if status >= 300:
             raise RuntimeError(f"{method} {self.url}{path}: {status} {text.decode(errors='replace')[:300]}")
         return orjson.loads(text)
+
+    def answers(self, path: str) -> bool:
+        try:
+            return self.call("GET", path)[0] == 200
+        except OSError:
+            return False
 
     def ids(self) -> list[str]:
         return [stack["stack_id"] for stack in self.json("GET", "/stacks")["stacks"]]
@@ -125,14 +134,8 @@ class Daemon(Http):
 
     def _start(self) -> Process:
         process = Process(self._folder, MEASURED, "benchmarks.probed", environment=self._environment)
-        process.until(self._ready, START_SECONDS, every=0.005)
+        process.until(lambda: self.answers("/readyz"), START_SECONDS, every=0.005)
         return process
-
-    def _ready(self) -> bool:
-        try:
-            return self.call("GET", "/readyz")[0] == 200
-        except OSError:
-            return False
 
     def restart(self) -> float:
         """Stop the daemon and start it again; returns the seconds from the start to the first ready answer."""
@@ -208,9 +211,10 @@ class Bench:
                 file.write_bytes(self.daemon.call("GET", path)[1])
             port = free_port()
             process = Process(Path(name), MEASURED, "benchmarks.bare", str(port), *map(str, files))
+            url = f"http://127.0.0.1:{port}"
             try:
-                process.until(lambda: _answers(port), START_SECONDS)
-                yield process, f"http://127.0.0.1:{port}"
+                process.until(lambda: Http(url, "").answers("/stacks"), START_SECONDS)
+                yield process, url
             finally:
                 process.signal(signal.SIGKILL)
                 process.stop()
@@ -245,8 +249,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

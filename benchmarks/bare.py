@@ -6,7 +6,6 @@ key, no route table, no state.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,15 +21,13 @@ def _always(body: bytes) -> Callable[[web.Request], Awaitable[web.Response]]:
     return answer
 
 
-async def serve(port: int, status: bytes, everything: bytes) -> None:
+def serve(port: int, status: bytes, everything: bytes) -> None:
     app = web.Application()
     app.router.add_get("/stacks", _always(everything))
     app.router.add_get("/stacks/{stack_id}/status", _always(status))
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
-    await asyncio.Event().wait()
+    loop = uvloop.new_event_loop()
+    web.run_app(app, host="127.0.0.1", port=port, backlog=1024, access_log=None, print=None, loop=loop)
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1]), *(Path(name).read_bytes() for name in sys.argv[2:])))
+    serve(int(sys.argv[1]), *(Path(name).read_bytes() for name in sys.argv[2:]))

@@ -79,63 +79,38 @@ def request(url: str, method: str, path: str, key: str, body: bytes = b"") -> by
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-class Load:
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self._plan = plan
-        self._latencies: list[float] = []
-        self._statuses: Counter[int] = Counter()
-        self._bodies: list[str] = []
-        body = plan.get("body", "").encode()
-        ready = [request(plan["url"], plan["method"], path, plan["key"], body) for path in plan["paths"]]
-        self._requests = itertools.cycle(ready)
-        self._remaining = plan.get("count", sys.maxsize)
-        self._end = float("inf")
+async def run(plan: dict[str, Any]) -> dict[str, Any]:
+    connections = [await HttpConnection.open(plan["url"]) for _ in range(plan["connections"])]
+    body, pid = plan.get("body", "").encode(), plan.get("cpu_of")
+    requests = itertools.cycle(
+        [request(plan["url"], plan["method"], path, plan["key"], body) for path in plan["paths"]]
+    )
+    latencies, bodies = list[float](), list[str]()
+    statuses: Counter[str] = Counter()
+    used, began = cpu_seconds(pid) if pid else 0.0, time.perf_counter()
+    end, count, rate = began + plan.get("seconds", float("inf")), plan.get("count", sys.maxsize), plan.get("rate")
+    numbers = iter(range(count))
 
-    async def run(self) -> dict[str, Any]:
-        connections = [await HttpConnection.open(self._plan["url"]) for _ in range(self._plan["connections"])]
-        pid = self._plan.get("cpu_of")
-        used, began = cpu_seconds(pid) if pid else 0.0, time.perf_counter()
-        self._end = began + self._plan.get("seconds", float("inf"))
-        if rate := self._plan.get("rate"):
-            await self._paced(connections, rate)
-        else:
-            await asyncio.gather(*(self._closed_loop(connection) for connection in connections))
-        done = {"seconds": time.perf_counter() - began, "cpu": cpu_seconds(pid) - used if pid else 0.0}
-        for connection in connections:
-            connection.transport.close()
-        statuses = {str(status): count for status, count in self._statuses.items()}
-        return done | {"latencies": self._latencies, "statuses": statuses, "bodies": self._bodies}
-
-    async def _closed_loop(self, connection: HttpConnection) -> None:
-        while self._remaining > 0 and time.perf_counter() < self._end:
-            self._remaining -= 1
-            await self._one(connection, time.perf_counter())
-
-    async def _paced(self, connections: list[HttpConnection], rate: float) -> None:
-        free: asyncio.Queue[HttpConnection] = asyncio.Queue()
-        for connection in connections:
-            free.put_nowait(connection)
-
-        async def borrowed(due: float) -> None:
-            connection = await free.get()
-            await self._one(connection, due)
-            free.put_nowait(connection)
-
-        due = time.perf_counter()
-        async with asyncio.TaskGroup() as group:
-            while self._remaining > 0 and due < self._end:
-                self._remaining -= 1
+    async def client(connection: HttpConnection) -> None:
+        """Send requests until the end, each at its time: at once, or by the rate and the request's number."""
+        for number in numbers:
+            due = began + number / rate if rate else time.perf_counter()
+            if due >= end:
+                return
+            if rate:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                group.create_task(borrowed(due))
-                due += 1 / rate
+            status, answer = await connection.ask(next(requests))
+            latencies.append(time.perf_counter() - due)
+            statuses[str(status)] += 1
+            if plan.get("keep"):
+                bodies.append(answer.decode(errors="replace"))
 
-    async def _one(self, connection: HttpConnection, began: float) -> None:
-        status, body = await connection.ask(next(self._requests))
-        self._latencies.append(time.perf_counter() - began)
-        self._statuses[status] += 1
-        if self._plan.get("keep"):
-            self._bodies.append(body.decode(errors="replace"))
+    await asyncio.gather(*map(client, connections))
+    done = {"seconds": time.perf_counter() - began, "cpu": cpu_seconds(pid) - used if pid else 0.0}
+    for connection in connections:
+        connection.transport.close()
+    return done | {"latencies": latencies, "statuses": statuses, "bodies": bodies}
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(orjson.dumps(uvloop.run(Load(orjson.loads(sys.stdin.buffer.read())).run())))
+    sys.stdout.buffer.write(orjson.dumps(uvloop.run(run(orjson.loads(sys.stdin.buffer.read())))))

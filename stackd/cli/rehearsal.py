@@ -13,9 +13,9 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Group
@@ -57,12 +57,14 @@ RATE_SECONDS = 5.0
 """The rates of the live view are over this time."""
 SHOWN = 4
 """How many reasons, and how many troubles, the live view has."""
-T = TypeVar("T")
 
 
 def rehearse(client: Client, options: dict[str, Any]) -> None:
     """Rehearse as the options say, and exit with the code for the result."""
-    plan, expected = _plan(options), [_parsed("--expect", parse_goal, text) for text in options["expect"]]
+    try:
+        plan, expected = _plan(options), [parse_goal(text) for text in options["expect"]]
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     for goal in expected:
         if goal.what == "reachable" and plan.probe == "none":
             raise click.UsageError(
@@ -74,36 +76,30 @@ def rehearse(client: Client, options: dict[str, Any]) -> None:
         raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
     _allow_connections(plan.connections)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        found = runner.run(_rehearse(client, plan, expected, options))
+        outcome = runner.run(_rehearse(client, plan, expected, options))
     if options["as_json"]:
-        print_json(found.fields())
+        print_json(outcome.fields())
     else:
-        print_tables(found.tables())
-        style = f"bold {GOOD}" if found.verdict.holds else BAD
-        console().print(Text(printable(found.verdict.sentence), style=style))
+        print_tables(outcome.tables())
+        style = f"bold {GOOD}" if outcome.verdict.holds else BAD
+        console().print(Text(printable(outcome.verdict.sentence), style=style))
     if report is not None:
-        report.write_text(page(found), encoding="utf-8")
-    _end(found)
-
-
-def _parsed(option: str, parse: Callable[[str], T], text: str) -> T:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
+        report.write_text(page(outcome), encoding="utf-8")
+    _end(outcome)
 
 
 def _plan(options: dict[str, Any]) -> Plan:
+    """The plan. Raises ValueError for a text that cannot be parsed."""
     if (options["rate"] is None) != options["burst"]:
         raise click.UsageError("say how players arrive: --rate 20/s, or --burst for all at once")
     kinds = []
     for what in ("template", "file"):
-        for name, weight in (_parsed(f"--{what}", parse_weighted, text) for text in options[what]):
+        for name, weight in map(parse_weighted, options[what]):
             body = {"template": name} if what == "template" else request_body(name)
             kinds.append(StackKind(name=name, body=body, weight=weight))
     if not kinds:
         raise click.UsageError("say what they start: --template NAME or --file POD.yaml")
-    churn = _parsed("--churn", parse_share, options["churn"])
+    churn = parse_share(options["churn"])
     seconds: dict[str, Any] = {name: parse_duration(options[name]) for name in ("hold", "poll", "ttl", "patience")}
     if churn and not seconds["hold"]:
         raise click.UsageError("--churn happens during --hold: set --hold, too")
@@ -114,7 +110,7 @@ def _plan(options: dict[str, Any]) -> Plan:
     return Plan(
         kinds=kinds,
         stacks=options["stacks"],
-        rate=None if options["burst"] else _parsed("--rate", parse_rate, options["rate"]),
+        rate=None if options["burst"] else parse_rate(options["rate"]),
         churn=churn,
         probe=options["probe"],
         labels=labels,
@@ -135,11 +131,11 @@ async def _rehearse(client: Client, plan: Plan, expected: list[Goal], options: d
     ident = secrets.token_hex(4)
     async with client.concurrent() as concurrent:
         connection = Connection(concurrent, plan.connections)
-        found = await inspect(connection, plan, ident)
-        if found.refused and not client.has_key:
+        before = await inspect(connection, plan, ident)
+        if before.refused and not client.has_key:
             raise click.ClickException(no_key(client.url))
-        lines = [f"{client.url} cannot be reached: {line}" if found.refused == 0 else line for line in found.wrong]
-        for option, objections in (("anyway", found.anyway), ("with_others", found.with_others)):
+        lines = [f"{client.url} cannot be reached: {line}" if before.refused == 0 else line for line in before.wrong]
+        for option, objections in (("anyway", before.anyway), ("with_others", before.with_others)):
             if not options[option]:
                 lines += [f"{line} (override with --{option.replace('_', '-')})" for line in objections]
         if lines:
@@ -178,23 +174,22 @@ def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _end(found: Outcome) -> None:
-    if found.left:
-        until = format_duration(max(1.0, round(found.left_seconds)))
-        command = delete_command(found.rehearsal.ident)
-        click.echo(f"{found.left_sentence}; they expire within {until}; delete them now with: {command}", err=True)
-    elif found.interrupted:
+def _end(outcome: Outcome) -> None:
+    if outcome.left:
+        until = format_duration(max(1.0, round(outcome.left_seconds)))
+        command = delete_command(outcome.rehearsal.ident)
+        click.echo(f"{outcome.left_sentence}; they expire within {until}; delete them now with: {command}", err=True)
+    elif outcome.interrupted:
         click.echo("none of its stacks is left", err=True)
-    if found.interrupted:
+    if outcome.interrupted:
         sys.exit(INTERRUPTED)
-    if not found.verdict.holds or found.left:
+    if not outcome.verdict.holds or outcome.left:
         sys.exit(FAILED)
 
 
 async def _show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
     """Show the live view until the work has ended, successfully or not; in a pipe, a line now and then."""
-    err = console(stderr=True)
-    last = time.monotonic()
+    err, last = console(stderr=True), time.monotonic()
     live = Live(console=err, auto_refresh=False, transient=True) if err.is_terminal else None
     with live or contextlib.nullcontext():
         while not work.done():
@@ -203,17 +198,14 @@ async def _show(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> None:
                 live.update(_view(rehearsal), refresh=True)
             elif time.monotonic() - last >= LINE_SECONDS:
                 last = time.monotonic()
-                counts = ", ".join(f"{times.count} {stage.value}" for stage, times in _stages(rehearsal))
-                click.echo(", ".join([f"{_head(rehearsal)}: {counts}", *_counts(rehearsal)]), err=True)
+                counts = [f"{times.count} {stage.value}" for stage, times in _stages(rehearsal)]
+                click.echo(f"{_head(rehearsal)}: {', '.join(counts)}", err=True)
 
 
 def _head(rehearsal: Rehearsal) -> str:
-    return f"{rehearsal.now():.0f} s  {rehearsal.phase.value}"
-
-
-def _counts(rehearsal: Rehearsal) -> list[str]:
-    failed = f"{sum(attempt.failed for attempt in rehearsal.attempts)} failed"
-    return [failed, *([] if rehearsal.remaining is None else [f"{rehearsal.remaining} left"])]
+    failed, remaining = sum(attempt.failed for attempt in rehearsal.attempts), rehearsal.remaining
+    counts = f"{failed} failed" if remaining is None else f"{failed} failed, {remaining} left"
+    return f"{rehearsal.now():.0f} s  {rehearsal.phase.value}  {counts}"
 
 
 def _view(rehearsal: Rehearsal) -> Group:
@@ -223,12 +215,10 @@ def _view(rehearsal: Rehearsal) -> Group:
         lately = sum(now - RATE_SECONDS <= one.times.get(stage, -now) for one in attempts) / RATE_SECONDS
         spread = [f"{getattr(times, name):.2f} s" if times.count else "" for name in TIMES[1:]]
         rows.append([stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread])
-    tail = "  ".join([*_counts(rehearsal), f"{len(rehearsal.reads)} status reads"])
-    found = [(one.count, one.example, BAD) for one in reasons(attempts)[:SHOWN]]
-    lines = [Text(tail, style=BAD if found else "dim")]
-    found += [(count, reason, WARNING) for reason, count in rehearsal.troubles.most_common(SHOWN)]
-    lines += [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in found]
-    head = Text(f"rehearsal {rehearsal.ident}  {_head(rehearsal)}", style="bold")
+    problems = [(one.count, one.example, BAD) for one in reasons(attempts)[:SHOWN]]
+    problems += [(count, reason, WARNING) for reason, count in rehearsal.troubles.most_common(SHOWN)]
+    lines = [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in problems]
+    head = Text(f"{_head(rehearsal)}, {len(rehearsal.reads)} status reads", style="bold")
     return Group(head, _table(heads, rows, map(bool, heads)), *lines)
 
 

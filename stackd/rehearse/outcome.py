@@ -145,7 +145,7 @@ class Outcome:
 
     def __init__(self, rehearsal: Rehearsal, goals: Sequence[Goal]) -> None:
         self.rehearsal, self.plan, self.goals = rehearsal, rehearsal.plan, goals
-        attempts, own, added, now = rehearsal.attempts, rehearsal.own, rehearsal.added or {}, rehearsal.now()
+        attempts, own, added, now = rehearsal.attempts, rehearsal.own, rehearsal.added, rehearsal.now()
         results = measure(
             attempts,
             reads=rehearsal.reads,

@@ -54,7 +54,7 @@ class Rehearsal:
 
     ``early``        statuses from the event stream of stacks whose create is not yet answered: status, reason, time
     ``finished``     set when all players have to finish; ``stop``: when somebody has interrupted the rehearsal
-    ``added``        what was added to the daemon's histograms; None if it does not tell
+    ``added``        what was added to the daemon's histograms; empty if it does not tell
     ``clock_ahead``  how far the daemon's clock is ahead, to within ``clock_error`` seconds; None while unknown
     ``remaining``    how many of its stacks there still are; None while unknown
     ``seconds``      how long the load took; 0 before its end
@@ -77,7 +77,7 @@ class Rehearsal:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hold_began: float | None = None
-    added: Totals | None = None
+    added: Totals = field(default_factory=dict)
     version: str = ""
     clock_ahead: float | None = None
     clock_error: float | None = None

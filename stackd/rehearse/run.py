@@ -65,7 +65,7 @@ async def _measure(rehearsal: Rehearsal) -> None:
     await _load(rehearsal)
     rehearsal.seconds = rehearsal.now()
     after = await _metrics(rehearsal)
-    rehearsal.added = difference(before, after) if before and after else None
+    rehearsal.added = difference(before, after) if before and after else {}
     rehearsal.phase = Phase.GATHERING
     timelines = _gather_timelines(rehearsal)
     if rehearsal.stop.is_set():
@@ -128,13 +128,13 @@ async def _or_stopped(rehearsal: Rehearsal, work: Coroutine[Any, Any, Any], seco
             task.cancel()
 
 
-async def _metrics(rehearsal: Rehearsal) -> Totals | None:
+async def _metrics(rehearsal: Rehearsal) -> Totals:
     answer = await rehearsal.ask("metrics", "GET", METRICS)
     try:
-        return read_metrics(answer.body) if answer is not None and isinstance(answer.body, str) else None
+        return {} if answer is None else read_metrics(str(answer.body))
     except ValueError as error:
         rehearsal.troubles[f"metrics: {error}"] += 1
-        return None
+        return {}
 
 
 async def _gather_timelines(rehearsal: Rehearsal) -> None:
