@@ -13,11 +13,14 @@ import pytest
 
 from stackd.cli import main
 from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
+from stackd.embedded.resources import LEASES
 from stackd.lifecycle import gate
-from stackd.store import backup_file
+from stackd.model import PortRange
+from stackd.store import Store, backup_file
 from tests.api.test_reconcile import plan, running
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, Machine, harness, seed, until
+from tests.store.building import new_stack
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
 
@@ -131,6 +134,22 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
 
 NEEDS_MORE = PLAIN.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 1000}")
 FORGED = "stack-00000000000000f0"
+
+
+async def test_a_stack_whose_port_another_row_has_is_adopted_once_that_is_free(vm: Machine, tmp_path: Path) -> None:
+    at = await vm.start()
+    (stack_id,) = await running(at, 1)
+    before = await at.answers()
+    (port,) = [port["node_port"] for port in before[stack_id]["ports"]]
+    await vm.lose_file()
+    vm.cluster.store.remove(vm.cluster.store.of(LEASES).get("stacks", "stackd-default"))
+    store = await Store.open(tmp_path / "stackd.db", clock=SystemClock(), node_ports=PortRange(port, port))
+    await store.begin("stacks", "default")
+    await store.stacks.reserve(new_stack())  # an interrupted create
+    await store.close()
+    at = await vm.start(wait=False)
+    await at.until_ready()
+    await until(at.answers, lambda seen: seen == before)
 
 
 async def test_a_forged_record_gets_no_more_than_a_create(vm: Machine, tmp_path: Path) -> None:
