@@ -67,5 +67,5 @@ async def test_a_lease_that_is_deleted_is_made_again_at_once(at: Harness) -> Non
     assert ownership.lease is not None
     before = ownership.lease.uid
     at.cluster.store.remove(at.cluster.store.of(LEASES).get("stacks", "stackd-default"))
-    await eventually(lambda: ownership.lease is not None and ownership.lease.uid != before)
+    await eventually(lambda: ownership.lease is not None and ownership.lease.uid != before, deadline=10.0)
     assert (ownership.role, at.daemon.context.fence.open) == (Role.OWNER, True)
