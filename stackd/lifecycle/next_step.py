@@ -47,7 +47,7 @@ class StepKind(enum.StrEnum):
 
 
 UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
-"""What nobody asked for; only these, and steps that are ``sudden``, are subject to the brake."""
+"""What nobody asked for; only these, and expiries after the clock was set forward, are subject to the brake."""
 
 OF_THE_PASS = frozenset({StepKind.END, StepKind.EXPIRE})
 """What a brake may hold back; so a pass does it, for all stacks together, and no single stack's worker."""
@@ -227,14 +227,12 @@ def orphans(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """A step of a plan: about a stack, or about the object ``orphan`` that has no row. ``sudden``: the stack has
-    expired only since the clock was set; the brake checks that."""
+    """A step of a plan: about a stack, or about the object ``orphan`` that has no row."""
 
     kind: StepKind
     name: str
     why: str
     orphan: Orphan | None = None
-    sudden: bool = False
 
     @property
     def stack_id(self) -> str:

@@ -82,8 +82,7 @@ class Reconciler:
         for stack in context.store.stacks.ordered():
             step = context.step(stack)
             if step is not None and (step.kind in OF_THE_PASS or stack.stack_id not in context.worker):
-                sudden = step.kind is StepKind.EXPIRE and stack.ttl_expires_at <= context.wall_clock.sudden_until
-                yield Action(kind=step.kind, name=stack.stack_id, why=step.why, sudden=sudden)
+                yield Action(kind=step.kind, name=stack.stack_id, why=step.why)
 
     async def reconcile(self) -> ReconcilePlan:
         """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
@@ -150,9 +149,9 @@ class Reconciler:
         except (ClusterError, ClusterUnavailable) as error:
             log.warning("%d stacks or more cannot be adopted now: %s", len(names), error)
             return False
-        self._unadoptable = {name: why for name, why in self._unadoptable.items() if name not in names} | dict(
-            done.lost
-        )
+        for name in names:
+            self._unadoptable.pop(name, None)
+        self._unadoptable |= dict(done.lost)
         self.actions[StepKind.ADOPT] += len(done.recovered)
         for stack_id in done.recovered:
             stack_log(log, stack_id).info("adopted from its Service")
@@ -163,9 +162,9 @@ class Reconciler:
 
     async def _apply(self, plan: ReconcilePlan) -> None:
         context = self._context
-        unasked = {a.stack_id: f"{a.kind}: {a.why}" for a in plan.actions if a.kind in UNASKED or a.sudden}
-        rowless = {a.stack_id: unasked[a.stack_id] for a in plan.actions if a.orphan is not None}
-        context.brake.forget(context.brake.held.keys() - unasked.keys())
+        rowless = {a.stack_id: f"{a.kind}: {a.why}" for a in plan.actions if a.orphan is not None}
+        still = {a.stack_id for a in plan.actions if a.kind in UNASKED or a.kind is StepKind.EXPIRE}
+        context.brake.forget(context.brake.held.keys() - still)
         among = context.store.stacks.ids() | rowless.keys()
         held = context.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
         expired = []
