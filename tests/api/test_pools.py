@@ -350,6 +350,7 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
         await at.until_metric("stackd_creates_in_flight", CREATES_AT_ONCE + 1)
         folder_with(vm.folder, web_1=template(pool=5))
         at.reload_templates()
+    at.daemon.context.pools.news.set()
     await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
     shown = await entry(at)
     assert (ids(at), shown["ready"], shown["starting"]) == ({stack_id}, 1, 0)
