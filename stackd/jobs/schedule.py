@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.schedulers.base import STATE_RUNNING
 from apscheduler.triggers.base import BaseTrigger
 
 from stackd.errors import StackdError
@@ -105,7 +106,9 @@ class Schedule:
             self._scheduler.pause()
 
     async def _due(self, name: str) -> None:
-        """Run the entry in a background task, so that a graceful stop can wait for it."""
+        """Run the entry in a background task, so that a graceful stop can wait for it; not if it has begun already."""
+        if self._scheduler.state != STATE_RUNNING:
+            return
         try:
             await self._tasks.spawn(name, self.now(name))
         except asyncio.CancelledError:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, tzinfo
 
 import pytest
+from apscheduler.events import EVENT_JOB_SUBMITTED
 from apscheduler.schedulers import base
 
 from stackd.errors import ClusterUnavailable
@@ -163,6 +164,26 @@ async def test_what_is_due_stays_due_where_the_clock_is_set_right_after_the_star
     tasks.supervise("clock", jobs.follow_clock())
     await eventually(lambda: len(done) >= 3)
     jobs.stop()
+
+
+async def test_a_run_that_has_become_due_does_not_begin_after_the_stop(tasks: Tasks) -> None:
+    done = []
+
+    async def verb() -> None:
+        done.append(1)
+
+    jobs = Schedule([Entry(name="one", every=0.01, verb=verb)], tasks)
+    submitted = asyncio.Event()
+
+    def stop(_: object) -> None:
+        jobs.stop()
+        submitted.set()
+
+    jobs._scheduler.add_listener(stop, EVENT_JOB_SUBMITTED)
+    jobs.start()
+    await submitted.wait()
+    await asyncio.sleep(0.05)
+    assert done == []
 
 
 # ---- waiting for a state of a named object
