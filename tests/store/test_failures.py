@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from stackd.model import DeleteReason, Stack
 from stackd.store import Store
 from stackd.store.file import Ballast
 from stackd.store.transaction import Transaction
-from tests.store.building import accepted, busy, largest_file, new_stack, open_store, reopened, seen, stack_id
+from tests.store.building import accepted, busy, new_stack, open_store, reopened, seen, stack_id
 
 BIG = "x" * 3000
 WIDE = (30000, 32767)
@@ -138,34 +137,6 @@ def test_a_reserve_file_of_another_user_is_replaced_or_named() -> None:
         finally:
             os.seteuid(0)
         assert (reserve.stat().st_uid, reserve.stat().st_size) == (NOBODY, 64 * 1024)
-
-
-async def test_an_input_output_error_fails_the_batch_as_a_whole_and_the_next_one_succeeds(store: Store) -> None:
-    stack = await accepted(store, 1)
-    before = store.stacks.ordered(), store.ports.used, store.ports.free, store.stacks.version
-    with largest_file(4096):
-        results = await asyncio.gather(
-            store.stacks.reserve(new_stack(2, ports=3)),
-            store.stacks.remove([stack.stack_id]),
-            return_exceptions=True,
-        )
-    message = "the state file cannot be written now: the disk reports an input/output error"
-    assert [str(result) for result in results] == [message] * 2
-    assert (store.stacks.ordered(), store.ports.used, store.ports.free, store.stacks.version) == before
-    assert await store.stacks.removed_among([stack.stack_id]) == frozenset()
-    assert store.counters.failed_commits == 1
-    await store.stacks.reserve(new_stack(2))
-    assert (store.ports.used, store.ports.free) == (2, 98)
-
-
-async def test_a_file_that_another_process_has_locked_is_unavailable_until_it_lets_go(store: Store, path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
-        shell.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable, match="another process has locked it"):
-            await store.stacks.reserve(new_stack(1))
-        assert await store.claims.find("web", "key") is None
-        assert (store.ports.used, len(store.stacks)) == (0, 0)
-    await store.stacks.reserve(new_stack(1))
 
 
 async def _failure(store: Store) -> None:

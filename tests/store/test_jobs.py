@@ -89,26 +89,6 @@ async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, clock: T
     await store.close()
 
 
-@pytest.mark.parametrize("crash_after", range(7))
-async def test_the_counts_add_up_wherever_the_process_ended(path: Path, crash_after: int) -> None:
-    store = await open_store(path)
-    for number in range(3):
-        await accepted(store, number)
-    await store.jobs.create("job-1", IDS[:4])
-    begun, steps = False, 0
-    while ids := await store.jobs.pending_items("job-1", 1):
-        if begun:
-            await store.jobs.finish_items("job-1", [result(int(ids[0][-1]))])
-        else:
-            await store.jobs.begin_items("job-1", ids)
-        begun, steps = not begun, steps + 1
-        if steps == crash_after:
-            store, begun = await reopened(store), False
-    assert counts(store.jobs.get("job-1")) == (COMPLETED, 3, 1, 0)
-    assert len(store.stacks) == 0
-    await store.close()
-
-
 async def test_a_hundred_errors_of_512_characters_are_kept_across_calls_and_restarts(store: Store) -> None:
     ids = [stack_id(number) for number in range(150)]
     await store.jobs.create("job-1", ids)

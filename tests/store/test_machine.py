@@ -147,24 +147,26 @@ class StoreMachine(RuleBasedStateMachine):
         assert job.finished
         assert job.total == job.done + job.not_found + job.failed
 
-    @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=3), gone=numbers)
-    def the_file_is_locked(self, wanted: list[tuple[int, int]], gone: int) -> None:
+    @rule(
+        wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=3),
+        gone=numbers,
+        locked=st.booleans(),
+    )
+    def the_file_cannot_be_written(self, wanted: list[tuple[int, int]], gone: int, locked: bool) -> None:
+        """What shares the commit fails as a whole; only a disk that fails may do so before or after an operation's turn."""
+        failed = self.store.counters.failed_commits
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as shell:
-            shell.execute("BEGIN IMMEDIATE")
-            results = self.attempt(
-                self.store.stacks.remove([stack_id(gone)]),
-                *(self.store.stacks.reserve(new_stack(number, ports=ports)) for number, ports in wanted),
-            )
-            shell.execute("ROLLBACK")
-        assert {type(result) for result in results} == {StoreUnavailable}
-
-    @rule(wanted=st.lists(st.tuples(numbers, st.integers(1, 3)), min_size=1, max_size=3), gone=numbers)
-    def the_disk_fails(self, wanted: list[tuple[int, int]], gone: int) -> None:
-        with largest_file(4096):
-            results = self.attempt(
-                self.store.stacks.remove([stack_id(gone)]),
-                *(self.store.stacks.reserve(new_stack(number, ports=ports)) for number, ports in wanted),
-            )
+            if locked:
+                shell.execute("BEGIN IMMEDIATE")
+            with contextlib.nullcontext() if locked else largest_file(4096):
+                results = self.attempt(
+                    self.store.stacks.remove([stack_id(gone)]),
+                    *(self.store.stacks.reserve(new_stack(number, ports=ports)) for number, ports in wanted),
+                )
+        why = "another process has locked it" if locked else "the disk reports an input/output error"
+        if locked or self.store.counters.failed_commits > failed:
+            assert {type(result) for result in results} == {StoreUnavailable}
+            assert {str(result) for result in results} == {f"the state file cannot be written now: {why}"}
         assert not any(isinstance(result, Stack) for result in results)
 
     @rule(seconds=st.sampled_from([1, 300, 700]))

@@ -59,18 +59,6 @@ async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(pat
     await store.close()
 
 
-async def test_a_rolled_back_operation_and_a_check_lose_no_port(path: Path) -> None:
-    store = await open_store(path, ports=(31001, 31003))
-    for number in range(3):
-        with pytest.raises(NoNodePort):
-            await store.stacks.reserve(new_stack(1, ports=4))
-        await store.stacks.check({}, ports=3)
-        stack = await store.stacks.reserve(new_stack(number, ports=3))
-        assert {port.node_port for port in stack.ports} == {31001, 31002, 31003}
-        await store.stacks.remove([stack_id(number)])
-    await store.close()
-
-
 async def test_only_what_the_cluster_has_of_the_range_is_handed_out(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31010))
     held = (await store.stacks.reserve(new_stack(1))).ports[0].node_port

@@ -48,16 +48,12 @@ async def test_an_accepted_stack_shows_updated_at_as_created_at(store: Store, cl
     assert store.stacks.get(ONE) == replace(stack, service_uid="another"), "no client sees a change"
 
 
-async def test_a_stack_that_ended_before_it_was_accepted_stays_ended(store: Store) -> None:
+async def test_a_stack_that_is_being_deleted_or_gone_is_not_changed(store: Store, clock: TestClock) -> None:
     await store.stacks.reserve(new_stack(1))
-    await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
-    stack = await store.stacks.accept(seen(1, StackStatus.CREATING), pod_uid="p", service_uid="s")
-    assert (stack.status, stack.ended, stack.accepted) == (StackStatus.FAILED, True, True)
-
-
-async def test_a_stack_that_is_being_deleted_or_gone_is_not_changed(store: Store) -> None:
-    await store.stacks.reserve(new_stack(1))
-    (marked,) = await store.stacks.mark_deleting([ONE], DeleteReason.REQUEST)
+    (marked,) = await store.stacks.mark_deleting([ONE], DeleteReason.EXPIRED)
+    clock.advance(60)
+    assert await store.stacks.mark_deleting([stack_id(2), ONE], DeleteReason.REQUEST) == [marked]
+    assert (marked.delete_reason, marked.deleting_since) == (DeleteReason.EXPIRED, START), "the first ones stay"
     for number in (1, 2):
         with pytest.raises(StackNotFound):
             await store.stacks.accept(seen(number), pod_uid="p", service_uid="s")
@@ -88,8 +84,10 @@ async def test_updated_at_moves_with_what_a_client_sees_and_never_back(store: St
 
 
 async def test_what_was_seen_of_a_stack_before_its_end_does_not_bring_it_back(store: Store) -> None:
-    await accepted(store, 1)
-    (ended,) = await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
+    await store.stacks.reserve(new_stack(1))
+    await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
+    ended = await store.stacks.accept(seen(1, StackStatus.CREATING), pod_uid="p", service_uid="s")
+    assert (ended.status, ended.ended, ended.accepted) == (StackStatus.FAILED, True, True)
     assert await store.stacks.observe([seen(1)]) == []
     assert store.stacks.get(ONE) == ended
     (later,) = await store.stacks.observe([seen(1, StackStatus.NODE_DELETED, ended=True)])
@@ -107,15 +105,6 @@ async def test_an_observation_behind_another_one_is_compared_with_it_not_with_th
     last = store.stacks.get(ONE)
     assert last is not None
     assert last.status is StackStatus.CREATING
-
-
-async def test_the_first_reason_and_time_of_a_delete_stay(store: Store, clock: TestClock) -> None:
-    await accepted(store, 1)
-    (first,) = await store.stacks.mark_deleting([ONE], DeleteReason.EXPIRED)
-    clock.advance(60)
-    assert await store.stacks.mark_deleting([stack_id(2), ONE], DeleteReason.REQUEST) == [first]
-    assert (first.delete_reason, first.deleting_since) == (DeleteReason.EXPIRED, START)
-    assert first.updated_at == first.created_at
 
 
 async def test_only_an_ended_stack_gives_its_ports_back_and_its_answer_still_shows_them(store: Store) -> None:
@@ -177,15 +166,6 @@ async def test_stacks_that_were_made_in_the_future_end_as_if_they_were_made_now(
 
 
 # ---- the view
-
-
-async def test_a_row_that_came_and_went_within_one_commit_is_published_twice(store: Store) -> None:
-    changes: list[tuple[bool, bool]] = []
-    store.stacks.subscribe(lambda before, after: changes.append((before is None, after is None)))
-    async with busy(store):
-        both = asyncio.gather(store.stacks.reserve(new_stack(1)), store.stacks.remove([ONE]))
-    await both
-    assert changes == [(True, False), (False, True)]
 
 
 async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:

@@ -75,13 +75,6 @@ async def test_operations_that_wait_together_share_a_commit(store: Store) -> Non
     assert store.counters.operations == 100
 
 
-async def test_a_row_is_seen_after_its_commit(store: Store) -> None:
-    committed: list[Any] = []
-    store.stacks.subscribe(lambda _, after: committed.extend(query(store.path, "SELECT stack_id FROM stacks")))
-    await store.stacks.reserve(new_stack(1))
-    assert committed == [(stack_id(1),)]
-
-
 async def test_a_call_that_was_cancelled_before_its_turn_does_nothing(store: Store) -> None:
     async with busy(store):
         call = asyncio.ensure_future(store.stacks.reserve(new_stack(2)))
