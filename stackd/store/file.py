@@ -23,7 +23,7 @@ import secrets
 import socket
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,9 +53,6 @@ _LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
 FULL = "the disk is full"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OF_OTHERS = (errno.EACCES, errno.EPERM, errno.ELOOP)
-_OF_DISKS = (*_NO_ROOM, *_OF_OTHERS, errno.EROFS, errno.EIO)
-"""A full, read-only or failing disk, and files of others."""
 _OURS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -125,7 +122,7 @@ def _open_checked(path: Path) -> sqlite3.Connection:
     try:
         _check_content(connection, path)
         _set_pragmas(connection, path)
-        version = schema.version_of(connection)
+        version = schema.pragma(connection, "user_version")
         if version != schema.FORMAT:
             backup_file(path, companion(path, f".v{version}-before-v{schema.FORMAT}.bak"), force=True)
             schema.convert(connection)
@@ -159,9 +156,7 @@ def _create(path: Path) -> None:
 
 def _check_header(path: Path) -> None:
     """Check the header before SQLite opens the file: SQLite would accept an empty file as a new one."""
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
-    if not header:
+    if not (header := _header(path)):
         raise damaged(path, "it is empty")
     if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
         raise damaged(path, "it is not a SQLite file")
@@ -186,11 +181,11 @@ def _set_foreign_log_aside(path: Path) -> None:
 
 
 def _check_content(connection: sqlite3.Connection, path: Path) -> None:
-    if not schema.is_ours(connection):
+    if schema.pragma(connection, "application_id") != schema.APPLICATION_ID:
         raise StoreError(
             f"{path} is a SQLite file of another application; stackd leaves it as it is. To go on, {_ADVICE}"
         )
-    version = schema.version_of(connection)
+    version = schema.pragma(connection, "user_version")
     if version > schema.FORMAT:
         raise StoreError(
             f"the state file {path} has format {version}, and this stackd knows formats up to {schema.FORMAT}: "
@@ -206,13 +201,12 @@ def _check_content(connection: sqlite3.Connection, path: Path) -> None:
 
 def _damage(connection: sqlite3.Connection) -> str:
     """What SQLite's quick check has found; empty if nothing is wrong."""
-    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    verdict = schema.pragma(connection, "quick_check(1)")
     return "" if verdict == "ok" else str(verdict).replace("\n", " ")
 
 
 def _set_pragmas(connection: sqlite3.Connection, path: Path) -> None:
-    (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
+    if schema.pragma(connection, "journal_mode = WAL") != "wal":
         raise StoreError(f"the state file {path} is on a file system without shared memory (WAL); use a local disk")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
@@ -240,7 +234,7 @@ def _reader(path: Path) -> sqlite3.Connection:
     """A read-only connection, which takes no lock that disturbs a running daemon. Raises ``StoreError``."""
     reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
     try:
-        if not schema.is_ours(reader):
+        if schema.pragma(reader, "application_id") != schema.APPLICATION_ID:
             raise StoreError(f"{path} is not a state file of stackd")
     except BaseException:
         reader.close()
@@ -276,12 +270,16 @@ def backup_file(source: Path, target: Path, *, force: bool = False) -> None:
 def _is_backup(path: Path) -> bool:
     """Whether the file is a backup made here, which no stackd has opened since."""
     try:
-        with path.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
+        header = _header(path)
     except OSError:
         return False
-    application_id = int.from_bytes(header[68:72], "big")
-    return len(header) == _HEADER_BYTES and header[18] == ROLLBACK_FORMAT and application_id == schema.APPLICATION_ID
+    ours = header[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
+    return ours and len(header) == _HEADER_BYTES and header[18] == ROLLBACK_FORMAT
+
+
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEADER_BYTES)
 
 
 def _copy(source: Path, partial: Path) -> None:
@@ -324,7 +322,7 @@ class FileLock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
-        self.lock_id = _lock_id(descriptor, boot_id())
+        self.lock_id = _lock_id(os.fstat(descriptor), boot_id())
 
     @classmethod
     def acquire(cls, path: Path, now: int) -> FileLock:
@@ -339,13 +337,10 @@ class FileLock:
                 raise
             raise StoreError(f"the state file {path} is held by {holder}; stop it first") from exc
         since = from_nanoseconds(now - now % NANOSECONDS)
-        try:
+        own = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+        with suppress(OSError):  # the text is for people: a full disk must not keep the daemon from starting
             os.ftruncate(descriptor, 0)
-            text = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-            os.pwrite(descriptor, text.encode(), 0)
-        except OSError as exc:
-            if exc.errno not in _NO_ROOM:  # a full disk must not keep the daemon from starting; the text is for people
-                raise
+            os.pwrite(descriptor, json.dumps(own).encode(), 0)
         return cls(descriptor)
 
     def release(self) -> None:
@@ -355,16 +350,14 @@ class FileLock:
             self._descriptor = None
 
 
-def _lock_id(descriptor: int, boot: str) -> str:
+def _lock_id(file: os.stat_result, boot: str) -> str:
     """The id of this lock: the same for all its successive holders until the machine reboots; unique to this machine.
 
     A copy of the state file, here or on another machine, has another lock. If the boot id is unknown, each process gets
     an id of its own.
     """
-    if not boot:
-        return secrets.token_hex(8)
-    status = os.fstat(descriptor)
-    return hashlib.blake2s(f"{boot}:{status.st_dev}:{status.st_ino}".encode(), digest_size=8).hexdigest()
+    text = f"{boot}:{file.st_dev}:{file.st_ino}" if boot else secrets.token_hex(8)
+    return hashlib.blake2s(text.encode(), digest_size=8).hexdigest()
 
 
 def _holder(descriptor: int) -> str:
@@ -392,8 +385,6 @@ class Ballast:
             finally:
                 os.close(descriptor)
         except OSError as exc:
-            if exc.errno not in _OF_DISKS:
-                raise
             self.release(FULL if exc.errno in _NO_ROOM else f"{self._path}: {exc.strerror}")
         else:
             self.spent = False
@@ -402,18 +393,15 @@ class Ballast:
     def release(self, why: str = FULL) -> None:
         """Free the space for writes that must succeed now."""
         self.spent, self.why = True, why
-        try:
+        with suppress(OSError):  # a file that cannot be opened has reserved nothing
             os.close(os.open(self._path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW))
-        except OSError as exc:
-            if exc.errno not in (errno.ENOENT, *_OF_DISKS):
-                raise
 
     def _opened(self) -> int:
         """The file's descriptor. A link, or a file that belongs to another user, is replaced: the folder is ours."""
         try:
             return os.open(self._path, _OURS, 0o600)
         except OSError as exc:
-            if exc.errno not in _OF_OTHERS:
+            if exc.errno not in (errno.EACCES, errno.EPERM, errno.ELOOP):
                 raise
         self._path.unlink()
         return os.open(self._path, _OURS, 0o600)

@@ -7,6 +7,7 @@ made. A change of the schema is a new format, which ``convert`` reaches from the
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
 APPLICATION_ID = 0x73746B64  # "stkd"
 FORMAT = 7
@@ -129,16 +130,9 @@ ALTER TABLE removed_stacks ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
 """
 
 
-def is_ours(connection: sqlite3.Connection) -> bool:
-    """Whether the file is a state file of stackd."""
-    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
-    return bool(application_id == APPLICATION_ID)
-
-
-def version_of(connection: sqlite3.Connection) -> int:
-    """The file's format (``user_version``)."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
+def pragma(connection: sqlite3.Connection, name: str) -> Any:
+    """The value of a pragma that has one row, such as ``user_version``, the file's format."""
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
 def create(connection: sqlite3.Connection) -> None:
