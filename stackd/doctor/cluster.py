@@ -18,7 +18,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
-from stackd.kube.rights import AccessReview, asks, asks_of_account
+from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle import capacity, nodes
 from stackd.lifecycle.brake import SKEW_SECONDS
@@ -128,7 +128,7 @@ async def _credentials(cluster: Cluster, config: Config, size: Size) -> list[Fin
     valid = f"{expiry.what} is valid until {utc_minute(expiry.at)}"
     if token is None:
         return [ok(about, valid)]
-    if not all([await cluster.may(ask) for ask in asks_of_account(token.account, token.namespace)]):
+    if not all([await cluster.may(ask) for ask in reviews(of_account(token.account), token.namespace)]):
         text = f"{expiry.what} expires on {utc_minute(expiry.at)}, and stackd may not create a new one for itself"
         return [warn(about, text, APPLY)]
     return [ok(about, f"{valid}, and is renewed before")]

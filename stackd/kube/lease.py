@@ -123,18 +123,11 @@ class Leases:
         raw = await self._cluster.find(LEASES, self.name, self._cluster.deadline(timeout))
         return None if raw is None else wire.readable(LEASES, read_lease, raw)
 
-    async def create(self, lease: Lease, *, timeout: float | None = None) -> Lease:
-        """Create the Lease. Raises ObjectExists, also if an earlier try of this call has created it."""
-        return await self._send("create", lease, timeout)
-
-    async def update(self, lease: Lease, *, timeout: float | None = None) -> Lease:
-        """Change the Lease. Raises PreconditionFailed if it is no longer the version that was read, or is gone; also
-        if an earlier try of this call has changed it.
+    async def write(self, lease: Lease, *, timeout: float | None = None) -> Lease:
+        """Change the Lease, or create one without a ``version``. Raises ObjectExists; PreconditionFailed if it is no longer
+        the version that was read, or is gone; both also if an earlier try of this call has written it.
         """
-        return await self._send("update", lease, timeout)
-
-    async def _send(self, verb: str, lease: Lease, timeout: float | None) -> Lease:
-        cluster = self._cluster
+        cluster, verb = self._cluster, "update" if lease.version else "create"
         body = orjson.dumps(lease_manifest(lease, namespace=cluster.namespace_name, instance=cluster.instance))
         call = cluster.on(verb, LEASES, self.name, body=body, uid=lease.uid)
         return wire.readable(LEASES, read_lease, await cluster.answer(call, cluster.deadline(timeout)))

@@ -101,19 +101,15 @@ def of_gateway(name: str) -> tuple[Right, ...]:
 
 def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:
     """An access review for each verb of the rights on the stacks, on the cluster and on the Gateway, if there is one."""
-    yield from _reviews(in_namespace(instance, routes), namespace)
-    yield from _reviews(in_cluster(namespace), "")
+    yield from reviews(in_namespace(instance, routes), namespace)
+    yield from reviews(in_cluster(namespace), "")
     if gateway:
         where, _, name = gateway.partition("/")
-        yield from _reviews(of_gateway(name), where)
+        yield from reviews(of_gateway(name), where)
 
 
-def asks_of_account(account: str, namespace: str) -> Iterator[AccessReview]:
-    """An access review for each verb of the rights on stackd's own account in its namespace."""
-    yield from _reviews(of_account(account), namespace)
-
-
-def _reviews(rights: tuple[Right, ...], where: str) -> Iterator[AccessReview]:
+def reviews(rights: tuple[Right, ...], where: str) -> Iterator[AccessReview]:
+    """An access review for each verb of the rights in that namespace; in none, if it is empty."""
     for right in rights:
         for verb in right.verbs:
             for name in right.names or ("",):

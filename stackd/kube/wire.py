@@ -9,7 +9,7 @@ API server; messages are cut, and never contain stackd's user name in the cluste
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
@@ -186,8 +186,7 @@ def read_status(document: Mapping[str, Any] | None) -> Status | None:
         return None
     if document.get("status") not in ("Success", "Failure"):
         return None
-    details, code = document.get("details"), document.get("code")
-    about: Mapping[str, Any] = details if isinstance(details, dict) else {}
+    about, code = _object(document, "details"), document.get("code")
     causes = about.get("causes")
     return Status(
         success=document["status"] == "Success",
@@ -200,6 +199,11 @@ def read_status(document: Mapping[str, Any] | None) -> Status | None:
         **{key: _text(document, key) for key in ("reason", "message")},
         **{key: _text(about, key) for key in ("kind", "name", "uid")},
     )
+
+
+def _object(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = document.get(key)
+    return value if isinstance(value, dict) else {}
 
 
 def _text(document: Mapping[str, Any], key: str) -> str:
@@ -298,44 +302,42 @@ def _fault_of_success(call: KubeRequest, answer: KubeResponse) -> str:
     if call.verb == "delete" and (status := read_status(document)) is not None:
         same = status.name in ("", call.name) and (not call.uid or status.uid in ("", call.uid))
         return "" if status.success and same else "no confirmation that it is deleted"
-    return next((fault for passed, fault in _facts(call, document) if not passed), "")
+    return next((_faults_of_list if call.verb == "list" else _faults)(call, document), "")
 
 
-def _facts(call: KubeRequest, document: JsonObject) -> tuple[tuple[bool, str], ...]:
-    """What must be true of the JSON of a success, and what is wrong if it is not."""
-    kind, metadata, status = KINDS[call.resource], document.get("metadata"), document.get("status")
-    metadata = metadata if isinstance(metadata, dict) else {}
-    status = status if isinstance(status, dict) else {}
-    if call.verb == "list":
-        return (
-            (
-                is_a(Kind(name=f"{kind.name}List", api_version=kind.api_version), document),
-                f"not a list of {call.resource}",
-            ),
-            (isinstance(document.get("items"), list), "a list without items"),
-            (is_version(metadata.get("resourceVersion")), "a list without a resourceVersion"),
-            (isinstance(metadata.get("continue", ""), str), "a list that does not say whether it is complete"),
-        )
+def _faults_of_list(call: KubeRequest, document: JsonObject) -> Iterator[str]:
+    kind, metadata = KINDS[call.resource], _object(document, "metadata")
+    if (document.get("kind"), document.get("apiVersion")) != (f"{kind.name}List", kind.api_version):
+        yield f"not a list of {call.resource}"
+    if not isinstance(document.get("items"), list):
+        yield "a list without items"
+    if not is_version(metadata.get("resourceVersion")):
+        yield "a list without a resourceVersion"
+    if not isinstance(metadata.get("continue", ""), str):
+        yield "a list that does not say whether it is complete"
+
+
+def _faults(call: KubeRequest, document: JsonObject) -> Iterator[str]:
+    """What is wrong with the JSON of a success that is no list."""
+    kind, metadata, status = KINDS[call.resource], _object(document, "metadata"), _object(document, "status")
+    if not is_a(kind, document):
+        yield f"not a {kind.name}"
     if call.resource == REVIEWS:
-        return (
-            (is_a(kind, document), "not an access review"),
-            (isinstance(status.get("allowed"), bool), "an access review without its outcome"),
-        )
-    same_name = metadata.get("name") == call.name
-    same_namespace = not call.namespace or metadata.get("namespace") == call.namespace
+        if not isinstance(status.get("allowed"), bool):
+            yield "an access review without its outcome"
+        return
+    if metadata.get("name") != call.name:
+        yield f"a {kind.name} of another name"
+    if call.namespace and metadata.get("namespace") != call.namespace:
+        yield f"a {kind.name} of another namespace"
     if call.resource == TOKENS:
-        return (
-            (is_a(kind, document), "not a token request"),
-            (same_name and same_namespace, "a token request for another account"),
-            (bool(_text(status, "token")), "a token request without its token"),
-        )
-    return (
-        (is_a(kind, document), f"not a {kind.name}"),
-        (same_name, f"a {kind.name} of another name"),
-        (bool(_text(metadata, "uid")), f"a {kind.name} without a uid"),
-        (call.uid in ("", metadata.get("uid")), f"a {kind.name} of another uid"),
-        (same_namespace, f"a {kind.name} of another namespace"),
-    )
+        if not _text(status, "token"):
+            yield "a token request without its token"
+        return
+    if not _text(metadata, "uid"):
+        yield f"a {kind.name} without a uid"
+    if call.uid not in ("", metadata.get("uid")):
+        yield f"a {kind.name} of another uid"
 
 
 # ---- what does it mean?

@@ -295,7 +295,7 @@ class Ownership:
             if lease is None or not lease.holder:
                 raise Conflict("nobody owns the stacks, so there is no owner to ask")
             try:
-                await self._leases.update(replace(lease, takeover=self._me.requester))
+                await self._leases.write(replace(lease, takeover=self._me.requester))
             except PreconditionFailed:
                 continue  # it was renewed meanwhile
             return lease.holder.partition("/")[0]
@@ -397,11 +397,10 @@ class Ownership:
         sent, now = self._fence.now(), self._clock.now()
         as_taken = taken(lease, self._me, duration=self._duration, now=now)
         try:
-            if lease is None:
-                written = await self._leases.create(as_taken, timeout=timeout)
+            if lease is not None and self.role is Role.OWNER:
+                written = await self._leases.write(renewed(lease, self._me, now=now), timeout=timeout)
             else:
-                wanted = renewed(lease, self._me, now=now) if self.role is Role.OWNER else as_taken
-                written = await self._leases.update(wanted, timeout=timeout)
+                written = await self._leases.write(as_taken, timeout=timeout)
         except (ObjectExists, PreconditionFailed):
             return False
         self._observe(written)
@@ -468,7 +467,7 @@ class Ownership:
             last = renewed(lease, self._me, now=self._clock.now())
             last = replace(last, holder="") if asked else replace(last, duration=min(lease.duration, RESTART_SECONDS))
             try:
-                self._observe(await self._leases.update(last))
+                self._observe(await self._leases.write(last))
             except PreconditionFailed:
                 await self._read_lease_again()
             except (ClusterError, ClusterUnavailable) as error:
