@@ -185,6 +185,7 @@ async def test_it_has_the_headers_of_an_ordinary_answer(at: Harness, form: str) 
         assert {name: headers[name] for name in constant} == constant
         assert body in (ready[2], b"")
     assert ready[2] == old[2] == last[2]
+    assert ready[1]["cache-control"] == "no-store"
     assert head[2] == b""
 
 

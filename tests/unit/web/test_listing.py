@@ -25,7 +25,6 @@ from stackd.web.auth import ANONYMOUS
 from stackd.web.bodies import BodyCache, read_entries
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
-from stackd.web.serving import host_and_port
 from tests.harness import Harness, harness
 from tests.store.building import new_stack, open_store, stack_id
 
@@ -135,15 +134,7 @@ async def test_others_get_a_turn_while_changes_are_filtered_and_the_list_is_rend
     assert turns >= len(entries) == 70
 
 
-# ---- the address at which stackd says that it listens, and how it accepts clients there
-
-
-@pytest.mark.parametrize(
-    ("host", "text"),
-    [("127.0.0.1", "127.0.0.1:8081"), ("::", "[::]:8081"), ("::1", "[::1]:8081"), ("localhost", "localhost:8081")],
-)
-def test_an_ipv6_address_stands_in_brackets(host: str, text: str) -> None:
-    assert host_and_port(host, 8081) == text
+# ---- how clients are accepted
 
 
 def test_clients_that_connect_at_once_are_accepted_in_one_turn_of_the_loop(tmp_path: Path) -> None:

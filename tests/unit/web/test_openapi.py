@@ -15,7 +15,7 @@ from aiohttp.test_utils import make_mocked_request
 from stackd.config import Config
 from stackd.contract import Create
 from stackd.errors import InvalidRequest
-from stackd.web import pages, responses
+from stackd.web import examples, pages, responses
 from stackd.web.app import ROUTES
 from stackd.web.openapi import Schema, document
 from stackd.web.parameters import Parameter, Parameters
@@ -50,17 +50,14 @@ def test_every_status_that_an_error_can_have_is_described() -> None:
     assert "405 with `Allow`" in DESCRIBED["info"]["description"], "which no operation of a path can answer"
 
 
-def test_only_public_metrics_need_no_key() -> None:
-    assert not [path for _, path, operation in operations() if "security" in operation]
-    opened = document(ROUTES, Config.model_validate({"metrics": {"public": True}}))
-    assert opened["paths"]["/metrics"]["get"]["security"] == []
-
-
-def test_what_a_key_of_another_scope_may_not_do_can_be_a_403() -> None:
+def test_only_public_metrics_need_no_key_and_what_a_scope_does_not_cover_can_be_a_403() -> None:
     for method, path, operation in operations():
         assert {"401", "429"} <= set(operation["responses"]), (method, path)
         open_to_all = method == "GET" and path in {"/healthz", "/readyz", "/owner"}
         assert ("403" in operation["responses"]) is not open_to_all, (method, path)
+        assert "security" not in operation
+    opened = document(ROUTES, Config.model_validate({"metrics": {"public": True}}))
+    assert opened["paths"]["/metrics"]["get"]["security"] == []
 
 
 def test_every_example_is_valid() -> None:
@@ -72,6 +69,10 @@ def test_every_example_is_valid() -> None:
                 validator(content["schema"]).validate(example["value"])
                 found += 1
     assert found >= 15
+    create = validator({"$ref": "#/components/schemas/Create"})
+    create.validate(examples.CREATE_FROM_TEMPLATE)
+    with pytest.raises(jsonschema_rs.ValidationError):
+        create.validate({**examples.CREATE, "template": "web-1"})
 
 
 def test_every_schema_is_used_and_every_reference_leads_somewhere() -> None:
