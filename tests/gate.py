@@ -18,7 +18,8 @@ from tests.certificates import Pair
 class Gate:
     """Forwards bytes to the port ``behind`` as long as it is open; speaks TLS to clients if it has a context for that.
 
-    ``share`` of what arrives in either direction is lost, and its connection reset; while it is ``held``, nothing arrives.
+    ``share`` of what arrives in either direction is lost, and its connection reset; so are the next ``lose`` answers. While
+    it is ``held``, nothing arrives.
     """
 
     behind: int
@@ -27,6 +28,7 @@ class Gate:
     tls: ssl.SSLContext | None = None
     port: int = 0
     share: float = 0.0
+    lose: int = 0
     random: Random = field(default_factory=lambda: Random(1))
     resets: int = 0
     _open: set[tuple[asyncio.StreamWriter, ...]] = field(default_factory=set)
@@ -76,6 +78,9 @@ class Gate:
                 if source.exception() is not None:
                     return None  # the sender has reset the connection: what the network still held is lost
                 if self.random.random() < self.share:
+                    return self._reset(pair)
+                if self.lose and sink is pair[0]:
+                    self.lose -= 1
                     return self._reset(pair)
                 sink.write(data)
                 await sink.drain()

@@ -6,8 +6,6 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +17,7 @@ from stackd.client import (
     ApiError,
     AsyncClient,
     Client,
+    ClientError,
     Conflict,
     Event,
     KeyRefused,
@@ -130,33 +129,35 @@ async def test_many_are_extended_and_deleted_as_one_job(at: Harness, ask: Caller
 
 
 async def test_a_create_and_a_delete_whose_answers_are_lost_count_once(at: Harness, kind: Any) -> None:
-    async with losing(at.port) as proxy:
-        ask = Caller(kind(proxy.url, KEY))
-        proxy.lose = 2
+    async with gate(at.port) as way:
+        ask = Caller(kind(way.url, KEY))
+
+        async def sent(method: str, path: str) -> float:
+            return await at.metric("stackd_http_requests_total", method=method, route=path)
+
+        way.lose = 2
         stack = await ask("create", POD, ports=[80])
-        assert proxy.requests == ["POST /stacks"] * 3
-        assert [one["stack_id"] for one in (await at.call("GET", "/stacks")).json["stacks"]] == [stack.stack_id]
-        proxy.requests.clear()
-        proxy.lose = 1
+        assert (await sent("POST", "/stacks"), await at.listed()) == (3, [stack.stack_id])
+        way.lose = 1
         await ask("delete", stack)
-        assert proxy.requests == [f"DELETE /stacks/{stack.stack_id}"] * 2
+        assert await sent("DELETE", "/stacks/{stack_id}") == 2
         with pytest.raises(NotFound):
             await ask("delete", stack)
-        proxy.requests.clear()
-        proxy.lose = 1
+        way.lose = 1
         with pytest.raises(Unreachable):
             await ask("restart", (await at.create())["stack_id"])
-        assert len(proxy.requests) == 1, "a restart may not happen twice"
+        assert await sent("POST", "/stacks/{stack_id}/restart") == 1, "a restart may not happen twice"
         await ask("close")
 
 
 async def test_a_daemon_that_starts_again_is_waited_for(at: Harness, kind: Any) -> None:
-    async with losing(at.port) as proxy:
-        ask = Caller(kind(proxy.url, KEY))
+    async with gate(at.port) as way:
+        ask = Caller(kind(way.url, KEY))
         stack = await ask("create", POD, ports=[80])
-    getting = asyncio.create_task(ask("get", stack))
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", proxy.port)
-    async with server:
+        await way.shut()
+        getting = asyncio.create_task(ask("get", stack))
+        await asyncio.sleep(0.1)
+        await way.open()
         assert (await getting).stack_id == stack.stack_id
     with pytest.raises(Unreachable) as gone:
         await ask("get", stack)
@@ -240,30 +241,25 @@ async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.Cap
     assert (await at.call("GET", "/stacks")).json == {"stacks": []}
 
 
-async def test_what_answers_and_is_not_stackd_is_said(kind: Any) -> None:
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello", "the server is not stackd"),
+        (b"", "did not answer in time"),
+    ],
+)
+async def test_what_is_not_stackd_or_does_not_answer_in_time_is_an_error(kind: Any, reply: bytes, error: str) -> None:
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
-        await writer.drain()
-        writer.close()
-
-    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
-        ask = Caller(kind(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", KEY))
-        with pytest.raises(Exception, match="the server is not stackd"):
-            await ask("get", "stack-1")
-        await ask("close")
-
-
-async def test_no_request_takes_longer_than_the_timeout(kind: Any) -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(reply)
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         client = Client(url, KEY, retries=Retries(times=0), timeout=0.2)
         ask = Caller(client if kind is Client else client.concurrent())
-        with pytest.raises(Unreachable, match="did not answer in time"):
+        with pytest.raises(ClientError, match=error):
             await asyncio.wait_for(ask("get", "stack-1"), 10)
         await ask("close")
 
@@ -282,51 +278,3 @@ def test_it_imports_none_of_the_daemons_libraries() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert files("stackd").joinpath("py.typed").is_file()
-
-
-# ---- a proxy that loses responses: the request is carried out, but its client does not learn of it
-
-
-@dataclass(slots=True, kw_only=True)
-class Proxy:
-    """``lose``: how many of the next responses are lost; ``requests``: those that have arrived."""
-
-    behind: int
-    port: int = 0
-    lose: int = 0
-    requests: list[str] = field(default_factory=list)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.IncompleteReadError:
-            writer.close()
-            return
-        lines = head.decode().split("\r\n")
-        self.requests.append(lines[0].rpartition(" ")[0])
-        headers = dict(line.lower().split(": ", 1) for line in lines[1:] if line)
-        body = await reader.readexactly(int(headers.get("content-length", "0")))
-        upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self.behind)
-        to_upstream.write(head[:-2] + b"Connection: close\r\n\r\n" + body)
-        answer = await upstream.read()
-        to_upstream.close()
-        if self.lose:
-            self.lose -= 1
-        else:
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-
-
-@asynccontextmanager
-async def losing(behind: int) -> AsyncIterator[Proxy]:
-    """A proxy before this port."""
-    proxy = Proxy(behind=behind)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.port = server.sockets[0].getsockname()[1]
-    async with server:
-        yield proxy
