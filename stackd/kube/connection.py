@@ -1,7 +1,7 @@
 """Sends requests over one connection pool: authenticated, bounded in number and time, and counted.
 
 Owns: the cap on requests in flight, the counters, the second try after a 401, and whether Kubernetes has answered at all
-(``Contact``); and what retries are made of: ``Deadline``, ``Backoff`` and ``poll``. Retries nothing else.
+(``Contact``); and what retries are made of: ``Deadline`` and ``poll``. Retries nothing else.
 """
 
 from __future__ import annotations
@@ -71,21 +71,8 @@ class Deadline:
         self._at += seconds
 
 
-class Backoff:
-    """Pauses that double, with jitter, so that many clients do not retry at once; by default those of one call."""
-
-    def __init__(self, *, first: float = 0.05, most: float = 1.0) -> None:
-        self._retries = RetryPolicy(first=first, longest=most)
-        self._tries = 0
-
-    def pause(self, at_least: float = 0.0) -> float:
-        """The next pause in seconds: between half of its upper bound and all of it, and not less than ``at_least``."""
-        self._tries += 1
-        return max(at_least, self._retries.delay(self._tries))
-
-    def reset(self) -> None:
-        """Start again with the first pause."""
-        self._tries = 0
+RETRIES = RetryPolicy(first=0.05, longest=1.0)
+"""Of one call. The pauses double, with jitter, so that many clients do not retry at once."""
 
 
 @struct
@@ -98,9 +85,10 @@ class Again:
 
 async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) -> T:
     """The first result of ``attempt`` other than ``Again``; raises that one's error if there is none by the deadline."""
-    backoff = Backoff()
+    tries = 0
     while isinstance(result := await attempt(), Again):
-        pause = backoff.pause(result.at_least)
+        tries += 1
+        pause = max(result.at_least, RETRIES.delay(tries))
         if pause >= deadline.left:
             raise result.error
         await asyncio.sleep(pause)

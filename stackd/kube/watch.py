@@ -28,8 +28,9 @@ from stackd.errors import (
 )
 from stackd.kube import wire
 from stackd.kube.client import Cluster
-from stackd.kube.connection import OBJECT_BYTES, Backoff
+from stackd.kube.connection import OBJECT_BYTES
 from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, error_of, readable
+from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -41,8 +42,8 @@ Bookmarks come about once a minute, but only with a newer version than the one a
 1.36). So on a quiet cluster a watch is silent for all of this time, and that is no reason to warn."""
 WATCH_SECONDS = 300
 """The server is asked to keep a watch open for this time, up to twice as long."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 5.0
-"""The second limits a Retry-After, too: stackd sees no changes meanwhile, and a watch is only one request."""
+RETRIES = RetryPolicy(first=0.05, longest=5.0)
+"""The longest pause limits a Retry-After, too: stackd sees no changes meanwhile, and a watch is only one request."""
 # After a watch of at least this length the back-off starts again, however it ended.
 _GOOD_SECONDS = 1.0
 # A watch that stays open this long without an event counts as connected. An open response alone proves little, because a
@@ -152,7 +153,7 @@ async def endless(
 
     Without end; after a gap, a new list. ``listing`` is the request for the list, ``parse`` reads one object.
     """
-    backoff, health.version = Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE), ""
+    tries, health.version = 0, ""
     contact, kind = cluster.connection.contact, listing.resource
     while True:
         retry_after, began, events, health.open_seconds = 0, contact.now(), health.events, 0.0
@@ -176,8 +177,9 @@ async def endless(
                 contact.failed(began, str(exc))
         health.restarts += 1
         if health.open_seconds >= _GOOD_SECONDS or health.events > events:
-            backoff.reset()
-        await contact.pause(backoff.pause(min(retry_after, LONGEST_PAUSE)))
+            tries = 0
+        tries += 1
+        await contact.pause(max(RETRIES.delay(tries), min(retry_after, RETRIES.longest)))
 
 
 async def _once(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from itertools import count
 from typing import TYPE_CHECKING
 
 from stackd.errors import (
@@ -23,7 +24,6 @@ from stackd.errors import (
     StoreUnavailable,
 )
 from stackd.kube import provision
-from stackd.kube.connection import Backoff
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import WITHHELD
 from stackd.kube.wire import REJECTED
@@ -31,6 +31,7 @@ from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.ownership import Role
 from stackd.model import NODE_PORTS_REMEDY, PortRange
 from stackd.tasks import first_of, set_within
+from stackd.workqueue import RetryPolicy
 
 if TYPE_CHECKING:
     from stackd.lifecycle.context import Context
@@ -43,7 +44,7 @@ FIRST_CONTACT_SECONDS = 5.0
 """How long a request waits for the first contact with the cluster, while no attempt has failed."""
 
 STALE_SECONDS = 120.0  # a mirror that has heard nothing for longer is not acted upon, nor called ready
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
+RETRIES = RetryPolicy(first=1.0, longest=5.0)
 """Seconds between two tries to reach the cluster; the longest equals that of the watches."""
 
 ADOPTING = "stackd is adopting stacks found in the cluster"
@@ -298,9 +299,8 @@ class Gate:
 async def bring_up(context: Context) -> None:
     """Return when the cluster was reached and checked; the brake is on if it is not the file's own. With another
     namespace or instance all stacks of the file would look gone and be marked ended."""
-    gate, backoff = context.gate, Backoff(first=FIRST_PAUSE, most=LONGEST_PAUSE)
-    began = context.clock.monotonic()
-    while True:
+    gate, began = context.gate, context.clock.monotonic()
+    for tries in count(1):
         try:
             await gate.identify()
             if not gate.wrong_cluster:
@@ -310,7 +310,7 @@ async def bring_up(context: Context) -> None:
                 log.warning("waiting for the cluster: %s", error)
             gate.unreached = error
             gate.contact_tried.set()
-            await context.cluster.connection.contact.pause(backoff.pause())
+            await context.cluster.connection.contact.pause(RETRIES.delay(tries))
         else:
             if gate.unreached is not None:
                 log.info("the cluster was reached after %.1f s", context.clock.monotonic() - began)

@@ -23,7 +23,7 @@ from stackd.errors import (
     ObjectNotFound,
     PreconditionFailed,
 )
-from stackd.kube.connection import Backoff, Deadline
+from stackd.kube.connection import RETRIES, Deadline
 from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import SERVICES, ServiceState
 from stackd.kube.routes import BACKENDS, ROUTES, WantedRoute, names_of, resource_of, wanted_routes
@@ -95,16 +95,16 @@ async def expose(
     """
     await context.gate.right_cluster()
     deadline = context.cluster.deadline(timeout)
-    keep, backoff = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0), Backoff()
+    keep = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0)
     stack = await context.store.stacks.with_pod_spec(stack)
-    for _ in range(PORT_TRIES):
+    for tries in range(1, PORT_TRIES + 1):
         try:
             service = await _put(context, stack, deadline, fresh=fresh)
         except NodePortOutOfRange as refused:
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
         except NodePortTaken as refused:
-            if (pause := backoff.pause()) < keep.left:
+            if (pause := RETRIES.delay(tries)) < keep.left:
                 await asyncio.sleep(pause)
                 continue
             taken = refused

@@ -15,7 +15,6 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster, User, everything
 from stackd.kube import guards
-from stackd.kube.connection import Backoff
 from stackd.lifecycle import gate
 from stackd.workqueue import RetryPolicy
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
@@ -184,7 +183,7 @@ async def test_a_slow_api_server_is_not_a_silent_one(at: Harness, monkeypatch: p
 
 async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
-    monkeypatch.setattr("stackd.kube.watch.Backoff", lambda **_: Backoff(first=60.0, most=60.0))
+    monkeypatch.setattr("stackd.kube.watch.RETRIES", RetryPolicy(first=60.0, longest=60.0))
     monkeypatch.setattr("stackd.lifecycle.worker.RETRIES", RetryPolicy(first=60.0, longest=60.0))
     at = await vm.start()
     stack_id = (await at.create())["stack_id"]

@@ -7,6 +7,7 @@ from aioresponses import aioresponses
 
 from stackd.kube import watch
 from stackd.kube.client import Cluster
+from stackd.workqueue import RetryPolicy
 from tests.kube.wire import NAMESPACE, SERVER, Wire, wired
 from tests.target import target_at
 
@@ -14,8 +15,8 @@ from tests.target import target_at
 @pytest.fixture(autouse=True)
 def quick_watches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses before a watch is opened again."""
-    for name, seconds in (("FIRST_PAUSE", 0.005), ("LONGEST_PAUSE", 0.05), ("IDLE_SECONDS", 5.0)):
-        monkeypatch.setattr(watch, name, seconds)
+    monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.005, longest=0.05))
+    monkeypatch.setattr(watch, "IDLE_SECONDS", 5.0)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import Mirror, Relisted
 from stackd.kube.objects import PodState, pod_state
+from stackd.workqueue import RetryPolicy
 from tests.kube.test_credentials import SYSTEM, kubeconfig
 from tests.kube.wire import (
     NAMESPACE,
@@ -321,7 +322,7 @@ async def test_a_quiet_watch_is_back_at_once(cluster: Cluster, wire: Wire, monke
 
     monkeypatch.setattr("stackd.kube.watch._GOOD_SECONDS", 0.05)
     wire.watch("pods", *[cut] * 14, then(("ADDED", pod("a", version=205))))
-    monkeypatch.setattr(watch, "LONGEST_PAUSE", 60.0)
+    monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.005, longest=60.0))
     async with mirroring(cluster) as (mirror, _), asyncio.timeout(10):
         await seen(mirror, "a", 205)
 
@@ -347,7 +348,7 @@ async def test_a_watch_waits_for_retry_after(cluster: Cluster, wire: Wire, monke
     """And a watch that stands without a word counts as connected again."""
     wire.on("WATCH", PODS_PATH, says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="90"))
     began = time.monotonic()
-    monkeypatch.setattr(watch, "LONGEST_PAUSE", 1.0)
+    monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.005, longest=1.0))
     async with mirroring(cluster) as (mirror, _):
         await until(lambda: "429" in mirror.last_error)
         assert mirror.health_by_kind["pods"].disconnected_since is not None
