@@ -100,6 +100,7 @@ async def test_what_cannot_be_done_says_why_and_the_rest_is_done(at: Harness) ->
     job = await finished(at, await submit(at, "extend", ttl="1h", stack_ids=[old, good]))
     assert (job["status"], counts(job)) == ("completed", (1, 0, 1))
     assert [(each["stack_id"], "at most 30m more" in each["error"]) for each in job["errors"]] == [(old, True)]
+    at.give_kubernetes(timeout=0.3)
     await at.faults.refuse()
     refused = await finished(at, await submit(at, "restart", stack_ids=[good, old]))
     assert (refused["status"], counts(refused), len(refused["errors"])) == ("failed", (0, 0, 2), 2)

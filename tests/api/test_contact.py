@@ -199,7 +199,7 @@ async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, mon
     assert time.monotonic() - began < 12, "it has waited for a back-off"
 
 
-@pytest.mark.stackd(server__shutdown_timeout="1s")
+@pytest.mark.stackd(server__shutdown_timeout="300ms")
 async def test_a_stop_while_the_api_server_hangs_takes_no_longer_than_allowed(vm: Machine) -> None:
     at = await vm.start()
     at.faults.pause()
@@ -223,7 +223,7 @@ async def test_connections_are_asked_whether_they_live_and_those_that_died_in_si
     timers = [fields[5].partition(":")[0] for fields in lines if fields[2].endswith(port) and fields[3] == "01"]
     assert len(timers) >= 4, "three watches, and what made the stack"
     assert set(timers) == {"02"}, "a connection has no keepalive timer"
-    at.give_kubernetes(attempt_timeout=1.0)
+    at.give_kubernetes(attempt_timeout=0.3)
     at.faults.silence()
     began = time.monotonic()
     stack = await at.create()

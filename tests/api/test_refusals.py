@@ -44,22 +44,6 @@ async def test_what_the_cluster_limits_is_named_by_a_create_and_a_dry_run(at: Ha
     await nothing_is_left(at)
 
 
-async def test_an_unreachable_cluster_is_a_503_with_retry_after_and_reads_go_on(at: Harness) -> None:
-    stack_id = await at.running()
-    await at.faults.refuse()
-    reply = await at.call("POST", "/stacks", seed())
-    assert (reply.status, "Kubernetes cannot be reached" in reply.text, "Retry-After" in reply.headers) == (
-        503,
-        True,
-        True,
-    )
-    await at.refused(503, stack_id, f"/stacks/{stack_id}", method="DELETE")
-    assert stack_id in await at.listed()
-    await at.faults.listen()
-    await at.until_listed(0)
-    await nothing_is_left(at)
-
-
 # ---- a dry run: checked by stackd and by the cluster, and nothing is written
 
 

@@ -141,9 +141,7 @@ async def test_a_failed_question_about_one_stack_stops_no_other(at: Harness, mon
     monkeypatch.setattr(diagnostics, "RETRIES", replace(diagnostics.RETRIES, first=0.01, longest=0.01))
     tries = diagnostics.RETRIES.most or 0
     at.faults.add_fault(action="status", verb="list", resource="events", code=400)
-    for _ in range(diagnostics.WORKERS + 1):
-        stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
-        await at.until_status(stack_id, "failed")
+    await asyncio.gather(*(at.create(request_for("registry.example/nopull")) for _ in range(diagnostics.WORKERS + 1)))
     await eventually(lambda: at.counts.total("list", "events") >= (diagnostics.WORKERS + 1) * tries)
     at.faults.clear()
     await until_told(at, (await at.create(request_for("registry.example/nopull")))["stack_id"], "warning")

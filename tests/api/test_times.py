@@ -218,7 +218,7 @@ async def test_an_extension_adds_to_the_end_within_the_longest_life(at: Harness)
 @pytest.mark.stackd(reconcile__interval="1h")
 async def test_a_stack_is_gone_at_its_time_and_not_before_and_needs_no_pass_for_that(at: Harness) -> None:
     began, ids = time.monotonic(), [(await at.create(ttl="1s"))["stack_id"] for _ in range(2)]
-    extended = await at.do("extend", ids[0], ttl="1s")
+    extended = await at.do("extend", ids[0], ttl="3s")
     assert await at.until_listed(1) == ids[:1]
     assert time.monotonic() - began >= 1.0
     await at.until_listed(0)
@@ -228,8 +228,8 @@ async def test_a_stack_is_gone_at_its_time_and_not_before_and_needs_no_pass_for_
 
 async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record in the cluster has the end: a lost file would lose an extension that is only in the file."""
-    monkeypatch.setattr("stackd.lifecycle.verbs.RECORD_SECONDS", 0.3)
-    at.give_kubernetes(timeout=0.5, attempt_timeout=0.2)
+    monkeypatch.setattr("stackd.lifecycle.verbs.RECORD_SECONDS", 0.15)
+    at.give_kubernetes(timeout=0.3, attempt_timeout=0.1)
     faults: list[dict[str, Any]] = [{"action": "status", "code": code} for code in (503, 500, 403)]
     for fault in (*faults, {"action": "hang"}, {"action": "cut"}, {"action": "lost_reply"}):
         created = await at.create()
