@@ -82,6 +82,14 @@ async def test_a_verification_asked_for_while_one_is_under_way_is_not_answered_b
     assert at.counts.total("get", "namespaces") == asked + 2, "the first answer is older than the second request"
 
 
+async def test_a_hanging_identity_shows_before_the_call_ends(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "AWAY_SECONDS", 0.2)
+    at.give_kubernetes(attempt_timeout=0.5)
+    at.faults.add_fault(action="hang", verb="get", name="kube-system")
+    at.verify_again()
+    await at.until_unready("stackd is still checking that this is its own cluster")
+
+
 # ---- rejected credentials
 
 

@@ -84,17 +84,16 @@ async def test_a_dry_run_that_became_a_create_is_removed_and_refused(at: Harness
     await at.post("/stacks?dry_run=true", seed())
 
 
-async def test_a_list_that_is_none_ends_no_stack(at: Harness) -> None:
+@pytest.mark.parametrize("odd", [JUNK, HALF, without("items.metadata.uid")])
+async def test_a_list_that_is_none_ends_no_stack(at: Harness, odd: dict[str, Any]) -> None:
     stack_id = await at.running()
-    for odd in (JUNK, HALF, without("items.metadata.uid")):
-        before = await at.metric("stackd_mirror_relists_total", kind="pods")
-        at.faults.add_fault(**odd, verb="list", resource=MIRRORED, count=4)
-        list_again(at)
-        await at.until_at_least("stackd_mirror_relists_total", before + 1, kind="pods")
-        await at.until_metric("stackd_mirror_connected", 3)
-        assert ((await at.stack(stack_id))["status"], await at.used_ports()) == ("running", 1)
-        at.faults.clear()
-        await at.until_ready()
+    before = await at.metric("stackd_mirror_relists_total", kind="pods")
+    at.faults.add_fault(**odd, verb="list", resource=MIRRORED, count=4)
+    list_again(at)
+    await at.until_at_least("stackd_mirror_relists_total", before + 1, kind="pods")
+    await at.until_metric("stackd_mirror_connected", 3)
+    assert ((await at.stack(stack_id))["status"], await at.used_ports()) == ("running", 1)
+    await at.until_ready()
 
 
 async def test_a_cluster_without_an_identity_is_asked_again(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,12 @@ async def test_what_is_deleted_or_edited_by_hand_is_repaired(at: Harness) -> Non
         await at.patch("httproutes", f"{stack_id}-80", change)
         await until(lambda: routes_of(at), as_before)
 
+    at.faults.freeze_watches()
+    await at.delete_object("httproutes", f"{stack_id}-80")
+    await create_again(at, before[f"{stack_id}-80"])
+    await at.delete(stack_id)
+    assert await routes_of(at) == {}, "also what the watch has not reported yet"
+
 
 @pytest.mark.stackd(settings=SETTINGS, reconcile__orphan_grace="0s", cluster__lease_duration="1s")
 async def test_a_lost_file_keeps_the_names(vm: Machine) -> None:
