@@ -77,8 +77,6 @@ class EmbeddedOptions:
     """From the change of a route to its new status."""
     watch_cache_size: int = 4096
     """How many changes per resource are kept, from which a watch can resume."""
-    event_limit: int = 5_000
-    """How many Event objects are kept; the oldest are deleted first."""
     bookmark_interval: float = 60.0
     users: tuple[User, ...] = ()
     """If empty, every request is allowed. Otherwise each request needs a user's token, and rules that allow it."""
@@ -162,7 +160,7 @@ class EmbeddedCluster:
 
     def _assemble(self) -> None:
         options, store = self.options, self.store
-        events = EventRecorder(store, options.event_limit)
+        events = EventRecorder(store)
         self.ports = PortAllocator(store, options.node_port_range, options.port_release_delay)
         self.nodes = NodeController(store)
         self._scheduler = Scheduler(store, events)

@@ -6,8 +6,8 @@ changes.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -98,6 +98,7 @@ def _joined(one: Amounts, other: Amounts, how: Callable[[int, int], int]) -> Amo
 _SCHEDULER = "default-scheduler"
 _NOT_READY = "node.kubernetes.io/not-ready"
 _UNSCHEDULABLE = "node.kubernetes.io/unschedulable"
+_MOST_EVENTS = 5_000
 _TTL = {"node.alpha.kubernetes.io/ttl": "0"}
 
 
@@ -184,16 +185,12 @@ class NodeController:
 
 
 class EventRecorder:
-    """Writes events about pods, as scheduler and kubelet do; a repeated one only increments its count.
+    """Writes events about pods, as scheduler and kubelet do; a repeated one of a kubelet only increments its count."""
 
-    Keeps only the latest ones.
-    """
-
-    def __init__(self, store: ObjectStore, limit: int) -> None:
+    def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._limit = limit
         self._written: OrderedDict[tuple[str, str, str], Key] = OrderedDict()
-        self._serial = 0
+        """The latest events by the pod's uid, the reason and the message."""
 
     def scheduling(self, pod: Record, kind: str, reason: str, message: str, action: str) -> None:
         """Write an event from the scheduler."""
@@ -213,30 +210,23 @@ class EventRecorder:
         events, now, (namespace, name) = self._store.of(EVENTS), self._store.clock.now(), pod.key
         identity = (pod.uid, reason, message)
         earlier = events.records.get(self._written.get(identity, ("", "")))
-        if earlier is not None and earlier.obj["eventTime"] is None:
-            self._store.update(earlier, count=earlier.obj["count"] + 1, lastTimestamp=timestamp(now))
-            return
         if earlier is not None:
-            count = earlier.obj.get("series", {}).get("count", 1) + 1
-            self._store.update(earlier, series={"count": count, "lastObservedTime": micro_timestamp(now)})
+            if "count" in earlier.obj:
+                self._store.update(earlier, count=earlier.obj["count"] + 1, lastTimestamp=timestamp(now))
             return
-        self._serial += 1
-        stamp = int(now * 1_000_000) * 1000 + self._serial % 1000
         subject = {"kind": "Pod", "namespace": namespace, "name": name, "uid": pod.uid, "apiVersion": "v1"}
         subject |= {"resourceVersion": str(pod.revision)} | about
-        event = {"metadata": {"name": f"{name}.{stamp:x}"}, "involvedObject": subject, "reason": reason}
-        record = self._store.create(
-            EVENTS, self._store.prepare(EVENTS, namespace, event | {"message": message} | fields)
-        )
-        self._written[identity] = record.key
-        while len(self._written) > self._limit:
-            _, key = self._written.popitem(last=False)
-            if (old := events.records.get(key)) is not None:
-                self._store.remove(old)
+        unique = f"{int(now * 1_000_000) * 1000 + self._store.revision % 1000:x}"
+        event = {"metadata": {"name": f"{name}.{unique}"}, "involvedObject": subject, "reason": reason}
+        prepared = self._store.prepare(EVENTS, namespace, event | {"message": message} | fields)
+        self._written[identity] = self._store.create(EVENTS, prepared).key
+        if len(self._written) > _MOST_EVENTS:
+            _, oldest = self._written.popitem(last=False)
+            if oldest in events.records:
+                self._store.remove(events.records[oldest])
 
 
 _TOO_MANY = "Too many pods"
-_DEFAULT_PODS = 110_000
 
 
 class Scheduler:
@@ -245,7 +235,7 @@ class Scheduler:
     def __init__(self, store: ObjectStore, events: EventRecorder) -> None:
         self._store = store
         self._events = events
-        self._nodes: dict[str, NodeInfo] = {}
+        self._load: defaultdict[str, NodeLoad] = defaultdict(NodeLoad)
         self._queue: dict[Key, None] = {}
         self._unschedulable: dict[Key, None] = {}
         self._awake = False
@@ -253,51 +243,34 @@ class Scheduler:
         store.observe(self._follow)
 
     def adopt(self) -> None:
-        """Register the nodes and pods that the store already holds."""
-        for node in self._store.of(NODES).records.values():
-            self._see_node(node.obj)
+        """Register the pods that the store already holds."""
         for pod in self._store.of(PODS).records.values():
-            self._see_pod(pod, None)
+            self._see_pod(pod)
 
     def _follow(self, change: ObjectChange) -> None:
-        record, deleted = change.after, change.type == "DELETED"
-        if record.resource is PODS and deleted:
+        record = change.after
+        if record.resource is PODS and change.type == "DELETED":
             self._queue.pop(record.key, None)
             self._unschedulable.pop(record.key, None)
             self._release(record)
         elif record.resource is PODS:
-            self._see_pod(record, change.before)
+            self._see_pod(record)
         elif record.resource is NODES:
-            if deleted:
-                self._nodes.pop(record.key[1], None)
-            else:
-                self._see_node(record.obj)
             self._retry()
 
-    def _see_node(self, node: Json) -> None:
-        name = node["metadata"]["name"]
-        info = self._nodes.get(name)
-        if info is None:
-            info = self._nodes[name] = NodeInfo(name)
-            for pod in self._store.of(PODS).records.values():
-                self._see_pod(pod, pod)
-        info.read(node)
-
-    def _see_pod(self, pod: Record, before: Record | None) -> None:
+    def _see_pod(self, pod: Record) -> None:
         spec = pod.obj["spec"]
-        node = self._nodes.get(spec.get("nodeName", ""))
         if "nodeName" not in spec:
-            if before is None:
+            if pod.key not in self._unschedulable:
                 self._queue[pod.key] = None
                 self._wake()
         elif is_terminal(pod.obj):
             self._release(pod)
-        elif node is not None and pod.uid not in node.pods:
-            node.add(pod.uid, _needs(pod.obj))
+        else:
+            self._load[spec["nodeName"]].add(pod)
 
     def _release(self, pod: Record) -> None:
-        node = self._nodes.get(pod.obj["spec"].get("nodeName", ""))
-        if node is not None and node.remove(pod.uid):
+        if self._load[pod.obj["spec"].get("nodeName", "")].remove(pod):
             self._retry()
 
     def _retry(self) -> None:
@@ -320,23 +293,21 @@ class Scheduler:
                 self._place(pod)
 
     def _place(self, pod: Record) -> None:
-        spec, needs = pod.obj["spec"], _needs(pod.obj)
-        why = {node: _refusals(node, spec, needs) for node in self._nodes.values()}
-        fitting = [node for node, reasons in why.items() if not reasons]
-        if fitting:
-            self._turn += 1
-            start = self._turn % len(fitting)  # of equal nodes, each in its turn
-            best = max(fitting[start:] + fitting[:start], key=lambda node: node.room_after(needs))
-            self._bind(pod, best)
-        else:
-            self._give_up(pod, _explain(why, needs))
-
-    def _bind(self, pod: Record, node: NodeInfo) -> None:
+        spec, needs = pod.obj["spec"], pod_amounts(pod.obj["spec"], "requests")
+        nodes = {record.key[1]: record.obj for record in self._store.of(NODES).records.values()}
+        why = {name: _refusals(node, self._load[name], spec, needs) for name, node in nodes.items()}
+        fitting = [name for name, reasons in why.items() if not reasons]
+        if not fitting:
+            self._give_up(pod, _explain(why, nodes, needs))
+            return
+        self._turn += 1
+        start = self._turn % len(fitting)  # of equal nodes, each in its turn
+        best = max(fitting[start:] + fitting[:start], key=lambda name: self._load[name].room_after(nodes[name], needs))
         now = timestamp(self._store.clock.now())
         condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": now}
         status = _with_condition(pod.obj["status"], condition)
-        bound = self._store.update(pod, spec=pod.obj["spec"] | {"nodeName": node.name}, status=status)
-        message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {node.name}"
+        bound = self._store.update(pod, spec=spec | {"nodeName": best}, status=status)
+        message = f"Successfully assigned {pod.key[0]}/{pod.key[1]} to {best}"
         self._events.scheduling(bound, "Normal", "Scheduled", message, "Binding")
 
     def _give_up(self, pod: Record, message: str) -> None:
@@ -355,16 +326,10 @@ class Scheduler:
         self._store.update(pod, status=_with_condition(pod.obj["status"], condition))
 
 
-def _needs(pod: Json) -> Amounts:
-    return pod_amounts(pod["spec"], "requests")
-
-
-def _explain(why: Mapping[NodeInfo, list[str]], needs: Amounts) -> str:
-    if not why:
-        return "no nodes available to schedule pods"
+def _explain(why: Mapping[str, list[str]], nodes: Mapping[str, Json], needs: Amounts) -> str:
     counted = Counter(reason for reasons in why.values() for reason in reasons)
     reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in counted.items()))
-    not_helpful = sum(_beyond_preemption(node, reasons, needs) for node, reasons in why.items())
+    not_helpful = sum(_beyond_preemption(nodes[name], reasons, needs) for name, reasons in why.items())
     outcomes = {
         "Preemption is not helpful for scheduling": not_helpful,
         "No preemption victims found for incoming pod": len(why) - not_helpful,
@@ -374,73 +339,62 @@ def _explain(why: Mapping[NodeInfo, list[str]], needs: Amounts) -> str:
     return f"{available}: {reasons}. no new claims to deallocate, preemption: {available}: {preemption}."
 
 
-class NodeInfo:
-    """What the scheduler knows about one node: its resources and the pods that use them, in thousandths."""
+class NodeLoad:
+    """The pods on one node, and what they use together, in thousandths."""
 
-    __slots__ = ("labels", "name", "pods", "room", "taints", "unschedulable", "used")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.labels: Json = {}
-        self.taints: list[Json] = []
-        self.unschedulable = False
-        self.room: Amounts = {}
-        self.used: Amounts = {}
+    def __init__(self) -> None:
         self.pods: dict[str, Amounts] = {}
+        self.used: Amounts = {}
 
-    def read(self, node: Json) -> None:
-        """Update from the Node object."""
-        spec, status = node.get("spec", {}), node.get("status", {})
-        self.labels = node["metadata"].get("labels", {})
-        self.unschedulable = spec.get("unschedulable", False)
-        self.taints = [t for t in spec.get("taints", ()) if t.get("effect") in {"NoSchedule", "NoExecute"}]
-        self.room = {key: parse(value).milli for key, value in status.get("allocatable", {}).items()}
+    def add(self, pod: Record) -> None:
+        """Add a pod to the node, if it is not there already."""
+        if pod.uid not in self.pods:
+            needs = self.pods[pod.uid] = pod_amounts(pod.obj["spec"], "requests")
+            self.used = _joined(self.used, needs, int.__add__)
 
-    def add(self, uid: str, needs: Amounts) -> None:
-        """Add a pod to the node."""
-        self.pods[uid] = needs
-        self.used = _joined(self.used, needs, int.__add__)
-
-    def remove(self, uid: str) -> bool:
+    def remove(self, pod: Record) -> bool:
         """Remove a pod from the node; returns whether it was there."""
-        needs = self.pods.pop(uid, None)
+        needs = self.pods.pop(pod.uid, None)
         self.used = _joined(self.used, needs or {}, int.__sub__)
         return needs is not None
 
-    def room_after(self, needs: Amounts) -> float:
+    def room_after(self, node: Json, needs: Amounts) -> float:
         """The average free share of cpu, memory and pods with this pod on the node; more is better."""
-        shares = []
-        for name in ("cpu", "memory"):
-            room = self.room.get(name, 0)
-            if room:
-                shares.append(1 - (self.used.get(name, 0) + needs.get(name, 0)) / room)
-        shares.append(1 - len(self.pods) * 1000 / self.room.get("pods", _DEFAULT_PODS))
-        return sum(shares) / len(shares)
+        room = _room(node)
+        taken = {name: self.used.get(name, 0) + needs.get(name, 0) for name in ("cpu", "memory")}
+        taken["pods"] = len(self.pods) * 1000
+        return sum(1 - taken[name] / room[name] for name in taken if room.get(name))
 
 
-def _refusals(node: NodeInfo, spec: Json, needs: Amounts) -> list[str]:
+def _room(node: Json) -> Amounts:
+    """What the node has for pods, in thousandths."""
+    return {key: parse(value).milli for key, value in node["status"].get("allocatable", {}).items()}
+
+
+def _refusals(node: Json, load: NodeLoad, spec: Json, needs: Amounts) -> list[str]:
     """Why the node refuses the pod, in the words of the first filter that does; empty if the pod fits."""
     tolerations = spec.get("tolerations", ())
-    cordoned = {"key": _UNSCHEDULABLE, "effect": "NoSchedule"}
-    if node.unschedulable and not any(_tolerates(one, cordoned) for one in tolerations):
+    if node["spec"].get("unschedulable") and not _tolerated({"key": _UNSCHEDULABLE}, tolerations):
         return ["node(s) were unschedulable"]
-    for taint in node.taints:
-        if not any(_tolerates(one, taint) for one in tolerations):
+    for taint in node["spec"].get("taints", ()):
+        if not _tolerated(taint, tolerations):
             return [f"node(s) had untolerated taint {{{taint['key']}: {taint.get('value', '')}}}"]
-    if not _selected(node, spec):
+    if not _selected(node["metadata"], spec):
         return ["node(s) didn't match Pod's node affinity/selector"]
-    short = [_TOO_MANY] if (len(node.pods) + 1) * 1000 > node.room.get("pods", _DEFAULT_PODS) else []
+    room = _room(node)
+    short = [_TOO_MANY] if (len(load.pods) + 1) * 1000 > room.get("pods", 0) else []
     for name, value in needs.items():
-        if value and node.used.get(name, 0) + value > node.room.get(name, 0):
+        if value and load.used.get(name, 0) + value > room.get(name, 0):
             short.append(f"Insufficient {name}")
     return short
 
 
-def _beyond_preemption(node: NodeInfo, reasons: list[str], needs: Amounts) -> bool:
+def _beyond_preemption(node: Json, reasons: list[str], needs: Amounts) -> bool:
     """Whether the node would refuse the pod even without other pods."""
     if not all(reason == _TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
         return True
-    return any(value > node.room.get(name, 0) for name, value in needs.items())
+    room = _room(node)
+    return any(value > room.get(name, 0) for name, value in needs.items())
 
 
 def _with_condition(status: Json, condition: Json) -> Json:
@@ -449,27 +403,26 @@ def _with_condition(status: Json, condition: Json) -> Json:
     return status | {"conditions": [*others, condition]}
 
 
-def _tolerates(toleration: Json, taint: Json) -> bool:
-    if toleration.get("effect") not in {None, "", taint.get("effect")}:
-        return False
-    if toleration.get("key") not in {None, "", taint["key"]}:
-        return False
-    if toleration.get("operator", "Equal") == "Exists":
-        return True
-    return bool(toleration.get("key")) and toleration.get("value", "") == taint.get("value", "")
+def _tolerated(taint: Json, tolerations: Iterable[Json]) -> bool:
+    return any(
+        one.get("key") in (None, "", taint["key"])
+        and (one.get("operator") == "Exists" or one.get("value", "") == taint.get("value", ""))
+        for one in tolerations
+    )
 
 
-def _selected(node: NodeInfo, spec: Json) -> bool:
-    if any(node.labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
+def _selected(node: Json, spec: Json) -> bool:
+    """Whether the node (its metadata) is one that the pod selects, with the operators that stackd's pods use."""
+    labels, fields = node.get("labels", {}), {"metadata.name": node["name"]}
+    if any(labels.get(key) != value for key, value in spec.get("nodeSelector", {}).items()):
         return False
     affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     needed = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {"nodeSelectorTerms": [{}]}
-    return any(_matches(node, term) for term in needed["nodeSelectorTerms"])
-
-
-def _matches(node: NodeInfo, term: Json) -> bool:
-    """Whether the node matches all expressions; knows only the two operators that stackd's pods use."""
-    fields = {"metadata.name": node.name}
-    parts = [(node.labels, part) for part in term.get("matchExpressions") or ()]
-    parts += [(fields, part) for part in term.get("matchFields") or ()]
-    return all((labels.get(part["key"]) in part["values"]) == (part["operator"] == "In") for labels, part in parts)
+    return any(
+        all(
+            (values.get(part["key"]) in part["values"]) == (part["operator"] == "In")
+            for values, name in ((labels, "matchExpressions"), (fields, "matchFields"))
+            for part in term.get(name) or ()
+        )
+        for term in needed["nodeSelectorTerms"]
+    )
