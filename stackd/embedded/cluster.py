@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-
-import orjson
 
 from stackd.embedded.admission import Admission, report_quotas
 from stackd.embedded.api import Registry, Watch, list_objects, read_log
 from stackd.embedded.auth import REVIEWS, AccessAttributes, Accounts, User, denied, review
 from stackd.embedded.deletion import Deletion, GarbageCollector
-from stackd.embedded.faults import Answer, Counts, Faults
+from stackd.embedded.faults import Answer, Counts, Fault, Faults
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
 from stackd.embedded.nodes import DEFAULT_NODES, EventRecorder, NodeController, NodeSpec, Scheduler
@@ -28,8 +27,6 @@ from stackd.embedded.resources import (
     Json,
     StatusError,
     discover,
-    method_not_allowed,
-    no_such_path,
 )
 from stackd.embedded.schema import default_namespace
 from stackd.embedded.server import ApiServer, Exchange
@@ -217,23 +214,18 @@ class EmbeddedCluster:
         if call.user is not None and not call.user.may(ask):
             raise denied(call.user.name, ask)
 
-    def answer(self, call: Exchange, *, stale: bool = False) -> Answer:
-        """The response; of a list that is ``stale``, as it was at the last `remember`. Raises StatusError."""
+    def answer(self, call: Exchange, faults: Iterable[Fault] = ()) -> Answer:
+        """The response; a list with the fault `stale` is as it was at the last `remember`. Raises StatusError."""
         target = call.target
         if call.path in REVIEWS:
-            if call.method != "POST":
-                raise method_not_allowed()
             return _CREATED, review(call.user, call.body), JSON
         if target is None:
-            page = self._discover(call)
-            if page is None:
-                raise no_such_path()
-            return page
+            return self._discover(call) or NO_SUCH_PAGE
         if target.subresource == "log":
             return 200, read_log(self.store, target, call.query), "text/plain"
         if target.subresource == "token":
             return _CREATED, self.accounts.request(target.namespace, target.name, call.body), JSON
-        return *self._act(call, target, stale=stale), JSON
+        return *self._act(call, target, stale=any(fault.action == "stale" for fault in faults)), JSON
 
     def _act(self, call: Exchange, target: RequestInfo, *, stale: bool) -> tuple[int, bytes]:
         if target.resource is RESOURCE_QUOTAS:
@@ -268,14 +260,6 @@ class EmbeddedCluster:
         watch = Watch(self.store.of(target.resource), target.namespace, selector, bookmarks=bookmarks)
         watch.open(revision)
         return watch
-
-    async def control(self, call: Exchange) -> Answer:
-        """The response to a request about the cluster itself."""
-        if call.path == "/__stats__":
-            return 200, orjson.dumps(self.faults.stats()), JSON
-        if call.path == "/__faults__" and call.method == "POST":
-            return await self.faults.call(call.body)
-        return 404, b"404 page not found\n", "text/plain"
 
 
 def render_kubeconfig(url: str, token: str | None) -> str:

@@ -20,7 +20,7 @@ import orjson
 from stackd.embedded.api import MERGE_PATCH
 from stackd.embedded.nodes import NodeSpec
 from stackd.embedded.request import read_target
-from stackd.embedded.resources import ALL, JSON, NODES, PODS, SERVICES, Json, StatusError
+from stackd.embedded.resources import ALL, JSON, NODES, Json, StatusError
 from stackd.embedded.store import Collection, stamped, watch_line
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Fault:
     without its query string.
 
     admit: an admission policy applies the merge patch `body` to created, updated or patched objects before they are
-    stored. deny: an admission webhook refuses the request, and quotes its containers' environment.
+    stored. deny: an admission webhook refuses the pod, and quotes its containers' environment.
     """
 
     action: Action
@@ -96,13 +96,10 @@ class Counts:
         self.peak_in_flight = self.in_flight
 
 
+@dataclass(slots=True)
 class _Active:
-    __slots__ = ("fault", "patterns", "remaining")
-
-    def __init__(self, fault: Fault) -> None:
-        self.fault = fault
-        self.remaining = fault.count
-        self.patterns = tuple(re.compile(text) for text in (fault.verb, fault.resource, fault.name))
+    fault: Fault
+    remaining: int | None
 
 
 class Faults:
@@ -131,7 +128,7 @@ class Faults:
 
     def add(self, fault: Fault) -> None:
         """Activate a fault, after the active ones."""
-        self._active.append(_Active(fault))
+        self._active.append(_Active(fault, fault.count))
 
     def add_fault(self, **fault: Any) -> None:
         """As `add`; the arguments are the fields of `Fault`."""
@@ -144,29 +141,25 @@ class Faults:
         self._turns_taken_until = 0.0
         self.resume()
         self.let_start()
-        self._let_watches_speak()
+        self._cluster.server.thaw_watches()
 
     def end(self, action: str) -> None:
         """End the faults of this action; for `mute`, also end half-open watches."""
         self._active = [one for one in self._active if one.fault.action != action]
         if action == "mute":
-            self._let_watches_speak()
+            self._cluster.server.thaw_watches()
 
     def seed(self, number: int) -> None:
         """Seed the random numbers, to make faults repeatable from now on."""
         self._random.seed(number)
 
-    @property
-    def any(self) -> bool:
-        """Whether any fault is active."""
-        return bool(self._active)
-
     def matching(self, verb: str, resource: str, name: str) -> list[Fault]:
         """The faults that match this request; each of them counts as used once."""
         hit = []
         for active in list(self._active):
-            fault, asked = active.fault, (verb, resource, name)
-            if not all(pattern.fullmatch(text) for pattern, text in zip(active.patterns, asked, strict=True)):
+            fault = active.fault
+            asked = ((fault.verb, verb), (fault.resource, resource), (fault.name, name))
+            if not all(re.fullmatch(pattern, text) for pattern, text in asked):
                 continue
             if fault.probability < 1 and self._random.random() >= fault.probability:
                 continue
@@ -199,10 +192,6 @@ class Faults:
     def expire_token(self, token: str | None = None) -> None:
         """Refuse this bearer token with 401; None stands for requests without one."""
         self.unauthorized_tokens.add(token)
-
-    def _let_watches_speak(self) -> None:
-        for watch in self._cluster.server.watches:
-            watch.thaw()
 
     async def refuse(self, seconds: float | None = None) -> None:
         """Close all connections and accept none, until `listen` or for ``seconds``."""
@@ -302,25 +291,8 @@ class Faults:
         """Reset all counts to zero."""
         self._cluster.counts.clear()
 
-    def stats(self) -> Json:
-        """The counts, as JSON."""
-        counts, store = self._cluster.counts, self._cluster.store
-        requests = [
-            {"verb": verb, "resource": resource, "code": code, "count": count}
-            for (verb, resource, code), count in sorted(counts.requests.items())
-        ]
-        return {
-            "requests": requests,
-            "in_flight": counts.in_flight,
-            "peak_in_flight": counts.peak_in_flight,
-            "watches": len(self._cluster.server.watches),
-            "pods": len(store.of(PODS).records),
-            "services": len(store.of(SERVICES).records),
-            "resource_version": store.revision,
-        }
-
-    async def call(self, body: bytes) -> tuple[int, bytes, str]:
-        """Call the method in `{"do": method, …arguments}`; returns the stats as a response."""
+    async def call(self, body: bytes) -> Answer:
+        """Call the method in `{"do": method, …arguments}`."""
         try:
             order: Json = orjson.loads(body)
             name = order.pop("do")
@@ -329,9 +301,9 @@ class Faults:
                 await result
         except StatusError as exc:
             return exc.code, exc.body(), JSON
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
             return 400, orjson.dumps({"error": f"not an order: {exc!r}"}), JSON
-        return 200, orjson.dumps(self.stats()), JSON
+        return 200, b"{}", JSON
 
 
 _ORDERS = {name: method for name, method in vars(Faults).items() if callable(method) and not name.startswith("_")}
@@ -353,20 +325,12 @@ def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
     """The request's body after the admission policies; removed fields are null in a ``patch``. Raises StatusError."""
     for fault in faults:
         if fault.action == "deny":
-            raise StatusError(
-                403, "Forbidden", f'admission webhook "policy.example.com" denied the request: {_quoted(body)}'
-            )
+            env = [one["env"] for one in orjson.loads(body)["spec"]["containers"]]
+            why = f'admission webhook "policy.example.com" denied the request: {orjson.dumps(env).decode()}'
+            raise StatusError(403, "Forbidden", why)
         if fault.action == "admit":
-            with suppress(orjson.JSONDecodeError):  # the server refuses such a body later
-                body = orjson.dumps(_over(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
+            body = orjson.dumps(_over(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
     return body
-
-
-def _quoted(body: bytes) -> str:
-    """The environment of a pod's containers, or all of another body."""
-    with suppress(orjson.JSONDecodeError, LookupError, TypeError):
-        return orjson.dumps([one["env"] for one in orjson.loads(body)["spec"]["containers"]]).decode()
-    return body.decode(errors="replace")
 
 
 def _over(one: Any, other: Any, *, nulls: bool) -> Any:

@@ -12,7 +12,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator
-from typing import cast
+
+from aiohttp import web
 
 from stackd.embedded.nodes import is_ready
 from stackd.embedded.request import labels_of
@@ -31,27 +32,20 @@ from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timest
 
 _LOG = logging.getLogger(__name__)
 _OTHERS = "(others)"
-_HEADLESS = "None"
 _BACKLOG = 64
 
 
 class PortAllocator:
     """The node ports and cluster IPs of a cluster. Follows the store's services."""
 
-    def __init__(self, store: ObjectStore, port_range: tuple[int, int], release_delay: float = 0.0) -> None:
+    def __init__(self, store: ObjectStore, port_range: tuple[int, int], release_delay: float) -> None:
         self._release_delay = release_delay
         self._low, self._high = port_range
         self._holders: dict[int, str] = {}
-        self._addresses: set[str] = set()
         self._random = random.Random()
         for record in store.of(SERVICES).records.values():
             self._note(record)
         store.observe(self._follow)
-
-    @property
-    def free(self) -> int:
-        """How many node ports are free."""
-        return self._high - self._low + 1 - len(self._holders)
 
     def is_free(self, port: int) -> bool:
         """Whether nobody has the port."""
@@ -77,10 +71,7 @@ class PortAllocator:
         if spec.get("clusterIP"):
             spec["clusterIPs"] = [spec["clusterIP"]]
         elif spec["type"] != "ExternalName":
-            while (
-                address := f"10.96.{self._random.randint(1, 255)}.{self._random.randint(1, 254)}"
-            ) in self._addresses:
-                pass
+            address = f"10.96.{self._random.randint(1, 255)}.{self._random.randint(1, 254)}"
             spec |= {"clusterIP": address, "clusterIPs": [address]}
 
     def _assign_ports(self, name: str, spec: Json, own: frozenset[int], *, dry_run: bool) -> None:
@@ -107,13 +98,12 @@ class PortAllocator:
             raise invalid(SERVICES, name, [wrong(f"spec.ports[{position}].nodePort", number, problem)])
 
     def _free_port(self, chosen: set[int]) -> int:
-        if self.free <= len(chosen):
+        if self._high - self._low < len(self._holders) + len(chosen):
             message = "Internal error occurred: failed to allocate a nodePort: range is full"
             raise StatusError(500, "InternalError", message)
-        while True:
-            port = self._random.randint(self._low, self._high)
-            if port not in self._holders and port not in chosen:
-                return port
+        while (port := self._random.randint(self._low, self._high)) in self._holders or port in chosen:
+            pass
+        return port
 
     def _follow(self, change: ObjectChange) -> None:
         if change.after.resource is SERVICES:
@@ -126,14 +116,11 @@ class PortAllocator:
 
     def _note(self, service: Record) -> None:
         self._holders |= dict.fromkeys(node_ports(service.obj["spec"]), service.uid)
-        if (address := service.obj["spec"].get("clusterIP", _HEADLESS)) != _HEADLESS:
-            self._addresses.add(address)
 
     def _release(self, service: Record) -> None:
         for number in node_ports(service.obj["spec"]):
             if self._holders.get(number) == service.uid:
                 del self._holders[number]
-        self._addresses.discard(service.obj["spec"].get("clusterIP", _HEADLESS))
 
 
 def node_ports(spec: Json) -> frozenset[int]:
@@ -148,30 +135,18 @@ def ready_pod(store: ObjectStore, service: Record) -> Record | None:
     return next((pod for pod in pods if is_ready(pod.obj)), None)
 
 
-class HttpAnswer(asyncio.Protocol):
-    """Answers one request, to the host that it names, with a status line and a page, and closes."""
+def answering(answer: Callable[[str, int], tuple[int, str]]) -> web.Server:
+    """Answers each request, to this host and port, with a status and a page."""
 
-    def __init__(self, answer: Callable[[str], tuple[str, str]]) -> None:
-        self._answer = answer
-        self._received = b""
-        self._transport: asyncio.WriteTransport | None = None
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        assert request.transport is not None
+        port = request.transport.get_extra_info("sockname")[1]
+        status, page = answer(request.host.lower().partition(":")[0], port)
+        response = web.Response(status=status, text=page)
+        response.force_close()
+        return response
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport."""
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's class is not a subclass
-
-    def data_received(self, data: bytes) -> None:
-        """Answer once the head of the request is complete."""
-        self._received += data
-        head, end, _ = self._received.partition(b"\r\n\r\n")
-        if self._transport is None or not end:
-            return
-        lines = (line.partition(":") for line in head.decode("latin-1").split("\r\n"))
-        host = next((value.strip().lower() for name, _, value in lines if name.lower() == "host"), "")
-        status, page = self._answer(host.partition(":")[0])
-        fields = f"Content-Type: text/plain\r\nContent-Length: {len(page)}\r\nConnection: close"
-        self._transport.write(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n{page}".encode())
-        self._transport.close()
+    return web.Server(handle, access_log=None)
 
 
 class NodePortListeners:
@@ -182,17 +157,14 @@ class NodePortListeners:
         self._host = host
         self._servers: dict[Key, dict[int, asyncio.Server]] = {}
         self._texts: dict[int, str] = {}
-        self._stale: dict[Key, None] = {}
-        self._by_label: dict[tuple[str, str], dict[Key, None]] = {}
-        """The services by one label of their selectors."""
+        self._web = answering(lambda _, port: (200, self._texts[port]))
+        self._stale = dict.fromkeys(store.of(SERVICES).records)
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         store.observe(self._follow)
 
     def start(self) -> None:
         """Start to listen, beginning with the services that the store already holds."""
-        for service in self._store.of(SERVICES).records.values():
-            self._index(service, None)
         self._task = asyncio.create_task(self._work(), name="embedded node ports")
 
     async def stop(self) -> None:
@@ -206,38 +178,25 @@ class NodePortListeners:
         self._servers.clear()
 
     def _follow(self, change: ObjectChange) -> None:
-        after, before = change.after, change.before
-        if after.resource is SERVICES:
-            self._index(None if change.type == "DELETED" else after, before)
-        elif after.resource is PODS and (is_ready(after.obj) or (before and is_ready(before.obj))):
-            labels = {label for pod in (after, before) if pod for label in labels_of(pod.obj).items()}
-            for key in [key for label in labels for key in self._by_label.get(label, ())]:
-                if key[0] == after.key[0]:
-                    self._mark(key)
-
-    def _index(self, after: Record | None, before: Record | None) -> None:
-        for service in (before, after):
-            if service is None:
-                continue
-            label = next(iter((service.obj["spec"].get("selector") or {}).items()), ("", ""))
-            keys = self._by_label.setdefault(label, {})
-            keys.pop(service.key, None)
-            if service is after:
-                keys[service.key] = None
-            self._mark(service.key)
-
-    def _mark(self, key: Key) -> None:
-        self._stale[key] = None
-        self._woken.set()
+        pods = [one for one in (change.before, change.after) if one is not None]
+        if change.after.resource is SERVICES:
+            self._stale[change.after.key] = None
+            self._woken.set()
+        elif change.after.resource is PODS and any(is_ready(pod.obj) for pod in pods):
+            for service in self._store.of(SERVICES).in_namespace(change.after.key[0]):
+                selector = (service.obj["spec"].get("selector") or {}).items()
+                if any(selector <= labels_of(pod.obj).items() for pod in pods):
+                    self._stale[service.key] = None
+                    self._woken.set()
 
     async def _work(self) -> None:
         while True:
-            await self._woken.wait()
-            self._woken.clear()
-            while self._stale:
-                key = next(iter(self._stale))
-                del self._stale[key]
+            stale, self._stale = self._stale, {}
+            for key in stale:
                 await self._reconcile(key)
+            self._woken.clear()
+            if not self._stale:
+                await self._woken.wait()
 
     async def _reconcile(self, key: Key) -> None:
         wanted = self._wanted(key)
@@ -264,12 +223,9 @@ class NodePortListeners:
         }
 
     async def _listen(self, port: int) -> asyncio.Server | None:
-        def answer(_: str) -> tuple[str, str]:
-            return "200 OK", self._texts[port]
-
         try:
             loop = asyncio.get_running_loop()
-            return await loop.create_server(lambda: HttpAnswer(answer), self._host, port, backlog=_BACKLOG)
+            return await loop.create_server(self._web, self._host, port, backlog=_BACKLOG)
         except OSError as exc:
             _LOG.warning("node port %d/TCP does not answer: %s", port, exc.strerror)
             return None
@@ -343,21 +299,18 @@ class GatewayController:
             return
         reported = (route.obj.get("status") or {}).get("parents", [])
         parents = [entry for entry in reported if entry.get("controllerName") != CONTROLLER]
-        parents += (entry for parent in _spec(route).get("parentRefs", ()) for entry in self._entry(route, parent))
+        for parent in _spec(route).get("parentRefs", ()):
+            gateway = (parent.get("namespace", route.key[0]), parent["name"])
+            if gateway in self._store.of(GATEWAYS).records:  # no controller answers for one that does not exist
+                parents.append(self._entry(route, parent))
         if parents != reported:
             self._store.update(route, status={"parents": parents})
 
-    def _entry(self, route: Record, parent: Json) -> Iterator[Json]:
-        namespace = route.key[0]
-        gateway = self._store.of(GATEWAYS).records.get((parent.get("namespace", namespace), parent["name"]))
-        if gateway is None:
-            return  # no controller answers for a Gateway that does not exist
-        wanted, services = parent.get("sectionName"), self._store.of(SERVICES).records
-        accepted, resolved = ("True", "Accepted", ""), ("True", "ResolvedRefs", "")
-        if wanted and wanted not in (one["name"] for one in _spec(gateway)["listeners"]):
-            accepted = ("False", "NoMatchingParent", f"no listener {wanted}")
+    def _entry(self, route: Record, parent: Json) -> Json:
+        services = self._store.of(SERVICES).records
+        resolved = ("True", "ResolvedRefs", "")
         for backend in _backends(route):
-            if resolved[0] == "True" and (namespace, backend["name"]) not in services:
+            if (route.key[0], backend["name"]) not in services:
                 resolved = ("False", "BackendNotFound", f"no Service {backend['name']}")
         conditions = [
             {
@@ -368,9 +321,9 @@ class GatewayController:
                 "observedGeneration": route.obj["metadata"]["generation"],
                 "lastTransitionTime": timestamp(self._store.clock.now()),
             }
-            for kind, (status, reason, message) in (("Accepted", accepted), ("ResolvedRefs", resolved))
+            for kind, (status, reason, message) in (("Accepted", ("True", "Accepted", "")), ("ResolvedRefs", resolved))
         ]
-        yield {"parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions}
+        return {"parentRef": parent, "controllerName": CONTROLLER, "conditions": conditions}
 
 
 class GatewayListener:
@@ -384,28 +337,26 @@ class GatewayListener:
     async def start(self, host: str, port: int) -> None:
         """Listen, unless another program on this machine has the port."""
         try:
-            self._server = await asyncio.get_running_loop().create_server(lambda: HttpAnswer(self.answer), host, port)
+            self._server = await asyncio.get_running_loop().create_server(answering(self._answer), host, port)
+            self.port = self._server.sockets[0].getsockname()[1]
         except OSError as exc:
             _LOG.warning("the Gateway does not answer on port %d: %s", port, exc.strerror)
-            return
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Close the socket."""
         if self._server is not None:
             self._server.close()
 
-    def answer(self, hostname: str) -> tuple[str, str]:
-        """The status line and the page for a request to this name."""
+    def _answer(self, hostname: str, _: int) -> tuple[int, str]:
         services = self._store.of(SERVICES).records
         for route in self._store.of(HTTP_ROUTES).in_namespace(""):
             if hostname in _spec(route).get("hostnames", ()):
                 for backend in _backends(route):
                     service = services.get((route.key[0], backend["name"]))
                     if service is not None and (pod := ready_pod(self._store, service)) is not None:
-                        return "200 OK", f"This is {pod.key[1]}, answering as {hostname}.\n"
-                return "503 Service Unavailable", "no pod is ready\n"
-        return "404 Not Found", f"no stack has the name {hostname}\n"
+                        return 200, f"This is {pod.key[1]}, answering as {hostname}.\n"
+                return 503, "no pod is ready\n"
+        return 404, f"no stack has the name {hostname}\n"
 
 
 def _spec(record: Record) -> Json:

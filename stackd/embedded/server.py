@@ -131,6 +131,11 @@ class ApiServer:
         for watch in self.watches:
             watch.frozen = True
 
+    def thaw_watches(self) -> None:
+        """Let half-open and slow watches send what is queued, and all else."""
+        for watch in self.watches:
+            watch.thaw()
+
     def drop_watches(self) -> None:
         """Cut the connection of every open watch."""
         for watch, request in list(self._watch_requests.items()):
@@ -139,17 +144,13 @@ class ApiServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         call = Exchange(request)
-        if call.path.startswith("/__"):
-            try:
-                self._cluster.identify(_token(request))
-            except StatusError as exc:
-                return _response(exc.code, exc.body(), JSON, exc.headers)
-            call.body = await request.read()
-            return _response(*await self._cluster.control(call))
         counts = self.counts
         counts.in_flight += 1
         counts.peak_in_flight = max(counts.peak_in_flight, counts.in_flight)
         try:
+            if call.path == "/__faults__":
+                self._cluster.identify(_token(request))
+                return _response(*await self._faults.call(await request.read()))
             return await self._serve(request, call)
         except StatusError as exc:
             return self._counted(call, _response(exc.code, exc.body(), JSON, exc.headers))
@@ -169,7 +170,7 @@ class ApiServer:
         if request.can_read_body:
             call.body = await request.read()
         self.audit(call)
-        faults = self._faults.matching(*self._subject(call)) if self._faults.any else []
+        faults = self._faults.matching(*self._subject(call))
         if await self._apply_early(faults, call):
             return self._cut(request, call)
         actions = {fault.action for fault in faults}
@@ -183,15 +184,12 @@ class ApiServer:
             call.streams = True
             self.counts.in_flight -= 1
             return await self._stream(request, call, faults)
-        answer = self._spoiled(call, faults) if spoils(faults) else self._answer(call, faults)
+        answer = self._spoiled(call, faults) if spoils(faults) else self._cluster.answer(call, faults)
         if "lost_reply" in actions:
             return self._cut(request, call)
         if "trickle" in actions:
             return await self._trickled(request, call, answer, _slowness(faults))
         return self._counted(call, _response(*answer))
-
-    def _answer(self, call: Exchange, faults: list[Fault]) -> Answer:
-        return self._cluster.answer(call, stale=any(fault.action == "stale" for fault in faults))
 
     async def _trickled(
         self, request: web.BaseRequest, call: Exchange, answer: Answer, seconds: float
@@ -208,7 +206,7 @@ class ApiServer:
         if call.is_watch:
             return spoiled((200, b"", JSON), faults)
         try:
-            answer = self._answer(call, faults)
+            answer = self._cluster.answer(call, faults)
         except StatusError as exc:
             answer = exc.code, exc.body(), JSON
         return spoiled(answer, faults)

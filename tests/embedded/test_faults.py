@@ -228,8 +228,7 @@ async def test_faults_and_counts_can_be_reached_over_http(wire: Wire) -> None:
     assert await order("add_node", name="more") == 200
     assert (await wire.get("/api/v1/nodes/more")).status == 200
     assert [await order("remove_node", name="none"), await order("explode")] == [404, 400]
-    stats = (await wire.get("/__stats__")).body
-    assert {"verb": "list", "resource": "pods", "code": 500, "count": 1} in stats["requests"]
+    assert wire.cluster.counts.requests["list", "pods", 500] == 1
     await wire.make_service("svc-one")
     path, patch = "/api/v1/namespaces/rec/services/svc-one", {"spec": {"selector": {"stack": "nobody"}}}
     assert await order("add_fault", action="status", resource="services", count=1) == 200
