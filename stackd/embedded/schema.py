@@ -85,104 +85,52 @@ STRUCTS = dict(_read(_TEXT))
 """Struct → field → type."""
 
 
-_GO_TYPES = {
-    "bool!": "bool",
-    "map": "map[string]string",
-    "intstr": "intstr.IntOrString",
-    "object": "map[string]interface {}",
-    "microtime": "v1.MicroTime",
-}
 _PRESENT_WHEN_EMPTY = frozenset(
     {"resources", "securityContext", "emptyDir", "podSelector", "value", "containers", "items", "spec", "status"}
     | {"holderIdentity"}
 )
-_QUANTITY = re.compile(r"([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)")
-_RANGES = {"int32": 2**31, "int64": 2**63}
-_MICRO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)")
-_MICRO_LAYOUT = "2006-01-02T15:04:05.000000Z07:00"
 _JSON_KINDS = {bool: "bool", str: "string", int: "number", float: "number", list: "array", dict: "object"}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,), "bool!": (bool,), "string": (str,), "int32": (int,), "int64": (int,), "intstr": (int, str),
+    "map": (dict,), "object": (dict,),
+}  # fmt: skip
 
 
 def decode(resource: Resource, raw: Json) -> Json:
     """The object without kind and apiVersion. Raises StatusError 400 for a wrong type."""
     body = {key: value for key, value in raw.items() if key not in {"kind", "apiVersion"}}
-    decoder = _Decoder(resource)
+    refusal = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: json: cannot'
     if resource.kind in STRUCTS:
-        return {"metadata": {}} | decoder.struct(body, resource.kind, ())
-    return body | {"metadata": decoder.value(body.get("metadata") or {}, "ObjectMeta", resource.kind, ("metadata",))}
+        return {"metadata": {}} | _struct(body, resource.kind, (), refusal)
+    metadata = _struct(body.get("metadata") or {}, "ObjectMeta", ("metadata",), refusal)
+    return body | {"metadata": metadata}
 
 
-class _Decoder:
-    def __init__(self, resource: Resource) -> None:
-        self.refusal = f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}'
-
-    def struct(self, value: Any, name: str, trail: tuple[str, ...]) -> Json:
-        fields = STRUCTS[name]
-        result: Json = {}
-        for key, part in value.items():
-            kind = fields.get(key)
-            if kind is not None and part is not None:
-                decoded = self.value(part, kind, name, (*trail, key))
-                dropped = decoded is False and kind == "bool!"
-                if (decoded or decoded == 0 or key in _PRESENT_WHEN_EMPTY) and not dropped:
-                    result[key] = decoded
-        return result
-
-    def value(self, value: Any, kind: str, owner: str, trail: tuple[str, ...]) -> Any:
-        if kind.startswith("[]") and isinstance(value, list):
-            return [self.value(item, kind[2:], owner, trail) for item in value]
-        if kind in STRUCTS and isinstance(value, dict):
-            return self.struct(value, kind, trail)
-        if kind == "quantities" and isinstance(value, dict):
-            return {key: self.quantity(part) for key, part in value.items()}
-        if kind == "microtime" and isinstance(value, str):
-            return self.microtime(value)
-        wanted = kind
-        if kind == "map" and isinstance(value, dict):
-            strays = [part for part in value.values() if not isinstance(part, str)]
-            if not strays:
-                return value
-            value, wanted = strays[0], "string"
-        elif self.fits(value, kind):
-            return value
-        json_kind = _JSON_KINDS.get(type(value), "null")
-        number = f" {value}" if json_kind == "number" and kind in _RANGES else ""
-        where = f"{owner}.{'.'.join(trail)}"
-        go = f"[]{_go(kind[2:])}" if kind.startswith("[]") else _go(wanted)
-        raise bad_request(
-            f"{self.refusal}: json: cannot unmarshal {json_kind}{number} into Go struct field {where} of type {go}"
-        )
-
-    def fits(self, value: Any, kind: str) -> bool:
-        if isinstance(value, bool):
-            return kind in ("bool", "bool!")
-        if isinstance(value, int):
-            return kind == "intstr" or (kind in _RANGES and -_RANGES[kind] <= value < _RANGES[kind])
-        return (isinstance(value, str) and kind in ("string", "intstr")) or (
-            isinstance(value, dict) and kind == "object"
-        )
-
-    def quantity(self, value: Any) -> str:
-        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-            json_kind = _JSON_KINDS.get(type(value), "null")
-            raise bad_request(f"{self.refusal}: json: cannot unmarshal {json_kind} into Go value of type string")
-        try:
-            return str(parse(value).in_milli())
-        except ValueError as exc:
-            why = f"quantities must match the regular expression '^{_QUANTITY.pattern}$'"
-            if _QUANTITY.fullmatch(str(value)):
-                why = "unable to parse quantity's suffix"
-            raise bad_request(f"{self.refusal}: {why}") from exc
-
-    def microtime(self, text: str) -> str:
-        """The time in UTC. The text must have exactly six fraction digits, as in Go's layout."""
-        if not _MICRO.fullmatch(text):
-            raise bad_request(f'{self.refusal}: parsing time "{text}" as "{_MICRO_LAYOUT}": cannot parse')
-        return datetime.fromisoformat(text).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _struct(value: Json, name: str, trail: tuple[str, ...], refusal: str) -> Json:
+    result: Json = {}
+    for key, part in value.items():
+        kind = STRUCTS[name].get(key)
+        if kind is not None and part is not None:
+            decoded = _value(part, kind, name, (*trail, key), refusal)
+            dropped = decoded is False and kind == "bool!"
+            if (decoded or decoded == 0 or key in _PRESENT_WHEN_EMPTY) and not dropped:
+                result[key] = decoded
+    return result
 
 
-def _go(kind: str) -> str:
-    return f"v1.{kind}" if kind in STRUCTS else _GO_TYPES.get(kind, kind)
+def _value(value: Any, kind: str, owner: str, trail: tuple[str, ...], refusal: str) -> Any:
+    if kind.startswith("[]") and isinstance(value, list):
+        return [_value(item, kind[2:], owner, trail, refusal) for item in value]
+    if kind in STRUCTS and isinstance(value, dict):
+        return _struct(value, kind, trail, refusal)
+    if kind == "quantities" and isinstance(value, dict):
+        return {key: str(parse(part).in_milli()) for key, part in value.items()}
+    if kind == "microtime" and isinstance(value, str):
+        return datetime.fromisoformat(value).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    if type(value) in _TYPES.get(kind, ()):
+        return value
+    field = f"Go struct field {owner}.{'.'.join(trail)} of type {kind}"
+    raise bad_request(f"{refusal} unmarshal {_JSON_KINDS.get(type(value), 'null')} into {field}")
 
 
 _NOT_READY = "node.kubernetes.io/not-ready"
@@ -343,8 +291,6 @@ def default_node(node: Json) -> None:
 def default_limit_range(limit_range: Json) -> None:
     """Fill in a limit range: the default limit from the maximum, the default request from that limit or the minimum."""
     for position, item in enumerate(limit_range.get("spec", {}).get("limits", ())):
-        if item.get("type") != "Container":
-            continue
         limit = item.get("max", {}) | item.get("default", {})
         request = item.get("min", {}) | limit | item.get("defaultRequest", {})
         filled = {name: values for name, values in (("default", limit), ("defaultRequest", request)) if values}
