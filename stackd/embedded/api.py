@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import islice
-from typing import Any
 from urllib.parse import urlencode
 
 import orjson
@@ -20,7 +18,7 @@ from stackd.embedded.admission import Admission
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.kubelet import output
 from stackd.embedded.nodes import address_of, is_ready
-from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, is_true, parse, whole_number
+from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, selector_of, whole_number
 from stackd.embedded.resources import (
     LEASES,
     NODES,
@@ -33,14 +31,12 @@ from stackd.embedded.resources import (
     conflict,
     expired,
     invalid,
-    not_allowed,
     not_found,
     wrong,
 )
 from stackd.embedded.schema import containers, decode, pod_status
 from stackd.embedded.store import ChangeType, Collection, Key, ObjectChange, ObjectStore, Record, watch_line
 
-MERGE_PATCH = "application/merge-patch+json"
 _FIXED = ("name", "namespace", "uid", "creationTimestamp", "generation", "deletionTimestamp")
 _OBJECT_MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 Query = Mapping[str, str]
@@ -79,13 +75,10 @@ class Registry:
             raise already_exists(resource, name)
         return Record(resource, ("", ""), prepared, 0).alone()
 
-    def patch(self, target: RequestInfo, query: Query, content_type: str, body: bytes) -> bytes:
-        """Patch the object; returns the new version. Raises StatusError."""
+    def patch(self, target: RequestInfo, query: Query, body: bytes) -> bytes:
+        """Apply a merge patch to the object; returns the new version. Raises StatusError."""
         before = self._current(target)
-        if content_type.partition(";")[0].strip() != MERGE_PATCH:
-            message = f"the body of the request was in an unknown format - accepted media types include: {MERGE_PATCH}"
-            raise StatusError(415, "UnsupportedMediaType", message)
-        patch = _read_json(body, "map[string]interface {}")
+        patch = orjson.loads(body)
         head = {"kind": target.resource.kind, "apiVersion": target.resource.api_version}
         return self._replace(target, query, before, _merged(head | before.obj, patch))
 
@@ -138,9 +131,6 @@ class Registry:
 def _changes(target: RequestInfo, before: Record, obj: Json) -> Json:
     """The parts of the object that the request may change."""
     old = before.obj["metadata"]
-    for field in ("name", "namespace"):
-        if obj["metadata"].get(field, old.get(field)) != old.get(field):
-            raise invalid(before.resource, before.key[1], [not_allowed(f"metadata.{field}", "field is immutable")])
     metadata = {key: value for key, value in obj["metadata"].items() if key not in _FIXED}
     metadata |= {key: old[key] for key in (*_FIXED, "deletionGracePeriodSeconds", "resourceVersion") if key in old}
     if "labels" in old and metadata.get("labels") == old["labels"]:
@@ -213,16 +203,6 @@ def _deleted_status(record: Record) -> bytes:
     return orjson.dumps(status | {"details": {key: value for key, value in details.items() if value}})
 
 
-def _read_json(body: bytes, kind: str) -> Json:
-    try:
-        document: Any = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise bad_request(f"the object provided is unrecognized (must be of type JSON): {exc}") from exc
-    if not isinstance(document, dict):
-        raise bad_request(f"json: cannot unmarshal into Go value of type {kind}")
-    return document
-
-
 def _merged(original: Json, patch: Json) -> Json:
     """A copy of the object with a merge patch (RFC 7386) applied."""
     merged = dict(original)
@@ -238,41 +218,26 @@ def _merged(original: Json, patch: Json) -> Json:
 
 
 def _read_object(body: bytes, resource: Resource) -> Json:
-    raw = _read_json(body, "struct")
+    raw: Json = orjson.loads(body)
     version, kind = raw.get("apiVersion", resource.api_version), raw.get("kind", resource.kind)
     if (version, kind) != (resource.api_version, resource.kind):
-        raise bad_request(
-            f"the API version in the data ({version}, Kind={kind}) does not match the expected API version "
-            f"({resource.api_version}, Kind={resource.kind})"
-        )
+        raise bad_request(f"the API version in the data ({version}, Kind={kind}) does not match the expected one")
     return raw
 
 
 def _read_options(query: Query, body: bytes) -> Json:
-    options = _read_json(body, "v1.DeleteOptions") if body.strip() else {}
+    options: Json = orjson.loads(body) if body.strip() else {}
     if (grace := whole_number(query, "gracePeriodSeconds")) is not None:
         options["gracePeriodSeconds"] = grace
-    policy = query.get("propagationPolicy") or options.get("propagationPolicy")
-    if policy == "Orphan" or is_true(query.get("orphanDependents")):
-        raise bad_request("dependents cannot be orphaned here: the garbage collector takes them all")
     return options
 
 
 # ---- lists and watches: what a client reads of a collection at one revision, and the later changes that it sees
 
 
-_TOKEN_VERSION = "meta.k8s.io/v1"
-_TOO_OLD = (
-    "The provided continue parameter is too old to display a consistent list result. You can start a new list without "
-    "the continue parameter, or use the continue token in this response to retrieve the remainder of the results. "
-    "Continuing with the provided token results in an inconsistent list - objects that were created, modified, or "
-    "deleted between the time the first chunk was returned and now may show up in the list."
-)
-
-
 def list_objects(collection: Collection, now: int, target: RequestInfo, query: Query) -> bytes:
-    """The body of the response at revision ``now``. Raises StatusError 400 or 410."""
-    selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+    """The body of the response at revision ``now``. Raises StatusError 410."""
+    selector = selector_of(query)
     limit = whole_number(query, "limit") or 0
     after, revision = _read_token(query.get("continue", ""), collection, now)
     records: Iterable[Record] = collection.select(target.namespace, selector, after)
@@ -303,19 +268,15 @@ class Watch:
         self._lines: list[bytes] = []
         self._woken = asyncio.Event()
 
-    def open(self, revision: int | None) -> None:
-        """Begin after the revision; without one, begin with the current state as ADDED events."""
-        if revision is None:
-            for record in self.collection.select(self.namespace, self.selector):
-                self._lines.append(watch_line("ADDED", record.alone()))
-        elif revision < self.collection.floor:
+    def open(self, revision: int) -> None:
+        """Begin after the revision."""
+        if revision < self.collection.floor:
             error = expired(f"too old resource version: {revision} ({self.collection.floor})")
             self._lines.append(watch_line("ERROR", error.body()))
             self.closed = True
             return
-        else:
-            for change in self.collection.since(revision):
-                self.offer(change)
+        for change in self.collection.since(revision):
+            self.offer(change)
         self.collection.listeners.add(self.offer)
 
     def close(self) -> None:
@@ -373,7 +334,7 @@ class Watch:
         after, before = change.after, change.before
         if self.namespace and after.key[0] != self.namespace:
             return None
-        if not self.selector.tests:
+        if self.selector is EVERYTHING:
             return change.type
         now = change.type != "DELETED" and self.selector.matches(after.obj)
         then = before is not None and self.selector.matches(before.obj)
@@ -391,26 +352,15 @@ def _bookmark(resource: Resource, revision: int) -> bytes:
 
 
 def _token(revision: int, last: Key) -> str:
-    start = "/".join(part for part in last if part) + "\0"
-    token = orjson.dumps({"v": _TOKEN_VERSION, "rv": revision, "start": f"/{start}", "key": last})
-    return base64.urlsafe_b64encode(token).decode().rstrip("=")
+    return base64.urlsafe_b64encode(orjson.dumps([revision, *last])).decode()
 
 
 def _read_token(text: str, collection: Collection, now: int) -> tuple[Key | None, int]:
     if not text:
         return None, now
-    try:
-        token = orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        namespace, name = token["key"]
-        revision = int(token["rv"])
-    except (binascii.Error, ValueError, KeyError, TypeError) as exc:
-        raise bad_request("continue key is not valid: " + str(exc)) from exc
-    if revision < 0:
-        return (namespace, name), now
+    revision, namespace, name = orjson.loads(base64.urlsafe_b64decode(text))
     if revision < collection.floor:
-        error = expired(_TOO_OLD)
-        error.metadata = {"continue": _token(-1, (namespace, name))}
-        raise error
+        raise expired("The provided continue parameter is too old to display a consistent list result.")
     return (namespace, name), revision
 
 

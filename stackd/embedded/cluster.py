@@ -16,7 +16,7 @@ from stackd.embedded.faults import Answer, Counts, Fault, Faults
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
 from stackd.embedded.nodes import DEFAULT_NODES, EventRecorder, NodeController, NodeSpec, Scheduler
-from stackd.embedded.request import RequestInfo, is_true, parse, read_target, selected_name, whole_number
+from stackd.embedded.request import RequestInfo, is_true, read_target, selected_name, selector_of, whole_number
 from stackd.embedded.resources import (
     GATEWAY_API,
     GATEWAYS,
@@ -236,7 +236,7 @@ class EmbeddedCluster:
             case "create":
                 return _CREATED, self.api.create(target, call.query, call.body)
             case "patch":
-                return 200, self.api.patch(target, call.query, call.content_type, call.body)
+                return 200, self.api.patch(target, call.query, call.body)
             case "update":
                 return self.api.update(target, call.query, call.body)
             case "delete":
@@ -254,11 +254,9 @@ class EmbeddedCluster:
         """The watch that the request asks for, open. Raises StatusError."""
         target, query = call.target, call.query
         assert target is not None
-        selector = parse(target.resource, query.get("labelSelector", ""), query.get("fieldSelector", ""))
-        revision = whole_number(query, "resourceVersion") or None
         bookmarks = is_true(query.get("allowWatchBookmarks"))
-        watch = Watch(self.store.of(target.resource), target.namespace, selector, bookmarks=bookmarks)
-        watch.open(revision)
+        watch = Watch(self.store.of(target.resource), target.namespace, selector_of(query), bookmarks=bookmarks)
+        watch.open(whole_number(query, "resourceVersion") or 0)
         return watch
 
 

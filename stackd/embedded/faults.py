@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from stackd.embedded.api import MERGE_PATCH
 from stackd.embedded.nodes import NodeSpec
 from stackd.embedded.request import read_target
 from stackd.embedded.resources import ALL, JSON, NODES, Json, StatusError
@@ -247,7 +246,7 @@ class Faults:
 
     def change(self, path: str, patch: Json) -> None:
         """Apply a merge patch to the object at that path, bypassing all faults. Raises StatusError."""
-        self._cluster.api.patch(read_target("PATCH", path, {}), {}, MERGE_PATCH, orjson.dumps(patch))
+        self._cluster.api.patch(read_target("PATCH", path, {}), {}, orjson.dumps(patch))
 
     def malformed(self, line: str = '{"type":"MODIFIED","object":{"kind":\n') -> None:
         """Send a line that is not an event to all open watches."""

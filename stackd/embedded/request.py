@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from stackd.embedded.resources import (
     BY_PATH,
-    EVENTS,
-    NAMESPACES,
     Json,
     Resource,
-    bad_request,
     method_not_allowed,
     no_such_path,
 )
@@ -70,8 +67,6 @@ def read_target(method: str, path: str, query: Mapping[str, str]) -> RequestInfo
     subresource = rest[2] if len(rest) > 2 else ""
     if resource is None or len(rest) > 3 or (subresource and subresource not in _SUBRESOURCES.get(resource.plural, ())):
         raise no_such_path()
-    if resource is not NAMESPACES and bool(namespace) != resource.namespaced and (name or namespace or method != "GET"):
-        raise method_not_allowed() if resource.namespaced and not name else no_such_path()
     verb = _VERBS.get((method, bool(name)))
     if subresource == "token":
         verb = "create" if method == "POST" else None
@@ -88,61 +83,48 @@ def is_true(text: str | None) -> bool:
 
 
 def whole_number(query: Mapping[str, str], name: str) -> int | None:
-    """A number of the query, None if it is missing. Raises StatusError 400."""
+    """A number of the query, None if it is missing."""
     text = query.get(name)
-    if text is None or text == "":
-        return None
-    try:
-        return int(text)
-    except ValueError as exc:
-        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax') from exc
+    return int(text) if text else None
 
 
-Test = Callable[[Json], bool]
-
-_LABEL = re.compile(r"\s*([\w./-]+)\s*==?\s*([\w.-]*)\s*")
-_FIELD = re.compile(r"\s*([\w./-]+)\s*(==|=|!=)\s*(.*?)\s*")
-
-_FIELDS = {EVENTS.kind: frozenset({"involvedObject.name", "involvedObject.uid", "reason"})}
-"""The indexed fields of the kinds, beside those of all."""
-_NAMES = frozenset({"metadata.name", "metadata.namespace"})
+_FIELD = re.compile(r"([\w./-]+)(==?|!=)(.*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """The label and field requirements of a list or watch."""
+    """The label and field requirements of a list or watch: labels have a value; fields have it, or do not."""
 
-    tests: tuple[Test, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
-    """The plain equalities among the label requirements, for the label index."""
+    fields: tuple[tuple[str, bool, str], ...] = ()
 
     def matches(self, obj: Json) -> bool:
         """Whether the object meets every requirement."""
-        return all(test(obj) for test in self.tests)
+        own = labels_of(obj)
+        return all(own.get(key) == value for key, value in self.labels) and all(
+            (_field(obj, path) == value) is equal for path, equal, value in self.fields
+        )
 
 
 EVERYTHING = Selector()
 
 
-def parse(resource: Resource, label_text: str, field_text: str) -> Selector:
-    """The selector for both query parameters. Raises StatusError 400."""
-    if not label_text and not field_text:
+def selector_of(query: Mapping[str, str]) -> Selector:
+    """The selector of a request: equalities of labels, equalities and inequalities of fields."""
+    labels = tuple(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
+    fields = tuple(_FIELD.fullmatch(part) for part in query.get("fieldSelector", "").split(",") if part)
+    if not labels and not fields:
         return EVERYTHING
-    labels = [_label(part) for part in label_text.split(",") if part.strip()]
-    tests = [_label_test(key, value) for key, value in labels]
-    parts = [part for part in field_text.split(",") if part.strip()]
-    tests += (_field_test(*_field(resource, part, label_text, field_text)) for part in parts)
-    return Selector(tests=tuple(tests), labels=tuple(labels))
+    return Selector(
+        labels=tuple((key, value) for key, value in labels),
+        fields=tuple((match[1], match[2] != "!=", match[3]) for match in fields if match is not None),
+    )
 
 
 def selected_name(verb: str, query: Mapping[str, str]) -> str:
     """The only name that a list or watch selects, for RBAC; empty if there is none."""
-    if verb not in {"list", "watch"}:
-        return ""
-    for part in query.get("fieldSelector", "").split(","):
-        if (match := _FIELD.fullmatch(part)) and match[1] == "metadata.name" and match[2] != "!=":
-            return match[3]
-    return ""
+    fields = selector_of(query).fields if verb in {"list", "watch"} else ()
+    return next((value for path, equal, value in fields if path == "metadata.name" and equal), "")
 
 
 def labels_of(obj: Json) -> Json:
@@ -151,38 +133,8 @@ def labels_of(obj: Json) -> Json:
     return labels
 
 
-def _label(part: str) -> tuple[str, str]:
-    """Equality; the other forms of a requirement are refused, although a real server accepts them."""
-    if (match := _LABEL.fullmatch(part)) is None:
-        raise bad_request(f"unable to parse requirement: found '{part.strip()}', expected: a label requirement")
-    return match[1], match[2]
-
-
-def _label_test(key: str, value: str) -> Test:
-    return lambda obj: labels_of(obj).get(key) == value
-
-
-def _field(resource: Resource, part: str, label_text: str, field_text: str) -> tuple[str, bool, str]:
-    match = _FIELD.fullmatch(part)
-    if match is None:
-        raise bad_request(f"invalid selector: '{part}'; can't understand '{part}'")
-    field, operator, value = match.groups()
-    if field not in _NAMES and field not in _FIELDS.get(resource.kind, ()):
-        kind = f"{resource.group}/{resource.version}, Resource={resource.plural}"
-        raise bad_request(
-            f'Unable to find "{kind}" that match label selector "{label_text}", field selector "{field_text}": '
-            f"field label not supported: {field}"
-        )
-    return field, operator != "!=", value
-
-
-def _field_test(field: str, equal: bool, value: str) -> Test:
-    path = tuple(field.split("."))
-
-    def test(obj: Json) -> bool:
-        part: object = obj
-        for step in path:
-            part = part.get(step, "") if isinstance(part, dict) else ""
-        return (str(part) == value) == equal
-
-    return test
+def _field(obj: Json, path: str) -> str:
+    part: object = obj
+    for step in path.split("."):
+        part = part.get(step, "") if isinstance(part, dict) else ""
+    return str(part)

@@ -35,13 +35,12 @@ _TRICKLES = 40
 class Exchange:
     """One request, as far as the backend needs it."""
 
-    __slots__ = ("body", "content_type", "method", "path", "query", "streams", "target", "user")
+    __slots__ = ("body", "method", "path", "query", "streams", "target", "user")
 
     def __init__(self, request: web.BaseRequest) -> None:
         self.method = request.method
         self.path = request.path
         self.query: Mapping[str, str] = request.query
-        self.content_type = request.headers.get("Content-Type", "")
         self.body = b""
         self.user: User | None = None
         self.target: RequestInfo | None = None

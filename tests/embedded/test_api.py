@@ -103,8 +103,6 @@ async def test_dependents_go_after_their_owner_by_uid_and_only_when_the_last_is_
         await wire.delete(f"{PODS}/owner?gracePeriodSeconds=0")
         clock.advance(60)
         assert (await wire.get(f"{SERVICES}/svc-new")).status == 200
-        orphan = {"gracePeriodSeconds": 0, "propagationPolicy": "Orphan"}
-        assert (await wire.delete(f"{PODS}/second", orphan)).status == 400
         await wire.delete(f"{PODS}/second?gracePeriodSeconds=0")
         clock.advance(60)
         assert names((await wire.get(SERVICES)).body) == ["svc-free"]
