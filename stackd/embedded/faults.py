@@ -324,7 +324,7 @@ def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
     """The request's body after the admission policies; removed fields are null in a ``patch``. Raises StatusError."""
     for fault in faults:
         if fault.action == "deny":
-            env = [one["env"] for one in orjson.loads(body)["spec"]["containers"]]
+            env = [one.get("env") for one in orjson.loads(body)["spec"]["containers"]]
             why = f'admission webhook "policy.example.com" denied the request: {orjson.dumps(env).decode()}'
             raise StatusError(403, "Forbidden", why)
         if fault.action == "admit":
