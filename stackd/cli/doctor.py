@@ -66,22 +66,21 @@ async def examine(
     at = local_daemon(config, config_path)
     if key := next(filter(None, (os.environ.get(name, "").strip() for name in KEYS)), ""):
         at = dataclasses.replace(at, key=key)
+    daemon = await running.examine(at, expected=unit is not None and unit.active == "active")
     if unit is not None:
-        for finding in _installed(unit, config, config_path, await running.loaded_at(at)):
+        for finding in _installed(unit, config, config_path, daemon.loaded_at):
             yield finding
-    state = await running.examine(at, expected=unit is not None and unit.active == "active")
-    about_daemon = [state, *await running.unknown_objects(at), *await running.templates(at)]
     if mode in ("embedded", "auto"):
-        for finding in about_daemon:
+        for finding in daemon.findings:
             yield finding
         embedded = ok("cluster", "it is the embedded one: its pods are simulated")
         yield embedded if mode == "embedded" else warn("cluster", "none is configured")
         return
-    async with aclosing(_connected(config, size, options, await running.stacks(at))) as findings:
+    async with aclosing(_connected(config, size, options, daemon.stacks)) as findings:
         async for finding in findings:
-            for one in about_daemon:
+            for one in daemon.findings:
                 yield dataclasses.replace(one, what=one.what.replace(finding.what, "see cluster, below"))
-            about_daemon.clear()
+            daemon.findings.clear()
             yield finding
 
 

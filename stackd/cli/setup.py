@@ -250,7 +250,7 @@ class _Setup:
         if unit.active not in ("active", "reloading") or not unit.enabled:
             command = f"systemctl enable --now {service.SERVICE}"
             return _State(what=command, do=self._start, commands=[command])
-        loaded_at = await running.loaded_at(self.daemon)
+        loaded_at = (await running.examine(self.daemon)).loaded_at
         files = [self.path, self.key_file, self.kubeconfig]
         if self.written or any(service.not_in_force(unit, loaded_at, files)):
             return _State(what="reload it", do=self._start, commands=["stackd reload"])

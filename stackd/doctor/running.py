@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from stackd.client import ApiError, AsyncClient, BadAnswer, ClientError, Unreachable
+from stackd.client import ApiError, BadAnswer, ClientError, Template, Unreachable
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.doctor.local import LocalDaemon
 from stackd.printable import some_of
 
 T = TypeVar("T")
 ABOUT = "daemon"
-TEMPLATES = "templates"
 RELOADED = "stackd_config_reload_timestamp_seconds"
 
 
-async def examine(at: LocalDaemon, *, expected: bool = False) -> Finding:
-    """Ask the daemon for its readiness; ``expected`` says that a daemon should be running."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """What a daemon reports.
+
+    ``loaded_at`` is when it last took over a changed configuration (seconds since the epoch, 0: never or unknown),
+    ``stacks`` are the ids of all its stacks; None if it does not answer.
+    """
+
+    findings: list[Finding]
+    loaded_at: float
+    stacks: set[str] | None
+
+
+async def examine(at: LocalDaemon, *, expected: bool = False) -> Running:
+    """Ask the daemon for all that it can tell; ``expected`` says that a daemon should be running."""
+    state = await _state(at, expected=expected)
+    async with at.client() as client:
+        plan, templates = await _answer(client.reconcile(), {}), await _answer(client.templates(), [])
+        stacks = await _answer(client.stacks(fields=["stack_id"]), None)
+        metrics = dict(line.rpartition(" ")[::2] for line in (await _answer(client.metrics(), "")).splitlines())
+    return Running(
+        findings=[state, *_unknown_objects(plan), *_templates(templates)],
+        loaded_at=float(metrics.get(RELOADED, 0.0)),
+        stacks=None if stacks is None else {stack.stack_id for stack in stacks},
+    )
+
+
+async def owner_it_stands_by_for(at: LocalDaemon) -> str:
+    """The machine whose stackd owns the stacks while this one stands by; empty if it does not."""
+    async with at.client() as client:
+        found = await _answer(client.owner(), {})
+    return str(found["owner"]) if found.get("role") == "standby" else ""
+
+
+async def _answer(request: Awaitable[T], otherwise: T) -> T:
+    try:
+        return await request
+    except ClientError:
+        return otherwise
+
+
+async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
     other = fail(ABOUT, f"what answers at {at.url} is not stackd", "choose another server.port, or stop the other one")
     try:
         async with at.client() as client:
@@ -28,9 +68,8 @@ async def examine(at: LocalDaemon, *, expected: bool = False) -> Finding:
         if error.status in (401, 403, 429):
             return warn(ABOUT, f"it answers at {at.url}, but asks for a key", "set STACKD_API_KEY to check it")
         if error.fields.get("held"):
-            return fail(
-                ABOUT, f"a brake is on: {error.sentence}", "look at `stackd reconcile --plan`, then `--confirm`"
-            )
+            advice = "look at `stackd reconcile --plan`, then `--confirm`"
+            return fail(ABOUT, f"a brake is on: {error.sentence}", advice)
         return fail(ABOUT, f"it is not ready: {error.sentence}")
     except Unreachable as error:
         if error.sent and not isinstance(error.__cause__, TimeoutError):
@@ -47,77 +86,24 @@ async def examine(at: LocalDaemon, *, expected: bool = False) -> Finding:
     return ok(ABOUT, f"it is ready at {at.url}")
 
 
-async def _asked(at: LocalDaemon, ask: Callable[[AsyncClient], Awaitable[T]]) -> T | None:
-    """The daemon's answer; None if it gives none, or lacks a field."""
-    try:
-        async with at.client() as client:
-            return await ask(client)
-    except (ClientError, KeyError, TypeError):
-        return None
+def _unknown_objects(plan: dict[str, Any]) -> Iterator[Finding]:
+    """Objects with stackd's labels that belong to no stack of the daemon."""
+    if found := [f"{one['kind']} {one['name']}" for one in plan.get("unknown", ())]:
+        text = f"{len(found)} objects belong to no known stack and are left alone: {some_of(found, SHOWN)}"
+        yield warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")
 
 
-async def owner_it_stands_by_for(at: LocalDaemon) -> str:
-    """The machine whose stackd owns the stacks while this one stands by; empty if it does not."""
-
-    async def owner(client: AsyncClient) -> str:
-        found = await client.owner()
-        return str(found["owner"]) if found["role"] == "standby" else ""
-
-    return await _asked(at, owner) or ""
-
-
-async def loaded_at(at: LocalDaemon) -> float:
-    """When the daemon last took over a changed configuration, in seconds since the epoch; 0 if never or unknown."""
-
-    async def reloaded(client: AsyncClient) -> float:
-        lines = [line.rpartition(" ") for line in (await client.metrics()).splitlines()]
-        return next((float(value) for name, _, value in lines if name == RELOADED), 0.0)
-
-    return await _asked(at, reloaded) or 0.0
-
-
-async def unknown_objects(at: LocalDaemon) -> list[Finding]:
-    """Objects with stackd's labels that belong to no stack of the daemon; nothing if the daemon does not answer."""
-
-    async def unknown(client: AsyncClient) -> list[str]:
-        return [f"{one['kind']} {one['name']}" for one in (await client.reconcile())["unknown"]]
-
-    if not (found := await _asked(at, unknown)):
-        return []
-    text = f"{len(found)} objects belong to no known stack and are left alone: {some_of(found, SHOWN)}"
-    return [warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")]
-
-
-async def templates(at: LocalDaemon) -> list[Finding]:
-    """Templates with an unfilled pool, or with images missing on a node; nothing if the daemon does not answer."""
-
-    async def problems(client: AsyncClient) -> tuple[list[str], list[str]]:
-        found = await client.templates()
-        failing = [
-            f"{one.name}: {node}: {pull['reason']}"
-            for one in found
-            for node, pull in (one.raw["prepull"] or {}).items()
-            if pull["state"] == "failing"
-        ]
-        return failing, [f"{one.name}: {one.reason}" for one in found if one.reason]
-
-    failing, unfilled = await _asked(at, problems) or ([], [])
-    pulls = "check the image's name, its registry and policy.add_pull_secrets"
-    pools = "fix the reason, or set the template's pool to 0"
-    return [
-        warn(TEMPLATES, f"{what}: {some_of(found, SHOWN, '; ')}", remedy)
-        for what, found, remedy in (
-            ("images cannot be pulled ahead", failing, pulls),
-            ("pools are not filled", unfilled, pools),
-        )
-        if found
+def _templates(templates: list[Template]) -> Iterator[Finding]:
+    """Templates with images missing on a node, or with an unfilled pool."""
+    failing = [
+        f"{one.name}: {node}: {pull['reason']}"
+        for one in templates
+        for node, pull in (one.raw["prepull"] or {}).items()
+        if pull["state"] == "failing"
     ]
-
-
-async def stacks(at: LocalDaemon) -> set[str] | None:
-    """The ids of all its stacks; None if it does not answer."""
-
-    async def ids(client: AsyncClient) -> set[str]:
-        return {stack.stack_id for stack in await client.stacks(fields=["stack_id"])}
-
-    return await _asked(at, ids)
+    if failing:
+        advice = "check the image's name, its registry and policy.add_pull_secrets"
+        yield warn("templates", f"images cannot be pulled ahead: {some_of(failing, SHOWN, '; ')}", advice)
+    if unfilled := [f"{one.name}: {one.reason}" for one in templates if one.reason]:
+        advice = "fix the reason, or set the template's pool to 0"
+        yield warn("templates", f"pools are not filled: {some_of(unfilled, SHOWN, '; ')}", advice)
