@@ -140,8 +140,7 @@ def _leading_to(kubeconfig: Path, loaded: LoadedConfig) -> LoadedConfig:
         return loaded
     cluster = config.cluster.model_copy(update={"mode": "kubeconfig", "kubeconfig": str(kubeconfig), "context": ""})
     stacks = config.stacks.model_copy(update={"require_ingress_network_policy": False})
-    changed = config.model_copy(update={"cluster": cluster, "stacks": stacks})
-    return LoadedConfig(config=changed, origins=loaded.origins, warnings=loaded.warnings)
+    return replace(loaded, config=config.model_copy(update={"cluster": cluster, "stacks": stacks}))
 
 
 def _sentence(error: ServiceEnded) -> str:
@@ -153,6 +152,7 @@ def _sentence(error: ServiceEnded) -> str:
 
 
 PREFERRED_PORT = 8081
+STATE, TEMPLATES_FOLDER = variable("state", "path"), variable("templates", "directory")
 BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 TEMPLATE = """\
 # {about}
@@ -201,30 +201,28 @@ class Demo:
 
     def __init__(self, folder: Path, port: int | None) -> None:
         """The environment overrides the demo's values, except for ``[cluster]`` and ``port``. Raises ConfigError."""
-        state, templates, cluster = (
-            variable("state", "path"),
-            variable("templates", "directory"),
-            variable("cluster", ""),
-        )
         own = {
             KEY_VARIABLE: new_key()[0],
             variable("server", "port"): str(_free_port(PREFERRED_PORT)),
-            state: str(folder / "stackd.db"),
-            templates: str(_written_templates(folder / "templates")),
+            STATE: str(folder / "stackd.db"),
+            TEMPLATES_FOLDER: str(_written_templates(folder / "templates")),
             variable("routes", "domain"): "localhost",
             variable("routes", "gateway"): "gateways/public",
             variable("routes", "http_listener"): "http",
             variable("routes", "http_port"): str(_free_port()),
         }
-        settings = {name: value for name, value in os.environ.items() if value or name not in own}
-        settings = {name: value for name, value in settings.items() if not name.startswith(cluster)}
+        settings = {
+            name: value
+            for name, value in os.environ.items()
+            if (value or name not in own) and not name.startswith(variable("cluster", ""))
+        }
         self._environment = own | settings | {variable("cluster", "mode"): EMBEDDED}
         if port is not None:
             self._environment[variable("server", "port")] = str(port)
         self._body = folder / "stack.json"
         self._body.write_text(json.dumps(BODY, indent=2))
         self._key = self._environment[KEY_VARIABLE]
-        self._own_templates, self.throw_away = templates not in settings, state not in settings
+        self._own_templates, self.throw_away = TEMPLATES_FOLDER not in settings, STATE not in settings
         self._in_terminal = _has_terminal()
         self.loaded = load(None, self._environment)
 

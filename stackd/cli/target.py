@@ -115,7 +115,7 @@ def client_for(
     from stackd.client import Client, Retries
 
     key = _key(key_file) if key_file is not None else os.environ.get("STACKD_API_KEY", "").strip()
-    file = client_file(os.environ)
+    file = client_file()
     in_file = {} if url and key else read(file)
     if not completing and not key and "key" in in_file and file.stat().st_mode & FOR_OTHERS:
         click.echo(f"warning: {file} gives access to a key and other users can read it; chmod 600 {file}", err=True)
@@ -146,24 +146,18 @@ def _is_for_another(in_file: Mapping[str, str], address: str) -> bool:
 
 def _origin(address: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(address)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return parts.scheme, parts.hostname, port or {"http": 80, "https": 443}.get(parts.scheme)
+    with suppress(ValueError):
+        return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, None
 
 
 def no_key(url: str) -> str:
     """The sentence for a missing key, and how to give one."""
-    file = client_file(os.environ)
-    text = (
-        "no API key was given; set STACKD_API_KEY, name a file that holds it with --key-file, or put key or key_file into "
-        f"{file}"
-    )
+    file = client_file()
+    ways = f"set STACKD_API_KEY, name a file that holds it with --key-file, or put key or key_file into {file}"
     if (in_file := read(file)).get("key") and _is_for_another(in_file, url):
-        why = f"the key in {file} is for {in_file.get('url', 'this machine')}, and was not sent to {url}"
-        return text.replace("no API key was given", why)
-    return text
+        return f"the key in {file} is for {in_file.get('url', 'this machine')}, and was not sent to {url}; {ways}"
+    return f"no API key was given; {ways}"
 
 
 def _trusting(ca_file: Path) -> ssl.SSLContext:
@@ -218,9 +212,9 @@ def _daemon(value: Callable[[str, str], Any], config_path: Path | None) -> Local
     )
 
 
-def client_file(environment: Mapping[str, str]) -> Path:
+def client_file() -> Path:
     """``client.toml`` in the user's configuration folder."""
-    folder = environment.get("XDG_CONFIG_HOME") or Path(environment.get("HOME") or "/") / ".config"
+    folder = os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME") or "/") / ".config"
     return Path(folder) / "stackd" / "client.toml"
 
 

@@ -51,9 +51,10 @@ async def owner_it_stands_by_for(at: LocalDaemon) -> str:
 
 
 async def _answer(request: Awaitable[T], otherwise: T) -> T:
+    """The answer, or ``otherwise`` where there is none, or none of stackd's."""
     try:
         return await request
-    except ClientError:
+    except (ClientError, KeyError, TypeError):
         return otherwise
 
 
