@@ -17,42 +17,18 @@ import pytest
 from stackd.embedded.podstatus import behaviour
 from tests.api.test_templates import PLAIN
 from tests.docs.markdown import ROOT, blocks
-from tests.harness import seed
 from tests.ports import free_port
 from tests.unit.cli.conftest import SCRIPT
 
 PAGE = ROOT / "docs" / "demo.md"
+SETTINGS = {
+    "STACKD_SERVER__PORT": "1",
+    "STACKD_AUTH__KEY": "sk-of-the-environment-0123",
+    "STACKD_STACKS__TTL": "59m",
+    "STACKD_CLUSTER__MODE": "kubeconfig",  # these two have no effect
+    "STACKD_CLUSTER__KUBECONFIG": "/nowhere/at/all",
+}
 PROGRAM = "from stackd.cli import main\nmain()\n"
-
-
-async def test_the_environment_configures_the_demo_but_for_its_cluster() -> None:
-    settings = {
-        "STACKD_SERVER__PORT": "0",
-        "STACKD_STACKS__NAMESPACE": "arena",
-        "STACKD_AUTH__KEY": "sk-of-the-environment-0123",
-        "STACKD_CLUSTER__MODE": "kubeconfig",
-        "STACKD_CLUSTER__KUBECONFIG": "/nowhere/at/all",
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, SCRIPT, "demo", stdout=PIPE, stderr=PIPE, env=os.environ | settings
-    )
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(60):
-            text = (await process.stdout.readuntil(b"Ctrl-C")).decode()
-            address, key = value_of(text, "address"), value_of(text, "API key")
-            assert key == settings["STACKD_AUTH__KEY"]
-            async with aiohttp.ClientSession(headers={"X-API-KEY": key}) as session:
-                while (answer := await session.post(f"{address}/stacks", json=seed())).status == 503:
-                    await answer.release()
-                assert (await answer.json())["namespace"] == "arena"
-            process.send_signal(signal.SIGINT)
-            out, _ = await process.communicate()
-        assert (process.returncode, "nothing is left" in out.decode()) == (0, True)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.communicate()
 
 
 def value_of(text: str, name: str) -> str:
@@ -83,7 +59,7 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
     program.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n{PROGRAM}")
     program.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("STACKD_")}
-    environment |= {"STACKD_SERVER__PORT": "1", "STACKD_ROUTES__HTTP_PORT": str(free_port())}
+    environment |= SETTINGS | {"STACKD_ROUTES__HTTP_PORT": str(free_port())}
     process = await asyncio.create_subprocess_exec(
         program, "demo", "--port", "0", stdout=PIPE, cwd=tmp_path, env=environment
     )
@@ -93,6 +69,7 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
             text = (await process.stdout.readuntil(b"Stop with Ctrl-C.")).decode()
         address, key, templates = (value_of(text, name) for name in ("address", "API key", "templates"))
         printed = re.findall(r"^  ((?:export|curl|\.venv/bin/stackd) .*)", text, re.MULTILINE)
+        assert key == SETTINGS["STACKD_AUTH__KEY"]
         assert len(printed) == len(re.findall(r"^  \S", text, re.MULTILINE)) - 4, "all but the address and so on"
         async with aiohttp.ClientSession(headers={"X-API-KEY": key}) as session, asyncio.timeout(240):
             while (await session.get(f"{address}/readyz")).status != 200:
@@ -101,6 +78,7 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
             for part in ("answering on node port", "FLAG=flag{", "challenge=crashing", "It holds", "5 deleted\t"):
                 assert part in said
             assert "answering as stack-" in said
+            assert (await (await session.get(f"{address}/templates")).json())["templates"][0]["ttl"] == "59m"
             exported = "PATH=$PWD/.venv/bin:$PATH\n" + printed[0]
             said = await run(
                 tmp_path, "\n".join([exported, *(one.text for one in blocks(PAGE) if "demo" in one.marks)])

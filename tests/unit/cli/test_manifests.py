@@ -82,33 +82,24 @@ def test_the_internet_is_neither_the_cluster_nor_a_private_network_nor_the_metad
     assert {(port["port"], port.get("endPort")) for port in rule["ports"]} == {(80, None), (8000, 8999)}
 
 
-def printed_one(kind: str, *arguments: str) -> dict[str, Any]:
-    (found,) = [one for one in printed(*arguments) if one["kind"] == kind]
+def printed_one(kind: str, *arguments: str, env: dict[str, str] | None = None) -> dict[str, Any]:
+    (found,) = [one for one in printed(*arguments, env=env) if one["kind"] == kind]
     return found
 
 
-def test_the_quota_has_what_the_options_say_in_canonical_form() -> None:
-    hard = printed_one("ResourceQuota", "--quota-cpu", "64000m", "--quota-memory", "131072Mi")["spec"]["hard"]
-    assert {name: hard[name] for name in hard if "." in name and "services" not in name} == {
-        "requests.cpu": "64",
-        "limits.cpu": "64",
-        "requests.memory": "128Gi",
-        "limits.memory": "128Gi",
+def test_quota_and_limits_follow_the_options_and_the_policy_in_canonical_form() -> None:
+    words = ("--quota-cpu", "64000m", "--quota-memory", "131072Mi", "--quota-ephemeral-storage", "500Gi")
+    hard = printed_one("ResourceQuota", *words)["spec"]["hard"]
+    amounts = {"cpu": "64", "memory": "128Gi", "ephemeral-storage": "500Gi"}
+    assert {f"{kind}.{name}": hard[f"{kind}.{name}"] for kind in ("requests", "limits") for name in amounts} == {
+        f"{kind}.{name}": amount for kind in ("requests", "limits") for name, amount in amounts.items()
     }
-    hard = printed_one("ResourceQuota", "--quota-ephemeral-storage", "500Gi")["spec"]["hard"]
-    assert (hard["requests.ephemeral-storage"], hard["limits.ephemeral-storage"]) == ("500Gi", "500Gi")
-
-
-def test_a_container_may_have_what_the_policy_lets_a_pod_have(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(
-        '[policy]\nmax_cpu = "4000m"\nmax_memory = "512Mi"\nmax_ephemeral_storage = "512Mi"\n'
-        '[auth]\nenabled = false\n[cluster]\nmode = "embedded"\n'
-    )
-    (limit,) = printed_one("LimitRange", "--config", str(config))["spec"]["limits"]
+    most = {"CPU": "4000m", "MEMORY": "512Mi", "EPHEMERAL_STORAGE": "512Mi"}
+    policy = {f"STACKD_POLICY__MAX_{name}": amount for name, amount in most.items()}
+    (limit,) = printed_one("LimitRange", env=policy)["spec"]["limits"]
     assert limit["max"] == {"cpu": "4", "memory": "512Mi", "ephemeral-storage": "512Mi"}
-    assert limit["default"]["ephemeral-storage"] == "512Mi"
-    assert limit["defaultRequest"]["ephemeral-storage"] == "64Mi"
+    disk = limit["default"]["ephemeral-storage"], limit["defaultRequest"]["ephemeral-storage"]
+    assert disk == ("512Mi", "64Mi")
     (limit,) = printed_one("LimitRange", "--no-ephemeral-storage")["spec"]["limits"]
     assert {"cpu", "memory"} == limit["max"].keys() == limit["default"].keys() == limit["defaultRequest"].keys()
 
