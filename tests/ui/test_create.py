@@ -141,6 +141,7 @@ async def test_a_stack_is_checked_and_then_created_once_even_if_answers_are_lost
         await board.page.keyboard.press("n")
         await create.click()
         await expect(board.rows).to_have_count(2)  # this one is meant
+        await expect(board.dialog).to_be_hidden()  # the row may come before the answer
         before = await board.at.listed()
         await board.page.keyboard.press("n")
         await field(board, "Pod, as YAML").fill(GOOD)
