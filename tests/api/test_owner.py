@@ -167,6 +167,22 @@ async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> Non
     assert await one.pods_and_services() == before
 
 
+async def test_a_create_that_the_owner_before_did_not_finish_leaves_no_pod(vms: Machines) -> None:
+    """The pod has no record yet, and its stack was never acknowledged; the next owner has another file."""
+    one = await vms.start("vm1")
+    stack_id = await one.running()
+    one.faults.add_fault(action="hang", verb="create", resource="services")
+    creating = asyncio.create_task(one.call("POST", "/stacks", seed()))
+    await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
+    await replace_owner(one)
+    assert (await creating).status == 503
+    one.faults.clear()
+    two = await vms.start("vm2")
+    await two.run_now("expire")  # makes the daemon trust the clock
+    await until(lambda: two.objects("pods"), lambda pods: list(pods) == [stack_id])
+    assert await two.listed() == [stack_id]
+
+
 # ---- whoever loses the stacks amid a change promises nothing of it: the next owner does not know of it
 
 
