@@ -118,7 +118,7 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
     paths = os.pathsep.join(map(str, files))
     try:
         if files:
-            _require_kubeconfig(files)
+            _require_one(files)
             loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
                 config_file=paths,
                 context=target.context or None,
@@ -133,10 +133,8 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         return _completed(configuration, lasting=lasting)
     except _UNREADABLE as exc:
-        place = f"{paths}: " if files and not isinstance(exc, OSError) else ""
-        raise ConfigError(
-            [f"[cluster] {'kubeconfig' if files else 'in-cluster'}: {place}{_why_unreadable(exc)}"]
-        ) from exc
+        place = f"kubeconfig: {paths}" if files else "in-cluster"
+        raise ConfigError([f"[cluster] {place}: {_why_unreadable(exc)}"]) from exc
 
 
 def _completed(one: Configuration, *, lasting: bool) -> Credentials:
@@ -157,17 +155,9 @@ def _completed(one: Configuration, *, lasting: bool) -> Credentials:
     return Credentials(configuration=one, tls=tls, lasting=lasting, traits=traits, certificate_ends=ends)
 
 
-def _require_kubeconfig(files: list[Path]) -> None:
-    """Raise OSError or ValueError with a clear text; the client library would complain about item assignment instead."""
-    existing = [path for path in files if path.is_file()]
-    if not existing:
-        raise OSError(f"there is no file {', '.join(map(str, files))}")
-    for path in existing:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if document is None:
-            raise ValueError("the file is empty; a kubeconfig is expected")
-        if not isinstance(document, dict):
-            raise ValueError("it is not a kubeconfig: clusters, users and contexts are expected")
+def _require_one(files: list[Path]) -> None:
+    if not any(path.is_file() for path in files):
+        raise ValueError("there is no such file")
 
 
 def _why_unreadable(exc: Exception) -> str:
@@ -177,7 +167,7 @@ def _why_unreadable(exc: Exception) -> str:
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
         return f"it is not YAML: {getattr(exc, 'problem', None) or 'it cannot be read'}{place}"
     if isinstance(exc, KeyError | TypeError | AttributeError):
-        return f"its parts are not those of a kubeconfig ({exc})"
+        return f"it is not a kubeconfig: clusters, users and contexts are expected ({exc})"
     return " ".join(str(exc).split())
 
 

@@ -99,14 +99,18 @@ CERTIFICATE = {"client-certificate": "nowhere.crt", "client-key": "nowhere.key"}
 @pytest.mark.parametrize(
     ("text", "context", "why"),
     [
-        ("", "", "the file is empty; a kubeconfig is expected"),
+        ("", "", "it is not a kubeconfig: clusters, users and contexts are expected"),
         ("[]", "", "it is not a kubeconfig: clusters, users and contexts are expected"),
         ("a: [", "", r"it is not YAML: expected the node content, but found '<stream end>' \(line 1, column 5\)"),
         ("token: 'sk-secret\n: x", "", "it is not YAML: "),
         ("\0", "", "it is not YAML: "),
         ("current-context: x", "", "Expected object with name x in"),
-        ("clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []", "", "its parts are not those of a kubeconfig"),
-        (None, "", "there is no file"),
+        (
+            "clusters: 7\ncurrent-context: x\ncontexts: []\nusers: []",
+            "",
+            "it is not a kubeconfig: clusters, users and contexts are expected",
+        ),
+        (None, "", "there is no such file"),
         (CERTIFICATE, "", "nowhere.crt"),
         ({}, "prod", "prod"),
     ],
