@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from stackd.embedded.admission import Admission, report_quotas
 from stackd.embedded.api import Registry, Watch, list_objects, read_log
@@ -86,55 +86,51 @@ class EmbeddedCluster:
     def __init__(self, options: EmbeddedOptions | None = None) -> None:
         self.options = options or EmbeddedOptions()
         self.faults = Faults(self)
-        self._journal: Journal | None = None
-        self._listeners: NodePortListeners | None = None
         self.gateway: GatewayListener | None = None
+        self._running = AsyncExitStack()
         self._users = {user.token: user for user in self.options.users}
         self.server = ApiServer(self)
 
     async def start(self) -> None:
         """Load the state file, if any, and listen. Raises OSError if the port is taken."""
         options = self.options
-        self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
-        journal = Journal(options.state_path, self.store) if options.state_path is not None else None
-        loaded = journal is not None and journal.load()
-        self._assemble()
-        if journal is not None:
-            journal.open()
-            self._journal = journal
-        if loaded:
-            self._adopt()
-        else:
-            self._populate()
-        try:
+        async with AsyncExitStack() as running:
+            self.store = ObjectStore(options.clock or LoopClock(), history=options.watch_cache_size)
+            journal = Journal(options.state_path, self.store) if options.state_path is not None else None
+            loaded = journal is not None and journal.load()
+            self._assemble()
+            if journal is not None:
+                journal.open()
+                running.callback(journal.close)
+            if loaded:
+                self._scheduler.adopt()
+                self._collector.adopt()
+                self.kubelet.adopt()
+            else:
+                self._populate()
+            running.callback(self.kubelet.stop)
+            running.push_async_callback(self.server.stop)
             await self.server.start(options.host, options.port)
-        except OSError:
-            await self.stop()
-            raise
-        if self._listeners is not None:
-            self._listeners.start()
-        if self.gateway is not None:
-            await self.gateway.start(options.host, options.gateway_port or 0)
+            running.push_async_callback(self.faults.stop)
+            if options.serve_node_ports:
+                listeners = NodePortListeners(self.store, options.host)
+                listeners.start()
+                running.push_async_callback(listeners.stop)
+            if options.gateway_port is not None:
+                self.gateway = GatewayListener(self.store)
+                await self.gateway.start(options.host, options.gateway_port)
+                running.callback(self.gateway.stop)
+            self._running = running.pop_all()
 
     async def stop(self) -> None:
         """Close everything. The state file, if any, is complete afterwards."""
-        await self.faults.stop()
-        await self.server.stop()
-        self.kubelet.stop()
-        if self._listeners is not None:
-            await self._listeners.stop()
-        if self.gateway is not None:
-            await self.gateway.stop()
-        if self._journal is not None:
-            self._journal.close()
+        await self._running.aclose()
 
     async def __aenter__(self) -> EmbeddedCluster:
         await self.start()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.stop()
 
     @property
@@ -164,20 +160,11 @@ class EmbeddedCluster:
         self._deletion = Deletion(store, pod_gc_delay=options.pod_gc_delay)
         self._collector = GarbageCollector(store, self._deletion, delay=options.gc_delay)
         self.kubelet = Kubelet(store, events, self._deletion, options)
-        if options.serve_node_ports:
-            self._listeners = NodePortListeners(store, options.host)
         if options.gateway:
             GatewayController(store, options.gateway_delay)
-        if options.gateway_port is not None:
-            self.gateway = GatewayListener(store)
         self.accounts = Accounts(options.users, store)
         admission = Admission(store, self.ports)
         self.api = Registry(store, admission, self._deletion)
-
-    def _adopt(self) -> None:
-        self._scheduler.adopt()
-        self._collector.adopt()
-        self.kubelet.adopt()
 
     def _populate(self) -> None:
         for name in _OWN_NAMESPACES:

@@ -342,7 +342,7 @@ class GatewayListener:
         except OSError as exc:
             _LOG.warning("the Gateway does not answer on port %d: %s", port, exc.strerror)
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Close the socket."""
         if self._server is not None:
             self._server.close()

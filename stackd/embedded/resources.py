@@ -28,8 +28,6 @@ class Resource:
     """Whether objects carry metadata.generation."""
     returns_deleted: bool = False
     """Whether DELETE answers with the object instead of a Status."""
-    persistent: bool = True
-    """Whether the state file keeps them."""
     unconditional_update: bool = True
     """Whether PUT accepts an object without a resourceVersion."""
     create_on_update: bool = False
@@ -52,7 +50,7 @@ NAMESPACES = Resource(plural="namespaces", kind="Namespace", namespaced=False, r
 NODES = Resource(plural="nodes", kind="Node", namespaced=False)
 PODS = Resource(plural="pods", kind="Pod", generation=True, returns_deleted=True)
 SERVICES = Resource(plural="services", kind="Service", returns_deleted=True)
-EVENTS = Resource(plural="events", kind="Event", persistent=False)
+EVENTS = Resource(plural="events", kind="Event")
 RESOURCE_QUOTAS = Resource(plural="resourcequotas", kind="ResourceQuota", returns_deleted=True)
 LIMIT_RANGES = Resource(plural="limitranges", kind="LimitRange")
 CONFIG_MAPS = Resource(plural="configmaps", kind="ConfigMap")

@@ -19,14 +19,13 @@ import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
 from stackd.embedded.request import Selector
-from stackd.embedded.resources import ALL, Json, Resource, already_exists, not_found
+from stackd.embedded.resources import ALL, EVENTS, Json, Resource, already_exists, not_found
 from stackd.files import create_private
 
 
@@ -371,21 +370,18 @@ class Journal:
         self._db.close()
 
     def _write(self, record: Record, *, deleted: bool = False) -> None:
-        resource, key = record.resource, record.key
+        key = (record.resource.qualified, *record.key)
         if record.revision > self._reserved:
             self._reserved = record.revision + _RESERVE
             self._db.execute("INSERT INTO reserved VALUES (?)", (self._reserved,))
-        if not resource.persistent:
-            return
         if deleted:
-            delete = "DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?"
-            self._db.execute(delete, (resource.qualified, *key))
-        else:
-            row = (resource.qualified, *key, record.revision, record.body())
+            self._db.execute("DELETE FROM objects WHERE resource = ? AND namespace = ? AND name = ?", key)
+        elif record.resource is not EVENTS:
+            row = (*key, record.revision, record.body())
             self._db.execute("INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?, ?)", row)
 
     def _write_all(self) -> None:
-        try:
+        with self._db:  # commits, or rolls back
             self._db.execute("BEGIN")
             self._db.execute("DELETE FROM objects")
             self._reserved = self._store.revision + _RESERVE
@@ -393,8 +389,3 @@ class Journal:
             for resource in ALL:
                 for record in self._store.of(resource).records.values():
                     self._write(record)
-            self._db.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                self._db.execute("ROLLBACK")
-            raise
