@@ -86,52 +86,6 @@ async def test_a_changed_service_gives_back_its_old_port(wire: Wire) -> None:
     await wire.make_service("svc-c", node_port=31002)
 
 
-async def test_dependents_go_after_their_owner_by_uid_and_only_when_the_last_is_gone() -> None:
-    clock = ManualClock()
-    async with running(fast(clock=clock)) as wire:
-        old = await wire.make_pod("owner")
-        await wire.delete(f"{PODS}/owner?gracePeriodSeconds=0")
-        owner, second = await wire.make_pod("owner"), await wire.make_pod("second")
-        await wire.make_service("svc-old", owner=old)  # of another pod of that name
-        await wire.make_service("svc-new", owner=owner)
-        await wire.make_service("svc-free")
-        uids = [one["metadata"] for one in (owner, second)]
-        both = [{"apiVersion": "v1", "kind": "Pod", "name": one["name"], "uid": one["uid"]} for one in uids]
-        await wire.patch(f"{SERVICES}/svc-new", {"metadata": {"ownerReferences": both}})
-        clock.advance(60)
-        assert names((await wire.get(SERVICES)).body) == ["svc-free", "svc-new"]
-        await wire.delete(f"{PODS}/owner?gracePeriodSeconds=0")
-        clock.advance(60)
-        assert (await wire.get(f"{SERVICES}/svc-new")).status == 200
-        await wire.delete(f"{PODS}/second?gracePeriodSeconds=0")
-        clock.advance(60)
-        assert names((await wire.get(SERVICES)).body) == ["svc-free"]
-
-
-async def test_a_quota_counts_what_is_there_and_nothing_that_was_refused_or_has_ended(wire: Wire) -> None:
-    half = {"limits": {"cpu": "500m", "memory": "64Mi"}}
-    await wire.make_pod("before", resources=half)
-    hard = {"limits.cpu": "1", "limits.memory": "200Mi", "services.nodeports": "2"}
-    await wire.post(QUOTAS, {"metadata": {"name": "q"}, "spec": {"hard": hard}})
-
-    async def used() -> list[str]:
-        return list((await wire.get(f"{QUOTAS}/q")).body["status"]["used"].values())
-
-    wire.cluster.faults.hold_starts()  # or the pod may have ended before anybody looks
-    await wire.make_pod("after", "x/exit0", resources=half)
-    assert (await wire.post(PODS, pod("third", resources=half))).status == 403
-    assert await used() == ["1", "128Mi", "0"]
-    wire.cluster.faults.let_start()
-    await wire.until_pod("after", lambda body: body["status"]["phase"] == "Succeeded")
-    assert await used() == ["500m", "64Mi", "0"]
-    assert (await wire.post(PODS, pod("Bad Name", resources=half))).status == 422
-    await wire.delete(f"{PODS}/before?gracePeriodSeconds=0")
-    await wire.make_service("two", ports=[{"name": name, "port": number} for number, name in enumerate("ab", 80)])
-    assert (await wire.post(SERVICES, service("three"))).status == 403
-    await wire.make_service("inner", type="ClusterIP")
-    assert await used() == ["0", "0", "2"]
-
-
 def rule(verbs: str, resource: str, **more: Any) -> Rule:
     return Rule(verbs=frozenset(verbs.split()), resources=frozenset({resource}), **more)
 

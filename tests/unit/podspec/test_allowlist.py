@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from kubernetes.aio.client.models.v1_pod import V1Pod
 from pydantic import BaseModel
 
@@ -202,31 +200,6 @@ def test_each_reason_is_for_a_field_that_is_never_accepted() -> None:
 # ---- labels and annotations: a tenant's own are kept; those that something acts on are refused by their path
 
 ANY = Policy(allow_annotations=("**",))
-
-
-@settings(deadline=None)
-@given(st.from_regex(r"\A[a-zA-Z0-9][a-zA-Z0-9_.-]{0,40}[a-zA-Z0-9]\Z"))
-def test_no_annotation_is_allowed_by_default(key: str) -> None:
-    (only,) = reasons(metadata(annotations={key: "x"}))
-    assert only.startswith("metadata.annotations")
-    assert only.endswith("not accepted, unless policy.allow_annotations allows it")
-    assert not reasons(metadata(annotations={key: "x"}), ANY)
-
-
-@pytest.mark.parametrize(
-    ("patterns", "key", "accepted"),
-    [
-        (("example.org/*",), "example.org/team", True), (("example.org/*",), "sub.example.org/team", False),
-        (("example.org/*",), "example.org.evil/team", False), (("*",), "description", True),
-        (("*",), "k8s.v1.cni.cncf.io/networks", False), (("**",), "k8s.v1.cni.cncf.io/networks", True),
-        (("note-*", "team"), "team", True), (("note-*", "team"), "Team", False),
-    ],
-)  # fmt: skip
-def test_the_operator_allows_annotations_by_pattern(patterns: tuple[str, ...], key: str, accepted: bool) -> None:
-    refused = reasons(metadata(annotations={key: "x"}), Policy(allow_annotations=patterns))
-    assert [one.partition(": ")[2] for one in refused] == (
-        [] if accepted else ["only what policy.allow_annotations names may be used"]
-    )
 
 
 def test_there_is_an_end_to_annotations() -> None:

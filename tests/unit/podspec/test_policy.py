@@ -21,6 +21,7 @@ from tests.unit.podspec.specs import (
     admit,
     container,
     manifest,
+    metadata,
     reasons,
     seed,
     spec,
@@ -51,6 +52,10 @@ def resource(name: str, amount: Any) -> dict[str, Any]:
     return container(resources={"limits": {"cpu": "1", "memory": "1Gi", name: amount}})
 
 
+def noted(key: str) -> dict[str, Any]:
+    return metadata(annotations={key: "x"})
+
+
 CLAIM, OTHER_CLAIM = ({"persistentVolumeClaim": {"claimName": name}} for name in ("data", "other"))
 INLINE = {"csi": {"driver": "inline.example.com", "volumeAttributes": {"size": "1"}}}
 AS_ROOT = {"runAsUser": 0, "runAsGroup": 5, "runAsNonRoot": False}
@@ -68,6 +73,8 @@ AS_ROOT = {"runAsUser": 0, "runAsGroup": 5, "runAsNonRoot": False}
         ("config_maps", ("a",), projected("configMap", "a"), projected("configMap", "b")),
         ("config_maps", ("a",), *(with_volume({"configMap": {"name": name}}) for name in "ab")),
         ("volume_claims", ("data",), with_volume(CLAIM), with_volume(OTHER_CLAIM)),
+        ("allow_annotations", ("a/*", "note-*"), noted("a/team"), noted("b.a/team")),
+        ("allow_annotations", ("note-*",), noted("note-a"), noted("k8s.v1.cni.cncf.io/networks")),
         ("csi_drivers", ("inline.example.com",), with_volume(INLINE), with_volume({"csi": {"driver": "hostpath.csi"}})),
         ("pull_secrets", ("reg",), *(spec(imagePullSecrets=[{"name": name}]) for name in ("reg", "other"))),
         ("extended_resources", ("nvidia.com/*",), resource("nvidia.com/gpu", 1), resource("amd.com/gpu", 1)),
