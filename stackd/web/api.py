@@ -140,7 +140,6 @@ class Route:
     id: str = ""
     answers: tuple[Answer, ...] = ()
     query: Sequence[Parameter[Any]] = ()
-    required: Parameter[Any] | None = None
     body: type[Body] | None = None
     errors: tuple[int, ...] = ()
     public: bool = False

@@ -11,6 +11,7 @@ import binascii
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -18,7 +19,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from stackd import contract
-from stackd.errors import InvalidRequest, JobNotFound
+from stackd.errors import JobNotFound
 from stackd.lifecycle.idempotency import StoredResponse
 from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
@@ -27,7 +28,7 @@ from stackd.web.api import JOB_ID, Answer, ApiCall, route
 from stackd.web.bodies import in_turns, is_unread, read_entries
 from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
-from stackd.web.stacks import STACKS, first_answer, read_body
+from stackd.web.stacks import STACKS, first_answer
 
 BATCH = "Batch jobs"
 LARGEST_PAGE = 1000
@@ -129,8 +130,7 @@ async def _read(
     "/stacks",
     BATCH,
     Answer("The job.", contract.JobOfMany, status=202, job="getBatchDelete"),
-    query=FILTERS,
-    required=LABEL,
+    query=(replace(LABEL, required=True), *FILTERS[1:]),
 )
 async def delete_stacks(call: ApiCall) -> web.Response:
     """Delete all stacks with a label.
@@ -139,8 +139,6 @@ async def delete_stacks(call: ApiCall) -> web.Response:
     """
     parameters = call.parameters
     selection = StackSelection(parameters)
-    if LABEL not in parameters:
-        raise InvalidRequest("a label is required to delete by, such as DELETE /stacks?label=team=7")
     ids = [stack.stack_id async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
     job = await call.api.batch.submit(ids, JobRequest(by=call.key.name))
     call.request[JOB_ID] = job.job_id
@@ -160,15 +158,14 @@ async def batch_delete(call: ApiCall) -> web.Response:
 
     Answers at once. Ask for the job's progress with its id.
     """
-    body = await read_body(call)
 
-    async def run(claim: Claim | None) -> StoredResponse:
+    async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         max_ids = call.api.context.config.batch_delete.max_ids
         fields = requests.parse_object(body, contract.BatchDelete, requests.MOST_PARTS + max_ids)
         ids = requests.stack_ids(fields, max_ids)
         return await _begun(call, ids, JobRequest(by=call.key.name), claim, bodies.accepted_body)
 
-    return await first_answer(call, body, run)
+    return await first_answer(call, run)
 
 
 @route(
@@ -188,13 +185,12 @@ async def batch(call: ApiCall) -> web.Response:
     stackd dies in the middle. A job that extends does not wait for other jobs. Restarts and starts of a job do not
     count for `limits.creates_per_second` and `limits.creates_per_label`; at most 8 are under way.
     """
-    body = await read_body(call)
 
-    async def run(claim: Claim | None) -> StoredResponse:
+    async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         ids, request = requests.batch(body, call.api.context.config, call.key)
         return await _begun(call, ids, request, claim, bodies.accepted_many_body)
 
-    return await first_answer(call, body, run)
+    return await first_answer(call, run)
 
 
 async def _begun(

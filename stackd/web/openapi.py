@@ -166,7 +166,7 @@ def _operation(each: Route, *, public: bool) -> Schema:
         for name in re.findall(r"\{(\w+)", each.path)
     ]
     query = (*each.query, *((WRITTEN_ONCE,) if each.replays else ()))
-    parameters = [*in_path, *(_parameter(one, required=one is each.required) for one in query)]
+    parameters = [*in_path, *map(_parameter, query)]
     responses: dict[int, Schema] = {
         status: {"$ref": f"#/components/responses/{status}"} for status in _errors(each, public=public)
     }
@@ -206,7 +206,7 @@ def _errors(each: Route, *, public: bool) -> set[int]:
     return errors | ({404} if "{" in each.path else set())
 
 
-def _parameter(one: Parameter[Any], *, required: bool) -> Schema:
+def _parameter(one: Parameter[Any]) -> Schema:
     schema: Schema = {"type": "string", **one.schema}
     described = {
         "name": one.name,
@@ -214,7 +214,7 @@ def _parameter(one: Parameter[Any], *, required: bool) -> Schema:
         "description": one.about,
         "schema": {"type": "array", "items": schema, "maxItems": MOST_VALUES} if one.many else schema,
     }
-    return described | ({"required": True} if required else {}) | ({"example": one.example} if one.example else {})
+    return described | ({"required": True} if one.required else {}) | ({"example": one.example} if one.example else {})
 
 
 def _headers(*names: str) -> Schema:

@@ -47,6 +47,7 @@ class Parameter(Generic[T]):
     many: bool = False
     example: Any = None
     where: str = "query"
+    required: bool = False
 
 
 class Parameters:
@@ -67,12 +68,12 @@ class Parameters:
                 values.append(value)
             if len(values) > MOST_VALUES:
                 raise InvalidRequest(f"the parameter {name} has more than {MOST_VALUES} different values")
+        for each in declared:
+            if each.required and each.name not in self._values:
+                raise InvalidRequest(f"the parameter {each.name} is required")
 
     def __bool__(self) -> bool:
         return bool(self._values)
-
-    def __contains__(self, parameter: Parameter[Any]) -> bool:
-        return parameter.name in self._values
 
     def all(self, parameter: Parameter[T]) -> list[T]:
         """All values, in order. Raises InvalidRequest."""

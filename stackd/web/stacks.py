@@ -75,21 +75,20 @@ async def create_stack(call: ApiCall) -> web.Response:
 
     Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer again.
     """
-    dry = bool(call.request.query_string) and call.parameters.get(DRY_RUN, False)
-    body = await read_body(call)
-    if dry:
-        return await _tried(call, body)
+    if call.parameters.get(DRY_RUN):
+        return await _tried(call)
 
-    async def run(claim: Claim | None) -> StoredResponse:
+    async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         with call.api.limits.create(call.key.name):
             parsed = await requests.create_body(call.view, body)
             with requests.refusals_located(parsed):
                 return await _created(call, parsed, claim)
 
-    return await first_answer(call, body, run)
+    return await first_answer(call, run)
 
 
-async def _tried(call: ApiCall, body: bytes) -> web.Response:
+async def _tried(call: ApiCall) -> web.Response:
+    body = await read_body(call)
     idempotency_key(call)
     call.within_limits()
     with call.api.limits.create(call.key.name):
@@ -215,21 +214,21 @@ async def read_body(call: ApiCall) -> bytes:
 
 
 async def first_answer(
-    call: ApiCall, body: bytes, run: Callable[[Claim | None], Awaitable[StoredResponse]], *, resumes: bool = False
+    call: ApiCall, run: Callable[[bytes, Claim | None], Awaitable[StoredResponse]], *, resumes: bool = False
 ) -> web.Response:
-    """The answer of ``run``; under an Idempotency-Key, its answer to the first request with that key.
+    """The answer of ``run`` to the request's body; under an Idempotency-Key, its answer to the first request with that key.
 
     The first answer is looked up before anything but the key is parsed: a policy, a limit or a request rate that has
     changed since then does not undo it.
     """
-    key = idempotency_key(call)
+    body, key = await read_body(call), idempotency_key(call)
     if key is None:
-        answer = await run(None)
+        answer = await run(body, None)
         return json_response(answer.body, answer.status)
 
     async def first(claim: Claim) -> StoredResponse:
         call.within_limits()
-        return await run(claim)
+        return await run(body, claim)
 
     # The name is quoted: with blanks in it, it could pass for another key's name and route.
     scope = f"{quote(call.key.name, safe='')} {call.request.method} {call.request.path}"
@@ -260,10 +259,9 @@ async def extend_stack(call: ApiCall) -> web.Response:
 
     Adds to its end; the whole life may be `stacks.max_ttl` at most.
     """
-    body = await read_body(call)
     context = call.api.context
 
-    async def run(claim: Claim | None) -> StoredResponse:
+    async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         fields = requests.parse_object(body, contract.Extend)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
         stack = await extend(context, call.stack.stack_id, seconds, by=call.key.name, claim=claim)
@@ -272,7 +270,7 @@ async def extend_stack(call: ApiCall) -> web.Response:
             await context.store.claims.answer(claim, answer.status, answer.body)
         return answer
 
-    return await first_answer(call, body, run, resumes=True)
+    return await first_answer(call, run, resumes=True)
 
 
 @route("POST", "/stacks/{stack_id}/stop", STACKS, DETAIL, errors=(409,))
