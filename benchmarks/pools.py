@@ -39,11 +39,11 @@ def settings(folder: Path, sizes: tuple[int, ...], ports: str | None) -> dict[st
     """A template for each size of pool, and the settings that name them and the node ports ``FIRST-LAST``."""
     for size in sizes:
         (folder / f"pool-{size}.yaml").write_bytes(orjson.dumps({"target_port": PORTS, "pool": size, "pod": POD}))
-    found = {"STACKD_TEMPLATES__DIRECTORY": str(folder), "STACKD_TEMPLATES__REFILL_PER_SECOND": "60"}
+    environment = {"STACKD_TEMPLATES__DIRECTORY": str(folder), "STACKD_TEMPLATES__REFILL_PER_SECOND": "60"}
     if ports is not None:
         first, _, last = ports.partition("-")
-        found |= {"STACKD_STACKS__NODE_PORT_MIN": first, "STACKD_STACKS__NODE_PORT_MAX": last}
-    return found
+        environment |= {"STACKD_STACKS__NODE_PORT_MIN": first, "STACKD_STACKS__NODE_PORT_MAX": last}
+    return environment
 
 
 def give_alone(bench: Bench) -> None:
@@ -66,8 +66,8 @@ def give_steadily(bench: Bench) -> None:
     rate, seconds = bench.amounts.pool_rate, bench.amounts.paced_seconds
     for size in bench.amounts.pools:
         _filled(bench)
-        made = _load(bench, size, rate=rate, seconds=seconds, connections=200, ttl=STEADY_LIVES)
-        _add(bench, size, f"{rate}/s", made, {0.5: 10.0, 0.99: 40.0})
+        result = _load(bench, size, rate=rate, seconds=seconds, connections=200, ttl=STEADY_LIVES)
+        _add(bench, size, f"{rate}/s", result, {0.5: 10.0, 0.99: 40.0})
         _delete_all(bench)
 
 
@@ -78,12 +78,12 @@ def give_bursts(bench: Bench) -> None:
         for size in (burst, burst // 3):
             _filled(bench)
             used = cpu()
-            made = _load(bench, size, count=burst, connections=burst, cpu_of=bench.daemon.process.pid)
+            result = _load(bench, size, count=burst, connections=burst, cpu_of=bench.daemon.process.pid)
             if size == burst:
-                bench.results.add(CPU, made["cpu"] / burst * 1e3)  # the refill begins when the burst is over
+                bench.results.add(CPU, result["cpu"] / burst * 1e3)  # the refill begins when the burst is over
                 _filled(bench)
                 bench.results.cost("CPU per create from a pool, with its refill (ms)", (cpu() - used) / burst * 1e3)
-            _add(bench, size, str(burst), made, {0.5: 150.0, 0.9: 400.0} if size == burst == 300 else {0.9: 5000.0})
+            _add(bench, size, str(burst), result, {0.5: 150.0, 0.9: 400.0} if size == burst == 300 else {0.9: 5000.0})
             _delete_all(bench)
 
 
@@ -93,15 +93,15 @@ def pools_idle(bench: Bench) -> None:
     watch_idle(bench, IDLE, f"{sum(bench.amounts.pools)} wait")
 
 
-def _add(bench: Bench, size: int, pace: str, made: Any, bounds: dict[float, float]) -> None:
-    running = sum('"status":"running"' in body for body in made["bodies"])
+def _add(bench: Bench, size: int, pace: str, result: Any, bounds: dict[float, float]) -> None:
+    running = sum('"status":"running"' in body for body in result["bodies"])
     name = f"create from a pool of {size}, {pace}{'' if '/' in pace else ' at once'}"
     for share, bound in bounds.items():
         published = f"; agent-sandbox 1.0: {PUBLISHED[pace, share]}" if (pace, share) in PUBLISHED else ""
-        note = f"{running} of {len(made['bodies'])} answered with a running stack{published}"
+        note = f"{running} of {len(result['bodies'])} answered with a running stack{published}"
         goal = Goal(f"{name}, p{share * 100:g}", "to a running stack", bound, "ms")
-        bench.results.add(goal, milliseconds(made["latencies"], share), note=note)
-    bench.results.draw(name, stackd=made["latencies"])
+        bench.results.add(goal, milliseconds(result["latencies"], share), note=note)
+    bench.results.draw(name, stackd=result["latencies"])
 
 
 def _load(bench: Bench, size: int, ttl: str = "2h", **plan: Any) -> Any:

@@ -74,9 +74,12 @@ def cpu_seconds(pid: int) -> float:
 def _start(
     command: Sequence[str], cpu: int, environment: Mapping[str, str] | None = None, **streams: Any
 ) -> subprocess.Popen[bytes]:
-    """Start a module on one CPU, with this process' environment except for stackd's settings."""
+    """Start a module on one CPU, with this process' environment except for stackd's settings.
+
+    Its output is buffered, because without a buffer Python may write only a part of a large result to a pipe.
+    """
     own = {name: value for name, value in os.environ.items() if not name.startswith("STACKD_")}
-    env = own | {"PYTHONPATH": str(ROOT)} | dict(environment or {})
+    env = own | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""} | dict(environment or {})
     process = subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=env, **streams)
     if pinned:
         os.sched_setaffinity(process.pid, {cpu})

@@ -175,15 +175,17 @@ def _signals(rehearsal: Rehearsal, work: asyncio.Task[Any]) -> Iterator[None]:
 
 
 def _end(outcome: Outcome) -> None:
-    if outcome.left:
-        until = format_duration(max(1.0, round(outcome.left_seconds)))
+    if outcome.remaining:
+        until = format_duration(max(1.0, round(outcome.remaining_seconds)))
         command = delete_command(outcome.rehearsal.ident)
-        click.echo(f"{outcome.left_sentence}; they expire within {until}; delete them now with: {command}", err=True)
+        click.echo(
+            f"{outcome.remaining_sentence}; they expire within {until}; delete them now with: {command}", err=True
+        )
     elif outcome.interrupted:
         click.echo("none of its stacks is left", err=True)
     if outcome.interrupted:
         sys.exit(INTERRUPTED)
-    if not outcome.verdict.holds or outcome.left:
+    if not outcome.verdict.holds or outcome.remaining:
         sys.exit(FAILED)
 
 

@@ -130,8 +130,8 @@ class Attempt:
     def fields(self) -> dict[str, object]:
         """The fields for ``--json``: when start was pressed, the seconds from there to each stage, and what failed."""
         stages = {stage.value: self.took(stage) for stage in Stage}
-        known = {"stack_id": self.stack_id, "player": self.player, "kind": self.kind, "node": self.node}
-        return {**known, "pressed": self.due, **stages, "failed": self.failure or self.lost}
+        first = {"stack_id": self.stack_id, "player": self.player, "kind": self.kind, "node": self.node}
+        return {**first, "pressed": self.due, **stages, "failed": self.failure or self.lost}
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -141,7 +141,7 @@ GROUP = ("", "stacks", "failed", "p50", "p95", "longest", "to start", "to ready"
 
 
 class Outcome:
-    """A rehearsal that has ended, or was cancelled; ``left`` stacks may remain, and expire in ``left_seconds``."""
+    """A rehearsal that has ended, or was cancelled; ``remaining`` stacks may be left, and expire in ``remaining_seconds``."""
 
     def __init__(self, rehearsal: Rehearsal, goals: Sequence[Goal]) -> None:
         self.rehearsal, self.plan, self.goals = rehearsal, rehearsal.plan, goals
@@ -164,11 +164,11 @@ class Outcome:
         kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in attempts)
         sure = kept if remaining is None else remaining
         ends = [now + self.plan.ttl if one.unanswered else one.expires for one in attempts]
-        self.left = sure + (unanswered if remaining != 0 else 0)
-        self.left_seconds = max(ends, default=now) - now
-        self.left_sentence = f"{sure} of its stacks may remain"
+        self.remaining = sure + (unanswered if remaining != 0 else 0)
+        self.remaining_seconds = max(ends, default=now) - now
+        self.remaining_sentence = f"{sure} of its stacks may remain"
         if unanswered:
-            self.left_sentence += f", and {unanswered} creates were never answered"
+            self.remaining_sentence += f", and {unanswered} creates were never answered"
 
     def tables(self) -> Iterator[Titled]:
         """The tables: title, heads and rows of each."""
@@ -238,7 +238,7 @@ class Outcome:
             "verdict": {"holds": self.verdict.holds, "sentence": self.verdict.sentence},
             "goals": [asdict(one) for one in self.verdict.goals],
             "interrupted": self.interrupted,
-            "left": self.left,
+            "left": self.remaining,
             "clock_ahead": self.rehearsal.clock_ahead,
             "clock_error": self.rehearsal.clock_error,
             **{name: value for name, value in asdict(self.results).items() if name != "times"},
@@ -252,7 +252,7 @@ class Outcome:
         mix = ", ".join(f"{count} of {kind.name}" for kind, count in plan.counts())
         parts = [f"{plan.stacks} stacks, {how}: {mix}"]
         parts += [f"held for {format_duration(plan.hold)}"] if plan.hold else []
-        parts += [f"{plan.churn:.0%} started anew meanwhile"] if plan.churn else []
+        parts += [f"{plan.churn:.0%} started again meanwhile"] if plan.churn else []
         parts += [f"addresses tried by {plan.probe}"] if plan.probe != "none" else []
         return "; ".join([*parts, f"a status read every {format_duration(plan.poll)} while a stack starts"])
 

@@ -34,9 +34,9 @@ async def test_each_stage_takes_what_the_cluster_made_it_take(at: Harness) -> No
     """The timeline remains after the delete; the press comes before its create, on the same clock."""
     before = await reads(at)
     outcome = await rehearsed(at, plan(12, poll=0.05, hold=0.5))
-    found = outcome.results
-    assert (found.started, found.failed, created(at)) == (12, 0, 12)
-    assert [found.stages[name].count for name in ("accepted", "scheduled", "running")] == [12, 12, 12]
+    results = outcome.results
+    assert (results.started, results.failed, created(at)) == (12, 0, 12)
+    assert [results.stages[name].count for name in ("accepted", "scheduled", "running")] == [12, 12, 12]
     for one in cast(list[dict[str, Any]], outcome.fields()["stacks"]):
         at_daemon = {line["kind"]: to_nanoseconds(line["at"]) / 1e9 for line in await at.timeline(one["stack_id"])}
         pressed = outcome.rehearsal.wall + one["pressed"]
@@ -44,33 +44,33 @@ async def test_each_stage_takes_what_the_cluster_made_it_take(at: Harness) -> No
         assert one["scheduled"] == pytest.approx(at_daemon["scheduled"] - pressed, abs=0.05)
         assert one["running"] == pytest.approx(max(at_daemon["ready"] - pressed, one["accepted"]), abs=0.05)
         assert 0 <= at_daemon["accepted"] - pressed < at_daemon["scheduled"] - pressed
-    assert {group.name: group.running.count for group in found.nodes} == {"embedded-worker": 6, "embedded-worker2": 6}
-    assert found.reads.count == await reads(at) - before > 12
-    assert 0 < found.reads.p50 <= found.reads.longest < 5
+    assert {group.name: group.running.count for group in results.nodes} == {"embedded-worker": 6, "embedded-worker2": 6}
+    assert results.reads.count == await reads(at) - before > 12
+    assert 0 < results.reads.p50 <= results.reads.longest < 5
 
 
 async def test_where_a_creates_time_goes_is_the_daemons_own_count(at: Harness) -> None:
     at.cluster.faults.add(Fault(verb="create", resource="pods", action="latency", seconds=1.0))
-    found = (await rehearsed(at, plan(3))).results
-    assert found.create_time is not None
-    assert found.create_time["creates"] == 3
-    assert 1.0 <= found.create_time["api_server"] == max(found.create_time[part] for part in PARTS)
-    assert spent_in_all(found.create_time) <= found.stages["accepted"].longest + 0.05, (
+    results = (await rehearsed(at, plan(3))).results
+    assert results.create_time is not None
+    assert results.create_time["creates"] == 3
+    assert 1.0 <= results.create_time["api_server"] == max(results.create_time[part] for part in PARTS)
+    assert spent_in_all(results.create_time) <= results.stages["accepted"].longest + 0.05, (
         "by the daemon's clock and the client's"
     )
 
 
 async def test_a_mix_arrives_at_the_rate_by_weight_and_failures_are_grouped(at: Harness) -> None:
     mixed = plan(8, kinds=[kind("nginx:stable", 3), kind("registry.example/ctf/noconfig", 1)], rate=20.0)
-    found = await rehearsed(at, mixed)
-    assert [one.due for one in found.rehearsal.attempts] == pytest.approx([place / 20 for place in range(8)])
-    assert found.results.accepted_rate < 8 / 0.35 + 0.01
-    by_image = {group.name: (group.started, group.failed) for group in found.results.images}
+    outcome = await rehearsed(at, mixed)
+    assert [one.due for one in outcome.rehearsal.attempts] == pytest.approx([place / 20 for place in range(8)])
+    assert outcome.results.accepted_rate < 8 / 0.35 + 0.01
+    by_image = {group.name: (group.started, group.failed) for group in outcome.results.images}
     assert by_image == {"nginx:stable": (6, 0), "registry.example/ctf/noconfig": (2, 2)}
-    (reason,) = found.results.reasons
+    (reason,) = outcome.results.reasons
     assert (reason.count, reason.example) == (2, "failed (CreateContainerConfigError)")
-    assert not found.verdict.holds
-    assert found.verdict.sentence.startswith("It does not hold: 2 of 8 failed")
+    assert not outcome.verdict.holds
+    assert outcome.verdict.sentence.startswith("It does not hold: 2 of 8 failed")
 
 
 async def test_the_reason_of_a_failure_is_known_without_the_event_that_says_it(at: Harness) -> None:
@@ -87,8 +87,8 @@ async def test_the_reason_of_a_failure_is_known_without_the_event_that_says_it(a
 
 async def test_some_players_start_a_second_stack_during_the_hold(at: Harness) -> None:
     outcome = await rehearsed(at, plan(10, hold=1.0, churn=0.3))
-    found = outcome.results
-    assert (found.started, created(at), found.deletes.count, found.failed) == (13, 13, 3, 0)
+    results = outcome.results
+    assert (results.started, created(at), results.deletes.count, results.failed) == (13, 13, 3, 0)
     assert max(one.due for one in outcome.rehearsal.attempts) > START_DELAY
     assert await at.objects("pods") == {}
 
@@ -120,10 +120,10 @@ async def test_a_lost_answer_makes_no_second_stack(at: Harness) -> None:
                 return no_answer("the connection was cut")
             return answer
 
-    found = (await rehearsed(at, plan(4), connection=LosesTheFirst)).results
-    assert (found.started, found.failed, created(at)) == (4, 0, 4)
-    assert found.troubles == {"create: the connection was cut": 2}
-    assert found.stages["accepted"].longest > 0.1, "the player has waited for the second answer"
+    results = (await rehearsed(at, plan(4), connection=LosesTheFirst)).results
+    assert (results.started, results.failed, created(at)) == (4, 0, 4)
+    assert results.troubles == {"create: the connection was cut": 2}
+    assert results.stages["accepted"].longest > 0.1, "the player has waited for the second answer"
 
 
 async def test_a_stack_that_ends_while_it_is_held_is_lost(at: Harness) -> None:
@@ -134,9 +134,9 @@ async def test_a_stack_that_ends_while_it_is_held_is_lost(at: Harness) -> None:
             await at.until_status(name, "running")
         await at.delete_object("pods", next(iter(pods)))
 
-    found, _ = await asyncio.gather(rehearsed(at, plan(3, hold=2.0)), end_one())
-    assert (found.results.failed, found.results.stages["running"].count) == (1, 3)
-    assert found.results.reasons[0].example.startswith("ran, and was lost: stopped")
+    outcome, _ = await asyncio.gather(rehearsed(at, plan(3, hold=2.0)), end_one())
+    assert (outcome.results.failed, outcome.results.stages["running"].count) == (1, 3)
+    assert outcome.results.reasons[0].example.startswith("ran, and was lost: stopped")
 
 
 async def test_its_stacks_have_its_label_outlive_their_ttl_and_are_all_deleted(at: Harness) -> None:
@@ -150,9 +150,9 @@ async def test_its_stacks_have_its_label_outlive_their_ttl_and_are_all_deleted(a
             await asyncio.sleep(0.01)
 
     looking = asyncio.create_task(look())
-    found = await rehearsed(at, plan(4, labels={"player": "p{player}"}, ttl=2.0, hold=3.0))
+    outcome = await rehearsed(at, plan(4, labels={"player": "p{player}"}, ttl=2.0, hold=3.0))
     looking.cancel()
-    assert (found.results.failed, found.results.stages["running"].count, found.left) == (0, 4, 0)
+    assert (outcome.results.failed, outcome.results.stages["running"].count, outcome.remaining) == (0, 4, 0)
     assert seen == {None, "test"}
     assert list(await at.objects("pods")) == [other["stack_id"]]
 
@@ -162,12 +162,12 @@ async def test_a_stack_is_reached_once_its_address_answers(tmp_path: Path, serve
     options = {"serve_node_ports": True, "node_port_range": (30000, 32767)} if serves else {}
     async with EmbeddedCluster(fast_cluster(**options)) as cluster, harness(tmp_path, cluster=cluster) as at:
         probe = "http" if serves else "tcp"
-        found = await rehearsed(at, plan(2, probe=probe, patience=3.0), parse_goal("reachable-max=10s"))
-    stages = found.results.stages
+        outcome = await rehearsed(at, plan(2, probe=probe, patience=3.0), parse_goal("reachable-max=10s"))
+    stages = outcome.results.stages
     assert (stages["running"].count, stages["reachable"].count) == (2, 2 if serves else 0)
-    assert found.verdict.holds is serves
+    assert outcome.verdict.holds is serves
     if serves:
         assert stages["reachable"].p50 >= stages["running"].p50
     else:
-        assert found.results.first_refused == 2
-        assert found.results.reasons[0].example.startswith("tcp: connection refused (")
+        assert outcome.results.first_refused == 2
+        assert outcome.results.reasons[0].example.startswith("tcp: connection refused (")

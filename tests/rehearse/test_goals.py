@@ -52,8 +52,8 @@ def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) ->
     return measure(attempts, bottleneck=bottleneck)
 
 
-def verdict(found: Results, *texts: str, interrupted: bool = False) -> Verdict:
-    return judge(found, [parse_goal(text) for text in texts], asked_for=found.started, interrupted=interrupted)
+def verdict(of: Results, *texts: str, interrupted: bool = False) -> Verdict:
+    return judge(of, [parse_goal(text) for text in texts], asked_for=of.started, interrupted=interrupted)
 
 
 @pytest.mark.parametrize(
@@ -64,27 +64,27 @@ def verdict(found: Results, *texts: str, interrupted: bool = False) -> Verdict:
     ],
 )  # fmt: skip
 def test_a_percentile_is_that_of_the_nearest_rank(goal: str, met: bool) -> None:
-    found = verdict(results([float(seconds) for seconds in range(1, 11)]), goal)
-    assert found.holds is met
-    assert found.goals[-1].met is met
+    measured = verdict(results([float(seconds) for seconds in range(1, 11)]), goal)
+    assert measured.holds is met
+    assert measured.goals[-1].met is met
 
 
 def test_a_stack_that_never_ran_took_for_ever() -> None:
-    found = results([1.0] * 94 + [None] * 6)
-    assert found.stages["running"].p95 == pytest.approx(1.0)
-    missed = verdict(found, "failed=10%", "running-p95=1h")
+    measured = results([1.0] * 94 + [None] * 6)
+    assert measured.stages["running"].p95 == pytest.approx(1.0)
+    missed = verdict(measured, "failed=10%", "running-p95=1h")
     assert not missed.holds
     assert missed.sentence == "It does not hold: 6 of 100 were never running (goal running-p95=1h)."
-    assert verdict(found, "failed=10%", "running-p94=1s").holds
+    assert verdict(measured, "failed=10%", "running-p94=1s").holds
 
 
 def test_the_verdict_groups_failures_and_says_what_limits_it() -> None:
-    found = results([1.0, None, None])
-    assert verdict(found).sentence == "It does not hold: 2 of 3 failed: stack-0000000000000001 is failed after 1 s."
-    assert [(reason.count, reason.example) for reason in found.reasons] == [
+    measured = results([1.0, None, None])
+    assert verdict(measured).sentence == "It does not hold: 2 of 3 failed: stack-0000000000000001 is failed after 1 s."
+    assert [(reason.count, reason.example) for reason in measured.reasons] == [
         (2, "stack-0000000000000001 is failed after 1 s")
     ], "sentences that differ in ids and numbers only are one reason"
-    assert verdict(found, "failed=70%").holds
+    assert verdict(measured, "failed=70%").holds
     slow = verdict(results([1.0], bottleneck=("its event loop was up to 3.00 s late",)))
     caveat = " But this machine may have been the bottleneck: its event loop was up to 3.00 s late."
     assert (slow.holds, slow.sentence.endswith(caveat)) == (True, True)

@@ -22,8 +22,8 @@ async def until_running(at: Harness, stacks: int) -> None:
     """Return once this many stacks of a rehearsal run."""
 
     async def run() -> bool:
-        found = (await at.call("GET", "/stacks?status=running&fields=labels")).json["stacks"]
-        return sum(LABEL in one["labels"] for one in found) == stacks
+        outcome = (await at.call("GET", "/stacks?status=running&fields=labels")).json["stacks"]
+        return sum(LABEL in one["labels"] for one in outcome) == stacks
 
     await eventually(run, deadline=30)
 
@@ -98,11 +98,11 @@ async def test_a_daemon_that_is_away_is_waited_for_and_then_the_stacks_are_count
         if returns:
             async with harness(tmp_path, settings, cluster=cluster) as second:
                 outcome = await rehearsing
-                assert (outcome.left, await second.listed(), outcome.results.failed) == (0, [], 0)
+                assert (outcome.remaining, await second.listed(), outcome.results.failed) == (0, [], 0)
             return
         outcome = await rehearsing
-    assert (outcome.left, outcome.left_sentence) == (3, "3 of its stacks may remain")
-    assert 30 < outcome.left_seconds <= 60
+    assert (outcome.remaining, outcome.remaining_sentence) == (3, "3 of its stacks may remain")
+    assert 30 < outcome.remaining_seconds <= 60
     assert any(trouble.startswith("clean-up: no connection") for trouble in outcome.results.troubles)
 
 
@@ -110,7 +110,7 @@ async def test_stacks_that_cannot_be_deleted_are_given_up_and_counted(at: Harnes
     at.cluster.faults.add(Fault(verb="delete", resource="pods", action="status", code=403))
     outcome = await asyncio.wait_for(rehearsed(at, plan(2, hold=0.0, patience=1.0)), 60.0)
     at.cluster.faults.clear()
-    assert (outcome.left, outcome.left_sentence) == (2, "2 of its stacks may remain")
+    assert (outcome.remaining, outcome.remaining_sentence) == (2, "2 of its stacks may remain")
 
 
 async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(

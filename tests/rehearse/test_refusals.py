@@ -17,12 +17,12 @@ from tests.rehearse.conftest import START_DELAY, Rehearse, ended, inspected, kin
 
 
 async def test_what_fits_begins_and_else_the_scarce_resource_is_named(at: Harness) -> None:
-    found = await inspected(at, 100)
-    assert (found.wrong, found.anyway, found.with_others) == ((), [], [])
-    assert (found.fits or 0) >= 100
-    found = await inspected(at, 50, StackKind(name="large", body=request_for("nginx:stable", cpu="100")))
-    assert (found.fits or 0) < 50
-    assert "limited by the nodes (CPU: embedded-worker 9, embedded-worker2 9)" in found.anyway[0]
+    before = await inspected(at, 100)
+    assert (before.wrong, before.anyway, before.with_others) == ((), [], [])
+    assert (before.fits or 0) >= 100
+    before = await inspected(at, 50, StackKind(name="large", body=request_for("nginx:stable", cpu="100")))
+    assert (before.fits or 0) < 50
+    assert "limited by the nodes (CPU: embedded-worker 9, embedded-worker2 9)" in before.anyway[0]
     assert await at.objects("pods") == {}
 
 
@@ -35,8 +35,8 @@ async def test_node_ports_bind_a_mix_by_what_each_kind_takes(tmp_path: Path) -> 
     mixed = (kind(weight=1), StackKind(name="two ports", body={"target_port": two, "pod_spec": spec}))
     async with harness(tmp_path, ports) as at:
         assert (await inspected(at, 8, *mixed)).anyway == []  # 4 stacks take one port each, 4 take two: all 12
-        found = await inspected(at, 10, *mixed)
-        assert (found.fits, found.anyway) == (8, ["10 stacks do not fit: 8 do, limited by free node ports"])
+        before = await inspected(at, 10, *mixed)
+        assert (before.fits, before.anyway) == (8, ["10 stacks do not fit: 8 do, limited by free node ports"])
 
 
 async def test_what_the_policy_refuses_cannot_be_overruled(tmp_path: Path) -> None:
@@ -107,10 +107,10 @@ async def test_templates_are_started_by_weight_and_run_when_they_come_from_a_poo
 
         await eventually(filled)
         assert (await inspected(at, 6, *mixed)).with_others == [], "unassigned stacks are nobody's"
-        found = await rehearsed(at, plan(6, kinds=mixed))
-        assert found.verdict.holds
-        assert {group.name: group.started for group in found.results.kinds} == {"web-1": 4, "pwn-1": 2}
-        for one in found.rehearsal.attempts:
+        outcome = await rehearsed(at, plan(6, kinds=mixed))
+        assert outcome.verdict.holds
+        assert {group.name: group.started for group in outcome.results.kinds} == {"web-1": 4, "pwn-1": 2}
+        for one in outcome.rehearsal.attempts:
             assert (one.times[Stage.RUNNING] == one.times[Stage.ACCEPTED]) is (one.kind == "web-1")
         await eventually(filled)
-        assert found.left == 0
+        assert outcome.remaining == 0
