@@ -134,8 +134,12 @@ class Cluster:
 
     async def find(self, resource: str, name: str, deadline: Deadline | None = None) -> JsonObject | None:
         """The object of that name in the stacks' namespace as JSON, whoever created it; None if there is none."""
+        return await self.get_or_none(self.on("get", resource, name), deadline)
+
+    async def get_or_none(self, call: KubeRequest, deadline: Deadline | None = None) -> JsonObject | None:
+        """What ``answer`` returns; None if there is no such object."""
         try:
-            return await self.answer(self.on("get", resource, name), deadline)
+            return await self.answer(call, deadline)
         except ObjectNotFound:
             return None
 
@@ -209,10 +213,7 @@ class Cluster:
 
     async def namespace(self) -> JsonObject | None:
         """The stacks' namespace as JSON; None if there is none."""
-        try:
-            return await self.answer(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
-        except ObjectNotFound:
-            return None
+        return await self.get_or_none(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
 
     async def ensure_namespace(self) -> None:
         """Create the stacks' namespace if it does not exist. Raises ClusterUnavailable while it is being terminated, and if

@@ -244,21 +244,14 @@ class Mirror:
         self._running = True
         while True:
             self._again.clear()
-            watches = asyncio.create_task(self._run(), name="mirror-watches")
-            again = asyncio.create_task(self._again.wait(), name="mirror-again")
-            try:
-                await asyncio.wait((watches, again), return_when=asyncio.FIRST_COMPLETED)
-                if watches.done():
-                    return watches.result()
-            finally:
-                watches.cancel()
-                again.cancel()
-                await asyncio.gather(watches, again, return_exceptions=True)
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for kind, health in self.watches.items():
-                group.create_task(self._follow(kind, health), name=f"mirror-{kind}")
+            async with asyncio.TaskGroup() as group:
+                watches = [
+                    group.create_task(self._follow(kind, health), name=f"mirror-{kind}")
+                    for kind, health in self.watches.items()
+                ]
+                await self._again.wait()
+                for watch in watches:
+                    watch.cancel()
 
     async def _follow(self, kind: str, health: WatchHealth) -> None:
         nodes = KubeRequest(verb="list", resource="nodes")

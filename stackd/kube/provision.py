@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import orjson
 
-from stackd.errors import ClusterUnavailable, ObjectExists, ObjectNotFound
+from stackd.errors import ClusterUnavailable, ObjectExists
 from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.connection import Again, poll
@@ -267,9 +267,8 @@ class Administrator(Cluster):
 
     async def change(self, manifest: Mapping[str, Any]) -> ManifestChange | None:
         """The change that makes the cluster match the manifest; None if it matches. Raises ClusterUnavailable."""
-        try:
-            existing = await self.answer(_call("get", manifest))
-        except ObjectNotFound:
+        existing = await self.get_or_none(_call("get", manifest))
+        if existing is None:
             return ManifestChange(manifest=manifest)
         fields = tuple(differences(manifest, existing))
         return ManifestChange(manifest=manifest, fields=fields) if fields else None

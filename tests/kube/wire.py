@@ -81,10 +81,6 @@ class Wire:
         assert self._server is not None
         return str(self._server.make_url("")).rstrip("/")
 
-    @property
-    def port(self) -> int:
-        return int(self.url.rpartition(":")[2])
-
     def on(self, method: str, path: str, *replies: Reply) -> None:
         """Send these replies to the next requests of this kind, in order; ``WATCH``: in place of opening a watch."""
         self._replies[method, path].extend(replies)
@@ -97,20 +93,16 @@ class Wire:
         same = [seen for seen in self.seen if (seen.method, seen.path) == (method, path)]
         return [seen for seen in same if watch in (None, "watch" in seen.query)]
 
-    async def start(self, port: int | None = None, *, tls: ssl.SSLContext | None = None) -> None:
+    async def start(self, *, tls: ssl.SSLContext | None = None) -> None:
         app = web.Application()
         app.router.add_route("*", "/{tail:.*}", self._handle)
-        self._over = asyncio.Event()
-        self._server = TestServer(app, port=port, scheme="https" if tls else "http", shutdown_timeout=0.1)
+        self._server = TestServer(app, scheme="https" if tls else "http", shutdown_timeout=0.1)
         await self._server.start_server(ssl=tls)
 
     async def stop(self) -> None:
         self._over.set()
         if self._server is not None:
             await self._server.close()
-
-    async def forever(self) -> None:
-        await self._over.wait()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         data, watching = await request.read(), request.query.get("watch") == "true"
@@ -138,7 +130,7 @@ class Wire:
         if scripts := self._scripts[resource]:
             await scripts.popleft()(Stream(request, response))
         else:
-            await self.forever()
+            await self._over.wait()
         return response
 
 
