@@ -94,7 +94,8 @@ def accept(
         lines = [TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by="cluster")]
         if not before.unassigned:
             lines.insert(0, TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, by=by))
-        _note(tx, stack, *lines, *seen.events, *history.between(before, stack, tx.now))
+        lines += [*seen.events, *history.between(before, stack, tx.now)]
+        history.add(tx, [(stack.stack_id, line) for line in lines])
     if answer is not None:
         rows.answer_create(tx, stack, answer)
     return stack
@@ -113,7 +114,7 @@ def observe(tx: Transaction, seen: Sequence[Observation]) -> list[Stack]:
         before = stacks.get(one.stack_id)
         if before is None or not differs(before, one):
             continue
-        after = _observed(before, one, tx.now)
+        after = _observed(tx, before, one)
         lines += [(one.stack_id, line) for line in (*one.events, *history.between(before, after, tx.now))]
         if after != before:
             stacks[one.stack_id] = changed[one.stack_id] = after
@@ -149,12 +150,10 @@ def _as_seen(stack: Stack, seen: Observation) -> Stack:
     return replace(stack, ended=seen.ended, **_news(stack, seen))
 
 
-def _observed(before: Stack, seen: Observation, now: int) -> Stack:
+def _observed(tx: Transaction, before: Stack, seen: Observation) -> Stack:
     """The row with the observation written into it."""
     after = _as_seen(before, seen)
-    if after is before or not _news(before, seen):
-        return after
-    return replace(after, updated_at=max(now, before.updated_at))  # the wall clock may have been set back
+    return after if after is before or not _news(before, seen) else rows.touched(tx, after)
 
 
 def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
@@ -169,9 +168,8 @@ def set_pending_reason(tx: Transaction, stack_id: str, reason: str, message: str
     before = rows.find(tx, stack_id)
     if before is None or before.deleting_since is None:
         return
-    after = replace(before, status_reason=reason, status_message=message)
-    if before != after:
-        rows.save_one(tx, replace(after, updated_at=max(tx.now, before.updated_at)))
+    if (before.status_reason, before.status_message) != (reason, message):
+        rows.save_one(tx, rows.touched(tx, before, status_reason=reason, status_message=message))
 
 
 def shorten_future(tx: Transaction, longest: int) -> list[Stack]:
@@ -188,7 +186,7 @@ def shorten_future(tx: Transaction, longest: int) -> list[Stack]:
             ends = tx.now + (lives if 0 < lives < longest else longest)
             changed.append(replace(stack, ttl_expires_at=ends, updated_at=tx.now))
             message = f"made while the clock was ahead; it ends at {from_nanoseconds(ends)}"
-            _note(tx, stack, TimelineEvent(kind=EventKind.WARNING, at=tx.now, reason="ClockSetBack", message=message))
+            history.note(tx, stack.stack_id, EventKind.WARNING, reason="ClockSetBack", message=message)
     return rows.save(tx, changed) if changed else []
 
 
@@ -208,12 +206,11 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
             f" (stacks.max_ttl), {rest}",
             possible,
         )
-    stack = replace(before, ttl_expires_at=ends, updated_at=max(tx.now, before.updated_at))
-    rows.save_one(tx, stack)
-    _note_request(tx, stack, EventKind.EXTENDED, extension, f"until {from_nanoseconds(ends)}")
+    message = f"until {from_nanoseconds(ends)}"
+    history.note(tx, stack_id, EventKind.EXTENDED, reason=extension.reason, message=message, by=extension.by)
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=stack_id))
-    return stack
+    return rows.save_one(tx, rows.touched(tx, before, ttl_expires_at=ends))
 
 
 def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
@@ -223,7 +220,7 @@ def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
         return before
     if before.ended:
         raise Conflict(f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})")
-    _note(tx, before, TimelineEvent(kind=EventKind.STOP_REQUESTED, at=tx.now, reason=reason, by=by))
+    history.note(tx, stack_id, EventKind.STOP_REQUESTED, reason=reason, by=by)
     return rows.save_one(tx, replace(before, desired=Desired.STOPPED))
 
 
@@ -234,15 +231,9 @@ def stopped(tx: Transaction, stack_id: str) -> Stack | None:
         return None
     if before.at_rest:
         return before
-    after = replace(
-        before,
-        status=StackStatus.STOPPED,
-        status_reason=STOPPED_BY_USER,
-        status_message=STOPPED_MESSAGE,
-        updated_at=max(tx.now, before.updated_at),
-        pod_uid=None,
-    )
-    _note(tx, after, *history.between(before, after, tx.now))
+    shown = {"status": StackStatus.STOPPED, "status_reason": STOPPED_BY_USER, "status_message": STOPPED_MESSAGE}
+    after = rows.touched(tx, before, **shown, pod_uid=None)
+    history.add(tx, [(stack_id, line) for line in history.between(before, after, tx.now)])
     return rows.save_one(tx, after)
 
 
@@ -255,14 +246,14 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     before = _in_use(tx, stack_id)
     if before.ended:
         reservations.check_labels(tx, before.labels, wanted.label_limits, apart_from=stack_id)
-    after = replace(
+    after = rows.touched(
+        tx,
         before,
         ports=before.ports if before.ports_held else _take_again(tx, before),
         pod_spec=wanted.pod_spec,
         status=StackStatus.CREATING,
         status_reason="",
         status_message="",
-        updated_at=max(tx.now, before.updated_at),
         node_id=None,
         node_public_ip=None,
         ended=False,
@@ -273,7 +264,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     )
     if after.pod_spec != before.pod_spec:
         tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, stack_id))
-    _note_request(tx, after, wanted.kind, wanted)
+    history.note(tx, stack_id, wanted.kind, reason=wanted.reason, by=wanted.by)
     return rows.save_one(tx, after)
 
 
@@ -282,10 +273,10 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     before = rows.find_live(tx, seen.stack_id)
     if before.generation != seen.generation or before.desired is not Desired.RUNNING or before.ended:
         raise StackNotFound(seen.stack_id)
-    after = replace(_observed(before, seen, tx.now), pod_uid=pod_uid, service_uid=service_uid)
+    after = replace(_observed(tx, before, seen), pod_uid=pod_uid, service_uid=service_uid)
     # The timeline has the line about a port since it was replaced.
     events = [one for one in seen.events if one.reason != reservations.PORT_REPLACED]
-    _note(tx, after, *events, *history.between(before, after, tx.now))
+    history.add(tx, [(seen.stack_id, line) for line in (*events, *history.between(before, after, tx.now))])
     return rows.save_one(tx, after)
 
 
@@ -321,13 +312,3 @@ def _take_again(tx: Transaction, stack: Stack) -> tuple[PortMapping, ...]:
     )
     rows.hold_hostnames(tx, replace(stack, ports=ports, ports_held=True))
     return ports
-
-
-def _note(tx: Transaction, stack: Stack, *lines: TimelineEvent) -> None:
-    history.add(tx, [(stack.stack_id, one) for one in lines])
-
-
-def _note_request(
-    tx: Transaction, stack: Stack, kind: EventKind, request: Extension | Start, message: str = ""
-) -> None:
-    _note(tx, stack, TimelineEvent(kind=kind, at=tx.now, reason=request.reason, message=message, by=request.by))

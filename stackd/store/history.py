@@ -70,6 +70,13 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
         tx.run(TRIM_TIMELINES, (id_array(noisy), LINES_PER_STACK))
 
 
+def note(
+    tx: Transaction, stack_id: str, kind: EventKind, *, reason: str = "", message: str = "", by: str = "stackd"
+) -> None:
+    """Write one line, for now."""
+    add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, reason=reason, message=message, by=by))])
+
+
 def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
     """The lines for a change of a stack's status or its reason."""
     if (before.status, before.status_reason) == (after.status, after.status_reason):

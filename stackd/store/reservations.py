@@ -258,9 +258,8 @@ def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
     after = replace(stack, ports=ports)
     if stack.accepted:
         message = ports_replaced(stack.ports, after.ports)
-        replaced = TimelineEvent(kind=EventKind.WARNING, at=tx.now, reason=PORT_REPLACED, message=message)
-        history.add(tx, [(stack_id, replaced)])
-        after = replace(after, updated_at=max(tx.now, stack.updated_at))
+        history.note(tx, stack_id, EventKind.WARNING, reason=PORT_REPLACED, message=message)
+        after = rows.touched(tx, after)
     return rows.save_one(tx, after)
 
 

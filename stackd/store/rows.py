@@ -155,6 +155,11 @@ def save_one(tx: Transaction, stack: Stack) -> Stack:
     return save(tx, [stack])[0]
 
 
+def touched(tx: Transaction, stack: Stack, **changed: Any) -> Stack:
+    """The stack with these changes, which a client sees; the wall clock may have been set back since the last one."""
+    return replace(stack, updated_at=max(tx.now, stack.updated_at), **changed)
+
+
 def stage(tx: Transaction, stack: Stack) -> Stack:
     """Show the written stack in the views once the transaction is committed, without a long pod spec; returns it."""
     is_long = stack.pod_spec is not None and len(stack.pod_spec) > LONGEST_KEPT
