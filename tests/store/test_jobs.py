@@ -141,23 +141,6 @@ async def test_items_are_found_by_an_index(store: Store, sql: str, index: str) -
     assert f"SEARCH {index}" in [row[3] for row in query(store.path, f"EXPLAIN QUERY PLAN {sql}")]
 
 
-async def test_an_extension_is_counted_with_its_row_and_what_cannot_be_extended_has_failed(store: Store) -> None:
-    for number in (1, 2):
-        await accepted(store, number)
-    await store.stacks.mark_deleting([IDS[2]], DeleteReason.REQUEST)
-    await store.jobs.create("job-1", IDS[1:4], JobRequest(action=JobAction.EXTEND, ttl=HOUR, by="alice"))
-    for _ in range(2):  # the second time, all have their outcome
-        await store.jobs.begin_items("job-1", IDS[1:4], IntentSettings(longest=24 * HOUR))
-    job = store.jobs.get("job-1")
-    assert counts(job) == (COMPLETED, 1, 1, 1)
-    assert store.stacks.ordered()[0].ttl_expires_at == START + 3 * HOUR
-    assert job is not None
-    assert [error.error for error in job.errors] == [f"{IDS[2]} is being deleted"]
-    again = await reopened(store)
-    assert again.jobs.get("job-1") == job
-    await again.close()
-
-
 async def test_a_start_that_fails_leaves_nothing_of_itself_and_the_others_go_on(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31009))
     await accepted(store, 1, ports=8)

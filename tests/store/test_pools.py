@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stackd.errors import Conflict, LabelLimitReached, StackNotFound, Unavailable
+from stackd.errors import Conflict, LabelLimitReached, Unavailable
 from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus
-from stackd.store import Assignment, CreateLimits, Extension, Store
+from stackd.store import Assignment, CreateLimits, Store
 from stackd.store.adoption import renewed
 from tests.store.building import (
     HOUR,
@@ -72,12 +71,6 @@ async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_no
     await store.close()
 
 
-async def test_of_many_at_once_one_gets_it(store: Store) -> None:
-    await pooled(store)
-    results = await asyncio.gather(*(store.stacks.assign(wanted(by=f"key-{number}")) for number in range(20)))
-    assert sum(stack is not None for stack in results) == 1
-
-
 async def test_none_is_assigned_that_neither_runs_nor_starts_or_is_of_another_template(store: Store) -> None:
     for number, status in enumerate((StackStatus.STOPPED, StackStatus.FAILED, StackStatus.NODE_DELETED)):
         await pooled(store, number, status)
@@ -123,21 +116,6 @@ async def test_the_answer_is_kept_with_it_or_not_at_all(store: Store) -> None:
         await assign(1)
     await store.stacks.mark_deleting([ZERO], DeleteReason.UNDO)  # the answer was never sent
     assert await assign(1) is not None
-
-
-async def test_for_clients_it_does_not_exist(store: Store) -> None:
-    await pooled(store)
-    assert await store.stacks.mark_deleting([ZERO], DeleteReason.REQUEST) == []
-    with pytest.raises(StackNotFound):
-        await store.stacks.stop(ZERO, "alice")
-    with pytest.raises(StackNotFound):
-        await store.stacks.extend(ZERO, Extension(add=1, longest=9 * HOUR, by="alice"))
-    await store.jobs.create("job-1", [ZERO])
-    assert await store.jobs.begin_items("job-1", [ZERO]) == []
-    job = store.jobs.get("job-1")
-    assert job is not None
-    assert (job.not_found, job.finished) == (1, True)
-    assert store.stacks.get(ZERO) is not None
 
 
 async def test_it_does_not_expire_before_it_is_assigned(store: Store, clock: TestClock) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import Conflict, NoNodePort, StackNotFound, Unavailable
+from stackd.errors import StackNotFound, Unavailable
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import CreateLimits, Extension, Store
 from tests.store.building import (
@@ -178,16 +178,6 @@ async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
 # ---- claims
 
 
-async def test_of_two_requests_with_one_key_the_file_lets_one_through(store: Store) -> None:
-    results = await asyncio.gather(
-        store.stacks.reserve(new_stack(1), claim=claim()),
-        store.stacks.reserve(new_stack(2), claim=claim()),
-        return_exceptions=True,
-    )
-    assert [type(result) for result in results] == [Stack, Conflict]
-    assert (len(store.stacks), store.ports.used) == (1, 1)
-
-
 async def test_the_answer_is_kept_with_the_acceptance_or_nothing_is_accepted(store: Store) -> None:
     await store.stacks.reserve(new_stack(1), claim=claim())
     waiting = replace(claim(), stack_id=ONE)
@@ -200,28 +190,6 @@ async def test_the_answer_is_kept_with_the_acceptance_or_nothing_is_accepted(sto
     again = await reopened(store)
     assert await again.claims.find("web", "key-1") == replace(waiting, status=201, answer=b"running")
     await again.close()
-
-
-async def test_the_key_of_a_create_that_failed_or_was_undone_may_be_used_again(store: Store) -> None:
-    with pytest.raises(NoNodePort):
-        await store.stacks.reserve(new_stack(3, ports=101), claim=claim())
-    await store.stacks.reserve(new_stack(1), claim=claim())
-    await store.stacks.mark_deleting([ONE], DeleteReason.UNDO)
-    assert await store.claims.find("web", "key-1") is None
-    await store.stacks.reserve(new_stack(2), claim=claim())
-    await store.stacks.accept(seen(2), pod_uid="p", service_uid="s", answer=lambda _: b"second")
-    answered = await store.claims.find("web", "key-1")
-    assert answered is not None
-    assert (answered.stack_id, answered.answer) == (stack_id(2), b"second")
-
-
-async def test_the_answer_of_a_batch_delete_is_kept_with_its_job(store: Store) -> None:
-    job = await store.jobs.create("job-1", ["a"], claim=claim(), answer=lambda job: job.job_id.encode())
-    kept = await store.claims.find("web", "key-1")
-    assert kept == replace(claim(), job_id=job.job_id, status=202, answer=b"job-1")
-    with pytest.raises(Conflict):
-        await store.jobs.create("job-2", ["a"], claim=claim())
-    assert store.jobs.get("job-2") is None
 
 
 async def test_claims_go_after_a_day_and_not_before(store: Store) -> None:

@@ -10,7 +10,7 @@ import pytest
 from stackd.embedded import User, everything
 from stackd.keys import new_key
 from tests.harness import eventually, seed
-from tests.systemd.service import COMMAND, LOOK_SECONDS, UNIT, Service
+from tests.systemd.service import COMMAND, UNIT, Service
 
 pytestmark = pytest.mark.systemd
 
@@ -65,28 +65,6 @@ async def test_a_reload_with_mistakes_is_refused_completely_with_a_line_for_each
     await service.do("systemctl", "reload", UNIT)
     await service.until(lambda state: "refused" not in state["StatusText"])
     assert await lives(service) == 1.5
-
-
-async def test_a_certificate_is_read_again_when_its_files_change(bare: Service) -> None:
-    async def certify(name: str) -> None:
-        make = "openssl req -x509 -newkey ed25519 -nodes -days 2 -keyout /etc/stackd/tls.key -out /etc/stackd/tls.crt"
-        rights = "chgrp stackd /etc/stackd/tls.* && chmod 640 /etc/stackd/tls.*"
-        await bare.do("bash", "-c", f"{make} -subj /CN={name} && {rights}")
-
-    async def presents(name: str) -> bool:
-        look = f"openssl s_client -connect 127.0.0.1:{bare.api_port} </dev/null 2>/dev/null | grep subject"
-        return name in await bare.do("bash", "-c", look)
-
-    await certify("first.example")
-    await bare.configure(server='tls_cert = "/etc/stackd/tls.crt"\ntls_key = "/etc/stackd/tls.key"')
-    await bare.start_on_a_cluster()
-    assert await presents("first.example")
-    await certify("second.example")
-    await eventually(lambda: presents("second.example"), deadline=15.0, pause=LOOK_SECONDS)
-    await asyncio.to_thread(bare.machine.write, "/etc/stackd/tls.key", "no key\n", "0644")
-    await bare.do("systemctl", "reload", UNIT)
-    assert any("the old one stays" in line for line in await bare.messages())
-    assert await presents("second.example")
 
 
 async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_at_a_restart(bare: Service) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.embedded import Fault
+from stackd.embedded import Fault, User
 from tests.api.test_process import replace_owner
 from tests.certificates import BARE, HAVE_OPENSSL, authority, issued
 from tests.gate import gate
@@ -49,8 +49,8 @@ async def test_a_start_that_lacks_something_fails_once_and_says_in_one_line_what
         await bare.try_to("systemctl", "reset-failed", UNIT)
 
 
-async def test_a_start_without_the_cluster_returns_and_says_what_it_waits_for(bare: Service) -> None:
-    await bare.credentials()
+async def test_a_start_without_the_cluster_or_a_right_in_it_returns_and_says_what_it_waits_for(bare: Service) -> None:
+    await bare.credentials(token="stackd")
     before, began = len(await bare.messages()), time.monotonic()
     await bare.do("systemctl", "start", UNIT)
     assert time.monotonic() - began < SOON
@@ -61,6 +61,9 @@ async def test_a_start_without_the_cluster_returns_and_says_what_it_waits_for(ba
     assert (reply.status, "cannot be reached" in reply.json["detail"]) == (503, True), reply.text
     lines = [line for line in (await bare.messages())[before:] if line.startswith("waiting for the cluster: ")]
     assert len(lines) == 1
+    cluster = await bare.start_cluster(users=(User(token="stackd", name="stackd", rules=()),))
+    await bare.until(lambda state: "rejected stackd's credentials or permissions" in state["StatusText"])
+    await cluster.stop()
     await bare.start_cluster()
     state = await bare.until(lambda state: state["StatusText"] == READY)
     assert state["NRestarts"] == "0"

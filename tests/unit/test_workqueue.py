@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from stackd.errors import ClusterUnavailable, StackdError
+from stackd.errors import StackdError
 from stackd.workqueue import A_SECOND, RetryPolicy, TokenBucket, WorkQueue
 
 RETRIES = RetryPolicy(first=1.0, longest=8.0)
@@ -209,25 +209,6 @@ async def test_whoever_waits_for_a_later_key_is_woken_by_an_earlier_one(live: Wo
     live.add("early")
     await waiting
     assert live.take() == ["early"]
-
-
-async def test_workers_try_again_until_it_is_done_and_tell_of_each_failure(live: WorkQueue[str]) -> None:
-    tries: list[str] = []
-    reported: list[tuple[str, str, bool]] = []
-
-    async def work(key: str) -> None:
-        tries.append(key)
-        if len(tries) < 3:
-            raise ClusterUnavailable("away")
-
-    def failed(key: str, error: StackdError, delay: float | None) -> None:
-        reported.append((key, str(error), delay is None))
-
-    live.add("a")
-    async with running(asyncio.create_task(live.run(work, workers=2, failed=failed))):
-        await until(lambda: not len(live))
-    assert tries == ["a"] * 3
-    assert reported == [("a", "away", False)] * 2
 
 
 async def test_work_for_nobody_leaves_workers_to_those_who_wait(time: Time) -> None:
