@@ -10,8 +10,9 @@ changes       the operations on a living stack
 adoption      the operations that adopt what the cluster's records say and the file lacks
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
-identity      ``store.meta``; whose stacks the file holds, and how far its history goes
-transaction   what an operation works with, how it becomes a method, and what SQLite's errors mean
+identity      whose stacks the file holds, and how far its history goes
+transaction   what an operation works with, how it becomes a method, how a row becomes a record, and SQLite's errors
+view          the committed records in memory
 writer        the thread that commits all waiting operations together
 file, schema  opening, checking, converting and copying the file; its lock and reserved space; its format
 """

@@ -191,45 +191,6 @@ def _check_max_stacks(tx: Transaction, limits: CreateLimits, *, itself: int = 0)
 # ---- node ports
 
 
-class PortRules:
-    """Which ports of the ``configured`` range may be handed out. The writer's thread changes it, anyone may read it.
-
-    A rollback does not undo these facts about the cluster.
-    """
-
-    def __init__(self, configured: PortRange, monotonic: Callable[[], float]) -> None:
-        self.usable = configured
-        self._configured = configured
-        self._cluster: PortRange | None = None
-        self._monotonic = monotonic
-        self._aside: dict[int, float] = {}
-
-    def limit(self, cluster: PortRange) -> None:
-        """Only ports of the cluster's own range are usable from now on."""
-        self._cluster = cluster
-        self.usable = self._configured.common(cluster)
-
-    def set_aside(self, port: int) -> None:
-        """Do not hand out ``port`` for a while, whoever holds it now."""
-        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
-
-    def aside(self) -> frozenset[int]:
-        """The ports that are set aside now."""
-        now = self._monotonic()
-        return frozenset(port for port, until in self._aside.items() if until > now)
-
-    def why_none(self) -> str:
-        """The message when no port is available."""
-        usable, configured, cluster = self.usable, self._configured, self._cluster
-        if cluster is not None and not usable:
-            return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"
-        held = f"all {len(usable)} node ports in {usable} are in use"
-        if usable == configured:
-            return f"{held}; delete stacks or widen stacks.node_port_min/max"
-        rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
-        return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
-
-
 def _find_free(tx: Transaction, wanted: int) -> list[int]:
     """So many random free ports. Raises ``NoNodePort`` if there are fewer. The table decides."""
     if not wanted:
@@ -273,11 +234,6 @@ def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) 
     return "; ".join(changed)
 
 
-def limit_ports(tx: Transaction, cluster: PortRange) -> None:
-    """Hand out only ports of the cluster's own range from now on."""
-    tx.ports.limit(cluster)
-
-
 def release(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     """Free the ports of ended stacks, once their Services have none any more. Stacks that have not ended are skipped.
 
@@ -291,11 +247,20 @@ def release(tx: Transaction, ids: Collection[str]) -> list[Stack]:
 
 
 class Ports(Table):
-    """The node ports of all stacks: how many are held, free, and set aside for a while; and the operations."""
+    """The node ports of all stacks: how many are held, free, and set aside for a while; and the operations.
 
-    def __init__(self, rules: PortRules, stacks: Iterable[Stack], submit: Submit) -> None:
+    Which ports of the ``configured`` range are usable is a fact about the cluster, which a rollback does not undo. The
+    writer's thread changes it; the event loop follows which ports are held.
+    """
+
+    def __init__(
+        self, configured: PortRange, monotonic: Callable[[], float], stacks: Iterable[Stack], submit: Submit
+    ) -> None:
         super().__init__(submit)
-        self._rules = rules
+        self.usable = self._configured = configured
+        self._cluster: PortRange | None = None
+        self._monotonic = monotonic
+        self._aside: dict[int, float] = {}
         self._held = {port for stack in stacks for port in stack.held_ports}
 
     @property
@@ -306,13 +271,12 @@ class Ports(Table):
     @property
     def free(self) -> int:
         """How many ports are free."""
-        usable = self._rules.usable
-        return len(usable) - sum(usable.first <= port <= usable.last for port in self._held) - self.quarantined
+        return len(self.usable) - sum(port in self.usable for port in self._held) - self.quarantined
 
     @property
     def quarantined(self) -> int:
         """How many ports are set aside because somebody else in the cluster uses them."""
-        return sum(port in self._rules.usable for port in self._rules.aside() - self._held)
+        return sum(port in self.usable for port in self.aside() - self._held)
 
     def follow(self, before: Stack | None, after: Stack | None) -> None:
         """Count the ports of a stack that has changed."""
@@ -320,6 +284,34 @@ class Ports(Table):
             self._held.difference_update(() if before is None else before.held_ports)
             self._held.update(() if after is None else after.held_ports)
 
+    def restrict(self, cluster: PortRange) -> None:
+        """Only ports of the cluster's own range are usable from now on."""
+        self._cluster = cluster
+        self.usable = self._configured.common(cluster)
+
+    def set_aside(self, port: int) -> None:
+        """Do not hand out ``port`` for a while, whoever holds it now."""
+        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
+
+    def aside(self) -> frozenset[int]:
+        """The ports that are set aside now."""
+        now = self._monotonic()
+        return frozenset(port for port, until in self._aside.items() if until > now)
+
+    def why_none(self) -> str:
+        """The message when no port is available."""
+        usable, configured, cluster = self.usable, self._configured, self._cluster
+        if cluster is not None and not usable:
+            return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"
+        held = f"all {len(usable)} node ports in {usable} are in use"
+        if usable == configured:
+            return f"{held}; delete stacks or widen stacks.node_port_min/max"
+        rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
+        return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
+
+    async def limit(self, cluster: PortRange) -> None:
+        """Hand out only ports of the cluster's own range from now on."""
+        await self._submit(lambda tx: self.restrict(cluster))
+
     replace = operation(replace_port)
-    limit = operation(limit_ports)
     release = operation(release)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StackNotFound
@@ -158,26 +159,27 @@ class Store(Table):
         self.begun = loaded.begun
         self._lock = loaded.lock
         self._identity = loaded.identity
-        ports = reservations.PortRules(node_ports, clock.monotonic)
+        super().__init__(self._hand_over)
+        self.stacks = Stacks(loaded.stacks, self._hand_over, lambda: self.pending)
+        self.assigned = View("stack_id", (stack for stack in loaded.stacks if not stack.unassigned))
+        self.ports = reservations.Ports(node_ports, clock.monotonic, loaded.stacks, self._hand_over)
+        self.stacks.subscribe(self.ports.follow)
+        self.jobs = jobs.Jobs(loaded.jobs, self._hand_over)
+        self.timeline = history.Timeline(self._hand_over)
+        self.claims = rows.Claims(self._hand_over)
         self._writer = Writer(
             path=loaded.path,
             connection=loaded.connection,
-            ports=ports,
+            ports=self.ports,
             ballast=loaded.ballast,
             clock=clock,
             sequence=loaded.identity.sequence,
             publish=self._publish,
         )
         self.counters = self._writer.counters
-        submit = self._writer.submit
-        super().__init__(submit)
-        self.stacks = Stacks(loaded.stacks, submit, lambda: self.pending)
-        self.assigned = View("stack_id", (stack for stack in loaded.stacks if not stack.unassigned))
-        self.ports = reservations.Ports(ports, loaded.stacks, submit)
-        self.stacks.subscribe(self.ports.follow)
-        self.jobs = jobs.Jobs(loaded.jobs, submit)
-        self.timeline = history.Timeline(submit)
-        self.claims = rows.Claims(submit)
+
+    def _hand_over(self, operation: Callable[[Transaction], Any], **how: bool) -> Coroutine[Any, Any, Any]:
+        return self._writer.submit(operation, **how)
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange) -> Store:

@@ -22,7 +22,7 @@ from stackd.model import NO_LABELS, Job, Stack
 
 if TYPE_CHECKING:
     from stackd.store.identity import FileIdentity
-    from stackd.store.reservations import PortRules
+    from stackd.store.reservations import Ports
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -116,7 +116,7 @@ class Transaction:
 
     connection: sqlite3.Connection
     counters: Counters
-    ports: PortRules
+    ports: Ports
     now: int
     sequence: int
     tight: bool = False

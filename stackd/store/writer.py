@@ -27,7 +27,7 @@ from stackd.clock import Clock
 from stackd.errors import StoreError, StoreUnavailable
 from stackd.store.file import Ballast, companion
 from stackd.store.identity import SEQUENCE, SET_META
-from stackd.store.reservations import PortRules
+from stackd.store.reservations import Ports
 from stackd.store.transaction import (
     Counters,
     Transaction,
@@ -67,13 +67,13 @@ class ReplacedError(Exception):
 
 @dataclass(kw_only=True, eq=False)
 class Writer:
-    """The writer thread, which alone uses the connection, and the ballast and rules of ports. ``submit`` is called on the
+    """The writer thread, which alone uses the connection, and the ballast. ``submit`` is called on the
     event loop; ``publish`` is called there with each committed transaction, before the results of its operations are set.
     """
 
     path: Path
     connection: sqlite3.Connection
-    ports: PortRules
+    ports: Ports
     ballast: Ballast
     clock: Clock
     sequence: int

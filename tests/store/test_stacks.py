@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import StackNotFound, Unavailable
+from stackd.errors import Conflict, StackNotFound, Unavailable
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import CreateLimits, Extension, Store
 from tests.store.building import (
@@ -146,6 +146,8 @@ async def test_a_stack_that_was_extended_a_moment_ago_does_not_expire(store: Sto
     clock.advance(1)
     assert [stack.stack_id for stack in await store.stacks.mark_expired(both)] == [stack_id(2)]
     clock.advance(3600)
+    with pytest.raises(Conflict, match="has expired"):
+        await store.stacks.extend(ONE, Extension(add=HOUR, longest=24 * HOUR, by="alice"))
     assert [stack.stack_id for stack in await store.stacks.mark_expired([ONE])] == [ONE]
 
 
