@@ -191,10 +191,13 @@ def _ended(route: Route, meter: RouteMeter, keys: Keys) -> Callable[[web.Request
 def _elsewhere(routes: Sequence[Route]) -> Route:
     """Return the route for every path and method that the table does not have: 405 with ``Allow``, or 404."""
     patterns = [(re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(route.path))), route.method) for route in routes]
+    literal: dict[str, set[str]] = {}
+    for route in routes:
+        literal.setdefault(route.path, set()).add(route.method)
 
     async def elsewhere(call: ApiCall) -> web.Response:
         path = call.request.path
-        allowed = sorted({method for pattern, method in patterns if pattern.fullmatch(path)})
+        allowed = sorted(literal.get(path) or {method for pattern, method in patterns if pattern.fullmatch(path)})
         if not path.startswith("/"):  # "*" means the whole server; a host means another one
             allowed = sorted({route.method for route in routes})
         if not allowed:
