@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,10 +57,10 @@ def hidden() -> bool:
 
 def _or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     if value is None and (value := installed()) is None and hidden():
-        from stackd.config.sources import user
+        from stackd.doctor.local import user_name
 
         click.echo(
-            f"warning: {INSTALLED} cannot be read by {user()} and is ignored; "
+            f"warning: {INSTALLED} cannot be read by {user_name(os.geteuid())} and is ignored; "
             "run this as root, or name a file with --config",
             err=True,
         )
@@ -85,15 +84,6 @@ def loaded(path: Path | None, *, serving: bool = True, cluster: bool = True, bes
 
     folder = path.parent if beside and path is not None and not os.environ.get("CREDENTIALS_DIRECTORY") else None
     return load(path, os.environ, folder, serving=serving, cluster=cluster)
-
-
-def loop_factory() -> Any:
-    """uvloop's factory, except on Windows, where there is no uvloop."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> Quantity | None:

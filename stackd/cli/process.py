@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import uvloop
 
 from stackd import daemon, logs
 from stackd.cli import FAILED
-from stackd.cli.options import loop_factory
 from stackd.config import LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
@@ -81,7 +81,7 @@ async def rebuild(configuration: LoadedConfig) -> Rebuilt:
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run the daemon's coroutine on uvloop. If a service ended, log that as the last line and exit with code 1."""
     try:
-        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(coroutine)
     except ServiceEnded as error:
         if isinstance(error.__cause__, BaseException):

@@ -18,13 +18,14 @@ from operator import itemgetter
 from typing import Any
 
 import click
+import uvloop
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from stackd.cli import FAILED, INTERRUPTED
-from stackd.cli.options import labels_of, loop_factory
+from stackd.cli.options import labels_of
 from stackd.cli.output import BAD, GOOD, WARNING, Column, console, print_json, print_unwrapped, table, terminal_width
 from stackd.cli.stacks import request_body
 from stackd.cli.target import no_key
@@ -75,7 +76,7 @@ def rehearse(client: Client, options: dict[str, Any]) -> None:
     if (report := options["report"]) is not None and not report.parent.is_dir():
         raise click.UsageError(f"{report.parent} is not a folder, so no report can be written there")
     _allow_connections(plan.connections)
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         outcome = runner.run(_rehearse(client, plan, expected, options))
     if options["as_json"]:
         print_json(outcome.fields())

@@ -105,20 +105,14 @@ def said_since(moment: float, logger: str) -> str:
 
 def reload() -> bool:
     """Have the service reload; returns whether it did. systemctl says on standard error why not."""
-    return _systemctl("reload", SERVICE).returncode == 0
+    return subprocess.run(("systemctl", "reload", SERVICE), check=False).returncode == 0  # noqa: S603, S607
 
 
 def enable_and_start() -> str:
     """Have the service run now and at each boot; returns the error of systemctl, empty if it succeeded."""
-    done = _systemctl("enable", "--now", SERVICE, stderr=subprocess.PIPE)
+    words = ("systemctl", "enable", "--now", SERVICE)
+    done = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)  # noqa: S603
     return "" if done.returncode == 0 else done.stderr.strip() or f"systemctl ended with {done.returncode}"
-
-
-def _systemctl(*arguments: str, **streams: int) -> subprocess.CompletedProcess[str]:
-    systemctl = shutil.which("systemctl")
-    if systemctl is None:
-        return subprocess.CompletedProcess(arguments, 1, stderr="there is no systemctl")
-    return subprocess.run([systemctl, *arguments], text=True, check=False, **streams)  # type: ignore[call-overload, no-any-return]  # noqa: S603
 
 
 def runs_here() -> bool:
@@ -236,14 +230,18 @@ def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator
 
 def _may_read(user: str, path: Path) -> bool:
     """Whether that user may read the file; True if this process cannot find out."""
-    test = shutil.which("test")
-    if os.geteuid() != 0 or not user or test is None:
+    if os.geteuid() != 0 or not user:
         return True
     try:
         entry = pwd.getpwnam(user)
         groups = os.getgrouplist(user, entry.pw_gid)
-        done = subprocess.run(  # noqa: S603 - it is test(1)
-            [test, "-r", str(path)], user=entry.pw_uid, group=entry.pw_gid, extra_groups=groups, check=False, cwd="/"
+        done = subprocess.run(  # noqa: S603
+            ("test", "-r", str(path)),  # noqa: S607
+            user=entry.pw_uid,
+            group=entry.pw_gid,
+            extra_groups=groups,
+            check=False,
+            cwd="/",
         )
     except (KeyError, OSError, subprocess.SubprocessError):
         return True
@@ -255,15 +253,9 @@ def _journal(*matches: str) -> str:
     return _run("journalctl", "--quiet", "--no-pager", "--output=cat", f"_SYSTEMD_UNIT={SERVICE}", *matches)
 
 
-def _run(command: str, *arguments: str) -> str:
-    """The command's output; empty if the command does not exist, fails or takes too long."""
-    path = shutil.which(command)
-    if path is None:
-        return ""
+def _run(*words: str) -> str:
+    """The command's output; empty if it does not exist, fails or takes too long."""
     try:
-        done = subprocess.run(  # noqa: S603 - the arguments are this module's own
-            [path, *arguments], capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        return subprocess.run(words, capture_output=True, text=True, timeout=SECONDS, check=False).stdout  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout

@@ -15,8 +15,8 @@ from typing import cast
 
 import orjson
 import pytest
+import uvloop
 
-from stackd.cli.options import loop_factory
 from stackd.lifecycle.context import Context
 from stackd.model import Stack
 from stackd.store import Store
@@ -154,7 +154,7 @@ def test_clients_that_connect_at_once_are_accepted_in_one_turn_of_the_loop(tmp_p
                     await asyncio.sleep(0)
         raise AssertionError
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(turns(100)) < 20
 
 
