@@ -50,11 +50,6 @@ RETRIES = RetryPolicy(first=1.0, longest=5.0)
 ADOPTING = "stackd is adopting stacks found in the cluster"
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 SHUTTING_DOWN = "stackd is shutting down"
-NOT_READY = (
-    "standby", "cluster", "lease", "wrong_cluster", "brake", "stopping", "clock", "adopting", "node_ports",
-    "network_policy", "file",
-)  # fmt: skip
-"""What keeps stackd from being ready, as the metrics name it."""
 
 
 class Gate:
@@ -248,10 +243,9 @@ class Gate:
 
     # ---- why not
 
-    def why_not_ready(self) -> dict[str, str]:
-        """Why stackd is not ready: a sentence for each of ``NOT_READY`` that applies; empty if it is ready."""
-        if self.ownership.standby:
-            return {"standby": self.ownership.standby}
+    def readiness(self) -> dict[str, str]:
+        """What may keep stackd from being ready, as the metrics name it, and in a sentence how it does; empty if not."""
+        standby = self.ownership.standby
         sentences = {
             "cluster": self._why_no_cluster(),
             "lease": self.ownership.why_closed(),
@@ -264,7 +258,11 @@ class Gate:
             "network_policy": self.policy_error,
             "file": self.file_error,
         }
-        return {reason: sentence for reason, sentence in sentences.items() if sentence}
+        return {"standby": standby, **(dict.fromkeys(sentences, "") if standby else sentences)}
+
+    def why_not_ready(self) -> list[str]:
+        """Why stackd is not ready; empty if it is."""
+        return [*filter(None, self.readiness().values())]
 
     def _why_no_cluster(self) -> str:
         """Why the cluster is not there for changes; empty if it is, or if it was asked who it is only just now."""

@@ -77,7 +77,6 @@ class Refill:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
-        self._making = 0
 
     async def run(self) -> None:
         """The refilling service; runs for ever."""
@@ -137,7 +136,7 @@ class Refill:
         if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
         at_once = max(2, round(AT_ONCE * (1 - self._fill(template.name)) ** 2))
-        most = max(0, min(missing, at_once - self._making))
+        most = max(0, min(missing, at_once - sum(one.making for one in self._context.pools.by_name.values())))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
             most = 0 if starting or pool.since_crash() else min(1, most)
@@ -145,7 +144,6 @@ class Refill:
         if count and not pool.failures:
             pool.reason = ""
         for _ in range(count):
-            self._making += 1
             pool.making += 1
             self._context.tasks.background(f"pool {template.name}", self._one(pool, template))
         if count == most:
@@ -174,7 +172,6 @@ class Refill:
             if pool.digest == template.digest:
                 self._note_failure(pool, template.name, str(error), LONGEST_PAUSE)
         finally:
-            self._making -= 1
             pool.making -= 1
             self._context.pools.news.set()
 

@@ -69,7 +69,7 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
     ownership, mirror, reloads = context.ownership, context.mirror, context.metrics.reloads
     if ownership.standby:
         return f"standby: {ownership.standby.removesuffix(STANDS_BY)}", []
-    reasons = [*context.gate.why_not_ready().values()]
+    reasons = context.gate.why_not_ready()
     remarks = nodes.remarks(context.config, [*mirror.nodes.values()]) if mirror.synced else []
     able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
     taking = _count(all_, "node") if able == all_ else f"{able} of {_count(all_, 'node')} take stacks"

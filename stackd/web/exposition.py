@@ -23,7 +23,6 @@ from prometheus_client.registry import Collector
 
 from stackd import __version__
 from stackd.kube.credentials import expiry_remark
-from stackd.lifecycle.gate import NOT_READY
 from stackd.lifecycle.next_step import StepKind
 from stackd.lifecycle.ownership import Role
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
@@ -89,9 +88,8 @@ class DaemonCollector(Collector):
         context, measured = self._context, self._context.metrics
         labels = {"version": __version__, "python": platform.python_version()}
         yield gauge("stackd_build_info", "What runs; always 1.", {tuple(labels.values()): 1}, *labels)
-        reasons = context.gate.why_not_ready()
-        yield gauge("stackd_ready", "1 while /readyz is 200.", not reasons)
-        unready = {reason: reason in reasons for reason in NOT_READY}
+        unready = {reason: bool(sentence) for reason, sentence in context.gate.readiness().items()}
+        yield gauge("stackd_ready", "1 while /readyz is 200.", not any(unready.values()))
         yield gauge("stackd_not_ready", "1 while this keeps stackd from being ready.", unready, "reason")
         ownership, lease = context.ownership, context.ownership.lease
         owns = ownership.role is Role.OWNER and context.fence.open

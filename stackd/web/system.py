@@ -94,7 +94,7 @@ async def unready(api: Api) -> list[str]:
         context.gate.file_error = ""
     except StoreUnavailable as error:
         context.gate.file_error = str(error)
-    return [*context.gate.why_not_ready().values()]
+    return context.gate.why_not_ready()
 
 
 @route("GET", "/key", HEALTH, Answer("The key.", contract.Key), standby=True)
