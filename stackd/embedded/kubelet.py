@@ -105,12 +105,17 @@ class Kubelet:
         await woken.wait()
 
     def _write(self, run: PodRun) -> Record:
-        pod = self._store.of(PODS).records[run.key]
-        now = timestamp(self._store.clock.now())
+        pod, now = self._pod(run), timestamp(self._store.clock.now())
         return self._store.update(pod, status=report(run, pod.obj, self._host(pod), now))
 
     def _event(self, run: PodRun, kind: str, reason: str, message: str, container: str = "") -> None:
-        self._events.kubelet(self._store.of(PODS).records[run.key], kind, reason, message, container)
+        self._events.kubelet(self._pod(run), kind, reason, message, container)
+
+    def _pod(self, run: PodRun) -> Record:
+        """The record of the run's pod. If it is gone, the run ends: what was due already comes before its cancellation."""
+        if (pod := self._store.of(PODS).records.get(run.key)) is None:
+            raise asyncio.CancelledError
+        return pod
 
     # ---- a pod from its binding to its end
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -15,8 +16,9 @@ from pathlib import Path
 import aiohttp
 
 from stackd.embedded.resources import CONFIG_MAPS
+from stackd.embedded.resources import PODS as PODS_KIND
 from stackd.embedded.store import Journal, LoopClock, ObjectStore
-from tests.embedded.wire import Json, Wire, fast, pod, running, service
+from tests.embedded.wire import Json, ManualClock, Wire, fast, pod, running, service
 from tests.store.building import largest_file
 
 PODS = "/api/v1/namespaces/rec/pods"
@@ -131,3 +133,20 @@ def test_a_full_disk_leaves_the_file_complete_and_it_catches_up_once_there_is_ro
     assert names_in(state) == {"before", "while-it-is-full", "after"}
     journal.close()
     assert [path.name for path in tmp_path.iterdir()] == ["cluster"]
+
+
+def delete(store: ObjectStore) -> None:
+    store.remove(store.of(PODS_KIND).get("rec", "a"))
+
+
+async def test_a_pod_that_is_deleted_at_the_moment_at_which_it_goes_on_ends_quietly() -> None:
+    clock, lost = ManualClock(), list[str]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context)))
+    async with running(fast(clock=clock, slow_pull=5.0)) as wire:
+        await wire.post(PODS, pod("a", image="slowpull"))
+        await asyncio.sleep(0.05)
+        clock.later(5.0, lambda: delete(wire.cluster.store))
+        clock.advance(10.0)
+        await asyncio.sleep(0.05)
+        gc.collect()
+    assert not lost
