@@ -104,17 +104,6 @@ async def test_a_batch_delete_costs_two_deletes_a_stack_and_waits_for_the_disk_b
     assert cost.statements <= 11 * 60
 
 
-async def test_fifty_creates_at_once_share_their_commits(at: Harness) -> None:
-    """Guards the group commit: without it, a class that starts at once waits for a hundred disk syncs in a row."""
-    with spent(at) as cost:
-        await asyncio.gather(*(at.create() for _ in range(50)))
-        await settled(at)
-    for asked in (("get", "namespaces"), ("list", "configmaps")):  # to check a slow connection, and once after a start
-        cost.kubernetes.pop(asked, None)
-    assert cost.kubernetes == {("create", "pods"): 50, ("create", "services"): 50}
-    assert cost.disk_waits < 50, "one by one they would be a hundred"
-
-
 async def test_no_read_asks_kubernetes_or_writes(at: Harness) -> None:
     """Guards that reads only read (invariant 6), and that frequent probes of /readyz cost the API server nothing."""
     (stack_id,) = await created(at, 1)

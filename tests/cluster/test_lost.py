@@ -124,8 +124,8 @@ async def created(real: Real) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("rebuild", [False, True])
-async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process, *, rebuild: bool) -> None:
+async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process) -> None:
+    """Neither does a file that is rebuilt, nor a configuration for another namespace or instance."""
     await process.start()
     real = process.real
     ids = await created(real)
@@ -135,13 +135,15 @@ async def test_a_lost_file_ends_nothing_and_forgets_no_stack(process: Process, *
     for command, key in (("check", "STACKD_STACKS__NAMESPACE"), ("serve", "STACKD_CLUSTER__INSTANCE")):
         code, output = await process.run(command, **{key: "another"})
         assert (code, len(output.strip().splitlines()), "another" in output) == (2, 1, True), output
-    process.lose_file()
-    if rebuild:
-        assert (await process.run("rebuild"))[0] == 0
-    await process.start()
-    assert await real.answers() == before
-    await real.passes(3)
-    assert (await real.answers(), await real.uids()) == (before, objects)
+    for rebuild in (False, True):
+        process.kill()
+        process.lose_file()
+        if rebuild:
+            assert (await process.run("rebuild"))[0] == 0
+        await process.start()
+        assert await real.answers() == before
+        await real.passes(3)
+        assert (await real.answers(), await real.uids()) == (before, objects)
     await real.do("start", ids[2])
     await real.settled()
     assert (await real.stack(ids[2]))["ports"] == before[ids[2]]["ports"]
