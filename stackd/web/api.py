@@ -179,7 +179,7 @@ def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooMany
     key = api.keys.identify(request)
     connection = request.protocol
     if isinstance(connection, HttpConnection) and connection.key_name != key.name:
-        connection.authenticate(key.name)
+        connection.connections.authenticated(connection, key.name)
     exceeded = None
     try:
         api.limits.request(key.name)

@@ -107,7 +107,7 @@ def _full(most: int) -> bytes:
 class HttpConnection(web.RequestHandler):
     """A client's connection; ``key_name`` is empty until it has sent a valid key."""
 
-    __slots__ = ("_all", "_socket", "key_name", "sent_more")
+    __slots__ = ("_socket", "connections", "key_name", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
@@ -122,14 +122,10 @@ class HttpConnection(web.RequestHandler):
             max_headers=MAX_HEADERS,
             auto_decompress=False,
         )
-        self._all = connections
+        self.connections = connections
         self._socket = accepted
         self.key_name = ""
         self.sent_more = False
-
-    def authenticate(self, key_name: str) -> None:
-        """Count the connection for its valid key. Raises TooManyRequests if that key has too many connections."""
-        self._all.authenticated(self, key_name)
 
     def cut(self, last_words: bytes = b"") -> None:
         """Shut the socket down, whatever is under way."""
@@ -145,18 +141,18 @@ class HttpConnection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count the connection as closed."""
-        self._all.closed(self)
+        self.connections.closed(self)
         super().connection_lost(exc)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to a request that is not HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
-        status, sentence = _refusal(status, exc, self._all.limits.header_size)
+        status, sentence = _refusal(status, exc, self.connections.limits.header_size)
         if status >= 500:
             log.error("a request failed unexpectedly before it was routed: %s", type(exc).__name__)
         else:
-            self._all.meter.record(status, 0.0)
+            self.connections.meter.record(status, 0.0)
             where = {"client": request.remote, "same": (UNREADABLE, status)}
             log.info("%s from %s: %s", UNREADABLE, request.remote, sentence, extra=where)
         if request.writer.output_size > 0:

@@ -275,16 +275,13 @@ def _by_labels(values: Mapping[Any, T] | T) -> Iterator[tuple[tuple[str, ...], T
 def process_metrics() -> Iterator[Metric]:
     """CPU, memory, descriptors and start time."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu = used.ru_utime + used.ru_stime
-    yield CounterMetricFamily("process_cpu_seconds_total", "User and system CPU time.", value=cpu)
-    yield GaugeMetricFamily("process_start_time_seconds", "When the process started, since the epoch.", value=STARTED)
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    yield GaugeMetricFamily("process_max_fds", "Most descriptors that may be open.", value=soft)
+    yield counter("process_cpu_seconds_total", "User and system CPU time.", used.ru_utime + used.ru_stime)
+    yield gauge("process_start_time_seconds", "When the process started, since the epoch.", STARTED)
+    yield gauge("process_max_fds", "Most descriptors that may be open.", resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     try:
         pages = int((PROC / "statm").read_text().split()[1])
         descriptors = len(os.listdir(PROC / "fd"))
     except OSError:
         return
-    memory = pages * resource.getpagesize()
-    yield GaugeMetricFamily("process_resident_memory_bytes", "Resident memory.", value=memory)
-    yield GaugeMetricFamily("process_open_fds", "Open descriptors.", value=descriptors)
+    yield gauge("process_resident_memory_bytes", "Resident memory.", pages * resource.getpagesize())
+    yield gauge("process_open_fds", "Open descriptors.", descriptors)
