@@ -140,7 +140,10 @@ async def test_what_cannot_be_removed_is_asked_for_once(at: Harness, tmp_path: P
     remember_as_removed(tmp_path, LEFT_BEHIND)
     for name in stuck:
         await leave_behind(at, name, finalizers=["example.org/stuck"])
-    await at.until_metric("stackd_reconcile_actions_total", len(stuck), action="remove-pod")
+    await until(
+        lambda: at.objects("pods"),
+        lambda seen: all("deletionTimestamp" in seen[name]["metadata"] for name in stuck),
+    )
     at.faults.add_fault(action="hang", verb="delete", resource="pods")
     at.faults.add_fault(action="hang", verb="create", resource="services")
     before = at.counts.in_flight

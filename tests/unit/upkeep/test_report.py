@@ -28,6 +28,7 @@ from stackd.upkeep import health
 from stackd.upkeep.health import line, why_stuck
 from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.web.api import Api
+from stackd.workqueue import RetryPolicy
 from tests.harness import KEY, eventually, fast_cluster, harness, seed
 from tests.store.building import busy
 
@@ -59,7 +60,7 @@ class Manager:
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     monkeypatch.setattr(daemons, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(guards, "FAILING_SECONDS", 0.3)
-    monkeypatch.setattr(gate, "LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr(gate, "RETRIES", RetryPolicy(first=0.2, longest=0.2))
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
     made = Manager(tmp_path)
     yield made
