@@ -104,14 +104,12 @@ def test_addresses_are_ready_to_be_used() -> None:
     assert addresses({**STACK, "ended": True}) == []
 
 
-@pytest.mark.parametrize("hostile", ["\x1b]0;taken\x07\x1b[2J", "a\rb\x9b31m\u202etxt", "[red]x[/red]"])
-def test_text_of_a_tenant_does_nothing_to_a_terminal_and_a_status_has_its_colour(hostile: str) -> None:
-    stack = {**STACK, "status": "failed", "status_reason": hostile, "labels": {"x": hostile}, "node_id": hostile}
+def test_markup_of_a_tenant_is_text_and_a_status_has_its_colour() -> None:
+    stack = {**STACK, "status": "failed", "status_reason": "[red]x[/red]"}
     text, _ = drawn([stack], 200, force_terminal=True, color_system="truecolor")
-    assert "\x1b[1;38;5;196mfailed (" in text
-    assert not any(obeyed in text for obeyed in ("\x1b]", "\x1b[2J", "\r", "\x9b", "\u202e"))
-    assert line(cells(stack)).count("\t") == len(cells(stack)) - 1
-    assert ("[red]x[/red]" in text) is hostile.startswith("[red]")
+    assert "\x1b[1;38;5;196mfailed ([red]x[/red])" in text
+    evil = {**STACK, "status_reason": "a\tb\rc", "labels": {"x": "d\te"}, "node_id": "f\tg"}
+    assert line(cells(evil)).count("\t") == len(cells(evil)) - 1
 
 
 EVIL = "\x1b]0;taken\x07\x1b[2J\x9b31m\u202egnp"
