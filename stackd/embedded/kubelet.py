@@ -43,8 +43,6 @@ class Kubelet:
         self._options = options
         self._runs: dict[Key, PodRun] = {}
         self._addresses = 1
-        self._present: set[tuple[str, str]] = set()
-        """The images that nodes have, beside those that need no pull."""
         self._complete: dict[tuple[str, str], float] = {}
         self._free: dict[str, float] = {}
         self.may_start = asyncio.Event()
@@ -198,7 +196,7 @@ class Kubelet:
             self._event(run, "Warning", "Failed", "Error: InvalidImageName", one.name)
             await self._wait(run, one, "InvalidImageName", script.message, None)
         seconds = self._pull_seconds(run, one)
-        present = not seconds and (script.pull == "ok" or (run.node, image) in self._present)
+        present = not seconds and script.pull in ("ok", "slow")
         if not present or always:
             self._event(run, "Normal", "Pulling", f'Pulling image "{image}"', one.name)
         if seconds:
@@ -206,7 +204,6 @@ class Kubelet:
             await self._sleep(seconds)
         elif not present:
             await self._fail_to_pull(run, one)
-        self._present.add((run.node, image))
         pulled = f'Pulled image "{image}"'
         text = f'Container image "{image}" already present on machine' if present and not always else pulled
         self._event(run, "Normal", "Pulled", text, one.name)
@@ -214,12 +211,11 @@ class Kubelet:
     def _pull_seconds(self, run: PodRun, one: ContainerRun) -> float:
         """Seconds until the node has the image; 0 if it has it. Begins a pull if necessary, after those under way."""
         node, image, now = run.node, one.spec["image"], self._store.clock.now()
-        if one.script.pull == "slow" and (node, image) not in self._present:
-            return self._options.slow_pull
-        if one.script.pull != "ok" or not self._options.pull:
+        seconds = {"ok": self._options.pull, "slow": self._options.slow_pull}.get(one.script.pull, 0.0)
+        if not seconds:
             return 0.0
         if (node, image) not in self._complete:
-            end = max(now, self._free.get(node, now)) + self._options.pull
+            end = max(now, self._free.get(node, now)) + seconds
             self._free[node] = self._complete[node, image] = end
         return max(0.0, self._complete[node, image] - now)
 

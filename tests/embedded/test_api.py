@@ -204,11 +204,14 @@ async def test_a_pod_that_is_being_deleted_does_not_start_any_more() -> None:
 
 async def test_pods_outlive_their_node_for_a_while_and_stay_if_it_comes_back() -> None:
     clock = ManualClock()
-    async with running(fast(clock=clock, pod_gc_delay=60.0)) as wire:
+    async with running(fast(clock=clock, nodes=node_specs(1), pod_gc_delay=60.0, run_time=10.0)) as wire:
+        await wire.make_pod("ending", "x/exit0")
+        await wire.until_pod("ending", ready)
         await wire.make_pod()
         node = (await wire.until_pod("one", ready))["spec"]["nodeName"]
         wire.cluster.faults.remove_node(node)
         clock.advance(59)
+        assert ready(await wire.pod("ending")), "nobody runs it"
         wire.cluster.faults.add_node(name=node)
         clock.advance(60)
         assert ready(await wire.pod())
