@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from stackd.embedded.faults import Faults
-from tests.embedded.wire import Json, Wire, fast, pod, running
+from tests.embedded.wire import Json, Wire, condition, fast, pod, running
 
 PODS = "/api/v1/namespaces/rec/pods"
 MAPS = "/api/v1/namespaces/rec/configmaps"
@@ -229,6 +229,13 @@ async def test_faults_and_counts_can_be_reached_over_http(wire: Wire) -> None:
     assert (await wire.get("/api/v1/nodes/more")).status == 200
     assert [await order("remove_node", name="none"), await order("explode")] == [404, 400]
     assert wire.cluster.counts.requests["list", "pods", 500] == 1
+    assert await order("hold_starts") == 200
+    await wire.make_pod("held")
+    await wire.until_pod("held", lambda body: condition(body, "PodReadyToStartContainers").get("status") == "True")
+    await asyncio.sleep(0.05)
+    assert "podIP" not in (await wire.pod("held"))["status"]
+    assert await order("let_start") == 200
+    await wire.until_pod("held", lambda body: "podIP" in body["status"])
     await wire.make_service("svc-one")
     path, patch = "/api/v1/namespaces/rec/services/svc-one", {"spec": {"selector": {"stack": "nobody"}}}
     assert await order("add_fault", action="status", resource="services", count=1) == 200
