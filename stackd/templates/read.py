@@ -25,7 +25,7 @@ from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.request import parse_labels
 from stackd.podspec.yaml_text import Document, parse
-from stackd.templates.egress import EXPECTED, SITE_EGRESS, Egress, parse_egress
+from stackd.templates.egress import EXPECTED, SITE_EGRESS, parse_egress
 from stackd.templates.template import (
     MOST_VALUES,
     NO_TEMPLATES,
@@ -120,17 +120,6 @@ class _Draft:
         if egress.kind:
             policy = policy.model_copy(update={"egress": egress.kind})
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
-        template = self._assembled(fields, spec, ports, policy, egress)
-        return None if self.mistakes else template
-
-    def _assembled(
-        self,
-        fields: Mapping[str, Any],
-        spec: SanitizedSpec | None,
-        ports: tuple[TargetPort, ...],
-        policy: Policy,
-        egress: Egress,
-    ) -> Template | None:
         ttl = self._read(fields, "ttl", self._ttl, None)
         labels = self._read(fields, "labels", parse_labels, NO_LABELS)
         pool = self._read(fields, "pool", _pool, 0)
