@@ -51,23 +51,17 @@ def behaviour(container: Json) -> Behaviour:
     last = image.split("@")[0].rpartition("/")[2].partition(":")[0]
     if last == "badname" or not _REFERENCE.fullmatch(image):
         return Behaviour(pull="invalid", message=_invalid_name(image))
-    if _registry(image).endswith(".invalid"):
+    if full_name(image).partition("/")[0].partition(":")[0].endswith(".invalid"):
         return Behaviour(pull="never")
     program = (container.get("command") or [""])[0]
-    scripted = _by_image(last, container)
-    if program.startswith(IN_NO_IMAGE) and (scripted is None or scripted.pull != "never"):
-        return replace(_no_start(program), pull=scripted.pull if scripted else "ok")
-    if scripted:
-        return scripted
-    return _by_command([*container.get("command", ()), *container.get("args", ())], container)
-
-
-def _by_image(last: str, container: Json) -> Behaviour | None:
     if match := re.fullmatch(r"fail(?:-([0-9]+))?", last):
         return _ends(int(match[1] or 1), "starting\nboom\n")
     if last == "nostart":
-        return _no_start((container.get("command") or ["/does/not/exist"])[0])
-    return _SCRIPTS.get(last)
+        return _no_start(program or "/does/not/exist")
+    scripted = _SCRIPTS.get(last)
+    if program.startswith(IN_NO_IMAGE) and (scripted is None or scripted.pull != "never"):
+        return replace(_no_start(program), pull=scripted.pull if scripted else "ok")
+    return scripted or _by_command([*container.get("command", ()), *container.get("args", ())], container)
 
 
 def _by_command(command: list[str], container: Json) -> Behaviour:
@@ -124,11 +118,6 @@ def _invalid_name(image: str) -> str:
     else:
         problem = "invalid reference format"
     return f'Failed to apply default image tag "{image}": couldn\'t parse image name "{image}": {problem}'
-
-
-def _registry(image: str) -> str:
-    first, slash, _ = image.partition("/")
-    return first.partition(":")[0] if slash and ("." in first or ":" in first) else "docker.io"
 
 
 def full_name(image: str) -> str:
