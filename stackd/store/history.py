@@ -132,7 +132,7 @@ def keep_final_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> 
 
 def _keep_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
     """Write the logs, replacing earlier ones of the same containers. The oldest of all are deleted."""
-    if logs and not tx.tight:
+    if logs:
         # A replaced log gets a new rowid, so that the rowids are in the order of writing.
         tx.many(
             "INSERT OR REPLACE INTO kept_logs (stack_id, container, at, text) VALUES (?, ?, ?, ?)",

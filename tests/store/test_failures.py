@@ -59,6 +59,7 @@ async def test_while_the_file_is_full_creates_are_refused_deletes_go_on_and_it_r
             return_exceptions=True,
         )
     assert [type(result) for result in await together] == [StoreUnavailable, list, list]
+    assert await store.timeline.read(stack_id(0)) == [], "what is not essential is left out"
     assert store.ports.used == len(stacks) + 1
     await delete_all(store, [*stacks, kept])
     assert [line.kind for line in await store.timeline.read(kept.stack_id)][-1] == "deleted"

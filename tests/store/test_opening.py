@@ -24,7 +24,6 @@ from tests.store.building import (
     HOUR,
     START,
     accepted,
-    back_up,
     claim,
     new_stack,
     open_store,
@@ -374,45 +373,22 @@ async def test_a_file_that_turns_out_to_be_old_begins_a_new_history(store: Store
     assert await after(store.end_adoption) == (second, False)
 
 
-async def test_a_backup_knows_that_it_is_one_and_the_file_itself_goes_on(store: Store, tmp_path: Path) -> None:
-    await store.begin("stacks", "default")
-    await store.end_adoption()
-    first = store.identity
-    stack = await accepted(store, 1)
-    await back_up(store, tmp_path / "copy.db")
-    assert (store.identity.file_id, store.identity.incomplete) == (first.file_id, False)
-    copy = await open_store(tmp_path / "copy.db")
-    assert copy.stacks.ordered() == (stack,)
-    await copy.begin("stacks", "default")
-    assert copy.identity.incomplete
-    assert copy.identity.file_id not in ("", first.file_id)
-    await copy.close()
-
-
-@pytest.mark.parametrize(
-    ("namespace", "instance", "why"),
-    [
-        ("arena", "default", 'stacks.namespace is "stacks", not "arena"'),
-        ("arena", "second", 'stacks.namespace is "stacks", not "arena", cluster.instance is "default", not "second"'),
-    ],
-)
-async def test_a_file_with_stacks_belongs_to_its_namespace_and_instance(
-    store: Store, namespace: str, instance: str, why: str
-) -> None:
+async def test_a_file_with_stacks_belongs_to_its_namespace_and_instance(store: Store) -> None:
     def require_own(namespace: str, instance: str) -> None:
         require_own_file(str(store.path), namespace=namespace, instance=instance)
 
     await store.begin("stacks", "default")
     first = store.identity
     await accepted(store, 1)
-    with pytest.raises(ConfigError, match=f"holds 1 stacks for which {why}: restore that setting"):
-        require_own(namespace, instance)
+    why = 'stacks.namespace is "stacks", not "arena", cluster.instance is "default", not "second": restore that setting'
+    with pytest.raises(ConfigError, match=f"holds 1 stacks for which {why}"):
+        require_own("arena", "second")
     require_own("stacks", "default")
     await store.stacks.remove([stack_id(1)])
-    require_own(namespace, instance)
-    await store.begin(namespace, instance)
+    require_own("arena", "second")
+    await store.begin("arena", "second")
     moved = store.identity
-    assert (moved.namespace, moved.instance, moved.incomplete) == (namespace, instance, True)
+    assert (moved.namespace, moved.instance, moved.incomplete) == ("arena", "second", True)
     assert moved.file_id != first.file_id
 
 

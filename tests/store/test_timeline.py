@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.model import DeleteReason, EventKind, ItemResult, KeptLog, Outcome, TimelineEvent
+from stackd.model import DeleteReason, EventKind, KeptLog, TimelineEvent
 from stackd.store import Store
 from stackd.store.history import LINES_PER_STACK
-from tests.store.building import HOUR, START, TestClock, accepted, new_stack, reopened, seen, stack_id
+from tests.store.building import HOUR, START, TestClock, accepted, reopened, seen, stack_id
 
 ONE = stack_id(1)
 BYE = KeptLog(container="app", at=START, text="bye\n")
@@ -86,28 +86,12 @@ async def test_timeline_and_logs_go_when_the_stack_has_been_gone_for_long_enough
 # ---- the ids of removed stacks: proof, within this file's history, that they were deleted
 
 
-async def test_the_id_of_each_removed_stack_is_kept_however_it_went(store: Store) -> None:
-    gone = await accepted(store, 1)
-    await store.stacks.remove([stack_id(1), stack_id(9)])
-    await store.stacks.reserve(new_stack(2))
-    await store.stacks.mark_deleting([stack_id(2)], DeleteReason.UNDO)
-    await store.stacks.remove([stack_id(2)])
-    await accepted(store, 3)
-    await store.jobs.create("job-1", [stack_id(3), stack_id(8)])
-    await store.jobs.begin_items("job-1", [stack_id(3), stack_id(8)])
-    await store.jobs.finish_items("job-1", [ItemResult(stack_id=stack_id(3), outcome=Outcome.DONE)])
-    await accepted(store, 4)
-    asked = [stack_id(number) for number in range(10)]
-    assert await store.stacks.removed_among(asked) == {stack_id(1), stack_id(2), stack_id(3)}
-    assert await store.stacks.removed_among([]) == frozenset()
-    assert await store.stacks.adopt([gone]) == {stack_id(1): "the stack was removed"}
-
-
 async def test_they_are_kept_over_restarts_and_for_thirty_days(store: Store, clock: TestClock) -> None:
-    for number in (1, 2):
-        await accepted(store, number)
-        await store.stacks.remove([stack_id(number)])
+    gone = [await accepted(store, number) for number in (1, 2)]
+    for stack in gone:
+        await store.stacks.remove([stack.stack_id])
         clock.advance(60)
+    assert set((await store.stacks.adopt(gone)).values()) == {"the stack was removed"}
     assert (await store.purge(START + MONTH, keep_jobs_ns=0))["removed"] == 0
     again = await reopened(store, clock)
     assert (await again.purge(START + MONTH + 1, keep_jobs_ns=0))["removed"] == 1
