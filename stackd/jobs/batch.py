@@ -189,7 +189,10 @@ async def _one(context: Context, action: JobAction, stack_id: str) -> ItemResult
 
 
 class _JobProgress:
-    """Collects results and writes them together; the next delete does not wait for the write."""
+    """Collects results and writes them together; the next delete does not wait for the write.
+
+    Results that cannot be written are found again: their ids stay without an outcome, and the job goes on with those.
+    """
 
     def __init__(self, context: Context, job_id: str) -> None:
         self._context = context
@@ -212,11 +215,6 @@ class _JobProgress:
 
     async def _write(self) -> None:
         results, self._results = self._results, []
-        if not results:
-            return
-        try:
+        if results:
             await self._context.store.jobs.finish_items(self._job_id, results)
-        except BaseException:
-            self._results = results + self._results
-            raise
-        crash_point("batch.counted")
+            crash_point("batch.counted")
