@@ -270,15 +270,13 @@ class KubeConnection:
         """Send the request; returns the response, unread. ``stack`` gives back the session, and closes the connection
         unless the response was read to its end.
         """
-        headers, fenced = await self.access.headers(), is_fenced(call)
+        headers = await self.access.headers()
         data: bytes | FencedBody | None = call.body
         if call.body is not None:
             headers["Content-Type"] = call.content_type
-        if fenced:
-            self.fence.require()
         session = session or stack.enter_context(self.access.borrowed())
-        if fenced and call.body is not None:
-            data = body = FencedBody(call.body, self.fence)
+        if is_fenced(call):
+            data = body = FencedBody(call.body or b"", self.fence)
             stack.push(body.cut_if_given_up)
         began, code = time.perf_counter(), NO_ANSWER
         try:

@@ -245,7 +245,11 @@ def unreadable(version: int) -> dict[str, object]:
         b'{"type":"ADDED","object":{"metadata":{"na',
     ],
 )
-async def test_an_unreadable_line_costs_only_a_reconnect(cluster: Cluster, wire: Wire, line: bytes) -> None:
+async def test_an_unreadable_line_costs_only_a_reconnect(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch, line: bytes
+) -> None:
+    monkeypatch.setattr(watch, "IDLE_SECONDS", 60.0)  # it is not taken for silence
+
     async def garbled(stream: Stream) -> None:
         await stream.send("ADDED", pod("a", version=205))
         await stream.raw(line)
