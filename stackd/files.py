@@ -1,4 +1,4 @@
-"""Files that only their owner may read, and key files.
+"""Files that only their owner may read, key files, and the names of owners.
 
 Owns: the form of a key file, for the daemon and for the commands.
 """
@@ -62,3 +62,13 @@ def write_private(path: Path, text: str) -> None:
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def user_name(uid: int) -> str:
+    """The user's name, or else the number."""
+    import pwd  # the client, which uses this module, runs on Windows, too
+
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

@@ -57,7 +57,7 @@ def hidden() -> bool:
 
 def _or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     if value is None and (value := installed()) is None and hidden():
-        from stackd.doctor.local import user_name
+        from stackd.files import user_name
 
         click.echo(
             f"warning: {INSTALLED} cannot be read by {user_name(os.geteuid())} and is ignored; "

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pwd
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from pydantic.fields import FieldInfo
 from stackd.clock import BOOT_VARIABLE
 from stackd.config.sections import SECTIONS, expectation, fields
 from stackd.errors import ConfigError
+from stackd.files import user_name
 from stackd.names import did_you_mean, suggest
 
 _STATEMENT: Final = re.compile(
@@ -61,7 +61,7 @@ def read_toml(path: Path) -> TomlFile:
     try:
         text = path.read_bytes().decode()
     except OSError as error:
-        who = f" (user {user()})" if isinstance(error, PermissionError) else ""
+        who = f" (user {user_name(os.geteuid())})" if isinstance(error, PermissionError) else ""
         raise ConfigError([f"{name}: cannot be read: {error.strerror}{who}"]) from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -74,14 +74,6 @@ def read_toml(path: Path) -> TomlFile:
         line = int(at.split()[1].rstrip(",")) if at.startswith("line ") else text.rstrip().count("\n") + 1
         raise ConfigError([f"{name}:{line}: this is not TOML: {message}"]) from error
     return TomlFile(name=name, data=data, lines=dict(_positions(text.replace("\r\n", "\n"))))
-
-
-def user() -> str:
-    """The name of the user whose rights this process has."""
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return str(os.geteuid())
 
 
 def _positions(text: str) -> Iterator[tuple[KeyPath, int]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import pwd
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stackd.client import ClientError
+from stackd.files import user_name
 
 if TYPE_CHECKING:
     from stackd.client import AsyncClient
@@ -99,11 +99,3 @@ def listeners(port: int, table: Path) -> list[int]:
     except OSError:
         return []
     return [int(row[7]) for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port]
-
-
-def user_name(uid: int) -> str:
-    """The user's name, or else the number."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)

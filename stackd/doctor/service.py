@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from stackd.doctor import Finding, fail, ok, warn
-from stackd.doctor.local import user_name
+from stackd.files import user_name
 from stackd.upkeep import REFUSED, WAITS
 
 if TYPE_CHECKING:
