@@ -154,6 +154,12 @@ async def _remove(admin: Administrator, one: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS_OF_STACKS)
 async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(users: Users, kind: str) -> None:
+    contents: dict[str, dict[str, Any]] = {
+        "services": {"spec": {"selector": {"app": "mine"}}},
+        "configmaps": {"data": {"key": "other"}},
+        "pods": {"spec": {"activeDeadlineSeconds": 5}},
+        "leases": {"spec": {"holderIdentity": "mine"}},
+    }
     unlabelled = {"metadata": {"labels": dict.fromkeys(LABELS)}}
     for change in ("create", "label"):
         with pytest.raises(StackdError, match=DENIED):
@@ -170,6 +176,7 @@ async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(user
         {"metadata": {"annotations": {"stackd.io/record": "forged"}}},
         {"metadata": {"annotations": {"stackd.io/expires-at": "2035-01-01T00:00:00Z"}}},
         {"metadata": {"finalizers": ["example.org/stays"]}},
+        contents[kind],
     )
     for each in forbidden:
         with pytest.raises(StackdError, match=DENIED):
@@ -179,19 +186,6 @@ async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(user
     await users.patch(users.other, kind, {"metadata": {"annotations": {"cni.example.org/ip": "10.0.0.1"}}})
     await users.patch(users.admin, kind, {"metadata": {"annotations": {"stackd.io/record": "mended"}}})
     await users.delete(users.admin if kind == "leases" else users.stackd, kind)
-
-
-async def test_the_contents_are_stackds_too(users: Users) -> None:
-    await users.create(users.stackd, "services", labels=LABELS)
-    await users.create(users.admin, "configmaps", labels=LABELS)
-    await users.create(users.stackd, "pods", labels=LABELS)
-    for kind, change in (
-        ("services", {"spec": {"selector": {"app": "mine"}}}),
-        ("configmaps", {"data": {"key": "other"}}),
-        ("pods", {"spec": {"activeDeadlineSeconds": 5}}),
-    ):
-        with pytest.raises(StackdError, match=DENIED):
-            await users.patch(users.other, kind, change)
 
 
 async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> None:
@@ -211,21 +205,18 @@ async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> Non
         assert await users.gone("services", f"svc-{stack_id}")
 
 
-async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:
+async def test_the_lease_is_stackds_by_its_name_and_a_stacks_traffic_by_one_label(users: Users) -> None:
+    """A Service selects by the stack's label alone."""
     with pytest.raises(StackdError, match=DENIED):
         await users.create(users.other, "leases", "stackd-default")
     await users.create(users.other, "leases", "stackd-of-somebody-else")
-
-
-@pytest.mark.parametrize("instance", [None, "another"])
-async def test_no_other_pod_gets_the_traffic_of_a_stacks_port(users: Users, instance: str | None) -> None:
-    """A Service selects by the stack's label alone."""
-    taken = {"stackd.io/stack": "one"} | ({"stackd.io/instance": instance} if instance else {})
-    with pytest.raises(StackdError, match=DENIED):
-        await users.create(users.other, "pods", labels=taken)
-    await users.create(users.other, "pods")
-    with pytest.raises(StackdError, match=DENIED):
-        await users.patch(users.other, "pods", {"metadata": {"labels": taken}})
+    await users.create(users.other, "pods", "theirs")
+    one = {"stackd.io/stack": "one"}
+    for taken in (one, one | {"stackd.io/instance": "another"}):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.create(users.other, "pods", labels=taken)
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, "pods", {"metadata": {"labels": taken}}, "theirs")
 
 
 async def test_the_clusters_controllers_may_end_an_object_but_neither_make_nor_adopt_one(users: Users) -> None:
