@@ -153,7 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
         locked=st.booleans(),
     )
     def the_file_cannot_be_written(self, wanted: list[tuple[int, int]], gone: int, locked: bool) -> None:
-        """What shares the commit fails as a whole; only a disk that fails may do so before or after an operation's turn."""
+        """What shares the commit fails as a whole; only a commit that writes nothing does not need the disk."""
         failed = self.store.counters.failed_commits
         with contextlib.closing(sqlite3.connect(self.path, isolation_level=None)) as shell:
             if locked:
