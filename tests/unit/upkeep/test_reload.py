@@ -36,7 +36,9 @@ def valid(at: Harness) -> list[bool]:
     return [digest(key) in in_force for key in (KEY, NEW_KEY, READ_KEY)]
 
 
-async def test_a_key_is_rotated_by_writing_the_key_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_is_rotated_by_writing_the_key_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(reload, "KEY_FILE_SECONDS", 0.02)
     async with with_key_file(tmp_path) as (at, file):
 
@@ -51,6 +53,9 @@ async def test_a_key_is_rotated_by_writing_the_key_file(tmp_path: Path, monkeypa
         (tmp_path / "next").write_text(NEW_KEY)
         await valid_after(lambda: os.replace(tmp_path / "next", file), False, True, True)
         await valid_after(file.unlink, False, True, True)
+    assert sum("and is not used" in line for line in caplog.messages) == 1, (
+        "a file that is missing is none that changed"
+    )
 
 
 async def test_a_key_that_is_rotated_during_a_reload_is_in_force_after_it(
