@@ -43,7 +43,6 @@ POOLS: Rows = {"give": pools.give_alone, "steady": pools.give_steadily, "poolsid
 BURSTS: Rows = {"bursts": pools.give_bursts}
 SCALE: Rows = {
     "scale": reads.scale,
-    "longlist": fairness.long_list,
     "slowreaders": fairness.slow_readers,
     "holds": fairness.holds,
 }

@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from statistics import median
+from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -23,7 +24,6 @@ READS_PER_SECOND = 500
 AT_ONCE = 200
 STALLED = 50
 BURST = Goal("status reads in a burst of creates, p99", f"{AT_ONCE} creates at once", 50.0, "ms")
-LAG = Goal("loop lag while listing, most", "nothing rendered yet", 20.0, "ms")
 HOLD = Goal("one request holds the loop", "CPU, the median of five", 20.0, "ms")
 STALL = Goal("memory of stalled readers", f"{STALLED} of the longest list", 50.0, "MB")
 
@@ -42,41 +42,22 @@ def burst(bench: Bench) -> None:
     bench.daemon.delete(bench.daemon.ids()[bench.amounts.stacks :])
 
 
-def long_list(bench: Bench) -> None:
-    """The loop's longest lag while the longest list is read for the first time after a start."""
-    stacks = bench.amounts.scale[-1]
-    bench.daemon.fill(stacks)
-    bench.daemon.restart()
-    bench.daemon.longest_lag()
-    time.sleep(0.5)
-    bench.daemon.longest_lag()
-    bench.daemon.call("GET", "/stacks")
-    bench.results.add(LAG, bench.daemon.longest_lag()[0] * 1e3, note=f"{stacks} stacks, first list after a start")
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
 LABELS = "&".join(f"label=a{number}" for number in range(16))
 FIELDS = "stack_id,node_id,pod_spec,ports,status,ttl_expires_at,created_at,updated_at,labels,ended,status_message"
 LONG_SPEC = POD_SPEC + "\n".join(["", "      env:", *(f"      - {{name: v{n}, value: x}}" for n in range(2000))])
 TWICE = "&".join(["label=a"] * 1800)  # as many as a request line may have
-REQUESTS: tuple[tuple[str, str, str | None], ...] = (
-    ("GET", f"/stacks?{LABELS}", None),
-    ("GET", f"/stacks?{TWICE}", None),
-    ("GET", "/stacks?status=creating&status=running&status=stopped&status=failed&fields=stack_id", None),
-    ("GET", f"/stacks?fields={FIELDS}", None),
-    ("GET", f"/stacks?limit=1000&fields={FIELDS}", None),
-    *(
-        ("GET", path, None)
-        for path in ("/stacks", "/stats", "/metrics", "/templates?history=true", "/reconcile", "/capacity")
-    ),
-    ("POST", "/capacity", BODY),
+READS = (
+    f"/stacks?{LABELS}", f"/stacks?{TWICE}", f"/stacks?fields={FIELDS}", f"/stacks?limit=1000&fields={FIELDS}", "/stacks",
+    "/stacks?status=creating&status=running&status=stopped&status=failed&fields=stack_id", "/stats", "/metrics",
+    "/templates?history=true", "/reconcile", "/capacity",
+)  # fmt: skip
+REQUESTS: tuple[tuple[str, str, Any], ...] = (
+    *(("GET", path, None) for path in READS),
+    ("POST", "/capacity", {"target_port": PORTS, "pod_spec": POD_SPEC}),
     ("DELETE", f"/stacks?{LABELS}", None),
-    ("POST", "/stacks/batch-delete", _json({"stack_ids": [f"stack-{number:016x}" for number in range(10_000)]})),
-    ("POST", "/stacks", _json({"target_port": [[]] * 300_000})),
-    ("POST", "/stacks?dry_run=true", _json({"target_port": PORTS, "pod_spec": LONG_SPEC})),
+    ("POST", "/stacks/batch-delete", {"stack_ids": [f"stack-{number:016x}" for number in range(10_000)]}),
+    ("POST", "/stacks", {"target_port": [[]] * 300_000}),
+    ("POST", "/stacks?dry_run=true", {"target_port": PORTS, "pod_spec": LONG_SPEC}),
 )
 """What a client may ask that costs the most."""
 
@@ -85,10 +66,10 @@ def holds(bench: Bench) -> None:
     """The most CPU that one request uses in one turn of the loop: the others wait for so long."""
     bench.daemon.fill(bench.amounts.holding)
     for method, path, body in REQUESTS:
-        used = []
+        used, text = [], None if body is None else orjson.dumps(body).decode()
         for _ in range(5):
             bench.daemon.longest_lag()
-            bench.daemon.call(method, path, body)
+            bench.daemon.call(method, path, text)
             used.append(bench.daemon.longest_lag()[1])
         goal = replace(HOLD, name=f"{HOLD.name}: {method} {path[:40]}")
         bench.results.add(goal, median(used) * 1e3, note=f"{bench.amounts.holding} stacks")

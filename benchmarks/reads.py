@@ -20,6 +20,7 @@ LIST_CALLS = Goal("list, Kubernetes calls", "requests while listing", 0.0)
 ASKED = Goal("idle, Kubernetes requests", "a minute, beside the watches", 12.0, "/min")
 CPU = Goal("idle, CPU", "of a core", 1.0, "%")
 RSS = Goal("idle, memory", "resident", 150.0, "MB")
+LAG = Goal("loop lag while listing, most", "nothing rendered yet", 20.0, "ms")
 RESTART = Goal("restart", "from the start to ready", 2.0, "s")
 
 
@@ -132,5 +133,11 @@ def scale(bench: Bench) -> None:
         at_scale("create, p50 (ms)", stacks, milliseconds(done["latencies"], 0.5))
         daemon.delete(daemon.ids()[stacks:])
         at_scale("restart (s)", stacks, daemon.restart())
+        daemon.longest_lag()
+        time.sleep(0.5)
+        daemon.longest_lag()
         daemon.call("GET", "/stacks")
+        lag = daemon.longest_lag()[0] * 1e3
         at_scale("memory (MB)", stacks, daemon.process.memory() / 1e6)
+        if stacks == bench.amounts.scale[-1]:
+            bench.results.add(LAG, lag, note=f"{stacks} stacks, first list after a start")

@@ -17,7 +17,6 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
-from stackd.errors import InvalidPodSpec
 from stackd.podspec.yaml_text import read
 from stackd.rehearse.connection import Answer, Connection
 from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, Totals, without_ids
@@ -91,10 +90,6 @@ class Rehearsal:
     def poll(self) -> float:
         """The pause before a player's next status read; it varies, so that the reads do not come all at once."""
         return self.plan.poll * random.uniform(0.8, 1.2)
-
-    def of_daemon(self, unix: float) -> float:
-        """A moment of the daemon's clock in the rehearsal's time."""
-        return unix - (self.clock_ahead or 0.0) - self.wall
 
     async def ask(
         self, what: str, method: str, path: str, body: object = None, *, accept: tuple[int, ...] = (), **options: Any
@@ -252,11 +247,8 @@ async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
 
 @lru_cache(maxsize=64)
 def _images(pod_spec: str) -> tuple[str, ...]:
-    """The images of a pod spec's containers."""
-    try:
-        return tuple(str(container["image"]) for container in read(pod_spec)["spec"]["containers"])
-    except (InvalidPodSpec, KeyError, TypeError):
-        return ()
+    """The images of the containers of a pod spec that stackd has accepted."""
+    return tuple(str(container["image"]) for container in read(pod_spec)["spec"]["containers"])
 
 
 def address(stack: Mapping[str, Any]) -> Address | None:

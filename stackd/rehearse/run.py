@@ -140,6 +140,7 @@ async def _metrics(rehearsal: Rehearsal) -> Totals:
 async def _gather_timelines(rehearsal: Rehearsal) -> None:
     """Take from the timelines when each stack was scheduled, started and ran; a time that they lack stays as seen."""
     at_once = asyncio.Semaphore(READS_AT_ONCE)
+    began = rehearsal.wall + (rehearsal.clock_ahead or 0.0)  # by the daemon's clock
 
     async def gather(attempt: Attempt) -> None:
         async with at_once:
@@ -147,7 +148,7 @@ async def _gather_timelines(rehearsal: Rehearsal) -> None:
         if answer is not None:
             first: dict[str, float] = {}
             for line in answer.body["events"]:
-                first.setdefault(line["kind"], rehearsal.of_daemon(to_nanoseconds(line["at"]) / 1e9))
+                first.setdefault(line["kind"], to_nanoseconds(line["at"]) / 1e9 - began)
             _take_times(attempt, first)
 
     await asyncio.gather(*(gather(attempt) for attempt in rehearsal.attempts if attempt.stack_id))

@@ -85,24 +85,25 @@ async def test_what_it_cannot_delete_expires_and_a_second_ctrl_c_says_so(
 
 
 @pytest.mark.parametrize("returns", [True, False])
-async def test_a_daemon_that_is_away_is_waited_for_and_then_the_stacks_are_counted(
+async def test_a_daemon_that_is_away_at_the_end_is_waited_for_and_then_the_stacks_are_counted(
     tmp_path: Path, returns: bool
 ) -> None:
     settings = {"STACKD_SERVER__PORT": str(free_port())}
     async with EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as first:
-            away = plan(3, hold=2.0) if returns else plan(3, hold=0.5, patience=1.0, ttl=60.0)
+            away = plan(3, hold=1.0, ttl=60.0, patience=10.0 if returns else 1.0)
             rehearsing = asyncio.create_task(rehearsed(first, away))
             await until_running(first, 3)
-        assert not rehearsing.done()
+            await asyncio.sleep(0.5)  # the players know it, too
         if returns:
+            await asyncio.sleep(1.5)  # the clean-up has begun
             async with harness(tmp_path, settings, cluster=cluster) as second:
                 outcome = await rehearsing
                 assert (outcome.remaining, await second.listed(), outcome.results.failed) == (0, [], 0)
-            return
-        outcome = await rehearsing
-    assert (outcome.remaining, outcome.remaining_sentence) == (3, "3 of its stacks may remain")
-    assert 30 < outcome.remaining_seconds <= 60
+        else:
+            outcome = await rehearsing
+            assert (outcome.remaining, outcome.remaining_sentence) == (3, "3 of its stacks may remain")
+            assert 30 < outcome.remaining_seconds <= 60
     assert any(trouble.startswith("clean-up: no connection") for trouble in outcome.results.troubles)
 
 
