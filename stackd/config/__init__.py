@@ -1,9 +1,9 @@
 """The configuration: read once at the start, checked completely, and frozen.
 
 sections      every key, with its kind, default and reason; [policy] is ``podspec``'s
-sources       the two sources of keys: a TOML file and the environment
+sources       a TOML file and the environment, and the draft in which their values and mistakes are gathered
 credentials   API keys, systemd's credentials, and which cluster
-load          reads all sources into a ``Config``, or reports all mistakes at once, and their sentences
+load          makes a ``Config`` of the draft, or reports all mistakes at once
 settings      the keys as a list: what a reload may change, the example file, the table of the docs
 """
 
