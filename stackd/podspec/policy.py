@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -19,7 +19,6 @@ from stackd.kinds import Annotations, Expects, Flag, Labels, OptionalDnsLabel, Q
 from stackd.names import did_you_mean, is_subdomain
 
 RestartPolicy = Literal["Never", "OnFailure", "Always"]
-RESTART_POLICIES: Final[tuple[str, ...]] = get_args(RestartPolicy)
 RESTRICTED_CAPABILITIES = frozenset({"NET_BIND_SERVICE"})
 _BASELINE = "AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD SETFCAP SETGID SETPCAP SETUID SYS_CHROOT"
 BASELINE_CAPABILITIES = RESTRICTED_CAPABILITIES.union(_BASELINE.split())
