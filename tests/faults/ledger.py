@@ -55,11 +55,13 @@ class Ending:
 
 @dataclass(slots=True)
 class Wish:
-    """The states that the stack's user may want now; requests ``under_way`` may change them."""
+    """The states that the stack's user may want now; requests ``under_way`` may change them. ``may_move``: a start was
+    not acknowledged, and an owner that has the intent in its file may still carry it out, on another node."""
 
     possible: set[str] = field(default_factory=lambda: {"running"})
     under_way: int = 0
     asked: int = 0
+    may_move: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

@@ -247,6 +247,7 @@ class Operations:
         wish.possible.add(desired)
         outcome = await world.call("POST", f"/stacks/{stack_id}/{verb}")
         world.note(f"{verb} {stack_id}: {outcome}")
+        wish.may_move |= verb != "stop" and outcome.status != 200
         if outcome.status is None:
             return  # the result stays unknown
         wish.under_way -= 1

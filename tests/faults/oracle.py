@@ -254,6 +254,7 @@ class Oracle:
             for key in one.keys() | other.keys():
                 allowed = key == "updated_at" or (open_ and key.startswith("status"))
                 allowed = allowed or (key == "ttl_expires_at" and one[key] < other[key])
+                allowed = allowed or (key.startswith("node_") and ledger.wishes[stack_id].may_move)
                 if one.get(key) != other.get(key) and not allowed:
                     yield f"{stack_id}: {key} was {one.get(key)!r}, and is {other.get(key)!r}"
 
