@@ -223,9 +223,11 @@ class KubeConnection:
             try:
                 async with asyncio.timeout(WATCH_OPEN_SECONDS):
                     response = await self._open(call, stack, idle=idle)
-                    if response.status == UNAUTHORIZED and await self._renewed(generation):
-                        stack.close()
+                if response.status == UNAUTHORIZED and await self._renewed(generation):
+                    stack.close()
+                    async with asyncio.timeout(WATCH_OPEN_SECONDS):
                         response = await self._open(call, stack, idle=idle)
+                async with asyncio.timeout(WATCH_OPEN_SECONDS):
                     refused = response.status != 200 or response.content_type != JSON
                     answer = await _read(response, call) if refused else None
             except _TRANSPORT_ERRORS as exc:
