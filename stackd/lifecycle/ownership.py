@@ -467,16 +467,18 @@ class Ownership:
             last = renewed(lease, self._me, now=self._clock.now())
             last = replace(last, holder="") if asked else replace(last, duration=min(lease.duration, RESTART_SECONDS))
             try:
-                self._observe(await self._leases.write(last))
-            except PreconditionFailed:
-                await self._read_lease_again()
+                try:
+                    self._observe(await self._leases.write(last))
+                except PreconditionFailed:
+                    await self._read_lease_again()
+                    continue
             except (ClusterError, ClusterUnavailable) as error:
                 self._note(error, "the Lease cannot be given back")
                 await asyncio.sleep(self._retry)
-            else:
-                if asked:
-                    log.info("the Lease %s was given back", self.lease_name)
-                break
+                continue
+            if asked:
+                log.info("the Lease %s was given back", self.lease_name)
+            break
         self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
 
     def _end(self, role: Role, why: str) -> None:

@@ -69,3 +69,12 @@ async def test_a_lease_that_is_deleted_is_made_again_at_once(at: Harness) -> Non
     at.cluster.store.remove(at.cluster.store.of(LEASES).get("stacks", "stackd-default"))
     await eventually(lambda: ownership.lease is not None and ownership.lease.uid != before, deadline=10.0)
     assert (ownership.role, at.daemon.context.fence.open) == (Role.OWNER, True)
+
+
+async def test_a_lease_that_is_given_back_amid_conflicts_and_failures_need_not_run_out(at: Harness) -> None:
+    await at.kubectl("PATCH", PATH, {"metadata": {"annotations": {"stackd.io/takeover": "vm3/l3"}}})
+    assert "vm3 takes over" in await at.ended()
+    at.faults.add_fault(action="status", verb="update", resource="leases", code=409, count=1)
+    at.faults.add_fault(action="status", verb="get", resource="leases", code=403, count=1)
+    await at.daemon.context.ownership.release()
+    assert (await at.kubectl("GET", PATH))["spec"]["holderIdentity"] == ""
