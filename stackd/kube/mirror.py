@@ -212,8 +212,10 @@ class Mirror:
         health.reopen()
 
     def keep(self, pod: PodState) -> None:
-        """Store a pod that only a get has returned: it lacks stackd's labels, or the watch has not reported it."""
-        self._put(pod)
+        """Store a pod that the watch does not report: it lacks stackd's labels, or the watch is late."""
+        seen = self.pods.get(pod.name)
+        if seen is None or not is_older(pod.resource_version, seen.resource_version):
+            self._put(pod)
 
     @property
     def withheld(self) -> bool:

@@ -220,13 +220,15 @@ class Observer:
             log.info(message, stack.stack_id, error, extra={"same": "absent"})
             self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
             return None
+        if context.gate.unverified or context.gate.wrong_cluster:
+            return None  # another cluster may have said so
         if pod is None or pod.uid != stack.pod_uid:
             self._gone[stack.stack_id] = stack.pod_uid
             return one
-        if watched.version != version:  # perhaps the watch has reported meanwhile that it is gone
-            self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
-            return None
         if pod.instance == context.instance and pod.stack_id == stack.stack_id:
+            if watched.version != version:  # perhaps the watch has reported meanwhile that it is gone
+                self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
+                return None
             log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
             context.mirror.missed(pod)
         context.mirror.keep(pod)

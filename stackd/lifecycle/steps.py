@@ -274,6 +274,7 @@ async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
     names, generation = pod_labels(stack, context.instance), {labels.GENERATION: str(stack.generation)}
     pod = await context.cluster.patch(PODS, stack.pod_name, pod_uid, labels=names, annotations=generation)
     if pod.stack_id != stack.stack_id:
+        context.mirror.keep(pod)  # the watch does not tell how it is
         raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
     return pod
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -92,6 +93,11 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness) -> None:
     await at.delete_object("pods", stack_id)
     assert (await at.until_status(stack_id, "stopped"))["status_reason"] == "PodDeleted", "its end is noticed"
     await until(at.used_ports, lambda seen: seen == 0)
+
+    stack_id = await without_labels()
+    await at.kubectl("PATCH", f"/api/v1/namespaces/stacks/pods/{stack_id}/status", {"status": {"phase": "Failed"}})
+    await at.until_status(stack_id, "failed")
+    await at.delete(stack_id)
 
     stack_id = await without_labels()
     at.faults.clear()
@@ -302,3 +308,40 @@ async def test_a_pod_that_ends_while_it_is_asked_for_is_gone(at: Harness, monkey
     monkeypatch.setattr(Cluster, "find", slowly)
     at.faults.replay_deletion("pods", stack_id)
     await at.until_status(stack_id, "stopped")
+
+
+async def test_a_pod_without_labels_gets_them_back_also_while_many_pods_change(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack_id, other, find = await at.running(), await at.running(), Cluster.find
+
+    async def slowly(cluster: Cluster, resource: str, name: str, *more: Any) -> Any:
+        pod, health = await find(cluster, resource, name, *more), at.daemon.context.mirror.health_by_kind["pods"]
+        version = health.version
+        await at.patch("pods", other, {"metadata": {"annotations": {"seen": str(time.monotonic_ns())}}})
+        await eventually(lambda: health.version != version)
+        return pod
+
+    monkeypatch.setattr(Cluster, "find", slowly)
+    await at.patch("pods", stack_id, NO_LABELS)
+    await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
+
+
+async def test_no_stack_ends_by_the_word_of_a_cluster_that_turns_out_to_be_another(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack_id, find, gate = await at.running(), Cluster.find, at.daemon.context.gate
+    asked: list[str] = []
+
+    async def elsewhere(cluster: Cluster, resource: str, name: str, *more: Any) -> Any:
+        if resource != "pods":
+            return await find(cluster, resource, name, *more)
+        asked.append(name)
+        gate.wrong_cluster = "the file belongs to another cluster"
+        return None
+
+    monkeypatch.setattr(Cluster, "find", elsewhere)
+    at.faults.replay_deletion("pods", stack_id)
+    await eventually(lambda: asked)
+    await at.daemon.observer.observe({stack_id})  # waits for the one under way
+    assert (await at.stack(stack_id))["status"] == "running"
