@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import count
 from time import perf_counter
 
@@ -70,7 +71,8 @@ def unrouted(api: Api) -> AiohttpHandler:
 async def _continue(request: web.Request) -> None:
     """Tell a client that waits (``Expect: 100-continue``) to send its body; other expectations are ignored."""
     if request.version >= HttpVersion11 and request.headers[hdrs.EXPECT].lower() == "100-continue":
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        with suppress(ConnectionError):  # the client has left
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # the answer itself has not begun
 
 

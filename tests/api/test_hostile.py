@@ -178,6 +178,19 @@ async def test_one_who_waits_for_it_is_told_to_go_on(at: Harness) -> None:
     assert "pod_spec is required" in only_error(old)[1]
 
 
+async def test_one_who_leaves_instead_of_waiting_for_it_is_no_error(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    for auth in (b"", AUTH):
+        with socket.create_connection(("127.0.0.1", at.port)) as client:
+            client.sendall(
+                b"POST /stacks HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n" + auth + CRLF
+            )
+        await asyncio.sleep(0.1)
+        await still_well(at)
+    assert not complaints(caplog)
+
+
 async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
     for length, chunks in ((b"Content-Length: 999999999", 0), (b"Transfer-Encoding: chunked", 20)):
         async with connected(at) as (reader, writer):
