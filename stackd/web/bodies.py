@@ -196,6 +196,10 @@ class BodyCache:
         """The stack as an entry of the list."""
         return self._rendered(stack, listed_body)
 
+    def has_unread(self, stacks: Sequence[Stack]) -> bool:
+        """Whether pod specs have to be read for the entries of these stacks."""
+        return stacks is not self._listed[0] and any(map(is_unread, stacks))
+
     async def entries(self, stacks: Sequence[Stack]) -> list[bytes]:
         """The entries of these stacks in the list, whose pod specs are in memory. All readers share them."""
         if stacks is self._listed[0]:

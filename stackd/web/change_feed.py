@@ -138,7 +138,8 @@ class ChangeFeed:
             return []
         if not self._log or self._log[0].number > number + 1:
             return None
-        return list(islice(self._log, number + 1 - self._log[0].number, None))
+        missed = islice(reversed(self._log), self.number - number)  # from the right: they are few of many
+        return list(missed)[::-1]
 
     def resumed(self, last_id: str) -> list[FeedChange] | None:
         """The changes since the event with that id; None if they are not known."""

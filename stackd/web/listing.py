@@ -25,7 +25,7 @@ from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
-from stackd.web.bodies import in_turns, is_unread, read_entries
+from stackd.web.bodies import in_turns, read_entries
 from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.stacks import STACKS, first_answer
@@ -76,7 +76,7 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     stacks, end = await _page(parameters, call.view.stacks())
     fields, cache = parameters.get(FIELDS), call.api.bodies
     render = bodies.encoder(contract.Stack, fields) if fields else cache.entry
-    if (not fields or "pod_spec" in fields) and any(map(is_unread, stacks)):
+    if (not fields or "pod_spec" in fields) and cache.has_unread(stacks):
         return await streamed_json(call.request, _read(call, stacks, render, end))
     entries = [render(stack) async for stack in in_turns(stacks)] if fields else await cache.entries(stacks)
     size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(end)
