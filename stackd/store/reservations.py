@@ -34,7 +34,6 @@ from stackd.store.transaction import Submit, Table, Transaction, labels_text, op
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
 QUARANTINE_SECONDS = 600.0
-GUESSES = 8  # random ports that are looked up for each port that a create needs
 """For how long a port that somebody else uses is not handed out."""
 
 
@@ -193,18 +192,22 @@ def _check_max_stacks(tx: Transaction, limits: CreateLimits, *, itself: int = 0)
 
 
 def _find_free(tx: Transaction, wanted: int) -> list[int]:
-    """So many random free ports. Raises ``NoNodePort`` if there are fewer. The table decides; all of it is read only if
-    a few guesses are not free."""
-    if not wanted:
-        return []
-    usable = range(tx.ports.usable.first, tx.ports.usable.last + 1)
-    for tried in (random.sample(usable, min(len(usable), GUESSES * wanted)), usable):
-        query = "SELECT json_group_array(node_port) FROM node_ports WHERE node_port IN (SELECT value FROM json_each(?))"
-        ((held,),) = tx.rows(query, (orjson.dumps([*tried]).decode(),))  # faster than a row for each
-        free = set(tried).difference(orjson.loads(held), tx.ports.aside())
-        if len(free) >= wanted:
-            return random.sample(list(free), wanted)
-    raise NoNodePort(tx.ports.why_none())
+    """So many random free ports. Raises ``NoNodePort`` if there are fewer.
+
+    The table decides. All of it is read only once the ports that were free then have been tried: in a range that is
+    almost full, few guesses are free.
+    """
+    free: list[int] = []
+    while len(free) < wanted:
+        if not tx.ports.to_try:
+            ((held,),) = tx.rows("SELECT json_group_array(node_port) FROM node_ports")  # faster than a row for each
+            tx.ports.refill([*orjson.loads(held), *free])
+        if not tx.ports.to_try:
+            raise NoNodePort(tx.ports.why_none())
+        port = tx.ports.to_try.pop()
+        if not tx.row("SELECT 1 FROM node_ports WHERE node_port = ?", (port,)):
+            free.append(port)
+    return free
 
 
 def replace_port(tx: Transaction, stack_id: str, taken: int) -> Stack:
@@ -265,6 +268,7 @@ class Ports(Table):
         self._cluster: PortRange | None = None
         self._monotonic = monotonic
         self._aside: dict[int, float] = {}
+        self.to_try: list[int] = []
         self._held = {port for stack in stacks for port in stack.held_ports}
 
     @property
@@ -292,15 +296,22 @@ class Ports(Table):
         """Only ports of the cluster's own range are usable from now on."""
         self._cluster = cluster
         self.usable = self._configured.common(cluster)
+        self.to_try = []
 
     def set_aside(self, port: int) -> None:
         """Do not hand out ``port`` for a while, whoever holds it now."""
         self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
+        self.to_try = []
 
     def aside(self) -> frozenset[int]:
         """The ports that are set aside now."""
         now = self._monotonic()
         return frozenset(port for port, until in self._aside.items() if until > now)
+
+    def refill(self, held: Collection[int]) -> None:
+        """Begin to try, in random order, the usable ports that are not ``held``."""
+        self.to_try = sorted(set(range(self.usable.first, self.usable.last + 1)).difference(held, self.aside()))
+        random.shuffle(self.to_try)
 
     def why_none(self) -> str:
         """The message when no port is available."""

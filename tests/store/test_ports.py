@@ -12,7 +12,7 @@ import pytest
 from stackd.errors import Conflict, NoNodePort, StackNotFound
 from stackd.model import DeleteReason, EventKind, PortRange, Route, RoutedPort, Stack
 from stackd.store import Start, Store
-from tests.store.building import TestClock, accepted, new_stack, open_store, reopened, seen, stack_id
+from tests.store.building import TestClock, accepted, busy, new_stack, open_store, reopened, seen, stack_id
 
 
 def ports_of(store: Store) -> list[int]:
@@ -56,6 +56,26 @@ async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(pat
     await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST)
     with pytest.raises(StackNotFound):
         await store.ports.replace(stack_id(1), other)
+    await store.close()
+
+
+async def test_the_table_decides_and_all_of_it_is_seldom_read_even_where_few_ports_are_free(path: Path) -> None:
+    store = await open_store(path)
+    await store.stacks.reserve(new_stack(1, ports=90))
+    statements: list[str] = []
+    async with busy(store):
+        store._writer.connection.set_trace_callback(statements.append)
+    for number in range(2, 22):
+        await store.stacks.reserve(new_stack(number))
+        await store.stacks.remove([stack_id(number)])
+    reads = [statement for statement in statements if "json_group_array(node_port)" in statement]
+    assert len(reads) <= 3, "of twenty creates"
+    for _ in range(3):
+        with pytest.raises(NoNodePort):
+            await store.stacks.reserve(new_stack(2, ports=11))
+        await store.stacks.check({}, ports=10)
+        await store.stacks.reserve(new_stack(2, ports=10))  # neither a failure nor a check loses a port
+        await store.stacks.remove([stack_id(2)])
     await store.close()
 
 
