@@ -10,7 +10,7 @@ import base64
 import binascii
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import Final
@@ -86,12 +86,13 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     response = web.StreamResponse()
     response.content_type = JSON
     response.content_length = size
-    await response.prepare(call.request)
     before = OPEN
-    for start in range(0, len(entries), ENTRIES_OF_PIECE):
-        await response.write(before + b",".join(entries[start : start + ENTRIES_OF_PIECE]))
-        before = b","
-    await response.write_eof(end)
+    with suppress(ConnectionError):  # the client has left
+        await response.prepare(call.request)
+        for start in range(0, len(entries), ENTRIES_OF_PIECE):
+            await response.write(before + b",".join(entries[start : start + ENTRIES_OF_PIECE]))
+            before = b","
+        await response.write_eof(end)
     return response
 
 

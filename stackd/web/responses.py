@@ -108,13 +108,15 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None
     """JSON in pieces that are rendered while they are sent, at the reader's pace."""
     response = web.StreamResponse()
     response.content_type = JSON
-    await response.prepare(request)
-    if request.method == hdrs.METH_HEAD:
-        return response
     try:
+        await response.prepare(request)
+        if request.method == hdrs.METH_HEAD:
+            return response
         async with aclosing(pieces):
             async for piece in pieces:
                 await response.write(piece)
+    except ConnectionError:  # the client has left
+        return response
     except errors.StackdError as error:
         # Part of the answer is sent already. The connection ends without the rest, so the reader knows that it is cut.
         request_log.warning("an answer could not be sent in full: %s", error)

@@ -23,6 +23,8 @@ import psutil
 import pytest
 
 from stackd.keys import ApiKey, digest
+from stackd.web import listing
+from stackd.web.bodies import BodyCache
 from tests.harness import KEY, READ_KEY, Harness, eventually, request_for
 
 CRLF = b"\r\n"
@@ -178,17 +180,20 @@ async def test_one_who_waits_for_it_is_told_to_go_on(at: Harness) -> None:
     assert "pod_spec is required" in only_error(old)[1]
 
 
-async def test_one_who_leaves_instead_of_waiting_for_it_is_no_error(
-    at: Harness, caplog: pytest.LogCaptureFixture
+async def test_one_who_leaves_before_the_answer_is_no_error(
+    at: Harness, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for auth in (b"", AUTH):
+    await at.create()
+    monkeypatch.setattr(listing, "STREAM_ABOVE", 0)
+    wait = b"POST /stacks HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+    a_list = GOOD.replace(b"healthz", b"stacks")
+    for request, unread in ((wait + CRLF, False), (wait + AUTH + CRLF, False), (a_list, False), (a_list, True)):
+        monkeypatch.setattr(BodyCache, "has_unread", lambda *_, unread=unread: unread)
         with socket.create_connection(("127.0.0.1", at.port)) as client:
-            client.sendall(
-                b"POST /stacks HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n" + auth + CRLF
-            )
+            client.sendall(request)
         await asyncio.sleep(0.1)
         await still_well(at)
-    assert not complaints(caplog)
+        assert not complaints(caplog), (request, unread)
 
 
 async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
