@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from stackd.client import ApiError, BadAnswer, ClientError, Template, Unreachable
+from stackd.client import ApiError, BadAnswer, ClientError, Stack, Template, Unreachable
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.doctor.local import LocalDaemon
 from stackd.printable import some_of
 
 T = TypeVar("T")
+U = TypeVar("U")
 ABOUT = "daemon"
 RELOADED = "stackd_config_reload_timestamp_seconds"
 
@@ -33,28 +34,24 @@ async def examine(at: LocalDaemon, *, expected: bool = False) -> Running:
     """Ask the daemon for all that it can tell; ``expected`` says that a daemon should be running."""
     state = await _state(at, expected=expected)
     async with at.client() as client:
-        plan, templates = await _answer(client.reconcile(), {}), await _answer(client.templates(), [])
-        stacks = await _answer(client.stacks(fields=["stack_id"]), None)
-        metrics = dict(line.rpartition(" ")[::2] for line in (await _answer(client.metrics(), "")).splitlines())
-    return Running(
-        findings=[state, *_unknown_objects(plan), *_templates(templates)],
-        loaded_at=float(metrics.get(RELOADED, 0.0)),
-        stacks=None if stacks is None else {stack.stack_id for stack in stacks},
-    )
+        unknown = await _answer(client.reconcile(), _unknown_objects, list[Finding]())
+        templates = await _answer(client.templates(), _templates, list[Finding]())
+        stacks = await _answer(client.stacks(fields=["stack_id"]), _ids, None)
+        loaded_at = await _answer(client.metrics(), _loaded_at, 0.0)
+    return Running(findings=[state, *unknown, *templates], loaded_at=loaded_at, stacks=stacks)
 
 
 async def owner_it_stands_by_for(at: LocalDaemon) -> str:
     """The machine whose stackd owns the stacks while this one stands by; empty if it does not."""
     async with at.client() as client:
-        found = await _answer(client.owner(), {})
-    return str(found["owner"]) if found.get("role") == "standby" else ""
+        return await _answer(client.owner(), lambda one: str(one["owner"]) if one["role"] == "standby" else "", "")
 
 
-async def _answer(request: Awaitable[T], otherwise: T) -> T:
-    """The answer, or ``otherwise`` where there is none, or none of stackd's."""
+async def _answer(request: Awaitable[T], read: Callable[[T], U], otherwise: U) -> U:
+    """What ``read`` takes from the answer; ``otherwise`` where there is none, or none of stackd's, or of this version's."""
     try:
-        return await request
-    except (ClientError, KeyError, TypeError):
+        return read(await request)
+    except (ClientError, AttributeError, KeyError, TypeError, ValueError):
         return otherwise
 
 
@@ -87,14 +84,23 @@ async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
     return ok(ABOUT, f"it is ready at {at.url}")
 
 
-def _unknown_objects(plan: dict[str, Any]) -> Iterator[Finding]:
+def _ids(stacks: list[Stack]) -> set[str] | None:
+    return {stack.stack_id for stack in stacks}
+
+
+def _loaded_at(metrics: str) -> float:
+    return float(dict(line.rpartition(" ")[::2] for line in metrics.splitlines()).get(RELOADED, 0.0))
+
+
+def _unknown_objects(plan: dict[str, Any]) -> list[Finding]:
     """Objects with stackd's labels that belong to no stack of the daemon."""
-    if found := [f"{one['kind']} {one['name']}" for one in plan.get("unknown", ())]:
-        text = f"{len(found)} objects belong to no known stack and are left alone: {some_of(found, SHOWN)}"
-        yield warn(ABOUT, text, "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them")
+    found = [f"{one['kind']} {one['name']}" for one in plan["unknown"]]
+    text = f"{len(found)} objects belong to no known stack and are left alone: {some_of(found, SHOWN)}"
+    advice = "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them"
+    return [warn(ABOUT, text, advice)] if found else []
 
 
-def _templates(templates: list[Template]) -> Iterator[Finding]:
+def _templates(templates: list[Template]) -> list[Finding]:
     """Templates with images missing on a node, or with an unfilled pool."""
     failing = [
         f"{one.name}: {node}: {pull['reason']}"
@@ -102,9 +108,14 @@ def _templates(templates: list[Template]) -> Iterator[Finding]:
         for node, pull in (one.raw["prepull"] or {}).items()
         if pull["state"] == "failing"
     ]
-    if failing:
-        advice = "check the image's name, its registry and policy.add_pull_secrets"
-        yield warn("templates", f"images cannot be pulled ahead: {some_of(failing, SHOWN, '; ')}", advice)
-    if unfilled := [f"{one.name}: {one.reason}" for one in templates if one.reason]:
-        advice = "fix the reason, or set the template's pool to 0"
-        yield warn("templates", f"pools are not filled: {some_of(unfilled, SHOWN, '; ')}", advice)
+    unfilled = [f"{one.name}: {one.reason}" for one in templates if one.reason]
+    pulls = "check the image's name, its registry and policy.add_pull_secrets"
+    pools = "fix the reason, or set the template's pool to 0"
+    return [
+        warn("templates", f"{what}: {some_of(found, SHOWN, '; ')}", advice)
+        for what, found, advice in (
+            ("images cannot be pulled ahead", failing, pulls),
+            ("pools are not filled", unfilled, pools),
+        )
+        if found
+    ]

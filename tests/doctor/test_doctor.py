@@ -13,15 +13,19 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.cli.doctor import examine
 from stackd.config import load
-from stackd.doctor import Finding, Level, machine
+from stackd.doctor import Finding, Level, machine, running
 from stackd.doctor import cluster as doctors
 from stackd.doctor.cluster import Size
+from stackd.doctor.local import LocalDaemon
 from stackd.doctor.probe import ProbeOptions, Question
+from stackd.doctor.running import RELOADED
 from stackd.embedded import EmbeddedCluster, NodeSpec, User
 from stackd.kube.objects import node_state
 from stackd.lifecycle.capacity import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of
@@ -348,6 +352,27 @@ async def test_a_standby_is_well_and_its_owner_is_named(tmp_path: Path, monkeypa
         looked = await at.look(STACKD_SERVER__PORT=str(own.port))
         (found,) = [finding for finding in looked if finding.about == "daemon"]
         assert (found.level, "it stands by" in found.what) == (OK, True)
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        "[]",
+        '{"role": "standby", "unknown": [{}], "stacks": [{}], "templates": [{"name": "of an earlier version"}]}',
+        f"{RELOADED} never",
+    ],
+)
+async def test_what_is_no_answer_of_this_stackd_tells_nothing(tmp_path: Path, answers: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=answers, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app, host="127.0.0.1") as server:
+        at = LocalDaemon(host="127.0.0.1", port=server.port or 0, key=KEY)
+        found = await running.examine(at)
+        assert ([one.about for one in found.findings], found.loaded_at) == (["daemon"], 0.0)
+        assert await running.owner_it_stands_by_for(at) == ""
 
 
 # ---- the probe
