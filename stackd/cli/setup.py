@@ -563,14 +563,15 @@ def _kubeconfig_of(environ: Mapping[str, str]) -> Path | None:
 
 async def _cluster_of(target: ClusterTarget) -> dict[str, Any]:
     """A kubeconfig's entry for that cluster: its address and authority, without credentials. Raises ConfigError."""
-    one = (await load_credentials(target)).configuration
+    credentials = await load_credentials(target)
+    one = credentials.configuration
     authority = await asyncio.to_thread(Path(one.ssl_ca_cert).read_bytes) if one.ssl_ca_cert else b""
     entry = {
         "server": one.host,
         "certificate-authority-data": base64.b64encode(authority).decode(),
         "tls-server-name": one.tls_server_name,
         "insecure-skip-tls-verify": not one.verify_ssl,
-        "proxy-url": one.proxy,
+        "proxy-url": credentials.own_proxy,
     }
     return {key: value for key, value in entry.items() if value}
 

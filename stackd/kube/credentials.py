@@ -101,10 +101,11 @@ class ClusterTarget:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
     """What was loaded; ``lasting``: only stackd or the operator renews it. ``traits`` is a digest to compare two sets of
-    credentials; ``certificate_ends`` is in seconds since the epoch.
+    credentials; ``certificate_ends`` is in seconds since the epoch. ``own_proxy`` is the kubeconfig's, not the environment's.
     """
 
     configuration: Configuration
+    own_proxy: str | None
     tls: ssl.SSLContext
     lasting: bool
     traits: bytes
@@ -138,7 +139,7 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
 
 
 def _completed(one: Configuration, *, lasting: bool) -> Credentials:
-    address = URL(one.host)
+    address, own_proxy = URL(one.host), one.proxy
     # Read once: the client library would do so on another thread for each request. As with kubectl, no proxy of the
     # environment is used for an address of this machine.
     if not one.proxy and address.host and not is_loopback(address.host) and not proxy_bypass(address.host):
@@ -152,7 +153,9 @@ def _completed(one: Configuration, *, lasting: bool) -> Credentials:
     traits, ends = hashlib.sha256(b"\0".join([texts, *files])).digest(), None
     with suppress(OSError, ValueError):
         ends = validity(Path(one.cert_file)).ends if one.cert_file and lasting else None
-    return Credentials(configuration=one, tls=tls, lasting=lasting, traits=traits, certificate_ends=ends)
+    return Credentials(
+        configuration=one, own_proxy=own_proxy, tls=tls, lasting=lasting, traits=traits, certificate_ends=ends
+    )
 
 
 def _require_one(files: list[Path]) -> None:

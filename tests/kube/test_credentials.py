@@ -32,7 +32,7 @@ FORBIDDEN = says(status(403, "Forbidden", 'namespaces "kube-system" is forbidden
 ELSEWHERE = "http://127.0.0.1:1"
 
 
-def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = "main", **cluster: str) -> Path:
+def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = "main", **cluster: Any) -> Path:
     contexts = {"main": "c", "elsewhere": "far"}
     document = {
         "apiVersion": "v1",

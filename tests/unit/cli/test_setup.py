@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -23,8 +24,10 @@ from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
 from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
 from stackd.embedded.store import Key
+from stackd.kube.credentials import ClusterTarget
 from stackd.kube.provision import differences
 from tests.harness import fast_cluster
+from tests.kube.test_credentials import kubeconfig
 from tests.ports import free_port
 
 ADMIN = User(token="admin", name="admin", rules=(everything(),))
@@ -323,3 +326,15 @@ async def test_a_standby_is_set_up_too(site: Site) -> None:
             result = await site.setup("--yes")
     assert (result.exit_code, states(result)["first stack"]) == (0, "ok"), result.stdout
     assert "this stackd stands by: " in result.stdout
+
+
+@pytest.mark.parametrize("proxy", [{}, {"proxy-url": "http://own.test:3128"}])
+async def test_the_administrators_kubeconfig_says_how_the_cluster_is_reached_and_the_shell_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: dict[str, str]
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://user:secret@proxy.test:3128")
+    monkeypatch.setenv("no_proxy", "")
+    entry: dict[str, Any] = {"tls-server-name": "kubernetes", "insecure-skip-tls-verify": True} | proxy
+    path = kubeconfig(tmp_path / "config", "https://api.test:6443", {"token": "t"}, **entry)
+    found = await kubeconfigs._cluster_of(ClusterTarget(kubeconfig=str(path)))
+    assert found == {"server": "https://api.test:6443"} | entry
