@@ -202,8 +202,8 @@ class Draft:
             self._take_file(file)
         self._take_environment()
 
-    def mistake(self, path: KeyPath, text: str) -> None:
-        """Note a mistake in a key, with the place where the key was set."""
+    def mistake(self, path: KeyPath, text: str, *, name: str = "") -> None:
+        """Note a mistake in a key, with the place where the key was set; ``name`` if the key is in no section."""
         key = ".".join(map(str, path[:2]))
         self.bad.add(key)
         origin, line = self.origins.get(key, DEFAULT), None
@@ -213,7 +213,7 @@ class Draft:
             place = "configuration"
         else:
             place, line = self.file.place(path), self.file.line(path)
-        self._mistakes.append((line or _IN_NO_FILE, f"{place}: {_name(path)}: {text}"))
+        self._mistakes.append((line or _IN_NO_FILE, f"{place}: {name or _name(path)}: {text}"))
 
     def mistakes(self) -> list[str]:
         """The mistakes, in the order of the file."""
@@ -222,7 +222,7 @@ class Draft:
     def _take_file(self, file: TomlFile) -> None:
         for section, table in file.data.items():
             if section not in SECTIONS:
-                self.mistake((section,), _unknown_section(section))
+                self.mistake((section,), _unknown_section(section), name="" if isinstance(table, dict) else section)
             elif not isinstance(table, dict):
                 self.mistake((section,), f"this is not a section; [{section}] on a line of its own is expected")
             else:

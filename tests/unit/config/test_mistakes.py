@@ -40,7 +40,7 @@ node_selector = { role = 1 }
 level = "debgu"
 """
     assert mistakes_in(text, {"STACKD_SERVER__HOST": "a b"}) == [
-        "config.toml:1: [port]: this key belongs in a section (did you mean [server] port?)",
+        "config.toml:1: port: this key belongs in a section (did you mean [server] port?)",
         'config.toml:3: [servr]: unknown section (did you mean "server"?)',
         'config.toml:5: [server] prot: unknown key (did you mean "port"?)',
         'config.toml:6: [server] port: a port from 1 to 65535 (0 for any free one) is expected, not "8081"',
