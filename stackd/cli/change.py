@@ -166,7 +166,7 @@ def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None) -> Non
         _print_job(job, DONE[action], output)
     undone = sum(job.failed + (job.not_found if action != "delete" else 0) for job in jobs)
     if undone:
-        raise click.ClickException(f"{undone} of {total} could not be {DONE[action]}")
+        raise click.ClickException(f"{undone} of {sum(job.total for job in jobs)} could not be {DONE[action]}")
 
 
 def _continuing(jobs: list[Job]) -> str:

@@ -202,7 +202,7 @@ async def test_many_are_extended_stopped_started_restarted_and_deleted_as_one_jo
 
 async def test_what_a_job_could_not_do_is_reported_with_its_reasons_and_the_exit_code(shell: Shell) -> None:
     stack_id = (await shell.at.create(seed() | {"ttl": "23h"}))["stack_id"]
-    result = await shell.run("extend", "-", "2h", stdin=f"{stack_id}\nstack-none\n")
+    result = await shell.run("extend", "-", "2h", stdin=f"{stack_id}\nstack-none\nstack-none\n")
     assert result.exit_code == 1
     assert result.stdout.rstrip("\n").split("\t")[1:] == ["0 extended", "1 not found", "1 failed"]
     for part in (f"{stack_id}: ", "at most", "2 of 2 could not be extended"):
