@@ -320,13 +320,15 @@ class Access:
         """Stop using ``session``, and close it once no request uses it: its idle connections may be dead, or of others."""
         if session is self._session:
             self._session = None
-        for one in [one for one, users in self._users.items() if not users and one is not self._session]:
+        unused = [one for one, users in self._users.items() if not users and one is not self._session]
+        for one in unused:
             del self._users[one]
+        for one in unused:
             await one.close()
 
     async def close(self) -> None:
         """Close all connections. A reader that is still on one of them would wait forever."""
-        for session in self._users:
+        for session in tuple(self._users):
             await session.close()
 
     def options(self) -> dict[str, Any]:

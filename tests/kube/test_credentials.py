@@ -9,7 +9,7 @@ import re
 import stat
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +192,18 @@ async def test_many_refused_requests_run_a_credential_plugin_once(wire: Wire, tm
             assert "wrong" not in str(answers)
         assert (tmp_path / "runs").read_text().count("run") == 2
     assert path.read_bytes() == before, "a kubeconfig is never written"
+
+
+async def test_connections_are_closed_by_several_at_a_time(cluster: Cluster, wire: Wire) -> None:
+    access, left = cluster.connection.access, []
+    wire.on("GET", SYSTEM, *[UID] * 3)
+    with ExitStack() as borrowed:
+        for _ in range(3):
+            await cluster.cluster_uid()
+            left.append(borrowed.enter_context(access.borrowed()))
+            await access.leave(left[-1])
+    await asyncio.gather(access.close(), access.leave(left[0]), access.leave(left[1]))
+    assert all(session.closed for session in left)
 
 
 # ---- at a reload
