@@ -98,7 +98,7 @@ async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) 
 class KubeConnection:
     """The connection to one API server.
 
-    ``counts``    requests by (verb, resource, code); the code is ``none`` for those to which no response has begun
+    ``counts``    requests by (verb, resource, code); the code is ``none`` for those without a whole response
     ``access``    the credentials, and when they expire
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
     ``on_unverified``  is called when this may be another cluster: after a 401 (the next credentials may be for another one),
@@ -227,15 +227,12 @@ class KubeConnection:
                     stack.close()
                     async with asyncio.timeout(WATCH_OPEN_SECONDS):
                         response = await self._open(call, stack, idle=idle)
-                async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                    refused = response.status != 200 or response.content_type != JSON
-                    answer = await _read(response, call) if refused else None
             except _TRANSPORT_ERRORS as exc:
                 if isinstance(exc, TimeoutError):
                     await self.access.leave(session)
                 raise unreachable(exc) from exc
-            if answer is not None:
-                raise wire.unexpected(call, answer, "not a watch") if answer.status == 200 else error_of(call, answer)
+            if isinstance(response, KubeResponse):
+                raise wire.unexpected(call, response, "not a watch") if response.status == 200 else error_of(call, response)
             try:
                 yield response
             except TimeoutError as exc:
@@ -252,11 +249,12 @@ class KubeConnection:
         began = time.perf_counter()
         try:
             with ExitStack() as stack:
-                answer = await _read(await self._open(call, stack, session), call)
+                answer = await self._open(call, stack, session)
         except _TRANSPORT_ERRORS as exc:
             if is_fenced(call):
                 self.fence.require()
             raise unreachable(exc) from exc
+        assert isinstance(answer, KubeResponse)
         if answer.ok and answer.document is not None:
             self.on_date(answer.date, time.perf_counter() - began)
         return answer
@@ -268,9 +266,9 @@ class KubeConnection:
         session: aiohttp.ClientSession | None = None,
         *,
         idle: float | None = None,
-    ) -> aiohttp.ClientResponse:
-        """Send the request; returns the response, unread. ``stack`` gives back the session, and closes the connection
-        unless the response was read to its end.
+    ) -> KubeResponse | aiohttp.ClientResponse:
+        """Send the request, and count it; returns the response, or a watch that is open. ``stack`` gives back the session,
+        and closes the connection unless the response was read to its end.
         """
         headers = await self.access.headers()
         data: bytes | FencedBody | None = call.body
@@ -292,13 +290,15 @@ class KubeConnection:
                 allow_redirects=False,
                 **self.access.options(),
             )
+            stack.callback(response.close)
+            is_open = call.verb == "watch" and response.status == 200 and response.content_type == JSON
+            answer = response if is_open else await _read(response, call)
             code = str(response.status)
         finally:
             self.counts[call.verb, call.resource, code] += 1
             if self._on_request is not None:
                 self._on_request(call.verb, call.resource, code, time.perf_counter() - began)
-        stack.callback(response.close)
-        return response
+        return answer
 
 
 async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:

@@ -95,6 +95,22 @@ async def test_a_lost_answer_to_a_create_makes_exactly_one_pod(cluster: Cluster,
     assert cluster.counts["create", "pods", "none"] == 1
 
 
+async def test_a_response_that_is_cut_short_is_none(cluster: Cluster, wire: Wire) -> None:
+    """In the metrics, and for the alert about a Kubernetes that does not answer."""
+
+    async def half(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "99"})
+        await response.prepare(request)
+        await response.write(b'{"kind":')
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    wire.on("GET", f"{PODS_PATH}/p", half, says(pod("p")))
+    assert await cluster.get(PODS, "p") is not None
+    assert cluster.counts == {("get", "pods", "none"): 1, ("get", "pods", "200"): 1}
+
+
 @pytest.mark.parametrize(
     "refusal",
     [
