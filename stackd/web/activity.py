@@ -35,6 +35,7 @@ ACTIONS = {
 }
 _NAMES = {kind: name for name, kind in ACTIONS.items()}
 LARGEST = 2**63 - 1
+LONGEST_NAME = 20  # of a job's id, and of the number of a line
 Place = tuple[int, str]
 """When, and the id of the job or the number of the line. Of one time, jobs come before lines."""
 
@@ -45,7 +46,7 @@ def _time(text: str) -> Callable[[int], int]:
         length = round(parse_duration(text) * NANOSECONDS)
         return lambda now: max(0, now - length)
     with suppress(ValueError, OverflowError):
-        time = max(0, to_nanoseconds(text))
+        time = min(max(0, to_nanoseconds(text)), LARGEST)
         return lambda _: time
     raise ValueError('a duration such as "1h", or a time such as "2026-02-10T02:02:26Z"')
 
@@ -125,7 +126,7 @@ def _before(cursor: Place | None) -> Place:
     if cursor is None:
         return LARGEST, "~"
     at, name = cursor
-    if not -LARGEST <= at <= LARGEST or (name.isdecimal() and int(name) > LARGEST):
+    if not -LARGEST <= at <= LARGEST or len(name) > LONGEST_NAME or (name.isdecimal() and int(name) > LARGEST):
         raise InvalidRequest("cursor must be the next_cursor of an answer of GET /activity")
     return at, name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from base64 import urlsafe_b64encode
 from functools import partial
 from typing import Any
 
@@ -213,6 +214,7 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
         "?key=nobody": [],
         "?since=1h": ["stop", "extend", "create", "create"],
         "?since=2100-01-01T00:00:00Z": [],
+        "?since=9999-01-01T00:00:00Z": [],
         "?cursor=MSB4eA": [],
     }.items():
         assert actions(await activity(at, query)) == expected, query
@@ -223,6 +225,7 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
         "?since=yesterday": "since must be a duration",
         "?label==7": "label must be key=value",
         "?cursor=%2A": "an answer of GET /activity",
+        f"?cursor={urlsafe_b64encode(b'1 ' + 5000 * b'9').decode()}": "an answer of GET /activity",
         "?limit=0": "limit must be a whole number",
         "?node=worker": "unknown parameter",
     }.items():

@@ -25,6 +25,7 @@ from stackd.web.auth import ANONYMOUS
 from stackd.web.bodies import BodyCache, read_entries
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _render, _Subscriber
+from stackd.web.serving import host_and_port
 from tests.harness import Harness, harness
 from tests.store.building import new_stack, open_store, stack_id
 
@@ -134,7 +135,11 @@ async def test_others_get_a_turn_while_changes_are_filtered_and_the_list_is_rend
     assert turns >= len(entries) == 70
 
 
-# ---- how clients are accepted
+# ---- where stackd says that it listens, and how clients are accepted
+
+
+def test_an_ipv6_address_is_in_brackets() -> None:
+    assert (host_and_port("::1", 8081), host_and_port("localhost", 8081)) == ("[::1]:8081", "localhost:8081")
 
 
 def test_clients_that_connect_at_once_are_accepted_in_one_turn_of_the_loop(tmp_path: Path) -> None:
