@@ -13,6 +13,7 @@ import pytest
 from stackd.clock import SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
+from tests.api.test_reconcile import LEFT_BEHIND, leave_behind
 from tests.harness import Harness, Machine, Reply, eventually, fast_cluster, request_for, until
 
 YEARS = 12 * 365 * 86_400.0
@@ -125,6 +126,30 @@ async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator
         await at.post("/reconcile/confirm")
         await at.until_listed(0)
         await vm.stop()
+
+
+@pytest.mark.stackd(cluster__lease_duration="2s", reconcile__orphan_grace="1h")
+async def test_no_object_without_a_row_is_old_by_a_clock_that_is_wrong(vm: Machine) -> None:
+    clock = Ahead()
+    at = await vm.start(clock=clock)
+    clock.by = YEARS
+    await at.until_unready("s ahead of the API server's: no stack expires")
+    await leave_behind(at, LEFT_BEHIND[0])
+    await at.until_metric("stackd_mirror_objects", 1, kind="pods")
+    await at.passes(3)
+    assert (await at.get("/reconcile"))["unknown"] == []
+    await vm.stop()
+
+
+async def test_on_another_cluster_nothing_expires(at: Harness) -> None:
+    """The time was confirmed by that one."""
+    stack_id, gate = (await at.create(ttl="1s"))["stack_id"], at.daemon.context.gate
+    gate.wrong_cluster = "the file belongs to another cluster"
+    await until(lambda: remains(at, stack_id), lambda left: left < timedelta())
+    await at.run_now("expire")
+    assert await at.metric("stackd_deletes_pending") == 0
+    gate.wrong_cluster = ""
+    await at.until_listed(0)
 
 
 # ---- creates that wait for a node
