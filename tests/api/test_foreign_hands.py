@@ -167,6 +167,7 @@ async def test_a_service_off_which_a_policy_takes_annotations_gets_them_back_lat
     at.faults.reset_counts()
     await eventually(lambda: at.counts.total("patch", "services") >= 2)
     assert (await at.stack(stack_id))["status"] == "running"
+    await at.refused(503, "is extended until", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
     at.faults.clear()
     await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
 

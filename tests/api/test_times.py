@@ -166,7 +166,10 @@ async def unschedulable(at: Harness) -> bool:
 
 
 @pytest.mark.stackd(stacks__unschedulable_grace="1m", stacks__scheduling_timeout="1ms")
-async def test_with_a_grace_a_create_waits_for_a_node_that_comes_unless_its_client_leaves(at: Harness) -> None:
+async def test_with_a_grace_a_create_waits_for_a_node_that_comes_unless_its_client_leaves(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.lifecycle.create.SUSPECT_SECONDS", 60.0)  # it is not looked at again before
     leaving = asyncio.create_task(at.call("POST", "/stacks", request_for("nginx", cpu="100000")))
     await eventually(lambda: unschedulable(at))
     leaving.cancel()
