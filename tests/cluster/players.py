@@ -84,14 +84,12 @@ class Players:
 
     async def verify(self, real: Real) -> None:
         """Check that this stackd has everything that was acknowledged."""
-        stacks = await real.answers()
-        assert not self.deleted & stacks.keys(), "deleted stacks came back"
+        assert not self.deleted & set(await real.listed()), "deleted stacks came back"
         for stack_id, created in self.created.items():
             wanted = self.wanted.get(stack_id)
             if stack_id in self.deleted or wanted == "delete":
                 continue
-            assert stack_id in stacks, f"{stack_id} is lost; last asked: {wanted}"
-            stack, ends = stacks[stack_id], self.ends.get(stack_id, created["ttl_expires_at"])
+            stack, ends = await real.stack(stack_id), self.ends.get(stack_id, created["ttl_expires_at"])
             assert stack["ttl_expires_at"] == ends or (wanted == "extend" and stack["ttl_expires_at"] > ends)
             if wanted is None and stack_id in self.stopped:
                 assert (stack["status"] == "stopped") is self.stopped[stack_id], stack
