@@ -232,7 +232,9 @@ class KubeConnection:
                     await self.access.leave(session)
                 raise unreachable(exc) from exc
             if isinstance(response, KubeResponse):
-                raise wire.unexpected(call, response, "not a watch") if response.status == 200 else error_of(call, response)
+                if response.ok:
+                    raise wire.unexpected(call, response, "not a watch")
+                raise error_of(call, response)
             try:
                 yield response
             except TimeoutError as exc:
