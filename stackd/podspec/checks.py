@@ -281,7 +281,11 @@ class Checks:
                 self._missing(f"{path}.{kind}.key", "is required", f"{path}.{kind}")
         if "fieldRef" in owner:
             field = owner["fieldRef"].get("fieldPath")
-            if field and field not in fields and not ((name := _SUBSCRIPT.match(field)) and is_key(name.group(1))):
+            if (
+                field is not None
+                and field not in fields
+                and not ((name := _SUBSCRIPT.match(field)) and is_key(name.group(1)))
+            ):
                 text = f"must be one of {', '.join(sorted(fields))}, or a label or annotation"
                 self._add(f"{path}.fieldRef.fieldPath", text)
         if "resourceFieldRef" in owner:
