@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import gzip
 import json
@@ -23,7 +24,7 @@ import psutil
 import pytest
 
 from stackd.keys import ApiKey, digest
-from stackd.web import listing
+from stackd.web import listing, serving
 from stackd.web.bodies import BodyCache
 from tests.harness import KEY, READ_KEY, Harness, eventually, request_for
 
@@ -352,6 +353,23 @@ async def test_a_connection_counts_for_the_key_that_used_it_last_and_not_after_i
                 return await asked(*new) == 200
 
         await eventually(again)
+
+
+async def test_who_comes_while_there_are_no_descriptors_is_served_later(
+    at: Harness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    accept, pauses = socket.socket.accept, [0.1, 0.1]
+
+    def accept_if_possible(listening: socket.socket) -> Any:
+        if listening.getsockname()[1] == at.port and pauses:
+            monkeypatch.setattr(serving, "PAUSE_SECONDS", pauses.pop())
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_if_possible)
+    async with connected(at) as new:
+        assert await asked(*new) == 200
+    assert caplog.text.count("accepting no connections for 0.1 s: Too many open files") == 2
 
 
 async def well(at: Harness) -> bool:
