@@ -231,7 +231,8 @@ def test_a_disk_that_is_nearly_full_is_found(tmp_path: Path, monkeypatch: pytest
 async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
     async with prepared(tmp_path) as at:
         (tmp_path / "kubeconfig").chmod(0o604)
-        (tmp_path / "config.toml").touch(mode=0o640)
+        (tmp_path / "config.toml").touch()
+        (tmp_path / "config.toml").chmod(0o644)
         names = ("stackd.db", "stackd.db.token", "api-key", "keys")
         for name in names:
             (tmp_path / name).write_text(READ_KEY)
@@ -240,6 +241,9 @@ async def test_files_that_everybody_may_read_are_found(tmp_path: Path) -> None:
         found = [one async for one in examine(loaded, tmp_path / "config.toml", Size(), None) if one.about == "files"]
         assert {one.level for one in found} == {FAIL}
         assert {one.advice for one in found} == {f"chmod o-rwx {tmp_path}/{name}" for name in (*names, "kubeconfig")}
+        (tmp_path / "config.toml").chmod(0o646)
+        (own,) = {*machine.examine(loaded, tmp_path / "config.toml")} - {*found, *machine.examine(loaded, None)}
+        assert "config.toml, has mode 0646: every user can write it" in own.what
 
 
 async def test_disk_counts_where_stacks_ask_for_it(tmp_path: Path) -> None:
