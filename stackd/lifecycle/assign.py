@@ -139,6 +139,7 @@ def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | 
         has_pod(stack)
         and pod is not None
         and pod.uid == stack.pod_uid
+        and pod.stack_id == stack.stack_id
         and (is_starting(stack) or (is_ready(stack) and pod.phase == "Running" and pod.ready))
         and not pod.deleting
         and bool(pod.pool)
@@ -147,6 +148,7 @@ def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | 
         and node.ready
         and service is not None
         and not service.deleting
+        and pod.instance == service.instance  # else the watch does not report the pod
         and service.once_assigned
         and not service_error(stack, service)
     )

@@ -76,6 +76,7 @@ def test_one_that_runs_or_starts_and_can_be_reached_once_given_may_be_assigned()
         (waits(), None, shut(), NODE), (waits(), pooled(ready=False), shut(), NODE), (waits(), pooled(), shut(), None),
         (waits(), pooled(phase="Pending"), shut(), NODE), (waits(), pooled(phase="Failed"), shut(), NODE),
         (waits(), pooled(deleting=True), shut(), NODE), (waits(), pooled(uid="another"), shut(), NODE),
+        (waits(), pooled(stack_id=""), shut(), NODE), (waits(), pooled(instance="other"), shut(), NODE),
         (waits(), pooled(assigned=True), shut(), NODE), (waits(), pooled(pool=""), shut(), NODE),
         (waits(), pooled(), None, NODE), (waits(), pooled(), shut(deleting=True), NODE),
         (waits(), pooled(), shut(node_ports=(31002,)), NODE), (waits(), pooled(), shut(selects=OTHER), NODE),
