@@ -291,7 +291,7 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
         return _remove(orphan, "leftover Service of a node-port-range check") if is_old else None
     obstacle = around.unadoptable.get(stack_id)
     comes_along = not orphan.is_service and stack_id in served and obstacle is None
-    if seen.deleting or comes_along or not (around.incomplete or is_old):
+    if seen.deleting or comes_along or not (around.incomplete or is_old or obstacle):
         return None
     if obstacle is None:
         why = "no row belongs to it, and none says that its stack was removed"

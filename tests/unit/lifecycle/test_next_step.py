@@ -246,9 +246,12 @@ def test_what_is_to_be_done_about_objects_without_a_row(around: dict[str, Any], 
     assert {one.seen.uid for one in removed if one} <= {"pod", "service", "route"}, "it means this very object"
 
 
+@pytest.mark.parametrize("age", [0, GRACE])
 @pytest.mark.parametrize("kind", ["services", "pods"])
-def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(kind: str) -> None:
-    one = service(ITS_SERVICE) if kind == "services" else pod(OTHER)
+def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(kind: str, age: int) -> None:
+    """However young: after the file was complete, a pass tries again what could not be taken over."""
+    made = {"created_at": NOW - age}
+    one = service(ITS_SERVICE, **made) if kind == "services" else pod(OTHER, **made)
     around: dict[str, Any] = {kind: [one], "unadoptable": {OTHER: "no record"}}
     planned = plan(**around)
     assert [(action.orphan and action.orphan.seen.name, action.why) for action in planned.unknown] == [
