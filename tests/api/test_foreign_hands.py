@@ -104,6 +104,21 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness) -> None:
     await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
 
 
+async def test_a_pod_without_labels_that_a_restart_has_left_is_found_again(at: Harness) -> None:
+    """A policy took the labels off its new pod, and stackd was not allowed to undo the create."""
+    stack_id = await at.running()
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
+    admit(at, "create|patch", "pods", NO_LABELS)
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
+    await eventually(lambda: at.counts.requests["delete", "pods", 403])
+    words = "removes stackd's labels from its pod"
+    await until(lambda: at.stack(stack_id), lambda seen: words in seen["status_message"])
+    at.faults.clear()
+    await at.until_status(stack_id, "running")
+    assert labelled((await at.objects("pods"))[stack_id])
+
+
 async def test_what_was_taken_off_a_service_comes_back_or_goes_with_its_stack(at: Harness) -> None:
     """Without its labels and its record, a stack is not found after the file was lost."""
     stack_id = await at.running()
