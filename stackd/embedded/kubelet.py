@@ -273,7 +273,7 @@ class Kubelet:
         script, name = one.script, one.name
         reason = script.reason or ("Error" if script.exit_code else "Completed")
         self._terminate(one, script.exit_code, reason, script.message if script.run == "start_error" else "")
-        pod = self._store.of(PODS).records[run.key]
+        pod = self._pod(run)
         policy = pod.obj["spec"]["restartPolicy"]
         if policy == "Always" or (policy == "OnFailure" and script.exit_code):
             one.last, where = one.state, f"{pod.key[1]}_{pod.key[0]}({pod.uid})"

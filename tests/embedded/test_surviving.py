@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from stackd.embedded.resources import CONFIG_MAPS
 from stackd.embedded.resources import PODS as PODS_KIND
@@ -139,11 +140,12 @@ def delete(store: ObjectStore) -> None:
     store.remove(store.of(PODS_KIND).get("rec", "a"))
 
 
-async def test_a_pod_that_is_deleted_at_the_moment_at_which_it_goes_on_ends_quietly() -> None:
+@pytest.mark.parametrize("image", ["slowpull", "exit0"])
+async def test_a_pod_that_is_deleted_at_the_moment_at_which_it_goes_on_ends_quietly(image: str) -> None:
     clock, lost = ManualClock(), list[str]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context)))
-    async with running(fast(clock=clock, slow_pull=5.0)) as wire:
-        await wire.post(PODS, pod("a", image="slowpull"))
+    async with running(fast(clock=clock, slow_pull=5.0, run_time=5.0)) as wire:
+        await wire.post(PODS, pod("a", image=image))
         await asyncio.sleep(0.05)
         clock.later(5.0, lambda: delete(wire.cluster.store))
         clock.advance(10.0)
