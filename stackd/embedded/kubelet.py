@@ -110,10 +110,10 @@ class Kubelet:
         self._events.kubelet(self._pod(run), kind, reason, message, container)
 
     def _pod(self, run: PodRun) -> Record:
-        """The record of the run's pod. If it is gone, the run ends: what was due already comes before its cancellation."""
-        if (pod := self._store.of(PODS).records.get(run.key)) is None:
+        """The record of the run's pod. If the run was forgotten, it ends: what was due comes before its cancellation."""
+        if self._runs.get(run.key) is not run:
             raise asyncio.CancelledError
-        return pod
+        return self._store.of(PODS).records[run.key]
 
     # ---- a pod from its binding to its end
 

@@ -152,3 +152,23 @@ async def test_a_pod_that_is_deleted_at_the_moment_at_which_it_goes_on_ends_quie
         await asyncio.sleep(0.05)
         gc.collect()
     assert not lost
+
+
+async def test_a_pod_with_the_name_of_a_deleted_one_does_not_get_its_status() -> None:
+    clock, exits = ManualClock(), list[str]()
+
+    def replace() -> None:
+        store, old = wire.cluster.store, wire.cluster.store.of(PODS_KIND).get("rec", "a")
+        store.remove(old)
+        status = {"phase": "Pending", "qosClass": "Burstable", "conditions": []}
+        new = store.create(PODS_KIND, store.prepare(PODS_KIND, "rec", old.obj | {"status": status}))
+        store.observe(lambda change: exits.extend(["terminated"] * (b"exitCode" in change.after.body())))
+        assert new.uid != old.uid
+
+    async with running(fast(clock=clock, run_time=5.0)) as wire:
+        await wire.post(PODS, pod("a", image="exit0"))
+        await asyncio.sleep(0.05)
+        clock.later(5.0, replace)
+        clock.advance(10.0)
+        await asyncio.sleep(0.05)
+    assert not exits
