@@ -177,6 +177,14 @@ async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
     assert store.stacks.ordered() is store.stacks.ordered(), "sorted once for each change"
 
 
+async def test_a_long_pod_spec_is_in_the_file_and_not_in_memory(store: Store) -> None:
+    text = "x" * 9000
+    await store.stacks.reserve(new_stack(1, pod_spec=text))
+    (stack,) = store.stacks.ordered()
+    assert stack.pod_spec is None
+    assert (await store.stacks.with_pod_spec(stack)).pod_spec == text
+
+
 # ---- claims
 
 
@@ -192,6 +200,16 @@ async def test_the_answer_is_kept_with_the_acceptance_or_nothing_is_accepted(sto
     again = await reopened(store)
     assert await again.claims.find("web", "key-1") == replace(waiting, status=201, answer=b"running")
     await again.close()
+
+
+async def test_the_key_of_a_create_that_is_being_undone_may_be_used_again(store: Store) -> None:
+    await store.stacks.reserve(new_stack(1), claim=claim())
+    await store.stacks.mark_deleting([ONE], DeleteReason.UNDO)
+    await store.stacks.reserve(new_stack(2), claim=claim())
+    await store.stacks.accept(seen(2), pod_uid="p", service_uid="s", answer=lambda _: b"second")
+    answered = await store.claims.find("web", "key-1")
+    assert answered is not None
+    assert (answered.stack_id, answered.answer) == (stack_id(2), b"second")
 
 
 async def test_claims_go_after_a_day_and_not_before(store: Store) -> None:
