@@ -302,11 +302,11 @@ def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.
 
 async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site: Site) -> None:
     """A second run without them took the quota away again."""
-    await site.setup("--yes", "--node", "one", "--quota-cpu", "8", "--dns")
+    await site.setup("--yes", "--node", "one", "--quota-cpu", "8", "--dns", "--target-port", "80")
     before = objects(site)
     again = await site.setup("--plan")
     assert states(again)["cluster"] == "ok"
-    assert "options        --dns --quota-cpu 8" in again.stdout
+    assert "options        --dns --target-port 80-80 --quota-cpu 8" in again.stdout
     assert "ResourceQuota" in (await site.setup("--plan", "--quota-cpu", "9")).stdout
     assert objects(site) == before
     site.beside("setup-options").write_text("--quota-cpux 8")
