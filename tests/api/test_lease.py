@@ -10,6 +10,7 @@ import pytest
 from stackd.embedded.resources import LEASES
 from stackd.kube.lease import lease_manifest
 from stackd.lifecycle.ownership import USABLE, Role
+from tests.api.test_contact import OTHER
 from tests.harness import Harness, Machine, eventually
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
@@ -78,3 +79,24 @@ async def test_a_lease_that_is_given_back_amid_conflicts_and_failures_need_not_r
     at.faults.add_fault(action="status", verb="get", resource="leases", code=403, count=1)
     await at.daemon.context.ownership.release()
     assert (await at.kubectl("GET", PATH))["spec"]["holderIdentity"] == ""
+
+
+async def test_the_lease_of_another_cluster_means_nothing_and_none_is_made_there(at: Harness) -> None:
+    ownership, leases = at.daemon.context.ownership, at.cluster.store.of(LEASES)
+    asked, created = at.counts.requests, at.counts.total("create", "leases")
+    at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+    at.cluster.store.remove(leases.get("stacks", "stackd-default"))
+    await at.until_unready("belongs to the cluster")
+    before = asked["get", "namespaces", 200]
+    await eventually(lambda: asked["get", "namespaces", 200] > before + 1)
+    assert (ownership.role, at.counts.total("create", "leases")) == (Role.OWNER, created)
+    theirs = {"metadata": {"name": "stackd-default"}, "spec": {"holderIdentity": "vm9/f9", "leaseDurationSeconds": 2}}
+    assert (await at.kubectl("POST", PATH.rpartition("/")[0], theirs))["kind"] == "Lease"
+    await eventually(lambda: ownership.owner == "vm9")
+    before = asked["get", "namespaces", 200]
+    await eventually(lambda: asked["get", "namespaces", 200] > before + 1)
+    assert ownership.role is Role.OWNER
+    at.cluster.store.remove(leases.get("stacks", "stackd-default"))
+    at.faults.clear()
+    await eventually(lambda: at.daemon.context.fence.open)
+    assert ownership.role is Role.OWNER
