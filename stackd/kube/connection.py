@@ -319,7 +319,7 @@ async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResp
         status=response.status,
         body=bytes(body),
         content_type=response.content_type,
-        retry_after=min(int(after), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
+        retry_after=min(int(after[:9]), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
         date=headers.get("Date", ""),
     )
 

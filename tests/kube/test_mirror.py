@@ -22,6 +22,7 @@ from tests.kube.wire import (
     NAMESPACE,
     NODES_PATH,
     PODS_PATH,
+    SERVICES_PATH,
     Reply,
     Stream,
     Wire,
@@ -38,6 +39,7 @@ from tests.kube.wire import (
     status,
     then,
     until,
+    waits,
 )  # fmt: skip
 
 
@@ -121,6 +123,26 @@ async def test_waiting_for_a_pod_sees_each_state_and_times_out(cluster: Cluster,
         await mirror.until("a", is_in("Succeeded"), timeout=0.02)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster) -> None:
+    mirror = Mirror(cluster)
+
+    def fail(_: object) -> None:
+        raise RuntimeError("cannot cope")
+
+    mirror.subscribe(fail)
+    with pytest.raises(ExceptionGroup) as caught:
+        await asyncio.wait_for(mirror.run(), 30)
+    assert caught.group_contains(RuntimeError, match="cannot cope")
+
+
+async def test_a_relist_lists_again_with_new_watches(cluster: Cluster, wire: Wire) -> None:
+    async with mirroring(cluster) as (mirror, _):
+        wire.on("GET", PODS_PATH, says(items(pod("a"), version=50)))
+        await asyncio.wait_for(mirror.relist(), 30)
+        assert set(mirror.pods) == {"a"}
+        await until(lambda: versions(wire)[-1:] == ["50"])
 
 
 class Hands:
@@ -279,10 +301,11 @@ async def test_a_list_with_an_object_that_cannot_be_read_is_taken_again(cluster:
         page('{"type":"ADDED","object":{"kind":"Pod"', kind="application/json"),
         page("<html>not found</html>", 404),
         says(status(404, "NotFound", "the server could not find the requested resource"), 404),
+        says(status(429, "TooManyRequests", "slow down"), 429, Retry_After="9" * 5000),
         *(says(status(code, "No", "not now"), code) for code in (403, 500, 503)),
         loses(),
     ],
-    ids=["page", "called JSON", "nothing", "half", "page with 404", "no path", "403", "500", "503", "lost"],
+    ids=["page", "called JSON", "nothing", "half", "page with 404", "no path", "429", "403", "500", "503", "lost"],
 )
 async def test_what_is_no_watch_is_an_outage(
     cluster: Cluster, wire: Wire, odd: Reply, caplog: pytest.LogCaptureFixture
@@ -346,6 +369,39 @@ async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_
         assert pods.disconnected_since is None
     assert versions(wire)[:3] == ["1", "1", "1"]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_server_that_ends_every_watch_is_not_asked_without_pause(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def nothing(_: Stream) -> None: ...
+
+    async def bookmark(stream: Stream) -> None:
+        await stream.bookmark("900")
+
+    async def too_old(stream: Stream) -> None:
+        await stream.send("ERROR", status(410, "Expired", "too old resource version"))
+
+    wire.watch("pods", *[nothing] * 99)
+    wire.watch("services", *[bookmark] * 99)
+    wire.watch("nodes", *[too_old] * 99)
+    monkeypatch.setattr(watch, "RETRIES", RetryPolicy(first=0.02, longest=60.0))
+    async with mirroring(cluster):
+        await asyncio.sleep(0.7)
+    for path in (PODS_PATH, SERVICES_PATH, NODES_PATH):
+        assert 2 <= len(wire.asked("GET", path, watch=True)) <= 8
+
+
+async def test_a_watch_that_is_not_answered_is_asked_for_over_other_connections(
+    cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.kube.connection.WATCH_OPEN_SECONDS", 0.3)
+    wire.on("WATCH", PODS_PATH, waits(60))
+    wire.watch("pods", then(("ADDED", pod("a", version=205))))
+    session = cluster.connection.access.session
+    async with mirroring(cluster) as (mirror, _):
+        await seen(mirror, "a", 205)
+    assert cluster.connection.access.session is not session
 
 
 async def test_a_watch_waits_for_retry_after(cluster: Cluster, wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
