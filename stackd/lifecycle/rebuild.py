@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube import labels
 from stackd.kube.client import Cluster
-from stackd.kube.objects import PODS, pod_state
+from stackd.kube.objects import pod_state
 from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_config_map, parse_pod, parse_record
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.context import Context
@@ -139,14 +139,22 @@ def _bounds(context: Context) -> RecordBounds:
 
 
 async def _gone(context: Context, there: Collection[str]) -> list[str]:
-    """The stacks of which the cluster has neither pod nor Service; it is asked for each of them. None of them if no
-    stackd has held a Lease before: a stackd without a Lease kept no records of stopped stacks."""
+    """The stacks of which the cluster has neither pod nor Service; it is asked for each of them. Somebody else's object
+    of the same name does not count. None of them if no stackd has held a Lease before: a stackd without a Lease kept no
+    records of stopped stacks."""
     cluster = context.cluster
     if context.ownership.predecessor is None:
         return []
 
     async def is_there(stack: Stack) -> bool:
-        return bool(await cluster.find("services", stack.service_name) or await cluster.get(PODS, stack.pod_name))
+        for resource, name, uid in (
+            ("services", stack.service_name, stack.service_uid),
+            ("pods", stack.pod_name, stack.pod_uid),
+        ):
+            raw = await cluster.find(resource, name)
+            if raw is not None and (labels.is_ours(raw, context.instance) or raw["metadata"]["uid"] == uid):
+                return True
+        return False
 
     missing = [stack for stack in context.store.stacks.ordered() if stack.stack_id not in there]
     answers = await asyncio.gather(*map(is_there, missing))

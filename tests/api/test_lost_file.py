@@ -122,6 +122,9 @@ async def test_a_restored_backup_learns_what_has_happened_to_the_stacks_since(vm
     for stack_id in (deleted, deleted_at_rest):
         await at.delete(stack_id)
     created = await at.running()
+    # somebody else's pod of a deleted stack's name brings the stack back no more than none would
+    theirs = {"metadata": {"name": deleted}, "spec": {"containers": [{"name": "theirs", "image": "theirs/runs"}]}}
+    await at.kubectl("POST", "/api/v1/namespaces/stacks/pods", theirs)
     before, objects = await at.answers(), await at.pods_and_services()
     assert set(before) == {restarted, started, extended, created, stopped_since, at_rest}
     await vm.lose_file()
