@@ -1,4 +1,4 @@
-"""Clients that keep sending requests to a stackd on a real cluster, and what they were told."""
+"""Clients that keep sending requests to a stackd on a real cluster, and the responses that they got."""
 
 from __future__ import annotations
 
