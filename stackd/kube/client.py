@@ -342,7 +342,7 @@ class Cluster:
 
         async def once() -> JsonObject | Again:
             existing = await self.find(resource, name, deadline)
-            if existing is not None and not _is_ours(existing, self.instance, known):
+            if existing is not None and not is_ours(existing, self.instance, known):
                 raise ObjectExists(f"{resource} {name} exists and is not stackd's")
             if existing is not None and "deletionTimestamp" in existing["metadata"]:
                 return Again(error=_still_there(resource, existing))
@@ -438,7 +438,7 @@ class Cluster:
             existing = await self.find(resource, name, deadline)
             if existing is None and isinstance(error, ObjectExists):
                 return Again(error=StillThere(f"{resource} {name} is still being deleted"))
-            if existing is None or not _is_ours(existing, self.instance) or _traits(existing) != _traits(manifest):
+            if existing is None or not is_ours(existing, self.instance) or _traits(existing) != _traits(manifest):
                 raise error
             going = existing["metadata"].get("deletionTimestamp")
             return Again(error=_still_there(resource, existing)) if going else existing
@@ -474,7 +474,7 @@ class Cluster:
         deadline = deadline or self.deadline()
         if uid is None:
             existing = await self.find(resource, name, deadline)
-            if existing is None or not _is_ours(existing, self.instance, known):
+            if existing is None or not is_ours(existing, self.instance, known):
                 return True
             uid = existing["metadata"]["uid"]
         options: JsonObject = {
@@ -526,7 +526,7 @@ def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
     )
 
 
-def _is_ours(existing: JsonObject, instance: str, known: Collection[str | None] = ()) -> bool:
+def is_ours(existing: JsonObject, instance: str, known: Collection[str | None] = ()) -> bool:
     """Whether the object is ours, even if somebody or an admission policy has removed its labels.
 
     A uid cannot change, and nobody else writes our annotations.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube import labels
-from stackd.kube.client import Cluster
+from stackd.kube.client import Cluster, is_ours
 from stackd.kube.objects import pod_state
 from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_config_map, parse_pod, parse_record
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
@@ -152,7 +152,7 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
             ("pods", stack.pod_name, stack.pod_uid),
         ):
             raw = await cluster.find(resource, name)
-            if raw is not None and (labels.is_ours(raw, context.instance) or raw["metadata"]["uid"] == uid):
+            if raw is not None and is_ours(raw, context.instance, (uid,)):
                 return True
         return False
 
