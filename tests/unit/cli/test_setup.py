@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -260,8 +261,11 @@ async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(sit
         result = await replace(site, cluster=other).setup("--yes", "--node", "one")
         assert "is for another cluster than" in result.stdout
         assert result.exit_code == 1
-        mine = site.beside("kubeconfig").read_text()
-    result = await replace(site, cluster=other).setup("--yes", "--node", "one")
+        mine, port = site.beside("kubeconfig").read_text(), other.server.port
+    with socket.socket() as taken:  # else another test's cluster may listen there
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        result = await replace(site, cluster=other).setup("--yes", "--node", "one")
     assert "Kubernetes cannot be reached" in result.stdout
     assert site.beside("kubeconfig").read_text() == mine
 
