@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
-from rich.console import Console
+import click
 from rich.table import Table
 from rich.text import Text
 
 from stackd.cli.options import is_installed, loaded
-from stackd.cli.output import BAD, GOOD, WARNING, counted, print_json_line
+from stackd.cli.output import BAD, GAP, GOOD, WARNING, console, counted, is_terminal, print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import API_KEY, KUBECONFIG
@@ -123,28 +123,31 @@ async def _connected(
 
 async def say(findings: AsyncGenerator[Finding, None], *, as_json: bool = False) -> int:
     """Print each finding, as JSON or for people. Returns the number of failures."""
-    console, counts = Console(), Counter[Level]()
+    counts = Counter[Level]()
     async for finding in findings:
         counts[finding.level] += 1
         if as_json:
             print_json_line(dataclasses.asdict(finding))
         else:
             level, about = Text(finding.level, style=COLOURS[finding.level]), Text(finding.about)
-            console.print(advised(((level, LEVEL_WIDTH), (about, ABOUT_WIDTH)), finding.what, finding.advice))
+            print_advised(((level, LEVEL_WIDTH), (about, ABOUT_WIDTH)), finding.what, finding.advice)
     if not as_json:
         warnings, failures = counted(counts[Level.WARN], "warning"), counted(counts[Level.FAIL], "failure")
-        console.print(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")
+        click.echo(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")
     return counts[Level.FAIL]
 
 
-def advised(heads: Sequence[tuple[Text, int]], what: str, advice: str) -> Table:
-    """A row with its heads, each with its width, then the text, and the advice below it."""
-    row = Table.grid(padding=(0, 2), expand=False)
+def print_advised(heads: Sequence[tuple[Text, int]], what: str, advice: str) -> None:
+    """Print a row with its heads, each with its width, then the text, and the advice below it; wrap on a terminal only."""
+    what, advice = printable(what, lines=True), printable(f"→ {advice}", lines=True) if advice else ""
+    if not is_terminal():
+        head = "".join(f"{text.plain:<{width + GAP}}" for text, width in heads)
+        lines = [*what.splitlines(), *advice.splitlines()]
+        click.echo(head + f"\n{' ' * len(head)}".join(lines))
+        return
+    row = Table.grid(padding=(0, GAP), expand=False)
     for _, width in heads:
         row.add_column(width=width)
     row.add_column(overflow="fold")
-    text = Text(printable(what, lines=True))
-    if advice:
-        text.append(f"\n→ {printable(advice, lines=True)}", style="bold")
-    row.add_row(*(head for head, _ in heads), text)
-    return row
+    row.add_row(*(head for head, _ in heads), Text.assemble(what, (f"\n{advice}" if advice else "", "bold")))
+    console().print(row)

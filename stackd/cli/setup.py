@@ -21,10 +21,9 @@ from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from rich.console import Console
 from rich.text import Text
 
-from stackd.cli.doctor import advised, examine, say
+from stackd.cli.doctor import examine, print_advised, say
 from stackd.cli.manifests import kubeconfig_text, manifests, site_of
 from stackd.cli.options import INSTALLED, is_installed, loaded
 from stackd.cli.output import BAD, BUSY, GOOD, WARNING
@@ -551,7 +550,7 @@ def _plan(name: str, state: _State, *, by_hand: bool) -> None:
 
 def _line(state: str, name: str, what: str, advice: str = "") -> None:
     heads = ((Text(state, style=COLOURS[state]), max(map(len, COLOURS))), (Text(name), NAME_WIDTH))
-    Console(highlight=False).print(advised(heads, what, advice))
+    print_advised(heads, what, advice)
 
 
 def _kubeconfig_of(environ: Mapping[str, str]) -> Path | None:

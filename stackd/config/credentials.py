@@ -49,12 +49,16 @@ def credential(folder: Path | None, name: str) -> Path | None:
     """The path of that credential, readable or not; None if it is not set."""
     if folder is None or not (folder / name).exists():
         return None
+    return None if is_unset(current(folder / name)) else folder / name
+
+
+def is_unset(file: Path) -> bool:
+    """Whether the file says that its credential is not set."""
     try:
-        with current(folder / name).open("rb") as file:
-            is_set = file.read(len(UNSET) + 2).strip() != UNSET
+        with file.open("rb") as opened:
+            return opened.read(len(UNSET) + 2).strip() == UNSET
     except OSError:
-        is_set = True
-    return folder / name if is_set else None
+        return False
 
 
 API_KEY: Final = "api-key"

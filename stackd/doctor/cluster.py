@@ -88,7 +88,10 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator
 
 async def foreign_pods(cluster: Cluster, config: Config, stack_ids: set[str]) -> Finding | None:
     """Older pods of our instance, not in a pool, that the daemon here does not know: usually another stackd's."""
-    pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
+    try:
+        pods = [pod_state(raw) for raw in await cluster.list_raw("pods")]
+    except StackdError:  # ``_rights`` says why
+        return None
     old = time.time_ns() - round(STRANGE_SECONDS * 1e9)
     names = sorted(
         pod.name
@@ -272,7 +275,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
         *([(limit, "limits.max_stacks")] if limit else []),
     ]
     least = min(bounds, key=itemgetter(0))
-    others = ", ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
+    others = "; ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
     text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
     found = [*_without_disk(usable, need, storage), *_refused_disk(config, limit_ranges)]
     if not least[0]:

@@ -104,8 +104,13 @@ def said_since(moment: float, logger: str) -> str:
 
 
 def reload() -> bool:
-    """Have the service reload; returns whether it did. systemctl says on standard error why not."""
-    return subprocess.run(("systemctl", "reload", SERVICE), check=False).returncode == 0  # noqa: S603, S607
+    """Have the service reload; returns whether it did. systemctl says on standard error why not.
+
+    systemctl succeeds although the daemon refuses, unless ``stackd check --for-reload`` has found the reason, too.
+    """
+    done = subprocess.run(("systemctl", "reload", SERVICE), check=False)  # noqa: S603, S607
+    unit = find_unit()
+    return done.returncode == 0 and not (unit and REFUSED in unit.status)
 
 
 def enable_and_start() -> str:

@@ -33,7 +33,7 @@ from yarl import URL
 from stackd import __version__
 from stackd.clock import DAY_SECONDS, Clock, utc_minute
 from stackd.config import Config, require_cluster
-from stackd.config.credentials import current
+from stackd.config.credentials import NO_CLUSTER, current, is_unset
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.files import write_private
 from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
@@ -117,6 +117,8 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
     configuration, lasting = Configuration(), False
     files = [current(Path(path)) for path in target.kubeconfig.split(os.pathsep) if path]
     paths = os.pathsep.join(map(str, files))
+    if any(map(is_unset, files)):
+        raise ConfigError([f"[cluster] kubeconfig: {NO_CLUSTER}"])
     try:
         if files:
             _require_one(files)
@@ -170,7 +172,8 @@ def _why_unreadable(exc: Exception) -> str:
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else ""
         return f"it is not YAML: {getattr(exc, 'problem', None) or 'it cannot be read'}{place}"
     if isinstance(exc, KeyError | TypeError | AttributeError):
-        return f"it is not a kubeconfig: clusters, users and contexts are expected ({exc})"
+        missing = f" ({exc})" if isinstance(exc, KeyError) else ""
+        return f"it is not a kubeconfig: clusters, users and contexts are expected{missing}"
     return " ".join(str(exc).split())
 
 

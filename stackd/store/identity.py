@@ -79,7 +79,7 @@ class FileIdentity:
         if stacks and (contradiction := self.contradiction(namespace, instance)):
             raise ConfigError(
                 [
-                    f"the state file {path} holds {stacks} stacks for which {contradiction}: "
+                    f"the state file {path} holds {stacks} stack{'' if stacks == 1 else 's'} for which {contradiction}: "
                     "restore that setting, or choose another state.path"
                 ]
             )

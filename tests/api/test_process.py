@@ -209,7 +209,7 @@ async def test_a_start_or_a_check_for_others_is_refused_and_ends_nothing(vm: Mac
             await vm.start(**settings)
         (mistake,) = refused.value.mistakes
         file = vm.folder / "stackd.db"
-        assert f"{file} holds 1 stacks for which {words}: restore that setting" in mistake
+        assert f"{file} holds 1 stack for which {words}: restore that setting" in mistake
     at = await vm.start()
     assert await at.stack(stack_id) == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -296,6 +297,7 @@ async def test_pods_and_objects_that_the_daemon_does_not_know_are_found(
         assert "instance" not in {finding.about for finding in looked}
         found = only(looked, "daemon")
         assert (found.level, f"pods {STRANGE}" in found.what) == (WARN, True)
+        assert only(await at.look(STACKD_STACKS__NAMESPACE="stakcs", **port), "rights").level is FAIL
         monkeypatch.setattr(doctors, "STRANGE_SECONDS", -1.0)
         found = only(await at.look(**port), "instance")
         assert (found.level, STRANGE in found.what) == (FAIL, True)
@@ -489,6 +491,9 @@ async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_p
     async with prepared(tmp_path) as at:
         code, out = await doctor(**at.environment)
         assert (code, "0 failures" in out, KEY in out) == (0, True, False), out
+        assert re.search(
+            r"^ok    room           for .+ stacks of 100m CPU and 128Mi \(.+\); .+; node ports: 1767$", out, re.M
+        ), out
         code, out = await doctor(**at.environment, STACKD_STACKS__NODE_SELECTOR="role=none")
         assert (code, "→ kubectl label" in out) == (1, True), out
     (tmp_path / "config.toml").write_text("[stacks]\nttll = 1\n")

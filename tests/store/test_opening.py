@@ -382,7 +382,7 @@ async def test_a_file_with_stacks_belongs_to_its_namespace_and_instance(store: S
     first = store.identity
     await accepted(store, 1)
     why = 'stacks.namespace is "stacks", not "arena", cluster.instance is "default", not "second": restore that setting'
-    with pytest.raises(ConfigError, match=f"holds 1 stacks for which {why}"):
+    with pytest.raises(ConfigError, match=f"holds 1 stack for which {why}"):
         require_own("arena", "second")
     require_own("stacks", "default")
     await store.stacks.remove([stack_id(1)])

@@ -60,6 +60,12 @@ async def test_a_reload_with_mistakes_is_refused_completely_with_a_line_for_each
     (first, second) = ran.out.splitlines()
     assert first.startswith("reload refused: [cluster] kubeconfig: ")
     assert second.startswith("reload refused, the configuration in force stays")
+    await service.do("rm", "/etc/stackd/kubeconfig")
+    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
+    assert (ran.code, ran.out.startswith("reload refused: [cluster] kubeconfig: no cluster is configured")) == (
+        1,
+        True,
+    ), ran
     assert await lives(service) == 2.0
     await service.credentials()
     await service.do("systemctl", "reload", UNIT)
@@ -86,6 +92,10 @@ async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_
 
     await eventually(creates)
     assert (await bare.state())["MainPID"] == pid
+    await bare.credentials(token="nobody")
+    ran = await asyncio.to_thread(bare.machine.run, COMMAND, "reload")
+    assert (ran.code, "its credentials are not accepted (401)" in ran.out) == (1, True), ran
+    await bare.credentials(token="new")
     assert (await bare.do(COMMAND, "reload")).splitlines() == ["reloaded: nothing has changed"]
     modes = await bare.do("bash", "-c", "stat --format='%a %U %G' /run/stackd/* /run/stackd/*/*")
     assert modes.splitlines() == ["750 root stackd"] + ["440 root stackd"] * 3
