@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from stackd.errors import StackdError
-from stackd.structs import struct
+from stackd.model import struct
 from stackd.tasks import set_within
 
 K = TypeVar("K", bound=Hashable)

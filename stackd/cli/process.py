@@ -32,7 +32,7 @@ from stackd.cli import FAILED
 from stackd.config import LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
-from stackd.doctor.local import url_of
+from stackd.doctor.running import url_of
 from stackd.embedded import WORKER, EmbeddedCluster, EmbeddedOptions, administrator, node_specs
 from stackd.errors import StackdError
 from stackd.keys import new_key

@@ -33,7 +33,7 @@ from stackd.config import Config
 from stackd.config.credentials import API_KEY, KUBECONFIG
 from stackd.doctor import running, service
 from stackd.doctor.cluster import Size
-from stackd.doctor.local import LocalDaemon
+from stackd.doctor.running import LocalDaemon
 from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StackdError
 from stackd.files import read_keys, write_private
 from stackd.keys import new_key

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from stackd.client import ApiError, Client
     from stackd.config import Config
-    from stackd.doctor.local import LocalDaemon
+    from stackd.doctor.running import LocalDaemon
 
 FILE_KEYS = ("url", "key", "key_file", "ca_file")
 COMPLETION_SECONDS = 1.5
@@ -196,7 +196,7 @@ def local_daemon(config: Config, config_path: Path | None) -> LocalDaemon:
 
 def _daemon(value: Callable[[str, str], Any], config_path: Path | None) -> LocalDaemon:
     """With the first key of ``auth.key_file``, or else of ``api-key`` beside the configuration, if one can be read."""
-    from stackd.doctor.local import LocalDaemon
+    from stackd.doctor.running import LocalDaemon
 
     port, key_file, key = str(value("server", "port")), str(value("auth", "key_file") or ""), ""
     files = [Path(key_file).expanduser()] if key_file else []

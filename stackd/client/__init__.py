@@ -12,8 +12,7 @@ says that it is busy. A create, an extension and a batch delete carry an Idempot
 however often it is sent. If stackd refuses a request, the client raises an ``ApiError`` with stackd's sentence.
 
 operations   the operations, as pure steps: requests to send, and pauses
-attempts     what they raise, and when a request is sent again
-records      a job and an event; the other records are the bodies of ``stackd.contract``
+attempts     what they raise and return (beside the bodies of ``stackd.contract``), and when a request is sent again
 clients      ``Client`` over http.client, ``AsyncClient`` over aiohttp, with one table of operations
 
 Imports nothing of the daemon, and no library until it is used.
@@ -25,6 +24,8 @@ from stackd.client.attempts import (
     Busy,
     ClientError,
     Conflict,
+    Event,
+    Job,
     KeyRefused,
     NotFound,
     Retries,
@@ -33,7 +34,6 @@ from stackd.client.attempts import (
     Unreachable,
 )
 from stackd.client.clients import AsyncClient, Client
-from stackd.client.records import Event, Job
 from stackd.contract import Activity, Capacity, DryRun, Port, Stack, StackStatus, Stats, Template, TimelineEvent
 
 __all__ = [

@@ -19,6 +19,8 @@ from weakref import WeakSet
 from stackd.client import operations
 from stackd.client.attempts import (
     ClientError,
+    Event,
+    EventReader,
     Pause,
     Reply,
     Request,
@@ -30,7 +32,6 @@ from stackd.client.attempts import (
     with_retries,
 )
 from stackd.client.operations import Filters
-from stackd.client.records import Event, EventReader
 from stackd.files import can_be_sent
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import Any, TypedDict, Unpack
 from stackd.client.attempts import (
     SECONDS,
     ClientError,
+    Job,
     NotFound,
     Pause,
     Request,
@@ -24,7 +25,6 @@ from stackd.client.attempts import (
     Steps,
     TimedOut,
 )
-from stackd.client.records import Job
 from stackd.contract import (
     ROUTES,
     STACK_FIELDS,

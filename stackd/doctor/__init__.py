@@ -2,8 +2,7 @@
 
     machine    files, certificate, configuration
     service    the service as systemd knows it, and what is wrong with it and its files
-    running    a daemon that answers
-    local      who listens where this machine's daemon should
+    running    this machine's daemon: who listens where it should, and what it reports
     cluster    rights, namespace, policies, nodes, ports, clock, and how many stacks fit
     routes     the Gateway, its listeners, DNS and certificate, if ports have names
     probe      two stacks that try to reach each other and other addresses that they must not reach

@@ -26,7 +26,7 @@ from stackd.model import NODE_PORTS_REMEDY
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
 from stackd.templates import read_templates
-from stackd.templates.egress import NONE
+from stackd.templates.template import NONE
 
 APPLY = "apply what `stackd manifests` prints"
 NEW_KUBECONFIG = "`stackd manifests --kubeconfig-for URL` makes one"

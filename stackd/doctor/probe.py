@@ -28,7 +28,7 @@ from stackd.lifecycle.nodes import address
 from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
 from stackd.podspec import harden
 from stackd.templates import read_templates
-from stackd.templates.egress import DNS, INTERNET
+from stackd.templates.template import DNS, INTERNET
 
 ABOUT: Final = "probe"
 IMAGE: Final = "busybox:stable"

@@ -32,7 +32,7 @@ from stackd.kube import wire
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
 from stackd.kube.wire import FAILING, JSON, LEASES, UNAUTHORIZED, KubeRequest, KubeResponse, check, error_of
-from stackd.structs import struct
+from stackd.model import struct
 from stackd.tasks import acquired_within
 from stackd.workqueue import RetryPolicy
 

@@ -18,7 +18,7 @@ from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, p
 from stackd.kube.routes import BACKENDS, RESOURCES, ROUTES, RouteState, is_backend
 from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
-from stackd.structs import struct
+from stackd.model import struct
 from stackd.tasks import Waiters, set_within
 
 log = logging.getLogger(__name__)

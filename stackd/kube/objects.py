@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from stackd.clock import to_nanoseconds
 from stackd.kube import labels
 from stackd.kube.wire import JsonObject, readable
+from stackd.model import struct
 from stackd.quantity import NANO, reported
-from stackd.structs import struct
 
 MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"

@@ -26,7 +26,7 @@ from stackd.kube.rights import Right, binding_spec, in_cluster, in_namespace, of
 from stackd.kube.wire import BINDINGS, KINDS, MERGE_PATCH, POLICIES, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
 from stackd.quantity import parse
-from stackd.templates.egress import INTERNET, NONE, Egress
+from stackd.templates.template import INTERNET, NONE, Egress
 
 Manifest = dict[str, Any]
 

@@ -21,8 +21,7 @@ from stackd.kube import labels
 from stackd.kube.manifests import service_port, service_selector
 from stackd.kube.objects import MESSAGE_LIMIT, ObjectKind
 from stackd.kube.wire import GATEWAY_API, HTTP_ROUTES, KINDS, TLS_ROUTES
-from stackd.model import Route, RoutedPort, Stack
-from stackd.structs import struct
+from stackd.model import Route, RoutedPort, Stack, struct
 
 BACKENDS: Final = "services"
 RESOURCES: Final = (BACKENDS, HTTP_ROUTES, TLS_ROUTES)

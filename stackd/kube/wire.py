@@ -33,7 +33,7 @@ from stackd.errors import (
     UnexpectedAnswer,
     VersionExpired,
 )
-from stackd.structs import struct
+from stackd.model import struct
 
 T = TypeVar("T")
 JsonObject = dict[str, Any]

@@ -17,8 +17,7 @@ from stackd.kube.records import wanted_pod
 from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute
 from stackd.kube.routes import stack_of as stack_of_route
 from stackd.kube.wire import KINDS
-from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack
-from stackd.structs import struct
+from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack, struct
 
 PODS, SERVICES = "pods", "services"
 

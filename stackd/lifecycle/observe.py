@@ -28,9 +28,8 @@ from stackd.lifecycle.status import (
     pull_is_failing,
 )
 from stackd.logs import stack_log
-from stackd.model import Observation, Stack
+from stackd.model import Observation, Stack, struct
 from stackd.store import differs
-from stackd.structs import struct
 from stackd.workqueue import RetryPolicy, WorkQueue
 
 log = logging.getLogger(__name__)

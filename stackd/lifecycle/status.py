@@ -13,8 +13,7 @@ from typing import NamedTuple
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
 from stackd.lifecycle.hiding import hide
-from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent
-from stackd.structs import struct
+from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """Waiting reasons of a failed pull that is retried: ``failed`` once they have lasted for the grace."""

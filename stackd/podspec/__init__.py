@@ -9,14 +9,13 @@
     Policy               the operator's choices
 
 Inside, in the order of use: yaml_text → fields → checks, images, resources → sanitize → additions. ``reasons`` collects
-the mistakes. ``request`` reads what stands beside the pod spec.
+the mistakes.
 """
 
 from stackd.podspec.additions import harden
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import by_line
-from stackd.podspec.request import parse_target_ports
-from stackd.podspec.sanitize import LONG_SPEC, Sanitizer, sanitize
+from stackd.podspec.sanitize import LONG_SPEC, Sanitizer, parse_target_ports, sanitize
 from stackd.podspec.yaml_text import located
 
 __all__ = ["LONG_SPEC", "Policy", "Sanitizer", "by_line", "harden", "located", "parse_target_ports", "sanitize"]

@@ -11,9 +11,8 @@ from typing import Any
 import orjson
 
 from stackd.client import AsyncClient, Unreachable
-from stackd.client.attempts import Request, Response, Steps
+from stackd.client.attempts import Event, Request, Response, Steps
 from stackd.client.operations import IDEMPOTENCY_KEY
-from stackd.client.records import Event
 
 SECONDS = 30.0
 METRICS = "/metrics"  # the only answer that is text

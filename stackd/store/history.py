@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent
+from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
 from stackd.store.schema import REQUESTED
 from stackd.store.transaction import IDS, Columns, Table, Transaction, id_array, json_text, labels_from, operation
-from stackd.structs import struct
 
 LINES = Columns(TimelineEvent, read={"kind": EventKind})
 LOGS = Columns(KeptLog)

@@ -1,8 +1,7 @@
 """Templates: stacks that the operator has described in files, one each, and that creates request by name.
 
 template    ``Template`` and ``TemplateSet``, frozen; the ``digest`` by which pools compare templates; the values
-            generated for each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``
-egress      ``Egress``: what a template's stacks may reach
+            generated for each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``; ``Egress``: what its stacks may reach
 read        reads a folder of files into a ``TemplateSet``, or reports all mistakes at once
 
 Knows the configuration and the pod-spec policy; nothing of existing stacks, HTTP or Kubernetes.

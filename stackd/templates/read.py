@@ -23,16 +23,18 @@ from stackd.names import LABEL_FORM, LONGEST_PREFIX, did_you_mean, is_label, pre
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
-from stackd.podspec.request import parse_labels
+from stackd.podspec.sanitize import parse_labels
 from stackd.podspec.yaml_text import Document, parse
-from stackd.templates.egress import EXPECTED, SITE_EGRESS, parse_egress
 from stackd.templates.template import (
+    EXPECTED,
     MOST_VALUES,
     NO_TEMPLATES,
+    SITE_EGRESS,
     Template,
     TemplateSet,
     digest_of,
     mistakes_in_values,
+    parse_egress,
 )
 from stackd.units import parse_duration
 

@@ -1,7 +1,8 @@
 """A template, the values that are generated for each of its stacks, and the set of templates that are in force.
 
-Owns the three placeholders of patterns such as ``flag{<hex:32>}``. This is no template language: anything else between
-angle brackets is a mistake.
+Owns what a template's stacks may reach, ``network: {egress: none | dns | internet | [CIDR, …]}``, and the value that the
+pods' label has for it: ``kube.provision`` makes one NetworkPolicy for each value in use. Owns, too, the three placeholders
+of patterns such as ``flag{<hex:32>}``. This is no template language: anything else between angle brackets is a mistake.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import secrets
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Any, Final
 
 import orjson
@@ -19,8 +21,12 @@ import orjson
 from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
-from stackd.templates.egress import SITE_EGRESS, Egress
 
+NONE: Final = "none"
+DNS: Final = "dns"
+INTERNET: Final = "internet"
+MOST_NETWORKS: Final = 64
+EXPECTED: Final = f'"{NONE}", "{DNS}", "{INTERNET}" or a list of networks such as [192.0.2.0/24] is expected'
 LONGEST_PATTERN: Final = 1024
 MOST_DIGITS: Final = 256
 MOST_VALUES: Final = 32
@@ -29,6 +35,35 @@ _BASE32: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 _HEX: Final = "0123456789abcdef"
 _BRACKETS: Final = re.compile(r"<([^<>]*)>")
 _PLACEHOLDER: Final = re.compile(r"(?:(hex|base32):([1-9][0-9]{0,2})|uuid)\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Egress:
+    """``kind`` is the value of the pods' label; empty leaves it to the policies for all stacks.
+
+    ``networks``: the only ones that the stacks reach, if the kind is neither ``none``, ``dns`` nor ``internet``.
+    """
+
+    kind: str = ""
+    networks: tuple[str, ...] = ()
+
+
+SITE_EGRESS: Final = Egress()
+
+
+def parse_egress(value: Any) -> Egress:
+    """Read ``network.egress``. Raises ValueError with what is wrong."""
+    if value in (NONE, DNS, INTERNET):
+        return Egress(kind=value)
+    if not isinstance(value, list) or not value or len(value) > MOST_NETWORKS:
+        raise ValueError(f"{EXPECTED}, of at most {MOST_NETWORKS}")
+    if not all(isinstance(one, str) for one in value):
+        raise ValueError(EXPECTED)
+    try:
+        listed = tuple(sorted({str(ip_network(one)) for one in value}))
+    except ValueError as error:
+        raise ValueError(f"{error}; {EXPECTED}") from None
+    return Egress(kind=f"only-{hashlib.sha256(' '.join(listed).encode()).hexdigest()[:12]}", networks=listed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.idempotency import Replays
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
-from stackd.model import Job, Stack
-from stackd.structs import struct
+from stackd.model import Job, Stack, struct
 from stackd.templates import Template
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache

@@ -29,7 +29,7 @@ from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, Target
 from stackd.names import did_you_mean
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.checks import by_path, keeps_running
-from stackd.podspec.request import parse_labels
+from stackd.podspec.sanitize import parse_labels
 from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web.api import View

@@ -24,9 +24,8 @@ from stackd.config import load
 from stackd.doctor import Finding, Level, machine, running
 from stackd.doctor import cluster as doctors
 from stackd.doctor.cluster import Size
-from stackd.doctor.local import LocalDaemon
 from stackd.doctor.probe import ProbeOptions, Question
-from stackd.doctor.running import RELOADED
+from stackd.doctor.running import RELOADED, LocalDaemon
 from stackd.embedded import EmbeddedCluster, NodeSpec, User
 from stackd.kube.objects import node_state
 from stackd.lifecycle.capacity import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of

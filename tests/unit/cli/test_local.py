@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from stackd.cli import options
-from stackd.doctor.local import listeners
+from stackd.doctor.running import listeners
 from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.harness import KEY, harness
 from tests.ports import free_port

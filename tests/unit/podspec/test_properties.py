@@ -13,7 +13,7 @@ from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from kubernetes.aio.client.models.v1_pod import V1Pod
 
-from stackd.embedded.validation import security_violation
+from stackd.embedded.admission import security_violation
 from stackd.errors import InvalidPodSpec, InvalidRequest
 from stackd.model import SanitizedSpec
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
