@@ -386,9 +386,7 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
     unsupported: Mapping[str, str] = {}
     if kubeconfig is not None:
         target = ClusterTarget(
-            kubeconfig=str(kubeconfig),
-            context=options["admin_context"],
-            namespace=config.stacks.namespace,
+            kubeconfig=str(kubeconfig), context=options["admin_context"], namespace=config.stacks.namespace
         )
         admin = await Administrator.connect(target)
     try:

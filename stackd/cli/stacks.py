@@ -341,6 +341,9 @@ def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
 
     Without ``ports``, stackd publishes all that the pod declares. Raises UsageError.
     """
+    from stackd.client import ClientError
+    from stackd.client.operations import target_port
+
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -350,16 +353,8 @@ def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
         body = json.loads(text)
     if not isinstance(body, dict) or {"pod_spec", "template"}.isdisjoint(body):
         body = {"pod_spec": text}
-    published = [_port(port) for port in ports]
+    try:
+        published = [target_port(port) for port in ports]
+    except ClientError as error:
+        raise click.UsageError(f"--port: {error}") from error
     return {**body, **({"target_port": published} if published else {})}
-
-
-def _port(text: str) -> dict[str, Any]:
-    from stackd.model import Route
-
-    number, _, how = text.partition("/")
-    if not number.isdecimal():
-        raise click.UsageError(f"--port must be like 80 or 53/udp, not {text!r}")
-    if how.lower() in list(Route):
-        return {"container_port": int(number), "protocol": "TCP", "route": how.lower()}
-    return {"container_port": int(number), "protocol": how.upper() or "TCP"}

@@ -14,6 +14,7 @@ import click
 from stackd.cli import output as render
 from stackd.cli.options import Length, filter_options, label_option, output_option, stack_complete
 from stackd.cli.target import client_options
+from stackd.contract import ACTIONS, STACK_FIELDS
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
 
@@ -118,8 +119,6 @@ def events(client: Client, output: str | None, **chosen: Any) -> None:
 
     In JSON, one event a line: kind, id, and data as the API sends it, without pod specs.
     """
-    from stackd.contract import STACK_FIELDS
-
     fields = [name for name in STACK_FIELDS if name != "pod_spec"] if output else render.LISTED
     with suppress(KeyboardInterrupt):
         for event in client.events(fields=fields, **chosen):
@@ -180,9 +179,6 @@ def _plan(plan: Any) -> Iterator[str]:
         yield f"{len(held)} held back; release with: stackd reconcile --confirm"
     if unknown:
         yield f"{len(unknown)} unknown and left alone; remove with: stackd reconcile --confirm"
-
-
-ACTIONS = ("create", "extend", "restart", "stop", "start", "delete")
 
 
 @click.command()

@@ -183,20 +183,14 @@ class Client(Operations):
 
     def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
-        steps = with_retries(steps, self._retries, self._timeout)
-        reply: Reply = None
+        steps, reply = with_retries(steps, self._retries, self._timeout), None
         while True:
             try:
-                wanted = resume(steps, reply)
+                step = resume(steps, reply)
             except StopIteration as end:
-                result: T = end.value
-                return result
-            reply = None
-            if isinstance(wanted, Pause):
-                time.sleep(wanted.seconds)
-                continue
+                return end.value  # type: ignore[no-any-return]
             try:
-                reply = self._exchange(wanted)
+                reply = self._exchange(step)
             except ClientError as error:
                 reply = error
 
@@ -234,8 +228,11 @@ class Client(Operations):
         finally:
             connection.close()
 
-    def _exchange(self, request: Request) -> Response:
-        """Send one request. The kept connection may be closed by now, so only repeatable requests use it."""
+    def _exchange(self, request: Request | Pause) -> Reply:
+        """Send one request, or wait. The kept connection may be closed by now, so only repeatable requests use it."""
+        if isinstance(request, Pause):
+            time.sleep(request.seconds)
+            return None
         kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
         if kept is None or kept.sock is None or not request.repeatable:
             self.close()
@@ -312,22 +309,14 @@ class AsyncClient(Operations):
 
     async def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
-        import asyncio
-
-        steps = with_retries(steps, self._retries, self._timeout)
-        reply: Reply = None
+        steps, reply = with_retries(steps, self._retries, self._timeout), None
         while True:
             try:
-                wanted = resume(steps, reply)
+                step = resume(steps, reply)
             except StopIteration as end:
-                result: T = end.value
-                return result
-            reply = None
-            if isinstance(wanted, Pause):
-                await asyncio.sleep(wanted.seconds)
-                continue
+                return end.value  # type: ignore[no-any-return]
             try:
-                reply = await self._exchange(wanted)
+                reply = await self._exchange(step)
             except ClientError as error:
                 reply = error
 
@@ -364,9 +353,14 @@ class AsyncClient(Operations):
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._lost(error, sent=True) from error
 
-    async def _exchange(self, request: Request) -> Response:
+    async def _exchange(self, request: Request | Pause) -> Reply:
+        import asyncio
+
         import aiohttp
 
+        if isinstance(request, Pause):
+            await asyncio.sleep(request.seconds)
+            return None
         try:
             async with self._request(request, aiohttp.ClientTimeout(total=request.seconds)) as answer:
                 return await _read(answer)

@@ -350,7 +350,7 @@ def reconcile(*, confirm: bool = False) -> Steps[dict[str, Any]]:
 
 
 def _body_of(pod_spec: str, ports: Ports, options: CreateOptions) -> dict[str, Any]:
-    targets = [_target_port(port) for port in _several(ports)]
+    targets = [target_port(port) for port in _several(ports)]
     return {**({"target_port": targets} if targets else {}), "pod_spec": pod_spec, **_more(options)}
 
 
@@ -405,7 +405,8 @@ def _seconds(length: Length) -> float:
     return parse_duration(length) if isinstance(length, str) else length
 
 
-def _target_port(port: str | int | Port) -> dict[str, Any]:
+def target_port(port: str | int | Port) -> dict[str, Any]:
+    """A port in the API's form. Raises ClientError."""
     if isinstance(port, Port):
         wanted = {"container_port": port.container_port, "protocol": port.protocol}
         return wanted | ({"route": port.route} if port.route else {})

@@ -18,12 +18,11 @@ from stackd.config.sections import (
     TemplatesSection,
     policy_of,
 )
-from stackd.config.settings import LIVE_KEYS, SettingChange, diff, merge_live
+from stackd.config.settings import SettingChange, diff, merge_live
 from stackd.keys import ApiKey
 from stackd.podspec.policy import PolicySection
 
 __all__ = [
-    "LIVE_KEYS",
     "ApiKey",
     "Config",
     "LimitsSection",

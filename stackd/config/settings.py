@@ -99,9 +99,6 @@ def _key(key: str) -> str:
     return key if _BARE.fullmatch(key) else _string(key)
 
 
-LIVE_KEYS: Final = frozenset(setting.name for setting in settings() if setting.live)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SettingChange:
     """A key (``section.key``) and its values as TOML; API keys show only their names."""
@@ -111,25 +108,14 @@ class SettingChange:
     new: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """What differs between two configurations, by when it can take effect."""
-
-    live: tuple[SettingChange, ...]
-    restart: tuple[SettingChange, ...]
-
-
-def diff(old: Config, new: Config) -> Changes:
-    """The keys that differ, in the order of the file."""
-    changes = [
-        SettingChange(key=setting.name, old=setting.text(old), new=setting.text(new))
-        for setting in settings()
-        if setting.value(old) != setting.value(new)
-    ]
-    return Changes(
-        live=tuple(change for change in changes if change.key in LIVE_KEYS),
-        restart=tuple(change for change in changes if change.key not in LIVE_KEYS),
-    )
+def diff(old: Config, new: Config) -> tuple[list[SettingChange], list[SettingChange]]:
+    """The keys that differ, in the order of the file: those that a reload changes, and those that need a restart."""
+    live, restart = list[SettingChange](), list[SettingChange]()
+    for setting in settings():
+        if setting.value(old) != setting.value(new):
+            change = SettingChange(key=setting.name, old=setting.text(old), new=setting.text(new))
+            (live if setting.live else restart).append(change)
+    return live, restart
 
 
 def merge_live(old: Config, new: Config) -> Config:

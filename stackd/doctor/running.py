@@ -81,12 +81,7 @@ class LocalDaemon:
         from stackd.client.attempts import NO_RETRIES
 
         return AsyncClient(
-            self.url,
-            self.key,
-            retries=NO_RETRIES,
-            ssl_context=self.tls,
-            check_peer=self.require_own,
-            timeout=timeout,
+            self.url, self.key, retries=NO_RETRIES, ssl_context=self.tls, check_peer=self.require_own, timeout=timeout
         )
 
 

@@ -6,13 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stackd.embedded.resources import (
-    BY_PATH,
-    Json,
-    Resource,
-    method_not_allowed,
-    no_such_path,
-)
+from stackd.embedded.resources import BY_PATH, Json, Resource, method_not_allowed, no_such_path
 
 _SUBRESOURCES = {
     "pods": {"log", "status"},

@@ -52,10 +52,7 @@ def settle_resources(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) 
     in_memory = {path: source for path, source in dirs.items() if source.get("medium") == "Memory"}
     on_disk = {path: source for path, source in dirs.items() if path not in in_memory}
     unsized = {path: one for path, one in containers.items() if STORAGE not in amounts[path]}
-    budgets = (
-        _Budget("memory", memory, in_memory, {}, policy),
-        _Budget(STORAGE, storage, on_disk, unsized, policy),
-    )
+    budgets = (_Budget("memory", memory, in_memory, {}, policy), _Budget(STORAGE, storage, on_disk, unsized, policy))
     for budget in budgets:
         budget.check(reasons)
     if not reasons:

@@ -12,8 +12,8 @@ hardens the pod. The block that stackd itself writes is accepted, so that a clie
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -153,21 +153,13 @@ class Sanitizer:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._cache: OrderedDict[tuple[str, tuple[TargetPort, ...]], SanitizedSpec] = OrderedDict()
+        self._cached = lru_cache(maxsize=KEPT)(partial(sanitize, policy=policy))
 
     def sanitize(self, text: str, target_ports: tuple[TargetPort, ...]) -> SanitizedSpec:
         """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not cached."""
-        key = (text, target_ports)
-        spec = self._cache.get(key)
-        if spec is not None:
-            self._cache.move_to_end(key)
-            return spec
-        spec = sanitize(text, target_ports, self._policy)
-        if len(text) <= LONG_SPEC:
-            self._cache[key] = spec
-            if len(self._cache) > KEPT:
-                self._cache.popitem(last=False)
-        return spec
+        return (
+            self._cached(text, target_ports) if len(text) <= LONG_SPEC else sanitize(text, target_ports, self._policy)
+        )
 
 
 # ---- what a request or a template has beside its pod spec

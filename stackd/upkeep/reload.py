@@ -143,18 +143,18 @@ class Reloader:
         """Put what was loaded in force, and log it; ``anything``: something else has changed already."""
         old = self.context.config
         edited = _edited(self.context.settings.templates, templates)
-        changes = diff(old, loaded.config)
+        live, restart = diff(old, loaded.config)
         self._put_in_force(old, new, templates)
         for warning in loaded.warnings:
             log.warning("%s", warning)
-        for change in changes.live:
+        for change in live:
             log.info("reloaded: %s", _words(change) if change.old != change.new else change.key)
         if edited:
             log.info("reloaded: templates: %s", ", ".join(edited))
-        if not (edited or changes.live or changes.restart or anything):
+        if not (edited or live or restart or anything):
             log.info("reloaded: nothing has changed")
-        self.context.metrics.reloads.waiting = tuple(change.key for change in changes.restart)
-        for change in changes.restart:
+        self.context.metrics.reloads.waiting = tuple(change.key for change in restart)
+        for change in restart:
             log.warning("waits for a restart: %s", _words(change))
 
     def _put_in_force(self, old: Config, new: Config, templates: TemplateSet) -> None:

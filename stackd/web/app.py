@@ -40,6 +40,7 @@ AiohttpHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CLIENT_LEFT = 499
 REQUEST_ID_HEADER = istr("X-Request-ID")
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+ID_PREFIX, NUMBERS = secrets.token_hex(4), count(1)
 OWNER_SECONDS = 1.0
 """How long a read waits, just after a start, until the owner is known. If that is another stackd, this file is old."""
 
@@ -53,8 +54,7 @@ ANY_PATH = r"/{anything:[\s\S]*}"
 def application(api: Api) -> web.Application:
     """The application for one daemon."""
     app = web.Application(client_max_size=api.context.config.server.max_body)
-    app.on_response_prepare.append(_name_request)
-    app.on_response_prepare.append(_last_look(api.context.fence))
+    app.on_response_prepare.append(_before_head(api.context.fence))
     for route in ROUTES:
         handler = _guarded(api, route)
         for method in {route.method, *((hdrs.METH_HEAD,) if route.method == hdrs.METH_GET else ())}:
@@ -76,55 +76,42 @@ async def _continue(request: web.Request) -> None:
         request.writer.output_size = 0  # the answer itself has not begun
 
 
-def _request_ids() -> Callable[[web.Request], str]:
-    """Return the function that gives a request its id: the client's own if acceptable, else a prefix and a number."""
-    start, number = secrets.token_hex(4), count(1)
-
-    def request_id(request: web.Request) -> str:
-        given = request.headers.get(REQUEST_ID_HEADER)
-        if given is not None and ACCEPTABLE_ID.fullmatch(given):
-            return given
-        return f"{start}-{next(number):x}"
-
-    return request_id
+def _request_id(request: web.Request) -> str:
+    """The request's id: the client's own if acceptable, else a prefix and a number."""
+    own = request.headers.get(REQUEST_ID_HEADER)
+    return own if own is not None and ACCEPTABLE_ID.fullmatch(own) else f"{ID_PREFIX}-{next(NUMBERS):x}"
 
 
-async def _name_request(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the request's id, remove version numbers, and forbid caching unless the response says otherwise.
+def _before_head(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Return a signal of aiohttp, which runs for streamed responses, too.
 
-    It is a signal of aiohttp, so it also runs for streamed responses.
-    """
-    if is_last(request):
-        response.force_close()
-        response.headers[hdrs.CONNECTION] = "close"
-    response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
-    response.headers[hdrs.SERVER] = SERVER_NAME
-    response.headers.setdefault(hdrs.CACHE_CONTROL, NOT_KEPT)
-
-
-def _last_look(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Return a signal that checks the fence again just before an acknowledgement is written.
-
-    The process may have been suspended since the first check. If the fence is closed, the client gets no answer, as if
-    the process had died.
+    It adds the request's id, removes version numbers, forbids caching unless the response says otherwise, and checks the
+    fence again just before an acknowledgement is written: the process may have been suspended since the first check. If
+    the fence is closed, the client gets no answer, as if the process had died.
     """
 
-    async def last_look(request: web.Request, response: web.StreamResponse) -> None:
+    async def before_head(request: web.Request, response: web.StreamResponse) -> None:
+        if is_last(request):
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"
+        response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
+        response.headers[hdrs.SERVER] = SERVER_NAME
+        response.headers.setdefault(hdrs.CACHE_CONTROL, NOT_KEPT)
         if ACKNOWLEDGES in request and not fence.open and request.transport is not None:
             request.transport.abort()
 
-    return last_look
+    return before_head
 
 
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
     ownership, fence = api.context.ownership, api.context.fence
-    request_id, ended = _request_ids(), _ended(route, api.context.metrics.route(route.method, route.path), api.keys)
+    ended = _ended(route, api.context.metrics.route(route.method, route.path), api.keys)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
-        REQUEST_ID.set(request_id(request))
+        REQUEST_ID.set(_request_id(request))
         key: ApiKey = ANONYMOUS
         exceeded: TooManyRequests | None = None
         try:

@@ -132,11 +132,6 @@ accepted_body = encoder(contract.JobAccepted)
 accepted_many_body = encoder(contract.JobOfMany)
 
 
-def streamed_job(job: Job) -> bytes:
-    """A job in an event: as the read of a job of its action answers."""
-    return job_body(job) if job.action is JobAction.DELETE else batch_body(job)
-
-
 def stats_body(stacks: Iterable[Stack], used_node_ports: int) -> bytes:
     """Counts over all stacks. Reserved CPU and memory are those of stacks that hold resources: not ended, not stopped.
 

@@ -11,7 +11,7 @@ import asyncio
 import enum
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,10 +19,12 @@ from itertools import islice
 
 import orjson
 
+from stackd import contract
 from stackd.errors import TooManyRequests, Unavailable
 from stackd.lifecycle.context import Context
-from stackd.model import NO_LABELS, Job, Stack
+from stackd.model import NO_LABELS, Job, JobAction, Stack
 from stackd.tasks import set_within
+from stackd.web.bodies import batch_body, encoder, job_body
 from stackd.web.limits import share_of_a_key
 
 LOGGED = 4_000
@@ -30,19 +32,6 @@ LOGGED = 4_000
 
 PAUSE_SECONDS = 0.05
 """Changes are announced at most once in this time, so that a burst does not wake followers more often."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Renderer:
-    """Renders the data of an event. ``has_pod_spec``: rendering needs the stack's pod spec."""
-
-    stack: Callable[[Stack], bytes]
-    job: Callable[[Job], bytes]
-    has_pod_spec: bool
-
-    def __call__(self, record: Stack | Job) -> bytes:
-        """A stack or a job as JSON."""
-        return self.job(record) if isinstance(record, Job) else self.stack(record)
 
 
 class ChangeKind(enum.StrEnum):
@@ -181,11 +170,18 @@ class ChangeFeed:
 
 
 @lru_cache(maxsize=2_000)
-def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
+def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, fields: tuple[str, ...]) -> bytes:
     """A change as a server-sent event, rendered once for all clients that chose the same fields."""
     record = None if kind is ChangeKind.LEFT else change.record
-    data = orjson.dumps({"stack_id": change.name}) if record is None else render(record)
+    data = orjson.dumps({"stack_id": change.name}) if record is None else rendered(record, fields)
     return event(kind.encode(), data, feed.id_of(change.number))
+
+
+def rendered(record: Stack | Job, fields: tuple[str, ...]) -> bytes:
+    """A job, as the read of a job of its action answers, or a stack with these fields (if none are chosen, with all)."""
+    if isinstance(record, Job):
+        return job_body(record) if record.action is JobAction.DELETE else batch_body(record)
+    return encoder(contract.Stack, fields or contract.STACK_FIELDS)(record)
 
 
 def event(kind: bytes, data: bytes, event_id: str = "") -> bytes:

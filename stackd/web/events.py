@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 
 import orjson
 from aiohttp import hdrs, web
@@ -20,7 +19,7 @@ from stackd.keys import ApiKey
 from stackd.model import Job, Stack
 from stackd.web import bodies
 from stackd.web.api import Answer, Api, ApiCall, route
-from stackd.web.change_feed import ChangeKind, FeedChange, Renderer, event, frame
+from stackd.web.change_feed import ChangeKind, FeedChange, event, frame, rendered
 from stackd.web.parameters import FIELDS, FILTERS, Parameter, StackSelection
 from stackd.web.stacks import HISTORY
 
@@ -34,7 +33,6 @@ HEADERS = {
     hdrs.CACHE_CONTROL: "no-store",
     "X-Accel-Buffering": "no",  # tells proxies not to buffer the events
 }
-KNOWN_CHOICES = 64
 STREAM = Answer(
     "Events until one side closes the connection. A comment every 15 s shows that it is alive.",
     contract.StreamEvent,
@@ -61,7 +59,7 @@ async def stream_events(call: ApiCall) -> web.StreamResponse:
     """
     parameters = call.parameters
     selection = StackSelection(parameters)
-    return await _stream(call, _Subscriber(call.key, _render(parameters.get(FIELDS, ())), selection))
+    return await _stream(call, _Subscriber(call.key, parameters.get(FIELDS, ()), selection))
 
 
 @route("GET", "/stacks/{stack_id}/events", HISTORY, STREAM, query=(FIELDS, LAST_EVENT_ID), streams=True)
@@ -71,18 +69,18 @@ async def stream_stack_events(call: ApiCall) -> web.StreamResponse:
     As `GET /events`, for one stack: it begins with the stack's present state and ends when the stack is gone.
     """
     stack = call.stack
-    return await _stream(call, _Subscriber(call.key, _render(call.parameters.get(FIELDS, ())), only=stack))
+    return await _stream(call, _Subscriber(call.key, call.parameters.get(FIELDS, ()), only=stack))
 
 
 @dataclass(slots=True, eq=False)
 class _Subscriber:
     """What one client may see and wants to: ``selection``, or the stack that it follows ``only``.
 
-    ``ended``: it has been sent the end of that stack.
+    ``fields``: those of each stack; empty for all. ``ended``: it has been sent the end of that stack.
     """
 
     key: ApiKey
-    render: Renderer
+    fields: tuple[str, ...]
     selection: StackSelection | None = None
     only: Stack | None = None
     ended: bool = False
@@ -157,7 +155,7 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
         kind = subscriber.kind_of(change)
         if kind is None:
             continue
-        one = await _frame(api, change, kind, subscriber.render)
+        one = await _frame(api, change, kind, subscriber.fields)
         subscriber.ended = subscriber.only is not None and kind is ChangeKind.DELETED
         waiting.append(one)
         size += len(one)
@@ -168,20 +166,13 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
         yield b"".join(waiting)
 
 
-async def _frame(api: Api, change: FeedChange, kind: ChangeKind, render: Renderer) -> bytes:
+async def _frame(api: Api, change: FeedChange, kind: ChangeKind, fields: tuple[str, ...]) -> bytes:
     """One event; empty if the pod spec has to be read but the stack is deleted by now. The deletion's event follows."""
-    stack = change.record
-    if not (kind is ChangeKind.STACK and isinstance(stack, Stack) and render.has_pod_spec and bodies.is_unread(stack)):
-        return frame(api.feed, change, kind, render)
+    stack, has_spec = change.record, not fields or "pod_spec" in fields
+    if not (kind is ChangeKind.STACK and isinstance(stack, Stack) and has_spec and bodies.is_unread(stack)):
+        return frame(api.feed, change, kind, fields)
     try:
         full = await api.context.store.stacks.with_pod_spec(stack)
     except StackNotFound:
         return b""
-    return event(b"stack", render(full), api.feed.id_of(change.number))
-
-
-@lru_cache(maxsize=KNOWN_CHOICES)
-def _render(fields: tuple[str, ...]) -> Renderer:
-    """One renderer for each choice of fields, so that clients with the same choice share the rendered bytes."""
-    stack_bytes = bodies.encoder(contract.Stack, fields or contract.STACK_FIELDS)
-    return Renderer(stack=stack_bytes, job=bodies.streamed_job, has_pod_spec=not fields or "pod_spec" in fields)
+    return event(b"stack", rendered(full, fields), api.feed.id_of(change.number))

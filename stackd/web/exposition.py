@@ -11,12 +11,11 @@ import platform
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
@@ -53,9 +52,7 @@ async def metrics(call: ApiCall) -> web.Response:
 
 def exposition(api: Api) -> bytes:
     """All metrics as text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(DaemonCollector(api))
-    return generate_latest(registry)
+    return generate_latest(DaemonCollector(api))
 
 
 class DaemonCollector(Collector):
@@ -64,10 +61,6 @@ class DaemonCollector(Collector):
     def __init__(self, api: Api) -> None:
         self._api = api
         self._context = api.context
-
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing in advance: no other collector uses these names."""
-        return ()
 
     def collect(self) -> Iterator[Metric]:
         """All metrics; for a standby only those about itself, because its file does not have the present stacks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -168,12 +169,12 @@ def listen(config: Config) -> list[socket.socket]:
     sockets: list[socket.socket] = []
     try:
         for family, _, _, _, address in found:
-            sockets.append(_bound(family, address))
-            sockets[-1].listen(BACKLOG)
+            sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
     except OSError as error:
         for each in sockets:
             each.close()
-        raise OSError(error.errno, f"cannot listen on {host_and_port(host, port)}: {error.strerror}") from error
+        why = os.strerror(error.errno or 0)  # its own text names the address again
+        raise OSError(error.errno, f"cannot listen on {host_and_port(host, port)}: {why}") from error
     return sockets
 
 
@@ -187,17 +188,3 @@ def is_at(listening: socket.socket, config: Config) -> bool:
     host, port = config.server.host, config.server.port
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return listening.getsockname()[:2] in [address[:2] for _, _, _, _, address in found]
-
-
-def _bound(family: int, address: object) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        made.setblocking(False)
-        made.bind(address)  # type: ignore[arg-type]
-    except OSError:
-        made.close()
-        raise
-    return made

@@ -39,9 +39,7 @@ DEFAULT_TAIL = 200
 LONGEST_TAIL = 10_000
 DRY_RUN: Final = flag("dry_run", "`true` or `1`: validate here and in the cluster, and write nothing.")
 WAIT: Final = one_of(
-    "wait",
-    "Wait for this status before answering, or until the stack is deleted.",
-    [*StackStatus, DELETED],
+    "wait", "Wait for this status before answering, or until the stack is deleted.", [*StackStatus, DELETED]
 )
 WAIT_DELETED: Final = one_of(
     "wait", "Where the cluster cannot delete it at once: wait for that, instead of answering 503 now.", [DELETED]
@@ -246,14 +244,7 @@ def idempotency_key(call: ApiCall) -> str | None:
     return keys[0] if keys else None
 
 
-@route(
-    "POST",
-    "/stacks/{stack_id}/extend",
-    STACKS,
-    DETAIL,
-    body=contract.Extend,
-    replays=True,
-)
+@route("POST", "/stacks/{stack_id}/extend", STACKS, DETAIL, body=contract.Extend, replays=True)
 async def extend_stack(call: ApiCall) -> web.Response:
     """Extend a stack's time to live.
 

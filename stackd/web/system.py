@@ -228,9 +228,7 @@ async def get_capacity_for(call: ApiCall) -> web.Response:
     create_request = parsed.create_request
     spec = create_request.spec
     need = StackResources(
-        cpu_milli=spec.requested_cpu_milli,
-        memory_bytes=spec.requested_memory_bytes,
-        ports=create_request.node_ports,
+        cpu_milli=spec.requested_cpu_milli, memory_bytes=spec.requested_memory_bytes, ports=create_request.node_ports
     )
     need = need.with_storage(spec.manifest, storage(call.api.context))
     return json_response(capacity(call.api.context, need))

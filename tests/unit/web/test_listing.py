@@ -24,7 +24,7 @@ from stackd.web.api import Api
 from stackd.web.auth import ANONYMOUS
 from stackd.web.bodies import BodyCache, read_entries
 from stackd.web.change_feed import FeedChange
-from stackd.web.events import _frames, _render, _Subscriber
+from stackd.web.events import _frames, _Subscriber
 from stackd.web.serving import host_and_port
 from tests.harness import Harness, harness
 from tests.store.building import new_stack, open_store, stack_id
@@ -126,7 +126,7 @@ async def test_others_get_a_turn_while_changes_are_filtered_and_the_list_is_rend
 
     task = asyncio.create_task(others())
     changes = [FeedChange(number, "stack-1", None) for number in range(100)]
-    nothing = _Subscriber(ANONYMOUS, _render(()), only=stacks[0])
+    nothing = _Subscriber(ANONYMOUS, (), only=stacks[0])
     assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
     assert turns >= len(changes)
     turns = 0
