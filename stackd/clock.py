@@ -53,13 +53,13 @@ def boot_id(environ: Mapping[str, str] = os.environ, file: Path = _BOOT_FILE) ->
 
     The service's sandbox hides the file, so the unit passes the id in the environment (``%b``).
     """
-    given = environ.get(BOOT_VARIABLE, "")
-    if not given:
+    text = environ.get(BOOT_VARIABLE, "")
+    if not text:
         try:
-            given = file.read_text(encoding="ascii")
+            text = file.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError):
             return ""
-    return given.strip().replace("-", "").lower()
+    return text.strip().replace("-", "").lower()
 
 
 @lru_cache(maxsize=4096)

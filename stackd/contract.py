@@ -673,20 +673,20 @@ _ABSENT: Final[Mapping[Any, Any]] = {
 def decode(kind: type[T], raw: Mapping[str, Any]) -> T:
     """The body in JSON that was read. Fields that it lacks have their defaults."""
     readers: Any = _readers
-    found = {name: absent if (value := raw.get(name)) is None else read(value) for name, read, absent in readers(kind)}
-    return kind(**found | {"raw": raw})
+    values = {name: absent if (value := raw.get(name)) is None else read(value) for name, read, absent in readers(kind)}
+    return kind(**values | {"raw": raw})
 
 
 @cache
 def _readers(kind: Any) -> list[tuple[str, Callable[[Any], Any], Any]]:
     """Of each field: its name, how its JSON is read, and what it is if it is absent."""
-    found = []
+    plan = []
     for each in fields_of(kind):
         absent = default_of(each)
         if absent is dataclasses.MISSING:
             absent = _ABSENT.get(get_origin(each.type) or each.type)
-        found.append((each.name, _reader(each.type), absent))
-    return found
+        plan.append((each.name, _reader(each.type), absent))
+    return plan
 
 
 def _reader(kind: Any) -> Callable[[Any], Any]:

@@ -218,7 +218,7 @@ class SanitizedSpec:
 class Stack:
     """One row: what stackd intends and what it last observed.
 
-    ``pod_spec``        the pod spec's text; None in memory if it is long (``Stacks.whole`` reads it from the file)
+    ``pod_spec``        the pod spec's text; None in memory if it is long (``Stacks.with_pod_spec`` reads it from the file)
     ``accepted``        the create is completed; before that, no client has been told that the stack exists
     ``ended``           the pod has ended for good: Service and ports are released, the row stays until its TTL
     ``deleting_since``  when a delete was requested that the cluster has not confirmed yet; the stack is still listed

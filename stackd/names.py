@@ -104,21 +104,21 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(translated.get(part) or re.escape(part) for part in parts) + r"\Z", re.DOTALL)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is closest to ``name``, ignoring case, hyphens and underscores; None if none is close.
+def nearest(name: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that is closest to ``name``, ignoring case, hyphens and underscores; None if none is close.
 
     A name of more than ``LONGEST_GUESSED`` characters gets no guess: comparing it would take too long.
     """
     if len(name) > LONGEST_GUESSED:
         return None
-    plain = {_plain(candidate): candidate for candidate in known}
+    plain = {_plain(candidate): candidate for candidate in candidates}
     close = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.7)
     return plain[close[0]] if close else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean "…"?)`` with the nearest known name, to end a message with; empty if none is close."""
-    close = nearest(name, known)
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """`` (did you mean "…"?)`` with the nearest candidate, to end a message with; empty if none is close."""
+    close = nearest(name, candidates)
     return suggest(f'"{close}"') if close else ""
 
 

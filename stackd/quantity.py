@@ -47,7 +47,7 @@ class Quantity:
         return -(-self.nanos // 10**6)
 
     @property
-    def whole(self) -> int:
+    def value(self) -> int:
         """In ones, rounded up."""
         return -(-self.nanos // NANO)
 
@@ -55,9 +55,9 @@ class Quantity:
         """The same amount, rounded up to thousandths."""
         return self if self.nanos % 10**6 == 0 else Quantity(nanos=self.milli * 10**6, notation=self.notation)
 
-    def in_whole(self) -> Quantity:
+    def in_ones(self) -> Quantity:
         """The same amount, rounded up to ones."""
-        return self if self.nanos % NANO == 0 else Quantity(nanos=self.whole * NANO, notation=self.notation)
+        return self if self.nanos % NANO == 0 else Quantity(nanos=self.value * NANO, notation=self.notation)
 
     def __str__(self) -> str:
         """The canonical text: the largest suffix that needs no fraction."""

@@ -94,10 +94,10 @@ def format_duration(seconds: float) -> str:
     """The duration as text for people that ``parse_duration`` reads: ``"1h30m"``, ``"90s"``."""
     if seconds < 120 and seconds == int(seconds):
         return f"{int(seconds)}s"
-    left = round(seconds * 1000)
+    remaining = round(seconds * 1000)
     parts = []
     for unit, milliseconds in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
-        count, left = divmod(left, milliseconds)
+        count, remaining = divmod(remaining, milliseconds)
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"

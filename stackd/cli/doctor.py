@@ -37,10 +37,10 @@ LEVEL_WIDTH, ABOUT_WIDTH = 4, 13
 async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions | None, output: str) -> int:
     """Print each finding as soon as it is known. Returns the number of failures."""
     try:
-        found = loaded(config_path)
+        configuration = loaded(config_path)
     except ConfigError as error:
         return await say(_misconfigured(error), as_json=bool(output))
-    return await say(examine(found, config_path, size, options), as_json=bool(output))
+    return await say(examine(configuration, config_path, size, options), as_json=bool(output))
 
 
 async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
@@ -54,14 +54,14 @@ async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
 
 
 async def examine(
-    found: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None
+    configuration: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None
 ) -> AsyncGenerator[Finding, None]:
     """Yield all findings, each as soon as it is known."""
     unit = service.find_unit() if is_installed(config_path) else None
     if unit is not None:
-        found = dataclasses.replace(found, config=service.as_seen_by(found.config, unit))
-    config, mode = found.config, found.config.cluster.mode
-    for finding in machine.examine(found, config_path):
+        configuration = dataclasses.replace(configuration, config=service.as_seen_by(configuration.config, unit))
+    config, mode = configuration.config, configuration.config.cluster.mode
+    for finding in machine.examine(configuration, config_path):
         yield finding
     at = local_daemon(config, config_path)
     if key := next(filter(None, (os.environ.get(name, "").strip() for name in KEYS)), ""):

@@ -237,8 +237,8 @@ def doctor(config_path: Path | None, with_probe: bool, output: str | None, **opt
     storage = options["storage"]
     size = Size(
         cpu_milli=options["cpu"].milli,
-        memory_bytes=options["memory"].whole,
-        ephemeral_bytes=None if storage is None else storage.whole,
+        memory_bytes=options["memory"].value,
+        ephemeral_bytes=None if storage is None else storage.value,
     )
     probe = ProbeOptions(image=options["probe_image"] or IMAGE, seconds=options["probe_seconds"])
     if asyncio.run(diagnose(config_path, size, probe if with_probe else None, output or "")):
@@ -275,7 +275,7 @@ def reload() -> None:
         )
     began = time.time()
     taken = service.reload()
-    click.echo(service.said_since(began, RELOADS), nl=False)
+    click.echo(service.logged_since(began, RELOADS), nl=False)
     if not taken:
         sys.exit(FAILED)
 

@@ -58,14 +58,14 @@ def _networks(ctx: click.Context, param: click.Parameter, values: tuple[str, ...
 
 def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
     """Ports and ranges of ports, each as its first and last port."""
-    found = []
+    ranges = []
     for value in values:
         match = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", value)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 0 < first <= last < 65536:
             raise click.BadParameter(f"{value} is not a port or a range such as 8000-8999", ctx, param)
-        found.append((first, last))
-    return tuple(found)
+        ranges.append((first, last))
+    return tuple(ranges)
 
 
 site_options = stacked(
@@ -141,8 +141,8 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         name: str(parse(text)) for name, text in most.items() if text
     }  # of one container: as of a pod
     names = ("account", "account_namespace", "admission_policy", "egress", "dns", "target_ports")
-    as_given: dict[str, Any] = {name: options[name] for name in names}
-    as_given |= {name: str(options[name] or "") for name in AMOUNTS}
+    chosen: dict[str, Any] = {name: options[name] for name in names}
+    chosen |= {name: str(options[name] or "") for name in AMOUNTS}
     if not options["storage"]:
         largest["largest_ephemeral_storage"] = ""
     return ManifestOptions(
@@ -156,7 +156,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         routes=kinds_of(config.routes),
         gateway=gateway,
         gateway_namespaces=options["gateway_namespaces"] or ((gateway.partition("/")[0],) if gateway else ()),
-        **as_given,
+        **chosen,
         **largest,
     )
 

@@ -142,10 +142,10 @@ def _completed(offer: Callable[[Client, str], Iterable[tuple[str, str]]]) -> Cal
         url = options.get("url") or os.environ.get("STACKD_URL")
         ca_file = options.get("ca_file") or os.environ.get("STACKD_CA_FILE")
         try:
-            found = [*offer(client_for(url, options.get("key_file"), ca_file, completing=True), begin)]
+            offered = [*offer(client_for(url, options.get("key_file"), ca_file, completing=True), begin)]
         except (StackdError, click.ClickException):
             return []
-        return [CompletionItem(text, help=printable(about)) for text, about in found if text.startswith(begin)]
+        return [CompletionItem(text, help=printable(about)) for text, about in offered if text.startswith(begin)]
 
     return complete
 

@@ -181,8 +181,8 @@ def print_table(columns: Sequence[Column], items: Iterable[Any], width: int | No
             click.echo(line(cells(item, columns)))
         return
     filled = [column for column in columns if not items or any(map(column.of, items))]
-    made, hidden = table(filled, items, terminal_width() if width == 0 else width)
-    print_unwrapped(console(), made)
+    rich_table, hidden = table(filled, items, terminal_width() if width == 0 else width)
+    print_unwrapped(console(), rich_table)
     if hidden:
         _print_note(f"too wide for this terminal: {', '.join(hidden)}")
 
@@ -217,17 +217,17 @@ def table(columns: Sequence[Column], items: Sequence[Any], width: int | None) ->
     rows = [cells(item, columns) for item in items]
     widths = [max(map(len, [column.head, *(row[at] for row in rows)])) for at, column in enumerate(columns)]
     shown = _fitting(columns, widths, width)
-    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold dim")
+    result = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold dim")
     for at, wide in shown.items():
         column = columns[at]
-        made.add_column(
+        result.add_column(
             Text(printable(column.head).upper()), width=wide, no_wrap=not column.fold,
             overflow="fold" if column.fold else "ellipsis", justify="right" if column.right else "left",
         )  # fmt: skip
     for item, row in zip(items, rows, strict=True):
         styles = {at: paint(item) for at in shown if (paint := columns[at].style) is not None}
-        made.add_row(*(Text(row[at], style=styles.get(at, "")) for at in shown))
-    return made, [column.head for at, column in enumerate(columns) if at not in shown]
+        result.add_row(*(Text(row[at], style=styles.get(at, "")) for at in shown))
+    return result, [column.head for at, column in enumerate(columns) if at not in shown]
 
 
 def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None) -> dict[int, int]:
@@ -245,13 +245,13 @@ def _fitting(columns: Sequence[Column], widths: Sequence[int], width: int | None
     return shown
 
 
-def print_unwrapped(out: Console, made: Table) -> None:
+def print_unwrapped(out: Console, table: Table) -> None:
     """Print a table as wide as its columns: it never wraps on a narrow terminal."""
     from rich.console import ConsoleDimensions
 
     size, out.size = out.size, ConsoleDimensions(WIDEST, 1)
     try:
-        out.print(made, crop=False, no_wrap=True, overflow="ignore")
+        out.print(table, crop=False, no_wrap=True, overflow="ignore")
     finally:
         out.size = size
 

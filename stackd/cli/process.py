@@ -288,8 +288,8 @@ def _has_terminal() -> bool:
 
 def _program() -> str:
     """How this process was started, for the user's shell; paths below the working directory are relative."""
-    script, found = sys.argv[0], shutil.which("stackd")
-    if found and os.path.realpath(found) == os.path.realpath(script):
+    script, installed = sys.argv[0], shutil.which("stackd")
+    if installed and os.path.realpath(installed) == os.path.realpath(script):
         return "stackd"
     words = [script] if os.path.basename(script) == "stackd" else [sys.executable, script]
     below = [os.path.relpath(word) for word in words]

@@ -57,7 +57,7 @@ LINE_SECONDS = 10.0
 RATE_SECONDS = 5.0
 """The rates of the live view are over this time."""
 SHOWN = 4
-"""How many reasons, and how many troubles, the live view has."""
+"""How many reasons, and how many other problems, the live view has."""
 
 
 def rehearse(client: Client, options: dict[str, Any]) -> None:
@@ -219,7 +219,7 @@ def _view(rehearsal: Rehearsal) -> Group:
         spread = [f"{getattr(times, name):.2f} s" if times.count else "" for name in TIMES[1:]]
         rows.append([stage.value, f"{times.count}/{rehearsal.plan.stacks}", f"{lately:.1f}", *spread])
     problems = [(one.count, one.example, BAD) for one in reasons(attempts)[:SHOWN]]
-    problems += [(count, reason, WARNING) for reason, count in rehearsal.troubles.most_common(SHOWN)]
+    problems += [(count, reason, WARNING) for reason, count in rehearsal.problems.most_common(SHOWN)]
     lines = [Text(f"{count} times: {printable(reason)}", style=style) for count, reason, style in problems]
     head = Text(f"{_head(rehearsal)}, {len(rehearsal.reads)} status reads", style="bold")
     return Group(head, _table(heads, rows, map(bool, heads)), *lines)

@@ -273,8 +273,8 @@ class _Setup:
         async def create() -> str:
             try:
                 async with self.daemon.client(timeout=None) as client:
-                    made = await client.create(spec, ports=port, ttl=STACK_TTL)
-                    stack = await client.wait(made, timeout=STACK_SECONDS)
+                    created = await client.create(spec, ports=port, ttl=STACK_TTL)
+                    stack = await client.wait(created, timeout=STACK_SECONDS)
             except ClientError as error:
                 advice = "`stackd doctor` says what does not fit; --no-first-stack leaves it out"
                 raise _Failed(str(error), advice) from error
@@ -415,7 +415,7 @@ async def _unsupported(admin: Administrator, config: Config, named: Collection[s
 
     The scheduler places no pod that requests disk where no node for stacks reports any.
     """
-    found = {}
+    flags = {}
     try:
         nodes, version = await admin.list_nodes(), re.match(r"v(\d+)\.(\d+)", await admin.version())
     except (ClusterError, ClusterUnavailable):
@@ -423,10 +423,10 @@ async def _unsupported(admin: Administrator, config: Config, named: Collection[s
     ours = [*selected(config, nodes), *(one for one in nodes if one.name in named)]
     ours = ours or [one for one in nodes if one.name in _candidates(nodes)]
     if ours and not any(node.ephemeral_bytes for node in ours):
-        found["storage"] = " --no-ephemeral-storage"
+        flags["storage"] = " --no-ephemeral-storage"
     if version is not None and (int(version[1]), int(version[2])) < ADMISSION_POLICIES_SINCE:
-        found["admission_policy"] = " --no-admission-policy"
-    return found
+        flags["admission_policy"] = " --no-admission-policy"
+    return flags
 
 
 def _stated(context: click.Context) -> dict[str, tuple[Any, str]]:

@@ -88,8 +88,8 @@ def list_stacks(client: Client, output: str | None, **chosen: Any) -> None:
 @output_option("wide", "json", "jsonl", "name")
 def get(client: Client, stack_ids: tuple[str, ...], output: str | None) -> None:
     """List the stacks with these ids, or all, as stacks list does."""
-    found = [client.get(checked(one)) for one in stack_ids] or client.stacks(fields=CHOSEN.get(output))
-    render.print_stacks([stack.raw for stack in found], output)
+    listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(fields=CHOSEN.get(output))
+    render.print_stacks([stack.raw for stack in listed], output)
 
 
 @click.command()
@@ -308,11 +308,11 @@ def create(client: Client, source: str | None, output: str | None, **options: An
             render.print_text(dry["pod_spec"])
         return
     with interruptible("the stack may have been created; see: stackd stacks list"):
-        made = client.create_from(body)
-    stack = dict(made.raw)
+        created = client.create_from(body)
+    stack = dict(created.raw)
     if options["wait"]:
-        with interruptible(f"{made.stack_id} still exists; delete it with: stackd stacks delete {made.stack_id}"):
-            stack |= client.wait(made, timeout=options["timeout"]).raw
+        with interruptible(f"{created.stack_id} still exists; delete it with: stackd stacks delete {created.stack_id}"):
+            stack |= client.wait(created, timeout=options["timeout"]).raw
     values = stack.get("values") or {}
     if render.printed(stack, output):
         return

@@ -32,9 +32,9 @@ IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("no
 @output_option("json", "jsonl", "name")
 def templates(client: Client, output: str | None) -> None:
     """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
-    found = [one.raw for one in client.templates()]
-    if not render.printed({"templates": found}, output, found, "name"):
-        render.print_table(TEMPLATE, found)
+    entries = [one.raw for one in client.templates()]
+    if not render.printed({"templates": entries}, output, entries, "name"):
+        render.print_table(TEMPLATE, entries)
 
 
 def _ports(one: Any) -> str:
@@ -66,17 +66,17 @@ TEMPLATE = (
 @output_option("json", "jsonl")
 def stats(client: Client, output: str | None) -> None:
     """Count stacks, their node ports, and the CPU and memory that they reserve."""
-    found = client.stats().raw
-    if not render.printed(found, output):
-        render.print_facts(_counts(found, Counter[str](stack.status for stack in client.stacks(fields=["status"]))))
+    totals = client.stats().raw
+    if not render.printed(totals, output):
+        render.print_facts(_counts(totals, Counter[str](stack.status for stack in client.stacks(fields=["status"]))))
 
 
-def _counts(found: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+def _counts(totals: Any, counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     yield "stacks", ": ".join(filter(None, [str(sum(counts.values())), render.by_status(counts)]))
-    yield "node ports", str(found["used_node_ports"])
-    yield "cpu", str(of_milli(found["reserved_cpu_milli"]))
-    yield "memory", str(of_bytes(found["reserved_memory_bytes"]))
-    yield from _on_nodes(found["node_distribution"])
+    yield "node ports", str(totals["used_node_ports"])
+    yield "cpu", str(of_milli(totals["reserved_cpu_milli"]))
+    yield "memory", str(of_bytes(totals["reserved_memory_bytes"]))
+    yield from _on_nodes(totals["node_distribution"])
 
 
 def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
@@ -93,21 +93,21 @@ def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 @output_option("json", "jsonl")
 def capacity(client: Client, output: str | None, ports: int | None, **size: str) -> None:
     """Show how many more stacks of a size fit, and what runs out first."""
-    found = client.capacity(ports=ports or 0, **size).raw
-    if not render.printed(found, output):
-        render.print_facts(_bounds(found))
+    answer = client.capacity(ports=ports or 0, **size).raw
+    if not render.printed(answer, output):
+        render.print_facts(_bounds(answer))
 
 
-def _bounds(found: Any) -> Iterator[tuple[str, str]]:
-    size = f"{of_milli(found['requested_cpu_milli'])} CPU and {of_bytes(found['requested_memory_bytes'])}"
-    yield "fits", f"{found['fits']} more stacks of {size}"
-    yield "limited by", str(found["limited_by"])
-    yield from _on_nodes(found["nodes"])
-    yield "node ports", str(found["ports"])
-    yield "quota", "unknown" if found["quota"] is None else f"{found['quota']} ({found['quota_limited_by']})"
-    yield "max_stacks", "no limit" if found["stacks"] is None else str(found["stacks"])
-    if found.get("unassigned"):
-        yield "in pools", f"{found['unassigned']}, which make way for creates and count as free"
+def _bounds(capacity: Any) -> Iterator[tuple[str, str]]:
+    size = f"{of_milli(capacity['requested_cpu_milli'])} CPU and {of_bytes(capacity['requested_memory_bytes'])}"
+    yield "fits", f"{capacity['fits']} more stacks of {size}"
+    yield "limited by", str(capacity["limited_by"])
+    yield from _on_nodes(capacity["nodes"])
+    yield "node ports", str(capacity["ports"])
+    yield "quota", "unknown" if capacity["quota"] is None else f"{capacity['quota']} ({capacity['quota_limited_by']})"
+    yield "max_stacks", "no limit" if capacity["stacks"] is None else str(capacity["stacks"])
+    if capacity.get("unassigned"):
+        yield "in pools", f"{capacity['unassigned']}, which make way for creates and count as free"
 
 
 @click.command()
@@ -193,9 +193,9 @@ def _plan(plan: Any) -> Iterator[str]:
 def activity(client: Client, key_name: str, labels: tuple[str, ...], output: str | None, **options: Any) -> None:
     """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
-    found = [one.raw for one in client.activity(key=key_name, labels=labels, **chosen)]
-    if not render.printed({"activity": found}, output, found):
-        render.print_table(ACTIVITY, found)
+    entries = [one.raw for one in client.activity(key=key_name, labels=labels, **chosen)]
+    if not render.printed({"activity": entries}, output, entries):
+        render.print_table(ACTIVITY, entries)
 
 
 def _result(one: Any) -> str:

@@ -110,9 +110,9 @@ class Operations:
         return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
 
     def _lost(self, error: Exception, *, sent: bool) -> Unreachable:
-        late = isinstance(error, TimeoutError)
+        timed_out = isinstance(error, TimeoutError)
         return Unreachable(
-            f"{self.url} did not answer in time" if late else f"{self.url} cannot be reached: {error}", sent=sent
+            f"{self.url} did not answer in time" if timed_out else f"{self.url} cannot be reached: {error}", sent=sent
         )
 
     call = Operation(operations.call)
@@ -236,16 +236,16 @@ class Client(Operations):
         kept: http.client.HTTPConnection | None = getattr(self._kept, "connection", None)
         if kept is None or kept.sock is None or not request.repeatable:
             self.close()
-            return self._over(self._connection(request.seconds), request)
+            return self._round_trip(self._connection(request.seconds), request)
         kept.sock.settimeout(request.seconds)
         try:
-            return self._over(kept, request)
+            return self._round_trip(kept, request)
         except Unreachable as error:
             if isinstance(error.__cause__, TimeoutError):
                 raise
-        return replace(self._over(self._connection(request.seconds), request), uncertain=True)
+        return replace(self._round_trip(self._connection(request.seconds), request), uncertain=True)
 
-    def _over(self, connection: http.client.HTTPConnection, request: Request) -> Response:
+    def _round_trip(self, connection: http.client.HTTPConnection, request: Request) -> Response:
         self._kept.connection = None
         try:
             answer = self._sent(connection, request)

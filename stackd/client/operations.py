@@ -280,16 +280,16 @@ def activity(
     """
     asked = {"key": key, "action": action, "stack": _id(stack), "since": "" if since is None else _since(since)}
     query = filter_query(labels=labels) + [(k, v) for k, v in asked.items() if v]
-    found: list[Activity] = []
+    entries: list[Activity] = []
     cursor: list[tuple[str, str]] = []
-    while len(found) < limit:
-        page = [("limit", str(min(limit - len(found), LARGEST_PAGE))), *cursor]
+    while len(entries) < limit:
+        page = [("limit", str(min(limit - len(entries), LARGEST_PAGE))), *cursor]
         answer = yield from call("GET", "/activity", query=[*query, *page])
-        found += [decode(Activity, one) for one in answer["activity"]]
+        entries += [decode(Activity, one) for one in answer["activity"]]
         if answer["next_cursor"] is None:
             break
         cursor = [("cursor", answer["next_cursor"])]
-    return found
+    return entries
 
 
 def _since(since: Length | datetime) -> str:

@@ -164,15 +164,15 @@ async def _rights(cluster: Cluster, config: Config, size: Size) -> list[Finding]
     if not any(own):
         raise _NothingThere(f"stackd has none of its {len(own)} rights in the namespace {config.stacks.namespace}")
     missing = [ask for ask, may in zip(wanted, allowed, strict=True) if not may]
-    found = [fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY) for ask in missing]
+    findings = [fail("rights", f"stackd may not {_words(ask)}: {ask.why}", APPLY) for ask in missing]
     special = [
         AccessReview(verb=verb, resource=resource, namespace=config.stacks.namespace) for resource, verb in SPECIAL
     ]
     if more := [ask for ask in special if await cluster.may(ask)]:
         text = f"stackd may also {' and '.join(map(_words, more))}, which it never does"
         advice = "give it an account of its own, with the rights that `stackd manifests` prints"
-        found.append(warn("rights", text, advice))
-    return found or [ok("rights", f"all {len(wanted)} that stackd needs, and none of the others that were checked")]
+        findings.append(warn("rights", text, advice))
+    return findings or [ok("rights", f"all {len(wanted)} that stackd needs, and none of the others that were checked")]
 
 
 def _words(ask: AccessReview) -> str:
@@ -184,17 +184,17 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
     policies = await cluster.list_namespaced("networkpolicies")
     instance, about = config.cluster.instance, "policies"
     enforced = "NetworkPolicies restrict who reaches the stacks (--probe shows whether they are enforced)"
-    found = [ok(about, enforced)]
+    findings = [ok(about, enforced)]
     if not protects(policies, instance, INGRESS):
         text = "no NetworkPolicy restricts who reaches the stacks: each is open to every other"
         needed = config.stacks.require_ingress_network_policy
-        found = [fail(about, f"{text}; the daemon creates no stacks", APPLY) if needed else warn(about, text, APPLY)]
+        findings = [fail(about, f"{text}; the daemon creates no stacks", APPLY) if needed else warn(about, text, APPLY)]
     if protects(policies, instance, EGRESS):
-        found.append(ok(about, "NetworkPolicies restrict what the stacks reach"))
+        findings.append(ok(about, "NetworkPolicies restrict what the stacks reach"))
     else:
         text = "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet"
-        found.append(warn(about, text, APPLY))
-    return [*found, *_template_egress(policies, config), *_networks(policies, await cluster.list_nodes(), instance)]
+        findings.append(warn(about, text, APPLY))
+    return [*findings, *_template_egress(policies, config), *_networks(policies, await cluster.list_nodes(), instance)]
 
 
 def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
@@ -225,18 +225,18 @@ def _networks(policies: list[dict[str, Any]], nodes: list[NodeState], instance: 
 
 
 async def _nodes(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
-    found, about = await cluster.list_nodes(), "nodes"
+    listed, about = await cluster.list_nodes(), "nodes"
     selector = nodes.selector(config)
-    if why := nodes.none_eligible(config, found):
-        labelled = nodes.selected(config, found) or not selector
+    if why := nodes.none_eligible(config, listed):
+        labelled = nodes.selected(config, listed) or not selector
         return [fail(about, why, "" if labelled else f"kubectl label node NAME {selector.replace(',', ' ')}")]
-    usable = nodes.eligible(config, found)
-    if mute := nodes.without_address(config, found):
+    usable = nodes.eligible(config, listed)
+    if mute := nodes.without_address(config, listed):
         types = ", ".join(config.stacks.address_types)
         text = f"no public address ({types}): {mute}; their stacks have node_public_ip: null"
         advice = "name them in stacks.public_ips, or add a kind that they have to stacks.address_types"
         return [warn(about, text, advice)]
-    away = len(nodes.selected(config, found)) - len(usable)
+    away = len(nodes.selected(config, listed)) - len(usable)
     more = f"; {away} more do not" if away else ""
     return [ok(about, f"{len(usable)} with {selector or 'any label'} take pods, each with a public address{more}")]
 
@@ -277,13 +277,13 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     least = min(bounds, key=itemgetter(0))
     others = "; ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
     text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
-    found = [*_without_disk(usable, need, storage), *_refused_disk(config, limit_ranges)]
+    findings = [*_without_disk(usable, need, storage), *_refused_disk(config, limit_ranges)]
     if not least[0]:
-        return [fail("room", text, "not even one stack fits"), *found]
+        return [fail("room", text, "not even one stack fits"), *findings]
     quota = f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything"
     limits = f"no LimitRange in {stacks.namespace} keeps one stack from filling a node's disk"
-    found += [] if quotas else [warn("room", quota, APPLY)]
-    return [ok("room", text), *found, *([] if limit_ranges else [warn("room", limits, APPLY)])]
+    findings += [] if quotas else [warn("room", quota, APPLY)]
+    return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
 def _without_disk(usable: list[NodeState], need: capacity.StackResources, storage: capacity.Storage) -> list[Finding]:
@@ -309,7 +309,7 @@ def _without_disk(usable: list[NodeState], need: capacity.StackResources, storag
 def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterator[Finding]:
     """Whether the policy gives more disk than a LimitRange allows a container."""
     most, maximum = capacity.most_storage(limit_ranges), config.policy.max_ephemeral_storage
-    if maximum and 0 < most.limit_bytes < parse(maximum).whole:
+    if maximum and 0 < most.limit_bytes < parse(maximum).value:
         text = f"policy.max_ephemeral_storage gives a pod {maximum}, and LimitRange {most.limit_range} refuses a container more"
         text += f" than {most.limit}: creates without a disk request fail with 400"
         yield fail("room", text, f"lower policy.max_ephemeral_storage, or {APPLY}")

@@ -117,10 +117,10 @@ def instance_for(config: Config) -> str:
 
 
 async def probe(cluster: Cluster, config: Config, options: ProbeOptions) -> AsyncGenerator[Finding, None]:
-    """Run the probe, and remove what it made; ``cluster`` works under ``instance_for``."""
-    async with AsyncExitStack() as made:
+    """Run the probe, and remove what it created; ``cluster`` works under ``instance_for``."""
+    async with AsyncExitStack() as cleanup:
         try:
-            async for finding in _Probe(cluster, config, options, made).run():
+            async for finding in _Probe(cluster, config, options, cleanup).run():
                 yield finding
         except StackdError as error:
             yield fail(ABOUT, str(error))
@@ -131,8 +131,8 @@ class _NotRunning(StackdError):
 
 
 class _Probe:
-    def __init__(self, cluster: Cluster, config: Config, options: ProbeOptions, made: AsyncExitStack) -> None:
-        self._cluster, self._config, self._options, self._made = cluster, config, options, made
+    def __init__(self, cluster: Cluster, config: Config, options: ProbeOptions, cleanup: AsyncExitStack) -> None:
+        self._cluster, self._config, self._options, self._cleanup = cluster, config, options, cleanup
 
     async def run(self) -> AsyncIterator[Finding]:
         """The findings."""
@@ -191,7 +191,7 @@ class _Probe:
         for _ in range(TRIES_FOR_A_PORT):
             port = usable.first + secrets.randbelow(len(usable))
             stack = dataclasses.replace(stack, ports=(dataclasses.replace(stack.ports[0], node_port=port),))
-            self._made.push_async_callback(self._remove, "services", stack.service_name)
+            self._cleanup.push_async_callback(self._remove, "services", stack.service_name)
             with suppress(NodePortTaken):
                 await self._cluster.create(SERVICES, service_manifest(stack, self._cluster.instance))
                 return stack
@@ -261,11 +261,11 @@ class _Probe:
             instance=self._cluster.instance,
             node_selector=self._config.stacks.node_selector,
         )
-        self._made.push_async_callback(self._remove, "pods", stack.pod_name)
+        self._cleanup.push_async_callback(self._remove, "pods", stack.pod_name)
         return (await self._cluster.create(PODS, pod)).uid
 
     async def _remove(self, resource: str, name: str) -> None:
-        """Remove what was made, also when the probe is interrupted."""
+        """Remove what was created, also when the probe is interrupted."""
         await asyncio.shield(asyncio.ensure_future(self._cluster.delete(resource, name)))
 
     async def _until(self, name: str, wanted: Callable[[JsonObject], bool]) -> JsonObject:

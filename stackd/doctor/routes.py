@@ -42,15 +42,15 @@ async def routes(cluster: Cluster, config: Config, size: object) -> list[Finding
     except ObjectNotFound:
         return [fail(ABOUT, f"there is no Gateway {wanted.gateway}", "create it, or correct routes.gateway")]
     own = await cluster.namespace() or {}
-    found = [*_programmed(gateway, wanted.gateway)]
+    findings = [*_programmed(gateway, wanted.gateway)]
     for route in offered:
-        found += _listener(gateway, route, config, (own.get("metadata") or {}).get("labels") or {})
+        findings += _listener(gateway, route, config, (own.get("metadata") or {}).get("labels") or {})
     addresses = [one["value"] for one in (gateway.get("status") or {}).get("addresses") or ()]
     probe = f"stackd-{secrets.token_hex(4)}.{wanted.domain}"
-    found.append(await _resolved(probe, addresses, wanted.domain))
+    findings.append(await _resolved(probe, addresses, wanted.domain))
     if Route.HTTPS in offered:
-        found.append(await _certified(probe, wanted.port, wanted.domain))
-    return found
+        findings.append(await _certified(probe, wanted.port, wanted.domain))
+    return findings
 
 
 def _programmed(gateway: Mapping[str, Any], name: str) -> Iterator[Finding]:
@@ -126,21 +126,21 @@ async def _resolved(name: str, addresses: list[str], domain: str) -> Finding:
     """Whether names below the domain lead to the Gateway."""
     record = f"*.{domain}"
     expected = {address for one in addresses for address in await _addresses(one)}
-    found = set(await _addresses(name))
-    if not found:
+    resolved = set(await _addresses(name))
+    if not resolved:
         return fail(ABOUT, f"{record} does not resolve", f"let it lead to {' or '.join(addresses) or 'the Gateway'}")
-    if expected and not found & expected:
-        text = f"{record} leads to {', '.join(sorted(found))}, and the Gateway is at {', '.join(addresses)}"
+    if expected and not resolved & expected:
+        text = f"{record} leads to {', '.join(sorted(resolved))}, and the Gateway is at {', '.join(addresses)}"
         return warn(ABOUT, text, "correct the DNS record, unless a load balancer is in between")
-    return ok(ABOUT, f"{record} leads to {', '.join(sorted(found))}")
+    return ok(ABOUT, f"{record} leads to {', '.join(sorted(resolved))}")
 
 
 async def _addresses(name: str) -> list[str]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        entries = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError:
         return []
-    return [str(one[4][0]) for one in found]
+    return [str(one[4][0]) for one in entries]
 
 
 async def _certified(name: str, port: int, domain: str) -> Finding:

@@ -180,10 +180,10 @@ def _loaded_at(metrics: str) -> float:
 
 def _unknown_objects(plan: dict[str, Any]) -> list[Finding]:
     """Objects with stackd's labels that belong to no stack of the daemon."""
-    found = [f"{one['kind']} {one['name']}" for one in plan["unknown"]]
-    text = f"{len(found)} objects belong to no known stack and are left alone: {some_of(found, SHOWN)}"
+    objects = [f"{one['kind']} {one['name']}" for one in plan["unknown"]]
+    text = f"{len(objects)} objects belong to no known stack and are left alone: {some_of(objects, SHOWN)}"
     advice = "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them"
-    return [warn(ABOUT, text, advice)] if found else []
+    return [warn(ABOUT, text, advice)] if objects else []
 
 
 def _templates(templates: list[Template]) -> list[Finding]:
@@ -198,10 +198,10 @@ def _templates(templates: list[Template]) -> list[Finding]:
     pulls = "check the image's name, its registry and policy.add_pull_secrets"
     pools = "fix the reason, or set the template's pool to 0"
     return [
-        warn("templates", f"{what}: {some_of(found, SHOWN, '; ')}", advice)
-        for what, found, advice in (
+        warn("templates", f"{what}: {some_of(items, SHOWN, '; ')}", advice)
+        for what, items, advice in (
             ("images cannot be pulled ahead", failing, pulls),
             ("pools are not filled", unfilled, pools),
         )
-        if found
+        if items
     ]

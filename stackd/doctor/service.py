@@ -64,13 +64,13 @@ def find_unit() -> Unit | None:
     if not runs_here():
         return None
     shown = _run("systemctl", "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}", SERVICE)
-    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
-    return read_unit(found) if found.get("LoadState") == "loaded" else None
+    properties = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return read_unit(properties) if properties.get("LoadState") == "loaded" else None
 
 
-def read_unit(found: Mapping[str, str]) -> Unit:
+def read_unit(properties: Mapping[str, str]) -> Unit:
     """The unit from its properties, as ``systemctl show`` prints them."""
-    started, of = found.get("ExecMainStartTimestamp", "").removeprefix("@"), defaultdict(str, found)
+    started, of = properties.get("ExecMainStartTimestamp", "").removeprefix("@"), defaultdict(str, properties)
     return Unit(
         active=of["ActiveState"],
         sub=of["SubState"],
@@ -97,7 +97,7 @@ def last_error(unit: Unit) -> str:
     return _journal("--lines=1", "--priority=err", f"--since=@{since:.0f}", *until).strip()
 
 
-def said_since(moment: float, logger: str) -> str:
+def logged_since(moment: float, logger: str) -> str:
     """What one logger of the daemon has logged since then, one line each."""
     _run("journalctl", "--sync")
     return _journal(f"--since=@{moment:.6f}", f"LOGGER={logger}")

@@ -18,7 +18,7 @@ from stackd.embedded.admission import Admission
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.kubelet import output
 from stackd.embedded.nodes import address_of, is_ready
-from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, selector_of, whole_number
+from stackd.embedded.request import EVERYTHING, RequestInfo, Selector, integer, selector_of
 from stackd.embedded.resources import (
     LEASES,
     NODES,
@@ -227,7 +227,7 @@ def _read_object(body: bytes, resource: Resource) -> Json:
 
 def _read_options(query: Query, body: bytes) -> Json:
     options: Json = orjson.loads(body) if body.strip() else {}
-    if (grace := whole_number(query, "gracePeriodSeconds")) is not None:
+    if (grace := integer(query, "gracePeriodSeconds")) is not None:
         options["gracePeriodSeconds"] = grace
     return options
 
@@ -238,7 +238,7 @@ def _read_options(query: Query, body: bytes) -> Json:
 def list_objects(collection: Collection, now: int, target: RequestInfo, query: Query) -> bytes:
     """The body of the response at revision ``now``. Raises StatusError 410."""
     selector = selector_of(query)
-    limit = whole_number(query, "limit") or 0
+    limit = integer(query, "limit") or 0
     after, revision = _read_token(query.get("continue", ""), collection, now)
     records: Iterable[Record] = collection.select(target.namespace, selector, after)
     page = list(islice(records, limit)) if limit else list(records)
@@ -380,9 +380,9 @@ def read_log(store: ObjectStore, target: RequestInfo, query: Query) -> bytes:
     _check_node(store, pod, container, query)
     _check_started(pod, container)
     text = output(pod.obj, container)
-    if (lines := whole_number(query, "tailLines")) is not None:
+    if (lines := integer(query, "tailLines")) is not None:
         text = "".join(text.splitlines(keepends=True)[-lines:]) if lines else ""
-    return text.encode()[: whole_number(query, "limitBytes")]
+    return text.encode()[: integer(query, "limitBytes")]
 
 
 def _choose(pod: Record, wanted: str) -> str:

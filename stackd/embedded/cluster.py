@@ -16,7 +16,7 @@ from stackd.embedded.faults import Answer, Counts, Fault, Faults
 from stackd.embedded.kubelet import Kubelet
 from stackd.embedded.nodeports import GatewayController, GatewayListener, NodePortListeners, PortAllocator, new_gateway
 from stackd.embedded.nodes import DEFAULT_NODES, EventRecorder, NodeController, NodeSpec, Scheduler
-from stackd.embedded.request import RequestInfo, is_true, read_target, selected_name, selector_of, whole_number
+from stackd.embedded.request import RequestInfo, integer, is_true, read_target, selected_name, selector_of
 from stackd.embedded.resources import (
     GATEWAY_API,
     GATEWAYS,
@@ -243,7 +243,7 @@ class EmbeddedCluster:
         assert target is not None
         bookmarks = is_true(query.get("allowWatchBookmarks"))
         watch = Watch(self.store.of(target.resource), target.namespace, selector_of(query), bookmarks=bookmarks)
-        watch.open(whole_number(query, "resourceVersion") or 0)
+        watch.open(integer(query, "resourceVersion") or 0)
         return watch
 
 

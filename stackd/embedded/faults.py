@@ -328,14 +328,14 @@ def admitted(body: bytes, faults: Iterable[Fault], *, patch: bool) -> bytes:
             why = f'admission webhook "policy.example.com" denied the request: {orjson.dumps(env).decode()}'
             raise StatusError(403, "Forbidden", why)
         if fault.action == "admit":
-            body = orjson.dumps(_over(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
+            body = orjson.dumps(_overlaid(orjson.loads(body), orjson.loads(fault.body), nulls=patch))
     return body
 
 
-def _over(one: Any, other: Any, *, nulls: bool) -> Any:
+def _overlaid(one: Any, other: Any, *, nulls: bool) -> Any:
     if not (isinstance(one, dict) and isinstance(other, dict)):
         return other
-    changed = one | {key: _over(one.get(key), value, nulls=nulls) for key, value in other.items()}
+    changed = one | {key: _overlaid(one.get(key), value, nulls=nulls) for key, value in other.items()}
     return {key: value for key, value in changed.items() if nulls or value is not None}
 
 

@@ -329,7 +329,7 @@ class Scheduler:
 def _explain(why: Mapping[str, list[str]], nodes: Mapping[str, Json], needs: Amounts) -> str:
     counted = Counter(reason for reasons in why.values() for reason in reasons)
     reasons = ", ".join(sorted(f"{count} {reason}" for reason, count in counted.items()))
-    not_helpful = sum(_beyond_preemption(nodes[name], reasons, needs) for name, reasons in why.items())
+    not_helpful = sum(_is_unresolvable(nodes[name], reasons, needs) for name, reasons in why.items())
     outcomes = {
         "Preemption is not helpful for scheduling": not_helpful,
         "No preemption victims found for incoming pod": len(why) - not_helpful,
@@ -389,7 +389,7 @@ def _refusals(node: Json, load: NodeLoad, spec: Json, needs: Amounts) -> list[st
     return short
 
 
-def _beyond_preemption(node: Json, reasons: list[str], needs: Amounts) -> bool:
+def _is_unresolvable(node: Json, reasons: list[str], needs: Amounts) -> bool:
     """Whether the node would refuse the pod even without other pods."""
     if not all(reason == _TOO_MANY or reason.startswith("Insufficient ") for reason in reasons):
         return True

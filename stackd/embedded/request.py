@@ -76,7 +76,7 @@ def is_true(text: str | None) -> bool:
     return text is not None and text.lower() not in {"", "0", "false"}
 
 
-def whole_number(query: Mapping[str, str], name: str) -> int | None:
+def integer(query: Mapping[str, str], name: str) -> int | None:
     """A number of the query, None if it is missing."""
     text = query.get(name)
     return int(text) if text else None

@@ -210,7 +210,7 @@ class ApiServer:
             answer = exc.code, exc.body(), JSON
         return spoiled(answer, faults)
 
-    def _do_late(self, call: Exchange) -> None:
+    def _do_later(self, call: Exchange) -> None:
         if not self._stopping.is_set() and call.target is not None and not call.is_watch:
             with contextlib.suppress(StatusError):  # the client is gone
                 self._cluster.answer(call)
@@ -232,7 +232,7 @@ class ApiServer:
                 await self._stopping.wait()
                 return True
             elif fault.action == "late":
-                asyncio.get_running_loop().call_later(fault.seconds, self._do_late, call)
+                asyncio.get_running_loop().call_later(fault.seconds, self._do_later, call)
                 return True
             elif fault.action == "cut":
                 return True

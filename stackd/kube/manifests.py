@@ -66,7 +66,7 @@ def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
 
 
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
-    """The stack's Service, with its record. Needs a stack with its pod spec (``Stacks.whole``).
+    """The stack's Service, with its record. Needs a stack with its pod spec (``Stacks.with_pod_spec``).
 
     A stack whose ports all have names, or that has given its ports back (it has ended), has a Service of type ClusterIP,
     which holds no node port.

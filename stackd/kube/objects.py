@@ -226,9 +226,9 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
         ready=conditions.get("Ready") == "True",
         unschedulable=bool(spec.get("unschedulable", False)),
         cpu_milli=reported(allocatable.get("cpu")).milli,
-        memory_bytes=reported(allocatable.get("memory")).whole,
-        pods=reported(allocatable.get("pods")).whole,
-        ephemeral_bytes=reported(allocatable.get(EPHEMERAL_STORAGE)).whole,
+        memory_bytes=reported(allocatable.get("memory")).value,
+        pods=reported(allocatable.get("pods")).value,
+        ephemeral_bytes=reported(allocatable.get(EPHEMERAL_STORAGE)).value,
         pod_cidrs=tuple(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),))),
     )
 

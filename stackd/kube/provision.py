@@ -161,7 +161,7 @@ def _quota(site: ManifestOptions) -> Manifest:
     count = str(parse(site.stacks))
     hard = {
         "pods": count,
-        "services": str(2 * parse(site.stacks).whole),
+        "services": str(2 * parse(site.stacks).value),
         "services.nodeports": count,
         "services.loadbalancers": "0",
         "persistentvolumeclaims": "0",

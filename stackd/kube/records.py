@@ -52,7 +52,7 @@ def wanted_pod(stack: Stack) -> str:
 
 
 def service_annotations(stack: Stack) -> dict[str, str]:
-    """The annotations of the stack's Service. Needs a stack with its pod spec (``Stacks.whole``).
+    """The annotations of the stack's Service. Needs a stack with its pod spec (``Stacks.with_pod_spec``).
 
     Generated values are in the record only while there is no pod, which has them otherwise: more programs may read
     Services than pods.

@@ -95,12 +95,12 @@ class Storage:
     @property
     def request_bytes(self) -> int:
         """What the scheduler counts."""
-        return reported(self.request).whole
+        return reported(self.request).value
 
     @property
     def limit_bytes(self) -> int:
         """What a quota counts as limit."""
-        return reported(self.limit).whole
+        return reported(self.limit).value
 
 
 def _of_containers(limit_ranges: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -26,13 +26,13 @@ def arm(environ: Mapping[str, str]) -> None:
     if not wanted:
         return
     name, _, count = wanted.partition(":")
-    left = int(count or "1")
+    remaining = int(count or "1")
 
     def die(reached_name: str) -> None:
-        nonlocal left
+        nonlocal remaining
         if reached_name == name:
-            left -= 1
-            if left == 0:
+            remaining -= 1
+            if remaining == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     global hook  # noqa: PLW0603 - one process, one way to die

@@ -247,7 +247,7 @@ class Checks:
             return
         if limit.nanos <= 0:
             self._add(f"{path}.sizeLimit", "must be more than zero")
-        elif (most := self._policy.amount("empty_dir_size")) and limit.whole > most.whole:
+        elif (most := self._policy.amount("empty_dir_size")) and limit.value > most.value:
             self._add(f"{path}.sizeLimit", f"more than {most} (policy.empty_dir_size)")
 
     def _csi(self, source: Json, path: str) -> None:
@@ -299,7 +299,7 @@ class Checks:
         elif match is not None and divisor is not None:
             if match.group(1) == "cpu" and divisor.nanos not in _NANOS_OF_CPU:
                 self._add(f"{path}.divisor", "must be 1m or 1")
-            elif match.group(1) != "cpu" and (divisor.nanos % 10**9 or divisor.whole not in _UNITS):
+            elif match.group(1) != "cpu" and (divisor.nanos % 10**9 or divisor.value not in _UNITS):
                 self._add(f"{path}.divisor", "must be 1, or 1 of a suffix such as 1k or 1Mi")
         # A missing divisor becomes 0, as the typed encoder writes it.
         reference["divisor"] = "0" if divisor is None else str(divisor)

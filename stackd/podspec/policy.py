@@ -147,7 +147,7 @@ class Policy(PolicySection):
         """The amount under this key, CPU in thousandths of a core and the rest in whole bytes; None for no limit."""
         text: str = getattr(self, key)
         amount = quantity.parse(text) if text else None
-        return amount and (amount.in_milli() if key == "max_cpu" else amount.in_whole())
+        return amount and (amount.in_milli() if key == "max_cpu" else amount.in_ones())
 
     def _mistakes(self) -> Iterator[str]:
         for key in ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size"):

@@ -71,7 +71,7 @@ def _settle(container: dict[str, Any], path: str, policy: Policy, reasons: Reaso
             if why := _refusal(name, amount, policy):
                 reasons.add(below(f"{path}.{kind}", name), why)
                 continue
-            rounded = amount.in_milli() if name == "cpu" else amount.in_whole()
+            rounded = amount.in_milli() if name == "cpu" else amount.in_ones()
             largest[name] = max(largest.get(name, rounded), rounded, key=lambda one: one.nanos)
     for name in _REQUIRED:
         if name not in largest:
@@ -80,7 +80,7 @@ def _settle(container: dict[str, Any], path: str, policy: Policy, reasons: Reaso
     canonical = {name: str(amount) for name, amount in largest.items()}
     container["resources"] = {"limits": canonical, "requests": dict(canonical)}
     return {
-        name: amount.milli if name == "cpu" else amount.whole for name, amount in largest.items() if name in _COUNTED
+        name: amount.milli if name == "cpu" else amount.value for name, amount in largest.items() if name in _COUNTED
     }
 
 
@@ -92,7 +92,7 @@ def _refusal(name: str, amount: Quantity, policy: Policy) -> str:
         return "must be more than zero"
     if name == "cpu" and amount.milli > _MOST_CPU_MILLI:
         return "is more CPU than any node has"
-    if name != "cpu" and amount.whole > _MOST_BYTES:
+    if name != "cpu" and amount.value > _MOST_BYTES:
         return "is more than any node has"
     if name not in _COUNTED and amount.nanos % NANO:
         return "must be a whole number"
@@ -124,8 +124,8 @@ class _Budget:
         self._default = policy.amount("empty_dir_size")
         self._dirs = dirs
         self._containers = containers
-        self._in_dirs = sum(source["sizeLimit"].whole for source in dirs.values() if "sizeLimit" in source)
-        self._remaining = self._most.whole - asked - self._in_dirs if self._most else 0
+        self._in_dirs = sum(source["sizeLimit"].value for source in dirs.values() if "sizeLimit" in source)
+        self._remaining = self._most.value - asked - self._in_dirs if self._most else 0
 
     def check(self, reasons: Reasons) -> None:
         """Report it if the pod asks for too much."""
@@ -140,22 +140,22 @@ class _Budget:
         size = self._default
         if self._most is not None and (claims := [*unsized, *self._containers]):
             share = self._rounded(self._remaining // len(claims))
-            if share.whole < _MEBIBYTE:
+            if share.value < _MEBIBYTE:
                 rest = f"less than 1Mi of {self._most} (policy.{self._key}) is left for it"
                 reasons.add(claims[0], f"has no size, and {rest}; set a size or lower the other sizes")
                 return
-            size = min(size or share, share, key=lambda one: one.whole)
-            rest_of_containers = self._remaining - size.whole * len(unsized)
+            size = min(size or share, share, key=lambda one: one.value)
+            rest_of_containers = self._remaining - size.value * len(unsized)
             for container in self._containers.values():
                 amount = str(self._rounded(rest_of_containers // len(self._containers)))
                 for side in container["resources"].values():
                     side[STORAGE] = amount
         for source in self._dirs.values():
             if (limit := source.get("sizeLimit", size)) is not None:
-                source["sizeLimit"] = str(limit.in_whole())
+                source["sizeLimit"] = str(limit.in_ones())
 
     def _rounded(self, share: int) -> Quantity:
         """The share in complete mebibytes, or the maximum in the operator's words if it is all of it."""
-        if self._most is not None and share == self._most.whole:
+        if self._most is not None and share == self._most.value:
             return self._most
         return of_bytes(share // _MEBIBYTE * _MEBIBYTE)

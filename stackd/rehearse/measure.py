@@ -57,7 +57,7 @@ class Attempt:
     ``lost``           why a stack that had been running did not last until the end
     ``expires``        when the stack expires; ``extends`` says that it can be extended
     ``unanswered``     there was no answer, so the daemon may still create a stack
-    ``leaving``        the player, or the end of the rehearsal, deletes the stack
+    ``deleting``       the player, or the end of the rehearsal, deletes the stack
     ``news``           set whenever the record changes
     """
 
@@ -78,7 +78,7 @@ class Attempt:
     failure: str = ""
     lost: str = ""
     unanswered: bool = False
-    leaving: bool = False
+    deleting: bool = False
     gone: bool = False
     news: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
 
@@ -97,7 +97,7 @@ class Attempt:
 
     def seen(self, status: str, reason: str, at: float) -> None:
         """Record a status of the stack from the API."""
-        if self.leaving or self.gone:
+        if self.deleting or self.gone:
             return
         self.status = status
         if status == "running" and Stage.RUNNING not in self.times:
@@ -108,7 +108,7 @@ class Attempt:
     def ended(self) -> None:
         """Record that the stack is gone, as the API says."""
         self.gone = True
-        if not self.leaving:
+        if not self.deleting:
             self.fail(Stage.RUNNING, f"gone before {'its time' if Stage.RUNNING in self.times else 'it ran'}")
         self.news.set()
 
@@ -120,7 +120,7 @@ class Attempt:
     @property
     def kept(self) -> bool:
         """Whether there is a stack, and it is neither deleted nor about to be."""
-        return bool(self.stack_id) and not self.leaving and not self.gone
+        return bool(self.stack_id) and not self.deleting and not self.gone
 
     @property
     def failed(self) -> bool:

@@ -154,7 +154,7 @@ class Outcome:
             create_time=create_time(added),
             daemon_lag=mean_lag(added),
             own=own.figures(),
-            troubles=dict(rehearsal.troubles.most_common()),
+            troubles=dict(rehearsal.problems.most_common()),
         )
         self.results = replace(results, bottleneck=own.bottleneck(results.stages[Stage.RUNNING.value].p50))
         self.seconds = rehearsal.seconds or now

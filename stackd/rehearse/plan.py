@@ -87,9 +87,9 @@ class Plan:
     def counts(self) -> list[tuple[StackKind, int]]:
         """The number of stacks of each kind, by weight: the integer parts first, then the largest remainders."""
         total = sum(kind.weight for kind in self.kinds)
-        exact = [self.stacks * kind.weight / total for kind in self.kinds]
-        counts = [int(share) for share in exact]
-        by_remainder = sorted(range(len(exact)), key=lambda place: counts[place] - exact[place])
+        shares = [self.stacks * kind.weight / total for kind in self.kinds]
+        counts = [int(share) for share in shares]
+        by_remainder = sorted(range(len(shares)), key=lambda place: counts[place] - shares[place])
         for place in by_remainder[: self.stacks - sum(counts)]:
             counts[place] += 1
         return list(zip(self.kinds, counts, strict=True))

@@ -72,7 +72,7 @@ class Rehearsal:
     reads: list[float] = field(default_factory=list)
     failed_reads: int = 0
     deletes: list[float] = field(default_factory=list)
-    troubles: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     hold_began: float | None = None
@@ -98,7 +98,7 @@ class Rehearsal:
         answer = await self.connection.ask(method, path, body, **options)
         if answer.good or answer.status in accept:
             return answer
-        self.troubles[f"{what}: {without_ids(answer.reason)}"] += 1
+        self.problems[f"{what}: {without_ids(answer.reason)}"] += 1
         return None
 
     async def rest(self, attempt: Attempt, seconds: float) -> bool:
@@ -159,7 +159,7 @@ async def _create(rehearsal: Rehearsal, attempt: Attempt, body: object) -> None:
     while not (
         answer := await rehearsal.connection.ask("POST", "/stacks", body, key=key, seconds=CREATE_SECONDS)
     ).status:
-        rehearsal.troubles[f"create: {answer.reason}"] += 1
+        rehearsal.problems[f"create: {answer.reason}"] += 1
         if rehearsal.finished.is_set() or rehearsal.now() - attempt.due > rehearsal.plan.patience:
             attempt.fail(Stage.ACCEPTED, answer.reason)
             return
@@ -236,7 +236,7 @@ async def _until_reachable(rehearsal: Rehearsal, attempt: Attempt) -> None:
 
 async def _give_up(rehearsal: Rehearsal, attempt: Attempt) -> bool:
     """Delete the stack; returns whether it is gone. If not, the end of the rehearsal deletes it."""
-    attempt.leaving = True
+    attempt.deleting = True
     path = f"/stacks/{attempt.stack_id}"
     answer = await rehearsal.ask("delete", "DELETE", path, accept=(404,), seconds=CREATE_SECONDS)
     if answer is not None:

@@ -133,7 +133,7 @@ async def _metrics(rehearsal: Rehearsal) -> Totals:
     try:
         return {} if answer is None else read_metrics(str(answer.body))
     except ValueError as error:
-        rehearsal.troubles[f"metrics: {error}"] += 1
+        rehearsal.problems[f"metrics: {error}"] += 1
         return {}
 
 
@@ -172,7 +172,7 @@ def _take_times(attempt: Attempt, first: Mapping[str, float]) -> None:
 async def _clean(rehearsal: Rehearsal) -> None:
     """Delete by label until nothing remains; gives up if nothing has changed for the plan's ``patience``."""
     for attempt in rehearsal.attempts:
-        attempt.leaving = True
+        attempt.deleting = True
     changed, listed = rehearsal.now(), -1
     while rehearsal.remaining != 0:
         remaining = await _delete_all(rehearsal)
@@ -194,7 +194,7 @@ async def _delete_all(rehearsal: Rehearsal) -> int | None:
         job: Mapping[str, Any] = answer.body
         rehearsal.remaining = job["total"] - job["deleted"] - job["not_found"] - job["failed"] or None
         for error in job.get("errors", ()):
-            rehearsal.troubles[f"clean-up: {without_ids(error['error'])}"] += 1
+            rehearsal.problems[f"clean-up: {without_ids(error['error'])}"] += 1
         if job["status"] in ("completed", "failed"):
             break
         await asyncio.sleep(POLL_SECONDS)
@@ -216,7 +216,7 @@ async def _follow(rehearsal: Rehearsal, following: asyncio.Event) -> None:
                     _take(rehearsal, event.kind, event.data)
                 last = event.id or last
         except ClientError as error:
-            rehearsal.troubles[f"events: {error}"] += 1
+            rehearsal.problems[f"events: {error}"] += 1
         await asyncio.sleep(FOLLOW_AGAIN_SECONDS)
 
 
@@ -268,4 +268,4 @@ async def _extend(rehearsal: Rehearsal, attempt: Attempt, at_once: asyncio.Semap
     if answer.good:
         attempt.expires += more
     else:
-        rehearsal.troubles[f"extend: {without_ids(answer.reason)}"] += 1
+        rehearsal.problems[f"extend: {without_ids(answer.reason)}"] += 1

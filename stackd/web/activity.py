@@ -99,11 +99,11 @@ async def get_activity(call: ApiCall) -> web.Response:
         seq=int(before[1]) if before[1].isdecimal() else LARGEST,
         limit=limit + 1,
     )
-    found: list[ActivityRequest | Job] = [
+    lines: list[ActivityRequest | Job] = [
         *await _jobs(context, wanted, action),
         *await context.store.timeline.requests(wanted),
     ]
-    page = sorted((one for one in found if _place(one) < before), key=_place, reverse=True)
+    page = sorted((one for one in lines if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
     entries = tuple(map(partial(_entry, context), page[:limit]))
     return json_response(contract.ActivityPage(activity=entries, next_cursor=cursor))

@@ -100,7 +100,7 @@ class ApiCall:
         return self.view.stack(self.stack_id)
 
     def within_limits(self) -> None:
-        """Raise TooManyRequests if the key is over its rate limit. Handlers call it if there is no earlier answer."""
+        """Raise TooManyRequests if the key has exceeded its rate limit. Handlers call it if there is no earlier answer."""
         if self.exceeded is not None:
             raise self.exceeded
 

@@ -86,9 +86,9 @@ class Keys:
             self._refuse_other_sites(request)
             return ANONYMOUS
         text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
-        found = self._find(text) if text and len(text) <= LONGEST_KEY else None
-        if found is not None:
-            return found
+        key = self._find(text) if text and len(text) <= LONGEST_KEY else None
+        if key is not None:
+            return key
         wait = self._failures.wait(self.caller(request), attempt=bool(text))
         if wait:
             raise TooManyRequests("too many wrong API keys from this address (limits.failed_auth_per_minute)", wait)
@@ -121,12 +121,12 @@ class Keys:
             )
 
     def _find(self, text: str) -> ApiKey | None:
-        given = digest(text)
-        found = None
+        sha256 = digest(text)
+        matching = None
         for key in self._keys:
-            if hmac.compare_digest(given, key.sha256):
-                found = key
-        return found
+            if hmac.compare_digest(sha256, key.sha256):
+                matching = key
+        return matching
 
 
 def bearer(request: web.BaseRequest) -> str:

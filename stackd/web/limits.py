@@ -22,7 +22,7 @@ from stackd.workqueue import A_SECOND, TokenBucket
 
 BUSY = "Many instances are being started right now. Try again in {wait}."
 TOO_OFTEN = "You have started instances too often. Try again in {wait}."
-"""What players are told."""
+"""Messages for players."""
 
 
 def share_of_a_key(config: Config, one: int, all_: int) -> int:
@@ -96,14 +96,14 @@ class LabelRates:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._rates: dict[str, tuple[str, Frequency]] = {}
-        self._made: dict[RateKey, deque[float]] = {}
+        self._creates: dict[RateKey, deque[float]] = {}
         self._sweep_above = SWEEP_ABOVE
 
     def replace(self, rates: Mapping[str, str]) -> None:
         """Put other rates in force; what was counted under a rate that stays is kept."""
         fresh = {label.lower(): (label, parse_frequency(rate)) for label, rate in rates.items()}
         stay = {label for label, rate in fresh.items() if self._rates.get(label) == rate}
-        self._made = {key: made for key, made in self._made.items() if key[0] in stay}
+        self._creates = {key: times for key, times in self._creates.items() if key[0] in stay}
         self._rates = fresh
 
     def check(self, labels: Mapping[str, str], among: Mapping[str, str] = NO_LABELS) -> None:
@@ -111,13 +111,13 @@ class LabelRates:
         now = self._clock.monotonic()
         for key, value in self._rate_keys(labels, among).items():
             label, rate = self._rates[key[0]]
-            made = self._made.get(key, deque())
-            while made and made[0] <= now - rate.seconds:
-                made.popleft()
-            if len(made) >= rate.count:
+            times = self._creates.get(key, deque())
+            while times and times[0] <= now - rate.seconds:
+                times.popleft()
+            if len(times) >= rate.count:
                 raise TooManyRequests(
                     f"more than {rate} creates with the label {label}={value} (limits.creates_per_label)",
-                    max(1, ceil(made[0] + rate.seconds - now)),
+                    max(1, ceil(times[0] + rate.seconds - now)),
                     player_message=TOO_OFTEN,
                 )
 
@@ -130,19 +130,19 @@ class LabelRates:
         self.check(labels, among)
         now, keys = self._clock.monotonic(), self._rate_keys(labels, among)
         for key in keys:
-            self._made.setdefault(key, deque()).append(now)
+            self._creates.setdefault(key, deque()).append(now)
         self._sweep(now)
 
-        def not_made() -> None:
+        def uncount() -> None:
             for key in keys:
-                made = self._made.get(key)
-                if made is not None and now in made:
-                    made.remove(now)
+                times = self._creates.get(key)
+                if times is not None and now in times:
+                    times.remove(now)
 
         try:
-            yield not_made
+            yield uncount
         except Conflict:
-            not_made()
+            uncount()
             raise
 
     def _rate_keys(self, labels: Mapping[str, str], among: Mapping[str, str]) -> dict[RateKey, str]:
@@ -155,8 +155,10 @@ class LabelRates:
 
     def _sweep(self, now: float) -> None:
         """Now and then, forget the values without a create in the time that their rate looks back."""
-        if len(self._made) <= self._sweep_above:
+        if len(self._creates) <= self._sweep_above:
             return
         seconds = {label: rate.seconds for label, (_, rate) in self._rates.items()}
-        self._made = {key: made for key, made in self._made.items() if made and made[-1] > now - seconds[key[0]]}
-        self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._made))
+        self._creates = {
+            key: times for key, times in self._creates.items() if times and times[-1] > now - seconds[key[0]]
+        }
+        self._sweep_above = max(SWEEP_ABOVE, 2 * len(self._creates))

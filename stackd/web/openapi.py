@@ -225,8 +225,8 @@ def _content(shape: Shape | None) -> Schema:
     first = shape[0] if isinstance(shape, tuple) else shape
     name = first if isinstance(first, str) else first.__name__ if first else ""
     values = examples.bodies().get(name, {})
-    found = {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
-    return {"schema": _shape(shape), **found}
+    named = {"examples": {name: {"value": value} for name, value in values.items()}} if values else {}
+    return {"schema": _shape(shape), **named}
 
 
 def _ref(name: str) -> Schema:
@@ -243,15 +243,18 @@ def _shape(body: Shape | None) -> Schema:
 
 def schemas(config: Config) -> dict[str, Schema]:
     """All schemas by name, for these settings."""
-    found = {kind.__name__: _record(kind) for kind in Body.__subclasses__()}
-    stack = found.pop("Stack")
+    schemas = {kind.__name__: _record(kind) for kind in Body.__subclasses__()}
+    stack = schemas.pop("Stack")
     fields = {name: schema for name, schema in stack["properties"].items() if name != "values"}
-    found["StackCreated"] = stack | {"description": "The new stack."}
-    found["StackDetail"] = stack | {"properties": fields}
-    found["StackEntry"] = stack | {"description": "A stack in a list; with `fields`, only those.", "properties": fields}
-    del found["StackEntry"]["required"]
-    found["TimelineEvent"]["properties"]["kind"]["enum"] = list(EventKind)
-    create, batch = found["Create"], found["Batch"]
+    schemas["StackCreated"] = stack | {"description": "The new stack."}
+    schemas["StackDetail"] = stack | {"properties": fields}
+    schemas["StackEntry"] = stack | {
+        "description": "A stack in a list; with `fields`, only those.",
+        "properties": fields,
+    }
+    del schemas["StackEntry"]["required"]
+    schemas["TimelineEvent"]["properties"]["kind"]["enum"] = list(EventKind)
+    create, batch = schemas["Create"], schemas["Batch"]
     create |= {  # not as oneOf: of its alternatives, generators of clients make classes, or nothing
         "if": {"required": ["template"]},
         "then": {"not": {"anyOf": [{"required": ["target_port"]}, {"required": ["pod_spec"]}]}},
@@ -263,7 +266,7 @@ def schemas(config: Config) -> dict[str, Schema]:
         "else": {"not": {"required": ["ttl"]}},
         "oneOf": [{"required": ["stack_ids"]}, {"required": ["labels"]}],
     }
-    for one in (batch, found["BatchDelete"]):
+    for one in (batch, schemas["BatchDelete"]):
         one["properties"]["stack_ids"]["maxItems"] = config.batch_delete.max_ids
     if names := list(config.limits.required_labels):
         create["required"] = ["labels"]
@@ -271,10 +274,10 @@ def schemas(config: Config) -> dict[str, Schema]:
     create["properties"]["ttl"]["description"] += f" Now at most {format_duration(config.stacks.max_ttl)}."
     create["properties"]["pod_spec"]["description"] += f" Now {config.limits.pod_spec} bytes (`limits.pod_spec`)."
     if offered := list(config.routes.offered):
-        found["TargetPort"]["properties"]["route"]["enum"] = offered
+        schemas["TargetPort"]["properties"]["route"]["enum"] = offered
     else:
-        del found["TargetPort"]["properties"]["route"]
-    return {**NAMED, **found}
+        del schemas["TargetPort"]["properties"]["route"]
+    return {**NAMED, **schemas}
 
 
 def _record(kind: type[Body]) -> Schema:

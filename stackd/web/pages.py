@@ -67,8 +67,8 @@ class File:
 @cache
 def files() -> dict[str, File]:
     """All files of the pages by their path; read once, so that an upgrade on disk does not mix two versions."""
-    found = sorted(path for path in FOLDER.rglob("*") if path.suffix in MEDIA)
-    return {path.relative_to(FOLDER).as_posix(): file_of(path.read_bytes(), MEDIA[path.suffix]) for path in found}
+    paths = sorted(path for path in FOLDER.rglob("*") if path.suffix in MEDIA)
+    return {path.relative_to(FOLDER).as_posix(): file_of(path.read_bytes(), MEDIA[path.suffix]) for path in paths}
 
 
 def _page(path: str) -> Callable[[Handler], Handler]:

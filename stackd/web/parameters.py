@@ -153,9 +153,9 @@ def seconds_of(text: str) -> float:
         raise ValueError('a duration such as "30m", "1h30m" or "90s"') from None
 
 
-def unknown(name: str, known: Sequence[str]) -> str:
+def unknown(name: str, names: Sequence[str]) -> str:
     """A message about an unknown name: the name, shortened, and the nearest one that there is, or all of them."""
-    return repr(short(name)) + (did_you_mean(name, known) or f"; known are {', '.join(known)}")
+    return repr(short(name)) + (did_you_mean(name, names) or f"; known are {', '.join(names)}")
 
 
 def short(name: str) -> str:
@@ -163,9 +163,9 @@ def short(name: str) -> str:
     return name if len(name) <= LONGEST_SHOWN else name[:LONGEST_SHOWN] + "…"
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
+def _unknown(name: str, names: Sequence[str]) -> str:
     meant = next((instead for names, instead in _OFTEN_TRIED.items() if name.lower() in names), "")
-    return f"{short(name)!r}; {meant}" if meant else unknown(name, known)
+    return f"{short(name)!r}; {meant}" if meant else unknown(name, names)
 
 
 # ---- which stacks, and which of their fields

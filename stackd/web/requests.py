@@ -265,7 +265,7 @@ def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:
     return parse_target_ports([entry for index, entry in enumerate(entries) if entry not in entries[:index]])
 
 
-def _template_of(fields: dict[str, Any], known: Mapping[str, Template]) -> Template | None:
+def _template_of(fields: dict[str, Any], templates: Mapping[str, Template]) -> Template | None:
     """The template that the body names, or None. Raises InvalidRequest."""
     if "template" not in fields:
         return None
@@ -273,14 +273,14 @@ def _template_of(fields: dict[str, Any], known: Mapping[str, Template]) -> Templ
         if name in fields:
             raise _wrong_field("template", f"template and {name} exclude each other; the template has its own")
     name = text_of(fields, "template")
-    if name not in known:
+    if name not in templates:
         hint = (
-            did_you_mean(name, known)
-            if known
+            did_you_mean(name, templates)
+            if templates
             else "; there are no templates that this API key may use (templates.directory)"
         )
         raise _wrong_field("template", f'template: there is no "{name[:64]}"{hint}')
-    return known[name]
+    return templates[name]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Responses: ready JSON, JSON in pieces, and errors.
 
 Owns: the table from exception to status, the form of an error, ``{"error": "<sentence>"}`` with the documented fields
-beside it, and the head of a plain 200. aiohttp builds the headers of each answer anew, which is a third of the cost of
+beside it, and the head of a plain 200. aiohttp builds the headers of each answer again, which is a third of the cost of
 a read. So ``ReadyAnswer`` writes ready JSON with its head in one piece. An answer that is not plain (HEAD, HTTP/1.0, the
 last one of a connection) is written by aiohttp, with the same headers; a test compares both.
 """

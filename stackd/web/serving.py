@@ -165,10 +165,10 @@ async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) 
 def listen(config: Config) -> list[socket.socket]:
     """Sockets of our own on ``server.host`` and ``server.port``. Raises OSError, naming the address."""
     host, port = config.server.host, config.server.port
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     try:
-        for family, _, _, _, address in found:
+        for family, _, _, _, address in addresses:
             sockets.append(socket.create_server(address, family=family, backlog=BACKLOG))
     except OSError as error:
         for each in sockets:
@@ -186,5 +186,5 @@ def host_and_port(host: str, port: int) -> str:
 def is_at(listening: socket.socket, config: Config) -> bool:
     """Whether a socket listens where the configuration says."""
     host, port = config.server.host, config.server.port
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return listening.getsockname()[:2] in [address[:2] for _, _, _, _, address in found]
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return listening.getsockname()[:2] in [address[:2] for _, _, _, _, address in addresses]

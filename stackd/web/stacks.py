@@ -116,13 +116,13 @@ async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> St
 
     if claim is not None:
         create_request = replace(create_request, claim=claim, answer=answer)
-    with call.api.limits.per_label.create(create_request.labels, call.key.labels) as not_made:
+    with call.api.limits.per_label.create(create_request.labels, call.key.labels) as uncount:
         if parsed.return_existing:
             stack, is_new = await create_once(context, create_request)
         else:
             stack, is_new = await create(context, create_request), True
         if not is_new:
-            not_made()
+            uncount()
     call.request[STACK_ID] = stack.stack_id
     if is_new:
         body = rendered.get(stack.stack_id) or bodies.created_body(await context.store.stacks.with_pod_spec(stack))
@@ -297,10 +297,10 @@ async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.R
     limits = call.api.limits
     with limits.create(call.key.name):
         before = call.stack
-        with limits.per_label.create(before.labels, call.key.labels) as not_made:
+        with limits.per_label.create(before.labels, call.key.labels) as uncount:
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)
             if stack.generation == before.generation:
-                not_made()
+                uncount()
     return json_response(await _detail(call.api.context, stack))
 
 

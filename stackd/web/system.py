@@ -209,9 +209,9 @@ async def get_capacity(call: ApiCall) -> web.Response:
     default, disk = storage(call.api.context), parameters.get(DISK)
     need = StackResources(
         cpu_milli=parameters.get(CPU, parse(DEFAULT_CPU)).milli,
-        memory_bytes=parameters.get(MEMORY, parse(DEFAULT_MEMORY)).whole,
-        ephemeral_bytes=default.request_bytes if disk is None else disk.whole,
-        ephemeral_limit_bytes=default.limit_bytes if disk is None else disk.whole,
+        memory_bytes=parameters.get(MEMORY, parse(DEFAULT_MEMORY)).value,
+        ephemeral_bytes=default.request_bytes if disk is None else disk.value,
+        ephemeral_limit_bytes=default.limit_bytes if disk is None else disk.value,
         ports=parameters.get(PORTS, 1),
     )
     return json_response(capacity(call.api.context, need))

@@ -59,7 +59,7 @@ def test_what_is_no_quantity_or_absurd_is_refused(value: str | float, why: str) 
     ],
 )  # fmt: skip
 def test_whatever_a_cluster_reports_is_an_amount(reported: object, whole: int) -> None:
-    assert quantity.reported(reported).whole == whole
+    assert quantity.reported(reported).value == whole
 
 
 def _exact(text: str) -> Fraction:
@@ -94,7 +94,7 @@ def test_the_value_is_exact_and_the_canonical_form_has_the_same_value(text: str)
 @given(st.integers(1024, 10**15))
 def test_amounts_are_written_with_the_largest_suffix_that_leaves_a_whole_number(count: int) -> None:
     milli, size = str(quantity.of_milli(count)), str(quantity.of_bytes(count))
-    assert (quantity.parse(milli).milli, quantity.parse(size).whole) == (count, count)
+    assert (quantity.parse(milli).milli, quantity.parse(size).value) == (count, count)
     assert int(milli.rstrip("mkMGTPE")) % 1000 != 0
     assert int(size.rstrip("KMGTPEi")) % 1024 != 0
 

@@ -151,17 +151,17 @@ def test_no_pod_has_more_than_the_policy_says(
     event("admitted")
     assert admit(admitted.text, policy) == admitted
     spec: Any = admitted.manifest["spec"]
-    whole = {"Memory": parse("128Mi").whole * len(storage), None: 0}
+    whole = {"Memory": parse("128Mi").value * len(storage), None: 0}
     for volume in spec.get("volumes", ()):
         source = volume["emptyDir"]
         if policy.empty_dir_size or (policy.max_memory and policy.max_ephemeral_storage):
             assert source["sizeLimit"]
-        whole[source.get("medium")] += parse(source.get("sizeLimit", "0")).whole
+        whole[source.get("medium")] += parse(source.get("sizeLimit", "0")).value
     if policy.max_memory:
-        assert whole["Memory"] <= parse(policy.max_memory).whole
+        assert whole["Memory"] <= parse(policy.max_memory).value
     if policy.max_ephemeral_storage:
         amounts = [one["resources"]["limits"][STORAGE] for one in spec["containers"]]
-        assert whole[None] + sum(parse(amount).whole for amount in amounts) <= parse(policy.max_ephemeral_storage).whole
+        assert whole[None] + sum(parse(amount).value for amount in amounts) <= parse(policy.max_ephemeral_storage).value
 
 
 # ---- A recently sanitized pod spec is found again, and only under the same policy

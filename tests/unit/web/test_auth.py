@@ -168,4 +168,4 @@ def test_values_that_were_not_seen_lately_are_forgotten() -> None:
     for number in range(20 * SWEEP_ABOVE):
         clock.at += 1.0
         create(counted, player=f"p{number}")
-    assert len(counted._made) <= SWEEP_ABOVE + 1
+    assert len(counted._creates) <= SWEEP_ABOVE + 1
