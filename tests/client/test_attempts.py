@@ -180,7 +180,7 @@ def test_the_key_is_in_no_text() -> None:
 
 
 def operations_of(module: Any) -> set[str]:
-    hidden = {"CreateOptions", "Filters", "filter_query", "selection_query", "path_of"}
+    hidden = {"CreateOptions", "Filters", "filter_query", "selection_query", "path_of", "target_port"}
     found: dict[str, Callable[..., Any]] = {
         name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")
     }
