@@ -11,8 +11,8 @@ adoption      the operations that adopt what the cluster's records say and the f
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
 identity      whose stacks the file holds, and how far its history goes
-transaction   what an operation works with, how it becomes a method, how a row becomes a record, and SQLite's errors
-view          the committed records in memory
+transaction   what an operation works with, how it becomes a method, how a row becomes a record, the committed records in
+              memory, and SQLite's errors
 writer        the thread that commits all waiting operations together
 file, schema  opening, checking, converting and copying the file; its lock and reserved space; its format
 """

@@ -37,12 +37,12 @@ from stackd.store.transaction import (
     Submit,
     Table,
     Transaction,
+    View,
     id_array,
     labels_from,
     labels_text,
     operation,
 )
-from stackd.store.view import View
 
 DELETE = JobRequest()
 MAX_ERRORS = 100

@@ -20,8 +20,7 @@ from stackd.model import Job, Observation, PortRange, Stack
 from stackd.store import adoption, changes, history, jobs, reservations, rows
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity, begin, begin_adoption, end_adoption, put, set_cluster
-from stackd.store.transaction import Submit, Table, Transaction, is_damage, operation
-from stackd.store.view import View
+from stackd.store.transaction import Submit, Table, Transaction, View, is_damage, operation
 from stackd.store.writer import Writer
 
 _UNREADABLE = "Could not decode"  # the sqlite3 module's error for text that is not UTF-8
