@@ -35,7 +35,7 @@ LEVEL_WIDTH, ABOUT_WIDTH = 4, 13
 
 
 async def diagnose(config_path: Path | None, size: Size, options: ProbeOptions | None, output: str) -> int:
-    """Print each finding as soon as it is known. Returns the number of failures."""
+    """Print each finding as soon as there is one. Returns the number of failures."""
     try:
         configuration = loaded(config_path)
     except ConfigError as error:
@@ -56,7 +56,7 @@ async def _misconfigured(error: ConfigError) -> AsyncGenerator[Finding, None]:
 async def examine(
     configuration: LoadedConfig, config_path: Path | None, size: Size, options: ProbeOptions | None
 ) -> AsyncGenerator[Finding, None]:
-    """Yield all findings, each as soon as it is known."""
+    """Yield all findings, each as soon as there is one."""
     unit = service.find_unit() if is_installed(config_path) else None
     if unit is not None:
         configuration = dataclasses.replace(configuration, config=service.as_seen_by(configuration.config, unit))

@@ -101,7 +101,7 @@ def _quantity(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 quantity_option = functools.partial(click.option, callback=_quantity, metavar="QUANTITY")
-"""An option for a Kubernetes quantity above zero; None if the option is not given."""
+"""An option for a Kubernetes quantity above zero; None without the option."""
 
 
 class Length(click.ParamType[str]):
@@ -158,7 +158,7 @@ def _stacks(client: Client, begin: str) -> Iterable[tuple[str, str]]:
 
 
 def _labels(client: Client, begin: str) -> Iterable[tuple[str, str]]:
-    """The keys that stacks have; with one key left, its values."""
+    """The keys that stacks have; if only one key matches, its values."""
     pairs = {pair for stack in client.stacks(fields=["labels"]) for pair in stack.labels.items()}
     begun = {(name, f"{name}={value}") for name, value in pairs if f"{name}={value}".startswith(begin)}
     names = {name for name, _ in begun}

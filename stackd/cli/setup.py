@@ -79,7 +79,7 @@ class _State:
     """The state of a step: ``what`` it does, or that it is ``done``.
 
     ``do`` does it and returns what was done; ``commands`` do the same by hand. It raises _Failed or the error that
-    stopped it. Without ``do`` the step is left to somebody else; if such a step ``blocks``, the later ones wait for it.
+    stopped it. Without ``do``, somebody else has to do it; if such a step ``blocks``, the later ones wait for it.
     """
 
     what: str

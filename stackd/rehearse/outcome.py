@@ -1,4 +1,4 @@
-"""The output at the end of a rehearsal: the goals and the verdict, the figures, the plan, and what is left.
+"""The output at the end of a rehearsal: the goals and the verdict, the figures, the plan, and the stacks that may remain.
 
 Owns: the form of a goal (``running-p95=10s``, ``failed=1%``), and that every start counts: a stack that never reached the
 stage took forever; the tables, which the terminal and the page share; and the fields of ``--json``.
@@ -141,7 +141,7 @@ GROUP = ("", "stacks", "failed", "p50", "p95", "longest", "to start", "to ready"
 
 
 class Outcome:
-    """A rehearsal that has ended, or was cancelled; ``remaining`` stacks may be left, and expire in ``remaining_seconds``."""
+    """A rehearsal that has ended, or was cancelled; ``remaining`` stacks may exist, and expire in ``remaining_seconds``."""
 
     def __init__(self, rehearsal: Rehearsal, goals: Sequence[Goal]) -> None:
         self.rehearsal, self.plan, self.goals = rehearsal, rehearsal.plan, goals

@@ -229,5 +229,5 @@ async def _others(connection: Connection) -> list[str]:
 
 
 def delete_command(ident: str) -> str:
-    """The command that deletes what a rehearsal has left."""
+    """The command that deletes the stacks of a rehearsal."""
     return f"stackd stacks batch-delete --label {LABEL}={ident}"

@@ -252,7 +252,7 @@ def _images(pod_spec: str) -> tuple[str, ...]:
 
 
 def address(stack: Mapping[str, Any]) -> Address | None:
-    """The address of the stack's first TCP port; None if it is not known."""
+    """The address of the stack's first TCP port; None if it has none yet."""
     port = next((port for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
     if port is not None and (named := port.get("url") or (port.get("host") and f"tls://{port['host']}")):
         url = urlsplit(named)

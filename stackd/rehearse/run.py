@@ -36,7 +36,7 @@ CHECKS = 8
 
 
 async def run(rehearsal: Rehearsal) -> None:
-    """Run all phases, and clean up. Raises CancelledError if it was cancelled: then stacks may be left."""
+    """Run all phases, and clean up. Raises CancelledError if it was cancelled: then stacks may remain."""
     try:
         following = asyncio.Event()
         async with asyncio.TaskGroup() as group:

@@ -136,7 +136,7 @@ def bearer(request: web.BaseRequest) -> str:
 
 
 class Failures:
-    """Counts how many attempts each address has left. The allowance refills evenly over a minute."""
+    """Counts the failed attempts of each address. Its allowance refills evenly within a minute."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -190,7 +190,7 @@ def permit(key: ApiKey, method: str, path: str) -> None:
 
 
 def nearest_untrusted(peer: str, forwarded: Sequence[str], trusted: Sequence[Network]) -> str:
-    """The first address outside of ``trusted``, from ``peer`` backwards; if there is none, the last known one."""
+    """The first address outside of ``trusted``, from ``peer`` backwards; if there is none, the last readable one."""
     here = peer
     hops = (entry.strip() for line in reversed(forwarded) for entry in reversed(line.split(",")))
     while (address := _address(here)) is not None and any(address in network for network in trusted):

@@ -146,7 +146,7 @@ class LabelRates:
             raise
 
     def _rate_keys(self, labels: Mapping[str, str], among: Mapping[str, str]) -> dict[RateKey, str]:
-        """The keys of these labels, each with the label's value as it was given."""
+        """The keys of these labels, each with the label's value as the create spells it."""
         if not self._rates:
             return {}
         tenant = tuple(sorted(among.items()))

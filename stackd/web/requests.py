@@ -130,7 +130,7 @@ def text_of(fields: dict[str, Any], name: str) -> str:
 
 
 def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
-    """The ids of a batch job: trimmed, each once, in the order given; at least one, none of them blank."""
+    """The ids of a batch job: trimmed, each once, in their order; at least one, none of them blank."""
     values = fields["stack_ids"]
     if not isinstance(values, list):
         raise InvalidRequest("invalid request body: stack_ids must be a list of stack ids")
