@@ -353,8 +353,10 @@ def request_body(source: str, ports: Sequence[str] = ()) -> dict[str, Any]:
         body = json.loads(text)
     if not isinstance(body, dict) or {"pod_spec", "template"}.isdisjoint(body):
         body = {"pod_spec": text}
-    try:
-        published = [target_port(port) for port in ports]
-    except ClientError as error:
-        raise click.UsageError(f"--port: {error}") from error
+    published = []
+    for port in ports:
+        try:
+            published.append(target_port(port))
+        except ClientError as error:
+            raise click.UsageError(f"--port must be like 80 or 53/udp, not {port!r}") from error
     return {**body, **({"target_port": published} if published else {})}
