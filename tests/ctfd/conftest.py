@@ -22,6 +22,7 @@ import pytest_asyncio
 from playwright.async_api import Browser
 
 from stackd.keys import ApiKey, digest
+from tests.api.test_templates import WEB, folder_with
 from tests.harness import KEY, Harness, eventually, harness
 from tests.ports import free_port
 from tests.ui.conftest import chromium
@@ -30,20 +31,6 @@ PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances
 PASSWORD = "password1"
 TENANT = "sk-tenant-0123456789abcdef0123456789"
 """CTFd's own key."""
-TEMPLATE = """\
-target_port: [{container_port: 80, protocol: TCP}]
-values: {FLAG: "flag{<hex:32>}"}
-pod:
-  apiVersion: v1
-  kind: Pod
-  metadata: {name: web-1}
-  spec:
-    containers:
-      - name: app
-        image: nginx:stable
-        ports: [{containerPort: 80}]
-        resources: {limits: {cpu: 100m, memory: 128Mi}}
-"""
 CHALLENGE = {
     "name": "Web", "category": "web", "description": "Find it.", "value": 100, "state": "visible", "type": "stackd",
     "function": "static", "stackd_template": "web-1", "stackd_ttl": "30m", "stackd_extension": "10m",
@@ -237,11 +224,9 @@ async def set_up(ctfd: Ctfd, mode: str = "users", theme: str = "core") -> None:
 @pytest_asyncio.fixture
 async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
     """A whole stackd with the template web-1."""
-    templates = tmp_path / "templates"
-    templates.mkdir()
-    (templates / "web-1.yaml").write_text(TEMPLATE)
     (tmp_path / "stackd").mkdir()
-    async with harness(tmp_path / "stackd", {"STACKD_TEMPLATES__DIRECTORY": str(templates)}) as running:
+    template = WEB.replace("labels: {challenge: web-1, kind: web}\n", "")
+    async with harness(tmp_path / "stackd", folder_with(tmp_path, web_1=template)) as running:
         running.put_keys_in_force(
             ApiKey(name="admin", sha256=digest(KEY)),
             ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"}, templates=("web-*",)),

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from stackd.client import Client, Stack, StackEnded
+from tests.api.test_templates import folder_with
 from tests.docs.markdown import PAGES, ROOT, anchors, blocks, links, script
 from tests.harness import KEY, Harness, harness
 
@@ -86,7 +87,9 @@ def example(one_each: Harness) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLE))
 
 
-async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness, example: dict[str, Any]) -> None:
+async def test_a_player_has_one_stack_with_a_flag_of_their_own_until_it_is_solved(
+    one_each: Harness, example: dict[str, Any]
+) -> None:
     first, again = [await asyncio.to_thread(example["start"], "alice") for _ in range(2)]
     other = await asyncio.to_thread(example["start"], "bob")
     assert first.stack_id == again.stack_id != other.stack_id
@@ -102,28 +105,19 @@ async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness
     text = EXAMPLE.read_text()
     assert len(text.splitlines()) <= LINES
     assert text in [block.text for block in blocks(PAGE) if block.language == "python"], "it stands on its page"
-
-
-async def test_it_is_extended_and_goes_when_it_is_solved(one_each: Harness, example: dict[str, Any]) -> None:
-    stack = await asyncio.to_thread(example["start"], "alice")
     (longer,) = await asyncio.to_thread(example["extend"], "alice")
-    assert (longer.ttl_expires_at - stack.ttl_expires_at).total_seconds() == 600
+    assert (longer.ttl_expires_at - first.ttl_expires_at).total_seconds() == 600
     assert not await asyncio.to_thread(example["solve"], "alice", example["flag"]("bob"))
-    assert await one_each.listed() == [stack.stack_id]
+    assert await one_each.listed() == [first.stack_id, other.stack_id]
     assert await asyncio.to_thread(example["solve"], "alice", example["flag"]("alice"))
-    await one_each.until_listed(0)
+    await one_each.until_listed(1)
     assert await asyncio.to_thread(example["solve"], "alice", example["flag"]("alice")), "also without a stack"
-
-
-async def test_a_stack_that_cannot_run_is_not_in_the_way_of_the_next_one(
-    one_each: Harness, example: dict[str, Any]
-) -> None:
     names, good = example["start"].__globals__, example["POD"]
     names["POD"] = good.replace("nginx:stable", "challenge/nostart")
     with pytest.raises(StackEnded, match="failed"):
         await asyncio.to_thread(example["start"], "alice")
     names["POD"] = good
-    assert (await asyncio.to_thread(example["start"], "alice")).status == "running"
+    assert (await asyncio.to_thread(example["start"], "alice")).status == "running", "what failed is not in the way"
 
 
 async def test_with_a_template_the_flag_is_told_once_and_again_for_the_same_press(tmp_path: Path) -> None:
@@ -131,15 +125,10 @@ async def test_with_a_template_the_flag_is_told_once_and_again_for_the_same_pres
         next(one.text for one in blocks(PAGE) if one.language == language and "template" in one.marks)
         for language in ("yaml", "python")
     )
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "web-1.yaml").write_text(template)
     flags: list[tuple[str, str]] = []
-    async with harness(tmp_path, {"STACKD_TEMPLATES__DIRECTORY": str(tmp_path / "templates")}) as at:
-        names: dict[str, Any] = {
-            "Stack": Stack,
-            "client": Client(at.url, KEY),
-            "save_flag": lambda *told: flags.append(told),
-        }
+    async with harness(tmp_path, folder_with(tmp_path, web_1=template)) as at:
+        client = Client(at.url, KEY)
+        names: dict[str, Any] = {"Stack": Stack, "client": client, "save_flag": lambda *told: flags.append(told)}
         exec(program, names)
         first, again = [await asyncio.to_thread(names["start"], "alice", "press-1") for _ in range(2)]
         other = await asyncio.to_thread(names["start"], "bob", "press-2")

@@ -27,8 +27,6 @@ from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
 from stackd.doctor.running import RELOADED, LocalDaemon
 from stackd.embedded import EmbeddedCluster, NodeSpec, User
-from stackd.kube.objects import node_state
-from stackd.lifecycle.capacity import ENOUGH, Bound, Storage, by_nodes, by_quotas, fits, free_of
 from tests.api.test_reconcile import leave_behind
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
@@ -99,17 +97,6 @@ def only(findings: list[Finding], about: str) -> Finding:
     return found
 
 
-async def test_where_all_is_as_it_should_be_nothing_is_found(tmp_path: Path) -> None:
-    async with prepared(tmp_path) as at:
-        findings = await at.look()
-        assert not bad(findings)
-        assert [finding.about for finding in findings] == [
-            "configuration", "files", "disk", "daemon", "cluster", "clock", "credentials", "namespace", "rights", "policies",
-            "policies", "nodes", "ports", "room",
-        ]  # fmt: skip
-        assert not await at.names("services")
-
-
 def without_rights(documents: Documents) -> Documents:
     for document in documents:
         for rule in document.get("rules", ()):
@@ -141,6 +128,10 @@ LOWEST, HIGHEST = "STACKD_STACKS__NODE_PORT_MIN", "STACKD_STACKS__NODE_PORT_MAX"
 OTHER_PORTS = {LOWEST: "20000", HIGHEST: "20100"}
 DISK = "STACKD_POLICY__MAX_EPHEMERAL_STORAGE"
 BINDS = "only 31001-32000 of the node ports 31001-32767 are used: the cluster's own range is 30000-32000"
+OF_OTHERS = {
+    "kind": "ResourceQuota", "metadata": {"name": "others", "namespace": "stacks"},
+    "spec": {"hard": {"pods": "0"}, "scopes": ["BestEffort"]},
+}  # fmt: skip
 POLICIES = [("policies", FAIL, "manifests"), ("policies", WARN, "manifests")]
 Expected = list[tuple[str, Level, str]]
 CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], dict[str, str], Expected]] = {
@@ -176,7 +167,7 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
     "own pods let in": (None, {"nodes": PODS}, {}, [("policies", FAIL, LETS_IN)]),
     "some ports": (None, {"node_port_range": (30000, 32000)}, {}, [("ports", WARN, BINDS)]),
     "all met": (
-        lambda _: restricted(printed("--cluster-cidr", "100.80.0.0/16")),
+        lambda _: [*restricted(printed("--cluster-cidr", "100.80.0.0/16")), OF_OTHERS],
         {"nodes": (replace(PODS[0], external_ip=None), replace(PODS[1], labels={})), "node_port_range": (30000, 32000)},
         {"STACKD_POLICY__PROFILE": "restricted", "STACKD_STACKS__PUBLIC_IPS": "a=203.0.113.1", DISK: "2Gi", HIGHEST: "32000"},
         [],
@@ -493,6 +484,13 @@ async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_p
         assert re.search(
             r"^ok    room           for .+ stacks of 100m CPU and 128Mi \(.+\); .+; node ports: 1767$", out, re.M
         ), out
+        code, out = await doctor("-o", "jsonl", **at.environment)
+        findings = [json.loads(line) for line in out.splitlines()]
+        assert (code, {one["level"] for one in findings}) == (0, {"ok"})
+        assert [one["about"] for one in findings] == [
+            "configuration", "files", "disk", "daemon", "cluster", "clock", "credentials", "namespace", "rights", "policies",
+            "policies", "nodes", "ports", "room",
+        ]  # fmt: skip
         code, out = await doctor(**at.environment, STACKD_STACKS__NODE_SELECTOR="role=none")
         assert (code, "→ kubectl label" in out) == (1, True), out
     (tmp_path / "config.toml").write_text("[stacks]\nttll = 1\n")
@@ -503,31 +501,3 @@ async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_p
     assert (code, [*first], first["level"], "ttll" in first["what"]) == (
         1, ["level", "about", "what", "advice"], "fail", True,
     )  # fmt: skip
-
-
-def test_what_fits_is_counted_from_nodes_and_quotas() -> None:
-    node = {
-        "metadata": {"name": "a", "uid": "1"},
-        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "50"}, "conditions": []},
-    }
-    small = Size().need(Storage())
-    large = Size(cpu_milli=1000, memory_bytes=4 << 30).need(Storage())
-    free = free_of(node_state(node))
-    assert by_nodes([fits(free, small)]) == Bound(stacks=40, why="cpu")
-    assert by_nodes([fits(free, large)]) == Bound(stacks=2, why="memory")
-    assert by_nodes([]) == Bound(stacks=0, why="nodes")
-    quota = {
-        "metadata": {"name": "q"},
-        "spec": {"hard": {"limits.cpu": "1500m", "pods": "7", "requests.memory": "1Gi", "services": "1e30"}},
-    }
-    others = {"metadata": {"name": "o"}, "spec": {"hard": {"pods": "0"}, "scopes": ["BestEffort"]}}
-    disk = {"metadata": {"name": "d"}, "spec": {"hard": {"requests.ephemeral-storage": "1Gi", "limits.cpu": "8"}}}
-    given = Storage(request="64Mi", limit="1Gi", limit_range="stacks")
-
-    def bounds(quotas: list[dict[str, Any]], need: Any) -> dict[str, int]:
-        return {bound.why: bound.stacks for bound in by_quotas(quotas, need, unused=False)}
-
-    assert bounds([disk], Size().need(given)) == {"d: requests.ephemeral-storage": 16, "d: limits.cpu": 80}
-    assert bounds([quota, others], small) == {
-        "q: limits.cpu": 15, "q: pods": 7, "q: requests.memory": 8, "q: services": ENOUGH,
-    }  # fmt: skip

@@ -52,7 +52,7 @@ async def about_routes(at: Prepared) -> list[Finding]:
     return [finding for finding in await at.look() if finding.about in ("routes", "rights")]
 
 
-async def test_names_that_work_are_shown_with_the_end_of_the_certificate(
+async def test_names_that_work_are_shown_and_a_gateway_that_does_not_serve_the_stacks_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with site(tmp_path, monkeypatch) as at:
@@ -64,6 +64,24 @@ async def test_names_that_work_are_shown_with_the_end_of_the_certificate(
             f"listener tls serves tls below {DOMAIN}",
             f"*.{DOMAIN} leads to 127.0.0.1",
             f"the certificate is good for *.{DOMAIN}",
+        ]
+        everybody = {"namespaces": {"from": "All"}}
+        selected = {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"stacks": "no"}}}}
+        listeners = [
+            {"name": "http", "protocol": "HTTP", "port": 80, "hostname": "*.example.com", "allowedRoutes": everybody},
+            {"name": "https", "protocol": "HTTPS", "port": 443, "allowedRoutes": selected},
+            {"name": "other", "protocol": "TLS", "port": 443, "allowedRoutes": everybody},
+        ]
+        refused = {"type": "Programmed", "status": "False", "reason": "Invalid", "message": "no address"}
+        changes = {"spec": {"listeners": listeners}, "status": {"conditions": [refused]}}
+        await at.send("PATCH", GATEWAY, changes, "application/merge-patch+json")
+        await at.send("PATCH", f"{GATEWAY}/status", changes, "application/merge-patch+json")
+        failed = [finding.what for finding in await about_routes(at) if finding.level is Level.FAIL]
+        assert failed == [
+            "the Gateway gateways/public is not programmed: no address",
+            f"listener http is for *.example.com, not for *.{DOMAIN}",
+            "listener https lets in no routes of the namespace stacks (allowedRoutes)",
+            "the Gateway has no listener tls; it has http, https, other",
         ]
 
 
@@ -84,27 +102,3 @@ async def test_what_is_missing_is_named(
         assert len(found) == 1, found
         assert what in found[0].what
         assert found[0].advice
-
-
-async def test_a_gateway_that_does_not_serve_the_stacks_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with site(tmp_path, monkeypatch) as at:
-        everybody = {"namespaces": {"from": "All"}}
-        selected = {"namespaces": {"from": "Selector", "selector": {"matchLabels": {"stacks": "no"}}}}
-        listeners = [
-            {"name": "http", "protocol": "HTTP", "port": 80, "hostname": "*.example.com", "allowedRoutes": everybody},
-            {"name": "https", "protocol": "HTTPS", "port": 443, "allowedRoutes": selected},
-            {"name": "other", "protocol": "TLS", "port": 443, "allowedRoutes": everybody},
-        ]
-        refused = {"type": "Programmed", "status": "False", "reason": "Invalid", "message": "no address"}
-        changes = {"spec": {"listeners": listeners}, "status": {"conditions": [refused]}}
-        await at.send("PATCH", GATEWAY, changes, "application/merge-patch+json")
-        await at.send("PATCH", f"{GATEWAY}/status", changes, "application/merge-patch+json")
-        failed = [finding.what for finding in await about_routes(at) if finding.level is Level.FAIL]
-        assert failed == [
-            "the Gateway gateways/public is not programmed: no address",
-            f"listener http is for *.example.com, not for *.{DOMAIN}",
-            "listener https lets in no routes of the namespace stacks (allowedRoutes)",
-            "the Gateway has no listener tls; it has http, https, other",
-        ]

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from stackd.keys import digest
+from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, harness, request_for, until
 from tests.monitoring.board import MONITORING, Prometheus, program, prometheus, rules, targets, variables
 
@@ -25,21 +26,6 @@ EMPTY = {
 }
 """Panels that rightly show nothing here; their queries still have to succeed."""
 
-POOLED = """\
-target_port: [{container_port: 80, protocol: TCP}]
-pool: 1
-pod:
-  apiVersion: v1
-  kind: Pod
-  metadata: {name: web-1}
-  spec:
-    containers:
-    - name: app
-      image: nginx:stable
-      ports: [{containerPort: 80, protocol: TCP}]
-      resources: {limits: {cpu: 100m, memory: 64Mi}}
-"""
-
 
 @asynccontextmanager
 async def scraped(tmp_path: Path) -> AsyncIterator[tuple[Harness, Prometheus]]:
@@ -47,9 +33,7 @@ async def scraped(tmp_path: Path) -> AsyncIterator[tuple[Harness, Prometheus]]:
     program("prometheus")
     config = tmp_path / "config.toml"
     config.write_text(f'[[auth.keys]]\nname = "scraper"\nsha256 = "{digest(SCRAPER).hex()}"\nscope = "metrics"\n')
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "web-1.yaml").write_text(POOLED)
-    settings = {"STACKD_TEMPLATES__DIRECTORY": str(tmp_path / "templates")}
+    settings = folder_with(tmp_path, web_1=PLAIN + "pool: 1\n")
     async with harness(tmp_path, settings, config=config) as at:
         address = at.url.removeprefix("http://")
         async with prometheus(tmp_path, {"stackd": address}, {"api_key": [SCRAPER]}) as server:

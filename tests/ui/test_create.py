@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Route, expect
 
+from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import seed
 from tests.ui.conftest import Board, Boards
 
@@ -38,31 +39,8 @@ BROKEN = [
 SELECTED = (
     "() => { const t = document.querySelector('#yaml'); return t.value.slice(t.selectionStart, t.selectionEnd); }"
 )
-PLAIN = """\
-target_port: [{container_port: 80, protocol: TCP}]
-ttl: 1h
-labels: {challenge: web-1}
-pod:
-  apiVersion: v1
-  kind: Pod
-  metadata: {name: web}
-  spec:
-    containers:
-    - name: app
-      image: nginx:stable
-      ports: [{containerPort: 80, protocol: TCP}]
-      resources: {limits: {cpu: 100m, memory: 64Mi}}
-"""
 WEB = PLAIN + 'values: {FLAG: "flag{<hex:32>}", SECRET: "<base32:16>"}\n'
 BAD = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\n"
-
-
-def templates(folder: Path, **texts: str) -> dict[str, str]:
-    """The setting for a folder with these templates."""
-    (folder / "templates").mkdir()
-    for name, text in texts.items():
-        (folder / "templates" / f"{name.replace('_', '-')}.yaml").write_text(text)
-    return {"STACKD_TEMPLATES__DIRECTORY": str(folder / "templates")}
 
 
 def field(board: Board, name: str) -> Locator:
@@ -161,7 +139,7 @@ async def test_templates_are_one_line_the_broken_ones_first_and_each_selects_its
     boards: Boards, tmp_path: Path
 ) -> None:
     failing = PLAIN.replace("nginx:stable", "registry.example/fail")
-    async with boards(templates(tmp_path, web_1=WEB, web_10=WEB, bad=BAD, zoo=failing)) as board:
+    async with boards(folder_with(tmp_path, web_1=WEB, web_10=WEB, bad=BAD, zoo=failing)) as board:
         ids = {name: (await board.at.create({"template": name}))["stack_id"] for name in ("web-1", "web-10", "zoo")}
         for name, stack_id in ids.items():
             await board.at.until_status(stack_id, "failed" if name == "zoo" else "running")
@@ -195,7 +173,7 @@ async def test_templates_are_one_line_the_broken_ones_first_and_each_selects_its
 async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_panel(
     boards: Boards, tmp_path: Path
 ) -> None:
-    async with boards(templates(tmp_path, web_1=WEB), refused={"400"}) as board:
+    async with boards(folder_with(tmp_path, web_1=WEB), refused={"400"}) as board:
         await board.open()
         await board.page.locator("[data-template=web-1]").click()
         await board.page.keyboard.press("n")
@@ -217,9 +195,9 @@ async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_pan
         await expect(board.panel.get_by_role("heading", name="Values")).to_be_visible()
         await board.audit("the values")
         (stack_id,) = await board.at.listed()
-        assert (await board.at.stack(stack_id))["labels"] == {"challenge": "web-1", "team": "7"}
+        assert (await board.at.stack(stack_id))["labels"] == {"challenge": "web-1", "kind": "web", "team": "7"}
         (container,) = (await board.at.objects("pods"))[stack_id]["spec"]["containers"]
-        values = {one["name"]: one["value"] for one in container["env"]}
+        values = {one["name"]: one["value"] for one in container["env"] if one["name"] != "GREETING"}
         assert values.keys() == {"FLAG", "SECRET"}
         await board.page.keyboard.press("Escape")
         await expect(board.panel).to_be_hidden()

@@ -9,9 +9,9 @@ import pytest
 from playwright.async_api import ViewportSize, expect
 
 from stackd.web.pages import anchor
+from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import eventually, until
 from tests.ui.conftest import Board, Boards
-from tests.ui.test_create import PLAIN, templates
 
 pytestmark = pytest.mark.ui
 
@@ -25,7 +25,9 @@ IMAGES = {"1": ["nginx:stable", "registry.example/fail"], "2": ["registry.exampl
 """Team 2 is worse off than team 1; nothing is wrong with team 10."""
 
 
-async def test_delete_reaches_what_the_filter_shows_as_one_job_and_the_question_says_so(board: Board) -> None:
+async def test_delete_reaches_what_the_filter_shows_as_one_job_the_question_says_so_and_a_failure_stays(
+    board: Board,
+) -> None:
     ids = await board.several(*({"team": str(number % 2)} for number in range(22)))
     await board.open()
     await expect(board.rows).to_have_count(22)
@@ -54,16 +56,13 @@ async def test_delete_reaches_what_the_filter_shows_as_one_job_and_the_question_
     await expect(board.page.locator(".toast")).to_contain_text("11 deleted")
     assert board.requests.count("/stacks/batch") == 1
     assert set(await board.at.listed()) == set(ids[1::2])
-
-
-async def test_a_job_that_fails_shows_why_and_stays(board: Board) -> None:
-    stack_id = await board.create()
-    await board.open()
-    await board.row(stack_id).get_by_role("checkbox").check()
+    await board.button("Clear filters").click()
+    await board.selection.get_by_role("button", name="Clear").click()
+    await board.row(oldest).get_by_role("checkbox").check()
     board.at.faults.add_fault(verb="delete", action="status", code=403)
     await board.button("Delete 1…").click()
     await board.confirm("Delete 1")
-    await expect(board.selection.locator(".errors")).to_contain_text(stack_id)
+    await expect(board.selection.locator(".errors")).to_contain_text(oldest)
     await expect(board.selection).to_contain_text("1 failed")
     await board.selection.get_by_role("button", name="Close").click()
     await expect(board.selection).to_be_hidden()
@@ -170,7 +169,7 @@ async def test_an_image_that_cannot_be_pulled_is_more_than_creating(boards: Boar
 
 async def test_ten_rows_are_seen_on_a_small_screen_with_nine_templates(boards: Boards, tmp_path: Path) -> None:
     names = [f"challenge_{number}" for number in range(9)]
-    async with boards(templates(tmp_path, **dict.fromkeys(names, PLAIN)), viewport=SMALL) as board:
+    async with boards(folder_with(tmp_path, **dict.fromkeys(names, PLAIN)), viewport=SMALL) as board:
         for number in range(40):
             await board.at.create({"template": f"challenge-{number % 9}", "labels": {"team": str(number)}})
         await board.open()

@@ -240,7 +240,12 @@ async def test_a_daemon_that_accepts_and_does_not_answer_is_away_and_a_hidden_ta
 # ---- banners
 
 
-async def test_a_brake_shows_what_it_holds_back_and_can_be_released(boards: Boards) -> None:
+OTHER = '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"}}'
+
+
+async def test_a_brake_shows_what_it_holds_back_and_can_be_released_and_another_cluster_is_named(
+    boards: Boards,
+) -> None:
     async with boards(refused={"503"}, faster=True) as board:
         ids = await board.several(*[{}] * MANY)
         await board.open()
@@ -262,19 +267,11 @@ async def test_a_brake_shows_what_it_holds_back_and_can_be_released(boards: Boar
         await expect(board.page.locator(".toast")).to_contain_text(f"{MANY} stacks are released")
         await expect(banner).to_have_count(0)
         await board.at.until_status(ids[-1], "stopped")
-
-
-async def test_a_banner_says_that_another_cluster_answers_and_goes_when_the_right_one_is_back(boards: Boards) -> None:
-    other = (
-        '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"}}'
-    )
-    async with boards(refused={"503"}, faster=True) as board:
-        await board.open()
         banner = board.page.locator("#banners .banner")
-        board.at.cluster.faults.add_fault(action="reply", code=200, body=other, verb="get", name="kube-system")
+        cluster.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
         board.at.verify_again()
         await expect(banner).to_contain_text("the file belongs to the cluster with kube-system uid")
-        board.at.cluster.faults.clear()
+        cluster.faults.clear()
         board.at.verify_again()
         await expect(banner).to_have_count(0)
 

@@ -94,8 +94,7 @@ def test_an_installed_configuration_that_cannot_be_read_is_named_and_does_not_co
 
 
 @pytest.mark.parametrize(
-    ("words", "sink"),
-    [("manifests", "head -n 1"), ("check --effective", "true"), ("--help", "(sleep 0.2; head -c 1)")],
+    ("words", "sink"), [("manifests", "head -n 1"), ("check --effective", "true"), ("--help", "(sleep 0.2; head -c 1)")]
 )
 def test_a_reader_that_leaves_ends_a_command_without_a_word(tmp_path: Path, words: str, sink: str) -> None:
     (tmp_path / "config.toml").write_text('[cluster]\nmode = "embedded"\n')

@@ -61,8 +61,7 @@ def configured(shell: Shell, monkeypatch: pytest.MonkeyPatch, more: str) -> Path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a program as another user")
 @pytest.mark.parametrize(
-    "words",
-    ["stats", "events", "doctor", "setup --plan --no-admin", "rehearse --stacks 1 --burst --template x"],
+    "words", ["stats", "events", "doctor", "setup --plan --no-admin", "rehearse --stacks 1 --burst --template x"]
 )
 async def test_a_stranger_on_the_port_of_a_stopped_daemon_gets_no_key(
     shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str

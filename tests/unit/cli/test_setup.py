@@ -26,7 +26,6 @@ from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
 from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
 from stackd.embedded.store import Key
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.provision import differences
 from tests.harness import fast_cluster
 from tests.kube.test_credentials import kubeconfig
 from tests.ports import free_port
@@ -282,19 +281,6 @@ async def test_a_refused_kubeconfig_is_replaced_and_the_users_own_is_not_taken_f
     site.beside("kubeconfig").write_text(text.replace("token: ", "token: x"))
     result = await site.setup("--yes", "--node", "one")
     assert (states(result)["kubeconfig"], "not accepted" in result.stdout) == ("done", True)
-
-
-@pytest.mark.parametrize(
-    ("wanted", "found", "told"),
-    [
-        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []), ({"a": {"b": 1}}, {"a": {"b": 2}}, ["a.b"]),
-        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": {}}]}, []), ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, ["a"]),
-        ({"a": [1, 2]}, {"a": [1]}, ["a"]), ({"a": [{"b": 1}]}, {"a": [{"b": 2}]}, ["a"]), ({"a": {}}, {}, []),
-        ({"a": False}, {}, []), ({"a": ""}, {"a": "b"}, ["a"]),
-    ],
-)  # fmt: skip
-def test_what_a_manifest_does_not_name_is_no_difference(wanted: object, found: object, told: list[str]) -> None:
-    assert list(differences(wanted, found)) == told
 
 
 def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,11 +75,6 @@ async def test_a_screen_shows_the_newest_and_says_how_many_it_does_not(shell: Sh
     assert (ids[3] in text, ids[0] in text, "2 older ones not shown" in text) == (True, False, True)
 
 
-async def test_watch_ends_with_a_sentence_where_there_is_no_daemon(shell: Shell) -> None:
-    result = await shell.run("watch", "--url", "http://127.0.0.1:1")
-    assert (result.exit_code, "cannot be reached" in result.stderr) == (1, True)
-
-
 @pytest.mark.parametrize(
     ("words", "continues", "answered"),
     [

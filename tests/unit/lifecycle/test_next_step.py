@@ -12,15 +12,7 @@ from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import STARTING, STOPPED
 from stackd.kube.routes import RouteState, WantedRoute
-from stackd.lifecycle.next_step import (
-    ReconcilePlan,
-    SeenRoute,
-    StepKind,
-    Surroundings,
-    next_step,
-    of_orphans,
-    orphans,
-)
+from stackd.lifecycle.next_step import ReconcilePlan, SeenRoute, StepKind, Surroundings, next_step, of_orphans, orphans
 from stackd.lifecycle.steps import EXECUTORS
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack

@@ -149,14 +149,12 @@ async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path:
         assert line(context, ready).startswith("not ready: the file cannot be written; ")
         assert (await at.call("GET", "/readyz")).status == 200
         assert line(context, ready) == "ready: 1 stack, 2 nodes"
-
-
-async def test_a_cluster_that_is_away_is_reported_beside_what_is_ready(tmp_path: Path) -> None:
-    async with harness(tmp_path) as at:
+        async with busy(context.store):
+            assert await why_stuck(context, 0.2) == "the state file has not answered within 0.2 s", "for the watchdog"
+        assert await why_stuck(context, 5.0) == ""
         await at.cluster.faults.refuse()
-        context, ready = at.daemon.context, at.daemon.ready
         await eventually(lambda: "Kubernetes away for some seconds: " in line(context, ready))
-        assert line(context, ready).startswith("ready: 0 stacks, 2 nodes; ")
+        assert line(context, ready).startswith("ready: 1 stack, 2 nodes; ")
 
 
 NO_ROLE = "no node takes stacks: none of 2 has role=stack; kubectl label node NAME role=stack"
@@ -190,16 +188,6 @@ async def test_a_first_start_on_nodes_that_take_no_stacks_or_have_no_address_rep
         for types, said in (("ExternalIP", f"; {NO_ADDRESS}"), ("ExternalIP,InternalIP", "")):
             async with harness(folder, {"STACKD_STACKS__ADDRESS_TYPES": types}, cluster=cluster) as at:
                 assert line(at.daemon.context, at.daemon.ready) == f"ready: 0 stacks, 7 nodes{said}"
-
-
-# ---- What the watchdog takes for a hanging daemon, and what not
-
-
-async def test_a_file_that_does_not_answer_is_stuck(tmp_path: Path) -> None:
-    async with harness(tmp_path) as at:
-        async with busy(at.daemon.context.store):
-            assert await why_stuck(at.daemon.context, 0.2) == "the state file has not answered within 0.2 s"
-        assert await why_stuck(at.daemon.context, 5.0) == ""
 
 
 # ---- the service manager's protocol, spoken to a socket in its place
