@@ -46,6 +46,7 @@ SendRequest = Callable[[KubeRequest], Awaitable[JsonObject]]
 AddrInfo = tuple[int | socket.AddressFamily, int | socket.SocketKind, int, str, tuple[Any, ...]]
 LONGEST_AGE: Final = DAY_SECONDS
 """A token is renewed after this many seconds at the latest: so a stackd that was off for weeks still has a valid one."""
+LOAD_SECONDS = 30.0  # how long a credential plugin may take while stackd runs
 CHECK_SECONDS: Final = 30.0
 RETRY_SECONDS: Final = 60.0
 SHORTEST_SECONDS: Final = 600  # the shortest lifetime of a token that the API server issues
@@ -387,10 +388,15 @@ class Access:
             return True
 
     async def _loaded(self) -> Credentials:
-        """The source's current credentials. Raises ConfigError, also if they are for another server: watches and requests
-        would go to two clusters.
+        """The source's current credentials. Raises ConfigError, also if a plugin hangs, and if they are for another server:
+        watches and requests would go to two clusters.
         """
-        fresh = await load_credentials(self._target)
+        try:
+            async with asyncio.timeout(LOAD_SECONDS):
+                fresh = await load_credentials(self._target)
+        except TimeoutError as exc:
+            why = f"they were not loaded within {LOAD_SECONDS:g} s; does a credential plugin hang?"
+            raise ConfigError([f"[cluster] {why}"]) from exc
         host = fresh.configuration.host
         if host != self._credentials.configuration.host:
             named = f"the credentials are now for {host}, and no longer for {self.base_url}"

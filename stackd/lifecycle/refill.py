@@ -71,6 +71,11 @@ def _why(stack: Stack) -> str:
     return f"{reason}: {stack.status_message}" if stack.status_message else reason
 
 
+def may_begin(fill: float, making: int) -> int:
+    """How many creates may begin for a pool that is ``fill`` full (0 to 1), while ``making`` run for all pools. Pure."""
+    return max(0, max(2, round(AT_ONCE * (1 - fill) ** 2)) - making)
+
+
 class Refill:
     """The refilling of one daemon."""
 
@@ -135,8 +140,8 @@ class Refill:
             return min(CHECK_SECONDS, pool.not_before - now)
         if self._context.create_slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
-        at_once = max(2, round(AT_ONCE * (1 - self._fill(template.name)) ** 2))
-        most = max(0, min(missing, at_once - sum(one.making for one in self._context.pools.by_name.values())))
+        making = sum(one.making for one in self._context.pools.by_name.values())
+        most = min(missing, may_begin(self._fill(template.name), making))
         if pool.failures:
             starting = pool.making or any(row.status is StackStatus.CREATING for row in pool.waits.values())
             most = 0 if starting or pool.since_crash() else min(1, most)

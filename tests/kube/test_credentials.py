@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import re
+import signal
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +21,8 @@ from aiohttp import web
 
 from stackd.clock import DAY_SECONDS, utc_minute
 from stackd.config import credentials
-from stackd.errors import ClusterUnavailable, ConfigError
+from stackd.errors import ClusterRefused, ClusterUnavailable, ConfigError
+from stackd.kube import credentials as kube_credentials
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, ClusterTarget, Renewal, expiry_remark
 from stackd.kube.wire import KINDS, TOKENS
@@ -192,6 +195,33 @@ async def test_many_refused_requests_run_a_credential_plugin_once(wire: Wire, tm
             assert "wrong" not in str(answers)
         assert (tmp_path / "runs").read_text().count("run") == 2
     assert path.read_bytes() == before, "a kubeconfig is never written"
+
+
+async def test_a_plugin_that_hangs_after_a_401_of_a_watch_stops_nothing_for_good(
+    wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, the watch waited for it without limit, and so did the next reload."""
+    monkeypatch.setattr(kube_credentials, "LOAD_SECONDS", 0.3)
+    token, pid = tmp_path / "token", tmp_path / "pid"
+    token.write_text("old")
+    user = plugin(tmp_path, token)
+    async with connected(kubeconfig(tmp_path / "config", wire.url, user), reload_interval=0) as cluster:
+        working = (tmp_path / "plugin.sh").read_text()
+        (tmp_path / "plugin.sh").write_text(f"#!/bin/sh\necho $$ > {pid}\nexec sleep 60\n")
+        wire.token = "new"
+        watch = cluster.on("watch", "pods", params={"watch": "true"})
+        why = "cannot be read: .* they were not loaded within 0.3 s; does a credential plugin hang?"
+        async with asyncio.timeout(5):
+            with pytest.raises(ClusterRefused, match=why):
+                async with cluster.connection.stream(watch, idle=1):
+                    pass
+            with pytest.raises(ConfigError, match="were not loaded within"):
+                await cluster.look_again()
+        os.kill(int(pid.read_text()), signal.SIGKILL)
+        (tmp_path / "plugin.sh").write_text(working)
+        token.write_text("new")
+        wire.on("GET", SYSTEM, UID)
+        assert await cluster.cluster_uid() == "cluster-1"
 
 
 async def test_connections_are_closed_by_several_at_a_time(cluster: Cluster, wire: Wire) -> None:

@@ -12,7 +12,7 @@ from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.capacity import short_of
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
-from stackd.lifecycle.refill import Work, work_for
+from stackd.lifecycle.refill import Work, may_begin, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
@@ -138,6 +138,14 @@ def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_agai
 )  # fmt: skip
 def test_so_many_are_missing(pool: Pool, missing: int) -> None:
     assert work_for(pool, web()).missing == missing
+
+
+@pytest.mark.parametrize(
+    ("fill", "making", "begin"),
+    [(0.0, 0, 24), (0.25, 0, 14), (0.5, 0, 6), (0.75, 0, 2), (1.0, 0, 2), (0.0, 20, 4), (0.5, 5, 1), (0.5, 9, 0)],
+)
+def test_the_fuller_a_pool_is_the_fewer_stacks_are_made_for_it_at_a_time(fill: float, making: int, begin: int) -> None:
+    assert may_begin(fill, making) == begin
 
 
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
