@@ -499,13 +499,15 @@ async def harness(
     clock: Clock | None = None,
     host: str | None = None,
     edited: dict[str, str] | None = None,
+    process: ProcessContext | None = None,
     **more: str,
 ) -> AsyncIterator[Harness]:
     """A stackd with its state in ``folder``; ``settings`` are ``STACKD_…`` variables, and ``more`` too: ``stacks__ttl``.
 
     ``wait`` says whether to wait until the daemon is ready; ``config`` is a file beside the settings; ``token`` is the
     daemon's token for the cluster, ``admin`` the test's; ``clock`` is the daemon's; ``host`` is the name of its
-    machine. A SIGHUP reloads the configuration only with ``edited``: these settings have changed by then.
+    machine. A SIGHUP reloads the configuration only with ``edited``: these settings have changed by then. ``process`` is
+    what the service manager has passed.
     """
     async with AsyncExitStack() as stack:
         if cluster is None:
@@ -524,7 +526,6 @@ async def harness(
             **(settings or {}),
             **{f"STACKD_{key.upper()}": value for key, value in more.items()},
         }
-        process = None
         if edited is not None:
             process = ProcessContext(again=lambda: load(config, environment | edited))
         with mock.patch("socket.gethostname", return_value=host) if host else nullcontext():

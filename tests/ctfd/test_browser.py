@@ -44,9 +44,7 @@ def button(box: Locator, name: str) -> Locator:
 
 
 @pytest.mark.parametrize("theme", ["core", "core-beta"])
-async def test_a_player_in_two_tabs(
-    ctfd: Ctfd, stackd: Harness, browser: Browser, source: tuple[Path, Path], theme: str
-) -> None:
+async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: tuple[Path, Path], theme: str) -> None:
     if not (source[0] / "CTFd" / "themes" / theme).exists():
         pytest.skip(f"this CTFd has no theme {theme}")
     await ctfd.admin.call("PATCH", "/api/v1/configs", {"ctf_theme": theme})

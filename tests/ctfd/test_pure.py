@@ -56,9 +56,7 @@ def test_an_empty_answer_is_never_a_flag_and_only_the_own_one_is(plugin: Any) ->
         ({"stackd_connection": "{flag}"}, "{flag} is unknown"),
     ],
 )
-def test_a_form_that_cannot_work_is_refused_with_a_sentence(
-    plugin: Any, changed: dict[str, object], sentence: str
-) -> None:
+def test_a_form_that_cannot_work_is_refused(plugin: Any, changed: dict[str, object], sentence: str) -> None:
     recipe = plugin("recipe")
     recipe.check(FORM)
     with pytest.raises(ValueError, match=sentence.replace("{", r"\{")):

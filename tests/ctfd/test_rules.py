@@ -100,7 +100,7 @@ async def test_presses_at_the_same_time_make_one_stack(ctfd: Ctfd, stackd: Harne
     assert len(await stackd.listed()) == 1
 
 
-async def test_instances_of_accounts_that_are_banned_deleted_or_at_the_end_of_the_event_are_stopped(
+async def test_instances_of_banned_or_deleted_accounts_are_stopped_and_all_at_the_end(
     ctfd: Ctfd, stackd: Harness
 ) -> None:
     challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")

@@ -50,7 +50,7 @@ async def mariadb(source: object, tmp_path: Path) -> AsyncIterator[str]:
     await process.wait()
 
 
-async def test_a_team_shares_one_instance(
+async def test_a_team_has_one_instance(
     source: tuple[Path, Path], mariadb: str, stackd: Harness, tmp_path: Path
 ) -> None:
     gunicorn = ("--worker-class", "gevent", "--workers", "2")

@@ -1,4 +1,4 @@
-"""Each command, option and key that a page names exists in stackd."""
+"""Each command, option and key that a page names exists in stackd, and each recipe for a network policy protects."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import re
 import runpy
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import yaml
 
 from stackd.cli import COMMANDS, stackd
 from stackd.config.settings import settings
+from stackd.kube import labels
+from stackd.kube.provision import EGRESS, INGRESS, ManifestOptions, documents, lets_through, opens, protects
 from tests.docs.markdown import PAGES, ROOT, blocks, is_printed
 from tests.faults.plan import POINTS
 
@@ -60,11 +65,6 @@ def test_each_command_and_option_that_a_page_names_exists(page: Path) -> None:
         assert named <= known, (words, named - known)
 
 
-def test_each_command_is_on_some_page() -> None:
-    named = {words[0] for page in PAGES for words in commands(page) if words}
-    assert {*COMMANDS} <= named
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_each_key_that_a_page_names_exists(page: Path) -> None:
     spans = re.findall(r"`((?:" + "|".join(sorted(SECTIONS)) + r")\.[a-z_]+)\b[^`]*`", page.read_text())
@@ -74,6 +74,7 @@ def test_each_key_that_a_page_names_exists(page: Path) -> None:
 
 def test_the_reference_of_the_commands_is_made_from_their_help() -> None:
     """After a change: .venv/bin/python deb/manpage.py markdown >docs/cli.md"""
+    assert {*COMMANDS} <= {words[0] for page in PAGES for words in commands(page) if words}, "each is on some page"
     assert (ROOT / "docs" / "cli.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))["markdown"]()
 
 
@@ -92,12 +93,9 @@ def test_the_page_for_the_event_day_says_what_to_do_at_each_alert() -> None:
 INSIDE = (ROOT / "docs" / "inside.md").read_text()
 
 
-def test_each_crash_point_that_is_named_exists() -> None:
-    named = set(re.findall(r"`((?:create|delete|batch|stop|restart|release)\.\w+)`", INSIDE))
-    assert {"create.reserved", "delete.confirmed"} <= named <= set(POINTS)
-
-
-def test_each_module_that_is_named_exists() -> None:
+def test_each_module_and_crash_point_that_is_named_exists() -> None:
+    points = set(re.findall(r"`((?:create|delete|batch|stop|restart|release)\.\w+)`", INSIDE))
+    assert {"create.reserved", "delete.confirmed"} <= points <= set(POINTS)
     named = re.findall(r"`((?:web|lifecycle|store|kube|podspec|jobs|config)/[\w/]*(?:\.py)?)(?::(\w+))?`", INSIDE)
     assert len(named) > 15
     for path, function in named:
@@ -118,3 +116,41 @@ def test_symptoms_read_as_they_are_printed_and_have_a_remedy() -> None:
     assert not is_printed("no node has space for the stack")
     for heading, text in re.findall(r"^### (.*)\n\n((?:(?!#).*\n)*)", TROUBLES, re.MULTILINE):
         assert len(text.split()) > 8, heading
+
+
+# ---- the recipes for network policies protect as well as the policies that they are added to
+
+PAGE = ROOT / "docs" / "network.md"
+RECIPES: list[dict[str, Any]] = [yaml.safe_load(one.text) for one in blocks(PAGE) if "policy" in one.marks]
+assert len(RECIPES) == 3
+CLUSTER = ("10.244.0.0/16", "10.96.0.0/12")
+SITE = ManifestOptions(
+    namespace="stacks", profile="baseline", account="stackd", account_namespace="stackd", stacks=10,
+    cluster_cidrs=CLUSTER,
+)  # fmt: skip
+METADATA = ("169.254.169.254/32",)
+
+
+def applied() -> list[dict[str, Any]]:
+    return [one for one in documents(SITE) if one["kind"] == "NetworkPolicy"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda one: one["metadata"]["name"])
+def test_a_recipe_keeps_stacks_apart_from_the_cluster_and_its_metadata(recipe: dict[str, Any]) -> None:
+    together = [*applied(), recipe]
+    assert recipe["metadata"]["namespace"] == SITE.namespace
+    selected = {key for one in RECIPES for key in one["spec"]["podSelector"]["matchLabels"]}
+    assert selected == {labels.MANAGED_BY, f"{labels.CLIENT_LABEL_PREFIX}challenge"}, "labels of a create"
+    for direction in (INGRESS, EGRESS):
+        assert protects(together, "default", direction)
+        assert not opens(recipe, direction)
+    everybody = recipe | {"spec": recipe["spec"] | {"podSelector": {}}}  # as if the recipe selected every pod
+    for networks in (CLUSTER, METADATA):
+        assert not list(lets_through([*applied(), everybody], "default", networks, EGRESS))
+
+
+def test_the_policies_of_the_page_are_those_that_manifests_prints() -> None:
+    site = replace(SITE, dns=True, egress="internet")
+    names = [one["metadata"]["name"] for one in documents(site) if one["kind"] == "NetworkPolicy"]
+    assert names
+    assert all(f"| `{name}` |" in PAGE.read_text() for name in names)

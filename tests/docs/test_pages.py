@@ -87,9 +87,7 @@ def example(one_each: Harness) -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLE))
 
 
-async def test_a_player_has_one_stack_with_a_flag_of_their_own_until_it_is_solved(
-    one_each: Harness, example: dict[str, Any]
-) -> None:
+async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness, example: dict[str, Any]) -> None:
     first, again = [await asyncio.to_thread(example["start"], "alice") for _ in range(2)]
     other = await asyncio.to_thread(example["start"], "bob")
     assert first.stack_id == again.stack_id != other.stack_id

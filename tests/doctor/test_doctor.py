@@ -256,9 +256,7 @@ async def test_disk_counts_where_stacks_ask_for_it(tmp_path: Path) -> None:
         ([], FAIL, "for 0 stacks of"),
     ],
 )
-async def test_a_node_that_a_real_kubelet_registered_is_counted(
-    tmp_path: Path, words: list[str], level: Level, room: str
-) -> None:
+async def test_a_node_of_a_real_kubelet_is_counted(tmp_path: Path, words: list[str], level: Level, room: str) -> None:
     async with real_node(*words) as made:
         made.write_kubeconfig(tmp_path / "kubeconfig")
         at = Prepared(cluster=made, environment=environment_in(tmp_path), folder=tmp_path)
@@ -270,9 +268,7 @@ async def test_a_node_that_a_real_kubelet_registered_is_counted(
 # ---- beside a running daemon
 
 
-async def test_pods_and_objects_that_the_daemon_does_not_know_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_objects_that_the_daemon_does_not_know_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKD_API_KEY", KEY)
     settings = {"STACKD_RECONCILE__ORPHAN_GRACE": "0s"} | folder_with(tmp_path, web=PLAIN + "pool: 1\n")
     async with (
@@ -304,9 +300,7 @@ async def test_what_keeps_the_daemon_waiting_is_named_once(tmp_path: Path, monke
     assert found[1].what not in found[0].what
 
 
-async def test_a_running_daemon_is_asked_for_its_state_and_templates(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_daemon_is_asked_for_its_state_and_templates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STACKD_AUTH__KEY", raising=False)
     failing = PLAIN.replace("nginx:stable", "registry.invalid/none:1") + "prepull: true\n"
     templates = folder_with(tmp_path, web_1=PLAIN, bad=failing)

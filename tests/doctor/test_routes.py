@@ -52,9 +52,7 @@ async def about_routes(at: Prepared) -> list[Finding]:
     return [finding for finding in await at.look() if finding.about in ("routes", "rights")]
 
 
-async def test_names_that_work_are_shown_and_a_gateway_that_does_not_serve_the_stacks_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_names_that_work_are_shown_and_else_why_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with site(tmp_path, monkeypatch) as at:
         found = await about_routes(at)
         assert {finding.level for finding in found} == {Level.OK}, found

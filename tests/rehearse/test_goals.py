@@ -103,9 +103,7 @@ def test_the_verdict_groups_failures_and_says_what_limits_it() -> None:
         (parse_weighted, "a=0", "a=0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_says_how_to_write_it(
-    read_text: Callable[[str], object], text: str, complaint: str
-) -> None:
+def test_what_cannot_be_read_is_explained(read_text: Callable[[str], object], text: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         read_text(text)
 

@@ -28,9 +28,7 @@ async def until_running(at: Harness, stacks: int) -> None:
     await eventually(run, deadline=30)
 
 
-async def test_ctrl_c_and_a_closed_terminal_remove_everything_and_the_measured_is_printed(
-    at: Harness, rehearse: Rehearse
-) -> None:
+async def test_ctrl_c_and_a_closed_terminal_remove_everything(at: Harness, rehearse: Rehearse) -> None:
     command, closed = rehearse(at, "--stacks", "6", *HOLD), rehearse(at, "--stacks", "3", *HOLD, "--with-others")
     await until_running(at, 9)
     for end in (closed.stdout, closed.stderr):
@@ -47,9 +45,7 @@ async def test_ctrl_c_and_a_closed_terminal_remove_everything_and_the_measured_i
     assert await at.objects("pods") == {}
 
 
-async def test_creates_under_way_are_waited_for_and_players_who_have_not_come_do_not_come(
-    at: Harness, rehearse: Rehearse
-) -> None:
+async def test_creates_under_way_are_waited_for_and_no_player_comes(at: Harness, rehearse: Rehearse) -> None:
     at.cluster.faults.add(Fault(verb="create", resource="services", action="latency", seconds=1.0))
     command = rehearse(at, "--stacks", "100", "--rate", "2/s", "--hold", "0s")
     await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") >= [(2,)], deadline=30)
@@ -62,9 +58,7 @@ async def test_creates_under_way_are_waited_for_and_players_who_have_not_come_do
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGKILL])
-async def test_what_it_cannot_delete_expires_and_a_second_ctrl_c_says_so(
-    at: Harness, rehearse: Rehearse, second: int
-) -> None:
+async def test_what_it_cannot_delete_expires(at: Harness, rehearse: Rehearse, second: int) -> None:
     command = rehearse(at, "--stacks", "4", *HOLD, "--ttl", "4s")
     await until_running(at, 4)
     at.cluster.faults.add(Fault(verb="delete", action="latency", seconds=2.0))
@@ -85,9 +79,7 @@ async def test_what_it_cannot_delete_expires_and_a_second_ctrl_c_says_so(
 
 
 @pytest.mark.parametrize("returns", [True, False])
-async def test_a_daemon_that_is_away_at_the_end_is_waited_for_and_then_the_stacks_are_counted(
-    tmp_path: Path, returns: bool
-) -> None:
+async def test_a_daemon_that_is_away_at_the_end_is_waited_for(tmp_path: Path, returns: bool) -> None:
     settings = {"STACKD_SERVER__PORT": str(free_port())}
     async with EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as cluster:
         async with harness(tmp_path, settings, cluster=cluster) as first:
@@ -114,9 +106,7 @@ async def test_stacks_that_cannot_be_deleted_are_given_up_and_counted(at: Harnes
     assert (outcome.remaining, outcome.remaining_sentence) == (2, "2 of its stacks may remain")
 
 
-async def test_an_error_of_the_rehearsal_itself_leaves_nothing_behind(
-    at: Harness, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_error_of_its_own_leaves_nothing_behind(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Rehearsal) -> None:
         raise ZeroDivisionError
 

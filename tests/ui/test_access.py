@@ -98,9 +98,7 @@ async def test_a_phone_has_what_a_desk_has_as_cards_and_scrolls_in_one_direction
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
-async def test_axe_finds_nothing_in_any_state_of_the_table_the_panel_and_the_dialogs(
-    boards: Boards, viewport: dict[str, int]
-) -> None:
+async def test_axe_finds_nothing_in_any_state_of_the_page(boards: Boards, viewport: dict[str, int]) -> None:
     async with boards(viewport=viewport, refused={"400"}) as board:
         await board.page.goto(board.url + "/dashboard")
         await expect(board.page.get_by_label("API key")).to_be_visible()

@@ -135,9 +135,7 @@ async def test_a_stack_is_checked_and_then_created_once_even_if_answers_are_lost
         await expect(board.row(stack_id)).to_contain_text("44m")
 
 
-async def test_templates_are_one_line_the_broken_ones_first_and_each_selects_its_own(
-    boards: Boards, tmp_path: Path
-) -> None:
+async def test_broken_templates_come_first_and_each_selects_its_own(boards: Boards, tmp_path: Path) -> None:
     failing = PLAIN.replace("nginx:stable", "registry.example/fail")
     async with boards(folder_with(tmp_path, web_1=WEB, web_10=WEB, bad=BAD, zoo=failing)) as board:
         ids = {name: (await board.at.create({"template": name}))["stack_id"] for name in ("web-1", "web-10", "zoo")}
@@ -170,9 +168,7 @@ async def test_templates_are_one_line_the_broken_ones_first_and_each_selects_its
         await expect(board.row(labelled["stack_id"])).to_be_visible()
 
 
-async def test_a_stack_is_created_from_a_template_and_its_values_stay_in_its_panel(
-    boards: Boards, tmp_path: Path
-) -> None:
+async def test_the_values_of_a_template_stay_in_the_panel(boards: Boards, tmp_path: Path) -> None:
     async with boards(folder_with(tmp_path, web_1=WEB), refused={"400"}) as board:
         await board.open()
         await board.page.locator("[data-template=web-1]").click()

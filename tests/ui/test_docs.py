@@ -15,7 +15,7 @@ OPEN_ALL = "for (const each of document.querySelectorAll('details')) each.open =
 SCROLL_WIDTH = "document.documentElement.scrollWidth"
 
 
-async def test_the_page_of_the_api_describes_every_route_finds_words_in_it_and_marks_the_route_that_is_read(
+async def test_the_page_of_the_api_describes_finds_and_marks_every_route(
     board: Board,
 ) -> None:
     await board.page.goto(board.url + "/docs")

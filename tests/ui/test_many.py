@@ -25,7 +25,7 @@ IMAGES = {"1": ["nginx:stable", "registry.example/fail"], "2": ["registry.exampl
 """Team 2 is worse off than team 1; nothing is wrong with team 10."""
 
 
-async def test_delete_reaches_what_the_filter_shows_as_one_job_the_question_says_so_and_a_failure_stays(
+async def test_delete_reaches_what_the_filter_shows_and_a_failure_stays(
     board: Board,
 ) -> None:
     ids = await board.several(*({"team": str(number % 2)} for number in range(22)))

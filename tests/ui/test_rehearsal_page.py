@@ -58,9 +58,7 @@ def outcome(stacks: int = 60) -> Outcome:
     return Outcome(rehearsal, [parse_goal("running-p95=2s")])
 
 
-async def test_the_page_of_a_rehearsal_can_be_read_everywhere_and_requests_nothing(
-    browser: Browser, tmp_path: Path
-) -> None:
+async def test_the_page_can_be_read_everywhere_and_requests_nothing(browser: Browser, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
     file.write_text(page_of(outcome()), encoding="utf-8")
     page, requests, complaints = await browser.new_page(), list[str](), list[str]()

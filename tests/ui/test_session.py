@@ -173,7 +173,7 @@ async def test_the_first_line_counts_and_says_what_fits_and_has_no_zeros_before_
         await expect(glance).to_contain_text("what is free is unknown")
 
 
-async def test_while_the_daemon_is_away_figures_are_grey_with_their_age_and_it_is_tried_every_few_seconds(
+async def test_while_the_daemon_is_away_figures_are_grey_with_their_age(
     boards: Boards,
 ) -> None:
     async with boards(gated=True) as board:
@@ -207,7 +207,7 @@ async def test_while_the_daemon_is_away_figures_are_grey_with_their_age_and_it_i
         assert not [url for url in board.requests if url.startswith("/stacks?")], "a cut stream goes on where it was"
 
 
-async def test_a_daemon_that_accepts_and_does_not_answer_is_away_and_a_hidden_tab_gives_its_stream_back(
+async def test_a_silent_daemon_is_away_and_a_hidden_tab_gives_its_stream_back(
     boards: Boards,
 ) -> None:
     async with boards() as board:
@@ -243,7 +243,7 @@ async def test_a_daemon_that_accepts_and_does_not_answer_is_away_and_a_hidden_ta
 OTHER = '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"}}'
 
 
-async def test_a_brake_shows_what_it_holds_back_and_can_be_released_and_another_cluster_is_named(
+async def test_a_brake_can_be_released_and_another_cluster_is_named(
     boards: Boards,
 ) -> None:
     async with boards(refused={"503"}, faster=True) as board:

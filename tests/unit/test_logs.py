@@ -153,9 +153,7 @@ def log(journal: Journal) -> Iterator[logging.Logger]:
     handler.close()
 
 
-def test_a_record_has_message_priority_place_and_fields_that_no_text_can_forge(
-    journal: Journal, log: logging.Logger
-) -> None:
+def test_no_text_can_forge_the_fields_of_a_record(journal: Journal, log: logging.Logger) -> None:
     token = REQUEST_ID.set("abc-1")
     log.warning("%s: gone", "stack-1", extra={"stack_id": "stack-1", "job_id": "", "status": 404})
     REQUEST_ID.reset(token)
@@ -168,7 +166,7 @@ def test_a_record_has_message_priority_place_and_fields_that_no_text_can_forge(
         "REQUEST_ID": "abc-1",
     }
     assert wanted.items() <= fields.items()
-    assert fields["CODE_FUNC"] == "test_a_record_has_message_priority_place_and_fields_that_no_text_can_forge"
+    assert fields["CODE_FUNC"] == "test_no_text_can_forge_the_fields_of_a_record"
     assert "JOB_ID" not in fields
     error = record("the cause").exc_info
     log.info("from a client: %s", "x\nPRIORITY=0\nSTACK_ID=forged", exc_info=error)

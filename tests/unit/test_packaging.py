@@ -26,6 +26,12 @@ PROJECT = PYPROJECT["project"]
 LOCK = (ROOT / "requirements.lock").read_text()
 
 
+def ran(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The end of a command at the top of the checkout."""
+    env = os.environ | environment
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
 def pins() -> dict[str, Requirement]:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
@@ -66,16 +72,9 @@ def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Pa
 
 
 def test_a_release_of_another_version_than_the_tag_is_refused() -> None:
-    done = subprocess.run(
-        ["bash", str(ROOT / ".ci/release")],
-        env={**os.environ, "GITHUB_REF_TYPE": "tag", "GITHUB_REF_NAME": "v99.1", "SOURCE_DATE_EPOCH": "1"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr == f"the tag is v99.1, and pyproject.toml says {PROJECT['version']}\n"
+    done = ran("bash", ".ci/release", GITHUB_REF_TYPE="tag", GITHUB_REF_NAME="v99.1", SOURCE_DATE_EPOCH="1")
+    refusal = f"the tag is v99.1, and pyproject.toml says {PROJECT['version']}\n"
+    assert (done.returncode, done.stderr) == (1, refusal)
 
 
 def test_the_source_archive_is_the_same_whenever_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,8 +102,7 @@ def test_the_source_archive_is_the_same_whenever_it_is_made(tmp_path: Path, monk
 
 def test_the_units_call_the_command_below_the_prefix(tmp_path: Path) -> None:
     script = "source systemd/install.sh; install_help() { :; }; install_files"
-    environment = {**os.environ, "DESTDIR": str(tmp_path), "PREFIX": "/opt/here"}
-    subprocess.run(["bash", "-c", script], cwd=ROOT, env=environment, check=True, timeout=60)
+    assert ran("bash", "-c", script, DESTDIR=str(tmp_path), PREFIX="/opt/here").returncode == 0
     unit = (tmp_path / "usr/local/lib/systemd/system/stackd.service").read_text()
     assert "ExecStart=/opt/here/bin/stackd serve" in unit
     assert "ExecReload=+/opt/here/lib/stackd/bin/hand-over " in unit
@@ -139,7 +137,7 @@ def test_root_installs_only_wheels_with_the_hashes_of_the_lock(tmp_path: Path) -
     python.chmod(0o755)
     (tmp_path / "copy").mkdir()
     script = f"source systemd/install.sh; install_packages {python} {tmp_path}/copy"
-    subprocess.run(["bash", "-c", script], cwd=ROOT, env={**os.environ, "WHEEL": ""}, check=True, timeout=60)
+    assert ran("bash", "-c", script, WHEEL="").returncode == 0
     packages, own, _ = ((tmp_path / "calls").read_text()).splitlines()
     assert "--require-hashes --only-binary :all: --no-deps --requirement requirements.lock" in packages
     assert {"--no-index", "--no-deps", "--no-build-isolation"} <= set(own.split())
@@ -152,5 +150,5 @@ def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
         "print(*sorted({'kubernetes.client', 'requests', 'websocket'} & sys.modules.keys())); "
         "import kubernetes.client; print(kubernetes.client.CoreV1Api.__name__)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    done = ran(sys.executable, "-c", code)
     assert (done.stdout, done.stderr) == ("\nCoreV1Api\n", "")

@@ -62,7 +62,8 @@ def test_whatever_a_cluster_reports_is_an_amount(reported: object, whole: int) -
     assert quantity.reported(reported).value == whole
 
 
-def _exact(text: str) -> Fraction:
+def exact(text: str) -> Fraction:
+    """The value of a quantity."""
     if text[-1].isdigit() and "e" in text.lower():
         mantissa, _, exponent = text.lower().partition("e")
         return Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent)
@@ -77,13 +78,13 @@ def _exact(text: str) -> Fraction:
 @settings(deadline=None)
 @given(TEXTS)
 def test_the_value_is_exact_and_the_canonical_form_has_the_same_value(text: str) -> None:
-    exact = _exact(text)
-    if exact >= 2**63:
+    value = exact(text)
+    if value >= 2**63:
         with pytest.raises(ValueError, match="too large"):
             quantity.parse(text)
         return
     amount = quantity.parse(text)
-    assert 0 <= amount.nanos - exact * 10**9 < 1
+    assert 0 <= amount.nanos - value * 10**9 < 1
     again = quantity.parse(str(amount))
     assert again.nanos == amount.nanos
     if not (amount.notation is quantity.Notation.BINARY and str(amount).isdigit()):

@@ -69,9 +69,7 @@ async def test_a_defect_in_a_background_task_is_raised_to_its_caller_and_the_pro
 
 
 @pytest.mark.parametrize("at_that_moment", [False, True])
-async def test_a_defect_in_a_background_task_whose_caller_has_left_ends_the_process(
-    tasks: Tasks, at_that_moment: bool
-) -> None:
+async def test_a_defect_in_a_task_whose_caller_has_left_ends_the_process(tasks: Tasks, at_that_moment: bool) -> None:
     go_on = asyncio.Event()
     waiting = asyncio.create_task(tasks.run("create", fails(KeyError("x"), go_on)))
     await asyncio.sleep(0.01)
@@ -138,7 +136,7 @@ def test_the_time_zone_may_be_any_that_the_machine_has(zone: str) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-86_400.0, 86_400.0])
-async def test_what_is_due_stays_due_where_the_clock_is_set_right_after_the_start(
+async def test_what_is_due_stays_due_if_the_clock_is_set(
     tasks: Tasks, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise a clock that is set back by a day stops the schedule for a day: no stack would expire."""

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
 from stackd.errors import StackdError
 from stackd.workqueue import A_SECOND, RetryPolicy, TokenBucket, WorkQueue
+from tests.harness import eventually
+from tests.store.building import TestClock
 
 RETRIES = RetryPolicy(first=1.0, longest=8.0)
 
 
-class Time:
-    """A clock that the test sets."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+@pytest.fixture
+def clock() -> TestClock:
+    return TestClock()
 
 
 @pytest.fixture
-def time() -> Time:
-    return Time()
-
-
-@pytest.fixture
-def queue(time: Time) -> WorkQueue[str]:
-    return WorkQueue(time, RETRIES)
+def queue(clock: TestClock) -> WorkQueue[str]:
+    return WorkQueue(clock.monotonic, RETRIES)
 
 
 def failed(queue: WorkQueue[str], key: str = "a") -> float:
@@ -41,10 +31,8 @@ def failed(queue: WorkQueue[str], key: str = "a") -> float:
     return delay
 
 
-def test_keys_come_once_each_at_its_time_in_the_order_in_which_they_were_added(
-    queue: WorkQueue[str], time: Time
-) -> None:
-    queue.add("later", at=time.now + 10)
+def test_keys_come_once_each_at_its_time_in_order(queue: WorkQueue[str], clock: TestClock) -> None:
+    queue.add("later", at=clock.seconds + 10)
     for key in ("b", "a", "c", "b"):
         queue.add(key)
     assert queue.take(2) == ["b", "a"]
@@ -52,27 +40,16 @@ def test_keys_come_once_each_at_its_time_in_the_order_in_which_they_were_added(
     assert [queue.take(), queue.take()] == [["c"], []]
     queue.done("a")
     assert ("a" in queue, len(queue)) == (False, 3)
-    time.now += 9.9
+    clock.advance(9.9)
     assert queue.take() == []
-    time.now += 0.1
+    clock.advance(0.1)
     assert queue.take() == ["later"]
 
 
-@pytest.mark.parametrize(("first", "second"), [(10.0, 5.0), (5.0, 10.0)])
-def test_of_two_times_the_earlier_one_counts(queue: WorkQueue[str], time: Time, first: float, second: float) -> None:
-    queue.add("a", at=time.now + first)
-    queue.add("a", at=time.now + second)
-    time.now += 5.0
-    assert queue.take() == ["a"]
-    queue.done("a")
-    time.now += 5.0
-    assert queue.take() == []
-
-
-def test_what_is_being_worked_on_comes_again_after_that(queue: WorkQueue[str], time: Time) -> None:
+def test_what_is_being_worked_on_comes_again_after_that(queue: WorkQueue[str], clock: TestClock) -> None:
     queue.add("a")
     queue.take()
-    queue.add("a", at=time.now + 5)
+    queue.add("a", at=clock.seconds + 5)
     queue.add("a")
     assert queue.take() == []
     queue.done("a")
@@ -83,16 +60,14 @@ def test_what_is_being_worked_on_comes_again_after_that(queue: WorkQueue[str], t
     assert len(queue) == 0
 
 
-def test_failures_delay_the_next_try_twice_as_long_each_time_and_a_success_ends_that(
-    queue: WorkQueue[str], time: Time
-) -> None:
+def test_failures_delay_the_next_try_until_a_success(queue: WorkQueue[str], clock: TestClock) -> None:
     queue.add("a")
     queue.take()
     for bound in (1.0, 2.0, 4.0, 8.0, 8.0):
         delay = failed(queue)
         assert bound / 2 <= delay <= bound
         assert queue.take() == []
-        time.now += delay
+        clock.advance(delay)
         assert queue.take() == ["a"]
     queue.done("a")
     queue.add("a")
@@ -101,7 +76,7 @@ def test_failures_delay_the_next_try_twice_as_long_each_time_and_a_success_ends_
     assert RETRIES.delay(1_000_000) <= 8.0
 
 
-def test_who_waits_makes_a_failed_key_due_and_nobody_else_does(queue: WorkQueue[str], time: Time) -> None:
+def test_who_waits_makes_a_failed_key_due_and_nobody_else_does(queue: WorkQueue[str], clock: TestClock) -> None:
     for key in ("a", "b"):
         queue.add(key)
     queue.take()
@@ -112,15 +87,15 @@ def test_who_waits_makes_a_failed_key_due_and_nobody_else_does(queue: WorkQueue[
     assert queue.take() == [], "what was added while it was tried is covered by the next try"
     queue.add("a", retry=True)
     assert queue.take() == ["a"]
-    time.now += 1.0
+    clock.advance(1.0)
     assert queue.take() == ["b"]
 
 
-def test_keys_that_have_failed_give_way_to_those_that_have_not(queue: WorkQueue[str], time: Time) -> None:
+def test_keys_that_have_failed_give_way_to_those_that_have_not(queue: WorkQueue[str], clock: TestClock) -> None:
     hopeless = [f"hopeless-{number}" for number in range(100)]
     for key in hopeless:
         queue.retry(key)
-    time.now += 3600
+    clock.advance(3600)
     for key in ("b", "a"):
         queue.add(key)
     assert queue.take(3)[:2] == ["b", "a"]
@@ -132,29 +107,27 @@ def test_keys_that_have_failed_give_way_to_those_that_have_not(queue: WorkQueue[
     assert queue.take() == [*hopeless, "last"], "one that has succeeded has not failed any more"
 
 
-def test_when_the_cause_is_over_all_that_failed_is_due_and_fails_as_for_the_first_time(
-    queue: WorkQueue[str], time: Time
-) -> None:
+def test_once_the_cause_is_over_all_that_failed_is_due(queue: WorkQueue[str], clock: TestClock) -> None:
     for key in ("a", "b"):
         queue.add(key)
     for _ in range(4):
         queue.take()
-        time.now += max(failed(queue), failed(queue, "b"))
+        clock.advance(max(failed(queue), failed(queue, "b")))
     (working,) = queue.take(1)  # it is about to fail
-    queue.add("later", at=time.now + 100)
+    queue.add("later", at=clock.seconds + 100)
     queue.retry_all()
     assert {working, *queue.take()} == {"a", "b"}
     assert max(failed(queue), failed(queue, "b")) <= 1.0
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_a_key_is_given_up_after_so_many_tries_and_may_come_again(time: Time, most: int) -> None:
-    queue: WorkQueue[str] = WorkQueue(time, RetryPolicy(first=1.0, longest=1.0, most=most))
+def test_a_key_is_given_up_after_so_many_tries_and_may_come_again(clock: TestClock, most: int) -> None:
+    queue: WorkQueue[str] = WorkQueue(clock.monotonic, RetryPolicy(first=1.0, longest=1.0, most=most))
     for again in (True, False):
         queue.add("a")
         for _ in range(most - 1):
             assert queue.take() == ["a"]
-            time.now += failed(queue)
+            clock.advance(failed(queue))
         assert queue.take() == ["a"]
         if again:
             queue.add("a")
@@ -168,11 +141,11 @@ def test_what_somebody_waits_for_comes_first_also_if_that_begins_later(queue: Wo
     assert queue.take() == ["waited", "pool-2", "repair", "pool"]
 
 
-def test_times_that_are_brought_forward_again_and_again_do_not_pile_up(queue: WorkQueue[str], time: Time) -> None:
+def test_times_that_are_brought_forward_again_and_again_do_not_pile_up(queue: WorkQueue[str], clock: TestClock) -> None:
     for number in range(10_000):
-        queue.add("a", at=time.now + 20_000 - number)
+        queue.add("a", at=clock.seconds + 20_000 - number)
     assert sum(map(len, queue._heaps.values())) < 200
-    time.now += 20_000
+    clock.advance(20_000)
     assert queue.take() == ["a"]
 
 
@@ -188,20 +161,6 @@ def never(key: str, error: StackdError, delay: float | None) -> None:
     raise AssertionError(f"{key}: {error}")
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def running(running: asyncio.Task[None]) -> AsyncIterator[None]:
-    yield
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
-
-
 async def test_whoever_waits_for_a_later_key_is_woken_by_an_earlier_one(live: WorkQueue[str]) -> None:
     live.add("later", at=asyncio.get_running_loop().time() + 3600)
     waiting = asyncio.create_task(live.wait())
@@ -211,8 +170,8 @@ async def test_whoever_waits_for_a_later_key_is_woken_by_an_earlier_one(live: Wo
     assert live.take() == ["early"]
 
 
-async def test_work_for_nobody_leaves_workers_to_those_who_wait(time: Time) -> None:
-    queue: WorkQueue[str] = WorkQueue(time, RETRIES, background=2, at_once_in_background=1)
+async def test_work_for_nobody_leaves_workers_to_those_who_wait(clock: TestClock) -> None:
+    queue: WorkQueue[str] = WorkQueue(clock.monotonic, RETRIES, background=2, at_once_in_background=1)
     begun: list[str] = []
     go_on = asyncio.Event()
 
@@ -222,15 +181,16 @@ async def test_work_for_nobody_leaves_workers_to_those_who_wait(time: Time) -> N
 
     for key in ("expiry-1", "expiry-2"):
         queue.add(key, priority=2)
-    async with running(asyncio.create_task(queue.run(work, workers=3, failed=never))):
-        await until(lambda: begun == ["expiry-1"])
-        queue.add("waited")
-        await until(lambda: begun == ["expiry-1", "waited"])
-        go_on.set()
-        await until(lambda: begun == ["expiry-1", "waited", "expiry-2"])
+    working = asyncio.create_task(queue.run(work, workers=3, failed=never))
+    await eventually(lambda: begun == ["expiry-1"])
+    queue.add("waited")
+    await eventually(lambda: begun == ["expiry-1", "waited"])
+    go_on.set()
+    await eventually(lambda: begun == ["expiry-1", "waited", "expiry-2"])
+    working.cancel()
 
 
-async def test_no_more_keys_are_worked_on_at_a_time_than_there_are_workers_and_a_defect_ends_them(
+async def test_each_worker_has_one_key_and_a_defect_ends_them(
     live: WorkQueue[str],
 ) -> None:
     at_once: list[int] = []

@@ -19,6 +19,9 @@ from tests.harness import KEY, Harness, harness
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "stackd.py"
+UNWANTED = (
+    "STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "CREDENTIALS_DIRECTORY",
+)  # fmt: skip
 ENVIRONMENT = {"STACKD_URL": "", "STACKD_API_KEY": "", "XDG_CONFIG_HOME": "", "COLUMNS": "200"}
 
 
@@ -29,14 +32,17 @@ class Shell:
     at: Harness
     home: Path
 
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home)}
+
     async def run(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
         """The command's result, whatever its exit code."""
         return await self.any_command("stacks", *words, stdin=stdin, **environment)
 
     async def any_command(self, *words: str, stdin: str | None = None, **environment: str) -> Result:
         """The same for ``stackd …``."""
-        given = ENVIRONMENT | {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home)} | environment
-        runner = CliRunner(env=given)
+        runner = CliRunner(env=ENVIRONMENT | self.environment | environment)
         return await asyncio.to_thread(runner.invoke, stackd, list(words), input=stdin)
 
     async def good(self, *words: str, stdin: str | None = None) -> str:
@@ -53,14 +59,13 @@ class Shell:
 
     async def process(self, *words: str) -> Process:
         """``stackd …`` as a process of its own."""
-        env = os.environ | {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home)}
+        env = os.environ | self.environment
         return await asyncio.create_subprocess_exec(sys.executable, SCRIPT, *words, stdout=PIPE, stderr=PIPE, env=env)
 
     async def on_terminal(self, *words: str, **more: str) -> str:
         """What ``stackd …`` writes to a terminal: standard output and standard error."""
         master, slave = pty.openpty()
-        env = {"STACKD_URL": self.at.url, "STACKD_API_KEY": KEY, "HOME": str(self.home), "TERM": "dumb"}
-        env = os.environ | env | {"COLUMNS": "400"} | more
+        env = os.environ | self.environment | {"TERM": "dumb", "COLUMNS": "400"} | more
         process = await asyncio.create_subprocess_exec(
             sys.executable, SCRIPT, *words, stdin=slave, stdout=slave, stderr=slave, env=env
         )
@@ -79,6 +84,14 @@ def _everything(master: int) -> str:
         pass  # the other side has closed the terminal
     os.close(master)
     return found.decode()
+
+
+@pytest.fixture
+def bare_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that names no stackd, no key and no cluster."""
+    for name in UNWANTED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
 @pytest.fixture

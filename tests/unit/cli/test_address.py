@@ -1,15 +1,23 @@
-"""Address and key: an option wins over the environment, the environment over the user's file."""
+"""Address and key: an option wins over the environment, the environment over the user's file; and who gets the key."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import click
 import pytest
 
+from stackd.cli import options
 from stackd.cli.target import client_for
+from stackd.doctor.running import listeners
 from tests.certificates import HAVE_OPENSSL, authority, issued
 from tests.harness import KEY, harness
+from tests.ports import free_port
 from tests.unit.cli.conftest import Shell
 
 
@@ -92,3 +100,100 @@ async def test_a_ca_file_names_the_authority_of_a_daemon_elsewhere(tmp_path: Pat
         assert "certificate verify failed" in wrong.stderr
         none = await shell.run("list", "--ca-file", str(pair.key), STACKD_URL=url)
         assert (none.exit_code, "cannot be used as --ca-file" in none.stderr) == (2, True)
+
+
+# ---- The key of this machine goes to the daemon of this machine, and to nobody else who listens there
+
+NOBODY = 65534
+STRANGER = """
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    print("listening", flush=True)
+    while True:
+        with server.accept()[0] as client:
+            client.settimeout(5)
+            try:
+                print(client.recv(1000), flush=True)
+            except TimeoutError:
+                print("timeout", flush=True)
+"""
+
+
+@asynccontextmanager
+async def stranger(port: int) -> AsyncIterator[asyncio.StreamReader]:
+    """Another user's program that listens on the port; it prints what each client sends to it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-I", "-c", STRANGER, str(port), str(NOBODY), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"listening\n"
+    try:
+        yield process.stdout
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def configured(shell: Shell, monkeypatch: pytest.MonkeyPatch, more: str) -> Path:
+    config = shell.home / "etc" / "config.toml"
+    config.parent.mkdir()
+    config.write_text(f'{more}\n[state]\npath = "{shell.home}/stackd.db"\n[cluster]\nmode = "embedded"\n')
+    config.with_name("api-key").write_text(f"{KEY}\n")
+    config.with_name("api-key").chmod(0o600)
+    monkeypatch.setattr(options, "INSTALLED", config)
+    return config
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may start a program as another user")
+@pytest.mark.parametrize(
+    "words", ["stats", "events", "doctor", "setup --plan --no-admin", "rehearse --stacks 1 --burst --template x"]
+)
+async def test_a_stranger_on_its_port_gets_no_key(shell: Shell, monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    port = free_port()
+    configured(shell, monkeypatch, f"[server]\nport = {port}")
+    async with stranger(port) as heard:
+        result = await shell.any_command(*words.split(), STACKD_URL="", STACKD_API_KEY="")
+        assert result.exit_code == 1
+        if "setup" not in words:  # it only asks whether the daemon is ready
+            assert (
+                f"what listens at http://127.0.0.1:{port} belongs to the user nobody"
+                in f"{result.exception}{result.output}"
+            )
+        assert await heard.readline() == b"b''\n"
+
+
+@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
+async def test_the_daemon_here_is_reached_by_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = issued(tmp_path, authority(tmp_path), host="DNS:stackd.example")
+    tls = {"STACKD_SERVER__TLS_CERT": str(pair.cert), "STACKD_SERVER__TLS_KEY": str(pair.key)}
+    async with harness(tmp_path, tls) as at:
+        shell = Shell(at=at, home=tmp_path)
+        configured(shell, monkeypatch, f'[server]\nport = {at.port}\ntls_cert = "{pair.cert}"\ntls_key = "{pair.key}"')
+        for words, said in (
+            ("stacks list", ""),
+            ("owner", "owner"),
+            ("doctor", f"it is ready at https://127.0.0.1:{at.port}"),
+        ):
+            result = await shell.any_command(*words.split(), STACKD_URL="", STACKD_API_KEY="")
+            assert result.exit_code == 0, result.output
+            assert said in result.output
+
+
+async def test_a_wrong_key_file_does_not_hide_the_key_beside(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured(shell, monkeypatch, f"[server]\nport = {shell.at.port}\n[auth]\nkey_file = 1")
+    result = await shell.any_command("owner", STACKD_URL="", STACKD_API_KEY="")
+    assert result.exit_code == 0, f"{result.exception!r}{result.output}"
+
+
+def test_who_listens_is_read_from_the_kernels_table(tmp_path: Path) -> None:
+    table, rest = tmp_path / "tcp", "00000000:00000000 00:00000000 00000000"
+    table.write_text(
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+        f"   0: 0100007F:1F91 00000000:0000 0A {rest}   998        0 11 1\n"
+        f"   1: 0A01A8C0:1F91 00000000:0000 0A {rest}  1000        0 12 1\n"
+        f"   2: 0100007F:1F91 0100007F:9999 01 {rest}  1001        0 13 1\n"
+        f"   3: {'0' * 32}:1F92 {'0' * 32}:0000 0A {rest}     0        0 14 1\n"
+    )
+    assert [listeners(port, table) for port in (8081, 8082, 8083)] == [[998, 1000], [0], []]
+    assert listeners(8081, tmp_path / "none") == []

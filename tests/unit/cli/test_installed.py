@@ -1,7 +1,8 @@
-"""On a machine with an installed stackd, each command finds its configuration, and requires only what it uses."""
+"""On a machine with an installed stackd, each command finds its configuration, and requires and loads only what it uses."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import sqlite3
@@ -18,7 +19,8 @@ from click.testing import CliRunner, Result
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stackd.cli import main, options, stackd
+from stackd.cli import COMMANDS, main, options, stackd
+from stackd.cli.stacks import VERBS
 from stackd.clock import SystemClock
 from stackd.config import load
 from stackd.config.settings import toml
@@ -26,20 +28,13 @@ from stackd.keys import digest, new_key
 from stackd.model import PortRange
 from stackd.store import Store
 from tests.api.test_templates import PLAIN, WEB, folder_with
-from tests.unit.cli.conftest import SCRIPT
-
-KEY = new_key()[0]
-UNWANTED = (
-    "STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBECONFIG", "KUBERNETES_SERVICE_HOST", "CREDENTIALS_DIRECTORY",
-)  # fmt: skip
+from tests.harness import KEY
+from tests.unit.cli.conftest import ROOT, SCRIPT, Shell
 
 
 @pytest.fixture
-def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_environment: None) -> Path:
     """/etc/stackd as the README's installation leaves it: only with the configuration."""
-    for name in UNWANTED:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "etc"
     folder.mkdir()
     monkeypatch.setattr(options, "INSTALLED", folder / "config.toml")
@@ -83,9 +78,7 @@ async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
         assert copy.execute("SELECT count(*) FROM stacks").fetchone() == (0,)
 
 
-def test_an_installed_configuration_that_cannot_be_read_is_named_and_does_not_count(
-    etc: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_configuration_is_named_and_does_not_count(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     result = run("manifests")
     assert result.exit_code == 0
@@ -118,9 +111,7 @@ def checked(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
     return code, out, err
 
 
-def test_a_check_looks_at_the_configuration_and_what_lies_beside_it(
-    etc: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_check_also_looks_at_what_lies_beside_it(etc: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sha256 = new_key()[1]
     configure(
         etc,
@@ -211,3 +202,86 @@ def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ..
     result = run("key", "new", "--name=ctfd", "--scope=tenant", *more)
     assert (result.exit_code, result.stdout) == (2, "")
     assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in result.stderr
+
+
+# ---- TAB, ``--version`` and ``--help`` load nothing that is slow to import; each command has a line of help that fits
+
+HEAVY = (
+    "asyncio", "aiohttp", "kubernetes", "pydantic", "apscheduler", "prometheus_client", "rich", "yaml", "orjson",
+    "sqlite3",
+)  # fmt: skip
+PROGRAM = f"""
+import atexit, sys
+atexit.register(lambda: print(*sorted({{*{HEAVY!r}}} & sys.modules.keys()), file=sys.stderr))
+import os, pathlib
+from stackd.cli import main, options
+options.INSTALLED = pathlib.Path(os.environ.get("TEST_INSTALLED", "/nowhere"))
+main(sys.argv[1:])
+"""
+
+
+ALL = """
+from stackd.cli import COMMANDS, stackd
+from stackd.cli.stacks import VERBS, stacks
+found = [group.get_command(None, name) for group, table in ((stackd, COMMANDS), (stacks, VERBS)) for name in table]
+print(len([command.params for command in found]))
+"""
+
+
+async def loaded(*words: str, program: str = PROGRAM, **environment: str) -> tuple[str, str]:
+    """What the command prints, and which of the slow modules it has loaded."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, *words,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=os.environ | environment, cwd=ROOT,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return out.decode(), err.decode().strip()
+
+
+async def completed(line: str, **environment: str) -> tuple[str, str]:
+    words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - (not line.endswith(" ")))}
+    return await loaded(_STACKD_COMPLETE="bash_complete", **words, **environment)
+
+
+async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluster(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[auth]\nenabled = false\n[cluster]\nmode = 'embedded'\n")
+    out, heavy = await loaded("check", "--config", str(tmp_path / "config.toml"))
+    assert out == "the configuration is valid\n"
+    assert not {"aiohttp", "kubernetes", "apscheduler"} & {*heavy.split()}
+    _, heavy = await loaded("reload", PATH="/nowhere")  # a request to systemd, which runs here or not
+    assert not {"asyncio", "pydantic"} & {*heavy.split()}
+
+
+def test_no_help_is_wider_than_a_terminal() -> None:
+    for table, before in ((COMMANDS, ()), (VERBS, ("stacks",))):
+        for name in table:
+            text = CliRunner().invoke(stackd, [*before, name, "--help"], terminal_width=80).output
+            assert max(map(len, text.splitlines())) <= 80, name
+
+
+async def test_no_command_has_options_that_are_heavy_to_complete() -> None:
+    count, heavy = await loaded(program=PROGRAM.replace("main(sys.argv[1:])", ALL))
+    assert int(count) > 20
+    assert heavy == ""
+
+
+@pytest.mark.parametrize("line", ["stackd ", "stackd stacks create --", "--version", "stacks --help"])
+async def test_no_completion_version_or_help_loads_anything_heavy(line: str) -> None:
+    out, heavy = await (completed(line) if line.startswith("stackd") else loaded(*line.split()))
+    assert heavy == ""
+    assert ("plain," in out) is line.startswith("stackd")
+
+
+@pytest.mark.parametrize("installed", [False, True])
+async def test_ids_are_completed_with_nothing_heavy(shell: Shell, installed: bool) -> None:
+    stack_id = (await shell.at.create())["stack_id"]
+    given = {"HOME": str(shell.home), "STACKD_URL": shell.at.url, "STACKD_API_KEY": KEY}
+    if installed:
+        given |= {"STACKD_URL": "", "STACKD_API_KEY": ""}
+        config = shell.home / "config.toml"
+        config.write_text(f'[server]\nhost = "0.0.0.0"\nport = {shell.at.daemon.port}\n')
+        (shell.home / "api-key").write_text(f"# of the platform\n{KEY}\n")
+        given["TEST_INSTALLED"] = str(config)
+    out, heavy = await completed("stackd stacks show stack-", **given)
+    assert heavy == ""
+    assert stack_id in out

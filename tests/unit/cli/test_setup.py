@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -37,7 +38,6 @@ READER = User(
     rules=(Rule(verbs=frozenset({"get", "list"}), resources=frozenset({"*"}), groups=frozenset({"*"})),),
 )
 WORKERS = (NodeSpec(name="one", labels={}), NodeSpec(name="two", labels={}))
-UNWANTED = ("STACKD_URL", "STACKD_API_KEY", "STACKD_AUTH__KEY", "KUBERNETES_SERVICE_HOST")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -66,11 +66,7 @@ class Site:
 
 
 @pytest.fixture
-async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    for name in UNWANTED:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("KUBECONFIG", "")
+async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_environment: None) -> AsyncIterator[Site]:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(kubeconfigs, "USUAL", ())
     async with EmbeddedCluster(fast_cluster(users=(ADMIN, READER), nodes=WORKERS)) as cluster:
@@ -82,15 +78,14 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield made
 
 
+STATE_OF_STEP = re.compile(
+    r"^(ok|to do|by hand|done|failed) +(key|cluster|kubeconfig|nodes|service|first stack)", re.MULTILINE
+)
+
+
 def states(result: Result) -> dict[str, str]:
     """The last state that was printed of each step."""
-    found = {}
-    for line in result.stdout.partition("stackd doctor:")[0].splitlines():
-        for state in ("ok", "to do", "by hand", "done", "failed"):
-            for name in ("key", "cluster", "kubeconfig", "nodes", "service", "first stack"):
-                if line.startswith(state) and line.removeprefix(state).strip().startswith(name):
-                    found[name] = state
-    return found
+    return {step: state for state, step in STATE_OF_STEP.findall(result.stdout.partition("stackd doctor:")[0])}
 
 
 async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_changes_nothing(site: Site) -> None:
@@ -233,9 +228,7 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]
 
 
-async def test_what_a_cluster_does_not_support_is_left_out_unless_it_is_asked_for(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_a_cluster_does_not_support_is_left_out(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = (NodeSpec(name="one", labels={}, ephemeral_storage=""), NodeSpec(name="two", labels={}))
     async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=bare)) as cluster:
         mine = replace(site, cluster=cluster)
@@ -269,9 +262,7 @@ async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(sit
     assert site.beside("kubeconfig").read_text() == mine
 
 
-async def test_a_refused_kubeconfig_is_replaced_and_the_users_own_is_not_taken_for_stackds(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_refused_kubeconfig_is_replaced_and_not_the_users(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.cluster.write_kubeconfig(site.folder / "own", token="admin")
     monkeypatch.setenv("KUBECONFIG", str(site.folder / "own"))
     result = await site.setup("--yes", "--node", "one", admin=None)

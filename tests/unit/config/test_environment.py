@@ -69,9 +69,7 @@ def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
         ({"STACKD_STACKS__NODE_SELECTOR": "{"}, 'is expected, not "{"'),
     ],
 )
-def test_a_wrong_variable_is_refused_by_name(
-    mistakes_in: Mistakes, variables: Mapping[str, str], expected: str
-) -> None:
+def test_a_wrong_variable_is_named(mistakes_in: Mistakes, variables: Mapping[str, str], expected: str) -> None:
     (mistake,) = mistakes_in("", {"STACKD_AUTH__KEY": KEY, **variables})
     assert mistake.startswith(f"environment {next(iter(variables))}: ")
     assert expected in mistake
@@ -157,23 +155,19 @@ ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "config.example.toml"
 
 
+def test_the_example_and_the_table_of_the_docs_are_made_from_the_settings() -> None:
+    assert all(10 < len(setting.why) < 100 and setting.why.endswith(".") for setting in settings())
+    assert EXAMPLE.read_text() == example()
+    begin, end = (f"<!-- configuration table: {word} -->\n" for word in ("begin", "end"))
+    assert f"{begin}{table()}{end}" in (ROOT / "docs" / "configure.md").read_text()
+
+
 def test_the_example_loads_to_exactly_the_defaults() -> None:
     loaded = load(EXAMPLE, {"STACKD_AUTH__KEY": KEY})
     assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
     assert loaded.config.model_copy(update={"auth": Config().auth}) == Config()
     assert {key for key, origin in loaded.origins.items() if not origin.startswith(str(EXAMPLE))} == {"auth.keys"}
     assert policy_of(Config()) == Policy()
-
-
-def test_the_example_gives_each_key_its_default_and_one_line_of_why() -> None:
-    assert EXAMPLE.read_text() == example()
-    assert all(10 < len(setting.why) < 100 and setting.why.endswith(".") for setting in settings())
-
-
-def test_the_table_of_the_docs_has_every_key() -> None:
-    page = (ROOT / "docs" / "configure.md").read_text()
-    _, _, rest = page.partition("<!-- configuration table: begin -->\n")
-    assert rest.partition("<!-- configuration table: end -->")[0] == table()
 
 
 def test_what_the_operator_sets_reaches_the_pod_policy_and_is_shown_as_the_file_would_have_it(load_text: Load) -> None:

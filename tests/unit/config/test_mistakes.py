@@ -69,9 +69,7 @@ level = "debgu"
         (b"[server]\n# \xff\n", ":2: this is not UTF-8 text"), (None, ": cannot be read: No such file or directory"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_read_is_a_mistake_with_its_line(
-    tmp_path: Path, content: bytes | None, expected: str
-) -> None:
+def test_an_unreadable_file_is_a_mistake_with_its_line(tmp_path: Path, content: bytes | None, expected: str) -> None:
     if content is not None:
         (tmp_path / "config.toml").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
@@ -95,9 +93,7 @@ def test_a_file_that_cannot_be_read_is_a_mistake_with_its_line(
         ("[[auth.keys]]\n[[auth.keys]]\n[auth.keys.labels]\nevent = 1\n", 4, "keys[1].labels.event"),
     ],
 )
-def test_a_mistake_names_the_line_however_the_key_is_written(
-    mistakes_in: Mistakes, text: str, line: int, key: str
-) -> None:
+def test_a_mistake_names_the_line_of_the_key(mistakes_in: Mistakes, text: str, line: int, key: str) -> None:
     assert any(mistake.startswith(f"config.toml:{line}: ") and f"] {key}: " in mistake for mistake in mistakes_in(text))
 
 

@@ -196,9 +196,7 @@ def test_the_clocks_may_differ_by_a_minute_beside_the_time_that_the_answer_took(
 
 
 @pytest.mark.parametrize("seconds", [YEARS, 6.0, -6.0, -YEARS])
-def test_a_clock_that_was_set_is_believed_again_when_the_api_server_agrees(
-    wall_clock: WallClock, clock: TestClock, seconds: float
-) -> None:
+def test_a_clock_that_was_set_is_believed_again_later(wall_clock: WallClock, clock: TestClock, seconds: float) -> None:
     wall_clock.observe_date(date(), 0.0)
     jump(clock, seconds)
     assert not wall_clock.trusted
@@ -208,9 +206,7 @@ def test_a_clock_that_was_set_is_believed_again_when_the_api_server_agrees(
     assert wall_clock.sudden_until == (clock.now() if seconds > 0 else 0)
 
 
-def test_what_was_due_only_while_the_clock_was_ahead_is_not_suspected_afterwards(
-    wall_clock: WallClock, clock: TestClock
-) -> None:
+def test_a_clock_that_was_ahead_is_not_suspected_afterwards(wall_clock: WallClock, clock: TestClock) -> None:
     wall_clock.observe_date(date(), 0.0)
     jump(clock, YEARS)
     wall_clock.observe_date(date(), 0.0)
@@ -222,9 +218,7 @@ def test_what_was_due_only_while_the_clock_was_ahead_is_not_suspected_afterwards
 
 
 @pytest.mark.parametrize("text", ["", "soon", "1 Jan 99999999999 00:00:00 GMT"])
-def test_a_date_that_cannot_be_says_nothing_until_the_first_true_one(
-    wall_clock: WallClock, clock: TestClock, text: str
-) -> None:
+def test_an_impossible_date_means_nothing(wall_clock: WallClock, clock: TestClock, text: str) -> None:
     jump(clock, -3600.0)
     wall_clock.observe_date(text, 0.1)
     assert (wall_clock.trusted, wall_clock.why_untrusted()) == (True, "")
@@ -235,7 +229,7 @@ def test_a_date_that_cannot_be_says_nothing_until_the_first_true_one(
 
 
 @pytest.mark.parametrize("by", [3600.0, -3600.0, -YEARS])
-def test_a_clock_that_is_set_just_after_it_was_found_right_is_not_believed(
+def test_a_clock_that_is_set_while_it_is_read_is_not_believed(
     wall_clock: WallClock, clock: SetWhileRead, by: float
 ) -> None:
     """Otherwise everything that is created until the clocks agree would expire too early or too late by that much."""

@@ -21,15 +21,9 @@ from tests.unit.lifecycle.situations import STOPPED as AT_REST
 
 def route(name: str = f"{NAME}-80", **changes: Any) -> RouteState:
     made = RouteState(
-        resource="httproutes",
-        name=name,
-        uid="route",
-        resource_version="1",
-        instance="default",
-        deleting=False,
-        created_at=0,
-        content=b"as wanted",
-    )
+        resource="httproutes", name=name, uid="route", resource_version="1", instance="default", deleting=False,
+        created_at=0, content=b"as wanted",
+    )  # fmt: skip
     return replace(made, **changes)
 
 

@@ -26,18 +26,9 @@ from stackd.store import FileIdentity
 COMPLETE = FileIdentity(file_id="f2", lock_id="l2", epoch=4, sequence=100, namespace="stacks", instance="default")
 ME = Candidate(host="vm2", identity=COMPLETE)
 THEIRS = Lease(
-    holder="vm1/f1",
-    duration=20,
-    acquired_at=1000,
-    renewed_at=5_000_000,
-    transitions=3,
-    file_id="f1",
-    lock_id="l1",
-    epoch=7,
-    sequence=100,
-    version="50",
-    uid="u",
-)
+    holder="vm1/f1", duration=20, acquired_at=1000, renewed_at=5_000_000, transitions=3, file_id="f1", lock_id="l1",
+    epoch=7, sequence=100, version="50", uid="u",
+)  # fmt: skip
 MINE = replace(THEIRS, holder="vm2/f2", file_id="f2", lock_id="l2", epoch=4)
 RETURNED = replace(THEIRS, holder="")
 

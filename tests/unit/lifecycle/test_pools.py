@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.kube.objects import PodState, ServiceState, node_state
 from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.capacity import short_of
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
@@ -18,17 +18,8 @@ from stackd.podspec import Policy
 from stackd.templates import Template
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, pod, service, stack
 
-NODE = NodeState(
-    name="worker",
-    uid="n",
-    labels={},
-    addresses=(),
-    ready=True,
-    unschedulable=False,
-    cpu_milli=1,
-    memory_bytes=1,
-    pods=1,
-)
+READY = {"type": "Ready", "status": "True"}
+NODE = node_state({"metadata": {"name": "worker", "uid": "n"}, "status": {"conditions": [READY]}})
 UNREADY = replace(NODE, ready=False)
 
 
@@ -188,9 +179,7 @@ PROVEN = round(PROVEN_SECONDS * NANOSECONDS)
         (waits(updated_at=NOW, status=StackStatus.CREATING), PROVEN, False),
     ],
 )  # fmt: skip
-def test_where_stacks_have_ended_by_themselves_one_has_to_run_for_a_while(
-    runs: Stack, after: int, proven: bool
-) -> None:
+def test_after_a_crash_one_has_to_run_for_a_while(runs: Stack, after: int, proven: bool) -> None:
     """A program may start, be ready, and exit a second later: being ready proves nothing then."""
     pool = replace(pool_of(runs), digest="now", crashed_at=NOW, failures=1, reason="why")
     pool.settle(NOW + after, "now")

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, InvalidPodSpec, Reason
-from stackd.kube.objects import ContainerState, PodState, pod_state
+from stackd.kube.objects import PodState, pod_state
 from stackd.lifecycle.hiding import HIDDEN, hide, hide_in
 from stackd.lifecycle.status import DerivedStatus, PodProgress, PodSnapshot, derive_status, pod_progress
 from stackd.model import Stack, StackStatus
@@ -54,9 +55,7 @@ def verdict(name: str, stack: Stack = CREATING, **changes: Any) -> DerivedStatus
         ("pod-get-nosecret", "failed", "CreateContainerConfigError", 'secret "nope" not found', False),
     ],
 )
-def test_a_recorded_pod_has_the_status_of_the_design(
-    recording: str, status: str, reason: str, words: str, ended: bool
-) -> None:
+def test_the_status_of_a_recorded_pod(recording: str, status: str, reason: str, words: str, ended: bool) -> None:
     found = verdict(recording)
     assert (found.status, found.reason, found.ended) == (status, reason, ended)
     assert words in found.message
@@ -151,23 +150,7 @@ WAITED = PodProgress(uid="pod", started=False, restarts=(0,))
 STARTED = PodProgress(uid="pod", started=True, restarts=(0,))
 
 
-def container(**changes: Any) -> ContainerState:
-    made = ContainerState(
-        name="app",
-        init=False,
-        image="nginx",
-        state="running",
-        reason="",
-        message="",
-        exit_code=None,
-        restart_count=0,
-        ready=True,
-        last_reason="",
-        last_exit_code=None,
-    )
-    return replace(made, **changes)
-
-
+container = partial(replace, OK.containers[0])
 RUNS = pod(containers=(container(),))
 WAITS = pod(containers=(container(state="waiting"),))
 AGAIN = pod(containers=(container(restart_count=1, last_exit_code=3, last_reason="Error"),))
@@ -182,7 +165,7 @@ AGAIN = pod(containers=(container(restart_count=1, last_exit_code=3, last_reason
         (replace(STARTED, restarts=(5,), uid="earlier"), AGAIN, ["started"]), (STARTED, None, []),
     ],
 )  # fmt: skip
-def test_what_is_reported_of_a_stack_that_is_being_created(
+def test_what_is_reported_of_a_new_stack(
     before: PodProgress | None, its_pod: PodState | None, lines: list[str]
 ) -> None:
     assert [line.kind.value for line in pod_progress(before, CREATING, seen(its_pod))[1]] == lines

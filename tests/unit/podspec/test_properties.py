@@ -19,19 +19,14 @@ from stackd.model import SanitizedSpec
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.fields import MODELS, Field
 from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed, with_volume
+from tests.unit.test_quantity import exact
 
 RESTRICTED = Policy(profile="restricted")
-GENEROUS = Policy(
-    secrets=("**",),
-    config_maps=("**",),
-    volume_claims=("**",),
-    csi_drivers=("**",),
-    extended_resources=("**",),
-    pull_secrets=("**",),
-    add_capabilities=("CHOWN", "NET_BIND_SERVICE"),
-    run_as_user=True,
-    empty_dir_memory=True,
+GRANTED: dict[str, Any] = dict.fromkeys(
+    ("secrets", "config_maps", "volume_claims", "csi_drivers", "extended_resources", "pull_secrets"), ("**",)
 )
+ADDED = ("CHOWN", "NET_BIND_SERVICE")
+GENEROUS = Policy(**GRANTED, add_capabilities=ADDED, run_as_user=True, empty_dir_memory=True)
 GENEROUS_RESTRICTED = Policy(
     profile="restricted", run_as_user=True, add_capabilities=("NET_BIND_SERVICE",), secrets=("**",)
 )
@@ -42,24 +37,9 @@ TEXTS = [*(case["pod_spec"] for case in ACCEPTED), Path(__file__).with_name("eve
 REJECTED = [case for case in CASES if case["expect"] == "reject"]
 """The shared cases of the contract, as data: what a pod spec may request."""
 
-WORDS = st.sampled_from(
-    [
-        "",
-        "a",
-        "v",
-        "Always",
-        "RuntimeDefault",
-        "/x",
-        "TCP",
-        "10.0.0.1",
-        "kube-system",
-        "1",
-        "yes",
-        "x: y",
-        "0.5",
-        "1.5Gi",
-    ]
-)
+WORDS = st.sampled_from([
+    "", "a", "v", "Always", "RuntimeDefault", "/x", "TCP", "10.0.0.1", "kube-system", "1", "yes", "x: y", "0.5", "1.5Gi",
+])  # fmt: skip
 
 
 def values(field: Field, depth: int) -> st.SearchStrategy[Any]:
@@ -118,23 +98,15 @@ def admit(pod: dict[str, Any], policy: Policy) -> SanitizedSpec | None:
     return spec
 
 
-def amount(text: str) -> Fraction:
-    suffixes = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "k": 10**3, "M": 10**6, "G": 10**9}
-    for suffix, factor in suffixes.items():
-        if text.endswith(suffix):
-            return Fraction(text.removesuffix(suffix)) * factor
-    return Fraction(text.removesuffix("m")) / 1000 if text.endswith("m") else Fraction(text)
-
-
 def effective(spec: dict[str, Any], resource: str) -> Fraction:
     """What the scheduler reserves: the highest sum of requests at any moment of the pod's life."""
     moments, beside = [], Fraction(0)
     for one in spec.get("initContainers", []):
-        own = amount(one["resources"]["requests"][resource])
+        own = exact(one["resources"]["requests"][resource])
         moments.append(beside + own)
         if one.get("restartPolicy") == "Always":
             beside += own
-    moments.append(beside + sum(amount(one["resources"]["requests"][resource]) for one in spec["containers"]))
+    moments.append(beside + sum(exact(one["resources"]["requests"][resource]) for one in spec["containers"]))
     return max(moments)
 
 

@@ -51,73 +51,59 @@ def sizes(spec: dict[str, Any]) -> list[str | None]:
     return [one["emptyDir"].get("sizeLimit") for one in spec["volumes"]]
 
 
+IN_MEMORY: dict[str, Any] = {"medium": "Memory"}
+
+
 @pytest.mark.parametrize(
-    ("storage", "dirs", "given_disk", "given_sizes"),
+    ("policy", "storage", "dirs", "given_disk", "given_sizes"),
     [
-        ((None,), (), ["8Gi"], []), ((None, None), (), ["4Gi", "4Gi"], []),
-        ((None, None, None), (), ["2730Mi", "2730Mi", "2730Mi"], []), (("1Gi", None), (), ["1Gi", "7Gi"], []),
-        (("8Gi",), (), ["8Gi"], []), ((None,), ({},), ["7Gi"], ["1Gi"]),
-        ((None,), ({"sizeLimit": "512Mi"}, {}), ["6656Mi"], ["512Mi", "1Gi"]),
-        (("7680Mi",), ({},), ["7680Mi"], ["512Mi"]), (("7680Mi", None), ({},), ["7680Mi", "256Mi"], ["256Mi"]),
-        (("7Gi",), ({"sizeLimit": "1Gi"},), ["7Gi"], ["1Gi"]),
+        (DISK, (None,), (), ["8Gi"], []), (DISK, (None, None), (), ["4Gi", "4Gi"], []),
+        (DISK, (None, None, None), (), ["2730Mi", "2730Mi", "2730Mi"], []), (DISK, ("1Gi", None), (), ["1Gi", "7Gi"], []),
+        (DISK, ("8Gi",), (), ["8Gi"], []), (DISK, (None,), ({},), ["7Gi"], ["1Gi"]),
+        (DISK, (None,), ({"sizeLimit": "512Mi"}, {}), ["6656Mi"], ["512Mi", "1Gi"]),
+        (DISK, ("7680Mi",), ({},), ["7680Mi"], ["512Mi"]), (DISK, ("7680Mi", None), ({},), ["7680Mi", "256Mi"], ["256Mi"]),
+        (DISK, ("7Gi",), ({"sizeLimit": "1Gi"},), ["7Gi"], ["1Gi"]),
+        (MEMORY, (None,), (IN_MEMORY,), [None], ["896Mi"]), (MEMORY, (None,), ({},), [None], ["1Gi"]),
+        (MEMORY, (None,), (IN_MEMORY, {**IN_MEMORY, "sizeLimit": "512Mi"}), [None], ["384Mi", "512Mi"]),
+        (MEMORY, (None,), ({**IN_MEMORY, "sizeLimit": "896Mi"}, {}), [None], ["896Mi", "1Gi"]),
     ],
 )  # fmt: skip
-def test_the_largest_disk_is_what_a_pod_has_that_names_none(
-    storage: tuple[str | None, ...], dirs: tuple[dict[str, Any], ...], given_disk: list[str], given_sizes: list[str]
+def test_the_largest_amount_is_what_a_pod_has_that_names_none(
+    policy: Policy, storage: tuple[str | None, ...], dirs: tuple[Any, ...], given_disk: Any, given_sizes: list[str]
 ) -> None:
-    spec = manifest(pod(*storage, dirs=dirs), DISK)["spec"]
+    spec = manifest(pod(*storage, dirs=dirs), policy)["spec"]
     assert disk(spec) == given_disk
     assert sizes(spec) == given_sizes if dirs else "volumes" not in spec
+
+
+ONE_GI: dict[str, Any] = {"sizeLimit": "1Gi"}
+NO_SIZE = "has no size, and less than 1Mi of 8Gi (policy.max_ephemeral_storage) is left for it"
+IN_ALL = "the pod asks for more than 8Gi in containers and emptyDirs (policy.max_ephemeral_storage)"
+FULL = "the pod asks for more than 1Gi in containers and emptyDirs (policy.max_memory)"
+
+
+@pytest.mark.parametrize(
+    ("policy", "storage", "dirs", "reason"),
+    [
+        (DISK, ("9Gi",), (), f"spec ({STORAGE}): the pod asks for more than 8Gi (policy.max_ephemeral_storage)"),
+        (DISK, ("7680Mi",), (ONE_GI,), f"spec ({STORAGE}): {IN_ALL}"),
+        (DISK, (None,), (ONE_GI,) * 9, f"spec ({STORAGE}): {IN_ALL}"),
+        (DISK, ("8Gi", None), (), f"spec.containers[1]: {NO_SIZE}"),
+        (DISK, ("8Gi",), ({},), f"spec.volumes[0].emptyDir: {NO_SIZE}"),
+        (DISK, (None,), (ONE_GI,) * 8, f"spec.containers[0]: {NO_SIZE}"),
+        (MEMORY, (None,), (IN_MEMORY | ONE_GI,), f"spec (memory): {FULL}"),
+    ],
+)  # fmt: skip
+def test_more_than_the_maximum_is_refused_wherever_it_is_asked_for(
+    policy: Policy, storage: tuple[str | None, ...], dirs: tuple[dict[str, Any], ...], reason: str
+) -> None:
+    (only,) = reasons(pod(*storage, dirs=dirs), policy)
+    assert only.startswith(reason)
 
 
 def test_an_init_container_has_a_share_too() -> None:
     spec = manifest(pod(None, init=({}, {"restartPolicy": "Always"})), Policy(max_ephemeral_storage="3Gi"))["spec"]
     assert (disk(spec), disk(spec, "initContainers")) == (["1Gi"], ["1Gi", "1Gi"])
-
-
-@pytest.mark.parametrize(
-    ("storage", "dirs", "said"),
-    [
-        (("9Gi",), (), "spec (ephemeral-storage): the pod asks for more than 8Gi (policy.max_ephemeral_storage)"),
-        (
-            ("7680Mi",),
-            ({"sizeLimit": "1Gi"},),
-            "spec (ephemeral-storage): the pod asks for more than 8Gi in containers and emptyDirs "
-            "(policy.max_ephemeral_storage)",
-        ),
-        ((None,), ({"sizeLimit": "1Gi"},) * 9, "asks for more than 8Gi in containers and emptyDirs"),
-        (
-            ("8Gi", None),
-            (),
-            "spec.containers[1]: has no size, and less than 1Mi of 8Gi (policy.max_ephemeral_storage) is left for it",
-        ),
-        (("8Gi",), ({},), "spec.volumes[0].emptyDir: has no size, and less than 1Mi of 8Gi"),
-        ((None,), ({"sizeLimit": "1Gi"},) * 8, "spec.containers[0]: has no size, and less than 1Mi of 8Gi"),
-    ],
-)
-def test_more_disk_than_the_maximum_is_refused_wherever_it_is_asked_for(
-    storage: tuple[str | None, ...], dirs: tuple[dict[str, Any], ...], said: str
-) -> None:
-    (only,) = reasons(pod(*storage, dirs=dirs), DISK)
-    assert said in only
-
-
-@pytest.mark.parametrize(
-    ("dirs", "given_sizes"),
-    [
-        (({"medium": "Memory"},), ["896Mi"]),
-        (({"medium": "Memory"}, {"medium": "Memory", "sizeLimit": "512Mi"}), ["384Mi", "512Mi"]),
-        (({"medium": "Memory"}, {}), ["896Mi", "1Gi"]), (({},), ["1Gi"]),
-    ],
-)  # fmt: skip
-def test_an_empty_dir_in_memory_counts_as_memory(dirs: tuple[dict[str, Any], ...], given_sizes: list[str]) -> None:
-    assert sizes(manifest(pod(None, dirs=dirs), MEMORY)["spec"]) == given_sizes
-
-
-def test_more_memory_than_the_maximum_in_empty_dirs_is_refused() -> None:
-    (only,) = reasons(pod(None, dirs=({"medium": "Memory", "sizeLimit": "1Gi"},)), MEMORY)
-    assert only == "spec (memory): the pod asks for more than 1Gi in containers and emptyDirs (policy.max_memory)"
-    assert not reasons(pod(None, dirs=({"medium": "Memory", "sizeLimit": "896Mi"},)), MEMORY)
 
 
 SIZES = st.sampled_from([None, "1", "100Mi", "0.5Gi", "1Gi", "3G"])
@@ -207,7 +193,7 @@ def settled(**resources: Any) -> dict[str, Any]:
         ({"cpu": "1.0005", "memory": "1.5Gi"}, {}, {"cpu": "1001m", "memory": "1536Mi"}),
     ],
 )
-def test_the_larger_of_request_and_limit_becomes_both(
+def test_the_larger_amount_becomes_both(
     requests: dict[str, Any], given_limits: dict[str, Any], both: dict[str, str]
 ) -> None:
     assert settled(requests=requests, limits=given_limits).items() >= both.items()

@@ -54,14 +54,10 @@ def test_what_is_not_one_plain_document_is_refused_with_its_place(case: dict[str
     assert refusal(case["text"]).startswith(case["reason"])
 
 
-def test_half_of_a_surrogate_pair_is_refused() -> None:
+def test_half_of_a_surrogate_pair_is_refused_and_all_duplicate_keys_are_named() -> None:
     assert "half of a surrogate pair" in refusal("a: \ud800\n")
-
-
-def test_all_duplicate_keys_are_named() -> None:
-    assert (
-        refusal("a: 1\na: 2\nb: {c: 1, c: 2}\n") == "a: given twice (lines 1 and 2); b.c: given twice (lines 3 and 3)"
-    )
+    twice = "a: given twice (lines 1 and 2); b.c: given twice (lines 3 and 3)"
+    assert refusal("a: 1\na: 2\nb: {c: 1, c: 2}\n") == twice
 
 
 def test_up_to_the_limits_a_text_is_read_and_beyond_it_is_not() -> None:
@@ -108,11 +104,6 @@ def test_a_hostile_text_is_refused_quickly(text: str) -> None:
 TWO = "containers:\n  - name: one\n    ports:\n    - containerPort: 1\n    - containerPort: 2\n  - name: two\n"
 
 
-def lines_of(text: str, *paths: str) -> list[int | None]:
-    refused_pod = InvalidPodSpec([Reason(path=path, text="is wrong") for path in paths])
-    return [reason.line for reason in located(refused_pod, text).reasons]
-
-
 def refused_pod(text: str) -> InvalidPodSpec:
     with pytest.raises(InvalidPodSpec) as refused:
         sanitize(text, HTTP, DEFAULT_POLICY)
@@ -135,21 +126,17 @@ def refused_pod(text: str) -> InvalidPodSpec:
         ("a:\n  b: 1\nc:\n  b: 2\n", "c.b", 4),
         (TWO, "containers[0].ports[1]", 5),
         ("a:\n  b: &x\n    c: 1\nd: *x\n", "d.c", 3),
+        # what is missing has the line of what it is missing in
+        *((TWO, path, line) for path, line in (("containers[1].image", 6), ("containers[7].image", 1))),
+        *(
+            (TWO, path, line)
+            for path, line in (("containers (cpu)", 1), ("target_port[0]", None), ("(root)", None), ("", None))
+        ),
     ],
 )
-def test_a_path_has_the_line_where_it_stands(text: str, path: str, line: int) -> None:
-    assert lines_of(text, path) == [line]
-
-
-@pytest.mark.parametrize(
-    ("path", "line"),
-    [
-        ("containers[1].image", 6), ("containers[7].image", 1), ("containers (cpu)", 1), ("target_port[0]", None),
-        ("(root)", None), ("", None),
-    ],
-)  # fmt: skip
-def test_what_is_missing_has_the_line_of_what_it_is_missing_in(path: str, line: int | None) -> None:
-    assert lines_of(TWO, path) == [line]
+def test_a_path_has_the_line_where_it_stands(text: str, path: str, line: int | None) -> None:
+    refused = InvalidPodSpec([Reason(path=path, text="is wrong")])
+    assert [reason.line for reason in located(refused, text).reasons] == [line]
 
 
 @pytest.mark.parametrize(
@@ -217,16 +204,12 @@ def test_a_string_gets_the_quotes_that_kubernetes_tools_give_it(text: str, writt
     assert emit({"a": {"b": text}, "status": {}}) == f"a:\n  b: {written}\nstatus: {{}}\n"
 
 
-def test_keys_are_sorted_and_lists_stand_in_line_with_their_key() -> None:
+def test_keys_are_sorted_by_their_numbers_too_and_lists_stand_in_line_with_their_key() -> None:
+    assert emit({"d": {"a10": "", "a9": "", "a.b": "", "ab": ""}}) == 'd:\n  a.b: ""\n  a9: ""\n  a10: ""\n  ab: ""\n'
     document = {"b": [{"z": 1, "a": [True]}, "x", {}, []], "a": {}, "c": {"d": [[1, 2], [3]]}}
     assert emit(document) == (
         "a: {}\nb:\n- a:\n  - true\n  z: 1\n- x\n- {}\n- []\nc:\n  d:\n  - - 1\n    - 2\n  - - 3\n"
     )
-
-
-def test_keys_with_numbers_are_in_the_order_of_the_numbers() -> None:
-    document = {"d": {"a10": "", "a9": "", "a.b": "", "ab": ""}}
-    assert emit(document) == 'd:\n  a.b: ""\n  a9: ""\n  a10: ""\n  ab: ""\n'
 
 
 @given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=5))

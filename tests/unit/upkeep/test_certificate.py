@@ -104,9 +104,7 @@ def test_what_has_no_time_is_said(tmp_path: Path, text: str) -> None:
     assert "cannot be read" in timeliness(tmp_path / "cert", 0.0)[0]
 
 
-def test_a_certificate_that_has_expired_or_soon_will_is_said_once_a_day(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_certificate_that_expires_is_reported_once_a_day(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cert, key = make(tmp_path, days=90)
     begins = validity(Path(cert)).begins
     now = begins + DAY_SECONDS

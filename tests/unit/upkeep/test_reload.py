@@ -58,9 +58,7 @@ async def test_a_key_is_rotated_by_writing_the_key_file(
     )
 
 
-async def test_a_key_that_is_rotated_during_a_reload_is_in_force_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_key_rotated_during_a_reload_is_in_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reload, "KEY_FILE_SECONDS", 0.02)
     read = asyncio.Event()
     async with with_key_file(tmp_path) as (at, file):

@@ -10,26 +10,20 @@ import select
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
 
 from stackd import daemon as daemons
-from stackd.config import load
-from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
 from stackd.kube import guards
 from stackd.lifecycle import gate
 from stackd.upkeep import health
 from stackd.upkeep.health import line, why_stuck
 from stackd.upkeep.systemd import Notifier, ProcessContext
-from stackd.web.api import Api
 from stackd.workqueue import RetryPolicy
-from tests.harness import KEY, eventually, fast_cluster, harness, seed
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
 from tests.store.building import busy
 
 OLD, NEW = (User(token=name, name="stackd", rules=(everything(),)) for name in ("old", "new"))
@@ -67,50 +61,18 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager
     made.socket.close()
 
 
-def environment(folder: Path, port: int = 0) -> dict[str, str]:
-    return {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_SERVER__PORT": str(port),
-        "STACKD_STATE__PATH": str(folder / "stackd.db"),
-        "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
-        "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
-    }
-
-
-@asynccontextmanager
-async def started(folder: Path, manager: Manager) -> AsyncIterator[Daemon]:
-    process = ProcessContext(notifier=Notifier(manager.address))
-    async with running(load(None, environment(folder)), process=process) as daemon:
-        yield daemon
-
-
-async def asked(daemon: Daemon, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    url = f"http://127.0.0.1:{daemon.port}{path}"
-    async with (
-        aiohttp.ClientSession(headers={"X-API-KEY": KEY}) as session,
-        session.request(method, url, json=body) as answer,
-    ):
-        return answer.status, await answer.json()
-
-
-async def waits(daemon: Daemon, manager: Manager, why: str) -> None:
+async def waits(at: Harness, manager: Manager, why: str) -> None:
     """Check that the daemon is started, says everywhere what it waits for, and refuses reads and creates of stacks.
 
     Its file is new, so it may lack stacks.
     """
     await eventually(lambda: any("READY" in one for one in manager.messages) and why in manager.status)
     assert manager.status.startswith("waiting for the cluster: ")
-    status, answer = await asked(daemon, "GET", "/readyz")
-    assert (status, answer["reasons"]) == (503, [manager.status])
+    reply = await at.call("GET", "/readyz")
+    assert (reply.status, reply.json["reasons"]) == (503, [manager.status])
     for method, body in (("GET", None), ("POST", seed())):
-        status, answer = await asked(daemon, method, "/stacks", body)
-        assert status == 503
-        assert why in f"{answer['error']}: {answer.get('detail', '')}"
-
-
-async def becomes_ready(daemon: Daemon, manager: Manager) -> None:
-    await eventually(lambda: manager.status == "ready: 0 stacks, 2 nodes", lambda: manager.status)
-    assert (await asked(daemon, "GET", "/readyz"))[0] == 200
+        reply = await at.call(method, "/stacks", body)
+        assert (reply.status, why in reply.text) == (503, True)
 
 
 async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_waits_for(
@@ -119,17 +81,18 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
     caplog.set_level(logging.INFO)
     why = "its credentials are not accepted (401)"
     async with EmbeddedCluster(fast_cluster(users=(NEW,))) as cluster:
-        cluster.write_kubeconfig(tmp_path / "kubeconfig", token=OLD.token)
         await cluster.faults.refuse()
-        async with started(tmp_path, manager) as daemon:
-            await waits(daemon, manager, "cannot be reached: Connect")
+        process = ProcessContext(notifier=Notifier(manager.address))
+        async with harness(tmp_path, cluster=cluster, token=OLD.token, wait=False, process=process) as at:
+            await waits(at, manager, "cannot be reached: Connect")
             await cluster.faults.listen()
-            await waits(daemon, manager, why)
-            await eventually(lambda: daemon.context.cluster.counts["get", "namespaces", "401"] >= 3)
+            await waits(at, manager, why)
+            await eventually(lambda: at.daemon.context.cluster.counts["get", "namespaces", "401"] >= 3)
             loggers = [r.name for r in caplog.records if why in r.getMessage() and r.name != "stackd.request"]
             assert loggers == ["stackd.lifecycle.gate"], "once, not per try"
             cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
-            await becomes_ready(daemon, manager)
+            await eventually(lambda: manager.status == "ready: 0 stacks, 2 nodes", lambda: manager.status)
+            await at.get("/readyz")
     assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
 
 
@@ -261,22 +224,24 @@ def listening() -> socket.socket:
 async def test_a_request_on_an_open_connection_is_served_during_the_drain_and_ends_it(tmp_path: Path) -> None:
     listener = listening()
     port = listener.getsockname()[1]
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        cluster.write_kubeconfig(tmp_path / "kubeconfig")
-        loaded = load(None, environment(tmp_path, port))
-        process = ProcessContext(inherited=(listener.dup(),), can_keep=True)
-        request = f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
-        async with running(loaded, process=process) as daemon:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request)
-            first = await reader.readuntil(b'"ok"}')
-            sending = asyncio.create_task(_when_draining(daemon.api, writer, request))
-        await sending
-        second = await reader.read()
-        writer.close()
-        assert b"Connection: close" not in first
-        assert second.startswith(b"HTTP/1.1 200")
-        assert b"Connection: close" in second
+    process = ProcessContext(inherited=(listener.dup(),), can_keep=True)
+    request = f"GET /healthz HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
+
+    async def send_when_draining() -> None:
+        await eventually(lambda: at.daemon.api.draining)
+        writer.write(request)
+
+    async with harness(tmp_path, server__port=str(port), process=process) as at:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request)
+        first = await reader.readuntil(b'"ok"}')
+        sending = asyncio.create_task(send_when_draining())
+    await sending
+    second = await reader.read()
+    writer.close()
+    assert b"Connection: close" not in first
+    assert second.startswith(b"HTTP/1.1 200")
+    assert b"Connection: close" in second
     listener.close()
 
 
@@ -284,15 +249,7 @@ async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path:
     old, new = listening(), listening()
     wanted = new.getsockname()[1]
     new.close()
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        cluster.write_kubeconfig(tmp_path / "kubeconfig")
-        process = ProcessContext(inherited=(old,), can_keep=True)
-        async with running(load(None, environment(tmp_path, wanted)), process=process) as daemon:
-            assert daemon.port == wanted
-            assert old.fileno() == -1
-            assert (await asked(daemon, "GET", "/healthz"))[0] == 200
-
-
-async def _when_draining(api: Api, writer: asyncio.StreamWriter, request: bytes) -> None:
-    await eventually(lambda: api.draining)
-    writer.write(request)
+    process = ProcessContext(inherited=(old,), can_keep=True)
+    async with harness(tmp_path, server__port=str(wanted), process=process) as at:
+        assert (at.port, old.fileno()) == (wanted, -1)
+        await at.get("/healthz")
