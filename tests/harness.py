@@ -113,14 +113,20 @@ class Client:
 
     session: aiohttp.ClientSession
     url: str
+    key: str = field(default=KEY, repr=False)
+
+    @property
+    def port(self) -> int:
+        """The port that the daemon listens on."""
+        return int(self.url.rpartition(":")[2])
 
     # ---- requests
 
-    async def call(self, method: str, path: str, body: object = None, key: str | None = KEY, **options: Any) -> Reply:
-        """Send one request; ``body`` is sent as JSON unless it is bytes."""
+    async def call(self, method: str, path: str, body: object = None, key: str | None = "", **options: Any) -> Reply:
+        """Send one request, with the client's own key unless there is another; ``body`` is JSON unless it is bytes."""
         headers = dict(options.pop("headers", {}))
         if key is not None:
-            headers["X-API-KEY"] = key
+            headers["X-API-KEY"] = key or self.key
         data = None if body is None else io.BytesIO(body if isinstance(body, bytes) else json.dumps(body).encode())
         async with self.session.request(method, self.url + path, data=data, headers=headers, **options) as answer:
             return Reply(answer.status, await answer.text(), dict(answer.headers))
@@ -180,6 +186,11 @@ class Client:
     async def answers(self) -> dict[str, Any]:
         """All stacks as the API shows them, without the time of their last change."""
         return {stack_id: await self.stack(stack_id) | {"updated_at": ""} for stack_id in await self.listed()}
+
+    async def stacks(self) -> list[dict[str, Any]]:
+        """All stacks as the list shows them."""
+        stacks: list[dict[str, Any]] = (await self.get("/stacks"))["stacks"]
+        return stacks
 
     async def listed(self) -> list[str]:
         """The ids of all stacks."""
@@ -257,11 +268,6 @@ class Harness(Client):
     def config(self) -> Config:
         """The settings in force."""
         return self.daemon.context.config
-
-    @property
-    def port(self) -> int:
-        """The port that the daemon listens on."""
-        return int(self.url.rpartition(":")[2])
 
     @property
     def faults(self) -> Faults:
@@ -486,6 +492,18 @@ def fast_cluster(**options: Any) -> EmbeddedOptions:
     return EmbeddedOptions(**(quick | options))
 
 
+def variables(folder: Path, kubeconfig: Path | str) -> dict[str, str]:
+    """The environment of a stackd with its state in ``folder``, on the cluster of this kubeconfig."""
+    return {
+        "STACKD_AUTH__KEY": KEY,
+        "STACKD_SERVER__PORT": "0",
+        "STACKD_STATE__PATH": str(folder / "stackd.db"),
+        "STACKD_CLUSTER__MODE": "kubeconfig",
+        "STACKD_CLUSTER__KUBECONFIG": str(kubeconfig),
+        "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
+    }
+
+
 @asynccontextmanager
 async def harness(
     folder: Path,
@@ -515,13 +533,8 @@ async def harness(
         kubeconfig = folder / "kubeconfig"
         cluster.write_kubeconfig(kubeconfig, token=token)
         environment = {
-            "STACKD_AUTH__KEY": KEY,
-            "STACKD_SERVER__PORT": "0",
+            **variables(folder, kubeconfig),
             "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
-            "STACKD_STATE__PATH": str(folder / "stackd.db"),
-            "STACKD_CLUSTER__MODE": "kubeconfig",
-            "STACKD_CLUSTER__KUBECONFIG": str(kubeconfig),
-            "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
             "STACKD_RECONCILE__INTERVAL": "200ms",
             **(settings or {}),
             **{f"STACKD_{key.upper()}": value for key, value in more.items()},

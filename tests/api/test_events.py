@@ -19,7 +19,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.keys import ApiKey, digest
 from stackd.web import change_feed
 from tests.api.test_hostile import accept_a_reader
-from tests.harness import DEADLINE, KEY, READ_KEY, Harness, Reply, fast_cluster, harness, request_for, seed
+from tests.harness import DEADLINE, READ_KEY, Client, Harness, Reply, fast_cluster, harness, request_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ class Stream:
 
 
 @asynccontextmanager
-async def follow(at: Harness, path: str = "/events", last: str = "", key: str = KEY) -> AsyncIterator[Stream]:
-    headers = {"X-API-KEY": key} | ({"Last-Event-ID": last} if last else {})
+async def follow(at: Client, path: str = "/events", last: str = "", key: str = "") -> AsyncIterator[Stream]:
+    headers = {"X-API-KEY": key or at.key} | ({"Last-Event-ID": last} if last else {})
     timeout = aiohttp.ClientTimeout(total=None)
     async with (
         aiohttp.ClientSession(timeout=timeout, read_bufsize=1 << 20) as session,
@@ -86,16 +86,12 @@ async def follow(at: Harness, path: str = "/events", last: str = "", key: str = 
         yield Stream(answer)
 
 
-def labelled(**labels: str) -> dict[str, Any]:
-    return seed() | {"labels": labels}
-
-
 async def test_a_stream_has_every_change_of_every_stack_and_one_of_a_single_stack_ends_with_it(at: Harness) -> None:
     other = await at.create()
     async with follow(at) as stream, follow(at, "/events?fields=stack_id,status") as short:
         assert (await stream.expect("hello")).data["version"] == __version__
         await short.expect("hello")
-        mine = await at.create(labelled(team="7"))
+        mine = await at.create(labels={"team": "7"})
         running = await stream.until("stack", stack_id=mine["stack_id"], status="running")
         assert running.data == await at.stack(mine["stack_id"])
         assert list((await short.until("stack", stack_id=mine["stack_id"])).data) == ["stack_id", "status"]
@@ -103,9 +99,9 @@ async def test_a_stream_has_every_change_of_every_stack_and_one_of_a_single_stac
             await single.expect("hello")
             assert (await single.expect("stack")).data == running.data
             for stack in (other, mine):
-                await at.call("POST", f"/stacks/{stack['stack_id']}/extend", {"ttl": "1m"})
+                await at.do("extend", stack["stack_id"], ttl="1m")
             for stack in (other, mine):
-                await at.call("DELETE", f"/stacks/{stack['stack_id']}")
+                await at.delete(stack["stack_id"])
                 assert (await stream.until("deleted")).data == {"stack_id": stack["stack_id"]}
             seen = []
             while (event := await single.next()) is not None:
@@ -116,26 +112,23 @@ async def test_a_stream_has_every_change_of_every_stack_and_one_of_a_single_stac
 
 
 async def test_a_stream_that_was_cut_goes_on_with_each_change_since_and_nothing_else(at: Harness) -> None:
-    quiet, busy, gone = [await at.create() for _ in range(3)]
-    for stack in (quiet, busy, gone):
-        await at.until_status(stack["stack_id"], "running")
+    quiet, busy, gone = [await at.running() for _ in range(3)]
     async with follow(at) as stream:
         last = (await stream.expect("hello")).id
-    await at.call("POST", f"/stacks/{busy['stack_id']}/extend", {"ttl": "1m"})
-    between = await at.stack(busy["stack_id"])
-    await at.call("POST", f"/stacks/{busy['stack_id']}/extend", {"ttl": "1m"})
-    await at.call("DELETE", f"/stacks/{gone['stack_id']}")
+    between = await at.do("extend", busy, ttl="1m")
+    after = await at.do("extend", busy, ttl="1m")
+    await at.delete(gone)
     async with follow(at, last=last) as stream:
         assert not (await stream.expect("hello")).id, (
             "a client that is cut here would resume after what it has not seen"
         )
         events = [await stream.expect("stack"), await stream.expect("stack")]
-        assert [event.data for event in events] == [between, await at.stack(busy["stack_id"])]
+        assert [event.data for event in events] == [between, after]
         events.append(await stream.until("deleted"))
-        assert events[-1].data == {"stack_id": gone["stack_id"]}
-        await at.call("POST", f"/stacks/{quiet['stack_id']}/extend", {"ttl": "1m"})
+        assert events[-1].data == {"stack_id": gone}
+        await at.do("extend", quiet, ttl="1m")
         events.append(await stream.expect("stack"))
-        assert events[-1].data["stack_id"] == quiet["stack_id"]
+        assert events[-1].data["stack_id"] == quiet
     numbers = [int(event.id.split("-")[1]) for event in events]
     assert numbers == sorted(set(numbers))
 
@@ -143,35 +136,31 @@ async def test_a_stream_that_was_cut_goes_on_with_each_change_since_and_nothing_
 async def test_a_stream_takes_the_filters_of_the_list(at: Harness) -> None:
     async with follow(at, "/events?label=team=7&label=player&fields=stack_id") as stream:
         await stream.expect("hello")
-        mine = await at.create(labelled(team="7", player="3"))
-        others = [await at.create(body) for body in (labelled(team="8", player="3"), labelled(team="7"), seed())]
-        ids = [stack["stack_id"] for stack in (*others, mine)]
-        for stack_id in ids:
-            await at.until_status(stack_id, "running")
-        job = (await at.call("POST", "/stacks/batch-delete", {"stack_ids": ids})).json
+        mine = await at.running(labels={"team": "7", "player": "3"})
+        others: tuple[dict[str, str], ...] = ({"team": "8", "player": "3"}, {"team": "7"}, {})
+        job_id = await at.batch_delete(*[await at.running(labels=labels) for labels in others], mine)
         seen = [await stream.expect("stack")]
         while seen[-1].kind != "deleted":
             event = await stream.next()
             assert event is not None
             seen.append(event)
-        assert {event.data["stack_id"] for event in seen} == {mine["stack_id"]}
-        assert (await at.finished_job(job["job_id"]))["deleted"] == 4
+        assert {event.data["stack_id"] for event in seen} == {mine}
+        assert (await at.finished_job(job_id))["deleted"] == 4
 
 
 async def test_a_stack_that_is_no_longer_one_of_the_chosen_has_left(at: Harness) -> None:
-    created = await at.create()
-    stack_id, node = created["stack_id"], created["node_id"]
-    await at.until_status(stack_id, "running")
+    stack_id = await at.running()
+    node = (await at.stack(stack_id))["node_id"]
     async with (
         follow(at, "/events?status=running&fields=stack_id,status") as running,
         follow(at, f"/events?node={node}&status=stopped&status=failed&fields=stack_id,status") as ended,
     ):
         await running.expect("hello")
         await ended.expect("hello")
-        await at.call("POST", f"/stacks/{stack_id}/stop")
+        await at.do("stop", stack_id)
         assert (await running.until("left")).data == {"stack_id": stack_id}
         assert (await ended.until("stack")).data == {"stack_id": stack_id, "status": "stopped"}
-        await at.call("DELETE", f"/stacks/{stack_id}")
+        await at.delete(stack_id)
         assert (await ended.until("deleted")).data == {"stack_id": stack_id}
         other = await at.create()
         assert (await running.expect("stack")).data == {"stack_id": other["stack_id"], "status": "running"}
@@ -335,23 +324,18 @@ async def test_who_waits_for_the_end_is_answered_as_the_delete_is_and_others_get
             assert (await wait(at, stack_id, status)).status == 404
 
 
-async def test_a_delete_that_waits_is_answered_when_the_background_has_done_it(at: Harness) -> None:
-    stack_id = await at.running()
-    at.cluster.faults.add_fault(action="status", verb="delete", resource="pods", code=422, count=1)
-    reply = await at.call("DELETE", f"/stacks/{stack_id}?wait=deleted&timeout=20s")
-    assert (reply.status, reply.json) == (200, {"deleted": True, "stack_id": stack_id})
-    assert await at.listed() == []
-    assert not await at.objects("pods")
-
-
-async def test_a_delete_that_waits_in_vain_says_that_it_goes_on(at: Harness) -> None:
-    stack_id = (await at.create())["stack_id"]
-    at.cluster.faults.add_fault(action="status", verb="delete", resource="pods", code=422)
+async def test_a_delete_that_waits_is_answered_when_the_background_has_done_it_or_that_it_goes_on(at: Harness) -> None:
+    one, stack_id = [await at.running() for _ in range(2)]
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=422, count=1)
+    reply = await at.call("DELETE", f"/stacks/{one}?wait=deleted&timeout=20s")
+    assert (reply.status, reply.json) == (200, {"deleted": True, "stack_id": one})
+    assert await at.listed() == [*await at.objects("pods")] == [stack_id]
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=422)
     began = time.monotonic()
     reply = await at.call("DELETE", f"/stacks/{stack_id}?wait=deleted&timeout=1s")
     assert (reply.status, "; stackd keeps trying: " in reply.error) == (503, True)
     assert 0.9 < time.monotonic() - began < 15
-    at.cluster.faults.clear()
+    at.faults.clear()
     await at.until_listed(0)
 
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import product
 from pathlib import Path
 
 import aiohttp
@@ -21,7 +22,7 @@ import pytest
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import digest
 from tests.api.test_hostile import connected, everything
-from tests.api.test_process import daemon, environment
+from tests.api.test_process import daemon, on
 from tests.api.test_reconcile import MANY, running, until_held, vanish
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness
 from tests.ports import free_port
@@ -55,23 +56,20 @@ FIRST = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("pipelined", [True, False], ids=["pipelined", "one after the other"])
-@pytest.mark.parametrize("first", FIRST.values(), ids=FIRST)
-async def test_the_next_request_on_a_connection_is_the_next_callers_own(
-    at: Harness, first: bytes, pipelined: bool
-) -> None:
+async def test_the_next_request_on_a_connection_is_the_next_callers_own(at: Harness) -> None:
     second = b"GET /stats HTTP/1.1\r\nHost: a\r\nX-Request-ID: own\r\nConnection: close\r\n" + AUTH + b"\r\n"
-    async with connected(at) as (reader, writer):
-        writer.write(first + second if pipelined else first)
-        received = b""
-        if not pipelined:
-            received = await reader.readuntil(b"}")
-            writer.write(second)
-        received += await everything(reader)
-    answers = re.findall(rb"HTTP/1\.1 (\d+) .*?\r\nX-Request-ID: (\S+)", received, re.DOTALL)
-    assert len(answers) in (1, 2), received
-    assert answers[1:] in ([], [(b"200", b"own")]), received
-    assert b"smuggled" not in received
+    for (name, first), pipelined in product(FIRST.items(), (True, False)):
+        async with connected(at) as (reader, writer):
+            writer.write(first + second if pipelined else first)
+            received = b""
+            if not pipelined:
+                received = await reader.readuntil(b"}")
+                writer.write(second)
+            received += await everything(reader)
+        answers = re.findall(rb"HTTP/1\.1 (\d+) .*?\r\nX-Request-ID: (\S+)", received, re.DOTALL)
+        assert len(answers) in (1, 2), (name, received)
+        assert answers[1:] in ([], [(b"200", b"own")]), (name, received)
+        assert b"smuggled" not in received, name
 
 
 # ---- a real HAProxy, configured as docs/operate.md says
@@ -172,8 +170,8 @@ async def test_haproxy_sends_reads_to_the_owner_also_while_a_brake_keeps_it_from
 async def test_a_request_waits_in_haproxy_for_an_owner_that_restarts(tmp_path: Path) -> None:
     """While stackd restarts, systemd holds its socket: connections are made, and nobody answers, as with a SIGSTOP."""
     async with EmbeddedCluster(fast_cluster()) as cluster:
-        env = environment(tmp_path, cluster, STACKD_CONFIG=str(key_for_checks(tmp_path)))
-        async with daemon(env) as (process, at), haproxy(tmp_path, int(at.rpartition(":")[2]), free_port()) as url:
+        env = on(cluster, tmp_path) | {"STACKD_CONFIG": str(key_for_checks(tmp_path))}
+        async with daemon(tmp_path, env) as process, haproxy(tmp_path, process.real.port, free_port()) as url:
 
             async def found() -> bool:
                 try:
@@ -182,8 +180,8 @@ async def test_a_request_waits_in_haproxy_for_an_owner_that_restarts(tmp_path: P
                     return False
 
             await eventually(found, pause=0.1)
-            process.send_signal(signal.SIGSTOP)
+            process.send(signal.SIGSTOP)
             asking = [asyncio.create_task(status(url, "/stats")) for _ in range(5)]
             await asyncio.sleep(RESTART_SECONDS)
-            process.send_signal(signal.SIGCONT)
+            process.send(signal.SIGCONT)
             assert await asyncio.gather(*asking) == [200] * 5

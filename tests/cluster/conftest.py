@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,12 +15,9 @@ import yaml
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster
-from stackd.errors import NodePortTaken
-from stackd.kube.manifests import range_question
-from stackd.kube.objects import SERVICES
 from tests.cluster.real import Process, Real, outside_of
 from tests.gate import Gate, gate
-from tests.harness import KEY, fast_cluster
+from tests.harness import fast_cluster, variables
 from tests.ports import free_port
 
 VARIABLE = "STACKD_TEST_KUBECONFIG"
@@ -29,7 +25,6 @@ STANDBY_KUBECONFIG = "STACKD_TEST_STANDBY_KUBECONFIG"
 """Other credentials for everything but the owner, so that the API server's audit log can tell the owner's requests."""
 
 LEASE_SECONDS = float(os.environ.get("STACKD_TEST_LEASE", "3" if VARIABLE in os.environ else "1.5"))
-USUAL_PORTS = range(31001, 32765)
 
 
 @pytest.fixture
@@ -43,15 +38,9 @@ async def kubeconfig(tmp_path: Path) -> AsyncIterator[str]:
 
 
 def environment_of(kubeconfig: str, folder: Path) -> dict[str, str]:
-    return {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_SERVER__PORT": "0",
-        "STACKD_STATE__PATH": str(folder / "stackd.db"),
-        "STACKD_CLUSTER__MODE": "kubeconfig",
-        "STACKD_CLUSTER__KUBECONFIG": kubeconfig,
+    return variables(folder, kubeconfig) | {
         "STACKD_CLUSTER__INSTANCE": f"test-{secrets.token_hex(4)}",
         "STACKD_STACKS__NAMESPACE": os.environ.get("STACKD_TEST_NAMESPACE", "stackd-test"),
-        "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
         "STACKD_STACKS__ADDRESS_TYPES": '["ExternalIP", "InternalIP"]',
         "STACKD_CLUSTER__LEASE_DURATION": f"{LEASE_SECONDS:g}s",
         "STACKD_RECONCILE__INTERVAL": "500ms",
@@ -78,24 +67,6 @@ async def real(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Real]:
     """A stackd with its usual settings."""
     async with daemon_on(kubeconfig, tmp_path) as at:
         yield at
-
-
-@asynccontextmanager
-async def held_port(environment: dict[str, str]) -> AsyncIterator[int]:
-    """A node port that a Service of another instance holds."""
-    async with outside_of(environment | {"STACKD_CLUSTER__INSTANCE": f"other-{secrets.token_hex(4)}"}) as other:
-        await other.ensure_namespace()
-        while True:
-            port = random.choice(USUAL_PORTS)
-            body = range_question(other.namespace_name, other.instance, f"svc-other-{secrets.token_hex(6)}")
-            body["spec"]["ports"] = [{"name": "p", "port": 80, "nodePort": port}]
-            try:
-                service = await other.create(SERVICES, body)
-            except NodePortTaken:
-                continue
-            yield port
-            await other.delete("services", service.name)
-            return
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Clients that keep sending requests to a stackd on a real cluster, and the responses that they got."""
+"""Clients that keep sending requests to a stackd, and the responses that they got."""
 
 from __future__ import annotations
 
@@ -10,18 +10,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.cluster.real import LOST, Real
+from tests.harness import Client
+from tests.process import LOST
 
-CLIENTS = 6
+CLIENTS = 8
+NEW_CONNECTION = 0.2
+"""The share of requests that end their connection; the others keep it."""
+
 FEW = 4
 """With fewer stacks than these, clients only create."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Players:
-    """The responses that came, of requests with one of these ``verbs`` for stacks with one of these ``bodies``."""
+    """The responses that came, of requests with one of these ``verbs`` for stacks with one of these ``bodies``.
 
-    real: Real
+    ``lost``: what was refused or got no response; ``longest``: the longest wait for a response, in seconds.
+    """
+
+    real: Client
     verbs: Sequence[str]
     bodies: Sequence[dict[str, Any]]
     created: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -30,6 +37,8 @@ class Players:
     deleted: set[str] = field(default_factory=set)
     ends: dict[str, str] = field(default_factory=dict)
     stopped: dict[str, bool] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    longest: float = 0.0
     acknowledged: list[tuple[float, str]] = field(default_factory=list)
     """Each change that was acknowledged, with the time."""
 
@@ -51,20 +60,30 @@ class Players:
         while not over.is_set():
             usable = [one for one in self.created if one not in self.deleted and one not in self.wanted]
             verb = chance.choice(self.verbs) if len(usable) >= FEW else "create"
+            began = time.monotonic()
             try:
                 await self._do(verb, "" if verb == "create" else chance.choice(usable), chance)
-            except LOST:
+            except LOST as error:
+                self.lost.append(f"{verb}: {error!r}")
                 await asyncio.sleep(0.05)
+            self.longest = max(self.longest, time.monotonic() - began)
 
     async def _do(self, verb: str, stack_id: str, chance: random.Random) -> None:
+        headers = {"Connection": "close"} if chance.random() < NEW_CONNECTION else {}
+        if verb == "read":
+            reply = await self.real.call("GET", f"/stacks/{stack_id}/status", headers=headers)
+            assert reply.status in (200, 404, 503), reply  # another client may have deleted it
+            self.lost += [f"read: {reply}"] if reply.status == 503 else []
+            return
         if verb == "create":
-            reply = await self.real.call("POST", "/stacks", chance.choice(self.bodies))
+            reply = await self.real.call("POST", "/stacks", chance.choice(self.bodies), headers=headers)
         else:
             self.wanted[stack_id] = verb
             method, path = ("DELETE", "") if verb == "delete" else ("POST", f"/{verb}")
             body = {"ttl": "10s"} if verb == "extend" else None
-            reply = await self.real.call(method, f"/stacks/{stack_id}{path}", body)
+            reply = await self.real.call(method, f"/stacks/{stack_id}{path}", body, headers=headers)
         if reply.status >= 300:
+            self.lost.append(f"{verb}: {reply}")
             # A 404 to a delete: the client's HTTP library has sent it again, after a connection that was lost.
             assert reply.status in (409, 503) or (verb, reply.status) == ("delete", 404), (verb, stack_id, reply)
             if reply.status == 409:
@@ -82,7 +101,7 @@ class Players:
             if verb != "extend":
                 self.stopped[stack_id] = verb == "stop"
 
-    async def verify(self, real: Real) -> None:
+    async def verify(self, real: Client) -> None:
         """Check that this stackd has everything that was acknowledged."""
         assert not self.deleted & set(await real.listed()), "deleted stacks came back"
         for stack_id, created in self.created.items():

@@ -20,7 +20,7 @@ from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
 from stackd.store import backup_file
 from tests.faults.file import Disk, StateFile
 from tests.faults.process import CLOCK, HOST, Process
-from tests.harness import KEY, eventually, lose_file
+from tests.harness import eventually, lose_file, variables
 
 if TYPE_CHECKING:
     from tests.faults.world import World
@@ -36,11 +36,7 @@ OWNER_WORDS = ("the Lease was not renewed in time", "this stackd does not own th
 
 SETTINGS = {
     "PATH": "/usr/bin:/bin",
-    "STACKD_AUTH__KEY": KEY,
-    "STACKD_SERVER__PORT": "0",
     "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
-    "STACKD_CLUSTER__MODE": "kubeconfig",
-    "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
     "STACKD_STACKS__SCHEDULING_TIMEOUT": "4s",
     "STACKD_STACKS__IMAGE_PULL_GRACE": "1s",
     "STACKD_RECONCILE__INTERVAL": "250ms",
@@ -125,12 +121,8 @@ class Machine:
 
     def start(self, crash_at: str = "", **settings: str) -> Process:
         """Start a daemon with other settings, which the keeper does not know of."""
-        own = {
-            "STACKD_STATE__PATH": str(self.file.path),
-            "STACKD_CLUSTER__KUBECONFIG": str(self.kubeconfig),
-            CLOCK: str(self.world.folder / "clock"),
-            HOST: self.name,
-        }
+        own = variables(self.disk.folder, self.kubeconfig)
+        own |= {CLOCK: str(self.world.folder / "clock"), HOST: self.name}
         environment = SETTINGS | own | self.world.settings | ({CRASH_AT: crash_at} if crash_at else {}) | settings
         return self.world.forkserver.start(environment, self.world.folder)
 

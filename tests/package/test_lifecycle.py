@@ -6,12 +6,15 @@ import asyncio
 import socket
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from stackd.embedded import NodeSpec, User, everything
+from tests.cluster.players import Players
+from tests.harness import Client, seed
 from tests.package.debian import NEWER, field
 from tests.systemd.machine import Machine, Ran
-from tests.systemd.service import UNIT, Service, under_load
+from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd
 
@@ -48,10 +51,6 @@ async def pid(service: Service) -> str:
     return (await service.state())["MainPID"]
 
 
-async def ids(service: Service) -> list[str]:
-    return [stack["stack_id"] for stack in await service.stacks()]
-
-
 async def test_an_installation_starts_nothing_and_says_what_is_next(machine: Machine, deb: Path) -> None:
     machine.must("dpkg", "--purge", "stackd")
     output = machine.must(*APT, "install", f"/as-built/{deb.name}")
@@ -65,12 +64,7 @@ async def test_an_installation_starts_nothing_and_says_what_is_next(machine: Mac
     assert of_user(machine, "/var/lib/stackd") == "stackd:stackd 700"
 
 
-async def test_it_says_what_is_missing_and_what_to_do_and_configured_it_serves(service: Service) -> None:
-    before = len(await service.messages())
-    assert await service.try_to("systemctl", "start", UNIT) != 0
-    lines = [line for line in (await service.messages())[before:] if "no API key is configured" in line]
-    assert len(lines) == 1
-    assert "/etc/stackd/api-key" in lines[0]
+async def test_it_says_what_to_do_and_configured_it_serves(service: Service) -> None:
     await service.credentials()
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "COLUMNS=200")
     ran = await asyncio.to_thread(service.machine.run, *nobody, "stackd", "setup")
@@ -82,7 +76,7 @@ async def test_it_says_what_is_missing_and_what_to_do_and_configured_it_serves(s
     await service.start_cluster()
     await service.start()
     await service.create()
-    await service.do("systemctl", "reload", UNIT)
+    await service.run("systemctl", "reload", UNIT)
     state = await service.until(lambda state: state["StatusText"].startswith("ready: 1 stack, "))
     assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
     verified = service.machine.run("systemd-analyze", "verify", UNIT)
@@ -94,7 +88,7 @@ async def test_setup_leads_from_the_package_to_a_first_stack_and_says_what_it_st
     nodes = (NodeSpec(name="worker", labels={}),)
     users = (User(token="admin", name="admin", rules=(everything(),)),)
     cluster = await service.start_cluster(nodes=nodes, users=users)
-    await service.do("sed", "-i", "/require_ingress/d", CONFIG)
+    await service.run("sed", "-i", "/require_ingress/d", CONFIG)
     administrator = cluster.kubeconfig(token="admin")
     await asyncio.to_thread(service.machine.write, "/root/admin.kubeconfig", administrator, "0600")
 
@@ -107,7 +101,7 @@ async def test_setup_leads_from_the_package_to_a_first_stack_and_says_what_it_st
         other.bind(("127.0.0.1", service.api_port))
         other.listen()
         ran, results = await setup()
-        await service.do("systemctl", "stop", UNIT)  # it would be restarted as soon as the port is free
+        await service.run("systemctl", "stop", UNIT)  # it would be restarted as soon as the port is free
     assert (ran.code, str(service.api_port) in ran.out) == (1, True)
     assert results == dict.fromkeys(("key", "cluster", "kubeconfig", "nodes"), "done") | {"service": "failed"}
     assert "address already in use" in " ".join(ran.out.split())
@@ -116,17 +110,17 @@ async def test_setup_leads_from_the_package_to_a_first_stack_and_says_what_it_st
     assert "0 failures" in ran.out
     state = await service.until(lambda state: state["StatusText"].startswith("ready: 1 stack, "))
     assert state["ActiveState"] == "active"
-    assert (await service.do("systemctl", "is-enabled", UNIT)).strip() == "enabled"
-    service.key = (await service.do("cat", "/etc/stackd/api-key")).strip()
+    assert (await service.run("systemctl", "is-enabled", UNIT)).strip() == "enabled"
+    service.key = (await service.run("cat", "/etc/stackd/api-key")).strip()
     assert [stack["status"] for stack in await service.stacks()] == ["running"]
     ran, results = await setup()
     assert (ran.code, set(results.values())) == (0, {"ok"}), ran.out + ran.err
-    await service.do("rm", "/etc/stackd/kubeconfig")
+    await service.run("rm", "/etc/stackd/kubeconfig")
     ran, results = await setup("--no-first-stack")
     assert (ran.code, results["kubeconfig"], results["service"]) == (0, "done", "done"), ran.out + ran.err
     assert "is not in force" not in ran.out
     assert await pid(service) == state["MainPID"], "a running service takes a fresh kubeconfig"
-    await service.do("rm", "-f", "/root/admin.kubeconfig")
+    await service.run("rm", "-f", "/root/admin.kubeconfig")
 
 
 def steps(ran: Ran) -> dict[str, str]:
@@ -143,29 +137,29 @@ async def test_an_upgrade_loses_no_request_keeps_edits_and_the_old_process_if_th
     service: Service, deb: Path, newer: Path
 ) -> None:
     await service.start_on_a_cluster()
-    before, edited = await pid(service), await service.do("cat", CONFIG)
+    before, edited = await pid(service), await service.run("cat", CONFIG)
 
-    async def upgrade() -> None:
-        ran = await install(service, newer)
+    async with aiohttp.ClientSession() as session:
+        client = Client(session=session, url=service.url, key=service.key)
+        players = Players(real=client, verbs=("read", "read", "create", "delete"), bodies=[seed()])
+        async with players.pressing("upgrade"):
+            ran = await install(service, newer)
         assert ran.code == 0, ran.out + ran.err
-
-    load = await under_load(service, upgrade())
-    assert load.failures == []
-    assert {status for _, status in load.answers} == {200, 201}
+    assert (players.lost, players.longest < 10.0) == ([], True)
     assert version(service.machine) == f"ii {NEWER}"
-    after, stacks = await pid(service), await ids(service)
+    after, stacks = await pid(service), await service.listed()
     assert after != before
-    assert await service.do("cat", CONFIG) == edited
+    assert await service.run("cat", CONFIG) == edited
     assert of_user(service.machine, CONFIG) == "root:stackd 640"
-    await service.do("tee", "-a", CONFIG, stdin="prot = 8082\n")
+    await service.run("tee", "-a", CONFIG, stdin="prot = 8082\n")
     ran = await install(service, deb)
     assert ran.code == 0, ran.out + ran.err
     for text in ("prot: unknown key", "the old process was left running"):
         assert text in ran.out + ran.err
-    assert (await pid(service), await ids(service)) == (after, stacks)
-    await service.do("tee", CONFIG, stdin=edited)
-    await service.do("systemctl", "restart", UNIT)
-    assert await ids(service) == stacks
+    assert (await pid(service), await service.listed()) == (after, stacks)
+    await service.run("tee", CONFIG, stdin=edited)
+    await service.run("systemctl", "restart", UNIT)
+    assert await service.listed() == stacks
 
 
 async def test_an_upgrade_reads_drop_ins_and_starts_nothing_and_an_older_package_is_refused_over_a_newer_file(
@@ -173,15 +167,15 @@ async def test_an_upgrade_reads_drop_ins_and_starts_nothing_and_an_older_package
 ) -> None:
     await service.credentials()
     await service.start_cluster()
-    await service.do("dpkg", "--force-confold", "--install", f"/{newer.name}")
+    await service.run("dpkg", "--force-confold", "--install", f"/{newer.name}")
     assert (await service.state())["ActiveState"] == "inactive"
-    await service.do("rm", "/etc/stackd/api-key")
+    await service.run("rm", "/etc/stackd/api-key")
     await service.drop_in(f"[Service]\nEnvironment=STACKD_AUTH__KEY={service.key}\n")
     await service.start()
     await service.create()
     before = await pid(service)
     # the newer format is only in the WAL so far, as after a conversion
-    known = int(await service.do("/usr/bin/python3", "-c", GET_FORMAT, STATE))
+    known = int(await service.run("/usr/bin/python3", "-c", GET_FORMAT, STATE))
     await set_format(service, known + 1)
     ran = await install(service, deb)
     assert ran.code != 0
@@ -195,12 +189,12 @@ async def test_an_upgrade_reads_drop_ins_and_starts_nothing_and_an_older_package
     assert version(service.machine) == f"ii {field(deb, 'Version')}"
     assert await pid(service) != before
     assert len(await service.stacks()) == 1
-    await service.do("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
+    await service.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
 
 
 async def set_format(service: Service, number: int) -> None:
     as_service = ("setpriv", "--reuid=stackd", "--regid=stackd", "--clear-groups")
-    await service.do(*as_service, "/usr/bin/python3", "-c", SET_FORMAT, STATE, str(number))
+    await service.run(*as_service, "/usr/bin/python3", "-c", SET_FORMAT, STATE, str(number))
 
 
 async def test_removal_keeps_configuration_and_state_and_a_purge_leaves_nothing_but_the_user(
@@ -208,20 +202,20 @@ async def test_removal_keeps_configuration_and_state_and_a_purge_leaves_nothing_
 ) -> None:
     await service.start_on_a_cluster()
     stack = await service.create()
-    output = await service.do("dpkg", "--remove", "stackd")
+    output = await service.run("dpkg", "--remove", "stackd")
     assert "nothing in the cluster was changed" in output
     named = next(word for word in output.split() if word.endswith(".yaml:")).rstrip(":")
-    assert "kind: Namespace" in await service.do("cat", named)
-    await service.do("ls", CONFIG, "/etc/stackd/api-key", "/etc/stackd/kubeconfig", STATE)
+    assert "kind: Namespace" in await service.run("cat", named)
+    await service.run("ls", CONFIG, "/etc/stackd/api-key", "/etc/stackd/kubeconfig", STATE)
     for gone in ("/usr/bin/stackd", "/usr/lib/stackd", "/usr/lib/systemd/system/stackd.service", "/run/stackd"):
         assert await service.try_to("test", "-e", gone) != 0, gone
     assert service.machine.show(UNIT, "LoadState") == {"LoadState": "not-found"}
-    assert "and not started: systemctl enable --now stackd" in await service.do("dpkg", "--install", f"/{deb.name}")
-    await service.do("systemctl", "enable", "--now", UNIT)
-    assert await ids(service) == [stack["stack_id"]]
-    await service.do("dpkg", "--purge", "stackd")
-    found = await service.do(
+    assert "and not started: systemctl enable --now stackd" in await service.run("dpkg", "--install", f"/{deb.name}")
+    await service.run("systemctl", "enable", "--now", UNIT)
+    assert await service.listed() == [stack["stack_id"]]
+    await service.run("dpkg", "--purge", "stackd")
+    found = await service.run(
         "find", "/etc", "/usr", "/var/lib", "/run", "-xdev", "-name", "*stackd*", "-not", "-path", "/run/share/*"
     )
     assert found == ""
-    await service.do("getent", "passwd", "stackd")
+    await service.run("getent", "passwd", "stackd")

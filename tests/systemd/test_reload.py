@@ -9,7 +9,7 @@ import pytest
 
 from stackd.embedded import User, everything
 from stackd.keys import new_key
-from tests.harness import eventually, seed
+from tests.harness import seed, until
 from tests.systemd.service import COMMAND, UNIT, Service
 
 pytestmark = pytest.mark.systemd
@@ -24,7 +24,7 @@ async def lives(service: Service) -> float:
 
 async def status_of(service: Service, key: str) -> int:
     """The answer to a request with this key."""
-    return (await service.call("GET", "/stats", headers={"X-API-KEY": key})).status
+    return (await service.call("GET", "/stats", key=key)).status
 
 
 async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_restart(service: Service) -> None:
@@ -32,7 +32,7 @@ async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_
     keys = f'[[auth.keys]]\nname = "second"\nsha256 = "{sha256}"\nscope = "read"\n'
     pid = (await service.state())["MainPID"]
     await service.configure(keys, stacks='ttl = "90m"\nnamespace = "others"', log='level = "debug"')
-    await service.do("systemctl", "reload", UNIT)
+    await service.run("systemctl", "reload", UNIT)
     messages = await service.messages()
     assert 'reloaded: stacks.ttl: "2h" → "1h30m"' in messages
     assert 'waits for a restart: stacks.namespace: "stacks" → "others"' in messages
@@ -40,7 +40,7 @@ async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_
     assert await status_of(service, plaintext) == 200
     assert await lives(service) == 1.5
     await service.configure()
-    assert "reloaded: stacks.ttl" in await service.do(COMMAND, "reload")
+    assert "reloaded: stacks.ttl" in await service.run(COMMAND, "reload")
     await service.until(lambda state: state["StatusText"] == "ready: 1 stack, 2 nodes")
     assert await status_of(service, plaintext) == 401
     assert (await service.state())["MainPID"] == pid
@@ -60,15 +60,13 @@ async def test_a_reload_with_mistakes_is_refused_completely_with_a_line_for_each
     (first, second) = ran.out.splitlines()
     assert first.startswith("reload refused: [cluster] kubeconfig: ")
     assert second.startswith("reload refused, the configuration in force stays")
-    await service.do("rm", "/etc/stackd/kubeconfig")
+    await service.run("rm", "/etc/stackd/kubeconfig")
     ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
-    assert (ran.code, ran.out.startswith("reload refused: [cluster] kubeconfig: no cluster is configured")) == (
-        1,
-        True,
-    ), ran
+    refused = "reload refused: [cluster] kubeconfig: no cluster is configured"
+    assert (ran.code, ran.out.startswith(refused)) == (1, True), ran
     assert await lives(service) == 2.0
     await service.credentials()
-    await service.do("systemctl", "reload", UNIT)
+    await service.run("systemctl", "reload", UNIT)
     await service.until(lambda state: "refused" not in state["StatusText"])
     assert await lives(service) == 1.5
 
@@ -83,40 +81,36 @@ async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_
     assert (await bare.call("POST", "/stacks", seed())).status == 503
     old, bare.key = bare.key, new_key()[0]
     await bare.credentials(token="new")
-    lines = (await bare.do(COMMAND, "reload")).splitlines()
+    lines = (await bare.run(COMMAND, "reload")).splitlines()
     assert lines == ["reloaded: the credentials for the cluster", "reloaded: auth.keys"]
     assert (await status_of(bare, bare.key), await status_of(bare, old)) == (200, 401)
-
-    async def creates() -> bool:
-        return (await bare.call("POST", "/stacks", seed())).status == 201
-
-    await eventually(creates)
+    await until(lambda: bare.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
     assert (await bare.state())["MainPID"] == pid
     await bare.credentials(token="nobody")
     ran = await asyncio.to_thread(bare.machine.run, COMMAND, "reload")
     assert (ran.code, "its credentials are not accepted (401)" in ran.out) == (1, True), ran
     await bare.credentials(token="new")
-    assert (await bare.do(COMMAND, "reload")).splitlines() == ["reloaded: nothing has changed"]
-    modes = await bare.do("bash", "-c", "stat --format='%a %U %G' /run/stackd/* /run/stackd/*/*")
+    assert (await bare.run(COMMAND, "reload")).splitlines() == ["reloaded: nothing has changed"]
+    modes = await bare.run("bash", "-c", "stat --format='%a %U %G' /run/stackd/* /run/stackd/*/*")
     assert modes.splitlines() == ["750 root stackd"] + ["440 root stackd"] * 3
     assert await bare.try_to("runuser", "-u", "nobody", "--", "bash", "-c", "cat /run/stackd/*/*") != 0
     bare.key = new_key()[0]
     await bare.credentials(token="new")
-    await bare.do("systemctl", "restart", UNIT)
+    await bare.run("systemctl", "restart", UNIT)
     assert await status_of(bare, bare.key) == 200
-    await bare.do(COMMAND, "reload")
-    await bare.do("systemctl", "stop", UNIT)
+    await bare.run(COMMAND, "reload")
+    await bare.run("systemctl", "stop", UNIT)
     assert await bare.try_to("test", "-e", "/run/stackd") != 0
 
 
 async def test_a_removed_key_file_ends_its_keys_at_a_reload_which_is_refused_if_there_are_no_others(
     service: Service,
 ) -> None:
-    await service.do("mv", "/etc/stackd/api-key", "/etc/stackd/removed")
+    await service.run("mv", "/etc/stackd/api-key", "/etc/stackd/removed")
     ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
     assert (ran.code, "[auth] keys: no API key is configured" in ran.out) == (1, True), ran
     assert await status_of(service, service.key) == 200, "the keys in force stay"
     plaintext, sha256 = new_key()
     await service.configure(auth=f'keys = [{{name = "other", sha256 = "{sha256}", scope = "admin"}}]')
-    assert 'name = "credential", scope = "admin" }] → [{ name = "other"' in await service.do(COMMAND, "reload")
+    assert 'name = "credential", scope = "admin" }] → [{ name = "other"' in await service.run(COMMAND, "reload")
     assert (await status_of(service, service.key), await status_of(service, plaintext)) == (401, 200)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import time
-from pathlib import Path
 
 import pytest
 
 from stackd.embedded import Fault, User
 from tests.api.test_process import replace_owner
-from tests.certificates import BARE, HAVE_OPENSSL, authority, issued
-from tests.gate import gate
 from tests.harness import eventually, request_for, seed
-from tests.systemd.service import UNIT, Service, under_load
+from tests.systemd.service import UNIT, Service
 
 pytestmark = pytest.mark.systemd
 SOON = 15.0
@@ -38,7 +34,7 @@ INCOMPLETE = {
 async def test_a_start_that_lacks_something_fails_once_and_says_in_one_line_what_it_is(bare: Service) -> None:
     for command, sentence in INCOMPLETE.items():
         await bare.credentials()
-        await bare.do("bash", "-c", command)
+        await bare.run("bash", "-c", command)
         before = len(await bare.messages())
         assert await bare.try_to("systemctl", "start", UNIT) != 0
         lines = [line for line in (await bare.messages())[before:] if sentence in line]
@@ -52,13 +48,13 @@ async def test_a_start_that_lacks_something_fails_once_and_says_in_one_line_what
 async def test_a_start_without_the_cluster_or_a_right_in_it_returns_and_says_what_it_waits_for(bare: Service) -> None:
     await bare.credentials(token="stackd")
     before, began = len(await bare.messages()), time.monotonic()
-    await bare.do("systemctl", "start", UNIT)
+    await bare.run("systemctl", "start", UNIT)
     assert time.monotonic() - began < SOON
     state = await bare.until(lambda state: "cannot be reached" in state["StatusText"])
     assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
     assert (await bare.call("GET", "/readyz")).json["reasons"] == [state["StatusText"]]
-    reply = await bare.call("GET", "/stacks")  # refused, since a new file may lack stacks
-    assert (reply.status, "cannot be reached" in reply.json["detail"]) == (503, True), reply.text
+    reply = await bare.refused(503, "", "/stacks", method="GET")  # since a new file may lack stacks
+    assert "cannot be reached" in reply.detail
     lines = [line for line in (await bare.messages())[before:] if line.startswith("waiting for the cluster: ")]
     assert len(lines) == 1
     cluster = await bare.start_cluster(users=(User(token="stackd", name="stackd", rules=()),))
@@ -69,33 +65,18 @@ async def test_a_start_without_the_cluster_or_a_right_in_it_returns_and_says_wha
     assert state["NRestarts"] == "0"
 
 
-@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
-async def test_an_authority_without_extensions_is_accepted(bare: Service, tmp_path: Path) -> None:
-    """By the Python of the distribution, which checks more strictly from 3.13 on."""
-    root = authority(tmp_path, extensions=BARE)
-    await bare.start_cluster()
-    async with gate(bare.cluster_port, issued(tmp_path, root, plain=True)) as front:
-        data = base64.b64encode(root.cert.read_bytes()).decode()
-        server = f"https://127.0.0.1:{front.port}"
-        await bare.credentials(server=server, **{"certificate-authority-data": data})
-        await bare.start()
-        await bare.until(lambda state: state["StatusText"] == READY)
-        await bare.do("systemctl", "stop", UNIT)
-
-
 async def test_a_ready_service_is_exposed_to_little_and_its_key_is_nowhere_to_be_found(service: Service) -> None:
     state = await service.state()
     assert (state["ActiveState"], state["StatusText"]) == ("active", READY)
-    assert (await service.call("GET", "/readyz")).status == 200
-    refused = await service.call("GET", "/healthz", headers={"X-API-KEY": "sk-wrong-0123456789abcdef"})
-    assert refused.status == 401
-    await service.call("GET", f"/stats?api_key={service.key}", headers={"X-API-KEY": ""})
+    await service.get("/readyz")
+    await service.refused(401, "", "/healthz", method="GET", key="sk-wrong-0123456789abcdef")
+    await service.get(f"/stats?api_key={service.key}", key=None)
     files = f"tr '\\0' '\\n' < /proc/{state['MainPID']}/environ; tr '\\0' ' ' < /proc/{state['MainPID']}/cmdline"
-    shown = await service.do("bash", "-c", f"{files}; systemctl show {UNIT}")
+    shown = await service.run("bash", "-c", f"{files}; systemctl show {UNIT}")
     assert service.key not in shown + "\n".join(await service.messages())
     ran = service.machine.run("systemd-analyze", "verify", UNIT)
     assert (ran.code, ran.out, ran.err) == (0, "", "")
-    last = (await service.do("systemd-analyze", "security", "--no-pager", UNIT)).splitlines()[-1]
+    last = (await service.run("systemd-analyze", "security", "--no-pager", UNIT)).splitlines()[-1]
     assert float(last.split("service:")[1].split()[0]) <= 1.5, last
 
 
@@ -105,13 +86,9 @@ async def test_a_ready_service_is_exposed_to_little_and_its_key_is_nowhere_to_be
 async def test_stacks_jobs_and_requests_are_followed_through_the_journal_by_their_ids(service: Service) -> None:
     reply = await service.call("POST", "/stacks", request_for("registry.example/fail-3"))
     stack_id = reply.json["stack_id"]
-
-    async def failed() -> bool:
-        return bool((await service.call("GET", f"/stacks/{stack_id}")).json["status"] == "failed")
-
-    await eventually(failed)
+    await service.until_status(stack_id, "failed")
     other = (await service.create())["stack_id"]
-    assert (await service.call("DELETE", f"/stacks/{stack_id}")).status == 200
+    await service.delete(stack_id)
     records = await service.journal(f"STACK_ID={stack_id}")
     story = [record["MESSAGE"] for record in records]
     expected = ["created on", "POST /stacks 201", "failed (Error)", "ports given back", "removed (request)"]
@@ -122,12 +99,8 @@ async def test_stacks_jobs_and_requests_are_followed_through_the_journal_by_thei
     created = next(record for record in records if "created on" in record["MESSAGE"])
     assert created["REQUEST_ID"] == reply.headers["X-Request-ID"]
     assert created["CODE_FUNC"]
-    job = (await service.call("POST", "/stacks/batch-delete", {"stack_ids": [other, "stack-none"]})).json["job_id"]
-
-    async def finished() -> bool:
-        return bool((await service.call("GET", f"/stacks/batch-delete/{job}")).json["status"] == "completed")
-
-    await eventually(finished)
+    job = await service.batch_delete(other, "stack-none")
+    await service.finished_job(job)
     story = [record["MESSAGE"] for record in await service.journal(f"JOB_ID={job}")]
     end = "completed: delete: 1 done, 1 not found, 0 failed of 2"
     for part in ("queued, delete 2 stacks", f"{other}: deleted by", end):
@@ -159,18 +132,6 @@ async def test_nothing_is_logged_while_nothing_happens_and_no_outage_a_hundred_t
 # ---- restarts, deaths, hangs and stops
 
 
-async def test_a_restart_under_load_refuses_no_connection_and_fails_no_request(service: Service) -> None:
-    async def restarts() -> None:
-        for number in range(3):
-            await asyncio.sleep(0.3 if number else 0)
-            await service.do("systemctl", "restart", UNIT)
-
-    load = await under_load(service, restarts())
-    assert load.failures == []
-    assert {status for _, status in load.answers} == {200, 201}
-    assert load.longest < 10.0
-
-
 async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_socket(service: Service) -> None:
     assert service.cluster is not None
     before = await service.state()
@@ -178,23 +139,23 @@ async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_sock
     after = await service.until(lambda state: state["StatusText"] == "standby: vm9 owns the stacks")
     for name in ("ActiveState", "SubState", "MainPID", "NRestarts"):
         assert after[name] == before[name], after
-    await service.do("systemctl", "restart", UNIT)
-    assert (await service.call("GET", "/owner")).json["role"] == "standby"
+    await service.run("systemctl", "restart", UNIT)
+    assert await service.role() == "standby"
 
 
 async def test_a_killed_daemon_is_started_again_as_soon_as_after_the_first_time_and_has_lost_nothing(
     service: Service,
 ) -> None:
     delay = ("systemctl", "show", "--value", "--property=RestartUSecNext", UNIT)
-    assert (await service.do(*delay)).strip() == "2s"
+    assert (await service.run(*delay)).strip() == "2s"
     await service.drop_in("[Service]\nRestartSec=100ms\n")
     for _ in range(5):
         await service.create()
     before = {stack["stack_id"]: stack["ports"] for stack in await service.stacks()}
     for count in ("1", "2", "3"):
-        await service.do("systemctl", "kill", "--signal=KILL", UNIT)
+        await service.run("systemctl", "kill", "--signal=KILL", UNIT)
         await service.until(lambda state, n=count: (state["NRestarts"], state["ActiveState"]) == (n, "active"))  # type: ignore[misc]
-        assert (await service.do(*delay)).strip() == "100ms"
+        assert (await service.run(*delay)).strip() == "100ms"
     assert {stack["stack_id"]: stack["ports"] for stack in await service.stacks()} == before
 
 
@@ -210,7 +171,7 @@ async def test_the_watchdog_notices_a_hang_and_takes_an_unreachable_cluster_for_
     assert (state["MainPID"], state["NRestarts"], state["ActiveState"]) == (pid, "0", "active")
     await bare.cluster.faults.listen()
     await bare.until(lambda state: state["StatusText"] == READY)
-    await bare.do("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
+    await bare.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", UNIT)
     await bare.until(lambda state: state["NRestarts"] == "1" and state["ActiveState"] == "active")
     assert any("Watchdog timeout" in line for line in await bare.messages())
 
@@ -219,11 +180,11 @@ async def test_a_stop_lets_a_create_finish_and_closes_the_port_though_systemd_ke
     service: Service,
 ) -> None:
     assert service.cluster is not None
-    await service.do("systemctl", "restart", UNIT)
+    await service.run("systemctl", "restart", UNIT)
     service.cluster.faults.add(Fault(action="latency", verb="create", resource="pods", seconds=1.5))
     creating = asyncio.create_task(service.call("POST", "/stacks", seed()))
     await eventually(lambda: service.cluster is not None and service.cluster.counts.in_flight)
-    await service.do("systemctl", "stop", UNIT)
+    await service.run("systemctl", "stop", UNIT)
     reply = await creating
     assert reply.status == 201
     state = await service.state()
@@ -232,25 +193,25 @@ async def test_a_stop_lets_a_create_finish_and_closes_the_port_though_systemd_ke
         await asyncio.open_connection("127.0.0.1", service.api_port)
     service.cluster.faults.clear()
     await service.start()
-    assert [stack["stack_id"] for stack in await service.stacks()] == [reply.json["stack_id"]]
+    assert await service.listed() == [reply.json["stack_id"]]
 
 
 async def test_the_timers_backup_is_replaced_for_nobody_else_to_read_and_brings_the_stacks_back(
     service: Service,
 ) -> None:
     assert service.machine.run("systemctl", "is-enabled", "stackd-backup.timer").out.strip() == "disabled"
-    await service.do("systemctl", "start", BACKUP)
+    await service.run("systemctl", "start", BACKUP)
     stack = await service.create()
-    await service.do("systemctl", "start", BACKUP)  # a second one in this hour replaces the first
-    listed = (await service.do("bash", "-c", f"stat -c '%U %a %n' {FOLDER} {FOLDER}/*")).splitlines()
+    await service.run("systemctl", "start", BACKUP)  # a second one in this hour replaces the first
+    listed = (await service.run("bash", "-c", f"stat -c '%U %a %n' {FOLDER} {FOLDER}/*")).splitlines()
     assert listed[0] == f"stackd 700 {FOLDER}"
     assert all(line.startswith(f"stackd 600 {FOLDER}/") for line in listed[1:])
-    await service.do("systemctl", "stop", UNIT)
-    await service.do("bash", "-ec", RESTORE)
+    await service.run("systemctl", "stop", UNIT)
+    await service.run("bash", "-ec", RESTORE)
     await service.start()
-    assert [one["stack_id"] for one in await service.stacks()] == [stack["stack_id"]]
-    await service.do("systemctl", "stop", UNIT)
-    await service.do("rm", "/var/lib/stackd/stackd.db")
+    assert await service.listed() == [stack["stack_id"]]
+    await service.run("systemctl", "stop", UNIT)
+    await service.run("rm", "/var/lib/stackd/stackd.db")
     assert await service.try_to("systemctl", "start", BACKUP) != 0
     messages = await service.messages(f"--unit={BACKUP}")
     assert any("there is no state file stackd.db" in line for line in messages), messages
