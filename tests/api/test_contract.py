@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.harness import KEY, Harness, request_for, seed
+from tests.harness import KEY, Harness, seed
 
 CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
 SEED = next(case for case in CASES if case["name"] == "seed")
@@ -213,24 +213,6 @@ async def test_an_unknown_id_is_a_404_that_names_it_and_a_wrong_method_a_405_wit
     ):
         reply = await at.call(method, path)
         assert (reply.status, reply.headers["Allow"], method in reply.error) == (405, allowed, True)
-
-
-async def test_a_body_over_the_limit_is_a_413_that_names_the_limit(at: Harness) -> None:
-    reply = await at.call("POST", "/stacks", seed() | {"pod_spec": " " * (1 << 20)})
-    assert (reply.status, "server.max_body" in reply.error) == (413, True)
-
-
-async def test_what_no_node_can_take_is_a_503_that_says_so_and_leaves_nothing(at: Harness) -> None:
-    reply = await at.call("POST", "/stacks", request_for("nginx:stable", cpu="100000"))
-    assert reply.status == 503
-    assert int(reply.headers["Retry-After"]) > 0
-    assert "no node has room" in reply.error
-    assert "Insufficient cpu" in reply.detail
-    assert "nodes are available" not in reply.error, "the scheduler's words are not for players"
-    assert not await at.objects("pods")
-    assert not await at.objects("services")
-    assert (await at.call("GET", "/stacks")).json == {"stacks": []}
-    assert (await at.call("GET", "/stats")).json["used_node_ports"] == 0
 
 
 def with_metadata(**fields: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import pytest
 
 import stackd
 from stackd.jobs.batch import COUNT_EVERY_SECONDS
+from tests.api.test_reconcile import running
 from tests.harness import KEY, Harness, eventually
 
 GETS = (
@@ -56,9 +57,7 @@ def spent(at: Harness) -> Iterator[Cost]:
 
 async def created(at: Harness, count: int) -> list[str]:
     """The ids of ``count`` new stacks; all of them run, and nothing is left to write."""
-    ids = [(await at.create())["stack_id"] for _ in range(count)]
-    for stack_id in ids:
-        await at.until_status(stack_id, "running")
+    ids = await running(at, count)
     await settled(at)
     return ids
 

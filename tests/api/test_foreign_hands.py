@@ -10,7 +10,6 @@ import pytest
 
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
-from tests.api.test_times import noted_end
 from tests.harness import Harness, Machine, eventually, seed, until
 
 OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
@@ -31,10 +30,10 @@ def labelled(seen: dict[str, Any]) -> bool:
     return all(map(seen["metadata"].get("labels", {}).get, OURS))
 
 
-async def annotated(at: Harness, kind: str, name: str) -> bool:
-    """Whether the object carries the annotations that stackd has made it with."""
-    annotations = (await at.objects(kind))[name]["metadata"].get("annotations", {})
-    return all(map(annotations.get, NOTES if kind == "services" else ("stackd.io/generation",)))
+async def annotated(at: Harness, name: str) -> bool:
+    """Whether the Service carries the annotations that stackd has made it with."""
+    annotations = (await at.objects("services"))[name]["metadata"].get("annotations", {})
+    return all(map(annotations.get, NOTES))
 
 
 async def port_of(at: Harness, stack_id: str) -> int:
@@ -119,25 +118,6 @@ async def test_a_pod_without_labels_that_a_restart_has_left_is_found_again(at: H
     assert labelled((await at.objects("pods"))[stack_id])
 
 
-async def test_what_was_taken_off_a_service_comes_back_or_goes_with_its_stack(at: Harness) -> None:
-    """Without its labels and its record, a stack is not found after the file was lost."""
-    stack_id = await at.running()
-    await at.do("extend", stack_id, ttl="5h")
-    port = await port_of(at, stack_id)
-    await at.patch("services", f"svc-{stack_id}", NO_ANNOTATIONS)
-    await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
-    assert await noted_end(at, stack_id) == (await at.stack(stack_id))["ttl_expires_at"]
-    for stopped in (False, True):
-        if stopped:
-            await at.do("stop", stack_id)
-        await at.patch("services", f"svc-{stack_id}", NO_LABELS)
-        await eventually(lambda: serves(at, stack_id, port))
-    at.faults.add_fault(action="status", verb="get", resource="services", code=503, count=1)
-    await at.patch("services", f"svc-{stack_id}", NO_LABELS)
-    await at.delete(stack_id)
-    assert not await at.pods_and_services()
-
-
 async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) -> None:
     for resource, change, words in (
         ("pods", NO_LABELS, "removes stackd's labels from pods"),
@@ -162,19 +142,6 @@ async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) 
 # ---- removed annotations
 
 
-async def test_a_restarted_stack_whose_pod_has_lost_its_generation_lives_on(at: Harness) -> None:
-    """stackd must not take it for the pod before the restart."""
-    stack_id = await at.running()
-    await at.do("restart", stack_id)
-    await at.until_status(stack_id, "running")
-    at.counts.clear()
-    await at.patch("pods", stack_id, NO_ANNOTATIONS)
-    await eventually(lambda: annotated(at, "pods", stack_id))
-    assert at.counts.total("get", "pods") == 0, "it is no sign of a watch that reports nothing"
-    assert await at.metric("stackd_mirror_connected", kind="pods") == 1
-    assert (await at.stack(stack_id))["status"] == "running"
-
-
 async def test_a_service_off_which_a_policy_takes_annotations_gets_them_back_later(at: Harness) -> None:
     stack_id = await at.running()
     admit(at, "patch", "services", NO_ANNOTATIONS)
@@ -184,7 +151,7 @@ async def test_a_service_off_which_a_policy_takes_annotations_gets_them_back_lat
     assert (await at.stack(stack_id))["status"] == "running"
     await at.refused(503, "is extended until", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
     at.faults.clear()
-    await eventually(lambda: annotated(at, "services", f"svc-{stack_id}"))
+    await eventually(lambda: annotated(at, f"svc-{stack_id}"))
 
 
 # ---- finalizers, changed and deleted Services
@@ -235,19 +202,6 @@ async def test_a_deleted_service_comes_back_at_its_port_and_no_client_sees_a_cha
     query = f"SELECT 1 FROM stacks WHERE service_uid IS NOT NULL AND service_uid <> '{uid}'"
     await eventually(lambda: at.rows(query))
     assert (at.daemon.api.feed.number, await at.stack(stack_id)) == (number, before)
-
-
-async def test_an_ended_stack_holds_its_port_until_its_service_has_given_it_up(at: Harness) -> None:
-    """A port that is given away before would be refused to its next stack, or lead there by the old Service."""
-    stack_id = await at.running()
-    at.faults.add_fault(action="status", verb="patch", resource="services", code=403)
-    await at.delete_object("pods", stack_id)
-    await at.until_status(stack_id, "stopped")
-    await eventually(lambda: at.counts.requests["patch", "services", 403])
-    assert (await at.get("/stats"))["used_node_ports"] == 1
-    at.faults.end("status")
-    await until(lambda: at.get("/stats"), lambda stats: stats["used_node_ports"] == 0)
-    assert (await at.objects("services"))[f"svc-{stack_id}"]["spec"]["type"] == "ClusterIP"
 
 
 async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_watch_has_told_of_it(at: Harness) -> None:

@@ -16,6 +16,7 @@ from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
 from stackd.web.listing import STREAM_ABOVE
 from tests.api.test_hostile import connected, say
+from tests.api.test_reconcile import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
 
 FLAG = "FLAG{not-for-the-log}"
@@ -167,8 +168,7 @@ async def exchange(at: Harness, request: bytes) -> tuple[str, dict[str, str], by
 
 @pytest.mark.parametrize("form", ["", "/status"])
 async def test_it_has_the_headers_of_an_ordinary_answer(at: Harness, form: str) -> None:
-    path = f"/stacks/{(await at.create())['stack_id']}"
-    await at.until_status(path.rpartition("/")[2], "running")
+    path = f"/stacks/{await at.running()}"
     requests = (
         asking(path + form),
         asking(path + form, method="HEAD"),
@@ -211,9 +211,7 @@ async def test_a_client_that_asks_and_does_not_read_is_soon_not_listened_to(at: 
 async def test_a_long_list_is_sent_in_pieces_and_not_to_head(at: Harness) -> None:
     order = seed()
     order["pod_spec"] += f"\n      env: [{{name: LONG, value: {'x' * 7_000}}}]"
-    ids = [(await at.create(order))["stack_id"] for _ in range(STREAM_ABOVE // 7_000 + 1)]
-    for stack_id in ids:
-        await at.until_status(stack_id, "running")
+    ids = await running(at, STREAM_ABOVE // 7_000 + 1, order)
     whole, head = await at.call("GET", "/stacks"), await at.call("HEAD", "/stacks")
     assert len(whole.text) > STREAM_ABOVE
     assert [stack["stack_id"] for stack in whole.json["stacks"]] == ids

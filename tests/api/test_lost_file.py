@@ -38,52 +38,6 @@ async def stopped(at: Harness) -> str:
     return stack_id
 
 
-async def without_pods(at: Harness) -> set[str]:
-    """The stacks whose records say that they have no pod."""
-    notes = {name: one["metadata"]["annotations"] for name, one in (await at.objects("services")).items()}
-    return {name[4:] for name, note in notes.items() if note["stackd.io/desired"] != "running"}
-
-
-async def test_a_lost_file_loses_no_stack(vm: Machine) -> None:
-    """Not those that run, nor those that are stopped; and a restart that the loss has cut short goes on."""
-    at = await vm.start(server__shutdown_timeout="200ms")
-    ids = await running(at, 4)
-    at_rest, started, deleted, restarting = await stopped(at), await stopped(at), await stopped(at), ids[3]
-    assert await without_pods(at) == {at_rest, started, deleted}
-    await at.do("extend", at_rest, ttl="1h")
-    await at.do("start", started)
-    await at.until_status(started, "running")
-    await at.delete(deleted)
-    await until(lambda: without_pods(at), lambda seen: seen == {at_rest})
-    before, objects = await at.answers(), await at.pods_and_services()
-    assert before.keys() == {*ids, at_rest, started}
-    at.faults.add_fault(action="status", verb="create", resource="pods", code=503)
-    restart = asyncio.create_task(at.call("POST", f"/stacks/{restarting}/restart"))
-    await until(lambda: at.objects("pods"), lambda seen: restarting not in seen)
-    assert await without_pods(at) == {at_rest, restarting}
-    await vm.lose_file()
-    await asyncio.gather(restart, return_exceptions=True)
-    vm.cluster.faults.clear()
-    at = await vm.start()
-    await at.get("/readyz")
-    await at.until_status(restarting, "running")
-    await at.passes(3)
-    fresh, uids = await at.answers(), await at.pods_and_services()
-    again, once = fresh.pop(restarting), before.pop(restarting)
-    assert (again["ports"], again["ttl_expires_at"]) == (once["ports"], once["ttl_expires_at"])
-    assert uids.pop(restarting) != objects.pop(restarting)
-    assert (fresh, uids) == (before, objects)
-    assert ((await plan(at))["actions"], await at.used_ports()) == ([], len(ids) + 2)
-    assert await at.metric("stackd_adoptions_total") == len(ids) + 2
-    await at.delete(ids[0])
-    await at.do("start", at_rest)
-    again, once = await at.until_status(at_rest, "running"), before[at_rest]
-    assert (again["ports"], again["ttl_expires_at"]) == (once["ports"], once["ttl_expires_at"])
-    await until(lambda: without_pods(at), lambda seen: not seen)
-    await at.passes(2)
-    assert await at.listed() == [*ids[1:], at_rest, started]
-
-
 async def test_nothing_is_said_before_a_lost_file_has_its_stacks(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client would believe a list without stacks, or a 404."""
     monkeypatch.setattr(gate, "FIRST_CONTACT_SECONDS", 0.2)

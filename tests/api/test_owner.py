@@ -242,19 +242,15 @@ async def test_nor_is_one_that_was_only_begun(at: Harness, verb: str) -> None:
     assert at.rows(f"SELECT 1 FROM stacks WHERE {INTENDED[verb]}"), "it was begun"
 
 
-@pytest.mark.parametrize(("verb", "deleted"), [("delete", 1), ("stop", 1), ("restart", 0)])
-async def test_nor_is_one_that_waits_for_a_read(at: Harness, verb: str, deleted: int) -> None:
-    """The fence does not cut off a read, since it changes nothing; but stackd must not go on after the read.
-
-    ``deleted``: how many deletes are answered before the first GET of the pod, for which each verb waits.
-    """
+async def test_nor_is_one_that_waits_for_a_read(at: Harness) -> None:
+    """The fence does not cut off a read, since it changes nothing; but stackd must not go on after the read."""
     stack_id = await running_at_rest(at)
     at.give_kubernetes(timeout=1.0, attempt_timeout=1.0)
     await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})
     at.faults.add_fault(action="hang", verb="get", resource="pods")
     at.counts.clear()
-    changing = begun(at, verb, stack_id)
-    await eventually(lambda: at.counts.in_flight > 0 and at.counts.total("delete") == deleted)
+    changing = begun(at, "restart", stack_id)
+    await eventually(lambda: at.counts.in_flight > 0)
     await is_not_promised(at, changing)
 
 

@@ -197,17 +197,6 @@ async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_prom
     assert ids(at) == before
 
 
-async def test_a_pod_spec_that_is_the_templates_gets_one_of_its_pool(at: Harness) -> None:
-    """Unless the pool's stacks have values: those are given only to a create that names the template."""
-    text, of_values, before = await spec_of(at, "plain"), await spec_of(at, "web-1"), ids(at, "plain")
-    assert (await at.create({"target_port": PORTS, "pod_spec": text}))["stack_id"] in before
-    await filled(at, "plain")
-    with at.no_pod_starting():
-        other = await at.create({"target_port": PORTS, "pod_spec": text.replace("nginx", "apache")})
-        third = await at.create({"target_port": PORTS, "pod_spec": of_values})
-    assert (other["status"], third["status"], "values" in third) == ("creating", "creating", False)
-
-
 @pytest.mark.kubernetes(start_delay=0.4, run_time=0.05)
 async def test_what_fails_in_a_pool_is_ended_and_not_retried_at_once(
     vm: Machine, monkeypatch: pytest.MonkeyPatch

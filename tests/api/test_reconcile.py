@@ -21,8 +21,8 @@ LEFT_BEHIND = ("stack-00000000000000aa", "stack-00000000000000bb", "stack-000000
 LARGE_JOB = 24
 
 
-async def running(at: Harness, count: int) -> list[str]:
-    ids = [(await at.create())["stack_id"] for _ in range(count)]
+async def running(at: Harness, count: int, body: dict[str, Any] | None = None) -> list[str]:
+    ids = [(await at.create(body))["stack_id"] for _ in range(count)]
     for stack_id in ids:
         await at.until_status(stack_id, "running")
     return ids

@@ -186,24 +186,6 @@ async def test_what_is_deleted_or_edited_by_hand_is_repaired(at: Harness) -> Non
     assert await routes_of(at) == {}, "also what the watch has not reported yet"
 
 
-@pytest.mark.stackd(settings=SETTINGS, reconcile__orphan_grace="0s", cluster__lease_duration="1s")
-async def test_a_lost_file_keeps_the_names(vm: Machine) -> None:
-    at = await vm.start()
-    for body in (asking("https"), asking("tls", None), asking("http", "https")):
-        await at.create(body)
-    before, routes = {one: (await at.stack(one))["ports"] for one in await at.listed()}, await route_uids(at)
-    await vm.lose_file()
-    at = await vm.start()
-    await at.until_listed(3)
-    await at.passes(2)
-    assert {one: (await at.stack(one))["ports"] for one in await at.listed()} == before
-    assert await route_uids(at) == routes
-    assert len(at.rows("SELECT * FROM hostnames")) == 4
-    for stack_id in before:
-        await at.delete(stack_id)
-    assert await routes_of(at) == {}
-
-
 # ---- the Gateway's word
 
 

@@ -10,17 +10,19 @@ import time
 
 import pytest
 
-from tests.cluster.conftest import LEASE_SECONDS
-from tests.cluster.players import CLIENTS, Players
+from tests.cluster.conftest import LEASE_SECONDS, VARIABLE
+from tests.cluster.players import Players
 from tests.cluster.real import Process, Real
 from tests.gate import Gate
-from tests.harness import eventually, seed
+from tests.harness import seed
 
 STACKS = int(os.environ.get("STACKD_TEST_STACKS", "8"))
 TAKEN_OVER_SECONDS = 1.5 * LEASE_SECONDS
+EVENTS = ("kill", "stop", "cut") if VARIABLE in os.environ else ("cut",)
+"""On the embedded cluster, fault schedules (``two daemons``) kill and pause owners."""
 
 
-@pytest.mark.parametrize("event", ["kill", "stop", "cut"])
+@pytest.mark.parametrize("event", EVENTS)
 async def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(
     both: tuple[Process, Process, Gate], event: str
 ) -> None:
@@ -49,64 +51,6 @@ async def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(
     assert not [what for at, what in players.acknowledged if at > taken_over], "two acknowledged"
     await players.verify(standby.real)
     await standby.real.agreed()
-
-
-# ---- a daemon that fills a pool is killed again and again; no stack is given twice or lost
-
-
-SIZE = 6
-KILLS = 3
-TEMPLATE = """\
-target_port: [{container_port: 80, protocol: TCP}]
-ttl: 1h
-labels: {challenge: web-1}
-pool: %d
-values: {FLAG: "flag{<hex:32>}"}
-pod:
-%s"""
-
-
-@pytest.fixture
-def pooled(process: Process) -> Process:
-    """The daemon with a template and its pool."""
-    folder = process.folder / "templates"
-    folder.mkdir()
-    pod = "".join(f"  {line}\n" for line in seed()["pod_spec"].splitlines())
-    (folder / "web-1.yaml").write_text(TEMPLATE % (SIZE, pod))
-    process.environment |= {
-        "STACKD_TEMPLATES__DIRECTORY": str(folder),
-        "STACKD_TEMPLATES__REFILL_PER_SECOND": "20",
-    }
-    return process
-
-
-async def test_what_is_given_while_the_daemon_is_killed_is_given_once_and_kept(pooled: Process) -> None:
-    real, chance = pooled.real, random.Random(7)
-    of_template = {"template": "web-1", "labels": {"team": "7"}}
-    players = Players(real=real, verbs=("create", "delete"), bodies=[of_template, of_template, seed()])
-
-    async def full() -> bool:
-        return (await real.get("/templates"))["templates"][0]["ready"] == SIZE  # type: ignore[no-any-return]
-
-    await pooled.start()
-    await eventually(full, lambda: "the pool is not full", pause=0.1)
-    async with players.pressing("7"):
-        for _ in range(KILLS):
-            before = len(players.created)
-            await eventually(lambda before=before: len(players.created) >= before + CLIENTS)  # type: ignore[misc]
-            await asyncio.sleep(chance.uniform(0.0, 0.3))  # whatever the daemon is doing at that moment
-            pooled.kill()
-            await pooled.start()
-    await players.verify(real)
-    await eventually(full, lambda: "the pool is not full again", pause=0.1)
-    await real.agreed(waiting=SIZE)
-    values = {one: stack["values"]["FLAG"] for one, stack in players.created.items() if "values" in stack}
-    assert len(set(values.values())) == len(values), "a flag was given to two"
-    pods = await real.objects("pods")
-    for stack_id in values.keys() & set(await real.listed()):
-        (container,) = pods[stack_id]["spec"]["containers"]
-        assert {"name": "FLAG", "value": values[stack_id]} in container["env"]
-    assert any(players.created[one]["status"] == "running" for one in values), "the pool has given none"
 
 
 # ---- no mistake of an operator ends a player's stack

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import orjson
@@ -85,14 +84,3 @@ async def test_what_is_stored_is_what_is_wanted_and_what_others_change_is_repair
     await real.outside.answer(real.outside.on("patch", HTTP_ROUTES, edited, body=other, content_type=MERGE_PATCH))
     await until_as_wanted(real)
     await delete_all(real)
-
-
-async def test_no_route_is_lost_or_left_when_the_daemon_is_killed(named: Process) -> None:
-    for _ in range(3):
-        creates = [asyncio.ensure_future(named.real.call("POST", "/stacks", asking("https"))) for _ in range(10)]
-        await asyncio.wait(creates, return_when=asyncio.FIRST_COMPLETED)
-        named.kill()
-        await asyncio.gather(*creates, return_exceptions=True)
-        await named.start()
-        await until_as_wanted(named.real)
-    await delete_all(named.real)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tests.cluster.conftest import daemon_on, environment_of, held_port
 from tests.cluster.real import Real
-from tests.harness import eventually, seed
+from tests.harness import eventually
 
 
 async def test_a_stack_is_a_pod_and_a_service_with_the_record_and_a_delete_leaves_nothing(real: Real) -> None:
@@ -50,23 +47,3 @@ async def test_stacks_whose_time_is_up_are_gone_from_the_cluster(real: Real) -> 
     await real.until_listed(0)
     assert not await real.uids()
     assert await is_zero(real, "total_stacks", "used_node_ports")
-
-
-async def test_what_no_node_can_take_is_a_503_and_leaves_nothing(kubeconfig: str, tmp_path: Path) -> None:
-    """Whatever the cluster's quotas and limits allow."""
-    selector = '{"role": "stack", "stackd.io/test": "nowhere"}'
-    async with daemon_on(kubeconfig, tmp_path, stacks__node_selector=selector) as real:
-        await real.refused(503, "no node has room", "/stacks", seed())
-        assert not await real.uids()
-
-
-async def test_a_node_port_that_somebody_else_holds_is_never_handed_out_and_all_others_are(
-    kubeconfig: str, tmp_path: Path
-) -> None:
-    async with held_port(environment_of(kubeconfig, tmp_path)) as held:
-        ports = {"stacks__node_port_min": f"{held}", "stacks__node_port_max": f"{held + 2}"}
-        async with daemon_on(kubeconfig, tmp_path, **ports) as real:
-            stacks = await real.create_many(2)
-            assert {stack["ports"][0]["node_port"] for stack in stacks} == {held + 1, held + 2}
-            await real.refused(503, "are in use; delete stacks", "/stacks", seed())
-            assert len(await real.objects("services")) == 2

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.process import ForkServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def forkserver() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server

@@ -154,7 +154,7 @@ async def converge(here: World, oracle: Oracle, quiet: float = QUIET_SECONDS) ->
     quiet_since: float | None = None
     differences: list[str] = []
     while time.monotonic() < end:
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.05)
         up = here.machine.up.is_set() and not here.unsettled
         differences = oracle.differences() if up else []
         if differences or not up:

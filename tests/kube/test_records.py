@@ -19,7 +19,7 @@ from stackd.kube.records import (
     parse_pod,
     parse_record,
 )
-from stackd.model import Desired, Stack, StackStatus
+from stackd.model import Desired, Route, RoutedPort, Stack, StackStatus
 from stackd.podspec.additions import with_values
 from tests.kube.test_manifests import STACK
 
@@ -28,6 +28,7 @@ RUNS = replace(STACK, accepted=True, pod_uid="pod-uid", service_uid="service-uid
 STOPPED = replace(
     RUNS, desired=Desired.STOPPED, status=StackStatus.STOPPED, pod_uid=None, generation=3, node_public_ip="192.0.2.7"
 )
+NAMED = RoutedPort(container_port=81, protocol="TCP", route=Route.TLS, host="web-1.example.org:8443")
 VALUES = {"FLAG": "flag{s3cret}", "B": "$x"}
 FROM_TEMPLATE = replace(RUNS, template="web-1", digest="d" * 64, values=VALUES)
 
@@ -52,6 +53,7 @@ def pod_of(stack: Stack) -> dict[str, Any]:
     "stack",
     [
         RUNS,
+        replace(RUNS, ports=(*RUNS.ports, NAMED)),
         replace(RUNS, generation=2),
         FROM_TEMPLATE,
         replace(FROM_TEMPLATE, unassigned=True),
