@@ -241,7 +241,7 @@ class Owners:
             async with asyncio.timeout(START_SECONDS):
                 code = await process.exited
             lines = process.lines
-            good = code == 2 and len(lines) == 1 and "mistaken" in lines[0] and f"{len(rows)} stacks" in lines[0]
+            good = code == 2 and len(lines) == 1 and "mistaken" in lines[0] and f"{len(rows)} stack" in lines[0]
             world.checked(WHOSE, good, f"{key}: it ended with {code}, and said {lines}")
             same = machine.file.rows() == rows and (len(world.machines) > 1 or self._changes() == before)
             world.checked(WHOSE, same, "a start that was refused has changed rows, or asked the cluster")
