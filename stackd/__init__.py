@@ -26,7 +26,8 @@ The packages. Calls go down the list; results come back as return values or ``as
     quantity        CPU, memory and disk as Kubernetes writes them
     printable       text that is safe to show
     validity        the dates of certificates
-    clock, tasks, workqueue    time and work on the event loop
+    clock, tasks, workqueue    time, and whether the machine's clock can be trusted; work on the event loop
+    crashpoints     where the fault tests kill the process
     embedded/       a Kubernetes API in process, reached over HTTP like a real one, for the demo and the tests
 """
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from stackd import __version__
-from stackd.clock import NANOSECONDS, Clock, SystemClock
+from stackd import __version__, crashpoints
+from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
@@ -29,18 +29,16 @@ from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
 from stackd.kube.routes import kinds_of
-from stackd.lifecycle import crashpoints, diagnostics
-from stackd.lifecycle.brake import WallClock
-from stackd.lifecycle.capacity import refresh_quotas
+from stackd.lifecycle import diagnostics
 from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.gate import ask_node_ports, bring_up, follow_identity, refresh_policies
-from stackd.lifecycle.idempotency import Replays, purge
+from stackd.lifecycle.nodes import refresh_quotas
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
-from stackd.lifecycle.reconcile import Reconciler, expire
+from stackd.lifecycle.reconcile import Reconciler, expire, purge
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.steps import converge
 from stackd.lifecycle.worker import Worker
@@ -56,6 +54,7 @@ from stackd.web.api import Api
 from stackd.web.auth import Keys
 from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
+from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.serving import IDLE_SECONDS, HttpListener, prepare
 from stackd.workqueue import WorkQueue

@@ -4,7 +4,7 @@ Owns: arguments, output, and the exit code. The work of each command is elsewher
 
 machine    serve, demo, rebuild, setup, check, doctor, backup, reload, key: this machine's daemon, configuration and keys
 process, setup, doctor    what these load when they run
-manifests  manifests
+manifests  manifests; provision, admission: the objects that a cluster needs before stackd runs, and how setup applies them
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
 rehearsal  what rehearse loads when it runs

@@ -14,8 +14,8 @@ import click
 from stackd.cli.options import config_option, loaded, quantity_option, stacked
 
 if TYPE_CHECKING:
+    from stackd.cli.provision import ManifestOptions
     from stackd.config import Config
-    from stackd.kube.provision import ManifestOptions
 
 NETWORKS = ("10.244.0.0/16", "10.96.0.0/12", "10.42.0.0/16", "10.43.0.0/16")
 """The default networks of kubeadm, kind and k3s for pods and services."""
@@ -109,7 +109,7 @@ def manifests(config_path: Path | None, server: str | None, **options: Any) -> N
         return
     import yaml
 
-    from stackd.kube.provision import documents
+    from stackd.cli.provision import documents
 
     for one in documents(site_of(loaded(config_path, serving=False, cluster=False).config, **options)):
         click.echo(f"---\n{_comment(one)}{yaml.safe_dump(one, sort_keys=False)}", nl=False)
@@ -129,7 +129,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         raise click.UsageError(
             "--quota-ephemeral-storage makes each pod ask for disk, and --no-ephemeral-storage gives it none"
         )
-    from stackd.kube.provision import ManifestOptions
+    from stackd.cli.provision import ManifestOptions
     from stackd.kube.routes import kinds_of
     from stackd.quantity import parse
     from stackd.templates import read_templates

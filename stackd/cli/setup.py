@@ -27,6 +27,7 @@ from stackd.cli.doctor import examine, print_advised, say
 from stackd.cli.manifests import kubeconfig_text, manifests, site_of
 from stackd.cli.options import INSTALLED, is_installed, loaded
 from stackd.cli.output import BAD, BUSY, GOOD, WARNING
+from stackd.cli.provision import Administrator, ManifestOptions, documents
 from stackd.cli.target import local_daemon
 from stackd.client import ClientError
 from stackd.config import Config
@@ -40,7 +41,6 @@ from stackd.keys import new_key
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, load_credentials
 from stackd.kube.objects import NodeState
-from stackd.kube.provision import Administrator, ManifestOptions, documents
 from stackd.lifecycle.nodes import remarks, selected
 from stackd.lifecycle.nodes import selector as selector_text
 from stackd.printable import printable

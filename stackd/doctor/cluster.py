@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from stackd.clock import utc_minute
+from stackd.clock import SKEW_SECONDS, utc_minute
 from stackd.config import Config
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.doctor.routes import routes
@@ -17,11 +17,10 @@ from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdErro
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
-from stackd.kube.provision import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
+from stackd.kube.policies import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
-from stackd.lifecycle import capacity, nodes
-from stackd.lifecycle.brake import SKEW_SECONDS
+from stackd.lifecycle import nodes
 from stackd.model import NODE_PORTS_REMEDY
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
@@ -49,10 +48,10 @@ class Size:
     def __str__(self) -> str:
         return f"{of_milli(self.cpu_milli)} CPU and {of_bytes(self.memory_bytes)}"
 
-    def need(self, default: capacity.Storage) -> capacity.StackResources:
+    def need(self, default: nodes.Storage) -> nodes.StackResources:
         """What one stack takes if containers that request no disk get ``default``."""
         asked = self.ephemeral_bytes
-        return capacity.StackResources(
+        return nodes.StackResources(
             cpu_milli=self.cpu_milli,
             memory_bytes=self.memory_bytes,
             ephemeral_bytes=default.request_bytes if asked is None else asked,
@@ -261,16 +260,13 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     usable = nodes.eligible(config, await cluster.list_nodes())
     quotas, limit_ranges = await cluster.list_namespaced("resourcequotas"), await cluster.list_namespaced("limitranges")
     stacks, limit = config.stacks, config.limits.max_stacks
-    storage = capacity.default_storage(config.policy.max_ephemeral_storage, limit_ranges)
+    storage = nodes.default_storage(config.policy.max_ephemeral_storage, limit_ranges)
     need = size.need(storage)
-    by_node = capacity.by_nodes([capacity.fits(capacity.free_of(node), need) for node in usable])
-    scarce = capacity.NODES if by_node.why == capacity.NODES else f"{capacity.NODES}, {by_node.why.replace('_', '-')}"
+    by_node = nodes.by_nodes([nodes.fits(nodes.free_of(node), need) for node in usable])
+    scarce = nodes.NODES if by_node.why == nodes.NODES else f"{nodes.NODES}, {by_node.why.replace('_', '-')}"
     bounds = [
         (by_node.stacks, scarce),
-        *(
-            (one.stacks, f"quota {one.why.replace(': ', ', ')}")
-            for one in capacity.by_quotas(quotas, need, unused=False)
-        ),
+        *((one.stacks, f"quota {one.why.replace(': ', ', ')}") for one in nodes.by_quotas(quotas, need, unused=False)),
         (len(stacks.node_ports), "node ports"),
         *([(limit, "limits.max_stacks")] if limit else []),
     ]
@@ -286,7 +282,7 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, APPLY)])]
 
 
-def _without_disk(usable: list[NodeState], need: capacity.StackResources, storage: capacity.Storage) -> list[Finding]:
+def _without_disk(usable: list[NodeState], need: nodes.StackResources, storage: nodes.Storage) -> list[Finding]:
     """The nodes that no stack can use because they report no disk, or less than one stack takes."""
     short = [node for node in usable if node.ephemeral_bytes < need.ephemeral_bytes]
     if not short:
@@ -308,7 +304,7 @@ def _without_disk(usable: list[NodeState], need: capacity.StackResources, storag
 
 def _refused_disk(config: Config, limit_ranges: list[dict[str, Any]]) -> Iterator[Finding]:
     """Whether the policy gives more disk than a LimitRange allows a container."""
-    most, maximum = capacity.most_storage(limit_ranges), config.policy.max_ephemeral_storage
+    most, maximum = nodes.most_storage(limit_ranges), config.policy.max_ephemeral_storage
     if maximum and 0 < most.limit_bytes < parse(maximum).value:
         text = f"policy.max_ephemeral_storage gives a pod {maximum}, and LimitRange {most.limit_range} refuses a container more"
         text += f" than {most.limit}: creates without a disk request fail with 400"

@@ -20,9 +20,9 @@ from collections.abc import Callable, Coroutine
 from itertools import zip_longest
 from typing import Any
 
+from stackd.crashpoints import crash_point
 from stackd.errors import NotOwner, StackdError, StoreUnavailable, public_text
 from stackd.lifecycle.context import Context, new_id
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.verbs import settle, start_of
 from stackd.lifecycle.worker import Priority

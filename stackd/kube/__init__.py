@@ -13,8 +13,8 @@
     manifests    pure: the Pod and the Service of a stack, and the pod that pulls an image
     routes       pure: the objects that give a stack's ports their names
     records      pure: a stack's record on its Service, from which a lost state file can be rebuilt
-    provision    the objects that a cluster needs before stackd runs, how an administrator applies them, NetworkPolicies
-    rights       pure: what stackd may do in a cluster, as a table; the policy that lets only stackd write its objects
+    policies     pure: whether the NetworkPolicies that exist protect the stacks
+    rights       pure: what stackd may do in a cluster, as a table
 
 Only this package imports ``kubernetes``. It does not know database rows, the HTTP API of stackd, or why something is
 created or deleted.

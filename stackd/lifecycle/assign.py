@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from time import perf_counter
 
 from stackd.clock import NANOSECONDS
+from stackd.crashpoints import crash_point
 from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
-from stackd.lifecycle.capacity import CPU, MEMORY, PODS, PORTS, free_on_nodes, short_of
 from stackd.lifecycle.context import Context, CreateRequest
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.next_step import has_pod, route_error, service_error
+from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, free_on_nodes, short_of
 from stackd.lifecycle.objects import put_routes
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
 from stackd.lifecycle.steps import put
@@ -105,6 +105,19 @@ async def opened(context: Context, stack: Stack) -> None:
         await put(context, stack, timeout=OPEN_SECONDS)
         crash_point("assign.opened")
         context.worker.wake(stack.stack_id)  # its pod's labels say it, too
+
+
+async def reopen(context: Context, stack_id: str) -> None:
+    """Make the stack of a repeated create reachable, since the process may have ended before it was. A stack that is
+    deleted meanwhile needs that no more. Raises as ``put``."""
+    stack = context.store.stacks.get(stack_id)
+    try:
+        if stack is not None and has_pod(stack):
+            await opened(context, stack)
+    except StackdError:
+        row = context.store.stacks.get(stack_id)
+        if row is not None and row.deleting_since is None:
+            raise
 
 
 async def _open(context: Context, stack: Stack) -> bool:

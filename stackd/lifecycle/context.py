@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from stackd.clock import NANOSECONDS, Clock
+from stackd.clock import NANOSECONDS, Clock, WallClock
 from stackd.config import Config, LimitsSection, policy_of
 from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
@@ -21,10 +21,9 @@ from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
-from stackd.lifecycle.brake import Brake, WallClock
-from stackd.lifecycle.capacity import Quotas
-from stackd.lifecycle.gate import AWAY_SECONDS, Gate
+from stackd.lifecycle.gate import AWAY_SECONDS, Brake, Gate
 from stackd.lifecycle.next_step import SeenRoute, Step, next_step, own_pod
+from stackd.lifecycle.nodes import Quotas
 from stackd.lifecycle.ownership import Ownership
 from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.worker import Worker

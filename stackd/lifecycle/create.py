@@ -13,6 +13,7 @@ from contextlib import suppress
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
+from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterUnavailable,
@@ -27,8 +28,6 @@ from stackd.kube.objects import PODS, PodState, ServiceState
 from stackd.kube.routes import ROUTES, WantedRoute
 from stackd.lifecycle.assign import assign, preempt
 from stackd.lifecycle.context import Abandon, Context, CreateRequest, new_id
-from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.hiding import hide_in
 from stackd.lifecycle.objects import (
     expose,
     gather_all,
@@ -42,6 +41,7 @@ from stackd.lifecycle.steps import first_observation
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
 from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
+from stackd.templates.hiding import hide_in
 from stackd.units import format_duration
 
 log = logging.getLogger(__name__)
@@ -310,6 +310,14 @@ async def _undo(context: Context, stack_id: str) -> None:
         await context.settle(stack_id)
     except StackdError as error:
         stack_log(log, stack_id).warning("the undo goes on in the background: %s", error)
+
+
+async def take_back(context: Context, stack_id: str) -> None:
+    """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Context.settle``."""
+    await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
+    crash_point("replay.undo_marked")
+    await context.settle(stack_id)
+    crash_point("replay.undone")
 
 
 async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:

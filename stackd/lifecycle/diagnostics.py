@@ -15,10 +15,10 @@ from functools import partial
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context
-from stackd.lifecycle.hiding import hide
 from stackd.logs import stack_log
 from stackd.model import NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
+from stackd.templates.hiding import hide
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)

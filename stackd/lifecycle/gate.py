@@ -2,17 +2,20 @@
 
 Owns: everything that may keep stackd from its work, and the sentences about it: for clients, for ``/readyz`` and for the
 service's status. Asks whether the cluster that answers is the file's own (invariant 8), and for all that must exist in it.
-Whether the file accepts a write is tried by the callers; who owns the stacks is decided in ``ownership``.
+Owns the brake: how many unrequested endings are too many, and the operator's confirmation. Whether the file accepts a write
+is tried by the callers; who owns the stacks is decided in ``ownership``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING
 
+from stackd.clock import Clock
+from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterRefused,
@@ -23,11 +26,10 @@ from stackd.errors import (
     StackdError,
     StoreUnavailable,
 )
-from stackd.kube import provision
+from stackd.kube import policies
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import WITHHELD
 from stackd.kube.wire import REJECTED
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.ownership import Role
 from stackd.model import NODE_PORTS_REMEDY, PortRange
 from stackd.tasks import first_of, set_within
@@ -50,6 +52,77 @@ RETRIES = RetryPolicy(first=1.0, longest=5.0)
 ADOPTING = "stackd is adopting stacks found in the cluster"
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 SHUTTING_DOWN = "stackd is shutting down"
+
+
+FREE_ENDINGS = 10  # up to this many unrequested endings are never held back
+WINDOW_SECONDS = 60.0  # unrequested endings within this time are counted together, even if they come one by one
+CONFIRMED_SECONDS = 60.0
+"""A confirmation that no pass could use by then expires: the operator has not seen what is held later."""
+
+
+class Brake:
+    """What is held back: ``held``, the stack's id and what would have been done to it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.held: dict[str, str] = {}
+        self._clock = clock
+        self._endings: dict[str, float] = {}
+        self._confirmed: frozenset[str] = frozenset()
+        self._confirmed_until = 0.0
+
+    def why_held(self) -> str:
+        """How many stacks are held back, and what to do; empty if none are."""
+        if not self.held:
+            return ""
+        return (
+            f"{len(self.held)} stacks would be ended or removed although nobody asked for it; "
+            "see `stackd reconcile --plan`, release with `stackd reconcile --confirm`"
+        )
+
+    def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
+        """The ids of ``endings`` (id → what would be done, unrequested) that may not go ahead; ``among`` are all ids.
+
+        Endings of the last minute count as well, each id once however often it is tried. A held id stays held until it
+        no longer applies (``forget``) or is confirmed.
+        """
+        now = self._clock.monotonic()
+        self._endings = {name: at for name, at in self._endings.items() if at >= now - WINDOW_SECONDS}
+        confirmed = self.confirmed
+        self.forget(endings.keys() & confirmed)
+        unconfirmed = {name: what for name, what in endings.items() if name not in confirmed}
+        counted = self._endings.keys() | self.held.keys() | unconfirmed.keys()
+        total = len(counted | set(among))
+        if not unconfirmed or len(counted) <= FREE_ENDINGS or len(counted) <= max_share * total:
+            self._endings = dict.fromkeys(unconfirmed, now) | self._endings
+            self.forget(unconfirmed)
+            return frozenset()
+        if not self.held:
+            what = "would be ended or removed although nobody asked for it"
+            log.error("brake: %d of %d stacks %s", len(counted), total, what)
+        self.held.update(unconfirmed)
+        return frozenset(unconfirmed)
+
+    def forget(self, stack_ids: Iterable[str]) -> None:
+        """Stop holding these ids: they were carried out, or no longer apply."""
+        for stack_id in stack_ids:
+            self.held.pop(stack_id, None)
+
+    @property
+    def confirmed(self) -> frozenset[str]:
+        """The ids whose endings the operator has released, as long as that confirmation is valid."""
+        return self._confirmed if self._clock.monotonic() < self._confirmed_until else frozenset()
+
+    def confirm(self) -> frozenset[str]:
+        """Release what is held now, for the next pass that can be made or for a minute. Returns the ids."""
+        self._confirmed = frozenset(self.held)
+        self._confirmed_until = self._clock.monotonic() + CONFIRMED_SECONDS
+        return self._confirmed
+
+    def pass_done(self) -> None:
+        """A pass was made: the confirmation is used up, and the endings that led to it no longer count."""
+        if self.confirmed:
+            self._endings.clear()
+        self._confirmed = frozenset()
 
 
 class Gate:
@@ -348,7 +421,7 @@ async def refresh_policies(context: Context) -> None:
 async def _check_policies(context: Context) -> None:
     """Find out whether a NetworkPolicy protects the stacks, if one is required."""
     config, before, error = context.config, context.gate.policy_error, ""
-    if config.stacks.require_ingress_network_policy and not provision.protects(
+    if config.stacks.require_ingress_network_policy and not policies.protects(
         await context.cluster.list_namespaced("networkpolicies"), config.cluster.instance
     ):
         error = (

@@ -1,14 +1,39 @@
-"""Which nodes take stacks, at which address they are reached, and what is wrong if stacks could not work. Pure."""
+"""Which nodes take stacks, at which address they are reached, and how many more stacks would fit; what runs out first: nodes,
+quota, node ports or stackd's own limit.
+
+Owns: what is wrong if stacks could not work on the nodes; what one stack takes of a node, as the scheduler counts, and of a
+ResourceQuota; which quota resources belong to each name of what can run out, and what a LimitRange gives to containers that
+request no disk; the arithmetic, from the mirror, the rows and the quotas as last seen; and the background refresh of the
+quotas, which runs only while somebody asks. It assumes that the nodes run nothing but stacks: other pods on them, and their
+taints, are not known here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import logging
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from stackd import contract
+from stackd.clock import from_nanoseconds
 from stackd.config import Config
-from stackd.kube.objects import NodeState
+from stackd.errors import ClusterError, ClusterUnavailable
+from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, reserved
+from stackd.model import Stack
 from stackd.printable import some_of
+from stackd.quantity import NANO, reported
+
+if TYPE_CHECKING:
+    from stackd.lifecycle.context import Context
+
+log = logging.getLogger(__name__)
 
 _FAMILIES: Mapping[str, str] = {"ipv4": "IPv4", "ipv6": "IPv6"}
 NAMED = 5  # a sentence names this many nodes; of the others it gives the count
@@ -89,3 +114,303 @@ def remarks(config: Config, nodes: Sequence[NodeState]) -> list[str]:
             "name them in stacks.public_ips, or add a kind that they have to stacks.address_types"
         ]
     return []
+
+
+# ---- how many more fit
+
+CPU, MEMORY, EPHEMERAL, PODS, PORTS, NODES = "cpu", "memory", "ephemeral_storage", "pods", "ports", "nodes"
+OF_NODE = (CPU, MEMORY, EPHEMERAL, PODS)
+ENOUGH = 10**9
+ASSUMES = "nodes run nothing but stacks, and have no taints"
+INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are refreshed
+
+NOTHING: Mapping[str, int] = MappingProxyType({})
+_KINDS = {"cpu": (CPU, NANO // 1000), "memory": (MEMORY, NANO), "services.nodeports": (PORTS, NANO)}
+"""Which name each quota resource belongs to, and its unit in 10⁻⁹; each other one is freed with a pod."""
+
+_OTHER_SCOPES = frozenset({"Terminating", "BestEffort", "PriorityClass", "CrossNamespacePodAffinity"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackResources:
+    """What one more stack takes. Disk is both request and limit, which differ if a LimitRange gives both."""
+
+    cpu_milli: int
+    memory_bytes: int
+    ephemeral_bytes: int = 0
+    ephemeral_limit_bytes: int = 0
+    ports: int = 1
+
+    def of_node(self) -> dict[str, int]:
+        """What its pod takes of a node."""
+        return {CPU: self.cpu_milli, MEMORY: self.memory_bytes, EPHEMERAL: self.ephemeral_bytes, PODS: 1}
+
+    def of_quota(self) -> dict[str, int]:
+        """What it takes of each resource that a quota can count, in 10⁻⁹; what it does not take is left out."""
+        cpu, memory = self.cpu_milli * 10**6, self.memory_bytes * NANO
+        takes = {
+            **dict.fromkeys(("cpu", "requests.cpu", "limits.cpu"), cpu),
+            **dict.fromkeys(("memory", "requests.memory", "limits.memory"), memory),
+            **dict.fromkeys((EPHEMERAL_STORAGE, f"requests.{EPHEMERAL_STORAGE}"), self.ephemeral_bytes * NANO),
+            f"limits.{EPHEMERAL_STORAGE}": self.ephemeral_limit_bytes * NANO,
+            **dict.fromkeys(("pods", "count/pods", "services", "count/services"), NANO),
+            "services.nodeports": self.ports * NANO,
+        }
+        return {name: amount for name, amount in takes.items() if amount}
+
+    def with_storage(self, pod: Mapping[str, Any], default: Storage) -> StackResources:
+        """The same with the disk of this pod; a container that requests none gets what the LimitRange gives."""
+
+        def disk(part: str, amount: str) -> int:
+            completed = {
+                kind: [_with_default(container, part, amount) for container in pod["spec"].get(kind) or ()]
+                for kind in ("initContainers", "containers")
+            }
+            return reserved(completed, EPHEMERAL_STORAGE, part)
+
+        requests, limits = disk("requests", default.request), disk("limits", default.limit)
+        return dataclasses.replace(self, ephemeral_bytes=requests, ephemeral_limit_bytes=limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """Disk of a container, as quantities, and the LimitRange that sets them ("" if the policy does)."""
+
+    request: str = "0"
+    limit: str = "0"
+    limit_range: str = ""
+
+    @property
+    def request_bytes(self) -> int:
+        """What the scheduler counts."""
+        return reported(self.request).value
+
+    @property
+    def limit_bytes(self) -> int:
+        """What a quota counts as limit."""
+        return reported(self.limit).value
+
+
+def _of_containers(limit_ranges: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The lines of these LimitRanges that are about containers, with the LimitRange's name."""
+    for limit_range in limit_ranges:
+        for item in (limit_range.get("spec") or {}).get("limits") or ():
+            if item.get("type") == "Container":
+                yield limit_range["metadata"]["name"], item
+
+
+def most_storage(limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
+    """The smallest of the disk maxima that these LimitRanges set for a container; "0" if none sets one."""
+    limits = [
+        Storage(limit=item["max"][EPHEMERAL_STORAGE], limit_range=name)
+        for name, item in _of_containers(limit_ranges)
+        if EPHEMERAL_STORAGE in (item.get("max") or {})
+    ]
+    return min(limits, key=lambda one: one.limit_bytes, default=Storage())
+
+
+def default_storage(most: str, limit_ranges: Iterable[Mapping[str, Any]]) -> Storage:
+    """What a container that requests no disk gets: ``policy.max_ephemeral_storage``, else what the LimitRanges give.
+
+    The LimitRanges are as the API server keeps them, with all defaults filled in; the first that gives something
+    counts.
+    """
+    if most:
+        return Storage(request=most, limit=most)
+    for name, item in _of_containers(limit_ranges):
+        limit: str = (item.get("default") or {}).get(EPHEMERAL_STORAGE, "0")
+        request: str = (item.get("defaultRequest") or {}).get(EPHEMERAL_STORAGE, limit)
+        default = Storage(request=request, limit=limit, limit_range=name)
+        if default.request_bytes or default.limit_bytes:
+            return default
+    return Storage()
+
+
+def free_of(node: NodeState) -> dict[str, int]:
+    """What a node has for pods."""
+    return {CPU: node.cpu_milli, MEMORY: node.memory_bytes, EPHEMERAL: node.ephemeral_bytes, PODS: node.pods}
+
+
+def fits(free: Mapping[str, int], need: StackResources) -> dict[str, int]:
+    """How many more fit on a node, by each of its resources."""
+    return {name: so_many(free[name], takes) for name, takes in need.of_node().items()}
+
+
+def so_many(free: int, takes: int) -> int:
+    """How often ``takes`` fits into what is free, up to ``ENOUGH``."""
+    return min(ENOUGH, max(0, free // takes)) if takes else ENOUGH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """How many fit at most, and which resource limits them."""
+
+    stacks: int
+    why: str
+
+
+def by_nodes(fitting: Collection[Mapping[str, int]]) -> Bound:
+    """The bound by the nodes, given how many fit on each by each resource; ``why`` is the resource that runs out first."""
+    ends = min(OF_NODE, key=lambda name: sum(node[name] for node in fitting)) if fitting else NODES
+    return Bound(stacks=sum(min(node.values()) for node in fitting), why=ends)
+
+
+def by_quotas(
+    quotas: Iterable[Mapping[str, Any]], need: StackResources, *, unused: bool, released: Mapping[str, int] = NOTHING
+) -> Iterator[Bound]:
+    """One bound for each line of each quota that counts what stacks use: by the whole line, or, with ``unused``, by what
+    is unused plus ``released`` (by resource name)."""
+    takes = need.of_quota()
+    for quota, name, hard, used in counted(quotas):
+        if name in takes:
+            free = hard - used + released.get(name, 0) if unused else hard
+            yield Bound(stacks=so_many(free, takes[name]), why=f"{quota}: {name}")
+
+
+def short_of(refusal: str) -> dict[str, int]:
+    """How much CPU (milli), memory (bytes), pods and node ports a create lacks that a quota refused with this message.
+    Empty if the message does not say so."""
+    asked, used, limited = (_amounts(refusal, word) for word in ("requested", "used", "limited"))
+    short: dict[str, int] = {}
+    for name, amount in asked.items():
+        lacks = amount + used.get(name, 0) - limited.get(name, 0)
+        kind, unit = _KINDS.get(name.removeprefix("requests.").removeprefix("limits."), (PODS, NANO))
+        short[kind] = max(short.get(kind, 0), -(-lacks // unit))
+    return short
+
+
+def _amounts(refusal: str, word: str) -> dict[str, int]:
+    found = re.search(rf"\b{word}: ([^ ]+?)(?:, |$)", refusal)
+    pairs = [pair.partition("=") for pair in found[1].split(",")] if found else []
+    return {name: reported(amount).nanos for name, equals, amount in pairs if equals}
+
+
+def counted(quotas: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, int, int]]:
+    """(quota, resource, hard, used) in 10⁻⁹, for each line that counts the pods and Services of stacks: of quotas whose
+    scopes do not exclude those pods, which have requests and no deadline."""
+    for quota in quotas:
+        spec, status = quota.get("spec") or {}, quota.get("status") or {}
+        selected = [term.get("scopeName") for term in (spec.get("scopeSelector") or {}).get("matchExpressions") or ()]
+        if _OTHER_SCOPES.isdisjoint([*(spec.get("scopes") or ()), *selected]):
+            used = status.get("used") or {}
+            for name, hard in (status.get("hard") or spec.get("hard") or {}).items():
+                yield quota["metadata"]["name"], name, reported(hard).nanos, reported(used.get(name)).nanos
+
+
+def _with_default(container: Mapping[str, Any], part: str, default: str) -> dict[str, Any]:
+    resources = container.get("resources") or {}
+    amounts = {EPHEMERAL_STORAGE: default} | dict(resources.get(part) or {})
+    return {**container, "resources": {**resources, part: amounts}}
+
+
+@dataclass(slots=True, kw_only=True)
+class Quotas:
+    """``seen_at`` in nanoseconds, None while they were never seen; ``wanted_at`` in monotonic seconds."""
+
+    objects: list[dict[str, Any]] = field(default_factory=list)
+    limit_ranges: list[dict[str, Any]] = field(default_factory=list)
+    seen_at: int | None = None
+    wanted_at: float | None = None
+    error: str = ""
+
+
+QUOTA, MAX_STACKS = "quota", "max_stacks"
+
+
+def storage(context: Context) -> Storage:
+    """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
+    return default_storage(context.settings.policy.max_ephemeral_storage, context.quotas.limit_ranges)
+
+
+def capacity(context: Context, need: StackResources) -> contract.Capacity:
+    """How many more stacks with these needs fit. Makes no request; tells the quota cache that somebody asks. What pooled
+    stacks take counts as free."""
+    quotas, store = context.quotas, context.store
+    quotas.wanted_at = context.clock.monotonic()
+    pooled = [stack for stack in store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
+    fitting = {name: fits(free, need) for name, free in free_on_nodes(context, apart_from=pooled)}
+    nodes, quota = by_nodes(fitting.values()), _quota(context, need, pooled)
+    held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
+    ports = (store.ports.free + held) // max(1, need.ports)
+    limit = context.config.limits.max_stacks
+    stacks = max(0, limit - len(store.assigned)) if limit else None
+    seen_at: Any = None if quotas.seen_at is None else from_nanoseconds(quotas.seen_at)  # as the answer is written
+    bounds = {nodes.why: nodes.stacks}
+    bounds |= {PORTS: ports} if need.ports else {}
+    bounds |= {QUOTA: quota.stacks} if quota is not None else {}
+    bounds |= {MAX_STACKS: stacks} if stacks is not None else {}
+    limited_by = min(bounds, key=lambda name: bounds[name])
+    return contract.Capacity(
+        fits=bounds[limited_by],
+        limited_by=limited_by,
+        nodes={name: min(fitting[name].values()) for name in sorted(fitting)},
+        quota=None if quota is None else quota.stacks,
+        quota_limited_by="" if quota is None else quota.why,
+        quota_seen_at=seen_at,
+        ports=ports,
+        free_node_ports=store.ports.free,
+        stacks=stacks,
+        unassigned=len(pooled),
+        requested_cpu_milli=need.cpu_milli,
+        requested_memory_bytes=need.memory_bytes,
+        requested_ephemeral_storage_bytes=need.ephemeral_bytes,
+        requested_ports=need.ports,
+        assumes=ASSUMES,
+    )
+
+
+def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> Iterator[tuple[str, dict[str, int]]]:
+    """The nodes that take stacks, with what is free on each if the stacks of ``apart_from`` were gone."""
+    used: dict[str, Counter[str]] = {}
+    ids = {stack.stack_id for stack in apart_from}
+    for stack in context.store.stacks.ordered():
+        if stack.node_id is not None and stack.stack_id not in ids and _has_pod(stack):
+            used.setdefault(stack.node_id, Counter()).update(_taken(context, stack).of_node())
+    for node in eligible(context.config, context.mirror.nodes.values()):
+        takes = used.get(node.name, Counter())
+        yield node.name, {name: free - takes[name] for name, free in free_of(node).items()}
+
+
+def _has_pod(stack: Stack) -> bool:
+    return not stack.ended and not stack.at_rest
+
+
+def _taken(context: Context, stack: Stack, disk_limit: int = 0) -> StackResources:
+    """What the stack takes; ``disk_limit`` in bytes."""
+    pod = context.mirror.pods.get(stack.pod_name)
+    return StackResources(
+        cpu_milli=stack.requested_cpu_milli,
+        memory_bytes=stack.requested_memory_bytes,
+        ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
+        ephemeral_limit_bytes=disk_limit,
+        ports=len(stack.node_ports),
+    )
+
+
+def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) -> Bound | None:
+    """The tightest line of all quotas, if the pooled stacks were gone; None while quotas were never seen, or if none
+    counts what stacks use."""
+    if context.quotas.seen_at is None:
+        return None
+    back, disk = Counter[str](), storage(context).limit_bytes
+    for stack in filter(_has_pod, pooled):
+        back.update(_taken(context, stack, disk).of_quota())
+    bounds = by_quotas(context.quotas.objects, need, unused=True, released=back)
+    return min(bounds, key=lambda bound: bound.stacks, default=None)
+
+
+async def refresh_quotas(context: Context, *, asked: bool = False) -> None:
+    """Read the quotas from the cluster if somebody asked lately, or asks now. An error is kept, not raised."""
+    quotas, now = context.quotas, context.clock.monotonic()
+    if not asked and (quotas.wanted_at is None or now - quotas.wanted_at >= INTEREST_SECONDS):
+        return
+    try:
+        context.gate.require_cluster()
+        objects = await context.cluster.list_namespaced("resourcequotas")
+        limit_ranges = await context.cluster.list_namespaced("limitranges")
+    except (ClusterUnavailable, ClusterError) as error:
+        quotas.error = str(error)
+        log.debug("quotas: %s", error)
+    else:
+        quotas.error, quotas.seen_at = "", context.clock.now()
+        quotas.objects, quotas.limit_ranges = objects, limit_ranges

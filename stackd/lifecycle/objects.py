@@ -12,6 +12,7 @@ import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterRefused,
     ClusterUnavailable,
@@ -28,7 +29,6 @@ from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import SERVICES, ServiceState
 from stackd.kube.routes import BACKENDS, ROUTES, WantedRoute, names_of, resource_of, wanted_routes
 from stackd.lifecycle.context import Abandon, Context, CreateRequest
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.gate import learn_node_ports
 from stackd.lifecycle.next_step import service_error, service_step
 from stackd.logs import stack_log

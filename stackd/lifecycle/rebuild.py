@@ -13,6 +13,7 @@ import logging
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
+from stackd.crashpoints import crash_point
 from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
 from stackd.kube import labels
 from stackd.kube.client import Cluster, is_ours
@@ -20,7 +21,6 @@ from stackd.kube.objects import pod_state
 from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_config_map, parse_pod, parse_record
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.next_step import SERVICES, stack_of
 from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log

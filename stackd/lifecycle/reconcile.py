@@ -1,4 +1,4 @@
-"""The passes that find what events have missed; and expiry, at its time.
+"""The passes that find what events have missed; expiry, at its time; and the removal of old keys, jobs and timelines.
 
 Owns: the passes, which hand work to the observer (statuses) and the worker, so that no request holds them up. Only
 adopting objects without a row and observing confirmed stacks are part of a pass itself. Owns, too, that no stack expires
@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from stackd import contract
 from stackd.clock import NANOSECONDS, from_nanoseconds
+from stackd.crashpoints import crash_point
 from stackd.errors import ClusterError, ClusterUnavailable, Held
-from stackd.lifecycle.brake import CONFIRMED_SECONDS
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import crash_point
+from stackd.lifecycle.gate import CONFIRMED_SECONDS
 from stackd.lifecycle.next_step import (
     OF_THE_PASS,
     UNASKED,
@@ -36,6 +36,7 @@ from stackd.logs import stack_log
 log = logging.getLogger(__name__)
 
 BLOCKED_RETRY_SECONDS = 5
+KEEP_CLAIMS = 24 * 3600 * NANOSECONDS  # how long an Idempotency-Key is remembered, in nanoseconds
 
 ASK_SECONDS = 5.0  # how often the API server is asked for the time while the clock is not trusted
 FIRST_PASSES, AGAIN_PASSES = 10, 30
@@ -245,3 +246,15 @@ async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> None:
         context.abandon_create(stack.stack_id)
         stack_log(log, stack.stack_id).info("its time is up")
         context.worker.wake(stack.stack_id, Priority.EXPIRY)
+
+
+async def purge(context: Context) -> None:
+    """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
+    Removes nothing while the clock may be wrong. Raises StoreUnavailable."""
+    if not context.wall_clock.trusted:
+        return
+    keep_history = round(context.config.stacks.keep_history * NANOSECONDS)
+    keep_jobs = round(context.config.batch_delete.keep_jobs * NANOSECONDS)
+    await context.store.purge(
+        context.clock.now(), keep_jobs_ns=keep_jobs, keep_claims_ns=KEEP_CLAIMS, keep_history_ns=keep_history
+    )

@@ -10,9 +10,9 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from stackd.crashpoints import crash_point
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
 from stackd.lifecycle.context import Context, CreateRequest
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.create import make_unassigned
 from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
 from stackd.lifecycle.worker import Priority

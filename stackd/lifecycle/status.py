@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
-from stackd.lifecycle.hiding import hide
 from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
+from stackd.templates.hiding import hide
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
 """Waiting reasons of a failed pull that is retried: ``failed`` once they have lasted for the grace."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from stackd.clock import from_nanoseconds
+from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterRefused,
@@ -29,9 +31,7 @@ from stackd.kube.manifests import pod_labels
 from stackd.kube.objects import PODS, SERVICES, PodState, ServiceState
 from stackd.kube.routes import RouteState
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
-from stackd.lifecycle.hiding import hiding
 from stackd.lifecycle.next_step import OF_THE_PASS, StepKind, record_error, service_error, service_step
 from stackd.lifecycle.objects import (
     delete_routes,
@@ -45,6 +45,7 @@ from stackd.lifecycle.objects import (
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, Observation, Stack, StackStatus, service_name
+from stackd.templates.hiding import hide_in
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,19 @@ async def converge(context: Context, stack_id: str) -> None:
         with hiding(context, stack_id):
             await EXECUTORS[step.kind](context, stack)
     raise ClusterRefused("something in the cluster keeps changing what stackd makes")
+
+
+@contextmanager
+def hiding(context: Context, stack_id: str) -> Iterator[None]:
+    """Hide the stack's generated values in every error that is raised within this context."""
+    before = context.store.stacks.get(stack_id)
+    try:
+        yield
+    except StackdError as error:
+        stack = context.store.stacks.get(stack_id) or before
+        if stack is not None:
+            hide_in(error, stack.values)
+        raise
 
 
 async def undo(context: Context, stack: Stack) -> None:

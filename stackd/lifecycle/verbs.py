@@ -11,6 +11,7 @@ import logging
 from dataclasses import replace
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
+from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterUnavailable,
@@ -22,7 +23,6 @@ from stackd.errors import (
     public_text,
 )
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import crash_point
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log

@@ -1,7 +1,7 @@
 """A template, the values that are generated for each of its stacks, and the set of templates that are in force.
 
 Owns what a template's stacks may reach, ``network: {egress: none | dns | internet | [CIDR, …]}``, and the value that the
-pods' label has for it: ``kube.provision`` makes one NetworkPolicy for each value in use. Owns, too, the three placeholders
+pods' label has for it: ``cli.provision`` makes one NetworkPolicy for each value in use. Owns, too, the three placeholders
 of patterns such as ``flag{<hex:32>}``. This is no template language: anything else between angle brackets is a mistake.
 """
 

@@ -17,7 +17,6 @@ from stackd.errors import InvalidRequest, JobNotFound, Reason, StackNotFound, To
 from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.idempotency import Replays
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.model import Job, Stack, struct
@@ -26,6 +25,7 @@ from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.connection import HttpConnection
+from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.parameters import Parameter, Parameters
 

@@ -20,12 +20,12 @@ from aiohttp import hdrs, web
 
 from stackd import contract
 from stackd.errors import JobNotFound
-from stackd.lifecycle.idempotency import StoredResponse
 from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
 from stackd.web.bodies import in_turns, read_entries
+from stackd.web.idempotency import StoredResponse
 from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.stacks import STACKS, first_answer

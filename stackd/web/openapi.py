@@ -16,12 +16,12 @@ from aiohttp import web
 from stackd import __version__
 from stackd.config import Config
 from stackd.contract import Body, fields_of, is_body, is_optional
-from stackd.lifecycle.idempotency import KEY_LIMIT
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
 from stackd.web import examples
 from stackd.web.api import IDEMPOTENCY_KEY, ROUTES, ApiCall, Route, Shape, route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
+from stackd.web.idempotency import KEY_LIMIT
 from stackd.web.listing import BATCH
 from stackd.web.pages import file_of, send
 from stackd.web.parameters import MOST_VALUES, Parameter

@@ -17,13 +17,13 @@ from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
-from stackd.lifecycle.idempotency import Replayable, StoredResponse, check_key
 from stackd.lifecycle.verbs import delete, extend, restart, start, stop, until_gone, until_status
 from stackd.model import Stack, StackStatus
 from stackd.store import Claim
 from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
+from stackd.web.idempotency import Replayable, StoredResponse, check_key
 from stackd.web.parameters import Parameters, flag, length, named, number, one_of
 from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.errors import StoreUnavailable
-from stackd.lifecycle.capacity import StackResources, capacity, refresh_quotas, storage
 from stackd.lifecycle.next_step import ReconcilePlan
+from stackd.lifecycle.nodes import StackResources, capacity, refresh_quotas, storage
 from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
 from stackd.templates import Template

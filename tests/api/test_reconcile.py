@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded.resources import PODS
-from stackd.lifecycle.brake import FREE_ENDINGS
+from stackd.lifecycle.gate import FREE_ENDINGS
 from tests.harness import Harness, Machine, eventually, until
 
 MANY = FREE_ENDINGS + 4

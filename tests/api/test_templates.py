@@ -16,8 +16,8 @@ from stackd.clock import NANOSECONDS, to_nanoseconds
 from stackd.embedded import DEFAULT_NODES
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import prepull
-from stackd.lifecycle.hiding import HIDDEN
 from stackd.templates import Template
+from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
 from tests.harness import Harness, Machine, eventually, seed, until
 

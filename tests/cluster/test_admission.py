@@ -17,11 +17,11 @@ import orjson
 import pytest
 import yaml
 
+from stackd.cli.provision import Administrator, ManifestOptions, documents
 from stackd.config import load
 from stackd.daemon import running
 from stackd.errors import ObjectNotFound, StackdError, UnexpectedAnswer
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.provision import Administrator, ManifestOptions, documents
 from stackd.kube.wire import KINDS, MERGE_PATCH, POLICIES, Kind, KubeRequest
 from tests.cluster.conftest import VARIABLE, environment_of
 from tests.harness import Client, eventually

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stackd.lifecycle.crashpoints import ENVIRONMENT as CRASH_AT
+from stackd.crashpoints import ENVIRONMENT as CRASH_AT
 from stackd.store import backup_file
 from tests.faults.file import Disk, StateFile
 from tests.faults.process import CLOCK, HOST, Process

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stackd.kube.provision import EGRESS, INGRESS, lets_through, protects
+from stackd.kube.policies import EGRESS, INGRESS, lets_through, protects
 
 MANAGED = {"app.kubernetes.io/managed-by": "stackd"}
 WORLD = {"from": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]}

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.kube.labels import lease_name
-from stackd.kube.provision import EGRESS, INGRESS, protects
+from stackd.kube.policies import EGRESS, INGRESS, protects
 from stackd.kube.rights import in_namespace
 from tests.api.test_templates import PLAIN
 from tests.provisioning import printed

@@ -7,8 +7,8 @@ from email.utils import formatdate
 
 import pytest
 
-from stackd.clock import NANOSECONDS
-from stackd.lifecycle.brake import CONFIRMED_SECONDS, FREE_ENDINGS, WINDOW_SECONDS, Brake, WallClock
+from stackd.clock import NANOSECONDS, WallClock
+from stackd.lifecycle.gate import CONFIRMED_SECONDS, FREE_ENDINGS, WINDOW_SECONDS, Brake
 from tests.store.building import START, TestClock
 
 SHARE = 0.2

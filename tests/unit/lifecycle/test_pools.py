@@ -10,7 +10,7 @@ import pytest
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState, node_state
 from stackd.lifecycle.assign import may_be_assigned
-from stackd.lifecycle.capacity import short_of
+from stackd.lifecycle.nodes import short_of
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import Work, may_begin, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort

@@ -16,9 +16,9 @@ import pytest
 from stackd.clock import NANOSECONDS
 from stackd.errors import ClusterError, ClusterUnavailable, InvalidPodSpec, Reason
 from stackd.kube.objects import PodState, pod_state
-from stackd.lifecycle.hiding import HIDDEN, hide, hide_in
 from stackd.lifecycle.status import DerivedStatus, PodProgress, PodSnapshot, derive_status, pod_progress
 from stackd.model import Stack, StackStatus
+from stackd.templates.hiding import HIDDEN, hide, hide_in
 from tests.store.building import new_stack
 from tests.unit.lifecycle.situations import NOW, STACK, pod, stack
 

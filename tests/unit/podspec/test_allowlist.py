@@ -9,9 +9,9 @@ import pytest
 import yaml
 from kubernetes.aio.client.models.v1_pod import V1Pod
 
+from stackd.cli.provision import ManifestOptions, documents
 from stackd.errors import InvalidRequest
 from stackd.kube.manifests import service_manifest
-from stackd.kube.provision import ManifestOptions, documents
 from stackd.podspec import Policy, parse_target_ports
 from stackd.podspec.fields import MODELS, WHY
 from stackd.podspec.policy import is_reserved

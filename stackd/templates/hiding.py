@@ -14,15 +14,11 @@ import base64
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from stackd.errors import InvalidRequest, StackdError
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.context import Context
 
 HIDDEN = "(hidden)"
 SHORTEST = 4  # a shorter value is hidden only where it stands alone; hiding it everywhere would tear words apart
@@ -151,16 +147,3 @@ def hide_in(error: BaseException, values: Mapping[str, str]) -> None:
 
 def _sentence(text: str, values: Mapping[str, str]) -> str:
     return hide(text if len(text) <= LONGEST else text[:LONGEST] + ELLIPSIS, values)
-
-
-@contextmanager
-def hiding(context: Context, stack_id: str) -> Iterator[None]:
-    """Hide the stack's values in every error that is raised within this context."""
-    before = context.store.stacks.get(stack_id)
-    try:
-        yield
-    except StackdError as error:
-        stack = context.store.stacks.get(stack_id) or before
-        if stack is not None:
-            hide_in(error, stack.values)
-        raise

@@ -1,7 +1,7 @@
 """Idempotency keys: a repeated request gets the first response, and waits for it while the first request still runs.
 
-Owns: which request runs under which key, and how long a key is remembered. A response is written in the same
-transaction as the change itself, so that after a crash the file has both or neither.
+Owns: which request runs under which key. A response is written in the same transaction as the change itself, so that after
+a crash the file has both or neither.
 """
 
 from __future__ import annotations
@@ -11,17 +11,14 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from stackd.clock import NANOSECONDS
-from stackd.errors import IdempotencyKeyReused, InvalidRequest, StackdError
-from stackd.lifecycle.assign import opened
+from stackd.errors import IdempotencyKeyReused, InvalidRequest
+from stackd.lifecycle.assign import reopen
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.crashpoints import crash_point
-from stackd.lifecycle.next_step import has_pod
-from stackd.model import DeleteReason
+from stackd.lifecycle.create import take_back
+from stackd.lifecycle.reconcile import KEEP_CLAIMS, purge
 from stackd.store import Claim
 
 KEY_LIMIT = 255
-KEEP_CLAIMS = 24 * 3600 * NANOSECONDS  # how long an Idempotency-Key is remembered, in nanoseconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,32 +83,13 @@ class Replays:
         elif earlier is not None:
             _same(earlier.fingerprint, request)
             if earlier.answer is not None and earlier.status is not None:
-                await self._open(earlier.stack_id or "")
+                await reopen(context, earlier.stack_id or "")
                 return StoredResponse(status=earlier.status, body=earlier.answer, replayed=True)
             if resumes:
                 return await run(earlier)
             if earlier.stack_id is not None:
-                await self._take_back(earlier.stack_id)
+                await take_back(context, earlier.stack_id)
         return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
-
-    async def _open(self, stack_id: str) -> None:
-        """Make the stack of a repeated create reachable, since the process may have ended before it was. A stack that
-        is deleted meanwhile needs that no more."""
-        stack = self._context.store.stacks.get(stack_id)
-        try:
-            if stack is not None and has_pod(stack):
-                await opened(self._context, stack)
-        except StackdError:
-            row = self._context.store.stacks.get(stack_id)
-            if row is not None and row.deleting_since is None:
-                raise
-
-    async def _take_back(self, stack_id: str) -> None:
-        """Undo a create under this key that the end of the process interrupted, before it is made again."""
-        await self._context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
-        crash_point("replay.undo_marked")
-        await self._context.settle(stack_id)
-        crash_point("replay.undone")
 
 
 def check_key(key: str) -> None:
@@ -123,15 +101,3 @@ def check_key(key: str) -> None:
 def _same(fingerprint: bytes, request: Replayable) -> None:
     if fingerprint != request.fingerprint:
         raise IdempotencyKeyReused(f"the Idempotency-Key {request.key!r} was used with another body before")
-
-
-async def purge(context: Context) -> None:
-    """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
-    Removes nothing while the clock may be wrong. Raises StoreUnavailable."""
-    if not context.wall_clock.trusted:
-        return
-    keep_history = round(context.config.stacks.keep_history * NANOSECONDS)
-    keep_jobs = round(context.config.batch_delete.keep_jobs * NANOSECONDS)
-    await context.store.purge(
-        context.clock.now(), keep_jobs_ns=keep_jobs, keep_claims_ns=KEEP_CLAIMS, keep_history_ns=keep_history
-    )
