@@ -23,7 +23,7 @@ from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
-from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Entry, Schedule
+from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Schedule, Table
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
@@ -218,15 +218,15 @@ def _wire(context: Context) -> Daemon:
     contact = context.cluster.connection.contact
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(str(contact.error())))
     contact.on_back = context.worker.retry_all
-    entries = [
-        Entry(name="expire", every=EXPIRE_SECONDS, verb=lambda: expire(context)),
-        Entry(name="reconcile", every=context.config.reconcile.interval, verb=reconciler.reconcile),
-        Entry(name="purge", every=PURGE_SECONDS, verb=lambda: purge(context)),
-        Entry(name="quotas", every=QUOTAS_SECONDS, verb=lambda: refresh_quotas(context)),
-        Entry(name="policies", every=POLICIES_SECONDS, verb=lambda: refresh_policies(context)),
-        Entry(name="prepull", every=REFRESH_SECONDS, verb=prepulls.refresh),
-    ]
-    schedule = Schedule(entries, context.tasks)
+    table: Table = {
+        "expire": (EXPIRE_SECONDS, lambda: expire(context)),
+        "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
+        "purge": (PURGE_SECONDS, lambda: purge(context)),
+        "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
+        "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),
+        "prepull": (REFRESH_SECONDS, prepulls.refresh),
+    }
+    schedule = Schedule(table, context.tasks)
     return Daemon(context=context, api=api, observer=observer, schedule=schedule, prepulls=prepulls)
 
 

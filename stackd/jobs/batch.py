@@ -28,7 +28,7 @@ from stackd.lifecycle.verbs import settle, start_of
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack
-from stackd.store import BY_JOB, Claim, IntentSettings, Start
+from stackd.store import BY_JOB, Claim, Start
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ async def run_job(context: Context, job_id: str) -> None:
 
 
 async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
-    stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(longest=context.longest_life))
+    stacks = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life)
     crash_point("batch.begun")
     for stack in stacks:
         stack_log(log, stack.stack_id, job_id=job.job_id).info("extended by %s", job.job_id)
@@ -139,7 +139,7 @@ async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
         except StackdError as error:
             starts[stack.stack_id] = error
     context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
-    stacks = await context.store.jobs.begin_items(job.job_id, ids, IntentSettings(starts=starts))
+    stacks = await context.store.jobs.begin_items(job.job_id, ids, starts=starts)
     crash_point("batch.begun")
     await _work_on(context, job, stacks)
     context.worker.jobs.difference_update(ids)

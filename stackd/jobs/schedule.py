@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -35,13 +34,8 @@ JUMP_SECONDS = 0.5
 """The wall clock and the monotonic one drift apart by less than this between two checks, unless the former is set."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One line of the table; ``every`` in seconds."""
-
-    name: str
-    every: float
-    verb: Callable[[], Awaitable[object]]
+Table = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
+"""By name: every how many seconds, and the verb."""
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
@@ -58,8 +52,9 @@ class Every(BaseTrigger):  # type: ignore[misc]  # APScheduler has no types
 class Schedule:
     """The table at work."""
 
-    def __init__(self, entries: list[Entry], tasks: Tasks) -> None:
-        self._entries = {entry.name: entry for entry in entries}
+    def __init__(self, table: Table, tasks: Tasks) -> None:
+        self._every = {name: every for name, (every, _) in table.items()}
+        self._verbs = {name: verb for name, (_, verb) in table.items()}
         self._tasks = tasks
         self._ahead = 0.0
         # In UTC: otherwise APScheduler looks up the machine's time zone, and not every value of TZ is found.
@@ -70,13 +65,13 @@ class Schedule:
     def start(self) -> None:
         """Begin; the first time of each entry is one interval from now."""
         self._ahead = _ahead()  # before the first times are computed: the clock may be set from here on
-        for name, entry in self._entries.items():
-            self._scheduler.add_job(self._due, Every(entry.every), args=[name], id=name, name=name)
+        for name, every in self._every.items():
+            self._scheduler.add_job(self._due, Every(every), args=[name], id=name, name=name)
         self._scheduler.start()
 
     def change(self, name: str, every: float) -> None:
         """Change an interval, in seconds, from now on."""
-        self._entries[name] = replace(self._entries[name], every=every)
+        self._every[name] = every
         if self._scheduler.running:
             self._scheduler.reschedule_job(name, trigger=Every(every))
 
@@ -87,14 +82,14 @@ class Schedule:
             before, self._ahead = self._ahead, _ahead()
             if abs(self._ahead - before) >= JUMP_SECONDS:
                 log.warning("the wall clock was set by %+.1f s", self._ahead - before)
-                for name, entry in [*self._entries.items()]:
-                    self.change(name, entry.every)
+                for name, every in self._every.items():
+                    self.change(name, every)
             self._scheduler.wakeup()  # in case the clock was set and corrected between two checks
 
     async def now(self, name: str) -> None:
         """Run an entry once, at once."""
         try:
-            await self._entries[name].verb()
+            await self._verbs[name]()
         except StackdError as error:
             log.warning("%s: %s", name, error)
         except Exception as error:  # noqa: BLE001 - a defect: it ends the process

@@ -23,7 +23,6 @@ from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Exten
 from stackd.store.file import backup_file, require_own_file
 from stackd.store.history import ActivityFilter, ActivityRequest
 from stackd.store.identity import FileIdentity
-from stackd.store.jobs import IntentSettings
 from stackd.store.reservations import PORT_REPLACED, Assignment, CreateLimits, ports_replaced
 from stackd.store.rows import Claim
 from stackd.store.store import Store
@@ -40,7 +39,6 @@ __all__ = [
     "CreateLimits",
     "Extension",
     "FileIdentity",
-    "IntentSettings",
     "Start",
     "Store",
     "backup_file",

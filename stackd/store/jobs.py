@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 from stackd.errors import JobNotFound, StackdError, StackNotFound, public_text
@@ -82,17 +82,10 @@ COUNT_OUTCOMES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IntentSettings:
-    """What the intents of a job depend on: the longest life in nanoseconds; for each id that is to start, how it does,
-    or why it cannot.
-    """
+Starts = Mapping[str, Start | StackdError]
+"""For each id that is to start, how it does, or why it cannot."""
 
-    longest: int = 0
-    starts: Mapping[str, Start | StackdError] = field(default_factory=dict)
-
-
-NO_SETTINGS = IntentSettings()
+NO_STARTS: Starts = {}
 
 
 def load(connection: sqlite3.Connection) -> list[Job]:
@@ -149,9 +142,10 @@ def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
 
 
 def begin_items(
-    tx: Transaction, job_id: str, ids: Sequence[str], settings: IntentSettings = NO_SETTINGS
+    tx: Transaction, job_id: str, ids: Sequence[str], *, longest: int = 0, starts: Starts = NO_STARTS
 ) -> list[Stack]:
-    """Write what the job intends for the stacks of these ids, and return those that remain to be worked on.
+    """Write what the job intends for the stacks of these ids, and return those that remain to be worked on. A job that
+    extends needs the ``longest`` life in nanoseconds, one that starts or restarts needs ``starts``.
 
     Ids without a stack, and those that the action cannot be applied to, get their outcome at once; so do those that
     are extended, which are returned, too. Raises ``JobNotFound``.
@@ -174,7 +168,7 @@ def begin_items(
         elif deletes:
             started.append(stack_id)
         else:
-            changed, result = _intend(tx, job, stack, settings)
+            changed, result = _intend(tx, job, stack, longest, starts)
             if changed is not None:
                 work.append(changed)
             if result is None:
@@ -190,7 +184,7 @@ def begin_items(
 
 
 def _intend(
-    tx: Transaction, job: Job, stack: Stack, settings: IntentSettings
+    tx: Transaction, job: Job, stack: Stack, longest: int, starts: Starts
 ) -> tuple[Stack | None, ItemResult | None]:
     """Write the intent for one pending stack; returns it if there is work to do, and the outcome if it is known."""
     done = ItemResult(stack_id=stack.stack_id, outcome=Outcome.DONE)
@@ -199,11 +193,11 @@ def _intend(
         return None, done
     try:
         if job.action is JobAction.EXTEND:
-            extension = Extension(add=job.ttl, longest=settings.longest, by=job.by, reason=BY_JOB)
+            extension = Extension(add=job.ttl, longest=longest, by=job.by, reason=BY_JOB)
             return changes.extend(tx, stack.stack_id, extension), done
         if job.action is JobAction.STOP:
             return changes.stop(tx, stack.stack_id, job.by, BY_JOB), None
-        start = settings.starts.get(stack.stack_id, StackNotFound(stack.stack_id))
+        start = starts.get(stack.stack_id, StackNotFound(stack.stack_id))
         if isinstance(start, StackdError):
             raise start
         return tx.attempt(partial(changes.start, stack_id=stack.stack_id, wanted=start)), None

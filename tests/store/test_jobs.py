@@ -17,7 +17,7 @@ from stackd.model import (
     Outcome,
     StackStatus,
 )
-from stackd.store import IntentSettings, Start, Store, jobs
+from stackd.store import Start, Store, jobs
 from tests.store.building import HOUR, START, TestClock, accepted, open_store, query, reopened, seen, stack_id
 
 IDS = [stack_id(number) for number in range(5)]
@@ -150,10 +150,10 @@ async def test_a_start_that_fails_leaves_nothing_of_itself_and_the_others_go_on(
     await accepted(store, 3)  # it has one of the eight ports now
     await store.jobs.create("job-1", IDS[1:3], JobRequest(action=JobAction.RESTART, by="alice"))
     start = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by="alice", label_limits={})
-    settings = IntentSettings(starts=dict.fromkeys(IDS, start))
-    begun = await store.jobs.begin_items("job-1", IDS[1:3], settings)
+    starts = dict.fromkeys(IDS, start)
+    begun = await store.jobs.begin_items("job-1", IDS[1:3], starts=starts)
     assert [(stack.stack_id, stack.generation) for stack in begun] == [(IDS[2], 1)]
-    again = await store.jobs.begin_items("job-1", IDS[1:3], settings)
+    again = await store.jobs.begin_items("job-1", IDS[1:3], starts=starts)
     assert [stack.generation for stack in again] == [1], "none is restarted twice"
     job = store.jobs.get("job-1")
     assert counts(job) == (RUNNING, 0, 0, 1)

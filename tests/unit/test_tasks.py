@@ -17,7 +17,7 @@ from apscheduler.schedulers import base
 
 from stackd.errors import ClusterUnavailable
 from stackd.jobs import schedule
-from stackd.jobs.schedule import Entry, Schedule
+from stackd.jobs.schedule import Schedule
 from stackd.tasks import ServiceEnded, Tasks, Waiters
 from tests.harness import eventually
 
@@ -123,7 +123,7 @@ async def test_stopping_is_no_failure(tasks: Tasks, caplog: pytest.LogCaptureFix
 # ---- What the scheduler needs of the machine, and what it does when the clock is set
 
 
-SCHEDULE = "from stackd.jobs.schedule import Schedule; from stackd.tasks import Tasks; Schedule([], Tasks())"
+SCHEDULE = "from stackd.jobs.schedule import Schedule; from stackd.tasks import Tasks; Schedule({}, Tasks())"
 
 
 @pytest.mark.parametrize("zone", ["EST5EDT,M3.2.0,M11.1.0", "Europe/Nowhere"])
@@ -156,7 +156,7 @@ async def test_what_is_due_stays_due_if_the_clock_is_set(
     async def verb() -> None:
         done.append(1)
 
-    jobs = Schedule([Entry(name="one", every=0.02, verb=verb)], tasks)
+    jobs = Schedule({"one": (0.02, verb)}, tasks)
     jobs.start()
     by = seconds
     tasks.supervise("clock", jobs.follow_clock())
@@ -170,7 +170,7 @@ async def test_a_run_that_has_become_due_does_not_begin_after_the_stop(tasks: Ta
     async def verb() -> None:
         done.append(1)
 
-    jobs = Schedule([Entry(name="one", every=0.01, verb=verb)], tasks)
+    jobs = Schedule({"one": (0.01, verb)}, tasks)
     submitted = asyncio.Event()
 
     def stop(_: object) -> None:
