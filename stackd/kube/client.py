@@ -57,15 +57,13 @@ _IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
 
 class Cluster:
     """One cluster, seen by one instance of stackd in one namespace. Each request raises ClusterUnavailable without an
-    answer. ``belongs_to`` is the ``cluster_uid`` of the only cluster in which the namespace may be created, if known.
-    """
+    answer."""
 
     def __init__(self, target: ClusterTarget, connection: KubeConnection) -> None:
         self.target = target
         self.connection = connection
         self.instance, self.namespace_name = target.instance, target.namespace
         self.counts = connection.counts
-        self.belongs_to = ""
 
     @classmethod
     async def connect(
@@ -216,17 +214,14 @@ class Cluster:
         return await self.get_or_none(KubeRequest(verb="get", resource=NAMESPACES, name=self.namespace_name))
 
     async def ensure_namespace(self) -> None:
-        """Create the stacks' namespace if it does not exist. Raises ClusterUnavailable while it is being terminated, and if
-        this is not the stacks' cluster (``belongs_to``): there it is missing, too.
+        """Create the stacks' namespace if it does not exist. Raises ClusterUnavailable while it is being terminated. To be
+        called only once the cluster has confirmed that it is the stacks' own: another one lacks the namespace, too.
         """
         name = self.namespace_name
         if (existing := await self.namespace()) is not None:
             if (existing.get("status") or {}).get("phase") == "Terminating":
                 raise ClusterUnavailable(f"the namespace {name} is being terminated")
             return
-        if self.belongs_to and await self.cluster_uid() != self.belongs_to:
-            self.connection.on_unverified()
-            raise ClusterUnavailable("another cluster answers; nothing is created there")
         metadata = {"name": name, "labels": {labels.MANAGED_BY: labels.MANAGER}}
         body = orjson.dumps({**KINDS[NAMESPACES].type_meta, "metadata": metadata})
         try:
@@ -419,18 +414,12 @@ class Cluster:
         """
         name, params = manifest["metadata"]["name"], {"dryRun": "All"} if dry_run else {}
         call = self.on("create", resource, name, body=orjson.dumps(manifest), params=params)
-        namespace_ensured = dry_run
 
         async def create() -> JsonObject | Again:
-            nonlocal namespace_ensured
             answer = await self.ask(call, deadline)
             if answer.ok:
                 return wire.document_of(call, answer)
             error = error_of(call, answer)
-            if wire.names_missing_namespace(call, answer) and not namespace_ensured:
-                namespace_ensured = True
-                await self.ensure_namespace()
-                return Again(error=error)
             # Did an earlier try make it? Kubernetes allocates a Service's node ports before it checks the name. So then
             # this try fails with NodePortTaken.
             if not isinstance(error, ObjectExists | NodePortTaken):

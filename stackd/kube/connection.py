@@ -101,8 +101,7 @@ class KubeConnection:
     ``counts``    requests by (verb, resource, code); the code is ``none`` for those without a whole response
     ``access``    the credentials, and when they expire
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
-    ``on_unverified``  is called when this may be another cluster: after a 401 (the next credentials may be for another one),
-                  and when the namespace of the stacks is gone
+    ``on_unverified``  is called when this may be another cluster: after a 401, because the next credentials may be for another
     ``on_date``   is called with the ``Date`` of each successful JSON response, and the seconds that the request took
     """
 

@@ -407,12 +407,6 @@ def is_from_node(call: KubeRequest, answer: KubeResponse) -> bool:
     return status.kind == LOG or (answer.status == 500 and not status.reason)
 
 
-def names_missing_namespace(call: KubeRequest, answer: KubeResponse) -> bool:
-    """Whether a create failed because the namespace does not exist."""
-    status = answer.refusal
-    return answer.status == NOT_FOUND and call.verb == "create" and status is not None and status.kind == NAMESPACES
-
-
 def is_other_uid(answer: KubeResponse) -> bool:
     """Whether a delete was refused because the object of that name has another uid by now."""
     return answer.status == 409 and answer.refusal is not None and "UID in the precondition" in answer.refusal.message

@@ -134,7 +134,7 @@ class Gate:
     ``unreached``       why the cluster cannot be used; ClusterRefused: it answers, but does not accept stackd
     ``ports_error``, ``policy_error``, ``file_error``
                         no node port can be used; no NetworkPolicy protects the stacks; the file refuses writes
-    ``prepared``        whether everything that must exist in the cluster was found there
+    ``prepared``        whether the NetworkPolicies were checked after the start
     ``compared``        whether the rows of a new or restored file were compared with the cluster
     ``closing``         stackd is stopping
     """
@@ -190,7 +190,6 @@ class Gate:
                 log.error("brake: %s", self.wrong_cluster)
             self._confirmed.set()
             return
-        self.cluster.belongs_to = uid
         if self.wrong_cluster:
             log.warning("the cluster that the file belongs to answers again; its objects are listed again")
             await self.mirror.relist()  # after a new list the identity is asked for once more
@@ -400,9 +399,9 @@ async def follow_identity(context: Context, *, confirmed: Callable[[], None]) ->
 
 
 async def _prepare(context: Context) -> None:
-    """Check, or create, what must exist before any stack is created."""
+    """Check, or create, what must exist before any stack is created. The namespace may have been deleted since."""
+    await context.cluster.ensure_namespace()
     if not context.gate.prepared:
-        await context.cluster.ensure_namespace()
         await _check_policies(context)
         context.gate.prepared = True
     if context.fence.open:

@@ -40,7 +40,6 @@ from stackd.kube.wire import (
     error_of,
     is_other_uid,
     may_repeat,
-    names_missing_namespace,
 )
 from tests.kube.wire import (
     NAMESPACE,
@@ -191,37 +190,26 @@ async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, w
 # ---- the namespace
 
 
-async def test_a_missing_namespace_is_made_once_and_the_create_goes_on(cluster: Cluster, wire: Wire) -> None:
-    wire.on("POST", PODS_PATH, NO_NAMESPACE, says(pod("p"), 201))
-    wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE)
-    wire.on("POST", "/api/v1/namespaces", says(namespace(), 201))
-    assert (await cluster.create(PODS, pod("p"))).name == "p"
-    assert wire.asked("POST", "/api/v1/namespaces")[0].body["metadata"]["name"] == "rec"
-
-
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_namespace_that_stays_away_is_an_error(cluster: Cluster, wire: Wire, *, dry_run: bool) -> None:
-    wire.on("POST", PODS_PATH, NO_NAMESPACE, NO_NAMESPACE)
-    wire.on("GET", "/api/v1/namespaces/rec", says(namespace()), says(namespace(phase="Terminating")))
+async def test_a_create_in_a_missing_namespace_is_an_error_and_does_not_make_it(
+    cluster: Cluster, wire: Wire, *, dry_run: bool
+) -> None:
+    """Another cluster lacks it, too."""
+    wire.on("POST", PODS_PATH, NO_NAMESPACE)
     with pytest.raises(ClusterUnavailable, match="the namespace rec does not exist"):
         await cluster.create(PODS, pod("p"), dry_run=dry_run)
-    assert [seen.method for seen in wire.seen] == (["POST"] if dry_run else ["POST", "GET", "POST"])
-    if not dry_run:
-        with pytest.raises(ClusterUnavailable, match="is being terminated"):
-            await cluster.ensure_namespace()
+    assert [seen.method for seen in wire.seen] == ["POST"]
 
 
-async def test_a_namespace_is_not_made_on_another_cluster(cluster: Cluster, wire: Wire) -> None:
-    calls: list[None] = []
-    cluster.connection.on_unverified = lambda: calls.append(None)
-    cluster.belongs_to = "c-1"
-    wire.on("POST", PODS_PATH, NO_NAMESPACE)
-    wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE)
-    wire.on("GET", "/api/v1/namespaces/kube-system", says(namespace("kube-system", uid="c-2")))
-    with pytest.raises(ClusterUnavailable, match="another cluster answers"):
-        await cluster.create(PODS, pod("p"))
-    assert not wire.asked("POST", "/api/v1/namespaces")
-    assert calls
+async def test_the_namespace_is_made_where_it_is_missing_and_not_while_it_goes(cluster: Cluster, wire: Wire) -> None:
+    wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE, says(namespace()), says(namespace(phase="Terminating")))
+    wire.on("POST", "/api/v1/namespaces", says(namespace(), 201))
+    await cluster.ensure_namespace()
+    await cluster.ensure_namespace()
+    with pytest.raises(ClusterUnavailable, match="is being terminated"):
+        await cluster.ensure_namespace()
+    (asked,) = wire.asked("POST", "/api/v1/namespaces")
+    assert asked.body["metadata"]["name"] == "rec"
 
 
 # ---- deletes and patches
@@ -441,7 +429,6 @@ def test_a_recorded_refusal_is_the_right_error_and_is_not_asked_again(name: str)
     assert {"error": type(error).__name__, "says": str(error)} == REFUSALS[name]
     assert "system:serviceaccount" not in str(error)
     assert may_repeat(call, answer) == (name == "lease-create-500-version")
-    assert names_missing_namespace(call, answer) == (name.endswith("-create-404-namespace"))
     assert is_other_uid(answer) == name.endswith("-delete-409-uid")
 
 
