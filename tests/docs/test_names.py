@@ -15,9 +15,10 @@ import pytest
 import yaml
 
 from stackd.cli import COMMANDS, stackd
+from stackd.cli.provision import ManifestOptions, documents
 from stackd.config.settings import settings
 from stackd.kube import labels
-from stackd.kube.provision import EGRESS, INGRESS, ManifestOptions, documents, lets_through, opens, protects
+from stackd.kube.policies import EGRESS, INGRESS, lets_through, opens, protects
 from tests.docs.markdown import PAGES, ROOT, blocks, is_printed
 from tests.faults.plan import POINTS
 
