@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from operator import attrgetter
 from time import perf_counter
 from typing import Any, Final, TypeVar, get_args, get_origin
@@ -66,8 +66,10 @@ _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
 }
 """Fields that are not the attribute of the same name of what is rendered."""
 
+CHOICES = 128  # so many renderers are kept: one for each kind of body, and those of the choices of fields used last
 
-@cache
+
+@lru_cache(maxsize=CHOICES)
 def renderer(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], Fields]:
     """Return a function that reads the fields of a body of this kind, or only ``names``, from a row or a body."""
     plan: list[tuple[str, Callable[[Any], Any], Callable[[Any], Any] | None, Any]] = []
@@ -111,7 +113,7 @@ def encode(body: Body) -> bytes:
     return orjson.dumps(renderer(kind)(body))
 
 
-@cache
+@lru_cache(maxsize=CHOICES)
 def encoder(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], bytes]:
     """Return a function that renders a row as the JSON of a body, or of only these fields of it."""
     render = renderer(kind, names)

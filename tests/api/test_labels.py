@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from typing import Any
 
 import pytest
 
 from stackd.errors import NO_ROOM
+from stackd.web.bodies import encoder, renderer
 from tests.api.test_openapi import matches
 from tests.harness import Harness, request_for, seed
 
@@ -65,6 +67,9 @@ async def test_stacks_are_found_by_labels_status_and_node_and_shown_with_the_fie
     assert list(listed.items()) == expected, "in the documented order"
     listed = (await at.get(f"/stacks?fields={','.join(stacks[0])}"))["stacks"][0]
     assert list(listed.items()) == list(stacks[0].items())
+    for chosen in itertools.combinations(stacks[0], 3):
+        await at.get(f"/stacks?label=team=9&fields={','.join(chosen)}")
+    assert max(one.cache_info().currsize for one in (encoder, renderer)) <= 128, "not one for each choice ever made"
 
 
 async def test_pages_hold_each_stack_once_although_others_come_and_go(at: Harness) -> None:
