@@ -38,15 +38,23 @@ def rules(documents: list[dict[str, Any]]) -> tuple[Rule, ...]:
     return rules_from_manifests(documents, account="stackd", namespace="stackd")
 
 
+async def ask(cluster: EmbeddedCluster, method: str, path: str, body: Any = None) -> Any:
+    """What the cluster answers to its administrator, with success; a PATCH is a merge patch."""
+    kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+    headers = {"Authorization": f"Bearer {ADMIN.token}", "Content-Type": kind}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.request(method, cluster.url + path, json=body) as answer,
+    ):
+        assert answer.ok, await answer.text()
+        return await answer.json()
+
+
 async def apply(cluster: EmbeddedCluster, documents: list[dict[str, Any]]) -> None:
     """Create the documents, without the RBAC, as the administrator's ``kubectl apply`` does on a new cluster."""
-    headers = {"Authorization": f"Bearer {ADMIN.token}"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        for document in documents:
-            if path := PATHS.get(document["kind"]):
-                url = cluster.url + path.format(document["metadata"].get("namespace"))
-                async with session.post(url, json=document) as answer:
-                    assert answer.status == 201, await answer.text()
+    for document in documents:
+        if path := PATHS.get(document["kind"]):
+            await ask(cluster, "POST", path.format(document["metadata"].get("namespace")), document)
 
 
 RECORDING = Path(__file__).parent / "recordings" / "nodes-list.json"
@@ -66,12 +74,8 @@ async def real_node(*manifests: str, **settings: Any) -> AsyncIterator[EmbeddedC
     """A cluster whose only node is the recorded one, set up with the output of ``stackd manifests``."""
     node = recorded_node()
     async with EmbeddedCluster(fast_cluster(nodes=(), **settings)) as made:
-        async with aiohttp.ClientSession() as session:
-            async with session.post(f"{made.url}/api/v1/nodes", json=node) as answer:
-                assert answer.status == 201, await answer.text()
-            kind = {"Content-Type": "application/merge-patch+json"}
-            url = f"{made.url}/api/v1/nodes/real-worker/status"
-            async with session.patch(url, data=json.dumps({"status": node["status"]}), headers=kind) as answer:
-                assert (await answer.json())["status"]["allocatable"] == node["status"]["allocatable"]
+        await ask(made, "POST", "/api/v1/nodes", node)
+        patched = await ask(made, "PATCH", "/api/v1/nodes/real-worker/status", {"status": node["status"]})
+        assert patched["status"]["allocatable"] == node["status"]["allocatable"]
         await apply(made, printed(*manifests))
         yield made

@@ -13,26 +13,9 @@ from typing import Any, get_args
 
 import pytest
 
+from stackd import client as api
 from stackd import model
-from stackd.client import (
-    ApiError,
-    AsyncClient,
-    Busy,
-    Client,
-    ClientError,
-    Conflict,
-    Event,
-    KeyRefused,
-    NotFound,
-    Port,
-    Retries,
-    Stack,
-    StackEnded,
-    StackStatus,
-    TimedOut,
-    Unreachable,
-    operations,
-)
+from stackd.client import AsyncClient, Client, ClientError, Event, Retries, Stack, Unreachable, operations
 from stackd.client.attempts import NO_RETRIES, Pause, Request, Response, Steps, with_retries
 from stackd.contract import JobStatus
 from tests.gate import gate
@@ -111,7 +94,7 @@ async def test_the_life_of_a_stack(at: Harness, ask: Caller) -> None:
     gone = asyncio.create_task(ask("wait", stack, "deleted"))
     await ask("delete", stack)
     assert ((await gone).status, (await gone).labels, (await gone).raw) == ("deleted", {"team": "7"}, stack.raw)
-    with pytest.raises(NotFound):
+    with pytest.raises(api.NotFound):
         await ask("get", stack)
 
 
@@ -147,7 +130,7 @@ async def test_what_lost_its_answer_counts_once_and_a_restart_is_waited_for(at: 
         way.lose = 1
         await ask("delete", stack)
         assert await sent("DELETE", "/stacks/{stack_id}") == 2
-        with pytest.raises(NotFound):
+        with pytest.raises(api.NotFound):
             await ask("delete", stack)
         way.lose = 1
         with pytest.raises(Unreachable):
@@ -165,29 +148,29 @@ async def test_what_lost_its_answer_counts_once_and_a_restart_is_waited_for(at: 
 
 
 async def test_what_stackd_refuses_is_raised_with_its_words(at: Harness, ask: Caller, kind: Any) -> None:
-    with pytest.raises(ApiError, match="hostNetwork") as refused:
+    with pytest.raises(api.ApiError, match="hostNetwork") as refused:
         await ask("create", POD.replace("spec:\n", "spec:\n  hostNetwork: true\n", 1), ports=[80])
     assert refused.value.status == 400
     first = await ask("create", POD, ports=[80], labels={"player": "1"})
-    with pytest.raises(Conflict) as limit:
+    with pytest.raises(api.Conflict) as limit:
         await ask("create", POD, ports=[80], labels={"player": "1"})
     assert limit.value.stack_id == first.stack_id
     existing = await ask("create", POD, ports=[80], labels={"player": "1"}, return_existing=True)
     assert existing.stack_id == first.stack_id
     stranger = Caller(kind(at.url, "sk-wrong"))
-    with pytest.raises(KeyRefused):
+    with pytest.raises(api.KeyRefused):
         await stranger("stacks")
     await stranger("close")
 
 
 async def test_waiting_ends_when_there_is_nothing_left_to_wait_for(at: Harness, ask: Caller) -> None:
     failing = await ask("create", request_for("registry.example/badname")["pod_spec"], ports=[80])
-    with pytest.raises(StackEnded, match="InvalidImageName") as ended:
+    with pytest.raises(api.StackEnded, match="InvalidImageName") as ended:
         await ask("wait", failing)
     assert ended.value.stack.status == "failed"
     assert await ask("stacks") == [ended.value.stack], "a list says why, too"
     slow = await ask("create", request_for("registry.example/slowpull")["pod_spec"], ports=[80])
-    with pytest.raises(TimedOut, match=r"still creating after 0\.5 s"):
+    with pytest.raises(api.TimedOut, match=r"still creating after 0\.5 s"):
         await ask("wait", slow, timeout=0.5)
 
 
@@ -335,7 +318,7 @@ def test_what_must_not_happen_twice_is_not_sent_twice() -> None:
         assert stack.stack_id == "stack-1"
         assert len(requests(wanted)) == 2
     error, _ = played(operations.restart("stack-1"), answer(503), answer(200, STACK))
-    assert isinstance(error, Busy)
+    assert isinstance(error, api.Busy)
     error, _ = played(operations.delete("stack-1"), REFUSED, answer(404))
     assert error.status == 404, "it was never sent before"
 
@@ -346,10 +329,10 @@ def test_a_busy_stackd_is_given_the_time_it_asks_for(status: int) -> None:
     (pause,) = [one for one in wanted if isinstance(one, Pause)]
     assert pause.seconds == 3.0
     error, wanted = played(operations.stats(), answer(status, retry_after="60"))
-    assert isinstance(error, Busy)
+    assert isinstance(error, api.Busy)
     assert error.retry_after == 60.0
     error, _ = played(operations.stats(), answer(status), retries=Retries(busy=False))
-    assert isinstance(error, Busy)
+    assert isinstance(error, api.Busy)
 
 
 def test_pauses_grow_and_end() -> None:
@@ -382,10 +365,12 @@ def test_a_wait_for_the_end_returns_what_was_deleted(last: Response) -> None:
     assert (stack.stack_id, stack.status, stack.ended) == ("stack-1", "deleted", True)
     assert [type(one) for one in wanted] == [Request, Pause, Request], "it does not spin"
     error, _ = played(operations.wait("stack-1"), answer(404))
-    assert isinstance(error, NotFound)
+    assert isinstance(error, api.NotFound)
 
 
-@pytest.mark.parametrize(("status", "wanted", "end"), [("running", "stopped", TimedOut), ("failed", "x", StackEnded)])
+@pytest.mark.parametrize(
+    ("status", "wanted", "end"), [("running", "stopped", api.TimedOut), ("failed", "x", api.StackEnded)]
+)
 def test_a_wait_gives_up_when_a_stack_has_ended_and_not_before(status: str, wanted: Any, end: type[Exception]) -> None:
     body = b'{"stack_id": "stack-1", "status": "%b"}' % status.encode()
     error, _ = played(operations.wait("stack-1", wanted, timeout=timedelta(0)), *[answer(200, body)] * 2)
@@ -393,7 +378,7 @@ def test_a_wait_gives_up_when_a_stack_has_ended_and_not_before(status: str, want
 
 
 def test_one_text_is_one_element() -> None:
-    for ports in ("53/udp", ["53/udp"], Port(container_port=53, protocol="UDP")):
+    for ports in ("53/udp", ["53/udp"], api.Port(container_port=53, protocol="UDP")):
         _, wanted = played(operations.create("pod", ports=ports, ttl=timedelta(seconds=90)), answer(201, STACK))
         body = {"target_port": [{"container_port": 53, "protocol": "UDP"}], "pod_spec": "pod", "ttl": "90s"}
         assert requests(wanted)[0].body == body
@@ -405,7 +390,7 @@ def test_one_text_is_one_element() -> None:
 
 
 def test_the_types_name_what_the_api_sends() -> None:
-    assert set(get_args(StackStatus)) == {*model.StackStatus, "deleted"}
+    assert set(get_args(api.StackStatus)) == {*model.StackStatus, "deleted"}
     assert set(get_args(JobStatus)) == {*model.JobStatus}
 
 

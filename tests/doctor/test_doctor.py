@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -30,7 +29,7 @@ from stackd.embedded import EmbeddedCluster, NodeSpec, User
 from tests.api.test_reconcile import leave_behind
 from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
-from tests.provisioning import ADMIN, OURS, apply, printed, real_node, rules
+from tests.provisioning import ADMIN, OURS, apply, ask, printed, real_node, rules
 
 OK, WARN, FAIL = Level
 ROLE = {"role": "stack"}
@@ -58,14 +57,8 @@ class Prepared:
         assert not await self.names("services")
         return [finding for finding in findings if finding.about == "probe"]
 
-    async def send(self, method: str, path: str, body: Any = None, kind: str = "application/json") -> Any:
-        headers = {"Authorization": f"Bearer {ADMIN.token}", "Content-Type": kind}
-        url = self.cluster.url + path
-        async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as answer:
-            return await answer.json()
-
     async def names(self, resource: str) -> list[str]:
-        document = await self.send("GET", f"/api/v1/namespaces/stacks/{resource}")
+        document = await ask(self.cluster, "GET", f"/api/v1/namespaces/stacks/{resource}")
         return [item["metadata"]["name"] for item in document["items"]]
 
 
@@ -109,10 +102,6 @@ def restricted(documents: Documents) -> Documents:
     return documents
 
 
-def only_namespace(_: Documents) -> Documents:
-    return [{"kind": "Namespace", "metadata": {"name": "stacks"}}]
-
-
 MISSING = (
     "watch pods in stacks", "delete pods in stacks", "watch services in stacks", "delete services in stacks",
     "delete configmaps in stacks", "watch leases in stacks", "watch nodes",
@@ -142,7 +131,7 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
         [("namespace", FAIL, "it has no right to get namespaces"), ("rights", FAIL, "has none of its")],
     ),
     "namespace alone": (
-        only_namespace, {}, {},
+        lambda _: [{"kind": "Namespace", "metadata": {"name": "stacks"}}], {}, {},
         [("namespace", WARN, "kubectl label"), *POLICIES, ("room", WARN, "quota"), ("room", WARN, "LimitRange")],
     ),
     "restricted": (
@@ -375,7 +364,7 @@ async def test_the_probe_proves_what_is_reached_and_what_is_not(tmp_path: Path) 
         seen: list[dict[str, Any]] = []
         task = asyncio.create_task(at.probe(**settings))
         while not task.done():
-            seen += (await at.send("GET", "/api/v1/namespaces/stacks/pods"))["items"]
+            seen += (await ask(at.cluster, "GET", "/api/v1/namespaces/stacks/pods"))["items"]
             await asyncio.sleep(0.01)
         findings = await task
         assert [finding.level for finding in findings] == [OK] * 6, findings

@@ -14,7 +14,7 @@ import pytest
 from stackd.doctor import Finding, Level
 from tests.certificates import authority, issued
 from tests.doctor.test_doctor import Prepared, prepared
-from tests.provisioning import printed
+from tests.provisioning import ask, printed
 
 DOMAIN = "stacks.example.org"
 GATEWAY = "/apis/gateway.networking.k8s.io/v1/namespaces/gateways/gateways/public"
@@ -72,8 +72,8 @@ async def test_names_that_work_are_shown_and_else_why_not(tmp_path: Path, monkey
         ]
         refused = {"type": "Programmed", "status": "False", "reason": "Invalid", "message": "no address"}
         changes = {"spec": {"listeners": listeners}, "status": {"conditions": [refused]}}
-        await at.send("PATCH", GATEWAY, changes, "application/merge-patch+json")
-        await at.send("PATCH", f"{GATEWAY}/status", changes, "application/merge-patch+json")
+        await ask(at.cluster, "PATCH", GATEWAY, changes)
+        await ask(at.cluster, "PATCH", f"{GATEWAY}/status", changes)
         failed = [finding.what for finding in await about_routes(at) if finding.level is Level.FAIL]
         assert failed == [
             "the Gateway gateways/public is not programmed: no address",

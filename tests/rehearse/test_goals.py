@@ -15,21 +15,8 @@ import pytest
 
 from stackd.cli import machine
 from stackd.embedded import EmbeddedOptions
-from stackd.rehearse.measure import (
-    HTTP,
-    KUBERNETES,
-    PHASES,
-    Attempt,
-    OwnLoad,
-    Results,
-    Stage,
-    Totals,
-    create_time,
-    difference,
-    measure,
-    read_metrics,
-    spent_in_all,
-)
+from stackd.rehearse import measure
+from stackd.rehearse.measure import Results, Stage
 from stackd.rehearse.outcome import Verdict, judge, parse_goal
 from stackd.rehearse.plan import Plan, parse_rate, parse_share, parse_weighted
 from stackd.units import parse_duration
@@ -41,7 +28,7 @@ def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) ->
     """The results of a rehearsal whose stacks took this long to run; None means never."""
     attempts = []
     for player, seconds in enumerate(running):
-        attempt = Attempt(player=player, kind="pod.yaml", due=10.0 + player)
+        attempt = measure.Attempt(player=player, kind="pod.yaml", due=10.0 + player)
         attempt.stack_id = f"stack-{player:016x}"
         attempt.reached(Stage.ACCEPTED, attempt.due + 0.1)
         if seconds is None:
@@ -49,7 +36,7 @@ def results(running: list[float | None], *, bottleneck: tuple[str, ...] = ()) ->
         else:
             attempt.reached(Stage.RUNNING, attempt.due + seconds)
         attempts.append(attempt)
-    return measure(attempts, bottleneck=bottleneck)
+    return measure.measure(attempts, bottleneck=bottleneck)
 
 
 def verdict(of: Results, *texts: str, interrupted: bool = False) -> Verdict:
@@ -109,7 +96,7 @@ def test_what_cannot_be_read_is_explained(read_text: Callable[[str], object], te
 
 
 async def test_an_event_loop_that_is_held_up_is_told() -> None:
-    own = OwnLoad()
+    own = measure.OwnLoad()
     sampling = asyncio.create_task(own.sample())
     await asyncio.sleep(0)
     time.sleep(0.3)
@@ -136,14 +123,14 @@ def test_rates_shares_and_weights_are_read_as_people_write_them() -> None:
     )  # fmt: skip
 
 
-def counted(posts: int, seconds: float, accepted: int) -> Totals:
+def counted(posts: int, seconds: float, accepted: int) -> measure.Totals:
     """The metrics of a daemon after this many creates, each of whose pods took a tenth of a second to create."""
     histograms = (
-        (HTTP, 'method="POST",route="/stacks"', seconds, posts),
-        (PHASES, 'phase="accept"', accepted * 0.01, accepted),
-        (KUBERNETES, 'resource="pods",verb="create"', accepted * 0.1, accepted),
+        (measure.HTTP, 'method="POST",route="/stacks"', seconds, posts),
+        (measure.PHASES, 'phase="accept"', accepted * 0.01, accepted),
+        (measure.KUBERNETES, 'resource="pods",verb="create"', accepted * 0.1, accepted),
     )
-    return read_metrics(
+    return measure.read_metrics(
         "".join(
             f'# TYPE {name} histogram\n{name}_bucket{{{labels},le="+Inf"}} {count}\n'
             f"{name}_sum{{{labels}}} {total}\n{name}_count{{{labels}}} {count}\n"
@@ -153,13 +140,17 @@ def counted(posts: int, seconds: float, accepted: int) -> Totals:
 
 
 def test_the_time_of_creates_is_shared_out_among_those_that_were_accepted() -> None:
-    spent = create_time(difference(counted(10, 2.0, 5), counted(30, 8.0, 15)))
+    spent = measure.create_time(measure.difference(counted(10, 2.0, 5), counted(30, 8.0, 15)))
     assert spent is not None
-    assert spent_in_all(spent) == pytest.approx(0.6)
+    assert measure.spent_in_all(spent) == pytest.approx(0.6)
     shares = {"creates": 10, "api_server": 0.1, "file": 0.01, "turn": 0.49}
     assert {part: spent[part] for part in shares} == pytest.approx(shares)
-    assert create_time(difference(counted(10, 2.0, 5), counted(3, 1.0, 1))) is None, "the daemon was restarted"
-    assert create_time(difference(counted(10, 2.0, 5), counted(12, 2.1, 5))) is None, "none was accepted"
+    assert measure.create_time(measure.difference(counted(10, 2.0, 5), counted(3, 1.0, 1))) is None, (
+        "the daemon was restarted"
+    )
+    assert measure.create_time(measure.difference(counted(10, 2.0, 5), counted(12, 2.1, 5))) is None, (
+        "none was accepted"
+    )
 
 
 # ---- for practice: a demo with a size and a pace, and a rehearsal on it, both as commands

@@ -13,21 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from stackd import logs
 from stackd.config import LogSection
-from stackd.logs import (
-    IN_FULL,
-    INDENT,
-    REQUEST_ID,
-    WITHIN_SECONDS,
-    JournalHandler,
-    JsonFormatter,
-    Repeats,
-    TextFormatter,
-    collect_for,
-    is_journal,
-    setup,
-    stack_log,
-)
 
 FORGED = "2026-01-01T00:00:00.000Z ERROR   forged"
 HOSTILE = [
@@ -51,14 +38,14 @@ def quiet(text: str) -> bool:
 
 @pytest.mark.parametrize("message", HOSTILE)
 def test_no_text_can_be_taken_for_a_record(message: str) -> None:
-    text = TextFormatter().format(record(message))
+    text = logs.TextFormatter().format(record(message))
     first, *trace = text.splitlines()
     assert BEGINNING.match(first)
-    assert all(line.startswith(INDENT) for line in trace)
+    assert all(line.startswith(logs.INDENT) for line in trace)
     assert "ValueError: " in text
     assert quiet(text)
     text.encode()
-    line = JsonFormatter().format(record(message))
+    line = logs.JsonFormatter().format(record(message))
     assert quiet(line)
     assert len(line.splitlines()) == 1
     fields = json.loads(line)
@@ -68,7 +55,7 @@ def test_no_text_can_be_taken_for_a_record(message: str) -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[str], form: str) -> None:
-    setup(LogSection.model_validate({"format": form}))
+    logs.setup(LogSection.model_validate({"format": form}))
     for name in ("stackd.lifecycle.observe", "asyncio", "py.warnings"):
         logging.getLogger(name).error("from a client: %s", HOSTILE[0], extra={"stack_id": HOSTILE[4]})
     text = capsys.readouterr().err
@@ -82,27 +69,27 @@ def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[s
 
 def test_the_same_is_logged_a_few_times_and_then_counted() -> None:
     now = [0.0]
-    repeats = Repeats(lambda: now[0])
+    repeats = logs.Repeats(lambda: now[0])
 
     def passed(count: int, level: int = logging.WARNING, **fields: object) -> int:
         same = {"name": "x", "lineno": 1, "msg": "away: %s", "args": ("why",), "levelno": level}
         return sum(repeats.filter(logging.makeLogRecord({**same, **fields})) for _ in range(count))
 
-    assert passed(IN_FULL + 57) == IN_FULL
+    assert passed(logs.IN_FULL + 57) == logs.IN_FULL
     assert repeats.over() == []
-    now[0] = WITHIN_SECONDS
+    now[0] = logs.WITHIN_SECONDS
     assert [one.getMessage() for one in repeats.over()] == ["away: why … repeated 57 times"]
     assert passed(1) == 1
     now[0] *= 2
     assert repeats.over() == [], "what was not held back is not counted"
     assert sum(passed(1, stack_id=f"stack-{number}") for number in range(99)) == 99
     assert passed(99, logging.INFO) == 99, "only warnings are counted, and what is marked"
-    assert passed(99, logging.INFO, same=("GET", 404)) == IN_FULL
+    assert passed(99, logging.INFO, same=("GET", 404)) == logs.IN_FULL
 
 
 def test_a_message_about_a_stack_has_its_id(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        stack_log(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
+        logs.stack_log(logging.getLogger("x"), "stack-1", same="pull").info("%d %% of it", 7)
     (one,) = caplog.records
     assert (one.getMessage(), one.funcName) == ("stack-1: 7 % of it", "test_a_message_about_a_stack_has_its_id")
     assert (vars(one)["stack_id"], vars(one)["same"]) == ("stack-1", "pull")
@@ -142,8 +129,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 @pytest.fixture
 def log(journal: Journal) -> Iterator[logging.Logger]:
-    handler = JournalHandler(journal.address)
-    collect_for(handler)
+    handler = logs.JournalHandler(journal.address)
+    logs.collect_for(handler)
     logger = logging.getLogger("test.journal")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
@@ -154,17 +141,11 @@ def log(journal: Journal) -> Iterator[logging.Logger]:
 
 
 def test_no_text_can_forge_the_fields_of_a_record(journal: Journal, log: logging.Logger) -> None:
-    token = REQUEST_ID.set("abc-1")
+    token = logs.REQUEST_ID.set("r-1")
     log.warning("%s: gone", "stack-1", extra={"stack_id": "stack-1", "job_id": "", "status": 404})
-    REQUEST_ID.reset(token)
+    logs.REQUEST_ID.reset(token)
     fields = journal.received()
-    wanted = {
-        "MESSAGE": "stack-1: gone",
-        "PRIORITY": "4",
-        "STACK_ID": "stack-1",
-        "STATUS": "404",
-        "REQUEST_ID": "abc-1",
-    }
+    wanted = {"MESSAGE": "stack-1: gone", "PRIORITY": "4", "STACK_ID": "stack-1", "STATUS": "404", "REQUEST_ID": "r-1"}
     assert wanted.items() <= fields.items()
     assert fields["CODE_FUNC"] == "test_no_text_can_forge_the_fields_of_a_record"
     assert "JOB_ID" not in fields
@@ -181,7 +162,7 @@ def test_what_the_journal_does_not_accept_goes_to_standard_error_with_its_priori
 ) -> None:
     log.error("%s", "x" * (16 << 20))  # too large for a datagram
     assert len(capsys.readouterr().err) == len("<3>\n") + (16 << 20)
-    handler = JournalHandler(str(tmp_path / "nobody"))
+    handler = logs.JournalHandler(str(tmp_path / "nobody"))
     handler.handle(record("a\n<0>forged\x1b[2J\r<1>"))
     first, *trace = capsys.readouterr().err.splitlines()
     assert first == r"<4>stack-1: a\n<0>forged\x1b[2J\r<1>"
@@ -197,6 +178,6 @@ def test_what_the_journal_does_not_accept_goes_to_standard_error_with_its_priori
 def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
     with (tmp_path / "stream").open("w") as stream:
         stat = os.fstat(stream.fileno())
-        assert is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
-        assert not is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
-        assert not is_journal({}, stream)
+        assert logs.is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
+        assert not logs.is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
+        assert not logs.is_journal({}, stream)

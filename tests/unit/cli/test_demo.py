@@ -31,13 +31,6 @@ SETTINGS = {
 PROGRAM = "from stackd.cli import main\nmain()\n"
 
 
-def value_of(text: str, name: str) -> str:
-    """A value of the table that the demo prints."""
-    match = re.search(rf"  {name} +(\S+)", text)
-    assert match is not None, text
-    return match[1]
-
-
 async def test_a_port_that_is_taken_is_reported_with_how_to_choose_another() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -67,7 +60,9 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
     try:
         async with asyncio.timeout(60):
             text = (await process.stdout.readuntil(b"Stop with Ctrl-C.")).decode()
-        address, key, templates = (value_of(text, name) for name in ("address", "API key", "templates"))
+        address, key, templates = (
+            re.findall(rf"  {name} +(\S+)", text)[0] for name in ("address", "API key", "templates")
+        )
         printed = re.findall(r"^  ((?:export|curl|\.venv/bin/stackd) .*)", text, re.MULTILINE)
         assert key == SETTINGS["STACKD_AUTH__KEY"]
         assert len(printed) == len(re.findall(r"^  \S", text, re.MULTILINE)) - 4, "all but the address and so on"

@@ -19,18 +19,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from stackd.cli.output import (
-    addresses,
-    by_status,
-    cells,
-    duration,
-    line,
-    natural,
-    notes,
-    print_unwrapped,
-    stack_columns,
-    table,
-)
+from stackd.cli import output as render
+from stackd.cli.output import line
 from stackd.cli.stacks import TIMELINE, added
 from stackd.cli.watch import WatchedStacks, view
 from stackd.client import AsyncClient, Client
@@ -49,8 +39,8 @@ STACK: dict[str, Any] = {
         {"container_port": 80, "protocol": "TCP", "node_port": 31001},
         {"container_port": 443, "protocol": "TCP", "node_port": 31002},
     ],
-    "created_at": (NOW - timedelta(minutes=5, seconds=1)).isoformat(),
-    "ttl_expires_at": (NOW + timedelta(hours=2, minutes=1)).isoformat(),
+    "created_at": (NOW - timedelta(hours=2, seconds=30)).isoformat(),
+    "ttl_expires_at": (NOW + timedelta(hours=2, seconds=30)).isoformat(),
     "labels": {"team": "seven", "challenge": "a-rather-long-name", "player": "somebody"},
 }
 ANOTHER = {**STACK, "node_id": "worker-2.example.org", "labels": {**STACK["labels"], "team": "eight"}}
@@ -58,54 +48,50 @@ ANOTHER = {**STACK, "node_id": "worker-2.example.org", "labels": {**STACK["label
 
 def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str, list[str]]:
     console = Console(file=io.StringIO(), width=width, **options)
-    made, hidden = table(stack_columns(stacks), stacks, width)
-    print_unwrapped(console, made)
+    made, hidden = render.table(render.stack_columns(stacks), stacks, width)
+    render.print_unwrapped(console, made)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue(), hidden
-
-
-def words_of(stack: dict[str, Any], stacks: list[dict[str, Any]]) -> set[str]:
-    return {word for column in stack_columns(stacks) for word in column.of(stack).split(" ")}
 
 
 @pytest.mark.parametrize("width", [200, 100, 60, 20])
 def test_an_address_is_complete_and_a_stack_is_one_line_on_any_terminal(width: int) -> None:
     stacks = [STACK, ANOTHER]
-    before = [words_of(stack, stacks) for stack in stacks]
     text, hidden = drawn(stacks, width)
-    after = [words_of(stack, stacks) for stack in stacks]  # an age may have changed meanwhile
     head, *rows = [line.rstrip() for line in text.splitlines()]
     assert {*head.lower().split(), *hidden} == {"stack", "status", "address", "team", "node", "age", "left"}
-    for row, words in zip(rows, (one | other for one, other in zip(before, after, strict=True)), strict=True):
+    for row, stack in zip(rows, stacks, strict=True):
+        words = {word for column in render.stack_columns(stacks) for word in column.of(stack).split(" ")}
         assert ADDRESS in row
         assert len(row) <= max(width, len(ADDRESS))
         assert all(word in words or word.endswith("…") for word in row.split())
 
 
 def test_a_label_that_all_stacks_share_is_below_the_table_and_no_column_unless_there_is_one_stack() -> None:
-    assert [column.head for column in stack_columns([STACK])[3:6]] == ["team", "challenge", "player"]
+    assert [column.head for column in render.stack_columns([STACK])[3:6]] == ["team", "challenge", "player"]
     without = {**STACK, "labels": {"player": "somebody"}}
-    assert [column.head for column in stack_columns([STACK, ANOTHER, without])[3:5]] == ["challenge", "team"]
-    assert notes([STACK, ANOTHER]) == ["2 stacks: 2 running", "all have challenge=a-rather-long-name player=somebody"]
-    assert (notes([]), notes([STACK])) == (["0 stacks"], ["1 stack: 1 running"])
+    assert [column.head for column in render.stack_columns([STACK, ANOTHER, without])[3:5]] == ["challenge", "team"]
+    assert render.notes([STACK, ANOTHER]) == [
+        "2 stacks: 2 running",
+        "all have challenge=a-rather-long-name player=somebody",
+    ]
+    assert (render.notes([]), render.notes([STACK])) == (["0 stacks"], ["1 stack: 1 running"])
 
 
 def test_the_worst_is_counted_first_nodes_are_in_the_order_of_people_and_times_are_short() -> None:
-    assert by_status({"running": 12, "odd": 1, "failed": 3, "stopped": 0}) == "3 failed, 12 running, 1 odd"
-    assert sorted(["n-10", "n-2", "10", "n"], key=natural) == ["10", "n", "n-2", "n-10"]
+    assert render.by_status({"running": 12, "odd": 1, "failed": 3, "stopped": 0}) == "3 failed, 12 running, 1 odd"
+    assert sorted(["n-10", "n-2", "10", "n"], key=render.natural) == ["10", "n", "n-2", "n-10"]
     lengths = {-5: "0s", 0: "0s", 59: "59s", 61: "1m01s", 3600: "1h00m", 90061: "1d01h"}
-    assert {seconds: duration(seconds) for seconds in lengths} == lengths
+    assert {seconds: render.duration(seconds) for seconds in lengths} == lengths
 
 
 def test_addresses_are_ready_to_be_used() -> None:
     udp = {"container_port": 53, "protocol": "UDP", "node_port": 31002}
     named = {"container_port": 80, "protocol": "TCP", "url": "https://web.example.org"}
-    assert addresses({**STACK, "node_public_ip": "2001:db8::1"})[0] == "[2001:db8::1]:31001"
-    assert addresses({**STACK, "node_public_ip": None, "ports": [udp, named]}) == [
-        ":31002/udp",
-        "https://web.example.org",
-    ]
-    assert addresses({**STACK, "ended": True}) == []
+    assert render.addresses({**STACK, "node_public_ip": "2001:db8::1"})[0] == "[2001:db8::1]:31001"
+    both = {**STACK, "node_public_ip": None, "ports": [udp, named]}
+    assert render.addresses(both) == [":31002/udp", "https://web.example.org"]
+    assert render.addresses({**STACK, "ended": True}) == []
 
 
 def test_markup_of_a_tenant_is_text_and_a_status_has_its_colour() -> None:
@@ -113,7 +99,7 @@ def test_markup_of_a_tenant_is_text_and_a_status_has_its_colour() -> None:
     text, _ = drawn([stack], 200, force_terminal=True, color_system="truecolor")
     assert "\x1b[1;38;5;196mfailed ([red]x[/red])" in text
     evil = {**STACK, "status_reason": "a\tb\rc", "labels": {"x": "d\te"}, "node_id": "f\tg"}
-    assert line(cells(evil)).count("\t") == len(cells(evil)) - 1
+    assert line(render.cells(evil)).count("\t") == len(render.cells(evil)) - 1
 
 
 EVIL = "\x1b]0;taken\x07\x1b[2J\x9b31m\u202egnp"

@@ -14,24 +14,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
 from stackd.cli import options, stackd
 from stackd.cli import setup as kubeconfigs
+from stackd.cli.provision import differences
 from stackd.config import load
 from stackd.daemon import running
-from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User, everything
+from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User
 from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
 from stackd.embedded.store import Key
 from stackd.kube.credentials import ClusterTarget
 from tests.harness import fast_cluster
 from tests.kube.test_credentials import kubeconfig
 from tests.ports import free_port
+from tests.provisioning import ADMIN, ask
 
-ADMIN = User(token="admin", name="admin", rules=(everything(),))
+ARENA = "/api/v1/namespaces/arena"
 READER = User(
     token="reader",
     name="reader",
@@ -110,16 +111,6 @@ async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_
     assert objects(site) == before
 
 
-async def call(site: Site, method: str, path: str, body: Json | None = None) -> Json:
-    """What the cluster answers to its administrator."""
-    headers = {"Authorization": "Bearer admin"} | ({"Content-Type": "application/merge-patch+json"} if body else {})
-    url = f"{site.cluster.url}/api/v1/namespaces/arena{path}"
-    async with aiohttp.ClientSession() as session, session.request(method, url, json=body, headers=headers) as answer:
-        assert answer.status == 200, await answer.text()
-        found: Json = await answer.json()
-        return found
-
-
 def objects(site: Site) -> dict[tuple[str, Key], Json]:
     """What is in the cluster, without what it writes by itself: events, Leases, versions and statuses."""
     kinds = (one for one in ALL if one not in (EVENTS, LEASES))
@@ -176,14 +167,16 @@ async def test_what_was_changed_in_the_cluster_is_named_and_put_right_and_what_w
     await site.setup("--yes", "--node", "one")
     result = await site.setup("--yes", "--node", "one", "--dns")
     assert "create NetworkPolicy stacks-to-dns in arena" in result.stdout
-    await call(site, "PATCH", "", {"metadata": {"labels": {"team": "a"}}})
-    await call(site, "PATCH", "/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}})
+    await ask(site.cluster, "PATCH", ARENA, {"metadata": {"labels": {"team": "a"}}})
+    await ask(
+        site.cluster, "PATCH", f"{ARENA}/resourcequotas/stacks", {"spec": {"hard": {"pods": "3", "secrets": "0"}}}
+    )
     result = await site.setup("--plan", "--node", "one", "--dns")
     assert "change ResourceQuota stacks in arena (spec.hard.pods)" in result.stdout
     assert "Namespace" not in result.stdout
     result = await site.setup("--yes", "--node", "one", "--dns")
     assert "1 of 16 objects of `stackd manifests` created or changed" in result.stdout
-    hard = (await call(site, "GET", "/resourcequotas/stacks"))["spec"]["hard"]
+    hard = (await ask(site.cluster, "GET", f"{ARENA}/resourcequotas/stacks"))["spec"]["hard"]
     assert (hard["pods"], hard["secrets"]) == ("1767", "0")
 
 
@@ -239,10 +232,10 @@ async def test_what_a_cluster_does_not_support_is_left_out(site: Site, monkeypat
         assert f"stackd manifests {flags} | kubectl apply -f -" in result.stdout
         assert "ValidatingAdmissionPolicy" not in result.stdout
         await mine.setup("--yes", "--node", "one")
-        (limit,) = (await call(mine, "GET", "/limitranges/stacks"))["spec"]["limits"]
+        (limit,) = (await ask(mine.cluster, "GET", f"{ARENA}/limitranges/stacks"))["spec"]["limits"]
         assert set(limit["max"]) == {"cpu", "memory"}
         await mine.setup("--yes", "--node", "one", "--ephemeral-storage")
-        (limit,) = (await call(mine, "GET", "/limitranges/stacks"))["spec"]["limits"]
+        (limit,) = (await ask(mine.cluster, "GET", f"{ARENA}/limitranges/stacks"))["spec"]["limits"]
         assert set(limit["max"]) == {"cpu", "memory", "ephemeral-storage"}
         assert states(await mine.setup("--plan"))["cluster"] == "ok"
 
@@ -272,6 +265,10 @@ async def test_a_refused_kubeconfig_is_replaced_and_not_the_users(site: Site, mo
     site.beside("kubeconfig").write_text(text.replace("token: ", "token: x"))
     result = await site.setup("--yes", "--node", "one")
     assert (states(result)["kubeconfig"], "not accepted" in result.stdout) == ("done", True)
+
+
+def test_an_empty_field_of_a_manifest_may_be_missing() -> None:
+    assert [*differences({"a": {}, "b": False, "c": ""}, {"c": "d"})] == ["c"]
 
 
 def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

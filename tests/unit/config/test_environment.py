@@ -30,17 +30,12 @@ def test_the_environment_wins_over_the_file_and_each_value_tells_where_it_is_fro
 
 
 def test_every_key_has_a_variable_and_an_origin() -> None:
-    loaded = load(
-        None, {"STACKD_AUTH__KEY": KEY, **{setting.variable: _as_variable(setting.default) for setting in settings()}}
-    )
+    variables = {setting.variable: setting.default.removeprefix('"').removesuffix('"') for setting in settings()}
+    loaded = load(None, {"STACKD_AUTH__KEY": KEY} | variables)
     named = {setting.name: f"environment {setting.variable}" for setting in settings()}
     named["auth.keys"] += ", environment STACKD_AUTH__KEY"
     assert loaded.origins == named
     assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
-
-
-def _as_variable(default: str) -> str:
-    return default[1:-1] if default.startswith('"') else default
 
 
 TABLE, LIST = {"role": "stack", "zone": "a"}, ("ExternalIP", "InternalIP")
@@ -76,16 +71,9 @@ def test_a_wrong_variable_is_named(mistakes_in: Mistakes, variables: Mapping[str
 
 
 def test_variables_of_the_client_the_tests_and_kubernetes_are_not_ours() -> None:
-    others = {
-        "STACKD_URL": "http://127.0.0.1:8081",
-        "STACKD_API_KEY": KEY,
-        "STACKD_CONFIG": "config.toml",
-        "STACKD_TEST_KUBECONFIG": "kubeconfig",
-        "STACKD_SERVICE_HOST": "10.0.0.1",
-        "STACKD_PORT_8081_TCP_ADDR": "10.0.0.1",
-        "STACKD_PORT": "tcp://10.0.0.1:8081",
-    }
-    assert of(**others) == of()
+    client = ("STACKD_URL", "STACKD_API_KEY", "STACKD_CONFIG", "STACKD_TEST_KUBECONFIG")
+    kubernetes = ("STACKD_SERVICE_HOST", "STACKD_PORT_8081_TCP_ADDR", "STACKD_PORT")
+    assert of(**dict.fromkeys((*client, *kubernetes), "tcp://10.0.0.1:8081")) == of()
 
 
 @pytest.mark.parametrize(

@@ -44,20 +44,17 @@ WAITS = pod(pool="web-1")
         # a living stack
         (STACK, pod(), service(), None),
         (STACK, None, None, "end"),
-        (STACK, None, service(), "end"),
         (replace(STACK, generation=1), pod(uid="earlier"), service(generation=1), "end"),
         (replace(STACK, generation=1), pod(), service(generation=1), "label"),  # its own pod has lost the annotation
         (replace(STACK, generation=1), pod(generation=1), service(generation=1), None),
         # its Service is deleted or changed
         (STACK, pod(), None, "repair"),
-        (STACK, pod(), service(node_ports=(31002,)), "repair"),
         (STACK, pod(), service(node_ports=()), "repair"),
         (STACK, pod(), service(type="LoadBalancer"), "repair"),
         (STACK, pod(), service(selects=""), "repair"),
         # the record on its Service
         (STACK, pod(), service(recorded=False), "annotate"),
         (STACK, pod(), service(expires_at=STACK.ttl_expires_at - 1), "annotate"),
-        (STACK, pod(), service(expires_at=None), "annotate"),
         (STACK, pod(), service(generation=1), "annotate"),
         (STACK, pod(), service(desired=STARTING), "annotate"),
         # its pod's labels
@@ -70,12 +67,10 @@ WAITS = pod(pool="web-1")
         (POOLED, WAITS, replace(CLOSED, once_assigned=False), "annotate"),
         (POOLED, WAITS, replace(CLOSED, recorded=False), "annotate"),
         (POOLED, pod(), CLOSED, "label"),
-        (STACK, WAITS, CLOSED, "annotate"),
         (STACK, WAITS, service(once_assigned=True), "annotate"),
         (STACK, WAITS, service(), "label"),
         # it expires
         (stack(ttl_expires_at=NOW), pod(), service(), "expire"),
-        (stack(ttl_expires_at=NOW), None, None, "expire"),
         (replace(POOLED, ttl_expires_at=NOW), WAITS, CLOSED, None),
         (replace(ENDED, ttl_expires_at=NOW), None, RELEASED, "expire"),
         (replace(AT_REST, ttl_expires_at=NOW), None, KEPT, "expire"),
@@ -85,7 +80,6 @@ WAITS = pod(pool="web-1")
         (stack(accepted=False, ttl_expires_at=NOW), None, None, "undo"),
         # a delete that is committed
         (DELETING, pod(), service(), "delete"),
-        (DELETING, None, None, "delete"),
         (replace(DELETING, accepted=False), None, None, "delete"),
         # it has ended: its Service stays, without node ports
         (ENDED, None, RELEASED, None),
@@ -102,11 +96,9 @@ WAITS = pod(pool="web-1")
         (AT_REST, None, replace(KEPT, expires_at=1), "annotate"),
         (AT_REST, None, service(), "annotate"),
         (AT_REST, pod(), KEPT, "stop"),
-        (stack(desired=Desired.STOPPED), pod(), service(), "stop"),
         (stack(desired=Desired.STOPPED), None, KEPT, "stop"),
         (TO_START, None, service(desired=STARTING, generation=1), "start"),
         (TO_START, pod(), service(), "start"),
-        (TO_START, None, None, "start"),
     ],
 )
 def test_what_is_next_about_a_stack(
@@ -187,17 +179,11 @@ def plan(
         (GONE | {"pods": [pod(OTHER)]}, [("remove-pod", OTHER)]),
         (GONE | {"services": [service(ITS_SERVICE, created_at=NOW)]}, [("remove-service", ITS_SERVICE)]),
         (GONE | {"pods": [pod(OTHER)], "now": None}, [("remove-pod", OTHER)]),
-        (
-            GONE | {"pods": [pod(OTHER)], "services": [service(ITS_SERVICE)]},
-            [("remove-pod", OTHER), ("remove-service", ITS_SERVICE)],
-        ),
         (GONE | {"pods": [pod(OTHER)], "busy": {OTHER}}, []),
         (GONE | {"routes": [route(f"{OTHER}-80")]}, [("remove-route", f"{OTHER}-80")]),
         (GONE | {"routes": [route(f"rt-{OTHER}", resource="services")]}, [("remove-route", f"rt-{OTHER}")]),
-        (GONE | {"routes": [route(f"{OTHER}-80")], "busy": {OTHER}}, []),
         # the file does not know: the stack is adopted from its Service, and nothing is deleted
         ({"services": [service(ITS_SERVICE)]}, [("adopt", OTHER)]),
-        ({"services": [service(ITS_SERVICE)], "pods": [pod(OTHER)]}, [("adopt", OTHER)]),
         ({"services": [service(ITS_SERVICE)], "now": None}, []),
         ({"services": [service(ITS_SERVICE, created_at=NOW - GRACE + 1)]}, []),
         ({"services": [service(ITS_SERVICE, created_at=NOW)], "incomplete": True}, [("adopt", OTHER)]),
@@ -216,7 +202,6 @@ def plan(
         (CUT_SHORT | {"succeeded_at": None}, []),
         (CUT_SHORT | {"services": [service(ITS_SERVICE)]}, []),
         (CUT_SHORT | {"unadoptable": {}}, [("adopt", OTHER)]),
-        ({"services": [service(ITS_SERVICE)], "routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
         ({"routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
         ({"routes": [route()]}, []),  # it has a row
         # what is left of a question for the range of node ports

@@ -7,20 +7,8 @@ from dataclasses import replace
 import pytest
 
 from stackd.kube.lease import Lease
-from stackd.lifecycle.ownership import (
-    INTERVAL,
-    RETRY,
-    USABLE,
-    Candidate,
-    ObservedLease,
-    is_asked_for,
-    is_ours,
-    observed,
-    renewed,
-    seconds_to_wait,
-    taken,
-    what_is_missing,
-)
+from stackd.lifecycle import ownership
+from stackd.lifecycle.ownership import Candidate, ObservedLease
 from stackd.store import FileIdentity
 
 COMPLETE = FileIdentity(file_id="f2", lock_id="l2", epoch=4, sequence=100, namespace="stacks", instance="default")
@@ -64,7 +52,7 @@ WAITS: dict[str, tuple[ObservedLease, float]] = {
 @pytest.mark.parametrize("situation", WAITS)
 def test_when_it_may_be_taken(situation: str) -> None:
     watched, seconds = WAITS[situation]
-    assert seconds_to_wait(ME, watched, 100.0, 30.0) == pytest.approx(seconds)
+    assert ownership.seconds_to_wait(ME, watched, 100.0, 30.0) == pytest.approx(seconds)
 
 
 HOLDINGS: dict[str, tuple[Lease, bool]] = {
@@ -85,7 +73,7 @@ HOLDINGS: dict[str, tuple[Lease, bool]] = {
 @pytest.mark.parametrize("situation", HOLDINGS)
 def test_whose_it_is(situation: str) -> None:
     lease, ours = HOLDINGS[situation]
-    assert is_ours(ME, lease) is ours
+    assert ownership.is_ours(ME, lease) is ours
 
 
 LAST = replace(MINE, epoch=3, sequence=100)
@@ -119,32 +107,32 @@ MISSING: dict[str, tuple[Lease | None, FileIdentity, str]] = {
 @pytest.mark.parametrize("situation", MISSING)
 def test_whether_the_file_has_all_that_the_cluster_has_seen(situation: str) -> None:
     last, identity, why = MISSING[situation]
-    assert what_is_missing(last, identity) == why
+    assert ownership.what_is_missing(last, identity) == why
 
 
 def test_only_a_renewal_is_a_sign_of_life_and_a_lease_that_vanishes_is_remembered() -> None:
-    first = observed(None, THEIRS, 10.0)
+    first = ownership.observed(None, THEIRS, 10.0)
     assert first == ObservedLease(lease=THEIRS, since=10.0, last=THEIRS)
     request = replace(THEIRS, takeover="vm2/l2", version="51")
-    asked = observed(first, request, 15.0)
+    asked = ownership.observed(first, request, 15.0)
     assert asked == ObservedLease(lease=request, since=10.0, last=request)
-    assert observed(asked, replace(THEIRS, renewed_at=6_000_000, version="52"), 20.0).since == 20.0
-    assert observed(asked, replace(THEIRS, holder="vm3/f3", version="53"), 21.0).since == 21.0
-    gone = observed(first, None, 15.0)
-    assert gone == observed(gone, None, 20.0) == ObservedLease(lease=None, since=15.0, last=THEIRS)
-    assert observed(gone, THEIRS, 30.0) == ObservedLease(lease=THEIRS, since=30.0, last=THEIRS)
-    assert observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
+    assert ownership.observed(asked, replace(THEIRS, renewed_at=6_000_000, version="52"), 20.0).since == 20.0
+    assert ownership.observed(asked, replace(THEIRS, holder="vm3/f3", version="53"), 21.0).since == 21.0
+    gone = ownership.observed(first, None, 15.0)
+    assert gone == ownership.observed(gone, None, 20.0) == ObservedLease(lease=None, since=15.0, last=THEIRS)
+    assert ownership.observed(gone, THEIRS, 30.0) == ObservedLease(lease=THEIRS, since=30.0, last=THEIRS)
+    assert ownership.observed(None, None, 5.0) == ObservedLease(lease=None, since=5.0)
 
 
 def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
-    over = taken(THEIRS, ME, duration=29.5, now=7_000_000)
+    over = ownership.taken(THEIRS, ME, duration=29.5, now=7_000_000)
     assert (over.holder, over.transitions, over.acquired_at, over.renewed_at) == ("vm2/f2", 4, 7_000_000, 7_000_000)
     assert (over.file_id, over.lock_id, over.epoch, over.sequence, over.takeover) == ("f2", "l2", 4, 100, "")
     assert (over.version, over.uid, over.duration) == (THEIRS.version, THEIRS.uid, 30)
-    again = taken(replace(MINE, epoch=3), ME, duration=30, now=7_000_000)
+    again = ownership.taken(replace(MINE, epoch=3), ME, duration=30, now=7_000_000)
     assert (again.transitions, again.acquired_at, again.epoch) == (3, 1000, 4)
-    assert taken(RETURNED, ME, duration=30, now=7_000_000).transitions == 4
-    first = taken(None, ME, duration=30, now=7_000_000)
+    assert ownership.taken(RETURNED, ME, duration=30, now=7_000_000).transitions == 4
+    first = ownership.taken(None, ME, duration=30, now=7_000_000)
     assert (first.transitions, first.acquired_at, first.version) == (0, 7_000_000, "")
 
 
@@ -156,15 +144,15 @@ def test_who_takes_it_over_is_a_new_holder_and_who_restarts_is_not() -> None:
     ],
 )  # fmt: skip
 def test_who_restarts_still_steps_back_for_whoever_has_asked_for_it(before: Lease, asked: bool) -> None:
-    lease = taken(before, ME, duration=30, now=7_000_000)
-    assert (is_ours(ME, lease), is_asked_for(ME, lease)) == (True, asked)
+    lease = ownership.taken(before, ME, duration=30, now=7_000_000)
+    assert (ownership.is_ours(ME, lease), ownership.is_asked_for(ME, lease)) == (True, asked)
 
 
 def test_each_renewal_has_a_time_of_its_own_whatever_the_clock_says() -> None:
     lease = replace(MINE, renewed_at=5_000_000, takeover="vm3/l3")
     for now in (5_000_000, 0, 4_999_999):
-        later = renewed(lease, ME, now=now)
+        later = ownership.renewed(lease, ME, now=now)
         assert (later.renewed_at, later.sequence, later.takeover) == (5_001_000, 100, "vm3/l3")
-    assert renewed(lease, ME, now=9_000_000).renewed_at == 9_000_000
-    assert taken(THEIRS, ME, duration=30, now=0).renewed_at == 5_001_000
-    assert INTERVAL + 2 * RETRY < USABLE < 1, "it stops before others may begin"
+    assert ownership.renewed(lease, ME, now=9_000_000).renewed_at == 9_000_000
+    assert ownership.taken(THEIRS, ME, duration=30, now=0).renewed_at == 5_001_000
+    assert ownership.INTERVAL + 2 * ownership.RETRY < ownership.USABLE < 1, "it stops before others may begin"

@@ -36,13 +36,9 @@ def make(
 
 
 def of(cert: str, key: str) -> Certificate:
-    environment = {
-        "STACKD_AUTH__KEY": "sk-0123456789abcdef0123",
-        "STACKD_CLUSTER__MODE": "embedded",
-        "STACKD_SERVER__TLS_CERT": cert,
-        "STACKD_SERVER__TLS_KEY": key,
-    }
-    return Certificate.of(load(None, environment).config) or pytest.fail("TLS is configured")
+    tls = {"STACKD_SERVER__TLS_CERT": cert, "STACKD_SERVER__TLS_KEY": key}
+    loaded = load(None, {"STACKD_AUTH__ENABLED": "false", "STACKD_CLUSTER__MODE": "embedded"} | tls)
+    return Certificate.of(loaded.config) or pytest.fail("TLS is configured")
 
 
 async def served(certificate: Certificate, client: ssl.SSLContext) -> tuple[str | None, str | None, str]:

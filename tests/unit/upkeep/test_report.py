@@ -136,10 +136,7 @@ async def test_a_first_start_on_nodes_that_take_no_stacks_or_have_no_address_rep
         context, ready = at.daemon.context, at.daemon.ready
         assert line(context, ready) == f"ready: 0 stacks, 0 of 2 nodes take stacks; {NO_ROLE}"
         await eventually(lambda: NO_ROLE in caplog.messages)
-        patch = {"metadata": {"labels": {"role": "stack"}}}
-        headers = {"Content-Type": "application/merge-patch+json"}
-        async with at.session.patch(f"{cluster.url}/api/v1/nodes/a", json=patch, headers=headers) as answer:
-            assert answer.status == 200
+        await at.patch("nodes", "a", {"metadata": {"labels": {"role": "stack"}}})
         await eventually(lambda: line(context, ready) == "ready: 0 stacks, 1 of 2 nodes take stacks")
         cluster.faults.cordon("a")
         await eventually(lambda: "1 of 2 has role=stack, and none is ready and takes pods" in line(context, ready))

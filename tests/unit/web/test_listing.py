@@ -26,18 +26,12 @@ from stackd.web.bodies import BodyCache, read_entries
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _Subscriber
 from stackd.web.serving import host_and_port
-from tests.harness import Harness, harness
+from tests.harness import harness
 from tests.store.building import new_stack, open_store, stack_id
 
 
-@pytest.fixture
-async def at(tmp_path: Path) -> AsyncIterator[Harness]:
-    async with harness(tmp_path) as ready:
-        yield ready
-
-
-async def test_nothing_is_kept_of_a_stack_deleted_meanwhile(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, turn = at.daemon.api.bodies, asyncio.Event()
+async def test_nothing_is_kept_of_a_stack_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = asyncio.Event()
 
     async def in_turns(stacks: Iterable[Stack]) -> AsyncIterator[Stack]:
         for stack in stacks:
@@ -45,13 +39,13 @@ async def test_nothing_is_kept_of_a_stack_deleted_meanwhile(at: Harness, monkeyp
             yield stack
 
     monkeypatch.setattr("stackd.web.bodies.in_turns", in_turns)
-    deleted, stays = await at.running(), await at.running()
-    reading = asyncio.create_task(cache.entries(at.daemon.context.store.assigned.ordered()))
-    await asyncio.sleep(0)
-    await at.call("DELETE", f"/stacks/{deleted}")
-    turn.set()
-    assert len(await reading) == 2
-    assert cache._ready.keys() == {stays}
+    async with harness(tmp_path) as at:
+        cache, deleted, stays = at.daemon.api.bodies, await at.running(), await at.running()
+        reading = asyncio.create_task(cache.entries(at.daemon.context.store.assigned.ordered()))
+        await asyncio.sleep(0)
+        await at.call("DELETE", f"/stacks/{deleted}")
+        turn.set()
+        assert (len(await reading), {*cache._ready}) == (2, {stays})
 
 
 LONG = "kind: Pod # " + "x" * 10_000
