@@ -275,7 +275,8 @@ def reload() -> None:
         )
     began = time.time()
     taken = service.reload()
-    click.echo(service.logged_since(began, RELOADS), nl=False)
+    logged, unit = service.logged_since(began, RELOADS), service.find_unit()
+    click.echo(logged or f"{unit.status if unit else ''}\n", nl=False)  # only log.format = "journal" names the logger
     if not taken:
         sys.exit(FAILED)
 

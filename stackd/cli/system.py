@@ -31,7 +31,7 @@ IN_EVENTS = tuple(column for column in render.COLUMNS if column.head not in ("no
 @client_options
 @output_option("json", "jsonl", "name")
 def templates(client: Client, output: str | None) -> None:
-    """List the templates that a create can ask for by name, their stacks, and how their pools are doing."""
+    """List the templates that a create can name, their stacks, and the state of their pools."""
     entries = [one.raw for one in client.templates()]
     if not render.printed({"templates": entries}, output, entries, "name"):
         render.print_table(TEMPLATE, entries)
@@ -88,7 +88,12 @@ def _on_nodes(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
 @client_options
 @click.option("--cpu", default="", metavar="QUANTITY", help="CPU of one stack.  [100m]")
 @click.option("--memory", default="", metavar="QUANTITY", help="Memory of one stack.  [128Mi]")
-@click.option("--ephemeral-storage", default="", metavar="QUANTITY", help="Disk of one stack.  [what it is given]")
+@click.option(
+    "--ephemeral-storage",
+    default="",
+    metavar="QUANTITY",
+    help="Disk of one stack.  [what policy.max_ephemeral_storage or the namespace's LimitRange gives]",
+)
 @click.option("--ports", type=click.IntRange(min=1), help="Node ports of one stack.  [1]")
 @output_option("json", "jsonl")
 def capacity(client: Client, output: str | None, ports: int | None, **size: str) -> None:
@@ -104,7 +109,8 @@ def _bounds(capacity: Any) -> Iterator[tuple[str, str]]:
     yield "limited by", str(capacity["limited_by"])
     yield from _on_nodes(capacity["nodes"])
     yield "node ports", str(capacity["ports"])
-    yield "quota", "unknown" if capacity["quota"] is None else f"{capacity['quota']} ({capacity['quota_limited_by']})"
+    unread = "not read yet; ask again in half a minute" if capacity["quota_seen_at"] is None else "no limit"
+    yield "quota", unread if capacity["quota"] is None else f"{capacity['quota']} ({capacity['quota_limited_by']})"
     yield "max_stacks", "no limit" if capacity["stacks"] is None else str(capacity["stacks"])
     if capacity.get("unassigned"):
         yield "in pools", f"{capacity['unassigned']}, which make way for creates and count as free"
@@ -183,7 +189,7 @@ def _plan(plan: Any) -> Iterator[str]:
 
 @click.command()
 @client_options
-@click.option("--key", "key_name", default="", metavar="NAME", help="Only of the API key with this name.")
+@click.option("--key", "key_name", default="", metavar="NAME", help="Only requests of the API key with this name.")
 @click.option("--action", type=click.Choice(ACTIONS), help="Only requests of this kind.")
 @click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=stack_complete)
 @label_option
@@ -191,7 +197,7 @@ def _plan(plan: Any) -> Iterator[str]:
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @output_option("json", "jsonl")
 def activity(client: Client, key_name: str, labels: tuple[str, ...], output: str | None, **options: Any) -> None:
-    """Show which API key asked for what, when, for how many stacks, and what came of it; the latest first."""
+    """Show which API key asked for what, when, for how many stacks, and with which result; the latest first."""
     chosen = {name: value for name, value in options.items() if value}
     entries = [one.raw for one in client.activity(key=key_name, labels=labels, **chosen)]
     if not render.printed({"activity": entries}, output, entries):
@@ -277,7 +283,7 @@ def takeover(client: Client) -> None:
 @click.option("--template", multiple=True, metavar="NAME[=WEIGHT]",
               help="A template of the daemon's; several are mixed by weight.")  # fmt: skip
 @click.option("--file", "-f", multiple=True, metavar="FILE[=WEIGHT]",
-              help="A Pod as YAML, or a whole request as JSON.")  # fmt: skip
+              help="A Pod as YAML, or the body of a create as JSON.")  # fmt: skip
 @click.option("--hold", type=Length(), default="10s", show_default=True, help="How long all stacks are kept.")
 @click.option("--churn", default="0%", show_default=True, metavar="SHARE",
               help="Share of players who delete their stack during the hold and start another.")  # fmt: skip
@@ -305,7 +311,7 @@ def rehearse(client: Client, **options: Any) -> None:
     stackd rehearse --stacks 300 --rate 20/s --file pod.yaml \\
       --hold 5m --probe tcp --expect running-p95=10s
 
-    Everything it makes has the label stackd.rehearsal and is deleted at the end, even after Ctrl-C.
+    All its stacks have the label stackd.rehearsal; it deletes them at the end, even after Ctrl-C.
     """
     from stackd.cli import rehearsal
 

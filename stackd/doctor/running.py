@@ -160,7 +160,7 @@ async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
             return other
         text = f"nothing answers at {at.url}"
         if expected:
-            advice = "check that server.host and server.port are those in force"
+            advice = "check server.host and server.port; if they are right, it hangs, and systemd restarts it within a minute"
             return fail(ABOUT, f"the service runs, but {text}", advice)
         return ok(ABOUT, f"none is running here: {text}")
     except BadAnswer:

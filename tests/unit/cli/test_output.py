@@ -177,6 +177,7 @@ async def test_stats_and_capacity(shell: Shell) -> None:
     facts = dict(line.split("\t") for line in result.stdout.splitlines())
     assert facts["fits"].endswith("more stacks of 2 CPU and 4Gi")
     assert facts["on embedded-worker"].isdecimal()
+    assert facts["quota"].startswith("not read yet; ask again in ")
     wrong = await shell.any_command("capacity", "--cpu", "much")
     assert (wrong.exit_code, "cpu" in wrong.stderr) == (1, True)
 
