@@ -21,7 +21,7 @@ from stackd.config.settings import settings
 FILES = {
     "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
     "STACKD_CONFIG. Each key can be set from the environment, too: STACKD_<SECTION>__<KEY>.",
-    "/etc/stackd/templates/NAME.yaml": "Templates: stacks that are described beforehand, and that creates ask for by name.",
+    "/etc/stackd/templates/NAME.yaml": "Templates, which creates ask for by name.",
     "/etc/stackd/api-key, /etc/stackd/kubeconfig": "The API key, and the way into the cluster. They are readable by root only; "
     "systemd hands them to the service at a start and at a reload.",
     "/var/lib/stackd": "The state.",
@@ -44,9 +44,9 @@ SHARED = ("--url TEXT", "--key-file FILE", "--ca-file FILE", "-c, --config FILE"
 INTRODUCTION = """\
 # Commands
 
-This page is made from the commands' own help: `stackd COMMAND --help` and `man stackd` print the same.
-[Operate](operate.md#commands) says where a command finds its daemon and its key, and what the exit codes are. The first three of
-these options belong to every command over the API, the last one to every command that reads the configuration:
+`stackd COMMAND --help` and `man stackd` print the same as this page. [Operate](operate.md#commands) says where a command finds
+its daemon and its key, and lists the exit codes. Every command that reads the configuration has the first of these options, and
+every command over the API has the others:
 """
 BAR = r"\|"
 

@@ -207,6 +207,6 @@ filter_options = stacked(
     click.option("--node", metavar="NAME", default="", help="Only stacks on this node.",
                  shell_complete=_completed(_nodes)),
     click.option("--template", "-t", metavar="NAME", default="", shell_complete=template_complete,
-                 help="Only stacks made from this template."),
+                 help="Only stacks of this template."),
 )  # fmt: skip
 """``--label``, ``--status``, ``--node`` and ``--template``, named as the client's filters."""

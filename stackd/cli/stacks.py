@@ -276,7 +276,7 @@ TIMELINE = (
 @client_options
 @click.option(
     "--file", "-f", "source", type=click.Path(dir_okay=False, allow_dash=True),
-    help="A Pod as YAML, or a whole request as JSON; - is standard input.",
+    help="A Pod as YAML, or the body of a create as JSON; - is standard input.",
 )  # fmt: skip
 @click.option("--template", "-t", metavar="NAME", help="A template instead of a file; see stackd templates.",
               shell_complete=template_complete)  # fmt: skip
