@@ -16,6 +16,7 @@ from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
 from stackd.lifecycle import ownership
+from tests.api.test_process import replace_owner
 from tests.harness import KEY, Harness, Machine, Reply, eventually, fast_cluster, seed, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
@@ -83,14 +84,6 @@ async def lease_of(at: Harness) -> dict[str, Any]:
     return await at.kubectl("GET", LEASES)
 
 
-async def replace_owner(at: Harness) -> str:
-    """Let vm9 take the Lease; return why stackd ends."""
-    lease = await lease_of(at)
-    lease["spec"]["holderIdentity"], lease["metadata"]["annotations"] = "vm9/0123456789abcdef", {}
-    assert (await at.kubectl("PUT", LEASES, lease))["kind"] == "Lease"
-    return await at.ended()
-
-
 def run(at: Harness, name: str) -> str:
     done = CliRunner().invoke(command, [name], env={"STACKD_URL": at.url, "STACKD_API_KEY": KEY})
     assert done.exit_code == 0, done.output
@@ -154,7 +147,8 @@ async def test_a_takeover_is_asked_for_and_loses_nothing(vms: Machines) -> None:
 async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> None:
     one = await vms.start("vm1")
     stack_id = await one.running()
-    assert "vm9 owns the stacks now" in await replace_owner(one)
+    replace_owner(one.cluster)
+    assert "vm9 owns the stacks now" in await one.ended()
     before = await one.pods_and_services()
     for path, body in (
         ("/stacks", seed()),
@@ -174,7 +168,8 @@ async def test_a_create_that_the_owner_before_did_not_finish_leaves_no_pod(vms: 
     one.faults.add_fault(action="hang", verb="create", resource="services")
     creating = asyncio.create_task(one.call("POST", "/stacks", seed()))
     await until(lambda: one.objects("pods"), lambda pods: len(pods) == 2)
-    await replace_owner(one)
+    replace_owner(one.cluster)
+    await one.ended()
     assert (await creating).status == 503
     one.faults.clear()
     two = await vms.start("vm2")

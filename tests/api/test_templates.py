@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from stackd.clock import NANOSECONDS, to_nanoseconds
 from stackd.embedded import DEFAULT_NODES
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import prepull
 from stackd.templates import Template
 from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
+from tests.api.test_times import life
 from tests.harness import Harness, Machine, eventually, seed, until
 
 WEB = """\
@@ -83,19 +83,15 @@ async def shown(at: Harness, query: str = "") -> dict[str, Any]:
     return {one["name"]: one for one in (await at.get(f"/templates{query}"))["templates"]}
 
 
-def hours(stack: dict[str, Any]) -> float:
-    return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / (3600 * NANOSECONDS)
-
-
 async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> None:
     web = await at.create(BODY)
-    assert (web["template"], [port["container_port"] for port in web["ports"]], hours(web)) == ("web-1", [80], 1)
+    assert (web["template"], [port["container_port"] for port in web["ports"]], life(web)) == ("web-1", [80], 3600)
     assert (web["requested_cpu_milli"], web["requested_memory_bytes"]) == (100, 64 * 2**20)
     detail = await at.until_status(web["stack_id"], "running")
     assert (detail["labels"], detail["template"]) == ({"challenge": "web-1", "kind": "web"}, "web-1")
     plain = await at.create({"template": "plain", "ttl": "2h", "labels": {"kind": "other", "team": "7"}})
     labels = {"challenge": "web-1", "kind": "other", "team": "7"}
-    assert ((await at.stack(plain["stack_id"]))["labels"], hours(plain)) == (labels, 2)
+    assert ((await at.stack(plain["stack_id"]))["labels"], life(plain)) == (labels, 7200)
     await at.create()
     assert [stack["stack_id"] for stack in (await at.get("/stacks?template=web-1"))["stacks"]] == [web["stack_id"]]
     fields = (await at.get("/stacks?fields=template"))["stacks"]
