@@ -64,25 +64,6 @@ async def test_an_installation_starts_nothing_and_says_what_is_next(machine: Mac
     assert of_user(machine, "/var/lib/stackd") == "stackd:stackd 700"
 
 
-async def test_it_says_what_to_do_and_configured_it_serves(service: Service) -> None:
-    await service.credentials()
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "COLUMNS=200")
-    ran = await asyncio.to_thread(service.machine.run, *nobody, "stackd", "setup")
-    assert ran.code == 1
-    assert "run this as root" in ran.err
-    assert "Errno" not in ran.out + ran.err
-    assert "only root may see whether /etc/stackd/kubeconfig is there" in ran.out
-    assert set(COMMANDS) <= {line.strip() for line in ran.out.splitlines()}
-    await service.start_cluster()
-    await service.start()
-    await service.create()
-    await service.run("systemctl", "reload", UNIT)
-    state = await service.until(lambda state: state["StatusText"].startswith("ready: 1 stack, "))
-    assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
-    verified = service.machine.run("systemd-analyze", "verify", UNIT)
-    assert (verified.code, verified.out, verified.err) == (0, "", "")
-
-
 async def test_setup_leads_from_the_package_to_a_first_stack_and_says_what_it_stumbles_over(service: Service) -> None:
     """Only the package, its unchanged configuration and an administrator's kubeconfig are used, as by an operator."""
     nodes = (NodeSpec(name="worker", labels={}),)
@@ -197,11 +178,25 @@ async def set_format(service: Service, number: int) -> None:
     await service.run(*as_service, "/usr/bin/python3", "-c", SET_FORMAT, STATE, str(number))
 
 
-async def test_removal_keeps_configuration_and_state_and_a_purge_leaves_nothing_but_the_user(
+async def test_configured_it_serves_a_removal_keeps_its_state_and_a_purge_leaves_nothing_but_the_user(
     service: Service, deb: Path
 ) -> None:
-    await service.start_on_a_cluster()
+    await service.credentials()
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "COLUMNS=200")
+    ran = await asyncio.to_thread(service.machine.run, *nobody, "stackd", "setup")
+    assert ran.code == 1
+    assert "run this as root" in ran.err
+    assert "Errno" not in ran.out + ran.err
+    assert "only root may see whether /etc/stackd/kubeconfig is there" in ran.out
+    assert set(COMMANDS) <= {line.strip() for line in ran.out.splitlines()}
+    await service.start_cluster()
+    await service.start()
     stack = await service.create()
+    await service.run("systemctl", "reload", UNIT)
+    state = await service.until(lambda state: state["StatusText"].startswith("ready: 1 stack, "))
+    assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
+    verified = service.machine.run("systemd-analyze", "verify", UNIT)
+    assert (verified.code, verified.out, verified.err) == (0, "", "")
     output = await service.run("dpkg", "--remove", "stackd")
     assert "nothing in the cluster was changed" in output
     named = next(word for word in output.split() if word.endswith(".yaml:")).rstrip(":")

@@ -61,18 +61,6 @@ async def test_state_of_the_wrong_owner_is_found_and_the_command_that_is_named_r
     assert found == "fail service: it does not run → systemctl start stackd", "an earlier error is not the last one"
 
 
-async def test_what_was_edited_and_is_not_in_force_is_found(service: Service) -> None:
-    await asyncio.sleep(1.5)  # file times are compared to the second
-    await service.configure(stacks='ttl = "90m"\nnamespace = "others"')
-    (edited,) = [line for line in (await doctor(service))[1] if "is not in force" in line]
-    assert "/etc/stackd/config.toml was changed at " in edited
-    assert edited.endswith("→ stackd reload")
-    await service.run(COMMAND, "reload")
-    (waits,) = [line for line in (await doctor(service))[1] if "not in force" in line]
-    assert "stacks.namespace" in waits
-    assert waits.endswith("→ systemctl restart stackd")
-
-
 async def test_nothing_is_gained_by_breaking_into_the_daemon(bare: Service) -> None:
     source = Path(breakout.__file__).read_text()
     await asyncio.to_thread(bare.machine.write, PROGRAM, source)

@@ -11,6 +11,7 @@ from stackd.embedded import User, everything
 from stackd.keys import new_key
 from tests.harness import seed, until
 from tests.systemd.service import COMMAND, UNIT, Service
+from tests.systemd.test_doctor import doctor
 
 pytestmark = pytest.mark.systemd
 
@@ -22,6 +23,12 @@ async def lives(service: Service) -> float:
     return round((ends - begins).total_seconds() / 3600, 2)
 
 
+async def not_in_force(service: Service) -> str:
+    """What the doctor says of a change that is not in force."""
+    (found,) = [line for line in (await doctor(service))[1] if "not in force" in line]
+    return found
+
+
 async def status_of(service: Service, key: str) -> int:
     """The answer to a request with this key."""
     return (await service.call("GET", "/stats", key=key)).status
@@ -31,8 +38,13 @@ async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_
     plaintext, sha256 = new_key()
     keys = f'[[auth.keys]]\nname = "second"\nsha256 = "{sha256}"\nscope = "read"\n'
     pid = (await service.state())["MainPID"]
+    await asyncio.sleep(1.5)  # the doctor compares the times of files to the second
     await service.configure(keys, stacks='ttl = "90m"\nnamespace = "others"', log='level = "debug"')
+    edited = await not_in_force(service)
+    assert ("config.toml was changed at " in edited, edited.endswith("→ stackd reload")) == (True, True)
     await service.run("systemctl", "reload", UNIT)
+    waits = await not_in_force(service)
+    assert ("stacks.namespace" in waits, waits.endswith("→ systemctl restart stackd")) == (True, True)
     messages = await service.messages()
     assert 'reloaded: stacks.ttl: "2h" → "1h30m"' in messages
     assert 'waits for a restart: stacks.namespace: "stacks" → "others"' in messages
