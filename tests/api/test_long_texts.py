@@ -8,9 +8,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from stackd import contract
 from stackd.kube.records import parse_record
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
+from stackd.web import bodies
 from tests.api.test_events import follow
 from tests.api.test_hostile import say
 from tests.harness import KEY, Harness, Machine, request_for, seed
@@ -54,6 +56,22 @@ async def test_a_text_over_the_limit_is_a_400_that_names_the_key(at: Harness) ->
     assert len(request["pod_spec"]) < LIMIT
     await at.refused(400, "limits.pod_spec) once sanitized", "/stacks", request)
     assert not await at.objects("pods")
+
+
+async def test_beside_a_long_text_the_other_entries_of_the_list_stay_rendered(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[str] = []
+
+    def listed_body(stack: Stack) -> bytes:
+        rendered.append(stack.stack_id)
+        return bodies.encoder(contract.Stack, contract.LISTED)(stack)
+
+    short, long = await at.running(), await at.running(long_request())
+    monkeypatch.setattr("stackd.web.bodies.listed_body", listed_body)
+    for query in ("", "", "?status=running"):
+        assert [one["stack_id"] for one in (await at.get(f"/stacks{query}"))["stacks"]] == [short, long]
+    assert (rendered.count(short), rendered.count(long)) == (1, 3)
 
 
 async def test_every_answer_and_event_has_the_whole_text(at: Harness) -> None:

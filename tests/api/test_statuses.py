@@ -11,7 +11,7 @@ import pytest
 from stackd.clock import to_nanoseconds
 from stackd.lifecycle import diagnostics
 from stackd.lifecycle.context import LOG_READS_AT_ONCE
-from tests.harness import Harness, Reply, eventually, request_for, until
+from tests.harness import Harness, Machine, Reply, eventually, request_for, until
 
 
 def kinds(events: list[dict[str, Any]]) -> list[str]:
@@ -145,6 +145,20 @@ async def test_a_failed_question_about_one_stack_stops_no_other(at: Harness, mon
     await eventually(lambda: at.counts.total("list", "events") >= (diagnostics.WORKERS + 1) * tries)
     at.faults.clear()
     await until_told(at, (await at.create(request_for("registry.example/nopull")))["stack_id"], "warning")
+
+
+async def test_a_timeline_outlives_its_stack_for_as_long_as_it_is_to_be_kept(vm: Machine) -> None:
+    at = await vm.start()
+    stack_id = (await at.create())["stack_id"]
+    await at.delete(stack_id)
+    await at.refused(503, "", "/stacks", request_for("nginx", cpu="100000"))
+    assert {row for (row,) in at.rows("SELECT stack_id FROM timeline")} == {stack_id}, "a failed create leaves none"
+    at = await vm.start()
+    await at.run_now("purge")
+    assert kinds(await at.timeline(stack_id))[-1] == "deleted"
+    at = await vm.start(stacks__keep_history="0s")
+    await at.run_now("purge")
+    assert (await at.call("GET", f"/stacks/{stack_id}/timeline")).status == 404
 
 
 # ---- logs
