@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ NOT_FOUND = (
 PAGE_404, PAGE_200 = ({"action": "page", "code": code} for code in (404, 200))
 OF_ANOTHER_PATH: dict[str, Any] = {"action": "reply", "code": 404, "body": NOT_FOUND}
 JUNK: dict[str, Any] = {"action": "reply", "code": 200, "body": "{}"}
-HALF = {"action": "truncate"}
+EMPTY, HALF = {"action": "empty"}, {"action": "truncate"}
+KINDS = ("pods", "services")
 
 
 def without(field: str) -> dict[str, Any]:
@@ -50,6 +52,28 @@ async def test_while_only_a_balancer_answers_a_delete_is_a_503_in_our_own_words_
     assert (job["deleted"], job["failed"], job["not_found"]) == (2, 1, 0)
     nothing_foreign(str(job["errors"]))
     assert [name for _, name in at.cluster.store.of(PODS).records] == [ids[1]]
+
+
+async def test_a_create_whose_answer_is_spoiled_on_its_way_is_one_stack(at: Harness) -> None:
+    done = [each | {"code": 201, "done": True} for each in (PAGE_200, JUNK)]
+    spoiled = (*done, HALF, EMPTY, without("metadata.name"), without("metadata.uid"), without("kind"))
+    for odd, kind in product(spoiled, KINDS):
+        at.faults.add_fault(**odd, verb="create", resource=kind, count=1)
+        stack = await at.create()
+        assert (await at.pods_and_services()).keys() == {stack["pod_id"], stack["service_name"]}
+        await at.delete(stack["stack_id"])
+        assert not await at.pods_and_services()
+
+
+async def test_a_create_that_only_a_balancer_answers_is_a_503_in_our_own_words_and_leaves_nothing(at: Harness) -> None:
+    at.give_kubernetes(timeout=0.3)
+    lost: tuple[dict[str, Any], ...] = (PAGE_404, JUNK, HALF)
+    for odd, kind in product(lost, KINDS):
+        at.faults.add_fault(**odd, verb="create|get", resource=kind)
+        nothing_foreign((await at.refused(503, "", "/stacks", seed())).text)
+        at.faults.clear()
+        await at.until_listed(0)
+        assert not await at.pods_and_services()
 
 
 async def test_a_dry_run_that_became_a_create_is_removed_and_refused(at: Harness) -> None:
