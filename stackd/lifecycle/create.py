@@ -37,7 +37,7 @@ from stackd.lifecycle.objects import (
     until_accepted,
     wanted,
 )
-from stackd.lifecycle.steps import first_observation
+from stackd.lifecycle.steps import first_observation, hiding
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
 from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
@@ -127,11 +127,9 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         async with context.create_slots:
             if waits and (pooled := await assign(context, request, once_more=True)) is not None:
                 return await _unless_abandoned(context, pooled, abandon)  # its pool has got one meanwhile
-            with context.worker.reserve(stack_id):
+            with context.worker.reserve(stack_id), hiding(context, stack_id):
                 return await _steps(context, stack_id, request, abandon)
     except BaseException as error:
-        if (row := context.store.stacks.get(stack_id)) is not None:
-            hide_in(error, row.values)
         reason = error if isinstance(error, StackdError) else type(error).__name__
         stack_log(log, stack_id).info("create undone: %s", reason)
         await _undone(context, stack_id)

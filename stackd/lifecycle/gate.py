@@ -27,7 +27,6 @@ from stackd.errors import (
     StoreUnavailable,
 )
 from stackd.kube import policies
-from stackd.kube.guards import Fence
 from stackd.kube.mirror import WITHHELD
 from stackd.kube.wire import REJECTED
 from stackd.lifecycle.ownership import Role
@@ -147,16 +146,11 @@ class Gate:
         self.ports_error = self.policy_error = self.file_error = ""
         self.prepared = self.closing = False
         self.store, self.cluster, self.ownership = context.store, context.cluster, context.ownership
-        self.mirror, self.brake = context.mirror, context.brake
+        self.fence, self.mirror, self.brake = context.cluster.connection.fence, context.mirror, context.brake
         self.clock, self.wall_clock = context.clock, context.wall_clock
         self.compared = not (self.store.incomplete and len(self.store.stacks))
         self._confirmed = asyncio.Event()
         self._unverified_since: float | None = None
-
-    @property
-    def fence(self) -> Fence:
-        """Says until when this process may change anything or acknowledge a change."""
-        return self.cluster.connection.fence
 
     # ---- whose cluster it is
 

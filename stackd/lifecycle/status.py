@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
+from stackd.kube.records import POD_DELETED, POD_DELETED_MESSAGE
 from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
 from stackd.templates.hiding import hide
 
@@ -102,8 +103,7 @@ def derive_status(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) 
     if pod is None:
         if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not snapshot.node_exists):
             return _node_gone(stack, ended=True)
-        message = "the pod is gone from the cluster and stackd did not delete it"
-        return DerivedStatus(StackStatus.STOPPED, "PodDeleted", message, ended=True)
+        return DerivedStatus(StackStatus.STOPPED, POD_DELETED, POD_DELETED_MESSAGE, ended=True)
     if pod.phase == "Failed":
         if pod.disruption == POD_GARBAGE_COLLECTED or (pod.node_name and not snapshot.node_exists):
             return _node_gone(stack, ended=True)
