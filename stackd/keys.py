@@ -11,9 +11,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from stackd.kinds import TenantLabels, as_tuple
+from stackd.kinds import Section, TenantLabels, as_tuple
 from stackd.model import NO_LABELS, EventKind, Job, TimelineEvent
 from stackd.names import matches_any
 
@@ -68,13 +68,11 @@ def _only_of_tenants(value: Any, info: ValidationInfo) -> Any:
 _of_tenants: Final = AfterValidator(_only_of_tenants)
 
 
-class ApiKey(BaseModel):
+class ApiKey(Section):
     """A key that is accepted: its name for the log, its hash, and what it allows.
 
     ``labels`` and ``templates`` are empty for all scopes but ``tenant``, and then allow everything.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(
         max_length=64,

@@ -1,6 +1,6 @@
-"""The types of configuration values, each with a description of what is expected.
+"""The base of the configuration's sections, and the types of their values, each with a description of what is expected.
 
-Owns: the annotated types of the configuration's sections. Each carries an ``Expects``, so that an error message can say
+Owns: the annotated types of the sections. Each carries an ``Expects``, so that an error message can say
 what would be right.
 """
 
@@ -10,10 +10,10 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from stackd.names import (
     BARE_KEY_FORM,
@@ -37,6 +37,19 @@ AT_START: Final = "at start"
 """The mark of a key of a live section that only a restart changes."""
 
 _LONGEST_SECONDS: Final = 10 * 366 * 86400.0
+
+
+class Section(BaseModel):
+    """The base of all sections, and of the tables in them: frozen, strict about types, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def key(default: object, why: str, **limits: Any) -> Any:
+    """A key with its default and its one line of why."""
+    if isinstance(default, Mapping):  # pydantic would copy it
+        return Field(default_factory=lambda: default, description=why, **limits)
+    return Field(default=default, description=why, **limits)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

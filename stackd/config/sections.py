@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, cast
 
 from annotated_types import Ge, Le, MinLen
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from stackd.errors import Reason
@@ -42,30 +42,19 @@ from stackd.kinds import (
     Period,
     Port,
     Rate,
+    Section,
     Share,
     Size,
     Text,
     TextSize,
     as_tuple,
+    key,
 )
 from stackd.model import PortRange, Route, RoutedTarget, TargetPort
 from stackd.podspec.policy import Policy, PolicySection, RestartPolicy
 
 AddressType = Literal["ExternalIP", "InternalIP", "Hostname", "ExternalDNS", "InternalDNS"]
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
-
-
-class Section(BaseModel):
-    """The base of all sections: frozen, strict about types, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def key(default: object, why: str, **limits: Any) -> Any:
-    """A key with its default and its one line of why."""
-    if isinstance(default, Mapping):  # pydantic would copy it
-        return Field(default_factory=lambda: default, description=why, **limits)
-    return Field(default=default, description=why, **limits)
 
 
 class ServerSection(Section):
@@ -322,8 +311,8 @@ SECTIONS: Final = {name: cast(type[BaseModel], field.annotation) for name, field
 def fields() -> Iterator[tuple[str, str, FieldInfo]]:
     """Section, key and field of each key, in the order of the file."""
     for section, model in SECTIONS.items():
-        for key, field in model.model_fields.items():
-            yield section, key, field
+        for name, field in model.model_fields.items():
+            yield section, name, field
 
 
 def expectation(field: FieldInfo) -> Expects:

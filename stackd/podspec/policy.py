@@ -11,11 +11,22 @@ from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from stackd import quantity
 from stackd.errors import ConfigError
-from stackd.kinds import Annotations, Expects, Flag, Labels, OptionalDnsLabel, Quantity, Strings, as_tuple
+from stackd.kinds import (
+    Annotations,
+    Expects,
+    Flag,
+    Labels,
+    OptionalDnsLabel,
+    Quantity,
+    Section,
+    Strings,
+    as_tuple,
+    key,
+)
 from stackd.names import did_you_mean, is_subdomain
 
 RestartPolicy = Literal["Never", "OnFailure", "Always"]
@@ -37,10 +48,8 @@ def _plain(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.upper().removeprefix("CAP_") for name in names))
 
 
-class Toleration(BaseModel):
+class Toleration(Section):
     """A taint that stacks tolerate, in Kubernetes' own words."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     key: Annotated[str, Expects(what="a taint's key")] = ""
     operator: Annotated[Literal["Equal", "Exists"], Expects(what="an operator")] = "Equal"
@@ -53,69 +62,52 @@ class Toleration(BaseModel):
         return {name: value for name, value in self.model_dump().items() if value not in ("", None)}
 
 
-class PolicySection(BaseModel):
+class PolicySection(Section):
     """What pod specs may use beyond the default, and what is added to every pod."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    profile: Annotated[Literal["baseline", "restricted"], Expects(what="a Pod Security Standard")] = Field(
-        default="baseline", description="restricted also drops all capabilities and refuses to run as root."
+    profile: Annotated[Literal["baseline", "restricted"], Expects(what="a Pod Security Standard")] = key(
+        "baseline", "restricted also drops all capabilities and refuses to run as root."
     )
-    secrets: Strings = Field(default=(), description="Name patterns of Secrets that pods may use.")
-    config_maps: Strings = Field(default=(), description="Name patterns of ConfigMaps that pods may use.")
-    volume_claims: Strings = Field(
-        default=(), description="Name patterns of PersistentVolumeClaims that pods may mount."
+    secrets: Strings = key((), "Name patterns of Secrets that pods may use.")
+    config_maps: Strings = key((), "Name patterns of ConfigMaps that pods may use.")
+    volume_claims: Strings = key((), "Name patterns of PersistentVolumeClaims that pods may mount.")
+    csi_drivers: Strings = key((), "CSI drivers that pods may use for inline volumes.")
+    extended_resources: Strings = key((), 'Resources beyond CPU and memory, as patterns: "nvidia.com/gpu".')
+    pull_secrets: Strings = key((), "Name patterns of image pull secrets that pods may name.")
+    allow_annotations: Strings = key(
+        (), "Annotations that pods may have, as patterns; runtimes and networks obey some."
     )
-    csi_drivers: Strings = Field(default=(), description="CSI drivers that pods may use for inline volumes.")
-    extended_resources: Strings = Field(
-        default=(), description='Resources beyond CPU and memory, as patterns: "nvidia.com/gpu".'
+    images_allow: Strings = key((), "Image patterns that may run; empty allows all.")
+    images_deny: Strings = key((), "Image patterns that may not run, whatever images_allow says.")
+    require_digest: Flag = key(False, "Images must be named by digest, which cannot change as a tag can.")
+    add_capabilities: Strings = key((), "Capabilities that containers may add.")
+    max_containers: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = key(
+        16, "Containers of a pod, init containers included."
     )
-    pull_secrets: Strings = Field(default=(), description="Name patterns of image pull secrets that pods may name.")
-    allow_annotations: Strings = Field(
-        default=(), description="Annotations that pods may have, as patterns; runtimes and networks obey some."
+    max_cpu: Quantity = key("", "Largest sum of CPU of a pod; empty leaves it to LimitRange and quota.")
+    max_memory: Quantity = key("", "Largest sum of memory of a pod, emptyDirs in memory included.")
+    max_ephemeral_storage: Quantity = key(
+        "", "Largest sum of disk of a pod, emptyDirs included, and what it gets if it names none."
     )
-    images_allow: Strings = Field(default=(), description="Image patterns that may run; empty allows all.")
-    images_deny: Strings = Field(default=(), description="Image patterns that may not run, whatever images_allow says.")
-    require_digest: Flag = Field(
-        default=False, description="Images must be named by digest, which cannot change as a tag can."
+    max_volumes: Annotated[int, Ge(0), Le(1000), Expects(what="a whole number from 0 to 1000")] = key(
+        16, "Volumes of a pod."
     )
-    add_capabilities: Strings = Field(default=(), description="Capabilities that containers may add.")
-    max_containers: Annotated[int, Ge(1), Le(100), Expects(what="a whole number from 1 to 100")] = Field(
-        default=16, description="Containers of a pod, init containers included."
-    )
-    max_cpu: Quantity = Field(
-        default="", description="Largest sum of CPU of a pod; empty leaves it to LimitRange and quota."
-    )
-    max_memory: Quantity = Field(
-        default="", description="Largest sum of memory of a pod, emptyDirs in memory included."
-    )
-    max_ephemeral_storage: Quantity = Field(
-        default="", description="Largest sum of disk of a pod, emptyDirs included, and what it gets if it names none."
-    )
-    max_volumes: Annotated[int, Ge(0), Le(1000), Expects(what="a whole number from 0 to 1000")] = Field(
-        default=16, description="Volumes of a pod."
-    )
-    run_as_root: Flag = Field(default=True, description="Containers may run as user 0, as most challenge images do.")
-    run_as_user: Flag = Field(default=False, description="Pod specs may choose runAsUser, runAsGroup and fsGroup.")
-    empty_dir_size: Quantity = Field(
-        default="1Gi", description="Size limit of an emptyDir that names none, and the largest."
-    )
-    empty_dir_memory: Flag = Field(default=False, description="emptyDirs may live in memory.")
-    runtime_class: OptionalDnsLabel = Field(
-        default="", description="Put on every pod: a sandbox such as gvisor or kata."
-    )
+    run_as_root: Flag = key(True, "Containers may run as user 0, as most challenge images do.")
+    run_as_user: Flag = key(False, "Pod specs may choose runAsUser, runAsGroup and fsGroup.")
+    empty_dir_size: Quantity = key("1Gi", "Size limit of an emptyDir that names none, and the largest.")
+    empty_dir_memory: Flag = key(False, "emptyDirs may live in memory.")
+    runtime_class: OptionalDnsLabel = key("", "Put on every pod: a sandbox such as gvisor or kata.")
     tolerations: Annotated[
         tuple[Toleration, ...],
         as_tuple,
         Expects(what='a list of tables such as [{ key = "stacks", operator = "Exists" }]'),
-    ] = Field(default=(), description="Put on every pod: the taints of your stack nodes.")
-    add_pull_secrets: Strings = Field(default=(), description="Put on every pod: secrets for your own registry.")
-    drop_capabilities: Annotated[Strings, AfterValidator(_plain)] = Field(
-        default=("NET_RAW",),
-        description='Dropped from every container that does not add them; "ALL" unless challenges need some.',
+    ] = key((), "Put on every pod: the taints of your stack nodes.")
+    add_pull_secrets: Strings = key((), "Put on every pod: secrets for your own registry.")
+    drop_capabilities: Annotated[Strings, AfterValidator(_plain)] = key(
+        ("NET_RAW",), 'Dropped from every container that does not add them; "ALL" unless challenges need some.'
     )
-    labels: Labels = Field(default_factory=lambda: _NOTHING, description="Put on every pod, for your own tools.")
-    annotations: Annotations = Field(default_factory=lambda: _NOTHING, description="Put on every pod, as labels are.")
+    labels: Labels = key(_NOTHING, "Put on every pod, for your own tools.")
+    annotations: Annotations = key(_NOTHING, "Put on every pod, as labels are.")
 
 
 class Policy(PolicySection):
@@ -150,9 +142,9 @@ class Policy(PolicySection):
         return amount and (amount.in_milli() if key == "max_cpu" else amount.in_ones())
 
     def _mistakes(self) -> Iterator[str]:
-        for key in ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size"):
-            if (amount := self.amount(key)) is not None and amount.nanos <= 0:
-                yield f"policy.{key}: must be more than zero, or empty"
+        for name in ("max_cpu", "max_memory", "max_ephemeral_storage", "empty_dir_size"):
+            if (amount := self.amount(name)) is not None and amount.nanos <= 0:
+                yield f"policy.{name}: must be more than zero, or empty"
         possible = RESTRICTED_CAPABILITIES if self.restricted else BASELINE_CAPABILITIES
         for name in self.add_capabilities:
             if name not in possible:
