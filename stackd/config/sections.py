@@ -111,43 +111,40 @@ class ClusterSection(Section):
 class StacksSection(Section):
     """What a stack gets."""
 
-    namespace: DnsLabel = key("stacks", "The namespace of the pods and services.")
-    ttl: Annotated[Period, LIVE] = key(7200.0, "How long a stack lives unless its create says otherwise.")
-    max_ttl: Annotated[Period, LIVE] = key(86400.0, "The longest life, extensions included.")
-    node_selector: Labels = key(MappingProxyType({"role": "stack"}), "Stacks run on nodes with these labels only.")
-    node_port_min: NodePort = key(31001, "First node port handed out; the cluster's own range is the limit.")
-    node_port_max: NodePort = key(32767, "Last node port handed out.")
-    scheduling_timeout: Annotated[Period, LIVE] = key(
-        20.0, "How long a create waits for a node before it fails with 503."
+    namespace: Annotated[DnsLabel, AT_START] = key("stacks", "The namespace of the pods and services.")
+    ttl: Period = key(7200.0, "How long a stack lives unless its create says otherwise.")
+    max_ttl: Period = key(86400.0, "The longest life, extensions included.")
+    node_selector: Annotated[Labels, AT_START] = key(
+        MappingProxyType({"role": "stack"}), "Stacks run on nodes with these labels only."
     )
-    unschedulable_grace: Annotated[Duration, LIVE] = key(
+    node_port_min: Annotated[NodePort, AT_START] = key(
+        31001, "First node port handed out; the cluster's own range is the limit."
+    )
+    node_port_max: Annotated[NodePort, AT_START] = key(32767, "Last node port handed out.")
+    scheduling_timeout: Period = key(20.0, "How long a create waits for a node before it fails with 503.")
+    unschedulable_grace: Duration = key(
         0.0, "How long to wait after the scheduler finds no node; for clusters that add nodes."
     )
-    restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy")] = key(
+    restart_policy: Annotated[RestartPolicy, Expects(what="a restart policy"), AT_START] = key(
         "Never", "What the kubelet does when a container ends."
     )
-    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe"), LIVE] = key(
+    readiness: Annotated[Literal["", "tcp"], Expects(what="a kind of probe")] = key(
         "", '"tcp": a container without a readiness probe is ready once its published port answers.'
     )
-    image_pull_grace: Annotated[Duration, LIVE] = key(
-        60.0, "How long pulling an image may fail before the stack counts as failed."
-    )
-    public_ips: Annotated[Addresses, LIVE] = key(_EMPTY, "Node name to public address, where the cluster knows none.")
+    image_pull_grace: Duration = key(60.0, "How long pulling an image may fail before the stack counts as failed.")
+    public_ips: Addresses = key(_EMPTY, "Node name to public address, where the cluster knows none.")
     address_types: Annotated[
         tuple[Annotated[AddressType, Expects(what="a node address type")], ...],
         as_tuple,
         Expects(what='a list such as ["ExternalIP", "InternalIP"]'),
-        LIVE,
     ] = key(("ExternalIP",), "Node address types that count as public, in order of preference.")
-    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family"), LIVE] = key(
+    address_family: Annotated[Literal["auto", "ipv4", "ipv6"], Expects(what="an address family")] = key(
         "auto", "Family of the addresses to report; auto is that of the Services."
     )
-    require_ingress_network_policy: Annotated[Flag, LIVE] = key(
+    require_ingress_network_policy: Flag = key(
         True, "Create nothing while no ingress NetworkPolicy protects the stacks' namespace."
     )
-    keep_history: Annotated[Duration, LIVE] = key(
-        86400.0, "How long a stack's timeline is kept after the stack is gone."
-    )
+    keep_history: Duration = key(86400.0, "How long a stack's timeline is kept after the stack is gone.")
 
     @property
     def node_ports(self) -> PortRange:
@@ -293,7 +290,7 @@ class Config(Section):
     auth: AuthSection = Field(default_factory=AuthSection)
     state: StateSection = Field(default_factory=StateSection)
     cluster: ClusterSection = Field(default_factory=ClusterSection)
-    stacks: StacksSection = Field(default_factory=StacksSection)
+    stacks: Annotated[StacksSection, LIVE] = Field(default_factory=StacksSection)
     policy: Annotated[PolicySection, LIVE] = Field(default_factory=PolicySection)
     routes: Annotated[RoutesSection, LIVE] = Field(default_factory=RoutesSection)
     templates: Annotated[TemplatesSection, LIVE] = Field(default_factory=TemplatesSection)
