@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 from weakref import WeakSet
 
 from stackd.client import operations
@@ -87,7 +87,10 @@ class Operations:
 
         Raises ValueError for a wrong address, or a key that no header can carry.
         """
-        self._address = parsed(url)
+        self._address = urlsplit(url)
+        if self._address.scheme not in ("http", "https") or not self._address.hostname:
+            raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")
+        _ = self._address.port  # raises ValueError itself
         if not can_be_sent(key):
             raise ValueError("the API key has characters that no header can carry; copy it again")
         self.url = url.rstrip("/")
@@ -412,12 +415,3 @@ def connector(check_peer: Callable[[], None] | None, **options: Any) -> aiohttp.
 async def _read(answer: aiohttp.ClientResponse) -> Response:
     headers = {name.lower(): value for name, value in answer.headers.items()}
     return Response(status=answer.status, headers=headers, body=await answer.read())
-
-
-def parsed(url: str) -> SplitResult:
-    """The address of stackd. Raises ValueError if it is not valid."""
-    address = urlsplit(url)
-    if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")
-    _ = address.port  # raises ValueError itself
-    return address

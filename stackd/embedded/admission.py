@@ -70,7 +70,7 @@ class Admission:
         limits = self._limits(namespace) if resource is PODS else []
         if resource is PODS:
             apply_limit_ranges(obj, limits)
-            obj["status"] = schema.first_status(obj)
+            obj["status"] = {"phase": "Pending", "qosClass": schema.qos_class(obj["spec"])}
         elif resource is SERVICES:
             self._ports.assign(obj, dry_run=dry_run)
         elif resource is RESOURCE_QUOTAS:

@@ -146,10 +146,6 @@ class StatusCause(NamedTuple):
     message: str
 
 
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
 def required(field: str, detail: str = "") -> StatusCause:
     """The field is required."""
     return StatusCause(field, "FieldValueRequired", "Required value" + (f": {detail}" if detail else ""))
@@ -157,7 +153,7 @@ def required(field: str, detail: str = "") -> StatusCause:
 
 def wrong(field: str, value: object, detail: str) -> StatusCause:
     """The field's value is invalid."""
-    return StatusCause(field, "FieldValueInvalid", f"Invalid value: {_json(value)}: {detail}")
+    return StatusCause(field, "FieldValueInvalid", f"Invalid value: {orjson.dumps(value).decode()}: {detail}")
 
 
 def not_allowed(field: str, detail: str) -> StatusCause:

@@ -171,11 +171,6 @@ def default_pod(pod: Json) -> None:
     pod["spec"] = spec
 
 
-def first_status(pod: Json) -> Json:
-    """The status of a new pod, before scheduler and kubelet have seen it."""
-    return {"phase": "Pending", "qosClass": qos_class(pod["spec"])}
-
-
 def pod_status(status: Json) -> Json:
     """The status from a request, with its conditions completed as Kubernetes does."""
     if "conditions" not in status:

@@ -169,7 +169,8 @@ class ApiServer:
         if request.can_read_body:
             call.body = await request.read()
         self.audit(call)
-        faults = self._faults.matching(*self._subject(call))
+        verb, resource, name = call.subject
+        faults = self._faults.matching(verb, resource, name or _name_of(call.body))
         if await self._apply_early(faults, call):
             return self._cut(request, call)
         actions = {fault.action for fault in faults}
@@ -214,10 +215,6 @@ class ApiServer:
         if not self._stopping.is_set() and call.target is not None and not call.is_watch:
             with contextlib.suppress(StatusError):  # the client is gone
                 self._cluster.answer(call)
-
-    def _subject(self, call: Exchange) -> tuple[str, str, str]:
-        verb, resource, name = call.subject
-        return verb, resource, name or _name_of(call.body)
 
     async def _apply_early(self, faults: list[Fault], call: Exchange) -> bool:
         """Apply the faults that come before the work; returns whether to cut the connection instead of the work."""

@@ -321,26 +321,21 @@ def _is(kind: type, expected: str, value: Any, path: str, reasons: Reasons) -> b
     return False
 
 
-def _string(value: Any, path: str, reasons: Reasons) -> Any:
-    if not _is(str, "a string", value, path, reasons):
+def _leaf(kind: type, expected: str, fits: Callable[[Any], bool] | None = None, why: str = "") -> Decoder:
+    def decode_typed(value: Any, path: str, reasons: Reasons) -> Any:
+        if not _is(kind, expected, value, path, reasons):
+            return None
+        if fits is None or fits(value):
+            return value
+        reasons.add(path, why)
         return None
-    if "\0" in value:
-        reasons.add(path, "must not contain the character NUL")
-        return None
-    return value
+
+    return decode_typed
 
 
-def _integer(value: Any, path: str, reasons: Reasons) -> Any:
-    if not _is(int, "an integer", value, path, reasons):
-        return None
-    if not -(2**63) <= value < 2**63:
-        reasons.add(path, "must fit into 64 bits")
-        return None
-    return value
-
-
-def _boolean(value: Any, path: str, reasons: Reasons) -> Any:
-    return value if _is(bool, "true or false", value, path, reasons) else None
+_string = _leaf(str, "a string", lambda text: "\0" not in text, "must not contain the character NUL")
+_integer = _leaf(int, "an integer", lambda number: -(2**63) <= number < 2**63, "must fit into 64 bits")
+_boolean = _leaf(bool, "true or false")
 
 
 def _integer_or_string(value: Any, path: str, reasons: Reasons) -> Any:

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from aiohttp import web
 
-from stackd.contract import DURATION, LONGEST_NAME, NOTHING, STACK_FIELDS
+from stackd.contract import LONGEST_NAME, NOTHING, STACK_FIELDS
 from stackd.errors import InvalidRequest
 from stackd.model import Stack, StackStatus
 from stackd.names import did_you_mean
@@ -116,11 +116,6 @@ def number(name: str, about: str, least: int, most: int) -> Parameter[int]:
         raise ValueError(f"a whole number from {least} to {most}")
 
     return Parameter(name, about, read, {"type": "integer", "minimum": least, "maximum": most})
-
-
-def length(name: str, about: str) -> Parameter[float]:
-    """A duration such as ``30s``, in seconds."""
-    return Parameter(name, about, seconds_of, DURATION)
 
 
 def one_of(name: str, about: str, values: Sequence[str]) -> Parameter[str]:

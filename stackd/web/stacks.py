@@ -13,6 +13,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from stackd import contract
+from stackd.contract import DURATION
 from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
@@ -24,7 +25,7 @@ from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
 from stackd.web.idempotency import Replayable, StoredResponse, check_key
-from stackd.web.parameters import Parameters, flag, length, named, number, one_of
+from stackd.web.parameters import Parameter, Parameters, flag, named, number, one_of, seconds_of
 from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response
 
@@ -44,9 +45,11 @@ WAIT: Final = one_of(
 WAIT_DELETED: Final = one_of(
     "wait", "Where the cluster cannot delete it at once: wait for that, instead of answering 503 now.", [DELETED]
 )
-TIMEOUT: Final = length(
+TIMEOUT: Final = Parameter(
     "timeout",
     f"The longest wait: {format_duration(DEFAULT_WAIT)} if not given, at most {format_duration(LONGEST_WAIT)}.",
+    seconds_of,
+    DURATION,
 )
 TAIL: Final = number("tail", f"How many of the last lines; {DEFAULT_TAIL} if not given.", 1, LONGEST_TAIL)
 CONTAINER: Final = named("container", "Of this container; the first one if not given.")
