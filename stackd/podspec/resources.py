@@ -11,7 +11,6 @@ evenly, so that nobody exceeds a maximum by leaving the size out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from stackd.names import matches_any
@@ -29,18 +28,11 @@ _MEBIBYTE = 1 << 20
 _Containers = Mapping[str, dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effective:
-    """What the pod reserves on its node."""
-
-    cpu_milli: int
-    memory_bytes: int
-
-
-def settle_resources(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> Effective:
+def settle_resources(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) -> tuple[int, int]:
     """Make request and limit of each container equal and canonical, and report what exceeds a maximum.
 
-    If nothing is wrong, fill in the sizes that the pod leaves out.
+    If nothing is wrong, fill in the sizes that the pod leaves out. Returns what the pod reserves on its node: CPU in
+    thousandths, and memory in bytes.
     """
     containers = by_path(spec)
     amounts = {path: _settle(one, f"{path}.resources", policy, reasons) for path, one in containers.items()}
@@ -58,7 +50,7 @@ def settle_resources(spec: Mapping[str, Any], policy: Policy, reasons: Reasons) 
     if not reasons:
         for budget in budgets:
             budget.share_out(reasons)
-    return Effective(cpu_milli=cpu, memory_bytes=memory)
+    return cpu, memory
 
 
 def _settle(container: dict[str, Any], path: str, policy: Policy, reasons: Reasons) -> Mapping[str, int]:

@@ -25,7 +25,7 @@ from stackd.podspec.checks import Checks, by_path
 from stackd.podspec.fields import LARGEST_INT32, decode, decode_target_port
 from stackd.podspec.policy import Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
-from stackd.podspec.resources import Effective, settle_resources
+from stackd.podspec.resources import settle_resources
 from stackd.podspec.yaml_text import TooLong, emit, located, read
 
 KEPT: Final = 64
@@ -48,10 +48,10 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
     document = read(text)
     reasons = Reasons()
     pod: dict[str, Any] = {}
-    effective = Effective(cpu_milli=0, memory_bytes=0)
+    cpu = memory = 0
     try:
         pod = decode(document, reasons)
-        effective = _settle(pod, target_ports, policy, reasons)
+        cpu, memory = _settle(pod, target_ports, policy, reasons)
     except Enough:
         pass
     if reasons:
@@ -66,12 +66,14 @@ def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) ->
     return SanitizedSpec(
         text=written,
         manifest={"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod["spec"]},
-        requested_cpu_milli=effective.cpu_milli,
-        requested_memory_bytes=effective.memory_bytes,
+        requested_cpu_milli=cpu,
+        requested_memory_bytes=memory,
     )
 
 
-def _settle(pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: Policy, reasons: Reasons) -> Effective:
+def _settle(
+    pod: dict[str, Any], target_ports: tuple[TargetPort, ...], policy: Policy, reasons: Reasons
+) -> tuple[int, int]:
     checks = Checks(policy, reasons)
     checks.pod(pod)
     spec = pod.setdefault("spec", {})
