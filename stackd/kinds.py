@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -29,7 +29,6 @@ from stackd.quantity import TooLarge
 from stackd.quantity import parse as parse_quantity
 from stackd.units import parse_duration, parse_frequency, parse_size
 
-V = TypeVar("V")
 LIVE: Final = "live"
 """The mark of a key, or of all keys of a section, that a reload may change."""
 
@@ -78,18 +77,6 @@ def _seconds(value: object, info: ValidationInfo) -> object:
     if seconds > _LONGEST_SECONDS:
         raise ValueError("this is more than ten years")
     return seconds
-
-
-def _bytes(value: object) -> object:
-    return parse_size(value) if isinstance(value, str) else value
-
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _frozen(value: Mapping[str, V]) -> Mapping[str, V]:
-    return MappingProxyType(dict(value))
 
 
 def _positive(seconds: float) -> float:
@@ -156,18 +143,10 @@ def _optional(accepts: Callable[[str], bool]) -> Callable[[str], bool]:
     return lambda value: not value or accepts(value)
 
 
-def _is_gateway(name: str) -> bool:
-    return name.count("/") == 1 and all(map(is_subdomain, name.split("/")))
-
-
-def _is_domain(name: str) -> bool:
-    return is_subdomain(name) and len(name) <= LONGEST_DOMAIN
-
-
-as_tuple: Final = BeforeValidator(_tuple)
-frozen: Final = AfterValidator(_frozen)
+as_tuple: Final = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+frozen: Final = AfterValidator(lambda value: MappingProxyType(dict(value)))
 one_spelling: Final = AfterValidator(_one_spelling)
-a_size: Final = BeforeValidator(_bytes)
+a_size: Final = BeforeValidator(lambda value: parse_size(value) if isinstance(value, str) else value)
 a_duration: Final = BeforeValidator(_seconds)
 LabelKey = Annotated[str, _matches(is_key, "is not a label key")]
 LabelValue = Annotated[str, _matches(is_label_value, "is not a label value")]
@@ -201,12 +180,15 @@ OptionalDnsLabel = Annotated[
 ]
 GatewayName = Annotated[
     str,
-    _matches(_optional(_is_gateway), "is not the namespace and the name of a Gateway"),
+    _matches(
+        _optional(lambda name: name.count("/") == 1 and all(map(is_subdomain, name.split("/")))),
+        "is not the namespace and the name of a Gateway",
+    ),
     Expects(what='a namespace and a name such as "gateways/public", or ""'),
 ]
 Domain = Annotated[
     str,
-    _matches(_optional(_is_domain), "is not a domain"),
+    _matches(_optional(lambda name: is_subdomain(name) and len(name) <= LONGEST_DOMAIN), "is not a domain"),
     Expects(what=f'a domain of at most {LONGEST_DOMAIN} lower-case letters, digits, hyphens and dots, or ""'),
 ]
 LabelName = Annotated[str, _matches(is_bare_key, "is not a label value"), Expects(what=f"a name of {BARE_KEY_FORM}")]

@@ -6,7 +6,7 @@ shown as Python escapes: ``\\x1b``, ``\\n``, ``\\u202e``. Text from containers, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0))
@@ -14,19 +14,9 @@ _SEPARATORS: Final = (0x2028, 0x2029)
 _DIRECTIONS: Final = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _SURROGATES: Final = range(0xD800, 0xE000)
 _OBEYED: Final = (*_CONTROLS, *_SEPARATORS, *_DIRECTIONS, *_SURROGATES)
-
-
-def _escape(character: int) -> str:
-    return chr(character).encode("unicode_escape").decode()
-
-
-def _json_escapes(characters: Iterable[int]) -> dict[int, str]:
-    return {character: f"\\u{character:04x}" for character in characters}
-
-
-_ESCAPES: Final = {character: _escape(character) for character in _OBEYED}
+_ESCAPES: Final = {character: chr(character).encode("unicode_escape").decode() for character in _OBEYED}
 _IN_LINES: Final = {c: text for c, text in _ESCAPES.items() if chr(c) not in "\n\t"}
-_IN_JSON: Final = _json_escapes(character for character in _OBEYED if character >= 0x7F)
+_IN_JSON: Final = {character: f"\\u{character:04x}" for character in _OBEYED if character >= 0x7F}
 
 
 def printable(text: str, *, lines: bool = False) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from stackd.client import ApiError, BadAnswer, ClientError, Stack, Template, Unreachable
+from stackd.client import ApiError, BadAnswer, ClientError, Template, Unreachable
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
@@ -122,7 +122,9 @@ async def examine(at: LocalDaemon, *, expected: bool = False) -> Running:
     async with at.client() as client:
         unknown = await _answer(client.reconcile(), _unknown_objects, list[Finding]())
         templates = await _answer(client.templates(), _templates, list[Finding]())
-        stacks = await _answer(client.stacks(fields=["stack_id"]), _ids, None)
+        stacks = await _answer(
+            client.stacks(fields=["stack_id"]), lambda stacks: {one.stack_id for one in stacks}, None
+        )
         loaded_at = await _answer(client.metrics(), _loaded_at, 0.0)
     return Running(findings=[state, *unknown, *templates], loaded_at=loaded_at, stacks=stacks)
 
@@ -168,10 +170,6 @@ async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
     except ClientError as error:
         return fail(ABOUT, str(error), "find out who runs that, and whether it was given keys")
     return ok(ABOUT, f"it is ready at {at.url}")
-
-
-def _ids(stacks: list[Stack]) -> set[str] | None:
-    return {stack.stack_id for stack in stacks}
 
 
 def _loaded_at(metrics: str) -> float:

@@ -8,7 +8,6 @@ followers that want the same fields.
 from __future__ import annotations
 
 import asyncio
-import enum
 import secrets
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from itertools import islice
 import orjson
 
 from stackd import contract
+from stackd.contract import EventName
 from stackd.errors import TooManyRequests, Unavailable
 from stackd.lifecycle.context import Context
 from stackd.model import NO_LABELS, Job, JobAction, Stack
@@ -34,16 +34,6 @@ PAUSE_SECONDS = 0.05
 """Changes are announced at most once in this time, so that a burst does not wake followers more often."""
 
 
-class ChangeKind(enum.StrEnum):
-    """What a change means to a follower: the name of the event."""
-
-    STACK = "stack"
-    JOB = "job"
-    DELETED = "deleted"
-    LEFT = "left"
-    """The stack is no longer one of the selected ones."""
-
-
 @dataclass(slots=True, eq=False)
 class FeedChange:
     """A change of a job or a stack: ``before`` is None for a new stack, ``record`` for a deleted one."""
@@ -54,11 +44,11 @@ class FeedChange:
     before: Stack | None = None
 
     @property
-    def kind(self) -> ChangeKind:
+    def kind(self) -> EventName:
         """What the change means to a client that follows everything."""
         if self.record is None:
-            return ChangeKind.DELETED
-        return ChangeKind.JOB if isinstance(self.record, Job) else ChangeKind.STACK
+            return "deleted"
+        return "job" if isinstance(self.record, Job) else "stack"
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -170,9 +160,9 @@ class ChangeFeed:
 
 
 @lru_cache(maxsize=2_000)
-def frame(feed: ChangeFeed, change: FeedChange, kind: ChangeKind, fields: tuple[str, ...]) -> bytes:
+def frame(feed: ChangeFeed, change: FeedChange, kind: EventName, fields: tuple[str, ...]) -> bytes:
     """A change as a server-sent event, rendered once for all clients that chose the same fields."""
-    record = None if kind is ChangeKind.LEFT else change.record
+    record = None if kind == "left" else change.record
     data = orjson.dumps({"stack_id": change.name}) if record is None else rendered(record, fields)
     return event(kind.encode(), data, feed.id_of(change.number))
 

@@ -14,12 +14,13 @@ from aiohttp import hdrs, web
 
 from stackd import __version__, contract
 from stackd.clock import from_nanoseconds
+from stackd.contract import EventName
 from stackd.errors import StackNotFound, StoreUnavailable
 from stackd.keys import ApiKey
 from stackd.model import Job, Stack
 from stackd.web import bodies
 from stackd.web.api import Answer, Api, ApiCall, route
-from stackd.web.change_feed import ChangeKind, FeedChange, event, frame, rendered
+from stackd.web.change_feed import FeedChange, event, frame, rendered
 from stackd.web.parameters import FIELDS, FILTERS, Parameter, StackSelection
 from stackd.web.stacks import HISTORY
 
@@ -85,20 +86,20 @@ class _Subscriber:
     only: Stack | None = None
     ended: bool = False
 
-    def kind_of(self, change: FeedChange) -> ChangeKind | None:
+    def kind_of(self, change: FeedChange) -> EventName | None:
         """What the change means to the client; None if it is not sent. A stack that is no longer selected has left."""
         record, before = change.record, change.before
         if self.only is not None:
             return change.kind if change.name == self.only.stack_id else None
         if isinstance(record, Job):
-            return None if self.selection or not self.key.may_see_job(record) else ChangeKind.JOB
+            return None if self.selection or not self.key.may_see_job(record) else "job"
         if not self.key.may_see(change.labels):
             return None
         if not self.selection or (record is not None and self.selection.matches(record)):
             return change.kind
         if before is None or not self.selection.matches(before):
             return None
-        return ChangeKind.DELETED if record is None else ChangeKind.LEFT
+        return "deleted" if record is None else "left"
 
 
 async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
@@ -156,7 +157,7 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
         if kind is None:
             continue
         one = await _frame(api, change, kind, subscriber.fields)
-        subscriber.ended = subscriber.only is not None and kind is ChangeKind.DELETED
+        subscriber.ended = subscriber.only is not None and kind == "deleted"
         waiting.append(one)
         size += len(one)
         if size >= PIECE_BYTES:
@@ -166,10 +167,10 @@ async def _frames(api: Api, changes: list[FeedChange], subscriber: _Subscriber) 
         yield b"".join(waiting)
 
 
-async def _frame(api: Api, change: FeedChange, kind: ChangeKind, fields: tuple[str, ...]) -> bytes:
+async def _frame(api: Api, change: FeedChange, kind: EventName, fields: tuple[str, ...]) -> bytes:
     """One event; empty if the pod spec has to be read but the stack is deleted by now. The deletion's event follows."""
     stack, has_spec = change.record, not fields or "pod_spec" in fields
-    if not (kind is ChangeKind.STACK and isinstance(stack, Stack) and has_spec and bodies.is_unread(stack)):
+    if not (kind == "stack" and isinstance(stack, Stack) and has_spec and bodies.is_unread(stack)):
         return frame(api.feed, change, kind, fields)
     try:
         full = await api.context.store.stacks.with_pod_spec(stack)
