@@ -209,11 +209,11 @@ def _second(seconds: int) -> str:
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
     """The fields of a record that are set, by name."""
-    given = vars(record)
-    found = {name: value for name in FIELDS if (value := given.get(name)) not in (None, "")}
-    if "request_id" not in found and (request_id := REQUEST_ID.get()):
-        found["request_id"] = request_id
-    return found
+    attributes = vars(record)
+    fields = {name: value for name in FIELDS if (value := attributes.get(name)) not in (None, "")}
+    if "request_id" not in fields and (request_id := REQUEST_ID.get()):
+        fields["request_id"] = request_id
+    return fields
 
 
 SOCKET: Final = "/run/systemd/journal/socket"

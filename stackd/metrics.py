@@ -48,11 +48,11 @@ class Histogram:
 
     def buckets(self) -> list[tuple[str, float]]:
         """Cumulative counts by bound, as Prometheus expects them."""
-        found, count = [], 0
+        cumulative, count = [], 0
         for bound, here in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             count += here
-            found.append((bound, float(count)))
-        return found
+            cumulative.append((bound, float(count)))
+        return cumulative
 
 
 class RouteMeter:

@@ -63,9 +63,9 @@ class Quantity:
         """The canonical text: the largest suffix that needs no fraction."""
         if self.nanos == 0:
             return "0"
-        whole, fraction = divmod(self.nanos, NANO)
-        if self.notation is Notation.BINARY and not fraction and abs(whole) >= 1024:
-            return _binary_text(whole)
+        ones, fraction = divmod(self.nanos, NANO)
+        if self.notation is Notation.BINARY and not fraction and abs(ones) >= 1024:
+            return _binary_text(ones)
         return _decimal_text(self.nanos, self.notation)
 
 
@@ -147,12 +147,12 @@ def _number_text(number: int | float) -> str:
     return repr(number)
 
 
-def _binary_text(whole: int) -> str:
+def _binary_text(ones: int) -> str:
     step = 0
-    while whole % 1024 == 0 and step < len(_BINARY_SUFFIX) - 1:
-        whole //= 1024
+    while ones % 1024 == 0 and step < len(_BINARY_SUFFIX) - 1:
+        ones //= 1024
         step += 1
-    return f"{whole}{_BINARY_SUFFIX[step]}"
+    return f"{ones}{_BINARY_SUFFIX[step]}"
 
 
 def _decimal_text(nanos: int, notation: Notation) -> str:

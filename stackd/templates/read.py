@@ -77,7 +77,7 @@ def _files(folder: Path, mistakes: list[str]) -> list[Path]:
     except OSError as error:
         mistakes.append(f"templates.directory: {folder} cannot be read: {error.strerror}")
         return []
-    found = []
+    paths = []
     for path in entries:
         if path.name.startswith(".") or path.suffix not in (SUFFIX, ".yml"):
             continue
@@ -88,8 +88,8 @@ def _files(folder: Path, mistakes: list[str]) -> list[Path]:
                 f'{path}: "{path.stem}" is not the name of a template; {LABEL_FORM} are expected before {SUFFIX}'
             )
         else:
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 @dataclass(slots=True, kw_only=True)
@@ -217,17 +217,17 @@ class _Draft:
         if not isinstance(value, dict):
             self.mistake("policy", "keys of [policy] and their values are expected")
             return self.base
-        known = PolicySection.model_fields
-        for key in value.keys() - known.keys():
-            self.mistake(f"policy.{key}", "[policy] has no such key" + did_you_mean(key, known))
-        given = {key: one for key, one in value.items() if key in known}
+        fields = PolicySection.model_fields
+        for key in value.keys() - fields.keys():
+            self.mistake(f"policy.{key}", "[policy] has no such key" + did_you_mean(key, fields))
+        accepted = {key: one for key, one in value.items() if key in fields}
         try:
-            checked = PolicySection.model_validate(given, context={})
+            checked = PolicySection.model_validate(accepted, context={})
         except ValidationError as error:
             for finding in error.errors(include_url=False):
                 self.mistake(f"policy.{finding['loc'][0]}", explain(PolicySection, finding))
             return self.base
-        own = {key: getattr(checked, key) for key in given}
+        own = {key: getattr(checked, key) for key in accepted}
         try:
             return policy_of(self.config.model_copy(update={"policy": self.config.policy.model_copy(update=own)}))
         except ConfigError as error:

@@ -162,7 +162,7 @@ def generate_values(patterns: Mapping[str, str]) -> dict[str, str]:
 def mistakes_in_values(patterns: Mapping[str, Any], taken: Iterable[str]) -> list[tuple[str, str]]:
     """What is wrong with these ``values`` of a template whose containers have the variables ``taken``, by name."""
     in_pod = set(taken)
-    found = []
+    mistakes = []
     for name, pattern in patterns.items():
         if not is_env_name(name):
             text = 'is not the name of a variable: letters, digits, "_", "-" and ".", not a digit first'
@@ -171,8 +171,8 @@ def mistakes_in_values(patterns: Mapping[str, Any], taken: Iterable[str]) -> lis
         else:
             text = _mistake(pattern)
         if text:
-            found.append((name, text))
-    return found
+            mistakes.append((name, text))
+    return mistakes
 
 
 def _mistake(pattern: object) -> str:
@@ -180,14 +180,14 @@ def _mistake(pattern: object) -> str:
         return 'must be a string such as "flag{<hex:32>}"'
     if len(pattern) > LONGEST_PATTERN:
         return f"has {len(pattern)} characters; {LONGEST_PATTERN} at most"
-    found = [match.group(1) for match in _BRACKETS.finditer(pattern)]
-    for inside in found:
+    placeholders = [match.group(1) for match in _BRACKETS.finditer(pattern)]
+    for inside in placeholders:
         match = _PLACEHOLDER.match(inside)
         if match is None:
             return f"<{inside[:40]}> is not known; there are {PLACEHOLDERS}, with N from 1 to {MOST_DIGITS}"
         if int(match.group(2) or 0) > MOST_DIGITS:
             return f"<{inside}> is too long; N is {MOST_DIGITS} at most"
-    if not found:
+    if not placeholders:
         return f"it has no placeholder ({PLACEHOLDERS}); put a constant into the pod's env"
     return ""
 
