@@ -16,12 +16,6 @@ _BUT_WATCHES = "(?!watch).*"
 _WRITES = {"verb": "create|delete", "resource": "pods|services"}
 
 
-def main() -> int:
-    """Run until SIGINT or SIGTERM."""
-    asyncio.run(_run(_parser().parse_args()))
-    return 0
-
-
 def _parser() -> argparse.ArgumentParser:
     defaults = EmbeddedOptions()
     parser = argparse.ArgumentParser(prog="python -m stackd.embedded", description=__doc__)
@@ -42,10 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _port_range(text: str) -> tuple[int, int]:
-    """A range such as ``30000-32767``."""
-    first, _, last = text.partition("-")
-    return int(first), int(last)
+def _port_range(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split("-")))
 
 
 def _rate(text: str) -> float:
@@ -57,6 +49,7 @@ def _rate(text: str) -> float:
 
 
 async def _run(arguments: argparse.Namespace) -> None:
+    """Run until SIGINT or SIGTERM."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -83,4 +76,4 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    asyncio.run(_run(_parser().parse_args()))
