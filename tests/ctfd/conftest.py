@@ -69,6 +69,11 @@ class Person:
         shown: dict[str, Any] = await self.data(method, path, None if what == "look" else {})
         return shown
 
+    async def start(self, challenge: int) -> dict[str, Any]:
+        """Press "Start"; return what the window shows once the instance runs."""
+        await self.press(challenge, "start")
+        return await self.until(challenge, status="running")
+
     async def until(self, challenge: int, **wanted: object) -> dict[str, Any]:
         """What the window shows, once it is as wanted."""
         seen: dict[str, Any] = {}

@@ -11,8 +11,7 @@ from tests.harness import Harness
 async def test_somebody_elses_flag_is_wrong_and_listed(ctfd: Ctfd, stackd: Harness) -> None:
     challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
     for player in (ada, bob):
-        await player.press(challenge, "start")
-        await player.until(challenge, status="running")
+        await player.start(challenge)
     owners = {(await stackd.stack(one))["labels"]["player"].split("-")[1]: one for one in await stackd.listed()}
     flags = {name: await flag_of(stackd, owners[number]) for name, number in (("ada", "2"), ("bob", "3"))}
     status, answer = await ctfd.admin.call(
@@ -54,8 +53,7 @@ async def test_ctfds_own_flags_and_a_dynamic_value_work_with_a_pod_spec(ctfd: Ct
     assert (status, "choose CTFd's flags" in answer["errors"][""][0]) == (500, True)
     for name in ("ada", "bob"):
         player = await ctfd.player(name)
-        await player.press(challenge, "start")
-        await player.until(challenge, status="running")
+        await player.start(challenge)
         assert await player.submit(challenge, " ") == "incorrect", "although CTFd has an empty flag"
         assert await player.submit(challenge, "flag{static}") == "correct"
         assert (await player.press(challenge))["status"] == "running"

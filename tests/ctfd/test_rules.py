@@ -58,23 +58,20 @@ async def test_who_may_not_open_a_challenge_may_not_start_it(ctfd: Ctfd, stackd:
     assert await refusal(player, first) == (403, "Confirm your email address first.")
     await configure(ctfd, verify_emails=False)
     assert await stackd.listed() == []
-    await ctfd.admin.press(hidden, "start")
-    await ctfd.admin.until(hidden, status="running")
+    await ctfd.admin.start(hidden)
     assert await refusal(ctfd.admin, first) == (409, "You have as many instances as you may (1). Stop one first.")
 
 
 async def test_an_instance_can_be_stopped_whatever_happened_to_its_challenge(ctfd: Ctfd, stackd: Harness) -> None:
     player = await ctfd.player("ada")
     hidden, deleted = await ctfd.challenge(name="Hidden"), await ctfd.challenge(name="Deleted")
-    await player.press(hidden, "start")
-    await player.until(hidden, status="running")
+    await player.start(hidden)
     await ctfd.admin.data("PATCH", f"/api/v1/challenges/{hidden}", {"state": "hidden"})
     await player.press(hidden, "extend")
     await player.until(hidden, extensions_left=1)
     await player.press(hidden, "stop")
     await stackd.until_listed(0)
-    await player.press(deleted, "start")
-    name = (await player.until(deleted, status="running"))["name"]
+    name = (await player.start(deleted))["name"]
     status, _ = await ctfd.admin.call("DELETE", f"/api/v1/challenges/{deleted}", {})
     assert status == 200
     assert await ctfd.challenge(name="Another") == deleted, "SQLite gives the id again"
@@ -105,8 +102,7 @@ async def test_instances_of_banned_or_deleted_accounts_are_stopped_and_all_at_th
 ) -> None:
     challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
     for player in (ada, bob):
-        await player.press(challenge, "start")
-        await player.until(challenge, status="running")
+        await player.start(challenge)
     (id_of_bob,) = [(await bob.data("GET", "/api/v1/users/me"))["id"]]
     await ctfd.admin.data("PATCH", "/api/v1/users/2", {"banned": True})
     status, _ = await ctfd.admin.call("DELETE", f"/api/v1/users/{id_of_bob}", {})
@@ -116,8 +112,7 @@ async def test_instances_of_banned_or_deleted_accounts_are_stopped_and_all_at_th
     assert (await eve.data("GET", "/api/v1/users/me"))["id"] == id_of_bob, "SQLite gives the id again"
     assert (await eve.press(challenge))["status"] == "none", "the instance is not inherited"
     await stops(ctfd, stackd)
-    await eve.press(challenge, "start")
-    await eve.until(challenge, status="running")
+    await eve.start(challenge)
     await configure(ctfd, start=int(time.time()) - 60, end=int(time.time()) - 1)
     await stops(ctfd, stackd)
 
@@ -132,5 +127,4 @@ async def test_each_account_has_limits_of_its_own(ctfd: Ctfd, stackd: Harness) -
         if status == 200:
             await ada.press(challenge, "stop")
     assert answers == {(200, ""), (429, "You start instances too often. Please wait a minute.")}
-    await bob.press(challenge, "start")
-    await bob.until(challenge, status="running")
+    await bob.start(challenge)

@@ -75,8 +75,7 @@ async def test_a_team_has_one_instance(
         assert await bob.press(challenge) == await ada.press(challenge)
         (stack_id,) = await stackd.listed()
         assert (await stackd.stack(stack_id))["labels"]["player"].startswith(f"team-{ids['red']}-")
-        await eve.press(challenge, "start")
-        await eve.until(challenge, status="running")
+        await eve.start(challenge)
         flag = await flag_of(stackd, stack_id)
         assert await eve.submit(challenge, flag) == "incorrect"
         assert await bob.submit(challenge, flag) == "correct"

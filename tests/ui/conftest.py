@@ -91,13 +91,15 @@ class Board:
     def button(self, name: str, **options: Any) -> Locator:
         return self.page.get_by_role("button", name=name, **options)
 
-    async def open(self, key: str = KEY, path: str = "/dashboard", *, live: bool = True) -> None:
-        """Load the dashboard, and enter the key."""
+    async def open(self, key: str = KEY, path: str = "/dashboard", *, live: bool = True, panel: str = "") -> None:
+        """Load the dashboard, enter the key, and open the panel of this stack, if any."""
         await self.page.goto(self.url + path)
         await self.page.get_by_label("API key").fill(key)
         await self.page.keyboard.press("Enter")
         if live:
             await self.is_live()
+        if panel:
+            await self.open_panel(panel)
 
     async def is_live(self, state: str = "live") -> None:
         await expect(self.page.locator("#link")).to_have_attribute("data-state", state)

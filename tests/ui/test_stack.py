@@ -39,8 +39,7 @@ async def reads_no_log(board: Board) -> None:
 async def test_timeline_and_logs_say_why_a_stack_failed(board: Board) -> None:
     stack_id = await board.create("registry.example/fail", "failed")
     await board.page.clock.install()
-    await board.open()
-    await board.open_panel(stack_id)
+    await board.open(panel=stack_id)
     await expect(board.panel.locator("p.status")).to_have_text("failed")
     for kind in ("accepted", "scheduled", "failed"):
         await expect(board.panel.locator(".timeline").get_by_text(kind, exact=True)).to_be_visible()
@@ -63,8 +62,7 @@ async def test_logs_are_followed_and_what_is_read_stays(board: Board) -> None:
 
     await board.page.route("**/logs?*", written)
     await board.page.clock.install()
-    await board.open()
-    await board.open_panel(stack_id)
+    await board.open(panel=stack_id)
     await board.open_part("Logs")
     log = board.panel.locator("pre.log")
     await expect(log).to_contain_text("line 99")
@@ -120,8 +118,7 @@ async def test_an_address_is_copied_a_label_filters_and_a_stack_is_extended(boar
 
 async def test_stop_restart_and_delete_ask_first(board: Board) -> None:
     stack_id = await board.create(status="running")
-    await board.open()
-    await board.open_panel(stack_id)
+    await board.open(panel=stack_id)
     panel, status = board.panel, board.panel.locator("p.status")
     for answer, expected in (("Cancel", "running"), ("Stop", "stopped")):
         await panel.get_by_role("button", name="Stop").click()
@@ -158,8 +155,7 @@ async def test_hostile_text_stays_text(board: Board) -> None:
 
     for path in ("**/logs?*", "**/timeline", "**/stacks?*"):
         await board.page.route(path, hostile)
-    await board.open()
-    await board.open_panel(stack["stack_id"])
+    await board.open(panel=stack["stack_id"])
     await expect(board.row(stack["stack_id"])).to_contain_text("onerror")
     for name in ("Logs", "Pod spec", "Timeline"):
         part = await board.open_part(name)

@@ -115,12 +115,9 @@ def objects(site: Site) -> dict[tuple[str, Key], Json]:
     """What is in the cluster, without what it writes by itself: events, Leases, versions and statuses."""
     kinds = (one for one in ALL if one not in (EVENTS, LEASES))
     found = {(kind.plural, key): one.obj for kind in kinds for key, one in site.cluster.store.of(kind).records.items()}
+    without: Json = {"status": None}
     return {
-        name: {
-            **{part: value for part, value in one.items() if part != "status"},
-            "metadata": {part: value for part, value in one["metadata"].items() if part != "resourceVersion"},
-        }
-        for name, one in found.items()
+        name: one | without | {"metadata": one["metadata"] | {"resourceVersion": None}} for name, one in found.items()
     }
 
 

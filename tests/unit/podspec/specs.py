@@ -40,33 +40,33 @@ def seed() -> dict[str, Any]:
     return copy.deepcopy(_SEED)
 
 
+def changed(case: dict[str, Any]) -> dict[str, Any]:
+    """The seed with the fields of one of the refusals: in its container, its spec, its metadata, or itself."""
+    pod = seed()
+    spec = pod["spec"]
+    for name, owner in (
+        ("container", spec["containers"][0]),
+        ("spec", spec),
+        ("metadata", pod["metadata"]),
+        ("pod", pod),
+    ):
+        owner.update(case.get(name, {}))
+    return pod
+
+
 def container(**fields: Any) -> dict[str, Any]:
     """The seed with more fields in its container."""
-    pod = seed()
-    pod["spec"]["containers"][0].update(fields)
-    return pod
+    return changed({"container": fields})
 
 
 def spec(**fields: Any) -> dict[str, Any]:
     """The seed with more fields in its spec."""
-    pod = seed()
-    pod["spec"].update(fields)
-    return pod
+    return changed({"spec": fields})
 
 
 def metadata(**fields: Any) -> dict[str, Any]:
     """The seed with more fields in its metadata."""
-    pod = seed()
-    pod["metadata"].update(fields)
-    return pod
-
-
-def changed(case: dict[str, Any]) -> dict[str, Any]:
-    """The seed with the fields of one of the refusals."""
-    pod = container(**case.get("container", {}))
-    pod["spec"].update(case.get("spec", {}))
-    pod["metadata"].update(case.get("metadata", {}))
-    return {**pod, **case.get("pod", {})}
+    return changed({"metadata": fields})
 
 
 def with_volume(source: dict[str, Any]) -> dict[str, Any]:
