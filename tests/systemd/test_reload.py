@@ -56,7 +56,7 @@ async def test_a_reload_puts_live_keys_in_force_and_names_those_that_wait_for_a_
     await service.until(lambda state: state["StatusText"] == "ready: 1 stack, 2 nodes")
     assert await status_of(service, plaintext) == 401
     await service.configure(log='format = "text"')
-    assert "ready: 1 stack" in await service.do(COMMAND, "reload"), "the log names no logger now"
+    assert "ready: 1 stack" in await service.run(COMMAND, "reload"), "the log names no logger now"
     assert (await service.state())["MainPID"] == pid
 
 
