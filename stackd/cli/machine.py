@@ -16,7 +16,7 @@ import click
 
 from stackd.cli import FAILED, USAGE
 from stackd.cli import options as common
-from stackd.cli.manifests import site_options
+from stackd.cli.manifests import server_address, site_options
 from stackd.cli.options import INSTALLED, Length, config_option, loaded, quantity_option
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def rebuild(config_path: Path | None) -> None:
 @click.option("--admin-context", default="", metavar="NAME", help="The context to use in it.  [its current one]")
 @click.option("--no-admin", is_flag=True,
               help="Use no administrator's kubeconfig; print the commands that an administrator has to run.")  # fmt: skip
-@click.option("--server", default="", metavar="URL",
+@click.option("--server", default="", metavar="URL", callback=server_address,
               help="Where stackd reaches the cluster.  [as the administrator does]")  # fmt: skip
 @click.option("--node", "nodes", multiple=True, metavar="NAME",
               help="A node to run stacks; may be repeated.  [the only one that can]")  # fmt: skip

@@ -68,6 +68,13 @@ def _ranges(ctx: click.Context, param: click.Parameter, values: tuple[str, ...])
     return tuple(ranges)
 
 
+def server_address(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """The address of an API server, with its scheme and a host."""
+    if value and not re.fullmatch(r"https?://[^/\s$`\\]+(/[^\s$`\\]*)?", value):
+        raise click.BadParameter(f"{value!r} is no address such as https://10.0.0.1:6443", ctx, param)
+    return value
+
+
 site_options = stacked(
     click.option("--cluster-cidr", "cluster_cidrs", callback=_networks, metavar="CIDR", multiple=True,
                  help=f"Networks of pods and services.  [{', '.join(NETWORKS)}]"),
@@ -100,8 +107,9 @@ site_options = stacked(
 @config_option
 @site_options
 @click.option(
-    "--kubeconfig-for", "server", metavar="URL", help="Print a script instead that makes a kubeconfig for that server."
-)
+    "--kubeconfig-for", "server", metavar="URL", callback=server_address,
+    help="Print a script instead that creates a kubeconfig for that server.",
+)  # fmt: skip
 def manifests(config_path: Path | None, server: str | None, **options: Any) -> None:
     """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -"""
     if server is not None:

@@ -106,9 +106,10 @@ def test_quota_and_limits_follow_the_options_and_the_policy_in_canonical_form() 
     [
         ["--cluster-cidr", "10.0.0.1/8"], ["--target-port", "0"], ["--target-port", "9-8"], ["--quota-cpu", "lots"],
         ["--quota-memory", "0"], ["--quota-ephemeral-storage", "1Gi", "--no-ephemeral-storage"],
+        ["--kubeconfig-for", "10.0.0.1:6443"], ["--kubeconfig-for", "https://$HOME"],
     ],
 )  # fmt: skip
-def test_what_is_no_network_port_or_amount_is_a_usage_error(wrong: list[str]) -> None:
+def test_what_is_no_network_port_amount_or_address_is_a_usage_error(wrong: list[str]) -> None:
     assert CliRunner().invoke(stackd, ["manifests", *wrong]).exit_code == 2
 
 
