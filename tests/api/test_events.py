@@ -310,6 +310,7 @@ async def test_a_wait_ends_at_its_timeout_when_its_client_leaves_and_when_stackd
         at.end_waits()  # the first thing that the daemon does when it stops
         async with asyncio.timeout(30):
             assert ((await waiting).status, (await waiting).json["status"]) == (200, "creating")
+            assert (await wait(at, stack_id, wanted, "60s")).json["status"] == "creating", "nor does a later one begin"
 
 
 async def test_who_waits_for_the_end_is_answered_as_the_delete_is_and_others_get_a_404(tmp_path: Path) -> None:
