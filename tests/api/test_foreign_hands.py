@@ -204,6 +204,19 @@ async def test_a_deleted_service_comes_back_at_its_port_and_no_client_sees_a_cha
     assert (at.daemon.api.feed.number, await at.stack(stack_id)) == (number, before)
 
 
+async def test_an_ended_stack_holds_its_port_until_its_service_has_given_it_up(at: Harness) -> None:
+    """A port that is given away before would be refused to its next stack, or lead there by the old Service."""
+    stack_id = await at.running()
+    at.faults.add_fault(action="status", verb="patch", resource="services", code=403)
+    await at.delete_object("pods", stack_id)
+    await at.until_status(stack_id, "stopped")
+    await eventually(lambda: at.counts.requests["patch", "services", 403])
+    assert (await at.get("/stats"))["used_node_ports"] == 1
+    at.faults.end("status")
+    await until(lambda: at.get("/stats"), lambda stats: stats["used_node_ports"] == 0)
+    assert (await at.objects("services"))[f"svc-{stack_id}"]["spec"]["type"] == "ClusterIP"
+
+
 async def test_a_delete_removes_the_service_that_was_put_back_also_before_the_watch_has_told_of_it(at: Harness) -> None:
     stack_id = await at.running()
     before = (await at.pods_and_services())[f"svc-{stack_id}"]
