@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from stackd.embedded import EmbeddedCluster
+from stackd.embedded.cluster import render_kubeconfig
 from stackd.keys import new_key
 from tests.harness import Client, eventually, fast_cluster
 from tests.ports import free_port
@@ -63,24 +64,11 @@ class Service(Client):
         await asyncio.to_thread(self.machine.write, "/etc/stackd/config.toml", text)
         await self.run("bash", "-c", "chgrp stackd /etc/stackd/config.toml; chmod 640 /etc/stackd/config.toml")
 
-    async def credentials(self, **cluster: str) -> None:
-        """Write the key and the kubeconfig, readable by root only."""
+    async def credentials(self, token: str | None = None) -> None:
+        """Write the key and a kubeconfig for the embedded cluster, readable by root only."""
+        kubeconfig = render_kubeconfig(f"http://127.0.0.1:{self.cluster_port}", token)
         await asyncio.to_thread(self.machine.write, "/etc/stackd/api-key", self.key + "\n", "0600")
-        await asyncio.to_thread(self.machine.write, "/etc/stackd/kubeconfig", self.kubeconfig(**cluster), "0600")
-
-    def kubeconfig(self, *, token: str = "", **cluster: str) -> str:
-        """A kubeconfig for the embedded cluster; ``cluster`` adds or replaces fields of its cluster entry."""
-        server = {"server": f"http://127.0.0.1:{self.cluster_port}", **cluster}
-        context = {"name": "x", "context": {"cluster": "x", "user": "x"}}
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "x", "cluster": server}],
-            "users": [{"name": "x", "user": {"token": token} if token else {}}],
-            "contexts": [context],
-            "current-context": "x",
-        }
-        return json.dumps(config)
+        await asyncio.to_thread(self.machine.write, "/etc/stackd/kubeconfig", kubeconfig, "0600")
 
     async def drop_in(self, text: str) -> None:
         """Change the unit as an operator does."""
