@@ -237,14 +237,14 @@ class Client:
         """Return once the daemon says that it is ready."""
         await until(lambda: self.call("GET", "/readyz"), lambda seen: seen.status == 200, deadline)
 
-    async def until_unready(self, words: str, deadline: float = DEADLINE) -> str:
+    async def until_unready(self, words: str) -> str:
         """Return why the daemon is not ready, once that contains ``words``."""
 
         async def why() -> str:
             reply = await self.call("GET", "/readyz")
             return "" if reply.status == 200 else "; ".join(reply.json.get("reasons", [reply.json["error"]]))
 
-        reason = await until(why, lambda seen: words in seen, deadline)
+        reason = await until(why, lambda seen: words in seen)
         assert await self.metric("stackd_ready") == 0
         return reason
 

@@ -9,11 +9,11 @@ OURS = range(20_000, 30_000)
 """Below the node ports and below the ephemeral ports of the system, so that nothing takes one by chance."""
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+def free_port() -> int:
     """A port that nobody listens on now, and that nobody gets by chance."""
     while True:
         port = OURS[secrets.randbelow(len(OURS))]
-        with socket.socket(socket.AF_INET, kind) as probe:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

@@ -22,10 +22,10 @@ LIMIT = 64 << 10
 KEYED = {"Idempotency-Key": "one"}
 
 
-def long_request(number: int = 0, size: int = 40_000) -> dict[str, Any]:
+def long_request(size: int = 40_000) -> dict[str, Any]:
     """A create whose pod spec has about this many bytes."""
     request = request_for("nginx:stable")
-    value = (MARK + f"{number} ") * (size // (len(MARK) + 2))
+    value = MARK * (size // len(MARK))
     request["pod_spec"] += f"\n      env:\n        - name: TEXT\n          value: '{value.strip()}'\n"
     return request
 

@@ -69,8 +69,8 @@ async def vms(tmp_path: Path) -> AsyncIterator[Machines]:
             await machine.stop()
 
 
-async def standby(vms: Machines, name: str = "vm2", **options: Any) -> Harness:
-    at = await vms.start(name, wait=False, **options)
+async def standby(vms: Machines, **options: Any) -> Harness:
+    at = await vms.start("vm2", wait=False, **options)
     await at.until_metric("stackd_standby", 1)
     return at
 
