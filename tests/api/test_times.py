@@ -88,31 +88,6 @@ async def test_a_leap_of_the_clock_ends_nothing_and_takes_nothing_from_what_is_m
     await at.do("extend", made[0], ttl="1h")
 
 
-async def test_a_start_with_a_wrong_clock_goes_by_the_clusters(vm: Machine) -> None:
-    """For example on a machine that started without a network: no stack may expire when its clock is corrected."""
-    clock = Ahead()
-    clock.by = -YEARS
-    at = await vm.start(clock=clock, wait=False)
-    await at.until_unready("s behind the API server's: no stack expires")
-    stack_id = (await at.create())["stack_id"]
-    job_id = await at.batch_delete(*NO_STACK["stack_ids"])
-    await at.finished_job(job_id)
-    at = await vm.start()
-    await a_few_passes(at)
-    assert timedelta(minutes=119) < await remains(at, stack_id) <= timedelta(hours=2)
-    await at.get(f"/stacks/batch-delete/{job_id}")
-    await vm.stop()
-    clock.by = YEARS
-    vm.cluster.faults.pause()
-    at = await vm.start(clock=clock, wait=False)
-    await at.run_now("expire")
-    vm.cluster.faults.resume()
-    await at.until_unready("s ahead of the API server's: no stack expires")
-    await a_few_passes(at)
-    assert await at.listed() == [stack_id]
-    assert await at.metric("stackd_deletes_pending") == 0
-
-
 async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator(vm: Machine) -> None:
     clock = Ahead()
     async with EmbeddedCluster(fast_cluster(clock=SetWithIt(clock))) as vm.cluster:
