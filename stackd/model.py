@@ -261,6 +261,12 @@ class Stack:
     digest: str | None = None
 
     @property
+    def is_to_run(self) -> bool:
+        """Whether it has to have a pod: it is accepted, and neither stopped nor ended nor being deleted."""
+        wanted = self.desired is Desired.RUNNING and self.deleting_since is None
+        return self.accepted and wanted and not self.ended
+
+    @property
     def at_rest(self) -> bool:
         """Whether its user has stopped it and it has no pod; its ports are kept."""
         return self.desired is Desired.STOPPED and self.status is StackStatus.STOPPED

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.model import Desired, Stack, StackStatus
+from stackd.model import Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
 
@@ -170,16 +170,12 @@ class Pools:
 
 def is_ready(row: Stack) -> bool:
     """Whether the row of a stack in a pool says that it runs."""
-    return _is_to_run(row) and row.status is StackStatus.RUNNING
+    return row.is_to_run and row.status is StackStatus.RUNNING
 
 
 def is_starting(row: Stack) -> bool:
     """Whether the row of a stack in a pool says that it comes to run: nothing is known that keeps it from that."""
-    return _is_to_run(row) and row.status is StackStatus.CREATING and not row.status_reason
-
-
-def _is_to_run(row: Stack) -> bool:
-    return row.accepted and not row.ended and row.deleting_since is None and row.desired is Desired.RUNNING
+    return row.is_to_run and row.status is StackStatus.CREATING and not row.status_reason
 
 
 def has_failed(row: Stack) -> bool:

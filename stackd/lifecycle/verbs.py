@@ -26,7 +26,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
+from stackd.model import DeleteReason, EventKind, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Claim, Extension, Start, ports_replaced
 
 log = logging.getLogger(__name__)
@@ -88,8 +88,7 @@ async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
 
 async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
     stack = _row(context, stack_id)
-    runs = stack.desired is Desired.RUNNING and not stack.ended and stack.accepted
-    if kind is EventKind.START_REQUESTED and runs:
+    if kind is EventKind.START_REQUESTED and stack.is_to_run:
         return stack
     await context.gate.admitted()
     await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by))

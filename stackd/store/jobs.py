@@ -18,7 +18,6 @@ from functools import partial
 from stackd.errors import JobNotFound, StackdError, StackNotFound, public_text
 from stackd.model import (
     DeleteReason,
-    Desired,
     ItemResult,
     Job,
     JobAction,
@@ -188,8 +187,7 @@ def _intend(
 ) -> tuple[Stack | None, ItemResult | None]:
     """Write the intent for one pending stack; returns it if there is work to do, and the outcome if it is known."""
     done = ItemResult(stack_id=stack.stack_id, outcome=Outcome.DONE)
-    runs = stack.accepted and not stack.ended and stack.desired is Desired.RUNNING and stack.deleting_since is None
-    if job.action is JobAction.START and runs:
+    if job.action is JobAction.START and stack.is_to_run:
         return None, done
     try:
         if job.action is JobAction.EXTEND:
