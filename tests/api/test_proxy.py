@@ -147,6 +147,24 @@ async def test_no_caller_gets_anothers_headers_through_haproxy(tmp_path: Path) -
             writer.transport.abort()
 
 
+async def test_a_caller_behind_haproxy_cannot_pass_for_another_address(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with two_behind_haproxy(tmp_path, STACKD_SERVER__TRUSTED_PROXIES="127.0.0.1") as (_, _, url):
+        outside = aiohttp.TCPConnector(local_addr=("127.0.0.77", 0))
+        forged = {"X-Forwarded-For": "198.51.100.7", "X-API-KEY": KEY}
+        async with aiohttp.ClientSession(connector=outside, headers=forged) as session:
+            await session.get(url + "/nowhere")
+
+        def callers() -> list[str]:
+            found = [vars(record) for record in caplog.records if getattr(record, "route", "") == "(elsewhere)"]
+            return [one["client"] for one in found]
+
+        await eventually(callers)
+        assert callers() == ["127.0.0.77"]
+
+
 async def test_haproxy_sends_reads_to_the_owner_also_while_a_brake_keeps_it_from_being_ready(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
