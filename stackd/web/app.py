@@ -185,7 +185,7 @@ def _elsewhere(routes: Sequence[Route]) -> Route:
         literal.setdefault(route.path, set()).add(route.method)
 
     async def elsewhere(call: ApiCall) -> web.Response:
-        path = call.request.path
+        path = call.request.rel_url.path_safe  # as aiohttp's routes see it: %2F is no slash
         allowed = sorted(literal.get(path) or {method for pattern, method in patterns if pattern.fullmatch(path)})
         if not path.startswith("/"):  # "*" means the whole server; a host means another one
             allowed = sorted({route.method for route in routes})

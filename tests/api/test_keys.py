@@ -122,7 +122,7 @@ HEADS = [
     ("GET /nope HTTP/1.1", 404), ("GET /nope HTTP/1.0", 404), ("GET /stacks/ HTTP/1.1", 404),
     ("GET /nope%0d%0aX HTTP/1.1", 404), ("GET /stacks/a%0ab/no/such HTTP/1.1", 404), ("GET //stacks HTTP/1.1", 404),
     ("GET /stacks/%0d%0aSet-Cookie:%20a=b HTTP/1.1", 404), ("PUT /stacks HTTP/1.1", 405), ("OPTIONS * HTTP/1.1", 405),
-    ("CONNECT example.org:443 HTTP/1.1", 405), ("PURGE /docs HTTP/1.1", 405),
+    ("CONNECT example.org:443 HTTP/1.1", 405), ("PURGE /docs HTTP/1.1", 405), ("GET /stacks%2Fstack-1 HTTP/1.1", 404),
 ]  # fmt: skip
 
 
