@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
+import orjson
 from aiohttp import web
 
 from stackd import contract
@@ -19,10 +19,10 @@ from stackd.model import Desired, EventKind, Job, Stack
 from stackd.store import ActivityFilter, ActivityRequest
 from stackd.units import parse_duration
 from stackd.web.api import Answer, ApiCall, route
-from stackd.web.bodies import length_of, time_of
-from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of
+from stackd.web.bodies import encode, length_of, rendered_entries, time_of
+from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
 from stackd.web.parameters import Parameter, labels, named, number, one_of
-from stackd.web.responses import json_response
+from stackd.web.responses import json_response, streamed_json
 from stackd.web.stacks import HISTORY
 
 ACTIONS = {
@@ -34,6 +34,7 @@ ACTIONS = {
     "delete": EventKind.DELETE_REQUESTED,
 }
 _NAMES = {kind: name for name, kind in ACTIONS.items()}
+OPEN = b'{"activity":['
 LARGEST = 2**63 - 1
 LONGEST_NAME = 20  # of a job's id, and of the number of a line
 Place = tuple[int, str]
@@ -76,7 +77,7 @@ CURSOR = cursor_for("/activity")
     Answer("Requests.", contract.ActivityPage),
     query=(KEY, ACTION, STACK, LABEL, SINCE, LIMIT, CURSOR),
 )
-async def get_activity(call: ApiCall) -> web.Response:
+async def get_activity(call: ApiCall) -> web.StreamResponse:
     """Who did what?
 
     What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept
@@ -105,8 +106,9 @@ async def get_activity(call: ApiCall) -> web.Response:
     ]
     page = sorted((one for one in lines if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
-    entries = tuple(map(partial(_entry, context), page[:limit]))
-    return json_response(contract.ActivityPage(activity=entries, next_cursor=cursor))
+    # With the errors of its jobs, a page may be long.
+    entries = rendered_entries(page[:limit], lambda one: encode(_entry(context, one)))
+    return await streamed_json(call.request, listed(OPEN, entries, b'],"next_cursor":%b}' % orjson.dumps(cursor)))
 
 
 async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) -> list[Job]:

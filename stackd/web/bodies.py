@@ -228,8 +228,11 @@ class BodyCache:
 HOLD_SECONDS: Final = 0.004
 """How long one request works before other tasks get a turn."""
 
-READ_AT_ONCE: Final = 16
+READ_AT_ONCE: Final = 4
 """How many pod specs a reader of the list loads at once. They take memory, and the store's writer waits meanwhile."""
+
+RENDER_AT_ONCE: Final = 16
+"""How many entries are rendered at once for a reader who shares them with nobody."""
 
 
 async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
@@ -262,5 +265,15 @@ async def read_entries(
             if not is_unread(stack) or stack.stack_id in texts
         ]
         if entries:
-            yield comma + b",".join(entries)
+            piece = comma + b",".join(entries)
             comma = b","
+            del texts, entries  # while a slow reader takes it, it holds the piece alone
+            yield piece
+
+
+async def rendered_entries(rows: Sequence[T], render: Callable[[T], bytes]) -> AsyncGenerator[bytes, None]:
+    """``entry,entry,…`` in pieces."""
+    comma = b""
+    async for start in in_turns(range(0, len(rows), RENDER_AT_ONCE)):
+        yield comma + b",".join(map(render, rows[start : start + RENDER_AT_ONCE]))
+        comma = b","

@@ -24,7 +24,7 @@ from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
-from stackd.web.bodies import in_turns, read_entries
+from stackd.web.bodies import RENDER_AT_ONCE, in_turns, read_entries, rendered_entries
 from stackd.web.idempotency import StoredResponse
 from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
@@ -34,7 +34,9 @@ BATCH = "Batch jobs"
 LARGEST_PAGE = 1000
 DEFAULT_PAGE = 100
 STREAM_ABOVE = 256 * 1024
-ENTRIES_OF_PIECE = 64
+LONGEST_PIECE = 128 * 1024
+"""How much of a long list is written at a time. A reader who does not read holds as much memory."""
+
 OPEN: Final = b'{"stacks":['
 CLOSE: Final = b"]}"
 
@@ -77,8 +79,12 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     fields, cache = parameters.get(FIELDS), call.api.bodies
     render = bodies.encoder(contract.Stack, fields) if fields else cache.entry
     if (not fields or "pod_spec" in fields) and cache.has_unread(stacks):
-        return await streamed_json(call.request, _read(call, stacks, render, end))
-    entries = [render(stack) async for stack in in_turns(stacks)] if fields else await cache.entries(stacks)
+        return await streamed_json(
+            call.request, listed(OPEN, read_entries(stacks, call.api.context.store, render), end)
+        )
+    if fields and len(stacks) > RENDER_AT_ONCE:
+        return await streamed_json(call.request, listed(OPEN, rendered_entries(stacks, render), end))
+    entries = list(map(render, stacks)) if fields else await cache.entries(stacks)
     size = len(OPEN) + sum(map(len, entries)) + max(0, len(entries) - 1) + len(end)
     if size <= STREAM_ABOVE or call.request.method == hdrs.METH_HEAD:
         return ReadyAnswer(OPEN + b",".join(entries) + end)
@@ -89,8 +95,9 @@ async def list_stacks(call: ApiCall) -> web.StreamResponse:
     before = OPEN
     with suppress(ConnectionError):  # the client has left
         await response.prepare(call.request)
-        for start in range(0, len(entries), ENTRIES_OF_PIECE):
-            await response.write(before + b",".join(entries[start : start + ENTRIES_OF_PIECE]))
+        step = max(1, LONGEST_PIECE // max(map(len, entries)))
+        for start in range(0, len(entries), step):
+            await response.write(before + b",".join(entries[start : start + step]))
             before = b","
         await response.write_eof(end)
     return response
@@ -115,12 +122,10 @@ async def _page(parameters: Parameters, stacks: tuple[Stack, ...]) -> tuple[Sequ
     return page[:limit], b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
 
 
-async def _read(
-    call: ApiCall, stacks: Sequence[Stack], render: Callable[[Stack], bytes], end: bytes
-) -> AsyncGenerator[bytes, None]:
-    """The list of these stacks in pieces; some of their pod specs have to be read."""
-    yield OPEN
-    async with aclosing(read_entries(stacks, call.api.context.store, render)) as entries:
+async def listed(begin: bytes, entries: AsyncGenerator[bytes, None], end: bytes) -> AsyncGenerator[bytes, None]:
+    """A list in pieces, of entries that are rendered while they are sent."""
+    yield begin
+    async with aclosing(entries):
         async for piece in entries:
             yield piece
     yield end

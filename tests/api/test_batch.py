@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from base64 import urlsafe_b64encode
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from tests.api.test_events import follow
 from tests.api.test_openapi import matches
@@ -237,3 +239,20 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
         query = f"?limit=1&cursor={page['next_cursor']}" if page["next_cursor"] else ""
         await at.create()  # comes while the pages are read, and is in none of them
     assert paged == everything
+
+
+async def test_a_page_is_rendered_while_it_is_sent(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the errors of its jobs, a page may have megabytes: others get a turn, and a slow reader holds a piece."""
+    monkeypatch.setattr("stackd.web.bodies.RENDER_AT_ONCE", 1)
+    for _ in range(3):
+        await submit(at, "extend", ttl="30m", labels=LABELS)
+    pieces: list[bytes] = []
+    write = web.StreamResponse.write
+
+    def written(response: web.StreamResponse, data: bytes) -> Awaitable[None]:
+        pieces.append(data)
+        return write(response, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", written)
+    assert actions(await activity(at)) == ["extend"] * 3
+    assert [piece.count(b"job_id") for piece in pieces] == [0, 1, 1, 1, 0]

@@ -6,15 +6,17 @@ import asyncio
 import json
 import logging
 import socket
+from collections.abc import Awaitable
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from aiohttp import web
 
 from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
-from stackd.web.listing import STREAM_ABOVE
+from stackd.web.listing import LONGEST_PIECE, OPEN, STREAM_ABOVE
 from tests.api.test_hostile import connected, say
 from tests.api.test_reconcile import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
@@ -208,15 +210,27 @@ async def test_a_client_that_asks_and_does_not_read_is_soon_not_listened_to(at: 
         assert refused == PATIENCE, f"{sent} bytes of requests were taken while no answer was read"
 
 
-async def test_a_long_list_is_sent_in_pieces_and_not_to_head(at: Harness) -> None:
+async def test_a_long_list_is_sent_in_pieces_and_not_to_head(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     order = seed()
     order["pod_spec"] += f"\n      env: [{{name: LONG, value: {'x' * 7_000}}}]"
     ids = await running(at, STREAM_ABOVE // 7_000 + 1, order)
+    pieces: list[int] = []
+    write = web.StreamResponse.write
+
+    def written(response: web.StreamResponse, data: bytes) -> Awaitable[None]:
+        pieces.append(len(data))
+        return write(response, data)
+
+    monkeypatch.setattr(web.StreamResponse, "write", written)
     whole, head = await at.call("GET", "/stacks"), await at.call("HEAD", "/stacks")
     assert len(whole.text) > STREAM_ABOVE
+    assert LONGEST_PIECE / 2 < max(pieces) <= LONGEST_PIECE + len(OPEN) + len(ids)
     assert [stack["stack_id"] for stack in whole.json["stacks"]] == ids
     assert whole.headers["Content-Length"] == head.headers["Content-Length"] == str(len(whole.text))
     assert head.text == ""
+    for query in ("fields=stack_id", "fields=stack_id&label=none"):
+        some = (await at.call("GET", f"/stacks?{query}")).json
+        assert some == {"stacks": [] if "none" in query else [{"stack_id": stack_id} for stack_id in ids]}
 
 
 async def test_a_key_says_what_it_may_do(at: Harness) -> None:
