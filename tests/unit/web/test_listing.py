@@ -132,9 +132,11 @@ async def test_others_get_a_turn_during_filters_and_rendering(store: Store, monk
     assert [piece async for piece in _frames(cast(Api, None), changes, nothing)] == []
     assert turns >= len(changes)
     turns = 0
-    entries = await BodyCache(cast(Context, SimpleNamespace(store=store))).entries(stacks)
+    cache = BodyCache(cast(Context, SimpleNamespace(store=store)))
+    entries = await cache.entries(stacks)
     task.cancel()
     assert turns >= len(entries) == 70
+    assert await cache.entries(stacks) is entries, "readers share them"
 
 
 # ---- where stackd says that it listens, and how clients are accepted
