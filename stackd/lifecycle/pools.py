@@ -155,7 +155,7 @@ class Pools:
         rows = [row for row in pool.waits.values() if row.deleting_since is None]
         ready = sum(is_ready(row) and row.digest == template.digest for row in rows)
         starting = sum(row.status is StackStatus.CREATING and row.accepted and not row.ended for row in rows)
-        failing = sum(map(has_failed, rows))
+        failing = sum(has_failed(row) or has_lost_readiness(row) for row in rows)
         if pool.failures:
             failing = max(failing, template.pool - ready - starting)
         return PoolFigures(
@@ -169,8 +169,13 @@ class Pools:
 
 
 def is_ready(row: Stack) -> bool:
-    """Whether the row of a stack in a pool says that it runs."""
-    return row.is_to_run and row.status is StackStatus.RUNNING
+    """Whether the row of a stack in a pool says that it runs, and is ready."""
+    return row.is_to_run and row.status is StackStatus.RUNNING and not has_lost_readiness(row)
+
+
+def has_lost_readiness(row: Stack) -> bool:
+    """Whether the row says that the stack runs, and is not ready any more: it cannot be given away."""
+    return row.status is StackStatus.RUNNING and row.status_reason == "NotReady"
 
 
 def is_starting(row: Stack) -> bool:

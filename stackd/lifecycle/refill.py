@@ -10,11 +10,21 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
+from stackd.clock import NANOSECONDS
 from stackd.crashpoints import crash_point
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import make_unassigned
-from stackd.lifecycle.pools import FIRST_PAUSE, LONGEST_PAUSE, LONGEST_WAIT, Pool, has_failed, is_ready
+from stackd.lifecycle.pools import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    LONGEST_WAIT,
+    PROVEN_SECONDS,
+    Pool,
+    has_failed,
+    has_lost_readiness,
+    is_ready,
+)
 from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
@@ -48,21 +58,27 @@ class Work:
     failed: str = ""
 
 
-def work_for(pool: Pool, template: Template | None) -> Work:
-    """What the pool needs, even if it cannot be done now. Pure. Without a template all of its stacks are deleted. A
-    stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit."""
+def work_for(pool: Pool, template: Template | None, now: int) -> Work:
+    """What the pool needs, even if it cannot be done ``now`` (nanoseconds). Pure. Without a template all of its stacks
+    are deleted. A stack of an outdated template counts as present until its delete is intended, so a pool is replaced
+    bit by bit; one that is not ready counts for PROVEN_SECONDS, since it may soon be ready again."""
     digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
     rows = [row for row in pool.waits.values() if row.accepted and row.deleting_since is None]
-    failing = [row for row in rows if has_failed(row)]
-    outdated = [row for row in rows if row.digest != digest and not has_failed(row)]
-    good = [row for row in rows if row.digest == digest and not has_failed(row)]
+    patience = round(PROVEN_SECONDS * NANOSECONDS)
+
+    def fails(row: Stack) -> bool:
+        return has_failed(row) or (has_lost_readiness(row) and now - row.updated_at >= patience)
+
+    failing = [row for row in rows if fails(row)]
+    outdated = [row for row in rows if row.digest != digest and not fails(row)]
+    good = [row for row in rows if row.digest == digest and not fails(row)]
     surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: max(0, len(good) - wanted)]
-    ended = (StackStatus.FAILED, StackStatus.STOPPED)
+    gone = StackStatus.NODE_DELETED
     return Work(
         missing=max(0, wanted - len(good) - len(outdated) - pool.making),
         failing=tuple(failing),
         unwanted=(*outdated, *surplus),
-        failed=next((_why(row) for row in failing if row.digest == digest and row.status in ended), ""),
+        failed=next((_why(row) for row in failing if row.digest == digest and row.status is not gone), ""),
     )
 
 
@@ -102,7 +118,7 @@ class Refill:
             return min([await self._maintain(name, templates.get(name)) for name in names], default=CHECK_SECONDS)
         except StackdError as error:  # why a pool lacks stacks that has not failed
             for name, template in templates.items():
-                if not pools.of(name).failures and work_for(pools.of(name), template).missing:
+                if not pools.of(name).failures and work_for(pools.of(name), template, context.wall_clock.now()).missing:
                     pools.of(name).reason = str(error)
             return CHECK_SECONDS
 
@@ -115,12 +131,12 @@ class Refill:
 
     async def _maintain(self, name: str, template: Template | None) -> float:
         context, pool = self._context, self._context.pools.of(name)
-        now = context.clock.monotonic()
+        now, wall_now = context.clock.monotonic(), context.wall_clock.now()
         if template is not None:
-            pool.settle(context.wall_clock.now(), template.digest)
-        work = work_for(pool, template)
+            pool.settle(wall_now, template.digest)
+        work = work_for(pool, template, wall_now)
         if work.failed:
-            pool.crashed_at = context.wall_clock.now()
+            pool.crashed_at = wall_now
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)
         if chosen := [row.stack_id for row in (*work.failing, *work.unwanted[: self._allowed(len(work.unwanted))])]:
             marked = await context.store.stacks.mark_deleting(chosen, DeleteReason.POOL)

@@ -128,7 +128,7 @@ def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_agai
     ],
 )  # fmt: skip
 def test_so_many_are_missing(pool: Pool, missing: int) -> None:
-    assert work_for(pool, web()).missing == missing
+    assert work_for(pool, web(), NOW).missing == missing
 
 
 @pytest.mark.parametrize(
@@ -141,19 +141,21 @@ def test_the_fuller_a_pool_is_the_fewer_stacks_are_made_for_it_at_a_time(fill: f
 
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
     failed, stale, young = numbered(1, status=StackStatus.FAILED), numbered(2, digest="old"), numbered(9)
-    work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web())
+    work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web(), NOW)
     assert (work.failing, work.unwanted) == (tuple(failed), (*stale, *young))
     rows = numbered(1, 2)
-    assert work_for(pool_of(*rows), None).unwanted == tuple(rows), "without a template all of it goes"
-    assert work_for(pool_of(*rows), web(pool=0)).unwanted == tuple(reversed(rows))
+    assert work_for(pool_of(*rows), None, NOW).unwanted == tuple(rows), "without a template all of it goes"
+    assert work_for(pool_of(*rows), web(pool=0), NOW).unwanted == tuple(reversed(rows))
 
 
 def test_a_node_that_goes_is_not_the_templates_fault() -> None:
-    assert work_for(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web()).failed == ""
+    assert work_for(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web(), NOW).failed == ""
     failed = numbered(1, status=StackStatus.FAILED, status_reason="ErrImagePull", status_message="no such image")
-    assert work_for(pool_of(*failed), web()).failed == "ErrImagePull: no such image"
+    assert work_for(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
     before = numbered(1, status=StackStatus.FAILED, digest="before")
-    assert work_for(pool_of(*before), web()) == Work(missing=3, failing=tuple(before)), "the template has changed since"
+    assert work_for(pool_of(*before), web(), NOW) == Work(missing=3, failing=tuple(before)), (
+        "the template has changed since"
+    )
 
 
 def test_a_pool_that_fails_is_tried_again_later_each_time() -> None:
@@ -170,6 +172,19 @@ def test_a_pool_that_fails_is_tried_again_later_each_time() -> None:
 PROVEN = round(PROVEN_SECONDS * NANOSECONDS)
 
 
+def test_one_that_is_not_ready_cannot_be_given_and_is_replaced_unless_it_soon_is_again() -> None:
+    """A program may hang, or its node be silent: the pod runs on, and nobody can be given it."""
+    (lost,), ready = numbered(1, status_reason="NotReady", updated_at=NOW), numbered(2, 3)
+    pools = Pools()
+    pools.load([lost, *ready])
+    figures = pools.figures(web())
+    assert (figures.ready, figures.starting, figures.failing) == (2, 0, 1)
+    assert [pools.take("now") for _ in range(3)] == [*ready, None]
+    pool = pools.of("web-1")
+    assert work_for(pool, web(), NOW + PROVEN - 1) == Work(), "it may be ready again in a moment"
+    assert work_for(pool, web(), NOW + PROVEN) == Work(missing=1, failing=(lost,), failed="NotReady")
+
+
 @pytest.mark.parametrize(
     ("runs", "after", "proven"),
     [
@@ -177,6 +192,7 @@ PROVEN = round(PROVEN_SECONDS * NANOSECONDS)
         (waits(updated_at=NOW - 1), PROVEN, False),  # it ran before the crash
         (waits(updated_at=NOW, digest="old"), PROVEN, False), (waits(updated_at=NOW, ended=True), PROVEN, False),
         (waits(updated_at=NOW, status=StackStatus.CREATING), PROVEN, False),
+        (waits(updated_at=NOW, status_reason="NotReady"), PROVEN, False),
     ],
 )  # fmt: skip
 def test_after_a_crash_one_has_to_run_for_a_while(runs: Stack, after: int, proven: bool) -> None:
