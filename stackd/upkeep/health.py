@@ -67,8 +67,10 @@ def line(context: Context, ready: asyncio.Event) -> str:
 def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
     """The status line, and the remarks about nodes that are part of it."""
     ownership, mirror, reloads = context.ownership, context.mirror, context.metrics.reloads
+    about_reloads = [f"{REFUSED}{reloads.refused}"] if reloads.refused else []
+    about_reloads += [f"{WAITS}{', '.join(reloads.waiting)}"] if reloads.waiting else []
     if ownership.standby:
-        return f"standby: {ownership.standby.removesuffix(STANDS_BY)}", []
+        return "; ".join([f"standby: {ownership.standby.removesuffix(STANDS_BY)}", *about_reloads]), []
     reasons = context.gate.why_not_ready()
     remarks = nodes.remarks(context.config, [*mirror.nodes.values()]) if mirror.synced else []
     able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
@@ -80,11 +82,7 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
         parts = [f"not ready: {reasons[0]}", *reasons[1:], counts]
     else:
         parts = [f"ready: {counts}" if ready.is_set() else "waiting for the first pass over all stacks"]
-    if reloads.refused:
-        parts.append(f"{REFUSED}{reloads.refused}")
-    if reloads.waiting:
-        parts.append(f"{WAITS}{', '.join(reloads.waiting)}")
-    parts += remarks
+    parts += [*about_reloads, *remarks]
     if remark := expiry_remark(context.cluster.connection.access, context.clock.now() / 1e9):
         parts.append(remark)
     since = mirror.disconnected_since

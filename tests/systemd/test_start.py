@@ -10,7 +10,7 @@ import pytest
 from stackd.embedded import Fault, User
 from tests.api.test_process import replace_owner
 from tests.harness import eventually, request_for, seed
-from tests.systemd.service import UNIT, Service
+from tests.systemd.service import COMMAND, UNIT, Service
 
 pytestmark = pytest.mark.systemd
 SOON = 15.0
@@ -139,6 +139,10 @@ async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_sock
     after = await service.until(lambda state: state["StatusText"] == "standby: vm9 owns the stacks")
     for name in ("ActiveState", "SubState", "MainPID", "NRestarts"):
         assert after[name] == before[name], after
+    await service.run("rm", "/etc/stackd/kubeconfig")
+    ran = await asyncio.to_thread(service.machine.run, COMMAND, "reload")
+    assert (ran.code, "no cluster is configured" in ran.out) == (1, True), ran
+    await service.credentials()
     await service.run("systemctl", "restart", UNIT)
     assert await service.role() == "standby"
 
