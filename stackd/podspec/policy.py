@@ -15,18 +15,7 @@ from pydantic import AfterValidator, Field
 
 from stackd import quantity
 from stackd.errors import ConfigError
-from stackd.kinds import (
-    Annotations,
-    Expects,
-    Flag,
-    Labels,
-    OptionalDnsLabel,
-    Quantity,
-    Section,
-    Strings,
-    as_tuple,
-    key,
-)
+from stackd.kinds import Annotations, Expects, Flag, Labels, OptionalDnsLabel, Quantity, Section, Strings, as_tuple, key
 from stackd.names import did_you_mean, is_subdomain
 
 RestartPolicy = Literal["Never", "OnFailure", "Always"]
