@@ -35,6 +35,9 @@ ACTIONS = {
 }
 _NAMES = {kind: name for name, kind in ACTIONS.items()}
 OPEN = b'{"activity":['
+OF_JOBS = ("by", "action", "job_id", "labels", "total", "done", "not_found", "failed", "errors")
+"""The fields of an entry that a job has, too."""
+
 LARGEST = 2**63 - 1
 LONGEST_NAME = 20  # of a job's id, and of the number of a line
 Place = tuple[int, str]
@@ -139,22 +142,14 @@ def _place(one: ActivityRequest | Job) -> Place:
 
 def _entry(context: Context, one: ActivityRequest | Job) -> contract.Activity:
     if isinstance(one, Job):
+        created, updated = time_of(one.created_at), time_of(one.updated_at)
         return contract.Activity(
-            at=time_of(one.created_at),
-            by=one.by,
-            action=one.action,
+            at=created,
             ttl=length_of(one),
-            job_id=one.job_id,
-            labels=one.labels,
-            message="",
             status=one.status.value,
-            total=one.total,
-            done=one.done,
-            not_found=one.not_found,
-            failed=one.failed,
-            errors=one.errors,  # type: ignore[arg-type]  # they have the same fields
-            created_at=time_of(one.created_at),
-            updated_at=time_of(one.updated_at),
+            created_at=created,
+            updated_at=updated,
+            **{name: getattr(one, name) for name in OF_JOBS},
         )
     pending = _is_pending(one.kind, context.store.stacks.get(one.stack_id))
     return contract.Activity(

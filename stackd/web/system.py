@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Final
 
 from aiohttp import web
@@ -247,7 +248,6 @@ async def list_templates(call: ApiCall) -> web.Response:
 
 
 def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]]) -> contract.Template:
-    figures = api.context.pools.figures(template)
     pulls = api.prepulls.of(template) if template.prepull else None
     return contract.Template(
         name=template.name,
@@ -261,12 +261,7 @@ def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, St
         stacks={str(status): stacks[template.name, status] for status in StackStatus},
         median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
         pool=template.pool,
-        ready=figures.ready,
-        starting=figures.starting,
-        failing=figures.failing,
         held=0,
-        hits=figures.hits,
-        misses=figures.misses,
-        reason=figures.reason,
         prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
+        **asdict(api.context.pools.figures(template)),
     )
