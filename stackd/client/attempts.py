@@ -269,18 +269,10 @@ class Job:
         """From the API's JSON."""
         action = raw.get("action", "delete" if "deleted" in raw else "")
         done = raw.get("done", raw.get("deleted", 0))
-        return cls(
-            job_id=raw["job_id"],
-            status=raw.get("status", ""),
-            action=action,
-            total=raw.get("total", 0),
-            done=done,
-            deleted=done if action == "delete" else 0,
-            not_found=raw.get("not_found", 0),
-            failed=raw.get("failed", 0),
-            errors={one["stack_id"]: one["error"] for one in raw.get("errors", ())},
-            raw=raw,
-        )
+        counts = {name: raw[name] for name in ("status", "total", "not_found", "failed") if name in raw}
+        deleted = done if action == "delete" else 0
+        errors = {one["stack_id"]: one["error"] for one in raw.get("errors", ())}
+        return cls(job_id=raw["job_id"], action=action, done=done, deleted=deleted, errors=errors, raw=raw, **counts)
 
     @property
     def finished(self) -> bool:
