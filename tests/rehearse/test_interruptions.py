@@ -29,7 +29,7 @@ async def until_running(at: Harness, stacks: int) -> None:
 
 
 async def test_ctrl_c_and_a_closed_terminal_remove_everything(at: Harness, rehearse: Rehearse) -> None:
-    command, closed = rehearse(at, "--stacks", "6", *HOLD), rehearse(at, "--stacks", "3", *HOLD, "--with-others")
+    command, closed = (rehearse(at, "--stacks", stacks, *HOLD, "--with-others") for stacks in ("6", "3"))
     await until_running(at, 9)
     for end in (closed.stdout, closed.stderr):
         assert end is not None
