@@ -393,8 +393,14 @@ async def follow_identity(context: Context, *, confirmed: Callable[[], None]) ->
 
 
 async def _prepare(context: Context) -> None:
-    """Check, or create, what must exist before any stack is created. The namespace may have been deleted since."""
-    await context.cluster.ensure_namespace()
+    """Check, or create, what must exist before any stack is created. The namespace may have been deleted since; that it
+    cannot be made again now stops nothing else."""
+    try:
+        await context.cluster.ensure_namespace()
+    except (ClusterError, ClusterUnavailable) as error:
+        if not context.gate.prepared:
+            raise
+        log.warning("the namespace of the stacks may be missing: %s", error, extra={"same": "namespace"})
     if not context.gate.prepared:
         await _check_policies(context)
         context.gate.prepared = True
