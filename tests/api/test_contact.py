@@ -205,6 +205,13 @@ async def test_creates_and_starts_are_refused_within_seconds_while_the_api_serve
     assert len(await at.listed()) == 2
 
 
+async def test_a_slow_api_server_is_not_a_silent_one(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "QUIET_SECONDS", 0.3)
+    at.faults.add_fault(action="latency", verb="create", seconds=0.5)
+    await at.create()
+    assert await at.metric("stackd_kubernetes_answers") == 1
+
+
 async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr("stackd.kube.watch.RETRIES", RetryPolicy(first=60.0, longest=60.0))
