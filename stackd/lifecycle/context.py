@@ -150,6 +150,7 @@ class Context:
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    history_searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     node_ports: PortRange | None = None
     families: tuple[str, ...] = ()
     pools: Pools = field(default_factory=Pools)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from stackd.store import ActivityFilter, ActivityRequest
+from stackd.store.history import Timeline
 from tests.api.test_events import follow
 from tests.api.test_openapi import matches
 from tests.api.test_restart import uid
@@ -256,3 +258,20 @@ async def test_a_page_is_rendered_while_it_is_sent(at: Harness, monkeypatch: pyt
     monkeypatch.setattr(web.StreamResponse, "write", written)
     assert actions(await activity(at)) == ["extend"] * 3
     assert [piece.count(b"job_id") for piece in pieces] == [0, 1, 1, 1, 0]
+
+
+async def test_the_history_is_searched_for_one_client_at_a_time(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Creates wait for the store, too: for one search, however many clients ask."""
+    await at.create()
+    search, under_way = Timeline.requests, [0]
+
+    async def counted(timeline: Timeline, wanted: ActivityFilter) -> list[ActivityRequest]:
+        under_way[0] += 1
+        assert under_way == [1]
+        found = await search(timeline, wanted)
+        under_way[0] -= 1
+        return found
+
+    monkeypatch.setattr(Timeline, "requests", counted)
+    pages = await asyncio.gather(*(activity(at) for _ in range(5)))
+    assert list(map(actions, pages)) == [["create"]] * 5
