@@ -401,7 +401,9 @@ async def _prepare(context: Context) -> None:
         if not context.gate.prepared:
             raise
         log.warning("the namespace of the stacks may be missing: %s", error, extra={"same": "namespace"})
-    if not context.gate.prepared:
+    if context.gate.prepared:
+        await refresh_policies(context)  # a namespace that was deleted is back without them
+    else:
         await _check_policies(context)
         context.gate.prepared = True
     if context.fence.open:

@@ -134,3 +134,13 @@ async def test_nothing_is_created_while_no_policy_protects_the_stacks_and_reads_
     at.reload("stacks", require_ingress_network_policy=False)
     await at.run_now("policies")
     await at.create()
+
+
+async def test_nothing_is_created_in_a_namespace_that_was_deleted_and_came_back_without_a_policy(vm: Machine) -> None:
+    at = await vm.start(**ENFORCED)
+    await apply(vm.cluster, [one for one in printed() if one["metadata"]["name"] == "default-deny"])
+    await at.run_now("policies")
+    await at.create()
+    await at.kubectl("DELETE", "/api/v1/namespaces/stacks")
+    # The next look by the schedule comes later.
+    await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: "no NetworkPolicy in" in seen.text, 10)
