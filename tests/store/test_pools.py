@@ -247,3 +247,7 @@ def test_an_end_and_another_port_since_the_copy_are_taken_over() -> None:
     moved = tuple(replace(port, node_port=port.node_port + 1) for port in ROW.ports)
     after = renewed(ROW, replace(RECORD, ports=moved, service_uid="another"), NOW)
     assert after == replace(ROW, ports=moved, service_uid="another")
+    deleting = replace(ROW, deleting_since=NOW, delete_reason=DeleteReason.REQUEST)
+    assert renewed(deleting, ended, NOW) == replace(deleting, ports_held=False)
+    assert renewed(deleting, replace(RECORD, ports=moved), NOW) == replace(deleting, ports=moved)
+    assert renewed(deleting, replace(ended, ports=(), service_uid=None), NOW) == deleting
