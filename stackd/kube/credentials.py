@@ -13,8 +13,10 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +30,8 @@ import orjson
 import yaml
 from kubernetes.aio import config as loading
 from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.config import kube_config
+from kubernetes.aio.config.exec_provider import ExecProvider
 from yarl import URL
 
 from stackd import __version__
@@ -111,6 +115,45 @@ class Credentials:
     lasting: bool
     traits: bytes
     certificate_ends: float | None
+
+
+class Plugin(ExecProvider):
+    """A credential plugin, which is killed with what it has started when its load is cancelled: the library leaves it
+    running. An interactive one stays in the terminal's session, because it may have a question.
+    """
+
+    async def run(self, previous_response: object = None) -> Any:
+        """The ``status`` of the plugin's answer. Raises ConfigException, OSError."""
+        interactive = sys.stdout.isatty()
+        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": interactive}}
+        process = await asyncio.create_subprocess_exec(
+            *self.args,
+            env={**self.env, "KUBERNETES_EXEC_INFO": json.dumps(info)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=not interactive,
+        )
+        try:
+            output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid if interactive else -process.pid, signal.SIGKILL)
+        if process.returncode:
+            raise loading.ConfigException(
+                f"exec: process returned {process.returncode}. {errors.decode(errors='replace').strip()}"
+            )
+        try:
+            answer = json.loads(output)
+            version, status = answer["apiVersion"], answer["status"]
+        except (ValueError, KeyError, TypeError) as exc:
+            raise loading.ConfigException(f"exec: the plugin's answer cannot be read: {exc}") from exc
+        if version != self.api_version:
+            raise loading.ConfigException(f"exec: plugin api version {version} does not match {self.api_version}")
+        return status
+
+
+kube_config.ExecProvider = Plugin  # type: ignore[attr-defined]  # it has no parameter for that
 
 
 async def load_credentials(target: ClusterTarget) -> Credentials:
