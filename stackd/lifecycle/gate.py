@@ -367,6 +367,10 @@ async def bring_up(context: Context) -> None:
     for tries in count(1):
         try:
             await gate.identify()
+            while (
+                gate.verification_due.is_set()
+            ):  # since then another cluster may answer, which lacks the namespace, too
+                await gate.identify()
             if not gate.wrong_cluster:
                 await _prepare(context)
         except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:

@@ -97,6 +97,18 @@ async def test_a_namespace_that_was_deleted_is_made_again_and_the_lease_in_it(at
     await at.running()
 
 
+async def test_a_namespace_is_not_made_while_the_identity_is_asked_for_again(at: Harness) -> None:
+    """The cluster that answered before may be another one by now, and lacks the namespace, too."""
+    at.faults.add_fault(action="latency", seconds=0.2, verb="get", name="kube-system", count=1)
+    at.verify_again()
+    await eventually(lambda: at.counts.in_flight == 1)
+    at.cluster.store.remove(at.cluster.store.of(NAMESPACES).records["", "stacks"])
+    at.verify_again()
+    at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+    await at.until_unready("belongs to the cluster")
+    assert ("", "stacks") not in at.cluster.store.of(NAMESPACES).records
+
+
 async def test_a_namespace_that_cannot_be_read_after_the_start_stops_nothing(at: Harness) -> None:
     at.faults.add_fault(action="reply", code=403, body=FORBIDDEN, verb="get", resource="namespaces", name="stacks")
     at.verify_again()
