@@ -177,6 +177,19 @@ async def test_one_that_cannot_be_opened_is_undone(at: Harness, key: str | None)
     await until(lambda: at.objects("pods"), lambda seen: undone not in seen)
 
 
+async def test_a_repeated_create_is_answered_once_its_stack_is_reachable(at: Harness) -> None:
+    """The process may have ended between the answer in the file and the patch of the Service."""
+    headers = {"Idempotency-Key": "press-1"}
+    stack_id = (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"]
+    seen, name, worker = at.daemon.context.mirror.services, f"svc-{stack_id}", at.daemon.context.worker
+    await eventually(lambda: not (seen[name].pool or worker.at_work(stack_id)))
+    with worker.reserve(stack_id):
+        await at.patch("services", name, {"metadata": {"labels": {"stackd.io/pool": "web-1"}}})
+        await eventually(lambda: seen[name].pool)
+        assert (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"] == stack_id
+        assert "stackd.io/pool" not in (await at.objects("services"))[name]["metadata"]["labels"]
+
+
 async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_promised(at: Harness) -> None:
     before, stats = ids(at), await at.get("/stats")
     waits = min(before)
