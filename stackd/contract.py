@@ -511,7 +511,7 @@ class Template(Body):
     pool: int = doc("How many stacks are kept running and unassigned.")
     ready: int = doc("Unassigned stacks of its pool that can be given away now.")
     starting: int = doc("Unassigned stacks of its pool that are being started.")
-    failing: int = doc("Unassigned stacks of its pool that do not come up.")
+    failing: int = doc("Unassigned stacks of its pool that do not come up, or are not ready any more.")
     held: int = doc("Always 0; older versions of stackd kept stacks back.")
     hits: int = doc("Creates that got a stack from the pool, since the daemon started.")
     misses: int = doc("Creates that found the pool empty, since the daemon started.")

@@ -1,8 +1,7 @@
 """The ValidatingAdmissionPolicy that lets only stackd write the objects of its stacks. Pure.
 
-The ValidatingAdmissionPolicy lets only stackd write the objects of its stacks. stackd believes what its labels and records
-say: without the policy, whoever may create a Service in the namespace can write a record that stackd adopts. A subresource
-that is not listed (status, binding, eviction) needs no exception.
+stackd believes what its labels and records say: without the policy, whoever may create a Service in the namespace can write
+a record that stackd adopts. A subresource that is not listed (status, binding, eviction) needs no exception.
 """
 
 from __future__ import annotations

@@ -123,6 +123,7 @@ class Context:
     ``removable``      the uids of objects without a row that a pass or the operator wants removed
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
+    ``history_searches``  who may search the history: creates wait for that in the store's thread
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be assigned, by template
     ``node_ports``     the cluster's node port range, if known

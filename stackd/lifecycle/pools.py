@@ -50,8 +50,8 @@ class Pool:
 
     ``waits`` are its rows, the latest to become ready behind the others. ``making`` counts creates under way, whose rows
     may not exist yet.
-    ``crashed_at``: when (nanoseconds) one of its stacks was last seen to have ended by itself; 0: none has, or another has
-    run for PROVEN_SECONDS since.
+    ``crashed_at``: when (nanoseconds) one of its stacks was last seen to have ended by itself, or not to become ready again;
+    0: none has, or another has run for PROVEN_SECONDS since.
     """
 
     waits: dict[str, Stack] = field(default_factory=dict)
