@@ -264,8 +264,19 @@ async def test_a_refused_kubeconfig_is_replaced_and_not_the_users(site: Site, mo
     assert (states(result)["kubeconfig"], "not accepted" in result.stdout) == ("done", True)
 
 
-def test_an_empty_field_of_a_manifest_may_be_missing() -> None:
-    assert [*differences({"a": {}, "b": False, "c": ""}, {"c": "d"})] == ["c"]
+@pytest.mark.parametrize(
+    ("wanted", "existing", "paths"),
+    [
+        ({"a": {}, "b": False, "c": ""}, {"c": "d"}, ["c"]), ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, []),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": {}}]}, []), ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, ["a"]),
+        ({"a": [1, 2]}, {"a": [1]}, ["a"]),
+    ],
+)  # fmt: skip
+def test_what_a_manifest_does_not_name_is_no_difference_but_in_lists(
+    wanted: object, existing: object, paths: list[str]
+) -> None:
+    """A NetworkPolicy to which somebody has added a rule, or a port of a rule, is another one."""
+    assert [*differences(wanted, existing)] == paths
 
 
 def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -273,6 +284,8 @@ def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.
     result = CliRunner().invoke(stackd, ["setup", "--yes"])
     assert result.exit_code == 2
     assert "install stackd first" in result.stderr
+    wrong = CliRunner().invoke(stackd, ["setup", "--server", "10.0.0.1:6443"])
+    assert (wrong.exit_code, "is no address such as https://" in wrong.stderr) == (2, True)
 
 
 async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site: Site) -> None:
