@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from stackd.embedded.resources import LEASES
 from stackd.kube.lease import lease_manifest
 from stackd.lifecycle.ownership import USABLE, Role
+from stackd.metrics import RouteMeter
 from tests.api.test_contact import OTHER
 from tests.harness import Harness, Machine, eventually
 
@@ -47,6 +49,19 @@ async def test_a_renewal_counts_from_when_it_was_sent_and_an_owner_that_was_cut_
     await at.faults.listen()
     await eventually(lambda: fence.open)
     assert (ownership.role, ownership.error) == (Role.OWNER, "")
+
+
+async def test_an_owner_that_is_suspended_just_before_its_answer_gives_none(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it goes on, another stackd may have taken over without the change."""
+    stack_id, fence = await at.running(), at.daemon.context.fence
+    monkeypatch.setattr(RouteMeter, "record", lambda *_: setattr(fence, "valid_until", 0.0))
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
+    monkeypatch.undo()
+    await eventually(lambda: fence.open)
+    assert (await at.do("extend", stack_id, ttl="1m"))["stack_id"] == stack_id
 
 
 @RENEWED_RARELY
