@@ -36,8 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _port_range(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split("-")))
+def _port_range(text: str) -> tuple[int, int]:
+    first, last = map(int, text.split("-"))
+    return first, last
 
 
 def _rate(text: str) -> float:
