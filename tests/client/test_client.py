@@ -16,7 +16,7 @@ import pytest
 from stackd import client as api
 from stackd import model
 from stackd.client import AsyncClient, Client, ClientError, Event, Retries, Stack, Unreachable, operations
-from stackd.client.attempts import NO_RETRIES, Pause, Request, Response, Steps, with_retries
+from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Response, Steps, with_retries
 from stackd.contract import JobStatus
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
@@ -387,6 +387,14 @@ def test_one_text_is_one_element() -> None:
     assert requests(wanted)[0].query == (("label", "team=7"), ("status", "running"), ("fields", "stack_id"))
     _, wanted = played(operations.batch_delete("stack-1"), answer(202, b'{"job_id": "job-1"}'))
     assert requests(wanted)[0].body == {"stack_ids": ["stack-1"]}
+
+
+def test_an_event_of_which_only_a_part_came_is_dropped_when_the_stream_resumes() -> None:
+    reader = EventReader(query=())
+    assert [reader.line(line) for line in (b"id: x-1\n", b"data: {}\n", b"\n", b"id: x-2\n", b'data: {"a"\n')][2]
+    assert reader.request().headers == {"Last-Event-ID": "x-1"}
+    events = [reader.line(line) for line in (b"id: x-2\n", b"event: job\n", b'data: {"job_id": "job-1"}\n', b"\n")]
+    assert events[-1] == Event(kind="job", id="x-2", data={"job_id": "job-1"})
 
 
 def test_the_types_name_what_the_api_sends() -> None:
