@@ -28,7 +28,8 @@ def test_what_is_printed_follows_the_configuration(tmp_path: Path) -> None:
     documents = printed("--config", str(config))
     by_kind = {one["kind"]: one for one in reversed(documents)}
     assert by_kind["Namespace"]["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert by_kind["ResourceQuota"]["spec"]["hard"]["services.nodeports"] == "10"
+    hard = by_kind["ResourceQuota"]["spec"]["hard"]
+    assert (hard["services.nodeports"], hard["services"]) == ("10", "20"), "a stack with names may have two Services"
     assert {one["metadata"].get("namespace") for one in documents} == {None, "arena", "stackd"}
     assert by_kind["ClusterRole"]["rules"][-1]["resourceNames"] == ["kube-system", "arena"]
     unnamed, named = (rule for rule in by_kind["Role"]["rules"] if rule["resources"] == ["leases"])
