@@ -237,6 +237,7 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
     paged, query = [], "?limit=1"
     while query:
         page = await at.get(f"/activity{query}")
+        assert page["activity"], "a page that is just full names no next one"
         paged += page["activity"]
         query = f"?limit=1&cursor={page['next_cursor']}" if page["next_cursor"] else ""
         await at.create()  # comes while the pages are read, and is in none of them

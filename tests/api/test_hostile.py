@@ -450,6 +450,19 @@ async def test_strange_headers_are_answered_with_4xx(at: Harness) -> None:
         assert 400 <= status < 500, header
 
 
+async def test_a_request_keeps_its_own_id_if_that_is_short_and_plain(at: Harness) -> None:
+    for own, kept in {
+        "a.B:7/d+e=_-": True,
+        128 * "a": True,
+        129 * "a": False,
+        "a b": False,
+        "a;b": False,
+        "<b>": False,
+    }.items():
+        reply = await at.call("GET", "/stats", headers={"X-Request-ID": own})
+        assert (reply.headers["X-Request-ID"] == own) is kept, own
+
+
 async def test_noise_leaves_nothing_behind(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
     noise = random.Random(5)
     await flood(at, noise, 250)
