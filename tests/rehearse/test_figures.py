@@ -15,10 +15,12 @@ from stackd.clock import to_nanoseconds
 from stackd.embedded import EmbeddedCluster, Fault
 from stackd.rehearse.connection import Answer, Connection, no_answer
 from stackd.rehearse.measure import PARTS, spent_in_all
-from stackd.rehearse.outcome import parse_goal
+from stackd.rehearse.outcome import Outcome, parse_goal
 from stackd.rehearse.plan import LABEL
-from tests.harness import KEY, Harness, fast_cluster, harness, seed
-from tests.rehearse.conftest import START_DELAY, kind, plan, rehearsed
+from stackd.rehearse.player import Rehearsal
+from stackd.rehearse.run import run
+from tests.harness import KEY, Harness, eventually, fast_cluster, harness, seed
+from tests.rehearse.conftest import START_DELAY, connected, kind, plan, rehearsed
 
 
 def created(at: Harness) -> int:
@@ -127,16 +129,17 @@ async def test_a_lost_answer_makes_no_second_stack(at: Harness) -> None:
 
 
 async def test_a_stack_that_ends_while_it_is_held_is_lost(at: Harness) -> None:
-    async def end_one() -> None:
-        while not (pods := await at.objects("pods")) or len(at.rows("SELECT 1 FROM stacks")) < 3:
-            await asyncio.sleep(0.01)
-        for name in pods:  # all of them: the rehearsal has followed the first one's start by then
-            await at.until_status(name, "running")
-        await at.delete_object("pods", next(iter(pods)))
+    async with connected(at) as connection:
+        rehearsal = Rehearsal(plan=plan(3, hold=2.0), connection=connection, ident="test")
 
-    outcome, _ = await asyncio.gather(rehearsed(at, plan(3, hold=2.0)), end_one())
-    assert (outcome.results.failed, outcome.results.stages["running"].count) == (1, 3)
-    assert outcome.results.reasons[0].example.startswith("ran, and was lost: stopped")
+        async def end_one() -> None:
+            await eventually(lambda: rehearsal.hold_began is not None)
+            await at.delete_object("pods", next(iter(await at.objects("pods"))))
+
+        await asyncio.gather(run(rehearsal), end_one())
+        results = Outcome(rehearsal, ()).results
+    assert (results.failed, results.stages["running"].count) == (1, 3)
+    assert results.reasons[0].example.startswith("ran, and was lost: stopped")
 
 
 async def test_its_stacks_have_its_label_outlive_their_ttl_and_are_all_deleted(at: Harness) -> None:
