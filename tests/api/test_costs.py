@@ -98,6 +98,7 @@ async def test_a_batch_delete_costs_two_deletes_a_stack_and_waits_for_the_disk_b
         assert (await at.finished_job(await at.batch_delete(*ids)))["deleted"] == 60
         await settled(at)
     counted = 2 + (time.monotonic() - began) // COUNT_EVERY_SECONDS
+    cost.kubernetes.pop(("get", "namespaces"), None)  # the probe of a silent cluster, if this machine stalls meanwhile
     assert cost.kubernetes == {("delete", "pods"): 60, ("delete", "services"): 60, ("get", "pods/log"): 60}
     assert cost.disk_waits <= 1 + 2 * 2 + counted, "the job, twice for each chunk of fifty, and the counts meanwhile"
     assert cost.statements <= 11 * 60
