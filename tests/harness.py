@@ -350,7 +350,7 @@ class Harness(Client):
         self.daemon.context.gate.verify_again()
 
     def lose_lease(self, why: str) -> None:
-        """Close the daemon's fence, as when its Lease was not renewed in time; clients are told ``why``."""
+        """Close the daemon's fence, as when its Lease was not renewed in time; clients read ``why``."""
         self.daemon.context.fence.close(why)
 
     def reload_templates(self) -> None:

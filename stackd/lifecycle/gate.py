@@ -367,9 +367,7 @@ async def bring_up(context: Context) -> None:
     for tries in count(1):
         try:
             await gate.identify()
-            while (
-                gate.verification_due.is_set()
-            ):  # since then another cluster may answer, which lacks the namespace, too
+            while gate.verification_due.is_set():  # another cluster may answer by now, and it lacks the namespace, too
                 await gate.identify()
             if not gate.wrong_cluster:
                 await _prepare(context)

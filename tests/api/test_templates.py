@@ -206,7 +206,7 @@ async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.
     assert (await values_of(at, made["stack_id"]))[0]["FLAG"] == made["values"]["FLAG"]
 
 
-# ---- generated values: told to the creator, and to nobody else
+# ---- generated values: shown to the creator, and to nobody else
 
 
 async def all_texts(at: Harness, stack_id: str) -> list[str]:

@@ -126,7 +126,7 @@ async def test_with_a_template_the_flag_is_told_once_and_again_for_the_same_pres
     flags: list[tuple[str, str]] = []
     async with harness(tmp_path, folder_with(tmp_path, web_1=template)) as at:
         client = Client(at.url, KEY)
-        names: dict[str, Any] = {"Stack": Stack, "client": client, "save_flag": lambda *told: flags.append(told)}
+        names: dict[str, Any] = {"Stack": Stack, "client": client, "save_flag": lambda *saved: flags.append(saved)}
         exec(program, names)
         first, again = [await asyncio.to_thread(names["start"], "alice", "press-1") for _ in range(2)]
         other = await asyncio.to_thread(names["start"], "bob", "press-2")

@@ -75,13 +75,13 @@ def test_a_file_that_was_changed_after_the_start_and_the_last_reload_is_not_in_f
     path.touch()
     started = unit(ExecMainStartTimestamp=f"@{int(time.time()) - 100}")
 
-    def told(loaded_at: float) -> list[str]:
+    def advised(loaded_at: float) -> list[str]:
         return [f.advice for f in service.not_in_force(started, loaded_at, [path, tmp_path / "none"])]
 
-    assert told(0.0) == ["stackd reload"]
-    assert told(time.time()) == []
+    assert advised(0.0) == ["stackd reload"]
+    assert advised(time.time()) == []
     os.utime(path, (started.started - 5, started.started - 5))
-    assert told(0.0) == []
+    assert advised(0.0) == []
 
 
 def config(folder: Path, **settings: str) -> Config:

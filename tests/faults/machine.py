@@ -112,9 +112,9 @@ class Machine:
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 code = await asyncio.shield(self.process.exited)
-            self.world.checked("stops when told", code == 0, f"SIGTERM ended it with {code}")
+            self.world.checked("stops on SIGTERM", code == 0, f"SIGTERM ended it with {code}")
         except TimeoutError:
-            self.world.violated("stops when told", "it does not stop on SIGTERM")
+            self.world.violated("stops on SIGTERM", "it does not stop on SIGTERM")
             self.process.send(signal.SIGKILL)
             await self.process.exited
         self._check_log(self.process)
@@ -157,7 +157,7 @@ class Machine:
                 world.checked("never ends by itself", bool(crash_at), "somebody else killed it")
         elif self.expect_stop:
             self.expect_stop = False
-            world.checked("stops when told", code == 0, f"SIGTERM ended it with {code}: {process.lines[-3:]}")
+            world.checked("stops on SIGTERM", code == 0, f"SIGTERM ended it with {code}: {process.lines[-3:]}")
         else:
             excused = not process.url and self.disk.failed_lately
             world.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")

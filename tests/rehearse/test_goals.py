@@ -103,7 +103,7 @@ async def test_an_event_loop_that_is_held_up_is_told() -> None:
     await asyncio.sleep(0.1)
     sampling.cancel()
     assert own.bottleneck(measured=0.5)[0].startswith("its event loop was up to ")
-    assert own.bottleneck(measured=60.0) == [], "what took a minute is not told by 0.3 s"
+    assert own.bottleneck(measured=60.0) == [], "what took a minute is not explained by 0.3 s"
 
 
 def test_players_are_shared_out_by_weight_and_none_is_lost() -> None:

@@ -65,7 +65,7 @@ def test_manifests_need_neither_a_key_nor_a_cluster(etc: Path, named: bool) -> N
         assert (result.exit_code, result.stderr) == (0, "")
         assert namespaces(result.stdout) == ["arena", "stackd"]
     configure(etc, "[stack]\nttl = 1\n")
-    assert "[stack]" in str(run("manifests").exception), "mistakes are told by a command that needs little, too"
+    assert "[stack]" in str(run("manifests").exception), "mistakes are reported by a command that needs little, too"
 
 
 async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
