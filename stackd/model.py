@@ -18,6 +18,7 @@ T = TypeVar("T")
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+NOT_READY = "NotReady"  # the status_reason of a stack that runs and is not ready
 SERVICE_PREFIX = "svc-"
 RANGE_PREFIX = "range-"
 """The name prefix of a Service that only asks for the cluster's range of node ports."""

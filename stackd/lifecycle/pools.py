@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.model import Stack, StackStatus
+from stackd.model import NOT_READY, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
 
@@ -175,7 +175,7 @@ def is_ready(row: Stack) -> bool:
 
 def has_lost_readiness(row: Stack) -> bool:
     """Whether the row says that the stack runs, and is not ready any more: it cannot be given away."""
-    return row.status is StackStatus.RUNNING and row.status_reason == "NotReady"
+    return row.status is StackStatus.RUNNING and row.status_reason == NOT_READY
 
 
 def is_starting(row: Stack) -> bool:

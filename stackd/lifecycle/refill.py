@@ -70,8 +70,9 @@ def work_for(pool: Pool, template: Template | None, now: int) -> Work:
         return has_failed(row) or (has_lost_readiness(row) and now - row.updated_at >= patience)
 
     failing = [row for row in rows if fails(row)]
-    outdated = [row for row in rows if row.digest != digest and not fails(row)]
-    good = [row for row in rows if row.digest == digest and not fails(row)]
+    others = [row for row in rows if not fails(row)]
+    outdated = [row for row in others if row.digest != digest]
+    good = [row for row in others if row.digest == digest]
     surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: max(0, len(good) - wanted)]
     gone = StackStatus.NODE_DELETED
     return Work(

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
 from stackd.kube.records import POD_DELETED, POD_DELETED_MESSAGE
-from stackd.model import Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
+from stackd.model import NOT_READY, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
 from stackd.templates.hiding import hide
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
@@ -173,7 +173,7 @@ def _alive(stack: Stack, pod: PodState, snapshot: PodSnapshot, image_pull_grace:
     if pod.phase == "Running" and pod.ready:
         return _unhindered(StackStatus.RUNNING, pod, snapshot)
     if pod.phase == "Running" and stack.status is StackStatus.RUNNING:
-        return DerivedStatus(StackStatus.RUNNING, "NotReady", _not_ready(pod))
+        return DerivedStatus(StackStatus.RUNNING, NOT_READY, _not_ready(pod))
     pulling = next((c for c in pod.containers if c.state == "waiting" and c.reason in PULL_ERRORS), None)
     if pulling is not None:
         recheck_at = _pull_deadline(snapshot, image_pull_grace)

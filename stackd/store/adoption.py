@@ -56,8 +56,10 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
         # No user asked for this undo, and a later owner has taken the stack over and shown it to clients.
         row = replace(row, accepted=False, deleting_since=None, delete_reason=None)
     if row.deleting_since is not None:
-        known = record.service_uid is not None
-        return replace(row, ports=record.ports, ports_held=row.ports_held and record.ports_held) if known else row
+        if record.service_uid is None:
+            return row
+        # Since the file was copied, the Service may have got other ports, or given all back.
+        return replace(row, ports=record.ports, ports_held=row.ports_held and record.ports_held)
     if record.unassigned:  # if the row says that it was assigned, only the record is not updated yet
         return _a_clients(row, now) if row.unassigned and _may_be_assigned(record) else row
     if row.unassigned:  # it was assigned since the file was copied

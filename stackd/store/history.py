@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from stackd.model import EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
+from stackd.model import NOT_READY, EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
 from stackd.store.schema import REQUESTED
 from stackd.store.transaction import IDS, Columns, Table, Transaction, id_array, json_text, labels_from, operation
 
@@ -87,7 +87,7 @@ def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
 
 def _kind(before: Stack, after: Stack) -> EventKind | None:
     if after.status is StackStatus.RUNNING:
-        unready, was_unready = after.status_reason == "NotReady", before.status_reason == "NotReady"
+        unready, was_unready = after.status_reason == NOT_READY, before.status_reason == NOT_READY
         if before.status is not StackStatus.RUNNING or (was_unready and not unready):
             return EventKind.READY
         return EventKind.NOT_READY if unready else None

@@ -159,7 +159,7 @@ def short(name: str) -> str:
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:
-    meant = next((instead for names, instead in _OFTEN_TRIED.items() if name.lower() in names), "")
+    meant = next((instead for tried, instead in _OFTEN_TRIED.items() if name.lower() in tried), "")
     return f"{short(name)!r}; {meant}" if meant else unknown(name, names)
 
 
