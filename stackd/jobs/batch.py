@@ -139,10 +139,12 @@ async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
         except StackdError as error:
             starts[stack.stack_id] = error
     context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
-    stacks = await context.store.jobs.begin_items(job.job_id, ids, starts=starts)
-    crash_point("batch.begun")
-    await _work_on(context, job, stacks)
-    context.worker.jobs.difference_update(ids)
+    try:
+        stacks = await context.store.jobs.begin_items(job.job_id, ids, starts=starts)
+        crash_point("batch.begun")
+        await _work_on(context, job, stacks)
+    finally:  # the next try gets only those that have no outcome in the file
+        context.worker.jobs.difference_update(ids)
 
 
 async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:

@@ -17,7 +17,7 @@ from tests.api.test_events import follow
 from tests.api.test_openapi import matches
 from tests.api.test_restart import uid
 from tests.api.test_times import life, noted_end
-from tests.harness import Harness, Reply, until
+from tests.harness import Harness, Reply, eventually, until
 
 NOBODY = "stack-0000000000000000"
 LABELS = {"challenge": "web-1"}
@@ -120,6 +120,28 @@ async def test_a_job_that_extends_waits_for_no_other_job(at: Harness) -> None:
     assert (await at.get(f"/stacks/batch/{deleting.json['job_id']}"))["done"] == 0
     at.faults.resume()
     assert counts(await finished(at, deleting)) == (1, 0, 0)
+
+
+async def test_a_stack_is_looked_after_again_although_its_job_could_not_write_its_progress(
+    at: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some outcomes of a chunk are counted, and the write of the others fails: another process has locked the file."""
+    counted, uncounted, last = [await at.running() for _ in range(3)]
+    slow = {counted: 0.7, uncounted: 0.9, last: 1.5}
+    for stack_id, seconds in slow.items():
+        at.faults.add_fault(action="latency", verb="delete", resource="pods", name=stack_id, seconds=seconds)
+    at.faults.add_fault(action="status", verb="delete", resource="pods", name=last, code=403)
+    job = await submit(at, "stop", stack_ids=list(slow))
+    await until(lambda: at.get(f"/stacks/batch/{job.json['job_id']}"), lambda seen: seen["done"])
+    await at.until_status(uncounted, "stopped")
+    with at.no_writing():
+        await eventually(lambda: "cannot go on now" in caplog.text)
+    at.faults.clear()
+    await finished(at, job)
+    await at.until_status(last, "stopped")
+    for stack_id in slow:
+        await at.delete_object("services", f"svc-{stack_id}")
+    await until(lambda: at.objects("services"), lambda seen: len(seen) == len(slow))
 
 
 async def test_a_body_that_is_wrong_is_refused_with_what_would_be_right(at: Harness) -> None:
