@@ -261,7 +261,7 @@ class Scheduler:
     def _see_pod(self, pod: Record) -> None:
         spec = pod.obj["spec"]
         if "nodeName" not in spec:
-            if pod.key not in self._unschedulable:
+            if pod.key not in self._unschedulable and spec.get("schedulerName", _SCHEDULER) == _SCHEDULER:
                 self._queue[pod.key] = None
                 self._wake()
         elif is_terminal(pod.obj):

@@ -40,7 +40,7 @@ from stackd.lifecycle.objects import (
 from stackd.lifecycle.steps import first_observation, hiding
 from stackd.logs import stack_log
 from stackd.metrics import PhaseTimer
-from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
+from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus, struct
 from stackd.templates.hiding import hide_in
 from stackd.units import format_duration
 
@@ -59,6 +59,7 @@ UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
 """How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written;
 after that, the undo goes on in the background."""
 
+NO_NODE = "no node has room for the stack"
 DELETED = "the pod was deleted from the cluster while it was being created"
 
 
@@ -88,7 +89,10 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
     try:
         await context.gate.admitted()
         abandon.check()
-        stack = await _assigned_or_made(context, stack_id, request, abandon)
+        made = await _assigned_or_made(context, stack_id, request, abandon)
+        if request.answer is None:
+            made = await context.store.stacks.with_pod_spec(made)
+        stack = await _unless_abandoned(context, made, abandon)
     except BaseException as error:
         context.metrics.create_ended(error)
         raise
@@ -98,7 +102,7 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
 
 async def _assigned_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     if (pooled := await assign(context, request)) is not None:
-        return await _unless_abandoned(context, pooled, abandon)
+        return pooled
     preemptions = PREEMPTIONS
     while True:
         try:
@@ -113,22 +117,25 @@ async def _assigned_or_made(context: Context, stack_id: str, request: CreateRequ
         preemptions -= 1
 
 
-async def _unless_abandoned(context: Context, pooled: Stack, abandon: Abandon) -> Stack:
+async def _unless_abandoned(context: Context, stack: Stack, abandon: Abandon) -> Stack:
+    """The finished stack, undone if its client has left, or leaves before it gets the result."""
     if abandon.is_set():
-        await _undone(context, pooled.stack_id)
+        await _undone(context, stack.stack_id)
         abandon.check()
-    return pooled
+    abandon.wake = lambda: context.tasks.background(f"undo {stack.stack_id}", _undo(context, stack.stack_id))
+    return stack
 
 
 async def _made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
     context.creating[stack_id] = abandon
     waits = context.create_slots.locked() and not request.unassigned
     try:
-        async with context.create_slots:
-            if waits and (pooled := await assign(context, request, once_more=True)) is not None:
-                return await _unless_abandoned(context, pooled, abandon)  # its pool has got one meanwhile
-            with context.worker.reserve(stack_id), hiding(context, stack_id):
-                return await _steps(context, stack_id, request, abandon)
+        with context.worker.reserve(stack_id), hiding(context, stack_id):
+            async with context.create_slots:
+                if waits and (pooled := await assign(context, request, once_more=True)) is not None:
+                    return pooled  # its pool has got one meanwhile
+                requested = await _requested(context, stack_id, request, abandon)
+            return await _accepted(context, request, abandon, requested)
     except BaseException as error:
         reason = error if isinstance(error, StackdError) else type(error).__name__
         stack_log(log, stack_id).info("create undone: %s", reason)
@@ -142,7 +149,17 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
         del context.creating[stack_id]
 
 
-async def _steps(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+@struct
+class Requested:
+    """A stack whose objects the cluster has, and that no node has yet."""
+
+    stack: Stack
+    service: ServiceState
+    phase_timer: PhaseTimer
+
+
+async def _requested(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Requested:
+    """Reserve the stack, and create its objects: the part of a create that sends requests, and needs a slot for that."""
     phase_timer = context.metrics.phase_timer()
     await context.gate.right_cluster()
     await require_served(context, request)
@@ -156,7 +173,13 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     phase_timer.end("reserve")
     crash_point("create.reserved")
     abandon.check()
-    pod, stack, service = await _objects(context, stack, request, abandon, phase_timer)
+    stack, service = await _objects(context, stack, request, abandon, phase_timer)
+    return Requested(stack=stack, service=service, phase_timer=phase_timer)
+
+
+async def _accepted(context: Context, request: CreateRequest, abandon: Abandon, requested: Requested) -> Stack:
+    """Wait until a node has the stack, however long that takes, and complete it."""
+    stack, service, phase_timer = requested.stack, requested.service, requested.phase_timer
     abandon.check()
     pod = await _scheduled(context, stack, abandon)
     phase_timer.end("schedule")
@@ -174,21 +197,20 @@ async def _steps(context: Context, stack_id: str, request: CreateRequest, abando
     )
     phase_timer.end("accept")
     crash_point("create.accepted")
-    stack_log(log, stack_id).info("created on %s", stack.node_id)
+    stack_log(log, stack.stack_id).info("created on %s", stack.node_id)
     return stack
 
 
 async def _objects(
     context: Context, stack: Stack, request: CreateRequest, abandon: Abandon, phase_timer: PhaseTimer
-) -> tuple[PodState, Stack, ServiceState]:
+) -> tuple[Stack, ServiceState]:
     """Create pod, Service and routes at the same time. All outcomes are known when this returns or raises."""
 
-    async def create_pod() -> PodState:
+    async def create_pod() -> None:
         pod = await context.cluster.create(PODS, pod_request(context, stack, request.spec))
         phase_timer.lap("pod")
         crash_point("create.pod_created")
         context.mirror.saw(pod)
-        return pod
 
     async def create_service() -> tuple[Stack, ServiceState]:
         exposed = await expose(context, stack, fresh=True, abandon=abandon)
@@ -210,7 +232,7 @@ async def _objects(
     if isinstance(routed, BaseException):
         raise routed
     phase_timer.restart()
-    return pod, *exposed
+    return exposed
 
 
 def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack:
@@ -255,7 +277,7 @@ async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodSta
         if pod.scheduled and pod.node_name:
             return pod
         if pod.scheduled is False and now() >= after_grace:
-            raise NoRoom("no node has room for the stack", detail=pod.unschedulable_message)
+            raise NoRoom(NO_NODE, detail=pod.unschedulable_message)
         return None
 
     abandon.wake = lambda: context.mirror.wake(stack.pod_name)
@@ -275,13 +297,15 @@ async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodSta
 
 async def _asked_for(context: Context, stack: Stack) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
-    Raises NoRoom if the pod has no node, and ClusterUnavailable."""
+    Raises NoRoom if the scheduler has found no node, and ClusterUnavailable if it has not decided yet."""
     pod = await context.cluster.get(PODS, stack.pod_name, timeout=ASK_SECONDS)
     if pod is None:
         raise ClusterUnavailable(DELETED)
+    if pod.scheduled is False:
+        raise NoRoom(NO_NODE, detail=pod.unschedulable_message)
     if not (pod.scheduled and pod.node_name):
         within = format_duration(context.config.stacks.scheduling_timeout)
-        raise NoRoom(f"no node has taken the stack within {within}", detail=pod.unschedulable_message)
+        raise ClusterUnavailable(f"no node has taken the stack within {within}: the scheduler has not decided")
     log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
     context.mirror.missed(pod)
     return pod

@@ -90,8 +90,9 @@ async def expose(
     """Make the Service be as the row says; a node port that others hold is replaced until a free one is found.
 
     An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. ``fresh``: a create, so there
-    is no Service of this name yet. All tries together end by the deadline of one call. Raises NoNodePort, ClusterRefused
-    if a policy changes the Service, and what ``Cluster.put`` raises.
+    is no Service of this name yet. All tries together end by the deadline of one call: then ClusterUnavailable is raised,
+    since other ports may be free. Raises NoNodePort, ClusterRefused if a policy changes the Service, and what
+    ``Cluster.put`` raises.
     """
     await context.gate.right_cluster()
     deadline = context.cluster.deadline(timeout)
@@ -124,8 +125,8 @@ async def expose(
         if abandon is not None:
             abandon.check()
         if not deadline.left:
-            break
-    raise NoNodePort("no free node port was found in time: other Services in the cluster hold those that were tried")
+            raise ClusterUnavailable("no free node port was found in time: other Services hold those that were tried")
+    raise NoNodePort(f"no free node port was found: other Services in the cluster hold {PORT_TRIES} that were tried")
 
 
 def require_as_made(stack: Stack, service: ServiceState) -> None:

@@ -11,10 +11,9 @@ import pytest
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools
-from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.lifecycle.refill import CROWDED_SECONDS
 from tests.api.test_templates import folder_with
-from tests.harness import Harness, Machine, eventually, fast_cluster, until
+from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
 from tests.ports import free_port
 
 SIZE = 3
@@ -336,29 +335,45 @@ async def test_a_pool_outlives_restarts_and_a_lost_file_and_what_was_given_stays
     assert (await at.create(BODY))["stack_id"] in old
 
 
+async def test_foreign_node_ports_on_a_slow_cluster_are_not_a_lack_of_room(at: Harness) -> None:
+    """Nothing is deleted for them, and no player reads that there is no room."""
+    before = {name: await entry(at, name) for name in ("web-1", "plain")}
+    held = {port for (port,) in at.rows("SELECT node_port FROM node_ports")}
+    for port in set(range(31001, 32768)) - held:
+        at.faults.take_port(port)
+    at.give_kubernetes(timeout=0.6)
+    at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.4)
+    reply = await at.refused(503, "no free node port was found in time", "/stacks", seed())
+    assert not reply.for_players
+    assert {name: await entry(at, name) for name in before} == before
+
+
+async def test_a_scheduler_that_has_not_decided_has_not_said_that_there_is_no_room(vm: Machine) -> None:
+    at = await start(vm, {"stacks__scheduling_timeout": "100ms"}, web_1=template())
+    before = await filled(at)
+    at.faults.add_fault(action="admit", verb="create", resource="pods", body='{"spec": {"schedulerName": "away"}}')
+    reply = await at.refused(503, "no node has taken the stack within 100ms", "/stacks", seed())
+    assert not reply.for_players
+    assert await filled(at) == before
+
+
 # ---- creates that wait for their turn, or leave
 
 
-@pytest.mark.kubernetes(nodes=(NodeSpec(name="small", cpu="2"),))
 async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_is_their_turn(vm: Machine) -> None:
-    """All creates that may be under way wait for a node that has room for them."""
-    large = template("large", pool=0, cpu="3")
-    at = await start(vm, {"stacks__unschedulable_grace": "20s"}, web_1=template(pool=1), large=large)
+    at = await start(vm, web_1=template(pool=1))
     (stack_id,) = await filled(at, size=1)
-    with at.daemon.context.worker.reserve(stack_id):
-        larges = [asyncio.create_task(at.create({"template": "large"})) for _ in range(CREATES_AT_ONCE)]
-        await eventually(lambda: taken(at) == CREATES_AT_ONCE)
-        waits = asyncio.create_task(at.create(BODY))
-        await at.until_metric("stackd_creates_in_flight", CREATES_AT_ONCE + 1)
-        folder_with(vm.folder, web_1=template(pool=5))
-        at.reload_templates()
-    at.daemon.context.pools.news.set()
-    await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
-    shown = await entry(at)
-    assert (ids(at), shown["ready"], shown["starting"]) == ({stack_id}, 1, 0)
-    at.faults.add_node(name="large", cpu="200")
+    async with at.no_create_slots():
+        with at.daemon.context.worker.reserve(stack_id):
+            waits = asyncio.create_task(at.create(BODY))
+            await at.until_metric("stackd_creates_in_flight", 1)
+            folder_with(vm.folder, web_1=template(pool=5))
+            at.reload_templates()
+        at.daemon.context.pools.news.set()
+        await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
+        shown = await entry(at)
+        assert (ids(at), shown["ready"], shown["starting"]) == ({stack_id}, 1, 0)
     assert (await waits)["stack_id"] == stack_id
-    await asyncio.gather(*larges)
     await filled(at, size=5)
     assert (await entry(at))["misses"] == 1
 

@@ -13,8 +13,9 @@ import pytest
 from stackd.clock import SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
+from stackd.lifecycle.context import CREATES_AT_ONCE
 from tests.api.test_reconcile import LEFT_BEHIND, leave_behind
-from tests.harness import Harness, Machine, Reply, eventually, fast_cluster, request_for, until
+from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
 
 YEARS = 12 * 365 * 86_400.0
 MANY = 12
@@ -163,6 +164,38 @@ async def test_when_the_grace_is_over_the_scheduler_s_word_is_the_answer(at: Har
     assert time.monotonic() - began >= 0.3
     assert ("Insufficient cpu" in reply.detail, "nodes are available" in reply.error) == (True, False), "for operators"
     assert await nothing_is_left(at)
+
+
+@pytest.mark.stackd(stacks__unschedulable_grace="1h")
+async def test_a_create_that_has_room_does_not_wait_behind_any_number_that_have_none(at: Harness) -> None:
+    many = CREATES_AT_ONCE + 13
+    waiting = [asyncio.create_task(at.call("POST", "/stacks", request_for("nginx", cpu="2000"))) for _ in range(many)]
+    await until(lambda: at.objects("pods"), lambda seen: len(seen) >= CREATES_AT_ONCE)
+    async with asyncio.timeout(DEADLINE):
+        assert (await at.create())["node_id"]
+    await until(lambda: at.objects("pods"), lambda seen: len(seen) == many + 1)
+    for each in waiting:
+        assert not each.done()
+        each.cancel()
+    await at.until_listed(1)
+
+
+@pytest.mark.stackd(limits__creates_in_flight="1")
+async def test_a_create_whose_client_leaves_during_its_last_write_is_undone(at: Harness) -> None:
+    """Nobody would know of the stack until its time to live ends."""
+
+    async def has_left() -> bool:
+        return (await at.call("POST", "/stacks", {})).status == 400  # 429 as long as the first create is under way
+
+    at.faults.pause()
+    leaving = asyncio.create_task(at.call("POST", "/stacks", seed()))
+    await eventually(lambda: at.rows("SELECT 1 FROM stacks"))
+    with at.no_writing():
+        at.faults.resume()
+        await until(at.pods_and_services, lambda seen: at.is_writing and len(seen) == 2)
+        leaving.cancel()
+        await eventually(has_left)
+    await eventually(lambda: nothing_is_left(at))
 
 
 # ---- times to live that a client asks for, and extensions
