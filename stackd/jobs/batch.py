@@ -1,7 +1,8 @@
 """Batch jobs: the in-process queue, the workers that take jobs from it, and how one job is carried out.
 
-Owns: which job is next, and that each id of a job is counted once (invariant 7). The jobs and their progress are in the
-file: a job that the end of the process interrupted is queued again at the next start.
+Owns: which job is next, and that each id of a job is counted once (invariant 7). Keys take turns, one chunk of a job each:
+no key waits for all that another one has queued. The jobs and their progress are in the file: a job that the end of the
+process interrupted is queued again at the next start.
 
 What a job does to its stacks is intended one chunk at a time, before any of it begins. A delete that the cluster has
 confirmed is counted in the transaction that removes its row, while the next delete is already under way. A job owns the
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import zip_longest
 from typing import Any
@@ -44,22 +46,59 @@ waits for its turn keeps its pod and its address."""
 
 STARTS = {JobAction.RESTART: EventKind.RESTART_REQUESTED, JobAction.START: EventKind.START_REQUESTED}
 
+KEYS_AT_ONCE = 4
+"""The jobs of so many keys run at the same time, so that a stack that takes long delays its own key only."""
+
 COUNT_EVERY_SECONDS = 0.5  # a job's progress is written at least this often while a slow cluster works through a chunk
 
 
+class Turns:
+    """The jobs that wait, by the key that submitted them: keys take turns, and the jobs of one key run one after the other.
+
+    A key has no second turn while it has one, and whoever has its turn calls ``end``.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, deque[str]] = {}
+        self._keys: asyncio.Queue[str] = asyncio.Queue()
+
+    def __len__(self) -> int:
+        return sum(map(len, self._jobs.values()))
+
+    def put(self, job: Job) -> None:
+        """Add a job behind the others of its key."""
+        if job.by not in self._jobs:
+            self._jobs[job.by] = deque()
+            self._keys.put_nowait(job.by)
+        self._jobs[job.by].append(job.job_id)
+
+    async def next(self) -> tuple[str, str]:
+        """The key that waits longest, and its oldest job."""
+        key = await self._keys.get()
+        return key, self._jobs[key][0]
+
+    def end(self, key: str, *, finished: bool) -> None:
+        """End the key's turn, in which its oldest job has perhaps finished."""
+        if finished:
+            self._jobs[key].popleft()
+        if self._jobs[key]:
+            self._keys.put_nowait(key)
+        else:
+            del self._jobs[key]
+
+
 class BatchQueue:
-    """The jobs that wait for a worker, oldest first; those that extend have a worker of their own."""
+    """The jobs that wait for a worker; those that extend have a worker of their own."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._waiting: asyncio.Queue[str] = asyncio.Queue()
-        self._extending: asyncio.Queue[str] = asyncio.Queue()
+        self._waiting, self._extending = Turns(), Turns()
 
     def __len__(self) -> int:
-        return self._waiting.qsize() + self._extending.qsize()
+        return len(self._waiting) + len(self._extending)
 
     def _put(self, job: Job) -> None:
-        (self._extending if job.action is JobAction.EXTEND else self._waiting).put_nowait(job.job_id)
+        (self._extending if job.action is JobAction.EXTEND else self._waiting).put(job)
 
     async def submit(
         self,
@@ -87,38 +126,40 @@ class BatchQueue:
         for job in self._context.store.jobs.unfinished():
             self._put(job)
         async with asyncio.TaskGroup() as group:
-            for waiting in (self._waiting, self._extending):
-                group.create_task(self._serve(waiting), name="batch jobs")
+            for turns in (*[self._waiting] * KEYS_AT_ONCE, self._extending):
+                group.create_task(self._serve(turns), name="batch jobs")
 
-    async def _serve(self, waiting: asyncio.Queue[str]) -> None:
+    async def _serve(self, turns: Turns) -> None:
         while True:
-            job_id, finished = await waiting.get(), False
-            while not finished:
-                try:
-                    await run_job(self._context, job_id)
-                    finished = True
-                except (StoreUnavailable, NotOwner) as error:
-                    log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
-                    await asyncio.sleep(RETRY_SECONDS)
+            key, job_id = await turns.next()
+            finished = False
+            try:
+                finished = await run_chunk(self._context, job_id)
+            except (StoreUnavailable, NotOwner) as error:
+                log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
+                await asyncio.sleep(RETRY_SECONDS)
+            turns.end(key, finished=finished)
 
 
-async def run_job(context: Context, job_id: str) -> None:
-    """Process all ids of the job that have no outcome yet, and leave the job finished. Raises StoreUnavailable,
-    NotOwner; the next run of the job then continues from there."""
+async def run_chunk(context: Context, job_id: str) -> bool:
+    """Process the next ids of the job that have no outcome yet; True once the job has finished. Raises StoreUnavailable,
+    NotOwner; the next call then continues from there."""
     job = context.store.jobs.get(job_id)
     if job is None:
-        return
+        return True
     chunk = CHUNK if job.action in (JobAction.DELETE, JobAction.EXTEND) else AT_ONCE
-    while ids := await context.store.jobs.pending_items(job_id, chunk):
+    if ids := await context.store.jobs.pending_items(job_id, chunk):
         context.fence.require()
         await (_extend_chunk if job.action is JobAction.EXTEND else _run_chunk)(context, job, ids)
-    job = context.store.jobs.get(job_id)
-    if job is not None:
-        log.info(
-            "%s: %s: %s: %d done, %d not found, %d failed of %d",
-            job_id, job.status, job.action, job.done, job.not_found, job.failed, job.total,
-            extra={"job_id": job_id},
-        )  # fmt: skip
+        job = context.store.jobs.get(job_id)
+    if job is None or not job.finished:
+        return job is None
+    log.info(
+        "%s: %s: %s: %d done, %d not found, %d failed of %d",
+        job_id, job.status, job.action, job.done, job.not_found, job.failed, job.total,
+        extra={"job_id": job_id},
+    )  # fmt: skip
+    return True
 
 
 async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:

@@ -302,3 +302,33 @@ async def test_readyz_names_no_stacks_to_a_tenant_while_a_brake_is_on(tmp_path: 
         await test_reconcile.until_held(at, test_reconcile.MANY)
         reply = await at.call("GET", "/readyz", key=A)
         assert (reply.status, reply.json["status"], "stack-" in reply.text) == (503, "not ready", False)
+
+
+# ---- neither waits for what the other has queued
+
+
+async def test_a_job_does_not_wait_for_a_stack_of_another_tenant_that_takes_long(
+    a: Client, b: Client, at: Harness
+) -> None:
+    stuck, mine = await b.running(), await a.running()
+    await at.patch("pods", stuck, {"metadata": {"finalizers": ["example.com/keep"]}})
+    waiting = [await b.batch_delete(stuck), await b.batch_delete(NO_STACK, stuck)]
+    job = await a.finished_job(await a.batch_delete(mine))
+    states = {(await b.get(f"{BATCH}/{one}"))["status"] for one in waiting}
+    assert (job["deleted"], states <= {"queued", "running"}) == (1, True)
+    await at.patch("pods", stuck, {"metadata": {"finalizers": None}})
+    for one in waiting:
+        assert (await b.finished_job(one))["failed"] == 0
+
+
+async def test_keys_take_turns_in_the_middle_of_their_jobs(
+    a: Client, b: Client, at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stackd.jobs.batch.CHUNK", 1)
+    others, mine = [await b.running() for _ in range(4)], await a.running()
+    at.faults.pause()
+    jobs = [await b.batch_delete(*others), await a.batch_delete(mine), await b.batch_delete(NO_STACK)]
+    at.faults.resume()
+    first, own, _ = [await tenant.finished_job(job) for tenant, job in zip((b, a, b), jobs, strict=True)]
+    assert (first["deleted"], own["deleted"]) == (4, 1)
+    assert own["updated_at"] < first["updated_at"]
