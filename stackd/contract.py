@@ -572,7 +572,7 @@ class Key(Body):
 class Owner(Body):
     """Who owns the stacks."""
 
-    role: str = doc("What this stackd is: `owner`, `standby`, `lost` or `released`.")
+    role: str = doc("What this stackd is: `owner`, `lapsed`, `standby`, `lost` or `released`.")
     host: str = doc("Its machine.", default="")
     may_change: bool = doc("Whether it may change anything now.")
     trouble: str = doc("Why the Lease could not be read or renewed; empty when it could.", default="")

@@ -238,11 +238,8 @@ def owner(client: Client, output: str | None) -> None:
 
 
 def _ownership(ownership: Any) -> Iterator[tuple[str, str]]:
-    inactive = ownership["role"] == "owner" and not ownership["may_change"]
-    yield (
-        ownership["host"],
-        "owner, but changes nothing: its Lease was not renewed in time" if inactive else ownership["role"],
-    )
+    lapsed = ownership["role"] == "lapsed"
+    yield ownership["host"], "lapsed: its Lease was not renewed in time" if lapsed else ownership["role"]
     acquired, renewed = [render.local(ownership[at]) if ownership[at] else "" for at in ("acquired_at", "renewed_at")]
     yield "owner", f"{ownership['owner']} since {acquired or '?'}" if ownership["owner"] else "none"
     yield "lease", f"{ownership['lease']}, held by {ownership['holder'] or 'nobody'}, renewed {renewed or 'never'}"
@@ -266,7 +263,7 @@ def takeover(client: Client) -> None:
     end = time.monotonic() + TAKEOVER_SECONDS
     while time.monotonic() < end:
         ownership = client.owner()
-        if ownership["role"] == "owner" and ownership["may_change"]:
+        if ownership["role"] == "owner":
             click.echo(printable(f"{ownership['host']} owns the stacks"))
             return
         time.sleep(CHECK_SECONDS)

@@ -21,6 +21,7 @@ from stackd.errors import (
     ClusterRefused,
     ClusterUnavailable,
     Held,
+    NotFound,
     NotOwner,
     ShuttingDown,
     StackdError,
@@ -296,12 +297,28 @@ class Gate:
         raise ClusterUnavailable(f"{ADOPTING}; retry soon")
 
     async def owner_known(self, patience: float | None = None) -> None:
-        """Return when it is known who owns the stacks; just after a start, wait up to ``patience`` seconds for that.
-        Does not wait once a try to reach the cluster was made, or while a brake is on."""
-        ownership = self.ownership
+        """Return when it is known who owns the stacks; just after a start, or after this process was suspended for longer
+        than its Lease, wait up to ``patience`` seconds for that. Does not wait once a try to reach the cluster was made,
+        or while a brake is on. Raises NotOwner if another stackd may have owned the stacks for long."""
+        ownership, timeout = self.ownership, FIRST_CONTACT_SECONDS if patience is None else patience
         if ownership.role is Role.STANDBY and not (ownership.standby or self.closing or self.braked):
-            timeout = FIRST_CONTACT_SECONDS if patience is None else patience
             await first_of(ownership.owned, ownership.stands_by, self.contact_tried, timeout=timeout)
+        if ownership.unverified:
+            await ownership.verified(timeout)
+        if ownership.unverified:
+            raise NotOwner("stackd does not know whether it still owns the stacks; retry")
+
+    def require_lease(self) -> None:
+        """Raise ClusterUnavailable or NotOwner if this owner's Lease has lapsed: then nothing is intended, either."""
+        if self.ownership.reported is Role.LAPSED:
+            self.require_cluster()
+            self.fence.require()
+
+    def reported(self, error: Exception) -> Exception:
+        """What a client gets for this error: only the owner knows that there is no such stack."""
+        if not isinstance(error, NotFound) or self.fence.open:
+            return error
+        return NotOwner(f"{error.sentence} here, but another stackd may own the stacks now, and have it; retry")
 
     async def _first_contact(self) -> None:
         if not (self.closing or self.braked):

@@ -6,7 +6,7 @@ has everything that the cluster has seen), and the task that stands by, takes th
     standby ──the Lease is free, or was not renewed for its duration──▶ owner ──somebody else has it──▶ lost
                                                                         owner ──release()──▶ released
 
-A renewal is valid from the moment when it was sent. An owner that cannot renew stays owner, but the fence allows it
+A renewal is valid from the moment when it was sent. An owner that cannot renew in time has ``lapsed``: the fence allows it
 nothing until it renews again or learns of another owner. Clocks of two machines are never compared: a standby measures
 with its own clock for how long it has seen no renewal.
 """
@@ -44,6 +44,9 @@ RESTART_SECONDS = 10
 INTERVAL, RETRY, USABLE = 1 / 3, 1 / 15, 0.9
 """Of a Lease's duration: from one renewal, or one read by a standby, to the next; from a failed renewal to the next try;
 and how long a renewal allows changes. The owner stops before others may take the Lease, because clocks differ in speed."""
+
+RECENTLY, RECENTLY_SECONDS = 0.5, 1.0
+"""Of a Lease's duration, and so many seconds more: longer than from one failed renewal to the next."""
 
 STANDS_BY = ", this stackd stands by"
 _CHECK_SECONDS = 1.0
@@ -181,6 +184,7 @@ class Role(enum.StrEnum):
 
     STANDBY = "standby"
     OWNER = "owner"
+    LAPSED = "lapsed"  # only as ``reported``: the owner, until its Lease was not renewed in time
     LOST = "lost"
     RELEASED = "released"
 
@@ -223,6 +227,8 @@ class Ownership:
         self._clock = clock
         self._watched: ObservedLease | None = None
         self._changed = asyncio.Event()
+        self._tried = asyncio.Event()
+        self._failed_at = -math.inf
         self._release = asyncio.Event()
         self._ended = asyncio.Event()
         self._next_renewal = 0.0
@@ -238,6 +244,22 @@ class Ownership:
     def owner(self) -> str:
         """The host of whoever holds the Lease, as far as is known; empty if nobody does."""
         return self.lease.holder.partition("/")[0] if self.lease is not None else ""
+
+    @property
+    def reported(self) -> Role:
+        """The role that others may rely on now: ``OWNER`` only while nobody else can own the stacks."""
+        return Role.LAPSED if self.role is Role.OWNER and not self._fence.open else self.role
+
+    @property
+    def unverified(self) -> bool:
+        """Whether this owner's Lease has lapsed without a try to renew it that failed just now: this process was
+        suspended, and another stackd may have owned the stacks for long."""
+        return self.reported is Role.LAPSED and not self._is_recent(self._failed_at)
+
+    async def verified(self, timeout: float) -> None:
+        """Return once this owner has tried again to renew its Lease, or after ``timeout`` seconds."""
+        self._tried.clear()
+        await set_within(self._tried, timeout)
 
     @property
     def longest_wait(self) -> float:
@@ -407,6 +429,7 @@ class Ownership:
         self._next_renewal = sent + self._interval
         self._fence.allow_until(sent + USABLE * self._duration, "another stackd may own the stacks now")
         self.error = ""
+        self._tried.set()
         if self._lapsed and self._fence.open:
             self._lapsed = False
             log.info("the Lease is renewed again")
@@ -417,6 +440,7 @@ class Ownership:
     async def _keep(self) -> None:
         # Check often: while the machine is suspended the event loop's clock stops, the fence's does not.
         await self._changed_within(min(max(0.0, self._next_renewal - self._fence.now()), _CHECK_SECONDS))
+        began = self._fence.now()
         try:
             if self._release.is_set():
                 await self._give_back()
@@ -426,7 +450,11 @@ class Ownership:
                 if not await self._send(self.lease, self._interval):
                     await self._read_lease_again()
         except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
-            self._next_renewal = self._fence.now() + self._retry
+            now = self._fence.now()
+            self._next_renewal = now + self._retry
+            if self._is_recent(began):  # otherwise this process was suspended meanwhile
+                self._failed_at = now
+                self._tried.set()
             self._note(error, "the Lease cannot be renewed")
 
     async def _still_owns(self) -> bool:
@@ -481,9 +509,13 @@ class Ownership:
             break
         self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
 
+    def _is_recent(self, moment: float) -> bool:
+        return self._fence.now() - moment <= RECENTLY * self._duration + RECENTLY_SECONDS
+
     def _end(self, role: Role, why: str) -> None:
         self.role, self.standby = role, why
         self._fence.close(why)
+        self._tried.set()
 
     @property
     def _me(self) -> Candidate:

@@ -21,7 +21,6 @@ from multidict import istr
 from stackd.errors import NotOwner, TooManyRequests
 from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
-from stackd.lifecycle.ownership import Role
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
 from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
@@ -42,7 +41,7 @@ REQUEST_ID_HEADER = istr("X-Request-ID")
 ACCEPTABLE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 ID_PREFIX, NUMBERS = secrets.token_hex(4), count(1)
 OWNER_SECONDS = 1.0
-"""How long a read waits, just after a start, until the owner is known. If that is another stackd, this file is old."""
+"""How long a read waits until the owner is known. If that is another stackd, this file is old."""
 
 CODING_HEADERS = frozenset({hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING})
 ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
@@ -106,7 +105,7 @@ def _before_head(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Aw
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
-    ownership, fence = api.context.ownership, api.context.fence
+    ownership, gate, fence = api.context.ownership, api.context.gate, api.context.fence
     ended = _ended(route, api.context.metrics.route(route.method, route.path), api.keys)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -119,14 +118,14 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 key, exceeded = admit(api, request, route)
             if not CODING_HEADERS.isdisjoint(request.headers):
                 check_coding(request)
-            if changes and not fence.open:
-                await api.context.gate.owner_known()
-            elif ownership.role is Role.STANDBY and not early:
-                await api.context.gate.owner_known(OWNER_SECONDS)
+            if not fence.open and (changes or not early):
+                await gate.owner_known(None if changes else OWNER_SECONDS)
+                if changes and not early:
+                    gate.require_lease()
             if ownership.standby and not anywhere:
                 raise NotOwner(ownership.standby)
             if store.incomplete and not early:
-                await api.context.gate.stacks_known()
+                await gate.stacks_known()
             response = await handler(ApiCall(api=api, request=request, key=key, route=route, exceeded=exceeded))
             if changes and response.status < 400:
                 fence.require()  # otherwise another stackd may have taken over, without the change
@@ -135,7 +134,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
             ended(request, 200 if route.streams else CLIENT_LEFT, key.name, started)
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
-            response = problem_of(error)
+            response = problem_of(error if public else gate.reported(error))
         if api.draining or (response.status >= 400 and not request.content.is_eof()):
             response.force_close()
         ended(request, response.status, key.name, started)

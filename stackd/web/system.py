@@ -112,16 +112,17 @@ async def owner(call: ApiCall) -> web.Response:
     """Who owns the stacks?
 
     What the Lease says, and what this stackd is: the owner, or a standby that answers everything else with 503. Load
-    balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough. For a tenant's key, all but
-    `role` and `may_change` is empty.
+    balancers choose the stackd whose `role` is `owner`; a key of scope `metrics` is enough. An owner that could not renew
+    its Lease in time is `lapsed`: another stackd may own the stacks now. It still answers reads of the stacks that it has,
+    and everything else with 503. For a tenant's key, all but `role` and `may_change` is empty.
     """
     ownership, may_change = call.api.context.ownership, call.api.context.fence.open
     if call.key.tenant:
-        return json_response(contract.Owner(role=ownership.role, may_change=may_change))
+        return json_response(contract.Owner(role=ownership.reported, may_change=may_change))
     lease = ownership.lease
     return json_response(
         contract.Owner(
-            role=ownership.role,
+            role=ownership.reported,
             host=ownership.host,
             may_change=may_change,
             trouble=ownership.error,

@@ -165,7 +165,7 @@ export async function showOwner(place) {
 export async function standby() {
   try {
     const { role, owner } = await ask("GET", "/owner");
-    if (role === "owner") return null;
+    if (role === "owner" || role === "lapsed") return null;
     if (!owner) return h("span", {}, "This stackd is a standby. Nobody owns the stacks at present.");
     const url = new URL(location.href);
     url.hostname = owner;

@@ -1,0 +1,80 @@
+"""An owner whose Lease was not renewed in time: it says so, and takes nothing that it does not know for gone."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stackd.cli import stackd as command
+from stackd.embedded import EmbeddedCluster
+from tests.api.test_process import daemon, on, replace_owner
+from tests.harness import KEY, Harness, fast_cluster, seed, until
+
+NO_STACK = "stack-0000000000000000"
+NO_JOB = "job-0000000000000000"
+LEASE_SECONDS = 1.0
+
+pytestmark = pytest.mark.stackd(cluster__lease_duration=f"{LEASE_SECONDS:g}s")
+
+
+async def until_lapsed(at: Harness) -> None:
+    """Cut the daemon off from its API server, and wait until it says that its Lease has lapsed."""
+    await at.faults.refuse()
+    await until(at.role, lambda role: role == "lapsed")
+
+
+async def test_it_reads_what_it_has_and_says_404_of_nothing(at: Harness) -> None:
+    stack_id = await at.running()
+    await until_lapsed(at)
+    assert (await at.stack(stack_id))["status"] == "running"
+    assert await at.listed() == [stack_id]
+    for path in (
+        *(f"/stacks/{NO_STACK}{more}" for more in ("", "/status", "/timeline", "/logs")),
+        f"/stacks/batch-delete/{NO_JOB}",
+    ):
+        await at.refused(503, "another stackd may own the stacks now", path, method="GET")
+    for one in (NO_STACK, stack_id):
+        for verb, body in (("stop", None), ("start", None), ("restart", None), ("extend", {"ttl": "1m"})):
+            await at.refused(503, "", f"/stacks/{one}/{verb}", body)
+        await at.refused(503, "", f"/stacks/{one}", method="DELETE")
+    await at.refused(503, "", "/stacks", seed())
+    assert (await at.call("GET", "/no/such/route")).status == 404
+    assert (await at.call("GET", "/docs/none", key=None)).status == 404
+    await at.faults.listen()
+    await until(at.role, lambda role: role == "owner")
+    assert (await at.call("GET", f"/stacks/{NO_STACK}")).status == 404
+    await at.delete(stack_id)
+
+
+async def test_it_is_no_owner_for_people_and_tools(at: Harness) -> None:
+    await until_lapsed(at)
+    answer = await at.get("/owner")
+    assert (answer["role"], answer["may_change"]) == ("lapsed", False)
+    assert await at.metric("stackd_owner") == 0
+    env = {"STACKD_URL": at.url, "STACKD_API_KEY": KEY}
+    done = await asyncio.to_thread(CliRunner().invoke, command, ["owner"], env=env)
+    assert "lapsed: its Lease was not renewed in time" in done.output
+    await at.faults.listen()
+    await until(at.role, lambda role: role == "owner")
+
+
+@pytest.mark.parametrize("replaced", [True, False], ids=["and was replaced", "and is still the owner"])
+async def test_a_read_that_waited_while_it_was_suspended_gets_no_old_answer(tmp_path: Path, replaced: bool) -> None:
+    """Many seconds may have passed, in which another owner has changed and deleted stacks."""
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        env = on(cluster, tmp_path) | {"STACKD_CLUSTER__LEASE_DURATION": f"{LEASE_SECONDS:g}s"}
+        async with daemon(tmp_path, env) as process:
+            stack_id = await process.real.running()
+            process.send(signal.SIGSTOP)
+            if replaced:
+                replace_owner(cluster)
+            paths = [f"/stacks/{stack_id}", f"/stacks/{stack_id}/status", "/stacks"] * 5
+            reading = [asyncio.create_task(process.real.call("GET", path)) for path in paths]
+            await asyncio.sleep(2 * LEASE_SECONDS)  # longer than the Lease is valid
+            process.send(signal.SIGCONT)
+            replies = await asyncio.gather(*reading)
+            assert [reply.status for reply in replies] == [503 if replaced else 200] * len(replies)
