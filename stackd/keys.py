@@ -101,6 +101,14 @@ class ApiKey(Section):
         """Whether the key may see, change and count a stack with these labels."""
         return self.labels.items() <= labels.items()
 
+    def excludes(self, other: ApiKey) -> bool:
+        """Whether no stack can be both tenants': they have a label with different values, or in different letter case.
+
+        stackd refuses a create with a tenant's label in another spelling.
+        """
+        theirs = {name.lower(): (name, value) for name, value in other.labels.items()}
+        return any(theirs.get(name.lower(), (name, value)) != (name, value) for name, value in self.labels.items())
+
     def may_see_job(self, job: Job) -> bool:
         """Whether the key may see the batch job: a tenant sees those that it has requested."""
         return not self.tenant or job.by == self.name

@@ -125,6 +125,19 @@ def _conflicts(keys: Sequence[ApiKey], distinct: Mapping[bytes, ApiKey]) -> Iter
             yield f'"{first.name}" and "{key.name}" are one key with two scopes'
         elif (first.labels, first.templates) != (key.labels, key.templates):
             yield f'"{first.name}" and "{key.name}" are one key with different labels or templates'
+    yield from _overlaps([key for key in distinct.values() if key.tenant])
+
+
+def _overlaps(tenants: Sequence[ApiKey]) -> Iterator[str]:
+    """For each tenant, the first before it that is another one and could have the same stacks."""
+    for index, key in enumerate(tenants):
+        for other in tenants[:index]:
+            if other.labels != key.labels and not other.excludes(key):
+                yield (
+                    f'"{other.name}" and "{key.name}" are tenants that can create each other\'s stacks; '
+                    "give both the same labels, or both a label with different values"
+                )
+                break
 
 
 KUBECONFIG: Final = "kubeconfig"

@@ -142,3 +142,36 @@ def test_neither_a_key_nor_its_hash_shows_in_the_configurations_repr() -> None:
     shown = repr(loaded) + str(loaded.config) + repr(ApiKey(name="a", sha256=digest(KEY)))
     assert KEY not in shown
     assert repr(digest(KEY))[2:-1] not in shown
+
+
+def tenant(name: str, labels: str, more: str = "") -> str:
+    return entry(name, f"sk-of-{name}-0123456789", f"{TENANT}labels = {{ {labels} }}\n{more}")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ('event = "a"', 'customer = "c"'),
+        ('event = "a"', 'event = "a", team = "7"'),
+        ('event = "a", team = "7"', 'event = "a", customer = "c"'),
+    ],
+)
+def test_tenants_that_could_create_each_others_stacks_are_refused_by_name(
+    mistakes_in: Mistakes, one: str, other: str
+) -> None:
+    (mistake,) = mistakes_in(tenant("ctfd-a", one) + tenant("lab", 'event = "lab"') + tenant("ctfd-c", other))
+    assert '"ctfd-a" and "ctfd-c" are tenants that can create each other\'s stacks' in mistake
+    assert "give both the same labels, or both a label with different values" in mistake
+
+
+def test_tenants_whose_labels_exclude_each_other_and_two_keys_of_one_tenant_are_accepted(load_text: Load) -> None:
+    apart = ('event = "a"', 'event = "b"', 'event = "A"', 'Event = "a"', 'event = "c", team = "7"', 'event = "b"')
+    text = "".join(tenant(f"key-{number}", labels) for number, labels in enumerate(apart))
+    assert len(load_text(text).config.auth.keys) == len(apart) + 1
+
+
+def test_each_of_many_tenants_that_overlap_is_named_once(mistakes_in: Mistakes) -> None:
+    text = tenant("wide", 'event = "a"') + "".join(
+        tenant(f"narrow-{number}", f'event = "a", team = "{number}"') for number in range(50)
+    )
+    assert len(mistakes_in(text)) == 50
