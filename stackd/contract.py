@@ -566,6 +566,7 @@ class Key(Body):
     name: str = doc("Its name, as timelines and the log have it.")
     scope: str = doc("`admin`, `read`, `metrics` or `tenant`.")
     labels: Mapping[str, str] = doc("What its creates get, and what it sees; empty: everything.")
+    pod_specs: bool = doc("Whether its creates may have a pod spec; otherwise they name a template.")
 
 
 @body

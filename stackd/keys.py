@@ -65,13 +65,21 @@ def _only_of_tenants(value: Any, info: ValidationInfo) -> Any:
     return value
 
 
+def _of_creators(value: bool, info: ValidationInfo) -> bool:
+    """Refuse ``pod_specs = false`` for a scope that cannot create anyway."""
+    if not value and (scope := info.data.get("scope")) in ("read", "metrics"):
+        raise ValueError(f'a key of scope "{scope}" creates nothing')
+    return value
+
+
 _of_tenants: Final = AfterValidator(_only_of_tenants)
 
 
 class ApiKey(Section):
     """A key that is accepted: its name for the log, its hash, and what it allows.
 
-    ``labels`` and ``templates`` are empty for all scopes but ``tenant``, and then allow everything.
+    ``labels`` and ``templates`` are empty for all scopes but ``tenant``, and then allow everything. Without ``pod_specs``,
+    it creates stacks from templates only.
     """
 
     name: str = Field(
@@ -91,6 +99,8 @@ class ApiKey(Section):
     templates: Annotated[tuple[str, ...], as_tuple, _of_tenants] = Field(
         default=(), description=f'a list of names of templates such as ["web-*"], with scope = "{TENANT}",'
     )
+
+    pod_specs: Annotated[bool, AfterValidator(_of_creators)] = Field(default=True, description="true or false")
 
     @property
     def tenant(self) -> bool:

@@ -293,8 +293,11 @@ def key() -> None:
 @click.option(
     "--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: it may use it, or all "web-*".'
 )
+@click.option("--no-pod-specs", is_flag=True, help="It creates stacks from templates only.")
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
-def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], plain: bool) -> None:
+def new(
+    name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], no_pod_specs: bool, plain: bool
+) -> None:
     """Print a new key, once; on standard error, what to put into the configuration."""
     from pydantic import ValidationError
 
@@ -303,14 +306,18 @@ def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ..
 
     plaintext, sha256 = new_key()
     pairs = {key: value for key, _, value in (label.partition("=") for label in labels)}
-    tenant = ({"labels": pairs} if pairs else {}) | ({"templates": templates} if templates else {})
-    entry: dict[str, Any] = {"name": name, "sha256": sha256, "scope": scope, **tenant}
+    entry: dict[str, Any] = {"name": name, "sha256": sha256, "scope": scope}
+    entry |= {field: value for field, value in (("labels", pairs), ("templates", templates)) if value}
+    if no_pod_specs:
+        entry["pod_specs"] = False
     try:
         ApiKey.model_validate(entry)
     except ValidationError as error:  # what is printed here must pass `stackd check`
         wrong = str(error.errors()[0]["loc"][0])
         shown, what = toml(entry.get(wrong, {})), ApiKey.model_fields[wrong].description
-        hint = f"--{wrong.rstrip('s')}"
+        if wrong == "pod_specs":
+            what = "a scope that creates stacks"
+        hint = "--no-pod-specs" if wrong == "pod_specs" else f"--{wrong.rstrip('s')}"
         raise click.BadParameter(f"{shown} cannot be used; {what} is expected", param_hint=hint) from error
     click.echo(plaintext)
     if not plain:

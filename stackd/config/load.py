@@ -164,6 +164,13 @@ def _cautions(config: Config) -> Iterator[str]:
             yield "every user of this machine can read the file of auth.key_file; chmod 600 keeps it to its owner"
     if not config.server.tls_cert and not is_loopback(host):
         yield f"server.host {host} is not loopback and there is no TLS: keys cross the network unencrypted"
+    if config.policy.add_pull_secrets and (
+        free := [key.name for key in config.auth.keys if key.tenant and key.pod_specs]
+    ):
+        yield (
+            f"policy.add_pull_secrets is on every pod, so {', '.join(free)} can run any image of your registry; "
+            "put it into the policy of templates, or set pod_specs = false for these keys"
+        )
     for key in ("stacks_per_label", "creates_per_label"):
         if uncounted := [label for label in getattr(limits, key) if label not in limits.required_labels]:
             yield (

@@ -91,7 +91,9 @@ class PolicySection(Section):
         as_tuple,
         Expects(what='a list of tables such as [{ key = "stacks", operator = "Exists" }]'),
     ] = key((), "Put on every pod: the taints of your stack nodes.")
-    add_pull_secrets: Strings = key((), "Put on every pod: secrets for your own registry.")
+    add_pull_secrets: Strings = key(
+        (), "Put on every pod: secrets for your own registry; in a template's policy, on its pods only."
+    )
     drop_capabilities: Annotated[Strings, AfterValidator(_plain)] = key(
         ("NET_RAW",), 'Dropped from every container that does not add them; "ALL" unless challenges need some.'
     )

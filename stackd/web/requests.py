@@ -21,7 +21,7 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
-from stackd.errors import InvalidPodSpec, InvalidRequest, Reason, RequestTooLarge, UnsupportedCoding
+from stackd.errors import InvalidPodSpec, InvalidRequest, PermissionDenied, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
@@ -184,14 +184,15 @@ class CreateBody:
     text: str
 
 
-async def create_body(view: View, body: bytes, *, labelled: bool = True) -> CreateBody:
-    """Parse the body of a create; ``labelled``: it must have the labels of ``limits.required_labels``.
+async def create_body(view: View, body: bytes, *, creates: bool = True) -> CreateBody:
+    """Parse the body of a create. If it ``creates``, it must have the labels of ``limits.required_labels``, and a pod spec
+    only if the key may send one.
 
-    ``view`` is that of the request's key. Raises InvalidRequest, InvalidPodSpec.
+    ``view`` is that of the request's key. Raises InvalidRequest, InvalidPodSpec, PermissionDenied.
     """
     phase_timer = view.context.metrics.phase_timer()
     try:
-        return await _create_body(view, body, labelled=labelled)
+        return await _create_body(view, body, creates=creates)
     except InvalidRequest:
         view.context.metrics.creates[INVALID] += 1
         raise
@@ -199,13 +200,16 @@ async def create_body(view: View, body: bytes, *, labelled: bool = True) -> Crea
         phase_timer.end("validate")
 
 
-async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody:
+async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
     context, key = view.context, view.key
     most_parts = MOST_PARTS + context.config.limits.pod_spec // BYTES_PER_PART
     fields = parse_object(body, contract.Create, most_parts)
     template = _template_of(fields, view.templates())
     if template is None:
         _require(fields, "pod_spec")
+        if creates and not key.pod_specs:
+            sentence = f"the API key {key.name!r} creates stacks from templates only (pod_specs = false)"
+            raise PermissionDenied(sentence)
     ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
     labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
     if template is not None:
@@ -213,7 +217,7 @@ async def _create_body(view: View, body: bytes, *, labelled: bool) -> CreateBody
     of_template = NO_LABELS if template is None else template.labels
     if of_template or key.labels:
         labels = labels_of(view.labels_of_create(labels, of_template))
-    if labelled:
+    if creates:
         _check_required(labels, context.config.limits.required_labels)
     existing = fields.get("if_exists", "error")
     if existing not in IF_EXISTS:

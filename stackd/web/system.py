@@ -102,9 +102,11 @@ async def unready(api: Api) -> list[str]:
 async def key(call: ApiCall) -> web.Response:
     """What may this key do?
 
-    The name, the scope and the labels of the key that the request has. A standby answers, too.
+    The name, the scope and the labels of the key that the request has, and whether it may send pod specs. A standby answers, too.
     """
-    return json_response(contract.Key(name=call.key.name, scope=call.key.scope, labels=call.key.labels))
+    return json_response(
+        contract.Key(name=call.key.name, scope=call.key.scope, labels=call.key.labels, pod_specs=call.key.pod_specs)
+    )
 
 
 @route("GET", "/owner", OPERATOR, Answer("The owner.", contract.Owner), standby=True)
@@ -225,7 +227,7 @@ async def get_capacity_for(call: ApiCall) -> web.Response:
 
     Takes the body of a create, and reads quotas and LimitRanges now.
     """
-    parsed = await requests.create_body(call.view, await read_body(call), labelled=False)
+    parsed = await requests.create_body(call.view, await read_body(call), creates=False)
     await refresh_quotas(call.api.context, asked=True)
     create_request = parsed.create_request
     spec = create_request.spec

@@ -235,7 +235,7 @@ async def test_a_long_list_is_sent_in_pieces_and_not_to_head(at: Harness, monkey
 
 async def test_a_key_says_what_it_may_do(at: Harness) -> None:
     accept(at, "tenant", labels={"event": "a"})
-    expected = {"name": "second", "scope": "tenant", "labels": {"event": "a"}}
+    expected = {"name": "second", "scope": "tenant", "labels": {"event": "a"}, "pod_specs": True}
     assert (await at.call("GET", "/key", key=READ_KEY)).json == expected
     assert (await at.call("GET", "/key")).json["scope"] == "admin"
     assert (await at.call("GET", "/key", key=None)).status == 401

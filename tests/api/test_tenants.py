@@ -304,6 +304,34 @@ async def test_readyz_names_no_stacks_to_a_tenant_while_a_brake_is_on(tmp_path: 
         assert (reply.status, reply.json["status"], "stack-" in reply.text) == (503, "not ready", False)
 
 
+ONLY_TEMPLATES = "the API key 'ctfd-a' creates stacks from templates only (pod_specs = false)"
+
+
+async def test_a_key_without_pod_specs_creates_from_templates_only(tmp_path: Path) -> None:
+    config = tenants(tmp_path)
+    config.write_text(
+        config.read_text().replace('templates = ["web-*"]', 'templates = ["web-*"]\npod_specs = false', 1)
+    )
+    registry = PLAIN + "policy: {add_pull_secrets: [registry]}\npool: 1\n"
+    async with harness(tmp_path, folder_with(tmp_path, web_1=registry), config=config) as at:
+        a, b = [Client(session=at.session, url=at.url, key=key) for key in (A, B)]
+        for path in ("/stacks", "/stacks?dry_run=true"):
+            for body in (seed(), seed() | {"pod_spec": "rubbish"}):
+                assert (await a.refused(403, "", path, body)).error == ONLY_TEMPLATES
+        assert (await a.post("/capacity", seed()))["fits"] > 0, "it creates nothing"
+        stack_id = (await a.create({"template": "web-1"}))["stack_id"]
+        await a.do("restart", stack_id)
+        assert ((await a.get("/key"))["pod_specs"], (await b.get("/key"))["pod_specs"]) == (False, True)
+        assert len(await a.listed()) == 1
+        other = (await b.create(seed()))["stack_id"]
+        named = {name: pod["spec"].get("imagePullSecrets") for name, pod in (await at.objects("pods")).items()}
+        assert named[stack_id] == [{"name": "registry"}], "the template's own, after a restart, too"
+        assert named[other] is None, "no pod spec of a tenant gets the operator's registry"
+        for pod in (await at.objects("pods")).values():
+            if pod["metadata"]["name"] not in (stack_id, other):
+                assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}], "pooled ones have it, too"
+
+
 # ---- neither waits for what the other has queued
 
 

@@ -67,6 +67,8 @@ def diagnosis(status: int, sentence: str) -> str:
         429: "Limits: stackd gets too many requests",
         503: "Capacity: stackd cannot create a stack now",
     }.get(status, f"stackd answered {status}")
+    if status == 403 and "pod_specs" in sentence:
+        what = "Pod spec: the key creates stacks from templates only"
     if status == 400:
         what = "Limits: stackd requires other labels" if "required_labels" in sentence else "Template or pod spec"
     return f"{what} ({sentence})" if sentence else what

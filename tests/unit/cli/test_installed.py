@@ -186,13 +186,17 @@ def test_any_text_is_written_as_toml_and_read_back_as_it_was(text: str) -> None:
     assert tomllib.loads(f"value = {toml('a' + chr(0xDCFF))}") == {"value": "a\ufffd"}, "TOML has no half of a pair"
 
 
-@pytest.mark.parametrize("more", [["admin"], ["read"], ["metrics"], ["tenant", "-l", "event=a", "--template", "web-*"]])
+@pytest.mark.parametrize(
+    "more",
+    [["admin"], ["read"], ["metrics"], ["tenant", "-l", "event=a", "--template", "web-*"], ["admin", "--no-pod-specs"]],
+)
 def test_the_printed_table_is_accepted_and_belongs_to_the_printed_key(tmp_path: Path, more: list[str]) -> None:
     result = run("key", "new", "--name", "grafana", "--scope", *more)
     (tmp_path / "config.toml").write_text(result.stderr)
     (accepted,) = load(tmp_path / "config.toml", {}).config.auth.keys
     assert (accepted.name, accepted.scope, accepted.sha256) == ("grafana", more[0], digest(result.stdout.strip()))
     assert accepted.tenant == (dict(accepted.labels) == {"event": "a"}) == (accepted.templates == ("web-*",))
+    assert accepted.pod_specs != ("--no-pod-specs" in more)
     plain = run("key", "new", "--plain")  # KEY=$(stackd key new --plain)
     assert (plain.stdout[:3], plain.stdout.count("\n"), plain.stderr) == ("sk-", 1, "")
 
@@ -202,6 +206,14 @@ def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ..
     result = run("key", "new", "--name=ctfd", "--scope=tenant", *more)
     assert (result.exit_code, result.stdout) == (2, "")
     assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in result.stderr
+
+
+def test_a_key_that_creates_nothing_cannot_be_limited_to_templates() -> None:
+    result = run("key", "new", "--scope=read", "--no-pod-specs")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--no-pod-specs: false cannot be used; a scope that creates stacks is expected" in " ".join(
+        result.stderr.split()
+    )
 
 
 # ---- TAB, ``--version`` and ``--help`` load nothing that is slow to import; each command has a line of help that fits

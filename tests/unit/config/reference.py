@@ -27,6 +27,7 @@ _KEYS: Final = """\
 # scope = "tenant"
 # labels = { event = "a" }
 # templates = ["web-*"]  # those that it may use; without this line, all
+# pod_specs = false  # it creates from templates only
 """
 
 

@@ -82,6 +82,15 @@ TENANT = 'scope = "tenant"\n'
             "".join(entry(one, "a", f'{TENANT}labels = {{ event = "{one}" }}\n') for one in ("a", "b")),
             '"a" and "b" are one key with different labels or templates',
         ),
+        *(
+            (entry("a", "a", f"scope = '{scope}'\npod_specs = false\n"), f'a key of scope "{scope}" creates nothing')
+            for scope in ("read", "metrics")
+        ),
+        (entry("a", "a", 'pod_specs = "no"\n'), 'keys[0].pod_specs: true or false is expected, not "no"'),
+        (
+            entry("a", "a") + entry("b", "a", "pod_specs = false\n"),
+            '"a" and "b" are one key, and only one of them has pod_specs = false',
+        ),
         (entry("a\\nb", "a"), 'name of at most 64 printable characters and single spaces is expected, not "a\\nb"'),
         (entry("a\u202eb", "a"), "a name of at most 64"),
         (entry("a", "a") + entry("a", "b"), 'two keys are named "a"'),
@@ -175,3 +184,11 @@ def test_each_of_many_tenants_that_overlap_is_named_once(mistakes_in: Mistakes) 
         tenant(f"narrow-{number}", f'event = "a", team = "{number}"') for number in range(50)
     )
     assert len(mistakes_in(text)) == 50
+
+
+def test_a_registrys_secret_on_pods_that_tenants_describe_is_worth_a_warning(load_text: Load) -> None:
+    secret = '[policy]\nadd_pull_secrets = ["registry"]\n'
+    free, bound = tenant("ctfd-a", 'event = "a"'), tenant("ctfd-b", 'event = "b"', "pod_specs = false\n")
+    warning = "policy.add_pull_secrets is on every pod, so ctfd-a can run any image of your registry; put it into"
+    for text, warned in ((secret + free + bound, True), (secret + bound, False), (free + bound, False)):
+        assert any(one.startswith(warning) for one in load_text(text).warnings) == warned
