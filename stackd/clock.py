@@ -35,7 +35,8 @@ class Clock(Protocol):
         """Nanoseconds since the Unix epoch (UTC). May jump."""
 
     def monotonic(self) -> float:
-        """Seconds on a clock that never goes back; only differences mean anything."""
+        """Seconds on a clock that never goes back, and goes on while the machine is suspended; only differences mean
+        anything."""
 
 
 class SystemClock:
@@ -46,8 +47,8 @@ class SystemClock:
         return time.time_ns()
 
     def monotonic(self) -> float:
-        """Seconds since some fixed point."""
-        return time.monotonic()
+        """Seconds since the machine booted. By CLOCK_MONOTONIC, each resume would look as if the wall clock was set."""
+        return boottime()
 
 
 def boottime() -> float:

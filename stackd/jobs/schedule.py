@@ -20,6 +20,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.schedulers.base import STATE_RUNNING
 from apscheduler.triggers.base import BaseTrigger
 
+from stackd.clock import boottime
 from stackd.errors import StackdError
 from stackd.tasks import Tasks
 
@@ -112,4 +113,4 @@ class Schedule:
 
 def _ahead() -> float:
     """How far the wall clock is ahead of the monotonic one."""
-    return time.time() - time.monotonic()
+    return time.time() - boottime()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import types
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -34,7 +35,7 @@ class Ahead(SystemClock):
 class SetWithIt(LoopClock):
     """The API server's clock, which is set together with the machine's."""
 
-    def __init__(self, machine: Ahead) -> None:
+    def __init__(self, machine: SystemClock) -> None:
         self._machine = machine
 
     def now(self) -> float:
@@ -101,6 +102,38 @@ async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator
         assert (await at.get("/reconcile"))["held"] == sorted(stacks)
         await at.post("/reconcile/confirm")
         await at.until_listed(0)
+        await vm.stop()
+
+
+class Suspended(types.ModuleType):
+    """The module ``time`` on a machine that was suspended: CLOCK_MONOTONIC has stood still meanwhile, the others have not."""
+
+    seconds = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def time_ns(self) -> int:
+        return time.time_ns() + round(self.seconds * 1e9)
+
+    def clock_gettime(self, clock: int) -> float:
+        return time.clock_gettime(clock) + (0.0 if clock == time.CLOCK_MONOTONIC else self.seconds)
+
+
+async def test_a_machine_that_was_suspended_deletes_at_once_what_has_expired_meanwhile(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Suspended("time")
+    monkeypatch.setattr("stackd.clock.time", machine)
+    async with EmbeddedCluster(fast_cluster(clock=SetWithIt(SystemClock()))) as vm.cluster:
+        at = await vm.start()
+        for _ in range(MANY):
+            await at.create()
+        kept = (await at.create(ttl="20h"))["stack_id"]
+        machine.seconds = 3 * 3600.0
+        assert await at.until_listed(1) == [kept]
+        await at.until_ready()
+        assert timedelta(hours=16) < await remains(at, kept) <= timedelta(hours=20)
         await vm.stop()
 
 
