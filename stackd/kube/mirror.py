@@ -261,7 +261,7 @@ class Mirror:
         async with aclosing(endless(self._cluster, listing, _READERS[kind], health)) as news:
             async for one in news:
                 if isinstance(one, list):
-                    self._replace(kind, one)
+                    self._replace(kind, [*one, *self._newer_than_list(kind, health)])
                     self._listed[kind].set()
                     if all(self._listed[one].is_set() for one in self.health_by_kind):
                         self._synced.set()
@@ -278,8 +278,20 @@ class Mirror:
         before, table[state.name] = table.get(state.name), state
         self._report(before, state)
 
+    def _newer_than_list(self, resource: str, health: WatchHealth) -> list[State]:
+        """What the copy has from after the list that was just read, by answers to stackd's own changes: a list may take
+        long, and its absence there means nothing. The watch reports the end of it, because it continues from the list.
+
+        Nothing if the list is the first of these watches, or older than what they have shown: perhaps of another cluster,
+        or of one whose history was set back.
+        """
+        if not health.expired or is_older(health.version, health.expired):
+            return []
+        states = chain.from_iterable(table.values() for (_, of), table in self._tables.items() if of == resource)
+        return [state for state in states if is_older(health.version, getattr(state, "resource_version", ""))]
+
     def _replace(self, resource: str, states: Iterable[State]) -> None:
-        """Make the copy be this complete list, then report the differences."""
+        """Make the copy be this complete list (of two states of one name, the last), then report the differences."""
         listed = [state for state in states if self._is_ours(state)]
         pairs: list[tuple[State | None, State | None]] = []
         for (kind, of), table in self._tables.items():

@@ -61,6 +61,7 @@ class WatchHealth:
     ``open_seconds``        for how long the last connection was open
     ``version``             all that happened up to this resourceVersion was reported, and the watch continues from it;
                             empty: list first
+    ``expired``             the version that was too old for the server, so that the last list was needed; empty: none was
     ``failed`` is called each time that the connection is lost or cannot be made, ``restored`` when it is back, with the
     seconds for which it was away.
     """
@@ -80,7 +81,7 @@ class WatchHealth:
         self.disconnected_since: float | None = self._last_good
         self.last_error = ""
         self.open_seconds = 0.0
-        self.version = ""
+        self.version = self.expired = ""
         self._missed: tuple[float, int] | None = None
         self._content: aiohttp.StreamReader | None = None
         self.relists = self.restarts = self.bookmarks = self.events = 0
@@ -153,7 +154,8 @@ async def endless(
 
     Without end; after a gap, a new list. ``listing`` is the request for the list, ``parse`` reads one object.
     """
-    tries, health.version = 0, ""
+    tries = 0
+    health.version = health.expired = ""
     contact, kind = cluster.connection.contact, listing.resource
     while True:
         retry_after, began, events, health.open_seconds = 0, contact.now(), health.events, 0.0
@@ -163,7 +165,7 @@ async def endless(
                     yield one
         except VersionExpired as exc:
             log.info("watch of %s: listing again: %s", kind, exc)
-            health.version = ""
+            health.version, health.expired = "", health.version or health.expired
             health.relists += 1
         except ClusterSilent as exc:
             log.debug("watch of %s: %s; asking again", kind, exc)
@@ -193,8 +195,8 @@ async def _once(
     if not health.version:
         items, version = await cluster.everything(listing, parse)
         health.beat()
-        yield items
         health.listed(version)
+        yield items
     call = _watch(listing, health.version)
     async with cluster.connection.stream(call, idle=IDLE_SECONDS) as response:
         with health.reading(response):

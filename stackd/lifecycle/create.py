@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
@@ -271,7 +270,7 @@ async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodSta
         abandon.check()
         if pod is None:
             if seen:
-                raise ClusterUnavailable(DELETED)
+                raise _Absent
             return None
         seen = True
         if pod.scheduled and pod.node_name:
@@ -281,26 +280,40 @@ async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodSta
         return None
 
     abandon.wake = lambda: context.mirror.wake(stack.pod_name)
-    # Usual: it has one already, because creating the Service takes longer than scheduling.
-    while (pod := scheduled(context.mirror.pods.get(stack.pod_name))) is None:
-        if now() >= end:
-            return await _asked_for(context, stack)
-        until = min(end, now() + pause, after_grace if now() < after_grace else end)
-        with suppress(TimeoutError):
+    while True:
+        # Usual: it has one already, because creating the Service takes longer than scheduling.
+        over, until = now() >= end, min(end, now() + pause, after_grace if now() < after_grace else end)
+        try:
             return await context.mirror.until(stack.pod_name, scheduled, timeout=until - now())
-        if health.staleness() >= SUSPECT_SECONDS:
-            log.debug("the watch of pods has not reported %s; it is opened again", stack.pod_name)
-            health.reopen()
-            pause *= 2
+        except _Absent:
+            seen, pod = False, await _existing(context, stack)
+            if pod.scheduled and pod.node_name:
+                return pod
+            context.mirror.saw(pod)
+        except TimeoutError:
+            if over:
+                return await _asked_for(context, stack)
+            if health.staleness() >= SUSPECT_SECONDS:
+                log.debug("the watch of pods has not reported %s; it is opened again", stack.pod_name)
+                health.reopen()
+                pause *= 2
+
+
+class _Absent(Exception):
+    """The mirror has the pod no more. A list may be old, or somebody has removed our labels: that proves nothing."""
+
+
+async def _existing(context: Context, stack: Stack) -> PodState:
+    """The pod as Kubernetes has it. Raises ClusterUnavailable if there is none."""
+    if (pod := await context.cluster.get(PODS, stack.pod_name, timeout=ASK_SECONDS)) is None:
+        raise ClusterUnavailable(DELETED)
     return pod
 
 
 async def _asked_for(context: Context, stack: Stack) -> PodState:
     """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
     Raises NoRoom if the scheduler has found no node, and ClusterUnavailable if it has not decided yet."""
-    pod = await context.cluster.get(PODS, stack.pod_name, timeout=ASK_SECONDS)
-    if pod is None:
-        raise ClusterUnavailable(DELETED)
+    pod = await _existing(context, stack)
     if pod.scheduled is False:
         raise NoRoom(NO_NODE, detail=pod.unschedulable_message)
     if not (pod.scheduled and pod.node_name):

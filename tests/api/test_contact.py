@@ -182,6 +182,54 @@ async def test_a_proxy_that_holds_back_watches_is_reported(at: Harness, monkeypa
     await at.get("/readyz")
 
 
+# ---- lists that are older than what stackd knows
+
+
+EXPIRED = '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410,"message":"too old"}'
+
+
+@asynccontextmanager
+async def old_list(at: Harness) -> AsyncIterator[None]:
+    """At the end of this block the watch of pods is too old, and the new list shows what was there before the block."""
+    relists = await at.metric("stackd_mirror_relists_total", kind="pods")
+    at.faults.remember()
+    yield
+    at.faults.add_fault(action="reply", code=410, body=EXPIRED, verb="watch", resource="pods", count=1)
+    at.faults.add_fault(action="stale", verb="list", resource="pods", count=1)
+    at.faults.drop_watches()
+    await at.until_metric("stackd_mirror_relists_total", relists + 1, kind="pods")
+
+
+@pytest.mark.parametrize("seen_by", ["answers", "watch"])
+@pytest.mark.stackd(stacks__unschedulable_grace="30s")
+async def test_creates_survive_a_list_from_before_their_pods(at: Harness, seen_by: str) -> None:
+    """An API server that has just started answers a long list late."""
+    for node in await at.objects("nodes"):
+        at.faults.cordon(node)
+    async with old_list(at):
+        if seen_by == "answers":
+            at.faults.freeze_watches()
+        creates = [asyncio.create_task(at.create()) for _ in range(10)]
+        await at.until_metric("stackd_mirror_objects", 10, kind="pods")
+    await at.until_metric("stackd_mirror_objects", 10, kind="pods")
+    for node in await at.objects("nodes"):
+        at.faults.cordon(node, on=False)
+    await asyncio.gather(*creates)
+    assert seen_by == "watch" or not at.counts.total("get", "pods"), "an answer is newer than the list: nobody need ask"
+
+
+@pytest.mark.stackd(stacks__unschedulable_grace="30s")
+async def test_a_create_whose_pod_is_really_deleted_ends_at_once(at: Harness) -> None:
+    for node in await at.objects("nodes"):
+        at.faults.cordon(node)
+    create = asyncio.create_task(at.call("POST", "/stacks", seed()))
+    await at.until_metric("stackd_mirror_objects", 1, kind="pods")
+    (pod,) = await at.objects("pods")
+    await at.delete_object("pods", pod)
+    assert "the pod was deleted from the cluster" in (await create).error
+    await at.until_listed(0)
+
+
 # ---- the API server accepts requests, keeps all connections open, and sends nothing any more
 
 
