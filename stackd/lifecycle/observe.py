@@ -28,7 +28,7 @@ from stackd.lifecycle.status import (
     pull_is_failing,
 )
 from stackd.logs import stack_log
-from stackd.model import Observation, Stack, struct
+from stackd.model import Observation, Stack, StackStatus, struct
 from stackd.store import differs
 from stackd.workqueue import RetryPolicy, WorkQueue
 
@@ -57,6 +57,7 @@ class Observer:
         self._listed: set[str] = set()
         self._progress: dict[str, PodProgress] = {}
         self._gone: dict[str, str | None] = {}
+        self._disruptions: dict[str | None, str] = {}
         self._observing = asyncio.Lock()
 
     def cluster_changed(self, change: Changed | Relisted) -> None:
@@ -69,12 +70,17 @@ class Observer:
         elif isinstance(state := change.state, NodeState):
             self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == state.name)
         elif isinstance(state, PodState):
+            row = self._context.store.stacks.get(state.name)
+            if change.after is None and state.disruption and row is not None and row.pod_uid == state.uid:
+                self._disruptions[state.uid] = state.disruption
             self._object_changed(state.name)
         else:
             self._object_changed(state.stack_id)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: check a stack with a new pod, which may have moved on before the row was written."""
+        if before is not None and (after is None or after.pod_uid != before.pod_uid):
+            self._disruptions.pop(before.pod_uid, None)
         if after is None and before is not None:
             self._pull_failing.pop(before.stack_id, None)
             self._progress.pop(before.stack_id, None)
@@ -169,6 +175,7 @@ class Observer:
             pod=pod,
             node_exists=node in context.mirror.nodes,
             node_public_ip=context.public_address(node, context.mirror.services.get(stack.service_name)),
+            disruption=self._disruptions.get(stack.pod_uid, ""),
             pull_failing_since=self._pull_failing.get(stack.stack_id),
             now=now,
             repaired=self._repaired(stack),
@@ -234,12 +241,19 @@ class Observer:
         return self._assess(stack.stack_id)
 
     def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
-        """If the pods of too many stacks are gone, say so in their statuses but give nothing back (invariant 8)."""
+        """If the pods of too many stacks are gone, say so in their statuses but give nothing back (invariant 8).
+
+        Those whose end the cluster explains do not count: their node is gone, or the cluster itself has disrupted the pod.
+        """
         context = self._context
         gone = {
             one.stack.stack_id: f"end: {one.observation.status_message}"
             for one in assessed
-            if one.observation.ended and not one.stack.ended and context.current_pod(one.stack) is None
+            if one.observation.ended
+            and not one.stack.ended
+            and context.current_pod(one.stack) is None
+            and one.observation.status is not StackStatus.NODE_DELETED
+            and one.stack.pod_uid not in self._disruptions
         }
         context.brake.forget({one.stack.stack_id for one in assessed} - gone.keys())
         if not gone:

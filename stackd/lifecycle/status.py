@@ -35,12 +35,14 @@ MESSAGE_LIMIT = 1024
 @struct
 class PodSnapshot:
     """What is seen of one stack at one moment; ``pull_failing_since`` and ``now`` in nanoseconds. ``repaired`` is what
-    somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was."""
+    somebody else has changed and is being repaired: a reason and a sentence; empty if nothing was. ``disruption`` is why
+    the cluster itself has deleted the pod, by the pod's last condition; empty if it did not say so."""
 
     pod: PodState | None
     node_exists: bool
     node_public_ip: str | None
     now: int
+    disruption: str = ""
     pull_failing_since: int | None = None
     repaired: tuple[str, str] = ("", "")
 
@@ -101,7 +103,8 @@ def derive_status(stack: Stack, snapshot: PodSnapshot, image_pull_grace: float) 
     if stack.ended or stack.desired is Desired.STOPPED or (pod is None and stack.pod_uid is None):
         return _unchanged(stack)
     if pod is None:
-        if stack.status is StackStatus.NODE_DELETED or (stack.node_id and not snapshot.node_exists):
+        collected = snapshot.disruption == POD_GARBAGE_COLLECTED
+        if stack.status is StackStatus.NODE_DELETED or collected or (stack.node_id and not snapshot.node_exists):
             return _node_gone(stack, ended=True)
         return DerivedStatus(StackStatus.STOPPED, POD_DELETED, POD_DELETED_MESSAGE, ended=True)
     if pod.phase == "Failed":

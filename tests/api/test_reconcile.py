@@ -98,6 +98,39 @@ async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_aft
     assert (await plan(at))["held"] == []
 
 
+@pytest.mark.parametrize("watched", [True, False])
+async def test_a_lost_node_sets_off_no_brake(at: Harness, *, watched: bool) -> None:
+    """Its pods fail and are deleted at the same time, whether the watches report that or a list shows what is left."""
+    ids = await running(at, MANY)
+    if not watched:
+        at.faults.freeze_watches()
+    for node in await at.objects("nodes"):
+        at.faults.remove_node(node)
+    if not watched:
+        await eventually(lambda: not at.cluster.store.of(PODS).records)
+        at.faults.compact()
+        at.faults.drop_watches()
+    await until(at.used_ports, lambda seen: seen == 0)
+    assert {stack["stack_id"]: stack["status"] for stack in await at.stacks()} == dict.fromkeys(ids, "node_deleted")
+    assert await at.metric("stackd_brake_held_stacks") == 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"), [("EvictionByEvictionAPI", "stopped"), ("DeletionByPodGC", "node_deleted")]
+)
+async def test_pods_that_the_cluster_disrupts_set_off_no_brake(at: Harness, reason: str, status: str) -> None:
+    """Of a drained node, or of one that has come back: the pods say why they are deleted, and the node is there."""
+    evicted = {"type": "DisruptionTarget", "status": "True", "reason": reason}
+    ids, pods = await running(at, MANY), await at.objects("pods")
+    for name in ids:
+        conditions = [*pods[name]["status"]["conditions"], evicted]
+        at.faults.change(f"/api/v1/namespaces/stacks/pods/{name}/status", {"status": {"conditions": conditions}})
+    remove_pods(at, ids)
+    await until(at.used_ports, lambda seen: seen == 0)
+    assert {stack["status"] for stack in await at.stacks()} == {status}
+    assert await at.metric("stackd_brake_held_stacks") == 0
+
+
 @pytest.mark.stackd(reconcile__orphan_grace="2s")
 async def test_what_is_left_of_a_removed_stack_is_removed_and_nothing_else(at: Harness, tmp_path: Path) -> None:
     removed, unknown, elsewhere = (f"stack-00000000000000{end}" for end in ("aa", "cc", "bb"))
