@@ -231,6 +231,10 @@ class StillThere(ClusterUnavailable):
     """A deleted object is not gone yet: it has a finalizer, or its node has not reported that its containers ended."""
 
 
+class NameTaken(ClusterUnavailable):
+    """Somebody else's object has the name of a stack's object, and stays although stackd has deleted it."""
+
+
 class ClusterSilent(ClusterUnavailable):
     """Nothing has come over an open watch for a long time: it may be dead, or nothing happens."""
 

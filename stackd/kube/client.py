@@ -330,15 +330,19 @@ class Cluster:
     ) -> S:
         """Create the object, or change ours that is there to what the manifest says; a Service's node ports stay held.
 
-        Again if the object changes meanwhile. Raises as ``create``; ObjectExists if one that is neither ours nor has a
-        ``known`` uid has the name.
+        Again if the object changes meanwhile. One that neither carries our labels nor has a ``known`` uid is deleted:
+        it has a stack's name, and may have been made to pass for the stack's own. Raises as ``create``; ObjectExists if
+        another stackd's has the name.
         """
         resource, name, deadline = kind.resource, manifest["metadata"]["name"], self.deadline(timeout)
 
         async def once() -> JsonObject | Again:
             existing = await self.find(resource, name, deadline)
             if existing is not None and not is_ours(existing, self.instance, known):
-                raise ObjectExists(f"{resource} {name} exists and is not stackd's")
+                if labels.instance_of(labels.labels_of(existing)):
+                    raise ObjectExists(f"{resource} {name} exists and is another stackd's")
+                await self.delete(resource, name, existing["metadata"]["uid"], deadline=deadline)
+                existing = None
             if existing is not None and "deletionTimestamp" in existing["metadata"]:
                 return Again(error=_still_there(resource, existing))
             try:
@@ -427,7 +431,7 @@ class Cluster:
             existing = await self.find(resource, name, deadline)
             if existing is None and isinstance(error, ObjectExists):
                 return Again(error=StillThere(f"{resource} {name} is still being deleted"))
-            if existing is None or not is_ours(existing, self.instance) or _traits(existing) != _traits(manifest):
+            if existing is None or not _may_be_ours(existing, self.instance) or _traits(existing) != _traits(manifest):
                 raise error
             going = existing["metadata"].get("deletionTimestamp")
             return Again(error=_still_there(resource, existing)) if going else existing
@@ -457,15 +461,16 @@ class Cluster:
         False: an object of another uid has the name.
 
         With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
-        our instance; that has a ``known`` uid; or that, without labels, has our annotations. Any other object of that
+        our instance; that has a ``known`` uid; or that, without labels, has our annotations. Since anybody may write
+        those, the last kind is not waited for: somebody's finalizer could keep it for ever. Any other object of that
         name counts as gone and is left alone.
         """
-        deadline = deadline or self.deadline()
+        deadline, waits = deadline or self.deadline(), True
         if uid is None:
             existing = await self.find(resource, name, deadline)
-            if existing is None or not is_ours(existing, self.instance, known):
+            if existing is None or not _may_be_ours(existing, self.instance, known):
                 return True
-            uid = existing["metadata"]["uid"]
+            uid, waits = existing["metadata"]["uid"], is_ours(existing, self.instance, known)
         options: JsonObject = {
             "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background",
         }  # fmt: skip
@@ -489,7 +494,7 @@ class Cluster:
                 return True
             return Again(error=_still_there(resource, existing))
 
-        if not await poll(deadline, delete):
+        if not await poll(deadline, delete) and waits:
             await poll(deadline, is_gone)
         return not other
 
@@ -516,11 +521,15 @@ def _traits(raw: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def is_ours(existing: JsonObject, instance: str, known: Collection[str | None] = ()) -> bool:
-    """Whether the object is ours, even if somebody or an admission policy has removed its labels.
-
-    A uid cannot change, and nobody else writes our annotations.
+    """Whether the object is ours: by a uid that stackd has got for it, or by our labels, which our admission policy lets
+    nobody else write. Annotations prove nothing.
     """
-    if labels.is_ours(existing, instance) or existing["metadata"]["uid"] in known:
+    return labels.is_ours(existing, instance) or existing["metadata"]["uid"] in known
+
+
+def _may_be_ours(existing: JsonObject, instance: str, known: Collection[str | None] = ()) -> bool:
+    """Whether the object is ours, or would be if somebody or an admission policy had removed its labels."""
+    if is_ours(existing, instance, known):
         return True
     if labels.instance_of(labels.labels_of(existing)):
         return False

@@ -30,8 +30,8 @@ DESIRED = "stackd.io/desired"
 ROUTE = "stackd.io/route"
 """What a route, and the Service behind those of a stack that has node ports, are for: ``http``, ``https``, ``tls``."""
 OURS_ALONE = frozenset({RECORD, GENERATION, ROUTE})
-"""Annotations that show that an object is stackd's even without its labels: a Service has the first two, a pod the
-second, what belongs to a name the third."""
+"""Annotations by which an object without labels may be stackd's: a Service has the first two, a pod the second, what
+belongs to a name the third. Somebody else may have written them."""
 
 
 def object_labels(instance: str, stack_id: str) -> dict[str, str]:

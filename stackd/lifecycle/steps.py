@@ -18,6 +18,8 @@ from stackd.errors import (
     ClusterError,
     ClusterRefused,
     ClusterUnavailable,
+    NameTaken,
+    ObjectExists,
     ObjectNotFound,
     PreconditionFailed,
     StackdError,
@@ -52,6 +54,7 @@ log = logging.getLogger(__name__)
 DELETE_PENDING = "DeletePending"
 """The ``status_reason`` of a stack that something in the cluster keeps from being deleted."""
 
+NOT_OURS = "a pod that is not stackd's has the stack's name"
 MOST_STEPS = 10  # more steps in a row mean that something in the cluster undoes what stackd does
 
 
@@ -175,26 +178,22 @@ async def start(context: Context, stack: Stack) -> None:
 
 
 async def _start(context: Context, stack: Stack) -> None:
+    """A pod of the stack's name is its new one only if it carries our labels, which nobody else may write. An earlier try
+    may have made it, whose answer was lost."""
     stack_id = stack.stack_id
     stack = await _record_first(context, stack)
     crash_point("restart.recorded")
     await context.gate.right_cluster()
     pod = await context.cluster.get(PODS, stack.pod_name)
-    if pod is not None and (pod.deleting or pod.generation < stack.generation):
-        await context.cluster.delete("pods", stack.pod_name)
-        context.mirror.gone(pod)
-        crash_point("restart.cleared")
+    if pod is not None and (pod.deleting or not _is_ours(context, stack, pod) or pod.generation < stack.generation):
+        await _clear_name(context, stack, pod)
         pod = None
     row = context.store.stacks.get(stack_id)
     if row is None or row.deleting_since is not None or row.desired is not Desired.RUNNING:
         raise StackNotFound(stack_id)
     stack = await context.store.stacks.with_pod_spec(row)
     if pod is None:
-        pod = await context.cluster.create(PODS, pod_request(context, stack, spec_of(context, stack)))
-    elif pod.stack_id != stack_id or pod.instance != context.instance:
-        # Without our labels the mirror would not see it, and the row not get it.
-        pod = await _put_labels(context, stack, pod.uid)
-        stack_log(log, stack_id).warning("stackd's labels were removed from its new pod and are restored")
+        pod = await _create_pod(context, stack)
     context.mirror.saw(pod)
     crash_point("restart.pod_created")
     service = context.mirror.services.get(stack.service_name)
@@ -202,6 +201,29 @@ async def _start(context: Context, stack: Stack) -> None:
     await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service.uid if service else stack.service_uid)
     crash_point("restart.started")
     stack_log(log, stack_id).info("started again, pod %d", stack.generation)
+
+
+def _is_ours(context: Context, stack: Stack, pod: PodState) -> bool:
+    return pod.instance == context.instance and pod.stack_id == stack.stack_id
+
+
+async def _clear_name(context: Context, stack: Stack, pod: PodState) -> None:
+    """Delete the pod that has the stack's name. Raises NameTaken if it is somebody else's and stays."""
+    try:
+        await context.cluster.delete("pods", pod.name, pod.uid)
+    except StillThere as error:
+        if _is_ours(context, stack, pod):
+            raise
+        raise NameTaken(f"{NOT_OURS}: {error}") from error
+    context.mirror.gone(pod)
+    crash_point("restart.cleared")
+
+
+async def _create_pod(context: Context, stack: Stack) -> PodState:
+    try:
+        return await context.cluster.create(PODS, pod_request(context, stack, spec_of(context, stack)))
+    except ObjectExists as error:  # since it was looked for
+        raise NameTaken(NOT_OURS) from error
 
 
 def first_observation(
@@ -230,7 +252,8 @@ async def _write_reason(context: Context, stack: Stack, error: StackdError) -> N
     """Write into the stack's status why its start has to be retried."""
     seen = Observation(
         stack_id=stack.stack_id,
-        status=StackStatus.CREATING,
+        # Of what somebody else keeps, nobody knows when it goes: whoever waits for the stack has to know.
+        status=StackStatus.FAILED if isinstance(error, NameTaken) else StackStatus.CREATING,
         status_reason="ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__,
         status_message=f"waiting to create the pod: {public_text(error)}; retrying"[:1024],
         generation=stack.generation,

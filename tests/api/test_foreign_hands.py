@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from stackd.embedded.request import read_target
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
-from tests.harness import Harness, Machine, eventually, seed, until
+from tests.harness import Harness, Machine, eventually, path_of, seed, until
 
 OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
 NOTES = ("stackd.io/record", "stackd.io/expires-at", "stackd.io/generation")
@@ -103,19 +104,20 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness) -> None:
     await until(lambda: at.objects("pods"), lambda seen: labelled(seen[stack_id]))
 
 
-async def test_a_pod_without_labels_that_a_restart_has_left_is_found_again(at: Harness) -> None:
-    """A policy took the labels off its new pod, and stackd was not allowed to undo the create."""
+async def test_a_pod_without_labels_that_a_restart_has_left_is_replaced(at: Harness) -> None:
+    """A policy took the labels off its new pod, and stackd was not allowed to undo the create. Anybody may have made it."""
     stack_id = await at.running()
     at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
     assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
     admit(at, "create|patch", "pods", NO_LABELS)
     at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
-    await eventually(lambda: at.counts.requests["delete", "pods", 403])
-    words = "removes stackd's labels from its pod"
-    await until(lambda: at.stack(stack_id), lambda seen: words in seen["status_message"])
+    await eventually(lambda: at.counts.requests["delete", "pods", 403] >= 2)
+    left = (await at.objects("pods"))[stack_id]
+    assert not labelled(left)
     at.faults.clear()
     await at.until_status(stack_id, "running")
-    assert labelled((await at.objects("pods"))[stack_id])
+    pod = (await at.objects("pods"))[stack_id]
+    assert (labelled(pod), pod["metadata"]["uid"] == left["metadata"]["uid"]) == (True, False)
 
 
 async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) -> None:
@@ -137,6 +139,112 @@ async def test_a_create_or_a_stop_that_a_policy_changes_is_refused(at: Harness) 
     at.faults.clear()
     await at.until_status(stack_id, "stopped")
     assert not await at.objects("pods")
+
+
+# ---- objects of somebody else that have a stack's name
+
+EVIL = "evil/pod:latest"
+FORGED = {"stackd.io/generation": "999", "stackd.io/record": "{}"}
+HELD = {"finalizers": ["example.com/hold"]}
+
+
+def plant(at: Harness, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> None:
+    """Somebody else, who may not use stackd's labels, makes an object of this name, whatever faults there are."""
+    body = json.dumps({"metadata": {"name": name, **metadata}, "spec": spec}).encode()
+    at.cluster.api.create(read_target("POST", path_of(kind), {}), {}, body)
+
+
+def plant_pod(at: Harness, name: str, **metadata: Any) -> None:
+    containers = [{"name": "app", "image": EVIL}]
+    plant(at, "pods", name, {"containers": containers, "nodeSelector": {"role": "stack"}}, **metadata)
+
+
+async def runs_its_own_pod(at: Harness, stack_id: str) -> bool:
+    pod = (await at.objects("pods"))[stack_id]
+    return labelled(pod) and [one["image"] for one in pod["spec"]["containers"]] == ["nginx:stable"]
+
+
+@pytest.mark.parametrize("planted", [{}, {"annotations": FORGED}, {"labels": {"stackd.io/instance": "default"}}])
+async def test_a_start_takes_nobody_elses_pod_for_the_stacks(at: Harness, planted: dict[str, Any]) -> None:
+    stack_id = await at.running()
+    await at.do("stop", stack_id)
+    plant_pod(at, stack_id, **planted)
+    await at.do("start", stack_id)
+    await at.until_status(stack_id, "running")
+    assert await runs_its_own_pod(at, stack_id)
+
+
+async def test_a_restart_does_not_either_while_its_old_pod_is_gone_and_its_new_one_not_there(at: Harness) -> None:
+    stack_id = await at.running()
+    at.give_kubernetes(timeout=0.5)
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=500)
+    assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status == 503
+    plant_pod(at, stack_id, annotations=FORGED)
+    at.faults.clear()
+    await at.until_status(stack_id, "running")
+    assert await runs_its_own_pod(at, stack_id)
+
+
+async def test_a_start_whose_answer_was_lost_finds_its_own_pod(at: Harness) -> None:
+    stack_id = await at.running()
+    await at.do("stop", stack_id)
+    at.counts.clear()
+    at.faults.add_fault(action="lost_reply", verb="create", resource="pods", count=1)
+    await at.do("start", stack_id)
+    await at.until_status(stack_id, "running")
+    assert await runs_its_own_pod(at, stack_id)
+    assert at.counts.total("delete", "pods") == 0, "the first one runs"
+
+
+@pytest.mark.parametrize("annotations", [{}, FORGED])
+async def test_a_pod_that_somebody_keeps_at_the_stacks_name_fails_its_start_until_it_goes_and_holds_no_port(
+    at: Harness, annotations: dict[str, str]
+) -> None:
+    at.give_kubernetes(timeout=0.5)
+    stopped = [await at.running() for _ in range(2)]
+    for stack_id in stopped:
+        await at.do("stop", stack_id)
+        plant_pod(at, stack_id, annotations=annotations, **HELD)
+        reply = await at.refused(503, "a pod that is not stackd's has the stack's name", f"/stacks/{stack_id}/start")
+        assert "finalizers example.com/hold" in reply.error
+        stack = await at.until_status(stack_id, "failed")
+        assert (stack["status_reason"], reply.error.rpartition(": ")[2] in stack["status_message"]) == (
+            "NameTaken",
+            True,
+        )
+    deleted, started = stopped
+    await at.delete(deleted)
+    assert await at.used_ports() == 1
+    await at.patch("pods", started, {"metadata": {"finalizers": None}})
+    await at.until_status(started, "running")
+    assert await runs_its_own_pod(at, started)
+
+
+async def test_a_stack_at_whose_name_somebody_keeps_a_pod_expires(at: Harness) -> None:
+    at.give_kubernetes(timeout=0.5)
+    stack_id = await at.running(ttl="2s")
+    await at.do("stop", stack_id)
+    plant_pod(at, stack_id, annotations=FORGED, **HELD)
+    assert (await at.call("POST", f"/stacks/{stack_id}/start")).status in (404, 409, 503)
+    await at.until_listed(0)
+    assert await at.used_ports() == 0
+
+
+@pytest.mark.parametrize("annotations", [{}, FORGED])
+async def test_a_service_of_somebody_else_at_the_stacks_name_gives_way(
+    at: Harness, annotations: dict[str, str]
+) -> None:
+    """Its other fields, such as ``externalIPs``, would stay, and send the stack's traffic elsewhere."""
+    stack_id = await at.running()
+    port, name = await port_of(at, stack_id), f"svc-{stack_id}"
+    at.faults.add_fault(action="status", verb="create", resource="services", code=500)
+    await at.delete_object("services", name)
+    await eventually(lambda: at.counts.requests["create", "services", 500])
+    spec = {"ports": [{"port": 80}], "externalIPs": ["198.51.100.7"]}
+    plant(at, "services", name, spec, annotations=annotations)
+    at.faults.clear()
+    await eventually(lambda: serves(at, stack_id, port))
+    assert "externalIPs" not in (await at.objects("services"))[name]["spec"]
 
 
 # ---- removed annotations

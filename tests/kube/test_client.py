@@ -250,7 +250,7 @@ async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wir
     wanted["spec"]["selector"] = {"stackd.io/stack": "s"}
     old = with_meta(service(), labels=service()["metadata"]["labels"] | {"label.stackd.io/team": "7", "theirs": "x"})
     old["spec"]["selector"] = {"stackd.io/assigned": "true"}
-    wire.on("GET", f"{SERVICES_PATH}/s", says(old), says(with_meta(old, labels={})))
+    wire.on("GET", f"{SERVICES_PATH}/s", says(old))
     wire.on("PATCH", f"{SERVICES_PATH}/s", says(wanted))
     await cluster.put(SERVICES, wanted)
     patch = wire.asked("PATCH", f"{SERVICES_PATH}/s")[0].body
@@ -261,7 +261,21 @@ async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wir
     }
     assert patch["metadata"]["uid"] == "uid-of-s"
     assert patch["spec"]["selector"] == {"stackd.io/assigned": None, "stackd.io/stack": "s"}
-    with pytest.raises(ObjectExists, match="is not stackd's"):
+
+
+async def test_a_put_replaces_what_only_passes_for_ours_and_leaves_another_stackds_alone(
+    cluster: Cluster, wire: Wire
+) -> None:
+    """Its other fields may send the stack's traffic elsewhere."""
+    wanted = with_meta(service(), annotations={"stackd.io/record": "{}"})
+    others = with_meta(service(), labels=service()["metadata"]["labels"] | {"stackd.io/instance": "green"})
+    wire.on("GET", f"{SERVICES_PATH}/s", says(with_meta(wanted, labels={})), says(others))
+    wire.on("DELETE", f"{SERVICES_PATH}/s", missing("services", "s"))
+    wire.on("POST", SERVICES_PATH, says(wanted, 201))
+    await cluster.put(SERVICES, wanted)
+    assert [seen.method for seen in wire.seen] == ["GET", "DELETE", "POST"]
+    assert wire.asked("DELETE", f"{SERVICES_PATH}/s")[0].body["preconditions"] == {"uid": "uid-of-s"}
+    with pytest.raises(ObjectExists, match="is another stackd's"):
         await cluster.put(SERVICES, wanted)
 
 
