@@ -11,10 +11,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -51,9 +51,8 @@ class SystemClock:
         return boottime()
 
 
-def boottime() -> float:
-    """Seconds since the machine booted, including the time while it was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+boottime: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+"""Seconds since the machine booted, including the time while it was suspended."""
 
 
 def boot_id(environ: Mapping[str, str] = os.environ, file: Path = _BOOT_FILE) -> str:

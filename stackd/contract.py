@@ -622,6 +622,7 @@ class Plan(Body):
     held: tuple[str, ...] = doc("The ids of the stacks that a brake holds back.")
     actions: tuple[PlannedAction, ...] = doc("What it would do.")
     unknown: tuple[UnknownObject, ...] = doc("What it would leave alone.")
+    reasons: tuple[str, ...] = doc("Why stackd is not ready, as in `/readyz`; empty when it is.")
 
 
 @body

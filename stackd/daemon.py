@@ -23,7 +23,15 @@ from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
-from stackd.jobs.schedule import EXPIRE_SECONDS, POLICIES_SECONDS, PURGE_SECONDS, QUOTAS_SECONDS, Schedule, Table
+from stackd.jobs.schedule import (
+    EXPIRE_SECONDS,
+    POLICIES_SECONDS,
+    PURGE_SECONDS,
+    QUOTAS_SECONDS,
+    RIGHTS_SECONDS,
+    Schedule,
+    Table,
+)
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
@@ -31,7 +39,7 @@ from stackd.kube.lease import Leases
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle import diagnostics
 from stackd.lifecycle.context import Context, Settings
-from stackd.lifecycle.gate import ask_node_ports, bring_up, follow_identity, refresh_policies
+from stackd.lifecycle.gate import ask_node_ports, bring_up, follow_identity, refresh_policies, refresh_rights
 from stackd.lifecycle.nodes import refresh_quotas
 from stackd.lifecycle.observe import Observer
 from stackd.lifecycle.ownership import Ownership, Role
@@ -209,6 +217,7 @@ def _wire(context: Context) -> Daemon:
     context.mirror.subscribe(observer.cluster_changed)
     context.mirror.follow_routes(kinds_of(context.config.routes))
     context.cluster.connection.on_unverified = context.gate.verify_again
+    context.cluster.connection.on_forbidden = lambda: setattr(context.gate, "rights_due", True)
     context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.gate.contact_tried.set
     context.mirror.restored = context.view_restored
@@ -224,6 +233,7 @@ def _wire(context: Context) -> Daemon:
         "purge": (PURGE_SECONDS, lambda: purge(context)),
         "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
         "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),
+        "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
         "prepull": (REFRESH_SECONDS, prepulls.refresh),
     }
     schedule = Schedule(table, context.tasks)
@@ -300,6 +310,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await ownership.owned.wait()
         gate.compared = not (context.store.incomplete and len(context.store.stacks))
         await ask_node_ports(context)
+        await refresh_rights(context)
         # What only an owner does: the schedule, and the rest of unfinished batch jobs.
         context.tasks.supervise("batch-delete", daemon.api.batch.run())
         daemon.schedule.start()

@@ -215,6 +215,10 @@ class ClusterUnavailable(Unavailable):
     """Kubernetes is unreachable or overloaded, or it rejects stackd's credentials or requests."""
 
 
+class NamespaceMissing(ClusterUnavailable):
+    """The namespace of the stacks does not exist, or is being terminated. Waiting does not help."""
+
+
 class ClusterUnreachable(ClusterUnavailable):
     """No connection to Kubernetes could be made: the request was not sent."""
 

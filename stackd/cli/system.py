@@ -179,7 +179,8 @@ def _plan(plan: Any) -> Iterator[str]:
         waits = "  (held)" if action["name"].removeprefix("svc-") in held else ""
         yield f"{action['action']:<15} {action['name']}  {action['why']}{waits}"
     yield from (f"{'unknown':<15} {one['kind']} {one['name']}  {one['why']}" for one in unknown)
-    if not plan["actions"] and not unknown:
+    yield from (f"not ready: {reason}" for reason in plan.get("reasons", ()))
+    if not plan["actions"] and not unknown and not plan.get("reasons"):
         yield "nothing to do: rows and cluster agree"
     if held:
         yield f"{len(held)} held back; release with: stackd reconcile --confirm"

@@ -31,7 +31,8 @@ from stackd.embedded.resources import (
 )
 from stackd.embedded.store import ObjectStore, timestamp
 
-REVIEWS = frozenset({"/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"})
+_GROUP = "authorization.k8s.io/v1"
+REVIEWS = frozenset(f"/apis/{_GROUP}/selfsubject{what}reviews" for what in ("access", "rules"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,16 +145,33 @@ def _rule(rule: Mapping[str, Any], namespace: str | None) -> Rule:
 
 
 def review(user: User | None, body: bytes) -> bytes:
-    """The access review with its result; a cluster without users allows everything."""
-    spec: Json = orjson.loads(body)["spec"]
+    """The access or rules review with its result; a cluster without users allows everything."""
+    document = orjson.loads(body)
+    spec: Json = document["spec"]
+    if document["kind"] == "SelfSubjectRulesReview":
+        return orjson.dumps(_rules_review(user, spec["namespace"]))
     asked = spec.get("resourceAttributes") or {}
     parts = (asked.get("resource", ""), asked.get("subresource"))
     ask = AccessAttributes(
         resource="/".join(part for part in parts if part),
         **{key: asked.get(key, "") for key in ("verb", "group", "namespace", "name")},
     )
-    answer = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": spec}
+    answer = {"kind": "SelfSubjectAccessReview", "apiVersion": _GROUP, "metadata": {}, "spec": spec}
     return orjson.dumps(answer | {"status": {"allowed": user is None or user.may(ask)}})
+
+
+def _rules_review(user: User | None, namespace: str) -> Json:
+    """As a real API server's: the spec is not repeated, and a rule names its objects only if it is limited to some."""
+    rules = (everything(),) if user is None else user.rules
+    listed = [
+        {"verbs": sorted(rule.verbs), "apiGroups": sorted(rule.groups), "resources": sorted(rule.resources)}
+        | ({"resourceNames": sorted(rule.names)} if rule.names else {})
+        for rule in rules
+        if rule.namespace in (None, namespace)
+    ]
+    status = {"resourceRules": listed, "nonResourceRules": [], "incomplete": False}
+    meta: Json = {"kind": "SelfSubjectRulesReview", "apiVersion": _GROUP, "metadata": {}, "spec": {}}
+    return meta | {"status": status}
 
 
 AUDIENCE = ISSUER = "https://kubernetes.default.svc"
@@ -170,6 +188,10 @@ class Accounts:
         self._store = store
         self._issued: dict[str, tuple[str, str, float]] = {}
         """The account of each token (namespace and name), and when the token expires."""
+
+    def replace(self, user: User) -> None:
+        """Give the account of this name other rights from now on."""
+        self._users[user.name] = user
 
     def request(self, namespace: str, name: str, body: bytes) -> bytes:
         """The response to a TokenRequest. Raises StatusError 400, 404 or 422."""

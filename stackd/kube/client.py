@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
@@ -37,7 +37,7 @@ from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Fence
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
 from stackd.kube.objects import NODES, SERVICES, NodeState, ObjectKind, PodEvent, is_about, pod_event
-from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview
+from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview, allows
 from stackd.kube.wire import KINDS, LOG, NAMESPACES, JsonObject, KubeRequest, KubeResponse, error_of, readable
 from stackd.model import RANGE_PREFIX, PortRange
 
@@ -238,6 +238,14 @@ class Cluster:
         body = orjson.dumps({**KINDS[wire.REVIEWS].type_meta, "spec": spec})
         document = await self.answer(KubeRequest(verb="create", resource=wire.REVIEWS, body=body))
         return bool(document["status"]["allowed"])
+
+    async def refused(self, wanted: Sequence[AccessReview]) -> list[AccessReview]:
+        """Which of these the cluster does not allow stackd in the stacks' namespace. One request, unless it lists too few
+        rules: an authorizer that cannot list its own is asked about each."""
+        body = orjson.dumps({**KINDS[wire.RULES].type_meta, "spec": {"namespace": self.namespace_name}})
+        document = await self.answer(KubeRequest(verb="create", resource=wire.RULES, body=body))
+        rules = document["status"]["resourceRules"]
+        return [ask for ask in wanted if not any(allows(rule, ask) for rule in rules) and not await self.may(ask)]
 
     async def gateway(self, namespace: str, name: str) -> JsonObject:
         """A Gateway as JSON. Raises ObjectNotFound."""

@@ -31,7 +31,7 @@ from stackd.errors import (
 from stackd.kube import wire
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
-from stackd.kube.wire import FAILING, JSON, LEASES, UNAUTHORIZED, KubeRequest, KubeResponse, check, error_of
+from stackd.kube.wire import FAILING, FORBIDDEN, JSON, LEASES, UNAUTHORIZED, KubeRequest, KubeResponse, check, error_of
 from stackd.model import struct
 from stackd.tasks import acquired_within
 from stackd.workqueue import RetryPolicy
@@ -102,6 +102,7 @@ class KubeConnection:
     ``access``    the credentials, and when they expire
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
     ``on_unverified``  is called when this may be another cluster: after a 401, because the next credentials may be for another
+    ``on_forbidden``  is called when a change was refused with 403: a right may have been taken away
     ``on_date``   is called with the ``Date`` of each successful JSON response, and the seconds that the request took
     """
 
@@ -113,6 +114,7 @@ class KubeConnection:
         self.contact = Contact()
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.on_unverified: Callable[[], None] = lambda: None
+        self.on_forbidden: Callable[[], None] = lambda: None
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
         self._on_request = on_request
         self._in_flight = asyncio.Semaphore(target.max_in_flight)
@@ -148,6 +150,8 @@ class KubeConnection:
             contact.failed(sent, f"it answers {answer.status}")
         else:
             contact.heard(answer=True)
+        if answer.status == FORBIDDEN and is_fenced(call):
+            self.on_forbidden()
         return answer
 
     @asynccontextmanager

@@ -24,7 +24,7 @@ from aiohttp.http import StreamWriter
 
 from stackd.clock import boottime
 from stackd.errors import ClusterUnavailable, NotOwner, StackdError
-from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, TOKENS, KubeRequest
+from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, RULES, TOKENS, KubeRequest
 from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 _CHANGING = frozenset({"create", "update", "patch", "delete"})
 # The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
 # token of its own, even if it owns no stacks.
-_ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, TOKENS})
+_ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, RULES, TOKENS})
 # Kubernetes counts as not answering after so many failed requests in a row, over at least so many seconds: long enough
 # for an API server that restarts.
 FAILURES, FAILING_SECONDS = 3, 3.0

@@ -6,7 +6,7 @@ line, and a test compares it with the requests that stackd really sends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,19 @@ def of_account(account: str) -> tuple[Right, ...]:
 def of_gateway(name: str) -> tuple[Right, ...]:
     """The rights in the namespace of the Gateway."""
     return (_right(GATEWAYS, "get", "whether the Gateway serves names", name),)
+
+
+def on_stacks(namespace: str, routes: Iterable[str] = ()) -> list[AccessReview]:
+    """An access review for each verb that creating and deleting stacks takes."""
+    kinds = ("pods", "services", *routes)
+    return [ask for ask in reviews(in_namespace("", routes), namespace) if ask.resource in kinds]
+
+
+def allows(rule: Mapping[str, Any], ask: AccessReview) -> bool:
+    """Whether a ResourceRule of a rules review allows this on all objects; ``*`` matches anything."""
+    wanted = {"verbs": ask.verb, "apiGroups": KINDS[ask.resource].group, "resources": ask.resource}
+    listed = all({one, "*"} & set(rule.get(key) or ()) for key, one in wanted.items())
+    return listed and not rule.get("resourceNames")
 
 
 def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:

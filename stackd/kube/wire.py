@@ -22,6 +22,7 @@ from stackd.errors import (
     Conflict,
     InvalidPodSpec,
     LimitRangeViolation,
+    NamespaceMissing,
     NodePortOutOfRange,
     NodePortTaken,
     ObjectExists,
@@ -43,7 +44,8 @@ METHODS: Mapping[str, str] = {
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 LOG, TOKENS, VERSION = "pods/log", "serviceaccounts/token", "version"
-NAMESPACES, LEASES, CONFIG_MAPS, REVIEWS = "namespaces", "leases", "configmaps", "selfsubjectaccessreviews"
+NAMESPACES, LEASES, CONFIG_MAPS = "namespaces", "leases", "configmaps"
+REVIEWS, RULES = "selfsubjectaccessreviews", "selfsubjectrulesreviews"
 GATEWAY_API = "gateway.networking.k8s.io"
 HTTP_ROUTES, TLS_ROUTES, GATEWAYS = "httproutes", "tlsroutes", "gateways"
 POLICIES, BINDINGS = "validatingadmissionpolicies", "validatingadmissionpolicybindings"
@@ -51,7 +53,7 @@ PASSING = frozenset({429, 500, 502, 503, 504})
 """Codes of a temporary failure. A retry makes sense, whoever sent the code and in whatever form."""
 FAILING = frozenset({502, 503, 504})
 """The codes of ``PASSING`` that mean that the server as a whole does not work, not only that it is busy."""
-UNAUTHORIZED, NOT_FOUND = 401, 404
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 SHOWN_BYTES = 200
 MESSAGE_LIMIT = 500
 REJECTED = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
@@ -82,7 +84,7 @@ _NAMES = {
     "admissionregistration.k8s.io/v1": "ValidatingAdmissionPolicy ValidatingAdmissionPolicyBinding",
     f"{GATEWAY_API}/v1": "Gateway HTTPRoute TLSRoute",
     "coordination.k8s.io/v1": "Lease",
-    "authorization.k8s.io/v1": "SelfSubjectAccessReview",
+    "authorization.k8s.io/v1": "SelfSubjectAccessReview SelfSubjectRulesReview",
 }
 KINDS: Mapping[str, Kind] = {
     f"{name.lower()}s".replace("policys", "policies"): Kind(name=name, api_version=version)
@@ -326,6 +328,10 @@ def _faults(call: KubeRequest, document: JsonObject) -> Iterator[str]:
         if not isinstance(status.get("allowed"), bool):
             yield "an access review without its outcome"
         return
+    if call.resource == RULES:
+        if not isinstance(status.get("resourceRules"), list):
+            yield "a rules review without rules"
+        return
     if metadata.get("name") != call.name:
         yield f"a {kind.name} of another name"
     if call.namespace and metadata.get("namespace") != call.namespace:
@@ -377,7 +383,7 @@ def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
         return VersionExpired(message)
     if code == UNAUTHORIZED:
         return _refused(call, "its credentials are not accepted (401)")
-    by_code = {403: _forbidden, 404: _missing, 409: _conflict, 400: _invalid, 413: _invalid, 422: _invalid}
+    by_code = {FORBIDDEN: _forbidden, 404: _missing, 409: _conflict, 400: _invalid, 413: _invalid, 422: _invalid}
     return by_code[code](call, status, message) if code in by_code else _unavailable(call, answer, message)
 
 
@@ -428,7 +434,9 @@ def _forbidden(call: KubeRequest, _: Status, message: str) -> StackdError:
     if rights := _RIGHTS.search(message):
         return _refused(call, f"it has no right to {rights['verb']} {call.resource}")
     bare = _PREFIX.sub("", message)
-    if _NOT_YET.search(bare) or "because it is being terminated" in bare:
+    if "because it is being terminated" in bare:
+        return NamespaceMissing(f"the namespace {call.namespace} is being terminated")
+    if _NOT_YET.search(bare):
         return ClusterUnavailable(_NOT_NOW, detail=bare)
     if quota := _QUOTA.search(bare):
         return QuotaExceeded(f"ResourceQuota {quota['name']}: {quota['rest']}")
@@ -443,7 +451,7 @@ def _forbidden(call: KubeRequest, _: Status, message: str) -> StackdError:
 
 def _missing(call: KubeRequest, status: Status, message: str) -> StackdError:
     if call.verb == "create" and status.kind == NAMESPACES:
-        return ClusterUnavailable(f"the namespace {call.namespace} does not exist")
+        return NamespaceMissing(f"the namespace {call.namespace} does not exist")
     return ObjectNotFound(message) if status.name else UnexpectedAnswer(f"{call}: there is no such path")
 
 

@@ -29,6 +29,8 @@ from stackd.errors import (
 )
 from stackd.kube import policies
 from stackd.kube.mirror import WITHHELD
+from stackd.kube.rights import on_stacks
+from stackd.kube.routes import kinds_of
 from stackd.kube.wire import REJECTED
 from stackd.lifecycle.ownership import Role
 from stackd.model import NODE_PORTS_REMEDY, PortRange
@@ -132,8 +134,10 @@ class Gate:
     ``verification_due``  set while the cluster has to be asked for its identity
     ``wrong_cluster``   the sentence about another cluster that answers; empty if none does
     ``unreached``       why the cluster cannot be used; ClusterRefused: it answers, but does not accept stackd
-    ``ports_error``, ``policy_error``, ``file_error``
-                        no node port can be used; no NetworkPolicy protects the stacks; the file refuses writes
+    ``ports_error``, ``policy_error``, ``rights_error``, ``file_error``
+                        no node port can be used; no NetworkPolicy protects the stacks; the cluster does not allow stackd
+                        to create and delete stacks; the file refuses writes
+    ``rights_due``      whether the next pass asks for stackd's rights: the cluster has refused a change, or a right is missing
     ``prepared``        whether the NetworkPolicies were checked after the start
     ``compared``        whether the rows of a new or restored file were compared with the cluster
     ``closing``         stackd is stopping
@@ -144,7 +148,8 @@ class Gate:
         self.verification_due = asyncio.Event()
         self.wrong_cluster = ""
         self.unreached: StackdError | None = None
-        self.ports_error = self.policy_error = self.file_error = ""
+        self.ports_error = self.policy_error = self.rights_error = self.file_error = ""
+        self.rights_due = False
         self.prepared = self.closing = False
         self.store, self.cluster, self.ownership = context.store, context.cluster, context.ownership
         self.fence, self.mirror, self.brake = context.cluster.connection.fence, context.mirror, context.brake
@@ -339,6 +344,7 @@ class Gate:
             "adopting": ADOPTING if self.mirror.synced and self.store.incomplete else "",
             "node_ports": self.ports_error,
             "network_policy": self.policy_error,
+            "rights": self.rights_error,
             "file": self.file_error,
         }
         return {"standby": standby, **(dict.fromkeys(sentences, "") if standby else sentences)}
@@ -454,6 +460,31 @@ async def _check_policies(context: Context) -> None:
         log.error("%s", error)
     elif before and not error:
         log.info("stacks can be created again: a NetworkPolicy protects them, or none is required")
+
+
+async def refresh_rights(context: Context) -> None:
+    """Ask which rights on the stacks' objects stackd lacks. If the cluster does not answer, the last result stays."""
+    gate, namespace = context.gate, context.config.stacks.namespace
+    gate.rights_due = False
+    try:
+        gate.require_cluster()
+        missing = await context.cluster.refused(on_stacks(namespace, kinds_of(context.config.routes)))
+    except (ClusterError, ClusterUnavailable) as error:
+        log.debug("rights: %s", error)
+        gate.rights_due = True
+        return
+    before, why = gate.rights_error, ""
+    if missing:
+        named = ", ".join(f"{ask.verb} {ask.resource}" for ask in missing)
+        why = (
+            f"stacks cannot be created and deleted: the cluster does not allow stackd to {named} in namespace {namespace}; "
+            "apply what `stackd manifests` prints"
+        )
+    gate.rights_error, gate.rights_due = why, bool(why)
+    if why and why != before:
+        log.error("%s", why)
+    elif before and not why:
+        log.info("the cluster allows stackd again to create and delete stacks")
 
 
 async def ask_node_ports(context: Context) -> None:

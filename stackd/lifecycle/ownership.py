@@ -23,11 +23,14 @@ from dataclasses import dataclass, replace
 from stackd.clock import Clock
 from stackd.errors import (
     ClusterError,
+    ClusterRefused,
     ClusterUnavailable,
     Conflict,
+    NamespaceMissing,
     NotOwner,
     ObjectExists,
     PreconditionFailed,
+    QuotaExceeded,
     StackdError,
     Unavailable,
 )
@@ -48,6 +51,7 @@ and how long a renewal allows changes. The owner stops before others may take th
 RECENTLY, RECENTLY_SECONDS = 0.5, 1.0
 """Of a Lease's duration, and so many seconds more: longer than from one failed renewal to the next."""
 
+REFUSALS = (ClusterError, ClusterRefused, NamespaceMissing, QuotaExceeded)
 STANDS_BY = ", this stackd stands by"
 _CHECK_SECONDS = 1.0
 _MICROSECOND = 1000
@@ -195,9 +199,9 @@ class Ownership:
 
     ``owned`` is set once this process is owner. ``stands_by`` is set while it knows that another one is: ``standby``
     then holds the sentence for clients, and is empty otherwise. ``asked_for`` is set when another process, ``asker``,
-    wants to take over. ``error`` says why the last read or renewal of the Lease failed; ``failed`` is called at
-    each failure. ``set_back`` is called when the operator has set the cluster back (restored a backup of it): what was
-    seen of it before is void.
+    wants to take over. ``error`` says why the last read or renewal of the Lease failed, and ``refused`` whether the
+    API server has refused it, so that waiting does not help; ``failed`` is called at each failure. ``set_back`` is
+    called when the operator has set the cluster back (restored a backup of it): what was seen of it before is void.
 
     ``predecessor`` is the Lease as the owner before this one has left it, None if there was none.
 
@@ -213,7 +217,7 @@ class Ownership:
         self.asked_for = asyncio.Event()
         self.asker = ""
         self.standby = ""
-        self.error = ""
+        self.error, self.refused = "", False
         self.confirmed: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
         self.failed: Callable[[], None] = lambda: None
         self.set_back: Callable[[], None] = lambda: None
@@ -272,8 +276,11 @@ class Ownership:
         return self.asked_for.is_set() or self.role in (Role.LOST, Role.RELEASED)
 
     def why_closed(self) -> str:
-        """Why this owner may change nothing now; empty if it may, or is not the owner."""
-        if self.role is not Role.OWNER or self._fence.open:
+        """Why this owner may change nothing now, or only as long as its last renewal is valid; empty if it may, or is not
+        the owner. An API server that does not answer for a moment is no reason yet; one that refuses is."""
+        if self.role is Role.OWNER and self._fence.open and self.refused:
+            return f"the Lease {self.lease_name} cannot be renewed: {self.error}; see `stackd doctor`"
+        if self.reported is not Role.LAPSED:
             return ""
         return f"the Lease {self.lease_name} was not renewed in time; stackd changes nothing until it is: {self.error}"
 
@@ -362,7 +369,7 @@ class Ownership:
             await self._read_lease()
             if self._wait() <= 0 and await self._take():
                 return 0.0
-            self.error = ""
+            self.error, self.refused = "", False
             # If nothing new was seen, a try now would be refused like this one.
             if self._wait() > 0 or self._watched != before:
                 pause = min(self._wait(), self._interval)
@@ -428,7 +435,7 @@ class Ownership:
         self._observe(written)
         self._next_renewal = sent + self._interval
         self._fence.allow_until(sent + USABLE * self._duration, "another stackd may own the stacks now")
-        self.error = ""
+        self.error, self.refused = "", False
         self._tried.set()
         if self._lapsed and self._fence.open:
             self._lapsed = False
@@ -524,5 +531,5 @@ class Ownership:
     def _note(self, error: StackdError, what: str) -> None:
         if not self.error:
             log.warning("%s: %s", what, error)
-        self.error = str(error)
+        self.error, self.refused = str(error), isinstance(error, REFUSALS)
         self.failed()

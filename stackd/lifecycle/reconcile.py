@@ -17,7 +17,7 @@ from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.crashpoints import crash_point
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.gate import CONFIRMED_SECONDS
+from stackd.lifecycle.gate import CONFIRMED_SECONDS, refresh_rights
 from stackd.lifecycle.next_step import (
     OF_THE_PASS,
     UNASKED,
@@ -116,6 +116,8 @@ class Reconciler:
 
     async def _pass(self) -> ReconcilePlan:
         context = self._context
+        if context.gate.rights_due:
+            await refresh_rights(context)
         confirmed = context.brake.confirmed
         if confirmed and not context.gate.why_no_pass():
             await self._observer.observe(set(confirmed))

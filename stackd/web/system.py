@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Final
 
@@ -67,8 +68,9 @@ async def healthz(call: ApiCall) -> web.Response:
     HEALTH,
     Answer("It does.", contract.Ready),
     Answer(
-        "Something does not: Kubernetes is unreachable, silent, uncertain or lacks the node ports, no "
-        "NetworkPolicy protects the stacks, the file cannot be written, or a brake is on.",
+        "Something does not: Kubernetes is unreachable, silent, uncertain, lacks the node ports or the namespace, or does "
+        "not allow stackd to create and delete stacks; no NetworkPolicy protects the stacks, the file cannot be written, "
+        "or a brake is on.",
         (contract.NotReady, contract.Error),
         status=503,
     ),
@@ -175,10 +177,10 @@ async def reconcile_plan(call: ApiCall) -> web.Response:
 
     It changes nothing.
     """
-    return json_response(plan_body(await call.api.reconciler.plan()))
+    return json_response(plan_body(await call.api.reconciler.plan(), call.api.context.gate.why_not_ready()))
 
 
-def plan_body(plan: ReconcilePlan) -> contract.Plan:
+def plan_body(plan: ReconcilePlan, reasons: Sequence[str]) -> contract.Plan:
     """A plan as the API shows it."""
     return contract.Plan(
         blocked=plan.blocked,
@@ -189,6 +191,7 @@ def plan_body(plan: ReconcilePlan) -> contract.Plan:
             for one in plan.unknown
             if one.orphan is not None
         ),
+        reasons=tuple(reasons),
     )
 
 

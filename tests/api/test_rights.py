@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, User
 from stackd.kube.credentials import request_token
 from stackd.kube.labels import object_labels
 from stackd.kube.objects import PODS
+from stackd.kube.rights import on_stacks
+from stackd.upkeep.health import line
 from tests.api.test_routes import GATEWAY, asking, routes_of
 from tests.api.test_routes import SETTINGS as ROUTES
-from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
+from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
 
+ACCOUNT = "system:serviceaccount:stackd:stackd"
+REVIEWS = "/apis/authorization.k8s.io/v1/selfsubject{}reviews"
 ENFORCED = {"stacks__require_ingress_network_policy": "true"}
 
 
 @asynccontextmanager
 async def provisioned(vm: Machine, documents: list[dict[str, Any]], **options: Any) -> AsyncIterator[Harness]:
     """A stackd on a cluster to which the documents were applied, with the rights that they give."""
-    account = User(token=OURS, name="system:serviceaccount:stackd:stackd", rules=rules(documents))
+    account = User(token=OURS, name=ACCOUNT, rules=rules(documents))
     gateway = {"gateway": GATEWAY} if "settings" in options else {}
     async with EmbeddedCluster(fast_cluster(users=(ADMIN, account), **gateway)) as vm.cluster:
         await apply(vm.cluster, documents)
@@ -85,12 +94,7 @@ async def test_names_need_no_more_rights_than_are_printed_for_them(vm: Machine) 
 
 @pytest.mark.parametrize(("verb", "resource"), [("create", "pods"), ("create", "services"), ("delete", "pods")])
 async def test_without_a_right_the_answer_names_it(vm: Machine, verb: str, resource: str) -> None:
-    documents = printed()
-    for document in documents:
-        for rule in document.get("rules", ()):
-            if rule["resources"] == [resource]:
-                rule["verbs"].remove(verb)
-    async with provisioned(vm, documents) as at:
+    async with provisioned(vm, without(printed(), verb, resource), wait=False) as at:
         if verb == "create":
             reply = await at.refused(503, "", "/stacks", seed())
         else:
@@ -144,3 +148,88 @@ async def test_nothing_is_created_in_a_namespace_that_was_deleted_and_came_back_
     await at.kubectl("DELETE", "/api/v1/namespaces/stacks")
     # The next look by the schedule comes later.
     await until(lambda: at.call("POST", "/stacks", seed()), lambda seen: "no NetworkPolicy in" in seen.text, 10)
+
+
+# ---- ready means: may create and delete
+
+
+def without(documents: list[dict[str, Any]], verb: str, resource: str) -> list[dict[str, Any]]:
+    """The documents, with Roles that lack this right."""
+    documents = copy.deepcopy(documents)
+    for document in documents:
+        for rule in document.get("rules", ()):
+            if rule["resources"] == [resource]:
+                rule["verbs"].remove(verb)
+    return documents
+
+
+def grant(at: Harness, documents: list[dict[str, Any]]) -> None:
+    """Give the daemon's account the rights of these documents, and no other."""
+    at.cluster.accounts.replace(User(token=OURS, name=ACCOUNT, rules=rules(documents)))
+
+
+async def plan(at: Harness) -> str:
+    """What ``stackd reconcile --plan`` prints."""
+    env = {"STACKD_URL": at.url, "STACKD_API_KEY": KEY}
+    return (await asyncio.to_thread(CliRunner().invoke, command, ["reconcile"], env=env)).output
+
+
+@pytest.mark.parametrize(("verb", "resource"), [("create", "services"), ("delete", "pods"), ("patch", "pods")])
+async def test_it_is_not_ready_while_it_lacks_a_right_and_the_plan_says_so(
+    vm: Machine, verb: str, resource: str
+) -> None:
+    documents, refused = printed(), f"does not allow stackd to {verb} {resource} in namespace stacks"
+    async with provisioned(vm, documents) as at:
+        stack_id = await at.running()
+        grant(at, without(documents, verb, resource))
+        await at.run_now("rights")
+        assert (await at.until_unready(refused)).endswith("apply what `stackd manifests` prints")
+        assert await at.metric("stackd_not_ready", reason="rights") == 1
+        assert f"not ready: stacks cannot be created and deleted: the cluster {refused}" in await plan(at)
+        assert refused in line(at.daemon.context, at.daemon.ready)
+        assert (await at.stack(stack_id))["status"] == "running"
+        grant(at, documents)
+        await at.until_ready()
+        assert "nothing to do" in await plan(at)
+
+
+async def test_a_refused_change_is_seen_by_the_next_pass(vm: Machine) -> None:
+    documents = printed()
+    async with provisioned(vm, documents) as at:
+        stack_id = await at.running()
+        grant(at, without(documents, "delete", "pods"))
+        await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
+        await at.passes(1)
+        await at.until_unready("does not allow stackd to delete pods")
+        grant(at, documents)
+        await at.until_ready()
+
+
+async def test_a_start_without_a_right_is_not_ready(vm: Machine) -> None:
+    async with provisioned(vm, without(printed(), "delete", "services"), wait=False) as at:
+        await at.until_unready("does not allow stackd to delete services")
+
+
+async def test_rights_that_the_cluster_cannot_list_are_asked_for(vm: Machine) -> None:
+    """An authorizer outside of the API server, as clouds have, lists none of its rules."""
+    async with provisioned(vm, printed()) as at:
+        body = {"kind": "SelfSubjectRulesReview", "apiVersion": "authorization.k8s.io/v1", "metadata": {}, "spec": {}}
+        body |= {"status": {"resourceRules": [], "nonResourceRules": [], "incomplete": True}}
+        at.faults.add_fault(action="reply", code=201, body=json.dumps(body), resource=REVIEWS.format("rules"))
+        await at.run_now("rights")
+        assert at.counts.total(resource=REVIEWS.format("access")) == len(on_stacks("stacks"))
+        assert (await at.call("GET", "/readyz")).status == 200
+
+
+async def test_it_is_not_ready_without_its_namespace(vm: Machine) -> None:
+    """At once: without the namespace there is no Lease, and no stack."""
+    documents = printed()
+    async with provisioned(vm, documents) as at:
+        await at.running()
+        await at.kubectl("DELETE", "/api/v1/namespaces/stacks")
+        await at.until_unready("the namespace stacks does not exist")
+        assert "not ready: " in await plan(at)
+        await apply(vm.cluster, [one for one in documents if one["metadata"].get("namespace") == "stacks"
+                                 or (one["kind"], one["metadata"]["name"]) == ("Namespace", "stacks")])  # fmt: skip
+        await at.until_ready()
+        await at.create()
