@@ -49,6 +49,7 @@ from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import Reconciler, expire, purge
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.steps import converge
+from stackd.lifecycle.verbs import write_records
 from stackd.lifecycle.worker import Worker
 from stackd.metrics import HOUR, Metrics
 from stackd.store import Store
@@ -77,6 +78,7 @@ socket, and the service manager waits for the start."""
 SHORTEN_SECONDS = 2.0
 """The longest that a stop takes to shorten its Lease, so that a standby does not wait for all of its duration."""
 
+RECORDS_SECONDS = 10.0  # the longest that a stop or a takeover writes outdated records of stacks
 STOP_EXTRA_SECONDS = 15.0
 
 COMPLETE_SECONDS = 0.5  # the pause between two tries to adopt the stacks that a new or restored file lacks
@@ -387,6 +389,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     if running:
         log.warning("%d operations did not end in time; they go on at the next start", running)
     if context.ownership.role is Role.OWNER:
+        await write_records(context, RECORDS_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(None if context.ownership.asked_for.is_set() else SHORTEN_SECONDS):
                 await context.ownership.release()

@@ -9,8 +9,12 @@ confirmed is counted in the transaction that removes its row, while the next del
 stacks that it has begun (``Worker.jobs``) until each has an outcome, so that no others are deleted beyond the job's
 concurrency.
 
-An extension is done once the file has it, and is counted in that transaction; the queue then brings the records in the
-cluster up to date. It needs no cluster, so a job that extends does not wait behind the other jobs.
+A job that extends writes all new ends into the file first, even while Kubernetes is away, so that none of its stacks
+expires. An extension is counted once the cluster's record has it, too: an owner with another file reads it there. Such a
+job does not wait behind the other jobs.
+
+A job waits for Kubernetes as long as that is away, and fails only what Kubernetes refuses or does not do although it
+answers.
 """
 
 from __future__ import annotations
@@ -18,27 +22,41 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from itertools import zip_longest
 from typing import Any
 
 from stackd.crashpoints import crash_point
-from stackd.errors import NotOwner, StackdError, StoreUnavailable, public_text
+from stackd.errors import (
+    AnswerTooLarge,
+    ClusterRefused,
+    ClusterUnavailable,
+    NotOwner,
+    ShuttingDown,
+    StackdError,
+    StackNotFound,
+    StillThere,
+    StoreUnavailable,
+    public_text,
+)
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.diagnostics import capture_logs
-from stackd.lifecycle.verbs import settle, start_of
-from stackd.lifecycle.worker import Priority
+from stackd.lifecycle.verbs import record, settle, start_of
 from stackd.logs import stack_log
 from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack
 from stackd.store import BY_JOB, Claim, Start
+from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0  # when to go on with a job after the file could not be written
 CHUNK = 50  # how many ids of a job are begun, and counted, in one transaction
-EXTEND_PAUSE_SECONDS, RECORD_EVERY_SECONDS = 0.05, 0.01
-"""A job that extends pauses after each chunk, and the records of what it has extended are written one after the other,
-so that creates are hardly slower meanwhile."""
+EXTEND_PAUSE_SECONDS, RECORD_EVERY_SECONDS, RECORDS_AT_ONCE = 0.05, 0.01, 4
+"""A job that extends pauses after each chunk, and writes so many records into the cluster at a time, so often, so that
+creates are hardly slower meanwhile."""
+
+WAITS = RetryPolicy(first=0.5, longest=5.0)  # the pauses of a job that waits for Kubernetes, or for its file
+TRIES = 3  # so often is a stack tried for which Kubernetes does nothing although it answers
 
 AT_ONCE = 8
 """How many stacks of a job are restarted, started or stopped at a time, and begun in one transaction: a stack that
@@ -88,14 +106,15 @@ class Turns:
 
 
 class BatchQueue:
-    """The jobs that wait for a worker; those that extend have a worker of their own."""
+    """The jobs that wait for a worker. Those that extend have workers of their own: one for the file, which does not wait for
+    the cluster, and others for the records."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._waiting, self._extending = Turns(), Turns()
+        self._waiting, self._extending, self._recording = Turns(), Turns(), Turns()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._extending)
+        return len(self._waiting) + len(self._extending) + len(self._recording)
 
     def _put(self, job: Job) -> None:
         (self._extending if job.action is JobAction.EXTEND else self._waiting).put(job)
@@ -126,15 +145,22 @@ class BatchQueue:
         for job in self._context.store.jobs.unfinished():
             self._put(job)
         async with asyncio.TaskGroup() as group:
-            for turns in (*[self._waiting] * KEYS_AT_ONCE, self._extending):
-                group.create_task(self._serve(turns), name="batch jobs")
+            for turns in [self._waiting, self._recording] * KEYS_AT_ONCE:
+                group.create_task(self._serve(turns, run_chunk), name="batch jobs")
+            group.create_task(self._serve(self._extending, self._extend), name="batch jobs")
 
-    async def _serve(self, turns: Turns) -> None:
+    async def _extend(self, context: Context, job_id: str) -> bool:
+        extended = await extend_chunk(context, job_id)
+        if extended and (job := context.store.jobs.get(job_id)) is not None:
+            self._recording.put(job)
+        return extended
+
+    async def _serve(self, turns: Turns, run: Callable[[Context, str], Awaitable[bool]]) -> None:
         while True:
             key, job_id = await turns.next()
             finished = False
             try:
-                finished = await run_chunk(self._context, job_id)
+                finished = await run(self._context, job_id)
             except (StoreUnavailable, NotOwner) as error:
                 log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
                 await asyncio.sleep(RETRY_SECONDS)
@@ -150,7 +176,7 @@ async def run_chunk(context: Context, job_id: str) -> bool:
     chunk = CHUNK if job.action in (JobAction.DELETE, JobAction.EXTEND) else AT_ONCE
     if ids := await context.store.jobs.pending_items(job_id, chunk):
         context.fence.require()
-        await (_extend_chunk if job.action is JobAction.EXTEND else _run_chunk)(context, job, ids)
+        await _run_chunk(context, job, ids)
         job = context.store.jobs.get(job_id)
     if job is None or not job.finished:
         return job is None
@@ -162,40 +188,56 @@ async def run_chunk(context: Context, job_id: str) -> bool:
     return True
 
 
-async def _extend_chunk(context: Context, job: Job, ids: list[str]) -> None:
-    stacks = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life)
+async def extend_chunk(context: Context, job_id: str) -> bool:
+    """Extend the next stacks of the job in the file; True once it has extended all. Raises StoreUnavailable, NotOwner."""
+    ids = await context.store.jobs.pending_items(job_id, CHUNK, begun=False)
+    if not ids:
+        return True
+    context.fence.require()
+    stacks = await context.store.jobs.begin_items(job_id, ids, longest=context.longest_life)
+    context.worker.jobs.update(stack.stack_id for stack in stacks)  # otherwise a pass would write all records at once
     crash_point("batch.begun")
-    for stack in stacks:
-        stack_log(log, stack.stack_id, job_id=job.job_id).info("extended by %s", job.job_id)
-        context.worker.wake(stack.stack_id, Priority.EXPIRY, delay=len(context.worker) * RECORD_EVERY_SECONDS)
     await asyncio.sleep(EXTEND_PAUSE_SECONDS)
+    return False
 
 
 async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
-    starts: dict[str, Start | StackdError] = {}  # how each of these stacks is to start, or why it cannot start now
-    for stack in filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ())):
-        try:
-            await context.gate.admitted()
-            starts[stack.stack_id] = await start_of(context, stack, STARTS[job.action], job.by, BY_JOB)
-        except StackdError as error:
-            starts[stack.stack_id] = error
+    await _reached(context)
+    starting = filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ()))
+    starts = {stack.stack_id: await _start(context, job, stack) for stack in starting}
     context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
     try:
-        stacks = await context.store.jobs.begin_items(job.job_id, ids, starts=starts)
+        stacks = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life, starts=starts)
         crash_point("batch.begun")
         await _work_on(context, job, stacks)
     finally:  # the next try gets only those that have no outcome in the file
         context.worker.jobs.difference_update(ids)
 
 
+async def _start(context: Context, job: Job, stack: Stack) -> Start | StackdError:
+    """How the stack is to start, or why it cannot."""
+    while True:
+        try:
+            await context.gate.admitted()
+            return await start_of(context, stack, STARTS[job.action], job.by, BY_JOB)
+        except StackdError as error:
+            if not _passes(error):
+                return error
+            await _waited(context, job.job_id, error)
+
+
 async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
     progress, deletes = _JobProgress(context, job.job_id), job.action is JobAction.DELETE
-    slots = asyncio.Semaphore(context.config.batch_delete.concurrency if deletes else AT_ONCE)
+    extends = job.action is JobAction.EXTEND
+    at_once = RECORDS_AT_ONCE if extends else AT_ONCE
+    slots = asyncio.Semaphore(context.config.batch_delete.concurrency if deletes else at_once)
 
     async def one(stack_id: str) -> None:
         try:
-            result = await _one(context, job.action, stack_id)
+            result = await _one(context, job, stack_id, progress)
             progress.add(result)
+            if not deletes:
+                context.worker.jobs.discard(stack_id)
             why = result.error and f": {result.error}"
             what = "deleted" if deletes and result.outcome is Outcome.DONE else f"{job.action} {result.outcome}"
             stack_log(log, stack_id, job_id=job.job_id).info("%s by %s%s", what, job.job_id, why)
@@ -213,22 +255,82 @@ async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
             group.create_task(one(stack.stack_id), name=f"batch {stack.stack_id}")
             if deletes and following is not None:
                 capture_logs(context, following.stack_id)  # while its pod still runs
+            if extends:
+                await asyncio.sleep(RECORD_EVERY_SECONDS)
     await progress.count()
 
 
-async def _one(context: Context, action: JobAction, stack_id: str) -> ItemResult:
-    try:
-        if action is JobAction.DELETE:
-            await context.settle(stack_id)
-        else:
-            await settle(context, stack_id, "stopped" if action is JobAction.STOP else "started")
-    except StackdError as error:
-        context.worker.jobs.discard(stack_id)
-        why = "delete pod/service failed: " if action is JobAction.DELETE else ""
-        return ItemResult(stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error))
+async def _one(context: Context, job: Job, stack_id: str, progress: _JobProgress) -> ItemResult:
+    tries = 0
+    while True:
+        try:
+            await _settle(context, job.action, stack_id)
+            break
+        except StackNotFound:
+            break
+        except StackdError as error:
+            tries += _answers(context, error)
+            if tries >= TRIES or not _passes(error):
+                context.worker.jobs.discard(stack_id)
+                why = "delete pod/service failed: " if job.action is JobAction.DELETE else ""
+                return ItemResult(stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error))
+            progress.write_soon()
+            await _waited(context, job.job_id, error)
     crash_point("batch.confirmed")
-    gone = action is not JobAction.DELETE and stack_id not in context.store.stacks
+    gone = job.action is not JobAction.DELETE and stack_id not in context.store.stacks
     return ItemResult(stack_id=stack_id, outcome=Outcome.NOT_FOUND if gone else Outcome.DONE)
+
+
+async def _settle(context: Context, action: JobAction, stack_id: str) -> None:
+    if action is JobAction.DELETE:
+        await context.settle(stack_id)
+    elif action is JobAction.EXTEND:
+        await record(context, stack_id)
+    else:
+        await settle(context, stack_id, "stopped" if action is JobAction.STOP else "started")
+
+
+# ---- waiting
+
+
+def _passes(error: StackdError) -> bool:
+    """Whether the error may be gone when Kubernetes answers again, the file can be written, or the Lease is renewed."""
+    cause = _cause(error)
+    stays = isinstance(cause, ClusterRefused | StillThere | AnswerTooLarge)
+    return isinstance(cause, ClusterUnavailable | StoreUnavailable | NotOwner | ShuttingDown) and not stays
+
+
+def _answers(context: Context, error: StackdError) -> bool:
+    """Whether the stack's ``error`` came although this stackd may change the cluster and write the file."""
+    try:
+        context.gate.require_cluster()
+    except ClusterUnavailable:
+        return False
+    return context.fence.open and not isinstance(_cause(error), StoreUnavailable | NotOwner)
+
+
+def _cause(error: StackdError) -> StackdError:
+    return error.__cause__ if isinstance(error.__cause__, StackdError) else error
+
+
+async def _reached(context: Context) -> None:
+    """Return once this stackd may change the cluster."""
+    tries = 0
+    while True:
+        try:
+            context.fence.require()
+            return await context.gate.right_cluster()
+        except (ClusterUnavailable, NotOwner) as error:
+            tries += 1
+            log.info("batch jobs wait: %s", error, extra={"same": "batch jobs wait"})
+            await context.cluster.connection.contact.pause(WAITS.delay(tries))
+
+
+async def _waited(context: Context, job_id: str, error: StackdError) -> None:
+    """Return when another try may have another outcome than ``error``."""
+    log.info("%s: waits: %s", job_id, error, extra={"job_id": job_id, "same": f"{job_id} waits"})
+    await context.cluster.connection.contact.pause(WAITS.delay(1))
+    await _reached(context)
 
 
 class _JobProgress:
@@ -246,9 +348,12 @@ class _JobProgress:
 
     def add(self, result: ItemResult) -> None:
         self._results.append(result)
-        now = self._context.clock.monotonic()
-        if now - self._written >= COUNT_EVERY_SECONDS and (self._writing is None or self._writing.done()):
-            self._written = now
+        if self._context.clock.monotonic() - self._written >= COUNT_EVERY_SECONDS:
+            self.write_soon()
+
+    def write_soon(self) -> None:
+        if self._writing is None or self._writing.done():
+            self._written = self._context.clock.monotonic()
             self._writing = self._context.tasks.spawn(f"count {self._job_id}", self._write())
 
     async def count(self) -> None:

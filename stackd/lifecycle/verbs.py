@@ -7,7 +7,9 @@ its caller leaves, and an error says that stackd keeps trying.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from contextlib import suppress
 from dataclasses import replace
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
@@ -24,6 +26,7 @@ from stackd.errors import (
 )
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.diagnostics import capture_logs
+from stackd.lifecycle.next_step import service_step
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, EventKind, Stack, StackStatus
@@ -35,6 +38,7 @@ PATIENCE_SECONDS = 2.0
 """How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
 
 RECORD_SECONDS = 5.0  # how long an extension waits until the cluster has it, too
+RECORDS_AT_ONCE = 16  # of those that are written before the stacks are handed over
 ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
 """From these statuses a stack does not come to run unless somebody does something about it."""
 
@@ -147,25 +151,55 @@ async def extend(context: Context, stack_id: str, seconds: float, *, by: str, cl
         stack_log(log, stack_id).info("extended by %g s by %s", seconds, by)
     else:
         stack = _row(context, stack_id)
-    await context.tasks.run(f"record {stack_id}", _record(context, stack))
+    await context.tasks.run(f"record {stack_id}", record(context, stack_id))
     crash_point("extend.recorded")
     return stack
 
 
-async def _record(context: Context, stack: Stack) -> None:
-    """Write the new expiry into the cluster, too: an owner with another file reads it there."""
+async def record(context: Context, stack_id: str) -> None:
+    """Return once the cluster has the stack's end, too: an owner with another file reads it there.
+
+    Raises StackNotFound, NotOwner; ClusterUnavailable if the cluster may not have it; stackd retries.
+    """
     try:
-        await context.worker.settle(stack.stack_id, timeout=RECORD_SECONDS)
+        await context.worker.settle(stack_id, timeout=RECORD_SECONDS)
     except StackdError as error:
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
+        stack = _row(context, stack_id)
         service = context.mirror.services.get(stack.service_name)
         if service is not None and service.recorded and service.expires_at == stack.ttl_expires_at:
             return  # something else is left to do about the stack
         written = f"stackd retries to write that into the cluster: {public_text(error)}"
-        sentence = f"{stack.stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
+        sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
         raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
-    _row(context, stack.stack_id)
+    _row(context, stack_id)
+
+
+async def write_records(context: Context, timeout: float) -> None:
+    """Write into the cluster what its records of the stacks lack, within ``timeout`` seconds: the next owner may have
+    another file."""
+
+    async def write(stack: Stack) -> None:
+        async with slots:
+            try:
+                await record(context, stack.stack_id)
+            except StackdError as error:
+                stack_log(log, stack.stack_id, same="records").warning(
+                    "its record in the cluster is outdated: %s", error
+                )
+
+    if not (context.mirror.synced and context.gate.compared):
+        return  # what the records lack is not known
+    slots, services = asyncio.Semaphore(RECORDS_AT_ONCE), context.mirror.services
+    outdated = [
+        stack
+        for stack in context.store.stacks.ordered()
+        if stack.accepted and stack.deleting_since is None and service_step(stack, services.get(stack.service_name))
+    ]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await asyncio.gather(*map(write, outdated))
 
 
 async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:

@@ -3,8 +3,7 @@
 Owns: each id has one outcome, which is counted once (invariant 7). The transaction that writes the outcome increments
 the counts; they are never recounted. An id goes from pending to started to its outcome. After a restart the started
 ids are processed again; the outcome of a delete depends on whether its stack still has a row. What a job intends for an
-id is written in the transaction that marks the id as started, so that an id is extended or restarted once. An extension
-is done with that transaction.
+id is written in the transaction that marks the id as started, so that an id is extended or restarted once.
 """
 
 from __future__ import annotations
@@ -135,9 +134,10 @@ def create(
     return _put(tx, job)
 
 
-def pending_items(tx: Transaction, job_id: str, limit: int) -> list[str]:
-    """The next ids without an outcome, in the job's order, including those that were started before a restart."""
-    return [stack_id for (stack_id,) in tx.rows(OPEN_ITEMS, (job_id, limit))]
+def pending_items(tx: Transaction, job_id: str, limit: int, *, begun: bool = True) -> list[str]:
+    """The next ids without an outcome, in the job's order, including those that were ``begun``, perhaps before a restart."""
+    query = OPEN_ITEMS if begun else OPEN_ITEMS.replace("ORDER BY", "AND state = 'pending' ORDER BY")
+    return [stack_id for (stack_id,) in tx.rows(query, (job_id, limit))]
 
 
 def begin_items(
@@ -146,8 +146,7 @@ def begin_items(
     """Write what the job intends for the stacks of these ids, and return those that remain to be worked on. A job that
     extends needs the ``longest`` life in nanoseconds, one that starts or restarts needs ``starts``.
 
-    Ids without a stack, and those that the action cannot be applied to, get their outcome at once; so do those that
-    are extended, which are returned, too. Raises ``JobNotFound``.
+    Ids without a stack, and those that the action cannot be applied to, get their outcome at once. Raises ``JobNotFound``.
     """
     job = _find(tx, job_id)
     states = dict(_open_among(tx, job_id, ids))
@@ -192,7 +191,7 @@ def _intend(
     try:
         if job.action is JobAction.EXTEND:
             extension = Extension(add=job.ttl, longest=longest, by=job.by, reason=BY_JOB)
-            return changes.extend(tx, stack.stack_id, extension), done
+            return changes.extend(tx, stack.stack_id, extension), None
         if job.action is JobAction.STOP:
             return changes.stop(tx, stack.stack_id, job.by, BY_JOB), None
         start = starts.get(stack.stack_id, StackNotFound(stack.stack_id))

@@ -92,7 +92,7 @@ class Stacks(View[Stack], Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedState:
-    """An open file and its content; ``begun`` are the stacks that unfinished jobs had started to delete."""
+    """An open file and its content; ``begun`` are the stacks that unfinished jobs had begun."""
 
     path: Path
     lock: FileLock

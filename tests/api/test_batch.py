@@ -105,21 +105,91 @@ async def test_what_cannot_be_done_says_why_and_the_rest_is_done(at: Harness) ->
     job = await finished(at, await submit(at, "extend", ttl="1h", stack_ids=[old, good]))
     assert (job["status"], counts(job)) == ("completed", (1, 0, 1))
     assert [(each["stack_id"], "at most 30m more" in each["error"]) for each in job["errors"]] == [(old, True)]
-    at.give_kubernetes(timeout=0.3)
-    await at.faults.refuse()
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403)
     refused = await finished(at, await submit(at, "restart", stack_ids=[good, old]))
     assert (refused["status"], counts(refused), len(refused["errors"])) == ("failed", (0, 0, 2), 2)
-    await at.faults.listen()
 
 
 async def test_a_job_that_extends_waits_for_no_other_job(at: Harness) -> None:
     deleted, extended = [await at.running() for _ in range(2)]
-    at.faults.pause()
+    at.faults.add_fault(action="latency", verb="delete", seconds=60)
     deleting = await submit(at, "delete", stack_ids=[deleted])
     assert await done(at, "extend", ttl="30m", stack_ids=[extended]) == (1, 0, 0)
     assert (await at.get(f"/stacks/batch/{deleting.json['job_id']}"))["done"] == 0
+
+
+async def test_an_extension_counts_as_done_once_the_cluster_has_it(at: Harness) -> None:
+    """An owner with another file reads it there: after a takeover, or the loss of this file."""
+    ids = [(await at.create())["stack_id"] for _ in range(12)]
+    ends = {stack_id: await noted_end(at, stack_id) for stack_id in ids}
+    at.faults.add_fault(action="turns", verb="patch", resource="services", seconds=0.05)
+    job = await submit(at, "extend", ttl="30m", stack_ids=ids)
+    counted = -1
+    while counted < len(ids):
+        counted = (await at.get(f"/stacks/batch/{job.json['job_id']}"))["done"]
+        recorded = [stack_id for stack_id in ids if await noted_end(at, stack_id) != ends[stack_id]]
+        assert counted <= len(recorded)
+    assert counts(await finished(at, job)) == (12, 0, 0)
+
+
+async def test_no_stack_expires_that_a_job_extends_while_kubernetes_is_away(at: Harness) -> None:
+    ids = [(await at.create())["stack_id"] for _ in range(3)]
+    at.faults.pause()
+    await at.until_unready("has not answered")
+    job = await submit(at, "extend", ttl="30m", stack_ids=ids)
+    for stack_id in ids:
+        await until(partial(at.stack, stack_id), lambda seen: life(seen) == 7200 + 1800)
+    assert (await at.get(f"/stacks/batch/{job.json['job_id']}"))["done"] == 0
     at.faults.resume()
-    assert counts(await finished(at, deleting)) == (1, 0, 0)
+    assert counts(await finished(at, job)) == (3, 0, 0)
+    for stack_id in ids:
+        assert await lines(at, stack_id, "extended") == [(True, "batch")]
+        assert await noted_end(at, stack_id) == (await at.stack(stack_id))["ttl_expires_at"]
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "restart", "delete"])
+@pytest.mark.parametrize("outage", ["silent", "refused", "failing"])
+async def test_a_job_waits_for_kubernetes(at: Harness, action: str, outage: str) -> None:
+    ids = [await at.running() for _ in range(20)]
+    at.reload("batch_delete", concurrency=4)
+    if action == "start":
+        assert await done(at, "stop", stack_ids=ids) == (20, 0, 0)
+    at.faults.add_fault(action="latency", verb="create|delete", resource="pods", seconds=0.1)
+    job = await submit(at, action, stack_ids=ids)
+    await until(lambda: at.objects("pods"), lambda pods: len(pods) == 20 if action == "restart" else 0 < len(pods) < 20)
+    if outage == "silent":
+        at.faults.pause()
+    elif outage == "refused":
+        await at.faults.refuse()
+    else:
+        at.faults.add_fault(action="status", code=503)
+    await at.until_unready("has not answered")
+    assert not (await at.get(f"/stacks/batch/{job.json['job_id']}"))["failed"]
+    at.faults.clear()
+    if outage == "refused":
+        await at.faults.listen()
+    assert counts(await finished(at, job)) == (20, 0, 0)
+    assert len(await at.objects("pods")) == (20 if action in ("start", "restart") else 0)
+
+
+async def test_a_job_fails_only_what_kubernetes_refuses_or_does_not_do(at: Harness) -> None:
+    refused, stuck, good = ids = [await at.running() for _ in range(3)]
+    at.give_kubernetes(timeout=0.3)
+    at.faults.add_fault(action="status", verb="delete", resource="pods", name=refused, code=403)
+    at.faults.add_fault(action="status", verb="delete", resource="pods", name=stuck, code=429)
+    job = await finished(at, await submit(at, "stop", stack_ids=ids))
+    assert counts(job) == (1, 0, 2)
+    assert {each["stack_id"] for each in job["errors"]} == {refused, stuck}
+    assert (await at.stack(good))["status"] == "stopped"
+
+
+@pytest.mark.stackd(cluster__lease_duration="3s")
+async def test_a_job_waits_for_its_lease(at: Harness) -> None:
+    ids = [await at.running() for _ in range(3)]
+    at.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=0.3)
+    job = await submit(at, "stop", stack_ids=ids)
+    at.lose_lease("the Lease was not renewed in time")
+    assert counts(await finished(at, job)) == (3, 0, 0)
 
 
 async def test_a_stack_is_looked_after_again_although_its_job_could_not_write_its_progress(

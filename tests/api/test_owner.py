@@ -144,6 +144,29 @@ async def test_a_takeover_is_asked_for_and_loses_nothing(vms: Machines) -> None:
     assert (facts["vm2"], facts["owner"].startswith("vm2 since "), facts["takeovers"]) == ("owner", True, "1")
 
 
+async def test_a_takeover_keeps_what_a_job_has_just_extended(vms: Machines) -> None:
+    """The next owner has another file: it reads the ends in the cluster."""
+    one = await vms.start("vm1", lease="30s")
+    for _ in range(20):
+        await one.running()
+    before = {stack["stack_id"]: stack["ttl_expires_at"] for stack in await one.stacks()}
+    two = await standby(vms, lease="30s")
+    one.faults.add_fault(action="turns", verb="patch", resource="services", seconds=0.3)
+    await one.post("/stacks/batch", {"action": "extend", "ttl": "30m", "stack_ids": list(before)}, 202)
+
+    def extended(stacks: list[dict[str, Any]]) -> bool:
+        return all(stack["ttl_expires_at"] != before[stack["stack_id"]] for stack in stacks)
+
+    after = await until(one.stacks, extended)
+    taking = asyncio.create_task(asyncio.to_thread(run, two, "takeover"))
+    await one.ended()
+    await vms.stop("vm1")
+    await taking
+    await until_owner(two)
+    ends = {stack["stack_id"]: stack["ttl_expires_at"] for stack in await two.stacks()}
+    assert ends == {stack["stack_id"]: stack["ttl_expires_at"] for stack in after}
+
+
 async def test_an_owner_that_was_replaced_says_so_and_ends(vms: Machines) -> None:
     one = await vms.start("vm1")
     stack_id = await one.running()
