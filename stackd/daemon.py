@@ -298,7 +298,9 @@ async def _follow_cluster(daemon: Daemon) -> None:
     async with asyncio.TaskGroup() as group:
         identity = follow_identity(context, confirmed=daemon.observer.mark_all_dirty)
         group.create_task(identity, name="identity")
-        group.create_task(watch_over(context.cluster.connection.contact, context.cluster.probe), name="contact")
+        cluster = context.cluster
+        contact = watch_over(cluster.connection.contact, cluster.probe, lambda: cluster.target.attempt_timeout)
+        group.create_task(contact, name="contact")
         context.tasks.supervise("ownership", _own(context))
         context.tasks.supervise("takeover", _step_back(ownership))
         is_wrong = bool(gate.wrong_cluster)

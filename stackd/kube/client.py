@@ -186,9 +186,9 @@ class Cluster:
         return str((await self.answer(_IDENTITY))["metadata"]["uid"])
 
     async def probe(self, seconds: float) -> KubeResponse:
-        """Kubernetes' answer over a new connection within ``seconds``, or ``attempt_timeout`` if that is less."""
+        """Kubernetes' answer over a new connection within ``seconds``."""
         # Unlike /version, this namespace is read from etcd; and stackd has the right to read it.
-        return await self.connection.probe(_IDENTITY, min(seconds, self.target.attempt_timeout))
+        return await self.connection.probe(_IDENTITY, seconds)
 
     async def look_again(self) -> bool:
         """Load the credentials again, and use them if they have changed; returns whether they have.

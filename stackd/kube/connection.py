@@ -202,13 +202,13 @@ class KubeConnection:
     async def probe(self, call: KubeRequest, seconds: float) -> KubeResponse:
         """Kubernetes' answer within ``seconds`` over a new connection, even if it is a refusal.
 
-        Raises ClusterUnavailable if there is none, or if it is 502, 503 or 504.
+        Raises ClusterTimeout if there is none; ClusterUnavailable if it cannot be reached, or the answer is 502, 503 or 504.
         """
         try:
             async with asyncio.timeout(seconds), self.access.new_session(force_close=True) as session:
                 answer = await self._send(call, session)
         except TimeoutError as exc:
-            raise ClusterUnavailable(f"it did not answer within {seconds:g} s over a new connection") from exc
+            raise ClusterTimeout(f"it did not answer within {seconds:g} s over a new connection") from exc
         check(call, answer)
         if answer.status in FAILING:
             raise error_of(call, answer)

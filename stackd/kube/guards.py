@@ -23,7 +23,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from stackd.clock import boottime
-from stackd.errors import ClusterUnavailable, NotOwner, StackdError
+from stackd.errors import ClusterTimeout, ClusterUnavailable, NotOwner, StackdError
 from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, RULES, TOKENS, KubeRequest
 from stackd.tasks import set_within
 
@@ -33,14 +33,12 @@ _CHANGING = frozenset({"create", "update", "patch", "delete"})
 # The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
 # token of its own, even if it owns no stacks.
 _ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, RULES, TOKENS})
-# Kubernetes counts as not answering after so many failed requests in a row, over at least so many seconds: long enough
-# for an API server that restarts.
-FAILURES, FAILING_SECONDS = 3, 3.0
+# Kubernetes counts as not answering after so many failed requests in a row, over at least so many seconds: as long as one
+# request may take by default, so that the election of an etcd leader, or an API server that restarts, is no outage.
+FAILURES, FAILING_SECONDS = 3, 5.0
 # A probe is sent when a request has waited for so long, or nothing was heard: five times a minute when nothing happens.
 CHECK_SECONDS, WAITING_SECONDS, QUIET_SECONDS = 0.2, 0.3, 12.0
-# How long a probe waits for its answer, so that requests stop waiting after 1.5 s; or so many times as long as the last
-# answered one took: a slow API server does answer. Then the pause between two probes.
-PROBE_SECONDS, USUAL_TIMES, AGAIN_SECONDS = 1.0, 3.0, 0.5
+AGAIN_SECONDS = 0.5  # between the ends of two probes
 
 
 class Fence:
@@ -222,21 +220,26 @@ class Contact:
         self.on_lost()
 
 
-async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object]]) -> None:
-    """Call ``probe`` (with its time limit in seconds) whenever it is unclear whether Kubernetes answers, forever."""
-    usual = 0.0
+async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object]], limit: Callable[[], float]) -> None:
+    """Call ``probe`` whenever it is unclear whether Kubernetes answers, forever.
+
+    A probe gets as many seconds as any request (``limit``): what is slower than usual still answers. Without an answer
+    by then, Kubernetes does not answer.
+    """
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         if not contact.in_question:
             continue
-        heard_at, began = contact.heard_at, contact.now()
-        # Once Kubernetes counts as lost, its answer may take as long as any other.
-        limit = math.inf if contact.lost else max(PROBE_SECONDS, USUAL_TIMES * usual)
+        heard_at, began, seconds = contact.heard_at, contact.now(), limit()
         try:
-            await probe(limit)
-            usual = contact.now() - began
-        except StackdError as error:
+            await probe(seconds)
+        except ClusterTimeout as error:
             # After more than its limit this process itself has not run, and the answer may be waiting to be read.
-            if contact.heard_at == heard_at and contact.now() - began < limit + CHECK_SECONDS:
+            if contact.heard_at == heard_at and contact.now() - began < seconds + CHECK_SECONDS:
                 contact.lose(str(error))
+        except StackdError as error:
+            if contact.lost:
+                contact.lose(str(error))  # for another reason than before
+            else:
+                contact.failed(began, str(error))
         await asyncio.sleep(AGAIN_SECONDS - CHECK_SECONDS)
