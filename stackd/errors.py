@@ -265,6 +265,10 @@ class ClusterRefused(ClusterUnavailable):
     """
 
 
+class KindNotServed(ClusterRefused):
+    """The API server does not know this kind of object: its CRD is not installed. So there are no objects of it."""
+
+
 class ClusterOverloaded(ClusterUnavailable):
     """Kubernetes is overloaded; ``retry_after`` is its own Retry-After, not a guess."""
 

@@ -22,6 +22,7 @@ from stackd.errors import (
     ClusterTimeout,
     ClusterUnavailable,
     ClusterUnreachable,
+    KindNotServed,
     NodePortOutOfRange,
     NodePortTaken,
     NoRequestSlot,
@@ -471,9 +472,17 @@ class Cluster:
         With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
         our instance; that has a ``known`` uid; or that, without labels, has our annotations. Since anybody may write
         those, the last kind is not waited for: somebody's finalizer could keep it for ever. Any other object of that
-        name counts as gone and is left alone.
+        name counts as gone and is left alone, and so does one of a kind that the API server does not know.
         """
-        deadline, waits = deadline or self.deadline(), True
+        try:
+            return await self._delete(resource, name, uid, deadline or self.deadline(), known)
+        except KindNotServed:
+            return True
+
+    async def _delete(
+        self, resource: str, name: str, uid: str | None, deadline: Deadline, known: Collection[str | None]
+    ) -> bool:
+        waits = True
         if uid is None:
             existing = await self.find(resource, name, deadline)
             if existing is None or not _may_be_ours(existing, self.instance, known):

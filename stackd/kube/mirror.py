@@ -161,12 +161,13 @@ class Mirror:
         return chain.from_iterable(table.values() for table in self.routes.values())
 
     def knows(self, resource: str) -> bool:
-        """Whether the copy has such objects: they are watched, and were listed."""
-        return resource not in self.route_health or self._listed[resource].is_set()
+        """Whether the copy has such objects: they are watched, and were listed, and the API server knows their kind."""
+        health = self.route_health.get(resource)
+        return health is None or (health.served and self._listed[resource].is_set())
 
     async def until_known(self, resource: str, seconds: float) -> bool:
         """Whether the copy has such objects within ``seconds``."""
-        return self.knows(resource) or await set_within(self._listed[resource], seconds)
+        return self.knows(resource) or (await set_within(self._listed[resource], seconds) and self.knows(resource))
 
     async def until_ready(self, resource: str, name: str, *, timeout: float) -> None:
         """Return once the Gateway has accepted this route. Raises TimeoutError after ``timeout`` seconds."""

@@ -22,6 +22,7 @@ from stackd.errors import (
     ClusterSilent,
     ClusterUnavailable,
     ClusterUnreachable,
+    KindNotServed,
     StackdError,
     UnexpectedAnswer,
     VersionExpired,
@@ -58,6 +59,7 @@ class WatchHealth:
     """The state of one watch; times on the monotonic clock.
 
     ``disconnected_since``  None while connected
+    ``served``              whether the API server knows the kind, as far as is known
     ``open_seconds``        for how long the last connection was open
     ``version``             all that happened up to this resourceVersion was reported, and the watch continues from it;
                             empty: list first
@@ -79,7 +81,7 @@ class WatchHealth:
         self._restored = restored
         self._last_good = self._now()
         self.disconnected_since: float | None = self._last_good
-        self.last_error = ""
+        self.last_error, self.served = "", True
         self.open_seconds = 0.0
         self.version = self.expired = ""
         self._missed: tuple[float, int] | None = None
@@ -104,6 +106,7 @@ class WatchHealth:
     def beat(self) -> None:
         """Note a sign of life: a list, an event, or a watch that stays open."""
         self._last_good = self._now()
+        self.served = True
         if self.disconnected_since is not None:
             away = self._last_good - self.disconnected_since
             if self.last_error:
@@ -118,7 +121,7 @@ class WatchHealth:
         if not self.last_error:
             detail = f" ({error.excerpt})" if isinstance(error, UnexpectedAnswer) and error.excerpt else ""
             log.warning("watch of %s is interrupted: %s%s", self.kind, error, detail)
-        self.last_error = str(error)
+        self.last_error, self.served = str(error), not isinstance(error, KindNotServed)
         self._failed()
 
     def listed(self, version: str) -> None:

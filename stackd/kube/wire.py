@@ -21,6 +21,7 @@ from stackd.errors import (
     ClusterUnavailable,
     Conflict,
     InvalidPodSpec,
+    KindNotServed,
     LimitRangeViolation,
     NamespaceMissing,
     NodePortOutOfRange,
@@ -252,14 +253,14 @@ def document_of(call: KubeRequest, answer: KubeResponse) -> JsonObject:
 
 def check(call: KubeRequest, answer: KubeResponse) -> None:
     """Return if Kubernetes has answered this call, with the result or a refusal. Raises UnexpectedAnswer otherwise, and
-    ClusterRefused if the API server does not have that kind of route. With a code of ``PASSING`` any form will do.
+    KindNotServed if the API server does not have that kind of route. With a code of ``PASSING`` any form will do.
     """
     if answer.ok:
         fault = _fault_of_success(call, answer)
     elif answer.status in PASSING:
         return
     elif call.resource in (HTTP_ROUTES, TLS_ROUTES, GATEWAYS) and answer.body.strip() == b"404 page not found":
-        raise ClusterRefused(f"the cluster does not serve {call.resource}: install the CRDs of the Gateway API")
+        raise KindNotServed(f"the cluster does not serve {call.resource}: install the CRDs of the Gateway API")
     else:
         fault = _fault_of_refusal(call, answer)
     if fault:

@@ -98,8 +98,8 @@ async def delete(context: Context, stack: Stack) -> None:
         await capture_logs_of_expired(context, stack.stack_id)
     try:
         await _delete_objects(context, stack)
-    except StillThere as error:
-        await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, str(error))
+    except (StillThere, ClusterRefused) as error:
+        await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, error.sentence)
         raise
     is_of_job = stack.stack_id in context.worker.jobs
     await (context.store.stacks.remove_soon if is_of_job else context.store.stacks.remove)([stack.stack_id])

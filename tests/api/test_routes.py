@@ -137,6 +137,51 @@ async def test_a_cluster_without_the_gateway_api_serves_stacks_with_node_ports(a
     assert await at.listed() == []
 
 
+async def test_without_the_crds_of_the_gateway_api_stacks_with_names_are_deleted_and_expire(at: Harness) -> None:
+    kept = await at.running(asking("https", "tls", None))
+    expiring, stopped, ended = [await at.running(asking("https", None), ttl=ttl) for ttl in ("8s", "1h", "1h")]
+    named = await at.running(asking("tls"))
+    await at.do("stop", stopped)
+    at.faults.remove_gateway_api()
+    await at.delete_object("pods", ended)
+    await at.delete(named)
+    await at.delete(stopped)
+    assert expiring in await at.listed()
+    await at.until_listed(2)
+    assert set(await at.listed()) == {kept, ended}
+    await until(lambda: at.stack(ended), lambda seen: seen["status"] == "stopped")
+    await until(at.used_ports, lambda seen: seen == 1)
+    reply = await at.refused(503, "", "/stacks", asking("https"))
+    assert "install the CRDs of the Gateway API" in reply.text
+    await at.delete((await at.create())["stack_id"])
+    await at.get("/readyz")
+    at.faults.add_gateway_api()
+    routes = {f"{kept}-80", f"{kept}-81", f"rt-{kept}"}
+    await until(lambda: routes_of(at), lambda seen: seen.keys() == routes)
+    await at.delete(kept)
+    assert await routes_of(at) == {}
+
+
+FORBIDDEN = (
+    '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":'
+    '"httproutes.gateway.networking.k8s.io is forbidden: User \\"s\\" cannot delete resource \\"httproutes\\""}'
+)
+
+
+async def test_a_stack_whose_route_stackd_may_not_delete_says_so_until_it_may(at: Harness) -> None:
+    stack_id = await at.running(asking("https", None))
+    at.faults.add_fault(action="reply", code=403, body=FORBIDDEN, verb="delete", resource="httproutes")
+    reply = await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
+    assert "it has no right to delete httproutes" in reply.detail
+    stack = await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "DeletePending")
+    assert "Kubernetes rejected stackd's credentials or permissions" in stack["status_message"]
+    assert not await at.objects("pods"), "nobody reaches it any more"
+    assert f"svc-{stack_id}" in await at.objects("services"), "it has the record"
+    at.faults.clear()
+    await at.until_listed(0)
+    assert await routes_of(at) == {}
+
+
 async def test_stop_start_and_a_restart_keep_the_name_and_an_end_gives_it_back(at: Harness) -> None:
     stack_id = await at.running(asking("https", None))
     ports, before = (await at.stack(stack_id))["ports"], await route_uids(at)
