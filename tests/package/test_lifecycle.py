@@ -27,6 +27,15 @@ SET_FORMAT = (
     "file.execute(f'PRAGMA user_version = {int(sys.argv[2])}'); file.close()"
 )
 GET_FORMAT = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version').fetchone())"
+PLANTING = """
+import ctypes, os
+words = [b"/usr/bin/stackd", b"serve", b"--config", b"/etc/stackd/config.toml"]
+entries = [b"/var/lib/stackd/planted", *(name + b"=" + value for name, value in os.environb.items())]
+of = lambda texts: (ctypes.c_char_p * (len(texts) + 1))(*texts, None)
+ctypes.CDLL(None).execve(words[0], of(words), of(entries))
+"""
+"""Starts stackd with an entry in its environment that is no variable."""
+
 COMMANDS = (
     "grep -qsv -e '^#' -e '^$' /etc/stackd/api-key || (umask 077; stackd key new --plain >> /etc/stackd/api-key)",
     "stackd manifests | ssh ADMIN kubectl apply -f -",
@@ -170,6 +179,26 @@ async def test_an_upgrade_reads_drop_ins_and_starts_nothing_and_an_older_package
     assert version(service.machine) == f"ii {field(deb, 'Version')}"
     assert await pid(service) != before
     assert len(await service.stacks()) == 1
+    await service.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
+
+
+async def test_an_upgrade_runs_nothing_that_the_process_has_put_into_its_own_environment(
+    service: Service, newer: Path
+) -> None:
+    """A process chooses the text of its environment; an entry without ``=`` is no variable, but may look like a command."""
+    await service.credentials()
+    await service.start_cluster()
+    planted = "#!/bin/sh\nid -un >>/var/tmp/planted\n"
+    await asyncio.to_thread(service.machine.write, "/var/lib/stackd/planted", planted, "0755")
+    await asyncio.to_thread(service.machine.write, "/usr/local/lib/planting.py", PLANTING)
+    await service.drop_in("[Service]\nExecStart=\nExecStart=/usr/bin/python3 /usr/local/lib/planting.py\n")
+    await service.start()
+    before = await pid(service)
+    assert "planted" in await service.run("cat", f"/proc/{before}/environ")
+    ran = await install(service, newer)
+    assert ran.code == 0, ran.out + ran.err
+    assert await service.try_to("cat", "/var/tmp/planted") != 0, "it ran"
+    assert await pid(service) != before
     await service.run("rm", "-r", f"/etc/systemd/system/{UNIT}.d")
 
 
