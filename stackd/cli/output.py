@@ -155,9 +155,11 @@ def printed(answer: object, output: str | None, items: Iterable[Fields] | None =
     return True
 
 
-def print_text(text: str) -> None:
-    """Print a tenant's lines: unchanged to a pipe or file, without control characters to a terminal."""
-    click.echo(printable(text, lines=True) if is_terminal() else text, nl=not text.endswith("\n"))
+def print_text(text: str, *, raw: bool = False) -> None:
+    """Print a tenant's lines with their control characters escaped, since a pipe, too, often ends at a terminal; ``raw``
+    prints them unchanged.
+    """
+    click.echo(text if raw else printable(text, lines=True), nl=not text.endswith("\n"), color=raw or None)
 
 
 def print_stacks(stacks: Sequence[Fields], output: str | None) -> None:

@@ -153,7 +153,8 @@ def timeline(client: Client, stack_id: str, output: str | None) -> None:
 @click.option("--follow", "-f", is_flag=True, help="Follow the output until it ends or Ctrl-C.")
 @click.option("--tail", type=click.IntRange(min=1), help="Only the last lines.")
 @click.option("--container", metavar="NAME", help="The container.  [the first one]")
-def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None) -> None:
+@click.option("--raw", is_flag=True, help="Do not escape control characters; a terminal obeys them.")
+def logs(client: Client, stack_id: str, follow: bool, tail: int | None, container: str | None, raw: bool) -> None:
     """Print what a stack's container has written; after a failure, its last lines."""
     from stackd.client import Conflict
 
@@ -164,13 +165,13 @@ def logs(client: Client, stack_id: str, follow: bool, tail: int | None, containe
         if not follow:
             raise
     if text:
-        render.print_text(text)
+        render.print_text(text, raw=raw)
     if follow:
         with suppress(KeyboardInterrupt):
-            _follow(client, stack_id, container or "", text)
+            _follow(client, stack_id, container or "", text, raw=raw)
 
 
-def _follow(client: Client, stack_id: str, container: str, before: str) -> None:
+def _follow(client: Client, stack_id: str, container: str, before: str, *, raw: bool) -> None:
     """Print new output at each poll, until the stack is gone or no longer creating or running.
 
     A container that has not started yet is waited for.
@@ -194,7 +195,7 @@ def _follow(client: Client, stack_id: str, container: str, before: str) -> None:
                 raise
             continue
         if more := added(before, text):
-            render.print_text(more)
+            render.print_text(more, raw=raw)
         before = text
 
 

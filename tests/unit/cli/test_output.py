@@ -133,6 +133,16 @@ async def test_no_view_of_a_stack_lets_its_text_through(shell: Shell, monkeypatc
     assert ("stack-1" in output, OBEYED & set(output)) == (True, set())
 
 
+async def test_a_log_is_escaped_in_a_pipe_too_because_that_often_ends_at_a_terminal(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f"one{EVIL}\ttwo\n"
+    monkeypatch.setattr(Client, "logs", lambda *_, **__: text)
+    out = await shell.good("logs", "stack-1")
+    assert ("taken" in out, out.endswith("\ttwo\n"), OBEYED & set(out)) == (True, True, set())
+    assert await shell.good("logs", "stack-1", "--raw") == text, "for another program, if it asks for that"
+
+
 async def test_a_terminal_shows_complete_addresses_and_says_what_it_leaves_out(shell: Shell) -> None:
     stack = await shell.at.create(seed() | {"labels": {"team": "7" * 60}})
     address = f"127.0.0.1:{stack['ports'][0]['node_port']}"
