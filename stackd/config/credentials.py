@@ -45,6 +45,13 @@ def current(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
     return later if os.access(later, os.R_OK) else path
 
 
+def shown(path: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """The name of the file in a message. The path of a credential is that of one run; the operator knows another one."""
+    if str(path.parent) != environ.get("CREDENTIALS_DIRECTORY"):
+        return str(path)
+    return f"credential {path.name} (/etc/stackd/{path.name})"
+
+
 def credential(folder: Path | None, name: str) -> Path | None:
     """The path of that credential, readable or not; None if it is not set."""
     if folder is None or not (folder / name).exists():

@@ -37,7 +37,7 @@ from yarl import URL
 from stackd import __version__
 from stackd.clock import DAY_SECONDS, Clock, utc_minute
 from stackd.config import Config, require_cluster
-from stackd.config.credentials import NO_CLUSTER, current, is_unset
+from stackd.config.credentials import NO_CLUSTER, current, is_unset, shown
 from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError
 from stackd.files import write_private
 from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
@@ -159,15 +159,15 @@ kube_config.ExecProvider = Plugin  # type: ignore[attr-defined]  # it has no par
 async def load_credentials(target: ClusterTarget) -> Credentials:
     """Load the credentials; nothing is sent. Raises ConfigError."""
     configuration, lasting = Configuration(), False
-    files = [current(Path(path)) for path in target.kubeconfig.split(os.pathsep) if path]
-    paths = os.pathsep.join(map(str, files))
+    named = [Path(path) for path in target.kubeconfig.split(os.pathsep) if path]
+    files = [*map(current, named)]
     if any(map(is_unset, files)):
         raise ConfigError([f"[cluster] kubeconfig: {NO_CLUSTER}"])
     try:
         if files:
             _require_one(files)
             loader = await loading.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=paths,
+                config_file=os.pathsep.join(map(str, files)),
                 context=target.context or None,
                 client_configuration=configuration,
                 persist_config=False,  # the file belongs to the operator; what a plugin renews is kept in memory
@@ -180,8 +180,11 @@ async def load_credentials(target: ClusterTarget) -> Credentials:
             loading.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         return _completed(configuration, lasting=lasting)
     except _UNREADABLE as exc:
-        place = f"kubeconfig: {paths}" if files else "in-cluster"
-        raise ConfigError([f"[cluster] {place}: {_why_unreadable(exc)}"]) from exc
+        why, names = _why_unreadable(exc), [*map(shown, named)]
+        for file, name in zip(files, names, strict=True):
+            why = why.replace(str(file), name)
+        place = f"kubeconfig: {os.pathsep.join(names)}" if files else "in-cluster"
+        raise ConfigError([f"[cluster] {place}: {why}"]) from exc
 
 
 def _completed(one: Configuration, *, lasting: bool) -> Credentials:

@@ -136,6 +136,19 @@ async def test_a_broken_kubeconfig_is_named_with_its_fault(tmp_path: Path, text:
     assert not re.search(r"\n|sk-secret", mistake)
 
 
+@pytest.mark.parametrize("text", ["a: [", "current-context: x", None])
+async def test_a_broken_kubeconfig_of_the_service_is_named_by_the_path_that_the_operator_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    """systemd puts it into a folder of this run, which is gone when somebody reads the message."""
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    if text is not None:
+        (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(ConfigError, match=r"kubeconfig: credential kubeconfig \(/etc/stackd/kubeconfig\): ") as caught:
+        await Cluster.connect(ClusterTarget(kubeconfig=str(tmp_path / "kubeconfig")))
+    assert str(tmp_path) not in str(caught.value)
+
+
 async def test_outside_a_pod_there_is_no_service_account() -> None:
     with pytest.raises(ConfigError, match=r"\[cluster\] in-cluster: Service host/port is not set"):
         await Cluster.connect(ClusterTarget())
