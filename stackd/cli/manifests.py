@@ -1,15 +1,21 @@
-"""``stackd manifests``: what stackd needs in the cluster, as YAML for ``kubectl apply -f -``."""
+"""``stackd manifests``: what stackd needs in the cluster, as YAML for ``kubectl apply -f -``.
+
+Owns: the options that ``stackd setup`` has kept beside the configuration. Both commands begin with them, so that they print
+and apply the same.
+"""
 
 from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from stackd.cli.options import config_option, loaded, quantity_option, stacked
 
@@ -43,6 +49,12 @@ WHY = {
     "stacks-to-internet": "the internet, but no private network, not the cluster, and no metadata address",
 }
 
+
+OPTIONS = "setup-options"
+"""The file beside the configuration with the options for the cluster."""
+
+DETECTED = "# what this cluster cannot serve; looked up at each run of stackd setup"
+"""The line before the flags that ``setup`` has chosen by itself."""
 
 LASTING = "lasting"
 AMOUNTS = ("cpu", "memory", "ephemeral_storage")
@@ -111,7 +123,15 @@ site_options = stacked(
     help="Print a script instead that creates a kubeconfig for that server.",
 )  # fmt: skip
 def manifests(config_path: Path | None, server: str | None, **options: Any) -> None:
-    """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -"""
+    """Print what stackd needs in its cluster; apply it with: stackd manifests | kubectl apply -f -
+
+    The options of `stackd setup` count, too, unless they are given here.
+    """
+    kept = _kept(click.get_current_context(), config_path)
+    options |= {name: value for name, (value, _) in kept.items()}
+    if kept:
+        flags = "".join(text for _, text in kept.values())
+        click.echo(f"# with{flags}, as `stackd setup` was run")
     if server is not None:
         click.echo(_kubeconfig_script(server, **options), nl=False)
         return
@@ -121,6 +141,61 @@ def manifests(config_path: Path | None, server: str | None, **options: Any) -> N
 
     for one in documents(site_of(loaded(config_path, serving=False, cluster=False).config, **options)):
         click.echo(f"---\n{_comment(one)}{yaml.safe_dump(one, sort_keys=False)}", nl=False)
+
+
+def _kept(context: click.Context, config_path: Path | None) -> dict[str, tuple[Any, str]]:
+    """The remembered options that this command line does not state. Raises UsageError."""
+    if config_path is None:
+        return {}
+    try:
+        kept = remembered(config_path, detected=True)
+    except PermissionError:
+        file = config_path.with_name(OPTIONS)
+        click.echo(
+            f"warning: {file} cannot be read, so the options of `stackd setup` are missing; run this as root", err=True
+        )
+        return {}
+    return {name: one for name, one in kept.items() if name not in stated(context)}
+
+
+def stated(context: click.Context) -> dict[str, tuple[Any, str]]:
+    """The options of this command line that ``stackd manifests`` takes: name → value, and its text."""
+    names = {parameter.name for parameter in manifests.params} - {"config_path", "server"}
+    found = {}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            value = context.params[name]
+            found[name] = value, "".join(f" {flag}" for flag in _flags(parameter, value))
+    return found
+
+
+def remembered(config_path: Path, *, detected: bool = False) -> dict[str, tuple[Any, str]]:
+    """The same of the last ``stackd setup``; with those that it has ``detected`` if wanted.
+
+    Raises PermissionError, and UsageError if somebody has spoilt the file.
+    """
+    file = config_path.with_name(OPTIONS)
+    try:
+        text = file.read_text(encoding="utf-8")
+        words = shlex.split(text if detected else text.partition(DETECTED)[0], comments=True)
+        return stated(manifests.make_context(str(file), words))
+    except FileNotFoundError:
+        return {}
+    except PermissionError:
+        raise
+    except click.UsageError as error:
+        raise click.UsageError(f"{file}: {error.format_message()}") from error
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{file} cannot be read: {error}") from error
+
+
+def _flags(parameter: click.Parameter, value: Any) -> list[str]:
+    if isinstance(value, bool):
+        return [(parameter.opts if value else parameter.secondary_opts)[0]]
+    values = value if isinstance(value, tuple) else (value,)
+    texts = ["-".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in values]
+    return [f"{parameter.opts[0]} {shlex.quote(text)}" for text in texts]
 
 
 def _comment(document: dict[str, Any]) -> str:

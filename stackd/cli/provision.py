@@ -32,6 +32,7 @@ from stackd.templates.template import INTERNET, NONE, Egress
 Manifest = dict[str, Any]
 
 PLURALS = {kind.name: plural for plural, kind in KINDS.items()}
+DELETE = "kubectl delete --ignore-not-found"
 SECRET_SECONDS = 10.0
 """How long to wait until the cluster has put a token into a Secret."""
 
@@ -300,6 +301,13 @@ class Administrator(Cluster):
         body = orjson.dumps({"metadata": {"labels": dict(labels)}})
         call = KubeRequest(verb="patch", resource="nodes", name=name, body=body, content_type=MERGE_PATCH)
         return node_state(await self.answer(call))
+
+
+def deletion(manifest: Mapping[str, Any]) -> str:
+    """The command that deletes the object."""
+    metadata = manifest["metadata"]
+    where = f"-n {metadata['namespace']} " if "namespace" in metadata else ""
+    return f"{DELETE} {where}{PLURALS[manifest['kind']]} {metadata['name']}"
 
 
 def differences(wanted: Any, existing: Any, path: str = "") -> Iterator[str]:

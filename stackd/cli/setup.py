@@ -11,7 +11,6 @@ import asyncio
 import base64
 import os
 import re
-import shlex
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +19,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.core import ParameterSource
 from rich.text import Text
 
 from stackd.cli.doctor import examine, print_advised, say
-from stackd.cli.manifests import kubeconfig_text, manifests, site_of
+from stackd.cli.manifests import DETECTED, OPTIONS, kubeconfig_text, remembered, site_of, stated
 from stackd.cli.options import INSTALLED, is_installed, loaded
 from stackd.cli.output import BAD, BUSY, GOOD, WARNING
-from stackd.cli.provision import Administrator, ManifestOptions, documents
+from stackd.cli.provision import DELETE, Administrator, ManifestOptions, deletion, documents
 from stackd.cli.target import local_daemon
 from stackd.client import ClientError
 from stackd.config import Config
@@ -49,8 +47,8 @@ T = TypeVar("T")
 COLOURS = {"done": GOOD, "ok": GOOD, "to do": BUSY, "by hand": WARNING, "failed": BAD}
 NAME_WIDTH = 11
 ADMISSION_POLICIES_SINCE = (1, 30)
-OPTIONS = "setup-options"
-"""The file beside the configuration with the options for the cluster, for later runs."""
+CREATED = "setup-created"
+"""The file beside the configuration with the commands that delete what ``setup`` has created in the cluster."""
 
 USUAL = ("/etc/kubernetes/admin.conf", "/etc/rancher/k3s/k3s.yaml")
 """Where kubeadm and k3s put the administrator's kubeconfig."""
@@ -126,6 +124,33 @@ class _Setup:
         write_private(path, text)
         self.written.append(path)
 
+    @property
+    def _kept(self) -> str:
+        """What the file of options is to contain; empty if there are none."""
+        detected = self.flags.removeprefix(self.chosen)
+        parts = ["# the options of stackd setup, for later runs and for stackd manifests", self.chosen]
+        parts += [DETECTED, detected] if detected else []
+        return "".join(f"{part}\n" for part in parts) if self.flags else ""
+
+    @property
+    def _is_kept(self) -> bool:
+        try:
+            return self.path.with_name(OPTIONS).read_text(encoding="utf-8") == self._kept
+        except OSError:
+            return not self._kept
+
+    def keep_options(self) -> None:
+        """Keep the options for later runs, and for the manifests that are printed as a remedy."""
+        if not self._is_kept:
+            write_private(self.path.with_name(OPTIONS), self._kept)
+
+    def _note_created(self, command: str, namespace: str = "") -> None:
+        """Note how to delete what was created in the cluster, unless it goes with its namespace."""
+        file = self.path.with_name(CREATED)
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        if not {command, f"{DELETE} namespaces {namespace}"} & {*lines}:
+            write_private(file, "\n".join([*lines, command]) + "\n")
+
     # ---- the steps
 
     async def key(self) -> _State:
@@ -163,16 +188,20 @@ class _Setup:
             return _State(what=what, commands=[f"{printed} ssh ADMIN kubectl apply -f -"], blocks=False)
         wanted = documents(self.site)
         changes = [(one, change) for one in wanted if (change := await admin.change(one)) is not None]
-        if not changes:
+        if not changes and self._is_kept:
             return _done(what=f"all {len(wanted)} objects of `stackd manifests` are there")
 
         async def apply() -> str:
-            for document, _ in changes:
+            for document, change in changes:
                 await admin.apply(document)
-            text = f"# the options of stackd setup, for later runs\n{self.chosen}\n"
-            write_private(self.path.with_name(OPTIONS), text)
+                if not change.fields:
+                    self._note_created(deletion(document), document["metadata"].get("namespace", ""))
+            self.keep_options()
             return f"{len(changes)} of {len(wanted)} objects of `stackd manifests` created or changed"
 
+        if not changes:
+            what = f"keep the options in {self.path.with_name(OPTIONS)}; all {len(wanted)} objects are there"
+            return _State(what=what, do=apply)
         what = "\n".join(str(change) for _, change in changes)
         return _State(what=what, do=apply, commands=[f"{printed} kubectl apply -f -"])
 
@@ -232,7 +261,10 @@ class _Setup:
             return _State(what=what, commands=[" ".join(f"--node {name}" for name in names) or "--node NAME"])
 
         async def apply() -> str:
-            changed = [await admin.label_node(name, selector) for name in names]
+            changed = []
+            for name in names:
+                changed.append(await admin.label_node(name, selector))
+                self._note_created(f"kubectl label node {name} {' '.join(f'{key}-' for key in selector)}")
             return "; ".join([", ".join(names), *remarks(self.config, changed)])
 
         does = [f"label node {name} {label}" for name in names]
@@ -378,9 +410,13 @@ async def set_up(config_path: Path | None, options: dict[str, Any], *, yes: bool
     """Do the unfinished steps. Returns True if something remains to be done or has failed."""
     config, path = loaded(config_path, serving=False, cluster=False).config, config_path or INSTALLED
     kubeconfig = None if options["no_admin"] else options["admin_kubeconfig"] or _kubeconfig_of(os.environ)
-    remembered, stated = _remembered(path), _stated(click.get_current_context())
-    options |= {name: value for name, (value, _) in remembered.items() if name not in stated}
-    decided = remembered | stated
+    try:
+        kept = remembered(path)
+    except PermissionError:  # a user who may not look gets the commands only
+        kept = {}
+    own = stated(click.get_current_context())
+    options |= {name: value for name, (value, _) in kept.items() if name not in own}
+    decided = kept | own
     chosen = "".join(text for _, text in decided.values())
     admin: Administrator | None = None
     unsupported: Mapping[str, str] = {}
@@ -429,39 +465,6 @@ async def _unsupported(admin: Administrator, config: Config, named: Collection[s
     return flags
 
 
-def _stated(context: click.Context) -> dict[str, tuple[Any, str]]:
-    """The options of this command line that ``stackd manifests`` also takes: name → value, and its text."""
-    names = {parameter.name for parameter in manifests.params} - {"config_path", "server"}
-    stated = {}
-    for parameter in context.command.params:
-        name = parameter.name or ""
-        if name in names and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            value = context.params[name]
-            stated[name] = value, "".join(f" {flag}" for flag in _flags(parameter, value))
-    return stated
-
-
-def _remembered(config_path: Path) -> dict[str, tuple[Any, str]]:
-    """The same of the last run that changed the cluster. Raises UsageError if somebody has spoilt the file."""
-    file = config_path.with_name(OPTIONS)
-    try:
-        return _stated(manifests.make_context(str(file), shlex.split(file.read_text(encoding="utf-8"), comments=True)))
-    except (FileNotFoundError, PermissionError):  # a user who may not look gets the commands only
-        return {}
-    except click.UsageError as error:
-        raise click.UsageError(f"{file}: {error.format_message()}") from error
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"{file} cannot be read: {error}") from error
-
-
-def _flags(parameter: click.Parameter, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [(parameter.opts if value else parameter.secondary_opts)[0]]
-    values = value if isinstance(value, tuple) else (value,)
-    texts = ["-".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in values]
-    return [f"{parameter.opts[0]} {shlex.quote(text)}" for text in texts]
-
-
 async def _run(setup: _Setup, *, yes: bool, only_plan: bool) -> bool:
     click.echo(f"configuration  {setup.path}")
     click.echo(f"administrator  {setup.admin_kubeconfig or 'none: commands for an administrator are printed'}")
@@ -487,6 +490,8 @@ async def _run(setup: _Setup, *, yes: bool, only_plan: bool) -> bool:
             click.echo()
             click.confirm("Do this?", abort=True)
         click.echo()
+        if setup.admin is None:  # somebody else applies what is printed
+            setup.keep_options()
         stopped = await _do(setup, unfinished)
         if stopped and stopped != [*STEPS][-1]:
             return True

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from stackd.cli import options, stackd
 from stackd.cli import setup as kubeconfigs
-from stackd.cli.provision import differences
+from stackd.cli.provision import Administrator, differences
 from stackd.config import load
 from stackd.daemon import running
 from stackd.embedded import EmbeddedCluster, NodeSpec, Rule, User
@@ -61,7 +61,11 @@ class Site:
         if admin is not None:
             self.cluster.write_kubeconfig(self.folder / "admin", token=admin)
             given += ["--admin-kubeconfig", str(self.folder / "admin")]
-        result = await asyncio.to_thread(CliRunner().invoke, stackd, [*given, *words], input=stdin)
+        return await self.run(*given, *words, stdin=stdin)
+
+    async def run(self, *words: str, stdin: str | None = None) -> Result:
+        """Run a command and return its result."""
+        result = await asyncio.to_thread(CliRunner().invoke, stackd, [*words], input=stdin)
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
         return result
 
@@ -184,7 +188,7 @@ async def test_without_a_node_or_an_administrator_it_prints_what_one_has_to_run(
     result = await site.setup("--yes", "--node", "three")
     assert "there is no node three" in result.stdout
     assert "nodes are: one, two" in result.stdout
-    for name in ("api-key", "kubeconfig", "setup-options"):
+    for name in ("api-key", "kubeconfig"):
         site.beside(name).unlink()
     result = await site.setup("--yes", "--dns", "--quota-cpu", "64", "--server", "https://api:6443", admin=None)
     assert (result.exit_code, states(result)["key"]) == (1, "done")
@@ -299,6 +303,59 @@ async def test_the_options_for_the_cluster_are_remembered_for_the_next_run(site:
     assert objects(site) == before
     site.beside("setup-options").write_text("--quota-cpux 8")
     assert "setup-options: No such option" in (await site.setup("--plan")).stderr
+
+
+async def test_the_manifests_that_are_a_remedy_have_the_options_of_the_setup(site: Site) -> None:
+    """Applied as the doctor advises, those without them gave the rights to another account."""
+    await site.setup("--yes", "--node", "one", "--account-namespace", "elsewhere", "--quota-cpu", "8")
+    before = objects(site)
+    printed = await site.run("manifests", "--config", str(site.config))
+    assert "# with --quota-cpu 8 --account-namespace elsewhere, as `stackd setup` was run" in printed.stdout
+    (site.folder / "printed").write_text(printed.stdout)
+    admin = await Administrator.connect(ClusterTarget(kubeconfig=str(site.folder / "admin")))
+    try:
+        changes = [await admin.change(one) for one in yaml.safe_load_all(printed.stdout)]
+    finally:
+        await admin.close()
+    assert changes == [None] * len(changes)
+    script = await site.run("manifests", "--config", str(site.config), "--kubeconfig-for", "https://api.test:6443")
+    assert "kubectl -n elsewhere create token stackd" in script.stdout
+    other = await site.run("manifests", "--config", str(site.config), "--quota-cpu", "9")
+    assert ("requests.cpu: '9'" in other.stdout, "namespace: elsewhere" in other.stdout) == (True, True)
+    assert objects(site) == before
+
+
+async def test_the_options_are_kept_also_if_somebody_else_has_applied_or_applies_the_manifests(site: Site) -> None:
+    await site.setup("--yes", "--node", "one", "--account", "other")
+    site.beside("setup-options").unlink()
+    again = await site.setup("--yes", "--account", "other")
+    assert states(again)["cluster"] == "done"
+    printed = await site.run("manifests", "--config", str(site.config))
+    assert "# with --account other," in printed.stdout
+    site.beside("setup-options").unlink()
+    await site.setup("--yes", "--no-admin", "--account", "third", admin=None)
+    assert "--account third" in site.beside("setup-options").read_text()
+
+
+async def test_what_setup_has_created_is_noted_and_nothing_that_was_there(site: Site) -> None:
+    """Another installation's account is in the namespace that both name."""
+    other = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stackd"}}
+    site.cluster.write_kubeconfig(site.folder / "admin", token="admin")
+    admin = await Administrator.connect(ClusterTarget(kubeconfig=str(site.folder / "admin")))
+    try:
+        await admin.apply(other)
+    finally:
+        await admin.close()
+    await site.setup("--yes", "--node", "one")
+    delete = "kubectl delete --ignore-not-found"
+    created = site.beside("setup-created").read_text().splitlines()
+    assert created[0] == f"{delete} namespaces arena"
+    assert created[-1] == "kubectl label node one role-"
+    assert f"{delete} -n stackd serviceaccounts stackd" in created
+    assert f"{delete} clusterroles stackd-arena" in created
+    assert not [line for line in created if line.endswith("namespaces stackd") or "-n arena" in line]
+    await site.setup("--yes", "--quota-cpu", "8")
+    assert site.beside("setup-created").read_text().splitlines() == created, "a change creates nothing"
 
 
 async def test_a_standby_is_set_up_too(site: Site) -> None:
