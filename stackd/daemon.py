@@ -258,7 +258,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     log.info("stackd %s: listening on %s, %d stacks", __version__, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
     patience = max(0.0, PATIENCE_SECONDS - (context.clock.monotonic() - began))
-    context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience))
+    context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience, process.build))
     _look_after(daemon, process, certificate)
 
 

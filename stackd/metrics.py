@@ -121,6 +121,7 @@ class Metrics:
     assignments: Histogram = field(default_factory=Histogram)
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
+    older_build: bool = False
     certificate_ends: Callable[[], float] = lambda: 0.0
 
     def route(self, method: str, path: str) -> RouteMeter:

@@ -3,9 +3,13 @@
 health    the status line, the watchdog, and the event loop's lag
 reload    takes over a changed configuration or key file, as a whole or not at all
 tls       loads the TLS certificate again when its files change
+build     whether another build was installed since the start
 systemd   the service manager: its protocol, the sockets that it hands over, its credentials
 """
 
 REFUSED = "the last reload was refused: "
 WAITS = "waits for a restart: "
 """Beginnings of two parts of the status line; the doctor looks for them."""
+
+OLDER_BUILD = "runs an older build"
+RESTART = "systemctl restart stackd"

@@ -21,7 +21,8 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.ownership import STANDS_BY
 from stackd.metrics import Histogram
 from stackd.tasks import first_of
-from stackd.upkeep import REFUSED, WAITS
+from stackd.upkeep import OLDER_BUILD, REFUSED, RESTART, WAITS
+from stackd.upkeep.build import Build
 from stackd.upkeep.systemd import Notifier
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ YOUNG_OBJECTS = 7_000
 """How many more objects than before trigger a collection: every third request would reach Python's default of 700."""
 
 
-async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float) -> None:
+async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float, build: Build) -> None:
     """The reporting service: report the start as done once the cluster is there, or after ``patience`` seconds."""
     notifier.status(line(context, ready))
     await first_of(ready, context.ownership.stands_by, timeout=patience)
@@ -54,6 +55,9 @@ async def report(context: Context, ready: asyncio.Event, notifier: Notifier, pat
             await asyncio.sleep(EVERY_SECONDS)
         else:
             await first_of(ready, timeout=EVERY_SECONDS)
+        was_older, context.metrics.older_build = context.metrics.older_build, await asyncio.to_thread(build.is_older)
+        if context.metrics.older_build and not was_older:
+            log.warning("another build of stackd is installed, and this process %s: %s", OLDER_BUILD, RESTART)
         text, remarks = _status(context, ready)
         notifier.status(text)
         logs.log_suppressed()
@@ -67,10 +71,11 @@ def line(context: Context, ready: asyncio.Event) -> str:
 def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
     """The status line, and the remarks about nodes that are part of it."""
     ownership, mirror, reloads = context.ownership, context.mirror, context.metrics.reloads
-    about_reloads = [f"{REFUSED}{reloads.refused}"] if reloads.refused else []
-    about_reloads += [f"{WAITS}{', '.join(reloads.waiting)}"] if reloads.waiting else []
+    needs = [f"{REFUSED}{reloads.refused}"] if reloads.refused else []
+    needs += [f"{WAITS}{', '.join(reloads.waiting)}"] if reloads.waiting else []
+    needs += [f"{OLDER_BUILD}: {RESTART}"] if context.metrics.older_build else []
     if ownership.standby:
-        return "; ".join([f"standby: {ownership.standby.removesuffix(STANDS_BY)}", *about_reloads]), []
+        return "; ".join([f"standby: {ownership.standby.removesuffix(STANDS_BY)}", *needs]), []
     reasons = context.gate.why_not_ready()
     remarks = nodes.remarks(context.config, [*mirror.nodes.values()]) if mirror.synced else []
     able, all_ = len(nodes.eligible(context.config, mirror.nodes.values())), len(mirror.nodes)
@@ -82,7 +87,7 @@ def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
         parts = [f"not ready: {reasons[0]}", *reasons[1:], counts]
     else:
         parts = [f"ready: {counts}" if ready.is_set() else "waiting for the first pass over all stacks"]
-    parts += [*about_reloads, *remarks]
+    parts += [*needs, *remarks]
     if remark := expiry_remark(context.cluster.connection.access, context.clock.now() / 1e9):
         parts.append(remark)
     since = mirror.disconnected_since

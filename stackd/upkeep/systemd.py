@@ -21,6 +21,7 @@ from typing import Final
 from stackd.config import Config, LoadedConfig
 from stackd.config.credentials import handed_over
 from stackd.printable import printable
+from stackd.upkeep.build import Build
 from stackd.web.serving import is_at, listen
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class ProcessContext:
 
     ``again`` reads the configuration again. ``handed_over``: the folder into which the manager puts credentials at a
     reload. ``stays``: the process starts another daemon, with the same sockets, when another stackd owns the stacks.
+    ``build``: the one that the process runs.
     """
 
     notifier: Notifier = field(default_factory=Notifier)
@@ -150,6 +152,7 @@ class ProcessContext:
     again: Callable[[], LoadedConfig] | None = None
     handed_over: Path | None = None
     stays: bool = False
+    build: Build = field(default_factory=Build)
     _own: list[socket.socket] = field(default_factory=list)
 
     @classmethod

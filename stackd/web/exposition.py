@@ -95,6 +95,8 @@ class DaemonCollector(Collector):
         yield gauge("stackd_config_reload_successful", "1 unless the last reload was refused.", accepted)
         about = "When the last reload was; 0 if never."
         yield gauge("stackd_config_reload_timestamp_seconds", about, measured.reloads.at)
+        about = "1 while another build is installed than the one that runs."
+        yield gauge("stackd_older_build", about, measured.older_build)
         yield histogram("stackd_event_loop_lag_seconds", "How late the event loop was, sampled.", measured.loop_lag)
 
     def _requests(self) -> Iterator[Metric]:

@@ -109,15 +109,17 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(
-    folder: Path, targets: dict[str, str], parameters: dict[str, list[str]]
-) -> AsyncIterator[Prometheus]:
-    """A server that scrapes ``targets`` (job → address) twice a second, with the project's alert rules."""
+async def prometheus(folder: Path, targets: dict[str, str], key: str) -> AsyncIterator[Prometheus]:
+    """A server that scrapes ``targets`` (job → address) twice a second as the README says, with the project's alert rules."""
+    (folder / "key").write_text(f"{key}\n")
+    (block,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", (MONITORING / "README.md").read_text(), re.DOTALL)
+    (documented,) = yaml.safe_load(block)["scrape_configs"]
+    documented["authorization"]["credentials_file"] = str(folder / "key")
     settings = {
         "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"},
         "rule_files": [str(ALERTS)],
         "scrape_configs": [
-            {"job_name": job, "params": parameters, "static_configs": [{"targets": [address]}]}
+            documented | {"job_name": job, "static_configs": [{"targets": [address]}]}
             for job, address in targets.items()
         ],
     }

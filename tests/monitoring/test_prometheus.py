@@ -36,7 +36,7 @@ async def scraped(tmp_path: Path) -> AsyncIterator[tuple[Harness, Prometheus]]:
     settings = folder_with(tmp_path, web_1=PLAIN + "pool: 1\n")
     async with harness(tmp_path, settings, config=config) as at:
         address = at.url.removeprefix("http://")
-        async with prometheus(tmp_path, {"stackd": address}, {"api_key": [SCRAPER]}) as server:
+        async with prometheus(tmp_path, {"stackd": address}, SCRAPER) as server:
             yield at, server
 
 

@@ -57,7 +57,7 @@ def commit_time() -> int:
 def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
     """The package without compression, and a later version of it. Each installation would decompress it again.
 
-    The later version has another default configuration, and a later format of the state file.
+    The later version has another default configuration, a later format of the state file, and other files.
     """
     tree = folder / "tree"
     run("dpkg-deb", "--raw-extract", str(deb), str(tree))
@@ -68,8 +68,10 @@ def uncompressed(deb: Path, folder: Path) -> tuple[Path, Path]:
     ):
         file = tree / "DEBIAN" / name
         file.write_text(file.read_text().replace(before, after))
-    with (tree / "etc/stackd/config.toml").open("a") as config:
-        config.write("# a new default\n")
+    (record,) = tree.glob("usr/lib/stackd/lib/python*/site-packages/stackd-*.dist-info/RECORD")
+    for file, line in ((tree / "etc/stackd/config.toml", "# a new default\n"), (record, "stackd/new.py,sha256=1,1\n")):
+        with file.open("a") as opened:
+            opened.write(line)
     newer = _packed(tree, folder / f"stackd_{NEWER}.deb")
     shutil.rmtree(tree)
     return plain, newer

@@ -162,8 +162,13 @@ async def test_an_upgrade_loses_no_request_keeps_edits_and_the_old_process_if_th
         assert text in ran.out + ran.err
     assert (await pid(service), await service.listed()) == (after, stacks)
     await service.run("tee", CONFIG, stdin=edited)
+    older = "runs an older build: systemctl restart stackd"
+    await service.until(lambda state: older in state["StatusText"])
+    ran = await asyncio.to_thread(service.machine.run, "env", "COLUMNS=200", "stackd", "doctor")
+    assert (ran.code, "it runs an older build than the one that is installed" in ran.out) == (1, True), ran.out
     await service.run("systemctl", "restart", UNIT)
     assert await service.listed() == stacks
+    await service.until(lambda state: state["StatusText"].startswith("ready") and older not in state["StatusText"])
 
 
 async def test_an_upgrade_reads_drop_ins_and_starts_nothing_and_an_older_package_is_refused_over_a_newer_file(

@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from stackd import daemon as daemons
+from stackd.doctor import running
+from stackd.doctor.running import LocalDaemon
 from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
 from stackd.kube import guards
 from stackd.lifecycle import gate
 from stackd.upkeep import health
+from stackd.upkeep.build import Build
 from stackd.upkeep.health import line, why_stuck
 from stackd.upkeep.systemd import Notifier, ProcessContext
 from stackd.workqueue import RetryPolicy
@@ -94,6 +97,38 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
             await eventually(lambda: manager.status == "ready: 0 stacks, 2 nodes", lambda: manager.status)
             await at.get("/readyz")
     assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
+
+
+async def test_a_build_that_was_installed_meanwhile_and_does_not_run_yet_is_reported_everywhere(
+    tmp_path: Path, manager: Manager
+) -> None:
+    """Its check may have refused the configuration, and nobody was told afterwards."""
+    library, own = (tmp_path / f"packages/{name}.dist-info/RECORD" for name in ("aiohttp-1.0", "stackd-1.0"))
+    for file in (library, own):
+        file.parent.mkdir(parents=True)
+        file.write_text("one.py,sha256=1,1")
+    process = ProcessContext(notifier=Notifier(manager.address), build=Build(tmp_path / "packages"))
+    async with harness(tmp_path, process=process) as at:
+        ready = "ready: 0 stacks, 2 nodes"
+
+        async def reports(status: str, *, older: int) -> None:
+            await eventually(lambda: manager.status == status, lambda: manager.status)
+            assert f"stackd_older_build {older}.0\n" in (await at.call("GET", "/metrics")).text
+            local = LocalDaemon(
+                host="127.0.0.1", port=at.daemon.port, key=KEY, state=at.daemon.context.config.state.path
+            )
+            found = [one.what for one in (await running.examine(local)).findings]
+            assert ("it runs an older build than the one that is installed" in found) == bool(older)
+
+        await reports(ready, older=0)
+        own.write_text(own.read_text())  # the same build once more
+        await reports(ready, older=0)
+        library.write_text("one.py,sha256=2,1")
+        await reports(f"{ready}; runs an older build: systemctl restart stackd", older=1)
+        library.write_text("one.py,sha256=1,1")
+        await reports(ready, older=0)
+        own.unlink()  # in the middle of an installation
+        await reports(ready, older=0)
 
 
 async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path: Path) -> None:
