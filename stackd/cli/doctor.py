@@ -25,6 +25,7 @@ from stackd.doctor.service import Unit
 from stackd.errors import ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
+from stackd.kube.wire import SEE_DOCTOR
 from stackd.printable import printable
 
 KEYS = ("STACKD_API_KEY", "STACKD_AUTH__KEY")
@@ -66,7 +67,8 @@ async def examine(
     at = local_daemon(config, config_path)
     if key := next(filter(None, (os.environ.get(name, "").strip() for name in KEYS)), ""):
         at = dataclasses.replace(at, key=key)
-    daemon = await running.examine(at, expected=unit is not None and unit.active == "active")
+    moved = unit is not None and any(key.startswith("server.") for key in service.waiting(unit))
+    daemon = await running.examine(at, expected=unit is not None and unit.active == "active", moved=moved)
     if unit is not None:
         for finding in _installed(unit, config, config_path, daemon.loaded_at):
             yield finding
@@ -103,9 +105,10 @@ async def _connected(
         return
     try:
         healthy = False
-        async for finding in cluster.examine(reached, config, size):
-            healthy = healthy or finding.level is Level.OK
-            yield finding
+        async with aclosing(cluster.examine(reached, config, size)) as findings:
+            async for finding in findings:
+                healthy = healthy or finding.level is Level.OK
+                yield finding
         if healthy and stacks is not None and (foreign := await cluster.foreign_pods(reached, config, stacks)):
             yield foreign
     finally:
@@ -124,13 +127,15 @@ async def _connected(
 async def say(findings: AsyncGenerator[Finding, None], *, as_json: bool = False) -> int:
     """Print each finding, as JSON or for people. Returns the number of failures."""
     counts = Counter[Level]()
-    async for finding in findings:
-        counts[finding.level] += 1
-        if as_json:
-            print_json_line(dataclasses.asdict(finding))
-        else:
-            level, about = Text(finding.level, style=COLOURS[finding.level]), Text(finding.about)
-            print_advised(((level, LEVEL_WIDTH), (about, ABOUT_WIDTH)), finding.what, finding.advice)
+    async with aclosing(findings):  # the reader may leave in the middle
+        async for finding in findings:
+            counts[finding.level] += 1
+            shown = dataclasses.replace(finding, what=finding.what.replace(SEE_DOCTOR, ""))  # this is the doctor
+            if as_json:
+                print_json_line(dataclasses.asdict(shown))
+            else:
+                level, about = Text(finding.level, style=COLOURS[finding.level]), Text(finding.about)
+                print_advised(((level, LEVEL_WIDTH), (about, ABOUT_WIDTH)), shown.what, shown.advice)
     if not as_json:
         warnings, failures = counted(counts[Level.WARN], "warning"), counted(counts[Level.FAIL], "failure")
         click.echo(f"\n{counts[Level.OK]} ok, {warnings}, {failures}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -63,7 +63,7 @@ class _NothingThere(StackdError):
     """The namespace is missing, or is not the one that stackd may use."""
 
 
-async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncIterator[Finding]:
+async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncGenerator[Finding, None]:
     """Run all checks, in an order in which the first failure explains the others."""
     try:
         yield ok("cluster", f"Kubernetes {await cluster.version()} answers")

@@ -91,7 +91,8 @@ def _certificate(config: Config) -> Iterator[Finding]:
     try:
         Certificate.of(config)
     except ConfigError as error:
-        yield fail("certificate", str(error))
+        advice = "put a PEM certificate chain and its unencrypted key into the files, which the service's user can read"
+        yield fail("certificate", str(error), f"{advice}; a running daemon takes them by itself")
         return
     wrong, unusable = timeliness(Path(config.server.tls_cert), time.time())
     if not wrong:

@@ -283,7 +283,7 @@ class _Probe:
 
 
 _NETWORK = "the cluster's network serves pods that the Service does not select: look for another proxy of node ports"
-_MAKE_ROOM = "delete some stacks; `stackd doctor` shows nodes and room"
+_MAKE_ROOM = "delete some stacks; nodes and room are above"
 _NEEDS = "choose --probe-image: it needs sh, nc and httpd, as busybox has them"
 
 

@@ -12,14 +12,15 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from stackd.client import ApiError, BadAnswer, ClientError, Template, Unreachable
-from stackd.doctor import SHOWN, Finding, fail, ok, warn
+from stackd.doctor import SHOWN, Finding, Level, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
+from stackd.upkeep import RESTART
 
 if TYPE_CHECKING:
     from stackd.client import AsyncClient
@@ -116,17 +117,25 @@ class Running:
     stacks: set[str] | None
 
 
-async def examine(at: LocalDaemon, *, expected: bool = False) -> Running:
-    """Ask the daemon for all that it can tell; ``expected`` says that a daemon should be running."""
+async def examine(at: LocalDaemon, *, expected: bool = False, moved: bool = False) -> Running:
+    """Ask the daemon for all that it can tell; ``expected`` says that a daemon should be running, ``moved`` that it listens
+    at ``at`` only after a restart.
+    """
     state = await _state(at, expected=expected)
+    if moved and state.level is not Level.OK:
+        state = replace(state, advice=RESTART)
     async with at.client() as client:
         unknown = await _answer(client.reconcile(), _unknown_objects, list[Finding]())
         templates = await _answer(client.templates(), _templates, list[Finding]())
         stacks = await _answer(
             client.stacks(fields=["stack_id"]), lambda stacks: {one.stack_id for one in stacks}, None
         )
-        loaded_at = await _answer(client.metrics(), _loaded_at, 0.0)
-    return Running(findings=[state, *unknown, *templates], loaded_at=loaded_at, stacks=stacks)
+        values = await _answer(client.metrics(), _values, dict[str, float]())
+    older = values.get("stackd_older_build") and not expected  # the service's status says so, too
+    findings = [fail(ABOUT, "it runs an older build than the one that is installed", "restart it")] if older else []
+    return Running(
+        findings=[state, *findings, *unknown, *templates], loaded_at=values.get(RELOADED, 0.0), stacks=stacks
+    )
 
 
 async def owner_it_stands_by_for(at: LocalDaemon) -> str:
@@ -172,8 +181,10 @@ async def _state(at: LocalDaemon, *, expected: bool) -> Finding:
     return ok(ABOUT, f"it is ready at {at.url}")
 
 
-def _loaded_at(metrics: str) -> float:
-    return float(dict(line.rpartition(" ")[::2] for line in metrics.splitlines()).get(RELOADED, 0.0))
+def _values(metrics: str) -> dict[str, float]:
+    """The values of the metrics by their names with their labels."""
+    lines = (line.rpartition(" ") for line in metrics.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
 
 
 def _unknown_objects(plan: dict[str, Any]) -> list[Finding]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.files import user_name
-from stackd.upkeep import REFUSED, WAITS
+from stackd.upkeep import OLDER_BUILD, REFUSED, RESTART, WAITS
 
 if TYPE_CHECKING:
     from stackd.config import Config
@@ -157,14 +157,21 @@ def examine(unit: Unit, error: str) -> Iterator[Finding]:
         yield warn(ABOUT, "its unit file was changed, but systemd has not read it yet", "systemctl daemon-reload")
 
 
+def waiting(unit: Unit) -> list[str]:
+    """The changed keys of the configuration that wait for a restart."""
+    parts = unit.status.split("; ")
+    return [key for part in parts if part.startswith(WAITS) for key in part.removeprefix(WAITS).split(", ")]
+
+
 def _at_work(unit: Unit, why: str) -> Iterator[Finding]:
     parts = unit.status.split("; ")
     refused = [part.removeprefix(REFUSED) for part in parts if part.startswith(REFUSED)]
-    waiting = [part.removeprefix(WAITS) for part in parts if part.startswith(WAITS)]
     if refused:
         yield fail(ABOUT, f"its last reload was refused: {refused[0]}", "fix that, then: stackd reload")
-    if waiting:
-        yield warn(ABOUT, f"changed, but not in force until a restart: {waiting[0]}", "systemctl restart stackd")
+    if keys := waiting(unit):
+        yield warn(ABOUT, f"changed, but not in force until a restart: {', '.join(keys)}", RESTART)
+    if f"{OLDER_BUILD}: {RESTART}" in parts:
+        yield fail(ABOUT, f"it {OLDER_BUILD} than the one that is installed", RESTART)
     if unit.restarts:
         yield warn(ABOUT, f"it has ended and was restarted {unit.restarts} times{why}", "journalctl -u stackd")
     if not unit.enabled:
@@ -182,7 +189,11 @@ def as_seen_by(config: Config, unit: Unit) -> Config:
 
 
 def not_in_force(unit: Unit, loaded_at: float, files: Iterable[Path]) -> Iterator[Finding]:
-    """The files that were changed after the service was started and after it last took changes over."""
+    """The files that were changed after the service was started and after it last took changes over; none if a restart
+    is due, which takes them, too.
+    """
+    if waiting(unit):
+        return
     since = max(unit.started, loaded_at)
     for path in files:
         try:

@@ -57,7 +57,8 @@ FAILING = frozenset({502, 503, 504})
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 SHOWN_BYTES = 200
 MESSAGE_LIMIT = 500
-REJECTED = "Kubernetes rejected stackd's credentials or permissions (run `stackd doctor`)"
+SEE_DOCTOR = " (run `stackd doctor`)"
+REJECTED = f"Kubernetes rejected stackd's credentials or permissions{SEE_DOCTOR}"
 
 
 @struct

@@ -47,7 +47,8 @@ _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 ROLLBACK_FORMAT = 1
 """Byte 18 of the header of a backup made here; a file in use has 2 (WAL)."""
-_ADVICE = "restore a copy made by `stackd backup`, or move the file away and run `stackd rebuild`"
+_ADOPTS = "the next start adopts the stacks from the cluster"
+_ADVICE = f"restore a copy made by `stackd backup`, or move the file and its -wal away: {_ADOPTS}"
 _LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log keeps this size, so that its disk space stays allocated
 _LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
@@ -142,7 +143,7 @@ def _create(path: Path) -> None:
         if companion(path, suffix).exists():
             raise StoreError(
                 f"the state file {path} is missing, but its {suffix[1:]} file is there: put the state file back; or,"
-                f" if it is lost, move {companion(path, suffix)} away and run `stackd rebuild`"
+                f" if it is lost, move {companion(path, suffix)} away: {_ADOPTS}"
             )
     fresh = companion(path, ".new")
     for suffix in ("", "-wal", "-shm", "-journal"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,11 @@ def test_a_file_that_was_changed_after_the_start_and_the_last_reload_is_not_in_f
 
     assert advised(0.0) == ["stackd reload"]
     assert advised(time.time()) == []
+    restart = replace(started, status="ready: 0 stacks, 1 node; waits for a restart: server.port, state.path")
+    assert not [*service.not_in_force(restart, 0.0, [path])], (
+        "a restart takes the file, too, and a reload does not help"
+    )
+    assert service.waiting(restart) == ["server.port", "state.path"]
     os.utime(path, (started.started - 5, started.started - 5))
     assert advised(0.0) == []
 

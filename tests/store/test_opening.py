@@ -105,7 +105,7 @@ async def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, spoil: Ca
     spoil(path)
     message = await refusal(path)
     assert why in message
-    assert "`stackd rebuild`" in message
+    assert "the next start adopts the stacks from the cluster" in message
 
 
 @pytest.mark.parametrize(
