@@ -8,11 +8,13 @@ beside it, and so is never replaced.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 
 import stackd
 from stackd.upkeep.tls import Stamp, stamp_of
 
+Stamps = dict[Path, Stamp | None]
 PACKAGES = Path(stackd.__file__).parents[1]
 
 
@@ -21,26 +23,28 @@ class Build:
 
     def __init__(self, folder: Path = PACKAGES) -> None:
         self._folder = folder
-        self._stamps = self._read_stamps()
-        self._runs = self._installed = self._digest()
+        self._stamps: Stamps = {}
+        self._runs = self._installed = ""
+        with suppress(OSError):
+            self._stamps = self._read_stamps()
+            self._runs = self._installed = self._digest(self._stamps)
 
     def is_older(self) -> bool:
         """Whether another build is installed than the one that runs. Reads files, so it is for a thread."""
-        if (stamps := self._read_stamps()) != self._stamps:
-            self._stamps, self._installed = stamps, self._digest()
+        with suppress(OSError):  # such as too many open files: the next look finds out
+            if (stamps := self._read_stamps()) != self._stamps:
+                self._installed, self._stamps = self._digest(stamps), stamps
         return bool(self._runs and self._installed) and self._installed != self._runs
 
-    def _read_stamps(self) -> dict[Path, Stamp | None]:
+    def _read_stamps(self) -> Stamps:
         return {file: stamp_of(file) for file in sorted(self._folder.glob("*.dist-info/RECORD"))}
 
-    def _digest(self) -> str:
-        """Empty while stackd is not installed there, as for a moment within an installation."""
-        if not any(file.parent.name.startswith("stackd-") for file in self._stamps):
+    @staticmethod
+    def _digest(stamps: Stamps) -> str:
+        """Empty while stackd is not installed there, as for a moment within an installation. Raises OSError."""
+        if not any(file.parent.name.startswith("stackd-") for file in stamps):
             return ""
         digest = hashlib.sha256()
-        try:
-            for file in self._stamps:
-                digest.update(file.parent.name.encode() + b"\0" + file.read_bytes())
-        except OSError:
-            return ""
+        for file in stamps:
+            digest.update(file.parent.name.encode() + b"\0" + file.read_bytes())
         return digest.hexdigest()
