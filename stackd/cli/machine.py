@@ -41,6 +41,7 @@ def serve(config_path: Path | None) -> None:
 
     configuration = loaded(config_path, beside=False)
     logs.setup(configuration.config.log)
+    process.require_descriptors()
     process.run(process.serve(configuration, again=lambda: loaded(config_path, beside=False)))
 
 

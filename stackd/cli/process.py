@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import resource
 import shlex
 import shutil
 import signal
@@ -45,6 +46,7 @@ from stackd.web.examples import POD_SPEC
 log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
+DESCRIPTORS, LEAST_DESCRIPTORS = 65536, 256
 
 
 async def serve(
@@ -76,6 +78,22 @@ async def rebuild(configuration: LoadedConfig) -> Rebuilt:
     """Recover the rows from the configured cluster. Raises as ``daemon.rebuild``."""
     async with with_cluster(configuration) as led:
         return await daemon.rebuild(led(configuration))
+
+
+def require_descriptors() -> None:
+    """Allow this process as many descriptors as the system does, up to ``DESCRIPTORS``. Raises StackdError if these are too
+    few for the daemon itself: clients' connections would take what it needs for its file and for the cluster.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < min(most, DESCRIPTORS):
+        soft = min(most, DESCRIPTORS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft != resource.RLIM_INFINITY and soft < LEAST_DESCRIPTORS:
+        raise StackdError(
+            f"this process may open {soft} files, and stackd needs {LEAST_DESCRIPTORS}: "
+            "raise LimitNOFILE= of the unit, or `ulimit -n`"
+        )
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

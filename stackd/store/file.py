@@ -53,6 +53,7 @@ _LOG_BYTES = 4 * 1024 * 1024  # the write-ahead log keeps this size, so that its
 _LOG_PAGES = 1000
 _CHECK_LIMIT = 256 * 1024 * 1024
 FULL = "the disk is full"
+_NOT_TEXT = "its schema is not UTF-8"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OURS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -64,6 +65,8 @@ def plain_errors(what: str) -> Iterator[None]:
         yield
     except sqlite3.Error as exc:
         raise StoreError(f"{what}: {sentence(exc)}") from exc
+    except UnicodeDecodeError as exc:  # SQLite's message repeats bytes of a schema
+        raise StoreError(f"{what}: {_NOT_TEXT}") from exc
     except OSError as exc:
         raise StoreError(f"{what}: {exc.strerror or exc}") from exc
 
@@ -105,6 +108,8 @@ def open_file(path: Path, ballast: Ballast) -> sqlite3.Connection:
     with plain_errors(f"the state file {path} cannot be used"):
         try:
             return _open_checked(path)
+        except UnicodeDecodeError as exc:
+            raise damaged(path, _NOT_TEXT) from exc
         except sqlite3.Error as exc:
             if is_damage(exc):
                 raise damaged(path, str(exc)) from exc
@@ -226,7 +231,7 @@ def require_own_file(path: str, *, namespace: str, instance: str) -> None:
         with closing(_reader(Path(path))) as reader:
             own = FileIdentity.from_meta(dict(reader.execute(identity.ALL_META).fetchall()))
             (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
-    except (StoreError, OSError, sqlite3.Error):
+    except (StoreError, OSError, sqlite3.Error, UnicodeDecodeError):
         return
     own.require_own(path, stacks, namespace=namespace, instance=instance)
 

@@ -49,7 +49,7 @@ class Connections:
         self._context = context
         self._by_key: Counter[str] = Counter()
         self._anonymous: dict[HttpConnection, None] = {}
-        self._possible = max(RESERVED_DESCRIPTORS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS)
+        self._possible = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS)
         self.meter = context.metrics.route("*", UNREADABLE)
 
     @property

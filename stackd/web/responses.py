@@ -115,6 +115,7 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None
         async with aclosing(pieces):
             async for piece in pieces:
                 await response.write(piece)
+        await response.write_eof()
     except ConnectionError:  # the client has left
         return response
     except errors.StackdError as error:
@@ -122,8 +123,6 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None
         request_log.warning("an answer could not be sent in full: %s", error)
         if request.transport is not None:
             request.transport.abort()
-        return response
-    await response.write_eof()
     return response
 
 

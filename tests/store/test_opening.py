@@ -19,7 +19,7 @@ import pytest
 from stackd.clock import boot_id
 from stackd.errors import ConfigError, LabelLimitReached, StoreError
 from stackd.model import DeleteReason, Desired, EventKind, JobStatus
-from stackd.store import CreateLimits, Store, require_own_file, schema
+from stackd.store import CreateLimits, Store, backup_file, require_own_file, schema
 from tests.store.building import (
     HOUR,
     START,
@@ -81,6 +81,15 @@ def overwritten(path: Path) -> None:
         file.write(b"\xa5" * 4096)
 
 
+def replaced(old: bytes, new: bytes) -> Callable[[Path], None]:
+    def spoil(path: Path) -> None:
+        content = path.read_bytes()
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+
+    return spoil
+
+
 def of_others(path: Path) -> None:
     path.unlink()
     query(path, "CREATE TABLE stacks (anything)")
@@ -95,6 +104,8 @@ def of_others(path: Path) -> None:
         ),
         (lambda path: path.write_bytes(b"garbage" * 1000), "is damaged (it is not a SQLite file)"),
         (lambda path: path.write_bytes(b"SQLite format 3\x00"), "is damaged (it is not a SQLite file)"),
+        (replaced(b"tablestacksstacks", b"tablest\xffcksst\xffcks"), "is damaged (its schema is not UTF-8)"),
+        (replaced(b"CREATE TABLE stacks", b"CRE\xffTE TABLE stacks"), "is damaged (its schema is not UTF-8)"),
         (truncated, "is damaged"),
         (overwritten, "is damaged"),
         (of_others, "is a SQLite file of another application"),
@@ -105,6 +116,10 @@ async def test_a_file_that_cannot_be_used_is_left_as_it_is(path: Path, spoil: Ca
     spoil(path)
     message = await refusal(path)
     assert why in message
+    require_own_file(str(path), namespace="stacks", instance="default")
+    if "UTF-8" in why:
+        with pytest.raises(StoreError, match=r"cannot be copied to .*: its schema is not UTF-8"):
+            backup_file(path, path.with_name("copy.db"))
     assert "the next start adopts the stacks from the cluster" in message
 
 
