@@ -6,35 +6,43 @@ a record that stackd adopts. A subresource that is not listed (status, binding, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from stackd.kube import labels
-from stackd.kube.wire import GATEWAY_API, POLICIES
+from stackd.kube.wire import GATEWAY_API, HTTP_ROUTES, POLICIES, TLS_ROUTES
 
+SLICES: Final = "endpointslices"
 KINDS_OF_STACKS: Final = (
     ("", "v1", ("pods", "pods/ephemeralcontainers", "pods/resize", "services", "configmaps")),
     ("coordination.k8s.io", "v1", ("leases",)),
+    ("discovery.k8s.io", "v1", (SLICES,)),
 )
+ROUTES: Final = (GATEWAY_API, "v1", (HTTP_ROUTES, TLS_ROUTES, "grpcroutes"))
+NAMES: Final = ("stack-", "svc-stack-", "rt-stack-")
+"""How the names of a stack's pod and routes, of its Service, and of the one behind its routes begin."""
 CONTROLLERS: Final = ("system:kube-controller-manager", "system:kube-scheduler")
-"""They collect garbage, drain lost nodes, and make room for pods of a higher priority. They neither create nor adopt an
-object of a stack, unless somebody's ReplicaSet has its labels: it would get the stack's connections, or end the stack."""
+"""They collect garbage, drain lost nodes, make room for pods of a higher priority, and make the EndpointSlices of Services.
+They neither create nor adopt another object of a stack, unless somebody's ReplicaSet has its labels: it would get the
+stack's connections, or end the stack."""
 CONTROLLER_GROUPS: Final = ("system:nodes", "system:serviceaccounts:kube-system")
 """Kubelets delete the pods that have ended; the controllers may have an account each."""
 _OWNERS: Final = "(has({0}.metadata.ownerReferences) ? size({0}.metadata.ownerReferences) : 0)"
 _ADOPTED: Final = f"{_OWNERS.format('object')} > {_OWNERS.format('oldObject')}"
-_KEPT: Final = ("spec", "data", "binaryData", "metadata.labels", "metadata.finalizers", "metadata.ownerReferences")
+_KEPT: Final = (
+    "spec", "data", "binaryData", "endpoints", "ports", "metadata.labels", "metadata.finalizers", "metadata.ownerReferences",
+)  # fmt: skip
 
 
-def policy_spec(instance: str, user: str, routes: Sequence[str] = ()) -> dict[str, Any]:
-    """Deny every write of the instance's objects, except by ``user``, the cluster itself, and whoever may delete the
-    policy anyway.
+def policy_spec(instance: str, user: str, domain: str = "") -> dict[str, Any]:
+    """Deny every write of the instance's objects, and of what passes for one or takes its connections, except by ``user``,
+    the cluster itself, and whoever may delete the policy anyway. ``domain``: ``routes.domain``, if stacks have names.
     """
-    kinds = (*KINDS_OF_STACKS, (GATEWAY_API, "v1", routes)) if routes else KINDS_OF_STACKS
+    kinds = (*KINDS_OF_STACKS, ROUTES) if domain else KINDS_OF_STACKS
+    made = f"request.operation == 'CREATE' && request.resource.resource != '{SLICES}'"
     conditions = {
-        "of-a-stack": f"[object, oldObject].exists(one, one != null && ({_is_ours(instance)}))",
+        "of-a-stack": f"[object, oldObject].exists(one, one != null && ({_is_ours(instance, domain)}))",
         "not-by-stackd": f"request.userInfo.username != '{user}'",
-        "not-by-the-cluster": f"request.operation == 'CREATE' || (request.operation == 'UPDATE' && {_ADOPTED}) || "
+        "not-by-the-cluster": f"({made}) || (request.operation == 'UPDATE' && {_ADOPTED}) || "
         f"!(request.userInfo.username in {list(CONTROLLERS)} || (has(request.userInfo.groups) && "
         f"request.userInfo.groups.exists(group, group in {list(CONTROLLER_GROUPS)})))",
         "not-by-an-administrator": "!authorizer.group('admissionregistration.k8s.io')"
@@ -77,15 +85,49 @@ def binding_spec(policy: str, namespace: str) -> dict[str, Any]:
     return {"policyName": policy, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": selector}}
 
 
-def _is_ours(instance: str) -> str:
-    """CEL: whether ``one`` has the instance's label, or any stack's, by which Services select their pods, or is the
-    instance's Lease, which has a fixed name.
+_SELECTS: Final = (
+    "has(one.spec) && has(one.spec.selector) && one.spec.selector.exists(key,"
+    f" key.contains('stackd.io/') || (key == '{labels.MANAGED_BY}' && one.spec.selector[key] == '{labels.MANAGER}'))"
+)
+"""CEL: whether a Service selects pods by labels of stackd: it would get the connections to them, or expose them."""
+_SERVICE: Final = "kubernetes.io/service-name"
+_OF_SERVICE: Final = (
+    f"has(one.metadata.labels) && '{_SERVICE}' in one.metadata.labels"
+    f" && {list(NAMES)}.exists(prefix, one.metadata.labels['{_SERVICE}'].startsWith(prefix))"
+)
+"""CEL: whether an EndpointSlice says where the connections of a stack's Service go."""
+
+
+def _is_ours(instance: str, domain: str) -> str:
+    """CEL: whether ``one`` is the instance's or any stack's, or could pass for that (by a label, an annotation or its name);
+    or takes a stack's connections.
     """
-    named, label = "one.metadata.labels", labels.INSTANCE
+    named, notes, label = "one.metadata.labels", "one.metadata.annotations", labels.INSTANCE
     ours = f"('{label}' in {named} && {named}['{label}'] == '{instance}')"
-    labelled = f"(has({named}) && ('{labels.STACK}' in {named} || {ours}))"
     lease = f"has(one.metadata.name) && one.metadata.name == '{labels.lease_name(instance)}'"
-    return f"{labelled} || (request.resource.resource == 'leases' && {lease})"
+    takes = [("leases", lease), ("services", _SELECTS), (SLICES, _OF_SERVICE)]
+    if domain:
+        takes += [(resource, _serves(domain)) for resource in ROUTES[2]]
+    return " || ".join(
+        [
+            f"(has({named}) && ('{labels.STACK}' in {named} || {ours}))",
+            f"(has({notes}) && {notes}.exists(key, key.startsWith('stackd.io/')))",
+            f"(has(one.metadata.name) && {list(NAMES)}.exists(prefix, one.metadata.name.startsWith(prefix)))",
+            *(f"(request.resource.resource == '{resource}' && {text})" for resource, text in takes),
+        ]
+    )
+
+
+def _serves(domain: str) -> str:
+    """CEL: whether a route takes names below ``domain``. Without hostnames, it takes all of its listener."""
+    above = [f"*.{rest}" for rest in _parents(domain)]
+    below = f"name == '{domain}' || name.endsWith('.{domain}') || name in {above}"
+    return f"(!has(one.spec.hostnames) || size(one.spec.hostnames) == 0 || one.spec.hostnames.exists(name, {below}))"
+
+
+def _parents(domain: str) -> list[str]:
+    parts = domain.split(".")
+    return [".".join(parts[count:]) for count in range(1, len(parts))]
 
 
 def _unchanged() -> str:

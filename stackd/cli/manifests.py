@@ -237,6 +237,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         cluster_cidrs=options["cluster_cidrs"] or NETWORKS,
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
         routes=kinds_of(config.routes),
+        domain=config.routes.domain,
         gateway=gateway,
         gateway_namespaces=options["gateway_namespaces"] or ((gateway.partition("/")[0],) if gateway else ()),
         **chosen,

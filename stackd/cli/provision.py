@@ -65,7 +65,7 @@ class ManifestOptions:
     ``instance``       the instance whose Lease may be read and renewed
     ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
     ``template_egress``  what stacks of templates with ``network.egress`` reach, each once
-    ``routes``         the kinds of routes that give ports names, served by ``gateway`` ("namespace/name")
+    ``routes``         the kinds of routes that give ports names below ``domain``, served by ``gateway`` ("namespace/name")
     ``gateway_namespaces``  the namespaces of the gateway's pods, which forward to the stacks
     ``largest_…``      the most that one container may have; an empty disk sets no limit, for nodes that report no disk
     """
@@ -81,6 +81,7 @@ class ManifestOptions:
     dns: bool = False
     template_egress: tuple[Egress, ...] = ()
     routes: tuple[str, ...] = ()
+    domain: str = ""
     gateway: str = ""
     gateway_namespaces: tuple[str, ...] = ()
     target_ports: tuple[tuple[int, int], ...] = ()
@@ -100,7 +101,7 @@ def documents(site: ManifestOptions) -> list[Manifest]:
     if site.admission_policy:
         name = f"{labels.lease_name(site.instance)}-{site.namespace}"
         user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
-        documents.append(_object(POLICIES, name, spec=policy_spec(site.instance, user, site.routes)))
+        documents.append(_object(POLICIES, name, spec=policy_spec(site.instance, user, site.domain)))
         documents.append(_object(BINDINGS, name, spec=binding_spec(name, site.namespace)))
     return documents
 

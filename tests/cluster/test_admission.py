@@ -22,7 +22,7 @@ from stackd.config import load
 from stackd.daemon import running
 from stackd.errors import ObjectNotFound, StackdError, UnexpectedAnswer
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.wire import KINDS, MERGE_PATCH, POLICIES, Kind, KubeRequest
+from stackd.kube.wire import HTTP_ROUTES, KINDS, MERGE_PATCH, POLICIES, Kind, KubeRequest
 from tests.cluster.conftest import VARIABLE, environment_of
 from tests.harness import Client, eventually
 
@@ -38,6 +38,9 @@ SPECS: dict[str, dict[str, Any]] = {
     "leases": {"spec": {"holderIdentity": "me"}},
 }
 KINDS_OF_STACKS = sorted(SPECS)
+DOMAIN = "play.example.org"
+SLICES, SLICE_OF = "endpointslices", "kubernetes.io/service-name"
+SLICE = {"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.9"]}], "ports": [{"port": 80}]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,10 @@ class Users:
         """Who creates objects of this kind: stackd only deletes the ConfigMaps of older versions."""
         return self.admin if kind == "configmaps" else self.stackd
 
-    async def create(self, user: Administrator, kind: str, name: str = "one", **metadata: Any) -> dict[str, Any]:
-        body = {**KINDS[kind].type_meta, "metadata": {"name": name, **metadata}, **SPECS[kind]}
+    async def create(
+        self, user: Administrator, kind: str, name: str = "one", content: dict[str, Any] | None = None, **metadata: Any
+    ) -> dict[str, Any]:
+        body = {**KINDS[kind].type_meta, "metadata": {"name": name, **metadata}, **(content or SPECS[kind])}
         return await user.answer(self.call("create", kind, name, body=orjson.dumps(body)))
 
     async def patch(self, user: Administrator, kind: str, change: dict[str, Any], name: str = "one") -> None:
@@ -86,6 +91,7 @@ async def users(tmp_path: Path) -> AsyncIterator[Users]:
         account="stackd",
         account_namespace=namespace,
         stacks=10,
+        domain=DOMAIN,
         largest_cpu="100m",
         largest_memory="128Mi",
         largest_ephemeral_storage="",
@@ -130,6 +136,8 @@ def _everything_in(namespace: str) -> list[dict[str, Any]]:
     rules = [
         {"apiGroups": [""], "resources": resources, "verbs": WRITES},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": WRITES},
+        {"apiGroups": ["discovery.k8s.io"], "resources": [SLICES], "verbs": WRITES},
+        {"apiGroups": ["gateway.networking.k8s.io"], "resources": [HTTP_ROUTES], "verbs": WRITES},
     ]
     metadata = {"name": "other", "namespace": namespace}
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "other"}
@@ -217,6 +225,91 @@ async def test_the_lease_is_stackds_by_its_name_and_a_stacks_traffic_by_one_labe
             await users.create(users.other, "pods", labels=taken)
         with pytest.raises(StackdError, match=DENIED):
             await users.patch(users.other, "pods", {"metadata": {"labels": taken}}, "theirs")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("pods", "stack-0123456789abcdef"),
+        ("services", "svc-stack-0123456789abcdef"),
+        ("services", "rt-stack-0123456789abcdef"),
+        ("configmaps", "stack-0123456789abcdef"),
+    ],
+)
+async def test_nobody_else_takes_a_stacks_name_or_an_annotation_of_stackd(users: Users, kind: str, name: str) -> None:
+    """A start would find the pod there, and a rebuild the record."""
+    with pytest.raises(StackdError, match=DENIED):
+        await users.create(users.other, kind, name)
+    for annotation in ("generation", "record", "route", "anything"):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.create(users.other, kind, annotations={f"stackd.io/{annotation}": "9"})
+    await users.create(users.other, kind, "theirs", annotations={"example.org/generation": "9"})
+    with pytest.raises(StackdError, match=DENIED):
+        await users.patch(users.other, kind, {"metadata": {"annotations": {"stackd.io/generation": "9"}}}, "theirs")
+    await users.create(users.admin, kind, name)
+    await users.delete(users.stackd, kind, name)
+
+
+async def test_nobody_elses_service_selects_stacks_by_what_stackd_writes(users: Users) -> None:
+    theirs = {"app": "theirs", "app.kubernetes.io/managed-by": "Helm"}
+    await users.create(users.other, "services", "theirs", {"spec": {"ports": [{"port": 80}], "selector": theirs}})
+    for selector in (
+        {"stackd.io/stack": "stack-0123456789abcdef"},
+        {"stackd.io/instance": "default"},
+        {"label.stackd.io/team": "7"},
+        {"app.kubernetes.io/managed-by": "stackd"},
+    ):
+        spec = {"spec": {"ports": [{"port": 80}], "selector": selector}}
+        with pytest.raises(StackdError, match=DENIED):
+            await users.create(users.other, "services", "one", spec)
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, "services", spec, "theirs")
+
+
+async def test_only_the_clusters_controllers_say_where_a_stacks_service_leads(
+    users: Users, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KINDS, SLICES, Kind(name="EndpointSlice", api_version="discovery.k8s.io/v1"))
+    service, selector = "svc-stack-0123456789abcdef", {"stackd.io/stack": "stack-0123456789abcdef"}
+    for name in ("theirs", f"{service}-theirs"):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.create(users.other, SLICES, name, SLICE, labels={SLICE_OF: service})
+    await users.create(users.other, SLICES, "theirs", SLICE, labels={SLICE_OF: "theirs"})
+    with pytest.raises(StackdError, match=DENIED):
+        await users.patch(users.other, SLICES, {"metadata": {"labels": {SLICE_OF: service}}}, "theirs")
+    spec = {"spec": {"ports": [{"port": 80}], "selector": selector}}
+    await users.create(users.stackd, "services", service, spec, labels=LABELS)
+    made: list[str] = []
+
+    async def is_made() -> bool:
+        call = users.call("list", SLICES, "", params={"labelSelector": f"{SLICE_OF}={service}"})
+        made[:] = [one["metadata"]["name"] for one in (await users.admin.answer(call))["items"]]
+        return bool(made)
+
+    await eventually(is_made, lambda: "the cluster makes no EndpointSlice", pause=0.2)
+    with pytest.raises(StackdError, match=DENIED):
+        await users.patch(users.other, SLICES, {"endpoints": SLICE["endpoints"]}, made[0])
+    await users.delete(users.stackd, "services", service)
+    await eventually(lambda: users.gone(SLICES, made[0]), pause=0.2)
+
+
+async def test_nobody_elses_route_takes_names_of_stacks(users: Users) -> None:
+    try:
+        await users.create(users.other, HTTP_ROUTES, "theirs", {"spec": {"hostnames": ["www.example.org"]}})
+    except ObjectNotFound:
+        pytest.skip("the API server has no routes")
+    for names in (
+        [f"a.{DOMAIN}"],
+        [DOMAIN],
+        [f"*.{DOMAIN}"],
+        ["*.example.org"],
+        ["www.example.org", f"b.{DOMAIN}"],
+        [],
+    ):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.create(users.other, HTTP_ROUTES, "one", {"spec": {"hostnames": names}})
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, HTTP_ROUTES, {"spec": {"hostnames": names}}, "theirs")
 
 
 async def test_the_clusters_controllers_may_end_an_object_but_neither_make_nor_adopt_one(users: Users) -> None:

@@ -56,6 +56,10 @@ def test_only_stackd_may_write_the_objects_of_its_stacks() -> None:
     conditions = {one["name"]: one["expression"] for one in policy["spec"]["matchConditions"]}
     assert "system:serviceaccount:stackd:me" in conditions["not-by-stackd"]
     assert "'stackd.io/instance'] == 'default'" in conditions["of-a-stack"]
+    assert all(
+        word in conditions["of-a-stack"] for word in ("'stack-'", "'svc-stack-'", "'rt-stack-'", "endpointslices")
+    )
+    assert not [rule for rule in rules if "httproutes" in rule["resources"]], "without [routes]"
     kinds = [one["kind"] for one in printed("--no-admission-policy")]
     assert not [kind for kind in kinds if kind.startswith("ValidatingAdmission")]
 
