@@ -122,6 +122,7 @@ async def _delete_objects(context: Context, stack: Stack) -> None:
     if seen is not None:
         context.mirror.gone(seen)
     if errors:
+        await context.store.ports.release([stack.stack_id])  # a finalizer may keep the pod for ever
         raise errors[0]
     crash_point("delete.confirmed")
 

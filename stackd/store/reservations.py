@@ -242,15 +242,17 @@ def ports_replaced(before: Sequence[PortMapping], after: Sequence[PortMapping]) 
 
 
 def release(tx: Transaction, ids: Collection[str]) -> list[Stack]:
-    """Free the ports of ended stacks, once their Services have none any more. Stacks that have not ended are skipped.
+    """Free the ports of stacks that have ended or are being deleted, once their Services have none any more. Others are
+    skipped.
 
     Returns the stacks that changed; their ``ports`` still show what they had.
     """
-    ended = [stack for stack in rows.find_all(tx, ids).values() if stack.ended and stack.ports_held]
-    if not ended:
+    holders = [stack for stack in rows.find_all(tx, ids).values() if stack.ports_held]
+    over = [stack for stack in holders if stack.ended or stack.deleting_since is not None]
+    if not over:
         return []
-    rows.give_back_ports(tx, (stack.stack_id for stack in ended))
-    return rows.save(tx, [replace(stack, ports_held=False) for stack in ended])
+    rows.give_back_ports(tx, (stack.stack_id for stack in over))
+    return rows.save(tx, [replace(stack, ports_held=False) for stack in over])
 
 
 class Ports(Table):

@@ -275,6 +275,7 @@ async def test_a_stack_that_a_finalizer_holds_says_so(at: Harness) -> None:
         stack = await at.stack(stack_id)
         assert stack["status_reason"] == "DeletePending"
         assert f"{name} is still being deleted (finalizers example.com/hold)" in stack["status_message"]
+        assert await at.used_ports() == (kind == "services"), "its port is free once its Service is gone"
         await at.patch(kind, name, {"metadata": {"finalizers": None}})
         await at.until_listed(0)
         assert not await at.pods_and_services()
