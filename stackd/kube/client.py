@@ -339,15 +339,17 @@ class Cluster:
     ) -> S:
         """Create the object, or change ours that is there to what the manifest says; a Service's node ports stay held.
 
-        Again if the object changes meanwhile. One that neither carries our labels nor has a ``known`` uid is deleted:
-        it has a stack's name, and may have been made to pass for the stack's own. Raises as ``create``; ObjectExists if
-        another stackd's has the name.
+        Again if the object changes meanwhile. One that is not ours is deleted, and a Service also if it is only by its
+        annotations: it has a stack's name, and may have been made to pass for the stack's own. Raises as ``create``;
+        ObjectExists if another stackd's has the name.
         """
         resource, name, deadline = kind.resource, manifest["metadata"]["name"], self.deadline(timeout)
 
         async def once() -> JsonObject | Again:
             existing = await self.find(resource, name, deadline)
-            if existing is not None and not is_ours(existing, self.instance, known):
+            # The whole spec of a route is replaced; of a Service, fields would stay that may lead connections elsewhere.
+            accepts = is_ours if resource == "services" else _may_be_ours
+            if existing is not None and not accepts(existing, self.instance, known):
                 if labels.instance_of(labels.labels_of(existing)):
                     raise ObjectExists(f"{resource} {name} exists and is another stackd's")
                 await self.delete(resource, name, existing["metadata"]["uid"], deadline=deadline)
