@@ -106,7 +106,8 @@ async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator
 
 
 class Suspended(types.ModuleType):
-    """The module ``time`` on a machine that was suspended: CLOCK_MONOTONIC has stood still meanwhile, the others have not."""
+    """The module ``time`` on a machine that was suspended: CLOCK_MONOTONIC has stood still meanwhile, the wall clock and
+    CLOCK_BOOTTIME have not."""
 
     seconds = 0.0
 
@@ -116,8 +117,8 @@ class Suspended(types.ModuleType):
     def time_ns(self) -> int:
         return time.time_ns() + round(self.seconds * 1e9)
 
-    def clock_gettime(self, clock: int) -> float:
-        return time.clock_gettime(clock) + (0.0 if clock == time.CLOCK_MONOTONIC else self.seconds)
+    def boottime(self) -> float:
+        return time.clock_gettime(time.CLOCK_BOOTTIME) + self.seconds
 
 
 async def test_a_machine_that_was_suspended_deletes_at_once_what_has_expired_meanwhile(
@@ -125,6 +126,7 @@ async def test_a_machine_that_was_suspended_deletes_at_once_what_has_expired_mea
 ) -> None:
     machine = Suspended("time")
     monkeypatch.setattr("stackd.clock.time", machine)
+    monkeypatch.setattr("stackd.clock.boottime", machine.boottime)
     async with EmbeddedCluster(fast_cluster(clock=SetWithIt(SystemClock()))) as vm.cluster:
         at = await vm.start()
         for _ in range(MANY):
