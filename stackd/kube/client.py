@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar
@@ -29,6 +29,7 @@ from stackd.errors import (
     ObjectExists,
     ObjectNotFound,
     PreconditionFailed,
+    QuotaExceeded,
     StillThere,
     VersionExpired,
 )
@@ -36,7 +37,7 @@ from stackd.kube import labels, wire
 from stackd.kube.connection import Again, Deadline, KubeConnection, OnRequest, poll
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Fence
-from stackd.kube.manifests import FIRST_PORT, LAST_PORT, range_question
+from stackd.kube.manifests import FIRST_PORT, LAST_PORT, port_question
 from stackd.kube.objects import NODES, SERVICES, NodeState, ObjectKind, PodEvent, is_about, pod_event
 from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview, allows
 from stackd.kube.wire import KINDS, LOG, NAMESPACES, JsonObject, KubeRequest, KubeResponse, error_of, readable
@@ -48,6 +49,7 @@ T = TypeVar("T")
 # Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
 CONNECT_PATIENCE = 3.0
 PAGE, SMALL_PAGE = 500, 25
+PORTS_OF_A_QUESTION = 50
 # A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
 LIST_SECONDS = 30.0
 # Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
@@ -378,13 +380,16 @@ class Cluster:
     async def node_port_range(self) -> PortRange | None:
         """The cluster's range of node ports; None if the cluster does not say.
 
-        Sends a Service with the node ports 1 and 65535, and reads the range from the refusal. Not a dry run, because
-        Kubernetes 1.36 does not check the range in one: if the range covers both, the Service is created, and deleted at
-        once. Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request fails.
+        Sends a Service with the node ports 1 and 65535, of which every range but 1-65535 excludes one, and reads the range
+        from the refusal. Not a dry run, because Kubernetes 1.36 does not check the range in one: if the range covers both,
+        the Service is created, and deleted at once. Raises QuotaExceeded, ClusterUnavailable and ClusterError if the request
+        fails.
         """
         name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
         try:
-            created = await self.create(SERVICES, range_question(self.namespace_name, self.instance, name))
+            created = await self.create(
+                SERVICES, port_question(self.namespace_name, self.instance, name, (FIRST_PORT, LAST_PORT))
+            )
         except NodePortOutOfRange as refusal:
             return PortRange(*refusal.cluster)
         except NodePortTaken:
@@ -393,6 +398,27 @@ class Cluster:
         # If a policy of the cluster has changed the ports, the range remains unknown.
         asked = set(created.node_ports) == {FIRST_PORT, LAST_PORT}
         return PortRange(FIRST_PORT, LAST_PORT) if asked else None
+
+    async def taken_node_ports(self, ports: Iterable[int]) -> AsyncGenerator[int, None]:
+        """Yield those of these node ports that Services of any namespace hold, as the cluster tells in dry runs, which need
+        no right to see the Services; it names one at a time. Ends where a quota is used up. Raises as ``create``.
+        """
+        rest, most = [*ports], PORTS_OF_A_QUESTION
+        while batch := rest[:most]:
+            name = f"{RANGE_PREFIX}{secrets.token_hex(8)}"
+            question = port_question(self.namespace_name, self.instance, name, batch)
+            try:
+                await self.create(SERVICES, question, dry_run=True)
+            except NodePortTaken as refused:
+                if refused.node_port not in batch:
+                    return
+                rest.remove(refused.node_port)
+                yield refused.node_port
+            except QuotaExceeded:
+                if (most := most // 2) == 0:
+                    return
+            else:
+                del rest[: len(batch)]
 
     async def _change(
         self, resource: str, manifest: Mapping[str, Any], uid: str, before: JsonObject, deadline: Deadline

@@ -7,7 +7,7 @@ contains. The kubelet pulls the image first; then the container fails to start.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,14 +94,11 @@ def service_selector(stack: Stack) -> dict[str, str]:
     return {labels.STACK: stack.stack_id} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})
 
 
-def range_question(namespace: str, instance: str, name: str) -> dict[str, Any]:
-    """A Service that asks for the node ports 1 and 65535, to learn the cluster's range.
-
-    Every range except 1-65535 excludes one of the two, and the refusal names the range.
-    """
+def port_question(namespace: str, instance: str, name: str, numbers: Iterable[int]) -> dict[str, Any]:
+    """A Service that asks for these node ports, to learn from the refusal."""
     ports = [
         {"name": f"p-{number}", "protocol": "TCP", "port": number, "targetPort": number, "nodePort": number}
-        for number in (FIRST_PORT, LAST_PORT)
+        for number in numbers
     ]
     metadata = {"name": name, "namespace": namespace, "labels": labels.object_labels(instance, name)}
     spec = {"type": "NodePort", "selector": {labels.STACK: name}, "ports": ports}

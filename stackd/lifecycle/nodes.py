@@ -10,11 +10,13 @@ taints, are not known here.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
@@ -122,6 +124,7 @@ CPU, MEMORY, EPHEMERAL, PODS, PORTS, NODES = "cpu", "memory", "ephemeral_storage
 OF_NODE = (CPU, MEMORY, EPHEMERAL, PODS)
 ENOUGH = 10**9
 ASSUMES = "nodes run nothing but stacks, and have no taints"
+PORTS_SECONDS, PORTS_LIMIT_SECONDS = 60.0, 3.0
 INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are refreshed
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -305,13 +308,15 @@ def _with_default(container: Mapping[str, Any], part: str, default: str) -> dict
 
 @dataclass(slots=True, kw_only=True)
 class Quotas:
-    """``seen_at`` in nanoseconds, None while they were never seen; ``wanted_at`` in monotonic seconds."""
+    """``seen_at`` in nanoseconds, None while they were never seen; ``wanted_at``, and when others' node ports were
+    asked for, in monotonic seconds."""
 
     objects: list[dict[str, Any]] = field(default_factory=list)
     limit_ranges: list[dict[str, Any]] = field(default_factory=list)
     seen_at: int | None = None
     wanted_at: float | None = None
     error: str = ""
+    ports_asked_at: float | None = None
 
 
 QUOTA, MAX_STACKS = "quota", "max_stacks"
@@ -397,6 +402,29 @@ def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) ->
         back.update(_taken(context, stack, disk).of_quota())
     bounds = by_quotas(context.quotas.objects, need, unused=True, released=back)
     return min(bounds, key=lambda bound: bound.stacks, default=None)
+
+
+async def refresh_ports(context: Context) -> None:
+    """Set aside the free node ports that others' Services hold, unless that was done within ``PORTS_SECONDS``; what is not
+    found out within ``PORTS_LIMIT_SECONDS`` counts as free. An error is logged, not raised.
+    """
+    quotas, now = context.quotas, context.clock.monotonic()
+    if quotas.ports_asked_at is not None and now - quotas.ports_asked_at < PORTS_SECONDS:
+        return
+    quotas.ports_asked_at = now
+    taken: list[int] = []
+    try:
+        context.gate.require_cluster()
+        async with asyncio.timeout(PORTS_LIMIT_SECONDS):
+            async with aclosing(context.cluster.taken_node_ports(context.store.ports.candidates)) as found:
+                async for port in found:
+                    taken.append(port)  # noqa: PERF401 - also what was found before the time is over
+    except TimeoutError:
+        log.info("not all node ports were compared with others' Services in %g s", PORTS_LIMIT_SECONDS)
+    except (ClusterUnavailable, ClusterError) as error:
+        log.debug("node ports of others: %s", error)
+    if taken:
+        await context.store.ports.put_aside(taken)
 
 
 async def refresh_quotas(context: Context, *, asked: bool = False) -> None:

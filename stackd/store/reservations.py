@@ -305,6 +305,12 @@ class Ports(Table):
         self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
         self.to_try = []
 
+    @property
+    def candidates(self) -> list[int]:
+        """The ports that are free, in random order."""
+        free = {*range(self.usable.first, self.usable.last + 1)} - self._held - self.aside()
+        return random.sample(sorted(free), len(free))
+
     def aside(self) -> frozenset[int]:
         """The ports that are set aside now."""
         now = self._monotonic()
@@ -325,6 +331,15 @@ class Ports(Table):
             return f"{held}; delete stacks or widen stacks.node_port_min/max"
         rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
         return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
+
+    async def put_aside(self, ports: Iterable[int]) -> None:
+        """Do not hand out these ports for a while: others hold them."""
+
+        def put(tx: Transaction) -> None:
+            for port in ports:
+                self.set_aside(port)
+
+        await self._submit(put)
 
     async def limit(self, cluster: PortRange) -> None:
         """Hand out only ports of the cluster's own range from now on."""

@@ -12,7 +12,7 @@ from aiohttp import web
 from stackd import contract
 from stackd.errors import StoreUnavailable
 from stackd.lifecycle.next_step import ReconcilePlan
-from stackd.lifecycle.nodes import StackResources, capacity, refresh_quotas, storage
+from stackd.lifecycle.nodes import StackResources, capacity, refresh_ports, refresh_quotas, storage
 from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
 from stackd.templates import Template
@@ -228,10 +228,12 @@ async def get_capacity(call: ApiCall) -> web.Response:
 async def get_capacity_for(call: ApiCall) -> web.Response:
     """How many more of this stack fit?
 
-    Takes the body of a create, and reads quotas and LimitRanges now.
+    Takes the body of a create, reads quotas and LimitRanges now, and finds out at most once a minute which node ports other
+    Services hold.
     """
     parsed = await requests.create_body(call.view, await read_body(call), creates=False)
     await refresh_quotas(call.api.context, asked=True)
+    await refresh_ports(call.api.context)
     create_request = parsed.create_request
     spec = create_request.spec
     need = StackResources(

@@ -82,6 +82,22 @@ async def test_ports_and_the_limit_of_stacks_bind_too(at: Harness) -> None:
     assert (answer["fits"], answer["limited_by"], answer["stacks"]) == (1, "max_stacks", 1)
 
 
+@pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31200")
+async def test_node_ports_of_other_services_are_not_free(at: Harness) -> None:
+    """A rehearsal passed, and half of the players got no stack."""
+    for port in range(31001, 31201, 2):
+        at.cluster.faults.take_port(port)
+    await at.create()
+    assert (await fits(at, ""))[0] > 150, "a GET asks the cluster nothing"
+    answer = await at.post("/capacity", seed())
+    assert (answer["ports"], answer["free_node_ports"]) == (99, 99)
+    assert (await fits(at, ""))[0] == 99
+    at.faults.reset_counts()
+    await at.post("/capacity", seed())
+    assert at.counts.total(resource="services") == 0, "once a minute"
+    assert [one["kind"] for one in (await at.get("/reconcile"))["unknown"]] == []
+
+
 async def test_quotas_are_looked_at_in_the_background_once_somebody_asks_and_by_a_post_at_once(at: Harness) -> None:
     hard = {"requests.cpu": "1", "pods": "50", "services.nodeports": "7"}
     await at.apply("resourcequotas", "tight", spec={"hard": hard})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.kube.manifests import range_question
+from stackd.kube.manifests import port_question
 from stackd.lifecycle.objects import PORT_TRIES
 from tests.api.test_contract import SEED
 from tests.harness import Harness, Machine, eventually, fast_cluster, request_for, seed, until
@@ -196,7 +196,7 @@ async def test_a_create_whose_time_is_up_before_it_has_found_a_port_is_a_503_and
 @pytest.mark.stackd(reconcile__orphan_grace="0s")
 async def test_a_question_for_the_range_that_a_crash_has_left_behind_is_removed(at: Harness) -> None:
     stack = await at.create()
-    question = range_question("stacks", "default", "range-1")
+    question = port_question("stacks", "default", "range-1", (1, 65535))
     question["spec"] |= {"ports": [{"name": "p", "port": 80, "nodePort": 32100}]}
     await at.kubectl("POST", "/api/v1/namespaces/stacks/services", question)
     await until(lambda: at.objects("services"), lambda seen: list(seen) == [stack["service_name"]])
