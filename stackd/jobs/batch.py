@@ -119,25 +119,21 @@ class BatchQueue:
     def _put(self, job: Job) -> None:
         (self._extending if job.action is JobAction.EXTEND else self._waiting).put(job)
 
-    async def submit(
-        self,
-        ids: list[str],
-        request: JobRequest,
-        claim: Claim | None = None,
-        answer: Callable[[Job], bytes] | None = None,
-    ) -> Job:
+    async def submit(self, ids: list[str], request: JobRequest, claim: Claim | None = None) -> Job:
         """Accept a job: it is in the file when this returns, and will be carried out whatever happens. Goes on if the
-        caller leaves, so that a job in the file is also in the queue. Raises StoreUnavailable, NotOwner."""
+        caller leaves, so that a job in the file is also in the queue. Raises StoreUnavailable, NotOwner,
+        TooManyRequests."""
         self._context.fence.require()
         job_id = new_id("job")
-        writing = self._context.store.jobs.create(job_id, ids, request, claim=claim, answer=answer)
+        writing = self._context.store.jobs.create(job_id, ids, request, claim=claim)
         return await self._context.tasks.run(f"queue {job_id}", self._submit(writing))
 
     async def _submit(self, writing: Coroutine[Any, Any, Job]) -> Job:
         job = await writing
         crash_point("batch.queued")
-        self._put(job)
-        log.info("%s: queued, %s %d stacks", job.job_id, job.action, job.total, extra={"job_id": job.job_id})
+        if not job.finished:
+            self._put(job)
+        log.info("%s: %s, %s %d stacks", job.job_id, job.status, job.action, job.total, extra={"job_id": job.job_id})
         return job
 
     async def run(self) -> None:

@@ -85,7 +85,7 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
                 limits=request.limits(context.config.limits),
             )
             with context.worker.reserve(pooled.stack_id):
-                stack = await context.store.stacks.assign(wanted, claim=request.claim, answer=request.answer)
+                stack = await context.store.stacks.assign(wanted, claim=request.claim)
                 if stack is not None:
                     crash_point("assign.assigned")
                     if await _open(context, stack):

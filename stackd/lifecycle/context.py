@@ -53,9 +53,9 @@ class CreateRequest:
     """What is requested, and by whom; ``ttl`` in seconds, None for the configured default.
 
     ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
-    ``claim`` is the client's Idempotency-Key, if it sent one, and ``answer`` renders the response that is kept under
-    it. ``among``: limits of labels count only the stacks with these labels. ``may_use``: which
-    templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet.
+    ``claim`` is the client's Idempotency-Key, if it sent one. ``among``: limits of labels count only the stacks with these
+    labels. ``may_use``: which templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and
+    belongs to nobody yet.
     """
 
     spec: SanitizedSpec
@@ -66,7 +66,6 @@ class CreateRequest:
     may_use: Callable[[str], bool] = lambda _: True
     by: str = "stackd"
     claim: Claim | None = None
-    answer: Callable[[Stack], bytes] | None = None
     template: Template | None = None
     unassigned: bool = False
 
@@ -123,7 +122,6 @@ class Context:
     ``removable``      the uids of objects without a row that a pass or the operator wants removed
     ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
     ``long_specs``     who may check a long pod spec: each takes many milliseconds
-    ``history_searches``  who may search the history: creates wait for that in the store's thread
     ``rows``           those who wait for a change of some row
     ``pools``          the stacks that wait to be assigned, by template
     ``node_ports``     the cluster's node port range, if known
@@ -151,7 +149,6 @@ class Context:
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    history_searches: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     node_ports: PortRange | None = None
     families: tuple[str, ...] = ()
     pools: Pools = field(default_factory=Pools)

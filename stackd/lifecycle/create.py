@@ -89,8 +89,7 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
         await context.gate.admitted()
         abandon.check()
         made = await _assigned_or_made(context, stack_id, request, abandon)
-        if request.answer is None:
-            made = await context.store.stacks.with_pod_spec(made)
+        made = await context.store.stacks.with_pod_spec(made)
         stack = await _unless_abandoned(context, made, abandon)
     except BaseException as error:
         context.metrics.create_ended(error)
@@ -191,7 +190,7 @@ async def _accepted(context: Context, request: CreateRequest, abandon: Abandon, 
         first_observation(context, stack, pod, service, node_exists=True),
         pod_uid=pod.uid,
         service_uid=service.uid,
-        answer=request.answer,
+        claim=request.claim,
         by=request.by,
     )
     phase_timer.end("accept")

@@ -14,6 +14,7 @@ identity      whose stacks the file holds, and how far its history goes
 transaction   what an operation works with, how it becomes a method, how a row becomes a record, the committed records in
               memory, and SQLite's errors
 writer        the thread that commits all waiting operations together
+reader        the thread that searches the history beside it
 file, schema  opening, checking, converting and copying the file; its lock and reserved space; its format
 """
 

@@ -8,7 +8,7 @@ why the cluster is in the observed state, nor how a pod is stopped or started.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,14 +71,12 @@ def accept(
     *,
     pod_uid: str | None,
     service_uid: str | None,
-    answer: Callable[[Stack], bytes] | None = None,
+    claim: Claim | None = None,
     by: str = "stackd",
 ) -> Stack:
-    """Complete the create that ``by`` has asked for; ``updated_at`` is ``created_at`` at first (API contract).
+    """Complete the create that ``by`` has asked for, with this claim; ``updated_at`` is ``created_at`` at first (API contract).
 
-    ``answer(stack)`` becomes the response (201) of the stack's claim, if it has one. It is called within the
-    transaction, on the writer's thread, and must only compute. Raises ``StackNotFound`` if the row is gone or being
-    deleted.
+    Raises ``StackNotFound`` if the row is gone or being deleted.
     """
     before = rows.find_live(tx, seen.stack_id)
     stack = replace(
@@ -96,8 +94,8 @@ def accept(
             lines.insert(0, TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, by=by))
         lines += [*seen.events, *history.between(before, stack, tx.now)]
         history.add(tx, [(stack.stack_id, line) for line in lines])
-    if answer is not None:
-        rows.answer_create(tx, stack, answer)
+    if claim is not None:
+        rows.answer_claim(tx, claim, rows.CREATED)
     return stack
 
 

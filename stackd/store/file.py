@@ -131,7 +131,7 @@ def _open_checked(path: Path) -> sqlite3.Connection:
         version = schema.pragma(connection, "user_version")
         if version != schema.FORMAT:
             backup_file(path, companion(path, f".v{version}-before-v{schema.FORMAT}.bak"), force=True)
-            schema.convert(connection)
+            schema.convert(connection, version)
     except BaseException:
         connection.close()
         raise
@@ -228,7 +228,7 @@ def require_own_file(path: str, *, namespace: str, instance: str) -> None:
     try:
         if not Path(path).exists():
             return
-        with closing(_reader(Path(path))) as reader:
+        with closing(open_reader(Path(path))) as reader:
             own = FileIdentity.from_meta(dict(reader.execute(identity.ALL_META).fetchall()))
             (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
     except (StoreError, OSError, sqlite3.Error, UnicodeDecodeError):
@@ -236,9 +236,9 @@ def require_own_file(path: str, *, namespace: str, instance: str) -> None:
     own.require_own(path, stacks, namespace=namespace, instance=instance)
 
 
-def _reader(path: Path) -> sqlite3.Connection:
+def open_reader(path: Path) -> sqlite3.Connection:
     """A read-only connection, which takes no lock that disturbs a running daemon. Raises ``StoreError``."""
-    reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0)
+    reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0, check_same_thread=False)
     try:
         if schema.pragma(reader, "application_id") != schema.APPLICATION_ID:
             raise StoreError(f"{path} is not a state file of stackd")
@@ -289,7 +289,7 @@ def _header(path: Path) -> bytes:
 
 
 def _copy(source: Path, partial: Path) -> None:
-    with closing(_reader(source)) as reader:
+    with closing(open_reader(source)) as reader:
         os.close(create_private(partial))
         with closing(sqlite3.connect(partial, isolation_level=None)) as writer:
             reader.backup(writer)  # all pages in one step, so the copy is one snapshot

@@ -8,12 +8,23 @@ stacks is part of the job.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stackd.model import NOT_READY, EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
 from stackd.store.schema import REQUESTED
-from stackd.store.transaction import IDS, Columns, Table, Transaction, id_array, json_text, labels_from, operation
+from stackd.store.transaction import (
+    IDS,
+    Columns,
+    Searched,
+    Transaction,
+    id_array,
+    json_text,
+    labels_from,
+    operation,
+    search,
+)
 
 LINES = Columns(TimelineEvent, read={"kind": EventKind})
 LOGS = Columns(KeptLog)
@@ -42,6 +53,21 @@ TRIM_TIMELINES = (
 )
 LONG_GONE = (
     "SELECT stack_id FROM timeline INDEXED BY timeline_gone WHERE kind = 'deleted' AND at < ? ORDER BY at LIMIT ?"
+)
+
+STACKS_PER_KEY = 20_000
+"""Of how many of an API key's stacks the timelines are kept, the latest ones: about 40 MB. Those of living stacks stay."""
+
+TOO_MANY_TIMELINES = (
+    "SELECT by FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted' GROUP BY by HAVING count(*) > ?"
+)
+OLDEST_TIMELINES = (
+    "SELECT stack_id FROM (SELECT stack_id FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted' AND by = ?"
+    " ORDER BY at DESC LIMIT -1 OFFSET ?) WHERE stack_id NOT IN (SELECT stack_id FROM stacks) LIMIT ?"
+)
+INSERT_REMOVED_LABELS = (
+    "INSERT OR IGNORE INTO removed_labels SELECT lower(own.key), lower(own.value), r.stack_id FROM json_each(?) AS wanted"
+    " CROSS JOIN removed_stacks AS r ON r.stack_id = wanted.value CROSS JOIN json_each(r.labels) AS own"
 )
 
 _REPEATING = frozenset(
@@ -140,16 +166,24 @@ def _keep_logs(tx: Transaction, stack_id: str, logs: Sequence[KeptLog]) -> None:
         tx.run("DELETE FROM kept_logs WHERE rowid <= (SELECT max(rowid) FROM kept_logs) - ?", (MOST_LOGS,))
 
 
-def forget(tx: Transaction, ids: str) -> None:
-    """Delete the timelines and logs of removed stacks (an ``id_array``) that no client ever knew."""
-    for table in ("timeline", "kept_logs"):
-        tx.run(f"DELETE FROM {table} WHERE stack_id IN {IDS}", (ids,))
+def forget(tx: Transaction, ids: Collection[str]) -> int:
+    """Delete the timelines, logs and labels of removed stacks; returns how many lines."""
+    if not ids:
+        return 0
+    array = id_array(ids)
+    for table in ("kept_logs", "removed_labels"):
+        tx.run(f"DELETE FROM {table} WHERE stack_id IN {IDS}", (array,))
+    tx.run(f"UPDATE removed_stacks SET labels = '{{}}' WHERE stack_id IN {IDS}", (array,))
+    return tx.run(f"DELETE FROM timeline WHERE stack_id IN {IDS}", (array,))
 
 
 def purge(tx: Transaction, before: int, limit: int) -> int:
-    """Delete lines and logs of at most ``limit`` stacks that were removed before ``before``; returns how many lines."""
-    tx.run(f"DELETE FROM kept_logs WHERE stack_id IN ({LONG_GONE})", (before, limit))
-    return tx.run(f"DELETE FROM timeline WHERE stack_id IN ({LONG_GONE})", (before, limit))
+    """Forget at most ``limit`` stacks that were removed before ``before``, and as many of each API key that has had more
+    than ``STACKS_PER_KEY``; returns how many lines are deleted."""
+    gone = [stack_id for (stack_id,) in tx.rows(LONG_GONE, (before, limit))]
+    for (key,) in tx.rows(TOO_MANY_TIMELINES, (STACKS_PER_KEY,)):
+        gone += [stack_id for (stack_id,) in tx.rows(OLDEST_TIMELINES, (key, STACKS_PER_KEY, limit))]
+    return forget(tx, gone)
 
 
 # ---- what clients have asked for
@@ -197,27 +231,51 @@ class ActivityRequest:
 
 
 REQUESTS = Columns(ActivityRequest, read={"kind": EventKind, "labels": labels_from})
-FIND_REQUESTS = (
-    "SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{}')"
-    f" FROM timeline AS t INDEXED BY timeline_requested{_ABOUT} AND {REQUESTED}"
-    " AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
+_REQUESTS = (
+    f"SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{{}}') FROM %s{_ABOUT}"
+    f" AND {REQUESTED} AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
     " AND (:by = '' OR t.by = :by) AND (:kind = '' OR t.kind = :kind)"
     " ORDER BY t.at DESC, t.seq DESC LIMIT :limit"
 )
+FIND_REQUESTS = _REQUESTS % "timeline AS t INDEXED BY timeline_requested"
+FIND_REQUESTS_AMONG = _REQUESTS % (
+    "json_each(:among) AS stack CROSS JOIN timeline AS t INDEXED BY timeline_stack ON t.stack_id = stack.value"
+)
+FIND_JOBS = f"SELECT DISTINCT t.job_id FROM job_items AS t{_ABOUT}"
+FIND_JOBS_AMONG = (
+    "SELECT DISTINCT t.job_id FROM json_each(:among) AS stack"
+    f" CROSS JOIN job_items AS t INDEXED BY job_items_stack ON t.stack_id = stack.value{_ABOUT}"
+)
+WITH_LABEL = " UNION ALL ".join(
+    f"SELECT stack_id FROM {table} WHERE key = lower(:key) AND (:value IS NULL OR value = lower(:value))"
+    for table in ("stack_labels", "removed_labels")
+)
+FEW = 5_000
+"""Up to so many stacks, their lines and jobs are looked up by their ids; above that, all are read, the latest first."""
 
 
 def requests(tx: Transaction, wanted: ActivityFilter) -> list[ActivityRequest]:
     """At most ``limit`` requests, the latest first; those of jobs are left out."""
-    return [REQUESTS.record(row) for row in tx.rows(FIND_REQUESTS, wanted.parameters())]
+    return [REQUESTS.record(row) for row in _about(tx, wanted, FIND_REQUESTS, FIND_REQUESTS_AMONG)]
 
 
 def jobs_about(tx: Transaction, wanted: ActivityFilter) -> frozenset[str]:
     """The ids of the jobs that had the filter's stack, or a stack with its labels."""
-    jobs = tx.rows(f"SELECT DISTINCT t.job_id FROM job_items AS t{_ABOUT}", wanted.parameters())
-    return frozenset(job_id for (job_id,) in jobs)
+    return frozenset(job_id for (job_id,) in _about(tx, wanted, FIND_JOBS, FIND_JOBS_AMONG))
 
 
-class Timeline(Table):
+def _about(tx: Transaction, wanted: ActivityFilter, of_all: str, among: str) -> list[tuple[Any, ...]]:
+    ids = [wanted.stack_id] if wanted.stack_id else None
+    for key, value in () if ids else wanted.labels:
+        found = tx.rows(f"{WITH_LABEL} LIMIT :few", {"key": key, "value": value, "few": FEW + 1})
+        if len(found) <= FEW:
+            ids = [stack_id for (stack_id,) in found]
+            break
+    parameters = wanted.parameters()
+    return tx.rows(of_all, parameters) if ids is None else tx.rows(among, parameters | {"among": id_array(set(ids))})
+
+
+class Timeline(Searched):
     """The timelines and the last log lines of all stacks, and the requests of clients among them."""
 
     read = operation(read, writes=False)
@@ -226,5 +284,5 @@ class Timeline(Table):
     keep_diagnostics = operation(keep_diagnostics, grows=True)
     # It does not wait for the disk, so a power failure can lose the logs.
     keep_final_logs = operation(keep_final_logs, grows=True, relaxed=True)
-    requests = operation(requests, writes=False)
-    jobs_about = operation(jobs_about, writes=False)
+    requests = search(requests)
+    jobs_about = search(jobs_about)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from stackd.errors import JobNotFound, StackdError, StackNotFound, public_text
+from stackd.errors import JobNotFound, StackdError, StackNotFound, TooManyRequests, public_text
 from stackd.model import (
     DeleteReason,
     ItemResult,
@@ -45,6 +45,8 @@ from stackd.store.transaction import (
 DELETE = JobRequest()
 MAX_ERRORS = 100
 MAX_ERROR_LENGTH = 512
+ITEMS_PER_KEY, JOB_COST = 100_000, 10
+"""How many stacks the jobs of one API key may have in all, about 15 MB; each job counts as so many more."""
 
 JOBS = Columns(
     Job,
@@ -70,6 +72,15 @@ OPEN_ITEMS_AMONG = (
 JOB_ERRORS = (
     "SELECT stack_id, error FROM job_items INDEXED BY job_items_errors"
     " WHERE job_id = ? AND error IS NOT NULL ORDER BY seq"
+)
+KNOWN = (
+    "SELECT wanted.value FROM json_each(?) AS wanted CROSS JOIN stacks AS s ON s.stack_id = wanted.value"
+    " WHERE s.unassigned = 0 ORDER BY wanted.key"
+)
+KEPT = f"SELECT total(items + {JOB_COST}) FROM jobs INDEXED BY jobs_by WHERE by = ?"
+OLDEST_FINISHED = (
+    f"SELECT job_id, items + {JOB_COST} FROM jobs INDEXED BY jobs_by"
+    " WHERE by = ? AND status IN ('completed', 'failed') ORDER BY created_at"
 )
 COUNT_OUTCOMES = (
     "UPDATE jobs SET done = done + :done, not_found = not_found + :not_found, failed = failed + :failed,"
@@ -98,24 +109,27 @@ def create(
     request: JobRequest = DELETE,
     *,
     claim: Claim | None = None,
-    answer: Callable[[Job], bytes] | None = None,
 ) -> Job:
-    """Create a job; ``ids`` must have no duplicates, and be empty if the request has labels. ``answer(job)`` becomes the
-    claim's response (202).
+    """Create a job; ``ids`` must have no duplicates, and be empty if the request has labels.
 
-    The job is ``queued``, or ``completed`` if there are no ids. Raises ``Conflict`` if the claim's key is in use.
+    Ids that no stack of a client has are counted as not found at once, and only their number is kept: no later stack gets
+    one of them. The job is ``queued``, or ``completed`` if no other ids are left. The oldest finished jobs of its key make
+    way for it (``ITEMS_PER_KEY``). Raises ``TooManyRequests`` if the unfinished ones alone are too many; ``Conflict`` if the
+    claim's key is in use.
     """
     if request.labels:
         all_ = {**request.labels, **request.among}
         # What is being created or deleted can only be deleted.
         deletes = request.action is JobAction.DELETE
         ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
+    known = [stack_id for (stack_id,) in tx.rows(KNOWN, (id_array(ids),))]
+    _make_way(tx, request.by, len(known))
     job = Job(
         job_id=job_id,
-        status=JobStatus.QUEUED if ids else JobStatus.COMPLETED,
+        status=JobStatus.QUEUED if known else JobStatus.COMPLETED,
         total=len(ids),
         done=0,
-        not_found=0,
+        not_found=len(ids) - len(known),
         failed=0,
         errors=(),
         created_at=tx.now,
@@ -125,13 +139,31 @@ def create(
         ttl=request.ttl,
         labels=request.labels,
     )
-    tx.run(f"INSERT INTO jobs ({JOBS.sql}) VALUES ({JOBS.parameters})", JOBS.values(job))
+    insert = f"INSERT INTO jobs ({JOBS.sql}, items) VALUES ({JOBS.parameters}, :items)"
+    tx.run(insert, JOBS.values(job) | {"items": len(known)})
     items = "SELECT ?, key, value, 'pending' FROM json_each(?)"
-    tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state) {items}", (job_id, id_array(ids)))
+    tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state) {items}", (job_id, id_array(known)))
     if claim is not None:
-        code, body = (None, None) if answer is None else (rows.ACCEPTED, answer(job))
-        rows.insert_claim(tx, replace(claim, job_id=job_id, status=code, answer=body))
+        rows.insert_claim(tx, replace(claim, job_id=job_id, status=rows.ACCEPTED))
     return _put(tx, job)
+
+
+def _make_way(tx: Transaction, key: str, items: int) -> None:
+    """Delete the oldest finished jobs of an API key if it would have too many with another one of so many items."""
+    ((kept,),) = tx.rows(KEPT, (key,))
+    excess = kept + items + JOB_COST - ITEMS_PER_KEY
+    if excess <= 0:
+        return
+    finished = tx.rows(OLDEST_FINISHED, (key,))
+    unfinished = kept - sum(cost for _, cost in finished)
+    if unfinished and unfinished + items + JOB_COST > ITEMS_PER_KEY:
+        raise TooManyRequests(f"the batch jobs of this key have {unfinished:.0f} stacks that wait; wait for some jobs")
+    freed, gone = 0, []
+    for job_id, cost in finished:
+        if freed < excess + ITEMS_PER_KEY // 10:  # so that not each of the next jobs has to make way
+            freed += cost
+            gone.append(job_id)
+    _delete(tx, gone)
 
 
 def pending_items(tx: Transaction, job_id: str, limit: int, *, begun: bool = True) -> list[str]:
@@ -223,9 +255,15 @@ def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) ->
 def purge(tx: Transaction, before: int, limit: int) -> int:
     """Delete at most ``limit`` jobs that finished before ``before``; returns how many."""
     old = "SELECT job_id FROM jobs WHERE status IN ('completed', 'failed') AND updated_at < ? LIMIT ?"
-    gone = tx.rows(f"DELETE FROM jobs WHERE job_id IN ({old}) RETURNING job_id", (before, limit))
-    tx.jobs.extend((job_id, None) for (job_id,) in gone)
+    gone = [job_id for (job_id,) in tx.rows(old, (before, limit))]
+    _delete(tx, gone)
     return len(gone)
+
+
+def _delete(tx: Transaction, job_ids: Sequence[str]) -> None:
+    if job_ids:
+        tx.run(f"DELETE FROM jobs WHERE job_id IN {IDS}", (id_array(job_ids),))
+        tx.jobs.extend((job_id, None) for job_id in job_ids)
 
 
 def _find(tx: Transaction, job_id: str) -> Job:
@@ -280,7 +318,7 @@ class Jobs(View[Job], Table):
         """The jobs that still have ids without an outcome, oldest first."""
         return [job for job in self.ordered() if not job.finished]
 
-    create = operation(create)
+    create = operation(create, grows=True)
     pending_items = operation(pending_items, writes=False)
     begin_items = operation(begin_items)
     finish_items = operation(finish_items)

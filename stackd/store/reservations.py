@@ -87,13 +87,12 @@ def assign(
     wanted: Assignment,
     *,
     claim: Claim | None = None,
-    answer: Callable[[Stack], bytes] | None = None,
 ) -> Stack | None:
-    """Give a stack of a pool to a client, and keep the response to its create under the claim. None if it is gone,
-    assigned or no longer usable.
+    """Give a stack of a pool to a client, which answers the create with this claim. None if it is gone, assigned or no
+    longer usable.
 
     Raises ``LabelLimitReached``, ``Unavailable`` and ``Conflict`` as ``reserve`` does; then the stack stays in the
-    pool. ``answer`` as for ``accept``.
+    pool.
     """
     row = tx.row(
         "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
@@ -117,8 +116,7 @@ def assign(
     _check_max_stacks(tx, wanted.limits, itself=1)
     rows.insert_labels(tx, stack)
     if claim is not None:
-        status, body = (None, None) if answer is None else (rows.CREATED, answer(stack))
-        rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id, status=status, answer=body))
+        rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id, status=rows.CREATED))
     assigned = TimelineEvent(
         kind=EventKind.ACCEPTED, at=wanted.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
     )

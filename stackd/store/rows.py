@@ -1,13 +1,13 @@
 """The rows of stacks with what belongs to them: labels, node ports, names, claims on Idempotency-Keys, removed ids.
 
 Owns: their SQL, and the building blocks of all operations on stacks: find, save, mark as deleting, remove. An intent to
-delete is never revoked, and an id is never reused. Does not know why a row changes, nor HTTP: fingerprints and answers of
-requests are bytes.
+delete is never revoked, and an id is never reused. Does not know why a row changes, nor HTTP: fingerprints of requests
+are bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +27,7 @@ from stackd.model import (
     StackStatus,
     TimelineEvent,
 )
-from stackd.store import history
+from stackd.store import history, schema
 from stackd.store.transaction import (
     IDS,
     Columns,
@@ -211,15 +211,18 @@ def remove(tx: Transaction, ids: Collection[str]) -> int:
     if not gone:
         return 0
     drop_unanswered(tx, array)
-    tx.many("INSERT OR IGNORE INTO removed_stacks VALUES (?, ?, ?)", [(one[0], tx.now, one[1]) for one in gone])
+    known = {stack_id: labels for stack_id, labels, _, accepted, unassigned in gone if accepted and not unassigned}
+    removed = [(one[0], tx.now, known.get(one[0], "{}")) for one in gone]
+    tx.many("INSERT OR IGNORE INTO removed_stacks VALUES (?, ?, ?)", removed)
+    if any(labels != "{}" for labels in known.values()):
+        tx.run(history.INSERT_REMOVED_LABELS, (id_array(known),))
     lines = [
         (stack_id, TimelineEvent(kind=EventKind.DELETED, at=tx.now, reason=reason))
-        for stack_id, _, reason, accepted, unassigned in gone
-        if accepted and not unassigned
+        for stack_id, _, reason, _, _ in gone
+        if stack_id in known
     ]
     history.add(tx, lines, essential=True)
-    if pooled := [stack_id for stack_id, *_, unassigned in gone if unassigned]:
-        history.forget(tx, id_array(pooled))
+    history.forget(tx, [stack_id for stack_id, *_, unassigned in gone if unassigned])
     tx.stacks.extend((stack_id, None) for stack_id, *_ in gone)
     return len(gone)
 
@@ -267,7 +270,8 @@ class Claim:
     """One use of an Idempotency-Key within a scope.
 
     ``fingerprint`` tells whether the same request came again. ``stack_id`` or ``job_id`` is what the request created.
-    ``status`` and ``answer`` are set once it was answered. ``created_at`` is in nanoseconds since the epoch.
+    ``status`` is set once it was answered; the answer itself is rendered again from the stack or the job. ``created_at`` is
+    in nanoseconds since the epoch.
     """
 
     scope: str
@@ -277,11 +281,19 @@ class Claim:
     stack_id: str | None = None
     job_id: str | None = None
     status: int | None = None
-    answer: bytes | None = None
 
 
 CLAIMS = Columns(Claim)
-ANSWER_CLAIM = "UPDATE idempotency SET status = ?, answer = ? WHERE scope = ? AND key = ?"
+CLAIMS_PER_KEY = 50_000
+"""How many claims of one API key are kept, the latest ones: about 20 MB."""
+
+TOO_MANY_CLAIMS = (
+    f"SELECT {schema.CLAIMANT} FROM idempotency INDEXED BY idempotency_claimant GROUP BY 1 HAVING count(*) > ?"
+)
+OLDEST_CLAIMS = (
+    f"DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency INDEXED BY idempotency_claimant"
+    f" WHERE {schema.CLAIMANT} = ? ORDER BY created_at DESC LIMIT ? OFFSET ?)"
+)
 
 
 def insert_claim(tx: Transaction, claim: Claim) -> None:
@@ -295,27 +307,23 @@ def find_claim(tx: Transaction, scope: str, key: str) -> Claim | None:
     return None if row is None else CLAIMS.record(row)
 
 
-def answer_create(tx: Transaction, stack: Stack, answer: Callable[[Stack], bytes]) -> None:
-    """Keep the answer to the request that has created this stack, if it has an unanswered claim."""
-    claim = tx.row("SELECT scope, key FROM idempotency WHERE stack_id = ? AND answer IS NULL", (stack.stack_id,))
-    if claim is not None:
-        tx.run(ANSWER_CLAIM, (CREATED, answer(stack), *claim))
-
-
-def answer_claim(tx: Transaction, claim: Claim, status: int, body: bytes) -> None:
-    """Keep the answer to the request with this key."""
-    tx.run(ANSWER_CLAIM, (status, body, claim.scope, claim.key))
+def answer_claim(tx: Transaction, claim: Claim, status: int) -> None:
+    """Note that the request with this key is answered."""
+    tx.run("UPDATE idempotency SET status = ? WHERE scope = ? AND key = ?", (status, claim.scope, claim.key))
 
 
 def drop_unanswered(tx: Transaction, ids: str) -> None:
     """Delete the unanswered claims of these stacks (an ``id_array``), so that a client can use the keys again."""
-    tx.run(f"DELETE FROM idempotency WHERE stack_id IN {IDS} AND answer IS NULL", (ids,))
+    tx.run(f"DELETE FROM idempotency WHERE stack_id IN {IDS} AND status IS NULL", (ids,))
 
 
 def purge_claims(tx: Transaction, before: int, limit: int) -> int:
-    """Delete at most ``limit`` claims created before ``before``; returns how many."""
+    """Delete at most ``limit`` claims created before ``before``, and as many of each API key that has more than
+    ``CLAIMS_PER_KEY``; returns how many."""
     old = "SELECT rowid FROM idempotency WHERE created_at < ? LIMIT ?"
-    return tx.run(f"DELETE FROM idempotency WHERE rowid IN ({old})", (before, limit))
+    gone = tx.run(f"DELETE FROM idempotency WHERE rowid IN ({old})", (before, limit))
+    keys = [key for (key,) in tx.rows(TOO_MANY_CLAIMS, (CLAIMS_PER_KEY,))]
+    return gone + sum(tx.run(OLDEST_CLAIMS, (key, limit, CLAIMS_PER_KEY)) for key in keys)
 
 
 class Claims(Table):

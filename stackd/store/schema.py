@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 APPLICATION_ID = 0x73746B64  # "stkd"
-FORMAT = 7
+FORMAT = 8
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
@@ -27,10 +27,34 @@ CREATE TABLE job_items (
     state TEXT NOT NULL CHECK (state IN ('pending', 'started', 'done', 'not_found', 'failed')), error TEXT,
     PRIMARY KEY (job_id, seq)
 ) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX job_items_stack ON job_items (job_id, stack_id);
 CREATE INDEX job_items_open ON job_items (job_id, seq) WHERE state IN ('pending', 'started');
 CREATE INDEX job_items_errors ON job_items (job_id, seq) WHERE error IS NOT NULL;
 """
+JOB_INDEXES = """
+CREATE UNIQUE INDEX job_items_stack ON job_items (stack_id, job_id);
+CREATE INDEX jobs_by ON jobs (by, created_at, items);
+"""
+CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
+"""The API key of a claim, as its scope names it."""
+
+IDEMPOTENCY = f"""
+CREATE TABLE idempotency (
+    scope TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, stack_id TEXT, job_id TEXT,
+    status INTEGER, created_at INTEGER NOT NULL,
+    PRIMARY KEY (scope, key)
+) STRICT;
+CREATE INDEX idempotency_stack ON idempotency (stack_id) WHERE stack_id IS NOT NULL;
+CREATE INDEX idempotency_age ON idempotency (created_at);
+CREATE INDEX idempotency_claimant ON idempotency ({CLAIMANT}, created_at);
+"""
+REMOVED_LABELS = """
+CREATE TABLE removed_labels (
+    key TEXT NOT NULL, value TEXT NOT NULL,
+    stack_id TEXT NOT NULL REFERENCES removed_stacks (stack_id) ON DELETE CASCADE, PRIMARY KEY (key, value, stack_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX removed_labels_stack ON removed_labels (stack_id);
+"""
+TIMELINE_ACCEPTED = "CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';"
 REQUESTED = (
     "kind IN ('accepted', 'extended', 'stop_requested', 'start_requested', 'restart_requested', 'delete_requested')"
     " AND reason NOT IN ('batch', 'expired', 'undo', 'pool')"
@@ -73,26 +97,19 @@ CREATE TABLE removed_stacks (
     stack_id TEXT NOT NULL PRIMARY KEY, removed_at INTEGER NOT NULL, labels TEXT NOT NULL DEFAULT '{{}}'
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_stacks_age ON removed_stacks (removed_at);
-
+{REMOVED_LABELS}
 CREATE TABLE jobs (
     job_id TEXT NOT NULL PRIMARY KEY,
     status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed')), total INTEGER NOT NULL,
     done INTEGER NOT NULL, not_found INTEGER NOT NULL, failed INTEGER NOT NULL,
     created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, by TEXT NOT NULL DEFAULT 'stackd',
     action TEXT NOT NULL DEFAULT 'delete' CHECK (action IN ('extend', 'restart', 'stop', 'start', 'delete')),
-    ttl INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{{}}',
+    ttl INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{{}}', items INTEGER NOT NULL DEFAULT 0,
     CHECK (done + not_found + failed <= total)
 ) STRICT;
 {JOB_ITEMS}
-CREATE TABLE idempotency (
-    scope TEXT NOT NULL, key TEXT NOT NULL, fingerprint BLOB NOT NULL, stack_id TEXT, job_id TEXT,
-    status INTEGER, answer BLOB, created_at INTEGER NOT NULL,
-    PRIMARY KEY (scope, key),
-    CHECK ((status IS NULL) = (answer IS NULL))
-) STRICT;
-CREATE INDEX idempotency_unanswered ON idempotency (stack_id) WHERE answer IS NULL;
-CREATE INDEX idempotency_age ON idempotency (created_at);
-
+{JOB_INDEXES}
+{IDEMPOTENCY}
 CREATE TABLE timeline (
     seq INTEGER PRIMARY KEY, stack_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
     reason TEXT NOT NULL, message TEXT NOT NULL, by TEXT NOT NULL, count INTEGER NOT NULL
@@ -101,6 +118,7 @@ CREATE INDEX timeline_stack ON timeline (stack_id);
 CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted';
 CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling');
 {TIMELINE_REQUESTED}
+{TIMELINE_ACCEPTED}
 CREATE TABLE kept_logs (
     stack_id TEXT NOT NULL, container TEXT NOT NULL, at INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (stack_id, container)
@@ -111,7 +129,7 @@ CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, W
 
 # From 4: the label limits ignore letter case. From 5: a stack of a pool that a client may have been given is a client's.
 # From 6: jobs do more than delete, the requests of clients are found by their time, and ports can have names.
-CONVERSION = f"""
+TO_7 = f"""
 UPDATE OR REPLACE stack_labels SET key = lower(key), value = lower(value);
 UPDATE stacks SET unassigned = 0 WHERE unassigned = 1 AND digest IS NULL;
 ALTER TABLE jobs RENAME COLUMN deleted TO done;
@@ -130,6 +148,26 @@ ALTER TABLE removed_stacks ADD COLUMN labels TEXT NOT NULL DEFAULT '{{}}';
 """
 
 
+# From 7: a claim has no answer, which holds a whole pod spec; jobs and labels of removed stacks are found by their index.
+TO_8 = f"""
+ALTER TABLE jobs ADD COLUMN items INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET items = (SELECT count(*) FROM job_items WHERE job_items.job_id = jobs.job_id);
+DROP INDEX IF EXISTS job_items_stack;
+{JOB_INDEXES}
+CREATE TEMPORARY TABLE earlier AS SELECT * FROM idempotency;
+DROP TABLE idempotency;
+{IDEMPOTENCY}
+INSERT INTO idempotency SELECT scope, key, fingerprint,
+    iif(stack_id IS NULL AND job_id IS NULL AND json_valid(CAST(answer AS TEXT)), CAST(answer AS TEXT) ->> 'stack_id', stack_id),
+    job_id, status, created_at FROM earlier;
+DROP TABLE earlier;
+{REMOVED_LABELS}
+INSERT OR IGNORE INTO removed_labels SELECT lower(own.key), lower(own.value), removed_stacks.stack_id
+    FROM removed_stacks CROSS JOIN json_each(labels) AS own;
+{TIMELINE_ACCEPTED}
+"""
+
+
 def pragma(connection: sqlite3.Connection, name: str) -> Any:
     """The value of a pragma that has one row, such as ``user_version``, the file's format."""
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -141,9 +179,9 @@ def create(connection: sqlite3.Connection) -> None:
     _run(connection, SCHEMA)
 
 
-def convert(connection: sqlite3.Connection) -> None:
-    """Bring a file of an earlier format to the current one. If this raises, the connection must be closed."""
-    _run(connection, CONVERSION)
+def convert(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
+    _run(connection, TO_8 if version == 7 else TO_7 + TO_8)
 
 
 def _run(connection: sqlite3.Connection, statements: str) -> None:

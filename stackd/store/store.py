@@ -20,6 +20,7 @@ from stackd.model import Job, Observation, PortRange, Stack
 from stackd.store import adoption, changes, history, jobs, reservations, rows
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity, begin, begin_adoption, end_adoption, put, set_cluster
+from stackd.store.reader import Reader
 from stackd.store.transaction import Submit, Table, Transaction, View, is_damage, operation
 from stackd.store.writer import Writer
 
@@ -44,10 +45,10 @@ class Stacks(View[Stack], Table):
     assign = operation(reservations.assign, grows=True)
     check = operation(reservations.check, writes=False)
     accept = operation(changes.accept)
-    extend = operation(changes.extend)
+    extend = operation(changes.extend, grows=True)
     stop = operation(changes.stop)
     stopped = operation(changes.stopped)
-    start = operation(changes.start)
+    start = operation(changes.start, grows=True)
     started = operation(changes.started)
     set_service = operation(changes.set_service)
     mark_deleting = operation(rows.mark_deleting)
@@ -164,7 +165,8 @@ class Store(Table):
         self.ports = reservations.Ports(node_ports, clock.monotonic, loaded.stacks, self._hand_over)
         self.stacks.subscribe(self.ports.follow)
         self.jobs = jobs.Jobs(loaded.jobs, self._hand_over)
-        self.timeline = history.Timeline(self._hand_over)
+        self._reader = Reader(loaded.path, self.ports, clock)
+        self.timeline = history.Timeline(self._hand_over, self._reader.submit)
         self.claims = rows.Claims(self._hand_over)
         self._writer = Writer(
             path=loaded.path,
@@ -197,6 +199,7 @@ class Store(Table):
 
     async def close(self) -> None:
         """Finish all submitted operations, write the log back into the file, release the lock. Idempotent."""
+        await self._reader.close()
         await self._writer.close()
         self._lock.release()
 

@@ -234,6 +234,14 @@ class Table:
         self._submit = submit
 
 
+class Searched(Table):
+    """A table with operations that ``search`` hands to the reader's thread."""
+
+    def __init__(self, submit: Submit, search: Submit) -> None:
+        super().__init__(submit)
+        self._search = search
+
+
 def operation(
     function: Callable[Concatenate[Transaction, P], T],
     *,
@@ -251,6 +259,19 @@ def operation(
         result: T = await self._submit(
             lambda tx: function(tx, *args, **kwargs), writes=writes, grows=grows, relaxed=relaxed
         )
+        return result
+
+    return method
+
+
+def search(
+    function: Callable[Concatenate[Transaction, P], T],
+) -> Callable[Concatenate[Searched, P], Coroutine[Any, Any, T]]:
+    """Make the function, which only reads and may take long, a method that runs it beside the writer (see ``Reader``)."""
+
+    @wraps(function)
+    async def method(self: Searched, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = await self._search(lambda tx: function(tx, *args, **kwargs))
         return result
 
     return method

@@ -103,11 +103,10 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
         seq=int(before[1]) if before[1].isdecimal() else LARGEST,
         limit=limit + 1,
     )
-    async with context.history_searches:  # it may take the store's thread 0.1 s, and creates wait for that
-        lines: list[ActivityRequest | Job] = [
-            *await _jobs(context, wanted, action),
-            *await context.store.timeline.requests(wanted),
-        ]
+    lines: list[ActivityRequest | Job] = [
+        *await _jobs(context, wanted, action),
+        *await context.store.timeline.requests(wanted),
+    ]
     page = sorted((one for one in lines if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
     # With the errors of its jobs, a page may be long.

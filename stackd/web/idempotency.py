@@ -1,13 +1,13 @@
 """Idempotency keys: a repeated request gets the first response, and waits for it while the first request still runs.
 
-Owns: which request runs under which key. A response is written in the same transaction as the change itself, so that after
-a crash the file has both or neither.
+Owns: which request runs under which key. That it was answered is written in the same transaction as the change itself, so
+that after a crash the file has both or neither. The response itself is not kept, because it may hold a long pod spec: it is
+rendered again, from what the request has created.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -22,26 +22,28 @@ KEY_LIMIT = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replayable:
-    """A request under a key: ``scope`` is the caller and the route, ``body`` what was sent."""
-
-    scope: str
-    key: str
-    body: bytes
-
-    @property
-    def fingerprint(self) -> bytes:
-        """The hash by which bodies are compared."""
-        return hashlib.sha256(self.body).digest()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredResponse:
     """A response, and whether it was given before."""
 
     status: int
     body: bytes
     replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayable:
+    """A request under a key: ``scope`` is the caller and the route, ``fingerprint`` the hash by which bodies are compared.
+
+    ``run`` makes the first response, and ``render`` its body again from the claim; ``resumes``: ``run`` also finishes what
+    an earlier request with the key has begun, which otherwise is undone first.
+    """
+
+    scope: str
+    key: str
+    fingerprint: bytes
+    run: Callable[[Claim], Awaitable[StoredResponse]]
+    render: Callable[[Claim], Awaitable[bytes]]
+    resumes: bool = False
 
 
 class Replays:
@@ -51,19 +53,16 @@ class Replays:
         self._context = context
         self._running: dict[tuple[str, str], tuple[bytes, asyncio.Task[StoredResponse]]] = {}
 
-    async def once(
-        self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]], *, resumes: bool = False
-    ) -> StoredResponse:
+    async def once(self, request: Replayable) -> StoredResponse:
         """The response to the first request with this key; ``run`` makes it if there is none, or only failures.
 
-        ``resumes``: ``run`` also finishes what an earlier request with the key has begun; otherwise that is undone
-        first. Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` raises.
+        Goes on if the caller leaves. Raises IdempotencyKeyReused for another body, and whatever ``run`` or ``render`` raises.
         """
         check_key(request.key)
         name = (request.scope, request.key)
         running = self._running.get(name)
         if running is None:
-            task = self._context.tasks.spawn(f"idempotent {request.key}", self._run(request, run, resumes))
+            task = self._context.tasks.spawn(f"idempotent {request.key}", self._run(request))
             self._running[name] = (request.fingerprint, task)
             task.add_done_callback(lambda _: self._running.pop(name, None))
             return await self._context.tasks.result_of(task)
@@ -72,9 +71,7 @@ class Replays:
         answer = await self._context.tasks.result_of(task)
         return StoredResponse(status=answer.status, body=answer.body, replayed=True)
 
-    async def _run(
-        self, request: Replayable, run: Callable[[Claim], Awaitable[StoredResponse]], resumes: bool
-    ) -> StoredResponse:
+    async def _run(self, request: Replayable) -> StoredResponse:
         context = self._context
         earlier = await context.store.claims.find(request.scope, request.key)
         now = context.wall_clock.now()
@@ -82,14 +79,15 @@ class Replays:
             await purge(context)
         elif earlier is not None:
             _same(earlier.fingerprint, request)
-            if earlier.answer is not None and earlier.status is not None:
+            if earlier.status is not None:
                 await reopen(context, earlier.stack_id or "")
-                return StoredResponse(status=earlier.status, body=earlier.answer, replayed=True)
-            if resumes:
-                return await run(earlier)
+                return StoredResponse(status=earlier.status, body=await request.render(earlier), replayed=True)
+            if request.resumes:
+                return await request.run(earlier)
             if earlier.stack_id is not None:
                 await take_back(context, earlier.stack_id)
-        return await run(Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now))
+        claim = Claim(scope=request.scope, key=request.key, fingerprint=request.fingerprint, created_at=now)
+        return await request.run(claim)
 
 
 def check_key(key: str) -> None:

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -19,7 +20,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from stackd import contract
-from stackd.errors import JobNotFound
+from stackd.errors import Conflict, JobNotFound
 from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
@@ -171,7 +172,7 @@ async def batch_delete(call: ApiCall) -> web.Response:
         ids = requests.stack_ids(fields, max_ids)
         return await _begun(call, ids, JobRequest(by=call.key.name), claim, bodies.accepted_body)
 
-    return await first_answer(call, run)
+    return await first_answer(call, run, partial(_about_job, call, bodies.accepted_body))
 
 
 @route(
@@ -196,15 +197,24 @@ async def batch(call: ApiCall) -> web.Response:
         ids, request = requests.batch(body, call.api.context.config, call.key)
         return await _begun(call, ids, request, claim, bodies.accepted_many_body)
 
-    return await first_answer(call, run)
+    return await first_answer(call, run, partial(_about_job, call, bodies.accepted_many_body))
 
 
 async def _begun(
     call: ApiCall, ids: list[str], request: JobRequest, claim: Claim | None, render: Callable[[Job], bytes]
 ) -> StoredResponse:
-    job = await call.api.batch.submit(call.view.of_job(ids), request, claim, render)
+    job = await call.api.batch.submit(call.view.of_job(ids), request, claim)
     call.request[JOB_ID] = job.job_id
     return StoredResponse(status=202, body=render(job))
+
+
+async def _about_job(call: ApiCall, render: Callable[[Job], bytes], claim: Claim) -> bytes:
+    job = call.api.context.store.jobs.get(claim.job_id or "")
+    if job is None:
+        raise Conflict(
+            f"the first request with this Idempotency-Key has started {claim.job_id}, which is no longer kept"
+        )
+    return render(job)
 
 
 @route("GET", "/stacks/batch-delete/{job_id}", BATCH, Answer("The job.", contract.Job))

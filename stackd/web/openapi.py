@@ -48,8 +48,8 @@ have its labels. Others' stacks and jobs do not exist for it, and `/metrics`, `/
 
 WRITTEN_ONCE: Final = Parameter(
     IDEMPOTENCY_KEY,
-    "A value that the client chooses for one request. For a day, a repetition with the same value gets the first answer "
-    "again, even if limits or policies have changed.",
+    "A value that the client chooses for one request. For a day, a repetition with the same value gets the status of the "
+    "first answer and the same stack or job, as it is by then, even if limits or policies have changed; a 409 if it is gone.",
     str,
     {"pattern": "^[!-~](?:[ -~]*[!-~])?$", "maxLength": KEY_LIMIT},
     where="header",

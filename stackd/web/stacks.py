@@ -5,8 +5,10 @@ A start or restart costs the cluster as much as a create, and counts as one for 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -14,7 +16,7 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.contract import DURATION
-from stackd.errors import ClusterUnavailable, InvalidRequest, StackNotFound
+from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
@@ -109,16 +111,7 @@ async def _tried(call: ApiCall) -> web.Response:
 
 
 async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> StoredResponse:
-    context, create_request = call.api.context, parsed.create_request
-    rendered: dict[str, bytes] = {}
-
-    def answer(stack: Stack) -> bytes:
-        """The bytes that are kept under the Idempotency-Key (on the store's thread) are those that are sent."""
-        rendered[stack.stack_id] = bodies.created_body(stack)
-        return rendered[stack.stack_id]
-
-    if claim is not None:
-        create_request = replace(create_request, claim=claim, answer=answer)
+    context, create_request = call.api.context, replace(parsed.create_request, claim=claim)
     with call.api.limits.per_label.create(create_request.labels, call.key.labels) as uncount:
         if parsed.return_existing:
             stack, is_new = await create_once(context, create_request)
@@ -127,14 +120,17 @@ async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> St
         if not is_new:
             uncount()
     call.request[STACK_ID] = stack.stack_id
-    if is_new:
-        body = rendered.get(stack.stack_id) or bodies.created_body(await context.store.stacks.with_pod_spec(stack))
-        return StoredResponse(status=201, body=body)
-    # Only the creator of a stack gets its generated values.
-    body = await _detail(context, stack)
-    if claim is not None:
-        await context.store.claims.keep(replace(claim, status=200, answer=body))
-    return StoredResponse(status=200, body=body)
+    status = 201 if is_new else 200
+    body = await _rendered(context, stack, status)
+    if claim is not None and not is_new:
+        await context.store.claims.keep(replace(claim, status=status, stack_id=stack.stack_id))
+    return StoredResponse(status=status, body=body)
+
+
+async def _rendered(context: Context, stack: Stack, status: int) -> bytes:
+    """The answer of this status about a stack. Only the creator of a stack gets its generated values."""
+    stack = await context.store.stacks.with_pod_spec(stack)
+    return bodies.created_body(stack) if status == 201 else bodies.detail_body(stack)
 
 
 @route("GET", "/stacks/{stack_id}", STACKS, DETAIL)
@@ -215,9 +211,14 @@ async def read_body(call: ApiCall) -> bytes:
 
 
 async def first_answer(
-    call: ApiCall, run: Callable[[bytes, Claim | None], Awaitable[StoredResponse]], *, resumes: bool = False
+    call: ApiCall,
+    run: Callable[[bytes, Claim | None], Awaitable[StoredResponse]],
+    render: Callable[[Claim], Awaitable[bytes]] | None = None,
+    *,
+    resumes: bool = False,
 ) -> web.Response:
-    """The answer of ``run`` to the request's body; under an Idempotency-Key, its answer to the first request with that key.
+    """The answer of ``run`` to the request's body; under an Idempotency-Key, its answer to the first request with that key,
+    about the stack or the job as it is now (``render``: unless it is about a stack).
 
     The first answer is looked up before anything but the key is parsed: a policy, a limit or a request rate that has
     changed since then does not undo it.
@@ -233,8 +234,18 @@ async def first_answer(
 
     # The name is quoted: with blanks in it, it could pass for another key's name and route.
     scope = f"{quote(call.key.name, safe='')} {call.request.method} {call.request.path}"
-    answer = await call.api.replays.once(Replayable(scope=scope, key=key, body=body), first, resumes=resumes)
+    fingerprint = hashlib.sha256(body).digest()
+    again = render or partial(_about_stack, call)
+    request = Replayable(scope=scope, key=key, fingerprint=fingerprint, run=first, render=again, resumes=resumes)
+    answer = await call.api.replays.once(request)
     return json_response(answer.body, answer.status, REPLAYED if answer.replayed else None)
+
+
+async def _about_stack(call: ApiCall, claim: Claim) -> bytes:
+    stack = call.view.get(claim.stack_id or "")
+    if stack is None:
+        raise Conflict(f"the first request with this Idempotency-Key was about {claim.stack_id}, which is gone by now")
+    return await _rendered(call.api.context, stack, claim.status or 200)
 
 
 def idempotency_key(call: ApiCall) -> str | None:
@@ -259,9 +270,9 @@ async def extend_stack(call: ApiCall) -> web.Response:
         fields = requests.parse_object(body, contract.Extend)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
         stack = await extend(context, call.stack.stack_id, seconds, by=call.key.name, claim=claim)
-        answer = StoredResponse(status=200, body=await _detail(context, stack))
+        answer = StoredResponse(status=200, body=await _rendered(context, stack, 200))
         if claim is not None:
-            await context.store.claims.answer(claim, answer.status, answer.body)
+            await context.store.claims.answer(claim, answer.status)
         return answer
 
     return await first_answer(call, run, resumes=True)
@@ -274,7 +285,7 @@ async def stop_stack(call: ApiCall) -> web.Response:
     Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.
     """
     stack = await stop(call.api.context, call.stack.stack_id, by=call.key.name)
-    return json_response(await _detail(call.api.context, stack))
+    return json_response(await _rendered(call.api.context, stack, 200))
 
 
 @route("POST", "/stacks/{stack_id}/start", STACKS, DETAIL, errors=(409,))
@@ -304,11 +315,7 @@ async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.R
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)
             if stack.generation == before.generation:
                 uncount()
-    return json_response(await _detail(call.api.context, stack))
-
-
-async def _detail(context: Context, stack: Stack) -> bytes:
-    return bodies.detail_body(await context.store.stacks.with_pod_spec(stack))
+    return json_response(await _rendered(call.api.context, stack, 200))
 
 
 @route("GET", "/stacks/{stack_id}/timeline", HISTORY, Answer("The timeline.", contract.Timeline))

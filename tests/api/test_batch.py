@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from base64 import urlsafe_b64encode
 from collections.abc import Awaitable
 from functools import partial
@@ -11,8 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from stackd.store import ActivityFilter, ActivityRequest
-from stackd.store.history import Timeline
+from stackd.store.transaction import Transaction
 from tests.api.test_events import follow
 from tests.api.test_openapi import matches
 from tests.api.test_restart import uid
@@ -353,18 +353,21 @@ async def test_a_page_is_rendered_while_it_is_sent(at: Harness, monkeypatch: pyt
     assert [piece.count(b"job_id") for piece in pieces] == [0, 1, 1, 1, 0]
 
 
-async def test_the_history_is_searched_for_one_client_at_a_time(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Creates wait for the store, too: for one search, however many clients ask."""
-    await at.create()
-    search, under_way = Timeline.requests, [0]
+async def test_no_create_waits_for_a_search_of_the_history(at: Harness) -> None:
+    first = (await at.create(labels=LABELS))["stack_id"]
+    reached, go_on = threading.Event(), threading.Event()
 
-    async def counted(timeline: Timeline, wanted: ActivityFilter) -> list[ActivityRequest]:
-        under_way[0] += 1
-        assert under_way == [1]
-        found = await search(timeline, wanted)
-        under_way[0] -= 1
-        return found
+    def hold(_: Transaction) -> None:
+        reached.set()
+        assert go_on.wait(30)
 
-    monkeypatch.setattr(Timeline, "requests", counted)
-    pages = await asyncio.gather(*(activity(at) for _ in range(5)))
-    assert list(map(actions, pages)) == [["create"]] * 5
+    holding = asyncio.create_task(at.daemon.context.store._reader.submit(hold))
+    await asyncio.to_thread(reached.wait, 30)
+    paths = ("/activity?label=challenge", f"/activity?stack={first}", "/activity")
+    searches = [asyncio.create_task(at.get(path)) for path in paths]
+    second = (await at.create(labels=LABELS))["stack_id"]
+    assert not any(search.done() for search in searches)
+    go_on.set()
+    await holding
+    found = [[one["stack_id"] for one in (await search)["activity"]] for search in searches]
+    assert [set(one) for one in found] == [{second, first}, {first}, {second, first}]

@@ -18,8 +18,13 @@ async def post(at: Harness, path: str = "/stacks", body: Any = None, key: str = 
     return await at.call("POST", path, seed() if body is None else body, headers={"Idempotency-Key": key})
 
 
+FIRST = ("stack_id", "created_at", "pod_spec", "ports", "job_id")
+"""Fields that a repeated answer has as the first one had them; the others are as they are now."""
+
+
 def same(first: Reply, again: Reply) -> bool:
-    return (again.status, again.text, again.headers.get("Idempotency-Replayed")) == (first.status, first.text, "true")
+    same_text = [again.json.get(name) for name in FIRST] == [first.json.get(name) for name in FIRST]
+    return (again.status, again.headers.get("Idempotency-Replayed"), same_text) == (first.status, "true", True)
 
 
 async def test_the_same_key_and_body_give_the_first_answer_and_one_stack(at: Harness) -> None:
@@ -30,8 +35,21 @@ async def test_the_same_key_and_body_give_the_first_answer_and_one_stack(at: Har
     assert same(first, await post(at))
     assert len(await at.objects("pods")) == 1
     await at.delete(first.json["stack_id"])
-    assert same(first, await post(at)), "even after the stack is gone"
-    assert not await at.objects("pods")
+    gone = await post(at)
+    assert (gone.status, gone.error.endswith(f"about {first.json['stack_id']}, which is gone by now")) == (409, True)
+    assert not await at.objects("pods"), "no second stack"
+
+
+@pytest.mark.stackd(limits__stacks_per_label='{"player": 1}')
+async def test_a_repeated_answer_takes_no_room_for_the_pod_spec(at: Harness) -> None:
+    spec = seed()["pod_spec"].replace("name: app", "name: app\n      args: ['" + "x" * 40_000 + "']")
+    body = seed() | {"pod_spec": spec, "labels": {"player": "7"}, "if_exists": "return"}
+    first = await post(at, body=body)
+    answers = [await post(at, body=body, key=f"again-{number}") for number in range(20)]
+    assert {(answer.status, answer.json["pod_spec"]) for answer in answers} == {(200, first.json["pod_spec"])}
+    assert same(answers[3], await post(at, body=body, key="again-3"))
+    assert same(first, await post(at, body=body))
+    assert sum(len(str(value)) for row in at.rows("SELECT * FROM idempotency") for value in row) < 10_000
 
 
 async def test_a_create_under_a_key_goes_on_without_its_client(at: Harness) -> None:

@@ -112,7 +112,8 @@ async def test_it_is_there_after_a_restart_and_under_an_idempotency_key(vm: Mach
     first = await (await vm.start()).call("POST", "/stacks", long_request(), headers=KEYED)
     at = await vm.start()
     again = await at.call("POST", "/stacks", long_request(), headers=KEYED)
-    assert (again.status, again.text) == (201, first.text)
+    assert (again.status, again.json["stack_id"]) == (201, first.json["stack_id"])
+    assert again.json["pod_spec"] == first.json["pod_spec"]
     assert (await at.stack(first.json["stack_id"]))["pod_spec"] == first.json["pod_spec"]
 
 

@@ -215,7 +215,7 @@ class Oracle:
         good = set(job.items) == set(batch.ids) and job.total == len(batch.ids) == sum(same.values())
         good = good and all(counted[state] == number for state, number in same.items())
         world.checked(ONCE, good, f"{job_id}: {job}")
-        wrong = [name for name in batch.unknown if job.items[name] != "not_found"]
+        wrong = [name for name in batch.unknown if name in job.items]
         world.checked(ONCE, not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
         for stack_id in set(batch.ids) - batch.unknown:
             alone = world.ledger.endings[stack_id].asked == (batch.action == "delete")

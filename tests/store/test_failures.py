@@ -15,10 +15,10 @@ import pytest
 
 from stackd.errors import StoreError, StoreUnavailable
 from stackd.model import DeleteReason, Stack
-from stackd.store import Store
+from stackd.store import Extension, Store
 from stackd.store.file import Ballast
 from stackd.store.transaction import Transaction
-from tests.store.building import accepted, busy, new_stack, open_store, reopened, seen, stack_id
+from tests.store.building import HOUR, accepted, busy, new_stack, open_store, reopened, seen, stack_id
 
 BIG = "x" * 3000
 WIDE = (30000, 32767)
@@ -56,9 +56,12 @@ async def test_while_the_file_is_full_creates_are_refused_deletes_go_on_and_it_r
             store.stacks.reserve(new_stack(5000, pod_spec=BIG * 5)),
             store.stacks.observe([seen(0)]),
             store.stacks.mark_deleting([stacks[1].stack_id], DeleteReason.REQUEST),
+            store.jobs.create("job-1", [kept.stack_id]),
+            store.stacks.extend(kept.stack_id, Extension(add=1, longest=9 * HOUR, by="alice")),
             return_exceptions=True,
         )
-    assert [type(result) for result in await together] == [StoreUnavailable, list, list]
+    refused = StoreUnavailable
+    assert [type(result) for result in await together] == [refused, list, list, refused, refused]
     assert await store.timeline.read(stack_id(0)) == [], "what is not essential is left out"
     assert store.ports.used == len(stacks) + 1
     await delete_all(store, [*stacks, kept])

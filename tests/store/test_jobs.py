@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from stackd.errors import TooManyRequests
 from stackd.model import (
     DeleteReason,
     EventKind,
@@ -18,7 +20,18 @@ from stackd.model import (
     StackStatus,
 )
 from stackd.store import Start, Store, jobs
-from tests.store.building import HOUR, START, TestClock, accepted, open_store, query, reopened, seen, stack_id
+from tests.store.building import (
+    HOUR,
+    START,
+    TestClock,
+    accepted,
+    new_stack,
+    open_store,
+    query,
+    reopened,
+    seen,
+    stack_id,
+)
 
 IDS = [stack_id(number) for number in range(5)]
 COMPLETED, RUNNING = JobStatus.COMPLETED, JobStatus.RUNNING
@@ -38,9 +51,9 @@ async def test_a_job_goes_from_queued_over_running_to_completed(store: Store, cl
     await accepted(store, 2)
     await store.stacks.mark_deleting([IDS[2]], DeleteReason.EXPIRED)
     job = await store.jobs.create("job-1", IDS[1:4])
-    assert (job.status, job.total, job.created_at) == (JobStatus.QUEUED, 3, START)
+    assert (job.status, job.total, job.not_found, job.created_at) == (JobStatus.QUEUED, 3, 1, START)
     assert store.jobs.unfinished() == [job]
-    assert await store.jobs.pending_items("job-1", 10) == IDS[1:4]
+    assert await store.jobs.pending_items("job-1", 10) == IDS[1:3], "no stack ever gets the id that is unknown now"
     clock.advance(1)
     stacks = await store.jobs.begin_items("job-1", IDS[1:4])
     assert [(stack.stack_id, stack.delete_reason) for stack in stacks] == [
@@ -82,7 +95,7 @@ async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, clock: T
     (job,) = store.jobs.unfinished()
     assert [stack.stack_id for stack in await store.jobs.begin_items("job-1", [IDS[2]])] == [IDS[2]]
     assert store.jobs.get("job-1") == job
-    assert await store.jobs.pending_items("job-1", 10) == IDS[1:]
+    assert await store.jobs.pending_items("job-1", 10) == IDS[1:4]
     assert [stack.stack_id for stack in await store.jobs.begin_items("job-1", IDS[1:])] == IDS[2:4]
     assert counts(store.jobs.get("job-1")) == (RUNNING, 1, 1, 0)
     assert counts(await store.jobs.finish_items("job-1", [result(2), result(3)])) == (COMPLETED, 3, 1, 0)
@@ -91,6 +104,7 @@ async def test_a_job_goes_on_where_it_was_after_a_restart(store: Store, clock: T
 
 async def test_a_hundred_errors_of_512_characters_are_kept_across_calls_and_restarts(store: Store) -> None:
     ids = [stack_id(number) for number in range(150)]
+    await asyncio.gather(*(store.stacks.reserve(new_stack(number, ports=0)) for number in range(150)))
     await store.jobs.create("job-1", ids)
     errors = [result(number, Outcome.FAILED, "x" * 600) for number in range(150)]
     await store.jobs.finish_items("job-1", errors[:60])
@@ -104,28 +118,58 @@ async def test_a_hundred_errors_of_512_characters_are_kept_across_calls_and_rest
 
 
 async def test_finished_jobs_go_when_they_are_old_and_unfinished_ones_stay(store: Store) -> None:
-    await store.jobs.create("job-1", ["a"])
-    await store.jobs.begin_items("job-1", ["a"])
-    await store.jobs.create("job-2", ["a"])
+    await store.jobs.create("job-1", ["unknown"])
+    await accepted(store, 1)
+    await store.jobs.create("job-2", [IDS[1]])
     assert (await store.purge(START + HOUR, keep_jobs_ns=HOUR))["jobs"] == 0
     assert (await store.purge(START + HOUR + 1, keep_jobs_ns=HOUR))["jobs"] == 1
     assert [job.job_id for job in store.jobs] == ["job-2"]
 
 
-async def test_a_job_of_ten_thousand_ids_costs_the_same_per_batch_from_first_to_last(store: Store) -> None:
+async def test_a_job_costs_the_same_per_batch_from_first_to_last(store: Store) -> None:
     async def cost_of_a_batch() -> int:
         before = store.counters.statements
         await store.jobs.begin_items("job-1", page)
+        await store.jobs.finish_items("job-1", [ItemResult(stack_id=one, outcome=Outcome.DONE) for one in page])
         return store.counters.statements - before
 
-    before, costs = store.counters.statements, set()
-    await store.jobs.create("job-1", [f"stack-{number}" for number in range(10_000)])
-    assert store.counters.statements - before == 2
-    while page := await store.jobs.pending_items("job-1", 500):
+    costs = set()
+    await asyncio.gather(*(store.stacks.reserve(new_stack(number, ports=0)) for number in range(300)))
+    await store.jobs.create("job-1", [stack_id(number) for number in range(300)])
+    while page := await store.jobs.pending_items("job-1", 50):
         costs.add(await cost_of_a_batch())
     assert len(costs) == 1
-    assert max(costs) < 510
-    assert counts(store.jobs.get("job-1")) == (COMPLETED, 0, 10_000, 0)
+    assert max(costs) < 250
+    assert counts(store.jobs.get("job-1")) == (COMPLETED, 300, 0, 0)
+
+
+async def test_of_unknown_ids_only_the_number_is_kept(store: Store) -> None:
+    before = store.counters.statements
+    job = await store.jobs.create("job-1", [f"stack-{number}" for number in range(10_000)])
+    assert store.counters.statements - before < 6
+    assert (counts(job), job.total) == ((COMPLETED, 0, 10_000, 0), 10_000)
+    assert query(store.path, "SELECT count(*) FROM job_items") == [(0,)]
+
+
+async def test_the_oldest_finished_jobs_of_a_key_make_way_and_unfinished_ones_are_not_too_many(
+    store: Store, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "ITEMS_PER_KEY", 100)  # a job counts as ten
+    await accepted(store, 1)
+    await store.jobs.create("other", ["unknown"], JobRequest(by="bob"))
+    for number in range(30):
+        clock.advance(1)
+        await store.jobs.create(f"job-{number}", ["unknown"], JobRequest(by="alice"))
+    kept = [job.job_id for job in store.jobs]
+    assert (kept[0], kept[-1], 5 <= len(kept) <= 11) == ("other", "job-29", True)
+    assert sorted(kept) == sorted(one for (one,) in query(store.path, "SELECT job_id FROM jobs"))
+    clock.advance(1)
+    for number in range(9):
+        await store.jobs.create(f"waits-{number}", [IDS[1]], JobRequest(by="alice"))
+    with pytest.raises(TooManyRequests, match="have 99 stacks that wait"):
+        await store.jobs.create("one-too-many", [IDS[1]], JobRequest(by="alice"))
+    await store.jobs.create("bobs", [IDS[1]], JobRequest(by="bob"))
+    assert len(store.jobs.unfinished()) == 10
 
 
 @pytest.mark.parametrize(
@@ -133,7 +177,7 @@ async def test_a_job_of_ten_thousand_ids_costs_the_same_per_batch_from_first_to_
     [
         (jobs.OPEN_ITEMS, "job_items USING INDEX job_items_open (job_id=?)"),
         (jobs.JOB_ERRORS, "job_items USING INDEX job_items_errors (job_id=?)"),
-        (jobs.OPEN_ITEMS_AMONG, "i USING INDEX job_items_stack (job_id=? AND stack_id=?)"),
+        (jobs.OPEN_ITEMS_AMONG, "i USING INDEX job_items_stack (stack_id=? AND job_id=?)"),
     ],
 )
 async def test_items_are_found_by_an_index(store: Store, sql: str, index: str) -> None:

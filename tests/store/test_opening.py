@@ -19,7 +19,7 @@ import pytest
 from stackd.clock import boot_id
 from stackd.errors import ConfigError, LabelLimitReached, StoreError
 from stackd.model import DeleteReason, Desired, EventKind, JobStatus
-from stackd.store import CreateLimits, Store, backup_file, require_own_file, schema
+from stackd.store import ActivityFilter, CreateLimits, Store, backup_file, require_own_file, schema
 from tests.store.building import (
     HOUR,
     START,
@@ -61,7 +61,7 @@ async def test_a_new_file_and_its_folder_are_for_their_owner_only(tmp_path: Path
         assert stat.S_IMODE(path.with_name(path.name + suffix).stat().st_mode) == 0o600, suffix
     strict = dict(query(path, "SELECT name, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite%'"))
     assert set(strict.values()) == {1}
-    assert len(strict) == 11
+    assert len(strict) == 12
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
     await store.close()
     path.chmod(0o644)
@@ -275,7 +275,7 @@ async def test_a_file_of_format_4_is_converted_with_its_rows_and_a_copy_is_kept(
         await store.stacks.reserve(wanted, limits=CreateLimits(labels={"player": 1}))
     assert (store.identity.file_id, store.identity.sequence, store.identity.incomplete) == ("f", 12, False)
     kept = await store.claims.find("web", "key-1")
-    assert kept == replace(claim(), stack_id=stack_id(1), status=201, answer=b"{}")
+    assert kept == replace(claim(), stack_id=stack_id(1), status=201)
     assert [line.by for line in await store.timeline.read(stack_id(1))] == ["alice"]
     assert await store.stacks.removed_among([stack_id(9)])
     job = store.jobs.get("job-1")
@@ -301,6 +301,46 @@ async def test_a_file_of_format_4_is_converted_with_its_rows_and_a_copy_is_kept(
     again = await reopened(again)
     assert len(copies(path)) == 1, "a file of the current format needs no copy"
     await again.close()
+
+
+CLAIMS_OF_7 = f"""
+INSERT INTO stacks SELECT '{stack_id(1)}', 'stacks', 'kind: Pod', '[]', 'running', 1, 2, {START + HOUR}, 100, 200,
+    'worker', NULL, '', '', '{{}}', 1, 0, 1, NULL, NULL, 'pod', 'service', 'running', 0, NULL, NULL, 0, NULL;
+INSERT INTO removed_stacks VALUES ('{stack_id(9)}', 1, '{{"Team":"7A"}}');
+INSERT INTO timeline VALUES (1, '{stack_id(9)}', 1, 'accepted', '', '', 'alice', 1);
+INSERT INTO jobs VALUES ('job-1', 'completed', 2, 1, 1, 0, 1, 2, 'alice', 'stop', 0, '{{}}');
+INSERT INTO job_items VALUES ('job-1', 0, '{stack_id(9)}', 'done', NULL), ('job-1', 1, 'unknown', 'not_found', NULL);
+INSERT INTO idempotency VALUES
+    ('alice POST /stacks', 'made', x'0102', '{stack_id(1)}', NULL, 201, x'7b7d', {START}),
+    ('alice POST /stacks', 'existing', x'01', NULL, NULL, 200, CAST('{{"stack_id":"{stack_id(1)}"}}' AS BLOB), {START}),
+    ('alice POST /stacks/batch', 'job', x'01', NULL, 'job-1', 202, CAST('{{"job_id":"job-1"}}' AS BLOB), {START}),
+    ('alice POST /stacks/x/extend', 'under way', x'01', '{stack_id(1)}', NULL, NULL, NULL, {START});
+"""
+
+
+async def test_the_claims_jobs_and_labels_of_a_file_of_format_7_are_converted(path: Path, tmp_path: Path) -> None:
+    ddl = Path(__file__).with_name("format_7.sql").read_text()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(ddl + CLAIMS_OF_7)
+    store = await open_store(path)
+    claims = [
+        await store.claims.find(f"alice POST /stacks{path}", key)
+        for path, key in (("", "made"), ("", "existing"), ("/batch", "job"), ("/x/extend", "under way"))
+    ]
+    assert [one and (one.stack_id, one.job_id, one.status) for one in claims] == [
+        (stack_id(1), None, 201),
+        (stack_id(1), None, 200),
+        (None, "job-1", 202),
+        (stack_id(1), None, None),
+    ]
+    wanted = ActivityFilter(labels=[("Team", "7A")], at=2**62, seq=0, limit=10)
+    assert [one.stack_id for one in await store.timeline.requests(wanted)] == [stack_id(9)]
+    assert await store.timeline.jobs_about(wanted) == {"job-1"}
+    await store.close()
+    assert query(path, "SELECT items FROM jobs") == [(2,)]
+    await (await open_store(tmp_path / "new.db")).close()
+    assert shape(path) == shape(tmp_path / "new.db")
+    assert copies(path) == [f"stackd.db.v7-before-v{schema.FORMAT}.bak"]
 
 
 async def test_a_conversion_that_fails_leaves_the_file_as_it_was(path: Path) -> None:

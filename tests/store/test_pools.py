@@ -102,15 +102,15 @@ async def test_limits_count_what_was_assigned_and_nothing_else(store: Store) -> 
     assert await store.stacks.assign(wanted(1, limits=CreateLimits(max_stacks=2))) is not None  # it waited as before
 
 
-async def test_the_answer_is_kept_with_it_or_not_at_all(store: Store) -> None:
+async def test_its_claim_is_answered_with_it_or_not_at_all(store: Store) -> None:
     for number in (0, 1):
         await pooled(store, number)
 
     async def assign(number: int) -> Stack | None:
-        return await store.stacks.assign(wanted(number), claim=claim(), answer=lambda stack: stack.stack_id.encode())
+        return await store.stacks.assign(wanted(number), claim=claim())
 
     assert await assign(0) is not None
-    kept = replace(claim(), stack_id=ZERO, status=201, answer=ZERO.encode())
+    kept = replace(claim(), stack_id=ZERO, status=201)
     assert await store.claims.find("web", "key-1") == kept
     with pytest.raises(Conflict):
         await assign(1)

@@ -188,17 +188,13 @@ async def test_a_long_pod_spec_is_in_the_file_and_not_in_memory(store: Store) ->
 # ---- claims
 
 
-async def test_the_answer_is_kept_with_the_acceptance_or_nothing_is_accepted(store: Store) -> None:
+async def test_a_claim_is_answered_with_the_acceptance(store: Store) -> None:
     await store.stacks.reserve(new_stack(1), claim=claim())
     waiting = replace(claim(), stack_id=ONE)
     assert await store.claims.find("web", "key-1") == waiting
-    with pytest.raises(ZeroDivisionError):
-        await store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=lambda _: bytes(1 // 0))
-    (stack,) = store.stacks
-    assert not stack.accepted
-    await store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=lambda stack: str(stack.status).encode())
+    await store.stacks.accept(seen(1), pod_uid="p", service_uid="s", claim=claim())
     again = await reopened(store)
-    assert await again.claims.find("web", "key-1") == replace(waiting, status=201, answer=b"running")
+    assert await again.claims.find("web", "key-1") == replace(waiting, status=201)
     await again.close()
 
 
@@ -206,10 +202,10 @@ async def test_the_key_of_a_create_that_is_being_undone_may_be_used_again(store:
     await store.stacks.reserve(new_stack(1), claim=claim())
     await store.stacks.mark_deleting([ONE], DeleteReason.UNDO)
     await store.stacks.reserve(new_stack(2), claim=claim())
-    await store.stacks.accept(seen(2), pod_uid="p", service_uid="s", answer=lambda _: b"second")
+    await store.stacks.accept(seen(2), pod_uid="p", service_uid="s", claim=claim())
     answered = await store.claims.find("web", "key-1")
     assert answered is not None
-    assert (answered.stack_id, answered.answer) == (stack_id(2), b"second")
+    assert (answered.stack_id, answered.status) == (stack_id(2), 201)
 
 
 async def test_claims_go_after_a_day_and_not_before(store: Store) -> None:

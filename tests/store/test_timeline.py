@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.model import DeleteReason, EventKind, KeptLog, TimelineEvent
-from stackd.store import Store
+from stackd.store import ActivityFilter, Store, history
 from stackd.store.history import LINES_PER_STACK
-from tests.store.building import HOUR, START, TestClock, accepted, reopened, seen, stack_id
+from tests.store.building import HOUR, START, TestClock, accepted, new_stack, query, reopened, seen, stack_id
 
 ONE = stack_id(1)
 BYE = KeptLog(container="app", at=START, text="bye\n")
@@ -97,3 +99,61 @@ async def test_they_are_kept_over_restarts_and_for_thirty_days(store: Store, clo
     assert (await again.purge(START + MONTH + 1, keep_jobs_ns=0))["removed"] == 1
     assert await again.stacks.removed_among([stack_id(1), stack_id(2)]) == {stack_id(2)}
     await again.close()
+
+
+# ---- what clients have asked for
+
+
+async def test_what_is_about_a_label_is_found_by_its_index_or_among_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, labels in enumerate(({"Team": "7"}, {"Team": "8"}, {"Team": "7", "kind": "web"}, {"team": "7"})):
+        await store.stacks.reserve(new_stack(number, labels=labels))
+        await store.stacks.accept(seen(number), pod_uid="p", service_uid="s", by="alice")
+    await store.jobs.create("job-1", [stack_id(0), stack_id(1)])
+    await store.jobs.create("job-2", [stack_id(1), stack_id(3)])
+    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST, "alice")
+    await store.stacks.remove([stack_id(0)])
+    filters: list[Sequence[tuple[str, str | None]]] = [
+        [("Team", "7")], [("kind", None)], [("kind", "web"), ("Team", "7")], [("Team", "9")]
+    ]  # fmt: skip
+    found = []
+    for few in (history.FEW, 0):
+        monkeypatch.setattr(history, "FEW", few)
+        for wanted in (ActivityFilter(labels=labels, at=2**62, seq=2**62, limit=10) for labels in filters):
+            about = {one.stack_id for one in await store.timeline.requests(wanted)}
+            found.append((about, set(await store.timeline.jobs_about(wanted))))
+    both = {stack_id(0), stack_id(2)}
+    assert found[:4] == [(both, {"job-1"}), ({stack_id(2)}, set()), ({stack_id(2)}, set()), (set(), set())]
+    assert found[4:] == found[:4]
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (history.WITH_LABEL, "removed_labels USING PRIMARY KEY (key=?)"),
+        (history.FIND_REQUESTS_AMONG, "t USING INDEX timeline_stack (stack_id=?)"),
+        (history.FIND_JOBS_AMONG, "t USING COVERING INDEX job_items_stack (stack_id=?)"),
+    ],
+)
+async def test_a_search_for_few_stacks_reads_these_only(store: Store, sql: str, index: str) -> None:
+    sql = re.sub(r":(among|labels)\b", "'[]'", sql)
+    plan = query(store.path, f"EXPLAIN QUERY PLAN {re.sub(r':[a-z_]+', '1', sql)}")
+    assert f"SEARCH {index}" in [row[3] for row in plan]
+
+
+async def test_of_the_stacks_of_one_key_the_latest_timelines_are_kept(
+    store: Store, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "STACKS_PER_KEY", 3)
+    for number in range(8):
+        clock.advance(1)
+        await store.stacks.reserve(new_stack(number, created_at=clock.now(), ports=0))
+        by = "bob" if number == 1 else "alice"
+        await store.stacks.accept(seen(number), pod_uid="p", service_uid="s", by=by)
+        if number:  # the first one lives on
+            await store.stacks.remove([stack_id(number)])
+    assert (await store.purge(clock.now(), keep_jobs_ns=HOUR))["events"] > 0
+    kept = [number for number in range(8) if await store.timeline.read(stack_id(number))]
+    assert kept == [0, 1, 5, 6, 7]
+    assert query(store.path, "SELECT count(*) FROM removed_labels") == [(4,)]

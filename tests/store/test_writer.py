@@ -14,7 +14,7 @@ import pytest
 
 from stackd.errors import Conflict, StoreError, StoreUnavailable
 from stackd.model import DeleteReason, Stack
-from stackd.store import Store
+from stackd.store import Store, changes
 from stackd.store.transaction import Transaction
 from tests.store.building import (
     ROOT,
@@ -50,12 +50,17 @@ async def test_what_fails_after_it_has_written_leaves_nothing_in_the_commit_that
     await store.stacks.reserve(new_stack(1), claim=claim("a"))
     changed: list[str] = []
     store.stacks.subscribe(lambda _, after: changed.append(after.stack_id if after else ""))
+
+    def fail(tx: Transaction) -> None:
+        changes.accept(tx, seen(3), pod_uid="p", service_uid="s")
+        raise ZeroDivisionError
+
     commits = store.counters.commits
     async with busy(store):
         calls = asyncio.gather(
             store.stacks.reserve(new_stack(2, ports=5), claim=claim("a")),
             store.stacks.reserve(new_stack(3), claim=claim("b")),
-            store.stacks.accept(seen(3), pod_uid="p", service_uid="s", answer=lambda _: bytes(1 // 0)),
+            store._writer.submit(fail),
             store.stacks.reserve(new_stack(4), claim=claim("c")),
             return_exceptions=True,
         )
@@ -108,7 +113,7 @@ async def _failure(store: Store) -> None:
 
 
 async def test_the_end_of_the_thread_fails_what_waits_and_the_daemon(path: Path) -> None:
-    def die(stack: Stack) -> NoReturn:
+    def die(tx: Transaction) -> NoReturn:
         raise SystemExit("on purpose")
 
     store = await open_store(path)
@@ -117,7 +122,7 @@ async def test_the_end_of_the_thread_fails_what_waits_and_the_daemon(path: Path)
     await asyncio.sleep(0)
     watcher.cancel()  # which leaves the store as it is
     results = await asyncio.gather(
-        store.stacks.accept(seen(1), pod_uid="p", service_uid="s", answer=die),
+        store._writer.submit(die),
         store.stacks.reserve(new_stack(2)),
         return_exceptions=True,
     )
@@ -204,7 +209,7 @@ WRITER = """
 import asyncio, pathlib, sys
 from stackd.clock import SystemClock
 from stackd.model import DeleteReason, PortRange
-from stackd.store import Store
+from stackd.store import Store, changes
 from tests.store.building import new_stack, stack_id
 
 async def one(store, number):
