@@ -65,7 +65,7 @@ from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
-from stackd.web.serving import IDLE_SECONDS, HttpListener, prepare
+from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, prepare
 from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ PATIENCE_SECONDS = 5.0
 socket, and the service manager waits for the start."""
 
 SHORTEN_SECONDS = 2.0
-"""The longest that a stop takes to shorten its Lease, so that a standby does not wait for all of its duration."""
+"""The longest that a stop takes to give its Lease back or shorten it: a standby does not wait for all of its duration."""
 
 RECORDS_SECONDS = 10.0  # the longest that a stop or a takeover writes outdated records of stacks
 STOP_EXTRA_SECONDS = 15.0
@@ -103,14 +103,15 @@ async def serve(
     again: Callable[[], LoadedConfig] | None = None,
     on_listening: Callable[[Daemon], None] | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP applies what ``again`` reads.
+    """Run until SIGTERM or SIGINT; a second one ends the process at once. SIGHUP applies what ``again`` reads. SIGUSR1
+    says that the next stop is for a restart.
 
     When another stackd owns the stacks, a new daemon begins in this process, and stands by.
     Raises ConfigError, StoreError, OSError (the address is taken) or ServiceEnded.
     """
     stop = asyncio.Event()
-    _handle_signals(stop)
     process = ProcessContext.of_process(os.environ, again)
+    _handle_signals(stop, process)
     while not stop.is_set():
         async with running(loaded, process=process) as daemon:
             if on_listening is not None:
@@ -376,28 +377,52 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         notifier.stopping("finishing what is under way")
         notifier.extend(timeout + STOP_EXTRA_SECONDS)
         process.close()
-    listener.stop_accepting()
     daemon.api.draining = True
     daemon.api.feed.close()
     context.rows.give_up()
+    if context.ownership.role is Role.OWNER and (context.ownership.asked_for.is_set() or not process.restarts):
+        await _hand_over(daemon, timeout)
+    listener.stop_accepting()
     if listener.lasting or stands_by:
         await listener.last_requests(min(IDLE_SECONDS, timeout))
     context.gate.closing = True
     context.gate.contact_tried.set()
     await listener.close()
+    await _finish(context, max(0.0, timeout - (context.clock.monotonic() - started)))
+    await _release(context, keep=True)
+
+
+async def _hand_over(daemon: Daemon, timeout: float) -> None:
+    """Finish the changes under way, and give the Lease back, so that a standby takes over at once. Reads are answered
+    until then, and new changes are refused."""
+    context = daemon.context
+    started = context.clock.monotonic()
+    context.gate.closing = True
+    context.gate.contact_tried.set()
+    await daemon.api.leave(SHARE_OF_REQUESTS * timeout)
+    await _finish(context, max(0.0, timeout - (context.clock.monotonic() - started)))
+    await _release(context, keep=False)
+
+
+async def _finish(context: Context, seconds: float) -> None:
+    """Let the creates under way undo themselves, and the operations end."""
     for abandon in list(context.creating.values()):
         abandon.set()
-    running = await context.tasks.finish(max(0.0, timeout - (context.clock.monotonic() - started)))
-    if running:
+    if running := await context.tasks.finish(seconds):
         log.warning("%d operations did not end in time; they go on at the next start", running)
-    if context.ownership.role is Role.OWNER:
+
+
+async def _release(context: Context, *, keep: bool) -> None:
+    """Write what the cluster's records lack, and give the Lease back, or shorten it to the time that a restart takes."""
+    ownership = context.ownership
+    if ownership.role is Role.OWNER:
         await write_records(context, RECORDS_SECONDS)
         with suppress(TimeoutError):
-            async with asyncio.timeout(None if context.ownership.asked_for.is_set() else SHORTEN_SECONDS):
-                await context.ownership.release()
+            async with asyncio.timeout(None if ownership.asked_for.is_set() else SHORTEN_SECONDS):
+                await ownership.release(keep=keep)
 
 
-def _handle_signals(stop: asyncio.Event) -> None:
+def _handle_signals(stop: asyncio.Event, process: ProcessContext) -> None:
     def received(name: str) -> None:
         if stop.is_set():
             log.warning("%s again: stopping at once", name)
@@ -409,6 +434,7 @@ def _handle_signals(stop: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, received, number.name)
+    loop.add_signal_handler(signal.SIGUSR1, lambda: setattr(process, "restarts", True))
 
 
 async def rebuild(loaded: LoadedConfig) -> Rebuilt:

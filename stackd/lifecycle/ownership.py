@@ -42,7 +42,7 @@ from stackd.tasks import set_within
 log = logging.getLogger(__name__)
 
 RESTART_SECONDS = 10
-"""How long the Lease of an owner that was stopped in order is kept for its next start; then a standby takes over."""
+"""How long the Lease of an owner that is restarted is kept for its next start; then a standby takes over."""
 
 INTERVAL, RETRY, USABLE = 1 / 3, 1 / 15, 0.9
 """Of a Lease's duration: from one renewal, or one read by a standby, to the next; from a failed renewal to the next try;
@@ -236,7 +236,7 @@ class Ownership:
         self._release = asyncio.Event()
         self._ended = asyncio.Event()
         self._next_renewal = 0.0
-        self._lapsed = False
+        self._lapsed = self._keeps = False
         fence.close("stackd does not know yet whether it owns the stacks; retry")
 
     @property
@@ -305,11 +305,12 @@ class Ownership:
                 self._ended.set()
         return self.role
 
-    async def release(self) -> None:
-        """Give the Lease back, for whoever asked for it, or else shorten it to the time that a restart takes. To be
+    async def release(self, *, keep: bool = False) -> None:
+        """Give the Lease back, so that a standby takes it at once; or ``keep`` it for the time that a restart takes. To be
         called when everything under way is done. Does nothing if ``run`` has not begun or is over."""
         if self._watched is None:
             return
+        self._keeps = keep
         self._release.set()
         self._changed.set()
         await self._ended.wait()
@@ -498,9 +499,9 @@ class Ownership:
         self._fence.close("stackd is shutting down")
         await self._fence.nothing_under_way(until)
         while self._fence.now() < until and (lease := self.lease) is not None and is_ours(self._me, lease):
-            asked = is_asked_for(self._me, lease)
             last = renewed(lease, self._me, now=self._clock.now())
-            last = replace(last, holder="") if asked else replace(last, duration=min(lease.duration, RESTART_SECONDS))
+            short = min(lease.duration, RESTART_SECONDS)
+            last = replace(last, duration=short) if self._keeps else replace(last, holder="")
             try:
                 try:
                     self._observe(await self._leases.write(last))
@@ -511,8 +512,7 @@ class Ownership:
                 self._note(error, "the Lease cannot be given back")
                 await asyncio.sleep(self._retry)
                 continue
-            if asked:
-                log.info("the Lease %s was given back", self.lease_name)
+            log.info("the Lease %s was %s", self.lease_name, "kept for a restart" if self._keeps else "given back")
             break
         self._end(Role.RELEASED, "the stacks were handed over to another stackd, or stackd is shutting down")
 

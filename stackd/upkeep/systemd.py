@@ -142,8 +142,8 @@ class ProcessContext:
     """``can_keep``: the manager keeps sockets over a restart (``FileDescriptorStoreMax=``).
 
     ``again`` reads the configuration again. ``handed_over``: the folder into which the manager puts credentials at a
-    reload. ``stays``: the process starts another daemon, with the same sockets, when another stackd owns the stacks.
-    ``build``: the one that the process runs.
+    reload. ``restarts``: the next stop is for a restart. ``stays``: the process starts another daemon, with the same
+    sockets, when another stackd owns the stacks. ``build``: the one that the process runs.
     """
 
     notifier: Notifier = field(default_factory=Notifier)
@@ -152,6 +152,7 @@ class ProcessContext:
     again: Callable[[], LoadedConfig] | None = None
     handed_over: Path | None = None
     stays: bool = False
+    restarts: bool = False
     build: Build = field(default_factory=Build)
     _own: list[socket.socket] = field(default_factory=list)
 

@@ -5,7 +5,8 @@ Owns: that others' stacks and jobs are to a tenant what unknown ones are. ``keys
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ from aiohttp import web
 
 from stackd.config import Config
 from stackd.contract import Body
-from stackd.errors import InvalidRequest, JobNotFound, Reason, StackNotFound, TooManyRequests
+from stackd.errors import InvalidRequest, JobNotFound, Reason, ShuttingDown, StackNotFound, TooManyRequests
 from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.reconcile import Reconciler
 from stackd.model import Job, Stack, struct
@@ -37,6 +39,7 @@ STACK_ID = web.RequestKey("stack_id", str)
 
 JOB_ID = web.RequestKey("job_id", str)
 
+POLL_SECONDS = 0.02
 QUIET_METHODS = frozenset({"GET", "HEAD"})
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -47,7 +50,8 @@ NOT_SEEN = "unknown:"
 
 @dataclass(slots=True, kw_only=True)
 class Api:
-    """What the handlers of one daemon share. While ``draining``, each response closes its connection.
+    """What the handlers of one daemon share. While ``draining``, each response closes its connection; while ``leaving``,
+    no change begins. ``changing``: how many are under way.
 
     ``described`` is the API's description, rendered for that configuration.
     """
@@ -62,7 +66,26 @@ class Api:
     feed: ChangeFeed
     prepulls: PrePulls
     draining: bool = False
+    leaving: bool = False
+    changing: int = 0
     described: tuple[Config, File] | None = None
+
+    async def change(self, answering: Coroutine[Any, Any, web.StreamResponse]) -> web.StreamResponse:
+        """The response to a change, which counts as under way meanwhile. Raises ShuttingDown while ``leaving``."""
+        if self.leaving:
+            answering.close()
+            raise ShuttingDown(SHUTTING_DOWN)
+        self.changing += 1
+        try:
+            return await answering
+        finally:
+            self.changing -= 1
+
+    async def leave(self, seconds: float) -> None:
+        """Let no change begin from here on; return when none is under way, or after ``seconds``."""
+        self.leaving, end = True, self.context.clock.monotonic() + seconds
+        while self.changing and self.context.clock.monotonic() < end:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(POLL_SECONDS)  # the last answer is sent by the end of this, too
 
 
 @struct
@@ -105,7 +128,7 @@ class ApiCall:
             raise self.exceeded
 
 
-Handler = Callable[[ApiCall], Awaitable[web.StreamResponse]]
+Handler = Callable[[ApiCall], Coroutine[Any, Any, web.StreamResponse]]
 Shape = type[Body] | str | tuple[type[Body] | str, ...]
 """A body of ``contract``, the name of a schema, or several of which an answer has one."""
 

@@ -126,7 +126,8 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 raise NotOwner(ownership.standby)
             if store.incomplete and not early:
                 await gate.stacks_known()
-            response = await handler(ApiCall(api=api, request=request, key=key, route=route, exceeded=exceeded))
+            answering = handler(ApiCall(api=api, request=request, key=key, route=route, exceeded=exceeded))
+            response = await (api.change(answering) if changes else answering)
             if changes and response.status < 400:
                 fence.require()  # otherwise another stackd may have taken over, without the change
                 request[ACKNOWLEDGES] = True

@@ -16,8 +16,9 @@ from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
 from stackd.lifecycle import ownership
-from tests.api.test_process import replace_owner
-from tests.harness import KEY, Harness, Machine, Reply, eventually, fast_cluster, seed, until
+from stackd.upkeep.systemd import ProcessContext
+from tests.api.test_process import replace_owner, until_leaving
+from tests.harness import KEY, Client, Harness, Machine, Reply, eventually, fast_cluster, seed, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
 NO_STACK = "stack-0000000000000000"
@@ -114,15 +115,38 @@ async def test_a_standby_answers_nothing_but_that_it_lives_and_whose_the_stacks_
 
 async def test_a_standby_waits_for_a_restart_of_the_owner(vms: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ownership, "RESTART_SECONDS", 2)
-    await (await vms.start("vm1", lease="60s")).create()
+    restarts = ProcessContext(restarts=True)
+    await (await vms.start("vm1", lease="60s", process=restarts)).create()
     two = await standby(vms, lease="60s")
     await vms.stop("vm1")
     spec = (await lease_of(two))["spec"]
     assert (spec["holderIdentity"].partition("/")[0], spec["leaseDurationSeconds"]) == ("vm1", 2)
-    await vms.start("vm1", lease="60s")
+    await vms.start("vm1", lease="60s", process=restarts)
     assert ((await lease_of(two))["spec"]["leaseDurationSeconds"], vms.holders) == (60, ["vm1"])
     await vms.stop("vm1")
     await until_owner(two)
+
+
+async def test_a_stop_of_the_owner_finishes_its_changes_and_the_standby_takes_over_at_once(vms: Machines) -> None:
+    """Not only after the Lease of a minute has run out. Until it is given back, reads are answered."""
+    one = await vms.start("vm1", lease="60s", server__shutdown_timeout="20s")
+    stack_id = await one.running()
+    two = await standby(vms, lease="60s")
+    outside = Client(session=two.session, url=one.url)
+    one.faults.add_fault(action="latency", verb="create", resource="pods", seconds=3.0)
+    creating = asyncio.create_task(outside.call("POST", "/stacks", seed()))
+    await eventually(lambda: one.counts.in_flight > 0)
+    stopping = asyncio.create_task(vms.stop("vm1"))
+    await until_leaving(outside)
+    assert (await outside.stack(stack_id))["status"] == "running"
+    await outside.refused(503, "shutting down", f"/stacks/{stack_id}", method="DELETE")
+    assert (await outside.role(), vms.holders) == ("owner", ["vm1"])
+    created = await creating
+    assert created.status == 201
+    await until_owner(two)
+    await stopping
+    assert vms.holders == ["vm1", "", "vm2"]
+    assert sorted(await two.listed()) == sorted([stack_id, created.json["stack_id"]])
 
 
 async def test_a_takeover_is_asked_for_and_loses_nothing(vms: Machines) -> None:

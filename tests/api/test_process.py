@@ -19,7 +19,7 @@ import pytest
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
 from tests.api.test_templates import PLAIN, folder_with
-from tests.harness import Client, Harness, eventually, fast_cluster, variables
+from tests.harness import Client, Harness, eventually, fast_cluster, until, variables
 from tests.ports import free_port
 from tests.process import Daemon
 
@@ -53,13 +53,9 @@ def replace_owner(cluster: EmbeddedCluster) -> None:
     cluster.store.update(lease, metadata=lease.obj["metadata"] | {"annotations": {}}, spec=spec)
 
 
-async def refuses(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return True
-    writer.close()
-    return False
+async def until_leaving(at: Client) -> None:
+    """Return once the daemon begins no change any more: an id that it cannot know is not looked for."""
+    await until(lambda: at.call("DELETE", "/stacks/none"), lambda reply: "shutting down" in reply.error)
 
 
 @pytest.mark.parametrize("signals", [1, 2])
@@ -68,19 +64,17 @@ async def test_sigterm_finishes_creates_and_a_second_one_does_not(tmp_path: Path
         EmbeddedCluster(fast_cluster()) as cluster,
         daemon(tmp_path, on(cluster, tmp_path) | {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "60s"}) as process,
     ):
-        cluster.faults.pause()
+        cluster.faults.add_fault(action="latency", verb="create", resource="pods", seconds=3.0)
         create = asyncio.create_task(process.real.create())
         await eventually(lambda: cluster.counts.in_flight > 0, lambda: f"nothing is asked of the cluster: {create}")
         process.send(signal.SIGTERM)
-        await eventually(lambda: refuses(process.real.port))
+        await until_leaving(process.real)
         if signals == 1:
-            cluster.faults.resume()
             await create
         else:
             process.send(signal.SIGTERM)
         assert await process.ended() == signals - 1
         await asyncio.gather(create, return_exceptions=True)
-        cluster.faults.resume()
         assert signals == 2 or not list(tmp_path.glob("stackd.db-wal"))
 
 

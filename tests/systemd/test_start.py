@@ -8,6 +8,7 @@ import time
 import pytest
 
 from stackd.embedded import Fault, User
+from stackd.embedded.resources import LEASES
 from tests.api.test_process import replace_owner
 from tests.harness import eventually, request_for, seed
 from tests.systemd.service import COMMAND, UNIT, Service
@@ -198,6 +199,25 @@ async def test_a_stop_lets_a_create_finish_and_closes_the_port_though_systemd_ke
     service.cluster.faults.clear()
     await service.start()
     assert await service.listed() == [reply.json["stack_id"]]
+
+
+async def test_a_restart_keeps_the_lease_and_a_stop_gives_it_back_for_a_standby(service: Service) -> None:
+    assert service.cluster is not None
+
+    def holders() -> tuple[bool, int]:
+        """Whether somebody holds the Lease, and how often the holder has changed."""
+        assert service.cluster is not None
+        spec = service.cluster.store.of(LEASES).get("stacks", "stackd-default").obj["spec"]
+        return bool(spec["holderIdentity"]), spec["leaseTransitions"]
+
+    for verb in ("restart", "try-restart"):
+        await service.run("systemctl", verb, UNIT)
+        assert holders() == (True, 0)
+    await service.run("systemctl", "stop", UNIT)
+    assert holders() == (False, 0)
+    assert (await service.state())["Result"] == "success"
+    await service.start()
+    assert holders() == (True, 1)
 
 
 async def test_the_timers_backup_is_replaced_for_nobody_else_to_read_and_brings_the_stacks_back(
