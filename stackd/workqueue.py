@@ -4,7 +4,9 @@ and retried after a failure.
 Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. The semantics are
 those of client-go's work queue: a key that is added while it waits is queued only once; a key that is added while it is
 being worked on is queued again afterwards. In addition, keys have priorities, and those that have failed come after those
-that have not, so that many hopeless keys do not delay the others.
+that have not, so that many hopeless keys do not delay the others. None starves, however much comes first: every other key
+that is taken out is the one that is due for the longest time, once that is ``LATE_SECONDS``; but of those that have failed
+only as long as no more than ``FAILED_AT_ONCE`` are being worked on, because those may take long.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ K = TypeVar("K", bound=Hashable)
 _Rank = tuple[bool, int]
 """Whether a key has failed, and its priority: what comes first."""
 
+LATE_SECONDS, FAILED_AT_ONCE = 5.0, 4
 _NO_LIMIT = 1 << 30
+_RESERVED: _Rank = (False, 0)
 _STALE_ENTRIES = 64
 """How many stale entries a heap may have, beyond twice the number of waiting keys, before it is rebuilt."""
 
@@ -61,7 +65,7 @@ class WorkQueue(Generic[K]):
     """The queue, on the clock ``now`` (seconds). Belongs to one event loop; one task takes keys out of it.
 
     A lower priority number comes first. Nobody waits for keys of priority ``background`` and above: ``run`` works on at
-    most ``at_once_in_background`` of those at a time.
+    most ``at_once_in_background`` of those at a time, apart from those that are late.
     """
 
     def __init__(
@@ -79,9 +83,10 @@ class WorkQueue(Generic[K]):
         self._waiting: dict[K, _Entry] = {}
         self._heaps: dict[_Rank, list[tuple[float, int, K]]] = {}
         self._count = 0
-        self._working: dict[K, int] = {}
+        self._working: dict[K, _Rank] = {}
         self._again: dict[K, tuple[float, int]] = {}
         self._tries: dict[K, int] = {}
+        self._late_first = False
         self._wake = asyncio.Event()
 
     def __len__(self) -> int:
@@ -90,6 +95,12 @@ class WorkQueue(Generic[K]):
 
     def __contains__(self, key: object) -> bool:
         return key in self._waiting or key in self._working
+
+    @property
+    def is_late(self) -> bool:
+        """Whether keys that have not failed are due for ``LATE_SECONDS``: more comes than the workers can do."""
+        heads = (self._next(rank) for rank in self._heaps if not rank[0])
+        return any(at is not None and at + LATE_SECONDS <= self._now() for at in heads)
 
     def at_work(self, key: K) -> bool:
         """Whether the key is being worked on."""
@@ -118,25 +129,26 @@ class WorkQueue(Generic[K]):
         """Within this, the caller works on the key; what others add waits until the end."""
         if entry := self._waiting.pop(key, None):
             self._again[key] = (entry.at, entry.rank[1])
-        self._working[key] = 0
+        self._working[key] = _RESERVED
         try:
             yield
         finally:
             self.done(key)
 
     def take(self, most: int = _NO_LIMIT, *, background: bool = True) -> list[K]:
-        """Take out up to ``most`` due keys: by priority, then the earliest first; those that have failed come last.
+        """Take out up to ``most`` due keys: by priority, then the earliest first; those that have failed come last, and
+        every other time those that are late come first.
 
-        Without ``background``, takes none of those for which nobody waits. The caller must call ``done`` or ``retry``
-        for each.
+        Without ``background``, takes of those for which nobody waits only what is late. The caller must call ``done`` or
+        ``retry`` for each.
         """
         now = self._now()
         taken: list[K] = []
-        for rank in self._ranks(background=background):
-            while len(taken) < most and (at := self._next(rank)) is not None and at <= now:
+        for rank in self._ranks(now):
+            while len(taken) < most and (at := self._due(rank, background=background)) is not None and at <= now:
                 key = heapq.heappop(self._heaps[rank])[2]
                 del self._waiting[key]
-                self._working[key] = rank[1]
+                self._working[key] = rank
                 taken.append(key)
         return taken
 
@@ -149,7 +161,7 @@ class WorkQueue(Generic[K]):
 
     def retry(self, key: K) -> float | None:
         """Note that the work on the key has failed, and queue it again after a delay; returns it, None if given up."""
-        priority = self._working.pop(key, 0)
+        _, priority = self._working.pop(key, _RESERVED)
         again = self._again.pop(key, None)
         tries = self._tries[key] = self._tries.get(key, 0) + 1
         if self._retries.most is not None and tries >= self._retries.most:
@@ -172,10 +184,11 @@ class WorkQueue(Generic[K]):
                 self._put(key, now, entry.rank[1])
 
     async def wait(self, *, background: bool = True) -> None:
-        """Return when a key is due; without ``background``, one for which somebody waits."""
+        """Return when a key is due; without ``background``, one for which somebody waits, or that is late."""
         while True:
             self._wake.clear()
-            times = [at for rank in self._ranks(background=background) if (at := self._next(rank)) is not None]
+            due = (self._due(rank, background=background) for rank in self._heaps)
+            times = [at for at in due if at is not None]
             remaining = min(times) - self._now() if times else None
             if remaining is not None and remaining <= 0:
                 return
@@ -215,10 +228,22 @@ class WorkQueue(Generic[K]):
                 group.create_task(one(taken[0]), name=f"work on {taken[0]}")
 
     def _may_be_background(self) -> bool:
-        return sum(one >= self._background for one in self._working.values()) < self._at_once_in_background
+        return sum(priority >= self._background for _, priority in self._working.values()) < self._at_once_in_background
 
-    def _ranks(self, *, background: bool) -> list[_Rank]:
-        return sorted(rank for rank in self._heaps if background or rank[1] < self._background)
+    def _ranks(self, now: float) -> list[_Rank]:
+        """What comes first this time."""
+        ranks = sorted(self._heaps)
+        self._late_first = not self._late_first
+        if not self._late_first:
+            return ranks
+        many_failed = sum(failed for failed, _ in self._working.values()) >= FAILED_AT_ONCE
+        late = {rank: at for rank in ranks if (at := self._next(rank)) is not None and at + LATE_SECONDS <= now}
+        return sorted(ranks, key=lambda rank: now if rank[0] and many_failed else late.get(rank, now))
+
+    def _due(self, rank: _Rank, *, background: bool) -> float | None:
+        """When the earliest key of this rank may be taken out."""
+        at = self._next(rank)
+        return at if at is None or background or rank[1] < self._background else at + LATE_SECONDS
 
     def _next(self, rank: _Rank) -> float | None:
         """The time of the earliest key of this rank; drops stale entries."""

@@ -44,6 +44,10 @@ CREATES_AT_ONCE = 32
 """At most this many creates talk to the cluster at a time. The others wait, so that a burst neither runs into deadlines
 nor delays everything else."""
 
+FEW_CREATES_AT_ONCE = 8
+"""At most this many while the worker is late: otherwise creates would take all of what the cluster can do from expiries,
+whose ports and room they need."""
+
 LOG_READS_AT_ONCE = 8
 """At most this many clients read logs from the cluster at a time, so that neither creates nor captures wait for them."""
 
@@ -147,6 +151,7 @@ class Context:
     quotas: Quotas = field(default_factory=Quotas)
     creating: dict[str, Abandon] = field(default_factory=dict)
     create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
+    few_create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FEW_CREATES_AT_ONCE))
     log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
     long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     node_ports: PortRange | None = None

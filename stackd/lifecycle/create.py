@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import nullcontext
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
@@ -132,7 +133,8 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
             async with context.create_slots:
                 if waits and (pooled := await assign(context, request, once_more=True)) is not None:
                     return pooled  # its pool has got one meanwhile
-                requested = await _requested(context, stack_id, request, abandon)
+                async with context.few_create_slots if context.worker.is_late else nullcontext():
+                    requested = await _requested(context, stack_id, request, abandon)
             return await _accepted(context, request, abandon, requested)
     except BaseException as error:
         reason = error if isinstance(error, StackdError) else type(error).__name__

@@ -14,7 +14,8 @@ import pytest
 from stackd.clock import SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
-from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.context import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE
+from stackd.lifecycle.worker import WORKERS
 from tests.api.test_reconcile import LEFT_BEHIND, leave_behind
 from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
 
@@ -346,3 +347,21 @@ async def test_an_extension_is_written_on_the_service_whatever_has_become_of_it(
     at.faults.clear()
     extended = await at.do("extend", stopped, ttl="1h")
     assert await noted_end(at, stopped) == extended["ttl_expires_at"]
+
+
+async def test_creates_leave_room_to_expiries_that_are_late(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The expired stacks hold ports and room that the creates need."""
+    monkeypatch.setattr("stackd.workqueue.LATE_SECONDS", 0.2)
+    at.give_kubernetes(timeout=60, attempt_timeout=60)
+    at.faults.add_fault(action="hang", verb="delete", resource="pods")
+    await asyncio.gather(*(at.create(ttl="5s") for _ in range(WORKERS + 1)))
+    await eventually(lambda: at.daemon.context.worker.is_late)
+    at.faults.add_fault(action="hang", verb="create", resource="pods")
+    creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(2 * FEW_CREATES_AT_ONCE)]
+    under_way = "SELECT 1 FROM stacks WHERE NOT accepted"
+    await eventually(lambda: len(at.rows(under_way)) == FEW_CREATES_AT_ONCE)
+    await at.run_now("expire")
+    assert len(at.rows(under_way)) == FEW_CREATES_AT_ONCE
+    for creating in creates:
+        creating.cancel()
+    await asyncio.gather(*creates, return_exceptions=True)

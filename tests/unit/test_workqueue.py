@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from stackd.errors import StackdError
-from stackd.workqueue import A_SECOND, RetryPolicy, TokenBucket, WorkQueue
+from stackd.workqueue import A_SECOND, FAILED_AT_ONCE, LATE_SECONDS, RetryPolicy, TokenBucket, WorkQueue
 from tests.harness import eventually
 from tests.store.building import TestClock
 
@@ -96,7 +96,7 @@ def test_keys_that_have_failed_give_way_to_those_that_have_not(queue: WorkQueue[
     hopeless = [f"hopeless-{number}" for number in range(100)]
     for key in hopeless:
         queue.retry(key)
-    clock.advance(3600)
+    clock.advance(LATE_SECONDS - 0.1)
     for key in ("b", "a"):
         queue.add(key)
     assert queue.take(3)[:2] == ["b", "a"]
@@ -162,6 +162,22 @@ def never(key: str, error: StackdError, delay: float | None) -> None:
     raise AssertionError(f"{key}: {error}")
 
 
+def test_a_failed_key_is_tried_again_however_many_others_come(queue: WorkQueue[str], clock: TestClock) -> None:
+    hopeless = [f"hopeless-{number}" for number in range(100)]
+    for key in hopeless:
+        queue.retry(key)
+    taken: list[str] = []
+    for number in range(200):
+        clock.advance(1.0)
+        queue.add(f"new-{number}")
+        taken += queue.take(1)
+        if not taken[-1].startswith("hopeless"):
+            queue.done(taken[-1])
+    assert sum(map(hopeless.__contains__, taken)) == FAILED_AT_ONCE, "they may take long, and leave room for the others"
+    queue.retry(next(filter(hopeless.__contains__, taken)))
+    assert any(map(hopeless.__contains__, queue.take(1) + queue.take(1)))
+
+
 async def test_whoever_waits_for_a_later_key_is_woken_by_an_earlier_one(live: WorkQueue[str]) -> None:
     live.add("later", at=asyncio.get_running_loop().time() + 3600)
     waiting = asyncio.create_task(live.wait())
@@ -189,6 +205,22 @@ async def test_work_for_nobody_leaves_workers_to_those_who_wait(clock: TestClock
     go_on.set()
     await eventually(lambda: begun == ["expiry-1", "waited", "expiry-2"])
     working.cancel()
+
+
+async def test_work_for_nobody_does_not_come_late_because_others_go_on_waiting(clock: TestClock) -> None:
+    """While clients keep all workers busy, every other worker takes what is late."""
+    queue: WorkQueue[str] = WorkQueue(clock.monotonic, RETRIES, background=2, at_once_in_background=1)
+    for number in range(10):
+        queue.add(f"expiry-{number}", priority=2)
+        queue.add(f"waited-{number}")
+    clock.advance(LATE_SECONDS - 0.1)
+    queue.add("waited-10")
+    assert queue.take(12, background=False) == [f"waited-{number}" for number in range(11)]
+    clock.advance(0.1)
+    for number in range(10):
+        queue.add(f"waited-{number + 11}")
+    taken = [key for _ in range(10) for key in queue.take(1, background=False)]
+    assert sum(key.startswith("expiry") for key in taken) == 5
 
 
 async def test_each_worker_has_one_key_and_a_defect_ends_them(
