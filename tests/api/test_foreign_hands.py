@@ -220,16 +220,6 @@ async def test_a_pod_that_somebody_keeps_at_the_stacks_name_fails_its_start_unti
     assert await runs_its_own_pod(at, started)
 
 
-async def test_a_stack_at_whose_name_somebody_keeps_a_pod_expires(at: Harness) -> None:
-    at.give_kubernetes(timeout=0.5)
-    stack_id = await at.running(ttl="2s")
-    await at.do("stop", stack_id)
-    plant_pod(at, stack_id, annotations=FORGED, **HELD)
-    assert (await at.call("POST", f"/stacks/{stack_id}/start")).status in (404, 409, 503)
-    await at.until_listed(0)
-    assert await at.used_ports() == 0
-
-
 @pytest.mark.parametrize("annotations", [{}, FORGED])
 async def test_a_service_of_somebody_else_at_the_stacks_name_gives_way(
     at: Harness, annotations: dict[str, str]
