@@ -26,6 +26,7 @@ from stackd.metrics import RouteMeter
 from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
 from stackd.web.api import JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, Keys
+from stackd.web.connection import HttpConnection
 from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
@@ -137,11 +138,22 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             response = problem_of(error if public else gate.reported(error))
         if api.draining or (response.status >= 400 and not request.content.is_eof()):
-            response.force_close()
+            _close_after(request, response)
         ended(request, response.status, key.name, started)
         return response
 
     return guarded
+
+
+def _close_after(request: web.Request, response: web.StreamResponse) -> None:
+    """Close the connection after this response: the rest of a refused body is not wanted."""
+    response.force_close()
+    if (
+        response.status >= 400
+        and hdrs.TRANSFER_ENCODING in request.headers
+        and isinstance(request.protocol, HttpConnection)
+    ):
+        request.protocol.discards = True
 
 
 def _ended(route: Route, meter: RouteMeter, keys: Keys) -> Callable[[web.Request, int, str, float], None]:

@@ -21,6 +21,7 @@ from typing import Any, Final
 import orjson
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from stackd.config.sections import LimitsSection
 from stackd.errors import TooManyRequests
@@ -32,6 +33,15 @@ log = logging.getLogger("stackd.request")
 
 MAX_HEADERS: Final = 64
 """Most header lines of a request."""
+
+LONGEST_HEAD: Final = 32 * 1024
+"""Most bytes of a request line and all headers; or of one of them, if ``limits.header_size`` is larger."""
+
+READ_AT_ONCE: Final = 16 * 1024
+"""So many bytes of one client are parsed in one turn of the loop, and about twice as many are buffered."""
+
+RECEIVED: Final = memoryview(bytearray(READ_AT_ONCE))
+"""What the loop has just read for a connection, which takes it before the loop reads again."""
 
 LINGER_SECONDS: Final = 2.0
 """How long the unread body of a refused client is still read, so that the client can read the reason."""
@@ -104,10 +114,14 @@ def _full(most: int) -> bytes:
     return head + b"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-class HttpConnection(web.RequestHandler):
-    """A client's connection; ``key_name`` is empty until it has sent a valid key."""
+class HttpConnection(web.RequestHandler, asyncio.BufferedProtocol):
+    """A client's connection; ``key_name`` is empty until it has sent a valid key.
 
-    __slots__ = ("_socket", "connections", "key_name", "sent_more")
+    ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use. A chunk of one byte takes
+    as long as one of many.
+    """
+
+    __slots__ = ("_body", "_head", "_socket", "connections", "discards", "key_name", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
@@ -120,8 +134,12 @@ class HttpConnection(web.RequestHandler):
             max_line_size=limits.header_size,
             max_field_size=limits.header_size,
             max_headers=MAX_HEADERS,
+            read_bufsize=READ_AT_ONCE,
             auto_decompress=False,
         )
+        self._head = 0  # bytes of the head that is arriving
+        self._body: StreamReader = EMPTY_PAYLOAD
+        self.discards = False
         self.connections = connections
         self._socket = accepted
         self.key_name = ""
@@ -134,10 +152,38 @@ class HttpConnection(web.RequestHandler):
                 self._socket.send(last_words)
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop puts what it reads next."""
+        return RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what the loop has read. If there is more, the other connections come first."""
+        self.data_received(bytes(RECEIVED[:nbytes]))
+        if nbytes == READ_AT_ONCE:
+            self._pause_transport_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not (self._reading_paused or self._buffer_paused):
+            self._resume_transport_reading()
+
     def data_received(self, data: bytes) -> None:
         """Take what the client has sent."""
         self.sent_more = bool(data)  # aiohttp passes b"" to go on with what it has
-        super().data_received(data)
+        if self.discards:
+            return
+        is_head, requests = self._body.is_eof(), self._request_count
+        room = max(LONGEST_HEAD, self.max_field_size) - self._head if is_head else len(data)
+        super().data_received(data[:room])
+        if self._request_count != requests:
+            self._head, self._body = 0, self._messages[-1][1]
+        elif is_head and data:
+            self._head += len(data)
+            if len(data) > room:
+                super().data_received(b"x" * (self.max_field_size + 1))  # the parser refuses it
+                self.discards = True
+        if len(data) > room and not self.discards:
+            self.data_received(data[room:])
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Count the connection as closed."""
@@ -149,6 +195,8 @@ class HttpConnection(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to a request that is not HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
         status, sentence = _refusal(status, exc, self.connections.limits.header_size)
+        if self.discards:
+            sentence = f"the request line and the headers are longer than {LONGEST_HEAD} bytes in all"
         if status >= 500:
             log.error("a request failed unexpectedly before it was routed: %s", type(exc).__name__)
         else:

@@ -8,14 +8,14 @@ to letter case, so that another spelling of a player is the same player. The cou
 from __future__ import annotations
 
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 
 from stackd.clock import Clock
 from stackd.config import Config
-from stackd.errors import Conflict, TooManyRequests
+from stackd.errors import Conflict, TooManyRequests, Unavailable
 from stackd.model import NO_LABELS
 from stackd.units import Frequency, parse_frequency
 from stackd.workqueue import A_SECOND, TokenBucket
@@ -38,6 +38,37 @@ def share_of_a_key(config: Config, one: int, all_: int) -> int:
     return (all_ + 1) // 2 if others else all_
 
 
+BODIES = 48
+"""The bodies of the requests under way may be as long in all as so many of the largest size (``server.max_body``)."""
+
+
+class BodyBytes:
+    """The bytes of the bodies of requests under way, by key."""
+
+    def __init__(self) -> None:
+        self._by_key: Counter[str] = Counter()
+
+    @property
+    def count(self) -> int:
+        """How many there are now."""
+        return self._by_key.total()
+
+    def add(self, config: Config, key_name: str, size: int) -> None:
+        """Count so many more bytes. Raises TooManyRequests if the key's bodies would be too long, Unavailable if all would."""
+        most = BODIES * config.server.max_body
+        if self._by_key[key_name] + size > (share := share_of_a_key(config, 0, most)):
+            raise TooManyRequests(f"the bodies of this key's requests under way are longer than {share} bytes in all")
+        if self.count + size > most:
+            raise Unavailable(
+                f"the bodies of the requests under way are longer than {most} bytes in all", retry_after=1
+            )
+        self._by_key[key_name] += size
+
+    def subtract(self, key_name: str, size: int) -> None:
+        """Count so many bytes no longer."""
+        self._by_key[key_name] -= size
+
+
 class Limits:
     """The limits in force. The operator configures the keys, so there are few buckets."""
 
@@ -45,6 +76,7 @@ class Limits:
         self._clock = clock
         self._buckets: dict[tuple[str, str], TokenBucket] = {}
         self._creates = 0
+        self.bodies = BodyBytes()
         self.per_label = LabelRates(clock)
         self.replace(config)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -55,22 +55,26 @@ def check_coding(request: web.BaseRequest) -> None:
         )
 
 
-async def read(request: web.Request, max_body: int, timeout: float) -> bytes:
-    """The whole body. Raises RequestTooLarge (``server.max_body``), InvalidRequest if it is not valid HTTP, or
-    HTTPRequestTimeout (``limits.slow_client_timeout``).
+async def read(request: web.Request, max_body: int, timeout: float, count: Callable[[int], None]) -> bytes:
+    """The whole body; ``count`` gets the length of each piece of it, and may raise. Raises RequestTooLarge
+    (``server.max_body``), InvalidRequest if it is not valid HTTP, or HTTPRequestTimeout (``limits.slow_client_timeout``).
     """
+    body = bytearray()
     too_large = RequestTooLarge(f"the request body is larger than {max_body} bytes (server.max_body)")
     if request.content_length is not None and request.content_length > max_body:
         raise too_large
     try:
         async with asyncio.timeout(timeout):
-            return await request.read()
+            while piece := await request.content.readany():
+                if len(body) + len(piece) > max_body:
+                    raise too_large
+                count(len(piece))
+                body += piece
+            return bytes(body)
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
     except (RequestPayloadError, HttpProcessingError) as exc:
         raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
-    except web.HTTPRequestEntityTooLarge as exc:
-        raise too_large from exc
 
 
 def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) -> dict[str, Any]:

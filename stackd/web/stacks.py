@@ -5,6 +5,7 @@ A start or restart costs the cluster as much as a create, and counts as one for 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -205,9 +206,17 @@ async def delete_stack(call: ApiCall) -> web.Response:
 
 
 async def read_body(call: ApiCall) -> bytes:
-    """The request's body, within the limits in force. Raises RequestTooLarge, InvalidRequest."""
-    config = call.api.context.config
-    return await requests.read(call.request, config.server.max_body, config.limits.slow_client_timeout)
+    """The request's body, within the limits in force; it counts among ``BodyBytes`` until the task that serves the request
+    ends. Raises RequestTooLarge, InvalidRequest, TooManyRequests, Unavailable."""
+    config, counted, key = call.api.context.config, call.api.limits.bodies, call.key.name
+    task = asyncio.current_task()
+
+    def count(size: int) -> None:
+        counted.add(config, key, size)
+        if task is not None:
+            task.add_done_callback(lambda _: counted.subtract(key, size))
+
+    return await requests.read(call.request, config.server.max_body, config.limits.slow_client_timeout, count)
 
 
 async def first_answer(

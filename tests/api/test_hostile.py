@@ -22,11 +22,12 @@ from urllib.parse import quote
 
 import psutil
 import pytest
+from aiohttp import StreamReader
 
 from stackd.keys import ApiKey, digest
-from stackd.web import listing, serving
+from stackd.web import limits, listing, serving
 from stackd.web.bodies import BodyCache
-from tests.harness import KEY, READ_KEY, Harness, eventually, request_for
+from tests.harness import KEY, READ_KEY, Harness, eventually, request_for, until
 
 CRLF = b"\r\n"
 AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
@@ -152,6 +153,8 @@ HEADS = {
     b"GET / HTTP/1.1\r\nX-A: " + b"a" * 20000 + b"\r\n\r\n": "limits.header_size",
     b"GET / HTTP/1.1\r\n" + b"a" * 20000 + b": a\r\n\r\n": "limits.header_size",
     b"GET / HTTP/1.1\r\n" + b"X-A: a\r\n" * 100 + b"\r\n": "64 headers",
+    b"GET / HTTP/1.1\r\n" + (b"X-A: " + b"a" * 10000 + CRLF) * 4 + CRLF: "32768 bytes in all",
+    b"GET / HTTP/1.1\r\n" + (b"X-A: " + b"a" * 10000 + CRLF) * 4: "32768 bytes in all",
 }
 
 
@@ -190,6 +193,33 @@ async def test_one_who_leaves_before_the_answer_is_no_error(
         await asyncio.sleep(0.1)
         await still_well(at)
         assert not complaints(caplog), (request, unread)
+
+
+async def test_the_bodies_under_way_are_limited_and_others_go_on_once_one_has_ended(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "BODIES", 1)
+    at.reload("limits", slow_client_timeout=30.0)
+    body = json.dumps(request_for("nginx:stable")).encode() + b" " * 400_000
+    async with connected(at) as (_, writer):
+        writer.write(b"POST /stacks HTTP/1.1\r\nHost: a\r\nContent-Length: 800001\r\n" + AUTH + CRLF + b"z" * 800_000)
+        await eventually(lambda: at.daemon.api.limits.bodies.count == 800_000)
+        await at.refused(429, "are longer than 1048576 bytes in all", "/stacks", body)
+        assert (await at.call("POST", "/stacks?dry_run=true", request_for("nginx:stable"))).status == 200
+    await until(lambda: at.call("POST", "/stacks?dry_run=true", body), lambda reply: reply.status == 200)
+
+
+async def test_the_rest_of_a_refused_body_in_chunks_is_not_parsed(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = [0]
+
+    def begin(_: StreamReader) -> None:
+        parsed[0] += 1
+
+    monkeypatch.setattr(StreamReader, "begin_http_chunk_receiving", begin)
+    monkeypatch.setattr(StreamReader, "end_http_chunk_receiving", lambda _: None)
+    head = b"POST /stacks HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answer = await say(at, head + b"1\r\nz\r\n" * 200_000)
+    assert (answer.startswith(b"HTTP/1.1 401"), 0 < parsed[0] < 20_000) == (True, True), parsed
 
 
 async def test_a_body_that_is_too_long_is_a_413_as_soon_as_that_is_seen(at: Harness) -> None:
