@@ -7,6 +7,7 @@ import importlib
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -126,3 +127,12 @@ async def test_a_call_ends_within_five_seconds_whatever_answers(plugin: Any, beh
 @pytest.mark.parametrize("url", ["", "stackd:8081", "http://", "http://127.0.0.1:1", "http://[", "http://x:y"])
 def test_an_address_that_leads_nowhere_is_no_crash(plugin: Any, url: str) -> None:
     assert plugin("client").Stackd(url=url, key="").call("GET", "/templates").status == 0
+
+
+def test_a_time_is_kept_in_utc_without_a_zone(plugin: Any) -> None:
+    moment = plugin("recipe").moment
+    for text in ("2026-02-10T09:00:00Z", "2026-02-10T11:00:00.000+02:00", "2026-02-10T09:00:00"):
+        assert moment(text) == datetime(2026, 2, 10, 9)  # noqa: DTZ001 - as CTFd has it
+    assert (moment(""), moment(None)) == (None, None)
+    with pytest.raises(ValueError, match="Scheduled At: write a time such as"):
+        moment("tomorrow")

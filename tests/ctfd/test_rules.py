@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from tests.ctfd.conftest import Ctfd, Person
 from tests.harness import Harness, eventually
@@ -128,3 +130,27 @@ async def test_each_account_has_limits_of_its_own(ctfd: Ctfd, stackd: Harness) -
             await ada.press(challenge, "stop")
     assert answers == {(200, ""), (429, "You start instances too often. Please wait a minute.")}
     await bob.start(challenge)
+
+
+async def test_a_scheduled_challenge_is_hidden_until_then(ctfd: Ctfd, source: tuple[Path, Path]) -> None:
+    player, now = await ctfd.player("ada"), datetime.now(UTC)
+    later = f"{now + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}.000Z"  # as the admin's page sends it
+    if "scheduled_at" not in (source[0] / "CTFd" / "models" / "__init__.py").read_text():
+        assert (await ctfd.challenge(scheduled_at=None)) == 1
+        status, answer = await ctfd.admin.call("PATCH", "/api/v1/challenges/1", {"scheduled_at": later})
+        assert (status, answer["errors"][""]) == (500, ["Scheduled At: this CTFd cannot schedule challenges"])
+        return
+    created, edited = await ctfd.challenge(name="Created", scheduled_at=later), await ctfd.challenge(name="Edited")
+    for changes, visible in (
+        ({"scheduled_at": later}, False),
+        ({"scheduled_at": f"{now - timedelta(minutes=1):%Y-%m-%dT%H:%M:%S}+00:00"}, True),
+        ({"scheduled_at": f"{now + timedelta(hours=3):%Y-%m-%dT%H:%M:%S}+02:00"}, False),
+        ({"scheduled_at": None}, True),
+        ({"scheduled_at": later, "state": "visible"}, False),
+    ):
+        await ctfd.admin.data("PATCH", f"/api/v1/challenges/{edited}", changes)
+        listed = [one["name"] for one in await player.data("GET", "/api/v1/challenges")]
+        assert listed == ["Edited"] * visible, changes
+    assert await refusal(player, created) == (404, "There is no such challenge.")
+    shown = await ctfd.admin.data("GET", f"/api/v1/challenges/{created}?view=admin")
+    assert shown["scheduled_at"] == later.removesuffix(".000Z")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from datetime import UTC, datetime
 
 from CTFd.cache import cache
@@ -65,7 +64,7 @@ def page():
         problem=cache.get(PROBLEM) or "",
         url=settings.text(settings.URL),
         has_key=bool(settings.text(settings.KEY)),
-        fixed=[name for name, variable in settings.ENVIRONMENT.items() if os.environ.get(variable)],
+        fixed={name: settings.fixed(name) for name in settings.ENVIRONMENT},
         numbers={name: settings.number(name) for name in settings.NUMBERS},
     )
 
@@ -113,6 +112,9 @@ def change():
             if not str(wanted[name]).isdecimal() or not 1 <= int(wanted[name]) <= 1000:
                 raise Refused("Write a number from 1 to 1000.", 400)
             set_config(name, int(wanted[name]))
+    for name in settings.ENVIRONMENT:
+        if wanted.get(name) and settings.fixed(name):
+            raise Refused(settings.fixed(name), 400)
     url = str(wanted.get(settings.URL) or "").strip()
     if url:
         if not url.startswith(("http://", "https://")):
@@ -151,6 +153,8 @@ def test():
     reply = stackd.call("GET", "/templates")
     generates = {one.get("name"): one.get("generates") or [] for one in reply.data.get("templates") or []}
     text = f"{len(generates)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail)
+    if not settings.text(settings.URL):
+        text = settings.fixed(settings.URL) or "Address: there is none yet"
     lines = [{"ok": reply.ok, "text": text}]
     if reply.ok:
         if not recipes and stackd.call("GET", "/key").data.get("pod_specs", True):

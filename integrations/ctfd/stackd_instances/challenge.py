@@ -6,6 +6,7 @@ from CTFd.exceptions.challenges import ChallengeCreateException, ChallengeUpdate
 from CTFd.models import db
 from CTFd.plugins.challenges import BaseChallenge
 from CTFd.plugins.dynamic_challenges.decay import DECAY_FUNCTIONS
+from CTFd.utils.user import is_admin
 from flask import current_app, request
 from sqlalchemy.exc import IntegrityError
 
@@ -40,8 +41,8 @@ class StackdChallengeType(BaseChallenge):
 
     @classmethod
     def read(cls, challenge):
-        data = super().read(challenge)
-        return data | {name: getattr(challenge, name) for name in ("initial", "minimum", "decay", "function")}
+        # `ctf challenge mirror` replaces "extra", where the fields of this type are, by those of these that it finds here.
+        return {name: value for name, value in super().read(challenge).items() if name not in WHOLE}
 
     @classmethod
     def update(cls, challenge, request):
@@ -99,6 +100,12 @@ def checked(data, before):
                 raise ValueError(f"{name}: write a number") from None
     if "stackd_stop_when_solved" in fields:
         fields["stackd_stop_when_solved"] = str(fields["stackd_stop_when_solved"]).lower() in ("true", "1", "on")
+    if "scheduled_at" in fields:
+        at = fields["scheduled_at"] = recipe.moment(fields["scheduled_at"])
+        if not hasattr(StackdChallenge, "scheduled_at"):
+            del fields["scheduled_at"]
+            if at is not None:
+                raise ValueError("Scheduled At: this CTFd cannot schedule challenges")
     fields = {name: value.strip() if isinstance(value, str) else value for name, value in fields.items()}
     together = {**before, **fields}
     recipe.check(together)
@@ -120,7 +127,7 @@ def calculate_value(challenge):
 
 def note_sharing(account, challenge, answer):
     """If the answer is a flag that somebody else got, keep that for the organisers."""
-    if request.args.get("preview"):
+    if request.args.get("preview") and is_admin():  # CTFd, too, ignores it for everybody else
         return
     sent = flags.hashed(challenge.stackd_key, answer)
     for flag in StackdFlag.query.filter_by(challenge_key=challenge.stackd_key, hash=sent):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 FROM_STACK, FROM_CTFD = "stack", "ctfd"
@@ -23,6 +24,17 @@ def seconds(text: str, what: str) -> int:
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"{what}: write a length of time such as 30m or 1h30m, not {text[:40]!r}")
     return sum(int(number) * UNITS[unit] for number, unit in parts)
+
+
+def moment(text: Any) -> datetime | None:
+    """``2026-02-10T09:00:00Z`` as CTFd keeps it: in UTC, without a zone. "" and null are none. Raises ValueError."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(re.sub("[Zz]$", "+00:00", str(text)))
+    except ValueError:
+        raise ValueError("Scheduled At: write a time such as 2026-02-10T09:00:00Z") from None
+    return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
 
 
 def duration(total: int) -> str:

@@ -15,9 +15,22 @@ NUMBERS = {INSTANCES: 1, STARTS: 6}
 ENVIRONMENT = {URL: "STACKD_URL", KEY: "STACKD_KEY"}
 
 
+TOGETHER = "STACKD_KEY is in the environment of CTFd, so STACKD_URL has to be there, too."
+
+
+def fixed(name: str) -> str:
+    """Why the environment decides about the URL or the key; "" if the page does.
+
+    With the key in the environment, an admin of CTFd could otherwise have it sent to any address.
+    """
+    if os.environ.get(ENVIRONMENT[name]):
+        return f"The variable {ENVIRONMENT[name]} sets it."
+    return TOGETHER if name == URL and os.environ.get(ENVIRONMENT[KEY]) else ""
+
+
 def text(name: str) -> str:
     """The URL or the key; "" if there is none."""
-    return str(os.environ.get(ENVIRONMENT[name]) or get_config(name) or "").strip()
+    return str((os.environ.get(ENVIRONMENT[name]) if fixed(name) else get_config(name)) or "").strip()
 
 
 def number(name: str) -> int:
