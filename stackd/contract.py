@@ -21,8 +21,10 @@ StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted"
 
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
+AuditAction = Literal["refused", "reload", "keys", "takeover"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
-ACTIONS = ("create", *get_args(JobAction))
+AUDIT = get_args(AuditAction)
+ACTIONS = ("create", *get_args(JobAction), *AUDIT)
 ROUTES = ("http", "https", "tls")
 PROTOCOLS = ("TCP", "UDP")
 IF_EXISTS = ("error", "return")
@@ -409,18 +411,21 @@ class BatchJob(Body):
 
 @body
 class Activity(Body):
-    """What an API key has asked for: a request about one stack (`stack_id`), or a batch job (`job_id`)."""
+    """What an API key has asked for: a request about one stack (`stack_id`), or a batch job (`job_id`). Or what concerns
+    the operator: refused requests, reloads, changed keys and takeovers, which have neither.
+    """
 
     at: datetime = doc("When it was accepted.")
     by: str = doc("The name of the API key.")
     action: str = doc("What was asked for.", {"enum": ACTIONS})
     ttl: str = doc("By how much a job extends.", DURATION, default="")
-    stack_id: str = doc("The stack's id; there is either this or `job_id`.", default="")
+    stack_id: str = doc("The stack's id; there is this, or `job_id`, or neither.", default="")
     job_id: str = doc("The job's id.", default="")
     labels: Mapping[str, str] = doc(
         "The stack's labels, or those by which a job chose its stacks.", default_factory=nothing
     )
     message: str = doc("More about it, such as `until 2026-02-10T04:02:26Z`.", default="")
+    count: int = doc("How often, if that is more than once: of refused requests.", default=1)
     status: JobStatus = doc("JobStatus")
     total: int = doc("How many stacks it is about.")
     done: int = doc("For how many it is done.")
@@ -430,7 +435,7 @@ class Activity(Body):
     created_at: datetime = doc("Of a job: when it was accepted.", default=EPOCH)
     updated_at: datetime = doc("Of a job: when it last made progress.", default=EPOCH)
 
-    optional = ("ttl", "stack_id", "job_id", "errors", "created_at", "updated_at")
+    optional = ("ttl", "stack_id", "job_id", "count", "errors", "created_at", "updated_at")
 
 
 @body

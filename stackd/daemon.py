@@ -52,6 +52,7 @@ from stackd.lifecycle.steps import converge
 from stackd.lifecycle.verbs import write_records
 from stackd.lifecycle.worker import Worker
 from stackd.metrics import HOUR, Metrics
+from stackd.model import AuditKind
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
 from stackd.templates import TemplateSet, read_templates
@@ -268,6 +269,7 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
     context, notifier = daemon.context, process.notifier
     if notifier.watchdog:
         context.tasks.supervise("watchdog", health.feed(context, notifier))
+    context.tasks.supervise("audit", _audit(context))
     context.tasks.supervise("lag", health.sample_lag(context.metrics.loop_lag))
     context.tasks.supervise(
         "credentials", Renewal(context.cluster.connection.access, context.cluster.answer, context.clock).run()
@@ -303,7 +305,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
         contact = watch_over(cluster.connection.contact, cluster.probe, lambda: cluster.target.attempt_timeout)
         group.create_task(contact, name="contact")
         context.tasks.supervise("ownership", _own(context))
-        context.tasks.supervise("takeover", _step_back(ownership))
+        context.tasks.supervise("takeover", _step_back(context))
         is_wrong = bool(gate.wrong_cluster)
         if not is_wrong:
             await ownership.owned.wait()
@@ -342,14 +344,34 @@ async def _own(context: Context) -> None:
     """Stand by, own the stacks, and end the process when the ownership ends. On the wrong cluster, only wait."""
     while context.gate.wrong_cluster:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(COMPLETE_SECONDS)
-    await context.ownership.serve()
+    try:
+        await context.ownership.serve()
+    except NotOwner as error:
+        if not context.ownership.asked_for.is_set():  # otherwise it is noted already
+            context.audit.note(AuditKind.TAKEOVER, str(error))
+        raise
 
 
-async def _step_back(ownership: Ownership) -> None:
+async def _audit(context: Context) -> None:
+    """Keep the audit. It begins with a takeover, if this was one, and with the keys, if they are others than before."""
+    ownership = context.ownership
+    await ownership.owned.wait()
+    last = ownership.predecessor
+    if last is not None and last.lock_id != context.store.identity.lock_id:
+        before = last.holder.partition("/")[0] or "a stackd that gave them back"
+        context.audit.note(AuditKind.TAKEOVER, f"{ownership.host} owns the stacks now; before: {before}")
+    await context.audit.keys_in_force(context.config.auth.keys)
+    await context.audit.serve()
+
+
+async def _step_back(context: Context) -> None:
     """End the daemon when another stackd asks for the stacks. The stop hands them over after running operations. The
     next daemon stands by."""
+    ownership = context.ownership
     await ownership.asked_for.wait()
-    raise NotOwner(f"{ownership.asker} takes over; this stackd will stand by")
+    why = f"{ownership.asker} takes over; this stackd will stand by"
+    context.audit.note(AuditKind.TAKEOVER, why)
+    raise NotOwner(why)
 
 
 async def _compare_rows(context: Context) -> None:

@@ -13,8 +13,9 @@ ONE_A_LINE = "a file with one key a line is expected"
 _LARGEST = 64 << 10
 
 
-def read_keys(path: Path) -> list[str]:
-    """The keys of a key file, at least one, each on its line; a line that begins with ``#`` is a comment.
+def read_keys(path: Path) -> list[tuple[str, str]]:
+    """The keys of a key file, at least one, each on its line, and before each its name, which may be empty: ``name: key``.
+    A line that begins with ``#`` is a comment.
 
     Raises OSError if the file cannot be read, ValueError with the rest of a sentence if it is no key file.
     """
@@ -26,15 +27,18 @@ def read_keys(path: Path) -> list[str]:
         lines = [line.strip() for line in content.decode().splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"is not text; {ONE_A_LINE}") from error
-    return usable([line for line in lines if line and not line.startswith("#")])
+    named = [line.rpartition(": ") for line in lines if line and not line.startswith("#")]
+    return usable([(name.strip(), key.strip()) for name, _, key in named])
 
 
-def usable(keys: list[str]) -> list[str]:
-    """Return the keys. Raises ValueError with the rest of a sentence if there are none, or if one cannot be sent."""
-    if not any(keys):
+def usable(keys: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return the names and keys. Raises ValueError with the rest of a sentence if there are none, or if one cannot be sent."""
+    if not any(key for _, key in keys):
         raise ValueError(f"holds no key; {ONE_A_LINE}")
-    if not all(map(can_be_sent, keys)):
-        raise ValueError("holds a key that no header can carry; use letters and digits")
+    if not all(can_be_sent(key) for _, key in keys):
+        raise ValueError(
+            "holds a key that no header can carry; use letters and digits, and before it a name and a colon"
+        )
     return keys
 
 

@@ -23,6 +23,9 @@ DIGEST_BYTES: Final = 32
 SHORTEST: Final = 16
 """The fewest characters of a key's text. A shorter key can be guessed, even with few tries."""
 
+OWN_NAMES: Final = ("anonymous", "stackd", "cluster")
+"""Who has asked for what no key has asked for."""
+
 Scope = Literal["admin", "read", "metrics", "tenant"]
 """``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec.
 
@@ -34,6 +37,11 @@ TENANT: Final = "tenant"
 def digest(plaintext: str) -> bytes:
     """The SHA-256 of a key's text; only this is compared and kept. Accepts any text, even if it is not valid UTF-8."""
     return hashlib.sha256(plaintext.encode(errors="surrogatepass")).digest()
+
+
+def short_digest(sha256: bytes) -> str:
+    """The start of a key's hash: enough to tell keys apart, too little to help anybody who guesses one."""
+    return sha256.hex()[:8]
 
 
 def new_key() -> tuple[str, str]:
@@ -75,6 +83,13 @@ def _of_creators(value: bool, info: ValidationInfo) -> bool:
 _of_tenants: Final = AfterValidator(_only_of_tenants)
 
 
+def _not_our_own(value: str) -> str:
+    """Refuse the names under which timelines, jobs and the audit have what no key has asked for."""
+    if value in OWN_NAMES:
+        raise ValueError(f'"{value}" is a name of stackd\'s own')
+    return value
+
+
 class ApiKey(Section):
     """A key that is accepted: its name for the log, its hash, and what it allows.
 
@@ -82,7 +97,7 @@ class ApiKey(Section):
     it creates stacks from templates only.
     """
 
-    name: str = Field(
+    name: Annotated[str, AfterValidator(_not_our_own)] = Field(
         max_length=64,
         pattern=r"^[^\p{C}\p{Z}]+(?: [^\p{C}\p{Z}]+)*$",
         description="a name of at most 64 printable characters and single spaces",
@@ -101,6 +116,13 @@ class ApiKey(Section):
     )
 
     pod_specs: Annotated[bool, AfterValidator(_of_creators)] = Field(default=True, description="true or false")
+
+    @property
+    def described(self) -> str:
+        """The key in the words of the audit: what it may do, and the start of its hash, by which two keys differ."""
+        labels = [f"{name}={value}" for name, value in sorted(self.labels.items())]
+        what = [self.scope, *labels, *self.templates, *([] if self.pod_specs else ["no pod specs"])]
+        return f"{self.name} ({' '.join(what)}, {short_digest(self.sha256)})"
 
     @property
     def tenant(self) -> bool:

@@ -313,6 +313,28 @@ class TimelineEvent:
     count: int = 1
 
 
+class AuditKind(enum.StrEnum):
+    """What concerns the operator and no stack."""
+
+    REFUSED = "refused"
+    RELOAD = "reload"
+    KEYS = "keys"
+    TAKEOVER = "takeover"
+
+
+@struct
+class AuditEntry:
+    """Something of that kind, ``count`` times; ``seq`` orders those of the same time."""
+
+    kind: AuditKind
+    at: int
+    message: str
+    by: str
+    count: int = 1
+    failed: bool = False
+    seq: int = 0
+
+
 @struct
 class KeptLog:
     """The last log lines of a container before it ended; ``at`` is when they were kept, in nanoseconds."""

@@ -14,7 +14,7 @@ import click
 from stackd.cli import output as render
 from stackd.cli.options import Length, filter_options, label_option, output_option, stack_complete
 from stackd.cli.target import client_options
-from stackd.contract import ACTIONS, STACK_FIELDS
+from stackd.contract import ACTIONS, AUDIT, STACK_FIELDS
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
 
@@ -210,6 +210,10 @@ def _result(one: Any) -> str:
     counts = render.by_status({"done": one["done"], "not found": one["not_found"], "failed": one["failed"]})
     if one["status"] in ("queued", "running"):
         return f"{one['status']}, {one['done'] + one['not_found'] + one['failed']} of {one['total']}"
+    if one["action"] in AUDIT:
+        return " ".join(
+            [*(["failed"] if one["status"] == "failed" else []), *([f"{one['count']} times"] if "count" in one else [])]
+        )
     return counts or "nothing to do"
 
 
@@ -217,8 +221,8 @@ ACTIVITY = (
     render.Column(head="when", of=lambda one: render.recent(one["at"])),
     render.Column(head="by", of=lambda one: one["by"], keep=7, elastic=True),
     render.Column(head="action", of=lambda one: f"{one['action']} {one.get('ttl') or ''}".strip()),
-    render.Column(head="about", of=lambda one: one.get("stack_id") or one["job_id"], keep=6),
-    render.Column(head="stacks", of=lambda one: str(one["total"]), keep=7, right=True),
+    render.Column(head="about", of=lambda one: one.get("stack_id") or one.get("job_id") or "-", keep=6),
+    render.Column(head="stacks", of=lambda one: str(one["total"] or "-"), keep=7, right=True),
     render.Column(head="result", of=_result, keep=8, elastic=True),
     render.Column(head="labels", of=lambda one: render.label_text(one) or "-", keep=5, elastic=True),
     render.Column(head="message", of=lambda one: one["message"], keep=1, elastic=True),

@@ -202,7 +202,7 @@ def _daemon(value: Callable[[str, str], Any], config_path: Path | None) -> Local
     files = [Path(key_file).expanduser()] if key_file else []
     for file in [*files, *([config_path.with_name("api-key")] if config_path is not None else [])]:
         with suppress(OSError, ValueError):
-            key = key or read_keys(file)[0]
+            key = key or read_keys(file)[0][1]
     return LocalDaemon(
         host=str(value("server", "host") or "127.0.0.1"),
         port=int(port) if port.isdecimal() else 8081,
@@ -238,7 +238,7 @@ def read(path: Path) -> dict[str, str]:
 
 def _key(path: Path) -> str:
     try:
-        return read_keys(path)[0]
+        return read_keys(path)[0][1]
     except OSError as error:
         raise click.UsageError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from pydantic import ValidationError
+
 from stackd.config.sections import AuthSection, ClusterSection, Config
 from stackd.config.sources import KEY_VARIABLE, Draft
 from stackd.errors import ConfigError
 from stackd.files import ONE_A_LINE, read_keys, usable
-from stackd.keys import SHORTEST, ApiKey, digest
+from stackd.keys import SHORTEST, ApiKey, digest, short_digest
 
 UNSET: Final = b"#unset"
 STAMP: Final = "handed-over"
@@ -73,6 +75,7 @@ _SHORT: Final = (
     "{} holds a key of fewer than "
     f"{SHORTEST} characters, which can be guessed; `stackd key new` prints one that cannot"
 )
+_NAME: Final = "{} holds a name that no key can have; {} is expected, and none of stackd's own, before the colon"
 HOW_TO_SET_ONE: Final = (
     "no API key is configured, and auth.enabled is true; `stackd key new` prints one and its SHA-256: set it as "
     f"{KEY_VARIABLE}, in auth.key_file, as the systemd credential {API_KEY} (/etc/stackd/api-key), "
@@ -92,11 +95,14 @@ def gather_keys(draft: Draft, auth: AuthSection) -> AuthSection:
         except ValueError as error:
             draft.mistake(("auth", key), f"{origin} {error}")
         else:
-            for number, text in enumerate(texts, 1):
-                unique = name if number == 1 else f"{name}-{number}"
-                keys.append(ApiKey(name=unique, sha256=digest(text), scope="admin"))
+            for own, text in texts:
+                sha256 = digest(text)
                 if len(text) < SHORTEST:
                     draft.mistake(("auth", "keys"), _SHORT.format(origin))
+                try:
+                    keys.append(ApiKey(name=own or f"{name}-{short_digest(sha256)}", sha256=sha256))
+                except ValidationError:
+                    draft.mistake(("auth", key), _NAME.format(origin, ApiKey.model_fields["name"].description))
     distinct: dict[bytes, ApiKey] = {}
     for one in keys:
         distinct.setdefault(one.sha256, one)
@@ -109,10 +115,10 @@ def gather_keys(draft: Draft, auth: AuthSection) -> AuthSection:
     return auth.model_copy(update={"keys": tuple(distinct.values())})
 
 
-def _places(draft: Draft, auth: AuthSection) -> Iterator[tuple[str, str, str, Callable[[], list[str]]]]:
-    """The places of admin keys: what they are named after, the key of [auth] to blame, the origin, and their reader."""
+def _places(draft: Draft, auth: AuthSection) -> Iterator[tuple[str, str, str, Callable[[], list[tuple[str, str]]]]]:
+    """The places of admin keys: how those without a name are called, the key of [auth] to blame, the origin, their reader."""
     if (text := draft.environment.get(KEY_VARIABLE)) is not None:
-        yield "environment", "keys", f"environment {KEY_VARIABLE}", lambda: usable([text.strip()])
+        yield "environment", "keys", f"environment {KEY_VARIABLE}", lambda: usable([("environment", text.strip())])
     if auth.key_file:
         yield "key-file", "key_file", "the key file", lambda: read_keys(current(Path(auth.key_file)))
     if (file := credential(draft.credentials, API_KEY)) is not None:

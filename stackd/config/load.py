@@ -140,6 +140,14 @@ def _contradictions(config: Config, *, serving: bool) -> Iterator[Contradiction]
     for key, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
         if serving and path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
             yield (f"server.{key}",), "the file is missing or cannot be read; a PEM file is expected"
+    if serving and (audit := config.log.audit) and not _can_be_appended(Path(audit)):
+        yield ("log.audit",), "the file cannot be written; one in a folder that the daemon may write to is expected"
+
+
+def _can_be_appended(file: Path) -> bool:
+    if file.exists():
+        return file.is_file() and os.access(file, os.W_OK)
+    return os.access(file.parent, os.W_OK | os.X_OK)
 
 
 def _of_policy(config: Config) -> Iterator[Contradiction]:

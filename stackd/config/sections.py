@@ -275,6 +275,7 @@ class LogSection(Section):
     format: Annotated[Literal["auto", "json", "text"], Expects(what="a format")] = key(
         "auto", "auto is the journal's own under systemd, text on a terminal, JSON elsewhere."
     )
+    audit: FilePath = key("", "File that gets one JSON object a line: refusals, reloads, keys, takeovers and changes.")
 
 
 class MetricsSection(Section):

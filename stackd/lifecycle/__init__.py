@@ -8,6 +8,7 @@ objects                    a stack's pod, Service and routes
 observe, status            observes pods; derives statuses from them
 diagnostics                keeps the reasons of failures, and logs
 reconcile, rebuild         finds what was missed, expires stacks, and removes old history; recovers rows from objects
+audit                      who was refused, reloads, changes of keys, takeovers; and the file of log.audit
 ownership                  which of two stackd may change anything
 pools, assign, refill      pooled stacks: which may be assigned; assigning them; making new ones
 prepull, nodes             pulls images before stacks need them; which nodes take stacks; how many more would fit

@@ -21,6 +21,7 @@ from stackd.kube.mirror import Mirror
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
+from stackd.lifecycle.audit import Audit
 from stackd.lifecycle.gate import AWAY_SECONDS, Brake, Gate
 from stackd.lifecycle.next_step import SeenRoute, Step, next_step, own_pod
 from stackd.lifecycle.nodes import Quotas
@@ -143,6 +144,7 @@ class Context:
     mirror: Mirror = field(init=False)
     brake: Brake = field(init=False)
     gate: Gate = field(init=False)
+    audit: Audit = field(init=False)
     worker: Worker = field(init=False, repr=False)
     diagnostics: WorkQueue[str] = field(init=False)
     removable: set[str] = field(default_factory=set)
@@ -161,6 +163,7 @@ class Context:
     def __post_init__(self) -> None:
         self.mirror, self.brake = Mirror(self.cluster, clock=self.clock), Brake(self.clock)
         self.gate = Gate(self)
+        self.audit = Audit(self)
 
     @property
     def config(self) -> Config:

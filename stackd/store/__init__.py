@@ -10,6 +10,7 @@ changes       the operations on a living stack
 adoption      the operations that adopt what the cluster's records say and the file lacks
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
+audit         what concerns the operator and no stack
 identity      whose stacks the file holds, and how far its history goes
 transaction   what an operation works with, how it becomes a method, how a row becomes a record, the committed records in
               memory, and SQLite's errors

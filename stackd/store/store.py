@@ -17,7 +17,7 @@ from typing import Any
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StackNotFound
 from stackd.model import Job, Observation, PortRange, Stack
-from stackd.store import adoption, changes, history, jobs, reservations, rows
+from stackd.store import adoption, audit, changes, history, jobs, reservations, rows
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity, begin, begin_adoption, end_adoption, put, set_cluster
 from stackd.store.reader import Reader
@@ -148,7 +148,7 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
 
 
 class Store(Table):
-    """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline`` and ``claims``, with their operations.
+    """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``audit`` and ``claims``, with their operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
     be written now; then it had no effect, and the next operation may succeed. ``begun``: see ``LoadedState``.
@@ -167,6 +167,7 @@ class Store(Table):
         self.jobs = jobs.Jobs(loaded.jobs, self._hand_over)
         self._reader = Reader(loaded.path, self.ports, clock)
         self.timeline = history.Timeline(self._hand_over, self._reader.submit)
+        self.audit = audit.Audit(self._hand_over, self._reader.submit)
         self.claims = rows.Claims(self._hand_over)
         self._writer = Writer(
             path=loaded.path,

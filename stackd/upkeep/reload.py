@@ -22,6 +22,7 @@ from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.observe import Observer
+from stackd.model import AuditKind
 from stackd.tasks import set_within
 from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line
@@ -108,12 +109,14 @@ class Reloader:
             log.error("reload refused, the configuration in force stays; mistakes: %d", len(error.mistakes))
             more = f" (and {len(error.mistakes) - 1} more)" if len(error.mistakes) > 1 else ""
             reloads.refused = error.mistakes[0] + more
+            self.context.audit.note(AuditKind.RELOAD, f"refused: {reloads.refused}", failed=True)
         else:
             reloads.refused = ""
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
                 self.context.gate.verify_again()
             self._take(loaded, new, templates, anything=fresh)
+            await self.context.audit.keys_in_force(new.auth.keys)
         self.notifier.ready(line(self.context, self.ready))
 
     async def _check_key_file(self) -> None:
@@ -130,6 +133,7 @@ class Reloader:
                 log.error(
                     "the key file has changed and is not used, the keys stay as they were: %s", self._refused_keys
                 )
+                self.context.audit.note(AuditKind.KEYS, f"refused: {self._refused_keys}", failed=True)
             return
         self._key_file, self._refused_keys = seen, ""
         config, keys = self.context.config, loaded.config.auth.keys
@@ -138,6 +142,7 @@ class Reloader:
             self.context.settings.replace(config.model_copy(update={"auth": auth}))
             self.keys.replace(self.context.config)
             log.info("the key file has changed; keys in force: %s", ", ".join(key.name for key in keys))
+            await self.context.audit.keys_in_force(keys)
 
     def _take(self, loaded: LoadedConfig, new: Config, templates: TemplateSet, *, anything: bool) -> None:
         """Put what was loaded in force, and log it; ``anything``: something else has changed already."""
@@ -153,6 +158,12 @@ class Reloader:
             log.info("reloaded: templates: %s", ", ".join(edited))
         if not (edited or live or restart or anything):
             log.info("reloaded: nothing has changed")
+        words = [
+            *(_words(change) for change in live if change.old != change.new),
+            *(f"template {one}" for one in edited),
+        ]
+        words += [f"waits for a restart: {_words(change)}" for change in restart]
+        self.context.audit.note(AuditKind.RELOAD, "; ".join(words) or "nothing that is shown has changed")
         self.context.metrics.reloads.waiting = tuple(change.key for change in restart)
         for change in restart:
             log.warning("waits for a restart: %s", _words(change))

@@ -1,4 +1,4 @@
-"""``GET /activity``: which key did what, when, and to how many stacks.
+"""``GET /activity``: which key did what, when, and to how many stacks; and what concerns the operator (``lifecycle.audit``).
 
 Owns: the order of requests and jobs. A job is one entry, with its counts. A tenant's key sees its own.
 """
@@ -15,7 +15,7 @@ from stackd import contract
 from stackd.clock import NANOSECONDS, to_nanoseconds
 from stackd.errors import InvalidRequest
 from stackd.lifecycle.context import Context
-from stackd.model import Desired, EventKind, Job, Stack
+from stackd.model import AuditEntry, AuditKind, Desired, EventKind, Job, Stack
 from stackd.store import ActivityFilter, ActivityRequest
 from stackd.units import parse_duration
 from stackd.web.api import Answer, ApiCall, route
@@ -38,6 +38,7 @@ OPEN = b'{"activity":['
 OF_JOBS = ("by", "action", "job_id", "labels", "total", "done", "not_found", "failed", "errors")
 """The fields of an entry that a job has, too."""
 
+Entry = ActivityRequest | Job | AuditEntry
 LARGEST = 2**63 - 1
 LONGEST_NAME = 20  # of a job's id, and of the number of a line
 Place = tuple[int, str]
@@ -85,7 +86,8 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
 
     What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept
     (`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline
-    (`stacks.keep_history`). What was refused is not in it. A tenant's key sees its own requests.
+    (`stacks.keep_history`). Reloads, changed keys, takeovers, and requests with the status 401, 403 or 429 are in it,
+    too: the latest 1000 of each. The same refusal is counted for a minute. A tenant's key sees its own requests.
     """
     parameters, context = call.parameters, call.api.context
     key, action = parameters.get(KEY, ""), parameters.get(ACTION)
@@ -95,7 +97,7 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
         return json_response(contract.ActivityPage(activity=(), next_cursor=None))
     wanted = ActivityFilter(
         by=call.key.name if call.key.tenant else key,
-        kind=None if action is None else ACTIONS[action],
+        kind=ACTIONS.get(action or ""),
         stack_id=parameters.get(STACK, ""),
         labels=parameters.all(LABEL),
         since=0 if since is None else since(context.clock.now()),
@@ -103,15 +105,23 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
         seq=int(before[1]) if before[1].isdecimal() else LARGEST,
         limit=limit + 1,
     )
-    lines: list[ActivityRequest | Job] = [
-        *await _jobs(context, wanted, action),
-        *await context.store.timeline.requests(wanted),
-    ]
+    lines: list[Entry] = [*await _audit(call, wanted, action)]
+    if action not in contract.AUDIT:
+        lines += [*await _jobs(context, wanted, action), *await context.store.timeline.requests(wanted)]
     page = sorted((one for one in lines if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
     # With the errors of its jobs, a page may be long.
     entries = rendered_entries(page[:limit], lambda one: encode(_entry(context, one)))
     return await streamed_json(call.request, listed(OPEN, entries, b'],"next_cursor":%b}' % orjson.dumps(cursor)))
+
+
+async def _audit(call: ApiCall, wanted: ActivityFilter, action: str | None) -> list[AuditEntry]:
+    """What concerns the operator; a tenant, whatever its key is called, sees its own refusals only."""
+    seen = [AuditKind.REFUSED] if call.key.tenant else list(AuditKind)
+    kinds = [kind for kind in seen if action in (None, kind)]
+    if not kinds or wanted.stack_id or wanted.labels:
+        return []
+    return await call.api.context.store.audit.entries(wanted, kinds)
 
 
 async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) -> list[Job]:
@@ -136,11 +146,11 @@ def _before(cursor: Place | None) -> Place:
     return at, name
 
 
-def _place(one: ActivityRequest | Job) -> Place:
+def _place(one: Entry) -> Place:
     return (one.created_at, one.job_id) if isinstance(one, Job) else (one.at, f"{one.seq:020d}")
 
 
-def _entry(context: Context, one: ActivityRequest | Job) -> contract.Activity:
+def _entry(context: Context, one: Entry) -> contract.Activity:
     if isinstance(one, Job):
         created, updated = time_of(one.created_at), time_of(one.updated_at)
         return contract.Activity(
@@ -150,6 +160,19 @@ def _entry(context: Context, one: ActivityRequest | Job) -> contract.Activity:
             created_at=created,
             updated_at=updated,
             **{name: getattr(one, name) for name in OF_JOBS},
+        )
+    if isinstance(one, AuditEntry):
+        return contract.Activity(
+            at=time_of(one.at),
+            by=one.by,
+            action=one.kind,
+            message=one.message,
+            count=one.count,
+            status="failed" if one.failed else "completed",
+            total=0,
+            done=0,
+            not_found=0,
+            failed=0,
         )
     pending = _is_pending(one.kind, context.store.stacks.get(one.stack_id))
     return contract.Activity(

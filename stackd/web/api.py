@@ -39,6 +39,9 @@ STACK_ID = web.RequestKey("stack_id", str)
 
 JOB_ID = web.RequestKey("job_id", str)
 
+KEY_NAME = web.RequestKey("key_name", str)
+"""The name of the request's valid key, also if it is refused."""
+
 POLL_SECONDS = 0.02
 QUIET_METHODS = frozenset({"GET", "HEAD"})
 
@@ -196,9 +199,10 @@ def route(method: str, path: str, tag: str = "", *answers: Answer, **options: An
 def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooManyRequests | None]:
     """Return the request's key, and the exceeded rate limit if the Idempotency-Key may already have an answer.
 
-    Raises Unauthenticated, PermissionDenied or TooManyRequests.
+    Raises Unauthenticated, PermissionDenied or TooManyRequests; the last two also name the key for the log.
     """
     key = api.keys.identify(request)
+    request[KEY_NAME] = key.name
     connection = request.protocol
     if isinstance(connection, HttpConnection) and connection.key_name != key.name:
         connection.connections.authenticated(connection, key.name)

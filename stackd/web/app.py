@@ -24,8 +24,8 @@ from stackd.kube.guards import Fence
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
 from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
-from stackd.web.api import JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
-from stackd.web.auth import ANONYMOUS, Keys
+from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
+from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
 from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
@@ -47,6 +47,9 @@ OWNER_SECONDS = 1.0
 CODING_HEADERS = frozenset({hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING})
 ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
 """The response acknowledges a change."""
+
+REFUSALS = frozenset({401, 403, 429})
+"""The statuses of requests whose key was missing, wrong, too small or too busy: they are in the audit."""
 
 ANY_PATH = r"/{anything:[\s\S]*}"
 
@@ -107,7 +110,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
     ownership, gate, fence = api.context.ownership, api.context.gate, api.context.fence
-    ended = _ended(route, api.context.metrics.route(route.method, route.path), api.keys)
+    ended = _ended(route, api.context.metrics.route(route.method, route.path), api)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         started = perf_counter()
@@ -133,13 +136,13 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 fence.require()  # otherwise another stackd may have taken over, without the change
                 request[ACKNOWLEDGES] = True
         except asyncio.CancelledError:
-            ended(request, 200 if route.streams else CLIENT_LEFT, key.name, started)
+            ended(request, 200 if route.streams else CLIENT_LEFT, started)
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             response = problem_of(error if public else gate.reported(error))
         if api.draining or (response.status >= 400 and not request.content.is_eof()):
             _close_after(request, response)
-        ended(request, response.status, key.name, started)
+        ended(request, response.status, started)
         return response
 
     return guarded
@@ -156,11 +159,28 @@ def _close_after(request: web.Request, response: web.StreamResponse) -> None:
         request.protocol.discards = True
 
 
-def _ended(route: Route, meter: RouteMeter, keys: Keys) -> Callable[[web.Request, int, str, float], None]:
-    """Return the function that counts and logs a request that has ended; successful reads are logged at level debug."""
+def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, int, float], None]:
+    """Return the function that counts, logs and audits a request that has ended; successful reads are logged at level
+    debug."""
+    keys, audit = api.keys, api.context.audit
 
-    def write(level: int, request: web.Request, status: int, key: str, seconds: float) -> None:
-        path, client = route.path, keys.caller(request)
+    def note(request: web.Request, status: int) -> None:
+        client = keys.caller(request)
+        audit.request(
+            by=request.get(KEY_NAME, ANONYMOUS.name),
+            status=status,
+            client=client,
+            origin=client_network(client),
+            fields={
+                "method": request.method,
+                "route": route.path,
+                "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
+                "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
+            },
+        )
+
+    def write(level: int, request: web.Request, status: int, seconds: float) -> None:
+        path, client, key = route.path, keys.caller(request), request.get(KEY_NAME, ANONYMOUS.name)
         log.log(
             level,
             "%s %s %d %.1f ms key=%s from=%s",
@@ -178,13 +198,15 @@ def _ended(route: Route, meter: RouteMeter, keys: Keys) -> Callable[[web.Request
             },
         )  # fmt: skip
 
-    def ended(request: web.Request, status: int, key: str, started: float) -> None:
+    def ended(request: web.Request, status: int, started: float) -> None:
         seconds = perf_counter() - started
         meter.record(status, seconds)
+        if status in REFUSALS or (status < 400 and not (request.method in QUIET_METHODS or route.asks)):
+            asyncio.get_running_loop().call_soon(note, request, status)
         level = logging.DEBUG if status < 400 and request.method in QUIET_METHODS else logging.INFO
         if log.isEnabledFor(level):
             # In the event loop's next turn: in a burst, no client waits for the log lines of the others.
-            asyncio.get_running_loop().call_soon(write, level, request, status, key, seconds)
+            asyncio.get_running_loop().call_soon(write, level, request, status, seconds)
 
     return ended
 

@@ -54,7 +54,6 @@ async def test_ctfcli_installs_a_challenge_and_its_mirror_keeps_all_fields(ctfd:
     mirrored = yaml.safe_load(described.read_text())
     assert (mirrored["description"], mirrored["extra"]) == ("Find it soon.", EXTRA)
     await ctf("verify")
-    await ctf("sync")
     lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
     assert lines[1] == {"ok": True, "text": "Web: would start"}
 

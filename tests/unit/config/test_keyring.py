@@ -34,7 +34,7 @@ def test_a_new_key_and_its_hash_belong_together_and_no_two_are_alike() -> None:
 
 def test_keys_come_from_the_file_the_environment_a_key_file_and_a_credential(load_text: Load, tmp_path: Path) -> None:
     key_file = tmp_path / "keys"
-    key_file.write_text("# the old one, until Friday\nsk-old-old-old-old-old\n\n  sk-new-new-new-new-new \n")
+    key_file.write_text("# the old one, until Friday\nsk-old-old-old-old-old\n\n  ops team:  sk-new-new-new-new-new \n")
     key_file.chmod(0o600)
     (tmp_path / "api-key").write_text("sk-from-systemd-itself\n")
     text = f'[auth]\nkey_file = "{key_file}"\n' + entry("grafana", OTHER, 'scope = "read"\n')
@@ -42,14 +42,30 @@ def test_keys_come_from_the_file_the_environment_a_key_file_and_a_credential(loa
     assert accepted(loaded) == [
         ("grafana", sha256(OTHER), "read"),
         ("environment", sha256(KEY), "admin"),
-        ("key-file", sha256("sk-old-old-old-old-old"), "admin"),
-        ("key-file-2", sha256("sk-new-new-new-new-new"), "admin"),
-        ("credential", sha256("sk-from-systemd-itself"), "admin"),
+        (f"key-file-{sha256('sk-old-old-old-old-old')[:8]}", sha256("sk-old-old-old-old-old"), "admin"),
+        ("ops team", sha256("sk-new-new-new-new-new"), "admin"),
+        (f"credential-{sha256('sk-from-systemd-itself')[:8]}", sha256("sk-from-systemd-itself"), "admin"),
     ]
     origin = loaded.origins["auth.keys"]
     assert origin.endswith("config.toml:3, environment STACKD_AUTH__KEY, the key file, credential api-key")
     assert not any("key" in warning for warning in loaded.warnings)
     assert load_text("[auth]\nenabled = false\n", {}).config.auth.keys == ()
+
+
+def test_a_key_of_a_file_keeps_its_name_when_another_one_goes(load_text: Load, tmp_path: Path) -> None:
+    names = []
+    for text in (f"{KEY}\n{OTHER}\n", f"{OTHER}\n", f"ops: {OTHER}\n{KEY}\n"):
+        (tmp_path / "api-key").write_text(text)
+        names.append([name for name, key, _ in accepted(load_text("", {}, tmp_path)) if key == sha256(OTHER)])
+    assert names == [[f"credential-{sha256(OTHER)[:8]}"]] * 2 + [["ops"]]
+
+
+@pytest.mark.parametrize("name", ["stackd", "a\u202eb", "n" * 65])
+def test_a_name_in_a_key_file_that_no_key_can_have_is_refused(mistakes_in: Mistakes, tmp_path: Path, name: str) -> None:
+    (tmp_path / "api-key").write_text(f"{name}: {OTHER}\n")
+    (mistake,) = mistakes_in("", {}, tmp_path)
+    assert "credential api-key holds a name that no key can have; a name of at most 64" in mistake
+    assert OTHER not in mistake
 
 
 TENANT = 'scope = "tenant"\n'
@@ -130,7 +146,9 @@ def test_no_key_of_a_large_file_is_cut_off(load_text: Load, mistakes_in: Mistake
 def test_the_same_key_from_two_places_counts_once(load_text: Load, tmp_path: Path) -> None:
     (tmp_path / "api-key").write_text(KEY)
     assert accepted(load_text("", {"STACKD_AUTH__KEY": KEY}, tmp_path)) == [("environment", sha256(KEY), "admin")]
-    assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [("credential", sha256(KEY), "admin")]
+    assert accepted(load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})) == [
+        (f"credential-{sha256(KEY)[:8]}", sha256(KEY), "admin")
+    ]
 
 
 def test_a_key_that_can_be_guessed_is_refused_wherever_it_comes_from(mistakes_in: Mistakes, tmp_path: Path) -> None:

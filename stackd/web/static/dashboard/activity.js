@@ -11,10 +11,10 @@ import { clock, full } from "./times.js";
 const PAUSE = 300; // after what is typed
 
 /**
- * What a key asked for, as the API tells of it: about one stack, or a batch job.
+ * What a key asked for, as the API tells of it: about one stack, a batch job, or what concerns the operator.
  *
  * @typedef {{ at: string, by: string, action: string, ttl?: string, stack_id?: string, message?: string, status: string,
- *   labels?: Record<string, string> | null, total: number, done: number, not_found: number, failed: number }} Deed
+ *   labels?: Record<string, string> | null, total: number, done: number, not_found: number, failed: number, count?: number }} Deed
  */
 
 /** Open the list; `open` shows a stack. @param {Stacks} stacks @param {(id: string) => void} open */
@@ -48,20 +48,22 @@ export function openActivity(stacks, open) {
 
   /** @param {Deed} deed */
   function entry({ at, by, action, ttl, stack_id: id, labels, message, ...job }) {
-    const { status, total, done, failed, not_found: gone } = job;
+    const { status, total, done, failed, not_found: gone, count } = job;
+    const isAudit = AUDIT.has(action);
     const lead = () => {
       box.close();
       open(id ?? "");
     };
     const named = Object.entries(labels ?? {}).map(([name, value]) => `${name}=${value}`);
     const one = stacks.get(id ?? "")?.labelled ?? named; // it may be gone
-    const what = [id ? "" : `${total} ${plural(total)}`, ...one, id].filter(Boolean).join(" ");
+    const what = isAudit ? "" : [id ? "" : `${total} ${plural(total)}`, ...one, id].filter(Boolean).join(" ");
     const results = [`${done} done`, gone && `${gone} gone already`, failed && `${failed} failed`].filter(Boolean);
     const running = status !== "completed" && status !== "failed" && status;
-    const result = id && !failed ? message : [running, results.join(", "), message].filter(Boolean).join(": ");
+    const times = count ? ` (${count} times)` : "";
+    const result = isAudit || (id && !failed) ? `${message ?? ""}${times}` : [running, results.join(", "), message].filter(Boolean).join(": ");
     return h(
       "li",
-      { class: failed > 0 && "error" },
+      { class: (failed > 0 || status === "failed") && "error" },
       h("time", { class: "num quiet", datetime: at, title: full(at) }, clock(at)),
       " ",
       h("b", {}, by),
@@ -82,7 +84,8 @@ export function openActivity(stacks, open) {
   load();
 }
 
-const ACTIONS = new Set(["create", "extend", "restart", "stop", "start", "delete"]);
+const AUDIT = new Set(["refused", "reload", "keys", "takeover"]);
+const ACTIONS = new Set(["create", "extend", "restart", "stop", "start", "delete", ...AUDIT]);
 
 /** What a word of the filter asks for. @param {string} word */
 function parameter(word) {

@@ -1,0 +1,167 @@
+"""The audit: who was refused, reloads, changes of API keys and takeovers, for ``GET /activity`` and the file ``log.audit``.
+
+Owns: what counts as the same request, which is written once and then counted for a minute, so that nobody fills the disk by
+repeating it; and the lines of the file, which also has the requests that changed something. The file is opened anew for each
+line, so that whoever rotates it only has to rename it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections import deque
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from stackd.errors import StoreUnavailable
+from stackd.keys import ApiKey
+from stackd.lifecycle.ownership import Role
+from stackd.logs import utc
+from stackd.model import AuditEntry, AuditKind
+from stackd.tasks import set_within
+
+if TYPE_CHECKING:
+    from stackd.lifecycle.context import Context
+
+log = logging.getLogger(__name__)
+
+MINUTE = 60.0
+GATHER_SECONDS = 0.2
+"""How long entries are gathered: those of a burst are one transaction."""
+
+MOST_REFUSALS = 100
+"""How many different refusals of a minute have lines of their own; the others are only counted, by key and status."""
+
+MOST_PENDING = 1000
+LONGEST = 2000
+CHANGE = "change"
+"""What the lines of requests that have changed something are called; they are in the file only."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """A request that was written, and how often it came again since."""
+
+    entry: AuditEntry | None
+    fields: dict[str, Any]
+    again: int = 0
+
+
+class Audit:
+    """Takes entries at once, without waiting for a disk or a database."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._counted: dict[Hashable, _Counted] = {}
+        self._refusals = 0
+        self._pending: deque[AuditEntry] = deque(maxlen=MOST_PENDING)
+        self._noted = asyncio.Event()
+        self._torn = False
+
+    def note(self, kind: AuditKind, message: str, *, by: str = "stackd", failed: bool = False) -> None:
+        """Something happened once."""
+        entry = AuditEntry(kind=kind, at=self._context.clock.now(), message=message[:LONGEST], by=by, failed=failed)
+        self._write(_Counted(entry, {"kind": kind, "by": by, "message": entry.message, "failed": failed}))
+
+    def request(self, *, by: str, status: int, client: str, origin: str, fields: dict[str, Any]) -> None:
+        """A request was refused (``status`` 400 and above), or has changed something. ``origin`` counts as one client."""
+        refused = status >= 400
+        if not refused and not self._file:
+            return
+        what: tuple[Hashable, ...] = (by, status, *fields.values())
+        if refused:
+            what = (by, status, origin, fields["method"], fields["route"])
+            if what not in self._counted and self._refusals >= MOST_REFUSALS:
+                what, client, fields = (by, status), "several", {"method": "several", "route": "requests"}
+        if (counted := self._counted.get(what)) is not None:
+            counted.again += 1
+            return
+        if not self._counted:
+            asyncio.get_running_loop().call_later(MINUTE, self.count)
+        self._refusals += refused
+        entry = None
+        if refused:
+            text = f"{status} for {fields['method']} {fields['route']}, from {client or 'a Unix socket'}"
+            entry = AuditEntry(kind=AuditKind.REFUSED, at=self._context.clock.now(), message=text, by=by, failed=True)
+        kind = AuditKind.REFUSED if refused else CHANGE
+        self._counted[what] = counted = _Counted(
+            entry, {"kind": kind, "by": by, "status": status, "client": client, **fields}
+        )
+        self._write(counted)
+
+    def count(self) -> None:
+        """The minute is over: write how often each request came again."""
+        for counted in self._counted.values():
+            if counted.again:
+                self._write(counted, counted.again)
+        self._counted.clear()
+        self._refusals = 0
+
+    async def keys_in_force(self, keys: Iterable[ApiKey]) -> None:
+        """Note how the keys differ from those that were in force last, also before a restart."""
+        if self._context.ownership.role is not Role.OWNER:
+            return
+        now = sorted(key.described for key in keys)
+        try:
+            before = await self._context.store.audit.remember_keys(now)
+        except StoreUnavailable as error:
+            log.warning("the audit does not know the keys that were in force before: %s", error)
+            return
+        if before is not None and before != now:
+            new, gone = [one for one in now if one not in before], [one for one in before if one not in now]
+            parts = [f"{what}: {', '.join(names)}" for what, names in (("new", new), ("gone", gone)) if names]
+            self.note(AuditKind.KEYS, "; ".join(parts))
+
+    async def serve(self) -> None:
+        """The service that writes entries into the state file, once this stackd owns the stacks."""
+        while True:
+            await set_within(self._noted, None)
+            self._noted.clear()
+            await asyncio.sleep(GATHER_SECONDS)
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Write what is pending, if this stackd owns the stacks. What the file refuses waits for the next entry."""
+        while self._pending and self._context.ownership.role is Role.OWNER:
+            some = list(islice(self._pending, MOST_PENDING))
+            try:
+                await self._context.store.audit.keep(some)
+            except StoreUnavailable:
+                return
+            for entry in some:
+                if self._pending and self._pending[0] is entry:
+                    self._pending.popleft()
+
+    @property
+    def _file(self) -> str:
+        return self._context.config.log.audit
+
+    def _write(self, counted: _Counted, count: int = 1) -> None:
+        now = self._context.clock.now()
+        if counted.entry is not None:
+            self._pending.append(replace(counted.entry, at=now, count=count))
+            self._noted.set()
+        if self._file:
+            self._append({"time": utc(now / 1e9), **counted.fields, "count": count})
+
+    def _append(self, fields: dict[str, Any]) -> None:
+        """Add one line to the file; what cannot be written is in the log."""
+        shown = {name: value for name, value in fields.items() if value is not None}
+        line = b"\n" * self._torn + orjson.dumps(shown) + b"\n"
+        try:
+            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                written = os.write(descriptor, line)
+            finally:
+                os.close(descriptor)
+            self._torn = written < len(line)
+            if self._torn:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            log.error("the audit file of log.audit cannot be written: %s; not in it: %s", error.strerror, shown)

@@ -1,0 +1,60 @@
+"""What concerns the operator and no stack: refused requests, reloads, changes of keys, takeovers.
+
+Owns: their lines, which are in the timeline of no stack, and how many of each kind are kept; and which API keys were in
+force last, so that a change of them while stackd was stopped is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from stackd.model import AuditEntry, AuditKind
+from stackd.store.history import ActivityFilter
+from stackd.store.identity import put
+from stackd.store.transaction import Columns, Searched, Transaction, id_array, operation, search
+
+KEPT_OF_A_KIND = 1000
+KEYS = "keys_in_force"
+ENTRIES = Columns(AuditEntry, read={"kind": AuditKind, "failed": bool}, renamed={"failed": "reason"})
+INSERT = (
+    "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
+    " VALUES ('', :at, :kind, iif(:failed, 'failed', ''), :message, :by, :count)"
+)
+TRIM = (
+    "DELETE FROM timeline WHERE stack_id = '' AND kind = :kind AND seq <= (SELECT seq FROM timeline"
+    " WHERE stack_id = '' AND kind = :kind ORDER BY seq DESC LIMIT 1 OFFSET :kept)"
+)
+FIND = (
+    f"SELECT {ENTRIES.sql} FROM timeline INDEXED BY timeline_stack WHERE stack_id = ''"
+    " AND at BETWEEN :since AND :at AND (at < :at OR seq < :seq) AND (:by = '' OR by = :by)"
+    " AND kind IN (SELECT value FROM json_each(:kinds)) ORDER BY at DESC, seq DESC LIMIT :limit"
+)
+
+
+def keep(tx: Transaction, entries: Sequence[AuditEntry]) -> None:
+    """Write the entries, and delete the oldest of their kinds."""
+    tx.many(INSERT, [ENTRIES.values(one) for one in entries])
+    for kind in {one.kind for one in entries}:
+        tx.run(TRIM, {"kind": kind, "kept": KEPT_OF_A_KIND})
+
+
+def entries(tx: Transaction, wanted: ActivityFilter, kinds: Collection[AuditKind]) -> list[AuditEntry]:
+    """At most ``limit`` entries of these kinds, the latest first."""
+    return [ENTRIES.record(row) for row in tx.rows(FIND, wanted.parameters() | {"kinds": id_array(kinds)})]
+
+
+def remember_keys(tx: Transaction, keys: Sequence[str]) -> list[str] | None:
+    """Keep the descriptions of the keys in force; returns those from before, None if there are none."""
+    row = tx.row("SELECT value FROM meta WHERE key = ?", (KEYS,))
+    before, now = None if row is None else row[0].splitlines(), "\n".join(keys)
+    if before != list(keys):
+        put(tx, KEYS, now)
+    return before
+
+
+class Audit(Searched):
+    """The entries, and the keys that were in force last."""
+
+    keep = operation(keep, grows=True, relaxed=True)
+    entries = search(entries)
+    remember_keys = operation(remember_keys)

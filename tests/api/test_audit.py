@@ -1,0 +1,217 @@
+"""The audit: refusals, reloads, changes of keys and takeovers, in GET /activity and in the file of ``log.audit``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.keys import ApiKey, digest
+from stackd.lifecycle import audit
+from stackd.model import AuditKind
+from tests.api.test_batch import activity
+from tests.api.test_owner import Machines, vms
+from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, seed
+
+
+def reader(name: str = "grafana") -> ApiKey:
+    return ApiKey(name=name, sha256=digest(READ_KEY), scope="read")
+
+
+__all__ = ["vms"]  # a fixture
+
+
+async def noted(at: Harness, action: str, count: int = 1) -> list[dict[str, Any]]:
+    """The entries of that kind, once there are so many."""
+    found: list[dict[str, Any]] = []
+
+    async def check() -> bool:
+        found[:] = await activity(at, f"?action={action}")
+        return len(found) >= count
+
+    await eventually(check, lambda: str(found))
+    return found
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+async def test_a_refusal_of_a_valid_key_has_its_name(at: Harness, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    at.put_keys_in_force(
+        *at.config.auth.keys, reader(), ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={"a": "b"})
+    )
+    for key, method, path, status in (
+        (READ_KEY, "POST", "/stacks", 403),
+        ("t" * 20, "GET", "/metrics", 403),
+        ("sk-wrong", "GET", "/stats", 401),
+    ):
+        assert (await at.call(method, path, seed() if method == "POST" else None, key=key)).status == status
+    found = await noted(at, "refused", 3)
+    assert sorted((one["by"], one["message"]) for one in found) == [
+        ("anonymous", "401 for GET /stats, from 127.0.0.1"),
+        ("grafana", "403 for POST /stacks, from 127.0.0.1"),
+        ("t", "403 for GET /metrics, from 127.0.0.1"),
+    ]
+    assert {(one["status"], one["total"], one.get("stack_id")) for one in found} == {("failed", 0, None)}
+    logged = {(vars(one)["key_name"], vars(one)["status"]) for one in caplog.records if one.name == "stackd.request"}
+    assert logged == {("grafana", 403), ("t", 403), ("anonymous", 401)}
+
+
+async def test_a_rate_limit_is_a_refusal_of_the_key(at: Harness) -> None:
+    at.reload("limits", requests_per_second=1)
+    statuses = [(await at.call("GET", "/stats")).status for _ in range(3)]
+    assert 429 in statuses
+    at.reload("limits", requests_per_second=0)
+    (one,) = await noted(at, "refused")
+    assert (one["by"], one["message"]) == (at.config.auth.keys[0].name, "429 for GET /stats, from 127.0.0.1")
+
+
+async def test_repeated_refusals_are_counted_and_those_of_many_kinds_too(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "MOST_REFUSALS", 2)
+    at.put_keys_in_force(*at.config.auth.keys, reader())
+    for path in (
+        "/stacks",
+        "/stacks/stack-1/stop",
+        "/stacks/stack-2/stop",
+        "/stacks/stack-1/start",
+        "/reconcile/confirm",
+    ):
+        for _ in range(3):
+            assert (await at.call("POST", path, key=READ_KEY)).status == 403
+    await noted(at, "refused", 3)
+    at.daemon.context.audit.count()  # the minute is over
+    counted = {(one["message"], one.get("count", 1)) for one in await noted(at, "refused", 6)}
+    assert counted == {
+        *(("403 for POST /stacks, from 127.0.0.1", count) for count in (1, 2)),
+        *(("403 for POST /stacks/{stack_id}/stop, from 127.0.0.1", count) for count in (1, 5)),
+        *(("403 for several requests, from several", count) for count in (1, 5)),
+    }
+    assert {one["count"] for one in await activity(at, "?action=refused") if "count" in one} == {2, 5}
+
+
+async def test_of_each_kind_the_latest_are_kept(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.store.audit.KEPT_OF_A_KIND", 3)
+    notes = at.daemon.context.audit
+    notes.note(AuditKind.TAKEOVER, "first")
+    for number in range(10):
+        notes.note(AuditKind.RELOAD, f"number {number}")
+    await noted(at, "takeover")
+    kept = [one["message"] for one in await noted(at, "reload")]
+    assert kept == ["number 9", "number 8", "number 7"]
+    everything = [one["action"] for one in await activity(at)]
+    assert everything == ["reload"] * 3 + ["takeover"]
+    assert await activity(at, "?stack=stack-1") == await activity(at, "?label=a") == [], "they are about no stack"
+    pages, query = [], "?limit=1"
+    while query:
+        page = await at.get(f"/activity{query}")
+        pages += [one["message"] for one in page["activity"]]
+        query = f"?limit=1&cursor={page['next_cursor']}" if page["next_cursor"] else ""
+    assert pages == [*kept, "first"]
+
+
+async def test_a_tenant_sees_its_own_refusals_only(at: Harness) -> None:
+    one, other = [
+        ApiKey(name=name, sha256=digest(name * 20), scope="tenant", labels={"event": name}) for name in ("a", "b")
+    ]
+    at.put_keys_in_force(*at.config.auth.keys, one, other)
+    for name in ("a", "b"):
+        assert (await at.call("GET", "/metrics", key=name * 20)).status == 403
+    at.daemon.context.audit.note(AuditKind.RELOAD, "of the operator", by="a")
+    await noted(at, "refused", 2)
+    seen = (await at.call("GET", "/activity", key="a" * 20)).json["activity"]
+    assert [(entry["by"], entry["action"]) for entry in seen] == [("a", "refused")]
+
+
+@pytest.mark.parametrize("name", ["stackd", "anonymous", "cluster"])
+def test_no_key_has_a_name_of_stackds_own(name: str) -> None:
+    with pytest.raises(ValueError, match="is a name of stackd's own"):
+        ApiKey(name=name, sha256=digest(KEY))
+
+
+async def test_the_file_has_a_line_for_each_and_for_each_change(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    file.write_text('{"time": "earlier"}\n')
+    async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
+        stack_id = await at.running()
+        for _ in range(3):
+            await at.get("/stats")
+            await at.do("stop", stack_id)
+        assert (await at.call("POST", "/stacks", key="sk-wrong")).status == 401
+        await at.refused(400, "", "/stacks", {"pod_spec": "rubbish"})
+        file.rename(tmp_path / "rotated.jsonl")
+        at.daemon.context.audit.note(AuditKind.RELOAD, "after the rotation")
+        at.daemon.context.audit.count()
+        await at.delete(stack_id)
+        await eventually(lambda: len(lines(file)) == 3)
+    earlier, *kept = lines(tmp_path / "rotated.jsonl")
+    assert earlier == {"time": "earlier"}, "it is appended to"
+    assert [(one["kind"], one["method"], one["route"], one["status"], one["count"]) for one in kept] == [
+        ("change", "POST", "/stacks", 201, 1),
+        ("change", "POST", "/stacks/{stack_id}/stop", 200, 1),
+        ("refused", "POST", "/stacks", 401, 1),
+    ]
+    assert [(one["by"], one["client"], one.get("stack_id")) for one in kept] == [
+        ("environment", "127.0.0.1", stack_id),
+        ("environment", "127.0.0.1", stack_id),
+        ("anonymous", "127.0.0.1", None),
+    ]
+    assert all(one["time"].endswith("Z") for one in kept)
+    after, stops, deleted = lines(file)
+    assert (after["kind"], after["by"], after["message"]) == ("reload", "stackd", "after the rotation")
+    assert (stops["route"], stops["count"], deleted["method"]) == ("/stacks/{stack_id}/stop", 2, "DELETE")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_file_that_cannot_be_written_is_in_the_log_and_stops_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
+        file.mkdir()
+        await at.running()
+        await eventually(lambda: "the audit file of log.audit cannot be written: Is a directory" in caplog.text)
+        file.rmdir()
+        await at.running()
+        await eventually(lambda: lines(file))
+
+
+async def test_keys_that_changed_while_stackd_was_stopped_are_noted_by_name_and_digest(vm: Machine) -> None:
+    at = await vm.start()
+    other = digest(READ_KEY).hex()
+    assert await activity(at) == [], "the first keys are no change"
+    (vm.folder / "more.toml").write_text(
+        f'[[auth.keys]]\nname = "ctfd"\nsha256 = "{other}"\nscope = "tenant"\nlabels = {{ event = "a" }}\npod_specs = false\n'
+    )
+    at = await vm.start(config=vm.folder / "more.toml")
+    (one,) = await noted(at, "keys")
+    assert (one["by"], one["message"]) == ("stackd", f"new: ctfd (tenant event=a no pod specs, {other[:8]})")
+    at = await vm.start()
+    assert (await noted(at, "keys", 2))[0]["message"].startswith("gone: ctfd (tenant")
+
+
+async def test_a_takeover_is_noted_by_both(vms: Machines) -> None:
+    files = {name: vms.folder / f"{name}.jsonl" for name in ("vm1", "vm2")}
+    environ = {name: {"STACKD_LOG__AUDIT": str(file)} for name, file in files.items()}
+    first = await vms.start("vm1", settings=environ["vm1"])
+    second = await vms.start("vm2", wait=False, settings=environ["vm2"])
+    await second.until_metric("stackd_standby", 1)
+    assert (await second.call("POST", "/stacks", seed(), key="sk-wrong")).status == 401
+    await second.post("/takeover", None, 202)
+    assert "vm2 takes over" in await first.ended()
+    await vms.stop("vm1")
+    await second.until_ready()
+    (taken,) = await noted(second, "takeover")
+    assert taken["message"].startswith("vm2 owns the stacks now; before: ")
+    (refused,) = await noted(second, "refused")
+    assert refused["message"] == "401 for POST /stacks, from 127.0.0.1", "it waited until there was an owner's file"
+    kinds = [(line["kind"], line.get("route")) for line in lines(files["vm2"])]
+    assert kinds == [("refused", "/stacks"), ("change", "/takeover"), ("takeover", None)]
+    (asked,) = lines(files["vm1"])
+    assert (asked["kind"], asked["message"]) == ("takeover", "vm2 takes over; this stackd will stand by")
