@@ -105,7 +105,7 @@ class Operations:
     def _created(self, create: Create, answer: dict[str, Any], file: StateFile) -> None:
         world, stack_id = self._world, answer["stack_id"]
         again = stack_id in create.ids
-        same = all(first == answer for first in create.answers[create.since :])
+        same = all(first["stack_id"] == stack_id for first in create.answers[create.since :])
         world.checked("a key has one answer", same, f"{create.marker}: {create.answers[:1]} and then {answer}")
         others = [other.marker for other in world.ledger.creates if other is not create and stack_id in other.ids]
         world.checked("11 given once", not others, f"{stack_id} is {create.marker}'s, and was given to {others}")
@@ -229,7 +229,7 @@ class Operations:
                 world.ledger.endings[stack_id].asked += batch.forgotten  # an earlier job may have deleted it
             batch.forgotten = False
             job = outcome.file.job(job_id)
-            complete = job is not None and set(job.items) == set(batch.ids)
+            complete = job is not None and set(job.items) <= set(batch.ids) and job.total == len(batch.ids)
             world.checked(DURABLE, complete, f"202 for {job_id}, and the file has {job}")
         return outcome
 

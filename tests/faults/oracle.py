@@ -211,8 +211,9 @@ class Oracle:
         if job is None:
             return
         counted = Counter(job.items.values())
+        counted["not_found"] += job.total - len(job.items)  # those that were unknown from the beginning have no item
         same = {"done": job.done, "not_found": job.not_found, "failed": job.failed}
-        good = set(job.items) == set(batch.ids) and job.total == len(batch.ids) == sum(same.values())
+        good = set(job.items) <= set(batch.ids) and job.total == len(batch.ids) == sum(same.values())
         good = good and all(counted[state] == number for state, number in same.items())
         world.checked(ONCE, good, f"{job_id}: {job}")
         wrong = [name for name in batch.unknown if name in job.items]
@@ -220,7 +221,7 @@ class Oracle:
         for stack_id in set(batch.ids) - batch.unknown:
             alone = world.ledger.endings[stack_id].asked == (batch.action == "delete")
             alone = alone and not world.ledger.expired(stack_id, world.skew.highest())
-            lost = alone and job.items[stack_id] == "not_found" and not batch.forgotten
+            lost = alone and job.items.get(stack_id, "not_found") == "not_found" and not batch.forgotten
             world.checked(ONCE, not lost, f"{job_id}: {stack_id} was there, and is not_found")
 
     async def stacks(self) -> dict[str, Any]:
