@@ -27,7 +27,7 @@ NOT_OWNER = "another stackd may own the stacks now"
 ROUTES = ("both", "only", "")
 """Which ports of the creates have names, in turn: one of two, the only one, none."""
 
-ANSWERS = {"create": {201, 503}, "delete": {200, 404, 503}, "batch": {202, 503}, "confirm": {200, 503}}
+ANSWERS = {"create": {201, 409, 503}, "delete": {200, 404, 503}, "batch": {202, 503}, "confirm": {200, 503}}
 DURABLE = "3 acknowledged is durable"
 
 
