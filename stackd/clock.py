@@ -128,7 +128,7 @@ class WallClock:
         self.sudden_until = 0
         self.changed = False
         self.asked_at = -math.inf
-        self._clock = clock
+        self.clock = clock
         # How far the wall clock was ahead of the monotonic one: when confirmed, at the last response, when last right.
         self._confirmed: float | None = None
         self._seen: float | None = None
@@ -139,23 +139,28 @@ class WallClock:
     def now(self) -> int:
         """Nanoseconds since the epoch, by the machine's clock while it is trusted. Otherwise by the monotonic clock
         since the two clocks last agreed; if they never did, since the API server's last ``Date``."""
-        now = self._clock.now()
+        now = self.clock.now()
         if self._right is None or self._agrees(now):
             return now
-        return round((self._right + self._clock.monotonic()) * NANOSECONDS)
+        return round((self._right + self.clock.monotonic()) * NANOSECONDS)
 
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
-        return self._clock.monotonic()
+        return self.clock.monotonic()
 
     @property
     def trusted(self) -> bool:
         """Whether the API server agrees with the clock, and the clock was not set since then."""
-        return self._agrees(self._clock.now())
+        return self._agrees(self.clock.now())
+
+    def trusted_now(self) -> int | None:
+        """The machine's clock (nanoseconds), None if it is not ``trusted``."""
+        now = self.clock.now()
+        return now if self._agrees(now) else None
 
     def why_untrusted(self) -> str:
         """Why the clock is not trusted, in a sentence; empty if it is, and before the API server's first response."""
-        now = self._clock.now()
+        now = self.clock.now()
         if self._seen is None or self._agrees(now):
             return ""
         jump = self._ahead(now) - self._seen
@@ -169,7 +174,7 @@ class WallClock:
     def observe_date(self, date: str, seconds: float) -> None:
         """The API server has just answered a request that took ``seconds`` with this ``Date``; a response without a
         valid date does not count against the clock."""
-        now = self._clock.now()
+        now = self.clock.now()
         ahead, skew = self._ahead(now), _skew(now / NANOSECONDS, seconds, date)
         if skew is None:
             if self._seen is None:
@@ -203,7 +208,7 @@ class WallClock:
 
     def _ahead(self, now: int) -> float:
         """How far the wall clock, just read as ``now``, is ahead of the monotonic one. One decision uses one reading."""
-        return now / NANOSECONDS - self._clock.monotonic()
+        return now / NANOSECONDS - self.clock.monotonic()
 
 
 @lru_cache(maxsize=2)  # a busy second has many equal dates

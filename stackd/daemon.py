@@ -36,21 +36,23 @@ from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
+from stackd.kube.mirror import Mirror
 from stackd.kube.routes import kinds_of
-from stackd.lifecycle import diagnostics
+from stackd.lifecycle.audit import Audit
+from stackd.lifecycle.bring_up import ask_node_ports, bring_up, follow_identity, refresh_policies, refresh_rights
+from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
-from stackd.lifecycle.gate import ask_node_ports, bring_up, follow_identity, refresh_policies, refresh_rights
-from stackd.lifecycle.nodes import refresh_quotas
-from stackd.lifecycle.observe import Observer
+from stackd.lifecycle.diagnostics import diagnostics
+from stackd.lifecycle.gate import Gate
+from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.ownership import Ownership, Role
+from stackd.lifecycle.passes import Reconciler, expire, purge
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
-from stackd.lifecycle.reconcile import Reconciler, expire, purge
+from stackd.lifecycle.reconcile import ClusterEvents, reconcile
 from stackd.lifecycle.refill import Refill
-from stackd.lifecycle.steps import converge
 from stackd.lifecycle.verbs import write_records
-from stackd.lifecycle.worker import Worker
 from stackd.metrics import HOUR, Metrics
 from stackd.model import AuditKind
 from stackd.store import Store
@@ -67,7 +69,6 @@ from stackd.web.change_feed import ChangeFeed
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, prepare
-from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +92,6 @@ class Daemon:
 
     context: Context
     api: Api
-    observer: Observer
     schedule: Schedule
     prepulls: PrePulls
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -160,21 +160,21 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     cluster = await Cluster.connect(ClusterTarget.of(config), on_request=metrics.kubernetes_request, fence=fence)
     stack.push_async_callback(cluster.close)
     ownership = _ownership(cluster, fence, store, config, clock)
-    tasks = Tasks()
+    tasks, settings, mirror = Tasks(), Settings(config, templates), Mirror(cluster, clock=clock)
     stack.push_async_callback(tasks.stop)
     context = Context(
         store=store,
         cluster=cluster,
-        ownership=ownership,
-        clock=clock,
         wall_clock=wall_clock,
-        settings=Settings(config, templates),
+        settings=settings,
         tasks=tasks,
         metrics=metrics,
+        mirror=mirror,
+        gate=Gate(store, cluster, ownership, mirror, wall_clock),
+        audit=Audit(store, ownership, clock, lambda: settings.current.log.audit),
     )
-    context.worker = Worker(clock.monotonic, tasks, partial(converge, context))
-    context.diagnostics = WorkQueue(clock.monotonic, diagnostics.RETRIES)
-    context.worker.jobs.update(store.begun)
+    context.loop = Loop(tasks, store.stacks, partial(reconcile, context))
+    context.diagnostics = diagnostics(context)
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
     return _wire(context)
@@ -195,8 +195,7 @@ def _ownership(cluster: Cluster, fence: Fence, store: Store, config: Config, clo
 
 
 def _wire(context: Context) -> Daemon:
-    observer = Observer(context)
-    reconciler = Reconciler(context, observer)
+    reconciler, events = Reconciler(context), ClusterEvents(context)
     prepulls = PrePulls(context)
     keys = Keys(context.clock)
     api = Api(
@@ -214,23 +213,23 @@ def _wire(context: Context) -> Daemon:
     keys.replaced = api.feed.wake
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
-    for owner in (context, observer, context.pools):
+    for owner in (context.loop, context.memory, context.pools):
         context.store.stacks.subscribe(owner.row_changed)
     for seen_by_clients in (api.feed, api.bodies, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
-    context.mirror.subscribe(observer.cluster_changed)
+    context.mirror.subscribe(events.changed)
     context.mirror.follow_routes(kinds_of(context.config.routes))
     context.cluster.connection.on_unverified = context.gate.verify_again
     context.cluster.connection.on_forbidden = lambda: setattr(context.gate, "rights_due", True)
     context.cluster.connection.on_date = context.wall_clock.observe_date
     context.mirror.failed = context.gate.contact_tried.set
     context.mirror.restored = context.view_restored
-    context.ownership.confirmed = context.gate.confirmed_cluster
-    context.ownership.failed = context.gate.contact_tried.set
-    context.ownership.set_back = lambda: context.tasks.background("list again", context.mirror.relist())
+    context.gate.ownership.confirmed = context.gate.confirmed_cluster
+    context.gate.ownership.failed = context.gate.contact_tried.set
+    context.gate.ownership.set_back = lambda: context.tasks.background("list again", context.mirror.relist())
     contact = context.cluster.connection.contact
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(str(contact.error())))
-    contact.on_back = context.worker.retry_all
+    contact.on_back = context.loop.queue.retry_all
     table: Table = {
         "expire": (EXPIRE_SECONDS, lambda: expire(context)),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
@@ -241,7 +240,7 @@ def _wire(context: Context) -> Daemon:
         "prepull": (REFRESH_SECONDS, prepulls.refresh),
     }
     schedule = Schedule(table, context.tasks)
-    return Daemon(context=context, api=api, observer=observer, schedule=schedule, prepulls=prepulls)
+    return Daemon(context=context, api=api, schedule=schedule, prepulls=prepulls)
 
 
 async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext) -> None:
@@ -254,7 +253,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
     context.tasks.supervise("store", context.store.failed())
     context.tasks.supervise("cluster", _follow_cluster(daemon))
     if process.inherited:  # meanwhile connections queue at the handed-over socket
-        events = (daemon.ready, context.ownership.stands_by)
+        events = (daemon.ready, context.gate.ownership.stands_by)
         await first_of(*events, failure=context.tasks.failure, timeout=PATIENCE_SECONDS)
     listener.open((lambda: certificate.context) if certificate else None)
     log.info("stackd %s: listening on %s, %d stacks", __version__, listener.address, len(context.store.assigned))
@@ -283,7 +282,6 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
             keys=daemon.api.keys,
             limits=daemon.api.limits,
             schedule=daemon.schedule,
-            observer=daemon.observer,
             notifier=notifier,
             ready=daemon.ready,
             again=process.again,
@@ -296,14 +294,12 @@ def _look_after(daemon: Daemon, process: ProcessContext, certificate: Certificat
 
 async def _follow_cluster(daemon: Daemon) -> None:
     """Reach the cluster, become the owner of its stacks, reconcile rows and cluster once, then follow the cluster."""
-    context, gate, ownership = daemon.context, daemon.context.gate, daemon.context.ownership
+    context, gate, ownership = daemon.context, daemon.context.gate, daemon.context.gate.ownership
     await bring_up(context)
     async with asyncio.TaskGroup() as group:
-        identity = follow_identity(context, confirmed=daemon.observer.mark_all_dirty)
+        identity = follow_identity(context, confirmed=context.loop.wake_all)
         group.create_task(identity, name="identity")
-        cluster = context.cluster
-        contact = watch_over(cluster.connection.contact, cluster.probe, lambda: cluster.target.attempt_timeout)
-        group.create_task(contact, name="contact")
+        group.create_task(_follow_contact(context.cluster), name="contact")
         context.tasks.supervise("ownership", _own(context))
         context.tasks.supervise("takeover", _step_back(context))
         is_wrong = bool(gate.wrong_cluster)
@@ -325,9 +321,9 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await _compare_rows(context)
         if not context.store.incomplete:
             gate.contact_tried.set()
-        for service in (daemon.observer.run(), context.worker.serve(), diagnostics.work(context)):
-            group.create_task(service)
-        daemon.observer.mark_all_dirty()
+        context.loop.queue.open()
+        context.diagnostics.queue.open()
+        context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:
             gate.contact_tried.set()  # waiting requests get the reason
@@ -340,21 +336,25 @@ async def _follow_cluster(daemon: Daemon) -> None:
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 
 
+async def _follow_contact(cluster: Cluster) -> None:
+    await watch_over(cluster.connection.contact, cluster.probe, lambda: cluster.target.attempt_timeout)
+
+
 async def _own(context: Context) -> None:
     """Stand by, own the stacks, and end the process when the ownership ends. On the wrong cluster, only wait."""
     while context.gate.wrong_cluster:  # noqa: ASYNC110 - nothing tells
         await asyncio.sleep(COMPLETE_SECONDS)
     try:
-        await context.ownership.serve()
+        await context.gate.ownership.serve()
     except NotOwner as error:
-        if not context.ownership.asked_for.is_set():  # otherwise it is noted already
+        if not context.gate.ownership.asked_for.is_set():  # otherwise it is noted already
             context.audit.note(AuditKind.TAKEOVER, str(error))
         raise
 
 
 async def _audit(context: Context) -> None:
     """Keep the audit. It begins with a takeover, if this was one, and with the keys, if they are others than before."""
-    ownership = context.ownership
+    ownership = context.gate.ownership
     await ownership.owned.wait()
     last = ownership.predecessor
     if last is not None and last.lock_id != context.store.identity.lock_id:
@@ -367,7 +367,7 @@ async def _audit(context: Context) -> None:
 async def _step_back(context: Context) -> None:
     """End the daemon when another stackd asks for the stacks. The stop hands them over after running operations. The
     next daemon stands by."""
-    ownership = context.ownership
+    ownership = context.gate.ownership
     await ownership.asked_for.wait()
     why = f"{ownership.asker} takes over; this stackd will stand by"
     context.audit.note(AuditKind.TAKEOVER, why)
@@ -390,7 +390,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     """Finish running requests and operations within ``server.shutdown_timeout``; undo the rest now or at next start. If
     the sockets outlive the daemon, accepted connections are still served, and later ones wait for the next daemon."""
     context, notifier = daemon.context, process.notifier
-    stands_by = process.stays and context.ownership.stepped_back
+    stands_by = process.stays and context.gate.ownership.stepped_back
     timeout = context.config.server.shutdown_timeout
     started = context.clock.monotonic()
     if stands_by:
@@ -401,8 +401,10 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
         process.close()
     daemon.api.draining = True
     daemon.api.feed.close()
-    context.rows.give_up()
-    if context.ownership.role is Role.OWNER and (context.ownership.asked_for.is_set() or not process.restarts):
+    context.loop.rows.give_up()
+    if context.gate.ownership.role is Role.OWNER and (
+        context.gate.ownership.asked_for.is_set() or not process.restarts
+    ):
         await _hand_over(daemon, timeout)
     listener.stop_accepting()
     if listener.lasting or stands_by:
@@ -428,15 +430,15 @@ async def _hand_over(daemon: Daemon, timeout: float) -> None:
 
 async def _finish(context: Context, seconds: float) -> None:
     """Let the creates under way undo themselves, and the operations end."""
-    for abandon in list(context.creating.values()):
-        abandon.set()
+    for stack_id in list(context.creates):
+        context.abandon_create(stack_id)
     if running := await context.tasks.finish(seconds):
         log.warning("%d operations did not end in time; they go on at the next start", running)
 
 
 async def _release(context: Context, *, keep: bool) -> None:
     """Write what the cluster's records lack, and give the Lease back, or shorten it to the time that a restart takes."""
-    ownership = context.ownership
+    ownership = context.gate.ownership
     if ownership.role is Role.OWNER:
         await write_records(context, RECORDS_SECONDS)
         with suppress(TimeoutError):

@@ -235,6 +235,10 @@ class StillThere(ClusterUnavailable):
     """A deleted object is not gone yet: it has a finalizer, or its node has not reported that its containers ended."""
 
 
+class NotYet(ClusterUnavailable):
+    """Kubernetes has not done within the time what somebody waits for; stackd goes on with it."""
+
+
 class NameTaken(ClusterUnavailable):
     """Somebody else's object has the name of a stack's object, and stays although stackd has deleted it."""
 

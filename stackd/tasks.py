@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from stackd.errors import StackdError
@@ -146,15 +147,23 @@ class Waiters(Generic[S]):
         The predicate is called with ``current()`` first and then with every change, even if that state is over before
         the waiter runs. Its exceptions are raised here.
         """
-        waiter = predicate, asyncio.get_running_loop().create_future()
-        waiting = self._by_name.setdefault(name, [])
+        with self.waiting(name, predicate, current) as waiter:
+            async with asyncio.timeout(timeout):
+                return await waiter
+
+    @contextmanager
+    def waiting(
+        self, name: str, predicate: Callable[[S | None], T | None], current: Callable[[], S | None]
+    ) -> Iterator[asyncio.Future[T]]:
+        """What ``until`` waits for, within this context; the caller may end the wait with an exception of its own."""
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        waiter, waiting = (predicate, result), self._by_name.setdefault(name, [])
         waiting.append(waiter)
         try:
             _ask(*waiter, current())
-            async with asyncio.timeout(timeout):
-                result: T = await waiter[1]
-                return result
+            yield result
         finally:
+            result.cancel()
             waiting.remove(waiter)
             if not waiting and self._by_name.get(name) is waiting:
                 del self._by_name[name]

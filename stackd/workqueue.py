@@ -1,36 +1,24 @@
-"""When work may be done: a token bucket, and a work queue: keys to be worked on, each at its time, by one worker at a time,
-and retried after a failure.
+"""When work is done: a work queue, by keys, with retries; slots for requests under way; and a token bucket.
 
-Owns: which keys are due, which are being worked on, the delays after failures, and the workers' loop. The semantics are
-those of client-go's work queue: a key that is added while it waits is queued only once; a key that is added while it is
-being worked on is queued again afterwards. In addition, keys have priorities, and those that have failed come after those
-that have not, so that many hopeless keys do not delay the others. None starves, however much comes first: every other key
-that is taken out is the one that is due for the longest time, once that is ``LATE_SECONDS``; but of those that have failed
-only as long as no more than ``FAILED_AT_ONCE`` are being worked on, because those may take long.
+Owns: which keys wait and which are being worked on, the delays after failures, and who gets a free slot first. The
+semantics are those of client-go's work queue: a key that is added while it waits is queued only once; a key that is added
+while it is being worked on is queued again afterwards.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import random
-from collections.abc import Awaitable, Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager
 from typing import Generic, NamedTuple, TypeVar
 
 from stackd.errors import StackdError
 from stackd.model import struct
-from stackd.tasks import set_within
+from stackd.tasks import Tasks
 
 K = TypeVar("K", bound=Hashable)
-_Rank = tuple[bool, int]
-"""Whether a key has failed, and its priority: what comes first."""
-
-LATE_SECONDS, FAILED_AT_ONCE = 5.0, 4
-_NO_LIMIT = 1 << 30
-_RESERVED: _Rank = (False, 0)
-_STALE_ENTRIES = 64
-"""How many stale entries a heap may have, beyond twice the number of waiting keys, before it is rebuilt."""
 
 
 @struct
@@ -51,216 +39,223 @@ class RetryPolicy:
         return min(self.longest, self.first * 2.0 ** min(tries - 1, 60))
 
 
-AT_ONCE = RetryPolicy(first=0.0, longest=0.0)
-
-
-class _Entry(NamedTuple):
-    """When a waiting key is due, and what comes before it."""
-
-    at: float
-    rank: _Rank
-
-
 class WorkQueue(Generic[K]):
-    """The queue, on the clock ``now`` (seconds). Belongs to one event loop; one task takes keys out of it.
+    """Keys to be worked on, each by one task at a time; times are seconds on the event loop's clock.
 
-    A lower priority number comes first. Nobody waits for keys of priority ``background`` and above: ``run`` works on at
-    most ``at_once_in_background`` of those at a time, apart from those that are late.
+    ``work`` does what is due about a key. If it raises a StackdError, ``failed`` is called with the error and the delay
+    until the next try (None: there is none). Any other exception is a defect, and ends the process. Keys that are added
+    before ``open`` wait for it.
     """
 
     def __init__(
         self,
-        now: Callable[[], float],
-        retries: RetryPolicy = AT_ONCE,
-        *,
-        background: int = 1,
-        at_once_in_background: int = _NO_LIMIT,
+        name: str,
+        tasks: Tasks,
+        retries: RetryPolicy,
+        work: Callable[[K], Awaitable[object]],
+        failed: Callable[[K, StackdError, float | None], None],
     ) -> None:
-        self._now = now
-        self._retries = retries
-        self._background = background
-        self._at_once_in_background = at_once_in_background
-        self._waiting: dict[K, _Entry] = {}
-        self._heaps: dict[_Rank, list[tuple[float, int, K]]] = {}
-        self._count = 0
-        self._working: dict[K, _Rank] = {}
-        self._again: dict[K, tuple[float, int]] = {}
+        self._name, self._tasks, self._retries = name, tasks, retries
+        self._work, self._failed = work, failed
+        self._loop = asyncio.get_running_loop()
+        self._opened = False
+        self._due: dict[K, float] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._working: set[K] = set()
+        self._again: dict[K, tuple[float, bool]] = {}
         self._tries: dict[K, int] = {}
-        self._late_first = False
-        self._wake = asyncio.Event()
 
     def __len__(self) -> int:
         """How many keys wait or are being worked on."""
-        return len(self._waiting) + len(self._working)
+        return len(self._due) + len(self._working)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._waiting or key in self._working
-
-    @property
-    def is_late(self) -> bool:
-        """Whether keys that have not failed are due for ``LATE_SECONDS``: more comes than the workers can do."""
-        heads = (self._next(rank) for rank in self._heaps if not rank[0])
-        return any(at is not None and at + LATE_SECONDS <= self._now() for at in heads)
+        return key in self._due or key in self._working
 
     def at_work(self, key: K) -> bool:
         """Whether the key is being worked on."""
         return key in self._working
 
-    def add(self, key: K, *, at: float | None = None, priority: int = 0, retry: bool = False) -> None:
-        """Queue the key for time ``at``, or for now; if it already waits, for the earlier time and the lower priority.
+    def has_failed(self, key: K) -> bool:
+        """Whether the last work on the key has failed."""
+        return key in self._tries
 
-        A key that waits after a failure keeps its time, unless ``retry``. A key that is being worked on is queued again
-        afterwards.
+    def open(self) -> None:
+        """Begin to work, on what waits, too."""
+        self._opened = True
+        for key, at in tuple(self._due.items()):
+            self._wait(key, at)
+
+    def add(self, key: K, *, delay: float = 0.0, reset: bool = False) -> None:
+        """Have the key worked on, ``delay`` seconds from now; if it already waits, at the earlier of the two times.
+
+        A key that waits after a failure keeps its time, unless ``reset``: then the cause of the failure may be over, and
+        the delays begin anew. A key that is being worked on is worked on once more afterwards.
         """
-        at = self._now() if at is None else at
+        at = self._loop.time() + delay
         if key in self._working:
-            before, first = self._again.get(key, (at, priority))
-            self._again[key] = (min(at, before), min(priority, first))
-        elif (entry := self._waiting.get(key)) is None:
-            self._put(key, at, priority)
-        else:
-            keeps_time = key in self._tries and not retry
-            at, priority = entry.at if keeps_time else min(at, entry.at), min(priority, entry.rank[1])
-            if retry or (at, priority) != (entry.at, entry.rank[1]):
-                self._put(key, at, priority, failed=keeps_time)
-
-    @contextmanager
-    def reserve(self, key: K) -> Iterator[None]:
-        """Within this, the caller works on the key; what others add waits until the end."""
-        if entry := self._waiting.pop(key, None):
-            self._again[key] = (entry.at, entry.rank[1])
-        self._working[key] = _RESERVED
-        try:
-            yield
-        finally:
-            self.done(key)
-
-    def take(self, most: int = _NO_LIMIT, *, background: bool = True) -> list[K]:
-        """Take out up to ``most`` due keys: by priority, then the earliest first; those that have failed come last, and
-        every other time those that are late come first.
-
-        Without ``background``, takes of those for which nobody waits only what is late. The caller must call ``done`` or
-        ``retry`` for each.
-        """
-        now = self._now()
-        taken: list[K] = []
-        for rank in self._ranks(now):
-            while len(taken) < most and (at := self._due(rank, background=background)) is not None and at <= now:
-                key = heapq.heappop(self._heaps[rank])[2]
-                del self._waiting[key]
-                self._working[key] = rank
-                taken.append(key)
-        return taken
-
-    def done(self, key: K) -> None:
-        """Note that the work on the key has succeeded."""
-        self._working.pop(key, None)
-        self._tries.pop(key, None)
-        if key in self._again:
-            self._put(key, *self._again.pop(key))
-
-    def retry(self, key: K) -> float | None:
-        """Note that the work on the key has failed, and queue it again after a delay; returns it, None if given up."""
-        _, priority = self._working.pop(key, _RESERVED)
-        again = self._again.pop(key, None)
-        tries = self._tries[key] = self._tries.get(key, 0) + 1
-        if self._retries.most is not None and tries >= self._retries.most:
-            del self._tries[key]
-            if again is not None:
-                self._put(key, *again)
-            return None
-        delay = self._retries.delay(tries)
-        self._put(key, self._now() + delay, priority if again is None else min(priority, again[1]))
-        return delay
+            before, was_reset = self._again.get(key, (at, False))
+            self._again[key] = min(at, before), reset or was_reset
+            return
+        if reset:
+            self._tries.pop(key, None)
+        if key not in self._due or (at < self._due[key] and key not in self._tries):
+            self._wait(key, at)
 
     def retry_all(self) -> None:
-        """Make all keys due that wait after a failure, because the cause of the failures may be over. All begin with
-        the shortest delay again, also those that are being worked on and fail because of what was before."""
-        now = self._now()
-        for key in self._tries:
-            self._tries[key] = 0
-            entry = self._waiting.get(key)
-            if entry is not None and entry.at > now:
-                self._put(key, now, entry.rank[1])
+        """Make all keys due that wait after a failure, because the cause of the failures may be over."""
+        for key in tuple(self._tries):
+            self.add(key, reset=True)
 
-    async def wait(self, *, background: bool = True) -> None:
-        """Return when a key is due; without ``background``, one for which somebody waits, or that is late."""
-        while True:
-            self._wake.clear()
-            due = (self._due(rank, background=background) for rank in self._heaps)
-            times = [at for at in due if at is not None]
-            remaining = min(times) - self._now() if times else None
-            if remaining is not None and remaining <= 0:
-                return
-            await set_within(self._wake, remaining)
-            if not background and self._may_be_background():
-                return
+    async def run_now(self, key: K) -> None:
+        """Work on the key in this task and raise what that raises; nothing if another task is at it, or before ``open``."""
+        if self._opened and key not in self._working:
+            self._begin(key)
+            if (error := await self._run(key)) is not None:
+                raise error
 
-    async def run(
-        self,
-        work: Callable[[K], Awaitable[None]],
-        *,
-        workers: int,
-        failed: Callable[[K, StackdError, float | None], None],
-    ) -> None:
-        """Work on due keys, forever, on at most ``workers`` keys at a time.
+    def _wait(self, key: K, at: float) -> None:
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+        self._due[key] = at
+        if not self._opened:
+            return
+        if at <= self._loop.time():
+            self._start(key)
+        else:
+            self._timers[key] = self._loop.call_at(at, self._start, key)
 
-        A StackdError from ``work`` is passed to ``failed``, with the delay until the next try (None: there is none).
-        Any other exception is a defect, and is raised as an ExceptionGroup.
-        """
-        slots = asyncio.Semaphore(workers)
+    def _start(self, key: K) -> None:
+        self._begin(key)
+        self._tasks.background(f"{self._name} {key}", self._run(key))
 
-        async def one(key: K) -> None:
-            try:
-                await work(key)
-                self.done(key)
-            except StackdError as error:
-                failed(key, error, self.retry(key))
-            finally:
-                slots.release()
-                self._wake.set()
+    def _begin(self, key: K) -> None:
+        self._due.pop(key, None)
+        if (timer := self._timers.pop(key, None)) is not None:
+            timer.cancel()
+        self._working.add(key)
 
-        async with asyncio.TaskGroup() as group:
-            while True:
-                await slots.acquire()
-                while not (taken := self.take(1, background=self._may_be_background())):
-                    await self.wait(background=self._may_be_background())
-                group.create_task(one(taken[0]), name=f"work on {taken[0]}")
+    async def _run(self, key: K) -> StackdError | None:
+        """Work on the key, which is marked as being worked on; returns the error."""
+        try:
+            await self._work(key)
+        except StackdError as error:
+            self._working.discard(key)
+            self._retry(key, error)
+            return error
+        except BaseException:
+            self._working.discard(key)
+            self._again.pop(key, None)
+            raise
+        self._working.discard(key)
+        self._tries.pop(key, None)
+        if key in self._again:
+            self._wait(key, self._again.pop(key)[0])
+        return None
 
-    def _may_be_background(self) -> bool:
-        return sum(priority >= self._background for _, priority in self._working.values()) < self._at_once_in_background
+    def _retry(self, key: K, error: StackdError) -> None:
+        at, reset = self._again.pop(key, (None, False))
+        tries = 0 if reset else self._tries.get(key, 0) + 1
+        given_up = self._retries.most is not None and tries >= self._retries.most
+        if reset or given_up:
+            self._tries.pop(key, None)
+        else:
+            self._tries[key] = tries
+            at = self._loop.time() + self._retries.delay(tries)
+        self._failed(key, error, None if at is None else max(0.0, at - self._loop.time()))
+        if at is not None:
+            self._wait(key, at)
 
-    def _ranks(self, now: float) -> list[_Rank]:
-        """What comes first this time."""
-        ranks = sorted(self._heaps)
+
+LATE_SECONDS, FAILED_AT_ONCE = 5.0, 4
+
+
+class _Turn(NamedTuple):
+    """One who waits for a slot, since when, and for what."""
+
+    granted: asyncio.Future[None]
+    since: float
+    rank: tuple[bool, int]
+
+
+class Slots:
+    """So many slots for requests under way; ``limit`` says how many of them work of one priority may have.
+
+    Whoever waits gets a free slot by rank: first those whose last try has not failed, so that hopeless work does not
+    delay the rest; then by priority, the lower number first; then in order. None starves: every other free slot goes to
+    who has waited longest, once that is ``LATE_SECONDS``, whatever its rank; but to one that has failed only while fewer
+    than ``FAILED_AT_ONCE`` of those have a slot, because they may take long.
+    """
+
+    def __init__(self, most: int, limit: Callable[[int], int]) -> None:
+        self._most, self._limit = most, limit
+        self._now = asyncio.get_running_loop().time
+        self._held: Counter[int] = Counter()
+        self._failed = 0
+        self._waiting: dict[tuple[bool, int], deque[_Turn]] = {}
+        self._late_first = False
+
+    @property
+    def is_late(self) -> bool:
+        """Whether what has not failed waits for ``LATE_SECONDS``: more comes than can be done."""
+        return any(not turn.rank[0] for turn in self._heads() if turn.since + LATE_SECONDS <= self._now())
+
+    @asynccontextmanager
+    async def one(self, priority: int, *, failed: bool = False) -> AsyncIterator[bool]:
+        """A slot; whether it was waited for, so that what was decided before may be outdated."""
+        rank = (failed, priority)
+        waits = not self._has_room(priority)
+        if waits:
+            await self._wait(rank)
+        else:
+            self._take(rank)
+        try:
+            yield waits
+        finally:
+            self._give_back(rank)
+
+    async def _wait(self, rank: tuple[bool, int]) -> None:
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(rank, deque()).append(_Turn(granted, self._now(), rank))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self._give_back(rank)
+            raise
+
+    def _has_room(self, priority: int) -> bool:
+        return self._held.total() < self._most and self._held[priority] < self._limit(priority)
+
+    def _take(self, rank: tuple[bool, int]) -> None:
+        self._held[rank[1]] += 1
+        self._failed += rank[0]
+
+    def _give_back(self, rank: tuple[bool, int]) -> None:
+        self._held[rank[1]] -= 1
+        self._failed -= rank[0]
+        while self._held.total() < self._most and (turn := self._next()) is not None:
+            self._waiting[turn.rank].popleft()
+            self._take(turn.rank)
+            turn.granted.set_result(None)
+
+    def _next(self) -> _Turn | None:
+        """Who gets the free slot."""
         self._late_first = not self._late_first
-        if not self._late_first:
-            return ranks
-        many_failed = sum(failed for failed, _ in self._working.values()) >= FAILED_AT_ONCE
-        late = {rank: at for rank in ranks if (at := self._next(rank)) is not None and at + LATE_SECONDS <= now}
-        return sorted(ranks, key=lambda rank: now if rank[0] and many_failed else late.get(rank, now))
+        heads = self._heads()
+        if self._late_first:
+            late = [turn for turn in heads if not (turn.rank[0] and self._failed >= FAILED_AT_ONCE)]
+            oldest = min(late, key=lambda turn: turn.since, default=None)
+            if oldest is not None and oldest.since + LATE_SECONDS <= self._now():
+                return oldest
+        return next((turn for turn in heads if self._has_room(turn.rank[1])), None)
 
-    def _due(self, rank: _Rank, *, background: bool) -> float | None:
-        """When the earliest key of this rank may be taken out."""
-        at = self._next(rank)
-        return at if at is None or background or rank[1] < self._background else at + LATE_SECONDS
-
-    def _next(self, rank: _Rank) -> float | None:
-        """The time of the earliest key of this rank; drops stale entries."""
-        heap = self._heaps[rank]
-        while heap and self._waiting.get(heap[0][2]) != (heap[0][0], rank):
-            heapq.heappop(heap)
-        return heap[0][0] if heap else None
-
-    def _put(self, key: K, at: float, priority: int, *, failed: bool | None = None) -> None:
-        rank = (key in self._tries if failed is None else failed, priority)
-        heap = self._heaps.setdefault(rank, [])
-        self._waiting[key] = _Entry(at, rank)
-        self._count += 1
-        heapq.heappush(heap, (at, self._count, key))
-        if len(heap) > 2 * len(self._waiting) + _STALE_ENTRIES:
-            heap[:] = sorted(one for one in heap if self._waiting.get(one[2]) == (one[0], rank))
-        self._wake.set()
+    def _heads(self) -> list[_Turn]:
+        """Who waits longest of each rank, in the order of ranks; forgets those who have left."""
+        for waiting in self._waiting.values():
+            while waiting and waiting[0].granted.done():
+                waiting.popleft()
+        return [self._waiting[rank][0] for rank in sorted(self._waiting) if self._waiting[rank]]
 
 
 A_SECOND = 1.0

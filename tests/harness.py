@@ -334,16 +334,26 @@ class Harness(Client):
     @asynccontextmanager
     async def no_create_slots(self) -> AsyncIterator[None]:
         """Take all create slots: within this block creates wait."""
-        slots = self.daemon.context.create_slots
+        slots = self.daemon.context.creates.slots
         for _ in range(CREATES_AT_ONCE):
             await slots.acquire()
         yield
         for _ in range(CREATES_AT_ONCE):
             slots.release()
 
+    @contextmanager
+    def worked_on(self, stack_id: str) -> Iterator[None]:
+        """Within this block some task is at work on the stack, so that nothing else is done to it."""
+        queue = self.daemon.context.loop.queue
+        queue._begin(stack_id)
+        yield
+        queue._working.discard(stack_id)
+        queue._again.pop(stack_id, None)
+        queue.add(stack_id)
+
     def look_again(self) -> None:
         """Mark all stacks dirty, so that the daemon looks at each of them again."""
-        self.daemon.observer.mark_all_dirty()
+        self.daemon.context.look_again()
 
     def verify_again(self) -> None:
         """Let the daemon check whether this is still the same cluster."""
@@ -380,7 +390,7 @@ class Harness(Client):
     def end_waits(self) -> None:
         """End streams and waiting reads at once, as a stop does."""
         self.daemon.api.feed.closed = self.daemon.api.draining = True
-        self.daemon.context.rows.give_up()
+        self.daemon.context.loop.rows.give_up()
 
     def put_keys_in_force(self, *keys: ApiKey) -> None:
         """Accept these keys from now on, and no other."""

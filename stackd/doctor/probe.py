@@ -266,7 +266,7 @@ class _Probe:
 
     async def _remove(self, resource: str, name: str) -> None:
         """Remove what was created, also when the probe is interrupted."""
-        await asyncio.shield(asyncio.ensure_future(self._cluster.delete(resource, name)))
+        await asyncio.shield(asyncio.ensure_future(self._cluster.remove(resource, name)))
 
     async def _until(self, name: str, wanted: Callable[[JsonObject], bool]) -> JsonObject:
         """The pod once ``wanted`` is true of it. Raises _NotRunning if that cannot happen, or takes too long."""

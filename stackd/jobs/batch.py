@@ -5,9 +5,8 @@ no key waits for all that another one has queued. The jobs and their progress ar
 process interrupted is queued again at the next start.
 
 What a job does to its stacks is intended one chunk at a time, before any of it begins. A delete that the cluster has
-confirmed is counted in the transaction that removes its row, while the next delete is already under way. A job owns the
-stacks that it has begun (``Worker.jobs``) until each has an outcome, so that no others are deleted beyond the job's
-concurrency.
+confirmed is counted in the transaction that removes its row, while the next delete is already under way. The loop carries
+all of it out; a job waits for so many rows at a time as its concurrency allows.
 
 A job that extends writes all new ends into the file first, even while Kubernetes is away, so that none of its stacks
 expires. An extension is counted once the cluster's record has it, too: an owner with another file reads it there. Such a
@@ -41,7 +40,8 @@ from stackd.errors import (
 )
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.diagnostics import capture_logs
-from stackd.lifecycle.verbs import record, settle, start_of
+from stackd.lifecycle.loop import Priority, is_gone
+from stackd.lifecycle.verbs import is_started, is_stopped, record, settle, start_of
 from stackd.logs import stack_log
 from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack
 from stackd.store import BY_JOB, Claim, Start
@@ -190,8 +190,7 @@ async def extend_chunk(context: Context, job_id: str) -> bool:
     if not ids:
         return True
     context.fence.require()
-    stacks = await context.store.jobs.begin_items(job_id, ids, longest=context.longest_life)
-    context.worker.jobs.update(stack.stack_id for stack in stacks)  # otherwise a pass would write all records at once
+    await context.store.jobs.begin_items(job_id, ids, longest=context.longest_life)
     crash_point("batch.begun")
     await asyncio.sleep(EXTEND_PAUSE_SECONDS)
     return False
@@ -201,13 +200,9 @@ async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
     await _reached(context)
     starting = filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ()))
     starts = {stack.stack_id: await _start(context, job, stack) for stack in starting}
-    context.worker.jobs.update(ids)  # before the intents are committed: a pass may run before this task continues
-    try:
-        stacks = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life, starts=starts)
-        crash_point("batch.begun")
-        await _work_on(context, job, stacks)
-    finally:  # the next try gets only those that have no outcome in the file
-        context.worker.jobs.difference_update(ids)
+    stacks = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life, starts=starts)
+    crash_point("batch.begun")
+    await _work_on(context, job, stacks)
 
 
 async def _start(context: Context, job: Job, stack: Stack) -> Start | StackdError:
@@ -232,8 +227,6 @@ async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
         try:
             result = await _one(context, job, stack_id, progress)
             progress.add(result)
-            if not deletes:
-                context.worker.jobs.discard(stack_id)
             why = result.error and f": {result.error}"
             what = "deleted" if deletes and result.outcome is Outcome.DONE else f"{job.action} {result.outcome}"
             stack_log(log, stack_id, job_id=job.job_id).info("%s by %s%s", what, job.job_id, why)
@@ -267,7 +260,6 @@ async def _one(context: Context, job: Job, stack_id: str, progress: _JobProgress
         except StackdError as error:
             tries += _answers(context, error)
             if tries >= TRIES or not _passes(error):
-                context.worker.jobs.discard(stack_id)
                 why = "delete pod/service failed: " if job.action is JobAction.DELETE else ""
                 return ItemResult(stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error))
             progress.write_soon()
@@ -279,11 +271,13 @@ async def _one(context: Context, job: Job, stack_id: str, progress: _JobProgress
 
 async def _settle(context: Context, action: JobAction, stack_id: str) -> None:
     if action is JobAction.DELETE:
-        await context.settle(stack_id)
+        await context.loop.settle(stack_id, is_gone, context.longest_call, Priority.BATCH)
     elif action is JobAction.EXTEND:
         await record(context, stack_id)
+    elif action is JobAction.STOP:
+        await settle(context, stack_id, "stopped", is_stopped)
     else:
-        await settle(context, stack_id, "stopped" if action is JobAction.STOP else "started")
+        await settle(context, stack_id, "started", is_started)
 
 
 # ---- waiting

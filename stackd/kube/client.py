@@ -394,7 +394,7 @@ class Cluster:
             return PortRange(*refusal.cluster)
         except NodePortTaken:
             return None
-        await self.delete("services", created.name, created.uid)
+        await self.remove("services", created.name, created.uid)
         # If a policy of the cluster has changed the ports, the range remains unknown.
         asked = set(created.node_ports) == {FIRST_PORT, LAST_PORT}
         return PortRange(FIRST_PORT, LAST_PORT) if asked else None
@@ -481,7 +481,7 @@ class Cluster:
                 raise ClusterRefused("a dry run was carried out: something before Kubernetes drops the query string")
         except ClusterRefused:
             if exists or not dry_run:
-                await self.delete(resource, name, created["metadata"]["uid"], deadline=deadline)
+                await self.remove(resource, name, created["metadata"]["uid"], deadline=deadline)
             raise
         return created
 
@@ -494,8 +494,8 @@ class Cluster:
         deadline: Deadline | None = None,
         known: Collection[str | None] = (),
     ) -> bool:
-        """Delete the object and return once it is confirmed gone. Raises ClusterUnavailable if it is not by the deadline.
-        False: an object of another uid has the name.
+        """Delete the object; when this returns, the API server has confirmed that it is gone. False: an object of another
+        uid has the name. Raises StillThere if it is being deleted, and something holds that up: a finalizer, say.
 
         With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
         our instance; that has a ``known`` uid; or that, without labels, has our annotations. Since anybody may write
@@ -521,27 +521,35 @@ class Cluster:
         }  # fmt: skip
         options |= {"gracePeriodSeconds": 0} if resource == "pods" else {}
         call = self.on("delete", resource, name, uid=uid, body=orjson.dumps(options))
-        other = False
 
-        async def delete() -> bool | Again:  # whether it is gone with the answer
-            nonlocal other
+        async def once() -> bool | Again:
             answer = await self.ask(call, deadline)
-            other = wire.is_other_uid(answer)
-            if answer.status == wire.NOT_FOUND or other:
+            if answer.status == wire.NOT_FOUND:
                 return True
+            if wire.is_other_uid(answer):
+                return False
             if answer.status == 409:  # between concurrent writers of the object
                 return Again(error=error_of(call, answer))
-            return _is_gone(resource, wire.document_of(call, answer))
+            if not _is_gone(resource, document := wire.document_of(call, answer)) and waits:
+                raise _still_there(resource, document)
+            return True
 
-        async def is_gone() -> bool | Again:
-            existing = await self.find(resource, name, deadline)
-            if existing is None or existing["metadata"]["uid"] != uid:
-                return True
-            return Again(error=_still_there(resource, existing))
+        return await poll(deadline, once)
 
-        if not await poll(deadline, delete) and waits:
-            await poll(deadline, is_gone)
-        return not other
+    async def remove(
+        self, resource: str, name: str, uid: str | None = None, *, deadline: Deadline | None = None
+    ) -> None:
+        """As ``delete``, and wait until the object is gone. Raises StillThere if it is not by the deadline."""
+        deadline = deadline or self.deadline()
+
+        async def once() -> Again | None:
+            try:
+                await self.delete(resource, name, uid, deadline=deadline)
+            except StillThere as error:
+                return Again(error=error)
+            return None
+
+        await poll(deadline, once)
 
 
 def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:

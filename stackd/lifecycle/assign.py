@@ -16,12 +16,12 @@ from stackd.clock import NANOSECONDS
 from stackd.crashpoints import crash_point
 from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.lifecycle.capacity import free_on_nodes
 from stackd.lifecycle.context import Context, CreateRequest
+from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.next_step import has_pod, route_error, service_error
-from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, free_on_nodes, short_of
-from stackd.lifecycle.objects import put_routes
+from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
-from stackd.lifecycle.steps import put
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
@@ -84,40 +84,33 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
                 labels=request.labels,
                 limits=request.limits(context.config.limits),
             )
-            with context.worker.reserve(pooled.stack_id):
-                stack = await context.store.stacks.assign(wanted, claim=request.claim)
-                if stack is not None:
-                    crash_point("assign.assigned")
-                    if await _open(context, stack):
-                        return stack
+            stack = await context.store.stacks.assign(wanted, claim=request.claim)
+            if stack is not None:
+                crash_point("assign.assigned")
+                if await _open(context, stack):
+                    return stack
         return None
     finally:
         context.pools.put_back(taken)
 
 
-async def opened(context: Context, stack: Stack) -> None:
+async def _opened(context: Context, stack_id: str) -> None:
     """Return once a stack that was assigned from a pool is reachable, and the cluster has the record of that. Raises as
-    ``put``, after at most ``OPEN_SECONDS``."""
-    service = context.mirror.services.get(stack.service_name)
-    if service is None or service.once_assigned or service.pool:
-        if route_error(context.routes_of(stack)):
-            await put_routes(context, stack)
-        await put(context, stack, timeout=OPEN_SECONDS)
-        crash_point("assign.opened")
-        context.worker.wake(stack.stack_id)  # its pod's labels say it, too
+    ``Loop.settle``, after at most ``OPEN_SECONDS``."""
+
+    def is_open(row: Stack | None) -> bool | None:
+        if row is None or not has_pod(row):
+            return True
+        service = context.mirror.services.get(row.service_name)
+        return True if service is not None and not (service.once_assigned or service.pool) else None
+
+    await context.loop.settle(stack_id, is_open, OPEN_SECONDS)
 
 
 async def reopen(context: Context, stack_id: str) -> None:
     """Make the stack of a repeated create reachable, since the process may have ended before it was. A stack that is
-    deleted meanwhile needs that no more. Raises as ``put``."""
-    stack = context.store.stacks.get(stack_id)
-    try:
-        if stack is not None and has_pod(stack):
-            await opened(context, stack)
-    except StackdError:
-        row = context.store.stacks.get(stack_id)
-        if row is not None and row.deleting_since is None:
-            raise
+    deleted meanwhile needs that no more. Raises as ``Loop.settle``."""
+    await _opened(context, stack_id)
 
 
 async def _open(context: Context, stack: Stack) -> bool:
@@ -125,12 +118,13 @@ async def _open(context: Context, stack: Stack) -> bool:
     Otherwise the stack is undone: False if its pod is gone, else ClusterUnavailable or NotOwner is raised."""
     try:
         async with context.pools.opening:
-            await opened(context, stack)
+            await _opened(context, stack.stack_id)
         context.fence.require()
+        crash_point("assign.opened")
     except StackdError as error:
         stack_log(log, stack.stack_id).warning("assigned from a pool, and undone: %s", error)
         await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
-        context.worker.wake(stack.stack_id)
+        context.loop.wake([stack.stack_id])
         if context.current_pod(stack) is None:
             return False
         if isinstance(error, ClusterUnavailable | NotOwner):
@@ -143,7 +137,7 @@ def _in_order(context: Context, stack: Stack) -> bool:
     pod = context.current_pod(stack)
     node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
     seen = may_be_assigned(stack, pod, context.mirror.services.get(stack.service_name), node)
-    return seen and not (context.worker.at_work(stack.stack_id) or route_error(context.routes_of(stack)))
+    return seen and not (context.loop.queue.at_work(stack.stack_id) or route_error(context.routes_of(stack)))
 
 
 def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
@@ -187,7 +181,7 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
 
     async def delete(stack_id: str) -> None:
         try:
-            await context.worker.settle(stack_id, timeout=PREEMPTION_SECONDS)
+            await context.loop.settle(stack_id, is_gone, PREEMPTION_SECONDS)
         except StackdError as error:
             stack_log(log, stack_id).info("delete retried in the background: %s", error)
 

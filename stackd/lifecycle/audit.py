@@ -12,22 +12,21 @@ import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import orjson
 
+from stackd.clock import Clock
 from stackd.errors import StoreUnavailable
 from stackd.keys import ApiKey
-from stackd.lifecycle.ownership import Role
+from stackd.lifecycle.ownership import Ownership, Role
 from stackd.logs import utc
 from stackd.model import AuditEntry, AuditKind
+from stackd.store import Store
 from stackd.tasks import set_within
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ class _Counted:
 class Audit:
     """Takes entries at once, without waiting for a disk or a database."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, store: Store, ownership: Ownership, clock: Clock, file: Callable[[], str]) -> None:
+        self._store, self._ownership, self._clock, self._path = store, ownership, clock, file
         self._counted: dict[Hashable, _Counted] = {}
         self._refusals = 0
         self._pending: deque[AuditEntry] = deque(maxlen=MOST_PENDING)
@@ -66,7 +65,7 @@ class Audit:
 
     def note(self, kind: AuditKind, message: str, *, by: str = "stackd", failed: bool = False) -> None:
         """Something happened once."""
-        entry = AuditEntry(kind=kind, at=self._context.clock.now(), message=message[:LONGEST], by=by, failed=failed)
+        entry = AuditEntry(kind=kind, at=self._clock.now(), message=message[:LONGEST], by=by, failed=failed)
         self._write(_Counted(entry, {"kind": kind, "by": by, "message": entry.message, "failed": failed}))
 
     def request(self, *, by: str, status: int, client: str, origin: str, fields: dict[str, Any]) -> None:
@@ -88,7 +87,7 @@ class Audit:
         entry = None
         if refused:
             text = f"{status} for {fields['method']} {fields['route']}, from {client or 'a Unix socket'}"
-            entry = AuditEntry(kind=AuditKind.REFUSED, at=self._context.clock.now(), message=text, by=by, failed=True)
+            entry = AuditEntry(kind=AuditKind.REFUSED, at=self._clock.now(), message=text, by=by, failed=True)
         kind = AuditKind.REFUSED if refused else CHANGE
         self._counted[what] = counted = _Counted(
             entry, {"kind": kind, "by": by, "status": status, "client": client, **fields}
@@ -105,11 +104,11 @@ class Audit:
 
     async def keys_in_force(self, keys: Iterable[ApiKey]) -> None:
         """Note how the keys differ from those that were in force last, also before a restart."""
-        if self._context.ownership.role is not Role.OWNER:
+        if self._ownership.role is not Role.OWNER:
             return
         now = sorted(key.described for key in keys)
         try:
-            before = await self._context.store.audit.remember_keys(now)
+            before = await self._store.audit.remember_keys(now)
         except StoreUnavailable as error:
             log.warning("the audit does not know the keys that were in force before: %s", error)
             return
@@ -128,10 +127,10 @@ class Audit:
 
     async def keep(self) -> None:
         """Write what is pending, if this stackd owns the stacks. What the file refuses waits for the next entry."""
-        while self._pending and self._context.ownership.role is Role.OWNER:
+        while self._pending and self._ownership.role is Role.OWNER:
             some = list(islice(self._pending, MOST_PENDING))
             try:
-                await self._context.store.audit.keep(some)
+                await self._store.audit.keep(some)
             except StoreUnavailable:
                 return
             for entry in some:
@@ -140,10 +139,10 @@ class Audit:
 
     @property
     def _file(self) -> str:
-        return self._context.config.log.audit
+        return self._path()
 
     def _write(self, counted: _Counted, count: int = 1) -> None:
-        now = self._context.clock.now()
+        now = self._clock.now()
         if counted.entry is not None:
             self._pending.append(replace(counted.entry, at=now, count=count))
             self._noted.set()

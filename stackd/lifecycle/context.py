@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
 from stackd.config import Config, LimitsSection, policy_of
@@ -22,21 +21,19 @@ from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
 from stackd.lifecycle.audit import Audit
-from stackd.lifecycle.gate import AWAY_SECONDS, Brake, Gate
-from stackd.lifecycle.next_step import SeenRoute, Step, next_step, own_pod
-from stackd.lifecycle.nodes import Quotas
-from stackd.lifecycle.ownership import Ownership
+from stackd.lifecycle.gate import AWAY_SECONDS, Gate
+from stackd.lifecycle.loop import Loop
+from stackd.lifecycle.next_step import CreateProgress, SeenRoute, Step, next_step, own_pod
+from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
-from stackd.lifecycle.worker import Worker
-from stackd.metrics import Metrics
-from stackd.model import NO_LABELS, PortRange, RoutedTarget, SanitizedSpec, Stack, TargetPort
+from stackd.lifecycle.status import PodMemory
+from stackd.metrics import Metrics, PhaseTimer
+from stackd.model import NO_LABELS, SERVICE_PREFIX, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Claim, CreateLimits, Store
-from stackd.tasks import Tasks, Waiters
+from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, Template, TemplateSet
 from stackd.workqueue import WorkQueue
-
-T = TypeVar("T")
 
 SETTLE_EXTRA_SECONDS = 1.0
 """So much longer than one call a change is waited for: then the error of the call itself is the answer."""
@@ -85,28 +82,36 @@ class CreateRequest:
         return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among)
 
 
-class Abandon(asyncio.Event):
-    """Set once whoever asked for a create has left: it undoes itself at its next step. ``wake`` ends its wait."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class Creation:
+    """A create under way, for which somebody waits.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.wake: Callable[[], None] = lambda: None
+    ``pod`` and ``service`` are what was created for it; ``made_at``: when (seconds on the monotonic clock); ``stack``: its row
+    when the create was completed. ``abandoned``: whoever asked for it has left.
+    """
 
-    def set(self) -> None:
-        """Abandon the create."""
-        super().set()
-        self.wake()
+    request: CreateRequest
+    timer: PhaseTimer
+    pod: PodState | None = None
+    service: ServiceState | None = None
+    made_at: float | None = None
+    stack: Stack | None = None
+    abandoned: bool = False
 
     def check(self) -> None:
         """Raise ClusterUnavailable if the create was abandoned."""
-        if self.is_set():
+        if self.abandoned:
             raise ClusterUnavailable("the create was abandoned")
 
 
 class Settings:
-    """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces all."""
+    """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces all.
+
+    ``long_specs``: who may check a long pod spec; each takes many milliseconds.
+    """
 
     def __init__(self, config: Config, templates: TemplateSet = NO_TEMPLATES) -> None:
+        self.long_specs = asyncio.Semaphore(1)
         self.replace(config, templates)
 
     def replace(self, config: Config, templates: TemplateSet | None = None) -> None:
@@ -118,67 +123,64 @@ class Settings:
         self.sanitizer = Sanitizer(self.policy)
 
 
+class Creates(dict[str, Creation]):
+    """The creates under way, by the stack's id.
+
+    ``slots``      held while a create sends its requests; ``few_slots``, too, while the loop is late
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots = asyncio.Semaphore(CREATES_AT_ONCE)
+        self.few_slots = asyncio.Semaphore(FEW_CREATES_AT_ONCE)
+
+
+@dataclass(slots=True, kw_only=True)
+class Diagnostics:
+    """``queue``: the stacks whose events and logs are to be kept; ``captures``: tasks that keep the last log lines of stacks
+    that are being deleted; ``reads``: who may read logs from the cluster."""
+
+    queue: WorkQueue[str]
+    captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
+
+
 @dataclass(slots=True, kw_only=True)
 class Context:
     """What one daemon's verbs share.
 
-    ``creating``       the creates under way
-    ``worker``         makes stacks be as their rows say; ``diagnostics``: stacks whose events and logs are to be kept
-    ``removable``      the uids of objects without a row that a pass or the operator wants removed
-    ``log_captures``   tasks that keep the last log lines of stacks that are being deleted
-    ``long_specs``     who may check a long pod spec: each takes many milliseconds
-    ``rows``           those who wait for a change of some row
-    ``pools``          the stacks that wait to be assigned, by template
-    ``node_ports``     the cluster's node port range, if known
-    ``families``       the address families of the Services that were seen last
+    ``loop``     reconciles stacks
+    ``creates``  the creates under way
+    ``memory``   what is remembered of stacks' pods
+    ``pools``    the stacks that wait to be assigned, by template
+    ``facts``    what is known of the cluster beside its objects
     """
 
     store: Store
     cluster: Cluster
-    ownership: Ownership
-    clock: Clock
     wall_clock: WallClock
     settings: Settings
     tasks: Tasks
     metrics: Metrics
-    mirror: Mirror = field(init=False)
-    brake: Brake = field(init=False)
-    gate: Gate = field(init=False)
-    audit: Audit = field(init=False)
-    worker: Worker = field(init=False, repr=False)
-    diagnostics: WorkQueue[str] = field(init=False)
-    removable: set[str] = field(default_factory=set)
-    log_captures: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    rows: Waiters[Stack] = field(default_factory=Waiters)
-    quotas: Quotas = field(default_factory=Quotas)
-    creating: dict[str, Abandon] = field(default_factory=dict)
-    create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CREATES_AT_ONCE))
-    few_create_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FEW_CREATES_AT_ONCE))
-    log_reads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LOG_READS_AT_ONCE))
-    long_specs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    node_ports: PortRange | None = None
-    families: tuple[str, ...] = ()
+    mirror: Mirror
+    gate: Gate
+    audit: Audit
+    loop: Loop = field(init=False, repr=False)
+    diagnostics: Diagnostics = field(init=False)
+    creates: Creates = field(default_factory=Creates)
+    memory: PodMemory = field(default_factory=PodMemory)
     pools: Pools = field(default_factory=Pools)
+    facts: ClusterFacts = field(default_factory=ClusterFacts)
 
-    def __post_init__(self) -> None:
-        self.mirror, self.brake = Mirror(self.cluster, clock=self.clock), Brake(self.clock)
-        self.gate = Gate(self)
-        self.audit = Audit(self)
+    @property
+    def clock(self) -> Clock:
+        """The machine's clocks."""
+        return self.wall_clock.clock
 
     @property
     def config(self) -> Config:
         """The settings in force."""
         return self.settings.current
-
-    @property
-    def sanitizer(self) -> Sanitizer:
-        """Checks pod specs under the policy in force."""
-        return self.settings.sanitizer
-
-    @property
-    def instance(self) -> str:
-        """The name of this instance on its objects."""
-        return self.config.cluster.instance
 
     @property
     def longest_life(self) -> int:
@@ -197,7 +199,7 @@ class Context:
 
     def current_pod(self, stack: Stack) -> PodState | None:
         """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
-        return own_pod(self.mirror.pods.get(stack.pod_name), stack)
+        return own_pod(self.mirror.pods.get(stack.stack_id), stack)
 
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
@@ -205,21 +207,65 @@ class Context:
         if self.mirror.synced:
             self.gate.verify_again()
         if away > AWAY_SECONDS:
-            self.worker.retry_all()
+            self.loop.queue.retry_all()
+
+    @property
+    def view_is_unverified(self) -> bool:
+        """Whether nothing may be written by what is seen of the cluster. All stacks are looked at when that is over."""
+        return not self.mirror.synced or self.gate.unverified or bool(self.gate.wrong_cluster)
 
     def step(self, stack: Stack) -> Step | None:
         """What is to be done next about the stack, by what is seen of it."""
-        pod = self.mirror.pods.get(stack.pod_name)
-        if pod is not None and pod.instance != self.instance:
+        pod = self.mirror.pods.get(stack.stack_id)
+        if pod is not None and pod.instance != self.cluster.instance:
             pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
-        now = self.clock.now() if self.wall_clock.trusted else None
-        return next_step(stack, pod, self.mirror.services.get(stack.service_name), now, self.routes_of(stack))
+        now = self.wall_clock.trusted_now()
+        service = self.mirror.services.get(SERVICE_PREFIX + stack.stack_id)
+        progress = None if stack.accepted else self._create_progress(stack)
+        return next_step(stack, pod, service, now, self.routes_of(stack), progress)
+
+    def _create_progress(self, stack: Stack) -> CreateProgress | None:
+        creation = self.creates.get(stack.stack_id)
+        if creation is None or creation.abandoned:
+            return None
+        if creation.made_at is None:
+            return CreateProgress(made=False)
+        since = self.clock.monotonic() - creation.made_at
+        routes = wanted_routes(stack, self.config.routes, self.cluster.instance) if stack.routed else ()
+        seen = [self.mirror.routes[one.resource].get(one.name) for one in routes]
+        return CreateProgress(
+            made=True,
+            placeable=since < self.config.stacks.unschedulable_grace,
+            reachable=all(one is not None and one.ready for one in seen) or since >= self.config.routes.accept_timeout,
+        )
+
+    def create_waits(self, stack: Stack) -> float | None:
+        """In how many seconds the wait for a node, or for the Gateway, is over; None if the stack is not being created, or
+        both are."""
+        creation = None if stack.accepted else self.creates.get(stack.stack_id)
+        if creation is None or creation.made_at is None:
+            return None
+        since = self.clock.monotonic() - creation.made_at
+        waits = (self.config.stacks.unschedulable_grace, self.config.routes.accept_timeout if stack.routed else 0.0)
+        return min((wait - since for wait in waits if wait > since), default=None)
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether a stack may expire: a restored file, or one whose stacks another stackd has taken over, may not know of
+        an extension."""
+        return self.gate.compared and self.fence.open and not self.gate.wrong_cluster
+
+    def may_end(self, stack: Stack, what: str, candidates: Collection[str]) -> bool:
+        """Whether the stack may end although nobody asked for it; ``candidates`` are all that would end for the same reason
+        now (invariant 8)."""
+        share = self.config.reconcile.max_delete_share
+        return self.gate.brake.may_end(stack.stack_id, what, candidates, self.store.stacks.ids(), share)
 
     def routes_of(self, stack: Stack) -> list[SeenRoute]:
         """What gives the stack names, as far as it is watched."""
         if not stack.routed:
             return []
-        routes = wanted_routes(stack, self.config.routes, self.instance)
+        routes = wanted_routes(stack, self.config.routes, self.cluster.instance)
         wanted = {(one.resource, one.name): one for one in routes}
         return [
             SeenRoute(resource=kind, wanted=wanted.get((kind, name)), seen=self.mirror.routes[kind].get(name))
@@ -227,37 +273,32 @@ class Context:
             if self.mirror.knows(kind)
         ]
 
-    async def settle(self, stack_id: str) -> None:
-        """Return when nothing is left to do about the stack. Raises what keeps it from that, soon after the time that
-        one call to the cluster may take."""
-        await self.worker.settle(stack_id, timeout=self.cluster.target.timeout + SETTLE_EXTRA_SECONDS)
+    @property
+    def longest_call(self) -> float:
+        """How long (seconds) somebody waits for a change: a little longer than one call may take, so that the error of the
+        call itself is the answer."""
+        return self.cluster.target.timeout + SETTLE_EXTRA_SECONDS
 
-    async def until(self, stack_id: str, predicate: Callable[[Stack | None], T | None], timeout: float) -> T | None:
-        """What the predicate returns for the row at last; None after ``timeout`` seconds. Raises what it raises."""
-        try:
-            return await self.rows.until(stack_id, predicate, lambda: self.store.stacks.get(stack_id), timeout)
-        except TimeoutError:
-            return None
+    def look_again(self) -> None:
+        """Have all stacks looked at: their statuses may mean something else by now."""
+        self.memory.seen.clear()
+        self.loop.wake_all()
 
     def abandon_create(self, stack_id: str) -> None:
         """Abandon the stack's create, if it is still under way: it undoes itself."""
-        if (abandon := self.creating.get(stack_id)) is not None:
-            abandon.set()
-
-    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """Subscriber of the store: wake those who wait for the row."""
-        if (changed := after or before) is not None:
-            self.rows.wake(changed.stack_id, after)
+        if (creation := self.creates.get(stack_id)) is not None:
+            creation.abandoned = True
+            self.loop.rows.wake(stack_id, self.store.stacks.get(stack_id))
 
     def public_address(self, node_name: str | None, service: ServiceState | None = None) -> str | None:
         """The address at which a node's ports are reached: ``stacks.public_ips`` first, then the node's own address in
         the families of the stack's ``service``; without a ``service``, in the families that stacks' Services had last.
         """
         if service is not None and service.families:
-            self.families = service.families
+            self.facts.families = service.families
         if (node := self.mirror.nodes.get(node_name or "")) is None:
             return self.config.stacks.public_ips.get(node_name or "")
-        return nodes.address(self.config, node, self.families)
+        return nodes.address(self.config, node, self.facts.families)
 
 
 def new_id(prefix: str) -> str:

@@ -1,8 +1,8 @@
-"""Create a stack: row, pod, service and node, all in this request; if any step fails, all of it is undone.
+"""Create a stack: commit its row, have the loop reconcile it, and wait until the row says that a node has it; if that fails,
+all of it is undone.
 
-Owns: the order (invariant 1: the row is committed before the cluster is asked for anything) and the undo. The body runs
-in its own task and is never interrupted in the middle of a call. A client that leaves only makes the create undo itself
-at its next step, so the outcome of every call is known before the undo begins.
+Owns: the waiting and the undo. The create runs in its own task and is never interrupted in the middle of a call. A client
+that leaves only makes it undo itself at its next step, so the outcome of every call is known before the undo begins.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import nullcontext
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS
@@ -20,27 +21,19 @@ from stackd.errors import (
     LabelLimitReached,
     NoNodePort,
     NoRoom,
+    NotYet,
     QuotaExceeded,
     StackdError,
     StackNotFound,
 )
-from stackd.kube.objects import PODS, PodState, ServiceState
-from stackd.kube.routes import ROUTES, WantedRoute
+from stackd.kube.objects import PODS
 from stackd.lifecycle.assign import assign, preempt
-from stackd.lifecycle.context import Abandon, Context, CreateRequest, new_id
-from stackd.lifecycle.objects import (
-    expose,
-    gather_all,
-    named,
-    pod_request,
-    require_served,
-    until_accepted,
-    wanted,
-)
-from stackd.lifecycle.steps import first_observation, hiding
+from stackd.lifecycle.context import Context, CreateRequest, Creation, new_id
+from stackd.lifecycle.loop import is_gone
+from stackd.lifecycle.objects import named, pod_request, require_served
+from stackd.lifecycle.steps import NO_NODE, POD_DELETED
 from stackd.logs import stack_log
-from stackd.metrics import PhaseTimer
-from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus, struct
+from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
 from stackd.templates.hiding import hide_in
 from stackd.units import format_duration
 
@@ -59,9 +52,6 @@ UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
 """How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written;
 after that, the undo goes on in the background."""
 
-NO_NODE = "no node has room for the stack"
-DELETED = "the pod was deleted from the cluster while it was being created"
-
 
 async def create(context: Context, request: CreateRequest) -> Stack:
     """Create a stack, or take one from a pool, and return it as soon as a node has it. The returned stack survives
@@ -71,27 +61,48 @@ async def create(context: Context, request: CreateRequest) -> Stack:
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
     LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
     """
-    stack_id, abandon = new_id("stack"), Abandon()
+    caller = Caller()
     try:
-        return await context.tasks.run(f"create {stack_id}", _create(context, stack_id, request, abandon))
+        return await context.tasks.run("create", _create(context, request, caller))
     except asyncio.CancelledError:
         if request.claim is None:
-            abandon.set()
+            caller.has_left = True
+            if caller.stack_id:
+                context.abandon_create(caller.stack_id)
+            if caller.got:
+                context.tasks.background(f"undo {caller.stack_id}", _undo(context, caller.stack_id))
         raise
+
+
+@dataclass(slots=True, kw_only=True)
+class Caller:
+    """Who waits for a create; ``stack_id`` is what is made for it, ``got``: it was completed."""
+
+    stack_id: str = ""
+    got: bool = False
+    has_left: bool = False
+
+    def check(self) -> None:
+        """Raise ClusterUnavailable if the caller has left."""
+        if self.has_left:
+            raise ClusterUnavailable("the create was abandoned")
 
 
 async def make_unassigned(context: Context, request: CreateRequest) -> Stack:
     """Make a stack for a pool. Raises as ``create`` does, and leaves nothing then."""
-    return await _made(context, new_id("stack"), request, Abandon())
+    return await _made(context, request, Caller())
 
 
-async def _create(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+async def _create(context: Context, request: CreateRequest, caller: Caller) -> Stack:
     try:
         await context.gate.admitted()
-        abandon.check()
-        made = await _assigned_or_made(context, stack_id, request, abandon)
-        made = await context.store.stacks.with_pod_spec(made)
-        stack = await _unless_abandoned(context, made, abandon)
+        stack = await _assigned_or_made(context, request, caller)
+        stack = await context.store.stacks.with_pod_spec(stack)
+        caller.stack_id = stack.stack_id
+        if caller.has_left:
+            await _undone(context, stack.stack_id)
+        caller.check()
+        caller.got = True
     except BaseException as error:
         context.metrics.create_ended(error)
         raise
@@ -99,43 +110,33 @@ async def _create(context: Context, stack_id: str, request: CreateRequest, aband
     return stack
 
 
-async def _assigned_or_made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
+async def _assigned_or_made(context: Context, request: CreateRequest, caller: Caller) -> Stack:
     if (pooled := await assign(context, request)) is not None:
         return pooled
-    preemptions = PREEMPTIONS
-    while True:
+    for preemptions in range(PREEMPTIONS + 1):
         try:
-            return await _made(context, stack_id, request, abandon)
+            return await _made(context, request, caller)
         except (NoNodePort, NoRoom, QuotaExceeded) as error:
-            if abandon.is_set():
+            if caller.has_left or preemptions == PREEMPTIONS or not await preempt(context, request, error):
                 raise
-            if not preemptions or not await preempt(context, request, error):
-                raise
-        stack_log(log, stack_id).info("deleted pooled stacks to free capacity; retrying the create")
-        stack_id = new_id("stack")
-        preemptions -= 1
+        log.info("deleted pooled stacks to free capacity; retrying the create")
+    raise AssertionError("unreachable")
 
 
-async def _unless_abandoned(context: Context, stack: Stack, abandon: Abandon) -> Stack:
-    """The finished stack, undone if its client has left, or leaves before it gets the result."""
-    if abandon.is_set():
-        await _undone(context, stack.stack_id)
-        abandon.check()
-    abandon.wake = lambda: context.tasks.background(f"undo {stack.stack_id}", _undo(context, stack.stack_id))
-    return stack
-
-
-async def _made(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Stack:
-    context.creating[stack_id] = abandon
-    waits = context.create_slots.locked() and not request.unassigned
+async def _made(context: Context, request: CreateRequest, caller: Caller) -> Stack:
+    """Commit the row, run the first rounds in this task, and wait until the row says that a node has the stack."""
+    waits = context.creates.slots.locked() and not request.unassigned
+    stack_id = caller.stack_id = new_id("stack")
+    creation = context.creates[stack_id] = Creation(request=request, timer=context.metrics.phase_timer())
     try:
-        with context.worker.reserve(stack_id), hiding(context, stack_id):
-            async with context.create_slots:
-                if waits and (pooled := await assign(context, request, once_more=True)) is not None:
-                    return pooled  # its pool has got one meanwhile
-                async with context.few_create_slots if context.worker.is_late else nullcontext():
-                    requested = await _requested(context, stack_id, request, abandon)
-            return await _accepted(context, request, abandon, requested)
+        async with context.creates.slots:
+            if waits and (pooled := await assign(context, request, once_more=True)) is not None:
+                return pooled  # its pool has got one meanwhile
+            async with context.creates.few_slots if context.loop.is_late else nullcontext():
+                creation.timer.restart()
+                await _reserve(context, stack_id, creation)
+                await context.loop.queue.run_now(stack_id)
+        return await _accepted(context, stack_id)
     except BaseException as error:
         reason = error if isinstance(error, StackdError) else type(error).__name__
         stack_log(log, stack_id).info("create undone: %s", reason)
@@ -146,93 +147,64 @@ async def _made(context: Context, stack_id: str, request: CreateRequest, abandon
             raise ClusterUnavailable(f"{stack_id} cannot be created now", detail=str(error)) from error
         raise
     finally:
-        del context.creating[stack_id]
+        context.creates.pop(stack_id, None)
 
 
-@struct
-class Requested:
-    """A stack whose objects the cluster has, and that no node has yet."""
-
-    stack: Stack
-    service: ServiceState
-    phase_timer: PhaseTimer
-
-
-async def _requested(context: Context, stack_id: str, request: CreateRequest, abandon: Abandon) -> Requested:
-    """Reserve the stack, and create its objects: the part of a create that sends requests, and needs a slot for that."""
-    phase_timer = context.metrics.phase_timer()
-    await context.gate.right_cluster()
+async def _reserve(context: Context, stack_id: str, creation: Creation) -> None:
+    request = creation.request
     await require_served(context, request)
-    abandon.check()
+    creation.check()
     crash_point("create.before_reserve")
-    stack = await context.store.stacks.reserve(
-        _new_stack(context, stack_id, request),
-        claim=request.claim,
-        limits=request.limits(context.config.limits),
+    await context.store.stacks.reserve(
+        _new_stack(context, stack_id, request), claim=request.claim, limits=request.limits(context.config.limits)
     )
-    phase_timer.end("reserve")
+    creation.timer.end("reserve")
     crash_point("create.reserved")
-    abandon.check()
-    stack, service = await _objects(context, stack, request, abandon, phase_timer)
-    return Requested(stack=stack, service=service, phase_timer=phase_timer)
+    creation.check()
 
 
-async def _accepted(context: Context, request: CreateRequest, abandon: Abandon, requested: Requested) -> Stack:
-    """Wait until a node has the stack, however long that takes, and complete it."""
-    stack, service, phase_timer = requested.stack, requested.service, requested.phase_timer
-    abandon.check()
-    pod = await _scheduled(context, stack, abandon)
-    phase_timer.end("schedule")
-    if stack.routed:
-        await until_accepted(context, stack)
-        phase_timer.restart()
-    crash_point("create.scheduled")
-    abandon.check()
-    stack = await context.store.stacks.accept(
-        first_observation(context, stack, pod, service, node_exists=True),
-        pod_uid=pod.uid,
-        service_uid=service.uid,
-        claim=request.claim,
-        by=request.by,
-    )
-    phase_timer.end("accept")
-    crash_point("create.accepted")
-    stack_log(log, stack.stack_id).info("created on %s", stack.node_id)
-    return stack
+async def _accepted(context: Context, stack_id: str) -> Stack:
+    """The row once a node has the stack. Raises NoRoom if no node takes it.
+
+    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead.
+    """
+    creation, now = context.creates[stack_id], context.clock.monotonic
+    health, stacks = context.mirror.health_by_kind["pods"], context.config.stacks
+    pause, end = SUSPECT_SECONDS, now() + max(stacks.scheduling_timeout, stacks.unschedulable_grace)
+
+    def accepted(row: Stack | None) -> Stack | None:
+        creation.check()
+        if row is None or row.deleting_since is not None:
+            raise StackNotFound(stack_id)
+        return creation.stack
+
+    while now() < end:
+        try:
+            return await context.loop.settle(stack_id, accepted, min(pause, end - now()))
+        except NotYet:
+            pass
+        if health.staleness() >= SUSPECT_SECONDS:
+            log.debug("the watch of pods has not reported %s; it is opened again", stack_id)
+            health.reopen()
+            pause *= 2
+    await _ask_for(context, stack_id)
+    return await context.loop.settle(stack_id, accepted, ASK_SECONDS)
 
 
-async def _objects(
-    context: Context, stack: Stack, request: CreateRequest, abandon: Abandon, phase_timer: PhaseTimer
-) -> tuple[Stack, ServiceState]:
-    """Create pod, Service and routes at the same time. All outcomes are known when this returns or raises."""
-
-    async def create_pod() -> None:
-        pod = await context.cluster.create(PODS, pod_request(context, stack, request.spec))
-        phase_timer.lap("pod")
-        crash_point("create.pod_created")
-        context.mirror.saw(pod)
-
-    async def create_service() -> tuple[Stack, ServiceState]:
-        exposed = await expose(context, stack, fresh=True, abandon=abandon)
-        phase_timer.lap("service")
-        crash_point("create.service_created")
-        return exposed
-
-    async def create_route(wanted_route: WantedRoute) -> None:
-        context.mirror.saw(await context.cluster.create(ROUTES[wanted_route.resource], wanted_route.manifest))
-        crash_point("create.route_created")
-
-    pod, exposed, routed = await asyncio.gather(
-        create_pod(), create_service(), gather_all(map(create_route, wanted(context, stack))), return_exceptions=True
-    )
-    if isinstance(pod, BaseException):
-        raise pod
-    if isinstance(exposed, BaseException):
-        raise exposed
-    if isinstance(routed, BaseException):
-        raise routed
-    phase_timer.restart()
-    return exposed
+async def _ask_for(context: Context, stack_id: str) -> None:
+    """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
+    Raises NoRoom if the scheduler has found no node, and ClusterUnavailable if it has not decided yet."""
+    pod = await context.cluster.get(PODS, stack_id, timeout=ASK_SECONDS)
+    if pod is None:
+        raise ClusterUnavailable(POD_DELETED)
+    if pod.scheduled is False:
+        raise NoRoom(NO_NODE, detail=pod.unschedulable_message)
+    if not (pod.scheduled and pod.node_name):
+        within = format_duration(context.config.stacks.scheduling_timeout)
+        raise ClusterUnavailable(f"no node has taken the stack within {within}: the scheduler has not decided")
+    log.warning("%s: the watch has not reported that it is on %s", stack_id, pod.node_name)
+    context.mirror.missed(pod)
+    context.mirror.keep(pod)
 
 
 def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack:
@@ -257,74 +229,6 @@ def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack
     )
 
 
-async def _scheduled(context: Context, stack: Stack, abandon: Abandon) -> PodState:
-    """The pod once a node has it. Raises NoRoom if, after the grace, the scheduler says that no node takes it.
-
-    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead.
-    """
-    stacks, health, now = context.config.stacks, context.mirror.health_by_kind["pods"], context.clock.monotonic
-    after_grace, pause, seen = now() + stacks.unschedulable_grace, SUSPECT_SECONDS, False
-    end = max(after_grace, now() + stacks.scheduling_timeout)
-
-    def scheduled(pod: PodState | None) -> PodState | None:
-        nonlocal seen
-        abandon.check()
-        if pod is None:
-            if seen:
-                raise _Absent
-            return None
-        seen = True
-        if pod.scheduled and pod.node_name:
-            return pod
-        if pod.scheduled is False and now() >= after_grace:
-            raise NoRoom(NO_NODE, detail=pod.unschedulable_message)
-        return None
-
-    abandon.wake = lambda: context.mirror.wake(stack.pod_name)
-    while True:
-        # Usual: it has one already, because creating the Service takes longer than scheduling.
-        over, until = now() >= end, min(end, now() + pause, after_grace if now() < after_grace else end)
-        try:
-            return await context.mirror.until(stack.pod_name, scheduled, timeout=until - now())
-        except _Absent:
-            seen, pod = False, await _existing(context, stack)
-            if pod.scheduled and pod.node_name:
-                return pod
-            context.mirror.saw(pod)
-        except TimeoutError:
-            if over:
-                return await _asked_for(context, stack)
-            if health.staleness() >= SUSPECT_SECONDS:
-                log.debug("the watch of pods has not reported %s; it is opened again", stack.pod_name)
-                health.reopen()
-                pause *= 2
-
-
-class _Absent(Exception):
-    """The mirror has the pod no more. A list may be old, or somebody has removed our labels: that proves nothing."""
-
-
-async def _existing(context: Context, stack: Stack) -> PodState:
-    """The pod as Kubernetes has it. Raises ClusterUnavailable if there is none."""
-    if (pod := await context.cluster.get(PODS, stack.pod_name, timeout=ASK_SECONDS)) is None:
-        raise ClusterUnavailable(DELETED)
-    return pod
-
-
-async def _asked_for(context: Context, stack: Stack) -> PodState:
-    """Ask Kubernetes itself for the pod after the watch has shown no node in time: perhaps only the watch is slow.
-    Raises NoRoom if the scheduler has found no node, and ClusterUnavailable if it has not decided yet."""
-    pod = await _existing(context, stack)
-    if pod.scheduled is False:
-        raise NoRoom(NO_NODE, detail=pod.unschedulable_message)
-    if not (pod.scheduled and pod.node_name):
-        within = format_duration(context.config.stacks.scheduling_timeout)
-        raise ClusterUnavailable(f"no node has taken the stack within {within}: the scheduler has not decided")
-    log.warning("%s: the watch has not reported that it is on %s", stack.stack_id, pod.node_name)
-    context.mirror.missed(pod)
-    return pod
-
-
 async def _undone(context: Context, stack_id: str) -> None:
     """Undo the create and wait a moment for that. The row keeps the intent, so nobody has to wait longer while
     Kubernetes does not answer or stackd stops."""
@@ -343,7 +247,7 @@ async def _undo(context: Context, stack_id: str) -> None:
         return
     crash_point("create.undo_marked")
     try:
-        await context.settle(stack_id)
+        await context.loop.settle(stack_id, is_gone, context.longest_call)
     except StackdError as error:
         stack_log(log, stack_id).warning("the undo goes on in the background: %s", error)
 
@@ -352,7 +256,7 @@ async def take_back(context: Context, stack_id: str) -> None:
     """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Context.settle``."""
     await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
     crash_point("replay.undo_marked")
-    await context.settle(stack_id)
+    await context.loop.settle(stack_id, is_gone, context.longest_call)
     crash_point("replay.undone")
 
 
@@ -374,7 +278,7 @@ async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, 
         except LabelLimitReached as error:
             if not error.same:
                 raise
-            result = await context.until(error.same, decided, ONCE_SECONDS)
+            result = await context.loop.until(error.same, decided, ONCE_SECONDS)
             if result is None:
                 raise
             if (existing := result[0]) is not None:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from functools import partial
 
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodState
-from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context
+from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, Diagnostics
 from stackd.logs import stack_log
 from stackd.model import NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
 from stackd.templates.hiding import hide
-from stackd.workqueue import RetryPolicy
+from stackd.workqueue import RetryPolicy, WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +34,19 @@ CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none take
 READ_WAITS_SECONDS = 5.0  # how long a client that reads a log waits for its turn
 
 
-async def work(context: Context) -> None:
-    """The diagnostics service: keep events and logs of the stacks that are due, for ever."""
+def diagnostics(context: Context) -> Diagnostics:
+    """The work of keeping events and logs."""
+    slots = asyncio.Semaphore(WORKERS)
+
+    async def work(stack_id: str) -> None:
+        async with slots:
+            await keep(context, stack_id)
 
     def failed(stack_id: str, error: StackdError, delay: float | None) -> None:
-        """An error about one stack does not stop the service."""
+        """An error about one stack does not stop the others."""
         stack_log(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
 
-    await context.diagnostics.run(partial(keep, context), workers=WORKERS, failed=failed)
+    return Diagnostics(queue=WorkQueue("diagnostics", context.tasks, RETRIES, work, failed))
 
 
 async def keep(context: Context, stack_id: str) -> None:
@@ -79,7 +83,11 @@ def capture_logs(context: Context, stack_id: str) -> None:
     """
     pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
     names = [container.name for container in pod.containers if container.state == "running"] if pod else []
-    busy = context.gate.closing or len(context.log_captures) >= CAPTURES_AT_ONCE or stack_id in context.log_captures
+    busy = (
+        context.gate.closing
+        or len(context.diagnostics.captures) >= CAPTURES_AT_ONCE
+        or stack_id in context.diagnostics.captures
+    )
     if pod is None or not names or busy:
         return
     try:
@@ -88,14 +96,14 @@ def capture_logs(context: Context, stack_id: str) -> None:
         return
     values = NO_VALUES if stack is None else stack.values  # the row may be gone when the logs arrive
     capture = _capture_logs(context, pod, names, values)
-    context.log_captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", capture)
+    context.diagnostics.captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", capture)
 
 
 async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
     """As ``capture_logs`` for an expired stack, but waits a moment for the capture, whatever comes of it."""
     capture_logs(context, stack_id)
-    if stack_id in context.log_captures:
-        await asyncio.wait([context.log_captures[stack_id]], timeout=EXPIRY_WAITS_SECONDS)
+    if stack_id in context.diagnostics.captures:
+        await asyncio.wait([context.diagnostics.captures[stack_id]], timeout=EXPIRY_WAITS_SECONDS)
 
 
 async def _capture_logs(context: Context, pod: PodState, containers: list[str], values: Mapping[str, str]) -> None:
@@ -109,7 +117,7 @@ async def _capture_logs(context: Context, pod: PodState, containers: list[str], 
     except (StackdError, TimeoutError) as error:
         stack_log(log, pod.name).debug("its last log lines are not kept: %s", error)
     finally:
-        del context.log_captures[pod.name]
+        del context.diagnostics.captures[pod.name]
 
 
 async def _log_tail(context: Context, pod: PodState, container: str, values: Mapping[str, str]) -> KeptLog | None:
@@ -145,8 +153,8 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
             pass  # the pod has just gone
         except ClusterUnavailable as error:
             away = error
-    if stack_id in context.log_captures:
-        await asyncio.wait([context.log_captures[stack_id]])
+    if stack_id in context.diagnostics.captures:
+        await asyncio.wait([context.diagnostics.captures[stack_id]])
     kept = [one for one in await context.store.timeline.kept_logs(stack_id) if container in ("", one.container)]
     if kept:
         return "".join(kept[0].text.splitlines(keepends=True)[-tail:])
@@ -161,9 +169,9 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
 
 
 async def _read(context: Context, pod: str, tail: int, container: str) -> str:
-    if not await acquired_within(context.log_reads, READ_WAITS_SECONDS):
+    if not await acquired_within(context.diagnostics.reads, READ_WAITS_SECONDS):
         raise ClusterUnavailable(f"{LOG_READS_AT_ONCE} logs are being read from the cluster, as many as may be; retry")
     try:
         return await context.cluster.pod_log(pod, tail=tail, container=container)
     finally:
-        context.log_reads.release()
+        context.diagnostics.reads.release()

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
-from itertools import count
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Mapping
 
-from stackd.clock import Clock
+from stackd.clock import Clock, WallClock
 from stackd.crashpoints import crash_point
 from stackd.errors import (
-    ClusterError,
     ClusterRefused,
     ClusterUnavailable,
     Held,
@@ -25,20 +22,13 @@ from stackd.errors import (
     NotOwner,
     ShuttingDown,
     StackdError,
-    StoreUnavailable,
 )
-from stackd.kube import policies
-from stackd.kube.mirror import WITHHELD
-from stackd.kube.rights import on_stacks
-from stackd.kube.routes import kinds_of
+from stackd.kube.client import Cluster
+from stackd.kube.mirror import WITHHELD, Mirror
 from stackd.kube.wire import REJECTED
-from stackd.lifecycle.ownership import Role
-from stackd.model import NODE_PORTS_REMEDY, PortRange
+from stackd.lifecycle.ownership import Ownership, Role
+from stackd.store import Store
 from stackd.tasks import first_of, set_within
-from stackd.workqueue import RetryPolicy
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +38,6 @@ FIRST_CONTACT_SECONDS = 5.0
 """How long a request waits for the first contact with the cluster, while no attempt has failed."""
 
 STALE_SECONDS = 120.0  # a mirror that has heard nothing for longer is not acted upon, nor called ready
-RETRIES = RetryPolicy(first=1.0, longest=5.0)
-"""Seconds between two tries to reach the cluster; the longest equals that of the watches."""
-
 ADOPTING = "stackd is adopting stacks found in the cluster"
 CHECKING_IDENTITY = "stackd is still checking that this is its own cluster"
 SHUTTING_DOWN = "stackd is shutting down"
@@ -81,18 +68,27 @@ class Brake:
             "see `stackd reconcile --plan`, release with `stackd reconcile --confirm`"
         )
 
-    def hold_back(self, endings: Mapping[str, str], among: Collection[str], max_share: float) -> frozenset[str]:
-        """The ids of ``endings`` (id → what would be done, unrequested) that may not go ahead; ``among`` are all ids.
+    def may_end(
+        self, stack_id: str, what: str, candidates: Collection[str], among: Collection[str], max_share: float
+    ) -> bool:
+        """Whether ``what`` may be done to a stack although nobody asked for it; ``candidates`` are the ids of all to which
+        the same would be done now, ``among`` those of all stacks.
 
-        Endings of the last minute count as well, each id once however often it is tried. A held id stays held until it
-        no longer applies (``forget``) or is confirmed.
+        What was done within the last minute counts as well, each id once. A held id stays held until it no longer applies
+        (``forget``) or is confirmed.
         """
+        return stack_id not in self.hold_back({stack_id: what}, {*candidates, *among}, max_share, also=candidates)
+
+    def hold_back(
+        self, endings: Mapping[str, str], among: Collection[str], max_share: float, also: Collection[str] = ()
+    ) -> frozenset[str]:
+        """The ids of ``endings`` (id → what would be done, unrequested) that may not go ahead; ``among`` are all ids, ``also``
+        those that would follow. As ``may_end``."""
         now = self._clock.monotonic()
         self._endings = {name: at for name, at in self._endings.items() if at >= now - WINDOW_SECONDS}
         confirmed = self.confirmed
-        self.forget(endings.keys() & confirmed)
         unconfirmed = {name: what for name, what in endings.items() if name not in confirmed}
-        counted = self._endings.keys() | self.held.keys() | unconfirmed.keys()
+        counted = self._endings.keys() | self.held.keys() | unconfirmed.keys() | (set(also) - confirmed)
         total = len(counted | set(among))
         if not unconfirmed or len(counted) <= FREE_ENDINGS or len(counted) <= max_share * total:
             self._endings = dict.fromkeys(unconfirmed, now) | self._endings
@@ -115,16 +111,12 @@ class Brake:
         return self._confirmed if self._clock.monotonic() < self._confirmed_until else frozenset()
 
     def confirm(self) -> frozenset[str]:
-        """Release what is held now, for the next pass that can be made or for a minute. Returns the ids."""
+        """Release what is held now, for a minute. The endings that led to it no longer count. Returns the ids."""
         self._confirmed = frozenset(self.held)
         self._confirmed_until = self._clock.monotonic() + CONFIRMED_SECONDS
+        self._endings.clear()
+        self.held.clear()
         return self._confirmed
-
-    def pass_done(self) -> None:
-        """A pass was made: the confirmation is used up, and the endings that led to it no longer count."""
-        if self.confirmed:
-            self._endings.clear()
-        self._confirmed = frozenset()
 
 
 class Gate:
@@ -143,7 +135,9 @@ class Gate:
     ``closing``         stackd is stopping
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(
+        self, store: Store, cluster: Cluster, ownership: Ownership, mirror: Mirror, wall_clock: WallClock
+    ) -> None:
         self.contact_tried = asyncio.Event()
         self.verification_due = asyncio.Event()
         self.wrong_cluster = ""
@@ -151,9 +145,9 @@ class Gate:
         self.ports_error = self.policy_error = self.rights_error = self.file_error = ""
         self.rights_due = False
         self.prepared = self.closing = False
-        self.store, self.cluster, self.ownership = context.store, context.cluster, context.ownership
-        self.fence, self.mirror, self.brake = context.cluster.connection.fence, context.mirror, context.brake
-        self.clock, self.wall_clock = context.clock, context.wall_clock
+        self.store, self.cluster, self.ownership = store, cluster, ownership
+        self.fence, self.mirror, self.brake = cluster.connection.fence, mirror, Brake(wall_clock)
+        self.wall_clock = wall_clock
         self.compared = not (self.store.incomplete and len(self.store.stacks))
         self._confirmed = asyncio.Event()
         self._unverified_since: float | None = None
@@ -168,7 +162,7 @@ class Gate:
     def verify_again(self) -> None:
         """The cluster may be another one: trust nothing until its identity is known (``follow_identity``)."""
         if not self.unverified or self._unverified_since is None:
-            self._unverified_since = self.clock.monotonic()
+            self._unverified_since = self.wall_clock.monotonic()
         self._confirmed.clear()
         self.verification_due.set()
 
@@ -205,7 +199,7 @@ class Gate:
     def watches_lost(self) -> bool:
         """Whether the mirror has not been connected for so long that nothing is done by it."""
         since = self.mirror.disconnected_since
-        return self.mirror.synced and since is not None and self.clock.monotonic() - since > AWAY_SECONDS
+        return self.mirror.synced and since is not None and self.wall_clock.monotonic() - since > AWAY_SECONDS
 
     def require_cluster(self) -> None:
         """Raise ClusterUnavailable on the wrong cluster, or if the cluster does not answer or the watches have lost it.
@@ -222,6 +216,9 @@ class Gate:
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
         is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd."""
+        is_clear = self._confirmed.is_set() and self.unreached is None and not self.wrong_cluster
+        if is_clear and self.cluster.connection.contact.lost_since is None and self.mirror.disconnected_since is None:
+            return
         if isinstance(self.unreached, ClusterRefused):
             raise ClusterUnavailable(REJECTED, detail=str(self.unreached))
         self.require_cluster()
@@ -370,7 +367,7 @@ class Gate:
         if not self.unverified:
             return ""
         since = self._unverified_since
-        asking = since is None or self.clock.monotonic() - since <= AWAY_SECONDS
+        asking = since is None or self.wall_clock.monotonic() - since <= AWAY_SECONDS
         why = str(self.unreached or ("" if asking else CHECKING_IDENTITY))
         return f"nothing can be created or deleted: {why}" if why else ""
 
@@ -378,140 +375,3 @@ class Gate:
         """Why the cluster has not been seen since the start, if that is known."""
         why = str(self.unreached or "") or self.ownership.error or self.mirror.last_error
         return why or "pods, services and nodes are being listed"
-
-
-# ---- reaching the cluster, and what must exist in it
-
-
-async def bring_up(context: Context) -> None:
-    """Return when the cluster was reached and checked; the brake is on if it is not the file's own. With another
-    namespace or instance all stacks of the file would look gone and be marked ended."""
-    gate, began = context.gate, context.clock.monotonic()
-    for tries in count(1):
-        try:
-            await gate.identify()
-            while gate.verification_due.is_set():  # another cluster may answer by now, and it lacks the namespace, too
-                await gate.identify()
-            if not gate.wrong_cluster:
-                await _prepare(context)
-        except (ClusterError, ClusterUnavailable, StoreUnavailable) as error:
-            if str(gate.unreached) != str(error):
-                log.warning("waiting for the cluster: %s", error)
-            gate.unreached = error
-            gate.contact_tried.set()
-            await context.cluster.connection.contact.pause(RETRIES.delay(tries))
-        else:
-            if gate.unreached is not None:
-                log.info("the cluster was reached after %.1f s", context.clock.monotonic() - began)
-            gate.unreached = None
-            return
-
-
-async def follow_identity(context: Context, *, confirmed: Callable[[], None]) -> None:
-    """The identity service: ask for the cluster's identity whenever it is unverified, until it answers; for ever.
-    ``confirmed`` is called whenever the identity is confirmed."""
-    while True:
-        await context.gate.verification_due.wait()
-        await bring_up(context)
-        if not context.gate.unverified:
-            confirmed()
-
-
-async def _prepare(context: Context) -> None:
-    """Check, or create, what must exist before any stack is created. The namespace may have been deleted since; that it
-    cannot be made again now stops nothing else."""
-    try:
-        await context.cluster.ensure_namespace()
-    except (ClusterError, ClusterUnavailable) as error:
-        if not context.gate.prepared:
-            raise
-        log.warning("the namespace of the stacks may be missing: %s", error, extra={"same": "namespace"})
-    if context.gate.prepared:
-        await refresh_policies(context)  # a namespace that was deleted is back without them
-    else:
-        await _check_policies(context)
-        context.gate.prepared = True
-    if context.fence.open:
-        await ask_node_ports(context)
-
-
-async def refresh_policies(context: Context) -> None:
-    """Check the NetworkPolicies again. If the cluster does not answer, the last result stays."""
-    try:
-        context.gate.require_cluster()
-        await _check_policies(context)
-    except (ClusterError, ClusterUnavailable) as error:
-        log.debug("policies: %s", error)
-
-
-async def _check_policies(context: Context) -> None:
-    """Find out whether a NetworkPolicy protects the stacks, if one is required."""
-    config, before, error = context.config, context.gate.policy_error, ""
-    if config.stacks.require_ingress_network_policy and not policies.protects(
-        await context.cluster.list_namespaced("networkpolicies"), config.cluster.instance
-    ):
-        error = (
-            f"no stack can be created: no NetworkPolicy in namespace {config.stacks.namespace} restricts ingress to the "
-            "stacks, so every stack is open to every other; apply what `stackd manifests` prints, or set "
-            "stacks.require_ingress_network_policy = false"
-        )
-    context.gate.policy_error = error
-    if error and not before:
-        log.error("%s", error)
-    elif before and not error:
-        log.info("stacks can be created again: a NetworkPolicy protects them, or none is required")
-
-
-async def refresh_rights(context: Context) -> None:
-    """Ask which rights on the stacks' objects stackd lacks. If the cluster does not answer, the last result stays."""
-    gate, namespace = context.gate, context.config.stacks.namespace
-    gate.rights_due = False
-    try:
-        gate.require_cluster()
-        missing = await context.cluster.refused(on_stacks(namespace, kinds_of(context.config.routes)))
-    except (ClusterError, ClusterUnavailable) as error:
-        log.debug("rights: %s", error)
-        gate.rights_due = True
-        return
-    before, why = gate.rights_error, ""
-    if missing:
-        named = ", ".join(f"{ask.verb} {ask.resource}" for ask in missing)
-        why = (
-            f"stacks cannot be created and deleted: the cluster does not allow stackd to {named} in namespace {namespace}; "
-            "apply what `stackd manifests` prints"
-        )
-    gate.rights_error, gate.rights_due = why, bool(why)
-    if why and why != before:
-        log.error("%s", why)
-    elif before and not why:
-        log.info("the cluster allows stackd again to create and delete stacks")
-
-
-async def ask_node_ports(context: Context) -> None:
-    """Ask the cluster for its port range, unless it is known and contains all that is configured. If the cluster does
-    not tell its range, its first refusal of a port does."""
-    wanted = context.config.stacks.node_ports
-    if context.node_ports is not None and wanted.common(context.node_ports) == wanted:
-        return
-    try:
-        if (reported := await context.cluster.node_port_range()) is not None:
-            await learn_node_ports(context, reported)
-    except StackdError as error:
-        log.info("the cluster's node port range cannot be learned now: %s", error)
-
-
-async def learn_node_ports(context: Context, cluster: PortRange) -> None:
-    """Read the cluster's node port range and use it. Raises StoreUnavailable."""
-    if context.node_ports == cluster:
-        return
-    wanted = context.config.stacks.node_ports
-    usable = wanted.common(cluster)
-    if context.node_ports is not None or usable != wanted:
-        await context.store.ports.limit(cluster)
-    context.node_ports = cluster
-    mismatch = wanted.mismatch(cluster)
-    context.gate.ports_error = "" if usable else f"no stack can be created: {mismatch}; {NODE_PORTS_REMEDY}"
-    if not usable:
-        log.error("%s", context.gate.ports_error)
-    elif mismatch:
-        log.warning("%s", mismatch)

@@ -28,11 +28,14 @@ UNFINISHED_NANOSECONDS = 60 * NANOSECONDS
 class StepKind(enum.StrEnum):
     """What can be done about a stack."""
 
-    UNDO = "undo"  # its create was never completed: intend to delete it
+    MAKE = "make"  # create its pod, Service and routes
+    ACCEPT = "accept"  # a node has its new pod: complete its create
+    REFUSE = "refuse"  # no node takes its new pod
+    UNDO = "undo"  # nobody carries on with its create: intend to delete it
     DELETE = "delete"  # delete Service and pod, then the row
-    EXPIRE = "expire"  # its time is up: intend to delete it; a brake may hold that
+    EXPIRE = "expire"  # its time is up: intend to delete it; the brake may hold that
     RELEASE = "release"  # give back the node ports of a stack that has ended; the Service stays: it carries the record
-    END = "end"  # its pod is missing: it ends once that is proven; a brake may hold that
+    END = "end"  # its pod is missing: it ends once that is proven; the brake may hold that
     STOP = "stop"  # delete the pod; the Service keeps the ports
     START = "start"  # create a new pod
     REPAIR = "repair"  # make the Service be as the row says
@@ -48,8 +51,11 @@ class StepKind(enum.StrEnum):
 UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
 """What nobody asked for; only these, and expiries after the clock was set forward, are subject to the brake."""
 
-OF_THE_PASS = frozenset({StepKind.END, StepKind.EXPIRE})
-"""What a brake may hold back; so a pass does it, for all stacks together, and no single stack's worker."""
+MAY_BE_HELD = frozenset({StepKind.END, StepKind.EXPIRE})
+"""What the brake may hold back."""
+
+IN_THE_FILE = frozenset({StepKind.ACCEPT, StepKind.REFUSE, StepKind.UNDO, StepKind.EXPIRE})
+"""These steps ask the cluster nothing."""
 
 
 @struct
@@ -59,6 +65,20 @@ class SeenRoute:
     resource: str
     wanted: WantedRoute | None
     seen: RouteState | None
+
+
+@struct
+class CreateProgress:
+    """How far a create that somebody waits for has come.
+
+    ``made``        its pod, Service and routes were created
+    ``placeable``   it waits no longer for a node that the scheduler does not find
+    ``reachable``   the Gateway has accepted its routes, or it waits no longer for that
+    """
+
+    made: bool
+    placeable: bool = True
+    reachable: bool = True
 
 
 @struct
@@ -75,17 +95,21 @@ def next_step(
     service: ServiceState | None,
     now: int | None,
     routes: Collection[SeenRoute] = (),
+    create: CreateProgress | None = None,
 ) -> Step | None:
     """What is to be done next about this stack; None if nothing is.
 
     ``pod`` and ``service`` are the objects with its names, as they are in the cluster. ``now`` in nanoseconds; None
     while the clock cannot be trusted: then nothing expires. ``routes`` are those of its routes that are watched.
+    ``create``: somebody waits for its create.
     """
     if stack.deleting_since is not None:
         return Step(kind=StepKind.DELETE, why=f"its delete was requested ({stack.delete_reason})")
-    if not stack.accepted:
-        return Step(kind=StepKind.UNDO, why="its create was never completed")
-    if now is not None and stack.ttl_expires_at <= now and not stack.unassigned:
+    expires = now is not None and stack.ttl_expires_at <= now and not stack.unassigned
+    step = None if stack.accepted else _create_step(pod, create)
+    if step is not None or not (stack.accepted or expires):
+        return step
+    if expires:
         return Step(kind=StepKind.EXPIRE, why="its time is up")
     if stack.ended:
         if stack.ports_held or (service is not None and service.node_ports) or any(one.seen for one in routes):
@@ -95,13 +119,27 @@ def next_step(
         return service_step(stack, service)
     own = own_pod(pod, stack)
     if stack.desired is Desired.STOPPED:
-        if not stack.at_rest or pod is not None:
-            return Step(kind=StepKind.STOP, why="it is to be stopped")
+        if not stack.at_rest or pod is not None:  # the record first: whoever loses the file reads it there
+            return service_step(stack, service) or Step(kind=StepKind.STOP, why="it is to be stopped")
     elif stack.pod_uid is None:
-        return Step(kind=StepKind.START, why="its new pod is not there yet")
+        return service_step(stack, service) or Step(kind=StepKind.START, why="its new pod is not there yet")
     elif own is None:
         return Step(kind=StepKind.END, why="its pod is gone from the cluster")
     return service_step(stack, service) or _route_step(routes) or _label_step(stack, own)
+
+
+def _create_step(pod: PodState | None, create: CreateProgress | None) -> Step | None:
+    if create is None:
+        return Step(kind=StepKind.UNDO, why="its create was never completed")
+    if not create.made:
+        return Step(kind=StepKind.MAKE, why="it is new")
+    if pod is None:
+        return Step(kind=StepKind.END, why="its new pod is gone from the cluster")
+    if pod.scheduled and pod.node_name:
+        return Step(kind=StepKind.ACCEPT, why="a node has its pod") if create.reachable else None
+    if pod.scheduled is False and not create.placeable:
+        return Step(kind=StepKind.REFUSE, why="no node takes its pod")
+    return None
 
 
 def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:

@@ -1,39 +1,27 @@
-"""Which nodes take stacks, at which address they are reached, and how many more stacks would fit; what runs out first: nodes,
-quota, node ports or stackd's own limit.
+"""Which nodes take stacks, at which address they are reached, and how much of what fits. Pure.
 
 Owns: what is wrong if stacks could not work on the nodes; what one stack takes of a node, as the scheduler counts, and of a
 ResourceQuota; which quota resources belong to each name of what can run out, and what a LimitRange gives to containers that
-request no disk; the arithmetic, from the mirror, the rows and the quotas as last seen; and the background refresh of the
-quotas, which runs only while somebody asks. It assumes that the nodes run nothing but stacks: other pods on them, and their
-taints, are not known here.
+request no disk. It assumes that the nodes run nothing but stacks: other pods on them, and their taints, are not known here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import logging
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stackd import contract
-from stackd.clock import from_nanoseconds
 from stackd.config import Config
-from stackd.errors import ClusterError, ClusterUnavailable
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, reserved
-from stackd.model import Stack
+from stackd.model import PortRange
 from stackd.printable import some_of
 from stackd.quantity import NANO, reported
-
-if TYPE_CHECKING:
-    from stackd.lifecycle.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -319,126 +307,11 @@ class Quotas:
     ports_asked_at: float | None = None
 
 
-QUOTA, MAX_STACKS = "quota", "max_stacks"
+@dataclass(slots=True, kw_only=True)
+class ClusterFacts:
+    """What is known of the cluster beside its objects: its quotas as last seen; ``node_ports``, its range of node ports, if
+    known; ``families``, the address families of the Services that were seen last."""
 
-
-def storage(context: Context) -> Storage:
-    """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
-    return default_storage(context.settings.policy.max_ephemeral_storage, context.quotas.limit_ranges)
-
-
-def capacity(context: Context, need: StackResources) -> contract.Capacity:
-    """How many more stacks with these needs fit. Makes no request; tells the quota cache that somebody asks. What pooled
-    stacks take counts as free."""
-    quotas, store = context.quotas, context.store
-    quotas.wanted_at = context.clock.monotonic()
-    pooled = [stack for stack in store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
-    fitting = {name: fits(free, need) for name, free in free_on_nodes(context, apart_from=pooled)}
-    nodes, quota = by_nodes(fitting.values()), _quota(context, need, pooled)
-    held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
-    ports = (store.ports.free + held) // max(1, need.ports)
-    limit = context.config.limits.max_stacks
-    stacks = max(0, limit - len(store.assigned)) if limit else None
-    seen_at: Any = None if quotas.seen_at is None else from_nanoseconds(quotas.seen_at)  # as the answer is written
-    bounds = {nodes.why: nodes.stacks}
-    bounds |= {PORTS: ports} if need.ports else {}
-    bounds |= {QUOTA: quota.stacks} if quota is not None else {}
-    bounds |= {MAX_STACKS: stacks} if stacks is not None else {}
-    limited_by = min(bounds, key=lambda name: bounds[name])
-    return contract.Capacity(
-        fits=bounds[limited_by],
-        limited_by=limited_by,
-        nodes={name: min(fitting[name].values()) for name in sorted(fitting)},
-        quota=None if quota is None else quota.stacks,
-        quota_limited_by="" if quota is None else quota.why,
-        quota_seen_at=seen_at,
-        ports=ports,
-        free_node_ports=store.ports.free,
-        stacks=stacks,
-        unassigned=len(pooled),
-        requested_cpu_milli=need.cpu_milli,
-        requested_memory_bytes=need.memory_bytes,
-        requested_ephemeral_storage_bytes=need.ephemeral_bytes,
-        requested_ports=need.ports,
-        assumes=ASSUMES,
-    )
-
-
-def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> Iterator[tuple[str, dict[str, int]]]:
-    """The nodes that take stacks, with what is free on each if the stacks of ``apart_from`` were gone."""
-    used: dict[str, Counter[str]] = {}
-    ids = {stack.stack_id for stack in apart_from}
-    for stack in context.store.stacks.ordered():
-        if stack.node_id is not None and stack.stack_id not in ids and _has_pod(stack):
-            used.setdefault(stack.node_id, Counter()).update(_taken(context, stack).of_node())
-    for node in eligible(context.config, context.mirror.nodes.values()):
-        takes = used.get(node.name, Counter())
-        yield node.name, {name: free - takes[name] for name, free in free_of(node).items()}
-
-
-def _has_pod(stack: Stack) -> bool:
-    return not stack.ended and not stack.at_rest
-
-
-def _taken(context: Context, stack: Stack, disk_limit: int = 0) -> StackResources:
-    """What the stack takes; ``disk_limit`` in bytes."""
-    pod = context.mirror.pods.get(stack.pod_name)
-    return StackResources(
-        cpu_milli=stack.requested_cpu_milli,
-        memory_bytes=stack.requested_memory_bytes,
-        ephemeral_bytes=pod.ephemeral_bytes if pod is not None else 0,
-        ephemeral_limit_bytes=disk_limit,
-        ports=len(stack.node_ports),
-    )
-
-
-def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) -> Bound | None:
-    """The tightest line of all quotas, if the pooled stacks were gone; None while quotas were never seen, or if none
-    counts what stacks use."""
-    if context.quotas.seen_at is None:
-        return None
-    back, disk = Counter[str](), storage(context).limit_bytes
-    for stack in filter(_has_pod, pooled):
-        back.update(_taken(context, stack, disk).of_quota())
-    bounds = by_quotas(context.quotas.objects, need, unused=True, released=back)
-    return min(bounds, key=lambda bound: bound.stacks, default=None)
-
-
-async def refresh_ports(context: Context) -> None:
-    """Set aside the free node ports that others' Services hold, unless that was done within ``PORTS_SECONDS``; what is not
-    found out within ``PORTS_LIMIT_SECONDS`` counts as free. An error is logged, not raised.
-    """
-    quotas, now = context.quotas, context.clock.monotonic()
-    if quotas.ports_asked_at is not None and now - quotas.ports_asked_at < PORTS_SECONDS:
-        return
-    quotas.ports_asked_at = now
-    taken: list[int] = []
-    try:
-        context.gate.require_cluster()
-        async with asyncio.timeout(PORTS_LIMIT_SECONDS):
-            async with aclosing(context.cluster.taken_node_ports(context.store.ports.candidates)) as found:
-                async for port in found:
-                    taken.append(port)  # noqa: PERF401 - also what was found before the time is over
-    except TimeoutError:
-        log.info("not all node ports were compared with others' Services in %g s", PORTS_LIMIT_SECONDS)
-    except (ClusterUnavailable, ClusterError) as error:
-        log.debug("node ports of others: %s", error)
-    if taken:
-        await context.store.ports.put_aside(taken)
-
-
-async def refresh_quotas(context: Context, *, asked: bool = False) -> None:
-    """Read the quotas from the cluster if somebody asked lately, or asks now. An error is kept, not raised."""
-    quotas, now = context.quotas, context.clock.monotonic()
-    if not asked and (quotas.wanted_at is None or now - quotas.wanted_at >= INTEREST_SECONDS):
-        return
-    try:
-        context.gate.require_cluster()
-        objects = await context.cluster.list_namespaced("resourcequotas")
-        limit_ranges = await context.cluster.list_namespaced("limitranges")
-    except (ClusterUnavailable, ClusterError) as error:
-        quotas.error = str(error)
-        log.debug("quotas: %s", error)
-    else:
-        quotas.error, quotas.seen_at = "", context.clock.now()
-        quotas.objects, quotas.limit_ranges = objects, limit_ranges
+    quotas: Quotas = field(default_factory=Quotas)
+    node_ports: PortRange | None = None
+    families: tuple[str, ...] = ()

@@ -28,8 +28,8 @@ from stackd.kube.connection import RETRIES, Deadline
 from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import SERVICES, ServiceState
 from stackd.kube.routes import BACKENDS, ROUTES, WantedRoute, names_of, resource_of, wanted_routes
-from stackd.lifecycle.context import Abandon, Context, CreateRequest
-from stackd.lifecycle.gate import learn_node_ports
+from stackd.lifecycle.bring_up import learn_node_ports
+from stackd.lifecycle.context import Context, CreateRequest, Creation
 from stackd.lifecycle.next_step import service_error, service_step
 from stackd.logs import stack_log
 from stackd.model import PortMapping, PortRange, Route, RoutedPort, RoutedTarget, SanitizedSpec, Stack, TargetPort
@@ -64,19 +64,21 @@ def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str
     if stack.values:
         manifest = with_values(manifest, stack.values)
     selector = context.config.stacks.node_selector
-    return pod_manifest(stack, manifest, instance=context.instance, node_selector=selector)
+    return pod_manifest(stack, manifest, instance=context.cluster.instance, node_selector=selector)
 
 
 def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
     """The spec of a stack that is to start, whose spec text was read. Raises Conflict if the policy in force does not
     allow it any more."""
     assert stack.pod_spec is not None, "it was read"
+    template = context.settings.templates.get(stack.template) if stack.template is not None else None
+    if template is not None and template.spec.text == stack.pod_spec:
+        return template.spec
     ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
-    policy = context.policy_for(stack.template)
     try:
-        if policy is context.settings.policy:
-            return context.sanitizer.sanitize(stack.pod_spec, ports)
-        return sanitize(stack.pod_spec, ports, policy)
+        if template is None:
+            return context.settings.sanitizer.sanitize(stack.pod_spec, ports)
+        return sanitize(stack.pod_spec, ports, template.policy)
     except InvalidPodSpec as exc:
         raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
 
@@ -84,23 +86,20 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
 # ---- the Service
 
 
-async def expose(
-    context: Context, stack: Stack, *, fresh: bool = False, abandon: Abandon | None = None, timeout: float | None = None
-) -> tuple[Stack, ServiceState]:
+async def expose(context: Context, stack: Stack, *, creation: Creation | None = None) -> tuple[Stack, ServiceState]:
     """Make the Service be as the row says; a node port that others hold is replaced until a free one is found.
 
-    An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. ``fresh``: a create, so there
+    An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. ``creation``: it is new, so there
     is no Service of this name yet. All tries together end by the deadline of one call: then ClusterUnavailable is raised,
     since other ports may be free. Raises NoNodePort, ClusterRefused if a policy changes the Service, and what
     ``Cluster.put`` raises.
     """
-    await context.gate.right_cluster()
-    deadline = context.cluster.deadline(timeout)
+    deadline = context.cluster.deadline()
     keep = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0)
     stack = await context.store.stacks.with_pod_spec(stack)
     for tries in range(1, PORT_TRIES + 1):
         try:
-            service = await _put(context, stack, deadline, fresh=fresh)
+            service = await _put(context, stack, deadline, fresh=creation is not None)
         except NodePortOutOfRange as refused:
             await learn_node_ports(context, PortRange(*refused.cluster))
             taken: NodePortOutOfRange | NodePortTaken = refused
@@ -113,8 +112,8 @@ async def expose(
             try:
                 require_as_made(stack, service)
             except ClusterRefused:
-                if fresh:
-                    await context.cluster.delete("services", stack.service_name, service.uid)
+                if creation is not None:
+                    await context.cluster.remove("services", stack.service_name, service.uid)
                 raise
             context.mirror.saw(service)
             return stack, service
@@ -122,8 +121,8 @@ async def expose(
         replaced = await context.store.ports.replace(stack.stack_id, taken.node_port)
         stack = await context.store.stacks.with_pod_spec(replaced)
         crash_point("service.port_replaced")
-        if abandon is not None:
-            abandon.check()
+        if creation is not None:
+            creation.check()
         if not deadline.left:
             raise ClusterUnavailable("no free node port was found in time: other Services hold those that were tried")
     raise NoNodePort(f"no free node port was found: other Services in the cluster hold {PORT_TRIES} that were tried")
@@ -137,7 +136,7 @@ def require_as_made(stack: Stack, service: ServiceState) -> None:
 
 
 async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: bool) -> ServiceState:
-    manifest = service_manifest(stack, context.instance)
+    manifest = service_manifest(stack, context.cluster.instance)
     if fresh:
         return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
     seen = context.mirror.services.get(stack.service_name)
@@ -183,12 +182,11 @@ async def require_served(context: Context, request: CreateRequest) -> None:
 
 def wanted(context: Context, stack: Stack) -> tuple[WantedRoute, ...]:
     """What the stack's routes should be."""
-    return wanted_routes(stack, context.config.routes, context.instance)
+    return wanted_routes(stack, context.config.routes, context.cluster.instance)
 
 
 async def put_routes(context: Context, stack: Stack) -> None:
     """Make the routes that differ be as they should."""
-    await context.gate.right_cluster()
     for one in wanted(context, stack):
         seen = context.mirror.routes[one.resource].get(one.name)
         if seen is None or seen.content != one.content:
@@ -208,17 +206,6 @@ async def delete_routes(context: Context, stack: Stack) -> None:
             context.mirror.gone(seen)
 
     await gather_all(delete(*one) for one in names_of(stack))
-
-
-async def until_accepted(context: Context, stack: Stack) -> None:
-    """Return once the Gateway has accepted the stack's routes, or ``routes.accept_timeout`` is over."""
-    timeout = context.config.routes.accept_timeout
-    try:
-        async with asyncio.timeout(timeout):
-            for one in wanted(context, stack):
-                await context.mirror.until_ready(one.resource, one.name, timeout=timeout)
-    except TimeoutError:
-        return
 
 
 def what_is_wrong(context: Context, stack: Stack) -> tuple[str, str]:

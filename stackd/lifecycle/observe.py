@@ -1,25 +1,20 @@
-"""Follow the cluster: derive each stack's status from the mirror, and write it only if it differs.
+"""What a stack's pod says about the stack: the status that is written, if it differs, and what is remembered for it.
 
-Owns: which stacks have to be checked and when to check them again, since when a pull has been failing, and the proof that
-a pod is gone. ``status.derive_status`` does the mapping. What a stack needs then is the worker's, unless a brake holds it.
+Owns: since when a pull has been failing, what was last seen of a pod's containers, and the proof that a pod is gone.
+``status.derive_status`` does the mapping.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
 
 from stackd.clock import NANOSECONDS
-from stackd.errors import ClusterError, ClusterUnavailable, StoreUnavailable
-from stackd.kube.mirror import Changed, Relisted
-from stackd.kube.objects import PODS, NodeState, PodState
+from stackd.kube.objects import PODS, PodState
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.next_step import OF_THE_PASS, route_error, service_error
+from stackd.lifecycle.next_step import own_pod, route_error, service_error
 from stackd.lifecycle.objects import what_is_wrong
 from stackd.lifecycle.status import (
-    PodProgress,
+    DerivedStatus,
     PodSnapshot,
     derive_status,
     observation,
@@ -28,239 +23,109 @@ from stackd.lifecycle.status import (
     pull_is_failing,
 )
 from stackd.logs import stack_log
-from stackd.model import Observation, Stack, StackStatus, struct
+from stackd.model import SERVICE_PREFIX, Observation, Stack
 from stackd.store import differs
-from stackd.workqueue import RetryPolicy, WorkQueue
 
 log = logging.getLogger(__name__)
 
-RETRIES = RetryPolicy(first=0.5, longest=1.0)
-ASK_AGAIN_SECONDS = 2.0  # when a pod that is missing from the watch is asked for again after a failed request
+ASK_AGAIN_SECONDS = 2.0
+"""When a pod is asked for again that the cluster has, although the watch does not report it: it may report it by then."""
 
 
-@struct
-class Assessment:
-    """A stack, what is to be written about it, and what is known of its pod once that is written."""
+async def observe(context: Context, stack: Stack) -> Stack:
+    """Write the status of an accepted stack if it differs from the row; returns the row. That a missing pod ends the
+    stack is a step (``end``). Raises StoreUnavailable; then nothing seen is remembered."""
+    stack_id, memory, mirror = stack.stack_id, context.memory, context.mirror
+    if not stack.accepted or stack.deleting_since is not None or context.view_is_unverified:
+        return stack
+    pod = own_pod(mirror.pods.get(stack_id), stack)
+    if (stack.pod_uid is None or pod is None) and not stack.ended:
+        return stack  # it is being stopped or started, or its end has to be proven: a step writes its status
+    node = mirror.nodes.get((pod.node_name if pod is not None else None) or stack.node_id or "")
+    seen = (stack, pod, mirror.services.get(SERVICE_PREFIX + stack_id), node)
+    if memory.seen.get(stack_id) == seen:
+        return stack
+    context.gate.brake.forget([stack_id])
+    snapshot, derived = look(context, stack, pod)
+    if derived.recheck_at is not None:
+        context.loop.wake([stack_id], delay=(derived.recheck_at - snapshot.now) / NANOSECONDS)
+    progress, events = pod_progress(memory.progress.get(stack_id), stack, snapshot)
+    row = await write(context, stack, observation(stack, snapshot, derived, events))
+    if stack_id in context.store.stacks:
+        if progress is not None:
+            memory.progress[stack_id] = progress
+        if derived.recheck_at is None and not stack.routed:  # nothing else decides on the status
+            memory.seen[stack_id] = (row, *seen[1:])
+    return row
 
-    stack: Stack
-    observation: Observation
-    progress: PodProgress | None
+
+def look(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSnapshot, DerivedStatus]:
+    """What is seen of the stack, and the status that it means."""
+    memory, now = context.memory, context.clock.now()
+    if pull_is_failing(stack, pod):
+        since = min(now, stack.updated_at) if pull_has_failed(stack) else now
+        memory.pull_failing.setdefault(stack.stack_id, since)
+    else:
+        memory.pull_failing.pop(stack.stack_id, None)
+    node = pod.node_name if pod is not None and pod.node_name else stack.node_id
+    snapshot = PodSnapshot(
+        pod=pod,
+        node_exists=node in context.mirror.nodes,
+        node_public_ip=context.public_address(node, context.mirror.services.get(stack.service_name)),
+        disruption=memory.disruptions.get(stack.pod_uid, ""),
+        pull_failing_since=memory.pull_failing.get(stack.stack_id),
+        now=now,
+        repaired=_repaired(context, stack, pod),
+    )
+    return snapshot, derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
 
 
-class Observer:
-    """The stacks whose status has to be determined again, and the service that does it."""
+async def write(context: Context, stack: Stack, seen: Observation) -> Stack:
+    """Write the observation if it is news; returns the row, or the stack as given if the row is gone."""
+    stack_id = stack.stack_id
+    changed = await context.store.stacks.observe([seen]) if differs(stack, seen) else []
+    for row in changed:
+        reason = f" ({row.status_reason})" if row.status_reason else ""
+        message = f": {row.status_message}" if row.status_message else ""
+        stack_log(log, stack_id).info("%s%s%s", row.status, reason, message)
+        if row.ended or row.status_reason:
+            context.diagnostics.queue.add(stack_id)
+    return context.store.stacks.get(stack_id) or stack
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._due: WorkQueue[str] = WorkQueue(context.clock.monotonic, RETRIES)
-        self._pull_failing: dict[str, int] = {}
-        self._listed: set[str] = set()
-        self._progress: dict[str, PodProgress] = {}
-        self._gone: dict[str, str | None] = {}
-        self._disruptions: dict[str | None, str] = {}
-        self._observing = asyncio.Lock()
 
-    def cluster_changed(self, change: Changed | Relisted) -> None:
-        """Subscriber of the mirror: mark the stacks that the change concerns."""
-        if isinstance(change, Relisted):
-            self._context.worker.retry_all()
-            if change.kind in self._listed:
-                self._context.gate.verify_again()
-            self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
-        elif isinstance(state := change.state, NodeState):
-            self.mark_dirty(s.stack_id for s in self._context.store.stacks.ordered() if s.node_id == state.name)
-        elif isinstance(state, PodState):
-            row = self._context.store.stacks.get(state.name)
-            if change.after is None and state.disruption and row is not None and row.pod_uid == state.uid:
-                self._disruptions[state.uid] = state.disruption
-            self._object_changed(state.name)
-        else:
-            self._object_changed(state.stack_id)
+def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str, str]:
+    """What somebody else has changed and stackd repairs: a reason and a sentence, empty if nothing was."""
+    if pod is None or stack.ended:
+        return "", ""
+    if pod.instance != context.cluster.instance:
+        return "LabelsMissing", "stackd's labels were removed from the pod; stackd restores them"
+    if pod.stack_id != stack.stack_id:
+        return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
+    service = context.mirror.services.get(stack.service_name)
+    if service is not None and (error := service_error(stack, service)):
+        return "ServiceChanged", f"{error}; stackd repairs it"
+    error = route_error(context.routes_of(stack))
+    return ("RouteChanged", f"{error}; stackd repairs it") if error else what_is_wrong(context, stack)
 
-    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
-        """Subscriber of the store: check a stack with a new pod, which may have moved on before the row was written."""
-        if before is not None and (after is None or after.pod_uid != before.pod_uid):
-            self._disruptions.pop(before.pod_uid, None)
-        if after is None and before is not None:
-            self._pull_failing.pop(before.stack_id, None)
-            self._progress.pop(before.stack_id, None)
-            self._gone.pop(before.stack_id, None)
-        elif (
-            after is not None
-            and after.accepted
-            and not (before and before.accepted and before.pod_uid == after.pod_uid)
-        ):
-            self.mark_dirty([after.stack_id])
 
-    def mark_dirty(self, stack_ids: Iterable[str]) -> None:
-        """Have the status of these stacks determined again."""
-        for stack_id in stack_ids:
-            self._due.add(stack_id)
-
-    def mark_all_dirty(self) -> None:
-        """Have the status of every stack determined again, as after a start or a confirmation."""
-        self.mark_dirty(stack.stack_id for stack in self._context.store.stacks.ordered())
-
-    async def run(self) -> None:
-        """The observing service; runs for ever."""
-        while True:
-            await self._due.wait()
-            ids = self._due.take()
-            try:
-                await self.observe(set(ids))
-            except StoreUnavailable as error:
-                log.warning("statuses cannot be written now: %s", error, extra={"same": "observe"})
-                for stack_id in ids:
-                    self._due.retry(stack_id)
-            else:
-                for stack_id in ids:
-                    self._due.done(stack_id)
-
-    async def observe(self, stack_ids: set[str]) -> None:
-        """Determine the status of these stacks now. Raises StoreUnavailable; then nothing seen is remembered."""
-        async with self._observing:
-            await self._observe(stack_ids)
-
-    async def _observe(self, stack_ids: set[str]) -> None:
-        context, rows = self._context, self._context.store.stacks
-        if not context.mirror.synced or context.gate.unverified or context.gate.wrong_cluster:
-            return  # all stacks are marked again when that is over
-        assessed = [one for stack_id in stack_ids if (one := self._assess(stack_id)) is not None]
-        assessed = self._hold_back(await self._proven(assessed))
-        news = [one.observation for one in assessed if differs(one.stack, one.observation)]
-        changed = await rows.observe(news) if news else []
-        for one in assessed:
-            if one.progress is not None and one.stack.stack_id in rows:
-                self._progress[one.stack.stack_id] = one.progress
-        for stack_id in stack_ids:
-            row = rows.get(stack_id)
-            step = None if row is None else context.step(row)
-            if step is not None and step.kind not in OF_THE_PASS:
-                context.worker.wake(stack_id)
-        for stack in changed:
-            reason = f" ({stack.status_reason})" if stack.status_reason else ""
-            message = f": {stack.status_message}" if stack.status_message else ""
-            stack_log(log, stack.stack_id).info("%s%s%s", stack.status, reason, message)
-            if stack.ended or stack.status_reason:
-                context.diagnostics.add(stack.stack_id)
-
-    def _object_changed(self, stack_id: str) -> None:
-        stack = self._context.store.stacks.get(stack_id)
-        if stack is not None and stack.accepted and stack.deleting_since is None:  # of others nothing is written
-            self.mark_dirty([stack_id])
-
-    def _assess(self, stack_id: str) -> Assessment | None:
-        context = self._context
-        stack = context.store.stacks.get(stack_id)
-        if stack is None or not stack.accepted or stack.deleting_since is not None:
-            return None
-        if stack.pod_uid is None and not stack.ended:
-            return None  # it is being stopped or started; that verb writes its status
-        snapshot = self._snapshot(stack)
-        derived = derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
-        if derived.recheck_at is not None:
-            self._due.add(stack_id, at=context.clock.monotonic() + (derived.recheck_at - snapshot.now) / NANOSECONDS)
-        progress, events = pod_progress(self._progress.get(stack_id), stack, snapshot)
-        return Assessment(stack=stack, observation=observation(stack, snapshot, derived, events), progress=progress)
-
-    def _snapshot(self, stack: Stack) -> PodSnapshot:
-        context, pod, now = self._context, self._context.current_pod(stack), self._context.clock.now()
-        if pull_is_failing(stack, pod):
-            since = min(now, stack.updated_at) if pull_has_failed(stack) else now
-            self._pull_failing.setdefault(stack.stack_id, since)
-        else:
-            self._pull_failing.pop(stack.stack_id, None)
-        node = pod.node_name if pod is not None and pod.node_name else stack.node_id
-        return PodSnapshot(
-            pod=pod,
-            node_exists=node in context.mirror.nodes,
-            node_public_ip=context.public_address(node, context.mirror.services.get(stack.service_name)),
-            disruption=self._disruptions.get(stack.pod_uid, ""),
-            pull_failing_since=self._pull_failing.get(stack.stack_id),
-            now=now,
-            repaired=self._repaired(stack),
-        )
-
-    def _repaired(self, stack: Stack) -> tuple[str, str]:
-        """What somebody else has changed and stackd repairs: a reason and a sentence, empty if nothing was."""
-        context, pod = self._context, self._context.current_pod(stack)
-        if pod is None or stack.ended:
-            return "", ""
-        if pod.instance != context.instance:
-            return "LabelsMissing", "stackd's labels were removed from the pod; stackd restores them"
-        if pod.stack_id != stack.stack_id:
-            return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
-        service = context.mirror.services.get(stack.service_name)
-        if service is not None and (error := service_error(stack, service)):
-            return "ServiceChanged", f"{error}; stackd repairs it"
-        error = route_error(context.routes_of(stack))
-        return ("RouteChanged", f"{error}; stackd repairs it") if error else what_is_wrong(context, stack)
-
-    # ---- the proof that a pod is gone
-
-    async def _proven(self, assessed: list[Assessment]) -> list[Assessment]:
-        """End a stack for a missing pod only after Kubernetes itself has said that the pod is gone (invariant 10)."""
-        absent = [one for one in assessed if self._has_to_be_asked_for(one)]
-        answers = await asyncio.gather(*map(self._ask_for, absent))
-        by_id = {one.stack.stack_id: answer for one, answer in zip(absent, answers, strict=True)}
-        proven = (by_id.get(one.stack.stack_id, one) for one in assessed)
-        return [one for one in proven if one is not None]
-
-    def _has_to_be_asked_for(self, one: Assessment) -> bool:
-        context, stack = self._context, one.stack
-        if stack.ended or context.current_pod(stack) is not None:
+async def is_gone(context: Context, stack: Stack, uid: str | None) -> bool:
+    """Whether Kubernetes itself says that the pod of this uid is gone, which the mirror lacks (invariant 10). If it
+    exists, the mirror gets it. Raises ClusterUnavailable, ClusterError."""
+    stack_id = stack.stack_id
+    if uid is not None and context.memory.gone.get(stack_id) == uid:
+        return True  # what the brake holds is asked for once
+    watched = context.mirror.health_by_kind["pods"]
+    version = watched.version
+    pod = await context.cluster.get(PODS, stack.pod_name)
+    await context.gate.right_cluster()  # another cluster may have answered meanwhile
+    if pod is None or pod.uid != uid:
+        context.memory.gone[stack_id] = uid
+        return True
+    if pod.instance == context.cluster.instance and pod.stack_id == stack_id:
+        if watched.version != version:  # perhaps the watch has reported meanwhile that it is gone
+            context.loop.wake([stack_id], delay=ASK_AGAIN_SECONDS)
             return False
-        # What a brake holds is asked for once, and once more when the operator has confirmed it.
-        held = self._gone.get(stack.stack_id) == stack.pod_uid and stack.stack_id not in context.brake.confirmed
-        return one.observation.ended and not held
-
-    async def _ask_for(self, one: Assessment) -> Assessment | None:
-        """The assessment, made again if Kubernetes still has the pod; None if it has to be made again later."""
-        context, stack = self._context, one.stack
-        watched = context.mirror.health_by_kind["pods"]
-        version = watched.version
-        try:
-            pod = await context.cluster.get(PODS, stack.pod_name)
-        except (ClusterError, ClusterUnavailable) as error:
-            message = "%s: its pod is missing from the watch, and asking for it failed: %s"
-            log.info(message, stack.stack_id, error, extra={"same": "absent"})
-            self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
-            return None
-        if context.gate.unverified or context.gate.wrong_cluster:
-            return None  # another cluster may have said so
-        if pod is None or pod.uid != stack.pod_uid:
-            self._gone[stack.stack_id] = stack.pod_uid
-            return one
-        if pod.instance == context.instance and pod.stack_id == stack.stack_id:
-            if watched.version != version:  # perhaps the watch has reported meanwhile that it is gone
-                self._due.add(stack.stack_id, at=context.clock.monotonic() + ASK_AGAIN_SECONDS)
-                return None
-            log.warning("%s: the watch does not report its pod, although the pod exists", stack.stack_id)
-            context.mirror.missed(pod)
-        context.mirror.keep(pod)
-        return self._assess(stack.stack_id)
-
-    def _hold_back(self, assessed: list[Assessment]) -> list[Assessment]:
-        """If the pods of too many stacks are gone, say so in their statuses but give nothing back (invariant 8).
-
-        Those whose end the cluster explains do not count: their node is gone, or the cluster itself has disrupted the pod.
-        """
-        context = self._context
-        gone = {
-            one.stack.stack_id: f"end: {one.observation.status_message}"
-            for one in assessed
-            if one.observation.ended
-            and not one.stack.ended
-            and context.current_pod(one.stack) is None
-            and one.observation.status is not StackStatus.NODE_DELETED
-            and one.stack.pod_uid not in self._disruptions
-        }
-        context.brake.forget({one.stack.stack_id for one in assessed} - gone.keys())
-        if not gone:
-            return assessed
-        alive = [stack.stack_id for stack in context.store.stacks.ordered() if not stack.ended]
-        held = context.brake.hold_back(gone, alive, context.config.reconcile.max_delete_share)
-        return [
-            replace(one, observation=replace(one.observation, ended=False)) if one.stack.stack_id in held else one
-            for one in assessed
-        ]
+        log.warning("%s: the watch does not report its pod, although the pod exists", stack_id)
+        context.mirror.missed(pod)
+    context.mirror.keep(pod)
+    return False

@@ -75,7 +75,8 @@ class PrePulls:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._queue: WorkQueue[ImageOnNode] = WorkQueue(context.clock.monotonic, RETRIES)
+        self._queue: WorkQueue[ImageOnNode] = WorkQueue("prepull", context.tasks, RETRIES, self._pull, self._failed)
+        self._slots = asyncio.Semaphore(AT_ONCE)
         self._pulls: dict[ImageOnNode, Pull] = {}
         self._nodes: dict[str, asyncio.Lock] = {}
 
@@ -115,7 +116,7 @@ class PrePulls:
         }
 
     async def run(self) -> None:
-        """The service: delete what an earlier process has left, then pull images; runs for ever."""
+        """Delete what an earlier process has left, then begin to pull images."""
         if not self._wanted():
             await asyncio.sleep(CLEAN_UP_SECONDS)  # there is hardly anything to delete, and creates may be waiting
         for tries in itertools.count(1):
@@ -126,12 +127,12 @@ class PrePulls:
                 log.info("the pods that pull images cannot be listed now: %s", error)
                 await asyncio.sleep(RETRIES.delay(tries))
         await self.refresh()
-        await self._queue.run(self._pull, workers=AT_ONCE, failed=self._failed)
+        self._queue.open()
 
     async def _pull(self, target: ImageOnNode) -> None:
-        """Pull one image, in its own task, so that it can still delete its pod when the daemon stops."""
-        async with self._nodes.setdefault(target.node, asyncio.Lock()):
-            await self._context.tasks.spawn(f"prepull {target}", self._pull_one(target))
+        """Pull one image, a node one after the other."""
+        async with self._nodes.setdefault(target.node, asyncio.Lock()), self._slots:
+            await self._pull_one(target)
 
     async def _pull_one(self, target: ImageOnNode) -> None:
         """Return once the image is there, or is no longer wanted; no pod is left then. Raises the error that keeps it
@@ -159,13 +160,13 @@ class PrePulls:
         context, name = self._context, self._name(target)
         await context.gate.right_cluster()
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
-        pod = prepull_pod(manifest, context.config.stacks.namespace, context.instance, target.node)
+        pod = prepull_pod(manifest, context.config.stacks.namespace, context.cluster.instance, target.node)
         with contextlib.suppress(ObjectExists):  # created by an earlier try whose response was lost
             await context.cluster.create(PODS, pod)
         created = await context.cluster.find("pods", name)
         if created is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
-        if not is_prepull(created, context.instance):
+        if not is_prepull(created, context.cluster.instance):
             raise ClusterUnavailable(f"the pod {name} is not stackd's: delete it, or have it renamed")
         return created
 
@@ -188,7 +189,7 @@ class PrePulls:
         return False
 
     def _name(self, target: ImageOnNode) -> str:
-        return prepull_name(self._context.instance, target.node, target.image)
+        return prepull_name(self._context.cluster.instance, target.node, target.image)
 
     async def _delete_pods(self, name: str = "") -> None:
         """Delete the pods that pull images: all of them, or the one of that name."""
@@ -198,7 +199,7 @@ class PrePulls:
 
     async def _delete(self, pod: JsonObject) -> None:
         metadata = pod["metadata"]
-        await self._context.cluster.delete("pods", metadata["name"], metadata["uid"])
+        await self._context.cluster.remove("pods", metadata["name"], metadata["uid"])
 
     def _failed(self, target: ImageOnNode, error: StackdError, delay: float | None) -> None:
         if target in self._wanted():

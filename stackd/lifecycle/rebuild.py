@@ -143,7 +143,7 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
     of the same name does not count. None of them if no stackd has held a Lease before: a stackd without a Lease kept no
     records of stopped stacks."""
     cluster = context.cluster
-    if context.ownership.predecessor is None:
+    if context.gate.ownership.predecessor is None:
         return []
 
     async def is_there(stack: Stack) -> bool:
@@ -152,7 +152,7 @@ async def _gone(context: Context, there: Collection[str]) -> list[str]:
             ("pods", stack.pod_name, stack.pod_uid),
         ):
             raw = await cluster.find(resource, name)
-            if raw is not None and is_ours(raw, context.instance, (uid,)):
+            if raw is not None and is_ours(raw, context.cluster.instance, (uid,)):
                 return True
         return False
 
@@ -232,5 +232,5 @@ async def _retire(context: Context, names: list[str]) -> None:
         service = context.mirror.services.get(service_name(stack_id))
         if stack_id in removed if stack is None else (service is not None and service.recorded):
             await context.gate.right_cluster()
-            await context.cluster.delete(CONFIG_MAPS, stack_id)
+            await context.cluster.remove(CONFIG_MAPS, stack_id)
             crash_point("upgrade.config_map_deleted")

@@ -1,262 +1,74 @@
-"""The passes that find what events have missed; expiry, at its time; and the removal of old keys, jobs and timelines.
+"""Reconcile one stack: the only code that touches it, whatever it is that it needs.
 
-Owns: the passes, which hand work to the observer (statuses) and the worker, so that no request holds them up. Only
-adopting objects without a row and observing confirmed stacks are part of a pass itself. Owns, too, that no stack expires
-by a clock that may be wrong: if many have expired only because the clock was set, the brake decides.
+Level-triggered, as a controller of Kubernetes: read the row and what the mirror shows, write the status if it differs, ask
+``next_step``, do one step (one round of requests), return. Nothing waits in here for what the cluster will do: the mirror's
+event, the change of the row or a time that was asked for wakes the stack again (``loop``).
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
-
-from stackd import contract
-from stackd.clock import NANOSECONDS, from_nanoseconds
-from stackd.crashpoints import crash_point
-from stackd.errors import ClusterError, ClusterUnavailable, Held
+from stackd.kube.mirror import Changed, Relisted
+from stackd.kube.objects import NodeState, PodState
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.gate import CONFIRMED_SECONDS, refresh_rights
-from stackd.lifecycle.next_step import (
-    OF_THE_PASS,
-    UNASKED,
-    Action,
-    ReconcilePlan,
-    StepKind,
-    Surroundings,
-    of_orphans,
-    orphans,
-)
-from stackd.lifecycle.observe import Observer
-from stackd.lifecycle.rebuild import adopt
-from stackd.lifecycle.worker import Priority
-from stackd.logs import stack_log
-
-log = logging.getLogger(__name__)
-
-BLOCKED_RETRY_SECONDS = 5
-KEEP_CLAIMS = 24 * 3600 * NANOSECONDS  # how long an Idempotency-Key is remembered, in nanoseconds
-
-ASK_SECONDS = 5.0  # how often the API server is asked for the time while the clock is not trusted
-FIRST_PASSES, AGAIN_PASSES = 10, 30
-"""A stack that cannot be adopted, because another row has its port, is tried again in each of the first passes, and then
-every so many: each try lists everything."""
+from stackd.lifecycle.next_step import IN_THE_FILE, Step, StepKind
+from stackd.lifecycle.observe import observe
+from stackd.lifecycle.steps import EXECUTORS, hiding, remove_without_row
+from stackd.model import Stack
 
 
-class Reconciler:
-    """The passes of one daemon; ``unknown`` are the objects that the last one left alone."""
+async def reconcile(context: Context, stack_id: str) -> bool:
+    """Look at the stack and do its next step. Returns whether to look again at once. Raises what keeps the step from being
+    done now."""
+    if (stack := context.store.stacks.get(stack_id)) is None:
+        return await remove_without_row(context, stack_id)
+    stack = await observe(context, stack)
+    if (step := context.step(stack)) is None:
+        if not stack.accepted and (seconds := context.create_waits(stack)) is not None:
+            context.loop.wake([stack_id], delay=seconds)
+        return False
+    if step.kind in IN_THE_FILE or step.kind is StepKind.MAKE:  # a create has a slot of its own
+        return await _execute(context, step, stack)
+    async with context.loop.slot(stack, record=step.kind is StepKind.ANNOTATE) as waited:
+        if waited:
+            return await _after_wait(context, stack_id)
+        return await _execute(context, step, stack)
 
-    def __init__(self, context: Context, observer: Observer) -> None:
-        self.unknown: tuple[Action, ...] = ()
-        self.passes = 0
-        self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
+
+async def _after_wait(context: Context, stack_id: str) -> bool:
+    """Decide again with a slot in hand."""
+    stack = context.store.stacks.get(stack_id)
+    step = None if stack is None else context.step(stack)
+    return stack is not None and step is not None and await _execute(context, step, stack)
+
+
+async def _execute(context: Context, step: Step, stack: Stack) -> bool:
+    if step.kind not in IN_THE_FILE:
+        await context.gate.right_cluster()
+    with hiding(context, stack.stack_id):
+        return await EXECUTORS[step.kind](context, stack)
+
+
+class ClusterEvents:
+    """Wakes the stacks that a change in the cluster concerns."""
+
+    def __init__(self, context: Context) -> None:
         self._context = context
-        self._observer = observer
-        self._unadoptable: dict[str, str] = {}
-        self._busy = asyncio.Lock()
+        self._listed: set[str] = set()
 
-    async def plan(self) -> ReconcilePlan:
-        """What a pass would do now, and why. Makes no request and changes nothing, however often it is called. Raises
-        StoreUnavailable if the file cannot be asked about objects without a row."""
-        context = self._context
-        rows, mirror, held = context.store.stacks, context.mirror, frozenset(context.brake.held)
-        found = orphans(rows.ids(), mirror.pods, mirror.services, mirror.all_routes())
-        removed = await rows.removed_among({one.stack_id for one in found}) if found else frozenset()
-        if blocked := context.gate.why_no_pass():
-            return ReconcilePlan(blocked=blocked, held=held)
-        before = context.ownership.predecessor
-        around = Surroundings(
-            now=context.clock.now() if context.wall_clock.trusted else None,
-            orphan_grace=round(context.config.reconcile.orphan_grace * NANOSECONDS),
-            busy=context.worker,
-            removed=removed,
-            unadoptable=self._unadoptable,
-            incomplete=context.store.incomplete,
-            succeeded_at=before.renewed_at if before is not None else None,
-        )
-        plan = of_orphans([one for one in found if one.stack_id not in rows], around)
-        return replace(plan, actions=(*self._of_rows(), *plan.actions), held=held)
-
-    def _of_rows(self) -> Iterator[Action]:
-        context = self._context
-        for stack in context.store.stacks.ordered():
-            step = context.step(stack)
-            if step is not None and (step.kind in OF_THE_PASS or stack.stack_id not in context.worker):
-                yield Action(kind=step.kind, name=stack.stack_id, why=step.why)
-
-    async def reconcile(self) -> ReconcilePlan:
-        """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
-        Raises StoreUnavailable."""
-        async with self._busy:
-            return await self._pass()
-
-    async def confirm(self) -> contract.Released:
-        """The operator agrees with what is held back now: make a pass that does it.
-
-        Also removes the objects of unknown stacks, as far as the last pass has listed them. Raises Held if no pass can
-        be made now, and StoreUnavailable; in both cases a pass within a minute still does what was held now, and
-        nothing else.
-        """
-        context = self._context
-        async with self._busy:
-            listed = _uids(self.unknown)
-            confirmed = context.brake.confirm()
-            log.warning("brake: the operator released %d stacks", len(confirmed))
-            plan = await self._pass()
-        if plan.blocked:
-            raise Held(_not_now(plan.blocked, len(confirmed)), BLOCKED_RETRY_SECONDS)
-        agreed = [one.orphan for one in plan.unknown if one.orphan is not None and one.orphan.seen.uid in listed]
-        for orphan in agreed:
-            log.warning("%s: removed, as the operator confirmed", orphan, extra={"stack_id": orphan.stack_id})
-            context.removable.add(orphan.seen.uid)
-            context.worker.wake(orphan.stack_id)
-        removed = tuple(sorted(map(str, agreed)))
-        return contract.Released(released=len(confirmed - plan.held), held=tuple(sorted(plan.held)), removed=removed)
-
-    async def _pass(self) -> ReconcilePlan:
-        context = self._context
-        if context.gate.rights_due:
-            await refresh_rights(context)
-        confirmed = context.brake.confirmed
-        if confirmed and not context.gate.why_no_pass():
-            await self._observer.observe(set(confirmed))
-        plan = await self.plan()
-        adoptable = {action.name for action in plan.actions if action.kind is StepKind.ADOPT}
-        if self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0:
-            adoptable |= {action.stack_id for action in plan.unknown}
-        adopted = True
-        if not plan.blocked and (adoptable or context.store.incomplete):
-            adopted = await self._adopt(adoptable)
-            plan = await self.plan()
-        if plan.blocked:
-            log.debug("reconciliation is waiting: %s", plan.blocked)
-            return plan
-        if context.store.incomplete and adopted and all(one.kind is not StepKind.ADOPT for one in plan.actions):
-            await context.store.end_adoption()
-        before, self.unknown = _uids(self.unknown), plan.unknown
-        for one in plan.unknown:
-            if not _uids([one]) <= before:
-                extra = {"stack_id": one.stack_id}
-                log.warning("%s belongs to no known stack and is left alone: %s", one.orphan, one.why, extra=extra)
-        await self._apply(plan)
-        self.passes += 1
-        context.brake.pass_done()
-        return replace(plan, held=frozenset(context.brake.held))
-
-    async def _adopt(self, names: set[str]) -> bool:
-        """Make rows for Services that carry a stack's record. False if the cluster cannot be asked now: the next pass
-        tries again."""
-        try:
-            done = await adopt(self._context, names)
-        except (ClusterError, ClusterUnavailable) as error:
-            log.warning("%d stacks or more cannot be adopted now: %s", len(names), error)
-            return False
-        for name in names:
-            self._unadoptable.pop(name, None)
-        self._unadoptable |= dict(done.lost)
-        self.actions[StepKind.ADOPT] += len(done.recovered)
-        for stack_id in done.recovered:
-            stack_log(log, stack_id).info("adopted from its Service")
-        if done.recovered:
-            log.warning("%d stacks were adopted from their Services: the file did not have them", len(done.recovered))
-            await self._observer.observe(set(done.recovered))
-        return True
-
-    async def _apply(self, plan: ReconcilePlan) -> None:
-        context = self._context
-        rowless = {a.stack_id: f"{a.kind}: {a.why}" for a in plan.actions if a.orphan is not None}
-        still = {a.stack_id for a in plan.actions if a.kind in UNASKED or a.kind is StepKind.EXPIRE}
-        context.brake.forget(context.brake.held.keys() - still)
-        among = context.store.stacks.ids() | rowless.keys()
-        held = context.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
-        expired = []
-        for action in plan.actions:
-            if action.kind is StepKind.ADOPT or (action.orphan is not None and action.stack_id in held):
-                continue
-            self.actions[action.kind] += 1
-            stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)
-            if action.orphan is not None:
-                context.removable.add(action.orphan.seen.uid)
-            if action.kind is StepKind.EXPIRE:
-                expired.append(action.name)
-            elif action.kind is StepKind.END:
-                self._observer.mark_dirty([action.name])
-            else:
-                context.worker.wake(action.stack_id)
-        if expired:
-            await expire_overdue(context, expired)
-
-
-def _uids(actions: Iterable[Action]) -> set[str]:
-    return {one.orphan.seen.uid for one in actions if one.orphan is not None}
-
-
-def _not_now(blocked: str, confirmed: int) -> str:
-    if not confirmed:
-        return f"nothing is held back, and no pass can be made: {blocked}"
-    return (
-        f"the {confirmed} stacks held back cannot be released now: {blocked}; "
-        f"they will be if a pass can be made within {CONFIRMED_SECONDS:.0f} s"
-    )
-
-
-async def expire(context: Context) -> None:
-    """Intend to delete every stack whose time is up, unless the clock may be wrong.
-
-    Raises StoreUnavailable; then they are due again the next time.
-    """
-    if not context.gate.compared or not context.fence.open or context.gate.wrong_cluster:
-        return  # a restored file, or one whose stacks another stackd has taken over, may not know of an extension
-    await _confirm_clock(context)
-    now = context.clock.now()
-    rows = context.store.assigned.ordered() if context.wall_clock.trusted else ()
-    if overdue := [row.stack_id for row in rows if row.ttl_expires_at <= now and row.deleting_since is None]:
-        await expire_overdue(context, overdue)
-
-
-async def _confirm_clock(context: Context) -> None:
-    """Ask for the API server's time if that may make the clock trusted; shorten ends set by a clock that was ahead."""
-    wall_clock, now = context.wall_clock, context.clock.monotonic()
-    if not wall_clock.trusted and context.mirror.synced and now - wall_clock.asked_at >= ASK_SECONDS:
-        wall_clock.asked_at = now
-        try:
-            await context.cluster.time()  # the wall clock observes the ``Date`` of every response
-        except (ClusterError, ClusterUnavailable) as error:
-            log.debug("the API server's time cannot be read: %s", error)
-    if wall_clock.trusted and wall_clock.changed:
-        for stack in await context.store.stacks.shorten_future(context.longest_life):
-            ends = from_nanoseconds(stack.ttl_expires_at)
-            stack_log(log, stack.stack_id).warning("made while the clock was ahead: it ends at %s", ends)
-        wall_clock.changed = False
-
-
-async def expire_overdue(context: Context, stack_ids: Iterable[str]) -> None:
-    """Mark expired stacks as deleting, unless a brake holds them back (invariant 8), and have them deleted.
-
-    Raises StoreUnavailable; then nothing has happened.
-    """
-    until, why = context.wall_clock.sudden_until, "expire: its time is up since the clock was set forward"
-    rows = [row for row in map(context.store.stacks.get, stack_ids) if row is not None]
-    held: frozenset[str] = frozenset()
-    if sudden := {row.stack_id: why for row in rows if row.ttl_expires_at <= until}:
-        held = context.brake.hold_back(sudden, context.store.stacks.ids(), context.config.reconcile.max_delete_share)
-    allowed = [row.stack_id for row in rows if row.stack_id not in held]
-    marked = await context.store.stacks.mark_expired(allowed) if allowed else []
-    crash_point("expire.marked")
-    for stack in marked:
-        context.abandon_create(stack.stack_id)
-        stack_log(log, stack.stack_id).info("its time is up")
-        context.worker.wake(stack.stack_id, Priority.EXPIRY)
-
-
-async def purge(context: Context) -> None:
-    """Remove jobs after ``batch_delete.keep_jobs``, timelines after ``stacks.keep_history`` and keys after a day.
-    Removes nothing while the clock may be wrong. Raises StoreUnavailable."""
-    if not context.wall_clock.trusted:
-        return
-    keep_history = round(context.config.stacks.keep_history * NANOSECONDS)
-    keep_jobs = round(context.config.batch_delete.keep_jobs * NANOSECONDS)
-    await context.store.purge(
-        context.clock.now(), keep_jobs_ns=keep_jobs, keep_claims_ns=KEEP_CLAIMS, keep_history_ns=keep_history
-    )
+    def changed(self, change: Changed | Relisted) -> None:
+        """Subscriber of the mirror."""
+        loop, rows = self._context.loop, self._context.store.stacks
+        if isinstance(change, Relisted):
+            loop.queue.retry_all()
+            if change.kind in self._listed:
+                self._context.gate.verify_again()
+            self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
+        elif isinstance(state := change.state, NodeState):
+            loop.wake(stack.stack_id for stack in rows.ordered() if stack.node_id == state.name)
+        else:
+            row = rows.get(state.name if isinstance(state, PodState) else state.stack_id)
+            if row is None:
+                return
+            if isinstance(state, PodState) and change.after is None and state.disruption and state.uid == row.pod_uid:
+                self._context.memory.disruptions[state.uid] = state.disruption
+            loop.queue.add(row.stack_id, reset=change.after is None)  # what a delete waits for may be gone

@@ -25,7 +25,6 @@ from stackd.lifecycle.pools import (
     has_lost_readiness,
     is_ready,
 )
-from stackd.lifecycle.worker import Priority
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.tasks import set_within
@@ -144,7 +143,7 @@ class Refill:
             crash_point("pool.delete_marked")
             for stack in marked:
                 stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
-                context.worker.wake(stack.stack_id, Priority.POOL)
+                context.loop.wake([stack.stack_id])
         return CHECK_SECONDS if template is None else self._make(pool, template, work.missing, now)
 
     def _make(self, pool: Pool, template: Template, missing: int, now: float) -> float:
@@ -155,7 +154,7 @@ class Refill:
             return CHECK_SECONDS
         if now < pool.not_before:
             return min(CHECK_SECONDS, pool.not_before - now)
-        if self._context.create_slots.locked():  # clients wait for a slot
+        if self._context.creates.slots.locked():  # clients wait for a slot
             return CROWDED_SECONDS
         making = sum(one.making for one in self._context.pools.by_name.values())
         most = min(missing, may_begin(self._fill(template.name), making))

@@ -8,6 +8,7 @@ of how the pod was seen.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from stackd.clock import NANOSECONDS
@@ -45,6 +46,28 @@ class PodSnapshot:
     disruption: str = ""
     pull_failing_since: int | None = None
     repaired: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class PodMemory:
+    """What is remembered of the pods of stacks between two looks, by the stack's id: since when (nanoseconds) a pull has been
+    failing; what was last seen of the containers; the uid of a pod that is proven to be gone; the row, pod, Service and node
+    from which the status was derived last, if nothing else decides on it; and, by the pod's uid, why the cluster itself has
+    deleted it."""
+
+    pull_failing: dict[str, int] = field(default_factory=dict)
+    progress: dict[str, PodProgress] = field(default_factory=dict)
+    gone: dict[str, str | None] = field(default_factory=dict)
+    seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    disruptions: dict[str | None, str] = field(default_factory=dict)
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """Subscriber of the store: forget a stack, or a pod, that is gone."""
+        if before is not None and (after is None or after.pod_uid != before.pod_uid):
+            self.disruptions.pop(before.pod_uid, None)
+        if after is None and before is not None:
+            for memory in (self.pull_failing, self.progress, self.gone, self.seen):
+                memory.pop(before.stack_id, None)
 
 
 class DerivedStatus(NamedTuple):

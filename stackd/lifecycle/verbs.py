@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -26,10 +27,11 @@ from stackd.errors import (
 )
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.diagnostics import capture_logs
+from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.next_step import service_step
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, EventKind, Stack, StackStatus
+from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
 from stackd.store import PORT_REPLACED, Claim, Extension, Start, ports_replaced
 
 log = logging.getLogger(__name__)
@@ -60,7 +62,7 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
         raise StackNotFound(stack_id)
     crash_point("delete.marked")
     context.abandon_create(stack_id)
-    await settle(context, stack_id, "deleted")
+    await settle(context, stack_id, "deleted", is_gone)
 
 
 async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
@@ -72,7 +74,7 @@ async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
 async def _stop(context: Context, stack_id: str, by: str) -> Stack:
     await context.store.stacks.stop(stack_id, by)
     crash_point("stop.intended")
-    await settle(context, stack_id, "stopped")
+    await settle(context, stack_id, "stopped", is_stopped)
     return _row(context, stack_id)
 
 
@@ -97,14 +99,14 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
     await context.gate.admitted()
     await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by))
     crash_point("restart.intended")
-    await settle(context, stack_id, "started")
+    await settle(context, stack_id, "started", is_started)
 
     def placed(row: Stack | None) -> Stack | None:
         if row is None or row.deleting_since is not None:
             raise StackNotFound(stack_id)
         return row if row.node_id or row.status_reason else None
 
-    started = await context.until(stack_id, placed, PATIENCE_SECONDS) or _row(context, stack_id)
+    started = await context.loop.until(stack_id, placed, PATIENCE_SECONDS) or _row(context, stack_id)
     if changed := ports_replaced(stack.ports, started.ports):
         return replace(started, status_reason=PORT_REPLACED, status_message=changed)
     return started
@@ -117,11 +119,21 @@ async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, rea
     return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason)
 
 
-async def settle(context: Context, stack_id: str, what: str) -> None:
+def is_stopped(row: Stack | None) -> bool | None:
+    """For ``settle``: True once the stack has no pod, or is no longer to be stopped."""
+    return True if row is None or row.at_rest or row.desired is not Desired.STOPPED or row.deleting_since else None
+
+
+def is_started(row: Stack | None) -> bool | None:
+    """For ``settle``: True once the stack has a pod, or is no longer to be started."""
+    return True if row is None or row.pod_uid or row.desired is Desired.STOPPED or row.deleting_since else None
+
+
+async def settle(context: Context, stack_id: str, what: str, done: Callable[[Stack | None], bool | None]) -> None:
     """Return once the stack is ``what``: deleted, stopped or started. Raises an Unavailable that says that stackd keeps
     trying; NotOwner if it cannot promise that; Conflict."""
     try:
-        await context.settle(stack_id)
+        await context.loop.settle(stack_id, done, context.longest_call)
     except StackdError as error:
         context.gate.may_promise(error)
         if not isinstance(error, ClusterError | Unavailable):
@@ -162,13 +174,12 @@ async def record(context: Context, stack_id: str) -> None:
     Raises StackNotFound, NotOwner; ClusterUnavailable if the cluster may not have it; stackd retries.
     """
     try:
-        await context.worker.settle(stack_id, timeout=RECORD_SECONDS)
+        await context.loop.settle(stack_id, lambda row: is_recorded(context, row), RECORD_SECONDS)
     except StackdError as error:
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
         stack = _row(context, stack_id)
-        service = context.mirror.services.get(stack.service_name)
-        if service is not None and service.recorded and service.expires_at == stack.ttl_expires_at:
+        if is_recorded(context, stack):
             return  # something else is left to do about the stack
         written = f"stackd retries to write that into the cluster: {public_text(error)}"
         sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
@@ -202,6 +213,14 @@ async def write_records(context: Context, timeout: float) -> None:
             await asyncio.gather(*map(write, outdated))
 
 
+def is_recorded(context: Context, row: Stack | None) -> bool | None:
+    """For ``Loop.settle``: True once the Service's record has the row's expiry, or needs it no more."""
+    service = None if row is None else context.mirror.services.get(row.service_name)
+    if row is None or row.deleting_since is not None:
+        return True
+    return True if service is not None and service.recorded and service.expires_at == row.ttl_expires_at else None
+
+
 async def until_status(context: Context, stack_id: str, wanted: StackStatus, timeout: float) -> Stack:
     """The stack as soon as it has the status, or cannot be expected to get it; after ``timeout`` seconds, as it is.
     Raises StackNotFound, also if it is deleted meanwhile."""
@@ -212,12 +231,12 @@ async def until_status(context: Context, stack_id: str, wanted: StackStatus, tim
         stays = stack.ended or stack.deleting_since is not None or (stack.status in ENDS and wanted not in ENDS)
         return stack if stack.status is wanted or stays else None
 
-    return await context.until(stack_id, settled, timeout) or _row(context, stack_id)
+    return await context.loop.until(stack_id, settled, timeout) or _row(context, stack_id)
 
 
 async def until_gone(context: Context, stack_id: str, timeout: float) -> Stack | None:
     """None as soon as there is no such stack; the stack as it is if it still exists after ``timeout`` seconds."""
-    gone = await context.until(stack_id, lambda stack: True if stack is None else None, timeout)
+    gone = await context.loop.until(stack_id, lambda stack: True if stack is None else None, timeout)
     return None if gone else context.store.stacks.get(stack_id)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -28,7 +27,7 @@ from stackd.podspec.reasons import ROOT, Enough, Reasons
 from stackd.podspec.resources import settle_resources
 from stackd.podspec.yaml_text import TooLong, emit, located, read
 
-KEPT: Final = 64
+KEPT: Final = 128
 MAX_LABELS: Final = 16
 LONG_SPEC: Final = 16 * 1024
 """In characters. Longer texts are not cached but checked each time, to save memory."""
@@ -151,17 +150,25 @@ def _settle_capabilities(
 
 
 class Sanitizer:
-    """``sanitize`` under one policy. Callers share the results and must not change their manifests."""
+    """``sanitize`` under one policy. Callers share the results and must not change their manifests.
+
+    A result is kept under its own text, too: a stack that starts again has that text, and is not parsed again.
+    """
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._cached = lru_cache(maxsize=KEPT)(partial(sanitize, policy=policy))
+        self._kept: dict[tuple[str, tuple[TargetPort, ...]], SanitizedSpec] = {}
 
     def sanitize(self, text: str, target_ports: tuple[TargetPort, ...]) -> SanitizedSpec:
-        """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not cached."""
-        return (
-            self._cached(text, target_ports) if len(text) <= LONG_SPEC else sanitize(text, target_ports, self._policy)
-        )
+        """The pod that ``text`` describes. Raises InvalidPodSpec; refusals are not kept."""
+        spec = self._kept.get((text, target_ports)) or sanitize(text, target_ports, self._policy)
+        for kept in {text, spec.text}:
+            self._kept.pop((kept, target_ports), None)
+            if len(kept) <= LONG_SPEC:
+                self._kept[kept, target_ports] = spec  # behind the others
+        while len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return spec
 
 
 # ---- what a request or a template has beside its pod spec

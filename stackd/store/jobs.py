@@ -60,10 +60,6 @@ OPEN_ITEMS = (
     "SELECT stack_id FROM job_items INDEXED BY job_items_open"
     " WHERE job_id = ? AND state IN ('pending', 'started') ORDER BY seq LIMIT ?"
 )
-BEGUN_ITEMS = (
-    "SELECT i.stack_id FROM jobs AS j CROSS JOIN job_items AS i INDEXED BY job_items_open ON i.job_id = j.job_id"
-    " WHERE j.status IN ('queued', 'running') AND i.state IN ('pending', 'started') AND i.state = 'started'"
-)
 OPEN_ITEMS_AMONG = (
     "SELECT i.stack_id, i.state FROM json_each(?) AS wanted"
     " CROSS JOIN job_items AS i ON i.job_id = ? AND i.stack_id = wanted.value"

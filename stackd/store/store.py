@@ -93,7 +93,7 @@ class Stacks(View[Stack], Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedState:
-    """An open file and its content; ``begun`` are the stacks that unfinished jobs had begun."""
+    """An open file and its content."""
 
     path: Path
     lock: FileLock
@@ -102,7 +102,6 @@ class LoadedState:
     identity: FileIdentity
     stacks: list[Stack]
     jobs: list[Job]
-    begun: frozenset[str]
 
 
 def load(path: Path, now: int) -> LoadedState:
@@ -136,7 +135,6 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
             identity=FileIdentity.from_meta(dict(connection.execute(ALL_META))),
             stacks=[rows.STACKS.record(row) for row in connection.execute(rows.ALL_STACKS)],
             jobs=jobs.load(connection),
-            begun=frozenset(stack_id for (stack_id,) in connection.execute(jobs.BEGUN_ITEMS)),
         )
     except sqlite3.Error as exc:
         if is_damage(exc) or _UNREADABLE in str(exc):
@@ -151,12 +149,11 @@ class Store(Table):
     """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``audit`` and ``claims``, with their operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
-    be written now; then it had no effect, and the next operation may succeed. ``begun``: see ``LoadedState``.
+    be written now; then it had no effect, and the next operation may succeed.
     """
 
     def __init__(self, loaded: LoadedState, clock: Clock, node_ports: PortRange) -> None:
         self.path = loaded.path
-        self.begun = loaded.begun
         self._lock = loaded.lock
         self._identity = loaded.identity
         super().__init__(self._hand_over)

@@ -42,7 +42,7 @@ YOUNG_OBJECTS = 7_000
 async def report(context: Context, ready: asyncio.Event, notifier: Notifier, patience: float, build: Build) -> None:
     """The reporting service: report the start as done once the cluster is there, or after ``patience`` seconds."""
     notifier.status(line(context, ready))
-    await first_of(ready, context.ownership.stands_by, timeout=patience)
+    await first_of(ready, context.gate.ownership.stands_by, timeout=patience)
     text, remarks = _status(context, ready)
     notifier.ready(text)
     logged: list[str] = []
@@ -70,7 +70,7 @@ def line(context: Context, ready: asyncio.Event) -> str:
 
 def _status(context: Context, ready: asyncio.Event) -> tuple[str, list[str]]:
     """The status line, and the remarks about nodes that are part of it."""
-    ownership, mirror, reloads = context.ownership, context.mirror, context.metrics.reloads
+    ownership, mirror, reloads = context.gate.ownership, context.mirror, context.metrics.reloads
     needs = [f"{REFUSED}{reloads.refused}"] if reloads.refused else []
     needs += [f"{WAITS}{', '.join(reloads.waiting)}"] if reloads.waiting else []
     needs += [f"{OLDER_BUILD}: {RESTART}"] if context.metrics.older_build else []

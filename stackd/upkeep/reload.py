@@ -21,7 +21,6 @@ from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.observe import Observer
 from stackd.model import AuditKind
 from stackd.tasks import set_within
 from stackd.templates import TemplateSet, read_templates
@@ -70,7 +69,6 @@ class Reloader:
     keys: Keys
     limits: Limits
     schedule: Schedule
-    observer: Observer
     notifier: Notifier
     ready: asyncio.Event
     again: Callable[[], LoadedConfig]
@@ -179,7 +177,7 @@ class Reloader:
         logs.set_level(new.log.level)
         self.context.mirror.follow_routes(kinds_of(new.routes))
         if (new.stacks, new.routes) != (old.stacks, old.routes) and self.context.mirror.synced:
-            self.observer.mark_all_dirty()
+            self.context.look_again()
         if self.certificate is not None:
             self.certificate.renew()
 

@@ -19,8 +19,8 @@ from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.gate import SHUTTING_DOWN
+from stackd.lifecycle.passes import Reconciler
 from stackd.lifecycle.prepull import PrePulls
-from stackd.lifecycle.reconcile import Reconciler
 from stackd.model import Job, Stack, struct
 from stackd.templates import Template
 from stackd.web.auth import Keys, permit

@@ -109,7 +109,7 @@ def _before_head(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Aw
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
-    ownership, gate, fence = api.context.ownership, api.context.gate, api.context.fence
+    ownership, gate, fence = api.context.gate.ownership, api.context.gate, api.context.fence
     ended = _ended(route, api.context.metrics.route(route.method, route.path), api)
 
     async def guarded(request: web.Request) -> web.StreamResponse:

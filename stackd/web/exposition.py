@@ -66,7 +66,7 @@ class DaemonCollector(Collector):
         """All metrics; for a standby only those about itself, because its file does not have the present stacks."""
         yield from self._about()
         yield from self._requests()
-        if not self._context.ownership.stands_by.is_set():
+        if not self._context.gate.ownership.stands_by.is_set():
             yield from self._creates()
             yield from self._stacks()
             yield from self._pools()
@@ -84,7 +84,7 @@ class DaemonCollector(Collector):
         unready = {reason: bool(sentence) for reason, sentence in context.gate.readiness().items()}
         yield gauge("stackd_ready", "1 while /readyz is 200.", not any(unready.values()))
         yield gauge("stackd_not_ready", "1 while this keeps stackd from being ready.", unready, "reason")
-        ownership, lease = context.ownership, context.ownership.lease
+        ownership, lease = context.gate.ownership, context.gate.ownership.lease
         owns = ownership.role is Role.OWNER and context.fence.open
         yield gauge("stackd_owner", "1 while this stackd owns the stacks and may change them.", owns)
         about = "1 while this stackd stands by: another one owns the stacks."
@@ -119,7 +119,7 @@ class DaemonCollector(Collector):
         phases = {phase: measured.phases[phase] for phase in PHASES}
         about = "Time of each phase of a create."
         yield histogram("stackd_create_phase_duration_seconds", about, phases, "phase")
-        yield gauge("stackd_creates_in_flight", "Creates under way.", len(self._context.creating))
+        yield gauge("stackd_creates_in_flight", "Creates under way.", len(self._context.creates))
         about = "From the create to the first time that the stack runs and is ready."
         yield histogram("stackd_time_to_running_seconds", about, measured.time_to_running)
 
@@ -159,19 +159,19 @@ class DaemonCollector(Collector):
         yield gauge("stackd_deletes_pending", "Stacks whose delete is not yet confirmed.", len(since))
         yield gauge("stackd_delete_oldest_age_seconds", "Age of the oldest of them.", max(0.0, oldest))
         about = "Stacks whose objects are to be removed, and objects without a row."
-        yield gauge("stackd_removals_pending", about, len(context.worker))
+        yield gauge("stackd_removals_pending", about, len(context.loop.queue))
         yield counter("stackd_reconcile_passes_total", "Passes of the reconciliation.", reconciler.passes)
         about = "Actions of the reconciliation."
         yield counter("stackd_reconcile_actions_total", about, reconciler.actions, "action")
         yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", context.gate.braked)
-        yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", len(context.brake.held))
+        yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", len(context.gate.brake.held))
         about = "Stacks adopted from their pods."
         yield counter("stackd_adoptions_total", about, reconciler.actions[StepKind.ADOPT])
         about = "Objects with stackd's labels that belong to no known stack, and are left alone."
         yield gauge("stackd_unknown_objects", about, len(reconciler.unknown))
         yield gauge("stackd_jobs_waiting", "Batch jobs that wait for a worker.", len(self._api.batch))
         yield gauge("stackd_event_streams", "Event streams that are open.", self._api.feed.followers)
-        yield gauge("stackd_waiting_requests", "Requests that wait for a stack's status.", len(context.rows))
+        yield gauge("stackd_waiting_requests", "Requests that wait for a stack's status.", len(context.loop.rows))
         unfinished = len(context.store.jobs.unfinished())
         yield gauge("stackd_jobs_unfinished", "Batch jobs that have not finished.", unfinished)
 

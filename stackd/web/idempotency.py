@@ -15,7 +15,7 @@ from stackd.errors import IdempotencyKeyReused, InvalidRequest
 from stackd.lifecycle.assign import reopen
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import take_back
-from stackd.lifecycle.reconcile import KEEP_CLAIMS, purge
+from stackd.lifecycle.passes import KEEP_CLAIMS, purge
 from stackd.store import Claim
 
 KEY_LIMIT = 255

@@ -251,9 +251,9 @@ async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
 async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...]) -> SanitizedSpec:
     """The pod that the text describes. A long one takes up to 50 ms: outside of the loop, one at a time."""
     if len(text) <= LONG_SPEC:
-        return context.sanitizer.sanitize(text, ports)
-    async with context.long_specs:
-        return await asyncio.to_thread(context.sanitizer.sanitize, text, ports)
+        return context.settings.sanitizer.sanitize(text, ports)
+    async with context.settings.long_specs:
+        return await asyncio.to_thread(context.settings.sanitizer.sanitize, text, ports)
 
 
 def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:

@@ -11,8 +11,9 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.errors import StoreUnavailable
+from stackd.lifecycle.capacity import capacity, refresh_ports, refresh_quotas, storage
 from stackd.lifecycle.next_step import ReconcilePlan
-from stackd.lifecycle.nodes import StackResources, capacity, refresh_ports, refresh_quotas, storage
+from stackd.lifecycle.nodes import StackResources
 from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
 from stackd.templates import Template
@@ -84,7 +85,7 @@ async def readyz(call: ApiCall) -> web.Response:
     reasons = await unready(call.api)
     if not reasons:
         return json_response(contract.Ready())
-    held = () if call.key.tenant else tuple(sorted(call.api.context.brake.held))
+    held = () if call.key.tenant else tuple(sorted(call.api.context.gate.brake.held))
     body = contract.NotReady(error="; ".join(reasons), reasons=tuple(reasons), held=held)
     return json_response(body, status=503, headers=RETRY)
 
@@ -120,7 +121,7 @@ async def owner(call: ApiCall) -> web.Response:
     its Lease in time is `lapsed`: another stackd may own the stacks now. It still answers reads of the stacks that it has,
     and everything else with 503. For a tenant's key, all but `role` and `may_change` is empty.
     """
-    ownership, may_change = call.api.context.ownership, call.api.context.fence.open
+    ownership, may_change = call.api.context.gate.ownership, call.api.context.fence.open
     if call.key.tenant:
         return json_response(contract.Owner(role=ownership.reported, may_change=may_change))
     lease = ownership.lease
@@ -156,7 +157,7 @@ async def take_over(call: ApiCall) -> web.Response:
     For a standby. The owner finishes what is under way and hands the stacks over to this stackd; `GET /owner` shows
     when. 409 where nobody is there to be asked.
     """
-    return json_response(contract.Takeover(asked=await call.api.context.ownership.ask_for()), status=202)
+    return json_response(contract.Takeover(asked=await call.api.context.gate.ownership.ask_for()), status=202)
 
 
 @route("GET", "/stats", HEALTH, Answer("Counts.", contract.Stats))

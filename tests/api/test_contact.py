@@ -179,7 +179,7 @@ async def test_a_proxy_that_holds_back_watches_is_reported(at: Harness, monkeypa
     at.faults.clear()
     at.faults.drop_watches()
     await at.until_status(stack_id, "running")
-    await at.get("/readyz")
+    await at.until_ready()
 
 
 # ---- lists that are older than what stackd knows
@@ -300,7 +300,7 @@ async def test_a_slow_api_server_is_not_a_silent_one(at: Harness, monkeypatch: p
 async def test_what_was_put_off_is_done_when_kubernetes_answers(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guards, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr("stackd.kube.watch.RETRIES", RetryPolicy(first=60.0, longest=60.0))
-    monkeypatch.setattr("stackd.lifecycle.worker.RETRIES", RetryPolicy(first=60.0, longest=60.0))
+    monkeypatch.setattr("stackd.lifecycle.loop.RETRIES", RetryPolicy(first=60.0, longest=60.0))
     at = await vm.start()
     stack_id = (await at.create())["stack_id"]
     await at.faults.refuse()

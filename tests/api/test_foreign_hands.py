@@ -425,5 +425,5 @@ async def test_no_stack_ends_by_the_word_of_a_cluster_that_turns_out_to_be_anoth
     monkeypatch.setattr(Cluster, "find", elsewhere)
     at.faults.replay_deletion("pods", stack_id)
     await eventually(lambda: asked)
-    await at.daemon.observer.observe({stack_id})  # waits for the one under way
+    await eventually(lambda: not at.daemon.context.loop.queue.at_work(stack_id))
     assert (await at.stack(stack_id))["status"] == "running"

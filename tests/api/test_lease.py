@@ -27,7 +27,7 @@ pytestmark = pytest.mark.stackd(cluster__lease_duration=f"{DURATION:g}s")
 async def test_a_lost_response_costs_no_renewal(vm: Machine, verb: str) -> None:
     vm.cluster.faults.add_fault(action="lost_reply", verb=verb, resource="leases", count=1)
     at = await vm.start()
-    ownership, fence = at.daemon.context.ownership, at.daemon.context.fence
+    ownership, fence = at.daemon.context.gate.ownership, at.daemon.context.fence
     assert ownership.lease is not None
     first, end = ownership.lease.renewed_at, asyncio.get_running_loop().time() + 1.2 * DURATION
     while asyncio.get_running_loop().time() < end:
@@ -38,7 +38,7 @@ async def test_a_lost_response_costs_no_renewal(vm: Machine, verb: str) -> None:
 
 
 async def test_a_renewal_counts_from_when_it_was_sent_and_an_owner_that_was_cut_off_goes_on(at: Harness) -> None:
-    ownership, fence = at.daemon.context.ownership, at.daemon.context.fence
+    ownership, fence = at.daemon.context.gate.ownership, at.daemon.context.fence
     at.faults.add_fault(action="latency", verb="update", resource="leases", seconds=0.15)
     before = fence.valid_until
     await eventually(lambda: fence.valid_until > before)
@@ -66,7 +66,7 @@ async def test_an_owner_that_is_suspended_just_before_its_answer_gives_none(
 
 @RENEWED_RARELY
 async def test_an_event_that_is_older_than_the_response_to_its_own_request_ends_no_ownership(at: Harness) -> None:
-    ownership = at.daemon.context.ownership
+    ownership = at.daemon.context.gate.ownership
     lease = ownership.lease
     assert lease is not None
     older = lease_manifest(replace(lease, holder="vm9/f9", lock_id="l9"), namespace="stacks", instance="default")
@@ -79,7 +79,7 @@ async def test_an_event_that_is_older_than_the_response_to_its_own_request_ends_
 
 @RENEWED_RARELY
 async def test_a_lease_that_is_deleted_is_made_again_at_once(at: Harness) -> None:
-    ownership = at.daemon.context.ownership
+    ownership = at.daemon.context.gate.ownership
     assert ownership.lease is not None
     before = ownership.lease.uid
     at.cluster.store.remove(at.cluster.store.of(LEASES).get("stacks", "stackd-default"))
@@ -92,12 +92,12 @@ async def test_a_lease_that_is_given_back_amid_conflicts_and_failures_need_not_r
     assert "vm3 takes over" in await at.ended()
     at.faults.add_fault(action="status", verb="update", resource="leases", code=409, count=1)
     at.faults.add_fault(action="status", verb="get", resource="leases", code=403, count=1)
-    await at.daemon.context.ownership.release()
+    await at.daemon.context.gate.ownership.release()
     assert (await at.kubectl("GET", PATH))["spec"]["holderIdentity"] == ""
 
 
 async def test_the_lease_of_another_cluster_means_nothing_and_none_is_made_there(at: Harness) -> None:
-    ownership, leases = at.daemon.context.ownership, at.cluster.store.of(LEASES)
+    ownership, leases = at.daemon.context.gate.ownership, at.cluster.store.of(LEASES)
     asked, created = at.counts.requests, at.counts.total("create", "leases")
     at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
     at.cluster.store.remove(leases.get("stacks", "stackd-default"))

@@ -180,13 +180,14 @@ async def test_a_repeated_create_is_answered_once_its_stack_is_reachable(at: Har
     """The process may have ended between the answer in the file and the patch of the Service."""
     headers = {"Idempotency-Key": "press-1"}
     stack_id = (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"]
-    seen, name, worker = at.daemon.context.mirror.services, f"svc-{stack_id}", at.daemon.context.worker
-    await eventually(lambda: not (seen[name].pool or worker.at_work(stack_id)))
-    with worker.reserve(stack_id):
+    seen, name, queue = at.daemon.context.mirror.services, f"svc-{stack_id}", at.daemon.context.loop.queue
+    await eventually(lambda: not (seen[name].pool or queue.at_work(stack_id)))
+    with at.worked_on(stack_id):
         await at.patch("services", name, {"metadata": {"labels": {"stackd.io/pool": "web-1"}}})
         await eventually(lambda: seen[name].pool)
-        assert (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"] == stack_id
-        assert "stackd.io/pool" not in (await at.objects("services"))[name]["metadata"]["labels"]
+        await at.refused(503, "Kubernetes has not done it yet", "/stacks", BODY, headers=headers)
+    assert (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"] == stack_id
+    assert "stackd.io/pool" not in (await at.objects("services"))[name]["metadata"]["labels"]
 
 
 async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_promised(at: Harness) -> None:
@@ -364,7 +365,7 @@ async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_
     at = await start(vm, web_1=template(pool=1))
     (stack_id,) = await filled(at, size=1)
     async with at.no_create_slots():
-        with at.daemon.context.worker.reserve(stack_id):
+        with at.worked_on(stack_id):
             waits = asyncio.create_task(at.create(BODY))
             await at.until_metric("stackd_creates_in_flight", 1)
             folder_with(vm.folder, web_1=template(pool=5))
@@ -382,13 +383,13 @@ async def test_none_is_given_to_a_client_that_has_left_while_it_waited_for_its_t
     """No client would know of this stack, and it would remain until it expires."""
     at = await start(vm, web_1=template(pool=1))
     (stack_id,) = await filled(at, size=1)
-    creates = at.daemon.context.creating
+    creates = at.daemon.context.creates
     async with at.no_create_slots():
-        with at.daemon.context.worker.reserve(stack_id):
+        with at.worked_on(stack_id):
             leaving = asyncio.create_task(at.call("POST", "/stacks", BODY))
             await eventually(lambda: len(creates) == 1)
         leaving.cancel()
-        await eventually(lambda: all(one.is_set() for one in creates.values()))
+        await eventually(lambda: all(one.abandoned for one in creates.values()))
     await eventually(lambda: not creates and not taken(at))
 
 

@@ -182,11 +182,11 @@ async def test_ports_that_others_hold_are_set_aside_and_a_create_tries_some_of_t
         assert posts(at) - before < 10, "nobody waits for these ports any more"
 
 
-@pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31005")
-async def test_a_create_whose_time_is_up_before_it_has_found_a_port_is_a_503_and_undone(at: Harness) -> None:
+@pytest.mark.stackd(stacks__unschedulable_grace="20s")
+async def test_a_create_whose_time_is_up_before_a_node_has_it_is_a_503_and_undone(at: Harness) -> None:
     """The API has no 404 for a create."""
-    take(at, *range(31001, 31006))
-    at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.4)
+    for node in await at.objects("nodes"):
+        at.faults.remove_node(node)
     at.reload("stacks", ttl=0.3)
     await at.refused(503, "was deleted or expired during its create; create it again", "/stacks", seed())
     await at.until_listed(0)

@@ -15,7 +15,7 @@ from stackd.clock import SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
 from stackd.lifecycle.context import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE
-from stackd.lifecycle.worker import WORKERS
+from stackd.lifecycle.loop import SLOTS
 from tests.api.test_reconcile import LEFT_BEHIND, leave_behind
 from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
 
@@ -354,8 +354,8 @@ async def test_creates_leave_room_to_expiries_that_are_late(at: Harness, monkeyp
     monkeypatch.setattr("stackd.workqueue.LATE_SECONDS", 0.2)
     at.give_kubernetes(timeout=60, attempt_timeout=60)
     at.faults.add_fault(action="hang", verb="delete", resource="pods")
-    await asyncio.gather(*(at.create(ttl="5s") for _ in range(WORKERS + 1)))
-    await eventually(lambda: at.daemon.context.worker.is_late)
+    await asyncio.gather(*(at.create(ttl="5s") for _ in range(SLOTS + 1)))
+    await eventually(lambda: at.daemon.context.loop.is_late)
     at.faults.add_fault(action="hang", verb="create", resource="pods")
     creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(2 * FEW_CREATES_AT_ONCE)]
     under_way = "SELECT 1 FROM stacks WHERE NOT accepted"

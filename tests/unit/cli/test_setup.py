@@ -367,7 +367,7 @@ async def test_a_standby_is_set_up_too(site: Site) -> None:
     async with running(owners) as owner:
         await owner.ready.wait()
         async with running(config) as standby:
-            await standby.context.ownership.stands_by.wait()
+            await standby.context.gate.ownership.stands_by.wait()
             result = await site.setup("--yes")
     assert (result.exit_code, states(result)["first stack"]) == (0, "ok"), result.stdout
     assert "this stackd stands by: " in result.stdout

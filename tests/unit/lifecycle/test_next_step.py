@@ -12,7 +12,16 @@ from stackd.clock import NANOSECONDS
 from stackd.kube.objects import PodState, ServiceState
 from stackd.kube.records import STARTING, STOPPED
 from stackd.kube.routes import RouteState, WantedRoute
-from stackd.lifecycle.next_step import ReconcilePlan, SeenRoute, StepKind, Surroundings, next_step, of_orphans, orphans
+from stackd.lifecycle.next_step import (
+    CreateProgress,
+    ReconcilePlan,
+    SeenRoute,
+    StepKind,
+    Surroundings,
+    next_step,
+    of_orphans,
+    orphans,
+)
 from stackd.lifecycle.steps import EXECUTORS
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
 from tests.unit.lifecycle.situations import NAME, NOW, OTHER, STACK, pod, service, stack
@@ -98,7 +107,10 @@ WAITS = pod(pool="web-1")
         (AT_REST, pod(), KEPT, "stop"),
         (stack(desired=Desired.STOPPED), None, KEPT, "stop"),
         (TO_START, None, service(desired=STARTING, generation=1), "start"),
-        (TO_START, pod(), service(), "start"),
+        (TO_START, pod(), service(desired=STARTING, generation=1), "start"),
+        # what is intended is recorded before the pod goes
+        (TO_START, pod(), service(), "annotate"),
+        (stack(desired=Desired.STOPPED), pod(), service(), "annotate"),
     ],
 )
 def test_what_is_next_about_a_stack(
@@ -107,6 +119,30 @@ def test_what_is_next_about_a_stack(
     step = next_step(row, its_pod, its_service, NOW)
     assert (step and step.kind.value) == kind
     assert step is None or step.why
+
+
+MADE, WAITING = CreateProgress(made=True), CreateProgress(made=True, reachable=False)
+
+
+@pytest.mark.parametrize(
+    ("its_pod", "create", "kind"),
+    [
+        (None, CreateProgress(made=False), "make"),
+        (pod(node_name=None, scheduled=None), MADE, None),
+        (pod(node_name=None, scheduled=False), MADE, None),
+        (pod(node_name=None, scheduled=False), replace(MADE, placeable=False), "refuse"),
+        (pod(scheduled=True), MADE, "accept"),
+        (pod(scheduled=True), WAITING, None),
+        (None, MADE, "end"),
+    ],
+)
+def test_what_is_next_about_a_create_that_somebody_waits_for(
+    its_pod: PodState | None, create: CreateProgress, kind: str | None
+) -> None:
+    step = next_step(stack(accepted=False), its_pod, service(), NOW, (), create)
+    assert (step and step.kind.value) == kind
+    expired = next_step(stack(accepted=False, ttl_expires_at=NOW), its_pod, service(), NOW, (), create)
+    assert (expired and expired.kind.value) == (kind or "expire")
 
 
 WANTED = WantedRoute(resource="httproutes", name=f"{NAME}-80", manifest={}, content=b"as wanted")
@@ -140,8 +176,8 @@ def test_nothing_expires_while_the_clock_cannot_be_trusted() -> None:
     assert next_step(stack(ttl_expires_at=1), pod(), service(expires_at=1), None) is None
 
 
-def test_each_step_has_one_executor_but_those_of_the_pass_and_of_objects_without_a_row() -> None:
-    others = {"end", "expire", "adopt", "remove-service", "remove-route"}
+def test_each_step_of_a_stack_has_one_executor() -> None:
+    others = {"adopt", "remove-service", "remove-route"}
     assert {*EXECUTORS} == {kind for kind in StepKind if kind not in others}
 
 

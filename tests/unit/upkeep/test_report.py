@@ -20,7 +20,7 @@ from stackd.doctor import running
 from stackd.doctor.running import LocalDaemon
 from stackd.embedded import EmbeddedCluster, NodeSpec, User, everything
 from stackd.kube import guards
-from stackd.lifecycle import gate
+from stackd.lifecycle import bring_up
 from stackd.upkeep import health
 from stackd.upkeep.build import Build
 from stackd.upkeep.health import line, why_stuck
@@ -57,7 +57,7 @@ class Manager:
 def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Manager]:
     monkeypatch.setattr(daemons, "PATIENCE_SECONDS", 0.3)
     monkeypatch.setattr(guards, "FAILING_SECONDS", 0.3)
-    monkeypatch.setattr(gate, "RETRIES", RetryPolicy(first=0.2, longest=0.2))
+    monkeypatch.setattr(bring_up, "RETRIES", RetryPolicy(first=0.2, longest=0.2))
     monkeypatch.setattr(health, "EVERY_SECONDS", 0.05)
     made = Manager(tmp_path)
     yield made
@@ -137,12 +137,12 @@ async def test_the_status_is_not_ready_for_each_reason_that_readyz_has(tmp_path:
         context, ready = at.daemon.context, at.daemon.ready
         assert line(context, ready) == "ready: 1 stack, 2 nodes"
         endings = {f"stack-{n}": "end" for n in range(20)}
-        context.brake.hold_back(endings, endings, 0.2)
+        context.gate.brake.hold_back(endings, endings, 0.2)
         reasons = (await at.call("GET", "/readyz")).json["reasons"]
         assert line(context, ready) == f"not ready: {'; '.join(reasons)}; 1 stack, 2 nodes"
         assert "20 stacks would be ended" in line(context, ready)
-        context.brake.confirm()
-        context.brake.forget({f"stack-{n}" for n in range(20)})
+        context.gate.brake.confirm()
+        context.gate.brake.forget({f"stack-{n}" for n in range(20)})
         context.gate.file_error = "the file cannot be written"
         assert line(context, ready).startswith("not ready: the file cannot be written; ")
         assert (await at.call("GET", "/readyz")).status == 200

@@ -1,0 +1,189 @@
+"""The loop: which stack is reconciled when, by at most one task at a time; and the waiting of those who want something of it.
+
+Owns: the queue of stacks, who gets a free slot for requests first, retries, and those who wait for a row. Does not know what
+is done to a stack (``reconcile``). A change that the mirror reports, a verb that has changed the row, a time that was asked
+for or a pass wakes a stack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from stackd.errors import ClusterRefused, NotYet, StackdError, StillThere
+from stackd.logs import stack_log
+from stackd.model import DeleteReason, Stack
+from stackd.store.store import Stacks
+from stackd.tasks import Tasks, Waiters
+from stackd.workqueue import RetryPolicy, Slots, WorkQueue
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+SLOTS = 24
+"""At most so many stacks have requests under way; creates have slots of their own."""
+
+IN_THE_BACKGROUND, RECORDS = 8, 4
+"""At most so many expiries, so many of pools, and so many records are written at a time: nobody waits for them."""
+
+RETRIES = RetryPolicy(first=0.5, longest=30.0)
+MOST_STEPS = 10  # more steps in a row mean that something in the cluster undoes what stackd does
+
+
+class Priority(enum.IntEnum):
+    """Who comes first."""
+
+    WAITED = 0  # somebody waits for it
+    REPAIR = 1
+    BATCH = 2  # a job deletes it
+    EXPIRY = 3
+    POOL = 4
+    RECORD = 5  # only its record is outdated
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Settling:
+    """One who waits for a row; ``pending``: what the cluster has accepted and not done yet."""
+
+    result: asyncio.Future[Any]
+    priority: Priority
+    pending: StackdError | None = None
+
+
+def is_gone(row: Stack | None) -> bool | None:
+    """For ``Loop.settle``: True once the row is gone."""
+    return True if row is None else None
+
+
+class Loop:
+    """The loop of one daemon; ``rows`` are those who wait for a change of some row, ``removable`` the uids of objects without
+    a row that a pass or the operator wants removed.
+
+    ``reconcile`` looks at one stack and does the next step, if there is one; it returns whether to look again at once, and
+    raises what keeps the step from being done.
+    """
+
+    def __init__(self, tasks: Tasks, stacks: Stacks, reconcile: Callable[[str], Awaitable[bool]]) -> None:
+        self.rows: Waiters[Stack] = Waiters()
+        self.removable: set[str] = set()
+        self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, RETRIES, self._work, self._failed)
+        self._stacks, self._reconcile = stacks, reconcile
+        self._slots = Slots(SLOTS, _limit)
+        self._settling: dict[str, list[_Settling]] = {}
+
+    def wake(self, stack_ids: Iterable[str], *, delay: float = 0.0) -> None:
+        """Have the stacks looked at, ``delay`` seconds from now."""
+        for stack_id in stack_ids:
+            self.queue.add(stack_id, delay=delay)
+
+    def wake_all(self) -> None:
+        """Have all stacks looked at, as after a start or a confirmation."""
+        self.wake(stack.stack_id for stack in self._stacks.ordered())
+
+    @property
+    def is_late(self) -> bool:
+        """Whether more comes than can be done in time."""
+        return self._slots.is_late
+
+    @asynccontextmanager
+    async def slot(self, stack: Stack, *, record: bool = False) -> AsyncIterator[bool]:
+        """A slot for the stack's requests, perhaps only for its ``record``; whether it was waited for, so that what was
+        decided may be outdated."""
+        priority, failed = self._priority(stack, record=record), self.queue.has_failed(stack.stack_id)
+        async with self._slots.one(priority, failed=failed) as waited:
+            yield waited
+
+    # ---- waiting for a row
+
+    async def until(self, stack_id: str, predicate: Callable[[Stack | None], T | None], timeout: float) -> T | None:
+        """What the predicate returns for the row at last; None after ``timeout`` seconds. Raises what it raises."""
+        try:
+            return await self.rows.until(stack_id, predicate, lambda: self._stacks.get(stack_id), timeout)
+        except TimeoutError:
+            return None
+
+    async def settle(
+        self,
+        stack_id: str,
+        done: Callable[[Stack | None], T | None],
+        timeout: float,
+        priority: Priority = Priority.WAITED,
+    ) -> T:
+        """Have the stack worked on; return what ``done`` returns for the row at last.
+
+        ``done`` is asked again when the row has changed, and when a step was done. Raises what it raises; what keeps a
+        step from being done, which the loop then retries; NotYet or StillThere after ``timeout`` seconds. The work goes on
+        if the caller leaves.
+        """
+        with self.rows.waiting(stack_id, done, lambda: self._stacks.get(stack_id)) as result:
+            if result.done():
+                return result.result()
+            one, settling = _Settling(result=result, priority=priority), self._settling.setdefault(stack_id, [])
+            settling.append(one)
+            self.queue.add(stack_id, reset=True)
+            try:
+                async with asyncio.timeout(timeout):
+                    return await result
+            except TimeoutError:
+                raise one.pending or NotYet("Kubernetes has not done it yet") from None
+            finally:
+                settling.remove(one)
+                if not settling and self._settling.get(stack_id) is settling:
+                    del self._settling[stack_id]
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """Subscriber of the store: wake those who wait for the row; and a stack with a new pod, which may have moved on
+        before the row was written."""
+        if (row := after or before) is None:
+            return
+        self.rows.wake(row.stack_id, after)
+        known = before.pod_uid if before is not None and before.accepted else None
+        if after is not None and after.accepted and after.pod_uid not in (None, known):
+            self.queue.add(row.stack_id)
+
+    # ---- the work
+
+    async def _work(self, stack_id: str) -> None:
+        """Reconcile the stack until nothing more can be done now, and report to those who wait for it."""
+        settling = tuple(self._settling.get(stack_id, ()))  # whoever comes later gets a try of their own
+        try:
+            for _ in range(MOST_STEPS):
+                again = await self._reconcile(stack_id)
+                self.rows.wake(stack_id, self._stacks.get(stack_id))
+                if not again:
+                    return
+            raise ClusterRefused("something in the cluster keeps changing what stackd makes")
+        except StillThere as error:
+            for one in settling:
+                one.pending = error
+            raise
+        except StackdError as error:
+            for one in settling:
+                if not one.result.done():
+                    one.result.set_exception(error)
+            raise
+
+    def _failed(self, stack_id: str, error: StackdError, delay: float | None) -> None:
+        stack_log(log, stack_id, same="work").info("next try in %.1f s: %s", delay or 0.0, error)
+
+    def _priority(self, stack: Stack, *, record: bool) -> Priority:
+        if settling := self._settling.get(stack.stack_id):
+            return min(one.priority for one in settling)
+        if record:
+            return Priority.RECORD
+        if stack.delete_reason is DeleteReason.BATCH:
+            return Priority.BATCH
+        if stack.unassigned or stack.delete_reason is DeleteReason.POOL:
+            return Priority.POOL
+        return Priority.EXPIRY if stack.delete_reason is DeleteReason.EXPIRED else Priority.REPAIR
+
+
+def _limit(priority: int) -> int:
+    if priority == Priority.RECORD:
+        return RECORDS
+    return IN_THE_BACKGROUND if priority >= Priority.EXPIRY else SLOTS
