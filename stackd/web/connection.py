@@ -114,7 +114,7 @@ def _full(most: int) -> bytes:
     return head + b"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
-class HttpConnection(web.RequestHandler, asyncio.BufferedProtocol):
+class HttpConnection(web.RequestHandler):
     """A client's connection; ``key_name`` is empty until it has sent a valid key.
 
     ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use. A chunk of one byte takes
@@ -152,11 +152,7 @@ class HttpConnection(web.RequestHandler, asyncio.BufferedProtocol):
                 self._socket.send(last_words)
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the loop puts what it reads next."""
-        return RECEIVED
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def received(self, nbytes: int) -> None:
         """Take what the loop has read. If there is more, the other connections come first."""
         self.data_received(bytes(RECEIVED[:nbytes]))
         if nbytes == READ_AT_ONCE:
@@ -212,6 +208,26 @@ class HttpConnection(web.RequestHandler, asyncio.BufferedProtocol):
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log only the message's template, at level debug: aiohttp would quote requests, and log clients that leave."""
         log.debug("aiohttp: %s", args[0] if args else "")
+
+
+class Receiver(asyncio.BufferedProtocol):
+    """Reads ``READ_AT_ONCE`` bytes for a connection. The connection is an ``asyncio.Protocol``, because aiohttp's is: uvloop
+    gives such a one 256 KB, even if it had a buffer."""
+
+    def __init__(self, connection: HttpConnection) -> None:
+        self._connection = connection
+        self.connection_made = connection.connection_made  # type: ignore[method-assign]
+        self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
+        self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = connection.resume_writing  # type: ignore[method-assign]
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the loop puts what it reads next."""
+        return RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what the loop has read."""
+        self._connection.received(nbytes)
 
 
 def _refusal(status: int, exc: BaseException | None, header_size: int) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from aiohttp import web
 from stackd.config import Config
 from stackd.web.api import Api
 from stackd.web.app import application, unrouted
-from stackd.web.connection import Connections, HttpConnection, routed
+from stackd.web.connection import Connections, HttpConnection, Receiver, routed
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class HttpListener:
             accepted.setblocking(False)
             with suppress(OSError):  # a Unix socket has none
                 accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(slow * 1000))
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted, **tls)
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: Receiver(connection), accepted, **tls)
             connected = True
         except OSError as error:  # ssl.SSLError is one, too
             log.debug("a connection has failed: %s", error)
