@@ -191,7 +191,9 @@ def _plan(plan: Any) -> Iterator[str]:
 @click.command()
 @client_options
 @click.option("--key", "key_name", default="", metavar="NAME", help="Only requests of the API key with this name.")
-@click.option("--action", type=click.Choice(ACTIONS), help="Only requests of this kind.")
+@click.option(
+    "--action", type=click.Choice(ACTIONS), metavar="KIND", help=f"Only requests of one kind: {', '.join(ACTIONS)}."
+)
 @click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=stack_complete)
 @label_option
 @click.option("--since", metavar="TIME", help="Only since a time (2026-02-10T02:02:26Z), or in the last 1h.")
