@@ -215,7 +215,7 @@ class Receiver(asyncio.BufferedProtocol):
     gives such a one 256 KB, even if it had a buffer."""
 
     def __init__(self, connection: HttpConnection) -> None:
-        self._connection = connection
+        self.buffer_updated = connection.received  # type: ignore[method-assign]
         self.connection_made = connection.connection_made  # type: ignore[method-assign]
         self.connection_lost = connection.connection_lost  # type: ignore[method-assign]
         self.pause_writing = connection.pause_writing  # type: ignore[method-assign]
@@ -224,10 +224,6 @@ class Receiver(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where the loop puts what it reads next."""
         return RECEIVED
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take what the loop has read."""
-        self._connection.received(nbytes)
 
 
 def _refusal(status: int, exc: BaseException | None, header_size: int) -> tuple[int, str]:
