@@ -66,11 +66,13 @@ class WorkQueue(Generic[K]):
         self._tries: dict[K, int] = {}
 
     def __len__(self) -> int:
-        """How many keys wait or are being worked on."""
-        return len(self._due) + len(self._working)
+        """How many keys are due, are being worked on, or wait after a failure."""
+        return sum(map(self.__contains__, (*self._due, *self._working)))
 
     def __contains__(self, key: object) -> bool:
-        return key in self._due or key in self._working
+        """Whether the key is due, is being worked on, or waits after a failure: not one that waits for a time of its own."""
+        at = self._due.get(key)  # type: ignore[arg-type]  # any object may be asked for
+        return key in self._working or (at is not None and (at <= self._loop.time() or key in self._tries))
 
     def at_work(self, key: K) -> bool:
         """Whether the key is being worked on."""

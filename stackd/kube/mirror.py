@@ -207,6 +207,8 @@ class Mirror:
         if not self._is_ours(pod) or seen == pod or overtaken:
             return  # the pod lacks stackd's labels, so it is not watched; or the watch has reported it
         health = self.health_by_kind["pods"]
+        if not is_older(health.version, pod.resource_version):
+            return  # an old list has left it out, and the watch, which goes on from there, never reports it
         health.missed()
         if health.withheld:
             log.warning("%s", WITHHELD, extra={"same": "withheld"})

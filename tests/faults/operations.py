@@ -337,7 +337,7 @@ class Operations:
             self._world.ledger.touched.add(stack_id)
             if self._world.remove("pods", stack_id):
                 self._world.ledger.usurped.add(stack_id)
-                self._world.foreign.put_pod(stack_id)
+                self._world.foreign.put_in_the_way(stack_id)
                 self._world.note(f"pod of {stack_id} replaced by somebody else's")
 
     async def confirm(self) -> None:

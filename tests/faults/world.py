@@ -333,6 +333,7 @@ class Foreign:
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
         self._kept: dict[tuple[str, str, str], tuple[Json, ...]] = {}
+        self._in_the_way: set[tuple[str, str, str]] = set()
         self.ports: set[int] = set()
 
     def settle(self) -> None:
@@ -354,6 +355,11 @@ class Foreign:
         spec = {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]}
         self.put("pods", name, spec, labels, namespace)
 
+    def put_in_the_way(self, stack_id: str) -> None:
+        """Create a pod that has the name of a stack's: the stack's next start deletes it."""
+        self.put_pod(stack_id)
+        self._in_the_way.add(("pods", NAMESPACE, stack_id))
+
     def put(self, kind: str, name: str, spec: Json, labels: Json | None, namespace: str = NAMESPACE) -> None:
         """Create an object of somebody else, which must not change unless it passes for an orphan of stackd."""
         metadata = {"name": name, "labels": labels or {}, "annotations": {THEIRS: "yes"}}
@@ -364,7 +370,9 @@ class Foreign:
 
     def differences(self) -> list[str]:
         now = {key: self._seen(*key) for key in self._kept}
-        changed = [key for key in now if now[key] != self._kept[key]]
+        changed = [
+            key for key in now if now[key] != (() if key in self._in_the_way and not now[key] else self._kept[key])
+        ]
         return [f"{'/'.join(key)} was {self._kept[key]} and is {now[key]}" for key in changed]
 
     def _seen(self, kind: str, namespace: str, name: str) -> tuple[Json, ...]:
