@@ -99,7 +99,10 @@ KINDS = {401: KeyRefused, 403: KeyRefused, 404: NotFound, 409: Conflict, TOO_MAN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request; ``repeatable`` if it counts only once however often it is sent. ``body`` is sent as JSON."""
+    """A request; ``repeatable`` if it counts only once however often it is sent. ``body`` is sent as JSON.
+
+    ``waits``: for how many of its ``seconds`` stackd may wait for what the request asks for.
+    """
 
     method: str
     path: str
@@ -107,6 +110,7 @@ class Request:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=nothing)
     seconds: float = SECONDS
+    waits: float = 0.0
     repeatable: bool = False
 
 
@@ -127,16 +131,20 @@ class Response:
     def text(self) -> str:
         """The body. Raises as ``json``."""
         self.check()
+        if not self.headers.get("content-type", "").startswith("text/plain"):
+            raise self._not_stackd()
         return self.body.decode(errors="replace")
 
     def check(self) -> None:
         """Raise ApiError if stackd refused the request, BadAnswer if the refusal is not stackd's."""
-        if self.status < 400:
+        if 200 <= self.status < 300:
             return
+        if location := self.headers.get("location"):
+            raise self._not_stackd(f", and leads to {location}")
         fields = self._parsed()
         sentence = fields.get("error") if isinstance(fields, dict) else None
         if not isinstance(sentence, str):
-            raise BadAnswer(f"the server is not stackd (HTTP {self.status}); check the URL")
+            raise self._not_stackd()
         raise KINDS.get(self.status, ApiError)(self.status, sentence, fields, self.retry_after)
 
     @property
@@ -149,7 +157,10 @@ class Response:
         try:
             return json.loads(self.body)
         except ValueError as error:
-            raise BadAnswer(f"the server is not stackd (HTTP {self.status}); check the URL") from error
+            raise self._not_stackd() from error
+
+    def _not_stackd(self, more: str = "") -> BadAnswer:
+        return BadAnswer(f"the server is not stackd (HTTP {self.status}{more}); check the URL")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,7 +205,10 @@ NO_RETRIES = Retries(times=0)
 
 
 def with_retries(steps: Steps[T], retries: Retries, timeout: float | None = None) -> Steps[T]:
-    """The same steps, with each request sent again as ``retries`` says, and cut off after ``timeout`` seconds."""
+    """The same steps, with each request sent again as ``retries`` says, and cut off after ``timeout`` seconds.
+
+    While stackd waits for what a request asks for, the time does not count.
+    """
     reply: Reply = None
     while True:
         try:
@@ -206,7 +220,7 @@ def with_retries(steps: Steps[T], retries: Retries, timeout: float | None = None
             reply = yield wanted
             continue
         if timeout is not None:
-            wanted = replace(wanted, seconds=min(wanted.seconds, timeout))
+            wanted = replace(wanted, seconds=min(wanted.seconds, wanted.waits + timeout))
         try:
             reply = yield from _attempts(wanted, retries)
         except ClientError as error:

@@ -13,11 +13,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Self, TypeVar, Unpack, overload
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 from weakref import WeakSet
 
 from stackd.client import operations
 from stackd.client.attempts import (
+    BadAnswer,
     ClientError,
     Event,
     EventReader,
@@ -43,6 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 AGAIN_SECONDS = 1.0
 LONGEST_LINE = 16 << 20
+PORTS = {"http": 80, "https": 443}
 
 
 class Operation(Generic[P, T]):
@@ -81,16 +83,14 @@ class Operations:
         check_peer: Callable[[], None] | None = None,
         timeout: float | None = None,
     ) -> None:
-        """``timeout``: the longest that one request may take, in seconds; by default it depends on the operation.
+        """``timeout``: the longest that one request may take, in seconds; by default it depends on the operation. The time
+        for which ``wait`` asks stackd to wait does not count.
 
         ``check_peer`` is called with each new connection, before anything is sent; what it raises ends the request.
 
         Raises ValueError for a wrong address, or a key that no header can carry.
         """
-        self._address = urlsplit(url)
-        if self._address.scheme not in ("http", "https") or not self._address.hostname:
-            raise ValueError(f"the address must begin with http:// or https:// and have a host, not {url!r}")
-        _ = self._address.port  # raises ValueError itself
+        self._address = _address_of(url)
         if not can_be_sent(key):
             raise ValueError("the API key has characters that no header can carry; copy it again")
         self.url = url.rstrip("/")
@@ -117,6 +117,13 @@ class Operations:
         return Unreachable(
             f"{self.url} did not answer in time" if timed_out else f"{self.url} cannot be reached: {error}", sent=sent
         )
+
+    def _explained(self, error: Unreachable) -> ClientError:
+        """The error, or that the server speaks TLS: it closes the connection on which HTTP is spoken to it."""
+        closed = error.sent and not isinstance(error.__cause__, TimeoutError)
+        if closed and self._address.scheme == "http" and _speaks_tls(self._address):
+            return BadAnswer(f"{self.url} speaks TLS: the address must begin with https://")
+        return error
 
     call = Operation(operations.call)
     create = Operation(operations.create)
@@ -150,6 +157,38 @@ class Operations:
     owner = Operation(operations.owner)
     takeover = Operation(operations.takeover)
     reconcile = Operation(operations.reconcile)
+
+
+def _address_of(url: str) -> SplitResult:
+    """The parts of the address. Raises ValueError for one that no request can have."""
+    address = urlsplit(url)
+    host = address.hostname
+    if address.scheme not in PORTS or not host or address.query or address.fragment or "@" in address.netloc:
+        raise ValueError(f"the address must begin with http:// or https:// and have a host and no query, not {url!r}")
+    try:
+        host.encode("idna")
+        http.client.HTTPConnection(host, address.port or PORTS[address.scheme])
+        if not address.path.isascii() or not address.path.isprintable() or " " in url:
+            raise ValueError("its path has other characters than those of an address")
+    except (ValueError, http.client.InvalidURL) as error:
+        raise ValueError(f"the address {url!r} is wrong: {error}") from error
+    return address
+
+
+def _speaks_tls(address: SplitResult) -> bool:
+    """Whether there is a server that answers the beginning of TLS."""
+    import socket
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        at = address.hostname, address.port or PORTS["http"]
+        with socket.create_connection(at, timeout=AGAIN_SECONDS) as connection:
+            context.wrap_socket(connection).close()
+    except OSError:
+        return False
+    return True
 
 
 class Client(Operations):
@@ -192,6 +231,8 @@ class Client(Operations):
                 step = resume(steps, reply)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
+            except Unreachable as error:
+                raise self._explained(error) from error.__cause__
             try:
                 reply = self._exchange(step)
             except ClientError as error:
@@ -282,7 +323,7 @@ class Client(Operations):
         return connection.getresponse()
 
     def _connection(self, seconds: float) -> http.client.HTTPConnection:
-        host, port = self._address.hostname or "", self._address.port
+        host, port = self._address.hostname or "", self._address.port or PORTS[self._address.scheme]
         if self._address.scheme == "https":
             return http.client.HTTPSConnection(host, port, timeout=seconds, context=self._ssl)
         return http.client.HTTPConnection(host, port, timeout=seconds)
@@ -312,12 +353,16 @@ class AsyncClient(Operations):
 
     async def run(self, steps: Steps[T]) -> T:
         """Run the steps of an operation."""
+        import asyncio
+
         steps, reply = with_retries(steps, self._retries, self._timeout), None
         while True:
             try:
                 step = resume(steps, reply)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
+            except Unreachable as error:
+                raise await asyncio.to_thread(self._explained, error) from error.__cause__
             try:
                 reply = await self._exchange(step)
             except ClientError as error:

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
 from stackd.client.attempts import (
-    SECONDS,
     ClientError,
     Job,
     NotFound,
@@ -64,6 +63,13 @@ Statuses = Iterable[StackStatus] | StackStatus
 """Of these, one text is one element: ``ports="80/tcp"``, ``labels="team=7"``, ``statuses="running"``."""
 
 
+class Times(TypedDict, total=False):
+    """How many seconds a request may take, and for how many of them stackd may wait for what it asks for."""
+
+    seconds: float
+    waits: float
+
+
 class CreateOptions(TypedDict, total=False):
     """What every create may have. ``return_existing``: if a label's limit is reached, return the stack with these labels."""
 
@@ -82,12 +88,12 @@ class Filters(TypedDict, total=False):
 
 
 def call(
-    method: str, path: str, body: Any = None, query: Query = (), *, seconds: float = SECONDS, repeatable: bool = False
+    method: str, path: str, body: Any = None, query: Query = (), *, repeatable: bool = False, **times: Unpack[Times]
 ) -> Steps[Any]:
     """Send any request and return its answer, parsed from JSON."""
     repeatable = repeatable or method == "GET"
     response: Response = yield Request(
-        method=method, path=path, query=tuple(query), body=body, seconds=seconds, repeatable=repeatable
+        method=method, path=path, query=tuple(query), body=body, repeatable=repeatable, **times
     )
     return response.json()
 
@@ -152,7 +158,7 @@ def wait(stack: str | Stack, status: StackStatus = "running", *, timeout: Length
         patience = max(1, min(LONGEST_WAIT, round(end - time.monotonic())))
         query = [("wait", status), ("timeout", f"{patience}s")]
         try:
-            now = yield from call("GET", f"{path_of(stack)}/status", query=query)
+            now = yield from call("GET", f"{path_of(stack)}/status", query=query, waits=patience)
         except NotFound:
             if status != "deleted":
                 raise

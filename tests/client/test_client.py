@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +20,7 @@ from stackd import model
 from stackd.client import AsyncClient, Client, ClientError, Event, Retries, Stack, Unreachable, operations
 from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Response, Steps, with_retries
 from stackd.contract import JobStatus
+from tests.certificates import authority
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
 
@@ -172,6 +175,11 @@ async def test_waiting_ends_when_there_is_nothing_left_to_wait_for(at: Harness, 
     slow = await ask("create", request_for("registry.example/slowpull")["pod_spec"], ports=[80])
     with pytest.raises(api.TimedOut, match=r"still creating after 0\.5 s"):
         await ask("wait", slow, timeout=0.5)
+    hasty = Client(at.url, KEY, timeout=0.1, retries=NO_RETRIES)
+    patient = Caller(hasty if isinstance(ask.client, Client) else hasty.concurrent())
+    with pytest.raises(api.TimedOut, match="still creating after 1 s"):
+        await patient("wait", slow, timeout=1)
+    await patient("close")
 
 
 async def test_events_go_on_behind_a_cut_and_lose_nothing(at: Harness, kind: Any) -> None:
@@ -223,6 +231,21 @@ async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.Cap
     assert (await at.call("GET", "/stacks")).json == {"stacks": []}
 
 
+@asynccontextmanager
+async def answering(reply: bytes, **options: Any) -> AsyncIterator[str]:
+    """The address of a server that answers each request with these bytes."""
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, OSError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(reply)
+            await reader.read()
+        writer.transport.abort()
+
+    async with await asyncio.start_server(other, "127.0.0.1", 0, **options) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
@@ -231,18 +254,31 @@ async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.Cap
     ],
 )
 async def test_what_is_not_stackd_or_does_not_answer_in_time_is_an_error(kind: Any, reply: bytes, error: str) -> None:
-    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(reply)
-        await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(other, "127.0.0.1", 0) as server:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with answering(reply) as url:
         client = Client(url, KEY, retries=Retries(times=0), timeout=0.2)
         ask = Caller(client if kind is Client else client.concurrent())
         with pytest.raises(ClientError, match=error):
             await asyncio.wait_for(ask("get", "stack-1"), 10)
+        await ask("close")
+
+
+async def test_a_redirect_or_a_page_is_not_taken_for_text(kind: Any) -> None:
+    page = b"Content-Type: text/html\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<p>ok"
+    for head in (b"HTTP/1.1 302 Found\r\nLocation: /login\r\n", b"HTTP/1.1 200 OK\r\n"):
+        async with answering(head + page) as url:
+            client = Client(url, KEY, retries=NO_RETRIES)
+            ask = Caller(client if kind is Client else client.concurrent())
+            for words in (("logs", "stack-1"), ("metrics",), ("stats",)):
+                with pytest.raises(api.BadAnswer, match=r"the server is not stackd .*(leads to /login|HTTP 200)"):
+                    await ask(*words)
+            await ask("close")
+
+
+async def test_http_is_not_spoken_to_a_server_that_speaks_tls(kind: Any, tmp_path: Path) -> None:
+    async with answering(b"", ssl=authority(tmp_path).server_context()) as url:
+        ask = Caller(kind(url, KEY))
+        with pytest.raises(api.BadAnswer, match="speaks TLS: the address must begin with https://"):
+            await ask("stats")
         await ask("close")
 
 
@@ -410,14 +446,33 @@ def test_an_id_cannot_lead_to_another_route(bad: str) -> None:
         assert wanted == []
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:8081", "ftp://x", "http://", "http://x:port"])
+BAD_HOSTS = ["http://a..b", f"http://{'a' * 64}.example", "http://x y", "http://x\x7f", "http://x/ü", "http://x/a b"]
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8081", "ftp://x", "http://", "http://x:port", "http://x?y=1", "http://u:p@x", *BAD_HOSTS]
+)
 def test_an_address_that_is_none_is_refused_at_once(url: str) -> None:
     with pytest.raises(ValueError, match=r"address|[Pp]ort"):
         Client(url, "key")
 
 
+async def test_an_ipv6_address_without_a_port_has_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refuse(address: Any, *_: Any) -> Any:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    for scheme in ("http", "https"):
+        with pytest.raises(Unreachable):
+            Client(f"{scheme}://[::1]", KEY, retries=NO_RETRIES).stats()
+    assert asked == [("::1", 80), ("::1", 443)]
+
+
 def operations_of(module: Any) -> set[str]:
-    hidden = {"CreateOptions", "Filters", "filter_query", "selection_query", "path_of", "target_port"}
+    hidden = {"CreateOptions", "Filters", "Times", "filter_query", "selection_query", "path_of", "target_port"}
     found: dict[str, Callable[..., Any]] = {
         name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")
     }
