@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 AGAIN_SECONDS = 1.0
+HANDSHAKE_SECONDS = 5.0
 LONGEST_LINE = 16 << 20
 PORTS = {"http": 80, "https": 443}
 
@@ -184,7 +185,7 @@ def _speaks_tls(address: SplitResult) -> bool:
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         at = address.hostname, address.port or PORTS["http"]
-        with socket.create_connection(at, timeout=AGAIN_SECONDS) as connection:
+        with socket.create_connection(at, timeout=HANDSHAKE_SECONDS) as connection:
             context.wrap_socket(connection).close()
     except OSError:
         return False

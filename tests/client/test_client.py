@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
@@ -235,14 +235,14 @@ async def test_the_example_of_the_reference_runs(at: Harness, capsys: pytest.Cap
 async def answering(reply: bytes, **options: Any) -> AsyncIterator[str]:
     """The address of a server that answers each request with these bytes."""
 
-    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, OSError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(reply)
-            await reader.read()
-        writer.transport.abort()
+    class Other(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
 
-    async with await asyncio.start_server(other, "127.0.0.1", 0, **options) as server:
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(reply)
+
+    async with await asyncio.get_running_loop().create_server(Other, "127.0.0.1", 0, **options) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
