@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import click
 
@@ -40,13 +42,13 @@ ENVIRONMENT = {
     "STACKD_CONFIG": "The configuration file, unless --config names one.",
 }
 
-SHARED = ("--url TEXT", "--key-file FILE", "--ca-file FILE", "-c, --config FILE")
+EVERYWHERE = ("--url TEXT", "--key-file FILE", "--ca-file FILE", "-c, --config FILE")
 INTRODUCTION = """\
 # Commands
 
 `stackd COMMAND --help` and `man stackd` print the same as this page. [Operate](operate.md#commands) says where a command finds
-its daemon and its key, and lists the exit codes. Every command that reads the configuration has the first of these options, and
-every command over the API has the others:
+its daemon and its key, and lists the exit codes. Every command that reads the configuration has `--config`, every command over
+the API has `--url`, `--key-file` and `--ca-file`. The page of a command that has another of these options names it:
 """
 BAR = r"\|"
 
@@ -76,20 +78,32 @@ def page() -> str:
 
 
 def markdown() -> str:
-    """The page docs/cli.md. A table lists each command's options, without those that all commands over the API have."""
+    """The page docs/cli.md. One table has the options of several commands, each command's own has the others."""
     context = click.Context(stackd, info_name="stackd")
     commands = list(_commands(stackd, context))
-    shared = {one: text for command, inner in commands for one, text in _options(command, inner) if one in SHARED}
+    counts = Counter(one for command, inner in commands for one in _options(command, inner))
+    shared = {one: text for (one, text), count in counts.items() if count > 1 or one in EVERYWHERE}
     lines = [INTRODUCTION, *_table(shared.items())]
     for command, inner in commands:
         usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
         lines += ["", f"## `{f'{inner.command_path} {usage}'.strip()}`"]
+        if others := [f"`{name}`" for name in _names(command, inner)[1:]]:
+            lines += ["", f"Also called {' and '.join(others)}."]
         for paragraph in filter(str.strip, _plain(command.help).split("\n\n")):
             example = paragraph.lstrip().startswith("\b")
             lines += ["", *(["```", paragraph.strip("\b\n "), "```"] if example else [" ".join(paragraph.split())])]
-        own = [(one, text) for one, text in _options(command, inner) if one not in SHARED]
+        options = dict(_options(command, inner))
+        common = [f"`{one.split()[0].rstrip(',')}`" for one in options if shared.get(one) == options[one]]
+        if common := [one for one in common if one not in {f"`{each.split()[0].rstrip(',')}`" for each in EVERYWHERE}]:
+            lines += ["", f"With {', '.join(common)}."]
+        own = [(one, text) for one, text in options.items() if shared.get(one) != text]
         lines += ["", *_table(own)] if own else []
     return "\n".join(lines) + "\n"
+
+
+def _names(command: click.Command, context: click.Context) -> list[str]:
+    group: Any = context.parent.command if context.parent is not None else None
+    return list(group.names(context.info_name)) if hasattr(group, "names") else [str(context.info_name)]
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[tuple[str, str]]:
@@ -142,6 +156,8 @@ def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[clic
 def _command(command: click.Command, context: click.Context) -> list[str]:
     usage = " ".join(command.collect_usage_pieces(context))
     lines = [f'.SS "{_escaped(f"{context.command_path} {usage}".strip())}"', *_paragraphs(_plain(command.help))]
+    if others := ", ".join(_names(command, context)[1:]):
+        lines += [".PP", _escaped(f"Also called {others}.")]
     lines += _terms(dict(_options(command, context)))
     return lines
 

@@ -19,6 +19,9 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted", "deleted"]
 """``deleted`` is not a status of the API: the client can wait for it, and then returns it."""
 
+STATUSES = get_args(StackStatus)[:-1]
+Scope = Literal["admin", "read", "metrics", "tenant"]
+SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
 AuditAction = Literal["refused", "reload", "keys", "takeover"]
@@ -569,7 +572,7 @@ class Key(Body):
     """The key of the request."""
 
     name: str = doc("Its name, as timelines and the log have it.")
-    scope: str = doc("`admin`, `read`, `metrics` or `tenant`.")
+    scope: Scope = doc("What it may do.")
     labels: Mapping[str, str] = doc("What its creates get, and what it sees; empty: everything.")
     pod_specs: bool = doc("Whether its creates may have a pod spec; otherwise they name a template.")
 

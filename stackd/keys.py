@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from stackd.contract import Scope
 from stackd.kinds import Section, TenantLabels, as_tuple
 from stackd.model import NO_LABELS, EventKind, Job, TimelineEvent
 from stackd.names import matches_any
@@ -26,7 +27,6 @@ SHORTEST: Final = 16
 OWN_NAMES: Final = ("anonymous", "stackd", "cluster")
 """Who has asked for what no key has asked for."""
 
-Scope = Literal["admin", "read", "metrics", "tenant"]
 """``read`` reads everything; ``metrics`` reads ``/metrics`` and ``/healthz``, and so no tenant's pod spec.
 
 ``tenant`` does with the stacks that have its labels what ``admin`` does with all, and knows of no others.

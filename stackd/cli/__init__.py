@@ -63,15 +63,21 @@ def load(place: str) -> Any:
 class _LazyGroup(click.Group):
     """A group whose commands are loaded when they run: ``--version``, ``--help`` and completion load none.
 
-    ``table``: name → (``module:attribute``, one line of help).
+    ``table``: name → (``module:attribute``, one line of help). ``aliases``: another name → name.
     """
 
     table: Mapping[str, tuple[str, str]] = {}
+    aliases: Mapping[str, str] = {}
+
+    def names(self, command: str) -> list[str]:
+        """The command's name, and its other names."""
+        return [command, *(alias for alias, name in self.aliases.items() if name == command)]
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.table]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = self.aliases.get(cmd_name, cmd_name)
         if cmd_name not in self.table:
             return None
         command: click.Command = load(self.table[cmd_name][0])
@@ -82,13 +88,18 @@ class _LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is named. Raises UsageError with the nearest one."""
         name = args[0]
-        if name not in self.table and not name.startswith("-") and not ctx.resilient_parsing:
+        if (
+            name not in self.table
+            and name not in self.aliases
+            and not name.startswith("-")
+            and not ctx.resilient_parsing
+        ):
             ctx.fail(f'no such command "{printable(name)}"{_suggestion(name, self.table, ctx.command_path)}')
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in self.table.items()])
+            formatter.write_dl([(", ".join(self.names(name)), line) for name, (_, line) in self.table.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         names = [
@@ -114,9 +125,10 @@ def _suggestion(name: str, table: Mapping[str, tuple[str, str]], path: str) -> s
     )
 
 
-def lazy(table: Mapping[str, tuple[str, str]]) -> Any:
-    """The class of a group with this table, for ``click.group(cls=…)``."""
-    return type("Group", (_LazyGroup,), {"table": dict(table)})
+def lazy(table: Mapping[str, tuple[str, str]], **aliases: str) -> Any:
+    """The class of a group with this table, for ``click.group(cls=…)``; ``aliases`` have _ for -."""
+    others = {alias.replace("_", "-"): name for alias, name in aliases.items()}
+    return type("Group", (_LazyGroup,), {"table": dict(table), "aliases": others})
 
 
 @click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -1,7 +1,7 @@
-"""``stacks delete``, ``batch-delete``, ``extend``, ``restart``, ``stop`` and ``start``.
+"""``stacks delete``, ``extend``, ``restart``, ``stop`` and ``start``.
 
-Named stacks are changed one after the other, with a line for each. Those that a filter, --all or standard input chooses
-are changed by one job.
+One named stack is changed by a request of its own. Several, and those that a filter, --all or standard input chooses, are
+changed by one job.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import click
 
 from stackd.cli.options import FILTERS, Length, filter_options, labels_of, output_option, stack_ids_argument
 from stackd.cli.output import addresses, console, counted, duration, is_terminal, local, printed, since
-from stackd.cli.stacks import for_each
+from stackd.cli.stacks import checked
 from stackd.cli.target import client_options, interruptible
 from stackd.printable import printable, some_of
 
@@ -34,10 +34,11 @@ HARMLESS = ("extend", "start")
 CONTINUES = {"delete": "{0} is still being deleted", "extend": "{0} may have been extended"}
 
 
-def _command(action: Any, text: str, name: str = "") -> click.Command:
-    named = not name  # batch-delete makes a job of named stacks, too
+MANY = "Several are one job. A single - reads the ids from standard input: the first field of each line."
 
-    @click.command(name or action, help=text)
+
+def _command(action: Any, text: str, example: str = "") -> click.Command:
+    @click.command(action, help="\n\n".join([text, MANY, *([f"\b\n{example}"] if example else [])]))
     @client_options
     @stack_ids_argument(required=False)
     @filter_options
@@ -49,8 +50,8 @@ def _command(action: Any, text: str, name: str = "") -> click.Command:
         chosen = {name: options[name] for name in FILTERS}
         if bool(stack_ids) + any(chosen.values()) + options["everything"] != 1:
             raise click.UsageError(CHOICE)
-        if named and stack_ids and stack_ids != ("-",):
-            for_each(stack_ids, lambda stack_id: _change(client, action, stack_id, ttl, output))
+        if len(set(stack_ids)) == 1 and stack_ids != ("-",) and not options["no_wait"]:
+            _change(client, action, checked(stack_ids[0]), ttl, output)
             return
         bulk = _Bulk(client, action, ttl or None)
         jobs, total = bulk.begun(stack_ids, chosen, sure=options["yes"] or action in HARMLESS)
@@ -59,26 +60,21 @@ def _command(action: Any, text: str, name: str = "") -> click.Command:
         elif options["no_wait"]:
             click.echo("\n".join(job.job_id for job in jobs))
         else:
-            _follow(bulk, jobs, total, output)
+            _follow(bulk, jobs, total, output, named=bool(stack_ids) and stack_ids != ("-",))
 
     return command
 
 
-delete = _command("delete", "Delete stacks: each is gone from the cluster when its line is printed.")
+delete = _command(
+    "delete", "Delete stacks: they are gone from the cluster when this returns.", "stackd stacks delete --label team=7"
+)
 extend = click.argument("ttl", type=Length())(
-    _command("extend", "Extend the time to live of stacks by TTL, such as 30m.\n\n\b\n"
+    _command("extend", "Extend the time to live of stacks by TTL, such as 30m.",
              "stackd stacks extend --label challenge=web-1 30m")
 )  # fmt: skip
 restart = _command("restart", "Give stacks a fresh pod behind the same ports.")
 stop = _command("stop", "Remove the pods of stacks; keep their ports.")
 start = _command("start", "Give stopped stacks a fresh pod behind the ports they kept.")
-batch_delete = _command(
-    "delete",
-    "Delete many stacks as one job: those named, those that the filters find, or --all.\n\n"
-    "A single - reads the ids from standard input: the first field of each line.\n\n\b\n"
-    "stackd stacks batch-delete --label team=7",
-    "batch-delete",
-)
 
 
 def _change(client: Client, action: str, stack_id: str, ttl: str, output: str | None) -> None:
@@ -119,7 +115,9 @@ class _Bulk:
         if stack_ids == ("-",):  # what `stacks list` prints in a pipe: the id is the first field of each line
             ids = [line.split()[0] for line in sys.stdin if line.strip()]
         else:
-            ids = [*stack_ids] or [stack.stack_id for stack in self.client.stacks(**chosen, fields=["stack_id"])]
+            ids = [*map(checked, stack_ids)] or [
+                stack.stack_id for stack in self.client.stacks(**chosen, fields=["stack_id"])
+            ]
         if ids and not sure and not stack_ids:
             stacks = counted(len(ids), "stack")
             if not sys.stdin.isatty():
@@ -157,14 +155,17 @@ class _Bulk:
         return jobs
 
 
-def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None) -> None:
-    """Wait for the jobs, and print what came of them; exit code 1 if something could not be done."""
+def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None, *, named: bool) -> None:
+    """Wait for the jobs, and print what came of them; exit code 1 if something could not be done.
+
+    A stack that is gone is deleted, unless its user has ``named`` it: then the id is wrong.
+    """
     action = bulk.action
     with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
         jobs = _finished(bulk, jobs, total)
     for job in jobs:
         _print_job(job, DONE[action], output)
-    undone = sum(job.failed + (job.not_found if action != "delete" else 0) for job in jobs)
+    undone = sum(job.failed + (job.not_found if named or action != "delete" else 0) for job in jobs)
     if undone:
         raise click.ClickException(f"{undone} of {sum(job.total for job in jobs)} could not be {DONE[action]}")
 

@@ -18,6 +18,7 @@ from stackd.cli import FAILED, USAGE
 from stackd.cli import options as common
 from stackd.cli.manifests import server_address, site_options
 from stackd.cli.options import INSTALLED, Length, config_option, loaded, quantity_option
+from stackd.contract import SCOPES
 
 if TYPE_CHECKING:
     from stackd.config import Config
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 RELOADS = "stackd.upkeep.reload"
 """The logger of a reload's result."""
 
-SCOPES = ("admin", "read", "metrics", "tenant")
 NODES, START_DELAY, PULL = 2, "150ms", "0s"
 """The size of the demo's cluster; a test compares it with ``EmbeddedOptions``."""
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from stackd.contract import STATUSES
+
 if TYPE_CHECKING:
     from stackd.client import Client
     from stackd.config import LoadedConfig
@@ -20,7 +22,6 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 INSTALLED = Path("/etc/stackd/config.toml")
 """Where `make install` puts the configuration."""
 
-STATUSES = ("creating", "running", "stopped", "failed", "node_deleted")
 FILTERS = ("labels", "statuses", "node", "template")
 COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
 

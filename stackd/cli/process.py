@@ -208,7 +208,7 @@ Two that fail: no node can pull the image of the one, the program of the other e
   {program} stacks create --template bad-image --label team=8
   {program} stacks create --template crashing --label team=9
   {program} stacks wait --for failed $({program} stacks list --template crashing -o name)
-  {program} stacks describe $({program} stacks list --template crashing -o name)
+  {program} stacks show $({program} stacks list --template crashing -o name)
   {program} stacks list
   {program} templates
 """
@@ -281,7 +281,7 @@ Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a 
   {program} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self._body}
 
 Delete all stacks:
-  {program} stacks batch-delete --all --yes
+  {program} stacks delete --all --yes
 
 More to try, such as nodes that fail: docs/demo.md. Stop with Ctrl-C.
 """

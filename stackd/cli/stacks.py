@@ -18,7 +18,6 @@ import click
 from stackd.cli import lazy
 from stackd.cli import output as render
 from stackd.cli.options import (
-    STATUSES,
     Length,
     filter_options,
     label_complete,
@@ -29,6 +28,7 @@ from stackd.cli.options import (
     template_complete,
 )
 from stackd.cli.target import client_options, interruptible
+from stackd.contract import STATUSES
 from stackd.printable import printable
 from stackd.quantity import of_bytes, of_milli
 
@@ -38,13 +38,10 @@ if TYPE_CHECKING:
 VERBS = {
     "list": ("stackd.cli.stacks:list_stacks", "List the stacks."),
     "create": ("stackd.cli.stacks:create", "Create a stack."),
-    "get": ("stackd.cli.stacks:get", "List stacks by their ids."),
-    "show": ("stackd.cli.stacks:show", "Show everything about one stack."),
-    "describe": ("stackd.cli.stacks:describe", "Show a stack and what happened to it."),
+    "show": ("stackd.cli.stacks:show", "Show a stack and what happened to it."),
     "wait": ("stackd.cli.stacks:wait", "Wait until stacks have a status."),
     "watch": ("stackd.cli.watch:watch", "Watch the stacks change."),
     "delete": ("stackd.cli.change:delete", "Delete stacks."),
-    "batch-delete": ("stackd.cli.change:batch_delete", "Delete many stacks as one job."),
     "extend": ("stackd.cli.change:extend", "Extend a stack's time to live."),
     "restart": ("stackd.cli.change:restart", "Give stacks a fresh pod behind the same ports."),
     "stop": ("stackd.cli.change:stop", "Remove the pods of stacks; keep their ports."),
@@ -60,7 +57,7 @@ CHOSEN = {None: render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
 PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
 
 
-@click.group(cls=lazy(VERBS))
+@click.group(cls=lazy(VERBS, get="list", describe="show", batch_delete="delete"))
 def stacks() -> None:
     """Show and change stacks, over the API of a running daemon.
 
@@ -75,20 +72,14 @@ def stacks() -> None:
 
 @click.command("list")
 @client_options
+@stack_ids_argument(required=False)
 @filter_options
 @output_option("wide", "json", "jsonl", "name")
-def list_stacks(client: Client, output: str | None, **chosen: Any) -> None:
-    """List the stacks: a table, or in a pipe one line each with tabs between the fields."""
-    render.print_stacks([stack.raw for stack in client.stacks(**chosen, fields=CHOSEN.get(output))], output)
-
-
-@click.command()
-@client_options
-@stack_ids_argument(required=False)
-@output_option("wide", "json", "jsonl", "name")
-def get(client: Client, stack_ids: tuple[str, ...], output: str | None) -> None:
-    """List the stacks with these ids, or all, as stacks list does."""
-    listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(fields=CHOSEN.get(output))
+def list_stacks(client: Client, stack_ids: tuple[str, ...], output: str | None, **chosen: Any) -> None:
+    """List the stacks, or those with these ids: a table, or in a pipe one line each with tabs between the fields."""
+    if stack_ids and any(chosen.values()):
+        raise click.UsageError("name stacks, or choose them with --label, --status, --node or --template")
+    listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(**chosen, fields=CHOSEN.get(output))
     render.print_stacks([stack.raw for stack in listed], output)
 
 
@@ -98,19 +89,14 @@ def get(client: Client, stack_ids: tuple[str, ...], output: str | None) -> None:
 @click.option("--spec", is_flag=True, help="Print the pod spec alone, as YAML.")
 @output_option("json", "jsonl")
 def show(client: Client, stack_id: str, spec: bool, output: str | None) -> None:
-    """Show everything about one stack."""
+    """Show everything about one stack, and what happened to it."""
     stack = client.get(checked(stack_id)).raw
     if render.printed(stack, output):
         return
-    render.print_text(stack["pod_spec"]) if spec else _print_detail(stack)
-
-
-@click.command()
-@client_options
-@stack_id_argument
-def describe(client: Client, stack_id: str) -> None:
-    """Show everything about one stack, and what happened to it."""
-    _print_detail(client.get(checked(stack_id)).raw)
+    if spec:
+        render.print_text(stack["pod_spec"])
+        return
+    _print_detail(stack)
     click.echo()
     render.print_table(TIMELINE, [event.raw for event in client.timeline(stack_id)])
 
@@ -160,12 +146,12 @@ def logs(client: Client, stack_id: str, follow: bool, tail: int | None, containe
 
     stack_id, text = checked(stack_id), ""
     try:
-        text = client.logs(stack_id, tail=tail or 0, container=container or "")
+        text = client.logs(stack_id, tail=FOLLOWED_LINES if follow else tail or 0, container=container or "")
     except Conflict:
         if not follow:
             raise
     if text:
-        render.print_text(text, raw=raw)
+        render.print_text("".join(text.splitlines(keepends=True)[-(tail or 0) :]), raw=raw)
     if follow:
         with suppress(KeyboardInterrupt):
             _follow(client, stack_id, container or "", text, raw=raw)

@@ -230,4 +230,4 @@ async def _others(connection: Connection) -> list[str]:
 
 def delete_command(ident: str) -> str:
     """The command that deletes the stacks of a rehearsal."""
-    return f"stackd stacks batch-delete --label {LABEL}={ident}"
+    return f"stackd stacks delete --label {LABEL}={ident}"

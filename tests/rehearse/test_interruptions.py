@@ -70,7 +70,7 @@ async def test_what_it_cannot_delete_expires(at: Harness, rehearse: Rehearse, se
     if second == signal.SIGINT:
         assert code == 130
         assert "may remain; they expire within " in err
-        assert f"stackd stacks batch-delete --label {LABEL}=" in err
+        assert f"stackd stacks delete --label {LABEL}=" in err
     else:
         assert len(await at.listed()) == 4
     at.cluster.faults.clear()

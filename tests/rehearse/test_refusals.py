@@ -63,7 +63,7 @@ async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, re
             "5 stacks do not fit: 2 do, limited by limits.max_stacks (override with --anyway",
             "others have stacks here (1), which a rehearsal would disturb (override with --with-others",
             "rehearsal feed still has stacks here (1); if it is over, delete them: "
-            "stackd stacks batch-delete --label stackd.rehearsal=feed",
+            "stackd stacks delete --label stackd.rehearsal=feed",
         ):
             assert line in err
         assert len(await at.listed()) == 2

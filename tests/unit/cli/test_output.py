@@ -249,6 +249,18 @@ async def test_following_a_log_waits_for_the_container_and_outlasts_a_cluster_th
     assert await shell.good("logs", "-f", failed) == await shell.good("logs", failed)
 
 
+async def test_the_last_line_of_a_log_that_repeats_itself_is_printed_once(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logs(client: Client, stack: str, *, tail: int, container: str) -> str:
+        return "tick\n" * min(tail, 3)
+
+    monkeypatch.setattr(Client, "logs", logs)
+    stack_id = (await shell.at.create(request_for("registry.example/fail")))["stack_id"]
+    await shell.at.until_status(stack_id, "failed")
+    assert await shell.good("logs", "--tail", "1", "-f", stack_id) == "tick\n"
+
+
 async def test_reconcile_shows_what_is_held_and_fails_with_the_reason_while_it_cannot_be_released(shell: Shell) -> None:
     async def reconcile(*words: str) -> tuple[int, str]:
         result = await shell.any_command("reconcile", *words)
@@ -334,8 +346,8 @@ async def test_a_screen_shows_the_newest_and_says_how_many_it_does_not(shell: Sh
         ("delete {}", "{} is still being deleted", ()),
         ("restart {}", "the restart of {} continues", ()),
         (
-            "batch-delete {}",
-            "continues to delete 1 stack",
+            "delete {} stack-none",
+            "continues to delete 2 stacks",
             ("stackd_http_requests_total", "/stacks/batch-delete/{job_id}"),
         ),
         (
