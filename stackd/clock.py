@@ -39,20 +39,15 @@ class Clock(Protocol):
         anything."""
 
 
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> int:
-        """Nanoseconds since the Unix epoch."""
-        return time.time_ns()
-
-    def monotonic(self) -> float:
-        """Seconds since the machine booted. By CLOCK_MONOTONIC, each resume would look as if the wall clock was set."""
-        return boottime()
-
-
 boottime: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 """Seconds since the machine booted, including the time while it was suspended."""
+
+
+class SystemClock:
+    """The machine's clocks. By CLOCK_MONOTONIC, each resume would look as if the wall clock was set."""
+
+    now = staticmethod(time.time_ns)
+    monotonic = staticmethod(boottime)
 
 
 def boot_id(environ: Mapping[str, str] = os.environ, file: Path = _BOOT_FILE) -> str:

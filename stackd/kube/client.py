@@ -19,13 +19,10 @@ import orjson
 from stackd.errors import (
     AnswerTooLarge,
     ClusterRefused,
-    ClusterTimeout,
     ClusterUnavailable,
-    ClusterUnreachable,
     KindNotServed,
     NodePortOutOfRange,
     NodePortTaken,
-    NoRequestSlot,
     ObjectExists,
     ObjectNotFound,
     PreconditionFailed,
@@ -34,26 +31,20 @@ from stackd.errors import (
     VersionExpired,
 )
 from stackd.kube import labels, wire
-from stackd.kube.connection import Again, Deadline, KubeConnection, OnRequest, poll
+from stackd.kube.connection import LIST_SECONDS, Again, Deadline, KubeConnection, OnRequest, poll
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Fence
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, port_question
-from stackd.kube.objects import NODES, SERVICES, NodeState, ObjectKind, PodEvent, is_about, pod_event
+from stackd.kube.objects import NODES, SERVICES, NodeState, ObjectKind, PodEvent, is_about, pod_event, readable
 from stackd.kube.rights import CLUSTER_IDENTITY, AccessReview, allows
-from stackd.kube.wire import KINDS, LOG, NAMESPACES, JsonObject, KubeRequest, KubeResponse, error_of, readable
+from stackd.kube.wire import KINDS, LOG, NAMESPACES, JsonObject, KubeRequest, KubeResponse, error_of
 from stackd.model import RANGE_PREFIX, PortRange
 
 log = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
-# Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
-CONNECT_PATIENCE = 3.0
 PAGE, SMALL_PAGE = 500, 25
 PORTS_OF_A_QUESTION = 50
-# A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
-LIST_SECONDS = 30.0
-# Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
-LONGEST_LIST_PAUSE = 5.0
 _VERSION = KubeRequest(verb="get", resource=wire.VERSION)
 _IDENTITY = KubeRequest(verb="get", resource=NAMESPACES, name=CLUSTER_IDENTITY)
 
@@ -97,41 +88,9 @@ class Cluster:
         """The parameters that limit a list or watch to our objects."""
         return {"labelSelector": labels.selector(self.instance)}
 
-    async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
-        """Send the call, retrying it; returns the first response of Kubernetes that a retry would not change.
-
-        Raises ClusterUnavailable at the deadline, and at once for a change while Kubernetes is known not to answer;
-        ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate.
-        Kubernetes may have done the call more than once, or may have done it although this raises.
-        """
-        contact, listing = self.connection.contact, call.verb == "list"
-
-        async def once() -> KubeResponse | Again:
-            try:
-                answer = await self.connection.ask(
-                    call, deadline, LIST_SECONDS if listing else self.target.attempt_timeout
-                )
-            except (ClusterRefused, NoRequestSlot, AnswerTooLarge):
-                raise
-            except ClusterUnavailable as exc:
-                if contact.lost or (isinstance(exc, ClusterUnreachable) and deadline.spent >= CONNECT_PATIENCE):
-                    raise
-                return Again(error=exc)
-            if not wire.may_repeat(call, answer):
-                return answer
-            if contact.lost:
-                raise error_of(call, answer)
-            after = answer.retry_after or 0
-            return Again(error=error_of(call, answer), at_least=min(after, LONGEST_LIST_PAUSE) if listing else after)
-
-        try:
-            return await poll(deadline, once)
-        except ClusterTimeout as exc:  # the caller has waited for all tries, not only for the last one
-            raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from exc
-
     async def answer(self, call: KubeRequest, deadline: Deadline | None = None) -> JsonObject:
         """Send the call, retrying it; returns the JSON of a success. Raises the error that a refusal means."""
-        return wire.document_of(call, await self.ask(call, deadline or self.deadline()))
+        return wire.document_of(call, await self.connection.ask(call, deadline or self.deadline()))
 
     async def find(self, resource: str, name: str, deadline: Deadline | None = None) -> JsonObject | None:
         """The object of that name in the stacks' namespace as JSON, whoever created it; None if there is none."""
@@ -178,7 +137,7 @@ class Cluster:
 
     async def time(self) -> float | None:
         """The API server's clock in whole seconds since the epoch; None if its response has no readable ``Date``."""
-        answer = await self.ask(_VERSION, self.deadline())
+        answer = await self.connection.ask(_VERSION, self.deadline())
         try:
             return parsedate_to_datetime(answer.date).timestamp()
         except (ValueError, OverflowError):
@@ -280,7 +239,7 @@ class Cluster:
         """The last ``tail`` lines of a pod's log, at most 1 MiB. Raises ObjectNotFound; Conflict when there is none yet."""
         params = {"tailLines": str(tail), "limitBytes": str(1 << 20)}
         call = self.on("get", LOG, name, params=params | ({"container": container} if container else {}))
-        answer = await self.ask(call, self.deadline())
+        answer = await self.connection.ask(call, self.deadline())
         if not answer.ok:
             raise error_of(call, answer)
         return answer.body.decode(errors="replace")
@@ -456,10 +415,9 @@ class Cluster:
         name, params = manifest["metadata"]["name"], {"dryRun": "All"} if dry_run else {}
         call = self.on("create", resource, name, body=orjson.dumps(manifest), params=params)
 
-        async def create() -> JsonObject | Again:
-            answer = await self.ask(call, deadline)
-            if answer.ok:
-                return wire.document_of(call, answer)
+        async def made(answer: KubeResponse) -> JsonObject | Again:
+            if answer.ok and answer.document is not None:
+                return answer.document
             error = error_of(call, answer)
             # Did an earlier try make it? Kubernetes allocates a Service's node ports before it checks the name. So then
             # this try fails with NodePortTaken.
@@ -473,7 +431,7 @@ class Cluster:
             going = existing["metadata"].get("deletionTimestamp")
             return Again(error=_still_there(resource, existing)) if going else existing
 
-        created = await poll(deadline, create)
+        created = await self.connection.settle(call, deadline, made)
         exists = bool(created["metadata"].get("resourceVersion"))
         try:
             _require_labels(resource, created, manifest)
@@ -522,8 +480,7 @@ class Cluster:
         options |= {"gracePeriodSeconds": 0} if resource == "pods" else {}
         call = self.on("delete", resource, name, uid=uid, body=orjson.dumps(options))
 
-        async def once() -> bool | Again:
-            answer = await self.ask(call, deadline)
+        async def is_done(answer: KubeResponse) -> bool | Again:
             if answer.status == wire.NOT_FOUND:
                 return True
             if wire.is_other_uid(answer):
@@ -534,7 +491,7 @@ class Cluster:
                 raise _still_there(resource, document)
             return True
 
-        return await poll(deadline, once)
+        return await self.connection.settle(call, deadline, is_done)
 
     async def remove(
         self, resource: str, name: str, uid: str | None = None, *, deadline: Deadline | None = None
@@ -554,7 +511,7 @@ class Cluster:
 
 def _require_labels(resource: str, stored: JsonObject, manifest: Mapping[str, Any]) -> None:
     """Raise ClusterRefused if the object was stored without one of our labels."""
-    wanted, present = labels.labels_of(manifest), labels.labels_of(stored)
+    wanted, present = manifest["metadata"]["labels"], stored["metadata"].get("labels") or {}
     missing = sorted(key for key, value in wanted.items() if key in labels.OURS and present.get(key) != value)
     if missing:
         raise ClusterRefused(

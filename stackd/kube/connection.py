@@ -1,7 +1,7 @@
 """Sends requests over one connection pool: authenticated, bounded in number and time, and counted.
 
-Owns: the cap on requests in flight, the counters, the second try after a 401, and whether Kubernetes has answered at all
-(``Contact``); and what retries are made of: ``Deadline`` and ``poll``. Retries nothing else.
+Owns: the cap on requests in flight, the counters, the retries (``Deadline`` and ``poll``), the second try after a 401, and
+whether Kubernetes has answered at all (``Contact``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import ExitStack, asynccontextmanager, nullcontext
+from contextlib import ExitStack, asynccontextmanager
 from typing import TypeVar
 
 import aiohttp
@@ -30,7 +30,7 @@ from stackd.errors import (
 )
 from stackd.kube import wire
 from stackd.kube.credentials import Access, ClusterTarget
-from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
+from stackd.kube.guards import Contact, Fence, FencedBody, attempt
 from stackd.kube.wire import FAILING, FORBIDDEN, JSON, LEASES, UNAUTHORIZED, KubeRequest, KubeResponse, check, error_of
 from stackd.model import struct
 from stackd.tasks import acquired_within
@@ -39,6 +39,12 @@ from stackd.workqueue import RetryPolicy
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CONNECT_SECONDS = 3.0
+# Long enough for an API server that restarts. If the server is down for longer, the caller gets its error soon.
+CONNECT_PATIENCE = 3.0
+# A page may hold megabytes. If the client gave up early, the server would only have to send the page again.
+LIST_SECONDS = 30.0
+# Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
+LONGEST_LIST_PAUSE = 5.0
 WATCH_OPEN_SECONDS = 5.0
 NO_ANSWER = "none"
 OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
@@ -95,6 +101,10 @@ async def poll(deadline: Deadline, attempt: Callable[[], Awaitable[T | Again]]) 
     return result
 
 
+async def _as_it_is(answer: KubeResponse) -> KubeResponse:
+    return answer
+
+
 class KubeConnection:
     """The connection to one API server.
 
@@ -103,7 +113,7 @@ class KubeConnection:
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
     ``on_unverified``  is called when this may be another cluster: after a 401, because the next credentials may be for another
     ``on_forbidden``  is called when a change was refused with 403: a right may have been taken away
-    ``on_date``   is called with the ``Date`` of each successful JSON response, and the seconds that the request took
+    ``on_date``   is called with each new ``Date`` of a successful response, and the seconds that the request took
     """
 
     def __init__(
@@ -117,6 +127,8 @@ class KubeConnection:
         self.on_forbidden: Callable[[], None] = lambda: None
         self.on_date: Callable[[str, float], None] = lambda date, seconds: None
         self._on_request = on_request
+        self._attempt_seconds = target.attempt_timeout
+        self._date = ""
         self._in_flight = asyncio.Semaphore(target.max_in_flight)
         self._logs_in_flight = asyncio.Semaphore(target.logs_in_flight)
 
@@ -124,80 +136,103 @@ class KubeConnection:
         """Close all connections; running requests fail."""
         await self.access.close()
 
-    async def ask(self, call: KubeRequest, deadline: Deadline, longest: float) -> KubeResponse:
-        """Kubernetes' answer to the request, even if it is a refusal; sends it once, for at most ``longest`` seconds.
+    async def ask(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
+        """The first response of Kubernetes that a retry would not change.
 
-        Raises ClusterUnavailable without an answer, NoRequestSlot if so many requests wait that it was not sent, and
-        NotOwner if the fence forbids the request, or ends it midway, when it may have been done.
+        Raises ClusterUnavailable at the deadline, and at once for a change while Kubernetes is known not to answer;
+        ClusterRefused at once if the cluster refuses the credentials, or stackd does not trust its certificate;
+        NoRequestSlot if so many requests wait that it was not sent; NotOwner if the fence forbids the request, or ends it
+        midway. Kubernetes may have done the call more than once, or may have done it although this raises.
         """
-        contact = self.contact
-        async with self._turn(call, deadline):
-            if contact.lost and is_fenced(call):
-                raise contact.error()
-            sent = contact.now()
+        return await self.settle(call, deadline, _as_it_is)
+
+    async def settle(
+        self, call: KubeRequest, deadline: Deadline, read: Callable[[KubeResponse], Awaitable[T | Again]]
+    ) -> T:
+        """As ``ask``: what ``read`` makes of the response, which is asked for again as long as that is ``Again``."""
+
+        async def once() -> T | Again:
             try:
-                answer = await self._within(max(0.5, min(longest, deadline.left)), call)
-                check(call, answer)
-            except ClusterRefused:
+                answer = await self._once(call, deadline)
+            except (ClusterRefused, NoRequestSlot, AnswerTooLarge):
                 raise
             except ClusterUnavailable as exc:
-                if isinstance(exc, UnexpectedAnswer):
-                    log.warning("%s (%s)", exc, exc.excerpt)
-                if not call.asks_node and not isinstance(exc, AnswerTooLarge):
-                    contact.failed(sent, str(exc))
+                refused = isinstance(exc, ClusterUnreachable) and deadline.spent >= CONNECT_PATIENCE
+                if self.contact.lost or refused:
+                    raise
+                return Again(error=exc)
+            if answer.ok or not wire.may_repeat(call, answer):
+                return await read(answer)
+            if self.contact.lost:
+                raise error_of(call, answer)
+            after = answer.retry_after or 0
+            return Again(
+                error=error_of(call, answer),
+                at_least=min(after, LONGEST_LIST_PAUSE) if call.verb == "list" else after,
+            )
+
+        try:
+            return await poll(deadline, once)
+        except ClusterTimeout as exc:  # the caller has waited for all tries, not only for the last one
+            raise ClusterTimeout(f"Kubernetes did not answer within {deadline.spent:.1f} s") from exc
+
+    async def _once(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
+        """Kubernetes' answer to the request, which is sent once, even if it is a refusal."""
+        contact, longest = self.contact, LIST_SECONDS if call.verb == "list" else self._attempt_seconds
+        async with self._turn(self._slots_of(call), call, deadline):
+            sent, session = contact.now(), self.access.session
+            try:
+                async with attempt(call, max(0.5, min(longest, deadline.left)), self.fence, contact):
+                    answer = await self._send(call)
+                    check(call, answer)
+            except UnexpectedAnswer as exc:
+                log.warning("%s (%s)", exc, exc.excerpt)
                 raise
-        if answer.status in FAILING and not wire.is_from_node(call, answer):
-            contact.failed(sent, f"it answers {answer.status}")
-        else:
-            contact.heard(answer=True)
-        if answer.status == FORBIDDEN and is_fenced(call):
+            except ClusterUnavailable as exc:
+                if isinstance(exc.__cause__, TimeoutError) and not call.asks_node:
+                    await self.access.leave(session)
+                raise
+            if answer.status in FAILING and not wire.is_from_node(call, answer):
+                contact.failed(sent, f"it answers {answer.status}")
+            else:
+                contact.answered()
+        if answer.ok and answer.date != self._date:
+            self._date = answer.date
+            self.on_date(answer.date, contact.now() - sent)
+        if answer.status == FORBIDDEN and call.fenced:
             self.on_forbidden()
         return answer
 
-    @asynccontextmanager
-    async def _turn(self, call: KubeRequest, deadline: Deadline) -> AsyncIterator[None]:
-        """A slot among the requests in flight; the wait for it extends the deadline. The Lease needs none: it must not wait
-        behind requests that hang.
-        """
+    def _slots_of(self, call: KubeRequest) -> asyncio.Semaphore | None:
+        """The Lease needs none: it must not wait behind requests that hang."""
         if call.resource == LEASES:
+            return None
+        return self._logs_in_flight if call.asks_node else self._in_flight
+
+    @asynccontextmanager
+    async def _turn(
+        self, slots: asyncio.Semaphore | None, call: KubeRequest, deadline: Deadline
+    ) -> AsyncIterator[None]:
+        """One of the slots; the wait for it extends the deadline."""
+        if slots is None:
             yield
             return
-        began, fenced = self.contact.now(), is_fenced(call)
-        slots = self._logs_in_flight if call.asks_node else self._in_flight
-        if not await acquired_within(slots, min(deadline.seconds, self.fence.left) if fenced else deadline.seconds):
-            if fenced:
-                self.fence.require()
-            within = f"within {deadline.seconds:g} s"
-            raise NoRequestSlot(
-                f"stackd waits for so many of Kubernetes' answers that a request could not be sent {within}"
-            )
-        try:
+        if slots.locked():
+            began, fenced = self.contact.now(), call.fenced
+            if not await acquired_within(slots, min(deadline.seconds, self.fence.left) if fenced else deadline.seconds):
+                if fenced:
+                    self.fence.require()
+                within = f"within {deadline.seconds:g} s"
+                raise NoRequestSlot(
+                    f"stackd waits for so many of Kubernetes' answers that a request could not be sent {within}"
+                )
             deadline.extend(self.contact.now() - began)
+        else:
+            await slots.acquire()
+        try:
             yield
         finally:
             slots.release()
-
-    async def _within(self, seconds: float, call: KubeRequest) -> KubeResponse:
-        """The response to the request, whatever its status, over credentials that the API server accepts if there are."""
-        session, fenced, generation = self.access.session, is_fenced(call), self.access.generation
-        try:
-            async with asyncio.timeout(min(seconds, self.fence.left) if fenced else seconds) as limit:
-                # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it
-                # is back.
-                waiting = nullcontext() if call.resource == LEASES else self.contact.waiting(limit)
-                with self.fence.change() if fenced else nullcontext(), waiting:
-                    answer = await self._send(call)
-                    if answer.status == UNAUTHORIZED and await self._renewed(generation):
-                        answer = await self._send(call)
-                    return answer
-        except TimeoutError as exc:
-            if fenced:
-                self.fence.require()
-            if not call.asks_node:
-                await self.access.leave(session)
-            if self.contact.lost:
-                raise self.contact.error() from exc
-            raise ClusterTimeout(f"Kubernetes did not answer within {seconds:.1f} s") from exc
 
     async def probe(self, call: KubeRequest, seconds: float) -> KubeResponse:
         """Kubernetes' answer within ``seconds`` over a new connection, even if it is a refusal.
@@ -206,13 +241,13 @@ class KubeConnection:
         """
         try:
             async with asyncio.timeout(seconds), self.access.new_session(force_close=True) as session:
-                answer = await self._send(call, session)
+                answer = await self._exchange(call, session)
         except TimeoutError as exc:
             raise ClusterTimeout(f"it did not answer within {seconds:g} s over a new connection") from exc
         check(call, answer)
         if answer.status in FAILING:
             raise error_of(call, answer)
-        self.contact.heard(answer=True)
+        self.contact.answered()
         return answer
 
     @asynccontextmanager
@@ -225,19 +260,18 @@ class KubeConnection:
         with ExitStack() as stack:
             try:
                 async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                    response = await self._open(call, stack, idle=idle)
+                    response, body = await self._open(call, stack, idle=idle)
                 if response.status == UNAUTHORIZED and await self._renewed(generation):
                     stack.close()
                     async with asyncio.timeout(WATCH_OPEN_SECONDS):
-                        response = await self._open(call, stack, idle=idle)
+                        response, body = await self._open(call, stack, idle=idle)
             except _TRANSPORT_ERRORS as exc:
                 if isinstance(exc, TimeoutError):
                     await self.access.leave(session)
                 raise unreachable(exc) from exc
-            if isinstance(response, KubeResponse):
-                if response.ok:
-                    raise wire.unexpected(call, response, "not a watch")
-                raise error_of(call, response)
+            if body is not None:
+                answer = _answer_of(response, body)
+                raise wire.unexpected(call, answer, "not a watch") if answer.ok else error_of(call, answer)
             try:
                 yield response
             except TimeoutError as exc:
@@ -249,20 +283,25 @@ class KubeConnection:
         self.on_unverified()
         return await self.access.reload(generation)
 
-    async def _send(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
+    async def _send(self, call: KubeRequest) -> KubeResponse:
+        """The response, whatever its status, over credentials that the API server accepts if there are."""
+        generation = self.access.generation
+        answer = await self._exchange(call)
+        if answer.status == UNAUTHORIZED and await self._renewed(generation):
+            answer = await self._exchange(call)
+        return answer
+
+    async def _exchange(self, call: KubeRequest, session: aiohttp.ClientSession | None = None) -> KubeResponse:
         """Send the request over ``session``, by default the current one, and return the response."""
-        began = time.perf_counter()
         try:
             with ExitStack() as stack:
-                answer = await self._open(call, stack, session)
+                response, body = await self._open(call, stack, session)
         except _TRANSPORT_ERRORS as exc:
-            if is_fenced(call):
+            if call.fenced:
                 self.fence.require()
             raise unreachable(exc) from exc
-        assert isinstance(answer, KubeResponse)
-        if answer.ok and answer.document is not None:
-            self.on_date(answer.date, time.perf_counter() - began)
-        return answer
+        assert body is not None, "only a watch is left unread"
+        return _answer_of(response, body)
 
     async def _open(
         self,
@@ -271,18 +310,18 @@ class KubeConnection:
         session: aiohttp.ClientSession | None = None,
         *,
         idle: float | None = None,
-    ) -> KubeResponse | aiohttp.ClientResponse:
-        """Send the request, and count it; returns the response, or a watch that is open. ``stack`` gives back the session,
-        and closes the connection unless the response was read to its end.
+    ) -> tuple[aiohttp.ClientResponse, bytes | None]:
+        """Send the request, and count it; returns the response and its body, None for a watch that is open. ``stack`` gives
+        back the session, and closes the connection unless the response was read to its end.
         """
-        headers = await self.access.headers()
+        headers, options = await self.access.headers(), self.access.options()
+        session = session or stack.enter_context(self.access.borrowed())
         data: bytes | FencedBody | None = call.body
         if call.body is not None:
             headers["Content-Type"] = call.content_type
-        session = session or stack.enter_context(self.access.borrowed())
-        if is_fenced(call):
-            data = body = FencedBody(call.body or b"", self.fence)
-            stack.push(body.cut_if_given_up)
+        if call.fenced:
+            data = fenced = FencedBody(call.body or b"", self.fence)
+            stack.push(fenced.cut_if_given_up)
         began, code = time.perf_counter(), NO_ANSWER
         try:
             response: aiohttp.ClientResponse = await session.request(
@@ -293,34 +332,39 @@ class KubeConnection:
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=idle),
                 allow_redirects=False,
-                **self.access.options(),
+                **options,
             )
             stack.callback(response.close)
             is_open = call.verb == "watch" and response.status == 200 and response.content_type == JSON
-            answer = response if is_open else await _read(response, call)
+            body = None if is_open else await _read(response, call)
             code = str(response.status)
         finally:
             self.counts[call.verb, call.resource, code] += 1
             if self._on_request is not None:
                 self._on_request(call.verb, call.resource, code, time.perf_counter() - began)
-        return answer
+        return response, body
 
 
-async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> KubeResponse:
-    """The response with its body, unpacked. Raises AnswerTooLarge, and holds no more of it than that."""
+async def _read(response: aiohttp.ClientResponse, call: KubeRequest) -> bytes:
+    """The body of the response, unpacked. Raises AnswerTooLarge, and holds no more of it than that."""
     most = LIST_BYTES if call.verb == "list" else OBJECT_BYTES
-    body, headers = bytearray(), response.headers
+    body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > most:
             raise AnswerTooLarge(
                 f"the response to {call} has more than {most >> 20} MiB, as much as stackd reads",
-                f"{response.status} {response.content_type}, packed as {headers.get('Content-Encoding')}",
+                f"{response.status} {response.content_type}, packed as {response.headers.get('Content-Encoding')}",
             )
+    return bytes(body)
+
+
+def _answer_of(response: aiohttp.ClientResponse, body: bytes) -> KubeResponse:
+    headers = response.headers
     after = headers.get("Retry-After", "")
     return KubeResponse(
         status=response.status,
-        body=bytes(body),
+        body=body,
         content_type=response.content_type,
         retry_after=min(int(after[:9]), _LONGEST_RETRY_AFTER) if after.isdecimal() else None,
         date=headers.get("Date", ""),

@@ -15,24 +15,20 @@ import math
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import StreamWriter
 
 from stackd.clock import boottime
-from stackd.errors import ClusterTimeout, ClusterUnavailable, NotOwner, StackdError
-from stackd.kube.wire import LEASES, NAMESPACES, REVIEWS, RULES, TOKENS, KubeRequest
+from stackd.errors import AnswerTooLarge, ClusterRefused, ClusterTimeout, ClusterUnavailable, NotOwner, StackdError
+from stackd.kube.wire import LEASES, KubeRequest
 from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
 
-_CHANGING = frozenset({"create", "update", "patch", "delete"})
-# The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
-# token of its own, even if it owns no stacks.
-_ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, RULES, TOKENS})
 # Kubernetes counts as not answering after so many failed requests in a row, over at least so many seconds: as long as one
 # request may take by default, so that the election of an etcd leader, or an API server that restarts, is no outage.
 FAILURES, FAILING_SECONDS = 3, 5.0
@@ -94,11 +90,6 @@ class Fence:
         while self._changes and (remaining := until - self.now()) > 0:
             self._idle.clear()
             await set_within(self._idle, remaining)
-
-
-def is_fenced(call: KubeRequest) -> bool:
-    """Whether the request changes something that only the owner may change; a dry run counts as a change."""
-    return call.verb in _CHANGING and call.resource not in _ALWAYS_ALLOWED
 
 
 class FencedBody(aiohttp.BytesPayload):
@@ -179,12 +170,14 @@ class Contact:
         finally:
             del self._waiting[limit]
 
-    def heard(self, *, answer: bool) -> None:
-        """Note that Kubernetes has sent something: the ``answer`` to a request, or an event of a watch."""
+    def heard(self) -> None:
+        """Note that Kubernetes has sent something: an event of a watch, or a part of it."""
         self.heard_at = self.now()
-        if not answer:
-            return
-        self.answered_at, self.failures = self.heard_at, 0
+
+    def answered(self) -> None:
+        """Note that Kubernetes has answered a request."""
+        self.heard_at = self.answered_at = self.now()
+        self.failures = 0
         if self.lost_since is not None:
             log.info("Kubernetes answers again after %.1f s", self.heard_at - self.lost_since)
             self.lost_since, self.why = None, ""
@@ -218,6 +211,38 @@ class Contact:
             if not limit.expired():
                 limit.reschedule(now)
         self.on_lost()
+
+
+@asynccontextmanager
+async def attempt(call: KubeRequest, seconds: float, fence: Fence, contact: Contact) -> AsyncIterator[None]:
+    """One try of the request, of at most ``seconds``; a change ends no later than the fence allows.
+
+    Raises NotOwner if the fence forbids the request, or ends it midway, when it may have been done; ClusterTimeout; and
+    ClusterUnavailable, for a change also before it is sent, while Kubernetes is known not to answer.
+    """
+    if call.fenced and contact.lost:
+        raise contact.error()
+    sent, why = contact.now(), f"Kubernetes did not answer within {seconds:.1f} s"
+    try:
+        async with asyncio.timeout(min(seconds, fence.left) if call.fenced else seconds) as limit:
+            # Requests for the Lease have their own timeout, and go on when the contact is lost: they show when it is back.
+            waiting = nullcontext() if call.resource == LEASES else contact.waiting(limit)
+            with fence.change() if call.fenced else nullcontext(), waiting:
+                yield
+    except TimeoutError as exc:
+        if call.fenced:
+            fence.require()
+        if contact.lost:
+            raise contact.error() from exc
+        if not call.asks_node:
+            contact.failed(sent, why)
+        raise ClusterTimeout(why) from exc
+    except (ClusterRefused, AnswerTooLarge):
+        raise
+    except ClusterUnavailable as exc:
+        if not call.asks_node:
+            contact.failed(sent, str(exc))
+        raise
 
 
 async def watch_over(contact: Contact, probe: Callable[[float], Awaitable[object]], limit: Callable[[], float]) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from sys import intern
 from typing import Any
 
+from stackd.model import struct
 from stackd.names import is_subdomain
 
 MANAGED_BY, MANAGER = "app.kubernetes.io/managed-by", "stackd"
@@ -66,9 +68,42 @@ def annotations_of(raw: Mapping[str, Any]) -> Mapping[str, str]:
     return notes
 
 
+@struct
+class Marks:
+    """What stackd's labels and annotations say of an object; ``instance`` is empty if no stackd manages it.
+
+    ``pool`` is the template in whose pool its stack waits, or empty; ``generation`` as of ``generation_of``.
+    """
+
+    instance: str
+    stack_id: str
+    pool: str
+    generation: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+
+
+def marks_of(metadata: Mapping[str, Any]) -> Marks:
+    """The marks in an object's metadata."""
+    names: Mapping[str, str] = metadata.get("labels") or {}
+    notes: Mapping[str, str] = metadata.get("annotations") or {}
+    return Marks(
+        instance=intern(instance_of(names)),
+        stack_id=names.get(STACK, ""),
+        pool=intern(names.get(POOL, "")),
+        generation=_generation(notes),
+        labels=names,
+        annotations=notes,
+    )
+
+
 def generation_of(raw: Mapping[str, Any]) -> int:
     """Which pod of its stack the object is for; 0 if the annotation is missing, or edited into something unreadable."""
-    text = annotations_of(raw).get(GENERATION, "")
+    return _generation(annotations_of(raw))
+
+
+def _generation(annotations: Mapping[str, str]) -> int:
+    text = annotations.get(GENERATION, "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
 
 

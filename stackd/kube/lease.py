@@ -16,6 +16,7 @@ import orjson
 from stackd.clock import NANOSECONDS, Clock, SystemClock, from_nanoseconds, to_nanoseconds
 from stackd.kube import labels, wire
 from stackd.kube.client import Cluster
+from stackd.kube.objects import readable
 from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import KINDS, LEASES, JsonObject
 
@@ -121,7 +122,7 @@ class Leases:
     async def find(self, *, timeout: float | None = None) -> Lease | None:
         """The Lease as the API server has it now; None if there is none."""
         raw = await self._cluster.find(LEASES, self.name, self._cluster.deadline(timeout))
-        return None if raw is None else wire.readable(LEASES, read_lease, raw)
+        return None if raw is None else readable(LEASES, read_lease, raw)
 
     async def write(self, lease: Lease, *, timeout: float | None = None) -> Lease:
         """Change the Lease, or create one without a ``version``. Raises ObjectExists; PreconditionFailed if it is no longer
@@ -130,7 +131,7 @@ class Leases:
         cluster, verb = self._cluster, "update" if lease.version else "create"
         body = orjson.dumps(lease_manifest(lease, namespace=cluster.namespace_name, instance=cluster.instance))
         call = cluster.on(verb, LEASES, self.name, body=body, uid=lease.uid)
-        return wire.readable(LEASES, read_lease, await cluster.answer(call, cluster.deadline(timeout)))
+        return readable(LEASES, read_lease, await cluster.answer(call, cluster.deadline(timeout)))
 
     async def follow(self) -> AsyncGenerator[Lease | None, None]:
         """Yields the Lease now and after each change, without end; None when there is none."""

@@ -15,7 +15,7 @@ from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
-from stackd.kube.routes import BACKENDS, RESOURCES, ROUTES, RouteState, is_backend
+from stackd.kube.routes import BACKEND_PREFIX, BACKENDS, RESOURCES, ROUTES, RouteState
 from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.model import struct
@@ -28,10 +28,17 @@ WITHHELD = (
 )
 T = TypeVar("T")
 State = PodState | ServiceState | RouteState | NodeState
+
+
+def _read_service(raw: JsonObject) -> ServiceState | RouteState:
+    is_backend = raw["metadata"]["name"].startswith(BACKEND_PREFIX)
+    return ROUTES[BACKENDS].read(raw) if is_backend else service_state(raw)
+
+
 _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
     "pods": pod_state,
     **{resource: kind.read for resource, kind in ROUTES.items()},
-    "services": lambda raw: ROUTES[BACKENDS].read(raw) if is_backend(raw) else service_state(raw),
+    "services": _read_service,
     "nodes": node_state,
 }
 

@@ -10,8 +10,9 @@ from sys import intern
 from typing import Any, ClassVar, Generic, TypeVar
 
 from stackd.clock import to_nanoseconds
+from stackd.errors import UnexpectedAnswer
 from stackd.kube import labels
-from stackd.kube.wire import JsonObject, readable
+from stackd.kube.wire import JsonObject
 from stackd.model import struct
 from stackd.quantity import NANO, reported
 
@@ -19,7 +20,16 @@ MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"
 
 _NONE: Mapping[str, Any] = {}
+T = TypeVar("T")
 S_co = TypeVar("S_co", covariant=True)
+
+
+def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
+    """The object, converted by ``read``. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
+    try:
+        return read(raw)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
+        raise UnexpectedAnswer(f"one of {name} cannot be read", f"{type(exc).__name__}: {exc}") from exc
 
 
 @struct
@@ -153,14 +163,14 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     conditions = {condition["type"]: condition for condition in status.get("conditions") or ()}
     scheduled = conditions.get("PodScheduled", _NONE)
     disruption = conditions.get("DisruptionTarget", _NONE)
-    names = labels.labels_of(raw)
+    ours = labels.marks_of(metadata)
     node_name = spec.get("nodeName")
     return PodState(
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata.get("resourceVersion", ""),
-        instance=intern(labels.instance_of(names)),
-        stack_id=names.get(labels.STACK, ""),
+        instance=ours.instance,
+        stack_id=ours.stack_id,
         node_name=intern(node_name) if node_name else None,
         phase=intern(status.get("phase", "")),
         reason=intern(status.get("reason", "")),
@@ -175,28 +185,29 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
             *(_container(one, init=True) for one in status.get("initContainerStatuses") or ()),
             *(_container(one, init=False) for one in status.get("containerStatuses") or ()),
         ),
-        generation=labels.generation_of(raw),
-        annotated=labels.GENERATION in labels.annotations_of(raw),
+        generation=ours.generation,
+        annotated=labels.GENERATION in ours.annotations,
         cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
-        pool=intern(names.get(labels.POOL, "")),
-        assigned=labels.ASSIGNED in names,
+        pool=ours.pool,
+        assigned=labels.ASSIGNED in ours.labels,
     )
 
 
 def service_state(raw: Mapping[str, Any]) -> ServiceState:
     """The view of a Service's JSON."""
     metadata = raw["metadata"]
-    names, notes = labels.labels_of(raw), labels.annotations_of(raw)
+    ours = labels.marks_of(metadata)
+    notes = ours.annotations
     spec = raw.get("spec") or _NONE
     ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
     once_assigned = selector.get(labels.ASSIGNED) == "true"
     return ServiceState(
         name=metadata["name"],
         uid=metadata["uid"],
-        instance=intern(labels.instance_of(names)),
-        stack_id=names.get(labels.STACK, ""),
+        instance=ours.instance,
+        stack_id=ours.stack_id,
         node_ports=tuple(port["nodePort"] for port in ports if port.get("nodePort")),
         deleting="deletionTimestamp" in metadata,
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
@@ -205,10 +216,10 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         once_assigned=once_assigned,
         families=tuple(map(intern, spec.get("ipFamilies") or ())),
         expires_at=_time(notes.get(labels.EXPIRES)),
-        generation=labels.generation_of(raw),
+        generation=ours.generation,
         desired=intern(notes.get(labels.DESIRED, "")),
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)) and not metadata.get("ownerReferences"),
-        pool=intern(names.get(labels.POOL, "")),
+        pool=ours.pool,
         resource_version=metadata.get("resourceVersion", ""),
     )
 
@@ -221,7 +232,7 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
     return NodeState(
         name=intern(metadata["name"]),
         uid=metadata["uid"],
-        labels=dict(labels.labels_of(raw)),
+        labels=dict(metadata.get("labels") or _NONE),
         addresses=tuple((entry["type"], entry["address"]) for entry in status.get("addresses") or ()),
         ready=conditions.get("Ready") == "True",
         unschedulable=bool(spec.get("unschedulable", False)),

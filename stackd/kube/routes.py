@@ -76,11 +76,6 @@ def resource_of(route: Route) -> str:
     return TLS_ROUTES if route is Route.TLS else HTTP_ROUTES
 
 
-def is_backend(raw: Mapping[str, Any]) -> bool:
-    """Whether this Service is behind the routes of a stack that has node ports, too."""
-    return str(raw["metadata"]["name"]).startswith(BACKEND_PREFIX)
-
-
 def kinds_of(config: RoutesSection) -> tuple[str, ...]:
     """The kinds of routes that this configuration uses."""
     http = (HTTP_ROUTES,) if config.http_listener or config.https_listener else ()
@@ -158,16 +153,17 @@ def _content(resource: str, spec: Mapping[str, Any]) -> bytes:
 def route_state(resource: str, raw: Mapping[str, Any]) -> RouteState:
     """The view of such an object's JSON."""
     metadata, spec = raw["metadata"], raw.get("spec") or _NONE
+    ours = labels.marks_of(metadata)
     return RouteState(
         resource=resource,
         name=metadata["name"],
         uid=metadata["uid"],
         resource_version=metadata.get("resourceVersion", ""),
-        instance=intern(labels.instance_of(labels.labels_of(raw))),
+        instance=ours.instance,
         deleting="deletionTimestamp" in metadata,
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         content=_content(resource, spec),
-        annotated=labels.ROUTE in labels.annotations_of(raw),
+        annotated=labels.ROUTE in ours.annotations,
         **({} if resource == BACKENDS else _outcome(raw, spec)),
     )
 

@@ -30,7 +30,8 @@ from stackd.errors import (
 from stackd.kube import wire
 from stackd.kube.client import Cluster
 from stackd.kube.connection import OBJECT_BYTES
-from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, error_of, readable
+from stackd.kube.objects import readable
+from stackd.kube.wire import KINDS, JsonObject, KubeRequest, KubeResponse, error_of
 from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ async def _once(
             async for line in _lines(response.content, kind):
                 event, raw = _event(call, line)
                 health.beat()
-                cluster.connection.contact.heard(answer=False)
+                cluster.connection.contact.heard()
                 if event == "BOOKMARK":
                     health.bookmarks += 1
                 else:

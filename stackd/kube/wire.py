@@ -9,9 +9,9 @@ API server; messages are cut, and never contain stackd's user name in the cluste
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 
@@ -37,7 +37,6 @@ from stackd.errors import (
 )
 from stackd.model import struct
 
-T = TypeVar("T")
 JsonObject = dict[str, Any]
 METHODS: Mapping[str, str] = {
     "get": "GET", "list": "GET", "watch": "GET", "create": "POST", "update": "PUT", "delete": "DELETE", "patch": "PATCH",
@@ -47,6 +46,10 @@ MERGE_PATCH = "application/merge-patch+json"
 LOG, TOKENS, VERSION = "pods/log", "serviceaccounts/token", "version"
 NAMESPACES, LEASES, CONFIG_MAPS = "namespaces", "leases", "configmaps"
 REVIEWS, RULES = "selfsubjectaccessreviews", "selfsubjectrulesreviews"
+_CHANGING = frozenset({"create", "update", "patch", "delete"})
+# The fence depends on the Lease, and the Lease needs its namespace. A review changes nothing. Every stackd needs a
+# token of its own, even if it owns no stacks.
+_ALWAYS_ALLOWED = frozenset({LEASES, NAMESPACES, REVIEWS, RULES, TOKENS})
 GATEWAY_API = "gateway.networking.k8s.io"
 HTTP_ROUTES, TLS_ROUTES, GATEWAYS = "httproutes", "tlsroutes", "gateways"
 POLICIES, BINDINGS = "validatingadmissionpolicies", "validatingadmissionpolicybindings"
@@ -100,6 +103,9 @@ KINDS: Mapping[str, Kind] = {
 class KubeRequest:
     """A request: Kubernetes' verb and resource (as RBAC and the counters name them), the namespace, and the object's name;
     ``uid`` is set if it must have that uid.
+
+    ``path`` is the URL's. ``fenced``: it changes something that only the owner may change; a dry run counts as a change.
+    ``asks_node``: the API server forwards it to the pod's node, so that a failure may be only the node's.
     """
 
     verb: str
@@ -110,29 +116,30 @@ class KubeRequest:
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
     content_type: str = JSON
+    path: str = field(init=False, repr=False, compare=False)
+    fenced: bool = field(init=False, repr=False, compare=False)
+    asks_node: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def path(self) -> str:
-        """The path of the URL."""
-        if self.resource == VERSION:
-            return "/version"
-        resource, _, part = self.resource.partition("/")
-        kind = KINDS[resource]
-        named = self.name and (part or self.verb != "create")  # an object that is to be created has no path yet
-        parts = (
-            "apis" if kind.group else "api",
-            kind.api_version,
-            *(("namespaces", self.namespace) * bool(self.namespace)),
-        )
-        return "/" + "/".join(filter(None, (*parts, resource, self.name if named else "", part)))
-
-    @property
-    def asks_node(self) -> bool:
-        """Whether the API server forwards the request to the pod's node. Then a failure may be only the node's."""
-        return self.resource == LOG
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", _path(self))
+        object.__setattr__(self, "fenced", self.verb in _CHANGING and self.resource not in _ALWAYS_ALLOWED)
+        object.__setattr__(self, "asks_node", self.resource == LOG)
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}" + (f" in namespace {self.namespace}" if self.namespace else "")
+
+
+def _path(call: KubeRequest) -> str:
+    if call.resource == VERSION:
+        return "/version"
+    resource, _, part = call.resource.partition("/")
+    kind = KINDS[resource]
+    names = ["apis" if kind.group else "api", kind.api_version]
+    names += ["namespaces", call.namespace] if call.namespace else []
+    names += [resource]
+    names += [call.name] if call.name and (part or call.verb != "create") else []  # one to be created has no path yet
+    names += [part] if part else []
+    return "/" + "/".join(names)
 
 
 @struct
@@ -155,8 +162,8 @@ class Status:
 class KubeResponse:
     """A response of any status; ``retry_after`` in seconds and ``date`` if the server sent them.
 
-    ``document`` is the body as a JSON object, None if it is not one. ``refusal`` is Kubernetes' Status for why it did not
-    do the request; None if there is none, or it fits another code.
+    ``ok``: the status says that the request succeeded. ``document`` is the body as a JSON object, None if it is not one.
+    ``refusal`` is Kubernetes' Status for why it did not do the request; None if there is none, or it fits another code.
     """
 
     status: int
@@ -164,6 +171,7 @@ class KubeResponse:
     content_type: str = ""
     retry_after: int | None = None
     date: str = ""
+    ok: bool = field(init=False, repr=False, compare=False)
     document: JsonObject | None = field(init=False, repr=False, compare=False)
     refusal: Status | None = field(init=False, repr=False, compare=False)
 
@@ -175,13 +183,9 @@ class KubeResponse:
         document = document if isinstance(document, dict) else None
         status = read_status(document)
         refused = status is not None and not status.success and status.code == self.status
+        object.__setattr__(self, "ok", 200 <= self.status < 300)
         object.__setattr__(self, "document", document)
         object.__setattr__(self, "refusal", status if refused else None)
-
-    @property
-    def ok(self) -> bool:
-        """Whether the status says that the request succeeded."""
-        return 200 <= self.status < 300
 
 
 def read_status(document: Mapping[str, Any] | None) -> Status | None:
@@ -230,14 +234,6 @@ def is_older(version: str, than: str) -> bool:
     Kubernetes 1.35); False for others.
     """
     return version.isdecimal() and than.isdecimal() and int(version) < int(than)
-
-
-def readable(name: str, read: Callable[[JsonObject], T], raw: JsonObject) -> T:
-    """The object, converted by ``read``. Raises UnexpectedAnswer if it lacks what each object of its kind has."""
-    try:
-        return read(raw)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as exc:
-        raise UnexpectedAnswer(f"one of {name} cannot be read", f"{type(exc).__name__}: {exc}") from exc
 
 
 def document_of(call: KubeRequest, answer: KubeResponse) -> JsonObject:

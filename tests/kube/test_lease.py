@@ -24,7 +24,7 @@ from stackd.errors import ClusterTimeout, ClusterUnavailable, NotOwner
 from stackd.kube import credentials, guards
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import watched_socket
-from stackd.kube.guards import Contact, Fence, FencedBody, is_fenced
+from stackd.kube.guards import Contact, Fence, FencedBody
 from stackd.kube.labels import lease_name
 from stackd.kube.lease import Lease, Leases, is_older, lease_manifest, read_lease
 from stackd.kube.objects import PODS
@@ -190,7 +190,7 @@ async def test_what_changes_no_stack_goes_on(cluster: Cluster, wire: Wire) -> No
     wire.on("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", says(review, 201))
     assert await cluster.may(AccessReview(verb="get", resource="pods", namespace="rec"))
     for resource, verb in ((LEASES, "update"), (TOKENS, "create"), (NAMESPACES, "create")):
-        assert not is_fenced(KubeRequest(verb=verb, resource=resource))
+        assert not KubeRequest(verb=verb, resource=resource).fenced
 
 
 async def test_a_request_under_way_is_cut_off_and_one_that_is_tried_again_is_asked_about_again(wire: Wire) -> None:
@@ -263,7 +263,7 @@ def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() 
 async def test_kubernetes_is_silent_after_failures_since_its_last_answer(sent: float, over: float, lost: bool) -> None:
     at = 10.0
     contact = Contact(now=lambda: at)
-    contact.heard(answer=True)
+    contact.answered()
     for _ in range(3):
         at = sent + over
         contact.failed(sent, "it did not answer")
