@@ -87,13 +87,19 @@ def of_bytes(count: int) -> Quantity:
 
 
 def reported(value: object) -> Quantity:
-    """A quantity from the cluster; ``NOTHING`` if it cannot be read.
+    """A quantity from the cluster; ``NOTHING`` if it cannot be read."""
+    return stored(value) if isinstance(value, (str, int, float)) else NOTHING
+
+
+@lru_cache(maxsize=4096)
+def stored(value: str | int | float) -> Quantity:
+    """As ``reported``, for text or a number.
 
     An API server refuses text that is not a quantity, but accepts absurdly large ones. They count as the largest
     possible amount, so that one absurd quota does not break all answers.
     """
     try:
-        return parse(value) if isinstance(value, (str, int, float)) else NOTHING
+        return parse(value)
     except TooLarge:
         return Quantity(nanos=_LARGEST * NANO * (-1 if str(value).startswith("-") else 1), notation=Notation.DECIMAL)
     except ValueError:

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
@@ -19,14 +19,13 @@ from stackd.kube.routes import BACKEND_PREFIX, BACKENDS, RESOURCES, ROUTES, Rout
 from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.model import struct
-from stackd.tasks import Waiters, set_within
+from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
 WITHHELD = (
     "the watch of pods is open and reports nothing, although pods have changed; is there a proxy that buffers answers "
     "between stackd and the API server?"
 )
-T = TypeVar("T")
 State = PodState | ServiceState | RouteState | NodeState
 
 
@@ -97,7 +96,6 @@ class Mirror:
         self.route_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES)}
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.route_health)}
         self._followed: tuple[str, ...] = ()
-        self._waiters: Waiters[Any] = Waiters()
         self._subscribers: list[Callable[[Changed | Relisted], None]] = []
         self._synced = asyncio.Event()
         self._again = asyncio.Event()
@@ -139,17 +137,6 @@ class Mirror:
         """Return when all three kinds were listed."""
         await self._synced.wait()
 
-    async def until(self, name: str, predicate: Callable[[PodState | None], T | None], *, timeout: float) -> T:
-        """The first value other than None that the predicate returns for the pod of that name, now or after a change.
-
-        It gets None if the copy has no such pod, which means nothing just after a create. Raises TimeoutError.
-        """
-        return await self._waiters.until(f"pods/{name}", predicate, lambda: self.pods.get(name), timeout)
-
-    def wake(self, name: str) -> None:
-        """Have those who wait for the pod of that name call their predicates again."""
-        self._waiters.wake(f"pods/{name}", self.pods.get(name))
-
     # ---- routes
 
     def follow_routes(self, kinds: Collection[str]) -> None:
@@ -175,15 +162,6 @@ class Mirror:
     async def until_known(self, resource: str, seconds: float) -> bool:
         """Whether the copy has such objects within ``seconds``."""
         return self.knows(resource) or (await set_within(self._listed[resource], seconds) and self.knows(resource))
-
-    async def until_ready(self, resource: str, name: str, *, timeout: float) -> None:
-        """Return once the Gateway has accepted this route. Raises TimeoutError after ``timeout`` seconds."""
-        await self._waiters.until(
-            f"{resource}/{name}",
-            lambda state: (state is not None and state.ready) or None,
-            lambda: self.routes[resource].get(name),
-            timeout,
-        )
 
     # ---- what else is known of the cluster
 
@@ -320,9 +298,7 @@ class Mirror:
         if before is not None and after is not None and before.uid != after.uid:
             self._report(before, None)
             before = None
-        change = Changed(before=before, after=after)
-        self._tell(change)
-        self._waiters.wake(f"{change.state.resource}/{change.state.name}", after)
+        self._tell(Changed(before=before, after=after))
 
     def _tell(self, change: Changed | Relisted) -> None:
         for callback in self._subscribers:

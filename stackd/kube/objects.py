@@ -14,7 +14,7 @@ from stackd.errors import UnexpectedAnswer
 from stackd.kube import labels
 from stackd.kube.wire import JsonObject
 from stackd.model import struct
-from stackd.quantity import NANO, reported
+from stackd.quantity import NANO, reported, stored
 
 MESSAGE_LIMIT = 1024
 EPHEMERAL_STORAGE = "ephemeral-storage"
@@ -187,7 +187,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         ),
         generation=ours.generation,
         annotated=labels.GENERATION in ours.annotations,
-        cpu_milli=-(-reserved_nanos(spec, "cpu") // (NANO // 1000)),
+        cpu_milli=-(-_reserved_nanos(spec, "cpu") // (NANO // 1000)),
         memory_bytes=reserved(spec, "memory"),
         ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
         pool=ours.pool,
@@ -270,15 +270,16 @@ def is_about(raw: Mapping[str, Any], pod: str, uid: str = "") -> bool:
 
 def reserved(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
     """The pod's effective request (or limit), rounded up to whole units."""
-    return -(-reserved_nanos(spec, resource, part) // NANO)
+    return -(-_reserved_nanos(spec, resource, part) // NANO)
 
 
-def reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
+def _reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
     """As ``reserved``, in billionths. A sidecar runs beside all containers after it; other init containers one by one."""
 
     def amount(container: Mapping[str, Any]) -> int:
         amounts = (container.get("resources") or _NONE).get(part) or _NONE
-        return reported(amounts[resource]).nanos if resource in amounts else 0
+        text = amounts.get(resource)
+        return stored(text).nanos if isinstance(text, (str, int, float)) else 0
 
     together, peak = 0, 0
     for container in spec.get("initContainers") or ():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -15,7 +14,7 @@ from stackd.kube import watch
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import Mirror, Relisted
-from stackd.kube.objects import PodState, pod_state
+from stackd.kube.objects import pod_state
 from stackd.workqueue import RetryPolicy
 from tests.kube.test_credentials import SYSTEM, kubeconfig, plugin
 from tests.kube.wire import (
@@ -106,23 +105,6 @@ async def test_a_pod_that_was_made_again_under_its_name_has_gone_and_come(cluste
         assert [
             (change.before and change.before.uid, change.after and change.after.uid) for change in of_pods(changes)
         ] == [(None, "u1"), ("u1", None), (None, "u2"), ("u2", "u2")]
-
-
-async def test_waiting_for_a_pod_sees_each_state_and_times_out(cluster: Cluster, wire: Wire) -> None:
-    steps = [pod("a", version=100 + n, phase=phase) for n, phase in enumerate(("Pending", "Running", "Failed"))]
-    wire.watch("pods", then(*[("MODIFIED", step) for step in steps], ("DELETED", pod("a", version=110))))
-
-    def is_in(phase: str) -> Callable[[PodState | None], str | None]:
-        return lambda state: state.resource_version if state is not None and state.phase == phase else None
-
-    mirror = Mirror(cluster)
-    waiting = [asyncio.create_task(mirror.until("a", is_in(p), timeout=10)) for p in ("Running", "Failed")]
-    task = asyncio.create_task(mirror.run())
-    assert await asyncio.gather(*waiting) == ["101", "102"]
-    with pytest.raises(TimeoutError):
-        await mirror.until("a", is_in("Succeeded"), timeout=0.02)
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_subscriber_that_fails_ends_the_mirror_instead_of_being_ignored(cluster: Cluster) -> None:

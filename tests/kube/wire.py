@@ -323,10 +323,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 async def seen(mirror: Mirror, name: str, version: int) -> PodState:
-    wanted = str(version)
-    return await mirror.until(
-        name, lambda state: state if state and state.resource_version == wanted else None, timeout=30
-    )
+    await until(lambda: name in mirror.pods and mirror.pods[name].resource_version == str(version))
+    return mirror.pods[name]
 
 
 def of_pods(changes: list[Changed | Relisted]) -> list[Changed]:
