@@ -131,6 +131,7 @@ class KubeConnection:
         self._date = ""
         self._in_flight = asyncio.Semaphore(target.max_in_flight)
         self._logs_in_flight = asyncio.Semaphore(target.logs_in_flight)
+        self._services_in_flight = asyncio.Semaphore(target.services_in_flight)
 
     async def close(self) -> None:
         """Close all connections; running requests fail."""
@@ -179,7 +180,7 @@ class KubeConnection:
     async def _once(self, call: KubeRequest, deadline: Deadline) -> KubeResponse:
         """Kubernetes' answer to the request, which is sent once, even if it is a refusal."""
         contact, longest = self.contact, LIST_SECONDS if call.verb == "list" else self._attempt_seconds
-        async with self._turn(self._slots_of(call), call, deadline):
+        async with self._turn(call, deadline):
             sent, session = contact.now(), self.access.session
             try:
                 async with attempt(call, max(0.5, min(longest, deadline.left)), self.fence, contact):
@@ -207,14 +208,14 @@ class KubeConnection:
         """The Lease needs none: it must not wait behind requests that hang."""
         if call.resource == LEASES:
             return None
+        if call.resource == "services" and call.verb in ("create", "delete"):
+            return self._services_in_flight
         return self._logs_in_flight if call.asks_node else self._in_flight
 
     @asynccontextmanager
-    async def _turn(
-        self, slots: asyncio.Semaphore | None, call: KubeRequest, deadline: Deadline
-    ) -> AsyncIterator[None]:
-        """One of the slots; the wait for it extends the deadline."""
-        if slots is None:
+    async def _turn(self, call: KubeRequest, deadline: Deadline) -> AsyncIterator[None]:
+        """A slot among the requests of its kind; the wait for it extends the deadline."""
+        if (slots := self._slots_of(call)) is None:
             yield
             return
         if slots.locked():

@@ -72,7 +72,9 @@ class ClusterTarget:
     service account of the pod that this runs in. ``token_file``, if any, keeps a renewed token across restarts.
 
     ``timeout`` limits one call with all its tries, ``attempt_timeout`` one try, in seconds. ``max_in_flight`` limits how
-    many requests run at a time; logs, which a node may hold up, have a limit of their own, and the Lease has none.
+    many requests run at a time; logs, which a node may hold up, have a limit of their own, and the Lease has none. So have
+    creates and deletes of Services, which the API server takes one after another from its allocators: more of them at a
+    time are slower, and it tries again whatever meets a conflict there.
     """
 
     kubeconfig: str = ""
@@ -84,6 +86,7 @@ class ClusterTarget:
     attempt_timeout: float = 5.0
     max_in_flight: int = 64
     logs_in_flight: int = 24
+    services_in_flight: int = 4
     reload_interval: float = 2.0
 
     @classmethod
@@ -347,7 +350,8 @@ class Access:
 
     def new_session(self, **options: Any) -> aiohttp.ClientSession:
         """A session of its own; the caller closes it. ``options`` are those of aiohttp's TCPConnector."""
-        limit = self._target.max_in_flight + self._target.logs_in_flight + 8
+        target = self._target
+        limit = target.max_in_flight + target.logs_in_flight + target.services_in_flight + 8
         tls = self._credentials.tls
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=limit, ssl=tls, socket_factory=watched_socket, **options),

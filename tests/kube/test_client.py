@@ -374,6 +374,31 @@ async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_take
     await cluster.close()
 
 
+async def test_few_services_are_created_at_a_time_and_they_hold_up_nothing_else(wire: Wire) -> None:
+    """The API server takes them one after another from its allocators; more at a time only cost it more."""
+    under_way, most = 0, 0
+
+    async def slow(_: web.Request) -> web.StreamResponse:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.3)
+        under_way -= 1
+        return web.json_response(service(), status=201)
+
+    wire.on("POST", SERVICES_PATH, *[slow] * 6)
+    wire.on("POST", PODS_PATH, says(pod("p"), 201))
+    target = target_at(wire.url, namespace=NAMESPACE, services_in_flight=2, timeout=30.0)
+    cluster = await Cluster.connect(target)
+    exposed = [asyncio.create_task(cluster.create(SERVICES, service())) for _ in range(6)]
+    await until(lambda: under_way == 2)
+    await cluster.create(PODS, pod("p"))
+    assert under_way, "the pod has waited for the Services"
+    await asyncio.gather(*exposed)
+    assert most == 2
+    await cluster.close()
+
+
 async def test_logs_that_hang_take_no_turn_of_a_create_and_say_nothing_of_the_api_server(wire: Wire) -> None:
     wire.on("GET", f"{PODS_PATH}/p/log", *[waits(30)] * 100)
     wire.on("POST", PODS_PATH, says(pod("p"), 201))
