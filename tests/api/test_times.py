@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import types
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -106,14 +105,10 @@ async def test_many_that_are_due_because_the_clock_was_set_wait_for_the_operator
         await vm.stop()
 
 
-class Suspended(types.ModuleType):
-    """The module ``time`` on a machine that was suspended: CLOCK_MONOTONIC has stood still meanwhile, the wall clock and
-    CLOCK_BOOTTIME have not."""
+class Suspended:
+    """The clocks of a machine that was suspended: the wall clock and CLOCK_BOOTTIME have gone on meanwhile."""
 
     seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
 
     def time_ns(self) -> int:
         return time.time_ns() + round(self.seconds * 1e9)
@@ -125,9 +120,9 @@ class Suspended(types.ModuleType):
 async def test_a_machine_that_was_suspended_deletes_at_once_what_has_expired_meanwhile(
     vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine = Suspended("time")
-    monkeypatch.setattr("stackd.clock.time", machine)
-    monkeypatch.setattr("stackd.clock.boottime", machine.boottime)
+    machine = Suspended()
+    monkeypatch.setattr(SystemClock, "now", machine.time_ns)
+    monkeypatch.setattr(SystemClock, "monotonic", machine.boottime)
     async with EmbeddedCluster(fast_cluster(clock=SetWithIt(SystemClock()))) as vm.cluster:
         at = await vm.start()
         for _ in range(MANY):

@@ -19,7 +19,7 @@ import uvloop
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import StreamWriter
 
-from stackd.clock import boottime
+from stackd.clock import SystemClock, boottime
 from stackd.errors import ClusterTimeout, ClusterUnavailable, NotOwner
 from stackd.kube import credentials, guards
 from stackd.kube.client import Cluster
@@ -256,6 +256,7 @@ async def test_with_all_slots_taken_a_change_is_not_sent_too_late_and_the_lease_
 
 def test_the_moment_is_on_a_clock_that_goes_on_while_the_machine_is_suspended() -> None:
     assert Fence().now is boottime
+    assert SystemClock().monotonic is boottime
     assert abs(boottime() - time.clock_gettime(time.CLOCK_BOOTTIME)) < 1
 
 
