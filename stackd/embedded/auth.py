@@ -160,6 +160,26 @@ def review(user: User | None, body: bytes) -> bytes:
     return orjson.dumps(answer | {"status": {"allowed": user is None or user.may(ask)}})
 
 
+OF_EVERY_USER = [
+    {
+        "verbs": ["create"],
+        "apiGroups": ["authorization.k8s.io"],
+        "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+    },
+    {"verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"]},
+]
+PATHS_OF_EVERY_USER = [
+    {"verbs": ["get"], "nonResourceURLs": paths.split()}
+    for paths in (
+        "/api /api/* /apis /apis/* /healthz /livez /openapi /openapi/* /readyz /version /version/",
+        "/.well-known /.well-known/*",
+        "/.well-known/openid-configuration /.well-known/openid-configuration/ /openid/v1/jwks /openid/v1/jwks/",
+        "/healthz /livez /readyz /version /version/",
+    )
+]
+"""What Kubernetes' own ClusterRoles allow everybody who has a token."""
+
+
 def _rules_review(user: User | None, namespace: str) -> Json:
     """As a real API server's: the spec is not repeated, and a rule names its objects only if it is limited to some."""
     rules = (everything(),) if user is None else user.rules
@@ -169,7 +189,7 @@ def _rules_review(user: User | None, namespace: str) -> Json:
         for rule in rules
         if rule.namespace in (None, namespace)
     ]
-    status = {"resourceRules": listed, "nonResourceRules": [], "incomplete": False}
+    status = {"resourceRules": [*OF_EVERY_USER, *listed], "nonResourceRules": PATHS_OF_EVERY_USER, "incomplete": False}
     meta: Json = {"kind": "SelfSubjectRulesReview", "apiVersion": _GROUP, "metadata": {}, "spec": {}}
     return meta | {"status": status}
 

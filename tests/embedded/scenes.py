@@ -9,11 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stackd.embedded import EmbeddedOptions, NodeSpec, User, everything
+from stackd.embedded import EmbeddedOptions, NodeSpec, Rule, User, everything
 from tests.embedded.wire import Json, Wire, fast, until
 
 FOLDER = Path(__file__).parent.parent / "recordings"
-ADMIN, WEAK, BAD = "admin-token", "weak-token", "bad-token"
+ADMIN, WEAK, BAD, ASKS = "admin-token", "weak-token", "bad-token", "asks-token"
+RULES = (
+    Rule(verbs=frozenset({"create", "delete"}), resources=frozenset({"pods", "services"}), namespace="rec"),
+    Rule(verbs=frozenset({"get"}), resources=frozenset({"pods/log"}), namespace="rec"),
+    Rule(
+        verbs=frozenset({"get", "update"}),
+        resources=frozenset({"leases"}),
+        groups=frozenset({"coordination.k8s.io"}),
+        names=frozenset({"stackd-default"}),
+        namespace="rec",
+    ),
+)
+"""The rules of the Role in `rules-review`."""
+
 READY = {"status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}
 _FAKE = {"fake": "true", "role": "stack"}
 _BIG = {"cpu": "1000", "memory": "1000Gi", "pods": "5000", "ephemeral_storage": ""}
@@ -34,6 +47,7 @@ def options(**more: Any) -> EmbeddedOptions:
     users = (
         User(token=ADMIN, name="admin", rules=(everything(),)),
         User(token=WEAK, name="system:serviceaccount:rec:weak"),
+        User(token=ASKS, name="system:serviceaccount:rec:asks", rules=RULES),
     )
     return fast(nodes=_NODES, users=users, gateway="gateways/public", **more)
 
@@ -183,7 +197,8 @@ def _scenes() -> Iterator[tuple[Scene, str]]:
     yield Scene((pods(*SETTLED),)), "pods-list-labels pods-list-page1"
     yield Scene((services, quota)), "service-create-403-quota-nodeports"
     yield Scene((services,)), "service-create-409 service-create-422-port-allocated service-create-udp-same-port"
-    yield Scene((services,)), "service-delete-200"
+    yield Scene((services,)), "service-delete-200 service-dryrun-422-port-allocated"
+    yield Scene(token=ASKS), "rules-review"
     yield Scene((owner,)), "service-create-owned"
     yield Scene((played("httproute-create-201"),)), "httproute-create-409 httproute-delete-200"
     for name in SETTLED:
