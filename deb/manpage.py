@@ -1,4 +1,5 @@
-"""Write the manual page stackd(1) or docs/cli.md from the commands' own help, or stackd-config(5) from the table of the keys.
+"""Write the manual page stackd(1) or docs/cli.md from the commands' own help, stackd-config(5) from the table of the keys,
+or docs/errors.md from that of the errors' codes.
 
 Run by `make install` and `make deb` with the Python that stackd was installed for. The date is SOURCE_DATE_EPOCH's, if set.
 """
@@ -17,6 +18,7 @@ import click
 
 from stackd import __version__
 from stackd.cli import stackd
+from stackd.codes import ErrorCode
 from stackd.config.sections import SECTIONS
 from stackd.config.settings import settings
 
@@ -51,6 +53,43 @@ its daemon and its key, and lists the exit codes. Every command that reads the c
 the API has `--url`, `--key-file` and `--ca-file`. The page of a command that has another of these options names it:
 """
 BAR = r"\|"
+ERRORS = """\
+# Errors
+
+Every error is `{"error": "<sentence>", "code": "<code>"}`. `error` is for people and may be reworded. `code` is for programs: its
+meaning never changes, but a later version may have more codes. Treat an unknown one by the status of the answer. Each failure in
+a batch job's `errors` has a `code`, too.
+
+| beside them | |
+|---|---|
+| `reasons` | of a 400: each mistake with its `path`, its `line` in the pod spec's text (or null) and a `text`, in the order of the lines |
+| `stack_id` | of `label_limit_reached`: the existing stack |
+| `detail` | what Kubernetes, the scheduler or a socket reported, for whoever runs stackd |
+| `player_message` | what a player may read |
+
+## What players may read
+
+Show a player `player_message`, and nothing else of an error: `error` and `detail` name configuration keys, ids and machines. An
+error has it if waiting helps, or something that the player does. Without it, the platform or its operator has to act: log `error`,
+and show a sentence of your own, such as "Something is wrong with this challenge. Tell the organisers."
+
+## All codes
+
+*Repeat?* says whether the same request may succeed later. `Retry-After` is in seconds.
+
+"""
+
+
+def errors_page() -> str:
+    """The page of the errors."""
+    rows = ["| code | status | meaning | repeat? | `player_message` |", "|---|---|---|---|---|"]
+    for code in ErrorCode:
+        shown = {"{extensible}": "This instance can be extended by … at most.", "{retry_after}": "…"}
+        players = code.players
+        for hole, text in shown.items():
+            players = players.replace(hole, text)
+        rows.append(f"| `{code}` | {code.status} | {code.about} | {code.repeat} | {players} |")
+    return ERRORS + "\n".join(rows) + "\n"
 
 
 def page() -> str:
@@ -194,4 +233,6 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"config": config_page, "markdown": markdown}.get(" ".join(sys.argv[1:]), page)())
+    sys.stdout.write(
+        {"config": config_page, "markdown": markdown, "errors": errors_page}.get(" ".join(sys.argv[1:]), page)()
+    )

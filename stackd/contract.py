@@ -360,6 +360,9 @@ class JobError(Body):
 
     stack_id: str = doc("The stack's id.")
     error: str = doc("Why.", {"maxLength": 512})
+    code: str = doc("ErrorCode", default="")
+
+    optional = ()
 
 
 FAILURES = {"minItems": 1, "maxItems": 100}
@@ -560,6 +563,7 @@ class NotReady(Body):
     """Something does not work; reads still do."""
 
     error: str = doc(SENTENCE, {"maxLength": LONGEST_ERROR})
+    code: Literal["not_ready"] = doc("Always `not_ready`.", default="not_ready")
     status: Literal["not ready"] = doc("Always `not ready`.", default="not ready")
     reasons: tuple[str, ...] = doc("A sentence for each thing that is wrong.", {"minItems": 1})
     held: tuple[str, ...] = doc("The ids of the stacks that a brake holds back.", default=())
@@ -656,6 +660,7 @@ class Error(Body):
     """Every error, with more fields where they help."""
 
     error: str = doc(SENTENCE, {"maxLength": LONGEST_ERROR})
+    code: str = doc("ErrorCode")
     reasons: tuple[Reason, ...] = doc(
         "Of a 400 for a pod spec, ports, labels or time to live: each thing that is wrong, in the order of the lines.",
         {"minItems": 1},
@@ -663,7 +668,7 @@ class Error(Body):
     )
     stack_id: str = doc("Of a 409 for a label's limit: the existing stack.", default="")
     detail: str = doc("What Kubernetes said: for whoever runs stackd.", {"maxLength": LONGEST_ERROR}, default="")
-    player_message: str = doc("For a player, if a limit or the room is the reason.", default="")
+    player_message: str = doc("What a player may read; left out where nothing that a player does helps.", default="")
 
 
 # ---- reading answers

@@ -1,9 +1,14 @@
-"""The error tree. Each boundary translates once, with ``raise … from exc``; ``web/responses.py`` has the statuses."""
+"""The error tree. Each boundary translates once, with ``raise … from exc``; ``codes.py`` has the statuses.
+
+A subclass without a ``code`` has that of its base; one raise may have another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from stackd.codes import ErrorCode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,18 +27,24 @@ class Reason:
         return f"{self.path}: {self.text}" if self.path else self.text
 
 
-NO_ROOM = "There is no room for another instance right now. Try again in a few minutes, or ask the organisers."
-
-
 class StackdError(Exception):
     """The root of the tree. ``sentence`` may be shown to any client.
 
     ``detail`` is the text of a library, a socket or the cluster's scheduler, for the operator only. ``str()`` has both.
-    ``player_message`` is what a platform can show to a player, who knows nothing of stackd; empty for most errors.
     """
 
+    code: ErrorCode = ErrorCode.INTERNAL_ERROR
     detail = ""
-    player_message = ""
+
+    def __init__(self, message: str = "", *, code: ErrorCode | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+    @property
+    def player_message(self) -> str:
+        """What a platform can show to a player, who knows nothing of stackd; empty where nothing that a player does helps."""
+        return self.code.players.format_map(vars(self))
 
     @property
     def sentence(self) -> str:
@@ -47,6 +58,11 @@ class StackdError(Exception):
 def public_text(error: StackdError) -> str:
     """What a client is told about the cause of another error. Hides a ClusterError, because it quotes Kubernetes."""
     return "the cluster refuses it" if isinstance(error, ClusterError) else error.sentence
+
+
+def public_code(error: StackdError) -> ErrorCode:
+    """The code of the cause of another error, as ``public_text`` tells it."""
+    return ErrorCode.CLUSTER_REFUSED if isinstance(error, ClusterError) else error.code
 
 
 def detail_of(error: StackdError) -> str:
@@ -65,13 +81,17 @@ class ConfigError(StackdError):
 class InvalidRequest(StackdError):
     """The request itself is wrong, so repeating it is no use; ``reasons`` holds what is known by field."""
 
-    def __init__(self, message: str, reasons: Sequence[Reason] = ()) -> None:
-        super().__init__(message)
+    code = ErrorCode.INVALID_REQUEST
+
+    def __init__(self, message: str, reasons: Sequence[Reason] = (), *, code: ErrorCode | None = None) -> None:
+        super().__init__(message, code=code)
         self.reasons = tuple(reasons)
 
 
 class InvalidPodSpec(InvalidRequest):
     """The pod spec is not acceptable; ``reasons`` holds all reasons, in the order in which they were found."""
+
+    code = ErrorCode.INVALID_POD_SPEC
 
     def __init__(self, reasons: Sequence[Reason]) -> None:
         super().__init__("invalid pod spec: " + "; ".join(map(str, reasons)), reasons)
@@ -80,21 +100,31 @@ class InvalidPodSpec(InvalidRequest):
 class LimitRangeViolation(InvalidRequest):
     """The namespace's LimitRange refuses the pod."""
 
+    code = ErrorCode.LIMIT_RANGE_VIOLATION
+
 
 class Unauthenticated(StackdError):
     """No key, or a wrong one."""
+
+    code = ErrorCode.UNAUTHENTICATED
 
 
 class PermissionDenied(StackdError):
     """The key is valid and its scope does not allow the request."""
 
+    code = ErrorCode.PERMISSION_DENIED
+
 
 class NotFound(StackdError):
     """The requested thing does not exist."""
 
+    code = ErrorCode.NOT_FOUND
+
 
 class StackNotFound(NotFound):
     """There is no such stack."""
+
+    code = ErrorCode.STACK_NOT_FOUND
 
     def __init__(self, stack_id: str) -> None:
         super().__init__(f"stack not found: {stack_id}")
@@ -104,6 +134,8 @@ class StackNotFound(NotFound):
 class JobNotFound(NotFound):
     """There is no such job."""
 
+    code = ErrorCode.JOB_NOT_FOUND
+
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job not found: {job_id}")
         self.job_id = job_id
@@ -112,6 +144,8 @@ class JobNotFound(NotFound):
 class Conflict(StackdError):
     """The request contradicts the current state."""
 
+    code = ErrorCode.CONFLICT
+
 
 class LabelLimitReached(Conflict):
     """As many stacks as ``limits.stacks_per_label`` allows have this value of the label; ``stack_id`` is the oldest.
@@ -119,7 +153,7 @@ class LabelLimitReached(Conflict):
     ``same`` is the oldest with all labels of the request; empty if there is none.
     """
 
-    player_message = "You have as many instances as you may have. Stop one before you start another."
+    code = ErrorCode.LABEL_LIMIT_REACHED
 
     def __init__(self, message: str, stack_id: str, *, same: str = "") -> None:
         super().__init__(message)
@@ -130,9 +164,11 @@ class LabelLimitReached(Conflict):
 class TooLongALife(Conflict):
     """An extension beyond ``stacks.max_ttl``; ``most`` is the longest possible one in words, empty if there is none."""
 
+    code = ErrorCode.TOO_LONG_A_LIFE
+
     def __init__(self, message: str, most: str) -> None:
         super().__init__(message)
-        self.player_message = (
+        self.extensible = (
             f"This instance can be extended by {most} at most."
             if most
             else "This instance cannot be extended any more."
@@ -142,81 +178,110 @@ class TooLongALife(Conflict):
 class IdempotencyKeyReused(StackdError):
     """The Idempotency-Key was used with another body before."""
 
+    code = ErrorCode.IDEMPOTENCY_KEY_REUSED
+
 
 class RequestTooLarge(StackdError):
     """The body is larger than ``server.max_body``."""
+
+    code = ErrorCode.REQUEST_TOO_LARGE
 
 
 class UnsupportedCoding(StackdError):
     """The body has a Content-Encoding."""
 
+    code = ErrorCode.UNSUPPORTED_CODING
+
 
 class TooManyRequests(StackdError):
-    """A limit per key is reached; ``{wait}`` in the player's message becomes ``retry_after`` in seconds."""
+    """A limit is exceeded until ``retry_after`` seconds from now."""
 
-    def __init__(self, message: str, retry_after: int = 1, *, player_message: str = "") -> None:
-        super().__init__(message)
+    code = ErrorCode.TOO_MANY_REQUESTS
+
+    def __init__(self, message: str, retry_after: int = 1, *, code: ErrorCode | None = None) -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
-        self.player_message = player_message.format(wait=f"{retry_after} s")
 
 
 class Unavailable(StackdError):
     """The request cannot be done now; ``retry_after`` says after how many seconds a retry may help."""
 
+    code = ErrorCode.UNAVAILABLE
     default_retry_after = 5
 
     def __init__(
-        self, message: str, retry_after: int | None = None, *, detail: str = "", player_message: str = ""
+        self, message: str, retry_after: int | None = None, *, detail: str = "", code: ErrorCode | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(message, code=code)
         self.retry_after = retry_after or self.default_retry_after
         self.detail = detail
-        self.player_message = player_message or self.player_message
 
 
 class NothingFree(Unavailable):
     """There is no room for another stack, of whatever kind."""
 
     default_retry_after = 30
-    player_message = NO_ROOM
+
+
+class MaxStacksReached(NothingFree):
+    """Clients have as many stacks as ``limits.max_stacks`` allows."""
+
+    code = ErrorCode.MAX_STACKS_REACHED
 
 
 class NoNodePort(NothingFree):
     """Every node port of the range is held."""
 
+    code = ErrorCode.NO_NODE_PORT
+
 
 class NoRoom(NothingFree):
     """No node takes the pod."""
+
+    code = ErrorCode.NO_ROOM
 
 
 class QuotaExceeded(NothingFree):
     """The namespace's ResourceQuota refuses."""
 
+    code = ErrorCode.QUOTA_EXCEEDED
+
 
 class Held(Unavailable):
     """A brake is on until the operator has looked (invariant 8)."""
 
+    code = ErrorCode.HELD
     default_retry_after = 60
 
 
 class ShuttingDown(Unavailable):
     """The daemon is stopping."""
 
+    code = ErrorCode.SHUTTING_DOWN
+
 
 class NotOwner(Unavailable):
     """This stackd does not own the stacks, or is not sure that it still does: it changes nothing."""
+
+    code = ErrorCode.NOT_OWNER
 
 
 class StoreUnavailable(Unavailable):
     """The file cannot be written now (disk full, read-only, locked)."""
 
+    code = ErrorCode.STORE_UNAVAILABLE
+
 
 class ClusterUnavailable(Unavailable):
     """Kubernetes is unreachable or overloaded, or it rejects stackd's credentials or requests."""
 
+    code = ErrorCode.CLUSTER_UNAVAILABLE
+
 
 class NamespaceMissing(ClusterUnavailable):
     """The namespace of the stacks does not exist, or is being terminated. Waiting does not help."""
+
+    code = ErrorCode.NAMESPACE_MISSING
 
 
 class ClusterUnreachable(ClusterUnavailable):
@@ -233,6 +298,8 @@ class ClusterTimeout(ClusterUnavailable):
 
 class StillThere(ClusterUnavailable):
     """A deleted object is not gone yet: it has a finalizer, or its node has not reported that its containers ended."""
+
+    code = ErrorCode.STILL_THERE
 
 
 class NotYet(ClusterUnavailable):
@@ -267,6 +334,8 @@ class ClusterRefused(ClusterUnavailable):
 
     Waiting does not help.
     """
+
+    code = ErrorCode.CLUSTER_REFUSED
 
 
 class KindNotServed(ClusterRefused):

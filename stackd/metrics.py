@@ -15,6 +15,7 @@ from statistics import median
 from time import monotonic, perf_counter, time_ns
 from typing import Final
 
+from stackd.errors import StackdError
 from stackd.model import Stack, StackStatus
 
 FAST: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -169,5 +170,7 @@ class Metrics:
 
 
 def outcome(error: BaseException) -> str:
-    """The kind of an error as a label value: ``no_node_port`` for NoNodePort."""
+    """The code of an error as a label value; for another exception its name, as ``cancelled_error``."""
+    if isinstance(error, StackdError):
+        return error.code
     return _WORD.sub("_", type(error).__name__).lower()

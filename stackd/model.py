@@ -371,6 +371,7 @@ class JobError:
 
     stack_id: str
     error: str
+    code: str
 
 
 @struct
@@ -414,11 +415,12 @@ class Job:
 
 @struct
 class ItemResult:
-    """The outcome of one id of a job; ``error`` only with ``FAILED``."""
+    """The outcome of one id of a job; ``error`` and its ``code`` only with ``FAILED``."""
 
     stack_id: str
     outcome: Outcome
     error: str = ""
+    code: str | None = None
 
 
 def list_key(stack: Stack) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from unittest import mock
 import aiohttp
 
 from stackd.clock import Clock
+from stackd.codes import ErrorCode
 from stackd.config import Config, load
 from stackd.daemon import Daemon, running
 from stackd.embedded import EmbeddedCluster, EmbeddedOptions
@@ -88,9 +89,16 @@ class Reply:
     def error(self) -> str:
         """The error text of an error response; it may have only the documented fields beside it."""
         body = self.json
-        assert next(iter(body)) == "error", body
-        assert body.keys() <= {"error", "player_message", "detail", "reasons", "stack_id"}, body
+        assert list(body)[:2] == ["error", "code"], body
+        assert ErrorCode(body["code"]).status == self.status, body
+        assert body.keys() <= {"error", "code", "player_message", "detail", "reasons", "stack_id"}, body
         return str(body["error"])
+
+    @property
+    def code(self) -> str:
+        """The code of an error response."""
+        assert self.error
+        return str(self.json["code"])
 
     @property
     def for_players(self) -> str:

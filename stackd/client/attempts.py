@@ -6,7 +6,7 @@ may always be sent again.
 ClientError
 ├── Unreachable      no answer came; ``sent``: stackd may have carried out the request
 ├── BadAnswer        the answer is not stackd's
-├── ApiError         stackd refused, in its own words: ``status``, ``sentence``, ``detail``, ``reasons``, ``fields``
+├── ApiError         stackd refused, in its own words: ``status``, ``code``, ``sentence``, ``reasons``, ``fields``
 │   ├── KeyRefused   401, 403
 │   ├── NotFound     404
 │   ├── Conflict     409  ``stack_id`` names the stack that is in the way, if there is one
@@ -33,7 +33,10 @@ SECONDS = 60.0
 
 
 class ClientError(StackdError):
-    """The root of all errors of the client."""
+    """The root of all errors of the client. ``code`` is stackd's (``docs/errors.md``); empty if stackd did not refuse."""
+
+    code: str = ""  # type: ignore[assignment]  # a later stackd may have more codes
+    player_message: str = ""
 
 
 class Unreachable(ClientError):
@@ -55,6 +58,7 @@ class ApiError(ClientError):
         super().__init__(sentence)
         self.status = status
         self.fields = fields
+        self.code = fields.get("code") or ""
         self.detail = fields.get("detail") or ""
         self.retry_after = retry_after
         self.reasons: list[Mapping[str, Any]] = list(fields.get("reasons") or ())

@@ -36,6 +36,7 @@ from stackd.errors import (
     StackNotFound,
     StillThere,
     StoreUnavailable,
+    public_code,
     public_text,
 )
 from stackd.lifecycle.context import Context, new_id
@@ -261,7 +262,9 @@ async def _one(context: Context, job: Job, stack_id: str, progress: _JobProgress
             tries += _answers(context, error)
             if tries >= TRIES or not _passes(error):
                 why = "delete pod/service failed: " if job.action is JobAction.DELETE else ""
-                return ItemResult(stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error))
+                return ItemResult(
+                    stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error), code=public_code(error)
+                )
             progress.write_soon()
             await _waited(context, job.job_id, error)
     crash_point("batch.confirmed")

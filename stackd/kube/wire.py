@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from stackd.codes import ErrorCode
 from stackd.errors import (
     ClusterOverloaded,
     ClusterRefused,
@@ -373,7 +374,7 @@ def error_of(call: KubeRequest, answer: KubeResponse) -> StackdError:
     message = _shortened(status.message)
     if is_from_node(call, answer):
         if code not in PASSING:
-            return Conflict(f"{call.name}: its node has no log of it")
+            return Conflict(f"{call.name}: its node has no log of it", code=ErrorCode.NO_POD)
         why = message.rpartition('": ')[2]
         return ClusterUnavailable(f"the log of {call.name} cannot be read: its node does not answer", detail=why)
     if code == 410 or "too large resource version" in message.lower():

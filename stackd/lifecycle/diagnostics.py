@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 
+from stackd.codes import ErrorCode
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, Diagnostics
@@ -163,9 +164,9 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
     if stack is None and not await context.store.timeline.read(stack_id):
         raise StackNotFound(stack_id)
     if stack is not None and not stack.ended and not stack.at_rest:
-        raise Conflict(f"{stack_id} has no pod at present")
+        raise Conflict(f"{stack_id} has no pod at present", code=ErrorCode.NO_POD)
     of = f" of its container {container}" if container else ""
-    raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept")
+    raise NotFound(f"{stack_id}: its pod is gone, and no log{of} was kept", code=ErrorCode.LOG_NOT_FOUND)
 
 
 async def _read(context: Context, pod: str, tail: int, container: str) -> str:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
+from stackd.codes import ErrorCode
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterRefused,
@@ -80,7 +81,8 @@ def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
             return context.settings.sanitizer.sanitize(stack.pod_spec, ports)
         return sanitize(stack.pod_spec, ports, template.policy)
     except InvalidPodSpec as exc:
-        raise Conflict(f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}") from exc
+        sentence = f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}"
+        raise Conflict(sentence, code=ErrorCode.POD_SPEC_NOT_ALLOWED) from exc
 
 
 # ---- the Service

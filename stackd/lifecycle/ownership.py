@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from stackd.clock import Clock
+from stackd.codes import ErrorCode
 from stackd.errors import (
     ClusterError,
     ClusterRefused,
@@ -321,9 +322,9 @@ class Ownership:
         while True:
             lease = await self._leases.find()
             if self.role is not Role.STANDBY:
-                raise Conflict(f"this stackd is not a standby: it is {self.role}")
+                raise Conflict(f"this stackd is not a standby: it is {self.role}", code=ErrorCode.NOT_STANDBY)
             if lease is None or not lease.holder:
-                raise Conflict("nobody owns the stacks, so there is no owner to ask")
+                raise Conflict("nobody owns the stacks, so there is no owner to ask", code=ErrorCode.NO_OWNER)
             try:
                 await self._leases.write(replace(lease, takeover=self._me.requester))
             except PreconditionFailed:

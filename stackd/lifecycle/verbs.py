@@ -23,6 +23,7 @@ from stackd.errors import (
     StackNotFound,
     Unavailable,
     detail_of,
+    public_code,
     public_text,
 )
 from stackd.lifecycle.context import Context
@@ -144,7 +145,7 @@ async def settle(context: Context, stack_id: str, what: str, done: Callable[[Sta
             until, retry_after = f"; {pod} until then", getattr(error, "retry_after", None)
         stack_log(log, stack_id).warning("cannot be %s now; stackd keeps trying: %s", what, error)
         sentence = f"{stack_id} cannot be {what} now; stackd keeps trying{until}: {public_text(error)}"
-        raise ClusterUnavailable(sentence, retry_after, detail=detail_of(error)) from error
+        raise ClusterUnavailable(sentence, retry_after, detail=detail_of(error), code=public_code(error)) from error
 
 
 async def extend(context: Context, stack_id: str, seconds: float, *, by: str, claim: Claim | None = None) -> Stack:
@@ -183,7 +184,7 @@ async def record(context: Context, stack_id: str) -> None:
             return  # something else is left to do about the stack
         written = f"stackd retries to write that into the cluster: {public_text(error)}"
         sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
-        raise ClusterUnavailable(sentence, detail=detail_of(error)) from error
+        raise ClusterUnavailable(sentence, detail=detail_of(error), code=public_code(error)) from error
     _row(context, stack_id)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
+from stackd.codes import ErrorCode
 from stackd.errors import Conflict, StackNotFound, TooLongALife
 from stackd.model import (
     DeleteReason,
@@ -217,7 +218,10 @@ def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
     if before.desired is Desired.STOPPED:
         return before
     if before.ended:
-        raise Conflict(f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})")
+        raise Conflict(
+            f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})",
+            code=ErrorCode.STACK_ENDED,
+        )
     history.note(tx, stack_id, EventKind.STOP_REQUESTED, reason=reason, by=by)
     return rows.save_one(tx, replace(before, desired=Desired.STOPPED))
 
@@ -288,11 +292,11 @@ def _in_use(tx: Transaction, stack_id: str) -> Stack:
     if stack is None or stack.unassigned:
         raise StackNotFound(stack_id)
     if stack.deleting_since is not None:
-        raise Conflict(f"{stack_id} is being deleted")
+        raise Conflict(f"{stack_id} is being deleted", code=ErrorCode.STACK_DELETING)
     if not stack.accepted:
-        raise Conflict(f"{stack_id} is still being created")
+        raise Conflict(f"{stack_id} is still being created", code=ErrorCode.STACK_CREATING)
     if stack.ttl_expires_at <= tx.now:
-        raise Conflict(f"{stack_id} has expired")
+        raise Conflict(f"{stack_id} has expired", code=ErrorCode.STACK_EXPIRED)
     return stack
 
 
@@ -303,7 +307,8 @@ def _take_again(tx: Transaction, stack: Stack) -> tuple[PortMapping, ...]:
         except sqlite3.IntegrityError as exc:
             raise Conflict(
                 f"{stack.stack_id} gave its ports back when its pod ended, and another stack has node port"
-                f" {port} by now; create a new stack"
+                f" {port} by now; create a new stack",
+                code=ErrorCode.PORT_TAKEN,
             ) from exc
     ports = tuple(
         replace(port, host=renamed(port.host)) if isinstance(port, RoutedPort) else port for port in stack.ports

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from stackd.errors import JobNotFound, StackdError, StackNotFound, TooManyRequests, public_text
+from stackd.codes import ErrorCode
+from stackd.errors import JobNotFound, StackdError, StackNotFound, TooManyRequests, public_code, public_text
 from stackd.model import (
     DeleteReason,
     ItemResult,
@@ -66,7 +67,7 @@ OPEN_ITEMS_AMONG = (
     " WHERE i.state IN ('pending', 'started') ORDER BY i.seq"
 )
 JOB_ERRORS = (
-    "SELECT stack_id, error FROM job_items INDEXED BY job_items_errors"
+    "SELECT stack_id, error, code FROM job_items INDEXED BY job_items_errors"
     " WHERE job_id = ? AND error IS NOT NULL ORDER BY seq"
 )
 KNOWN = (
@@ -153,7 +154,10 @@ def _make_way(tx: Transaction, key: str, items: int) -> None:
     finished = tx.rows(OLDEST_FINISHED, (key,))
     unfinished = kept - sum(cost for _, cost in finished)
     if unfinished and unfinished + items + JOB_COST > ITEMS_PER_KEY:
-        raise TooManyRequests(f"the batch jobs of this key have {unfinished:.0f} stacks that wait; wait for some jobs")
+        raise TooManyRequests(
+            f"the batch jobs of this key have {unfinished:.0f} stacks that wait; wait for some jobs",
+            code=ErrorCode.TOO_MANY_JOBS,
+        )
     freed, gone = 0, []
     for job_id, cost in finished:
         if freed < excess + ITEMS_PER_KEY // 10:  # so that not each of the next jobs has to make way
@@ -229,7 +233,7 @@ def _intend(
     except StackNotFound:
         return None, replace(done, outcome=Outcome.NOT_FOUND)
     except StackdError as error:
-        return None, replace(done, outcome=Outcome.FAILED, error=public_text(error))
+        return None, replace(done, outcome=Outcome.FAILED, error=public_text(error), code=public_code(error))
 
 
 def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) -> Job:
@@ -269,12 +273,15 @@ def _find(tx: Transaction, job_id: str) -> Job:
     return _with_errors(tx.rows, row)
 
 
-def _with_errors(query: Callable[[str, Sequence[str]], Iterable[tuple[str, str]]], row: Iterable[object]) -> Job:
+def _with_errors(
+    query: Callable[[str, Sequence[str]], Iterable[tuple[str, str, str | None]]], row: Iterable[object]
+) -> Job:
     job = JOBS.record(row, errors=())
     if not job.failed:
         return job
-    errors = query(JOB_ERRORS, (job.job_id,))
-    return replace(job, errors=tuple(JobError(stack_id=stack_id, error=error) for stack_id, error in errors))
+    found = query(JOB_ERRORS, (job.job_id,))
+    errors = (JobError(stack_id=name, error=error, code=code or ErrorCode.CONFLICT) for name, error, code in found)
+    return replace(job, errors=tuple(errors))
 
 
 def _put(tx: Transaction, job: Job) -> Job:
@@ -295,8 +302,8 @@ def _write_outcomes(tx: Transaction, job: Job, results: Sequence[ItemResult]) ->
         if result.outcome is Outcome.FAILED and room > 0:
             room -= 1
             error = result.error[:MAX_ERROR_LENGTH]
-        items.append((result.outcome.value, error, job.job_id, result.stack_id))
-    tx.many("UPDATE job_items SET state = ?, error = ? WHERE job_id = ? AND stack_id = ?", items)
+        items.append((result.outcome.value, error, error and result.code, job.job_id, result.stack_id))
+    tx.many("UPDATE job_items SET state = ?, error = ?, code = ? WHERE job_id = ? AND stack_id = ?", items)
     counts = Counter(result.outcome.value for result in results)
     parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
     (row,) = tx.rows(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job.job_id})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from stackd.errors import NO_ROOM, LabelLimitReached, NoNodePort, Unavailable
+from stackd.errors import LabelLimitReached, MaxStacksReached, NoNodePort
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
@@ -70,7 +70,7 @@ def reserve(
 ) -> Stack:
     """Insert a row, with a random free node port for each port that has no name instead, or no row at all.
 
-    Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``Unavailable`` or ``LabelLimitReached`` at a limit.
+    Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``MaxStacksReached`` or ``LabelLimitReached`` at a limit.
     """
     check_labels(tx, new.labels, limits.labels, limits.among)
     _check_max_stacks(tx, limits)
@@ -91,7 +91,7 @@ def assign(
     """Give a stack of a pool to a client, which answers the create with this claim. None if it is gone, assigned or no
     longer usable.
 
-    Raises ``LabelLimitReached``, ``Unavailable`` and ``Conflict`` as ``reserve`` does; then the stack stays in the
+    Raises ``LabelLimitReached``, ``MaxStacksReached`` and ``Conflict`` as ``reserve`` does; then the stack stays in the
     pool.
     """
     row = tx.row(
@@ -177,13 +177,13 @@ def _folded(labels: Mapping[str, str]) -> set[tuple[str, str]]:
 
 
 def _check_max_stacks(tx: Transaction, limits: CreateLimits, *, itself: int = 0) -> None:
-    """Raise ``Unavailable`` if clients have as many stacks as allowed, not counting ``itself``."""
+    """Raise ``MaxStacksReached`` if clients have as many stacks as allowed, not counting ``itself``."""
     if limits.max_stacks is None:
         return
     count = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
     if tx.rows(count)[0][0] - itself >= limits.max_stacks:
         sentence = f"the limit of {limits.max_stacks} stacks in all is reached (limits.max_stacks)"
-        raise Unavailable(sentence, retry_after=30, player_message=NO_ROOM)
+        raise MaxStacksReached(sentence)
 
 
 # ---- node ports

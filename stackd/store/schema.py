@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 APPLICATION_ID = 0x73746B64  # "stkd"
-FORMAT = 8
+FORMAT = 9
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
@@ -34,6 +34,7 @@ JOB_INDEXES = """
 CREATE UNIQUE INDEX job_items_stack ON job_items (stack_id, job_id);
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
 """
+JOB_CODES = "ALTER TABLE job_items ADD COLUMN code TEXT;"
 CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 """The API key of a claim, as its scope names it."""
 
@@ -109,6 +110,7 @@ CREATE TABLE jobs (
 ) STRICT;
 {JOB_ITEMS}
 {JOB_INDEXES}
+{JOB_CODES}
 {IDEMPOTENCY}
 CREATE TABLE timeline (
     seq INTEGER PRIMARY KEY, stack_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -181,7 +183,8 @@ def create(connection: sqlite3.Connection) -> None:
 
 def convert(connection: sqlite3.Connection, version: int) -> None:
     """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
-    _run(connection, TO_8 if version == 7 else TO_7 + TO_8)
+    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES}  # from 8: each failure of a job has a code
+    _run(connection, "".join(step for reached, step in steps.items() if reached > version))
 
 
 def _run(connection: sqlite3.Connection, statements: str) -> None:

@@ -18,6 +18,7 @@ from time import perf_counter
 from aiohttp import HttpVersion11, hdrs, web
 from multidict import istr
 
+from stackd.codes import ErrorCode
 from stackd.errors import NotOwner, TooManyRequests
 from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
@@ -224,10 +225,10 @@ def _elsewhere(routes: Sequence[Route]) -> Route:
         if not path.startswith("/"):  # "*" means the whole server; a host means another one
             allowed = sorted({route.method for route in routes})
         if not allowed:
-            return problem(404, f"no such route: {path}")
+            return problem(ErrorCode.NOT_FOUND, f"no such route: {path}")
         if hdrs.METH_GET in allowed:
             allowed.insert(allowed.index(hdrs.METH_GET) + 1, hdrs.METH_HEAD)
         sentence = f"{call.request.method} is not allowed here; allowed: {', '.join(allowed)}"
-        return problem(405, sentence, {hdrs.ALLOW: ", ".join(allowed)})
+        return problem(ErrorCode.METHOD_NOT_ALLOWED, sentence, {hdrs.ALLOW: ", ".join(allowed)})
 
     return Route(method="*", path="(elsewhere)", handler=elsewhere, early=True)

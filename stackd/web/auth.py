@@ -19,6 +19,7 @@ from math import ceil
 from aiohttp import hdrs, web
 
 from stackd.clock import Clock
+from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey, digest
@@ -91,7 +92,11 @@ class Keys:
             return key
         wait = self._failures.wait(self.caller(request), attempt=bool(text))
         if wait:
-            raise TooManyRequests("too many wrong API keys from this address (limits.failed_auth_per_minute)", wait)
+            raise TooManyRequests(
+                "too many wrong API keys from this address (limits.failed_auth_per_minute)",
+                wait,
+                code=ErrorCode.TOO_MANY_WRONG_KEYS,
+            )
         if not text:
             raise Unauthenticated(
                 "no API key: send it in the X-API-KEY header, as Authorization: Bearer, or in the api_key query parameter"

@@ -19,6 +19,7 @@ from itertools import islice
 import orjson
 
 from stackd import contract
+from stackd.codes import ErrorCode
 from stackd.contract import EventName
 from stackd.errors import TooManyRequests, Unavailable
 from stackd.lifecycle.context import Context
@@ -102,7 +103,11 @@ class ChangeFeed:
         if limits.event_streams and self.followers >= limits.event_streams:
             raise Unavailable(f"{self.followers} event streams are open (limits.event_streams)", retry_after=30)
         if self._by_key[key_name] >= share:
-            raise TooManyRequests(f"{share} event streams of this key are open (limits.event_streams_per_key)", 30)
+            raise TooManyRequests(
+                f"{share} event streams of this key are open (limits.event_streams_per_key)",
+                30,
+                code=ErrorCode.TOO_MANY_STREAMS,
+            )
         self._by_key[key_name] += 1
         try:
             yield

@@ -23,6 +23,7 @@ from aiohttp import hdrs, web
 from aiohttp.http_exceptions import BadHttpMethod, LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from stackd.codes import ErrorCode
 from stackd.config.sections import LimitsSection
 from stackd.errors import TooManyRequests
 from stackd.lifecycle.context import Context
@@ -90,7 +91,7 @@ class Connections:
             self._context.config, self.limits.connections_per_key, self._most()
         ):
             sentence = f"{self._by_key[key_name]} connections of this key are open (limits.connections_per_key)"
-            raise TooManyRequests(sentence)
+            raise TooManyRequests(sentence, code=ErrorCode.TOO_MANY_CONNECTIONS)
         self.closed(connection)
         connection.key_name = key_name
         self._by_key[key_name] += 1
@@ -109,7 +110,7 @@ class Connections:
 
 
 def _full(most: int) -> bytes:
-    body = orjson.dumps({"error": f"{most} connections are open (limits.connections)"})
+    body = orjson.dumps({"error": f"{most} connections are open (limits.connections)", "code": ErrorCode.UNAVAILABLE})
     head = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nServer: stackd\r\n"
     return head + b"Cache-Control: no-store\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
@@ -190,18 +191,18 @@ class HttpConnection(web.RequestHandler):
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """The answer to a request that is not HTTP (aiohttp calls this; ``message`` quotes the request and is left out)."""
-        status, sentence = _refusal(status, exc, self.connections.limits.header_size)
+        code, sentence = _refusal(status, exc, self.connections.limits.header_size)
         if self.discards:
             sentence = f"the request line and the headers are longer than {LONGEST_HEAD} bytes in all"
-        if status >= 500:
+        if code is ErrorCode.INTERNAL_ERROR:
             log.error("a request failed unexpectedly before it was routed: %s", type(exc).__name__)
         else:
-            self.connections.meter.record(status, 0.0)
-            where = {"client": request.remote, "same": (UNREADABLE, status)}
+            self.connections.meter.record(code.status, 0.0)
+            where = {"client": request.remote, "same": (UNREADABLE, code)}
             log.info("%s from %s: %s", UNREADABLE, request.remote, sentence, extra=where)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer is under way already")
-        response = problem(status, sentence, {hdrs.SERVER: SERVER_NAME, hdrs.CACHE_CONTROL: NOT_KEPT})
+        response = problem(code, sentence, {hdrs.SERVER: SERVER_NAME, hdrs.CACHE_CONTROL: NOT_KEPT})
         response.force_close()
         return response
 
@@ -226,15 +227,20 @@ class Receiver(asyncio.BufferedProtocol):
         return RECEIVED
 
 
-def _refusal(status: int, exc: BaseException | None, header_size: int) -> tuple[int, str]:
+def _refusal(status: int, exc: BaseException | None, header_size: int) -> tuple[ErrorCode, str]:
     if isinstance(exc, LineTooLong):
-        return 431, f"the request line or a header is longer than {header_size} bytes (limits.header_size)"
+        return (
+            ErrorCode.HEAD_TOO_LARGE,
+            f"the request line or a header is longer than {header_size} bytes (limits.header_size)",
+        )
     if "Too many headers" in str(exc):
-        return 431, f"the request has more than {MAX_HEADERS} headers"
+        return ErrorCode.HEAD_TOO_LARGE, f"the request has more than {MAX_HEADERS} headers"
     if isinstance(exc, BadHttpMethod):
         hint = "; this port does not speak TLS" if "Received HTTPS traffic" in str(exc) else ""
-        return 400, f"this is not an HTTP request with a known method{hint}"
-    return (500, "internal server error") if status >= 500 else (400, "the request is not valid HTTP")
+        return ErrorCode.INVALID_REQUEST, f"this is not an HTTP request with a known method{hint}"
+    if status >= 500:
+        return ErrorCode.INTERNAL_ERROR, "internal server error"
+    return ErrorCode.INVALID_REQUEST, "the request is not valid HTTP"
 
 
 def routed(handler: BaseHandler, unrouted: BaseHandler) -> BaseHandler:

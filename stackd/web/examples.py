@@ -41,7 +41,7 @@ THREE = ["stack-1", "stack-2", "stack-3"]
 PROGRESS: dict[str, Any] = {
     "not_found": 1,
     "failed": 1,
-    "errors": [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted"}],
+    "errors": [{"stack_id": STACK_ID, "error": f"{STACK_ID} is being deleted", "code": "stack_deleting"}],
     "created_at": CREATED,
     "updated_at": "2026-02-10T02:03:10.535664Z",
 }

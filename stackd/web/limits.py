@@ -14,15 +14,12 @@ from contextlib import contextmanager
 from math import ceil
 
 from stackd.clock import Clock
+from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.errors import Conflict, TooManyRequests, Unavailable
 from stackd.model import NO_LABELS
 from stackd.units import Frequency, parse_frequency
 from stackd.workqueue import A_SECOND, TokenBucket
-
-BUSY = "Many instances are being started right now. Try again in {wait}."
-TOO_OFTEN = "You have started instances too often. Try again in {wait}."
-"""Messages for players."""
 
 
 def share_of_a_key(config: Config, one: int, all_: int) -> int:
@@ -98,7 +95,7 @@ class Limits:
             self._take(key_name, "creates_per_second", self._limits.creates_per_second)
         if self._limits.creates_in_flight and self._creates >= self._limits.creates_in_flight:
             sentence = f"{self._creates} creates are under way (limits.creates_in_flight)"
-            raise TooManyRequests(sentence, player_message=BUSY)
+            raise TooManyRequests(sentence)
         self._creates += 1
         try:
             yield
@@ -113,7 +110,7 @@ class Limits:
         wait = bucket.take(now, rate, A_SECOND)
         if wait:
             sentence = f"more than {rate:g} a second with this key (limits.{limit})"
-            raise TooManyRequests(sentence, ceil(wait), player_message=BUSY)
+            raise TooManyRequests(sentence, ceil(wait))
 
 
 RateKey = tuple[str, str, tuple[tuple[str, str], ...]]
@@ -150,7 +147,7 @@ class LabelRates:
                 raise TooManyRequests(
                     f"more than {rate} creates with the label {label}={value} (limits.creates_per_label)",
                     max(1, ceil(times[0] + rate.seconds - now)),
-                    player_message=TOO_OFTEN,
+                    code=ErrorCode.LABEL_RATE_EXCEEDED,
                 )
 
     @contextmanager

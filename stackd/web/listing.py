@@ -20,6 +20,7 @@ import orjson
 from aiohttp import hdrs, web
 
 from stackd import contract
+from stackd.codes import ErrorCode
 from stackd.errors import Conflict, JobNotFound
 from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
@@ -211,9 +212,8 @@ async def _begun(
 async def _about_job(call: ApiCall, render: Callable[[Job], bytes], claim: Claim) -> bytes:
     job = call.api.context.store.jobs.get(claim.job_id or "")
     if job is None:
-        raise Conflict(
-            f"the first request with this Idempotency-Key has started {claim.job_id}, which is no longer kept"
-        )
+        sentence = f"the first request with this Idempotency-Key has started {claim.job_id}, which is no longer kept"
+        raise Conflict(sentence, code=ErrorCode.ANSWER_GONE)
     return render(job)
 
 

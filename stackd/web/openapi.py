@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from stackd import __version__
+from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import Body, fields_of, is_body, is_optional
 from stackd.model import EventKind, JobStatus, StackStatus
@@ -34,12 +35,13 @@ Schema = dict[str, Any]
 ABOUT = """\
 Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to live.
 
-Every error is `{"error": "<sentence>"}`. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of
-each), a 409 for a label's limit the `stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs
-stackd. Where a limit or the room is the reason (409, 429, 503), `player_message` is a sentence for players. A 429 or 503 has
-`Retry-After`: when to try again. Times are RFC 3339 in UTC with up to nine fraction digits. Bodies are read as JSON whatever
-their Content-Type says. A compressed body is a 415, a field given twice in an object a 400, a method that a path does not have
-a 405 with `Allow`. Every answer has an `X-Request-ID`, the client's own if it sent one. The log has it too."""
+Every error is `{"error": "<sentence>", "code": "<code>"}`: the sentence is for people and may change, the code is for programs
+and stays. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of each), a 409 for a label's limit the
+`stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs stackd. A player may read
+`player_message`, and nothing else of an error. A 429 or 503 has `Retry-After`: when to try again. Times are RFC 3339 in UTC with
+up to nine fraction digits. Bodies are read as JSON whatever their Content-Type says. A compressed body is a 415, a field given
+twice in an object a 400, a method that a path does not have a 405 with `Allow`. Every answer has an `X-Request-ID`, the
+client's own if it sent one. The log has it too."""
 
 SCOPES = """\
 A key of scope `admin` may do everything. One of scope `read` may read everything, including pod specs and logs. One of scope
@@ -86,6 +88,12 @@ NAMED: Final[Mapping[str, Schema]] = {
         "description": "`creating`: the pod may not be running yet. `running`: ready to accept traffic. `stopped`: the pod "
         "has ended or was stopped. `failed`: it failed to start or to run. `node_deleted`: its node is gone.",
         "enum": list(StackStatus),
+    },
+    "ErrorCode": {
+        "type": "string",
+        "description": "What a program decides by. A later version may add codes: treat an unknown one by the status.\n\n"
+        + "\n".join(f"- `{code}` ({code.status}): {code.about}" for code in ErrorCode),
+        "enum": list(ErrorCode),
     },
     "JobStatus": {
         "type": "string",

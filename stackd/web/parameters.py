@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from aiohttp import web
 
+from stackd.codes import ErrorCode
 from stackd.contract import LONGEST_NAME, NOTHING, STACK_FIELDS
 from stackd.errors import InvalidRequest
 from stackd.model import Stack, StackStatus
@@ -60,7 +61,9 @@ class Parameters:
             if name == PARAMETER:
                 continue
             if name not in many:
-                raise InvalidRequest(f"unknown parameter {_unknown(name, list(many))}")
+                raise InvalidRequest(
+                    f"unknown parameter {_unknown(name, list(many))}", code=ErrorCode.UNKNOWN_PARAMETER
+                )
             values = self._values.setdefault(name, [])
             if values and not many[name]:
                 raise InvalidRequest(f"the parameter {name} is given more than once")

@@ -19,6 +19,7 @@ from aiohttp.web import RequestPayloadError
 
 from stackd import contract
 from stackd.clock import NANOSECONDS
+from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
 from stackd.errors import InvalidPodSpec, InvalidRequest, PermissionDenied, Reason, RequestTooLarge, UnsupportedCoding
@@ -91,7 +92,8 @@ def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) ->
     names = [each.name for each in fields]
     for name in value:
         if name not in names:
-            raise InvalidRequest(f"invalid request body: unknown field {unknown(name, names)}")
+            sentence = f"invalid request body: unknown field {unknown(name, names)}"
+            raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_FIELD)
     _check_fields_once(body)
     for each in fields:
         if not is_optional(kind, each):
@@ -213,7 +215,7 @@ async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
         _require(fields, "pod_spec")
         if creates and not key.pod_specs:
             sentence = f"the API key {key.name!r} creates stacks from templates only (pod_specs = false)"
-            raise PermissionDenied(sentence)
+            raise PermissionDenied(sentence, code=ErrorCode.TEMPLATES_ONLY)
     ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
     labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
     if template is not None:
@@ -287,7 +289,8 @@ def _template_of(fields: dict[str, Any], templates: Mapping[str, Template]) -> T
             if templates
             else "; there are no templates that this API key may use (templates.directory)"
         )
-        raise _wrong_field("template", f'template: there is no "{name[:64]}"{hint}')
+        sentence = f'template: there is no "{name[:64]}"{hint}'
+        raise _wrong_field("template", sentence, ErrorCode.TEMPLATE_NOT_FOUND)
     return templates[name]
 
 
@@ -300,15 +303,16 @@ def refusals_located(parsed: CreateBody) -> Iterator[None]:
         raise located(error, parsed.text) from error
 
 
-def _wrong_field(path: str, sentence: str) -> InvalidRequest:
-    return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)])
+def _wrong_field(path: str, sentence: str, code: ErrorCode = ErrorCode.INVALID_REQUEST) -> InvalidRequest:
+    return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)], code=code)
 
 
 def _check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> None:
     """Letter case matters: a label in another spelling is another label."""
     missing = [name for name in required if not labels.get(name)]
     if missing:
-        raise _wrong_field("labels", f"labels: {', '.join(missing)} must be given (limits.required_labels)")
+        sentence = f"labels: {', '.join(missing)} must be given (limits.required_labels)"
+        raise _wrong_field("labels", sentence, ErrorCode.LABELS_REQUIRED)
 
 
 def ttl_of(fields: Mapping[str, Any], most: float) -> float:

@@ -1,9 +1,9 @@
 """Responses: ready JSON, JSON in pieces, and errors.
 
-Owns: the table from exception to status, the form of an error, ``{"error": "<sentence>"}`` with the documented fields
-beside it, and the head of a plain 200. aiohttp builds the headers of each answer again, which is a third of the cost of
-a read. So ``ReadyAnswer`` writes ready JSON with its head in one piece. An answer that is not plain (HEAD, HTTP/1.0, the
-last one of a connection) is written by aiohttp, with the same headers; a test compares both.
+Owns: the form of an error, ``{"error": "<sentence>", "code": "<code>"}`` with the documented fields beside it, and the head
+of a plain 200. aiohttp builds the headers of each answer again, which is a third of the cost of a read. So ``ReadyAnswer``
+writes ready JSON with its head in one piece. An answer that is not plain (HEAD, HTTP/1.0, the last one of a connection) is
+written by aiohttp, with the same headers; a test compares both.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 
 from stackd import contract, errors
+from stackd.codes import ErrorCode, of_status
 from stackd.contract import LONGEST_ERROR, Body
 from stackd.logs import REQUEST_ID
 from stackd.podspec import by_line
@@ -126,38 +127,26 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None
     return response
 
 
-STATUSES: dict[type[BaseException], int] = {
-    errors.InvalidRequest: 400,
-    errors.Unauthenticated: 401,
-    errors.PermissionDenied: 403,
-    errors.NotFound: 404,
-    errors.Conflict: 409,
-    errors.RequestTooLarge: 413,
-    errors.UnsupportedCoding: 415,
-    errors.IdempotencyKeyReused: 422,
-    errors.TooManyRequests: 429,
-    errors.Unavailable: 503,
+SENTENCES = {
+    404: "no such route",
+    408: "the request did not arrive in time",
+    413: "the request body is too large",
+    500: "internal server error",
 }
 
-INTERNAL = 500
-SENTENCES = {404: "no such route", 408: "the request did not arrive in time", INTERNAL: "internal server error"}
 
-
-def problem(status: int, error: str, headers: dict[str, str] | None = None, **fields: Any) -> web.Response:
+def problem(code: ErrorCode, error: str, headers: dict[str, str] | None = None, **fields: Any) -> web.Response:
     """An error response; ``fields`` are further ones of ``contract.Error``."""
-    return json_response(contract.Error(error=error[:LONGEST_ERROR], **fields), status, headers)
+    return json_response(contract.Error(error=error[:LONGEST_ERROR], code=code, **fields), code.status, headers)
 
 
 def problem_of(error: BaseException) -> web.Response:
     """The response to an error that ended a request. Errors that the table does not have are logged only here."""
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return problem(413, "the request body is too large")
     if isinstance(error, web.HTTPException):
-        return problem(error.status, SENTENCES.get(error.status, error.reason.lower()))
-    status = next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), INTERNAL)
-    if status == INTERNAL or not isinstance(error, errors.StackdError):
+        return problem(of_status(error.status), SENTENCES.get(error.status, error.reason.lower()))
+    if not isinstance(error, errors.StackdError) or error.code is ErrorCode.INTERNAL_ERROR:
         log.error("a request failed unexpectedly", exc_info=error)
-        return problem(INTERNAL, SENTENCES[INTERNAL])
+        return problem(ErrorCode.INTERNAL_ERROR, SENTENCES[500])
     headers = {}
     if isinstance(error, errors.Unavailable | errors.TooManyRequests):
         headers["Retry-After"] = str(error.retry_after)
@@ -166,9 +155,9 @@ def problem_of(error: BaseException) -> web.Response:
     if isinstance(error, errors.UnsupportedCoding):
         headers["Accept-Encoding"] = "identity"
     if error.detail:
-        request_log.info("%d: %s", status, error, extra={"same": (status, str(error))})
+        request_log.info("%d: %s", error.code.status, error, extra={"same": (error.code, str(error))})
     return problem(
-        status,
+        error.code,
         error.sentence,
         headers,
         reasons=tuple(by_line(getattr(error, "reasons", ()))),

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from stackd import contract
+from stackd.codes import ErrorCode
 from stackd.contract import DURATION
 from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, StackNotFound
 from stackd.lifecycle.context import Context
@@ -253,7 +254,8 @@ async def first_answer(
 async def _about_stack(call: ApiCall, claim: Claim) -> bytes:
     stack = call.view.get(claim.stack_id or "")
     if stack is None:
-        raise Conflict(f"the first request with this Idempotency-Key was about {claim.stack_id}, which is gone by now")
+        sentence = f"the first request with this Idempotency-Key was about {claim.stack_id}, which is gone by now"
+        raise Conflict(sentence, code=ErrorCode.ANSWER_GONE)
     return await _rendered(call.api.context, stack, claim.status or 200)
 
 

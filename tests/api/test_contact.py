@@ -384,7 +384,8 @@ async def test_a_create_that_waits_when_the_daemon_stops_is_told_so(vm: Machine)
         assert not done
         await vm.stop()
         answer = await create
-        assert (answer.status, await answer.json()) == (503, {"error": "stackd is shutting down"})
+        fields = await answer.json()
+        assert (answer.status, fields["error"], fields["code"]) == (503, "stackd is shutting down", "shutting_down")
 
 
 async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ async def test_a_refused_pod_spec_has_a_reason_for_each_mistake_in_the_order_of_
     )
     text = text.replace("kind: Pod", "kind: Job")
     reply = await at.call("POST", "/stacks", seed() | {"pod_spec": text})
-    assert (reply.status, list(reply.json)) == (400, ["error", "reasons"])
+    assert (reply.status, list(reply.json)) == (400, ["error", "code", "reasons"])
     assert [list(reason) for reason in reply.json["reasons"]] == [["path", "line", "text"]] * 3
     assert [(path, line) for path, line, _ in reply.reasons] == [("kind", 2), ("spec.colour", 6), ("spec.hostPID", 7)]
     kind, *others = [f"{path}: {text}" for path, _, text in reply.reasons]

@@ -72,7 +72,7 @@ def only_error(answer: bytes) -> tuple[int, str]:
     head, _, body = answer.partition(CRLF + CRLF)
     assert b"application/json" in head, answer
     document = json.loads(body)
-    assert list(document) == ["error"]
+    assert list(document) == ["error", "code"]
     return int(head.split()[1]), document["error"]
 
 

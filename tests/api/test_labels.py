@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stackd.errors import NO_ROOM
+from stackd.codes import ROOM
 from stackd.web.bodies import encoder, renderer
 from tests.api.test_openapi import matches
 from tests.harness import Harness, request_for, seed
@@ -129,7 +129,7 @@ async def test_a_double_click_makes_one_stack_and_names_it_to_the_other(at: Harn
     for reply in replies:
         assert reply.json["stack_id"] == stack_id
         if reply.status == 409:
-            assert list(reply.json) == ["error", "stack_id", "player_message"]
+            assert list(reply.json) == ["error", "code", "stack_id", "player_message"]
             assert reply.error.startswith("label player=7 has 1 of 1 stacks")
     await at.create()
     body = labelled(player="8") | RETURN
@@ -214,13 +214,16 @@ async def test_players_get_a_sentence_of_their_own_where_a_limit_or_the_room_is_
     no_port = await at.refused(503, "", "/stacks", seed())
     at.reload("limits", max_stacks=2)
     full = await at.refused(503, "", "/stacks", seed())
-    assert full.for_players == no_port.for_players == NO_ROOM
+    assert full.for_players == no_port.for_players == ROOM
     far = await at.refused(409, "", f"/stacks/{stack_id}/extend", {"ttl": "2h"})
     assert far.for_players == "This instance can be extended by 1h at most."
     for reply in (same, often, no_port, full, far):
         matches("Error", reply.json)
         assert not re.search(r"limits\.|stacks\.|label|node port|stack", reply.for_players)
-    assert (await at.call("GET", "/stacks/stack-none")).json.keys() == {"error"}
+    gone = await at.refused(404, "", "/stacks/stack-none", method="GET")
+    assert gone.for_players == "Your instance has ended. Start a new one."
+    wrong = await at.refused(400, "", "/stacks", {})
+    assert wrong.json.keys() == {"error", "code"}, "nothing that a player does helps"
 
 
 # ---- required labels, and so many creates a minute for each value of a label

@@ -345,7 +345,7 @@ async def test_foreign_node_ports_on_a_slow_cluster_are_not_a_lack_of_room(at: H
     at.give_kubernetes(timeout=0.6)
     at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.4)
     reply = await at.refused(503, "no free node port was found in time", "/stacks", seed())
-    assert not reply.for_players
+    assert reply.for_players == LATER
     assert {name: await entry(at, name) for name in before} == before
 
 
@@ -354,7 +354,7 @@ async def test_a_scheduler_that_has_not_decided_has_not_said_that_there_is_no_ro
     before = await filled(at)
     at.faults.add_fault(action="admit", verb="create", resource="pods", body='{"spec": {"schedulerName": "away"}}')
     reply = await at.refused(503, "no node has taken the stack within 100ms", "/stacks", seed())
-    assert not reply.for_players
+    assert reply.for_players == LATER
     assert await filled(at) == before
 
 

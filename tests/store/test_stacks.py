@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stackd.errors import Conflict, StackNotFound, Unavailable
+from stackd.errors import Conflict, MaxStacksReached, StackNotFound
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import CreateLimits, Extension, Store
 from tests.store.building import (
@@ -32,7 +32,7 @@ async def test_the_limit_of_stacks_is_decided_in_the_transaction(store: Store) -
     limits = CreateLimits(max_stacks=2)
     reserving = (store.stacks.reserve(new_stack(number), limits=limits) for number in range(3))
     results = await asyncio.gather(*reserving, return_exceptions=True)
-    assert [type(result) for result in results] == [Stack, Stack, Unavailable]
+    assert [type(result) for result in results] == [Stack, Stack, MaxStacksReached]
     assert "limit of 2 stacks" in str(results[2])
     assert len(store.stacks) == 2
 

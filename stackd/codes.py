@@ -1,0 +1,118 @@
+"""The codes of errors: what each means, its status, whether to repeat the request, and what a player may read.
+
+``docs/errors.md`` and the OpenAPI document are made from this table. A code is stable: its meaning never changes, and a
+later version may add others. Knows nothing of exceptions or HTTP.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+NO: Final = "no"
+FIX: Final = "no, change the request"
+WAIT: Final = "after `Retry-After`"
+
+ROOM: Final = "There is no room for another instance right now. Try again in a few minutes, or ask the organisers."
+LATER: Final = "This is not possible right now. Try again in a few minutes, or ask the organisers."
+ENDED: Final = "Your instance has ended. Start a new one."
+MOMENT: Final = "Your instance is busy. Try again in a moment."
+
+
+class ErrorCode(enum.StrEnum):
+    """The code of an error. ``players`` is empty if neither waiting nor anything that a player does can help; ``{…}`` in it
+    is an attribute of the exception.
+    """
+
+    status: int
+    about: str
+    repeat: str
+    players: str
+
+    def __new__(cls, code: str, status: int, about: str, repeat: str, players: str = "") -> ErrorCode:
+        """A text with the columns of the table."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.status, member.about, member.repeat, member.players = status, about, repeat, players
+        return member
+
+    INVALID_REQUEST = "invalid_request", 400, "The body, a header or a parameter's value is wrong.", FIX
+    UNKNOWN_FIELD = "unknown_field", 400, "The body has a field that the route does not have.", FIX
+    UNKNOWN_PARAMETER = "unknown_parameter", 400, "The query has a parameter that the route does not have.", FIX
+    INVALID_POD_SPEC = "invalid_pod_spec", 400, "The policy or the cluster refuses the pod spec; see `reasons`.", FIX
+    LIMIT_RANGE_VIOLATION = "limit_range_violation", 400, "The namespace's LimitRange refuses the pod.", FIX
+    LABELS_REQUIRED = "labels_required", 400, "A label of `limits.required_labels` is missing.", FIX
+    TEMPLATE_NOT_FOUND = "template_not_found", 400, "The key may use no template of this name.", FIX
+    UNAUTHENTICATED = "unauthenticated", 401, "The API key is missing or wrong.", NO
+    PERMISSION_DENIED = "permission_denied", 403, "The scope of the API key does not cover the request.", NO
+    TEMPLATES_ONLY = "templates_only", 403, "The key may name a template, but send no pod spec.", FIX
+    STACK_NOT_FOUND = "stack_not_found", 404, "There is no such stack; it may have expired.", NO, ENDED
+    JOB_NOT_FOUND = "job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`).", NO
+    LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO
+    NOT_FOUND = "not_found", 404, "There is no such route, page or file.", NO
+    METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The path has no such method; `Allow` lists those that it has.", NO
+    REQUEST_TIMEOUT = "request_timeout", 408, "The request did not arrive within `limits.slow_client_timeout`.", "yes"
+    CONFLICT = "conflict", 409, "The state of the stack or of the cluster does not allow it.", NO
+    LABEL_LIMIT_REACHED = (
+        *("label_limit_reached", 409, "`limits.stacks_per_label` is reached; `stack_id` is an existing stack."),
+        *("after a delete", "You have as many instances as you may have. Stop one before you start another."),
+    )
+    TOO_LONG_A_LIFE = (
+        *("too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`."),
+        *(FIX, "{extensible}"),
+    )
+    STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT
+    STACK_DELETING = "stack_deleting", 409, "The stack is being deleted.", NO, ENDED
+    STACK_EXPIRED = "stack_expired", 409, "The stack has reached its `ttl_expires_at`.", NO, ENDED
+    STACK_ENDED = "stack_ended", 409, "The stack's pod has ended, so it cannot be stopped.", NO, ENDED
+    PORT_TAKEN = "port_taken", 409, "Another stack has the ended stack's node port by now.", NO, ENDED
+    NO_POD = "no_pod", 409, "The stack has no pod now, so it has no log.", "once it runs", MOMENT
+    POD_SPEC_NOT_ALLOWED = "pod_spec_not_allowed", 409, "The policy no longer allows the stack's pod spec.", NO
+    ANSWER_GONE = "answer_gone", 409, "What the Idempotency-Key created is gone.", "with another key", ENDED
+    NOT_STANDBY = "not_standby", 409, "A takeover was asked of a stackd that is no standby.", NO
+    NO_OWNER = "no_owner", 409, "No stackd owns the stacks, so none can be asked to hand them over.", NO
+    REQUEST_TOO_LARGE = "request_too_large", 413, "Over `server.max_body`, or `batch_delete.max_ids`.", FIX
+    UNSUPPORTED_CODING = "unsupported_coding", 415, "The body is compressed.", FIX
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 422, "The Idempotency-Key belongs to another body.", FIX
+    TOO_MANY_REQUESTS = (
+        *("too_many_requests", 429, "The key has exceeded one of its limits; `error` names it."),
+        *(WAIT, "Many instances are being started right now. Try again in {retry_after} s."),
+    )
+    LABEL_RATE_EXCEEDED = (
+        *("label_rate_exceeded", 429, "`limits.creates_per_label` is exceeded."),
+        *(WAIT, "You have started instances too often. Try again in {retry_after} s."),
+    )
+    TOO_MANY_WRONG_KEYS = "too_many_wrong_keys", 429, "This address has sent too many wrong API keys.", WAIT
+    TOO_MANY_CONNECTIONS = "too_many_connections", 429, "The key has too many open connections.", WAIT
+    TOO_MANY_STREAMS = "too_many_streams", 429, "The key has too many open event streams.", WAIT
+    TOO_MANY_JOBS = "too_many_jobs", 429, "The key's jobs have too many stacks that wait.", WAIT
+    HEAD_TOO_LARGE = "head_too_large", 431, "The request line or the headers are too long.", FIX
+    INTERNAL_ERROR = "internal_error", 500, "A defect in stackd; its log has the trace, by `X-Request-ID`.", NO
+    UNAVAILABLE = "unavailable", 503, "stackd as a whole has too much to do; `error` says what.", WAIT, LATER
+    MAX_STACKS_REACHED = "max_stacks_reached", 503, "`limits.max_stacks` is reached.", WAIT, ROOM
+    NO_NODE_PORT = "no_node_port", 503, "Every node port of the range is in use.", WAIT, ROOM
+    NO_ROOM = "no_room", 503, "No node has room for the pod.", WAIT, ROOM
+    QUOTA_EXCEEDED = "quota_exceeded", 503, "The namespace's ResourceQuota refuses the pod or its Service.", WAIT, ROOM
+    HELD = "held", 503, "A brake is on, or no NetworkPolicy isolates the stacks: the operator has to act.", WAIT, LATER
+    SHUTTING_DOWN = "shutting_down", 503, "stackd is stopping or restarting.", WAIT, LATER
+    NOT_OWNER = "not_owner", 503, "Another stackd owns the stacks, or may own them.", WAIT, LATER
+    STORE_UNAVAILABLE = "store_unavailable", 503, "The state file cannot be written now.", WAIT, LATER
+    CLUSTER_UNAVAILABLE = "cluster_unavailable", 503, "Kubernetes does not answer, or has not done it yet.", WAIT, LATER
+    CLUSTER_REFUSED = "cluster_refused", 503, "Kubernetes refuses stackd: the operator has to act.", WAIT, LATER
+    NAMESPACE_MISSING = "namespace_missing", 503, "The namespace of the stacks is missing.", WAIT, LATER
+    STILL_THERE = (
+        *("still_there", 503, "The pod or Service is not gone yet; stackd keeps deleting it."),
+        *(WAIT, MOMENT),
+    )
+    NOT_READY = "not_ready", 503, "Of `GET /readyz`: something does not work; see `reasons`.", WAIT
+
+
+def of_status(status: int) -> ErrorCode:
+    """The general code of a status."""
+    return _GENERAL.get(status, ErrorCode.INTERNAL_ERROR if status >= 500 else ErrorCode.INVALID_REQUEST)
+
+
+_GENERAL: Final = {code.status: code for code in reversed(ErrorCode)} | {
+    404: ErrorCode.NOT_FOUND,
+    403: ErrorCode.PERMISSION_DENIED,
+}

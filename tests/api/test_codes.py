@@ -1,0 +1,110 @@
+"""Every error has a code, and the codes are described where programs and people look for them."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from stackd import errors
+from stackd.codes import ErrorCode, of_status
+from tests.api.test_templates import WEB, folder_with
+from tests.harness import Harness, harness, seed
+from tests.unit.web.test_openapi import DESCRIBED
+
+ROOT = Path(__file__).parents[2]
+OLDER = {
+    errors.NoNodePort: "no_node_port",
+    errors.NoRoom: "no_room",
+    errors.QuotaExceeded: "quota_exceeded",
+    errors.LabelLimitReached: "label_limit_reached",
+    errors.InvalidPodSpec: "invalid_pod_spec",
+    errors.LimitRangeViolation: "limit_range_violation",
+    errors.Conflict: "conflict",
+    errors.ClusterUnavailable: "cluster_unavailable",
+}
+"""The outcomes of creates that the metrics had before there were codes."""
+
+
+def test_an_error_has_the_code_that_the_metrics_have() -> None:
+    assert {kind: kind.code for kind in OLDER} == OLDER
+
+
+def test_each_code_is_the_code_of_an_error_and_of_its_status() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "stackd").rglob("*.py") if path.name != "codes.py")
+    general = {of_status(status) for status in (404, 408, 413)}
+    for code in ErrorCode:
+        assert f"ErrorCode.{code.name}" in source or f'"{code}"' in source or code in general, code
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", code)
+        assert 400 <= code.status < 600
+        assert of_status(code.status).status == code.status
+
+
+def test_the_document_lists_the_codes_and_says_that_there_may_be_more() -> None:
+    schema = DESCRIBED["components"]["schemas"]["ErrorCode"]
+    assert schema["enum"] == list(ErrorCode)
+    assert "may add codes" in schema["description"]
+    for name in ("Error", "JobError"):
+        fields = DESCRIBED["components"]["schemas"][name]
+        assert (list(fields["properties"])[:3].count("code"), "code" in fields["required"]) == (1, True)
+
+
+def test_the_page_of_the_errors_is_made_from_the_codes() -> None:
+    """After a change: .venv/bin/python deb/manpage.py errors >docs/errors.md"""
+    assert (ROOT / "docs" / "errors.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))[
+        "errors_page"
+    ]()
+
+
+def test_what_players_may_read_names_no_key_field_or_object() -> None:
+    for code in ErrorCode:
+        assert not re.search(r"limits|stack|label|node|port|quota|Kubernetes|`", code.players.replace("stopp", "")), (
+            code
+        )
+
+
+REFUSED = {
+    "POST /stacks": ("invalid_request", b"{"),
+    "POST /stacks?colour=red": ("unknown_parameter", {}),
+    "POST /stacks/batch-delete": ("unknown_field", {"stack_id": "stack-1"}),
+    "POST /stacks/batch": ("invalid_request", {"action": "remove", "stack_ids": ["stack-1"]}),
+    "POST /stacks/stack-1/extend": ("stack_not_found", {"ttl": "1h"}),
+    "GET /stacks/batch/job-1": ("job_not_found", None),
+    "GET /nothing": ("not_found", None),
+    "PUT /stacks": ("method_not_allowed", None),
+    "POST /takeover": ("not_standby", None),
+}
+
+
+async def test_programs_tell_errors_apart_by_their_codes(tmp_path: Path) -> None:
+    settings = {
+        **folder_with(tmp_path, web_1=WEB),
+        "STACKD_LIMITS__REQUIRED_LABELS": "team",
+        "STACKD_LIMITS__STACKS_PER_LABEL": "team=1",
+    }
+    async with harness(tmp_path, settings) as at:
+        for request, (code, body) in REFUSED.items():
+            method, path = request.split(" ")
+            assert (await at.call(method, path, body)).code == code, request
+        assert (await at.call("GET", "/stacks", key="sk-wrong")).code == "unauthenticated"
+        for code, more in (
+            ("labels_required", {}),
+            ("template_not_found", {"template": "web-9"}),
+            ("invalid_pod_spec", {"labels": {"team": "7"}, "pod_spec": "kind: Job"}),
+        ):
+            body = more if "template" in more else seed() | more
+            assert (await at.call("POST", "/stacks", body)).code == code
+        stack_id = (await at.create(labels={"team": "7"}))["stack_id"]
+        again = await at.call("POST", "/stacks", seed() | {"labels": {"team": "7"}})
+        assert (again.code, again.json["stack_id"]) == ("label_limit_reached", stack_id)
+        too_long = await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "23h"})
+        assert too_long.code == "too_long_a_life"
+
+
+@pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31001")
+async def test_the_code_of_a_full_range_is_the_outcome_in_the_metrics(at: Harness) -> None:
+    await at.create()
+    assert (await at.call("POST", "/stacks", seed())).code == "no_node_port"
+    assert await at.metric("stackd_creates_total", outcome="no_node_port") == 1
