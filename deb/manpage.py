@@ -62,7 +62,7 @@ a batch job's `errors` has a `code`, too.
 
 | beside them | |
 |---|---|
-| `reasons` | of a 400: each mistake with its `path`, its `line` in the pod spec's text (or null) and a `text`, in the order of the lines |
+| `reasons` | of a 400: each mistake, with `path`, `line` in the pod spec (or null) and `text`, in the order of the lines |
 | `stack_id` | of `label_limit_reached`: the existing stack |
 | `detail` | what Kubernetes, the scheduler or a socket reported, for whoever runs stackd |
 | `player_message` | what a player may read |
@@ -70,8 +70,8 @@ a batch job's `errors` has a `code`, too.
 ## What players may read
 
 Show a player `player_message`, and nothing else of an error: `error` and `detail` name configuration keys, ids and machines. An
-error has it if waiting helps, or something that the player does. Without it, the platform or its operator has to act: log `error`,
-and show a sentence of your own, such as "Something is wrong with this challenge. Tell the organisers."
+error has it if waiting helps, or something that the player does. Without it, the platform or its operator has to act: log
+`error`, and show a sentence of your own, such as "Something is wrong with this challenge. Tell the organisers."
 
 ## All codes
 

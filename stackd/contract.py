@@ -384,6 +384,20 @@ class JobOfMany(Body):
 
 
 @body
+class JobDryRun(Body):
+    """What a job would do: nothing has changed, and no job was started."""
+
+    dry_run: Literal[True] = doc("Always true.", default=True)
+    action: JobAction = doc("What it would do with each stack.")
+    ttl: str = doc("By how much it would extend, if it would.", DURATION, default="")
+    total: int = doc("How many ids it would have.")
+    not_found: int = doc("How many of them belong to no stack.")
+    stack_ids: tuple[str, ...] = doc("The stacks that it would change, as they are now.")
+
+    optional = ("ttl",)
+
+
+@body
 class Job(Body):
     """A batch-delete job. At its end `total` = `deleted` + `not_found` + `failed`."""
 

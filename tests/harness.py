@@ -90,7 +90,7 @@ class Reply:
         """The error text of an error response; it may have only the documented fields beside it."""
         body = self.json
         assert list(body)[:2] == ["error", "code"], body
-        assert ErrorCode(body["code"]).status == self.status, body
+        assert {code: code.status for code in ErrorCode}[body["code"]] == self.status, body
         assert body.keys() <= {"error", "code", "player_message", "detail", "reasons", "stack_id"}, body
         return str(body["error"])
 

@@ -214,8 +214,6 @@ def _parse_entries(entries: list[object], reasons: Reasons) -> list[TargetPort]:
     for index, entry in enumerate(entries):
         path = f"target_port[{index}]"
         fields = decode_target_port(entry, path, reasons) or {}
-        if isinstance(entry, dict) and entry.get("route", "") is None:
-            reasons.add(f"{path}.route", "must be a string, not null")
         number, protocol, route = (fields.get(name) for name in ("container_port", "protocol", "route"))
         if number is None or protocol is None:
             continue

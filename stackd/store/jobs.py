@@ -114,19 +114,14 @@ def create(
     way for it (``ITEMS_PER_KEY``). Raises ``TooManyRequests`` if the unfinished ones alone are too many; ``Conflict`` if the
     claim's key is in use.
     """
-    if request.labels:
-        all_ = {**request.labels, **request.among}
-        # What is being created or deleted can only be deleted.
-        deletes = request.action is JobAction.DELETE
-        ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
-    known = [stack_id for (stack_id,) in tx.rows(KNOWN, (id_array(ids),))]
+    total, known = chosen(tx, ids, request)
     _make_way(tx, request.by, len(known))
     job = Job(
         job_id=job_id,
         status=JobStatus.QUEUED if known else JobStatus.COMPLETED,
-        total=len(ids),
+        total=total,
         done=0,
-        not_found=len(ids) - len(known),
+        not_found=total - len(known),
         failed=0,
         errors=(),
         created_at=tx.now,
@@ -143,6 +138,16 @@ def create(
     if claim is not None:
         rows.insert_claim(tx, replace(claim, job_id=job_id, status=rows.ACCEPTED))
     return _put(tx, job)
+
+
+def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[int, list[str]]:
+    """How many ids a job of this request would have now, and those of them that belong to clients' stacks."""
+    if request.labels:
+        all_ = {**request.labels, **request.among}
+        # What is being created or deleted can only be deleted.
+        deletes = request.action is JobAction.DELETE
+        ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
+    return len(ids), [stack_id for (stack_id,) in tx.rows(KNOWN, (id_array(ids),))]
 
 
 def _make_way(tx: Transaction, key: str, items: int) -> None:
@@ -322,6 +327,7 @@ class Jobs(View[Job], Table):
         return [job for job in self.ordered() if not job.finished]
 
     create = operation(create, grows=True)
+    chosen = operation(chosen, writes=False)
     pending_items = operation(pending_items, writes=False)
     begin_items = operation(begin_items)
     finish_items = operation(finish_items)

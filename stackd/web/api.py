@@ -95,25 +95,21 @@ class Api:
 class ApiCall:
     """One request and the API key that it carries.
 
-    ``exceeded`` is set if the key has exceeded its rate limit, but the request may have an earlier answer
-    (``Route.replays``).
+    ``parameters`` is the query. ``exceeded`` is set if the key has exceeded its rate limit, but the request may have an
+    earlier answer (``Route.replays``).
     """
 
     api: Api
     request: web.Request
     key: ApiKey
     route: Route
+    parameters: Parameters
     exceeded: TooManyRequests | None = None
 
     @property
     def view(self) -> View:
         """What the key may see."""
         return View(context=self.api.context, key=self.key)
-
-    @property
-    def parameters(self) -> Parameters:
-        """The query. Raises InvalidRequest."""
-        return Parameters(self.request, self.route.query)
 
     @property
     def stack_id(self) -> str:
@@ -151,7 +147,8 @@ class Answer:
 class Route:
     """One line of the route table. The handler's name and docstring are the id and the description of the operation.
 
-    Pages for browsers have no ``tag``, and are not described. ``public``: it holds no data and needs no key.
+    ``query`` and ``body`` are all that it takes; a route without ``body`` takes none, or an empty object. Pages for browsers
+    have no ``tag``: they are not described, and ignore both. ``public``: it holds no data and needs no key.
     ``streams``: it ends when its client leaves, which is no failure. ``replays``: it repeats the first answer for a
     request with the same Idempotency-Key. ``standby``: a stackd that does not own the stacks serves it, too. ``asks``:
     it changes nothing although its method is not GET. ``early``: it is served even while the file may lack stacks that

@@ -28,7 +28,8 @@ from stackd.web import activity, events, exposition, listing, openapi, pages, st
 from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
-from stackd.web.requests import check_coding
+from stackd.web.parameters import NO_PARAMETERS, Parameters
+from stackd.web.requests import check_coding, parse_object
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
@@ -111,6 +112,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
     ownership, gate, fence = api.context.gate.ownership, api.context.gate, api.context.fence
+    parameters_of, takes_no_body = _reader(route), bool(route.tag) and route.body is None
     ended = _ended(route, api.context.metrics.route(route.method, route.path), api)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -131,7 +133,12 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 raise NotOwner(ownership.standby)
             if store.incomplete and not early:
                 await gate.stacks_known()
-            answering = handler(ApiCall(api=api, request=request, key=key, route=route, exceeded=exceeded))
+            call = ApiCall(
+                api=api, request=request, key=key, route=route, parameters=parameters_of(request), exceeded=exceeded
+            )
+            if takes_no_body and request.body_exists:
+                await _require_no_body(call)
+            answering = handler(call)
             response = await (api.change(answering) if changes else answering)
             if changes and response.status < 400:
                 fence.require()  # otherwise another stackd may have taken over, without the change
@@ -141,16 +148,36 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
             response = problem_of(error if public else gate.reported(error))
-        if api.draining or (response.status >= 400 and not request.content.is_eof()):
-            _close_after(request, response)
+        _close_if_due(request, response, draining=api.draining)
         ended(request, response.status, started)
         return response
 
     return guarded
 
 
-def _close_after(request: web.Request, response: web.StreamResponse) -> None:
-    """Close the connection after this response: the rest of a refused body is not wanted."""
+def _reader(route: Route) -> Callable[[web.Request], Parameters]:
+    """Return the function that reads the query of the route's requests. It raises InvalidRequest."""
+    if not route.tag:
+        return lambda _: NO_PARAMETERS
+    required = any(each.required for each in route.query)
+
+    def read(request: web.Request) -> Parameters:
+        if not (required or request.query_string):
+            return NO_PARAMETERS
+        return Parameters(request.query.items(), route.query)
+
+    return read
+
+
+async def _require_no_body(call: ApiCall) -> None:
+    if body := await stacks.read_body(call):
+        parse_object(body, None)
+
+
+def _close_if_due(request: web.Request, response: web.StreamResponse, *, draining: bool) -> None:
+    """Close the connection after this response if stackd stops, or the rest of a refused body is not wanted."""
+    if not draining and (response.status < 400 or request.content.is_eof()):
+        return
     response.force_close()
     if (
         response.status >= 400

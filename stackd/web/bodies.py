@@ -25,7 +25,7 @@ from stackd.clock import NANOSECONDS
 from stackd.clock import from_nanoseconds as rfc3339
 from stackd.contract import Body, default_of, fields_of, is_body, is_optional
 from stackd.lifecycle.context import Context
-from stackd.model import ACTIVE_STATUSES, Job, JobAction, PortMapping, RoutedPort, Stack
+from stackd.model import ACTIVE_STATUSES, Job, JobAction, JobRequest, PortMapping, RoutedPort, Stack
 from stackd.store import Store
 from stackd.units import format_duration
 
@@ -38,7 +38,7 @@ def time_of(nanoseconds: int | None) -> Any:
     return None if nanoseconds is None else rfc3339(nanoseconds)
 
 
-def length_of(job: Job) -> str:
+def length_of(job: Job | JobRequest) -> str:
     """By how much a job extends; empty if it does not."""
     return format_duration(job.ttl / NANOSECONDS) if job.action is JobAction.EXTEND else ""
 

@@ -26,11 +26,11 @@ from stackd.model import Job, JobAction, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
-from stackd.web.bodies import RENDER_AT_ONCE, in_turns, read_entries, rendered_entries
+from stackd.web.bodies import RENDER_AT_ONCE, in_turns, length_of, read_entries, rendered_entries
 from stackd.web.idempotency import StoredResponse
-from stackd.web.parameters import FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
+from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
-from stackd.web.stacks import STACKS, first_answer
+from stackd.web.stacks import STACKS, Run, first_answer, unrepeated
 
 BATCH = "Batch jobs"
 LARGEST_PAGE = 1000
@@ -39,6 +39,7 @@ STREAM_ABOVE = 256 * 1024
 LONGEST_PIECE = 128 * 1024
 """How much of a long list is written at a time. A reader who does not read holds as much memory."""
 
+WOULD: Final = Answer("With `dry_run`: what it would do.", contract.JobDryRun)
 OPEN: Final = b'{"stacks":['
 CLOSE: Final = b"]}"
 
@@ -138,7 +139,8 @@ async def listed(begin: bytes, entries: AsyncGenerator[bytes, None], end: bytes)
     "/stacks",
     BATCH,
     Answer("The job.", contract.JobOfMany, status=202, job="getBatchDelete"),
-    query=(replace(LABEL, required=True), *FILTERS[1:]),
+    WOULD,
+    query=(replace(LABEL, required=True), *FILTERS[1:], DRY_RUN),
 )
 async def delete_stacks(call: ApiCall) -> web.Response:
     """Delete all stacks with a label.
@@ -148,9 +150,8 @@ async def delete_stacks(call: ApiCall) -> web.Response:
     parameters = call.parameters
     selection = StackSelection(parameters)
     ids = [stack.stack_id async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
-    job = await call.api.batch.submit(ids, JobRequest(by=call.key.name))
-    call.request[JOB_ID] = job.job_id
-    return json_response(bodies.accepted_many_body(job), status=202)
+    answer = await _begun(call, ids, JobRequest(by=call.key.name), None, bodies.accepted_many_body)
+    return json_response(answer.body, answer.status)
 
 
 @route(
@@ -158,6 +159,8 @@ async def delete_stacks(call: ApiCall) -> web.Response:
     "/stacks/batch-delete",
     BATCH,
     Answer("The job.", contract.JobAccepted, status=202, job="getBatchDelete"),
+    WOULD,
+    query=(DRY_RUN,),
     body=contract.BatchDelete,
     replays=True,
 )
@@ -173,7 +176,7 @@ async def batch_delete(call: ApiCall) -> web.Response:
         ids = requests.stack_ids(fields, max_ids)
         return await _begun(call, ids, JobRequest(by=call.key.name), claim, bodies.accepted_body)
 
-    return await first_answer(call, run, partial(_about_job, call, bodies.accepted_body))
+    return await _answered(call, run, bodies.accepted_body)
 
 
 @route(
@@ -181,6 +184,8 @@ async def batch_delete(call: ApiCall) -> web.Response:
     "/stacks/batch",
     BATCH,
     Answer("The job.", contract.JobOfMany, status=202, job="getBatch"),
+    WOULD,
+    query=(DRY_RUN,),
     body=contract.Batch,
     replays=True,
 )
@@ -198,15 +203,36 @@ async def batch(call: ApiCall) -> web.Response:
         ids, request = requests.batch(body, call.api.context.config, call.key)
         return await _begun(call, ids, request, claim, bodies.accepted_many_body)
 
-    return await first_answer(call, run, partial(_about_job, call, bodies.accepted_many_body))
+    return await _answered(call, run, bodies.accepted_many_body)
+
+
+async def _answered(call: ApiCall, run: Run, render: Callable[[Job], bytes]) -> web.Response:
+    if call.parameters.get(DRY_RUN):
+        return await unrepeated(call, run)
+    return await first_answer(call, run, partial(_about_job, call, render))
 
 
 async def _begun(
     call: ApiCall, ids: list[str], request: JobRequest, claim: Claim | None, render: Callable[[Job], bytes]
 ) -> StoredResponse:
+    if call.parameters.get(DRY_RUN):
+        return await _tried(call, call.view.of_job(ids), request)
     job = await call.api.batch.submit(call.view.of_job(ids), request, claim)
     call.request[JOB_ID] = job.job_id
     return StoredResponse(status=202, body=render(job))
+
+
+async def _tried(call: ApiCall, ids: list[str], request: JobRequest) -> StoredResponse:
+    """What the job would do."""
+    total, found = await call.api.context.store.jobs.chosen(ids, request)
+    body = contract.JobDryRun(
+        action=request.action.value,
+        ttl=length_of(request),
+        total=total,
+        not_found=total - len(found),
+        stack_ids=tuple(found),
+    )
+    return StoredResponse(status=200, body=bodies.encode(body))
 
 
 async def _about_job(call: ApiCall, render: Callable[[Job], bytes], claim: Claim) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 import orjson
 from aiohttp import web
 
-from stackd import __version__
+from stackd import __version__, contract
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import Body, fields_of, is_body, is_optional
@@ -38,10 +38,12 @@ Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to li
 Every error is `{"error": "<sentence>", "code": "<code>"}`: the sentence is for people and may change, the code is for programs
 and stays. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of each), a 409 for a label's limit the
 `stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs stackd. A player may read
-`player_message`, and nothing else of an error. A 429 or 503 has `Retry-After`: when to try again. Times are RFC 3339 in UTC with
-up to nine fraction digits. Bodies are read as JSON whatever their Content-Type says. A compressed body is a 415, a field given
-twice in an object a 400, a method that a path does not have a 405 with `Allow`. Every answer has an `X-Request-ID`, the
-client's own if it sent one. The log has it too."""
+`player_message`, and nothing else of an error. A 429 or 503 has `Retry-After`: when to try again.
+
+A request may have only what is described here, and a route without a body takes none, or `{}`; null stands for absent. Answers
+may get new fields, and enumerations new values. Times are RFC 3339 in UTC with up to nine fraction digits. Bodies are read as
+JSON whatever their Content-Type says. A compressed body is a 415, a field given twice in an object a 400, a method that a path
+does not have a 405 with `Allow`. Every answer has an `X-Request-ID`, the client's own if it sent one. The log has it too."""
 
 SCOPES = """\
 A key of scope `admin` may do everything. One of scope `read` may read everything, including pod specs and logs. One of scope
@@ -80,29 +82,33 @@ ERRORS: Final = {
     503: "Not possible now; `error` says why: no capacity (node ports, quota, nodes), Kubernetes is unreachable, "
     "a brake is on, or stackd is stopping.",
 }
+MORE: Final = " Later versions may have more values."
 PATH_PARTS: Final = {"stack_id": ("A stack's id.", examples.STACK_ID), "job_id": ("A job's id.", examples.JOB_ID)}
 NAMED: Final[Mapping[str, Schema]] = {
     "StackId": {"type": "string", "description": "A stack's id.", "examples": [examples.STACK_ID]},
     "StackStatus": {
         "type": "string",
         "description": "`creating`: the pod may not be running yet. `running`: ready to accept traffic. `stopped`: the pod "
-        "has ended or was stopped. `failed`: it failed to start or to run. `node_deleted`: its node is gone.",
+        "has ended or was stopped. `failed`: it failed to start or to run. `node_deleted`: its node is gone." + MORE,
         "enum": list(StackStatus),
     },
     "ErrorCode": {
         "type": "string",
-        "description": "What a program decides by. A later version may add codes: treat an unknown one by the status.\n\n"
-        + "\n".join(f"- `{code}` ({code.status}): {code.about}" for code in ErrorCode),
+        "description": "\n".join(f"- `{code}` ({code.status}): {code.about}" for code in ErrorCode)
+        + "\n\nTreat one that you do not know by the status."
+        + MORE,
         "enum": list(ErrorCode),
     },
     "JobStatus": {
         "type": "string",
         "description": "`queued`: waits to start. `running`: in progress. `completed`: finished, see the counts. "
-        "`failed`: finished, and every id failed.",
+        "`failed`: finished, and every id failed." + MORE,
         "enum": list(JobStatus),
     },
 }
 """Schemas of single values; fields of ``contract`` name them as their description."""
+
+OF_REQUESTS: Final = (contract.Create, contract.TargetPort, contract.Extend, contract.Batch, contract.BatchDelete)
 
 PLAIN: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -204,13 +210,11 @@ def _operation(each: Route, *, public: bool) -> Schema:
 
 def _errors(each: Route, *, public: bool) -> set[int]:
     """The statuses of errors that the route can answer."""
-    errors = {*each.errors, 431, 500, 503, *((409, 422) if each.replays else ())}
+    errors = {*each.errors, 400, 408, 413, 415, 431, 500, 503, *((409, 422) if each.replays else ())}
     if not public:
         errors |= {401, 429}
         for_all = each.method in SAFE_METHODS and each.path in METRICS_PATHS - OPERATOR_PATHS
         errors |= set() if for_all else {403}
-    errors |= {400, 408, 413, 415} if each.body else set()
-    errors |= {400} if each.query or each.replays else set()
     return errors | ({404} if "{" in each.path else set())
 
 
@@ -245,13 +249,15 @@ def _shape(body: Shape | None) -> Schema:
     if body is None:
         return {"type": "string"}
     if isinstance(body, tuple):
-        return {"oneOf": [_shape(one) for one in body]}
+        return {"anyOf": [_shape(one) for one in body]}
     return _ref(body if isinstance(body, str) else body.__name__)
 
 
 def schemas(config: Config) -> dict[str, Schema]:
-    """All schemas by name, for these settings."""
-    schemas = {kind.__name__: _record(kind) for kind in Body.__subclasses__()}
+    """All schemas by name, for these settings. Those of requests are closed, those of answers open to later fields."""
+    schemas = {kind.__name__: _record(kind, closed=kind in OF_REQUESTS) for kind in Body.__subclasses__()}
+    schemas["TemplatePort"] = _record(contract.TargetPort, closed=False)
+    schemas["Template"]["properties"]["target_port"]["items"] = _ref("TemplatePort")
     stack = schemas.pop("Stack")
     fields = {name: schema for name, schema in stack["properties"].items() if name != "values"}
     schemas["StackCreated"] = stack | {"description": "The new stack."}
@@ -261,43 +267,55 @@ def schemas(config: Config) -> dict[str, Schema]:
         "properties": fields,
     }
     del schemas["StackEntry"]["required"]
-    schemas["TimelineEvent"]["properties"]["kind"]["enum"] = list(EventKind)
+    schemas["TimelineEvent"]["properties"]["kind"] |= {"enum": list(EventKind), "description": "What." + MORE}
     create, batch = schemas["Create"], schemas["Batch"]
     create |= {  # not as oneOf: of its alternatives, generators of clients make classes, or nothing
-        "if": {"required": ["template"]},
-        "then": {"not": {"anyOf": [{"required": ["target_port"]}, {"required": ["pod_spec"]}]}},
-        "else": {"required": ["pod_spec"]},
+        "if": _given("template"),
+        "then": {"not": {"anyOf": [_given("target_port"), _given("pod_spec")]}},
+        "else": _given("pod_spec"),
     }
     batch |= {
         "if": {"properties": {"action": {"const": "extend"}}},
-        "then": {"required": ["ttl"]},
-        "else": {"not": {"required": ["ttl"]}},
-        "oneOf": [{"required": ["stack_ids"]}, {"required": ["labels"]}],
+        "then": _given("ttl"),
+        "else": {"not": _given("ttl")},
+        "oneOf": [_given("stack_ids"), _given("labels")],
     }
     for one in (batch, schemas["BatchDelete"]):
         one["properties"]["stack_ids"]["maxItems"] = config.batch_delete.max_ids
     if names := list(config.limits.required_labels):
         create["required"] = ["labels"]
-        create["properties"]["labels"]["required"] = names
+        create["properties"]["labels"] |= {"type": "object", "required": names}
     create["properties"]["ttl"]["description"] += f" Now at most {format_duration(config.stacks.max_ttl)}."
     create["properties"]["pod_spec"]["description"] += f" Now {config.limits.pod_spec} bytes (`limits.pod_spec`)."
     if offered := list(config.routes.offered):
-        schemas["TargetPort"]["properties"]["route"]["enum"] = offered
+        schemas["TargetPort"]["properties"]["route"]["enum"] = [*offered, None]
     else:
         del schemas["TargetPort"]["properties"]["route"]
     return {**NAMED, **schemas}
 
 
-def _record(kind: type[Body]) -> Schema:
-    """An object with exactly these fields, in this order."""
+def _given(name: str) -> Schema:
+    """The condition that a request has the field, and not as null."""
+    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+
+
+def _record(kind: type[Body], *, closed: bool) -> Schema:
+    """An object with these fields in this order; a ``closed`` one has no others, and its optional ones may be null."""
     fields = fields_of(kind)
     required = [each.name for each in fields if not is_optional(kind, each)]
     properties = {each.name: _field(each) for each in fields}
+    for name, field in properties.items():
+        if closed and name not in required:
+            field["type"] = [field["type"], "null"]
+            field.update({"enum": [*field["enum"], None]} if "enum" in field else {})
+        elif not closed and "enum" in field:
+            field["description"] += MORE
     schema: Schema = {"type": "object", "description": (kind.__doc__ or "").replace("``", "`")}
     return (
         schema
         | ({"required": required} if required else {})
-        | {"properties": properties, "additionalProperties": False}
+        | {"properties": properties}
+        | ({"additionalProperties": False} if closed else {})
     )
 
 

@@ -1,16 +1,14 @@
 """Query parameters: what each one means and how its text is read; those that select stacks, and fields of them.
 
-A route declares its parameters, and OpenAPI describes them from that. Routes without parameters ignore the query. Routes
-with parameters refuse unknown ones, so that a mistyped filter never gets an unfiltered answer.
+A route declares its parameters, and OpenAPI describes them from that. Every route refuses others, so that a mistyped filter
+never gets an unfiltered answer; only the pages for browsers ignore the query.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Generic, TypeVar, overload
-
-from aiohttp import web
 
 from stackd.codes import ErrorCode
 from stackd.contract import LONGEST_NAME, NOTHING, STACK_FIELDS
@@ -54,10 +52,10 @@ class Parameter(Generic[T]):
 class Parameters:
     """The query of one request, which may have the ``declared`` parameters. A value that is given again is ignored."""
 
-    def __init__(self, request: web.Request, declared: Sequence[Parameter[Any]]) -> None:
+    def __init__(self, query: Iterable[tuple[str, str]], declared: Sequence[Parameter[Any]] = ()) -> None:
         self._values: dict[str, list[str]] = {}
         many = {each.name: each.many for each in declared if each.where == "query"}
-        for name, value in request.query.items():
+        for name, value in query:
             if name == PARAMETER:
                 continue
             if name not in many:
@@ -97,6 +95,9 @@ class Parameters:
             return parameter.read(value)
         except ValueError as error:
             raise InvalidRequest(f"{parameter.name} must be {error}, not {short(value)!r}") from error
+
+
+NO_PARAMETERS: Final = Parameters(())
 
 
 def flag(name: str, about: str) -> Parameter[bool]:
@@ -153,7 +154,8 @@ def seconds_of(text: str) -> float:
 
 def unknown(name: str, names: Sequence[str]) -> str:
     """A message about an unknown name: the name, shortened, and the nearest one that there is, or all of them."""
-    return repr(short(name)) + (did_you_mean(name, names) or f"; known are {', '.join(names)}")
+    known = f"; known are {', '.join(names)}" if names else "; there are none here"
+    return repr(short(name)) + (did_you_mean(name, names) or known)
 
 
 def short(name: str) -> str:
@@ -162,7 +164,8 @@ def short(name: str) -> str:
 
 
 def _unknown(name: str, names: Sequence[str]) -> str:
-    meant = next((instead for tried, instead in _OFTEN_TRIED.items() if name.lower() in tried), "")
+    tried = _OFTEN_TRIED.items() if LABEL.name in names else ()
+    meant = next((instead for those, instead in tried if name.lower() in those), "")
     return f"{short(name)!r}; {meant}" if meant else unknown(name, names)
 
 
@@ -200,6 +203,7 @@ FIELDS: Final = Parameter(
 LABEL: Final = labels("`key=value`, or `key` for any value. If repeated, a stack must match all of them.", "team=7")
 STATUS: Final = replace(one_of("status", "Any of these statuses.", list(StackStatus)), many=True)
 NODE: Final = named("node", "On this node.")
+DRY_RUN: Final = flag("dry_run", "`true` or `1`: say what would be done, and change nothing.")
 TEMPLATE: Final = named("template", "Made from this template.")
 FILTERS: Final = (LABEL, STATUS, NODE, TEMPLATE)
 

@@ -78,8 +78,9 @@ async def read(request: web.Request, max_body: int, timeout: float, count: Calla
         raise InvalidRequest("the request body is not valid HTTP: its encoding or its length is wrong") from exc
 
 
-def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) -> dict[str, Any]:
-    """The body as a JSON object with only fields of its kind and all required ones, whatever its Content-Type says."""
+def parse_object(body: bytes, kind: type[Body] | None, most_parts: int = MOST_PARTS) -> dict[str, Any]:
+    """The body as a JSON object with only fields of its kind and all required ones, whatever its Content-Type says. A field
+    that is null is left out. None is the kind without fields."""
     if sum(map(body.count, (b"{", b"[", b":"))) > most_parts:
         raise InvalidRequest(f"invalid request body: it has more than {most_parts} objects, lists and names")
     try:
@@ -88,7 +89,7 @@ def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) ->
         raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise InvalidRequest("invalid request body: a JSON object is expected")
-    fields = fields_of(kind)
+    fields = fields_of(kind) if kind else []
     names = [each.name for each in fields]
     for name in value:
         if name not in names:
@@ -96,9 +97,9 @@ def parse_object(body: bytes, kind: type[Body], most_parts: int = MOST_PARTS) ->
             raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_FIELD)
     _check_fields_once(body)
     for each in fields:
-        if not is_optional(kind, each):
+        if kind and not is_optional(kind, each):
             _require(value, each.name)
-    return value
+    return {name: given for name, given in value.items() if given is not None}
 
 
 def _require(fields: Mapping[str, Any], name: str) -> None:

@@ -29,7 +29,7 @@ from stackd.units import format_duration
 from stackd.web import bodies, requests
 from stackd.web.api import IDEMPOTENCY_KEY, STACK_ID, Answer, ApiCall, route
 from stackd.web.idempotency import Replayable, StoredResponse, check_key
-from stackd.web.parameters import Parameter, Parameters, flag, named, number, one_of, seconds_of
+from stackd.web.parameters import DRY_RUN, FIELDS, Parameter, Parameters, named, number, one_of, seconds_of
 from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response
 
@@ -42,7 +42,6 @@ DEFAULT_WAIT = 30.0
 LONGEST_WAIT = 60.0
 DEFAULT_TAIL = 200
 LONGEST_TAIL = 10_000
-DRY_RUN: Final = flag("dry_run", "`true` or `1`: validate here and in the cluster, and write nothing.")
 WAIT: Final = one_of(
     "wait", "Wait for this status before answering, or until the stack is deleted.", [*StackStatus, DELETED]
 )
@@ -78,10 +77,11 @@ DETAIL: Final = Answer("The stack.", "StackDetail")
 async def create_stack(call: ApiCall) -> web.Response:
     """Create a stack.
 
-    Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer again.
+    Answers when the pod is assigned to a node. A repetition with the same Idempotency-Key gets the first answer again. A dry
+    run asks the cluster, too.
     """
     if call.parameters.get(DRY_RUN):
-        return await _tried(call)
+        return await unrepeated(call, partial(_tried, call))
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         with call.api.limits.create(call.key.name):
@@ -92,10 +92,7 @@ async def create_stack(call: ApiCall) -> web.Response:
     return await first_answer(call, run)
 
 
-async def _tried(call: ApiCall) -> web.Response:
-    body = await read_body(call)
-    idempotency_key(call)
-    call.within_limits()
+async def _tried(call: ApiCall, body: bytes, _: Claim | None) -> StoredResponse:
     with call.api.limits.create(call.key.name):
         parsed = await requests.create_body(call.view, body)
         create_request = parsed.create_request
@@ -103,13 +100,12 @@ async def _tried(call: ApiCall) -> web.Response:
         with requests.refusals_located(parsed):
             await dry_run(call.api.context, create_request)
     spec = create_request.spec
-    return json_response(
-        contract.DryRun(
-            pod_spec=spec.text,
-            requested_cpu_milli=spec.requested_cpu_milli,
-            requested_memory_bytes=spec.requested_memory_bytes,
-        )
+    answer = contract.DryRun(
+        pod_spec=spec.text,
+        requested_cpu_milli=spec.requested_cpu_milli,
+        requested_memory_bytes=spec.requested_memory_bytes,
     )
+    return StoredResponse(status=200, body=bodies.encode(answer))
 
 
 async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> StoredResponse:
@@ -135,13 +131,18 @@ async def _rendered(context: Context, stack: Stack, status: int) -> bytes:
     return bodies.created_body(stack) if status == 201 else bodies.detail_body(stack)
 
 
-@route("GET", "/stacks/{stack_id}", STACKS, DETAIL)
+@route("GET", "/stacks/{stack_id}", STACKS, Answer("The stack.", ("StackDetail", "StackEntry")), query=(FIELDS,))
 async def get_stack(call: ApiCall) -> web.StreamResponse:
     """Get a stack.
 
     From what stackd knows: it answers while Kubernetes is away, too.
     """
-    return ReadyAnswer(await call.api.bodies.detail(call.stack))
+    stack, fields = call.stack, call.parameters.get(FIELDS)
+    if not fields:
+        return ReadyAnswer(await call.api.bodies.detail(stack))
+    if "pod_spec" in fields:
+        stack = await call.api.context.store.stacks.with_pod_spec(stack)
+    return json_response(bodies.encoder(contract.Stack, fields)(stack))
 
 
 @route(
@@ -157,8 +158,8 @@ async def get_stack_status(call: ApiCall) -> web.StreamResponse:
     With `wait`, answers as soon as the stack has that status or can no longer reach it. `wait=deleted` answers as the
     delete does once the stack is gone.
     """
-    if call.request.query_string and (query := call.parameters):
-        return await _awaited_status(call, query)
+    if call.parameters:
+        return await _awaited_status(call, call.parameters)
     return ReadyAnswer(call.api.bodies.status(call.stack))
 
 
@@ -220,9 +221,21 @@ async def read_body(call: ApiCall) -> bytes:
     return await requests.read(call.request, config.server.max_body, config.limits.slow_client_timeout, count)
 
 
+Run = Callable[[bytes, Claim | None], Awaitable[StoredResponse]]
+
+
+async def unrepeated(call: ApiCall, run: Run) -> web.Response:
+    """The answer of ``run`` to the request's body, which changes nothing: an Idempotency-Key is checked and not used."""
+    body = await read_body(call)
+    idempotency_key(call)
+    call.within_limits()
+    answer = await run(body, None)
+    return json_response(answer.body, answer.status)
+
+
 async def first_answer(
     call: ApiCall,
-    run: Callable[[bytes, Claim | None], Awaitable[StoredResponse]],
+    run: Run,
     render: Callable[[Claim], Awaitable[bytes]] | None = None,
     *,
     resumes: bool = False,

@@ -20,8 +20,8 @@ from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web import requests
 from stackd.web.api import Answer, Api, ApiCall, route
-from stackd.web.bodies import stats_body, time_of
-from stackd.web.parameters import Parameter, number
+from stackd.web.bodies import in_turns, stats_body, time_of
+from stackd.web.parameters import FILTERS, Parameter, StackSelection, number
 from stackd.web.responses import json_response
 from stackd.web.stacks import STACKS, read_body
 
@@ -160,15 +160,17 @@ async def take_over(call: ApiCall) -> web.Response:
     return json_response(contract.Takeover(asked=await call.api.context.gate.ownership.ask_for()), status=202)
 
 
-@route("GET", "/stats", HEALTH, Answer("Counts.", contract.Stats))
+@route("GET", "/stats", HEALTH, Answer("Counts.", contract.Stats), query=FILTERS)
 async def stats(call: ApiCall) -> web.Response:
-    """Counts over all stacks.
+    """Counts over all stacks, or over those that the filters select.
 
-    Stacks, ports and reservations, from memory. A tenant's key counts its own stacks.
+    Stacks, ports and reservations, from memory. A tenant's key counts its own stacks. With a filter, stacks that wait in
+    pools count for nothing.
     """
-    if not call.key.tenant:
+    selection = StackSelection(call.parameters)
+    if not (call.key.tenant or selection):
         return json_response(call.api.bodies.stats())
-    stacks = call.view.stacks()
+    stacks = [stack async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
     return json_response(stats_body(stacks, sum(len(one.node_ports) for one in stacks if one.ports_held)))
 
 
@@ -244,14 +246,15 @@ async def get_capacity_for(call: ApiCall) -> web.Response:
     return json_response(capacity(call.api.context, need))
 
 
-@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates))
+@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates), query=FILTERS)
 async def list_templates(call: ApiCall) -> web.Response:
     """List the templates.
 
     What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, and
-    counts its own stacks.
+    counts its own stacks. The filters choose the stacks that are counted, not the templates.
     """
-    stacks = Counter((stack.template, stack.status) for stack in call.view.stacks())
+    selection = StackSelection(call.parameters)
+    stacks = Counter((one.template, one.status) for one in call.view.stacks() if selection.matches(one))
     entries = (_template(call.api, each, stacks) for each in call.view.templates().values())
     return json_response(contract.Templates(templates=tuple(entries)))
 

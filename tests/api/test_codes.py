@@ -15,7 +15,7 @@ from tests.harness import Harness, harness, seed
 from tests.unit.web.test_openapi import DESCRIBED
 
 ROOT = Path(__file__).parents[2]
-OLDER = {
+OLDER: dict[type[errors.StackdError], str] = {
     errors.NoNodePort: "no_node_port",
     errors.NoRoom: "no_room",
     errors.QuotaExceeded: "quota_exceeded",
@@ -45,7 +45,7 @@ def test_each_code_is_the_code_of_an_error_and_of_its_status() -> None:
 def test_the_document_lists_the_codes_and_says_that_there_may_be_more() -> None:
     schema = DESCRIBED["components"]["schemas"]["ErrorCode"]
     assert schema["enum"] == list(ErrorCode)
-    assert "may add codes" in schema["description"]
+    assert "Later versions may have more values" in schema["description"]
     for name in ("Error", "JobError"):
         fields = DESCRIBED["components"]["schemas"][name]
         assert (list(fields["properties"])[:3].count("code"), "code" in fields["required"]) == (1, True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from stackd.codes import LATER
 from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools

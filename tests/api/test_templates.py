@@ -110,7 +110,7 @@ async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> N
     for body, words in (
         ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),
         ({"template": 7}, "template must be a string"),
-        ({"template": None}, "template must be a string"),
+        ({"template": None}, "pod_spec is required"),
         (BODY | seed(), "template and target_port exclude each other"),
         (BODY | {"pod_spec": "x"}, "template and pod_spec exclude each other"),
         (BODY | {"labels": {f"k{number}": "v" for number in range(16)}}, "18 labels; 16 at most"),
