@@ -146,9 +146,11 @@ async def test_an_existing_stack_stays_the_answer_to_its_key(at: Harness) -> Non
     existing, body, key = await at.create(OF_7), OF_7 | RETURN, {"Idempotency-Key": "k"}
     first = await at.call("POST", "/stacks", body, headers=key)
     assert (first.status, first.json["stack_id"]) == (200, existing["stack_id"])
-    await at.delete(existing["stack_id"])
     again = await at.call("POST", "/stacks", body, headers=key)
-    assert (again.status, again.text, again.headers["Idempotency-Replayed"]) == (200, first.text, "true")
+    assert (again.status, again.json["stack_id"]) == (200, existing["stack_id"])
+    assert again.headers["Idempotency-Replayed"] == "true"
+    await at.delete(existing["stack_id"])
+    await at.refused(409, f"{existing['stack_id']}, which is gone by now", "/stacks", body, headers=key)
     await at.refused(422, "", "/stacks", body | {"ttl": "5m"}, headers=key)
 
 
