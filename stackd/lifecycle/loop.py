@@ -31,6 +31,9 @@ SLOTS = 24
 IN_THE_BACKGROUND, RECORDS = 8, 4
 """At most so many expiries, so many of pools, and so many records are written at a time: nobody waits for them."""
 
+LOOKS_AT_ONCE, LOOK_SECONDS = 50, 0.005
+"""How many stacks are looked at in one go if all are, and when the next follow; a look takes some 0.1 ms."""
+
 RETRIES = RetryPolicy(first=0.5, longest=30.0)
 MOST_STEPS = 10  # more steps in a row mean that something in the cluster undoes what stackd does
 
@@ -82,8 +85,9 @@ class Loop:
             self.queue.add(stack_id, delay=delay)
 
     def wake_all(self) -> None:
-        """Have all stacks looked at, as after a start or a confirmation."""
-        self.wake(stack.stack_id for stack in self._stacks.ordered())
+        """Have all stacks looked at, as after a start or a confirmation; a few at a time, so that requests run in between."""
+        for number, stack in enumerate(self._stacks.ordered()):
+            self.queue.add(stack.stack_id, delay=number // LOOKS_AT_ONCE * LOOK_SECONDS)
 
     @property
     def is_late(self) -> bool:

@@ -11,7 +11,8 @@ adoption      the operations that adopt what the cluster's records say and the f
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
 audit         what concerns the operator and no stack
-identity      whose stacks the file holds, and how far its history goes
+identity, meta  whose stacks the file holds, and how far its history goes; the operations on that
+node_ports    which node ports may be handed out
 transaction   what an operation works with, how it becomes a method, how a row becomes a record, the committed records in
               memory, and SQLite's errors
 writer        the thread that commits all waiting operations together

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 from stackd.model import AuditEntry, AuditKind
 from stackd.store.history import ActivityFilter
-from stackd.store.identity import put
+from stackd.store.meta import put
 from stackd.store.transaction import Columns, Searched, Transaction, id_array, operation, search
 
 KEPT_OF_A_KIND = 1000

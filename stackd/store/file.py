@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from stackd.clock import NANOSECONDS, boot_id, from_nanoseconds
 from stackd.errors import StoreError
 from stackd.files import create_private
-from stackd.store import identity, rows, schema
+from stackd.store import identity, meta, rows, schema
 from stackd.store.identity import FileIdentity
 from stackd.store.transaction import is_damage, is_full, sentence
 
@@ -294,7 +294,7 @@ def _copy(source: Path, partial: Path) -> None:
         with closing(sqlite3.connect(partial, isolation_level=None)) as writer:
             reader.backup(writer)  # all pages in one step, so the copy is one snapshot
             writer.execute("PRAGMA journal_mode = DELETE")
-            identity.mark_copy(writer)
+            meta.mark_copy(writer)
             if verdict := _damage(writer):
                 raise StoreError(f"{source} is damaged ({verdict}); no copy was made")
 

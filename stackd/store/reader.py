@@ -16,7 +16,7 @@ from typing import TypeVar
 from stackd.clock import Clock
 from stackd.errors import StoreUnavailable
 from stackd.store.file import open_reader
-from stackd.store.reservations import Ports
+from stackd.store.node_ports import NodePorts
 from stackd.store.transaction import Counters, Transaction, unavailable
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Reader:
     """The thread, and its connection from the first search on."""
 
-    def __init__(self, path: Path, ports: Ports, clock: Clock) -> None:
+    def __init__(self, path: Path, ports: NodePorts, clock: Clock) -> None:
         self._path, self._ports, self._clock = path, ports, clock
         self._connection: sqlite3.Connection | None = None
         self._closed = False

@@ -9,7 +9,6 @@ facts in memory. The caller must know whether a pod can be relied on.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +18,6 @@ from stackd.errors import LabelLimitReached, MaxStacksReached, NoNodePort
 from stackd.model import (
     NO_LABELS,
     NO_LIMITS,
-    NODE_PORTS_REMEDY,
     EventKind,
     PortMapping,
     PortRange,
@@ -28,13 +26,12 @@ from stackd.model import (
     TimelineEvent,
 )
 from stackd.store import history, rows
+from stackd.store.node_ports import NodePorts
 from stackd.store.rows import Claim
 from stackd.store.transaction import Submit, Table, Transaction, labels_text, operation
 
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
-QUARANTINE_SECONDS = 600.0
-"""For how long a port that somebody else uses is not handed out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,82 +250,14 @@ def release(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     return rows.save(tx, [replace(stack, ports_held=False) for stack in over])
 
 
-class Ports(Table):
-    """The node ports of all stacks: how many are held, free, and set aside for a while; and the operations.
-
-    Which ports of the ``configured`` range are usable is a fact about the cluster, which a rollback does not undo. The
-    writer's thread changes it; the event loop follows which ports are held.
-    """
+class Ports(NodePorts, Table):
+    """The node ports, with the operations on them."""
 
     def __init__(
         self, configured: PortRange, monotonic: Callable[[], float], stacks: Iterable[Stack], submit: Submit
     ) -> None:
-        super().__init__(submit)
-        self.usable = self._configured = configured
-        self._cluster: PortRange | None = None
-        self._monotonic = monotonic
-        self._aside: dict[int, float] = {}
-        self.to_try: list[int] = []
-        self._held = {port for stack in stacks for port in stack.held_ports}
-
-    @property
-    def used(self) -> int:
-        """How many ports stacks hold, inside the range or not."""
-        return len(self._held)
-
-    @property
-    def free(self) -> int:
-        """How many ports are free."""
-        return len(self.usable) - sum(port in self.usable for port in self._held) - self.quarantined
-
-    @property
-    def quarantined(self) -> int:
-        """How many ports are set aside because somebody else in the cluster uses them."""
-        return sum(port in self.usable for port in self.aside() - self._held)
-
-    def follow(self, before: Stack | None, after: Stack | None) -> None:
-        """Count the ports of a stack that has changed."""
-        if before is None or after is None or (before.ports, before.ports_held) != (after.ports, after.ports_held):
-            self._held.difference_update(() if before is None else before.held_ports)
-            self._held.update(() if after is None else after.held_ports)
-
-    def restrict(self, cluster: PortRange) -> None:
-        """Only ports of the cluster's own range are usable from now on."""
-        self._cluster = cluster
-        self.usable = self._configured.common(cluster)
-        self.to_try = []
-
-    def set_aside(self, port: int) -> None:
-        """Do not hand out ``port`` for a while, whoever holds it now."""
-        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
-        self.to_try = []
-
-    @property
-    def candidates(self) -> list[int]:
-        """The ports that are free, in random order."""
-        free = {*range(self.usable.first, self.usable.last + 1)} - self._held - self.aside()
-        return random.sample(sorted(free), len(free))
-
-    def aside(self) -> frozenset[int]:
-        """The ports that are set aside now."""
-        now = self._monotonic()
-        return frozenset(port for port, until in self._aside.items() if until > now)
-
-    def refill(self, held: Collection[int]) -> None:
-        """Begin to try, in random order, the usable ports that are not ``held``."""
-        self.to_try = sorted(set(range(self.usable.first, self.usable.last + 1)).difference(held, self.aside()))
-        random.shuffle(self.to_try)
-
-    def why_none(self) -> str:
-        """The message when no port is available."""
-        usable, configured, cluster = self.usable, self._configured, self._cluster
-        if cluster is not None and not usable:
-            return f"no node port is available: {configured.mismatch(cluster)}; {NODE_PORTS_REMEDY}"
-        held = f"all {len(usable)} node ports in {usable} are in use"
-        if usable == configured:
-            return f"{held}; delete stacks or widen stacks.node_port_min/max"
-        rest = f"the rest of {configured} is outside the cluster's own range, {cluster}"
-        return f"{held}, and {rest}; delete stacks, or {NODE_PORTS_REMEDY}"
+        NodePorts.__init__(self, configured, monotonic, stacks)
+        Table.__init__(self, submit)
 
     async def put_aside(self, ports: Iterable[int]) -> None:
         """Do not hand out these ports for a while: others hold them."""

@@ -19,7 +19,8 @@ from stackd.errors import StackNotFound
 from stackd.model import Job, Observation, PortRange, Stack
 from stackd.store import adoption, audit, changes, history, jobs, reservations, rows
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
-from stackd.store.identity import ALL_META, FileIdentity, begin, begin_adoption, end_adoption, put, set_cluster
+from stackd.store.identity import ALL_META, FileIdentity
+from stackd.store.meta import begin, begin_adoption, end_adoption, put, set_cluster
 from stackd.store.reader import Reader
 from stackd.store.transaction import Submit, Table, Transaction, View, is_damage, operation
 from stackd.store.writer import Writer

@@ -14,17 +14,15 @@ from dataclasses import dataclass, field, fields
 from functools import wraps
 from operator import attrgetter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import orjson
 
 from stackd.errors import Conflict, StackdError, StoreUnavailable
 from stackd.metrics import Histogram
 from stackd.model import NO_LABELS, Job, Stack
-
-if TYPE_CHECKING:
-    from stackd.store.identity import FileIdentity
-    from stackd.store.reservations import Ports
+from stackd.store.identity import FileIdentity
+from stackd.store.node_ports import NodePorts
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -175,7 +173,7 @@ class Transaction:
 
     connection: sqlite3.Connection
     counters: Counters
-    ports: Ports
+    ports: NodePorts
     now: int
     sequence: int
     tight: bool = False

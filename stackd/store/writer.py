@@ -27,7 +27,7 @@ from stackd.clock import Clock
 from stackd.errors import StoreError, StoreUnavailable
 from stackd.store.file import Ballast, companion
 from stackd.store.identity import SEQUENCE, SET_META
-from stackd.store.reservations import Ports
+from stackd.store.node_ports import NodePorts
 from stackd.store.transaction import (
     Counters,
     Transaction,
@@ -73,7 +73,7 @@ class Writer:
 
     path: Path
     connection: sqlite3.Connection
-    ports: Ports
+    ports: NodePorts
     ballast: Ballast
     clock: Clock
     sequence: int
