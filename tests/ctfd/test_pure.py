@@ -109,6 +109,11 @@ def test_no_sentence_for_players_names_a_key_or_a_status(plugin: Any) -> None:
     later, never = {0: "SILENT", 429: "BUSY", 500: "SILENT", 503: "FULL"}, {400: "BROKEN", 401: "CLOSED", 403: "CLOSED"}
     for status, name in (later | never).items():
         assert answers.verdict("create", status) == answers.Verdict(getattr(answers, name), retry=status in later)
+    told = answers.verdict("create", 503, "There is no room.")
+    assert told == answers.Verdict("There is no room.", retry=True), "stackd's own message comes first"
+    assert answers.verdict("create", 400, "").sentence == answers.BROKEN
+    assert answers.diagnosis(400, "labels: x (limits.required_labels)").startswith("Template or pod spec")
+    assert answers.diagnosis(400, "anything", "labels_required") == "Limits: stackd requires other labels (anything)"
     assert answers.pause(9, 3600) == answers.LONGEST_PAUSE
 
 

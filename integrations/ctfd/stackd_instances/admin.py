@@ -133,7 +133,7 @@ def templates():
     db.session.remove()
     reply = stackd.call("GET", "/templates")
     if not reply.ok:
-        raise Refused(answers.diagnosis(reply.status, reply.detail), 502)
+        raise Refused(answers.diagnosis(reply.status, reply.detail, reply.code), 502)
     found = [
         {"name": one.get("name"), "generates": one.get("generates") or []} for one in reply.data.get("templates") or []
     ]
@@ -152,7 +152,7 @@ def test():
     db.session.remove()
     reply = stackd.call("GET", "/templates")
     generates = {one.get("name"): one.get("generates") or [] for one in reply.data.get("templates") or []}
-    text = f"{len(generates)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail)
+    text = f"{len(generates)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
     if not settings.text(settings.URL):
         text = settings.fixed(settings.URL) or "Address: there is none yet"
     lines = [{"ok": reply.ok, "text": text}]
@@ -172,5 +172,5 @@ def tried(stackd, site, fields, generates):
     if template and fields["stackd_flag_source"] == recipe.FROM_STACK and value not in generates[template]:
         return {"ok": False, "text": f"{fields['name']}: Templates: {template} generates no value {value}"}
     reply = stackd.call("POST", "/stacks", recipe.body(fields, labels), query=[("dry_run", "true")])
-    why = "would start" if reply.ok else answers.diagnosis(reply.status, reply.detail)
+    why = "would start" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
     return {"ok": reply.ok, "text": f"{fields['name']}: {why}"}

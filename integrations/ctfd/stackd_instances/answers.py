@@ -43,12 +43,12 @@ EVERYWHERE = {
 }
 
 
-def verdict(action: str, status: int) -> Verdict:
-    """What a refusal with this status means; 0 is no answer."""
+def verdict(action: str, status: int, player_message: str = "") -> Verdict:
+    """What a refusal with this status means; 0 is no answer. stackd's own message for players, if there is one, comes first."""
     found = REFUSALS.get("extend" if action == "grant" else action, {}).get(status) or EVERYWHERE.get(status)
     if found is None:
         found = Verdict(SILENT, retry=True) if status >= 500 else Verdict(BROKEN)
-    return found
+    return Verdict(player_message, found.retry) if player_message else found
 
 
 def pause(attempts: int, retry_after: int = 0) -> int:
@@ -56,19 +56,19 @@ def pause(attempts: int, retry_after: int = 0) -> int:
     return min(max(retry_after, 2 ** min(attempts, 4) // 2), LONGEST_PAUSE)
 
 
-def diagnosis(status: int, sentence: str) -> str:
+def diagnosis(status: int, sentence: str, code: str = "") -> str:
     """What is wrong, for organisers who test the connection."""
     what = {
+        "labels_required": "Limits: stackd requires other labels",
+        "templates_only": "Pod spec: the key creates stacks from templates only",
+        "template_not_found": "Templates: there is no such template",
+    }.get(code) or {
         0: "Address: no answer. Check the URL, and that CTFd's machine reaches it",
         401: "Key: stackd does not accept it. Check STACKD_KEY",
         403: "Scope: the key may not do this. It needs the scope tenant or admin",
-        404: "Templates: there is no such template",
+        400: "Template or pod spec",
         409: "Limits: a limit of stackd is reached",
         429: "Limits: stackd gets too many requests",
         503: "Capacity: stackd cannot create a stack now",
     }.get(status, f"stackd answered {status}")
-    if status == 403 and "pod_specs" in sentence:
-        what = "Pod spec: the key creates stacks from templates only"
-    if status == 400:
-        what = "Limits: stackd requires other labels" if "required_labels" in sentence else "Template or pod spec"
     return f"{what} ({sentence})" if sentence else what

@@ -26,6 +26,16 @@ class Reply:
     retry_after: int = 0
 
     @property
+    def code(self) -> str:
+        """The code of a refusal."""
+        return str(self.data.get("code") or "")
+
+    @property
+    def player_message(self) -> str:
+        """What players may read of a refusal; empty if there is nothing."""
+        return str(self.data.get("player_message") or "") if self.status >= 400 else ""
+
+    @property
     def ok(self) -> bool:
         """Whether stackd did what was asked."""
         return 200 <= self.status < 300

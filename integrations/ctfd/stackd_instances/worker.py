@@ -256,7 +256,7 @@ def keep_flag(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
 
 def refuse(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     """Try again later, or tell the player why not."""
-    found = answers.verdict(task.todo, reply.status)
+    found = answers.verdict(task.todo, reply.status, reply.player_message)
     # A restart is not repeated after a lost answer: it may have happened.
     retry = found.retry and now() - task.since < PATIENCE[task.todo] and (task.todo != "restart" or reply.status > 0)
     row.detail = f"{reply.status} {reply.detail}"[:2000]
@@ -317,7 +317,7 @@ def _seconds(moment: Any) -> int | None:
 
 def note_problem(what: str, reply: Reply) -> None:
     """Log a refusal with its detail, and show it on the admin page."""
-    text = f"{what}: {answers.diagnosis(reply.status, reply.detail)}"
+    text = f"{what}: {answers.diagnosis(reply.status, reply.detail, reply.code)}"
     log.warning("stackd did not %s", text)
     at = datetime.now(UTC).strftime("%H:%M:%S UTC")
     cache.set(PROBLEM, f"{at}: stackd did not {text}"[:1000], timeout=300)
