@@ -136,6 +136,10 @@ def is_ours(name: str) -> bool:
     return not name.startswith("STACKD_TEST_") and not _SERVICE_LINK.fullmatch(name)
 
 
+_NONE: Final[Mapping[Any, str]] = {tuple: "[]", Mapping: "{}"}
+"""How a list or table without entries is written."""
+
+
 def value_of(text: str, field: FieldInfo) -> object:
     """The text as a value of the field's kind; other text stays as it is, and the model refuses it."""
     kind = field.annotation
@@ -238,8 +242,14 @@ class Draft:
         for name in sorted(filter(is_ours, self.environment)):
             if name in variables:
                 section, key, info = variables[name]
-                self.raw[section][key] = value_of(self.environment[name], info)
+                text, none = self.environment[name], _NONE.get(get_origin(info.annotation))
                 self.origins[f"{section}.{key}"] = f"environment {name}"
+                if none and not text.strip(
+                    ", \t\n"
+                ):  # a variable that another one did not fill must not take rules away
+                    self.mistake((section, key), f"this is empty; set it to {none} if you mean none")
+                else:
+                    self.raw[section][key] = value_of(text, info)
             else:
                 suggestion = did_you_mean(name, [*variables, KEY_VARIABLE])
                 self._mistakes.append((_IN_NO_FILE, f"environment {name}: unknown key{suggestion}"))

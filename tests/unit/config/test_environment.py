@@ -53,6 +53,20 @@ def test_a_table_or_list_is_read_as_json_toml_or_words() -> None:
     assert [of(STACKD_STACKS__ADDRESS_TYPES=text).stacks.address_types for text in LISTS] == [LIST] * 3
 
 
+@pytest.mark.parametrize("empty", ["", "  ", ",", " , "])
+def test_an_empty_list_or_table_has_to_be_written_as_one(empty: str) -> None:
+    for name, none, value in (
+        ("STACKD_POLICY__DROP_CAPABILITIES", "[]", ()),
+        ("STACKD_STACKS__NODE_SELECTOR", "{}", {}),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            of(**{name: empty})
+        assert refused.value.mistakes[0].startswith(f"environment {name}: ")
+        assert refused.value.mistakes[0].endswith(f"this is empty; set it to {none} if you mean none")
+        section, key = name.removeprefix("STACKD_").lower().split("__")
+        assert getattr(getattr(of(**{name: none}), section), key) == value
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [
