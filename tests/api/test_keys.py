@@ -133,7 +133,7 @@ async def test_the_key_comes_first_and_what_is_refused_is_said_in_json(at: Harne
         for key, expected in (("", 401), ("X-API-KEY: sk-wrong\r\n", 401), (f"X-API-KEY: {KEY}\r\n", status)):
             raw = await say(at, f"{line}\r\n{key}Host: a\r\nConnection: close\r\n\r\n".encode())
             code, headers, body = parted(raw)
-            assert (int(code.split()[1]), list(json.loads(body))) == (expected, ["error", "code"]), raw
+            assert (int(code.split()[1]), list(json.loads(body))[:2]) == (expected, ["error", "code"]), raw
             own = {"content-type": "application/json", "cache-control": "no-store", "server": "stackd"}
             assert headers.items() >= own.items()
             assert "set-cookie" not in headers
