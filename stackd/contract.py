@@ -1,20 +1,21 @@
-"""The API's bodies as dataclasses: what each field means, and in which order fields are sent.
+"""The API's bodies as msgspec structs: what each field means, and in which order fields are sent.
 
 The server renders its answers with them, reads requests with them, and describes them in ``/openapi.json``. The client
 returns them. Times are RFC 3339 in UTC on the wire and aware datetimes in Python, which keep six of nine digits of a
-fraction. Imports no library: each program that uses ``stackd.client`` loads this.
+fraction. Imports nothing but msgspec: each program that uses ``stackd.client`` loads this.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal, TypeVar, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
+
+from msgspec import NODEFAULT, Meta, Struct, convert, structs
+from msgspec.structs import asdict, force_setattr, replace
 
 T = TypeVar("T")
 EPOCH = datetime.fromtimestamp(0, UTC)
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 StackStatus = Literal["creating", "running", "stopped", "failed", "node_deleted", "deleted"]
 """``deleted`` is not a status of the API: the client can wait for it, and then returns it."""
@@ -64,48 +65,70 @@ IDS = {
 }
 
 
-def nothing() -> Mapping[str, Any]:
-    """An empty mapping that is never changed."""
-    return NOTHING
+class Table(dict[str, T]):
+    """A mapping that is never changed, so it has a hash."""
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise TypeError(f"a {type(self).__name__} cannot be changed")
+
+    __setitem__ = __delitem__ = __ior__ = update = pop = popitem = setdefault = clear = _refuse
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> Any:
+        return type(self), (dict(self),)
 
 
-def doc(about: str, keywords: Mapping[str, Any] = NOTHING, /, *, nullable: bool = False, **options: Any) -> Any:
-    """A field of a body: its description, and the keywords of JSON Schema that its type does not say.
-
-    A ``nullable`` field may be null, which the client reads as its default.
-    """
-    return dataclasses.field(metadata={"about": about, "keywords": keywords, "nullable": nullable}, **options)
+NOTHING: Mapping[str, Any] = Table()
 
 
-@dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(doc, dataclasses.field))
-def body(cls: type[T]) -> type[T]:
-    """A dataclass that is never changed. It has the methods of ``Body``: those of a dataclass make the import slow."""
-    return dataclasses.dataclass(kw_only=True, init=False, eq=False, repr=False)(cls)
+def doc(about: str, keywords: Mapping[str, Any] = NOTHING, /) -> Meta:
+    """What a field means, and the keywords of JSON Schema that its type does not say. They are not checked in answers."""
+    return Meta(description=about, extra_json_schema=dict(keywords))
 
 
-@body
-class Body:  # noqa: PLW1641 - it may hold what has no hash
-    """The base of all bodies. ``raw`` is the JSON that a client has read, with the fields that a later stackd adds."""
+class Body(Struct, frozen=True, kw_only=True, dict=True):
+    """The base of all bodies, which are never changed."""
 
-    raw: Mapping[str, Any] = dataclasses.field(default_factory=nothing)
     optional: ClassVar[tuple[str, ...] | None] = None
     """The fields that are left out while they have their default; None: all that have one."""
 
-    def __init__(self, **values: Any) -> None:
-        for each in dataclasses.fields(self):
-            value = values.pop(each.name, dataclasses.MISSING)
-            if value is dataclasses.MISSING and (value := default_of(each)) is dataclasses.MISSING:
-                raise TypeError(f"{type(self).__name__} needs {each.name}")
-            vars(self)[each.name] = value
-        if values:
-            raise TypeError(f"{type(self).__name__} has no {', '.join(values)}")
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            if type(value := getattr(self, name)) in (dict, MappingProxyType):
+                force_setattr(self, name, Table(value))
 
-    def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and vars(other) == vars(self)
+    @property
+    def raw(self) -> Mapping[str, Any]:
+        """The JSON that a client has read, with the fields that a later stackd adds."""
+        raw: Mapping[str, Any] = self.__dict__.get("raw", NOTHING)
+        return raw
 
-    def __repr__(self) -> str:
-        shown = (f"{name}={value!r}" for name, value in vars(self).items() if name not in ("raw", "values"))
-        return f"{type(self).__name__}({', '.join(shown)})"
+    def replaced(self, **changes: Any) -> Self:
+        """The same with other values; ``raw`` stays."""
+        return _restored(replace(self, **changes), self.__dict__)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (type(self), asdict(self), dict(self.__dict__))
+
+
+B = TypeVar("B", bound=Body)
+
+
+def _restored(body: B, more: Mapping[str, Any]) -> B:
+    body.__dict__.update(more)
+    return body
+
+
+def _rebuilt(kind: type[B], values: Mapping[str, Any], more: Mapping[str, Any]) -> B:
+    return _restored(kind(**values), more)
 
 
 def is_body(kind: Any) -> bool:
@@ -113,70 +136,80 @@ def is_body(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, Body)
 
 
-def fields_of(kind: Any) -> list[dataclasses.Field[Any]]:
+class Field(NamedTuple):
+    """A field of a body in JSON. ``optional``: an answer may lack it. Without a ``default`` that is ``NODEFAULT``."""
+
+    name: str
+    kind: Any
+    about: str
+    keywords: Mapping[str, Any]
+    default: Any
+    optional: bool
+
+
+@cache
+def fields_of(kind: type[Body]) -> tuple[Field, ...]:
     """The fields of a body in JSON, in their order."""
-    return [each for each in dataclasses.fields(kind) if "about" in each.metadata]
-
-
-def default_of(each: dataclasses.Field[Any]) -> Any:
-    """The default of a field; MISSING if it has none."""
-    factory: Any = each.default_factory
-    return each.default if factory is dataclasses.MISSING else factory()
-
-
-def is_optional(kind: type[Body], each: dataclasses.Field[Any]) -> bool:
-    """Whether an answer may lack the field."""
-    if kind.optional is None:
-        return default_of(each) is not dataclasses.MISSING
-    return each.name in kind.optional
+    found = []
+    for each in structs.fields(kind):
+        if get_origin(each.type) is Annotated:
+            typed, meta = get_args(each.type)
+            optional = not each.required if kind.optional is None else each.name in kind.optional
+            keywords = meta.extra_json_schema or NOTHING
+            found.append(Field(each.name, typed, meta.description, keywords, each.default, optional))
+    return tuple(found)
 
 
 # ---- stacks
 
 
-@body
-class Port(Body):
+class Port(Body, frozen=True, kw_only=True):
     """A published port. One with a name has a ``url`` or a ``host`` (``name:port``, for TLS) instead of a node port."""
 
-    container_port: int = doc("The container's port.", PORT)
-    protocol: str = doc("Its protocol.", {"enum": PROTOCOLS}, default="TCP")
-    node_port: int = doc("The port on the node's address that leads to it, if it has no name.", PORT, default=0)
-    url: str = doc("Where it is reached, only if it has `route` http or https.", default="")
-    host: str = doc("Name and port at which it is reached with TLS, only if it has `route` tls.", default="")
+    container_port: Annotated[int, doc("The container's port.", PORT)]
+    protocol: Annotated[str, doc("Its protocol.", {"enum": PROTOCOLS})] = "TCP"
+    node_port: Annotated[int, doc("The port on the node's address that leads to it, if it has no name.", PORT)] = 0
+    url: Annotated[str, doc("Where it is reached, only if it has `route` http or https.")] = ""
+    host: Annotated[str, doc("Name and port at which it is reached with TLS, only if it has `route` tls.")] = ""
     route: str = ""
     """In a request of a client: by what the port is reached at a name of its own; one of ``ROUTES``."""
 
     optional = ("node_port", "url", "host")
 
 
-@body
-class Stack(Body):
+class Stack(Body, frozen=True, kw_only=True):
     """A stack, its labels, and why its status is what it is. ``values`` are only in the answer to its create."""
 
-    stack_id: str = doc("StackId", default="")
-    pod_id: str = doc("The pod's name.", default="")
-    namespace: str = doc("Where the pod is.", default="")
-    node_id: str = doc("The node that the pod is on; null while there is none.", nullable=True, default="")
-    node_public_ip: str = doc("The node's public address; null where none is known.", nullable=True, default="")
-    pod_spec: str = doc("What runs: the request's pod spec, sanitized, as YAML.", YAML, default="")
-    ports: tuple[Port, ...] = doc("Where it is reached: `node_public_ip:node_port`, or a name.", default=())
-    service_name: str = doc("The service's name.", default="")
-    status: StackStatus | Literal[""] = doc("StackStatus", default="")
-    ttl_expires_at: datetime = doc("When stackd deletes the stack.", default=EPOCH)
-    created_at: datetime = doc("When it was created.", default=EPOCH)
-    updated_at: datetime = doc("When a visible part of it last changed.", default=EPOCH)
-    requested_cpu_milli: int = doc(CPU, default=0)
-    requested_memory_bytes: int = doc(MEMORY, default=0)
-    status_reason: str = doc("Why the status is what it is, in one word; empty if there is nothing to say.", default="")
-    status_message: str = doc("The same in a sentence. It may quote the pod, so it is the tenant's text.", default="")
-    labels: Mapping[str, str] = doc("The labels from the create.", default_factory=nothing)
-    ended: bool = doc("Whether the pod has ended for good. Its ports and service are released.", default=False)
-    template: str = doc("The template that it was made from; left out where there is none.", default="")
-    values: Mapping[str, str] = doc(
-        "What was generated for this stack, by the names of variables; left out where nothing was. No other answer has "
-        "it, except a repetition with the same Idempotency-Key.",
-        default_factory=nothing,
+    stack_id: Annotated[str, doc("StackId")] = ""
+    pod_id: Annotated[str, doc("The pod's name.")] = ""
+    namespace: Annotated[str, doc("Where the pod is.")] = ""
+    node_id: Annotated[str | None, doc("The node that the pod is on; null while there is none.")] = None
+    node_public_ip: Annotated[str | None, doc("The node's public address; null where none is known.")] = None
+    pod_spec: Annotated[str, doc("What runs: the request's pod spec, sanitized, as YAML.", YAML)] = ""
+    ports: Annotated[tuple[Port, ...], doc("Where it is reached: `node_public_ip:node_port`, or a name.")] = ()
+    service_name: Annotated[str, doc("The service's name.")] = ""
+    status: Annotated[str, doc("StackStatus")] = ""
+    ttl_expires_at: Annotated[datetime, doc("When stackd deletes the stack.")] = EPOCH
+    created_at: Annotated[datetime, doc("When it was created.")] = EPOCH
+    updated_at: Annotated[datetime, doc("When a visible part of it last changed.")] = EPOCH
+    requested_cpu_milli: Annotated[int, doc(CPU)] = 0
+    requested_memory_bytes: Annotated[int, doc(MEMORY)] = 0
+    status_reason: Annotated[
+        str, doc("Why the status is what it is, in one word; empty if there is nothing to say.")
+    ] = ""
+    status_message: Annotated[str, doc("The same in a sentence. It may quote the pod, so it is the tenant's text.")] = (
+        ""
     )
+    labels: Annotated[Mapping[str, str], doc("The labels from the create.")] = NOTHING
+    ended: Annotated[bool, doc("Whether the pod has ended for good. Its ports and service are released.")] = False
+    template: Annotated[str, doc("The template that it was made from; left out where there is none.")] = ""
+    values: Annotated[
+        Mapping[str, str],
+        doc(
+            "What was generated for this stack, by the names of variables; left out where nothing was. No other answer has "
+            "it, except a repetition with the same Idempotency-Key."
+        ),
+    ] = NOTHING
 
     optional = ("template", "values")
 
@@ -188,10 +221,9 @@ class Stack(Body):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where each of its ports is reached, in the order of ``ports``."""
-        named = all(port.url or port.host for port in self.ports)
-        if self.ended or not (self.node_public_ip or named):
+        host = f"[{self.node_public_ip}]" if ":" in (self.node_public_ip or "") else self.node_public_ip
+        if self.ended or not (host or all(port.url or port.host for port in self.ports)):
             return ()
-        host = f"[{self.node_public_ip}]" if ":" in self.node_public_ip else self.node_public_ip
         return tuple(port.url or port.host or f"{host}:{port.node_port}" for port in self.ports)
 
 
@@ -205,162 +237,163 @@ LISTED = (
 """The fields of a stack in a list, unless a request chooses others."""
 
 
-@body
-class StackList(Body):
+class StackList(Body, frozen=True, kw_only=True):
     """Stacks by `created_at`, then id."""
 
-    stacks: tuple[Stack, ...] = doc(
-        "With `fields`, only those of each.", {"items": {"$ref": "#/components/schemas/StackEntry"}}
-    )
-    next_cursor: str | None = doc("With `limit`: where the next page begins; null at the end.", default=None)
+    stacks: Annotated[
+        tuple[Stack, ...],
+        doc("With `fields`, only those of each.", {"items": {"$ref": "#/components/schemas/StackEntry"}}),
+    ]
+    next_cursor: Annotated[str | None, doc("With `limit`: where the next page begins; null at the end.")] = None
 
 
-@body
-class StackStatusAnswer(Body):
+class StackStatusAnswer(Body, frozen=True, kw_only=True):
     """The short form of a stack."""
 
-    stack_id: str = doc("StackId")
-    status: StackStatus = doc("StackStatus")
-    ttl: datetime = doc("When stackd deletes the stack.")
-    ports: tuple[Port, ...] = doc("Where the stack is reached: `node_public_ip:node_port`, or a name.")
-    node_public_ip: str = doc("The node's public address; null where none is known.", nullable=True)
+    stack_id: Annotated[str, doc("StackId")]
+    status: Annotated[str, doc("StackStatus")]
+    ttl: Annotated[datetime, doc("When stackd deletes the stack.")]
+    ports: Annotated[tuple[Port, ...], doc("Where the stack is reached: `node_public_ip:node_port`, or a name.")]
+    node_public_ip: Annotated[str | None, doc("The node's public address; null where none is known.")]
 
 
-@body
-class Deleted(Body):
+class Deleted(Body, frozen=True, kw_only=True):
     """The stack is gone."""
 
-    deleted: Literal[True] = doc("Always true.", default=True)
-    stack_id: str = doc("The stack's id.")
+    deleted: Annotated[Literal[True], doc("Always true.")] = True
+    stack_id: Annotated[str, doc("The stack's id.")]
 
     optional = ()
 
 
-@body
-class DryRun(Body):
+class DryRun(Body, frozen=True, kw_only=True):
     """What a create would run."""
 
-    dry_run: Literal[True] = doc("Always true.", default=True)
-    pod_spec: str = doc("What would run: the request's pod spec, sanitized, as YAML.", YAML)
-    requested_cpu_milli: int = doc(CPU)
-    requested_memory_bytes: int = doc(MEMORY)
+    dry_run: Annotated[Literal[True], doc("Always true.")] = True
+    pod_spec: Annotated[str, doc("What would run: the request's pod spec, sanitized, as YAML.", YAML)]
+    requested_cpu_milli: Annotated[int, doc(CPU)]
+    requested_memory_bytes: Annotated[int, doc(MEMORY)]
 
     optional = ()
 
 
-@body
-class TimelineEvent(Body):
+class TimelineEvent(Body, frozen=True, kw_only=True):
     """Something that happened to a stack, ``count`` times."""
 
-    at: datetime = doc("When.")
-    kind: str = doc("What.")
-    reason: str = doc("In one word.", default="")
-    message: str = doc("In a sentence. It may quote the pod: treat it as the tenant's text.", default="")
-    by: str = doc("The name of the API key that asked for it, `stackd`, or `cluster`.", default="")
-    count: int = doc("How often, if more than once.", {"minimum": 2}, default=1)
+    at: Annotated[datetime, doc("When.")]
+    kind: Annotated[str, doc("What.")]
+    reason: Annotated[str, doc("In one word.")] = ""
+    message: Annotated[str, doc("In a sentence. It may quote the pod: treat it as the tenant's text.")] = ""
+    by: Annotated[str, doc("The name of the API key that asked for it, `stackd`, or `cluster`.")] = ""
+    count: Annotated[int, doc("How often, if more than once.", {"minimum": 2})] = 1
 
     optional = ("count",)
 
 
-@body
-class Timeline(Body):
+class Timeline(Body, frozen=True, kw_only=True):
     """What happened to a stack."""
 
-    stack_id: str = doc("The stack's id.")
-    events: tuple[TimelineEvent, ...] = doc("The oldest first.")
+    stack_id: Annotated[str, doc("The stack's id.")]
+    events: Annotated[tuple[TimelineEvent, ...], doc("The oldest first.")]
 
 
 # ---- requests
 
 
-@body
-class TargetPort(Body):
+class TargetPort(Body, frozen=True, kw_only=True):
     """A container port to publish."""
 
-    container_port: int = doc("As a container of the pod declares it; written without a fraction.", PORT)
-    protocol: str = doc("TCP or UDP, in any case of letters.", {"enum": PROTOCOLS})
-    route: str = doc(
-        "Reach it at a name of its own instead of a node port (TCP only): `http`, `https`, or `tls` for other protocols "
-        "in TLS (`routes.domain`).",
-        {"enum": ROUTES},
-        default="",
-    )
+    container_port: Annotated[int, doc("As a container of the pod declares it; written without a fraction.", PORT)]
+    protocol: Annotated[str, doc("TCP or UDP, in any case of letters.", {"enum": PROTOCOLS})]
+    route: Annotated[
+        str,
+        doc(
+            "Reach it at a name of its own instead of a node port (TCP only): `http`, `https`, or `tls` for other protocols "
+            "in TLS (`routes.domain`).",
+            {"enum": ROUTES},
+        ),
+    ] = ""
 
 
-@body
-class Create(Body):
+class Create(Body, frozen=True, kw_only=True):
     """A stack to create: a `pod_spec`, or a `template`."""
 
-    target_port: tuple[TargetPort, ...] = doc(
-        "The ports to publish, each once; each must be declared by a container. If left out: all TCP and UDP ports "
-        "that the containers declare.",
-        {"minItems": 1, "maxItems": MAX_TARGET_PORTS, "uniqueItems": True},
-        default=(),
-    )
-    pod_spec: str = doc(
-        "A Pod as YAML (or JSON): one document. What it may use is the operator's policy; everything else is refused "
-        "with its path. The text may have as many bytes as `limits.pod_spec` says, as it comes and with its aliases "
-        "written out.",
-        {"format": "stackd-pod-spec", **YAML},
-        default="",
-    )
-    template: str = doc(
-        "A template's name (`GET /templates`), instead of `target_port` and `pod_spec`. It has a `ttl` and `labels` of "
-        "its own, which those of the request replace.",
-        {"format": "stackd-template", "minLength": 1},
-        default="",
-    )
-    ttl: str = doc("How long the stack lives, at most `stacks.max_ttl`.", DURATION, default="")
-    labels: Mapping[str, str] = doc(
-        "Labels to find it by; put on the pod as `label.stackd.io/…` too. Some may have to be given "
-        "(`limits.required_labels`), and some be counted (`limits.stacks_per_label`, `limits.creates_per_label`).",
-        LABELS,
-        default_factory=nothing,
-    )
-    if_exists: str = doc(
-        "Where `limits.stacks_per_label` is reached: `error` is a 409 that names an existing stack, `return` is a 200 "
-        "with the existing stack that has all labels of the request, or a 409 if there is none.",
-        {"enum": IF_EXISTS},
-        default="error",
-    )
+    target_port: Annotated[
+        tuple[TargetPort, ...],
+        doc(
+            "The ports to publish, each once; each must be declared by a container. If left out: all TCP and UDP ports "
+            "that the containers declare.",
+            {"minItems": 1, "maxItems": MAX_TARGET_PORTS, "uniqueItems": True},
+        ),
+    ] = ()
+    pod_spec: Annotated[
+        str,
+        doc(
+            "A Pod as YAML (or JSON): one document. What it may use is the operator's policy; everything else is refused "
+            "with its path. The text may have as many bytes as `limits.pod_spec` says, as it comes and with its aliases "
+            "written out.",
+            {"format": "stackd-pod-spec", **YAML},
+        ),
+    ] = ""
+    template: Annotated[
+        str,
+        doc(
+            "A template's name (`GET /templates`), instead of `target_port` and `pod_spec`. It has a `ttl` and `labels` of "
+            "its own, which those of the request replace.",
+            {"format": "stackd-template", "minLength": 1},
+        ),
+    ] = ""
+    ttl: Annotated[str, doc("How long the stack lives, at most `stacks.max_ttl`.", DURATION)] = ""
+    labels: Annotated[
+        Mapping[str, str],
+        doc(
+            "Labels to find it by; put on the pod as `label.stackd.io/…` too. Some may have to be given "
+            "(`limits.required_labels`), and some be counted (`limits.stacks_per_label`, `limits.creates_per_label`).",
+            LABELS,
+        ),
+    ] = NOTHING
+    if_exists: Annotated[
+        str,
+        doc(
+            "Where `limits.stacks_per_label` is reached: `error` is a 409 that names an existing stack, `return` is a 200 "
+            "with the existing stack that has all labels of the request, or a 409 if there is none.",
+            {"enum": IF_EXISTS},
+        ),
+    ] = "error"
 
 
-@body
-class Extend(Body):
+class Extend(Body, frozen=True, kw_only=True):
     """How much longer."""
 
-    ttl: str = doc("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.", DURATION)
+    ttl: Annotated[str, doc("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.", DURATION)]
 
 
-@body
-class BatchDelete(Body):
+class BatchDelete(Body, frozen=True, kw_only=True):
     """Stacks to delete."""
 
-    stack_ids: tuple[str, ...] = doc("Duplicates count once.", IDS)
+    stack_ids: Annotated[tuple[str, ...], doc("Duplicates count once.", IDS)]
 
 
-@body
-class Batch(Body):
+class Batch(Body, frozen=True, kw_only=True):
     """What to do, and with which stacks: `stack_ids` or `labels`."""
 
-    action: JobAction = doc("What to do with each stack.")
-    ttl: str = doc("With `extend`: added to each `ttl_expires_at`, as for one stack.", DURATION, default="")
-    stack_ids: tuple[str, ...] = doc("Duplicates count once.", IDS, default=())
-    labels: Mapping[str, str] = doc(
-        "Stacks with all of these labels.", {**LABELS, "minProperties": 1}, default_factory=nothing
+    action: Annotated[JobAction, doc("What to do with each stack.")]
+    ttl: Annotated[str, doc("With `extend`: added to each `ttl_expires_at`, as for one stack.", DURATION)] = ""
+    stack_ids: Annotated[tuple[str, ...], doc("Duplicates count once.", IDS)] = ()
+    labels: Annotated[Mapping[str, str], doc("Stacks with all of these labels.", {**LABELS, "minProperties": 1})] = (
+        NOTHING
     )
 
 
 # ---- batch jobs
 
 
-@body
-class JobError(Body):
+class JobError(Body, frozen=True, kw_only=True):
     """A failure."""
 
-    stack_id: str = doc("The stack's id.")
-    error: str = doc("Why.", {"maxLength": 512})
-    code: str = doc("ErrorCode", default="")
+    stack_id: Annotated[str, doc("The stack's id.")]
+    error: Annotated[str, doc("Why.", {"maxLength": 512})]
+    code: Annotated[str, doc("ErrorCode")] = ""
 
     optional = ()
 
@@ -368,366 +401,332 @@ class JobError(Body):
 FAILURES = {"minItems": 1, "maxItems": 100}
 
 
-@body
-class JobAccepted(Body):
+class JobAccepted(Body, frozen=True, kw_only=True):
     """The job is accepted."""
 
-    job_id: str = doc("Ask for its progress with this.")
+    job_id: Annotated[str, doc("Ask for its progress with this.")]
 
 
-@body
-class JobOfMany(Body):
+class JobOfMany(Body, frozen=True, kw_only=True):
     """The job is accepted."""
 
-    job_id: str = doc("Ask for its progress with this.")
-    total: int = doc("How many stacks it has.")
+    job_id: Annotated[str, doc("Ask for its progress with this.")]
+    total: Annotated[int, doc("How many stacks it has.")]
 
 
-@body
-class JobDryRun(Body):
+class JobDryRun(Body, frozen=True, kw_only=True):
     """What a job would do: nothing has changed, and no job was started."""
 
-    dry_run: Literal[True] = doc("Always true.", default=True)
-    action: JobAction = doc("What it would do with each stack.")
-    ttl: str = doc("By how much it would extend, if it would.", DURATION, default="")
-    total: int = doc("How many ids it would have.")
-    not_found: int = doc("How many of them belong to no stack.")
-    stack_ids: tuple[str, ...] = doc("The stacks that it would change, as they are now.")
+    dry_run: Annotated[Literal[True], doc("Always true.")] = True
+    action: Annotated[str, doc("What it would do with each stack.", {"enum": get_args(JobAction)})]
+    ttl: Annotated[str, doc("By how much it would extend, if it would.", DURATION)] = ""
+    total: Annotated[int, doc("How many ids it would have.")]
+    not_found: Annotated[int, doc("How many of them belong to no stack.")]
+    stack_ids: Annotated[tuple[str, ...], doc("The stacks that it would change, as they are now.")]
 
     optional = ("ttl",)
 
 
-@body
-class Job(Body):
-    """A batch-delete job. At its end `total` = `deleted` + `not_found` + `failed`."""
-
-    job_id: str = doc("The job's id.")
-    status: JobStatus = doc("JobStatus")
-    total: int = doc("How many ids it has.")
-    deleted: int = doc("Stacks that it deleted.")
-    not_found: int = doc("Ids that belong to no stack.")
-    failed: int = doc("Deletes that failed.")
-    errors: tuple[JobError, ...] = doc("The first 100 failures.", FAILURES, default=())
-    created_at: datetime = doc("When it was accepted.")
-    updated_at: datetime = doc("When it last made progress.")
-
-
-@body
-class BatchJob(Body):
+class Job(Body, frozen=True, kw_only=True):
     """A batch job. At its end `total` = `done` + `not_found` + `failed`."""
 
-    job_id: str = doc("The job's id.")
-    action: JobAction = doc("What it does with each stack.")
-    ttl: str = doc("By how much it extends, if it does.", DURATION, default="")
-    status: JobStatus = doc("JobStatus")
-    total: int = doc("How many ids it has.")
-    done: int = doc("Stacks that are as the action wants them.")
-    not_found: int = doc("Ids that belong to no stack.")
-    failed: int = doc("Stacks that the action failed for. stackd keeps trying where the error says so.")
-    errors: tuple[JobError, ...] = doc("The first 100 failures.", FAILURES, default=())
-    created_at: datetime = doc("When it was accepted.")
-    updated_at: datetime = doc("When it last made progress.")
+    job_id: Annotated[str, doc("The job's id.")]
+    action: Annotated[str, doc("What it does with each stack.", {"enum": get_args(JobAction)})] = ""
+    ttl: Annotated[str, doc("By how much it extends, if it does.", DURATION)] = ""
+    status: Annotated[str, doc("JobStatus")] = ""
+    total: Annotated[int, doc("How many ids it has.")] = 0
+    done: Annotated[int, doc("Stacks for which the action is done.")] = 0
+    deleted: Annotated[int, doc("Stacks that it deleted.")] = 0
+    not_found: Annotated[int, doc("Ids that belong to no stack.")] = 0
+    failed: Annotated[int, doc("Stacks that the action failed for. stackd keeps trying where the error says so.")] = 0
+    errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
+    created_at: Annotated[datetime, doc("When it was accepted.")] = EPOCH
+    updated_at: Annotated[datetime, doc("When it last made progress.")] = EPOCH
+
+    optional = ("ttl", "errors")
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> Self:
+        """From any JSON about a job. A job that deletes has its stacks both in ``done`` and in ``deleted``."""
+        action, done = raw.get("action", "delete"), raw.get("done", raw.get("deleted", 0))
+        counts = {"action": action, "done": done, "deleted": done if action == "delete" else 0}
+        return _restored(decode(cls, counts | dict(raw)), {"raw": raw})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has finished."""
+        return self.status in ("completed", "failed")
 
 
-@body
-class Activity(Body):
+_COUNTED = ("not_found", "failed", "errors", "created_at", "updated_at")
+DELETE_JOB = ("job_id", "status", "total", "deleted", *_COUNTED)
+"""The fields of a batch-delete job, in their order."""
+
+BATCH_JOB = ("job_id", "action", "ttl", "status", "total", "done", *_COUNTED)
+"""The fields of any other batch job, in their order."""
+
+
+class Activity(Body, frozen=True, kw_only=True):
     """What an API key has asked for: a request about one stack (`stack_id`), or a batch job (`job_id`). Or what concerns
     the operator: refused requests, reloads, changed keys and takeovers, which have neither.
     """
 
-    at: datetime = doc("When it was accepted.")
-    by: str = doc("The name of the API key.")
-    action: str = doc("What was asked for.", {"enum": ACTIONS})
-    ttl: str = doc("By how much a job extends.", DURATION, default="")
-    stack_id: str = doc("The stack's id; there is this, or `job_id`, or neither.", default="")
-    job_id: str = doc("The job's id.", default="")
-    labels: Mapping[str, str] = doc(
-        "The stack's labels, or those by which a job chose its stacks.", default_factory=nothing
-    )
-    message: str = doc("More about it, such as `until 2026-02-10T04:02:26Z`.", default="")
-    count: int = doc("How often, if that is more than once: of refused requests.", default=1)
-    status: JobStatus = doc("JobStatus")
-    total: int = doc("How many stacks it is about.")
-    done: int = doc("For how many it is done.")
-    not_found: int = doc("How many ids belong to no stack.")
-    failed: int = doc("For how many it failed.")
-    errors: tuple[JobError, ...] = doc("The first 100 failures.", FAILURES, default=())
-    created_at: datetime = doc("Of a job: when it was accepted.", default=EPOCH)
-    updated_at: datetime = doc("Of a job: when it last made progress.", default=EPOCH)
+    at: Annotated[datetime, doc("When it was accepted.")]
+    by: Annotated[str, doc("The name of the API key.")]
+    action: Annotated[str, doc("What was asked for.", {"enum": ACTIONS})]
+    ttl: Annotated[str, doc("By how much a job extends.", DURATION)] = ""
+    stack_id: Annotated[str, doc("The stack's id; there is this, or `job_id`, or neither.")] = ""
+    job_id: Annotated[str, doc("The job's id.")] = ""
+    labels: Annotated[Mapping[str, str], doc("The stack's labels, or those by which a job chose its stacks.")] = NOTHING
+    message: Annotated[str, doc("More about it, such as `until 2026-02-10T04:02:26Z`.")] = ""
+    count: Annotated[int, doc("How often, if that is more than once: of refused requests.")] = 1
+    status: Annotated[str, doc("JobStatus")]
+    total: Annotated[int, doc("How many stacks it is about.")]
+    done: Annotated[int, doc("For how many it is done.")]
+    not_found: Annotated[int, doc("How many ids belong to no stack.")]
+    failed: Annotated[int, doc("For how many it failed.")]
+    errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
+    created_at: Annotated[datetime, doc("Of a job: when it was accepted.")] = EPOCH
+    updated_at: Annotated[datetime, doc("Of a job: when it last made progress.")] = EPOCH
 
     optional = ("ttl", "stack_id", "job_id", "count", "errors", "created_at", "updated_at")
 
 
-@body
-class ActivityPage(Body):
+class ActivityPage(Body, frozen=True, kw_only=True):
     """What API keys have asked for."""
 
-    activity: tuple[Activity, ...] = doc("The latest first.")
-    next_cursor: str | None = doc("Where the next page begins; null at the end.")
+    activity: Annotated[tuple[Activity, ...], doc("The latest first.")]
+    next_cursor: Annotated[str | None, doc("Where the next page begins; null at the end.")]
 
 
-@body
-class StreamEvent(Body):
+class StreamEvent(Body, frozen=True, kw_only=True):
     """One event of a stream, by its lines."""
 
-    id: str = doc("What `Last-Event-ID` takes.", default="")
-    event: EventName = doc("What it is about.")
-    data: str = doc("JSON, as the route says.", {"contentMediaType": "application/json"})
+    id: Annotated[str, doc("What `Last-Event-ID` takes.")] = ""
+    event: Annotated[EventName, doc("What it is about.")]
+    data: Annotated[str, doc("JSON, as the route says.", {"contentMediaType": "application/json"})]
 
 
 # ---- counts, capacity, templates
 
 
-@body
-class Stats(Body):
+class Stats(Body, frozen=True, kw_only=True):
     """Counts over all stacks."""
 
-    total_stacks: int = doc("All stacks.")
-    active_stacks: int = doc("Those that are creating or running.")
-    node_distribution: Mapping[str, int] = doc("Stacks by node.")
-    used_node_ports: int = doc("Node ports that are held.")
-    reserved_cpu_milli: int = doc("CPU of the stacks that still hold resources, in thousandths of a core.")
-    reserved_memory_bytes: int = doc("Memory of the stacks that still hold resources.")
+    total_stacks: Annotated[int, doc("All stacks.")]
+    active_stacks: Annotated[int, doc("Those that are creating or running.")]
+    node_distribution: Annotated[Mapping[str, int], doc("Stacks by node.")]
+    used_node_ports: Annotated[int, doc("Node ports that are held.")]
+    reserved_cpu_milli: Annotated[int, doc("CPU of the stacks that still hold resources, in thousandths of a core.")]
+    reserved_memory_bytes: Annotated[int, doc("Memory of the stacks that still hold resources.")]
 
 
-@body
-class Capacity(Body):
+class Capacity(Body, frozen=True, kw_only=True):
     """How many more of one kind of stack fit, if the nodes run nothing but stacks, and what runs out first."""
 
-    fits: int = doc("How many more.")
-    limited_by: str = doc("What runs out first, such as `cpu`, `pods`, `nodes`, `ports`, `quota` or `max_stacks`.")
-    nodes: Mapping[str, int] = doc("How many more, by node.")
-    quota: int | None = doc("How many more the namespace's quotas allow; null while they are not known.")
-    quota_limited_by: str = doc("The resource of the quotas that runs out first; empty if none.")
-    quota_seen_at: datetime | None = doc("When the quotas were read.")
-    ports: int = doc("How many more the node ports allow.")
-    free_node_ports: int = doc("Node ports that nobody holds; stacks that wait in pools hold theirs.")
-    stacks: int | None = doc("How many more `limits.max_stacks` allows; null if there is no limit.")
-    unassigned: int = doc("Stacks that wait in pools. They give way to creates: what they take counts as free here.")
-    requested_cpu_milli: int = doc("CPU of one, in thousandths of a core.", {"minimum": 1})
-    requested_memory_bytes: int = doc("Memory of one.", {"minimum": 1})
-    requested_ephemeral_storage_bytes: int = doc("Disk of one, as the scheduler counts it.")
-    requested_ports: int = doc("Ports of one.", {"minimum": 1, "maximum": MAX_TARGET_PORTS})
-    assumes: str = doc("What the answer assumes.")
+    fits: Annotated[int, doc("How many more.")]
+    limited_by: Annotated[
+        str, doc("What runs out first, such as `cpu`, `pods`, `nodes`, `ports`, `quota` or `max_stacks`.")
+    ]
+    nodes: Annotated[Mapping[str, int], doc("How many more, by node.")]
+    quota: Annotated[int | None, doc("How many more the namespace's quotas allow; null while they are not known.")]
+    quota_limited_by: Annotated[str, doc("The resource of the quotas that runs out first; empty if none.")]
+    quota_seen_at: Annotated[datetime | None, doc("When the quotas were read.")]
+    ports: Annotated[int, doc("How many more the node ports allow.")]
+    free_node_ports: Annotated[int, doc("Node ports that nobody holds; stacks that wait in pools hold theirs.")]
+    stacks: Annotated[int | None, doc("How many more `limits.max_stacks` allows; null if there is no limit.")]
+    unassigned: Annotated[
+        int, doc("Stacks that wait in pools. They give way to creates: what they take counts as free here.")
+    ]
+    requested_cpu_milli: Annotated[int, doc("CPU of one, in thousandths of a core.", {"minimum": 1})]
+    requested_memory_bytes: Annotated[int, doc("Memory of one.", {"minimum": 1})]
+    requested_ephemeral_storage_bytes: Annotated[int, doc("Disk of one, as the scheduler counts it.")]
+    requested_ports: Annotated[int, doc("Ports of one.", {"minimum": 1, "maximum": MAX_TARGET_PORTS})]
+    assumes: Annotated[str, doc("What the answer assumes.")]
 
 
-@body
-class Prepull(Body):
+class Prepull(Body, frozen=True, kw_only=True):
     """How far a template's images are on a node: that of the image that is least far."""
 
-    state: str = doc("`waiting`, `pulling`, `pulled` or `failing`.")
-    reason: str = doc("Why it fails; empty where it does not.")
+    state: Annotated[str, doc("`waiting`, `pulling`, `pulled` or `failing`.")]
+    reason: Annotated[str, doc("Why it fails; empty where it does not.")]
 
 
-@body
-class Template(Body):
+class Template(Body, frozen=True, kw_only=True):
     """A template that a create can name; ``ready`` stacks of its pool can be assigned at once."""
 
-    name: str = doc("Its name.")
-    target_port: tuple[TargetPort, ...] = doc("The ports that its stacks publish.")
-    ttl: str = doc("How long its stacks live unless the create says otherwise.")
-    labels: Mapping[str, str] = doc("Labels that its stacks get.")
-    images: tuple[str, ...] = doc("The images of its containers.")
-    generates: tuple[str, ...] = doc("The names of the variables that are generated for each stack.")
-    requested_cpu_milli: int = doc("CPU of one, in thousandths of a core.")
-    requested_memory_bytes: int = doc("Memory of one.")
-    stacks: Mapping[str, int] = doc("Its stacks by status, without those of the pool.")
-    median_seconds_to_running: float | None = doc("From create to running, in the last hour; null if none was started.")
-    pool: int = doc("How many stacks are kept running and unassigned.")
-    ready: int = doc("Unassigned stacks of its pool that can be given away now.")
-    starting: int = doc("Unassigned stacks of its pool that are being started.")
-    failing: int = doc("Unassigned stacks of its pool that do not come up, or are not ready any more.")
-    held: int = doc("Always 0; older versions of stackd kept stacks back.")
-    hits: int = doc("Creates that got a stack from the pool, since the daemon started.")
-    misses: int = doc("Creates that found the pool empty, since the daemon started.")
-    reason: str = doc("Why the pool is not filled; empty while it is, or is being filled.")
-    prepull: Mapping[str, Prepull] | None = doc("How far its images are on each node; null unless they are pulled.")
+    name: Annotated[str, doc("Its name.")]
+    target_port: Annotated[tuple[TargetPort, ...], doc("The ports that its stacks publish.")]
+    ttl: Annotated[str, doc("How long its stacks live unless the create says otherwise.")]
+    labels: Annotated[Mapping[str, str], doc("Labels that its stacks get.")]
+    images: Annotated[tuple[str, ...], doc("The images of its containers.")]
+    generates: Annotated[tuple[str, ...], doc("The names of the variables that are generated for each stack.")]
+    requested_cpu_milli: Annotated[int, doc("CPU of one, in thousandths of a core.")]
+    requested_memory_bytes: Annotated[int, doc("Memory of one.")]
+    stacks: Annotated[Mapping[str, int], doc("Its stacks by status, without those of the pool.")]
+    median_seconds_to_running: Annotated[
+        float | None, doc("From create to running, in the last hour; null if none was started.")
+    ]
+    pool: Annotated[int, doc("How many stacks are kept running and unassigned.")]
+    ready: Annotated[int, doc("Unassigned stacks of its pool that can be given away now.")]
+    starting: Annotated[int, doc("Unassigned stacks of its pool that are being started.")]
+    failing: Annotated[int, doc("Unassigned stacks of its pool that do not come up, or are not ready any more.")]
+    held: Annotated[int, doc("Always 0; older versions of stackd kept stacks back.")]
+    hits: Annotated[int, doc("Creates that got a stack from the pool, since the daemon started.")]
+    misses: Annotated[int, doc("Creates that found the pool empty, since the daemon started.")]
+    reason: Annotated[str, doc("Why the pool is not filled; empty while it is, or is being filled.")]
+    prepull: Annotated[
+        Mapping[str, Prepull] | None, doc("How far its images are on each node; null unless they are pulled.")
+    ]
 
 
-@body
-class Templates(Body):
+class Templates(Body, frozen=True, kw_only=True):
     """What there is to ask for by name."""
 
-    templates: tuple[Template, ...] = doc("Those that the key may use.")
+    templates: Annotated[tuple[Template, ...], doc("Those that the key may use.")]
 
 
 # ---- health, the operator's routes, errors
 
 
-@body
-class Healthy(Body):
+class Healthy(Body, frozen=True, kw_only=True):
     """The process answers."""
 
-    status: Literal["ok"] = doc("Always `ok`.", default="ok")
+    status: Annotated[Literal["ok"], doc("Always `ok`.")] = "ok"
 
     optional = ()
 
 
-@body
-class Ready(Body):
+class Ready(Body, frozen=True, kw_only=True):
     """Everything works."""
 
-    status: Literal["ready"] = doc("Always `ready`.", default="ready")
+    status: Annotated[Literal["ready"], doc("Always `ready`.")] = "ready"
 
     optional = ()
 
 
-@body
-class NotReady(Body):
+class NotReady(Body, frozen=True, kw_only=True):
     """Something does not work; reads still do."""
 
-    error: str = doc(SENTENCE, {"maxLength": LONGEST_ERROR})
-    code: Literal["not_ready"] = doc("Always `not_ready`.", default="not_ready")
-    status: Literal["not ready"] = doc("Always `not ready`.", default="not ready")
-    reasons: tuple[str, ...] = doc("A sentence for each thing that is wrong.", {"minItems": 1})
-    held: tuple[str, ...] = doc("The ids of the stacks that a brake holds back.", default=())
+    error: Annotated[str, doc(SENTENCE, {"maxLength": LONGEST_ERROR})]
+    code: Annotated[Literal["not_ready"], doc("Always `not_ready`.")] = "not_ready"
+    status: Annotated[Literal["not ready"], doc("Always `not ready`.")] = "not ready"
+    reasons: Annotated[tuple[str, ...], doc("A sentence for each thing that is wrong.", {"minItems": 1})]
+    held: Annotated[tuple[str, ...], doc("The ids of the stacks that a brake holds back.")] = ()
 
     optional = ("held",)
 
 
-@body
-class Key(Body):
+class Key(Body, frozen=True, kw_only=True):
     """The key of the request."""
 
-    name: str = doc("Its name, as timelines and the log have it.")
-    scope: Scope = doc("What it may do.")
-    labels: Mapping[str, str] = doc("What its creates get, and what it sees; empty: everything.")
-    pod_specs: bool = doc("Whether its creates may have a pod spec; otherwise they name a template.")
+    name: Annotated[str, doc("Its name, as timelines and the log have it.")]
+    scope: Annotated[str, doc("What it may do.", {"enum": SCOPES})]
+    labels: Annotated[Mapping[str, str], doc("What its creates get, and what it sees; empty: everything.")]
+    pod_specs: Annotated[bool, doc("Whether its creates may have a pod spec; otherwise they name a template.")]
 
 
-@body
-class Owner(Body):
+class Owner(Body, frozen=True, kw_only=True):
     """Who owns the stacks."""
 
-    role: str = doc("What this stackd is: `owner`, `lapsed`, `standby`, `lost` or `released`.")
-    host: str = doc("Its machine.", default="")
-    may_change: bool = doc("Whether it may change anything now.")
-    trouble: str = doc("Why the Lease could not be read or renewed; empty when it could.", default="")
-    owner: str = doc("The owner's machine; empty when nobody owns the stacks.", default="")
-    lease: str = doc("The Lease's name, in the namespace of the stacks.", default="")
-    holder: str = doc("Who holds it: machine and file.", default="")
-    lease_duration_seconds: int = doc("For how long a renewal is good.", default=0)
-    acquired_at: datetime | None = doc("Since when, by the owner's clock; null where there is no owner.", default=None)
-    renewed_at: datetime | None = doc("When it was renewed last, by the owner's clock.", default=None)
-    transitions: int = doc("How often the Lease went from one holder to another.", default=0)
-    asked_for_by: str = doc("Which machine's stackd wants to take over; empty when none does.", default="")
+    role: Annotated[str, doc("What this stackd is: `owner`, `lapsed`, `standby`, `lost` or `released`.")]
+    host: Annotated[str, doc("Its machine.")] = ""
+    may_change: Annotated[bool, doc("Whether it may change anything now.")]
+    trouble: Annotated[str, doc("Why the Lease could not be read or renewed; empty when it could.")] = ""
+    owner: Annotated[str, doc("The owner's machine; empty when nobody owns the stacks.")] = ""
+    lease: Annotated[str, doc("The Lease's name, in the namespace of the stacks.")] = ""
+    holder: Annotated[str, doc("Who holds it: machine and file.")] = ""
+    lease_duration_seconds: Annotated[int, doc("For how long a renewal is good.")] = 0
+    acquired_at: Annotated[datetime | None, doc("Since when, by the owner's clock; null where there is no owner.")] = (
+        None
+    )
+    renewed_at: Annotated[datetime | None, doc("When it was renewed last, by the owner's clock.")] = None
+    transitions: Annotated[int, doc("How often the Lease went from one holder to another.")] = 0
+    asked_for_by: Annotated[str, doc("Which machine's stackd wants to take over; empty when none does.")] = ""
 
     optional = ()
 
 
-@body
-class Takeover(Body):
+class Takeover(Body, frozen=True, kw_only=True):
     """Who was asked to hand over."""
 
-    asked: str = doc("The owner's machine.")
+    asked: Annotated[str, doc("The owner's machine.")]
 
 
-@body
-class PlannedAction(Body):
+class PlannedAction(Body, frozen=True, kw_only=True):
     """One step."""
 
-    action: str = doc("What.")
-    name: str = doc("Which object or stack.")
-    why: str = doc("Why.")
+    action: Annotated[str, doc("What.")]
+    name: Annotated[str, doc("Which object or stack.")]
+    why: Annotated[str, doc("Why.")]
 
 
-@body
-class UnknownObject(Body):
+class UnknownObject(Body, frozen=True, kw_only=True):
     """An object with stackd's labels that belongs to no known stack. stackd leaves it alone."""
 
-    kind: str = doc("`pods` or `services`.")
-    name: str = doc("Which object.")
-    why: str = doc("Why no stack can be made of it.")
+    kind: Annotated[str, doc("`pods` or `services`.")]
+    name: Annotated[str, doc("Which object.")]
+    why: Annotated[str, doc("Why no stack can be made of it.")]
 
 
-@body
-class Plan(Body):
+class Plan(Body, frozen=True, kw_only=True):
     """What a pass of reconciliation would do now."""
 
-    blocked: str = doc("Why it can do nothing now; empty when it can.")
-    held: tuple[str, ...] = doc("The ids of the stacks that a brake holds back.")
-    actions: tuple[PlannedAction, ...] = doc("What it would do.")
-    unknown: tuple[UnknownObject, ...] = doc("What it would leave alone.")
-    reasons: tuple[str, ...] = doc("Why stackd is not ready, as in `/readyz`; empty when it is.")
+    blocked: Annotated[str, doc("Why it can do nothing now; empty when it can.")]
+    held: Annotated[tuple[str, ...], doc("The ids of the stacks that a brake holds back.")]
+    actions: Annotated[tuple[PlannedAction, ...], doc("What it would do.")]
+    unknown: Annotated[tuple[UnknownObject, ...], doc("What it would leave alone.")]
+    reasons: Annotated[tuple[str, ...], doc("Why stackd is not ready, as in `/readyz`; empty when it is.")]
 
 
-@body
-class Released(Body):
+class Released(Body, frozen=True, kw_only=True):
     """What a brake no longer holds."""
 
-    released: int = doc("How many stacks.")
-    held: tuple[str, ...] = doc("The ids that it holds and did not hold when you released it.", default=())
-    removed: tuple[str, ...] = doc("Kind and name of each unknown object that is removed now.", default=())
+    released: Annotated[int, doc("How many stacks.")]
+    held: Annotated[tuple[str, ...], doc("The ids that it holds and did not hold when you released it.")] = ()
+    removed: Annotated[tuple[str, ...], doc("Kind and name of each unknown object that is removed now.")] = ()
 
 
-@body
-class Reason(Body):
+class Reason(Body, frozen=True, kw_only=True):
     """One thing that is wrong."""
 
-    path: str = doc("The field, such as `spec.hostNetwork`; `(root)` is the pod spec itself, and empty is no field.")
-    line: int | None = doc("The line in the pod spec's text, from 1, or null.", {"minimum": 1})
-    text: str = doc("What is wrong.")
+    path: Annotated[
+        str, doc("The field, such as `spec.hostNetwork`; `(root)` is the pod spec itself, and empty is no field.")
+    ]
+    line: Annotated[int | None, doc("The line in the pod spec's text, from 1, or null.", {"minimum": 1})]
+    text: Annotated[str, doc("What is wrong.")]
 
 
-@body
-class Error(Body):
+class Error(Body, frozen=True, kw_only=True):
     """Every error, with more fields where they help."""
 
-    error: str = doc(SENTENCE, {"maxLength": LONGEST_ERROR})
-    code: str = doc("ErrorCode")
-    reasons: tuple[Reason, ...] = doc(
-        "Of a 400 for a pod spec, ports, labels or time to live: each thing that is wrong, in the order of the lines.",
-        {"minItems": 1},
-        default=(),
-    )
-    stack_id: str = doc("Of a 409 for a label's limit: the existing stack.", default="")
-    detail: str = doc("What Kubernetes said: for whoever runs stackd.", {"maxLength": LONGEST_ERROR}, default="")
-    player_message: str = doc("What a player may read; left out where nothing that a player does helps.", default="")
+    error: Annotated[str, doc(SENTENCE, {"maxLength": LONGEST_ERROR})]
+    code: Annotated[str, doc("ErrorCode")]
+    reasons: Annotated[
+        tuple[Reason, ...],
+        doc(
+            "Of a 400 for a pod spec, ports, labels or time to live: each thing that is wrong, in the order of the lines.",
+            {"minItems": 1},
+        ),
+    ] = ()
+    stack_id: Annotated[str, doc("Of a 409 for a label's limit: the existing stack.")] = ""
+    detail: Annotated[str, doc("What Kubernetes said: for whoever runs stackd.", {"maxLength": LONGEST_ERROR})] = ""
+    player_message: Annotated[str, doc("What a player may read; left out where nothing that a player does helps.")] = ""
 
 
 # ---- reading answers
 
-_ABSENT: Final[Mapping[Any, Any]] = {
-    str: "",
-    int: 0,
-    float: 0.0,
-    bool: False,
-    datetime: EPOCH,
-    tuple: (),
-    Mapping: NOTHING,
-}
+_ABSENT: Final = {str: "", int: 0, float: 0.0, bool: False, datetime: EPOCH, tuple: (), Mapping: NOTHING}
 """What a client sees of a field that an answer lacks (only some were requested, or stackd is older)."""
 
 
-def decode(kind: type[T], raw: Mapping[str, Any]) -> T:
-    """The body in JSON that was read. Fields that it lacks have their defaults."""
-    readers: Any = _readers
-    values = {name: absent if (value := raw.get(name)) is None else read(value) for name, read, absent in readers(kind)}
-    return kind(**values | {"raw": raw})
+def decode(kind: type[B], raw: Mapping[str, Any]) -> B:
+    """The body in JSON that was read. Fields that it lacks have their defaults. Raises ValueError."""
+    return _restored(convert(_absent(kind) | dict(raw), kind), {"raw": raw})
 
 
 @cache
-def _readers(kind: Any) -> list[tuple[str, Callable[[Any], Any], Any]]:
-    """Of each field: its name, how its JSON is read, and what it is if it is absent."""
-    plan = []
-    for each in fields_of(kind):
-        absent = default_of(each)
-        if absent is dataclasses.MISSING:
-            absent = _ABSENT.get(get_origin(each.type) or each.type)
-        plan.append((each.name, _reader(each.type), absent))
-    return plan
-
-
-def _reader(kind: Any) -> Callable[[Any], Any]:
-    inner = get_args(kind)
-    if kind is datetime:
-        return datetime.fromisoformat
-    if is_body(kind):
-        return lambda value: decode(kind, value)
-    if get_origin(kind) is tuple:
-        item = _reader(inner[0])
-        return lambda value: tuple(map(item, value))
-    if get_origin(kind) is Mapping:
-        item = _reader(inner[1])
-        return lambda value: MappingProxyType({name: item(each) for name, each in value.items()})
-    return _reader(inner[0]) if type(None) in inner else lambda value: value
+def _absent(kind: type[Body]) -> dict[str, Any]:
+    """The required fields of an answer, as if it had none of them."""
+    required = {each.name: each.kind for each in fields_of(kind) if each.default is NODEFAULT}
+    return {name: _ABSENT.get(get_origin(typed) or typed) for name, typed in required.items()}

@@ -195,8 +195,8 @@ def _print_job(job: Job, done: str, output: str | None) -> None:
     counts = (f"{job.done} {done}", f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     reasons: dict[str, list[str]] = {}
-    for stack_id, error in job.errors.items():
-        reasons.setdefault(error.removeprefix(stack_id).lstrip(": "), []).append(stack_id)
+    for one in job.errors:
+        reasons.setdefault(one.error.removeprefix(one.stack_id).lstrip(": "), []).append(one.stack_id)
     for reason, ids in reasons.items():
         click.echo(printable(f"{some_of(ids, NAMED)}: {reason}"), err=True)
     if (more := job.failed - len(job.errors)) > 0:

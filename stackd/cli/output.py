@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stackd.contract import Stack, decode
 from stackd.printable import printable, printable_json
 from stackd.quantity import of_bytes, of_milli
 
@@ -297,16 +298,10 @@ def line(row: Iterable[str]) -> str:
 
 
 def addresses(stack: Fields) -> list[str]:
-    """Where a stack is reached: an ``address:port`` or a URL for each port; none if it has ended."""
-    if stack.get("ended"):
-        return []
-    host = stack.get("node_public_ip")
-    host = f"[{host}]" if host and ":" in host else host or ""
-    suffix = {"TCP": "", "UDP": "/udp"}
-    return [
-        port.get("url") or port.get("host") or f"{host}:{port['node_port']}{suffix.get(port['protocol'], '')}"
-        for port in stack["ports"]
-    ]
+    """Where a stack is reached: an ``address:port`` (with ``/udp``) or a URL for each port; none if it has ended."""
+    body = decode(Stack, stack)
+    udp = ("/udp" if port.node_port and port.protocol == "UDP" else "" for port in body.ports)
+    return [f"{address}{suffix}" for address, suffix in zip(body.addresses, udp, strict=False)]
 
 
 def label_text(stack: Fields) -> str:

@@ -156,7 +156,7 @@ def _words(event: Event) -> list[str]:
 def reconcile(client: Client, action: str, output: str | None) -> None:
     """Show what the reconciliation of a running daemon would do, or release its brake."""
     confirms = action == "confirm"
-    answer = client.reconcile(confirm=confirms)
+    answer = (client.release() if confirms else client.reconcile()).raw
     if not render.printed(answer, output):
         click.echo("\n".join(map(printable, _released(answer) if confirms else _plan(answer))))
 
@@ -239,7 +239,7 @@ CHECK_SECONDS = 0.2
 @output_option("json", "jsonl")
 def owner(client: Client, output: str | None) -> None:
     """Show who owns the stacks, and the role of the daemon at this address."""
-    ownership = client.owner()
+    ownership = client.owner().raw
     if not render.printed(ownership, output):
         render.print_facts(_ownership(ownership))
 
@@ -270,8 +270,8 @@ def takeover(client: Client) -> None:
     end = time.monotonic() + TAKEOVER_SECONDS
     while time.monotonic() < end:
         ownership = client.owner()
-        if ownership["role"] == "owner":
-            click.echo(printable(f"{ownership['host']} owns the stacks"))
+        if ownership.role == "owner":
+            click.echo(printable(f"{ownership.host} owns the stacks"))
             return
         time.sleep(CHECK_SECONDS)
     raise click.ClickException(

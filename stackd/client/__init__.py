@@ -25,7 +25,6 @@ from stackd.client.attempts import (
     ClientError,
     Conflict,
     Event,
-    Job,
     KeyRefused,
     NotFound,
     Retries,
@@ -34,7 +33,23 @@ from stackd.client.attempts import (
     Unreachable,
 )
 from stackd.client.clients import AsyncClient, Client
-from stackd.contract import Activity, Capacity, DryRun, Port, Stack, StackStatus, Stats, Template, TimelineEvent
+from stackd.contract import (
+    Activity,
+    Capacity,
+    DryRun,
+    Job,
+    JobError,
+    Key,
+    Owner,
+    Plan,
+    Port,
+    Released,
+    Stack,
+    StackStatus,
+    Stats,
+    Template,
+    TimelineEvent,
+)
 
 __all__ = [
     "Activity",
@@ -49,9 +64,14 @@ __all__ = [
     "DryRun",
     "Event",
     "Job",
+    "JobError",
+    "Key",
     "KeyRefused",
     "NotFound",
+    "Owner",
+    "Plan",
     "Port",
+    "Released",
     "Retries",
     "Stack",
     "StackEnded",

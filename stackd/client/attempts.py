@@ -19,11 +19,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from stackd.contract import EventName, JobAction, JobStatus, Stack, decode, nothing
+from stackd import contract
+from stackd.contract import NOTHING, EventName, Job, Stack
 from stackd.errors import StackdError
 
 T = TypeVar("T")
@@ -112,7 +114,7 @@ class Request:
     path: str
     query: tuple[tuple[str, str], ...] = ()
     body: Any = None
-    headers: Mapping[str, str] = field(default_factory=nothing)
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
     seconds: float = SECONDS
     waits: float = 0.0
     repeatable: bool = False
@@ -264,38 +266,27 @@ QUIET_SECONDS = 60.0
 """A stream sends something at least every 15 s; after this long without any data it is dead."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A batch job; ``errors`` has the first hundred failures, by the id of the stack.
+B = TypeVar("B", bound=contract.Body)
 
-    ``done`` are the stacks that it has extended, restarted, …; ``deleted`` is the same for a job that deletes, else 0.
-    """
 
-    job_id: str
-    status: JobStatus | Literal[""] = ""
-    action: JobAction | Literal[""] = ""
-    total: int = 0
-    done: int = 0
-    deleted: int = 0
-    not_found: int = 0
-    failed: int = 0
-    errors: Mapping[str, str] = field(default_factory=nothing)
-    raw: Mapping[str, Any] = field(default_factory=nothing, repr=False)
+def decode(kind: type[B], raw: Any) -> B:
+    """The body in the JSON of an answer. Raises BadAnswer."""
+    with _understood():
+        return contract.decode(kind, raw)
 
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Job:
-        """From the API's JSON."""
-        action = raw.get("action", "delete" if "deleted" in raw else "")
-        done = raw.get("done", raw.get("deleted", 0))
-        counts = {name: raw[name] for name in ("status", "total", "not_found", "failed") if name in raw}
-        deleted = done if action == "delete" else 0
-        errors = {one["stack_id"]: one["error"] for one in raw.get("errors", ())}
-        return cls(job_id=raw["job_id"], action=action, done=done, deleted=deleted, errors=errors, raw=raw, **counts)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the job has finished."""
-        return self.status in ("completed", "failed")
+def job_of(raw: Any) -> Job:
+    """The job in the JSON of an answer. Raises BadAnswer."""
+    with _understood():
+        return Job.of(raw)
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadAnswer(f"the answer is not that of stackd: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +315,7 @@ class Event:
     @property
     def job(self) -> Job | None:
         """The job as it is now; None unless ``kind`` is ``job``."""
-        return Job.of(self.data) if self.kind == "job" else None
+        return job_of(self.data) if self.kind == "job" else None
 
 
 @dataclass(slots=True)

@@ -155,9 +155,11 @@ class Operations:
     capacity = Operation(operations.capacity)
     ready = Operation(operations.ready)
     metrics = Operation(operations.metrics)
+    key = Operation(operations.key)
     owner = Operation(operations.owner)
     takeover = Operation(operations.takeover)
     reconcile = Operation(operations.reconcile)
+    release = Operation(operations.release)
 
 
 def _address_of(url: str) -> SplitResult:

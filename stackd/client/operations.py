@@ -9,13 +9,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict, Unpack
 
 from stackd.client.attempts import (
     ClientError,
-    Job,
     NotFound,
     Pause,
     Request,
@@ -23,6 +21,8 @@ from stackd.client.attempts import (
     StackEnded,
     Steps,
     TimedOut,
+    decode,
+    job_of,
 )
 from stackd.contract import (
     ROUTES,
@@ -30,14 +30,18 @@ from stackd.contract import (
     Activity,
     Capacity,
     DryRun,
+    Job,
     JobAction,
+    Key,
+    Owner,
+    Plan,
     Port,
+    Released,
     Stack,
     StackStatus,
     Stats,
     Template,
     TimelineEvent,
-    decode,
 )
 from stackd.units import format_duration, parse_duration
 
@@ -165,7 +169,7 @@ def wait(stack: str | Stack, status: StackStatus = "running", *, timeout: Length
             now = {"deleted": True}
         if "status" not in now:
             last = stack if isinstance(stack, Stack) else Stack(stack_id=stack)
-            return replace(last, status="deleted", ended=True)
+            return last.replaced(status="deleted", ended=True)
         if now["status"] == status:
             return (yield from get(stack))
         if now["status"] in ENDS and status != "deleted":
@@ -189,12 +193,12 @@ def delete(stack: str | Stack) -> Steps[None]:
 def batch_delete(stack_ids: Iterable[str | Stack]) -> Steps[Job]:
     """Start a job that deletes these stacks."""
     ids = [_id(one) for one in _several(stack_ids)]
-    return Job.of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
+    return job_of((yield from _once("/stacks/batch-delete", {"stack_ids": ids}, "")))
 
 
 def batch_delete_matching(**filters: Unpack[Filters]) -> Steps[Job]:
     """Start a job that deletes the stacks that ``stacks`` would return; stackd chooses them, and needs a label."""
-    return Job.of((yield from call("DELETE", "/stacks", query=filter_query(**filters), seconds=CHANGE_SECONDS)))
+    return job_of((yield from call("DELETE", "/stacks", query=filter_query(**filters), seconds=CHANGE_SECONDS)))
 
 
 def batch(
@@ -213,12 +217,12 @@ def batch(
     body |= {} if ttl is None else {"ttl": _length(ttl)}
     body |= {} if stack_ids is None else {"stack_ids": [_id(one) for one in _several(stack_ids)]}
     body |= {} if labels is None else {"labels": dict(labels)}
-    return Job.of({"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
+    return job_of({"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
 
 
 def batch_job(job_id: str) -> Steps[Job]:
     """Any batch job as it is now."""
-    return Job.of((yield from call("GET", f"/stacks/batch/{_part(job_id)}")))
+    return job_of((yield from call("GET", f"/stacks/batch/{_part(job_id)}")))
 
 
 def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
@@ -228,7 +232,7 @@ def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
 
 def job(job_id: str) -> Steps[Job]:
     """A batch-delete job as it is now."""
-    return Job.of((yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
+    return job_of((yield from call("GET", f"/stacks/batch-delete/{_part(job_id)}")))
 
 
 def wait_job(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:
@@ -339,9 +343,14 @@ def metrics() -> Steps[str]:
     return response.text()
 
 
-def owner() -> Steps[dict[str, Any]]:
-    """Who owns the stacks, as JSON."""
-    return (yield from call("GET", "/owner"))  # type: ignore[no-any-return]
+def key() -> Steps[Key]:
+    """What the client's key may do."""
+    return decode(Key, (yield from call("GET", "/key")))
+
+
+def owner() -> Steps[Owner]:
+    """Who owns the stacks."""
+    return decode(Owner, (yield from call("GET", "/owner")))
 
 
 def takeover() -> Steps[str]:
@@ -349,10 +358,14 @@ def takeover() -> Steps[str]:
     return str((yield from call("POST", "/takeover"))["asked"])
 
 
-def reconcile(*, confirm: bool = False) -> Steps[dict[str, Any]]:
-    """What a reconciliation would do, as JSON; with ``confirm``, what the release of its brake has done."""
-    method, path = ("POST", "/reconcile/confirm") if confirm else ("GET", "/reconcile")
-    return (yield from call(method, path))  # type: ignore[no-any-return]
+def reconcile() -> Steps[Plan]:
+    """What a reconciliation would do."""
+    return decode(Plan, (yield from call("GET", "/reconcile")))
+
+
+def release() -> Steps[Released]:
+    """Release what a brake of the reconciliation holds back now, and remove unknown objects."""
+    return decode(Released, (yield from call("POST", "/reconcile/confirm")))
 
 
 def _body_of(pod_spec: str, ports: Ports, options: CreateOptions) -> dict[str, Any]:
@@ -440,4 +453,4 @@ def _change(stack: str | Stack, verb: str) -> Steps[Stack]:
 def _updated(before: str | Stack, raw: Mapping[str, Any]) -> Stack:
     """The stack as it is now; it keeps its ``values``, which only the answer to its create has."""
     now = decode(Stack, raw)
-    return replace(now, values=before.values) if isinstance(before, Stack) else now
+    return now.replaced(values=before.values) if isinstance(before, Stack) else now

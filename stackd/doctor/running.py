@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from stackd.client import ApiError, BadAnswer, ClientError, Template, Unreachable
+from stackd.client import ApiError, BadAnswer, ClientError, Plan, Template, Unreachable
 from stackd.doctor import SHOWN, Finding, Level, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
@@ -141,7 +141,7 @@ async def examine(at: LocalDaemon, *, expected: bool = False, moved: bool = Fals
 async def owner_it_stands_by_for(at: LocalDaemon) -> str:
     """The machine whose stackd owns the stacks while this one stands by; empty if it does not."""
     async with at.client() as client:
-        return await _answer(client.owner(), lambda one: str(one["owner"]) if one["role"] == "standby" else "", "")
+        return await _answer(client.owner(), lambda one: one.owner if one.role == "standby" else "", "")
 
 
 async def _answer(request: Awaitable[T], read: Callable[[T], U], otherwise: U) -> U:
@@ -187,9 +187,9 @@ def _values(metrics: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def _unknown_objects(plan: dict[str, Any]) -> list[Finding]:
+def _unknown_objects(plan: Plan) -> list[Finding]:
     """Objects with stackd's labels that belong to no stack of the daemon."""
-    objects = [f"{one['kind']} {one['name']}" for one in plan["unknown"]]
+    objects = [f"{one.kind} {one.name}" for one in plan.unknown]
     text = f"{len(objects)} objects belong to no known stack and are left alone: {some_of(objects, SHOWN)}"
     advice = "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them"
     return [warn(ABOUT, text, advice)] if objects else []

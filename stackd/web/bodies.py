@@ -9,7 +9,6 @@ loads and renders it again.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,11 +18,12 @@ from time import perf_counter
 from typing import Any, Final, TypeVar, get_args, get_origin
 
 import orjson
+from msgspec import NODEFAULT
 
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.clock import from_nanoseconds as rfc3339
-from stackd.contract import Body, default_of, fields_of, is_body, is_optional
+from stackd.contract import Body, fields_of, is_body
 from stackd.lifecycle.context import Context
 from stackd.model import ACTIVE_STATUSES, Job, JobAction, JobRequest, PortMapping, RoutedPort, Stack
 from stackd.store import Store
@@ -62,7 +62,7 @@ _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
     (contract.Stack, "pod_spec"): _pod_spec,
     (contract.StackStatusAnswer, "ttl"): attrgetter("ttl_expires_at"),
     (contract.Job, "deleted"): attrgetter("done"),
-    (contract.BatchJob, "ttl"): length_of,
+    (contract.Job, "ttl"): length_of,
 }
 """Fields that are not the attribute of the same name of what is rendered."""
 
@@ -76,14 +76,13 @@ def renderer(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], Fields]:
     for each in fields_of(kind):
         if not names or each.name in names:
             get = _SOURCES.get((kind, each.name)) or attrgetter(each.name)
-            default = default_of(each) if is_optional(kind, each) else dataclasses.MISSING
-            plan.append((each.name, get, _converter(each.type), default))
+            plan.append((each.name, get, _converter(each.kind), each.default if each.optional else NODEFAULT))
 
     def render(source: Any) -> Fields:
         fields: Fields = {}
         for name, get, convert, default in plan:
             value = get(source)
-            if default is not dataclasses.MISSING and (value is None or value == default):
+            if default is not NODEFAULT and (value is None or value == default):
                 continue
             fields[name] = value if value is None or convert is None else convert(value)
         return fields
@@ -128,8 +127,8 @@ created_body = encoder(contract.Stack)
 
 listed_body = encoder(contract.Stack, contract.LISTED)
 status_body = encoder(contract.StackStatusAnswer)
-job_body = encoder(contract.Job)
-batch_body = encoder(contract.BatchJob)
+job_body = encoder(contract.Job, contract.DELETE_JOB)
+batch_body = encoder(contract.Job, contract.BATCH_JOB)
 accepted_body = encoder(contract.JobAccepted)
 accepted_many_body = encoder(contract.JobOfMany)
 

@@ -255,7 +255,7 @@ async def get_batch_delete(call: ApiCall) -> web.Response:
     return json_response(bodies.job_body(job))
 
 
-@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", contract.BatchJob))
+@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", "BatchJob"))
 async def get_batch(call: ApiCall) -> web.Response:
     """Get a batch job.
 

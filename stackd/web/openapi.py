@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from aiohttp import web
 from stackd import __version__, contract
 from stackd.codes import ErrorCode
 from stackd.config import Config
-from stackd.contract import Body, fields_of, is_body, is_optional
+from stackd.contract import BATCH_JOB, DELETE_JOB, Body, Field, fields_of, is_body
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
 from stackd.web import examples
@@ -267,6 +266,10 @@ def schemas(config: Config) -> dict[str, Schema]:
         "properties": fields,
     }
     del schemas["StackEntry"]["required"]
+    job = schemas["Job"]
+    schemas["BatchJob"] = _chosen(job, BATCH_JOB)
+    about = "A batch-delete job. At its end `total` = `deleted` + `not_found` + `failed`."
+    schemas["Job"] = _chosen(job, DELETE_JOB) | {"description": about}
     schemas["TimelineEvent"]["properties"]["kind"] |= {"enum": list(EventKind), "description": "What." + MORE}
     create, batch = schemas["Create"], schemas["Batch"]
     create |= {  # not as oneOf: of its alternatives, generators of clients make classes, or nothing
@@ -299,10 +302,16 @@ def _given(name: str) -> Schema:
     return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
 
 
+def _chosen(schema: Schema, names: Iterable[str]) -> Schema:
+    """The schema with these of its properties only, in this order."""
+    required = [name for name in names if name in schema["required"]]
+    return schema | {"required": required, "properties": {name: schema["properties"][name] for name in names}}
+
+
 def _record(kind: type[Body], *, closed: bool) -> Schema:
     """An object with these fields in this order; a ``closed`` one has no others, and its optional ones may be null."""
     fields = fields_of(kind)
-    required = [each.name for each in fields if not is_optional(kind, each)]
+    required = [each.name for each in fields if not each.optional]
     properties = {each.name: _field(each) for each in fields}
     for name, field in properties.items():
         if closed and name not in required:
@@ -319,14 +328,11 @@ def _record(kind: type[Body], *, closed: bool) -> Schema:
     )
 
 
-def _field(each: dataclasses.Field[Any]) -> Schema:
-    about = each.metadata["about"]
-    if about in NAMED:
-        return _ref(about)
-    schema = _typed(each.type) | {"description": about}
-    for keyword, value in each.metadata["keywords"].items():
-        schema[keyword] = list(value) if isinstance(value, tuple) else value
-    return schema | ({"type": [schema["type"], "null"]} if each.metadata["nullable"] else {})
+def _field(each: Field) -> Schema:
+    if each.about in NAMED:
+        return _ref(each.about)
+    schema = _typed(each.kind) | {"description": each.about}
+    return schema | {word: list(value) if isinstance(value, tuple) else value for word, value in each.keywords.items()}
 
 
 def _typed(kind: Any) -> Schema:

@@ -21,7 +21,7 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.config import Config
-from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of, is_optional
+from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of
 from stackd.errors import InvalidPodSpec, InvalidRequest, PermissionDenied, Reason, RequestTooLarge, UnsupportedCoding
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context, CreateRequest
@@ -89,7 +89,7 @@ def parse_object(body: bytes, kind: type[Body] | None, most_parts: int = MOST_PA
         raise InvalidRequest(f"invalid request body: not JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise InvalidRequest("invalid request body: a JSON object is expected")
-    fields = fields_of(kind) if kind else []
+    fields = fields_of(kind) if kind else ()
     names = [each.name for each in fields]
     for name in value:
         if name not in names:
@@ -97,7 +97,7 @@ def parse_object(body: bytes, kind: type[Body] | None, most_parts: int = MOST_PA
             raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_FIELD)
     _check_fields_once(body)
     for each in fields:
-        if kind and not is_optional(kind, each):
+        if not each.optional:
             _require(value, each.name)
     return {name: given for name, given in value.items() if given is not None}
 

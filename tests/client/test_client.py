@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
+import pickle
 import socket
 import subprocess
 import sys
@@ -112,7 +115,7 @@ async def test_many_are_extended_and_deleted_as_one_job(at: Harness, ask: Caller
         assert (await ask("get", stack)).ttl_expires_at == stack.ttl_expires_at + timedelta(minutes=30)
     job = await ask("batch_delete", [*before, "stack-none"])
     deleted = await ask("wait_job", job.job_id)
-    assert (deleted.status, deleted.deleted, deleted.not_found, deleted.errors) == ("completed", 2, 1, {})
+    assert (deleted.status, deleted.deleted, deleted.not_found, deleted.errors) == ("completed", 2, 1, ())
     assert (await ask("batch_job", job.job_id)).done == 2
     did = await ask("activity", since=timedelta(hours=1), limit=3)
     assert [(one.action, one.total) for one in did] == [("delete", 3), ("extend", 2), ("create", 1)]
@@ -411,6 +414,27 @@ def test_a_wait_gives_up_when_a_stack_has_ended_and_not_before(status: str, want
     body = b'{"stack_id": "stack-1", "status": "%b"}' % status.encode()
     error, _ = played(operations.wait("stack-1", wanted, timeout=timedelta(0)), *[answer(200, body)] * 2)
     assert type(error) is end
+
+
+def test_what_the_client_returns_is_never_changed_and_can_be_hashed_copied_and_pickled() -> None:
+    raw = {
+        "stack_id": "stack-1",
+        "status": "later",
+        "labels": {"team": "7"},
+        "ports": [{"container_port": 80}],
+        "new": 1,
+    }
+    stack, _ = played(operations.get("stack-1"), answer(200, json.dumps(raw).encode()))
+    assert (stack.status, stack.node_id, stack.raw) == ("later", None, raw), "an enumeration may grow"
+    with pytest.raises(AttributeError):
+        stack.status = "running"
+    with pytest.raises(TypeError):
+        stack.labels["team"] = "8"
+    assert len({stack, stack.replaced(labels={"team": "7"}), stack.replaced(labels={"team": "8"})}) == 2
+    for other in (copy.copy(stack), copy.deepcopy(stack), pickle.loads(pickle.dumps(stack))):
+        assert (other, other.raw, hash(other)) == (stack, raw, hash(stack))
+    error, _ = played(operations.get("stack-1"), answer(200, b'{"stack_id": 1}'))
+    assert isinstance(error, api.BadAnswer)
 
 
 def test_one_text_is_one_element() -> None:
