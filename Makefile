@@ -41,11 +41,14 @@ collect: $(VENV)/.dev  ## find the tests; compiles them once, and not in each of
 layers: $(VENV)/.dev  ## who may import whom
 	$(BIN)/lint-imports --no-logo
 
-js: $(JS)/node_modules/.installed  ## format, lint and types of the pages' JavaScript and CSS
+document: $(VENV)/.dev $(JS)/node_modules/.installed  # the API's description, and its types
+	@$(BIN)/python .ci/openapi.py >$(JS)/node_modules/.openapi.json
+	@npm --prefix $(JS) run --silent document
+
+js: document  ## format, lint and types of the pages' JavaScript and CSS
 	@npm --prefix $(JS) run --silent check
 
-api: $(VENV)/.dev $(JS)/node_modules/.installed  ## the API's description, by Redocly and openapi-typescript
-	@$(BIN)/python .ci/openapi.py >$(JS)/node_modules/.openapi.json
+api: document  ## the API's description, by Redocly and openapi-typescript
 	@npm --prefix $(JS) run --silent api
 
 js-fix: $(JS)/node_modules/.installed  ## format them, and fix what can be fixed safely
@@ -106,4 +109,4 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@npm --prefix $(JS) ci --loglevel=error
 	@touch $@
 
-.PHONY: help demo test check lint types collect layers js js-fix api bench soak install uninstall deb release lock venv clean
+.PHONY: help demo test check lint types collect layers document js js-fix api bench soak install uninstall deb release lock venv clean

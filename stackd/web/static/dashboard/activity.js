@@ -13,8 +13,7 @@ const PAUSE = 300; // after what is typed
 /**
  * What a key asked for, as the API tells of it: about one stack, a batch job, or what concerns the operator.
  *
- * @typedef {{ at: string, by: string, action: string, ttl?: string, stack_id?: string, message?: string, status: string,
- *   labels?: Record<string, string> | null, total: number, done: number, not_found: number, failed: number, count?: number }} Deed
+ * @typedef {import("./stacks.js").Schemas["Activity"]} Deed
  */
 
 /** Open the list; `open` shows a stack. @param {Stacks} stacks @param {(id: string) => void} open */
@@ -60,7 +59,10 @@ export function openActivity(stacks, open) {
     const results = [`${done} done`, gone && `${gone} gone already`, failed && `${failed} failed`].filter(Boolean);
     const running = status !== "completed" && status !== "failed" && status;
     const times = count ? ` (${count} times)` : "";
-    const result = isAudit || (id && !failed) ? `${message ?? ""}${times}` : [running, results.join(", "), message].filter(Boolean).join(": ");
+    const result =
+      isAudit || (id && !failed)
+        ? `${message ?? ""}${times}`
+        : [running, results.join(", "), message].filter(Boolean).join(": ");
     return h(
       "li",
       { class: (failed > 0 || status === "failed") && "error" },

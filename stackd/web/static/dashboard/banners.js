@@ -17,7 +17,7 @@ const WORDS = { live: "live", polling: "polling every 5 s", away: "no connection
 /**
  * What a reconcile pass would do, as the API tells of it.
  *
- * @typedef {{ actions: { action: string, name: string, why: string }[], held: string[], blocked?: string | null }} Plan
+ * @typedef {import("./stacks.js").Schemas["Plan"]} Plan
  */
 
 export class Link {

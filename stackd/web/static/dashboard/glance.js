@@ -16,11 +16,8 @@ const TYPICAL = "cpu=100m&memory=128Mi";
 /**
  * Answers of `/capacity` and `/templates`, as far as they are shown.
  *
- * @typedef {{ fits: number, limited_by: string, nodes: Record<string, number>, free_node_ports: number | null }} Capacity
- * @typedef {{ name: string, ttl: string, labels: Record<string, string>, generates: string[], reason: string,
- *   target_port: { container_port: number, protocol: string }[], median_seconds_to_running: number | null,
- *   pool: number, ready: number, starting: number, failing: number,
- *   prepull: Record<string, { state: string, reason: string }> | null }} Template
+ * @typedef {import("./stacks.js").Schemas["Capacity"]} Capacity
+ * @typedef {import("./stacks.js").Schemas["Template"]} Template
  */
 
 export class Glance {

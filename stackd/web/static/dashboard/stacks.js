@@ -9,12 +9,12 @@ import { Subject } from "./subject.js";
 /**
  * A stack as the API returns it, and what the page needs beside that; times in milliseconds.
  *
- * @typedef {"running" | "creating" | "failed" | "stopped" | "node_deleted"} Status
- * @typedef {Record<string, string>} Values
- * @typedef {{ container_port: number, protocol: string, node_port?: number, url?: string, host?: string }} Port
- * @typedef {{ stack_id: string, status: Status, status_reason?: string | null, status_message?: string | null,
- *   node_id?: string | null, node_public_ip?: string | null, ports?: Port[], created_at: string, updated_at: string,
- *   ttl_expires_at: string, labels?: Record<string, string>, ended?: boolean, template?: string, values?: Values }} StackData
+ * @typedef {import("../../../../.ci/js/node_modules/.openapi.ts").components["schemas"]} Schemas
+ * @typedef {Schemas["StackStatus"]} Status
+ * @typedef {Schemas["Port"]} Port
+ * @typedef {NonNullable<Schemas["StackCreated"]["values"]>} Values
+ * @typedef {Schemas["StackEntry"] & Pick<Schemas["StackCreated"], Required | "values">} StackData
+ * @typedef {"stack_id" | "status" | "created_at" | "updated_at" | "ttl_expires_at"} Required
  * @typedef {{ labelled: string[], addresses: string[], address: string, haystack: string, tags: Set<string>,
  *   created: number, changed: number, expires: number }} Prepared
  * @typedef {StackData & Prepared} Stack
