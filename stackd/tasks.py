@@ -163,7 +163,8 @@ class Waiters(Generic[S]):
             _ask(*waiter, current())
             yield result
         finally:
-            result.cancel()
+            if not result.cancel() and not result.cancelled():
+                result.exception()  # marks it as retrieved: the caller may have left
             waiting.remove(waiter)
             if not waiting and self._by_name.get(name) is waiting:
                 del self._by_name[name]

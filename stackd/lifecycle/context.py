@@ -288,7 +288,7 @@ class Context:
         """Abandon the stack's create, if it is still under way: it undoes itself."""
         if (creation := self.creates.get(stack_id)) is not None:
             creation.abandoned = True
-            self.loop.rows.wake(stack_id, self.store.stacks.get(stack_id))
+            self.loop.ask(stack_id)
 
     def public_address(self, node_name: str | None, service: ServiceState | None = None) -> str | None:
         """The address at which a node's ports are reached: ``stacks.public_ips`` first, then the node's own address in

@@ -64,8 +64,8 @@ def is_gone(row: Stack | None) -> bool | None:
 
 
 class Loop:
-    """The loop of one daemon; ``rows`` are those who wait for a change of some row, ``removable`` the uids of objects without
-    a row that a pass or the operator wants removed.
+    """The loop of one daemon; ``rows`` are those who read a row once it has changed, ``removable`` the uids of objects without a
+    row that a pass or the operator wants removed.
 
     ``reconcile`` looks at one stack and does the next step, if there is one; it returns whether to look again at once, and
     raises what keeps the step from being done.
@@ -73,6 +73,7 @@ class Loop:
 
     def __init__(self, tasks: Tasks, stacks: Stacks, reconcile: Callable[[str], Awaitable[bool]]) -> None:
         self.rows: Waiters[Stack] = Waiters()
+        self._wishes: Waiters[Stack] = Waiters()
         self.removable: set[str] = set()
         self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, RETRIES, self._work, self._failed)
         self._stacks, self._reconcile = stacks, reconcile
@@ -124,7 +125,7 @@ class Loop:
         step from being done, which the loop then retries; NotYet or StillThere after ``timeout`` seconds. The work goes on
         if the caller leaves.
         """
-        with self.rows.waiting(stack_id, done, lambda: self._stacks.get(stack_id)) as result:
+        with self._wishes.waiting(stack_id, done, lambda: self._stacks.get(stack_id)) as result:
             if result.done():
                 return result.result()
             one, settling = _Settling(result=result, priority=priority), self._settling.setdefault(stack_id, [])
@@ -140,12 +141,17 @@ class Loop:
                 if not settling and self._settling.get(stack_id) is settling:
                     del self._settling[stack_id]
 
+    def ask(self, stack_id: str) -> None:
+        """Ask those who wait for the row whether it is as they want it."""
+        self._wishes.wake(stack_id, self._stacks.get(stack_id))
+
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: wake those who wait for the row; and a stack with a new pod, which may have moved on
         before the row was written."""
         if (row := after or before) is None:
             return
         self.rows.wake(row.stack_id, after)
+        self._wishes.wake(row.stack_id, after)
         known = before.pod_uid if before is not None and before.accepted else None
         if after is not None and after.accepted and after.pod_uid not in (None, known):
             self.queue.add(row.stack_id)
@@ -158,7 +164,7 @@ class Loop:
         try:
             for _ in range(MOST_STEPS):
                 again = await self._reconcile(stack_id)
-                self.rows.wake(stack_id, self._stacks.get(stack_id))
+                self.ask(stack_id)
                 if not again:
                     return
             raise ClusterRefused("something in the cluster keeps changing what stackd makes")

@@ -130,19 +130,20 @@ async def test_a_standby_waits_for_a_restart_of_the_owner(vms: Machines, monkeyp
 async def test_a_stop_of_the_owner_finishes_its_changes_and_the_standby_takes_over_at_once(vms: Machines) -> None:
     """Not only after the Lease of a minute has run out. Until it is given back, reads are answered."""
     one = await vms.start("vm1", lease="60s", server__shutdown_timeout="20s")
-    stack_id = await one.running()
+    stack_id, other = await one.running(), await one.running()
     two = await standby(vms, lease="60s")
     outside = Client(session=two.session, url=one.url)
-    one.faults.add_fault(action="latency", verb="create", resource="pods", seconds=3.0)
+    one.faults.add_fault(action="latency", verb="create|delete", resource="pods", seconds=3.0)
     creating = asyncio.create_task(outside.call("POST", "/stacks", seed()))
-    await eventually(lambda: one.counts.in_flight > 0)
+    deleting = asyncio.create_task(outside.call("DELETE", f"/stacks/{other}"))
+    await eventually(lambda: one.counts.in_flight > 1)
     stopping = asyncio.create_task(vms.stop("vm1"))
     await until_leaving(outside)
     assert (await outside.stack(stack_id))["status"] == "running"
     await outside.refused(503, "shutting down", f"/stacks/{stack_id}", method="DELETE")
     assert (await outside.role(), vms.holders) == ("owner", ["vm1"])
     created = await creating
-    assert created.status == 201
+    assert (created.status, (await deleting).status) == (201, 200)
     await until_owner(two)
     await stopping
     assert vms.holders == ["vm1", "", "vm2"]
