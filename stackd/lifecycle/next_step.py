@@ -51,6 +51,10 @@ class StepKind(enum.StrEnum):
 UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
 """What nobody asked for; only these, and expiries after the clock was set forward, are subject to the brake."""
 
+LATE_CREATE_NANOSECONDS = 2 * NANOSECONDS
+"""A create goes on for so long after the end of its stack: a stack that lives shorter than its create takes is created, and
+expires then."""
+
 MAY_BE_HELD = frozenset({StepKind.END, StepKind.EXPIRE})
 """What the brake may hold back."""
 
@@ -105,7 +109,8 @@ def next_step(
     """
     if stack.deleting_since is not None:
         return Step(kind=StepKind.DELETE, why=f"its delete was requested ({stack.delete_reason})")
-    expires = now is not None and stack.ttl_expires_at <= now and not stack.unassigned
+    late = 0 if stack.accepted else LATE_CREATE_NANOSECONDS
+    expires = now is not None and stack.ttl_expires_at + late <= now and not stack.unassigned
     step = None if stack.accepted else _create_step(pod, create)
     if step is not None or not (stack.accepted or expires):
         return step
