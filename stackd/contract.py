@@ -222,9 +222,9 @@ class Stack(Body, frozen=True, kw_only=True):
     def addresses(self) -> tuple[str, ...]:
         """Where each of its ports is reached, in the order of ``ports``."""
         host = f"[{self.node_public_ip}]" if ":" in (self.node_public_ip or "") else self.node_public_ip
-        if self.ended or not (host or all(port.url or port.host for port in self.ports)):
+        if self.ended or not (host or any(port.url or port.host for port in self.ports)):
             return ()
-        return tuple(port.url or port.host or f"{host}:{port.node_port}" for port in self.ports)
+        return tuple(port.url or port.host or f"{host or ''}:{port.node_port}" for port in self.ports)
 
 
 STACK_FIELDS = tuple(each.name for each in fields_of(Stack) if each.name != "values")
