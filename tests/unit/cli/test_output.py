@@ -23,7 +23,8 @@ from stackd.cli import output as render
 from stackd.cli.output import line
 from stackd.cli.stacks import TIMELINE, added
 from stackd.cli.watch import WatchedStacks, view
-from stackd.client import AsyncClient, Client
+from stackd.client import AsyncClient, Client, Plan
+from stackd.contract import decode
 from tests.api.test_reconcile import MANY, running, until_held, unverify, vanish
 from tests.harness import KEY, Harness, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
