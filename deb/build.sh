@@ -65,7 +65,7 @@ gzip -9n <CHANGELOG.md >"$doc/CHANGELOG.md.gz"
 gzip -9n >"$doc/changelog.gz" <<CHANGELOG
 stackd ($version) unstable; urgency=medium
 
-  * What has changed is told by CHANGELOG.md.gz, beside this file.
+  * CHANGELOG.md.gz, beside this file, lists the changes.
 
  -- $maintainer  $(date -uR -d "@$SOURCE_DATE_EPOCH")
 CHANGELOG

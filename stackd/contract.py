@@ -432,7 +432,7 @@ class Job(Body, frozen=True, kw_only=True):
 
     job_id: Annotated[str, doc("The job's id.")]
     action: Annotated[str, doc("What it does with each stack.", {"enum": get_args(JobAction)})] = ""
-    ttl: Annotated[str, doc("By how much it extends, if it does.", DURATION)] = ""
+    ttl: Annotated[str, doc("By how much it extends each stack.", DURATION)] = ""
     status: Annotated[str, doc("JobStatus")] = ""
     total: Annotated[int, doc("How many ids it has.")] = 0
     done: Annotated[int, doc("Stacks for which the action is done.")] = 0
@@ -546,7 +546,7 @@ class Capacity(Body, frozen=True, kw_only=True):
 
 
 class Prepull(Body, frozen=True, kw_only=True):
-    """How far a template's images are on a node: that of the image that is least far."""
+    """How far a node has pulled a template's images: the state of the slowest one."""
 
     state: Annotated[str, doc("`waiting`, `pulling`, `pulled` or `failing`.")]
     reason: Annotated[str, doc("Why it fails; empty where it does not.")]

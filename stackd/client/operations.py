@@ -64,7 +64,7 @@ Length = str | float | timedelta
 Ports = Iterable[str | int | Port] | str | int | Port
 Labels = Iterable[str] | Mapping[str, str]
 Statuses = Iterable[StackStatus] | StackStatus
-"""Of these, one text is one element: ``ports="80/tcp"``, ``labels="team=7"``, ``statuses="running"``."""
+"""A single value may stand for a list of one: ``ports="80/tcp"``, ``labels="team=7"``, ``statuses="running"``."""
 
 
 class Times(TypedDict, total=False):

@@ -259,7 +259,7 @@ class Kubelet:
             one.ready = True
 
     async def _until_exit(self, run: PodRun, one: ContainerRun) -> None:
-        """Return when the container exits, if it does. It loses its readiness on the way, if its script says so."""
+        """Return when the container exits, if it ever does. It loses its readiness on the way, if its script says so."""
         if one.script.run not in ("exit", "unready"):
             await _for_ever()
         await self._sleep(self._options.run_time)

@@ -298,7 +298,7 @@ class Surroundings:
     """What the fate of objects without a row depends on; times in nanoseconds.
 
     ``now``       None while the clock cannot be trusted
-    ``busy``      stacks that the worker has or will have in hand
+    ``busy``      stacks that the loop works on, or that wait in its queue
     ``removed``   stacks that the file has removed
     ``unadoptable``  stacks for which no row can be made from their objects, and why
     ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once

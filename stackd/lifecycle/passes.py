@@ -1,8 +1,8 @@
 """The passes that find what events have missed; expiry, at its time; and the removal of old keys, jobs and timelines.
 
-Owns: the passes, which hand work to the observer (statuses) and the worker, so that no request holds them up. Only
-adopting objects without a row and observing confirmed stacks are part of a pass itself. Owns, too, that no stack expires
-by a clock that may be wrong: if many have expired only because the clock was set, the brake decides.
+Owns: the passes. A pass wakes the stacks that have something to do, and the loop does it, so that no request delays a
+pass. A pass itself does only what has no row: it adopts stacks from their objects. Owns, too, that no stack expires by a
+clock that may be wrong: if many have expired only because the clock was set, the brake decides.
 """
 
 from __future__ import annotations

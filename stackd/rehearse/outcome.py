@@ -1,7 +1,7 @@
 """The output at the end of a rehearsal: the goals and the verdict, the figures, the plan, and the stacks that may remain.
 
 Owns: the form of a goal (``running-p95=10s``, ``failed=1%``), and that every start counts: a stack that never reached the
-stage took forever; the tables, which the terminal and the page share; and the fields of ``--json``.
+stage counts as slower than every goal; the tables, which the terminal and the page share; and the fields of ``--json``.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ PORTS: Final = number("ports", "Ports of one stack.", 1, contract.MAX_TARGET_POR
 FITS: Final = Answer("How many more fit.", contract.Capacity)
 
 
-@route("GET", "/healthz", HEALTH, Answer("It does.", contract.Healthy), standby=True)
+@route("GET", "/healthz", HEALTH, Answer("The process answers.", contract.Healthy), standby=True)
 async def healthz(call: ApiCall) -> web.Response:
     """Does the process answer?
 
@@ -67,11 +67,11 @@ async def healthz(call: ApiCall) -> web.Response:
     "GET",
     "/readyz",
     HEALTH,
-    Answer("It does.", contract.Ready),
+    Answer("stackd can create and delete stacks.", contract.Ready),
     Answer(
-        "Something does not: Kubernetes is unreachable, silent, uncertain, lacks the node ports or the namespace, or does "
-        "not allow stackd to create and delete stacks; no NetworkPolicy protects the stacks, the file cannot be written, "
-        "or a brake is on.",
+        "stackd cannot do that now: Kubernetes is unreachable, does not answer, or may be another cluster; it lacks the "
+        "namespace or the node ports, or refuses stackd a right; no NetworkPolicy protects the stacks; the file cannot be "
+        "written; or a brake is on.",
         (contract.NotReady, contract.Error),
         status=503,
     ),

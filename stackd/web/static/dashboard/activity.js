@@ -11,7 +11,7 @@ import { clock, full } from "./times.js";
 const PAUSE = 300; // after what is typed
 
 /**
- * What a key asked for, as the API tells of it: about one stack, a batch job, or what concerns the operator.
+ * What a key asked for, as the API describes it: about one stack, a batch job, or what concerns the operator.
  *
  * @typedef {import("./stacks.js").Schemas["Activity"]} Deed
  */

@@ -15,7 +15,7 @@ const PATIENCE = 8_000;
 const WORDS = { live: "live", polling: "polling every 5 s", away: "no connection", off: "" };
 
 /**
- * What a reconcile pass would do, as the API tells of it.
+ * What a reconcile pass would do, as the API describes it.
  *
  * @typedef {import("./stacks.js").Schemas["Plan"]} Plan
  */

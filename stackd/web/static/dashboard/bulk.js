@@ -45,7 +45,7 @@ export const DEEDS = {
 const ACTIONS = /** @type {Action[]} */ (Object.keys(DEEDS));
 
 /**
- * A batch job as the API tells of it.
+ * A batch job as the API describes it.
  *
  * @typedef {{ job_id: string, status: "queued" | "running" | "completed" | "failed", total: number, done: number,
  *   not_found: number, failed: number, errors?: { stack_id: string, error: string }[] }} Job
