@@ -419,7 +419,7 @@ class JobDryRun(Body, frozen=True, kw_only=True):
 
     dry_run: Annotated[Literal[True], doc("Always true.")] = True
     action: Annotated[str, doc("What it would do with each stack.", {"enum": get_args(JobAction)})]
-    ttl: Annotated[str, doc("By how much it would extend, if it would.", DURATION)] = ""
+    ttl: Annotated[str, doc("By how much it would extend each stack.", DURATION)] = ""
     total: Annotated[int, doc("How many ids it would have.")]
     not_found: Annotated[int, doc("How many of them belong to no stack.")]
     stack_ids: Annotated[tuple[str, ...], doc("The stacks that it would change, as they are now.")]
@@ -474,7 +474,7 @@ class Activity(Body, frozen=True, kw_only=True):
     at: Annotated[datetime, doc("When it was accepted.")]
     by: Annotated[str, doc("The name of the API key.")]
     action: Annotated[str, doc("What was asked for.", {"enum": ACTIONS})]
-    ttl: Annotated[str, doc("By how much a job extends.", DURATION)] = ""
+    ttl: Annotated[str, doc("By how much a job extends each stack.", DURATION)] = ""
     stack_id: Annotated[str, doc("The stack's id; there is this, or `job_id`, or neither.")] = ""
     job_id: Annotated[str, doc("The job's id.")] = ""
     labels: Annotated[Mapping[str, str], doc("The stack's labels, or those by which a job chose its stacks.")] = NOTHING
