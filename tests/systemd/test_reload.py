@@ -97,7 +97,10 @@ async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_
     old, bare.key = bare.key, new_key()[0]
     await bare.credentials(token="new")
     lines = (await bare.run(COMMAND, "reload")).splitlines()
-    assert lines == ["reloaded: the credentials for the cluster", "reloaded: auth.keys"]
+    keys = r'reloaded: auth\.keys: \[\{ name = "credential-(\w{8})".* → \[\{ name = "credential-(?!\1)\w{8}".*'
+    assert (lines[0], len(lines)) == ("reloaded: the credentials for the cluster", 2)
+    assert re.fullmatch(keys, lines[1]), lines
+    assert not [key for key in (old, bare.key) if key in lines[1]]
     assert (await status_of(bare, bare.key), await status_of(bare, old)) == (200, 401)
     await until(lambda: bare.call("POST", "/stacks", seed()), lambda seen: seen.status == 201)
     assert (await bare.state())["MainPID"] == pid
