@@ -70,7 +70,7 @@ uninstall:  ## remove what install put there; keeps configuration and state
 deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
 	@DIST='$(DIST)' PYTHON='$(if $(filter command line environment,$(origin PYTHON)),$(PYTHON))' deb/build.sh
 
-release:  ## all that is published, in dist/: package, wheel, source archive and SHA256SUMS
+release:  ## all that is published, in dist/: package, wheel, source archive, SBOM and SHA256SUMS
 	@PYTHON='$(PYTHON)' .ci/release
 
 lock: $(VENV)/.dev  ## write requirements.lock again, after a change of pyproject.toml or constraints.txt

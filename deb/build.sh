@@ -25,7 +25,6 @@ minor=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 [[ $(readlink -f /usr/bin/python3) == "$python" ]] \
   || complain "the package depends on the distribution's default python3, and that is not $python"
 next=${minor%.*}.$((${minor#*.} + 1))
-version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 architecture=$(dpkg --print-architecture)
 # the last commit's time; of a source archive, the newest of its files
 commit_time=$(git log -1 --format=%ct -- . 2>/dev/null || true)
@@ -41,6 +40,7 @@ share=$root/usr/share
 doc=$share/doc/stackd
 
 DESTDIR=$root PREFIX=/usr PYTHON=$python systemd/install.sh install
+version=$("$lib/bin/python" -I -B -c 'from stackd.version import VERSION; print(VERSION)')
 
 # What only an installation needs, and what tells where this was built.
 packages=$lib/lib/python$minor/site-packages
@@ -50,7 +50,7 @@ sed -i '/direct_url\.json,/d; \|^\.\./\.\./\.\./bin/|d' "$packages"/*.dist-info/
 find "$lib/bin" -mindepth 1 ! -name 'python*' ! -name stackd ! -name hand-over -delete
 rm -f "$lib/.gitignore"
 gzip -9n "$share/man/man1/stackd.1" "$share/man/man5/stackd-config.5"
-# A file of a few lines seldom changes, so that an upgrade has nothing to ask about one that was edited.
+# Settings without explanations: it changes only with them, so that an upgrade seldom asks about one that was edited.
 install -m 640 deb/config.toml "$root/etc/stackd/config.toml"
 
 install -d "$doc/examples" "$share/lintian/overrides"

@@ -16,11 +16,11 @@ from typing import Any
 
 import click
 
-from stackd import __version__
 from stackd.cli import stackd
 from stackd.codes import ErrorCode
 from stackd.config.sections import SECTIONS
 from stackd.config.settings import settings
+from stackd.version import VERSION
 
 FILES = {
     "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
@@ -176,7 +176,7 @@ def config_page() -> str:
 def _head(name: str, manual: str) -> str:
     now = int(os.environ.get("SOURCE_DATE_EPOCH") or datetime.now(tz=UTC).timestamp())
     day = datetime.fromtimestamp(now, tz=UTC).date().isoformat()
-    return f'.TH {name} "{day}" "stackd {__version__}" "{manual}"'
+    return f'.TH {name} "{day}" "stackd {VERSION}" "{manual}"'
 
 
 def _commands(group: click.Group, context: click.Context) -> Iterator[tuple[click.Command, click.Context]]:

@@ -28,7 +28,8 @@ The packages. Calls go down the list; results come back as return values or ``as
     validity        the dates of certificates
     clock, tasks, workqueue    time, and whether the machine's clock can be trusted; work on the event loop
     crashpoints     where the fault tests kill the process
+    version         which version this is
     embedded/       a Kubernetes API in process, reached over HTTP like a real one, for the demo and the tests
 """
 
-__version__ = "0.1.0"
+from stackd.version import __version__ as __version__

@@ -601,6 +601,7 @@ class Ready(Body, frozen=True, kw_only=True):
     """Everything works."""
 
     status: Annotated[Literal["ready"], doc("Always `ready`.")] = "ready"
+    version: Annotated[str, doc("Which stackd answers, such as `1.0.0`.")] = ""
 
     optional = ()
 
@@ -613,6 +614,7 @@ class NotReady(Body, frozen=True, kw_only=True):
     status: Annotated[Literal["not ready"], doc("Always `not ready`.")] = "not ready"
     reasons: Annotated[tuple[str, ...], doc("A sentence for each thing that is wrong.", {"minItems": 1})]
     held: Annotated[tuple[str, ...], doc("The ids of the stacks that a brake holds back.")] = ()
+    version: Annotated[str, doc("Which stackd answers, such as `1.0.0`.")] = ""
 
     optional = ("held",)
 

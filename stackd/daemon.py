@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from stackd import __version__, crashpoints
+from stackd import crashpoints
 from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
 from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
@@ -62,6 +62,7 @@ from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, Reloader
 from stackd.upkeep.systemd import ProcessContext
 from stackd.upkeep.tls import Certificate
+from stackd.version import VERSION
 from stackd.web.api import Api
 from stackd.web.auth import Keys
 from stackd.web.bodies import BodyCache
@@ -256,7 +257,7 @@ async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext)
         events = (daemon.ready, context.gate.ownership.stands_by)
         await first_of(*events, failure=context.tasks.failure, timeout=PATIENCE_SECONDS)
     listener.open((lambda: certificate.context) if certificate else None)
-    log.info("stackd %s: listening on %s, %d stacks", __version__, listener.address, len(context.store.assigned))
+    log.info("stackd %s: listening on %s, %d stacks", VERSION, listener.address, len(context.store.assigned))
     stack.callback(daemon.schedule.stop)
     patience = max(0.0, PATIENCE_SECONDS - (context.clock.monotonic() - began))
     context.tasks.supervise("report", health.report(context, daemon.ready, process.notifier, patience, process.build))

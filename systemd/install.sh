@@ -83,6 +83,7 @@ install_packages() {
   else
     # built from a copy, so that root leaves nothing behind in the checkout; links become the files that they point to
     cp -rL pyproject.toml README.md LICENSE stackd "$2/"
+    deb/version.sh "$2" >/dev/null
     "${install[@]}" --no-index --no-deps --no-build-isolation "$2"
   fi
   "${pip[@]}" check >/dev/null || complain "requirements.lock lacks what this version needs: $("${pip[@]}" check)"

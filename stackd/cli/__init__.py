@@ -23,8 +23,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from stackd import __version__
 from stackd.printable import printable
+from stackd.version import VERSION
 
 FAILED = 1
 USAGE = 2
@@ -132,7 +132,7 @@ def lazy(table: Mapping[str, tuple[str, str]], **aliases: str) -> Any:
 
 
 @click.group(cls=lazy(COMMANDS), context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(__version__, prog_name="stackd")
+@click.version_option(VERSION, prog_name="stackd")
 def stackd() -> None:
     """Hand out stacks: a hardened Pod and a NodePort Service each, with a time to live, over a REST API."""
 

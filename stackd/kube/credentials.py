@@ -34,7 +34,6 @@ from kubernetes.aio.config import kube_config
 from kubernetes.aio.config.exec_provider import ExecProvider
 from yarl import URL
 
-from stackd import __version__
 from stackd.clock import DAY_SECONDS, Clock, utc_minute
 from stackd.config import Config, require_cluster
 from stackd.config.credentials import NO_CLUSTER, current, is_unset, shown
@@ -43,6 +42,7 @@ from stackd.files import write_private
 from stackd.kube.wire import JSON, KINDS, TOKENS, JsonObject, KubeRequest
 from stackd.names import is_loopback
 from stackd.validity import WARN_SECONDS, validity
+from stackd.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -397,7 +397,7 @@ class Access:
             bearer = await self._credentials.configuration.get_api_key_with_prefix(_BEARER)
         except _UNREADABLE as exc:
             raise ClusterUnavailable(f"the cluster's credentials cannot be read: {exc}") from exc
-        headers = {"User-Agent": f"stackd/{__version__}", "Accept": JSON}
+        headers = {"User-Agent": f"stackd/{VERSION}", "Accept": JSON}
         return headers | ({"Authorization": bearer} if bearer else {})
 
     async def reload(self, seen: int) -> bool:

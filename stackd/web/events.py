@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import orjson
 from aiohttp import hdrs, web
 
-from stackd import __version__, contract
+from stackd import contract
 from stackd.clock import from_nanoseconds
 from stackd.contract import EventName
 from stackd.errors import StackNotFound, StoreUnavailable
 from stackd.keys import ApiKey
 from stackd.model import Job, Stack
+from stackd.version import VERSION
 from stackd.web import bodies
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.change_feed import FeedChange, event, frame, rendered
@@ -119,7 +120,7 @@ async def _pieces(call: ApiCall, subscriber: _Subscriber) -> AsyncGenerator[byte
     api, feed, position = call.api, call.api.feed, call.api.feed.number
     seen = call.request.headers.get(LAST_EVENT_ID.name)
     changes = None if seen is None else feed.resumed(seen)
-    hello = orjson.dumps({"version": __version__, "now": from_nanoseconds(api.context.clock.now())})
+    hello = orjson.dumps({"version": VERSION, "now": from_nanoseconds(api.context.clock.now())})
     # With missed changes, without the present id: after another cut, the client would resume there and lose them.
     yield event(b"hello", hello, feed.id_of(position) if changes is None else "")
     if changes is None:

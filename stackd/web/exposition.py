@@ -20,12 +20,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
-from stackd import __version__
 from stackd.kube.credentials import expiry_remark
 from stackd.lifecycle.next_step import StepKind
 from stackd.lifecycle.ownership import Role
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
+from stackd.version import VERSION
 from stackd.web.api import Answer, Api, ApiCall, admit, route
 from stackd.web.system import HEALTH
 
@@ -79,7 +79,7 @@ class DaemonCollector(Collector):
 
     def _about(self) -> Iterator[Metric]:
         context, measured = self._context, self._context.metrics
-        labels = {"version": __version__, "python": platform.python_version()}
+        labels = {"version": VERSION, "python": platform.python_version()}
         yield gauge("stackd_build_info", "What runs; always 1.", {tuple(labels.values()): 1}, *labels)
         unready = {reason: bool(sentence) for reason, sentence in context.gate.readiness().items()}
         yield gauge("stackd_ready", "1 while /readyz is 200.", not any(unready.values()))

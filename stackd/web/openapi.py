@@ -12,12 +12,13 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 import orjson
 from aiohttp import web
 
-from stackd import __version__, contract
+from stackd import contract
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import BATCH_JOB, DELETE_JOB, Body, Field, fields_of, is_body
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
+from stackd.version import VERSION
 from stackd.web import examples
 from stackd.web.api import IDEMPOTENCY_KEY, ROUTES, ApiCall, Route, Shape, route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
@@ -132,7 +133,7 @@ def document(routes: Iterable[Route], config: Config) -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "stackd",
-            "version": __version__,
+            "version": VERSION,
             "description": ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

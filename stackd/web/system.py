@@ -18,6 +18,7 @@ from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
 from stackd.templates import Template
 from stackd.units import format_duration
+from stackd.version import VERSION
 from stackd.web import requests
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.bodies import in_turns, stats_body, time_of
@@ -84,9 +85,9 @@ async def readyz(call: ApiCall) -> web.Response:
     """
     reasons = await unready(call.api)
     if not reasons:
-        return json_response(contract.Ready())
+        return json_response(contract.Ready(version=VERSION))
     held = () if call.key.tenant else tuple(sorted(call.api.context.gate.brake.held))
-    body = contract.NotReady(error="; ".join(reasons), reasons=tuple(reasons), held=held)
+    body = contract.NotReady(error="; ".join(reasons), reasons=tuple(reasons), held=held, version=VERSION)
     return json_response(body, status=503, headers=RETRY)
 
 

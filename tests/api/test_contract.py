@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from stackd.version import VERSION
 from tests.harness import KEY, Harness, seed
 
 CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
@@ -27,6 +28,10 @@ ENDPOINTS = [
     ("GET", "/stacks/stack-0/status"), ("GET", "/stacks/stack-0/timeline"), ("GET", "/stacks/stack-0/logs"),
     ("DELETE", "/stacks/stack-0"), ("POST", "/stacks/batch-delete"), ("GET", "/stacks/batch-delete/job-0"),
 ]  # fmt: skip
+
+
+async def test_readyz_names_the_version(at: Harness) -> None:
+    assert (await at.call("GET", "/readyz")).json == {"status": "ready", "version": VERSION}
 
 
 async def test_a_stack_is_created_read_counted_and_deleted_in_the_documented_fields_and_their_order(

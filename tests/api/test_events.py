@@ -14,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from stackd import __version__
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import ApiKey, digest
+from stackd.version import VERSION
 from stackd.web import change_feed
 from tests.api.test_hostile import accept_a_reader
 from tests.harness import DEADLINE, READ_KEY, Client, Harness, Reply, fast_cluster, harness, request_for
@@ -89,7 +89,7 @@ async def follow(at: Client, path: str = "/events", last: str = "", key: str = "
 async def test_a_stream_has_every_change_of_every_stack_and_one_of_a_single_stack_ends_with_it(at: Harness) -> None:
     other = await at.create()
     async with follow(at) as stream, follow(at, "/events?fields=stack_id,status") as short:
-        assert (await stream.expect("hello")).data["version"] == __version__
+        assert (await stream.expect("hello")).data["version"] == VERSION
         await short.expect("hello")
         mine = await at.create(labels={"team": "7"})
         running = await stream.until("stack", stack_id=mine["stack_id"], status="running")

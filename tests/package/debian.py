@@ -27,13 +27,14 @@ def why_not() -> str:
 
 
 def build(folder: Path, *, copy_of: int | None = None) -> Ran:
-    """Run ``make deb``; with ``copy_of``, in a copy of the checkout without its history, with this commit time."""
+    """Run ``make deb``; with ``copy_of``, in a copy as source archives have it, with this commit time."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(UNWANTED)}
     source = ROOT
     if copy_of is not None:
         environment["SOURCE_DATE_EPOCH"] = str(copy_of)
         source = folder / "source"
         shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        run(str(ROOT / "deb/version.sh"), str(source))
     return ran("make", "--no-print-directory", "-C", str(source), "deb", f"DIST={folder}", env=environment)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 import pytest
 
-import stackd
 from stackd.config.settings import settings
 from stackd.store.schema import FORMAT
 from tests.package.conftest import Built
 from tests.package.debian import field, run
+from tests.systemd.machine import ROOT
 
 pytestmark = pytest.mark.systemd
 
@@ -49,8 +49,10 @@ def manual(deb: Path, name: str) -> str:
 
 
 def test_its_fields_name_version_machine_type_and_the_python_that_it_was_built_for(deb: Path) -> None:
-    assert field(deb, "Version") == stackd.__version__
-    assert deb.name == f"stackd_{stackd.__version__}_{field(deb, 'Architecture')}.deb"
+    version = run(str(ROOT / "deb/version.sh")).strip().replace(".dev", "~dev")
+    assert field(deb, "Version") == version
+    assert deb.name == f"stackd_{version}_{field(deb, 'Architecture')}.deb"
+    assert f'"stackd {version}"' in manual(deb, "man1/stackd.1")
     major, minor = run("/usr/bin/python3", "-c", "import sys; print(*sys.version_info[:2])").split()
     depends = field(deb, "Depends")
     python = f"python3 (>= {major}.{minor}~), python3 (<< {major}.{int(minor) + 1})"

@@ -52,7 +52,7 @@ def outcome(stacks: int = 60) -> Outcome:
             (HTTP, "POST /stacks"): (12.0, 60.0), (PHASES, "accept"): (0.6, 60.0), (PHASES, "reserve"): (0.6, 60.0),
             (PHASES, "schedule"): (0.6, 60.0), (KUBERNETES, "pods create"): (3.6, 60.0),
         },
-        version="0.1.0",
+        version="1.0.0",
         seconds=12.0,
     )  # fmt: skip
     return Outcome(rehearsal, [parse_goal("running-p95=2s")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import runpy
@@ -17,8 +18,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
-import stackd
+from stackd.version import VERSION, __version__
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -52,7 +54,6 @@ def test_each_dependency_is_pinned_to_a_version_that_it_admits() -> None:
         (specifier,) = pins()[canonicalize_name(requirement.name)].specifier
         assert specifier.operator == "==", requirement
         assert requirement.specifier.contains(specifier.version), requirement
-    assert stackd.__version__ == PROJECT["version"]
 
 
 def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Path) -> None:
@@ -73,8 +74,73 @@ def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Pa
 
 def test_a_release_of_another_version_than_the_tag_is_refused() -> None:
     done = ran("bash", ".ci/release", GITHUB_REF_TYPE="tag", GITHUB_REF_NAME="v99.1", SOURCE_DATE_EPOCH="1")
-    refusal = f"the tag is v99.1, and pyproject.toml says {PROJECT['version']}\n"
+    refusal = f"the tag is v99.1, and this is stackd {version()}\n"
     assert (done.returncode, done.stderr) == (1, refusal)
+
+
+def test_a_build_has_the_version_of_its_tag_and_off_a_tag_one_of_its_own(tmp_path: Path) -> None:
+    for name in ("deb/version.sh", "stackd/version.py"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(ROOT / name, tmp_path / name)
+    literal, copy = (tmp_path / "stackd/version.py").read_text(), tmp_path / "copy"
+    shutil.copytree(tmp_path / "stackd", copy / "stackd")
+    assert version(tmp_path) == __version__  # a source archive
+
+    def git(*words: str) -> str:
+        settings = ("-c", "user.name=me", "-c", "user.email=me@example.org", "-c", "commit.gpgsign=false")
+        environment = {"GIT_COMMITTER_DATE": "2026-11-30T23:30:00-0500", "GIT_CONFIG_GLOBAL": os.devnull}
+        return ran("git", *settings, "-C", tmp_path, *words, **environment).stdout
+
+    git("init")
+    assert version(tmp_path) == __version__  # no commit yet
+    git("add", "deb", "stackd")
+    git("commit", "--message", "First")
+    off_the_tag = f"{__version__}.dev20261201+g{git('rev-parse', 'HEAD')[:7]}"
+    assert version(tmp_path) == off_the_tag
+    assert str(Version(off_the_tag)) == off_the_tag
+    git("tag", f"v{__version__}0")
+    assert version(tmp_path) == off_the_tag
+    git("tag", "--annotate", "--message", "It", f"v{__version__}")
+    assert version(tmp_path) == __version__
+    (tmp_path / "stackd/version.py").write_text(literal + "# changed\n")
+    assert version(tmp_path, copy) == f"{off_the_tag}.dirty"
+    shown = ran(sys.executable, "-c", (copy / "stackd/version.py").read_text() + "print(__version__, VERSION)").stdout
+    assert shown == f"{off_the_tag}.dirty {off_the_tag.replace('.dev', '~dev')}.dirty\n"
+
+
+def version(checkout: Path = ROOT, *copy: Path) -> str:
+    """What a build of the checkout calls itself, as Python's packaging has it."""
+    done = ran(checkout / "deb/version.sh", *copy)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_checkout_says_what_its_metadata_say() -> None:
+    assert PROJECT["dynamic"] == ["version"]
+    assert ran(sys.executable, "stackd.py", "--version").stdout == f"stackd, version {VERSION}\n"
+
+
+def test_the_bill_of_materials_has_each_package_of_the_lock() -> None:
+    done = ran(sys.executable, ".ci/sbom.py", "1.0.0.dev20261130+g1a2b3c4", SOURCE_DATE_EPOCH="1700000000")
+    document = json.loads(done.stdout)
+    assert document["metadata"]["timestamp"] == "2023-11-14T22:13:20+00:00"
+    assert document["metadata"]["component"]["purl"] == "pkg:pypi/stackd@1.0.0.dev20261130%2Bg1a2b3c4"
+    parts = {f"{one['name']}=={one['version']}": (one["purl"], one["scope"]) for one in document["components"]}
+    assert parts == {
+        f"{name}{pin.specifier}": (
+            f"pkg:pypi/{name}@{str(pin.specifier).removeprefix('==')}",
+            "excluded" if name == "setuptools" else "required",
+        )
+        for name, (pin, _) in locked().items()
+    }
+
+
+def test_the_packages_conffile_is_settings_alone_so_that_it_changes_only_with_them() -> None:
+    """dpkg asks about each other change, such as a comment's, whoever has edited the file."""
+    text = (ROOT / "deb/config.toml").read_text()
+    settings = [(name, *setting) for name, table in tomllib.loads(text).items() for setting in table.items()]
+    tables = (f"\n[{table}]\n{key} = {json.dumps(value)}\n" for table, key, value in settings)
+    assert text == "# Each key with its default: man stackd-config\n" + "".join(tables)
 
 
 def test_the_source_archive_is_the_same_whenever_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
