@@ -44,6 +44,7 @@ PROTECTION = {
     "Cache-Control": "no-cache",
 }
 ENTRIES = {"/docs": "docs/index.html", "/dashboard": "dashboard/index.html", "/favicon.ico": "shared/icon.svg"}
+MENU = FOLDER / "docs" / "menu.html"
 GUIDES = "guide/"
 LINK = re.compile(r"([\w-]+)\.md(#.*)?")
 MEDIA = {
@@ -68,7 +69,13 @@ class File:
 def files() -> dict[str, File]:
     """All files of the pages by their path; read once, so that an upgrade on disk does not mix two versions."""
     paths = sorted(path for path in FOLDER.rglob("*") if path.suffix in MEDIA)
-    return {path.relative_to(FOLDER).as_posix(): file_of(path.read_bytes(), MEDIA[path.suffix]) for path in paths}
+    return {path.relative_to(FOLDER).as_posix(): file_of(_body(path), MEDIA[path.suffix]) for path in paths}
+
+
+def _body(path: Path) -> bytes:
+    """The bytes of the file; the pages of the docs have the menu of the guides in them."""
+    body = path.read_bytes()
+    return body.replace(b"{{guides}}", MENU.read_bytes().strip()) if path.suffix == ".html" else body
 
 
 def _page(path: str) -> Callable[[Handler], Handler]:
@@ -104,10 +111,10 @@ async def static(call: ApiCall) -> web.Response:
 @_page("/docs/{page}")
 async def guide(call: ApiCall) -> web.Response:
     """A guide."""
-    page = (await asyncio.to_thread(guides)).get(call.request.match_info["page"])
-    if page is None:
+    page = call.request.match_info["page"]
+    if page not in guides():
         raise NotFound(f"no such page: {call.request.path}")
-    return send(call, page)
+    return send(call, await asyncio.to_thread(rendered, page))
 
 
 def send(call: ApiCall, file: File) -> web.Response:
@@ -125,15 +132,21 @@ def file_of(body: bytes, media: str) -> File:
 
 
 @cache
-def guides() -> dict[str, File]:
-    """The pages by name. The first call takes some 50 ms: call it in a thread."""
+def guides() -> frozenset[str]:
+    """The names of the guides: all pages of ``docs/``."""
+    return frozenset(Path(path).stem for path in files() if path.startswith(GUIDES) and path.endswith(".md"))
+
+
+@cache
+def rendered(name: str) -> File:
+    """The page of a guide. The first call takes some 50 ms: call it in a thread."""
     from markdown_it import MarkdownIt
 
     markdown = MarkdownIt("commonmark").enable("table")
     markdown.add_render_rule("fence", _code)
     markdown.add_render_rule("link_open", _link)
-    names = {path.removeprefix(GUIDES).removesuffix(".md"): path for path in files() if path.startswith(GUIDES)}
-    return {name: _guide(name, markdown, files()[path].body.decode()) for name, path in names.items()}
+    markdown.add_render_rule("image", _image)
+    return _guide(name, markdown, files()[f"{GUIDES}{name}.md"].body.decode())
 
 
 def anchor(heading: str) -> str:
@@ -161,6 +174,11 @@ def _guide(name: str, markdown: Any, text: str) -> File:
 
 def _code(_: RendererHTML, tokens: list[Token], place: int, *__: Any) -> str:
     return f'<pre tabindex="0">{escape(tokens[place].content)}</pre>\n'
+
+
+def _image(renderer: RendererHTML, tokens: list[Token], place: int, options: Any, env: Any) -> str:
+    tokens[place].attrs["src"] = f"/static/{GUIDES}{tokens[place].attrs['src']}"
+    return renderer.image(tokens, place, options, env)
 
 
 def _link(renderer: RendererHTML, tokens: list[Token], place: int, options: Any, env: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from stackd.web.pages import guides
+from stackd.web.pages import guides, rendered
 from tests.harness import Harness
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,23 @@ async def test_bookmarks_lead_to_the_pages_without_a_key(at: Harness) -> None:
         assert followed.text == (await at.call("GET", page, key=None)).text
 
 
+async def test_every_page_of_the_docs_is_a_guide_and_in_the_menu_of_the_others(at: Harness) -> None:
+    names = {page.stem for page in (ROOT / "docs").glob("*.md")}
+    assert guides() == names
+    for page in ("/docs", "/docs/security"):
+        text = (await at.call("GET", page, key=None)).text
+        assert {*re.findall(r'<a href="/docs/([\w-]+)"', text.partition('id="contents"')[0])} >= names, page
+
+
+async def test_links_and_pictures_of_a_guide_lead_to_what_stackd_serves(at: Harness) -> None:
+    for name in sorted(guides()):
+        text = (await at.call("GET", f"/docs/{name}", key=None)).text
+        for path, anchor in re.findall(r'(?:href|src)="(/(?:docs|static)[^"#]*)(?:#([^"]*))?"', text):
+            reply = await at.call("GET", path, key=None)
+            assert reply.status == 200, (name, path)
+            assert not anchor or f'id="{anchor}"' in reply.text, (name, path, anchor)
+
+
 async def test_guides_are_pages_whose_text_is_in_the_package(at: Harness) -> None:
     for name in guides():
         page = await at.call("GET", f"/docs/{name}", key=None)
@@ -75,4 +93,4 @@ async def test_guides_are_pages_whose_text_is_in_the_package(at: Harness) -> Non
         assert text.text == (ROOT / "docs" / f"{name}.md").read_text()
     for path in ("/docs/none", "/docs/integrate.md", "/docs/..%2fintegrate"):
         assert (await at.call("GET", path, key=None)).status in (401, 404), path
-    assert guides.cache_info().misses == 1, "they are rendered once"
+    assert rendered.cache_info().misses == len(guides()), "each is rendered once"

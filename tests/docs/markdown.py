@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "integrations").rglob("*.md")])
+TOP = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "monitoring" / "README.md"]
+PAGES = sorted([*TOP, *(ROOT / "docs").glob("*.md"), *(ROOT / "integrations").rglob("*.md")])
 RUN = "run"
 
 

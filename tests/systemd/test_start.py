@@ -23,7 +23,7 @@ FOLDER = "/var/lib/stackd/backups"
 RESTORE = f"""
 rm -f /var/lib/stackd/stackd.db-wal /var/lib/stackd/stackd.db-shm; latest=$(ls -t {FOLDER}/*.db | head -n 1)
 install -o stackd -g stackd -m 600 "$latest" /var/lib/stackd/stackd.db"""
-"""As docs/operate.md says."""
+"""As docs/proxy.md says."""
 
 INCOMPLETE = {
     "rm /etc/stackd/api-key": "no API key is configured",

@@ -68,7 +68,16 @@ def test_the_source_distribution_has_all_that_an_installation_needs(tmp_path: Pa
     folders = ("systemd", "deb", "monitoring", "docs", "examples")
     kept = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix != ".pyc"]
     units = {file.relative_to(ROOT).as_posix() for file in kept if file.is_file()}
-    rest = {"CHANGELOG.md", "LICENSE", "README.md", "Makefile", "config.example.toml", "constraints.txt", "stackd.py"}
+    rest = {
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "README.md",
+        "Makefile",
+        "config.example.toml",
+        "constraints.txt",
+        "stackd.py",
+    }
     assert (units | rest | {"requirements.lock", "stackd/daemon.py"}) - names == set()
 
 
