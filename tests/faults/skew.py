@@ -61,6 +61,8 @@ def install(path: str) -> None:
     """Let this process take its wall clock from there: ``time``, and ``datetime`` in APScheduler."""
     from apscheduler.schedulers import base
 
+    from stackd.clock import SystemClock
+
     skew = Skew(Path(path))
 
     class Skewed(datetime):
@@ -69,5 +71,6 @@ def install(path: str) -> None:
             return datetime.fromtimestamp(skew.on_machine() / _SECOND, tz)
 
     time.time_ns = skew.on_machine
+    SystemClock.now = staticmethod(skew.on_machine)
     time.time = lambda: skew.on_machine() / _SECOND
     base.datetime = Skewed
