@@ -153,4 +153,4 @@ async def test_a_status_read_takes_few_steps(at: Harness) -> None:
     assert calls.pop("") / rounds <= MOST_OF_AIOHTTP
     # watches and scheduled tasks add less than one call per read
     each = {name: round(count / rounds) for name, count in sorted(calls.items())}
-    assert sum(each.values()) <= 32, each
+    assert sum(each.values()) <= 35, each

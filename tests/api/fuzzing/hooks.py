@@ -13,6 +13,8 @@ from hypothesis import strategies
 from stackd.web import examples
 
 STANDS_FOR_A_POD_SPEC = "a pod spec"
+PORT = {"container_port": 80, "protocol": "TCP"}
+"""What a pod declares if the request publishes no port: then those that its containers declare are published."""
 
 schemathesis.openapi.format("stackd-pod-spec", strategies.just(STANDS_FOR_A_POD_SPEC))
 schemathesis.openapi.format("stackd-duration", strategies.sampled_from(("1s", "5m", "90s", "0.5h", "1m30s")))
@@ -24,12 +26,14 @@ schemathesis.openapi.format("stackd-cursor", strategies.just("MSBzdGFjay0w"))
 
 @schemathesis.hook
 def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
-    """Replace any text for a pod spec with a real one."""
+    """Replace any text for a pod spec with a real one, and any template's name with one that exists."""
     body = case.body
+    if isinstance(body, dict) and isinstance(body.get("template"), str) and body["template"].isalnum():
+        body = case.body = {**body, "template": examples.CREATE_FROM_TEMPLATE["template"]}
     if isinstance(body, dict) and isinstance(body.get("pod_spec"), str):
         targets = [_written_whole(port) for port in _listed(body.get("target_port"))]
         ports = [port for port in targets if isinstance(port, dict)]
-        case.body = {**body, "target_port": targets or body.get("target_port"), "pod_spec": pod_spec(ports)}
+        case.body = {**body, "target_port": targets or body.get("target_port"), "pod_spec": pod_spec(ports or [PORT])}
 
 
 def pod_spec(ports: list[dict[str, Any]]) -> str:
