@@ -7,19 +7,20 @@ The packages. Calls go down the list; results come back as return values or ``as
     rehearse/       starts many stacks through the API, and measures how long players wait
     upkeep/         serves the operator of a running daemon: health, reloads, systemd, TLS certificates
     web/            input: HTTP
-    jobs/           input: time (APScheduler), and the batch-delete queue
-    lifecycle/      decides: one verb per file; the only place that uses both store and cluster
-    store/          keeps the state that stackd intends (SQLite)
-    kube/           knows the state that exists (Kubernetes)
+    jobs/           input: time (APScheduler), and the queue of batch jobs
+    lifecycle/      decides: one loop reconciles each stack; the only place that uses both store and cluster
+    store/          the intended state (SQLite)
+    kube/           the observed state (Kubernetes): watches, the mirror, requests, manifests
     logs            log lines as text, JSON or for the journal
-    templates/      stacks that the operator has described in files
-    config/         what the operator has set: files, environment, defaults
-    podspec/        pure: what a tenant may ask for
+    templates/      the operator's descriptions of stacks, read from files
+    config/         the operator's settings: files, environment, defaults
+    podspec/        pure: checks a pod spec against the policy, and returns the one that may run
     client/         stackd.client: the API for Python programs; the command line uses it, too
-    keys            API keys
+    keys            API keys, and the hashes by which they are recognised
     metrics         counters and histograms
     contract        the bodies of the API: the server renders and checks by them, the client decodes with them
-    model, errors   the nouns, and what can go wrong
+    model           the records: stacks, ports, jobs, events
+    errors, codes   the tree of errors; the code of each, with its status and what a player may read
     files           files that only their owner may read
     kinds, units    types of configuration values; durations, sizes and frequencies
     names           the syntax of Kubernetes' names, and suggestions for typos

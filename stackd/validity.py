@@ -1,4 +1,4 @@
-"""Reads when a certificate becomes valid and expires; Python's ``ssl`` does not tell that of a server's own one.
+"""Reads when a certificate becomes valid and expires. Python's ``ssl`` reports that of a peer's certificate only.
 
 Owns: parsing DER up to a certificate's validity (RFC 5280, section 4.1). Does not check the certificate.
 """

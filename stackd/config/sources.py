@@ -1,6 +1,6 @@
 """The two sources of keys, a TOML file and the environment, and the draft in which their values are gathered.
 
-Owns the line of each key in the file, which ``tomllib`` does not tell; the variables' names
+Owns the line of each key in the file, which ``tomllib`` does not report; the variables' names
 (``STACKD_<SECTION>__<KEY>``); and how the text of a variable becomes a value of the key's kind: strings, numbers and
 flags as they are; lists and tables as JSON, as TOML, or as ``a,b`` and ``k=v,k2=v2``. Owns the place of each mistake.
 """

@@ -1,8 +1,8 @@
 """The audit: who was refused, reloads, changes of API keys and takeovers, for ``GET /activity`` and the file ``log.audit``.
 
 Owns: what counts as the same request, which is written once and then counted for a minute, so that nobody fills the disk by
-repeating it; and the lines of the file, which also has the requests that changed something. The file is opened anew for each
-line, so that whoever rotates it only has to rename it.
+repeating it; and the lines of the file, which also has the requests that changed something. It opens the file for each line,
+so that a rotation only has to rename it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The context that every verb gets: store, cluster, mirror, clock, settings in force, and the worker; and what a create is
-asked for.
+"""The context that every verb and step gets: store, cluster, mirror, clock, settings in force, and the loop; and the request
+of a create.
 
-Owns: what is seen of a stack. Whether anything may be done is asked at the ``gate``.
+Owns: what stackd remembers of a stack beside its row. ``gate`` says whether stackd may change anything.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CREATES_AT_ONCE = 32
 nor delays everything else."""
 
 FEW_CREATES_AT_ONCE = 8
-"""At most this many while the worker is late: otherwise creates would take all of what the cluster can do from expiries,
+"""At most this many while the loop is late: otherwise creates would take all of what the cluster can do from expiries,
 whose ports and room they need."""
 
 LOG_READS_AT_ONCE = 8

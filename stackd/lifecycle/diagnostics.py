@@ -2,7 +2,7 @@
 
 Owns: what is requested and how much of it is kept. In the background it asks the cluster about stacks that fail or are
 not ready, and for the last logs of stacks that are deleted or expire. ``read_logs`` is the only read that asks the
-cluster (design, invariant 6): logs are too large to be copied as they are written.
+cluster (invariant 6): logs are too large to be copied as they are written.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class StepKind(enum.StrEnum):
     MAKE = "make"  # create its pod, Service and routes
     ACCEPT = "accept"  # a node has its new pod: complete its create
     REFUSE = "refuse"  # no node takes its new pod
-    UNDO = "undo"  # nobody carries on with its create: intend to delete it
+    UNDO = "undo"  # nobody waits for its create: intend to delete it
     DELETE = "delete"  # delete Service and pod, then the row
     EXPIRE = "expire"  # its time is up: intend to delete it; the brake may hold that
     RELEASE = "release"  # give back the node ports of a stack that has ended; the Service stays: it carries the record

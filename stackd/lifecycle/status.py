@@ -1,7 +1,7 @@
 """What a stack's pod says about the stack: a pure function from a snapshot to a status of the contract.
 
-Owns: the mapping of pod phases, conditions and container states to statuses (design section 1), the sentences that tell
-an operator why, and what a pod's containers did between two snapshots, for the timeline. Knows nothing of the file or
+Owns: the mapping of pod phases, conditions and container states to statuses, the sentences that say
+why, and what a pod's containers did between two snapshots, for the timeline. Knows nothing of the file or
 of how the pod was seen.
 """
 

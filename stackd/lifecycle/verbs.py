@@ -1,8 +1,8 @@
 """What clients ask of one stack: delete, stop, start, restart and extend it, and wait for its status.
 
 Owns: what may be asked for, and what is answered. Each verb commits its intent first, then waits until nothing is left to
-do about the stack. ``steps`` carries the intent out, and retries what failed or was interrupted: so a verb goes on when
-its caller leaves, and an error says that stackd keeps trying.
+do about the stack. ``steps`` carries the intent out, and retries what failed or was interrupted: so the work
+continues when the caller leaves, and an error says that stackd keeps trying.
 """
 
 from __future__ import annotations

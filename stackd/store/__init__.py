@@ -7,7 +7,7 @@ store         ``Store.open``; the content of the open file, the memory views, an
 rows          the rows of stacks with all that belongs to them; the building blocks of all operations on them
 reservations  what a create gets (a new stack, or one from a pool), and ``store.ports``
 changes       the operations on a living stack
-adoption      the operations that adopt what the cluster's records say and the file lacks
+adoption      the operations that bring the cluster's records into the file
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
 audit         what concerns the operator and no stack

@@ -1,4 +1,4 @@
-"""The operations for what the cluster's records say and the file lacks: adopt a stack, renew a row.
+"""The operations that bring the cluster's records into the file: adopt a stack without a row, update an older row.
 
 Owns: which parts of a pod's record replace the row of a file that is older than the cluster. A delete that the row
 intends stays intended; a stop, too, unless the stack was started since. A stack of a pool that a client may have been

@@ -1,7 +1,7 @@
 """What a running daemon does for those who operate it.
 
 health    the status line, the watchdog, and the event loop's lag
-reload    takes over a changed configuration or key file, as a whole or not at all
+reload    applies all changes of the configuration or key file, or none
 tls       loads the TLS certificate again when its files change
 build     whether another build was installed since the start
 systemd   the service manager: its protocol, the sockets that it hands over, its credentials

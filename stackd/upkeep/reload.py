@@ -1,4 +1,4 @@
-"""Changes that are taken over while the daemon runs: a reload, as a whole or not at all, and the file of API keys.
+"""Applies changes while the daemon runs: a reload, all of it or nothing, and the file of API keys.
 
 Owns: who is informed that other settings are in force; waiting for the credentials of a reload, because its signal comes
 before them; following the key file, so that a key is rotated by writing the file. The configuration decides which keys

@@ -1,4 +1,4 @@
-"""A stack that waits for the cluster costs no other stack anything: nobody else waits or fails (design, invariant 12)."""
+"""A stack that waits for the cluster costs no other stack anything: nobody else waits or fails (invariant 12)."""
 
 from __future__ import annotations
 
