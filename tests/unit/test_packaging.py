@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import re
@@ -11,6 +13,8 @@ import subprocess
 import sys
 import tarfile
 import tomllib
+import zipfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -206,16 +210,54 @@ def test_the_lock_holds_what_is_needed_at_run_time_and_to_build_with_hashes_and_
     assert here == needed, "run `make lock`"
 
 
-def test_root_installs_only_wheels_with_the_hashes_of_the_lock(tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/calls\n')
-    python.chmod(0o755)
-    (tmp_path / "copy").mkdir()
-    script = f"source systemd/install.sh; install_packages {python} {tmp_path}/copy"
-    assert ran("bash", "-c", script, WHEEL="").returncode == 0
-    packages, own, _ = ((tmp_path / "calls").read_text()).splitlines()
-    assert "--require-hashes --only-binary :all: --no-deps --requirement requirements.lock" in packages
-    assert {"--no-index", "--no-deps", "--no-build-isolation"} <= set(own.split())
+def wheel(folder: Path, name: str) -> Path:
+    """A wheel with one empty module."""
+    file = folder / f"{name}-1-py3-none-any.whl"
+    with zipfile.ZipFile(file, "w") as packed:
+        packed.writestr(f"{name}.py", "")
+        packed.writestr(f"{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        packed.writestr(f"{name}-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        packed.writestr(f"{name}-1.dist-info/RECORD", "")
+    return file
+
+
+def source(folder: Path, name: str) -> Path:
+    """A source archive whose build leaves a file ``ran`` in the folder."""
+    file, script = folder / f"{name}-1.tar.gz", f"open({str(folder / 'ran')!r}, 'w')\n".encode()
+    with tarfile.open(file, "w:gz") as archive:
+        for path, body in (
+            ("setup.py", script),
+            ("PKG-INFO", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1".encode()),
+        ):
+            entry = tarfile.TarInfo(f"{name}-1/{path}")
+            entry.size = len(body)
+            archive.addfile(entry, io.BytesIO(body))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "locked_hash", "installed"),
+    [
+        (wheel, "--hash=sha256:{sha256}", ["own.py", "part.py"]), (wheel, "--hash=sha256:" + "0" * 64, []), (wheel, "", []),
+        (source, "--hash=sha256:{sha256}", []),
+    ],
+    ids=["as-locked", "another-hash", "no-hash", "a-source-archive"],
+)  # fmt: skip
+def test_root_installs_only_wheels_with_the_hashes_of_the_lock(
+    tmp_path: Path, kind: Callable[[Path, str], Path], locked_hash: str, installed: list[str]
+) -> None:
+    index, checkout, target = (tmp_path / name for name in ("index", "checkout", "target"))
+    for folder in (index, checkout / "systemd", target):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "systemd/install.sh", checkout / "systemd")
+    sha256 = hashlib.sha256(kind(index, "part").read_bytes()).hexdigest()
+    (checkout / "requirements.lock").write_text(f"part==1 {locked_hash.format(sha256=sha256)}\n")
+    script = f"source {checkout}/systemd/install.sh; install_packages {sys.executable} {tmp_path}"
+    pip = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_TARGET": str(target), "PIP_CONFIG_FILE": os.devnull}
+    done = ran("bash", "-c", script, WHEEL=str(wheel(tmp_path, "own")), **pip)
+    assert (done.returncode == 0) == bool(installed), done.stderr
+    assert sorted(path.name for path in target.glob("*.py")) == installed
+    assert not (index / "ran").exists(), "the build ran"
 
 
 def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import re
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from stackd.cli import stackd
-from stackd.client import ApiError, Client, Job, Unreachable
+from stackd.contract import LONGEST_NAME
 from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import harness, request_for, seed
 from tests.unit.cli.conftest import Shell
@@ -166,19 +167,15 @@ async def test_more_are_deleted_than_one_job_takes(tmp_path: Path, chosen: tuple
         assert await at.listed() == []
 
 
-async def test_jobs_that_were_begun_before_an_error_are_named(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: Iterator[Job | Exception] = iter(
-        [ApiError(413, "too many", {}), Job(job_id="job-1"), Unreachable("no answer", sent=True)]
-    )
-
-    def answer(*_: object) -> Job:
-        if isinstance(one := next(answers), Job):
-            return one
-        raise one
-
-    monkeypatch.setattr(Client, "batch_delete", answer)
-    complaint = await shell.failing(1, "batch-delete", "stack-1", "stack-2", "stack-3")
-    assert complaint == "job-1 continues to delete 1 of 3 stacks\nError: no answer\n"
+async def test_jobs_that_were_begun_before_an_error_are_named_and_continue(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "1"}) as at:
+        shell, stack_id = Shell(at=at, home=tmp_path), (await at.create())["stack_id"]
+        refused = "x" * (LONGEST_NAME + 1)
+        complaint = await shell.failing(1, "delete", "-", stdin=f"{stack_id}\n{refused}\n")
+        named = re.match(r"(job-\w+) continues to delete 1 of 2 stacks\nError: .*stack_ids", complaint)
+        assert named, complaint
+        assert (await at.finished_job(named[1]))["deleted"] == 1
+        assert await at.listed() == []
 
 
 async def test_many_are_extended_stopped_started_restarted_and_deleted_as_one_job(shell: Shell) -> None:
