@@ -48,6 +48,7 @@ async def test_the_page_of_the_api_describes_finds_and_marks_every_route(
     await articles.last.scroll_into_view_if_needed()
     await expect(current).not_to_have_text("List stacks")
     await expect(board.page.locator("#listStacks h3 a")).to_have_attribute("href", "#listStacks")
+    await board.page.get_by_text("Guides", exact=True).click()
     await board.page.get_by_role("link", name="Troubleshooting", exact=True).click()
     await board.page.get_by_role("link", name="The key", exact=True).click()
     await expect(board.page.locator("#the-key")).to_be_in_viewport()
@@ -62,7 +63,7 @@ async def test_a_phone_has_the_list_behind_a_button(boards: Boards) -> None:
         await board.audit("the docs on a phone")
         links = board.page.locator("#contents a")
         await expect(links.first).to_be_hidden()
-        await board.page.locator("#menu summary").click()
+        await board.page.locator("#menu > summary").click()
         await links.filter(has_text="Delete many stacks").click()
         await expect(links.first).to_be_hidden()
         await expect(board.page.locator("#batchDelete h3")).to_be_in_viewport()
@@ -74,7 +75,7 @@ async def test_a_phone_has_the_list_behind_a_button(boards: Boards) -> None:
 
 
 async def test_guides_are_laid_out_completely(board: Board) -> None:
-    for name in ("integrate", "api-guide", "troubleshooting"):
+    for name in ("integrate", "api-guide", "troubleshooting", "dashboard"):
         await board.page.goto(f"{board.url}/docs/{name}")
         text = (await board.at.call("GET", f"/static/guide/{name}.md", key=None)).text
         guide = board.page.locator("#content .guide")
@@ -90,4 +91,6 @@ async def test_guides_are_laid_out_completely(board: Board) -> None:
                 assert (await board.at.call("GET", page, key=None)).status == 200, href
             elif anchor:
                 assert await board.page.locator(f'[id="{anchor}"]').count() == 1, href
+        for image in await guide.locator("img").all():
+            assert await image.evaluate("(one) => one.decode().then(() => one.naturalWidth)") > 0
         await board.audit(name)
