@@ -64,7 +64,7 @@ a batch job's `errors` has a `code`, too.
 |---|---|
 | `reasons` | of a 400: each mistake, with `path`, `line` in the pod spec (or null) and `text`, in the order of the lines |
 | `stack_id` | of `label_limit_reached`: the existing stack |
-| `detail` | what Kubernetes, the scheduler or a socket reported, for whoever runs stackd |
+| `detail` | what Kubernetes, the scheduler or a socket reported, for the operator of stackd |
 | `player_message` | what a player may read |
 
 ## What players may read

@@ -182,7 +182,7 @@ class Stack(Body, frozen=True, kw_only=True):
 
     stack_id: Annotated[str, doc("StackId")] = ""
     pod_id: Annotated[str, doc("The pod's name.")] = ""
-    namespace: Annotated[str, doc("Where the pod is.")] = ""
+    namespace: Annotated[str, doc("The pod's namespace.")] = ""
     node_id: Annotated[str | None, doc("The node that the pod is on; null while there is none.")] = None
     node_public_ip: Annotated[str | None, doc("The node's public address; null where none is known.")] = None
     pod_spec: Annotated[str, doc("What runs: the request's pod spec, sanitized, as YAML.", YAML)] = ""
@@ -280,12 +280,12 @@ class DryRun(Body, frozen=True, kw_only=True):
 class TimelineEvent(Body, frozen=True, kw_only=True):
     """Something that happened to a stack, ``count`` times."""
 
-    at: Annotated[datetime, doc("When.")]
-    kind: Annotated[str, doc("What.")]
-    reason: Annotated[str, doc("In one word.")] = ""
+    at: Annotated[datetime, doc("When it happened.")]
+    kind: Annotated[str, doc("What happened.")]
+    reason: Annotated[str, doc("The reason in one word, such as `ImagePullBackOff`.")] = ""
     message: Annotated[str, doc("In a sentence. It may quote the pod: treat it as the tenant's text.")] = ""
     by: Annotated[str, doc("The name of the API key that asked for it, `stackd`, or `cluster`.")] = ""
-    count: Annotated[int, doc("How often, if more than once.", {"minimum": 2})] = 1
+    count: Annotated[int, doc("How often it happened, if more than once.", {"minimum": 2})] = 1
 
     optional = ("count",)
 
@@ -392,7 +392,7 @@ class JobError(Body, frozen=True, kw_only=True):
     """A failure."""
 
     stack_id: Annotated[str, doc("The stack's id.")]
-    error: Annotated[str, doc("Why.", {"maxLength": 512})]
+    error: Annotated[str, doc("Why the action failed for this stack.", {"maxLength": 512})]
     code: Annotated[str, doc("ErrorCode")] = ""
 
     optional = ()
@@ -479,12 +479,12 @@ class Activity(Body, frozen=True, kw_only=True):
     job_id: Annotated[str, doc("The job's id.")] = ""
     labels: Annotated[Mapping[str, str], doc("The stack's labels, or those by which a job chose its stacks.")] = NOTHING
     message: Annotated[str, doc("More about it, such as `until 2026-02-10T04:02:26Z`.")] = ""
-    count: Annotated[int, doc("How often, if that is more than once: of refused requests.")] = 1
+    count: Annotated[int, doc("How often a refused request was repeated, if more than once.")] = 1
     status: Annotated[str, doc("JobStatus")]
-    total: Annotated[int, doc("How many stacks it is about.")]
-    done: Annotated[int, doc("For how many it is done.")]
+    total: Annotated[int, doc("How many stacks the job has.")]
+    done: Annotated[int, doc("How many stacks the job has done.")]
     not_found: Annotated[int, doc("How many ids belong to no stack.")]
-    failed: Annotated[int, doc("For how many it failed.")]
+    failed: Annotated[int, doc("How many stacks the action failed for.")]
     errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
     created_at: Annotated[datetime, doc("Of a job: when it was accepted.")] = EPOCH
     updated_at: Annotated[datetime, doc("Of a job: when it last made progress.")] = EPOCH
@@ -502,9 +502,11 @@ class ActivityPage(Body, frozen=True, kw_only=True):
 class StreamEvent(Body, frozen=True, kw_only=True):
     """One event of a stream, by its lines."""
 
-    id: Annotated[str, doc("What `Last-Event-ID` takes.")] = ""
-    event: Annotated[EventName, doc("What it is about.")]
-    data: Annotated[str, doc("JSON, as the route says.", {"contentMediaType": "application/json"})]
+    id: Annotated[str, doc("The id of the event: send it as `Last-Event-ID` to continue after it.")] = ""
+    event: Annotated[EventName, doc("The kind of the event.")]
+    data: Annotated[
+        str, doc("JSON. The route's description says which object.", {"contentMediaType": "application/json"})
+    ]
 
 
 # ---- counts, capacity, templates
@@ -524,24 +526,26 @@ class Stats(Body, frozen=True, kw_only=True):
 class Capacity(Body, frozen=True, kw_only=True):
     """How many more of one kind of stack fit, if the nodes run nothing but stacks, and what runs out first."""
 
-    fits: Annotated[int, doc("How many more.")]
+    fits: Annotated[int, doc("How many more stacks fit.")]
     limited_by: Annotated[
         str, doc("What runs out first, such as `cpu`, `pods`, `nodes`, `ports`, `quota` or `max_stacks`.")
     ]
-    nodes: Annotated[Mapping[str, int], doc("How many more, by node.")]
-    quota: Annotated[int | None, doc("How many more the namespace's quotas allow; null while they are not known.")]
+    nodes: Annotated[Mapping[str, int], doc("How many more stacks fit on each node.")]
+    quota: Annotated[
+        int | None, doc("How many more stacks the namespace's quotas allow; null while they are not known.")
+    ]
     quota_limited_by: Annotated[str, doc("The resource of the quotas that runs out first; empty if none.")]
     quota_seen_at: Annotated[datetime | None, doc("When the quotas were read.")]
-    ports: Annotated[int, doc("How many more the node ports allow.")]
+    ports: Annotated[int, doc("How many more stacks the node ports allow.")]
     free_node_ports: Annotated[int, doc("Node ports that nobody holds; stacks that wait in pools hold theirs.")]
-    stacks: Annotated[int | None, doc("How many more `limits.max_stacks` allows; null if there is no limit.")]
+    stacks: Annotated[int | None, doc("How many more stacks `limits.max_stacks` allows; null if there is no limit.")]
     unassigned: Annotated[
         int, doc("Stacks that wait in pools. They give way to creates: what they take counts as free here.")
     ]
-    requested_cpu_milli: Annotated[int, doc("CPU of one, in thousandths of a core.", {"minimum": 1})]
-    requested_memory_bytes: Annotated[int, doc("Memory of one.", {"minimum": 1})]
-    requested_ephemeral_storage_bytes: Annotated[int, doc("Disk of one, as the scheduler counts it.")]
-    requested_ports: Annotated[int, doc("Ports of one.", {"minimum": 1, "maximum": MAX_TARGET_PORTS})]
+    requested_cpu_milli: Annotated[int, doc("CPU of one stack, in thousandths of a core.", {"minimum": 1})]
+    requested_memory_bytes: Annotated[int, doc("Memory of one stack, in bytes.", {"minimum": 1})]
+    requested_ephemeral_storage_bytes: Annotated[int, doc("Disk of one stack in bytes, as the scheduler counts it.")]
+    requested_ports: Annotated[int, doc("Ports of one stack.", {"minimum": 1, "maximum": MAX_TARGET_PORTS})]
     assumes: Annotated[str, doc("What the answer assumes.")]
 
 
@@ -555,14 +559,14 @@ class Prepull(Body, frozen=True, kw_only=True):
 class Template(Body, frozen=True, kw_only=True):
     """A template that a create can name; ``ready`` stacks of its pool can be assigned at once."""
 
-    name: Annotated[str, doc("Its name.")]
+    name: Annotated[str, doc("The template's name.")]
     target_port: Annotated[tuple[TargetPort, ...], doc("The ports that its stacks publish.")]
     ttl: Annotated[str, doc("How long its stacks live unless the create says otherwise.")]
     labels: Annotated[Mapping[str, str], doc("Labels that its stacks get.")]
     images: Annotated[tuple[str, ...], doc("The images of its containers.")]
     generates: Annotated[tuple[str, ...], doc("The names of the variables that are generated for each stack.")]
-    requested_cpu_milli: Annotated[int, doc("CPU of one, in thousandths of a core.")]
-    requested_memory_bytes: Annotated[int, doc("Memory of one.")]
+    requested_cpu_milli: Annotated[int, doc("CPU of one stack, in thousandths of a core.")]
+    requested_memory_bytes: Annotated[int, doc("Memory of one stack, in bytes.")]
     stacks: Annotated[Mapping[str, int], doc("Its stacks by status, without those of the pool.")]
     median_seconds_to_running: Annotated[
         float | None, doc("From create to running, in the last hour; null if none was started.")
@@ -622,8 +626,8 @@ class NotReady(Body, frozen=True, kw_only=True):
 class Key(Body, frozen=True, kw_only=True):
     """The key of the request."""
 
-    name: Annotated[str, doc("Its name, as timelines and the log have it.")]
-    scope: Annotated[str, doc("What it may do.", {"enum": SCOPES})]
+    name: Annotated[str, doc("The key's name, as timelines and the log have it.")]
+    scope: Annotated[str, doc("What the key may do.", {"enum": SCOPES})]
     labels: Annotated[Mapping[str, str], doc("What its creates get, and what it sees; empty: everything.")]
     pod_specs: Annotated[bool, doc("Whether its creates may have a pod spec; otherwise they name a template.")]
 
@@ -632,7 +636,7 @@ class Owner(Body, frozen=True, kw_only=True):
     """Who owns the stacks."""
 
     role: Annotated[str, doc("What this stackd is: `owner`, `lapsed`, `standby`, `lost` or `released`.")]
-    host: Annotated[str, doc("Its machine.")] = ""
+    host: Annotated[str, doc("The machine of this stackd.")] = ""
     may_change: Annotated[bool, doc("Whether it may change anything now.")]
     trouble: Annotated[str, doc("Why the Lease could not be read or renewed; empty when it could.")] = ""
     owner: Annotated[str, doc("The owner's machine; empty when nobody owns the stacks.")] = ""
@@ -658,9 +662,9 @@ class Takeover(Body, frozen=True, kw_only=True):
 class PlannedAction(Body, frozen=True, kw_only=True):
     """One step."""
 
-    action: Annotated[str, doc("What.")]
-    name: Annotated[str, doc("Which object or stack.")]
-    why: Annotated[str, doc("Why.")]
+    action: Annotated[str, doc("The step.")]
+    name: Annotated[str, doc("The stack or object that the step is about.")]
+    why: Annotated[str, doc("Why the step is due.")]
 
 
 class UnknownObject(Body, frozen=True, kw_only=True):
@@ -684,7 +688,7 @@ class Plan(Body, frozen=True, kw_only=True):
 class Released(Body, frozen=True, kw_only=True):
     """What a brake no longer holds."""
 
-    released: Annotated[int, doc("How many stacks.")]
+    released: Annotated[int, doc("How many stacks the brake has released.")]
     held: Annotated[tuple[str, ...], doc("The ids that it holds and did not hold when you released it.")] = ()
     removed: Annotated[tuple[str, ...], doc("Kind and name of each unknown object that is removed now.")] = ()
 
@@ -712,7 +716,9 @@ class Error(Body, frozen=True, kw_only=True):
         ),
     ] = ()
     stack_id: Annotated[str, doc("Of a 409 for a label's limit: the existing stack.")] = ""
-    detail: Annotated[str, doc("What Kubernetes said: for whoever runs stackd.", {"maxLength": LONGEST_ERROR})] = ""
+    detail: Annotated[
+        str, doc("What Kubernetes reported, for the operator of stackd.", {"maxLength": LONGEST_ERROR})
+    ] = ""
     player_message: Annotated[str, doc("What a player may read; left out where nothing that a player does helps.")] = ""
 
 

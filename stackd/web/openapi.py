@@ -37,7 +37,7 @@ Hand out *stacks*: a hardened Pod and a NodePort Service each, with a time to li
 
 Every error is `{"error": "<sentence>", "code": "<code>"}`: the sentence is for people and may change, the code is for programs
 and stays. Some have more fields: a 400 for a pod spec its `reasons` (path, line and text of each), a 409 for a label's limit the
-`stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for whoever runs stackd. A player may read
+`stack_id` of the existing stack, a 503 a `detail`: what Kubernetes said, for the operator of stackd. A player may read
 `player_message`, and nothing else of an error. A 429 or 503 has `Retry-After`: when to try again.
 
 A request may have only what is described here, and a route without a body takes none, or `{}`; null stands for absent. Answers
