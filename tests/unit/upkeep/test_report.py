@@ -92,7 +92,7 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
             await waits(at, manager, why)
             await eventually(lambda: at.daemon.context.cluster.counts["get", "namespaces", "401"] >= 3)
             loggers = [r.name for r in caplog.records if why in r.getMessage() and r.name != "stackd.request"]
-            assert loggers == ["stackd.lifecycle.gate"], "once, not per try"
+            assert loggers == ["stackd.lifecycle.bring_up"], "once, not per try"
             cluster.write_kubeconfig(tmp_path / "kubeconfig", token=NEW.token)
             await eventually(lambda: manager.status == "ready: 0 stacks, 2 nodes", lambda: manager.status)
             await at.get("/readyz")
