@@ -222,16 +222,20 @@ def wheel(folder: Path, name: str) -> Path:
 
 
 def source(folder: Path, name: str) -> Path:
-    """A source archive whose build leaves a file ``ran`` in the folder."""
-    file, script = folder / f"{name}-1.tar.gz", f"open({str(folder / 'ran')!r}, 'w')\n".encode()
+    """A source archive whose build needs nothing, and leaves a file ``ran`` in the folder."""
+    file, files = (
+        folder / f"{name}-1.tar.gz",
+        {
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+            "backend.py": f"open({str(folder / 'ran')!r}, 'w')\n",
+            "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n",
+        },
+    )
     with tarfile.open(file, "w:gz") as archive:
-        for path, body in (
-            ("setup.py", script),
-            ("PKG-INFO", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1".encode()),
-        ):
+        for path, text in files.items():
             entry = tarfile.TarInfo(f"{name}-1/{path}")
-            entry.size = len(body)
-            archive.addfile(entry, io.BytesIO(body))
+            entry.size = len(text)
+            archive.addfile(entry, io.BytesIO(text.encode()))
     return file
 
 
