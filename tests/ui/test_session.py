@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, Route, expect
 
 from stackd.embedded.resources import PODS
 from stackd.keys import ApiKey, digest
-from tests.harness import KEY, eventually, seed
+from tests.harness import KEY, eventually, harness, seed
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -116,23 +118,35 @@ async def test_a_key_sees_and_may_do_what_its_scope_allows(board: Board) -> None
     assert await board.at.listed() == [stack_id]
 
 
-async def test_a_standby_says_where_the_owner_is(boards: Boards) -> None:
-    async with boards(refused={"503"}) as board:
-
-        async def elsewhere(route: Route) -> None:
-            await route.fulfill(json={"role": "standby", "owner": "vm1.example", "asked_for_by": ""})
-
-        async def refused(route: Route) -> None:
-            await route.fulfill(status=503, json={"error": "vm1.example owns the stacks"})
-
-        await board.page.route("**/owner", elsewhere)
-        await board.page.route("**/stats", refused)
+async def test_a_standby_says_where_the_owner_is(boards: Boards, tmp_path: Path) -> None:
+    lease = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
+    (tmp_path / "standby").mkdir()
+    async with (
+        boards(lease, refused={"503"}) as board,
+        harness(tmp_path / "standby", lease, cluster=board.at.cluster, wait=False, host="vm2") as standby,
+    ):
+        await standby.until_metric("stackd_standby", 1)
+        board.url = standby.url
         await board.open(live=False)
-        link = board.page.get_by_role("alert").get_by_role("link", name="vm1.example")
-        await expect(link).to_have_attribute("href", f"http://vm1.example:{board.at.port}/dashboard")
-        await board.page.unroute("**/stats")
-        await board.page.keyboard.press("Enter")
-        await expect(board.page.locator("#owner")).to_have_text("owner vm1.example")
+        owner = socket.gethostname().lower()
+        link = board.page.get_by_role("alert").get_by_role("link", name=owner)
+        await expect(link).to_have_attribute("href", f"http://{owner}:{standby.port}/dashboard")
+        board.url = board.at.url
+        await board.open()
+        await expect(board.page.locator("#owner")).to_have_text(f"owner {owner}")
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/docs", "/docs/api-guide"])
+async def test_the_browser_refuses_to_turn_text_into_markup(boards: Boards, path: str) -> None:
+    async with boards(reports=True, refused=None) as board:
+        await board.page.goto(board.url + path)
+        for attempt in (
+            "document.body.innerHTML = '<b>'",
+            "document.write('<b>')",
+            "new DOMParser().parseFromString('<b>', 'text/html')",
+        ):
+            named = await board.page.evaluate(f"() => {{ try {{ {attempt} }} catch (error) {{ return error.name }} }}")
+            assert named == "TypeError", attempt
 
 
 # ---- figures: no false zeros, no false bars
