@@ -10,8 +10,8 @@ import pytest
 
 from stackd import errors
 from stackd.codes import ErrorCode, of_status
-from tests.api.test_templates import WEB, folder_with
 from tests.harness import Harness, harness, seed
+from tests.templates import WEB, folder_with
 from tests.unit.web.test_openapi import DESCRIBED
 
 ROOT = Path(__file__).parents[2]

@@ -18,9 +18,9 @@ from stackd.lifecycle import gate
 from stackd.model import PortRange
 from stackd.store import Store, backup_file
 from tests.api.test_reconcile import plan, running
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, Machine, harness, seed, until
 from tests.store.building import new_stack
+from tests.templates import PLAIN, folder_with
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
 

@@ -15,8 +15,8 @@ import pytest
 from stackd.web import examples
 from stackd.web.app import ROUTES
 from stackd.web.openapi import Schema, document
-from tests.api.test_templates import WEB, folder_with
 from tests.harness import KEY, Harness, harness, request_for, seed
+from tests.templates import WEB, folder_with
 from tests.unit.web.test_openapi import DESCRIBED, validator
 
 FUZZING = Path(__file__).parent / "fuzzing"

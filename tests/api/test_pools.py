@@ -13,9 +13,9 @@ from stackd.embedded import EmbeddedCluster, NodeSpec
 from stackd.embedded.resources import SERVICES
 from stackd.lifecycle import pools
 from stackd.lifecycle.refill import CROWDED_SECONDS
-from tests.api.test_templates import folder_with
 from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
 from tests.ports import free_port
+from tests.templates import folder_with
 
 SIZE = 3
 TEMPLATE = """\

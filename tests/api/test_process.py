@@ -18,10 +18,10 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.resources import LEASES
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Client, Harness, eventually, fast_cluster, until, variables
 from tests.ports import free_port
 from tests.process import Daemon
+from tests.templates import PLAIN, folder_with
 
 ROOT = Path(__file__).parents[2]
 

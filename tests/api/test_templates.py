@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,67 +19,12 @@ from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
 from tests.api.test_times import life
 from tests.harness import Harness, Machine, eventually, seed, until
-
-WEB = """\
-target_port: [{container_port: 80, protocol: TCP}]
-ttl: 1h
-labels: {challenge: web-1, kind: web}
-values: {FLAG: "flag{<hex:32>}", TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"}
-pod:
-  apiVersion: v1
-  kind: Pod
-  metadata: {name: web}
-  spec:
-    initContainers:
-    - name: prepare
-      image: registry.example/prepare:1
-      resources: {limits: {cpu: 100m, memory: 64Mi}}
-    containers:
-    - name: app
-      image: nginx:stable
-      env: [{name: GREETING, value: hello}]
-      ports: [{containerPort: 80, protocol: TCP}]
-      resources: {limits: {cpu: 100m, memory: 64Mi}}
-"""
-PLAIN = WEB.replace('values: {FLAG: "flag{<hex:32>}", TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"}\n', "")
-BODY = {"template": "web-1"}
-
-
-def folder_with(folder: Path, **templates: str) -> dict[str, str]:
-    """A folder of templates, and the setting that names it."""
-    (folder / "templates").mkdir(exist_ok=True)
-    for name, text in templates.items():
-        (folder / "templates" / f"{name.replace('_', '-')}.yaml").write_text(text)
-    return {"STACKD_TEMPLATES__DIRECTORY": str(folder / "templates")}
-
-
-def take_away(folder: Path, *names: str) -> None:
-    """Delete the files of these templates."""
-    for name in names:
-        (folder / "templates" / f"{name}.yaml").unlink()
-
-
-async def start(vm: Machine, **templates: str) -> Harness:
-    """A stackd with these templates, here and after each further start."""
-    vm.options |= {"settings": folder_with(vm.folder, **templates)}
-    return await vm.start()
+from tests.templates import BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
 
 
 @pytest.fixture
 async def at(vm: Machine) -> Harness:
     return await start(vm, web_1=WEB, plain=PLAIN, rooted=PLAIN + "policy: {run_as_root: false}\n")
-
-
-async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
-    """The environment of each container of the stack's pod, init containers first."""
-    spec = (await at.objects("pods"))[stack_id]["spec"]
-    containers = [*spec.get("initContainers", []), *spec["containers"]]
-    return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
-
-
-async def shown(at: Harness, query: str = "") -> dict[str, Any]:
-    """The templates, by name."""
-    return {one["name"]: one for one in (await at.get(f"/templates{query}"))["templates"]}
 
 
 async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> None:

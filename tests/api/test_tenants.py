@@ -15,8 +15,8 @@ from stackd.web.app import ROUTES
 from tests.api import test_reconcile
 from tests.api.test_events import Event, Stream, follow
 from tests.api.test_openapi import matches
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Client, Harness, Reply, eventually, harness, seed
+from tests.templates import PLAIN, folder_with
 
 A, B = "sk-tenant-a-0123456789abcdef", "sk-tenant-b-0123456789abcdef"
 NO_STACK, NO_JOB = "stack-0000000000000000", "job-0000000000000000"

@@ -22,9 +22,9 @@ import pytest_asyncio
 from playwright.async_api import Browser
 
 from stackd.keys import ApiKey, digest
-from tests.api.test_templates import WEB, folder_with
 from tests.harness import KEY, Harness, eventually, harness
 from tests.ports import free_port
+from tests.templates import WEB, folder_with
 from tests.ui.conftest import chromium
 
 PLUGIN = Path(__file__).parents[2] / "integrations" / "ctfd" / "stackd_instances"

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from stackd.client import Client, Stack, StackEnded
-from tests.api.test_templates import folder_with
 from tests.docs.markdown import PAGES, ROOT, anchors, blocks, links, script
 from tests.harness import KEY, Harness, harness
+from tests.templates import folder_with
 
 RUNNABLE = [page for page in PAGES if script(page)]
 assert ROOT / "docs" / "api-guide.md" in RUNNABLE

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from stackd.keys import digest
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import Harness, harness, request_for, until
 from tests.monitoring.board import MONITORING, Prometheus, program, prometheus, rules, targets, variables
+from tests.templates import PLAIN, folder_with
 
 SCRAPER = "sk-scraper-0123456789abcdef0123456789"
 WINDOW = "30s"

@@ -11,9 +11,9 @@ from stackd.cli import stackd
 from stackd.embedded import EmbeddedCluster
 from stackd.rehearse.measure import Stage
 from stackd.rehearse.plan import LABEL, StackKind
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
 from tests.rehearse.conftest import START_DELAY, Rehearse, ended, inspected, kind, plan, rehearsed
+from tests.templates import PLAIN, folder_with
 
 
 async def test_what_fits_begins_and_else_the_scarce_resource_is_named(at: Harness) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Route, expect
 
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import seed
+from tests.templates import PLAIN, folder_with
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui

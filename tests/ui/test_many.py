@@ -9,8 +9,8 @@ import pytest
 from playwright.async_api import ViewportSize, expect
 
 from stackd.web.pages import anchor
-from tests.api.test_templates import PLAIN, folder_with
 from tests.harness import eventually, until
+from tests.templates import PLAIN, folder_with
 from tests.ui.conftest import Board, Boards
 
 pytestmark = pytest.mark.ui

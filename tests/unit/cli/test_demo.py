@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 
 from stackd.embedded.podstatus import behaviour
-from tests.api.test_templates import PLAIN
 from tests.docs.markdown import ROOT, blocks
 from tests.ports import free_port
+from tests.templates import PLAIN
 from tests.unit.cli.conftest import SCRIPT
 
 PAGE = ROOT / "docs" / "demo.md"

@@ -27,8 +27,8 @@ from stackd.config.settings import toml
 from stackd.keys import digest, new_key
 from stackd.model import PortRange
 from stackd.store import Store
-from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import KEY
+from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import ROOT, SCRIPT, Shell
 
 

@@ -15,8 +15,8 @@ from stackd.cli import stackd
 from stackd.kube.labels import lease_name
 from stackd.kube.policies import EGRESS, INGRESS, protects
 from stackd.kube.rights import in_namespace
-from tests.api.test_templates import PLAIN
 from tests.provisioning import printed
+from tests.templates import PLAIN
 
 
 def test_what_is_printed_follows_the_configuration(tmp_path: Path) -> None:

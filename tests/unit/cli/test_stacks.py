@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.contract import LONGEST_NAME
-from tests.api.test_templates import PLAIN, WEB, folder_with
 from tests.harness import harness, request_for, seed
+from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
 
 POD = seed()["pod_spec"]
