@@ -18,7 +18,7 @@ import pytest
 
 import stackd
 from stackd.jobs.batch import COUNT_EVERY_SECONDS
-from tests.api.test_reconcile import running
+from tests.brakes import running
 from tests.harness import KEY, Harness, eventually
 
 GETS = (

@@ -18,7 +18,7 @@ from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
 from stackd.web.listing import LONGEST_PIECE, OPEN, STREAM_ABOVE
 from tests.api.test_hostile import connected, say
-from tests.api.test_reconcile import running
+from tests.brakes import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
 
 FLAG = "FLAG{not-for-the-log}"

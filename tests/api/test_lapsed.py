@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd as command
 from stackd.embedded import EmbeddedCluster
-from tests.api.test_process import daemon, on, replace_owner
+from tests.daemons import daemon, on, replace_owner
 from tests.harness import KEY, Harness, fast_cluster, seed, until
 
 NO_STACK = "stack-0000000000000000"

@@ -17,7 +17,7 @@ from stackd.embedded.resources import LEASES
 from stackd.lifecycle import gate
 from stackd.model import PortRange
 from stackd.store import Store, backup_file
-from tests.api.test_reconcile import plan, running
+from tests.brakes import plan, running
 from tests.harness import Harness, Machine, harness, seed, until
 from tests.store.building import new_stack
 from tests.templates import PLAIN, folder_with

@@ -17,7 +17,7 @@ from stackd.embedded import EmbeddedCluster, resources
 from stackd.embedded.store import ObjectChange
 from stackd.lifecycle import ownership
 from stackd.upkeep.systemd import ProcessContext
-from tests.api.test_process import replace_owner, until_leaving
+from tests.daemons import replace_owner, until_leaving
 from tests.harness import KEY, Client, Harness, Machine, Reply, eventually, fast_cluster, seed, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"

@@ -9,53 +9,16 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.resources import LEASES
-from tests.harness import Client, Harness, eventually, fast_cluster, until, variables
-from tests.ports import free_port
-from tests.process import Daemon
+from tests.daemons import daemon, on, until_leaving
+from tests.harness import Harness, eventually, fast_cluster, variables
 from tests.templates import PLAIN, folder_with
 
 ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def daemon(folder: Path, environment: Mapping[str, str]) -> AsyncIterator[Daemon[Client]]:
-    """A daemon that is ready; it is killed at the end."""
-    port = free_port()
-    async with aiohttp.ClientSession() as session:
-        client = Client(session=session, url=f"http://127.0.0.1:{port}")
-        process = Daemon(client, {**environment, "STACKD_SERVER__PORT": str(port)}, folder)
-        try:
-            await process.start()
-            yield process
-        finally:
-            process.kill()
-
-
-def on(cluster: EmbeddedCluster, folder: Path) -> dict[str, str]:
-    """The environment of a stackd on this cluster."""
-    cluster.write_kubeconfig(folder / "kubeconfig")
-    return variables(folder, folder / "kubeconfig")
-
-
-def replace_owner(cluster: EmbeddedCluster) -> None:
-    """Let vm9 take the Lease, which it never renews."""
-    lease = cluster.store.of(LEASES).get("stacks", "stackd-default")
-    spec = lease.obj["spec"] | {"holderIdentity": "vm9/0123456789abcdef"}
-    cluster.store.update(lease, metadata=lease.obj["metadata"] | {"annotations": {}}, spec=spec)
-
-
-async def until_leaving(at: Client) -> None:
-    """Return once the daemon begins no change any more: an id that it cannot know is not looked for."""
-    await until(lambda: at.call("DELETE", "/stacks/none"), lambda reply: "shutting down" in reply.error)
 
 
 @pytest.mark.parametrize("signals", [1, 2])

@@ -22,8 +22,8 @@ import pytest
 from stackd.embedded import EmbeddedCluster
 from stackd.keys import digest
 from tests.api.test_hostile import connected, everything
-from tests.api.test_process import daemon, on
-from tests.api.test_reconcile import MANY, running, until_held, vanish
+from tests.brakes import MANY, running, until_held, vanish
+from tests.daemons import daemon, on
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness
 from tests.ports import free_port
 

@@ -7,51 +7,15 @@ import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from stackd.embedded.resources import PODS
 from stackd.lifecycle.gate import FREE_ENDINGS
+from tests.brakes import LEFT_BEHIND, MANY, OURS, leave_behind, plan, remove_pods, running, until_held, unverify, vanish
 from tests.harness import Harness, Machine, eventually, until
 
-MANY = FREE_ENDINGS + 4
-OURS = {"app.kubernetes.io/managed-by": "stackd", "stackd.io/instance": "default"}
-LEFT_BEHIND = ("stack-00000000000000aa", "stack-00000000000000bb", "stack-00000000000000cc")
 LARGE_JOB = 24
-
-
-async def running(at: Harness, count: int, body: dict[str, Any] | None = None) -> list[str]:
-    ids = [(await at.create(body))["stack_id"] for _ in range(count)]
-    for stack_id in ids:
-        await at.until_status(stack_id, "running")
-    return ids
-
-
-async def plan(at: Harness) -> dict[str, Any]:
-    shown: dict[str, Any] = await at.get("/reconcile")
-    return shown
-
-
-async def until_held(at: Harness, count: int) -> list[str]:
-    """Return the stacks that are held back, once there are ``count``, and a pass could release them."""
-    held = (await until(lambda: plan(at), lambda seen: len(seen["held"]) == count))["held"]
-    await at.passes(3)
-    assert (await plan(at))["held"] == (await at.call("GET", "/readyz")).json["held"] == held
-    return list(held)
-
-
-def remove_pods(at: Harness, ids: list[str]) -> None:
-    for stack_id in ids:
-        at.cluster.store.remove(at.cluster.store.of(PODS).get("stacks", stack_id))
-
-
-async def vanish(at: Harness, ids: list[str]) -> None:
-    """Delete all these pods at once: the daemon learns of it from the list after a cut connection."""
-    await at.faults.refuse()
-    remove_pods(at, ids)
-    at.faults.compact()
-    await at.faults.listen()
 
 
 def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
@@ -59,20 +23,6 @@ def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
     with contextlib.closing(sqlite3.connect(folder / "stackd.db")) as shell, shell:
         rows = [(name,) for name in names]
         shell.executemany("INSERT INTO removed_stacks (stack_id, removed_at) VALUES (?, 1)", rows)
-
-
-async def leave_behind(at: Harness, name: str, labels: dict[str, str] = OURS, **metadata: Any) -> None:
-    """A pod, of stackd by its labels, that has no row and no record."""
-    spec = {"containers": [{"name": "app", "image": "nginx"}]}
-    await at.apply("pods", name, labels=labels | {"stackd.io/stack": name}, spec=spec, **metadata)
-
-
-async def unverify(at: Harness) -> None:
-    """Let the daemon verify the cluster again, and get no answer: its passes are blocked."""
-    at.faults.add_fault(action="status", verb="get", resource="namespaces", code=500)
-    at.faults.compact()
-    at.faults.drop_watches()
-    await until(lambda: plan(at), lambda seen: seen["blocked"])
 
 
 async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_after_it(at: Harness) -> None:

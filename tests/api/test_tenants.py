@@ -12,7 +12,7 @@ import yaml
 
 from stackd.keys import digest
 from stackd.web.app import ROUTES
-from tests.api import test_reconcile
+from tests import brakes
 from tests.api.test_events import Event, Stream, follow
 from tests.api.test_openapi import matches
 from tests.harness import Client, Harness, Reply, eventually, harness, seed
@@ -299,9 +299,9 @@ async def test_a_stack_that_an_admin_labels_is_the_tenants_and_a_wait_ends_with_
 
 async def test_readyz_names_no_stacks_to_a_tenant_while_a_brake_is_on(tmp_path: Path) -> None:
     async with harness(tmp_path, {"STACKD_LIMITS__REQUIRED_LABELS": "[]"}, config=tenants(tmp_path)) as at:
-        stacks = await test_reconcile.running(at, test_reconcile.MANY)
-        await test_reconcile.vanish(at, stacks)
-        await test_reconcile.until_held(at, test_reconcile.MANY)
+        stacks = await brakes.running(at, brakes.MANY)
+        await brakes.vanish(at, stacks)
+        await brakes.until_held(at, brakes.MANY)
         reply = await at.call("GET", "/readyz", key=A)
         assert (reply.status, reply.json["status"], "stack-" in reply.text) == (503, "not ready", False)
 

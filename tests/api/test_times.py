@@ -15,7 +15,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
 from stackd.lifecycle.context import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE
 from stackd.lifecycle.loop import SLOTS
-from tests.api.test_reconcile import LEFT_BEHIND, leave_behind
+from tests.brakes import LEFT_BEHIND, leave_behind
 from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
 
 YEARS = 12 * 365 * 86_400.0

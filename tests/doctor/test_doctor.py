@@ -28,7 +28,7 @@ from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
 from stackd.doctor.running import RELOADED, LocalDaemon
 from stackd.embedded import EmbeddedCluster, NodeSpec, User
-from tests.api.test_reconcile import leave_behind
+from tests.brakes import leave_behind
 from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
 from tests.provisioning import ADMIN, OURS, apply, ask, printed, real_node, rules
 from tests.templates import PLAIN, folder_with

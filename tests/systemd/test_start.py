@@ -9,7 +9,7 @@ import pytest
 
 from stackd.embedded import Fault, User
 from stackd.embedded.resources import LEASES
-from tests.api.test_process import replace_owner
+from tests.daemons import replace_owner
 from tests.harness import eventually, request_for, seed
 from tests.systemd.service import COMMAND, UNIT, Service
 

@@ -25,7 +25,7 @@ from stackd.cli.stacks import TIMELINE, added
 from stackd.cli.watch import WatchedStacks, view
 from stackd.client import AsyncClient, Client, Plan
 from stackd.contract import decode
-from tests.api.test_reconcile import MANY, running, until_held, unverify, vanish
+from tests.brakes import MANY, running, until_held, unverify, vanish
 from tests.harness import KEY, Harness, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
 
