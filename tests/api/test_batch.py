@@ -13,11 +13,11 @@ import pytest
 from aiohttp import web
 
 from stackd.store.transaction import Transaction
-from tests.api.test_events import follow
 from tests.api.test_openapi import matches
 from tests.api.test_restart import uid
 from tests.api.test_times import life, noted_end
 from tests.harness import Harness, Reply, eventually, until
+from tests.streams import follow
 
 NOBODY = "stack-0000000000000000"
 LABELS = {"challenge": "web-1"}

@@ -13,9 +13,9 @@ from stackd.kube.records import parse_record
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
 from stackd.web import bodies
-from tests.api.test_events import follow
 from tests.api.test_hostile import say
 from tests.harness import KEY, Harness, Machine, request_for, seed
+from tests.streams import follow
 
 MARK = "this is a long text "
 LIMIT = 64 << 10

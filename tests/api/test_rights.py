@@ -19,10 +19,10 @@ from stackd.kube.labels import object_labels
 from stackd.kube.objects import PODS
 from stackd.kube.rights import on_stacks
 from stackd.upkeep.health import line
-from tests.api.test_routes import GATEWAY, asking, routes_of
-from tests.api.test_routes import SETTINGS as ROUTES
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
+from tests.routes import GATEWAY, asking, routes_of
+from tests.routes import SETTINGS as ROUTES
 
 ACCOUNT = "system:serviceaccount:stackd:stackd"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubject{}reviews"

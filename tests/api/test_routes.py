@@ -12,37 +12,10 @@ import aiohttp
 import pytest
 
 from tests.harness import Harness, Machine, eventually, path_of, seed, until
+from tests.routes import GATEWAY, SETTINGS, asking, routes_of
 
-GATEWAY = "gateways/public"
 NAME = r"[a-z0-9-]+-[a-z2-7]{16}\.stacks\.localhost"
-SETTINGS = {
-    "STACKD_ROUTES__DOMAIN": "stacks.localhost",
-    "STACKD_ROUTES__GATEWAY": GATEWAY,
-    "STACKD_ROUTES__HTTP_LISTENER": "http",
-    "STACKD_ROUTES__HTTPS_LISTENER": "https",
-    "STACKD_ROUTES__TLS_LISTENER": "tls",
-}
 pytestmark = [pytest.mark.stackd(settings=SETTINGS), pytest.mark.kubernetes(gateway=GATEWAY, gateway_port=0)]
-
-
-def asking(*routes: str | None, image: str = "nginx:stable") -> dict[str, Any]:
-    """A create whose container has the ports 80, 81, …: each with its route, None for a node port."""
-    body = seed()
-    ports = [{"container_port": 80 + i, "protocol": "TCP"} for i in range(len(routes))]
-    declared = "".join(f"\n        - containerPort: {80 + i}" for i in range(len(routes)))
-    spec = body["pod_spec"].replace("\n        - containerPort: 80\n          protocol: TCP", declared)
-    body["pod_spec"] = spec.replace("nginx:stable", image)
-    body["target_port"] = [
-        port | ({} if route is None else {"route": route}) for port, route in zip(ports, routes, strict=True)
-    ]
-    return body
-
-
-async def routes_of(at: Harness) -> dict[str, Any]:
-    """All that gives names: each HTTPRoute, each TLSRoute, and each Service behind them."""
-    routes = {**await at.objects("httproutes"), **await at.objects("tlsroutes")}
-    services = await at.objects("services")
-    return routes | {name: one for name, one in services.items() if name.startswith("rt-")}
 
 
 async def route_uids(at: Harness) -> dict[str, str]:

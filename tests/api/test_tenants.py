@@ -13,9 +13,9 @@ import yaml
 from stackd.keys import digest
 from stackd.web.app import ROUTES
 from tests import brakes
-from tests.api.test_events import Event, Stream, follow
 from tests.api.test_openapi import matches
 from tests.harness import Client, Harness, Reply, eventually, harness, seed
+from tests.streams import Event, Stream, follow
 from tests.templates import PLAIN, folder_with
 
 A, B = "sk-tenant-a-0123456789abcdef", "sk-tenant-b-0123456789abcdef"

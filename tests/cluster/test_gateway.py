@@ -22,12 +22,12 @@ import pytest
 
 from stackd.errors import StackdError
 from stackd.kube.wire import MERGE_PATCH, JsonObject
-from tests.api.test_routes import asking
 from tests.certificates import HAVE_OPENSSL, Pair, authority, issued
 from tests.cluster.conftest import daemon_on
 from tests.cluster.real import ROUTES, Real
 from tests.harness import until
 from tests.ports import free_port
+from tests.routes import asking
 
 HAPROXY = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin") or ""
 pytestmark = pytest.mark.skipif(not (HAVE_OPENSSL and HAPROXY), reason="it needs haproxy, and openssl for certificates")

@@ -9,9 +9,9 @@ import pytest
 
 from stackd.errors import StackdError
 from stackd.kube.wire import HTTP_ROUTES, MERGE_PATCH
-from tests.api.test_routes import asking
 from tests.cluster.real import ROUTES, Process, Real
 from tests.harness import eventually
+from tests.routes import asking
 
 SETTINGS = {
     "STACKD_ROUTES__DOMAIN": "stacks.example.org",
