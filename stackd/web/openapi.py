@@ -299,8 +299,10 @@ def schemas(config: Config) -> dict[str, Schema]:
 
 
 def _given(name: str) -> Schema:
-    """The condition that a request has the field, and not as null."""
-    return {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+    """The condition that a request has the field, and not as null.
+
+    ``properties`` is below ``not``: Redocly takes those of a condition itself for all that there may be."""
+    return {"required": [name], "not": {"properties": {name: {"type": "null"}}}}
 
 
 def _chosen(schema: Schema, names: Iterable[str]) -> Schema:
