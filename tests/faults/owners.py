@@ -141,6 +141,8 @@ class Owners:
         self._watch_settling()
 
     def _watch_settling(self) -> None:
+        if self._beating.done():  # closed; a daemon may still end
+            return
         if self._settling is None or self._settling.done():
             self._settling = asyncio.create_task(self._settle(), name="settling")
 
