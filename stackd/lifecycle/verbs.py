@@ -14,10 +14,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
+from stackd.codes import ErrorCode
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterUnavailable,
+    Conflict,
     NotOwner,
     StackdError,
     StackNotFound,
@@ -172,7 +174,8 @@ async def extend(context: Context, stack_id: str, seconds: float, *, by: str, cl
 async def record(context: Context, stack_id: str) -> None:
     """Return once the cluster has the stack's end, too: an owner with another file reads it there.
 
-    Raises StackNotFound, NotOwner; ClusterUnavailable if the cluster may not have it; stackd retries.
+    Raises StackNotFound; Conflict if it is being deleted, which writes no record; NotOwner; ClusterUnavailable if the
+    cluster may not have it; stackd retries.
     """
     try:
         await context.loop.settle(stack_id, lambda row: is_recorded(context, row), RECORD_SECONDS)
@@ -180,12 +183,12 @@ async def record(context: Context, stack_id: str) -> None:
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted
         stack = _row(context, stack_id)
-        if is_recorded(context, stack):
-            return  # something else is left to do about the stack
-        written = f"stackd retries to write that into the cluster: {public_text(error)}"
-        sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
-        raise ClusterUnavailable(sentence, detail=detail_of(error), code=public_code(error)) from error
-    _row(context, stack_id)
+        if not is_recorded(context, stack):  # otherwise something else is left to do about the stack
+            written = f"stackd retries to write that into the cluster: {public_text(error)}"
+            sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
+            raise ClusterUnavailable(sentence, detail=detail_of(error), code=public_code(error)) from error
+    if _row(context, stack_id).deleting_since is not None:
+        raise Conflict(f"{stack_id} is being deleted", code=ErrorCode.STACK_DELETING)
 
 
 async def write_records(context: Context, timeout: float) -> None:

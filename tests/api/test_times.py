@@ -321,6 +321,22 @@ async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness, mon
     assert (await extend(at, stack_id, "10m", "gone")).status == 404
 
 
+async def test_an_extension_that_a_delete_overtakes_is_not_acknowledged(at: Harness) -> None:
+    """The cluster has neither of them yet: a lost file would bring the stack back with its end before."""
+    created = await at.create()
+    stack_id = created["stack_id"]
+    at.faults.add_fault(action="hang", verb="patch|delete")
+    async with asyncio.TaskGroup() as group:
+        extending = group.create_task(extend(at, stack_id, "10m"))
+        await until(partial(at.stack, stack_id), lambda seen: seen["ttl_expires_at"] != created["ttl_expires_at"])
+        deleting = group.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
+        reply = await extending
+        assert (reply.status, reply.json["code"]) == (409, "stack_deleting")
+        at.faults.clear()
+    assert (await deleting).status in (200, 503)
+    await at.until_listed(0)
+
+
 @pytest.mark.stackd(reconcile__interval="1h")
 async def test_an_extension_is_written_on_the_service_whatever_has_become_of_it(at: Harness) -> None:
     stack_id = (await at.create())["stack_id"]
