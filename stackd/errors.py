@@ -147,6 +147,15 @@ class Conflict(StackdError):
     code = ErrorCode.CONFLICT
 
 
+class StackDeleting(Conflict):
+    """Nothing more can be done to a stack that is being deleted."""
+
+    code = ErrorCode.STACK_DELETING
+
+    def __init__(self, stack_id: str) -> None:
+        super().__init__(f"{stack_id} is being deleted")
+
+
 class LabelLimitReached(Conflict):
     """As many stacks as ``limits.stacks_per_label`` allows have this value of the label; ``stack_id`` is the oldest.
 

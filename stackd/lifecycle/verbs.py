@@ -14,13 +14,12 @@ from contextlib import suppress
 from dataclasses import replace
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
-from stackd.codes import ErrorCode
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterUnavailable,
-    Conflict,
     NotOwner,
+    StackDeleting,
     StackdError,
     StackNotFound,
     Unavailable,
@@ -188,7 +187,7 @@ async def record(context: Context, stack_id: str) -> None:
             sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
             raise ClusterUnavailable(sentence, detail=detail_of(error), code=public_code(error)) from error
     if _row(context, stack_id).deleting_since is not None:
-        raise Conflict(f"{stack_id} is being deleted", code=ErrorCode.STACK_DELETING)
+        raise StackDeleting(stack_id)
 
 
 async def write_records(context: Context, timeout: float) -> None:

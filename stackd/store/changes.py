@@ -14,7 +14,7 @@ from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.codes import ErrorCode
-from stackd.errors import Conflict, StackNotFound, TooLongALife
+from stackd.errors import Conflict, StackDeleting, StackNotFound, TooLongALife
 from stackd.model import (
     DeleteReason,
     Desired,
@@ -292,7 +292,7 @@ def _in_use(tx: Transaction, stack_id: str) -> Stack:
     if stack is None or stack.unassigned:
         raise StackNotFound(stack_id)
     if stack.deleting_since is not None:
-        raise Conflict(f"{stack_id} is being deleted", code=ErrorCode.STACK_DELETING)
+        raise StackDeleting(stack_id)
     if not stack.accepted:
         raise Conflict(f"{stack_id} is still being created", code=ErrorCode.STACK_CREATING)
     if stack.ttl_expires_at <= tx.now:
