@@ -57,10 +57,7 @@ class ErrorCode(enum.StrEnum):
         *("label_limit_reached", 409, "`limits.stacks_per_label` is reached; `stack_id` is an existing stack."),
         *("after a delete", "You have as many instances as you may have. Stop one before you start another."),
     )
-    TOO_LONG_A_LIFE = (
-        *("too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`."),
-        *(FIX, "{extensible}"),
-    )
+    TOO_LONG_A_LIFE = "too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`.", FIX, "{extensible}"
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT
     STACK_DELETING = "stack_deleting", 409, "The stack is being deleted.", NO, ENDED
     STACK_EXPIRED = "stack_expired", 409, "The stack has reached its `ttl_expires_at`.", NO, ENDED
@@ -100,10 +97,7 @@ class ErrorCode(enum.StrEnum):
     CLUSTER_UNAVAILABLE = "cluster_unavailable", 503, "Kubernetes does not answer, or has not done it yet.", WAIT, LATER
     CLUSTER_REFUSED = "cluster_refused", 503, "Kubernetes refuses stackd: the operator has to act.", WAIT, LATER
     NAMESPACE_MISSING = "namespace_missing", 503, "The namespace of the stacks is missing.", WAIT, LATER
-    STILL_THERE = (
-        *("still_there", 503, "The pod or Service is not gone yet; stackd keeps deleting it."),
-        *(WAIT, MOMENT),
-    )
+    STILL_THERE = "still_there", 503, "The pod or Service is not gone yet; stackd keeps deleting it.", WAIT, MOMENT
     NOT_READY = "not_ready", 503, "Of `GET /readyz`: something does not work; see `reasons`.", WAIT
 
 

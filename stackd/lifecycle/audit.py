@@ -56,7 +56,7 @@ class Audit:
     """Takes entries at once, without waiting for a disk or a database."""
 
     def __init__(self, store: Store, ownership: Ownership, clock: Clock, file: Callable[[], str]) -> None:
-        self._store, self._ownership, self._clock, self._path = store, ownership, clock, file
+        self._store, self._ownership, self._clock, self._file = store, ownership, clock, file
         self._counted: dict[Hashable, _Counted] = {}
         self._refusals = 0
         self._pending: deque[AuditEntry] = deque(maxlen=MOST_PENDING)
@@ -71,7 +71,7 @@ class Audit:
     def request(self, *, by: str, status: int, client: str, origin: str, fields: dict[str, Any]) -> None:
         """A request was refused (``status`` 400 and above), or has changed something. ``origin`` counts as one client."""
         refused = status >= 400
-        if not refused and not self._file:
+        if not refused and not self._file():
             return
         what: tuple[Hashable, ...] = (by, status, *fields.values())
         if refused:
@@ -137,16 +137,12 @@ class Audit:
                 if self._pending and self._pending[0] is entry:
                     self._pending.popleft()
 
-    @property
-    def _file(self) -> str:
-        return self._path()
-
     def _write(self, counted: _Counted, count: int = 1) -> None:
         now = self._clock.now()
         if counted.entry is not None:
             self._pending.append(replace(counted.entry, at=now, count=count))
             self._noted.set()
-        if self._file:
+        if self._file():
             self._append({"time": utc(now / 1e9), **counted.fields, "count": count})
 
     def _append(self, fields: dict[str, Any]) -> None:
@@ -154,7 +150,7 @@ class Audit:
         shown = {name: value for name, value in fields.items() if value is not None}
         line = b"\n" * self._torn + orjson.dumps(shown) + b"\n"
         try:
-            descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._file(), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 written = os.write(descriptor, line)
             finally:

@@ -85,14 +85,14 @@ def free_on_nodes(context: Context, *, apart_from: Collection[Stack] = ()) -> It
     used: dict[str, Counter[str]] = {}
     ids = {stack.stack_id for stack in apart_from}
     for stack in context.store.stacks.ordered():
-        if stack.node_id is not None and stack.stack_id not in ids and _has_pod(stack):
+        if stack.node_id is not None and stack.stack_id not in ids and _takes_room(stack):
             used.setdefault(stack.node_id, Counter()).update(_taken(context, stack).of_node())
     for node in eligible(context.config, context.mirror.nodes.values()):
         takes = used.get(node.name, Counter())
         yield node.name, {name: free - takes[name] for name, free in free_of(node).items()}
 
 
-def _has_pod(stack: Stack) -> bool:
+def _takes_room(stack: Stack) -> bool:
     return not stack.ended and not stack.at_rest
 
 
@@ -114,7 +114,7 @@ def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) ->
     if context.facts.quotas.seen_at is None:
         return None
     back, disk = Counter[str](), storage(context).limit_bytes
-    for stack in filter(_has_pod, pooled):
+    for stack in filter(_takes_room, pooled):
         back.update(_taken(context, stack, disk).of_quota())
     bounds = by_quotas(context.facts.quotas.objects, need, unused=True, released=back)
     return min(bounds, key=lambda bound: bound.stacks, default=None)

@@ -253,7 +253,7 @@ async def _undo(context: Context, stack_id: str) -> None:
 
 
 async def take_back(context: Context, stack_id: str) -> None:
-    """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Context.settle``."""
+    """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Loop.settle``."""
     await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
     crash_point("replay.undo_marked")
     await context.loop.settle(stack_id, is_gone, context.longest_call)

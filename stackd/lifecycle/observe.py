@@ -108,7 +108,7 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
     return ("RouteChanged", f"{error}; stackd repairs it") if error else what_is_wrong(context, stack)
 
 
-async def is_gone(context: Context, stack: Stack, uid: str | None) -> bool:
+async def pod_is_gone(context: Context, stack: Stack, uid: str | None) -> bool:
     """Whether Kubernetes itself says that the pod of this uid is gone, which the mirror lacks (invariant 10). If it
     exists, the mirror gets it. Raises ClusterUnavailable, ClusterError."""
     stack_id = stack.stack_id

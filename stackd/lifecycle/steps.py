@@ -47,7 +47,7 @@ from stackd.lifecycle.objects import (
     wanted,
     what_is_wrong,
 )
-from stackd.lifecycle.observe import is_gone, look, write
+from stackd.lifecycle.observe import look, pod_is_gone, write
 from stackd.lifecycle.status import PodSnapshot, derive_status, observation, pod_progress
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, Observation, Stack, StackStatus, service_name
@@ -164,10 +164,10 @@ async def end(context: Context, stack: Stack) -> bool:
     are gone, its status says so, but nothing is given back (invariant 8)."""
     if not stack.accepted:
         creation = context.creates.get(stack.stack_id)
-        if creation is not None and creation.pod and await is_gone(context, stack, creation.pod.uid):
+        if creation is not None and creation.pod and await pod_is_gone(context, stack, creation.pod.uid):
             raise ClusterUnavailable(POD_DELETED)
         return False
-    if not await is_gone(context, stack, stack.pod_uid):
+    if not await pod_is_gone(context, stack, stack.pod_uid):
         return False
     row = context.store.stacks.get(stack.stack_id)
     if row is None or row.pod_uid != stack.pod_uid or context.current_pod(row) is not None:
