@@ -343,8 +343,8 @@ async def test_foreign_node_ports_on_a_slow_cluster_are_not_a_lack_of_room(at: H
     held = {port for (port,) in at.rows("SELECT node_port FROM node_ports")}
     for port in set(range(31001, 32768)) - held:
         at.faults.take_port(port)
-    at.give_kubernetes(timeout=0.6)
-    at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.4)
+    at.give_kubernetes(timeout=0.3)
+    at.faults.add_fault(action="latency", verb="create", resource="services", seconds=0.2)
     reply = await at.refused(503, "no free node port was found in time", "/stacks", seed())
     assert reply.for_players == LATER
     assert {name: await entry(at, name) for name in before} == before
