@@ -73,6 +73,11 @@ deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
 release:  ## all that is published, in dist/: package, wheel, source archive, SBOM and SHA256SUMS
 	@PYTHON='$(PYTHON)' .ci/release
 
+reference: $(VENV)/.dev  ## write the generated pages again: docs/cli.md, docs/errors.md and docs/api-reference.md
+	@$(BIN)/python deb/manpage.py markdown >docs/cli.md
+	@$(BIN)/python deb/manpage.py errors >docs/errors.md
+	@$(BIN)/python -m tests.docs.reference
+
 lock: $(VENV)/.dev  ## write requirements.lock again, after a change of pyproject.toml or constraints.txt
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"])' | \
 	  $(BIN)/uv pip compile pyproject.toml - --constraints constraints.txt --universal --python-version 3.11 --quiet \
@@ -109,4 +114,4 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@npm --prefix $(JS) ci --loglevel=error
 	@touch $@
 
-.PHONY: help demo test check lint types collect layers document js js-fix api bench soak install uninstall deb release lock venv clean
+.PHONY: help demo test check lint types collect layers document js js-fix api bench soak install uninstall deb release reference lock venv clean

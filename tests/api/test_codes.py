@@ -52,7 +52,7 @@ def test_the_document_lists_the_codes_and_says_that_there_may_be_more() -> None:
 
 
 def test_the_page_of_the_errors_is_made_from_the_codes() -> None:
-    """After a change: .venv/bin/python deb/manpage.py errors >docs/errors.md"""
+    """After a change: make reference"""
     assert (ROOT / "docs" / "errors.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))[
         "errors_page"
     ]()

@@ -75,7 +75,7 @@ def test_each_key_that_a_page_names_exists(page: Path) -> None:
 
 
 def test_the_reference_of_the_commands_is_made_from_their_help() -> None:
-    """After a change: .venv/bin/python deb/manpage.py markdown >docs/cli.md"""
+    """After a change: make reference"""
     assert {*COMMANDS} <= {words[0] for page in PAGES for words in commands(page) if words}, "each is on some page"
     assert (ROOT / "docs" / "cli.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))["markdown"]()
 
