@@ -26,6 +26,7 @@ SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
 AuditAction = Literal["refused", "reload", "keys", "takeover"]
+TemplateSource = Literal["file", "api"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 AUDIT = get_args(AuditAction)
 ACTIONS = ("create", *get_args(JobAction), *AUDIT)
@@ -556,6 +557,19 @@ class Prepull(Body, frozen=True, kw_only=True):
     reason: Annotated[str, doc("Why it fails; empty where it does not.")]
 
 
+class Extensions(Body, frozen=True, kw_only=True):
+    """How a player may extend a stack."""
+
+    by: Annotated[str, doc("How much longer each time.", DURATION)]
+    times: Annotated[int, doc("How often.", {"minimum": 1})]
+
+
+class Variable(Body, frozen=True, kw_only=True):
+    """A variable that a create may set."""
+
+    pattern: Annotated[str, doc("A regular expression that matches the whole value.")]
+
+
 class Template(Body, frozen=True, kw_only=True):
     """A template that a create can name; ``ready`` stacks of its pool can be assigned at once."""
 
@@ -582,6 +596,17 @@ class Template(Body, frozen=True, kw_only=True):
     prepull: Annotated[
         Mapping[str, Prepull] | None, doc("How far its images are on each node; null unless they are pulled.")
     ]
+    title: Annotated[str, doc("What people call it; empty if nothing else than its name.")] = ""
+    category: Annotated[str, doc("What it is listed under.")] = ""
+    description: Annotated[str, doc("Markdown for players. A tenant may have written it.")] = ""
+    show: Annotated[tuple[str, ...], doc("The names of generated variables that a player may see.")] = ()
+    extend: Annotated[Extensions | None, doc("How a player may extend its stacks; null where they may not.")] = None
+    names: Annotated[tuple[str, ...], doc("The names by which its containers find each other.")] = ()
+    env: Annotated[Mapping[str, Variable], doc("The variables that a create may set, by name.")] = NOTHING
+    source: Annotated[str, doc("Where its text is from.", {"enum": get_args(TemplateSource)})] = "file"
+    version: Annotated[str, doc("Identifies its text: the start of the text's SHA-256.")] = ""
+
+    optional = ()
 
 
 class Templates(Body, frozen=True, kw_only=True):

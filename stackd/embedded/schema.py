@@ -27,8 +27,9 @@ PodSpec = []Volume: volumes; []Container: initContainers containers; string: res
     serviceAccountName serviceAccount nodeName hostname schedulerName runtimeClassName preemptionPolicy; int64:
     terminationGracePeriodSeconds activeDeadlineSeconds; map: nodeSelector; bool: automountServiceAccountToken
     shareProcessNamespace enableServiceLinks hostUsers; bool!: hostNetwork hostPID hostIPC; PodSecurityContext:
-    securityContext; []object: imagePullSecrets; object: affinity; []Toleration: tolerations; int32: priority;
-    quantities: overhead
+    securityContext; []object: imagePullSecrets; object: affinity; []Toleration: tolerations; []HostAlias: hostAliases;
+    int32: priority; quantities: overhead
+HostAlias = string: ip; []string: hostnames
 Container = string: name image workingDir restartPolicy terminationMessagePath terminationMessagePolicy
     imagePullPolicy; []string: command args; []ContainerPort: ports; []EnvFromSource: envFrom; []EnvVar: env;
     ResourceRequirements: resources; []VolumeMount: volumeMounts; Probe: livenessProbe readinessProbe startupProbe;

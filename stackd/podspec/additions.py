@@ -23,6 +23,8 @@ def harden(manifest: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
     spec = pod["spec"] = dict(pod["spec"])
     if policy.runtime_class:
         spec["runtimeClassName"] = policy.runtime_class
+    if policy.host_names:
+        spec["hostAliases"] = [{"ip": "127.0.0.1", "hostnames": list(policy.host_names)}]
     if policy.tolerations:
         spec["tolerations"] = [toleration.manifest() for toleration in policy.tolerations]
     if policy.add_pull_secrets:

@@ -108,6 +108,8 @@ class Policy(PolicySection):
     """Restart policy of every pod (stacks.restart_policy)."""
     egress: str = ""
     """Which NetworkPolicy says what its pods reach (a template's network.egress); empty: the one for all stacks."""
+    host_names: tuple[str, ...] = ()
+    """Names of the pod's own machine (a template's names)."""
     max_text: int = 64 << 10
     """Most bytes of a pod spec's text, as sent and as stored (limits.pod_spec)."""
 

@@ -3,6 +3,7 @@
 template    ``Template`` and ``TemplateSet``, frozen; the ``digest`` by which pools compare templates; the values
             generated for each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``; ``Egress``: what its stacks may reach
 hiding      keeps generated values out of what others say about a stack
+readers     reads the fields that are neither the pod nor about its rights
 read        reads a folder of files into a ``TemplateSet``, or reports all mistakes at once
 
 Knows the configuration and the pod-spec policy; nothing of existing stacks, HTTP or Kubernetes.

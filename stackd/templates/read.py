@@ -1,14 +1,15 @@
 """Read a folder of ``NAME.yaml`` into a ``TemplateSet``, or report all mistakes at once.
 
-Owns: the fields of a template's file, the order in which they are used, and the form of a mistake: ``FILE:LINE: field:
-what is wrong``. ``podspec`` decides what a pod may hold; a template's ``policy`` may replace keys of the
-configuration's, because the operator writes it.
+Owns: the fields of a template, the order in which they are used, and the form of a mistake: ``FILE:LINE: field: what is
+wrong``. ``readers`` reads the simple fields; ``podspec`` decides what a pod may hold; a template's ``policy`` may replace
+keys of the configuration's, because the operator writes it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,12 +20,13 @@ from stackd.config import Config, PolicySection, policy_of
 from stackd.config.load import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
-from stackd.names import LABEL_FORM, LONGEST_PREFIX, did_you_mean, is_label, prefix_from
+from stackd.names import LABEL_FORM, did_you_mean, is_label, prefix_from
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.sanitize import parse_labels
 from stackd.podspec.yaml_text import Document, parse
+from stackd.templates import readers
 from stackd.templates.template import (
     EXPECTED,
     MOST_VALUES,
@@ -35,17 +37,19 @@ from stackd.templates.template import (
     digest_of,
     mistakes_in_values,
     parse_egress,
+    version_of,
 )
 from stackd.units import parse_duration
 
 V = TypeVar("V")
 SUFFIX: Final = ".yaml"
 LONGEST_FILE: Final = 1 << 20
-LARGEST_POOL: Final = 10_000
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
+NO_NAMES: Final[tuple[str, ...]] = ()
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
-    "target_port", "route_prefix", "ttl", "labels", "pool", "prepull", "values", "policy", "network", "pod",
+    "title", "category", "description", "target_port", "route_prefix", "ttl", "extend", "labels", "pool", "prepull",
+    "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
 
 
@@ -61,10 +65,10 @@ def read_templates(config: Config) -> TemplateSet:
     mistakes: list[str] = []
     templates: list[Template] = []
     for path in _files(folder, mistakes):
-        draft = _Draft(path=path, config=config, base=base)
-        template = draft.template()
+        draft = _Draft(name=path.stem, config=config, base=base)
+        template = draft.template(_text(path, draft))
         templates += [] if template is None else [template]
-        mistakes += [text for _, text in sorted(draft.mistakes, key=lambda mistake: mistake[0])]
+        mistakes += [_in_file(path, one) for one in sorted(draft.mistakes, key=lambda mistake: mistake.line or 0)]
     if mistakes:
         raise ConfigError(mistakes)
     return TemplateSet(templates)
@@ -92,14 +96,30 @@ def _files(folder: Path, mistakes: list[str]) -> list[Path]:
     return paths
 
 
+def _in_file(path: Path, mistake: Reason) -> str:
+    return f"{path}:{mistake.line}: {mistake}" if mistake.line else f"{path}: {mistake}"
+
+
+def _text(path: Path, draft: _Draft) -> bytes:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(LONGEST_FILE + 1)
+    except OSError as error:
+        draft.mistake("", f"the file cannot be read: {error.strerror}")
+        return b""
+    if len(raw) > LONGEST_FILE:
+        draft.mistake("", f"the file is longer than {LONGEST_FILE} bytes")
+    return raw
+
+
 @dataclass(slots=True, kw_only=True)
 class _Draft:
-    """One file that is being read; ``mistakes`` are its mistakes, with their lines."""
+    """One template that is being read; ``mistakes`` are its mistakes, with their lines."""
 
-    path: Path
+    name: str
     config: Config
     base: Policy
-    mistakes: list[tuple[int, str]] = field(default_factory=list)
+    mistakes: list[Reason] = field(default_factory=list)
     document: Document | None = None
 
     def mistake(self, where: str, text: str, line: int | None = None) -> None:
@@ -107,47 +127,52 @@ class _Draft:
         where = "" if where == ROOT else where
         if line is None and self.document is not None:
             line = self.document.line_of(where)
-        place = f"{self.path}:{line}" if line else str(self.path)
-        self.mistakes.append((line or 0, f"{place}: {where}: {text}" if where else f"{place}: {text}"))
+        self.mistakes.append(Reason(path=where, text=text, line=line))
 
-    def template(self) -> Template | None:
+    def template(self, raw: bytes) -> Template | None:
         """The template, or None if anything is wrong with it."""
-        fields = self._fields()
-        if fields is None:
+        fields = {} if self.mistakes else self._fields(raw)
+        if not fields:
             return None
         ports = self._ports(fields.get("target_port"))
         network: Mapping[str, object] = self._read(fields, "network", _network, {})
         egress = self._read(network, "network.egress", parse_egress, SITE_EGRESS)
-        policy = self._policy(fields.get("policy"))
-        if egress.kind:
-            policy = policy.model_copy(update={"egress": egress.kind})
+        names = self._read(fields, "names", readers.host_names, NO_NAMES)
+        policy = self._policy(fields.get("policy")).model_copy(update={"egress": egress.kind, "host_names": names})
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
-        ttl = self._read(fields, "ttl", self._ttl, None)
-        labels = self._read(fields, "labels", parse_labels, NO_LABELS)
-        pool = self._read(fields, "pool", _pool, 0)
-        prepull = self._read(fields, "prepull", _boolean, False)
         patterns = self._values(fields.get("values"), spec)
-        prefix = self._read(fields, "route_prefix", _prefix, prefix_from(self.path.stem))
-        if spec is None or self.mistakes:
-            return None
-        hardened = harden(spec.manifest, policy)
-        stacks = self.config.stacks
-        return Template(
-            name=self.path.stem,
-            spec=spec,
+        longest = self.config.stacks.max_ttl
+        described = partial(
+            Template,
+            name=self.name,
             target_ports=ports,
             policy=policy,
-            digest=digest_of(
-                self.path.stem, hardened, ports, patterns, [dict(stacks.node_selector), stacks.readiness], prefix
-            ),
-            ttl=ttl,
-            labels=labels,
-            pool=pool,
-            prepull=prepull,
+            ttl=self._read(fields, "ttl", self._ttl, None),
+            labels=self._read(fields, "labels", parse_labels, NO_LABELS),
+            pool=self._read(fields, "pool", readers.pool, 0),
+            prepull=self._read(fields, "prepull", readers.boolean, False),
             values=patterns,
-            interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
             egress=egress,
-            route_prefix=prefix,
+            route_prefix=self._read(fields, "route_prefix", readers.prefix, prefix_from(self.name)),
+            title=self._read(fields, "title", readers.line_of(readers.LONGEST_TITLE), ""),
+            category=self._read(fields, "category", readers.line_of(readers.LONGEST_CATEGORY), ""),
+            description=self._read(fields, "description", readers.description, ""),
+            show=self._read(fields, "show", readers.shown_values(patterns), NO_NAMES),
+            extend=self._read(fields, "extend", readers.extend(longest), None),
+            names=names,
+            env=self._env(fields.get("env"), spec, patterns),
+            version=version_of(raw),
+        )
+        if names and spec is not None:
+            self._refused((Reason(path=path, text=text) for path, text in readers.collisions(spec.manifest)), "pod")
+        if spec is None or self.mistakes:
+            return None
+        hardened, stacks, prefix = harden(spec.manifest, policy), self.config.stacks, described.keywords["route_prefix"]
+        placement = [dict(stacks.node_selector), stacks.readiness]
+        return described(
+            spec=spec,
+            digest=digest_of(self.name, hardened, ports, patterns, placement, prefix),
+            interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
         )
 
     def _read(self, fields: Mapping[str, Any], name: str, reader: Callable[[Any], V], default: V) -> V:
@@ -158,17 +183,18 @@ class _Draft:
             self.mistake(name, str(error))
             return default
 
-    def _fields(self) -> dict[str, Any] | None:
-        text = self._text()
-        if text is None:
-            return None
+    def _fields(self, raw: bytes) -> dict[str, Any]:
+        """The fields that are there; none if the text is not a template at all."""
         try:
-            self.document = parse(text)
+            self.document = parse(raw.decode())
+        except UnicodeDecodeError as error:
+            self.mistake("", f"the file is not UTF-8 (byte {error.start})")
+            return {}
         except InvalidPodSpec as error:
             for reason in error.reasons:
                 no_mapping = reason.path == ROOT and reason.line is None
                 self.mistake(reason.path, NO_MAPPING if no_mapping else reason.text, reason.line)
-            return None
+            return {}
         fields = self.document.fields
         for name in fields:
             if name not in FIELDS:
@@ -177,20 +203,6 @@ class _Draft:
             if fields.get(name) is None:
                 self.mistake("", f"{name} is missing")
         return {name: value for name, value in fields.items() if value is not None}
-
-    def _text(self) -> str | None:
-        try:
-            with self.path.open("rb") as file:
-                raw = file.read(LONGEST_FILE + 1)
-            if len(raw) > LONGEST_FILE:
-                self.mistake("", f"the file is longer than {LONGEST_FILE} bytes")
-                return None
-            return raw.decode()
-        except OSError as error:
-            self.mistake("", f"the file cannot be read: {error.strerror}")
-        except UnicodeDecodeError as error:
-            self.mistake("", f"the file is not UTF-8 (byte {error.start})")
-        return None
 
     def _refused(self, reasons: Iterable[Reason], prefix: str = "") -> None:
         """Note mistakes found by ``podspec``, whose paths are below ``prefix``."""
@@ -268,26 +280,20 @@ class _Draft:
             self.mistake(f"values.{name}", text)
         return value
 
+    def _env(self, value: object, spec: SanitizedSpec | None, patterns: Mapping[str, str]) -> Mapping[str, str]:
+        if value is None:
+            return NO_VALUES
+        mistakes = list(readers.mistakes_in_env(value, {*(variables(spec.manifest) if spec else ()), *patterns}))
+        for path, text in mistakes:
+            self.mistake(path, text)
+        return (
+            {name: entry["pattern"] for name, entry in value.items()}
+            if isinstance(value, dict) and not mistakes
+            else {}
+        )
+
 
 def _network(value: object) -> Mapping[str, object]:
     if not isinstance(value, dict) or value.keys() != {"egress"}:
         raise ValueError(f"{{egress: …}} is expected: {EXPECTED}")
     return {"network.egress": value["egress"]}
-
-
-def _boolean(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false is expected")
-    return value
-
-
-def _pool(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= LARGEST_POOL:
-        raise ValueError(f"a whole number from 0 to {LARGEST_POOL} is expected")
-    return value
-
-
-def _prefix(value: object) -> str:
-    if not isinstance(value, str) or not is_label(value) or len(value) > LONGEST_PREFIX:
-        raise ValueError(f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens are expected")
-    return value

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import orjson
 
+from stackd.contract import TemplateSource
 from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
@@ -67,8 +68,16 @@ def parse_egress(value: Any) -> Egress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Extensions:
+    """How much longer (``by``, in seconds) and how often a player may extend a stack."""
+
+    by: float
+    times: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """One template as its file describes it.
+    """One template as its text describes it.
 
     ``spec``             its pod within ``policy``, without the values that are generated for each stack
     ``ttl``              in seconds; None: ``stacks.ttl`` applies
@@ -80,6 +89,14 @@ class Template:
     ``interchangeable``  a create with a pod spec of this text and these ports gets the same pod: no value is generated,
                          and the policy in force adds the same
     ``route_prefix``     what the names of its routed ports begin with
+    ``title``, ``category``, ``description`` (Markdown; a tenant may have written it)
+                         what players read
+    ``show``             the names of the ``values`` that a player may see
+    ``extend``           how a player may extend its stacks
+    ``names``            by which its containers find each other: names of their own machine
+    ``env``              patterns by the names of the environment variables that a create may set
+    ``source``           where its text is from
+    ``version``          identifies its text
     """
 
     name: str
@@ -95,6 +112,15 @@ class Template:
     interchangeable: bool = False
     egress: Egress = SITE_EGRESS
     route_prefix: str = ""
+    title: str = ""
+    category: str = ""
+    description: str = ""
+    show: tuple[str, ...] = ()
+    extend: Extensions | None = None
+    names: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
+    source: TemplateSource = "file"
+    version: str = ""
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -134,6 +160,11 @@ class TemplateSet(Mapping[str, Template]):
 
 
 NO_TEMPLATES = TemplateSet()
+
+
+def version_of(text: bytes) -> str:
+    """What identifies a template's text."""
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def digest_of(

@@ -353,5 +353,7 @@ def _typed(kind: Any) -> Schema:
         return {"type": PLAIN[type(inner[0])]} | ({"const": inner[0]} if len(inner) == 1 else {"enum": list(inner)})
     if origin in (Union, UnionType):
         schema = _typed(inner[0])
+        if is_body(inner[0]):
+            return {"anyOf": [schema, {"type": "null"}]}
         return schema | {"type": [schema["type"], "null"]}
     return {"type": "object"} | ({} if inner[1] is Any else {"additionalProperties": _typed(inner[1])})

@@ -261,7 +261,7 @@ async def list_templates(call: ApiCall) -> web.Response:
 
 
 def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]]) -> contract.Template:
-    pulls = api.prepulls.of(template) if template.prepull else None
+    pulls, allowed = api.prepulls.of(template) if template.prepull else None, template.extend
     return contract.Template(
         name=template.name,
         target_port=template.target_ports,  # type: ignore[arg-type]  # they have the same fields
@@ -277,4 +277,13 @@ def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, St
         held=0,
         prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
         **asdict(api.context.pools.figures(template)),
+        title=template.title,
+        category=template.category,
+        description=template.description,
+        show=template.show,
+        extend=None if allowed is None else contract.Extensions(by=format_duration(allowed.by), times=allowed.times),
+        names=template.names,
+        env={name: contract.Variable(pattern=pattern) for name, pattern in template.env.items()},
+        source=template.source,
+        version=template.version,
     )

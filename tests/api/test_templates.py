@@ -50,6 +50,34 @@ async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> N
     assert (one["pool"], one["ready"], templates["rooted"]["stacks"]["running"]) == (0, 0, 0)
 
 
+async def test_a_list_of_templates_has_what_players_read_and_may_do(vm: Machine) -> None:
+    about = """\
+title: Cookie jar
+category: web
+description: "Find *the* cookie."
+show: [FLAG]
+extend: {by: 90m, times: 2}
+names: [db, cache]
+env: {TEAM: {pattern: "[0-9]{1,4}"}}
+"""
+    at = await start(vm, web_1=WEB + about, plain=PLAIN)
+    templates = await shown(at)
+    web, plain = templates["web-1"], templates["plain"]
+    assert (web["title"], web["category"], web["description"]) == ("Cookie jar", "web", "Find *the* cookie.")
+    assert (web["show"], web["extend"], web["names"]) == (["FLAG"], {"by": "1h30m", "times": 2}, ["db", "cache"])
+    assert (web["env"], web["source"], len(web["version"])) == ({"TEAM": {"pattern": "[0-9]{1,4}"}}, "file", 16)
+    assert [plain[name] for name in ("title", "category", "description", "show", "extend", "names", "env")] == [
+        *("", "", "", [], None, [], {})
+    ]
+    assert plain["version"] != web["version"]
+    stack_id = await at.running(BODY)
+    await at.do("restart", stack_id)
+    aliases = (await at.objects("pods"))[stack_id]["spec"]["hostAliases"]
+    assert aliases == [{"ip": "127.0.0.1", "hostnames": ["db", "cache"]}]
+    asked = seed()["pod_spec"].replace("spec:\n", "spec:\n  hostAliases: [{ip: 127.0.0.1, hostnames: [db]}]\n", 1)
+    await at.refused(400, "hostAliases", "/stacks", seed() | {"pod_spec": asked})
+
+
 async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
     for body, words in (
         ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),

@@ -12,8 +12,10 @@ import pytest
 from stackd.config import Config, LimitsSection, PolicySection, StacksSection, TemplatesSection
 from stackd.errors import ConfigError
 from stackd.model import TargetPort
+from stackd.podspec import harden
 from stackd.templates import Template, TemplateSet, read_templates
-from stackd.templates.template import MOST_DIGITS, generate_values, mistakes_in_values
+from stackd.templates.readers import matches, mistakes_in_env
+from stackd.templates.template import MOST_DIGITS, Extensions, generate_values, mistakes_in_values
 
 POD = """\
 pod:
@@ -112,11 +114,105 @@ def test_all_mistakes_of_all_files_but_hidden_ones_and_other_kinds_are_reported_
         (WEB + "values:\n  FLAG: 'flag{<hexx:8>}'\n", "web-1.yaml:15: values.FLAG: <hexx:8> is not known; there are"),
         (WEB + "values: {1FLAG: <uuid>}\n", "web-1.yaml:14: values.1FLAG: is not the name of a variable"),
         (WEB + "a: [*a]\n", "web-1.yaml:14: a[0]: the alias"),
+        (WEB + "title: [Web]\n", "web-1.yaml:14: title: a line of at most 120 printable characters is expected"),
+        (WEB + 'title: "a\\nb"\n', "web-1.yaml:14: title: a line of at most 120"),
+        (WEB + f"category: {'x' * 121}\n", "web-1.yaml:14: category: a line of at most 120"),
+        (WEB + f"description: {'é' * 4097}\n", "description: a text (Markdown) of at most 8192 bytes is expected"),
+        (WEB + 'description: "a\\eb"\n', "web-1.yaml:14: description: a text without control characters"),
+        (WEB + "show: [FLAG]\n", "web-1.yaml:14: show: FLAG is none of its values; this template has none"),
+        (WEB + "values: {FLAG: <uuid>}\nshow: [FLAGS]\n", "web-1.yaml:15: show: FLAGS is none of its values; those of"),
+        (WEB + "show: FLAG\n", "web-1.yaml:14: show: names of values are expected"),
+        (WEB + "extend: 30m\n", "web-1.yaml:14: extend: {by: 30m, times: 2} is expected"),
+        (WEB + "extend: {by: 30, times: 2}\n", 'web-1.yaml:14: extend: by: a duration such as "30m" is expected'),
+        (WEB + "extend: {by: 25h, times: 2}\n", "at most 86400 s (stacks.max_ttl)"),
+        (WEB + "extend: {by: 1h, times: 0}\n", "web-1.yaml:14: extend: times: a whole number from 1 to 1000"),
+        (WEB + "names: db\n", "web-1.yaml:14: names: 1 to 32 names are expected, such as [db, cache]"),
+        (WEB + "names: [my_db]\n", "web-1.yaml:14: names: my_db is no name of a host"),
+        (WEB + "env: [TEAM]\n", "web-1.yaml:14: env: at most 32 variables and their patterns are expected"),
+        (WEB + "env:\n  7UP: {pattern: x}\n", 'web-1.yaml:15: env["7UP"]: is not the name of a variable'),
+        (WEB + "env: {GREETING: {pattern: x}}\n", "web-1.yaml:14: env.GREETING: the pod or the values have this"),
+        (WEB + "values: {A: <uuid>}\nenv: {A: {pattern: x}}\n", "web-1.yaml:15: env.A: the pod or the values have"),
+        (WEB + "env: {TEAM: x}\n", "web-1.yaml:14: env.TEAM: a pattern is expected, such as {TEAM: {pattern: "),
+        (WEB + "env: {TEAM: {pattern: '['}}\n", "web-1.yaml:14: env.TEAM.pattern: this is no pattern: unclosed"),
     ],
 )
 def test_a_mistake_is_reported_with_its_line(tmp_path: Path, text: str, mistake: str) -> None:
     found = mistakes(tmp_path, text)
     assert any(mistake in one for one in found), found
+
+
+def test_what_players_read_and_may_do_is_as_the_file_says(tmp_path: Path) -> None:
+    more = """\
+title: Cookie jar
+category: web
+description: |
+  # Find *the* cookie
+  It is yours.
+values: {FLAG: <uuid>, PASSWORD: "<hex:8>"}
+show: [PASSWORD]
+extend: {by: 30m, times: 2}
+env: {TEAM: {pattern: "[0-9]{1,4}"}}
+"""
+    template, plain = read(tmp_path, WEB + more), read(tmp_path)
+    assert (template.title, template.category) == ("Cookie jar", "web")
+    assert template.description == "# Find *the* cookie\nIt is yours.\n"
+    assert (template.show, template.extend) == (("PASSWORD",), Extensions(by=1800.0, times=2))
+    assert (template.env, template.source) == ({"TEAM": "[0-9]{1,4}"}, "file")
+    assert (plain.title, plain.description, plain.show, plain.extend, plain.env) == ("", "", (), None, {})
+    assert template.version != plain.version == read(tmp_path).version
+
+
+def test_containers_find_each_other_by_names(tmp_path: Path) -> None:
+    template = read(tmp_path, WEB + "names: [db, cache]\n")
+    spec: Any = harden(template.spec.manifest, template.policy)["spec"]
+    assert spec["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["db", "cache"]}]
+    assert template.digest != read(tmp_path).digest
+    assert "hostAliases" not in harden(
+        read(tmp_path).spec.manifest, template.policy.model_copy(update={"host_names": ()})
+    )
+
+
+def test_ports_that_collide_are_refused_by_name_where_containers_have_names(tmp_path: Path) -> None:
+    both = WEB + WEB.partition("containers:\n")[2].replace("name: app", "name: admin")
+    assert mistakes(tmp_path, both + "names: [web, admin]\n") == [
+        "web-1.yaml:18: pod.spec.containers[1].ports[0].containerPort: 80/TCP is also a port of app; "
+        "containers of a pod share their ports"
+    ]
+    assert read(tmp_path, both).names == ()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fit", "others"),
+    [
+        ("[0-9]{1,4}", ("7", "0042"), ("", "12345", "7\n", " 7", "٣", "7a")),
+        ("red|blue", ("red", "blue"), ("redblue", "red ", "r", "xblue")),
+        ("(?:[a-f]{2}-){2}x+", ("ab-cd-xxx",), ("ab-cd-", "ab-cdx")),
+        (r"a\.b", ("a.b",), ("axb",)),
+        (".*", ("", "a" * 256), ("a" * 257, "a\nb", "a\x00")),
+        ("(?:a*)*b", ("b", "a" * 255 + "b"), ("a" * 256,)),
+    ],
+)
+def test_a_value_of_a_create_fits_its_pattern_as_a_whole(
+    pattern: str, fit: tuple[str, ...], others: tuple[str, ...]
+) -> None:
+    assert not list(mistakes_in_env({"A": {"pattern": pattern}}, ()))
+    assert [matches(pattern, value) for value in fit] == [True] * len(fit)
+    assert [matches(pattern, value) for value in others] == [False] * len(others)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("", "1 to 100 characters"), ("x" * 101, "1 to 100 characters"), ("a)|(b", "no pattern: unopened group"),
+        (r"\d+", "write [0-9] for a digit"), (r"(a)\1", "a backslash stands before punctuation only"),
+        ("(?=a)b", "of groups there are"), ("(?i)a", "of groups there are"), ("(?P<x>a)", "of groups there are"),
+        ("(?:(?:a{10}){10}){3}", "more than 256 times"), ("[0-9]{257}", "more than 256 times"),
+        ("a{2,9999999}", "more than 256 times"), ("a{,3}(", "no pattern"),
+    ],
+)  # fmt: skip
+def test_a_pattern_that_may_cost_time_or_memory_is_a_mistake(pattern: str, why: str) -> None:
+    ((path, text),) = mistakes_in_env({"A": {"pattern": pattern}}, ())
+    assert (path, why in text) == ("env.A.pattern", True), text
 
 
 def test_no_mistake_tells_what_a_pod_holds(tmp_path: Path) -> None:

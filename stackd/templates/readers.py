@@ -1,0 +1,189 @@
+"""Reads the fields of a template that are neither its pod nor about its pod's rights. Each raises ValueError with what is
+wrong.
+
+Owns: what people read about a template, what players may do with its stacks, the names by which its containers find each
+other, and the variables that a create may set. Their patterns are regular expressions in a form that matches in linear
+time and little memory, because tenants may write templates.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from pydantic_core import SchemaError, SchemaValidator, ValidationError, core_schema
+
+from stackd.names import LONGEST_PREFIX, SUBDOMAIN_FORM, is_env_name, is_label, is_subdomain
+from stackd.podspec.checks import by_path, keeps_running
+from stackd.podspec.reasons import below
+from stackd.templates.template import Extensions
+from stackd.units import parse_duration
+
+LARGEST_POOL: Final = 10_000
+LONGEST_TITLE: Final = 120
+LONGEST_CATEGORY: Final = 120
+LONGEST_DESCRIPTION: Final = 8 * 1024
+MOST_NAMES: Final = 32
+MOST_TIMES: Final = 1000
+MOST_VARIABLES: Final = 32
+LONGEST_PATTERN: Final = 100
+LONGEST_VALUE: Final = 256
+MOST_REPEATS: Final = 256
+"""How often the counts of a pattern, multiplied, may repeat something: ``(?:[a-f]{2}){8}`` repeats it 16 times."""
+
+PATTERN_EXAMPLE: Final = '{TEAM: {pattern: "[0-9]{1,4}"}}'
+_COUNT: Final = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
+_ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
+_CLASS: Final = re.compile(r"\[\^?\]?[^\]]*\]")
+
+
+def boolean(value: object) -> bool:
+    """``true`` or ``false``."""
+    if not isinstance(value, bool):
+        raise ValueError("true or false is expected")
+    return value
+
+
+def pool(value: object) -> int:
+    """How many stacks are kept."""
+    if type(value) is not int or not 0 <= value <= LARGEST_POOL:
+        raise ValueError(f"a whole number from 0 to {LARGEST_POOL} is expected")
+    return value
+
+
+def prefix(value: object) -> str:
+    """What the names of routed ports begin with."""
+    if not isinstance(value, str) or not is_label(value) or len(value) > LONGEST_PREFIX:
+        raise ValueError(f"at most {LONGEST_PREFIX} lower-case letters, digits and inner hyphens are expected")
+    return value
+
+
+def line_of(longest: int) -> Callable[[object], str]:
+    """A reader of one line for people, of at most so many characters."""
+
+    def read(value: object) -> str:
+        if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+            raise ValueError(f"a line of at most {longest} printable characters is expected")
+        return value
+
+    return read
+
+
+def description(value: object) -> str:
+    """Markdown."""
+    text = value if isinstance(value, str) else ""
+    if not isinstance(value, str) or len(text.encode()) > LONGEST_DESCRIPTION:
+        raise ValueError(f"a text (Markdown) of at most {LONGEST_DESCRIPTION} bytes is expected")
+    if not text.replace("\n", "").replace("\t", "").isprintable():
+        raise ValueError("a text without control characters is expected")
+    return text
+
+
+def extend(longest: float) -> Callable[[object], Extensions]:
+    """A reader of ``extend``; ``longest`` is ``stacks.max_ttl``."""
+
+    def read(value: object) -> Extensions:
+        if not isinstance(value, dict) or value.keys() != {"by", "times"}:
+            raise ValueError("{by: 30m, times: 2} is expected: how much longer, and how often")
+        try:
+            seconds = parse_duration(value["by"]) if isinstance(value["by"], str) else 0.0
+        except (ValueError, OverflowError):
+            seconds = 0.0
+        if not 0 < seconds <= longest:
+            raise ValueError(f'by: a duration such as "30m" is expected, at most {longest:g} s (stacks.max_ttl)')
+        if type(value["times"]) is not int or not 1 <= value["times"] <= MOST_TIMES:
+            raise ValueError(f"times: a whole number from 1 to {MOST_TIMES} is expected")
+        return Extensions(by=seconds, times=value["times"])
+
+    return read
+
+
+def shown_values(patterns: Mapping[str, object]) -> Callable[[object], tuple[str, ...]]:
+    """A reader of ``show``, which names some of the template's ``values``."""
+
+    def read(value: object) -> tuple[str, ...]:
+        if not isinstance(value, list):
+            raise ValueError("names of values are expected, such as [PASSWORD]")
+        for name in value:
+            if not isinstance(name, str) or name not in patterns:
+                there = f"those of this template are {', '.join(patterns)}" if patterns else "this template has none"
+                raise ValueError(f"{str(name)[:64]} is none of its values; {there}")
+        return tuple(dict.fromkeys(value))
+
+    return read
+
+
+def host_names(value: object) -> tuple[str, ...]:
+    """Names of the containers' own machine."""
+    if not isinstance(value, list) or not 1 <= len(value) <= MOST_NAMES:
+        raise ValueError(f"1 to {MOST_NAMES} names are expected, such as [db, cache]")
+    for name in value:
+        if not isinstance(name, str) or not is_subdomain(name):
+            raise ValueError(f"{str(name)[:64]} is no name of a host: {SUBDOMAIN_FORM} are expected")
+    return tuple(dict.fromkeys(value))
+
+
+def collisions(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The ports that two containers of the pod have, by path: on one machine only one of them can listen."""
+    seen: dict[tuple[int, str], str] = {}
+    for path, container in by_path(manifest["spec"]).items():
+        for index, port in enumerate(container.get("ports", ()) if keeps_running(path, container) else ()):
+            number = port["containerPort"], port.get("protocol", "TCP")
+            first = seen.setdefault(number, container["name"])
+            if first != container["name"]:
+                text = f"{number[0]}/{number[1]} is also a port of {first}; containers of a pod share their ports"
+                yield f"{path}.ports[{index}].containerPort", text
+
+
+def mistakes_in_env(value: object, taken: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """What is wrong with ``env``, by path, in a template whose containers and values have the variables ``taken``."""
+    if not isinstance(value, dict) or len(value) > MOST_VARIABLES:
+        yield "env", f"at most {MOST_VARIABLES} variables and their patterns are expected, such as {PATTERN_EXAMPLE}"
+        return
+    in_use = set(taken)
+    for name, entry in value.items():
+        path = below("env", name)
+        if not is_env_name(name):
+            yield path, 'is not the name of a variable: letters, digits, "_", "-" and ".", not a digit first'
+        elif name in in_use:
+            yield path, "the pod or the values have this variable already; take it out of there"
+        elif not isinstance(entry, dict) or entry.keys() != {"pattern"} or not isinstance(entry["pattern"], str):
+            yield path, f"a pattern is expected, such as {PATTERN_EXAMPLE}"
+        elif why := _refusal(entry["pattern"]):
+            yield f"{path}.pattern", why
+
+
+def _refusal(pattern: str) -> str:
+    if not 0 < len(pattern) <= LONGEST_PATTERN:
+        return f"a pattern has 1 to {LONGEST_PATTERN} characters"
+    if re.search(r"\\[A-Za-z0-9]", pattern):
+        return "a backslash stands before punctuation only; write [0-9] for a digit and [A-Za-z0-9_] for a word"
+    plain = _CLASS.sub("x", _ESCAPED.sub("x", pattern))
+    if re.search(r"\(\?(?!:)", plain):
+        return "of groups there are ( ) and (?: )"
+    if math.prod(int(most or least or 1) or 1 for least, most in _COUNT.findall(plain)) > MOST_REPEATS:
+        return f"its counts repeat something more than {MOST_REPEATS} times"
+    try:
+        _compiled(pattern)
+    except SchemaError as error:
+        return f"this is no pattern: {str(error).splitlines()[-1].removeprefix('error: ')}"
+    return ""
+
+
+@lru_cache(maxsize=16)
+def _compiled(pattern: str) -> SchemaValidator:
+    """A matcher that takes linear time. Raises SchemaError."""
+    SchemaValidator(core_schema.str_schema(pattern=pattern))  # alone: "a)|(b" is none
+    return SchemaValidator(core_schema.str_schema(pattern=rf"\A(?:{pattern})\z", max_length=LONGEST_VALUE, strict=True))
+
+
+def matches(pattern: str, value: str) -> bool:
+    """Whether a pattern of ``env`` matches the whole value, which has at most ``LONGEST_VALUE`` characters."""
+    try:
+        _compiled(pattern).validate_python(value)
+    except ValidationError:
+        return False
+    return value.isprintable()
