@@ -29,6 +29,15 @@ pod:
       resources: {limits: {cpu: 100m, memory: 64Mi}}
 """
 PLAIN = WEB.replace('values: {FLAG: "flag{<hex:32>}", TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"}\n', "")
+ABOUT = """\
+title: Cookie jar
+category: web
+description: "Find *the* cookie."
+show: [FLAG]
+extend: {by: 90m, times: 2}
+names: [db, cache]
+env: {TEAM: {pattern: "[0-9]{1,4}"}}
+"""
 BODY = {"template": "web-1"}
 
 

@@ -19,7 +19,7 @@ from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
 from tests.api.test_times import life
 from tests.harness import Harness, Machine, eventually, seed, until
-from tests.templates import BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
+from tests.templates import ABOUT, BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
 
 
 @pytest.fixture
@@ -51,16 +51,7 @@ async def test_a_create_by_template_has_its_pod_ttl_and_labels(at: Harness) -> N
 
 
 async def test_a_list_of_templates_has_what_players_read_and_may_do(vm: Machine) -> None:
-    about = """\
-title: Cookie jar
-category: web
-description: "Find *the* cookie."
-show: [FLAG]
-extend: {by: 90m, times: 2}
-names: [db, cache]
-env: {TEAM: {pattern: "[0-9]{1,4}"}}
-"""
-    at = await start(vm, web_1=WEB + about, plain=PLAIN)
+    at = await start(vm, web_1=WEB + ABOUT, plain=PLAIN)
     templates = await shown(at)
     web, plain = templates["web-1"], templates["plain"]
     assert (web["title"], web["category"], web["description"]) == ("Cookie jar", "web", "Find *the* cookie.")

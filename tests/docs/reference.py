@@ -28,7 +28,7 @@ from stackd.web import examples
 from stackd.web.app import ROUTES
 from stackd.web.openapi import document
 from tests.harness import Client, fast_cluster, harness, until
-from tests.templates import WEB, folder_with
+from tests.templates import ABOUT, WEB, folder_with
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "api-reference.md"
 MARK: Final = "<!-- `make reference` writes everything below. -->\n"
@@ -183,7 +183,7 @@ async def _stackd() -> AsyncIterator[tuple[Client, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "two").mkdir()
-        settings = folder_with(folder, web_1=WEB)
+        settings = folder_with(folder, web_1=WEB + ABOUT)
         async with AsyncExitStack() as running:
             cluster = await running.enter_async_context(EmbeddedCluster(fast_cluster()))
 
