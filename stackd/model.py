@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar, dataclass_transform
+from typing import ClassVar, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -260,6 +260,9 @@ class Stack:
     values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES, repr=False)
     unassigned: bool = False
     digest: str | None = None
+
+    FROM_CREATE: ClassVar[tuple[str, ...]] = ("labels", "created_at", "updated_at", "ttl_expires_at")
+    """What a create says of a stack that waited in a pool until then."""
 
     @property
     def is_to_run(self) -> bool:
