@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stackd.web.app import ROUTES
-from tests.api.test_openapi import matches
+from tests.document import matches
 from tests.harness import Harness, seed
 
 DESCRIBED = [route for route in ROUTES if route.tag]

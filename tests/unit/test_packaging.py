@@ -273,3 +273,12 @@ def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
     )
     done = ran(sys.executable, "-c", code)
     assert (done.stdout, done.stderr) == ("\nCoreV1Api\n", "")
+
+
+def test_no_helper_comes_from_a_file_of_tests() -> None:
+    tests = ROOT / "tests"
+    taken = {
+        path: re.findall(r"^ *from tests\..*\.?test_\w+ import.*", path.read_text(), re.M)
+        for path in tests.rglob("*.py")
+    }
+    assert {path.name: lines for path, lines in taken.items() if lines} == {}, "move it to a module beside them"
