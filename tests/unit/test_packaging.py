@@ -117,6 +117,10 @@ def test_a_build_has_the_version_of_its_tag_and_off_a_tag_one_of_its_own(tmp_pat
     assert version(tmp_path) == __version__
     (tmp_path / "stackd/version.py").write_text(literal + "# changed\n")
     assert version(tmp_path, copy) == f"{off_the_tag}.dirty"
+    git("commit", "--all", "--message", "It")
+    refused = ran(tmp_path / "deb/version.sh")
+    assert (refused.returncode, refused.stdout) == (1, ""), "1.0.0~dev… sorts before 1.0.0"
+    assert f"v{__version__} is released already" in refused.stderr
     shown = ran(sys.executable, "-c", (copy / "stackd/version.py").read_text() + "print(__version__, VERSION)").stdout
     assert shown == f"{off_the_tag}.dirty {off_the_tag.replace('.dev', '~dev')}.dirty\n"
 
