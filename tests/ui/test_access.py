@@ -16,6 +16,12 @@ SCROLL_WIDTH = "document.documentElement.scrollWidth"
 WRONG = "apiVersion: v1\nkind: Pod\nspec:\n  hostNetwork: true\n  containers: 3\n"
 CUT = """(row) => [...row.querySelectorAll(".c-status, .c-labels")].filter(
   (e) => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight || e.clientHeight > 44).length"""
+TOO_SMALL = """() => [...document.querySelectorAll("button, .button, input, select, summary, .why")]
+  .filter((e) => e.checkVisibility()).map((e) => e.type === "checkbox" ? e.parentElement : e)
+  .map((e) => [e.id || e.className || e.textContent, e.getBoundingClientRect()])
+  .filter(([, box]) => Math.min(box.height, box.width) < 43.5).map(([name, box]) => `${name} ${box.width} ${box.height}`)"""
+NAME_ABOVE = """(row) => row.querySelector("th").getBoundingClientRect().bottom <=
+  row.querySelector(".remedies button").getBoundingClientRect().top + 1"""
 FILLS = "() => { const box = document.querySelector('#panel').getBoundingClientRect(); return [box.x, box.width]; }"
 
 
@@ -59,6 +65,88 @@ async def test_keys_move_open_select_and_close_and_the_focus_stays(board: Board)
     await board.page.reload()
     await expect(board.page.locator("html")).to_have_attribute("data-theme", "dark")
     await expect(board.button("Switch to light colours")).to_be_visible()
+
+
+async def test_find_leads_to_the_first_stack_and_gives_everything_back_and_l_shows_the_log(board: Board) -> None:
+    ids = (await three(board))[::-1]
+    await board.open()
+    await expect(board.rows).to_have_count(3)
+    keys = board.page.keyboard
+    await keys.press("/")
+    await keys.type("failed")
+    await expect(board.rows).to_have_count(1)
+    await keys.press("Enter")
+    await expect(board.row(ids[1])).to_be_focused()
+    await keys.press("/")
+    await keys.press("Escape")
+    await expect(board.find()).to_have_value("")
+    await expect(board.rows).to_have_count(3)
+    assert board.page.url == f"{board.url}/dashboard"
+    await keys.press("ArrowDown")
+    await expect(board.row(ids[0])).to_be_focused()
+    await keys.press("j")
+    await keys.press("l")
+    await expect(board.panel.locator("pre.log")).to_contain_text("boom")
+    await keys.press("Escape")
+    await expect(board.row(ids[1])).to_be_focused()
+
+
+async def test_the_focus_returns_to_where_it_was_and_enter_does_what_the_button_says(board: Board) -> None:
+    failed = (await three(board))[1]
+    await board.open()
+    keys, attention = board.page.keyboard, board.page.locator("#attention")
+    await attention.locator("summary").click()
+    logs = attention.get_by_role("button", name="Logs")
+    await logs.press("Enter")
+    await expect(board.panel.locator("pre.log")).to_be_visible()
+    await keys.press("Escape")
+    await expect(logs).to_be_focused()
+    await keys.press("Enter")
+    await expect(board.panel).to_be_focused()
+    for name in ("Delete", "Restart"):
+        await board.panel.get_by_role("button", name=name).press("Enter")
+        await keys.press("Escape")
+        await expect(board.panel.get_by_role("button", name=name)).to_be_focused()
+        await expect(board.page.locator(".toast").last).to_contain_text("Nothing was changed.")
+    await keys.press("Enter")
+    await keys.press("Enter")
+    await expect(board.panel.locator("pre.log")).to_be_visible()
+    await expect(board.page.locator(".toast").last).to_contain_text(f"{failed} is restarting")
+    await board.at.until_status(failed, "failed")
+    await keys.press("Escape")
+    await attention.get_by_role("button", name="Restart 1…").press("Enter")
+    await expect(board.dialog.get_by_role("button", name="Restart 1")).to_be_focused()
+    await keys.press("Enter")
+    await expect(board.page.locator(".toast").last).to_contain_text("1 restarted")
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 740)])
+async def test_a_phone_shows_what_is_wrong_first_and_has_targets_for_fingers(
+    boards: Boards, width: int, height: int
+) -> None:
+    async with boards(viewport={"width": width, "height": height}, has_touch=True) as board:
+        failed = (await three(board))[1]
+        await board.create(labels={"team": "8"})
+        await board.open()
+        await expect(board.rows.first).to_have_attribute("data-id", failed)
+        for text in ("needs attention", "failed", "more fit"):
+            await expect(board.page.locator("#glance").get_by_text(text)).to_be_in_viewport(ratio=1)
+        await board.page.locator("#attention summary").tap()
+        card = board.page.locator("#attention tbody tr")
+        await expect(card.get_by_role("button", name="Restart 1…")).to_be_in_viewport(ratio=1)
+        assert await card.evaluate(NAME_ABOVE)
+        assert await board.page.evaluate(TOO_SMALL) == []
+        assert await board.page.evaluate(SCROLL_WIDTH) <= width
+        await board.row(failed).get_by_role("checkbox").locator("..").tap()
+        await expect(board.selection).to_contain_text("1 selected")
+        await board.row(failed).locator(".c-status").tap()
+        await expect(board.panel.get_by_role("button", name="Delete")).to_be_visible()
+        assert await board.page.evaluate(TOO_SMALL) == []
+        await board.page.set_viewport_size({"width": width, "height": 380})  # the keyboard is open
+        await board.selection.get_by_role("button", name="Extend…").tap()
+        await board.dialog.get_by_role("textbox").fill("1h")
+        for name in ("Extend 1", "Cancel"):
+            await expect(board.dialog.get_by_role("button", name=name, exact=True)).to_be_in_viewport(ratio=1)
 
 
 async def test_a_phone_has_what_a_desk_has_as_cards_and_scrolls_in_one_direction_only(boards: Boards) -> None:

@@ -92,18 +92,50 @@ async def test_what_needs_attention_is_listed_worst_first_with_the_reason(board:
     why = rows.first.get_by_role("link", name=f"3 {TIMES} OOMKilled")
     page, _, place = (await why.get_attribute("href") or "").partition("#")
     assert f'id="{place}"' in (await board.at.call("GET", page, key=None)).text
-    await attention.get_by_role("button", name="Team", exact=True).click()
-    await expect(rows.locator("th")).to_have_text(["1", "2"])
-    await rows.last.get_by_title("Show 3 failed of team 2").click()
+    await rows.first.get_by_title("Show 3 failed of team 2").click()
     await expect(board.rows).to_have_count(3)
     await attention.get_by_role("button", name="By node").click()
-    await rows.first.get_by_role("button", name="Select").click()
     node = await rows.first.locator("th").inner_text()
+    await rows.first.get_by_title(f"Show Node {node}").click()
     here = [one for team in ids.values() for one in team if (await board.at.stack(one))["node_id"] == node]
-    await expect(board.selection).to_contain_text(f"{len(here)} selected")
+    await expect(board.rows).to_have_count(len(here))
     await attention.get_by_role("button", name="By team").click()
     await rows.locator("th", has_text="2").locator("..").get_by_role("button", name="Logs").click()
     await expect(board.panel.locator("pre.log")).to_be_visible()
+
+
+async def test_the_remedy_that_the_guide_names_comes_first_and_what_is_healthy_is_no_trouble(board: Board) -> None:
+    kinds = {"oom": 2, "fail": 1}
+    for image, count in kinds.items():
+        for _ in range(count):
+            await board.create(f"registry.example/{image}", "failed", labels={"team": image})
+    soon = [await board.create(status="running", ttl="9m", labels={"team": "soon"}) for _ in range(4)]
+    lost = await board.create(status="running", labels={"team": "lost"})
+    board.at.faults.remove_node((await board.at.stack(lost))["node_id"])
+    await board.at.until_status(lost, "node_deleted")
+    gone = sum(stack["status"] == "node_deleted" for stack in await board.at.stacks())
+    await board.open()
+    await expect(board.row(lost).locator(".c-status")).to_have_text("node gone")
+    await board.page.locator("#attention summary").click()
+    rows = board.page.locator("#attention tbody tr")
+    for team, remedies in (("oom", ["Raise the limit", "Restart 2…", "Logs"]), ("fail", ["Logs", "Restart 1…"])):
+        row = rows.filter(has=board.page.get_by_role("rowheader", name=team, exact=True))
+        await expect(row.locator(".remedies > *")).to_have_text(remedies)
+    row = rows.filter(has=board.page.get_by_role("rowheader", name="lost"))
+    await expect(row.locator(".because")).to_have_text(f"1 {TIMES} node gone")
+    await board.page.get_by_role("button", name="By node").click()
+    await board.button(f"Move {gone}…").click()
+    await board.page.keyboard.press("Enter")
+    await board.at.until_status(lost, "running")
+    chip = board.page.locator("#glance").get_by_role("button", name="expire soon")
+    await expect(board.page.locator("#glance .wrong")).to_have_text("3need attention")
+    await chip.click()
+    await expect(board.rows).to_have_count(len(soon))
+    await board.button("Extend all 4…").click()
+    await expect(board.dialog).to_contain_text("The filter is expires soon.")
+    await board.page.keyboard.press("Enter")
+    await expect(chip).to_have_count(0)
+    assert [(await board.at.stack(each))["status"] for each in soon] == ["running"] * 4
 
 
 async def test_groups_come_worst_first_and_many_are_extended_and_restarted_at_once(board: Board) -> None:

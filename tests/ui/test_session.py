@@ -98,8 +98,11 @@ async def test_a_key_sees_and_may_do_what_its_scope_allows(board: Board) -> None
     board.at.put_keys_in_force(*(key.model_copy(update={"scope": "read"}) for key in admin), tenant)
     await board.open()
     await board.page.locator("#attention summary").click()
-    await board.row(stack_id).get_by_role("checkbox").check()
-    await expect(board.selection).to_contain_text("1 selected")
+    await expect(board.page.get_by_text("read only")).to_be_visible()
+    await expect(board.page.get_by_role("checkbox")).to_have_count(0)
+    await board.row(stack_id).focus()
+    await board.page.keyboard.press("x")
+    await expect(board.selection).to_be_hidden()
     await board.open_panel(stack_id)
     await expect(board.page.get_by_role("button", name=WRITES)).to_have_count(0)
     await board.page.keyboard.press("n")
@@ -219,6 +222,36 @@ async def test_while_the_daemon_is_away_figures_are_grey_with_their_age(
         assert await status.evaluate(COLOUR) == live
         await expect(board.row(second["stack_id"])).to_be_visible()
         assert not [url for url in board.requests if url.startswith("/stacks?")], "a cut stream goes on where it was"
+
+
+async def test_while_it_is_away_no_button_opens_and_a_question_is_only_about_what_is_left(boards: Boards) -> None:
+    async with boards(gated=True) as board:
+        ids = await board.several({"team": "1"}, {"team": "1"})
+        await board.open()
+        await board.page.get_by_label("Select all that are shown").check()
+        await board.button("Extend…").click()
+        await expect(board.dialog).to_contain_text("Extend 2 stacks?")
+        await board.way.shut()
+        await expect(board.page.locator("#away")).to_be_visible()
+        await board.at.delete(ids[0])
+        await board.way.open()
+        await board.is_live()
+        await expect(board.dialog).to_contain_text("Extend 1 stack?")
+        await expect(board.dialog).not_to_contain_text(ids[0])
+        await board.confirm("Extend 1")
+        await expect(board.page.locator(".toast").last).to_contain_text("1 extended")
+        await board.row(ids[1]).get_by_role("checkbox").check()
+        await board.button("Delete 1…").click()
+        await board.at.delete(ids[1])
+        await expect(board.dialog).to_have_count(0)
+        await board.way.shut()
+        await expect(board.page.locator("#away")).to_be_visible()
+        for name in ("New stack", "Activity"):
+            await board.button(name).click()
+        for key in ("n", "a"):
+            await board.page.keyboard.press(key)
+        await expect(board.dialog).to_have_count(0)
+        await expect(board.page.locator(".toast").last).to_contain_text("There is no connection to stackd.")
 
 
 async def test_a_silent_daemon_is_away_and_a_hidden_tab_gives_its_stream_back(

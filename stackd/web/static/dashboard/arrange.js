@@ -5,7 +5,7 @@
 /** @import { State } from "./view.js" */
 
 import { STATUSES } from "./stacks.js";
-import { kindOf, tally } from "./trouble.js";
+import { expiresSoon, kindOf, tally } from "./trouble.js";
 
 export const LABEL = "label:";
 /** @type {(stack: Stack) => number} */
@@ -19,6 +19,7 @@ const KEYS = {
   template: (stack) => stack.template ?? "",
   age,
   left: (stack) => stack.expires,
+  worst: (stack) => (kindOf(stack) ? 0 : 1),
 };
 const words = new Intl.Collator("en", { numeric: true });
 
@@ -76,7 +77,7 @@ function filter({ text, statuses, node, template, trouble }) {
     (!statuses.size || statuses.has(stack.status)) &&
     (!node || stack.node_id === node) &&
     (!template || stack.template === template) &&
-    (!trouble || matches(kindOf(stack), trouble)) &&
+    (!trouble || (trouble === "expiring" ? expiresSoon(stack) : matches(kindOf(stack), trouble))) &&
     tests.every((each) => each(stack));
 }
 

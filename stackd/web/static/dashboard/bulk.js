@@ -20,7 +20,7 @@ const LISTED = 200;
  * What can be done: the words, what to know before, and the number of stacks above which it has to be typed.
  *
  * @typedef {{ verb: string, doing: string, done: string, above: number, warning: string }} Deed
- * @typedef {"extend" | "restart" | "stop" | "start" | "delete"} Action
+ * @typedef {"extend" | "restart" | "move" | "stop" | "start" | "delete"} Action
  */
 
 /** @param {string} verb @param {string} doing @param {string} done @param {number} above @returns {Deed} */
@@ -38,11 +38,20 @@ export const DEEDS = {
     50,
     "A fresh pod behind the same ports; what is in the pod is lost.",
   ),
+  move: deed(
+    "Move",
+    "Moving",
+    "moved",
+    Infinity,
+    "A fresh pod on another node; what was on the node that is gone is lost.",
+  ),
   start: deed("Start", "Starting", "started", Infinity),
   stop: deed("Stop", "Stopping", "stopped", 10, "The pod and everything in it will be deleted. The ports are kept."),
   delete: deed("Delete", "Deleting", "deleted", 10, "Everything in it is lost. This cannot be undone."),
 };
-const ACTIONS = /** @type {Action[]} */ (Object.keys(DEEDS));
+/** What can be done to any stacks. @type {Action[]} */
+const ACTIONS = ["extend", "restart", "start", "stop", "delete"];
+const HARMLESS = new Set(["restart", "move", "start"]);
 
 /**
  * A batch job as the API describes it.
@@ -133,7 +142,9 @@ export class Actions {
   /** Do something to one stack. Returns whether it was done. @param {Action} action @param {string} id @param {string} [ttl] */
   async one(action, id, ttl) {
     const { verb, doing, warning } = DEEDS[action];
-    const sure = !warning || (await confirm({ title: `${verb} the stack?`, text: `${id}: ${warning}`, verb }));
+    const harmless = HARMLESS.has(action);
+    const question = { title: `${verb} the stack?`, text: `${id}: ${warning}`, verb, harmless };
+    const sure = !warning || (await confirm(question, this.stacks, () => (this.stacks.get(id) ? question : null)));
     if (sure === null) return false;
     try {
       if (action === "delete") {
@@ -155,31 +166,49 @@ export class Actions {
   }
 
   /**
-   * Do something to many stacks, as one job. `which` says how they were chosen.
+   * Do something to many stacks, as one job: to those of them that are still there when it is confirmed. `which` says how
+   * they were chosen.
    *
-   * @param {Action} action @param {string[]} ids @param {string} which
+   * @param {Action} action @param {() => string[]} chosen @param {string} which
    */
-  async many(action, ids, which) {
+  async many(action, chosen, which) {
+    let ids = chosen();
+    const ask = () => this.#question(action, ids, which);
+    const now = () => {
+      ids = ids.filter((id) => this.stacks.get(id));
+      return ids.length ? ask() : null;
+    };
+    const answer = ids.length ? await confirm(ask(), this.stacks, now) : null;
+    if (answer !== null) await this.#send(action, ids, answer);
+  }
+
+  /** @param {Action} action @param {string[]} ids @param {string} which */
+  #question(action, ids, which) {
     const { verb, warning, above } = DEEDS[action];
     const count = ids.length;
     const kinds = [...Map.groupBy(ids, (id) => this.stacks.get(id)?.status ?? "stopped")];
-    const listed = ids.slice(0, LISTED).map((id) => this.stacks.nameOf(id));
-    if (count > LISTED) listed.push(`… and ${count - LISTED} more`);
+    const details = ids.slice(0, LISTED).map((id) => this.stacks.nameOf(id));
+    if (count > LISTED) details.push(`… and ${count - LISTED} more`);
     const statuses = kinds.map(([status, list]) => `${list.length} ${WORDS[status]}`).join(", ");
-    const answer = await confirm({
+    return {
       title: `${verb} ${count} ${plural(count)}?`,
       text: [which, `${statuses}.`, warning].filter(Boolean).join(" "),
-      details: listed,
+      details,
       verb: `${verb} ${count}`,
       type: count > above ? String(count) : null,
+      harmless: HARMLESS.has(action),
       input: action === "extend" ? { name: "By how much, such as 30m or 2h", value: "30m" } : null,
-    });
-    if (answer === null) return;
+    };
+  }
+
+  /** @param {Action} action @param {string[]} ids @param {string} ttl */
+  async #send(action, ids, ttl) {
     try {
-      const body = { action, stack_ids: ids, ...(action === "extend" && { ttl: answer }) };
+      const verb = action === "move" ? "restart" : action;
+      const body = { action: verb, stack_ids: ids, ...(action === "extend" && { ttl }) };
       const { job_id: job } = await ask("POST", "/stacks/batch", { body });
       this.selection.drop(ids);
-      await this.#follow(action, job, count);
+      await this.#follow(action, job, ids.length);
     } catch (error) {
       complain(error);
     }
@@ -193,7 +222,7 @@ export class Actions {
       words ? `The filter is ${words}.` : "No filter is set.",
       all ? `${all} more are selected but hidden; they stay.` : "",
     ];
-    return this.many(action, this.selection.ids, which.filter(Boolean).join(" "));
+    return this.many(action, () => this.selection.ids, which.filter(Boolean).join(" "));
   }
 
   /** @param {Action} action @param {string} id @param {number} total */

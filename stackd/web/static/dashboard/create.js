@@ -38,7 +38,7 @@ spec:
 const draft = { yaml: EXAMPLE, body: "", key: "" };
 /** @type {Record<Field, [string, string]>} */
 const FIELDS = {
-  ports: ["Ports", "all that the pod declares; or 80/tcp, 53/udp"],
+  ports: ["Ports", "all; or 80/tcp, 53/udp"],
   ttl: ["Lives for", "default"],
   labels: ["Labels", "team=7, player=3"],
 };

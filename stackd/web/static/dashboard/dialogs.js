@@ -2,7 +2,7 @@
 
 /** @import { Value } from "../shared/dom.js" */
 
-import { at, button, h } from "../shared/dom.js";
+import { at, button, h, say, show } from "../shared/dom.js";
 import { sentence } from "./api.js";
 
 const STAY = 4_000;
@@ -11,10 +11,16 @@ const STAY_WRONG = 10_000;
 /** A modal dialog with a title; it is in the page until it closes. @param {string} title @param {Record<string, Value>} [attributes] */
 export function dialog(title, attributes = {}) {
   const name = `dialog-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
+  const before = document.activeElement;
   const close = button("✕", () => box.close(), { class: "plain", "aria-label": "Close" });
   const head = h("header", { class: "row" }, h("h2", { id: name }, title), close);
   const box = h("dialog", { "aria-labelledby": name, ...attributes, class: ["box", attributes.class] }, head);
-  box.addEventListener("close", () => box.remove());
+  box.addEventListener("close", () => {
+    box.remove();
+    const around = document.querySelector("dialog[open], #panel:not([hidden]), #stacks");
+    const back = before?.isConnected && before !== document.body ? before : around; // it may have gone meanwhile
+    if (back instanceof HTMLElement) back.focus({ preventScroll: true });
+  });
   box.addEventListener("click", (event) => {
     if (event.target === box && !box.dataset.keep) box.close(); // a click beside it
   });
@@ -24,40 +30,51 @@ export function dialog(title, attributes = {}) {
 
 /**
  * What to ask: the title, what it means, what it is about, and the button's word; `type` is what has to be typed first,
- * `input` a field with its name and the text that it begins with.
+ * `input` a field with its name and the text that it begins with; `harmless` if Enter may do it at once.
  *
- * @typedef {{ title: string, text: string, details?: string[], verb: string, type?: string | null,
+ * @typedef {{ title: string, text: string, details?: string[], verb: string, type?: string | null, harmless?: boolean,
  *   input?: { name: string, value: string } | null }} Question
  */
 
 /**
- * Ask before something is done. Resolves to null, or to the text of the field, which may be empty.
+ * Ask before something is done. Resolves to null, or to the text of the field, which may be empty. `now` is the question
+ * as it has become after each change of the subject; null where nothing is left to ask about.
  *
- * @param {Question} question
+ * @param {Question} question @param {import("./subject.js").Subject} [subject] @param {() => Question | null} [now]
  * @returns {Promise<string | null>}
  */
-export function confirm({ title, text, details = [], verb, type = null, input = null }) {
+export function confirm(question, subject, now = () => question) {
   return new Promise((resolve) => {
-    const box = dialog(title, { class: "confirm", role: "alertdialog" });
-    const yes = h("button", { type: "submit", class: ["primary", !input && "danger"], disabled: type !== null }, verb);
+    const { harmless = false, input = null } = question;
+    const box = dialog(question.title, { class: "confirm", role: "alertdialog" });
+    const yes = h("button", { type: "submit", class: ["primary", !input && !harmless && "danger"] });
     const no = button("Cancel", () => box.close());
     const field = h("input", { type: "text", autocomplete: "off", spellcheck: "false", value: input?.value });
-    if (type !== null) field.addEventListener("input", () => (yes.disabled = field.value.trim() !== type));
-    const asked = input ? input.name : ["Type ", h("b", {}, type ?? ""), " to go on"];
-    const list = { class: "details sunken", tabindex: details.length > 6 ? "0" : null };
-    const form = h(
-      "form",
-      {},
-      h("p", {}, text),
-      details.length > 0 &&
-        h(
-          "ul",
-          list,
-          details.map((line) => h("li", { class: "mono" }, line)),
-        ),
-      (input || type !== null) && h("label", {}, h("span", {}, asked), field),
-      h("div", { class: "buttons" }, no, yes),
-    );
+    const [text, number, list] = [h("p"), h("b"), h("ul", { class: "details sunken" })];
+    const asked = h("label", {}, h("span", {}, input ? input.name : ["Type ", number, " to go on"]), field);
+    const form = h("form", {}, text, list, asked, h("div", { class: "buttons" }, no, yes));
+    let { type = null } = question;
+    const check = () => {
+      yes.disabled = type !== null && field.value.trim() !== type;
+    };
+    const draw = () => {
+      const asks = now();
+      if (!asks) return box.close();
+      const { title, details = [], verb } = asks;
+      type = asks.type ?? null;
+      say(box.querySelector("h2") ?? text, title);
+      say(text, asks.text);
+      show(
+        list,
+        details.map((line) => h("li", { class: "mono" }, line)),
+      );
+      list.hidden = details.length === 0;
+      list.tabIndex = details.length > 6 ? 0 : -1;
+      asked.hidden = !input && type === null;
+      say(number, type ?? "");
+      say(yes, verb);
+      check();
+    };
     /** @type {string | null} */
     let answer = null;
     form.addEventListener("submit", (event) => {
@@ -66,22 +83,30 @@ export function confirm({ title, text, details = [], verb, type = null, input = 
       answer = field.value.trim();
       box.close();
     });
-    box.addEventListener("close", () => resolve(answer));
+    const unfollow = subject?.subscribe(draw);
+    box.addEventListener("close", () => {
+      unfollow?.();
+      if (answer === null) tell("Nothing was changed.");
+      resolve(answer);
+    });
+    field.addEventListener("input", check);
     box.append(form);
+    draw();
     box.showModal();
-    (field.isConnected ? field : no).focus();
+    (asked.hidden ? (harmless ? yes : no) : field).focus();
     if (input) field.select();
   });
 }
 
 /** @type {[string, string][]} */
 const KEYS = [
-  ["/", "filter by what is typed"],
+  ["/", "filter by what is typed; Enter goes to the first stack, Esc clears it"],
   ["j  k", "next, previous stack"],
   ["Enter", "open the stack"],
   ["Esc", "close; clear the selection"],
   ["x", "select the stack"],
   ["c", "copy its address"],
+  ["l", "read its logs"],
   ["n", "new stack"],
   ["a", "who did what"],
   ["?", "this help"],

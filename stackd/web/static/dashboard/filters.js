@@ -1,5 +1,6 @@
-// The filters' fields, what they suggest, and the count of what they leave.
+// The filters' fields, the count of what they leave, and the extension of all of it.
 
+/** @import { Actions } from "./bulk.js" */
 /** @import { Stacks } from "./stacks.js" */
 
 import { at, found, h, memo, numbers, say, show } from "../shared/dom.js";
@@ -8,7 +9,6 @@ import { headOf, plural } from "./table.js";
 import { noFilter } from "./view.js";
 
 const PAUSE = 1_500; // between two counts that are read out
-const SUGGESTED = 100;
 const SELECTS = /** @type {const} */ (["node", "template", "group"]);
 
 export class Filters {
@@ -17,11 +17,20 @@ export class Filters {
   #saying;
   find = found("find", HTMLInputElement);
 
-  /** @param {Stacks} stacks */
-  constructor(stacks) {
+  /** `first` focuses the first row. @param {Stacks} stacks @param {Actions} actions @param {() => void} first */
+  constructor(stacks, actions, first) {
     this.stacks = stacks;
     const { view } = stacks;
     this.find.addEventListener("input", () => view.change({ text: this.find.value }));
+    this.find.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && this.find.value) view.change({ text: "" });
+      else if (event.key === "Escape") this.find.blur();
+      else if (event.key === "Enter" || event.key === "ArrowDown") first();
+      else return;
+      event.preventDefault();
+    });
+    const all = () => [...stacks.shown.keys()];
+    at("extend-all").addEventListener("click", () => actions.many("extend", all, `The filter is ${view.words}.`));
     for (const name of SELECTS) {
       const select = found(name, HTMLSelectElement);
       select.addEventListener("change", () =>
@@ -48,23 +57,19 @@ export class Filters {
     const { state } = view;
     const nodes = new Set([state.node]);
     const templates = new Set([state.template]);
-    const pairs = new Set(labels);
     for (const stack of all.values()) {
       nodes.add(stack.node_id ?? "");
       templates.add(stack.template ?? "");
-      if (pairs.size < SUGGESTED) for (const each of stack.labelled) pairs.add(each);
     }
     offer("node", "All nodes", [...nodes].sort(), state.node);
     offer("template", "All templates", [...templates].sort(), state.template);
     // One can group by the labels in use, and by what every stack has.
     const keys = [...labels.map((name) => LABEL + name), templates.size > 1 && "template", "status", "node"];
     offer("group", "No groups", [...keys.filter((key) => key !== false), state.group], state.group, headOf);
-    show(
-      at("label-names"),
-      [...pairs].sort().map((value) => memo(value, [], () => h("option", { value }))),
-    );
     if (this.find.value !== state.text) this.find.value = state.text;
     at("clear").hidden = !view.words;
+    at("extend-all").hidden = !view.words || !this.stacks.shown.size;
+    say(at("extend-all"), `Extend all ${numbers.format(this.stacks.shown.size)}…`);
     at("fold").hidden = !state.group;
     say(at("fold"), this.#folded ? "Open all" : "Close all");
     this.#count();

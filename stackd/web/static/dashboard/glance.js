@@ -2,17 +2,19 @@
 //
 // What has not arrived yet is “…”, and what stackd does not know is left out: never a zero.
 
-/** @import { Stack, Stacks } from "./stacks.js" */
+/** @import { Stack, Stacks, Status } from "./stacks.js" */
 
 import { at, h, memo, numbers, quiet, show } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
 import { STATUSES, WORDS } from "./stacks.js";
 import { plural } from "./table.js";
-import { tally } from "./trouble.js";
+import { expiresSoon, tally, wordsOf } from "./trouble.js";
 
 const EVERY = 10_000;
 const SOON = 1_000; // after the stacks have changed
 const TYPICAL = "cpu=100m&memory=128Mi";
+/** @type {Status[]} */
+const WORST_FIRST = ["failed", "node_deleted", "creating", "stopped", "running"];
 /**
  * Answers of `/capacity` and `/templates`, as far as they are shown.
  *
@@ -70,28 +72,29 @@ export class Glance {
       this.#soon ??= setTimeout(() => this.refresh(), SOON); // what the list does not tell has changed as well
     this.#counted = arrived ? now : "";
     const { trouble } = tally(stacks);
+    const soon = stacks.filter((stack) => expiresSoon(stack)).length;
     const count = (/** @type {number} */ number) => h("b", {}, arrived ? numbers.format(number) : "…");
-    /** @param {boolean} on @param {() => void} click @param {string | null} status @param {import("../shared/dom.js").Child[]} words */
-    const chip = (on, click, status, ...words) => {
-      const kind = ["chip", !status && trouble > 0 && "wrong"];
-      return h(
-        "button",
-        { type: "button", class: kind, "aria-pressed": String(on), "data-status": status, click },
-        ...words,
-      );
+    /** @param {string} key @param {number} number @param {string} words @param {boolean} on @param {() => void} click @param {Status | null} [status] */
+    const chip = (key, number, words, on, click, status = null) => {
+      const kind = ["chip", key === "any" && number > 0 && "wrong", number === 0 && "none"];
+      const look = { type: "button", class: kind, "aria-pressed": String(on), "data-status": status, "data-key": key };
+      const dot = status && h("span", { class: "dot", "aria-hidden": "true" });
+      return h("button", { ...look, click }, dot, count(number), words);
     };
-    const chips = STATUSES.map((status, place) => {
-      const dot = h("span", { class: "dot", "aria-hidden": "true" });
-      const on = view.state.statuses.has(status);
-      return chip(on, () => view.toggleStatus(status), status, dot, count(counts[place] ?? 0), WORDS[status]);
+    const chips = WORST_FIRST.map((status) => {
+      const [number, on] = [counts[STATUSES.indexOf(status)] ?? 0, view.state.statuses.has(status)];
+      return chip(status, number, WORDS[status], on, () => view.toggleStatus(status), status);
     });
-    const toggle = () => view.change({ trouble: view.state.trouble ? "" : "any" });
+    const { trouble: chosen } = view.state;
+    const toggle = (/** @type {string} */ kind) => view.change({ trouble: chosen === kind ? "" : kind });
     const words = trouble === 1 ? "needs attention" : "need attention";
-    const wrong = chip(Boolean(view.state.trouble), toggle, null, count(trouble), words);
+    const wrong = chip("any", trouble, words, Boolean(chosen) && chosen !== "expiring", () => toggle("any"));
+    const ending = soon === 1 ? "expires soon" : "expire soon";
+    const expiring = chip("expiring", soon, ending, chosen === "expiring", () => toggle("expiring"));
     show(
       at("glance"),
       h("h3", {}, count(all.size), ` ${plural(all.size)}`),
-      h("div", { class: "row", role: "group", "aria-label": "Filter by status" }, chips, wrong),
+      h("div", { class: "row", role: "group", "aria-label": "Filter by status" }, wrong, chips, soon > 0 && expiring),
       h("p", { class: "room quiet" }, this.#room()),
     );
     this.#drawTemplates(stacks);
@@ -113,7 +116,7 @@ export class Glance {
       const found = mine.get(template.name) ?? [];
       const { top, weight, ...rest } = tally(found);
       const failing = Object.entries(template.prepull ?? {}).find(([, pull]) => pull.state === "failing");
-      const why = top?.reason ?? (template.reason || (failing && `${failing[0]}: ${failing[1].reason}`));
+      const why = top ? wordsOf(top.reason) : template.reason || (failing && `${failing[0]}: ${failing[1].reason}`);
       const running = found.filter((stack) => stack.status === "running").length;
       return { template, why, running, weight: weight + (why ? 0.5 : 0), ...rest };
     });
@@ -121,10 +124,9 @@ export class Glance {
     at("templates").hidden = rows.length === 0;
     show(
       at("templates"),
-      rows.map(({ template, why, running, total, trouble, counts }) => {
+      rows.map(({ template, why, running, total, trouble: bad }) => {
         const { name, pool, ready } = template;
         const pressed = this.stacks.view.state.template === name;
-        const bad = trouble - counts.expiring;
         const inputs = [JSON.stringify(template), why, running, total, bad, pressed];
         return memo(name, inputs, () => {
           const details = [`${running} of ${total} running`, ...about(template), why];
@@ -143,11 +145,6 @@ export class Glance {
         });
       }),
     );
-  }
-
-  /** How many more stacks a node takes; null where that is not known. @param {string} node */
-  roomOn(node) {
-    return this.capacity ? (this.capacity.nodes[node] ?? 0) : null;
   }
 }
 

@@ -9,7 +9,7 @@ import { Attention } from "./attention.js";
 import { Banners, Link, showOwner, standby } from "./banners.js";
 import { Actions, Selection } from "./bulk.js";
 import { Create } from "./create.js";
-import { help, tell } from "./dialogs.js";
+import { complain, help, tell } from "./dialogs.js";
 import { Feed } from "./feed.js";
 import { Filters } from "./filters.js";
 import { Glance } from "./glance.js";
@@ -31,7 +31,6 @@ const banners = new Banners(at("banners"), stacks, (answered) => {
   else if (!answered) feed?.doubt();
 });
 const glance = new Glance(stacks);
-new Filters(stacks);
 const table = new Table(found("table", HTMLTableElement), stacks, selection, {
   copy: (address) => copy(address, tell),
   select: (id, on, many) => {
@@ -40,10 +39,10 @@ const table = new Table(found("table", HTMLTableElement), stacks, selection, {
   },
 });
 const panel = new Panel(at("panel"), stacks, actions);
-new Attention(stacks, selection, actions, glance, (id) => {
-  panel.part = "Logs";
-  view.open(id);
-});
+new Filters(stacks, actions, () => table.first());
+new Attention(stacks, actions, logs);
+/** What had the focus before the panel was opened. @type {Element | null} */
+let opener = null;
 /** @type {Feed | null} */
 let feed = null;
 
@@ -52,16 +51,27 @@ function showOpened() {
   const before = panel.id;
   const { stack } = view.state;
   if (!feed || stack === before) return;
+  if (!before) opener = document.activeElement;
   table.open(stack);
   if (stack) panel.show(stack);
   else {
     panel.hide();
-    if (before) table.focus(before);
+    if (opener instanceof HTMLElement && opener.isConnected && opener !== document.body) opener.focus();
+    else if (before) table.focus(before);
   }
 }
 
+/** Open the logs of a stack. @param {string} id */
+function logs(id) {
+  panel.part = "Logs";
+  if (panel.id === id) panel.show(id);
+  else view.open(id);
+}
+
+const mayWrite = () => document.body.dataset.scope !== "read";
+
 function create() {
-  if (document.body.dataset.scope === "read") return;
+  if (!mayWrite()) return;
   const created = (/** @type {import("./stacks.js").StackData} */ stack) => {
     stacks.put(stack);
     view.open(stack.stack_id);
@@ -155,14 +165,26 @@ const KEYS = {
   "?": help,
   j: () => table.move(1),
   k: () => table.move(-1),
-  a: activity,
-  n: create,
-  x: () => table.active && selection.set([table.active], !selection.has(table.active)),
+  a: () => at("show-activity").click(),
+  n: () => at("new").click(),
+  l: () => {
+    const id = panel.id ?? table.active;
+    if (id) logs(id);
+  },
+  x: () => table.active && mayWrite() && selection.set([table.active], !selection.has(table.active)),
   c: () => {
     const stack = stacks.get(panel.id ?? table.active ?? "");
     if (stack?.address) copy(stack.address, tell);
   },
 };
+
+/** Without a connection no button opens anything that could only fail. @param {MouseEvent} event */
+function offline(event) {
+  if (link.state !== "away" || !(event.target instanceof Element) || !event.target.closest(".writes, .asks")) return;
+  event.stopPropagation();
+  event.preventDefault();
+  complain("There is no connection to stackd.");
+}
 
 /** @param {KeyboardEvent} event */
 function pressed(event) {
@@ -171,7 +193,7 @@ function pressed(event) {
   if (!(target instanceof Element)) return;
   const typing = target.closest("input:not([type=checkbox]), textarea, select");
   if (event.key === "Escape") {
-    if (typing instanceof HTMLElement && typing.closest(".filters")) typing.blur();
+    if (typing instanceof HTMLElement && typing.closest(".filters")) typing.id !== "find" && typing.blur();
     else if (view.state.stack) view.close();
     else selection.clear();
     return;
@@ -204,6 +226,7 @@ key.listen(
 document.addEventListener("keydown", pressed);
 document.addEventListener("visibilitychange", () => (document.hidden ? feed?.rest() : feed?.wake()));
 addEventListener("online", () => feed?.retry());
+document.addEventListener("click", offline, true);
 at("login-form").addEventListener("submit", login);
 at("leave").addEventListener("click", () => {
   key.forget();

@@ -115,9 +115,9 @@ class Sheet {
         h(
           "div",
           { class: "buttons writes", role: "group", "aria-label": "Extend" },
-          h("span", { class: "quiet" }, "Extend"),
+          h("span", { class: "quiet wide" }, "Extend"),
           LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => this.#act("extend", ttl))),
-          this.#button("Extend…", () => this.actions.many("extend", [this.id], "")),
+          this.#button("Extend…", () => this.actions.many("extend", () => [this.id], "")),
         ),
         h(
           "div",
@@ -145,7 +145,8 @@ class Sheet {
 
   /** @param {string} text @param {() => Promise<unknown>} act */
   #button(text, act, kind = "") {
-    return button(text, () => this.#do(text, act), { class: kind, disabled: this.#busy.has(text), "data-key": text });
+    const click = () => this.#busy.has(text) || this.#do(text, act); // a disabled button would lose the focus
+    return button(text, click, { class: kind, "aria-busy": this.#busy.has(text) && "true", "data-key": text });
   }
 
   /** @param {string} text @param {() => Promise<unknown>} act */

@@ -4,9 +4,10 @@ export class Subject {
   /** @type {Set<() => void>} */
   #listeners = new Set();
 
-  /** Call the listener after each change. @param {() => void} listener */
+  /** Call the listener after each change, until what this returns is called. @param {() => void} listener */
   subscribe(listener) {
     this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
   }
 
   tell() {

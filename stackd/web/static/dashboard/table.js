@@ -9,7 +9,7 @@ import { button, h, memo, numbers, quiet, show } from "../shared/dom.js";
 import { Group, LABEL } from "./arrange.js";
 import { STATUSES, WORDS } from "./stacks.js";
 import { full, left, length, now } from "./times.js";
-import { guideOf, KINDS, kindOf } from "./trouble.js";
+import { expiresSoon, guideOf, KINDS, kindOf, wordsOf } from "./trouble.js";
 
 const LEADING = 3; // so many labels are columns
 const BEYOND = 8;
@@ -85,6 +85,11 @@ export class Table {
     if (id) this.focus(id);
   }
 
+  /** Focus the first stack. */
+  first() {
+    this.focus(this.stacks.shown.keys().next().value ?? "");
+  }
+
   /** Make a row the active one, scroll to it and focus it. @param {string} id */
   focus(id) {
     const place = this.#places.get(id);
@@ -156,7 +161,7 @@ export class Table {
         const content = key === "labels" ? name : button(name, () => view.sort(key), { class: "plain", title: name });
         return h("th", { role: "columnheader", scope: "col", class: classOf(key), "aria-sort": sorted }, content);
       });
-      const box = h("th", { role: "columnheader", scope: "col", class: "c-box" }, all);
+      const box = h("th", { role: "columnheader", scope: "col", class: "c-box" }, h("label", {}, all));
       return h("tr", { role: "row", "aria-rowindex": "1" }, box, cells);
     });
   }
@@ -168,8 +173,8 @@ export class Table {
     const active = this.active === null ? this.stacks.shown.keys().next().value === id : this.active === id;
     const age = length(now() - stack.created);
     const rest = left(stack.expires);
-    const kind = kindOf(stack);
-    const inputs = [stack, place, columns.join(), selected, active, this.opened === id, age, rest, kind];
+    const [kind, soon] = [kindOf(stack), expiresSoon(stack)];
+    const inputs = [stack, place, columns.join(), selected, active, this.opened === id, age, rest, kind, soon];
     return memo(id, inputs, () => {
       const tabindex = active ? "0" : "-1";
       const until = full(stack.ttl_expires_at);
@@ -189,13 +194,14 @@ export class Table {
         status: [
           h("span", { class: "status", "data-status": stack.status, "data-kind": kind }, wordOf(stack, kind)),
           " ",
-          h("span", { class: "reason quiet", title: stack.status_message || null }, stack.status_reason ?? ""),
+          kind !== "gone" &&
+            h("span", { class: "reason quiet", title: stack.status_message || null }, stack.status_reason),
         ],
         id: h("span", { class: "mono" }, id),
         address: [copied, stack.addresses.length > 1 && quiet(`+${stack.addresses.length - 1}`)],
         node: stack.node_id ?? "–",
         age: h("span", { class: "num", title: `created ${full(stack.created_at)}` }, age),
-        left: h("span", { class: ["num left", kind === "expiring" && "soon"], title: until }, rest),
+        left: h("span", { class: ["num left", soon && "soon"], title: until }, rest),
         labels: h("span", { class: "labels", title: stack.labelled.join("\n") }, labels),
       };
       const cells = columns.map((key) => {
@@ -208,7 +214,13 @@ export class Table {
       const data = { "data-id": id, "data-status": stack.status, "data-kind": kind };
       const looks = [selected && "selected", active && "active", this.opened === id && "open"];
       const card = !columns.includes("labels") && cell("c-labels card", contents.labels);
-      return h("tr", { role: "row", class: looks, ...state, ...data, click }, cell("c-box", box), cells, card);
+      return h(
+        "tr",
+        { role: "row", class: looks, ...state, ...data, click },
+        cell("c-box", h("label", {}, box)),
+        cells,
+        card,
+      );
     });
   }
 
@@ -242,7 +254,7 @@ export class Table {
       return h(
         "tr",
         { role: "row", class: "group", "aria-rowindex": place + 2, "data-group": value },
-        cell("c-box", box),
+        cell("c-box", h("label", {}, box)),
         cell("c-group", h("div", { class: "row" }, toggle, h("span", { class: "row counts" }, all, parts), why)),
       );
     });
@@ -317,7 +329,7 @@ export class Table {
 
 /** A reason, how many have it, and the way to its entry in the guide. @param {string} reason @param {number} count */
 export function reasonLink(reason, count = 0) {
-  const text = count ? `${numbers.format(count)} × ${reason}` : reason;
+  const text = count ? `${numbers.format(count)} × ${wordsOf(reason)}` : wordsOf(reason);
   return h("a", { class: "why", href: guideOf(reason), target: "_blank", title: "What to do about it" }, text);
 }
 
@@ -326,6 +338,7 @@ export const plural = (count) => (count === 1 ? "stack" : "stacks");
 
 /** The status of a stack in a word: one that does not get its image is more than created. @param {Stack} stack @param {string | null} kind */
 export function wordOf({ status, status_reason: reason }, kind) {
+  if (reason === "CheckFailed") return "check fails";
   if (kind === "pulling") return reason ? "cannot pull" : "still creating";
   return kind === "restarting" ? KINDS.restarting : WORDS[status];
 }

@@ -4,20 +4,20 @@
 
 import { now } from "./times.js";
 
-/** @typedef {"failed" | "restarting" | "pulling" | "unreachable" | "expiring"} Kind */
+/** @typedef {"failed" | "gone" | "unready" | "restarting" | "pulling"} Kind */
 
-/** The kinds of trouble: a restart may cure all but the last one. A stack has one of them at most. @type {Record<Kind, string>} */
+/** What can be broken, in words. A stack has one of them at most. @type {Record<Kind, string>} */
 export const KINDS = {
   failed: "failed",
-  unreachable: "unreachable",
+  gone: "node gone",
+  unready: "not ready",
   restarting: "restarting",
   pulling: "pulling",
-  expiring: "expiring",
 };
 /** How much one stack of a kind weighs where the worst comes first. @type {Record<Kind, number>} */
-const WEIGHTS = { failed: 1000, unreachable: 1000, restarting: 1000, pulling: 300, expiring: 1 };
+const WEIGHTS = { failed: 1000, gone: 1000, unready: 1000, restarting: 1000, pulling: 300 };
 const SLOW = 60_000; // a stack that is created for longer
-export const SOON = 10 * 60_000; // a stack that lives for less
+const SOON = 10 * 60_000; // a stack that lives for less
 const ENDS = /^container \S+ (ended with|was killed|could not)/;
 
 const GUIDE = "/docs/troubleshooting#";
@@ -41,34 +41,48 @@ const ENTRIES = {
   NotReady: "it-runs-but-its-address-does-not-answer",
   "no public address": "node_public_ip-null",
   "still creating": "a-stack-stays-creating",
-  "expires soon": "a-stack-expires-during-the-event",
+};
+/** What the guide names first, where that is no restart. @type {Record<string, string>} */
+const REMEDIES = {
+  [PULL]: "Correct the image",
+  [START]: "Correct the pod spec",
+  [ENTRIES.OOMKilled ?? ""]: "Raise the limit",
 };
 
 /** Where the guide says what to do. @param {string} reason */
 export const guideOf = (reason) => GUIDE + (ENTRIES[reason] ?? "a-stack-does-not-run");
 
+/** What to change before a restart can help; undefined where nothing is. @param {string} reason */
+export const remedyOf = (reason) => REMEDIES[ENTRIES[reason] ?? ""];
+
+/** A reason, in the words that the page has for it. @param {string} reason */
+export const wordsOf = (reason) => (reason === "NodeDeleted" ? KINDS.gone : reason);
+
+/** Whether nothing is wrong with a stack but that its time is almost over. @param {Stack} stack */
+export const expiresSoon = (stack, time = now()) =>
+  stack.status === "running" && stack.expires - time < SOON && !kindOf(stack, time);
+
 /** What is wrong with a stack; null where nothing is. @param {Stack} stack @returns {Kind | null} */
 export function kindOf(stack, time = now()) {
   const { status, status_reason: reason } = stack;
-  if (status === "node_deleted") return "unreachable";
+  if (status === "node_deleted") return "gone";
   if (status === "failed") return reason === "CrashLoopBackOff" ? "restarting" : "failed";
   if (status === "creating") return /Image/.test(reason ?? "") || time - stack.changed > SLOW ? "pulling" : null;
   if (status === "stopped") return reason === "PodDeleted" ? "failed" : null;
   if (reason === "NotReady" && ENDS.test(stack.status_message ?? "")) return "restarting";
-  if (reason === "NotReady" || reason === "Terminating" || !stack.address) return "unreachable";
-  return stack.expires - time < SOON ? "expiring" : null;
+  if (reason === "CheckFailed") return "failed";
+  return reason === "NotReady" || reason === "Terminating" || !stack.address ? "unready" : null;
 }
 
 /** Why a stack needs attention, in a word or two. @param {Stack} stack @param {Kind} kind */
 export function reasonOf(stack, kind) {
   if (stack.status_reason) return stack.status_reason;
-  if (kind === "expiring") return "expires soon";
-  return kind === "pulling" ? "still creating" : kind === "unreachable" ? "no public address" : "failed";
+  return kind === "pulling" ? "still creating" : kind === "unready" ? "no public address" : "failed";
 }
 
 /**
  * The trouble of some stacks: how many there are of each kind, the most frequent reason of the worst ones, and one of
- * the stacks that have it.
+ * the stacks that have it. More that are broken weigh more; of as many, those of which more are broken.
  *
  * @typedef {{ total: number, trouble: number, weight: number, counts: Record<Kind, number>,
  *   top: { reason: string, count: number, stack: Stack } | null }} Tally
@@ -77,7 +91,7 @@ export function reasonOf(stack, kind) {
  * @returns {Tally}
  */
 export function tally(stacks, time = now()) {
-  const counts = { failed: 0, unreachable: 0, restarting: 0, pulling: 0, expiring: 0 };
+  const counts = { failed: 0, gone: 0, unready: 0, restarting: 0, pulling: 0 };
   let [total, trouble, weight] = [0, 0, 0];
   /** @type {Map<string, { reason: string, count: number, weight: number, stack: Stack }>} */
   const reasons = new Map();
@@ -95,6 +109,5 @@ export function tally(stacks, time = now()) {
     found.weight += WEIGHTS[kind];
   }
   const top = [...reasons.values()].sort((one, other) => other.weight - one.weight)[0] ?? null;
-  const share = trouble / Math.max(1, total); // where all are broken is worse than where as many of more are
-  return { total, trouble, weight: weight * (1 + 4 * share), counts, top };
+  return { total, trouble, weight: weight + trouble / Math.max(1, total), counts, top };
 }

@@ -19,7 +19,8 @@ import { KINDS } from "./trouble.js";
 
 /** @returns {Filter} */
 export const noFilter = () => ({ text: "", statuses: new Set(), node: "", template: "", trouble: "" });
-const NEWEST_FIRST = "age";
+/** What a table begins with: on a phone, where little is seen, what is broken. */
+const FIRST = matchMedia("(max-width: 800px)").matches ? "worst" : "age";
 
 export class View extends Subject {
   /** @type {string | undefined} The hash of the entry below the present one, where this page has made the latter. */
@@ -34,7 +35,7 @@ export class View extends Subject {
   /** The filter in words; empty where there is none. */
   get words() {
     const { text, statuses, node, template, trouble } = this.state;
-    const kind = KINDS[/** @type {keyof KINDS} */ (trouble)] ?? "needs attention";
+    const kind = { ...KINDS, expiring: "expires soon" }[trouble] ?? "needs attention";
     const status = [...statuses].map((each) => WORDS[each]).join(" or ");
     const parts = [template && `template ${template}`, trouble && kind, status, node && `node ${node}`, text.trim()];
     return parts.filter(Boolean).join(", ");
@@ -89,7 +90,7 @@ export class View extends Subject {
     const all = { find: text, status: [...statuses].join(","), node, template, trouble };
     const pairs = Object.entries({
       ...all,
-      sort: sort === NEWEST_FIRST ? "" : sort,
+      sort: sort === FIRST ? "" : sort,
       group,
       attention,
       stack: stack ?? "",
@@ -125,7 +126,7 @@ function parse(hash) {
   const kept = new URLSearchParams(hash.slice(1));
   const text = (/** @type {string} */ name) => kept.get(name) ?? "";
   const named = text("status").split(",");
-  const sort = text("sort") || NEWEST_FIRST;
+  const sort = text("sort") || FIRST;
   return {
     text: [text("find"), text("label")].filter(Boolean).join(" "), // links of earlier versions name labels apart
     statuses: new Set(STATUSES.filter((status) => named.includes(status))),
