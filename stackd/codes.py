@@ -46,6 +46,7 @@ class ErrorCode(enum.StrEnum):
     UNAUTHENTICATED = "unauthenticated", 401, "The API key is missing or wrong.", NO
     PERMISSION_DENIED = "permission_denied", 403, "The scope of the API key does not cover the request.", NO
     TEMPLATES_ONLY = "templates_only", 403, "The key may name a template, but send no pod spec.", FIX
+    SHARED_STACK = "shared_stack", 403, "stackd keeps the stack for everybody: only an admin's key may change it.", NO
     STACK_NOT_FOUND = "stack_not_found", 404, "There is no such stack; it may have expired.", NO, ENDED
     JOB_NOT_FOUND = "job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`).", NO
     LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO
@@ -63,6 +64,7 @@ class ErrorCode(enum.StrEnum):
     STACK_EXPIRED = "stack_expired", 409, "The stack has reached its `ttl_expires_at`.", NO, ENDED
     STACK_ENDED = "stack_ended", 409, "The stack's pod has ended, so it cannot be stopped.", NO, ENDED
     PORT_TAKEN = "port_taken", 409, "Another stack has the ended stack's node port by now.", NO, ENDED
+    SHARED_TEMPLATE = "shared_template", 409, "All share the template's one stack: there is nothing to create.", NO
     NO_POD = "no_pod", 409, "The stack has no pod now, so it has no log.", "once it runs", MOMENT
     POD_SPEC_NOT_ALLOWED = "pod_spec_not_allowed", 409, "The policy no longer allows the stack's pod spec.", NO
     ANSWER_GONE = "answer_gone", 409, "What the Idempotency-Key created is gone.", "with another key", ENDED

@@ -204,6 +204,9 @@ class Stack(Body, frozen=True, kw_only=True):
     labels: Annotated[Mapping[str, str], doc("The labels from the create.")] = NOTHING
     ended: Annotated[bool, doc("Whether the pod has ended for good. Its ports and service are released.")] = False
     template: Annotated[str, doc("The template that it was made from; left out where there is none.")] = ""
+    shared: Annotated[
+        bool, doc("Whether it is its template's one stack for everybody, which stackd keeps; left out where it is not.")
+    ] = False
     values: Annotated[
         Mapping[str, str],
         doc(
@@ -212,7 +215,7 @@ class Stack(Body, frozen=True, kw_only=True):
         ),
     ] = NOTHING
 
-    optional = ("template", "values")
+    optional = ("template", "shared", "values")
 
     @property
     def address(self) -> str:
@@ -592,7 +595,11 @@ class Template(Body, frozen=True, kw_only=True):
     held: Annotated[int, doc("Always 0; older versions of stackd kept stacks back.")]
     hits: Annotated[int, doc("Creates that got a stack from the pool, since the daemon started.")]
     misses: Annotated[int, doc("Creates that found the pool empty, since the daemon started.")]
-    reason: Annotated[str, doc("Why the pool is not filled; empty while it is, or is being filled.")]
+    reason: Annotated[
+        str, doc("Why the pool is not filled, or the shared stack does not run; empty while there is nothing to say.")
+    ]
+    shared: Annotated[bool, doc("Whether it has one stack for everybody, which stackd makes and keeps.")]
+    shared_stack: Annotated[str | None, doc("The id of that stack; null where there is none.")]
     prepull: Annotated[
         Mapping[str, Prepull] | None, doc("How far its images are on each node; null unless they are pulled.")
     ]

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from stackd.contract import Scope
 from stackd.kinds import Section, TenantLabels, as_tuple
-from stackd.model import NO_LABELS, EventKind, Job, TimelineEvent
+from stackd.model import NO_LABELS, EventKind, Job, Stack, TimelineEvent
 from stackd.names import matches_any
 
 PREFIX: Final = "sk-"
@@ -132,6 +132,10 @@ class ApiKey(Section):
     def may_see(self, labels: Mapping[str, str]) -> bool:
         """Whether the key may see, change and count a stack with these labels."""
         return self.labels.items() <= labels.items()
+
+    def may_read(self, stack: Stack) -> bool:
+        """Whether the key may see the stack: a tenant also sees the shared ones of its templates."""
+        return self.may_see(stack.labels) or (stack.shared and self.may_use(stack.template or ""))
 
     def excludes(self, other: ApiKey) -> bool:
         """Whether no stack can be both tenants': they have a label with different values, or in different letter case.

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, TypeVar, dataclass_transform
+from typing import TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -230,6 +230,7 @@ class Stack:
     ``template``        the name of its template; ``digest`` identifies the template's content at the time
     ``values``          the values generated for it, by environment variable; secrets that only its creator is told
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
+    ``serving``         of a shared stack: the generation of the pod that its Service selects; None: it is not shared
     """
 
     stack_id: str
@@ -260,9 +261,12 @@ class Stack:
     values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES, repr=False)
     unassigned: bool = False
     digest: str | None = None
+    serving: int | None = None
 
-    FROM_CREATE: ClassVar[tuple[str, ...]] = ("labels", "created_at", "updated_at", "ttl_expires_at")
-    """What a create says of a stack that waited in a pool until then."""
+    @property
+    def shared(self) -> bool:
+        """Whether it is its template's one stack for everybody: stackd makes it, and keeps it without an end."""
+        return self.serving is not None
 
     @property
     def is_to_run(self) -> bool:
@@ -292,8 +296,9 @@ class Stack:
 
     @property
     def pod_name(self) -> str:
-        """The pod's name, which is the stack's id (API contract: ``pod_id``)."""
-        return self.stack_id
+        """The pod's name, which is the stack's id (API contract: ``pod_id``). Each later pod of a shared stack has a name
+        of its own, since it comes to run before the one before is deleted."""
+        return f"{self.stack_id}-{self.generation}" if self.shared and self.generation else self.stack_id
 
     @property
     def service_name(self) -> str:

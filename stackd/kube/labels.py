@@ -27,6 +27,8 @@ ASSIGNED = "stackd.io/assigned"
 port answers nobody."""
 EXPIRES = "stackd.io/expires-at"
 GENERATION = "stackd.io/generation"
+"""Annotation: which pod of its stack it is, or is for. The pods of shared stacks have it as a label, too, and their
+Services select one by it."""
 DESIRED = "stackd.io/desired"
 """What the pod of a Service's stack should be: ``running``, ``starting`` (a new pod is on its way) or ``stopped``."""
 ROUTE = "stackd.io/route"
@@ -103,8 +105,13 @@ def generation_of(raw: Mapping[str, Any]) -> int:
 
 
 def _generation(annotations: Mapping[str, str]) -> int:
-    text = annotations.get(GENERATION, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0
+    return serving_of(annotations) or 0
+
+
+def serving_of(selector: Mapping[str, str]) -> int | None:
+    """The generation that a selector names; None if it names none, or was edited into something unreadable."""
+    text = selector.get(GENERATION, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
 
 
 def instance_of(labels: Mapping[str, str]) -> str:

@@ -42,7 +42,7 @@ def pod_manifest(
         "metadata": {
             "name": stack.pod_name,
             "namespace": stack.namespace,
-            "labels": {**_others(metadata.get("labels")), **_labels(stack, instance)},
+            "labels": {**_others(metadata.get("labels")), **_labels(stack, instance), **_numbered(stack)},
             "annotations": {**_others(metadata.get("annotations")), labels.GENERATION: str(stack.generation)},
         },
         "spec": spec,
@@ -60,9 +60,13 @@ def _labels(stack: Stack, instance: str) -> dict[str, str]:
     return {**clients, **labels.object_labels(instance, stack.stack_id), **pool}
 
 
+def _numbered(stack: Stack) -> dict[str, str]:
+    return {labels.GENERATION: str(stack.generation)} if stack.shared else {}
+
+
 def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
     """The labels of stackd on the stack's pod; None: the pod must not have that one."""
-    return {labels.POOL: None, **_labels(stack, instance), labels.ASSIGNED: None}
+    return {labels.POOL: None, **_labels(stack, instance), **_numbered(stack), labels.ASSIGNED: None}
 
 
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
@@ -90,8 +94,10 @@ def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
 
 
 def service_selector(stack: Stack) -> dict[str, str]:
-    """What the stack's Service selects: of a stack in a pool, no pod until somebody is given the stack."""
-    return {labels.STACK: stack.stack_id} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})
+    """What the stack's Service selects: of a stack in a pool, no pod until somebody is given the stack; of a shared one,
+    the pod that serves."""
+    own = {labels.GENERATION: str(stack.serving)} if stack.shared else {}
+    return {labels.STACK: stack.stack_id, **own} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})
 
 
 def port_question(namespace: str, instance: str, name: str, numbers: Iterable[int]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class PodState:
 @struct
 class ServiceState:
     """A service. ``selects`` is the stack that its selector names; while ``once_assigned``, it selects no pod, because
-    the stack waits in a pool.
+    the stack waits in a pool. ``serving`` is the only pod of the stack that it selects; None: it selects any.
 
     ``families`` are ``IPv4`` and ``IPv6``, the primary one first. ``expires_at`` (nanoseconds), ``generation`` and
     ``desired`` are stackd's annotations; ``recorded``: it carries a record of the current form. ``pool`` as of a pod.
@@ -116,6 +116,7 @@ class ServiceState:
     type: str = "NodePort"
     selects: str = ""
     once_assigned: bool = False
+    serving: int | None = None
     families: tuple[str, ...] = ()
     expires_at: int | None = None
     generation: int = 0
@@ -202,7 +203,8 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
     notes = ours.annotations
     spec = raw.get("spec") or _NONE
     ports, selector = spec.get("ports") or (), spec.get("selector") or _NONE
-    once_assigned = selector.get(labels.ASSIGNED) == "true"
+    once_assigned, serving = selector.get(labels.ASSIGNED) == "true", labels.serving_of(selector)
+    own = 1 + once_assigned + (serving is not None)
     return ServiceState(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -212,8 +214,9 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         deleting="deletionTimestamp" in metadata,
         created_at=to_nanoseconds(metadata["creationTimestamp"]),
         type=intern(spec.get("type") or "ClusterIP"),
-        selects=selector.get(labels.STACK, "") if len(selector) == 1 + once_assigned else "",
+        selects=selector.get(labels.STACK, "") if len(selector) == own else "",
         once_assigned=once_assigned,
+        serving=serving,
         families=tuple(map(intern, spec.get("ipFamilies") or ())),
         expires_at=_time(notes.get(labels.EXPIRES)),
         generation=ours.generation,

@@ -74,6 +74,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
         "digest": stack.digest,
         "values": dict(stack.values) if wanted_pod(stack) != RUNNING else list(stack.values),
         "unassigned": stack.unassigned,
+        "shared": stack.shared,
         "node": stack.node_id,
         "address": stack.node_public_ip,
         "ended": [stack.status.value, stack.status_reason, stack.status_message] if stack.ended else None,
@@ -113,6 +114,9 @@ def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[s
         ports_held=holds,
         service_uid=service["metadata"]["uid"],
         generation=generation,
+        serving=(labels.serving_of(service["spec"].get("selector") or {}) or 0)
+        if record.get("shared") is True
+        else None,
         node_id=_optional_text(record.get("node")),
         node_public_ip=_optional_text(record.get("address")),
     )

@@ -10,7 +10,6 @@ import asyncio
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
 from stackd.config import Config, LimitsSection, policy_of
@@ -24,22 +23,21 @@ from stackd.lifecycle import nodes
 from stackd.lifecycle.audit import Audit
 from stackd.lifecycle.gate import AWAY_SECONDS, Gate
 from stackd.lifecycle.loop import Loop
-from stackd.lifecycle.next_step import CreateProgress, SeenRoute, Step, next_step, own_pod
+from stackd.lifecycle.next_step import (
+    PODS,
+    CreateProgress,
+    SeenRoute,
+    Step,
+    next_step,
+    own_pod,
+    replacement_step,
+    stack_of,
+)
 from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.status import PodMemory
 from stackd.metrics import Metrics, PhaseTimer
-from stackd.model import (
-    NO_LABELS,
-    NO_VALUES,
-    SERVICE_PREFIX,
-    PortMapping,
-    RoutedTarget,
-    SanitizedSpec,
-    Stack,
-    StackStatus,
-    TargetPort,
-)
+from stackd.model import NO_LABELS, SERVICE_PREFIX, RoutedTarget, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Claim, CreateLimits, Store
 from stackd.tasks import Tasks
@@ -68,7 +66,7 @@ class CreateRequest:
     ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
     ``claim`` is the client's Idempotency-Key, if it sent one. ``among``: limits of labels count only the stacks with these
     labels. ``may_use``: which templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and
-    belongs to nobody yet.
+    belongs to nobody yet. ``shared``: it is its template's one stack for everybody.
     """
 
     spec: SanitizedSpec
@@ -81,37 +79,21 @@ class CreateRequest:
     claim: Claim | None = None
     template: Template | None = None
     unassigned: bool = False
+    shared: bool = False
+
+    @property
+    def unasked(self) -> bool:
+        """Whether no client has asked for it, but stackd itself."""
+        return self.unassigned or self.shared
 
     @property
     def node_ports(self) -> int:
         """How many node ports the stack will hold."""
         return sum(not isinstance(port, RoutedTarget) for port in self.target_ports)
 
-    def stack(self, context: Context, stack_id: str, ports: tuple[PortMapping, ...] = ()) -> Stack:
-        """The stack that is requested, with a new life and generated values."""
-        config, now, template = context.config.stacks, context.wall_clock.now(), self.template
-        ttl = config.ttl if self.ttl is None else self.ttl
-        return Stack(
-            stack_id=stack_id,
-            namespace=config.namespace,
-            pod_spec=self.spec.text,
-            ports=ports,
-            status=StackStatus.CREATING,
-            created_at=now,
-            updated_at=now,
-            ttl_expires_at=now + round(ttl * NANOSECONDS),
-            requested_cpu_milli=self.spec.requested_cpu_milli,
-            requested_memory_bytes=self.spec.requested_memory_bytes,
-            labels=MappingProxyType(dict(self.labels)),
-            unassigned=self.unassigned,
-            template=template.name if template is not None else None,
-            values=template.generate() if template is not None else NO_VALUES,
-            digest=template.digest if template is not None else None,
-        )
-
     def limits(self, config: LimitsSection) -> CreateLimits:
-        """What the reservation of the stack checks; a stack for a pool does not count against the limit of all."""
-        most = None if self.unassigned else config.max_stacks or None
+        """What the reservation of the stack checks; the limit of all is for those that clients ask for."""
+        most = None if self.unasked else config.max_stacks or None
         return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among)
 
 
@@ -232,7 +214,14 @@ class Context:
 
     def current_pod(self, stack: Stack) -> PodState | None:
         """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
-        return own_pod(self.mirror.pods.get(stack.stack_id), stack)
+        return own_pod(self.mirror.pods.get(stack.pod_name), stack)
+
+    def earlier_pods(self, stack: Stack) -> list[PodState]:
+        """The other pods of a shared stack, the latest first."""
+        if not stack.shared:
+            return []
+        pods = [one for one in self.mirror.pods.values() if stack_of(PODS, one.name) == stack.stack_id]
+        return sorted((one for one in pods if one.name != stack.pod_name), key=lambda one: -one.generation)
 
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
@@ -249,13 +238,16 @@ class Context:
 
     def step(self, stack: Stack) -> Step | None:
         """What is to be done next about the stack, by what is seen of it."""
-        pod = self.mirror.pods.get(stack.stack_id)
+        pod = self.mirror.pods.get(stack.pod_name)
         if pod is not None and pod.instance != self.cluster.instance:
             pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
         now = self.wall_clock.trusted_now()
         service = self.mirror.services.get(SERVICE_PREFIX + stack.stack_id)
         progress = None if stack.accepted else self._create_progress(stack)
-        return next_step(stack, pod, service, now, self.routes_of(stack), progress)
+        step = next_step(stack, pod, service, now, self.routes_of(stack), progress)
+        if step is None and stack.shared and stack.accepted:
+            return replacement_step(stack, own_pod(pod, stack), now, self.earlier_pods(stack))
+        return step
 
     def _create_progress(self, stack: Stack) -> CreateProgress | None:
         creation = self.creates.get(stack.stack_id)

@@ -53,8 +53,8 @@ def diagnostics(context: Context) -> Diagnostics:
 async def keep(context: Context, stack_id: str) -> None:
     """Write the cluster's warnings into the stack's timeline, and keep the last log lines of containers that ended.
     Raises ClusterUnavailable, StoreUnavailable, ClusterError."""
-    pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
-    if pod is None or stack is None:
+    stack = context.store.stacks.get(stack_id)
+    if stack is None or (pod := context.mirror.pods.get(stack.pod_name)) is None:
         return
     events = await context.cluster.pod_events(pod.name, pod.uid)
     ended = [c.name for c in pod.containers if c.state == "terminated" or c.last_exit_code is not None]
@@ -82,7 +82,8 @@ def capture_logs(context: Context, stack_id: str) -> None:
     Nothing waits for the capture, and what the cluster does not return within moments is not kept. Makes no request
     while the cluster is away, or while too many captures are under way.
     """
-    pod, stack = context.mirror.pods.get(stack_id), context.store.stacks.get(stack_id)
+    stack = context.store.stacks.get(stack_id)
+    pod = context.mirror.pods.get(stack_id if stack is None else stack.pod_name)
     names = [container.name for container in pod.containers if container.state == "running"] if pod else []
     busy = (
         context.gate.closing
@@ -96,7 +97,7 @@ def capture_logs(context: Context, stack_id: str) -> None:
     except ClusterUnavailable:
         return
     values = NO_VALUES if stack is None else stack.values  # the row may be gone when the logs arrive
-    capture = _capture_logs(context, pod, names, values)
+    capture = _capture_logs(context, stack_id, pod, names, values)
     context.diagnostics.captures[stack_id] = context.tasks.spawn(f"capture logs {stack_id}", capture)
 
 
@@ -107,18 +108,20 @@ async def capture_logs_of_expired(context: Context, stack_id: str) -> None:
         await asyncio.wait([context.diagnostics.captures[stack_id]], timeout=EXPIRY_WAITS_SECONDS)
 
 
-async def _capture_logs(context: Context, pod: PodState, containers: list[str], values: Mapping[str, str]) -> None:
+async def _capture_logs(
+    context: Context, stack_id: str, pod: PodState, containers: list[str], values: Mapping[str, str]
+) -> None:
     try:
         async with asyncio.timeout(CAPTURE_SECONDS):
             tails = await asyncio.gather(
                 *(_log_tail(context, pod, name, values) for name in containers), return_exceptions=True
             )
         if logs := [kept for kept in tails if isinstance(kept, KeptLog)]:
-            await context.store.timeline.keep_final_logs(pod.name, logs)
+            await context.store.timeline.keep_final_logs(stack_id, logs)
     except (StackdError, TimeoutError) as error:
-        stack_log(log, pod.name).debug("its last log lines are not kept: %s", error)
+        stack_log(log, stack_id).debug("its last log lines are not kept: %s", error)
     finally:
-        del context.diagnostics.captures[pod.name]
+        del context.diagnostics.captures[stack_id]
 
 
 async def _log_tail(context: Context, pod: PodState, container: str, values: Mapping[str, str]) -> KeptLog | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
@@ -17,7 +17,7 @@ from stackd.kube.records import wanted_pod
 from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute
 from stackd.kube.routes import stack_of as stack_of_route
 from stackd.kube.wire import KINDS
-from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack, struct
+from stackd.model import RANGE_PREFIX, SERVICE_PREFIX, Desired, Stack, StackStatus, struct
 
 PODS, SERVICES = "pods", "services"
 
@@ -42,11 +42,22 @@ class StepKind(enum.StrEnum):
     ANNOTATE = "annotate"  # bring the record up to date
     ROUTE = "route"  # make the routes be as the row says
     LABEL = "label"  # put our labels on the pod
+    SERVE = "serve"  # have the Service of a shared stack select its new pod
     ADOPT = "adopt"  # make a row for the objects of a stack that the file lacks
     REMOVE_POD = "remove-pod"  # delete a pod that belongs to no stack, and so on
     REMOVE_SERVICE = "remove-service"
     REMOVE_ROUTE = "remove-route"
 
+
+PROVEN_NANOSECONDS = 5 * NANOSECONDS
+"""The new pod of a shared stack has to be ready for so long before it takes the place of one that serves."""
+
+LINGER_NANOSECONDS = 10 * NANOSECONDS
+"""How long the earlier pod of a shared stack stays once the new one serves: nodes learn a little later where to send
+connections to, and those that are open may come to an end."""
+
+ROOM_NANOSECONDS = 20 * NANOSECONDS
+"""How long the new pod of a shared stack waits for a node before the earlier one has to make room for it."""
 
 UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
 """What nobody asked for; only these, and expiries after the clock was set forward, are subject to the brake."""
@@ -58,7 +69,7 @@ expires then."""
 MAY_BE_HELD = frozenset({StepKind.END, StepKind.EXPIRE})
 """What the brake may hold back."""
 
-IN_THE_FILE = frozenset({StepKind.ACCEPT, StepKind.REFUSE, StepKind.UNDO, StepKind.EXPIRE})
+IN_THE_FILE = frozenset({StepKind.ACCEPT, StepKind.REFUSE, StepKind.UNDO, StepKind.EXPIRE, StepKind.SERVE})
 """These steps ask the cluster nothing."""
 
 
@@ -110,13 +121,15 @@ def next_step(
     if stack.deleting_since is not None:
         return Step(kind=StepKind.DELETE, why=f"its delete was requested ({stack.delete_reason})")
     late = 0 if stack.accepted else LATE_CREATE_NANOSECONDS
-    expires = now is not None and stack.ttl_expires_at + late <= now and not stack.unassigned
+    expires = now is not None and stack.ttl_expires_at + late <= now and not (stack.unassigned or stack.shared)
     step = None if stack.accepted else _create_step(pod, create)
     if step is not None or not (stack.accepted or expires):
         return step
     if expires:
         return Step(kind=StepKind.EXPIRE, why="its time is up")
     if stack.ended:
+        if stack.shared:
+            return service_step(stack, service)  # it keeps its ports: it is started again
         if stack.ports_held or (service is not None and service.node_ports) or any(one.seen for one in routes):
             return Step(kind=StepKind.RELEASE, why="its pod has ended for good")
         if pod is not None and stack.pod_uid not in (None, pod.uid):
@@ -145,6 +158,43 @@ def _create_step(pod: PodState | None, create: CreateProgress | None) -> Step | 
     if pod.scheduled is False and not create.placeable:
         return Step(kind=StepKind.REFUSE, why="no node takes its pod")
     return None
+
+
+def replacement_step(stack: Stack, own: PodState | None, now: int | None, earlier: Sequence[PodState]) -> Step | None:
+    """What is to be done about the ``earlier`` pods of a shared stack about which nothing else is.
+
+    Its new pod comes to run beside the earlier one. Once that is ready, the Service selects it; the earlier one goes a
+    little later.
+    """
+    served, since = _served(stack, earlier), 0 if now is None else now - stack.updated_at
+    proven = stack.status is StackStatus.RUNNING and not stack.status_reason and since >= PROVEN_NANOSECONDS
+    if own is not None and stack.serving != stack.generation and (proven or not served):
+        return Step(kind=StepKind.SERVE, why="its new pod is ready" if served else "no other pod of it serves")
+    if any(True for _ in replaced_pods(stack, own, now, earlier)):
+        return Step(kind=StepKind.REMOVE_POD, why="its new pod serves")
+    return None
+
+
+def replaced_pods(
+    stack: Stack, own: PodState | None, now: int | None, earlier: Sequence[PodState]
+) -> Iterator[PodState]:
+    """Those of the earlier pods of a shared stack that are needed no longer."""
+    since, served = 0 if now is None else now - stack.updated_at, _served(stack, earlier)
+    crowded = own is not None and own.scheduled is False and since >= ROOM_NANOSECONDS
+    switched = stack.serving == stack.generation
+    for pod in earlier:
+        lingers = switched and stack.status is StackStatus.RUNNING and since < LINGER_NANOSECONDS
+        if crowded or stack.desired is Desired.STOPPED or not is_alive(pod) or not (pod is served or lingers):
+            yield pod
+
+
+def _served(stack: Stack, earlier: Sequence[PodState]) -> PodState | None:
+    return next((pod for pod in earlier if pod.generation == stack.serving and is_alive(pod)), None)
+
+
+def is_alive(pod: PodState) -> bool:
+    """Whether the pod runs, or may."""
+    return pod.phase in ("", "Pending", "Running") and not pod.deleting
 
 
 def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
@@ -182,7 +232,8 @@ def service_error(stack: Stack, service: ServiceState | None) -> str:
     if ours != theirs:
         was, now = (", ".join(map(str, ports)) or "none" for ports in (ours, theirs))
         return f"the node ports of its Service were changed from {was} to {now}"
-    return "" if service.selects == stack.stack_id else "the selector of its Service was changed"
+    serves = service.selects == stack.stack_id and service.serving == stack.serving
+    return "" if serves else "the selector of its Service was changed"
 
 
 def record_error(stack: Stack, service: ServiceState) -> str:
@@ -246,9 +297,10 @@ class Orphan:
 
 
 def stack_of(resource: str, name: str) -> str:
-    """The id of the stack whose pod, Service or route has this name."""
+    """The id of the stack whose pod, Service or route has this name. A later pod of a shared stack has a number in it."""
     if resource == PODS:
-        return name
+        first, _, number = name.rpartition("-")
+        return first if "-" in first and number.isdecimal() else name
     if resource == SERVICES and not name.startswith(BACKEND_PREFIX):
         return name.removeprefix(SERVICE_PREFIX)
     return stack_of_route(resource, name)

@@ -119,6 +119,8 @@ async def expose(context: Context, stack: Stack, *, creation: Creation | None = 
                 raise
             context.mirror.saw(service)
             return stack, service
+        if taken.node_port in context.store.ports.fixed and stack.shared:
+            raise ClusterUnavailable(f"node port {taken.node_port} is fixed in the template {stack.template}: {taken}")
         stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
         replaced = await context.store.ports.replace(stack.stack_id, taken.node_port)
         stack = await context.store.stacks.with_pod_spec(replaced)
@@ -159,14 +161,18 @@ async def _put(context: Context, stack: Stack, deadline: Deadline, *, fresh: boo
 def named(context: Context, request: CreateRequest) -> tuple[PortMapping, ...]:
     """The ports of a new stack; each routed one has its name, the others have no node port yet."""
     config = context.config.routes
-    prefix = request.template.route_prefix if request.template is not None else DEFAULT_PREFIX
+    template = request.template
+    prefix = template.route_prefix if template is not None else DEFAULT_PREFIX
+    node_ports, names = (template.node_ports, template.hostnames) if template and request.shared else ({}, {})
 
     def with_name(port: TargetPort) -> PortMapping:
         if not isinstance(port, RoutedTarget):
-            return PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=0)
+            fixed = node_ports.get(port.container_port, 0)
+            return PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=fixed)
         number = {Route.HTTP: config.http_port, Route.HTTPS: config.port, Route.TLS: config.tls_port}[port.route]
         default = {Route.HTTP: 80, Route.HTTPS: 443}.get(port.route)
-        hostname = new_hostname(prefix, config.domain)
+        fixed_name = names.get(port.container_port)
+        hostname = f"{fixed_name}.{config.domain}" if fixed_name else new_hostname(prefix, config.domain)
         host = hostname if number == default else f"{hostname}:{number}"
         return RoutedPort(container_port=port.container_port, protocol=port.protocol, route=port.route, host=host)
 

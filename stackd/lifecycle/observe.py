@@ -38,7 +38,7 @@ async def observe(context: Context, stack: Stack) -> Stack:
     stack_id, memory, mirror = stack.stack_id, context.memory, context.mirror
     if not stack.accepted or stack.deleting_since is not None or context.view_is_unverified:
         return stack
-    pod = own_pod(mirror.pods.get(stack_id), stack)
+    pod = own_pod(mirror.pods.get(stack.pod_name), stack)
     if (stack.pod_uid is None or pod is None) and not stack.ended:
         return stack  # it is being stopped or started, or its end has to be proven: a step writes its status
     node = mirror.nodes.get((pod.node_name if pod is not None else None) or stack.node_id or "")

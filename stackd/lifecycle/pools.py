@@ -48,13 +48,15 @@ class PoolFigures:
 class Pool:
     """How the pool of one template is doing. ``not_before`` in monotonic seconds; ``digest`` of the template in force.
 
-    ``waits`` are its rows, the latest to become ready behind the others. ``making`` counts creates under way, whose rows
+    ``waits`` are its rows, the latest to become ready behind the others; ``shared`` its shared stacks: one, and those that
+    are being deleted. ``making`` counts creates under way, whose rows
     may not exist yet.
     ``crashed_at``: when (nanoseconds) one of its stacks was last seen to have ended by itself, or not to become ready again;
     0: none has, or another has run for PROVEN_SECONDS since.
     """
 
     waits: dict[str, Stack] = field(default_factory=dict)
+    shared: dict[str, Stack] = field(default_factory=dict)
     making: int = 0
     crashed_at: int = 0
     hits: int = 0
@@ -119,6 +121,13 @@ class Pools:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: keep the pools up to date."""
+        if (row := after or before) is not None and row.shared:
+            kept = self.of(row.template or "").shared
+            kept.pop(row.stack_id, None)
+            if after is not None:
+                kept[row.stack_id] = after
+            self.news.set()
+            return
         before = before if before is not None and before.unassigned else None
         after = after if after is not None and after.unassigned else None
         if before is not None:
@@ -129,6 +138,11 @@ class Pools:
             self.of(after.template or "").waits[after.stack_id] = after
         if before or after:
             self.news.set()
+
+    def shared_stack(self, name: str) -> str | None:
+        """The id of the template's shared stack, if there is one."""
+        shared = self.by_name[name].shared.values() if name in self.by_name else ()
+        return next((row.stack_id for row in shared if row.accepted and row.deleting_since is None), None)
 
     def take(self, digest: str) -> Stack | None:
         """Take the stack of that digest that has been ready longest, or else the oldest that starts, if there is one.

@@ -21,7 +21,7 @@ from stackd.kube.objects import pod_state
 from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_config_map, parse_pod, parse_record
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.next_step import SERVICES, stack_of
+from stackd.lifecycle.next_step import PODS, SERVICES, stack_of
 from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log
 from stackd.model import Desired, Stack, StackStatus, service_name
@@ -61,7 +61,8 @@ class RecordBounds:
         template = self.templates.get(record.template or "")
         if record.template is None or (template is not None and template.spec.text == record.pod_spec):
             return record
-        if record.unassigned and record.digest is not None and (template is None or record.digest != template.digest):
+        kept = (record.unassigned or record.shared) and record.digest is not None
+        if kept and (template is None or record.digest != template.digest):
             return record
         stack_log(log, record.stack_id).warning(
             "its pod spec is not the template's: adopted without %s", record.template
@@ -175,7 +176,9 @@ async def _recorded(cluster: Cluster) -> list[Recorded]:
     """What the cluster has of each stack; in the version before the record was on the pod, or in a ConfigMap while the
     stack had none."""
     lists = [await cluster.list_raw(kind) for kind in ("pods", "services", CONFIG_MAPS)]
-    pods, services, config_maps = ({raw["metadata"]["name"]: raw for raw in one} for one in lists)
+    lists[0].sort(key=labels.generation_of)
+    pods = {stack_of(PODS, raw["metadata"]["name"]): raw for raw in lists[0]}  # of a shared stack the latest
+    services, config_maps = ({raw["metadata"]["name"]: raw for raw in one} for one in lists[1:])
     found = []
     for name, service in services.items():
         if labels.RECORD in labels.annotations_of(service):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from stackd.kube.mirror import Changed, Relisted
 from stackd.kube.objects import NodeState, PodState
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.next_step import IN_THE_FILE, Step, StepKind
+from stackd.lifecycle.next_step import IN_THE_FILE, PODS, Step, StepKind, stack_of
 from stackd.lifecycle.observe import observe
 from stackd.lifecycle.steps import EXECUTORS, hiding, remove_without_row
 from stackd.model import Stack
@@ -66,7 +66,7 @@ class ClusterEvents:
         elif isinstance(state := change.state, NodeState):
             loop.wake(stack.stack_id for stack in rows.ordered() if stack.node_id == state.name)
         else:
-            row = rows.get(state.name if isinstance(state, PodState) else state.stack_id)
+            row = rows.get(stack_of(PODS, state.name) if isinstance(state, PodState) else state.stack_id)
             if row is None:
                 return
             if isinstance(state, PodState) and change.after is None and state.disruption and state.uid == row.pod_uid:

@@ -1,4 +1,5 @@
-"""Keep the pools filled: make missing stacks; delete stacks that failed, are of an outdated template, or are too many.
+"""Keep the pools filled: make missing stacks; delete stacks that failed, are of an outdated template, or are too many. Make
+the shared stacks, too (``shared``).
 
 Owns: the refilling service, its speed, and what it does about a template whose stacks do not come to run. It makes
 stacks as any create does, and deletes them as any stack is deleted.
@@ -13,8 +14,9 @@ from dataclasses import dataclass
 from stackd.clock import NANOSECONDS
 from stackd.crashpoints import crash_point
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
+from stackd.lifecycle import shared
 from stackd.lifecycle.context import Context, CreateRequest
-from stackd.lifecycle.create import make_unassigned
+from stackd.lifecycle.create import make_unasked
 from stackd.lifecycle.pools import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -114,6 +116,9 @@ class Refill:
         try:
             context.gate.admit()
             await context.gate.right_cluster()
+            await context.store.ports.fix(
+                frozenset(port for one in templates.values() for port in one.node_ports.values())
+            )
             names = sorted({*templates, *pools.by_name}, key=self._fill)
             return min([await self._maintain(name, templates.get(name)) for name in names], default=CHECK_SECONDS)
         except StackdError as error:  # why a pool lacks stacks that has not failed
@@ -144,7 +149,9 @@ class Refill:
             for stack in marked:
                 stack_log(log, stack.stack_id).info("deleted from the pool of %s", stack.template)
                 context.loop.wake([stack.stack_id])
-        return CHECK_SECONDS if template is None else self._make(pool, template, work.missing, now)
+        needs_one = await shared.keep(context, pool, template)
+        missing = work.missing + (needs_one and not pool.making)
+        return CHECK_SECONDS if template is None else self._make(pool, template, missing, now)
 
     def _make(self, pool: Pool, template: Template, missing: int, now: float) -> float:
         """Begin making missing stacks; after a failure one at a time. Returns in how many seconds to check again."""
@@ -178,11 +185,12 @@ class Refill:
         return self._allowance.take_some(self._context.clock.monotonic(), rate, A_SECOND, most)
 
     async def _one(self, pool: Pool, template: Template) -> None:
-        request = CreateRequest(
-            spec=template.spec, target_ports=template.target_ports, ttl=template.ttl, template=template, unassigned=True
-        )
+        spec, ports = template.spec, template.target_ports
+        request = CreateRequest(spec=spec, target_ports=ports, ttl=template.ttl, template=template, unassigned=True)
+        if template.shared:
+            request = shared.request_for(self._context, template)
         try:
-            await make_unassigned(self._context, request)
+            await make_unasked(self._context, request)
             if pool.failures and not pool.crashed_at:
                 pool.succeeded()
         except (NoRoom, NoNodePort, QuotaExceeded) as error:

@@ -23,6 +23,7 @@ from stackd.errors import (
     ObjectExists,
     ObjectNotFound,
     PreconditionFailed,
+    QuotaExceeded,
     StackdError,
     StackNotFound,
     StillThere,
@@ -35,7 +36,7 @@ from stackd.kube.objects import PODS, SERVICES, PodState, ServiceState
 from stackd.kube.routes import ROUTES, RouteState, WantedRoute
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
-from stackd.lifecycle.next_step import StepKind, has_pod, record_error, service_error
+from stackd.lifecycle.next_step import StepKind, has_pod, record_error, replaced_pods, service_error, stack_of
 from stackd.lifecycle.objects import (
     delete_routes,
     expose,
@@ -205,7 +206,8 @@ async def delete(context: Context, stack: Stack) -> bool:
 
 async def _delete_objects(context: Context, stack: Stack) -> None:
     """The Service last, because it carries the record: whoever owns the stacks next takes over what is left."""
-    results = await asyncio.gather(_delete_pod(context, stack), delete_routes(context, stack), return_exceptions=True)
+    pods = _delete_pod(context, stack), *(_remove(context, one) for one in context.earlier_pods(stack))
+    results = await asyncio.gather(*pods, delete_routes(context, stack), return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     for error in errors:
         if not isinstance(error, StillThere):  # what is being deleted takes no more traffic
@@ -316,6 +318,10 @@ async def _clear_name(context: Context, stack: Stack, pod: PodState) -> None:
 async def _create_pod(context: Context, stack: Stack) -> PodState:
     try:
         return await context.cluster.create(PODS, pod_request(context, stack, spec_of(context, stack)))
+    except QuotaExceeded:
+        for one in context.earlier_pods(stack):  # there is no room for two
+            await _remove(context, one)
+        raise
     except ObjectExists as error:  # since it was looked for
         raise NameTaken(NOT_OURS) from error
 
@@ -409,11 +415,22 @@ async def _put_labels(context: Context, stack: Stack, pod_uid: str) -> PodState:
     return pod
 
 
+async def serve(context: Context, stack: Stack) -> bool:
+    """Intend that the Service of a shared stack selects its new pod."""
+    await context.store.stacks.serve(stack.stack_id, stack.generation)
+    crash_point("shared.served")
+    return True
+
+
 async def remove_pod(context: Context, stack: Stack) -> bool:
-    """Delete a pod that has the stack's name, but was made by a create that was given up."""
+    """Delete a pod that has the stack's name, but was made by a create that was given up; and the replaced pods of a
+    shared stack."""
     pod = context.mirror.pods.get(stack.pod_name)
-    if pod is not None and pod.uid != stack.pod_uid:
+    if pod is not None and pod.uid != stack.pod_uid and not stack.shared:
         await _remove(context, pod)
+    own, now = context.current_pod(stack), context.wall_clock.trusted_now()
+    for one in replaced_pods(stack, own, now, context.earlier_pods(stack)):
+        await _remove(context, one)
     return True
 
 
@@ -422,7 +439,8 @@ async def remove_without_row(context: Context, stack_id: str) -> bool:
     mirror = context.mirror
     service = mirror.services.get(service_name(stack_id)) or mirror.services.get(stack_id)
     routes = [one for one in mirror.all_routes() if one.stack_id == stack_id] if context.loop.removable else ()
-    for one in (mirror.pods.get(stack_id), *routes, service):
+    pods = [one for one in mirror.pods.values() if stack_of(PODS.resource, one.name) == stack_id]
+    for one in (*(pods if context.loop.removable else ()), *routes, service):
         if one is not None and one.uid in context.loop.removable:
             await context.gate.right_cluster()
             await _remove(context, one)
@@ -452,6 +470,7 @@ EXECUTORS: Mapping[StepKind, Callable[[Context, Stack], Awaitable[bool]]] = {
     StepKind.ANNOTATE: put,
     StepKind.ROUTE: route,
     StepKind.LABEL: label,
+    StepKind.SERVE: serve,
     StepKind.REMOVE_POD: remove_pod,
 }
 """Each returns whether to look at the stack again at once. The other kinds are about objects without a row: a pass adopts

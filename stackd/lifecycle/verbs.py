@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.crashpoints import crash_point
@@ -34,7 +35,8 @@ from stackd.lifecycle.next_step import service_step
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
-from stackd.store import PORT_REPLACED, Claim, Extension, Start, ports_replaced
+from stackd.store import PORT_REPLACED, Claim, Extension, Renewed, Start, ports_replaced
+from stackd.templates import Template
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +116,23 @@ async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> S
     return started
 
 
-async def start_of(context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "") -> Start:
-    """The intent to start the stack with the pod that the policy in force allows. Raises Conflict, StackNotFound."""
-    spec = spec_of(context, await context.store.stacks.with_pod_spec(stack))
-    limits = context.config.limits.stacks_per_label
-    return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason)
+async def start_of(
+    context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "", *, template: Template | None = None
+) -> Start:
+    """The intent to start the stack with the pod that the policy in force allows; with that of its ``template``, if given:
+    the values of names that it still has stay. Raises Conflict, StackNotFound."""
+    limits, renewed = context.config.limits.stacks_per_label, None
+    if template is None:
+        spec = spec_of(context, await context.store.stacks.with_pod_spec(stack))
+    else:
+        spec, fresh = template.spec, template.generate()
+        renewed = Renewed(
+            digest=template.digest,
+            values=MappingProxyType({name: stack.values.get(name, value) for name, value in fresh.items()}),
+            requested_cpu_milli=spec.requested_cpu_milli,
+            requested_memory_bytes=spec.requested_memory_bytes,
+        )
+    return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason, renewed=renewed)
 
 
 def is_stopped(row: Stack | None) -> bool | None:

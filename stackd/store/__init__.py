@@ -22,7 +22,7 @@ file, schema  opening, checking, converting and copying the file; its lock and r
 
 from __future__ import annotations
 
-from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Start, differs
+from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Extension, Renewed, Start, differs
 from stackd.store.file import backup_file, require_own_file
 from stackd.store.history import ActivityFilter, ActivityRequest
 from stackd.store.identity import FileIdentity
@@ -42,6 +42,7 @@ __all__ = [
     "CreateLimits",
     "Extension",
     "FileIdentity",
+    "Renewed",
     "Start",
     "Store",
     "backup_file",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
@@ -56,14 +56,26 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Renewed:
+    """What a stack has of its template once it gets a pod of the template's present version."""
+
+    digest: str
+    values: Mapping[str, str]
+    requested_cpu_milli: int
+    requested_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A request for a fresh pod from ``pod_spec``; ``kind`` says whether it was a start or a restart."""
+    """A request for a fresh pod from ``pod_spec``; ``kind`` says whether it was a start or a restart. ``renewed``: the pod
+    is of another version of the template."""
 
     pod_spec: str
     kind: EventKind
     by: str
     label_limits: Mapping[str, int]
     reason: str = ""
+    renewed: Renewed | None = None
 
 
 def accept(
@@ -158,7 +170,7 @@ def _observed(tx: Transaction, before: Stack, seen: Observation) -> Stack:
 def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     """Write the intent to delete those of ``ids`` that have expired by their current rows."""
     stacks = rows.find_all(tx, ids).items()
-    expired = {name: one for name, one in stacks if one.ttl_expires_at <= tx.now and not one.unassigned}
+    expired = {name: one for name, one in stacks if one.ttl_expires_at <= tx.now and not (one.unassigned or one.shared)}
     return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
 
 
@@ -256,13 +268,15 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
         status=StackStatus.CREATING,
         status_reason="",
         status_message="",
-        node_id=None,
-        node_public_ip=None,
+        # The earlier pod of a shared stack serves until the new one is ready, on whatever node.
+        node_id=before.node_id if before.shared else None,
+        node_public_ip=before.node_public_ip if before.shared else None,
         ended=False,
         ports_held=True,
         pod_uid=None,
         desired=Desired.RUNNING,
         generation=before.generation + 1,
+        **({} if wanted.renewed is None else {one.name: getattr(wanted.renewed, one.name) for one in fields(Renewed)}),
     )
     if after.pod_spec != before.pod_spec:
         tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, stack_id))
@@ -282,6 +296,16 @@ def started(tx: Transaction, seen: Observation, *, pod_uid: str, service_uid: st
     return rows.save_one(tx, after)
 
 
+def keep(tx: Transaction, stack_id: str, until: int) -> Stack:
+    """Put the end of a shared stack off; none of its clients asked for that. Raises ``StackNotFound``."""
+    return rows.save_one(tx, rows.touched(tx, rows.find_live(tx, stack_id), ttl_expires_at=until))
+
+
+def serve(tx: Transaction, stack_id: str, generation: int) -> None:
+    """Have the Service of a shared stack select the pod of this generation. Raises ``StackNotFound``."""
+    rows.save_one(tx, rows.touched(tx, rows.find_live(tx, stack_id), serving=generation))
+
+
 def set_service(tx: Transaction, stack_id: str, service_uid: str) -> None:
     """Set the uid of a living stack's Service. Raises ``StackNotFound``."""
     rows.save_one(tx, replace(rows.find_live(tx, stack_id), service_uid=service_uid))
@@ -295,7 +319,7 @@ def _in_use(tx: Transaction, stack_id: str) -> Stack:
         raise StackDeleting(stack_id)
     if not stack.accepted:
         raise Conflict(f"{stack_id} is still being created", code=ErrorCode.STACK_CREATING)
-    if stack.ttl_expires_at <= tx.now:
+    if stack.ttl_expires_at <= tx.now and not stack.shared:
         raise Conflict(f"{stack_id} has expired", code=ErrorCode.STACK_EXPIRED)
     return stack
 

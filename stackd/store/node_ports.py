@@ -26,6 +26,8 @@ class NodePorts:
         self._cluster: PortRange | None = None
         self._monotonic = monotonic
         self._aside: dict[int, float] = {}
+        self.fixed: frozenset[int] = frozenset()
+        """The ports that templates give to their shared stacks."""
         self.to_try: list[int] = []
         self._held = {port for stack in stacks for port in stack.held_ports}
 
@@ -58,7 +60,8 @@ class NodePorts:
 
     def set_aside(self, port: int) -> None:
         """Do not hand out ``port`` for a while, whoever holds it now."""
-        self._aside = {one: self._aside[one] for one in self.aside()} | {port: self._monotonic() + QUARANTINE_SECONDS}
+        kept = {one: until for one, until in self._aside.items() if one in self.aside()}
+        self._aside = kept | {port: self._monotonic() + QUARANTINE_SECONDS}
         self.to_try = []
 
     @property
@@ -68,9 +71,9 @@ class NodePorts:
         return random.sample(sorted(free), len(free))
 
     def aside(self) -> frozenset[int]:
-        """The ports that are set aside now."""
+        """The ports that are set aside now, or for good."""
         now = self._monotonic()
-        return frozenset(port for port, until in self._aside.items() if until > now)
+        return self.fixed.union(port for port, until in self._aside.items() if until > now)
 
     def refill(self, held: Collection[int]) -> None:
         """Begin to try, in random order, the usable ports that are not ``held``."""

@@ -28,7 +28,7 @@ from stackd.model import (
 from stackd.store import history, rows
 from stackd.store.node_ports import NodePorts
 from stackd.store.rows import Claim
-from stackd.store.transaction import Submit, Table, Transaction, operation
+from stackd.store.transaction import Submit, Table, Transaction, labels_text, operation
 
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
@@ -51,28 +51,37 @@ NO_CREATE_LIMITS = CreateLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A request for the stack of this id in a pool, for ``by``: as a create would make it, if its template is still that."""
+    """A request for a stack of a pool, for ``by``; times in nanoseconds. ``digest`` is the template's current one."""
 
-    stack: Stack
+    stack_id: str
+    digest: str
+    created_at: int
+    ttl_expires_at: int
     by: str
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     limits: CreateLimits = NO_CREATE_LIMITS
 
 
 def reserve(
     tx: Transaction, new: Stack, *, claim: Claim | None = None, limits: CreateLimits = NO_CREATE_LIMITS
 ) -> Stack:
-    """Insert a row, with a random free node port for each port that has no name instead, or no row at all.
+    """Insert a row, with a random free node port for each port that has neither a name nor a node port, or no row at all.
 
-    Raises ``NoNodePort``; ``Conflict`` if the claim's key is in use; ``MaxStacksReached`` or ``LabelLimitReached`` at a limit.
+    Raises ``NoNodePort``; ``Conflict`` if the claim's key, a fixed port or a fixed name is in use; ``MaxStacksReached`` or
+    ``LabelLimitReached`` at a limit.
     """
     check_labels(tx, new.labels, limits.labels, limits.among)
     _check_max_stacks(tx, limits)
-    free = iter(_find_free(tx, sum(not isinstance(port, RoutedPort) for port in new.ports)))
-    ports = tuple(port if isinstance(port, RoutedPort) else replace(port, node_port=next(free)) for port in new.ports)
+    free = iter(_find_free(tx, sum(not _has_place(port) for port in new.ports)))
+    ports = tuple(port if _has_place(port) else replace(port, node_port=next(free)) for port in new.ports)
     stack = rows.insert(tx, replace(new, ports=ports))
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=new.stack_id))
     return stack
+
+
+def _has_place(port: PortMapping) -> bool:
+    return isinstance(port, RoutedPort) or port.node_port > 0
 
 
 def assign(
@@ -88,23 +97,30 @@ def assign(
     pool.
     """
     row = tx.row(
-        f"UPDATE stacks SET unassigned = 0, {rows.STACKS.assignments(Stack.FROM_CREATE)}"
-        " WHERE stack_id = :stack_id AND unassigned = 1 AND digest = :digest AND accepted = 1 AND ended = 0"
+        "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
+        " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0"
         " AND deleting_since IS NULL AND desired = 'running' AND status IN ('creating', 'running')"
         f" RETURNING {rows.STACKS.sql}",
-        rows.STACKS.values(wanted.stack),
+        (
+            labels_text(wanted.labels),
+            wanted.created_at,
+            wanted.created_at,
+            wanted.ttl_expires_at,
+            wanted.stack_id,
+            wanted.digest,
+        ),
     )
     if row is None:
         return None
     stack = rows.STACKS.record(row)
     # The counts below include the stack itself by now.
-    check_labels(tx, stack.labels, wanted.limits.labels, wanted.limits.among, apart_from=stack.stack_id)
+    check_labels(tx, wanted.labels, wanted.limits.labels, wanted.limits.among, apart_from=wanted.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
     rows.insert_labels(tx, stack)
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id, status=rows.CREATED))
     assigned = TimelineEvent(
-        kind=EventKind.ACCEPTED, at=stack.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
+        kind=EventKind.ACCEPTED, at=wanted.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
     )
     history.add(tx, [(stack.stack_id, assigned)])
     return rows.stage(tx, stack)
@@ -166,7 +182,10 @@ def _check_max_stacks(tx: Transaction, limits: CreateLimits, *, itself: int = 0)
     """Raise ``MaxStacksReached`` if clients have as many stacks as allowed, not counting ``itself``."""
     if limits.max_stacks is None:
         return
-    count = "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
+    count = (
+        "SELECT (SELECT count(*) FROM stacks) - (SELECT count(*) FROM stacks WHERE unassigned = 1)"
+        " - (SELECT count(*) FROM stacks WHERE serving IS NOT NULL AND deleting_since IS NULL)"
+    )
     if tx.rows(count)[0][0] - itself >= limits.max_stacks:
         sentence = f"the limit of {limits.max_stacks} stacks in all is reached (limits.max_stacks)"
         raise MaxStacksReached(sentence)
@@ -256,6 +275,15 @@ class Ports(NodePorts, Table):
                 self.set_aside(port)
 
         await self._submit(put)
+
+    async def fix(self, ports: frozenset[int]) -> None:
+        """Hand out these ports to nobody: templates give them to their shared stacks."""
+
+        def fix(_: Transaction) -> None:
+            self.fixed, self.to_try = ports, []
+
+        if ports != self.fixed:
+            await self._submit(fix)
 
     async def limit(self, cluster: PortRange) -> None:
         """Hand out only ports of the cluster's own range from now on."""

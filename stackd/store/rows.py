@@ -76,7 +76,8 @@ _CHANGING = STACKS.column_of.keys() - {"stack_id", "namespace", "pod_spec"}
 ALL_STACKS = f"SELECT {STACKS.sql.replace('pod_spec', _SHORT, 1)} FROM stacks"
 COUNT_STACKS = "SELECT count(*) FROM stacks"
 INSERT_STACK = f"INSERT INTO stacks ({STACKS.sql}) VALUES ({STACKS.parameters})"
-UPDATE_STACK = f"UPDATE stacks SET {STACKS.assignments(sorted(_CHANGING))} WHERE stack_id = :stack_id"
+_SET = ", ".join(f"{STACKS.column_of[name]} = :{name}" for name in sorted(_CHANGING))
+UPDATE_STACK = f"UPDATE stacks SET {_SET} WHERE stack_id = :stack_id"
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
 """The primary key decides which stack holds a node port (invariant 2)."""
 
@@ -169,12 +170,15 @@ def stage(tx: Transaction, stack: Stack) -> Stack:
 def mark_deleting(tx: Transaction, ids: Collection[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
     """Write the intent to delete; the first reason and time are kept. Returns the stacks, in the order of ``ids``.
 
-    ``DeleteReason.POOL`` applies only to stacks that wait in a pool, ``DeleteReason.UNDO`` to all stacks, other reasons
-    only to stacks of clients. All others count as not existing. After an undo the Idempotency-Key can be used again.
+    ``DeleteReason.POOL`` applies only to stacks that wait in a pool or are shared, ``DeleteReason.UNDO`` to all stacks,
+    other reasons only to those that clients know. All others count as not existing. After an undo the Idempotency-Key can
+    be used again.
     """
     stacks = find_all(tx, ids)
-    if reason is not DeleteReason.UNDO:
-        stacks = {name: stack for name, stack in stacks.items() if stack.unassigned == (reason is DeleteReason.POOL)}
+    if reason is DeleteReason.POOL:
+        stacks = {name: stack for name, stack in stacks.items() if stack.unassigned or stack.shared}
+    elif reason is not DeleteReason.UNDO:
+        stacks = {name: stack for name, stack in stacks.items() if not stack.unassigned}
     return mark_all_deleting(tx, stacks, reason, by)
 
 

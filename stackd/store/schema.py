@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 APPLICATION_ID = 0x73746B64  # "stkd"
-FORMAT = 9
+FORMAT = 10
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
@@ -35,6 +35,10 @@ CREATE UNIQUE INDEX job_items_stack ON job_items (stack_id, job_id);
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
 """
 JOB_CODES = "ALTER TABLE job_items ADD COLUMN code TEXT;"
+SHARED = """
+ALTER TABLE stacks ADD COLUMN serving INTEGER;
+CREATE UNIQUE INDEX stacks_shared ON stacks (template) WHERE serving IS NOT NULL AND deleting_since IS NULL;
+"""
 CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 """The API key of a claim, as its scope names it."""
 
@@ -80,6 +84,7 @@ CREATE TABLE stacks (
     unassigned INTEGER NOT NULL DEFAULT 0 CHECK (unassigned IN (0, 1)), digest TEXT,
     CHECK ((deleting_since IS NULL) = (delete_reason IS NULL))
 ) STRICT;
+{SHARED}
 CREATE INDEX stacks_unassigned ON stacks (unassigned) WHERE unassigned = 1;
 
 CREATE TABLE node_ports (
@@ -183,7 +188,7 @@ def create(connection: sqlite3.Connection) -> None:
 
 def convert(connection: sqlite3.Connection, version: int) -> None:
     """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
-    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES}  # from 8: each failure of a job has a code
+    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES, 10: SHARED}  # from 8: each failure of a job has a code
     _run(connection, "".join(step for reached, step in steps.items() if reached > version))
 
 

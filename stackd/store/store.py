@@ -62,6 +62,8 @@ class Stacks(View[Stack], Table):
     removed_among = operation(rows.removed_among, writes=False)
     adopt = operation(adoption.adopt, grows=True)
     renew = operation(adoption.renew, grows=True)
+    keep = operation(changes.keep)
+    serve = operation(changes.serve)
     pod_specs = operation(rows.pod_specs, writes=False)
     _observe = operation(changes.observe, relaxed=True)
 

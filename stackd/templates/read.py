@@ -26,7 +26,7 @@ from stackd.podspec.additions import variables
 from stackd.podspec.reasons import ROOT
 from stackd.podspec.sanitize import parse_labels
 from stackd.podspec.yaml_text import Document, parse
-from stackd.templates import readers
+from stackd.templates import readers, sharing
 from stackd.templates.template import (
     EXPECTED,
     MOST_VALUES,
@@ -49,7 +49,7 @@ NO_NAMES: Final[tuple[str, ...]] = ()
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
     "title", "category", "description", "target_port", "route_prefix", "ttl", "extend", "labels", "pool", "prepull",
-    "values", "show", "env", "names", "policy", "network", "pod",
+    "shared", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
 
 
@@ -162,7 +162,10 @@ class _Draft:
             names=names,
             env=self._env(fields.get("env"), spec, patterns),
             version=version_of(raw),
+            shared=self._read(fields, "shared", readers.boolean, False),
         )
+        for where, text in sharing.mistakes(fields):
+            self.mistake(where, text)
         if names and spec is not None:
             self._refused((Reason(path=path, text=text) for path, text in readers.collisions(spec.manifest)), "pod")
         if spec is None or self.mistakes:
@@ -173,6 +176,8 @@ class _Draft:
             spec=spec,
             digest=digest_of(self.name, hardened, ports, patterns, placement, prefix),
             interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
+            node_ports=sharing.places(fields["target_port"], sharing.NODE_PORT),
+            hostnames=sharing.places(fields["target_port"], sharing.HOSTNAME),
         )
 
     def _read(self, fields: Mapping[str, Any], name: str, reader: Callable[[Any], V], default: V) -> V:
@@ -215,7 +220,7 @@ class _Draft:
         if value is None:
             return ()
         try:
-            ports = parse_target_ports(value)
+            ports = parse_target_ports(sharing.without_places(value))
         except InvalidRequest as error:
             self._refused(error.reasons)
             return ()

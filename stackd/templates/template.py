@@ -97,6 +97,9 @@ class Template:
     ``env``              patterns by the names of the environment variables that a create may set
     ``source``           where its text is from
     ``version``          identifies its text
+    ``shared``           there is one stack of it, which stackd makes and keeps, the same for everybody
+    ``node_ports``, ``hostnames``
+                         the node ports and the first parts of the names of the shared stack, by container port
     """
 
     name: str
@@ -121,6 +124,9 @@ class Template:
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     source: TemplateSource = "file"
     version: str = ""
+    shared: bool = False
+    node_ports: Mapping[int, int] = field(default_factory=dict)
+    hostnames: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def images(self) -> tuple[str, ...]:

@@ -12,9 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import Body
-from stackd.errors import InvalidRequest, JobNotFound, Reason, ShuttingDown, StackNotFound, TooManyRequests
+from stackd.errors import (
+    InvalidRequest,
+    JobNotFound,
+    PermissionDenied,
+    Reason,
+    ShuttingDown,
+    StackNotFound,
+    TooManyRequests,
+)
 from stackd.jobs.batch import BatchQueue
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
@@ -121,6 +130,11 @@ class ApiCall:
         """The stack that the path names. Raises StackNotFound."""
         return self.view.stack(self.stack_id)
 
+    @property
+    def changeable(self) -> Stack:
+        """The stack that the path names. Raises StackNotFound; PermissionDenied if the key may not change it."""
+        return self.view.changeable(self.stack)
+
     def within_limits(self) -> None:
         """Raise TooManyRequests if the key has exceeded its rate limit. Handlers call it if there is no earlier answer."""
         if self.exceeded is not None:
@@ -224,7 +238,7 @@ class View:
     def get(self, stack_id: str) -> Stack | None:
         """The stack, or None."""
         stack = self.context.store.assigned.get(stack_id)
-        hidden = stack is not None and self.key.labels and not self.key.may_see(stack.labels)
+        hidden = stack is not None and self.key.labels and not self.key.may_read(stack)
         return None if hidden else stack
 
     def stack(self, stack_id: str) -> Stack:
@@ -234,10 +248,17 @@ class View:
             raise StackNotFound(stack_id)
         return stack
 
+    def changeable(self, stack: Stack) -> Stack:
+        """The stack. Raises PermissionDenied if the key may see it, and not change it."""
+        if self.key.tenant and stack.shared:
+            sentence = f"{stack.stack_id} is shared by everybody: stackd keeps it, and the organisers may change it"
+            raise PermissionDenied(sentence, code=ErrorCode.SHARED_STACK)
+        return stack
+
     def stacks(self) -> tuple[Stack, ...]:
         """All stacks by ``created_at``, then id."""
         stacks = self.context.store.assigned.ordered()
-        return tuple(one for one in stacks if self.key.may_see(one.labels)) if self.key.tenant else stacks
+        return tuple(one for one in stacks if self.key.may_read(one)) if self.key.tenant else stacks
 
     def job(self, job_id: str) -> Job:
         """The batch job. Raises JobNotFound."""
@@ -256,10 +277,11 @@ class View:
             raise StackNotFound(stack_id)
 
     def of_job(self, ids: Iterable[str]) -> list[str]:
-        """The ids for a batch job, which counts those that the key may not see as not found."""
+        """The ids for a batch job, which counts those that the key may not see as not found. Raises PermissionDenied for
+        one that it may not change."""
         if not self.key.tenant:
             return list(ids)
-        return [one if self.get(one) is not None else NOT_SEEN + one for one in ids]
+        return [NOT_SEEN + one if (stack := self.get(one)) is None else self.changeable(stack).stack_id for one in ids]
 
     def templates(self) -> Mapping[str, Template]:
         """The templates that the key may use, by name."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,7 +23,7 @@ from stackd.codes import ErrorCode
 from stackd.contract import EventName
 from stackd.errors import TooManyRequests, Unavailable
 from stackd.lifecycle.context import Context
-from stackd.model import NO_LABELS, Job, JobAction, Stack
+from stackd.model import Job, JobAction, Stack
 from stackd.tasks import set_within
 from stackd.web.bodies import batch_body, encoder, job_body
 from stackd.web.limits import share_of_a_key
@@ -52,10 +52,11 @@ class FeedChange:
         return "job" if isinstance(self.record, Job) else "stack"
 
     @property
-    def labels(self) -> Mapping[str, str]:
-        """The stack's labels: they are the same for its whole life."""
+    def stack(self) -> Stack:
+        """The stack that has changed, as it is or was at last."""
         stack = self.record or self.before
-        return stack.labels if isinstance(stack, Stack) else NO_LABELS
+        assert isinstance(stack, Stack), "it is no job"
+        return stack
 
 
 class ChangeFeed:

@@ -94,7 +94,7 @@ class _Subscriber:
             return change.kind if change.name == self.only.stack_id else None
         if isinstance(record, Job):
             return None if self.selection or not self.key.may_see_job(record) else "job"
-        if not self.key.may_see(change.labels):
+        if not self.key.may_read(change.stack):
             return None
         if not self.selection or (record is not None and self.selection.matches(record)):
             return change.kind

@@ -22,7 +22,15 @@ from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of
-from stackd.errors import InvalidPodSpec, InvalidRequest, PermissionDenied, Reason, RequestTooLarge, UnsupportedCoding
+from stackd.errors import (
+    Conflict,
+    InvalidPodSpec,
+    InvalidRequest,
+    PermissionDenied,
+    Reason,
+    RequestTooLarge,
+    UnsupportedCoding,
+)
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
@@ -217,6 +225,9 @@ async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
         if creates and not key.pod_specs:
             sentence = f"the API key {key.name!r} creates stacks from templates only (pod_specs = false)"
             raise PermissionDenied(sentence, code=ErrorCode.TEMPLATES_ONLY)
+    if template is not None and template.shared and key.tenant:
+        sentence = f"{template.name} is shared: it has one stack, which stackd keeps, and no others are created from it"
+        raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
     ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
     labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
     if template is not None:

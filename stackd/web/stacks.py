@@ -197,7 +197,7 @@ async def delete_stack(call: ApiCall) -> web.Response:
     context, query = call.api.context, call.parameters
     waits = query.get(WAIT_DELETED) is not None
     end = context.clock.monotonic() + _patience(call, query)
-    stack_id = call.stack.stack_id
+    stack_id = call.changeable.stack_id
     try:
         await delete(context, stack_id, by=call.key.name)
     except ClusterUnavailable:
@@ -293,7 +293,7 @@ async def extend_stack(call: ApiCall) -> web.Response:
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         fields = requests.parse_object(body, contract.Extend)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
-        stack = await extend(context, call.stack.stack_id, seconds, by=call.key.name, claim=claim)
+        stack = await extend(context, call.changeable.stack_id, seconds, by=call.key.name, claim=claim)
         answer = StoredResponse(status=200, body=await _rendered(context, stack, 200))
         if claim is not None:
             await context.store.claims.answer(claim, answer.status)
@@ -308,7 +308,7 @@ async def stop_stack(call: ApiCall) -> web.Response:
 
     Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.
     """
-    stack = await stop(call.api.context, call.stack.stack_id, by=call.key.name)
+    stack = await stop(call.api.context, call.changeable.stack_id, by=call.key.name)
     return json_response(await _rendered(call.api.context, stack, 200))
 
 
@@ -334,7 +334,7 @@ async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.R
     """Answer as soon as the stack's fresh pod is on its way; ``begin`` is ``start`` or ``restart``."""
     limits = call.api.limits
     with limits.create(call.key.name):
-        before = call.stack
+        before = call.changeable
         with limits.per_label.create(before.labels, call.key.labels) as uncount:
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)
             if stack.generation == before.generation:

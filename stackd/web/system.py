@@ -171,7 +171,8 @@ async def stats(call: ApiCall) -> web.Response:
     selection = StackSelection(call.parameters)
     if not (call.key.tenant or selection):
         return json_response(call.api.bodies.stats())
-    stacks = [stack async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
+    seen, tenant = in_turns(call.view.stacks()), call.key.tenant
+    stacks = [stack async for stack in seen if selection.matches(stack) and not (tenant and stack.shared)]
     return json_response(stats_body(stacks, sum(len(one.node_ports) for one in stacks if one.ports_held)))
 
 
@@ -275,6 +276,8 @@ def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, St
         median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
         pool=template.pool,
         held=0,
+        shared=template.shared,
+        shared_stack=api.context.pools.shared_stack(template.name),
         prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
         **asdict(api.context.pools.figures(template)),
         title=template.title,

@@ -50,11 +50,12 @@ class Oracle:
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
         # a pod whose Service was lost together with the file is left to the operator
         unknown = {name for name in world.ledger.fleeting if f"svc-{name}" not in services}
-        yield from (f"pod {name} has no row" for name in pods.keys() - rows.keys() - unknown)
+        known = {row.pod_name for row in rows.values()}
+        yield from (f"pod {name} has no row" for name in pods.keys() - known - unknown)
         yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
         yield from (f"ConfigMap {name} was not retired" for name in world.objects("configmaps"))
         for row in rows.values():
-            yield from self._row(row, pods.get(row.stack_id), services.get(f"svc-{row.stack_id}"))
+            yield from self._row(row, pods.get(row.pod_name), services.get(f"svc-{row.stack_id}"))
         if len(world.cluster.server.watches) < WATCHES:
             yield "the cluster is not being watched"
         holders = Counter(world.file.holders())
@@ -92,7 +93,7 @@ class Oracle:
         if row.deleting or not row.accepted:
             yield f"{name} is {'still being deleted' if row.deleting else 'not accepted'}"
             return
-        if row.ttl_expires_at <= self._world.skew.now() and not row.unassigned:
+        if row.ttl_expires_at <= self._world.skew.now() and not row.unassigned and row.shared_pod is None:
             yield f"{name} has expired"
             return
         if row.desired not in wish.possible:

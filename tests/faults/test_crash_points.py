@@ -25,7 +25,7 @@ from tests.faults.oracle import FINISHED, InvariantMonitor, Oracle
 from tests.faults.plan import POINTS
 from tests.faults.process import ForkServer
 from tests.faults.schedule import converge, judge
-from tests.faults.world import NAMESPACE, OURS, World, world
+from tests.faults.world import NAMESPACE, OURS, SHARED, World, world
 
 # Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
@@ -272,6 +272,41 @@ def _waiting(stage: Stage) -> int:
     return sum(row.unassigned and row.status == "running" for row in stage.world.file.rows().values())
 
 
+async def share(stage: Stage) -> None:
+    """The pod of a shared stack is lost; later its end is put off."""
+    await stage.until(lambda: _shared(stage, "running"))
+    for row in _shared_rows(stage):
+        stage.world.remove("pods", row.pod_name)
+        await stage.until(lambda pod=row.pod_name: all(one.pod_name != pod for one in _shared_rows(stage)))  # type: ignore[misc]
+    await stage.until(lambda: _shared(stage, "running"))
+    stage.world.skew.jump(6 * LIFETIME)
+    await stage.until(
+        lambda: all(one.ttl_expires_at > stage.world.skew.now() + 6 * LIFETIME * 10**9 for one in _shared_rows(stage))
+    )
+
+
+async def share_no_more(stage: Stage) -> None:
+    """A shared template is there at one start, and gone at the next."""
+    here = stage.world
+    here.put_shared(RUNS_ON)
+    await stage.until(lambda: _shared(stage, "running"))
+    if stage.over:
+        return
+    await here.machine.gone(kill=False)
+    here.starts[:0] = filter(None, [here.machine.crash_at])
+    (here.folder / "templates" / f"{SHARED}.yaml").unlink()
+    here.machine.absent = False
+    await stage.until(lambda: not _shared_rows(stage))
+
+
+def _shared(stage: Stage, status: str) -> bool:
+    return [row.status for row in _shared_rows(stage)] == [status]
+
+
+def _shared_rows(stage: Stage) -> list[Row]:
+    return [row for row in stage.world.file.rows().values() if row.shared_pod is not None]
+
+
 async def start(_: Stage) -> None:
     await asyncio.sleep(0.02)
 
@@ -291,6 +326,7 @@ class Scene:
     pool: int = 0
     pooled: str = RUNS_ON
     """The image of the ``pool`` stacks that wait in a pool."""
+    shared: bool = False
 
 
 _CREATES = ("before_reserve", "reserved", "pod_created", "service_created", "route_created", "scheduled", "accepted")
@@ -334,6 +370,8 @@ SCENES = {
     "press": Scene(act=press, deaths=twice("assign.picked", "assign.assigned", "assign.opened"), pool=3),
     "pool that ends": Scene(act=start, deaths=twice("pool.delete_marked"), pool=2, pooled=ENDS),
     "need a port": Scene(act=need_a_port, deaths=twice("pool.preempted"), pool=12, ports=12),
+    "share": Scene(act=share, deaths=twice("shared.restart_intended", "shared.served", "shared.kept"), shared=True),
+    "share no more": Scene(act=share_no_more, deaths=("shared.delete_marked:1",) * 2, shared=True),
     "lose labels": Scene(act=lose_labels, deaths=twice("repair.labels_put_back")),
     "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
     "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=twice("orphan.removed")),
@@ -371,6 +409,8 @@ async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
         if scene.pool:
             here.put_template(scene.pool, scene.pooled)
             here.pool = scene.pool if title == "press" else 0
+        if scene.shared:
+            here.put_shared(RUNS_ON)
         here.starts.extend(scene.deaths)
         oracle, monitor = Oracle(here), InvariantMonitor(here, late=False)
         operations, injector = Operations(here, routes=scene.routes), Injector(here, seed=1)

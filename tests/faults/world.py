@@ -41,15 +41,15 @@ REPLY_SECONDS = 40.0
 NAMESPACE = "stacks"
 OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[0-9]+)?")
 RESOURCES = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}
-TEMPLATE = "pooled"
+TEMPLATE, SHARED = "pooled", "shared"
 _TEMPLATE_FILE = """\
 target_port: [{{container_port: 80, protocol: TCP}}]
-pool: {pool}
+{kept}
 values: {{FLAG: "flag{{<hex:32>}}"}}
 pod:
   apiVersion: v1
   kind: Pod
-  metadata: {{name: pooled}}
+  metadata: {{name: kept}}
   spec:
     containers:
     - name: app
@@ -149,9 +149,15 @@ class World:
         return holds
 
     def put_template(self, pool: int, image: str) -> None:
+        self._put_template(TEMPLATE, f"pool: {pool}", image)
+
+    def put_shared(self, image: str) -> None:
+        self._put_template(SHARED, "shared: true", image)
+
+    def _put_template(self, name: str, kept: str, image: str) -> None:
         folder = self.folder / "templates"
         folder.mkdir(exist_ok=True)
-        (folder / f"{TEMPLATE}.yaml").write_text(_TEMPLATE_FILE.format(pool=pool, image=image))
+        (folder / f"{name}.yaml").write_text(_TEMPLATE_FILE.format(kept=kept, image=image))
         self.settings["STACKD_TEMPLATES__DIRECTORY"] = str(folder)
 
     # ---- the daemon

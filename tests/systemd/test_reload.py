@@ -11,7 +11,8 @@ import pytest
 from stackd.embedded import User, everything
 from stackd.keys import new_key
 from tests.harness import seed, until
-from tests.systemd.service import COMMAND, UNIT, Service, doctor
+from tests.systemd.service import COMMAND, UNIT, Service
+from tests.systemd.test_doctor import doctor
 
 pytestmark = pytest.mark.systemd
 

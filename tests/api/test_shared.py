@@ -1,0 +1,351 @@
+"""Shared stacks: one of each template with ``shared: true``, the same for everybody, which stackd keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stackd.embedded.resources import PODS, SERVICES
+from stackd.keys import digest
+from stackd.lifecycle import next_step
+from tests.harness import Client, Harness, Machine, eventually, seed, until
+from tests.streams import follow
+from tests.templates import folder_with, start, take_away
+
+SHARED = """\
+target_port: [{{container_port: 80, protocol: TCP{place}}}]
+labels: {{challenge: notes}}
+shared: true
+{more}pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {{name: notes}}
+  spec:
+    containers:
+    - name: app
+      image: {image}
+      ports: [{{containerPort: 80, protocol: TCP}}]
+      resources: {{limits: {{cpu: {cpu}, memory: 64Mi}}}}
+"""
+FLAG = 'values: {FLAG: "flag{<hex:32>}"}\n'
+FIXED = ", node_port: 31234"
+
+
+def template(more: str = FLAG, image: str = "nginx:stable", cpu: str = "100m", place: str = "") -> str:
+    return SHARED.format(more=more, image=image, cpu=cpu, place=place)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new pod takes the place of the earlier one at once."""
+    for name in ("PROVEN", "LINGER", "ROOM"):
+        monkeypatch.setattr(next_step, f"{name}_NANOSECONDS", 0)
+
+
+async def shared_stack(at: Harness, name: str = "notes") -> str:
+    """The id of the template's shared stack."""
+    entry = await until(lambda: _entry(at, name), lambda seen: seen["shared_stack"])
+    return str(entry["shared_stack"])
+
+
+async def _entry(at: Harness, name: str = "notes") -> dict[str, Any]:
+    shown: dict[str, Any] = {one["name"]: one for one in (await at.get("/templates"))["templates"]}[name]
+    return shown
+
+
+async def running(at: Harness, stack_id: str, pod: str = "") -> dict[str, Any]:
+    """The stack once it runs, in this pod if one is named, and in no other."""
+
+    async def settled() -> dict[str, Any]:
+        pods = await pods_of(at, stack_id)
+        return await at.stack(stack_id) | {"pods": pods}
+
+    return await until(
+        settled,
+        lambda seen: seen["status"] == "running" and seen["pods"] == [seen["pod_id"]] and pod in ("", seen["pod_id"]),
+    )
+
+
+async def pods_of(at: Harness, stack_id: str) -> list[str]:
+    pods = await at.objects("pods")
+    return sorted(name for name, pod in pods.items() if pod["metadata"]["labels"].get("stackd.io/stack") == stack_id)
+
+
+def service_of(at: Harness, stack_id: str) -> dict[str, Any]:
+    service: dict[str, Any] = at.cluster.store.of(SERVICES).get("stacks", f"svc-{stack_id}").obj
+    return service
+
+
+async def test_there_is_one_stack_of_a_shared_template(vm: Machine) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    stack = await running(at, stack_id)
+    assert (stack["shared"], stack["template"], stack["pod_id"]) == (True, "notes", stack_id)
+    assert stack["labels"] == {"challenge": "notes", "shared": "notes"}
+    assert await at.listed() == [stack_id]
+    await at.passes(2)
+    assert await at.listed() == [stack_id]
+    assert (await at.get("/stacks?label=shared=notes&fields=stack_id,shared"))["stacks"] == [
+        {"stack_id": stack_id, "shared": True}
+    ]
+
+
+async def test_its_ports_and_names_may_be_fixed(vm: Machine) -> None:
+    at = await start(vm, notes=template(place=FIXED))
+    stack = await running(at, await shared_stack(at))
+    assert [port["node_port"] for port in stack["ports"]] == [31234]
+    await at.delete(stack["stack_id"])
+    other = await until(lambda: _entry(at), lambda seen: seen["shared_stack"] not in (None, stack["stack_id"]))
+    again = await running(at, other["shared_stack"])
+    assert [port["node_port"] for port in again["ports"]] == [31234]
+
+
+async def test_no_other_stack_gets_a_fixed_port(vm: Machine) -> None:
+    vm.options |= {"stacks__node_port_min": "31234", "stacks__node_port_max": "31235"}
+    at = await vm.start(settings=folder_with(vm.folder, notes=template(place=FIXED)))
+    await shared_stack(at)
+    await at.create()
+    await at.refused(503, "node ports", "/stacks", seed())
+
+
+async def test_a_fixed_port_that_others_hold_is_awaited(vm: Machine) -> None:
+    vm.cluster.faults.take_port(31234)
+    at = await start(vm, notes=template(place=FIXED))
+    entry = await until(lambda: _entry(at), lambda seen: seen["reason"])
+    assert "31234 is fixed in the template notes" in entry["reason"]
+    assert await at.listed() == []
+
+
+@pytest.mark.parametrize("what", ["pod", "node", "service"])
+async def test_it_is_made_whole_again_behind_the_same_port(vm: Machine, what: str) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    before = await running(at, stack_id)
+    if what == "pod":
+        await at.delete_object("pods", stack_id)
+    elif what == "node":
+        at.faults.remove_node(before["node_id"])
+    else:
+        await at.delete_object("services", f"svc-{stack_id}")
+    pod = stack_id if what == "service" else f"{stack_id}-1"
+    after = await running(at, stack_id, pod)
+    assert (after["ports"], after["labels"]) == (before["ports"], before["labels"])
+    await until(lambda: at.objects("services"), lambda seen: f"svc-{stack_id}" in seen)
+    assert await at.listed() == [stack_id]
+
+
+async def test_one_that_ends_again_and_again_keeps_its_port_and_is_started_less_and_less_often(vm: Machine) -> None:
+    at = await start(vm, notes=template(image="registry.example/fail"))
+    await until(lambda: _entry(at), lambda seen: "Error" in seen["reason"])
+    stack_id = await shared_stack(at)
+    ports = (await at.stack(stack_id))["ports"]
+    for number in (1, 2):
+        await until(lambda: at.stack(stack_id), lambda seen, pod=f"{stack_id}-{number}": seen["pod_id"] == pod)  # type: ignore[misc]
+    stack = await at.stack(stack_id)
+    assert (stack["ports"], at.rows("SELECT count(*) FROM node_ports")) == (ports, [(1,)])
+    assert at.daemon.context.pools.of("notes").failures >= 2
+    await eventually(lambda: _are(at, stack_id, 1))  # nothing is left of the pods that have ended
+    folder_with(vm.folder, notes=template())
+    at.reload_templates()
+    assert (await running(at, stack_id))["ports"] == ports
+
+
+async def _are(at: Harness, stack_id: str, count: int) -> bool:
+    return len(await pods_of(at, stack_id)) == count
+
+
+async def test_a_changed_template_replaces_the_pod_once_the_new_one_is_ready(vm: Machine, quick: None) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    before = await running(at, stack_id)
+    flag = _flag(at, stack_id)
+    with at.no_pod_starting():
+        folder_with(vm.folder, notes=template(image="nginx:alpine"))
+        at.reload_templates()
+        at.daemon.context.pools.news.set()
+        await eventually(lambda: _are(at, stack_id, 2))
+        await at.passes(2)
+        shown = await at.stack(stack_id)
+        assert service_of(at, stack_id)["spec"]["selector"]["stackd.io/generation"] == "0"
+        assert (shown["status"], shown["node_public_ip"]) == ("creating", before["node_public_ip"])
+        assert await pods_of(at, stack_id) == [stack_id, f"{stack_id}-1"]
+    await eventually(lambda: service_of(at, stack_id)["spec"]["selector"]["stackd.io/generation"] == "1")
+    assert _flag(at, f"{stack_id}-1") == flag
+    assert "nginx:alpine" in (await at.stack(stack_id))["pod_spec"]
+    after = await running(at, stack_id, f"{stack_id}-1")
+    assert after["ports"] == before["ports"]
+
+
+def _flag(at: Harness, pod: str) -> list[dict[str, str]]:
+    flag: list[dict[str, str]] = at.cluster.store.of(PODS).get("stacks", pod).obj["spec"]["containers"][0]["env"]
+    return flag
+
+
+async def test_a_template_that_does_not_come_up_leaves_the_earlier_pod_in_service(vm: Machine) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    await running(at, stack_id)
+    folder_with(vm.folder, notes=template(image="registry.example/fail"))
+    at.reload_templates()
+    await until(lambda: at.stack(stack_id), lambda seen: seen["pod_id"] == f"{stack_id}-2")
+    await at.passes(2)
+    assert stack_id in await pods_of(at, stack_id)
+    assert service_of(at, stack_id)["spec"]["selector"]["stackd.io/generation"] == "0"
+    await at.delete(stack_id)
+    assert not await pods_of(at, stack_id)
+
+
+async def test_with_no_room_for_two_pods_the_earlier_one_makes_way(vm: Machine, quick: None) -> None:
+    at = await start(vm, notes=template(cpu="7"))
+    stack_id = await shared_stack(at)
+    await running(at, stack_id)
+    folder_with(vm.folder, notes=template(cpu="6"))
+    for node in list(await at.objects("nodes")):
+        if node != (await at.stack(stack_id))["node_id"]:
+            at.faults.remove_node(node)
+    at.reload_templates()
+    await running(at, stack_id, f"{stack_id}-1")
+
+
+async def test_other_target_ports_need_another_stack(vm: Machine) -> None:
+    at = await start(vm, notes=template(place=FIXED))
+    stack_id = await shared_stack(at)
+    await running(at, stack_id)
+    changed = (
+        template(place=FIXED)
+        .replace("container_port: 80", "container_port: 81")
+        .replace("containerPort: 80", "containerPort: 81")
+    )
+    folder_with(vm.folder, notes=changed)
+    at.reload_templates()
+    entry = await until(lambda: _entry(at), lambda seen: seen["shared_stack"] not in (None, stack_id))
+    stack = await running(at, entry["shared_stack"])
+    assert [(port["container_port"], port["node_port"]) for port in stack["ports"]] == [(81, 31234)]
+
+
+@pytest.mark.parametrize("how", ["gone", "not shared"])
+async def test_it_goes_with_its_template(vm: Machine, how: str) -> None:
+    at = await start(vm, notes=template())
+    await running(at, await shared_stack(at))
+    take_away(vm.folder, "notes") if how == "gone" else folder_with(
+        vm.folder, notes=template().replace("shared: true\n", "")
+    )
+    at.reload_templates()
+    await at.until_listed(0)
+
+
+async def test_it_has_no_end_and_its_record_is_seldom_written(vm: Machine) -> None:
+    at = await vm.start(settings=folder_with(vm.folder, notes=template()), stacks__max_ttl="3s", stacks__ttl="1s")
+    stack_id = await shared_stack(at)
+    first = (await running(at, stack_id))["ttl_expires_at"]
+    later = await until(lambda: at.stack(stack_id), lambda seen: seen["ttl_expires_at"] > first)
+    await until(lambda: at.stack(stack_id), lambda seen: seen["ttl_expires_at"] > later["ttl_expires_at"])
+    assert await at.listed() == [stack_id]
+    kinds = [line["kind"] for line in await at.timeline(stack_id)]
+    assert "extended" not in kinds
+    assert 1 <= at.counts.total("patch", "services") <= 4
+
+
+async def test_an_operator_may_stop_it_for_a_while(vm: Machine) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    before = await running(at, stack_id)
+    await at.do("stop", stack_id)
+    await at.passes(3)
+    assert (await at.stack(stack_id))["status"] == "stopped"
+    assert not await pods_of(at, stack_id)
+    await at.do("start", stack_id)
+    assert (await running(at, stack_id, f"{stack_id}-1"))["ports"] == before["ports"]
+
+
+async def test_after_the_loss_of_the_file_it_is_the_same(vm: Machine, quick: None) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    await running(at, stack_id)
+    await at.do("restart", stack_id)
+    before = await running(at, stack_id, f"{stack_id}-1")
+    flag = _flag(at, f"{stack_id}-1")
+    await vm.lose_file()
+    at = await vm.start(cluster__lease_duration="2s")
+    after = await running(at, await shared_stack(at))
+    assert (after["stack_id"], after["pod_id"], after["ports"]) == (stack_id, f"{stack_id}-1", before["ports"])
+    assert (after["shared"], after["labels"], _flag(at, f"{stack_id}-1")) == (True, before["labels"], flag)
+    assert await at.listed() == [stack_id]
+
+
+async def test_an_outdated_one_is_taken_over_and_replaced_after_the_loss_of_the_file(vm: Machine) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    before = await running(at, stack_id)
+    await vm.lose_file()
+    folder_with(vm.folder, notes=template(image="nginx:alpine"))
+    at = await vm.start(cluster__lease_duration="2s")
+    after = await until(lambda: at.stack(stack_id), lambda seen: "alpine" in seen["pod_spec"])
+    assert (after["ports"], await shared_stack(at)) == (before["ports"], stack_id)
+    assert await at.listed() == [stack_id]
+
+
+# ---- what tenants may do
+
+TENANT = "sk-tenant-a-0123456789abcdef"
+
+
+@pytest.fixture
+async def tenant(vm: Machine) -> Client:
+    """A tenant's key for templates ``no*``, on a stackd with a shared stack of ``notes`` and one of ``other``."""
+    config = vm.folder / "config.toml"
+    config.write_text(
+        f'[[auth.keys]]\nname = "ctfd-a"\nsha256 = "{digest(TENANT).hex()}"\nscope = "tenant"\n'
+        'labels = { event = "a" }\ntemplates = ["no*"]\n'
+    )
+    at = await vm.start(settings=folder_with(vm.folder, notes=template(), other=template()), config=config)
+    for name in ("notes", "other"):
+        await running(at, await shared_stack(at, name))
+    return Client(session=at.session, url=at.url, key=TENANT)
+
+
+async def test_a_tenant_sees_the_shared_stacks_of_its_templates(tenant: Client) -> None:
+    (stack,) = await tenant.stacks()
+    entries = (await tenant.get("/templates"))["templates"]
+    assert [(one["name"], one["shared"], one["shared_stack"]) for one in entries] == [
+        ("notes", True, stack["stack_id"])
+    ]
+    assert (await tenant.stack(stack["stack_id"]))["labels"]["shared"] == "notes"
+    assert await tenant.timeline(stack["stack_id"])
+    assert (await tenant.get("/stats"))["total_stacks"] == 0
+    async with follow(tenant, "/events") as stream:
+        await stream.expect("hello")
+        await Client(session=tenant.session, url=tenant.url).do("restart", stack["stack_id"])
+        await stream.until("stack", stack_id=stack["stack_id"], pod_id=f"{stack['stack_id']}-1")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("DELETE", "", None),
+        ("POST", "/stop", None),
+        ("POST", "/start", None),
+        ("POST", "/restart", None),
+        ("POST", "/extend", {"ttl": "1m"}),
+    ],
+)
+async def test_a_tenant_does_not_change_them(tenant: Client, method: str, path: str, body: object) -> None:
+    (stack,) = await tenant.stacks()
+    reply = await tenant.call(method, f"/stacks/{stack['stack_id']}{path}", body)
+    assert (reply.status, reply.code) == (403, "shared_stack")
+    assert (await tenant.stack(stack["stack_id"]))["pod_id"] == stack["stack_id"]
+
+
+async def test_a_tenants_jobs_do_not_change_them(tenant: Client) -> None:
+    (stack,) = await tenant.stacks()
+    for path, more in (("/stacks/batch-delete", {}), ("/stacks/batch", {"action": "restart"})):
+        reply = await tenant.call("POST", path, {"stack_ids": [stack["stack_id"]], **more})
+        assert (reply.status, reply.code) == (403, "shared_stack")
+    job = await tenant.post("/stacks/batch", {"action": "delete", "labels": {"shared": "notes"}}, 202)
+    assert job["total"] == 0
+
+
+async def test_a_tenant_creates_no_other_from_the_template(tenant: Client) -> None:
+    reply = await tenant.refused(409, "one stack, which stackd keeps", "/stacks", {"template": "notes"})
+    assert reply.code == "shared_template"
