@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TypeVar, dataclass_transform
+from typing import ClassVar, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -267,6 +267,9 @@ class Stack:
     def shared(self) -> bool:
         """Whether it is its template's one stack for everybody: stackd makes it, and keeps it without an end."""
         return self.serving is not None
+
+    FROM_CREATE: ClassVar[tuple[str, ...]] = ("labels", "created_at", "updated_at", "ttl_expires_at")
+    """What a create says of a stack that waited in a pool until then."""
 
     @property
     def is_to_run(self) -> bool:

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HAVE_OPENSSL = shutil.which("openssl") is not None
-KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
+RSA = ("-newkey", "rsa:2048")
+KEY = (*EC, "-nodes")
 NO_KEY_IDS = ("subjectKeyIdentifier=none", "authorityKeyIdentifier=none")
 BARE = ("basicConstraints=CA:TRUE", *NO_KEY_IDS)
 """Neither keyUsage nor key identifiers, and basicConstraints is not critical: kubectl accepts it, as Go does."""
@@ -85,3 +87,23 @@ def _config(path: Path, extensions: Sequence[str]) -> Path:
 
 def _openssl(*arguments: object) -> None:
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True, timeout=30)
+
+
+def self_signed(
+    folder: Path, name: str = "one", *, days: int = 90, password: str = "", kind: tuple[str, ...] = EC
+) -> tuple[str, str]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
+    encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
+    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
+    command = ["openssl", "req", "-x509", *kind, *encryption, "-keyout", str(key), "-out", str(cert), *subject]
+    subprocess.run(command, check=True, capture_output=True)
+    return str(cert), str(key)
+
+
+def trusting(*certs: str) -> ssl.SSLContext:
+    client = ssl.create_default_context()
+    for cert in certs:
+        client.load_verify_locations(cert)
+    client.set_alpn_protocols(["h2", "http/1.1"])
+    return client

@@ -24,9 +24,10 @@ from stackd.clock import Clock
 from stackd.codes import ErrorCode
 from stackd.config import Config, load
 from stackd.daemon import Daemon, running
-from stackd.embedded import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded import EmbeddedCluster, EmbeddedOptions, resources
 from stackd.embedded.faults import Counts, Faults
-from stackd.keys import ApiKey
+from stackd.embedded.store import ObjectChange
+from stackd.keys import ApiKey, digest
 from stackd.lifecycle.context import CREATES_AT_ONCE
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
@@ -35,6 +36,7 @@ from stackd.upkeep.systemd import ProcessContext
 
 KEY = "sk-test-0123456789abcdef0123456789"
 READ_KEY = "sk-read-0123456789abcdef0123456789"
+METRICS_KEY = "sk-checks-0123456789abcdef0123456789"
 T = TypeVar("T")
 DEADLINE = 60.0 if "STACKD_TEST_KUBECONFIG" in os.environ else 30.0
 """Seconds that a condition may take to come true: far more than it needs, also on a busy machine."""
@@ -597,3 +599,44 @@ class Machine:
         """Stop stackd, and lose its state file."""
         await self.stop()
         lose_file(self.folder)
+
+
+@dataclass(slots=True, kw_only=True)
+class Machines:
+    """Machines beside one cluster, each with its own file; ``holders``: the Lease's holders in order."""
+
+    cluster: EmbeddedCluster
+    folder: Path
+    each: dict[str, Machine] = field(default_factory=dict)
+    holders: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.cluster.store.observe(self._follow_lease)
+
+    def _follow_lease(self, change: ObjectChange) -> None:
+        if change.after.resource is resources.LEASES:
+            holder = change.after.obj["spec"].get("holderIdentity", "").partition("/")[0]
+            if self.holders[-1:] != [holder]:
+                self.holders.append(holder)
+
+    async def start(self, name: str, *, folder: str = "", lease: str = "1s", **options: Any) -> Harness:
+        """Start the stackd of this machine; ``folder`` has its file, if not that of the machine's name."""
+        place = folder or name
+        machine = self.each.setdefault(place, Machine(folder=self.folder / place, cluster=self.cluster))
+        return await machine.start(host=name, cluster__lease_duration=lease, **options)
+
+    async def stop(self, name: str) -> None:
+        await self.each[name].stop()
+
+
+def accept_a_reader(at: Harness) -> None:
+    keys = (*at.config.auth.keys, ApiKey(name="reader", sha256=digest(READ_KEY), scope="read"))
+    at.reload("auth", keys=keys)
+    at.put_keys_in_force(*keys)
+
+
+def key_for_checks(folder: Path) -> Path:
+    """A configuration with the key that HAProxy checks with."""
+    config = folder / "config.toml"
+    config.write_text(f'[[auth.keys]]\nname = "checks"\nsha256 = "{digest(METRICS_KEY).hex()}"\nscope = "metrics"\n')
+    return config

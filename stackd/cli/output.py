@@ -22,6 +22,7 @@ import click
 from stackd.contract import Stack, decode
 from stackd.printable import printable, printable_json
 from stackd.quantity import of_bytes, of_milli
+from stackd.units import format_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -347,12 +348,9 @@ def recent(time_text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time in its two largest units; ``0s`` if it is negative."""
+    """A length of time, without the seconds from an hour on; ``0s`` if it is negative."""
     total = max(0, int(seconds))
-    for unit, of_it, smaller, of_them in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
-        if total >= of_it:
-            return f"{total // of_it}{unit}{total % of_it // of_them:02d}{smaller}"
-    return f"{total}s"
+    return format_duration(total - total % 60 if total >= 3600 else total)
 
 
 def _port(port: Fields) -> str:

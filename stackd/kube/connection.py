@@ -46,6 +46,8 @@ LIST_SECONDS = 30.0
 # Without its list stackd sees nothing, so it does not wait longer than this, whatever a Retry-After says.
 LONGEST_LIST_PAUSE = 5.0
 WATCH_OPEN_SECONDS = 5.0
+# An API server that works on a Service needs a small part of this: what takes longer waits for something else.
+SLOW_WRITE_SECONDS = 1.0
 NO_ANSWER = "none"
 OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
 """The most bytes of one object or error, and of one page of a list. Kubernetes limits an object to 1.5 MiB."""
@@ -214,7 +216,8 @@ class KubeConnection:
 
     @asynccontextmanager
     async def _turn(self, call: KubeRequest, deadline: Deadline) -> AsyncIterator[None]:
-        """A slot among the requests of its kind; the wait for it extends the deadline."""
+        """A slot among the requests of its kind; the wait for it extends the deadline. A write of a Service that is not
+        answered within ``SLOW_WRITE_SECONDS`` gives its slot back meanwhile: the API server works on others then."""
         if (slots := self._slots_of(call)) is None:
             yield
             return
@@ -230,10 +233,12 @@ class KubeConnection:
             deadline.extend(self.contact.now() - began)
         else:
             await slots.acquire()
-        try:
+        with ExitStack() as held:
+            held.callback(slots.release)
+            if slots is self._services_in_flight:
+                timer = asyncio.get_running_loop().call_later(SLOW_WRITE_SECONDS, held.close)
+                held.callback(timer.cancel)
             yield
-        finally:
-            slots.release()
 
     async def probe(self, call: KubeRequest, seconds: float) -> KubeResponse:
         """Kubernetes' answer within ``seconds`` over a new connection, even if it is a refusal.

@@ -351,7 +351,7 @@ class Access:
     def new_session(self, **options: Any) -> aiohttp.ClientSession:
         """A session of its own; the caller closes it. ``options`` are those of aiohttp's TCPConnector."""
         target = self._target
-        limit = target.max_in_flight + target.logs_in_flight + target.services_in_flight + 8
+        limit = 2 * target.max_in_flight + target.logs_in_flight + 8  # slow writes of Services are beside their slots
         tls = self._credentials.tls
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=limit, ssl=tls, socket_factory=watched_socket, **options),

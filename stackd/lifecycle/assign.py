@@ -12,7 +12,6 @@ import logging
 from collections.abc import Iterable
 from time import perf_counter
 
-from stackd.clock import NANOSECONDS
 from stackd.crashpoints import crash_point
 from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
@@ -73,17 +72,8 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
                 continue
             crash_point("assign.picked")
             context.fence.require()
-            now = context.wall_clock.now()
-            ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
-            wanted = Assignment(
-                stack_id=pooled.stack_id,
-                digest=template.digest,
-                created_at=now,
-                ttl_expires_at=now + round(ttl * NANOSECONDS),
-                by=request.by,
-                labels=request.labels,
-                limits=request.limits(context.config.limits),
-            )
+            new = request.stack(context, pooled.stack_id)
+            wanted = Assignment(stack=new, by=request.by, limits=request.limits(context.config.limits))
             stack = await context.store.stacks.assign(wanted, claim=request.claim)
             if stack is not None:
                 crash_point("assign.assigned")

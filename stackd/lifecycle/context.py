@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
 from stackd.config import Config, LimitsSection, policy_of
@@ -37,7 +38,17 @@ from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.status import PodMemory
 from stackd.metrics import Metrics, PhaseTimer
-from stackd.model import NO_LABELS, SERVICE_PREFIX, RoutedTarget, SanitizedSpec, Stack, TargetPort
+from stackd.model import (
+    NO_LABELS,
+    NO_VALUES,
+    SERVICE_PREFIX,
+    PortMapping,
+    RoutedTarget,
+    SanitizedSpec,
+    Stack,
+    StackStatus,
+    TargetPort,
+)
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Claim, CreateLimits, Store
 from stackd.tasks import Tasks
@@ -90,6 +101,29 @@ class CreateRequest:
     def node_ports(self) -> int:
         """How many node ports the stack will hold."""
         return sum(not isinstance(port, RoutedTarget) for port in self.target_ports)
+
+    def stack(self, context: Context, stack_id: str, ports: tuple[PortMapping, ...] = ()) -> Stack:
+        """The stack that is requested, with a new life and generated values."""
+        config, now, template = context.config.stacks, context.wall_clock.now(), self.template
+        ttl = config.ttl if self.ttl is None else self.ttl
+        return Stack(
+            stack_id=stack_id,
+            namespace=config.namespace,
+            pod_spec=self.spec.text,
+            ports=ports,
+            status=StackStatus.CREATING,
+            created_at=now,
+            updated_at=now,
+            ttl_expires_at=now + round(ttl * NANOSECONDS),
+            requested_cpu_milli=self.spec.requested_cpu_milli,
+            requested_memory_bytes=self.spec.requested_memory_bytes,
+            labels=MappingProxyType(dict(self.labels)),
+            unassigned=self.unassigned,
+            template=template.name if template is not None else None,
+            values=template.generate() if template is not None else NO_VALUES,
+            digest=template.digest if template is not None else None,
+            serving=0 if self.shared else None,
+        )
 
     def limits(self, config: LimitsSection) -> CreateLimits:
         """What the reservation of the stack checks; the limit of all is for those that clients ask for."""

@@ -11,9 +11,7 @@ import asyncio
 import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType
 
-from stackd.clock import NANOSECONDS
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
@@ -33,7 +31,7 @@ from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.objects import named, pod_request, require_served
 from stackd.lifecycle.steps import NO_NODE, POD_DELETED
 from stackd.logs import stack_log
-from stackd.model import NO_VALUES, DeleteReason, Stack, StackStatus
+from stackd.model import DeleteReason, Stack
 from stackd.templates.hiding import hide_in
 from stackd.units import format_duration
 
@@ -155,9 +153,8 @@ async def _reserve(context: Context, stack_id: str, creation: Creation) -> None:
     await require_served(context, request)
     creation.check()
     crash_point("create.before_reserve")
-    await context.store.stacks.reserve(
-        _new_stack(context, stack_id, request), claim=request.claim, limits=request.limits(context.config.limits)
-    )
+    stack = request.stack(context, stack_id, named(context, request))
+    await context.store.stacks.reserve(stack, claim=request.claim, limits=request.limits(context.config.limits))
     creation.timer.end("reserve")
     crash_point("create.reserved")
     creation.check()
@@ -205,29 +202,6 @@ async def _ask_for(context: Context, stack_id: str) -> None:
     log.warning("%s: the watch has not reported that it is on %s", stack_id, pod.node_name)
     context.mirror.missed(pod)
     context.mirror.keep(pod)
-
-
-def _new_stack(context: Context, stack_id: str, request: CreateRequest) -> Stack:
-    now, template = context.wall_clock.now(), request.template
-    ttl = context.config.stacks.ttl if request.ttl is None else request.ttl
-    return Stack(
-        stack_id=stack_id,
-        namespace=context.config.stacks.namespace,
-        pod_spec=request.spec.text,
-        ports=named(context, request),
-        status=StackStatus.CREATING,
-        created_at=now,
-        updated_at=now,
-        ttl_expires_at=now + round(ttl * NANOSECONDS),
-        requested_cpu_milli=request.spec.requested_cpu_milli,
-        requested_memory_bytes=request.spec.requested_memory_bytes,
-        labels=MappingProxyType(dict(request.labels)),
-        unassigned=request.unassigned,
-        template=template.name if template is not None else None,
-        values=template.generate() if template is not None else NO_VALUES,
-        digest=template.digest if template is not None else None,
-        serving=0 if request.shared else None,
-    )
 
 
 async def _undone(context: Context, stack_id: str) -> None:
@@ -295,7 +269,7 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
     await context.gate.admitted()
     limits = request.limits(context.config.limits)
     await context.store.stacks.check(request.labels, ports=request.node_ports, limits=limits)
-    stack = _new_stack(context, new_id("stack"), request)
+    stack = request.stack(context, new_id("stack"), named(context, request))
     try:
         await context.cluster.create(PODS, pod_request(context, stack, request.spec), dry_run=True)
     except StackdError as error:

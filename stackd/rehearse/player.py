@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
+from stackd.contract import Stack, decode
 from stackd.podspec.yaml_text import read
 from stackd.rehearse.connection import Answer, Connection
 from stackd.rehearse.measure import Address, Attempt, OwnLoad, Stage, Totals, without_ids
@@ -253,12 +254,12 @@ def _images(pod_spec: str) -> tuple[str, ...]:
 
 def address(stack: Mapping[str, Any]) -> Address | None:
     """The address of the stack's first TCP port; None if it has none yet."""
-    port = next((port for port in stack.get("ports", ()) if port["protocol"] == "TCP"), None)
-    if port is not None and (named := port.get("url") or (port.get("host") and f"tls://{port['host']}")):
-        url = urlsplit(named)
-        return Address(url.hostname or "", url.port or DEFAULT_PORTS[url.scheme], url.scheme)
-    host = stack.get("node_public_ip")
-    return Address(host, port["node_port"]) if host and port else None
+    body = decode(Stack, stack)
+    for port, where in zip(body.ports, body.addresses, strict=False):
+        if port.protocol == "TCP" and not where.startswith(":"):
+            url = urlsplit(port.url or f"{'tls:' if port.host else ''}//{where}")
+            return Address(url.hostname or "", url.port or DEFAULT_PORTS[url.scheme], url.scheme)
+    return None
 
 
 async def _tried(how: str, address: Address) -> str:

@@ -28,7 +28,7 @@ from stackd.model import (
 from stackd.store import history, rows
 from stackd.store.node_ports import NodePorts
 from stackd.store.rows import Claim
-from stackd.store.transaction import Submit, Table, Transaction, labels_text, operation
+from stackd.store.transaction import Submit, Table, Transaction, operation
 
 FROM_POOL = "FromPool"
 PORT_REPLACED = "NodePortReplaced"
@@ -51,14 +51,10 @@ NO_CREATE_LIMITS = CreateLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """A request for a stack of a pool, for ``by``; times in nanoseconds. ``digest`` is the template's current one."""
+    """A request for the stack of this id in a pool, for ``by``: as a create would make it, if its template is still that."""
 
-    stack_id: str
-    digest: str
-    created_at: int
-    ttl_expires_at: int
+    stack: Stack
     by: str
-    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     limits: CreateLimits = NO_CREATE_LIMITS
 
 
@@ -97,30 +93,23 @@ def assign(
     pool.
     """
     row = tx.row(
-        "UPDATE stacks SET unassigned = 0, labels = ?, created_at = ?, updated_at = ?, ttl_expires_at = ?"
-        " WHERE stack_id = ? AND unassigned = 1 AND digest = ? AND accepted = 1 AND ended = 0"
+        f"UPDATE stacks SET unassigned = 0, {rows.STACKS.assignments(Stack.FROM_CREATE)}"
+        " WHERE stack_id = :stack_id AND unassigned = 1 AND digest = :digest AND accepted = 1 AND ended = 0"
         " AND deleting_since IS NULL AND desired = 'running' AND status IN ('creating', 'running')"
         f" RETURNING {rows.STACKS.sql}",
-        (
-            labels_text(wanted.labels),
-            wanted.created_at,
-            wanted.created_at,
-            wanted.ttl_expires_at,
-            wanted.stack_id,
-            wanted.digest,
-        ),
+        rows.STACKS.values(wanted.stack),
     )
     if row is None:
         return None
     stack = rows.STACKS.record(row)
     # The counts below include the stack itself by now.
-    check_labels(tx, wanted.labels, wanted.limits.labels, wanted.limits.among, apart_from=wanted.stack_id)
+    check_labels(tx, stack.labels, wanted.limits.labels, wanted.limits.among, apart_from=stack.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
     rows.insert_labels(tx, stack)
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id, status=rows.CREATED))
     assigned = TimelineEvent(
-        kind=EventKind.ACCEPTED, at=wanted.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
+        kind=EventKind.ACCEPTED, at=stack.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
     )
     history.add(tx, [(stack.stack_id, assigned)])
     return rows.stage(tx, stack)

@@ -76,8 +76,7 @@ _CHANGING = STACKS.column_of.keys() - {"stack_id", "namespace", "pod_spec"}
 ALL_STACKS = f"SELECT {STACKS.sql.replace('pod_spec', _SHORT, 1)} FROM stacks"
 COUNT_STACKS = "SELECT count(*) FROM stacks"
 INSERT_STACK = f"INSERT INTO stacks ({STACKS.sql}) VALUES ({STACKS.parameters})"
-_SET = ", ".join(f"{STACKS.column_of[name]} = :{name}" for name in sorted(_CHANGING))
-UPDATE_STACK = f"UPDATE stacks SET {_SET} WHERE stack_id = :stack_id"
+UPDATE_STACK = f"UPDATE stacks SET {STACKS.assignments(sorted(_CHANGING))} WHERE stack_id = :stack_id"
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"
 """The primary key decides which stack holds a node port (invariant 2)."""
 

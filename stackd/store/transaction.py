@@ -78,6 +78,10 @@ class Columns(Generic[R]):
         self.sql = ", ".join(self.column_of.values())
         self.parameters = ", ".join(f":{name}" for name in names)
 
+    def assignments(self, names: Iterable[str]) -> str:
+        """What stands after SET to write these fields."""
+        return ", ".join(f"{self.column_of[name]} = :{name}" for name in names)
+
     def values(self, record: R) -> dict[str, Any]:
         """The fields of a record, in the forms of their columns."""
         values = {name: getattr(record, name) for name in self.column_of}

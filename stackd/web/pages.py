@@ -50,6 +50,7 @@ LINK = re.compile(r"([\w-]+)\.md(#.*)?")
 MEDIA = {
     ".js": "text/javascript",
     ".css": "text/css",
+    ".json": JSON,
     ".html": "text/html",
     ".svg": "image/svg+xml",
     ".md": "text/markdown",

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from stackd.embedded import EmbeddedCluster
-from tests.harness import Harness, Machine, fast_cluster
+from tests.harness import Harness, Machine, Machines, fast_cluster
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -36,3 +36,12 @@ async def vm(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Ma
 @pytest.fixture
 async def at(vm: Machine) -> Harness:
     return await vm.start()
+
+
+@pytest.fixture
+async def vms(tmp_path: Path) -> AsyncIterator[Machines]:
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        machines = Machines(cluster=cluster, folder=tmp_path)
+        yield machines
+        for machine in machines.each.values():
+            await machine.stop()

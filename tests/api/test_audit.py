@@ -12,9 +12,9 @@ import pytest
 from stackd.keys import ApiKey, digest
 from stackd.lifecycle import audit
 from stackd.model import AuditKind
-from tests.api.test_batch import activity
-from tests.api.test_owner import Machines, vms
-from tests.harness import KEY, READ_KEY, Harness, Machine, eventually, harness, seed
+from tests.api.conftest import vms
+from tests.document import activity
+from tests.harness import KEY, READ_KEY, Harness, Machine, Machines, eventually, harness, seed
 
 
 def reader(name: str = "grafana") -> ApiKey:

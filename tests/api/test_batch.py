@@ -13,9 +13,8 @@ import pytest
 from aiohttp import web
 
 from stackd.store.transaction import Transaction
-from tests.api.test_openapi import matches
-from tests.api.test_restart import uid
-from tests.api.test_times import life, noted_end
+from tests.api.scenes import life, noted_end, uid
+from tests.document import activity, matches
 from tests.harness import Harness, Reply, eventually, until
 from tests.streams import follow
 
@@ -253,13 +252,6 @@ async def test_a_key_has_one_job_and_jobs_that_do_not_delete_are_no_batch_delete
 
 
 # ---- GET /activity
-
-
-async def activity(at: Harness, query: str = "") -> list[dict[str, Any]]:
-    page = await at.get(f"/activity{query}")
-    matches("ActivityPage", page)
-    entries: list[dict[str, Any]] = page["activity"]
-    return entries
 
 
 def actions(entries: list[dict[str, Any]]) -> list[str]:

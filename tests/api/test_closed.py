@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import pytest
 
+from stackd import contract
+from stackd.contract import Body, fields_of
+from stackd.web.api import Route
 from stackd.web.app import ROUTES
-from tests.api.test_openapi import matches
+from stackd.web.examples import bodies
+from stackd.web.openapi import PATH_PARTS
+from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS
+from tests.document import matches
 from tests.harness import Harness, seed
 
 DESCRIBED = [route for route in ROUTES if route.tag]
+WITH_BODY = [route for route in DESCRIBED if route.body is not None]
+
+
+def path_of(route: Route) -> str:
+    """The route's path with the examples of its parts, which do not exist; the query that it cannot be without."""
+    query = "&".join(f"{each.name}={each.example[0]}" for each in route.query if each.required)
+    return route.path.format(**{name: str(example) for name, (_, example) in PATH_PARTS.items()}) + f"?{query}" * bool(
+        query
+    )
 
 
 async def test_every_route_names_a_parameter_that_it_does_not_have_and_the_nearest(at: Harness) -> None:
     for route in DESCRIBED:
-        path = route.path.format(stack_id="stack-1", job_id="job-1")
+        path = path_of(route).partition("?")[0]
         reply = await at.call(route.method, f"{path}?colour=red", None)
         assert (reply.status, reply.code) == (400, "unknown_parameter"), route
         assert "'colour'" in reply.error
@@ -28,17 +43,52 @@ async def test_a_route_without_a_body_takes_none_or_an_empty_object(at: Harness)
     stack_id = await at.running()
     routes = [route for route in DESCRIBED if route.body is None and not route.streams]
     for route in routes:
-        path = route.path.format(stack_id="stack-1", job_id="job-1")
         for body, code in (({"force": True}, "unknown_field"), (b"{", "invalid_request"), ([], "invalid_request")):
-            reply = await at.call(
-                route.method, path + "?label=x" * (route.method == "DELETE" and path == "/stacks"), body
-            )
+            reply = await at.call(route.method, path_of(route), body)
             assert (reply.status, reply.code) == (400, code), (route, body)
     refused = await at.call("POST", f"/stacks/{stack_id}/stop", {"force": True})
     assert refused.error == "invalid request body: unknown field 'force'; there are none here"
     assert (await at.stack(stack_id))["status"] == "running"
     for verb in ("stop", "start"):
         assert (await at.call("POST", f"/stacks/{stack_id}/{verb}", {})).status == 200
+
+
+async def test_every_body_names_a_field_that_it_does_not_have_and_the_nearest(at: Harness) -> None:
+    assert len(WITH_BODY) >= 5
+    for route in WITH_BODY:
+        names = [each.name for each in fields_of(route.body or Body)]
+        for name in ("colour", *(f"{known}_" for known in names)):
+            reply = await at.call(route.method, path_of(route), {name: 1})
+            assert (reply.status, reply.code) == (400, "unknown_field"), (route, reply.text)
+            nearest = f'(did you mean "{name[:-1]}"?)' if name != "colour" else "known are "
+            assert f"'{name}'" in reply.error
+            assert nearest in reply.error
+
+
+async def test_a_null_changes_no_answer(at: Harness) -> None:
+    for route in WITH_BODY:
+        body = next(iter(bodies()[route.body.__name__ if route.body else ""].values()))
+        path = path_of(route) + "?dry_run=true" * (DRY_RUN in route.query)
+        plain = await at.call(route.method, path, body)
+        for field in fields_of(route.body or Body):
+            if field.optional and field.name not in body:
+                reply = await at.call(route.method, path, body | {field.name: None})
+                assert (reply.status, list(reply.json)) == (plain.status, list(plain.json)), (route.path, field.name)
+
+
+def test_what_reads_or_counts_stacks_has_the_choices_of_the_list() -> None:
+    for route in DESCRIBED:
+        shapes = [answer.body for answer in route.answers]
+        if any(one in shapes for one in (contract.StackList, ("StackDetail", "StackEntry"))):
+            assert FIELDS in route.query, route
+        names = {each.name for each in route.query}
+        if "label" in names and route.path != "/activity":
+            assert {each.name for each in FILTERS} <= names, route
+    counting = {route.path for route in DESCRIBED if {"label", "status"} <= {each.name for each in route.query}}
+    assert counting >= {"/stacks", "/stats", "/templates", "/events"}
+    dry = {(route.method, route.path) for route in DESCRIBED if DRY_RUN in route.query}
+    many = {("POST", "/stacks/batch"), ("POST", "/stacks/batch-delete"), ("DELETE", "/stacks")}
+    assert dry >= {("POST", "/stacks"), *many}
 
 
 async def test_null_stands_for_absent_in_every_optional_field(at: Harness) -> None:

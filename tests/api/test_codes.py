@@ -10,9 +10,9 @@ import pytest
 
 from stackd import errors
 from stackd.codes import ErrorCode, of_status
+from tests.document import DESCRIBED
 from tests.harness import Harness, harness, seed
 from tests.templates import WEB, folder_with
-from tests.unit.web.test_openapi import DESCRIBED
 
 ROOT = Path(__file__).parents[2]
 OLDER: dict[type[errors.StackdError], str] = {

@@ -18,12 +18,8 @@ from stackd.embedded.resources import LEASES, NAMESPACES
 from stackd.kube import guards
 from stackd.lifecycle import gate
 from stackd.workqueue import RetryPolicy
+from tests.api.scenes import OTHER
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
-
-OTHER = (
-    '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"},'
-    '"status":{"phase":"Active"}}'
-)
 
 FORBIDDEN = (
     '{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"details":{"name":"stacks","kind":'

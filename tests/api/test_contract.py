@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from stackd.version import VERSION
+from tests.api.scenes import SEED
 from tests.harness import KEY, Harness, seed
-
-CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
-SEED = next(case for case in CASES if case["name"] == "seed")
 
 STACK_FIELDS = [
     "stack_id", "pod_id", "namespace", "node_id", "node_public_ip", "pod_spec", "ports", "service_name", "status",

@@ -14,8 +14,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.keys import ApiKey, digest
 from stackd.version import VERSION
 from stackd.web import change_feed
-from tests.api.test_hostile import accept_a_reader
-from tests.harness import READ_KEY, Harness, Reply, fast_cluster, harness, request_for
+from tests.harness import READ_KEY, Harness, Reply, accept_a_reader, fast_cluster, harness, request_for
 from tests.streams import follow
 
 

@@ -14,8 +14,7 @@ import re
 import select
 import socket
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, suppress
 from itertools import product
 from typing import Any
 from urllib.parse import quote
@@ -24,43 +23,15 @@ import psutil
 import pytest
 from aiohttp import StreamReader
 
-from stackd.keys import ApiKey, digest
 from stackd.web import limits, listing, serving
 from stackd.web.bodies import BodyCache
-from tests.harness import KEY, READ_KEY, Harness, eventually, request_for, until
+from tests.harness import KEY, READ_KEY, Harness, accept_a_reader, eventually, request_for, until
+from tests.raw import connected, everything, say
 
 CRLF = b"\r\n"
 AUTH = b"X-API-KEY: " + KEY.encode() + CRLF
 AT_ONCE = 250
 pytestmark = pytest.mark.stackd(limits__slow_client_timeout="300ms")
-
-
-@asynccontextmanager
-async def connected(at: Harness) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-
-
-async def everything(reader: asyncio.StreamReader) -> bytes:
-    """Everything that is sent until the other side closes; a cut connection counts as closed."""
-    received = b""
-    try:
-        async with asyncio.timeout(10):
-            while chunk := await reader.read(65536):
-                received += chunk
-    except ConnectionResetError:
-        pass
-    return received
-
-
-async def say(at: Harness, raw: bytes) -> bytes:
-    """All responses to these bytes; nothing more is sent, and the server does not wait for ever."""
-    async with connected(at) as (reader, writer):
-        writer.write(raw)
-        return await everything(reader)
 
 
 def statuses(answer: bytes) -> list[int]:
@@ -322,12 +293,6 @@ async def asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, key:
     status = statuses(await reader.readuntil(CRLF + CRLF))[0]
     await reader.readuntil(b"}")
     return status
-
-
-def accept_a_reader(at: Harness) -> None:
-    keys = (*at.config.auth.keys, ApiKey(name="reader", sha256=digest(READ_KEY), scope="read"))
-    at.reload("auth", keys=keys)
-    at.put_keys_in_force(*keys)
 
 
 @pytest.mark.stackd(limits__connections="20")

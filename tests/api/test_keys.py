@@ -17,9 +17,9 @@ from aiohttp import web
 from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
 from stackd.web.listing import LONGEST_PIECE, OPEN, STREAM_ABOVE
-from tests.api.test_hostile import connected, say
 from tests.brakes import running
 from tests.harness import KEY, READ_KEY, Harness, harness, seed
+from tests.raw import connected, say
 
 FLAG = "FLAG{not-for-the-log}"
 

@@ -11,7 +11,7 @@ import pytest
 
 from stackd.codes import ROOM
 from stackd.web.bodies import encoder, renderer
-from tests.api.test_openapi import matches
+from tests.document import matches
 from tests.harness import Harness, request_for, seed
 
 one_each = pytest.mark.stackd(limits__stacks_per_label="{ player = 1 }")

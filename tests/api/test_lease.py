@@ -12,7 +12,7 @@ from stackd.embedded.resources import LEASES
 from stackd.kube.lease import lease_manifest
 from stackd.lifecycle.ownership import USABLE, Role
 from stackd.metrics import RouteMeter
-from tests.api.test_contact import OTHER
+from tests.api.scenes import OTHER
 from tests.harness import Harness, Machine, eventually
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"

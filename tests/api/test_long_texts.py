@@ -13,8 +13,8 @@ from stackd.kube.records import parse_record
 from stackd.model import SanitizedSpec, Stack, TargetPort
 from stackd.podspec import Sanitizer
 from stackd.web import bodies
-from tests.api.test_hostile import say
 from tests.harness import KEY, Harness, Machine, request_for, seed
+from tests.raw import say
 from tests.streams import follow
 
 MARK = "this is a long text "

@@ -14,26 +14,11 @@ import pytest
 
 from stackd.web import examples
 from stackd.web.app import ROUTES
-from stackd.web.openapi import Schema, document
+from stackd.web.openapi import document
 from tests.harness import KEY, Harness, harness, request_for, seed
 from tests.templates import WEB, folder_with
-from tests.unit.web.test_openapi import DESCRIBED, validator
 
 FUZZING = Path(__file__).parent / "fuzzing"
-
-
-def schema_of(name: str) -> Schema:
-    schema: Schema = DESCRIBED["components"]["schemas"][name]
-    return schema
-
-
-def matches(name: str, value: object) -> None:
-    """Check that the value has exactly the schema's fields, in the schema's order."""
-    validator({"$ref": f"#/components/schemas/{name}"}).validate(value)
-    schema = schema_of(name)
-    if isinstance(value, dict) and "properties" in schema:
-        known = list(schema["properties"])
-        assert list(value) == [field for field in known if field in value]
 
 
 async def test_the_document_needs_no_key_and_is_rendered_once_for_each_configuration(

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from stackd.cli import stackd as command
-from stackd.embedded import EmbeddedCluster, resources
-from stackd.embedded.store import ObjectChange
 from stackd.lifecycle import ownership
 from stackd.upkeep.systemd import ProcessContext
 from tests.daemons import replace_owner, until_leaving
-from tests.harness import KEY, Client, Harness, Machine, Reply, eventually, fast_cluster, seed, until
+from tests.harness import KEY, Client, Harness, Machine, Machines, Reply, eventually, seed, until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
 NO_STACK = "stack-0000000000000000"
@@ -31,43 +26,6 @@ REFUSED: tuple[tuple[str, str, Any], ...] = (
     ("POST", "/stacks/batch-delete", {"stack_ids": [NO_STACK]}),
     ("POST", "/reconcile/confirm", None),
 )
-
-
-@dataclass(slots=True, kw_only=True)
-class Machines:
-    """Machines beside one cluster, each with its own file; ``holders``: the Lease's holders in order."""
-
-    cluster: EmbeddedCluster
-    folder: Path
-    each: dict[str, Machine] = field(default_factory=dict)
-    holders: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.cluster.store.observe(self._follow_lease)
-
-    def _follow_lease(self, change: ObjectChange) -> None:
-        if change.after.resource is resources.LEASES:
-            holder = change.after.obj["spec"].get("holderIdentity", "").partition("/")[0]
-            if self.holders[-1:] != [holder]:
-                self.holders.append(holder)
-
-    async def start(self, name: str, *, folder: str = "", lease: str = "1s", **options: Any) -> Harness:
-        """Start the stackd of this machine; ``folder`` has its file, if not that of the machine's name."""
-        place = folder or name
-        machine = self.each.setdefault(place, Machine(folder=self.folder / place, cluster=self.cluster))
-        return await machine.start(host=name, cluster__lease_duration=lease, **options)
-
-    async def stop(self, name: str) -> None:
-        await self.each[name].stop()
-
-
-@pytest.fixture
-async def vms(tmp_path: Path) -> AsyncIterator[Machines]:
-    async with EmbeddedCluster(fast_cluster()) as cluster:
-        machines = Machines(cluster=cluster, folder=tmp_path)
-        yield machines
-        for machine in machines.each.values():
-            await machine.stop()
 
 
 async def standby(vms: Machines, **options: Any) -> Harness:

@@ -13,6 +13,7 @@ from tests.harness import Harness
 ROOT = Path(__file__).parents[2]
 PAGES = (
     "/docs/integrate", "/dashboard", "/docs", "/static/dashboard/main.js", "/static/shared/base.css", "/favicon.ico",
+    "/static/play/box.js", "/static/play/de.json",
 )  # fmt: skip
 
 

@@ -20,12 +20,11 @@ import aiohttp
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.keys import digest
-from tests.api.test_hostile import connected, everything
 from tests.brakes import MANY, running, until_held, vanish
 from tests.daemons import daemon, on
-from tests.harness import KEY, Harness, eventually, fast_cluster, harness
+from tests.harness import KEY, METRICS_KEY, Harness, eventually, fast_cluster, harness, key_for_checks
 from tests.ports import free_port
+from tests.raw import connected, everything
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "two-vms"
 
@@ -75,7 +74,6 @@ async def test_the_next_request_on_a_connection_is_the_next_callers_own(at: Harn
 # ---- a real HAProxy, configured as shipped
 
 RESTART_SECONDS = 4.0
-METRICS_KEY = "sk-checks-0123456789abcdef0123456789"
 
 
 @asynccontextmanager
@@ -107,13 +105,6 @@ async def haproxy(folder: Path, one: int, two: int) -> AsyncIterator[str]:
 async def status(url: str, path: str) -> int:
     async with aiohttp.request("GET", url + path, headers={"X-API-KEY": KEY}) as answer:
         return answer.status
-
-
-def key_for_checks(folder: Path) -> Path:
-    """A configuration with the key that HAProxy checks with."""
-    config = folder / "config.toml"
-    config.write_text(f'[[auth.keys]]\nname = "checks"\nsha256 = "{digest(METRICS_KEY).hex()}"\nscope = "metrics"\n')
-    return config
 
 
 @asynccontextmanager

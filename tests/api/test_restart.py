@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 
+from tests.api.scenes import uid
 from tests.harness import Harness, Machine, eventually, request_for, until
 
 ENDS = request_for("registry.example/exit0")
 one_port = pytest.mark.stackd(stacks__node_port_min="31001", stacks__node_port_max="31001")
-
-
-async def uid(at: Harness, stack_id: str) -> str | None:
-    pod = (await at.objects("pods")).get(stack_id)
-    return None if pod is None else str(pod["metadata"]["uid"])
 
 
 async def running(at: Harness, body: dict[str, Any] | None = None) -> tuple[dict[str, Any], str]:

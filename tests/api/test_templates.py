@@ -17,7 +17,7 @@ from stackd.lifecycle import prepull
 from stackd.templates import Template
 from stackd.templates.hiding import HIDDEN
 from stackd.workqueue import RetryPolicy
-from tests.api.test_times import life
+from tests.api.scenes import life
 from tests.harness import Harness, Machine, eventually, seed, until
 from tests.templates import ABOUT, BODY, PLAIN, WEB, folder_with, shown, start, take_away, values_of
 

@@ -13,7 +13,7 @@ import yaml
 from stackd.keys import digest
 from stackd.web.app import ROUTES
 from tests import brakes
-from tests.api.test_openapi import matches
+from tests.document import matches
 from tests.harness import Client, Harness, Reply, eventually, harness, seed
 from tests.streams import Event, Stream, follow
 from tests.templates import PLAIN, folder_with

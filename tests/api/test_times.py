@@ -15,6 +15,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
 from stackd.lifecycle.context import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE
 from stackd.lifecycle.loop import SLOTS
+from tests.api.scenes import life, noted_end
 from tests.brakes import LEFT_BEHIND, leave_behind
 from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
 
@@ -232,18 +233,9 @@ async def test_a_create_whose_client_leaves_during_its_last_write_is_undone(at: 
 # ---- times to live that a client asks for, and extensions
 
 
-def life(stack: dict[str, Any]) -> float:
-    """Seconds from the creation to the end."""
-    return (to_nanoseconds(stack["ttl_expires_at"]) - to_nanoseconds(stack["created_at"])) / 10**9
-
-
 async def extend(at: Harness, stack_id: str, ttl: str, key: str = "") -> Reply:
     headers = {"Idempotency-Key": key} if key else {}
     return await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": ttl}, headers=headers)
-
-
-async def noted_end(at: Harness, stack_id: str) -> str:
-    return str((await at.objects("services"))[f"svc-{stack_id}"]["metadata"]["annotations"]["stackd.io/expires-at"])
 
 
 async def test_a_create_can_ask_for_its_own_time_to_live(at: Harness) -> None:

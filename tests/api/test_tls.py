@@ -13,8 +13,8 @@ import pytest
 
 from stackd.upkeep import tls
 from stackd.validity import validity
+from tests.certificates import EC, RSA, self_signed, trusting
 from tests.harness import KEY, Harness, Machine, eventually, until
-from tests.unit.upkeep.test_certificate import EC, RSA, make, trusting
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
 REQUEST = f"GET /healthz HTTP/1.1\r\nHost: a\r\nX-API-KEY: {KEY}\r\n\r\n".encode()
@@ -23,7 +23,7 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 async def start(vm: Machine, timeout: str = "1h", **settings: str) -> tuple[Harness, str, str]:
     """A stackd with a new certificate, and the paths of certificate and key; slow clients are cut off after so long."""
-    cert, key = make(vm.folder, kind=EC)
+    cert, key = self_signed(vm.folder, kind=EC)
     settings |= {"server__tls_cert": cert, "server__tls_key": key, "limits__slow_client_timeout": timeout}
     return await vm.start(**settings), cert, key
 
@@ -108,7 +108,7 @@ async def test_new_connections_get_the_new_certificate(vm: Machine, monkeypatch:
     monkeypatch.setattr(tls, "CHECK_SECONDS", 0.02)
     at, cert, key = await start(vm, "1m")
     ((reader, writer),) = await silent(at, 1, cert)
-    new_cert, new_key = make(vm.folder, "two", kind=RSA)
+    new_cert, new_key = self_signed(vm.folder, "two", kind=RSA)
     both = (str(shutil.copy(cert, vm.folder / "old")), str(shutil.copy(new_cert, vm.folder / "new")))
     shutil.move(new_cert, cert)
     shutil.move(new_key, key)

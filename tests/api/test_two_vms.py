@@ -23,10 +23,9 @@ import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from stackd.embedded import EmbeddedCluster
-from tests.api.test_proxy import METRICS_KEY, key_for_checks
 from tests.certificates import authority, issued
 from tests.daemons import on
-from tests.harness import Client, eventually, fast_cluster, seed
+from tests.harness import METRICS_KEY, Client, eventually, fast_cluster, key_for_checks, seed
 from tests.ports import free_port
 from tests.process import LOST, STACKD
 

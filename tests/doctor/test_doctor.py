@@ -7,9 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,61 +26,17 @@ from stackd.doctor import cluster as doctors
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
 from stackd.doctor.running import RELOADED, LocalDaemon
-from stackd.embedded import EmbeddedCluster, NodeSpec, User
+from stackd.embedded import NodeSpec
 from tests.brakes import leave_behind
-from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness
-from tests.provisioning import ADMIN, OURS, apply, ask, printed, real_node, rules
+from tests.doctor.prepared import QUICK, Documents, Prepared, environment_in, prepared
+from tests.harness import KEY, READ_KEY, eventually, harness
+from tests.provisioning import ADMIN, OURS, ask, printed, real_node
 from tests.templates import PLAIN, folder_with
 from tests.unit.cli.conftest import SCRIPT
 
 OK, WARN, FAIL = Level
 ROLE = {"role": "stack"}
 STRANGE = "stack-00000000000000aa"
-QUICK, USUAL = ProbeOptions(seconds=10.0), Size()
-Documents = list[dict[str, Any]]
-
-
-@dataclass(slots=True, kw_only=True)
-class Prepared:
-    """A prepared cluster, and the ways to let the doctor examine it."""
-
-    cluster: EmbeddedCluster
-    environment: dict[str, str]
-    folder: Path
-
-    async def look(self, options: ProbeOptions | None = None, size: Size = USUAL, /, **settings: str) -> list[Finding]:
-        loaded = load(None, self.environment | settings)
-        return [finding async for finding in examine(loaded, None, size, options)]
-
-    async def probe(self, options: ProbeOptions = QUICK, /, **settings: str) -> list[Finding]:
-        """The findings of the probe, which removes itself."""
-        findings = await self.look(options, **settings)
-        assert not await self.names("pods")
-        assert not await self.names("services")
-        return [finding for finding in findings if finding.about == "probe"]
-
-    async def names(self, resource: str) -> list[str]:
-        document = await ask(self.cluster, "GET", f"/api/v1/namespaces/stacks/{resource}")
-        return [item["metadata"]["name"] for item in document["items"]]
-
-
-@asynccontextmanager
-async def prepared(folder: Path, documents: Documents | None = None, **cluster: Any) -> AsyncIterator[Prepared]:
-    documents = printed() if documents is None else documents
-    account = User(token=OURS, name="system:serviceaccount:stackd:stackd", rules=rules(documents) or rules(printed()))
-    async with EmbeddedCluster(fast_cluster(users=(ADMIN, account), **cluster)) as made:
-        await apply(made, documents)
-        made.write_kubeconfig(folder / "kubeconfig", token=OURS)
-        yield Prepared(cluster=made, environment=environment_in(folder), folder=folder)
-
-
-def environment_in(folder: Path) -> dict[str, str]:
-    return {
-        "STACKD_AUTH__KEY": KEY,
-        "STACKD_SERVER__PORT": "1",
-        "STACKD_STATE__PATH": str(folder / "stackd.db"),
-        "STACKD_CLUSTER__KUBECONFIG": str(folder / "kubeconfig"),
-    }
 
 
 def bad(findings: list[Finding]) -> list[Finding]:

@@ -13,7 +13,7 @@ import pytest
 
 from stackd.doctor import Finding, Level
 from tests.certificates import authority, issued
-from tests.doctor.test_doctor import Prepared, prepared
+from tests.doctor.prepared import Prepared, prepared
 from tests.provisioning import ask, printed
 
 DOMAIN = "stacks.example.org"

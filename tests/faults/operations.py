@@ -301,8 +301,10 @@ class Operations:
             world.checked("6 reads are answered", not (up and process.alive), f"GET {path}: {outcome}")
             return
         away = outcome.status == 503 and (outcome.unsettled or incomplete or machine.expect_stop)
-        # A Lease that has lapsed: then stackd cannot know whether there is no such stack.
-        away = away or (outcome.status == 503 and "another stackd may own" in str(outcome.body) and may_miss())
+        # Without the Lease it cannot know the stacks; with one that has lapsed, not whether there is no such stack.
+        denies = outcome.status == 503 and outcome.body["code"] == "not_owner"
+        left = world.owners is not None and not world.owners.owns(machine)
+        away = away or (denies and (left or may_miss()))
         good = outcome.status == 200 or away or (outcome.status == 404 and may_miss())
         world.checked("6 reads are answered", good, f"GET {path}: {outcome}")
         slow = f"GET {path} took {outcome.seconds:.1f} s, {starved:.1f} s of it without a CPU"

@@ -83,6 +83,10 @@ class Owners:
         others = (machine for machine in self.world.machines if machine is not self.machine)
         return next((machine for machine in others if machine.up.is_set()), None)
 
+    def owns(self, machine: Machine) -> bool:
+        """Whether this machine has the Lease: not before it took it, and not once it gave it back."""
+        return bool(self._holders) and self._holders[-1][1] == machine.name
+
     # ---- when this process, which is also the cluster, does not run, nothing that happens can be timed
 
     async def _keep_beating(self) -> None:

@@ -18,7 +18,7 @@ from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.connection import unreachable
 from tests.certificates import BARE, COMPLETE, HAVE_OPENSSL, NO_KEY_IDS, Pair, authority, issued
-from tests.kube.test_credentials import SYSTEM, UID, connected, kubeconfig
+from tests.kube.samples import SYSTEM, UID, connected, kubeconfig
 from tests.kube.wire import Wire
 
 pytestmark = pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")

@@ -399,6 +399,20 @@ async def test_few_services_are_created_at_a_time_and_they_hold_up_nothing_else(
     await cluster.close()
 
 
+async def test_service_writes_that_hang_hold_no_other_service_write(wire: Wire) -> None:
+    wire.on("POST", SERVICES_PATH, waits(60), waits(60), says(service(), 201))
+    limits: dict[str, Any] = {"services_in_flight": 2, "timeout": 60.0, "attempt_timeout": 60.0}
+    cluster = await Cluster.connect(target_at(wire.url, namespace=NAMESPACE, **limits))
+    hanging = [asyncio.create_task(cluster.create(SERVICES, service())) for _ in range(2)]
+    await until(lambda: len(wire.asked("POST", SERVICES_PATH)) == 2)
+    async with asyncio.timeout(30):
+        await cluster.create(SERVICES, service())
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+    await cluster.close()
+
+
 async def test_logs_that_hang_take_no_turn_of_a_create_and_say_nothing_of_the_api_server(wire: Wire) -> None:
     wire.on("GET", f"{PODS_PATH}/p/log", *[waits(30)] * 100)
     wire.on("POST", PODS_PATH, says(pod("p"), 201))

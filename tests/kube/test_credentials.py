@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from aiohttp import web
 
 from stackd.clock import DAY_SECONDS, utc_minute
@@ -26,54 +25,16 @@ from stackd.kube.credentials import REMEDY, ClusterTarget, Renewal, expiry_remar
 from stackd.kube.wire import KINDS, TOKENS
 from tests.certificates import HAVE_OPENSSL, authority
 from tests.harness import eventually
-from tests.kube.wire import Reply, Wire, loses, namespace, says, status
+from tests.kube.samples import ELSEWHERE, SYSTEM, UID, connected, kubeconfig, plugin
+from tests.kube.wire import Reply, Wire, loses, says, status
 
-SYSTEM = "/api/v1/namespaces/kube-system"
-UID = says(namespace("kube-system", uid="cluster-1"))
 FORBIDDEN = says(status(403, "Forbidden", 'namespaces "kube-system" is forbidden: User "u" cannot get resource'), 403)
-ELSEWHERE = "http://127.0.0.1:1"
-
-
-def kubeconfig(path: Path, server: str, user: dict[str, Any], *, context: str = "main", **cluster: Any) -> Path:
-    contexts = {"main": "c", "elsewhere": "far"}
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": context,
-        "contexts": [{"name": name, "context": {"cluster": at, "user": "u"}} for name, at in contexts.items()],
-        "clusters": [
-            {"name": "c", "cluster": {"server": server, **cluster}},
-            {"name": "far", "cluster": {"server": ELSEWHERE}},
-        ],
-        "users": [{"name": "u", "user": user}],
-    }
-    path.write_text(yaml.safe_dump(document))
-    return path
-
-
-def plugin(folder: Path, token_file: Path) -> dict[str, Any]:
-    """A credential plugin that returns the content of a file and counts its runs."""
-    script = folder / "plugin.sh"
-    credential = '{"apiVersion":"client.authentication.k8s.io/v1","kind":"ExecCredential","status":{"token":"%s"}}'
-    script.write_text(f"#!/bin/sh\necho run >> {folder}/runs\nprintf '{credential}' \"$(cat {token_file})\"\n")
-    script.chmod(0o755)
-    return {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(script)}}
 
 
 def runs(pid: int) -> bool:
     """Whether the process runs: one that has ended has no command line, even if nobody has waited for it."""
     line = Path(f"/proc/{pid}/cmdline")
     return line.exists() and bool(line.read_bytes())
-
-
-@asynccontextmanager
-async def connected(path: Path, **more: Any) -> AsyncIterator[Cluster]:
-    """A client with that kubeconfig."""
-    cluster = await Cluster.connect(ClusterTarget(kubeconfig=str(path), **more))
-    try:
-        yield cluster
-    finally:
-        await cluster.close()
 
 
 async def test_server_and_token_are_those_of_the_chosen_context(wire: Wire, tmp_path: Path) -> None:

@@ -7,25 +7,9 @@ import pytest
 
 from stackd.kube.manifests import pod_manifest, prepull_name, prepull_pod, prepull_spec, pull_status, service_manifest
 from stackd.kube.records import service_annotations
-from stackd.model import PortMapping, Stack, StackStatus
+from tests.kube.samples import STACK
 from tests.kube.wire import recording
 
-STACK = Stack(
-    stack_id="stack-716b6384dd477b0b",
-    namespace="stacks",
-    pod_spec="kind: Pod\n",
-    ports=(
-        PortMapping(container_port=80, protocol="TCP", node_port=31538),
-        PortMapping(container_port=53, protocol="UDP", node_port=31001),
-    ),
-    status=StackStatus.CREATING,
-    created_at=1_770_688_946_535_664_123,
-    updated_at=1_770_688_946_535_664_123,
-    ttl_expires_at=1_770_696_146_535_664_000,
-    requested_cpu_milli=100,
-    requested_memory_bytes=134217728,
-    labels={"team": "7"},
-)
 CONTAINERS = [{"name": "app", "image": "nginx:stable"}]
 OURS = {
     "label.stackd.io/team": "7",

@@ -16,7 +16,7 @@ from stackd.kube.credentials import ClusterTarget
 from stackd.kube.mirror import Mirror, Relisted
 from stackd.kube.objects import pod_state
 from stackd.workqueue import RetryPolicy
-from tests.kube.test_credentials import SYSTEM, kubeconfig, plugin
+from tests.kube.samples import SYSTEM, kubeconfig, plugin
 from tests.kube.wire import (
     NAMESPACE,
     NODES_PATH,

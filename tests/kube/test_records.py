@@ -21,7 +21,7 @@ from stackd.kube.records import (
 )
 from stackd.model import Desired, Route, RoutedPort, Stack, StackStatus
 from stackd.podspec.additions import with_values
-from tests.kube.test_manifests import STACK
+from tests.kube.samples import STACK
 
 ANNOTATIONS_LIMIT = 256 * 1024
 RUNS = replace(STACK, accepted=True, pod_uid="pod-uid", service_uid="service-uid", node_id="dev-worker2")

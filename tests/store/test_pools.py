@@ -38,9 +38,9 @@ async def pooled(store: Store, number: int = 0, status: StackStatus = StackStatu
     return store.stacks.get(stack_id(number)) or pytest.fail("it has no row")
 
 
-def wanted(number: int = 0, **other: Any) -> Assignment:
-    fields = {"stack_id": stack_id(number), "digest": DIGEST, "created_at": LATER, "ttl_expires_at": LATER + 5}
-    return Assignment(**{"by": "alice", **fields, **other})
+def wanted(number: int = 0, limits: CreateLimits | None = None, **other: Any) -> Assignment:
+    fields = {"labels": {}, "digest": DIGEST, "created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
+    return Assignment(stack=new_stack(number, **{**fields, **other}), by="alice", limits=limits or CreateLimits())
 
 
 async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_now(path: Path) -> None:

@@ -133,3 +133,16 @@ async def on(machine: Machine, folder: Path) -> AsyncIterator[Service]:
         await service.try_to("systemctl", "stop", UNIT)
         if service.cluster is not None:
             await service.cluster.stop()
+
+
+async def doctor(service: Service) -> tuple[int, list[str]]:
+    """The exit code, and a line ``LEVEL SUBJECT: TEXT`` for each finding."""
+    ran = await asyncio.to_thread(service.machine.run, "env", "COLUMNS=1000", COMMAND, "doctor")
+    findings: list[str] = []
+    for line in ran.out.splitlines():
+        level, subject, text = line[:4].strip(), line[6:19].strip(), line[21:].strip()
+        if level:
+            findings.append(f"{level} {subject}: {text}")
+        elif findings and text:
+            findings[-1] += f" {text}"
+    return ran.code, findings

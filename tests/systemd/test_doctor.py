@@ -9,23 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.systemd import breakout
-from tests.systemd.service import COMMAND, UNIT, Service
+from tests.systemd.service import UNIT, Service, doctor
 
 pytestmark = pytest.mark.systemd
 PROGRAM = "/usr/local/lib/stackd/breakout.py"
-
-
-async def doctor(service: Service) -> tuple[int, list[str]]:
-    """The exit code, and a line ``LEVEL SUBJECT: TEXT`` for each finding."""
-    ran = await asyncio.to_thread(service.machine.run, "env", "COLUMNS=1000", COMMAND, "doctor")
-    findings: list[str] = []
-    for line in ran.out.splitlines():
-        level, subject, text = line[:4].strip(), line[6:19].strip(), line[21:].strip()
-        if level:
-            findings.append(f"{level} {subject}: {text}")
-        elif findings and text:
-            findings[-1] += f" {text}"
-    return ran.code, findings
 
 
 async def failure(service: Service, subject: str) -> str:

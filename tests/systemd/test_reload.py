@@ -11,8 +11,7 @@ import pytest
 from stackd.embedded import User, everything
 from stackd.keys import new_key
 from tests.harness import seed, until
-from tests.systemd.service import COMMAND, UNIT, Service
-from tests.systemd.test_doctor import doctor
+from tests.systemd.service import COMMAND, UNIT, Service, doctor
 
 pytestmark = pytest.mark.systemd
 

@@ -117,6 +117,10 @@ def test_a_build_has_the_version_of_its_tag_and_off_a_tag_one_of_its_own(tmp_pat
     assert version(tmp_path) == __version__
     (tmp_path / "stackd/version.py").write_text(literal + "# changed\n")
     assert version(tmp_path, copy) == f"{off_the_tag}.dirty"
+    git("commit", "--all", "--message", "It")
+    refused = ran(tmp_path / "deb/version.sh")
+    assert (refused.returncode, refused.stdout) == (1, ""), "1.0.0~dev… sorts before 1.0.0"
+    assert f"v{__version__} is released already" in refused.stderr
     shown = ran(sys.executable, "-c", (copy / "stackd/version.py").read_text() + "print(__version__, VERSION)").stdout
     assert shown == f"{off_the_tag}.dirty {off_the_tag.replace('.dev', '~dev')}.dirty\n"
 
@@ -273,3 +277,12 @@ def test_the_daemon_loads_no_second_client_of_kubernetes() -> None:
     )
     done = ran(sys.executable, "-c", code)
     assert (done.stdout, done.stderr) == ("\nCoreV1Api\n", "")
+
+
+def test_no_helper_comes_from_a_file_of_tests() -> None:
+    tests = ROOT / "tests"
+    taken = {
+        path: re.findall(r"^ *from tests\..*\.?test_\w+ import.*", path.read_text(), re.M)
+        for path in tests.rglob("*.py")
+    }
+    assert {path.name: lines for path, lines in taken.items() if lines} == {}, "move it to a module beside them"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from fractions import Fraction
 
 import orjson
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from stackd import quantity
 from stackd.printable import printable, printable_json
+from tests.unit.podspec.specs import exact
 
 SUFFIXES = ["", "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei", "e3", "E-2", "e0"]
 TEXTS = st.builds(
@@ -60,19 +60,6 @@ def test_what_is_no_quantity_or_absurd_is_refused(value: str | float, why: str) 
 )  # fmt: skip
 def test_whatever_a_cluster_reports_is_an_amount(reported: object, whole: int) -> None:
     assert quantity.reported(reported).value == whole
-
-
-def exact(text: str) -> Fraction:
-    """The value of a quantity."""
-    if text[-1].isdigit() and "e" in text.lower():
-        mantissa, _, exponent = text.lower().partition("e")
-        return Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent)
-    number = text.rstrip("numkKMGTPEi")
-    suffix = text[len(number) :]
-    powers = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
-    tens = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
-    factor = Fraction(1024) ** powers[suffix] if suffix in powers else Fraction(10) ** tens[suffix]
-    return Fraction(number.rstrip(".")) * factor
 
 
 @settings(deadline=None)

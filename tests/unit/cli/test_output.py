@@ -82,7 +82,7 @@ def test_a_label_that_all_stacks_share_is_below_the_table_and_no_column_unless_t
 def test_the_worst_is_counted_first_nodes_are_in_the_order_of_people_and_times_are_short() -> None:
     assert render.by_status({"running": 12, "odd": 1, "failed": 3, "stopped": 0}) == "3 failed, 12 running, 1 odd"
     assert sorted(["n-10", "n-2", "10", "n"], key=render.natural) == ["10", "n", "n-2", "n-10"]
-    lengths = {-5: "0s", 0: "0s", 59: "59s", 61: "1m01s", 3600: "1h00m", 90061: "1d01h"}
+    lengths = {-5: "0s", 0: "0s", 61: "61s", 135: "2m15s", 3601: "1h", 90121: "25h2m"}
     assert {seconds: render.duration(seconds) for seconds in lengths} == lengths
 
 

@@ -28,7 +28,7 @@ from stackd.embedded.resources import ALL, EVENTS, LEASES, VERSION, Json
 from stackd.embedded.store import Key
 from stackd.kube.credentials import ClusterTarget
 from tests.harness import fast_cluster
-from tests.kube.test_credentials import kubeconfig
+from tests.kube.samples import kubeconfig
 from tests.ports import free_port
 from tests.provisioning import ADMIN, ask
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,16 @@ def reasons(pod: object, policy: Policy = DEFAULT_POLICY, ports: tuple[TargetPor
     except InvalidPodSpec as refused:
         return [str(reason) for reason in refused.reasons]
     return []
+
+
+def exact(text: str) -> Fraction:
+    """The value of a quantity."""
+    if text[-1].isdigit() and "e" in text.lower():
+        mantissa, _, exponent = text.lower().partition("e")
+        return Fraction(mantissa.rstrip(".")) * Fraction(10) ** int(exponent)
+    number = text.rstrip("numkKMGTPEi")
+    suffix = text[len(number) :]
+    powers = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+    tens = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+    factor = Fraction(1024) ** powers[suffix] if suffix in powers else Fraction(10) ** tens[suffix]
+    return Fraction(number.rstrip(".")) * factor

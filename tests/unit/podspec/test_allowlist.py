@@ -15,7 +15,7 @@ from stackd.kube.manifests import service_manifest
 from stackd.podspec import Policy, parse_target_ports
 from stackd.podspec.fields import MODELS, WHY
 from stackd.podspec.policy import is_reserved
-from tests.kube.test_manifests import STACK
+from tests.kube.samples import STACK
 from tests.unit.podspec.specs import (
     REFUSALS,
     admit,

@@ -18,8 +18,7 @@ from stackd.errors import InvalidPodSpec, InvalidRequest
 from stackd.model import SanitizedSpec
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.fields import MODELS, Field
-from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, seed, with_volume
-from tests.unit.test_quantity import exact
+from tests.unit.podspec.specs import DEFAULT_POLICY, HTTP, container, exact, seed, with_volume
 
 RESTRICTED = Policy(profile="restricted")
 GRANTED: dict[str, Any] = dict.fromkeys(

@@ -17,22 +17,9 @@ from stackd.config import load
 from stackd.errors import ConfigError
 from stackd.upkeep.tls import Certificate, timeliness
 from stackd.validity import validity
+from tests.certificates import EC, RSA, self_signed, trusting
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="certificates are made with openssl")
-EC = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
-RSA = ("-newkey", "rsa:2048")
-
-
-def make(
-    folder: Path, name: str = "one", *, days: int = 90, password: str = "", kind: tuple[str, ...] = EC
-) -> tuple[str, str]:
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    cert, key = folder / f"{name}.crt", folder / f"{name}.key"
-    encryption = ["-passout", f"pass:{password}"] if password else ["-nodes"]
-    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-days", str(days)]
-    command = ["openssl", "req", "-x509", *kind, *encryption, "-keyout", str(key), "-out", str(cert), *subject]
-    subprocess.run(command, check=True, capture_output=True)
-    return str(cert), str(key)
 
 
 def of(cert: str, key: str) -> Certificate:
@@ -54,16 +41,8 @@ async def served(certificate: Certificate, client: ssl.SSLContext) -> tuple[str 
         return found
 
 
-def trusting(*certs: str) -> ssl.SSLContext:
-    client = ssl.create_default_context()
-    for cert in certs:
-        client.load_verify_locations(cert)
-    client.set_alpn_protocols(["h2", "http/1.1"])
-    return client
-
-
 async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> None:
-    cert, key = make(tmp_path)
+    cert, key = self_signed(tmp_path)
     certificate = of(cert, key)
     assert await served(certificate, trusting(cert)) == ("TLSv1.3", "http/1.1", "one")
     second = trusting(cert)
@@ -75,17 +54,17 @@ async def test_the_pair_is_served_with_modern_defaults_only(tmp_path: Path) -> N
 
 
 def test_an_unusable_pair_is_refused_in_words(tmp_path: Path) -> None:
-    cert, _ = make(tmp_path)
-    _, key = make(tmp_path, "two")
+    cert, _ = self_signed(tmp_path)
+    _, key = self_signed(tmp_path, "two")
     with pytest.raises(ConfigError, match="tls_cert, tls_key: they do not belong together"):
         of(cert, key)
     with pytest.raises(ConfigError, match="unencrypted key"):  # without asking for its password
-        of(*make(tmp_path, password="secret"))
+        of(*self_signed(tmp_path, password="secret"))
 
 
 def test_the_time_of_a_certificate_is_read_as_openssl_reads_it(tmp_path: Path) -> None:
     for days in (1, 90, 365 * 60):
-        cert, _ = make(tmp_path, days=days)
+        cert, _ = self_signed(tmp_path, days=days)
         shown = subprocess.run(
             ["openssl", "x509", "-in", cert, "-noout", "-enddate"], check=True, capture_output=True, text=True
         ).stdout
@@ -101,7 +80,7 @@ def test_what_has_no_time_is_said(tmp_path: Path, text: str) -> None:
 
 
 def test_a_certificate_that_expires_is_reported_once_a_day(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    cert, key = make(tmp_path, days=90)
+    cert, key = self_signed(tmp_path, days=90)
     begins = validity(Path(cert)).begins
     now = begins + DAY_SECONDS
     certificate = Certificate(cert, key, now=lambda: now)
@@ -126,10 +105,10 @@ async def test_only_the_new_pair_is_served_as_soon_as_both_files_have_changed_wh
     tmp_path: Path, caplog: pytest.LogCaptureFixture, before: tuple[str, ...], after: tuple[str, ...]
 ) -> None:
     caplog.set_level(logging.INFO)
-    cert, key = make(tmp_path, kind=before)
+    cert, key = self_signed(tmp_path, kind=before)
     certificate = of(cert, key)
     old = certificate.context
-    new_cert, new_key = make(tmp_path, "two", kind=after)
+    new_cert, new_key = self_signed(tmp_path, "two", kind=after)
     both = trusting(cert, new_cert)
     os.replace(new_cert, cert)
     certificate.renew()

@@ -17,21 +17,16 @@ from stackd.contract import Create
 from stackd.errors import InvalidRequest
 from stackd.web import examples, pages
 from stackd.web.app import ROUTES
-from stackd.web.openapi import Schema, document
+from stackd.web.openapi import document
 from stackd.web.parameters import Parameter, Parameters
 from stackd.web.requests import MOST_PARTS, parse_object
-
-DESCRIBED: dict[str, Any] = document(ROUTES, Config())
+from tests.document import DESCRIBED, validator
 
 
 def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for path, methods in DESCRIBED["paths"].items():
         for method, operation in methods.items():
             yield method.upper(), path, operation
-
-
-def validator(schema: Schema) -> Any:
-    return jsonschema_rs.validator_for(schema | {"components": DESCRIBED["components"]}, validate_formats=False)
 
 
 def test_each_route_is_described_except_pages() -> None:

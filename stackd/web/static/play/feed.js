@@ -1,0 +1,1 @@
+../../../../integrations/ctfd/stackd_instances/assets/feed.js

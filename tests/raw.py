@@ -1,0 +1,37 @@
+"""Connections on which tests write bytes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from tests.harness import Harness
+
+
+@asynccontextmanager
+async def connected(at: Harness) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+async def everything(reader: asyncio.StreamReader) -> bytes:
+    """Everything that is sent until the other side closes; a cut connection counts as closed."""
+    received = b""
+    try:
+        async with asyncio.timeout(10):
+            while chunk := await reader.read(65536):
+                received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+async def say(at: Harness, raw: bytes) -> bytes:
+    """All responses to these bytes; nothing more is sent, and the server does not wait for ever."""
+    async with connected(at) as (reader, writer):
+        writer.write(raw)
+        return await everything(reader)
