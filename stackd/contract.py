@@ -25,7 +25,7 @@ Scope = Literal["admin", "read", "metrics", "tenant"]
 SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
-AuditAction = Literal["refused", "reload", "keys", "takeover"]
+AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in"]
 TemplateSource = Literal["file", "api"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 AUDIT = get_args(AuditAction)
@@ -472,7 +472,7 @@ BATCH_JOB = ("job_id", "action", "ttl", "status", "total", "done", *_COUNTED)
 
 class Activity(Body, frozen=True, kw_only=True):
     """What an API key has asked for: a request about one stack (`stack_id`), or a batch job (`job_id`). Or what concerns
-    the operator: refused requests, reloads, changed keys and takeovers, which have neither.
+    the operator: refused requests, reloads, changed keys, takeovers and people who signed in, which have neither.
     """
 
     at: Annotated[datetime, doc("When it was accepted.")]

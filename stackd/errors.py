@@ -109,6 +109,12 @@ class Unauthenticated(StackdError):
     code = ErrorCode.UNAUTHENTICATED
 
 
+class SignInFailed(StackdError):
+    """A person could not sign in: the issuer of OpenID Connect refuses, or what came back is not from it."""
+
+    code = ErrorCode.SIGN_IN_FAILED
+
+
 class PermissionDenied(StackdError):
     """The key is valid and its scope does not allow the request."""
 

@@ -331,6 +331,7 @@ class AuditKind(enum.StrEnum):
     RELOAD = "reload"
     KEYS = "keys"
     TAKEOVER = "takeover"
+    SIGN_IN = "sign_in"
 
 
 @struct

@@ -15,12 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from stackd.config.credentials import choose_cluster, gather_keys
-from stackd.config.sections import SECTIONS, Config, expectation, fields, policy_of
+from stackd.config.sections import SECTIONS, Config, OidcSection, expectation, fields, policy_of
 from stackd.config.sources import DEFAULT, Draft, read_toml
 from stackd.errors import ConfigError
 from stackd.keys import ApiKey
@@ -140,8 +141,37 @@ def _contradictions(config: Config, *, serving: bool) -> Iterator[Contradiction]
     for key, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
         if serving and path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
             yield (f"server.{key}",), "the file is missing or cannot be read; a PEM file is expected"
+    if config.auth.oidc:
+        yield from ((("auth.oidc",), text) for text in _of_oidc(config.auth.oidc, serving=serving))
     if serving and (audit := config.log.audit) and not _can_be_appended(Path(audit)):
         yield ("log.audit",), "the file cannot be written; one in a folder that the daemon may write to is expected"
+
+
+def _of_oidc(oidc: OidcSection, *, serving: bool) -> Iterator[str]:
+    """What is wrong with a sign-in that is configured."""
+    for key, value in (("issuer", oidc.issuer), ("url", oidc.url)):
+        url = urlsplit(value)
+        if not url.hostname or url.scheme not in ("http", "https") or url.query or url.fragment:
+            yield f"{key} is {_shown(value)}; {_expected(oidc, key)} is expected"
+        elif url.scheme == "http" and not is_loopback(url.hostname):
+            yield f"{key} is {_shown(value)}; it begins with https://, except on this machine"
+    if not oidc.client_id:
+        yield f"client_id is missing; {_expected(oidc, 'client_id')} is expected"
+    if not (oidc.admins or oidc.readers):
+        yield "neither admins nor readers has an entry, so nobody may sign in; list groups or e-mail addresses"
+    if serving and (path := oidc.client_secret_file) and not _readable_text(path):
+        yield "the file of client_secret_file is missing, empty or cannot be read"
+
+
+def _expected(oidc: OidcSection, key: str) -> str:
+    return str(type(oidc).model_fields[key].description).rstrip(",")
+
+
+def _readable_text(path: str) -> bool:
+    try:
+        return bool(Path(path).read_text().strip())
+    except (OSError, ValueError):
+        return False
 
 
 def _can_be_appended(file: Path) -> bool:
@@ -187,7 +217,7 @@ def _cautions(config: Config) -> Iterator[str]:
             )
 
 
-_NESTED: Final[dict[str, type[BaseModel]]] = {"keys": ApiKey, "tolerations": Toleration}
+_NESTED: Final[dict[str, type[BaseModel]]] = {"keys": ApiKey, "oidc": OidcSection, "tolerations": Toleration}
 
 
 def explain(model: type[BaseModel], error: ErrorDetails) -> str:
@@ -195,10 +225,10 @@ def explain(model: type[BaseModel], error: ErrorDetails) -> str:
     key, *inner = error["loc"]
     kind, value = error["type"], error["input"]
     field, nested = model.model_fields[str(key)], _NESTED.get(str(key))
-    if nested is not None and len(inner) > 1:
+    if nested is not None and (names := [str(part) for part in inner if not isinstance(part, int)]):
         if kind == "extra_forbidden":
-            return "unknown key" + did_you_mean(str(inner[-1]), nested.model_fields)
-        field = nested.model_fields[str(inner[1])]
+            return "unknown key" + did_you_mean(names[-1], nested.model_fields)
+        field = nested.model_fields[names[0]]
     expects = expectation(field)
     if kind == "missing":
         return f"this is missing; {expects.what} is expected"

@@ -72,6 +72,31 @@ class ServerSection(Section):
     dashboard: Flag = key(True, "Serve the dashboard at /dashboard; it holds no data without a key.")
 
 
+class OidcSection(Section):
+    """The issuer of OpenID Connect that people sign in with; without ``issuer``, nobody can."""
+
+    issuer: str = Field(default="", description="the issuer's address, as its own description has it,")
+    client_id: str = Field(default="", description="the id that the issuer has given to stackd")
+    client_secret_file: str = Field(default="", description="the path of a file with the client's secret")
+    url: str = Field(default="", description='the address of stackd in browsers, such as "https://stackd.example.org",')
+    admins: Annotated[tuple[str, ...], as_tuple] = Field(
+        default=(), description="a list of groups and e-mail addresses"
+    )
+    readers: Annotated[tuple[str, ...], as_tuple] = Field(
+        default=(), description="a list of groups and e-mail addresses"
+    )
+    groups: str = Field(default="groups", min_length=1, description="the name of the claim that has a person's groups")
+
+    def __bool__(self) -> bool:
+        """Whether people can sign in."""
+        return bool(self.issuer)
+
+    @property
+    def redirect(self) -> str:
+        """Where the issuer sends browsers back to: this has to be registered there."""
+        return f"{self.url.rstrip('/')}/auth/callback"
+
+
 class AuthSection(Section):
     """Who may call."""
 
@@ -84,6 +109,9 @@ class AuthSection(Section):
     keys: Annotated[
         tuple[ApiKey, ...], as_tuple, Expects(what="a list of tables, each [[auth.keys]]", secret=True), LIVE
     ] = key((), "Named keys by their SHA-256, with a scope; `stackd key new` prints one.")
+    oidc: Annotated[OidcSection, Expects(what="a table, [auth.oidc]")] = key(
+        OidcSection(), "People sign in to the dashboard with OpenID Connect; keys stay for programs."
+    )
 
 
 class StateSection(Section):

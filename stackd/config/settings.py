@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic.fields import FieldInfo
 
-from stackd.config.sections import Config, expectation, fields
+from stackd.config.sections import Config, OidcSection, expectation, fields
 from stackd.config.sources import variable
 from stackd.keys import ApiKey
 from stackd.kinds import AT_START, LIVE
@@ -80,6 +80,8 @@ def toml(value: object, unit: str = "") -> str:
     if isinstance(value, ApiKey):
         tenant = {"labels": value.labels, "templates": value.templates} if value.tenant else {}
         return toml({"name": value.name, "scope": value.scope, **tenant})
+    if isinstance(value, OidcSection):
+        return toml(value.model_dump(exclude_defaults=True))
     if isinstance(value, Toleration):
         return toml(value.manifest())
     if isinstance(value, tuple):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from stackd.clock import BOOT_VARIABLE
@@ -136,8 +136,13 @@ def is_ours(name: str) -> bool:
     return not name.startswith("STACKD_TEST_") and not _SERVICE_LINK.fullmatch(name)
 
 
-_NONE: Final[Mapping[Any, str]] = {tuple: "[]", Mapping: "{}"}
+_NONE: Final[Mapping[Any, str]] = {tuple: "[]", Mapping: "{}", BaseModel: "{}"}
 """How a list or table without entries is written."""
+
+
+def _shape(kind: Any) -> Any:
+    """``tuple`` of a list, ``Mapping`` of a table of any names, ``BaseModel`` of one with keys of its own, else None."""
+    return BaseModel if isinstance(kind, type) and issubclass(kind, BaseModel) else get_origin(kind)
 
 
 def value_of(text: str, field: FieldInfo) -> object:
@@ -145,10 +150,12 @@ def value_of(text: str, field: FieldInfo) -> object:
     kind = field.annotation
     if kind in (bool, int) or (kind is float and not expectation(field).unit):
         return _scalar(text, kind)
-    if get_origin(kind) not in (tuple, Mapping):
+    if (shape := _shape(kind)) not in (tuple, Mapping, BaseModel):
         return text
     if text.strip()[:1] in ("[", "{"):
         return _structured(text)
+    if shape is BaseModel:
+        return text
     words = [word.strip() for word in text.split(",") if word.strip()]
     if get_origin(kind) is tuple:
         return words
@@ -242,7 +249,7 @@ class Draft:
         for name in sorted(filter(is_ours, self.environment)):
             if name in variables:
                 section, key, info = variables[name]
-                text, none = self.environment[name], _NONE.get(get_origin(info.annotation))
+                text, none = self.environment[name], _NONE.get(_shape(info.annotation))
                 self.origins[f"{section}.{key}"] = f"environment {name}"
                 if none and not text.strip(
                     ", \t\n"

@@ -24,7 +24,7 @@ from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
-from stackd.web import activity, events, exposition, listing, openapi, pages, stacks, system
+from stackd.web import activity, events, exposition, listing, openapi, pages, sign_in, stacks, system
 from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
@@ -33,7 +33,7 @@ from stackd.web.requests import check_coding, parse_object
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
-PARTS = (activity, events, exposition, listing, openapi, pages, stacks, system)
+PARTS = (activity, events, exposition, listing, openapi, pages, sign_in, stacks, system)
 """Their imports fill ``ROUTES``."""
 
 log = logging.getLogger("stackd.request")

@@ -21,8 +21,10 @@ from aiohttp import hdrs, web
 from stackd.clock import Clock
 from stackd.codes import ErrorCode
 from stackd.config import Config
+from stackd.config.sections import OidcSection
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey, digest
+from stackd.web.oidc import SignIn
 from stackd.workqueue import A_MINUTE, TokenBucket
 
 Network = IPv4Network | IPv6Network
@@ -51,6 +53,7 @@ class Keys:
         self._failures = Failures(clock)
         self._trusted: tuple[Network, ...] = ()
         self._names: set[str] = set()
+        self.sign_in = SignIn(OidcSection())
         self.replaced: Callable[[], None] = lambda: None
 
     def replace(self, config: Config) -> None:
@@ -60,11 +63,13 @@ class Keys:
         self._failures.per_minute = config.limits.failed_auth_per_minute
         self._trusted = tuple(ip_network(each) for each in config.server.trusted_proxies)
         self._names = {config.server.host.lower(), socket.gethostname().lower()}
+        if config.auth.oidc != self.sign_in.section:
+            self.sign_in = SignIn(config.auth.oidc)
         self.replaced()
 
     def in_force(self, key: ApiKey) -> bool:
         """Whether the key, once accepted, would be accepted now."""
-        return not self._enabled or key in self._keys
+        return not self._enabled or key in self._keys or self.sign_in.in_force(key)
 
     def caller(self, request: web.BaseRequest) -> str:
         """The address that the request comes from, or that a trusted proxy says it comes from.
@@ -77,8 +82,8 @@ class Keys:
         return nearest_untrusted(peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ()), self._trusted)
 
     def identify(self, request: web.BaseRequest) -> ApiKey:
-        """Return the request's key. Raises Unauthenticated, or TooManyRequests if its address sent too many wrong keys;
-        without keys, PermissionDenied for what another site's web page may have sent.
+        """Return the request's key, or that of a person's session. Raises Unauthenticated, or TooManyRequests if its address
+        sent too many wrong keys; without keys, PermissionDenied for what another site's web page may have sent.
 
         A valid key is accepted however many wrong keys came from its address: clients behind a proxy share one address.
         The length of the keys makes guessing hopeless (``keys.SHORTEST``).
@@ -88,6 +93,7 @@ class Keys:
             return ANONYMOUS
         text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
         key = self._find(text) if text and len(text) <= LONGEST_KEY else None
+        key = key or (None if text else self.sign_in.find(request))
         if key is not None:
             return key
         wait = self._failures.wait(self.caller(request), attempt=bool(text))
@@ -102,6 +108,11 @@ class Keys:
                 "no API key: send it in the X-API-KEY header, as Authorization: Bearer, or in the api_key query parameter"
             )
         raise Unauthenticated("the API key is not valid")
+
+    def refuse_many(self, request: web.BaseRequest) -> None:
+        """Count a try to sign in that failed, as a wrong key. Raises TooManyRequests."""
+        if wait := self._failures.wait(self.caller(request), attempt=True):
+            raise TooManyRequests("too many failed tries to sign in from this address", wait)
 
     def _refuse_other_sites(self, request: web.BaseRequest) -> None:
         """Raise PermissionDenied if a web page of another site may have sent this: a browser reaches what its user does.

@@ -15,6 +15,7 @@ from aiohttp import web
 from stackd import contract
 from stackd.codes import ErrorCode
 from stackd.config import Config
+from stackd.config.sections import OidcSection
 from stackd.contract import BATCH_JOB, DELETE_JOB, Body, Field, fields_of, is_body
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
@@ -24,6 +25,7 @@ from stackd.web.api import IDEMPOTENCY_KEY, ROUTES, ApiCall, Route, Shape, route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.idempotency import KEY_LIMIT
 from stackd.web.listing import BATCH
+from stackd.web.oidc import described_at
 from stackd.web.pages import file_of, send
 from stackd.web.parameters import MOST_VALUES, Parameter
 from stackd.web.responses import JSON
@@ -146,6 +148,7 @@ def document(routes: Iterable[Route], config: Config) -> Schema:
                 "header": {"type": "apiKey", "in": "header", "name": HEADER, "description": SCOPES},
                 "bearer": {"type": "http", "scheme": "bearer", "description": SCOPES},
                 "query": {"type": "apiKey", "in": "query", "name": PARAMETER, "description": SCOPES},
+                **_sign_in(config.auth.oidc),
             },
             "headers": {
                 "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
@@ -227,6 +230,14 @@ def _parameter(one: Parameter[Any]) -> Schema:
         "schema": {"type": "array", "items": schema, "maxItems": MOST_VALUES} if one.many else schema,
     }
     return described | ({"required": True} if one.required else {}) | ({"example": one.example} if one.example else {})
+
+
+def _sign_in(oidc: OidcSection) -> dict[str, Any]:
+    """How people sign in to the dashboard, if they can; it is for no program, so no operation names it."""
+    if not oidc:
+        return {}
+    about = "People sign in to the dashboard with it; programs use an API key."
+    return {"session": {"type": "openIdConnect", "openIdConnectUrl": described_at(oidc), "description": about}}
 
 
 def _headers(*names: str) -> Schema:

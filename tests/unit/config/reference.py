@@ -29,6 +29,17 @@ _KEYS: Final = """\
 # templates = ["web-*"]  # those that it may use; without this line, all
 # pod_specs = false  # it creates from templates only
 """
+_OIDC: Final = """\
+# [auth.oidc]
+# issuer = "https://id.example.org"  # as its own description has it, to the last slash
+# client_id = "stackd"
+# client_secret_file = "/etc/stackd/oidc-secret"  # without this line, the client is a public one, with PKCE
+# url = "https://stackd.example.org"  # register <url>/auth/callback at the issuer
+# admins = ["ops", "ada@example.org"]  # groups, and e-mail addresses that the issuer has verified
+# readers = ["helpers"]
+# groups = "groups"  # the claim with a person's groups
+"""
+_TABLES: Final = {"auth.keys": _KEYS, "auth.oidc": _OIDC}
 
 
 def example() -> str:
@@ -42,7 +53,7 @@ def _example_section(section: str, doc: str) -> str:
         if setting.section != section:
             continue
         live = " (live)" if setting.live else ""
-        body = _KEYS if setting.name == "auth.keys" else f"{setting.key} = {setting.default}\n"
+        body = _TABLES.get(setting.name) or f"{setting.key} = {setting.default}\n"
         text += f"# {setting.why}{live}\n{body}"
     return text
 

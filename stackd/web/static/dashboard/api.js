@@ -1,4 +1,4 @@
-// Requests to the API, with the key of this tab; errors carry the API's own sentence.
+// Requests to the API, with the key of this tab or the session of this browser; errors carry the API's own sentence.
 
 import { key } from "./session.js";
 
@@ -29,6 +29,7 @@ export function onUnauthorized(listener) {
 export async function send(method, path, { body, signal, headers = {} } = {}) {
   const all = { ...headers };
   if (key.get()) all["X-API-KEY"] = key.get();
+  else all["X-Session"] = "1"; // that of a person who has signed in, if there is one
   if (body !== undefined) all["Content-Type"] = "application/json";
   let answer;
   try {
@@ -38,7 +39,7 @@ export async function send(method, path, { body, signal, headers = {} } = {}) {
       headers: all,
       body: body === undefined ? null : JSON.stringify(body),
       cache: "no-store",
-      credentials: "omit",
+      credentials: key.get() ? "omit" : "same-origin",
       redirect: "error",
     });
   } catch (error) {

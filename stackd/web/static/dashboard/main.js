@@ -4,7 +4,7 @@
 
 import { at, button, copy, found, h, say, show } from "../shared/dom.js";
 import { openActivity } from "./activity.js";
-import { ask, onUnauthorized, Refusal, sentence } from "./api.js";
+import { ask, onUnauthorized, Refusal, send, sentence } from "./api.js";
 import { Attention } from "./attention.js";
 import { Banners, Link, showOwner, standby } from "./banners.js";
 import { Actions, Selection } from "./bulk.js";
@@ -45,6 +45,8 @@ new Attention(stacks, actions, logs);
 let opener = null;
 /** @type {Feed | null} */
 let feed = null;
+/** Who has signed in in this browser. */
+let person = "";
 
 /** The panel shows the stack that the view has open. */
 function showOpened() {
@@ -96,7 +98,9 @@ function enter() {
   at("login").hidden = true;
   for (const id of ["board", "new", "show-activity"]) at(id).hidden = false;
   shape();
-  at("leave").hidden = !key.get();
+  at("leave").hidden = !(key.get() || person);
+  at("leave").textContent = key.get() ? "Forget key" : "Sign out";
+  at("leave").title = key.get() ? "" : person;
   feed = new Feed({
     list: (all) => stacks.replace(all),
     stack: (stack) => stacks.put(stack),
@@ -228,7 +232,8 @@ document.addEventListener("visibilitychange", () => (document.hidden ? feed?.res
 addEventListener("online", () => feed?.retry());
 document.addEventListener("click", offline, true);
 at("login-form").addEventListener("submit", login);
-at("leave").addEventListener("click", () => {
+at("leave").addEventListener("click", async () => {
+  if (!key.get()) await send("POST", "/auth/logout").catch((error) => tell(sentence(error)));
   key.forget();
   leave();
 });
@@ -237,17 +242,23 @@ at("show-activity").addEventListener("click", activity);
 at("show-help").addEventListener("click", help);
 at("copy-link").addEventListener("click", () => copy(location.origin + location.pathname + view.hash(), tell));
 
-/** Whether requests need a key at all; the description says so, and needs none itself. */
-async function needsKey() {
-  try {
-    const { security } = await ask("GET", "/openapi.json");
-    return security.length > 0;
-  } catch {
-    return true;
-  }
+/** Whether requests can be sent as they are: none needs a key, or somebody has signed in. The description needs no key. */
+async function mayEnter() {
+  const { security, components } = await ask("GET", "/openapi.json").catch(() => ({ security: [{}] }));
+  if (security.length === 0) return true;
+  const issuer = components?.securitySchemes.session?.openIdConnectUrl;
+  if (!issuer) return false;
+  const link = found("sign-in", HTMLAnchorElement);
+  link.textContent = `Sign in with ${new URL(issuer).host}`;
+  link.hidden = false;
+  link.addEventListener("click", () => {
+    link.href = `/auth/login?view=${encodeURIComponent(view.hash().slice(1))}`;
+  });
+  person = (await ask("GET", "/key").catch(() => ({ name: "" }))).name;
+  return Boolean(person);
 }
 
 // A key that is no longer good brings the login back.
-if (key.get() || (await key.ask()) || !(await needsKey())) {
+if (key.get() || (await key.ask()) || (await mayEnter())) {
   if (!feed) enter();
 } else leave();
