@@ -168,7 +168,10 @@ def test_the_example_loads_to_exactly_the_defaults() -> None:
     loaded = load(EXAMPLE, {"STACKD_AUTH__KEY": KEY})
     assert loaded.config == load(None, {"STACKD_AUTH__KEY": KEY}).config
     assert loaded.config.model_copy(update={"auth": Config().auth}) == Config()
-    assert {key for key, origin in loaded.origins.items() if not origin.startswith(str(EXAMPLE))} == {"auth.keys", "auth.oidc"}
+    assert {key for key, origin in loaded.origins.items() if not origin.startswith(str(EXAMPLE))} == {
+        "auth.keys",
+        "auth.oidc",
+    }
     assert policy_of(Config()) == Policy()
 
 
