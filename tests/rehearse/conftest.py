@@ -16,6 +16,7 @@ import pytest
 from stackd.client import AsyncClient
 from stackd.client.attempts import NO_RETRIES
 from stackd.embedded import EmbeddedCluster
+from stackd.rehearse import run as running
 from stackd.rehearse.connection import Connection
 from stackd.rehearse.outcome import Goal, Outcome
 from stackd.rehearse.plan import Plan, Preflight, StackKind, inspect
@@ -57,6 +58,13 @@ async def inspected(at: Harness, stacks: int, *kinds: StackKind) -> Preflight:
     """The objections to a plan."""
     async with connected(at) as connection:
         return await inspect(connection, plan(stacks, kinds=kinds or (kind(),)), "test")
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal in this process asks again after less than a tenth of a second."""
+    for name in ("AGAIN_SECONDS", "FOLLOW_AGAIN_SECONDS", "POLL_SECONDS"):
+        monkeypatch.setattr(running, name, 0.05)
 
 
 @pytest.fixture

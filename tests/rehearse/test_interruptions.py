@@ -46,8 +46,8 @@ async def test_ctrl_c_and_a_closed_terminal_remove_everything(at: Harness, rehea
 
 
 async def test_creates_under_way_are_waited_for_and_no_player_comes(at: Harness, rehearse: Rehearse) -> None:
-    at.cluster.faults.add(Fault(verb="create", resource="services", action="latency", seconds=1.0))
-    command = rehearse(at, "--stacks", "100", "--rate", "2/s", "--hold", "0s")
+    at.cluster.faults.add(Fault(verb="create", resource="services", action="latency", seconds=0.5))
+    command = rehearse(at, "--stacks", "100", "--rate", "4/s", "--hold", "0s")
     await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") >= [(2,)], deadline=30)
     command.send_signal(signal.SIGTERM)
     code, out, _ = await ended(command)
@@ -88,7 +88,7 @@ async def test_a_daemon_that_is_away_at_the_end_is_waited_for(tmp_path: Path, re
             await until_running(first, 3)
             await asyncio.sleep(0.5)  # the players know it, too
         if returns:
-            await asyncio.sleep(1.5)  # the clean-up has begun
+            await asyncio.sleep(0.7)  # the clean-up has begun
             async with harness(tmp_path, settings, cluster=cluster) as second:
                 outcome = await rehearsing
                 assert (outcome.remaining, await second.listed(), outcome.results.failed) == (0, [], 0)

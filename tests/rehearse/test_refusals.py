@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,12 @@ async def test_the_command_refuses_unless_it_is_told_to_begin(tmp_path: Path, re
         await at.create()
         await at.create(seed() | {"labels": {LABEL: "feed"}})
         words = ("--stacks", "5", "--burst", "--hold", "0s")
-        code, _, err = await ended(rehearse(at, *words))
-        assert code == 1
+        pod = tmp_path / "pod.yaml"
+        pod.write_text(seed()["pod_spec"])
+        runner = CliRunner(env={"STACKD_URL": at.url, "STACKD_API_KEY": KEY, "COLUMNS": "200"})
+        refused = await asyncio.to_thread(runner.invoke, stackd, ["rehearse", *words, "--file", str(pod)])
+        err = refused.stderr
+        assert refused.exit_code == 1
         for line in (
             "5 stacks do not fit: 2 do, limited by limits.max_stacks (override with --anyway",
             "others have stacks here (1), which a rehearsal would disturb (override with --with-others",
