@@ -135,7 +135,7 @@ def test_no_key_has_a_name_of_stackds_own(name: str) -> None:
         ApiKey(name=name, sha256=digest(KEY))
 
 
-async def test_the_file_has_a_line_for_each_and_for_each_change(tmp_path: Path) -> None:
+async def test_the_file_has_a_line_for_each_change(tmp_path: Path) -> None:
     file = tmp_path / "audit.jsonl"
     file.write_text('{"time": "earlier"}\n')
     async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:

@@ -52,7 +52,7 @@ async def lines(at: Harness, stack_id: str, kind: str) -> list[tuple[bool, str]]
     return [(event["by"] not in ("stackd", "cluster"), event["reason"]) for event in events]
 
 
-async def test_many_are_extended_once_each_and_the_cluster_has_it(at: Harness) -> None:
+async def test_many_are_extended_once_each(at: Harness) -> None:
     ids = [(await at.create())["stack_id"] for _ in range(3)]
     async with follow(at) as stream:
         job = await finished(at, await submit(at, "extend", ttl="30m", stack_ids=[*ids, ids[0], NOBODY]))
@@ -99,7 +99,7 @@ async def test_many_are_stopped_started_restarted_and_deleted(at: Harness) -> No
 
 
 @pytest.mark.stackd(stacks__max_ttl="3h", stacks__ttl="1h")
-async def test_what_cannot_be_done_says_why_and_the_rest_is_done(at: Harness) -> None:
+async def test_what_cannot_be_done_says_why(at: Harness) -> None:
     good, old = (await at.create())["stack_id"], (await at.create(ttl="2h30m"))["stack_id"]
     job = await finished(at, await submit(at, "extend", ttl="1h", stack_ids=[old, good]))
     assert (job["status"], counts(job)) == ("completed", (1, 0, 1))
@@ -258,7 +258,7 @@ def actions(entries: list[dict[str, Any]]) -> list[str]:
     return [entry["action"] for entry in entries]
 
 
-async def test_each_request_is_an_entry_and_a_job_is_one_with_its_counts(at: Harness) -> None:
+async def test_each_request_and_each_job_is_one_entry(at: Harness) -> None:
     one, other = await at.running(labels=LABELS), await at.running()
     await at.do("extend", one, ttl="1m")
     for verb in ("stop", "start", "restart"):

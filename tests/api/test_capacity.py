@@ -98,7 +98,7 @@ async def test_node_ports_of_other_services_are_not_free(at: Harness) -> None:
     assert [one["kind"] for one in (await at.get("/reconcile"))["unknown"]] == []
 
 
-async def test_quotas_are_looked_at_in_the_background_once_somebody_asks_and_by_a_post_at_once(at: Harness) -> None:
+async def test_quotas_are_read_in_the_background_once_somebody_asks(at: Harness) -> None:
     hard = {"requests.cpu": "1", "pods": "50", "services.nodeports": "7"}
     await at.apply("resourcequotas", "tight", spec={"hard": hard})
     at.faults.reset_counts()

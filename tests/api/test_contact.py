@@ -404,7 +404,7 @@ async def test_after_a_failed_try_nobody_waits(vm: Machine, monkeypatch: pytest.
 
 
 @pytest.mark.stackd(cluster__lease_duration="2s")
-async def test_after_the_cluster_was_set_back_the_lease_is_renewed_and_what_happens_shows(vm: Machine) -> None:
+async def test_after_the_cluster_was_set_back_the_lease_is_renewed(vm: Machine) -> None:
     vm.cluster.store.revision = 100_000
     at = await vm.start()
     stack_id = await at.running()

@@ -290,7 +290,7 @@ async def test_a_service_that_was_changed_by_hand_is_put_right_and_until_then_th
 
 @pytest.mark.stackd(reconcile__interval="1h")
 @pytest.mark.kubernetes(port_release_delay=0.2)
-async def test_a_deleted_service_comes_back_at_its_port_and_no_client_sees_a_change(at: Harness) -> None:
+async def test_a_deleted_service_comes_back_at_its_port(at: Harness) -> None:
     """The cluster frees the port a little after the Service is gone."""
     stack_id = await at.running()
     before, number = await at.stack(stack_id), at.daemon.api.feed.number

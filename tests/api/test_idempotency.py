@@ -63,7 +63,7 @@ async def test_a_create_under_a_key_goes_on_without_its_client(at: Harness) -> N
     assert (again.status, again.json["stack_id"]) == (201, made)
 
 
-async def test_a_failure_is_not_kept_and_a_request_that_is_wrong_leaves_its_key_free(at: Harness) -> None:
+async def test_a_wrong_request_leaves_its_key_free(at: Harness) -> None:
     for _ in range(2):
         assert (await post(at, body=request_for("nginx:stable", cpu="100000"))).status == 503
         for path in ("/stacks", BATCH):
@@ -103,7 +103,7 @@ async def test_whoever_asks_again_gets_the_first_answer_however_often_it_asks(at
     assert (await post(at, "/stacks?dry_run=true")).status == 429, "a dry run has no first answer"
 
 
-async def test_the_first_answer_needs_no_cluster_and_is_given_during_a_stop(at: Harness) -> None:
+async def test_the_first_answer_needs_no_cluster(at: Harness) -> None:
     first = await post(at)
     await at.faults.refuse()
     with at.stopping():

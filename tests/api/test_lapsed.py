@@ -27,7 +27,7 @@ async def until_lapsed(at: Harness) -> None:
     await until(at.role, lambda role: role == "lapsed")
 
 
-async def test_it_reads_what_it_has_and_says_404_of_nothing(at: Harness) -> None:
+async def test_a_404_is_said_of_nothing_that_it_has(at: Harness) -> None:
     stack_id = await at.running()
     await until_lapsed(at)
     assert (await at.stack(stack_id))["status"] == "running"

@@ -96,7 +96,7 @@ async def test_a_lease_that_is_given_back_amid_conflicts_and_failures_need_not_r
     assert (await at.kubectl("GET", PATH))["spec"]["holderIdentity"] == ""
 
 
-async def test_the_lease_of_another_cluster_means_nothing_and_none_is_made_there(at: Harness) -> None:
+async def test_the_lease_of_another_cluster_means_nothing(at: Harness) -> None:
     ownership, leases = at.daemon.context.gate.ownership, at.cluster.store.of(LEASES)
     asked, created = at.counts.requests, at.counts.total("create", "leases")
     at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")

@@ -118,7 +118,7 @@ async def test_it_is_there_after_a_restart_and_under_an_idempotency_key(vm: Mach
 
 
 @pytest.mark.stackd(reconcile__interval="1h")
-async def test_a_read_of_a_long_text_is_one_statement_and_of_others_none(at: Harness) -> None:
+async def test_only_the_read_of_a_long_text_is_a_statement(at: Harness) -> None:
     short, long = await at.running(), await at.running(long_request())
     await at.until_metric("stackd_store_pending_operations", 0)
     for path, cost in {

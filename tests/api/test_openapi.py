@@ -21,7 +21,7 @@ from tests.templates import WEB, folder_with
 FUZZING = Path(__file__).parent / "fuzzing"
 
 
-async def test_the_document_needs_no_key_and_is_rendered_once_for_each_configuration(
+async def test_the_document_is_rendered_once_for_each_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renders = mock.Mock(wraps=document)

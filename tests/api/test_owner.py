@@ -85,7 +85,7 @@ async def test_a_standby_waits_for_a_restart_of_the_owner(vms: Machines, monkeyp
     await until_owner(two)
 
 
-async def test_a_stop_of_the_owner_finishes_its_changes_and_the_standby_takes_over_at_once(vms: Machines) -> None:
+async def test_a_standby_takes_over_as_soon_as_the_owner_stops(vms: Machines) -> None:
     """Not only after the Lease of a minute has run out. Until it is given back, reads are answered."""
     one = await vms.start("vm1", lease="60s", server__shutdown_timeout="20s")
     stack_id, other = await one.running(), await one.running()

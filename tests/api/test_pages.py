@@ -17,7 +17,7 @@ PAGES = (
 )  # fmt: skip
 
 
-async def test_pages_need_no_key_say_what_they_may_load_and_are_sent_again_only_when_they_change(at: Harness) -> None:
+async def test_pages_need_no_key(at: Harness) -> None:
     for path in PAGES:
         reply = await at.call("GET", path, key=None)
         assert reply.status == 200, path

@@ -212,9 +212,7 @@ async def test_what_waits_is_no_stack_to_anybody_and_stays_unless_it_may_be_prom
 
 
 @pytest.mark.kubernetes(start_delay=0.4, run_time=0.05)
-async def test_what_fails_in_a_pool_is_ended_and_not_retried_at_once(
-    vm: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_fails_in_a_pool_is_not_retried_at_once(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stacks are created one after the other: the second runs for a moment when the first has already failed."""
     monkeypatch.setattr(pools, "FIRST_PAUSE", 60.0)
     at = await start(vm, {"templates__refill_per_second": "10"}, web_1=template(image="app/fail"), plain=plain())
@@ -319,7 +317,7 @@ async def test_a_pool_follows_its_template(at: Harness, vm: Machine, monkeypatch
     await until(lambda: at.objects("services"), lambda seen: len(seen) == 2)
 
 
-async def test_a_pool_outlives_restarts_and_a_lost_file_and_what_was_given_stays_so(vm: Machine) -> None:
+async def test_a_pool_outlives_restarts_and_a_lost_file(vm: Machine) -> None:
     at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template(ttl="4s"))
     await filled(at)
     mine = await at.create(BODY, labels={"team": "7"}, ttl="1h")
@@ -362,7 +360,7 @@ async def test_a_scheduler_that_has_not_decided_has_not_said_that_there_is_no_ro
 # ---- creates that wait for their turn, or leave
 
 
-async def test_clients_come_before_the_refill_and_get_what_the_pool_has_when_it_is_their_turn(vm: Machine) -> None:
+async def test_clients_come_before_the_refill(vm: Machine) -> None:
     at = await start(vm, web_1=template(pool=1))
     (stack_id,) = await filled(at, size=1)
     async with at.no_create_slots():

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("signals", [1, 2])
-async def test_sigterm_finishes_creates_and_a_second_one_does_not(tmp_path: Path, signals: int) -> None:
+async def test_only_the_first_sigterm_finishes_creates(tmp_path: Path, signals: int) -> None:
     async with (
         EmbeddedCluster(fast_cluster()) as cluster,
         daemon(tmp_path, on(cluster, tmp_path) | {"STACKD_SERVER__SHUTDOWN_TIMEOUT": "60s"}) as process,
@@ -89,7 +89,7 @@ def test_the_schedule_imports_nothing_when_it_starts() -> None:
     assert done.stdout == "True\n"
 
 
-async def test_an_embedded_cluster_is_beside_the_state_and_its_stacks_are_there_after_a_restart(tmp_path: Path) -> None:
+async def test_the_stacks_of_an_embedded_cluster_outlive_a_restart(tmp_path: Path) -> None:
     """Also without a network policy, and where there is a proxy for HTTP."""
     config = tmp_path / "config.toml"
     config.write_text('[cluster]\nmode = "embedded"\n[stacks]\nrequire_ingress_network_policy = true\n')

@@ -25,7 +25,7 @@ def remember_as_removed(folder: Path, names: Iterable[str]) -> None:
         shell.executemany("INSERT INTO removed_stacks (stack_id, removed_at) VALUES (?, 1)", rows)
 
 
-async def test_a_confirmation_releases_what_was_shown_and_nothing_that_comes_after_it(at: Harness) -> None:
+async def test_a_confirmation_releases_only_what_was_shown(at: Harness) -> None:
     ids = await running(at, 2 * MANY)
     shown, later = ids[:MANY], ids[MANY:]
     await unverify(at)
@@ -82,7 +82,7 @@ async def test_pods_that_the_cluster_disrupts_set_off_no_brake(at: Harness, reas
 
 
 @pytest.mark.stackd(reconcile__orphan_grace="2s")
-async def test_what_is_left_of_a_removed_stack_is_removed_and_nothing_else(at: Harness, tmp_path: Path) -> None:
+async def test_only_what_is_left_of_a_removed_stack_is_removed(at: Harness, tmp_path: Path) -> None:
     removed, unknown, elsewhere = (f"stack-00000000000000{end}" for end in ("aa", "cc", "bb"))
     await at.create()
     remember_as_removed(tmp_path, [removed])

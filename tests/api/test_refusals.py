@@ -158,7 +158,7 @@ async def test_when_the_api_server_comes_back_with_another_range_its_ports_are_u
         await at.create()
 
 
-async def test_ports_that_others_hold_are_set_aside_and_a_create_tries_some_of_them(vm: Machine) -> None:
+async def test_a_create_tries_some_ports_that_others_held(vm: Machine) -> None:
     async with ranged(vm, (30000, 32767), (31001, 31003)) as at:
         take(at, 31001, 31003)
         stack = await at.create()

@@ -57,7 +57,7 @@ async def test_a_restart_gives_a_fresh_pod_behind_the_same_port_with_the_same_en
     await at.refused(429, "limits.creates_per_second", f"/stacks/{stack['stack_id']}/restart")
 
 
-async def test_a_stop_takes_the_pod_away_and_keeps_the_ports_until_it_is_deleted_or_ends(at: Harness) -> None:
+async def test_a_stop_keeps_the_ports_until_the_stack_is_deleted_or_ends(at: Harness) -> None:
     stack, _ = await running(at)
     stopped = await at.do("stop", stack["stack_id"])
     assert (stopped["status"], stopped["status_reason"]) == ("stopped", "StoppedByUser")
@@ -177,7 +177,7 @@ async def test_what_the_quota_refuses_is_said_and_tried_again_until_there_is_roo
 
 
 @pytest.mark.stackd(reconcile__interval="1h")
-async def test_a_pod_that_may_not_be_deleted_can_be_reached_and_is_tried_again_without_a_pass(at: Harness) -> None:
+async def test_a_pod_that_may_not_be_deleted_is_tried_again_without_a_pass(at: Harness) -> None:
     at.give_kubernetes(timeout=0.3, attempt_timeout=0.1)
     for verb, settled, action in (("restart", "running", "status"), ("stop", "stopped", "hang")):
         stack, _ = await running(at)
@@ -205,7 +205,7 @@ async def test_a_pod_that_the_watch_has_not_shown_yet_is_not_taken_for_a_lost_on
 # ---- restarts of stackd
 
 
-async def test_stop_and_start_survive_a_restart_of_stackd_and_a_changed_policy_counts(vm: Machine) -> None:
+async def test_stop_and_start_survive_a_restart_of_stackd(vm: Machine) -> None:
     at = await vm.start()
     stack, old = await running(at, request_for("registry.example/web"))
     stopped = await at.do("stop", stack["stack_id"])

@@ -67,7 +67,7 @@ async def use(at: Harness) -> None:
     assert (await request_token(cluster.answer, token)).account == "stackd"
 
 
-async def test_each_right_is_used_and_no_other_is_asked_for(vm: Machine) -> None:
+async def test_only_the_rights_that_are_used_are_asked_for(vm: Machine) -> None:
     documents = printed()
     async with provisioned(vm, documents, cluster__lease_duration="2s") as at:
         await use(at)
@@ -102,7 +102,7 @@ async def test_without_a_right_the_answer_names_it(vm: Machine, verb: str, resou
         assert f"no right to {verb} {resource}" in reply.detail
 
 
-async def test_without_the_namespace_the_start_waits_for_it_and_says_why(vm: Machine) -> None:
+async def test_without_the_namespace_the_start_says_what_it_waits_for(vm: Machine) -> None:
     documents = printed()
     account = User(token=OURS, name="stackd", rules=rules(documents))
     async with EmbeddedCluster(fast_cluster(users=(ADMIN, account))) as vm.cluster:
@@ -175,9 +175,7 @@ async def plan(at: Harness) -> str:
 
 
 @pytest.mark.parametrize(("verb", "resource"), [("create", "services"), ("delete", "pods"), ("patch", "pods")])
-async def test_it_is_not_ready_while_it_lacks_a_right_and_the_plan_says_so(
-    vm: Machine, verb: str, resource: str
-) -> None:
+async def test_it_is_not_ready_while_it_lacks_a_right(vm: Machine, verb: str, resource: str) -> None:
     documents, refused = printed(), f"does not allow stackd to {verb} {resource} in namespace stacks"
     async with provisioned(vm, documents) as at:
         stack_id = await at.running()

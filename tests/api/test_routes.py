@@ -36,7 +36,7 @@ async def page(at: Harness, hostname: str) -> tuple[int, str]:
         return answer.status, await answer.text()
 
 
-async def test_routed_ports_have_names_and_others_node_ports(vm: Machine) -> None:
+async def test_only_routed_ports_have_names(vm: Machine) -> None:
     at = await vm.start(routes__http_port="8080", routes__port="8443")
     for routes, shown in (
         (("https",), [("url", rf"https://{NAME}:8443")]),
@@ -155,7 +155,7 @@ async def test_a_stack_whose_route_stackd_may_not_delete_says_so_until_it_may(at
     assert await routes_of(at) == {}
 
 
-async def test_stop_start_and_a_restart_keep_the_name_and_an_end_gives_it_back(at: Harness) -> None:
+async def test_stop_start_and_restart_keep_the_name(at: Harness) -> None:
     stack_id = await at.running(asking("https", None))
     ports, before = (await at.stack(stack_id))["ports"], await route_uids(at)
     for verb in ("stop", "start", "restart"):

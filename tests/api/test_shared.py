@@ -135,7 +135,7 @@ async def test_it_is_made_whole_again_behind_the_same_port(vm: Machine, what: st
     assert await at.listed() == [stack_id]
 
 
-async def test_one_that_ends_again_and_again_keeps_its_port_and_is_started_less_and_less_often(vm: Machine) -> None:
+async def test_one_that_ends_again_and_again_is_started_less_and_less_often(vm: Machine) -> None:
     at = await start(vm, notes=template(image="registry.example/fail"))
     await until(lambda: _entry(at), lambda seen: "Error" in seen["reason"])
     stack_id = await shared_stack(at)
@@ -235,7 +235,7 @@ async def test_it_goes_with_its_template(vm: Machine, how: str) -> None:
     await at.until_listed(0)
 
 
-async def test_it_has_no_end_and_its_record_is_seldom_written(vm: Machine) -> None:
+async def test_its_record_is_seldom_written(vm: Machine) -> None:
     at = await vm.start(settings=folder_with(vm.folder, notes=template()), stacks__max_ttl="3s", stacks__ttl="1s")
     stack_id = await shared_stack(at)
     first = (await running(at, stack_id))["ttl_expires_at"]

@@ -36,7 +36,7 @@ ENDS = [
 ]
 
 
-async def test_a_stack_whose_pod_has_ended_gives_its_ports_back_at_once_and_keeps_its_record(at: Harness) -> None:
+async def test_a_stack_whose_pod_has_ended_gives_its_ports_back_at_once(at: Harness) -> None:
     for image, status, reason, words in ENDS:
         created = await at.create(request_for(f"registry.example/{image}"))
         stack = await at.until_status(created["stack_id"], status)
@@ -59,7 +59,7 @@ STARTS_NOT = [
 
 
 @pytest.mark.stackd(stacks__restart_policy="Always")
-async def test_a_container_that_cannot_start_is_failed_and_keeps_service_and_ports(at: Harness) -> None:
+async def test_a_failed_container_keeps_service_and_ports(at: Harness) -> None:
     for count, (image, reason, words) in enumerate(STARTS_NOT, 1):
         stack_id = (await at.create(request_for(f"registry.example/{image}")))["stack_id"]
         stack = await at.until_status(stack_id, "failed")
@@ -71,7 +71,7 @@ async def test_a_container_that_cannot_start_is_failed_and_keeps_service_and_por
 
 
 @pytest.mark.stackd(stacks__image_pull_grace="0s")
-async def test_a_failed_pull_is_told_with_the_cluster_s_own_warnings_and_may_succeed_in_the_end(at: Harness) -> None:
+async def test_a_failed_pull_shows_the_clusters_own_warnings(at: Harness) -> None:
     stack_id = (await at.create(request_for("registry.example/nopull")))["stack_id"]
     (failed, *_) = await until_told(at, stack_id, "failed")
     assert failed["reason"] in ("ErrImagePull", "ImagePullBackOff")
@@ -86,7 +86,7 @@ async def test_a_failed_pull_is_told_with_the_cluster_s_own_warnings_and_may_suc
 
 
 @pytest.mark.kubernetes(pod_gc_delay=60.0)
-async def test_a_deleted_node_shows_at_once_and_a_node_that_comes_back_brings_its_stacks_back(at: Harness) -> None:
+async def test_a_node_that_comes_back_brings_its_stacks_back(at: Harness) -> None:
     created = await at.create()
     node = (await at.until_status(created["stack_id"], "running"))["node_id"]
     at.faults.remove_node(node)
@@ -203,7 +203,7 @@ async def test_logs_that_hang_keep_no_create_waiting(at: Harness, monkeypatch: p
 
 
 @pytest.mark.kubernetes(start_delay=30.0)
-async def test_a_container_that_has_not_started_has_no_log_yet_and_that_is_said(at: Harness) -> None:
+async def test_a_container_that_has_not_started_has_no_log_yet(at: Harness) -> None:
     reply = await logs(at, (await at.create())["stack_id"])
     assert (reply.status, "waiting to start" in reply.error) == (409, True)
 
@@ -219,7 +219,7 @@ async def test_the_last_words_of_what_failed_are_kept_when_its_pod_is_gone(at: H
     assert (await logs(at, stack_id)).text == "starting\nboom\n"
 
 
-async def test_last_words_are_kept_and_not_waited_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_last_words_are_not_waited_for(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     expires = await at.running(ttl="1s")
     await at.until_listed(0)
     assert (await logs(at, expires)).text == "starting\nready\n"

@@ -82,7 +82,7 @@ async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> N
     assert not await at.objects("pods")
 
 
-async def test_the_pod_of_a_template_with_its_own_egress_says_so_and_a_client_cannot(vm: Machine) -> None:
+async def test_only_a_template_chooses_its_own_egress(vm: Machine) -> None:
     at = await start(vm, shut=PLAIN + "network: {egress: none}\n", plain=PLAIN)
     shut, plain = [(await at.create({"template": name}))["stack_id"] for name in ("shut", "plain")]
     await at.do("restart", shut)
@@ -301,7 +301,7 @@ async def pulling_image(at: Harness) -> dict[str, Any]:
 
 
 @pytest.mark.kubernetes(slow_pull=0.05)
-async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later_and_no_pod_is_left(vm: Machine) -> None:
+async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later(vm: Machine) -> None:
     at = await start(vm, slow=slow(), bad=slow(image="registry.invalid/none:1"))
     await until_states(at, NODES, "pulled")
     await until_states(at, NODES, "failing", "bad")  # it keeps nobody waiting
@@ -346,7 +346,7 @@ async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> N
 
 
 @pytest.mark.kubernetes(slow_pull=0.2)
-async def test_few_are_pulled_at_a_time_and_one_on_a_node(vm: Machine) -> None:
+async def test_few_are_pulled_at_a_time(vm: Machine) -> None:
     many = {f"t{number}": slow(image=f"registry.example/{number}/slowpull") for number in range(3)}
     at, seen = await start(vm, **many), list[list[str]]()
 
@@ -361,9 +361,7 @@ async def test_few_are_pulled_at_a_time_and_one_on_a_node(vm: Machine) -> None:
 
 
 @never_pulled
-async def test_what_an_earlier_process_left_is_deleted_and_nothing_else(
-    vm: Machine, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_only_what_an_earlier_process_left_is_deleted(vm: Machine, caplog: pytest.LogCaptureFixture) -> None:
     """Not even where a proxy drops the query string of the list, or where another's pod has the name of a pull."""
     at = await start(vm, slow=slow())
     stack_id = await at.running()

@@ -188,9 +188,7 @@ async def test_no_pool_of_a_template_that_a_tenant_may_not_use_serves_its_pod_sp
     assert [(await one.create(body)).get("template") for one in (a, b)] == [None, "db"]
 
 
-async def test_the_same_player_of_another_tenant_is_another_one_and_is_never_named(
-    at: Harness, a: Client, b: Client
-) -> None:
+async def test_the_same_player_of_another_tenant_is_another_one(at: Harness, a: Client, b: Client) -> None:
     labels = {"player": "7"}
     theirs, mine = await a.create(labels=labels), await b.create({"template": "web-1"}, labels=labels)
     for path in ("/stacks", "/stacks?dry_run=true"):
@@ -285,9 +283,7 @@ async def test_counts_pages_and_the_owner_tell_a_tenant_nothing_of_others(at: Ha
     assert len(await at.listed()) == 5, "an admin sees all"
 
 
-async def test_a_stack_that_an_admin_labels_is_the_tenants_and_a_wait_ends_with_it(
-    at: Harness, a: Client, b: Client
-) -> None:
+async def test_a_stack_that_an_admin_labels_is_the_tenants(at: Harness, a: Client, b: Client) -> None:
     stack_id = (await at.create(labels={"event": "a"}))["stack_id"]
     assert (await a.listed(), await b.listed()) == ([stack_id], [])
     path = f"/stacks/{stack_id}/status?wait=deleted&timeout=20s"

@@ -56,7 +56,7 @@ async def remains(at: Harness, stack_id: str) -> timedelta:
 
 
 @pytest.mark.stackd(cluster__lease_duration="2s")
-async def test_a_leap_of_the_clock_ends_nothing_and_takes_nothing_from_what_is_made_meanwhile(vm: Machine) -> None:
+async def test_a_leap_of_the_clock_takes_no_time_from_any_stack(vm: Machine) -> None:
     async def job_under(key: str) -> str:
         reply = await at.post("/stacks/batch-delete", NO_STACK, 202, headers={"Idempotency-Key": key})
         return str(reply["job_id"])
@@ -275,7 +275,7 @@ async def test_an_extension_adds_to_the_end_within_the_longest_life(at: Harness)
 
 
 @pytest.mark.stackd(reconcile__interval="1h")
-async def test_a_stack_is_gone_at_its_time_and_not_before_and_needs_no_pass_for_that(at: Harness) -> None:
+async def test_a_stack_is_gone_at_its_time_without_a_pass(at: Harness) -> None:
     began, ids = time.monotonic(), [(await at.create(ttl="1s"))["stack_id"] for _ in range(2)]
     extended = await at.do("extend", ids[0], ttl="3s")
     assert await at.until_listed(1) == ids[:1]

@@ -58,7 +58,7 @@ async def name_served(at: Harness, *certs: str) -> str:
     return name
 
 
-async def test_requests_are_answered_over_tls_and_a_handshake_that_does_not_come_is_cut_off(vm: Machine) -> None:
+async def test_a_handshake_that_does_not_come_is_cut_off(vm: Machine) -> None:
     at, cert, _ = await start(vm, "300ms")
     assert await name_served(at, cert) == "one"
     url = f"https://127.0.0.1:{at.port}/metrics?api_key={KEY}"
@@ -89,7 +89,7 @@ async def test_silent_clients_count_as_connections_and_give_way_to_those_who_ask
     assert await name_served(at, cert) == "one"
 
 
-async def test_where_all_are_known_clients_a_silent_one_more_is_cut_off_and_a_stop_waits_for_none(vm: Machine) -> None:
+async def test_where_all_are_known_clients_a_silent_one_more_is_cut_off(vm: Machine) -> None:
     at, cert, _ = await start(vm, limits__connections="1")
     ((reader, writer),) = await silent(at, 1, cert)
     for _ in range(3):

@@ -213,7 +213,7 @@ async def test_stackd_itself_works_under_it(users: Users, tmp_path: Path) -> Non
         assert await users.gone("services", f"svc-{stack_id}")
 
 
-async def test_the_lease_is_stackds_by_its_name_and_a_stacks_traffic_by_one_label(users: Users) -> None:
+async def test_the_lease_is_stackds_by_its_name(users: Users) -> None:
     """A Service selects by the stack's label alone."""
     with pytest.raises(StackdError, match=DENIED):
         await users.create(users.other, "leases", "stackd-default")

@@ -221,7 +221,7 @@ async def gateway(kubeconfig: str, tmp_path: Path) -> AsyncIterator[Gateway]:
             yield gateway
 
 
-async def test_each_name_reaches_its_own_stack_and_no_other_name_reaches_any(gateway: Gateway) -> None:
+async def test_each_name_reaches_only_its_own_stack(gateway: Gateway) -> None:
     stacks = {listener: [await gateway.create(listener) for _ in range(2)] for listener in LISTENERS}
     for listener, created in stacks.items():
         for stack_id, name in created:

@@ -23,9 +23,7 @@ EVENTS = ("kill", "stop", "cut") if VARIABLE in os.environ else ("cut",)
 
 
 @pytest.mark.parametrize("event", EVENTS)
-async def test_a_standby_takes_over_and_nothing_that_was_acknowledged_is_lost(
-    both: tuple[Process, Process, Gate], event: str
-) -> None:
+async def test_a_takeover_loses_nothing_that_was_acknowledged(both: tuple[Process, Process, Gate], event: str) -> None:
     """Under load the owner is killed, paused or cut off from the API server."""
     owner, standby, way = both
     verbs = ("create", "create", "delete", "stop", "start", "extend")

@@ -68,7 +68,7 @@ async def delete_all(real: Real) -> None:
     assert (await real.listed(), await hostnames(real)) == ([], {})
 
 
-async def test_what_is_stored_is_what_is_wanted_and_what_others_change_is_repaired(named: Process) -> None:
+async def test_what_others_change_is_repaired(named: Process) -> None:
     async def sent() -> dict[str, str]:
         return {what: n for what, n in (await real.requests()).items() if "routes" in what or "services" in what}
 

@@ -6,7 +6,7 @@ from tests.cluster.real import Real
 from tests.harness import eventually
 
 
-async def test_a_stack_is_a_pod_and_a_service_with_the_record_and_a_delete_leaves_nothing(real: Real) -> None:
+async def test_a_delete_leaves_nothing_of_pod_service_and_record(real: Real) -> None:
     stack = await real.create()
     pod = (await real.objects("pods"))[stack["pod_id"]]
     service = (await real.objects("services"))[stack["service_name"]]

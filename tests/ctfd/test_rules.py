@@ -99,9 +99,7 @@ async def test_presses_at_the_same_time_make_one_stack(ctfd: Ctfd, stackd: Harne
     assert len(await stackd.listed()) == 1
 
 
-async def test_instances_of_banned_or_deleted_accounts_are_stopped_and_all_at_the_end(
-    ctfd: Ctfd, stackd: Harness
-) -> None:
+async def test_instances_of_banned_or_deleted_accounts_are_stopped(ctfd: Ctfd, stackd: Harness) -> None:
     challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
     for player in (ada, bob):
         await player.start(challenge)

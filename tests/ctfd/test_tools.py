@@ -22,7 +22,7 @@ EXTRA = {name: value for name, value in CHALLENGE.items() if name.startswith("st
 }  # fmt: skip
 
 
-async def test_ctfcli_installs_a_challenge_and_its_mirror_keeps_all_fields(ctfd: Ctfd, tmp_path: Path) -> None:
+async def test_the_mirror_of_ctfcli_keeps_all_fields(ctfd: Ctfd, tmp_path: Path) -> None:
     command = os.environ.get("STACKD_TEST_CTFCLI")
     if not command:
         pytest.skip("STACKD_TEST_CTFCLI does not name the command ctf")

@@ -136,7 +136,7 @@ async def test_what_is_wrong_in_the_cluster_is_found(tmp_path: Path, case: str) 
         assert any(part.lower() in text.lower() for text in texts), (part, texts)
 
 
-async def test_rights_may_be_too_many_and_a_token_may_end(tmp_path: Path) -> None:
+async def test_too_many_rights_are_reported(tmp_path: Path) -> None:
     def credentials(findings: list[Finding]) -> tuple[Level, str]:
         (found,) = [finding for finding in findings if finding.about == "credentials"]
         return found.level, found.what
@@ -287,7 +287,7 @@ async def test_a_daemon_is_asked_for_its_state_and_templates(tmp_path: Path, mon
         assert (found.level, "a brake is on" in found.what) == (FAIL, True)
 
 
-async def test_a_standby_is_well_and_its_owner_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_owner_of_a_standby_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKD_API_KEY", KEY)
     (tmp_path / "other").mkdir()
     async with (
@@ -325,7 +325,7 @@ async def test_what_is_no_answer_of_this_stackd_tells_nothing(tmp_path: Path, an
 # ---- the probe
 
 
-async def test_the_probe_proves_what_is_reached_and_what_is_not(tmp_path: Path) -> None:
+async def test_the_probe_proves_what_is_reached(tmp_path: Path) -> None:
     documents = restricted(printed())
     async with prepared(tmp_path, documents, serve_node_ports=True) as at:
         settings = {"STACKD_POLICY__PROFILE": "restricted", "STACKD_POLICY__RUNTIME_CLASS": "gvisor"}

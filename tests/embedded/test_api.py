@@ -29,7 +29,7 @@ def names(body: Json) -> list[str]:
     return [item["metadata"]["name"] for item in body["items"]]
 
 
-async def test_an_object_that_leaves_the_selector_is_deleted_and_one_that_enters_is_added(wire: Wire) -> None:
+async def test_a_watch_shows_what_enters_and_leaves_its_selector(wire: Wire) -> None:
     version = await add(wire, "a", team="red")
     async with wire.watching(f"{MAPS}?watch=1&resourceVersion={version}&labelSelector=team%3Dred") as watched:
         await wire.post("/api/v1/namespaces/default/configmaps", {"metadata": {"name": "b", "labels": {"team": "red"}}})
@@ -64,7 +64,7 @@ async def test_a_dry_run_keeps_nothing_and_as_in_kubernetes_1_36_does_not_check_
     assert (await wire.post(SERVICES, outside)).status == 422
 
 
-async def test_node_ports_run_out_and_are_free_again_only_after_the_service() -> None:
+async def test_node_ports_are_free_again_only_after_the_service() -> None:
     async with running(fast(node_port_range=(30000, 30001))) as wire:
         await wire.make_service("svc-a", node_port=30000)
         await wire.make_service("svc-b")
@@ -90,7 +90,7 @@ def rule(verbs: str, resource: str, **more: Any) -> Rule:
     return Rule(verbs=frozenset(verbs.split()), resources=frozenset({resource}), **more)
 
 
-async def test_a_rule_for_a_named_object_covers_the_list_and_the_watch_of_that_name_alone() -> None:
+async def test_a_rule_for_a_named_object_covers_only_that_name() -> None:
     """Kubernetes does so: it takes the name from ``fieldSelector=metadata.name=…``."""
     named = rule("get list watch", "leases", groups=frozenset({"coordination.k8s.io"}), names=frozenset({"ours"}))
     users = (User(token="admin", name="admin", rules=(everything(),)), User(token="t", name="reader", rules=(named,)))
@@ -146,7 +146,7 @@ async def refusal(wire: Wire, name: str = "one") -> str:
     return message
 
 
-async def test_a_node_takes_a_pod_only_if_it_has_room_and_the_pod_tolerates_its_taints() -> None:
+async def test_a_node_takes_only_a_pod_that_fits_it() -> None:
     async with running(fast(nodes=NODE)) as wire:
         await wire.make_pod("first", resources=HALF)
         await wire.until_pod("first", bound)

@@ -35,7 +35,7 @@ async def test_a_connection_is_cut_before_after_or_long_before_the_work(wire: Wi
         await wire.until_pod("one", lambda body: True)
 
 
-async def test_requests_wait_and_take_turns_in_one_queue(wire: Wire) -> None:
+async def test_requests_take_turns_in_one_queue(wire: Wire) -> None:
     wire.cluster.faults.add_fault(action="latency", seconds=0.05, resource="configmaps")
     wire.cluster.faults.add_fault(action="turns", seconds=0.03, resource="pods", verb="create")
     wire.cluster.counts.clear()
@@ -81,7 +81,7 @@ async def test_an_answer_can_be_emptied_or_made_slow(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("action", ["page", "reply", "empty", "truncate"])
-async def test_a_spoiled_watch_ends_at_once_and_is_not_counted_as_open(wire: Wire, action: str) -> None:
+async def test_a_spoiled_watch_ends_at_once(wire: Wire, action: str) -> None:
     wire.cluster.faults.add_fault(action=action, code=200, verb="watch", count=1)
     status, _, body = await text(wire, f"{PODS}?watch=1")
     assert (status, body[:6]) == (200, "<html>" if action == "page" else "")

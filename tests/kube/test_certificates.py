@@ -117,9 +117,7 @@ async def test_an_authority_that_did_not_issue_the_servers_certificate_is_not_ta
     ],
     ids=["reset", "closed", "no TLS", "no HTTP"],
 )
-async def test_what_is_no_api_server_is_named_and_not_quoted(
-    scheme: str, answer: bytes, linger: bytes | None, why: str
-) -> None:
+async def test_what_is_no_api_server_is_not_quoted(scheme: str, answer: bytes, linger: bytes | None, why: str) -> None:
     async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(answer)

@@ -56,7 +56,7 @@ def altered(name: str, path: str = "", value: object = None) -> tuple[KubeReques
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_a_real_api_server_has_answered_is_believed_and_nothing_else(name: str) -> None:
+def test_only_what_a_real_api_server_has_answered_is_believed(name: str) -> None:
     document = recording(name)
     call, answer = asked(document), answered(document)
     assert call.path == document["request"]["path"].partition("?")[0]
@@ -72,7 +72,7 @@ def test_what_a_real_api_server_has_answered_is_believed_and_nothing_else(name: 
 
 
 @pytest.mark.parametrize("code", sorted(PASSING))
-def test_a_page_of_an_overloaded_server_is_worth_another_try_and_its_text_goes_nowhere(code: int) -> None:
+def test_a_page_of_an_overloaded_server_is_worth_another_try(code: int) -> None:
     call, answer = asked(recording("pod-delete-404")), KubeResponse(status=code, body=PAGE, content_type="text/html")
     check(call, answer)
     detail = f"it answered {code} to delete pods in namespace rec"

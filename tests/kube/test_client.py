@@ -192,9 +192,7 @@ async def test_a_create_waits_for_an_older_pod_of_ours_to_go(cluster: Cluster, w
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_a_create_in_a_missing_namespace_is_an_error_and_does_not_make_it(
-    cluster: Cluster, wire: Wire, *, dry_run: bool
-) -> None:
+async def test_a_create_does_not_make_a_missing_namespace(cluster: Cluster, wire: Wire, *, dry_run: bool) -> None:
     """Another cluster lacks it, too."""
     wire.on("POST", PODS_PATH, NO_NAMESPACE)
     with pytest.raises(ClusterUnavailable, match="the namespace rec does not exist"):
@@ -202,7 +200,7 @@ async def test_a_create_in_a_missing_namespace_is_an_error_and_does_not_make_it(
     assert [seen.method for seen in wire.seen] == ["POST"]
 
 
-async def test_the_namespace_is_made_where_it_is_missing_and_not_while_it_goes(cluster: Cluster, wire: Wire) -> None:
+async def test_the_namespace_is_not_made_while_it_goes(cluster: Cluster, wire: Wire) -> None:
     wire.on("GET", "/api/v1/namespaces/rec", NO_NAMESPACE, says(namespace()), says(namespace(phase="Terminating")))
     wire.on("POST", "/api/v1/namespaces", says(namespace(), 201))
     await cluster.ensure_namespace()
@@ -240,7 +238,7 @@ async def test_a_delete_is_sent_again_until_it_is_answered(cluster: Cluster, wir
 @pytest.mark.parametrize(
     "first", [HELD, says(going(pod("p", uid="u1"), deletionGracePeriodSeconds=30))], ids=["finalizer", "grace"]
 )
-async def test_a_pod_is_gone_when_it_is_gone_and_not_before(cluster: Cluster, wire: Wire, first: Reply) -> None:
+async def test_a_pod_is_not_gone_before_it_is(cluster: Cluster, wire: Wire, first: Reply) -> None:
     """A delete does not wait for it; ``remove`` does."""
     wire.on("DELETE", f"{PODS_PATH}/p", first, first, GONE)
     with pytest.raises(StillThere):
@@ -344,7 +342,7 @@ async def test_events_about_another_pod_are_not_this_ones(cluster: Cluster, wire
     assert [event.reason for event in await cluster.pod_events("p", "u1")] == [str(about[0])]
 
 
-async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_taken_for_silence(wire: Wire) -> None:
+async def test_a_wait_for_a_turn_is_not_taken_for_silence(wire: Wire) -> None:
     """Before, "Kubernetes did not answer" was said of calls that were not sent yet, and warm connections were closed."""
 
     async def slow(_: web.Request) -> web.StreamResponse:
@@ -374,7 +372,7 @@ async def test_requests_in_flight_are_capped_and_the_wait_for_a_turn_is_not_take
     await cluster.close()
 
 
-async def test_few_services_are_created_at_a_time_and_they_hold_up_nothing_else(wire: Wire) -> None:
+async def test_few_services_are_created_at_a_time(wire: Wire) -> None:
     """The API server takes them one after another from its allocators; more at a time only cost it more."""
     under_way, most = 0, 0
 
@@ -413,7 +411,7 @@ async def test_service_writes_that_hang_hold_no_other_service_write(wire: Wire) 
     await cluster.close()
 
 
-async def test_logs_that_hang_take_no_turn_of_a_create_and_say_nothing_of_the_api_server(wire: Wire) -> None:
+async def test_logs_that_hang_take_no_turn_of_a_create(wire: Wire) -> None:
     wire.on("GET", f"{PODS_PATH}/p/log", *[waits(30)] * 100)
     wire.on("POST", PODS_PATH, says(pod("p"), 201))
     limits: dict[str, Any] = {"max_in_flight": 2, "logs_in_flight": 2, "timeout": 30.0, "attempt_timeout": 20.0}
@@ -481,7 +479,7 @@ def refusal(code: int, reason: str, message: str) -> KubeResponse:
 
 
 @pytest.mark.parametrize("name", sorted(REFUSALS))
-def test_a_recorded_refusal_is_the_right_error_and_is_not_asked_again(name: str) -> None:
+def test_a_recorded_refusal_is_the_right_error(name: str) -> None:
     call, answer = asked(recording(name)), answered(recording(name))
     error = error_of(call, answer)
     assert {"error": type(error).__name__, "says": str(error)} == REFUSALS[name]
@@ -499,7 +497,7 @@ def test_every_recorded_refusal_is_covered() -> None:
     ("name", "port", "span"),
     [("service-create-422-port-allocated", 31900, None), ("service-create-422-port-range", 8080, (30000, 32767))],
 )
-def test_the_refused_port_is_named_and_the_range_is_learned(name: str, port: int, span: object) -> None:
+def test_the_range_is_learned_from_a_refused_port(name: str, port: int, span: object) -> None:
     error = error_of(asked(recording(name)), answered(recording(name)))
     assert isinstance(error, NodePortTaken | NodePortOutOfRange)
     assert (error.node_port, getattr(error, "cluster", None)) == (port, span)
@@ -544,7 +542,7 @@ def test_an_answer_that_is_no_status_object_or_an_odd_one_is_still_an_error(code
             is_other_uid(answer)
 
 
-def test_a_sentence_is_one_line_and_not_too_long() -> None:
+def test_a_sentence_is_one_short_line() -> None:
     answer = refusal(403, "Forbidden", 'pods "x" is forbidden: exceeded quota: q, requested: ' + "a\n" * 5000)
     sentence = str(error_of(CREATE_POD, answer))
     assert "\n" not in sentence

@@ -86,7 +86,7 @@ def test_what_is_written_is_what_is_read() -> None:
     }
 
 
-def test_a_change_is_one_of_that_very_version_and_keeps_what_others_have_written() -> None:
+def test_a_change_keeps_what_others_have_written() -> None:
     raw = recording("lease-patch-200")["response"]["body"]
     raw["metadata"]["labels"]["team"] = "blue"
     raw["spec"]["strategy"] = "OldestEmulationVersion"
@@ -129,7 +129,7 @@ def stored(lease: Lease, version: int, instance: str = "default") -> dict[str, A
     return raw
 
 
-async def test_it_is_followed_through_its_end_and_another_one_is_not(cluster: Cluster, wire: Wire) -> None:
+async def test_it_is_followed_through_its_end(cluster: Cluster, wire: Wire) -> None:
     other, mine = stored(MINE, 7, "green"), stored(MINE, 8)
     wire.on("GET", PATH.rpartition("/")[0], says(items(other)))
     wire.watch("leases", then(("MODIFIED", other), ("ADDED", mine), ("DELETED", stored(MINE, 9))))
@@ -167,7 +167,7 @@ async def patient(url: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-async def test_what_is_not_allowed_is_not_sent_and_not_tried_again(
+async def test_what_is_not_allowed_is_not_sent(
     cluster: Cluster, wire: Wire, change: Callable[[Cluster], Awaitable[object]]
 ) -> None:
     fence = cluster.connection.fence
@@ -193,7 +193,7 @@ async def test_what_changes_no_stack_goes_on(cluster: Cluster, wire: Wire) -> No
         assert not KubeRequest(verb=verb, resource=resource).fenced
 
 
-async def test_a_request_under_way_is_cut_off_and_one_that_is_tried_again_is_asked_about_again(wire: Wire) -> None:
+async def test_a_request_under_way_is_cut_off_by_a_closed_fence(wire: Wire) -> None:
     async with patient(wire.url) as (cluster, fence):
 
         async def overloaded(request: Any) -> Any:
@@ -238,7 +238,7 @@ async def test_whoever_is_stopped_while_it_connects_sends_nothing_later(monkeypa
         await cluster.close()
 
 
-async def test_with_all_slots_taken_a_change_is_not_sent_too_late_and_the_lease_is_sent(wire: Wire) -> None:
+async def test_with_all_slots_taken_the_lease_is_sent(wire: Wire) -> None:
     async with patient(wire.url, max_in_flight=1) as (cluster, fence):
         wire.on("GET", f"{PODS_PATH}/hangs", waits(60))
         hangs = asyncio.create_task(cluster.get(PODS, "hangs"))

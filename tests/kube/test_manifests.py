@@ -96,7 +96,7 @@ def test_a_pull_that_the_kubelet_gave_up_has_failed() -> None:
         assert (pull.done, pull.reason) == (False, reason)
 
 
-def test_the_pod_is_bound_to_its_node_by_the_scheduler_and_has_nothing_of_the_tenants() -> None:
+def test_the_pod_has_nothing_of_the_tenants() -> None:
     tenant = {"spec": {"containers": [{"name": "a", "env": [{"name": "FLAG", "value": "x"}]}], "volumes": [{}]}}
     pod = prepull_pod(prepull_spec("nginx:stable", tenant), "stacks", "default", "worker-1")
     spec = pod["spec"]

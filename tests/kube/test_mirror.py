@@ -336,7 +336,7 @@ async def test_a_quiet_watch_is_back_at_once(cluster: Cluster, wire: Wire, monke
         await seen(mirror, "a", 205)
 
 
-async def test_a_watch_with_nothing_to_tell_is_asked_for_again_and_no_outage_is_reported(
+async def test_a_watch_with_nothing_to_report_is_no_outage(
     cluster: Cluster, wire: Wire, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def nothing(_: Stream) -> None:

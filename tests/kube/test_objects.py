@@ -83,7 +83,7 @@ def test_whether_a_pod_has_a_node_and_was_collected_for_it_as_recorded() -> None
     ]
 
 
-def test_init_containers_come_first_and_are_marked() -> None:
+def test_init_containers_come_first() -> None:
     crashed = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "restartCount": 4}
     last = {"lastState": {"terminated": {"reason": "Error", "exitCode": 2}}}
     raw = pod(

@@ -71,7 +71,7 @@ async def test_rights_are_asked_for(recorded: Cluster, player: aioresponses, nam
         ("pod-log-500-kubelet-away", ClusterUnavailable),
     ],
 )
-async def test_a_node_without_the_log_is_asked_once_and_is_not_taken_for_the_cluster(
+async def test_a_node_without_the_log_is_not_taken_for_the_cluster(
     recorded: Cluster, player: aioresponses, name: str, outcome: str | type[StackdError]
 ) -> None:
     pod = recording(name)["request"]["path"].split("/")[6]

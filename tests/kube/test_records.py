@@ -130,7 +130,7 @@ def test_a_long_text_takes_little_room_and_comes_back() -> None:
         ('{"version": 2, "created_at": "yesterday"}', "cannot be read"),
     ],
 )
-def test_a_record_that_is_missing_or_broken_is_named_and_never_raises(annotation: str | None, reason: str) -> None:
+def test_a_missing_or_broken_record_never_raises(annotation: str | None, reason: str) -> None:
     notes = {} if annotation is None else {"stackd.io/record": annotation}
     answer = parse_record(service_of(RUNS, annotations=notes), pod_of(RUNS))
     assert isinstance(answer, Unrecoverable)

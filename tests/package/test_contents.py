@@ -60,7 +60,7 @@ def test_its_fields_name_version_machine_type_and_the_python_that_it_was_built_f
         assert part in depends
 
 
-def test_it_has_what_is_used_and_nothing_that_only_a_build_needs_and_root_owns_it_all(built: Built) -> None:
+def test_it_has_only_what_is_used(built: Built) -> None:
     """Nothing may be written by others, or is newer than the commit."""
     lines = run("dpkg-deb", "--contents", str(built.deb)).splitlines()
     names = {re.split(" \\./", line, maxsplit=1)[1].partition(" -> ")[0]: line.partition(" ./")[0] for line in lines}

@@ -60,7 +60,7 @@ async def pid(service: Service) -> str:
     return (await service.state())["MainPID"]
 
 
-async def test_an_installation_starts_nothing_and_says_what_is_next(machine: Machine, deb: Path) -> None:
+async def test_an_installation_says_what_is_next(machine: Machine, deb: Path) -> None:
     machine.must("dpkg", "--purge", "stackd")
     output = machine.must(*APT, "install", f"/as-built/{deb.name}")
     assert "stackd is installed, and not started. Next: stackd setup" in output
@@ -73,7 +73,7 @@ async def test_an_installation_starts_nothing_and_says_what_is_next(machine: Mac
     assert of_user(machine, "/var/lib/stackd") == "stackd:stackd 700"
 
 
-async def test_setup_leads_from_the_package_to_a_first_stack_and_says_what_it_stumbles_over(service: Service) -> None:
+async def test_setup_leads_from_the_package_to_a_first_stack(service: Service) -> None:
     """Only the package, its unchanged configuration and an administrator's kubeconfig are used, as by an operator."""
     nodes = (NodeSpec(name="worker", labels={}),)
     users = (User(token="admin", name="admin", rules=(everything(),)),)
@@ -137,9 +137,7 @@ def steps(ran: Ran) -> dict[str, str]:
     return results
 
 
-async def test_an_upgrade_loses_no_request_keeps_edits_and_the_old_process_if_there_is_a_mistake(
-    service: Service, deb: Path, newer: Path
-) -> None:
+async def test_an_upgrade_loses_no_request(service: Service, deb: Path, newer: Path) -> None:
     await service.start_on_a_cluster()
     before, edited = await pid(service), await service.run("cat", CONFIG)
 
@@ -226,9 +224,7 @@ async def set_format(service: Service, number: int) -> None:
     await service.run(*as_service, "/usr/bin/python3", "-c", SET_FORMAT, STATE, str(number))
 
 
-async def test_configured_it_serves_a_removal_keeps_its_state_and_a_purge_leaves_nothing_but_the_user(
-    service: Service, deb: Path
-) -> None:
+async def test_a_purge_leaves_nothing_but_the_user(service: Service, deb: Path) -> None:
     await service.credentials()
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "COLUMNS=200")
     ran = await asyncio.to_thread(service.machine.run, *nobody, "stackd", "setup")

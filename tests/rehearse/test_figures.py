@@ -142,7 +142,7 @@ async def test_a_stack_that_ends_while_it_is_held_is_lost(at: Harness) -> None:
     assert results.reasons[0].example.startswith("ran, and was lost: stopped")
 
 
-async def test_its_stacks_have_its_label_outlive_their_ttl_and_are_all_deleted(at: Harness) -> None:
+async def test_its_stacks_outlive_their_ttl_until_they_are_deleted(at: Harness) -> None:
     other = await at.create(seed() | {"labels": {"team": "7"}})
     seen: set[str | None] = set()
 

@@ -65,7 +65,7 @@ def test_a_stack_that_never_ran_took_for_ever() -> None:
     assert verdict(measured, "failed=10%", "running-p94=1s").holds
 
 
-def test_the_verdict_groups_failures_and_says_what_limits_it() -> None:
+def test_the_verdict_says_what_limits_it() -> None:
     measured = results([1.0, None, None])
     assert verdict(measured).sentence == "It does not hold: 2 of 3 failed: stack-0000000000000001 is failed after 1 s."
     assert [(reason.count, reason.example) for reason in measured.reasons] == [
@@ -106,7 +106,7 @@ async def test_an_event_loop_that_is_held_up_is_told() -> None:
     assert own.bottleneck(measured=60.0) == [], "what took a minute is not explained by 0.3 s"
 
 
-def test_players_are_shared_out_by_weight_and_none_is_lost() -> None:
+def test_players_are_shared_out_by_weight() -> None:
     mixed = Plan(stacks=10, kinds=[kind("a", 2), kind("b", 1), kind("c", 0.4)], rate=4.0, hold=10, churn=0.2)
     assert [(one.name, count) for one, count in mixed.counts()] == [("a", 6), ("b", 3), ("c", 1)]
     arrivals = mixed.arrivals()

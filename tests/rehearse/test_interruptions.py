@@ -45,7 +45,7 @@ async def test_ctrl_c_and_a_closed_terminal_remove_everything(at: Harness, rehea
     assert await at.objects("pods") == {}
 
 
-async def test_creates_under_way_are_waited_for_and_no_player_comes(at: Harness, rehearse: Rehearse) -> None:
+async def test_creates_under_way_are_waited_for(at: Harness, rehearse: Rehearse) -> None:
     at.cluster.faults.add(Fault(verb="create", resource="services", action="latency", seconds=0.5))
     command = rehearse(at, "--stacks", "100", "--rate", "4/s", "--hold", "0s")
     await eventually(lambda: at.rows("SELECT COUNT(*) FROM stacks WHERE accepted = 0") >= [(2,)], deadline=30)

@@ -65,9 +65,7 @@ async def test_a_backup_is_one_file_for_its_owner_and_replaces_an_earlier_one_in
     await copy.close()
 
 
-async def test_a_backup_overwrites_other_files_only_with_force_and_never_the_file_itself(
-    store: Store, tmp_path: Path
-) -> None:
+async def test_a_backup_overwrites_other_files_only_with_force(store: Store, tmp_path: Path) -> None:
     await (await open_store(tmp_path / "used.db")).close()
     target = tmp_path / "copy.db"
     target.write_text("precious")

@@ -45,7 +45,7 @@ async def delete_all(store: Store, stacks: list[Stack]) -> None:
         assert await store.stacks.remove([stack.stack_id]) == 1
 
 
-async def test_while_the_file_is_full_creates_are_refused_deletes_go_on_and_it_recovers(path: Path) -> None:
+async def test_while_the_file_is_full_only_creates_are_refused(path: Path) -> None:
     store = await open_store(path, ports=WIDE)
     await store._writer.submit(lambda tx: tx.run("PRAGMA max_page_count = 100"), writes=False)
     kept = await accepted(store, 9000)
@@ -156,7 +156,7 @@ async def _failure(store: Store) -> None:
     ],
 )
 @pytest.mark.parametrize("during", [False, True], ids=["before the write", "during the commit"])
-async def test_a_file_or_log_that_was_taken_away_acknowledges_nothing_and_ends_the_store(
+async def test_a_file_or_log_that_was_taken_away_ends_the_store(
     path: Path, suffix: str, remove: Callable[[Path], None], during: bool
 ) -> None:
     store = await open_store(path)

@@ -184,7 +184,7 @@ async def test_items_are_found_by_an_index(store: Store, sql: str, index: str) -
     assert f"SEARCH {index}" in [row[3] for row in query(store.path, f"EXPLAIN QUERY PLAN {sql}")]
 
 
-async def test_a_start_that_fails_leaves_nothing_of_itself_and_the_others_go_on(path: Path) -> None:
+async def test_a_start_that_fails_leaves_nothing_of_itself(path: Path) -> None:
     store = await open_store(path, ports=(31001, 31009))
     await accepted(store, 1, ports=8)
     await accepted(store, 2)

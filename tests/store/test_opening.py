@@ -262,7 +262,7 @@ def copies(path: Path) -> list[str]:
     return [file.name for file in path.parent.glob("*.bak")]
 
 
-async def test_a_file_of_format_4_is_converted_with_its_rows_and_a_copy_is_kept(path: Path, tmp_path: Path) -> None:
+async def test_a_file_of_format_4_is_converted_with_its_rows(path: Path, tmp_path: Path) -> None:
     file_of_format_4(path)
     store = await open_store(path)
     stack, assigned, pooled = store.stacks.ordered()
@@ -366,7 +366,7 @@ async def test_other_formats_are_refused_and_left_as_they_are(path: Path, number
 # ---- the cluster, namespace and instance that a file belongs to, and how far its history goes
 
 
-async def test_a_file_gets_an_id_once_and_is_incomplete_until_it_is_marked_as_complete(path: Path) -> None:
+async def test_a_file_is_incomplete_until_it_is_marked_as_complete(path: Path) -> None:
     store = await open_store(path)
     lock = store.identity.lock_id
     assert (store.identity.file_id, store.identity.epoch) == ("", 0)

@@ -84,7 +84,7 @@ async def test_none_is_assigned_that_neither_runs_nor_starts_or_is_of_another_te
     assert await store.stacks.assign(wanted(5)) is not None
 
 
-async def test_limits_count_what_was_assigned_and_nothing_else(store: Store) -> None:
+async def test_limits_count_only_what_was_assigned(store: Store) -> None:
     for number in range(4):
         await pooled(store, number)
     both = CreateLimits(labels={"team": 1}, max_stacks=1)

@@ -59,7 +59,7 @@ async def test_a_port_that_somebody_else_has_comes_back_after_its_quarantine(pat
     await store.close()
 
 
-async def test_the_table_decides_and_all_of_it_is_seldom_read_even_where_few_ports_are_free(path: Path) -> None:
+async def test_all_of_the_table_is_seldom_read(path: Path) -> None:
     store = await open_store(path)
     await store.stacks.reserve(new_stack(1, ports=90))
     statements: list[str] = []
@@ -104,7 +104,7 @@ def named(number: int, host: str) -> Stack:
     return replace(new_stack(number), ports=(routed, *new_stack().ports))
 
 
-async def test_a_name_has_one_holder_and_is_free_again_once_its_stack_is_gone(store: Store) -> None:
+async def test_a_name_is_free_again_once_its_stack_is_gone(store: Store) -> None:
     first = await store.stacks.reserve(named(1, "a.example.org:8443"))
     assert (len(first.routed), len(first.node_ports), store.ports.used) == (1, 1, 1)
     with pytest.raises(Conflict, match="the name is another stack's"):
@@ -114,7 +114,7 @@ async def test_a_name_has_one_holder_and_is_free_again_once_its_stack_is_gone(st
     assert (await store.stacks.reserve(named(2, "a.example.org"))).routed[0].hostname == "a.example.org"
 
 
-async def test_a_stack_that_ended_gives_its_names_back_and_gets_others_at_its_start(store: Store) -> None:
+async def test_an_ended_stack_gives_its_names_back(store: Store) -> None:
     await store.stacks.reserve(named(1, "web-1-abc.example.org:8443"))
     before = await store.stacks.accept(seen(1), pod_uid="pod-1", service_uid="service-1")
     await store.stacks.observe([seen(1, ended=True)])

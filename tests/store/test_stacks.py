@@ -66,7 +66,7 @@ async def test_a_stack_that_is_being_deleted_or_gone_is_not_changed(store: Store
     assert store.stacks.ordered() == (marked,)
 
 
-async def test_updated_at_moves_with_what_a_client_sees_and_never_back(store: Store, clock: TestClock) -> None:
+async def test_updated_at_moves_with_what_a_client_sees(store: Store, clock: TestClock) -> None:
     await accepted(store, 1)
     clock.advance(1)
     costs = store.counters.commits, store.counters.statements
@@ -107,7 +107,7 @@ async def test_an_observation_behind_another_one_is_compared_with_it_not_with_th
     assert last.status is StackStatus.CREATING
 
 
-async def test_only_an_ended_stack_gives_its_ports_back_and_its_answer_still_shows_them(store: Store) -> None:
+async def test_only_an_ended_stack_gives_its_ports_back(store: Store) -> None:
     await accepted(store, 1)
     assert await store.ports.release([ONE]) == []
     assert store.ports.used == 1
@@ -177,7 +177,7 @@ async def test_the_list_is_ordered_by_creation_then_id(store: Store) -> None:
     assert store.stacks.ordered() is store.stacks.ordered(), "sorted once for each change"
 
 
-async def test_a_long_pod_spec_is_in_the_file_and_not_in_memory(store: Store) -> None:
+async def test_a_long_pod_spec_is_only_in_the_file(store: Store) -> None:
     text = "x" * 9000
     await store.stacks.reserve(new_stack(1, pod_spec=text))
     (stack,) = store.stacks.ordered()
@@ -208,7 +208,7 @@ async def test_the_key_of_a_create_that_is_being_undone_may_be_used_again(store:
     assert (answered.stack_id, answered.status) == (stack_id(2), 201)
 
 
-async def test_claims_go_after_a_day_and_not_before(store: Store) -> None:
+async def test_claims_go_after_a_day(store: Store) -> None:
     await store.stacks.reserve(new_stack(1), claim=claim("old"))
     await store.stacks.reserve(new_stack(2), claim=claim("young", created_at=START + 2 * HOUR))
     assert (await store.purge(START + 24 * HOUR, keep_jobs_ns=HOUR))["claims"] == 0

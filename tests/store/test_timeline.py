@@ -23,7 +23,7 @@ async def kinds(store: Store) -> list[str]:
     return [line.kind.value for line in await store.timeline.read(ONE)]
 
 
-async def test_what_the_cluster_reports_again_is_counted_and_not_repeated(store: Store) -> None:
+async def test_what_the_cluster_reports_again_is_counted(store: Store) -> None:
     await accepted(store, 1)
     for count in (1, 5):
         event = TimelineEvent(
@@ -34,7 +34,7 @@ async def test_what_the_cluster_reports_again_is_counted_and_not_repeated(store:
     assert (line.at, line.count) == (START + 5, 5)
 
 
-async def test_final_logs_are_kept_of_a_stack_that_has_just_gone_and_of_no_unknown_one(store: Store) -> None:
+async def test_final_logs_are_kept_of_a_stack_that_has_just_gone(store: Store) -> None:
     await accepted(store, 1)
     await store.stacks.mark_deleting([ONE], DeleteReason.REQUEST)
     await store.stacks.remove([ONE])

@@ -94,7 +94,7 @@ async def test_a_call_that_was_cancelled_before_its_turn_does_nothing(store: Sto
     assert store.pending == 0
 
 
-async def test_what_was_submitted_before_the_close_is_done_and_nothing_after(path: Path) -> None:
+async def test_only_what_was_submitted_before_the_close_is_done(path: Path) -> None:
     store = await open_store(path)
     calls = [asyncio.ensure_future(store.stacks.reserve(new_stack(number))) for number in range(10)]
     await asyncio.sleep(0)

@@ -23,7 +23,7 @@ async def failure(service: Service, subject: str) -> str:
     return found
 
 
-async def test_state_of_the_wrong_owner_is_found_and_the_command_that_is_named_repairs_it(service: Service) -> None:
+async def test_the_named_command_repairs_state_of_the_wrong_owner(service: Service) -> None:
     await service.run("systemctl", "enable", "--quiet", UNIT)
     code, findings = await doctor(service)
     assert code == 0, findings

@@ -32,7 +32,7 @@ INCOMPLETE = {
 }
 
 
-async def test_a_start_that_lacks_something_fails_once_and_says_in_one_line_what_it_is(bare: Service) -> None:
+async def test_a_start_that_lacks_something_says_in_one_line_what_it_is(bare: Service) -> None:
     for command, sentence in INCOMPLETE.items():
         await bare.credentials()
         await bare.run("bash", "-c", command)
@@ -46,7 +46,7 @@ async def test_a_start_that_lacks_something_fails_once_and_says_in_one_line_what
         await bare.try_to("systemctl", "reset-failed", UNIT)
 
 
-async def test_a_start_without_the_cluster_or_a_right_in_it_returns_and_says_what_it_waits_for(bare: Service) -> None:
+async def test_a_start_without_the_cluster_says_what_it_waits_for(bare: Service) -> None:
     await bare.credentials(token="stackd")
     before, began = len(await bare.messages()), time.monotonic()
     await bare.run("systemctl", "start", UNIT)
@@ -66,7 +66,7 @@ async def test_a_start_without_the_cluster_or_a_right_in_it_returns_and_says_wha
     assert state["NRestarts"] == "0"
 
 
-async def test_a_ready_service_is_exposed_to_little_and_its_key_is_nowhere_to_be_found(service: Service) -> None:
+async def test_a_ready_service_shows_its_key_nowhere(service: Service) -> None:
     state = await service.state()
     assert (state["ActiveState"], state["StatusText"]) == ("active", READY)
     await service.get("/readyz")
@@ -122,7 +122,7 @@ async def test_stacks_jobs_and_requests_are_followed_through_the_journal_by_thei
         assert secret not in str(records)
 
 
-async def test_nothing_is_logged_while_nothing_happens_and_no_outage_a_hundred_times(service: Service) -> None:
+async def test_nothing_is_logged_while_nothing_happens(service: Service) -> None:
     assert service.cluster is not None
     before = len(await service.journal(f"_SYSTEMD_UNIT={UNIT}"))
     await asyncio.sleep(1.2)  # two reconciliation passes
@@ -137,7 +137,7 @@ async def test_nothing_is_logged_while_nothing_happens_and_no_outage_a_hundred_t
 # ---- restarts, deaths, hangs and stops
 
 
-async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_socket(service: Service) -> None:
+async def test_an_owner_that_was_replaced_stands_by(service: Service) -> None:
     assert service.cluster is not None
     before = await service.state()
     replace_owner(service.cluster)
@@ -152,7 +152,7 @@ async def test_an_owner_that_was_replaced_stands_by_and_a_restart_keeps_its_sock
     assert await service.role() == "standby"
 
 
-async def test_a_killed_daemon_is_started_again_as_soon_as_after_the_first_time_and_has_lost_nothing(
+async def test_a_killed_daemon_is_started_again_without_a_loss(
     service: Service,
 ) -> None:
     delay = ("systemctl", "show", "--value", "--property=RestartUSecNext", UNIT)
@@ -168,7 +168,7 @@ async def test_a_killed_daemon_is_started_again_as_soon_as_after_the_first_time_
     assert {stack["stack_id"]: stack["ports"] for stack in await service.stacks()} == before
 
 
-async def test_the_watchdog_notices_a_hang_and_takes_an_unreachable_cluster_for_none(bare: Service) -> None:
+async def test_the_watchdog_notices_only_a_hang(bare: Service) -> None:
     await bare.drop_in("[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
     await bare.start_on_a_cluster()
     pid = (await bare.state())["MainPID"]
@@ -205,7 +205,7 @@ async def test_a_stop_lets_a_create_finish_and_closes_the_port_though_systemd_ke
     assert await service.listed() == [reply.json["stack_id"]]
 
 
-async def test_a_restart_keeps_the_lease_and_a_stop_gives_it_back_for_a_standby(service: Service) -> None:
+async def test_only_a_stop_gives_the_lease_back(service: Service) -> None:
     assert service.cluster is not None
 
     def holders() -> tuple[bool, int]:

@@ -31,7 +31,7 @@ async def three(board: Board) -> list[str]:
     return [await board.create(image, status, labels={"team": "7"}) for image, status in kinds]
 
 
-async def test_keys_move_open_select_and_close_and_the_focus_stays(board: Board) -> None:
+async def test_the_keyboard_does_all_without_losing_the_focus(board: Board) -> None:
     ids = (await three(board))[::-1]  # the newest first
     await board.open()
     await expect(board.rows).to_have_count(3)
@@ -121,9 +121,7 @@ async def test_the_focus_returns_to_where_it_was_and_enter_does_what_the_button_
 
 
 @pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 740)])
-async def test_a_phone_shows_what_is_wrong_first_and_has_targets_for_fingers(
-    boards: Boards, width: int, height: int
-) -> None:
+async def test_a_phone_shows_what_is_wrong_first(boards: Boards, width: int, height: int) -> None:
     async with boards(viewport={"width": width, "height": height}, has_touch=True) as board:
         failed = (await three(board))[1]
         await board.create(labels={"team": "8"})

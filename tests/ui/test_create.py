@@ -51,7 +51,7 @@ async def lines(mistakes: Locator) -> list[int]:
     return [int(await each.get_attribute("data-line") or 0) for each in await mistakes.all()]
 
 
-async def test_each_mistake_is_shown_at_its_line_or_field_and_can_be_reached(boards: Boards) -> None:
+async def test_each_mistake_is_shown_at_its_line_or_field(boards: Boards) -> None:
     async with boards(viewport={"width": 1024, "height": 640}, refused={"400"}) as board:
         await board.open()
         await board.button("New stack").click()
@@ -94,7 +94,7 @@ async def test_each_mistake_is_shown_at_its_line_or_field_and_can_be_reached(boa
         assert await board.at.listed() == []
 
 
-async def test_a_stack_is_checked_and_then_created_once_even_if_answers_are_lost(boards: Boards) -> None:
+async def test_a_checked_stack_is_created_once_even_if_answers_are_lost(boards: Boards) -> None:
     async with boards(reports=True) as board:
         await board.open()
         await expect(board.page.locator("#templates")).to_be_hidden()

@@ -35,7 +35,7 @@ async def another(board: Board) -> Page:
     return page
 
 
-async def test_one_signs_in_once_for_all_tabs_and_the_key_is_gone_with_the_last_one(board: Board) -> None:
+async def test_one_signs_in_once_for_all_tabs(board: Board) -> None:
     stack_id = await board.create()
     waiting = await another(board)
     await expect(waiting.get_by_label("API key")).to_be_visible()
@@ -155,7 +155,7 @@ async def test_the_browser_refuses_to_turn_text_into_markup(boards: Boards, path
 # ---- figures: no false zeros, no false bars
 
 
-async def test_the_first_line_counts_and_says_what_fits_and_has_no_zeros_before_that(boards: Boards) -> None:
+async def test_the_first_line_says_what_fits(boards: Boards) -> None:
     async with boards(refused={"503"}) as board:
         ids = await board.several({}, {}, {})
         await board.at.do("stop", ids[0])
@@ -224,7 +224,7 @@ async def test_while_the_daemon_is_away_figures_are_grey_with_their_age(
         assert not [url for url in board.requests if url.startswith("/stacks?")], "a cut stream goes on where it was"
 
 
-async def test_while_it_is_away_no_button_opens_and_a_question_is_only_about_what_is_left(boards: Boards) -> None:
+async def test_while_it_is_away_no_button_opens(boards: Boards) -> None:
     async with boards(gated=True) as board:
         ids = await board.several({"team": "1"}, {"team": "1"})
         await board.open()
@@ -254,7 +254,7 @@ async def test_while_it_is_away_no_button_opens_and_a_question_is_only_about_wha
         await expect(board.page.locator(".toast").last).to_contain_text("There is no connection to stackd.")
 
 
-async def test_a_silent_daemon_is_away_and_a_hidden_tab_gives_its_stream_back(
+async def test_a_hidden_tab_gives_its_stream_back(
     boards: Boards,
 ) -> None:
     async with boards() as board:
@@ -290,7 +290,7 @@ async def test_a_silent_daemon_is_away_and_a_hidden_tab_gives_its_stream_back(
 OTHER = '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"}}'
 
 
-async def test_a_brake_can_be_released_and_another_cluster_is_named(
+async def test_a_released_brake_names_what_it_let_go(
     boards: Boards,
 ) -> None:
     async with boards(refused={"503"}, faster=True) as board:

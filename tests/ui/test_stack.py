@@ -53,7 +53,7 @@ async def test_timeline_and_logs_say_why_a_stack_failed(board: Board) -> None:
         assert await board.page.evaluate(ADDED, [before, after]) == more
 
 
-async def test_logs_are_followed_and_what_is_read_stays(board: Board) -> None:
+async def test_logs_that_are_followed_stay_where_they_are_read(board: Board) -> None:
     stack_id = await board.create(status="running")
     lines = [f"line {number} of a log that goes on" for number in range(100)]
 
@@ -198,7 +198,7 @@ async def test_a_link_opens_it_and_back_closes_it_but_keeps_the_filter_and_moves
         await board.page.keyboard.press("Escape")
 
 
-async def test_it_leaves_the_bar_of_the_selection_in_reach_and_says_when_its_stack_is_gone(board: Board) -> None:
+async def test_it_leaves_the_bar_of_the_selection_in_reach(board: Board) -> None:
     ids = [await board.create() for _ in range(2)]
     await board.open()
     for viewport in (DESKTOP, PHONE):

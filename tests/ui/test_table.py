@@ -133,7 +133,7 @@ async def test_orders_are_kept_in_a_link_with_filters_and_groups(boards: Boards)
         await expect(left).to_have_attribute("aria-sort", "descending")
 
 
-async def test_the_labels_in_use_are_columns_which_stay_and_are_left_out_rather_than_cut(boards: Boards) -> None:
+async def test_the_labels_in_use_are_columns_which_stay(boards: Boards) -> None:
     async with boards(viewport=WIDE) as board:
         ids = await board.several(*GAMES)
         await board.open()

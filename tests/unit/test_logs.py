@@ -67,7 +67,7 @@ def test_what_is_set_up_is_safe_for_every_logger(capsys: pytest.CaptureFixture[s
 # ---- repeated messages are counted instead of logged, separately for each stack
 
 
-def test_the_same_is_logged_a_few_times_and_then_counted() -> None:
+def test_the_same_is_counted_after_a_few_lines() -> None:
     now = [0.0]
     repeats = logs.Repeats(lambda: now[0])
 

@@ -195,7 +195,7 @@ def test_the_units_call_the_command_below_the_prefix(tmp_path: Path) -> None:
 # ---- `make install` runs as root: it installs only what the lock file names, checked by its hash
 
 
-def test_the_lock_holds_what_is_needed_at_run_time_and_to_build_with_hashes_and_no_more() -> None:
+def test_the_lock_holds_only_what_is_needed_with_its_hashes() -> None:
     for name, (requirement, hashes) in locked().items():
         assert (requirement.specifier, requirement.marker) == (pins()[name].specifier, pins()[name].marker), "make lock"
         assert hashes

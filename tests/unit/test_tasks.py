@@ -61,7 +61,7 @@ async def test_a_defect_in_what_nobody_awaits_ends_the_process_and_an_expected_e
     assert "count ended unexpectedly" in record.message
 
 
-async def test_a_defect_in_a_background_task_is_raised_to_its_caller_and_the_process_goes_on(tasks: Tasks) -> None:
+async def test_a_defect_in_a_background_task_is_raised_to_its_caller(tasks: Tasks) -> None:
     with pytest.raises(KeyError):
         await tasks.run("create", fails(KeyError("x")))
     await over(tasks)
@@ -93,7 +93,7 @@ AWAY = ClusterUnavailable("away")
         (ExceptionGroup("g", [AWAY, ExceptionGroup("inner", [ClusterUnavailable("x")])]), 0),
     ],
 )  # fmt: skip
-async def test_a_service_that_ends_in_any_way_ends_the_process_and_a_defect_is_logged(
+async def test_a_service_that_ends_in_any_way_ends_the_process(
     tasks: Tasks, caplog: pytest.LogCaptureFixture, error: Exception | None, lines: int
 ) -> None:
     async def ends() -> None:
@@ -196,7 +196,7 @@ async def test_a_change_between_the_check_and_the_wait_is_not_lost() -> None:
     assert await waiters.until("a", lambda state: state, look, 0.1) == 1
 
 
-async def test_each_who_waits_for_a_name_sees_also_a_state_that_is_over_again_and_what_its_predicate_raises() -> None:
+async def test_each_who_waits_for_a_name_sees_also_a_state_that_is_over_again() -> None:
     waiters: Waiters[int] = Waiters()
 
     def two(state: int | None) -> int | None:

@@ -230,7 +230,7 @@ def test_a_folder_or_file_that_cannot_be_read_and_long_ones_are_mistakes(tmp_pat
     ]
 
 
-def test_a_template_may_have_rights_of_its_own_and_the_rest_of_the_policys(tmp_path: Path) -> None:
+def test_a_template_may_have_rights_of_its_own(tmp_path: Path) -> None:
     base = PolicySection(runtime_class="gvisor")
     text = WEB.replace("image: nginx:stable", "image: nginx:stable\n      securityContext: {runAsUser: 5}")
     assert any("policy.run_as_user" in one for one in mistakes(tmp_path, text, policy=base))
@@ -238,7 +238,7 @@ def test_a_template_may_have_rights_of_its_own_and_the_rest_of_the_policys(tmp_p
     assert (template.policy.run_as_user, template.policy.runtime_class) == (True, "gvisor")
 
 
-def test_the_digest_changes_with_all_that_makes_a_pod_and_nothing_else(tmp_path: Path) -> None:
+def test_the_digest_changes_only_with_what_makes_a_pod(tmp_path: Path) -> None:
     digest = read(tmp_path).digest
     for changed in (
         WEB.replace("hello", "bye"),

@@ -68,7 +68,7 @@ async def late(tasks: Tasks) -> Work:
 FAILURE = StackdError("not now")
 
 
-async def test_what_is_added_before_the_queue_is_open_waits_and_each_key_comes_once(tasks: Tasks) -> None:
+async def test_what_is_added_before_the_queue_is_open_waits(tasks: Tasks) -> None:
     work = Work(tasks, SOON)
     for key in ("b", "a", "b"):
         work.queue.add(key)
@@ -145,7 +145,7 @@ async def test_a_key_is_given_up_after_the_last_try(tasks: Tasks) -> None:
     assert (work.delays[-1], "a" in work.queue) == (None, False)
 
 
-async def test_work_in_the_callers_task_raises_and_is_tried_again(late: Work) -> None:
+async def test_work_in_the_callers_task_is_tried_again(late: Work) -> None:
     working = asyncio.create_task(late.queue.run_now("a"))
     await late.end("a", FAILURE)
     with pytest.raises(StackdError):
@@ -210,7 +210,7 @@ async def test_work_of_one_priority_leaves_slots_to_the_others() -> None:
     assert await second
 
 
-def test_the_allowance_is_so_many_per_second_and_a_seconds_worth_at_once() -> None:
+def test_the_allowance_is_so_many_per_second() -> None:
     allowance = TokenBucket(0.0, 1.0)
     assert (allowance.take_some(100.0, 10.0, A_SECOND, 30), allowance.take_some(100.0, 10.0, A_SECOND, 1)) == (10, 0)
     taken = allowance.take_some(100.25, 10.0, A_SECOND, 30)

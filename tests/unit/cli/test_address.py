@@ -30,7 +30,7 @@ def write(shell: Shell, text: str) -> Path:
     return file
 
 
-async def test_the_file_gives_address_and_key_and_what_is_missing_is_named(shell: Shell) -> None:
+async def test_the_file_gives_address_and_key(shell: Shell) -> None:
     for command in ("list", "watch"):
         result = await shell.run(command, "--url", "http://127.0.0.1:1")
         assert (result.exit_code, "http://127.0.0.1:1 cannot be reached" in result.stderr) == (1, True)

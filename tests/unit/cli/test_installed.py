@@ -78,7 +78,7 @@ async def test_a_backup_needs_neither_a_key_nor_a_cluster(etc: Path) -> None:
         assert copy.execute("SELECT count(*) FROM stacks").fetchone() == (0,)
 
 
-def test_an_unreadable_configuration_is_named_and_does_not_count(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_configuration_is_named(etc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     result = run("manifests")
     assert result.exit_code == 0
@@ -129,7 +129,7 @@ def test_a_check_also_looks_at_what_lies_beside_it(etc: Path, capsys: pytest.Cap
     assert (code, "no API key is configured" in err) == (2, True)
 
 
-def test_for_a_reload_missing_credentials_are_no_mistake_and_others_are(
+def test_for_a_reload_missing_credentials_are_no_mistake(
     etc: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert checked(capsys)[0] == 2

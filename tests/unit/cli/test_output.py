@@ -56,7 +56,7 @@ def drawn(stacks: list[dict[str, Any]], width: int, **options: Any) -> tuple[str
 
 
 @pytest.mark.parametrize("width", [200, 100, 60, 20])
-def test_an_address_is_complete_and_a_stack_is_one_line_on_any_terminal(width: int) -> None:
+def test_a_stack_is_one_line_with_its_address_on_any_terminal(width: int) -> None:
     stacks = [STACK, ANOTHER]
     text, hidden = drawn(stacks, width)
     head, *rows = [line.rstrip() for line in text.splitlines()]
@@ -68,7 +68,7 @@ def test_an_address_is_complete_and_a_stack_is_one_line_on_any_terminal(width: i
         assert all(word in words or word.endswith("…") for word in row.split())
 
 
-def test_a_label_that_all_stacks_share_is_below_the_table_and_no_column_unless_there_is_one_stack() -> None:
+def test_a_label_that_all_stacks_share_is_below_the_table() -> None:
     assert [column.head for column in render.stack_columns([STACK])[3:6]] == ["team", "challenge", "player"]
     without = {**STACK, "labels": {"player": "somebody"}}
     assert [column.head for column in render.stack_columns([STACK, ANOTHER, without])[3:5]] == ["challenge", "team"]
@@ -95,7 +95,7 @@ def test_addresses_are_ready_to_be_used() -> None:
     assert render.addresses({**STACK, "ended": True}) == []
 
 
-def test_markup_of_a_tenant_is_text_and_a_status_has_its_colour() -> None:
+def test_markup_of_a_tenant_is_text() -> None:
     stack = {**STACK, "status": "failed", "status_reason": "[red]x[/red]"}
     text, _ = drawn([stack], 200, force_terminal=True, color_system="truecolor")
     assert "\x1b[1;38;5;196mfailed ([red]x[/red])" in text
@@ -144,7 +144,7 @@ async def test_a_log_is_escaped_in_a_pipe_too_because_that_often_ends_at_a_termi
     assert await shell.good("logs", "stack-1", "--raw") == text, "for another program, if it asks for that"
 
 
-async def test_a_terminal_shows_complete_addresses_and_says_what_it_leaves_out(shell: Shell) -> None:
+async def test_a_terminal_shows_complete_addresses(shell: Shell) -> None:
     stack = await shell.at.create(seed() | {"labels": {"team": "7" * 60}})
     address = f"127.0.0.1:{stack['ports'][0]['node_port']}"
     for columns, words in (("30", ["list"]), ("30", ["list", "-o", "wide"]), ("100", ["list"])):
@@ -302,7 +302,7 @@ async def following(at: Harness, **chosen: Any) -> AsyncIterator[tuple[WatchedSt
                 await task
 
 
-async def test_only_what_was_chosen_is_reported_and_each_change_once(shell: Shell) -> None:
+async def test_only_what_was_chosen_is_reported(shell: Shell) -> None:
     async with following(shell.at, labels=["team=7"], statuses=["running"]) as (watched, changes):
         other = await shell.at.create(seed() | {"labels": {"team": "8"}})
         mine, gone = [(await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"] for _ in range(2)]
@@ -329,7 +329,7 @@ async def test_a_cut_stream_resumes_without_a_list(shell: Shell) -> None:
         assert changes.count(("stack", f"{first} running")) == 1
 
 
-async def test_a_screen_shows_the_newest_and_says_how_many_it_does_not(shell: Shell) -> None:
+async def test_a_screen_shows_the_newest(shell: Shell) -> None:
     async with following(shell.at) as (watched, _):
         ids = [(await shell.at.create())["stack_id"] for _ in range(4)]
         await eventually(lambda: len(watched.stacks) == 4)

@@ -93,7 +93,7 @@ def states(result: Result) -> dict[str, str]:
     return {step: state for state, step in STATE_OF_STEP.findall(result.stdout.partition("stackd doctor:")[0])}
 
 
-async def test_it_leads_from_a_configuration_to_a_first_stack_and_a_second_time_changes_nothing(site: Site) -> None:
+async def test_it_leads_from_a_configuration_to_a_first_stack(site: Site) -> None:
     first = await site.setup("--yes", "--node", "one")
     steps = dict.fromkeys(("key", "cluster", "kubeconfig", "nodes"), "done")
     assert states(first) == steps | {"service": "by hand", "first stack": "to do"}
@@ -131,7 +131,7 @@ def secrets(site: Site) -> set[str]:
     return {site.beside("api-key").read_text().strip(), token}
 
 
-async def test_the_plan_comes_first_and_without_a_yes_nothing_is_done(site: Site) -> None:
+async def test_without_a_yes_to_the_plan_nothing_is_done(site: Site) -> None:
     for words, stdin in (((), "n\n"), ((), ""), (("--plan",), None)):
         before = objects(site)
         result = await site.setup("--node", "one", *words, stdin=stdin)
@@ -146,7 +146,7 @@ async def test_the_plan_comes_first_and_without_a_yes_nothing_is_done(site: Site
     assert states(await site.setup("--node", "one", stdin="y\n"))["nodes"] == "done"
 
 
-async def test_a_key_file_of_comments_gets_a_key_and_the_printed_commands_do_the_same(site: Site) -> None:
+async def test_a_key_file_of_comments_gets_a_key(site: Site) -> None:
     file, comment = site.beside("api-key"), "# the platform's key"
     file.write_text(f"{comment}\n")
     plan = (await site.setup("--plan", "--node", "one")).stdout
@@ -164,7 +164,7 @@ async def test_a_key_file_of_comments_gets_a_key_and_the_printed_commands_do_the
     assert [line[:3] for line in file.read_text().splitlines()] == [comment[:3], "sk-"]
 
 
-async def test_what_was_changed_in_the_cluster_is_named_and_put_right_and_what_was_added_stays(site: Site) -> None:
+async def test_what_was_changed_in_the_cluster_is_put_right(site: Site) -> None:
     await site.setup("--yes", "--node", "one")
     result = await site.setup("--yes", "--node", "one", "--dns")
     assert "create NetworkPolicy stacks-to-dns in arena" in result.stdout
@@ -241,7 +241,7 @@ async def test_what_a_cluster_does_not_support_is_left_out(site: Site, monkeypat
         assert states(await mine.setup("--plan"))["cluster"] == "ok"
 
 
-async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(site: Site, tmp_path: Path) -> None:
+async def test_an_absent_cluster_is_not_taken_for_another_one(site: Site, tmp_path: Path) -> None:
     await site.setup("--yes", "--node", "one")
     async with EmbeddedCluster(fast_cluster(users=(ADMIN,), nodes=WORKERS)) as other:
         result = await replace(site, cluster=other).setup("--yes", "--node", "one")
@@ -256,7 +256,7 @@ async def test_a_cluster_that_is_away_and_one_that_is_another_are_told_apart(sit
     assert site.beside("kubeconfig").read_text() == mine
 
 
-async def test_a_refused_kubeconfig_is_replaced_and_not_the_users(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_refused_kubeconfig_of_stackds_is_replaced(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.cluster.write_kubeconfig(site.folder / "own", token="admin")
     monkeypatch.setenv("KUBECONFIG", str(site.folder / "own"))
     result = await site.setup("--yes", "--node", "one", admin=None)
@@ -337,7 +337,7 @@ async def test_the_options_are_kept_also_if_somebody_else_has_applied_or_applies
     assert "--account third" in site.beside("setup-options").read_text()
 
 
-async def test_what_setup_has_created_is_noted_and_nothing_that_was_there(site: Site) -> None:
+async def test_only_what_setup_has_created_is_noted(site: Site) -> None:
     """Another installation's account is in the namespace that both name."""
     other = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "stackd"}}
     site.cluster.write_kubeconfig(site.folder / "admin", token="admin")
@@ -374,7 +374,7 @@ async def test_a_standby_is_set_up_too(site: Site) -> None:
 
 
 @pytest.mark.parametrize("proxy", [{}, {"proxy-url": "http://own.test:3128"}])
-async def test_the_administrators_kubeconfig_says_how_the_cluster_is_reached_and_the_shell_does_not(
+async def test_the_administrators_kubeconfig_says_how_the_cluster_is_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: dict[str, str]
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://user:secret@proxy.test:3128")

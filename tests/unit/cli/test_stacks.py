@@ -57,7 +57,7 @@ async def test_create_takes_a_pod_or_a_complete_request(shell: Shell) -> None:
     assert len(await shell.at.listed()) == 3
 
 
-async def test_what_the_api_refuses_and_what_fails_is_reported_in_its_words(shell: Shell) -> None:
+async def test_what_the_api_refuses_is_reported_in_its_words(shell: Shell) -> None:
     complaint = await shell.failing(1, "create", "-f", "-", "-p", "81/tcp", stdin=POD)
     wrong = seed() | {"target_port": [{"container_port": 81, "protocol": "TCP"}]}
     assert complaint == f"Error: {(await shell.at.call('POST', '/stacks', wrong)).error} (400)\n"
@@ -201,7 +201,7 @@ async def test_many_are_extended_stopped_started_restarted_and_deleted_as_one_jo
     assert await shell.at.listed() == [other["stack_id"]]
 
 
-async def test_what_a_job_could_not_do_is_reported_with_its_reasons_and_the_exit_code(shell: Shell) -> None:
+async def test_what_a_job_could_not_do_is_reported(shell: Shell) -> None:
     stack_id = (await shell.at.create(seed() | {"ttl": "23h"}))["stack_id"]
     result = await shell.run("extend", "-", "2h", stdin=f"{stack_id}\nstack-none\nstack-none\n")
     assert result.exit_code == 1

@@ -19,7 +19,7 @@ def of(**variables: str) -> Config:
     return load(None, {"STACKD_AUTH__KEY": KEY} | variables).config
 
 
-def test_the_environment_wins_over_the_file_and_each_value_tells_where_it_is_from(load_text: Load) -> None:
+def test_the_environment_wins_over_the_file(load_text: Load) -> None:
     text = '[server]\nport = 9000\nhost = "127.0.0.2"\n'
     loaded = load_text(text, {"STACKD_AUTH__KEY": KEY, "STACKD_SERVER__PORT": "9001"})
     assert (loaded.config.server.port, loaded.config.server.host) == (9001, "127.0.0.2")
@@ -175,7 +175,7 @@ def test_the_example_loads_to_exactly_the_defaults() -> None:
     assert policy_of(Config()) == Policy()
 
 
-def test_what_the_operator_sets_reaches_the_pod_policy_and_is_shown_as_the_file_would_have_it(load_text: Load) -> None:
+def test_what_the_operator_sets_reaches_the_pod_policy(load_text: Load) -> None:
     text = """\
 [stacks]
 restart_policy = "Always"
@@ -201,7 +201,7 @@ tolerations = [{ key = "stacks", operator = "Exists", tolerationSeconds = 60 }]
 # ---- What a reload applies, and what needs a restart
 
 
-def test_what_operators_tune_during_an_event_is_live_and_what_a_process_cannot_exchange_is_not() -> None:
+def test_what_operators_tune_during_an_event_is_live() -> None:
     live = {
         "stacks.ttl", "stacks.public_ips", "limits.creates_per_second", "policy.images_deny", "auth.keys", "log.level",
     }  # fmt: skip
@@ -210,7 +210,7 @@ def test_what_operators_tune_during_an_event_is_live_and_what_a_process_cannot_e
     assert live <= changeable and changeable.isdisjoint(fixed)
 
 
-def test_a_reload_applies_what_is_live_and_says_what_changed() -> None:
+def test_a_reload_says_what_changed() -> None:
     more = {"STACKD_STACKS__PUBLIC_IPS": "worker=203.0.113.7", "STACKD_AUTH__KEY": "sk-another-key-here"}
     old, new = of(), of(STACKD_STACKS__TTL="30m", STACKD_SERVER__PORT="9000", **more)
     shown = '[{ name = "environment", scope = "admin" }]'

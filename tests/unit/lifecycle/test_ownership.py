@@ -110,7 +110,7 @@ def test_whether_the_file_has_all_that_the_cluster_has_seen(situation: str) -> N
     assert ownership.what_is_missing(last, identity) == why
 
 
-def test_only_a_renewal_is_a_sign_of_life_and_a_lease_that_vanishes_is_remembered() -> None:
+def test_only_a_renewal_is_a_sign_of_life() -> None:
     first = ownership.observed(None, THEIRS, 10.0)
     assert first == ObservedLease(lease=THEIRS, since=10.0, last=THEIRS)
     request = replace(THEIRS, takeover="vm2/l2", version="51")

@@ -78,7 +78,7 @@ def test_none_that_is_not_in_order_is_given(row: Stack, seen: Any, leads: Any, n
     assert not may_be_assigned(row, seen, leads, node)
 
 
-def test_the_oldest_is_taken_first_and_no_two_take_the_same() -> None:
+def test_no_two_take_the_same() -> None:
     pools, rows = Pools(), numbered(1, 2, 3)
     pools.load(rows)
     assert [pools.take("now") for _ in range(4)] == [*rows, None]
@@ -172,7 +172,7 @@ def test_a_pool_that_fails_is_tried_again_later_each_time() -> None:
 PROVEN = round(PROVEN_SECONDS * NANOSECONDS)
 
 
-def test_one_that_is_not_ready_cannot_be_given_and_is_replaced_unless_it_soon_is_again() -> None:
+def test_one_that_is_not_ready_is_replaced_unless_it_soon_is_again() -> None:
     """A program may hang, or its node be silent: the pod runs on, and nobody can be given it."""
     (lost,), ready = numbered(1, status_reason="NotReady", updated_at=NOW), numbered(2, 3)
     pools = Pools()

@@ -134,7 +134,7 @@ def test_a_stack_whose_pod_or_node_is_gone_or_not_ready(
     assert (result.status, result.reason, result.ended) == (status, reason, ended)
 
 
-def test_the_recorded_end_of_a_node_is_node_deleted_and_not_failed() -> None:
+def test_the_recorded_end_of_a_node_is_node_deleted() -> None:
     events = json.loads((RECORDINGS / "watch-pod-on-deleted-node.json").read_text())["events"]
     disrupted = [pod_state(e["object"]) for e in events if e["object"]["status"]["phase"] == "Failed"]
     assert disrupted
@@ -171,7 +171,7 @@ def test_what_is_reported_of_a_new_stack(
     assert [line.kind.value for line in pod_progress(before, CREATING, seen(its_pod))[1]] == lines
 
 
-def test_what_is_seen_is_remembered_and_a_pod_that_is_gone_changes_nothing() -> None:
+def test_a_pod_that_is_gone_changes_nothing() -> None:
     assert pod_progress(None, STACK, seen(RUNS)) == (STARTED, ()), "it has started before"
     progress, _ = pod_progress(WAITED, CREATING, seen(RUNS))
     assert pod_progress(progress, CREATING, seen(RUNS)) == pod_progress(progress, STACK, seen(None)) == (STARTED, ())

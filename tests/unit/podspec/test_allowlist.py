@@ -102,7 +102,7 @@ def test_what_is_empty_or_not_the_tenants_leaves_no_trace() -> None:
     assert "metadata: {}\n" in admit(pod).text
 
 
-def test_an_empty_value_of_a_variable_is_left_out_and_a_missing_divisor_is_written() -> None:
+def test_an_empty_value_of_a_variable_is_left_out() -> None:
     reference = {"resourceFieldRef": {"resource": "requests.cpu"}}
     asked = container(env=[{"name": "A", "value": ""}, {"name": "B", "valueFrom": reference}])
     assert manifest(asked)["spec"]["containers"][0]["env"] == [

@@ -153,7 +153,7 @@ def numbered(number: int) -> str:
     return yaml.safe_dump(container(env=[{"name": "NUMBER", "value": str(number)}]))
 
 
-def test_only_so_many_are_kept_and_those_used_last_and_a_stack_that_starts_again_parses_nothing() -> None:
+def test_only_so_many_are_kept_that_were_used_last() -> None:
     """Each is kept under the client's text, and under its own, which the stack has."""
     sanitizer = Sanitizer(DEFAULT_POLICY)
     first, second = (sanitizer.sanitize(numbered(number), HTTP) for number in (0, 1))

@@ -99,7 +99,7 @@ async def test_a_start_without_the_cluster_is_soon_over_and_reports_what_it_wait
     assert next(one for one in manager.messages if "READY" in one)["STATUS"].startswith("waiting for the cluster: ")
 
 
-async def test_a_build_that_was_installed_meanwhile_and_does_not_run_yet_is_reported_everywhere(
+async def test_an_installed_build_that_does_not_run_yet_is_reported_everywhere(
     tmp_path: Path, manager: Manager
 ) -> None:
     """Its check may have refused the configuration, and nobody was told afterwards."""
@@ -253,7 +253,7 @@ def listening() -> socket.socket:
     return made
 
 
-async def test_a_request_on_an_open_connection_is_served_during_the_drain_and_ends_it(tmp_path: Path) -> None:
+async def test_a_request_on_an_open_connection_is_served_during_the_drain(tmp_path: Path) -> None:
     listener = listening()
     port = listener.getsockname()[1]
     process = ProcessContext(inherited=(listener.dup(),), can_keep=True)

@@ -107,7 +107,7 @@ def test_the_window_slides_per_label_value_and_tenant_and_retry_after_is_when_th
         counted.check({"player": "7"})
 
 
-def test_a_refusal_by_one_label_counts_for_no_other_and_what_made_nothing_is_not_counted() -> None:
+def test_a_refusal_by_one_label_counts_for_no_other() -> None:
     counted = rates(TestClock(), player="1/min", team="3/min")
     for error in (Conflict, Conflict, ValueError):
         with pytest.raises(error), counted.create({"player": "7", "team": "a"}):

@@ -92,7 +92,7 @@ async def test_few_long_texts_are_read_at_a_time(store: Store) -> None:
 
 
 @pytest.mark.parametrize("long", [True, False])
-async def test_a_reader_who_waits_holds_one_piece_and_nothing_of_what_it_was_made_of(store: Store, long: bool) -> None:
+async def test_a_reader_who_waits_holds_one_piece(store: Store, long: bool) -> None:
     """A key may have thousands of connections, and read nothing of the answers."""
     await fill(store, lambda _: long, count=40)
     stacks = store.stacks.ordered()
