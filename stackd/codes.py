@@ -40,6 +40,7 @@ class ErrorCode(enum.StrEnum):
     UNKNOWN_FIELD = "unknown_field", 400, "The body has a field that the route does not have.", FIX
     UNKNOWN_PARAMETER = "unknown_parameter", 400, "The query has a parameter that the route does not have.", FIX
     INVALID_POD_SPEC = "invalid_pod_spec", 400, "The policy or the cluster refuses the pod spec; see `reasons`.", FIX
+    INVALID_TEMPLATE = "invalid_template", 400, "The text is not that of a template; see `reasons`.", FIX
     LIMIT_RANGE_VIOLATION = "limit_range_violation", 400, "The namespace's LimitRange refuses the pod.", FIX
     LABELS_REQUIRED = "labels_required", 400, "A label of `limits.required_labels` is missing.", FIX
     TEMPLATE_NOT_FOUND = "template_not_found", 400, "The key may use no template of this name.", FIX
@@ -50,6 +51,7 @@ class ErrorCode(enum.StrEnum):
     SHARED_STACK = "shared_stack", 403, "stackd keeps the stack for everybody: only an admin's key may change it.", NO
     STACK_NOT_FOUND = "stack_not_found", 404, "There is no such stack; it may have expired.", NO, ENDED
     JOB_NOT_FOUND = "job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`).", NO
+    NO_SUCH_TEMPLATE = "no_such_template", 404, "There is no such template, or the key may not use it.", NO
     LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO
     NOT_FOUND = "not_found", 404, "There is no such route, page or file.", NO
     METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The path has no such method; `Allow` lists those that it has.", NO
@@ -58,6 +60,11 @@ class ErrorCode(enum.StrEnum):
     LABEL_LIMIT_REACHED = (
         *("label_limit_reached", 409, "`limits.stacks_per_label` is reached; `stack_id` is an existing stack."),
         *("after a delete", "You have as many instances as you may have. Stop one before you start another."),
+    )
+    TEMPLATE_OF_A_FILE = "template_of_a_file", 409, "A file has the template of this name; change the file.", NO
+    TEMPLATE_LIMIT_REACHED = (
+        *("template_limit_reached", 409, "The key has as many templates as it may have, or as large ones or pools."),
+        "after a delete",
     )
     TOO_LONG_A_LIFE = "too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`.", FIX, "{extensible}"
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT

@@ -25,7 +25,7 @@ Scope = Literal["admin", "read", "metrics", "tenant"]
 SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete"]
-AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in"]
+AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template"]
 TemplateSource = Literal["file", "api"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 AUDIT = get_args(AuditAction)
@@ -472,7 +472,8 @@ BATCH_JOB = ("job_id", "action", "ttl", "status", "total", "done", *_COUNTED)
 
 class Activity(Body, frozen=True, kw_only=True):
     """What an API key has asked for: a request about one stack (`stack_id`), or a batch job (`job_id`). Or what concerns
-    the operator: refused requests, reloads, changed keys, takeovers and people who signed in, which have neither.
+    the operator: refused requests, reloads, changed keys, takeovers, written templates and people who
+    signed in, which have neither.
     """
 
     at: Annotated[datetime, doc("When it was accepted.")]
@@ -612,14 +613,26 @@ class Template(Body, frozen=True, kw_only=True):
     env: Annotated[Mapping[str, Variable], doc("The variables that a create may set, by name.")] = NOTHING
     source: Annotated[str, doc("Where its text is from.", {"enum": get_args(TemplateSource)})] = "file"
     version: Annotated[str, doc("Identifies its text: the start of the text's SHA-256.")] = ""
+    written_by: Annotated[str, doc("Of one of the API: the name of the API key that has written it.")] = ""
+    written_at: Annotated[datetime, doc("Of one of the API: when.")] = EPOCH
+    text: Annotated[str, doc("With one template, for those who may write: its text.", YAML)] = ""
 
-    optional = ()
+    optional = ("written_by", "written_at", "text")
 
 
 class Templates(Body, frozen=True, kw_only=True):
     """What there is to ask for by name."""
 
     templates: Annotated[tuple[Template, ...], doc("Those that the key may use.")]
+
+
+class TemplateDeleted(Body, frozen=True, kw_only=True):
+    """The template is gone."""
+
+    deleted: Annotated[Literal[True], doc("Always true.")] = True
+    name: Annotated[str, doc("The template's name.")]
+
+    optional = ()
 
 
 # ---- health, the operator's routes, errors
@@ -662,6 +675,9 @@ class Key(Body, frozen=True, kw_only=True):
     scope: Annotated[str, doc("What the key may do.", {"enum": SCOPES})]
     labels: Annotated[Mapping[str, str], doc("What its creates get, and what it sees; empty: everything.")]
     pod_specs: Annotated[bool, doc("Whether its creates may have a pod spec; otherwise they name a template.")]
+    templates_write: Annotated[bool, doc("Whether it may write templates over the API.")] = False
+
+    optional = ()
 
 
 class Owner(Body, frozen=True, kw_only=True):
@@ -731,7 +747,9 @@ class Reason(Body, frozen=True, kw_only=True):
     path: Annotated[
         str, doc("The field, such as `spec.hostNetwork`; `(root)` is the pod spec itself, and empty is no field.")
     ]
-    line: Annotated[int | None, doc("The line in the pod spec's text, from 1, or null.", {"minimum": 1})]
+    line: Annotated[
+        int | None, doc("The line in the text of the pod spec or template, from 1, or null.", {"minimum": 1})
+    ]
     text: Annotated[str, doc("What is wrong.")]
 
 
@@ -743,7 +761,8 @@ class Error(Body, frozen=True, kw_only=True):
     reasons: Annotated[
         tuple[Reason, ...],
         doc(
-            "Of a 400 for a pod spec, ports, labels or time to live: each thing that is wrong, in the order of the lines.",
+            "Of a 400 for a pod spec, template, ports, labels or time to live: each thing that is wrong, in the order of the "
+            "lines.",
             {"minItems": 1},
         ),
     ] = ()

@@ -52,6 +52,7 @@ from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, 
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
 from stackd.lifecycle.refill import Refill
+from stackd.lifecycle.templates import in_force
 from stackd.lifecycle.verbs import write_records
 from stackd.metrics import HOUR, Metrics
 from stackd.model import AuditKind
@@ -161,6 +162,7 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     cluster = await Cluster.connect(ClusterTarget.of(config), on_request=metrics.kubernetes_request, fence=fence)
     stack.push_async_callback(cluster.close)
     ownership = _ownership(cluster, fence, store, config, clock)
+    templates = await asyncio.to_thread(in_force, templates, list(store.templates), config)
     tasks, settings, mirror = Tasks(), Settings(config, templates), Mirror(cluster, clock=clock)
     stack.push_async_callback(tasks.stop)
     context = Context(
@@ -361,6 +363,8 @@ async def _audit(context: Context) -> None:
     if last is not None and last.lock_id != context.store.identity.lock_id:
         before = last.holder.partition("/")[0] or "a stackd that gave them back"
         context.audit.note(AuditKind.TAKEOVER, f"{ownership.host} owns the stacks now; before: {before}")
+        if count := len(context.store.templates):
+            log.warning("%d templates of the API are as this machine was given them last; push them again", count)
     await context.audit.keys_in_force(context.config.auth.keys)
     await context.audit.serve()
 

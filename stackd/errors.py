@@ -97,6 +97,15 @@ class InvalidPodSpec(InvalidRequest):
         super().__init__("invalid pod spec: " + "; ".join(map(str, reasons)), reasons)
 
 
+class InvalidTemplate(InvalidRequest):
+    """The text is not that of a template; ``reasons`` holds all mistakes, in the order of their lines."""
+
+    code = ErrorCode.INVALID_TEMPLATE
+
+    def __init__(self, reasons: Sequence[Reason]) -> None:
+        super().__init__("invalid template: " + "; ".join(map(str, reasons)), reasons)
+
+
 class LimitRangeViolation(InvalidRequest):
     """The namespace's LimitRange refuses the pod."""
 
@@ -145,6 +154,15 @@ class JobNotFound(NotFound):
     def __init__(self, job_id: str) -> None:
         super().__init__(f"job not found: {job_id}")
         self.job_id = job_id
+
+
+class TemplateNotFound(NotFound):
+    """There is no such template."""
+
+    code = ErrorCode.NO_SUCH_TEMPLATE
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"there is no template {name}")
 
 
 class Conflict(StackdError):

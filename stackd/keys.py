@@ -80,6 +80,13 @@ def _of_creators(value: bool, info: ValidationInfo) -> bool:
     return value
 
 
+def _of_writers(value: bool, info: ValidationInfo) -> bool:
+    """Refuse ``templates_write`` for a key that has no names of its own for templates."""
+    if value and not info.data.get("templates"):
+        raise ValueError(f'a key of scope "{TENANT}" writes templates within its templates, such as ["team-a-*"]')
+    return value
+
+
 _of_tenants: Final = AfterValidator(_only_of_tenants)
 
 
@@ -94,7 +101,7 @@ class ApiKey(Section):
     """A key that is accepted: its name for the log, its hash, and what it allows.
 
     ``labels`` and ``templates`` are empty for all scopes but ``tenant``, and then allow everything. Without ``pod_specs``,
-    it creates stacks from templates only.
+    it creates stacks from templates only. With ``templates_write``, it may write templates, as admin keys may.
     """
 
     name: Annotated[str, AfterValidator(_not_our_own)] = Field(
@@ -116,12 +123,16 @@ class ApiKey(Section):
     )
 
     pod_specs: Annotated[bool, AfterValidator(_of_creators)] = Field(default=True, description="true or false")
+    templates_write: Annotated[bool, AfterValidator(_of_writers)] = Field(
+        default=False, description="true or false, with templates,"
+    )
 
     @property
     def described(self) -> str:
         """The key in the words of the audit: what it may do, and the start of its hash, by which two keys differ."""
         labels = [f"{name}={value}" for name, value in sorted(self.labels.items())]
         what = [self.scope, *labels, *self.templates, *([] if self.pod_specs else ["no pod specs"])]
+        what += ["writes templates"] if self.templates_write else []
         return f"{self.name} ({' '.join(what)}, {short_digest(self.sha256)})"
 
     @property
@@ -152,6 +163,10 @@ class ApiKey(Section):
     def may_see_history(self, events: Iterable[TimelineEvent]) -> bool:
         """Whether the key may see what is kept of a deleted stack: a tenant sees it of stacks that it has created."""
         return not self.tenant or any(one.kind is EventKind.ACCEPTED and one.by == self.name for one in events)
+
+    def may_write(self, template: str) -> bool:
+        """Whether the key may write the template of this name over the API."""
+        return not self.tenant or (self.templates_write and self.may_use(template))
 
     def may_use(self, template: str) -> bool:
         """Whether the key may create stacks from the template of this name."""

@@ -229,6 +229,7 @@ class Stack:
     ``generation``      how many pods it had before the current one; pods of earlier generations are deleted
     ``template``        the name of its template; ``digest`` identifies the template's content at the time
     ``values``          the values generated for it, by environment variable; secrets that only its creator is told
+    ``env``             the variables that its create has set, which its template names; no secrets
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
     ``serving``         of a shared stack: the generation of the pod that its Service selects; None: it is not shared
     """
@@ -262,6 +263,7 @@ class Stack:
     unassigned: bool = False
     digest: str | None = None
     serving: int | None = None
+    env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
 
     @property
     def shared(self) -> bool:
@@ -332,6 +334,22 @@ class AuditKind(enum.StrEnum):
     KEYS = "keys"
     TAKEOVER = "takeover"
     SIGN_IN = "sign_in"
+    TEMPLATE = "template"
+
+
+@struct
+class StoredTemplate:
+    """A template of the API: its text, and the key that has written it, ``at`` when; ``tenant``: whether a tenant's key.
+
+    ``pool``: how many stacks its text asks for.
+    """
+
+    name: str
+    text: str
+    by: str
+    tenant: bool
+    at: int
+    pool: int = 0
 
 
 @struct

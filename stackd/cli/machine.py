@@ -152,7 +152,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     unused = [
         f'the templates of the API key "{key.name}" match none that there is (templates.directory)'
         for key in result.config.auth.keys
-        if key.templates and not any(map(key.may_use, templates))
+        if key.templates and not key.templates_write and not any(map(key.may_use, templates))
     ]
     for warning in (*result.warnings, *unused):
         click.echo(f"warning: {warning}", err=True)
@@ -295,10 +295,9 @@ def key() -> None:
     "--template", "templates", multiple=True, metavar="NAME", help='Of a tenant: it may use it, or all "web-*".'
 )
 @click.option("--no-pod-specs", is_flag=True, help="It creates stacks from templates only.")
+@click.option("--templates-write", is_flag=True, help="Of a tenant: it may write these templates over the API.")
 @click.option("--plain", is_flag=True, help="Print the key alone: stackd key new --plain > /etc/stackd/api-key")
-def new(
-    name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], no_pod_specs: bool, plain: bool
-) -> None:
+def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ...], plain: bool, **flags: bool) -> None:
     """Print a new key, once; on standard error, what to put into the configuration."""
     from pydantic import ValidationError
 
@@ -309,8 +308,10 @@ def new(
     pairs = {key: value for key, _, value in (label.partition("=") for label in labels)}
     entry: dict[str, Any] = {"name": name, "sha256": sha256, "scope": scope}
     entry |= {field: value for field, value in (("labels", pairs), ("templates", templates)) if value}
-    if no_pod_specs:
+    if flags["no_pod_specs"]:
         entry["pod_specs"] = False
+    if flags["templates_write"]:
+        entry["templates_write"] = True
     try:
         ApiKey.model_validate(entry)
     except ValidationError as error:  # what is printed here must pass `stackd check`
@@ -318,7 +319,9 @@ def new(
         shown, what = toml(entry.get(wrong, {})), ApiKey.model_fields[wrong].description
         if wrong == "pod_specs":
             what = "a scope that creates stacks"
-        hint = "--no-pod-specs" if wrong == "pod_specs" else f"--{wrong.rstrip('s')}"
+        hint = {"pod_specs": "--no-pod-specs", "templates_write": "--templates-write"}.get(
+            wrong, f"--{wrong.rstrip('s')}"
+        )
         raise click.BadParameter(f"{shown} cannot be used; {what} is expected", param_hint=hint) from error
     click.echo(plaintext)
     if not plain:

@@ -214,10 +214,12 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         )
     from stackd.cli.provision import ManifestOptions
     from stackd.kube.routes import kinds_of
+    from stackd.lifecycle.templates import all_templates
     from stackd.quantity import parse
-    from stackd.templates import read_templates
 
-    templates = read_templates(config).values() if Path(config.templates.directory).is_dir() else ()
+    if not Path(config.templates.directory).is_dir():
+        config = config.model_copy(update={"templates": type(config.templates)()})
+    templates = all_templates(config).values()
     own = {one.egress for one in templates if one.egress.kind}
     most = {f"largest_{name}": getattr(policy, f"max_{name}") for name in AMOUNTS}
     largest: dict[str, Any] = {

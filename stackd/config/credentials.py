@@ -138,6 +138,8 @@ def _conflicts(keys: Sequence[ApiKey], distinct: Mapping[bytes, ApiKey]) -> Iter
             yield f'"{first.name}" and "{key.name}" are one key with two scopes'
         elif (first.labels, first.templates) != (key.labels, key.templates):
             yield f'"{first.name}" and "{key.name}" are one key with different labels or templates'
+        elif first.templates_write != key.templates_write:
+            yield f'"{first.name}" and "{key.name}" are one key, and only one of them has templates_write = true'
         elif first.pod_specs != key.pod_specs:
             yield f'"{first.name}" and "{key.name}" are one key, and only one of them has pod_specs = false'
     yield from _overlaps([key for key in distinct.values() if key.tenant])

@@ -203,7 +203,7 @@ def _cautions(config: Config) -> Iterator[str]:
     if not config.server.tls_cert and not is_loopback(host):
         yield f"server.host {host} is not loopback and there is no TLS: keys cross the network unencrypted"
     if config.policy.add_pull_secrets and (
-        free := [key.name for key in config.auth.keys if key.tenant and key.pod_specs]
+        free := [key.name for key in config.auth.keys if key.tenant and (key.pod_specs or key.templates_write)]
     ):
         yield (
             f"policy.add_pull_secrets is on every pod, so {', '.join(free)} can run any image of your registry; "

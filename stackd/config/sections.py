@@ -271,6 +271,8 @@ class LimitsSection(Section):
         _EMPTY, "Stacks per value of a label in any letter case, such as { player = 1 }."
     )
     pod_spec: TextSize = key(64 << 10, "Longest pod spec, as sent and with its YAML aliases expanded.")
+    templates_per_key: Count = key(200, "Templates that one tenant's key may have over the API before a 409.")
+    pool_per_key: Count = key(20, "Stacks that the pools of a tenant's templates may have in all before a 409.")
     required_labels: ClientLabels = key(
         (), "Labels that every create must have, so that nobody evades a limit by leaving one out."
     )

@@ -21,10 +21,10 @@ from stackd.kube.policies import EGRESS, INGRESS, egress_policy, egress_rules, l
 from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle import nodes
+from stackd.lifecycle.templates import all_templates
 from stackd.model import NODE_PORTS_REMEDY
 from stackd.printable import some_of
 from stackd.quantity import of_bytes, of_milli, parse
-from stackd.templates import read_templates
 from stackd.templates.template import NONE
 
 APPLY = "apply what `stackd manifests` prints"
@@ -199,7 +199,7 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
 def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:
     """Whether stacks of templates with ``network.egress`` reach what it says, and nothing else."""
     try:
-        templates = read_templates(config).values()
+        templates = all_templates(config).values()
     except ConfigError:
         return  # ``machine`` reports it
     for egress in {one.egress for one in templates if one.egress.kind}:

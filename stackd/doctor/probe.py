@@ -25,9 +25,9 @@ from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.objects import PODS, SERVICES, ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
+from stackd.lifecycle.templates import all_templates
 from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
 from stackd.podspec import harden
-from stackd.templates import read_templates
 from stackd.templates.template import DNS, INTERNET
 
 ABOUT: Final = "probe"
@@ -143,7 +143,7 @@ class _Probe:
         peer = pod["status"].get("podIP") or "127.0.0.1"
         async for finding in self._asked(peer, self._options.questions):
             yield finding
-        for kind in sorted({one.policy.egress for one in read_templates(self._config).values()} - {""}):
+        for kind in sorted({one.policy.egress for one in all_templates(self._config).values()} - {""}):
             dns = dataclasses.replace(LOOKUP, wanted=kind in (DNS, INTERNET))
             async for finding in self._asked(peer, [*self._options.egress_questions, dns], kind):
                 yield dataclasses.replace(finding, what=f"network.egress {kind}: {finding.what}")

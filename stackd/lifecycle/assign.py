@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from time import perf_counter
 
 from stackd.crashpoints import crash_point
@@ -72,7 +73,9 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
                 continue
             crash_point("assign.picked")
             context.fence.require()
-            new = request.stack(context, pooled.stack_id)
+            new = replace(request, template=template).stack(
+                context, pooled.stack_id
+            )  # a pod spec may be the template's
             wanted = Assignment(stack=new, by=request.by, limits=request.limits(context.config.limits))
             stack = await context.store.stacks.assign(wanted, claim=request.claim)
             if stack is not None:

@@ -156,11 +156,13 @@ class Creation:
 class Settings:
     """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces all.
 
-    ``long_specs``: who may check a long pod spec; each takes many milliseconds.
+    ``long_specs``: who may check a long pod spec; each takes many milliseconds. ``changing``: held from the reading of
+    templates until they are in force.
     """
 
     def __init__(self, config: Config, templates: TemplateSet = NO_TEMPLATES) -> None:
         self.long_specs = asyncio.Semaphore(1)
+        self.changing = asyncio.Lock()
         self.replace(config, templates)
 
     def replace(self, config: Config, templates: TemplateSet | None = None) -> None:

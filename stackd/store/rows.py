@@ -61,13 +61,15 @@ STACKS = Columns(
         "labels": labels_from,
         "delete_reason": lambda text: text and DeleteReason(text),
         "desired": Desired,
-        "values": lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text)),
+        **dict.fromkeys(
+            ("values", "env"), lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text))
+        ),
         **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned"), bool),
     },
     write={
         "ports": json_text,
         "labels": labels_text,
-        "values": lambda values: json_text(dict(values)) if values else None,
+        **dict.fromkeys(("values", "env"), lambda values: json_text(dict(values)) if values else None),
     },
 )
 _SHORT = f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec END"

@@ -35,9 +35,16 @@ CREATE UNIQUE INDEX job_items_stack ON job_items (stack_id, job_id);
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
 """
 JOB_CODES = "ALTER TABLE job_items ADD COLUMN code TEXT;"
-SHARED = """
+SHARED_AND_ENV = """
 ALTER TABLE stacks ADD COLUMN serving INTEGER;
+ALTER TABLE stacks ADD COLUMN env TEXT;
 CREATE UNIQUE INDEX stacks_shared ON stacks (template) WHERE serving IS NOT NULL AND deleting_since IS NULL;
+"""
+TEMPLATES = """
+CREATE TABLE templates (
+    name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL, by TEXT NOT NULL,
+    tenant INTEGER NOT NULL CHECK (tenant IN (0, 1)), at INTEGER NOT NULL, pool INTEGER NOT NULL
+) STRICT;
 """
 CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 """The API key of a claim, as its scope names it."""
@@ -84,7 +91,7 @@ CREATE TABLE stacks (
     unassigned INTEGER NOT NULL DEFAULT 0 CHECK (unassigned IN (0, 1)), digest TEXT,
     CHECK ((deleting_since IS NULL) = (delete_reason IS NULL))
 ) STRICT;
-{SHARED}
+{SHARED_AND_ENV}
 CREATE INDEX stacks_unassigned ON stacks (unassigned) WHERE unassigned = 1;
 
 CREATE TABLE node_ports (
@@ -126,6 +133,7 @@ CREATE INDEX timeline_gone ON timeline (at) WHERE kind = 'deleted';
 CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message) WHERE kind IN ('warning', 'pulling');
 {TIMELINE_REQUESTED}
 {TIMELINE_ACCEPTED}
+{TEMPLATES}
 CREATE TABLE kept_logs (
     stack_id TEXT NOT NULL, container TEXT NOT NULL, at INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (stack_id, container)
@@ -175,6 +183,13 @@ INSERT OR IGNORE INTO removed_labels SELECT lower(own.key), lower(own.value), re
 """
 
 
+# From 9: stacks are shared, the API can be given templates, and a create values of its own.
+TO_10 = f"""
+{SHARED_AND_ENV}
+{TEMPLATES}
+"""
+
+
 def pragma(connection: sqlite3.Connection, name: str) -> Any:
     """The value of a pragma that has one row, such as ``user_version``, the file's format."""
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
@@ -188,7 +203,7 @@ def create(connection: sqlite3.Connection) -> None:
 
 def convert(connection: sqlite3.Connection, version: int) -> None:
     """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
-    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES, 10: SHARED}  # from 8: each failure of a job has a code
+    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES, 10: TO_10}  # from 8: each failure of a job has a code
     _run(connection, "".join(step for reached, step in steps.items() if reached > version))
 
 

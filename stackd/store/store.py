@@ -16,8 +16,8 @@ from typing import Any
 
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StackNotFound
-from stackd.model import Job, Observation, PortRange, Stack
-from stackd.store import adoption, audit, changes, history, jobs, reservations, rows
+from stackd.model import Job, Observation, PortRange, Stack, StoredTemplate
+from stackd.store import adoption, audit, changes, history, jobs, reservations, rows, templates
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity
 from stackd.store.meta import begin, begin_adoption, end_adoption, put, set_cluster
@@ -105,6 +105,7 @@ class LoadedState:
     identity: FileIdentity
     stacks: list[Stack]
     jobs: list[Job]
+    templates: list[StoredTemplate]
 
 
 def load(path: Path, now: int) -> LoadedState:
@@ -138,6 +139,7 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
             identity=FileIdentity.from_meta(dict(connection.execute(ALL_META))),
             stacks=[rows.STACKS.record(row) for row in connection.execute(rows.ALL_STACKS)],
             jobs=jobs.load(connection),
+            templates=templates.load(connection),
         )
     except sqlite3.Error as exc:
         if is_damage(exc) or _UNREADABLE in str(exc):
@@ -149,7 +151,7 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
 
 
 class Store(Table):
-    """The open file: ``stacks``, ``ports``, ``jobs``, ``timeline``, ``audit`` and ``claims``, with their operations.
+    """The open file: ``stacks``, ``ports``, ``jobs``, ``templates``, ``timeline``, ``audit``, ``claims``; and the operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
     be written now; then it had no effect, and the next operation may succeed.
@@ -165,6 +167,7 @@ class Store(Table):
         self.ports = reservations.Ports(node_ports, clock.monotonic, loaded.stacks, self._hand_over)
         self.stacks.subscribe(self.ports.follow)
         self.jobs = jobs.Jobs(loaded.jobs, self._hand_over)
+        self.templates = templates.Templates(loaded.templates, self._hand_over)
         self._reader = Reader(loaded.path, self.ports, clock)
         self.timeline = history.Timeline(self._hand_over, self._reader.submit)
         self.audit = audit.Audit(self._hand_over, self._reader.submit)

@@ -1,17 +1,17 @@
-"""Templates: stacks that the operator has described in files, one each, and that creates request by name.
+"""Templates: stacks that are described in files or texts of the API, one each, and that creates request by name.
 
 template    ``Template`` and ``TemplateSet``, frozen; the ``digest`` by which pools compare templates; the values
             generated for each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``; ``Egress``: what its stacks may reach
 hiding      keeps generated values out of what others say about a stack
 readers     reads the fields that are neither the pod nor about its rights
-read        reads a folder of files into a ``TemplateSet``, or reports all mistakes at once
+read        reads a folder of files into a ``TemplateSet``, and the text of one of the API; reports all mistakes at once
 
 Knows the configuration and the pod-spec policy; nothing of existing stacks, HTTP or Kubernetes.
 """
 
 from __future__ import annotations
 
-from stackd.templates.read import read_templates
+from stackd.templates.read import parse_template, read_templates
 from stackd.templates.template import NO_TEMPLATES, Template, TemplateSet
 
-__all__ = ["NO_TEMPLATES", "Template", "TemplateSet", "read_templates"]
+__all__ = ["NO_TEMPLATES", "Template", "TemplateSet", "parse_template", "read_templates"]

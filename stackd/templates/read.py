@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from stackd.config import Config, PolicySection, policy_of
 from stackd.config.load import explain
-from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, Reason
-from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, TargetPort
+from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, InvalidTemplate, Reason
+from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, StoredTemplate, TargetPort
 from stackd.names import LABEL_FORM, did_you_mean, is_label, prefix_from
 from stackd.podspec import Policy, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
@@ -31,7 +31,9 @@ from stackd.templates.template import (
     EXPECTED,
     MOST_VALUES,
     NO_TEMPLATES,
+    NONE,
     SITE_EGRESS,
+    Egress,
     Template,
     TemplateSet,
     digest_of,
@@ -51,6 +53,8 @@ FIELDS: Final = (
     "title", "category", "description", "target_port", "route_prefix", "ttl", "extend", "labels", "pool", "prepull",
     "shared", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
+TENANT_FIELDS: Final = frozenset(FIELDS) - {"policy", "prepull", "shared"}
+"""What a tenant may write; the rest grants rights, or costs others something."""
 
 
 def read_templates(config: Config) -> TemplateSet:
@@ -72,6 +76,15 @@ def read_templates(config: Config) -> TemplateSet:
     if mistakes:
         raise ConfigError(mistakes)
     return TemplateSet(templates)
+
+
+def parse_template(stored: StoredTemplate, config: Config) -> Template:
+    """The template of the API. Raises InvalidTemplate with a reason for each mistake."""
+    draft = _Draft(name=stored.name, config=config, base=policy_of(config), stored=stored)
+    template = draft.template(stored.text.encode())
+    if template is None:
+        raise InvalidTemplate(sorted(draft.mistakes, key=lambda mistake: mistake.line or 0))
+    return template
 
 
 def _files(folder: Path, mistakes: list[str]) -> list[Path]:
@@ -114,11 +127,12 @@ def _text(path: Path, draft: _Draft) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class _Draft:
-    """One template that is being read; ``mistakes`` are its mistakes, with their lines."""
+    """One template that is being read, ``stored`` if it is of the API; ``mistakes`` are its mistakes, with their lines."""
 
     name: str
     config: Config
     base: Policy
+    stored: StoredTemplate | None = None
     mistakes: list[Reason] = field(default_factory=list)
     document: Document | None = None
 
@@ -161,11 +175,15 @@ class _Draft:
             extend=self._read(fields, "extend", readers.extend(longest), None),
             names=names,
             env=self._env(fields.get("env"), spec, patterns),
+            source="file" if self.stored is None else "api",
+            text=raw.decode(),
             version=version_of(raw),
             shared=self._read(fields, "shared", readers.boolean, False),
         )
         for where, text in sharing.mistakes(fields):
             self.mistake(where, text)
+        if self.stored is not None and self.stored.tenant:
+            self._of_a_tenant(fields, described.keywords["labels"], egress)
         if names and spec is not None:
             self._refused((Reason(path=path, text=text) for path, text in readers.collisions(spec.manifest)), "pod")
         if spec is None or self.mistakes:
@@ -208,6 +226,17 @@ class _Draft:
             if fields.get(name) is None:
                 self.mistake("", f"{name} is missing")
         return {name: value for name, value in fields.items() if value is not None}
+
+    def _of_a_tenant(self, fields: Mapping[str, Any], labels: Mapping[str, str], egress: Egress) -> None:
+        """Note what only the operator may write: it would be a right that the tenant does not have."""
+        for name in fields.keys() & set(FIELDS) - TENANT_FIELDS:
+            self.mistake(name, "only the operator may write this, into a file or with an admin key")
+        if egress.kind not in ("", NONE):
+            self.mistake("network.egress", f'a tenant may write "{NONE}" only; the operator decides what stacks reach')
+        given = {label.lower() for key in self.config.auth.keys for label in key.labels}
+        for label in labels:
+            if label.lower() in given:
+                self.mistake("labels", f"{label} decides which stacks a tenant sees: stackd sets it; leave it out")
 
     def _refused(self, reasons: Iterable[Reason], prefix: str = "") -> None:
         """Note mistakes found by ``podspec``, whose paths are below ``prefix``."""

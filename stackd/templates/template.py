@@ -96,7 +96,7 @@ class Template:
     ``names``            by which its containers find each other: names of their own machine
     ``env``              patterns by the names of the environment variables that a create may set
     ``source``           where its text is from
-    ``version``          identifies its text
+    ``text``, ``version``  its text as it was read, and what identifies that
     ``shared``           there is one stack of it, which stackd makes and keeps, the same for everybody
     ``node_ports``, ``hostnames``
                          the node ports and the first parts of the names of the shared stack, by container port
@@ -123,7 +123,8 @@ class Template:
     names: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     source: TemplateSource = "file"
-    version: str = ""
+    text: str = field(default="", repr=False, compare=False)
+    version: str = field(default="", compare=False)
     shared: bool = False
     node_ports: Mapping[int, int] = field(default_factory=dict)
     hostnames: Mapping[int, str] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.templates import in_force, require_no_clash
 from stackd.model import AuditKind
 from stackd.tasks import set_within
 from stackd.templates import TemplateSet, read_templates
@@ -99,7 +100,8 @@ class Reloader:
             namespace, instance = config.stacks.namespace, config.cluster.instance
             store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)
             new = merge_live(self.context.config, config)
-            templates = await asyncio.to_thread(read_templates, new)
+            files = await asyncio.to_thread(read_templates, new)
+            require_no_clash(files, store.templates)
             fresh = await self.context.cluster.look_again()
         except ConfigError as error:
             for mistake in error.mistakes:
@@ -113,7 +115,9 @@ class Reloader:
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
                 self.context.gate.verify_again()
-            self._take(loaded, new, templates, anything=fresh)
+            async with self.context.settings.changing:
+                templates = await asyncio.to_thread(in_force, files, list(store.templates), new)
+                self._take(loaded, new, templates, anything=fresh)
             await self.context.audit.keys_in_force(new.auth.keys)
         self.notifier.ready(line(self.context, self.ready))
 

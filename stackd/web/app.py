@@ -24,7 +24,7 @@ from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
-from stackd.web import activity, events, exposition, listing, openapi, pages, sign_in, stacks, system
+from stackd.web import activity, events, exposition, listing, openapi, pages, sign_in, stacks, system, templates
 from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
@@ -33,7 +33,7 @@ from stackd.web.requests import check_coding, parse_object
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
-PARTS = (activity, events, exposition, listing, openapi, pages, sign_in, stacks, system)
+PARTS = (activity, events, exposition, listing, openapi, pages, sign_in, stacks, system, templates)
 """Their imports fill ``ROUTES``."""
 
 log = logging.getLogger("stackd.request")
@@ -112,7 +112,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
     early, store = route.early or route.standby, api.context.store
     ownership, gate, fence = api.context.gate.ownership, api.context.gate, api.context.fence
-    parameters_of, takes_no_body = _reader(route), bool(route.tag) and route.body is None
+    parameters_of, takes_no_body = _reader(route), bool(route.tag) and not (route.body or route.media)
     ended = _ended(route, api.context.metrics.route(route.method, route.path), api)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
@@ -204,6 +204,7 @@ def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, 
                 "route": route.path,
                 "stack_id": request.get(STACK_ID) or request.match_info.get("stack_id"),
                 "job_id": request.get(JOB_ID) or request.match_info.get("job_id"),
+                "template": request.match_info.get("template"),
             },
         )
 

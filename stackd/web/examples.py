@@ -34,6 +34,22 @@ spec:
           cpu: "100m"
           memory: "128Mi\""""
 
+TEMPLATE = """\
+title: Cookie jar
+target_port: [{container_port: 80, protocol: TCP}]
+pool: 2
+values: {FLAG: "flag{<hex:32>}"}
+pod:
+  apiVersion: v1
+  kind: Pod
+  metadata: {name: web}
+  spec:
+    containers:
+    - name: app
+      image: nginx:stable
+      ports: [{containerPort: 80}]
+      resources: {limits: {cpu: 100m, memory: 128Mi}}
+"""
 CREATE: dict[str, Any] = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"team": "7"}}
 PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]

@@ -85,7 +85,11 @@ ERRORS: Final = {
     "a brake is on, or stackd is stopping.",
 }
 MORE: Final = " Later versions may have more values."
-PATH_PARTS: Final = {"stack_id": ("A stack's id.", examples.STACK_ID), "job_id": ("A job's id.", examples.JOB_ID)}
+PATH_PARTS: Final = {
+    "stack_id": ("A stack's id.", examples.STACK_ID),
+    "job_id": ("A job's id.", examples.JOB_ID),
+    "template": ("A template's name.", "web-2"),
+}
 NAMED: Final[Mapping[str, Schema]] = {
     "StackId": {"type": "string", "description": "A stack's id.", "examples": [examples.STACK_ID]},
     "StackStatus": {
@@ -111,6 +115,9 @@ NAMED: Final[Mapping[str, Schema]] = {
 """Schemas of single values; fields of ``contract`` name them as their description."""
 
 OF_REQUESTS: Final = (contract.Create, contract.TargetPort, contract.Extend, contract.Batch, contract.BatchDelete)
+
+BYTES: Final = "application/octet-stream"
+"""Generators of clients know no other type for a body that is neither JSON nor a form."""
 
 PLAIN: Final = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -206,9 +213,16 @@ def _operation(each: Route, *, public: bool) -> Schema:
         "description": about.strip(),
         **({"security": []} if public else {}),
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": {"required": True, "content": {JSON: _content(each.body)}}} if each.body else {}),
+        **({"requestBody": {"required": True, "content": _body(each)}} if each.body or each.media else {}),
         "responses": {str(status): responses[status] for status in sorted(responses)},
     }
+
+
+def _body(each: Route) -> Schema:
+    if each.media:
+        schema = {"type": "string", "format": "binary", "contentMediaType": each.media}
+        return {BYTES: {"schema": schema, "examples": {"a web server": {"value": examples.TEMPLATE}}}}
+    return {JSON: _content(each.body)}
 
 
 def _errors(each: Route, *, public: bool) -> set[int]:

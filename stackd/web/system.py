@@ -1,10 +1,8 @@
-"""The routes about stackd itself: health, readiness, counts, capacity, templates, and the release of a brake."""
+"""The routes about stackd itself: health, readiness, counts, capacity, and the release of a brake."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Final
 
 from aiohttp import web
@@ -14,13 +12,11 @@ from stackd.errors import StoreUnavailable
 from stackd.lifecycle.capacity import capacity, refresh_ports, refresh_quotas, storage
 from stackd.lifecycle.next_step import ReconcilePlan
 from stackd.lifecycle.nodes import StackResources
-from stackd.model import StackStatus
 from stackd.quantity import Quantity, parse
-from stackd.templates import Template
-from stackd.units import format_duration
 from stackd.version import VERSION
 from stackd.web import requests
 from stackd.web.api import Answer, Api, ApiCall, route
+from stackd.web.auth import ADMIN
 from stackd.web.bodies import in_turns, stats_body, time_of
 from stackd.web.parameters import FILTERS, Parameter, StackSelection, number
 from stackd.web.responses import json_response
@@ -106,10 +102,17 @@ async def unready(api: Api) -> list[str]:
 async def key(call: ApiCall) -> web.Response:
     """What may this key do?
 
-    The name, the scope and the labels of the key that the request has, and whether it may send pod specs. A standby answers, too.
+    The name, the scope and the labels of the key that the request has, and whether it may send pod specs and write templates.
+    A standby answers, too.
     """
     return json_response(
-        contract.Key(name=call.key.name, scope=call.key.scope, labels=call.key.labels, pod_specs=call.key.pod_specs)
+        contract.Key(
+            name=call.key.name,
+            scope=call.key.scope,
+            labels=call.key.labels,
+            pod_specs=call.key.pod_specs,
+            templates_write=call.key.scope == ADMIN or call.key.templates_write,
+        )
     )
 
 
@@ -246,47 +249,3 @@ async def get_capacity_for(call: ApiCall) -> web.Response:
     )
     need = need.with_storage(spec.manifest, storage(call.api.context))
     return json_response(capacity(call.api.context, need))
-
-
-@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates), query=FILTERS)
-async def list_templates(call: ApiCall) -> web.Response:
-    """List the templates.
-
-    What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, and
-    counts its own stacks. The filters choose the stacks that are counted, not the templates.
-    """
-    selection = StackSelection(call.parameters)
-    stacks = Counter((one.template, one.status) for one in call.view.stacks() if selection.matches(one))
-    entries = (_template(call.api, each, stacks) for each in call.view.templates().values())
-    return json_response(contract.Templates(templates=tuple(entries)))
-
-
-def _template(api: Api, template: Template, stacks: Counter[tuple[str | None, StackStatus]]) -> contract.Template:
-    pulls, allowed = api.prepulls.of(template) if template.prepull else None, template.extend
-    return contract.Template(
-        name=template.name,
-        target_port=template.target_ports,  # type: ignore[arg-type]  # they have the same fields
-        ttl=format_duration(api.context.config.stacks.ttl if template.ttl is None else template.ttl),
-        labels=template.labels,
-        images=tuple(template.images),
-        generates=tuple(template.values),
-        requested_cpu_milli=template.spec.requested_cpu_milli,
-        requested_memory_bytes=template.spec.requested_memory_bytes,
-        stacks={str(status): stacks[template.name, status] for status in StackStatus},
-        median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
-        pool=template.pool,
-        held=0,
-        shared=template.shared,
-        shared_stack=api.context.pools.shared_stack(template.name),
-        prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
-        **asdict(api.context.pools.figures(template)),
-        title=template.title,
-        category=template.category,
-        description=template.description,
-        show=template.show,
-        extend=None if allowed is None else contract.Extensions(by=format_duration(allowed.by), times=allowed.times),
-        names=template.names,
-        env={name: contract.Variable(pattern=pattern) for name, pattern in template.env.items()},
-        source=template.source,
-        version=template.version,
-    )

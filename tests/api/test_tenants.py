@@ -73,6 +73,16 @@ async def refused(a: Client, _: Client, method: str, path: str) -> None:
         assert verb == "HEAD" or reply.error == f"the API key 'ctfd-a' is a tenant's, and {path} is the operator's"
 
 
+async def unwritten(a: Client, b: Client, method: str, path: str) -> None:
+    """A template that the tenant may not use does not exist for it; without ``templates_write`` it writes none."""
+    others, unknown, theirs = [await a.call(method, path.format(template=one)) for one in ("db", "dc", "web-1")]
+    if method == "GET":
+        assert (others.status, theirs.status) == (404, 200)
+        assert shown(others, "db") == shown(unknown, "dc")
+    else:
+        assert [one.status for one in (others, unknown, theirs)] == [403] * 3
+
+
 async def hidden(a: Client, b: Client, method: str, path: str) -> None:
     """What is the other tenant's is answered as what does not exist, and stays as it is."""
     stack_id, job_id = await a.running(), await a.batch_delete(NO_STACK)
@@ -115,6 +125,7 @@ TABLE: dict[Check, str] = {
         GET /healthz, GET /readyz, GET /owner, GET /capacity, POST /capacity, GET /openapi.json, GET /, GET /docs,
         GET /docs/, GET /docs/{page}, GET /dashboard, GET /dashboard/, GET /favicon.ico, GET /static/{folder}/{file}
     """,
+    unwritten: "GET /templates/{template}, PUT /templates/{template}, DELETE /templates/{template}",
     refused: "GET /metrics, POST /takeover, GET /reconcile, POST /reconcile/confirm",
     hidden: """
         GET /stacks/{stack_id}, GET /stacks/{stack_id}/status, GET /stacks/{stack_id}/timeline,

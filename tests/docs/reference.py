@@ -97,13 +97,14 @@ class Operation:
         return list(self.described.get("parameters", ()))
 
     @cached_property
-    def body(self) -> Any:
-        """The first example of the body, or None."""
-        content = self.described.get("requestBody", {}).get("content", {}).get("application/json")
-        if content is None:
-            return None
+    def body(self) -> str:
+        """The first example of the body: JSON, or another text; empty if the route takes none."""
+        ((media, content),) = self.described.get("requestBody", {}).get("content", {"": {}}).items()
+        if not media:
+            return ""
         assert content.get("examples"), f"stackd/web/examples.py has no example of the body of {self.name}"
-        return next(iter(content["examples"].values()))["value"]
+        value = next(iter(content["examples"].values()))["value"]
+        return value if isinstance(value, str) else json.dumps(value, indent=2)
 
     @property
     def target(self) -> str:
@@ -165,10 +166,10 @@ async def ask(operations: Iterable[Operation] = OPERATIONS) -> dict[str, str]:
                 method, path = before.split(" ")
                 await owner.call(method, path.format(stack_id=ids[examples.STACK_ID]))
             at = await standby() if each.path == "/takeover" else owner
-            target, body = each.target, json.dumps(each.body)
+            target, body = each.target, each.body
             for shown, real in ids.items():
                 target = target.replace(shown, real)
-            answer = await _answer(at, each.method, target, None if each.body is None else body.encode())
+            answer = await _answer(at, each.method, target, body.encode() or None)
             if job := re.search(r"job-[0-9a-f]{16}", answer):
                 await until(lambda: owner.get(f"/stacks/batch/{job[0]}"), lambda seen: seen["status"] == "completed")
             for shown, real in ids.items():
@@ -271,7 +272,7 @@ def _operation(one: Operation, sample: str) -> list[str]:
     lines += ["", *(_outcome(status, answer) for status, answer in one.answers.items())]
     more = [status for status in one.described["responses"] if status not in EVERYWHERE | one.answers.keys()]
     lines += [f"- {', '.join(more)}: an [error](errors.md)"] if more else []
-    body = [] if one.body is None else json.dumps(one.body, indent=2).splitlines()
+    body = one.body.splitlines()
     lines += ["", "```", f"{one.method} {one.target}", *([""] if body else []), *body, "```"]
     status, _, text = sample.partition("\n\n")
     shown = text.splitlines()

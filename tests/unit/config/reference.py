@@ -28,6 +28,7 @@ _KEYS: Final = """\
 # labels = { event = "a" }
 # templates = ["web-*"]  # those that it may use; without this line, all
 # pod_specs = false  # it creates from templates only
+# templates_write = true  # it may write these templates over the API
 """
 _OIDC: Final = """\
 # [auth.oidc]

@@ -86,7 +86,7 @@ export function openActivity(stacks, open) {
   load();
 }
 
-const AUDIT = new Set(["refused", "reload", "keys", "takeover"]);
+const AUDIT = new Set(["refused", "reload", "keys", "takeover", "template"]);
 const ACTIONS = new Set(["create", "extend", "restart", "stop", "start", "delete", ...AUDIT]);
 
 /** What a word of the filter asks for. @param {string} word */

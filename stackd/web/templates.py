@@ -1,0 +1,156 @@
+"""The routes of templates: read all or one; write and delete those of the API.
+
+Owns: who may do that. A template's text is not for those who only use it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Final
+
+from aiohttp import web
+
+from stackd import contract
+from stackd.errors import InvalidRequest, InvalidTemplate, PermissionDenied, Reason, RequestTooLarge, TemplateNotFound
+from stackd.lifecycle.templates import put, remove
+from stackd.model import StackStatus, StoredTemplate
+from stackd.names import LABEL_FORM, is_label
+from stackd.podspec.reasons import ROOT
+from stackd.templates import Template
+from stackd.units import format_duration
+from stackd.web.api import Answer, Api, ApiCall, route
+from stackd.web.bodies import time_of
+from stackd.web.parameters import DRY_RUN, FILTERS, StackSelection
+from stackd.web.responses import json_response
+from stackd.web.stacks import STACKS, read_body
+
+YAML: Final = "application/yaml"
+TEXT_PER_POD_SPEC: Final = 2
+"""How many times as long as a pod spec (``limits.pod_spec``) the text of a template may be."""
+
+ONE: Final = Answer("The template.", contract.Template)
+Counts = Counter[tuple[str | None, StackStatus]]
+
+
+@route("GET", "/templates", STACKS, Answer("The templates.", contract.Templates), query=FILTERS)
+async def list_templates(call: ApiCall) -> web.Response:
+    """List the templates.
+
+    What a create can ask for by name, and how the pool of each is doing. A tenant's key sees those that it may use, and
+    counts its own stacks. The filters choose the stacks that are counted, not the templates.
+    """
+    selection = StackSelection(call.parameters)
+    stacks = Counter((one.template, one.status) for one in call.view.stacks() if selection.matches(one))
+    entries = (_entry(call.api, each, stacks) for each in call.view.templates().values())
+    return json_response(contract.Templates(templates=tuple(entries)))
+
+
+@route(
+    "PUT",
+    "/templates/{template}",
+    STACKS,
+    ONE,
+    Answer("The new template.", contract.Template, status=201),
+    query=(DRY_RUN,),
+    media=YAML,
+    errors=(409,),
+)
+async def put_template(call: ApiCall) -> web.Response:
+    """Write a template.
+
+    The body is the YAML of a template's file, and is checked as a file is: a 400 has each mistake with its line. For admin
+    keys, and for tenants with `templates_write` within their `templates`. Pools get the new version at once; stacks that
+    run stay as they are. The same text again changes nothing. 409 for the name of a file's template.
+    """
+    name, context = _writable(call), call.api.context
+    if not is_label(name):
+        raise InvalidRequest(f"{name[:64]!r} is not the name of a template: {LABEL_FORM} are expected")
+    longest = TEXT_PER_POD_SPEC * context.config.limits.pod_spec
+    raw = await read_body(call)
+    if len(raw) > longest:
+        raise RequestTooLarge(f"the text is longer than {longest} bytes (twice limits.pod_spec)")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidTemplate([Reason(path=ROOT, text=f"the text is not UTF-8 (byte {error.start})")]) from error
+    stored = StoredTemplate(name=name, text=text, by=call.key.name, tenant=call.key.tenant, at=context.wall_clock.now())
+    tries = call.parameters.get(DRY_RUN, False)
+    template, is_new = await put(context, stored, tries=tries)
+    return json_response(_counted(call, template), status=201 if is_new and not tries else 200)
+
+
+@route("GET", "/templates/{template}", STACKS, ONE)
+async def get_template(call: ApiCall) -> web.Response:
+    """Get a template.
+
+    As in the list, and with its text; a tenant's key gets that only of templates that it may write.
+    """
+    template = call.view.templates().get(_name(call))
+    if template is None:
+        raise TemplateNotFound(_name(call))
+    theirs = template.source == "api" and call.key.may_write(template.name)
+    text = template.text if theirs or not call.key.tenant else ""
+    return json_response(_counted(call, template).replaced(text=text))
+
+
+@route("DELETE", "/templates/{template}", STACKS, Answer("It is gone.", contract.TemplateDeleted), errors=(409,))
+async def delete_template(call: ApiCall) -> web.Response:
+    """Delete a template of the API.
+
+    Its pool is emptied. Its stacks stay, and can be restarted.
+    """
+    name = _writable(call)
+    await remove(call.api.context, name, call.key.name)
+    return json_response(contract.TemplateDeleted(name=name))
+
+
+def _name(call: ApiCall) -> str:
+    return call.request.match_info["template"]
+
+
+def _writable(call: ApiCall) -> str:
+    """The name in the path. Raises PermissionDenied if the key may not write the template."""
+    name, key = _name(call), call.key
+    if not key.may_write(name):
+        allowed = f"it may write {', '.join(key.templates)}" if key.templates_write else "templates_write is not set"
+        raise PermissionDenied(f"the API key {key.name!r} may not write the template {name[:64]}: {allowed}")
+    return name
+
+
+def _counted(call: ApiCall, template: Template) -> contract.Template:
+    stacks: Counts = Counter((one.template, one.status) for one in call.view.stacks() if one.template == template.name)
+    return _entry(call.api, template, stacks)
+
+
+def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
+    pulls, allowed = api.prepulls.of(template) if template.prepull else None, template.extend
+    stored = api.context.store.templates.get(template.name) if template.source == "api" else None
+    return contract.Template(
+        name=template.name,
+        target_port=template.target_ports,  # type: ignore[arg-type]  # they have the same fields
+        ttl=format_duration(api.context.config.stacks.ttl if template.ttl is None else template.ttl),
+        labels=template.labels,
+        images=tuple(template.images),
+        generates=tuple(template.values),
+        requested_cpu_milli=template.spec.requested_cpu_milli,
+        requested_memory_bytes=template.spec.requested_memory_bytes,
+        stacks={str(status): stacks[template.name, status] for status in StackStatus},
+        median_seconds_to_running=api.context.metrics.median_seconds_to_running(template.name),
+        pool=template.pool,
+        held=0,
+        shared=template.shared,
+        shared_stack=api.context.pools.shared_stack(template.name),
+        prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
+        **asdict(api.context.pools.figures(template)),
+        title=template.title,
+        category=template.category,
+        description=template.description,
+        show=template.show,
+        extend=None if allowed is None else contract.Extensions(by=format_duration(allowed.by), times=allowed.times),
+        names=template.names,
+        env={name: contract.Variable(pattern=pattern) for name, pattern in template.env.items()},
+        source=template.source,
+        version=template.version,
+        **({} if stored is None else {"written_by": stored.by, "written_at": time_of(stored.at)}),
+    )

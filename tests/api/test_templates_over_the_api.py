@@ -1,0 +1,281 @@
+"""Templates over the API: who may write which, what is refused at which line, and what becomes of pools and stacks."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.keys import digest
+from stackd.store import backup_file
+from tests.harness import Client, Harness, Machine, Reply, eventually, harness, until
+from tests.templates import BODY, PLAIN, WEB, folder_with, shown, take_away
+
+CI = "sk-ci-0123456789abcdef0123"
+USER = "sk-user-0123456789abcdef01"
+POOLED = PLAIN + "pool: 2\n"
+
+
+def config(folder: Path, limits: str = "") -> Path:
+    """A configuration with two tenants: ``ci`` writes templates, ``user`` does not."""
+    path = folder / "config.toml"
+    entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
+    ci = entry.format("ci", digest(CI).hex()) + 'templates = ["web-*"]\ntemplates_write = true\npod_specs = false\n'
+    path.write_text(ci + entry.format("user", digest(USER).hex()) + f"[limits]\n{limits}\n")
+    return path
+
+
+@pytest.fixture
+async def at(vm: Machine) -> Harness:
+    settings = folder_with(vm.folder, filed=PLAIN)
+    vm.options |= {"settings": settings, "config": config(vm.folder, vm.options.pop("limits", ""))}
+    return await vm.start()
+
+
+@pytest.fixture
+def ci(at: Harness) -> Client:
+    return Client(session=at.session, url=at.url, key=CI)
+
+
+@pytest.fixture
+def user(at: Harness) -> Client:
+    return Client(session=at.session, url=at.url, key=USER)
+
+
+async def put(at: Client, name: str, text: str, query: str = "") -> Reply:
+    return await at.call("PUT", f"/templates/{name}{query}", text.encode())
+
+
+async def refused(at: Client, name: str, text: str, status: int, code: str) -> list[tuple[str, int | None, str]]:
+    """The reasons of a PUT that has to be refused with this status and code."""
+    reply = await put(at, name, text)
+    assert (reply.status, reply.code) == (status, code), reply.text
+    return reply.reasons if status == 400 else [("", None, reply.error)]
+
+
+async def activity(at: Client) -> list[str]:
+    """What has become of templates, the latest first."""
+    entries = (await at.get("/activity?action=template"))["activity"]
+    return [one["message"].partition(" (version ")[0] for one in entries]
+
+
+async def pods_with(at: Harness, image: str) -> set[str]:
+    pods = await at.objects("pods")
+    return {name for name, pod in pods.items() if pod["spec"]["containers"][0]["image"] == image}
+
+
+async def test_a_template_is_written_read_used_changed_and_deleted(at: Harness, ci: Client, vm: Machine) -> None:
+    reply = await put(ci, "web-1", WEB)
+    assert (reply.status, reply.json["source"], reply.json["written_by"]) == (201, "api", "ci")
+    one = await ci.get("/templates/web-1")
+    assert (one["text"], one["version"]) == (WEB, reply.json["version"])
+    assert one | {"text": ""} == reply.json | {"text": "", "written_at": one["written_at"]}
+    again = await put(ci, "web-1", WEB)
+    assert (again.status, again.json["written_at"]) == (200, reply.json["written_at"]), "the same text changes nothing"
+    made = await ci.post("/stacks", BODY, 201)
+    assert (made["template"], len(made["values"])) == ("web-1", 2)
+    changed = await put(at, "web-1", WEB.replace("ttl: 1h", "ttl: 2h"))
+    assert (changed.status, changed.json["ttl"], changed.json["written_by"]) == (200, "2h", "environment")
+    assert changed.json["version"] != reply.json["version"]
+    for key, messages in ((at, ["web-1 has changed", "web-1 is new"]), (ci, ["web-1 is new"])):
+        await until(partial(activity, key), lambda seen, wanted=messages: seen == wanted)  # type: ignore[misc]
+    at = await vm.start()
+    assert (await shown(at))["web-1"]["version"] == changed.json["version"], "it outlives a restart"
+    ci = Client(session=at.session, url=at.url, key=CI)
+    gone = await ci.call("DELETE", "/templates/web-1")
+    assert (gone.status, gone.json) == (200, {"deleted": True, "name": "web-1"})
+    assert (await ci.call("DELETE", "/templates/web-1")).code == "no_such_template"
+    assert (await ci.call("GET", "/templates/web-1")).status == 404
+    await at.do("restart", made["stack_id"])
+    await at.until_status(made["stack_id"], "running")
+
+
+async def test_the_mistakes_of_a_text_are_those_of_a_file(at: Harness) -> None:
+    text = "ttll: 1h\n" + WEB.replace("name: app", "name: app\n      imagee: x")
+    assert await refused(at, "web-1", text, 400, "invalid_template") == [
+        ("ttll", 1, 'there is no such field (did you mean "ttl"?)'),
+        ("pod.spec.containers[0].imagee", 17, 'unknown field (did you mean "image"?)'),
+    ]
+    assert (await refused(at, "web-1", "a: [\n", 400, "invalid_template"))[0][1] == 2
+    bad = await at.call("PUT", "/templates/web-1", b"\xff")
+    assert bad.reasons == [("(root)", None, "the text is not UTF-8 (byte 0)")]
+    assert (await put(at, "Web_1", WEB)).code == "invalid_request"
+    await refused(at, "web-1", WEB + "#" * (1 << 17), 413, "request_too_large")
+    assert list(await shown(at)) == ["filed"]
+
+
+async def test_a_dry_run_checks_and_keeps_nothing(at: Harness) -> None:
+    reply = await put(at, "web-1", WEB, "?dry_run=true")
+    assert (reply.status, reply.json["generates"]) == (200, ["FLAG", "TEAM_SECRET"])
+    assert (await put(at, "web-1", "pod: 7", "?dry_run=true")).status == 400
+    assert list(await shown(at)) == ["filed"]
+
+
+async def test_a_tenant_writes_within_its_names_and_others_do_not(at: Harness, ci: Client, user: Client) -> None:
+    for key, name in ((ci, "db-1"), (user, "web-1")):
+        await refused(key, name, PLAIN, 403, "permission_denied")
+        assert (await key.call("DELETE", f"/templates/{name}")).status == 403
+    assert (await put(ci, "web-1", PLAIN)).status == 201
+    assert "text" not in await user.get("/templates/web-1")
+    assert "text" in await at.get("/templates/filed"), "an admin reads those of files"
+    assert [(await key.get("/key"))["templates_write"] for key in (at, ci, user)] == [True, True, False]
+    assert (await user.post("/stacks", BODY, 201))["template"] == "web-1"
+
+
+@pytest.mark.parametrize(
+    ("more", "path", "words"),
+    [
+        ("policy: {run_as_user: true}\n", "policy", "only the operator may write this"),
+        ("policy: {add_pull_secrets: [registry]}\n", "policy", "only the operator may write this"),
+        ("prepull: true\n", "prepull", "only the operator may write this"),
+        ("network: {egress: internet}\n", "network.egress", 'a tenant may write "none" only'),
+        ("network: {egress: [192.0.2.0/24]}\n", "network.egress", 'a tenant may write "none" only'),
+        ("labels: {Event: user}\n", "labels", "Event decides which stacks a tenant sees"),
+    ],
+)
+async def test_a_tenant_gains_no_right_by_a_template(at: Harness, ci: Client, more: str, path: str, words: str) -> None:
+    text = PLAIN.replace("labels: {challenge: web-1, kind: web}\n", "") + more
+    ((where, line, why),) = await refused(ci, "web-1", text, 400, "invalid_template")
+    assert (where, line, words in why) == (path, 1 + text.count("\n") - more.count("\n"), True), why
+    assert (await put(at, "web-1", text)).status == 201, "the operator may"
+    assert (await put(ci, "web-1", PLAIN + "network: {egress: none}\n")).status == 200
+    assert (await shown(at))["web-1"]["prepull"] is None
+
+
+@pytest.mark.stackd(limits="templates_per_key = 2\npool_per_key = 3")
+async def test_a_tenant_has_a_budget_and_the_operator_has_none(at: Harness, ci: Client) -> None:
+    assert (await put(ci, "web-1", POOLED)).status == 201
+    ((_, _, why),) = await refused(ci, "web-2", POOLED, 409, "template_limit_reached")
+    assert why == "the pools of the key would have 4 stacks; 3 at most (limits.pool_per_key)"
+    assert (await put(ci, "web-2", PLAIN)).status == 201
+    ((_, _, why),) = await refused(ci, "web-3", PLAIN, 409, "template_limit_reached")
+    assert why == "the key has 2 templates already (limits.templates_per_key)"
+    assert (await put(ci, "web-2", PLAIN + "pool: 1\n")).status == 200
+    assert (await put(at, "web-3", PLAIN + "pool: 9\n")).status == 201
+    await ci.call("DELETE", "/templates/web-1")
+    assert (await put(ci, "web-4", PLAIN)).status == 201
+
+
+async def test_the_text_of_a_tenants_templates_has_a_budget(at: Harness, ci: Client) -> None:
+    replies = [await put(ci, f"web-{number}", PLAIN + "# " + "x" * 120_000) for number in range(9)]
+    assert [reply.status for reply in replies] == [201] * 8 + [409]
+    assert "1048576 at most" in replies[-1].error
+
+
+async def test_a_name_belongs_to_a_file_or_to_the_api(
+    at: Harness, vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    for method in ("PUT", "DELETE"):
+        reply = await at.call(method, "/templates/filed", PLAIN.encode() if method == "PUT" else None)
+        assert (reply.status, reply.code) == (409, "template_of_a_file")
+    await put(at, "web-1", POOLED)
+    vm.options["edited"] = {}
+    at = await vm.start()
+    folder_with(vm.folder, web_1=WEB)
+    os.kill(os.getpid(), signal.SIGHUP)
+    await at.until_metric("stackd_config_reload_successful", 0)
+    assert (
+        "reload refused: the template web-1 is in a file, and environment has written one of this name" in caplog.text
+    )
+    assert (await shown(at))["web-1"]["source"] == "api", "what was in force stays"
+    at = await vm.start()
+    assert (await shown(at))["web-1"]["source"] == "file", "no tenant keeps a stackd from starting"
+    assert "the file's is in force" in caplog.text
+    take_away(vm.folder, "web-1")
+    os.kill(os.getpid(), signal.SIGHUP)
+    await at.until_metric("stackd_config_reload_successful", 1)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["source"] == "api")
+    folder_with(vm.folder, web_1=WEB)
+    at = await vm.start()
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert (await shown(at))["web-1"]["source"] == "file"
+    os.kill(os.getpid(), signal.SIGHUP)
+    await at.until_metric("stackd_config_reload_successful", 1)
+
+
+async def test_one_that_the_policy_does_not_allow_any_more_is_kept_and_not_in_force(
+    at: Harness, vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await put(at, "web-1", PLAIN)
+    at = await vm.start(policy__images_deny='["nginx*"]', settings={})
+    assert "the template web-1 of the API (by environment) is not in force: " in caplog.text
+    await at.refused(400, "there are no templates", "/stacks", BODY)
+    at = await vm.start()
+    assert (await at.create(BODY))["template"] == "web-1"
+
+
+async def test_a_change_reaches_pools_at_once_and_no_stack_that_runs(at: Harness) -> None:
+    await put(at, "web-1", POOLED)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
+    mine = (await at.create(BODY))["stack_id"]
+    await put(at, "web-1", POOLED.replace("nginx:stable", "nginx:mainline"))
+    await until(lambda: pods_with(at, "nginx:mainline"), lambda seen: len(seen) == 2)
+    await until(lambda: pods_with(at, "nginx:stable"), lambda seen: seen == {mine})
+    assert (await at.create(BODY))["stack_id"] not in {mine}
+    await at.call("DELETE", "/templates/web-1")
+    await until(lambda: at.objects("pods"), lambda seen: len(seen) == 2)
+    assert (await at.stack(mine))["status"] == "running"
+
+
+async def test_of_concurrent_writes_one_is_in_force_and_kept(at: Harness, vm: Machine) -> None:
+    texts = [PLAIN.replace("ttl: 1h", f"ttl: {minutes}m") for minutes in range(10, 30)]
+    replies = await asyncio.gather(*(put(at, "web-1", text) for text in texts))
+    assert sorted(reply.status for reply in replies) == [200] * 19 + [201]
+    last = (await shown(at))["web-1"]["ttl"]
+    at = await vm.start()
+    assert (await shown(at))["web-1"]["ttl"] == last
+
+
+async def test_a_writer_that_leaves_has_written_all_or_nothing(at: Harness) -> None:
+    with at.no_writing():
+        leaving = asyncio.create_task(put(at, "web-1", PLAIN))
+        await eventually(lambda: at.daemon.context.store.pending)
+        leaving.cancel()
+    await until(lambda: shown(at), lambda seen: "web-1" in seen)
+    assert at.rows("SELECT name FROM templates") == [("web-1",)]
+
+
+async def test_a_lapsed_owner_and_a_standby_keep_nothing_that_they_have_not_acknowledged(
+    at: Harness, vm: Machine
+) -> None:
+    standby_folder = vm.folder / "two"
+    standby_folder.mkdir()
+    async with harness(standby_folder, cluster=vm.cluster, host="vm2", wait=False) as standby:
+        await standby.until_metric("stackd_standby", 1)
+        reply = await put(standby, "web-1", PLAIN)
+        assert (reply.status, reply.code, "Retry-After" in reply.headers) == (503, "not_owner", True)
+        assert not standby.rows("SELECT * FROM templates")
+    at.lose_lease("another stackd may own the stacks")
+    reply = await put(at, "web-1", PLAIN)
+    assert (reply.status, "Retry-After" in reply.headers) == (503, True)
+
+
+async def test_a_backup_has_them_and_a_lost_file_loses_them(at: Harness, vm: Machine) -> None:
+    await put(at, "web-1", POOLED)
+    made = await at.create(BODY)
+    backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")
+    await vm.lose_file()
+    at = await vm.start()
+    assert list(await shown(at)) == ["filed"]
+    assert (await at.stack(made["stack_id"]))["stack_id"] == made["stack_id"], "no stack is lost"
+    await until(lambda: at.objects("pods"), lambda seen: seen.keys() == {made["stack_id"]})
+    await vm.lose_file()
+    (vm.folder / "copy.db").rename(vm.folder / "stackd.db")
+    at = await vm.start()
+    assert (await shown(at))["web-1"]["source"] == "api"
+
+
+async def test_the_audit_file_names_the_template(vm: Machine) -> None:
+    at = await vm.start(log__audit=str(vm.folder / "audit.log"), config=config(vm.folder))
+    await put(at, "web-1", PLAIN)
+
+    def lines() -> Any:
+        path = vm.folder / "audit.log"
+        return path.exists() and '"route":"/templates/{template}","template":"web-1"' in path.read_text()
+
+    await eventually(lines)
