@@ -53,6 +53,7 @@ MEDIA = {
     ".json": JSON,
     ".html": "text/html",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
     ".md": "text/markdown",
 }
 

@@ -78,9 +78,9 @@ async def test_links_and_pictures_of_a_guide_lead_to_what_stackd_serves(at: Harn
     for name in sorted(guides()):
         text = (await at.call("GET", f"/docs/{name}", key=None)).text
         for path, anchor in re.findall(r'(?:href|src)="(/(?:docs|static)[^"#]*)(?:#([^"]*))?"', text):
-            reply = await at.call("GET", path, key=None)
-            assert reply.status == 200, (name, path)
-            assert not anchor or f'id="{anchor}"' in reply.text, (name, path, anchor)
+            async with at.session.get(at.url + path) as answer:
+                assert (answer.status, answer.content_type == "image/png") == (200, path.endswith(".png")), (name, path)
+                assert not anchor or f'id="{anchor}"' in await answer.text(), (name, path, anchor)
 
 
 async def test_guides_are_pages_whose_text_is_in_the_package(at: Harness) -> None:
