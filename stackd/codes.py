@@ -73,6 +73,7 @@ class ErrorCode(enum.StrEnum):
     STACK_ENDED = "stack_ended", 409, "The stack's pod has ended, so it cannot be stopped.", NO, ENDED
     PORT_TAKEN = "port_taken", 409, "Another stack has the ended stack's node port by now.", NO, ENDED
     SHARED_TEMPLATE = "shared_template", 409, "All share the template's one stack: there is nothing to create.", NO
+    NO_CHECK = "no_check", 409, "The stack's template has no check.", NO
     NO_POD = "no_pod", 409, "The stack has no pod now, so it has no log.", "once it runs", MOMENT
     POD_SPEC_NOT_ALLOWED = "pod_spec_not_allowed", 409, "The policy no longer allows the stack's pod spec.", NO
     ANSWER_GONE = "answer_gone", 409, "What the Idempotency-Key created is gone.", "with another key", ENDED

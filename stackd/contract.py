@@ -270,6 +270,17 @@ class Deleted(Body, frozen=True, kw_only=True):
     optional = ()
 
 
+class Checked(Body, frozen=True, kw_only=True):
+    """What the check of the template's author says of a stack."""
+
+    stack_id: Annotated[str, doc("The stack's id.")]
+    healthy: Annotated[bool, doc("Whether the check has ended with exit code 0.")]
+    message: Annotated[str, doc("The last lines that it has written, without the stack's generated values.")]
+    seconds: Annotated[float, doc("How long it ran.")]
+
+    optional = ()
+
+
 class DryRun(Body, frozen=True, kw_only=True):
     """What a create would run."""
 
@@ -574,6 +585,32 @@ class Variable(Body, frozen=True, kw_only=True):
     pattern: Annotated[str, doc("A regular expression that matches the whole value.")]
 
 
+class TemplateCheck(Body, frozen=True, kw_only=True):
+    """How stackd finds out whether stacks of a template work."""
+
+    image: Annotated[str, doc("The image of the program that checks.")]
+    command: Annotated[tuple[str, ...], doc("Its command; empty for that of the image.")]
+    every: Annotated[str, doc("How often the shared stack is checked.", DURATION)]
+    timeout: Annotated[str, doc("How long the program may take.", DURATION)]
+    failures: Annotated[int, doc("After so many failures in a row, the shared stack gets another pod.")]
+
+    optional = ()
+
+
+class TemplateChecked(Body, frozen=True, kw_only=True):
+    """What the last check of the shared stack, or of one of the pool, said."""
+
+    healthy: Annotated[bool | None, doc("Whether it ended with exit code 0; null until one could be run.")]
+    message: Annotated[str, doc("The last lines that it has written, without the stack's generated values.")]
+    seconds: Annotated[float, doc("How long it ran.")]
+    at: Annotated[datetime, doc("When.")]
+    stack_id: Annotated[str, doc("The stack that was checked.")]
+    failures: Annotated[int, doc("How often in a row it has failed.")]
+    trouble: Annotated[str, doc("Why the check could not be run since; empty if it could.")]
+
+    optional = ()
+
+
 class Template(Body, frozen=True, kw_only=True):
     """A template that a create can name; ``ready`` stacks of its pool can be assigned at once."""
 
@@ -601,6 +638,8 @@ class Template(Body, frozen=True, kw_only=True):
     ]
     shared: Annotated[bool, doc("Whether it has one stack for everybody, which stackd makes and keeps.")]
     shared_stack: Annotated[str | None, doc("The id of that stack; null where there is none.")]
+    check: Annotated[TemplateCheck | None, doc("Its check; null where there is none.")]
+    checked: Annotated[TemplateChecked | None, doc("What it said last; null until the first one.")]
     prepull: Annotated[
         Mapping[str, Prepull] | None, doc("How far its images are on each node; null unless they are pulled.")
     ]

@@ -216,7 +216,7 @@ def _wire(context: Context) -> Daemon:
     keys.replaced = api.feed.wake
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
-    for owner in (context.loop, context.memory, context.pools):
+    for owner in (context.loop, context.memory, context.pools, context.checks):
         context.store.stacks.subscribe(owner.row_changed)
     for seen_by_clients in (api.feed, api.bodies, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)

@@ -19,6 +19,7 @@ NO_LABELS: Mapping[str, str] = MappingProxyType({})
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 NO_LIMITS: Mapping[str, int] = MappingProxyType({})
 NOT_READY = "NotReady"  # the status_reason of a stack that runs and is not ready
+CHECK_FAILED = "CheckFailed"  # the status_reason of a stack that runs, and does not pass its check
 SERVICE_PREFIX = "svc-"
 RANGE_PREFIX = "range-"
 """The name prefix of a Service that only asks for the cluster's range of node ports."""
@@ -95,6 +96,8 @@ class EventKind(enum.StrEnum):
     STARTED = "started"
     READY = "ready"
     NOT_READY = "not_ready"
+    UNHEALTHY = "unhealthy"
+    HEALTHY = "healthy"
     RESTARTED = "restarted"
     WAITING = "waiting"
     FAILED = "failed"

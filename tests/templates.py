@@ -38,6 +38,9 @@ extend: {by: 90m, times: 2}
 names: [db, cache]
 env: {TEAM: {pattern: "[0-9]{1,4}"}}
 """
+CHECK = """\
+check: {image: "registry.example/solve:1", command: [sh, -c, "echo solved in 3 steps; exit 0"]}
+"""
 BODY = {"template": "web-1"}
 
 

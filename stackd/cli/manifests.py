@@ -46,6 +46,8 @@ WHY = {
     "stacks-from-gateway": "the Gateway's pods reach the stacks that have names ([routes]); --gateway-namespace says where "
     "they run",
     "egress-": "stacks of templates with this network.egress, to which the policies for all stacks do not apply",
+    "checks": "the pods that check stacks (templates with a check) reach what players reach: node ports, the Gateway, the stacks",
+    "stacks-from-checks": "the same, on the side of the stacks",
     "stacks-to-internet": "the internet, but no private network, not the cluster, and no metadata address",
 }
 
@@ -219,8 +221,12 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
 
     if not Path(config.templates.directory).is_dir():
         config = config.model_copy(update={"templates": type(config.templates)()})
-    templates = all_templates(config).values()
+    templates = tuple(all_templates(config).values())
     own = {one.egress for one in templates if one.egress.kind}
+    fixed = sorted(
+        {(port, port) for one in templates for port in one.node_ports.values() if port not in stacks.node_ports}
+    )
+    ranges = ((stacks.node_ports.first, stacks.node_ports.last), *fixed)
     most = {f"largest_{name}": getattr(policy, f"max_{name}") for name in AMOUNTS}
     largest: dict[str, Any] = {
         name: str(parse(text)) for name, text in most.items() if text
@@ -238,6 +244,7 @@ def site_of(config: Config, **options: Any) -> ManifestOptions:
         stacks=config.limits.max_stacks or len(stacks.node_ports),
         cluster_cidrs=options["cluster_cidrs"] or NETWORKS,
         template_egress=tuple(sorted(own, key=lambda egress: egress.kind)),
+        checks=ranges if any(one.check is not None for one in templates) else (),
         routes=kinds_of(config.routes),
         domain=config.routes.domain,
         gateway=gateway,

@@ -7,7 +7,7 @@ repeated, and keeps what somebody has added to an object by hand.
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from stackd.kube.client import Cluster
 from stackd.kube.connection import Again, poll
 from stackd.kube.credentials import token_request
 from stackd.kube.objects import EPHEMERAL_STORAGE, NodeState, node_state
-from stackd.kube.policies import egress_policy
+from stackd.kube.policies import CHECKS_POLICY, egress_policy
 from stackd.kube.rights import Right, in_cluster, in_namespace, of_account, of_gateway
 from stackd.kube.wire import BINDINGS, KINDS, MERGE_PATCH, POLICIES, JsonObject, KubeRequest
 from stackd.podspec.additions import EGRESS_LABEL
@@ -41,6 +41,9 @@ SPECIAL_V4 = (
     "0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "192.0.0.0/24", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
 )  # fmt: skip
 PRIVATE_V6 = ("fc00::/7", "fe80::/10", "::1/128", "64:ff9b::/96", "ff00::/8")
+CHECKS_AT_ONCE = 8
+"""So many pods of checks there are beside the stacks (``lifecycle.health``, ``lifecycle.checks``)."""
+
 DEFAULT_STORAGE, REQUESTED_STORAGE = "1Gi", "64Mi"
 """The disk of a container that requests none: its limit, and what the scheduler reserves."""
 _DNS = {
@@ -65,6 +68,7 @@ class ManifestOptions:
     ``instance``       the instance whose Lease may be read and renewed
     ``admission_policy``  whether only stackd may write the objects of its stacks; needs Kubernetes 1.30
     ``template_egress``  what stacks of templates with ``network.egress`` reach, each once
+    ``checks``         the node ports that the pods of checks reach, as (first, last), if a template has a check
     ``routes``         the kinds of routes that give ports names below ``domain``, served by ``gateway`` ("namespace/name")
     ``gateway_namespaces``  the namespaces of the gateway's pods, which forward to the stacks
     ``largest_…``      the most that one container may have; an empty disk sets no limit, for nodes that report no disk
@@ -80,6 +84,7 @@ class ManifestOptions:
     egress: Literal["none", "internet"] = "none"
     dns: bool = False
     template_egress: tuple[Egress, ...] = ()
+    checks: tuple[tuple[int, int], ...] = ()
     routes: tuple[str, ...] = ()
     domain: str = ""
     gateway: str = ""
@@ -159,7 +164,7 @@ def _quota(site: ManifestOptions) -> Manifest:
     """
     count = str(parse(site.stacks))
     hard = {
-        "pods": count,
+        "pods": str(parse(site.stacks).value + CHECKS_AT_ONCE) if site.checks else count,
         "services": str(2 * parse(site.stacks).value),
         "services.nodeports": count,
         "services.loadbalancers": "0",
@@ -194,16 +199,10 @@ def _networks(site: ManifestOptions) -> Iterator[Manifest]:
     # Traffic to a node port comes from outside, or from a node: all but the cluster's own networks.
     outside: dict[str, Any] = {"from": [_block("0.0.0.0/0", _of(site, 4)), _block("::/0", _of(site, 6))]}
     if site.target_ports:
-        outside["ports"] = [
-            {"protocol": protocol, "port": first} | ({"endPort": last} if last > first else {})
-            for first, last in site.target_ports
-            for protocol in ("TCP", "UDP")
-        ]
+        outside["ports"] = _port_rules(site.target_ports)
     yield policy("stacks-from-outside", _stacks(ingress=[outside]))
     if site.gateway_namespaces:
-        wanted = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [*site.gateway_namespaces]}
-        gateways = {"namespaceSelector": {"matchExpressions": [wanted]}}
-        yield policy("stacks-from-gateway", _stacks(ingress=[{"from": [gateways]}]))
+        yield policy("stacks-from-gateway", _stacks(ingress=[{"from": [_pods_of(site.gateway_namespaces)]}]))
     general = {"matchExpressions": [{"key": EGRESS_LABEL, "operator": "DoesNotExist"}]}
     internet = {
         "to": [
@@ -223,6 +222,35 @@ def _networks(site: ManifestOptions) -> Iterator[Manifest]:
             if egress.networks:
                 rules = [{"to": [{"ipBlock": {"cidr": network}} for network in egress.networks]}]
             yield policy(egress_policy(egress), _stacks(own, egress=rules))
+    if site.checks:
+        yield from _checks(site, policy)
+
+
+def _checks(site: ManifestOptions, policy: Callable[[str, dict[str, Any]], Manifest]) -> Iterator[Manifest]:
+    """The pods of checks reach what players reach: node ports, the Gateway, and the stacks themselves, to which the nodes
+    forward what comes to a node port."""
+    ours = {"podSelector": {"matchLabels": labels.role_labels(labels.CHECK, site.instance)}}
+    rules: list[dict[str, Any]] = [
+        {"to": [{"podSelector": {"matchLabels": {labels.MANAGED_BY: labels.MANAGER}}}]},
+        {"to": [_block("0.0.0.0/0", ()), _block("::/0", ())], "ports": _port_rules(site.checks)},
+    ]
+    if site.gateway_namespaces:
+        rules += [{"to": [_pods_of(site.gateway_namespaces)]}, _DNS]
+    yield policy(CHECKS_POLICY, {**ours, "policyTypes": ["Egress"], "egress": rules})
+    yield policy("stacks-from-checks", _stacks(ingress=[{"from": [ours]}]))
+
+
+def _port_rules(ranges: Iterable[tuple[int, int]]) -> list[dict[str, Any]]:
+    return [
+        {"protocol": protocol, "port": first} | ({"endPort": last} if last > first else {})
+        for first, last in ranges
+        for protocol in ("TCP", "UDP")
+    ]
+
+
+def _pods_of(namespaces: Iterable[str]) -> dict[str, Any]:
+    wanted = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [*namespaces]}
+    return {"namespaceSelector": {"matchExpressions": [wanted]}}
 
 
 def _stacks(selector: Mapping[str, Any] = MappingProxyType({}), **rules: Any) -> dict[str, Any]:

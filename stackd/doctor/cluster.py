@@ -17,7 +17,7 @@ from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdErro
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
-from stackd.kube.policies import EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
+from stackd.kube.policies import CHECKS_POLICY, EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle import nodes
@@ -202,6 +202,10 @@ def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator
         templates = all_templates(config).values()
     except ConfigError:
         return  # ``machine`` reports it
+    checks = [one.name for one in templates if one.check is not None]
+    if checks and not any(policy["metadata"]["name"] == CHECKS_POLICY for policy in policies):
+        text = f"there is no NetworkPolicy {CHECKS_POLICY}: the checks of {some_of(checks, SHOWN)} may reach nothing"
+        yield warn("policies", text, APPLY)
     for egress in {one.egress for one in templates if one.egress.kind}:
         names = some_of([one.name for one in templates if one.egress == egress], SHOWN)
         wanted = set() if egress.kind == NONE else {egress_policy(egress)}

@@ -16,8 +16,9 @@ INSTANCE = "stackd.io/instance"
 STACK = "stackd.io/stack"
 OURS = frozenset({MANAGED_BY, INSTANCE, STACK})
 """The labels that mark an object as stackd's, and name its instance and stack."""
-ROLE, PREPULL = "stackd.io/role", "prepull"
-"""The role of a pod that only pulls an image. Without the labels of stacks, nothing takes it for a stack's pod."""
+ROLE, PREPULL, CHECK = "stackd.io/role", "prepull", "check"
+"""The role of a pod that only pulls an image, or checks a stack. Without the labels of stacks, nothing takes it for a stack's
+pod."""
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
 POOL = "stackd.io/pool"
@@ -48,14 +49,14 @@ def selector(instance: str) -> str:
     return f"{MANAGED_BY}={MANAGER},{INSTANCE}={instance}"
 
 
-def prepull_labels(instance: str) -> dict[str, str]:
-    """The labels of a pod that only pulls an image."""
-    return {ROLE: PREPULL, INSTANCE: instance}
+def role_labels(role: str, instance: str) -> dict[str, str]:
+    """The labels of a pod of that role."""
+    return {ROLE: role, INSTANCE: instance}
 
 
-def is_prepull(raw: Mapping[str, Any], instance: str) -> bool:
-    """Whether the object (as Kubernetes' JSON) is a pod of this instance that only pulls an image."""
-    return prepull_labels(instance).items() <= labels_of(raw).items() and STACK not in labels_of(raw)
+def has_role(raw: Mapping[str, Any], role: str, instance: str) -> bool:
+    """Whether the object (as Kubernetes' JSON) is a pod of this instance with that role."""
+    return role_labels(role, instance).items() <= labels_of(raw).items() and STACK not in labels_of(raw)
 
 
 def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:

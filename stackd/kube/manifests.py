@@ -179,10 +179,28 @@ def prepull_pod(manifest: Mapping[str, Any], namespace: str, instance: str, node
         "metadata": {
             "name": prepull_name(instance, node, container["image"]),
             "namespace": namespace,
-            "labels": {**metadata.get("labels", {}), **labels.prepull_labels(instance)},
+            "labels": {**metadata.get("labels", {}), **labels.role_labels(labels.PREPULL, instance)},
             **({"annotations": metadata["annotations"]} if metadata.get("annotations") else {}),
         },
         "spec": {**manifest["spec"], "affinity": {"nodeAffinity": required}},
+    }
+
+
+def check_pod(
+    manifest: Mapping[str, Any], name: str, namespace: str, instance: str, selector: Mapping[str, str], seconds: int
+) -> JsonObject:
+    """The pod that checks a stack, which the kubelet ends after so many seconds."""
+    metadata, spec = manifest.get("metadata") or {}, dict(manifest["spec"])
+    spec |= {"restartPolicy": "Never", "activeDeadlineSeconds": seconds, "terminationGracePeriodSeconds": 0}
+    return {
+        **KINDS["pods"].type_meta,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {**_others(metadata.get("labels")), **labels.role_labels(labels.CHECK, instance)},
+            **({"annotations": metadata["annotations"]} if metadata.get("annotations") else {}),
+        },
+        "spec": spec | ({"nodeSelector": dict(selector)} if selector else {}),
     }
 
 

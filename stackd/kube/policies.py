@@ -19,6 +19,10 @@ Network = IPv4Network | IPv6Network
 _SOURCES = {INGRESS: ("ingress", "from"), EGRESS: ("egress", "to")}
 
 
+CHECKS_POLICY = "checks"
+"""The name of the NetworkPolicy for the pods of checks."""
+
+
 def egress_policy(egress: Egress) -> str:
     """The name of the NetworkPolicy for stacks of templates with this egress."""
     return f"egress-{egress.kind}"

@@ -23,6 +23,7 @@ from stackd.kube.routes import names_of, wanted_routes
 from stackd.lifecycle import nodes
 from stackd.lifecycle.audit import Audit
 from stackd.lifecycle.gate import AWAY_SECONDS, Gate
+from stackd.lifecycle.health import Checks
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.next_step import (
     PODS,
@@ -205,6 +206,7 @@ class Context:
     ``memory``   what is remembered of stacks' pods
     ``pools``    the stacks that wait to be assigned, by template
     ``facts``    what is known of the cluster beside its objects
+    ``checks``   what checks have said
     """
 
     store: Store
@@ -222,6 +224,7 @@ class Context:
     memory: PodMemory = field(default_factory=PodMemory)
     pools: Pools = field(default_factory=Pools)
     facts: ClusterFacts = field(default_factory=ClusterFacts)
+    checks: Checks = field(default_factory=Checks)
 
     @property
     def clock(self) -> Clock:

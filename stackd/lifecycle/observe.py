@@ -105,7 +105,10 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
     if service is not None and (error := service_error(stack, service)):
         return "ServiceChanged", f"{error}; stackd repairs it"
     error = route_error(context.routes_of(stack))
-    return ("RouteChanged", f"{error}; stackd repairs it") if error else what_is_wrong(context, stack)
+    if error:
+        return "RouteChanged", f"{error}; stackd repairs it"
+    wrong = what_is_wrong(context, stack)
+    return wrong if wrong[0] else context.checks.complaint(stack)
 
 
 async def pod_is_gone(context: Context, stack: Stack, uid: str | None) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stackd.errors import ClusterUnavailable, ObjectExists, StackdError
-from stackd.kube.labels import is_prepull
+from stackd.kube.labels import PREPULL, has_role
 from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec, pull_status
 from stackd.kube.objects import PODS
 from stackd.kube.wire import JsonObject
@@ -166,7 +166,7 @@ class PrePulls:
         created = await context.cluster.find("pods", name)
         if created is None:
             raise ClusterUnavailable(f"the pod that is to pull {target} is gone")
-        if not is_prepull(created, context.cluster.instance):
+        if not has_role(created, PREPULL, context.cluster.instance):
             raise ClusterUnavailable(f"the pod {name} is not stackd's: delete it, or have it renamed")
         return created
 
@@ -193,7 +193,7 @@ class PrePulls:
 
     async def _delete_pods(self, name: str = "") -> None:
         """Delete the pods that pull images: all of them, or the one of that name."""
-        for pod in await self._context.cluster.list_prepulls():
+        for pod in await self._context.cluster.list_role(PREPULL):
             if name in ("", pod["metadata"]["name"]):
                 await self._delete(pod)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from stackd.clock import NANOSECONDS
 from stackd.crashpoints import crash_point
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
-from stackd.lifecycle import shared
+from stackd.lifecycle import checks, shared
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import make_unasked
 from stackd.lifecycle.pools import (
@@ -120,7 +120,9 @@ class Refill:
                 frozenset(port for one in templates.values() for port in one.node_ports.values())
             )
             names = sorted({*templates, *pools.by_name}, key=self._fill)
-            return min([await self._maintain(name, templates.get(name)) for name in names], default=CHECK_SECONDS)
+            again = min([await self._maintain(name, templates.get(name)) for name in names], default=CHECK_SECONDS)
+            await checks.look_after(context)
+            return again
         except StackdError as error:  # why a pool lacks stacks that has not failed
             for name, template in templates.items():
                 if not pools.of(name).failures and work_for(pools.of(name), template, context.wall_clock.now()).missing:

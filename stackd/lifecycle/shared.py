@@ -16,7 +16,7 @@ from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.pools import PROVEN_SECONDS, Pool, has_lost_readiness, is_ready
 from stackd.lifecycle.verbs import start_of
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
+from stackd.model import CHECK_FAILED, DeleteReason, Desired, EventKind, Stack, StackStatus
 from stackd.templates import Template
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ async def _keep_one(context: Context, pool: Pool, template: Template, row: Stack
     if row.desired is Desired.STOPPED or row.pod_uid is None:
         return
     changed = row.digest != template.digest
-    reason = TEMPLATE_CHANGED if changed else why_again(row, now)
+    reason = TEMPLATE_CHANGED if changed else why_again(row, now) or _fails(context, template, row)
     if reason and monotonic >= pool.not_before:
         if not changed:
             pool.failed(f"{reason}: {row.status_message}" if row.status_message else reason, monotonic)
@@ -86,6 +86,13 @@ async def _again(context: Context, template: Template, row: Stack, reason: str) 
     crash_point("shared.restart_intended")
     stack_log(log, row.stack_id).info("the shared stack of %s gets a new pod: %s", template.name, reason)
     context.loop.wake([row.stack_id])
+
+
+def _fails(context: Context, template: Template, row: Stack) -> str:
+    seen, check = context.checks.of_stack.get(row.stack_id), template.check
+    if seen is None or check is None or seen.generation != row.generation:
+        return ""
+    return CHECK_FAILED if seen.failures >= check.failures else ""
 
 
 def why_again(row: Stack, now: int) -> str:

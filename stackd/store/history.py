@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackd.model import NOT_READY, EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
+from stackd.model import CHECK_FAILED, NOT_READY, EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
 from stackd.store.schema import REQUESTED
 from stackd.store.transaction import (
     IDS,
@@ -116,6 +116,8 @@ def _kind(before: Stack, after: Stack) -> EventKind | None:
         unready, was_unready = after.status_reason == NOT_READY, before.status_reason == NOT_READY
         if before.status is not StackStatus.RUNNING or (was_unready and not unready):
             return EventKind.READY
+        if CHECK_FAILED in (before.status_reason, after.status_reason):
+            return EventKind.UNHEALTHY if after.status_reason == CHECK_FAILED else EventKind.HEALTHY
         return EventKind.NOT_READY if unready else None
     if after.status is StackStatus.CREATING:
         return EventKind.WAITING if after.status_reason else None

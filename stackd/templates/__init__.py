@@ -3,6 +3,7 @@
 template    ``Template`` and ``TemplateSet``, frozen; the ``digest`` by which pools compare templates; the values
             generated for each stack: ``<hex:N>``, ``<base32:N>``, ``<uuid>``; ``Egress``: what its stacks may reach
 hiding      keeps generated values out of what others say about a stack
+sharing     reads what concerns its shared stack and its check
 readers     reads the fields that are neither the pod nor about its rights
 read        reads a folder of files into a ``TemplateSet``, and the text of one of the API; reports all mistakes at once
 
@@ -12,6 +13,6 @@ Knows the configuration and the pod-spec policy; nothing of existing stacks, HTT
 from __future__ import annotations
 
 from stackd.templates.read import parse_template, read_templates
-from stackd.templates.template import NO_TEMPLATES, Template, TemplateSet
+from stackd.templates.template import NO_TEMPLATES, Check, Template, TemplateSet
 
-__all__ = ["NO_TEMPLATES", "Template", "TemplateSet", "parse_template", "read_templates"]
+__all__ = ["NO_TEMPLATES", "Check", "Template", "TemplateSet", "parse_template", "read_templates"]

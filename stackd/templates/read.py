@@ -33,6 +33,7 @@ from stackd.templates.template import (
     NO_TEMPLATES,
     NONE,
     SITE_EGRESS,
+    Check,
     Egress,
     Template,
     TemplateSet,
@@ -51,9 +52,9 @@ NO_NAMES: Final[tuple[str, ...]] = ()
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
     "title", "category", "description", "target_port", "route_prefix", "ttl", "extend", "labels", "pool", "prepull",
-    "shared", "values", "show", "env", "names", "policy", "network", "pod",
+    "shared", "check", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
-TENANT_FIELDS: Final = frozenset(FIELDS) - {"policy", "prepull", "shared"}
+TENANT_FIELDS: Final = frozenset(FIELDS) - {"policy", "prepull", "shared", "check"}
 """What a tenant may write; the rest grants rights, or costs others something."""
 
 
@@ -180,6 +181,7 @@ class _Draft:
             version=version_of(raw),
             shared=self._read(fields, "shared", readers.boolean, False),
         )
+        check = self._check(fields["check"], policy) if "check" in fields else None
         for where, text in sharing.mistakes(fields):
             self.mistake(where, text)
         if self.stored is not None and self.stored.tenant:
@@ -196,7 +198,18 @@ class _Draft:
             interchangeable=not patterns and hardened == harden(spec.manifest, self.base),
             node_ports=sharing.places(fields["target_port"], sharing.NODE_PORT),
             hostnames=sharing.places(fields["target_port"], sharing.HOSTNAME),
+            check=check,
         )
+
+    def _check(self, value: object, policy: Policy) -> Check | None:
+        try:
+            return sharing.check(value, policy)
+        except InvalidPodSpec as error:
+            for reason in error.reasons:
+                self.mistake("check", f"its pod is not allowed: {reason}")
+        except ValueError as error:
+            self.mistake("check", str(error))
+        return None
 
     def _read(self, fields: Mapping[str, Any], name: str, reader: Callable[[Any], V], default: V) -> V:
         """The field as ``reader`` returns it. ``default`` if it is not there, or is wrong (ValueError): that is noted."""

@@ -76,6 +76,21 @@ class Extensions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A program that says whether a stack works, by its exit code: ``spec`` is its pod within ``policy``, without the
+    variables that say where the stack is. ``every`` and ``timeout`` in seconds; a shared stack gets another pod after so
+    many ``failures`` in a row."""
+
+    image: str
+    command: tuple[str, ...]
+    every: float
+    timeout: float
+    failures: int
+    spec: SanitizedSpec
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
     """One template as its text describes it.
 
@@ -100,6 +115,7 @@ class Template:
     ``shared``           there is one stack of it, which stackd makes and keeps, the same for everybody
     ``node_ports``, ``hostnames``
                          the node ports and the first parts of the names of the shared stack, by container port
+    ``check``            how to find out whether one of its stacks works
     """
 
     name: str
@@ -128,6 +144,7 @@ class Template:
     shared: bool = False
     node_ports: Mapping[int, int] = field(default_factory=dict)
     hostnames: Mapping[int, str] = field(default_factory=dict)
+    check: Check | None = None
 
     @property
     def images(self) -> tuple[str, ...]:

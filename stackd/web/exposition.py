@@ -149,6 +149,12 @@ class DaemonCollector(Collector):
         yield counter("stackd_pool_hits_total", "Creates that were answered from a pool.", hits, "template")
         misses = {name: one.misses for name, one in figures.items()}
         yield counter("stackd_pool_misses_total", "Creates that found the pool empty.", misses, "template")
+        seen = {name: one for name, one in context.checks.of_template.items() if one.healthy is not None}
+        healthy = {name: bool(one.healthy) for name, one in seen.items()}
+        about = "1 if the last check of the template's shared stack, or of one of its pool, ended well."
+        yield gauge("stackd_template_check_healthy", about, healthy, "template")
+        ages = {name: max(0.0, (context.clock.now() - one.at) / 1e9) for name, one in seen.items()}
+        yield gauge("stackd_template_check_age_seconds", "Time since that check.", ages, "template")
         about = "Time to assign a stack from a pool, disk included."
         yield histogram("stackd_pool_assign_duration_seconds", about, context.metrics.assignments)
 

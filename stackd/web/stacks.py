@@ -19,6 +19,7 @@ from stackd import contract
 from stackd.codes import ErrorCode
 from stackd.contract import DURATION
 from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, StackNotFound
+from stackd.lifecycle.checks import check_stack as checked
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.create import create, create_once, dry_run
 from stackd.lifecycle.diagnostics import read_logs
@@ -328,6 +329,28 @@ async def restart_stack(call: ApiCall) -> web.Response:
     Node ports and time to live stay the same. The node may change.
     """
     return await _fresh(call, restart)
+
+
+@route(
+    "POST",
+    "/stacks/{stack_id}/check",
+    STACKS,
+    Answer("What the check says.", contract.Checked),
+    errors=(409, 429),
+    asks=True,
+)
+async def check_stack(call: ApiCall) -> web.Response:
+    """Does a stack work?
+
+    Runs the program of the template's author (`check`) as a pod of its own, and answers at its end, at most the time of the
+    check and that of an image's pull later. 503 where it could not be run: that says nothing about the stack.
+    """
+    stack_id = call.stack.stack_id
+    with call.api.context.checks.counted(call.key.name), call.api.limits.create(call.key.name):
+        seen = await checked(call.api.context, stack_id)
+    return json_response(
+        contract.Checked(stack_id=stack_id, healthy=bool(seen.healthy), message=seen.message, seconds=seen.seconds)
+    )
 
 
 async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.Response:

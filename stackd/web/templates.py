@@ -13,11 +13,12 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.errors import InvalidRequest, InvalidTemplate, PermissionDenied, Reason, RequestTooLarge, TemplateNotFound
+from stackd.lifecycle.health import CheckResult
 from stackd.lifecycle.templates import put, remove
 from stackd.model import StackStatus, StoredTemplate
 from stackd.names import LABEL_FORM, is_label
 from stackd.podspec.reasons import ROOT
-from stackd.templates import Template
+from stackd.templates import Check, Template
 from stackd.units import format_duration
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.bodies import time_of
@@ -141,6 +142,8 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         held=0,
         shared=template.shared,
         shared_stack=api.context.pools.shared_stack(template.name),
+        check=_check(template.check) if template.check is not None else None,
+        checked=_checked(api.context.checks.of_template.get(template.name)),
         prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
         **asdict(api.context.pools.figures(template)),
         title=template.title,
@@ -154,3 +157,17 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         version=template.version,
         **({} if stored is None else {"written_by": stored.by, "written_at": time_of(stored.at)}),
     )
+
+
+def _check(check: Check) -> contract.TemplateCheck:
+    every, timeout = format_duration(check.every), format_duration(check.timeout)
+    return contract.TemplateCheck(
+        image=check.image, command=check.command, every=every, timeout=timeout, failures=check.failures
+    )
+
+
+def _checked(result: CheckResult | None) -> contract.TemplateChecked | None:
+    if result is None:
+        return None
+    fields = {name: getattr(result, name) for name in contract.TemplateChecked.__struct_fields__}
+    return contract.TemplateChecked(**fields | {"at": time_of(result.at)})

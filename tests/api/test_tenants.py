@@ -131,6 +131,7 @@ TABLE: dict[Check, str] = {
         GET /stacks/{stack_id}, GET /stacks/{stack_id}/status, GET /stacks/{stack_id}/timeline,
         GET /stacks/{stack_id}/logs, GET /stacks/{stack_id}/events, POST /stacks/{stack_id}/extend,
         POST /stacks/{stack_id}/stop, POST /stacks/{stack_id}/start, POST /stacks/{stack_id}/restart,
+        POST /stacks/{stack_id}/check,
         DELETE /stacks/{stack_id}, GET /stacks/batch-delete/{job_id}, GET /stacks/batch/{job_id}
     """,
     filtered: """

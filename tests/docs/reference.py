@@ -28,7 +28,7 @@ from stackd.web import examples
 from stackd.web.app import ROUTES
 from stackd.web.openapi import document
 from tests.harness import Client, fast_cluster, harness, until
-from tests.templates import ABOUT, WEB, folder_with
+from tests.templates import ABOUT, CHECK, WEB, folder_with
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "api-reference.md"
 MARK: Final = "<!-- `make reference` writes everything below. -->\n"
@@ -51,6 +51,9 @@ QUERIES: Final = {
 PREPARED: Final = {"POST /stacks/{stack_id}/start": "POST /stacks/{stack_id}/stop"}
 """What has to happen to the stack before."""
 
+
+OF_A_TEMPLATE: Final = frozenset({"POST /stacks/{stack_id}/check"})
+"""The requests about a stack of a template."""
 
 SUCH_AS: Final = {
     "Idempotency-Key": "press-4711",
@@ -162,6 +165,8 @@ async def ask(operations: Iterable[Operation] = OPERATIONS) -> dict[str, str]:
     async with _stackd() as (owner, standby):
         for each in sorted(operations, key=lambda one: one.path == "/takeover"):
             ids = await _stack_and_job(owner)
+            if each.name in OF_A_TEMPLATE:
+                ids[examples.STACK_ID] = await owner.running({"template": "web-1"})
             if before := PREPARED.get(each.name):
                 method, path = before.split(" ")
                 await owner.call(method, path.format(stack_id=ids[examples.STACK_ID]))
@@ -184,7 +189,7 @@ async def _stackd() -> AsyncIterator[tuple[Client, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "two").mkdir()
-        settings = folder_with(folder, web_1=WEB + ABOUT)
+        settings = folder_with(folder, web_1=WEB + ABOUT + CHECK)
         async with AsyncExitStack() as running:
             cluster = await running.enter_async_context(EmbeddedCluster(fast_cluster()))
 

@@ -299,6 +299,11 @@ async def share_no_more(stage: Stage) -> None:
     await stage.until(lambda: not _shared_rows(stage))
 
 
+async def check(stage: Stage) -> None:
+    """A shared stack is checked, at the start and again."""
+    await stage.until(lambda: False)
+
+
 def _shared(stage: Stage, status: str) -> bool:
     return [row.status for row in _shared_rows(stage)] == [status]
 
@@ -372,6 +377,11 @@ SCENES = {
     "need a port": Scene(act=need_a_port, deaths=twice("pool.preempted"), pool=12, ports=12),
     "share": Scene(act=share, deaths=twice("shared.restart_intended", "shared.served", "shared.kept"), shared=True),
     "share no more": Scene(act=share_no_more, deaths=("shared.delete_marked:1",) * 2, shared=True),
+    "check": Scene(
+        act=check,
+        deaths=("check.pod_created:1", "check.swept:1", "check.pod_created:2", *twice("check.pod_deleted")),
+        shared=True,
+    ),
     "lose labels": Scene(act=lose_labels, deaths=twice("repair.labels_put_back")),
     "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
     "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=twice("orphan.removed")),
@@ -410,7 +420,7 @@ async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
             here.put_template(scene.pool, scene.pooled)
             here.pool = scene.pool if title == "press" else 0
         if scene.shared:
-            here.put_shared(RUNS_ON)
+            here.put_shared(RUNS_ON, checked=title == "check")
         here.starts.extend(scene.deaths)
         oracle, monitor = Oracle(here), InvariantMonitor(here, late=False)
         operations, injector = Operations(here, routes=scene.routes), Injector(here, seed=1)

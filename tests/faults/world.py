@@ -151,8 +151,9 @@ class World:
     def put_template(self, pool: int, image: str) -> None:
         self._put_template(TEMPLATE, f"pool: {pool}", image)
 
-    def put_shared(self, image: str) -> None:
-        self._put_template(SHARED, "shared: true", image)
+    def put_shared(self, image: str, *, checked: bool = False) -> None:
+        check = "\ncheck: {image: app/exit0, every: 10s}" if checked else ""
+        self._put_template(SHARED, f"shared: true{check}", image)
 
     def _put_template(self, name: str, kept: str, image: str) -> None:
         folder = self.folder / "templates"

@@ -22,6 +22,7 @@ WINDOW = "30s"
 SECONDS = 60.0
 EMPTY = {
     "Credentials for Kubernetes end": "those of the embedded cluster do not",
+    "Checks": "no template has a check",
     "TLS certificate ends": "the API speaks plain HTTP",
 }
 """Panels that rightly show nothing here; their queries still have to succeed."""

@@ -1,0 +1,88 @@
+"""What checks have said of stacks and templates; in memory only: after a start, all is checked again.
+
+Owns: which failures count, and how many checks clients may have run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from stackd.errors import TooManyRequests
+from stackd.model import CHECK_FAILED, Stack, struct
+
+ON_DEMAND, ON_DEMAND_OF_A_KEY = 4, 2
+"""So many checks run at a time because clients asked for them."""
+
+
+@struct
+class CheckResult:
+    """What the last check said. ``healthy`` is None until one could be run; ``trouble`` is why the last one could not be.
+
+    ``failures`` in a row of this pod; ``at`` in nanoseconds.
+    """
+
+    stack_id: str
+    generation: int
+    at: int
+    healthy: bool | None = None
+    message: str = ""
+    seconds: float = 0.0
+    failures: int = 0
+    trouble: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
+class Checks:
+    """The checks of one daemon.
+
+    ``running``  the checks under way by the stack's id; ``pods``: the names of their pods
+    ``next``     of each template, what was checked last and when (monotonic seconds) it is to be checked again
+    ``sweep_at`` when pods that nobody waits for are to be deleted: those of an earlier process
+    """
+
+    of_stack: dict[str, CheckResult] = field(default_factory=dict)
+    of_template: dict[str, CheckResult] = field(default_factory=dict)
+    running: dict[str, asyncio.Task[CheckResult]] = field(default_factory=dict)
+    pods: set[str] = field(default_factory=set)
+    next: dict[str, tuple[object, float]] = field(default_factory=dict)
+    sweep_at: float = 0.0
+    scheduled: int = 0
+    on_demand: Counter[str] = field(default_factory=Counter)
+
+    def row_changed(self, _: Stack | None, after: Stack | None) -> None:
+        """Subscriber of the store: forget stacks that are gone, and pods that were replaced."""
+        if after is not None and (seen := self.of_stack.get(after.stack_id)) and seen.generation != after.generation:
+            del self.of_stack[after.stack_id]
+
+    def forget(self, present: frozenset[str], templates: frozenset[str]) -> None:
+        """Forget all but these stacks and templates."""
+        self.of_stack = {name: one for name, one in self.of_stack.items() if name in present}
+        self.of_template = {name: one for name, one in self.of_template.items() if name in templates}
+
+    def note(self, result: CheckResult) -> CheckResult:
+        """Keep what a check has said of a stack; returns it with the number of failures in a row."""
+        before = self.of_stack.get(result.stack_id)
+        failures = 0 if result.healthy else (before.failures if before is not None else 0) + 1
+        counted = self.of_stack[result.stack_id] = replace(result, failures=failures)
+        return counted
+
+    def complaint(self, stack: Stack) -> tuple[str, str]:
+        """A reason and the last lines of a check that the stack did not pass; empty if it did, or was not checked."""
+        seen = self.of_stack.get(stack.stack_id)
+        return (CHECK_FAILED, seen.message) if seen is not None and seen.healthy is False else ("", "")
+
+    @contextmanager
+    def counted(self, key_name: str) -> Iterator[None]:
+        """Count as a check that a client waits for. Raises TooManyRequests."""
+        if self.on_demand.total() >= ON_DEMAND or self.on_demand[key_name] >= ON_DEMAND_OF_A_KEY:
+            sentence = f"{ON_DEMAND_OF_A_KEY} checks of this key, or {ON_DEMAND} in all, run already; try again later"
+            raise TooManyRequests(sentence, 10)
+        self.on_demand[key_name] += 1
+        try:
+            yield
+        finally:
+            self.on_demand[key_name] -= 1

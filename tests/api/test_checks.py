@@ -1,0 +1,220 @@
+"""Checks: the program of a template's author says whether a stack works."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from stackd.embedded.resources import PODS
+from stackd.lifecycle import checks, next_step
+from tests.harness import Harness, Machine, eventually, seed, until
+from tests.templates import PLAIN, folder_with, start
+
+PASSES = 'check: {image: registry.example/solve, command: [/bin/sh, -c, "echo solved; exit 0"]}\n'
+FAILS = 'check: {image: registry.example/solve, command: [/bin/sh, -c, "echo $HOST:$PORT says $FLAG; exit 1"], every: 10s}\n'
+VALUES = 'values: {FLAG: "flag{<hex:32>}"}\n'
+SHARED = PLAIN.replace("ttl: 1h\n", "shared: true\n")
+
+
+def plain(check: str) -> str:
+    return PLAIN + VALUES + check
+
+
+async def stack_of(at: Harness) -> str:
+    return await at.running({"template": "web-1"})
+
+
+async def entry(at: Harness, name: str = "web-1") -> dict[str, Any]:
+    shown: dict[str, Any] = {one["name"]: one for one in (await at.get("/templates"))["templates"]}[name]
+    return shown
+
+
+def check_pods(at: Harness) -> list[dict[str, Any]]:
+    pods = at.cluster.store.of(PODS).records.values()
+    return [pod.obj for pod in pods if pod.obj["metadata"]["name"].startswith("check-")]
+
+
+async def test_a_check_that_ends_well_says_that_the_stack_works(vm: Machine) -> None:
+    at = await start(vm, web_1=plain(PASSES))
+    stack_id = await stack_of(at)
+    answer = await at.post(f"/stacks/{stack_id}/check")
+    assert (answer["stack_id"], answer["healthy"], answer["message"]) == (stack_id, True, "solved")
+    assert 0 <= answer["seconds"] < 60
+    assert not check_pods(at)
+    assert (await at.stack(stack_id))["status_reason"] == ""
+    shown = (await entry(at))["check"]
+    assert shown == {
+        "image": "registry.example/solve",
+        "command": ["/bin/sh", "-c", "echo solved; exit 0"],
+        "every": "5m",
+        "timeout": "60s",
+        "failures": 3,
+    }
+
+
+async def test_one_that_fails_says_why_and_no_value_is_told(vm: Machine) -> None:
+    at = await start(vm, web_1=plain(FAILS))
+    stack_id = await stack_of(at)
+    answer = await at.post(f"/stacks/{stack_id}/check")
+    stack = await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"])
+    port = stack["ports"][0]["node_port"]
+    message = f"{stack['node_public_ip']}:{port} says (hidden)"
+    assert (answer["healthy"], answer["message"]) == (False, message)
+    assert (stack["status"], stack["status_reason"], stack["status_message"]) == ("running", "CheckFailed", message)
+    assert (await at.timeline(stack_id))[-1]["kind"] == "unhealthy"
+    folder_with(vm.folder, web_1=plain(PASSES))
+    at.reload_templates()
+    assert (await at.post(f"/stacks/{stack_id}/check"))["healthy"]
+    await until(lambda: at.timeline(stack_id), lambda seen: seen[-1]["kind"] == "healthy")
+    assert (await at.stack(stack_id))["status_reason"] == ""
+
+
+async def test_its_pod_is_hardened_and_knows_where_the_stack_is(vm: Machine) -> None:
+    at = await start(vm, web_1=plain("check: {image: registry.example/solve}\n"))
+    stack_id = await stack_of(at)
+    stack = await at.stack(stack_id)
+    asked = asyncio.create_task(at.call("POST", f"/stacks/{stack_id}/check"))
+    await eventually(lambda: check_pods(at))
+    (pod,) = check_pods(at)
+    labels, spec = pod["metadata"]["labels"], pod["spec"]
+    assert labels == {"stackd.io/role": "check", "stackd.io/instance": "default", "stackd.io/egress": "check"}
+    assert (spec["restartPolicy"], spec["automountServiceAccountToken"], spec["nodeSelector"]) == (
+        "Never",
+        False,
+        {"role": "stack"},
+    )
+    (container,) = spec["containers"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    env = {one["name"]: one["value"] for one in container["env"]}
+    host, port = stack["node_public_ip"], str(stack["ports"][0]["node_port"])
+    assert (env["HOST"], env["PORT"], env["URL"]) == (host, port, f"http://{host}:{port}")
+    assert (env["HOST_80"], env["PORT_80"], env["URL_80"]) == (host, port, f"http://{host}:{port}")
+    assert env["FLAG"].startswith("flag{")
+    asked.cancel()
+
+
+async def test_one_that_does_not_end_has_failed(vm: Machine) -> None:
+    at = await start(vm, web_1=plain("check: {image: registry.example/hangs, timeout: 1s}\n"))
+    answer = await at.post(f"/stacks/{await stack_of(at)}/check")
+    assert not answer["healthy"]
+    assert answer["message"].startswith("no end within 1 s")
+    assert not check_pods(at)
+
+
+@pytest.mark.parametrize("image", ["registry.example/nopull", "registry.example/nostart", "registry.example/oom"])
+async def test_one_that_cannot_be_run_says_nothing_about_the_stack(vm: Machine, image: str) -> None:
+    at = await start(vm, web_1=plain(f"check: {{image: {image}}}\n"))
+    at.reload("stacks", image_pull_grace=0.5, scheduling_timeout=0.5)
+    stack_id = await stack_of(at)
+    reply = await at.call("POST", f"/stacks/{stack_id}/check")
+    assert reply.status == 503
+    assert "the check could not be" in reply.error
+    assert (await at.stack(stack_id))["status_reason"] == ""
+    assert not check_pods(at)
+
+
+async def test_what_cannot_be_checked(vm: Machine) -> None:
+    at = await start(vm, web_1=plain(PASSES), plain=PLAIN)
+    for body, code in (({"template": "plain"}, "no_check"), (seed(), "no_check"), ({"template": "web-1"}, "no_pod")):
+        stack_id = await at.running(body)
+        if code == "no_pod":
+            await at.do("stop", stack_id)
+        reply = await at.call("POST", f"/stacks/{stack_id}/check")
+        assert (reply.status, reply.code) == (409, code)
+    assert (await at.call("POST", "/stacks/stack-0000000000000000/check")).status == 404
+
+
+async def test_few_run_at_a_time_and_equal_ones_are_one(vm: Machine) -> None:
+    at = await start(vm, web_1=plain("check: {image: registry.example/hangs, timeout: 2s}\n"))
+    first, second = await stack_of(at), await stack_of(at)
+    paths = [f"/stacks/{first}/check", f"/stacks/{first}/check", f"/stacks/{second}/check"]
+    replies = await asyncio.gather(*(at.call("POST", path) for path in paths))
+    assert sorted(reply.status for reply in replies) == [200, 200, 429]
+
+
+async def test_what_an_earlier_process_has_left_is_deleted_and_nothing_else(vm: Machine) -> None:
+    at = await start(vm, web_1=plain(PASSES))
+    ours = {"stackd.io/role": "check", "stackd.io/instance": "default"}
+    spec = {"containers": [{"name": "check", "image": "registry.example/solve"}]}
+    await vm.stop()
+    store = vm.cluster
+    at = await vm.start()
+    for name, labels in (("check-a", ours), ("check-b", ours | {"stackd.io/instance": "other"}), ("check-c", {})):
+        await at.apply("pods", name, labels=labels, spec=spec)
+    assert store is at.cluster
+    at = await vm.start()
+    await eventually(lambda: [pod["metadata"]["name"] for pod in check_pods(at)] == ["check-b", "check-c"])
+
+
+# ---- on schedule
+
+
+async def test_a_shared_stack_is_checked_after_its_start_and_then_again(vm: Machine) -> None:
+    at = await start(vm, notes=SHARED + PASSES.replace("}\n", ", every: 10s}\n"))
+    seen = (await until(lambda: entry(at, "notes"), lambda seen: seen["checked"]))["checked"]
+    assert (seen["healthy"], seen["message"], seen["failures"], seen["trouble"]) == (True, "solved", 0, "")
+    assert await at.metric("stackd_template_check_healthy", template="notes") == 1
+    assert await at.metric("stackd_template_check_age_seconds", template="notes") < 60
+    what, _ = at.daemon.context.checks.next["notes"]
+    at.daemon.context.checks.next["notes"] = what, 0.0
+    await until(lambda: entry(at, "notes"), lambda later: later["checked"]["at"] > seen["at"])
+
+
+async def test_a_shared_stack_that_fails_its_check_gets_another_pod(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PROVEN", "LINGER"):
+        monkeypatch.setattr(next_step, f"{name}_NANOSECONDS", 0)
+    at = await start(vm, notes=SHARED + FAILS.replace("10s", "10s, failures: 2"))
+    first = await until(lambda: entry(at, "notes"), lambda seen: seen["checked"])
+    stack_id = first["shared_stack"]
+    assert await at.metric("stackd_template_check_healthy", template="notes") == 0
+    assert (await at.stack(stack_id))["pod_id"] == stack_id
+    what, _ = at.daemon.context.checks.next["notes"]
+    at.daemon.context.checks.next["notes"] = what, 0.0
+    await until(lambda: at.stack(stack_id), lambda seen: seen["pod_id"] == f"{stack_id}-1")
+    lines = [(line["kind"], line["reason"]) for line in await at.timeline(stack_id)]
+    assert ("unhealthy", "CheckFailed") in lines
+    assert ("restart_requested", "CheckFailed") in lines
+
+
+async def test_a_check_that_cannot_be_run_restarts_nothing(vm: Machine) -> None:
+    at = await start(vm, notes=SHARED + "check: {image: registry.example/nostart, failures: 1}\n")
+    seen = await until(lambda: entry(at, "notes"), lambda seen: seen["checked"])
+    assert seen["checked"]["healthy"] is None
+    assert "could not be run" in seen["checked"]["trouble"]
+    await at.passes(3)
+    assert (await at.stack(seen["shared_stack"]))["pod_id"] == seen["shared_stack"]
+
+
+async def test_of_a_pool_one_stack_is_checked_and_replaced(vm: Machine) -> None:
+    at = await start(vm, web_1=plain(PASSES) + "pool: 2\n")
+    seen = (await until(lambda: entry(at), lambda seen: seen["checked"]))["checked"]
+    assert seen["healthy"]
+    await at.until_listed(0)
+    again = await until(lambda: entry(at), lambda seen: seen["ready"] == 2)
+    assert again["checked"]["stack_id"] == seen["stack_id"]
+    waiting = {each for (each,) in at.rows("SELECT stack_id FROM stacks WHERE unassigned = 1")}
+    assert seen["stack_id"] not in waiting
+    assert checks.POOL_SECONDS == 3600.0
+
+
+# ---- the template
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("check: {}", "image: the image of the program that checks is expected"),
+        ("check: {image: x, comand: []}", 'comand: there is no such field (did you mean "command"?)'),
+        ("check: {image: x, every: 1s}", "every: a duration from 10 s to 86400 s is expected"),
+        ("check: {image: x, failures: 0}", "failures: a whole number from 1 to 100"),
+        ("check: {image: 'not an image'}", "its pod is not allowed"),
+    ],
+)
+async def test_a_wrong_check_is_a_mistake_in_the_template(vm: Machine, text: str, words: str) -> None:
+    with pytest.raises(Exception, match="check:") as caught:
+        await start(vm, web_1=f"{PLAIN}{text}\n")
+    assert words in str(caught.value)
