@@ -66,6 +66,7 @@ class ErrorCode(enum.StrEnum):
         *("template_limit_reached", 409, "The key has as many templates as it may have, or as large ones or pools."),
         "after a delete",
     )
+    TEMPLATE_GONE = "template_gone", 409, "There is no such template any more, of which a job was to create stacks.", NO
     TOO_LONG_A_LIFE = "too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`.", FIX, "{extensible}"
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT
     STACK_DELETING = "stack_deleting", 409, "The stack is being deleted.", NO, ENDED

@@ -24,12 +24,13 @@ STATUSES = get_args(StackStatus)[:-1]
 Scope = Literal["admin", "read", "metrics", "tenant"]
 SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
-JobAction = Literal["extend", "restart", "stop", "start", "delete"]
+JobAction = Literal["extend", "restart", "stop", "start", "delete", "create"]
 AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template"]
 TemplateSource = Literal["file", "api"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
+ITEM_STATES = ("pending", "started", "done", "not_found", "failed")
 AUDIT = get_args(AuditAction)
-ACTIONS = ("create", *get_args(JobAction), *AUDIT)
+ACTIONS = (*get_args(JobAction), *AUDIT)
 ROUTES = ("http", "https", "tls")
 PROTOCOLS = ("TCP", "UDP")
 IF_EXISTS = ("error", "return")
@@ -389,11 +390,30 @@ class BatchDelete(Body, frozen=True, kw_only=True):
     stack_ids: Annotated[tuple[str, ...], doc("Duplicates count once.", IDS)]
 
 
+class BatchCreate(Body, frozen=True, kw_only=True):
+    """One stack to create from the template of the job."""
+
+    labels: Annotated[Mapping[str, str], doc("As those of a create.", LABELS)] = NOTHING
+    ttl: Annotated[str, doc("How long it lives; replaces the `ttl` of the job.", DURATION)] = ""
+
+
 class Batch(Body, frozen=True, kw_only=True):
-    """What to do, and with which stacks: `stack_ids` or `labels`."""
+    """What to do, and with which stacks: `stack_ids` or `labels`; with `create`, a `template` and `each` of the stacks."""
 
     action: Annotated[JobAction, doc("What to do with each stack.")]
-    ttl: Annotated[str, doc("With `extend`: added to each `ttl_expires_at`, as for one stack.", DURATION)] = ""
+    ttl: Annotated[
+        str,
+        doc(
+            "With `extend`: added to each `ttl_expires_at`, as for one stack. With `create`: how long each stack lives.",
+            DURATION,
+        ),
+    ] = ""
+    template: Annotated[
+        str, doc("With `create`: the template's name.", {"format": "stackd-template", "minLength": 1})
+    ] = ""
+    each: Annotated[
+        tuple[BatchCreate, ...], doc("With `create`: the stacks, in any number up to that of ids.", {"minItems": 1})
+    ] = ()
     stack_ids: Annotated[tuple[str, ...], doc("Duplicates count once.", IDS)] = ()
     labels: Annotated[Mapping[str, str], doc("Stacks with all of these labels.", {**LABELS, "minProperties": 1})] = (
         NOTHING
@@ -404,13 +424,32 @@ class Batch(Body, frozen=True, kw_only=True):
 
 
 class JobError(Body, frozen=True, kw_only=True):
-    """A failure."""
+    """A failure. A stack that was not created has no id: its `index` in the request and its `labels` name it."""
 
-    stack_id: Annotated[str, doc("The stack's id.")]
+    stack_id: Annotated[str, doc("The stack's id; empty if it was not created.")]
     error: Annotated[str, doc("Why the action failed for this stack.", {"maxLength": 512})]
     code: Annotated[str, doc("ErrorCode")] = ""
+    index: Annotated[int | None, doc("Of a stack that was not created: its place in `each`, from 0.")] = None
+    labels: Annotated[Mapping[str, str], doc("Of a stack that was not created: its labels.")] = NOTHING
 
-    optional = ()
+    optional = ("index", "labels")
+
+
+class JobResult(Body, frozen=True, kw_only=True):
+    """What became of one id of a job, or of one of the stacks that it creates."""
+
+    index: Annotated[int, doc("Its place in the job, from 0; of a create, in `each`.")]
+    stack_id: Annotated[str, doc("The stack's id; empty while it is not created.")]
+    outcome: Annotated[str, doc("What became of it.", {"enum": ITEM_STATES})]
+    error: Annotated[str, doc("Of the first 100 failures: why.", {"maxLength": 512})] = ""
+    code: Annotated[str, doc("Of a failure: its code.")] = ""
+    labels: Annotated[Mapping[str, str], doc("Of a create: the labels of the stack.")] = NOTHING
+    values: Annotated[
+        Mapping[str, str],
+        doc("Of a create: what was generated for the stack. Only for the key that asked for the job."),
+    ] = NOTHING
+
+    optional = ("error", "code", "labels", "values")
 
 
 FAILURES = {"minItems": 1, "maxItems": 100}
@@ -448,6 +487,7 @@ class Job(Body, frozen=True, kw_only=True):
     job_id: Annotated[str, doc("The job's id.")]
     action: Annotated[str, doc("What it does with each stack.", {"enum": get_args(JobAction)})] = ""
     ttl: Annotated[str, doc("By how much it extends each stack.", DURATION)] = ""
+    template: Annotated[str, doc("The template of the stacks that it creates.")] = ""
     status: Annotated[str, doc("JobStatus")] = ""
     total: Annotated[int, doc("How many ids it has.")] = 0
     done: Annotated[int, doc("Stacks for which the action is done.")] = 0
@@ -457,8 +497,11 @@ class Job(Body, frozen=True, kw_only=True):
     errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
     created_at: Annotated[datetime, doc("When it was accepted.")] = EPOCH
     updated_at: Annotated[datetime, doc("When it last made progress.")] = EPOCH
+    results: Annotated[
+        tuple[JobResult, ...], doc("With `results=true`: what became of each. Ids without a stack are not in it.")
+    ] = ()
 
-    optional = ("ttl", "errors")
+    optional = ("ttl", "template", "errors", "results")
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Self:
@@ -477,7 +520,7 @@ _COUNTED = ("not_found", "failed", "errors", "created_at", "updated_at")
 DELETE_JOB = ("job_id", "status", "total", "deleted", *_COUNTED)
 """The fields of a batch-delete job, in their order."""
 
-BATCH_JOB = ("job_id", "action", "ttl", "status", "total", "done", *_COUNTED)
+BATCH_JOB = ("job_id", "action", "ttl", "template", "status", "total", "done", *_COUNTED)
 """The fields of any other batch job, in their order."""
 
 

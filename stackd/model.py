@@ -75,6 +75,7 @@ class JobAction(enum.StrEnum):
     STOP = "stop"
     START = "start"
     DELETE = "delete"
+    CREATE = "create"
 
 
 class DeleteReason(enum.StrEnum):
@@ -400,11 +401,25 @@ class Observation:
 
 @struct
 class JobError:
-    """Why the job's action failed for one id; ``error`` has at most 512 characters (API contract)."""
+    """Why the job's action failed for one id; ``error`` has at most 512 characters (API contract).
+
+    A stack that was not created has no id, but an ``index`` in the request, and the ``labels`` that it should have got.
+    """
 
     stack_id: str
     error: str
     code: str
+    index: int | None = None
+    labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+
+
+@struct
+class WantedStack:
+    """A stack that a job is to create, the ``index``-th of its request; ``ttl`` in seconds, None for the default."""
+
+    index: int
+    labels: Mapping[str, str]
+    ttl: float | None = None
 
 
 @struct
@@ -412,7 +427,8 @@ class JobRequest:
     """What a job is asked to do. ``ttl`` is by how much it extends, in nanoseconds; ``by`` is a key's name.
 
     ``labels`` select the stacks when the job is accepted, of those that have the labels ``among``; empty if the
-    request names the stacks.
+    request names the stacks. A job that creates has the stacks ``each`` of a ``template``, and ``labels`` of the key, which
+    all of them get.
     """
 
     action: JobAction = JobAction.DELETE
@@ -420,11 +436,13 @@ class JobRequest:
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     by: str = "stackd"
+    template: str | None = None
+    each: tuple[WantedStack, ...] = ()
 
 
 @struct
 class Job:
-    """A batch job; ``errors`` holds the first 100 failures (API contract). The last four fields: see ``JobRequest``."""
+    """A batch job; ``errors`` holds the first 100 failures (API contract). The last five fields: see ``JobRequest``."""
 
     job_id: str
     status: JobStatus
@@ -439,6 +457,7 @@ class Job:
     action: JobAction = JobAction.DELETE
     ttl: int = 0
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    template: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -448,12 +467,28 @@ class Job:
 
 @struct
 class ItemResult:
-    """The outcome of one id of a job; ``error`` and its ``code`` only with ``FAILED``."""
+    """The outcome of one id of a job; ``error`` and its ``code`` only with ``FAILED``.
+
+    A stack that a job creates has its index for an id until then; ``created`` is the stack's.
+    """
 
     stack_id: str
     outcome: Outcome
     error: str = ""
     code: str | None = None
+    created: str | None = None
+
+
+@struct
+class JobItem:
+    """One id of a job: its outcome, or ``pending`` or ``started``; ``wanted``: the stack that the job is to create for it."""
+
+    index: int
+    stack_id: str
+    state: str
+    error: str | None
+    code: str | None
+    wanted: WantedStack | None
 
 
 def list_key(stack: Stack) -> tuple[int, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -162,7 +163,7 @@ def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None, *, nam
     """
     action = bulk.action
     with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
-        jobs = _finished(bulk, jobs, total)
+        jobs = finished(action, bulk.read, jobs, total)
     for job in jobs:
         _print_job(job, DONE[action], output)
     undone = sum(job.failed + (job.not_found if named or action != "delete" else 0) for job in jobs)
@@ -174,15 +175,15 @@ def _continuing(jobs: list[Job]) -> str:
     return f"{' and '.join(job.job_id for job in jobs)} continue{'s' if len(jobs) == 1 else ''}"
 
 
-def _finished(bulk: _Bulk, jobs: list[Job], total: int) -> list[Job]:
+def finished(action: str, read: Callable[[str], Job], jobs: list[Job], total: int) -> list[Job]:
     """Wait until the jobs have finished, and return them; a terminal shows a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(bulk.action), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(action), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(), transient=True, disable=not is_terminal()) as progress:
         bar = progress.add_task("", total=total)
         while True:
-            jobs = [job if job.finished else bulk.read(job.job_id) for job in jobs]
+            jobs = [job if job.finished else read(job.job_id) for job in jobs]
             progress.update(bar, completed=sum(job.done + job.not_found + job.failed for job in jobs))
             if all(job.finished for job in jobs):
                 return jobs

@@ -271,6 +271,10 @@ TIMELINE = (
 @click.option("--ttl", type=Length(), help="How long it lives, such as 30m.")
 @click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be repeated.",
               shell_complete=label_complete)  # fmt: skip
+@click.option(
+    "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
+    help='With --template, a stack for each player: a CSV file with a column "player", or one player a line.',
+)  # fmt: skip
 @click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
@@ -282,12 +286,21 @@ def create(client: Client, source: str | None, output: str | None, **options: An
     \b
     stackd stacks create -f pod.yaml --port 80/tcp --ttl 30m --label team=7 --wait
     stackd stacks create --template web-1 --label team=7
+    stackd stacks create --template lab-1 --players players.csv --wait
     """
     body = _body(source, options["template"], options["ports"])
     if options["ttl"]:
         body["ttl"] = options["ttl"]
     if options["labels"]:
         body["labels"] = {**body.get("labels", {}), **labels_of(options["labels"])}
+    if options["players"]:
+        if not options["template"] or options["return_existing"] or options["dry_run"]:
+            raise click.UsageError("--players goes with --template, --ttl, --label, --wait and --output")
+        from stackd.cli.players import create_for
+
+        timeout = options["timeout"] if options["wait"] else None
+        create_for(client, options["players"], body, output, timeout=timeout)
+        return
     if options["return_existing"]:
         body["if_exists"] = "return"
     if options["dry_run"]:

@@ -139,6 +139,7 @@ class Operations:
     batch_delete = Operation(operations.batch_delete)
     batch_delete_matching = Operation(operations.batch_delete_matching)
     batch = Operation(operations.batch)
+    batch_create = Operation(operations.batch_create)
     batch_job = Operation(operations.batch_job)
     wait_batch = Operation(operations.wait_batch)
     job = Operation(operations.job)

@@ -220,9 +220,22 @@ def batch(
     return job_of({"action": action, **(yield from _once("/stacks/batch", body, idempotency_key))})
 
 
-def batch_job(job_id: str) -> Steps[Job]:
-    """Any batch job as it is now."""
-    return job_of((yield from call("GET", f"/stacks/batch/{_part(job_id)}")))
+def batch_create(
+    template: str, each: Iterable[Mapping[str, Any]], *, ttl: Length | None = None, idempotency_key: str = ""
+) -> Steps[Job]:
+    """Start a job that creates stacks from a template, one for ``each`` body such as ``{"labels": {"player": "seat-1"}}``.
+
+    ``batch_job(job_id, results=True)`` says which stack each of them has got.
+    """
+    body: dict[str, Any] = {"action": "create", "template": template, "each": [dict(one) for one in each]}
+    body |= {} if ttl is None else {"ttl": _length(ttl)}
+    return job_of({"action": "create", **(yield from _once("/stacks/batch", body, idempotency_key))})
+
+
+def batch_job(job_id: str, *, results: bool = False) -> Steps[Job]:
+    """Any batch job as it is now; with ``results``, with what became of each of its stacks."""
+    query = [("results", "true")] if results else []
+    return job_of((yield from call("GET", f"/stacks/batch/{_part(job_id)}", query=query)))
 
 
 def wait_batch(job_id: str, *, timeout: Length = 3600.0) -> Steps[Job]:

@@ -12,6 +12,8 @@ A job that extends writes all new ends into the file first, even while Kubernete
 expires. An extension is counted once the cluster's record has it, too: an owner with another file reads it there. Such a
 job does not wait behind the other jobs.
 
+A job that creates has no ids yet: ``creating`` makes its stacks, each once.
+
 A job waits for Kubernetes as long as that is away, and fails only what Kubernetes refuses or does not do although it
 answers.
 """
@@ -21,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -39,12 +41,13 @@ from stackd.errors import (
     public_code,
     public_text,
 )
+from stackd.jobs.creating import CREATES_AT_ONCE, created
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import Priority, is_gone
 from stackd.lifecycle.verbs import is_started, is_stopped, record, settle, start_of
 from stackd.logs import stack_log
-from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack
+from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
 from stackd.store import BY_JOB, Claim, Start
 from stackd.workqueue import RetryPolicy
 
@@ -170,7 +173,7 @@ async def run_chunk(context: Context, job_id: str) -> bool:
     job = context.store.jobs.get(job_id)
     if job is None:
         return True
-    chunk = CHUNK if job.action in (JobAction.DELETE, JobAction.EXTEND) else AT_ONCE
+    chunk = AT_ONCE if job.action in (*STARTS, JobAction.STOP) else CHUNK
     if ids := await context.store.jobs.pending_items(job_id, chunk):
         context.fence.require()
         await _run_chunk(context, job, ids)
@@ -199,11 +202,14 @@ async def extend_chunk(context: Context, job_id: str) -> bool:
 
 async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
     await _reached(context)
-    starting = filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ()))
-    starts = {stack.stack_id: await _start(context, job, stack) for stack in starting}
-    stacks = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life, starts=starts)
+    if job.action is JobAction.CREATE:
+        begun: Sequence[Stack | WantedStack] = await context.store.jobs.begin_creates(job.job_id, len(ids))
+    else:
+        starting = filter(None, map(context.store.assigned.get, ids if job.action in STARTS else ()))
+        starts = {stack.stack_id: await _start(context, job, stack) for stack in starting}
+        begun = await context.store.jobs.begin_items(job.job_id, ids, longest=context.longest_life, starts=starts)
     crash_point("batch.begun")
-    await _work_on(context, job, stacks)
+    await _work_on(context, job, begun)
 
 
 async def _start(context: Context, job: Job, stack: Stack) -> Start | StackdError:
@@ -218,43 +224,54 @@ async def _start(context: Context, job: Job, stack: Stack) -> Start | StackdErro
             await _waited(context, job.job_id, error)
 
 
-async def _work_on(context: Context, job: Job, stacks: list[Stack]) -> None:
+async def _work_on(context: Context, job: Job, items: Sequence[Stack | WantedStack]) -> None:
     progress, deletes = _JobProgress(context, job.job_id), job.action is JobAction.DELETE
     extends = job.action is JobAction.EXTEND
-    at_once = RECORDS_AT_ONCE if extends else AT_ONCE
+    at_once = {JobAction.EXTEND: RECORDS_AT_ONCE, JobAction.CREATE: CREATES_AT_ONCE}.get(job.action, AT_ONCE)
     slots = asyncio.Semaphore(context.config.batch_delete.concurrency if deletes else at_once)
 
-    async def one(stack_id: str) -> None:
+    async def one(item: Stack | WantedStack) -> None:
         try:
-            result = await _one(context, job, stack_id, progress)
+            result = await _one(context, job, item, progress)
             progress.add(result)
             why = result.error and f": {result.error}"
             what = "deleted" if deletes and result.outcome is Outcome.DONE else f"{job.action} {result.outcome}"
-            stack_log(log, stack_id, job_id=job.job_id).info("%s by %s%s", what, job.job_id, why)
+            stack_log(log, result.created or result.stack_id, job_id=job.job_id).info(
+                "%s by %s%s", what, job.job_id, why
+            )
         finally:
             slots.release()
 
     if deletes:
-        for stack in stacks:
-            context.abandon_create(stack.stack_id)
-        for first in stacks[:1]:
-            capture_logs(context, first.stack_id)
+        for item in items:
+            context.abandon_create(_id_of(item))
+        for first in items[:1]:
+            capture_logs(context, _id_of(first))
     async with asyncio.TaskGroup() as group:
-        for stack, following in zip_longest(stacks, stacks[1:]):
+        for item, following in zip_longest(items, items[1:]):
             await slots.acquire()
-            group.create_task(one(stack.stack_id), name=f"batch {stack.stack_id}")
+            group.create_task(one(item), name=f"batch {_id_of(item)}")
             if deletes and following is not None:
-                capture_logs(context, following.stack_id)  # while its pod still runs
+                capture_logs(context, _id_of(following))  # while its pod still runs
             if extends:
                 await asyncio.sleep(RECORD_EVERY_SECONDS)
     await progress.count()
 
 
-async def _one(context: Context, job: Job, stack_id: str, progress: _JobProgress) -> ItemResult:
-    tries = 0
+def _id_of(item: Stack | WantedStack) -> str:
+    """The id of the item in its job."""
+    return str(item.index) if isinstance(item, WantedStack) else item.stack_id
+
+
+async def _one(context: Context, job: Job, item: Stack | WantedStack, progress: _JobProgress) -> ItemResult:
+    tries, stack_id = 0, _id_of(item)
+    new_stack: str | None = None
     while True:
         try:
-            await _settle(context, job.action, stack_id)
+            if isinstance(item, WantedStack):
+                new_stack = await created(context, job, item)
+            else:
+                await _settle(context, job.action, stack_id)
             break
         except StackNotFound:
             break
@@ -268,8 +285,8 @@ async def _one(context: Context, job: Job, stack_id: str, progress: _JobProgress
             progress.write_soon()
             await _waited(context, job.job_id, error)
     crash_point("batch.confirmed")
-    gone = job.action is not JobAction.DELETE and stack_id not in context.store.stacks
-    return ItemResult(stack_id=stack_id, outcome=Outcome.NOT_FOUND if gone else Outcome.DONE)
+    kept = new_stack is not None or job.action is JobAction.DELETE or stack_id in context.store.stacks
+    return ItemResult(stack_id=stack_id, outcome=Outcome.DONE if kept else Outcome.NOT_FOUND, created=new_stack)
 
 
 async def _settle(context: Context, action: JobAction, stack_id: str) -> None:

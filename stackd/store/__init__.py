@@ -26,6 +26,7 @@ from stackd.store.changes import BY_JOB, STOPPED_BY_USER, STOPPED_MESSAGE, Exten
 from stackd.store.file import backup_file, require_own_file
 from stackd.store.history import ActivityFilter, ActivityRequest
 from stackd.store.identity import FileIdentity
+from stackd.store.jobs import claim_of
 from stackd.store.reservations import PORT_REPLACED, Assignment, CreateLimits, ports_replaced
 from stackd.store.rows import Claim
 from stackd.store.store import Store
@@ -46,6 +47,7 @@ __all__ = [
     "Start",
     "Store",
     "backup_file",
+    "claim_of",
     "differs",
     "ports_replaced",
     "require_own_file",

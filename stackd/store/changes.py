@@ -104,7 +104,8 @@ def accept(
         at = min([tx.now, *(one.at for one in seen.events)])
         lines = [TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by="cluster")]
         if not before.unassigned:
-            lines.insert(0, TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, by=by))
+            why = claim.reason if claim is not None else ""
+            lines.insert(0, TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, reason=why, by=by))
         lines += [*seen.events, *history.between(before, stack, tx.now)]
         history.add(tx, [(stack.stack_id, line) for line in lines])
     if claim is not None:

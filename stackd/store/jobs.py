@@ -3,7 +3,8 @@
 Owns: each id has one outcome, which is counted once (invariant 7). The transaction that writes the outcome increments
 the counts; they are never recounted. An id goes from pending to started to its outcome. After a restart the started
 ids are processed again; the outcome of a delete depends on whether its stack still has a row. What a job intends for an
-id is written in the transaction that marks the id as started, so that an id is extended or restarted once.
+id is written in the transaction that marks the id as started, so that an id is extended or restarted once. A stack that a
+job creates has a claim, as one with an Idempotency-Key has: so it is created once. The claim goes when it is counted.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import orjson
 
 from stackd.codes import ErrorCode
 from stackd.errors import JobNotFound, StackdError, StackNotFound, TooManyRequests, public_code, public_text
@@ -22,10 +27,12 @@ from stackd.model import (
     Job,
     JobAction,
     JobError,
+    JobItem,
     JobRequest,
     JobStatus,
     Outcome,
     Stack,
+    WantedStack,
 )
 from stackd.store import changes, rows
 from stackd.store.changes import BY_JOB, Extension, Start
@@ -38,6 +45,7 @@ from stackd.store.transaction import (
     Transaction,
     View,
     id_array,
+    json_text,
     labels_from,
     labels_text,
     operation,
@@ -67,8 +75,13 @@ OPEN_ITEMS_AMONG = (
     " WHERE i.state IN ('pending', 'started') ORDER BY i.seq"
 )
 JOB_ERRORS = (
-    "SELECT stack_id, error, code FROM job_items INDEXED BY job_items_errors"
+    "SELECT seq, stack_id, state, error, code, wanted FROM job_items INDEXED BY job_items_errors"
     " WHERE job_id = ? AND error IS NOT NULL ORDER BY seq"
+)
+ITEMS = "SELECT seq, stack_id, state, error, code, wanted FROM job_items WHERE job_id = ? ORDER BY seq"
+OPEN_CREATES = (
+    "SELECT seq, wanted FROM job_items INDEXED BY job_items_open"
+    " WHERE job_id = ? AND state IN ('pending', 'started') ORDER BY seq LIMIT ?"
 )
 KNOWN = (
     "SELECT wanted.value FROM json_each(?) AS wanted CROSS JOIN stacks AS s ON s.stack_id = wanted.value"
@@ -130,18 +143,28 @@ def create(
         action=request.action,
         ttl=request.ttl,
         labels=request.labels,
+        template=request.template,
     )
     insert = f"INSERT INTO jobs ({JOBS.sql}, items) VALUES ({JOBS.parameters}, :items)"
     tx.run(insert, JOBS.values(job) | {"items": len(known)})
-    items = "SELECT ?, key, value, 'pending' FROM json_each(?)"
-    tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state) {items}", (job_id, id_array(known)))
+    if request.each:
+        items, values = (
+            "SELECT ?, key, key, 'pending', value FROM json_each(?)",
+            json_text([_wanted(one) for one in request.each]),
+        )
+    else:
+        items, values = "SELECT ?, key, value, 'pending', NULL FROM json_each(?)", id_array(known)
+    tx.run(f"INSERT INTO job_items (job_id, seq, stack_id, state, wanted) {items}", (job_id, values))
     if claim is not None:
         rows.insert_claim(tx, replace(claim, job_id=job_id, status=rows.ACCEPTED))
     return _put(tx, job)
 
 
 def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[int, list[str]]:
-    """How many ids a job of this request would have now, and those of them that belong to clients' stacks."""
+    """How many ids a job of this request would have now, and those of them that belong to clients' stacks. The ids of stacks
+    that it is to create are their indexes in the request."""
+    if request.action is JobAction.CREATE:
+        return len(request.each), [str(one.index) for one in request.each]
     if request.labels:
         all_ = {**request.labels, **request.among}
         # What is being created or deleted can only be deleted.
@@ -175,6 +198,42 @@ def pending_items(tx: Transaction, job_id: str, limit: int, *, begun: bool = Tru
     """The next ids without an outcome, in the job's order, including those that were ``begun``, perhaps before a restart."""
     query = OPEN_ITEMS if begun else OPEN_ITEMS.replace("ORDER BY", "AND state = 'pending' ORDER BY")
     return [stack_id for (stack_id,) in tx.rows(query, (job_id, limit))]
+
+
+def begin_creates(tx: Transaction, job_id: str, limit: int) -> list[WantedStack]:
+    """The next stacks that the job is to create and has not counted, in its order. Raises ``JobNotFound``."""
+    job = _find(tx, job_id)
+    wanted = [_read_wanted(*row) for row in tx.rows(OPEN_CREATES, (job_id, limit))]
+    begin = f"UPDATE job_items SET state = 'started' WHERE job_id = ? AND state = 'pending' AND stack_id IN {IDS}"
+    if tx.run(begin, (job_id, id_array(str(one.index) for one in wanted))):
+        _write_outcomes(tx, job, [])
+    return wanted
+
+
+def claim_of(job: Job, wanted: WantedStack, now: int) -> Claim:
+    """The claim of a stack that the job creates; there is one such stack, as with an Idempotency-Key of the job's API key."""
+    scope = f"{quote(job.by, safe='')} JOB {job.job_id}"
+    return Claim(scope=scope, key=str(wanted.index), fingerprint=b"", created_at=now, job_id=job.job_id)
+
+
+def _wanted(one: WantedStack) -> dict[str, object]:
+    return {"labels": dict(one.labels), "ttl": one.ttl}
+
+
+def _read_wanted(index: int, text: str) -> WantedStack:
+    return WantedStack(index=index, **orjson.loads(text))
+
+
+def items(tx: Transaction, job_id: str) -> list[JobItem]:
+    """What became of each id of the job, in its order. Ids without a stack are not kept."""
+    return [_item(*row) for row in tx.rows(ITEMS, (job_id,))]
+
+
+def _item(index: int, stack_id: str, state: str, error: str | None, code: str | None, wanted: str | None) -> JobItem:
+    stack = None if wanted is None else _read_wanted(index, wanted)
+    if stack is not None and state != Outcome.DONE:
+        stack_id = ""
+    return JobItem(index=index, stack_id=stack_id, state=state, error=error, code=code, wanted=stack)
 
 
 def begin_items(
@@ -244,7 +303,7 @@ def _intend(
 def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) -> Job:
     """Write and count each id's outcome once; returns the job after that. Raises ``JobNotFound``.
 
-    A stack that the job has deleted loses its row in the same transaction.
+    A stack that the job has deleted loses its row in the same transaction, one that it was to create its claim.
     """
     job = _find(tx, job_id)
     unfinished = dict(_open_among(tx, job_id, [result.stack_id for result in results]))
@@ -254,6 +313,9 @@ def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) ->
     deleted = [result.stack_id for result in news if result.outcome is Outcome.DONE]
     if deleted and job.action is JobAction.DELETE:
         rows.remove(tx, deleted)
+    if job.action is JobAction.CREATE:
+        scope = claim_of(job, WantedStack(index=0, labels=job.labels), 0).scope
+        tx.run(f"DELETE FROM idempotency WHERE scope = ? AND key IN {IDS}", (scope, id_array(r.stack_id for r in news)))
     return _write_outcomes(tx, job, news)
 
 
@@ -278,15 +340,16 @@ def _find(tx: Transaction, job_id: str) -> Job:
     return _with_errors(tx.rows, row)
 
 
-def _with_errors(
-    query: Callable[[str, Sequence[str]], Iterable[tuple[str, str, str | None]]], row: Iterable[object]
-) -> Job:
+def _with_errors(query: Callable[[str, Sequence[str]], Iterable[tuple[Any, ...]]], row: Iterable[object]) -> Job:
     job = JOBS.record(row, errors=())
     if not job.failed:
         return job
-    found = query(JOB_ERRORS, (job.job_id,))
-    errors = (JobError(stack_id=name, error=error, code=code or ErrorCode.CONFLICT) for name, error, code in found)
-    return replace(job, errors=tuple(errors))
+    return replace(job, errors=tuple(_error(_item(*found)) for found in query(JOB_ERRORS, (job.job_id,))))
+
+
+def _error(item: JobItem) -> JobError:
+    error = JobError(stack_id=item.stack_id, error=item.error or "", code=item.code or ErrorCode.CONFLICT)
+    return error if item.wanted is None else replace(error, index=item.index, labels=item.wanted.labels)
 
 
 def _put(tx: Transaction, job: Job) -> Job:
@@ -307,8 +370,10 @@ def _write_outcomes(tx: Transaction, job: Job, results: Sequence[ItemResult]) ->
         if result.outcome is Outcome.FAILED and room > 0:
             room -= 1
             error = result.error[:MAX_ERROR_LENGTH]
-        items.append((result.outcome.value, error, error and result.code, job.job_id, result.stack_id))
-    tx.many("UPDATE job_items SET state = ?, error = ?, code = ? WHERE job_id = ? AND stack_id = ?", items)
+        written = (result.outcome.value, error, result.code, result.created or result.stack_id)
+        items.append((*written, job.job_id, result.stack_id))
+    write = "UPDATE job_items SET state = ?, error = ?, code = ?, stack_id = ? WHERE job_id = ? AND stack_id = ?"
+    tx.many(write, items)
     counts = Counter(result.outcome.value for result in results)
     parameters = {outcome.value: counts[outcome.value] for outcome in Outcome}
     (row,) = tx.rows(COUNT_OUTCOMES, {**parameters, "now": tx.now, "job_id": job.job_id})
@@ -329,5 +394,7 @@ class Jobs(View[Job], Table):
     create = operation(create, grows=True)
     chosen = operation(chosen, writes=False)
     pending_items = operation(pending_items, writes=False)
+    items = operation(items, writes=False)
     begin_items = operation(begin_items)
+    begin_creates = operation(begin_creates)
     finish_items = operation(finish_items)

@@ -108,8 +108,9 @@ def assign(
     rows.insert_labels(tx, stack)
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id, status=rows.CREATED))
+    why = (claim.reason if claim is not None else "") or FROM_POOL
     assigned = TimelineEvent(
-        kind=EventKind.ACCEPTED, at=stack.created_at, reason=FROM_POOL, message="it waited in the pool", by=wanted.by
+        kind=EventKind.ACCEPTED, at=stack.created_at, reason=why, message="it waited in the pool", by=wanted.by
     )
     history.add(tx, [(stack.stack_id, assigned)])
     return rows.stage(tx, stack)

@@ -273,7 +273,8 @@ def hold_hostnames(tx: Transaction, stack: Stack) -> None:
 class Claim:
     """One use of an Idempotency-Key within a scope.
 
-    ``fingerprint`` tells whether the same request came again. ``stack_id`` or ``job_id`` is what the request created.
+    ``fingerprint`` tells whether the same request came again. ``stack_id`` or ``job_id`` is what the request created; both
+    are in the claim of a stack that the job creates, which is kept until the job has counted it.
     ``status`` is set once it was answered; the answer itself is rendered again from the stack or the job. ``created_at`` is
     in nanoseconds since the epoch.
     """
@@ -286,6 +287,11 @@ class Claim:
     job_id: str | None = None
     status: int | None = None
 
+    @property
+    def reason(self) -> str:
+        """The reason of the timeline's line about the create: whether a job has asked for it."""
+        return DeleteReason.BATCH.value if self.job_id is not None else ""
+
 
 CLAIMS = Columns(Claim)
 CLAIMS_PER_KEY = 50_000
@@ -296,7 +302,7 @@ TOO_MANY_CLAIMS = (
 )
 OLDEST_CLAIMS = (
     f"DELETE FROM idempotency WHERE rowid IN (SELECT rowid FROM idempotency INDEXED BY idempotency_claimant"
-    f" WHERE {schema.CLAIMANT} = ? ORDER BY created_at DESC LIMIT ? OFFSET ?)"
+    f" WHERE {schema.CLAIMANT} = ? ORDER BY created_at DESC LIMIT ? OFFSET ?) AND (stack_id IS NULL OR job_id IS NULL)"
 )
 
 
@@ -324,7 +330,7 @@ def drop_unanswered(tx: Transaction, ids: str) -> None:
 def purge_claims(tx: Transaction, before: int, limit: int) -> int:
     """Delete at most ``limit`` claims created before ``before``, and as many of each API key that has more than
     ``CLAIMS_PER_KEY``; returns how many."""
-    old = "SELECT rowid FROM idempotency WHERE created_at < ? LIMIT ?"
+    old = "SELECT rowid FROM idempotency WHERE created_at < ? AND (stack_id IS NULL OR job_id IS NULL) LIMIT ?"
     gone = tx.run(f"DELETE FROM idempotency WHERE rowid IN ({old})", (before, limit))
     keys = [key for (key,) in tx.rows(TOO_MANY_CLAIMS, (CLAIMS_PER_KEY,))]
     return gone + sum(tx.run(OLDEST_CLAIMS, (key, limit, CLAIMS_PER_KEY)) for key in keys)

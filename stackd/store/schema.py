@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 APPLICATION_ID = 0x73746B64  # "stkd"
-FORMAT = 10
+FORMAT = 11
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
@@ -20,6 +20,17 @@ CREATE TABLE hostnames (
     stack_id TEXT NOT NULL REFERENCES stacks (stack_id) ON DELETE CASCADE
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX hostnames_stack ON hostnames (stack_id);
+"""
+JOBS = """
+CREATE TABLE jobs (
+    job_id TEXT NOT NULL PRIMARY KEY,
+    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed')), total INTEGER NOT NULL,
+    done INTEGER NOT NULL, not_found INTEGER NOT NULL, failed INTEGER NOT NULL,
+    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, by TEXT NOT NULL DEFAULT 'stackd',
+    action TEXT NOT NULL DEFAULT 'delete', ttl INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{}',
+    items INTEGER NOT NULL DEFAULT 0, template TEXT, common TEXT NOT NULL DEFAULT '{}', outcome TEXT,
+    CHECK (done + not_found + failed <= total)
+) STRICT;
 """
 JOB_ITEMS = """
 CREATE TABLE job_items (
@@ -46,6 +57,7 @@ CREATE TABLE templates (
     tenant INTEGER NOT NULL CHECK (tenant IN (0, 1)), at INTEGER NOT NULL, pool INTEGER NOT NULL
 ) STRICT;
 """
+JOB_WANTED = "ALTER TABLE job_items ADD COLUMN wanted TEXT;"
 CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 """The API key of a claim, as its scope names it."""
 
@@ -111,18 +123,11 @@ CREATE TABLE removed_stacks (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_stacks_age ON removed_stacks (removed_at);
 {REMOVED_LABELS}
-CREATE TABLE jobs (
-    job_id TEXT NOT NULL PRIMARY KEY,
-    status TEXT NOT NULL CHECK (status IN ('queued', 'running', 'completed', 'failed')), total INTEGER NOT NULL,
-    done INTEGER NOT NULL, not_found INTEGER NOT NULL, failed INTEGER NOT NULL,
-    created_at INTEGER NOT NULL, updated_at INTEGER NOT NULL, by TEXT NOT NULL DEFAULT 'stackd',
-    action TEXT NOT NULL DEFAULT 'delete' CHECK (action IN ('extend', 'restart', 'stop', 'start', 'delete')),
-    ttl INTEGER NOT NULL DEFAULT 0, labels TEXT NOT NULL DEFAULT '{{}}', items INTEGER NOT NULL DEFAULT 0,
-    CHECK (done + not_found + failed <= total)
-) STRICT;
+{JOBS}
 {JOB_ITEMS}
 {JOB_INDEXES}
 {JOB_CODES}
+{JOB_WANTED}
 {IDEMPOTENCY}
 CREATE TABLE timeline (
     seq INTEGER PRIMARY KEY, stack_id TEXT NOT NULL, at INTEGER NOT NULL, kind TEXT NOT NULL,
@@ -189,6 +194,25 @@ TO_10 = f"""
 {TEMPLATES}
 """
 
+# From 10: jobs create stacks, and say what came of them. The items go first: they refer to the jobs.
+_KEPT_OF_JOBS = "job_id, status, total, done, not_found, failed, created_at, updated_at, by, action, ttl, labels, items"
+TO_11 = f"""
+CREATE TEMPORARY TABLE earlier_items AS SELECT * FROM job_items;
+CREATE TEMPORARY TABLE earlier AS SELECT * FROM jobs;
+DROP TABLE job_items;
+DROP TABLE jobs;
+{JOBS}
+{JOB_ITEMS}
+{JOB_INDEXES}
+{JOB_CODES}
+{JOB_WANTED}
+INSERT INTO jobs ({_KEPT_OF_JOBS}) SELECT {_KEPT_OF_JOBS} FROM earlier;
+INSERT INTO job_items (job_id, seq, stack_id, state, error, code)
+    SELECT job_id, seq, stack_id, state, error, code FROM earlier_items;
+DROP TABLE earlier;
+DROP TABLE earlier_items;
+"""
+
 
 def pragma(connection: sqlite3.Connection, name: str) -> Any:
     """The value of a pragma that has one row, such as ``user_version``, the file's format."""
@@ -203,7 +227,7 @@ def create(connection: sqlite3.Connection) -> None:
 
 def convert(connection: sqlite3.Connection, version: int) -> None:
     """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
-    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES, 10: TO_10}  # from 8: each failure of a job has a code
+    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES, 10: TO_10, 11: TO_11}  # from 8: each failure of a job has a code
     _run(connection, "".join(step for reached, step in steps.items() if reached > version))
 
 

@@ -91,6 +91,11 @@ OTHERS: dict[str, dict[str, Any]] = {
             "labels": {"challenge": "web-1"},
         },
         "a fresh pod for three": {"action": "restart", "stack_ids": THREE},
+        "a stack for each of a class": {
+            "action": "create",
+            "template": "lab-1",
+            "each": [{"labels": {"player": "seat-1"}}, {"labels": {"player": "seat-2"}}],
+        },
     },
     "JobAccepted": {"accepted": {"job_id": JOB_ID}},
     "JobOfMany": {"accepted": {"job_id": JOB_ID, "total": 3}},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import ceil
 
@@ -173,6 +173,18 @@ class LabelRates:
         except Conflict:
             uncount()
             raise
+
+    def create_all(self, each: Iterable[Mapping[str, str]], among: Mapping[str, str]) -> None:
+        """Count a create with each of these labels, or none of them: raises TooManyRequests."""
+        counted: list[Callable[[], None]] = []
+        for labels in each if self._rates else ():
+            try:
+                with self.create(labels, among) as uncount:
+                    counted.append(uncount)
+            except TooManyRequests:
+                for uncount in counted:
+                    uncount()
+                raise
 
     def _rate_keys(self, labels: Mapping[str, str], among: Mapping[str, str]) -> dict[RateKey, str]:
         """The keys of these labels, each with the label's value as the create spells it."""

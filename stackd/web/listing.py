@@ -22,13 +22,15 @@ from aiohttp import hdrs, web
 from stackd import contract
 from stackd.codes import ErrorCode
 from stackd.errors import Conflict, JobNotFound
-from stackd.model import Job, JobAction, JobRequest, Stack, list_key
+from stackd.jobs.creating import request_of
+from stackd.lifecycle.create import dry_run
+from stackd.model import NO_LABELS, NO_VALUES, Job, JobAction, JobItem, JobRequest, Stack, list_key
 from stackd.store import Claim
 from stackd.web import bodies, requests
 from stackd.web.api import JOB_ID, Answer, ApiCall, route
 from stackd.web.bodies import RENDER_AT_ONCE, in_turns, length_of, read_entries, rendered_entries
 from stackd.web.idempotency import StoredResponse
-from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, number
+from stackd.web.parameters import DRY_RUN, FIELDS, FILTERS, LABEL, Parameter, Parameters, StackSelection, flag, number
 from stackd.web.responses import JSON, ReadyAnswer, json_response, streamed_json
 from stackd.web.stacks import STACKS, Run, first_answer, unrepeated
 
@@ -40,6 +42,7 @@ LONGEST_PIECE = 128 * 1024
 """How much of a long list is written at a time. A reader who does not read holds as much memory."""
 
 WOULD: Final = Answer("With `dry_run`: what it would do.", contract.JobDryRun)
+RESULTS: Final = flag("results", "`true` or `1`: with what became of each of its stacks.")
 OPEN: Final = b'{"stacks":['
 CLOSE: Final = b"]}"
 
@@ -192,15 +195,22 @@ async def batch_delete(call: ApiCall) -> web.Response:
 async def batch(call: ApiCall) -> web.Response:
     """Do something with many stacks.
 
-    Extends, restarts, stops, starts or deletes them. Answers at once; ask for the job's progress with its id. Labels
+    Extends, restarts, stops, starts or deletes them, or creates many from a template. Answers at once; ask for the job's
+    progress with its id. Labels
     choose their stacks in the moment in which the job is accepted: a stack that is created later is not in the job,
     nor, unless the job deletes, one that is being created or deleted. Each stack is extended or restarted once, even if
     stackd dies in the middle. A job that extends does not wait for other jobs. Restarts and starts of a job do not
     count for `limits.creates_per_second` and `limits.creates_per_label`; at most 8 are under way.
+
+    A job that creates makes each of its stacks once, or counts it as failed, with the error that a create would answer; at
+    most 16 are under way. Pools serve them first. They count for `limits.creates_per_label` when the job is accepted, and
+    not for `limits.creates_per_second`.
     """
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
-        ids, request = requests.batch(body, call.api.context.config, call.key)
+        ids, request = await requests.batch(call.view, body)
+        if request.each and not call.parameters.get(DRY_RUN):
+            call.api.limits.per_label.create_all((one.labels for one in request.each), call.key.labels)
         return await _begun(call, ids, request, claim, bodies.accepted_many_body)
 
     return await _answered(call, run, bodies.accepted_many_body)
@@ -224,15 +234,30 @@ async def _begun(
 
 async def _tried(call: ApiCall, ids: list[str], request: JobRequest) -> StoredResponse:
     """What the job would do."""
-    total, found = await call.api.context.store.jobs.chosen(ids, request)
+    context = call.api.context
+    total, found = await context.store.jobs.chosen(ids, request)
+    if request.each:
+        await _check_creates(call, request)
+        total, found = len(request.each), []
     body = contract.JobDryRun(
         action=request.action.value,
         ttl=length_of(request),
         total=total,
-        not_found=total - len(found),
+        not_found=0 if request.each else total - len(found),
         stack_ids=tuple(found),
     )
     return StoredResponse(status=200, body=bodies.encode(body))
+
+
+async def _check_creates(call: ApiCall, request: JobRequest) -> None:
+    """Raise what one of the creates would raise now; the cluster checks the first one, which stands for all."""
+    context = call.api.context
+    wanted = [request_of(context, request, one) for one in request.each]
+    for one in wanted:
+        call.api.limits.per_label.check(one.labels, call.key.labels)
+        ports = one.node_ports * len(wanted)
+        await context.store.stacks.check(one.labels, ports=ports, limits=one.limits(context.config.limits))
+    await dry_run(context, wanted[0])
 
 
 async def _about_job(call: ApiCall, render: Callable[[Job], bytes], claim: Claim) -> bytes:
@@ -255,13 +280,33 @@ async def get_batch_delete(call: ApiCall) -> web.Response:
     return json_response(bodies.job_body(job))
 
 
-@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", "BatchJob"))
-async def get_batch(call: ApiCall) -> web.Response:
+@route("GET", "/stacks/batch/{job_id}", BATCH, Answer("The job.", "BatchJob"), query=(RESULTS,))
+async def get_batch(call: ApiCall) -> web.StreamResponse:
     """Get a batch job.
 
     A job of any action, until `batch_delete.keep_jobs` after its end.
     """
-    return json_response(bodies.batch_body(_job(call)))
+    job = _job(call)
+    if not call.parameters.get(RESULTS):
+        return json_response(bodies.batch_body(job))
+    results = [_result(call, job, item) for item in await call.api.context.store.jobs.items(job.job_id)]
+    entries = rendered_entries(results, bodies.encode)
+    return await streamed_json(call.request, listed(bodies.batch_body(job)[:-1] + b',"results":[', entries, b"]}"))
+
+
+def _result(call: ApiCall, job: Job, item: JobItem) -> contract.JobResult:
+    """What became of an item; the values of a stack that it has created are its creator's."""
+    of_create = item.wanted is not None and item.stack_id and job.by == call.key.name
+    stack = call.view.get(item.stack_id) if of_create else None
+    return contract.JobResult(
+        index=item.index,
+        stack_id=item.stack_id,
+        outcome=item.state,
+        error=item.error or "",
+        code=item.code or "",
+        labels=item.wanted.labels if item.wanted is not None else NO_LABELS,
+        values=stack.values if stack is not None else NO_VALUES,
+    )
 
 
 def _job(call: ApiCall) -> Job:

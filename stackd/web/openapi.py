@@ -114,7 +114,10 @@ NAMED: Final[Mapping[str, Schema]] = {
 }
 """Schemas of single values; fields of ``contract`` name them as their description."""
 
-OF_REQUESTS: Final = (contract.Create, contract.TargetPort, contract.Extend, contract.Batch, contract.BatchDelete)
+OF_REQUESTS: Final = (
+    *(contract.Create, contract.TargetPort, contract.Extend),
+    *(contract.Batch, contract.BatchCreate, contract.BatchDelete),
+)
 
 BYTES: Final = "application/octet-stream"
 """Generators of clients know no other type for a body that is neither JSON nor a form."""
@@ -293,7 +296,7 @@ def schemas(config: Config) -> dict[str, Schema]:
     }
     del schemas["StackEntry"]["required"]
     job = schemas["Job"]
-    schemas["BatchJob"] = _chosen(job, BATCH_JOB)
+    schemas["BatchJob"] = _chosen(job, (*BATCH_JOB, "results"))
     about = "A batch-delete job. At its end `total` = `deleted` + `not_found` + `failed`."
     schemas["Job"] = _chosen(job, DELETE_JOB) | {"description": about}
     schemas["TimelineEvent"]["properties"]["kind"] |= {"enum": list(EventKind), "description": "What." + MORE}
@@ -304,13 +307,22 @@ def schemas(config: Config) -> dict[str, Schema]:
         "else": _given("pod_spec"),
     }
     batch |= {
-        "if": {"properties": {"action": {"const": "extend"}}},
-        "then": _given("ttl"),
-        "else": {"not": _given("ttl")},
-        "oneOf": [_given("stack_ids"), _given("labels")],
+        "if": {"properties": {"action": {"const": "create"}}},
+        "then": {
+            "required": ["template", "each"],
+            "not": {"anyOf": [_given("stack_ids"), _given("labels"), _null("template"), _null("each")]},
+        },
+        "else": {
+            "if": {"properties": {"action": {"const": "extend"}}},
+            "then": _given("ttl"),
+            "else": {"not": _given("ttl")},
+            "oneOf": [_given("stack_ids"), _given("labels")],
+            "not": {"anyOf": [_given("template"), _given("each")]},
+        },
     }
-    for one in (batch, schemas["BatchDelete"]):
-        one["properties"]["stack_ids"]["maxItems"] = config.batch_delete.max_ids
+    for one in (batch["properties"], schemas["BatchDelete"]["properties"]):
+        one["stack_ids"]["maxItems"] = config.batch_delete.max_ids
+    batch["properties"]["each"]["maxItems"] = config.batch_delete.max_ids
     if names := list(config.limits.required_labels):
         create["required"] = ["labels"]
         create["properties"]["labels"] |= {"type": "object", "required": names}
@@ -327,7 +339,11 @@ def _given(name: str) -> Schema:
     """The condition that a request has the field, and not as null.
 
     ``properties`` is below ``not``: Redocly takes those of a condition itself for all that there may be."""
-    return {"required": [name], "not": {"properties": {name: {"type": "null"}}}}
+    return {"required": [name], "not": _null(name)}
+
+
+def _null(name: str) -> Schema:
+    return {"properties": {name: {"type": "null"}}}
 
 
 def _chosen(schema: Schema, names: Iterable[str]) -> Schema:

@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -20,7 +20,6 @@ from aiohttp.web import RequestPayloadError
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
-from stackd.config import Config
 from stackd.contract import IF_EXISTS, LONGEST_NAME, PROTOCOLS, Body, fields_of
 from stackd.errors import (
     Conflict,
@@ -31,10 +30,9 @@ from stackd.errors import (
     RequestTooLarge,
     UnsupportedCoding,
 )
-from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
-from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, TargetPort
+from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, TargetPort, WantedStack
 from stackd.names import did_you_mean
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.checks import by_path, keeps_running
@@ -42,6 +40,7 @@ from stackd.podspec.sanitize import parse_labels
 from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web.api import View
+from stackd.web.bodies import in_turns
 from stackd.web.parameters import seconds_of, short, unknown
 
 MOST_PARTS: Final = 4_000
@@ -49,6 +48,9 @@ MOST_PARTS: Final = 4_000
 
 BYTES_PER_PART: Final = 4
 """A pod spec may have one more for so many bytes of ``limits.pod_spec``: a text with more of them is none."""
+
+PARTS_PER_CREATE: Final = 8
+"""A batch job may have so many more of them for each stack."""
 
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 
@@ -99,15 +101,19 @@ def parse_object(body: bytes, kind: type[Body] | None, most_parts: int = MOST_PA
         raise InvalidRequest("invalid request body: a JSON object is expected")
     fields = fields_of(kind) if kind else ()
     names = [each.name for each in fields]
-    for name in value:
-        if name not in names:
-            sentence = f"invalid request body: unknown field {unknown(name, names)}"
-            raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_FIELD)
+    _only_known(value, names)
     _check_fields_once(body)
     for each in fields:
         if not each.optional:
             _require(value, each.name)
     return {name: given for name, given in value.items() if given is not None}
+
+
+def _only_known(fields: Mapping[str, Any], names: list[str]) -> None:
+    for name in fields:
+        if name not in names:
+            sentence = f"invalid request body: unknown field {unknown(name, names)}"
+            raise InvalidRequest(sentence, code=ErrorCode.UNKNOWN_FIELD)
 
 
 def _require(fields: Mapping[str, Any], name: str) -> None:
@@ -166,15 +172,26 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
     return list(ids)
 
 
-def batch(body: bytes, config: Config, key: ApiKey) -> tuple[list[str], JobRequest]:
-    """The stacks of a batch job, if the body names them, and what the job is to do. Raises InvalidRequest."""
+async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
+    """The stacks of a batch job, if the body names them, and what the job is to do. Raises InvalidRequest, PermissionDenied."""
+    config, key = view.context.config, view.key
     max_ids = config.batch_delete.max_ids
-    fields = parse_object(body, contract.Batch, MOST_PARTS + max_ids)
+    most_parts = MOST_PARTS + PARTS_PER_CREATE * max_ids
+    if len(body) <= LONG_SPEC:
+        fields = parse_object(body, contract.Batch, most_parts)
+    else:
+        async with view.context.settings.long_specs:
+            fields = await asyncio.to_thread(parse_object, body, contract.Batch, most_parts)
     name = text_of(fields, "action")
     if name not in list(JobAction):
         hint = did_you_mean(name, list(JobAction))
         raise _wrong_field("action", f"action must be one of {', '.join(JobAction)}, not {short(name)!r}{hint}")
     action = JobAction(name)
+    if action is JobAction.CREATE:
+        return [], await _creates(view, fields)
+    for field in ("template", "each"):
+        if field in fields:
+            raise _wrong_field(field, f"{field} goes with the action create, and only with that")
     if (action is JobAction.EXTEND) != ("ttl" in fields):
         raise _wrong_field("ttl", 'ttl, such as "30m", goes with the action extend, and only with that')
     if ("stack_ids" in fields) == ("labels" in fields):
@@ -185,6 +202,45 @@ def batch(body: bytes, config: Config, key: ApiKey) -> tuple[list[str], JobReque
         raise _wrong_field("labels", 'labels is empty; give at least one, such as {"challenge": "web-1"}')
     ttl = ttl_of(fields, config.stacks.max_ttl) if "ttl" in fields else 0.0
     return ids, JobRequest(action=action, ttl=round(ttl * NANOSECONDS), labels=labels, among=key.labels, by=key.name)
+
+
+async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
+    """A job that creates; each of its stacks is checked as the body of a create."""
+    for field in ("template", "each"):
+        _require(fields, field)
+    if "stack_ids" in fields or "labels" in fields:
+        raise _wrong_field(
+            "stack_ids", "the action create has no stack_ids and no labels; give each of the stacks its own"
+        )
+    each, max_ids = fields["each"], view.context.config.batch_delete.max_ids
+    if not isinstance(each, list) or not each:
+        raise _wrong_field("each", 'each must be a list of stacks, such as [{"labels": {"player": "a"}}]')
+    if len(each) > max_ids:
+        raise RequestTooLarge(f"{len(each)} stacks; {max_ids} at most (batch_delete.max_ids)")
+    common: dict[str, Any] = {name: fields[name] for name in ("template", "ttl") if name in fields}
+    wanted = [await _wanted(view, common, *one) async for one in in_turns(enumerate(each))]
+    return JobRequest(
+        action=JobAction.CREATE,
+        by=view.key.name,
+        labels=view.key.labels,
+        template=fields["template"],
+        each=tuple(wanted),
+    )
+
+
+async def _wanted(view: View, common: Mapping[str, Any], index: int, item: object) -> WantedStack:
+    try:
+        if not isinstance(item, dict):
+            raise _wrong_field("", "an object is expected")
+        given = {name: value for name, value in item.items() if value is not None}
+        _only_known(given, [each.name for each in fields_of(contract.BatchCreate)])
+        request = (await _create_of(view, {**common, **given}, creates=True)).create_request
+    except InvalidRequest as error:
+        where = f"each[{index}]"
+        reasons = [replace(one, path=f"{where}.{one.path}".rstrip(".")) for one in error.reasons]
+        sentence = str(error).removeprefix("invalid request body: ")
+        raise InvalidRequest(f"invalid request body: {where}: {sentence}", reasons, code=error.code) from error
+    return WantedStack(index=index, labels=request.labels, ttl=request.ttl)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,9 +272,12 @@ async def create_body(view: View, body: bytes, *, creates: bool = True) -> Creat
 
 
 async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
+    most_parts = MOST_PARTS + view.context.config.limits.pod_spec // BYTES_PER_PART
+    return await _create_of(view, parse_object(body, contract.Create, most_parts), creates=creates)
+
+
+async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> CreateBody:
     context, key = view.context, view.key
-    most_parts = MOST_PARTS + context.config.limits.pod_spec // BYTES_PER_PART
-    fields = parse_object(body, contract.Create, most_parts)
     template = _template_of(fields, view.templates())
     if template is None:
         _require(fields, "pod_spec")

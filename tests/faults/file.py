@@ -17,7 +17,7 @@ from typing import Any
 
 _ROWS = """
 SELECT stack_id, pod_spec, status, accepted, ended, deleting_since IS NOT NULL, ports_held, ttl_expires_at, desired,
-  pod_uid IS NOT NULL, unassigned, template, iif(serving IS NULL, NULL, generation), ports,
+  pod_uid IS NOT NULL, unassigned, template, iif(serving IS NULL, NULL, generation), labels ->> 'op', ports,
   (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id),
   (SELECT json_group_array(hostname) FROM hostnames AS held WHERE held.stack_id = stacks.stack_id)
 FROM stacks WHERE """
@@ -48,6 +48,7 @@ class Row:
     template: str
     shared_pod: int | None
     """Of a shared stack: the number of its pod."""
+    marker: str
     ports: frozenset[int]
     names: dict[str, str] = field(hash=False)
     """The names of its routes, and their host names."""
@@ -62,10 +63,10 @@ class Row:
     def read(cls, values: tuple[Any, ...]) -> Row:
         stack_id, spec, status, *flags, ports, held, held_names = values
         opened = json.loads(ports)
-        accepted, ended, deleting, ports_held, expires, desired, has_pod_uid, unassigned, template, shared_pod = flags
+        accepted, ended, deleting, ports_held, expires, desired, has_pod_uid, unassigned, template, shared_pod, marker = flags
         return cls(
             stack_id, spec, status, bool(accepted), bool(ended), bool(deleting), bool(ports_held), expires, desired,
-            bool(has_pod_uid), bool(unassigned), template or "", shared_pod,
+            bool(has_pod_uid), bool(unassigned), template or "", shared_pod, marker or "",
             frozenset(port["node_port"] for port in opened if port["node_port"]),
             {f"{stack_id}-{port['container_port']}": port["host"] for port in opened if "host" in port},
             frozenset(json.loads(held)), frozenset(json.loads(held_names)),

@@ -66,9 +66,14 @@ class Wish:
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """A wish for a batch job; ``job_id`` once it was answered; ``forgotten``: the owner's file has changed since."""
+    """A wish for a batch job; ``job_id`` once it was answered; ``forgotten``: the owner's file has changed since.
+
+    One that creates has no ids: its stacks have the label ``op`` with this ``marker``, and there are ``creates`` of them.
+    """
 
     ids: list[str]
+    creates: int = 0
+    marker: str = ""
     unknown: frozenset[str]
     key: str | None = None
     job_id: str | None = None
@@ -80,7 +85,14 @@ class Batch:
         return "/stacks/batch-delete" if self.action == "delete" else "/stacks/batch"
 
     @property
+    def size(self) -> int:
+        return self.creates or len(self.ids)
+
+    @property
     def body(self) -> dict[str, Any]:
+        if self.creates:
+            each = [{"labels": {"op": self.marker, "player": f"seat-{number}"}} for number in range(self.creates)]
+            return {"action": "create", "template": "pooled", "each": each}
         ttl = {"ttl": "10m"} if self.action == "extend" else {}
         return {"stack_ids": self.ids} | ({} if self.action == "delete" else {"action": self.action, **ttl})
 

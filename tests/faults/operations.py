@@ -196,6 +196,24 @@ class Operations:
             await asyncio.sleep(TRY_AGAIN_SECONDS)
             outcome = await self.submit(batch)
 
+    async def create_many(self, several: int, patience: float | None = None, *, keyed: bool = False) -> None:
+        """A job that creates so many stacks from the template."""
+        batch = self.new_class(several, keyed=keyed)
+        outcome = await self.submit(batch, patience)
+        for _ in range(KEYED_TRIES if keyed else 0):
+            if outcome.status == 202:
+                return
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+            outcome = await self.submit(batch)
+
+    def new_class(self, several: int, *, keyed: bool) -> Batch:
+        """A wish for a job that creates so many stacks."""
+        marker = self._marker()
+        key = f"batch-{marker}" if keyed else None
+        batch = Batch(ids=[], unknown=frozenset(), creates=several, marker=marker, key=key, action="create")
+        self._world.ledger.batches.append(batch)
+        return batch
+
     def new_batch(self, ids: Sequence[str], unknown: int, *, keyed: bool, action: str) -> Batch:
         """A wish for a job with these stacks, and so many that do not exist."""
         world, marker = self._world, self._marker()
@@ -216,7 +234,7 @@ class Operations:
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:
         world = self._world
         outcome = await world.call("POST", batch.route, batch.body, key=batch.key, patience=patience)
-        world.note(f"{batch.action} of {len(batch.ids)}{' with key' if batch.key else ''}: {outcome}")
+        world.note(f"{batch.action} of {batch.size}{' with key' if batch.key else ''}: {outcome}")
         if outcome.status is None or not self._documented("batch", outcome):
             return outcome
         if outcome.status == 202:
@@ -229,7 +247,8 @@ class Operations:
                 world.ledger.endings[stack_id].asked += batch.forgotten  # an earlier job may have deleted it
             batch.forgotten = False
             job = outcome.file.job(job_id)
-            complete = job is not None and set(job.items) <= set(batch.ids) and job.total == len(batch.ids)
+            complete = job is not None and job.total == batch.size
+            complete = complete and (batch.creates > 0 or set(job.items if job else ()) <= set(batch.ids))
             world.checked(DURABLE, complete, f"202 for {job_id}, and the file has {job}")
         return outcome
 

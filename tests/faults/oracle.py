@@ -32,6 +32,7 @@ FINISHED = ("completed", "failed")
 LATE_LEASES = 5
 """How often in a row a busy machine may renew a Lease too late while reads are checked."""
 ONCE = "7 each id counts once"
+DURABLE = "3 acknowledged is durable"
 STACK = "stackd.io/stack"
 
 
@@ -80,7 +81,9 @@ class Oracle:
             yield f"in the pool are {[(row.stack_id, row.status) for row in waiting]}, not {world.pool} that run"
         creates = [create for create in world.ledger.creates if create.template]
         answered = {stack_id for create in creates for stack_id in create.ids}
-        nobodys = [row.stack_id for row in of_template if not row.unassigned and row.stack_id not in answered]
+        of_jobs = {batch.marker for batch in world.ledger.batches if batch.creates}
+        given = [row for row in of_template if not row.unassigned and row.marker not in of_jobs]
+        nobodys = [row.stack_id for row in given if row.stack_id not in answered]
         unknown = sum(create.open for create in creates)
         if len(nobodys) > unknown:
             yield f"{nobodys} were given to nobody; of {unknown} creates nobody knows what became of them"
@@ -215,9 +218,12 @@ class Oracle:
         counted = Counter(job.items.values())
         counted["not_found"] += job.total - len(job.items)  # those that were unknown from the beginning have no item
         same = {"done": job.done, "not_found": job.not_found, "failed": job.failed}
-        good = set(job.items) <= set(batch.ids) and job.total == len(batch.ids) == sum(same.values())
+        good = job.total == batch.size == sum(same.values())
+        good = good and (bool(batch.creates) or set(job.items) <= set(batch.ids))
         good = good and all(counted[state] == number for state, number in same.items())
         world.checked(ONCE, good, f"{job_id}: {job}")
+        if batch.creates and world.ledger.files == 1:
+            self._creates(batch, {stack_id for stack_id, state in job.items.items() if state == "done"})
         wrong = [name for name in batch.unknown if name in job.items]
         world.checked(ONCE, not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
         for stack_id in set(batch.ids) - batch.unknown:
@@ -225,6 +231,14 @@ class Oracle:
             alone = alone and not world.ledger.expired(stack_id, world.skew.highest())
             lost = alone and job.items.get(stack_id, "not_found") == "not_found" and not batch.forgotten
             world.checked(ONCE, not lost, f"{job_id}: {stack_id} was there, and is not_found")
+
+    def _creates(self, batch: Batch, done: set[str]) -> None:
+        """The stacks with the job's label are those that it has counted; none of them is lost."""
+        world = self._world
+        there = {row.stack_id for row in world.file.rows().values() if row.marker == batch.marker}
+        world.checked(ONCE, there <= done, f"{batch.job_id} has created {done}, and there are {there}")
+        lost = [name for name in done - there if not world.may_be_gone(name) and not world.skew.leaps]
+        world.checked(DURABLE, not lost, f"{batch.job_id} has created {lost}, which are gone")
 
     async def stacks(self) -> dict[str, Any]:
         listed = await self._world.call("GET", "/stacks")
@@ -294,7 +308,7 @@ class Oracle:
                     continue
                 done = "deleted" if batch.action == "delete" else "done"
                 counts = [job.body.get(name, -1) for name in (done, "not_found", "failed")]
-                world.checked(ONCE, job.body.get("total") == len(batch.ids) == sum(counts), f"{job.body}")
+                world.checked(ONCE, job.body.get("total") == batch.size == sum(counts), f"{job.body}")
         for path in ("/stats", "/healthz", "/readyz"):
             outcome = await world.call("GET", path)
             for _ in range(LATE_LEASES if world.owners is not None else 0):

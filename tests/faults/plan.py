@@ -79,6 +79,9 @@ OPERATIONS = {
     "delete and leave": Operation(4, "delete", PICK | {"patience": (0.002, 0.01, 0.05)}),
     "batch": Operation(5, "batch", BATCH),
     "batch with key": Operation(4, "batch", BATCH | {"keyed": True}),
+    "batch of template": Operation(
+        0, "create_many", {"several": (1, 2, 5, 20), "patience": (None, None, 0.01), "keyed": (True, False)}
+    ),
     "stop": Operation(4, "change", PICK | {"verb": "stop"}),
     "start": Operation(4, "change", PICK | {"verb": "start"}),
     "restart": Operation(4, "change", PICK | {"verb": "restart"}),
@@ -231,7 +234,8 @@ THEMES = (
         faults={"wrong_clock": 6, "wrong_start": 3, "clock_step": 4, "status": 1, "kill": 1},
     ),
     Theme(
-        name="pools", count=(2, 6), crashes=0.6, operations={"create of template": 60}, pool=3, ports=(400,),
+        name="pools", count=(2, 6), crashes=0.6, pool=3, ports=(400,),
+        operations={"create of template": 60, "batch of template": 15},
         faults={
             "kill": 5, "terminate": 1, "lost_reply": 4, "status": 2, "cut": 1, "drop_watches": 1, "remove_node": 2,
             "clock": 1, "take_ports": 1, "write_error": 1,

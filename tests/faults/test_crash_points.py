@@ -148,11 +148,18 @@ async def batch(stage: Stage, action: str = "delete") -> None:
     for unknown in (ALL_BEFORE_THE_CHUNK, 0):
         await stage.operations.submit(stage.operations.new_batch(ids, unknown, keyed=unknown > 0, action=action))
 
-    def finished() -> bool:
-        submitted = [one.job_id for one in stage.world.ledger.batches if one.job_id is not None]
-        return all((job := stage.world.file.job(one)) is not None and job.status in FINISHED for one in submitted)
+    await stage.until(partial(_jobs_finished, stage))
 
-    await stage.until(finished)
+
+def _jobs_finished(stage: Stage) -> bool:
+    submitted = [one.job_id for one in stage.world.ledger.batches if one.job_id is not None]
+    return all((job := stage.world.file.job(one)) is not None and job.status in FINISHED for one in submitted)
+
+
+async def start_a_class(stage: Stage) -> None:
+    """A job creates stacks, of which the first come from a pool."""
+    await stage.operations.create_many(20, keyed=True)
+    await stage.until(partial(_jobs_finished, stage))
 
 
 async def lose_service(stage: Stage, *, port_too: bool = False) -> None:
@@ -371,6 +378,16 @@ SCENES = {
     "extensions": Scene(act=partial(batch, action="extend"), deaths=twice("batch.begun")),
     "restarts": Scene(
         act=partial(batch, action="restart"), deaths=twice("batch.begun", "batch.confirmed", "batch.counted")
+    ),
+    "class": Scene(
+        act=start_a_class,
+        deaths=(
+            *twice("batch.begun", "create.reserved", "create.scheduled", "create.accepted"),
+            *twice("assign.assigned", "batch.confirmed", "batch.counted"),
+            *("create.pod_created:3", "replay.undo_marked:1", "create.pod_created:3", "replay.undone:1"),
+        ),
+        ports=400,
+        pool=2,
     ),
     "press": Scene(act=press, deaths=twice("assign.picked", "assign.assigned", "assign.opened"), pool=3),
     "pool that ends": Scene(act=start, deaths=twice("pool.delete_marked"), pool=2, pooled=ENDS),

@@ -288,3 +288,40 @@ async def test_labels_nodes_and_templates_are_completed(templated: Shell) -> Non
         result = await templated.run(COMP_WORDS=line, COMP_CWORD=count, _STACKD_COMPLETE="zsh_complete")
         found = result.output.splitlines()[1::3]
         assert found == offered if "--node" not in words else set(offered) <= set(found)
+
+
+PLAYERS = 'Name;Player;Mail\nMia Meier;seat-1;mia@school.example\n\n"Li; Wei";seat-2;\n'
+
+
+async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
+    (tmp_path / "players.csv").write_text("\ufeff" + PLAYERS)
+    async with harness(tmp_path, folder_with(tmp_path, lab_1=WEB)) as at:
+        shell = Shell(at=at, home=tmp_path)
+        words = ("create", "--template", "lab-1", "--label", "room=b12", "--players", str(tmp_path / "players.csv"))
+        lines = [line.split("\t") for line in (await shell.good(*words, "--wait")).splitlines()]
+        stacks = {one["labels"]["player"]: one for one in await at.stacks()}
+        assert [line[:3] for line in lines] == [[name, stacks[name]["stack_id"], "running"] for name in stacks]
+        for _, stack_id, _, address, values in lines:
+            stack = await at.stack(stack_id)
+            assert address == f"{stack['node_public_ip']}:{stack['ports'][0]['node_port']}"
+            assert "FLAG=flag{" in values
+            assert stack["labels"]["room"] == "b12"
+        at.reload("limits", stacks_per_label={"player": 1})
+        result = await shell.run(*words[:-1], "-", stdin="seat-3\nseat-2\n")
+        assert result.exit_code == 1
+        assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["seat-3", "seat-2"]
+        assert "-:2: label player=seat-2 has 1 of 1 stacks" in result.stderr
+        assert result.stderr.endswith("Error: 1 of 2 failed\n")
+        document = json.loads(await shell.good(*words[:-1], "-", "--json", stdin="seat-4\n"))
+        assert [(one["player"], one["outcome"]) for one in document["results"]] == [("seat-4", "done")]
+        assert (await shell.good(*words[:-1], "-", "-o", "name", stdin="seat-5\n")).startswith("stack-")
+        for text, complaint in {
+            "": "- has no players",
+            "player\n": "- has no players",
+            "a b\n": "-:1: player 'a b': letters, digits",
+            "name,player\nA,x\nB,\n": "-:3: player ''",
+            "x\ny\nX\n": "-:3: player X stands in line 1, too",
+        }.items():
+            assert complaint in await shell.failing(2, *words[:-1], "-", stdin=text)
+        assert "goes with --template" in await shell.failing(2, "create", "-f", "-", "--players", "-", stdin="x")
+        assert len(await at.listed()) == 5

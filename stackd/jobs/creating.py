@@ -1,0 +1,49 @@
+"""The creates of a batch job: each of its stacks is created once, as if a client had sent an Idempotency-Key for each.
+
+Owns: how a stack that a job wants becomes a create. The row of the stack is written with the claim of the job's item, and the
+item is counted with the stack's id: after a restart the claim says whether there is a stack for it already.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stackd.codes import ErrorCode
+from stackd.errors import Conflict
+from stackd.lifecycle.assign import reopen
+from stackd.lifecycle.context import Context, CreateRequest
+from stackd.lifecycle.create import create, take_back
+from stackd.model import Job, JobRequest, WantedStack
+from stackd.store import claim_of
+
+CREATES_AT_ONCE = 16
+"""How many stacks a job creates at a time: half of what stackd does, so that others' creates have the rest."""
+
+
+def request_of(context: Context, job: Job | JobRequest, wanted: WantedStack) -> CreateRequest:
+    """The create of one of the job's stacks, from the template as it is now. Raises Conflict if it is gone."""
+    template = context.settings.templates.get(job.template or "")
+    if template is None:
+        raise Conflict(f"there is no template {job.template} any more", code=ErrorCode.TEMPLATE_GONE)
+    return CreateRequest(
+        spec=template.spec,
+        target_ports=template.target_ports,
+        ttl=wanted.ttl,
+        labels=wanted.labels,
+        among=job.labels,
+        by=job.by,
+        template=template,
+    )
+
+
+async def created(context: Context, job: Job, wanted: WantedStack) -> str:
+    """The id of the stack that is created, or was created before a restart, for this item. Raises as ``create``."""
+    claim = claim_of(job, wanted, context.clock.now())
+    earlier = await context.store.claims.find(claim.scope, claim.key)
+    if earlier is not None and earlier.stack_id is not None:
+        if earlier.status is not None:
+            await reopen(context, earlier.stack_id)
+            return earlier.stack_id
+        await take_back(context, earlier.stack_id)
+    request = request_of(context, job, wanted)
+    return (await create(context, replace(request, claim=claim))).stack_id

@@ -1,0 +1,202 @@
+"""A class starts at once: a batch job creates a stack for each entry, once, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stackd.errors import StoreUnavailable
+from stackd.model import Job
+from tests.api.test_openapi import matches
+from tests.api.test_times import life
+from tests.harness import Client, Harness, Machine, Reply, eventually, until
+from tests.streams import follow
+from tests.templates import PLAIN, WEB, start, take_away, values_of
+
+SIXTEEN = [{"labels": {"player": f"seat-{number}"}} for number in range(16)]
+
+
+async def submit(
+    at: Harness | Client, each: Any, *, query: str = "", headers: dict[str, str] | None = None, **more: Any
+) -> Reply:
+    body = {"action": "create", "template": "web-1", "each": each} | more
+    return await at.call("POST", f"/stacks/batch{query}", body, headers=headers or {})
+
+
+async def finished(at: Harness | Client, reply: Reply) -> dict[str, Any]:
+    """The job with its results."""
+    assert reply.status == 202, reply.text
+    path = f"/stacks/batch/{reply.json['job_id']}?results=true"
+    job: dict[str, Any] = await until(lambda: at.get(path), lambda seen: seen["status"] in ("completed", "failed"))
+    matches("BatchJob", job)
+    assert job["total"] == reply.json["total"] == job["done"] + job["failed"] == len(job["results"])
+    assert [one["index"] for one in job["results"]] == list(range(job["total"]))
+    return job
+
+
+async def players(at: Harness) -> dict[str, str]:
+    """The player of each stack."""
+    stacks = await at.get("/stacks?fields=stack_id,labels")
+    return {one["stack_id"]: one["labels"]["player"] for one in stacks["stacks"]}
+
+
+async def test_each_gets_a_stack_of_its_own_and_the_job_says_which(vm: Machine) -> None:
+    at = await start(vm, web_1=WEB + "pool: 3\n")
+    await until(lambda: at.get("/templates"), lambda seen: seen["templates"][0]["ready"] == 3)
+    each = [*SIXTEEN, {"labels": {"player": "late"}, "ttl": "10m"}]
+    async with follow(at) as stream:
+        job = await finished(at, await submit(at, each, ttl="2h"))
+        assert (await stream.until("job", status="completed")).data["done"] == 17
+    assert (job["action"], job["template"], job["done"], job["not_found"]) == ("create", "web-1", 17, 0)
+    made = {one["stack_id"]: one for one in job["results"]}
+    assert {name: one["labels"]["player"] for name, one in made.items()} == await players(at)
+    assert all(one["labels"].items() >= {"challenge": "web-1", "kind": "web"}.items() for one in made.values())
+    for one in (job["results"][0], job["results"][-1]):
+        stack = await at.stack(one["stack_id"])
+        minutes = 10 if one["labels"]["player"] == "late" else 120
+        assert one["values"].items() <= (await values_of(at, one["stack_id"]))[1].items()
+        assert life(stack) == minutes * 60
+    assert await at.metric("stackd_pool_hits_total", template="web-1") >= 3, "pools serve it first"
+    requests = [one["action"] for one in (await at.get("/activity"))["activity"]]
+    assert requests == ["create"], "the job is one entry, and its stacks are none"
+
+
+@pytest.mark.parametrize("deaths", [1, 3])
+async def test_a_restart_in_the_middle_makes_no_second_stack_and_loses_none(vm: Machine, deaths: int) -> None:
+    at = await start(vm, web_1=PLAIN)
+    at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.3)
+    reply = await submit(at, SIXTEEN * 3)
+    for _ in range(deaths):
+        await until(at.listed, lambda ids: len(ids) > 0)
+        at = await vm.start()
+    at.faults.clear()
+    job = await finished(at, reply)
+    assert job["done"] == 48
+    ids = [one["stack_id"] for one in job["results"]]
+    assert len(set(ids)) == 48
+    await eventually(lambda: len(at.daemon.context.store.stacks) == 48)
+    assert sorted(await at.objects("pods")) == sorted(await at.listed()) == sorted(ids)
+    assert sorted((await players(at)).values()) == sorted(3 * [one["labels"]["player"] for one in SIXTEEN])
+    assert not at.rows("SELECT * FROM idempotency"), "a claim goes when its stack is counted"
+
+
+async def test_a_stack_that_is_deleted_before_its_job_counts_it_is_not_created_again(
+    vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """stackd ends after its creates, before it has counted them; the user has deleted one of the stacks by then."""
+    at = await start(vm, web_1=PLAIN)
+
+    async def unwritable(*_: Any) -> Job:
+        raise StoreUnavailable("the state file cannot be written now")
+
+    monkeypatch.setattr(at.daemon.context.store.jobs, "finish_items", unwritable)
+    reply = await submit(at, SIXTEEN[:2])
+    first, second = await at.until_listed(2)
+    await eventually(lambda: len(at.rows("SELECT * FROM idempotency WHERE status = 201")) == 2)
+    await at.delete(first)
+    at = await vm.start()
+    job = await finished(at, reply)
+    assert (job["done"], await at.listed()) == (2, [second])
+    assert {one["stack_id"] for one in job["results"]} == {first, second}
+
+
+async def test_what_cannot_be_created_says_why_and_the_rest_is_created(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN)
+    at.reload("limits", stacks_per_label={"player": 1})
+    has_one = (await at.create({"template": "web-1", "labels": {"player": "seat-1"}}))["stack_id"]
+    job = await finished(at, await submit(at, SIXTEEN[:3]))
+    assert (job["status"], job["done"], job["failed"]) == ("completed", 2, 1)
+    (error,) = job["errors"]
+    assert (error["index"], error["stack_id"], error["code"]) == (1, "", "label_limit_reached")
+    assert error["labels"]["player"] == "seat-1"
+    assert has_one in error["error"]
+    failed = job["results"][1]
+    assert (failed["outcome"], failed["stack_id"], failed["code"]) == ("failed", "", "label_limit_reached")
+    again = await finished(at, await submit(at, SIXTEEN[:3]))
+    assert (again["status"], again["failed"]) == ("failed", 3), "everybody has one"
+    assert len(await at.listed()) == 3
+
+
+async def test_a_job_waits_for_kubernetes_and_fails_what_it_refuses(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN)
+    at.faults.pause()
+    await at.until_unready("has not answered")
+    reply = await submit(at, SIXTEEN)
+    assert not (await at.get(f"/stacks/batch/{reply.json['job_id']}"))["failed"]
+    at.faults.resume()
+    assert (await finished(at, reply))["done"] == 16
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403)
+    refused = await finished(at, await submit(at, SIXTEEN[:2]))
+    assert [one["code"] for one in refused["errors"]] == ["invalid_pod_spec"] * 2
+    assert len(await at.listed()) == 16
+
+
+async def test_a_template_that_is_gone_fails_what_is_left(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN, db=PLAIN)
+    at.faults.pause()
+    await at.until_unready("has not answered")
+    reply = await submit(at, SIXTEEN[:2])
+    take_away(vm.folder, "web-1")
+    at.reload_templates()
+    at.faults.resume()
+    job = await finished(at, reply)
+    assert [one["code"] for one in job["errors"]] == ["template_gone"] * 2
+
+
+async def test_a_body_that_is_wrong_is_refused_with_the_place(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN)
+    good = {"labels": {"player": "a"}}
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"each": None}, "each is required"),
+        ({"template": None}, "template is required"),
+        ({"each": []}, "each must be a list"),
+        ({"each": {}}, "each must be a list"),
+        ({"each": [good, "b"]}, "each[1]: an object is expected"),
+        ({"each": [good, {"label": {}}]}, 'each[1]: unknown field "label"'),
+        ({"each": [good, {"labels": {"player": "a b"}}]}, "each[1]: labels"),
+        ({"each": [good, {"ttl": "25h"}]}, "each[1]: ttl must be above zero and at most 24h"),
+        ({"each": [good], "ttl": "x"}, "each[0]: ttl must be"),
+        ({"each": [good], "template": "web-2"}, 'did you mean "web-1"'),
+        ({"each": [good], "stack_ids": ["a"]}, "the action create has no stack_ids"),
+        ({"each": [good], "labels": {"a": "b"}}, "the action create has no stack_ids and no labels"),
+        ({"action": "stop", "stack_ids": ["a"], "each": [good], "template": None}, "each goes with the action create"),
+        ({"action": "stop", "stack_ids": ["a"], "each": None}, "template goes with the action create"),
+    ]
+    for more, words in wrong:
+        body = {"action": "create", "template": "web-1"} | more
+        await at.refused(400, words, "/stacks/batch", body)
+    await at.refused(400, "", "/stacks/batch", {"action": "create", "template": "web-1", "each": [good, {"ttl": 7}]})
+    at.reload("batch_delete", max_ids=1)
+    await at.refused(
+        413, "2 stacks; 1 at most", "/stacks/batch", {"action": "create", "template": "web-1", "each": [good] * 2}
+    )
+    assert not at.rows("SELECT * FROM jobs")
+
+
+async def test_a_dry_run_says_what_would_be_refused_and_creates_nothing(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN)
+    tried = await submit(at, SIXTEEN, query="?dry_run=true")
+    assert (tried.status, tried.json) == (
+        200, {"dry_run": True, "action": "create", "total": 16, "not_found": 0, "stack_ids": []},
+    )  # fmt: skip
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403)
+    assert (await submit(at, SIXTEEN, query="?dry_run=true")).status == 400
+    at.faults.clear()
+    at.reload("limits", max_stacks=0, stacks_per_label={"player": 1})
+    await at.create({"template": "web-1", "labels": {"player": "seat-9"}})
+    assert (await submit(at, SIXTEEN, query="?dry_run=true")).code == "label_limit_reached"
+    assert not at.rows("SELECT * FROM jobs")
+
+
+async def test_a_key_has_one_job_and_a_rate_counts_each_player(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN)
+    at.reload("limits", creates_per_label={"player": "2/1h"})
+    once = {"Idempotency-Key": "once"}
+    first, again = [await submit(at, SIXTEEN, headers=once) for _ in range(2)]
+    assert (again.json, again.headers.get("Idempotency-Replayed")) == (first.json, "true")
+    await finished(at, first)
+    refused = await submit(at, [*SIXTEEN, SIXTEEN[0], SIXTEEN[0]])
+    assert (refused.status, refused.code) == (429, "label_rate_exceeded")
+    await finished(at, await submit(at, SIXTEEN))
+    assert len(await at.listed()) == 32
