@@ -442,7 +442,7 @@ class JobResult(Body, frozen=True, kw_only=True):
     stack_id: Annotated[str, doc("The stack's id; empty while it is not created.")]
     outcome: Annotated[str, doc("What became of it.", {"enum": ITEM_STATES})]
     error: Annotated[str, doc("Of the first 100 failures: why.", {"maxLength": 512})] = ""
-    code: Annotated[str, doc("Of a failure: its code.")] = ""
+    code: Annotated[str, doc("ErrorCode")] = ""
     labels: Annotated[Mapping[str, str], doc("Of a create: the labels of the stack.")] = NOTHING
     values: Annotated[
         Mapping[str, str],

@@ -93,7 +93,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "a fresh pod for three": {"action": "restart", "stack_ids": THREE},
         "a stack for each of a class": {
             "action": "create",
-            "template": "lab-1",
+            "template": "web-1",
             "each": [{"labels": {"player": "seat-1"}}, {"labels": {"player": "seat-2"}}],
         },
     },

@@ -217,6 +217,7 @@ async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
         raise _wrong_field("each", 'each must be a list of stacks, such as [{"labels": {"player": "a"}}]')
     if len(each) > max_ids:
         raise RequestTooLarge(f"{len(each)} stacks; {max_ids} at most (batch_delete.max_ids)")
+    _template_of({"template": fields["template"]}, view.templates())  # else each of the stacks would be wrong
     common: dict[str, Any] = {name: fields[name] for name in ("template", "ttl") if name in fields}
     wanted = [await _wanted(view, common, *one) async for one in in_turns(enumerate(each))]
     return JobRequest(

@@ -309,8 +309,8 @@ async def test_filters_and_pages_choose_requests_and_jobs(at: Harness) -> None:
     }.items():
         assert actions(await activity(at, query)) == expected, query
     for query, words in {
-        "?action=expire": "action must be one of create, extend",
-        "?action=": "action must be one of create, extend",
+        "?action=expire": "action must be one of extend, restart",
+        "?action=": "action must be one of extend, restart",
         "?stack=": "stack must be the name of a stack",
         "?since=yesterday": "since must be a duration",
         "?label==7": "label must be key=value",

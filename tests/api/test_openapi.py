@@ -51,7 +51,8 @@ async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harne
 
 @pytest.mark.timeout(180)
 async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
-    settings = {"STACKD_STACKS__NODE_PORT_MIN": "30000", **folder_with(tmp_path, web_1=WEB)}
+    few = {"STACKD_STACKS__NODE_PORT_MIN": "30000", "STACKD_BATCH_DELETE__MAX_IDS": "20"}
+    settings = few | folder_with(tmp_path, web_1=WEB)
     async with harness(tmp_path, settings) as at:
         for image in ("nginx:stable", "registry.example/exit0"):
             await at.create(request_for(image))

@@ -299,7 +299,8 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
         shell = Shell(at=at, home=tmp_path)
         words = ("create", "--template", "lab-1", "--label", "room=b12", "--players", str(tmp_path / "players.csv"))
         lines = [line.split("\t") for line in (await shell.good(*words, "--wait")).splitlines()]
-        stacks = {one["labels"]["player"]: one for one in await at.stacks()}
+        listed = (await at.get("/stacks?fields=stack_id,labels"))["stacks"]
+        stacks = {one["labels"]["player"]: one for one in listed}
         assert [line[:3] for line in lines] == [[name, stacks[name]["stack_id"], "running"] for name in stacks]
         for _, stack_id, _, address, values in lines:
             stack = await at.stack(stack_id)
