@@ -67,6 +67,9 @@ class ErrorCode(enum.StrEnum):
         "after a delete",
     )
     TEMPLATE_GONE = "template_gone", 409, "There is no such template any more, of which a job was to create stacks.", NO
+    NO_TEMPLATE = "no_template", 409, "The stack was not created from a template, so it cannot be renewed.", NO
+    TEMPLATE_GONE = "template_gone", 409, "There is no such template any more.", NO
+    TEMPLATE_PORTS_CHANGED = "template_ports_changed", 409, "The template has other ports by now than the stack.", NO
     TOO_LONG_A_LIFE = "too_long_a_life", 409, "The stack would live longer than `stacks.max_ttl`.", FIX, "{extensible}"
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT
     STACK_DELETING = "stack_deleting", 409, "The stack is being deleted.", NO, ENDED

@@ -24,7 +24,7 @@ STATUSES = get_args(StackStatus)[:-1]
 Scope = Literal["admin", "read", "metrics", "tenant"]
 SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
-JobAction = Literal["extend", "restart", "stop", "start", "delete", "create"]
+JobAction = Literal["extend", "restart", "stop", "start", "delete", "create", "renew"]
 AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template"]
 TemplateSource = Literal["file", "api"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
@@ -382,6 +382,19 @@ class Extend(Body, frozen=True, kw_only=True):
     """How much longer."""
 
     ttl: Annotated[str, doc("Added to `ttl_expires_at`; the whole life may be `stacks.max_ttl` at most.", DURATION)]
+
+
+class Restart(Body, frozen=True, kw_only=True):
+    """With which pod."""
+
+    template: Annotated[
+        str,
+        doc(
+            "`latest`: with that of the newest version of the stack's template. Its ports, names, labels, end, and the values "
+            "that were generated for it stay.",
+            {"enum": ("latest",)},
+        ),
+    ] = ""
 
 
 class BatchDelete(Body, frozen=True, kw_only=True):

@@ -171,6 +171,15 @@ class Conflict(StackdError):
     code = ErrorCode.CONFLICT
 
 
+class TemplateGone(Conflict):
+    """There is no such template any more."""
+
+    code = ErrorCode.TEMPLATE_GONE
+
+    def __init__(self, name: str | None) -> None:
+        super().__init__(f"there is no template {name} any more")
+
+
 class StackDeleting(Conflict):
     """Nothing more can be done to a stack that is being deleted."""
 

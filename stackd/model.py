@@ -76,6 +76,7 @@ class JobAction(enum.StrEnum):
     START = "start"
     DELETE = "delete"
     CREATE = "create"
+    RENEW = "renew"
 
 
 class DeleteReason(enum.StrEnum):

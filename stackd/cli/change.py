@@ -1,4 +1,4 @@
-"""``stacks delete``, ``extend``, ``restart``, ``stop`` and ``start``.
+"""``stacks delete``, ``extend``, ``restart``, ``renew``, ``stop`` and ``start``.
 
 One named stack is changed by a request of its own. Several, and those that a filter, --all or standard input chooses, are
 changed by one job.
@@ -28,7 +28,10 @@ NAMED = 3
 """How many stacks stand before a reason that they share."""
 
 CHOICE = "name stacks, choose them with --label, --status, --node or --template, or use --all"
-DONE = {"delete": "deleted", "extend": "extended", "restart": "restarted", "stop": "stopped", "start": "started"}
+DONE = {
+    "delete": "deleted", "extend": "extended", "restart": "restarted", "renew": "renewed", "stop": "stopped",
+    "start": "started",
+}  # fmt: skip
 HARMLESS = ("extend", "start")
 """What is done to many stacks without asking."""
 
@@ -74,6 +77,11 @@ extend = click.argument("ttl", type=Length())(
              "stackd stacks extend --label challenge=web-1 30m")
 )  # fmt: skip
 restart = _command("restart", "Give stacks a fresh pod behind the same ports.")
+renew = _command(
+    "renew",
+    "Give stacks the newest version of their template. Ports, names, labels, generated values and the end stay.",
+    "stackd stacks renew --template web-1",
+)
 stop = _command("stop", "Remove the pods of stacks; keep their ports.")
 start = _command("start", "Give stopped stacks a fresh pod behind the ports they kept.")
 

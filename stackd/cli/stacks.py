@@ -44,6 +44,7 @@ VERBS = {
     "delete": ("stackd.cli.change:delete", "Delete stacks."),
     "extend": ("stackd.cli.change:extend", "Extend a stack's time to live."),
     "restart": ("stackd.cli.change:restart", "Give stacks a fresh pod behind the same ports."),
+    "renew": ("stackd.cli.change:renew", "Give stacks the newest version of their template."),
     "stop": ("stackd.cli.change:stop", "Remove the pods of stacks; keep their ports."),
     "start": ("stackd.cli.change:start", "Give stopped stacks a fresh pod."),
     "logs": ("stackd.cli.stacks:logs", "Print what a stack has written."),

@@ -148,6 +148,7 @@ class Operations:
     stop = Operation(operations.stop)
     start = Operation(operations.start)
     restart = Operation(operations.restart)
+    renew = Operation(operations.renew)
     timeline = Operation(operations.timeline)
     activity = Operation(operations.activity)
     logs = Operation(operations.logs)

@@ -283,6 +283,12 @@ def restart(stack: str | Stack) -> Steps[Stack]:
     return (yield from _change(stack, "restart"))
 
 
+def renew(stack: str | Stack) -> Steps[Stack]:
+    """Give a stack the pod of the newest version of its template; ports, labels, values and end stay."""
+    path = f"{path_of(stack)}/restart"
+    return _updated(stack, (yield from call("POST", path, {"template": "latest"}, seconds=CHANGE_SECONDS)))
+
+
 def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
     """What happened to a stack, also for a while after its delete."""
     answer = yield from call("GET", f"{path_of(stack)}/timeline")

@@ -45,7 +45,7 @@ from stackd.jobs.creating import CREATES_AT_ONCE, created
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import Priority, is_gone
-from stackd.lifecycle.verbs import is_started, is_stopped, record, settle, start_of
+from stackd.lifecycle.verbs import is_started, is_stopped, newest_of, record, settle, start_of
 from stackd.logs import stack_log
 from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
 from stackd.store import BY_JOB, Claim, Start
@@ -66,7 +66,11 @@ AT_ONCE = 8
 """How many stacks of a job are restarted, started or stopped at a time, and begun in one transaction: a stack that
 waits for its turn keeps its pod and its address."""
 
-STARTS = {JobAction.RESTART: EventKind.RESTART_REQUESTED, JobAction.START: EventKind.START_REQUESTED}
+STARTS = {
+    JobAction.RESTART: EventKind.RESTART_REQUESTED,
+    JobAction.RENEW: EventKind.RESTART_REQUESTED,
+    JobAction.START: EventKind.START_REQUESTED,
+}
 
 KEYS_AT_ONCE = 4
 """The jobs of so many keys run at the same time, so that a stack that takes long delays its own key only."""
@@ -217,7 +221,8 @@ async def _start(context: Context, job: Job, stack: Stack) -> Start | StackdErro
     while True:
         try:
             await context.gate.admitted()
-            return await start_of(context, stack, STARTS[job.action], job.by, BY_JOB)
+            template = newest_of(context, stack) if job.action is JobAction.RENEW else None
+            return await start_of(context, stack, STARTS[job.action], job.by, BY_JOB, template=template)
         except StackdError as error:
             if not _passes(error):
                 return error

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stackd.codes import ErrorCode
-from stackd.errors import Conflict
+from stackd.errors import TemplateGone
 from stackd.lifecycle.assign import reopen
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create, take_back
@@ -21,10 +20,10 @@ CREATES_AT_ONCE = 16
 
 
 def request_of(context: Context, job: Job | JobRequest, wanted: WantedStack) -> CreateRequest:
-    """The create of one of the job's stacks, from the template as it is now. Raises Conflict if it is gone."""
+    """The create of one of the job's stacks, from the template as it is now. Raises TemplateGone."""
     template = context.settings.templates.get(job.template or "")
     if template is None:
-        raise Conflict(f"there is no template {job.template} any more", code=ErrorCode.TEMPLATE_GONE)
+        raise TemplateGone(job.template)
     return CreateRequest(
         spec=template.spec,
         target_ports=template.target_ports,

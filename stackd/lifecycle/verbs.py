@@ -15,14 +15,17 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
+from stackd.codes import ErrorCode
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
     ClusterUnavailable,
+    Conflict,
     NotOwner,
     StackDeleting,
     StackdError,
     StackNotFound,
+    TemplateGone,
     Unavailable,
     detail_of,
     public_code,
@@ -34,7 +37,7 @@ from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.next_step import service_step
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Desired, EventKind, Stack, StackStatus
+from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus, TargetPort
 from stackd.store import PORT_REPLACED, Claim, Extension, Renewed, Start, ports_replaced
 from stackd.templates import Template
 
@@ -87,21 +90,24 @@ async def start(context: Context, stack_id: str, *, by: str) -> Stack:
     return await context.tasks.run(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
 
 
-async def restart(context: Context, stack_id: str, *, by: str) -> Stack:
-    """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it.
+async def restart(context: Context, stack_id: str, *, by: str, renew: bool = False) -> Stack:
+    """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it. To
+    ``renew`` it, the pod is that of the newest version of its template.
 
     Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
     ShuttingDown, StoreUnavailable, and all that a create raises; what the cluster refuses (by a quota, say) is retried.
     """
-    return await context.tasks.run(f"restart {stack_id}", _start(context, stack_id, EventKind.RESTART_REQUESTED, by))
+    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, renew=renew)
+    return await context.tasks.run(f"restart {stack_id}", starting)
 
 
-async def _start(context: Context, stack_id: str, kind: EventKind, by: str) -> Stack:
+async def _start(context: Context, stack_id: str, kind: EventKind, by: str, *, renew: bool = False) -> Stack:
     stack = _row(context, stack_id)
     if kind is EventKind.START_REQUESTED and stack.is_to_run:
         return stack
     await context.gate.admitted()
-    await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by))
+    template = newest_of(context, stack) if renew else None
+    await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by, template=template))
     crash_point("restart.intended")
     await settle(context, stack_id, "started", is_started)
 
@@ -121,18 +127,41 @@ async def start_of(
 ) -> Start:
     """The intent to start the stack with the pod that the policy in force allows; with that of its ``template``, if given:
     the values of names that it still has stay. Raises Conflict, StackNotFound."""
-    limits, renewed = context.config.limits.stacks_per_label, None
+    limits, renewed, message = context.config.limits.stacks_per_label, None, ""
     if template is None:
         spec = spec_of(context, await context.store.stacks.with_pod_spec(stack))
     else:
         spec, fresh = template.spec, template.generate()
+        message = f"with version {template.version} of the template {template.name}"
         renewed = Renewed(
             digest=template.digest,
             values=MappingProxyType({name: stack.values.get(name, value) for name, value in fresh.items()}),
             requested_cpu_milli=spec.requested_cpu_milli,
             requested_memory_bytes=spec.requested_memory_bytes,
         )
-    return Start(pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason, renewed=renewed)
+    return Start(
+        pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason, message=message, renewed=renewed
+    )
+
+
+def newest_of(context: Context, stack: Stack) -> Template:
+    """The template of the stack as it is now. Raises Conflict if there is none, or its ports are others than the stack's:
+    the stack keeps its Service, which has these."""
+    if stack.template is None:
+        sentence = f"{stack.stack_id} was not created from a template, so there is no newer version of it"
+        raise Conflict(sentence, code=ErrorCode.NO_TEMPLATE)
+    template = context.settings.templates.get(stack.template)
+    if template is None:
+        raise TemplateGone(stack.template)
+    ours, theirs = sorted(map(_published, stack.ports)), sorted(map(_published, template.target_ports))
+    if ours != theirs:
+        sentence = f"{stack.stack_id} has other ports than the template {template.name} has by now; create a new stack"
+        raise Conflict(sentence, code=ErrorCode.TEMPLATE_PORTS_CHANGED)
+    return template
+
+
+def _published(port: PortMapping | TargetPort) -> tuple[int, str, str]:
+    return port.container_port, port.protocol, getattr(port, "route", "")
 
 
 def is_stopped(row: Stack | None) -> bool | None:

@@ -19,6 +19,8 @@ from stackd.store.transaction import Transaction, from_constraint, id_array
 REMOVED = "the stack was removed"
 _ENDING = ("ended", "status", "status_reason", "status_message")
 _OF_ANOTHER_POD = (*_ENDING, "desired", "generation", "ports", "ports_held", "pod_uid", "service_uid", "node_id")
+_OF_ANOTHER_VERSION = ("pod_spec", "digest", "requested_cpu_milli", "requested_memory_bytes")
+"""What a renewal of the stack changes, and a policy that was changed before a start."""
 
 
 def adopt(tx: Transaction, records: Sequence[Stack]) -> dict[str, str]:
@@ -79,8 +81,9 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
         return _with_the_same_pod(row, record)
     return replace(
         row,
-        **{name: getattr(record, name) for name in _OF_ANOTHER_POD},
+        **{name: getattr(record, name) for name in (*_OF_ANOTHER_POD, *_OF_ANOTHER_VERSION)},
         accepted=True,
+        values=record.values or row.values,  # the record of a stack whose pod is gone has none
         node_public_ip=record.node_public_ip or row.node_public_ip,
     )
 
@@ -118,6 +121,8 @@ def _renew_one(tx: Transaction, row: Stack, after: Stack) -> None:
     if (row.ports, row.ports_held) != (after.ports, after.ports_held):
         rows.give_back_ports(tx, [row.stack_id])
         rows.hold_ports(tx, after)
+    if after.pod_spec != row.pod_spec:
+        tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, row.stack_id))
     if not row.accepted:
         rows.drop_unanswered(tx, id_array([row.stack_id]))
     if row.unassigned and not after.unassigned:

@@ -75,6 +75,7 @@ class Start:
     by: str
     label_limits: Mapping[str, int]
     reason: str = ""
+    message: str = ""
     renewed: Renewed | None = None
 
 
@@ -281,7 +282,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     )
     if after.pod_spec != before.pod_spec:
         tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (after.pod_spec, stack_id))
-    history.note(tx, stack_id, wanted.kind, reason=wanted.reason, by=wanted.by)
+    history.note(tx, stack_id, wanted.kind, reason=wanted.reason, message=wanted.message, by=wanted.by)
     return rows.save_one(tx, after)
 
 

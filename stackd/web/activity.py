@@ -108,7 +108,9 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
     )
     lines: list[Entry] = [*await _audit(call, wanted, action)]
     if action not in contract.AUDIT:
-        lines += [*await _jobs(context, wanted, action), *await context.store.timeline.requests(wanted)]
+        lines += await _jobs(context, wanted, action)
+    if action is None or action in ACTIONS:
+        lines += await context.store.timeline.requests(wanted)
     page = sorted((one for one in lines if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
     # With the errors of its jobs, a page may be long.

@@ -162,7 +162,7 @@ class Route:
     """One line of the route table. The handler's name and docstring are the id and the description of the operation.
 
     ``query`` and ``body`` are all that it takes; a route without ``body`` takes none, or an empty object, unless it takes a
-    text of the type ``media``. Pages for browsers
+    text of the type ``media``. ``body_optional``: it may be missing. Pages for browsers
     have no ``tag``: they are not described, and ignore both. ``public``: it holds no data and needs no key.
     ``streams``: it ends when its client leaves, which is no failure. ``replays``: it repeats the first answer for a
     request with the same Idempotency-Key. ``standby``: a stackd that does not own the stacks serves it, too. ``asks``:
@@ -179,6 +179,7 @@ class Route:
     query: Sequence[Parameter[Any]] = ()
     body: type[Body] | None = None
     media: str = ""
+    body_optional: bool = False
     errors: tuple[int, ...] = ()
     public: bool = False
     streams: bool = False

@@ -76,6 +76,7 @@ OTHERS: dict[str, dict[str, Any]] = {
             "node_public_ip": ADDRESS,
         }
     },
+    "Restart": {"as it is": {}, "with the newest version of its template": {"template": "latest"}},
     "Extend": {"half an hour": {"ttl": "30m"}},
     "Timeline": {
         "created": {

@@ -115,7 +115,7 @@ NAMED: Final[Mapping[str, Schema]] = {
 """Schemas of single values; fields of ``contract`` name them as their description."""
 
 OF_REQUESTS: Final = (
-    *(contract.Create, contract.TargetPort, contract.Extend),
+    *(contract.Create, contract.TargetPort, contract.Extend, contract.Restart),
     *(contract.Batch, contract.BatchCreate, contract.BatchDelete),
 )
 
@@ -216,7 +216,7 @@ def _operation(each: Route, *, public: bool) -> Schema:
         "description": about.strip(),
         **({"security": []} if public else {}),
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": {"required": True, "content": _body(each)}} if each.body or each.media else {}),
+        **({"requestBody": {"required": not each.body_optional, "content": _body(each)}} if each.body or each.media else {}),
         "responses": {str(status): responses[status] for status in sorted(responses)},
     }
 

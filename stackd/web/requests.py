@@ -52,6 +52,7 @@ BYTES_PER_PART: Final = 4
 PARTS_PER_CREATE: Final = 8
 """A batch job may have so many more of them for each stack."""
 
+LATEST: Final = "latest"
 PLAIN: Final = frozenset({"", "identity", "chunked"})
 
 
@@ -170,6 +171,14 @@ def stack_ids(fields: dict[str, Any], max_ids: int) -> list[str]:
             raise InvalidRequest(f"invalid request body: stack_ids[{index}] is longer than {LONGEST_NAME} characters")
         ids[trimmed] = None
     return list(ids)
+
+
+def renews(body: bytes) -> bool:
+    """Whether a restart is to renew the stack; the body may be missing. Raises InvalidRequest."""
+    given = parse_object(body, contract.Restart).get("template") if body else None
+    if given not in (None, LATEST):
+        raise _wrong_field("template", f'template must be "{LATEST}": the newest version of the stack\'s own template')
+    return given is not None
 
 
 async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:

@@ -322,13 +322,23 @@ async def start_stack(call: ApiCall) -> web.Response:
     return await _fresh(call, start)
 
 
-@route("POST", "/stacks/{stack_id}/restart", STACKS, DETAIL, errors=(409,))
+@route(
+    "POST",
+    "/stacks/{stack_id}/restart",
+    STACKS,
+    DETAIL,
+    body=contract.Restart,
+    body_optional=True,
+    errors=(409,),
+)
 async def restart_stack(call: ApiCall) -> web.Response:
     """Give a stack a fresh pod.
 
-    Node ports and time to live stay the same. The node may change.
+    Node ports and time to live stay the same. The node may change. With `{"template": "latest"}`, the stack gets the pod of
+    the newest version of its template; a 409 if that has other ports.
     """
-    return await _fresh(call, restart)
+    renew = requests.renews(await read_body(call))
+    return await _fresh(call, partial(restart, renew=renew))
 
 
 @route(

@@ -24,7 +24,7 @@ FROM stacks WHERE """
 _DONE = """
 SELECT stack_id FROM (
   SELECT stack_id, 1 AS by FROM timeline WHERE kind = ? AND reason = 'batch' UNION ALL
-  SELECT stack_id, -1 FROM job_items JOIN jobs USING (job_id) WHERE action = ? AND state IN ('done', 'failed')
+  SELECT stack_id, -1 FROM job_items JOIN jobs USING (job_id) WHERE instr(?, action) AND state IN ('done', 'failed')
 ) GROUP BY stack_id HAVING sum(by) > 0"""
 SIZE = "16m"
 """Enough for the store's reserve (8 MiB), its WAL (4 MiB) and some rows."""
@@ -63,7 +63,19 @@ class Row:
     def read(cls, values: tuple[Any, ...]) -> Row:
         stack_id, spec, status, *flags, ports, held, held_names = values
         opened = json.loads(ports)
-        accepted, ended, deleting, ports_held, expires, desired, has_pod_uid, unassigned, template, shared_pod, marker = flags
+        (
+            accepted,
+            ended,
+            deleting,
+            ports_held,
+            expires,
+            desired,
+            has_pod_uid,
+            unassigned,
+            template,
+            shared_pod,
+            marker,
+        ) = flags
         return cls(
             stack_id, spec, status, bool(accepted), bool(ended), bool(deleting), bool(ports_held), expires, desired,
             bool(has_pod_uid), bool(unassigned), template or "", shared_pod, marker or "",
@@ -116,7 +128,7 @@ class StateFile:
 
     def done_twice(self) -> list[str]:
         """The stacks that jobs have extended or restarted more often than they counted them."""
-        kinds = (("extended", "extend"), ("restart_requested", "restart"))
+        kinds = (("extended", "extend"), ("restart_requested", "restart renew"))
         return [stack_id for kind in kinds for (stack_id,) in self._ask(_DONE, *kind)]
 
     @property

@@ -228,7 +228,7 @@ class Operations:
             world.ledger.batches.append(batch)
         for stack_id in batch.ids:
             world.ledger.endings[stack_id].asked += action == "delete"
-            world.ledger.wishes[stack_id].asked += action == "restart"
+            world.ledger.wishes[stack_id].asked += action in ("restart", "renew")
         return batch
 
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:

@@ -158,7 +158,21 @@ def _jobs_finished(stage: Stage) -> bool:
 
 async def start_a_class(stage: Stage) -> None:
     """A job creates stacks, of which the first come from a pool."""
-    await stage.operations.create_many(20, keyed=True)
+    await stage.operations.create_many(6, keyed=True)
+    await stage.until(partial(_jobs_finished, stage))
+
+
+async def renew(stage: Stage) -> None:
+    """A job gives two stacks the newest version of their template."""
+    ids: list[str] = []
+    for _ in range(2):
+        create = stage.operations.new_create(template="pooled")
+        while not (stage.over or create.answers):
+            await stage.operations.attempt(create)
+            await asyncio.sleep(0.02)
+        ids += create.ids
+    if not stage.over:
+        await stage.operations.submit(stage.operations.new_batch(ids, 0, keyed=True, action="renew"))
     await stage.until(partial(_jobs_finished, stage))
 
 
@@ -382,12 +396,17 @@ SCENES = {
     "class": Scene(
         act=start_a_class,
         deaths=(
-            *twice("batch.begun", "create.reserved", "create.scheduled", "create.accepted"),
-            *twice("assign.assigned", "batch.confirmed", "batch.counted"),
-            *("create.pod_created:3", "replay.undo_marked:1", "create.pod_created:3", "replay.undone:1"),
+            *("batch.begun:1", "create.reserved:2", "create.pod_created:1", "create.accepted:2"),
+            *("assign.assigned:1", "batch.confirmed:2", "batch.counted:1"),
         ),
         ports=400,
         pool=2,
+    ),
+    "renewals": Scene(
+        act=renew,
+        deaths=("batch.begun:1", "restart.recorded:1", "restart.pod_created:1", "batch.counted:1"),
+        ports=400,
+        pool=1,
     ),
     "press": Scene(act=press, deaths=twice("assign.picked", "assign.assigned", "assign.opened"), pool=3),
     "pool that ends": Scene(act=start, deaths=twice("pool.delete_marked"), pool=2, pooled=ENDS),

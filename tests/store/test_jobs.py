@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from stackd.model import (
     JobStatus,
     Outcome,
     StackStatus,
+    WantedStack,
 )
-from stackd.store import Start, Store, jobs
+from stackd.store import Start, Store, claim_of, jobs
 from tests.store.building import (
     HOUR,
     START,
@@ -123,6 +125,32 @@ async def test_finished_jobs_go_when_they_are_old_and_unfinished_ones_stay(store
     assert (await store.purge(START + HOUR, keep_jobs_ns=HOUR))["jobs"] == 0
     assert (await store.purge(START + HOUR + 1, keep_jobs_ns=HOUR))["jobs"] == 1
     assert [job.job_id for job in store.jobs] == ["job-2"]
+
+
+async def test_the_claim_of_a_stack_that_a_job_creates_is_kept_until_it_is_counted(store: Store) -> None:
+    """However long that takes: without the claim, the stack would be created again."""
+    wishes = tuple(WantedStack(index=index, labels={"player": f"p{index}"}, ttl=None) for index in range(2))
+    request = JobRequest(action=JobAction.CREATE, template="lab-1", by="alice smith", each=wishes)
+    job = await store.jobs.create("job-1", [], request)
+    assert await store.jobs.begin_creates("job-1", 5) == list(wishes)
+    claims = [claim_of(job, one, 1) for one in wishes]
+    for number, one in enumerate(claims):
+        await store.stacks.reserve(new_stack(number), claim=one)
+    await store.purge(2**62, keep_jobs_ns=0, keep_claims_ns=0)
+    assert [await store.claims.find(one.scope, one.key) for one in claims] == [
+        replace(one, stack_id=stack_id(number)) for number, one in enumerate(claims)
+    ]
+    made = ItemResult(stack_id="1", outcome=Outcome.DONE, created=stack_id(1))
+    assert counts(await store.jobs.finish_items("job-1", [made])) == (JobStatus.RUNNING, 1, 0, 0)
+    assert [await store.claims.find(one.scope, one.key) is None for one in claims] == [False, True]
+    refused = ItemResult(stack_id="0", outcome=Outcome.FAILED, error="no", code="no_room")
+    job = await store.jobs.finish_items("job-1", [made, refused])
+    assert (counts(job), job.errors[0].labels) == ((JobStatus.COMPLETED, 1, 0, 1), {"player": "p0"})
+    items = await store.jobs.items("job-1")
+    assert [(one.stack_id, one.state, one.code) for one in items] == [
+        ("", "failed", "no_room"),
+        (stack_id(1), "done", None),
+    ]
 
 
 async def test_a_job_costs_the_same_per_batch_from_first_to_last(store: Store) -> None:

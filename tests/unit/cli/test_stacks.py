@@ -324,5 +324,11 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
             "x\ny\nX\n": "-:3: player X stands in line 1, too",
         }.items():
             assert complaint in await shell.failing(2, *words[:-1], "-", stdin=text)
+        (tmp_path / "templates" / "lab-1.yaml").write_text(WEB.replace("nginx:stable", "nginx:alpine"))
+        at.reload_templates()
+        (named, *_) = stacks.values()
+        assert (await shell.good("renew", named["stack_id"])).startswith(f"{named['stack_id']}\t")
+        assert "5 renewed\t0 not found\t0 failed" in await shell.good("renew", "--template", "lab-1", "--yes")
+        assert "nginx:alpine" in (await at.stack(named["stack_id"]))["pod_spec"]
         assert "goes with --template" in await shell.failing(2, "create", "-f", "-", "--players", "-", stdin="x")
         assert len(await at.listed()) == 5

@@ -1,0 +1,147 @@
+"""Renew: a stack gets the newest version of its template; all that its user has of it stays."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.store import backup_file
+from tests.api.test_batch import finished
+from tests.harness import Harness, Machine, until
+from tests.templates import PLAIN, WEB, folder_with, start, take_away, values_of
+
+pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
+CHANGED = (
+    WEB.replace("nginx:stable", "nginx:alpine")
+    .replace("limits: {cpu: 100m, memory: 64Mi}}\n    containers", "limits: {cpu: 50m, memory: 64Mi}}\n    containers")
+    .replace('TEAM_SECRET: "<base32:16>-$$(x)-<uuid>"', 'TOKEN: "<hex:8>"')
+)
+LATEST = {"template": "latest"}
+LABELS = {"team": "7"}
+KEPT = ("ports", "labels", "ttl_expires_at", "created_at", "template")
+
+
+async def made(at: Harness, template: str = "web-1") -> dict[str, Any]:
+    stack = await at.create({"template": template, "labels": LABELS})
+    await at.until_status(stack["stack_id"], "running")
+    return stack
+
+
+async def change(at: Harness, folder: Path, **templates: str) -> None:
+    folder_with(folder, **templates)
+    at.reload_templates()
+
+
+async def image(at: Harness, stack_id: str) -> str:
+    pods = await at.objects("pods")
+    return str(pods[stack_id]["spec"]["containers"][0]["image"]) if stack_id in pods else ""
+
+
+async def recorded(at: Harness, stack_id: str) -> dict[str, Any]:
+    annotations = (await at.objects("services"))[f"svc-{stack_id}"]["metadata"]["annotations"]
+    record: dict[str, Any] = json.loads(annotations["stackd.io/record"])
+    return record
+
+
+async def test_a_renewed_stack_has_the_new_pod_and_keeps_all_else(vm: Machine) -> None:
+    at = await start(vm, web_1=WEB)
+    before = await made(at)
+    stack_id, values = before["stack_id"], before["values"]
+    await change(at, vm.folder, web_1=CHANGED)
+    await at.post(f"/stacks/{stack_id}/restart")
+    await at.until_status(stack_id, "running")
+    assert await image(at, stack_id) == "nginx:stable", "a restart alone changes no version"
+    after = await at.post(f"/stacks/{stack_id}/restart", LATEST)
+    assert {name: after[name] for name in KEPT} == {name: before[name] for name in KEPT}
+    assert ("nginx:alpine" in after["pod_spec"], "values" in after) == (True, False)
+    await at.until_status(stack_id, "running")
+    assert await image(at, stack_id) == "nginx:alpine"
+    env = (await values_of(at, stack_id))[1]
+    assert (env["FLAG"], len(env["TOKEN"]), "TEAM_SECRET" in env) == (values["FLAG"], 8, False)
+    event = [one for one in await at.timeline(stack_id) if one["kind"] == "restart_requested"][-1]
+    version = (await at.get("/templates"))["templates"][0]["version"]
+    assert event["message"] == f"with version {version} of the template web-1"
+    assert (await at.post(f"/stacks/{stack_id}/restart", LATEST))["ports"] == before["ports"], (
+        "once more changes nothing"
+    )
+    assert (await values_of(at, stack_id))[1]["FLAG"] == values["FLAG"]
+
+
+async def test_the_cluster_has_the_new_version_before_the_old_pod_is_gone(vm: Machine) -> None:
+    at = await start(vm, web_1=WEB)
+    stack_id = (await made(at))["stack_id"]
+    await change(at, vm.folder, web_1=CHANGED)
+    at.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=60)
+    await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": [stack_id]})
+    record = await until(lambda: recorded(at, stack_id), lambda seen: "nginx:alpine" in seen["pod_spec"])
+    assert await image(at, stack_id) == "nginx:stable"
+    assert record["values"].keys() == {"FLAG", "TOKEN"}
+    await vm.lose_file()
+    at = await vm.start()
+    at.faults.clear()
+    await until(lambda: image(at, stack_id), lambda seen: seen == "nginx:alpine")
+    stack = await at.until_status(stack_id, "running")
+    assert "nginx:alpine" in stack["pod_spec"]
+    assert (await values_of(at, stack_id))[1].items() >= record["values"].items()
+
+
+async def test_a_file_from_before_the_renewal_learns_of_it_from_the_cluster(vm: Machine) -> None:
+    at = await start(vm, web_1=WEB)
+    stack_id = (await made(at))["stack_id"]
+    state, copy = vm.folder / "stackd.db", vm.folder / "copy.db"
+    await asyncio.to_thread(backup_file, state, copy)
+    await change(at, vm.folder, web_1=CHANGED)
+    await at.post(f"/stacks/{stack_id}/restart", LATEST)
+    await at.until_status(stack_id, "running")
+    env = await values_of(at, stack_id)
+    await vm.lose_file()
+    shutil.copy(copy, state)
+    at = await vm.start()
+    assert "nginx:alpine" in (await at.stack(stack_id))["pod_spec"]
+    await at.post(f"/stacks/{stack_id}/restart")
+    await at.until_status(stack_id, "running")
+    assert (await image(at, stack_id), await values_of(at, stack_id)) == ("nginx:alpine", env)
+
+
+async def test_all_of_a_challenge_are_renewed_by_one_job(vm: Machine) -> None:
+    at = await start(vm, web_1=WEB, db=PLAIN)
+    ids = [(await made(at))["stack_id"] for _ in range(10)]
+    other = (await made(at, "db"))["stack_id"]
+    await change(at, vm.folder, web_1=CHANGED, db=PLAIN.replace("nginx:stable", "nginx:alpine"))
+    labels = {"kind": "web", **LABELS}
+    tried = await at.post("/stacks/batch?dry_run=true", {"action": "renew", "labels": labels})
+    assert sorted(tried["stack_ids"]) == sorted([*ids, other])
+    job = await finished(at, await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": ids}))
+    assert (job["done"], job["failed"]) == (10, 0)
+    assert {await image(at, one) for one in ids} == {"nginx:alpine"}
+    assert await image(at, other) == "nginx:stable"
+    assert [one["action"] for one in (await at.get("/activity?action=renew"))["activity"]] == ["renew"]
+
+
+async def test_what_cannot_be_renewed_is_left_as_it_is(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN, db=PLAIN)
+    web, db, bare = (await made(at))["stack_id"], (await made(at, "db"))["stack_id"], await at.running()
+    pods = {one: obj["metadata"]["uid"] for one, obj in (await at.objects("pods")).items()}
+    other_port = PLAIN.replace("container_port: 80", "container_port: 81").replace(
+        "containerPort: 80", "containerPort: 81"
+    )
+    await change(at, vm.folder, web_1=other_port)
+    take_away(vm.folder, "db")
+    at.reload_templates()
+    refused = {web: "template_ports_changed", db: "template_gone", bare: "no_template"}
+    for stack_id, code in refused.items():
+        reply = await at.call("POST", f"/stacks/{stack_id}/restart", LATEST)
+        assert (reply.status, reply.code) == (409, code)
+    job = await finished(at, await at.call("POST", "/stacks/batch", {"action": "renew", "stack_ids": list(refused)}))
+    assert {one["stack_id"]: one["code"] for one in job["errors"]} == refused
+    for body, words in {
+        b'{"template": "web-1"}': 'template must be "latest"',
+        b'{"version": 2}': "unknown field",
+    }.items():
+        await at.refused(400, words, f"/stacks/{web}/restart", body)
+    assert {one: obj["metadata"]["uid"] for one, obj in (await at.objects("pods")).items()} == pods
