@@ -494,13 +494,39 @@ class JobDryRun(Body, frozen=True, kw_only=True):
     optional = ("ttl",)
 
 
+class OutcomeReason(Body, frozen=True, kw_only=True):
+    """Why some of a job's stacks have a status."""
+
+    status: Annotated[str, doc("StackStatus")]
+    reason: Annotated[str, doc("Their `status_reason`.")]
+    count: Annotated[int, doc("How many of the job's stacks.")]
+    stack_ids: Annotated[tuple[str, ...], doc("The first 20 of them.")]
+
+
+class JobOutcome(Body, frozen=True, kw_only=True):
+    """How the stacks are that a job has restarted, renewed, started or created, until two minutes after its end."""
+
+    until: Annotated[datetime, doc("When it is final.")]
+    statuses: Annotated[
+        Mapping[str, int],
+        doc("The stacks that the job counts as `done`, by their status; `deleted`: they are gone by now."),
+    ]
+    reasons: Annotated[tuple[OutcomeReason, ...], doc("The five most frequent reasons, the most frequent first.")]
+    final: Annotated[bool, doc("Whether it changes no more.")] = False
+
+    optional = ()
+
+
 class Job(Body, frozen=True, kw_only=True):
     """A batch job. At its end `total` = `done` + `not_found` + `failed`."""
 
     job_id: Annotated[str, doc("The job's id.")]
     action: Annotated[str, doc("What it does with each stack.", {"enum": get_args(JobAction)})] = ""
     ttl: Annotated[str, doc("By how much it extends each stack.", DURATION)] = ""
-    template: Annotated[str, doc("The template of the stacks that it creates.")] = ""
+    template: Annotated[str, doc("The template of all its stacks, if they have one in common.")] = ""
+    common: Annotated[
+        Mapping[str, str], doc("The labels that all its stacks had when it was accepted, such as their challenge.")
+    ] = NOTHING
     status: Annotated[str, doc("JobStatus")] = ""
     total: Annotated[int, doc("How many ids it has.")] = 0
     done: Annotated[int, doc("Stacks for which the action is done.")] = 0
@@ -510,11 +536,14 @@ class Job(Body, frozen=True, kw_only=True):
     errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
     created_at: Annotated[datetime, doc("When it was accepted.")] = EPOCH
     updated_at: Annotated[datetime, doc("When it last made progress.")] = EPOCH
+    outcome: Annotated[
+        JobOutcome | None, doc("Once it has finished: how the stacks are that it has started. Other actions have none.")
+    ] = None
     results: Annotated[
         tuple[JobResult, ...], doc("With `results=true`: what became of each. Ids without a stack are not in it.")
     ] = ()
 
-    optional = ("ttl", "template", "errors", "results")
+    optional = ("ttl", "template", "common", "errors", "outcome", "results")
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> Self:
@@ -533,7 +562,7 @@ _COUNTED = ("not_found", "failed", "errors", "created_at", "updated_at")
 DELETE_JOB = ("job_id", "status", "total", "deleted", *_COUNTED)
 """The fields of a batch-delete job, in their order."""
 
-BATCH_JOB = ("job_id", "action", "ttl", "template", "status", "total", "done", *_COUNTED)
+BATCH_JOB = ("job_id", "action", "ttl", "template", "common", "status", "total", "done", *_COUNTED, "outcome")
 """The fields of any other batch job, in their order."""
 
 
@@ -560,8 +589,14 @@ class Activity(Body, frozen=True, kw_only=True):
     errors: Annotated[tuple[JobError, ...], doc("The first 100 failures.", FAILURES)] = ()
     created_at: Annotated[datetime, doc("Of a job: when it was accepted.")] = EPOCH
     updated_at: Annotated[datetime, doc("Of a job: when it last made progress.")] = EPOCH
+    template: Annotated[str, doc("Of a job: the template of all its stacks, if they have one in common.")] = ""
+    common: Annotated[Mapping[str, str], doc("Of a job: the labels that all its stacks had.")] = NOTHING
+    outcome: Annotated[JobOutcome | None, doc("Of a finished job: how the stacks are that it has started.")] = None
 
-    optional = ("ttl", "stack_id", "job_id", "count", "errors", "created_at", "updated_at")
+    optional = (
+        *("ttl", "stack_id", "job_id", "count", "errors", "created_at", "updated_at"),
+        *("template", "common", "outcome"),
+    )
 
 
 class ActivityPage(Body, frozen=True, kw_only=True):

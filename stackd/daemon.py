@@ -25,6 +25,7 @@ from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOw
 from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import (
     EXPIRE_SECONDS,
+    OUTCOMES_SECONDS,
     POLICIES_SECONDS,
     PURGE_SECONDS,
     QUOTAS_SECONDS,
@@ -237,6 +238,7 @@ def _wire(context: Context) -> Daemon:
         "expire": (EXPIRE_SECONDS, lambda: expire(context)),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
         "purge": (PURGE_SECONDS, lambda: purge(context)),
+        "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.settle),
         "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
         "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),
         "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),

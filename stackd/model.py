@@ -442,8 +442,33 @@ class JobRequest:
 
 
 @struct
+class OutcomeReason:
+    """Why ``count`` of a job's stacks have this status; ``stack_ids`` are the first of them."""
+
+    status: str
+    reason: str
+    count: int
+    stack_ids: tuple[str, ...]
+
+
+@struct
+class JobOutcome:
+    """How the stacks that a job has started do: their number by status, and the most frequent reasons. It is ``final``
+    from the time ``until`` on."""
+
+    until: int
+    statuses: Mapping[str, int]
+    reasons: tuple[OutcomeReason, ...]
+    final: bool = False
+
+
+@struct
 class Job:
-    """A batch job; ``errors`` holds the first 100 failures (API contract). The last five fields: see ``JobRequest``."""
+    """A batch job; ``errors`` holds the first 100 failures (API contract). From ``by`` on: see ``JobRequest``.
+
+    ``template`` and ``common`` are the template and the labels that all of its stacks had when it was accepted; ``outcome``
+    is what has come of them, once that is final.
+    """
 
     job_id: str
     status: JobStatus
@@ -459,6 +484,8 @@ class Job:
     ttl: int = 0
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     template: str | None = None
+    common: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    outcome: JobOutcome | None = None
 
     @property
     def finished(self) -> bool:

@@ -42,6 +42,7 @@ from stackd.errors import (
     public_text,
 )
 from stackd.jobs.creating import CREATES_AT_ONCE, created
+from stackd.jobs.outcomes import Outcomes
 from stackd.lifecycle.context import Context, new_id
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import Priority, is_gone
@@ -120,6 +121,7 @@ class BatchQueue:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._waiting, self._extending, self._recording = Turns(), Turns(), Turns()
+        self.outcomes = Outcomes(context)
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._extending) + len(self._recording)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -28,9 +28,11 @@ from stackd.model import (
     JobAction,
     JobError,
     JobItem,
+    JobOutcome,
     JobRequest,
     JobStatus,
     Outcome,
+    OutcomeReason,
     Stack,
     WantedStack,
 )
@@ -57,10 +59,22 @@ MAX_ERROR_LENGTH = 512
 ITEMS_PER_KEY, JOB_COST = 100_000, 10
 """How many stacks the jobs of one API key may have in all, about 15 MB; each job counts as so many more."""
 
+
+def _outcome(stored: dict[str, Any]) -> JobOutcome:
+    reasons = (OutcomeReason(**one | {"stack_ids": tuple(one["stack_ids"])}) for one in stored.pop("reasons"))
+    return JobOutcome(**stored, reasons=tuple(reasons))
+
+
 JOBS = Columns(
     Job,
-    read={"status": JobStatus, "action": JobAction, "labels": labels_from},
-    write={"labels": labels_text},
+    read={
+        "status": JobStatus,
+        "action": JobAction,
+        "labels": labels_from,
+        "common": labels_from,
+        "outcome": lambda text: None if text is None else _outcome(orjson.loads(text)),
+    },
+    write={"labels": labels_text, "common": labels_text, "outcome": lambda _: None},  # a job begins without an outcome
     without="errors",
 )
 ALL_JOBS = f"SELECT {JOBS.sql} FROM jobs"
@@ -129,6 +143,7 @@ def create(
     """
     total, known = chosen(tx, ids, request)
     _make_way(tx, request.by, len(known))
+    template, common = _in_common(tx, known, request)
     job = Job(
         job_id=job_id,
         status=JobStatus.QUEUED if known else JobStatus.COMPLETED,
@@ -143,7 +158,8 @@ def create(
         action=request.action,
         ttl=request.ttl,
         labels=request.labels,
-        template=request.template,
+        template=template,
+        common=common,
     )
     insert = f"INSERT INTO jobs ({JOBS.sql}, items) VALUES ({JOBS.parameters}, :items)"
     tx.run(insert, JOBS.values(job) | {"items": len(known)})
@@ -171,6 +187,18 @@ def chosen(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[in
         deletes = request.action is JobAction.DELETE
         ids = rows.with_labels(tx, all_, unsettled=deletes) if request.labels.items() <= all_.items() else []
     return len(ids), [stack_id for (stack_id,) in tx.rows(KNOWN, (id_array(ids),))]
+
+
+def _in_common(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tuple[str | None, Mapping[str, str]]:
+    """The template and the labels that all the stacks of a new job have."""
+    if request.each:
+        found = [(request.template, one.labels.items()) for one in request.each]
+    else:
+        rows_ = tx.rows(f"SELECT template, labels FROM stacks WHERE stack_id IN {IDS}", (id_array(ids),))
+        found = [(template, labels_from(labels).items()) for template, labels in rows_]
+    templates = {template for template, _ in found}
+    common = set.intersection(*(set(labels) for _, labels in found)) if found else set()
+    return templates.pop() if len(templates) == 1 else None, dict(sorted(common))
 
 
 def _make_way(tx: Transaction, key: str, items: int) -> None:
@@ -319,6 +347,20 @@ def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) ->
     return _write_outcomes(tx, job, news)
 
 
+def done_ids(tx: Transaction, job_id: str) -> tuple[str, ...]:
+    """The stacks for which the job's action is done, in its order."""
+    done = "SELECT stack_id FROM job_items WHERE job_id = ? AND state = 'done' ORDER BY seq"
+    return tuple(stack_id for (stack_id,) in tx.rows(done, (job_id,)))
+
+
+def settle(tx: Transaction, job_id: str, outcome: JobOutcome) -> Job:
+    """Write what has come of a finished job, once. Raises ``JobNotFound``."""
+    _find(tx, job_id)
+    write = "UPDATE jobs SET outcome = coalesce(outcome, ?) WHERE job_id = ?"
+    tx.run(write, (json_text(asdict(outcome)), job_id))
+    return _put(tx, _find(tx, job_id))
+
+
 def purge(tx: Transaction, before: int, limit: int) -> int:
     """Delete at most ``limit`` jobs that finished before ``before``; returns how many."""
     old = "SELECT job_id FROM jobs WHERE status IN ('completed', 'failed') AND updated_at < ? LIMIT ?"
@@ -395,6 +437,8 @@ class Jobs(View[Job], Table):
     chosen = operation(chosen, writes=False)
     pending_items = operation(pending_items, writes=False)
     items = operation(items, writes=False)
+    done_ids = operation(done_ids, writes=False)
+    settle = operation(settle)
     begin_items = operation(begin_items)
     begin_creates = operation(begin_creates)
     finish_items = operation(finish_items)

@@ -207,6 +207,8 @@ DROP TABLE jobs;
 {JOB_CODES}
 {JOB_WANTED}
 INSERT INTO jobs ({_KEPT_OF_JOBS}) SELECT {_KEPT_OF_JOBS} FROM earlier;
+UPDATE jobs SET outcome = '{{"until":0,"statuses":{{}},"reasons":[],"final":true}}'
+    WHERE status IN ('completed', 'failed');
 INSERT INTO job_items (job_id, seq, stack_id, state, error, code)
     SELECT job_id, seq, stack_id, state, error, code FROM earlier_items;
 DROP TABLE earlier;

@@ -35,7 +35,10 @@ ACTIONS = {
 }
 _NAMES = {kind: name for name, kind in ACTIONS.items()}
 OPEN = b'{"activity":['
-OF_JOBS = ("by", "action", "job_id", "labels", "total", "done", "not_found", "failed", "errors")
+OF_JOBS = (
+    *("by", "action", "job_id", "labels", "total", "done", "not_found", "failed", "errors", "template", "common"),
+    "outcome",
+)
 """The fields of an entry that a job has, too."""
 
 Entry = ActivityRequest | Job | AuditEntry
@@ -113,8 +116,10 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
         lines += await context.store.timeline.requests(wanted)
     page = sorted((one for one in lines if _place(one) < before), key=_place, reverse=True)
     cursor = cursor_of(*_place(page[limit - 1])) if len(page) > limit else None
+    outcomes = call.api.batch.outcomes
+    page = [await outcomes.of(one) if isinstance(one, Job) else one for one in page[:limit]]
     # With the errors of its jobs, a page may be long.
-    entries = rendered_entries(page[:limit], lambda one: encode(_entry(context, one)))
+    entries = rendered_entries(page, lambda one: encode(_entry(context, one)))
     return await streamed_json(call.request, listed(OPEN, entries, b'],"next_cursor":%b}' % orjson.dumps(cursor)))
 
 

@@ -286,7 +286,7 @@ async def get_batch(call: ApiCall) -> web.StreamResponse:
 
     A job of any action, until `batch_delete.keep_jobs` after its end.
     """
-    job = _job(call)
+    job = await call.api.batch.outcomes.of(_job(call))
     if not call.parameters.get(RESULTS):
         return json_response(bodies.batch_body(job))
     results = [_result(call, job, item) for item in await call.api.context.store.jobs.items(job.job_id)]
