@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -22,6 +22,7 @@ from stackd.printable import printable, some_of
 if TYPE_CHECKING:
     from stackd.client import Client, Job
 
+F = TypeVar("F", bound=Callable[..., Any])
 POLL_SECONDS = 0.25
 TOO_LARGE = 413
 NAMED = 3
@@ -32,16 +33,27 @@ DONE = {
     "delete": "deleted", "extend": "extended", "restart": "restarted", "renew": "renewed", "stop": "stopped",
     "start": "started",
 }  # fmt: skip
+WORDS = {"creating": "are starting", "node_deleted": "lost their node", "deleted": "are gone"}
 HARMLESS = ("extend", "start")
 """What is done to many stacks without asking."""
 
 CONTINUES = {"delete": "{0} is still being deleted", "extend": "{0} may have been extended"}
 
 
+WAIT = click.option(
+    "--wait", is_flag=True, help="Of a job: follow its stacks until none starts any more, for 2 minutes."
+)
+SETTLED_SECONDS = 10.0
+"""For so long no stack of a job starts or fails before ``--wait`` ends."""
+
 MANY = "Several are one job. A single - reads the ids from standard input: the first field of each line."
 
 
-def _command(action: Any, text: str, example: str = "") -> click.Command:
+def _as_it_is(command: F) -> F:
+    return command
+
+
+def _command(action: Any, text: str, example: str = "", *, starts: bool = False) -> click.Command:
     @click.command(action, help="\n\n".join([text, MANY, *([f"\b\n{example}"] if example else [])]))
     @client_options
     @stack_ids_argument(required=False)
@@ -49,12 +61,14 @@ def _command(action: Any, text: str, example: str = "") -> click.Command:
     @click.option("--all", "everything", is_flag=True, help="All stacks.")
     @click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
     @click.option("--no-wait", is_flag=True, help="Of a job: print its id and return at once.")
+    @(WAIT if starts else _as_it_is)
     @output_option("json", "jsonl", "name")
     def command(client: Client, stack_ids: tuple[str, ...], output: str | None, ttl: str = "", **options: Any) -> None:
         chosen = {name: options[name] for name in FILTERS}
         if bool(stack_ids) + any(chosen.values()) + options["everything"] != 1:
             raise click.UsageError(CHOICE)
-        if len(set(stack_ids)) == 1 and stack_ids != ("-",) and not options["no_wait"]:
+        alone = len(set(stack_ids)) == 1 and stack_ids != ("-",)
+        if alone and not (options["no_wait"] or options.get("wait")):
             _change(client, action, checked(stack_ids[0]), ttl, output)
             return
         bulk = _Bulk(client, action, ttl or None)
@@ -64,7 +78,8 @@ def _command(action: Any, text: str, example: str = "") -> click.Command:
         elif options["no_wait"]:
             click.echo("\n".join(job.job_id for job in jobs))
         else:
-            _follow(bulk, jobs, total, output, named=bool(stack_ids) and stack_ids != ("-",))
+            named = bool(stack_ids) and stack_ids != ("-",)
+            _follow(bulk, jobs, total, output, named=named, settles=options.get("wait", False))
 
     return command
 
@@ -76,14 +91,15 @@ extend = click.argument("ttl", type=Length())(
     _command("extend", "Extend the time to live of stacks by TTL, such as 30m.",
              "stackd stacks extend --label challenge=web-1 30m")
 )  # fmt: skip
-restart = _command("restart", "Give stacks a fresh pod behind the same ports.")
+restart = _command("restart", "Give stacks a fresh pod behind the same ports.", starts=True)
 renew = _command(
     "renew",
     "Give stacks the newest version of their template. Ports, names, labels, generated values and the end stay.",
     "stackd stacks renew --template web-1",
+    starts=True,
 )
 stop = _command("stop", "Remove the pods of stacks; keep their ports.")
-start = _command("start", "Give stopped stacks a fresh pod behind the ports they kept.")
+start = _command("start", "Give stopped stacks a fresh pod behind the ports they kept.", starts=True)
 
 
 def _change(client: Client, action: str, stack_id: str, ttl: str, output: str | None) -> None:
@@ -164,17 +180,24 @@ class _Bulk:
         return jobs
 
 
-def _follow(bulk: _Bulk, jobs: list[Job], total: int, output: str | None, *, named: bool) -> None:
-    """Wait for the jobs, and print what came of them; exit code 1 if something could not be done.
+def _follow(
+    bulk: _Bulk, jobs: list[Job], total: int, output: str | None, *, named: bool, settles: bool = False
+) -> None:
+    """Wait for the jobs, and print what came of them; exit code 1 if something could not be done, or, if the stacks are
+    followed until that ``settles``, if one does not run.
 
     A stack that is gone is deleted, unless its user has ``named`` it: then the id is wrong.
     """
     action = bulk.action
     with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
         jobs = finished(action, bulk.read, jobs, total)
+        jobs = [_settled(bulk, job) if settles else job for job in jobs]
     for job in jobs:
-        _print_job(job, DONE[action], output)
+        _print_job(job, came_of(job, DONE[action]) if settles else f"{job.done} {DONE[action]}", output)
     undone = sum(job.failed + (job.not_found if named or action != "delete" else 0) for job in jobs)
+    broken = sum(job.outcome.statuses.get("failed", 0) for job in jobs if settles and job.outcome)
+    if broken and not undone:
+        raise click.ClickException(f"{broken} of {total} do not run")
     if undone:
         raise click.ClickException(f"{undone} of {sum(job.total for job in jobs)} could not be {DONE[action]}")
 
@@ -198,10 +221,36 @@ def finished(action: str, read: Callable[[str], Job], jobs: list[Job], total: in
             time.sleep(POLL_SECONDS)
 
 
+def _settled(bulk: _Bulk, job: Job) -> Job:
+    """The job once its outcome has not changed for a while and no stack starts any more, or is final."""
+    since, before = time.monotonic(), job.outcome
+    while job.outcome is not None and not job.outcome.final:
+        if job.outcome.statuses.get("creating") or job.outcome.statuses != (before and before.statuses):
+            since, before = time.monotonic(), job.outcome
+        elif time.monotonic() - since >= SETTLED_SECONDS:
+            break
+        time.sleep(POLL_SECONDS)
+        job = bulk.read(job.job_id)
+    return job
+
+
+def came_of(job: Job, done: str) -> str:
+    """What came of a job in a few words: ``202 restarted: 0 run, 202 failed (OOMKilled)``."""
+    if job.outcome is None:
+        return f"{job.done} {done}"
+    others = {status: count for status, count in job.outcome.statuses.items() if status != "running" and count}
+    parts = [f"{job.outcome.statuses.get('running', 0)} run"]
+    for status, count in others.items():
+        reasons = [one.reason for one in job.outcome.reasons if one.status == status and one.reason]
+        why = f" ({', '.join(reasons)})" if reasons else ""
+        parts.append(f"{count} {WORDS.get(status, status)}{why}")
+    return f"{job.done} {done}: {', '.join(parts)}"
+
+
 def _print_job(job: Job, done: str, output: str | None) -> None:
     if printed(job.raw, output):
         return
-    counts = (f"{job.done} {done}", f"{job.not_found} not found", f"{job.failed} failed")
+    counts = (done, f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     reasons: dict[str, list[str]] = {}
     for one in job.errors:

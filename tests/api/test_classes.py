@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import NANOSECONDS, SystemClock
 from stackd.errors import StoreUnavailable
 from stackd.model import Job
-from tests.api.test_openapi import matches
-from tests.api.test_times import life
+from tests.api.scenes import life
+from tests.document import matches
 from tests.harness import Client, Harness, Machine, Reply, eventually, until
 from tests.streams import follow
 from tests.templates import PLAIN, WEB, start, take_away, values_of
@@ -201,3 +202,84 @@ async def test_a_key_has_one_job_and_a_rate_counts_each_player(vm: Machine) -> N
     assert (refused.status, refused.code) == (429, "label_rate_exceeded")
     await finished(at, await submit(at, SIXTEEN))
     assert len(await at.listed()) == 32
+
+
+# ---- what came of a job
+
+
+class Later(SystemClock):
+    """A clock that can be set ahead."""
+
+    ahead = 0.0
+
+    def now(self) -> int:
+        return super().now() + round(self.ahead * NANOSECONDS)
+
+
+async def outcome(at: Harness, job_id: str) -> dict[str, Any]:
+    job = await at.get(f"/stacks/batch/{job_id}")
+    matches("BatchJob", job)
+    seen: dict[str, Any] = job.get("outcome", {})
+    (row,) = [one for one in (await at.get("/activity"))["activity"] if one.get("job_id") == job_id]
+    assert row.get("outcome", {}).get("final") == seen.get("final")
+    return seen
+
+
+async def test_the_outcome_of_a_job_is_what_came_of_its_stacks(vm: Machine) -> None:
+    """They were restarted, and have failed again: that is what the job says for two minutes, and then for good."""
+    clock = Later()
+    crashing = PLAIN.replace("nginx:stable", "registry.example/badname")
+    at = await start(vm, web_1=PLAIN, misc_1=crashing.replace("web-1", "misc-1"))
+    vm.options |= {"clock": clock}
+    at = await vm.start()
+    good = [await at.create({"template": "web-1"}) for _ in range(2)]
+    bad = [await at.create({"template": "misc-1", "labels": {"team": team}}) for team in "789"]
+    ids = [one["stack_id"] for one in (*good, *bad)]
+    for one in bad:
+        await at.until_status(one["stack_id"], "failed")
+    reply = await at.call("POST", "/stacks/batch", {"action": "restart", "stack_ids": ids})
+    job_id = reply.json["job_id"]
+    seen = await until(lambda: outcome(at, job_id), lambda got: got.get("statuses") == {"failed": 3, "running": 2})
+    (reason,) = seen["reasons"]
+    assert (reason["status"], reason["reason"], reason["count"]) == ("failed", "InvalidImageName", 3)
+    assert sorted(reason["stack_ids"]) == sorted(one["stack_id"] for one in bad)
+    assert not seen["final"]
+    assert (await at.get(f"/stacks/batch/{job_id}"))["common"] == {"kind": "web"}
+    await at.delete(good[0]["stack_id"])
+    assert (await outcome(at, job_id))["statuses"] == {"failed": 3, "running": 1, "deleted": 1}
+    at = await vm.start()
+    assert (await outcome(at, job_id))["statuses"] == {"failed": 3, "running": 1, "deleted": 1}
+    async with follow(at) as stream:
+        clock.ahead = 119
+        await at.run_now("outcomes")
+        assert not (await outcome(at, job_id))["final"]
+        clock.ahead = 121
+        await at.run_now("outcomes")
+        event = await stream.until("job", job_id=job_id)
+    final = await outcome(at, job_id)
+    assert (final["final"], event.data["outcome"]) == (True, final)
+    assert final["until"] == seen["until"]
+    await at.delete(good[1]["stack_id"])
+    at = await vm.start()
+    assert await outcome(at, job_id) == final
+
+
+async def test_a_job_names_what_its_stacks_have_in_common(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN)
+    job = await finished(at, await submit(at, [{"labels": {"team": "7", "player": name}} for name in "ab"]))
+    common = {"challenge": "web-1", "kind": "web", "team": "7"}
+    assert (job["template"], job["common"]) == ("web-1", common)
+    ids = [one["stack_id"] for one in job["results"]]
+    other = await at.running(labels={"team": "7"})
+    expected: list[tuple[list[str], dict[str, Any]]] = [
+        (ids, {"template": "web-1", "common": common}),
+        ([*ids, other], {"common": {"team": "7"}}),
+        ([other], {"common": {"team": "7"}}),
+    ]
+    for some, shown in expected:
+        reply = await at.call("POST", "/stacks/batch", {"action": "extend", "ttl": "1m", "stack_ids": some})
+        row = (await at.get("/activity?limit=1"))["activity"][0]
+        assert {name: row[name] for name in ("template", "common") if name in row} == shown
+        assert "outcome" not in row, "an extension starts nothing"
+        results = (await at.get(f"/stacks/batch/{reply.json['job_id']}?results=true"))["results"]
+        assert [one["stack_id"] for one in results] == some

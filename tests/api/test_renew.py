@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from stackd.store import backup_file
-from tests.api.test_batch import finished
-from tests.harness import Harness, Machine, until
+from tests.harness import Harness, Machine, Reply, until
 from tests.templates import PLAIN, WEB, folder_with, start, take_away, values_of
 
 pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
@@ -30,6 +29,12 @@ async def made(at: Harness, template: str = "web-1") -> dict[str, Any]:
     stack = await at.create({"template": template, "labels": LABELS})
     await at.until_status(stack["stack_id"], "running")
     return stack
+
+
+async def finished(at: Harness, reply: Reply) -> dict[str, Any]:
+    path = f"/stacks/batch/{reply.json['job_id']}"
+    job: dict[str, Any] = await until(lambda: at.get(path), lambda seen: seen["status"] in ("completed", "failed"))
+    return job
 
 
 async def change(at: Harness, folder: Path, **templates: str) -> None:
