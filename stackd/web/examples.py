@@ -110,7 +110,22 @@ OTHERS: dict[str, dict[str, Any]] = {
             "total": 3,
             "done": 1,
             **PROGRESS,
-        }
+        },
+        "restarted, and what came of it": {
+            "job_id": JOB_ID,
+            "action": "restart",
+            "common": {"challenge": "misc-1"},
+            "status": "completed",
+            "total": 3,
+            "done": 1,
+            **PROGRESS,
+            "outcome": {
+                "until": "2026-02-10T02:05:10.535664Z",
+                "statuses": {"failed": 1},
+                "reasons": [{"status": "failed", "reason": "OOMKilled", "count": 1, "stack_ids": [STACK_ID]}],
+                "final": True,
+            },
+        },
     },
     "Stats": {
         "seven": {
