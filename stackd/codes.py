@@ -66,7 +66,6 @@ class ErrorCode(enum.StrEnum):
         *("template_limit_reached", 409, "The key has as many templates as it may have, or as large ones or pools."),
         "after a delete",
     )
-    TEMPLATE_GONE = "template_gone", 409, "There is no such template any more, of which a job was to create stacks.", NO
     NO_TEMPLATE = "no_template", 409, "The stack was not created from a template, so it cannot be renewed.", NO
     TEMPLATE_GONE = "template_gone", 409, "There is no such template any more.", NO
     TEMPLATE_PORTS_CHANGED = "template_ports_changed", 409, "The template has other ports by now than the stack.", NO

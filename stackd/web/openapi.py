@@ -216,7 +216,11 @@ def _operation(each: Route, *, public: bool) -> Schema:
         "description": about.strip(),
         **({"security": []} if public else {}),
         **({"parameters": parameters} if parameters else {}),
-        **({"requestBody": {"required": not each.body_optional, "content": _body(each)}} if each.body or each.media else {}),
+        **(
+            {"requestBody": {"required": not each.body_optional, "content": _body(each)}}
+            if each.body or each.media
+            else {}
+        ),
         "responses": {str(status): responses[status] for status in sorted(responses)},
     }
 
