@@ -14,7 +14,7 @@ from stackd.store import backup_file
 from tests.harness import Harness, Machine, Reply, until
 from tests.templates import PLAIN, WEB, folder_with, start, take_away, values_of
 
-pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s", cluster__lease_duration="1s")
+pytestmark = pytest.mark.stackd(reconcile__orphan_grace="0s")
 CHANGED = (
     WEB.replace("nginx:stable", "nginx:alpine")
     .replace("limits: {cpu: 100m, memory: 64Mi}}\n    containers", "limits: {cpu: 50m, memory: 64Mi}}\n    containers")
