@@ -23,6 +23,9 @@ help:  ## list the targets
 demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away state
 	@$(BIN)/stackd demo
 
+demo-ctfd: $(VENV)/.runtime  ## run it with a CTFd that has the plugin (CTFD=checkout, else by Docker)
+	@CTFD='$(CTFD)' $(BIN)/python integrations/ctfd/demo.py
+
 test: $(VENV)/.dev  ## run the tests, in two processes for each CPU
 	@$(BIN)/python -m pytest --numprocesses logical
 
@@ -114,4 +117,4 @@ $(JS)/node_modules/.installed: $(JS)/package.json $(JS)/package-lock.json
 	@npm --prefix $(JS) ci --loglevel=error
 	@touch $@
 
-.PHONY: help demo test check lint types collect layers document js js-fix api bench soak install uninstall deb release reference lock venv clean
+.PHONY: help demo demo-ctfd test check lint types collect layers document js js-fix api bench soak install uninstall deb release reference lock venv clean
