@@ -75,12 +75,15 @@ class Person:
         return await self.until(challenge, status="running")
 
     async def until(self, challenge: int, **wanted: object) -> dict[str, Any]:
-        """What the window shows, once it is as wanted."""
+        """What the window shows, once it is as wanted; ``problem`` and ``doing`` name a key."""
         seen: dict[str, Any] = {}
+
+        def is_now(key: str) -> object:
+            return (seen[key] or {}).get("key") if key in ("problem", "doing") else seen[key]
 
         async def check() -> bool:
             seen.update(await self.press(challenge))
-            return all(seen[key] == value for key, value in wanted.items())
+            return all(is_now(key) == value for key, value in wanted.items())
 
         await eventually(check, lambda: str(seen), pause=0.1)
         return seen
@@ -167,9 +170,10 @@ async def ctfd_running(
     stackd: str,
     key: str = TENANT,
     gunicorn: tuple[str, ...] = ("--worker-class", "gevent"),
+    imported: Path | None = None,
     **variables: str,
 ) -> AsyncIterator[Ctfd]:
-    """CTFd as its container runs it, with ``stackd`` as the address of stackd."""
+    """CTFd as its container runs it, with ``stackd`` as the address of stackd, and with what was ``imported``."""
     copy, python = source
     folder.mkdir(exist_ok=True)
     environment = {
@@ -182,11 +186,11 @@ async def ctfd_running(
     shutil.rmtree(copy / ".data", ignore_errors=True)  # the cache of an earlier CTFd
     port = free_port()
     with (folder / "ctfd.log").open("a") as log:
-        upgrade = await asyncio.create_subprocess_exec(
-            python, "-m", "flask", "db", "upgrade",
-            cwd=copy, env={**environment, "FLASK_APP": "CTFd:create_app()"}, stdout=log, stderr=log,
-        )  # fmt: skip
-        assert await upgrade.wait() == 0, (folder / "ctfd.log").read_text()
+        for words in (["-m", "flask", "db", "upgrade"], *([["import.py", str(imported)]] if imported else [])):
+            step = await asyncio.create_subprocess_exec(
+                python, *words, cwd=copy, env={**environment, "FLASK_APP": "CTFd:create_app()"}, stdout=log, stderr=log
+            )
+            assert await step.wait() == 0, (folder / "ctfd.log").read_text()[-4000:]
         process = await asyncio.create_subprocess_exec(
             python, "-m", "gunicorn", "CTFd:create_app()", "--bind", f"127.0.0.1:{port}", *gunicorn,
             cwd=copy, env=environment, stdout=log, stderr=log,
@@ -227,11 +231,52 @@ async def set_up(ctfd: Ctfd, mode: str = "users", theme: str = "core") -> None:
 
 
 @pytest_asyncio.fixture
+async def mariadb(source: object, tmp_path: Path) -> AsyncIterator[str]:
+    """The URL of an empty database."""
+    server = shutil.which("mariadbd", path="/usr/sbin:/usr/bin")
+    if server is None:
+        pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server)")
+    folder, port = tmp_path / "mariadb", free_port()
+    options = ["--no-defaults", f"--datadir={folder}", "--user=root"]
+    create = await asyncio.create_subprocess_exec(
+        "mariadb-install-db", *options, "--auth-root-authentication-method=normal", "--skip-test-db",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert await create.wait() == 0
+    process = await asyncio.create_subprocess_exec(
+        server, *options, f"--port={port}", "--bind-address=127.0.0.1", f"--socket={folder}/sock", "--skip-log-bin",
+        "--loose-innodb-snapshot-isolation=OFF",  # as in the releases that CTFd is made for; with it CTFd's own tracking fails
+        "--character-set-server=utf8mb4", "--collation-server=utf8mb4_unicode_ci",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+
+    async def created() -> bool:
+        client = await asyncio.create_subprocess_exec(
+            "mariadb", "--no-defaults", f"--socket={folder}/sock", "--user=root",
+            "-e", "CREATE DATABASE IF NOT EXISTS ctfd; CREATE USER IF NOT EXISTS ctfd@'%' IDENTIFIED BY 'ctfd'; "
+            "GRANT ALL ON ctfd.* TO ctfd@'%'",
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        return await client.wait() == 0
+
+    await eventually(created, lambda: "MariaDB does not start", 60, pause=0.5)
+    yield f"mysql+pymysql://ctfd:ctfd@127.0.0.1:{port}/ctfd"
+    process.kill()
+    await process.wait()
+
+
+@pytest_asyncio.fixture
 async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
     """A whole stackd with the template web-1."""
     (tmp_path / "stackd").mkdir()
     template = WEB.replace("labels: {challenge: web-1, kind: web}\n", "")
-    async with harness(tmp_path / "stackd", folder_with(tmp_path, web_1=template)) as running:
+    templates = {
+        "web_1": template,
+        "web_name": template.replace("nginx:stable", "registry.example/badname:1"),
+        "web_pull": template.replace("nginx:stable", "registry.invalid/app:1"),
+        "web_fail": template.replace("nginx:stable", "registry.example/fail-3:1"),
+    }
+    async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
         running.put_keys_in_force(
             ApiKey(name="admin", sha256=digest(KEY)),
             ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"}, templates=("web-*",)),

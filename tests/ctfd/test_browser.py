@@ -83,28 +83,36 @@ async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: t
     await expect(button(box, "Start")).to_be_visible()
     await expect(button(box, "Stop")).to_be_hidden()
     await other.reload()
-    await expect(other.get_by_text("No instance is running.").first).to_be_visible()
+    await expect(other.get_by_text("Your instance was stopped: the challenge is solved.")).to_be_visible()
 
 
 async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
     page = await page_of(browser, ctfd, "admin")
-    await page.goto("/admin/stackd")
+    await page.goto("/admin/stackd#health")
     await page.click("#stackd-test")
-    await expect(page.get_by_text("✓ a small pod: would start")).to_be_visible()
+    await expect(page.get_by_text("✓ the template web-1: would start")).to_be_visible()
     await page.goto("/admin/challenges/new")
     await page.wait_for_load_state("networkidle")  # CTFd loads the form of its first type meanwhile
     await page.locator("label", has_text="stackd").click()
     form = page.locator("#create-chal-entry-div form")
-    await expect(form.locator("#stackd-templates option")).to_have_attribute("value", "web-1", timeout=SECONDS)
+    choice = form.locator("#stackd_template option[value=web-1]")
+    await expect(choice).to_have_text("web-1: generates FLAG, TEAM_SECRET, no pool, 1h", timeout=SECONDS)
     await form.locator("input[name=name]").fill("Made")
     await form.locator("input[name=category]").fill("web")
     await form.locator("#value").fill("70")
-    await form.locator("#stackd_ttl").fill("soon")
-    await form.locator("#stackd_template").fill("web-1")
-    await form.locator("button[type=submit]").click()
-    await expect(page.get_by_text("write a length of time such as 30m")).to_be_visible()
-    await page.locator(".modal.show button", has_text="OK").click()
-    await form.locator("#stackd_ttl").fill("45m")
+    await form.locator("#stackd_template").select_option("web-1")
+    warnings = form.locator("#stackd-warnings")
+    for field, wrong, sentence, right in (
+        ("#stackd_ttl", "soon", "write a length of time such as 30m", "9000h"),
+        ("#stackd_ttl", "9000h", "at most", "45m"),
+        ("#stackd_value", "OTHER", "web-1 generates no value OTHER", "FLAG"),
+    ):
+        await form.locator(field).fill(wrong)
+        await form.locator(field).blur()
+        await expect(warnings).to_contain_text(sentence)
+        await form.locator(field).fill(right)
+        await form.locator(field).blur()
+    await expect(warnings).to_have_text("")
     await form.locator("button[type=submit]").click()
     await expect(page.locator("#challenge-create-options")).to_be_visible()
     await page.goto("/admin/challenges/1")
@@ -113,7 +121,8 @@ async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Ha
     await update.locator("#function").select_option("linear")
     for name, value in (("initial", "300"), ("decay", "10"), ("minimum", "50")):
         await update.locator(f"#{name}").fill(value)
+    await update.locator("select[name=state]").select_option("visible")
     await update.locator("button[type=submit]").click()
     await expect(page.get_by_text("Your challenge has been updated!")).to_be_visible()
     shown = await ctfd.admin.data("GET", "/api/v1/challenges/1")
-    assert (shown["value"], shown["function"], shown["decay"]) == (300, "linear", 10)
+    assert (shown["value"], shown["stackd_function"], shown["stackd_decay"]) == (300, "linear", 10)

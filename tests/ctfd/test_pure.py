@@ -41,13 +41,6 @@ def test_only_the_own_answer_is_a_flag(plugin: Any) -> None:
     ("changed", "sentence"),
     [
         ({"stackd_template": ""}, "Choose a template"),
-        ({"stackd_pod_spec": "kind: Pod"}, "not both"),
-        ({"stackd_template": "", "stackd_pod_spec": "kind: Pod"}, "needs the ports"),
-        ({"stackd_template": "", "stackd_pod_spec": "kind: Pod", "stackd_ports": "80/sctp"}, "such as 80/tcp"),
-        (
-            {"stackd_template": "", "stackd_pod_spec": "kind: Pod", "stackd_ports": "80"},
-            "generates values for templates",
-        ),
         ({"stackd_flag_source": "other"}, "Flag:"),
         ({"stackd_ttl": "30"}, "such as 30m"),
         ({"stackd_extension": "soon"}, "such as 30m"),
@@ -73,23 +66,17 @@ def test_addresses_follow_the_connection_text_of_each_port(plugin: Any) -> None:
     ]  # fmt: skip
     texts = recipe.texts("80 http://{host}:{port}\nnc {host} {port}")
     assert recipe.addresses(texts, "192.0.2.1", ports) == [
-        "http://192.0.2.1:31000", "nc 192.0.2.1 31001", "https://web-7.example/", "db-7.example:443",
-    ]  # fmt: skip
-    assert recipe.addresses({}, "192.0.2.1", ports[:1]) == ["192.0.2.1:31000"]
+        {"text": "http://192.0.2.1:31000", "href": "http://192.0.2.1:31000", "port": 80},
+        {"text": "nc 192.0.2.1 31001", "href": "", "port": 22},
+        {"text": "https://web-7.example/", "href": "https://web-7.example/", "port": 443},
+        {"text": "db-7.example:443", "href": "", "port": 5432},
+    ]
+    assert recipe.addresses({}, "192.0.2.1", ports[:1]) == [{"text": "192.0.2.1:31000", "href": "", "port": 80}]
 
 
-def test_a_create_names_the_template_or_the_pod_spec(plugin: Any) -> None:
+def test_a_create_names_the_template(plugin: Any) -> None:
     body = plugin("recipe").body
     assert body({**FORM, "stackd_ttl": "1h"}, {"a": "b"}) == {"template": "web-1", "ttl": "1h", "labels": {"a": "b"}}
-    pod = {
-        "stackd_template": "",
-        "stackd_pod_spec": "kind: Pod",
-        "stackd_ports": "80, 53/udp 443/https",
-        "stackd_ttl": "",
-    }
-    ports = [{"container_port": 80, "protocol": "TCP"}, {"container_port": 53, "protocol": "UDP"}]
-    ports.append({"container_port": 443, "protocol": "TCP", "route": "https"})
-    assert body(pod, {}) == {"pod_spec": "kind: Pod", "target_port": ports, "labels": {}}
 
 
 @pytest.mark.parametrize("seconds", [1, 90, 5400, 90061])
@@ -106,15 +93,39 @@ def test_no_sentence_for_players_names_a_key_or_a_status(plugin: Any) -> None:
             assert sentence.endswith(".")
             assert "limits." not in sentence
             assert str(status) not in sentence or status == 0
-    later, never = {0: "SILENT", 429: "BUSY", 500: "SILENT", 503: "FULL"}, {400: "BROKEN", 401: "CLOSED", 403: "CLOSED"}
-    for status, name in (later | never).items():
-        assert answers.verdict("create", status) == answers.Verdict(getattr(answers, name), retry=status in later)
-    told = answers.verdict("create", 503, "There is no room.")
-    assert told == answers.Verdict("There is no room.", retry=True), "stackd's own message comes first"
-    assert answers.verdict("create", 400, "").sentence == answers.BROKEN
-    assert answers.diagnosis(400, "labels: x (limits.required_labels)").startswith("Template or pod spec")
+    later, never = (
+        {0: "silent", 429: "busy", 500: "silent", 503: "no_room"},
+        {400: "broken", 401: "closed", 403: "closed"},
+    )
+    for status, key in (later | never).items():
+        assert answers.verdict("create", status) == answers.Verdict(key, retry=status in later)
+    told = answers.verdict("create", 503, "no_room", "There is no room.")
+    assert (told.key, told.sentence, told.retry) == ("no_room", "There is no room.", True), "stackd's own comes first"
+    assert answers.verdict("create", 400, "labels_required", "").key == "broken", (
+        "without one, the organisers have to act"
+    )
+    assert answers.diagnosis(400, "labels: x (limits.required_labels)").startswith("Request")
     assert answers.diagnosis(400, "anything", "labels_required") == "Limits: stackd requires other labels (anything)"
     assert answers.pause(9, 3600) == answers.LONGEST_PAUSE
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "problem", "phase"),
+    [
+        ("running", "", "", ""), ("running", "NotReady", "", ""), ("creating", "", "", "prepare"),
+        ("creating", "ErrImagePull", "", "pull_again"), ("failed", "ImagePullBackOff", "image", ""),
+        ("failed", "CreateContainerConfigError", "config", ""), ("failed", "OOMKilled", "memory", ""),
+        ("failed", "CrashLoopBackOff", "crash", ""), ("failed", "SomethingNew", "failed", ""),
+        ("stopped", "PodDeleted", "ended", ""), ("node_deleted", "NodeDeleted", "node", ""),
+    ],
+)  # fmt: skip
+def test_a_stacks_reason_has_a_sentence(plugin: Any, status: str, reason: str, problem: str, phase: str) -> None:
+    answers = plugin("answers")
+    stack = {"status": status, "status_reason": reason, "node_id": "node-1"}
+    assert (answers.failure(stack), answers.phase(stack)) == (problem, phase)
+    if problem:
+        assert answers.TEXTS[problem].endswith(".")
+        assert ("Restart" in answers.TEXTS[problem]) == (problem not in answers.HOPELESS), "only where it may help"
 
 
 @pytest.mark.parametrize("behaviour", sorted(BEHAVIOURS))

@@ -27,6 +27,11 @@ async def stops(ctfd: Ctfd, stackd: Harness) -> None:
     await eventually(none, ctfd.log, 45, pause=0.5)
 
 
+async def ends(player: Person, challenge: int, why: str) -> None:
+    """Return once the player reads why the instance has ended."""
+    await player.until(challenge, status="none", problem=why)
+
+
 async def configure(ctfd: Ctfd, **values: object) -> None:
     await ctfd.admin.call("PATCH", "/api/v1/configs", values)
 
@@ -78,9 +83,9 @@ async def test_an_instance_can_be_stopped_whatever_happened_to_its_challenge(ctf
     assert status == 200
     assert await ctfd.challenge(name="Another") == deleted, "SQLite gives the id again"
     assert (await player.press(deleted))["status"] == "none", "and the new challenge has no instance"
-    assert (await player.data("GET", f"/api/v1/stackd/instances/{name}"))["status"] == "running"
-    await player.data("DELETE", f"/api/v1/stackd/instances/{name}", {})
-    await stackd.until_listed(0)
+    await stops(ctfd, stackd)
+    seen = await player.data("GET", f"/api/v1/stackd/instances/{name}")
+    assert (seen["status"], seen["problem"]["key"]) == ("none", "organiser")
 
 
 async def test_presses_at_the_same_time_make_one_stack(ctfd: Ctfd, stackd: Harness) -> None:

@@ -13,16 +13,26 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.ctfd.conftest import CHALLENGE, PASSWORD, TENANT, Ctfd, ctfd_running, set_up
+from tests.ctfd.conftest import CHALLENGE, PASSWORD, TENANT, Ctfd, ctfd_running, flag_of, set_up
 from tests.ctfd.misbehaving import Misbehaving
 from tests.harness import Harness
 
 EXTRA = {name: value for name, value in CHALLENGE.items() if name.startswith("stackd_")} | {
-    "function": "linear", "initial": 500, "decay": 10, "minimum": 100,
+    "function": "linear", "initial": 500, "decay": 10, "minimum": 100, "stackd_stop_when_solved": True,
 }  # fmt: skip
+AS_COLUMNS = {
+    name if name.startswith("stackd_") else f"stackd_{name}": value for name, value in EXTRA.items()
+}  # how CTFd's API returns them
+GENERATED = {"type": "stackd", "content": "stackd generates a flag for each account", "data": ""}
 
 
-async def test_the_mirror_of_ctfcli_keeps_all_fields(ctfd: Ctfd, tmp_path: Path) -> None:
+async def whole(ctfd: Ctfd, challenge: int) -> dict[str, Any]:
+    """The plugin's fields of a challenge, as an admin gets them from the API."""
+    shown = await ctfd.admin.data("GET", f"/api/v1/challenges/{challenge}")
+    return {name: value for name, value in shown.items() if name.startswith("stackd_")}
+
+
+async def test_a_challenge_stays_whole_with_ctfcli(ctfd: Ctfd, tmp_path: Path) -> None:
     command = os.environ.get("STACKD_TEST_CTFCLI")
     if not command:
         pytest.skip("STACKD_TEST_CTFCLI does not name the command ctf")
@@ -34,12 +44,14 @@ async def test_the_mirror_of_ctfcli_keeps_all_fields(ctfd: Ctfd, tmp_path: Path)
         f"[config]\nurl = {ctfd.url}/\naccess_token = {token['value']}\n[challenges]\nweb = web\n"
     )
     fields: dict[str, Any] = {
-        "name": "Web", "author": "us", "category": "web", "description": "Find it.", "value": 500, "type": "stackd",
-        "extra": EXTRA, "state": "visible", "version": "0.1",
+        "name": "Web", "author": "us", "category": "web", "description": "Find it.", "attribution": "", "value": 500,
+        "type": "stackd", "extra": EXTRA, "flags": [GENERATED], "state": "visible", "version": "0.1",
     }  # fmt: skip
+    if "logic" in await ctfd.admin.data("GET", f"/api/v1/challenges/{await ctfd.challenge(name='Other')}"):
+        fields["logic"] = "any"  # of CTFd 3.8
     described.write_text(yaml.safe_dump(fields))
 
-    async def ctf(*words: str) -> None:
+    async def ctf(*words: str) -> str:
         environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
         process = await asyncio.create_subprocess_exec(
             command, "challenge", *words, "web", cwd=tmp_path / "event", env=environment,
@@ -47,15 +59,54 @@ async def test_the_mirror_of_ctfcli_keeps_all_fields(ctfd: Ctfd, tmp_path: Path)
         )  # fmt: skip
         output, _ = await process.communicate()
         assert process.returncode == 0, output.decode()
+        return output.decode()
 
     await ctf("install")
-    await ctfd.admin.data("PATCH", "/api/v1/challenges/1", {"description": "Find it soon."})
+    assert await whole(ctfd, 2) == AS_COLUMNS
+    await ctf("verify")
+    await ctfd.admin.data("PATCH", "/api/v1/challenges/2", {"description": "Find it soon."})
     await ctf("mirror")
     mirrored = yaml.safe_load(described.read_text())
     assert (mirrored["description"], mirrored["extra"]) == ("Find it soon.", EXTRA)
+    assert mirrored["flags"] == [GENERATED]
+    await ctfd.admin.data("PATCH", "/api/v1/challenges/2", {"stackd_ttl": "5m", "function": "static"})
+    await ctf("sync")
+    assert await whole(ctfd, 2) == AS_COLUMNS
     await ctf("verify")
+    listed = await ctfd.admin.data("GET", "/api/v1/challenges/2/flags")
+    assert [flag["type"] for flag in listed] == ["stackd"], "one entry, however often it was sent"
     lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
-    assert lines[1] == {"ok": True, "text": "Web: would start"}
+    assert lines[-1] == {"ok": True, "text": "Web: would start"}
+
+
+async def test_what_the_api_returns_of_a_challenge_it_takes_back(ctfd: Ctfd) -> None:
+    challenge = await ctfd.challenge(**EXTRA)
+    fields = await whole(ctfd, challenge)
+    assert fields == AS_COLUMNS
+    copy = {"name": "Copy", "category": "web", "value": 500, "type": "stackd", **fields}
+    assert await whole(ctfd, (await ctfd.admin.data("POST", "/api/v1/challenges", copy))["id"]) == AS_COLUMNS
+
+
+async def test_a_challenge_stays_whole_through_export_and_import(
+    source: tuple[Path, Path], mariadb: str, stackd: Harness, tmp_path: Path
+) -> None:
+    async with ctfd_running(source, tmp_path / "ctfd", stackd=stackd.url, DATABASE_URL=mariadb) as ctfd:
+        await set_up(ctfd)
+        challenge = await ctfd.challenge(**EXTRA)
+        player = await ctfd.player("ada")
+        await player.start(challenge)
+        flag = await flag_of(stackd, (await stackd.until_listed(1))[0])
+        async with ctfd.admin.session.get("/admin/export") as archive:
+            (tmp_path / "export.zip").write_bytes(await archive.read())
+        await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_ttl": "5m", "function": "static"})
+    async with ctfd_running(
+        source, tmp_path / "ctfd", stackd=stackd.url, DATABASE_URL=mariadb, imported=tmp_path / "export.zip"
+    ) as ctfd:  # CTFd imports into MySQL and MariaDB only
+        ctfd.admin = await ctfd.person("/login", name="admin", password=PASSWORD)
+        assert await whole(ctfd, challenge) == AS_COLUMNS
+        player = await ctfd.person("/login", name="ada", password=PASSWORD)
+        assert (await player.press(challenge))["status"] == "running", "the instance is known, too"
+        assert await player.submit(challenge, flag) == "correct"
 
 
 async def test_a_key_in_the_environment_goes_to_no_address_of_the_page(
@@ -80,4 +131,4 @@ async def test_a_key_in_the_environment_goes_to_no_address_of_the_page(
             saved = {"stackd_url": stackd.url, "stackd_key": TENANT}
             await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", saved)
             lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
-            assert [line["ok"] for line in lines] == [True, True], "both are on the page"
+            assert [line["ok"] for line in lines] == [True, True], lines

@@ -13,14 +13,7 @@ from tests.ctfd.misbehaving import Misbehaving
 from tests.harness import Harness, eventually
 
 Source = tuple[Path, Path]
-SENTENCES = {
-    "401": "Instances cannot be started at the moment. Please tell the organisers.",
-    "422": "The organisers have to look at this challenge. Please tell them.",
-    "hang": "The instance server does not answer. Please try again in a minute.",
-    "page": "The instance server does not answer. Please try again in a minute.",
-    "409": "You have as many instances as you may. Stop one first.",
-    "503": "There is no room for your instance at the moment. Please try again in a minute.",
-}
+PROBLEMS = {"401": "closed", "422": "broken", "hang": "silent", "page": "silent", "409": "limit", "503": "no_room"}
 AT_ONCE = ("401", "422")
 """The others are tried again."""
 
@@ -40,17 +33,17 @@ async def test_players_read_a_sentence_whatever_stackd_answers(source: Source, t
         await set_up(ctfd)
         await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_instances_per_account": 100})
         player = await ctfd.player("ada")
-        for behaviour, sentence in SENTENCES.items():
+        for behaviour, problem in PROBLEMS.items():
             server.behaviour = behaviour
             challenge = await ctfd.challenge(name=behaviour)
             await player.press(challenge, "start")
             status = "none" if behaviour in AT_ONCE else "starting"
-            await player.until(challenge, status=status, message=sentence)
+            await player.until(challenge, status=status, problem=problem)
             lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
             assert lines[0]["ok"] is False, behaviour
             names = {"401": "Key:", "hang": "Address:", "page": "Address:"}
             assert lines[0]["text"].startswith(names.get(behaviour, "")), lines
-            assert "limits." not in (await player.press(challenge))["message"]
+            assert "limits." not in (await player.press(challenge))["problem"]["message"]
         assert "limits.stacks_per_label" in ctfd.log(), "the log has the detail"
 
 

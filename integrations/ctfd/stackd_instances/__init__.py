@@ -15,16 +15,19 @@ def load(app):
         register_user_page_menu_bar,
     )
     from CTFd.plugins.challenges import CHALLENGE_CLASSES
+    from CTFd.plugins.flags import FLAG_CLASSES
 
-    from . import admin, challenge, routes
+    from . import admin, challenge, health, models, routes
     from .worker import Worker
 
-    app.db.create_all()  # those of ``models`` that do not exist yet
+    models.create_tables(app)
     CHALLENGE_CLASSES[challenge.StackdChallengeType.id] = challenge.StackdChallengeType
+    FLAG_CLASSES[challenge.GENERATED] = challenge.GeneratedFlag
     register_plugin_assets_directory(app, base_path=f"/plugins/{PLUGIN}/assets/")
     register_user_page_menu_bar("My instances", routes.PAGE)
     register_admin_plugin_menu_bar("Instances", admin.PAGE)
     worker = app.stackd_worker = Worker(app)
     app.before_request(worker.ensure_running)
+    app.after_request(admin.after_reset)
     app.register_blueprint(routes.blueprint)
-    app.register_blueprint(admin.blueprint)
+    app.register_blueprint(health.blueprint)  # with the routes of ``admin``

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from CTFd.api.v1.challenges import Challenge
-from CTFd.models import Challenges, Teams, Users
+from CTFd.models import Challenges, Fails, Teams, Users
 from CTFd.utils import get_config
 from CTFd.utils.config import is_teams_mode
 from CTFd.utils.dates import ctf_ended, ctf_paused, ctftime, view_after_ctf
@@ -17,11 +19,11 @@ from .models import StackdChallenge
 
 
 class Refused(Exception):
-    """A request that is not granted; the text is a sentence for players."""
+    """A request that is not granted; the text is a sentence for players, ``code`` its key for their page."""
 
-    def __init__(self, text: str, status: int = 403) -> None:
+    def __init__(self, text: str, status: int = 403, code: str = "refused", **values: Any) -> None:
         super().__init__(text)
-        self.status = status
+        self.status, self.code, self.values = status, code, values
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,10 @@ def account() -> Account:
     """The account of this request. Raises Refused without one."""
     user = get_current_user()
     if user is None:
-        raise Refused("Log in first.", 401)
+        raise Refused("Log in first.", 401, "login")
     team = get_current_team() if is_teams_mode() else None
     if team is None and is_teams_mode() and not is_admin():
-        raise Refused("Join a team first.")
+        raise Refused("Join a team first.", 403, "team")
     owner = user if team is None else team
     return Account(key=key_of(owner), name=owner.name[:128], user_id=user.id, user_name=user.name[:128])
 
@@ -52,15 +54,32 @@ def key_of(owner: Users | Teams) -> str:
     return f"{kind}-{owner.id}-{int(owner.created.timestamp())}"
 
 
-def may_go_on(key: str) -> bool:
-    """Whether the account still exists, is not banned, and the event still runs for it."""
-    kind, number, _ = key.split("-")
-    owner = (Teams if kind == "team" else Users).query.filter_by(id=int(number)).first()
-    if owner is None or owner.banned or key_of(owner) != key:
-        return False
-    if kind == "user" and owner.type == "admin":
+def stopped_for(keys: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The accounts that may have no instances any more, each with why: deleted, banned, or the event is over for it."""
+    over = ctf_ended() and not view_after_ctf()
+    ids = {"team": set(), "user": set()}
+    for key in keys:
+        ids[key.split("-")[0]].add(int(key.split("-")[1]))
+    owners = {}
+    for kind, model in (("team", Teams), ("user", Users)):
+        numbers = sorted(ids[kind])
+        for first in range(0, len(numbers), 500):  # SQLite takes 999 parameters
+            found = model.query.filter(model.id.in_(numbers[first : first + 500]))
+            owners.update((key_of(owner), owner) for owner in found)
+    for key in keys:
+        owner = owners.get(key)
+        if owner is None or owner.banned:
+            yield key, "organiser"
+        elif over and not (isinstance(owner, Users) and owner.type == "admin"):
+            yield key, "event_over"
+
+
+def has_attempts(challenge: StackdChallenge) -> bool:
+    """Whether the current account may still send an answer. A timeout of CTFd (3.8) passes, so it does not count."""
+    if not challenge.max_attempts or get_config("max_attempts_behavior") == "timeout" or is_admin():
         return True
-    return not ctf_ended() or bool(view_after_ctf())
+    fails = Fails.query.filter_by(account_id=get_current_user().account_id, challenge_id=challenge.id).count()
+    return bool(fails < challenge.max_attempts)
 
 
 def startable(challenge_id: int) -> StackdChallenge:
@@ -68,24 +87,24 @@ def startable(challenge_id: int) -> StackdChallenge:
     try:
         shown = Challenge().get(challenge_id)
     except HTTPException as error:
-        raise Refused(_why_not(error.code), error.code or 403) from error
+        raise _refusal(error.code) from error
     if not isinstance(shown, dict) or shown["data"].get("type") == "hidden":
-        raise Refused(_why_not(403))
+        raise _refusal(403)
     if ctf_paused() and not is_admin():
-        raise Refused("The event is paused.")
+        raise Refused("The event is paused.", 403, "paused")
     challenge = Challenges.query.filter_by(id=challenge_id).first() or abort(404)
     if not isinstance(challenge, StackdChallenge):
-        raise Refused("This challenge has no instances.", 404)
+        raise Refused("This challenge has no instances.", 404, "no_instances")
     return challenge
 
 
-def _why_not(status: int | None) -> str:
+def _refusal(status: int | None) -> Refused:
     if status == 404:
-        return "There is no such challenge."
+        return Refused("There is no such challenge.", 404, "no_challenge")
     if ctf_ended():
-        return "The event has ended."
+        return Refused("The event has ended.", 403, "event_over")
     if not ctftime():
-        return "The event has not started yet."
+        return Refused("The event has not started yet.", 403, "not_started")
     if get_config("verify_emails") and not is_verified():
-        return "Confirm your email address first."
-    return "You may not start this challenge yet."
+        return Refused("Confirm your email address first.", 403, "verify_email")
+    return Refused("You may not start this challenge yet.", status or 403, "not_yet")

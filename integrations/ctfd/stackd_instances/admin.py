@@ -1,9 +1,8 @@
-"""The organisers' page and its routes: instances, flag sharing, settings, and the test of the connection."""
+"""The organisers' page and its routes: instances, flag sharing and settings."""
 
 from __future__ import annotations
 
 import functools
-from datetime import UTC, datetime
 
 from CTFd.cache import cache
 from CTFd.models import db
@@ -12,42 +11,25 @@ from CTFd.utils.decorators import admins_only
 from CTFd.utils.user import is_admin
 from flask import Blueprint, current_app, jsonify, render_template, request
 
-from . import PLUGIN, answers, instances, recipe, routes, settings
+from . import PLUGIN, instances, recipe, routes, settings
 from .access import Refused
-from .models import StackdChallenge, StackdInstance, StackdSharing
+from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
 from .worker import PROBLEM
 
 PAGE = "/admin/stackd"
 API = f"{routes.API}/admin"
-POD = """\
-apiVersion: v1
-kind: Pod
-metadata: {name: test}
-spec:
-  containers:
-    - name: test
-      image: nginx:stable
-      ports: [{containerPort: 80}]
-      resources: {limits: {cpu: 10m, memory: 16Mi}}
-"""
-TEST = {"stackd_pod_spec": POD, "stackd_ports": "80/tcp", "name": "a small pod"}
+PER_PAGE = 50
 blueprint = Blueprint(f"{PLUGIN}_admin", __name__)
 for kind, handler in ((Refused, routes.refused), (Exception, routes.crashed)):
     blueprint.register_error_handler(kind, handler)
 blueprint.register_error_handler(routes.HTTPException, routes.http_error)
 
 
-@blueprint.app_template_filter("stackd_time")
-def as_time(seconds):
-    """``2026-11-28 09:30`` in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
-
-
 def for_admins(view):
     @functools.wraps(view)
     def checked(*args, **kwargs):
         if not is_admin():
-            raise Refused("Only organisers may do this.")
+            raise Refused("Only organisers may do this.", 403, "organisers_only")
         return view(*args, **kwargs)
 
     return checked
@@ -56,12 +38,8 @@ def for_admins(view):
 @blueprint.route(PAGE, methods=["GET"])
 @admins_only
 def page():
-    rows = StackdInstance.query.order_by(StackdInstance.id.desc()).all()
     return render_template(
         f"plugins/{PLUGIN}/templates/admin.html",
-        instances=[listed(row) for row in rows],
-        sharing=StackdSharing.query.order_by(StackdSharing.id.desc()).limit(1000).all(),
-        problem=cache.get(PROBLEM) or "",
         url=settings.text(settings.URL),
         has_key=bool(settings.text(settings.KEY)),
         fixed={name: settings.fixed(name) for name in settings.ENVIRONMENT},
@@ -69,18 +47,74 @@ def page():
     )
 
 
+BRIEF = ("id", "name", "account", "account_name", "challenge_key", "slot", "todo", "status", "problem")
+"""The columns that decide whether a row is listed."""
+
+
+def state(row):
+    """The status of an instance, as organisers filter by it."""
+    if row.slot is None:
+        return "stopping" if row.todo == "stop" else "ended"
+    return instances.status(row)
+
+
+def chosen(wanted):
+    """The rows that match ``account`` (a part of the name, or the key), ``challenge`` (its key) and ``status``, the newest
+    first, and those that match all but the status.
+    """
+    query = db.session.query(*(getattr(StackdInstance, name) for name in BRIEF))
+    account, challenge = (str(wanted.get(name) or "").strip() for name in ("account", "challenge"))
+    if account:
+        text = account.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        named = StackdInstance.account_name.ilike(f"%{text}%", escape="\\")
+        query = query.filter(named | (StackdInstance.account == account))
+    if challenge:
+        query = query.filter(StackdInstance.recipe.contains(f'"stackd_key": "{challenge}"', autoescape=True))
+    rows = query.order_by(StackdInstance.id.desc()).all()
+    status = str(wanted.get("status") or "")
+    return [row for row in rows if not status or state(row) == status], rows
+
+
+@blueprint.route(f"{API}/instances", methods=["GET"])
+@for_admins
+def listing():
+    """A page of instances, and counts of all that match account and challenge."""
+    rows, of_any_status = chosen(request.args)
+    counts, failures = {}, {}
+    for row in of_any_status:
+        counts[state(row)] = counts.get(state(row), 0) + 1
+        if state(row) == "failed":
+            failures[row.problem or "failed"] = failures.get(row.problem or "failed", 0) + 1
+    pages = max(1, -(-len(rows) // PER_PAGE))
+    number = min(max(1, int(request.args.get("page") or 1)), pages)
+    ids = [row.id for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]]
+    found = StackdInstance.query.filter(StackdInstance.id.in_(ids)).order_by(StackdInstance.id.desc())
+    data = {
+        "instances": [listed(row) for row in found], "page": number, "pages": pages, "total": len(rows),
+        "counts": counts, "top_failure": max(failures, key=failures.get, default=""),
+        "challenges": [[one.stackd_key, one.name] for one in StackdChallenge.query.order_by(StackdChallenge.name)],
+        "last_refusal": cache.get(PROBLEM) or "",
+    }  # fmt: skip
+    return jsonify({"success": True, "data": data})
+
+
 def listed(row):
     """What organisers see of an instance."""
-    seen = instances.shown(row)
-    if row.challenge_key is None or row.slot is None:
-        seen["status"] = "stopping" if row.challenge_key is None else "failed to start"
+    kind, number, _ = row.account.split("-")
     return {
-        **seen,
+        **instances.shown(row),
+        "status": state(row),
         "account": row.account_name,
-        "kind": row.account.partition("-")[0],
-        "age": recipe.duration(max(0, instances.now() - row.created)),
-        "remaining": "" if row.expires is None else recipe.duration(max(0, row.expires - instances.now())),
+        "account_key": row.account,
+        "account_page": f"/admin/{kind}s/{number}",
+        "kind": kind,
+        "challenge_key": row.fields["stackd_key"],
+        "challenge_page": f"/admin/challenges/{row.challenge_id}" if row.challenge_id else "",
+        "age": max(0, instances.now() - row.created),
         "stack_id": row.stack_id or "",
+        "stack_page": f"{settings.text(settings.URL).rstrip('/')}/dashboard#stack={row.stack_id}"
+        if row.stack_id
+        else "",
         "detail": row.detail or "",
     }
 
@@ -88,29 +122,81 @@ def listed(row):
 @blueprint.route(f"{API}/instances", methods=["POST"])
 @for_admins
 def act():
-    """``{"action": "stop" or "extend", "names": […]}``"""
+    """``{"action": "stop", "extend" or "restart"}`` for ``names``, or for all that match ``filter``. ``by``: how much longer.
+
+    A restart takes the newest version of the template.
+    """
     wanted = request.get_json()
-    chosen = [StackdInstance.name.in_([str(name) for name in wanted.get("names") or []])]
-    if wanted.get("action") == "stop":
-        count = instances.stop(*chosen)
-    elif wanted.get("action") == "extend":
-        rows = StackdInstance.query.filter(*chosen, StackdInstance.slot.isnot(None)).all()
-        # The organisers' extensions do not count as the player's own.
-        count = sum(instances.ask(row, "grant", StackdInstance.slot.isnot(None)) for row in rows)
-    else:
+    action = wanted.get("action")
+    names = [str(name) for name in wanted.get("names") or []]
+    if "filter" in wanted:
+        names = [row.name for row in chosen(wanted["filter"])[0]]
+    amount = str(wanted.get("by") or "")
+    if action not in ("stop", "extend", "restart"):
         raise Refused("There is no such action.", 400)
+    if action == "extend" and amount:
+        try:
+            recipe.seconds(amount, "Extend by")
+        except ValueError as error:
+            raise Refused(str(error), 400) from error
+    count = sum(_act(names[first : first + 500], action, amount) for first in range(0, len(names), 500))
     current_app.stackd_worker.wake()
     return jsonify({"success": True, "data": {"count": count}})
+
+
+def _act(names, action, amount):
+    these = StackdInstance.name.in_(names)
+    if action == "stop":
+        return instances.stop(these, why="organiser")
+    rows = StackdInstance.query.filter(these, StackdInstance.slot.isnot(None)).all()
+    # The organisers' extensions do not count as the player's own, nor their restarts as starts.
+    todo, more = ("grant", {"amount": amount or None}) if action == "extend" else ("restart", {})
+    if action == "restart":
+        instances.take_challenge(rows)
+    return sum(instances.ask(row, todo, StackdInstance.slot.isnot(None), **more) for row in rows)
+
+
+@blueprint.route(f"{API}/sharing", methods=["GET"])
+@for_admins
+def sharing():
+    """A page of the flags that somebody sent who had not got them."""
+    query = StackdSharing.query.order_by(StackdSharing.id.desc())
+    total = query.count()
+    pages = max(1, -(-total // PER_PAGE))
+    number = min(max(1, int(request.args.get("page") or 1)), pages)
+    rows = [
+        {
+            "sender": one.sender_name, "user": one.user_name, "user_page": f"/admin/users/{one.user_id}",
+            "owner": one.flag.account_name, "challenge": one.flag.challenge_name, "sent": one.sent,
+            "got": one.flag.created,
+        }
+        for one in query.offset((number - 1) * PER_PAGE).limit(PER_PAGE)
+    ]  # fmt: skip
+    return jsonify({"success": True, "data": {"rows": rows, "page": number, "pages": pages, "total": total}})
+
+
+def after_reset(response):
+    """What CTFd's Reset has removed takes its instances, flags and entries of the report along."""
+    if request.endpoint == "admin.reset" and request.method == "POST" and response.status_code == 302:
+        if request.form.get("challenges") or request.form.get("accounts"):
+            instances.stop(why="organiser")
+            StackdSharing.query.delete()
+            StackdFlag.query.delete()
+        elif request.form.get("submissions"):
+            StackdSharing.query.delete()
+        db.session.commit()
+        current_app.stackd_worker.wake()
+    return response
 
 
 @blueprint.route(f"{API}/settings", methods=["PATCH"])
 @for_admins
 def change():
     wanted = request.get_json()
-    for name in settings.NUMBERS:
+    for name, (_, least, most) in settings.NUMBERS.items():
         if name in wanted:
-            if not str(wanted[name]).isdecimal() or not 1 <= int(wanted[name]) <= 1000:
-                raise Refused("Write a number from 1 to 1000.", 400)
+            if not str(wanted[name]).isdecimal() or not least <= int(wanted[name]) <= most:
+                raise Refused(f"Write a number from {least} to {most}.", 400)
             set_config(name, int(wanted[name]))
     for name in settings.ENVIRONMENT:
         if wanted.get(name) and settings.fixed(name):
@@ -123,54 +209,3 @@ def change():
     if wanted.get(settings.KEY):
         set_config(settings.KEY, str(wanted[settings.KEY]).strip())
     return jsonify({"success": True, "data": None})
-
-
-@blueprint.route(f"{API}/templates", methods=["GET"])
-@for_admins
-def templates():
-    """The templates that the key may use, for the challenge's form."""
-    stackd = settings.stackd()
-    db.session.remove()
-    reply = stackd.call("GET", "/templates")
-    if not reply.ok:
-        raise Refused(answers.diagnosis(reply.status, reply.detail, reply.code), 502)
-    found = [
-        {"name": one.get("name"), "generates": one.get("generates") or []} for one in reply.data.get("templates") or []
-    ]
-    return jsonify({"success": True, "data": found})
-
-
-@blueprint.route(f"{API}/test", methods=["POST"])
-@for_admins
-def test():
-    """Try the connection, and a create of each challenge without creating anything."""
-    recipes = {}
-    for challenge in StackdChallenge.query.all():
-        fields = instances.fields_of(challenge)
-        recipes[tuple(fields[f"stackd_{name}"] for name in ("template", "pod_spec", "ports", "ttl"))] = fields
-    site, stackd = settings.site(), settings.stackd()
-    db.session.remove()
-    reply = stackd.call("GET", "/templates")
-    generates = {one.get("name"): one.get("generates") or [] for one in reply.data.get("templates") or []}
-    text = f"{len(generates)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
-    if not settings.text(settings.URL):
-        text = settings.fixed(settings.URL) or "Address: there is none yet"
-    lines = [{"ok": reply.ok, "text": text}]
-    if reply.ok:
-        if not recipes and stackd.call("GET", "/key").data.get("pod_specs", True):
-            recipes[()] = TEST
-        lines += [tried(stackd, site, fields, generates) for fields in recipes.values()]
-    return jsonify({"success": True, "data": lines})
-
-
-def tried(stackd, site, fields, generates):
-    """A dry run of one challenge's create."""
-    labels = {"ctfd": site, "player": "test", "challenge": "test", "instance": "test", "player_challenge": "test"}
-    template, value = fields.get("stackd_template"), fields.get("stackd_value")
-    if template and template not in generates:
-        return {"ok": False, "text": f"{fields['name']}: Templates: there is no template {template} for this key"}
-    if template and fields["stackd_flag_source"] == recipe.FROM_STACK and value not in generates[template]:
-        return {"ok": False, "text": f"{fields['name']}: Templates: {template} generates no value {value}"}
-    reply = stackd.call("POST", "/stacks", recipe.body(fields, labels), query=[("dry_run", "true")])
-    why = "would start" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
-    return {"ok": reply.ok, "text": f"{fields['name']}: {why}"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from CTFd.exceptions.challenges import ChallengeCreateException, ChallengeUpdateException
-from CTFd.models import db
+from CTFd.models import Flags, db
 from CTFd.plugins.challenges import BaseChallenge
 from CTFd.plugins.dynamic_challenges.decay import DECAY_FUNCTIONS
+from CTFd.plugins.flags import BaseFlag
 from CTFd.utils.user import is_admin
 from flask import current_app, request
+from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from . import PLUGIN, access, flags, instances, recipe
@@ -15,6 +17,10 @@ from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
 
 ASSETS = f"/plugins/{PLUGIN}/assets"
 WHOLE = ("initial", "minimum", "decay", "stackd_extensions")
+OWN = {column.name for column in StackdChallenge.__table__.columns} - {"id", "stackd_key"}
+SCORING = ("initial", "minimum", "decay", "function")
+GENERATED = "stackd"
+"""The type of the entry that stands for generated flags in CTFd's list."""
 
 
 class StackdChallengeType(BaseChallenge):
@@ -28,7 +34,8 @@ class StackdChallengeType(BaseChallenge):
     def create(cls, request):
         try:
             fields = checked(
-                request.form or request.get_json(), {"stackd_flag_source": "stack", "stackd_extensions": 0}
+                request.form or request.get_json(),
+                {"stackd_flag_source": "stack", "stackd_extensions": 2, "stackd_extension": "30m"},
             )
         except ValueError as error:
             raise ChallengeCreateException(str(error)) from error
@@ -37,12 +44,14 @@ class StackdChallengeType(BaseChallenge):
         challenge = StackdChallenge(**fields)
         db.session.add(challenge)
         db.session.commit()
+        list_flag(challenge)
         return calculate_value(challenge)
 
     @classmethod
     def read(cls, challenge):
-        # `ctf challenge mirror` replaces "extra", where the fields of this type are, by those of these that it finds here.
-        return {name: value for name, value in super().read(challenge).items() if name not in WHOLE}
+        # `ctf challenge mirror` would replace "extra", where the fields of this type are, by the three of these.
+        data = {name: value for name, value in super().read(challenge).items() if name not in WHOLE}
+        return data | {name: getattr(challenge, name) for name in OWN if is_admin()}
 
     @classmethod
     def update(cls, challenge, request):
@@ -54,11 +63,12 @@ class StackdChallengeType(BaseChallenge):
         for name, value in fields.items():
             setattr(challenge, name, value)
         db.session.commit()
+        list_flag(challenge)
         return calculate_value(challenge)
 
     @classmethod
     def delete(cls, challenge):
-        # Its instances go on until they expire or are stopped: their rows do not need the challenge.
+        # The worker stops its instances: their rows do not need the challenge.
         StackdInstance.query.filter_by(challenge_key=challenge.stackd_key).update(
             {"challenge_id": None}, synchronize_session=False
         )
@@ -85,13 +95,14 @@ class StackdChallengeType(BaseChallenge):
         calculate_value(StackdChallenge.query.filter_by(id=challenge_id).first())
         if stops:
             owner = access.account().key
-            instances.stop(StackdInstance.account == owner, StackdInstance.challenge_key == key)
+            instances.stop(StackdInstance.account == owner, StackdInstance.challenge_key == key, why="solved")
             current_app.stackd_worker.wake()
 
 
 def checked(data, before):
     """The fields of the form with their types. Raises ValueError with a sentence for the admin."""
-    fields = {name: value for name, value in data.items() if name != "stackd_key"}
+    scoring = {f"stackd_{name}": name for name in SCORING}  # as read() returns them
+    fields = {scoring.get(name, name): value for name, value in data.items() if name != "stackd_key"}
     for name in WHOLE:
         if name in fields:
             try:
@@ -114,6 +125,39 @@ def checked(data, before):
         if missing or not together["decay"]:
             raise ValueError(f"{(missing or ['decay'])[0]}: a dynamic value needs a number above zero here")
     return fields
+
+
+class GeneratedFlag(BaseFlag):
+    """An entry in CTFd's list of flags, so that it does not call the challenge unsolvable. No answer matches it."""
+
+    name = GENERATED
+    templates = dict.fromkeys(("create", "update"), f"{ASSETS}/flag.html")
+
+    @staticmethod
+    def compare(chal_key_obj, provided):
+        return False
+
+
+def list_flag(challenge):
+    """Have CTFd list one entry for the generated flags of a challenge, and none if it has none."""
+    listed = Flags.query.filter_by(challenge_id=challenge.id, type=GENERATED).all()
+    wanted = challenge.stackd_flag_source == recipe.FROM_STACK
+    if len(listed) != int(wanted):
+        for flag in listed[int(wanted) :]:
+            db.session.delete(flag)
+        if not listed:
+            content = "stackd generates a flag for each account"
+            db.session.add(Flags(challenge_id=challenge.id, type=GENERATED, content=content, data=""))
+        db.session.commit()
+
+
+@event.listens_for(Flags, "after_insert")
+def keep_one(mapper, connection, flag):
+    """A challenge has one such entry, also if it is sent with a challenge as code."""
+    if flag.type == GENERATED:
+        table = Flags.__table__
+        others = (table.c.challenge_id == flag.challenge_id) & (table.c.type == GENERATED) & (table.c.id != flag.id)
+        connection.execute(table.delete().where(others))
 
 
 def calculate_value(challenge):

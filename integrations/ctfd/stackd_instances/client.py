@@ -36,6 +36,12 @@ class Reply:
         return str(self.data.get("player_message") or "") if self.status >= 400 else ""
 
     @property
+    def reasons(self) -> list[dict[str, Any]]:
+        """The mistakes of a refused template or pod spec."""
+        found = self.data.get("reasons") or []
+        return [one for one in found if isinstance(one, dict) and "text" in one]
+
+    @property
     def ok(self) -> bool:
         """Whether stackd did what was asked."""
         return 200 <= self.status < 300
@@ -49,14 +55,25 @@ class Stackd:
     key: str
     cafile: str = ""
 
-    def call(self, method: str, path: str, body: Any = None, *, once: str = "", query: Any = ()) -> Reply:
-        """Send a request; ``once`` is its Idempotency-Key. Never raises for what stackd or the network does."""
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        once: str = "",
+        query: Any = (),
+        kind: str = "application/json",
+    ) -> Reply:
+        """Send a request; ``once`` is its Idempotency-Key, and a body of another ``kind`` than JSON is a text. Never raises
+        for what stackd or the network does.
+        """
         headers = {"X-API-KEY": self.key, "Accept": "application/json", "Connection": "close"}
         if once:
             headers["Idempotency-Key"] = once
-        payload = None if body is None else json.dumps(body)
+        payload = body if body is None or kind != "application/json" else json.dumps(body)
         if payload is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = kind
         target = path + (f"?{urlencode(query)}" if query else "")
         cut = threading.Event()
         try:
@@ -67,7 +84,7 @@ class Stackd:
 
     def _exchange(
         self, cut: threading.Event, method: str, target: str, payload: str | None, headers: dict[str, str]
-    ) -> tuple[int, bytes, str]:
+    ) -> tuple[int, bytes, str, str]:
         parts = urlsplit(self.url.rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{self.url!r} is no address such as http://stackd.example:8081")
@@ -94,13 +111,15 @@ class Stackd:
             raw = response.read(LARGEST)
             if cut.is_set():
                 raise TimeoutError
-            return response.status, raw, response.getheader("Retry-After", "")
+            return response.status, raw, response.getheader("Retry-After", ""), response.getheader("Content-Type", "")
         finally:
             timer.cancel()
             connection.close()
 
 
-def _reply(status: int, raw: bytes, retry_after: str) -> Reply:
+def _reply(status: int, raw: bytes, retry_after: str, kind: str) -> Reply:
+    if status == 200 and kind.startswith("text/plain"):  # a log
+        return Reply(status=status, data={"text": raw.decode("utf-8", "replace")})
     try:
         data = json.loads(raw)
     except ValueError:

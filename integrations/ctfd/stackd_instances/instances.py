@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from CTFd.cache import cache
 from CTFd.models import db
 from sqlalchemy.exc import IntegrityError
 
-from . import recipe, settings
+from . import answers, recipe, settings
 from .access import Account, Refused
 from .models import StackdChallenge, StackdInstance, random_name
 
 LIMIT_MESSAGE = "You have as many instances as you may ({}). Stop one first."
 ERROR_KEPT = 600
-"""Seconds that the reason of a failed start is shown."""
+"""Seconds that the reason of a failed start, or of an end, is shown."""
+SLOW = 3
+"""Seconds after which a player reads what is in the way of the own press."""
+CLAIM = 15
+"""Seconds that a claim lasts: longer than any request to stackd."""
+SILENT = "stackd_silent"
+"""The cache has it while stackd does not answer."""
+SHARED = "stackd_shared"
+"""The cache has the stacks that all players share here, by their templates."""
 
 
 def now() -> int:
@@ -37,7 +46,7 @@ def named(account: Account, name: str) -> StackdInstance:
     """The account's instance of this name. Raises Refused."""
     found = StackdInstance.query.filter_by(account=account.key, name=name).first()
     if found is None or found.challenge_key is None:
-        raise Refused("Your instance has ended.", 404)
+        raise Refused("Your instance has ended.", 404, "gone")
     return found
 
 
@@ -49,26 +58,57 @@ def of_challenge(account: Account, challenge_id: int) -> StackdInstance | None:
     return StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key).first()
 
 
-def start(account: Account, challenge: StackdChallenge) -> StackdInstance:
-    """The account's instance of the challenge; a new one if it has none. Raises Refused."""
+def running(account: Account) -> list[StackdInstance]:
+    """Those that count toward the account's limit, the oldest first."""
+    mine = StackdInstance.query.filter_by(account=account.key).filter(StackdInstance.slot.isnot(None))
+    return mine.order_by(StackdInstance.id).all()
+
+
+def allowance(account: Account) -> dict[str, Any]:
+    """How many instances the account has and may have; at the limit also which they are."""
+    mine, limit = running(account), settings.number(settings.INSTANCES)
+    named_ones = [{"name": row.name, "challenge": row.fields["name"], "challenge_id": row.challenge_id} for row in mine]
+    others = named_ones if len(mine) >= limit else []
+    makes_room = bool(settings.number(settings.MAKES_ROOM))
+    return {"used": len(mine), "limit": limit, "others": others, "makes_room": makes_room}
+
+
+def has_one(account: Account, challenge: StackdChallenge) -> bool:
+    """Whether the account has an instance of the challenge, so that a start changes nothing."""
+    mine = StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key)
+    return mine.filter(StackdInstance.slot.isnot(None)).first() is not None
+
+
+def start(account: Account, challenge: StackdChallenge, instead_of: str = "") -> StackdInstance:
+    """The account's instance of the challenge; a new one if it has none. At the limit it takes the place of the one that
+    is named, or of the oldest if the settings say so. Raises Refused.
+    """
     fields = fields_of(challenge)
     key, challenge_id = challenge.stackd_key, challenge.id
     existing = StackdInstance.query.filter_by(account=account.key, challenge_key=key).first()
     if existing is not None and existing.slot is not None:
         return existing
-    if existing is not None:  # its start has failed, and it still has the reason
+    if existing is not None:  # it has ended, and still has the reason
         existing.challenge_key = None
         db.session.commit()
     count_start(account)
-    limit = settings.number(settings.INSTANCES)
-    for slot in range(limit):
+    mine, limit = running(account), settings.number(settings.INSTANCES)
+    taken = {row.slot for row in mine}
+    places = [(slot, "") for slot in range(limit) if slot not in taken and len(mine) < limit]
+    if not places:
+        places = [(row.slot, row.name) for row in mine if row.name == instead_of]
+    if not places and settings.number(settings.MAKES_ROOM):
+        places = [(row.slot, row.name) for row in mine[:1]]
+    for slot, leaves in places:
         row = StackdInstance(
             name=random_name(), account=account.key, account_name=account.name, slot=slot, challenge_key=key,
             challenge_id=challenge_id, recipe=json.dumps(fields), todo="create", once=random_name(), since=now(),
             created=now(),
         )  # fmt: skip
-        db.session.add(row)
         try:
+            if leaves:  # in one transaction, so that of two presses only one takes the place
+                mark_stopped("replaced", StackdInstance.name == leaves)
+            db.session.add(row)
             db.session.commit()
         except IntegrityError:  # the slot is taken, or another press was faster
             db.session.rollback()
@@ -77,11 +117,11 @@ def start(account: Account, challenge: StackdChallenge) -> StackdInstance:
                 return other
         else:
             return row
-    raise Refused(LIMIT_MESSAGE.format(limit), 409)
+    raise Refused(LIMIT_MESSAGE.format(limit), 409, "limit", limit=limit)
 
 
 FIELDS = (
-    "stackd_key", "stackd_template", "stackd_pod_spec", "stackd_ports", "stackd_ttl", "stackd_extension",
+    "stackd_key", "stackd_template", "stackd_ttl", "stackd_extension",
     "stackd_extensions", "stackd_connection", "stackd_stop_when_solved", "stackd_flag_source", "stackd_value",
 )  # fmt: skip
 
@@ -91,18 +131,39 @@ def fields_of(challenge: StackdChallenge) -> dict[str, Any]:
     return {column: getattr(challenge, column) for column in FIELDS} | {"name": challenge.name}
 
 
+def shared(challenge: StackdChallenge) -> dict[str, Any] | None:
+    """What players see of the instance that all have together; None if each has one of its own."""
+    stack = (cache.get(SHARED) or {}).get(challenge.stackd_template)
+    if stack is None:
+        return None
+    problem = answers.failure(stack)
+    is_up = stack.get("status") == "running"
+    ports = [port for port in stack.get("ports") or [] if "container_port" in port]
+    texts = recipe.texts(challenge.stackd_connection or "")
+    since = recipe.seconds_since_1970(stack.get("updated_at"))
+    return {
+        "challenge_id": challenge.id,
+        "challenge": challenge.name,
+        "status": "shared",
+        "problem": {"key": "shared", "message": answers.TEXTS["shared"], "restart": False} if problem else None,
+        "doing": None if is_up or problem else {"key": answers.phase(stack), "seconds": 0},
+        "addresses": recipe.addresses(texts, stack.get("node_public_ip") or "", ports) if is_up else [],
+        "since": max(0, now() - since) if is_up and since is not None else 0,
+    }
+
+
 def count_start(account: Account) -> None:
     """Count a start or restart of the account. Raises Refused if it makes too many a minute."""
     key = f"stackd_starts_{account.key}_{now() // 60}"
     count = int(cache.get(key) or 0)
     if count >= settings.number(settings.STARTS):
-        raise Refused("You start instances too often. Please wait a minute.", 429)
+        raise Refused("You start instances too often. Please wait a minute.", 429, "too_often")
     cache.set(key, count + 1, timeout=120)
 
 
-def ask(row: StackdInstance, todo: str, *conditions: Any) -> bool:
+def ask(row: StackdInstance, todo: str, *conditions: Any, **more: Any) -> bool:
     """Note what is to be done with the instance, unless something else is under way."""
-    values = {"todo": todo, "once": random_name(), "since": now(), "attempts": 0, "not_before": 0, "message": ""}
+    values = {"todo": todo, "once": random_name(), "since": now(), "attempts": 0, "not_before": 0, **NO_PROBLEM, **more}
     query = StackdInstance.query.filter_by(id=row.id, todo=None).filter(*conditions)
     changed = query.update(values, synchronize_session=False)
     db.session.commit()
@@ -113,7 +174,7 @@ def extend(row: StackdInstance) -> None:
     """Have the instance extended, as often as the challenge allows. Raises Refused."""
     most = row.fields["stackd_extensions"] or 0
     if row.extensions >= most:
-        raise Refused("Your instance cannot be extended any further.", 409)
+        raise Refused(answers.TEXTS["no_more_extensions"], 409, "no_more_extensions")
     ask(row, "extend", StackdInstance.extensions < most, StackdInstance.slot.isnot(None))
 
 
@@ -121,43 +182,101 @@ def restart(account: Account, row: StackdInstance) -> None:
     """Have the instance restarted. Raises Refused."""
     if row.todo is None and row.slot is not None:
         count_start(account)
+        take_challenge([row])
         ask(row, "restart", StackdInstance.slot.isnot(None))
 
 
-def stop(*conditions: Any) -> int:
-    """Have these instances stopped, whatever is under way; returns how many."""
-    values = {
-        "todo": "stop", "slot": None, "challenge_key": None, "since": now(), "attempts": 0, "not_before": 0,
-        "message": "", "status": "stopping",
-    }  # fmt: skip
-    query = StackdInstance.query.filter(*conditions, StackdInstance.challenge_key.isnot(None))
-    count = query.update(values, synchronize_session=False)
+def take_challenge(rows: Iterable[StackdInstance]) -> None:
+    """Let the instances, which are to be restarted, follow their challenges' connections and extensions of now."""
+    challenges = {one.stackd_key: one for one in StackdChallenge.query.all()}
+    for row in rows:
+        before, challenge = row.fields, challenges.get(row.challenge_key)
+        if challenge is not None and before["stackd_template"] == challenge.stackd_template:
+            kept = {name: before[name] for name in ("stackd_flag_source", "stackd_value")}
+            row.recipe = json.dumps(fields_of(challenge) | kept)
     db.session.commit()
-    return int(count)
+
+
+NO_PROBLEM = {"message": "", "problem": None}
+
+
+def mark_stopped(why: str, *conditions: Any) -> int:
+    """Have these instances stopped, without a commit; returns how many. Their players read ``why``, if it is not empty."""
+    values = {
+        "todo": "stop", "slot": None, "since": now(), "attempts": 0, "not_before": 0, "status": "stopping",
+        "message": answers.TEXTS.get(why, ""), "problem": why or None,
+    } | ({} if why else {"challenge_key": None})  # fmt: skip
+    query = StackdInstance.query.filter(*conditions, StackdInstance.challenge_key.isnot(None))
+    if why:  # what has ended keeps its own reason
+        query = query.filter(StackdInstance.slot.isnot(None))
+    return int(query.update(values, synchronize_session=False))
+
+
+def stop(*conditions: Any, why: str = "") -> int:
+    """Have these instances stopped, whatever is under way; returns how many."""
+    count = mark_stopped(why, *conditions)
+    db.session.commit()
+    return count
+
+
+def ended(row: StackdInstance, why: str) -> None:
+    """Note that the instance's stack is gone; the row keeps the reason for a while."""
+    row.slot, row.todo, row.since, row.status = None, None, now(), "ended"
+    row.problem, row.message = why, answers.TEXTS[why]
 
 
 def shown(row: StackdInstance) -> dict[str, Any]:
     """What its players see of an instance."""
     fields = row.fields
-    failed = row.slot is None  # it never came to run; the row only keeps the reason
-    running = row.status == "running" and not failed
+    over = row.slot is None  # the row only keeps the reason
+    seen = "none" if over else status(row)
     left = max(0, (fields["stackd_extensions"] or 0) - row.extensions)
+    extension = recipe.seconds(fields["stackd_extension"], "Extension") if left else 0
+    counts = row.expires is not None and row.running_since is not None and not over
     return {
         "name": row.name,
         "challenge_id": row.challenge_id,
         "challenge": fields["name"],
-        "status": "none" if failed else _status(row),
-        "addresses": json.loads(row.addresses or "[]") if running else [],
-        "seconds_left": None if row.expires is None or failed else max(0, row.expires - now()),
-        "extension": recipe.duration(recipe.seconds(fields["stackd_extension"], "Extension")) if left else "",
+        "status": seen,
+        "pending": row.todo is not None and not over,
+        "doing": _doing(row) if seen in ("starting", "restarting", "stopping") else None,
+        "problem": _problem(row, seen),
+        "addresses": json.loads(row.addresses or "[]") if seen == "running" else [],
+        "seconds_left": max(0, row.expires - now()) if counts else None,
+        "extension": recipe.duration(extension) if left else "",
+        "extension_seconds": extension,
         "extensions_left": left,
-        "message": row.message,
-        "pending": row.todo is not None,
     }
 
 
-def _status(row: StackdInstance) -> str:
+def status(row: Any) -> str:
+    """The status of an instance that has not ended."""
     pending = {"create": "starting", "restart": "restarting", "stop": "stopping"}
     if row.todo in pending:
         return pending[row.todo]
     return {"creating": "starting", "running": "running"}.get(row.status, "failed")
+
+
+def _doing(row: StackdInstance) -> dict[str, Any]:
+    """What is being done, and since when."""
+    if row.todo in ("create", "restart", "stop"):
+        key, since = {"create": "queue"}.get(row.todo, row.todo), row.since
+    else:
+        key, since = row.phase or "place", row.phase_since or row.since
+    return {"key": key, "seconds": max(0, now() - since)}
+
+
+def _problem(row: StackdInstance, seen: str) -> dict[str, Any] | None:
+    """What is wrong: the key of the sentence, the sentence, and whether a restart may help."""
+    key, message = row.problem or "", row.message
+    if row.todo is not None and row.slot is not None:
+        if now() - row.since < SLOW:
+            return None
+        asked = row.claimed_until - CLAIM if row.claimed_until else now()
+        if not key and (now() - asked >= SLOW or cache.get(SILENT)):
+            key, message = "silent", ""
+    elif seen == "failed" and not key:
+        key, message = "failed", ""
+    if not key:
+        return None
+    return {"key": key, "message": message or answers.TEXTS.get(key, ""), "restart": key not in answers.HOPELESS}

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
+from contextlib import suppress
 
 from CTFd.models import Challenges, db
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
 
 
 def random_name() -> str:
@@ -20,8 +23,6 @@ class StackdChallenge(Challenges):
     id = db.Column(db.Integer, db.ForeignKey("challenges.id", ondelete="CASCADE"), primary_key=True)
     stackd_key = db.Column(db.String(32), default=random_name, nullable=False)
     stackd_template = db.Column(db.String(128), default="")
-    stackd_pod_spec = db.Column(db.Text)
-    stackd_ports = db.Column(db.String(255), default="")
     stackd_ttl = db.Column(db.String(32), default="")
     stackd_extension = db.Column(db.String(32), default="30m")
     stackd_extensions = db.Column(db.Integer, default=2)
@@ -48,7 +49,9 @@ class StackdInstance(db.Model):
 
     ``todo`` is what the worker has to do next: create, extend, restart, stop, or nothing. ``slot`` and
     ``challenge_key`` are NULL once it is to stop: the unique constraints then no longer count it, and they decide
-    races between two presses. ``recipe`` is the challenge as it was at the start, as JSON.
+    races between two presses. With a ``challenge_key`` and no ``slot`` it has ended, and only keeps the reason:
+    ``problem`` is its key, ``message`` the sentence for players, ``detail`` what organisers read. ``recipe`` is the
+    challenge as it was at the start, as JSON; ``amount`` by how much organisers extend it.
     """
 
     __tablename__ = "stackd_instances"
@@ -75,6 +78,11 @@ class StackdInstance(db.Model):
     addresses = db.Column(db.Text)
     expires = db.Column(db.Integer)
     extensions = db.Column(db.Integer, default=0, nullable=False)
+    problem = db.Column(db.String(64))
+    phase = db.Column(db.String(16))
+    phase_since = db.Column(db.Integer)
+    running_since = db.Column(db.Integer)
+    amount = db.Column(db.String(32))
 
     fields = property(lambda self: json.loads(self.recipe))
 
@@ -111,3 +119,18 @@ class StackdSharing(db.Model):
     user_name = db.Column(db.String(128), default="")
     sent = db.Column(db.Integer, nullable=False)
     flag = db.relationship("StackdFlag", lazy="joined")
+
+
+def create_tables(app):
+    """Create the tables, and the columns that an earlier version of the plugin did not have."""
+    app.db.create_all()
+    found = inspect(db.engine)
+    for model in (StackdChallenge, StackdInstance, StackdFlag, StackdSharing):
+        table = model.__table__
+        existing = {column["name"] for column in found.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in existing:
+                kind = column.type.compile(db.engine.dialect)
+                with suppress(DBAPIError):  # another process was faster
+                    db.session.execute(text(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}"))
+                    db.session.commit()

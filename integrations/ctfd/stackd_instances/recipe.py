@@ -12,8 +12,6 @@ from typing import Any
 
 FROM_STACK, FROM_CTFD = "stack", "ctfd"
 UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-PROTOCOLS = ("TCP", "UDP")
-ROUTES = ("http", "https", "tls")
 DEFAULT_TEXT = "{host}:{port}"
 
 
@@ -37,6 +35,14 @@ def moment(text: Any) -> datetime | None:
     return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
 
 
+def seconds_since_1970(text: Any) -> int | None:
+    """A time of stackd's; None if it is none."""
+    try:
+        return int(datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp())
+    except ValueError:
+        return None
+
+
 def duration(total: int) -> str:
     """``5400`` as ``"1h30m"``."""
     text = ""
@@ -44,19 +50,6 @@ def duration(total: int) -> str:
         count, total = divmod(total, size)
         text += f"{count}{unit}" if count else ""
     return text or "0s"
-
-
-def ports(text: str) -> list[dict[str, Any]]:
-    """The target ports in ``"80/tcp 53/udp 443/https"``. Raises ValueError."""
-    found = []
-    for word in str(text).replace(",", " ").split():
-        number, _, how = word.partition("/")
-        route = how.lower() if how.lower() in ROUTES else ""
-        protocol = "TCP" if route else (how or "tcp").upper()
-        if not number.isdecimal() or not 1 <= int(number) <= 65535 or protocol not in PROTOCOLS:
-            raise ValueError(f"Ports: write ports such as 80/tcp 53/udp, not {word[:40]!r}")
-        found.append({"container_port": int(number), "protocol": protocol} | ({"route": route} if route else {}))
-    return found
 
 
 def texts(text: str) -> dict[int, str]:
@@ -79,8 +72,10 @@ def texts(text: str) -> dict[int, str]:
     return found
 
 
-def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]]) -> list[str]:
-    """What players see for each port of a stack. ``opened`` are stackd's ports."""
+def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What players see for each port of a stack: the text, the container's port, and the link if it is one. ``opened`` are
+    stackd's ports.
+    """
     found = []
     for port in opened:
         url = str(port.get("url") or port.get("host") or "")
@@ -90,25 +85,19 @@ def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]])
         number = port.get("node_port")
         if number is None and not url:
             continue
-        found.append(
-            text.replace("{host}", host)
-            .replace("{port}", str(number or ""))
-            .replace("{url}", url or f"{host}:{number}")
-        )
+        for name, value in (("host", host), ("port", str(number or "")), ("url", url or f"{host}:{number}")):
+            text = text.replace(f"{{{name}}}", value)
+        link = text if re.fullmatch(r"https?://\S+", text) else ""
+        found.append({"text": text, "href": link, "port": int(port["container_port"])})
     return found
 
 
 def check(form: Mapping[str, Any]) -> None:
     """Raise ValueError with a sentence for the admin if the fields do not fit together."""
-    template, pod = form.get("stackd_template") or "", form.get("stackd_pod_spec") or ""
-    if bool(template) == bool(pod):
-        raise ValueError("Choose a template or write a pod spec, not both" if pod else "Choose a template")
-    if pod and not ports(form.get("stackd_ports") or ""):
-        raise ValueError("Ports: a pod spec needs the ports that players reach, such as 80/tcp")
+    if not form.get("stackd_template"):
+        raise ValueError("Choose a template")
     if form.get("stackd_flag_source") not in (FROM_STACK, FROM_CTFD):
         raise ValueError("Flag: choose the stack's value or CTFd's flags")
-    if pod and form["stackd_flag_source"] == FROM_STACK:
-        raise ValueError("Flag: stackd generates values for templates only; with a pod spec choose CTFd's flags")
     texts(form.get("stackd_connection") or "")
     if form.get("stackd_ttl"):
         seconds(form["stackd_ttl"], "Time to live")
@@ -121,10 +110,7 @@ def check(form: Mapping[str, Any]) -> None:
 
 def body(fields: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     """The body of the create request of a challenge with these fields."""
-    if fields.get("stackd_template"):
-        wanted: dict[str, Any] = {"template": fields["stackd_template"]}
-    else:
-        wanted = {"pod_spec": fields["stackd_pod_spec"], "target_port": ports(fields["stackd_ports"])}
+    wanted: dict[str, Any] = {"template": fields["stackd_template"]}
     if fields.get("stackd_ttl"):
         wanted["ttl"] = fields["stackd_ttl"]
     return wanted | {"labels": dict(labels)}

@@ -4,83 +4,126 @@ from __future__ import annotations
 
 from CTFd.models import db
 from CTFd.utils.decorators import authed_only
-from CTFd.utils.user import authed
-from flask import Blueprint, current_app, jsonify, render_template
+from CTFd.utils.user import authed, get_locale
+from flask import Blueprint, current_app, jsonify, render_template, request
 from werkzeug.exceptions import HTTPException
 
-from . import PLUGIN, access, instances
+from . import PLUGIN, access, instances, work
 from .access import Refused
-from .models import StackdInstance
+from .models import StackdChallenge, StackdInstance
 
 PAGE = "stackd/instances"
 API = "/api/v1/stackd"
-NONE = {"name": "", "status": "none", "addresses": [], "seconds_left": None, "extension": "", "extensions_left": 0}
+NONE = {
+    "name": "", "status": "none", "pending": False, "doing": None, "problem": None, "addresses": [],
+    "seconds_left": None, "extension": "", "extension_seconds": 0, "extensions_left": 0,
+}  # fmt: skip
 blueprint = Blueprint(PLUGIN, __name__)
 
 
 @blueprint.errorhandler(Refused)
 def refused(error):
-    return answer_error(str(error), error.status)
+    return answer_error(str(error), error.status, error.code, **error.values)
 
 
 @blueprint.errorhandler(HTTPException)
 def http_error(error):
-    sentences = {401: "Log in first.", 403: "Your session has expired. Reload the page.", 404: "There is no such page."}
-    return answer_error(sentences.get(error.code, "That did not work. Reload the page."), error.code)
+    known = {
+        401: ("Log in first.", "login"),
+        403: ("Your session has expired. Reload the page.", "session"),
+        404: ("There is no such page.", "not_found"),
+    }
+    sentence, code = known.get(error.code, ("That did not work. Reload the page.", "crashed"))
+    return answer_error(sentence, error.code, code)
 
 
 @blueprint.errorhandler(Exception)
 def crashed(error):
     current_app.logger.error("stackd_instances", exc_info=error)
     db.session.rollback()
-    return answer_error("That did not work. Please try again in a minute.", 500)
+    return answer_error("That did not work. Please try again in a minute.", 500, "crashed")
 
 
-def answer_error(sentence, status):
-    return jsonify({"success": False, "errors": {"": [sentence]}}), status
+def answer_error(sentence, status, code, **values):
+    return jsonify({"success": False, "errors": {"": [sentence]}, "code": code, "values": values}), status
 
 
-def answer(row):
-    data = {**NONE, "message": ""} if row is None else instances.shown(row)
-    return jsonify({"success": True, "data": data})
+def answer(row, account, challenge_id=None):
+    data = {**NONE, "challenge_id": challenge_id} if row is None else instances.shown(row)
+    more = instances.allowance(account)
+    if data["status"] != "none":
+        more["others"] = []
+    elif challenge_id is not None:
+        data["work"] = work.needed(account, challenge_id)
+    return jsonify({"success": True, "data": {**data, **more, "locale": str(get_locale() or "")}})
 
 
 @blueprint.route(f"/{PAGE}", methods=["GET"])
 @authed_only
 def page():
     try:
-        mine = [instances.shown(row) for row in instances.of_account(access.account())]
+        account = access.account()
+        mine, more, reason = listed(account), instances.allowance(account), ""
     except Refused as error:
-        return render_template(f"plugins/{PLUGIN}/templates/mine.html", instances=[], reason=str(error))
-    return render_template(f"plugins/{PLUGIN}/templates/mine.html", instances=mine, reason="")
+        mine, more, reason = [], {}, str(error)
+    return render_template(
+        f"plugins/{PLUGIN}/templates/mine.html", instances=mine, reason=reason, locale=str(get_locale() or ""), **more
+    )
+
+
+def listed(account):
+    return [instances.shown(row) for row in instances.of_account(account)]
+
+
+@blueprint.route(f"{API}/instances", methods=["GET"])
+def mine():
+    account = access.account()
+    more = instances.allowance(account)
+    return jsonify({"success": True, "data": {"instances": listed(account), **more}})
 
 
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["GET"])
 def look(challenge_id):
     if not authed():
-        raise Refused("Log in to start an instance.", 401)
-    return answer(instances.of_challenge(access.account(), challenge_id))
+        raise Refused("Log in to start an instance.", 401, "login")
+    account = access.account()
+    row = instances.of_challenge(account, challenge_id)
+    challenge = StackdChallenge.query.filter_by(id=challenge_id).first()
+    if row is None and challenge is not None and instances.shared(challenge) is not None:
+        data = NONE | instances.shared(access.startable(challenge_id)) | {"locale": str(get_locale() or "")}
+        return jsonify({"success": True, "data": data})
+    return answer(row, account, challenge_id)
 
 
 @blueprint.route(f"{API}/challenges/<int:challenge_id>", methods=["POST"])
 def start(challenge_id):
     account = access.account()
-    row = instances.start(account, access.startable(challenge_id))
+    wanted = request.get_json(silent=True) or {}
+    challenge = access.startable(challenge_id)
+    if instances.shared(challenge) is not None:
+        raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
+    if not access.has_attempts(challenge):
+        raise Refused("You have no attempts left for this challenge.", 403, "no_attempts")
+    if not instances.has_one(account, challenge):
+        work.check(account, challenge_id, wanted.get("work"))
+    row = instances.start(account, challenge, str(wanted.get("instead_of") or ""))
     current_app.stackd_worker.wake()
-    return answer(row)
+    return answer(row, account, challenge_id)
 
 
 @blueprint.route(f"{API}/instances/<name>", methods=["GET"])
 def look_at(name):
-    return answer(instances.named(access.account(), name))
+    account = access.account()
+    return answer(instances.named(account, name), account)
 
 
 @blueprint.route(f"{API}/instances/<name>/extend", methods=["POST"])
 def extend(name):
-    row = instances.named(access.account(), name)
+    account = access.account()
+    row = instances.named(account, name)
     instances.extend(row)
     current_app.stackd_worker.wake()
-    return answer(row)
+    return answer(row, account)
 
 
 @blueprint.route(f"{API}/instances/<name>/restart", methods=["POST"])
@@ -89,7 +132,7 @@ def restart(name):
     row = instances.named(account, name)
     instances.restart(account, row)
     current_app.stackd_worker.wake()
-    return answer(row)
+    return answer(row, account)
 
 
 @blueprint.route(f"{API}/instances/<name>", methods=["DELETE"])
@@ -97,4 +140,4 @@ def stop(name):
     account = access.account()
     instances.stop(StackdInstance.account == account.key, StackdInstance.name == name)
     current_app.stackd_worker.wake()
-    return answer(None)
+    return answer(None, account)

@@ -11,7 +11,9 @@ from .client import Stackd
 
 URL, KEY, SITE = "stackd_url", "stackd_key", "stackd_site"
 INSTANCES, STARTS = "stackd_instances_per_account", "stackd_starts_per_minute"
-NUMBERS = {INSTANCES: 1, STARTS: 6}
+MAKES_ROOM, WORK = "stackd_stop_the_oldest", "stackd_work_bits"
+NUMBERS = {INSTANCES: (1, 1, 1000), STARTS: (6, 1, 1000), MAKES_ROOM: (0, 0, 1), WORK: (0, 0, 24)}
+"""The default of each number, the least and the most."""
 ENVIRONMENT = {URL: "STACKD_URL", KEY: "STACKD_KEY"}
 
 
@@ -34,8 +36,9 @@ def text(name: str) -> str:
 
 
 def number(name: str) -> int:
-    """``INSTANCES`` or ``STARTS``: how many each account may have."""
-    return int(get_config(name) or NUMBERS[name])
+    """One of ``NUMBERS``."""
+    value = get_config(name)
+    return NUMBERS[name][0] if value in (None, "") else int(value)
 
 
 def stackd() -> Stackd:

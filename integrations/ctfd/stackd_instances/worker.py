@@ -18,22 +18,27 @@ from CTFd.cache import cache
 from CTFd.models import db
 
 from . import access, answers, flags, recipe, settings
-from .client import SECONDS, Reply, Stackd
-from .instances import ERROR_KEPT, now, stop
-from .models import StackdFlag, StackdInstance, random_name
+from .client import Reply, Stackd
+from .instances import CLAIM, ERROR_KEPT, NO_PROBLEM, SHARED, SILENT, ended, now, stop
+from .models import StackdChallenge, StackdFlag, StackdInstance, random_name
 
 log = logging.getLogger("stackd_instances")
 
 AT_ONCE = 8
 """Requests to stackd of one process at a time."""
-CLAIM = 3 * int(SECONDS)
 PATIENCE = {"create": 60, "extend": 30, "grant": 30, "restart": 10}
 """Seconds that an attempt may be repeated before the player reads why it failed. A stop is repeated until it is done."""
 SETTLED = 30
 """Seconds after a stop until no create of ours can still be on its way in stackd."""
-BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 15.0
+BUSY_PAUSE, STARTING_PAUSE, IDLE_PAUSE = 0.5, 1.5, 5.0
+REFRESH = 15
+"""Seconds between two looks at stacks of which none starts."""
 PROBLEM = "stackd_problem"
-FIELDS = "stack_id,status,ports,node_public_ip,ttl_expires_at,labels"
+FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,node_public_ip,ttl_expires_at,labels"
+NO_NEWER = ("no_template", "unknown_field")
+"""Codes of a restart with the newest version of a template: it is gone, or this stackd cannot do that yet."""
+LINES = 20
+"""Of the log of a stack that has failed: for organisers."""
 
 
 class Worker:
@@ -79,11 +84,14 @@ class Worker:
             self._pool.submit(self._carry_out, task_id)
         with self._app.app_context():
             # One process reads for all; if two do, nothing is harmed.
-            mine = is_time(f"stackd_refresh_{pause}", max(1, int(pause)))
+            mine = is_time(f"stackd_refresh_{pause}", max(1, int(pause) if pause < IDLE_PAUSE else REFRESH))
             if is_time("stackd_accounts", int(IDLE_PAUSE)):
-                stop_of_lost_accounts()
+                stop_of_what_is_gone()
+            shares = is_time("stackd_look_at_shared", REFRESH)
         if mine:
             self._refresh()
+        if shares:
+            self._look_at_shared()
         return pause
 
     def _due(self) -> list[int]:
@@ -136,17 +144,48 @@ class Worker:
             return
         reply = stackd.call("GET", "/stacks", query=[("label", f"ctfd={site}"), ("fields", FIELDS)])
         stacks = reply.data.get("stacks")
+        broken = []
         with self._app.app_context():
+            note_silence(reply)
             if not reply.ok or not isinstance(stacks, list):
                 note_problem("read the stacks", reply)
                 return
             by_id = {stack["stack_id"]: stack for stack in stacks if isinstance(stack, dict) and "stack_id" in stack}
             for row in StackdInstance.query.filter(StackdInstance.id.in_(before), StackdInstance.todo.is_(None)):
+                if row.slot is None:
+                    continue
                 if row.stack_id in by_id:
+                    was = row.problem
                     write_stack(row, by_id[row.stack_id])
-                else:  # it has expired, or somebody has deleted it
-                    db.session.delete(row)
+                    broken += [(row.id, row.stack_id)] if row.problem and row.problem != was else []
+                else:
+                    ended(row, "expired" if row.expires is not None and row.expires <= now() + REFRESH else "lost")
             db.session.commit()
+        for row_id, stack_id in broken[:AT_ONCE]:
+            self._keep_log(stackd, row_id, stack_id)
+
+    def _look_at_shared(self) -> None:
+        """Read the stacks that all players have together."""
+        with self._app.app_context():
+            if StackdChallenge.query.first() is None:
+                return
+            stackd = settings.stackd()
+        query = [("label", "shared"), ("fields", f"{FIELDS},updated_at,template")]
+        reply = stackd.call("GET", "/stacks", query=query)
+        if reply.ok:
+            shared = {one["labels"]["shared"]: one for one in reply.data.get("stacks") or []}
+            with self._app.app_context():
+                cache.set(SHARED, shared, timeout=20 * REFRESH)
+
+    def _keep_log(self, stackd: Stackd, row_id: int, stack_id: str) -> None:
+        """Note the last lines of a stack that has failed, for organisers."""
+        lines = stackd.call("GET", f"/stacks/{stack_id}/logs", query=[("tail", LINES)]).data.get("text")
+        if lines:
+            with self._app.app_context():
+                row = StackdInstance.query.filter_by(id=row_id, stack_id=stack_id).first()
+                if row is not None and row.problem:
+                    row.detail = f"{row.detail or ''}\n{lines}"[-4000:]
+                    db.session.commit()
 
 
 def is_time(name: str, seconds: int) -> bool:
@@ -157,11 +196,19 @@ def is_time(name: str, seconds: int) -> bool:
     return True
 
 
-def stop_of_lost_accounts() -> None:
-    """Stop the instances of accounts that are deleted or banned, or whose event is over."""
-    for row in db.session.query(StackdInstance.account).distinct().all():
-        if not access.may_go_on(row.account) and stop(StackdInstance.account == row.account):
-            log.warning("the instances of %s are stopped: it is deleted or banned, or the event is over", row.account)
+def stop_of_what_is_gone() -> None:
+    """Stop the instances of accounts that are deleted or banned, or whose event is over, and those of deleted challenges."""
+    accounts = [row.account for row in db.session.query(StackdInstance.account).distinct()]
+    for account, why in access.stopped_for(accounts):
+        if stop(StackdInstance.account == account, why=why):
+            log.warning("the instances of %s are stopped: it is deleted or banned, or the event is over", account)
+    gone = db.session.query(StackdInstance.challenge_key).filter(
+        StackdInstance.slot.isnot(None),
+        StackdInstance.challenge_key.notin_(db.session.query(StackdChallenge.stackd_key)),
+    )
+    for (key,) in gone.distinct().all():
+        count = stop(StackdInstance.challenge_key == key, why="organiser")
+        log.warning("%d instances are stopped: their challenge is deleted", count)
 
 
 def claim(row_id: int) -> StackdInstance | None:
@@ -188,10 +235,11 @@ def carry_out(stackd: Stackd, task: StackdInstance, site: str) -> Reply:
         }  # fmt: skip
         return stackd.call("POST", "/stacks", recipe.body(task.fields, labels), once=task.once)
     if task.todo in ("extend", "grant"):
-        more = {"ttl": task.fields["stackd_extension"] or "30m"}
+        more = {"ttl": (task.todo == "grant" and task.amount) or task.fields["stackd_extension"] or "30m"}
         return stackd.call("POST", f"/stacks/{task.stack_id}/extend", more, once=task.once)
     if task.todo == "restart":
-        return stackd.call("POST", f"/stacks/{task.stack_id}/restart")
+        reply = stackd.call("POST", f"/stacks/{task.stack_id}/restart", {"template": "latest"})
+        return stackd.call("POST", f"/stacks/{task.stack_id}/restart") if reply.code in NO_NEWER else reply
     # A stop deletes whatever the id: a create without an answer may have made the stack. Then it sees it gone.
     mine = ("label", f"instance={task.name}")
     if task.attempts % 8 == 0:
@@ -206,6 +254,7 @@ def settle(task: StackdInstance, reply: Reply) -> None:
     # Written before it is read: on every database nobody can press Stop between this and the commit.
     query = StackdInstance.query.filter_by(id=task.id)
     query.update({"claimed_until": 0}, synchronize_session=False)
+    note_silence(reply)
     row = query.first()
     if row is None:
         return
@@ -223,10 +272,8 @@ def settle(task: StackdInstance, reply: Reply) -> None:
         if task.todo == "extend":
             row.extensions += 1
         if same and row.todo == task.todo:  # keep_flag may have refused it
-            row.todo, row.message, row.attempts = None, "", 0
-            write_stack(row, reply.data)
-            if task.todo == "restart":
-                row.status = "creating"
+            row.todo, row.message, row.problem, row.attempts = None, "", None, 0
+            write_stack(row, reply.data | ({"status": "creating"} if task.todo == "restart" else {}))
     db.session.commit()
 
 
@@ -242,7 +289,7 @@ def keep_flag(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
             "%s: template %s generates no value %s", fields["name"], fields["stackd_template"], fields["stackd_value"]
         )
         if row.todo == "create":
-            give_up(row, answers.BROKEN, f"the template generates no value {fields['stackd_value']}")
+            give_up(row, answers.Verdict("broken"), f"the template generates no value {fields['stackd_value']}")
         return
     hashed = flags.hashed(fields["stackd_key"], value)
     if StackdFlag.query.filter_by(stack_id=row.stack_id, hash=hashed).first() is not None:
@@ -256,24 +303,24 @@ def keep_flag(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
 
 def refuse(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     """Try again later, or tell the player why not."""
-    found = answers.verdict(task.todo, reply.status, reply.player_message)
+    found = answers.verdict(task.todo, reply.status, reply.code, reply.player_message)
     # A restart is not repeated after a lost answer: it may have happened.
     retry = found.retry and now() - task.since < PATIENCE[task.todo] and (task.todo != "restart" or reply.status > 0)
     row.detail = f"{reply.status} {reply.detail}"[:2000]
     row.attempts = task.attempts + 1
+    row.problem, row.message = found.key[:64], found.sentence[:255]
     if retry:
         row.not_before = now() + answers.pause(task.attempts, reply.retry_after)
-        row.message = found.sentence if now() - task.since > SECONDS else ""
     elif task.todo == "create":
-        give_up(row, found.sentence, row.detail)
+        give_up(row, found, row.detail)
     else:
-        row.todo, row.message = None, found.sentence
+        row.todo = None
 
 
-def give_up(row: StackdInstance, sentence: str, detail: str) -> None:
+def give_up(row: StackdInstance, why: answers.Verdict, detail: str) -> None:
     """End a start: the player keeps the reason, and whatever stackd may have made is deleted."""
     row.todo, row.slot, row.once = "stop", None, random_name()
-    row.message, row.detail, row.attempts, row.not_before = sentence, detail, 0, 0
+    row.problem, row.message, row.detail, row.attempts, row.not_before = why.key, why.sentence, detail, 0, 0
 
 
 def settle_stop(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
@@ -288,7 +335,7 @@ def settle_stop(row: StackdInstance, task: StackdInstance, reply: Reply) -> None
     elif not (gone and settled):
         row.attempts = task.attempts + 1
         row.not_before = now() + answers.pause(task.attempts)
-    elif row.challenge_key is not None and row.message:  # the player has not read yet why it failed
+    elif row.challenge_key is not None and row.problem:  # the player has not read yet why it ended
         row.todo, row.since = None, now()
     else:
         db.session.delete(row)
@@ -298,21 +345,37 @@ def write_stack(row: StackdInstance, stack: dict[str, Any]) -> None:
     """Note in the row what stackd says about the stack. Only changes are written."""
     shown = recipe.texts(row.fields["stackd_connection"] or "")
     opened = [port for port in stack.get("ports") or [] if isinstance(port, dict) and "container_port" in port]
+    phase = answers.phase(stack)
     new = {
         "status": str(stack.get("status") or row.status)[:16],
         "addresses": json.dumps(recipe.addresses(shown, stack.get("node_public_ip") or "", opened)),
-        "expires": _seconds(stack.get("ttl_expires_at")) or row.expires,
+        "expires": recipe.seconds_since_1970(stack.get("ttl_expires_at")) or row.expires,
+        "phase": phase,
+        "phase_since": row.phase_since if phase == row.phase else now(),
+        "running_since": row.running_since or (now() if stack.get("status") == "running" else None),
     }
+    if "status_reason" in stack:
+        problem = answers.failure(stack)
+        why = ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message"))))
+        if problem and problem != row.problem:
+            new |= {"problem": problem, "message": answers.TEXTS[problem]}
+        elif not problem and row.problem in answers.REASONS.values():
+            new |= NO_PROBLEM
+        if why and not (row.detail or "").startswith(why):  # with the lines of its log behind it
+            new["detail"] = why[:2000]
+        elif not why:
+            new["detail"] = None
     for name, value in new.items():
         if getattr(row, name) != value:
             setattr(row, name, value)
 
 
-def _seconds(moment: Any) -> int | None:
-    try:
-        return int(datetime.fromisoformat(str(moment).replace("Z", "+00:00")).timestamp())
-    except ValueError:
-        return None
+def note_silence(reply: Reply) -> None:
+    """Remember for a while that stackd does not answer: it keeps those waiting, too, that it has not been asked for yet."""
+    if reply.status == 0:
+        cache.set(SILENT, 1, timeout=20)
+    elif cache.get(SILENT):
+        cache.delete(SILENT)
 
 
 def note_problem(what: str, reply: Reply) -> None:

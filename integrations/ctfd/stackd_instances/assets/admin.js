@@ -1,38 +1,325 @@
-// The organisers' page: stop and extend instances, save and test the settings.
+// The organisers' page. It refreshes itself while it is looked at; what is selected stays selected.
 {
+  const TABS = ["instances", "sharing", "settings", "health"];
+  const PAUSE = 5000;
+  const DONE = { stop: "are being stopped", extend: "are being extended", restart: "are being restarted" };
   const element = (id) => document.getElementById(id);
-  const boxes = () => [...document.querySelectorAll("input[name=instance]")];
+  const filter = element("stackd-filter");
+  const selected = new Set();
+  let page = 1;
+  let listed = [];
+  let total = 0;
+  let everything = false;
+  let timer;
+  let turn = 0;
 
-  const tell = (text, kind) => {
-    element("stackd-message").className = `alert alert-${kind}`;
-    element("stackd-message").textContent = text;
+  const make = (tag, props = {}, ...children) => {
+    const made = Object.assign(document.createElement(tag), props);
+    made.append(...children);
+    return made;
   };
+  const link = (href, text) => (href ? make("a", { href, textContent: text }) : text);
+  const root = (path) => (path ? `${CTFd.config.urlRoot}${path}` : "");
 
-  const send = async (path, method, body) => {
-    const answer = await CTFd.fetch(`/api/v1/stackd/admin/${path}`, { method, body: JSON.stringify(body) });
+  const send = async (path, method = "GET", body) => {
+    const answer = await CTFd.fetch(`/api/v1/stackd/admin/${path}`, { method, body: body && JSON.stringify(body) });
     const { success, data, errors } = await answer.json();
     if (!success) throw new Error(Object.values(errors).flat().join(" "));
     return data;
   };
 
+  const tell = (text, kind) => {
+    element("stackd-message").className = text ? `alert alert-${kind}` : "";
+    element("stackd-message").textContent = text;
+  };
   const attempt = (work) => work().catch((error) => tell(error.message || "CTFd did not answer.", "danger"));
 
-  element("stackd-all").addEventListener("change", (event) => {
-    for (const box of boxes()) box.checked = event.target.checked;
+  const length = (seconds) => {
+    if (seconds == null) return "";
+    const [hours, minutes] = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60];
+    if (hours) return `${hours} h ${minutes} min`;
+    return minutes ? `${minutes} min` : `${seconds} s`;
+  };
+  const moment = (seconds) => new Date(seconds * 1000).toLocaleString();
+
+  // ---- tabs
+
+  const open = (name, focus) => {
+    for (const tab of TABS) {
+      const chosen = tab === name;
+      element(`panel-${tab}`).hidden = !chosen;
+      element(`tab-${tab}`).setAttribute("aria-selected", chosen);
+      element(`tab-${tab}`).classList.toggle("active", chosen);
+      element(`tab-${tab}`).tabIndex = chosen ? 0 : -1;
+    }
+    if (focus) element(`tab-${name}`).focus();
+    history.replaceState(null, "", `#${name}`);
+    refresh();
+  };
+  const current = () => TABS.find((tab) => !element(`panel-${tab}`).hidden) ?? TABS[0];
+
+  // ---- the list
+
+  const query = () => Object.fromEntries(new FormData(filter));
+
+  const chosen = () => {
+    const count = everything ? total : selected.size;
+    element("stackd-chosen").replaceChildren(
+      count ? `${count} selected` : "Select instances below",
+      ...(everything || selected.size < listed.length || total <= listed.length || !listed.length
+        ? []
+        : [" ", allButton()]),
+    );
+    for (const button of document.querySelectorAll("[data-act]")) button.disabled = !count;
+    element("stackd-all").checked = listed.length > 0 && (everything || listed.every(({ name }) => selected.has(name)));
+  };
+
+  const allButton = () => {
+    const button = make("button", {
+      type: "button",
+      className: "btn btn-sm btn-link",
+      textContent: `Select all ${total} that match`,
+    });
+    button.addEventListener("click", () => {
+      everything = true;
+      draw();
+    });
+    return button;
+  };
+
+  const tile = (name, number, about, { bad = false, status } = {}) => {
+    const body = [make("strong", { textContent: number }), name, make("small", { textContent: about })];
+    const made = make(status ? "button" : "div", { className: `stackd-tile${bad ? " bad" : ""}` }, ...body);
+    if (status) {
+      made.type = "button";
+      made.dataset.status = status;
+      made.setAttribute("aria-pressed", filter.status.value === status);
+      made.addEventListener("click", () => {
+        filter.status.value = filter.status.value === status ? "" : status;
+        choose();
+        element("stackd-tiles").querySelector(`[data-status=${status}]`)?.focus();
+      });
+    }
+    return made;
+  };
+
+  let stock = null; // what stackd says about templates
+  const tiles = (counts, reason) => {
+    const focused = document.activeElement?.dataset?.status;
+    const starting = (counts.starting ?? 0) + (counts.restarting ?? 0);
+    const shown = [
+      tile("Running", counts.running ?? 0, "", { status: "running" }),
+      tile("Starting", starting, "", { status: "starting" }),
+      tile("Failed", counts.failed ?? 0, reason ? `most: ${reason}` : "", { bad: counts.failed > 0, status: "failed" }),
+    ];
+    if (stock?.error) shown.push(tile("stackd", "–", stock.error, { bad: true }));
+    else if (stock) {
+      const pools = stock.templates.filter(({ pool }) => pool);
+      const sum = (key) => pools.reduce((sum, one) => sum + one[key], 0);
+      const low = pools.filter(({ ready, pool }) => ready < pool / 2).map(({ name }) => name);
+      shown.push(
+        tile(
+          "Ready in pools",
+          pools.length ? `${sum("ready")} of ${sum("pool")}` : "–",
+          low.length ? `low: ${low.join(", ")}` : "",
+          {
+            bad: low.length > 0,
+          },
+        ),
+        tile("Still fit", stock.fits ?? "–", stock.limited_by ? `limited by ${stock.limited_by}` : "", {
+          bad: stock.fits === 0,
+        }),
+      );
+    }
+    element("stackd-tiles").replaceChildren(...shown);
+    if (focused) element("stackd-tiles").querySelector(`[data-status=${focused}]`)?.focus();
+  };
+
+  const row = (one) => {
+    const box = make("input", { type: "checkbox", checked: everything || selected.has(one.name) });
+    box.setAttribute("aria-label", `Select ${one.account}, ${one.challenge}`);
+    box.addEventListener("change", () => {
+      if (everything) for (const { name } of listed) selected.add(name);
+      everything = false;
+      selected[box.checked ? "add" : "delete"](one.name);
+      chosen();
+    });
+    const status = make("td", {}, make("span", { className: `stackd-dot ${one.status}` }), one.status);
+    const doing = one.doing ? ` (${one.doing.key.replace("_", " ")}, ${length(one.doing.seconds)})` : "";
+    status.append(doing);
+    if (one.problem) status.append(make("br"), make("small", { textContent: one.problem.message }));
+    if (one.detail && one.problem) {
+      const details = make("details", { open: opened.has(one.name) }, make("summary", { textContent: "Why" }));
+      details.append(make("pre", { className: "mb-0 small", textContent: one.detail }));
+      details.addEventListener("toggle", () => opened[details.open ? "add" : "delete"](one.name));
+      status.append(details);
+    }
+    const addresses = one.addresses.flatMap(({ text }) => [make("code", { textContent: text }), make("br")]);
+    return make(
+      "tr",
+      {},
+      make("td", {}, box),
+      make("td", {}, link(root(one.account_page), one.account)),
+      make("td", {}, link(root(one.challenge_page), one.challenge)),
+      status,
+      make("td", { className: "stackd-quiet", textContent: length(one.age) }),
+      make("td", { className: "stackd-quiet", textContent: length(one.seconds_left) }),
+      make("td", {}, ...addresses),
+      make("td", {}, one.stack_id ? link(one.stack_page, one.stack_id) : ""),
+    );
+  };
+  const opened = new Set();
+
+  const pager = (id, number, pages, go) => {
+    const turnTo = (text, to, name) => {
+      const button = make("button", {
+        type: "button",
+        className: "btn btn-sm btn-outline-secondary",
+        textContent: text,
+      });
+      button.setAttribute("aria-label", name);
+      button.disabled = to < 1 || to > pages;
+      button.addEventListener("click", () => go(to));
+      return button;
+    };
+    const parts = [
+      turnTo("‹", number - 1, "Previous page"),
+      `${number} of ${pages}`,
+      turnTo("›", number + 1, "Next page"),
+    ];
+    element(id).replaceChildren(...(pages > 1 ? parts : []));
+  };
+
+  const empty = (columns, text) => make("tr", {}, make("td", { colSpan: columns, textContent: text }));
+
+  let seen = null;
+  const draw = () => {
+    const { instances, pages, counts, top_failure, challenges, last_refusal } = seen;
+    listed = instances;
+    total = seen.total;
+    page = seen.page;
+    if (filter.challenge.options.length !== challenges.length + 1) {
+      const kept = filter.challenge.value;
+      const options = challenges.map(([key, name]) => new Option(name, key, false, key === kept));
+      filter.challenge.replaceChildren(new Option("All challenges", ""), ...options);
+    }
+    tiles(counts, top_failure);
+    element("stackd-refusal").textContent = last_refusal;
+    element("stackd-refusal").hidden = !last_refusal;
+    const none = Object.values(query()).some(Boolean) ? "No instance matches." : "No instance is running.";
+    const focused = document.activeElement?.closest?.("#stackd-rows tr")?.rowIndex;
+    element("stackd-rows").replaceChildren(...(instances.length ? instances.map(row) : [empty(8, none)]));
+    if (focused) element("stackd-rows").rows[focused - 1]?.querySelector("input")?.focus();
+    pager("stackd-pages", page, pages, (to) => {
+      page = to;
+      refresh();
+    });
+    chosen();
+  };
+
+  const choose = () => {
+    page = 1;
+    everything = false;
+    selected.clear();
+    refresh();
+  };
+
+  // ---- the other tabs
+
+  let sharingPage = 1;
+  const sharing = async () => {
+    const { rows, page: number, pages } = await send(`sharing?page=${sharingPage}`);
+    element("stackd-sharing").replaceChildren(
+      ...(rows.length ? rows : [null]).map((one) => {
+        if (one === null) return empty(5, "Nobody has sent somebody else's flag.");
+        const team = one.sender === one.user ? "" : ` (${one.sender})`;
+        const cells = [one.owner, one.challenge, moment(one.sent), moment(one.got)];
+        const by = make("td", {}, link(root(one.user_page), one.user), team);
+        return make("tr", {}, by, ...cells.map((text) => make("td", { textContent: text })));
+      }),
+    );
+    pager("stackd-sharing-pages", number, pages, (to) => {
+      sharingPage = to;
+      refresh();
+    });
+  };
+
+  const health = async () => {
+    const { templates } = await send("templates");
+    element("stackd-templates").replaceChildren(
+      ...(templates.length ? templates : [null]).map((one) => {
+        if (one === null) return empty(6, "The key may use no template.");
+        const low = one.pool && one.ready < one.pool / 2;
+        const pool = make("td", { className: low ? "stackd-bad" : "" }, one.pool ? `${one.ready} of ${one.pool}` : "–");
+        if (one.reason) pool.append(make("br"), make("small", { textContent: one.reason }));
+        const healthy = one.checked?.healthy;
+        const check = { true: "healthy", false: one.checked?.message, null: one.checked?.message }[healthy] ?? "–";
+        const kind = { true: "stackd-good", false: "stackd-bad" }[healthy] ?? "";
+        return make(
+          "tr",
+          {},
+          make("td", { textContent: `${one.name}${one.shared ? " (shared)" : ""}` }),
+          make("td", { textContent: one.generates.join(", ") || "–" }),
+          pool,
+          make("td", { textContent: one.stacks.running ?? 0 }),
+          make("td", { className: one.stacks.failed ? "stackd-bad" : "", textContent: one.stacks.failed ?? 0 }),
+          make("td", { className: kind, textContent: check }),
+        );
+      }),
+    );
+  };
+
+  // ---- refreshing
+
+  const instances = async () => {
+    const mine = ++turn;
+    const data = await send(`instances?${new URLSearchParams({ ...query(), page })}`);
+    if (mine !== turn) return;
+    seen = data;
+    draw();
+    const told = await send("templates").catch((error) => ({ error: error.message }));
+    if (mine !== turn) return;
+    stock = told;
+    tiles(seen.counts, seen.top_failure);
+  };
+
+  const refresh = async () => {
+    clearTimeout(timer);
+    const work = { instances, sharing, health }[current()];
+    if (work) await attempt(work);
+    clearTimeout(timer);
+    if (!document.hidden) timer = setTimeout(refresh, PAUSE);
+  };
+
+  for (const tab of TABS) {
+    element(`tab-${tab}`).addEventListener("click", () => open(tab));
+    element(`tab-${tab}`).addEventListener("keydown", ({ key }) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+      if (step) open(TABS[(TABS.indexOf(tab) + step + TABS.length) % TABS.length], true);
+    });
+  }
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  filter.addEventListener("submit", (event) => event.preventDefault());
+  filter.addEventListener("input", choose);
+
+  element("stackd-all").addEventListener("change", ({ target }) => {
+    everything = false;
+    for (const { name } of listed) selected[target.checked ? "add" : "delete"](name);
+    draw();
   });
 
   for (const button of document.querySelectorAll("[data-act]")) {
     button.addEventListener("click", () =>
       attempt(async () => {
-        const names = boxes()
-          .filter((box) => box.checked)
-          .map((box) => box.value);
         const action = button.dataset.act;
-        if (!names.length) return tell("Select instances first.", "warning");
-        if (action === "stop" && !confirm(`Stop ${names.length} of ${boxes().length} instances?`)) return;
-        const { count } = await send("instances", "POST", { action, names });
-        tell(`${count} instances ${action === "stop" ? "are being stopped" : "are being extended"}.`, "success");
-        setTimeout(() => location.reload(), 1500);
+        const count = everything ? total : selected.size;
+        if (action !== "extend" && !confirm(`${action === "stop" ? "Stop" : "Restart"} ${count} instances?`)) return;
+        const these = everything ? { filter: query() } : { names: [...selected] };
+        const answer = await send("instances", "POST", { action, by: element("stackd-by").value, ...these });
+        tell(`${answer.count} instances ${DONE[action]}.`, "success");
+        selected.clear();
+        everything = false;
+        await refresh();
       }),
     );
   }
@@ -50,13 +337,12 @@
       element("stackd-result").textContent = "Testing…";
       const lines = await send("test", "POST", {});
       element("stackd-result").replaceChildren(
-        ...lines.map(({ ok, text }) => {
-          const line = document.createElement("li");
-          line.className = ok ? "text-success" : "text-danger";
-          line.textContent = `${ok ? "✓" : "✗"} ${text}`;
-          return line;
-        }),
+        ...lines.map(({ ok, text }) =>
+          make("li", { className: ok ? "stackd-good" : "stackd-bad", textContent: `${ok ? "✓" : "✗"} ${text}` }),
+        ),
       );
     }),
   );
+
+  open(TABS.includes(location.hash.slice(1)) ? location.hash.slice(1) : TABS[0]);
 }

@@ -117,7 +117,7 @@ if (!customElements.get("stackd-instance")) {
         pause = TRANSIENT.includes(data.status) || data.pending ? 1000 : 20000;
       } catch (error) {
         if (turn !== this.turn || this.busy) return;
-        if (name && error.status === 404) this.show({ status: "none", addresses: [], message: "" });
+        if (name && error.status === 404) this.show({ status: "none", addresses: [] });
         else {
           this.lost = true;
           this.complain(error.message);
@@ -151,13 +151,13 @@ if (!customElements.get("stackd-instance")) {
     show(data) {
       this.data = data;
       this.end = data.seconds_left == null ? null : Date.now() + data.seconds_left * 1000;
-      this.say(
-        data.status === "none" && data.message ? data.message : `${TEXTS[data.status]} ${data.message ?? ""}`.trim(),
-      );
+      const message = data.problem?.message ?? "";
+      const alone = ["none", "failed"].includes(data.status) && message;
+      this.say(alone ? message : `${TEXTS[data.status]} ${message}`.trim());
       const shown = JSON.stringify(data.addresses);
       if (shown !== this.shown) {
         this.shown = shown;
-        this.one("addresses").replaceChildren(...data.addresses.map((text) => this.address(text)));
+        this.one("addresses").replaceChildren(...data.addresses.map(({ text }) => this.address(text)));
       }
       const left = data.extensions_left;
       this.one("hint").textContent =
@@ -202,7 +202,7 @@ if (!customElements.get("stackd-instance")) {
       const wanted = {
         start: status === "none" && this.hasAttribute("challenge"),
         extend: extensible,
-        restart: status === "running" || status === "failed",
+        restart: status === "running" || (status === "failed" && this.data.problem?.restart !== false),
         stop: Boolean(status) && status !== "none" && status !== "stopping",
       };
       const focused = document.activeElement;

@@ -1,0 +1,135 @@
+"""What organisers see of stackd itself: its templates and pools, what still fits, and a test of each challenge.
+
+These routes ask stackd while the browser waits, for five seconds each at most.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from CTFd.cache import cache
+from CTFd.models import db
+from flask import jsonify, request
+
+from . import answers, challenge, instances, recipe, settings
+from .access import Refused
+from .admin import API, blueprint, for_admins
+from .models import StackdChallenge
+
+FRESH = 5
+"""Seconds for which what stackd has answered is shown to others, too."""
+AT_ONCE = 4
+SHOWN = (
+    "name", "title", "generates", "pool", "ready", "starting", "failing", "reason", "ttl", "stacks", "shared", "checked",
+    "requested_cpu_milli", "requested_memory_bytes", "source",
+)  # fmt: skip
+
+
+def asked(stackd, method, path, body=None):
+    """The answer to a request of the page. Raises Refused with what is wrong."""
+    reply = stackd.call(method, path, body)
+    if not reply.ok:
+        raise Refused(answers.diagnosis(reply.status, reply.detail, reply.code), 502)
+    return reply.data
+
+
+@blueprint.route(f"{API}/templates", methods=["GET"])
+@for_admins
+def templates():
+    """The templates that the key may use, and whether it may write others."""
+    data = cache.get("stackd_templates")
+    if data is None or request.args.get("now"):
+        stackd = settings.stackd()
+        db.session.remove()
+        found = asked(stackd, "GET", "/templates").get("templates") or []
+        writes = bool(stackd.call("GET", "/key").data.get("templates_write"))
+        fits = stackd.call("GET", "/capacity").data
+        data = {
+            "templates": [{name: one.get(name) for name in SHOWN} for one in found], "may_write": writes,
+            "fits": fits.get("fits"), "limited_by": fits.get("limited_by") or "",
+        }  # fmt: skip
+        cache.set("stackd_templates", data, timeout=FRESH)
+    return jsonify({"success": True, "data": data})
+
+
+@blueprint.route(f"{API}/templates/<name>", methods=["PUT"])
+@for_admins
+def write_template(name):
+    """Send a template's YAML to stackd; its mistakes come back with their lines."""
+    text = str((request.get_json() or {}).get("text") or "")
+    stackd = settings.stackd()
+    db.session.remove()
+    reply = stackd.call("PUT", f"/templates/{name}", text, kind="application/yaml")
+    cache.delete("stackd_templates")
+    if not reply.ok:
+        lines = [f"line {one['line']}: {one['text']}" if one.get("line") else one["text"] for one in reply.reasons]
+        raise Refused("\n".join(lines) or answers.diagnosis(reply.status, reply.detail, reply.code), 400)
+    return jsonify({"success": True, "data": {"name": name}})
+
+
+@blueprint.route(f"{API}/check", methods=["POST"])
+@for_admins
+def check():
+    """What would go wrong with the form of a challenge, in sentences."""
+    form = request.get_json() or {}
+    try:
+        fields = {**DEFAULTS, **challenge.checked(form, DEFAULTS), "name": "this challenge"}
+    except ValueError as error:
+        return jsonify({"success": True, "data": [str(error)]})
+    site, stackd = settings.site(), settings.stackd()
+    db.session.remove()
+    found = generates(asked(stackd, "GET", "/templates"))
+    line = tried(stackd, site, fields, found)
+    return jsonify({"success": True, "data": [] if line["ok"] else [line["text"].partition(": ")[2]]})
+
+
+DEFAULTS = {
+    "stackd_flag_source": recipe.FROM_STACK, "stackd_extensions": 2, "stackd_extension": "30m", "stackd_value": "FLAG",
+    "function": "static",
+}  # fmt: skip
+
+
+def generates(data):
+    """The values of each template."""
+    return {one.get("name"): one for one in data.get("templates") or []}
+
+
+@blueprint.route(f"{API}/test", methods=["POST"])
+@for_admins
+def test():
+    """Try the connection, and a create of each challenge without creating anything."""
+    recipes = [instances.fields_of(one) for one in StackdChallenge.query.order_by(StackdChallenge.name)]
+    site, stackd = settings.site(), settings.stackd()
+    if not settings.text(settings.URL):
+        text = settings.fixed(settings.URL) or "Address: there is none yet"
+        return jsonify({"success": True, "data": [{"ok": False, "text": text}]})
+    db.session.remove()
+    reply = stackd.call("GET", "/templates")
+    found = generates(reply.data)
+    text = f"{len(found)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
+    lines = [{"ok": reply.ok, "text": text}]
+    if reply.ok:
+        recipes = recipes or [template_only(name) for name, one in found.items() if not one.get("shared")][:1]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            lines += pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
+    return jsonify({"success": True, "data": lines})
+
+
+def template_only(name):
+    """The fields of a challenge of this template."""
+    return {"name": f"the template {name}", "stackd_template": name, "stackd_flag_source": recipe.FROM_CTFD}
+
+
+def tried(stackd, site, fields, found):
+    """A dry run of one challenge's create."""
+    labels = {"ctfd": site, "player": "test", "challenge": "test", "instance": "test", "player_challenge": "test"}
+    name, template, value = fields["name"], fields["stackd_template"], fields.get("stackd_value")
+    if template not in found:
+        return {"ok": False, "text": f"{name}: Template: there is no {template} for this key"}
+    if fields["stackd_flag_source"] == recipe.FROM_STACK and value not in found[template]["generates"]:
+        return {"ok": False, "text": f"{name}: Template: {template} generates no value {value}"}
+    if found[template].get("shared"):
+        return {"ok": True, "text": f"{name}: is shared by all"}
+    reply = stackd.call("POST", "/stacks", recipe.body(fields, labels), query=[("dry_run", "true")])
+    why = "would start" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
+    return {"ok": reply.ok, "text": f"{name}: {why}"}

@@ -1,0 +1,156 @@
+"""The organisers' page with nothing on it and with a whole event on it, in Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from playwright.async_api import Browser, Page, expect
+
+from tests.ctfd.conftest import Ctfd
+from tests.ctfd.test_browser import page_of
+from tests.harness import Harness
+from tests.ui.conftest import AXE, DESKTOP, PHONE, RUN_AXE
+
+API = "/api/v1/stackd/admin"
+PICTURES = os.environ.get("STACKD_TEST_PICTURES")
+"""A folder for pictures of the page, for people to look at."""
+KINDS = (
+    ("running", None, ""),
+    ("creating", None, ""),
+    ("failed", "image", "ImagePullBackOff: no such image\nlast line"),
+)
+
+
+def insert(file: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    marks = ", ".join("?" * len(row))
+    file.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+
+
+def hold_event(ctfd: Ctfd, players: range, challenges: dict[str, int]) -> None:
+    """Write players with an instance each into CTFd's database. The worker waits with them, as after a busy answer."""
+    now = int(time.time())
+    created = datetime.fromtimestamp(now, UTC)
+    with closing(sqlite3.connect(ctfd.folder / "ctfd.db", timeout=30)) as file, file:
+        keys = dict(file.execute("SELECT id, stackd_key FROM stackd_challenge").fetchall())
+        for number in players:
+            user = {"id": number + 10, "name": f"Player {number}", "email": f"{number}@example.com", "type": "user"}
+            more = {"created": f"{created:%Y-%m-%d %H:%M:%S.%f}", "banned": 0, "hidden": 0, "verified": 1}
+            insert(file, "users", user | more)
+            status, problem, detail = KINDS[2 if number % 10 == 9 else number % 5 == 4]
+            name, challenge_id = list(challenges.items())[number % len(challenges)]
+            recipe = {"stackd_key": keys[challenge_id], "name": name, "stackd_extension": "30m", "stackd_extensions": 2}
+            text = f"http://192.0.2.7:{30000 + number}"
+            row = {
+                "name": f"{number:032x}", "account": f"user-{number + 10}-{int(created.timestamp())}",
+                "account_name": user["name"], "slot": 0, "challenge_key": keys[challenge_id],
+                "challenge_id": challenge_id, "recipe": json.dumps(recipe), "stack_id": f"stack-{number:016x}",
+                "status": status, "problem": problem, "detail": detail, "expires": now + 3600 + 60 * number,
+                "message": "This challenge's image cannot be loaded." if problem else "",
+                "addresses": json.dumps([{"text": text, "href": text, "port": 80}]), "running_since": now - 60,
+                "phase": "prepare", "phase_since": now - 5, "created": now - number, "since": now, "attempts": 0,
+                "not_before": now + 9999, "claimed_until": 0, "extensions": 0, "once": "x", "todo": "extend",
+            }  # fmt: skip
+            insert(file, "stackd_instances", row)
+
+
+async def look_at(page: Page, name: str) -> None:
+    """Have axe and, if there is a folder for pictures, people look at the page on a desktop and on a phone."""
+    for device, size in (("phone", PHONE), ("desktop", DESKTOP)):
+        await page.set_viewport_size({"width": size["width"], "height": size["height"]})
+        wide = await page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert wide <= 0, f"{name}, {device}: nothing sticks out"
+        if PICTURES:
+            for scheme in ("light", "dark"):
+                await page.emulate_media(color_scheme=scheme)
+                await page.screenshot(path=Path(PICTURES, f"admin-{name}-{device}-{scheme}.png"), full_page=True)
+        if AXE.exists():
+            await page.evaluate(AXE.read_text())
+            inside = RUN_AXE.replace("axe.run(document", "axe.run('#stackd-admin'")
+            assert await page.evaluate(inside, None) == [], f"{name}, {device}"
+
+
+async def test_an_event_on_one_page(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    page = await page_of(browser, ctfd, "admin")
+    await page.goto("/admin/stackd")
+    await expect(page.get_by_text("No instance is running.")).to_be_visible()
+    await expect(page.locator(".stackd-tile")).to_have_count(5)
+    await look_at(page, "0")
+    challenges = {name: await ctfd.challenge(name=name) for name in ("Web", "Pwn", "Crypto")}
+    rows, shown = page.locator("#stackd-rows tr"), page.locator(".stackd-tile strong")
+    for before, count in ((0, 1), (1, 40), (40, 600)):
+        hold_event(ctfd, range(before, count), challenges)
+        await expect(rows).to_have_count(min(count, 50))  # it refreshes by itself
+        await expect(rows.first).to_contain_text(f"Player {count - 1}")
+        await look_at(page, str(count))
+    await expect(shown).to_have_text(["480", "60", "60", "–", re.compile(r"\d+")])
+    await expect(page.locator(".stackd-tile.bad")).to_contain_text("most: image")
+    await page.get_by_role("button", name="Next page").click()
+    await expect(rows.first).to_contain_text("Player 549")
+    await page.get_by_label("Challenge", exact=True).select_option("Pwn")
+    await expect(page.get_by_text("1 of 4")).to_be_visible()
+    await page.get_by_role("button", name=re.compile("Failed")).click()
+    await expect(rows).to_have_count(20)
+    await rows.first.get_by_text("Why").click()
+    await expect(rows.first.get_by_text("last line")).to_be_visible()
+    await expect(rows.first.get_by_role("link", name="Player 589")).to_have_attribute("href", "/admin/users/599")
+    await expect(rows.first.get_by_role("link", name="stack-")).to_have_attribute(
+        "href", f"{stackd.url}/dashboard#stack=stack-{589:016x}"
+    )
+    await look_at(page, "failed")
+    await page.get_by_label("Account", exact=True).fill("Player 58")
+    await expect(rows).to_have_count(1)
+    for tab in ("Sharing", "Settings", "Health"):
+        await page.get_by_role("tab", name=tab).click()
+        await look_at(page, tab.lower())
+    await expect(page.locator("#stackd-templates tr")).to_have_count(4)
+
+
+async def test_organisers_act_on_the_selected_and_on_all_of_a_challenge(
+    ctfd: Ctfd, stackd: Harness, browser: Browser
+) -> None:
+    web, pwn = await ctfd.challenge(name="Web"), await ctfd.challenge(name="Pwn")
+    players = [await ctfd.player(name) for name in ("ada", "bob", "eve")]
+    for player, challenge in zip(players, (web, web, pwn), strict=True):
+        await player.start(challenge)
+    page = await page_of(browser, ctfd, "admin")
+    page.on("dialog", lambda dialog: dialog.accept())
+    await page.goto("/admin/stackd")
+    await page.get_by_label("Select ada, Web").check()
+    await page.get_by_label("Extend by", exact=True).last.fill("20m")
+    await page.get_by_role("button", name="Extend by").click()
+    await expect(page.get_by_text("1 instances are being extended.")).to_be_visible()
+    seen = await players[0].until(web, pending=False)
+    assert (seen["seconds_left"] > 2500, seen["extensions_left"]) == (True, 2), "not one of the player's own"
+    await page.get_by_label("Challenge", exact=True).select_option("Web")
+    await expect(page.locator("#stackd-rows tr")).to_have_count(2)
+    await page.get_by_label("Select this page").check()
+    await page.get_by_role("button", name="Restart").click()
+    await expect(page.get_by_text("2 instances are being restarted.")).to_be_visible()
+    await players[1].until(web, status="running", pending=False)
+    await players[0].until(web, status="running", pending=False)
+    (eve,) = (await ctfd.admin.data("GET", f"{API}/instances?account=eve"))["instances"]
+    wanted = {"action": "stop", "filter": {"account": eve["account_key"]}}
+    assert await ctfd.admin.data("POST", f"{API}/instances", wanted) == {"count": 1}
+    await players[2].until(pwn, status="none", problem="organiser")
+    status, answer = await ctfd.admin.call("POST", f"{API}/instances", {"action": "extend", "names": [], "by": "soon"})
+    assert (status, "such as 30m" in answer["errors"][""][0]) == (400, True)
+    assert len((await ctfd.admin.data("GET", f"{API}/instances?status=running"))["instances"]) == 2
+
+
+async def test_the_test_of_the_connection_names_every_challenge(ctfd: Ctfd, stackd: Harness) -> None:
+    for name, template, ttl in (("ZZZ", "web-1", "30m"), ("AAA", "web-1", "9000h"), ("Typo", "web-9", "30m")):
+        await ctfd.challenge(name=name, stackd_template=template, stackd_ttl=ttl)
+    first, *lines = await ctfd.admin.data("POST", f"{API}/test", {})
+    assert first["ok"]
+    assert {line["text"].partition(":")[0]: line["ok"] for line in lines} == {"AAA": False, "Typo": False, "ZZZ": True}
+    assert "web-9" in next(line["text"] for line in lines if line["text"].startswith("Typo"))
+    warnings = await ctfd.admin.data("POST", f"{API}/check", {"stackd_template": "web-1", "stackd_ttl": "9000h"})
+    assert "9000h" in warnings[0] or "at most" in warnings[0], warnings

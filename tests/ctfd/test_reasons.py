@@ -1,0 +1,193 @@
+"""What players and organisers read about instances that start, fail, wait and end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ctfd.conftest import Ctfd, Person, ctfd_running, set_up
+from tests.ctfd.misbehaving import Misbehaving
+from tests.harness import Harness, eventually
+from tests.templates import PLAIN, folder_with
+
+Source = tuple[Path, Path]
+
+
+async def refused(person: Person, path: str, body: dict[str, object] | None = None) -> tuple[int, str, dict[str, Any]]:
+    """The status, code and values of a refusal."""
+    status, answer = await person.call("POST", f"/api/v1/stackd/{path}", body or {})
+    assert answer["success"] is False, answer
+    return status, answer["code"], answer["values"]
+
+
+async def test_a_name_that_is_no_image_is_said_at_once_and_no_restart_is_advised(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = await ctfd.challenge(stackd_template="web-name"), await ctfd.player("ada")
+    await player.press(challenge, "start")
+    seen = await player.until(challenge, status="failed", problem="image")
+    assert seen["problem"]["restart"] is False
+    assert "Restart" not in seen["problem"]["message"]
+    assert seen["seconds_left"] is None, "no countdown before it ran"
+
+
+async def test_a_failing_pull_is_said_while_it_is_tried_again(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = await ctfd.challenge(stackd_template="web-pull"), await ctfd.player("ada")
+    await player.press(challenge, "start")
+    first = await player.until(challenge, status="starting", doing="pull_again")
+    assert first["seconds_left"] is None
+    longer = await player.until(challenge, doing="pull_again", pending=False)
+    assert longer["doing"]["seconds"] >= first["doing"]["seconds"]
+
+
+async def test_organisers_read_the_reason_with_the_last_lines(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = await ctfd.challenge(stackd_template="web-fail"), await ctfd.player("ada")
+    await player.press(challenge, "start")
+    seen = await player.until(challenge, status="failed", problem="crash")
+    assert seen["problem"]["restart"] is True
+
+    async def has_lines() -> bool:
+        (listed,) = (await ctfd.admin.data("GET", "/api/v1/stackd/admin/instances"))["instances"]
+        return "exit code 3" in listed["detail"] and "boom" in listed["detail"]
+
+    await eventually(has_lines, ctfd.log, pause=0.2)
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "closed"])
+async def test_a_sentence_within_five_seconds_and_a_stop_at_once(
+    source: Source, tmp_path: Path, behaviour: str
+) -> None:
+    async with Misbehaving(behaviour) as server, ctfd_running(source, tmp_path / "ctfd", stackd=server.url) as ctfd:
+        await set_up(ctfd)
+        challenges = [await ctfd.challenge(name=f"C{number}") for number in range(2)]
+        player = await ctfd.player("ada")
+        began = time.monotonic()
+        await player.press(challenges[0], "start")
+        seen = await player.until(challenges[0], status="starting", problem="silent")
+        assert time.monotonic() - began < 8, "five seconds, and some for a busy machine"
+        assert seen["problem"]["message"] == "The instance server does not answer. Please try again in a minute."
+        assert (await player.press(challenges[0], "stop"))["status"] == "none"
+        assert (await player.press(challenges[1], "start"))["status"] == "starting", "its place is free at once"
+
+
+async def test_what_has_ended_says_why(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, player = await ctfd.challenge(), await ctfd.player("ada")
+    name = (await player.start(challenge))["name"]
+    act = {"action": "stop", "names": [name]}
+    assert await ctfd.admin.data("POST", "/api/v1/stackd/admin/instances", act) == {"count": 1}
+    await player.until(challenge, status="none", problem="organiser")
+    await player.start(challenge)
+    (stack_id,) = await stackd.until_listed(1)
+    await stackd.delete(stack_id)
+    await player.until(challenge, status="none", problem="lost")
+    await player.press(challenge, "start")
+    await player.until(challenge, status="running", problem=None)
+
+
+async def test_at_the_limit_the_named_instance_makes_room(ctfd: Ctfd, stackd: Harness) -> None:
+    challenges = [await ctfd.challenge(name=f"C{number}") for number in range(3)]
+    player, eve = await ctfd.player("ada"), await ctfd.player("eve")
+    first = await player.start(challenges[0])
+    assert (first["used"], first["limit"], first["others"]) == (1, 1, [])
+    seen = await player.press(challenges[1])
+    assert seen["others"] == [{"name": first["name"], "challenge": "C0", "challenge_id": challenges[0]}]
+    path = f"challenges/{challenges[1]}"
+    assert await refused(player, path) == (409, "limit", {"limit": 1})
+    theirs = (await eve.start(challenges[0]))["name"]
+    assert (await refused(player, path, {"instead_of": theirs}))[1] == "limit", "nobody stops somebody else's"
+    swap = [player.call("POST", f"/api/v1/stackd/{path}", {"instead_of": first["name"]}) for _ in range(4)]
+    assert {status for status, _ in await asyncio.gather(*swap)} == {200}
+    await player.until(challenges[1], status="running")
+    await player.until(challenges[0], status="none", problem="replaced")
+    assert (await eve.press(challenges[0]))["status"] == "running"
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_stop_the_oldest": 1})
+    await player.press(challenges[2], "start")
+    await player.until(challenges[2], status="running", used=1)
+    await player.until(challenges[1], status="none", problem="replaced")
+    await stackd.until_listed(2)
+
+
+async def test_a_shared_challenge_has_an_address_and_no_start(ctfd: Ctfd, stackd: Harness, tmp_path: Path) -> None:
+    folder_with(tmp_path, web_shared=PLAIN.replace("ttl: 1h", "shared: true"))
+    stackd.reload_templates()
+    shared = {"stackd_template": "web-shared", "stackd_flag_source": "ctfd"}
+    challenge, player = await ctfd.challenge(**shared), await ctfd.player("ada")
+    seen: dict[str, Any] = {}
+
+    async def is_up() -> bool:
+        seen.update(await player.press(challenge))
+        return bool(seen["status"] == "shared" and seen["addresses"])
+
+    await eventually(is_up, lambda: f"{seen} {ctfd.log()}", pause=0.2)
+    assert seen["addresses"][0]["text"].startswith("http://127.0.0.1:")
+    assert (seen["problem"], seen["since"] >= 0) == (None, True)
+    assert (await refused(player, f"challenges/{challenge}"))[:2] == (409, "shared")
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"state": "hidden"})
+    assert (await player.call("GET", f"/api/v1/stackd/challenges/{challenge}"))[0] == 404, "its address is hidden, too"
+    lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
+    assert lines[1] == {"ok": True, "text": "Web: is shared by all"}
+
+
+async def test_the_last_attempt_refuses_a_start(ctfd: Ctfd) -> None:
+    challenge, player = await ctfd.challenge(max_attempts=1), await ctfd.player("ada")
+    assert await player.submit(challenge, "flag{wrong}") == "incorrect"
+    assert (await refused(player, f"challenges/{challenge}"))[:2] == (403, "no_attempts")
+
+
+async def test_a_start_costs_work_if_the_settings_say_so(ctfd: Ctfd, stackd: Harness) -> None:
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_work_bits": 8})
+    challenges = [await ctfd.challenge(name=f"C{number}") for number in range(2)]
+    player, path = await ctfd.player("ada"), f"/api/v1/stackd/challenges/{challenges[0]}"
+    status, code, values = await refused(player, f"challenges/{challenges[0]}")
+    assert (status, code, values["bits"]) == (403, "work", 8)
+    asked = (await player.press(challenges[0]))["work"]["challenge"]
+    zero = (hashlib.sha256(f"{asked}:{nonce}".encode()).digest()[0] for nonce in count())
+    work = {"challenge": asked, "nonce": str(next(nonce for nonce, byte in enumerate(zero) if byte == 0))}
+    for wrong in (None, {**work, "nonce": "x"}, {**work, "challenge": "mine"}):
+        assert (await refused(player, f"challenges/{challenges[0]}", {"work": wrong}))[1] == "work"
+    assert (await refused(player, f"challenges/{challenges[1]}", {"work": work}))[1] == "work", "of another challenge"
+    await player.data("POST", path, {"work": work})
+    await player.until(challenges[0], status="running")
+    await player.press(challenges[0], "stop")
+    assert (await refused(player, f"challenges/{challenges[0]}", {"work": work}))[1] == "work", "once"
+
+
+async def test_ctfds_reset_takes_instances_flags_and_the_report_along(ctfd: Ctfd, stackd: Harness) -> None:
+    challenge, ada, bob = await ctfd.challenge(), await ctfd.player("ada"), await ctfd.player("bob")
+    await ada.start(challenge)
+    async with ctfd.admin.session.post("/admin/reset", data={"nonce": ctfd.admin.nonce, "challenges": "on"}) as page:
+        assert page.status == 200
+    await stackd.until_listed(0)
+    assert (await ada.data("GET", "/api/v1/stackd/instances"))["used"] == 0
+    again = await ctfd.challenge()
+    assert (await bob.press(again))["problem"] is None
+
+
+async def test_a_generated_flag_is_listed_and_matches_nothing(ctfd: Ctfd) -> None:
+    challenge, player = await ctfd.challenge(), await ctfd.player("ada")
+
+    async def flags() -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = await ctfd.admin.data("GET", f"/api/v1/challenges/{challenge}/flags")
+        return listed
+
+    (flag,) = await flags()
+    assert (await ctfd.admin.data("GET", f"/api/v1/flags/{flag['id']}"))["type"] == "stackd"
+    assert await player.submit(challenge, flag["content"]) == "incorrect"
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_flag_source": "ctfd"})
+    assert await flags() == []
+    await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_flag_source": "stack"})
+    assert len(await flags()) == 1
+
+
+async def test_a_challenge_made_over_the_api_has_the_forms_defaults(ctfd: Ctfd, stackd: Harness) -> None:
+    plain = {"name": "Plain", "category": "web", "value": 1, "state": "visible", "type": "stackd"}
+    made = await ctfd.admin.data("POST", "/api/v1/challenges", {**plain, "stackd_template": "web-1"})
+    assert (made["stackd_extension"], made["stackd_extensions"], made["stackd_value"]) == ("30m", 2, "FLAG")
+    player = await ctfd.player("ada")
+    shown = await player.data("GET", f"/api/v1/challenges/{made['id']}")
+    assert not any(name.startswith("stackd_") for name in shown), "for organisers only"
+    assert (await player.start(made["id"]))["extensions_left"] == 2
