@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from playwright.async_api import Browser, Locator, Page, expect
 
 from tests.ctfd.conftest import PASSWORD, Ctfd, flag_of
 from tests.harness import Harness
+from tests.ui.conftest import AXE
 
 SECONDS = 20_000.0
 
@@ -43,6 +45,27 @@ def button(box: Locator, name: str) -> Locator:
     return box.get_by_role("button", name=name, exact=True)
 
 
+async def confirm(box: Locator, name: str) -> None:
+    """Press a button that asks whether it is meant."""
+    await button(box, name).click()
+    await box.get_by_role("button", name="Yes").click()
+
+
+async def audit(page: Page, element: str) -> None:
+    """Fail if axe finds anything in this element, in light or in dark."""
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed (make js)")
+    await page.evaluate(AXE.read_text())
+    for theme in ("light", "dark"):
+        await page.evaluate("theme => document.documentElement.setAttribute('data-bs-theme', theme)", theme)
+        found = await page.evaluate(
+            """async (element) => (await axe.run(element, { resultTypes: ["violations"] })).violations
+                .flatMap(({ id, nodes }) => nodes.map(({ target, failureSummary }) => `${id}: ${target} ${failureSummary}`))""",
+            element,
+        )
+        assert found == [], theme
+
+
 @pytest.mark.parametrize("theme", ["core", "core-beta"])
 async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: tuple[Path, Path], theme: str) -> None:
     if not (source[0] / "CTFd" / "themes" / theme).exists():
@@ -63,17 +86,39 @@ async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: t
     await expect(box.get_by_role("timer")).to_contain_text("29:")
     await button(box, f"Copy http://127.0.0.1:{port}").click()
     await expect(box.get_by_text("Copied")).to_be_visible()
+    await expect(button(box, "Extend")).to_have_accessible_description("Instance +10 min (2 left)")
     await button(box, "Extend").focus()
     await page.keyboard.press("Enter")
     await expect(box.get_by_role("timer")).to_contain_text("39:")
+    assert await button(box, "Extend").evaluate("button => button.getRootNode().activeElement === button")
     other = await page.context.new_page()
     second = await open_challenge(other)
     await expect(second.get_by_role("timer")).to_contain_text("39:")
     await button(box, "Restart").click()
+    await expect(button(box, "Keep it")).to_be_focused()
+    await page.keyboard.press("Escape")
+    await expect(button(box, "Restart")).to_be_focused()
+    await confirm(box, "Restart")
     await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
-    await other.goto("/stackd/instances")
-    listed = other.get_by_role("region", name="Instance")
-    await expect(button(listed, "Stop")).to_be_visible()
+    await audit(page, "stackd-instance")
+
+
+async def test_my_instances_are_cards_that_lead_to_their_challenges(
+    ctfd: Ctfd, stackd: Harness, browser: Browser
+) -> None:
+    challenge, player = await ctfd.challenge(), await ctfd.player("ada")
+    page = await page_of(browser, ctfd, "ada")
+    await page.goto("/stackd/instances")
+    await expect(page.get_by_text("No instance is running. Start one in a challenge’s window.")).to_be_visible()
+    await player.start(challenge)
+    await page.reload()
+    listed = page.get_by_role("region", name="Web")
+    await expect(button(listed, "Stop")).to_have_accessible_description("Web")
+    await expect(page.get_by_text("1 of 1")).to_be_visible()
+    await audit(page, "stackd-instances")
+    await listed.get_by_role("link", name="Web").click()
+    await expect(button(page.get_by_role("region", name="Instance"), "Stop")).to_be_visible()
+    (stack_id,) = await stackd.listed()
     await page.fill("#challenge-input", await flag_of(stackd, stack_id))
     await page.click("#challenge-submit")
     await expect(page.get_by_text("Correct")).to_be_visible()
@@ -81,9 +126,56 @@ async def test_two_tabs(ctfd: Ctfd, stackd: Harness, browser: Browser, source: t
     await page.reload()
     box = await open_challenge(page)
     await expect(button(box, "Start")).to_be_visible()
+    await expect(box.get_by_role("status")).to_have_text("Solved: your instance was stopped.")
     await expect(button(box, "Stop")).to_be_hidden()
-    await other.reload()
-    await expect(other.get_by_text("Your instance was stopped: the challenge is solved.")).to_be_visible()
+
+
+async def test_at_the_limit_the_box_names_what_can_make_room(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    names = ("Web", "Pwn <b>1</b>")
+    ids = [await ctfd.challenge(name=name) for name in names]
+    player = await ctfd.player("ada")
+    await player.start(ids[1])
+    page = await page_of(browser, ctfd, "ada")
+    box = await open_challenge(page)
+    await expect(box.get_by_text("You may have 1 at a time: Pwn <b>1</b>.")).to_be_visible()
+    await expect(button(box, "Start")).to_be_hidden()
+    await confirm(box, "Stop Pwn <b>1</b> and start this one")
+    await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
+    await stackd.until_listed(1)
+
+
+async def test_a_box_speaks_the_language_of_its_player(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:
+    await ctfd.admin.data("PATCH", "/api/v1/stackd/admin/settings", {"stackd_work_bits": 10})
+    await ctfd.challenge(stackd_template="web-name")
+    player = await ctfd.player("ada")
+    await player.data("PATCH", "/api/v1/users/me", {"language": "de"})
+    page = await page_of(browser, ctfd, "ada")
+    await page.goto("/challenges")
+    await page.get_by_role("button", name="Web").click()
+    box = page.get_by_role("region", name="Instanz")
+    await button(box, "Starten").click()  # after a proof of work
+    await expect(box.get_by_role("alert")).to_have_text(
+        "Sie lief nie: ihr Image lässt sich nicht laden. Ein Neustart kann nicht helfen: bitte sag es der Organisation."
+    )
+    await expect(box.get_by_role("timer")).to_be_hidden()
+    await expect(button(box, "Neu starten")).to_be_hidden()
+    await button(box, "Stoppen").click()
+    await expect(button(box, "Starten")).to_be_visible()
+
+
+async def test_a_ctfd_that_does_not_answer_is_said_within_seconds(ctfd: Ctfd, browser: Browser) -> None:
+    await ctfd.challenge()
+    await ctfd.player("ada")
+    page = await page_of(browser, ctfd, "ada")
+    box = await open_challenge(page)
+    await expect(button(box, "Start")).to_be_visible()
+    await page.route("**/api/v1/stackd/**", lambda route: None)  # never an answer
+    await button(box, "Start").click()
+    await expect(box.get_by_role("alert")).to_have_text(re.compile("^No answer"))
+    await page.unroute_all(behavior="ignoreErrors")
+    await expect(box.get_by_role("alert")).to_be_hidden()
+    await button(box, "Start").click()
+    await expect(box.get_by_role("status")).to_have_text("Your instance is running.")
 
 
 async def test_an_organiser_makes_and_changes_a_challenge(ctfd: Ctfd, stackd: Harness, browser: Browser) -> None:

@@ -27,3 +27,8 @@ def test_every_language_has_each_text_with_the_same_places_for_values(path: Path
 def test_the_page_of_links_shows_the_same_box_in_the_same_languages() -> None:
     shared = [*(PLUGIN / "assets" / name for name in ("box.js", "box.css", "feed.js", "work.js")), *LOCALE.iterdir()]
     assert {path.resolve() for path in PLAY.iterdir() if path.is_symlink()} == {path.resolve() for path in shared}
+
+
+def test_a_text_only_ever_becomes_text() -> None:
+    for path in [*(PLUGIN / "assets").glob("*.js"), *PLAY.glob("*.js")]:
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write", path.read_text()), path

@@ -103,7 +103,8 @@ export class Box {
   /** @param {State} state */
   show(state) {
     if (this.busy) return;
-    if (state.status !== this.state.status || this.refusal?.passing) this.refusal = null;
+    const passing = this.refusal?.passing || this.refusal?.code === "unreachable";
+    if (passing || state.status !== this.state.status) this.refusal = null;
     if (state.status !== this.asked?.status) this.asked = null;
     this.state = state;
     this.at = Date.now();
@@ -191,7 +192,7 @@ export class Box {
       shown.textContent = shown.textContent === text ? DOTS : text;
       reveal.textContent = texts(shown.textContent === text ? "hide" : "reveal");
     });
-    const copied = h("span", { class: "copied", role: "status" });
+    const copied = h("span", { "aria-live": "polite" });
     const name = `${texts("copy")} ${secret ? label : text}`;
     const copy = async () => {
       await copyText(text);

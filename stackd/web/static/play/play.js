@@ -93,6 +93,6 @@ function show({ link, stacks }) {
   say(name, document.title);
   say(count, texts("used", { used, limit: link.stacks }));
   say(notice, stacks.length ? "" : texts("offers"));
-  say(end, texts("until", { time: until.toLocaleString(texts.language, { dateStyle: "medium", timeStyle: "short" }) }));
+  say(end, texts("until", { time: until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" }) }));
   return arranged(stacks);
 }
