@@ -45,6 +45,7 @@ class ErrorCode(enum.StrEnum):
     LABELS_REQUIRED = "labels_required", 400, "A label of `limits.required_labels` is missing.", FIX
     TEMPLATE_NOT_FOUND = "template_not_found", 400, "The key may use no template of this name.", FIX
     SIGN_IN_FAILED = "sign_in_failed", 400, "The issuer of `auth.oidc` refuses, or the sign-in was begun elsewhere.", NO
+    INVALID_ENV = "invalid_env", 400, "The template has no such variable, or the value does not match its pattern.", FIX
     UNAUTHENTICATED = "unauthenticated", 401, "The API key is missing or wrong.", NO
     PERMISSION_DENIED = "permission_denied", 403, "The scope of the API key does not cover the request.", NO
     TEMPLATES_ONLY = "templates_only", 403, "The key may name a template, but send no pod spec.", FIX

@@ -216,7 +216,14 @@ class Stack(Body, frozen=True, kw_only=True):
         ),
     ] = NOTHING
 
-    optional = ("template", "shared", "values")
+    env: Annotated[
+        Mapping[str, str], doc("The variables that its create has set, by name; left out where it has set none.")
+    ] = NOTHING
+    warnings: Annotated[
+        tuple[str, ...], doc("Of a create: what it did otherwise than usual, in sentences; left out where nothing.")
+    ] = ()
+
+    optional = ("template", "shared", "values", "env", "warnings")
 
     @property
     def address(self) -> str:
@@ -232,7 +239,10 @@ class Stack(Body, frozen=True, kw_only=True):
         return tuple(port.url or port.host or f"{host or ''}:{port.node_port}" for port in self.ports)
 
 
-STACK_FIELDS = tuple(each.name for each in fields_of(Stack) if each.name != "values")
+OF_CREATE = ("values", "warnings")
+"""The fields of a stack that only the answer to its create has."""
+
+STACK_FIELDS = tuple(each.name for each in fields_of(Stack) if each.name not in OF_CREATE)
 """The fields of a stack that can be read, in their order."""
 
 LISTED = (
@@ -366,6 +376,14 @@ class Create(Body, frozen=True, kw_only=True):
             "Labels to find it by; put on the pod as `label.stackd.io/…` too. Some may have to be given "
             "(`limits.required_labels`), and some be counted (`limits.stacks_per_label`, `limits.creates_per_label`).",
             LABELS,
+        ),
+    ] = NOTHING
+    env: Annotated[
+        Mapping[str, str],
+        doc(
+            "With a `template`: variables of the environment, each of its `env` and matching the pattern there as a whole. "
+            "Everybody who may read the stack can read them.",
+            {"additionalProperties": {"type": "string", "maxLength": 256}},
         ),
     ] = NOTHING
     if_exists: Annotated[

@@ -121,13 +121,13 @@ class Length(click.ParamType[str]):
         return str(value)
 
 
-def labels_of(texts: Iterable[str]) -> dict[str, str]:
-    """The labels that ``--label`` names. Raises UsageError."""
+def labels_of(texts: Iterable[str], option: str = "--label") -> dict[str, str]:
+    """What ``--label``, or another option of its form, names. Raises UsageError."""
     labels = {}
     for text in texts:
         name, equals, labels[name] = text.partition("=")
         if not equals:
-            raise click.UsageError(f"--label must be like team=7, not {text!r}")
+            raise click.UsageError(f"{option} must be like team=7, not {text!r}")
     return labels
 
 

@@ -276,6 +276,9 @@ TIMELINE = (
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
     help='With --template, a stack for each player: a CSV file with a column "player", or one player a line.',
 )  # fmt: skip
+@click.option(
+    "--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable that the template lets a create set."
+)
 @click.option("--return-existing", is_flag=True, help="If a label's limit is reached, show the existing stack.")
 @click.option("--dry-run", is_flag=True, help="Create nothing; print what would be created.")
 @click.option("--wait", is_flag=True, help="Return when it is running; exit code 1 if it fails.")
@@ -289,13 +292,12 @@ def create(client: Client, source: str | None, output: str | None, **options: An
     stackd stacks create --template web-1 --label team=7
     stackd stacks create --template lab-1 --players players.csv --wait
     """
-    body = _body(source, options["template"], options["ports"])
-    if options["ttl"]:
-        body["ttl"] = options["ttl"]
-    if options["labels"]:
-        body["labels"] = {**body.get("labels", {}), **labels_of(options["labels"])}
+    body = _body(source, options["template"], options["ports"]) | ({"ttl": options["ttl"]} if options["ttl"] else {})
+    for field, texts in (("labels", options["labels"]), ("env", options["env"])):
+        if texts:
+            body[field] = {**body.get(field, {}), **labels_of(texts, "--env" if field == "env" else "--label")}
     if options["players"]:
-        if not options["template"] or options["return_existing"] or options["dry_run"]:
+        if not options["template"] or options["return_existing"] or options["dry_run"] or options["env"]:
             raise click.UsageError("--players goes with --template, --ttl, --label, --wait and --output")
         from stackd.cli.players import create_for
 
@@ -314,6 +316,7 @@ def create(client: Client, source: str | None, output: str | None, **options: An
     if options["wait"]:
         with interruptible(f"{created.stack_id} still exists; delete it with: stackd stacks delete {created.stack_id}"):
             stack |= client.wait(created, timeout=options["timeout"]).raw
+    _warn(stack)
     values = stack.get("values") or {}
     if render.printed(stack, output):
         return
@@ -325,6 +328,11 @@ def create(client: Client, source: str | None, output: str | None, **options: An
     else:
         shown = [f"{name}={printable(value)}" for name, value in values.items()]  # nobody gets them a second time
         click.echo("\t".join([stack["stack_id"], stack["status"], *render.addresses(stack), *shown]))
+
+
+def _warn(stack: render.Fields) -> None:
+    for warning in stack.get("warnings") or ():
+        click.echo(f"warning: {printable(warning)}", err=True)
 
 
 def _body(source: str | None, template: str | None, ports: Sequence[str]) -> dict[str, Any]:

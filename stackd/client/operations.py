@@ -75,10 +75,12 @@ class Times(TypedDict, total=False):
 
 
 class CreateOptions(TypedDict, total=False):
-    """What every create may have. ``return_existing``: if a label's limit is reached, return the stack with these labels."""
+    """What every create may have; ``env`` only with a template. ``return_existing``: if a label's limit is reached, return
+    the stack with these labels."""
 
     ttl: Length | None
     labels: Mapping[str, str] | None
+    env: Mapping[str, str] | None
     return_existing: bool
 
 
@@ -396,6 +398,7 @@ def _more(options: CreateOptions) -> dict[str, Any]:
     ttl, labels = options.get("ttl"), options.get("labels")
     more: dict[str, Any] = {} if ttl is None else {"ttl": _length(ttl)}
     more |= {"labels": dict(labels)} if labels else {}
+    more |= {"env": dict(env)} if (env := options.get("env")) else {}
     return more | ({"if_exists": "return"} if options.get("return_existing") else {})
 
 

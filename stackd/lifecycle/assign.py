@@ -37,7 +37,9 @@ PREEMPTION_SECONDS = 20.0  # how long a create waits until preempted stacks are 
 
 
 def pool_for(context: Context, request: CreateRequest) -> Template | None:
-    """The template whose pool can answer the create; None if there is no such pool."""
+    """The template whose pool can answer the create; None if there is no such pool, or what it sets differs."""
+    if request.env:
+        return None
     template = request.template or context.settings.templates.pooled_as(request.spec, request.target_ports)
     return template if template is not None and template.pool and request.may_use(template.name) else None
 

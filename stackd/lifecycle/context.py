@@ -76,6 +76,7 @@ class CreateRequest:
     """What is requested, and by whom; ``ttl`` in seconds, None for the configured default.
 
     ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
+    ``env``: the variables that it sets, which no stack of a pool has.
     ``claim`` is the client's Idempotency-Key, if it sent one. ``among``: limits of labels count only the stacks with these
     labels. ``may_use``: which templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and
     belongs to nobody yet. ``shared``: it is its template's one stack for everybody.
@@ -90,6 +91,7 @@ class CreateRequest:
     by: str = "stackd"
     claim: Claim | None = None
     template: Template | None = None
+    env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     unassigned: bool = False
     shared: bool = False
 
@@ -124,6 +126,7 @@ class CreateRequest:
             values=template.generate() if template is not None else NO_VALUES,
             digest=template.digest if template is not None else None,
             serving=0 if self.shared else None,
+            env=self.env,
         )
 
     def limits(self, config: LimitsSection) -> CreateLimits:

@@ -62,8 +62,8 @@ def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str
     manifest = harden(spec.manifest, context.policy_for(stack.template))
     if context.config.stacks.readiness == TCP:
         manifest = with_readiness(manifest, stack.ports)
-    if stack.values:
-        manifest = with_values(manifest, stack.values)
+    if stack.values or stack.env:
+        manifest = with_values(manifest, {**stack.values, **stack.env})
     selector = context.config.stacks.node_selector
     return pod_manifest(stack, manifest, instance=context.cluster.instance, node_selector=selector)
 

@@ -122,7 +122,7 @@ def encoder(kind: Any, names: tuple[str, ...] = ()) -> Callable[[Any], bytes]:
 detail_body = encoder(contract.Stack, contract.STACK_FIELDS)
 """The answer to a read of one stack: the documented fields, then those beyond them."""
 
-created_body = encoder(contract.Stack)
+created_body = encoder(contract.Stack, (*contract.STACK_FIELDS, "values"))
 """The answer to a create: as to a read, with the values generated for the stack. Only its creator gets these."""
 
 listed_body = encoder(contract.Stack, contract.LISTED)

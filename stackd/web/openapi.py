@@ -16,7 +16,7 @@ from stackd import contract
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.config.sections import OidcSection
-from stackd.contract import BATCH_JOB, DELETE_JOB, Body, Field, fields_of, is_body
+from stackd.contract import BATCH_JOB, DELETE_JOB, OF_CREATE, Body, Field, fields_of, is_body
 from stackd.model import EventKind, JobStatus, StackStatus
 from stackd.units import format_duration
 from stackd.version import VERSION
@@ -291,7 +291,7 @@ def schemas(config: Config) -> dict[str, Schema]:
     schemas["TemplatePort"] = _record(contract.TargetPort, closed=False)
     schemas["Template"]["properties"]["target_port"]["items"] = _ref("TemplatePort")
     stack = schemas.pop("Stack")
-    fields = {name: schema for name, schema in stack["properties"].items() if name != "values"}
+    fields = {name: schema for name, schema in stack["properties"].items() if name not in OF_CREATE}
     schemas["StackCreated"] = stack | {"description": "The new stack."}
     schemas["StackDetail"] = stack | {"properties": fields}
     schemas["StackEntry"] = stack | {

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
@@ -32,12 +33,13 @@ from stackd.errors import (
 )
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
-from stackd.model import NO_LABELS, JobAction, JobRequest, SanitizedSpec, TargetPort, WantedStack
+from stackd.model import NO_LABELS, NO_VALUES, JobAction, JobRequest, SanitizedSpec, TargetPort, WantedStack
 from stackd.names import did_you_mean
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.sanitize import parse_labels
 from stackd.templates import Template
+from stackd.templates.readers import matches
 from stackd.units import format_duration
 from stackd.web.api import View
 from stackd.web.bodies import in_turns
@@ -320,6 +322,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         ports = ports or _declared(spec)
     create_request = CreateRequest(
         spec=spec,
+        env=env_of(fields["env"], template) if "env" in fields else NO_VALUES,
         target_ports=ports,
         ttl=ttl,
         labels=labels,
@@ -373,6 +376,23 @@ def _template_of(fields: dict[str, Any], templates: Mapping[str, Template]) -> T
         sentence = f'template: there is no "{name[:64]}"{hint}'
         raise _wrong_field("template", sentence, ErrorCode.TEMPLATE_NOT_FOUND)
     return templates[name]
+
+
+def env_of(value: object, template: Template | None) -> Mapping[str, str]:
+    """The field ``env``: variables that the template names, with values that match their patterns. Raises InvalidRequest."""
+    if template is None:
+        raise _wrong_field("env", "env goes with a template, which says what may be set", ErrorCode.INVALID_ENV)
+    if not isinstance(value, dict):
+        raise _wrong_field("env", 'env must be an object such as {"TEAM": "7"}')
+    for name, text in value.items():
+        if name not in template.env:
+            hint = did_you_mean(name, template.env) if template.env else "; it has none"
+            sentence = f"env: {template.name} has no variable {short(name)!r} that a create may set{hint}"
+            raise _wrong_field("env", sentence, ErrorCode.INVALID_ENV)
+        if not isinstance(text, str) or not matches(template.env[name], text):
+            sentence = f"env.{name} must be a text that matches {template.env[name]} as a whole"
+            raise _wrong_field("env", sentence, ErrorCode.INVALID_ENV)
+    return MappingProxyType(value) if value else NO_VALUES
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
+import orjson
 from aiohttp import web
 
 from stackd import contract
@@ -129,7 +130,13 @@ async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> St
 async def _rendered(context: Context, stack: Stack, status: int) -> bytes:
     """The answer of this status about a stack. Only the creator of a stack gets its generated values."""
     stack = await context.store.stacks.with_pod_spec(stack)
-    return bodies.created_body(stack) if status == 201 else bodies.detail_body(stack)
+    if status != 201:
+        return bodies.detail_body(stack)
+    template = context.settings.templates.get(stack.template or "")
+    if not (stack.env and template is not None and template.pool):
+        return bodies.created_body(stack)
+    warning = f"made anew, and not taken from the pool of {template.name}: pooled stacks have no env of a create"
+    return bodies.created_body(stack)[:-1] + b',"warnings":%b}' % orjson.dumps([warning])
 
 
 @route("GET", "/stacks/{stack_id}", STACKS, Answer("The stack.", ("StackDetail", "StackEntry")), query=(FIELDS,))

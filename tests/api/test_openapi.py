@@ -16,7 +16,7 @@ from stackd.web import examples
 from stackd.web.app import ROUTES
 from stackd.web.openapi import document
 from tests.harness import KEY, Harness, harness, request_for, seed
-from tests.templates import WEB, folder_with
+from tests.templates import ABOUT, WEB, folder_with
 
 FUZZING = Path(__file__).parent / "fuzzing"
 
@@ -52,7 +52,7 @@ async def test_the_contracts_example_is_answered_as_the_document_shows(at: Harne
 @pytest.mark.timeout(180)
 async def test_schemathesis_finds_nothing(tmp_path: Path) -> None:
     few = {"STACKD_STACKS__NODE_PORT_MIN": "30000", "STACKD_BATCH_DELETE__MAX_IDS": "20"}
-    settings = few | folder_with(tmp_path, web_1=WEB)
+    settings = few | folder_with(tmp_path, web_1=WEB + ABOUT)
     async with harness(tmp_path, settings) as at:
         for image in ("nginx:stable", "registry.example/exit0"):
             await at.create(request_for(image))

@@ -69,6 +69,62 @@ async def test_a_list_of_templates_has_what_players_read_and_may_do(vm: Machine)
     await at.refused(400, "hostAliases", "/stacks", seed() | {"pod_spec": asked})
 
 
+SETTABLE = PLAIN + 'env: {TEAM: {pattern: "[0-9]{1,4}"}, COLOUR: {pattern: "red|blue"}}\n'
+
+
+async def test_a_create_sets_the_variables_that_the_template_names(vm: Machine) -> None:
+    at = await start(vm, web_1=SETTABLE + "values: {FLAG: <uuid>}\n")
+    made = await at.create(BODY, env={"TEAM": "7"})
+    assert (made["env"], list(made["values"]), "warnings" in made) == ({"TEAM": "7"}, ["FLAG"], False)
+    stack_id = made["stack_id"]
+    for change in ("restart", "stackd", "file"):
+        if change == "restart":
+            await at.do("restart", stack_id)
+        elif change == "file":
+            await vm.lose_file()
+        at = at if change == "restart" else await vm.start()
+        await at.until_status(stack_id, "running")
+        assert (await at.stack(stack_id))["env"] == {"TEAM": "7"}, change
+        env = (await values_of(at, stack_id))[0]
+        assert env.items() >= {"TEAM": "7", "FLAG": made["values"]["FLAG"]}.items(), change
+    assert "env" not in await at.create(BODY)
+    assert (await at.post("/stacks?dry_run=true", BODY | {"env": {"TEAM": "7"}}))["dry_run"]
+
+
+async def test_other_variables_and_values_are_refused(vm: Machine) -> None:
+    at = await start(vm, web_1=SETTABLE, plain=PLAIN)
+    for body, words in (
+        (BODY | {"env": {"TEEM": "7"}}, "web-1 has no variable 'TEEM' that a create may set (did you mean \"TEAM\"?)"),
+        (
+            {"template": "plain", "env": {"TEAM": "7"}},
+            "plain has no variable 'TEAM' that a create may set; it has none",
+        ),
+        (BODY | {"env": {"TEAM": "12345"}}, "env.TEAM must be a text that matches [0-9]{1,4} as a whole"),
+        (BODY | {"env": {"TEAM": "7\n"}}, "env.TEAM must be a text that matches"),
+        (BODY | {"env": {"TEAM": 7}}, "env.TEAM must be a text that matches"),
+        (seed() | {"env": {"TEAM": "7"}}, "env goes with a template"),
+    ):
+        assert (await at.refused(400, words, "/stacks", body)).code == "invalid_env"
+    await at.refused(400, 'env must be an object such as {"TEAM": "7"}', "/stacks", BODY | {"env": ["TEAM"]})
+    assert not await at.objects("pods")
+
+
+async def test_no_pool_serves_a_create_that_sets_variables_and_the_answer_says_so(vm: Machine) -> None:
+    at = await start(vm, web_1=SETTABLE + "pool: 1\n")
+    pooled = await until(lambda: at.objects("pods"), len)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"])
+    headers = {"Idempotency-Key": "press-1"}
+    first, again = [await at.post("/stacks", BODY | {"env": {"TEAM": "7"}}, 201, headers=headers) for _ in range(2)]
+    assert first["stack_id"] not in pooled
+    assert first["warnings"] == [
+        "made anew, and not taken from the pool of web-1: pooled stacks have no env of a create"
+    ]
+    assert (again["warnings"], again["stack_id"]) == (first["warnings"], first["stack_id"])
+    assert "warnings" not in await at.stack(first["stack_id"])
+    plain = await at.create(BODY, env={})
+    assert (plain["stack_id"] in pooled, "warnings" in plain) == (True, False)
+
+
 async def test_what_is_wrong_with_a_create_by_template_is_said(at: Harness) -> None:
     for body, words in (
         ({"template": "web1"}, 'template: there is no "web1" (did you mean "web-1"?)'),

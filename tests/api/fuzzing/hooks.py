@@ -1,6 +1,6 @@
 """Schemathesis hooks for rules that JSON Schema cannot express. Loaded by SCHEMATHESIS_HOOKS.
 
-A pod spec has to declare the published ports, and a cursor has to come from the API.
+A pod spec has to declare the published ports, a template has to name the variables, and a cursor has to come from the API.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ def before_call(context: object, case: Any, kwargs: dict[str, Any]) -> None:
         and body["template"] != "latest"
     ):
         body = case.body = {**body, "template": examples.CREATE_FROM_TEMPLATE["template"]}
+    if isinstance(body, dict) and isinstance(env := body.get("env"), dict) and all(map(_is_text, env.values())):
+        body = case.body = {**body, "env": {"TEAM": "7"} if body.get("template") else None}
     if isinstance(body, dict) and isinstance(body.get("pod_spec"), str):
         targets = [_written_whole(port) for port in _listed(body.get("target_port"))]
         ports = [port for port in targets if isinstance(port, dict)]
@@ -67,6 +69,10 @@ def _written_whole(port: Any) -> Any:
     """A whole number for 80.0: JSON Schema takes both for an integer, but a port has to be written 80."""
     number = port.get("container_port") if isinstance(port, dict) else None
     return {**port, "container_port": int(number)} if isinstance(number, float) and number.is_integer() else port
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= 256
 
 
 def _listed(value: object) -> list[Any]:
