@@ -17,6 +17,7 @@ The packages. Calls go down the list; results come back as return values or ``as
     podspec/        pure: checks a pod spec against the policy, and returns the one that may run
     client/         stackd.client: the API for Python programs; the command line uses it, too
     keys            API keys, and the hashes by which they are recognised
+    links           links for players: what one allows, and how it is signed
     metrics         counters and histograms
     contract        the bodies of the API: the server renders and checks by them, the client decodes with them
     model           the records: stacks, ports, jobs, events

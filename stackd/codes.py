@@ -16,6 +16,7 @@ WAIT: Final = "after `Retry-After`"
 ROOM: Final = "There is no room for another instance right now. Try again in a few minutes, or ask the organisers."
 LATER: Final = "This is not possible right now. Try again in a few minutes, or ask the organisers."
 ENDED: Final = "Your instance has ended. Start a new one."
+NEW_LINK: Final = "This link does not work any more. Ask for a new one."
 MOMENT: Final = "Your instance is busy. Try again in a moment."
 
 
@@ -47,12 +48,18 @@ class ErrorCode(enum.StrEnum):
     SIGN_IN_FAILED = "sign_in_failed", 400, "The issuer of `auth.oidc` refuses, or the sign-in was begun elsewhere.", NO
     INVALID_ENV = "invalid_env", 400, "The template has no such variable, or the value does not match its pattern.", FIX
     UNAUTHENTICATED = "unauthenticated", 401, "The API key is missing or wrong.", NO
+    LINK_INVALID = "link_invalid", 401, "The link of a player is not complete, or not one of this stackd.", NO, NEW_LINK
+    LINK_EXPIRED = "link_expired", 401, "The link of a player has expired.", NO, NEW_LINK
+    LINK_REVOKED = "link_revoked", 401, "The link of a player was revoked.", NO, NEW_LINK
     PERMISSION_DENIED = "permission_denied", 403, "The scope of the API key does not cover the request.", NO
     TEMPLATES_ONLY = "templates_only", 403, "The key may name a template, but send no pod spec.", FIX
     SHARED_STACK = "shared_stack", 403, "stackd keeps the stack for everybody: only an admin's key may change it.", NO
+    CROSS_SITE = "cross_site", 403, "Of `/play`: another site's page sent this, or it lacks the header `X-Play`.", NO
+    WORK_WRONG = "work_wrong", 403, "Of `/play`: the proof of work is wrong, late or used.", "with a new challenge"
     STACK_NOT_FOUND = "stack_not_found", 404, "There is no such stack; it may have expired.", NO, ENDED
     JOB_NOT_FOUND = "job_not_found", 404, "There is no such job, or no longer (`batch_delete.keep_jobs`).", NO
     NO_SUCH_TEMPLATE = "no_such_template", 404, "There is no such template, or the key may not use it.", NO
+    LINK_NOT_FOUND = "link_not_found", 404, "There is no such link, or it has expired.", NO
     LOG_NOT_FOUND = "log_not_found", 404, "The pod is gone, and stackd kept no log of it.", NO
     NOT_FOUND = "not_found", 404, "There is no such route, page or file.", NO
     METHOD_NOT_ALLOWED = "method_not_allowed", 405, "The path has no such method; `Allow` lists those that it has.", NO
@@ -81,6 +88,12 @@ class ErrorCode(enum.StrEnum):
     NO_POD = "no_pod", 409, "The stack has no pod now, so it has no log.", "once it runs", MOMENT
     POD_SPEC_NOT_ALLOWED = "pod_spec_not_allowed", 409, "The policy no longer allows the stack's pod spec.", NO
     ANSWER_GONE = "answer_gone", 409, "What the Idempotency-Key created is gone.", "with another key", ENDED
+    PLAY_NOT_CONFIGURED = (
+        "play_not_configured",
+        409,
+        "There are no links here: `play.url` or the secret is not set.",
+        NO,
+    )
     NOT_STANDBY = "not_standby", 409, "A takeover was asked of a stackd that is no standby.", NO
     NO_OWNER = "no_owner", 409, "No stackd owns the stacks, so none can be asked to hand them over.", NO
     REQUEST_TOO_LARGE = "request_too_large", 413, "Over `server.max_body`, or `batch_delete.max_ids`.", FIX
@@ -93,6 +106,10 @@ class ErrorCode(enum.StrEnum):
     LABEL_RATE_EXCEEDED = (
         *("label_rate_exceeded", 429, "`limits.creates_per_label` is exceeded."),
         *(WAIT, "You have started instances too often. Try again in {retry_after} s."),
+    )
+    TOO_MANY_VISITORS = (
+        *("too_many_visitors", 429, "This address has opened too many open links as somebody new."),
+        *(WAIT, "Many people have opened this link from here. Try again in {retry_after} s."),
     )
     TOO_MANY_WRONG_KEYS = "too_many_wrong_keys", 429, "This address has sent too many wrong API keys.", WAIT
     TOO_MANY_CONNECTIONS = "too_many_connections", 429, "The key has too many open connections.", WAIT

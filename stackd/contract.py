@@ -816,6 +816,75 @@ class NotReady(Body, frozen=True, kw_only=True):
     optional = ("held",)
 
 
+class CreateLink(Body, frozen=True, kw_only=True):
+    """Which link to make."""
+
+    labels: Annotated[
+        Mapping[str, str],
+        doc(
+            "What the player's stacks get, and by which they are found. A tenant's labels are added. Of an open link, none.",
+            LABELS,
+        ),
+    ]
+    templates: Annotated[
+        tuple[str, ...], doc("Names or patterns of the templates; if not given, those of the key.")
+    ] = ()
+    expires: Annotated[str, doc("For how long the link works: at most 366 days, `7d` if not given.", DURATION)] = ""
+    name: Annotated[str, doc("What timelines, the log and the page call it, at most 40 characters.")] = ""
+    stacks: Annotated[int, doc("How many stacks the player may have at a time.", {"minimum": 1, "maximum": 100})] = 1
+    each: Annotated[str, doc("`visitor`: everybody who opens it is a player of their own.", {"enum": ["visitor"]})] = ""
+    total: Annotated[
+        int, doc("With `each`: how many stacks all visitors may have together.", {"minimum": 1, "maximum": 10_000})
+    ] = 0
+    work: Annotated[
+        int,
+        doc(
+            "With `each`: bits of the work of a new visitor's browser; if not given, `play.work`.",
+            {"minimum": 0, "maximum": 24},
+        ),
+    ] = 0
+
+
+class NewLink(Body, frozen=True, kw_only=True):
+    """A new link."""
+
+    link_id: Annotated[str, doc("By which it is revoked.")]
+    url: Annotated[str, doc("The link itself, which nobody is shown again. Whoever has it is the player.")]
+    name: Annotated[str, doc("Its name.")]
+    expires_at: Annotated[datetime, doc("Until when it works.")]
+
+
+class KeptLink(Body, frozen=True, kw_only=True):
+    """A link that has not expired."""
+
+    link_id: Annotated[str, doc("By which it is revoked.")]
+    name: Annotated[str, doc("Its name.")]
+    labels: Annotated[Mapping[str, str], doc("What its stacks get.")]
+    templates: Annotated[tuple[str, ...], doc("Names or patterns of its templates; empty: all.")]
+    stacks: Annotated[int, doc("How many stacks a player may have.")]
+    each: Annotated[str, doc("`visitor` if it is an open link.")] = ""
+    total: Annotated[int, doc("How many stacks all visitors of an open link may have.")] = 0
+    created_at: Annotated[datetime, doc("When it was made.")]
+    expires_at: Annotated[datetime, doc("Until when it works.")]
+    by: Annotated[str, doc("The name of the key that has made it.")]
+    revoked: Annotated[bool, doc("Whether it was revoked.")]
+
+
+class LinkList(Body, frozen=True, kw_only=True):
+    """Links, by the time when they were made."""
+
+    links: Annotated[tuple[KeptLink, ...], doc("Those that the key may see.")]
+
+
+class Revoked(Body, frozen=True, kw_only=True):
+    """The link is revoked."""
+
+    link_id: Annotated[str, doc("The link's id.")]
+    revoked: Annotated[Literal[True], doc("Always true.")] = True
+
+    optional = ()
+
+
 class Key(Body, frozen=True, kw_only=True):
     """The key of the request."""
 

@@ -71,6 +71,7 @@ from stackd.web.bodies import BodyCache
 from stackd.web.change_feed import ChangeFeed
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
+from stackd.web.players import Players
 from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, prepare
 
 log = logging.getLogger(__name__)
@@ -212,6 +213,7 @@ def _wire(context: Context) -> Daemon:
         reconciler=reconciler,
         feed=ChangeFeed(context),
         prepulls=prepulls,
+        players=Players(context, keys),
     )
     keys.replace(context.config)
     keys.replaced = api.feed.wake
@@ -219,7 +221,7 @@ def _wire(context: Context) -> Daemon:
     context.pools.load(context.store.stacks.ordered())
     for owner in (context.loop, context.memory, context.pools, context.checks):
         context.store.stacks.subscribe(owner.row_changed)
-    for seen_by_clients in (api.feed, api.bodies, context.metrics):
+    for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(events.changed)
     context.mirror.follow_routes(kinds_of(context.config.routes))

@@ -140,6 +140,11 @@ class ApiKey(Section):
         """Whether there are stacks that the key may not see."""
         return self.scope == TENANT
 
+    @property
+    def among(self) -> Mapping[str, str]:
+        """Limits per label count only the stacks with these labels for a create of this key."""
+        return self.labels
+
     def may_see(self, labels: Mapping[str, str]) -> bool:
         """Whether the key may see, change and count a stack with these labels."""
         return self.labels.items() <= labels.items()

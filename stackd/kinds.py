@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
 
 from stackd.names import (
     BARE_KEY_FORM,
@@ -36,6 +37,9 @@ AT_START: Final = "at start"
 """The mark of a key of a live section that only a restart changes."""
 
 _LONGEST_SECONDS: Final = 10 * 366 * 86400.0
+SHORTEST_SECRET: Final = 32
+MOST_WORK: Final = 24
+"""The most bits of a proof of work: a phone needs a minute for these."""
 
 
 class Section(BaseModel):
@@ -129,6 +133,23 @@ def _parse_quantity(value: str) -> None:
         raise ValueError(f'"{value}" is too large') from None
     except ValueError:
         raise ValueError(f'"{value}" is not a quantity') from None
+
+
+def _are_secrets(value: SecretStr) -> SecretStr:
+    """Whoever has a link can try secrets on it without asking stackd: so none may be short."""
+    if any(len(one) < SHORTEST_SECRET for one in value.get_secret_value().split()):
+        raise ValueError(f"a secret has fewer than {SHORTEST_SECRET} characters")
+    return value
+
+
+def _is_play_url(value: str) -> bool:
+    """Whether it is the beginning of a URL, without a path."""
+    parts = urlsplit(value)
+    try:
+        whole = value == f"{parts.scheme}://{parts.netloc}" and (parts.port or 1) > 0
+    except ValueError:
+        return False
+    return whole and parts.scheme in ("http", "https") and _is_address(parts.hostname or "") and "@" not in value
 
 
 def _network(value: str) -> str:
@@ -226,6 +247,18 @@ LabelLimits = Annotated[
     frozen,
     Expects(what="a table from labels without prefix to whole numbers above 0, such as { team = 3 }"),
 ]
+Secret = Annotated[
+    SecretStr,
+    AfterValidator(_are_secrets),
+    Expects(what="a text of at least 32 characters, such as `openssl rand -hex 32` prints", secret=True),
+]
+"""Secrets, separated by blanks or line ends. Configuration that is shown, logged or compared never has their text."""
+PlayUrl = Annotated[
+    str,
+    _matches(_optional(_is_play_url), "is not such a URL"),
+    Expects(what='a URL without a path, such as "https://stackd.example", or ""'),
+]
+Work = Annotated[int, Ge(0), Le(MOST_WORK), Expects(what=f"a whole number from 0 to {MOST_WORK}")]
 LabelRates = Annotated[
     Mapping[ClientLabel, Annotated[str, _parses(parse_frequency)]],
     one_spelling,

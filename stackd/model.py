@@ -233,6 +233,7 @@ class Stack:
     ``desired``         what its user wants; ``stopped`` keeps the ports
     ``generation``      how many pods it had before the current one; pods of earlier generations are deleted
     ``template``        the name of its template; ``digest`` identifies the template's content at the time
+    ``extensions``      how many times players have extended it, each time by as much as its template says
     ``values``          the values generated for it, by environment variable; secrets that only its creator is told
     ``env``             the variables that its create has set, which its template names; no secrets
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
@@ -269,6 +270,7 @@ class Stack:
     digest: str | None = None
     serving: int | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
+    extensions: int = 0
 
     @property
     def shared(self) -> bool:

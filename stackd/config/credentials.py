@@ -1,4 +1,5 @@
-"""The daemon's credentials: systemd's credentials, the API keys by which it recognizes callers, and the kubeconfig.
+"""The daemon's credentials: systemd's credentials, the API keys by which it recognizes callers, the secret that signs
+links, and the kubeconfig.
 
 Owns the word for "none": a unit that makes a credential optional (``LoadCredential=`` with ``SetCredential=`` as the
 fallback) has to give the fallback some text, and stackd's unit gives it ``UNSET``. Owns the four places of API keys:
@@ -14,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
-from stackd.config.sections import AuthSection, ClusterSection, Config
+from stackd.config.sections import AuthSection, ClusterSection, Config, PlaySection
 from stackd.config.sources import KEY_VARIABLE, Draft
 from stackd.errors import ConfigError
 from stackd.files import ONE_A_LINE, read_keys, usable
@@ -155,6 +156,26 @@ def _overlaps(tenants: Sequence[ApiKey]) -> Iterator[str]:
                     "give both the same labels, or both a label with different values"
                 )
                 break
+
+
+PLAY_SECRET: Final = "play-secret"
+
+
+def read_play_secret(draft: Draft, play: PlaySection) -> PlaySection:
+    """The section with the secret of the credential, unless it has one. Notes mistakes."""
+    file = credential(draft.credentials, PLAY_SECRET)
+    if file is None or play.secret.get_secret_value() or "play.secret" in draft.bad:
+        return play
+    origin = draft.origins["play.secret"] = f"credential {PLAY_SECRET}"
+    try:
+        texts = [text for _, text in read_keys(current(file))]
+        return PlaySection(url=play.url, work=play.work, secret=SecretStr("\n".join(texts)))
+    except OSError as error:
+        draft.mistake(("play", "secret"), f"{origin} cannot be read: {error.strerror}; {ONE_A_LINE}")
+    except ValueError as error:  # pydantic's is one, too, and would quote its input
+        what = "has a secret of fewer than 32 characters" if isinstance(error, ValidationError) else error
+        draft.mistake(("play", "secret"), f"{origin} {what}")
+    return play
 
 
 KUBECONFIG: Final = "kubeconfig"

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stackd.config.credentials import choose_cluster, gather_keys
+from stackd.config.credentials import choose_cluster, gather_keys, read_play_secret
 from stackd.config.sections import SECTIONS, Config, OidcSection, expectation, fields, policy_of
 from stackd.config.sources import DEFAULT, Draft, read_toml
 from stackd.errors import ConfigError
@@ -70,7 +70,9 @@ def load(
     if unreadable:
         raise ConfigError(unreadable + draft.mistakes())
     if serving:
-        config = config.model_copy(update={"auth": gather_keys(draft, config.auth)})
+        config = config.model_copy(
+            update={"auth": gather_keys(draft, config.auth), "play": read_play_secret(draft, config.play)}
+        )
     if cluster:
         config = config.model_copy(update={"cluster": choose_cluster(draft, config.cluster)})
     for keys, text in (*_contradictions(config, serving=serving), *_of_policy(config)):
@@ -202,6 +204,8 @@ def _cautions(config: Config) -> Iterator[str]:
             yield "every user of this machine can read the file of auth.key_file; chmod 600 keeps it to its owner"
     if not config.server.tls_cert and not is_loopback(host):
         yield f"server.host {host} is not loopback and there is no TLS: keys cross the network unencrypted"
+    if config.play.url.startswith("http:"):
+        yield "play.url is not https: links of players, and their cookies, cross the network unencrypted"
     if config.policy.add_pull_secrets and (
         free := [key.name for key in config.auth.keys if key.tenant and (key.pod_specs or key.templates_write)]
     ):

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, cast
 
 from annotated_types import Ge, Le, MinLen
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, SecretStr
 from pydantic.fields import FieldInfo
 
 from stackd.errors import Reason
@@ -40,13 +40,16 @@ from stackd.kinds import (
     NodePort,
     OptionalDnsLabel,
     Period,
+    PlayUrl,
     Port,
     Rate,
+    Secret,
     Section,
     Share,
     Size,
     Text,
     TextSize,
+    Work,
     as_tuple,
     key,
 )
@@ -314,6 +317,16 @@ class MetricsSection(Section):
     public: Annotated[Flag, LIVE] = key(False, "Serve /metrics without a key, for a scraper that cannot send one.")
 
 
+class PlaySection(Section):
+    """Links by which players start stacks on stackd's own page, /play; off without a secret."""
+
+    url: PlayUrl = key("", 'Where browsers reach stackd, such as "https://stackd.example"; links begin with it.')
+    work: Work = key(0, "Bits of the proof of work of open links that do not say; each bit doubles it, 0 is none.")
+    secret: Secret = key(
+        SecretStr(""), 'Signs the links; better in the credential "play-secret". Of several, the first signs.'
+    )
+
+
 class Config(Section):
     """All sections."""
 
@@ -330,6 +343,7 @@ class Config(Section):
     limits: Annotated[LimitsSection, LIVE] = Field(default_factory=LimitsSection)
     log: Annotated[LogSection, LIVE] = Field(default_factory=LogSection)
     metrics: MetricsSection = Field(default_factory=MetricsSection)
+    play: Annotated[PlaySection, LIVE] = Field(default_factory=PlaySection)
 
 
 SECTIONS: Final = {name: cast(type[BaseModel], field.annotation) for name, field in Config.model_fields.items()}

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from stackd.config.sections import Config, OidcSection, expectation, fields
@@ -82,6 +83,8 @@ def toml(value: object, unit: str = "") -> str:
         return toml({"name": value.name, "scope": value.scope, **tenant})
     if isinstance(value, OidcSection):
         return toml(value.model_dump(exclude_defaults=True))
+    if isinstance(value, SecretStr):
+        return '"…"' if value.get_secret_value() else '""'
     if isinstance(value, Toleration):
         return toml(value.manifest())
     if isinstance(value, tuple):

@@ -27,6 +27,7 @@ ASSIGNED = "stackd.io/assigned"
 """No pod carries this label. The Service of a stack in a pool selects it: until somebody is given the stack, its node
 port answers nobody."""
 EXPIRES = "stackd.io/expires-at"
+EXTENSIONS = "stackd.io/extensions"
 GENERATION = "stackd.io/generation"
 """Annotation: which pod of its stack it is, or is for. The pods of shared stacks have it as a label, too, and their
 Services select one by it."""

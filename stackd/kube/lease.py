@@ -21,7 +21,12 @@ from stackd.kube.watch import WatchHealth, endless
 from stackd.kube.wire import KINDS, LEASES, JsonObject
 
 SEQUENCE = "stackd.io/sequence"
-_TEXTS = {"file_id": "stackd.io/file-id", "lock_id": "stackd.io/lock-id", "takeover": "stackd.io/takeover"}
+_TEXTS = {
+    "file_id": "stackd.io/file-id",
+    "lock_id": "stackd.io/lock-id",
+    "takeover": "stackd.io/takeover",
+    "revoked": "stackd.io/revoked-links",
+}
 _COUNTS = {"epoch": "stackd.io/epoch", "sequence": SEQUENCE}
 
 
@@ -33,6 +38,7 @@ class Lease:
     ``transitions``   how often the holder has changed
     ``file_id``, ``lock_id``, ``epoch``, ``sequence``  of the holder's file (``FileIdentity``); empty or None: unknown
     ``takeover``      who asks the holder to step back
+    ``revoked``       the links for players that were revoked, for the next owner
     ``version``, ``uid``  of the object that this was read from; empty for a Lease that is yet to be created
     ``raw``           that object
     """
@@ -47,6 +53,7 @@ class Lease:
     epoch: int | None = None
     sequence: int | None = None
     takeover: str = ""
+    revoked: str = ""
     version: str = ""
     uid: str = ""
     raw: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)

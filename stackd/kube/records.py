@@ -83,10 +83,16 @@ def service_annotations(stack: Stack) -> dict[str, str]:
     record |= {key: value for key, value in optional.items() if value}
     return {
         labels.RECORD: orjson.dumps(record, option=orjson.OPT_SORT_KEYS).decode(),
-        labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at),
+        **expiry_annotations(stack),
         labels.GENERATION: str(stack.generation),
         labels.DESIRED: wanted_pod(stack),
     }
+
+
+def expiry_annotations(stack: Stack) -> dict[str, str]:
+    """Those that an extension changes."""
+    extensions = {labels.EXTENSIONS: str(stack.extensions)} if stack.extensions else {}
+    return {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at), **extensions}
 
 
 def _recorded(port: PortMapping) -> list[object]:
@@ -185,6 +191,7 @@ def _common(raw: JsonObject, record: Mapping[str, Any], *, values: Mapping[str, 
         env={str(name): str(value) for name, value in (record.get("env") or {}).items()} or NO_VALUES,
         unassigned=record.get("unassigned") is True,
         digest=_optional_text(record.get("digest")),
+        extensions=int(metadata["annotations"].get(labels.EXTENSIONS, "0")[:4]),
     )
 
 

@@ -51,7 +51,7 @@ from stackd.model import (
     TargetPort,
 )
 from stackd.podspec import Policy, Sanitizer
-from stackd.store import Claim, CreateLimits, Store
+from stackd.store import Claim, CreateLimits, LabelQuota, Store
 from stackd.tasks import Tasks
 from stackd.templates import NO_TEMPLATES, Template, TemplateSet
 from stackd.workqueue import WorkQueue
@@ -78,8 +78,8 @@ class CreateRequest:
     ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
     ``env``: the variables that it sets, which no stack of a pool has.
     ``claim`` is the client's Idempotency-Key, if it sent one. ``among``: limits of labels count only the stacks with these
-    labels. ``may_use``: which templates' pools may serve it. ``unassigned``: the stack is for the pool of its template, and
-    belongs to nobody yet. ``shared``: it is its template's one stack for everybody.
+    labels; ``quotas`` are a player's. ``may_use``: which templates' pools may serve it. ``unassigned``: the stack is for the
+    pool of its template, and belongs to nobody yet. ``shared``: it is its template's one stack for everybody.
     """
 
     spec: SanitizedSpec
@@ -87,6 +87,7 @@ class CreateRequest:
     ttl: float | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    quotas: tuple[LabelQuota, ...] = ()
     may_use: Callable[[str], bool] = lambda _: True
     by: str = "stackd"
     claim: Claim | None = None
@@ -132,7 +133,7 @@ class CreateRequest:
     def limits(self, config: LimitsSection) -> CreateLimits:
         """What the reservation of the stack checks; the limit of all is for those that clients ask for."""
         most = None if self.unasked else config.max_stacks or None
-        return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among)
+        return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among, quotas=self.quotas)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -257,6 +257,8 @@ async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, 
             if result is None:
                 raise
             if (existing := result[0]) is not None:
+                if request.quotas and existing.template != (request.template and request.template.name):
+                    raise  # a player asks for a stack of this template, not for any
                 return existing, False
     return await create(context, request), True
 

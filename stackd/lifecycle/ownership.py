@@ -38,6 +38,7 @@ from stackd.errors import (
 from stackd.kube.guards import Fence
 from stackd.kube.lease import Lease, Leases, is_older
 from stackd.store import FileIdentity, Store
+from stackd.store.links import read_revocations
 from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
@@ -64,10 +65,11 @@ _OLDER = "the state file is older than the Lease"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """This process, as a Lease that it holds names it."""
+    """This process, as a Lease that it holds names it; ``revoked``: the links that its file has as revoked."""
 
     host: str
     identity: FileIdentity
+    revoked: str = ""
 
     @property
     def holder(self) -> str:
@@ -178,7 +180,7 @@ def renewed(lease: Lease, me: Candidate, *, now: int) -> Lease:
     """The Lease as its holder writes it at a renewal; what others have written on it stays. Its time is later than the
     one before, even if the clock stands still or is set back."""
     later = max(now, (lease.renewed_at or 0) + _MICROSECOND)
-    return replace(lease, holder=me.holder, renewed_at=later, sequence=me.identity.sequence)
+    return replace(lease, holder=me.holder, renewed_at=later, sequence=me.identity.sequence, revoked=me.revoked)
 
 
 # ---- the task
@@ -265,6 +267,19 @@ class Ownership:
         """Return once this owner has tried again to renew its Lease, or after ``timeout`` seconds."""
         self._tried.clear()
         await set_within(self._tried, timeout)
+
+    async def revocations_written(self, timeout: float) -> bool:
+        """Renew the Lease now. Returns whether it has all revocations of links of the file, after ``timeout`` seconds at
+        the latest."""
+        end = self._clock.monotonic() + timeout
+        while self.lease is None or self.lease.revoked != self._store.links.revocations:
+            if (remaining := end - self._clock.monotonic()) <= 0:
+                return False
+            if not self.error:  # after a failure, the next try is due already
+                self._next_renewal = 0.0
+                self._changed.set()
+            await self.verified(remaining)
+        return True
 
     @property
     def longest_wait(self) -> float:
@@ -415,6 +430,8 @@ class Ownership:
         if missing := what_is_missing(watched.last, self._store.identity):
             # Before the Lease names this file, so that after a crash the adoption is finished, too.
             await self._store.begin_adoption()
+        if watched.last is not None and watched.last.revoked not in ("", self._store.links.revocations):
+            await self._store.links.revoke(read_revocations(watched.last.revoked))
         if not await self._send(watched.lease):
             return False
         self.role, self.predecessor, self.standby = Role.OWNER, watched.last, ""
@@ -527,7 +544,7 @@ class Ownership:
 
     @property
     def _me(self) -> Candidate:
-        return Candidate(host=self.host, identity=self._store.identity)
+        return Candidate(host=self.host, identity=self._store.identity, revoked=self._store.links.revocations)
 
     def _note(self, error: StackdError, what: str) -> None:
         if not self.error:

@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
-from stackd.clock import from_nanoseconds
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
@@ -33,6 +32,7 @@ from stackd.errors import (
 from stackd.kube import labels
 from stackd.kube.manifests import pod_labels
 from stackd.kube.objects import PODS, SERVICES, PodState, ServiceState
+from stackd.kube.records import expiry_annotations
 from stackd.kube.routes import ROUTES, RouteState, WantedRoute
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
@@ -362,7 +362,7 @@ async def put(context: Context, stack: Stack) -> bool:
     """Make Service and record be as the row says; a node port that others hold is replaced in the row."""
     seen = context.mirror.services.get(stack.service_name)
     if seen is not None and not (seen.deleting or service_error(stack, seen) or record_error(stack, seen)):
-        expiry = {labels.EXPIRES: from_nanoseconds(stack.ttl_expires_at)}  # nothing else differs
+        expiry = expiry_annotations(stack)  # nothing else differs
         try:
             service = await context.cluster.patch(SERVICES, seen.name, seen.uid, annotations=expiry)
         except (ObjectNotFound, PreconditionFailed):

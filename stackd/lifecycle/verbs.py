@@ -38,7 +38,7 @@ from stackd.lifecycle.next_step import service_step
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus, TargetPort
-from stackd.store import PORT_REPLACED, Claim, Extension, Renewed, Start, ports_replaced
+from stackd.store import PORT_REPLACED, Claim, Extension, LabelQuota, Renewed, Start, ports_replaced
 from stackd.templates import Template
 
 log = logging.getLogger(__name__)
@@ -90,24 +90,35 @@ async def start(context: Context, stack_id: str, *, by: str) -> Stack:
     return await context.tasks.run(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
 
 
-async def restart(context: Context, stack_id: str, *, by: str, renew: bool = False) -> Stack:
+async def restart(
+    context: Context, stack_id: str, *, by: str, renew: bool = False, quotas: tuple[LabelQuota, ...] = ()
+) -> Stack:
     """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it. To
-    ``renew`` it, the pod is that of the newest version of its template.
+    ``renew`` it, the pod is that of the newest version of its template. If it has ended, it counts among ``quotas`` again.
 
     Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
     ShuttingDown, StoreUnavailable, and all that a create raises; what the cluster refuses (by a quota, say) is retried.
     """
-    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, renew=renew)
+    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, renew=renew, quotas=quotas)
     return await context.tasks.run(f"restart {stack_id}", starting)
 
 
-async def _start(context: Context, stack_id: str, kind: EventKind, by: str, *, renew: bool = False) -> Stack:
+async def _start(
+    context: Context,
+    stack_id: str,
+    kind: EventKind,
+    by: str,
+    *,
+    renew: bool = False,
+    quotas: tuple[LabelQuota, ...] = (),
+) -> Stack:
     stack = _row(context, stack_id)
     if kind is EventKind.START_REQUESTED and stack.is_to_run:
         return stack
     await context.gate.admitted()
     template = newest_of(context, stack) if renew else None
-    await context.store.stacks.start(stack_id, await start_of(context, stack, kind, by, template=template))
+    wanted = await start_of(context, stack, kind, by, template=template)
+    await context.store.stacks.start(stack_id, replace(wanted, quotas=quotas))
     crash_point("restart.intended")
     await settle(context, stack_id, "started", is_started)
 
@@ -192,16 +203,19 @@ async def settle(context: Context, stack_id: str, what: str, done: Callable[[Sta
         raise ClusterUnavailable(sentence, retry_after, detail=detail_of(error), code=public_code(error)) from error
 
 
-async def extend(context: Context, stack_id: str, seconds: float, *, by: str, claim: Claim | None = None) -> Stack:
+async def extend(
+    context: Context, stack_id: str, seconds: float, *, by: str, claim: Claim | None = None, times: int | None = None
+) -> Stack:
     """Extend the stack by ``seconds`` and return it; the extension survives ``kill -9``, and the loss of the file.
 
     A ``claim`` that names the stack already belongs to an extension that the file has and the cluster may lack: the
-    stack is not extended again. Raises StackNotFound; Conflict if it is too late, or more than ``stacks.max_ttl`` in
-    all; StoreUnavailable, NotOwner; ClusterUnavailable if the stack is extended but the cluster may not have that.
+    stack is not extended again. ``times``: as in ``Extension``. Raises StackNotFound; Conflict if it is too late, or more
+    than ``stacks.max_ttl`` in all; StoreUnavailable, NotOwner; ClusterUnavailable if the stack is extended but the
+    cluster may not have that.
     """
     context.fence.require()
     if claim is None or claim.stack_id is None:
-        extension = Extension(add=round(seconds * NANOSECONDS), longest=context.longest_life, by=by)
+        extension = Extension(add=round(seconds * NANOSECONDS), longest=context.longest_life, by=by, times=times)
         writing = context.store.stacks.extend(stack_id, extension, claim=claim)
         stack = await context.tasks.run(f"extend {stack_id}", writing)
         crash_point("extend.extended")

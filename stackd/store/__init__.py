@@ -10,6 +10,7 @@ changes       the operations on a living stack
 adoption      the operations that bring the cluster's records into the file
 jobs          batch jobs
 history       the events of each stack, their last logs, and what clients have asked for
+links         the links for players, and which were revoked
 audit         what concerns the operator and no stack
 identity, meta  whose stacks the file holds, and how far its history goes; the operations on that
 node_ports    which node ports may be handed out
@@ -27,7 +28,8 @@ from stackd.store.file import backup_file, require_own_file
 from stackd.store.history import ActivityFilter, ActivityRequest
 from stackd.store.identity import FileIdentity
 from stackd.store.jobs import claim_of
-from stackd.store.reservations import PORT_REPLACED, Assignment, CreateLimits, ports_replaced
+from stackd.store.links import KeptLink
+from stackd.store.reservations import PORT_REPLACED, Assignment, CreateLimits, LabelQuota, ports_replaced
 from stackd.store.rows import Claim
 from stackd.store.store import Store
 
@@ -43,6 +45,8 @@ __all__ = [
     "CreateLimits",
     "Extension",
     "FileIdentity",
+    "KeptLink",
+    "LabelQuota",
     "Renewed",
     "Start",
     "Store",

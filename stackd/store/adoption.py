@@ -73,7 +73,8 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
             updated_at=record.created_at,
             ttl_expires_at=record.ttl_expires_at,
         )
-    row = replace(row, ttl_expires_at=max(row.ttl_expires_at, record.ttl_expires_at))
+    latest = {name: max(getattr(row, name), getattr(record, name)) for name in ("ttl_expires_at", "extensions")}
+    row = replace(row, **latest)
     if row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None:
         return row  # its stop is not done yet
     same = (row.desired, row.generation, row.pod_uid) == (record.desired, record.generation, record.pod_uid)

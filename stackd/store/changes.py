@@ -28,6 +28,7 @@ from stackd.model import (
 )
 from stackd.names import renamed
 from stackd.store import history, reservations, rows
+from stackd.store.reservations import LabelQuota
 from stackd.store.rows import Claim
 from stackd.store.transaction import Transaction
 from stackd.units import format_duration
@@ -46,13 +47,15 @@ _RESERVED = ("requested_cpu_milli", "requested_memory_bytes")
 class Extension:
     """Add ``add`` to the time to live, up to ``longest`` since the creation; both in nanoseconds.
 
-    ``reason`` is the timeline's, here and for a ``Start``: ``BY_JOB``, or empty.
+    ``reason`` is the timeline's, here and for a ``Start``: ``BY_JOB``, or empty. ``times``: a player asks for it, who may do so
+    that often.
     """
 
     add: int
     longest: int
     by: str
     reason: str = ""
+    times: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,7 @@ class Start:
     reason: str = ""
     message: str = ""
     renewed: Renewed | None = None
+    quotas: tuple[LabelQuota, ...] = ()
 
 
 def accept(
@@ -209,6 +213,8 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     Raises ``StackNotFound``; ``Conflict``, with the longest extension that is possible.
     """
     before = _in_use(tx, stack_id)
+    if extension.times is not None and before.extensions >= extension.times:
+        raise TooLongALife(f"{stack_id} was extended {before.extensions} times, as often as its template allows", "")
     ends = before.ttl_expires_at + extension.add
     most = min(before.created_at, tx.now) + extension.longest - before.ttl_expires_at
     if extension.add > most:
@@ -223,7 +229,8 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     history.note(tx, stack_id, EventKind.EXTENDED, reason=extension.reason, message=message, by=extension.by)
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=stack_id))
-    return rows.save_one(tx, rows.touched(tx, before, ttl_expires_at=ends))
+    extensions = before.extensions + (extension.times is not None)
+    return rows.save_one(tx, rows.touched(tx, before, ttl_expires_at=ends, extensions=extensions))
 
 
 def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
@@ -262,6 +269,7 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     before = _in_use(tx, stack_id)
     if before.ended:
         reservations.check_labels(tx, before.labels, wanted.label_limits, apart_from=stack_id)
+        reservations.check_quotas(tx, wanted.quotas, before.template)
     after = rows.touched(
         tx,
         before,

@@ -35,15 +35,28 @@ PORT_REPLACED = "NodePortReplaced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LabelQuota:
+    """The most living stacks that have all of these labels, and are of this template if it is given; ``shared`` with others
+    who may not know of each other's."""
+
+    labels: Mapping[str, str]
+    most: int
+    template: str | None = None
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLimits:
     """The most stacks in all (None: any number), and the most living ones with the same value of a label.
 
     Only stacks that have all labels of ``among`` count for a label, and are named: those that the caller may see.
+    ``quotas`` count, too.
     """
 
     max_stacks: int | None = None
     labels: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    quotas: tuple[LabelQuota, ...] = ()
 
 
 NO_CREATE_LIMITS = CreateLimits()
@@ -66,6 +79,7 @@ def reserve(
     Raises ``NoNodePort``; ``Conflict`` if the claim's key, a fixed port or a fixed name is in use; ``MaxStacksReached`` or
     ``LabelLimitReached`` at a limit.
     """
+    check_quotas(tx, limits.quotas, new.template)
     check_labels(tx, new.labels, limits.labels, limits.among)
     _check_max_stacks(tx, limits)
     free = iter(_find_free(tx, sum(not _has_place(port) for port in new.ports)))
@@ -103,6 +117,7 @@ def assign(
         return None
     stack = rows.STACKS.record(row)
     # The counts below include the stack itself by now.
+    check_quotas(tx, wanted.limits.quotas, stack.template)
     check_labels(tx, stack.labels, wanted.limits.labels, wanted.limits.among, apart_from=stack.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
     rows.insert_labels(tx, stack)
@@ -146,22 +161,44 @@ def check_labels(
         for name, value in labels.items():
             if name.lower() != key.lower():
                 continue
-            holders = tx.rows(
-                "SELECT s.stack_id, s.labels FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
-                " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
-                " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id",
-                (key.lower(), value.lower(), apart_from, tx.now),
-            )
-            if among:
-                holders = [holder for holder in holders if among.items() <= orjson.loads(holder[1]).items()]
+            holders = _living(tx, key, value, among, apart_from)
             if len(holders) >= limit:
-                named = ", ".join(stack_id for stack_id, _ in holders[:5])
-                same = (str(stack_id) for stack_id, text in holders if _folded(labels) <= _folded(orjson.loads(text)))
+                named = ", ".join(stack_id for stack_id, *_ in holders[:5])
+                same = (stack_id for stack_id, text, _ in holders if _folded(labels) <= _folded(orjson.loads(text)))
                 raise LabelLimitReached(
                     f"label {key}={value} has {len(holders)} of {limit} stacks (limits.stacks_per_label): {named}",
-                    str(holders[0][0]),
+                    holders[0][0],
                     same=next(same, ""),
                 )
+
+
+def _living(
+    tx: Transaction, key: str, value: str, among: Mapping[str, str], apart_from: str = ""
+) -> list[tuple[str, str, str | None]]:
+    """Id, labels and template of the living stacks with this label that have all labels of ``among``, the oldest first."""
+    holders = tx.rows(
+        "SELECT s.stack_id, s.labels, s.template FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
+        " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
+        " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id",
+        (key.lower(), value.lower(), apart_from, tx.now),
+    )
+    if among:
+        holders = [holder for holder in holders if among.items() <= orjson.loads(holder[1]).items()]
+    return [(stack_id, labels, template) for stack_id, labels, template in holders]
+
+
+def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | None) -> None:
+    """Raise ``LabelLimitReached`` if a quota is used up; ``MaxStacksReached`` if it is a shared one."""
+    for quota in quotas:
+        name, value = next(iter(quota.labels.items()))
+        holders = [one for one in _living(tx, name, value, quota.labels) if quota.template in (None, one[2])]
+        if len(holders) < quota.most:
+            continue
+        if quota.shared:
+            raise MaxStacksReached(f"all visitors of the link have {len(holders)} of {quota.most} stacks")
+        same = next((stack_id for stack_id, _, of in holders if of == template), "")
+        sentence = f"the player has {len(holders)} of {quota.most} stacks"
+        raise LabelLimitReached(sentence, holders[0][0], same=same)
 
 
 def _folded(labels: Mapping[str, str]) -> set[tuple[str, str]]:

@@ -78,6 +78,15 @@ CREATE TABLE removed_labels (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX removed_labels_stack ON removed_labels (stack_id);
 """
+LINKS = """
+CREATE TABLE links (
+    link_id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL, templates TEXT NOT NULL,
+    stacks INTEGER NOT NULL, total INTEGER NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
+    by TEXT NOT NULL, revoked INTEGER NOT NULL CHECK (revoked IN (0, 1))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX links_by ON links (by, expires_at);
+"""
+EXTENSIONS = "ALTER TABLE stacks ADD COLUMN extensions INTEGER NOT NULL DEFAULT 0;"
 TIMELINE_ACCEPTED = "CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';"
 REQUESTED = (
     "kind IN ('accepted', 'extended', 'stop_requested', 'start_requested', 'restart_requested', 'delete_requested')"
@@ -139,6 +148,8 @@ CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message) 
 {TIMELINE_REQUESTED}
 {TIMELINE_ACCEPTED}
 {TEMPLATES}
+{LINKS}
+{EXTENSIONS}
 CREATE TABLE kept_logs (
     stack_id TEXT NOT NULL, container TEXT NOT NULL, at INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (stack_id, container)
@@ -188,10 +199,13 @@ INSERT OR IGNORE INTO removed_labels SELECT lower(own.key), lower(own.value), re
 """
 
 
-# From 9: stacks are shared, the API can be given templates, and a create values of its own.
+# From 9: stacks are shared, the API can be given templates, and a create values of its own; players have links, and extend
+# their stacks so many times.
 TO_10 = f"""
 {SHARED_AND_ENV}
 {TEMPLATES}
+{LINKS}
+{EXTENSIONS}
 """
 
 # From 10: jobs create stacks, and say what came of them. The items go first: they refer to the jobs.

@@ -17,7 +17,7 @@ from typing import Any
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StackNotFound
 from stackd.model import Job, Observation, PortRange, Stack, StoredTemplate
-from stackd.store import adoption, audit, changes, history, jobs, reservations, rows, templates
+from stackd.store import adoption, audit, changes, history, jobs, links, reservations, rows, templates
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity
 from stackd.store.meta import begin, begin_adoption, end_adoption, put, set_cluster
@@ -106,6 +106,7 @@ class LoadedState:
     stacks: list[Stack]
     jobs: list[Job]
     templates: list[StoredTemplate]
+    revoked: dict[str, int]
 
 
 def load(path: Path, now: int) -> LoadedState:
@@ -140,6 +141,7 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
             stacks=[rows.STACKS.record(row) for row in connection.execute(rows.ALL_STACKS)],
             jobs=jobs.load(connection),
             templates=templates.load(connection),
+            revoked=links.load_revoked(connection),
         )
     except sqlite3.Error as exc:
         if is_damage(exc) or _UNREADABLE in str(exc):
@@ -151,7 +153,8 @@ def _read(path: Path, lock: FileLock, ballast: Ballast, connection: sqlite3.Conn
 
 
 class Store(Table):
-    """The open file: ``stacks``, ``ports``, ``jobs``, ``templates``, ``timeline``, ``audit``, ``claims``; and the operations.
+    """The open file: ``stacks``, ``ports``, ``jobs``, ``templates``, ``timeline``, ``audit``, ``claims`` and ``links``; and the
+    operations.
 
     An operation returns once it is durable and visible in the view. It raises ``StoreUnavailable`` if the file cannot
     be written now; then it had no effect, and the next operation may succeed.
@@ -172,6 +175,7 @@ class Store(Table):
         self.timeline = history.Timeline(self._hand_over, self._reader.submit)
         self.audit = audit.Audit(self._hand_over, self._reader.submit)
         self.claims = rows.Claims(self._hand_over)
+        self.links = links.Links(loaded.revoked, self._hand_over, self._reader.submit)
         self._writer = Writer(
             path=loaded.path,
             connection=loaded.connection,
@@ -258,6 +262,7 @@ class Store(Table):
                 "jobs": jobs.purge(tx, now - keep_jobs_ns, _PURGED_AT_ONCE),
                 "claims": rows.purge_claims(tx, now - keep_claims_ns, _PURGED_AT_ONCE),
                 "removed": rows.purge_removed(tx, now - _KEEP_REMOVED_NS, _PURGED_AT_ONCE),
+                "links": links.purge(tx),
             }
 
         purged: dict[str, int] = await self._submit(operation)

@@ -39,6 +39,7 @@ from stackd.web.connection import HttpConnection
 from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.parameters import Parameter, Parameters
+from stackd.web.players import Players
 
 if TYPE_CHECKING:
     from stackd.web.pages import File
@@ -77,6 +78,7 @@ class Api:
     reconciler: Reconciler
     feed: ChangeFeed
     prepulls: PrePulls
+    players: Players
     draining: bool = False
     leaving: bool = False
     changing: int = 0
@@ -166,7 +168,8 @@ class Route:
     have no ``tag``: they are not described, and ignore both. ``public``: it holds no data and needs no key.
     ``streams``: it ends when its client leaves, which is no failure. ``replays``: it repeats the first answer for a
     request with the same Idempotency-Key. ``standby``: a stackd that does not own the stacks serves it, too. ``asks``:
-    it changes nothing although its method is not GET. ``early``: it is served even while the file may lack stacks that
+    it changes nothing although its method is not GET. ``players``: it belongs to a player's page, and takes that page's cookie
+    instead of a key. ``early``: it is served even while the file may lack stacks that
     the cluster has. ``errors`` adds to those that every route of its kind can answer.
     """
 
@@ -187,6 +190,7 @@ class Route:
     standby: bool = False
     asks: bool = False
     early: bool = False
+    players: bool = False
 
     @property
     def changes(self) -> bool:
@@ -215,6 +219,10 @@ def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooMany
 
     Raises Unauthenticated, PermissionDenied or TooManyRequests; the last two also name the key for the log.
     """
+    if route.players:
+        player = api.players.admit(request)
+        request[KEY_NAME] = player.name
+        return player, None
     key = api.keys.identify(request)
     request[KEY_NAME] = key.name
     connection = request.protocol

@@ -24,7 +24,20 @@ from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
-from stackd.web import activity, events, exposition, listing, openapi, pages, sign_in, stacks, system, templates
+from stackd.web import (
+    activity,
+    events,
+    exposition,
+    links,
+    listing,
+    openapi,
+    pages,
+    play,
+    sign_in,
+    stacks,
+    system,
+    templates,
+)
 from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
@@ -33,7 +46,7 @@ from stackd.web.requests import check_coding, parse_object
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
-PARTS = (activity, events, exposition, listing, openapi, pages, sign_in, stacks, system, templates)
+PARTS = (activity, events, exposition, links, listing, openapi, pages, play, sign_in, stacks, system, templates)
 """Their imports fill ``ROUTES``."""
 
 log = logging.getLogger("stackd.request")
@@ -147,7 +160,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
             ended(request, 200 if route.streams else CLIENT_LEFT, started)
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
-            response = problem_of(error if public else gate.reported(error))
+            response = problem_of(error if public else gate.reported(error), to_player=route.path.startswith("/play/"))
         _close_if_due(request, response, draining=api.draining)
         ended(request, response.status, started)
         return response

@@ -47,6 +47,9 @@ RECEIVED: Final = memoryview(bytearray(READ_AT_ONCE))
 LINGER_SECONDS: Final = 2.0
 """How long the unread body of a refused client is still read, so that the client can read the reason."""
 
+PLAYER_CONNECTIONS: Final = 16
+"""Of one player; a browser opens six to a host."""
+
 RESERVED_DESCRIPTORS: Final = 200
 UNREADABLE: Final = "(unreadable)"
 
@@ -59,6 +62,7 @@ class Connections:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._by_key: Counter[str] = Counter()
+        self._players = 0
         self._anonymous: dict[HttpConnection, None] = {}
         self._possible = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_DESCRIPTORS)
         self.meter = context.metrics.route("*", UNREADABLE)
@@ -85,21 +89,29 @@ class Connections:
             self.closed(oldest)
             oldest.cut(_full(most) if oldest is connection and plain else b"")
 
-    def authenticated(self, connection: HttpConnection, key_name: str) -> None:
-        """Count a connection for its valid key. Raises TooManyRequests if the key has as many as it may have."""
-        if self._by_key[key_name] >= share_of_a_key(
-            self._context.config, self.limits.connections_per_key, self._most()
-        ):
+    def authenticated(self, connection: HttpConnection, key_name: str, *, player: bool = False) -> None:
+        """Count a connection for its valid key, or for a player. Raises TooManyRequests if the key has as many as it may
+        have, or all players together have as many as a key."""
+        share = share_of_a_key(self._context.config, self.limits.connections_per_key, self._most())
+        if player and self._players >= share:
+            raise TooManyRequests(
+                "players have as many connections as they may have", code=ErrorCode.TOO_MANY_CONNECTIONS
+            )
+        if self._by_key.get(key_name, 0) >= (PLAYER_CONNECTIONS if player else share):
             sentence = f"{self._by_key[key_name]} connections of this key are open (limits.connections_per_key)"
             raise TooManyRequests(sentence, code=ErrorCode.TOO_MANY_CONNECTIONS)
         self.closed(connection)
-        connection.key_name = key_name
+        connection.key_name, connection.player = key_name, player
         self._by_key[key_name] += 1
+        self._players += player
 
     def closed(self, connection: HttpConnection) -> None:
         """Count a connection no longer."""
-        if connection.key_name:
-            self._by_key[connection.key_name] -= 1
+        if name := connection.key_name:
+            self._by_key[name] -= 1
+            if not self._by_key[name]:
+                del self._by_key[name]
+            self._players -= connection.player
             connection.key_name = ""
         else:
             self._anonymous.pop(connection, None)
@@ -116,13 +128,13 @@ def _full(most: int) -> bytes:
 
 
 class HttpConnection(web.RequestHandler):
-    """A client's connection; ``key_name`` is empty until it has sent a valid key.
+    """A client's connection; ``key_name`` is empty until it has sent a valid key, or is a ``player``'s.
 
     ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use. A chunk of one byte takes
     as long as one of many.
     """
 
-    __slots__ = ("_body", "_head", "_socket", "connections", "discards", "key_name", "sent_more")
+    __slots__ = ("_body", "_head", "_socket", "connections", "discards", "key_name", "player", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
@@ -144,6 +156,7 @@ class HttpConnection(web.RequestHandler):
         self.connections = connections
         self._socket = accepted
         self.key_name = ""
+        self.player = False
         self.sent_more = False
 
     def cut(self, last_words: bytes = b"") -> None:

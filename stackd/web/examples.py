@@ -9,6 +9,7 @@ from stackd.model import TargetPort
 from stackd.podspec import Policy, sanitize
 
 STACK_ID = "stack-716b6384dd477b0b"
+LINK_ID = "link-5d1e0a7c93b24f68"
 JOB_ID = "job-0f3a9c1e5b7d2846"
 CREATED = "2026-02-10T02:02:26.535664Z"
 EXPIRES = "2026-02-10T04:02:26.535664Z"
@@ -126,6 +127,18 @@ OTHERS: dict[str, dict[str, Any]] = {
                 "final": True,
             },
         },
+    },
+    "CreateLink": {
+        "for a player": {"labels": {"player": "seat-12"}, "templates": ["lab-*"], "expires": "7d", "name": "Seat 12"},
+        "open": {"labels": {}, "each": "visitor", "total": 50, "work": 18, "expires": "4h", "name": "Workshop"},
+    },
+    "NewLink": {
+        "made": {
+            "link_id": LINK_ID,
+            "url": "https://stackd.example/play#4f0c…",
+            "name": "Seat 12",
+            "expires_at": EXPIRES,
+        }
     },
     "Stats": {
         "seven": {

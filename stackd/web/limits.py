@@ -31,9 +31,11 @@ def share_of_a_key(config: Config, one: int, all_: int) -> int:
         return one
     if not all_:
         return sys.maxsize
-    others = config.auth.enabled and len(config.auth.keys) > 1
+    others = config.auth.enabled and len(config.auth.keys) + bool(config.play.secret.get_secret_value()) > 1
     return (all_ + 1) // 2 if others else all_
 
+
+MOST_BUCKETS = 10_000
 
 BODIES = 48
 """The bodies of the requests under way may be as long in all as so many of the largest size (``server.max_body``)."""
@@ -64,10 +66,12 @@ class BodyBytes:
     def subtract(self, key_name: str, size: int) -> None:
         """Count so many bytes no longer."""
         self._by_key[key_name] -= size
+        if not self._by_key[key_name]:
+            del self._by_key[key_name]
 
 
 class Limits:
-    """The limits in force. The operator configures the keys, so there are few buckets."""
+    """The limits in force. The operator configures the keys, so there are few buckets, but for visitors of open links."""
 
     def __init__(self, clock: Clock, config: Config) -> None:
         self._clock = clock
@@ -106,6 +110,8 @@ class Limits:
         now = self._clock.monotonic()
         bucket = self._buckets.get((key_name, limit))
         if bucket is None:
+            if len(self._buckets) >= MOST_BUCKETS:
+                del self._buckets[next(iter(self._buckets))]
             bucket = self._buckets[key_name, limit] = TokenBucket(now, rate)
         wait = bucket.take(now, rate, A_SECOND)
         if wait:

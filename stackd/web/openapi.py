@@ -24,6 +24,7 @@ from stackd.web import examples
 from stackd.web.api import IDEMPOTENCY_KEY, ROUTES, ApiCall, Route, Shape, route
 from stackd.web.auth import HEADER, METRICS_PATHS, OPERATOR_PATHS, PARAMETER, SAFE_METHODS
 from stackd.web.idempotency import KEY_LIMIT
+from stackd.web.links import LINKS
 from stackd.web.listing import BATCH
 from stackd.web.oidc import described_at
 from stackd.web.pages import file_of, send
@@ -63,6 +64,7 @@ WRITTEN_ONCE: Final = Parameter(
 TAGS: Final = {
     STACKS: "A stack is a hardened pod and a NodePort service with a time to live.",
     BATCH: "Extending, restarting, stopping, starting or deleting many stacks as one job.",
+    LINKS: "Links by which players start stacks without a key, on the page `/play`.",
     HISTORY: "What happened to a stack, and what happens now.",
     HEALTH: "Whether stackd works, and how busy it is.",
     OPERATOR: "For whoever runs stackd.",
@@ -89,6 +91,7 @@ PATH_PARTS: Final = {
     "stack_id": ("A stack's id.", examples.STACK_ID),
     "job_id": ("A job's id.", examples.JOB_ID),
     "template": ("A template's name.", "web-2"),
+    "link_id": ("A link's id.", examples.LINK_ID),
 }
 NAMED: Final[Mapping[str, Schema]] = {
     "StackId": {"type": "string", "description": "A stack's id.", "examples": [examples.STACK_ID]},
@@ -117,6 +120,7 @@ NAMED: Final[Mapping[str, Schema]] = {
 OF_REQUESTS: Final = (
     *(contract.Create, contract.TargetPort, contract.Extend, contract.Restart),
     *(contract.Batch, contract.BatchCreate, contract.BatchDelete),
+    contract.CreateLink,
 )
 
 BYTES: Final = "application/octet-stream"
@@ -287,7 +291,11 @@ def _shape(body: Shape | None) -> Schema:
 
 def schemas(config: Config) -> dict[str, Schema]:
     """All schemas by name, for these settings. Those of requests are closed, those of answers open to later fields."""
-    schemas = {kind.__name__: _record(kind, closed=kind in OF_REQUESTS) for kind in Body.__subclasses__()}
+    schemas = {
+        kind.__name__: _record(kind, closed=kind in OF_REQUESTS)
+        for kind in Body.__subclasses__()
+        if kind.__module__ == Body.__module__
+    }
     schemas["TemplatePort"] = _record(contract.TargetPort, closed=False)
     schemas["Template"]["properties"]["target_port"]["items"] = _ref("TemplatePort")
     stack = schemas.pop("Stack")

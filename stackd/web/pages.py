@@ -43,7 +43,12 @@ PROTECTION = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-ENTRIES = {"/docs": "docs/index.html", "/dashboard": "dashboard/index.html", "/favicon.ico": "shared/icon.svg"}
+ENTRIES = {
+    "/docs": "docs/index.html",
+    "/dashboard": "dashboard/index.html",
+    "/play": "play/index.html",
+    "/favicon.ico": "shared/icon.svg",
+}
 MENU = FOLDER / "docs" / "menu.html"
 GUIDES = "guide/"
 LINK = re.compile(r"([\w-]+)\.md(#.*)?")
@@ -87,6 +92,7 @@ def _page(path: str) -> Callable[[Handler], Handler]:
 
 @_page("/")
 @_page("/docs/")
+@_page("/play/")
 @_page("/dashboard/")
 async def redirect(call: ApiCall) -> web.Response:
     """Redirect to the page without the query, which may hold a key."""
@@ -96,6 +102,7 @@ async def redirect(call: ApiCall) -> web.Response:
 
 
 @_page("/docs")
+@_page("/play")
 @_page("/dashboard")
 @_page("/favicon.ico")
 @_page("/static/{folder}/{file}")

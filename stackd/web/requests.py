@@ -307,7 +307,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
     if of_template or key.labels:
         labels = labels_of(view.labels_of_create(labels, of_template))
     if creates:
-        _check_required(labels, context.config.limits.required_labels)
+        check_required(labels, context.config.limits.required_labels)
     existing = fields.get("if_exists", "error")
     if existing not in IF_EXISTS:
         raise InvalidRequest(f"invalid request body: if_exists must be one of {', '.join(IF_EXISTS)}")
@@ -328,7 +328,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         labels=labels,
         by=key.name,
         template=template,
-        among=key.labels,
+        among=key.among,
         may_use=key.may_use,
     )
     return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)
@@ -408,7 +408,7 @@ def _wrong_field(path: str, sentence: str, code: ErrorCode = ErrorCode.INVALID_R
     return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)], code=code)
 
 
-def _check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> None:
+def check_required(labels: Mapping[str, str], required: tuple[str, ...]) -> None:
     """Letter case matters: a label in another spelling is another label."""
     missing = [name for name in required if not labels.get(name)]
     if missing:

@@ -135,13 +135,17 @@ SENTENCES = {
 }
 
 
+FOR_PLAYERS = "this is not possible"
+
+
 def problem(code: ErrorCode, error: str, headers: dict[str, str] | None = None, **fields: Any) -> web.Response:
     """An error response; ``fields`` are further ones of ``contract.Error``."""
     return json_response(contract.Error(error=error[:LONGEST_ERROR], code=code, **fields), code.status, headers)
 
 
-def problem_of(error: BaseException) -> web.Response:
-    """The response to an error that ended a request. Errors that the table does not have are logged only here."""
+def problem_of(error: BaseException, *, to_player: bool = False) -> web.Response:
+    """The response to an error that ended a request; a player gets nothing but its code and what players may read. Errors
+    that the table does not have are logged only here."""
     if isinstance(error, web.HTTPException):
         return problem(of_status(error.status), SENTENCES.get(error.status, error.reason.lower()))
     if not isinstance(error, errors.StackdError) or error.code is ErrorCode.INTERNAL_ERROR:
@@ -156,6 +160,9 @@ def problem_of(error: BaseException) -> web.Response:
         headers["Accept-Encoding"] = "identity"
     if error.detail:
         request_log.info("%d: %s", error.code.status, error, extra={"same": (error.code, str(error))})
+    if to_player:
+        message = error.player_message
+        return problem(error.code, message or FOR_PLAYERS, headers, player_message=message)
     return problem(
         error.code,
         error.sentence,

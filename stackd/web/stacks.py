@@ -215,10 +215,11 @@ async def delete_stack(call: ApiCall) -> web.Response:
     return json_response(contract.Deleted(stack_id=stack_id))
 
 
-async def read_body(call: ApiCall) -> bytes:
-    """The request's body, within the limits in force; it counts among ``BodyBytes`` until the task that serves the request
-    ends. Raises RequestTooLarge, InvalidRequest, TooManyRequests, Unavailable."""
-    config, counted, key = call.api.context.config, call.api.limits.bodies, call.key.name
+async def read_body(call: ApiCall, *, most: int | None = None, counts_as: str = "") -> bytes:
+    """The request's body, within the limits in force, or at most so many bytes; it counts among ``BodyBytes``, as the key's
+    or another's, until the task that serves the request ends. Raises RequestTooLarge, InvalidRequest, TooManyRequests,
+    Unavailable."""
+    config, counted, key = call.api.context.config, call.api.limits.bodies, counts_as or call.key.name
     task = asyncio.current_task()
 
     def count(size: int) -> None:
@@ -226,7 +227,7 @@ async def read_body(call: ApiCall) -> bytes:
         if task is not None:
             task.add_done_callback(lambda _: counted.subtract(key, size))
 
-    return await requests.read(call.request, config.server.max_body, config.limits.slow_client_timeout, count)
+    return await requests.read(call.request, most or config.server.max_body, config.limits.slow_client_timeout, count)
 
 
 Run = Callable[[bytes, Claim | None], Awaitable[StoredResponse]]
@@ -326,7 +327,7 @@ async def start_stack(call: ApiCall) -> web.Response:
 
     Node ports and time to live stay the same.
     """
-    return await _fresh(call, start)
+    return json_response(await _rendered(call.api.context, await fresh(call, start), 200))
 
 
 @route(
@@ -345,7 +346,8 @@ async def restart_stack(call: ApiCall) -> web.Response:
     the newest version of its template; a 409 if that has other ports.
     """
     renew = requests.renews(await read_body(call))
-    return await _fresh(call, partial(restart, renew=renew))
+    stack = await fresh(call, partial(restart, renew=renew))
+    return json_response(await _rendered(call.api.context, stack, 200))
 
 
 @route(
@@ -370,16 +372,16 @@ async def check_stack(call: ApiCall) -> web.Response:
     )
 
 
-async def _fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> web.Response:
-    """Answer as soon as the stack's fresh pod is on its way; ``begin`` is ``start`` or ``restart``."""
+async def fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> Stack:
+    """The stack as soon as its fresh pod is on its way; ``begin`` is ``start`` or ``restart``."""
     limits = call.api.limits
     with limits.create(call.key.name):
         before = call.changeable
-        with limits.per_label.create(before.labels, call.key.labels) as uncount:
+        with limits.per_label.create(before.labels, call.key.among) as uncount:
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)
             if stack.generation == before.generation:
                 uncount()
-    return json_response(await _rendered(call.api.context, stack, 200))
+    return stack
 
 
 @route("GET", "/stacks/{stack_id}/timeline", HISTORY, Answer("The timeline.", contract.Timeline))

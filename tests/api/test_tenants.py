@@ -120,10 +120,21 @@ async def filtered(a: Client, b: Client, method: str, path: str) -> None:
     assert await a.listed() == others
 
 
+async def players(a: Client, _: Client, method: str, path: str) -> None:
+    """A key opens none of the player's routes."""
+    reply = await a.call(method, path.format(stack_id=NO_STACK), {"token": A}, headers={"X-Play": "1"})
+    assert reply.status == (204 if method == "DELETE" and path == "/play/session" else 401)
+
+
+async def apart(*_: object) -> None:
+    """``test_links`` has what a tenant's links may do, and that no other tenant sees them."""
+
+
 TABLE: dict[Check, str] = {
     same_for_all: """
         GET /healthz, GET /readyz, GET /owner, GET /capacity, POST /capacity, GET /openapi.json, GET /, GET /docs,
-        GET /docs/, GET /docs/{page}, GET /dashboard, GET /dashboard/, GET /favicon.ico, GET /static/{folder}/{file}
+        GET /docs/, GET /docs/{page}, GET /play, GET /play/, GET /dashboard, GET /dashboard/, GET /favicon.ico,
+        GET /static/{folder}/{file}
     """,
     unwritten: "GET /templates/{template}, PUT /templates/{template}, DELETE /templates/{template}",
     refused: "GET /metrics, POST /takeover, GET /reconcile, POST /reconcile/confirm",
@@ -138,6 +149,9 @@ TABLE: dict[Check, str] = {
         GET /stacks, POST /stacks, DELETE /stacks, POST /stacks/batch-delete, POST /stacks/batch, GET /events, GET /stats,
         GET /templates, GET /activity, GET /key
     """,
+    players: "POST /play/session, DELETE /play/session, "
+    + ", ".join(f"{one.method} {one.path}" for one in ROUTES if one.players),
+    apart: "POST /links, GET /links, DELETE /links/{link_id}",
 }
 """How each route treats tenants."""
 CHECKS = {line.strip(): check for check, lines in TABLE.items() for line in lines.split(",")}

@@ -48,6 +48,7 @@ QUERIES: Final = {
 }
 """The query of a request that shows less, or nothing, without one."""
 
+LINKS: Final = {"STACKD_PLAY__URL": "https://stackd.example", "STACKD_PLAY__SECRET": "0123456789abcdef" * 2}
 PREPARED: Final = {"POST /stacks/{stack_id}/start": "POST /stacks/{stack_id}/stop"}
 """What has to happen to the stack before."""
 
@@ -63,6 +64,7 @@ SUCH_AS: Final = {
     "cpu": "500m",
     "cursor": "MTc5NjA3NzU4MTIzNzc=",
     "data": '{"stack_id": "stack-716b6384dd477b0b"}',
+    "each": "visitor",
     "detail": "0/2 nodes are available: 2 Insufficient cpu.",
     "ephemeral_storage": "1Gi",
     "id": "69855e88-61",
@@ -189,7 +191,7 @@ async def _stackd() -> AsyncIterator[tuple[Client, Any]]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "two").mkdir()
-        settings = folder_with(folder, web_1=WEB + ABOUT + CHECK)
+        settings = folder_with(folder, web_1=WEB + ABOUT + CHECK) | LINKS
         async with AsyncExitStack() as running:
             cluster = await running.enter_async_context(EmbeddedCluster(fast_cluster()))
 
@@ -213,7 +215,9 @@ async def _stack_and_job(at: Client) -> dict[str, str]:
         else:
             kept = stack["stack_id"]
             await at.until_status(kept, "running")
-    return {examples.STACK_ID: kept or await at.running(labels={"team": "7"}), examples.JOB_ID: job_id}
+    link = await at.post("/links", next(iter(examples.OTHERS["CreateLink"].values())), 201)
+    stack_id = kept or await at.running(labels={"team": "7"})
+    return {examples.STACK_ID: stack_id, examples.JOB_ID: job_id, examples.LINK_ID: link["link_id"]}
 
 
 async def _answer(at: Client, method: str, target: str, body: bytes | None) -> str:

@@ -61,7 +61,7 @@ async def test_a_new_file_and_its_folder_are_for_their_owner_only(tmp_path: Path
         assert stat.S_IMODE(path.with_name(path.name + suffix).stat().st_mode) == 0o600, suffix
     strict = dict(query(path, "SELECT name, strict FROM pragma_table_list WHERE name NOT LIKE 'sqlite%'"))
     assert set(strict.values()) == {1}
-    assert len(strict) == 13
+    assert len(strict) == 14
     assert query(path, "PRAGMA journal_mode") == [("wal",)]
     await store.close()
     path.chmod(0o644)

@@ -1,0 +1,159 @@
+"""Links for players: what a link allows, and the signed text that carries it.
+
+Owns: the form of a token, and that of a session, which is what a browser gets for it. Both hold everything that stackd has to
+know of the link, so that a lost state file ends no link; the state file and the Lease know which links were revoked. Each is
+signed with HMAC-SHA256 (the standard library's: one algorithm that no token chooses, so nothing of JWT is needed) under a
+key of its own purpose: a token is no session, a session no token, and neither is an API key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+import orjson
+from pydantic import ConfigDict
+
+from stackd.codes import ErrorCode
+from stackd.errors import Unauthenticated
+from stackd.keys import TENANT, ApiKey
+from stackd.model import NO_LABELS
+
+LONGEST_TOKEN: Final = 3000
+"""In characters: browsers keep cookies of up to 4096 bytes."""
+
+PLAYER, LINK = "player", "link"
+"""The labels of the stacks of an open link: whose visitor they are, and of which link."""
+
+_VERSION: Final = 1
+_TOKEN, _SESSION = b"token", b"session"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """``labels``     what the player's stacks get; ``among`` those of them that the tenant has who made the link
+    ``templates``  patterns of the templates that it may start; empty: all
+    ``stacks``     how many stacks a player may have
+    ``expires_at`` in seconds since the epoch
+    ``total``      of an open link: how many stacks all of its visitors may have; 0: it is one player's
+    ``work``       the bits of the proof of work of a new visitor
+    ``visitor``    in a session of an open link: which visitor
+    """
+
+    link_id: str
+    name: str
+    labels: Mapping[str, str]
+    templates: tuple[str, ...]
+    stacks: int
+    expires_at: int
+    among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    total: int = 0
+    work: int = 0
+    visitor: str = ""
+
+    @property
+    def player(self) -> str:
+        """Who has a budget of their own: a link's player, or one visitor of an open link."""
+        return f"{self.link_id}/{self.visitor}"
+
+    @property
+    def key(self) -> PlayerKey:
+        """The player as a tenant, which is what a player is to everything but the routes below ``/play``."""
+        open_labels = {LINK: self.link_id, PLAYER: self.visitor} if self.total else {}
+        return PlayerKey.model_construct(
+            name=f"{LINK} {self.name} {self.visitor}".strip(),
+            sha256=b"",
+            scope=TENANT,
+            labels={**self.labels, **open_labels},
+            templates=self.templates,
+            pod_specs=False,
+            link=self,
+        )
+
+    def visited(self, visitor: str) -> Link:
+        """The session of a visitor of this open link."""
+        return replace(self, visitor=visitor)
+
+
+class PlayerKey(ApiKey):
+    """A player, with the limits of an API key of a tenant."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    link: Link
+
+    @property
+    def among(self) -> Mapping[str, str]:
+        """Those of the tenant who made the link."""
+        return self.link.among
+
+
+class Signer:
+    """Signs with the first secret, and accepts what any of them has signed."""
+
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self._keys = {_mac(secret.encode(), b"id").hex()[:8]: secret.encode() for secret in secrets}
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def token(self, link: Link) -> str:
+        """What follows the ``#`` of a link."""
+        return self._sign(_TOKEN, link, next(iter(self._keys)))
+
+    def session(self, link: Link, token: str) -> str:
+        """What the browser keeps as a cookie for this token: without the secret of the token, both end."""
+        return self._sign(_SESSION, link, token.partition(".")[0])
+
+    def read_token(self, text: str) -> Link:
+        """The link of a token. Raises Unauthenticated."""
+        return self._read(_TOKEN, text)
+
+    def read_session(self, text: str) -> Link:
+        """The link of a session. Raises Unauthenticated."""
+        return self._read(_SESSION, text)
+
+    def _sign(self, purpose: bytes, link: Link, key_id: str) -> str:
+        payload = _encode(orjson.dumps([_VERSION, *(_plain(getattr(link, name)) for name in Link.__slots__)]))
+        return f"{key_id}.{payload}.{_encode(self._signature(purpose, key_id, payload))}"
+
+    def _read(self, purpose: bytes, text: str) -> Link:
+        key_id, _, rest = text.partition(".")
+        payload, _, signature = rest.partition(".")
+        if len(text) <= LONGEST_TOKEN and text.isascii() and key_id in self._keys:
+            try:
+                given = _decode(signature)
+            except (ValueError, binascii.Error):
+                given = b""
+            if hmac.compare_digest(given, self._signature(purpose, key_id, payload)):
+                version, *values = orjson.loads(_decode(payload))
+                if version == _VERSION:
+                    link = Link(**dict(zip(Link.__slots__, values, strict=True)))
+                    return replace(link, templates=tuple(link.templates))
+        raise Unauthenticated("the link is not valid", code=ErrorCode.LINK_INVALID)
+
+    def _signature(self, purpose: bytes, key_id: str, payload: str) -> bytes:
+        return _mac(_mac(self._keys[key_id], purpose), f"{key_id}.{payload}".encode())
+
+
+def _mac(key: bytes, text: bytes) -> bytes:
+    return hmac.digest(key, text, "sha256")
+
+
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    """Raises ValueError for what ``_encode`` has not made: no text has a second spelling."""
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if _encode(data) != text:
+        raise ValueError("not canonical")
+    return data

@@ -1,0 +1,142 @@
+"""The links for players that the file knows: what ``GET /links`` shows, and which were revoked.
+
+A link works without its row, because its token says everything but that. The revocations of links that have not expired are
+in the Lease, too (``revocations``), so that the next owner with another file knows them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from stackd.clock import NANOSECONDS
+from stackd.errors import Conflict
+from stackd.links import Link
+from stackd.store.transaction import Columns, Searched, Submit, Transaction, json_text, labels_from, operation, search
+
+MOST_OF_A_KEY = 10_000
+MOST_REVOKED = 2_000
+"""So many revocations fit into the Lease: about 60 KB, which each renewal sends."""
+
+_PREFIX = "link-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLink:
+    """What is kept of a link; times in nanoseconds, ``by`` the name of the key that made it, empty if it is known only
+    that the link was revoked."""
+
+    link_id: str
+    name: str
+    labels: Mapping[str, str]
+    templates: tuple[str, ...]
+    stacks: int
+    total: int
+    created_at: int
+    expires_at: int
+    by: str
+    revoked: bool = False
+
+    @property
+    def each(self) -> str:
+        """``visitor`` if it is an open link."""
+        return "visitor" if self.total else ""
+
+
+LINKS = Columns(
+    KeptLink,
+    read={"labels": labels_from, "templates": lambda text: tuple(orjson.loads(text)), "revoked": bool},
+    write={"labels": lambda labels: json_text(dict(labels)), "templates": lambda names: json_text(list(names))},
+)
+INSERT = f"INSERT INTO links ({LINKS.sql}) VALUES ({LINKS.parameters})"
+FIND = f"SELECT {LINKS.sql} FROM links WHERE link_id = ? AND expires_at > ?"
+ALL = f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? ORDER BY created_at, link_id"
+REVOKED = "SELECT link_id, expires_at FROM links WHERE revoked = 1"
+COUNT = "SELECT count(*) FROM links WHERE by = ? AND revoked = 0 AND expires_at > ?"
+REVOKE = (
+    "INSERT INTO links (link_id, name, labels, templates, stacks, total, created_at, expires_at, by, revoked)"
+    " VALUES (?, '', '{}', '[]', 0, 0, ?, ?, '', 1) ON CONFLICT (link_id) DO UPDATE SET revoked = 1"
+)
+
+
+def add(tx: Transaction, link: Link, by: str) -> KeptLink:
+    """Keep a new link. Raises ``Conflict`` if the key has too many."""
+    if tx.rows(COUNT, (by, tx.now))[0][0] >= MOST_OF_A_KEY:
+        raise Conflict(f"{by} has {MOST_OF_A_KEY} links that have not expired; revoke some")
+    kept = KeptLink(
+        link_id=link.link_id,
+        name=link.name,
+        labels=link.labels,
+        templates=link.templates,
+        stacks=link.stacks,
+        total=link.total,
+        created_at=tx.now,
+        expires_at=link.expires_at * NANOSECONDS,
+        by=by,
+    )
+    tx.run(INSERT, LINKS.values(kept))
+    return kept
+
+
+def find(tx: Transaction, link_id: str) -> KeptLink | None:
+    """The link, unless it has expired or only its revocation is known."""
+    row = tx.row(FIND, (link_id, tx.now))
+    return None if row is None or not LINKS.record(row).by else LINKS.record(row)
+
+
+def everything(tx: Transaction) -> list[KeptLink]:
+    """The links that have not expired, by the time when they were made."""
+    return [LINKS.record(row) for row in tx.rows(ALL, (tx.now,))]
+
+
+def revoke(tx: Transaction, expiries: Mapping[str, int]) -> dict[str, int]:
+    """Revoke these links, by id with their expiries. Returns all revoked ones so that have not expired."""
+    tx.many(REVOKE, [(link_id, tx.now, expires_at) for link_id, expires_at in expiries.items()])
+    return {link_id: expires_at for link_id, expires_at in tx.rows(REVOKED) if expires_at > tx.now}
+
+
+def purge(tx: Transaction) -> int:
+    """Forget the links that have expired; returns how many."""
+    return tx.run("DELETE FROM links WHERE expires_at <= ?", (tx.now,))
+
+
+class Links(Searched):
+    """The links; ``revoked`` are the ids that are not to be accepted, each with the time when it expires; ``revocations`` is
+    that in the form of the Lease's annotation."""
+
+    def __init__(self, revoked: Mapping[str, int], submit: Submit, searching: Submit) -> None:
+        super().__init__(submit, searching)
+        self._accept_no_more(revoked)
+
+    add = operation(add, grows=True)
+    find = operation(find, writes=False)
+    everything = search(everything)
+    _revoke = operation(revoke)
+
+    async def revoke(self, expiries: Mapping[str, int]) -> None:
+        """Revoke these links, by id with their expiries in nanoseconds. Raises ``StoreUnavailable``."""
+        self._accept_no_more(await self._revoke(expiries))
+
+    def _accept_no_more(self, revoked: Mapping[str, int]) -> None:
+        self.revoked = dict(revoked)
+        self.revocations = " ".join(
+            f"{link_id.removeprefix(_PREFIX)}:{at // NANOSECONDS}" for link_id, at in sorted(revoked.items())
+        )
+
+
+def read_revocations(text: str) -> dict[str, int]:
+    """The revocations in an annotation, which anybody with rights on the Lease may have edited."""
+    found = {}
+    for entry in text.split()[:MOST_REVOKED]:
+        name, _, seconds = entry.partition(":")
+        if name.isalnum() and len(name) < 64 and seconds.isascii() and seconds.isdigit() and len(seconds) < 12:
+            found[_PREFIX + name] = (int(seconds) + 1) * NANOSECONDS
+    return found
+
+
+def load_revoked(connection: sqlite3.Connection) -> dict[str, int]:
+    """The revoked links of a file."""
+    return dict(connection.execute(REVOKED))

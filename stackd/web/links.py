@@ -1,0 +1,186 @@
+"""The routes of links for players: make one, list them, revoke one.
+
+Owns: which links a key may make. A link can do no more than the key that makes it: a tenant's has the tenant's labels, and
+of its templates.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from aiohttp import web
+
+from stackd import contract
+from stackd.clock import NANOSECONDS
+from stackd.codes import ErrorCode
+from stackd.contract import LONGEST_NAME
+from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, Reason
+from stackd.keys import ApiKey
+from stackd.kinds import MOST_WORK
+from stackd.links import LINK, LONGEST_TOKEN, PLAYER, Link
+from stackd.model import NO_LABELS
+from stackd.names import matches_any
+from stackd.store.links import MOST_REVOKED
+from stackd.web import requests
+from stackd.web.api import Answer, ApiCall, route
+from stackd.web.auth import ADMIN
+from stackd.web.bodies import time_of
+from stackd.web.parameters import seconds_of
+from stackd.web.responses import json_response
+from stackd.web.stacks import read_body
+
+LINKS: Final = "Links"
+LONGEST_LIFE: Final = 366 * 86400
+DEFAULT_LIFE: Final = "7d"
+MOST_STACKS, MOST_TOTAL, MOST_PATTERNS, LONGEST_LINK_NAME = 100, 10_000, 16, 40
+WRITE_SECONDS: Final = 5.0
+"""How long a revocation waits until the Lease has it."""
+
+EACH: Final = "visitor"
+WILD: Final = frozenset("*?")
+LINK_ID: Final = re.compile(r"link-[0-9a-f]{16}")
+
+
+@route(
+    "POST", "/links", LINKS, Answer("The link.", contract.NewLink, status=201), body=contract.CreateLink, errors=(409,)
+)
+async def create_link(call: ApiCall) -> web.Response:
+    """Make a link for a player.
+
+    Whoever has the link starts stacks of these templates on the page /play, without a key. It is shown once. With `each`, it is
+    an open link: everybody who opens it is a player of their own.
+    """
+    fields = requests.parse_object(await read_body(call), contract.CreateLink)
+    play, signer = call.api.context.config.play, call.api.players.signer
+    if not play.url or not signer:
+        missing = "play.url is not set" if signer else "there is no secret (credential play-secret, or play.secret)"
+        raise Conflict(f"there are no links here: {missing}", code=ErrorCode.PLAY_NOT_CONFIGURED)
+    link = _link_of(call, fields)
+    token = signer.token(link)
+    if len(token) > LONGEST_TOKEN:
+        raise _wrong(
+            "labels", f"name, labels and templates are too long for a link, by {len(token) - LONGEST_TOKEN} bytes"
+        )
+    kept = await call.api.context.store.links.add(link, call.key.name)
+    url, expires_at = f"{play.url}/play#{token}", time_of(kept.expires_at)
+    return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)
+
+
+@route("GET", "/links", LINKS, Answer("The links.", contract.LinkList))
+async def list_links(call: ApiCall) -> web.Response:
+    """List the links that have not expired.
+
+    Those that this file knows: a link also works if it does not. The links themselves are shown to nobody again.
+    """
+    kept = await call.api.context.store.links.everything()
+    return json_response(contract.LinkList(links=cast(Any, [one for one in kept if call.key.may_see(one.labels)])))
+
+
+@route("DELETE", "/links/{link_id}", LINKS, Answer("It is revoked.", contract.Revoked), errors=(409,))
+async def revoke_link(call: ApiCall) -> web.Response:
+    """Revoke a link.
+
+    From now on it opens nothing, and its sessions and event streams end. Its stacks stay. An admin's key can revoke an id that
+    this file does not know, too.
+    """
+    context, link_id = call.api.context, call.request.match_info["link_id"]
+    links, kept = context.store.links, await context.store.links.find(link_id)
+    if kept is None and call.key.scope == ADMIN and LINK_ID.fullmatch(link_id):
+        expires_at = context.clock.now() + LONGEST_LIFE * NANOSECONDS
+    elif kept is None or not call.key.may_see(kept.labels):
+        raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)
+    else:
+        expires_at = kept.expires_at
+    if link_id not in links.revoked and len(links.revoked) >= MOST_REVOKED:
+        raise Conflict(f"{MOST_REVOKED} revoked links have not expired yet; replace the secret, which ends all links")
+    await links.revoke({link_id: expires_at})
+    call.api.feed.wake()
+    if not await context.gate.ownership.revocations_written(WRITE_SECONDS):
+        sentence = f"{link_id} is revoked here, but Kubernetes does not have that yet: repeat the request"
+        raise ClusterUnavailable(f"{sentence}, or the next owner of the stacks may not know it")
+    return json_response(contract.Revoked(link_id=link_id))
+
+
+def _link_of(call: ApiCall, fields: dict[str, Any]) -> Link:
+    """The link that the body asks for. Raises InvalidRequest."""
+    is_open = fields.get("each") is not None
+    if fields.get("each", EACH) != EACH:
+        raise _wrong("each", f'each must be "{EACH}", or left out')
+    if is_open != ("total" in fields):
+        raise _wrong("total", "total, the most stacks of all visitors, goes with each, and each with total")
+    labels = _labels(call, fields, is_open=is_open)
+    name = fields.get("name") or " ".join(labels.values())[:LONGEST_LINK_NAME]
+    if not isinstance(name, str) or not name.isprintable() or " ".join(name.split()) != name or not name:
+        raise _wrong("name", "name must be printable characters with single spaces between them")
+    if len(name) > LONGEST_LINK_NAME:
+        raise _wrong("name", f"name has {len(name)} characters; {LONGEST_LINK_NAME} at most")
+    return Link(
+        link_id=f"link-{secrets.token_hex(8)}",
+        name=name,
+        labels=labels,
+        templates=_templates(call.key, fields.get("templates", [])),
+        stacks=_number(fields, "stacks", 1, 1, MOST_STACKS),
+        expires_at=call.api.context.clock.now() // NANOSECONDS + _life(fields.get("expires", DEFAULT_LIFE)),
+        among=call.key.labels,
+        total=_number(fields, "total", 0, 1, MOST_TOTAL),
+        work=_number(fields, "work", call.api.context.config.play.work, 0, MOST_WORK) if is_open else 0,
+    )
+
+
+def _labels(call: ApiCall, fields: dict[str, Any], *, is_open: bool) -> Mapping[str, str]:
+    """The key's labels and those of the body; one player's link needs some that tell the player from others."""
+    asked = requests.labels_of(fields["labels"])
+    labels = call.view.labels_of_create(asked, NO_LABELS)
+    own = {name: value for name, value in labels.items() if name not in call.key.labels}
+    if not all(own.values()):
+        raise _wrong("labels", "labels: a label of a link needs a value")
+    taken = sorted({PLAYER, LINK} & {name.lower() for name in own})
+    if is_open and taken:
+        raise _wrong("labels", f"labels: {', '.join(taken)} are given to each visitor; leave them out")
+    if not is_open and not own:
+        raise _wrong("labels", 'labels: give at least one that is the player\'s own, such as {"player": "seat-12"}')
+    given = {**labels, **({PLAYER: "visitor", LINK: "link"} if is_open else {})}
+    requests.check_required(given, call.api.context.config.limits.required_labels)
+    return requests.labels_of(given) and labels
+
+
+def _templates(key: ApiKey, patterns: Any) -> tuple[str, ...]:
+    """The patterns, each no wider than one of the key's."""
+    if not isinstance(patterns, list) or len(patterns) > MOST_PATTERNS or not all(map(_is_pattern, patterns)):
+        raise _wrong("templates", f'templates must be a list of at most {MOST_PATTERNS} names such as "lab-*"')
+    for pattern in patterns if key.templates else ():
+        if pattern not in key.templates and (WILD & set(pattern) or not matches_any(key.templates, pattern)):
+            theirs = ", ".join(key.templates)
+            raise _wrong("templates", f"templates: this API key may use {theirs}; name one of them, or such a pattern")
+    return tuple(patterns) or key.templates
+
+
+def _is_pattern(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
+
+
+def _life(value: Any) -> int:
+    """The field ``expires`` in seconds."""
+    try:
+        seconds = seconds_of(value) if isinstance(value, str) else 0.0
+    except ValueError as error:
+        raise _wrong("expires", f"expires must be {error}") from error
+    if not 1 <= seconds <= LONGEST_LIFE:
+        raise _wrong("expires", f'expires must be a time such as "7d", from 1s to {LONGEST_LIFE // 86400}d')
+    return int(seconds)
+
+
+def _number(fields: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
+    value = fields.get(name)
+    if value is None:
+        return default
+    if type(value) is not int or not least <= value <= most:
+        raise _wrong(name, f"{name} must be a whole number from {least} to {most}")
+    return value
+
+
+def _wrong(path: str, sentence: str) -> InvalidRequest:
+    return InvalidRequest(f"invalid request body: {sentence}", [Reason(path=path, text=sentence)])

@@ -1,0 +1,245 @@
+"""The routes of the page /play: what a player may start, the player's stacks, and what a player may do about them.
+
+They are the page's own, so they are not in the API's description; ``docs/links.md`` has them for pages of other platforms.
+An error has its code and what a player may read, nothing else. Times are seconds from now, because phones' clocks are wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Final, cast
+
+import orjson
+from aiohttp import hdrs, web
+
+from stackd.codes import ErrorCode
+from stackd.contract import NOTHING, Body, doc
+from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
+from stackd.keys import ApiKey
+from stackd.lifecycle.create import create_once
+from stackd.lifecycle.verbs import delete, extend, restart
+from stackd.links import LINK, Link, PlayerKey
+from stackd.model import Stack
+from stackd.store import Claim, LabelQuota
+from stackd.web import requests, stacks
+from stackd.web.api import KEY_NAME, STACK_ID, ApiCall, route
+from stackd.web.change_feed import FeedChange, event
+from stackd.web.events import HEADERS, HEARTBEAT, HEARTBEAT_SECONDS
+from stackd.web.idempotency import Replayable, StoredResponse
+from stackd.web.player_state import Shown
+from stackd.web.players import work_of
+from stackd.web.responses import json_response
+
+LARGEST_BODY: Final = 16 * 1024
+STRANGERS: Final = "players without a session"
+PLAYERS: Final = "players"
+"""As whose the bodies of these requests count."""
+
+_of_player = partial(route, players=True)
+
+
+class OpenLink(Body, frozen=True, kw_only=True):
+    """A player's browser opens a link."""
+
+    token: Annotated[str, doc("What follows the `#` of the link.")]
+    work: Annotated[Mapping[str, str], doc("Of a new visitor of an open link: the challenge and its answer.")] = NOTHING
+
+
+class StartOfPlayer(Body, frozen=True, kw_only=True):
+    """A player starts a stack."""
+
+    template: Annotated[str, doc("The template's name.")]
+    replace: Annotated[str, doc("A stack of the player's that is stopped first.")] = ""
+
+
+@route("POST", "/play/session", public=True, asks=True)
+async def open_session(call: ApiCall) -> web.Response:
+    """Exchange a link's token for a cookie, or for the work that a new visitor of an open link has to do first."""
+    players = call.api.players
+    players.require_own_page(call.request)
+    fields = requests.parse_object(await _body(call, STRANGERS), OpenLink)
+    token = requests.text_of(fields, "token")
+    link = players.valid(players.signer.read_token(token))
+    call.request[KEY_NAME] = link.key.name
+    if link.total:
+        challenge, answer = work_of(fields)
+        known = _same_link(call, link)
+        if known is None and link.work and not challenge:
+            return json_response(orjson.dumps({"work": {"bits": link.work, "challenge": players.challenge(link)}}))
+        link = known or players.new_visitor(call.request, link, challenge, answer)
+    response = web.Response(status=204)
+    players.remember(call.request, response, players.signer.session(link, token), players.remaining(link))
+    return response
+
+
+def _same_link(call: ApiCall, link: Link) -> Link | None:
+    """The session that the browser has of this open link already."""
+    with suppress(Unauthenticated):
+        session = call.api.players.session(call.request)
+        return session if session.link_id == link.link_id else None
+    return None
+
+
+@route("DELETE", "/play/session", public=True, standby=True)
+async def close_session(call: ApiCall) -> web.Response:
+    """Have the browser forget the session."""
+    call.api.players.require_own_page(call.request)
+    response = web.Response(status=204)
+    call.api.players.remember(call.request, response)
+    return response
+
+
+@_of_player("GET", "/play/stacks")
+async def list_player_stacks(call: ApiCall) -> web.Response:
+    """What the player may start and has."""
+    return json_response(_shown(call).everything())
+
+
+@_of_player("POST", "/play/stacks")
+async def start_player_stack(call: ApiCall) -> web.Response:
+    """Start a stack of a template, after another one is stopped if ``replace`` names it. A player has one of each template: a
+    second start returns it. A repetition with the same Idempotency-Key gets the first answer again."""
+    body, key = await _body(call), stacks.idempotency_key(call)
+    run = partial(_start, call, requests.parse_object(body, StartOfPlayer))
+    if key is None:
+        answer = await run(None)
+        return json_response(answer.body, answer.status)
+
+    async def again(claim: Claim) -> bytes:
+        stack = call.view.get(claim.stack_id or "")
+        if stack is None:
+            raise Conflict("what this Idempotency-Key started is gone", code=ErrorCode.ANSWER_GONE)
+        return _shown(call).stack(stack)
+
+    scope, fingerprint = f"players {_link(call).player} {call.request.path}", hashlib.sha256(body).digest()
+    answer = await call.api.replays.once(
+        Replayable(scope=scope, key=key, fingerprint=fingerprint, run=run, render=again)
+    )
+    return json_response(answer.body, answer.status, stacks.REPLAYED if answer.replayed else None)
+
+
+async def _start(call: ApiCall, fields: dict[str, Any], claim: Claim | None) -> StoredResponse:
+    context, limits, link = call.api.context, call.api.limits, _link(call)
+    name, replaced = requests.text_of(fields, "template"), fields.get("replace")
+    with limits.create(call.key.name):
+        parsed = await requests.create_body(call.view, orjson.dumps({"template": name}))
+        request = replace(parsed.create_request, claim=claim, quotas=_quotas(link, call.key.labels, name))
+        with limits.per_label.create(request.labels, link.among) as uncount:
+            await context.gate.admitted()
+            if isinstance(replaced, str) and (other := call.view.get(replaced)) is not None:
+                await _stop(call, call.view.changeable(other))
+            stack, is_new = await create_once(context, request)
+            if not is_new:
+                uncount()
+    call.request[STACK_ID] = stack.stack_id
+    status = 201 if is_new else 200
+    if claim is not None and not is_new:
+        await context.store.claims.keep(replace(claim, status=status, stack_id=stack.stack_id))
+    return StoredResponse(status=status, body=_shown(call).stack(stack))
+
+
+def _quotas(link: Link, labels: Mapping[str, str], template: str | None) -> tuple[LabelQuota, ...]:
+    """The template's first: at that limit, the stack that there is can be returned."""
+    own = (LabelQuota(labels=labels, most=1, template=template), LabelQuota(labels=labels, most=link.stacks))
+    if not link.total:
+        return own
+    return *own, LabelQuota(labels={LINK: link.link_id}, most=link.total, shared=True)
+
+
+@_of_player("POST", "/play/stacks/{stack_id}/extend")
+async def extend_player_stack(call: ApiCall) -> web.Response:
+    """Extend a stack by as much, and as often, as its template says."""
+    await _empty(call)
+    stack = call.changeable
+    template = call.api.context.settings.templates.get(stack.template or "")
+    if template is None or template.extend is None:
+        raise TooLongALife(f"the template of {stack.stack_id} allows no extensions", "")
+    more = template.extend
+    stack = await extend(call.api.context, stack.stack_id, more.by, by=call.key.name, times=more.times)
+    return json_response(_shown(call).stack(stack))
+
+
+@_of_player("POST", "/play/stacks/{stack_id}/restart")
+async def restart_player_stack(call: ApiCall) -> web.Response:
+    """Give a stack a fresh pod."""
+    await _empty(call)
+    quotas = _quotas(_link(call), call.key.labels, call.stack.template)
+    stack = await stacks.fresh(call, partial(restart, quotas=quotas))
+    return json_response(_shown(call).stack(stack))
+
+
+@_of_player("DELETE", "/play/stacks/{stack_id}")
+async def stop_player_stack(call: ApiCall) -> web.Response:
+    """Stop a stack, which deletes it."""
+    await _empty(call)
+    stack = call.changeable
+    await _stop(call, stack)
+    remaining = call.view.get(stack.stack_id)
+    shown = _shown(call)
+    return json_response(shown.nothing(stack.template or "") if remaining is None else shown.stack(remaining))
+
+
+async def _stop(call: ApiCall, stack: Stack) -> None:
+    """Delete the stack. If the cluster does not confirm that now, it is deleted later, and counts no more."""
+    with suppress(ClusterUnavailable, StackNotFound):
+        await delete(call.api.context, stack.stack_id, by=call.key.name)
+
+
+@_of_player("GET", "/play/events", streams=True)
+async def stream_player_events(call: ApiCall) -> web.StreamResponse:
+    """Follow the player's stacks: each event is the whole answer of ``GET /play/stacks``."""
+    response = web.StreamResponse(headers=HEADERS)
+    with call.api.feed.follow(_link(call).player, player=True), suppress(ConnectionError):  # the client has left
+        await response.prepare(call.request)
+        if call.request.method != hdrs.METH_HEAD:
+            async with aclosing(_states(call)) as states:
+                async for piece in states:
+                    await response.write(piece)
+    return response
+
+
+async def _states(call: ApiCall) -> AsyncGenerator[bytes, None]:
+    """The state now, and after each change of the player's stacks, until the link or the feed ends."""
+    feed, players, link = call.api.feed, call.api.players, _link(call)
+    position, sent = feed.number, b""
+    changed = True
+    while not feed.closed:
+        try:
+            players.session(call.request)  # the secret may have been replaced, too
+        except Unauthenticated as error:
+            yield event(b"end", orjson.dumps({"code": error.code}))
+            return
+        if changed and (now := _shown(call).everything()) != sent:
+            sent = now
+            yield event(b"state", now)
+        if not await feed.more(position, min(HEARTBEAT_SECONDS, 1.0 + players.remaining(link))):
+            yield HEARTBEAT
+        later = feed.since(position)
+        changed = later is None or any(_is_of(call.key, change) for change in later)
+        position = feed.number if later is None else later[-1].number if later else position
+
+
+def _is_of(key: ApiKey, change: FeedChange) -> bool:
+    stack = change.record or change.before
+    return isinstance(stack, Stack) and key.may_read(stack)
+
+
+def _link(call: ApiCall) -> Link:
+    return cast(PlayerKey, call.key).link
+
+
+def _shown(call: ApiCall) -> Shown:
+    return Shown(call.api.context, call.api.players, cast(PlayerKey, call.key))
+
+
+async def _body(call: ApiCall, counts_as: str = PLAYERS) -> bytes:
+    return await stacks.read_body(call, most=LARGEST_BODY, counts_as=counts_as)
+
+
+async def _empty(call: ApiCall) -> None:
+    if body := await _body(call):
+        requests.parse_object(body, None)

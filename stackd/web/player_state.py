@@ -1,0 +1,172 @@
+"""What a player is shown: the templates that may be started and the player's stacks, in the words of the page.
+
+Owns: which of stackd's words become which of the page's, and that nothing of the operator's is among them: no message of a
+status, no node, no value that its template does not show. Times are seconds from now, because phones' clocks are wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from stackd.clock import NANOSECONDS
+from stackd.lifecycle.context import Context
+from stackd.links import PlayerKey
+from stackd.model import PortMapping, RoutedPort, Stack, StackStatus
+from stackd.templates import Template
+from stackd.units import format_duration
+from stackd.web.players import Players
+
+SCHEMES: Final = {80: "http", 8080: "http", 443: "https", 8443: "https"}
+"""By container port: what a browser is offered as a link."""
+
+PROBLEMS: Final = {
+    **dict.fromkeys(("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"), "image"),
+    **dict.fromkeys(
+        ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError"), "config"
+    ),
+    **dict.fromkeys(("CrashLoopBackOff", "Error"), "crash"),
+    **dict.fromkeys(("Completed", "PodDeleted"), "ended"),
+    "OOMKilled": "memory",
+}
+NO_RESTART: Final = frozenset({"image", "config"})
+Entry = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one player is shown."""
+
+    context: Context
+    players: Players
+    key: PlayerKey
+
+    def everything(self) -> bytes:
+        """The answer of ``GET /play/stacks``: an entry for each template, then the stacks without one."""
+        own = self._own()
+        newest = {stack.template: stack for stack in own if stack.ended} | {
+            stack.template: stack for stack in own if not stack.ended
+        }
+        names = {*filter(self.key.may_use, self.context.settings.templates), *(name for name in newest if name)}
+        newest |= {name: stack for name in names if (stack := self._shared(name)) is not None}
+        entries = [
+            self._stack(newest[name]) if name in newest else self._nothing(name, own)
+            for name in sorted(names, key=self._order)
+        ]
+        entries += [self._stack(stack) for stack in own if not stack.template]
+        link = self.key.link
+        about = {"name": link.name, "seconds_left": self.players.remaining(link), "stacks": link.stacks}
+        return orjson.dumps({"link": about, "stacks": entries})
+
+    def stack(self, stack: Stack) -> bytes:
+        """The entry of one stack."""
+        return orjson.dumps(self._stack(stack))
+
+    def nothing(self, template: str) -> bytes:
+        """The entry of a template of which the player has no stack."""
+        return orjson.dumps(self._nothing(template, self._own()))
+
+    def _own(self) -> list[Stack]:
+        return [stack for stack in self.players.stacks_of(self.key) if stack.accepted and not stack.shared]
+
+    def _shared(self, name: str) -> Stack | None:
+        """The stack of a shared template."""
+        stack = self.context.store.assigned.get(self.context.pools.shared_stack(name) or "")
+        return stack if stack is not None and stack.accepted else None
+
+    def _order(self, name: str) -> tuple[str, str, str]:
+        template = self._template(name)
+        return ("", "", name) if template is None else (template.category, template.title, name)
+
+    def _template(self, name: str | None) -> Template | None:
+        return self.context.settings.templates.get(name or "")
+
+    def _about(self, name: str | None) -> Entry:
+        template = self._template(name)
+        if template is None:
+            return {"template": name, "title": name or ""}
+        text = {"description": template.description, "category": template.category}
+        return {"template": name, "title": template.title or name, **text}
+
+    def _nothing(self, name: str, own: list[Stack]) -> Entry:
+        template = self._template(name)
+        if template is not None and template.shared:
+            queued = {"name": "", "status": "starting", "pending": True, "doing": {"key": "queue", "seconds": 0}}
+            return self._about(name) | queued
+        living = [stack for stack in own if not stack.ended and stack.deleting_since is None]
+        others = [{"name": stack.stack_id, "title": self._about(stack.template)["title"]} for stack in living]
+        limit = self.key.link.stacks
+        full = len(living) >= limit
+        counts = {"used": len(living), "limit": limit, "others": others if full else []}
+        return {**self._about(name), "name": "", "status": "none", **counts}
+
+    def _stack(self, stack: Stack) -> Entry:
+        status, template, now = _status_of(stack), self._template(stack.template), self.context.clock.now()
+        serves = status in ("running", "shared")
+        begun = stack.status is StackStatus.RUNNING or status == "failed"
+        entry = {
+            **self._about(stack.template),
+            "name": stack.stack_id,
+            "status": status,
+            "pending": status in ("starting", "restarting", "stopping"),
+            "doing": _doing(stack, status, now),
+            "problem": _problem(stack) if status == "failed" else None,
+            "addresses": [_address(stack, port) for port in stack.ports] if serves else [],
+            "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
+            "values": _values(stack, template) if serves else [],
+        }
+        if stack.shared:
+            return {**entry, "seconds_left": None, "since": max(0, now - stack.updated_at) // NANOSECONDS}
+        return entry | self._extension(stack, template)
+
+    def _extension(self, stack: Stack, template: Template | None) -> Entry:
+        if template is None or template.extend is None:
+            return {"extensions_left": 0}
+        by, times = template.extend.by, template.extend.times
+        fits = stack.created_at + self.context.longest_life - stack.ttl_expires_at >= by * NANOSECONDS
+        left = max(0, times - stack.extensions) if fits else 0
+        return {"extension": format_duration(by), "extension_seconds": round(by), "extensions_left": left}
+
+
+def _status_of(stack: Stack) -> str:
+    if stack.deleting_since is not None:
+        return "stopping"
+    if stack.status is StackStatus.RUNNING:
+        return "shared" if stack.shared else "running"
+    if stack.status is StackStatus.CREATING:
+        return "restarting" if stack.generation else "starting"
+    return "failed"
+
+
+def _doing(stack: Stack, status: str, now: int) -> Entry | None:
+    """What is being done about it, and for how long."""
+    since = stack.deleting_since or (stack.updated_at if stack.generation else stack.created_at)
+    words = {"stopping": "stop", "restarting": "restart", "starting": "prepare" if stack.node_id else "place"}
+    if status not in words:
+        return None
+    pulls_again = status == "starting" and PROBLEMS.get(stack.status_reason) == "image"
+    return {"key": "pull_again" if pulls_again else words[status], "seconds": max(0, now - since) // NANOSECONDS}
+
+
+def _problem(stack: Stack) -> Entry:
+    if stack.status is StackStatus.NODE_DELETED:
+        return {"key": "node", "restart": True}
+    key = PROBLEMS.get(stack.status_reason, "failed")
+    return {"key": key, "restart": key not in NO_RESTART}
+
+
+def _address(stack: Stack, port: PortMapping) -> Entry:
+    if isinstance(port, RoutedPort):
+        return {"text": port.url or port.host, "href": port.url, "port": port.container_port}
+    host = stack.node_public_ip or ""
+    text = f"[{host}]:{port.node_port}" if ":" in host else f"{host}:{port.node_port}"
+    scheme = SCHEMES.get(port.container_port) if host else None
+    return {"text": text, "href": f"{scheme}://{text}" if scheme else "", "port": port.container_port}
+
+
+def _values(stack: Stack, template: Template | None) -> list[Entry]:
+    """The values that its template shows."""
+    names = template.show if template is not None else ()
+    return [{"name": name, "value": stack.values[name]} for name in names if name in stack.values]

@@ -1,0 +1,202 @@
+"""Players: which link a request below ``/play`` belongs to, and the budgets of players.
+
+Owns: the cookie, the proof of work of new visitors, and that a request comes from stackd's own page. The cookie is the signed
+session (``stackd.links``), so a session survives a restart and a takeover. It opens no other route, and no API key opens
+these. A challenge is signed with a key of this process, for one link, and good for two minutes, once: so what has to be
+remembered of used ones is bounded, and a restart leaves none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+from aiohttp import hdrs, web
+
+from stackd.clock import NANOSECONDS
+from stackd.codes import ErrorCode
+from stackd.config import Config
+from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
+from stackd.keys import ApiKey
+from stackd.lifecycle.context import Context
+from stackd.links import Link, PlayerKey, Signer
+from stackd.model import Stack, list_key
+from stackd.web.auth import SAFE_METHODS, Failures, Keys
+from stackd.web.connection import HttpConnection
+
+COOKIE: Final = "stackd-play"
+HOST_COOKIE: Final = "__Host-stackd-play"
+"""The name with https: a browser takes this name only from stackd's own host, and no stack at another name below its domain
+can set it. Such a cookie has the path ``/``."""
+
+OWN_PAGE: Final = "X-Play"
+"""A header that no page of another site can send without being asked first."""
+
+CHALLENGE_SECONDS: Final = 120
+MOST_USED: Final = 50_000
+REQUESTS_A_MINUTE: Final = 600
+"""Of each player, whether the operator limits keys or not."""
+
+VISITORS_A_MINUTE: Final = 60
+"""New visitors of open links, of each address: a class behind one router opens the link at once."""
+
+
+class Players:
+    """The players of one daemon."""
+
+    def __init__(self, context: Context, keys: Keys) -> None:
+        self._context, self._keys = context, keys
+        self._requests, self._visitors = Failures(context.clock), Failures(context.clock)
+        self._requests.per_minute, self._visitors.per_minute = REQUESTS_A_MINUTE, VISITORS_A_MINUTE
+        self._process_key = secrets.token_bytes(32)
+        self._used: dict[str, int] = {}
+        self._by_label: dict[tuple[str, str], set[str]] = {}
+        for stack in context.store.assigned:
+            self.row_changed(None, stack)
+        self._signer: tuple[str, Signer] = ("", Signer(()))
+
+    @property
+    def signer(self) -> Signer:
+        """Signs with the secret in force."""
+        secret = self._config.play.secret.get_secret_value()
+        if secret != self._signer[0]:
+            self._signer = secret, Signer(secret.split())
+        return self._signer[1]
+
+    @property
+    def _config(self) -> Config:
+        return self._context.config
+
+    @property
+    def _seconds(self) -> int:
+        return self._context.clock.now() // NANOSECONDS
+
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
+        """Find a new stack by its labels from now on, a deleted one no more (a subscriber of the store)."""
+        stack = after or before
+        if stack is None or (before is not None and after is not None):
+            return
+        for label in stack.labels.items():
+            ids = self._by_label.setdefault(label, set())
+            (ids.discard if after is None else ids.add)(stack.stack_id)
+            if not ids:
+                del self._by_label[label]
+
+    def stacks_of(self, key: ApiKey) -> list[Stack]:
+        """The stacks that the player may see, the oldest first: of all stacks, few are looked at."""
+        few = min((self._by_label.get(label, set()) for label in key.labels.items()), key=len)
+        found = (self._context.store.assigned.get(stack_id) for stack_id in few)
+        return sorted((one for one in found if one is not None and key.may_see(one.labels)), key=list_key)
+
+    # ---- sessions
+
+    def admit(self, request: web.Request) -> PlayerKey:
+        """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""
+        self.require_own_page(request)
+        link = self.session(request)
+        if wait := self._requests.wait(link.player, attempt=True):
+            raise TooManyRequests(f"more than {REQUESTS_A_MINUTE} requests a minute of one player", wait)
+        connection = request.protocol
+        if isinstance(connection, HttpConnection) and connection.key_name != link.player:
+            connection.connections.authenticated(connection, link.player, player=True)
+        return link.key
+
+    def session(self, request: web.Request) -> Link:
+        """The link of the request's cookie. Raises Unauthenticated."""
+        name = self._cookie(request)[0]
+        pairs = (pair.strip().partition("=") for pair in request.headers.get(hdrs.COOKIE, "").split(";"))
+        found = [value for key, _, value in pairs if key == name]
+        if len(found) != 1:  # with two, somebody else's may have been set beside the player's own
+            raise Unauthenticated("there is no session: open the link")
+        return self.valid(self.signer.read_session(found[0]))
+
+    def valid(self, link: Link) -> Link:
+        """The link, if it is to be accepted now. Raises Unauthenticated."""
+        if link.expires_at <= self._seconds:
+            raise Unauthenticated("the link has expired", code=ErrorCode.LINK_EXPIRED)
+        if link.link_id in self._context.store.links.revoked:
+            raise Unauthenticated("the link was revoked", code=ErrorCode.LINK_REVOKED)
+        return link
+
+    def remaining(self, link: Link) -> int:
+        """For how many seconds the link is valid."""
+        return max(0, link.expires_at - self._seconds)
+
+    def remember(self, request: web.Request, response: web.Response, session: str = "", age: int = 0) -> None:
+        """Have the browser keep the session for so many seconds; without one, forget it."""
+        name, secure, path = self._cookie(request)
+        response.set_cookie(name, session, max_age=age, path=path, secure=secure, httponly=True, samesite="Strict")
+
+    def _cookie(self, request: web.BaseRequest) -> tuple[str, bool, str]:
+        secure = request.secure or self._config.play.url.startswith("https:")
+        return (HOST_COOKIE, True, "/") if secure else (COOKIE, False, "/play")
+
+    # ---- whose page it is
+
+    def require_own_page(self, request: web.Request) -> None:
+        """Raise PermissionDenied if a page of another site, or of another port of this host, may have sent this."""
+        headers, changes = request.headers, request.method not in SAFE_METHODS
+        site, origin = headers.get("Sec-Fetch-Site", ""), headers.get(hdrs.ORIGIN, "")
+        own = site in ("", "none", "same-origin")
+        if own and not site and origin:
+            own = origin == self._config.play.url or origin.partition("://")[2] == headers.get(hdrs.HOST, "")
+        if not own or (changes and OWN_PAGE not in headers):
+            raise PermissionDenied("only stackd's own page may send this", code=ErrorCode.CROSS_SITE)
+
+    # ---- new visitors of open links
+
+    def challenge(self, link: Link) -> str:
+        """A new challenge for a visitor of the link."""
+        text = f"{secrets.token_hex(12)}.{self._seconds + CHALLENGE_SECONDS}"
+        return f"{text}.{self._of_process(link, text)}"
+
+    def new_visitor(self, request: web.Request, link: Link, challenge: str, answer: str) -> Link:
+        """The session of a new visitor. Raises PermissionDenied if the work is wrong, TooManyRequests if the address has
+        sent too many."""
+        if wait := self._visitors.wait(self._keys.caller(request), attempt=True):
+            sentence = f"more than {VISITORS_A_MINUTE} new visitors a minute from one address"
+            raise TooManyRequests(sentence, wait, code=ErrorCode.TOO_MANY_VISITORS)
+        if link.work:
+            self._require_work(link, challenge, answer)
+        return link.visited(secrets.token_hex(5))
+
+    def _require_work(self, link: Link, challenge: str, answer: str) -> None:
+        text, _, signature = challenge.rpartition(".")
+        now, until = self._seconds, text.rpartition(".")[2]
+        if not hmac.compare_digest(signature.encode(), self._of_process(link, text).encode()) or int(until) < now:
+            raise _wrong("the challenge is late, of another link, or no challenge")
+        if not solves(challenge, answer, link.work):
+            raise _wrong(f"the answer does not solve the challenge with {link.work} bits")
+        self._use(challenge, int(until), now)
+
+    def _use(self, challenge: str, until: int, now: int) -> None:
+        if challenge in self._used:
+            raise _wrong("the challenge was used before")
+        if len(self._used) >= MOST_USED:
+            self._used = {text: end for text, end in self._used.items() if end >= now}
+        if len(self._used) >= MOST_USED:
+            raise TooManyRequests("too many new visitors", CHALLENGE_SECONDS, code=ErrorCode.TOO_MANY_VISITORS)
+        self._used[challenge] = until
+
+    def _of_process(self, link: Link, text: str) -> str:
+        return hmac.digest(self._process_key, f"{link.link_id}.{text}".encode(), "sha256").hex()
+
+
+def solves(challenge: str, answer: str, bits: int) -> bool:
+    """Whether SHA-256 of ``challenge:answer`` begins with so many zero bits."""
+    hashed = hashlib.sha256(f"{challenge}:{answer[:32]}".encode(errors="replace")).digest()
+    return int.from_bytes(hashed) >> (256 - bits) == 0
+
+
+def _wrong(sentence: str) -> PermissionDenied:
+    return PermissionDenied(sentence, code=ErrorCode.WORK_WRONG)
+
+
+def work_of(fields: Mapping[str, object]) -> tuple[str, str]:
+    """Challenge and answer of the field ``work``."""
+    work = fields.get("work")
+    given = work if isinstance(work, dict) else {}
+    return str(given.get("challenge", ""))[:256], str(given.get("answer", ""))[:32]

@@ -1,0 +1,458 @@
+"""What somebody may try who has a link, a browser that has opened one, or neither."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from stackd.links import Link, Signer
+from stackd.web.app import ROUTES
+from stackd.web.players import CHALLENGE_SECONDS, MOST_USED, REQUESTS_A_MINUTE, VISITORS_A_MINUTE, solves
+from tests.harness import KEY, Harness, Machine, harness
+from tests.players import (
+    OTHER_SECRET,
+    SECRET,
+    browser,
+    make_link,
+    player,
+    settings,
+    solved,
+    token_of,
+)
+
+OPEN: dict[str, Any] = {"labels": {}, "each": "visitor", "total": 3, "work": 8, "name": "Workshop"}
+NO_STACK = "stack-0000000000000000"
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    async with harness(tmp_path, settings(tmp_path)) as ready:
+        yield ready
+
+
+async def test_another_players_stack_does_not_exist(at: Harness) -> None:
+    async with player(at) as seat, player(at, labels={"player": "seat-13"}) as other:
+        name = (await seat.start())["name"]
+        before = await at.stack(name)
+        for method, path in (
+            ("POST", "/play/stacks/{}/extend"),
+            ("POST", "/play/stacks/{}/restart"),
+            ("DELETE", "/play/stacks/{}"),
+        ):
+            theirs, nothing = [await other.call(method, path.format(one)) for one in (name, NO_STACK)]
+            assert (theirs.status, theirs.text.replace(name, NO_STACK)) == (nothing.status, nothing.text)
+            assert theirs.code == "stack_not_found"
+        await other.start(replace=name)
+        assert (await at.stack(name))["generation"] == before["generation"] if "generation" in before else True
+        assert name in await at.listed()
+
+
+def forged(token: str) -> dict[str, str]:
+    """Tokens that somebody makes from a valid one."""
+    key_id, payload, signature = token.split(".")
+    longer = base64.urlsafe_b64encode(base64.urlsafe_b64decode(payload + "==").replace(b"seat-12", b"seat-13")).decode()
+    stranger = Link(link_id="link-0", name="x", labels={"player": "seat-12"}, templates=(), stacks=9, expires_at=2**40)
+    return {
+        "other labels": f"{key_id}.{longer.rstrip('=')}.{signature}",
+        "no signature": f"{key_id}.{payload}.",
+        "no secret": f".{payload}.{signature}",
+        "truncated": token[:-2],
+        "another spelling": token + "=",
+        "padding": f"{key_id}.{payload}=.{signature}",
+        "one more part": f"{token}.{signature}",
+        "another secret": Signer([OTHER_SECRET]).token(stranger),
+        "another secret with our id": f"{key_id}.{Signer([OTHER_SECRET]).token(stranger).partition('.')[2]}",
+        "the session instead of the token": Signer([SECRET]).session(stranger, token),
+        "empty": "",
+        "long": token + "A" * 5000,
+        "not ASCII": token[:-1] + "é",
+        "an API key": KEY,
+    }
+
+
+async def test_a_forged_token_opens_nothing(at: Harness) -> None:
+    token = token_of(await make_link(at))
+    async with browser(at) as seat:
+        for what, text in forged(token).items():
+            reply = await seat.call("POST", "/play/session", {"token": text})
+            assert (reply.status, reply.code) == (401, "link_invalid"), what
+            assert "Set-Cookie" not in reply.headers
+        assert (await seat.call("POST", "/play/session", {"token": token})).status == 204
+
+
+async def test_a_forged_session_opens_nothing(at: Harness) -> None:
+    token = token_of(await make_link(at))
+    async with browser(at) as seat:
+        for what, text in forged(token).items() | {"the token": token}.items():
+            if what == "the session instead of the token" or not text.isascii():
+                continue
+            reply = await seat.call("GET", "/play/stacks", headers={"Cookie": f"stackd-play={text}"})
+            assert (reply.status, reply.code) == (401, "link_invalid"), what
+
+
+async def test_a_link_ends_when_it_expires_and_so_do_its_session_and_its_stream(at: Harness) -> None:
+    link = await make_link(at, expires="2s")
+    async with browser(at) as seat:
+        await seat.enter(link)
+        async with seat.follow() as stream:
+            await stream.expect("state")
+            assert (await stream.expect("end")).data == {"code": "link_expired"}
+        reply = await seat.call("GET", "/play/stacks", headers={"Cookie": "stackd-play=" + session_of(at, link)})
+        assert (reply.status, reply.code) == (401, "link_expired")
+        assert reply.for_players == "This link does not work any more. Ask for a new one."
+        assert (await seat.open(link)).code == "link_expired"
+
+
+def session_of(at: Harness, link: dict[str, Any]) -> str:
+    """The session of a link, whether a browser still keeps it or not."""
+    signer = at.daemon.api.players.signer
+    return signer.session(signer.read_token(token_of(link)), token_of(link))
+
+
+async def test_a_revoked_link_ends_at_once_with_its_sessions_and_streams_and_keeps_its_stacks(at: Harness) -> None:
+    link = await make_link(at)
+    async with browser(at) as seat, player(at, labels={"player": "13"}) as other:
+        await seat.enter(link)
+        name = (await seat.start())["name"]
+        async with seat.follow() as stream, other.follow() as others:
+            await stream.expect("state")
+            await others.expect("state")
+            reply = await at.call("DELETE", f"/links/{link['link_id']}")
+            assert reply.json == {"link_id": link["link_id"], "revoked": True}
+            assert (await stream.until("end")).data == {"code": "link_revoked"}
+            await other.start("lab-2")
+            await others.expect("state")
+        for refused in (await seat.call("GET", "/play/stacks"), await seat.open(link)):
+            assert (refused.status, refused.code) == (401, "link_revoked")
+        assert name in await at.listed()
+    assert (await at.call("DELETE", f"/links/{link['link_id']}")).status == 200
+
+
+async def test_a_revocation_survives_a_restart_and_the_loss_of_the_file(vm: Machine) -> None:
+    vm.options |= {"settings": settings(vm.folder)}
+    at = await vm.start()
+    link, second = await make_link(at), await make_link(at)
+    assert (await at.call("DELETE", f"/links/{link['link_id']}")).status == 200
+    for lose in (False, True):
+        if lose:
+            await vm.lose_file()
+        at = await vm.start()
+        async with browser(at) as seat:
+            assert (await seat.open(link)).code == "link_revoked"
+            assert (await seat.open(second)).status == 204
+    # By its id, also where the file does not know it; and a second loss does not undo the first revocation.
+    assert (await at.call("DELETE", f"/links/{second['link_id']}")).status == 200
+    await vm.lose_file()
+    at = await vm.start()
+    async with browser(at) as seat:
+        assert [(await seat.open(one)).code for one in (link, second)] == ["link_revoked", "link_revoked"]
+
+
+async def test_a_revocation_that_the_cluster_does_not_have_is_not_acknowledged(at: Harness) -> None:
+    link = await make_link(at)
+    at.faults.add_fault(action="status", verb="update", resource="leases")
+    before = at.counts.total("update", "leases")
+    reply = await at.refused(
+        503, "is revoked here, but Kubernetes does not have that yet", f"/links/{link['link_id']}", method="DELETE"
+    )
+    assert reply.code == "cluster_unavailable"
+    assert at.counts.total("update", "leases") - before < 20, "it is not asked again and again without a pause"
+    async with browser(at) as seat:
+        assert (await seat.open(link)).code == "link_revoked"
+    at.faults.clear()
+    assert (await at.call("DELETE", f"/links/{link['link_id']}")).status == 200
+
+
+@pytest.mark.parametrize("link_id", ["link-0123456789abcdef", "link-x", "nothing", "link-0123456789abcdef0"])
+async def test_ids_of_links_cannot_be_found_out(link_id: str, at: Harness) -> None:
+    """A tenant gets the same answer for another's link and for none; only an admin may revoke what the file does not know."""
+    is_one = len(link_id) == len("link-0123456789abcdef")
+    reply = await at.call("DELETE", f"/links/{link_id}")
+    assert reply.status == (200 if is_one else 404)
+    assert reply.status == 200 or reply.code == "link_not_found"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X-Play": ""},
+        {"X-Play": "1", "Sec-Fetch-Site": "cross-site"},
+        {"X-Play": "1", "Sec-Fetch-Site": "same-site"},
+        {"X-Play": "1", "Origin": "https://evil.example"},
+        {"X-Play": "1", "Origin": "http://127.0.0.1:31001"},
+        {"X-Play": "1", "Origin": "null"},
+    ],
+    ids=["a form", "another site", "another port of this host", "another origin", "a stack on this host", "a sandbox"],
+)
+async def test_another_sites_page_does_nothing_for_a_player(headers: dict[str, str], at: Harness) -> None:
+    async with player(at) as seat:
+        link = await make_link(at, labels={"player": "attacker"})
+        if not headers["X-Play"]:
+            del seat.headers["X-Play"]
+            headers = {}
+        for method, path, body in (
+            ("POST", "/play/stacks", {"template": "lab-1"}),
+            ("DELETE", f"/play/stacks/{NO_STACK}", None),
+            ("POST", "/play/session", {"token": token_of(link)}),
+            ("DELETE", "/play/session", None),
+        ):
+            reply = await seat.call(method, path, body, headers)
+            assert (reply.status, reply.code) == (403, "cross_site"), (method, path)
+            assert "Set-Cookie" not in reply.headers
+        assert await at.listed() == []
+
+
+async def test_the_page_itself_may_act_with_each_kind_of_browser(at: Harness) -> None:
+    """New browsers say where a request comes from, old ones only its origin; a proxy may replace Host."""
+    async with player(at) as seat:
+        for headers in (
+            {"Sec-Fetch-Site": "same-origin", "Origin": "https://stackd.example"},
+            {"Origin": at.url},
+            {"Origin": "http://stackd.example"},
+        ):
+            assert (await seat.call("POST", "/play/stacks", {"template": "lab-1"}, headers)).status in (200, 201)
+
+
+async def test_the_cookie_is_hidden_from_scripts_other_sites_and_other_routes(tmp_path: Path) -> None:
+    for url, name, path, secure in (
+        ("http://stackd.example", "stackd-play", "/play", False),
+        ("https://stackd.example", "__Host-stackd-play", "/", True),
+    ):
+        folder = tmp_path / name
+        folder.mkdir()
+        async with harness(folder, settings(folder, url)) as at, browser(at) as seat:
+            cookie = (await seat.open(await make_link(at))).headers["Set-Cookie"]
+            text, *attributes = cookie.split("; ")
+            assert text.startswith(f"{name}=")
+            assert {"HttpOnly", "SameSite=Strict", f"Path={path}"} <= set(attributes)
+            assert ("Secure" in attributes) is secure
+            assert not any(each.startswith("Domain") for each in attributes)
+
+
+async def test_a_cookie_set_beside_the_players_own_is_refused(at: Harness) -> None:
+    """A stack at a name below the same domain could set one, so that the player works in the attacker's stacks."""
+    one, other = [session_of(at, await make_link(at, labels={"player": each})) for each in ("a", "b")]
+    async with browser(at) as seat:
+        reply = await seat.call("GET", "/play/stacks", headers={"Cookie": f"stackd-play={one}; stackd-play={other}"})
+        assert (reply.status, reply.code) == (401, "unauthenticated")
+
+
+async def test_a_session_of_https_is_not_taken_from_a_cookie_that_another_host_can_set(tmp_path: Path) -> None:
+    async with harness(tmp_path, settings(tmp_path, "https://stackd.example")) as at, browser(at) as seat:
+        session = session_of(at, await make_link(at))
+        for name, status in (("stackd-play", 401), ("__Host-stackd-play", 200)):
+            assert (await seat.call("GET", "/play/stacks", headers={"Cookie": f"{name}={session}"})).status == status
+
+
+async def test_the_cookie_and_the_token_open_no_other_route(at: Harness) -> None:
+    link = await make_link(at)
+    session, token = session_of(at, link), token_of(link)
+    for route in ROUTES:
+        if route.public or route.players or route.method == "*":
+            continue
+        path = re.sub(r"\{\w+\}", "one", route.path)
+        for key in (None, session, token):
+            reply = await at.call(
+                route.method, path, key=key, headers={"Cookie": f"stackd-play={session}", "X-Play": "1"}
+            )
+            assert reply.status in (401, 429), (route.method, path)
+
+
+async def test_an_api_key_is_no_session(at: Harness) -> None:
+    for route in ROUTES:
+        if route.players:
+            reply = await at.call(route.method, route.path.format(stack_id=NO_STACK), headers={"X-Play": "1"})
+            assert (reply.status, reply.code) == (401, "unauthenticated"), route.path
+
+
+async def test_neither_token_nor_session_is_in_the_log_the_audit_or_the_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    audit = {"STACKD_LOG__AUDIT": str(tmp_path / "audit.jsonl"), "STACKD_LOG__LEVEL": "debug"}
+    async with harness(tmp_path, settings(tmp_path) | audit) as at, browser(at) as seat:
+        link = await make_link(at)
+        session, token = session_of(at, link), token_of(link)
+        await seat.enter(link)
+        await seat.start()
+        for text in (token, token[:-2]):
+            await seat.call("POST", "/play/session", {"token": text, "more": 1})
+            await seat.call("GET", f"/play/{text}")
+            await at.call("GET", "/stacks", key=text)
+        activity = (await at.call("GET", "/activity")).text
+        folder = tmp_path
+    secrets = [part for text in (token, session) for part in text.split(".")[1:]]
+    texts = {"log": caplog.text, "activity": activity} | {
+        file.name: file.read_bytes().decode(errors="replace") for file in folder.iterdir() if file.is_file()
+    }
+    assert "link Seat 12" in texts["log"]
+    assert "link Seat 12" in texts["audit.jsonl"]
+    for name, text in texts.items():
+        assert not [one for one in secrets if one[:40] in text], name
+
+
+async def test_an_error_tells_a_player_nothing_of_the_operators(at: Harness) -> None:
+    async with player(at) as seat:
+        for reply in (
+            await seat.call("POST", "/play/stacks", {"template": "db"}),
+            await seat.call("POST", "/play/stacks", {"template": 7}),
+            await seat.call("POST", "/play/stacks", {"template": "lab-1", "labels": {}}),
+            await seat.call("DELETE", f"/play/stacks/{NO_STACK}"),
+        ):
+            assert reply.status in (400, 404)
+            assert reply.json.keys() <= {"error", "code", "player_message"}
+            assert reply.error in ("this is not possible", reply.for_players)
+
+
+async def test_a_link_that_is_passed_on_to_a_thousand_gives_no_more_stacks(at: Harness) -> None:
+    link = await make_link(at)
+    sessions = 1000
+    async with browser(at) as seat:
+        for _ in range(sessions):
+            assert (await seat.open(link)).status == 204
+        starts = await asyncio.gather(
+            *(seat.call("POST", "/play/stacks", {"template": f"lab-{1 + number % 2}"}) for number in range(40))
+        )
+        # 429: more connections than a player may have.
+        assert {reply.status for reply in starts} <= {200, 201, 409, 429}
+        assert len(await at.listed()) == 1
+    players = at.daemon.api.players
+    assert len(players._used) == 0, "a session costs no memory"
+
+
+async def test_a_player_who_asks_all_the_time_waits_and_nobody_else_does(at: Harness) -> None:
+    async with player(at) as seat, player(at, labels={"player": "13"}) as other:
+        statuses = []
+        while 429 not in statuses:
+            statuses.append((await seat.call("GET", "/play/stacks")).status)
+        assert REQUESTS_A_MINUTE - 10 < len(statuses) < 3 * REQUESTS_A_MINUTE
+        assert set(await other.look()) == {"lab-1", "lab-2"}
+
+
+async def test_a_player_has_few_streams_and_all_players_leave_the_operator_some(at: Harness) -> None:
+    at.reload("limits", event_streams=6)
+    async with (
+        player(at) as seat,
+        player(at, labels={"player": "13"}) as other,
+        seat.follow(),
+        seat.follow(),
+        seat.follow(),
+    ):
+        refused = [await one.call("GET", "/play/events") for one in (seat, other)]
+        assert {(reply.status, reply.code) for reply in refused} == {(429, "too_many_streams")}
+        async with at.session.get(f"{at.url}/events", headers={"X-API-KEY": KEY}) as operators:
+            assert operators.status == 200
+
+
+async def test_a_player_has_few_connections(at: Harness) -> None:
+    async with player(at) as seat:
+        session = seat.session.cookie_jar.filter_cookies(URL(at.url) / "play")
+        cookie = "; ".join(f"{name}={morsel.value}" for name, morsel in session.items())
+        request = f"GET /play/stacks HTTP/1.1\r\nHost: x\r\nCookie: {cookie}\r\n\r\n".encode()
+        opened, statuses = [], []
+        for _ in range(18):
+            reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+            opened.append(writer)
+            writer.write(request)
+            statuses.append(int((await reader.readline()).split()[1]))
+        assert statuses.count(200) >= 14
+        assert statuses[-1] == 429
+        for writer in opened:
+            writer.close()
+
+
+async def test_a_huge_body_is_refused_before_and_after_the_session_is_known(at: Harness) -> None:
+    async with player(at) as seat:
+        for path in ("/play/session", "/play/stacks", f"/play/stacks/{NO_STACK}/extend"):
+            reply = await seat.call("POST", path, {"token": "x" * 20_000})
+            assert (reply.status, reply.code) == (413, "request_too_large"), path
+
+
+# ---- open links
+
+
+async def test_everybody_who_opens_an_open_link_is_a_player_of_their_own(at: Harness) -> None:
+    link = await make_link(at, **OPEN)
+    async with browser(at) as one, browser(at) as other:
+        await one.enter(link)
+        await other.enter(link)
+        await one.start()
+        assert (await other.look())["lab-1"]["status"] == "none"
+        await other.start()
+        labels = [stack["labels"] for stack in [await at.stack(each) for each in await at.listed()]]
+        assert {each["link"] for each in labels} == {link["link_id"]}
+        assert len({each["player"] for each in labels}) == 2
+        assert (await one.open(link)).status == 204, "without work: it is the same visitor"
+        assert (await one.look())["lab-1"]["status"] != "none"
+
+
+async def test_all_visitors_together_have_no_more_than_the_total(at: Harness) -> None:
+    link = await make_link(at, **OPEN | {"total": 1})
+    async with browser(at) as one, browser(at) as other:
+        await one.enter(link)
+        await other.enter(link)
+        await one.start()
+        full = await other.call("POST", "/play/stacks", {"template": "lab-1"})
+        assert (full.status, full.code) == (503, "max_stacks_reached")
+        assert "There is no room" in full.for_players
+        assert int(full.headers["Retry-After"]) > 0
+
+
+async def test_work_is_good_for_one_visitor_of_one_link(at: Harness) -> None:
+    link, second = await make_link(at, **OPEN), await make_link(at, **OPEN)
+    async with browser(at) as seat:
+        asked = (await seat.open(link)).json["work"]
+        assert asked["bits"] == 8
+        work = solved(asked)
+        other = asked["challenge"][:-1] + ("1" if asked["challenge"].endswith("0") else "0")
+        no_answer = next(text for text in ("a", "b", "c", "d") if not solves(asked["challenge"], text, asked["bits"]))
+        for wrong in (
+            {"challenge": asked["challenge"], "answer": no_answer},
+            {"challenge": other, "answer": work["answer"]},
+            {"challenge": "x", "answer": "1"},
+        ):
+            reply = await seat.open(link, work=wrong)
+            assert (reply.status, reply.code) == (403, "work_wrong")
+        assert (await seat.open(second, work=work)).code == "work_wrong"
+        assert (await seat.open(link, work=work)).status == 204
+    async with browser(at) as seat:
+        assert (await seat.open(link, work=work)).code == "work_wrong"
+
+
+async def test_work_that_comes_late_is_no_work(at: Harness) -> None:
+    link = await make_link(at, **OPEN)
+    async with browser(at) as seat:
+        work = solved((await seat.open(link)).json["work"])
+        clock = at.daemon.context.clock
+        now = clock.now
+        clock.now = lambda: now() + (CHALLENGE_SECONDS + 1) * 10**9  # type: ignore[method-assign]
+        assert (await seat.open(link, work=work)).code == "work_wrong"
+
+
+async def test_one_address_brings_so_many_new_visitors_a_minute(at: Harness) -> None:
+    link = await make_link(at, **OPEN | {"work": 0})
+    replies = []
+    for _ in range(VISITORS_A_MINUTE + 2):
+        async with browser(at) as seat:
+            replies.append(await seat.open(link))
+    assert {reply.status for reply in replies[: VISITORS_A_MINUTE - 1]} == {204}
+    assert (replies[-1].status, replies[-1].code) == (429, "too_many_visitors")
+    assert MOST_USED > VISITORS_A_MINUTE * CHALLENGE_SECONDS / 60
+
+
+def test_a_secret_is_never_in_a_signature_twice_for_two_purposes() -> None:
+    link = Link(link_id="link-1", name="x", labels={"a": "b"}, templates=(), stacks=1, expires_at=1)
+    signer = Signer([SECRET])
+    token = signer.token(link)
+    session = signer.session(link, token)
+    assert token.split(".")[:2] == session.split(".")[:2]
+    assert token != session
+    assert signer.read_token(token) == signer.read_session(session) == link

@@ -1,0 +1,320 @@
+"""Links: a player without a key starts, extends, restarts and stops stacks of some templates, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stackd.keys import digest
+from tests.harness import Client, Harness, Machine, eventually, harness, until
+from tests.players import OTHER_SECRET, SECRET, browser, make_link, player, settings, token_of
+from tests.templates import PLAIN
+
+LABS = ("lab-1", "lab-2", "lab-3")
+TENANT = "sk-tenant-a-0123456789abcdef"
+
+
+@pytest.fixture
+async def at(tmp_path: Path) -> AsyncIterator[Harness]:
+    ends = PLAIN.replace("nginx:stable", "registry.example/exit0:1")
+    async with harness(tmp_path, settings(tmp_path, lab_3=ends)) as ready:
+        yield ready
+
+
+async def links_of(client: Client) -> list[dict[str, Any]]:
+    listed: list[dict[str, Any]] = (await client.get("/links"))["links"]
+    return listed
+
+
+async def test_a_player_starts_a_stack_and_reads_what_its_template_shows(at: Harness) -> None:
+    async with player(at) as seat:
+        before = await seat.look()
+        assert {name: entry["status"] for name, entry in before.items()} == dict.fromkeys(LABS, "none")
+        lab = before["lab-1"]
+        assert (lab["title"], lab["description"], lab["category"]) == ("Lab one", "Find *it*.", "web")
+        await seat.start()
+        entry = await seat.until("running")
+        stack = await at.stack(entry["name"])
+        assert stack["labels"] == {"player": "seat-12", "challenge": "web-1", "kind": "web"}
+        assert entry["addresses"][0]["text"] == f"{stack['node_public_ip']}:{stack['ports'][0]['node_port']}"
+        assert entry["addresses"][0]["href"].startswith("http://")
+        assert [value["name"] for value in entry["values"]] == ["FLAG"]
+        assert entry["values"][0]["value"].startswith("flag{")
+        assert 3500 < entry["seconds_left"] <= 3600
+        assert (entry["extension_seconds"], entry["extensions_left"]) == (1800, 2)
+        assert (await at.timeline(entry["name"]))[0]["by"] == "link Seat 12"
+
+
+async def test_an_extension_is_the_templates_and_counted_across_a_loss_of_the_file(vm: Machine) -> None:
+    vm.options |= {"settings": settings(vm.folder)}
+    at = await vm.start()
+    link = await make_link(at)
+    async with browser(at) as seat:
+        await seat.enter(link)
+        name = (await seat.start())["name"]
+        before = (await seat.until("running"))["seconds_left"]
+        entry = (await seat.call("POST", f"/play/stacks/{name}/extend")).json
+        assert entry["extensions_left"] == 1
+        assert before + 1800 - 60 < entry["seconds_left"] <= before + 1800
+    await vm.lose_file()
+    at = await vm.start()
+    async with browser(at) as seat:
+        await seat.enter(link)  # no file knows of it
+        assert (await seat.until("running"))["extensions_left"] == 1
+        presses = [seat.call("POST", f"/play/stacks/{name}/extend") for _ in range(3)]
+        replies = await asyncio.gather(*presses)
+        assert sorted(reply.status for reply in replies) == [200, 409, 409]
+        refused = next(reply for reply in replies if reply.status == 409)
+        assert (refused.code, refused.for_players) == ("too_long_a_life", "This instance cannot be extended any more.")
+        assert (await seat.look())["lab-1"]["extensions_left"] == 0
+
+
+async def test_a_restart_keeps_the_address_and_a_stop_ends_the_stack(at: Harness) -> None:
+    async with player(at) as seat:
+        name = (await seat.start())["name"]
+        before = await seat.until("running")
+        again = (await seat.call("POST", f"/play/stacks/{name}/restart")).json
+        assert (again["name"], again["status"]) == (name, "restarting")
+        assert (await seat.until("running"))["addresses"] == before["addresses"]
+        stopped = (await seat.call("DELETE", f"/play/stacks/{name}")).json
+        assert (stopped["status"], stopped["name"], stopped["template"]) == ("none", "", "lab-1")
+        assert await at.listed() == []
+
+
+async def test_a_second_start_of_a_template_returns_the_stack_that_there_is(at: Harness) -> None:
+    """Somebody presses twice, and in another tab."""
+    async with player(at, stacks=5) as seat:
+        entries = await asyncio.gather(*(seat.call("POST", "/play/stacks", {"template": "lab-1"}) for _ in range(5)))
+        assert sorted(reply.status for reply in entries) == [200, 200, 200, 200, 201]
+        assert len({reply.json["name"] for reply in entries}) == 1
+        assert len(await at.listed()) == 1
+
+
+async def test_a_press_that_is_sent_again_starts_nothing_else(at: Harness) -> None:
+    async with player(at) as seat:
+        press = {"Idempotency-Key": "press-1"}
+        first = await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press)
+        again = await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press)
+        assert (first.status, again.status, again.json["name"]) == (201, 201, first.json["name"])
+        await seat.call("DELETE", f"/play/stacks/{first.json['name']}")
+        late = await seat.call("POST", "/play/stacks", {"template": "lab-1"}, press)
+        assert (late.status, late.code) == (409, "answer_gone")
+        assert await at.listed() == []
+
+
+async def test_at_the_limit_another_stack_makes_way_if_the_player_says_so(at: Harness) -> None:
+    async with player(at) as seat:
+        name = (await seat.start())["name"]
+        other = (await seat.look())["lab-2"]
+        assert (other["status"], other["others"]) == ("none", [{"name": name, "title": "Lab one"}])
+        refused = await seat.call("POST", "/play/stacks", {"template": "lab-2"})
+        assert (refused.status, refused.code) == (409, "label_limit_reached")
+        entry = await seat.start("lab-2", replace=name)
+        assert await at.listed() == [entry["name"]]
+        assert (await seat.start("lab-2", 200, replace=name))["name"] == entry["name"]  # the answer was lost
+
+
+async def test_a_stack_is_not_stopped_for_one_that_cannot_be_started(at: Harness) -> None:
+    async with player(at) as seat:
+        name = (await seat.start())["name"]
+        reply = await seat.call("POST", "/play/stacks", {"template": "web-1", "replace": name})
+        assert (reply.status, reply.code) == (400, "template_not_found")
+        assert await at.listed() == [name]
+
+
+async def test_two_links_of_one_player_show_the_same_stacks_and_have_one_limit(at: Harness) -> None:
+    async with player(at) as one, player(at, name="Seat 12 again") as other:
+        name = (await one.start())["name"]
+        assert (await other.look())["lab-1"]["name"] == name
+        assert (await other.call("POST", "/play/stacks", {"template": "lab-2"})).code == "label_limit_reached"
+
+
+async def test_a_restart_of_an_ended_stack_counts_again(at: Harness) -> None:
+    """Otherwise a player with one stack would have as many as ended in time."""
+    async with player(at) as seat:
+        first = (await seat.start("lab-3"))["name"]
+        assert (await seat.until("failed", "lab-3"))["problem"] == {"key": "ended", "restart": True}
+        await until(lambda: at.stack(first), lambda stack: stack["ended"])
+        await seat.start("lab-2")
+        reply = await seat.call("POST", f"/play/stacks/{first}/restart")
+        assert (reply.status, reply.code) == (409, "label_limit_reached")
+
+
+async def test_links_survive_a_restart_the_loss_of_the_file_and_a_session_does_too(vm: Machine) -> None:
+    vm.options |= {"settings": settings(vm.folder)}
+    at = await vm.start()
+    link = await make_link(at)
+    async with browser(at) as seat:
+        await seat.enter(link)
+        await vm.lose_file()
+        at = await vm.start()
+        seat.url = at.url
+        assert set(await seat.look()) == {"lab-1", "lab-2"}
+        assert await at.get("/links") == {"links": []}
+
+
+async def test_the_page_follows_its_own_stacks_and_no_others(at: Harness) -> None:
+    async with (
+        player(at) as seat,
+        player(at, labels={"player": "seat-13"}, name="Seat 13") as other,
+        seat.follow() as stream,
+    ):
+        first = await stream.expect("state")
+        assert [entry["status"] for entry in first.data["stacks"]] == ["none"] * 3
+        await other.start()
+        await other.until("running")
+        await seat.start("lab-2")
+        after = {entry["template"]: entry["name"] for entry in (await stream.expect("state")).data["stacks"]}
+        assert after == {"lab-1": "", "lab-2": (await seat.look())["lab-2"]["name"], "lab-3": ""}
+
+
+async def test_links_that_a_tenant_makes_have_its_labels_and_its_templates(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
+    other = TENANT.replace("-a-", "-b-")
+    config.write_text(
+        entry.format("a", digest(TENANT).hex())
+        + "templates = ['lab-*', 'web-1']\n"
+        + entry.format("b", digest(other).hex())
+    )
+    async with harness(tmp_path, settings(tmp_path), config=config) as at:
+        a, b = (Client(session=at.session, url=at.url, key=key) for key in (TENANT, other))
+        seven = {"labels": {"player": "7"}}
+        await a.refused(
+            400, "this API key gives its stacks event=a", "/links", {"labels": {"event": "b", "player": "7"}}
+        )
+        await a.refused(400, "give at least one that is the player's own", "/links", {"labels": {"event": "a"}})
+        for wide in ("*", "lab-?", "db"):
+            await a.refused(400, "may use lab-*, web-1", "/links", seven | {"templates": [wide]})
+        link = await make_link(a, **seven, templates=["lab-1", "web-1"])
+        all_of_a = await make_link(a, labels={"player": "8"}, templates=[])
+        async with browser(at) as seat, browser(at) as eight:
+            await seat.enter(link)
+            await eight.enter(all_of_a)
+            assert set(await seat.look()) == {"lab-1", "web-1"}
+            assert set(await eight.look()) == {"lab-1", "lab-2", "web-1"}
+            name = (await seat.start())["name"]
+            assert (await a.stack(name))["labels"]["event"] == "a"
+            assert (await b.call("GET", f"/stacks/{name}")).status == 404
+        shown = [one["link_id"] for one in await links_of(a)]
+        assert shown == [link["link_id"], all_of_a["link_id"]]
+        assert await links_of(b) == []
+        gone = await b.call("DELETE", f"/links/{link['link_id']}")
+        assert (gone.status, gone.code) == (404, "link_not_found")
+
+
+async def test_a_label_limit_counts_a_players_stacks_as_those_of_the_key_that_made_the_link(tmp_path: Path) -> None:
+    limits = {"STACKD_LIMITS__STACKS_PER_LABEL": "event=2", "STACKD_LIMITS__CREATES_PER_LABEL": "player=3/h"}
+    async with harness(tmp_path, settings(tmp_path) | limits) as at:
+        labels = {"event": "a"}
+        one, two = labels | {"player": "1"}, labels | {"player": "2"}
+        async with player(at, labels=one) as first, player(at, labels=two, stacks=2) as second:
+            name = (await first.start())["name"]
+            await second.start()
+            full = await second.call("POST", "/play/stacks", {"template": "lab-2"})
+            assert (full.status, full.code) == (409, "label_limit_reached")
+            await first.until("running")
+            assert (await first.call("POST", f"/play/stacks/{name}/restart")).status == 200
+            await first.until("running")
+            assert (await first.call("POST", f"/play/stacks/{name}/restart")).status == 200
+            await first.until("running")
+            often = await first.call("POST", f"/play/stacks/{name}/restart")
+            assert (often.status, often.code) == (429, "label_rate_exceeded")
+            assert "You have started instances too often" in often.for_players
+
+
+async def test_a_link_is_listed_without_its_token_and_says_who_has_made_it(at: Harness) -> None:
+    link = await make_link(at, stacks=3)
+    (shown,) = await links_of(at)
+    assert token_of(link) not in str(shown)
+    assert {name: shown[name] for name in ("link_id", "name", "labels", "templates", "stacks", "by", "revoked")} == {
+        "link_id": link["link_id"],
+        "name": "Seat 12",
+        "labels": {"player": "seat-12"},
+        "templates": ["lab-*"],
+        "stacks": 3,
+        "by": "environment",
+        "revoked": False,
+    }
+    assert shown["expires_at"] == link["expires_at"]
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "no labels": ({"labels": {}}, "give at least one"),
+    "an empty label": ({"labels": {"player": ""}}, "needs a value"),
+    "a life of zero": ({"expires": "0s"}, "expires must be a time"),
+    "a life of years": ({"expires": "9000d"}, "expires must be a time"),
+    "no stacks": ({"stacks": 0}, "stacks must be a whole number from 1 to 100"),
+    "stacks as text": ({"stacks": "1"}, "stacks must be a whole number"),
+    "true stacks": ({"stacks": True}, "stacks must be a whole number"),
+    "a total for one player": ({"total": 5}, "total, the most stacks of all visitors, goes with each"),
+    "an open link without a total": ({"labels": {}, "each": "visitor"}, "and each with total"),
+    "another each": ({"each": "player", "total": 5}, 'each must be "visitor"'),
+    "an open link with a player": ({"each": "visitor", "total": 5}, "player are given to each visitor"),
+    "too much work": (
+        {"labels": {}, "each": "visitor", "total": 5, "work": 25},
+        "work must be a whole number from 0 to 24",
+    ),
+    "templates as text": ({"templates": "lab-*"}, "templates must be a list"),
+    "an empty template": ({"templates": [""]}, "templates must be a list"),
+    "a name of two lines": ({"name": "a\nb"}, "name must be printable"),
+    "a long name": ({"name": "x" * 41}, "40 at most"),
+    "an unknown field": ({"pod_specs": True}, "unknown field 'pod_specs'"),
+    "too long a token": ({"templates": [f"{number:0>250}" for number in range(16)]}, "too long for a link"),
+}
+
+
+@pytest.mark.parametrize(("changes", "words"), WRONG.values(), ids=WRONG)
+async def test_a_wrong_link_is_refused_with_what_would_be_right(
+    changes: dict[str, Any], words: str, at: Harness
+) -> None:
+    body = {"labels": {"player": "seat-12"}, "templates": ["lab-*"], "name": "Seat 12"} | changes
+    await at.refused(400, words, "/links", body)
+
+
+async def test_without_a_secret_or_an_address_there_are_no_links(tmp_path: Path) -> None:
+    whole = settings(tmp_path)
+    for missing, words in (("SECRET", "there is no secret"), ("URL", "play.url is not set")):
+        part = {name: value for name, value in whole.items() if name != f"STACKD_PLAY__{missing}"}
+        async with harness(tmp_path, part) as at:
+            reply = await at.refused(409, words, "/links", {"labels": {"player": "7"}})
+            assert reply.code == "play_not_configured"
+
+
+async def test_a_reload_with_another_secret_ends_all_links_unless_the_old_one_is_kept(tmp_path: Path) -> None:
+    edited = {"STACKD_PLAY__SECRET": f"{OTHER_SECRET} {SECRET}"}
+    async with harness(tmp_path, settings(tmp_path), edited=edited) as at, browser(at) as seat:
+        old = await make_link(at)
+        os.kill(os.getpid(), signal.SIGHUP)
+        await eventually(lambda: at.daemon.context.config.play.secret.get_secret_value().startswith(OTHER_SECRET))
+        new = await make_link(at)
+        assert token_of(new).partition(".")[0] != token_of(old).partition(".")[0]
+        assert (await seat.open(old)).status == (await seat.open(new)).status == 204
+        await seat.open(old)
+        async with seat.follow() as stream:
+            await stream.expect("state")
+            edited["STACKD_PLAY__SECRET"] = OTHER_SECRET
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert (await stream.expect("end")).data == {"code": "link_invalid"}
+        assert (await seat.open(old)).code == "link_invalid"
+        assert (await seat.open(new)).status == 204
+
+
+async def test_a_shared_stack_of_the_links_templates_is_shown_and_cannot_be_changed(tmp_path: Path) -> None:
+    everybodys = PLAIN.replace("ttl: 1h\n", "") + "shared: true\n"
+    async with harness(tmp_path, settings(tmp_path, lab_9=everybodys)) as at, player(at) as seat:
+        entry = await seat.until("shared", "lab-9")
+        assert entry["addresses"][0]["text"] == (await at.stack(entry["name"]))["node_public_ip"] + ":" + str(
+            (await at.stack(entry["name"]))["ports"][0]["node_port"]
+        )
+        assert entry["since"] >= 0
+        for method, path in (("POST", "/restart"), ("POST", "/extend"), ("DELETE", "")):
+            reply = await seat.call(method, f"/play/stacks/{entry['name']}{path}")
+            assert (reply.status, reply.code) == (403, "shared_stack")
+        assert (await seat.call("POST", "/play/stacks", {"template": "lab-9"})).status == 409

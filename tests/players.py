@@ -1,0 +1,117 @@
+"""Players with a link, as a browser on stackd's page /play acts for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from tests.harness import Client, Harness, Reply, until
+from tests.streams import Stream
+from tests.templates import PLAIN, WEB, folder_with
+
+SECRET = "0123456789abcdef0123456789abcdef-the-first"
+OTHER_SECRET = "fedcba9876543210fedcba9876543210-the-second"
+OWN_PAGE = {"X-Play": "1"}
+LAB = "title: Lab one\ndescription: Find *it*.\ncategory: web\nshow: [FLAG]\nextend: {by: 30m, times: 2}\n"
+
+
+def settings(
+    folder: Path, url: str = "http://stackd.example", secret: str = SECRET, **templates: str
+) -> dict[str, str]:
+    """Links, and templates: ``lab-1`` and ``lab-2``, and ``web-1``, which most links do not have."""
+    texts = {"lab_1": WEB + LAB, "lab_2": PLAIN + "title: Lab two\n", "web_1": PLAIN} | templates
+    return folder_with(folder, **texts) | {"STACKD_PLAY__URL": url, "STACKD_PLAY__SECRET": secret}
+
+
+async def make_link(client: Client, **changes: Any) -> dict[str, Any]:
+    """A new link of one player."""
+    body = {"labels": {"player": "seat-12"}, "templates": ["lab-*"], "name": "Seat 12"} | changes
+    link: dict[str, Any] = await client.post("/links", body, 201)
+    return link
+
+
+def token_of(link: dict[str, Any]) -> str:
+    """What the browser reads from the address bar."""
+    return str(link["url"]).partition("#")[2]
+
+
+def solved(work: dict[str, Any]) -> dict[str, str]:
+    """The work of a new visitor's browser."""
+    challenge, bits = str(work["challenge"]), int(work["bits"])
+    for number in count():
+        if int.from_bytes(hashlib.sha256(f"{challenge}:{number}".encode()).digest()) >> (256 - bits) == 0:
+            return {"challenge": challenge, "answer": str(number)}
+    raise AssertionError("unreachable")
+
+
+@dataclass(slots=True, kw_only=True)
+class Browser:
+    """A browser with cookies of its own."""
+
+    session: aiohttp.ClientSession
+    url: str
+    headers: dict[str, str] = field(default_factory=lambda: dict(OWN_PAGE))
+
+    async def call(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        own = {**self.headers, **(headers or {})}
+        async with self.session.request(method, self.url + path, json=body, headers=own) as answer:
+            return Reply(answer.status, await answer.text(), dict(answer.headers))
+
+    async def open(self, link: dict[str, Any], **more: Any) -> Reply:
+        """Open the link, as the page does."""
+        return await self.call("POST", "/play/session", {"token": token_of(link)} | more)
+
+    async def enter(self, link: dict[str, Any]) -> None:
+        """Open the link, with the work that it asks for; it has to work."""
+        reply = await self.open(link)
+        if reply.status == 200:
+            reply = await self.open(link, work=solved(reply.json["work"]))
+        assert reply.status == 204, reply.text
+
+    async def look(self) -> dict[str, dict[str, Any]]:
+        """The entries of the page, by template."""
+        reply = await self.call("GET", "/play/stacks")
+        assert reply.status == 200, reply.text
+        return {entry["template"]: entry for entry in reply.json["stacks"]}
+
+    @asynccontextmanager
+    async def follow(self) -> AsyncIterator[Stream]:
+        """The player's event stream."""
+        async with self.session.get(f"{self.url}/play/events", headers=self.headers) as answer:
+            assert answer.status == 200, await answer.text()
+            yield Stream(answer)
+
+    async def start(self, template: str = "lab-1", status: int = 201, **more: Any) -> dict[str, Any]:
+        reply = await self.call("POST", "/play/stacks", {"template": template} | more)
+        assert reply.status == status, reply.text
+        entry: dict[str, Any] = reply.json
+        return entry
+
+    async def until(self, status: str, template: str = "lab-1") -> dict[str, Any]:
+        """The entry of the template once it has that status."""
+        page = await until(self.look, lambda entries: entries[template]["status"] == status)
+        return page[template]
+
+
+@asynccontextmanager
+async def browser(at: Harness, **options: Any) -> AsyncIterator[Browser]:
+    """A browser in which nobody has opened a link yet."""
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        yield Browser(session=session, url=at.url, **options)
+
+
+@asynccontextmanager
+async def player(at: Harness, **link: Any) -> AsyncIterator[Browser]:
+    """A player who has opened a new link."""
+    async with browser(at) as opened:
+        await opened.enter(await make_link(at, **link))
+        yield opened
