@@ -4,6 +4,7 @@
 
 let token = location.hash.slice(1);
 if (token) history.replaceState(null, "", location.pathname); // before anything else: the token is a key
+addEventListener("hashchange", () => location.reload()); // another link was opened in this tab
 
 const { Box, arrange, h, load, say } = await import("./box.js");
 const { follow, request, solve } = await import("./feed.js");
@@ -89,10 +90,11 @@ const arranged = arrange(list, (state) => state.template || state.name, make);
 function show({ link, stacks }) {
   const used = stacks.filter((each) => each.name && each.status !== "shared").length;
   const until = new Date(Date.now() + link.seconds_left * 1000);
+  const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
   document.title = link.name || "stackd";
   say(name, document.title);
   say(count, texts("used", { used, limit: link.stacks }));
   say(notice, stacks.length ? "" : texts("offers"));
-  say(end, texts("until", { time: until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" }) }));
+  say(end, texts("until", { time }));
   return arranged(stacks);
 }
