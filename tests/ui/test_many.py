@@ -62,10 +62,12 @@ async def test_delete_reaches_what_the_filter_shows(
     board.at.faults.add_fault(verb="delete", action="status", code=403)
     await board.button("Delete 1…").click()
     await board.confirm("Delete 1")
-    await expect(board.selection.locator(".errors")).to_contain_text(oldest)
-    await expect(board.selection).to_contain_text("1 failed")
-    await board.selection.get_by_role("button", name="Close").click()
     await expect(board.selection).to_be_hidden()
+    failure = board.page.locator(".toast.wrong")
+    await expect(failure).to_contain_text("0 deleted, 1 failed")
+    await expect(failure).to_contain_text(oldest)
+    await failure.get_by_role("button", name="Dismiss").click()
+    await expect(failure).to_have_count(0)
 
 
 async def unwell(board: Board) -> dict[str, list[str]]:

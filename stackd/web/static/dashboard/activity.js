@@ -1,43 +1,60 @@
-// Who did what, when, to how many stacks, and with which result.
+// Who did what, when, to how many stacks, and what came of it.
 
+/** @import { Job } from "./bulk.js" */
 /** @import { Stacks } from "./stacks.js" */
 
 import { button, h, say, show } from "../shared/dom.js";
 import { ask, sentence } from "./api.js";
+import { cameOf } from "./bulk.js";
 import { dialog } from "./dialogs.js";
 import { plural } from "./table.js";
 import { clock, full } from "./times.js";
 
 const PAUSE = 300; // after what is typed
+const AGAIN = 3_000; // while a job goes on, or its outcome may change
+const [PAGE, PAGES] = [200, 10]; // so many pages are looked through at a time
+const ENOUGH = 30;
 
 /**
  * What a key asked for, as the API describes it: about one stack, a batch job, or what concerns the operator.
  *
- * @typedef {import("./stacks.js").Schemas["Activity"]} Deed
+ * @typedef {import("./stacks.js").Schemas["Activity"] & Pick<Job, "outcome" | "common" | "template">} Deed
+ * @typedef {{ stack_id: string, outcome: string, error?: string, labels?: Record<string, string> }} Result
  */
 
 /** Open the list; `open` shows a stack. @param {Stacks} stacks @param {(id: string) => void} open */
 export function openActivity(stacks, open) {
   const box = dialog("Activity", { class: "plan" });
-  const hint = "key, action, stack id or label, such as: extend team=7";
+  const hint = "what a row shows, such as: restart misc-1";
   const field = h("input", { type: "search", placeholder: hint, "aria-label": "Find by key, action, stack or label" });
   const state = h("p", { class: "quiet", role: "status" });
-  const list = h("ol", { class: "details sunken", tabindex: "0", "aria-label": "Activity, the latest first" });
-  let cursor = "";
+  const list = h("ol", { class: "details sunken activity", tabindex: "0", "aria-label": "Activity, the latest first" });
+  let [cursor, asked] = ["", 0];
   /** @type {number | undefined} */
   let timer;
   const more = button("Older", () => load(), { hidden: true });
 
+  /** Show what was asked for next before what is shown; what the API does not look for is looked for here. */
   async function load() {
-    const words = field.value.split(/\s+/).filter(Boolean);
-    const query = new URLSearchParams(words.map(parameter));
-    if (cursor) query.set("cursor", cursor);
+    const mine = ++asked;
+    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const query = words.flatMap(parameter);
+    const tests = words.filter((word) => !parameter(word).length);
+    let [rows, pages] = [/** @type {HTMLElement[]} */ ([]), 0];
     try {
-      /** @type {{ activity: Deed[], next_cursor: string | null }} */
-      const { activity, next_cursor: next } = await ask("GET", `/activity?${query}`);
-      if (!cursor) show(list);
-      list.append(...activity.map(entry));
-      cursor = next ?? "";
+      do {
+        const page = new URLSearchParams([...query, ["limit", String(PAGE)], ...(cursor ? [["cursor", cursor]] : [])]);
+        /** @type {{ activity: Deed[], next_cursor: string | null }} */
+        const answer = await ask("GET", `/activity?${page}`);
+        if (mine !== asked) return;
+        if (!cursor) show(list);
+        cursor = answer.next_cursor ?? "";
+        rows = answer.activity.map(entry).filter(({ textContent: text }) => {
+          return tests.every((test) => text?.toLowerCase().includes(test));
+        });
+        list.append(...rows);
+        pages += 1;
+      } while (cursor && list.children.length < ENOUGH && pages < PAGES);
       say(state, list.children.length ? "" : "Nothing like this was asked for.");
     } catch (error) {
       say(state, sentence(error));
@@ -45,34 +62,69 @@ export function openActivity(stacks, open) {
     more.hidden = !cursor;
   }
 
+  /** A line about one stack leads to it; one about a job can be opened. @param {Deed} deed */
+  function entry(deed) {
+    const { job_id: job, failed, status } = deed;
+    const wrong = { class: (failed > 0 || status === "failed") && "error" };
+    if (!job) return h("li", wrong, line(deed));
+    const [summary, body] = [h("summary", {}, line(deed)), h("div")];
+    const details = h("details", {}, summary, body);
+    details.addEventListener("toggle", () => details.open && results(deed, body));
+    follow(deed, summary);
+    return h("li", wrong, details);
+  }
+
   /** @param {Deed} deed */
-  function entry({ at, by, action, ttl, stack_id: id, labels, message, ...job }) {
-    const { status, total, done, failed, not_found: gone, count } = job;
-    const isAudit = AUDIT.has(action);
-    const lead = () => {
-      box.close();
-      open(id ?? "");
-    };
-    const named = Object.entries(labels ?? {}).map(([name, value]) => `${name}=${value}`);
-    const one = stacks.get(id ?? "")?.labelled ?? named; // it may be gone
-    const what = isAudit ? "" : [id ? "" : `${total} ${plural(total)}`, ...one, id].filter(Boolean).join(" ");
-    const results = [`${done} done`, gone && `${gone} gone already`, failed && `${failed} failed`].filter(Boolean);
-    const running = status !== "completed" && status !== "failed" && status;
-    const times = count ? ` (${count} times)` : "";
-    const result =
-      isAudit || (id && !failed)
-        ? `${message ?? ""}${times}`
-        : [running, results.join(", "), message].filter(Boolean).join(": ");
-    return h(
-      "li",
-      { class: (failed > 0 || status === "failed") && "error" },
+  function line({ at, by, action, ttl, stack_id: id, labels, common, template, message, count, ...job }) {
+    const one = stacks.get(id ?? "")?.labelled ?? pairs(labels); // it may be gone
+    const shared = pairs(common ?? labels);
+    const of = template && !shared.some((each) => each.endsWith(`=${template}`)) && `template ${template}`;
+    const about = id ? [...one, id] : [`${job.total} ${plural(job.total)}`, ...shared, of];
+    const what = AUDIT.has(action) ? "" : about.filter(Boolean).join(" ");
+    const result = AUDIT.has(action) || (id && !job.failed) ? "" : resultOf({ action, ...job });
+    const said = [result, message && `${message}${count ? ` (${count} times)` : ""}`].filter(Boolean).join(": ");
+    return [
       h("time", { class: "num quiet", datetime: at, title: full(at) }, clock(at)),
       " ",
       h("b", {}, by),
       ` ${action}${ttl ? ` ${ttl}` : ""} `,
-      id ? button(what, lead, { class: "plain mono" }) : what,
-      result && h("span", { class: "quiet" }, ` ${result}`),
-    );
+      id ? button(what, () => lead(id), { class: "plain mono" }) : what,
+      said && h("span", { class: "quiet" }, ` ${said}`),
+    ];
+  }
+
+  /** @param {string} id */
+  function lead(id) {
+    box.close();
+    open(id);
+  }
+
+  /** Ask again how a job goes on, as long as that may change. @param {Deed} deed @param {HTMLElement} summary */
+  function follow(deed, summary) {
+    if (["completed", "failed"].includes(deed.status) && deed.outcome?.final !== false) return;
+    setTimeout(async () => {
+      if (!box.isConnected) return;
+      const job = await ask("GET", `/stacks/batch/${encodeURIComponent(deed.job_id ?? "")}`).catch(() => ({}));
+      show(summary, ...line({ ...deed, ...job }));
+      if (summary.isConnected) follow({ ...deed, ...job }, summary);
+    }, AGAIN);
+  }
+
+  /** Show each stack of a job, and what came of it. @param {Deed} deed @param {HTMLElement} body */
+  async function results({ job_id: job }, body) {
+    try {
+      /** @type {{ results: Result[] }} */
+      const { results: all } = await ask("GET", `/stacks/batch/${encodeURIComponent(job ?? "")}?results=true`);
+      const rows = all.map(({ stack_id: id, outcome, error, labels }) => {
+        const stack = stacks.get(id);
+        const name = [...(stack?.labelled ?? pairs(labels)), id].join(" ");
+        const said = error ?? [outcome, stack?.status, stack?.status_reason].filter(Boolean).join(", ");
+        return h("li", {}, id ? button(name, () => lead(id), { class: "plain mono" }) : name, ` ${said}`);
+      });
+      show(body, h("ul", {}, rows));
+    } catch (error) {
+      show(body, h("p", {}, sentence(error)));
+    }
   }
 
   field.addEventListener("input", () => {
@@ -86,12 +138,24 @@ export function openActivity(stacks, open) {
   load();
 }
 
-const AUDIT = new Set(["refused", "reload", "keys", "takeover", "template"]);
-const ACTIONS = new Set(["create", "extend", "restart", "stop", "start", "delete", ...AUDIT]);
+/** What a job has done. @param {Pick<Deed, "action" | "status" | "done" | "failed" | "not_found" | "outcome">} job */
+function resultOf({ status, done, failed, not_found: gone, outcome }) {
+  const counts = [`${done} done`, gone && `${gone} gone already`, failed && `${failed} failed`]
+    .filter(Boolean)
+    .join(", ");
+  const running = status !== "completed" && status !== "failed" && status;
+  return [running, counts, outcome && cameOf(outcome)].filter(Boolean).join(": ");
+}
 
-/** What a word of the filter asks for. @param {string} word */
+/** @param {Record<string, string> | null} [labels] */
+const pairs = (labels) => Object.entries(labels ?? {}).map(([name, value]) => `${name}=${value}`);
+
+const AUDIT = new Set(["refused", "reload", "keys", "takeover", "template"]);
+const ACTIONS = new Set(["create", "extend", "restart", "renew", "stop", "start", "delete", ...AUDIT]);
+
+/** What a word of the filter asks the API for; nothing for a word that it does not look for. @param {string} word */
 function parameter(word) {
-  if (word.includes("=")) return ["label", word];
-  if (word.startsWith("stack-")) return ["stack", word];
-  return [ACTIONS.has(word) ? "action" : "key", word];
+  if (word.includes("=")) return [["label", word]];
+  if (word.startsWith("stack-")) return [["stack", word]];
+  return ACTIONS.has(word) ? [["action", word]] : [];
 }

@@ -6,7 +6,7 @@
 /** @import { StackData, Stacks } from "./stacks.js" */
 
 import { at, button, h, say, show } from "../shared/dom.js";
-import { ask, pathOf, sentence } from "./api.js";
+import { ask, pathOf, Refusal } from "./api.js";
 import { complain, confirm, tell } from "./dialogs.js";
 import { WORDS } from "./stacks.js";
 import { Subject } from "./subject.js";
@@ -14,6 +14,7 @@ import { plural } from "./table.js";
 import { left } from "./times.js";
 
 const POLL = 400;
+const WATCH = 2_000;
 const LISTED = 200;
 
 /**
@@ -57,8 +58,22 @@ const HARMLESS = new Set(["restart", "move", "start"]);
  * A batch job as the API describes it.
  *
  * @typedef {{ job_id: string, status: "queued" | "running" | "completed" | "failed", total: number, done: number,
- *   not_found: number, failed: number, errors?: { stack_id: string, error: string }[] }} Job
+ *   not_found: number, failed: number, errors?: { stack_id: string, error: string }[], outcome?: Outcome | null,
+ *   common?: Record<string, string> | null, template?: string | null }} Job
+ *
+ * What came of the stacks, for two minutes after the end of the job.
+ *
+ * @typedef {{ final: boolean, statuses: Record<string, number>, reasons: { status: string, reason: string }[] }} Outcome
  */
+
+/** How the stacks of a job are now, in words: those that run first, also if none does. @param {Outcome} outcome */
+export function cameOf({ statuses: { running = 0, ...others }, reasons }) {
+  const parts = Object.entries(others).map(([status, count]) => {
+    const why = reasons.filter((each) => each.status === status && each.reason).map(({ reason }) => reason);
+    return `${count} ${WORDS[/** @type {keyof typeof WORDS} */ (status)] ?? status}${why.length ? ` (${why.join(", ")})` : ""}`;
+  });
+  return [`${running} run`, ...parts].join(", ");
+}
 
 export class Selection extends Subject {
   /** @type {Set<string>} */
@@ -123,16 +138,13 @@ export class Selection extends Subject {
 
 /** What a person can do. Each asks first where something is lost, says what came of it, and never throws. */
 export class Actions {
-  #busy = 0;
-
   /** @param {Stacks} stacks @param {Selection} selection */
   constructor(stacks, selection) {
     this.stacks = stacks;
     this.selection = selection;
     this.place = at("selection");
-    this.rows = h("div", { class: "jobs" });
     this.chosen = h("div", { class: "buttons" });
-    this.place.append(this.rows, this.chosen);
+    this.place.append(this.chosen);
     this.count = h("span", { role: "status" });
     selection.subscribe(() => this.#draw());
     const foot = () => document.body.style.setProperty("--foot", `${this.place.offsetHeight}px`);
@@ -208,7 +220,7 @@ export class Actions {
       const body = { action: verb, stack_ids: ids, ...(action === "extend" && { ttl }) };
       const { job_id: job } = await ask("POST", "/stacks/batch", { body });
       this.selection.drop(ids);
-      await this.#follow(action, job, ids.length);
+      await this.#follow(action, job);
     } catch (error) {
       complain(error);
     }
@@ -225,44 +237,24 @@ export class Actions {
     return this.many(action, () => this.selection.ids, which.filter(Boolean).join(" "));
   }
 
-  /** @param {Action} action @param {string} id @param {number} total */
-  async #follow(action, id, total) {
+  /** Say how a job goes on, and what came of it as long as that may change. @param {Action} action @param {string} id */
+  async #follow(action, id) {
     const { doing, done } = DEEDS[action];
-    const words = h("span", { role: "status" }, `${doing} ${total} …`);
-    const bar = h("progress", { max: String(total), value: "0", "aria-label": `${doing} ${total} stacks` });
-    const errors = h("ul", { class: "errors" });
-    const close = button("Close", () => end(), { class: "plain", hidden: true });
-    const row = h("div", { class: "buttons job" }, words, bar, close, errors);
-    const end = () => {
-      row.remove();
-      this.#busy -= 1;
-      this.#draw();
-    };
-    this.rows.append(row);
-    this.#busy += 1;
-    this.#draw();
-    try {
-      for (;;) {
-        /** @type {Job} */
-        const job = await ask("GET", `/stacks/batch/${encodeURIComponent(id)}`);
-        bar.value = job.done + job.not_found + job.failed;
-        say(words, `${doing}: ${bar.value} of ${job.total}`);
-        if (job.status === "completed" || job.status === "failed") {
-          const gone = job.not_found ? `, ${job.not_found} were gone already` : "";
-          say(words, `${job.done} ${done}${gone}, ${job.failed} failed`);
-          const failures = job.errors ?? [];
-          errors.append(...failures.map((each) => h("li", {}, this.stacks.nameOf(each.stack_id), `: ${each.error}`)));
-          close.hidden = !job.failed;
-          if (job.failed) return;
-          tell(words.textContent);
-          end();
-          return;
-        }
-        await new Promise((resolve) => setTimeout(resolve, POLL));
-      }
-    } catch (error) {
-      say(words, `The job continues, but its progress is unknown: ${sentence(error)}`);
-      close.hidden = false;
+    for (;;) {
+      /** @type {Job | Refusal} */
+      const job = await ask("GET", `/stacks/batch/${encodeURIComponent(id)}`).catch((error) => error);
+      const isKnown = !(job instanceof Error);
+      const isOver = isKnown && (job.status === "completed" || job.status === "failed");
+      if (isKnown) {
+        const { failed, not_found: gone, outcome, errors = [] } = job;
+        const counts = [`${job.done} ${done}`, gone && `${gone} were gone already`, failed && `${failed} failed`];
+        const all = counts.filter(Boolean).join(", ") + (outcome ? `: ${cameOf(outcome)}` : "");
+        const words = isOver ? all : `${doing}: ${job.done + gone + failed} of ${job.total}`;
+        const why = errors.slice(0, 3).map((each) => `${this.stacks.nameOf(each.stack_id)}: ${each.error}`);
+        tell([words, ...why].join("\n"), id, failed > 0 || Boolean(outcome?.statuses.failed));
+      } else tell(`The job continues, but its progress is unknown: ${job.message}`, id, true);
+      if (isKnown ? isOver && (job.outcome?.final ?? true) : job.status) return;
+      await new Promise((resolve) => setTimeout(resolve, isOver ? WATCH : POLL));
     }
   }
 
@@ -286,7 +278,6 @@ export class Actions {
         return button(text, () => this.selected(action), { class: kind, disabled: !ids.length, "data-key": action });
       }),
     );
-    this.chosen.hidden = !ids.length && !hidden.all;
-    this.place.hidden = this.chosen.hidden && this.#busy === 0;
+    this.place.hidden = !ids.length && !hidden.all;
   }
 }

@@ -60,7 +60,7 @@ export class Create {
     this.yaml.value = draft.yaml;
     this.from = h("select", {}, h("option", { value: "" }, "YAML"));
     this.fromLabel = h("label", { class: "row", hidden: true }, "From", this.from);
-    this.about = h("p", { class: "quiet", hidden: true });
+    this.about = h("p", { class: "said", hidden: true });
     this.yamlLabel = h("label", { for: "yaml" }, "Pod, as YAML");
     const input = (/** @type {Field} */ name) => h("input", { type: "text", placeholder: FIELDS[name][1], ...plain });
     this.inputs = { ports: input("ports"), ttl: input("ttl"), labels: input("labels") };
@@ -101,7 +101,9 @@ export class Create {
   /** Offer the templates that there are. */
   async #offer() {
     try {
-      for (const each of (await ask("GET", "/templates")).templates) this.#templates.set(each.name, each);
+      /** @type {Template[]} */
+      const all = (await ask("GET", "/templates")).templates;
+      for (const each of all) if (!each.shared) this.#templates.set(each.name, each);
     } catch {
       return; // YAML is left
     }
@@ -210,9 +212,9 @@ export class Create {
     const ports = words(this.inputs.ports.value).map(port);
     if (ports.length && !this.#template) body.target_port = ports;
     const ttl = this.inputs.ttl.value.trim();
-    const labels = words(this.inputs.labels.value).map((pair) => [pair, ""].join("=").split("=", 2));
+    const labels = pairsOf(this.inputs.labels.value);
     if (ttl) body.ttl = ttl;
-    if (labels.length) body.labels = Object.fromEntries(labels);
+    if (Object.keys(labels).length) body.labels = labels;
     return body;
   }
 }
@@ -228,15 +230,16 @@ function keyOf(body) {
 }
 
 /** What a template makes, in a sentence. @param {Template} template */
-function aboutOf({ target_port: published, ttl, labels, generates }) {
+function aboutOf({ target_port: published, ttl, labels, generates, title, category, description }) {
   const shown = published.map(({ container_port: port, protocol }) => `${port}/${protocol.toLowerCase()}`);
   const named = Object.entries(labels).map(([name, value]) => `${name}=${value}`);
   const parts = [
+    title && `${[title, category].filter(Boolean).join(", ")}.`,
     `Publishes ${shown.join(", ")} and lives for ${ttl}.`,
     named.length && `Labels: ${named.join(", ")}.`,
     generates.length && `Generated for each stack: ${generates.join(", ")}.`,
   ];
-  return parts.filter(Boolean).join(" ");
+  return [parts.filter(Boolean).join(" "), description].filter(Boolean).join("\n\n");
 }
 
 /** What the API says is wrong, in its order. @param {unknown} error @returns {Mistake[]} */
@@ -249,6 +252,9 @@ function mistakes(error) {
     return { line, field, text: path && path !== field ? `${path}: ${text}` : text };
   });
 }
+
+/** Labels, as they are typed. @param {string} text @returns {Record<string, string>} */
+export const pairsOf = (text) => Object.fromEntries(words(text).map((pair) => [pair, ""].join("=").split("=", 2)));
 
 /** @param {string} text */
 const words = (text) => text.split(/[\s,]+/).filter(Boolean);

@@ -6,7 +6,7 @@ import { at, button, h, say, show } from "../shared/dom.js";
 import { sentence } from "./api.js";
 
 const STAY = 4_000;
-const STAY_WRONG = 10_000;
+const STAY_LONG = 10_000;
 
 /** A modal dialog with a title; it is in the page until it closes. @param {string} title @param {Record<string, Value>} [attributes] */
 export function dialog(title, attributes = {}) {
@@ -127,19 +127,26 @@ export function help() {
   box.showModal();
 }
 
-/** Say that something was done. @param {string} text */
-export const tell = (text) => toast(text, "done", STAY);
+/** Say that something was done; what is said under the same key takes its place. @param {string} text @param {string} [key] @param {boolean} [wrong] */
+export const tell = (text, key, wrong = false) => toast(text, wrong, key);
 
 /** Say that something went wrong. @param {unknown} error */
-export const complain = (error) => toast(sentence(error), "wrong", STAY_WRONG);
+export const complain = (error) => toast(sentence(error), true);
 
-/** @param {string} text @param {"done" | "wrong"} kind @param {number} stay */
-function toast(text, kind, stay) {
+/** @type {Map<string, { text: string, element: HTMLElement }>} */
+const keyed = new Map();
+
+/** @param {string} text @param {boolean} wrong @param {string} [key] */
+function toast(text, wrong, key = "") {
+  const before = keyed.get(key);
+  if (before?.text === text) return;
+  before?.element.remove();
   const close = button("✕", () => element.remove(), { class: "plain", "aria-label": "Dismiss" });
-  const role = kind === "wrong" ? "alert" : null;
-  const element = h("div", { class: `row toast ${kind}`, role }, h("span", {}, text), close);
+  const look = { class: ["row toast", wrong && "wrong"], role: wrong && "alert" };
+  const element = h("div", look, h("span", {}, text), close);
+  if (key) keyed.set(key, { text, element });
   const toasts = at("toasts");
   toasts.append(element);
   while (toasts.children.length > 4) toasts.firstElementChild?.remove();
-  setTimeout(() => element.remove(), stay);
+  if (!(key && wrong)) setTimeout(() => element.remove(), key || wrong ? STAY_LONG : STAY); // what a job says stays
 }

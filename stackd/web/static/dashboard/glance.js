@@ -139,7 +139,7 @@ export class Glance {
             click: () => this.stacks.view.change({ template: pressed ? "" : name }),
           };
           const words = `${bad ? `${running} of ${total}` : numbers.format(running)} running`;
-          const pooled = pool > 0 && quiet(`${ready} of ${pool} ready`);
+          const pooled = template.shared ? quiet("for everybody") : pool > 0 && quiet(`${ready} of ${pool} ready`);
           const reason = (bad > 0 || !total) && why && h("span", { class: "why" }, why);
           return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason);
         });
@@ -162,12 +162,19 @@ async function latest(asked, before, refused) {
   }
 }
 
-/** The pool, the starts and the images of a template. @param {Template} template */
-function about({ pool, ready, starting, failing, median_seconds_to_running: seconds, prepull }) {
+/** What a template is called, where it is from, its pool, starts and images, and what its check says. @param {Template} template */
+function about({ pool, ready, starting, failing, median_seconds_to_running: seconds, prepull, ...more }) {
+  const { title, category, source, version, shared } = more;
   const states = Object.values(prepull ?? {});
   const pulled = states.filter(({ state }) => state === "pulled").length;
   return [
-    pool ? `pool: ${ready} of ${pool} ready, ${starting} starting, ${failing} failing` : "no pool",
+    [title, category].filter(Boolean).join(", "),
+    source === "api" && `written over the API, version ${version}`,
+    shared
+      ? "one stack for everybody"
+      : pool
+        ? `pool: ${ready} of ${pool} ready, ${starting} starting, ${failing} failing`
+        : "no pool",
     seconds !== null && `runs after ${seconds < 1 ? seconds.toFixed(3) : seconds.toFixed(1)} s (median)`,
     prepull && `images on ${pulled} of ${states.length} nodes`,
   ];

@@ -137,10 +137,9 @@ async function shape() {
   document.body.dataset.scope = scope;
 }
 
-/** @param {Event} event */
-async function login(event) {
-  event.preventDefault();
-  key.try(field.value.trim());
+/** Use a key, if it is good. @param {string} text */
+async function login(text) {
+  key.try(text);
   try {
     await ask("GET", "/stats");
     field.value = "";
@@ -231,7 +230,10 @@ document.addEventListener("keydown", pressed);
 document.addEventListener("visibilitychange", () => (document.hidden ? feed?.rest() : feed?.wake()));
 addEventListener("online", () => feed?.retry());
 document.addEventListener("click", offline, true);
-at("login-form").addEventListener("submit", login);
+at("login-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  login(field.value.trim());
+});
 at("leave").addEventListener("click", async () => {
   if (!key.get()) await send("POST", "/auth/logout").catch((error) => tell(sentence(error)));
   key.forget();

@@ -51,7 +51,7 @@ function prepare(stack) {
     tags: new Set(labelled.map((each) => each.toLowerCase())),
     created: Date.parse(stack.created_at),
     changed: Date.parse(stack.updated_at),
-    expires: Date.parse(stack.ttl_expires_at),
+    expires: stack.shared ? Infinity : Date.parse(stack.ttl_expires_at), // stackd keeps it for everybody
   };
 }
 

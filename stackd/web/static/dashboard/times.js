@@ -23,7 +23,7 @@ export function length(milliseconds) {
 }
 
 /** How much time is left until then. @param {number} time */
-export const left = (time) => (time <= now() ? "due" : length(time - now()));
+export const left = (time) => (time === Infinity ? "no end" : time <= now() ? "due" : length(time - now()));
 
 /** The time of day, here. @param {string | number} time */
 export function clock(time) {
