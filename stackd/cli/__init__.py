@@ -7,6 +7,7 @@ process, setup, doctor    what these load when they run
 manifests  manifests; provision, admission: the objects that a cluster needs before stackd runs, and how setup applies them
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
+push       a folder of templates, over the API
 rehearsal  what rehearse loads when it runs
 options    what commands share
 target     which daemon a client is for
@@ -43,6 +44,7 @@ COMMANDS = {
     "key": ("stackd.cli.machine:key", "Make API keys."),
     "stacks": ("stackd.cli.stacks:stacks", "Show and change stacks."),
     "templates": ("stackd.cli.system:templates", "List the templates."),
+    "push": ("stackd.cli.push:push", "Send a folder of templates to a daemon."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
     "rehearse": ("stackd.cli.system:rehearse", "Start many stacks as players would, and measure."),

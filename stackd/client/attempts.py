@@ -105,7 +105,8 @@ KINDS = {401: KeyRefused, 403: KeyRefused, 404: NotFound, 409: Conflict, TOO_MAN
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request; ``repeatable`` if it counts only once however often it is sent. ``body`` is sent as JSON.
+    """A request; ``repeatable`` if it counts only once however often it is sent. ``body`` is sent as JSON,
+    bytes as they are (YAML).
 
     ``waits``: for how many of its ``seconds`` stackd may wait for what the request asks for.
     """

@@ -111,6 +111,8 @@ class Operations:
         headers = {**({"X-API-KEY": self._key} if self._key else {}), **request.headers}
         if request.body is None:
             return None, headers
+        if isinstance(request.body, bytes):
+            return request.body, {**headers, "Content-Type": "application/yaml"}
         return json.dumps(request.body).encode(), {**headers, "Content-Type": "application/json"}
 
     def _lost(self, error: Exception, *, sent: bool) -> Unreachable:
@@ -153,6 +155,9 @@ class Operations:
     activity = Operation(operations.activity)
     logs = Operation(operations.logs)
     templates = Operation(operations.templates)
+    template = Operation(operations.template)
+    put_template = Operation(operations.put_template)
+    delete_template = Operation(operations.delete_template)
     stats = Operation(operations.stats)
     capacity = Operation(operations.capacity)
     ready = Operation(operations.ready)

@@ -342,6 +342,30 @@ def templates() -> Steps[list[Template]]:
     return [decode(Template, one) for one in (yield from call("GET", "/templates"))["templates"]]
 
 
+def template(name: str) -> Steps[Template]:
+    """One template, with its ``text`` if the key may read it."""
+    return decode(Template, (yield from call("GET", f"/templates/{_part(name)}")))
+
+
+def put_template(name: str, text: str, *, dry_run: bool = False) -> Steps[Template]:
+    """Write a template: ``text`` is the YAML of its file. With ``dry_run``, only check it."""
+    query = [("dry_run", "true")] if dry_run else []
+    answer = yield from call(
+        "PUT", f"/templates/{_part(name)}", text.encode(), query, repeatable=True, seconds=CHANGE_SECONDS
+    )
+    return decode(Template, answer)
+
+
+def delete_template(name: str) -> Steps[None]:
+    """Delete a template of the API. Raises NotFound."""
+    response: Response = yield Request(method="DELETE", path=f"/templates/{_part(name)}", repeatable=True)
+    try:
+        response.json()
+    except NotFound:
+        if not response.uncertain:
+            raise  # else this request deleted it, and the first answer was lost
+
+
 def stats() -> Steps[Stats]:
     """Counts over all stacks."""
     return decode(Stats, (yield from call("GET", "/stats")))

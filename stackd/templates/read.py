@@ -69,7 +69,7 @@ def read_templates(config: Config) -> TemplateSet:
     base = policy_of(config)
     mistakes: list[str] = []
     templates: list[Template] = []
-    for path in _files(folder, mistakes):
+    for path in template_files(folder, mistakes):
         draft = _Draft(name=path.stem, config=config, base=base)
         template = draft.template(_text(path, draft))
         templates += [] if template is None else [template]
@@ -88,7 +88,7 @@ def parse_template(stored: StoredTemplate, config: Config) -> Template:
     return template
 
 
-def _files(folder: Path, mistakes: list[str]) -> list[Path]:
+def template_files(folder: Path, mistakes: list[str]) -> list[Path]:
     """The files that are templates, in the order of their names; ignores hidden files and those of other kinds."""
     try:
         entries = sorted(folder.iterdir())
