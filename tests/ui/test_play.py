@@ -1,0 +1,154 @@
+"""The players' page in a browser: a link is enough to start, extend, restart and stop, on a phone and by keyboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Locator, expect
+
+from tests.players import make_link, settings, token_of
+from tests.templates import PLAIN
+from tests.ui.conftest import PHONE, Board, Boards
+
+pytestmark = pytest.mark.ui
+
+SCROLL_WIDTH = "document.documentElement.scrollWidth"
+HOSTILE = """title: "<img src=x onerror=alert(1)>"
+description: "See [here](javascript:alert(1)), **<b>bold</b>** and [there](https://example.com/a).\\n\\n- `one`\\n- two"
+"""
+
+
+async def enter(board: Board, **link: Any) -> dict[str, Any]:
+    """Open a new link."""
+    made = await make_link(board.at, **link)
+    await board.page.goto(f"{board.url}/play#{token_of(made)}")
+    return made
+
+
+def card(board: Board, title: str) -> Locator:
+    return board.page.get_by_role("region", name=title, exact=True)
+
+
+def button(box: Locator, name: str) -> Locator:
+    return box.get_by_role("button", name=name, exact=True)
+
+
+async def confirm(box: Locator, name: str) -> None:
+    """Press a button that asks whether it is meant."""
+    await button(box, name).click()
+    await box.get_by_role("button", name="Yes").click()
+
+
+async def test_a_link_is_enough(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), viewport=PHONE, has_touch=True) as board:
+        await enter(board)
+        lab = card(board, "Lab one")
+        await expect(button(lab, "Start")).to_be_visible()
+        assert await board.page.evaluate("location.href") == f"{board.url}/play", "the token is out of the address bar"
+        await expect(board.page.get_by_role("heading", name="Seat 12")).to_be_visible()
+        await expect(board.page.locator("article em")).to_have_text("it")
+        await board.audit("templates to start")
+        await button(lab, "Start").focus()
+        await board.page.keyboard.press("Enter")
+        await expect(lab.get_by_role("status")).to_have_text("Your instance is running.")
+        await expect(lab.locator("#status")).to_be_focused()
+        (stack,) = (await board.at.get("/stacks"))["stacks"]
+        address = f"http://{stack['node_public_ip']}:{stack['ports'][0]['node_port']}"
+        link = lab.get_by_role("link", name=address.removeprefix("http://"))
+        await expect(link).to_have_attribute("href", address)
+        await expect(lab.get_by_text("flag{")).to_be_hidden()
+        await lab.get_by_role("button", name="Reveal").tap()
+        await expect(lab.get_by_text("flag{")).to_be_visible()
+        await expect(lab.get_by_role("timer")).to_contain_text("59:")
+        await expect(button(lab, "Extend")).to_have_accessible_description("Lab one +30 min (2 left)")
+        await button(lab, "Extend").tap()
+        await expect(lab.get_by_role("timer")).to_contain_text("1:29:")
+        await board.audit("a running instance")
+        sizes = await lab.get_by_role("button").evaluate_all(
+            "all => all.map((each) => [each.offsetWidth, each.offsetHeight])"
+        )
+        assert min(map(min, sizes)) >= 44, sizes
+        await button(lab, "Restart").tap()
+        await expect(button(lab, "Keep it")).to_be_focused()
+        await board.audit("a question")
+        await board.page.keyboard.press("Escape")
+        await expect(button(lab, "Restart")).to_be_focused()
+        await confirm(lab, "Restart")
+        await expect(lab.get_by_role("status")).to_have_text("Your instance is running.")
+        assert await board.page.evaluate(SCROLL_WIDTH) <= PHONE["width"]
+        await board.page.reload()
+        await confirm(lab, "Stop")
+        await expect(lab.get_by_role("status")).to_have_text("No instance is running.")
+        await board.at.until_listed(0)
+
+
+async def test_two_tabs_agree_and_the_limit_names_what_can_make_room(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path)) as board:
+        await enter(board)
+        other = await board.page.context.new_page()
+        await other.goto(f"{board.url}/play")
+        second = other.get_by_role("region", name="Lab two")
+        await expect(button(second, "Start")).to_be_visible()
+        await button(card(board, "Lab one"), "Start").evaluate("button => { button.click(); button.click(); }")
+        await expect(card(board, "Lab one").get_by_role("status")).to_have_text("Your instance is running.")
+        await expect(second.get_by_text("You may have 1 at a time: Lab one.")).to_be_visible()
+        await confirm(second, "Stop Lab one and start this one")
+        await expect(second.get_by_role("status")).to_have_text("Your instance is running.")
+        await expect(button(card(board, "Lab one"), "Stop")).to_be_hidden()
+        await board.at.until_listed(1)
+
+
+async def test_an_open_link_makes_a_player_of_each_browser_after_some_work(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path)) as board:
+        link = await enter(board, labels={}, each="visitor", total=5, work=12)
+        await button(card(board, "Lab one"), "Start").click()
+        await expect(card(board, "Lab one").get_by_role("status")).to_have_text("Your instance is running.")
+        assert board.page.context.browser is not None
+        async with await board.page.context.browser.new_context() as somebody:
+            page = await somebody.new_page()
+            await page.goto(f"{board.url}/play#{token_of(link)}")
+            await expect(button(page.get_by_role("region", name="Lab one"), "Start")).to_be_visible()
+
+
+async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), refused={"401"}, faster=True) as board:
+        link = await enter(board)
+        await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
+        await board.at.call("DELETE", f"/links/{link['link_id']}")
+        notice = board.page.locator("#notice")
+        await expect(notice).to_have_text("This link was withdrawn. Ask for a new one.")
+        await expect(board.page.get_by_role("region")).to_have_count(0)
+        await board.page.evaluate(
+            "location.hash = 'nonsense'"
+        )  # as somebody who pastes another link into the address bar
+        await expect(notice).to_contain_text("Open it again as you got it")
+        assert await board.page.evaluate("location.href") == f"{board.url}/play"
+        await board.audit("a link that does not work")
+
+
+async def test_the_page_outlives_a_stackd_that_is_away(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), gated=True, refused=None, faster=True) as board:
+        await enter(board)
+        lab = card(board, "Lab one")
+        await button(lab, "Start").click()
+        await expect(lab.get_by_role("status")).to_have_text("Your instance is running.")
+        await board.way.shut()
+        await button(lab, "Extend").click()
+        await expect(lab.get_by_role("alert")).to_have_text("No answer. Check your connection; this page keeps trying.")
+        await expect(board.page.locator("#notice")).to_contain_text("No answer.")
+        await board.way.open()
+        await expect(board.page.locator("#notice")).to_be_hidden()
+        await button(lab, "Extend").click()
+        await expect(lab.get_by_role("timer")).to_contain_text("1:29:")
+
+
+async def test_what_tenants_write_stays_text(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path, lab_2=PLAIN + HOSTILE)) as board:
+        await enter(board)
+        await expect(card(board, "<img src=x onerror=alert(1)>")).to_be_visible()
+        text = board.page.locator("article", has_text="See [here]")
+        await expect(text.locator("p").first).to_have_text("See [here](javascript:alert(1)), <b>bold</b> and there.")
+        assert [await link.get_attribute("href") for link in await text.locator("a").all()] == ["https://example.com/a"]
+        await expect(text.locator("li")).to_have_text(["one", "two"])
