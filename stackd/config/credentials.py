@@ -164,6 +164,11 @@ PLAY_SECRET: Final = "play-secret"
 def read_play_secret(draft: Draft, play: PlaySection) -> PlaySection:
     """The section with the secret of the credential, unless it has one. Notes mistakes."""
     file = credential(draft.credentials, PLAY_SECRET)
+    if draft.raw["play"].get("secret") and not draft.origins["play.secret"].startswith("environment "):
+        draft.warnings.append(
+            f"play.secret is in the configuration, which others may read; the credential {PLAY_SECRET} "
+            f"(/etc/stackd/{PLAY_SECRET}) keeps it to root"
+        )
     if file is None or play.secret.get_secret_value() or "play.secret" in draft.bad:
         return play
     origin = draft.origins["play.secret"] = f"credential {PLAY_SECRET}"

@@ -185,6 +185,7 @@ async def stop_player_stack(call: ApiCall) -> web.Response:
 
 async def _stop(call: ApiCall, stack: Stack) -> None:
     """Delete the stack. If the cluster does not confirm that now, it is deleted later, and counts no more."""
+    call.api.players.stopped.add(stack.stack_id)
     with suppress(ClusterUnavailable, StackNotFound):
         await delete(call.api.context, stack.stack_id, by=call.key.name)
 

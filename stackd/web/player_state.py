@@ -97,10 +97,11 @@ class Shown:
             return self._about(name) | queued
         living = [stack for stack in own if not stack.ended and stack.deleting_since is None]
         others = [{"name": stack.stack_id, "title": self._about(stack.template)["title"]} for stack in living]
+        why = None if template is None else self.players.why_ended(template, self.key)
         limit = self.key.link.stacks
         full = len(living) >= limit
         counts = {"used": len(living), "limit": limit, "others": others if full else []}
-        return {**self._about(name), "name": "", "status": "none", **counts}
+        return {**self._about(name), "name": "", "status": "none", "problem": why and {"key": why}, **counts}
 
     def _stack(self, stack: Stack) -> Entry:
         status, template, now = _status_of(stack), self._template(stack.template), self.context.clock.now()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
@@ -23,7 +24,8 @@ from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.links import Link, PlayerKey, Signer
-from stackd.model import Stack, list_key
+from stackd.model import DeleteReason, Stack, list_key
+from stackd.templates import Template
 from stackd.web.auth import SAFE_METHODS, Failures, Keys
 from stackd.web.connection import HttpConnection
 
@@ -35,6 +37,15 @@ can set it. Such a cookie has the path ``/``."""
 OWN_PAGE: Final = "X-Play"
 """A header that no page of another site can send without being asked first."""
 
+ENDS: Final = {
+    DeleteReason.EXPIRED: "expired",
+    DeleteReason.REQUEST: "organiser",
+    DeleteReason.BATCH: "organiser",
+}
+"""In the words of the page."""
+
+END_SECONDS: Final = 600
+MOST_ENDS: Final = 10_000
 CHALLENGE_SECONDS: Final = 120
 MOST_USED: Final = 50_000
 REQUESTS_A_MINUTE: Final = 600
@@ -45,7 +56,7 @@ VISITORS_A_MINUTE: Final = 60
 
 
 class Players:
-    """The players of one daemon."""
+    """The players of one daemon. ``stopped``: the stacks whose players have asked for that, until they are gone."""
 
     def __init__(self, context: Context, keys: Keys) -> None:
         self._context, self._keys = context, keys
@@ -53,6 +64,8 @@ class Players:
         self._requests.per_minute, self._visitors.per_minute = REQUESTS_A_MINUTE, VISITORS_A_MINUTE
         self._process_key = secrets.token_bytes(32)
         self._used: dict[str, int] = {}
+        self._ends: OrderedDict[tuple[str | None, frozenset[tuple[str, str]]], tuple[str, int]] = OrderedDict()
+        self.stopped: set[str] = set()
         self._by_label: dict[tuple[str, str], set[str]] = {}
         for stack in context.store.assigned:
             self.row_changed(None, stack)
@@ -79,11 +92,28 @@ class Players:
         stack = after or before
         if stack is None or (before is not None and after is not None):
             return
+        if after is None:
+            self._note_end(stack)
         for label in stack.labels.items():
             ids = self._by_label.setdefault(label, set())
             (ids.discard if after is None else ids.add)(stack.stack_id)
             if not ids:
                 del self._by_label[label]
+
+    def _note_end(self, stack: Stack) -> None:
+        ended, own = (stack.template, frozenset(stack.labels.items())), stack.stack_id in self.stopped
+        self.stopped.discard(stack.stack_id)
+        self._ends.pop(ended, None)
+        if stack.accepted and not own and stack.delete_reason in ENDS:
+            self._ends[ended] = ENDS[stack.delete_reason], self._seconds
+            if len(self._ends) > MOST_ENDS:
+                self._ends.popitem(last=False)
+
+    def why_ended(self, template: Template, key: ApiKey) -> str | None:
+        """Why the player's last stack of the template has ended lately, unless the player has stopped it."""
+        labels = frozenset({**template.labels, **key.labels}.items())
+        why, at = self._ends.get((template.name, labels), (None, 0))
+        return why if at + END_SECONDS > self._seconds else None
 
     def stacks_of(self, key: ApiKey) -> list[Stack]:
         """The stacks that the player may see, the oldest first: of all stacks, few are looked at."""

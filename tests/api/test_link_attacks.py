@@ -299,6 +299,14 @@ async def test_neither_token_nor_session_is_in_the_log_the_audit_or_the_file(
         assert not [one for one in secrets if one[:40] in text], name
 
 
+async def test_the_page_is_in_no_frame_and_sends_no_referrer(at: Harness) -> None:
+    for path in ("/play", "/static/play/play.js"):
+        headers = (await at.call("GET", path, key=None)).headers
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert (headers["X-Frame-Options"], headers["Referrer-Policy"]) == ("DENY", "no-referrer")
+
+
 async def test_an_error_tells_a_player_nothing_of_the_operators(at: Harness) -> None:
     async with player(at) as seat:
         for reply in (
@@ -439,12 +447,13 @@ async def test_work_that_comes_late_is_no_work(at: Harness) -> None:
 
 async def test_one_address_brings_so_many_new_visitors_a_minute(at: Harness) -> None:
     link = await make_link(at, **OPEN | {"work": 0})
-    replies = []
-    for _ in range(VISITORS_A_MINUTE + 2):
-        async with browser(at) as seat:
-            replies.append(await seat.open(link))
-    assert {reply.status for reply in replies[: VISITORS_A_MINUTE - 1]} == {204}
-    assert (replies[-1].status, replies[-1].code) == (429, "too_many_visitors")
+    opened = 0
+    async with browser(at) as seat:
+        while (reply := await seat.open(link)).status == 204:
+            seat.session.cookie_jar.clear()
+            opened += 1
+    assert VISITORS_A_MINUTE - 1 <= opened < 3 * VISITORS_A_MINUTE
+    assert reply.code == "too_many_visitors"
     assert MOST_USED > VISITORS_A_MINUTE * CHALLENGE_SECONDS / 60
 
 

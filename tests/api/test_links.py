@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from stackd.config import load
+from stackd.config.settings import settings as settings_of
+from stackd.errors import ConfigError
 from stackd.keys import digest
-from tests.harness import Client, Harness, Machine, eventually, harness, until
+from tests.harness import KEY, Client, Harness, Machine, eventually, harness, until
 from tests.players import OTHER_SECRET, SECRET, browser, make_link, player, settings, token_of
 from tests.templates import PLAIN
 
@@ -318,3 +321,48 @@ async def test_a_shared_stack_of_the_links_templates_is_shown_and_cannot_be_chan
             reply = await seat.call(method, f"/play/stacks/{entry['name']}{path}")
             assert (reply.status, reply.code) == (403, "shared_stack")
         assert (await seat.call("POST", "/play/stacks", {"template": "lab-9"})).status == 409
+
+
+async def test_the_page_says_why_a_stack_has_ended_unless_the_player_has_stopped_it(tmp_path: Path) -> None:
+    short = PLAIN.replace("ttl: 1h", "ttl: 2s")
+    async with harness(tmp_path, settings(tmp_path, lab_2=short)) as at, player(at) as seat:
+        await seat.start("lab-2")
+        await until(seat.look, lambda page: page["lab-2"]["problem"] == {"key": "expired"})
+        for end, why in (("DELETE", {"key": "organiser"}), ("stop", None)):
+            name = (await seat.start("lab-1"))["name"]
+            if end == "stop":
+                await seat.call("DELETE", f"/play/stacks/{name}")
+            else:
+                await at.delete(name)
+            assert (await seat.until("none"))["problem"] == why
+
+
+async def test_a_secret_in_the_configuration_is_used_and_warned_of_and_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[play]\nsecret = "{SECRET}"\n[cluster]\nmode = "embedded"\n')
+    loaded = load(file, {"STACKD_AUTH__KEY": KEY}, None)
+    assert loaded.config.play.secret.get_secret_value() == SECRET
+    assert [one for one in loaded.warnings if "play.secret is in the configuration" in one]
+    assert not [one.text(loaded.config) for one in settings_of() if SECRET in one.text(loaded.config)]
+    assert SECRET not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("short", "has a secret of fewer than 32 characters"), ("#only a comment", "holds no key"), (None, "")],
+)
+async def test_the_secret_comes_from_the_credential(tmp_path: Path, text: str | None, words: str) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "play-secret").write_text(
+        f"# first the new one\n{OTHER_SECRET}\n{SECRET}\n" if text is None else text
+    )
+    environment = {"STACKD_AUTH__KEY": KEY, "STACKD_CLUSTER__MODE": "embedded"}
+    if text is None:
+        loaded = load(None, environment, credentials)
+        assert loaded.config.play.secret.get_secret_value().split() == [OTHER_SECRET, SECRET]
+        assert loaded.origins["play.secret"] == "credential play-secret"
+        return
+    with pytest.raises(ConfigError, match=words) as refused:
+        load(None, environment, credentials)
+    assert text not in str(refused.value)
