@@ -279,7 +279,14 @@ async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
     async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
         running.put_keys_in_force(
             ApiKey(name="admin", sha256=digest(KEY)),
-            ApiKey(name="ctfd", sha256=digest(TENANT), scope="tenant", labels={"event": "a"}, templates=("web-*",)),
+            ApiKey(
+                name="ctfd",
+                sha256=digest(TENANT),
+                scope="tenant",
+                labels={"event": "a"},
+                templates=("web-*",),
+                templates_write=True,
+            ),
         )
         yield running
 

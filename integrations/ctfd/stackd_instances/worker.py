@@ -35,8 +35,8 @@ REFRESH = 15
 """Seconds between two looks at stacks of which none starts."""
 PROBLEM = "stackd_problem"
 FIELDS = "stack_id,status,status_reason,status_message,node_id,ports,node_public_ip,ttl_expires_at,labels"
-NO_NEWER = ("no_template", "unknown_field")
-"""Codes of a restart with the newest version of a template: it is gone, or this stackd cannot do that yet."""
+NO_NEWER = ("no_template", "template_gone")
+"""Codes of a restart that asks for the newest version of a template where there is none."""
 LINES = 20
 """Of the log of a stack that has failed: for organisers."""
 

@@ -147,14 +147,14 @@
     const status = make("td", {}, make("span", { className: `stackd-dot ${one.status}` }), one.status);
     const doing = one.doing ? ` (${one.doing.key.replace("_", " ")}, ${length(one.doing.seconds)})` : "";
     status.append(doing);
-    if (one.problem) status.append(make("br"), make("small", { textContent: one.problem.message }));
-    if (one.detail && one.problem) {
-      const details = make("details", { open: opened.has(one.name) }, make("summary", { textContent: "Why" }));
+    if (one.problem && one.detail) {
+      const summary = make("summary", { className: "small", textContent: one.problem.message });
+      const details = make("details", { open: opened.has(one.name) }, summary);
       details.append(make("pre", { className: "mb-0 small", textContent: one.detail }));
       details.addEventListener("toggle", () => opened[details.open ? "add" : "delete"](one.name));
       status.append(details);
-    }
-    const addresses = one.addresses.flatMap(({ text }) => [make("code", { textContent: text }), make("br")]);
+    } else if (one.problem) status.append(make("br"), make("small", { textContent: one.problem.message }));
+    const addresses = one.addresses.map(({ text }) => make("code", { className: "d-block", textContent: text }));
     return make(
       "tr",
       {},
@@ -334,7 +334,7 @@
 
   element("stackd-test").addEventListener("click", () =>
     attempt(async () => {
-      element("stackd-result").textContent = "Testing…";
+      element("stackd-result").replaceChildren(make("li", { textContent: "Testing…" }));
       const lines = await send("test", "POST", {});
       element("stackd-result").replaceChildren(
         ...lines.map(({ ok, text }) =>
