@@ -26,8 +26,8 @@ demo: $(VENV)/.runtime  ## run stackd on an embedded cluster with throw-away sta
 demo-ctfd: $(VENV)/.runtime  ## run it with a CTFd that has the plugin (CTFD=checkout, else by Docker)
 	@CTFD='$(CTFD)' $(BIN)/python integrations/ctfd/demo.py
 
-test: $(VENV)/.dev  ## run the tests, in two processes for each CPU
-	@$(BIN)/python -m pytest --numprocesses logical
+test: $(VENV)/.dev  ## run the tests, in three processes for two CPUs: many wait most of the time
+	@$(BIN)/python -m pytest --numprocesses $$(($$(getconf _NPROCESSORS_ONLN) * 3 / 2)) --dist worksteal
 
 check: lint types layers js api test  ## all that CI runs: format, lint, types, layers, the pages' JavaScript, OpenAPI, tests
 
