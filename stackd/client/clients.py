@@ -171,8 +171,11 @@ class Operations:
 
 def _address_of(url: str) -> SplitResult:
     """The parts of the address. Raises ValueError for one that no request can have."""
-    address = urlsplit(url)
-    host = address.hostname
+    try:
+        address = urlsplit(url)
+        host = address.hostname
+    except ValueError as error:
+        raise ValueError(f"the address {url!r} is wrong: {error}") from error
     if address.scheme not in PORTS or not host or address.query or address.fragment or "@" in address.netloc:
         raise ValueError(f"the address must begin with http:// or https:// and have a host and no query, not {url!r}")
     try:
