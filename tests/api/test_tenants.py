@@ -12,9 +12,9 @@ import yaml
 
 from stackd.keys import digest
 from stackd.web.app import ROUTES
-from tests import brakes
+from tests import brakes, templates
 from tests.document import matches
-from tests.harness import Client, Harness, Reply, eventually, harness, seed
+from tests.harness import Client, Harness, Reply, eventually, harness, seed, until
 from tests.streams import Event, Stream, follow
 from tests.templates import PLAIN, folder_with
 
@@ -184,8 +184,11 @@ async def test_a_tenants_stacks_get_its_labels_whatever_the_create_or_the_templa
 
 
 async def until_pooled(at: Harness, template: str) -> None:
-    running = f"SELECT 1 FROM stacks WHERE unassigned = 1 AND status = 'running' AND template = '{template}'"
-    await eventually(lambda: at.rows(running))
+    """Return once a stack of the pool can be assigned; the daemon is not at work on it any more."""
+    queue = at.daemon.context.loop.queue
+    running = f"SELECT stack_id FROM stacks WHERE unassigned = 1 AND status = 'running' AND template = '{template}'"
+    await eventually(lambda: any(not queue.at_work(stack_id) for (stack_id,) in at.rows(running)))
+    await until(lambda: templates.shown(at), lambda seen: seen[template]["ready"])
 
 
 async def test_a_tenant_uses_the_templates_of_its_key_only_and_counts_its_own_stacks(
