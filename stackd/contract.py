@@ -5,11 +5,12 @@ returns them. Times are RFC 3339 in UTC on the wire and aware datetimes in Pytho
 fraction. Imports nothing but msgspec: each program that uses ``stackd.client`` loads this.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 from msgspec import NODEFAULT, Meta, Struct, convert, structs
 from msgspec.structs import asdict, force_setattr, replace
@@ -237,6 +238,19 @@ class Stack(Body, frozen=True, kw_only=True):
         if self.ended or not (host or any(port.url or port.host for port in self.ports)):
             return ()
         return tuple(port.url or port.host or f"{host or ''}:{port.node_port}" for port in self.ports)
+
+
+def port_variables(addresses: Iterable[tuple[int, str]]) -> dict[str, str]:
+    """The variables of a check: ``HOST``, ``PORT`` and ``URL`` of the first of these container ports with their addresses,
+    and ``HOST_80``, … of each."""
+    found: dict[str, str] = {}
+    for container_port, address in addresses:
+        url = address if "://" in address else f"http://{address}"
+        parts = urlsplit(url)
+        number = parts.port or (443 if parts.scheme == "https" else 80)
+        each = {"HOST": parts.hostname or "", "PORT": str(number), "URL": url}
+        found = each | found | {f"{name}_{container_port}": text for name, text in each.items()}
+    return found
 
 
 OF_CREATE = ("values", "warnings")

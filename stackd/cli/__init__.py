@@ -9,6 +9,7 @@ stacks     stacks …: the group, and what reads and creates; change, watch: the
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
 push       a folder of templates, over the API
 rehearsal  what rehearse loads when it runs
+testing    test, over the API
 options    what commands share
 target     which daemon a client is for
 output     tables, lines and JSON
@@ -45,6 +46,7 @@ COMMANDS = {
     "stacks": ("stackd.cli.stacks:stacks", "Show and change stacks."),
     "templates": ("stackd.cli.system:templates", "List the templates."),
     "push": ("stackd.cli.push:push", "Send a folder of templates to a daemon."),
+    "test": ("stackd.cli.testing:test", "Try templates: a stack of each, its check, its deletion."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
     "rehearse": ("stackd.cli.system:rehearse", "Start many stacks as players would, and measure."),

@@ -36,6 +36,7 @@ from stackd.client.clients import AsyncClient, Client
 from stackd.contract import (
     Activity,
     Capacity,
+    Checked,
     DryRun,
     Job,
     JobError,
@@ -58,6 +59,7 @@ __all__ = [
     "BadAnswer",
     "Busy",
     "Capacity",
+    "Checked",
     "Client",
     "ClientError",
     "Conflict",

@@ -147,6 +147,7 @@ class Operations:
     job = Operation(operations.job)
     wait_job = Operation(operations.wait_job)
     extend = Operation(operations.extend)
+    check = Operation(operations.check)
     stop = Operation(operations.stop)
     start = Operation(operations.start)
     restart = Operation(operations.restart)

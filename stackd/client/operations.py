@@ -29,6 +29,7 @@ from stackd.contract import (
     STACK_FIELDS,
     Activity,
     Capacity,
+    Checked,
     DryRun,
     Job,
     JobAction,
@@ -48,6 +49,9 @@ from stackd.units import format_duration, parse_duration
 IDEMPOTENCY_KEY = "Idempotency-Key"
 CHANGE_SECONDS = 300.0
 """Timeout of a change, which waits for the cluster: a pod may use its whole grace period before it is gone."""
+
+CHECK_SECONDS = 900.0
+"""Timeout of a check: its program may take ten minutes, and its image some."""
 
 LONGEST_WAIT = 30
 """How many seconds one request waits for a status; to wait longer, the client asks again."""
@@ -268,6 +272,11 @@ def _finished(read: Callable[[str], Steps[Job]], job_id: str, timeout: Length) -
 def extend(stack: str | Stack, ttl: Length) -> Steps[Stack]:
     """Let a stack live longer by ``ttl``."""
     return _updated(stack, (yield from _once(f"{path_of(stack)}/extend", {"ttl": _length(ttl)}, "")))
+
+
+def check(stack: str | Stack) -> Steps[Checked]:
+    """Have the check of the stack's template run, which may take minutes; returns what it says."""
+    return decode(Checked, (yield from call("POST", f"{path_of(stack)}/check", seconds=CHECK_SECONDS)))
 
 
 def stop(stack: str | Stack) -> Steps[Stack]:

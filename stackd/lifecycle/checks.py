@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from stackd.codes import ErrorCode
+from stackd.contract import port_variables
 from stackd.crashpoints import crash_point
 from stackd.errors import ClusterUnavailable, Conflict, ObjectNotFound, ShuttingDown, StackdError, StackNotFound
 from stackd.kube import labels
@@ -28,7 +29,7 @@ from stackd.lifecycle.pools import is_ready
 from stackd.lifecycle.status import STUCK_REASONS
 from stackd.lifecycle.verbs import delete, until_status
 from stackd.logs import stack_log
-from stackd.model import RoutedPort, Stack, StackStatus
+from stackd.model import PortMapping, RoutedPort, Stack, StackStatus
 from stackd.podspec import harden
 from stackd.podspec.additions import with_values
 from stackd.templates import Check, Template
@@ -118,17 +119,13 @@ def _note(context: Context, stack: Stack, result: CheckResult) -> CheckResult:
 
 def where(context: Context, stack: Stack) -> Mapping[str, str]:
     """The variables that say how players reach the stack's ports; those without a number are of the first port."""
-    found: dict[str, str] = {}
-    for port in stack.ports:
-        if isinstance(port, RoutedPort):
-            host, _, number = port.host.partition(":")
-            each = {"HOST": host, "PORT": number or {"http": "80"}.get(port.route, "443"), "URL": port.url}
-        else:
-            host, number = _host(context, stack), str(port.node_port)
-            bracketed = f"[{host}]" if ":" in host else host
-            each = {"HOST": host, "PORT": number, "URL": f"http://{bracketed}:{number}"}
-        found = each | found | {f"{name}_{port.container_port}": text for name, text in each.items()}
-    return found
+    host = _host(context, stack)
+    host = f"[{host}]" if ":" in host else host
+
+    def address(port: PortMapping) -> str:
+        return (port.url or port.host) if isinstance(port, RoutedPort) else f"{host}:{port.node_port}"
+
+    return port_variables((port.container_port, address(port)) for port in stack.ports)
 
 
 def _host(context: Context, stack: Stack) -> str:

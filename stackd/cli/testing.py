@@ -1,0 +1,129 @@
+"""``stackd test``: try templates, each with a fresh stack, its check, and its deletion; for an author's own tests.
+
+Owns: what counts as passed. The check is the template's own, or with ``--solver`` a program of this machine, as for an
+embedded cluster, whose pods run no program.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli import FAILED
+from stackd.cli import output as render
+from stackd.cli.options import Length, labels_of, output_option, template_complete
+from stackd.cli.target import client_options
+from stackd.contract import port_variables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from stackd.client import Client, Stack
+
+LAST_LINES = 1000
+PASSED = "passed"
+
+
+@click.command("test")
+@client_options
+@click.argument("templates", nargs=-1, metavar="TEMPLATE…", shell_complete=template_complete)
+@click.option("--all", "every", is_flag=True, help="All templates that the key may use.")
+@click.option(
+    "--solver", metavar="PROGRAM",
+    help="Run this program here instead of the template's check; {} stands for the template's name.",
+)  # fmt: skip
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the stacks.")
+@click.option("--timeout", type=Length(), default="5m", show_default=True, help="The longest wait for a stack to run.")
+@output_option("json", "jsonl")
+def test(client: Client, templates: tuple[str, ...], every: bool, output: str | None, **how: Any) -> None:
+    """Try templates: create a stack of each, check it, delete it. Exit code 1 if one fails.
+
+    A stack without a check passes once it runs. A solver gets the variables of a check: HOST, PORT and URL of the first
+    port, and HOST_80, … of each; TEMPLATE; and the stack's generated values. Exit code 0 means that it has solved it.
+    """
+    known = {one.name: one.raw for one in client.templates()}
+    names = sorted(known) if every else templates
+    if every == bool(templates) or not names:
+        raise click.UsageError("name templates, or give --all")
+    if unknown := [name for name in names if name not in known]:
+        raise click.UsageError(f"there is no template {', '.join(unknown)}")
+    results = []
+    for name in names:
+        results.append(_tried(client, known[name], **how))
+        if output is None:
+            render.print_table(RESULT, results[-1:])
+    if output is not None:
+        render.printed({"results": results}, output, results)
+    if any(one["result"] != PASSED for one in results):
+        raise SystemExit(FAILED)
+
+
+def _tried(
+    client: Client, template: Mapping[str, Any], *, solver: str | None, labels: Any, timeout: str
+) -> dict[str, Any]:
+    """Each outcome is a result: one template that fails does not keep the others from being tried."""
+    from stackd.client import ClientError
+    from stackd.units import parse_duration
+
+    name, began, stack = template["name"], time.monotonic(), None
+    try:
+        stack = client.create_from_template(name, labels=labels_of(labels))
+        ready = client.wait(stack, "running", timeout=parse_duration(timeout))
+        healthy, message = _checked(client, template, stack, ready, solver)
+    except (ClientError, OSError, subprocess.SubprocessError) as error:
+        healthy, message = False, str(error)
+    finally:
+        if stack is not None:
+            with suppress(ClientError):
+                client.delete(stack)
+    return {
+        "template": name,
+        "result": PASSED if healthy else "failed",
+        "seconds": round(time.monotonic() - began, 1),
+        "message": message,
+        "stack_id": "" if stack is None else stack.stack_id,
+    }
+
+
+def _checked(
+    client: Client, template: Mapping[str, Any], created: Stack, stack: Stack, solver: str | None
+) -> tuple[bool, str]:
+    if solver is not None:
+        return _solved(template, created, stack, solver)
+    if template["check"] is None:
+        return True, "it runs; the template has no check"
+    seen = client.check(stack)
+    return seen.healthy, seen.message
+
+
+def _solved(template: Mapping[str, Any], created: Stack, stack: Stack, solver: str) -> tuple[bool, str]:
+    from stackd.units import parse_duration
+
+    seconds = parse_duration(template["check"]["timeout"]) if template["check"] else 60.0
+    places = port_variables(zip((port.container_port for port in stack.ports), stack.addresses, strict=True))
+    environment = {**os.environ, **places, **created.values, "TEMPLATE": template["name"]}
+    program = os.path.abspath(solver.replace("{}", template["name"]))
+    try:
+        ended = subprocess.run(  # noqa: S603 - the author's own program
+            [program], env=environment, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no end within {seconds:g} s"
+    return ended.returncode == 0, (ended.stdout + ended.stderr).strip()[-LAST_LINES:]
+
+
+def _last(one: Any) -> str:
+    return str(one["message"]).splitlines()[-1] if one["message"] else "-"
+
+
+RESULT = (
+    render.Column(head="template", of=lambda one: one["template"]),
+    render.Column(head="result", of=lambda one: one["result"]),
+    render.Column(head="seconds", of=lambda one: f"{one['seconds']:.1f}", right=True),
+    render.Column(head="message", of=_last, fold=True),
+)

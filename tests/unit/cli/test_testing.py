@@ -1,0 +1,81 @@
+"""``stackd test``: each template with a fresh stack, its check, and its deletion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import harness
+from tests.templates import CHECK, PLAIN, WEB, folder_with
+from tests.unit.cli.conftest import Shell
+
+FAILS = CHECK.replace("solved in 3 steps; exit 0", "no flag; exit 1")
+SOLVER = """\
+#!/bin/sh
+echo "$TEMPLATE at $HOST:$PORT $URL_80 with $FLAG"
+test "$TEMPLATE" = good
+"""
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    settings = folder_with(tmp_path, good=WEB + CHECK, bad=WEB + FAILS, plain=PLAIN)
+    async with harness(tmp_path, settings) as at:
+        yield Shell(at=at, home=tmp_path)
+
+
+async def tried(shell: Shell, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    result = await shell.any_command("test", *words, "--json")
+    return result.exit_code, {one["template"]: one for one in json.loads(result.stdout)["results"]}
+
+
+async def test_what_passes_and_what_fails(shell: Shell) -> None:
+    code, good = await tried(shell, "good")
+    assert (code, good["good"]["result"], good["good"]["message"]) == (0, "passed", "solved in 3 steps")
+    code, every = await tried(shell, "--all")
+    assert code == 1
+    assert {name: (one["result"], one["message"]) for name, one in every.items()} == {
+        "good": ("passed", "solved in 3 steps"),
+        "bad": ("failed", "no flag"),
+        "plain": ("passed", "it runs; the template has no check"),
+    }
+    assert await shell.at.listed() == []
+
+
+async def test_a_solver_on_this_machine(shell: Shell) -> None:
+    solver = shell.home / "solve"
+    solver.write_text(SOLVER)
+    solver.chmod(0o755)
+    code, seen = await tried(shell, "good", "plain", "--solver", str(solver))
+    assert (code, seen["good"]["result"], seen["plain"]["result"]) == (1, "passed", "failed")
+    assert seen["good"]["message"].startswith("good at ")
+    assert "flag{" in seen["good"]["message"]
+    code, seen = await tried(shell, "good", "--solver", str(shell.home / "{}.sh"))
+    assert (code, "good.sh" in seen["good"]["message"]) == (1, True)
+
+
+async def test_a_stack_that_does_not_run_fails(shell: Shell) -> None:
+    folder_with(shell.home, good=WEB.replace("nginx:stable", "registry.example/notready") + CHECK)
+    shell.at.reload_templates()
+    code, seen = await tried(shell, "good", "--timeout", "1s")
+    assert (code, seen["good"]["result"]) == (1, "failed")
+    assert await shell.at.listed() == []
+
+
+async def test_a_table_for_people(shell: Shell) -> None:
+    result = await shell.any_command("test", "good", "bad")
+    assert result.exit_code == 1
+    assert [line.split("\t")[:2] for line in result.stdout.splitlines()] == [["good", "passed"], ["bad", "failed"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [((), "name templates, or give --all"), (("good", "--all"), "or give --all"), (("godo",), "no template godo")],
+)
+async def test_what_is_no_test(shell: Shell, words: tuple[str, ...], why: str) -> None:
+    result = await shell.any_command("test", *words)
+    assert (result.exit_code, why in result.stderr) == (2, True)
