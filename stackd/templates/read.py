@@ -49,12 +49,31 @@ SUFFIX: Final = ".yaml"
 LONGEST_FILE: Final = 1 << 20
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
 NO_NAMES: Final[tuple[str, ...]] = ()
+COMPOSE: Final = (
+    "this is a Compose file; make each service a container of one pod, and give them names: [db, cache] "
+    "(docs/repository.md, or /docs/repository of a running stackd)"
+)
 REQUIRED: Final = ("target_port", "pod")
 FIELDS: Final = (
     "title", "category", "description", "target_port", "route_prefix", "ttl", "extend", "labels", "pool", "prepull",
     "shared", "check", "values", "show", "env", "names", "policy", "network", "pod",
 )  # fmt: skip
-TENANT_FIELDS: Final = frozenset(FIELDS) - {"policy", "prepull", "shared", "check"}
+TENANT_FIELDS: Final = frozenset(
+    {
+        "title",
+        "category",
+        "description",
+        "target_port",
+        "route_prefix",
+        "ttl",
+        "extend",
+        "labels",
+        "pool",
+        "values",
+        "show",
+    }
+    | {"env", "names", "network", "pod"}
+)
 """What a tenant may write; the rest grants rights, or costs others something."""
 
 
@@ -232,6 +251,9 @@ class _Draft:
                 self.mistake(reason.path, NO_MAPPING if no_mapping else reason.text, reason.line)
             return {}
         fields = self.document.fields
+        if "services" in fields and "pod" not in fields:
+            self.mistake("services", COMPOSE)
+            return {}
         for name in fields:
             if name not in FIELDS:
                 self.mistake(name, "there is no such field" + did_you_mean(name, FIELDS))

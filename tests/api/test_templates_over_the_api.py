@@ -133,6 +133,8 @@ async def test_a_tenant_writes_within_its_names_and_others_do_not(at: Harness, c
         ("policy: {run_as_user: true}\n", "policy", "only the operator may write this"),
         ("policy: {add_pull_secrets: [registry]}\n", "policy", "only the operator may write this"),
         ("prepull: true\n", "prepull", "only the operator may write this"),
+        ("shared: true\n", "shared", "only the operator may write this"),
+        ("check: {image: nginx:stable}\n", "check", "only the operator may write this"),
         ("network: {egress: internet}\n", "network.egress", 'a tenant may write "none" only'),
         ("network: {egress: [192.0.2.0/24]}\n", "network.egress", 'a tenant may write "none" only'),
         ("labels: {Event: user}\n", "labels", "Event decides which stacks a tenant sees"),

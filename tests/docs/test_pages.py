@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import runpy
 import shlex
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from stackd.cli import stackd
 from stackd.client import Client, Stack, StackEnded
 from tests.docs.markdown import PAGES, ROOT, anchors, blocks, links, script
 from tests.harness import KEY, Harness, harness
@@ -72,6 +75,16 @@ def test_the_front_page_leads_to_every_other_one() -> None:
     assert set(PAGES) - reached == set()
     assert len((ROOT / "README.md").read_text().splitlines()) < 60, "one screen or two"
     assert {(ROOT / link).resolve() for link in links(ROOT / "README.md")} >= set((ROOT / "docs").glob("*.md"))
+
+
+def test_the_challenge_from_a_compose_file_is_valid(tmp_path: Path) -> None:
+    found = re.search(r"shop\.yaml <<'END'\n(.*?)^END$", (ROOT / "docs" / "repository.md").read_text(), re.M | re.S)
+    assert found is not None
+    settings = folder_with(tmp_path, shop=found[1]) | {"STACKD_AUTH__KEY": KEY}
+    result = CliRunner(env=settings).invoke(stackd, ["check"])
+    assert (result.exit_code, result.stdout) == (0, "the configuration is valid\n")
+    pods = yaml.safe_load(found[1])["pod"]["spec"]["containers"]
+    assert [one["name"] for one in pods] == ["web", "db", "cache"]
 
 
 # ---- the integration example does what its page says

@@ -14,18 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES, Resource
 from tests.earlier import as_version_before
 from tests.faults.file import Row
 from tests.faults.injector import Injector
 from tests.faults.ledger import RUNS_ON
-from tests.faults.operations import ROUTES, Operations
+from tests.faults.operations import DURABLE, ROUTES, Operations
 from tests.faults.oracle import FINISHED, InvariantMonitor, Oracle
 from tests.faults.plan import POINTS
 from tests.faults.process import ForkServer
 from tests.faults.schedule import converge, judge
-from tests.faults.world import NAMESPACE, OURS, SHARED, World, world
+from tests.faults.world import NAMESPACE, OURS, SHARED, TEMPLATE_FILE, World, world
 
 # Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
@@ -50,6 +51,8 @@ class Stage:
     injector: Injector
     monitor: InvariantMonitor
     before: int = 0
+    written: bool | None = None
+    """Whether the template of the API is there; None while the answer to a change of it is not known."""
 
     @property
     def over(self) -> bool:
@@ -333,6 +336,19 @@ def _shared_rows(stage: Stage) -> list[Row]:
     return [row for row in stage.world.file.rows().values() if row.shared_pod is not None]
 
 
+async def write_a_template(stage: Stage) -> None:
+    """A template of the API is written, and deleted; what was acknowledged is so after each death."""
+    here, path = stage.world, "/templates/written"
+    seen = await here.call("GET", path)
+    if seen.status in (200, 404) and stage.written is not None:
+        here.checked(DURABLE, (seen.status == 200) == stage.written, f"{path}: {seen}, acknowledged: {stage.written}")
+    for method, there, body in (("PUT", True, yaml.safe_load(TEMPLATE_FILE.format(kept="pool: 0", image=RUNS_ON))),
+                                ("DELETE", False, None)):  # fmt: skip
+        stage.written = None
+        if (await here.call(method, path, body)).status in (200, 201):
+            stage.written = there
+
+
 async def start(_: Stage) -> None:
     await asyncio.sleep(0.02)
 
@@ -418,6 +434,7 @@ SCENES = {
         deaths=("check.pod_created:1", "check.swept:1", "check.pod_created:2", *twice("check.pod_deleted")),
         shared=True,
     ),
+    "write a template": Scene(act=write_a_template, deaths=twice("template.kept", "template.removed")),
     "lose labels": Scene(act=lose_labels, deaths=twice("repair.labels_put_back")),
     "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
     "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=twice("orphan.removed")),

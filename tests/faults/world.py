@@ -42,7 +42,7 @@ NAMESPACE = "stacks"
 OUR_NAME = re.compile("(?:svc-|rt-)?(stack-[0-9a-f]{16})(?:-[0-9]+)?")
 RESOURCES = {"pods": PODS, "services": SERVICES, "configmaps": CONFIG_MAPS}
 TEMPLATE, SHARED = "pooled", "shared"
-_TEMPLATE_FILE = """\
+TEMPLATE_FILE = """\
 target_port: [{{container_port: 80, protocol: TCP}}]
 {kept}
 values: {{FLAG: "flag{{<hex:32>}}"}}
@@ -158,7 +158,7 @@ class World:
     def _put_template(self, name: str, kept: str, image: str) -> None:
         folder = self.folder / "templates"
         folder.mkdir(exist_ok=True)
-        (folder / f"{name}.yaml").write_text(_TEMPLATE_FILE.format(kept=kept, image=image))
+        (folder / f"{name}.yaml").write_text(TEMPLATE_FILE.format(kept=kept, image=image))
         self.settings["STACKD_TEMPLATES__DIRECTORY"] = str(folder)
 
     # ---- the daemon
