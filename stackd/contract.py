@@ -847,6 +847,10 @@ class CreateLink(Body, frozen=True, kw_only=True):
     name: Annotated[str, doc("What timelines, the log and the page call it, at most 40 characters.")] = ""
     stacks: Annotated[int, doc("How many stacks the player may have at a time.", {"minimum": 1, "maximum": 100})] = 1
     each: Annotated[str, doc("`visitor`: everybody who opens it is a player of their own.", {"enum": ["visitor"]})] = ""
+    scope: Annotated[
+        str,
+        doc("`read`: a helper's link, which reads everything and starts nothing; without labels.", {"enum": ["read"]}),
+    ] = ""
     total: Annotated[
         int, doc("With `each`: how many stacks all visitors may have together.", {"minimum": 1, "maximum": 10_000})
     ] = 0
@@ -877,6 +881,7 @@ class KeptLink(Body, frozen=True, kw_only=True):
     templates: Annotated[tuple[str, ...], doc("Names or patterns of its templates; empty: all.")]
     stacks: Annotated[int, doc("How many stacks a player may have.")]
     each: Annotated[str, doc("`visitor` if it is an open link.")] = ""
+    scope: Annotated[str, doc("`read` if it is a helper's.", {"enum": ["read"]})] = ""
     total: Annotated[int, doc("How many stacks all visitors of an open link may have.")] = 0
     created_at: Annotated[datetime, doc("When it was made.")]
     expires_at: Annotated[datetime, doc("Until when it works.")]

@@ -1,9 +1,10 @@
-"""Links for players: what a link allows, and the signed text that carries it.
+"""Links for players and helpers: what a link allows, and the signed text that carries it.
 
 Owns: the form of a token, and that of a session, which is what a browser gets for it. Both hold everything that stackd has to
 know of the link, so that a lost state file ends no link; the state file and the Lease know which links were revoked. Each is
 signed with HMAC-SHA256 (the standard library's: one algorithm that no token chooses, so nothing of JWT is needed) under a
-key of its own purpose: a token is no session, a session no token, and neither is an API key.
+key of its own purpose: a token is no session, a session no token, and neither is an API key. A helper's token is one, of scope
+``read``, and nothing else.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ from stackd.model import NO_LABELS
 LONGEST_TOKEN: Final = 3000
 """In characters: browsers keep cookies of up to 4096 bytes."""
 
+READ: Final = "read"
 PLAYER, LINK = "player", "link"
 """The labels of the stacks of an open link: whose visitor they are, and of which link."""
 
 _VERSION: Final = 1
-_TOKEN, _SESSION = b"token", b"session"
+_TOKEN, _SESSION, _HELPER = b"token", b"session", b"helper"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """``labels``     what the player's stacks get; ``among`` those of them that the tenant has who made the link
     ``templates``  patterns of the templates that it may start; empty: all
-    ``stacks``     how many stacks a player may have
+    ``stacks``     how many stacks a player may have; 0: it is a helper's, who reads everything
     ``expires_at`` in seconds since the epoch
     ``total``      of an open link: how many stacks all of its visitors may have; 0: it is one player's
     ``work``       the bits of the proof of work of a new visitor
@@ -74,6 +76,11 @@ class Link:
             link=self,
         )
 
+    @property
+    def helper_key(self) -> HelperKey:
+        """The helper as an API key that reads."""
+        return HelperKey.model_construct(name=f"helper {self.name}", sha256=b"", scope=READ, link=self)
+
     def visited(self, visitor: str) -> Link:
         """The session of a visitor of this open link."""
         return replace(self, visitor=visitor)
@@ -91,6 +98,13 @@ class PlayerKey(ApiKey):
         return self.link.among
 
 
+class HelperKey(ApiKey):
+    """A helper, with the limits of an API key of scope ``read``."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    link: Link
+
+
 class Signer:
     """Signs with the first secret, and accepts what any of them has signed."""
 
@@ -102,7 +116,7 @@ class Signer:
 
     def token(self, link: Link) -> str:
         """What follows the ``#`` of a link."""
-        return self._sign(_TOKEN, link, next(iter(self._keys)))
+        return self._sign(_TOKEN if link.stacks else _HELPER, link, next(iter(self._keys)))
 
     def session(self, link: Link, token: str) -> str:
         """What the browser keeps as a cookie for this token: without the secret of the token, both end."""
@@ -111,6 +125,10 @@ class Signer:
     def read_token(self, text: str) -> Link:
         """The link of a token. Raises Unauthenticated."""
         return self._read(_TOKEN, text)
+
+    def read_helper(self, text: str) -> Link:
+        """The link of a helper's token. Raises Unauthenticated."""
+        return self._read(_HELPER, text)
 
     def read_session(self, text: str) -> Link:
         """The link of a session. Raises Unauthenticated."""

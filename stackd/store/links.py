@@ -1,4 +1,4 @@
-"""The links for players that the file knows: what ``GET /links`` shows, and which were revoked.
+"""The links for players and helpers that the file knows: what ``GET /links`` shows, and which were revoked.
 
 A link works without its row, because its token says everything but that. The revocations of links that have not expired are
 in the Lease, too (``revocations``), so that the next owner with another file knows them.
@@ -14,7 +14,7 @@ import orjson
 
 from stackd.clock import NANOSECONDS
 from stackd.errors import Conflict
-from stackd.links import Link
+from stackd.links import READ, Link
 from stackd.store.transaction import Columns, Searched, Submit, Transaction, json_text, labels_from, operation, search
 
 MOST_OF_A_KEY = 10_000
@@ -39,6 +39,11 @@ class KeptLink:
     expires_at: int
     by: str
     revoked: bool = False
+
+    @property
+    def scope(self) -> str:
+        """``read`` if it is a helper's."""
+        return "" if self.stacks else READ
 
     @property
     def each(self) -> str:

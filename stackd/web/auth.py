@@ -91,7 +91,7 @@ class Keys:
         if not self._enabled:
             self._refuse_other_sites(request)
             return ANONYMOUS
-        text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
+        text = key_text(request)
         key = self._find(text) if text and len(text) <= LONGEST_KEY else None
         key = key or (None if text else self.sign_in.find(request))
         if key is not None:
@@ -143,6 +143,11 @@ class Keys:
             if hmac.compare_digest(sha256, key.sha256):
                 matching = key
         return matching
+
+
+def key_text(request: web.BaseRequest) -> str | None:
+    """The text of the request's key; None or empty if it has none."""
+    return request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
 
 
 def bearer(request: web.BaseRequest) -> str:

@@ -128,7 +128,7 @@ async def _pieces(call: ApiCall, subscriber: _Subscriber) -> AsyncGenerator[byte
             yield event(b"reset", b"{}")
         stack = subscriber.only
         changes = [] if stack is None else [FeedChange(position, stack.stack_id, stack)]
-    while not feed.closed and api.keys.in_force(call.key):
+    while not feed.closed and api.players.in_force(call.key):
         try:
             async with aclosing(_frames(api, changes, subscriber)) as frames:
                 async for piece in frames:

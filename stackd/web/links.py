@@ -1,4 +1,4 @@
-"""The routes of links for players: make one, list them, revoke one.
+"""The routes of links for players and helpers: make one, list them, revoke one.
 
 Owns: which links a key may make. A link can do no more than the key that makes it: a tenant's has the tenant's labels, and
 of its templates.
@@ -17,10 +17,10 @@ from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.contract import LONGEST_NAME
-from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, Reason
+from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, PermissionDenied, Reason
 from stackd.keys import ApiKey
 from stackd.kinds import MOST_WORK
-from stackd.links import LINK, LONGEST_TOKEN, PLAYER, Link
+from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
 from stackd.model import NO_LABELS
 from stackd.names import matches_any
 from stackd.store.links import MOST_REVOKED
@@ -48,24 +48,28 @@ LINK_ID: Final = re.compile(r"link-[0-9a-f]{16}")
     "POST", "/links", LINKS, Answer("The link.", contract.NewLink, status=201), body=contract.CreateLink, errors=(409,)
 )
 async def create_link(call: ApiCall) -> web.Response:
-    """Make a link for a player.
+    """Make a link for a player, or for a helper.
 
     Whoever has the link starts stacks of these templates on the page /play, without a key. It is shown once. With `each`, it is
-    an open link: everybody who opens it is a player of their own.
+    an open link: everybody who opens it is a player of their own. With `"scope": "read"`, which only an admin's key may send, it
+    opens the dashboard, and what follows `#key=` is an API key of scope `read`.
     """
     fields = requests.parse_object(await read_body(call), contract.CreateLink)
     play, signer = call.api.context.config.play, call.api.players.signer
     if not play.url or not signer:
         missing = "play.url is not set" if signer else "there is no secret (credential play-secret, or play.secret)"
         raise Conflict(f"there are no links here: {missing}", code=ErrorCode.PLAY_NOT_CONFIGURED)
-    link = _link_of(call, fields)
+    link = _helper_of(call, fields) if fields.get("scope") is not None else _link_of(call, fields)
     token = signer.token(link)
     if len(token) > LONGEST_TOKEN:
         raise _wrong(
             "labels", f"name, labels and templates are too long for a link, by {len(token) - LONGEST_TOKEN} bytes"
         )
     kept = await call.api.context.store.links.add(link, call.key.name)
-    url, expires_at = f"{play.url}/play#{token}", time_of(kept.expires_at)
+    url, expires_at = (
+        play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}"),
+        time_of(kept.expires_at),
+    )
     return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)
 
 
@@ -104,6 +108,21 @@ async def revoke_link(call: ApiCall) -> web.Response:
     return json_response(contract.Revoked(link_id=link_id))
 
 
+def _helper_of(call: ApiCall, fields: dict[str, Any]) -> Link:
+    """The helper's link that the body asks for. Raises InvalidRequest, PermissionDenied."""
+    if call.key.scope != ADMIN:
+        raise PermissionDenied("only an API key of scope admin makes links for helpers")
+    if fields["scope"] != READ:
+        raise _wrong("scope", f'scope must be "{READ}", or left out')
+    if extra := sorted(
+        name for name in fields.keys() - {"scope", "name", "expires"} if fields[name] not in (None, {}, [])
+    ):
+        raise _wrong(extra[0], f"{extra[0]} does not go with scope: a helper starts nothing")
+    return Link(
+        link_id=_new_id(), name=_name(fields, ""), labels={}, templates=(), stacks=0, expires_at=_end(call, fields)
+    )
+
+
 def _link_of(call: ApiCall, fields: dict[str, Any]) -> Link:
     """The link that the body asks for. Raises InvalidRequest."""
     is_open = fields.get("each") is not None
@@ -112,22 +131,35 @@ def _link_of(call: ApiCall, fields: dict[str, Any]) -> Link:
     if is_open != ("total" in fields):
         raise _wrong("total", "total, the most stacks of all visitors, goes with each, and each with total")
     labels = _labels(call, fields, is_open=is_open)
-    name = fields.get("name") or " ".join(labels.values())[:LONGEST_LINK_NAME]
-    if not isinstance(name, str) or not name.isprintable() or " ".join(name.split()) != name or not name:
-        raise _wrong("name", "name must be printable characters with single spaces between them")
-    if len(name) > LONGEST_LINK_NAME:
-        raise _wrong("name", f"name has {len(name)} characters; {LONGEST_LINK_NAME} at most")
     return Link(
-        link_id=f"link-{secrets.token_hex(8)}",
-        name=name,
+        link_id=_new_id(),
+        name=_name(fields, " ".join(labels.values())[:LONGEST_LINK_NAME]),
         labels=labels,
         templates=_templates(call.key, fields.get("templates", [])),
         stacks=_number(fields, "stacks", 1, 1, MOST_STACKS),
-        expires_at=call.api.context.clock.now() // NANOSECONDS + _life(fields.get("expires", DEFAULT_LIFE)),
+        expires_at=_end(call, fields),
         among=call.key.labels,
         total=_number(fields, "total", 0, 1, MOST_TOTAL),
         work=_number(fields, "work", call.api.context.config.play.work, 0, MOST_WORK) if is_open else 0,
     )
+
+
+def _new_id() -> str:
+    return f"link-{secrets.token_hex(8)}"
+
+
+def _name(fields: dict[str, Any], default: str) -> str:
+    name = fields.get("name") or default
+    if not isinstance(name, str) or not name.isprintable() or " ".join(name.split()) != name or not name:
+        raise _wrong("name", "name must be printable characters with single spaces between them")
+    if len(name) > LONGEST_LINK_NAME:
+        raise _wrong("name", f"name has {len(name)} characters; {LONGEST_LINK_NAME} at most")
+    return name
+
+
+def _end(call: ApiCall, fields: dict[str, Any]) -> int:
+    """When the link expires, in seconds since the epoch."""
+    return call.api.context.clock.now() // NANOSECONDS + _life(fields.get("expires", DEFAULT_LIFE))
 
 
 def _labels(call: ApiCall, fields: dict[str, Any], *, is_open: bool) -> Mapping[str, str]:

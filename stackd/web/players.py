@@ -1,4 +1,4 @@
-"""Players: which link a request below ``/play`` belongs to, and the budgets of players.
+"""Players: which link a request below ``/play`` belongs to, and the budgets of players. And helpers, whose link is an API key.
 
 Owns: the cookie, the proof of work of new visitors, and that a request comes from stackd's own page. The cookie is the signed
 session (``stackd.links``), so a session survives a restart and a takeover. It opens no other route, and no API key opens
@@ -23,10 +23,10 @@ from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
-from stackd.links import Link, PlayerKey, Signer
+from stackd.links import HelperKey, Link, PlayerKey, Signer
 from stackd.model import DeleteReason, Stack, list_key
 from stackd.templates import Template
-from stackd.web.auth import SAFE_METHODS, Failures, Keys
+from stackd.web.auth import SAFE_METHODS, Failures, Keys, key_text
 from stackd.web.connection import HttpConnection
 
 COOKIE: Final = "stackd-play"
@@ -133,6 +133,24 @@ class Players:
         if isinstance(connection, HttpConnection) and connection.key_name != link.player:
             connection.connections.authenticated(connection, link.player, player=True)
         return link.key
+
+    def helper(self, request: web.Request) -> ApiKey | None:
+        """The helper whose link is the request's key; None if that is no helper's link. Raises Unauthenticated if the link
+        has ended."""
+        text = key_text(request) or ""
+        if text.count(".") != 2:
+            return None
+        try:
+            link = self.signer.read_helper(text)
+        except Unauthenticated:
+            return None  # a wrong key, as any other
+        return self.valid(link).helper_key
+
+    def in_force(self, key: ApiKey) -> bool:
+        """Whether the key, once accepted, would be accepted now."""
+        if not isinstance(key, HelperKey):
+            return self._keys.in_force(key)
+        return self.remaining(key.link) > 0 and key.link.link_id not in self._context.store.links.revoked
 
     def session(self, request: web.Request) -> Link:
         """The link of the request's cookie. Raises Unauthenticated."""

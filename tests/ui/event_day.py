@@ -57,6 +57,8 @@ AT_ONCE = 24
 TYPED_ABOVE = 50
 """A restart of more stacks has to be typed."""
 
+SECRET = "0123456789abcdef" * 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
@@ -72,10 +74,14 @@ async def event(folder: Path, *, teams: int, nodes: int, interval: str = "200ms"
     """An event of so many teams on a cluster of so many nodes; ``interval`` is that of reconciliation."""
     templates = {name: TEMPLATE.format(name=name, image=image) for name, image in IMAGES.items()}
     lost = node_specs(nodes)[-1].name
+    settings = folder_with(folder, **templates) | {
+        "STACKD_PLAY__SECRET": SECRET,
+        "STACKD_PLAY__URL": "https://stackd.example",
+    }
     options = fast_cluster(nodes=node_specs(nodes))
     async with (
         EmbeddedCluster(options) as cluster,
-        harness(folder, folder_with(folder, **templates), cluster=cluster, reconcile__interval=interval) as at,
+        harness(folder, settings, cluster=cluster, reconcile__interval=interval) as at,
     ):
         await populate(at, teams)
         await until(lambda: counts(at), lambda seen: seen.get("creating", 0) <= teams // 10, 120)
@@ -245,6 +251,14 @@ async def who_loses_their_stack_soon(duty: Duty) -> None:
     await expect(chip).to_have_count(0)
 
 
+async def how_does_a_helper_get_to_see_this(duty: Duty) -> None:
+    await duty.click(duty.button("Access"))
+    await duty.type("Alice")
+    await duty.press("Enter")
+    await expect(duty.dialog).to_contain_text("/dashboard#key=")
+    await duty.click(duty.dialog.get_by_role("button", name="Copy"))
+
+
 QUESTIONS: tuple[Callable[[Duty], Awaitable[None]], ...] = (
     what_is_broken_worst_and_what_helps,
     how_many_more_fit,
@@ -255,6 +269,7 @@ QUESTIONS: tuple[Callable[[Duty], Awaitable[None]], ...] = (
     how_do_the_stacks_of_a_lost_node_run_again,
     what_came_of_a_restart,
     who_did_that_and_what_came_of_it,
+    how_does_a_helper_get_to_see_this,
 )
 """In this order, because some change what is broken."""
 

@@ -121,6 +121,51 @@ async def test_a_key_sees_and_may_do_what_its_scope_allows(board: Board) -> None
     assert await board.at.listed() == [stack_id]
 
 
+PLAY = {"STACKD_PLAY__URL": "https://stackd.example", "STACKD_PLAY__SECRET": "0123456789abcdef" * 2}
+
+
+async def test_a_link_that_is_shown_once_lets_a_helper_read_the_page_or_a_player_start_stacks(boards: Boards) -> None:
+    async with boards(PLAY, permissions=["clipboard-read", "clipboard-write"]) as board:
+        stack_id = await board.create(status="running", labels={"challenge": "web-1", "team": "7"})
+        await board.open()
+        await board.button("Access").click()
+        await board.audit("access")
+        await board.page.keyboard.type("Alice")
+        await board.page.keyboard.press("Enter")
+        await expect(board.dialog).to_contain_text("Whoever has this link is Alice until")
+        await board.audit("the link")
+        await board.confirm("Copy")
+        link = await board.page.evaluate("navigator.clipboard.readText()")
+        assert link.startswith("https://stackd.example/dashboard#key=")
+        await board.page.keyboard.press("Escape")
+        assert board.page.context.browser is not None
+        helper = await board.page.context.browser.new_context()
+        page = await helper.new_page()
+        await page.goto(link.replace("https://stackd.example", board.url))
+        await expect(page.locator(f'tr[data-id="{stack_id}"]')).to_be_visible()
+        await expect(page.get_by_text("read only")).to_be_visible()
+        await expect(page.get_by_role("button", name="Access")).to_be_hidden()
+        assert page.url == f"{board.url}/dashboard"
+        await helper.close()
+        await board.open_panel(stack_id)
+        await board.panel.get_by_role("button", name="Link for a player…").click()
+        await expect(board.dialog.get_by_label("Labels")).to_have_value("team=7")
+        await board.confirm("Make the link")
+        await expect(board.dialog).to_contain_text("https://stackd.example/play#")
+        kept = (await board.at.get("/links"))["links"]
+        assert [(each.get("scope"), each["labels"]) for each in kept] == [("read", {}), (None, {"team": "7"})]
+
+
+async def test_without_a_secret_for_links_the_page_names_what_is_missing_and_the_command(boards: Boards) -> None:
+    async with boards(refused={"409"}) as board:
+        await board.open()
+        await board.button("Access").click()
+        await expect(board.dialog).to_contain_text("stackd key new --name NAME --scope read")
+        await board.page.keyboard.type("Alice")
+        await board.page.keyboard.press("Enter")
+        await expect(board.dialog.get_by_role("alert")).to_contain_text("there is no secret")
+
+
 async def test_a_standby_says_where_the_owner_is(boards: Boards, tmp_path: Path) -> None:
     lease = {"STACKD_CLUSTER__LEASE_DURATION": "1s"}
     (tmp_path / "standby").mkdir()

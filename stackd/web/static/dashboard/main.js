@@ -3,6 +3,7 @@
 /** @import { State } from "./feed.js" */
 
 import { at, button, copy, found, h, say, show } from "../shared/dom.js";
+import { openAccess } from "./access.js";
 import { openActivity } from "./activity.js";
 import { ask, onUnauthorized, Refusal, send, sentence } from "./api.js";
 import { Attention } from "./attention.js";
@@ -20,6 +21,9 @@ import { Table } from "./table.js";
 import { setClock } from "./times.js";
 import { View } from "./view.js";
 
+/** The key of a link for a helper: it does not stay in the address. */
+const handed = new URLSearchParams(location.hash.slice(1)).get("key");
+if (handed) history.replaceState(null, "", location.pathname);
 const field = found("key", HTMLInputElement);
 const view = new View();
 const stacks = new Stacks(view);
@@ -96,7 +100,7 @@ function linked(state, why = "") {
 
 function enter() {
   at("login").hidden = true;
-  for (const id of ["board", "new", "show-activity"]) at(id).hidden = false;
+  for (const id of ["board", "new", "show-activity", "give-access"]) at(id).hidden = false;
   shape();
   at("leave").hidden = !(key.get() || person);
   at("leave").textContent = key.get() ? "Forget key" : "Sign out";
@@ -125,7 +129,7 @@ function leave(why = "") {
   stacks.clear();
   selection.clear();
   link.show("off");
-  for (const id of ["board", "new", "show-activity", "leave"]) at(id).hidden = true;
+  for (const id of ["board", "new", "show-activity", "give-access", "leave"]) at(id).hidden = true;
   at("login").hidden = false;
   say(at("login-error"), why);
   field.focus();
@@ -234,6 +238,7 @@ at("login-form").addEventListener("submit", (event) => {
   event.preventDefault();
   login(field.value.trim());
 });
+at("give-access").addEventListener("click", () => openAccess());
 at("leave").addEventListener("click", async () => {
   if (!key.get()) await send("POST", "/auth/logout").catch((error) => tell(sentence(error)));
   key.forget();
@@ -261,6 +266,9 @@ async function mayEnter() {
 }
 
 // A key that is no longer good brings the login back.
-if (key.get() || (await key.ask()) || (await mayEnter())) {
+if (!handed && (key.get() || (await key.ask()) || (await mayEnter()))) {
   if (!feed) enter();
-} else leave();
+} else {
+  leave();
+  if (handed) login(handed);
+}

@@ -6,6 +6,7 @@
 /** @import { View } from "./view.js" */
 
 import { button, copy, h, quiet, say, show } from "../shared/dom.js";
+import { openAccess } from "./access.js";
 import { ask, pathOf, sentence } from "./api.js";
 import { quoted } from "./arrange.js";
 import { tell } from "./dialogs.js";
@@ -125,6 +126,7 @@ class Sheet {
           this.#button("Restart", () => this.#act("restart")),
           !stopped && !stack.ended && this.#button("Stop", () => this.#act("stop")),
           stopped && this.#button("Start", () => this.#act("start")),
+          button("Link for a player…", () => openAccess(stack), { "data-key": "link" }),
           h("span", { class: "spring" }),
           this.#button("Delete", () => this.#act("delete"), "danger"),
         ),
