@@ -64,7 +64,7 @@ class Keys:
         self._trusted = tuple(ip_network(each) for each in config.server.trusted_proxies)
         self._names = {config.server.host.lower(), socket.gethostname().lower()}
         if config.auth.oidc != self.sign_in.section:
-            self.sign_in = SignIn(config.auth.oidc)
+            self.sign_in = SignIn(config.auth.oidc, config.play.secret.get_secret_value())
         self.replaced()
 
     def in_force(self, key: ApiKey) -> bool:

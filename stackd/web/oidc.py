@@ -200,9 +200,12 @@ class Issuer:
 class SignIn:
     """Signs people in and out, and knows their sessions."""
 
-    def __init__(self, section: OidcSection) -> None:
+    def __init__(self, section: OidcSection, secret: str = "") -> None:
         self.section, self._issuer = section, Issuer(section)
-        self._secret = secrets.token_bytes(32)
+        # With the secret that stackds share, a session survives a restart and a takeover.
+        self._secret = (
+            hmac.digest(secret.encode(), b"sessions of people", "sha256") if secret else secrets.token_bytes(32)
+        )
         self._sessions: dict[bytes, ApiKey] = {}
         self._expiry: dict[bytes, float] = {}
         self._left: set[bytes] = set()

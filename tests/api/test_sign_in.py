@@ -114,14 +114,18 @@ async def browser(at: Harness, issuer: Issuer) -> AsyncIterator[Browser]:
         yield Browser(at=at, issuer=issuer, session=session)
 
 
+def table(issuer: Issuer) -> str:
+    """The table ``[auth.oidc]`` that lets Ada do everything, and helpers read."""
+    return json.dumps({
+        "issuer": issuer.url, "client_id": CLIENT, "url": "http://127.0.0.1:1",
+        "admins": ["ada@example.org"], "readers": ["helpers"],
+    })  # fmt: skip
+
+
 @pytest_asyncio.fixture
 async def one(issuer: Issuer, tmp_path: Path) -> AsyncIterator[Browser]:
     """A browser on a stackd that lets Ada do everything, and helpers read."""
-    table = {
-        "issuer": issuer.url, "client_id": CLIENT, "url": "http://127.0.0.1:1",
-        "admins": ["ada@example.org"], "readers": ["helpers"],
-    }  # fmt: skip
-    async with harness(tmp_path, auth__oidc=json.dumps(table)) as at, browser(at, issuer) as one:
+    async with harness(tmp_path, auth__oidc=table(issuer)) as at, browser(at, issuer) as one:
         yield one
 
 
@@ -229,6 +233,18 @@ async def test_signing_out_ends_the_session_and_its_streams(one: Browser) -> Non
     assert (await one.call("GET", "/key")).status == 401
     one.session.cookie_jar.update_cookies(dict(kept), URL(one.at.url))
     assert (await one.call("GET", "/key")).status == 401, "the copy of a cookie is of no use, either"
+
+
+@pytest.mark.parametrize("secret", ["", "a-secret-that-both-stackds-share-0123456789"])
+async def test_a_session_survives_a_restart_with_a_secret(issuer: Issuer, tmp_path: Path, secret: str) -> None:
+    settings = {"STACKD_AUTH__OIDC": table(issuer)} | ({"STACKD_PLAY__SECRET": secret} if secret else {})
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+        for restarted in (False, True):
+            async with harness(tmp_path, settings) as at:
+                one = Browser(at=at, issuer=issuer, session=session)
+                if not restarted:
+                    assert (await one.sign_in()).status == 302
+                assert (await one.call("GET", "/key")).status == (200 if secret or not restarted else 401)
 
 
 async def test_an_issuer_that_refuses_or_is_away_is_a_page_that_says_so(one: Browser) -> None:
