@@ -10,6 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
@@ -144,6 +145,11 @@ class ApiKey(Section):
     def among(self) -> Mapping[str, str]:
         """Limits per label count only the stacks with these labels for a create of this key."""
         return self.labels
+
+    @property
+    def claimant(self) -> str:
+        """Whose Idempotency-Keys they are. The name is quoted: with blanks in it, it could pass for another key's and a route."""
+        return quote(self.name, safe="")
 
     def may_see(self, labels: Mapping[str, str]) -> bool:
         """Whether the key may see, change and count a stack with these labels."""

@@ -7,11 +7,11 @@ what would be right.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationInfo
@@ -37,6 +37,7 @@ AT_START: Final = "at start"
 """The mark of a key of a live section that only a restart changes."""
 
 _LONGEST_SECONDS: Final = 10 * 366 * 86400.0
+_ORIGIN: Final = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 SHORTEST_SECRET: Final = 32
 MOST_WORK: Final = 24
 """The most bits of a proof of work: a phone needs a minute for these."""
@@ -142,16 +143,6 @@ def _are_secrets(value: SecretStr) -> SecretStr:
     return value
 
 
-def _is_play_url(value: str) -> bool:
-    """Whether it is the beginning of a URL, without a path."""
-    parts = urlsplit(value)
-    try:
-        whole = value == f"{parts.scheme}://{parts.netloc}" and (parts.port or 1) > 0
-    except ValueError:
-        return False
-    return whole and parts.scheme in ("http", "https") and _is_address(parts.hostname or "") and "@" not in value
-
-
 def _network(value: str) -> str:
     """An IP address or a network, as it is usually written."""
     try:
@@ -255,7 +246,7 @@ Secret = Annotated[
 """Secrets, separated by blanks or line ends. Configuration that is shown, logged or compared never has their text."""
 PlayUrl = Annotated[
     str,
-    _matches(_optional(_is_play_url), "is not such a URL"),
+    _matches(_optional(lambda text: bool(_ORIGIN.fullmatch(text))), "is not such a URL"),
     Expects(what='a URL without a path, such as "https://stackd.example", or ""'),
 ]
 Work = Annotated[int, Ge(0), Le(MOST_WORK), Expects(what=f"a whole number from 0 to {MOST_WORK}")]

@@ -97,6 +97,11 @@ class PlayerKey(ApiKey):
         """Those of the tenant who made the link."""
         return self.link.among
 
+    @property
+    def claimant(self) -> str:
+        """All players share what is kept for one key."""
+        return f"players {self.link.player}"
+
 
 class HelperKey(ApiKey):
     """A helper, with the limits of an API key of scope ``read``."""

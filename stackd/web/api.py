@@ -30,7 +30,9 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.passes import Reconciler
 from stackd.lifecycle.prepull import PrePulls
+from stackd.links import LINK, PlayerKey
 from stackd.model import Job, Stack, struct
+from stackd.store import LabelQuota
 from stackd.templates import Template
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
@@ -258,6 +260,17 @@ class View:
         if stack is None:
             raise StackNotFound(stack_id)
         return stack
+
+    def quotas(self, template: str | None) -> tuple[LabelQuota, ...]:
+        """How many stacks a player may have: one of the template, of which the existing one can be returned, so many in all, and
+        so many with all other visitors of an open link."""
+        key = self.key
+        if not isinstance(key, PlayerKey):
+            return ()
+        one = LabelQuota(labels=key.labels, most=1, template=template)
+        own, total = LabelQuota(labels=key.labels, most=key.link.stacks), key.link.total
+        everybodys = LabelQuota(labels={LINK: key.link.link_id}, most=total, shared=True)
+        return (one, own, everybodys) if total else (one, own)
 
     def changeable(self, stack: Stack) -> Stack:
         """The stack. Raises PermissionDenied if the key may see it, and not change it."""

@@ -6,12 +6,10 @@ An error has its code and what a player may read, nothing else. Times are second
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Final, cast
+from typing import Annotated, cast
 
 import orjson
 from aiohttp import hdrs, web
@@ -20,24 +18,18 @@ from stackd.codes import ErrorCode
 from stackd.contract import NOTHING, Body, doc
 from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
 from stackd.keys import ApiKey
-from stackd.lifecycle.create import create_once
 from stackd.lifecycle.verbs import delete, extend, restart
-from stackd.links import LINK, Link, PlayerKey
+from stackd.links import Link, PlayerKey
 from stackd.model import Stack
-from stackd.store import Claim, LabelQuota
+from stackd.store import Claim
 from stackd.web import requests, stacks
-from stackd.web.api import KEY_NAME, STACK_ID, ApiCall, route
+from stackd.web.api import KEY_NAME, ApiCall, route
 from stackd.web.change_feed import FeedChange, event
 from stackd.web.events import HEADERS, HEARTBEAT, HEARTBEAT_SECONDS
-from stackd.web.idempotency import Replayable, StoredResponse
+from stackd.web.idempotency import StoredResponse
 from stackd.web.player_state import Shown
 from stackd.web.players import work_of
 from stackd.web.responses import json_response
-
-LARGEST_BODY: Final = 16 * 1024
-STRANGERS: Final = "players without a session"
-PLAYERS: Final = "players"
-"""As whose the bodies of these requests count."""
 
 _of_player = partial(route, players=True)
 
@@ -61,7 +53,7 @@ async def open_session(call: ApiCall) -> web.Response:
     """Exchange a link's token for a cookie, or for the work that a new visitor of an open link has to do first."""
     players = call.api.players
     players.require_own_page(call.request)
-    fields = requests.parse_object(await _body(call, STRANGERS), OpenLink)
+    fields = requests.parse_object(await stacks.read_body(call), OpenLink)
     token = requests.text_of(fields, "token")
     link = players.valid(players.signer.read_token(token))
     call.request[KEY_NAME] = link.key.name
@@ -103,51 +95,25 @@ async def list_player_stacks(call: ApiCall) -> web.Response:
 async def start_player_stack(call: ApiCall) -> web.Response:
     """Start a stack of a template, after another one is stopped if ``replace`` names it. A player has one of each template: a
     second start returns it. A repetition with the same Idempotency-Key gets the first answer again."""
-    body, key = await _body(call), stacks.idempotency_key(call)
-    run = partial(_start, call, requests.parse_object(body, StartOfPlayer))
-    if key is None:
-        answer = await run(None)
-        return json_response(answer.body, answer.status)
+
+    async def run(body: bytes, claim: Claim | None) -> StoredResponse:
+        fields = requests.parse_object(body, StartOfPlayer)
+        wanted = {"template": requests.text_of(fields, "template"), "if_exists": "return"}
+        with call.api.limits.create(call.key.name):
+            parsed = await requests.create_body(call.view, orjson.dumps(wanted))
+            if (other := call.view.get(str(fields.get("replace", "")))) is not None:
+                call.api.limits.per_label.check(parsed.create_request.labels, call.key.among)
+                await call.api.context.gate.admitted()
+                await _stop(call, call.view.changeable(other))
+            stack, status = await stacks.made(call, parsed, claim)
+        return StoredResponse(status=status, body=_shown(call).stack(stack))
 
     async def again(claim: Claim) -> bytes:
-        stack = call.view.get(claim.stack_id or "")
-        if stack is None:
-            raise Conflict("what this Idempotency-Key started is gone", code=ErrorCode.ANSWER_GONE)
+        if (stack := call.view.get(claim.stack_id or "")) is None:
+            raise Conflict("what this Idempotency-Key has started is gone", code=ErrorCode.ANSWER_GONE)
         return _shown(call).stack(stack)
 
-    scope, fingerprint = f"players {_link(call).player} {call.request.path}", hashlib.sha256(body).digest()
-    answer = await call.api.replays.once(
-        Replayable(scope=scope, key=key, fingerprint=fingerprint, run=run, render=again)
-    )
-    return json_response(answer.body, answer.status, stacks.REPLAYED if answer.replayed else None)
-
-
-async def _start(call: ApiCall, fields: dict[str, Any], claim: Claim | None) -> StoredResponse:
-    context, limits, link = call.api.context, call.api.limits, _link(call)
-    name, replaced = requests.text_of(fields, "template"), fields.get("replace")
-    with limits.create(call.key.name):
-        parsed = await requests.create_body(call.view, orjson.dumps({"template": name}))
-        request = replace(parsed.create_request, claim=claim, quotas=_quotas(link, call.key.labels, name))
-        with limits.per_label.create(request.labels, link.among) as uncount:
-            await context.gate.admitted()
-            if isinstance(replaced, str) and (other := call.view.get(replaced)) is not None:
-                await _stop(call, call.view.changeable(other))
-            stack, is_new = await create_once(context, request)
-            if not is_new:
-                uncount()
-    call.request[STACK_ID] = stack.stack_id
-    status = 201 if is_new else 200
-    if claim is not None and not is_new:
-        await context.store.claims.keep(replace(claim, status=status, stack_id=stack.stack_id))
-    return StoredResponse(status=status, body=_shown(call).stack(stack))
-
-
-def _quotas(link: Link, labels: Mapping[str, str], template: str | None) -> tuple[LabelQuota, ...]:
-    """The template's first: at that limit, the stack that there is can be returned."""
-    own = (LabelQuota(labels=labels, most=1, template=template), LabelQuota(labels=labels, most=link.stacks))
-    if not link.total:
-        return own
-    return *own, LabelQuota(labels={LINK: link.link_id}, most=link.total, shared=True)
+    return await stacks.first_answer(call, run, again)
 
 
 @_of_player("POST", "/play/stacks/{stack_id}/extend")
@@ -167,8 +133,7 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
 async def restart_player_stack(call: ApiCall) -> web.Response:
     """Give a stack a fresh pod."""
     await _empty(call)
-    quotas = _quotas(_link(call), call.key.labels, call.stack.template)
-    stack = await stacks.fresh(call, partial(restart, quotas=quotas))
+    stack = await stacks.fresh(call, partial(restart, quotas=call.view.quotas(call.stack.template)))
     return json_response(_shown(call).stack(stack))
 
 
@@ -237,10 +202,6 @@ def _shown(call: ApiCall) -> Shown:
     return Shown(call.api.context, call.api.players, cast(PlayerKey, call.key))
 
 
-async def _body(call: ApiCall, counts_as: str = PLAYERS) -> bytes:
-    return await stacks.read_body(call, most=LARGEST_BODY, counts_as=counts_as)
-
-
 async def _empty(call: ApiCall) -> None:
-    if body := await _body(call):
+    if body := await stacks.read_body(call):
         requests.parse_object(body, None)

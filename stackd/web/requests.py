@@ -329,6 +329,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         by=key.name,
         template=template,
         among=key.among,
+        quotas=view.quotas(None if template is None else template.name),
         may_use=key.may_use,
     )
     return CreateBody(create_request=create_request, return_existing=existing == "return", text=text)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
-from urllib.parse import quote
 
 import orjson
 from aiohttp import web
@@ -36,6 +36,7 @@ from stackd.web.requests import CreateBody
 from stackd.web.responses import ReadyAnswer, json_response
 
 STACKS, HISTORY = "Stacks", "History"
+LARGEST_OF_PLAYER, PLAY = 16 * 1024, "/play/"
 REPLAYED = {"Idempotency-Replayed": "true"}
 DELETED = "deleted"
 """A value of ``wait`` beside the statuses."""
@@ -111,8 +112,14 @@ async def _tried(call: ApiCall, body: bytes, _: Claim | None) -> StoredResponse:
 
 
 async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> StoredResponse:
+    stack, status = await made(call, parsed, claim)
+    return StoredResponse(status=status, body=await _rendered(call.api.context, stack, status))
+
+
+async def made(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> tuple[Stack, int]:
+    """Create the stack, or take the existing one; return it, and the status of the answer."""
     context, create_request = call.api.context, replace(parsed.create_request, claim=claim)
-    with call.api.limits.per_label.create(create_request.labels, call.key.labels) as uncount:
+    with call.api.limits.per_label.create(create_request.labels, call.key.among) as uncount:
         if parsed.return_existing:
             stack, is_new = await create_once(context, create_request)
         else:
@@ -121,10 +128,9 @@ async def _created(call: ApiCall, parsed: CreateBody, claim: Claim | None) -> St
             uncount()
     call.request[STACK_ID] = stack.stack_id
     status = 201 if is_new else 200
-    body = await _rendered(context, stack, status)
     if claim is not None and not is_new:
         await context.store.claims.keep(replace(claim, status=status, stack_id=stack.stack_id))
-    return StoredResponse(status=status, body=body)
+    return stack, status
 
 
 async def _rendered(context: Context, stack: Stack, status: int) -> bytes:
@@ -215,11 +221,12 @@ async def delete_stack(call: ApiCall) -> web.Response:
     return json_response(contract.Deleted(stack_id=stack_id))
 
 
-async def read_body(call: ApiCall, *, most: int | None = None, counts_as: str = "") -> bytes:
-    """The request's body, within the limits in force, or at most so many bytes; it counts among ``BodyBytes``, as the key's
-    or another's, until the task that serves the request ends. Raises RequestTooLarge, InvalidRequest, TooManyRequests,
-    Unavailable."""
-    config, counted, key = call.api.context.config, call.api.limits.bodies, counts_as or call.key.name
+async def read_body(call: ApiCall) -> bytes:
+    """The request's body, within the limits in force; it counts among ``BodyBytes``, as the key's or as all players', until
+    the task that serves the request ends. Raises RequestTooLarge, InvalidRequest, TooManyRequests, Unavailable."""
+    config, counted = call.api.context.config, call.api.limits.bodies
+    key = "players" if call.route.players else call.key.name
+    most = min(config.server.max_body, LARGEST_OF_PLAYER if call.route.path.startswith(PLAY) else sys.maxsize)
     task = asyncio.current_task()
 
     def count(size: int) -> None:
@@ -227,7 +234,7 @@ async def read_body(call: ApiCall, *, most: int | None = None, counts_as: str = 
         if task is not None:
             task.add_done_callback(lambda _: counted.subtract(key, size))
 
-    return await requests.read(call.request, most or config.server.max_body, config.limits.slow_client_timeout, count)
+    return await requests.read(call.request, most, config.limits.slow_client_timeout, count)
 
 
 Run = Callable[[bytes, Claim | None], Awaitable[StoredResponse]]
@@ -264,8 +271,7 @@ async def first_answer(
         call.within_limits()
         return await run(body, claim)
 
-    # The name is quoted: with blanks in it, it could pass for another key's name and route.
-    scope = f"{quote(call.key.name, safe='')} {call.request.method} {call.request.path}"
+    scope = f"{call.key.claimant} {call.request.method} {call.request.path}"
     fingerprint = hashlib.sha256(body).digest()
     again = render or partial(_about_stack, call)
     request = Replayable(scope=scope, key=key, fingerprint=fingerprint, run=first, render=again, resumes=resumes)
