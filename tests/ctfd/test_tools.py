@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,26 @@ async def test_a_challenge_stays_whole_through_export_and_import(
         player = await ctfd.person("/login", name="ada", password=PASSWORD)
         assert (await player.press(challenge))["status"] == "running", "the instance is known, too"
         assert await player.submit(challenge, flag) == "correct"
+
+
+async def test_the_tables_of_an_earlier_version_get_the_new_columns(
+    source: tuple[Path, Path], stackd: Harness, tmp_path: Path
+) -> None:
+    folder = tmp_path / "ctfd"
+    async with ctfd_running(source, folder, stackd=stackd.url) as ctfd:
+        await set_up(ctfd)
+        challenge = await ctfd.challenge()
+        await (await ctfd.player("ada")).start(challenge)
+    with closing(sqlite3.connect(folder / "ctfd.db")) as file, file:
+        for column in ("problem", "phase", "phase_since", "running_since", "amount"):
+            file.execute(f"ALTER TABLE stackd_instances DROP COLUMN {column}")
+    async with ctfd_running(source, folder, stackd=stackd.url) as ctfd:
+        player = await ctfd.person("/login", name="ada", password=PASSWORD)
+        await player.until(challenge, status="running", problem=None)
+        await player.press(challenge, "restart")
+        await player.until(challenge, status="running", pending=False)
+        await player.press(challenge, "stop")
+        await stackd.until_listed(0)
 
 
 async def test_a_key_in_the_environment_goes_to_no_address_of_the_page(

@@ -18,6 +18,11 @@ from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
 ASSETS = f"/plugins/{PLUGIN}/assets"
 WHOLE = ("initial", "minimum", "decay", "stackd_extensions")
 OWN = {column.name for column in StackdChallenge.__table__.columns} - {"id", "stackd_key"}
+DEFAULTS = {
+    "stackd_flag_source": recipe.FROM_STACK, "stackd_extensions": 2, "stackd_extension": "30m", "stackd_value": "FLAG",
+    "function": "static",
+}  # fmt: skip
+"""Of the model, for a form that leaves them out."""
 SCORING = ("initial", "minimum", "decay", "function")
 GENERATED = "stackd"
 """The type of the entry that stands for generated flags in CTFd's list."""
@@ -33,10 +38,7 @@ class StackdChallengeType(BaseChallenge):
     @classmethod
     def create(cls, request):
         try:
-            fields = checked(
-                request.form or request.get_json(),
-                {"stackd_flag_source": "stack", "stackd_extensions": 2, "stackd_extension": "30m"},
-            )
+            fields = checked(request.form or request.get_json(), DEFAULTS)
         except ValueError as error:
             raise ChallengeCreateException(str(error)) from error
         if fields.get("initial") is not None:

@@ -73,25 +73,14 @@ def check():
     """What would go wrong with the form of a challenge, in sentences."""
     form = request.get_json() or {}
     try:
-        fields = {**DEFAULTS, **challenge.checked(form, DEFAULTS), "name": "this challenge"}
+        fields = {**challenge.DEFAULTS, **challenge.checked(form, challenge.DEFAULTS), "name": "this challenge"}
     except ValueError as error:
         return jsonify({"success": True, "data": [str(error)]})
     site, stackd = settings.site(), settings.stackd()
     db.session.remove()
-    found = generates(asked(stackd, "GET", "/templates"))
+    found = {one["name"]: one for one in asked(stackd, "GET", "/templates").get("templates") or []}
     line = tried(stackd, site, fields, found)
     return jsonify({"success": True, "data": [] if line["ok"] else [line["text"].partition(": ")[2]]})
-
-
-DEFAULTS = {
-    "stackd_flag_source": recipe.FROM_STACK, "stackd_extensions": 2, "stackd_extension": "30m", "stackd_value": "FLAG",
-    "function": "static",
-}  # fmt: skip
-
-
-def generates(data):
-    """The values of each template."""
-    return {one.get("name"): one for one in data.get("templates") or []}
 
 
 @blueprint.route(f"{API}/test", methods=["POST"])
@@ -105,19 +94,16 @@ def test():
         return jsonify({"success": True, "data": [{"ok": False, "text": text}]})
     db.session.remove()
     reply = stackd.call("GET", "/templates")
-    found = generates(reply.data)
+    found = {one["name"]: one for one in reply.data.get("templates") or []}
     text = f"{len(found)} templates" if reply.ok else answers.diagnosis(reply.status, reply.detail, reply.code)
     lines = [{"ok": reply.ok, "text": text}]
     if reply.ok:
-        recipes = recipes or [template_only(name) for name, one in found.items() if not one.get("shared")][:1]
+        if not recipes:  # the first template instead
+            other = {"stackd_flag_source": recipe.FROM_CTFD}
+            recipes = [{"name": f"the template {name}", "stackd_template": name, **other} for name in found][:1]
         with ThreadPoolExecutor(AT_ONCE) as pool:
             lines += pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
     return jsonify({"success": True, "data": lines})
-
-
-def template_only(name):
-    """The fields of a challenge of this template."""
-    return {"name": f"the template {name}", "stackd_template": name, "stackd_flag_source": recipe.FROM_CTFD}
 
 
 def tried(stackd, site, fields, found):
