@@ -155,7 +155,7 @@ async def test_a_box_speaks_the_language_of_its_player(ctfd: Ctfd, stackd: Harne
     box = page.get_by_role("region", name="Instanz")
     await button(box, "Starten").click()  # after a proof of work
     await expect(box.get_by_role("alert")).to_have_text(
-        "Sie lief nie: ihr Image lässt sich nicht laden. Ein Neustart kann nicht helfen: bitte sag es der Organisation."
+        "Sie lief nie: ihr Image lässt sich nicht laden. Bitte sag es der Organisation."
     )
     await expect(box.get_by_role("timer")).to_be_hidden()
     await expect(button(box, "Neu starten")).to_be_hidden()

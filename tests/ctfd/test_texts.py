@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stackd.codes import ErrorCode
 from tests.ctfd.conftest import PLUGIN
 
 LOCALE = PLUGIN / "assets" / "locale"
@@ -22,6 +23,19 @@ def test_every_language_has_each_text_with_the_same_places_for_values(path: Path
     places = {key: set(re.findall(r"\{\w+\}", text)) for key, text in texts.items()}
     assert places == {key: set(re.findall(r"\{\w+\}", text)) for key, text in ENGLISH.items()}
     assert all(texts.values())
+
+
+def test_each_reason_that_players_can_meet_has_a_text_in_their_language() -> None:
+    known = {
+        f"{kind}.{name}" for kind, names in (key.split(".") for key in ENGLISH if "." in key) for name in names.split()
+    }
+    sources = {path.name: path.read_text() for path in PLUGIN.glob("*.py")}
+    reasons = set(re.findall(r'^    "(\w+)": "', sources["answers.py"].partition("HOPELESS")[0], re.MULTILINE))
+    for name in ("access.py", "instances.py", "routes.py", "work.py"):
+        reasons |= set(re.findall(r'Refused\(.*?, "(\w+)"', sources[name]))
+    assert len(reasons) > 30
+    reasons |= {code.value for code in ErrorCode if code.players}
+    assert [each for each in sorted(reasons) if not {f"why.{each}", f"ended.{each}"} & known] == []
 
 
 def test_the_page_of_links_shows_the_same_box_in_the_same_languages() -> None:

@@ -155,7 +155,8 @@ export class Box {
     this.section.dataset.status = state.status;
     this.section.ariaBusy = String(this.busy);
     const ended = state.status === "none" && problem && texts(`ended.${problem.key}`);
-    const help = state.status === "failed" && texts(problem?.restart === false ? "help.organisers" : "help.restart");
+    const told = problem?.restart === false && ["image", "config"].includes(problem.key);
+    const help = told ? texts("help.organisers") : state.status === "failed" && texts("help.restart");
     const failed = problem && !ended && [(problem.theirs && problem.message) || texts.why(problem), help];
     say(this.problem, refusal ? texts.why(refusal) : (failed || []).filter(Boolean).join(" "));
     this.sentence = ended || texts(`status.${state.status}`);
