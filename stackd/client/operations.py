@@ -375,9 +375,9 @@ def delete_template(name: str) -> Steps[None]:
             raise  # else this request deleted it, and the first answer was lost
 
 
-def stats() -> Steps[Stats]:
-    """Counts over all stacks."""
-    return decode(Stats, (yield from call("GET", "/stats")))
+def stats(**filters: Unpack[Filters]) -> Steps[Stats]:
+    """Counts over all stacks, or over those that the filters select."""
+    return decode(Stats, (yield from call("GET", "/stats", query=filter_query(**filters))))
 
 
 def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", ports: int = 0) -> Steps[Capacity]:
