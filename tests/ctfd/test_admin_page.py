@@ -15,7 +15,7 @@ from typing import Any
 from playwright.async_api import Browser, Page, expect
 
 from tests.ctfd.conftest import Ctfd
-from tests.ctfd.test_browser import page_of
+from tests.ctfd.pages import page_of
 from tests.harness import Harness
 from tests.ui.conftest import AXE, DESKTOP, PHONE, RUN_AXE
 

@@ -8,28 +8,10 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, Page, expect
 
-from tests.ctfd.conftest import PASSWORD, Ctfd, flag_of
+from tests.ctfd.conftest import Ctfd, flag_of
+from tests.ctfd.pages import SECONDS, page_of
 from tests.harness import Harness
 from tests.ui.conftest import AXE
-
-SECONDS = 20_000.0
-
-
-async def page_of(browser: Browser, ctfd: Ctfd, name: str) -> Page:
-    """A page of somebody who is logged in."""
-    context = await browser.new_context(
-        base_url=ctfd.url, viewport={"width": 1200, "height": 900}, reduced_motion="reduce"
-    )
-    context.set_default_timeout(SECONDS)
-    expect.set_options(timeout=SECONDS)
-    page = await context.new_page()
-    page.on("pageerror", lambda error: (_ for _ in ()).throw(AssertionError(str(error))))
-    await page.goto("/login")
-    await page.fill("input[name=name]", name)
-    await page.fill("input[name=password]", PASSWORD)
-    await page.press("input[name=password]", "Enter")
-    await page.wait_for_url("**/challenges*")
-    return page
 
 
 async def open_challenge(page: Page, name: str = "Web") -> Locator:
