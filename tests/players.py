@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.harness import Client, Harness, Reply, until
+from tests.harness import DEADLINE, Client, Harness, Reply
 from tests.streams import Stream
 from tests.templates import PLAIN, WEB, folder_with
 
@@ -97,9 +98,11 @@ class Browser:
         return entry
 
     async def until(self, status: str, template: str = "lab-1") -> dict[str, Any]:
-        """The entry of the template once it has that status."""
-        page = await until(self.look, lambda entries: entries[template]["status"] == status)
-        return page[template]
+        """The entry of the template once it has that status. Asks seldom, because a player may ask 600 times a minute."""
+        async with asyncio.timeout(DEADLINE):
+            while (entry := (await self.look())[template])["status"] != status:
+                await asyncio.sleep(0.05)
+            return entry
 
 
 @asynccontextmanager

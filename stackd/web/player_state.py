@@ -14,7 +14,7 @@ import orjson
 from stackd.clock import NANOSECONDS
 from stackd.lifecycle.context import Context
 from stackd.links import PlayerKey
-from stackd.model import PortMapping, RoutedPort, Stack, StackStatus
+from stackd.model import DeleteReason, PortMapping, RoutedPort, Stack, StackStatus
 from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web.players import Players
@@ -69,7 +69,8 @@ class Shown:
         return orjson.dumps(self._nothing(template, self._own()))
 
     def _own(self) -> list[Stack]:
-        return [stack for stack in self.players.stacks_of(self.key) if stack.accepted and not stack.shared]
+        own = self.players.stacks_of(self.key)
+        return [stack for stack in own if not stack.shared and stack.delete_reason is not DeleteReason.UNDO]
 
     def _shared(self, name: str) -> Stack | None:
         """The stack of a shared template."""

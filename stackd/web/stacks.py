@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -263,6 +264,8 @@ async def first_answer(
     changed since then does not undo it.
     """
     body, key = await read_body(call), idempotency_key(call)
+    if key is None and call.route.players:
+        key = secrets.token_hex(8)  # what a player starts goes on if the page stops waiting: it asks for the state then
     if key is None:
         answer = await run(body, None)
         return json_response(answer.body, answer.status)

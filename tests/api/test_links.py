@@ -329,7 +329,7 @@ async def test_the_page_says_why_a_stack_has_ended_unless_the_player_has_stopped
     short = PLAIN.replace("ttl: 1h", "ttl: 2s")
     async with harness(tmp_path, settings(tmp_path, lab_2=short)) as at, player(at) as seat:
         await seat.start("lab-2")
-        await until(seat.look, lambda page: page["lab-2"]["problem"] == {"key": "expired"})
+        assert (await seat.until("none", "lab-2"))["problem"] == {"key": "expired"}
         for end, why in (("DELETE", {"key": "organiser"}), ("stop", None)):
             name = (await seat.start("lab-1"))["name"]
             if end == "stop":
@@ -368,3 +368,17 @@ async def test_the_secret_comes_from_the_credential(tmp_path: Path, text: str | 
     with pytest.raises(ConfigError, match=words) as refused:
         load(None, environment, credentials)
     assert text not in str(refused.value)
+
+
+async def test_a_start_goes_on_if_the_player_leaves_and_is_shown_meanwhile(at: Harness) -> None:
+    """A page gives up after some seconds, and asks what there is."""
+    async with player(at) as seat:
+        with at.no_pod_starting():
+            at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=1.0, count=1)
+            press = asyncio.create_task(seat.call("POST", "/play/stacks", {"template": "lab-1"}))
+            entry = await seat.until("starting")
+            assert entry["pending"]
+            assert not press.done()
+            press.cancel()
+            await asyncio.wait([press])
+        assert (await seat.until("running"))["name"] == entry["name"]
