@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from stackd.client import Client, Stack
 
 LAST_LINES = 1000
+FORWARDING_SECONDS = 3.0
+"""When a solver that has failed is run once more: nodes forward to a new pod a little later than it is ready."""
+
 PASSED = "passed"
 
 
@@ -108,13 +111,22 @@ def _solved(template: Mapping[str, Any], created: Stack, stack: Stack, solver: s
     places = port_variables(zip((port.container_port for port in stack.ports), stack.addresses, strict=True))
     environment = {**os.environ, **places, **created.values, "TEMPLATE": template["name"]}
     program = os.path.abspath(solver.replace("{}", template["name"]))
+    healthy, message = _run(program, environment, seconds)
+    if not healthy:
+        time.sleep(FORWARDING_SECONDS)
+        healthy, message = _run(program, environment, seconds)
+    return healthy, message
+
+
+def _run(program: str, environment: Mapping[str, str], seconds: float) -> tuple[bool, str]:
     try:
         ended = subprocess.run(  # noqa: S603 - the author's own program
             [program], env=environment, capture_output=True, text=True, errors="replace", timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         return False, f"no end within {seconds:g} s"
-    return ended.returncode == 0, (ended.stdout + ended.stderr).strip()[-LAST_LINES:]
+    lines = (ended.stdout + ended.stderr).strip()[-LAST_LINES:]
+    return ended.returncode == 0, lines or f"exit code {ended.returncode}"
 
 
 def _last(one: Any) -> str:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.contract import port_variables
 from stackd.crashpoints import crash_point
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 SCHEDULED = 4  # so many checks run at a time that no client waits for
 POOL_SECONDS = 3600.0
+SETTLED_NANOSECONDS = 5 * NANOSECONDS
+"""Nodes forward to a new pod a little later than it is ready."""
+
 RETRY_SECONDS = 60.0  # when a check is tried again that could not be run
 SWEEP_AGAIN_SECONDS = 90.0  # an earlier owner's last requests may have been delayed
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 2.0
@@ -70,6 +74,7 @@ async def check_stack(context: Context, stack_id: str) -> CheckResult:
 
 
 async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
+    await asyncio.sleep(max(0, stack.updated_at + SETTLED_NANOSECONDS - context.clock.now()) / NANOSECONDS)
     name, cluster = new_id("check"), context.cluster
     manifest = with_values(harden(check.spec.manifest, check.policy), {**where(context, stack), **stack.values})
     deadline = math.ceil(check.timeout + _start_seconds(context))
@@ -81,7 +86,8 @@ async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
         created = await cluster.create(PODS, pod)
         crash_point("check.pod_created")
         ended, seconds = await _ended(context, check, created)
-        message = hide(await _last_lines(context, name), stack.values)
+        lines = await _last_lines(context, name) or (f"exit code {_exit_code(ended)}" if ended is not None else "")
+        message = hide(lines, stack.values)
     except StackdError as error:
         hide_in(error, stack.values)
         raise
@@ -174,6 +180,10 @@ def _not_its_own(pod: PodState) -> str:
     found = next((reason for reason in reasons if reason in NOT_ITS_OWN), pod.disruption)
     message = next((container.message for container in pod.containers if container.message), pod.message)
     return f"{found}: {message}" if found and message else found
+
+
+def _exit_code(pod: PodState) -> int:
+    return next((one.exit_code for one in pod.containers if one.exit_code is not None), 0)
 
 
 async def _last_lines(context: Context, name: str) -> str:

@@ -56,6 +56,9 @@ LINGER_NANOSECONDS = 10 * NANOSECONDS
 """How long the earlier pod of a shared stack stays once the new one serves: nodes learn a little later where to send
 connections to, and those that are open may come to an end."""
 
+LONGEST_LINGER = 120 * NANOSECONDS
+"""The earlier pod goes once the new one is so old, even if the stack's status changes meanwhile."""
+
 ROOM_NANOSECONDS = 20 * NANOSECONDS
 """How long the new pod of a shared stack waits for a node before the earlier one has to make room for it."""
 
@@ -181,9 +184,14 @@ def replaced_pods(
     """Those of the earlier pods of a shared stack that are needed no longer."""
     since, served = 0 if now is None else now - stack.updated_at, _served(stack, earlier)
     crowded = own is not None and own.scheduled is False and since >= ROOM_NANOSECONDS
-    switched = stack.serving == stack.generation
+    switched, age = (
+        stack.serving == stack.generation,
+        now - own.created_at if own is not None and now is not None else 0,
+    )
     for pod in earlier:
-        lingers = switched and stack.status is StackStatus.RUNNING and since < LINGER_NANOSECONDS
+        lingers = (
+            switched and stack.status is StackStatus.RUNNING and since < LINGER_NANOSECONDS and age < LONGEST_LINGER
+        )
         if crowded or stack.desired is Desired.STOPPED or not is_alive(pod) or not (pod is served or lingers):
             yield pod
 

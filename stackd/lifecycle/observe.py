@@ -102,7 +102,8 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
     if pod.stack_id != stack.stack_id:
         return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
     service = context.mirror.services.get(stack.service_name)
-    if service is not None and (error := service_error(stack, service)):
+    switches = stack.shared and service is not None and service.serving not in (None, stack.serving)
+    if service is not None and not switches and (error := service_error(stack, service)):
         return "ServiceChanged", f"{error}; stackd repairs it"
     error = route_error(context.routes_of(stack))
     if error:

@@ -18,6 +18,12 @@ VALUES = 'values: {FLAG: "flag{<hex:32>}"}\n'
 SHARED = PLAIN.replace("ttl: 1h\n", "shared: true\n")
 
 
+@pytest.fixture(autouse=True)
+def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared stack is checked as soon as it runs."""
+    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+
+
 def plain(check: str) -> str:
     return PLAIN + VALUES + check
 

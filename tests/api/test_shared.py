@@ -349,3 +349,20 @@ async def test_a_tenants_jobs_do_not_change_them(tenant: Client) -> None:
 async def test_a_tenant_creates_no_other_from_the_template(tenant: Client) -> None:
     reply = await tenant.refused(409, "one stack, which stackd keeps", "/stacks", {"template": "notes"})
     assert reply.code == "shared_template"
+
+
+async def test_nobody_reads_that_somebody_has_changed_the_service_while_its_pod_is_replaced(
+    vm: Machine, quick: None
+) -> None:
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    await running(at, stack_id)
+    async with follow(at, f"/stacks/{stack_id}/events") as stream:
+        await stream.expect("hello")
+        await at.do("restart", stack_id)
+        await running(at, stack_id, f"{stack_id}-1")
+        await at.delete(stack_id)
+        reasons = set()
+        while (event := await stream.next()) is not None and event.kind == "stack":
+            reasons.add(event.data["status_reason"])
+    assert reasons <= {"", "DeletePending"}

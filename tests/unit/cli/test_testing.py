@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from stackd.cli import testing
+from stackd.lifecycle import checks
 from tests.harness import harness
 from tests.templates import CHECK, PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
@@ -22,7 +24,9 @@ test "$TEMPLATE" = good
 
 
 @pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+async def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
+    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+    monkeypatch.setattr(testing, "FORWARDING_SECONDS", 0.0)
     settings = folder_with(tmp_path, good=WEB + CHECK, bad=WEB + FAILS, plain=PLAIN)
     async with harness(tmp_path, settings) as at:
         yield Shell(at=at, home=tmp_path)
