@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Route, expect
 
 from tests.harness import request_for
+from tests.templates import PLAIN, folder_with
 from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
 pytestmark = pytest.mark.ui
@@ -220,3 +222,28 @@ async def test_it_leaves_the_bar_of_the_selection_in_reach(board: Board) -> None
     await board.at.call("DELETE", f"/stacks/{ids[1]}")
     await expect(board.panel.get_by_text("This stack is gone")).to_be_visible()
     await expect(board.panel.get_by_role("button", name="Delete")).to_be_hidden()
+
+
+CHECKED = """\
+title: Web one
+check: {image: registry.example/solve, command: [/bin/sh, -c, "echo no answer at $HOST; exit 1"], every: 10s}
+"""
+
+
+async def test_a_failed_check_is_red_with_its_last_lines_and_a_shared_stack_has_no_end(
+    boards: Boards, tmp_path: Path
+) -> None:
+    shared = PLAIN.replace("ttl: 1h\n", "shared: true\n") + CHECKED
+    async with boards(folder_with(tmp_path, web_1=shared)) as board:
+        await board.open()
+        row = board.rows.first
+        await expect(row.locator(".status")).to_have_text("check fails")
+        await expect(row.locator(".c-left")).to_have_text("no end")
+        chip = board.page.locator("#templates button.wrong")
+        await expect(chip).to_have_text(re.compile("web-1.*for everybody.*CheckFailed"))
+        await expect(chip).to_have_attribute(
+            "title", re.compile("Web one.*one stack for everybody.*no answer at", re.DOTALL)
+        )
+        await row.locator(".c-status").click()
+        await expect(board.panel.locator(".cause")).to_contain_text("no answer at")
+        await board.audit("a failed check")

@@ -94,8 +94,8 @@ export class Glance {
     show(
       at("glance"),
       h("h3", {}, count(all.size), ` ${plural(all.size)}`),
-      h("div", { class: "row", role: "group", "aria-label": "Filter by status" }, wrong, chips, soon > 0 && expiring),
       h("p", { class: "room quiet" }, this.#room()),
+      h("div", { class: "row", role: "group", "aria-label": "Filter by status" }, wrong, chips, soon > 0 && expiring),
     );
     this.#drawTemplates(stacks);
   }
@@ -116,23 +116,25 @@ export class Glance {
       const found = mine.get(template.name) ?? [];
       const { top, weight, ...rest } = tally(found);
       const failing = Object.entries(template.prepull ?? {}).find(([, pull]) => pull.state === "failing");
-      const why = top ? wordsOf(top.reason) : template.reason || (failing && `${failing[0]}: ${failing[1].reason}`);
+      const checked = template.checked?.healthy === false && "CheckFailed";
+      const why =
+        checked || (top ? wordsOf(top.reason) : template.reason || (failing && `${failing[0]}: ${failing[1].reason}`));
       const running = found.filter((stack) => stack.status === "running").length;
-      return { template, why, running, weight: weight + (why ? 0.5 : 0), ...rest };
+      return { template, why, running, checked, weight: weight + (why ? 0.5 : 0), ...rest };
     });
     rows.sort((one, other) => other.weight - one.weight || (one.template.name < other.template.name ? -1 : 1));
     at("templates").hidden = rows.length === 0;
     show(
       at("templates"),
-      rows.map(({ template, why, running, total, trouble: bad }) => {
+      rows.map(({ template, why, running, total, checked, trouble: bad }) => {
         const { name, pool, ready } = template;
         const pressed = this.stacks.view.state.template === name;
         const inputs = [JSON.stringify(template), why, running, total, bad, pressed];
         return memo(name, inputs, () => {
-          const details = [`${running} of ${total} running`, ...about(template), why];
+          const details = [`${running} of ${total} running`, ...about(template), why, template.checked?.message];
           const attributes = {
             type: "button",
-            class: ["template", why && bad * 2 >= total && "wrong"], // red where most are broken, or none can start
+            class: ["template", why && (checked || bad * 2 >= total) && "wrong"], // red where most are broken, or none can start
             "data-template": name,
             "aria-pressed": String(pressed),
             title: details.filter(Boolean).join("\n"),
@@ -140,7 +142,7 @@ export class Glance {
           };
           const words = `${bad ? `${running} of ${total}` : numbers.format(running)} running`;
           const pooled = template.shared ? quiet("for everybody") : pool > 0 && quiet(`${ready} of ${pool} ready`);
-          const reason = (bad > 0 || !total) && why && h("span", { class: "why" }, why);
+          const reason = (bad > 0 || !total || checked) && why && h("span", { class: "why" }, why);
           return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason);
         });
       }),

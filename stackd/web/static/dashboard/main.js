@@ -103,7 +103,7 @@ function enter() {
   for (const id of ["board", "new", "show-activity", "give-access"]) at(id).hidden = false;
   shape();
   at("leave").hidden = !(key.get() || person);
-  at("leave").textContent = key.get() ? "Forget key" : "Sign out";
+  show(at("leave"), key.get() ? ["Forget", h("span", { class: "wide" }, " key")] : "Sign out");
   at("leave").title = key.get() ? "" : person;
   feed = new Feed({
     list: (all) => stacks.replace(all),

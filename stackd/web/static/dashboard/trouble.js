@@ -41,6 +41,7 @@ const ENTRIES = {
   NotReady: "it-runs-but-its-address-does-not-answer",
   "no public address": "node_public_ip-null",
   "still creating": "a-stack-stays-creating",
+  CheckFailed: "a-check-fails",
 };
 /** What the guide names first, where that is no restart. @type {Record<string, string>} */
 const REMEDIES = {
