@@ -125,7 +125,7 @@ async def test_many_are_extended_and_deleted_as_one_job(at: Harness, ask: Caller
 
 async def test_what_lost_its_answer_counts_once(at: Harness, kind: Any) -> None:
     async with gate(at.port) as way:
-        ask = Caller(kind(way.url, KEY))
+        ask = Caller(kind(way.url, KEY, retries=Retries(first=0.05)))
 
         async def sent(method: str, path: str) -> float:
             return await at.metric("stackd_http_requests_total", method=method, route=path)
