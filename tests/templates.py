@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Harness, Machine
+from tests.harness import Client, Harness, Machine
 
 WEB = """\
 target_port: [{container_port: 80, protocol: TCP}]
@@ -71,6 +71,6 @@ async def values_of(at: Harness, stack_id: str) -> list[dict[str, str]]:
     return [{one["name"]: one["value"] for one in container.get("env", [])} for container in containers]
 
 
-async def shown(at: Harness, query: str = "") -> dict[str, Any]:
+async def shown(at: Client, query: str = "") -> dict[str, Any]:
     """The templates, by name."""
     return {one["name"]: one for one in (await at.get(f"/templates{query}"))["templates"]}
