@@ -368,7 +368,9 @@ async def _audit(context: Context) -> None:
         before = last.holder.partition("/")[0] or "a stackd that gave them back"
         context.audit.note(AuditKind.TAKEOVER, f"{ownership.host} owns the stacks now; before: {before}")
         if count := len(context.store.templates):
-            log.warning("%d templates of the API are as this machine was given them last; push them again", count)
+            log.warning(
+                "the templates of the API (%d) are those that this machine was given last; push them again", count
+            )
     await context.audit.keys_in_force(context.config.auth.keys)
     await context.audit.serve()
 

@@ -31,8 +31,9 @@ MOST_TIMES: Final = 1000
 MOST_VARIABLES: Final = 32
 LONGEST_PATTERN: Final = 100
 LONGEST_VALUE: Final = 256
-MOST_REPEATS: Final = 256
-"""How often the counts of a pattern, multiplied, may repeat something: ``(?:[a-f]{2}){8}`` repeats it 16 times."""
+MOST_WEIGHT: Final = 2560
+"""What the counts of a pattern, multiplied with each other and with its length, may be: ``[0-9]{256}`` is as much. A pattern of
+this weight compiles in some 10 ms."""
 
 PATTERN_EXAMPLE: Final = '{TEAM: {pattern: "[0-9]{1,4}"}}'
 _COUNT: Final = re.compile(r"\{(\d{0,9})(?:,(\d{0,9}))?\}")
@@ -164,8 +165,9 @@ def _refusal(pattern: str) -> str:
     plain = _CLASS.sub("x", _ESCAPED.sub("x", pattern))
     if re.search(r"\(\?(?!:)", plain):
         return "of groups there are ( ) and (?: )"
-    if math.prod(int(most or least or 1) or 1 for least, most in _COUNT.findall(plain)) > MOST_REPEATS:
-        return f"its counts repeat something more than {MOST_REPEATS} times"
+    counts = math.prod(int(most or least or 1) or 1 for least, most in _COUNT.findall(plain))
+    if (weight := counts * len(pattern)) > MOST_WEIGHT:
+        return f"its counts repeat too much: multiplied, and with its length, they are {weight}; {MOST_WEIGHT} at most"
     try:
         _compiled(pattern)
     except SchemaError as error:

@@ -13,7 +13,7 @@ import pytest
 
 from stackd.keys import digest
 from stackd.store import backup_file
-from tests.harness import Client, Harness, Machine, Reply, eventually, harness, until
+from tests.harness import Client, Harness, Machine, Machines, Reply, eventually, harness, until
 from tests.templates import BODY, PLAIN, WEB, folder_with, shown, take_away
 
 CI = "sk-ci-0123456789abcdef0123"
@@ -270,6 +270,29 @@ async def test_a_backup_has_them_and_a_lost_file_loses_them(at: Harness, vm: Mac
     (vm.folder / "copy.db").rename(vm.folder / "stackd.db")
     at = await vm.start()
     assert (await shown(at))["web-1"]["source"] == "api"
+
+
+async def test_after_a_takeover_a_machine_has_the_templates_that_it_was_given_last(
+    vms: Machines, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def taken_over(name: str, by: str) -> Harness:
+        at = await vms.start(by, wait=False)
+        await at.until_metric("stackd_standby", 1)
+        await vms.stop(name)
+        await until(at.role, lambda role: role == "owner")
+        await at.until_ready()
+        return at
+
+    one = await vms.start("vm1")
+    assert (await put(one, "web-1", PLAIN)).status == 201
+    stack_id = await one.running(BODY)
+    two = await taken_over("vm1", "vm2")
+    assert not await shown(two)
+    assert (await two.stack(stack_id))["status"] == "running"
+    assert (await put(two, "web-1", PLAIN.replace("ttl: 1h", "ttl: 2h"))).status == 201
+    one = await taken_over("vm2", "vm1")
+    assert (await shown(one))["web-1"]["ttl"] == "1h"
+    assert "the templates of the API (1) are those that this machine was given last; push them again" in caplog.text
 
 
 async def test_the_audit_file_names_the_template(vm: Machine) -> None:
