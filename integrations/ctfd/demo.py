@@ -31,17 +31,15 @@ SCRIPT = Path(__file__).parents[2] / "stackd.py"
 IMAGE = "ctfd/ctfd:3.8.7"
 WAIT = 180
 """Seconds that CTFd may take to answer: the first time, Docker pulls its image."""
-PASSWORD = "password"
-PLAYERS = ("alice", "bob")
+PASSWORD, PLAYERS = "password", ("alice", "bob")
 CHALLENGES = (("Web 1", "web-1", "stack"), ("Bad image", "bad-image", "ctfd"), ("Crashing", "crashing", "ctfd"))
 
 
 def free_port(preferred: int) -> int:
     """The port, or any that is free."""
-    for port in (preferred, 0):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)) as probe:
-            return int(probe.getsockname()[1])
-    raise SystemExit("no port is free")
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", preferred)) as probe:
+        return int(probe.getsockname()[1])
+    return free_port(0)
 
 
 class Site:
@@ -151,11 +149,7 @@ def ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]
         yield process
     finally:
         process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.wait()
 
 
 def main() -> None:

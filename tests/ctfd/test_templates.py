@@ -55,7 +55,7 @@ async def test_a_restart_works_after_its_template_is_gone(ctfd: Ctfd, stackd: Ha
 
 
 async def test_the_form_writes_a_template_and_shows_its_mistakes(ctfd: Ctfd, stackd: Harness) -> None:
-    text = WEB.replace("labels: {challenge: web-1, kind: web}\n", "")
+    text = WEB.replace("labels: {challenge: web-1, kind: web}\n", "title: Größer → besser\n")
     offered = await ctfd.admin.data("GET", f"{API}/templates?now=1")
     assert offered["may_write"] is True
     status, answer = await ctfd.admin.call(
@@ -67,7 +67,8 @@ async def test_the_form_writes_a_template_and_shows_its_mistakes(ctfd: Ctfd, sta
     assert answer["errors"][""][0]
     await ctfd.admin.data("PUT", f"{API}/templates/web-2", {"text": text})
     offered = await ctfd.admin.data("GET", f"{API}/templates")
-    assert "web-2" in [one["name"] for one in offered["templates"]], "at once"
+    titles = {one["name"]: one["title"] for one in offered["templates"]}
+    assert titles["web-2"] == "Größer → besser", "at once"
     challenge, player = await ctfd.challenge(stackd_template="web-2"), await ctfd.player("ada")
     await player.start(challenge)
     (stack_id,) = await stackd.listed()

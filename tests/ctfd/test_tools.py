@@ -72,7 +72,7 @@ async def test_a_challenge_stays_whole_with_ctfcli(ctfd: Ctfd, tmp_path: Path) -
     assert (mirrored["description"], mirrored["extra"]) == ("Find it soon.", EXTRA)
     assert mirrored["flags"] == [GENERATED]
     await ctfd.admin.data("PATCH", "/api/v1/challenges/2", {"stackd_ttl": "5m", "function": "static"})
-    await ctf("sync")
+    await ctf("sync", *([] if "logic" in fields else ["--ignore=solution"]))  # CTFd 3.7 has no solutions
     assert await whole(ctfd, 2) == AS_COLUMNS
     await ctf("verify")
     listed = await ctfd.admin.data("GET", "/api/v1/challenges/2/flags")

@@ -14,7 +14,7 @@ from flask import Blueprint, current_app, jsonify, render_template, request
 from . import PLUGIN, instances, recipe, routes, settings
 from .access import Refused
 from .models import StackdChallenge, StackdFlag, StackdInstance, StackdSharing
-from .worker import PROBLEM
+from .steps import PROBLEM
 
 PAGE = "/admin/stackd"
 API = f"{routes.API}/admin"
@@ -85,8 +85,7 @@ def listing():
         counts[state(row)] = counts.get(state(row), 0) + 1
         if state(row) == "failed":
             failures[row.problem or "failed"] = failures.get(row.problem or "failed", 0) + 1
-    pages = max(1, -(-len(rows) // PER_PAGE))
-    number = min(max(1, int(request.args.get("page") or 1)), pages)
+    number, pages = paged(len(rows))
     ids = [row.id for row in rows[(number - 1) * PER_PAGE : number * PER_PAGE]]
     found = StackdInstance.query.filter(StackdInstance.id.in_(ids)).order_by(StackdInstance.id.desc())
     data = {
@@ -96,6 +95,12 @@ def listing():
         "last_refusal": cache.get(PROBLEM) or "",
     }  # fmt: skip
     return jsonify({"success": True, "data": data})
+
+
+def paged(total):
+    """The number of the page that the request asks for, as far as there are so many, and how many there are."""
+    pages = max(1, -(-total // PER_PAGE))
+    return min(max(1, request.args.get("page", 1, type=int)), pages), pages
 
 
 def listed(row):
@@ -162,8 +167,7 @@ def sharing():
     """A page of the flags that somebody sent who had not got them."""
     query = StackdSharing.query.order_by(StackdSharing.id.desc())
     total = query.count()
-    pages = max(1, -(-total // PER_PAGE))
-    number = min(max(1, int(request.args.get("page") or 1)), pages)
+    number, pages = paged(total)
     rows = [
         {
             "sender": one.sender_name, "user": one.user_name, "user_page": f"/admin/users/{one.user_id}",

@@ -36,12 +36,6 @@ class Reply:
         return str(self.data.get("player_message") or "") if self.status >= 400 else ""
 
     @property
-    def reasons(self) -> list[dict[str, Any]]:
-        """The mistakes of a refused template or pod spec."""
-        found = self.data.get("reasons") or []
-        return [one for one in found if isinstance(one, dict) and "text" in one]
-
-    @property
     def ok(self) -> bool:
         """Whether stackd did what was asked."""
         return 200 <= self.status < 300
@@ -71,7 +65,7 @@ class Stackd:
         headers = {"X-API-KEY": self.key, "Accept": "application/json", "Connection": "close"}
         if once:
             headers["Idempotency-Key"] = once
-        payload = body if body is None or kind != "application/json" else json.dumps(body)
+        payload = None if body is None else (json.dumps(body) if kind == "application/json" else str(body)).encode()
         if payload is not None:
             headers["Content-Type"] = kind
         target = path + (f"?{urlencode(query)}" if query else "")
@@ -83,7 +77,7 @@ class Stackd:
             return Reply(status=0, detail=why)
 
     def _exchange(
-        self, cut: threading.Event, method: str, target: str, payload: str | None, headers: dict[str, str]
+        self, cut: threading.Event, method: str, target: str, payload: bytes | None, headers: dict[str, str]
     ) -> tuple[int, bytes, str, str]:
         parts = urlsplit(self.url.rstrip("/"))
         if parts.scheme not in ("http", "https") or not parts.hostname:

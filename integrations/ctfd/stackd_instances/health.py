@@ -6,6 +6,7 @@ These routes ask stackd while the browser waits, for five seconds each at most.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
 
 from CTFd.cache import cache
 from CTFd.models import db
@@ -59,10 +60,11 @@ def write_template(name):
     text = str((request.get_json() or {}).get("text") or "")
     stackd = settings.stackd()
     db.session.remove()
-    reply = stackd.call("PUT", f"/templates/{name}", text, kind="application/yaml")
+    reply = stackd.call("PUT", f"/templates/{quote(name, safe='')}", text, kind="application/yaml")
     cache.delete("stackd_templates")
     if not reply.ok:
-        lines = [f"line {one['line']}: {one['text']}" if one.get("line") else one["text"] for one in reply.reasons]
+        mistakes = reply.data.get("reasons") or []
+        lines = [f"line {one['line']}: {one['text']}" if one.get("line") else one["text"] for one in mistakes]
         raise Refused("\n".join(lines) or answers.diagnosis(reply.status, reply.detail, reply.code), 400)
     return jsonify({"success": True, "data": {"name": name}})
 
@@ -71,9 +73,9 @@ def write_template(name):
 @for_admins
 def check():
     """What would go wrong with the form of a challenge, in sentences."""
-    form = request.get_json() or {}
     try:
-        fields = {**challenge.DEFAULTS, **challenge.checked(form, challenge.DEFAULTS), "name": "this challenge"}
+        form = challenge.checked(request.get_json() or {}, challenge.DEFAULTS)
+        fields = {**challenge.DEFAULTS, **form, "name": "this challenge"}
     except ValueError as error:
         return jsonify({"success": True, "data": [str(error)]})
     site, stackd = settings.site(), settings.stackd()

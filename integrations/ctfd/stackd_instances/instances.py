@@ -73,12 +73,6 @@ def allowance(account: Account) -> dict[str, Any]:
     return {"used": len(mine), "limit": limit, "others": others, "makes_room": makes_room}
 
 
-def has_one(account: Account, challenge: StackdChallenge) -> bool:
-    """Whether the account has an instance of the challenge, so that a start changes nothing."""
-    mine = StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key)
-    return mine.filter(StackdInstance.slot.isnot(None)).first() is not None
-
-
 def start(account: Account, challenge: StackdChallenge, instead_of: str = "") -> StackdInstance:
     """The account's instance of the challenge; a new one if it has none. At the limit it takes the place of the one that
     is named, or of the oldest if the settings say so. Raises Refused.

@@ -104,7 +104,8 @@ def start(challenge_id):
         raise Refused("Everybody shares the instance of this challenge.", 409, "shared")
     if not access.has_attempts(challenge):
         raise Refused("You have no attempts left for this challenge.", 403, "no_attempts")
-    if not instances.has_one(account, challenge):
+    existing = instances.of_challenge(account, challenge_id)
+    if existing is None or existing.slot is None:
         work.check(account, challenge_id, wanted.get("work"))
     row = instances.start(account, challenge, str(wanted.get("instead_of") or ""))
     current_app.stackd_worker.wake()
