@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,26 @@ SCROLL_WIDTH = "document.documentElement.scrollWidth"
 HOSTILE = """title: "<img src=x onerror=alert(1)>"
 description: "See [here](javascript:alert(1)), **<b>bold</b>** and [there](https://example.com/a).\\n\\n- `one`\\n- two"
 """
+
+RUNS = {
+    "addresses": [{"text": "203.0.113.7:31001", "href": "http://203.0.113.7:31001", "port": 80}],
+    "status": "running",
+}
+MORE = {"extension_seconds": 5400, "extensions_left": 1}
+STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
+    ({"status": "starting", "doing": {"key": "prepare", "seconds": 12}}, "", "Pulling the image and starting it, 12 s", ["Stop"]),
+    ({"status": "starting", "problem": {"key": "silent"}}, "does not answer", "", ["Stop"]),
+    (RUNS | MORE | {"seconds_left": 7194}, "", "1:59:5", ["Extend", "Restart", "Stop"]),
+    (RUNS | {"seconds_left": 290}, "", "Less than five minutes are left.", ["Restart", "Stop"]),
+    (RUNS | {"seconds_left": 40}, "", "Less than one minute is left.", ["Restart", "Stop"]),
+    ({"status": "failed", "problem": {"key": "image", "restart": False}}, "It never worked", "", ["Stop"]),
+    ({"status": "failed", "problem": {"key": "crash", "restart": True}}, "Restart it.", "", ["Restart", "Stop"]),
+    ({"status": "none", "problem": {"key": "expired"}}, "", "Your instance has ended: its time was over.", ["Start"]),
+    ({"status": "none", "problem": {"key": "new", "message": "A reason of later."}}, "A reason of later.", "", ["Start"]),
+    ({"status": "none", "limit": 1, "others": [{"name": "x", "title": "Y"}]}, "", "at a time: Y.", ["Stop Y and start this one"]),
+    (RUNS | {"status": "shared", "since": 7200}, "", "Running for 2 hr.", []),
+)  # fmt: skip
+"""A state, what an alert says about it, what else it says, and its buttons."""
 
 
 async def enter(board: Board, **link: Any) -> dict[str, Any]:
@@ -152,3 +173,19 @@ async def test_what_tenants_write_stays_text(boards: Boards, tmp_path: Path) -> 
         await expect(text.locator("p").first).to_have_text("See [here](javascript:alert(1)), <b>bold</b> and there.")
         assert [await link.get_attribute("href") for link in await text.locator("a").all()] == ["https://example.com/a"]
         await expect(text.locator("li")).to_have_text(["one", "two"])
+
+
+async def test_each_state_says_what_is_and_offers_only_what_can_be_done(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), viewport={"width": 360, "height": 800}) as board:
+        stacks = [{"template": f"t{n}", "title": f"State {n}", **each[0]} for n, each in enumerate(STATES)]
+        body = {"link": {"name": "Seat 12", "seconds_left": 60, "stacks": 1}, "stacks": stacks}
+        await board.page.route("**/play/stacks", lambda route: route.fulfill(json=body))
+        await board.page.goto(f"{board.url}/play")
+        for number, (_, alert, text, buttons) in enumerate(STATES):
+            box = card(board, f"State {number}")
+            await expect(box).to_contain_text(text)
+            await expect(box.locator("#problem")).to_contain_text(alert)
+            shown = box.get_by_role("button").filter(has_text=re.compile("."))
+            await expect(shown).to_have_text(buttons)
+        await board.audit("every state")
+        assert await board.page.evaluate(SCROLL_WIDTH) <= 360
