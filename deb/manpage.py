@@ -26,7 +26,8 @@ FILES = {
     "/etc/stackd/config.toml": "The configuration; each command takes it unless another file is named by --config or "
     "STACKD_CONFIG. Each key can be set from the environment, too: STACKD_<SECTION>__<KEY>.",
     "/etc/stackd/templates/NAME.yaml": "Templates, which creates ask for by name.",
-    "/etc/stackd/api-key, /etc/stackd/kubeconfig": "The API key, and the way into the cluster. They are readable by root only; "
+    "/etc/stackd/api-key, /etc/stackd/play-secret, /etc/stackd/kubeconfig": "The API key, the secret that signs players' links, "
+    "and the way into the cluster. They are readable by root only; "
     "systemd hands them to the service at a start and at a reload.",
     "/var/lib/stackd": "The state.",
     "~/.config/stackd/client.toml": "url, key or key_file, ca_file: which daemon the commands talk to, unless --url and "

@@ -6,6 +6,7 @@ machine    serve, demo, rebuild, setup, check, doctor, backup, reload, key: this
 process, setup, doctor    what these load when they run
 manifests  manifests; provision, admission: the objects that a cluster needs before stackd runs, and how setup applies them
 stacks     stacks …: the group, and what reads and creates; change, watch: the others
+links      links …: for players; players: the files of players that they and stacks create read
 system     templates, stats, capacity, events, activity, reconcile, owner, takeover, rehearse: the daemon, over its API
 push       a folder of templates, over the API
 rehearsal  what rehearse loads when it runs
@@ -47,6 +48,7 @@ COMMANDS = {
     "templates": ("stackd.cli.system:templates", "List the templates."),
     "push": ("stackd.cli.push:push", "Send a folder of templates to a daemon."),
     "test": ("stackd.cli.testing:test", "Try templates: a stack of each, its check, its deletion."),
+    "links": ("stackd.cli.links:links", "Make and revoke links for players."),
     "stats": ("stackd.cli.system:stats", "Count stacks, ports and what they reserve."),
     "capacity": ("stackd.cli.system:capacity", "Show how many more stacks fit."),
     "rehearse": ("stackd.cli.system:rehearse", "Start many stacks as players would, and measure."),

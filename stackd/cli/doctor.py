@@ -17,7 +17,7 @@ from stackd.cli.options import is_installed, loaded
 from stackd.cli.output import BAD, GAP, GOOD, WARNING, console, counted, is_terminal, print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig
-from stackd.config.credentials import API_KEY, KUBECONFIG
+from stackd.config.credentials import API_KEY, KUBECONFIG, PLAY_SECRET
 from stackd.doctor import Finding, Level, cluster, fail, machine, ok, running, service, warn
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, instance_for, probe
@@ -87,7 +87,11 @@ async def examine(
 
 
 def _installed(unit: Unit, config: Config, config_path: Path | None, loaded_at: float) -> Iterator[Finding]:
-    files = [config_path, *map(config_path.with_name, (API_KEY, KUBECONFIG))] if config_path is not None else []
+    files = (
+        [config_path, *map(config_path.with_name, (API_KEY, PLAY_SECRET, KUBECONFIG))]
+        if config_path is not None
+        else []
+    )
     yield from service.examine(unit, service.last_error(unit))
     yield from service.not_in_force(unit, loaded_at, files)
     yield from service.owners(config, unit)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 PLAYER = "player"
 _VALUE = re.compile(BARE_KEY)
+players_option = click.option(
+    "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
+    help='For each player in it: a CSV file with a column "player", or one player a line; - is standard input.',
+)  # fmt: skip
 SHOWN = ("stack_id", "status", "status_reason", "node_public_ip", "ports", "ended")
 
 

@@ -22,6 +22,7 @@ import click
 from rich.text import Text
 
 from stackd.cli.doctor import examine, print_advised, say
+from stackd.cli.links import new_secret
 from stackd.cli.manifests import DETECTED, OPTIONS, kubeconfig_text, remembered, site_of, stated
 from stackd.cli.options import INSTALLED, is_installed, loaded
 from stackd.cli.output import BAD, BUSY, GOOD, WARNING
@@ -29,7 +30,7 @@ from stackd.cli.provision import DELETE, Administrator, ManifestOptions, deletio
 from stackd.cli.target import local_daemon
 from stackd.client import ClientError
 from stackd.config import Config
-from stackd.config.credentials import API_KEY, KUBECONFIG
+from stackd.config.credentials import API_KEY, KUBECONFIG, PLAY_SECRET
 from stackd.doctor import running, service
 from stackd.doctor.cluster import Size
 from stackd.doctor.running import LocalDaemon
@@ -113,6 +114,10 @@ class _Setup:
         return self.path.with_name(API_KEY)
 
     @property
+    def play_secret(self) -> Path:
+        return self.path.with_name(PLAY_SECRET)
+
+    @property
     def kubeconfig(self) -> Path:
         return self.path.with_name(KUBECONFIG)
 
@@ -175,6 +180,22 @@ class _Setup:
             what=f"put a new key into {file}, readable by root only",
             do=make,
             commands=[f"grep -qsv -e '^#' -e '^$' {file} || (umask 077; stackd key new --plain >> {file})"],
+        )
+
+    async def links(self) -> _State:
+        """There is a secret that signs players' links."""
+        file = self.play_secret
+        if self.config.play.secret.get_secret_value():
+            return _done(what="the configuration or a credential has a secret for players' links")
+
+        async def make() -> str:
+            self._write(file, f"{new_secret()}\n")
+            return f"{file} has a secret, with which stackd signs players' links once play.url is set"
+
+        return _State(
+            what=f"put a secret for players' links into {file}, readable by root only",
+            do=make,
+            commands=[f"(umask 077; openssl rand -hex 32 > {file})"],
         )
 
     async def cluster(self) -> _State:
@@ -282,7 +303,7 @@ class _Setup:
             command = f"systemctl enable --now {service.SERVICE}"
             return _State(what=command, do=self._start, commands=[command])
         loaded_at = (await running.examine(self.daemon)).loaded_at
-        files = [self.path, self.key_file, self.kubeconfig]
+        files = [self.path, self.key_file, self.play_secret, self.kubeconfig]
         if self.written or any(service.not_in_force(unit, loaded_at, files)):
             return _State(what="reload it", do=self._start, commands=["stackd reload"])
         if await self._not_ready():
@@ -398,6 +419,7 @@ class _Setup:
 
 STEPS: Mapping[str, Callable[[_Setup], Awaitable[_State]]] = {
     "key": _Setup.key,
+    "links": _Setup.links,
     "cluster": _Setup.cluster,
     "kubeconfig": _Setup.own_kubeconfig,
     "nodes": _Setup.nodes,

@@ -33,7 +33,9 @@ from stackd.contract import (
     DryRun,
     Job,
     JobAction,
+    KeptLink,
     Key,
+    NewLink,
     Owner,
     Plan,
     Port,
@@ -378,6 +380,26 @@ def delete_template(name: str) -> Steps[None]:
 def stats(**filters: Unpack[Filters]) -> Steps[Stats]:
     """Counts over all stacks, or over those that the filters select."""
     return decode(Stats, (yield from call("GET", "/stats", query=filter_query(**filters))))
+
+
+def create_link(body: Mapping[str, Any]) -> Steps[NewLink]:
+    """Make a link for a player, from a request body in the API's form; its ``url`` is shown only in this answer."""
+    return decode(NewLink, (yield from call("POST", "/links", dict(body))))
+
+
+def links() -> Steps[list[KeptLink]]:
+    """The links that have not expired."""
+    return [decode(KeptLink, one) for one in (yield from call("GET", "/links"))["links"]]
+
+
+def revoke_link(link_id: str) -> Steps[None]:
+    """Revoke a link; its stacks stay. Raises NotFound."""
+    yield from call("DELETE", f"/links/{_part(link_id)}", repeatable=True)
+
+
+def stats() -> Steps[Stats]:
+    """Counts over all stacks."""
+    return decode(Stats, (yield from call("GET", "/stats")))
 
 
 def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", ports: int = 0) -> Steps[Capacity]:

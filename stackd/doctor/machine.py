@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stackd.config import Config, LoadedConfig
-from stackd.config.credentials import API_KEY, credential
+from stackd.config.credentials import API_KEY, PLAY_SECRET, credential
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ConfigError
 from stackd.kube.credentials import token_file_of
@@ -48,9 +48,10 @@ def _files(config: Config, config_path: Path | None) -> Iterator[Finding]:
     """The files that every user can read, or write, and that this user cannot look at."""
     state, kubeconfig = Path(config.state.path), config.cluster.kubeconfig
     token = Path(token_file_of(config.state.path))
-    secret = OTHERS_READ | OTHERS_WRITE
+    secret, beside = OTHERS_READ | OTHERS_WRITE, None if config_path is None else config_path.parent
     for path, what, forbidden in (
-        (credential(config_path.parent, API_KEY) if config_path is not None else None, "the API key", secret),
+        (beside and credential(beside, API_KEY), "the API key", secret),
+        (beside and credential(beside, PLAY_SECRET), "the secret of players' links", secret),
         (config.auth.key_file, "the key file", secret),
         (config.server.tls_key, "the private key of the certificate", secret),
         (kubeconfig if os.pathsep not in kubeconfig else "", "the kubeconfig", secret),

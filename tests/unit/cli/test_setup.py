@@ -95,11 +95,11 @@ def states(result: Result) -> dict[str, str]:
 
 async def test_it_leads_from_a_configuration_to_a_first_stack(site: Site) -> None:
     first = await site.setup("--yes", "--node", "one")
-    steps = dict.fromkeys(("key", "cluster", "kubeconfig", "nodes"), "done")
+    steps = dict.fromkeys(("key", "links", "cluster", "kubeconfig", "nodes"), "done")
     assert states(first) == steps | {"service": "by hand", "first stack": "to do"}
     assert first.exit_code == 1
     assert f"stackd serve --config {site.config}" in first.stdout
-    for name in ("api-key", "kubeconfig"):
+    for name in ("api-key", "play-secret", "kubeconfig"):
         assert stat.S_IMODE(site.beside(name).stat().st_mode) == 0o600
         assert not (secrets(site) & set(first.stdout.split()))
     async with running(load(site.config, {}, site.config.parent)) as daemon:
@@ -128,7 +128,7 @@ def objects(site: Site) -> dict[tuple[str, Key], Json]:
 def secrets(site: Site) -> set[str]:
     """The secrets that no output may contain."""
     token = yaml.safe_load(site.beside("kubeconfig").read_text())["users"][0]["user"]["token"]
-    return {site.beside("api-key").read_text().strip(), token}
+    return {*(site.beside(name).read_text().strip() for name in ("api-key", "play-secret")), token}
 
 
 async def test_without_a_yes_to_the_plan_nothing_is_done(site: Site) -> None:
@@ -199,7 +199,7 @@ async def test_without_a_node_or_an_administrator_it_prints_what_one_has_to_run(
     assert not site.beside("kubeconfig").exists()
     await site.setup("--yes", "--node", "one")  # stands for somebody who has run these lines
     result = await site.setup("--yes", admin=None)
-    assert [name for name, state in states(result).items() if state == "ok"] == [*states(result)][:4]
+    assert [name for name, state in states(result).items() if state == "ok"] == [*states(result)][:5]
 
 
 async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,8 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     assert (result.exit_code, states(result)["cluster"]) == (1, "failed")
     assert "no right to create namespaces" in result.stdout
     assert not site.beside("kubeconfig").exists()
-    site.beside("api-key").unlink()
+    for name in ("api-key", "play-secret"):
+        site.beside(name).unlink()
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: False if mode == os.W_OK else access(path, mode))
     result = await site.setup("--yes", "--node", "one")
@@ -217,6 +218,7 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     lines = [line.strip() for line in result.stdout.splitlines()]
     key = site.beside("api-key")
     assert f"grep -qsv -e '^#' -e '^$' {key} || (umask 077; stackd key new --plain >> {key})" in lines
+    assert f"(umask 077; openssl rand -hex 32 > {site.beside('play-secret')})" in lines
     assert "stackd manifests | kubectl apply -f -" in lines
     assert "kubectl label node one role=stack" in lines
     assert [file.name for file in site.config.parent.iterdir()] == ["config.toml"]

@@ -1,0 +1,227 @@
+"""``stackd links …``: links for players, by name or for a whole class, as CSV or as a sheet with QR codes; and the secret that
+signs them.
+
+Owns: what is printed, once; stackd shows no link again.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stackd.cli import lazy
+from stackd.cli import output as render
+from stackd.cli.options import Length, config_option, label_complete, labels_of, output_option, template_complete
+from stackd.cli.players import PLAYER, Player, players_option, read_players
+from stackd.cli.target import client_options, interruptible
+from stackd.printable import printable
+
+if TYPE_CHECKING:
+    from stackd.client import Client
+    from stackd.contract import NewLink
+
+VERBS = {
+    "create": ("stackd.cli.links:create", "Make links for players."),
+    "list": ("stackd.cli.links:list_links", "List the links that have not expired."),
+    "revoke": ("stackd.cli.links:revoke", "Revoke links; their stacks stay."),
+    "rotate": ("stackd.cli.links:rotate", "Replace the secret that signs links."),
+}
+SECRET_BYTES = 32
+LONGEST_NAME = 40
+SHEET = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<style>
+body {{ font: 16px/1.4 system-ui, sans-serif; margin: 1cm; color: #000; background: #fff }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5cm, 1fr)); gap: .6cm }}
+section {{ break-inside: avoid; border: 1px dashed #999; padding: .4cm; text-align: center }}
+h2 {{ font-size: 1.1em; margin: 0 0 .2cm; overflow-wrap: anywhere }}
+svg {{ width: 5cm; height: 5cm }}
+p {{ margin: .1cm 0 0; font-size: .8em; overflow-wrap: anywhere }}
+</style>
+<main>
+{cards}</main>
+</html>
+"""
+CARD = """<section><h2>{name}</h2>
+{code}
+<p><a href="{url}">{site}</a></p><p>until {until}</p></section>
+"""
+
+
+@click.group(cls=lazy(VERBS))
+def links() -> None:
+    """Make and revoke links with which players start stacks in a browser, without an account."""
+
+
+@click.command()
+@client_options
+@players_option
+@click.option("--template", "-t", "templates", multiple=True, metavar="NAME", shell_complete=template_complete,
+              help='What the player may start, such as "lab-*"; may be repeated.  [all that the key may use]')  # fmt: skip
+@click.option("--label", "-l", "labels", multiple=True, metavar="KEY=VALUE", shell_complete=label_complete,
+              help="A label of the player's stacks; may be repeated.")  # fmt: skip
+@click.option(
+    "--name", metavar="NAME", help='What the page and the log call it.  [of a class: the column "name", or the player]'
+)
+@click.option("--expires", type=Length(), help="For how long it works, such as 7d.  [7d]")
+@click.option("--stacks", type=click.IntRange(1, 100), help="How many stacks a player may have at a time.  [1]")
+@click.option("--visitors", type=click.IntRange(1, 10_000), metavar="TOTAL",
+              help="An open link: everybody who opens it is a player; all have at most TOTAL stacks.")  # fmt: skip
+@click.option("--html", "as_html", is_flag=True, help="Print a sheet for a classroom, with a QR code for each link.")
+@output_option("json", "jsonl")
+def create(client: Client, players: str | None, output: str | None, as_html: bool, **options: Any) -> None:
+    """Make links for players. Each link is shown only now: who has it is the player.
+
+    \b
+    stackd links create --template lab-1 --players players.csv --expires 7d > links.csv
+    stackd links create --template lab-1 --players players.csv --html > sheet.html
+    stackd links create --template lab-1 --label player=seat-12 --name "Seat 12"
+    """
+    body = {name: options[name] for name in ("expires", "stacks") if options[name]}
+    body |= {"templates": list(options["templates"])} if options["templates"] else {}
+    labels = labels_of(options["labels"])
+    if players is not None and (options["name"] or options["visitors"]):
+        raise click.UsageError("--players names the links, each for one player: leave out --name and --visitors")
+    if players is None:
+        name = {"name": options["name"]} if options["name"] else {}
+        body |= {"each": "visitor", "total": options["visitors"]} if options["visitors"] else {}
+        link = client.create_link({**body, **name, "labels": labels})
+        wanted: list[tuple[Mapping[str, str], NewLink]] = [({"name": link.name}, link)]
+        if not (output or as_html):
+            click.echo(link.url)
+            return
+    else:
+        people = read_players(players)
+        with interruptible("the links that are printed above work; revoke them with: stackd links revoke"):
+            made = _made(client, people, body, labels)
+            if not (output or as_html):
+                _print_csv(people[0], made)
+                return
+            wanted = list(made)
+    if as_html:
+        click.echo(sheet(wanted), nl=False)
+        return
+    entries = [{**columns, **link.raw} for columns, link in wanted]
+    render.printed({"links": entries}, output, entries)
+
+
+def _made(
+    client: Client, people: list[Player], body: Mapping[str, Any], labels: Mapping[str, str]
+) -> Iterator[tuple[Mapping[str, str], NewLink]]:
+    """A link for each player, made one after the other."""
+    for one in people:
+        called = {key.lower(): text for key, text in one.columns.items()}.get("name", "") or one.player
+        request = {**body, "name": called[:LONGEST_NAME], "labels": {**labels, PLAYER: one.player}}
+        yield one.columns, client.create_link(request)
+
+
+def _print_csv(first: Player, made: Iterator[tuple[Mapping[str, str], NewLink]]) -> None:
+    """The file of the players again, with a link in each line, which is printed as soon as there is one."""
+    names = [*first.columns, "link_id", "url", "expires_at"]
+    for number, (columns, link) in enumerate(made):
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, names, restval="", extrasaction="ignore", lineterminator="\n")
+        if not number:
+            writer.writeheader()
+        found = {**columns, **{name: str(link.raw[name]) for name in ("link_id", "url", "expires_at")}}
+        writer.writerow({name: _inert(text) for name, text in found.items()})
+        click.echo(lines.getvalue(), nl=False)
+        sys.stdout.flush()
+
+
+def _inert(text: str) -> str:
+    """The cell, which no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t")) else text
+
+
+def sheet(made: list[tuple[Mapping[str, str], NewLink]]) -> str:
+    """A page to print: for each link its name and a QR code. It loads nothing."""
+    import segno
+
+    cards = [
+        CARD.format(
+            name=html.escape(link.name),
+            code=segno.make(link.url, error="m").svg_inline(border=2, omitsize=True),
+            url=html.escape(link.url),
+            site=html.escape(link.url.partition("#")[0]),
+            until=render.local(link.raw["expires_at"]),
+        )
+        for _, link in made
+    ]
+    return SHEET.format(title=f"{render.counted(len(cards), 'link')}", cards="".join(cards))
+
+
+@click.command("list")
+@client_options
+@output_option("json", "jsonl", "name")
+def list_links(client: Client, output: str | None) -> None:
+    """List the links that have not expired, without the links themselves, which nobody is shown again."""
+    found = [one.raw for one in client.links()]
+    if not render.printed({"links": found}, output, found, "link_id"):
+        render.print_table(COLUMNS, found)
+
+
+COLUMNS = (
+    render.Column(head="link", of=lambda one: one["link_id"]),
+    render.Column(head="name", of=lambda one: one["name"] or "-", elastic=True),
+    render.Column(head="labels", of=lambda one: render.label_text(one) or "-", elastic=True),
+    render.Column(head="templates", of=lambda one: " ".join(one["templates"]) or "all", elastic=True),
+    render.Column(head="stacks", of=lambda one: str(one["stacks"])),
+    render.Column(head="by", of=lambda one: one["by"], keep=5, elastic=True),
+    render.Column(head="expires", of=lambda one: "revoked" if one["revoked"] else render.local(one["expires_at"])),
+)
+
+
+@click.command()
+@client_options
+@click.argument("link_ids", nargs=-1, required=True, metavar="LINK…")
+def revoke(client: Client, link_ids: tuple[str, ...]) -> None:
+    """Revoke links by their ids: from now on they open nothing. Their stacks stay."""
+    from stackd.cli.stacks import for_each
+
+    def each(link_id: str) -> None:
+        client.revoke_link(link_id)
+        click.echo(f"{printable(link_id)}\trevoked")
+
+    for_each(link_ids, each)
+
+
+@click.command()
+@config_option
+@click.option("--keep", is_flag=True, help="Links that were made so far go on, until the next rotation.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
+def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
+    """Replace the secret that signs links, beside the configuration, and reload the service. All links end.
+
+    On two machines, copy the file to the other one.
+    """
+    from stackd.cli.options import INSTALLED
+    from stackd.config.credentials import PLAY_SECRET
+    from stackd.doctor import service
+    from stackd.files import read_keys, write_private
+
+    file = (config_path or INSTALLED).with_name(PLAY_SECRET)
+    try:
+        before = [text for _, text in read_keys(file)]
+    except (OSError, ValueError):
+        before = []
+    if before and not (keep or yes):
+        click.confirm("All links that were made so far end. Replace the secret?", abort=True, err=True)
+    kept = before[:1] if keep else []
+    write_private(file, "".join(f"{text}\n" for text in (new_secret(), *kept)))
+    reloaded = service.runs_here() and service.find_unit() is not None and service.reload()
+    click.echo(f"{file} has a new secret{'; earlier links go on' if kept else ''}")
+    click.echo("the service has read it" if reloaded else "reload the service, so that it is in force: stackd reload")
+
+
+def new_secret() -> str:
+    """A secret to sign links with."""
+    return secrets.token_hex(SECRET_BYTES)
