@@ -186,7 +186,9 @@ class _Setup:
         """There is a secret that signs players' links."""
         file = self.play_secret
         if self.config.play.secret.get_secret_value():
-            return _done(what="the configuration or a credential has a secret for players' links")
+            return _done(what="the configuration has a secret for players' links")
+        if _has_text(file):
+            return _done(what=f"{file} has a secret for players' links")
 
         async def make() -> str:
             self._write(file, f"{new_secret()}\n")

@@ -10,6 +10,7 @@ import pytest
 from stackd.embedded import EmbeddedCluster
 from tests.harness import KEY, Harness, fast_cluster, harness
 
+LINKS = {"STACKD_PLAY__URL": "https://stackd.example", "STACKD_PLAY__SECRET": "0123456789abcdef0123456789abcdef"}
 LIMITS = {"STACKD_LIMITS__STACKS_PER_LABEL": "player=1", "STACKD_LIMITS__REQUIRED_LABELS": "player"}
 
 
@@ -17,7 +18,7 @@ LIMITS = {"STACKD_LIMITS__STACKS_PER_LABEL": "player=1", "STACKD_LIMITS__REQUIRE
 async def at(tmp_path: Path) -> AsyncIterator[Harness]:
     async with (
         EmbeddedCluster(fast_cluster(serve_node_ports=True)) as cluster,
-        harness(tmp_path, cluster=cluster) as ready,
+        harness(tmp_path, LINKS, cluster=cluster) as ready,
     ):
         yield ready
 

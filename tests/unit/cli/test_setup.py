@@ -84,7 +84,7 @@ async def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_environment
 
 
 STATE_OF_STEP = re.compile(
-    r"^(ok|to do|by hand|done|failed) +(key|cluster|kubeconfig|nodes|service|first stack)", re.MULTILINE
+    r"^(ok|to do|by hand|done|failed) +(key|links|cluster|kubeconfig|nodes|service|first stack)", re.MULTILINE
 )
 
 
