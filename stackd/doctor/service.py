@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from stackd.config.credentials import API_KEY, KUBECONFIG, PLAY_SECRET
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.files import user_name
 from stackd.upkeep import OLDER_BUILD, REFUSED, RESTART, WAITS
@@ -229,7 +228,9 @@ def unreadable(config: Config, config_path: Path | None, unit: Unit) -> Iterator
     """The configuration and the files that it names, without the credentials that systemd hands over, which the
     service's user cannot read. Only root can find out.
     """
-    credentials = {config_path.with_name(name) for name in (API_KEY, PLAY_SECRET, KUBECONFIG)} if config_path else set()
+    credentials = (
+        {config_path.with_name(name) for name in ("api-key", "play-secret", "kubeconfig")} if config_path else set()
+    )
     server, folder = config.server, Path(config.templates.directory)
     named = [config.auth.key_file, server.tls_cert, server.tls_key, *config.cluster.kubeconfig.split(os.pathsep)]
     paths = [*([config_path] if config_path else []), *(Path(name) for name in named if name)]
