@@ -397,11 +397,6 @@ def revoke_link(link_id: str) -> Steps[None]:
     yield from call("DELETE", f"/links/{_part(link_id)}", repeatable=True)
 
 
-def stats() -> Steps[Stats]:
-    """Counts over all stacks."""
-    return decode(Stats, (yield from call("GET", "/stats")))
-
-
 def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", ports: int = 0) -> Steps[Capacity]:
     """How many more stacks of this size fit, such as ``cpu="500m", memory="1Gi"``."""
     asked = {"cpu": cpu, "memory": memory, "ephemeral_storage": ephemeral_storage, "ports": str(ports or "")}
