@@ -26,14 +26,12 @@ from stackd.lifecycle.gate import AWAY_SECONDS, Gate
 from stackd.lifecycle.health import Checks
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.next_step import (
-    PODS,
     CreateProgress,
     SeenRoute,
     Step,
     next_step,
     own_pod,
     replacement_step,
-    stack_of,
 )
 from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
@@ -263,8 +261,10 @@ class Context:
         """The other pods of a shared stack, the latest first."""
         if not stack.shared:
             return []
-        pods = [one for one in self.mirror.pods.values() if stack_of(PODS, one.name) == stack.stack_id]
-        return sorted((one for one in pods if one.name != stack.pod_name), key=lambda one: -one.generation)
+        pods = [
+            one for one in self.mirror.pods.values() if one.stack_id == stack.stack_id and one.name != stack.pod_name
+        ]
+        return sorted(pods, key=lambda one: -one.generation)
 
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate

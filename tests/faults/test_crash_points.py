@@ -312,15 +312,20 @@ async def share(stage: Stage) -> None:
 async def share_no_more(stage: Stage) -> None:
     """A shared template is there at one start, and gone at the next."""
     here = stage.world
-    here.put_shared(RUNS_ON)
+    await _start_again(stage, lambda: here.put_shared(RUNS_ON))
     await stage.until(lambda: _shared(stage, "running"))
-    if stage.over:
-        return
+    if not stage.over:
+        await _start_again(stage, (here.folder / "templates" / f"{SHARED}.yaml").unlink)
+        await stage.until(lambda: not _shared_rows(stage))
+
+
+async def _start_again(stage: Stage, change: Callable[[], None]) -> None:
+    """Stop the daemon, and start it after the change, to die of the same."""
+    here = stage.world
     await here.machine.gone(kill=False)
     here.starts[:0] = filter(None, [here.machine.crash_at])
-    (here.folder / "templates" / f"{SHARED}.yaml").unlink()
+    change()
     here.machine.absent = False
-    await stage.until(lambda: not _shared_rows(stage))
 
 
 async def check(stage: Stage) -> None:

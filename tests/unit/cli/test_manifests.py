@@ -12,11 +12,11 @@ import yaml
 from click.testing import CliRunner
 
 from stackd.cli import stackd
-from stackd.kube.labels import lease_name
+from stackd.kube.labels import lease_name, role_labels
 from stackd.kube.policies import EGRESS, INGRESS, protects
 from stackd.kube.rights import in_namespace
 from tests.provisioning import printed
-from tests.templates import PLAIN
+from tests.templates import CHECK, PLAIN
 
 
 def test_what_is_printed_follows_the_configuration(tmp_path: Path) -> None:
@@ -184,3 +184,20 @@ def test_each_network_egress_of_templates_has_one_policy_of_its_own(
     assert [peer["ipBlock"]["cidr"] for peer in own[only]["egress"][0]["to"]] == ["192.0.2.0/24", "2001:db8::/32"]
     for name, spec in own.items():
         assert spec["podSelector"]["matchLabels"]["stackd.io/egress"] == name.removeprefix("egress-")
+
+
+def test_the_pods_of_checks_reach_what_players_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "web-1.yaml").write_text(PLAIN + CHECK)
+    monkeypatch.setenv("STACKD_TEMPLATES__DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("STACKD_STACKS__NODE_PORT_MAX", "31010")
+    documents = printed()
+    own, pods = policies(documents), {"podSelector": {"matchLabels": role_labels("check", "default")}}
+    assert (own["checks"]["podSelector"], own["checks"]["policyTypes"]) == (pods["podSelector"], ["Egress"])
+    to_stacks, to_ports = own["checks"]["egress"]
+    assert to_stacks == {"to": [{"podSelector": {"matchLabels": {"app.kubernetes.io/managed-by": "stackd"}}}]}
+    assert to_ports["ports"] == [{"protocol": one, "port": 31001, "endPort": 31010} for one in ("TCP", "UDP")]
+    assert own["stacks-from-checks"]["ingress"] == [{"from": [pods]}]
+    quota = next(one["spec"]["hard"] for one in documents if one["kind"] == "ResourceQuota")
+    assert (quota["pods"], quota["services.nodeports"]) == ("18", "10")
+    monkeypatch.delenv("STACKD_TEMPLATES__DIRECTORY")
+    assert not {"checks", "stacks-from-checks"} & policies(printed()).keys()
