@@ -99,16 +99,25 @@ async def test_a_forged_session_opens_nothing(at: Harness) -> None:
 
 
 async def test_a_link_ends_when_it_expires_and_so_do_its_session_and_its_stream(at: Harness) -> None:
-    link = await make_link(at, expires="2s")
+    link = await make_link(at, expires="1h")
     async with browser(at) as seat:
         await seat.enter(link)
         async with seat.follow() as stream:
             await stream.expect("state")
-            assert (await stream.expect("end")).data == {"code": "link_expired"}
+            pass_time(at, 3601)
+            at.daemon.api.feed.wake()
+            assert (await stream.until("end")).data == {"code": "link_expired"}
         reply = await seat.call("GET", "/play/stacks", headers={"Cookie": "stackd-play=" + session_of(at, link)})
         assert (reply.status, reply.code) == (401, "link_expired")
         assert reply.for_players == "This link does not work any more. Ask for a new one."
         assert (await seat.open(link)).code == "link_expired"
+
+
+def pass_time(at: Harness, seconds: int) -> None:
+    """Set the machine's clock forward."""
+    clock = at.daemon.context.clock
+    now = clock.now
+    clock.now = lambda: now() + seconds * 10**9  # type: ignore[method-assign]
 
 
 def session_of(at: Harness, link: dict[str, Any]) -> str:
@@ -439,9 +448,7 @@ async def test_work_that_comes_late_is_no_work(at: Harness) -> None:
     link = await make_link(at, **OPEN)
     async with browser(at) as seat:
         work = solved((await seat.open(link)).json["work"])
-        clock = at.daemon.context.clock
-        now = clock.now
-        clock.now = lambda: now() + (CHALLENGE_SECONDS + 1) * 10**9  # type: ignore[method-assign]
+        pass_time(at, CHALLENGE_SECONDS + 1)
         assert (await seat.open(link, work=work)).code == "work_wrong"
 
 
