@@ -240,6 +240,7 @@ async def who_did_that_and_what_came_of_it(duty: Duty) -> None:
     await expect(entry).to_contain_text(f"0 run, {duty.event.teams} failed (OOMKilled)")
     await duty.click(entry.locator("summary"))
     await expect(entry.get_by_role("button")).to_have_count(duty.event.teams)
+    await expect(entry.locator("li").first).to_contain_text("done; now failed (OOMKilled)")
 
 
 async def who_loses_their_stack_soon(duty: Duty) -> None:

@@ -7,6 +7,7 @@ import { button, h, say, show } from "../shared/dom.js";
 import { ask, sentence } from "./api.js";
 import { cameOf } from "./bulk.js";
 import { dialog } from "./dialogs.js";
+import { WORDS } from "./stacks.js";
 import { plural } from "./table.js";
 import { clock, full } from "./times.js";
 
@@ -118,7 +119,8 @@ export function openActivity(stacks, open) {
       const rows = all.map(({ stack_id: id, outcome, error, labels }) => {
         const stack = stacks.get(id);
         const name = [...(stack?.labelled ?? pairs(labels)), id].join(" ");
-        const said = error ?? [outcome, stack?.status, stack?.status_reason].filter(Boolean).join(", ");
+        const reason = stack?.status_reason && ` (${stack.status_reason})`;
+        const said = error ?? (stack ? `${outcome}; now ${WORDS[stack.status]}${reason ?? ""}` : outcome);
         return h("li", {}, id ? button(name, () => lead(id), { class: "plain mono" }) : name, ` ${said}`);
       });
       show(body, h("ul", {}, rows));
