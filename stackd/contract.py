@@ -440,6 +440,7 @@ class BatchCreate(Body, frozen=True, kw_only=True):
 
     labels: Annotated[Mapping[str, str], doc("As those of a create.", LABELS)] = NOTHING
     ttl: Annotated[str, doc("How long it lives; replaces the `ttl` of the job.", DURATION)] = ""
+    env: Annotated[Mapping[str, str], doc("As that of a create; replaces the `env` of the job.")] = NOTHING
 
 
 class Batch(Body, frozen=True, kw_only=True):
@@ -456,6 +457,7 @@ class Batch(Body, frozen=True, kw_only=True):
     template: Annotated[
         str, doc("With `create`: the template's name.", {"format": "stackd-template", "minLength": 1})
     ] = ""
+    env: Annotated[Mapping[str, str], doc("With `create`: the variables that each stack sets.")] = NOTHING
     each: Annotated[
         tuple[BatchCreate, ...], doc("With `create`: the stacks, in any number up to that of ids.", {"minItems": 1})
     ] = ()

@@ -418,11 +418,13 @@ class JobError:
 
 @struct
 class WantedStack:
-    """A stack that a job is to create, the ``index``-th of its request; ``ttl`` in seconds, None for the default."""
+    """A stack that a job is to create, the ``index``-th of its request; ``ttl`` in seconds, None for the default; ``env``:
+    the variables that it sets."""
 
     index: int
     labels: Mapping[str, str]
     ttl: float | None = None
+    env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
 
 
 @struct

@@ -79,7 +79,8 @@ def create_for(
     one has none, or it does not run in time."""
     players = read_players(source)
     labels = body.get("labels", {})
-    each = [{"labels": {**labels, PLAYER: one.player}} for one in players]
+    env = {"env": body["env"]} if body.get("env") else {}
+    each = [{"labels": {**labels, PLAYER: one.player}, **env} for one in players]
     job = client.batch_create(body["template"], each, ttl=body.get("ttl"))
     with interruptible(f"{job.job_id} continues to create {render.counted(len(each), 'stack')}"):
         (job,) = finished("create", client.batch_job, [job], len(each))

@@ -297,7 +297,7 @@ def create(client: Client, source: str | None, output: str | None, **options: An
         if texts:
             body[field] = {**body.get(field, {}), **labels_of(texts, "--env" if field == "env" else "--label")}
     if options["players"]:
-        if not options["template"] or options["return_existing"] or options["dry_run"] or options["env"]:
+        if not options["template"] or options["return_existing"] or options["dry_run"]:
             raise click.UsageError("--players goes with --template, --ttl, --label, --wait and --output")
         from stackd.cli.players import create_for
 

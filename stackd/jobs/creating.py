@@ -29,6 +29,7 @@ def request_of(context: Context, job: Job | JobRequest, wanted: WantedStack) -> 
         target_ports=template.target_ports,
         ttl=wanted.ttl,
         labels=wanted.labels,
+        env=wanted.env,
         among=job.labels,
         by=job.by,
         template=template,

@@ -245,7 +245,7 @@ def claim_of(job: Job, wanted: WantedStack, now: int) -> Claim:
 
 
 def _wanted(one: WantedStack) -> dict[str, object]:
-    return {"labels": dict(one.labels), "ttl": one.ttl}
+    return {"labels": dict(one.labels), "ttl": one.ttl, "env": dict(one.env)}
 
 
 def _read_wanted(index: int, text: str) -> WantedStack:

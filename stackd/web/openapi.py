@@ -329,7 +329,7 @@ def schemas(config: Config) -> dict[str, Schema]:
             "then": _given("ttl"),
             "else": {"not": _given("ttl")},
             "oneOf": [_given("stack_ids"), _given("labels")],
-            "not": {"anyOf": [_given("template"), _given("each")]},
+            "not": {"anyOf": [_given("template"), _given("env"), _given("each")]},
         },
     }
     for one in (batch["properties"], schemas["BatchDelete"]["properties"]):

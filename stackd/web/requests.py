@@ -200,7 +200,7 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     action = JobAction(name)
     if action is JobAction.CREATE:
         return [], await _creates(view, fields)
-    for field in ("template", "each"):
+    for field in ("template", "env", "each"):
         if field in fields:
             raise _wrong_field(field, f"{field} goes with the action create, and only with that")
     if (action is JobAction.EXTEND) != ("ttl" in fields):
@@ -229,7 +229,7 @@ async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
     if len(each) > max_ids:
         raise RequestTooLarge(f"{len(each)} stacks; {max_ids} at most (batch_delete.max_ids)")
     _template_of({"template": fields["template"]}, view.templates())  # else each of the stacks would be wrong
-    common: dict[str, Any] = {name: fields[name] for name in ("template", "ttl") if name in fields}
+    common: dict[str, Any] = {name: fields[name] for name in ("template", "ttl", "env") if name in fields}
     wanted = [await _wanted(view, common, *one) async for one in in_turns(enumerate(each))]
     return JobRequest(
         action=JobAction.CREATE,
@@ -252,7 +252,7 @@ async def _wanted(view: View, common: Mapping[str, Any], index: int, item: objec
         reasons = [replace(one, path=f"{where}.{one.path}".rstrip(".")) for one in error.reasons]
         sentence = str(error).removeprefix("invalid request body: ")
         raise InvalidRequest(f"invalid request body: {where}: {sentence}", reasons, code=error.code) from error
-    return WantedStack(index=index, labels=request.labels, ttl=request.ttl)
+    return WantedStack(index=index, labels=request.labels, ttl=request.ttl, env=request.env)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -284,3 +284,13 @@ async def test_a_job_names_what_its_stacks_have_in_common(vm: Machine) -> None:
         assert "outcome" not in row, "an extension starts nothing"
         results = (await at.get(f"/stacks/batch/{reply.json['job_id']}?results=true"))["results"]
         assert [one["stack_id"] for one in results] == some
+
+
+async def test_each_stack_has_the_variables_that_its_entry_or_its_job_sets(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN + 'env: {TEAM: {pattern: "[0-9]{1,4}"}}\n')
+    each = [{"labels": {"player": "a"}}, {"labels": {"player": "b"}, "env": {"TEAM": "8"}}]
+    job = await finished(at, await submit(at, each, env={"TEAM": "7"}))
+    teams = [(await values_of(at, one["stack_id"]))[1]["TEAM"] for one in job["results"]]
+    assert teams == ["7", "8"]
+    wrong = {"action": "create", "template": "web-1", "each": [*each, {"env": {"TEAM": "x"}}]}
+    await at.refused(400, "each[2]: env.TEAM must be a text that matches", "/stacks/batch", wrong)
