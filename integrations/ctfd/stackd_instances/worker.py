@@ -161,8 +161,7 @@ class Worker:
             if StackdChallenge.query.first() is None:
                 return
             stackd = settings.stackd()
-        query = [("label", "shared"), ("fields", f"{FIELDS},updated_at,template")]
-        reply = stackd.call("GET", "/stacks", query=query)
+        reply = stackd.call("GET", "/stacks", query=[("label", "shared"), ("fields", f"{FIELDS},updated_at")])
         if reply.ok:
             shared = {one["labels"]["shared"]: one for one in reply.data.get("stacks") or []}
             with self._app.app_context():
