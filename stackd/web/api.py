@@ -225,7 +225,7 @@ def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooMany
         player = api.players.admit(request)
         request[KEY_NAME] = player.name
         return player, None
-    key = api.players.helper(request) or api.keys.identify(request)
+    key = api.keys.identify(request)
     request[KEY_NAME] = key.name
     connection = request.protocol
     if isinstance(connection, HttpConnection) and connection.key_name != key.name:

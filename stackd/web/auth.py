@@ -45,7 +45,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Keys:
-    """The keys in force. A reload replaces all of them."""
+    """The keys in force. A reload replaces all of them. ``link`` says whose link a text is that is no key."""
 
     def __init__(self, clock: Clock) -> None:
         self._keys: tuple[ApiKey, ...] = ()
@@ -54,6 +54,7 @@ class Keys:
         self._trusted: tuple[Network, ...] = ()
         self._names: set[str] = set()
         self.sign_in = SignIn(OidcSection())
+        self.link: Callable[[str], ApiKey | None] = lambda text: None
         self.replaced: Callable[[], None] = lambda: None
 
     def replace(self, config: Config) -> None:
@@ -91,9 +92,9 @@ class Keys:
         if not self._enabled:
             self._refuse_other_sites(request)
             return ANONYMOUS
-        text = key_text(request)
+        text = request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
         key = self._find(text) if text and len(text) <= LONGEST_KEY else None
-        key = key or (None if text else self.sign_in.find(request))
+        key = key or (self.link(text) if text else self.sign_in.find(request))
         if key is not None:
             return key
         wait = self._failures.wait(self.caller(request), attempt=bool(text))
@@ -143,11 +144,6 @@ class Keys:
             if hmac.compare_digest(sha256, key.sha256):
                 matching = key
         return matching
-
-
-def key_text(request: web.BaseRequest) -> str | None:
-    """The text of the request's key; None or empty if it has none."""
-    return request.headers.get(HEADER) or bearer(request) or request.query.get(PARAMETER)
 
 
 def bearer(request: web.BaseRequest) -> str:

@@ -26,7 +26,7 @@ from stackd.lifecycle.context import Context
 from stackd.links import HelperKey, Link, PlayerKey, Signer
 from stackd.model import DeleteReason, Stack, list_key
 from stackd.templates import Template
-from stackd.web.auth import SAFE_METHODS, Failures, Keys, key_text
+from stackd.web.auth import SAFE_METHODS, Failures, Keys
 from stackd.web.connection import HttpConnection
 
 COOKIE: Final = "stackd-play"
@@ -70,6 +70,7 @@ class Players:
         for stack in context.store.assigned:
             self.row_changed(None, stack)
         self._signer: tuple[str, Signer] = ("", Signer(()))
+        keys.link = self.helper
 
     @property
     def signer(self) -> Signer:
@@ -134,10 +135,8 @@ class Players:
             connection.connections.authenticated(connection, link.player, player=True)
         return link.key
 
-    def helper(self, request: web.Request) -> ApiKey | None:
-        """The helper whose link is the request's key; None if that is no helper's link. Raises Unauthenticated if the link
-        has ended."""
-        text = key_text(request) or ""
+    def helper(self, text: str) -> ApiKey | None:
+        """The helper whose link this is; None if it is no helper's link. Raises Unauthenticated if the link has ended."""
         if text.count(".") != 2:
             return None
         try:
