@@ -251,7 +251,7 @@ async def test_the_outcome_of_a_job_is_what_came_of_its_stacks(vm: Machine) -> N
     at = await vm.start()
     assert (await outcome(at, job_id))["statuses"] == {"failed": 3, "running": 1, "deleted": 1}
     async with follow(at) as stream:
-        clock.ahead = 119
+        clock.ahead = 60
         await at.run_now("outcomes")
         assert not (await outcome(at, job_id))["final"]
         clock.ahead = 121
