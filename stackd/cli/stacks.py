@@ -298,7 +298,7 @@ def create(client: Client, source: str | None, output: str | None, **options: An
             body[field] = {**body.get(field, {}), **labels_of(texts, "--env" if field == "env" else "--label")}
     if options["players"]:
         if not options["template"] or options["return_existing"] or options["dry_run"]:
-            raise click.UsageError("--players goes with --template, --ttl, --label, --wait and --output")
+            raise click.UsageError("--players goes with --template, --ttl, --label, --env, --wait and --output")
         from stackd.cli.players import create_for
 
         timeout = options["timeout"] if options["wait"] else None
