@@ -14,7 +14,6 @@ from typing import Any
 import aiohttp
 
 from tests.harness import DEADLINE, Client, Harness, Reply
-from tests.streams import Stream
 from tests.templates import PLAIN, WEB, folder_with
 
 SECRET = "0123456789abcdef0123456789abcdef-the-first"
@@ -83,13 +82,6 @@ class Browser:
         reply = await self.call("GET", "/play/stacks")
         assert reply.status == 200, reply.text
         return {entry["template"]: entry for entry in reply.json["stacks"]}
-
-    @asynccontextmanager
-    async def follow(self) -> AsyncIterator[Stream]:
-        """The player's event stream."""
-        async with self.session.get(f"{self.url}/play/events", headers=self.headers) as answer:
-            assert answer.status == 200, await answer.text()
-            yield Stream(answer)
 
     async def start(self, template: str = "lab-1", status: int = 201, **more: Any) -> dict[str, Any]:
         reply = await self.call("POST", "/play/stacks", {"template": template} | more)

@@ -31,9 +31,6 @@ from stackd.web.limits import share_of_a_key
 LOGGED = 4_000
 """How many changes the log has. A follower that is further behind has to list again."""
 
-PLAYER_STREAMS = 4
-"""Of one player; a page that gets none asks again and again."""
-
 PAUSE_SECONDS = 0.05
 """Changes are announced at most once in this time, so that a burst does not wake followers more often."""
 
@@ -74,7 +71,6 @@ class ChangeFeed:
         self._woken = 0.0
         self._announced = 0
         self._by_key: Counter[str] = Counter()
-        self._players = 0
         self.number = 0
         self.closed = False
 
@@ -97,29 +93,26 @@ class ChangeFeed:
             self._add(job.job_id, job)
 
     @contextmanager
-    def follow(self, key_name: str, *, player: bool = False) -> Iterator[None]:
+    def follow(self, key_name: str) -> Iterator[None]:
         """Count as a follower.
 
         Raises Unavailable if ``limits.event_streams`` followers are open, and TooManyRequests if this key has its whole
-        share of them (``limits.event_streams_per_key``), which all players have together.
+        share of them (``limits.event_streams_per_key``).
         """
         limits = self._context.config.limits
         share = share_of_a_key(self._context.config, limits.event_streams_per_key, limits.event_streams)
         if limits.event_streams and self.followers >= limits.event_streams:
             raise Unavailable(f"{self.followers} event streams are open (limits.event_streams)", retry_after=30)
-        most = PLAYER_STREAMS if player else share
-        if self._by_key.get(key_name, 0) >= most or (player and self._players >= share):
+        if self._by_key.get(key_name, 0) >= share:
             raise TooManyRequests(
-                f"{most} event streams of this key are open (limits.event_streams_per_key)",
+                f"{share} event streams of this key are open (limits.event_streams_per_key)",
                 30,
                 code=ErrorCode.TOO_MANY_STREAMS,
             )
         self._by_key[key_name] += 1
-        self._players += player
         try:
             yield
         finally:
-            self._players -= player
             self._by_key[key_name] -= 1
             if not self._by_key[key_name]:
                 del self._by_key[key_name]

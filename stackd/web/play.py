@@ -6,26 +6,23 @@ An error has its code and what a player may read, nothing else. Times are second
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, cast
 
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from stackd.codes import ErrorCode
 from stackd.contract import NOTHING, Body, doc
 from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
-from stackd.keys import ApiKey
 from stackd.lifecycle.verbs import delete, extend, restart
 from stackd.links import Link, PlayerKey
 from stackd.model import Stack
 from stackd.store import Claim
 from stackd.web import requests, stacks
 from stackd.web.api import KEY_NAME, ApiCall, route
-from stackd.web.change_feed import FeedChange, event
-from stackd.web.events import HEADERS, HEARTBEAT, HEARTBEAT_SECONDS
 from stackd.web.idempotency import StoredResponse
 from stackd.web.player_state import Shown
 from stackd.web.players import work_of
@@ -153,49 +150,6 @@ async def _stop(call: ApiCall, stack: Stack) -> None:
     call.api.players.stopped.add(stack.stack_id)
     with suppress(ClusterUnavailable, StackNotFound):
         await delete(call.api.context, stack.stack_id, by=call.key.name)
-
-
-@_of_player("GET", "/play/events", streams=True)
-async def stream_player_events(call: ApiCall) -> web.StreamResponse:
-    """Follow the player's stacks: each event is the whole answer of ``GET /play/stacks``."""
-    response = web.StreamResponse(headers=HEADERS)
-    with call.api.feed.follow(_link(call).player, player=True), suppress(ConnectionError):  # the client has left
-        await response.prepare(call.request)
-        if call.request.method != hdrs.METH_HEAD:
-            async with aclosing(_states(call)) as states:
-                async for piece in states:
-                    await response.write(piece)
-    return response
-
-
-async def _states(call: ApiCall) -> AsyncGenerator[bytes, None]:
-    """The state now, and after each change of the player's stacks, until the link or the feed ends."""
-    feed, players, link = call.api.feed, call.api.players, _link(call)
-    position, sent = feed.number, b""
-    changed = True
-    while not feed.closed:
-        try:
-            players.session(call.request)  # the secret may have been replaced, too
-        except Unauthenticated as error:
-            yield event(b"end", orjson.dumps({"code": error.code}))
-            return
-        if changed and (now := _shown(call).everything()) != sent:
-            sent = now
-            yield event(b"state", now)
-        if not await feed.more(position, min(HEARTBEAT_SECONDS, 1.0 + players.remaining(link))):
-            yield HEARTBEAT
-        later = feed.since(position)
-        changed = later is None or any(_is_of(call.key, change) for change in later)
-        position = feed.number if later is None else later[-1].number if later else position
-
-
-def _is_of(key: ApiKey, change: FeedChange) -> bool:
-    stack = change.record or change.before
-    return isinstance(stack, Stack) and key.may_read(stack)
-
-
-def _link(call: ApiCall) -> Link:
-    return cast(PlayerKey, call.key).link
 
 
 def _shown(call: ApiCall) -> Shown:

@@ -47,7 +47,6 @@ async def dashboard(page: Page, at: Harness) -> None:
 
 
 async def box(page: Page, at: Harness) -> None:
-    await page.route("**/play/events", lambda route: route.abort())
     body = json.dumps({"link": LINK, "stacks": STATES})
     await page.route("**/play/stacks", lambda route: route.fulfill(content_type="application/json", body=body))
     await page.set_viewport_size({"width": 620, "height": 560})
