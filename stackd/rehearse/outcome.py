@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.names import did_you_mean
@@ -89,10 +90,12 @@ def parse_goal(text: str) -> Goal:
     return Goal(text=text, what=match[1], limit=parse_duration(value), share=share)
 
 
-def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupted: bool) -> Verdict:
-    """The verdict on ``asked_for`` stacks. Without a goal for failures, none may fail."""
+def judge(
+    results: Results, goals: Sequence[Goal], checks: Sequence[GoalResult] = (), *, asked_for: int, interrupted: bool
+) -> Verdict:
+    """The verdict on ``asked_for`` stacks. Without a goal for failures, none may fail; all ``checks`` must pass."""
     stated = [*goals] if any(goal.what == FAILED for goal in goals) else [parse_goal("failed=0"), *goals]
-    judged = [(_failures if goal.what == FAILED else _percentile)(results, goal) for goal in stated]
+    judged = [(_failures if goal.what == FAILED else _percentile)(results, goal) for goal in stated] + [*checks]
     missed = "; ".join(result.sentence for result in judged if not result.met)
     running = results.stages[Stage.RUNNING.value]
     slow = "; ".join(results.bottleneck)
@@ -108,6 +111,14 @@ def judge(results: Results, goals: Sequence[Goal], *, asked_for: int, interrupte
             f" press, 95 of 100 within {running.p95:.2f} s, the last after {running.longest:.2f} s.{caveat}"
         )
     return Verdict(holds=not interrupted and not missed, sentence=sentence, goals=judged)
+
+
+def _check(name: str, result: Mapping[str, Any]) -> GoalResult:
+    healthy = result["healthy"]
+    ended = "passes" if healthy else "has never run" if healthy is None else "fails"
+    why = "" if healthy else " ".join((result.get("trouble") or result.get("message") or "").split())
+    sentence = f"the check of {name} {ended}{why and f': {why}'}"
+    return GoalResult(goal=f"check of {name}", met=bool(healthy), found=None, sentence=sentence)
 
 
 def _percentile(results: Results, goal: Goal) -> GoalResult:
@@ -159,7 +170,8 @@ class Outcome:
         self.results = replace(results, bottleneck=own.bottleneck(results.stages[Stage.RUNNING.value].p50))
         self.seconds = rehearsal.seconds or now
         self.interrupted = rehearsal.stop.is_set() or rehearsal.phase is not Phase.DONE
-        self.verdict = judge(self.results, goals, asked_for=self.plan.stacks, interrupted=self.interrupted)
+        checks = [_check(*one) for one in rehearsal.checks.items()]
+        self.verdict = judge(self.results, goals, checks, asked_for=self.plan.stacks, interrupted=self.interrupted)
         unanswered, remaining = sum(attempt.unanswered for attempt in attempts), rehearsal.remaining
         kept = sum(bool(attempt.stack_id) and not attempt.gone for attempt in attempts)
         sure = kept if remaining is None else remaining

@@ -56,6 +56,7 @@ class Rehearsal:
     ``finished``     set when all players have to finish; ``stop``: when somebody has interrupted the rehearsal
     ``added``        what was added to the daemon's histograms; empty if it does not tell
     ``clock_ahead``  how far the daemon's clock is ahead, to within ``clock_error`` seconds; None while unknown
+    ``checks``       what the checks of the plan's templates say, by template; as the API has it
     ``remaining``    how many of its stacks there still are; None while unknown
     ``seconds``      how long the load took; 0 before its end
     """
@@ -81,6 +82,7 @@ class Rehearsal:
     version: str = ""
     clock_ahead: float | None = None
     clock_error: float | None = None
+    checks: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     remaining: int | None = None
     seconds: float = 0.0
 

@@ -15,8 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 from stackd.client import ClientError
+from stackd.client.operations import CHECK_SECONDS
 from stackd.clock import to_nanoseconds
-from stackd.rehearse.connection import METRICS
+from stackd.rehearse.connection import METRICS, no_answer
 from stackd.rehearse.measure import Attempt, Stage, Totals, difference, read_metrics, without_ids
 from stackd.rehearse.plan import LABEL, Arrival
 from stackd.rehearse.player import Phase, Rehearsal, arrive, stay
@@ -73,6 +74,7 @@ async def _measure(rehearsal: Rehearsal) -> None:
             await asyncio.wait_for(timelines, STOPPED_GATHER_SECONDS)
     else:
         await _or_stopped(rehearsal, timelines, GATHER_SECONDS)
+        await _or_stopped(rehearsal, _gather_checks(rehearsal))
 
 
 async def _load(rehearsal: Rehearsal) -> None:
@@ -167,6 +169,26 @@ def _take_times(attempt: Attempt, first: Mapping[str, float]) -> None:
         attempt.times[Stage.SCHEDULED] = min(max(scheduled, attempt.due), accepted)
     if Stage.RUNNING in attempt.times and (ready := first.get("ready")) is not None:
         attempt.times[Stage.RUNNING] = min(max(ready, accepted), reachable)
+
+
+async def _gather_checks(rehearsal: Rehearsal) -> None:
+    """Take what the checks of the plan's templates say; one without a result runs on a stack of the rehearsal."""
+    counts = rehearsal.plan.counts()
+    templates = {kind.name: str(kind.body["template"]) for kind, count in counts if count and "template" in kind.body}
+    answer = await rehearsal.connection.ask("GET", "/templates") if templates else no_answer("")
+    if not answer.good:
+        rehearsal.checks.update({name: {"healthy": None, "trouble": answer.reason} for name in templates.values()})
+        return
+    for one in answer.body["templates"]:
+        if one["check"] is not None and (name := one["name"]) in templates.values():
+            result = one["checked"] or {"healthy": None}
+            stacks = (
+                at.stack_id for at in rehearsal.attempts if at.status == "running" and templates.get(at.kind) == name
+            )
+            if result["healthy"] is None and (stack_id := next(stacks, "")):
+                seen = await rehearsal.connection.ask("POST", f"/stacks/{stack_id}/check", {}, seconds=CHECK_SECONDS)
+                result = seen.body if seen.good else {"healthy": None, "trouble": seen.reason}
+            rehearsal.checks[name] = result
 
 
 async def _clean(rehearsal: Rehearsal) -> None:
