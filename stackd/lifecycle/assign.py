@@ -29,9 +29,6 @@ from stackd.templates import Template
 
 log = logging.getLogger(__name__)
 
-OPEN_SECONDS = 2.0
-"""How long a create that gets a stack of a pool waits for the cluster to make that stack reachable."""
-
 MOST_DELETED = 8  # at most this many stacks of pools are deleted each time a create preempts
 PREEMPTION_SECONDS = 20.0  # how long a create waits until preempted stacks are gone
 
@@ -91,7 +88,8 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
 
 async def _opened(context: Context, stack_id: str) -> None:
     """Return once a stack that was assigned from a pool is reachable, and the cluster has the record of that. Raises as
-    ``Loop.settle``, after at most ``OPEN_SECONDS``."""
+    ``Loop.settle``. Kubernetes has as long for it as one call may take, after as long for the calls before it: it is the call
+    that says that it failed, and until then the stack is not undone, which would delete a running one for being slow."""
 
     def is_open(row: Stack | None) -> bool | None:
         if row is None or not has_pod(row):
@@ -99,7 +97,7 @@ async def _opened(context: Context, stack_id: str) -> None:
         service = context.mirror.services.get(row.service_name)
         return True if service is not None and not (service.once_assigned or service.pool) else None
 
-    await context.loop.settle(stack_id, is_open, OPEN_SECONDS)
+    await context.loop.settle(stack_id, is_open, 2 * context.longest_call)
 
 
 async def reopen(context: Context, stack_id: str) -> None:

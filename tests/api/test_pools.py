@@ -162,6 +162,25 @@ async def test_a_port_answers_nobody_until_somebody_has_the_stack_whatever_is_ed
         await vm.stop()
 
 
+async def test_a_create_from_a_pool_waits_as_long_as_kubernetes_may_take_to_answer(at: Harness) -> None:
+    """Slow is not broken: the stack is the client's, and a running one is not deleted for the cluster's slowness."""
+    before = ids(at)
+    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.5)
+    replies = await asyncio.gather(*(at.call("POST", "/stacks", BODY) for _ in range(SIZE)))
+    assert [reply.status for reply in replies] == [201] * SIZE
+    assert {reply.json["stack_id"] for reply in replies} == before
+
+
+async def test_a_burst_of_creates_from_a_pool_waits_its_turn_on_a_slow_cluster(vm: Machine) -> None:
+    at = await start(vm, web_1=template(pool=32, cpu="10m"))
+    before = await filled(at, size=32)
+    at.give_kubernetes(timeout=3.0, attempt_timeout=3.0)
+    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.1)
+    replies = await asyncio.gather(*(at.call("POST", "/stacks", BODY) for _ in before))
+    assert [reply.status for reply in replies] == [201] * len(before)
+    assert {reply.json["stack_id"] for reply in replies} == before
+
+
 @pytest.mark.parametrize("key", [None, "press-1"])
 async def test_one_that_cannot_be_opened_is_undone(at: Harness, key: str | None) -> None:
     before, headers = ids(at), {"Idempotency-Key": key} if key else {}
@@ -183,6 +202,7 @@ async def test_a_repeated_create_is_answered_once_its_stack_is_reachable(at: Har
     stack_id = (await at.post("/stacks", BODY, 201, headers=headers))["stack_id"]
     seen, name, queue = at.daemon.context.mirror.services, f"svc-{stack_id}", at.daemon.context.loop.queue
     await eventually(lambda: not (seen[name].pool or queue.at_work(stack_id)))
+    at.give_kubernetes(timeout=0.5)
     with at.worked_on(stack_id):
         await at.patch("services", name, {"metadata": {"labels": {"stackd.io/pool": "web-1"}}})
         await eventually(lambda: seen[name].pool)
