@@ -209,6 +209,10 @@ def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
     from stackd.files import read_keys, write_private
 
     file = (config_path or INSTALLED).with_name(PLAY_SECRET)
+    if not file.parent.is_dir():
+        raise click.UsageError(
+            f"there is no {file.parent}: run this on stackd's machine, or name the file with --config"
+        )
     try:
         before = [text for _, text in read_keys(file)]
     except (OSError, ValueError):

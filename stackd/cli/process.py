@@ -30,6 +30,7 @@ import uvloop
 
 from stackd import daemon, logs
 from stackd.cli import FAILED
+from stackd.cli.links import new_secret
 from stackd.config import LoadedConfig, load
 from stackd.config.sources import KEY_VARIABLE, variable
 from stackd.daemon import Daemon
@@ -171,6 +172,7 @@ def _sentence(error: ServiceEnded) -> str:
 
 PREFERRED_PORT = 8081
 STATE, TEMPLATES_FOLDER = variable("state", "path"), variable("templates", "directory")
+PLAY_SECRET, PLAY_URL = variable("play", "secret"), variable("play", "url")
 BODY = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
 TEMPLATE = """\
 # {about}
@@ -211,6 +213,9 @@ Two that fail: no node can pull the image of the one, the program of the other e
   {program} stacks show $({program} stacks list --template crashing -o name)
   {program} stacks list
   {program} templates
+
+Make a link, with which a player starts web-1 in a browser, without a key:
+  {program} links create --template web-1 --label player=seat-1
 """
 
 
@@ -228,6 +233,7 @@ class Demo:
             variable("routes", "gateway"): "gateways/public",
             variable("routes", "http_listener"): "http",
             variable("routes", "http_port"): str(_free_port()),
+            PLAY_SECRET: new_secret(),
         }
         settings = {
             name: value
@@ -243,6 +249,12 @@ class Demo:
         self._own_templates, self.throw_away = TEMPLATES_FOLDER not in settings, STATE not in settings
         self._in_terminal = _has_terminal()
         self.loaded = load(None, self._environment)
+        if not self.loaded.config.play.url:
+            server = self.loaded.config.server
+            free = server.port or _free_port()
+            url = url_of(server.host, free, secure=bool(server.tls_cert))
+            self._environment |= {variable("server", "port"): str(free), PLAY_URL: url}
+            self.loaded = load(None, self._environment)
 
     def again(self) -> LoadedConfig:
         """The configuration for a reload. A SIGHUP of a terminal that was closed ends the demo in order."""

@@ -52,6 +52,8 @@ def push(client: Client, folder: Path, prune: bool, dry_run: bool) -> None:
     changes = _changes(client, folder, texts, prune=prune)
     if mistakes := [*mistakes, *changes.mistakes]:
         raise click.ClickException("\n".join([*map(printable, mistakes), "nothing was sent"]))
+    if not texts:
+        click.echo(printable(f"{folder} has no templates: NAME.yaml is expected in it, not in its folders"), err=True)
     with interruptible("what is listed was sent; the same push sends the rest"):
         for name, what in changes.put.items():
             if not dry_run:

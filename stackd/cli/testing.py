@@ -29,6 +29,9 @@ LAST_LINES = 1000
 FORWARDING_SECONDS = 3.0
 """When a solver that has failed is run once more: nodes forward to a new pod a little later than it is ready."""
 
+SETTLED_SECONDS = 5.0
+"""A stack without a check has to run for so long."""
+
 PASSED = "passed"
 
 
@@ -46,8 +49,9 @@ PASSED = "passed"
 def test(client: Client, templates: tuple[str, ...], every: bool, output: str | None, **how: Any) -> None:
     """Try templates: create a stack of each, check it, delete it. Exit code 1 if one fails.
 
-    A stack without a check passes once it runs. A solver gets the variables of a check: HOST, PORT and URL of the first
-    port, and HOST_80, … of each; TEMPLATE; and the stack's generated values. Exit code 0 means that it has solved it.
+    A stack without a check passes once it has run for five seconds. A solver gets the variables of a check: HOST, PORT and
+    URL of the first port, and HOST_80, … of each; TEMPLATE; and the stack's generated values. Exit code 0 means that it has
+    solved it.
     """
     known = {one.name: one.raw for one in client.templates()}
     names = sorted(known) if every else templates
@@ -96,9 +100,13 @@ def _tried(
 def _checked(
     client: Client, template: Mapping[str, Any], created: Stack, stack: Stack, solver: str | None
 ) -> tuple[bool, str]:
+    from stackd.client import StackEnded, TimedOut
+
     if solver is not None:
         return _solved(template, created, stack, solver)
     if template["check"] is None:
+        with suppress(TimedOut):
+            raise StackEnded(client.wait(stack, "failed", timeout=SETTLED_SECONDS))
         return True, "it runs; the template has no check"
     seen = client.check(stack)
     return seen.healthy, seen.message

@@ -110,7 +110,10 @@ async def _remove(context: Context, name: str, by: str) -> None:
 
 def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:
     if name in templates and templates[name].source == "file":
-        raise Conflict(f"a file has the template {name}; change the file", code=ErrorCode.TEMPLATE_OF_A_FILE)
+        raise Conflict(
+            "a file of templates.directory, on stackd's machine, has this template: change it there, or rename this one",
+            code=ErrorCode.TEMPLATE_OF_A_FILE,
+        )
 
 
 def _take(context: Context, templates: TemplateSet, what: str, by: str) -> None:

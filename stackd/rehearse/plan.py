@@ -213,11 +213,11 @@ def _limits(capacity: Mapping[str, Any]) -> Iterator[tuple[str, int, str]]:
 
 
 async def _others(connection: Connection) -> list[str]:
-    """Sentences about stacks that others have here, and about those of earlier rehearsals, by their ids."""
-    answer = await connection.ask("GET", "/stacks", query=[("fields", "stack_id,labels")])
+    """Sentences about stacks that others have here, shared ones apart, and about those of earlier rehearsals, by their ids."""
+    answer = await connection.ask("GET", "/stacks", query=[("fields", "stack_id,labels,shared")])
     if not answer.good:
         return [f"the stacks cannot be listed: {answer.reason}"]
-    owners = Counter(stack["labels"].get(LABEL) for stack in answer.body["stacks"])
+    owners = Counter(stack["labels"].get(LABEL) for stack in answer.body["stacks"] if not stack.get("shared"))
     others = owners.pop(None, 0)
     return [
         *([f"others have stacks here ({others}), which a rehearsal would disturb"] if others else []),

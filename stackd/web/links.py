@@ -57,7 +57,8 @@ async def create_link(call: ApiCall) -> web.Response:
     fields = requests.parse_object(await read_body(call), contract.CreateLink)
     play, signer = call.api.context.config.play, call.api.players.signer
     if not play.url or not signer:
-        missing = "play.url is not set" if signer else "there is no secret (credential play-secret, or play.secret)"
+        no_secret = "there is no secret; on stackd's machine, make it with: stackd links rotate"
+        missing = "play.url is not set, the address by which browsers reach stackd" if signer else no_secret
         raise Conflict(f"there are no links here: {missing}", code=ErrorCode.PLAY_NOT_CONFIGURED)
     link = _helper_of(call, fields) if fields.get("scope") is not None else _link_of(call, fields)
     token = signer.token(link)

@@ -11,8 +11,8 @@ from stackd.embedded import EmbeddedCluster
 from stackd.lifecycle import checks
 from stackd.rehearse.outcome import Outcome
 from stackd.rehearse.plan import StackKind
-from tests.harness import fast_cluster, harness
-from tests.rehearse.conftest import plan, rehearsed
+from tests.harness import fast_cluster, harness, until
+from tests.rehearse.conftest import inspected, plan, rehearsed
 from tests.templates import PLAIN, folder_with
 
 
@@ -27,7 +27,7 @@ def _settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def outcome_with(tmp_path: Path, stacks: int, **templates: str) -> tuple[Outcome, Mapping[str, str]]:
-    """The outcome of starting each template, beside a shared one; and the sentences about checks, by goal."""
+    """The outcome of starting each template, beside another one; and the sentences about checks, by goal."""
     names = [name.replace("_", "-") for name in templates]
     kinds = [StackKind(name=f"{name}.json", body={"template": name}) for name in names]
     folder = folder_with(tmp_path, beside=check("solve", "exit 1"), **templates)
@@ -58,3 +58,9 @@ async def test_one_whose_check_cannot_be_run_does_not_hold(tmp_path: Path) -> No
 async def test_one_whose_check_passes_holds(tmp_path: Path) -> None:
     outcome, said = await outcome_with(tmp_path, 2, web_1=f"pool: 2\n{check('solve')}")
     assert (outcome.verdict.holds, said) == (True, {"check of web-1": "the check of web-1 passes"})
+
+
+async def test_shared_stacks_are_part_of_the_event(tmp_path: Path) -> None:
+    async with harness(tmp_path, folder_with(tmp_path, beside=PLAIN.replace("ttl: 1h", "shared: true"))) as at:
+        await until(lambda: at.get("/stacks"), lambda seen: seen["stacks"])
+        assert (await inspected(at, 1)).with_others == []

@@ -94,6 +94,7 @@ async def test_a_rotation_ends_all_links_or_keeps_them_once(shell: Shell, tmp_pa
         loaded = load(config, {"STACKD_AUTH__ENABLED": "false"}, config.parent, cluster=False)
         return loaded.config.play.secret.get_secret_value().split()
 
+    assert "there is no" in await failing(shell, "rotate", "--config", str(tmp_path / "nowhere" / "config.toml"))
     words = ("rotate", "--config", str(config))
     said = await good(shell, *words)
     assert f"{file} has a new secret\n" in said

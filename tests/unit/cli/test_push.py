@@ -53,6 +53,12 @@ async def test_a_folder_is_sent_changed_and_pruned_and_the_same_changes_nothing(
     assert "changed  web-3: comments" in (await push(shell)).stdout
 
 
+async def test_a_folder_without_templates_is_told(shell: Shell) -> None:
+    (shell.home / "pushed" / "deeper").mkdir()
+    folder = shell.home / "pushed"
+    assert (await push(shell)).stderr == f"{folder} has no templates: NAME.yaml is expected in it, not in its folders\n"
+
+
 async def test_nothing_is_sent_while_one_is_wrong(shell: Shell) -> None:
     write(
         shell, web_1=PLAIN, web_2="ttll: 1h\n" + PLAIN.replace("name: app", "name: app\n      imagee: x"), filed=WRONG
@@ -61,7 +67,8 @@ async def test_nothing_is_sent_while_one_is_wrong(shell: Shell) -> None:
     folder = shell.home / "pushed"
     assert (await push(shell, "--prune", code=1)).stderr.splitlines() == [
         f"Error: {folder}/c.yml: a template's file ends in .yaml; rename it to c.yaml",
-        f"{folder}/filed.yaml: a file has the template filed; change the file",
+        f"{folder}/filed.yaml: a file of templates.directory, on stackd's machine, has this template: "
+        "change it there, or rename this one",
         f'{folder}/web-2.yaml:1: ttll: there is no such field (did you mean "ttl"?)',
         f'{folder}/web-2.yaml:16: pod.spec.containers[0].imagee: unknown field (did you mean "image"?)',
         "nothing was sent",

@@ -27,6 +27,7 @@ test "$TEMPLATE" = good
 async def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
     monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
     monkeypatch.setattr(testing, "FORWARDING_SECONDS", 0.0)
+    monkeypatch.setattr(testing, "SETTLED_SECONDS", 1.0)
     settings = folder_with(tmp_path, good=WEB + CHECK, bad=WEB + FAILS, plain=PLAIN)
     async with harness(tmp_path, settings) as at:
         yield Shell(at=at, home=tmp_path)
@@ -68,6 +69,14 @@ async def test_a_stack_that_does_not_run_fails(shell: Shell) -> None:
     code, seen = await tried(shell, "good", "--timeout", "1s")
     assert (code, seen["good"]["result"]) == (1, "failed")
     assert await shell.at.listed() == []
+
+
+async def test_one_that_ends_as_soon_as_it_runs_fails(shell: Shell) -> None:
+    folder_with(shell.home, plain=PLAIN.replace("nginx:stable", "registry.example/fail"))
+    shell.at.reload_templates()
+    code, seen = await tried(shell, "plain")
+    assert (code, seen["plain"]["result"]) == (1, "failed")
+    assert "is failed" in seen["plain"]["message"]
 
 
 async def test_a_table_for_people(shell: Shell) -> None:
