@@ -30,7 +30,7 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.passes import Reconciler
 from stackd.lifecycle.prepull import PrePulls
-from stackd.links import LINK, PlayerKey
+from stackd.links import LINK, LinkKey
 from stackd.model import Job, Stack, struct
 from stackd.store import LabelQuota
 from stackd.templates import Template
@@ -265,7 +265,7 @@ class View:
         """How many stacks a player may have: one of the template, of which the existing one can be returned, so many in all, and
         so many with all other visitors of an open link."""
         key = self.key
-        if not isinstance(key, PlayerKey):
+        if not isinstance(key, LinkKey) or not key.link.stacks:
             return ()
         one = LabelQuota(labels=key.labels, most=1, template=template)
         own, total = LabelQuota(labels=key.labels, most=key.link.stacks), key.link.total

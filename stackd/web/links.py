@@ -16,10 +16,9 @@ from aiohttp import web
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
-from stackd.contract import LONGEST_NAME
+from stackd.contract import LONGEST_NAME, fields_of
 from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, PermissionDenied, Reason
 from stackd.keys import ApiKey
-from stackd.kinds import MOST_WORK
 from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
 from stackd.model import NO_LABELS
 from stackd.names import matches_any
@@ -35,11 +34,15 @@ from stackd.web.stacks import read_body
 LINKS: Final = "Links"
 LONGEST_LIFE: Final = 366 * 86400
 DEFAULT_LIFE: Final = "7d"
-MOST_STACKS, MOST_TOTAL, MOST_PATTERNS, LONGEST_LINK_NAME = 100, 10_000, 16, 40
+MOST_PATTERNS, LONGEST_LINK_NAME = 16, 40
 WRITE_SECONDS: Final = 5.0
 """How long a revocation waits until the Lease has it."""
 
-EACH: Final = "visitor"
+WORDS: Final = {"each": "visitor", "scope": READ}
+"""The fields that have one value, if they are given."""
+
+OF_HELPERS: Final = frozenset({"scope", "name", "expires"})
+FIELDS: Final = {each.name: each for each in fields_of(contract.CreateLink)}
 WILD: Final = frozenset("*?")
 LINK_ID: Final = re.compile(r"link-[0-9a-f]{16}")
 
@@ -60,17 +63,13 @@ async def create_link(call: ApiCall) -> web.Response:
         no_secret = "there is no secret; on stackd's machine, make it with: stackd links rotate"
         missing = "play.url is not set, the address by which browsers reach stackd" if signer else no_secret
         raise Conflict(f"there are no links here: {missing}", code=ErrorCode.PLAY_NOT_CONFIGURED)
-    link = _helper_of(call, fields) if fields.get("scope") is not None else _link_of(call, fields)
+    link = _link_of(call, fields)
     token = signer.token(link)
-    if len(token) > LONGEST_TOKEN:
-        raise _wrong(
-            "labels", f"name, labels and templates are too long for a link, by {len(token) - LONGEST_TOKEN} bytes"
-        )
-    kept = await call.api.context.store.links.add(link, call.key.name)
-    url, expires_at = (
-        play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}"),
-        time_of(kept.expires_at),
-    )
+    if (over := len(token) - LONGEST_TOKEN) > 0:
+        raise _wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
+    await call.api.context.store.links.add(link, call.key.name)
+    url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
+    expires_at = time_of(link.expires_at * NANOSECONDS)
     return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)
 
 
@@ -93,12 +92,10 @@ async def revoke_link(call: ApiCall) -> web.Response:
     """
     context, link_id = call.api.context, call.request.match_info["link_id"]
     links, kept = context.store.links, await context.store.links.find(link_id)
-    if kept is None and call.key.scope == ADMIN and LINK_ID.fullmatch(link_id):
-        expires_at = context.clock.now() + LONGEST_LIFE * NANOSECONDS
-    elif kept is None or not call.key.may_see(kept.labels):
+    any_id = call.key.scope == ADMIN and LINK_ID.fullmatch(link_id)
+    if not (any_id if kept is None else call.key.may_see(kept.labels)):
         raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)
-    else:
-        expires_at = kept.expires_at
+    expires_at = context.clock.now() + LONGEST_LIFE * NANOSECONDS if kept is None else kept.expires_at
     if link_id not in links.revoked and len(links.revoked) >= MOST_REVOKED:
         raise Conflict(f"{MOST_REVOKED} revoked links have not expired yet; replace the secret, which ends all links")
     await links.revoke({link_id: expires_at})
@@ -109,58 +106,44 @@ async def revoke_link(call: ApiCall) -> web.Response:
     return json_response(contract.Revoked(link_id=link_id))
 
 
-def _helper_of(call: ApiCall, fields: dict[str, Any]) -> Link:
-    """The helper's link that the body asks for. Raises InvalidRequest, PermissionDenied."""
-    if call.key.scope != ADMIN:
-        raise PermissionDenied("only an API key of scope admin makes links for helpers")
-    if fields["scope"] != READ:
-        raise _wrong("scope", f'scope must be "{READ}", or left out')
-    if extra := sorted(
-        name for name in fields.keys() - {"scope", "name", "expires"} if fields[name] not in (None, {}, [])
-    ):
-        raise _wrong(extra[0], f"{extra[0]} does not go with scope: a helper starts nothing")
-    return Link(
-        link_id=_new_id(), name=_name(fields, ""), labels={}, templates=(), stacks=0, expires_at=_end(call, fields)
-    )
-
-
 def _link_of(call: ApiCall, fields: dict[str, Any]) -> Link:
-    """The link that the body asks for. Raises InvalidRequest."""
-    is_open = fields.get("each") is not None
-    if fields.get("each", EACH) != EACH:
-        raise _wrong("each", f'each must be "{EACH}", or left out')
+    """The link that the body asks for. Raises InvalidRequest, PermissionDenied."""
+    for name, word in WORDS.items():
+        if fields.get(name, word) != word:
+            raise _wrong(name, f'{name} must be "{word}", or left out')
+    helper, is_open, config = "scope" in fields, "each" in fields, call.api.context.config
+    if helper:
+        _check_helper(call.key, fields)
     if is_open != ("total" in fields):
         raise _wrong("total", "total, the most stacks of all visitors, goes with each, and each with total")
-    labels = _labels(call, fields, is_open=is_open)
+    labels = NO_LABELS if helper else _labels(call, fields, is_open=is_open)
     return Link(
-        link_id=_new_id(),
-        name=_name(fields, " ".join(labels.values())[:LONGEST_LINK_NAME]),
+        link_id=f"link-{secrets.token_hex(8)}",
+        name=_name(fields.get("name") or " ".join(labels.values())[:LONGEST_LINK_NAME]),
         labels=labels,
-        templates=_templates(call.key, fields.get("templates", [])),
-        stacks=_number(fields, "stacks", 1, 1, MOST_STACKS),
-        expires_at=_end(call, fields),
+        templates=() if helper else _templates(call.key, fields.get("templates", [])),
+        stacks=0 if helper else _number(fields, "stacks", 1),
+        expires_at=call.api.context.clock.now() // NANOSECONDS + _life(fields.get("expires", DEFAULT_LIFE)),
         among=call.key.labels,
-        total=_number(fields, "total", 0, 1, MOST_TOTAL),
-        work=_number(fields, "work", call.api.context.config.play.work, 0, MOST_WORK) if is_open else 0,
+        total=_number(fields, "total", 0),
+        work=_number(fields, "work", config.play.work if is_open else 0),
     )
 
 
-def _new_id() -> str:
-    return f"link-{secrets.token_hex(8)}"
+def _check_helper(key: ApiKey, fields: dict[str, Any]) -> None:
+    """Raise PermissionDenied or InvalidRequest if this is no body of a helper's link."""
+    if key.scope != ADMIN:
+        raise PermissionDenied("only an API key of scope admin makes links for helpers")
+    if extra := sorted(name for name in fields.keys() - OF_HELPERS if fields[name]):
+        raise _wrong(extra[0], f"{extra[0]} does not go with scope: a helper starts nothing")
 
 
-def _name(fields: dict[str, Any], default: str) -> str:
-    name = fields.get("name") or default
+def _name(name: Any) -> str:
     if not isinstance(name, str) or not name.isprintable() or " ".join(name.split()) != name or not name:
         raise _wrong("name", "name must be printable characters with single spaces between them")
     if len(name) > LONGEST_LINK_NAME:
         raise _wrong("name", f"name has {len(name)} characters; {LONGEST_LINK_NAME} at most")
     return name
-
-
-def _end(call: ApiCall, fields: dict[str, Any]) -> int:
-    """When the link expires, in seconds since the epoch."""
-    return call.api.context.clock.now() // NANOSECONDS + _life(fields.get("expires", DEFAULT_LIFE))
 
 
 def _labels(call: ApiCall, fields: dict[str, Any], *, is_open: bool) -> Mapping[str, str]:
@@ -206,13 +189,11 @@ def _life(value: Any) -> int:
     return int(seconds)
 
 
-def _number(fields: dict[str, Any], name: str, default: int, least: int, most: int) -> int:
-    value = fields.get(name)
-    if value is None:
-        return default
-    if type(value) is not int or not least <= value <= most:
-        raise _wrong(name, f"{name} must be a whole number from {least} to {most}")
-    return value
+def _number(fields: dict[str, Any], name: str, default: int) -> int:
+    value, limits = fields.get(name), FIELDS[name].keywords
+    if value is not None and (type(value) is not int or not limits["minimum"] <= value <= limits["maximum"]):
+        raise _wrong(name, f"{name} must be a whole number from {limits['minimum']} to {limits['maximum']}")
+    return default if value is None else value
 
 
 def _wrong(path: str, sentence: str) -> InvalidRequest:

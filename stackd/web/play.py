@@ -18,7 +18,7 @@ from stackd.codes import ErrorCode
 from stackd.contract import NOTHING, Body, doc
 from stackd.errors import ClusterUnavailable, Conflict, StackNotFound, TooLongALife, Unauthenticated
 from stackd.lifecycle.verbs import delete, extend, restart
-from stackd.links import Link, PlayerKey
+from stackd.links import Link, LinkKey
 from stackd.model import Stack
 from stackd.store import Claim
 from stackd.web import requests, stacks
@@ -153,7 +153,7 @@ async def _stop(call: ApiCall, stack: Stack) -> None:
 
 
 def _shown(call: ApiCall) -> Shown:
-    return Shown(call.api.context, call.api.players, cast(PlayerKey, call.key))
+    return Shown(call.api.context, call.api.players, cast(LinkKey, call.key))
 
 
 async def _empty(call: ApiCall) -> None:

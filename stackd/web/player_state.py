@@ -13,7 +13,7 @@ import orjson
 
 from stackd.clock import NANOSECONDS
 from stackd.lifecycle.context import Context
-from stackd.links import PlayerKey
+from stackd.links import LinkKey
 from stackd.model import DeleteReason, PortMapping, RoutedPort, Stack, StackStatus
 from stackd.templates import Template
 from stackd.units import format_duration
@@ -41,7 +41,7 @@ class Shown:
 
     context: Context
     players: Players
-    key: PlayerKey
+    key: LinkKey
 
     def everything(self) -> bytes:
         """The answer of ``GET /play/stacks``: an entry for each template, then the stacks without one."""

@@ -23,7 +23,7 @@ from stackd.config import Config
 from stackd.errors import PermissionDenied, TooManyRequests, Unauthenticated
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
-from stackd.links import HelperKey, Link, PlayerKey, Signer
+from stackd.links import Link, LinkKey, Signer
 from stackd.model import DeleteReason, Stack, list_key
 from stackd.templates import Template
 from stackd.web.auth import SAFE_METHODS, Failures, Keys
@@ -124,7 +124,7 @@ class Players:
 
     # ---- sessions
 
-    def admit(self, request: web.Request) -> PlayerKey:
+    def admit(self, request: web.Request) -> LinkKey:
         """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""
         self.require_own_page(request)
         link = self.session(request)
@@ -143,13 +143,14 @@ class Players:
             link = self.signer.read_helper(text)
         except Unauthenticated:
             return None  # a wrong key, as any other
-        return self.valid(link).helper_key
+        return self.valid(link).key.model_copy(update={"signed_by": text.partition(".")[0]})
 
     def in_force(self, key: ApiKey) -> bool:
         """Whether the key, once accepted, would be accepted now."""
-        if not isinstance(key, HelperKey):
+        if not isinstance(key, LinkKey):
             return self._keys.in_force(key)
-        return self.remaining(key.link) > 0 and key.link.link_id not in self._context.store.links.revoked
+        revoked = key.link.link_id in self._context.store.links.revoked
+        return not revoked and self.remaining(key.link) > 0 and key.signed_by in self.signer
 
     def session(self, request: web.Request) -> Link:
         """The link of the request's cookie. Raises Unauthenticated."""

@@ -111,3 +111,12 @@ async def test_there_are_no_helpers_without_a_secret(tmp_path: Path) -> None:
     async with harness(tmp_path) as at:
         await at.refused(409, "there are no links here", "/links", HELPER)
         assert (await at.call("GET", "/stacks", key="a.b.c")).status == 401
+
+
+async def test_a_helpers_stream_ends_with_the_secret(at: Harness) -> None:
+    key, _ = await make_helper(at)
+    stream = await at.session.get(f"{at.url}/events", headers={"X-API-KEY": key})
+    assert stream.status == 200
+    at.reload("play", secret=type(at.config.play.secret)("another-secret-of-at-least-32-characters"))
+    at.daemon.api.feed.wake()
+    await eventually(lambda: stream.content.at_eof() or _read(stream))
