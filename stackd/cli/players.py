@@ -55,6 +55,8 @@ def read_players(source: str) -> list[Player]:
     names = [name.lower() for name in head]
     if PLAYER in names:
         rows.pop(0)
+    elif len(head) > 1:
+        raise click.UsageError(f'{source}:1: there is no column "player", only {printable(", ".join(head))}')
     else:
         head, names = [PLAYER], [PLAYER]
     place, players, seen = names.index(PLAYER), [], dict[str, int]()

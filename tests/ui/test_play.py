@@ -141,6 +141,7 @@ async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
         notice = board.page.locator("#notice")
         await expect(notice).to_have_text("This link was withdrawn. Ask for a new one.")
         await expect(board.page.get_by_role("region")).to_have_count(0)
+        await expect(board.page.locator("#until")).to_have_text("")
         await board.page.evaluate(
             "location.hash = 'nonsense'"
         )  # as somebody who pastes another link into the address bar

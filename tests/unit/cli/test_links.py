@@ -81,6 +81,9 @@ async def test_one_link_and_an_open_one_are_printed_alone(shell: Shell) -> None:
     kept = {one["name"]: one for one in json.loads(await good(shell, "list", "--json"))["links"]}
     assert (kept["Seat 12"]["stacks"], kept["Workshop"]["each"], kept["Workshop"]["total"]) == (2, "visitor", 50)
     assert "labels" in await failing(shell, "create", "--name", "nobody")
+    assert "there is no template nope" in await failing(shell, "create", "--template", "nope", "--label", "team=7")
+    said = await failing(shell, "create", "--players", "-", stdin="seat,name\n1,Mia\n")
+    assert '-:1: there is no column "player", only seat, name' in said
     assert "leave out --name" in await failing(shell, "create", "--players", "-", "--name", "x", stdin="a")
 
 

@@ -70,6 +70,8 @@ const { tell, stop } = follow(read, show, (refusal) => {
   say(notice, texts.why(refusal));
   if (!/^link_|unauthenticated/.test(refusal.code)) return;
   stop(); // nothing changes until a link is opened
+  say(count, "");
+  say(end, "");
   arranged([]);
 });
 /** @type {Options["actions"]} */
