@@ -228,7 +228,7 @@ def require_own_file(path: str, *, namespace: str, instance: str) -> None:
     try:
         if not Path(path).exists():
             return
-        with closing(open_reader(Path(path))) as reader:
+        with closing(open_reader(Path(path), once=True)) as reader:
             own = FileIdentity.from_meta(dict(reader.execute(identity.ALL_META).fetchall()))
             (stacks,) = reader.execute(rows.COUNT_STACKS).fetchone()
     except (StoreError, OSError, sqlite3.Error, UnicodeDecodeError):
@@ -236,9 +236,14 @@ def require_own_file(path: str, *, namespace: str, instance: str) -> None:
     own.require_own(path, stacks, namespace=namespace, instance=instance)
 
 
-def open_reader(path: Path) -> sqlite3.Connection:
-    """A read-only connection, which takes no lock that disturbs a running daemon. Raises ``StoreError``."""
-    reader = sqlite3.connect(path.absolute().as_uri() + "?mode=ro", uri=True, timeout=5.0, check_same_thread=False)
+def open_reader(path: Path, *, once: bool = False) -> sqlite3.Connection:
+    """A read-only connection, which takes no lock that disturbs a running daemon. Raises ``StoreError``.
+
+    SQLite makes a log beside a file that has none. ``once``, for a single read, keeps it from that: the user who reads, such
+    as root, may be another one than the daemon's.
+    """
+    how = "immutable=1" if once and not companion(path, "-wal").exists() else "mode=ro"
+    reader = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=5.0, check_same_thread=False)
     try:
         if schema.pragma(reader, "application_id") != schema.APPLICATION_ID:
             raise StoreError(f"{path} is not a state file of stackd")

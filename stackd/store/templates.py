@@ -44,7 +44,7 @@ def load(connection: sqlite3.Connection) -> list[StoredTemplate]:
 def stored_in(path: Path) -> list[StoredTemplate]:
     """All of a file that another process may have open; none if it cannot be read, or has an earlier format."""
     try:
-        with closing(open_reader(path)) as reader:
+        with closing(open_reader(path, once=True)) as reader:
             return load(reader)
     except (StoreError, OSError, sqlite3.Error):
         return []

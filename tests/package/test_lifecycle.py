@@ -93,7 +93,7 @@ async def test_setup_leads_from_the_package_to_a_first_stack(service: Service) -
         ran, results = await setup()
         await service.run("systemctl", "stop", UNIT)  # it would be restarted as soon as the port is free
     assert (ran.code, str(service.api_port) in ran.out) == (1, True)
-    assert results == dict.fromkeys(("key", "cluster", "kubeconfig", "nodes"), "done") | {"service": "failed"}
+    assert results == dict.fromkeys(("key", "links", "cluster", "kubeconfig", "nodes"), "done") | {"service": "failed"}
     assert "address already in use" in " ".join(ran.out.split())
     ran, results = await setup("--image", "registry.example/run")
     assert (ran.code, results["service"], results["first stack"]) == (0, "done", "done"), ran.out + ran.err

@@ -20,6 +20,7 @@ from stackd.clock import boot_id
 from stackd.errors import ConfigError, LabelLimitReached, StoreError
 from stackd.model import DeleteReason, Desired, EventKind, JobStatus
 from stackd.store import ActivityFilter, CreateLimits, Store, backup_file, require_own_file, schema
+from stackd.store.templates import stored_in
 from tests.store.building import (
     HOUR,
     START,
@@ -39,6 +40,15 @@ async def prepared(path: Path) -> None:
     store = await open_store(path)
     await asyncio.gather(*(store.stacks.reserve(new_stack(number, pod_spec="x" * 3000)) for number in range(10)))
     await store.close()
+
+
+async def test_whoever_only_looks_into_a_closed_file_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    """Root's doctor would leave files there that the service's user may not write."""
+    await prepared(path := tmp_path / "state.db")
+    before = sorted(tmp_path.iterdir())
+    assert stored_in(path) == []
+    require_own_file(str(path), namespace="stacks", instance="default")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 async def refusal(path: Path) -> str:

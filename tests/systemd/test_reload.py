@@ -109,7 +109,7 @@ async def test_a_changed_kubeconfig_and_key_are_taken_at_a_reload_and_forgotten_
     await bare.credentials(token="new")
     assert (await bare.run(COMMAND, "reload")).splitlines() == ["reloaded: nothing has changed"]
     modes = await bare.run("bash", "-c", "stat --format='%a %U %G' /run/stackd/* /run/stackd/*/*")
-    assert modes.splitlines() == ["750 root stackd"] + ["440 root stackd"] * 3
+    assert modes.splitlines() == ["750 root stackd"] + ["440 root stackd"] * 4
     assert await bare.try_to("runuser", "-u", "nobody", "--", "bash", "-c", "cat /run/stackd/*/*") != 0
     bare.key = new_key()[0]
     await bare.credentials(token="new")
