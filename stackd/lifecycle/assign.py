@@ -88,8 +88,7 @@ async def _assign_first(context: Context, template: Template, request: CreateReq
 
 async def _opened(context: Context, stack_id: str) -> None:
     """Return once a stack that was assigned from a pool is reachable, and the cluster has the record of that. Raises as
-    ``Loop.settle``. Kubernetes has as long for it as one call may take, after as long for the calls before it: it is the call
-    that says that it failed, and until then the stack is not undone, which would delete a running one for being slow."""
+    ``Loop.settle``: after ``Context.longest_turn``, because the undo deletes a running stack, and slow is not broken."""
 
     def is_open(row: Stack | None) -> bool | None:
         if row is None or not has_pod(row):
@@ -97,7 +96,7 @@ async def _opened(context: Context, stack_id: str) -> None:
         service = context.mirror.services.get(row.service_name)
         return True if service is not None and not (service.once_assigned or service.pool) else None
 
-    await context.loop.settle(stack_id, is_open, 2 * context.longest_call)
+    await context.loop.settle(stack_id, is_open, context.longest_turn)
 
 
 async def reopen(context: Context, stack_id: str) -> None:

@@ -347,6 +347,11 @@ class Context:
         call itself is the answer."""
         return self.cluster.target.timeout + SETTLE_EXTRA_SECONDS
 
+    @property
+    def longest_turn(self) -> float:
+        """As ``longest_call``, where an error takes back what is fine: the calls before it in a burst have as long, too."""
+        return 2 * self.longest_call
+
     def look_again(self) -> None:
         """Have all stacks looked at: their statuses may mean something else by now."""
         self.memory.seen.clear()

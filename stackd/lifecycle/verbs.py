@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 2.0
 """How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
 
-RECORD_SECONDS = 5.0  # how long an extension waits until the cluster has it, too
 RECORDS_AT_ONCE = 16  # of those that are written before the stacks are handed over
 ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELETED})
 """From these statuses a stack does not come to run unless somebody does something about it."""
@@ -234,7 +233,7 @@ async def record(context: Context, stack_id: str) -> None:
     cluster may not have it; stackd retries.
     """
     try:
-        await context.loop.settle(stack_id, lambda row: is_recorded(context, row), RECORD_SECONDS)
+        await context.loop.settle(stack_id, lambda row: is_recorded(context, row), context.longest_turn)
     except StackdError as error:
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted

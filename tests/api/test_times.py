@@ -285,9 +285,15 @@ async def test_a_stack_is_gone_at_its_time_without_a_pass(at: Harness) -> None:
     assert (await nothing_is_left(at), await at.used_ports()) == (True, 0)
 
 
-async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_burst_of_extensions_waits_its_turn_on_a_slow_cluster(at: Harness) -> None:
+    created = await asyncio.gather(*(at.create() for _ in range(30)))
+    at.faults.add_fault(action="latency", verb="patch", resource="services", seconds=2.6)
+    replies = await asyncio.gather(*(extend(at, one["stack_id"], "10m", one["stack_id"]) for one in created))
+    assert [reply.status for reply in replies] == [200] * len(created)
+
+
+async def test_an_extension_is_answered_once_the_cluster_has_it(at: Harness) -> None:
     """The record in the cluster has the end: a lost file would lose an extension that is only in the file."""
-    monkeypatch.setattr("stackd.lifecycle.verbs.RECORD_SECONDS", 0.15)
     at.give_kubernetes(timeout=0.3, attempt_timeout=0.1)
     faults: list[dict[str, Any]] = [{"action": "status", "code": code} for code in (503, 500, 403)]
     for fault in (*faults, {"action": "hang"}, {"action": "cut"}, {"action": "lost_reply"}):
