@@ -22,13 +22,14 @@ export async function request(send, url, method = "GET", body = {}, headers = {}
   throw Object.assign(new Error(sentences.join(" ") || data.player_message || ""), { code: data.code });
 }
 
-/** The proof of work, found beside the page. @param {string} folder @param {{ challenge: string, bits: number }} work @param {(fraction: number) => void} progress @returns {Promise<string>} */
+/** The proof of work, found beside the page. @param {string} folder @param {{ challenge: string, bits: number }} work @param {(percent: number) => void} progress @returns {Promise<string>} */
 export function solve(folder, work, progress) {
   const rules = { createScriptURL: (/** @type {string} */ url) => url };
   const policy = /** @type {any} */ (globalThis).trustedTypes?.createPolicy("stackd-work", rules) ?? rules;
   const worker = new Worker(policy.createScriptURL(`${folder}work.js`));
+  const percent = (/** @type {number} */ tried) => Math.min(99, Math.round((100 * tried) / 2 ** work.bits));
   return new Promise((resolve, reject) => {
-    worker.onmessage = ({ data }) => (data.nonce ? resolve(data.nonce) : progress(data.tried / 2 ** work.bits));
+    worker.onmessage = ({ data }) => (data.nonce ? resolve(data.nonce) : progress(percent(data.tried)));
     worker.onerror = () => reject(new Error());
     worker.postMessage(work);
   }).finally(() => worker.terminate());
@@ -40,40 +41,29 @@ export function solve(folder, work, progress) {
  * @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose
  */
 export function follow(read, show, lose) {
-  let [turn, quick, timer] = [0, 0, 0];
+  const news = new BroadcastChannel("stackd-instances");
+  const gone = new AbortController();
+  let [turn, timer] = [0, 0];
   const look = async () => {
     clearTimeout(timer);
     const mine = ++turn;
-    let pause = 5000;
-    try {
-      const data = await read();
-      if (mine !== turn) return; // somebody has looked since: this is older
-      const soon = show(data).some(
-        (each) => each.pending || (each.status.endsWith("ing") && each.status !== "running"),
-      );
-      quick = soon ? quick + 1 : 0;
-      pause = !soon ? 20000 : quick < 15 ? 1000 : 3000;
-    } catch (refusal) {
-      if (mine !== turn) return;
-      lose(refusal);
-    }
-    if (!document.hidden) timer = setTimeout(look, pause);
+    const [data, refusal] = await read().then(
+      (found) => [found],
+      (error) => [null, error],
+    );
+    if (mine !== turn || gone.signal.aborted) return; // somebody has looked since: this is older
+    const soon = data && show(data).some(({ pending, status }) => pending || /(start|stopp)ing$/.test(status));
+    if (refusal) lose(refusal);
+    timer = setTimeout(seen, refusal ? 5000 : soon ? 1500 : 20000);
   };
-  const news = new BroadcastChannel("stackd-instances");
-  const gone = new AbortController();
   const seen = () => document.hidden || void look();
-  news.addEventListener("message", seen, gone);
-  document.addEventListener("visibilitychange", seen, gone);
-  void look();
   const tell = () => {
     news.postMessage("");
     void look();
   };
-  const stop = () => {
-    turn += 1;
-    clearTimeout(timer);
-    gone.abort();
-    news.close();
-  };
-  return { look, tell, stop };
+  news.onmessage = seen;
+  document.addEventListener("visibilitychange", seen, gone);
+  gone.signal.onabort = () => news.close();
+  void look();
+  return { tell, stop: () => gone.abort() };
 }

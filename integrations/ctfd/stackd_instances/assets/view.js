@@ -45,7 +45,8 @@ globalThis.stackdInstances ??= (async () => {
   class StackdInstance extends StackdElement {
     begin(texts) {
       const path = `challenges/${this.getAttribute("challenge")}`;
-      const start = async ({ work }, instead, progress) => {
+      const start = async ({ work }, instead) => {
+        const progress = (percent) => Object.assign(this.box, { working: texts("working", { percent }) });
         const nonce = work && (await solve(ASSETS, work, progress));
         const solved = work && { work: { challenge: work.challenge, nonce } };
         return call(path, "POST", { ...(instead && { instead_of: instead }), ...solved });
@@ -63,9 +64,9 @@ globalThis.stackdInstances ??= (async () => {
   class StackdInstances extends StackdElement {
     begin(texts) {
       const [heading, count, notice, list] = this.children;
-      const box = { texts, actions, look: () => this.feed?.tell(), level: 2 };
+      const box = { texts, actions, look: () => this.feed?.tell() };
       const make = () => new Box(document.createElement("div"), box);
-      this.arrange ??= arrange(list, ({ name }) => name, make);
+      this.arrange ??= arrange(list, make);
       const linked = (state) => {
         const href = `${CTFd.config.urlRoot}/challenges#${encodeURIComponent(state.challenge)}-${state.challenge_id}`;
         return state.challenge_id ? { ...state, href } : state;

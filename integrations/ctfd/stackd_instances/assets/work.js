@@ -1,12 +1,13 @@
 // Beside the page: finds the number after which the SHA-256 of a text begins with so many zero bits. The browser's own
 // SHA-256 works on pages with TLS only, and answers each of some 200,000 short texts with a promise.
 
-const fraction = (/** @type {number} */ number) => (number % 1) * 2 ** 32;
+const FROM = 1e9; // each number has ten digits: the length of the text stays
 /** @type {number[]} */
 const primes = [];
 for (let number = 2; primes.length < 64; number++) if (primes.every((each) => number % each)) primes.push(number);
-const K = /** @type {any} */ (Int32Array.from(primes, (prime) => fraction(Math.cbrt(prime))));
-const FIRST = /** @type {any} */ (Int32Array.from(primes.slice(0, 8), (prime) => fraction(Math.sqrt(prime))));
+const constants = (/** @type {(prime: number) => number} */ root) => primes.map((prime) => (root(prime) % 1) * 2 ** 32);
+const K = /** @type {any} */ (Int32Array.from(constants(Math.cbrt)));
+const FIRST = Int32Array.from(constants(Math.sqrt).slice(0, 8));
 const words = /** @type {any} */ (new Int32Array(64));
 
 /** Hash the block of 64 bytes on top of the state. @param {any} state @param {DataView} bytes @param {number} at */
@@ -25,38 +26,28 @@ function add(state, bytes, at) {
     const one = (h + high + ((e & f) ^ (~e & g)) + K[i] + words[i]) | 0;
     const low = ((a >>> 2) | (a << 30)) ^ ((a >>> 13) | (a << 19)) ^ ((a >>> 22) | (a << 10));
     const two = (low + ((a & b) ^ (a & c) ^ (b & c))) | 0;
-    h = g;
-    g = f;
-    f = e;
-    e = (d + one) | 0;
-    d = c;
-    c = b;
-    b = a;
-    a = (one + two) | 0;
+    [a, b, c, d, e, f, g, h] = [(one + two) | 0, a, b, c, (d + one) | 0, e, f, g];
   }
   const after = [a, b, c, d, e, f, g, h];
   for (let i = 0; i < 8; i++) state[i] += after[i];
 }
 
 addEventListener("message", ({ data: { challenge, bits } }) => {
-  const text = new TextEncoder().encode(`${challenge}:`);
-  const whole = text.length - (text.length % 64);
-  for (let at = 0; at < whole; at += 64) add(FIRST, new DataView(text.buffer), at);
-  const rest = new Uint8Array(128);
-  rest.set(text.subarray(whole));
-  const bytes = new DataView(rest.buffer);
+  const text = new TextEncoder().encode(`${challenge}:${FROM}`);
+  const bytes = new Uint8Array(64 * Math.ceil((text.length + 9) / 64));
+  bytes.set(text);
+  bytes[text.length] = 128;
+  const view = new DataView(bytes.buffer);
+  view.setUint32(bytes.length - 4, 8 * text.length);
+  let same = 0; // what stands before the number is hashed once
+  for (; same + 64 <= text.length - 10; same += 64) add(FIRST, view, same);
   const hash = new Int32Array(8);
-  for (let nonce = 0; ; nonce++) {
-    if (nonce % 20000 === 0) postMessage({ tried: nonce });
-    const digits = String(nonce);
-    let end = text.length - whole;
-    for (let i = 0; i < digits.length; i++) rest[end++] = digits.charCodeAt(i);
-    rest.fill(0, end);
-    rest[end] = 128;
-    const size = end < 56 ? 64 : 128;
-    bytes.setUint32(size - 4, 8 * (whole + end));
+  for (let tried = 0; ; tried++) {
+    if (tried % 20000 === 0) postMessage({ tried });
+    const nonce = String(FROM + tried);
+    for (let i = 0; i < 10; i++) bytes[text.length - 10 + i] = nonce.charCodeAt(i);
     hash.set(FIRST);
-    for (let at = 0; at < size; at += 64) add(hash, bytes, at);
-    if (Math.clz32(hash[0] ?? 0) >= bits) return postMessage({ nonce: digits });
+    for (let at = same; at < bytes.length; at += 64) add(hash, view, at);
+    if (Math.clz32(hash[0] ?? 0) >= bits) return postMessage({ nonce });
   }
 });

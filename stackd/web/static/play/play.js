@@ -11,20 +11,17 @@ const { follow, request, solve } = await import("./feed.js");
 const FOLDER = "/static/play/";
 const texts = await load(FOLDER, ...navigator.languages);
 document.documentElement.lang = texts.language;
-const [name, count, notice, list, end] =
-  /** @type {[HTMLElement, HTMLElement, HTMLElement, HTMLElement, HTMLElement]} */ (
-    ["name", "used", "notice", "cards", "until"].map((id) => document.getElementById(id))
-  );
-/** @param {string} path @param {string} [method] @param {object} [body] */
-const call = (path, method, body) =>
-  request((url, options) => fetch(url, options), `/play/${path}`, method, body, { "X-Play": "1" });
+const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
+const notice = part("notice");
+/** @param {string} path @param {string} [method] @param {object} [body] @param {Record<string, string>} [headers] */
+const call = (path, method, body, headers) =>
+  request((url, options) => fetch(url, options), `/play/${path}`, method, body, { "X-Play": "1", ...headers });
 
 /** Exchange the token; an open link wants a proof of work for it. */
 async function enter() {
   const { work } = await call("session", "POST", { token });
   if (work) {
-    const progress = (/** @type {number} */ fraction) => say(notice, texts.percent(fraction));
-    const answer = await solve(FOLDER, work, progress);
+    const answer = await solve(FOLDER, work, (percent) => say(notice, texts("working", { percent })));
     await call("session", "POST", { token, work: { challenge: work.challenge, answer } });
   }
   token = "";
@@ -38,26 +35,24 @@ async function read() {
   return call("stacks");
 }
 
-/** What a line of Markdown has in it. @type {[RegExp, (text: string, href: string) => HTMLElement][]} */
-const MARKS = [
-  [/^`([^`]+)`$/, (text) => h("code", {}, text)],
-  [/^\*\*([^*]+)\*\*$/, (text) => h("strong", {}, text)],
-  [/^\*([^*]+)\*$/, (text) => h("em", {}, text)],
-  [/^\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)$/, (text, href) => h("a", { href, target: "_blank", rel: "noopener" }, text)],
-];
+/** @param {State} state @param {string} [replace] */
+function start({ template }, replace) {
+  const key = { "Idempotency-Key": crypto.getRandomValues(new Uint32Array(4)).join("-") };
+  const once = () => call("stacks", "POST", { template, ...(replace && { replace }) }, key);
+  return once().catch((refusal) => (refusal.code === "unreachable" ? once() : Promise.reject(refusal)));
+}
 
-/** @param {string} text */
+/** Links, code and emphasis of a line; the rest of Markdown stays as it is written. @param {string} text */
 function inline(text) {
-  return text.split(/(`[^`]+`|\*{1,2}[^*]+\*{1,2}|\[[^\]]+\]\([^\s)]+\))/).map((part) => {
-    for (const [pattern, make] of MARKS) {
-      const found = part.match(pattern);
-      if (found) return make(found[1] ?? "", found[2] ?? "");
-    }
-    return part;
+  const parts = text.split(/`([^`]+)`|\*\*([^*]+)\*\*|\*([^*]+)\*|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/);
+  return parts.map((each, at) => {
+    const name = /** @type {const} */ (["", "code", "strong", "em", "a", ""])[at % 6];
+    const link = name === "a" && { href: parts[at + 1], target: "_blank", rel: "noopener" };
+    return at % 6 === 5 ? "" : each && name ? h(name, { ...link }, each) : each;
   });
 }
 
-/** Paragraphs, lists, headings and code of a description; the rest of Markdown stays as it is written. @param {string} text */
+/** A paragraph, list, heading or code of a description. @param {string} text */
 function block(text) {
   if (text.startsWith("```")) return h("pre", {}, text.replace(/^```.*\n?|```$/g, ""));
   const lines = text.trim().split("\n");
@@ -70,23 +65,21 @@ const { tell, stop } = follow(read, show, (refusal) => {
   say(notice, texts.why(refusal));
   if (!/^link_|unauthenticated/.test(refusal.code)) return;
   stop(); // nothing changes until a link is opened
-  say(count, "");
-  say(end, "");
+  for (const id of ["used", "until"]) say(part(id), "");
   arranged([]);
 });
 /** @type {Options["actions"]} */
 const actions = {
-  start: ({ template }, replace) => call("stacks", "POST", { template, ...(replace && { replace }) }),
+  start,
   extend: ({ name }) => call(`stacks/${name}/extend`, "POST"),
   restart: ({ name }) => call(`stacks/${name}/restart`, "POST"),
   stop: ({ name }) => call(`stacks/${name}`, "DELETE"),
 };
-const make = (/** @type {State} */ { category, description }) => {
-  const parts = (description ?? "").split(/^(```[\s\S]*?^```)$|\n\s*\n/m).filter((each) => each?.trim());
-  const card = h("article", {}, category && h("p", { class: "category" }, category), ...parts.map(block));
-  return new Box(card, { texts, actions, look: tell, level: 2 });
-};
-const arranged = arrange(list, (state) => state.template || state.name, make);
+const arranged = arrange(part("cards"), ({ category, description }) => {
+  const blocks = (description ?? "").split(/^(```[\s\S]*?^```)$|\n\s*\n/m).filter((each) => each?.trim());
+  const card = h("article", {}, category && h("p", { className: "quiet" }, category), ...blocks.map(block));
+  return new Box(card, { texts, actions, look: tell });
+});
 
 /** @param {{ link: { name: string, seconds_left: number, stacks: number }, stacks: State[] }} data */
 function show({ link, stacks }) {
@@ -94,9 +87,9 @@ function show({ link, stacks }) {
   const until = new Date(Date.now() + link.seconds_left * 1000);
   const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
   document.title = link.name || "stackd";
-  say(name, document.title);
-  say(count, texts("used", { used, limit: link.stacks }));
+  say(part("name"), document.title);
+  say(part("used"), texts("used", { used, limit: link.stacks }));
   say(notice, stacks.length ? "" : texts("offers"));
-  say(end, texts("until", { time }));
+  say(part("until"), texts("until", { time }));
   return arranged(stacks);
 }
