@@ -90,7 +90,7 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
     labels = labels_of(options["labels"])
     named = {one for one in options["templates"] if not {"*", "?"} & {*one}}
     if unknown := named and named - {one.name for one in client.templates()}:
-        raise click.UsageError(f"there is no template {', '.join(sorted(unknown))}")
+        raise click.UsageError(f"there is no template {', '.join(sorted(unknown))} that this key may use")
     if players is not None and (options["name"] or options["visitors"]):
         raise click.UsageError("--players names the links, each for one player: leave out --name and --visitors")
     if players is None:

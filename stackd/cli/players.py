@@ -47,7 +47,7 @@ def read_players(source: str) -> list[Player]:
     try:
         text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"{source} cannot be read: {error}") from error
+        raise click.UsageError(f"{source} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     lines = text.splitlines()
     delimiter = max(",;\t", key=lines[0].count) if lines else ","
     rows = [(reader.line_num, row) for reader in [csv.reader(lines, delimiter=delimiter)] for row in reader if any(row)]

@@ -97,7 +97,7 @@ async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
     crash_point("check.pod_deleted")
     healthy = ended is not None and ended.phase == "Succeeded"
     if ended is None:
-        message = f"no end within {check.timeout:g} s\n{message}".rstrip()
+        message = f"{message}\nno end within {check.timeout:g} s".lstrip()
     result = CheckResult(
         stack_id=stack.stack_id,
         generation=stack.generation,
