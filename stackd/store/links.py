@@ -57,7 +57,7 @@ LINKS = Columns(
     write={"labels": lambda labels: json_text(dict(labels)), "templates": lambda names: json_text(list(names))},
 )
 INSERT = f"INSERT INTO links ({LINKS.sql}) VALUES ({LINKS.parameters})"
-FIND = f"SELECT {LINKS.sql} FROM links WHERE link_id = ? AND expires_at > ?"
+FIND = f"SELECT {LINKS.sql} FROM links WHERE link_id = ? AND by <> '' AND expires_at > ?"
 ALL = f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? ORDER BY created_at, link_id"
 REVOKED = "SELECT link_id, expires_at FROM links WHERE revoked = 1"
 COUNT = "SELECT count(*) FROM links WHERE by = ? AND revoked = 0 AND expires_at > ?"
@@ -67,7 +67,7 @@ REVOKE = (
 )
 
 
-def add(tx: Transaction, link: Link, by: str) -> KeptLink:
+def add(tx: Transaction, link: Link, by: str) -> None:
     """Keep a new link. Raises ``Conflict`` if the key has too many."""
     if tx.rows(COUNT, (by, tx.now))[0][0] >= MOST_OF_A_KEY:
         raise Conflict(f"{by} has {MOST_OF_A_KEY} links that have not expired; revoke some")
@@ -83,13 +83,12 @@ def add(tx: Transaction, link: Link, by: str) -> KeptLink:
         by=by,
     )
     tx.run(INSERT, LINKS.values(kept))
-    return kept
 
 
 def find(tx: Transaction, link_id: str) -> KeptLink | None:
     """The link, unless it has expired or only its revocation is known."""
     row = tx.row(FIND, (link_id, tx.now))
-    return None if row is None or not LINKS.record(row).by else LINKS.record(row)
+    return None if row is None else LINKS.record(row)
 
 
 def everything(tx: Transaction) -> list[KeptLink]:

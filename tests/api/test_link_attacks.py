@@ -42,6 +42,7 @@ async def test_another_players_stack_does_not_exist(at: Harness) -> None:
     async with player(at) as seat, player(at, labels={"player": "seat-13"}) as other:
         name = (await seat.start())["name"]
         before = await at.stack(name)
+        assert (await other.look())["lab-1"]["name"] == ""
         for method, path in (
             ("POST", "/play/stacks/{}/extend"),
             ("POST", "/play/stacks/{}/restart"),
