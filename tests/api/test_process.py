@@ -59,7 +59,7 @@ async def test_a_defect_in_a_background_task_ends_the_process_with_its_trace_in_
         env = {**os.environ, **on(cluster, tmp_path), **folder_with(tmp_path, web_1=PLAIN + "pool: 1\n")}
         env |= {"STACKD_LOG__FORMAT": "text", "PYTHONPATH": str(ROOT)}
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", DEFECT, stderr=PIPE, env=env)
-        asyncio.get_running_loop().call_later(60, lambda: process.returncode is None and process.kill())
+        asyncio.get_running_loop().call_later(60, process.send_signal, signal.SIGKILL)
         _, output = await process.communicate()
     assert process.returncode == 1
     for words in (b"pool web-1 ended unexpectedly", b"Traceback", b"KeyError: 'uid'"):

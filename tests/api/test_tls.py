@@ -85,7 +85,8 @@ async def test_silent_clients_count_as_connections_and_give_way_to_those_who_ask
     await eventually(lambda: descriptors() <= before + len(clients) + 21, lambda: f"{descriptors()} after {before}")
     for _, writer in clients:
         writer.transport.abort()
-    await eventually(lambda: descriptors() <= before + 1, lambda: f"{descriptors()} after {before}")
+    # A connection to the cluster that was opened meanwhile has both its ends in this process.
+    await eventually(lambda: descriptors() <= before + 3, lambda: f"{descriptors()} after {before}")
     assert await name_served(at, cert) == "one"
 
 
