@@ -155,7 +155,7 @@ def sheet(made: list[tuple[Mapping[str, str], NewLink]]) -> str:
             code=segno.make(link.url, error="m").svg_inline(border=2, omitsize=True),
             url=html.escape(link.url),
             site=html.escape(link.url.partition("#")[0]),
-            until=render.local(link.raw["expires_at"]),
+            until=render.local(link.raw["expires_at"])[:16].replace("T", " "),
         )
         for _, link in made
     ]

@@ -268,6 +268,8 @@ class Demo:
         address = url_of(config.server.host, started.port, secure=bool(config.server.tls_cert))
         state = "throw-away state" if self.throw_away else f"state in {config.state.path}"
         kubeconfig, program = kubeconfig_beside(Path(config.state.path)), _program()
+        folder = shlex.quote(os.path.abspath(os.path.dirname(program)))
+        path = f" PATH={folder}:$PATH" if program.endswith("/stackd") else ""
         click.echo(
             f"""
 stackd demo: an embedded cluster, and {state}
@@ -279,7 +281,7 @@ stackd demo: an embedded cluster, and {state}
 
 In another terminal, in the same folder:
 
-  export STACKD_URL={address} STACKD_API_KEY={self._key} KUBECONFIG={kubeconfig}
+  export STACKD_URL={address} STACKD_API_KEY={self._key} KUBECONFIG={kubeconfig}{path}
 
 Start a stack with curl, and list all:
   curl -s -H "X-API-KEY: $STACKD_API_KEY" -d @{self._body} $STACKD_URL/stacks

@@ -81,9 +81,8 @@ async def test_the_printed_commands_and_those_of_its_page_work_in_their_order(tm
                 assert part in said
             assert "answering as stack-" in said
             assert (await (await session.get(f"{address}/templates")).json())["templates"][0]["ttl"] == "59m"
-            exported = "PATH=$PWD/.venv/bin:$PATH\n" + printed[0]
             said = await run(
-                tmp_path, "\n".join([exported, *(one.text for one in blocks(PAGE) if "demo" in one.marks)])
+                tmp_path, "\n".join([printed[0], *(one.text for one in blocks(PAGE) if "demo" in one.marks)])
             )
             assert "node_deleted" in said
             Path(templates, "web.yaml").write_text(PLAIN)

@@ -68,6 +68,7 @@ async def test_a_sheet_has_a_code_for_each_link_and_loads_nothing(shell: Shell) 
     assert "&lt;b&gt;Mia&lt;/b&gt;" in sheet
     assert "<h2>seat-2</h2>" in sheet
     assert "<script" not in sheet
+    assert len(re.findall(r"until \d{4}-\d\d-\d\d \d\d:\d\d<", sheet)) == 2, "as people read a time"
     assert set(re.findall(r'(?:src|href)="([^#"]*)', sheet)) == {"http://stackd.example/play"}
 
 
