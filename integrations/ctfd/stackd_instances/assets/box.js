@@ -2,16 +2,10 @@
 // in any page and any language; it knows no server. Text is only ever set as text.
 
 /**
- * Times are seconds, relative to the moment of the answer: a phone's clock may be wrong.
+ * What a server says of an instance, as GET /play/stacks does. Times are seconds from the answer: a phone's clock may be wrong.
  *
- * @typedef {{ name: string, title?: string, challenge?: string }} Other
- * @typedef {Other & { status: string, href?: string, pending?: boolean, doing?: { key: string, seconds: number } | null,
- *   problem?: { key: string, message?: string, restart?: boolean, theirs?: boolean } | null, values?: { name: string, value: string }[],
- *   addresses?: { text: string, href?: string, port?: number }[], seconds_left?: number | null, extension_seconds?: number,
- *   extensions_left?: number, since?: number, others?: Other[], makes_room?: boolean, limit?: number,
- *   template?: string, category?: string, description?: string }} State
- * @typedef {{ texts: Awaited<ReturnType<typeof load>>, look: () => void,
- *   actions: Record<string, (state: State, instead: string | undefined) => Promise<State>> }} Options
+ * @typedef {Record<string, any>} State
+ * @typedef {{ texts: any, look: () => void, actions: Record<string, (state: State, instead: string) => Promise<State>> }} Options
  */
 
 const LANGUAGES = ["en", "de", "fr", "es"];
@@ -34,22 +28,21 @@ export async function load(folder, ...wanted) {
   const short = wanted.map((each) => each.toLowerCase().split(/[-_]/)[0] ?? "");
   const language = short.find((each) => LANGUAGES.includes(each)) ?? "en";
   const read = async () => (await fetch(`${folder}${language}.json`)).json();
-  let file;
-  while (!file?.start) file = await read().catch(() => new Promise((again) => setTimeout(again, 2000)));
+  let file = await read().catch(() => null);
+  for (; !file?.start; file = await read().catch(() => null)) await new Promise((again) => setTimeout(again, 2000));
   const found = new Map();
   for (const [keys, text] of Object.entries(file)) {
     const [kind, names] = keys.split(".");
     for (const name of names?.split(" ") ?? [""]) found.set(name ? `${kind}.${name}` : kind, text);
   }
-  const text = (/** @type {string} */ key, /** @type {Record<string, any>} */ values = {}) =>
+  const text = (/** @type {string} */ key, /** @type {State} */ values = {}) =>
     String(found.get(key) ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-  const why = (/** @type {{ key?: string, code?: string, message?: string }} */ { key, code, message }) =>
+  const why = (/** @type {State} */ { key, code, message }) =>
     text(`why.${key ?? code}`) || message || text("why.other");
   return Object.assign(text, { language, why });
 }
 
-/** @param {Other} [state] */
-const titleOf = (state) => state?.title || state?.challenge || "";
+const titleOf = (/** @type {State | undefined} */ state) => state?.title || state?.challenge || "";
 
 /** A box in an element of a page whose styles do not reach it; what the element contains stands below the title. */
 export class Box {
@@ -100,15 +93,15 @@ export class Box {
     this.draw();
   }
 
-  /** @param {string} what @param {Other} [other] that is stopped for it */
+  /** @param {string} what @param {State} [other] that is stopped for it */
   async press(what, other) {
-    Object.assign(this, { busy: true, refusal: null });
+    [this.busy, this.refusal] = [true, null];
     this.draw();
     const state = await this.options.actions[what]?.(this.state, other?.name).catch((refusal) => {
       if (refusal.code === "unreachable") this.lose(refusal);
       else this.refusal = refusal;
     });
-    Object.assign(this, { busy: false, working: "" });
+    [this.busy, this.working] = [false, ""];
     this.show(state ?? this.state);
     this.options.look();
   }
@@ -138,10 +131,12 @@ export class Box {
 
   /** The addresses, and the values that the player may see. */
   lines() {
+    const lines = [];
     const { addresses = [], values = [] } = this.state;
-    const label = (/** @type {number | undefined} */ port) => (addresses.length > 1 && port ? String(port) : "");
-    const lines = addresses.map(({ text, href, port }) => this.line(label(port), text, href));
-    return [...lines, ...values.map(({ name, value }) => this.line(name, value, "", true))];
+    for (const { port, text, href } of addresses)
+      lines.push(this.line(addresses[1] ? `${port ?? ""}` : "", text, href));
+    for (const { name, value } of values) lines.push(this.line(name, value, "", true));
+    return lines;
   }
 
   /** @param {string} label @param {string} text @param {string} [href] @param {boolean} [secret] */
@@ -170,13 +165,9 @@ export class Box {
   life() {
     const { status, seconds_left, extension_seconds = 0, extensions_left = 0, since } = this.state;
     const length = (/** @type {number} */ seconds) => {
-      const hours = seconds % 3600 === 0 || seconds >= 36000;
-      const format = {
-        style: /** @type {const} */ ("unit"),
-        unit: hours ? "hour" : "minute",
-        maximumFractionDigits: 0,
-      };
-      return new Intl.NumberFormat(this.texts.language, format).format(seconds / (hours ? 3600 : 60));
+      const [unit, size] = seconds % 3600 && seconds < 36000 ? ["minute", 60] : ["hour", 3600];
+      const format = /** @type {any} */ ({ style: "unit", unit, maximumFractionDigits: 0 });
+      return new Intl.NumberFormat(this.texts.language, format).format(seconds / Number(size));
     };
     if (status === "shared" && since) return [h("p", {}, this.texts("since", { time: length(since) }))];
     if (status !== "running" || seconds_left == null) return [];
@@ -191,8 +182,8 @@ export class Box {
     if (status === "none" && "start" in this.options.actions) {
       const title = (makes_room ? others.slice(0, 1) : others).map(titleOf).join(", ");
       const hint = title && h("p", {}, this.texts(makes_room ? "makes_room" : "limit", { limit, title }));
-      const instead = makes_room || !title ? [{}] : others.map((other) => ({ asks: true, other }));
-      return [hint, ...instead.map((how) => this.action("start", how))];
+      if (makes_room || !title) return [hint, this.action("start", {})];
+      return [hint, ...others.map((/** @type {State} */ other) => this.action("start", { asks: true, other }))];
     }
     const asks = status === "running";
     const again = asks || (status === "failed" && problem?.restart !== false);
@@ -200,7 +191,7 @@ export class Box {
     return [again && this.action("restart", { asks }), ends && this.action("stop", { asks })];
   }
 
-  /** @param {string} what @param {{ asks?: boolean, other?: Other, more?: string }} how */
+  /** @param {string} what @param {{ asks?: boolean, other?: State, more?: string }} how */
   action(what, { asks = false, other, more = "" }) {
     const name = this.texts(other ? "instead" : what, { title: titleOf(other) });
     const ariaDescription = `${this.section.ariaLabel} ${more}`.trim();
@@ -208,17 +199,18 @@ export class Box {
     return this.button(name, properties, () => (asks ? this.ask(what, other) : this.press(what, other)));
   }
 
-  /** Ask whether it is meant. @param {string} what @param {Other} [other] */
+  /** Ask whether it is meant. @param {string} what @param {State} [other] */
   ask(what, other) {
-    const kind = other ? "instead" : what;
-    const text = this.texts(`sure.${kind}`, { title: titleOf(other) });
+    const [kind, title] = [other ? "instead" : what, titleOf(other)];
+    const text = this.texts(`sure.${kind}`, { title });
     const keep = this.button(this.texts("keep"), {}, () => dialog.close());
-    const sure = this.button(this.texts(`yes.${kind}`), { className: "stop" }, () => {
-      dialog.close();
-      void this.press(what, other);
-    });
-    const dialog = h("dialog", { ariaLabel: text, onclose: () => dialog.remove() }, h("p", {}, text), keep, sure);
+    const sure = this.button(this.texts(`yes.${kind}`), { className: "stop" }, () => dialog.close("sure"));
+    const dialog = h("dialog", { ariaLabel: text }, h("p", {}, text), keep, sure);
     dialog.onkeydown = (event) => event.stopPropagation(); // Escape would close the window around the box, too
+    dialog.onclose = () => {
+      dialog.remove();
+      if (dialog.returnValue) void this.press(what, other);
+    };
     this.section.append(dialog);
     dialog.showModal();
   }

@@ -2,12 +2,9 @@
 
 /** @import { State } from "./box.js" */
 
-/**
- * The JSON of the answer, within five seconds. Raises an error with the `code` of the refusal, or `unreachable`.
- *
- * @param {(url: string, options: RequestInit) => Promise<Response>} send
- * @param {string} url @param {string} [method] @param {object} [body] @param {Record<string, string>} [headers]
- */
+/** @typedef {(url: string, options: RequestInit) => Promise<Response>} Send */
+
+/** The JSON of the answer, within five seconds. Raises an error with the `code` of the refusal, or `unreachable`. @param {Send} send @param {string} url @param {string} [method] @param {object} [body] @param {Record<string, string>} [headers] */
 export async function request(send, url, method = "GET", body = {}, headers = {}) {
   const json = { headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) };
   let answer, data;
@@ -35,11 +32,7 @@ export function solve(folder, work, progress) {
   }).finally(() => worker.terminate());
 }
 
-/**
- * Read again and again while the page is visible: often while something happens, else seldom. `tell` makes all tabs look.
- *
- * @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose
- */
+/** Read again and again while the page is visible: often while something happens, else seldom. `tell` makes all tabs look. @param {() => Promise<any>} read @param {(data: any) => State[]} show @param {(refusal: any) => void} lose */
 export function follow(read, show, lose) {
   const news = new BroadcastChannel("stackd-instances");
   const gone = new AbortController();

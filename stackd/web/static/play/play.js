@@ -42,23 +42,17 @@ function start({ template }, replace) {
   return once().catch((refusal) => (refusal.code === "unreachable" ? once() : Promise.reject(refusal)));
 }
 
-/** Links, code and emphasis of a line; the rest of Markdown stays as it is written. @param {string} text */
-function inline(text) {
-  const parts = text.split(/`([^`]+)`|\*\*([^*]+)\*\*|\*([^*]+)\*|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/);
-  return parts.map((each, at) => {
-    const name = /** @type {const} */ (["", "code", "strong", "em", "a", ""])[at % 6];
-    const link = name === "a" && { href: parts[at + 1], target: "_blank", rel: "noopener" };
-    return at % 6 === 5 ? "" : each && name ? h(name, { ...link }, each) : each;
-  });
-}
+const MARKS = /`+([^`]+)`+|\*\*([^*]+)\*\*|\*([^*]+)\*|^#+ (.+)$|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/m;
+const MARKED = /** @type {const} */ (["", "code", "strong", "em", "strong", "a", ""]);
 
-/** A paragraph, list, heading or code of a description. @param {string} text */
-function block(text) {
-  if (text.startsWith("```")) return h("pre", {}, text.replace(/^```.*\n?|```$/g, ""));
-  const lines = text.trim().split("\n");
-  if (!lines.every((line) => /^[-*] /.test(line)))
-    return h("p", {}, ...inline(text.trim().replace(/^#+ (.*)/, "**$1**")));
-  return h("ul", {}, ...lines.map((line) => h("li", {}, ...inline(line.slice(2)))));
+/** Code, emphasis, headings and links of a description; the rest of Markdown stays as it is written. @param {string} text */
+function marked(text) {
+  const parts = text.split(MARKS);
+  return parts.map((each, at) => {
+    const name = MARKED[at % MARKED.length];
+    const link = name === "a" && { href: parts[at + 1], target: "_blank", rel: "noopener" };
+    return name && each ? h(name, { ...link }, each) : at % MARKED.length === 0 && each;
+  });
 }
 
 const { tell, stop } = follow(read, show, (refusal) => {
@@ -76,8 +70,8 @@ const actions = {
   stop: ({ name }) => call(`stacks/${name}`, "DELETE"),
 };
 const arranged = arrange(part("cards"), ({ category, description }) => {
-  const blocks = (description ?? "").split(/^(```[\s\S]*?^```)$|\n\s*\n/m).filter((each) => each?.trim());
-  const card = h("article", {}, category && h("p", { className: "quiet" }, category), ...blocks.map(block));
+  const about = description && h("p", {}, ...marked(description));
+  const card = h("article", {}, category && h("p", { className: "quiet" }, category), about);
   return new Box(card, { texts, actions, look: tell });
 });
 
