@@ -304,6 +304,8 @@ def new(name: str, scope: str, labels: tuple[str, ...], templates: tuple[str, ..
     from stackd.config.settings import toml
     from stackd.keys import ApiKey, new_key
 
+    if scope == "tenant" and not labels:
+        raise click.UsageError("a tenant needs a label that all its stacks get: --label event=a")
     plaintext, sha256 = new_key()
     pairs = {key: value for key, _, value in (label.partition("=") for label in labels)}
     entry: dict[str, Any] = {"name": name, "sha256": sha256, "scope": scope}

@@ -201,11 +201,17 @@ def test_the_printed_table_is_accepted_and_belongs_to_the_printed_key(tmp_path: 
     assert (plain.stdout[:3], plain.stdout.count("\n"), plain.stderr) == ("sk-", 1, "")
 
 
-@pytest.mark.parametrize("more", [(), ("-l", "event"), ("-l", "a/b=c")])
+@pytest.mark.parametrize("more", [("-l", "event"), ("-l", "a/b=c")])
 def test_a_tenant_without_labels_that_it_can_have_is_refused(more: tuple[str, ...]) -> None:
     result = run("key", "new", "--name=ctfd", "--scope=tenant", *more)
     assert (result.exit_code, result.stdout) == (2, "")
     assert 'a table of labels such as { event = "a" }, with scope = "tenant", is expected' in result.stderr
+
+
+def test_a_tenant_without_a_label_is_told_which_option_is_missing() -> None:
+    assert (
+        "a tenant needs a label that all its stacks get: --label event=a" in run("key", "new", "--scope=tenant").stderr
+    )
 
 
 def test_a_key_that_creates_nothing_cannot_be_limited_to_templates() -> None:
