@@ -40,14 +40,12 @@ export function follow(read, show, lose) {
   const look = async () => {
     clearTimeout(timer);
     const mine = ++turn;
-    const [data, refusal] = await read().then(
-      (found) => [found],
-      (error) => [null, error],
-    );
-    if (mine !== turn || gone.signal.aborted) return; // somebody has looked since: this is older
-    const soon = data && show(data).some(({ pending, status }) => pending || /(start|stopp)ing$/.test(status));
-    if (refusal) lose(refusal);
-    timer = setTimeout(seen, refusal ? 5000 : soon ? 1500 : 20000);
+    const newest = () => mine === turn && !gone.signal.aborted;
+    const states = await read()
+      .then((data) => (newest() ? show(data) : []))
+      .catch((refusal) => void (newest() && lose(refusal)));
+    const soon = states?.some(({ pending, status }) => pending || /(start|stopp)ing$/.test(status));
+    if (newest()) timer = setTimeout(seen, !states ? 5000 : soon ? 1500 : 20000);
   };
   const seen = () => document.hidden || void look();
   const tell = () => {
