@@ -378,7 +378,9 @@ class Foreign:
     def differences(self) -> list[str]:
         now = {key: self._seen(*key) for key in self._kept}
         changed = [
-            key for key in now if now[key] != (() if key in self._in_the_way and not now[key] else self._kept[key])
+            key
+            for key in now
+            if now[key] != self._kept[key] and not (key in self._in_the_way and _is_cleared(now[key]))
         ]
         return [f"{'/'.join(key)} was {self._kept[key]} and is {now[key]}" for key in changed]
 
@@ -389,6 +391,11 @@ class Foreign:
             return ()
         spec = {key: value for key, value in record.obj["spec"].items() if key not in ("nodeName", "tolerations")}
         return ({"uid": record.uid}, record.obj["metadata"].get("labels", {}), spec)
+
+
+def _is_cleared(seen: tuple[Json, ...]) -> bool:
+    """Whether what was in a stack's way is gone: nothing has the name, or a pod of the stack."""
+    return not seen or OURS.items() <= seen[1].items()
 
 
 def _target(path: str) -> RequestInfo:

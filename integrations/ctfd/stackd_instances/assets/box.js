@@ -149,7 +149,7 @@ export class Box {
     });
     const copied = h("span", { ariaLive: "polite" });
     const name = `${this.texts("copy")} ${secret ? label : text}`;
-    const copy = this.button(this.texts("copy"), { id: name, ariaLabel: name }, () => {
+    const copy = this.button("", { id: name, className: "copy", ariaLabel: name }, () => {
       const field = h("textarea", { value: text, readOnly: true }); // a page without TLS has no clipboard
       copied.replaceChildren(field);
       field.select();
