@@ -242,7 +242,7 @@ def open_reader(path: Path, *, once: bool = False) -> sqlite3.Connection:
     SQLite makes a log beside a file that has none. ``once``, for a single read, keeps it from that: the user who reads, such
     as root, may be another one than the daemon's.
     """
-    how = "immutable=1" if once and not companion(path, "-wal").exists() else "mode=ro"
+    how = "mode=ro&immutable=1" if once and not companion(path, "-wal").exists() else "mode=ro"
     reader = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=5.0, check_same_thread=False)
     try:
         if schema.pragma(reader, "application_id") != schema.APPLICATION_ID:

@@ -49,6 +49,8 @@ async def test_whoever_only_looks_into_a_closed_file_leaves_nothing_beside_it(tm
     assert stored_in(path) == []
     require_own_file(str(path), namespace="stacks", instance="default")
     assert sorted(tmp_path.iterdir()) == before
+    assert stored_in(tmp_path / "none.db") == []
+    assert sorted(tmp_path.iterdir()) == before, "it makes no file, either"
 
 
 async def refusal(path: Path) -> str:
