@@ -42,7 +42,7 @@ from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Ap
 from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
 from stackd.web.parameters import NO_PARAMETERS, Parameters
-from stackd.web.requests import check_coding, parse_object
+from stackd.web.requests import check_coding
 from stackd.web.responses import NOT_KEPT, SERVER_NAME, is_last, problem, problem_of
 
 __all__ = ["ROUTES", "application", "unrouted"]
@@ -150,7 +150,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                 api=api, request=request, key=key, route=route, parameters=parameters_of(request), exceeded=exceeded
             )
             if takes_no_body and request.body_exists:
-                await _require_no_body(call)
+                await stacks.require_no_body(call)
             answering = handler(call)
             response = await (api.change(answering) if changes else answering)
             if changes and response.status < 400:
@@ -180,11 +180,6 @@ def _reader(route: Route) -> Callable[[web.Request], Parameters]:
         return Parameters(request.query.items(), route.query)
 
     return read
-
-
-async def _require_no_body(call: ApiCall) -> None:
-    if body := await stacks.read_body(call):
-        parse_object(body, None)
 
 
 def _close_if_due(request: web.Request, response: web.StreamResponse, *, draining: bool) -> None:

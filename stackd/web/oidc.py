@@ -206,8 +206,7 @@ class SignIn:
         self._secret = (
             hmac.digest(secret.encode(), b"sessions of people", "sha256") if secret else secrets.token_bytes(32)
         )
-        self._sessions: dict[bytes, ApiKey] = {}
-        self._expiry: dict[bytes, float] = {}
+        self._sessions: dict[bytes, tuple[ApiKey, float]] = {}  # and when each expires
         self._left: set[bytes] = set()
         prefix = "__Host-" if section.url.startswith("https:") else ""
         self.login_cookie, self.session_cookie = f"{prefix}stackd-login", f"{prefix}stackd-session"
@@ -277,12 +276,13 @@ class SignIn:
         sha256 = digest(token)
         if sha256 not in self._sessions:
             self._remember(token, sha256)
-        key = self._sessions.get(sha256)
+        key, _ = self._sessions.get(sha256, (None, 0.0))
         return key if key is not None and self.in_force(key) else None
 
     def in_force(self, key: ApiKey) -> bool:
         """Whether this is a session that has neither ended nor expired."""
-        return key.sha256 not in self._left and self._expiry.get(key.sha256, 0.0) > time.time()
+        _, expires_at = self._sessions.get(key.sha256, (None, 0.0))
+        return key.sha256 not in self._left and expires_at > time.time()
 
     def _remember(self, token: str, sha256: bytes) -> None:
         from joserfc import jwt
@@ -297,9 +297,8 @@ class SignIn:
         if (scope := self._scope(entries)) is None:
             return
         for old in list(self._sessions)[: len(self._sessions) - REMEMBERED + 1]:
-            del self._sessions[old], self._expiry[old]
-        self._sessions[sha256] = ApiKey.model_construct(name=name, sha256=sha256, scope=scope)
-        self._expiry[sha256] = expiry
+            del self._sessions[old]
+        self._sessions[sha256] = ApiKey.model_construct(name=name, sha256=sha256, scope=scope), expiry
 
     def _session(self, name: str, entries: Sequence[str]) -> tuple[str, ApiKey]:
         from joserfc import jwt
@@ -313,7 +312,7 @@ class SignIn:
         claims = {"name": name, "for": list(entries), "exp": int(time.time()) + SESSION_SECONDS}
         token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(self._secret))
         self._remember(token, sha256 := digest(token))
-        return token, self._sessions[sha256]
+        return token, self._sessions[sha256][0]
 
     def _entries(self, claims: Mapping[str, Any]) -> list[str]:
         """The entries of ``admins`` and ``readers`` that this person matches. An address counts once it is verified."""

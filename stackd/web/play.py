@@ -116,7 +116,7 @@ async def start_player_stack(call: ApiCall) -> web.Response:
 @_of_player("POST", "/play/stacks/{stack_id}/extend")
 async def extend_player_stack(call: ApiCall) -> web.Response:
     """Extend a stack by as much, and as often, as its template says."""
-    await _empty(call)
+    await stacks.require_no_body(call)
     stack = call.changeable
     template = call.api.context.settings.templates.get(stack.template or "")
     if template is None or template.extend is None:
@@ -129,7 +129,7 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
 @_of_player("POST", "/play/stacks/{stack_id}/restart")
 async def restart_player_stack(call: ApiCall) -> web.Response:
     """Give a stack a fresh pod."""
-    await _empty(call)
+    await stacks.require_no_body(call)
     stack = await stacks.fresh(call, partial(restart, quotas=call.view.quotas(call.stack.template)))
     return json_response(_shown(call).stack(stack))
 
@@ -137,7 +137,7 @@ async def restart_player_stack(call: ApiCall) -> web.Response:
 @_of_player("DELETE", "/play/stacks/{stack_id}")
 async def stop_player_stack(call: ApiCall) -> web.Response:
     """Stop a stack, which deletes it."""
-    await _empty(call)
+    await stacks.require_no_body(call)
     stack = call.changeable
     await _stop(call, stack)
     remaining = call.view.get(stack.stack_id)
@@ -154,8 +154,3 @@ async def _stop(call: ApiCall, stack: Stack) -> None:
 
 def _shown(call: ApiCall) -> Shown:
     return Shown(call.api.context, call.api.players, cast(LinkKey, call.key))
-
-
-async def _empty(call: ApiCall) -> None:
-    if body := await stacks.read_body(call):
-        requests.parse_object(body, None)

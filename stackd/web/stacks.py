@@ -238,6 +238,12 @@ async def read_body(call: ApiCall) -> bytes:
     return await requests.read(call.request, most, config.limits.slow_client_timeout, count)
 
 
+async def require_no_body(call: ApiCall) -> None:
+    """Raise InvalidRequest if the request has a body that is no empty object; as ``read_body``."""
+    if body := await read_body(call):
+        requests.parse_object(body, None)
+
+
 Run = Callable[[bytes, Claim | None], Awaitable[StoredResponse]]
 
 
