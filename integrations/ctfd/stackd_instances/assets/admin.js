@@ -277,9 +277,9 @@
     if (mine !== turn) return;
     seen = data;
     draw();
-    const told = await send("templates").catch((error) => ({ error: error.message }));
+    const answered = await send("templates").catch((error) => ({ error: error.message }));
     if (mine !== turn) return;
-    stock = told;
+    stock = answered;
     tiles(seen.counts, seen.top_failure);
   };
 
