@@ -5,8 +5,9 @@ no key waits for all that another one has queued. The jobs and their progress ar
 process interrupted is queued again at the next start.
 
 What a job does to its stacks is intended one chunk at a time, before any of it begins. A delete that the cluster has
-confirmed is counted in the transaction that removes its row, while the next delete is already under way. The loop carries
-all of it out; a job waits for so many rows at a time as its concurrency allows.
+confirmed removes its row, and is counted a moment later, with others, while the next delete is already under way: after a
+crash in between, an id that was begun and has no row counts as deleted. The loop carries all of it out; a job waits for so
+many rows at a time as its concurrency allows.
 
 A job that extends writes all new ends into the file first, even while Kubernetes is away, so that none of its stacks
 expires. An extension is counted once the cluster's record has it, too: an owner with another file reads it there. Such a

@@ -57,7 +57,8 @@ async def create(context: Context, request: CreateRequest) -> Stack:
 
     If the caller is cancelled, the stack is undone, except under an Idempotency-Key: then the client will ask again.
     Raises NoNodePort, QuotaExceeded, NoRoom, LimitRangeViolation, InvalidPodSpec, ClusterUnavailable, StoreUnavailable,
-    LabelLimitReached, Held and ShuttingDown; nothing is left in any of these cases.
+    LabelLimitReached, Held and ShuttingDown. In each of these cases the row says that the stack is undone, or there is none;
+    what Kubernetes has not deleted by then, the loop deletes afterwards.
     """
     caller = Caller()
     try:
@@ -87,7 +88,7 @@ class Caller:
 
 
 async def make_unasked(context: Context, request: CreateRequest) -> Stack:
-    """Make a stack for a pool, or a shared one. Raises as ``create`` does, and leaves nothing then."""
+    """Make a stack for a pool, or a shared one. Raises as ``create`` does, and undoes it then."""
     return await _made(context, request, Caller())
 
 

@@ -26,7 +26,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
         if not stack.accepted and (seconds := context.create_waits(stack)) is not None:
             context.loop.wake([stack_id], delay=seconds)
         return False
-    if step.kind in IN_THE_FILE or step.kind is StepKind.MAKE:  # a create has a slot of its own
+    if step.kind in IN_THE_FILE or step.kind is StepKind.MAKE:  # the create that runs it has a slot
         return await _execute(context, step, stack)
     async with context.loop.slot(stack, record=step.kind is StepKind.ANNOTATE) as waited:
         if waited:

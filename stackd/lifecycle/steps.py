@@ -1,7 +1,8 @@
 """The executors: one for each kind of step that ``next_step`` can decide on.
 
 Owns: the order within a step. A step may be repeated: each finds what an interrupted one has left. What the API server
-answers goes into the mirror at once (``Mirror.saw``), so that the next decision rests on it. Does not decide anything.
+answers goes into the mirror at once (``Mirror.saw``), so that the next decision rests on it. Does not decide which step is
+next; ``expire`` and ``end`` ask, before they write, whether the stack may end.
 """
 
 from __future__ import annotations

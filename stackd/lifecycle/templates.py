@@ -1,8 +1,8 @@
 """The templates in force: those of the files, and those that the API was given, which the state file keeps.
 
 Owns: that a name belongs to a file or to the API, and what becomes of a template of the API that is not right any more, since
-a file has its name or the policy has changed: it stays in the state file, and is not in force. A change reaches the pools
-at once, and no stack that runs.
+a file has its name or the policy has changed: it stays in the state file, and is not in force. A change reaches the pool
+and the shared stack of its template at once, and no other stack that runs.
 """
 
 from __future__ import annotations

@@ -331,7 +331,8 @@ def _intend(
 def finish_items(tx: Transaction, job_id: str, results: Sequence[ItemResult]) -> Job:
     """Write and count each id's outcome once; returns the job after that. Raises ``JobNotFound``.
 
-    A stack that the job has deleted loses its row in the same transaction, one that it was to create its claim.
+    The same transaction removes the rows that stacks which the job has deleted still have, and the claims of those that it
+    was to create.
     """
     job = _find(tx, job_id)
     unfinished = dict(_open_among(tx, job_id, [result.stack_id for result in results]))

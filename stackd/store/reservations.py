@@ -116,7 +116,7 @@ def assign(
     if row is None:
         return None
     stack = rows.STACKS.record(row)
-    # The counts below include the stack itself by now.
+    # In the pool, the stack had no labels: of the counts below, that of all stacks includes the stack itself by now.
     check_quotas(tx, wanted.limits.quotas, stack.template)
     check_labels(tx, stack.labels, wanted.limits.labels, wanted.limits.among, apart_from=stack.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
