@@ -825,9 +825,12 @@ class NotReady(Body, frozen=True, kw_only=True):
     error: Annotated[str, doc(SENTENCE, {"maxLength": LONGEST_ERROR})]
     code: Annotated[Literal["not_ready"], doc("Always `not_ready`.")] = "not_ready"
     status: Annotated[Literal["not ready"], doc("Always `not ready`.")] = "not ready"
-    reasons: Annotated[tuple[str, ...], doc("A sentence for each thing that is wrong.", {"minItems": 1})]
+    reasons: Annotated[
+        tuple[str, ...],
+        doc("A sentence for each thing that is wrong.", {"minItems": 1, "examples": [["Kubernetes does not answer"]]}),
+    ]
     held: Annotated[tuple[str, ...], doc("The ids of the stacks that a brake holds back.")] = ()
-    version: Annotated[str, doc("Which stackd answers, such as `1.0.0`.")] = ""
+    version: Annotated[str, doc("Which stackd answers.", {"examples": ["1.0.0"]})] = ""
 
     optional = ("held",)
 

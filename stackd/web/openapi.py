@@ -98,7 +98,7 @@ NAMED: Final[Mapping[str, Schema]] = {
     "StackStatus": {
         "type": "string",
         "description": "`creating`: the pod may not be running yet. `running`: ready to accept traffic. `stopped`: the pod "
-        "has ended or was stopped. `failed`: it failed to start or to run. `node_deleted`: its node is gone." + MORE,
+        "has ended or was stopped. `failed`: it failed to start or to run. `node_deleted`: its node is gone.",
         "enum": list(StackStatus),
     },
     "ErrorCode": {
@@ -111,7 +111,7 @@ NAMED: Final[Mapping[str, Schema]] = {
     "JobStatus": {
         "type": "string",
         "description": "`queued`: waits to start. `running`: in progress. `completed`: finished, see the counts. "
-        "`failed`: finished, and every id failed." + MORE,
+        "`failed`: finished, and every id failed.",
         "enum": list(JobStatus),
     },
 }

@@ -51,6 +51,12 @@ def test_the_document_lists_the_codes_and_says_that_there_may_be_more() -> None:
         assert (list(fields["properties"])[:3].count("code"), "code" in fields["required"]) == (1, True)
 
 
+def test_the_document_promises_no_more_statuses_because_1_x_keeps_them() -> None:
+    assert "The statuses of stacks and jobs stay." in (ROOT / "docs" / "compatibility.md").read_text()
+    for name in ("StackStatus", "JobStatus"):
+        assert "Later versions" not in DESCRIBED["components"]["schemas"][name]["description"]
+
+
 def test_the_page_of_the_errors_is_made_from_the_codes() -> None:
     """After a change: make reference"""
     assert (ROOT / "docs" / "errors.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))[

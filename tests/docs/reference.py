@@ -258,7 +258,7 @@ def samples_of(page: str) -> dict[str, str]:
 
 def rendered(page: str, samples: Samples) -> str:
     """The page with its hand-written head and these answers."""
-    values = _values(samples)
+    values = values_in(samples)
     tags = [one["name"] for one in DOCUMENT["tags"]]
     lines = ["", "## All routes", "", "| route | |", "|---|---|"]
     lines += [f"| [`{one.name}`](#{_anchor(one.name)}) | {one.described['summary']} |" for one in OPERATIONS]
@@ -305,11 +305,10 @@ def _outcome(status: str, answer: Mapping[str, Any]) -> str:
 
 
 def _parameter(one: Mapping[str, Any]) -> str:
-    schema = one["schema"]
-    value = one.get("example", _sample(schema, one["name"]))
+    value = sample_of(one)
     value = value[0] if isinstance(value, list) else value
     where = {"query": "", "path": " in the path", "header": " (header)"}[one["in"]]
-    about = _cell(one["description"]) + (" May be repeated." if schema.get("type") == "array" else "")
+    about = _cell(one["description"]) + (" May be repeated." if one["schema"].get("type") == "array" else "")
     return f"| `{one['name']}`{where} | {_code(value)} | {about} |"
 
 
@@ -322,7 +321,7 @@ def _object(name: str, schema: Mapping[str, Any], values: Mapping[tuple[str, str
     required = schema.get("required", ())
     lines += ["", "| field | type | such as | |", "|---|---|---|---|"]
     for field, kind in schema["properties"].items():
-        value = values.get((name, field), values.get((field, _type(kind)), _sample(kind, field)))
+        value = value_of(name, field, kind, values)
         described = kind.get("description", "")
         optional = "" if field in required else "?"
         lines.append(f"| `{field}`{optional} | {_type(kind)} | {_code(value)} | {_cell(described)} |")
@@ -349,6 +348,28 @@ def _type(schema: Mapping[str, Any]) -> str:
     return " or ".join(names)
 
 
+def sample_of(parameter: Mapping[str, Any]) -> Any:
+    """A value of the parameter."""
+    schema, name = parameter["schema"], parameter["name"]
+    return parameter["example"] if "example" in parameter else _first_that_fits(schema, _sample(schema, name))
+
+
+def value_of(schema: str, field: str, kind: Mapping[str, Any], values: Mapping[tuple[str, str], Any]) -> Any:
+    """A value of the field: the schema's own, else what other schemas have in a field of this name."""
+    own = [values[schema, field]] if (schema, field) in values else [*kind.get("examples", ())]
+    others = [values[field, _type(kind)]] if (field, _type(kind)) in values else []
+    return _first_that_fits(kind, *own, *others, _sample(kind, field))
+
+
+def fits(schema: Mapping[str, Any], value: Any) -> bool:
+    """Whether the schema allows the value."""
+    return jsonschema_rs.is_valid({**schema, "components": {"schemas": SCHEMAS}}, value)
+
+
+def _first_that_fits(schema: Mapping[str, Any], *values: Any) -> Any:
+    return next((value for value in values if fits(schema, value)), _sample(schema))
+
+
 def _sample(schema: Mapping[str, Any], name: str = "") -> Any:
     """A value of the schema, for a field or parameter of this name."""
     if name in SUCH_AS:
@@ -368,7 +389,7 @@ def _sample(schema: Mapping[str, Any], name: str = "") -> Any:
     return plain[kind]
 
 
-def _values(samples: Samples) -> dict[tuple[str, str], Any]:
+def values_in(samples: Samples) -> dict[tuple[str, str], Any]:
     """A value of each field of the examples and the answers, the first that is not empty: by schema and field, and by field
     and type for the schemas that none of them has."""
     found: dict[tuple[str, str], Any] = {}

@@ -73,7 +73,9 @@ def test_the_front_page_leads_to_every_other_one() -> None:
         targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link}
         waiting += [target for target in targets if target in PAGES and target not in reached]
     assert set(PAGES) - reached == set()
-    assert len((ROOT / "README.md").read_text().splitlines()) < 60, "one screen or two"
+    front = (ROOT / "README.md").read_text().splitlines()
+    assert len(front) < 60, "one screen or two"
+    assert all(command in "\n".join(front[:20]) for command in ("`make demo`", "`make test`"))
     assert {(ROOT / link).resolve() for link in links(ROOT / "README.md")} >= set((ROOT / "docs").glob("*.md"))
 
 

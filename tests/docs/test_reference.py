@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tests.docs.reference import OPERATIONS, PAGE, UNKNOWN, ask, rendered, samples_of
+from tests.docs.reference import (
+    OPERATIONS,
+    PAGE,
+    SCHEMAS,
+    UNKNOWN,
+    ask,
+    fits,
+    rendered,
+    sample_of,
+    samples_of,
+    value_of,
+    values_in,
+)
 
 
 def test_the_reference_is_made_from_the_routes_and_the_contract() -> None:
@@ -18,6 +30,18 @@ async def test_each_request_of_the_reference_gets_an_answer_with_the_fields_that
         for answer in (shown[one.name], answers[one.name]):
             assert not one.problem(answer)
         assert shown[one.name].partition("\n")[0] == answers[one.name].partition("\n")[0], "the status"
+
+
+def test_each_value_that_the_reference_shows_is_one_that_the_field_may_have() -> None:
+    values = values_in(samples_of(PAGE.read_text()))
+    shown = {
+        f"{name}.{field}": (kind, value_of(name, field, kind, values))
+        for name, schema in SCHEMAS.items()
+        for field, kind in schema.get("properties", {}).items()
+    }
+    for one in OPERATIONS:
+        shown |= {f"{one.name} {each['name']}": (each["schema"], sample_of(each)) for each in one.parameters}
+    assert {where: value for where, (kind, value) in shown.items() if not fits(kind, value)} == {}
 
 
 def test_an_answer_that_lacks_a_field_or_has_another_does_not_fit() -> None:
