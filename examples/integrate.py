@@ -38,7 +38,8 @@ def start(player: str) -> Stack:
 
 def extend(player: str) -> list[Stack]:
     """Give the player ten minutes more, up to `stacks.max_ttl` in all."""
-    return [client.extend(stack, "10m") for stack in client.stacks(labels={"player": player})]
+    stacks = client.stacks(labels={"player": player}, statuses=("creating", "running"))
+    return [client.extend(stack, "10m") for stack in stacks]
 
 
 def solve(player: str, answer: str) -> bool:

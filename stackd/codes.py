@@ -81,7 +81,7 @@ class ErrorCode(enum.StrEnum):
     STACK_CREATING = "stack_creating", 409, "The stack is still being created.", "after its create", MOMENT
     STACK_DELETING = "stack_deleting", 409, "The stack is being deleted.", NO, ENDED
     STACK_EXPIRED = "stack_expired", 409, "The stack has reached its `ttl_expires_at`.", NO, ENDED
-    STACK_ENDED = "stack_ended", 409, "The stack's pod has ended, so it cannot be stopped.", NO, ENDED
+    STACK_ENDED = "stack_ended", 409, "The stack's pod has ended, so it cannot be extended or stopped.", NO, ENDED
     PORT_TAKEN = "port_taken", 409, "Another stack has the ended stack's node port by now.", NO, ENDED
     SHARED_TEMPLATE = "shared_template", 409, "All share the template's one stack: there is nothing to create.", NO
     NO_CHECK = "no_check", 409, "The stack's template has no check.", NO

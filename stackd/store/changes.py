@@ -213,6 +213,7 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     Raises ``StackNotFound``; ``Conflict``, with the longest extension that is possible.
     """
     before = _in_use(tx, stack_id)
+    _require_alive(before, "extended")
     if extension.times is not None and before.extensions >= extension.times:
         raise TooLongALife(f"{stack_id} was extended {before.extensions} times, as often as its template allows", "")
     ends = before.ttl_expires_at + extension.add
@@ -238,11 +239,7 @@ def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
     before = _in_use(tx, stack_id)
     if before.desired is Desired.STOPPED:
         return before
-    if before.ended:
-        raise Conflict(
-            f"{stack_id} cannot be stopped: its pod has ended already ({before.status_reason})",
-            code=ErrorCode.STACK_ENDED,
-        )
+    _require_alive(before, "stopped")
     history.note(tx, stack_id, EventKind.STOP_REQUESTED, reason=reason, by=by)
     return rows.save_one(tx, replace(before, desired=Desired.STOPPED))
 
@@ -332,6 +329,12 @@ def _in_use(tx: Transaction, stack_id: str) -> Stack:
     if stack.ttl_expires_at <= tx.now and not stack.shared:
         raise Conflict(f"{stack_id} has expired", code=ErrorCode.STACK_EXPIRED)
     return stack
+
+
+def _require_alive(stack: Stack, what: str) -> None:
+    if stack.ended:
+        sentence = f"{stack.stack_id} cannot be {what}: its pod has ended ({stack.status_reason}); restart or delete it"
+        raise Conflict(sentence, code=ErrorCode.STACK_ENDED)
 
 
 def _take_again(tx: Transaction, stack: Stack) -> tuple[PortMapping, ...]:

@@ -124,7 +124,7 @@ class Shown:
         return entry | self._extension(stack, template)
 
     def _extension(self, stack: Stack, template: Template | None) -> Entry:
-        if template is None or template.extend is None:
+        if template is None or template.extend is None or stack.ended:
             return {"extensions_left": 0}
         by, times = template.extend.by, template.extend.times
         fits = stack.created_at + self.context.longest_life - stack.ttl_expires_at >= by * NANOSECONDS

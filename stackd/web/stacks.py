@@ -310,7 +310,7 @@ def idempotency_key(call: ApiCall) -> str | None:
 async def extend_stack(call: ApiCall) -> web.Response:
     """Extend a stack's time to live.
 
-    Adds to its end; the whole life may be `stacks.max_ttl` at most.
+    Adds to its end; the whole life may be `stacks.max_ttl` at most. A stack whose pod has ended is not extended.
     """
     context = call.api.context
 

@@ -274,6 +274,18 @@ async def test_an_extension_adds_to_the_end_within_the_longest_life(at: Harness)
     await deleting
 
 
+async def test_a_stack_whose_pod_has_ended_is_not_extended(at: Harness) -> None:
+    """Nobody uses it any more: whoever extends it would read that there is more time."""
+    stack_id = (await at.create(request_for("registry.example/fail")))["stack_id"]
+    ended = await until(partial(at.stack, stack_id), lambda seen: seen["ended"])
+    reply = await at.refused(409, "its pod has ended (", f"/stacks/{stack_id}/extend", {"ttl": "1m"})
+    assert (reply.code, reply.for_players) == ("stack_ended", "Your instance has ended. Start a new one.")
+    job = await at.post("/stacks/batch", {"action": "extend", "ttl": "1m", "stack_ids": [stack_id]}, 202)
+    path = f"/stacks/batch/{job['job_id']}"
+    (error,) = (await until(partial(at.get, path), lambda seen: seen["status"] == "failed"))["errors"]
+    assert (error["code"], (await at.stack(stack_id))["ttl_expires_at"]) == ("stack_ended", ended["ttl_expires_at"])
+
+
 @pytest.mark.stackd(reconcile__interval="1h")
 async def test_a_stack_is_gone_at_its_time_without_a_pass(at: Harness) -> None:
     began, ids = time.monotonic(), [(await at.create(ttl="1s"))["stack_id"] for _ in range(2)]
