@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
 from stackd.contract import Scope
 from stackd.kinds import Section, TenantLabels, as_tuple
-from stackd.model import NO_LABELS, EventKind, Job, Stack, TimelineEvent
+from stackd.model import NO_LABELS, EventKind, Job, Principal, Stack, TimelineEvent
 from stackd.names import matches_any
 
 PREFIX: Final = "sk-"
 DIGEST_BYTES: Final = 32
+ID_DIGITS: Final = 32
 
 SHORTEST: Final = 16
 """The fewest characters of a key's text. A shorter key can be guessed, even with few tries."""
@@ -136,6 +137,11 @@ class ApiKey(Section):
         what += ["writes templates"] if self.templates_write else []
         return f"{self.name} ({' '.join(what)}, {short_digest(self.sha256)})"
 
+    @cached_property
+    def principal(self) -> Principal:
+        """Who has the key."""
+        return Principal(id=f"key:{self.sha256.hex()[:ID_DIGITS]}" if self.sha256 else self.name, name=self.name)
+
     @property
     def tenant(self) -> bool:
         """Whether there are stacks that the key may not see."""
@@ -148,8 +154,8 @@ class ApiKey(Section):
 
     @property
     def claimant(self) -> str:
-        """Whose Idempotency-Keys they are. The name is quoted: with blanks in it, it could pass for another key's and a route."""
-        return quote(self.name, safe="")
+        """Whose Idempotency-Keys they are."""
+        return self.principal.id
 
     def may_see(self, labels: Mapping[str, str]) -> bool:
         """Whether the key may see, change and count a stack with these labels."""

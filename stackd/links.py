@@ -13,6 +13,7 @@ import base64
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Final
 
 import orjson
@@ -21,7 +22,7 @@ from pydantic import ConfigDict
 from stackd.codes import ErrorCode
 from stackd.errors import Unauthenticated
 from stackd.keys import TENANT, ApiKey
-from stackd.model import NO_LABELS
+from stackd.model import NO_LABELS, Principal
 
 LONGEST_TOKEN: Final = 3000
 """In characters: browsers keep cookies of up to 4096 bytes."""
@@ -59,7 +60,7 @@ class Link:
     @property
     def player(self) -> str:
         """Who has a budget of their own: a link's player, or one visitor of an open link."""
-        return f"{self.link_id}/{self.visitor}"
+        return f"{self.link_id}/{self.visitor}" if self.visitor else self.link_id
 
     @property
     def key(self) -> LinkKey:
@@ -87,6 +88,11 @@ class LinkKey(ApiKey):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     link: Link
     signed_by: str = ""
+
+    @cached_property
+    def principal(self) -> Principal:
+        """The link's player, its visitor or its helper."""
+        return Principal(id=self.link.player, name=self.name)
 
     @property
     def among(self) -> Mapping[str, str]:

@@ -38,6 +38,18 @@ def struct(cls: type[T]) -> type[T]:
     return dataclass(slots=True, kw_only=True, unsafe_hash=True)(cls)
 
 
+@struct
+class Principal:
+    """Who asks for something. Rights, budgets and claims go by the ``id``; the ``name`` is for people, and others may have it.
+
+    An id has no blanks: ``key:`` and the start of a key's hash, ``person:`` and a hash of issuer and subject, a link's id with
+    the visitor of an open one, or the name of what is nobody's: ``anonymous``, ``stackd``, ``cluster``.
+    """
+
+    id: str
+    name: str
+
+
 class StackStatus(enum.StrEnum):
     """The contract's stack statuses."""
 

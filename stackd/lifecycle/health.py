@@ -76,13 +76,13 @@ class Checks:
         return (CHECK_FAILED, seen.message) if seen is not None and seen.healthy is False else ("", "")
 
     @contextmanager
-    def counted(self, key_name: str) -> Iterator[None]:
+    def counted(self, caller: str) -> Iterator[None]:
         """Count as a check that a client waits for. Raises TooManyRequests."""
-        if self.on_demand.total() >= ON_DEMAND or self.on_demand[key_name] >= ON_DEMAND_OF_A_KEY:
+        if self.on_demand.total() >= ON_DEMAND or self.on_demand[caller] >= ON_DEMAND_OF_A_KEY:
             sentence = f"{ON_DEMAND_OF_A_KEY} checks of this key, or {ON_DEMAND} in all, run already; try again later"
             raise TooManyRequests(sentence, 10)
-        self.on_demand[key_name] += 1
+        self.on_demand[caller] += 1
         try:
             yield
         finally:
-            self.on_demand[key_name] -= 1
+            self.on_demand[caller] -= 1

@@ -31,7 +31,7 @@ from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.passes import Reconciler
 from stackd.lifecycle.prepull import PrePulls
 from stackd.links import LINK, LinkKey
-from stackd.model import Job, Stack, struct
+from stackd.model import Job, Principal, Stack, struct
 from stackd.store import LabelQuota
 from stackd.templates import Template
 from stackd.web.auth import Keys, permit
@@ -51,8 +51,8 @@ STACK_ID = web.RequestKey("stack_id", str)
 
 JOB_ID = web.RequestKey("job_id", str)
 
-KEY_NAME = web.RequestKey("key_name", str)
-"""The name of the request's valid key, also if it is refused."""
+CALLER = web.RequestKey("caller", Principal)
+"""Who has sent the request with a valid key, also if it is refused."""
 
 POLL_SECONDS = 0.02
 QUIET_METHODS = frozenset({"GET", "HEAD"})
@@ -223,16 +223,16 @@ def admit(api: Api, request: web.Request, route: Route) -> tuple[ApiKey, TooMany
     """
     if route.players:
         player = api.players.admit(request)
-        request[KEY_NAME] = player.name
+        request[CALLER] = player.principal
         return player, None
     key = api.keys.identify(request)
-    request[KEY_NAME] = key.name
+    caller = request[CALLER] = key.principal
     connection = request.protocol
-    if isinstance(connection, HttpConnection) and connection.key_name != key.name:
-        connection.connections.authenticated(connection, key.name)
+    if isinstance(connection, HttpConnection) and connection.caller != caller.id:
+        connection.connections.authenticated(connection, caller.id)
     exceeded = None
     try:
-        api.limits.request(key.name)
+        api.limits.request(caller.id)
     except TooManyRequests as error:
         if not route.replays or IDEMPOTENCY_KEY not in request.headers:
             raise

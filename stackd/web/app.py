@@ -38,7 +38,7 @@ from stackd.web import (
     system,
     templates,
 )
-from stackd.web.api import JOB_ID, KEY_NAME, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
+from stackd.web.api import CALLER, JOB_ID, QUIET_METHODS, ROUTES, STACK_ID, Api, ApiCall, Route, admit
 from stackd.web.auth import ANONYMOUS, client_network
 from stackd.web.connection import HttpConnection
 from stackd.web.parameters import NO_PARAMETERS, Parameters
@@ -203,7 +203,7 @@ def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, 
     def note(request: web.Request, status: int) -> None:
         client = keys.caller(request)
         audit.request(
-            by=request.get(KEY_NAME, ANONYMOUS.name),
+            by=request.get(CALLER, ANONYMOUS.principal).name,
             status=status,
             client=client,
             origin=client_network(client),
@@ -217,7 +217,7 @@ def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, 
         )
 
     def write(level: int, request: web.Request, status: int, seconds: float) -> None:
-        path, client, key = route.path, keys.caller(request), request.get(KEY_NAME, ANONYMOUS.name)
+        path, client, key = route.path, keys.caller(request), request.get(CALLER, ANONYMOUS.principal).name
         log.log(
             level,
             "%s %s %d %.1f ms key=%s from=%s",

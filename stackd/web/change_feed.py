@@ -93,7 +93,7 @@ class ChangeFeed:
             self._add(job.job_id, job)
 
     @contextmanager
-    def follow(self, key_name: str) -> Iterator[None]:
+    def follow(self, caller: str) -> Iterator[None]:
         """Count as a follower.
 
         Raises Unavailable if ``limits.event_streams`` followers are open, and TooManyRequests if this key has its whole
@@ -103,19 +103,19 @@ class ChangeFeed:
         share = share_of_a_key(self._context.config, limits.event_streams_per_key, limits.event_streams)
         if limits.event_streams and self.followers >= limits.event_streams:
             raise Unavailable(f"{self.followers} event streams are open (limits.event_streams)", retry_after=30)
-        if self._by_key.get(key_name, 0) >= share:
+        if self._by_key.get(caller, 0) >= share:
             raise TooManyRequests(
                 f"{share} event streams of this key are open (limits.event_streams_per_key)",
                 30,
                 code=ErrorCode.TOO_MANY_STREAMS,
             )
-        self._by_key[key_name] += 1
+        self._by_key[caller] += 1
         try:
             yield
         finally:
-            self._by_key[key_name] -= 1
-            if not self._by_key[key_name]:
-                del self._by_key[key_name]
+            self._by_key[caller] -= 1
+            if not self._by_key[caller]:
+                del self._by_key[caller]
             if not self.followers:
                 frame.cache_clear()
 

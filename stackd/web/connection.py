@@ -89,7 +89,7 @@ class Connections:
             self.closed(oldest)
             oldest.cut(_full(most) if oldest is connection and plain else b"")
 
-    def authenticated(self, connection: HttpConnection, key_name: str, *, player: bool = False) -> None:
+    def authenticated(self, connection: HttpConnection, caller: str, *, player: bool = False) -> None:
         """Count a connection for its valid key, or for a player. Raises TooManyRequests if the key has as many as it may
         have, or all players together have as many as a key."""
         share = share_of_a_key(self._context.config, self.limits.connections_per_key, self._most())
@@ -97,22 +97,22 @@ class Connections:
             raise TooManyRequests(
                 "players have as many connections as they may have", code=ErrorCode.TOO_MANY_CONNECTIONS
             )
-        if self._by_key.get(key_name, 0) >= (PLAYER_CONNECTIONS if player else share):
-            sentence = f"{self._by_key[key_name]} connections of this key are open (limits.connections_per_key)"
+        if self._by_key.get(caller, 0) >= (PLAYER_CONNECTIONS if player else share):
+            sentence = f"{self._by_key[caller]} connections of this key are open (limits.connections_per_key)"
             raise TooManyRequests(sentence, code=ErrorCode.TOO_MANY_CONNECTIONS)
         self.closed(connection)
-        connection.key_name, connection.player = key_name, player
-        self._by_key[key_name] += 1
+        connection.caller, connection.player = caller, player
+        self._by_key[caller] += 1
         self._players += player
 
     def closed(self, connection: HttpConnection) -> None:
         """Count a connection no longer."""
-        if name := connection.key_name:
+        if name := connection.caller:
             self._by_key[name] -= 1
             if not self._by_key[name]:
                 del self._by_key[name]
             self._players -= connection.player
-            connection.key_name = ""
+            connection.caller = ""
         else:
             self._anonymous.pop(connection, None)
 
@@ -128,13 +128,13 @@ def _full(most: int) -> bytes:
 
 
 class HttpConnection(web.RequestHandler):
-    """A client's connection; ``key_name`` is empty until it has sent a valid key, or is a ``player``'s.
+    """A client's connection; ``caller`` is empty until it has sent a valid key, or is a ``player``'s.
 
     ``discards``: nothing more is parsed, because the rest of a refused body in chunks is of no use. A chunk of one byte takes
     as long as one of many.
     """
 
-    __slots__ = ("_body", "_head", "_socket", "connections", "discards", "key_name", "player", "sent_more")
+    __slots__ = ("_body", "_head", "_socket", "caller", "connections", "discards", "player", "sent_more")
 
     def __init__(self, server: web.Server, connections: Connections, accepted: socket.socket) -> None:
         limits = connections.limits
@@ -155,7 +155,7 @@ class HttpConnection(web.RequestHandler):
         self.discards = False
         self.connections = connections
         self._socket = accepted
-        self.key_name = ""
+        self.caller = ""
         self.player = False
         self.sent_more = False
 

@@ -105,7 +105,7 @@ class _Subscriber:
 
 async def _stream(call: ApiCall, subscriber: _Subscriber) -> web.StreamResponse:
     response = web.StreamResponse(headers=HEADERS)
-    with call.api.feed.follow(call.key.name), suppress(ConnectionError):  # the client has left
+    with call.api.feed.follow(call.key.principal.id), suppress(ConnectionError):  # the client has left
         pieces = _pieces(call, subscriber)
         await response.prepare(call.request)
         if call.request.method != hdrs.METH_HEAD:

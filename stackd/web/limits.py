@@ -52,22 +52,22 @@ class BodyBytes:
         """How many there are now."""
         return self._by_key.total()
 
-    def add(self, config: Config, key_name: str, size: int) -> None:
+    def add(self, config: Config, caller: str, size: int) -> None:
         """Count so many more bytes. Raises TooManyRequests if the key's bodies would be too long, Unavailable if all would."""
         most = BODIES * config.server.max_body
-        if self._by_key[key_name] + size > (share := share_of_a_key(config, 0, most)):
+        if self._by_key[caller] + size > (share := share_of_a_key(config, 0, most)):
             raise TooManyRequests(f"the bodies of this key's requests under way are longer than {share} bytes in all")
         if self.count + size > most:
             raise Unavailable(
                 f"the bodies of the requests under way are longer than {most} bytes in all", retry_after=1
             )
-        self._by_key[key_name] += size
+        self._by_key[caller] += size
 
-    def subtract(self, key_name: str, size: int) -> None:
+    def subtract(self, caller: str, size: int) -> None:
         """Count so many bytes no longer."""
-        self._by_key[key_name] -= size
-        if not self._by_key[key_name]:
-            del self._by_key[key_name]
+        self._by_key[caller] -= size
+        if not self._by_key[caller]:
+            del self._by_key[caller]
 
 
 class Limits:
@@ -87,16 +87,16 @@ class Limits:
         self._buckets.clear()
         self.per_label.replace(config.limits.creates_per_label)
 
-    def request(self, key_name: str) -> None:
+    def request(self, caller: str) -> None:
         """Count one request of this key. Raises TooManyRequests (``limits.requests_per_second``)."""
         if self._limits.requests_per_second:
-            self._take(key_name, "requests_per_second", self._limits.requests_per_second)
+            self._take(caller, "requests_per_second", self._limits.requests_per_second)
 
     @contextmanager
-    def create(self, key_name: str) -> Iterator[None]:
+    def create(self, caller: str) -> Iterator[None]:
         """Count one create of this key, under way until the block ends. Raises TooManyRequests, naming the limit."""
         if self._limits.creates_per_second:
-            self._take(key_name, "creates_per_second", self._limits.creates_per_second)
+            self._take(caller, "creates_per_second", self._limits.creates_per_second)
         if self._limits.creates_in_flight and self._creates >= self._limits.creates_in_flight:
             sentence = f"{self._creates} creates are under way (limits.creates_in_flight)"
             raise TooManyRequests(sentence)
@@ -106,13 +106,13 @@ class Limits:
         finally:
             self._creates -= 1
 
-    def _take(self, key_name: str, limit: str, rate: float) -> None:
+    def _take(self, caller: str, limit: str, rate: float) -> None:
         now = self._clock.monotonic()
-        bucket = self._buckets.get((key_name, limit))
+        bucket = self._buckets.get((caller, limit))
         if bucket is None:
             if len(self._buckets) >= MOST_BUCKETS:
                 del self._buckets[next(iter(self._buckets))]
-            bucket = self._buckets[key_name, limit] = TokenBucket(now, rate)
+            bucket = self._buckets[caller, limit] = TokenBucket(now, rate)
         wait = bucket.take(now, rate, A_SECOND)
         if wait:
             sentence = f"more than {rate:g} a second with this key (limits.{limit})"

@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,8 @@ from yarl import URL
 
 from stackd.config.sections import OidcSection
 from stackd.errors import PermissionDenied, SignInFailed, Unavailable
-from stackd.keys import ApiKey, digest
+from stackd.keys import ID_DIGITS, ApiKey, digest
+from stackd.model import Principal
 from stackd.printable import printable
 from stackd.tasks import acquired_within
 
@@ -72,6 +73,22 @@ _NOT_IN_ADDRESSES: Final = re.compile(r"[^!-~]")
 def described_at(section: OidcSection) -> str:
     """Where the issuer describes itself."""
     return f"{section.issuer.rstrip('/')}/{DISCOVERY}"
+
+
+class PersonKey(ApiKey):
+    """A person's session, with the limits of an API key."""
+
+    person: Principal
+
+    @cached_property
+    def principal(self) -> Principal:
+        """The person, whose sessions are many."""
+        return self.person
+
+    @classmethod
+    def of(cls, person: Principal, sha256: bytes, scope: Any) -> PersonKey:
+        """The session whose token has this hash."""
+        return cls.model_construct(name=person.name, sha256=sha256, scope=scope, person=person)
 
 
 class Issuer:
@@ -254,7 +271,7 @@ class SignIn:
             said = query.get("error_description") or query.get("error") or "it sent no code"
             raise SignInFailed(f"the issuer refuses: {printable(said[:200])}")
         claims = await self._issuer.claims(query["code"], verifier, nonce)
-        token, key = self._session(_name(claims), self._entries(claims))
+        token, key = self._session(self._person(claims), self._entries(claims))
         answer = web.Response(status=302, headers={hdrs.LOCATION: f"/dashboard{'#' * bool(back)}{back}"})
         self._set(answer, self.session_cookie, token, SESSION_SECONDS, "Strict")
         self._set(answer, self.login_cookie, "", 0, "Lax")
@@ -291,25 +308,27 @@ class SignIn:
 
         try:
             claims = jwt.decode(token, OctKey.import_key(self._secret), algorithms=["HS256"]).claims
-            name, entries, expiry = str(claims["name"]), list(claims["for"]), float(claims["exp"])
+            person = Principal(id=str(claims["sub"]), name=str(claims["name"]))
+            entries, expiry = list(claims["for"]), float(claims["exp"])
         except (JoseError, ValueError, KeyError, TypeError):
             return
         if (scope := self._scope(entries)) is None:
             return
         for old in list(self._sessions)[: len(self._sessions) - REMEMBERED + 1]:
             del self._sessions[old]
-        self._sessions[sha256] = ApiKey.model_construct(name=name, sha256=sha256, scope=scope), expiry
+        self._sessions[sha256] = PersonKey.of(person, sha256, scope), expiry
 
-    def _session(self, name: str, entries: Sequence[str]) -> tuple[str, ApiKey]:
+    def _session(self, person: Principal, entries: Sequence[str]) -> tuple[str, ApiKey]:
         from joserfc import jwt
         from joserfc.jwk import OctKey
 
         if self._scope(entries) is None:
             raise PermissionDenied(
-                f"{name} may not use this dashboard: neither auth.oidc.admins nor auth.oidc.readers has a group or a "
+                f"{person.name} may not use this dashboard: neither auth.oidc.admins nor auth.oidc.readers has a group or a "
                 "verified e-mail address of this person"
             )
-        claims = {"name": name, "for": list(entries), "exp": int(time.time()) + SESSION_SECONDS}
+        expiry = int(time.time()) + SESSION_SECONDS
+        claims = {"sub": person.id, "name": person.name, "for": list(entries), "exp": expiry}
         token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(self._secret))
         self._remember(token, sha256 := digest(token))
         return token, self._sessions[sha256][0]
@@ -320,10 +339,20 @@ class SignIn:
         mine = (
             {groups} if isinstance(groups, str) else {one for one in groups if isinstance(one, str) and "@" not in one}
         )
-        if claims.get("email_verified") in (True, "true") and isinstance(claims.get("email"), str):
+        if _has_verified_email(claims):
             mine.add(claims["email"].lower())
         every = (*self.section.admins, *self.section.readers)
         return [one for one in every if (one.lower() if "@" in one else one) in mine]
+
+    def _person(self, claims: Mapping[str, Any]) -> Principal:
+        """Who it is: the issuer's ``sub``, which is nobody else's there. An issuer may let people choose any other name."""
+        issuer = self.section.issuer
+        named = claims["email"] if _has_verified_email(claims) else ""
+        if not named:
+            said = claims.get("preferred_username") or claims.get("name") or claims["sub"]
+            named = f"{printable(str(said))[:LONGEST_NAME].strip()} at {URL(issuer).host}".strip()
+        subject = digest(orjson.dumps([issuer, claims["sub"]]).decode()).hex()[:ID_DIGITS]
+        return Principal(id=f"person:{subject}", name=printable(named))
 
     def _scope(self, entries: Sequence[str]) -> Any:
         if not set(entries).isdisjoint(self.section.admins):
@@ -331,10 +360,8 @@ class SignIn:
         return "read" if not set(entries).isdisjoint(self.section.readers) else None
 
 
-def _name(claims: Mapping[str, Any]) -> str:
-    """What the person is called in logs and in the audit."""
-    said = claims.get("email") or claims.get("preferred_username") or claims.get("name") or claims["sub"]
-    return printable(str(said))[:LONGEST_NAME].strip() or "somebody"
+def _has_verified_email(claims: Mapping[str, Any]) -> bool:
+    return claims.get("email_verified") in (True, "true") and isinstance(claims.get("email"), str)
 
 
 def _kept(cookie: str) -> tuple[str, str, str, str]:

@@ -22,7 +22,7 @@ from stackd.links import Link, LinkKey
 from stackd.model import Stack
 from stackd.store import Claim
 from stackd.web import requests, stacks
-from stackd.web.api import KEY_NAME, ApiCall, route
+from stackd.web.api import CALLER, ApiCall, route
 from stackd.web.idempotency import StoredResponse
 from stackd.web.player_state import Shown
 from stackd.web.players import work_of
@@ -53,7 +53,7 @@ async def open_session(call: ApiCall) -> web.Response:
     fields = requests.parse_object(await stacks.read_body(call), OpenLink)
     token = requests.text_of(fields, "token")
     link = players.valid(players.signer.read_token(token))
-    call.request[KEY_NAME] = link.key.name
+    call.request[CALLER] = link.key.principal
     if link.total:
         challenge, answer = work_of(fields)
         known = _same_link(call, link)
@@ -96,7 +96,7 @@ async def start_player_stack(call: ApiCall) -> web.Response:
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         fields = requests.parse_object(body, StartOfPlayer)
         wanted = {"template": requests.text_of(fields, "template"), "if_exists": "return"}
-        with call.api.limits.create(call.key.name):
+        with call.api.limits.create(call.key.principal.id):
             parsed = await requests.create_body(call.view, orjson.dumps(wanted))
             if (other := call.view.get(str(fields.get("replace", "")))) is not None:
                 call.api.limits.per_label.check(parsed.create_request.labels, call.key.among)

@@ -131,7 +131,7 @@ class Players:
         if wait := self._requests.wait(link.player, attempt=True):
             raise TooManyRequests(f"more than {REQUESTS_A_MINUTE} requests a minute of one player", wait)
         connection = request.protocol
-        if isinstance(connection, HttpConnection) and connection.key_name != link.player:
+        if isinstance(connection, HttpConnection) and connection.caller != link.player:
             connection.connections.authenticated(connection, link.player, player=True)
         return link.key
 

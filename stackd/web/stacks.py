@@ -88,7 +88,7 @@ async def create_stack(call: ApiCall) -> web.Response:
         return await unrepeated(call, partial(_tried, call))
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
-        with call.api.limits.create(call.key.name):
+        with call.api.limits.create(call.key.principal.id):
             parsed = await requests.create_body(call.view, body)
             with requests.refusals_located(parsed):
                 return await _created(call, parsed, claim)
@@ -97,7 +97,7 @@ async def create_stack(call: ApiCall) -> web.Response:
 
 
 async def _tried(call: ApiCall, body: bytes, _: Claim | None) -> StoredResponse:
-    with call.api.limits.create(call.key.name):
+    with call.api.limits.create(call.key.principal.id):
         parsed = await requests.create_body(call.view, body)
         create_request = parsed.create_request
         call.api.limits.per_label.check(create_request.labels, call.key.labels)
@@ -226,7 +226,7 @@ async def read_body(call: ApiCall) -> bytes:
     """The request's body, within the limits in force; it counts among ``BodyBytes``, as the key's or as all players', until
     the task that serves the request ends. Raises RequestTooLarge, InvalidRequest, TooManyRequests, Unavailable."""
     config, counted = call.api.context.config, call.api.limits.bodies
-    key = "players" if call.route.players else call.key.name
+    key = "players" if call.route.players else call.key.principal.id
     most = min(config.server.max_body, LARGEST_OF_PLAYER if call.route.path.startswith(PLAY) else sys.maxsize)
     task = asyncio.current_task()
 
@@ -380,7 +380,7 @@ async def check_stack(call: ApiCall) -> web.Response:
     check and that of an image's pull later. 503 where it could not be run: that says nothing about the stack.
     """
     stack_id = call.stack.stack_id
-    with call.api.context.checks.counted(call.key.name), call.api.limits.create(call.key.name):
+    with call.api.context.checks.counted(call.key.principal.id), call.api.limits.create(call.key.principal.id):
         seen = await checked(call.api.context, stack_id)
     return json_response(
         contract.Checked(stack_id=stack_id, healthy=bool(seen.healthy), message=seen.message, seconds=seen.seconds)
@@ -390,7 +390,7 @@ async def check_stack(call: ApiCall) -> web.Response:
 async def fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> Stack:
     """The stack as soon as its fresh pod is on its way; ``begin`` is ``start`` or ``restart``."""
     limits = call.api.limits
-    with limits.create(call.key.name):
+    with limits.create(call.key.principal.id):
         before = call.changeable
         with limits.per_label.create(before.labels, call.key.among) as uncount:
             stack = await begin(call.api.context, before.stack_id, by=call.key.name)

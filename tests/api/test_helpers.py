@@ -52,6 +52,15 @@ async def test_a_helper_reads_everything_and_changes_nothing(at: Harness) -> Non
     assert key not in str(kept)
 
 
+async def test_two_helpers_with_one_name_have_a_budget_each(at: Harness) -> None:
+    (one, _), (another, _) = await make_helper(at), await make_helper(at)
+    at.reload("limits", event_streams_per_key=1)
+    streams = [await at.session.get(f"{at.url}/events", headers={"X-API-KEY": key}) for key in (one, one, another)]
+    assert [stream.status for stream in streams] == [200, 429, 200]
+    for stream in streams:
+        stream.close()
+
+
 async def test_a_helpers_key_ends_with_its_time_its_revocation_or_the_secret(at: Harness) -> None:
     key, link_id = await make_helper(at)
     short, _ = await make_helper(at, expires="1s")

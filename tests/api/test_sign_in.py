@@ -215,6 +215,21 @@ async def test_an_address_that_nobody_verified_is_nobodys(one: Browser) -> None:
     assert (await one.sign_in()).status == 403, "a group's name is no address"
 
 
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"preferred_username": "stackd"}, "stackd at 127.0.0.1"),
+        ({"name": "Bob", "email": "ada@example.org", "email_verified": False}, "Bob at 127.0.0.1"),
+        ({"preferred_username": "Bob", "email": "bob@example.org", "email_verified": True}, "bob@example.org"),
+        ({}, "2 at 127.0.0.1"),
+    ],
+)
+async def test_a_name_that_nobody_verified_is_said_to_be_the_issuers(one: Browser, said: Claims, name: str) -> None:
+    one.issuer.person = {"sub": "2", "groups": ["helpers"], **said}
+    assert (await one.sign_in()).status == 302
+    assert (await one.call("GET", "/key")).json["name"] == name
+
+
 async def test_what_only_the_userinfo_has_counts_if_it_is_about_the_same_person(one: Browser) -> None:
     one.issuer.person, one.issuer.told_later = {"sub": "2"}, {"groups": ["helpers"], "email": "bob@example.org"}
     assert (await one.sign_in()).status == 302
