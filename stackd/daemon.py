@@ -34,6 +34,7 @@ from stackd.jobs.schedule import (
     Table,
 )
 from stackd.kube.client import Cluster
+from stackd.kube.connection import Deadline
 from stackd.kube.credentials import ClusterTarget, Renewal
 from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
@@ -403,7 +404,7 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     context, notifier = daemon.context, process.notifier
     stands_by = process.stays and context.gate.ownership.stepped_back
     timeout = context.config.server.shutdown_timeout
-    started = context.clock.monotonic()
+    deadline = Deadline(timeout)
     if stands_by:
         notifier.status("finishing what is under way, to stand by")
     else:
@@ -416,26 +417,25 @@ async def _drain(daemon: Daemon, listener: HttpListener, process: ProcessContext
     if context.gate.ownership.role is Role.OWNER and (
         context.gate.ownership.asked_for.is_set() or not process.restarts
     ):
-        await _hand_over(daemon, timeout)
+        await _hand_over(daemon, deadline)
     listener.stop_accepting()
     if listener.lasting or stands_by:
-        await listener.last_requests(min(IDLE_SECONDS, timeout))
+        await listener.last_requests(min(IDLE_SECONDS, SHARE_OF_REQUESTS * deadline.left))
     context.gate.closing = True
     context.gate.contact_tried.set()
-    await listener.close()
-    await _finish(context, max(0.0, timeout - (context.clock.monotonic() - started)))
+    await listener.close(SHARE_OF_REQUESTS * deadline.left)
+    await _finish(context, deadline.left)
     await _release(context, keep=True)
 
 
-async def _hand_over(daemon: Daemon, timeout: float) -> None:
+async def _hand_over(daemon: Daemon, deadline: Deadline) -> None:
     """Finish the changes under way, and give the Lease back, so that a standby takes over at once. Reads are answered
     until then, and new changes are refused."""
     context = daemon.context
-    started = context.clock.monotonic()
     context.gate.closing = True
     context.gate.contact_tried.set()
-    await daemon.api.leave(SHARE_OF_REQUESTS * timeout)
-    await _finish(context, max(0.0, timeout - (context.clock.monotonic() - started)))
+    await daemon.api.leave(SHARE_OF_REQUESTS * deadline.left)
+    await _finish(context, deadline.left)
     await _release(context, keep=False)
 
 

@@ -177,6 +177,9 @@ class ProcessContext:
             if self.inherited:
                 self.notifier.forget(KEPT)
             for each in self.inherited:
+                with contextlib.suppress(OSError):
+                    # The manager has a copy until it gets to dropping it; only a socket that listens blocks the port.
+                    each.shutdown(socket.SHUT_RDWR)
                 each.close()
             self._own = listen(config)
             for each in self._own if self.can_keep else ():

@@ -35,6 +35,7 @@ IDLE_SECONDS = 1.0
 """How long a kept-alive connection may stay idle in a drain: a request that is already on its way is still served."""
 
 POLL_SECONDS = 0.02
+LEAST_SECONDS = 0.05  # 0 would be no limit
 SHARE_OF_REQUESTS = 0.7
 """Share of ``server.shutdown_timeout`` for the requests under way. The rest is for undoing the unfinished ones."""
 
@@ -143,19 +144,22 @@ class HttpListener:
         while self.connections.count and loop.time() < end:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(POLL_SECONDS)
 
-    async def close(self) -> None:
-        """Finish the requests under way, cut TLS handshakes, and close all connections."""
+    async def close(self, seconds: float) -> None:
+        """Finish the requests under way within ``seconds``, cut TLS handshakes, and close all connections."""
         for connection in self._opening.values() if self._context else ():
             connection.cut()
         await asyncio.gather(*self._opening)
+        if (server := self.runner.server) is not None:
+            await asyncio.sleep(0)  # requests that have arrived begin
+            server.pre_shutdown()
+            # aiohttp waits twice for so long: for the handlers, and again once their reading of bodies has ended
+            await server.shutdown(max(LEAST_SECONDS, seconds / 2))
         await self.runner.cleanup()
 
 
 async def prepare(api: Api, sockets: Sequence[socket.socket], *, lasting: bool) -> HttpListener:
     """Set up everything, without accepting connections yet."""
-    config = api.context.config
-    patience = SHARE_OF_REQUESTS * config.server.shutdown_timeout
-    runner = web.AppRunner(application(api), shutdown_timeout=patience, handler_cancellation=True)
+    runner = web.AppRunner(application(api), handler_cancellation=True)
     await runner.setup()
     if runner.server is not None:
         runner.server.request_handler = routed(runner.server.request_handler, unrouted(api))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -285,3 +286,42 @@ async def test_sockets_at_another_address_than_configured_are_replaced(tmp_path:
     async with harness(tmp_path, server__port=str(wanted), process=process) as at:
         assert (at.port, old.fileno()) == (wanted, -1)
         await at.get("/healthz")
+
+
+async def test_another_host_at_the_same_port_is_free_although_the_manager_still_has_the_earlier_socket(
+    tmp_path: Path,
+) -> None:
+    """systemd drops a kept socket some time after it was asked to."""
+    old = listening()
+    port = old.getsockname()[1]
+    with old.dup() as kept:
+        process = ProcessContext(inherited=(old,), can_keep=True)
+        settings = {"server__host": "0.0.0.0", "server__port": str(port)}
+        async with harness(tmp_path, process=process, **settings) as at:
+            await at.get("/healthz")
+        assert kept.fileno() != -1
+
+
+@pytest.mark.parametrize("how", ["sends no body", "reads no answer"])
+@pytest.mark.parametrize("restarts", [False, True], ids=["stop", "restart"])
+async def test_clients_that_hang_do_not_delay_a_stop_beyond_its_timeout(
+    tmp_path: Path, how: str, restarts: bool
+) -> None:
+    loop, listener, timeout = asyncio.get_running_loop(), listening(), 1.0
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of the accepted ones, too
+    port, head = listener.getsockname()[1], f"HTTP/1.1\r\nHost: x\r\nX-API-KEY: {KEY}\r\n"
+    upload = f"POST /stacks {head}Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    request = upload if how == "sends no body" else f"GET /openapi.json {head}\r\n"
+    process = ProcessContext(inherited=(listener,), can_keep=True, restarts=restarts)
+    settings = {"server__port": str(port), "server__shutdown_timeout": f"{timeout:g}s"}
+    with contextlib.ExitStack() as clients:
+        async with harness(tmp_path, process=process, **settings):
+            for _ in range(3):
+                client = clients.enter_context(socket.socket())
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.setblocking(False)
+                await loop.sock_connect(client, ("127.0.0.1", port))
+                await loop.sock_sendall(client, request.encode())
+                assert (await loop.sock_recv(client, 9)) == b"HTTP/1.1 "  # its handler runs
+            began = loop.time()
+        assert loop.time() - began < timeout + 0.5
