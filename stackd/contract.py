@@ -28,6 +28,7 @@ JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete", "create", "renew"]
 AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template"]
 TemplateSource = Literal["file", "api"]
+TemplateTrouble = Literal["shadowed", "faulty"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 ITEM_STATES = ("pending", "started", "done", "not_found", "failed")
 AUDIT = get_args(AuditAction)
@@ -784,10 +785,30 @@ class Template(Body, frozen=True, kw_only=True):
     optional = ("written_by", "written_at", "text")
 
 
+class TemplateProblem(Body, frozen=True, kw_only=True):
+    """A text that is not in force."""
+
+    name: Annotated[str, doc("The template's name.")]
+    problem: Annotated[
+        str,
+        doc(
+            "`shadowed`: a file on stackd's machine has the name, and is in force; `faulty`: the text, or what its writer may"
+            " do, does not allow it.",
+            {"enum": get_args(TemplateTrouble)},
+        ),
+    ]
+    message: Annotated[str, doc("What is wrong, and the remedy.")]
+
+    optional = ()
+
+
 class Templates(Body, frozen=True, kw_only=True):
     """What there is to ask for by name."""
 
     templates: Annotated[tuple[Template, ...], doc("Those that the key may use.")]
+    problems: Annotated[
+        tuple[TemplateProblem, ...], doc("Texts that are not in force, for those who may write them.")
+    ] = ()
 
 
 class TemplateDeleted(Body, frozen=True, kw_only=True):

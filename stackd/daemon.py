@@ -54,13 +54,13 @@ from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, 
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
 from stackd.lifecycle.refill import Refill
-from stackd.lifecycle.templates import in_force
+from stackd.lifecycle.templates import report
 from stackd.lifecycle.verbs import write_records
 from stackd.metrics import HOUR, Metrics
 from stackd.model import AuditKind
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
-from stackd.templates import TemplateSet, read_templates
+from stackd.templates import TemplateSet, in_force, read_templates
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, Reloader
 from stackd.upkeep.systemd import ProcessContext
@@ -166,6 +166,7 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     stack.push_async_callback(cluster.close)
     ownership = _ownership(cluster, fence, store, config, clock)
     templates = await asyncio.to_thread(in_force, templates, list(store.templates), config)
+    report(templates)
     tasks, settings, mirror = Tasks(), Settings(config, templates), Mirror(cluster, clock=clock)
     stack.push_async_callback(tasks.stop)
     context = Context(

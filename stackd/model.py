@@ -358,7 +358,8 @@ class AuditKind(enum.StrEnum):
 
 @struct
 class StoredTemplate:
-    """A template of the API: its text, and the key that has written it, ``at`` when; ``tenant``: whether a tenant's key.
+    """A template of the API: its text, and who has written it, ``at`` when: ``by`` is the name of the key, ``owner`` identifies
+    it, ``tenant``: whether it is a tenant's.
 
     ``pool``: how many stacks its text asks for.
     """
@@ -366,6 +367,7 @@ class StoredTemplate:
     name: str
     text: str
     by: str
+    owner: str
     tenant: bool
     at: int
     pool: int = 0

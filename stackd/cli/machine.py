@@ -140,7 +140,8 @@ def setup(config_path: Path | None, yes: bool, only_plan: bool, **options: Any) 
 def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
     from stackd.config.settings import settings
-    from stackd.templates import read_templates
+    from stackd.store.templates import stored_in
+    from stackd.templates import in_force, read_templates
 
     if for_reload:
         _check_for_reload(config_path)
@@ -148,13 +149,13 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     result = loaded(config_path)
     _readable_for_the_service(config_path, result.config)
     _require_own_file(result.config)
-    templates = read_templates(result.config)
+    templates = in_force(read_templates(result.config), stored_in(Path(result.config.state.path)), result.config)
     unused = [
         f'the templates of the API key "{key.name}" match none that there is (templates.directory)'
         for key in result.config.auth.keys
         if key.templates and not key.templates_write and not any(map(key.may_use, templates))
     ]
-    for warning in (*result.warnings, *unused):
+    for warning in (*result.warnings, *unused, *(one.message for one in templates.problems)):
         click.echo(f"warning: {warning}", err=True)
     if not effective:
         click.echo("the configuration is valid")

@@ -5,6 +5,7 @@ Owns: what differs between the folder and the daemon, and that nothing is sent w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +23,28 @@ if TYPE_CHECKING:
 SHOWN = 4
 """How many fields of a changed template are named."""
 
+OF_A_TEMPLATE = frozenset({"target_port", "pod"})
+"""A file of a folder within the folder is a template if it has one of these fields."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Source:
+    """The templates of a folder: their files and texts by name; what is wrong with the files, and those that are none."""
+
+    files: dict[str, Path] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    mistakes: list[str] = field(default_factory=list)
+
 
 @dataclass(slots=True, kw_only=True)
 class Changes:
-    """What a push would do, by template: ``put`` with a word and the fields that differ, ``delete``; and what is wrong."""
+    """What a push would do, by template: ``put`` with a word and the fields that differ, ``delete``; and what is wrong.
+    ``kept``: what the folder lacks, and others have written."""
 
     put: dict[str, str] = field(default_factory=dict)
     delete: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
     mistakes: list[str] = field(default_factory=list)
 
@@ -36,28 +52,38 @@ class Changes:
 @click.command()
 @client_options
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--prune", is_flag=True, help="Delete the daemon's templates of the API that the folder lacks.")
+@click.option("--prune", is_flag=True, help="Delete what this key has written and the folder lacks; asks before.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would change, and send nothing.")
-def push(client: Client, folder: Path, prune: bool, dry_run: bool) -> None:
-    """Send the templates in a folder (NAME.yaml each) to a daemon.
+def push(client: Client, folder: Path, prune: bool, yes: bool, dry_run: bool) -> None:
+    """Send the templates in a folder and the folders in it (NAME.yaml each) to a daemon.
 
     Says what is new, changed, the same, and deleted. If a template is wrong, prints all mistakes with their lines, sends
-    nothing, and ends with exit code 1. Templates of files on the daemon's machine stay as they are.
+    nothing, and ends with exit code 1. Templates of files on the daemon's machine stay as they are, and --prune leaves
+    those that another key has written. It deletes nothing for a folder without templates.
 
     \b
     stackd push challenges/ --dry-run
-    stackd push challenges/ --prune
+    stackd push challenges/ --prune --yes
     """
-    texts, mistakes = _texts(folder)
-    changes = _changes(client, folder, texts, prune=prune)
-    if mistakes := [*mistakes, *changes.mistakes]:
+    source = _source(folder)
+    changes = _changes(client, source, prune=prune)
+    if mistakes := [*source.mistakes, *changes.mistakes]:
         raise click.ClickException("\n".join([*map(printable, mistakes), "nothing was sent"]))
-    if not texts:
-        click.echo(printable(f"{folder} has no templates: NAME.yaml is expected in it, not in its folders"), err=True)
+    if source.others:
+        click.echo(printable(f"no templates, and not sent: {some_of(source.others, SHOWN)}"), err=True)
+    if not source.texts:
+        raise click.ClickException(
+            f"{printable(str(folder))} has no templates: NAME.yaml is expected; nothing was sent"
+        )
+    if changes.kept:
+        click.echo(printable(f"written by others, and not deleted: {some_of(changes.kept, SHOWN)}"), err=True)
+    if changes.delete and not (yes or dry_run):
+        _ask(changes.delete)
     with interruptible("what is listed was sent; the same push sends the rest"):
         for name, what in changes.put.items():
             if not dry_run:
-                client.put_template(name, texts[name])
+                client.put_template(name, source.texts[name])
             click.echo(printable(what))
         for name in changes.delete:
             if not dry_run:
@@ -71,45 +97,78 @@ def push(client: Client, folder: Path, prune: bool, dry_run: bool) -> None:
         )
 
 
-def _texts(folder: Path) -> tuple[dict[str, str], list[str]]:
-    from stackd.templates.read import template_files
-
-    mistakes: list[str] = []
-    texts = {}
-    for path in template_files(folder, mistakes):
-        try:
-            texts[path.stem] = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            mistakes.append(f"{path}: the file cannot be read: {error}")
-    return texts, mistakes
+def _ask(names: list[str]) -> None:
+    what = f"{render.counted(len(names), 'template')} that the folder lacks ({', '.join(names)})"
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"this would delete {what}; confirm with --yes. Nothing was sent")
+    click.confirm(f"Delete {what}?", abort=True, err=True)
 
 
-def _changes(client: Client, folder: Path, texts: dict[str, str], *, prune: bool) -> Changes:
+def _source(folder: Path) -> Source:
+    from stackd.templates.read import mistake_in_name, template_files
+
+    source = Source()
+    for path in template_files(folder, source.mistakes):
+        _add(source, path)
+    for path in sorted(folder.rglob("*.y*ml")):
+        parts = path.relative_to(folder).parts
+        if len(parts) == 1 or any(part.startswith(".") for part in parts) or not path.is_file():
+            continue
+        if not OF_A_TEMPLATE & _fields(_read(source, path)).keys():
+            source.others.append(str(path))
+        elif mistake := mistake_in_name(path):
+            source.mistakes.append(mistake)
+        else:
+            _add(source, path)
+    return source
+
+
+def _add(source: Source, path: Path) -> None:
+    if path.stem in source.files:
+        source.mistakes.append(
+            f"{path}: {source.files[path.stem]} is the template {path.stem}, too; rename one of them"
+        )
+        return
+    source.files[path.stem], source.texts[path.stem] = path, _read(source, path)
+
+
+def _read(source: Source, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        source.mistakes.append(f"{path}: the file cannot be read: {error}")
+        return ""
+
+
+def _changes(client: Client, source: Source, *, prune: bool) -> Changes:
     from stackd.client import ApiError as Refused
     from stackd.client import Conflict, KeyRefused
     from stackd.templates.template import version_of
 
     changes, there = Changes(), {one.name: one for one in client.templates()}
-    for name, text in texts.items():
-        known = there.get(name)
+    for name, text in source.texts.items():
+        known, file = there.get(name), source.files[name]
         if known is not None and known.version == version_of(text.encode()):
             changes.same.append(name)
             continue
         try:
             client.put_template(name, text, dry_run=True)
         except (KeyRefused, Conflict) as error:
-            changes.mistakes.append(f"{folder / name}.yaml: {error.sentence}")
+            changes.mistakes.append(f"{file}: {error.sentence}")
         except Refused as error:
             if error.status not in (400, 413):
                 raise
-            changes.mistakes += _mistakes(f"{folder / name}.yaml", error)
+            changes.mistakes += _mistakes(str(file), error)
         else:
             changes.put[name] = f"new      {name}"
             if known is not None:
                 differ = [*_differences(_fields(client.template(name).text), _fields(text))]
                 changes.put[name] = f"changed  {name}: {some_of(differ or ['comments'], SHOWN)}"
     if prune:
-        changes.delete = [name for name, one in there.items() if one.source == "api" and name not in texts]
+        own = client.key().name
+        for name, one in there.items():
+            if one.source != "file" and name not in source.texts:
+                (changes.delete if one.written_by == own else changes.kept).append(name)
     return changes
 
 

@@ -35,6 +35,8 @@ def templates(client: Client, output: str | None) -> None:
     entries = [one.raw for one in client.templates()]
     if not render.printed({"templates": entries}, output, entries, "name"):
         render.print_table(TEMPLATE, entries)
+    for problem in client.template_problems():
+        click.echo(printable(f"not in force: {problem.message}"), err=True)
 
 
 def _ports(one: Any) -> str:

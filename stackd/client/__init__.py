@@ -49,6 +49,7 @@ from stackd.contract import (
     StackStatus,
     Stats,
     Template,
+    TemplateProblem,
     TimelineEvent,
 )
 
@@ -80,6 +81,7 @@ __all__ = [
     "StackStatus",
     "Stats",
     "Template",
+    "TemplateProblem",
     "TimedOut",
     "TimelineEvent",
     "Unreachable",

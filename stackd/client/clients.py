@@ -156,6 +156,7 @@ class Operations:
     activity = Operation(operations.activity)
     logs = Operation(operations.logs)
     templates = Operation(operations.templates)
+    template_problems = Operation(operations.template_problems)
     template = Operation(operations.template)
     put_template = Operation(operations.put_template)
     delete_template = Operation(operations.delete_template)

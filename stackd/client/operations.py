@@ -44,6 +44,7 @@ from stackd.contract import (
     StackStatus,
     Stats,
     Template,
+    TemplateProblem,
     TimelineEvent,
 )
 from stackd.units import format_duration, parse_duration
@@ -351,6 +352,11 @@ def logs(stack: str | Stack, *, tail: int = 0, container: str = "") -> Steps[str
 def templates() -> Steps[list[Template]]:
     """The templates that a create can name."""
     return [decode(Template, one) for one in (yield from call("GET", "/templates"))["templates"]]
+
+
+def template_problems() -> Steps[list[TemplateProblem]]:
+    """The texts of templates that are not in force, of those that the key may write."""
+    return [decode(TemplateProblem, one) for one in (yield from call("GET", "/templates")).get("problems", ())]
 
 
 def template(name: str) -> Steps[Template]:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.crashpoints import crash_point
-from stackd.errors import ConfigError, Conflict, InvalidTemplate, TemplateNotFound
+from stackd.errors import Conflict, PermissionDenied, TemplateNotFound
+from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
 from stackd.model import AuditKind, StoredTemplate
 from stackd.store.templates import TemplateLimits, stored_in
-from stackd.templates import Template, TemplateSet, parse_template, read_templates
+from stackd.templates import Template, TemplateSet, in_force, parse_template, read_templates
 
 log = logging.getLogger(__name__)
 
@@ -28,18 +28,10 @@ BYTES_PER_KEY = 1 << 20
 """How long the texts of all templates of a tenant's key may be. Those that were read take some 30 times as much memory."""
 
 
-def in_force(files: TemplateSet, stored: Iterable[StoredTemplate], config: Config) -> TemplateSet:
-    """The templates of the files and those of the API that are right; logs why the others are not in force."""
-    templates = [*files.values()]
-    for one in stored:
-        if one.name in files:
-            log.error("%s; the file's is in force", clash(one))
-            continue
-        try:
-            templates.append(parse_template(one, config))
-        except InvalidTemplate as error:
-            log.error("the template %s of the API (by %s) is not in force: %s", one.name, one.by, error)
-    return TemplateSet(templates)
+def report(templates: TemplateSet) -> None:
+    """Log why texts are not in force."""
+    for problem in templates.problems:
+        log.error("%s", problem.message)
 
 
 def all_templates(config: Config) -> TemplateSet:
@@ -47,36 +39,48 @@ def all_templates(config: Config) -> TemplateSet:
     return in_force(read_templates(config), stored_in(Path(config.state.path)), config)
 
 
-def clash(stored: StoredTemplate) -> str:
-    """What is wrong where a file and the API have a template of the same name."""
-    return (
-        f"the template {stored.name} is in a file, and {stored.by} has written one of this name over the API: "
-        f"rename the file, or delete that one (DELETE /templates/{stored.name})"
+def is_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> bool:
+    """Whether the key, which may write templates of this name, may write this one, too.
+
+    What an admin key has written is the operator's. What a tenant's key has written is that key's, and after the key was
+    replaced, it belongs to those who may write the name.
+    """
+    if not key.tenant:
+        return True
+    return kept.tenant and (
+        kept.owner == key.principal.id or kept.owner not in {one.principal.id for one in config.auth.keys}
     )
 
 
-def require_no_clash(files: TemplateSet, stored: Iterable[StoredTemplate]) -> None:
-    """Raise ConfigError if a file and the API have a template of the same name."""
-    if mistakes := [clash(one) for one in stored if one.name in files]:
-        raise ConfigError(mistakes)
+def require_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> None:
+    """Raise PermissionDenied if the key may not change this template."""
+    if not is_owner(kept, key, config):
+        raise PermissionDenied(
+            f"the template {kept.name} is another key's ({kept.by}): that key or an admin key writes and deletes it; "
+            "choose another name"
+        )
 
 
-async def put(context: Context, stored: StoredTemplate, *, tries: bool = False) -> tuple[Template, bool]:
+async def put(context: Context, name: str, text: str, key: ApiKey, *, tries: bool = False) -> tuple[Template, bool]:
     """Put the template in force, and keep it; returns it, and whether its name is new. With ``tries``, only check it.
 
-    Raises InvalidTemplate, Conflict (a file has the name, or the key has too many), StoreUnavailable. The same text again
-    changes nothing.
+    Raises InvalidTemplate, PermissionDenied, Conflict (a file has the name, or the key has too many), StoreUnavailable. The
+    same text again changes nothing.
     """
-    return await context.tasks.run(f"template {stored.name}", _put(context, stored, tries=tries))
+    at = context.wall_clock.now()
+    stored = StoredTemplate(name=name, text=text, by=key.name, owner=key.principal.id, tenant=key.tenant, at=at)
+    return await context.tasks.run(f"template {name}", _put(context, stored, key, tries=tries))
 
 
-async def _put(context: Context, stored: StoredTemplate, *, tries: bool) -> tuple[Template, bool]:
+async def _put(context: Context, stored: StoredTemplate, key: ApiKey, *, tries: bool) -> tuple[Template, bool]:
     settings, kept = context.settings, context.store.templates
     async with settings.changing:
         _require_not_of_a_file(settings.templates, stored.name)
-        template = await asyncio.to_thread(parse_template, stored, context.config)
         before = kept.get(stored.name)
-        same = before is not None and (before.text, before.tenant) == (stored.text, stored.tenant)
+        if before is not None:
+            require_owner(before, key, context.config)
+        template = await asyncio.to_thread(parse_template, stored, context.config)
+        same = before is not None and _essence(before) == _essence(stored)
         if not tries and not (same and stored.name in settings.templates):
             limits = context.config.limits
             await kept.put(
@@ -85,27 +89,36 @@ async def _put(context: Context, stored: StoredTemplate, *, tries: bool) -> tupl
             )
             crash_point("template.kept")
             others = [one for name, one in settings.templates.items() if name != stored.name]
+            problems = [one for one in settings.templates.problems if one.name != stored.name]
             what = f"{stored.name} {'is new' if before is None else 'has changed'} (version {template.version})"
-            _take(context, TemplateSet([*others, template]), what, stored.by)
+            _take(context, TemplateSet([*others, template], problems), what, stored.by)
         return template, before is None
 
 
-async def remove(context: Context, name: str, by: str) -> None:
-    """Delete the template of the API, and so its pool; its stacks stay. Raises TemplateNotFound, Conflict (a file has
-    it), StoreUnavailable."""
-    await context.tasks.run(f"template {name}", _remove(context, name, by))
+def _essence(kept: StoredTemplate) -> tuple[str, bool, str]:
+    """What makes a template another one; who of the operators has written it does not."""
+    return kept.text, kept.tenant, kept.owner if kept.tenant else ""
 
 
-async def _remove(context: Context, name: str, by: str) -> None:
+async def remove(context: Context, name: str, key: ApiKey) -> None:
+    """Delete the template of the API, and so its pool; its stacks stay. Raises TemplateNotFound, PermissionDenied, Conflict
+    (a file has it), StoreUnavailable."""
+    await context.tasks.run(f"template {name}", _remove(context, name, key))
+
+
+async def _remove(context: Context, name: str, key: ApiKey) -> None:
     settings = context.settings
     async with settings.changing:
-        if context.store.templates.get(name) is None:
+        kept = context.store.templates.get(name)
+        if kept is None:
             _require_not_of_a_file(settings.templates, name)
             raise TemplateNotFound(name)
+        require_owner(kept, key, context.config)
         await context.store.templates.remove(name)
         crash_point("template.removed")
         others = [one for one in settings.templates.values() if one.name != name or one.source == "file"]
-        _take(context, TemplateSet(others), f"{name} is gone", by)
+        problems = [one for one in settings.templates.problems if one.name != name]
+        _take(context, TemplateSet(others, problems), f"{name} is gone", key.name)
 
 
 def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:

@@ -10,7 +10,7 @@ import sqlite3
 from typing import Any
 
 APPLICATION_ID = 0x73746B64  # "stkd"
-FORMAT = 11
+FORMAT = 12
 OLDEST = 4
 """The oldest format that ``convert`` reads."""
 
@@ -57,6 +57,7 @@ CREATE TABLE templates (
     tenant INTEGER NOT NULL CHECK (tenant IN (0, 1)), at INTEGER NOT NULL, pool INTEGER NOT NULL
 ) STRICT;
 """
+TEMPLATE_OWNERS = "ALTER TABLE templates ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
 JOB_WANTED = "ALTER TABLE job_items ADD COLUMN wanted TEXT;"
 CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 """The API key of a claim, as its scope names it."""
@@ -148,6 +149,7 @@ CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message) 
 {TIMELINE_REQUESTED}
 {TIMELINE_ACCEPTED}
 {TEMPLATES}
+{TEMPLATE_OWNERS}
 {LINKS}
 {EXTENSIONS}
 CREATE TABLE kept_logs (
@@ -243,7 +245,14 @@ def create(connection: sqlite3.Connection) -> None:
 
 def convert(connection: sqlite3.Connection, version: int) -> None:
     """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
-    steps = {7: TO_7, 8: TO_8, 9: JOB_CODES, 10: TO_10, 11: TO_11}  # from 8: each failure of a job has a code
+    steps = {
+        7: TO_7,
+        8: TO_8,
+        9: JOB_CODES,
+        10: TO_10,
+        11: TO_11,
+        12: TEMPLATE_OWNERS,
+    }  # from 8: each failure of a job has a code
     _run(connection, "".join(step for reached, step in steps.items() if reached > version))
 
 

@@ -6,6 +6,7 @@ hiding      keeps generated values out of what others say about a stack
 sharing     reads what concerns its shared stack and its check
 readers     reads the fields that are neither the pod nor about its rights
 read        reads a folder of files into a ``TemplateSet``, and the text of one of the API; reports all mistakes at once
+sources     which of these are in force
 
 Knows the configuration and the pod-spec policy; nothing of existing stacks, HTTP or Kubernetes.
 """
@@ -13,6 +14,16 @@ Knows the configuration and the pod-spec policy; nothing of existing stacks, HTT
 from __future__ import annotations
 
 from stackd.templates.read import parse_template, read_templates
-from stackd.templates.template import NO_TEMPLATES, Check, Template, TemplateSet
+from stackd.templates.sources import in_force
+from stackd.templates.template import NO_TEMPLATES, Check, Template, TemplateProblem, TemplateSet
 
-__all__ = ["NO_TEMPLATES", "Check", "Template", "TemplateSet", "parse_template", "read_templates"]
+__all__ = [
+    "NO_TEMPLATES",
+    "Check",
+    "Template",
+    "TemplateProblem",
+    "TemplateSet",
+    "in_force",
+    "parse_template",
+    "read_templates",
+]

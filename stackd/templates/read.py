@@ -118,15 +118,20 @@ def template_files(folder: Path, mistakes: list[str]) -> list[Path]:
     for path in entries:
         if path.name.startswith(".") or path.suffix not in (SUFFIX, ".yml"):
             continue
-        if path.suffix != SUFFIX:
-            mistakes.append(f"{path}: a template's file ends in {SUFFIX}; rename it to {path.stem}{SUFFIX}")
-        elif not is_label(path.stem):
-            mistakes.append(
-                f'{path}: "{path.stem}" is not the name of a template; {LABEL_FORM} are expected before {SUFFIX}'
-            )
+        if mistake := mistake_in_name(path):
+            mistakes.append(mistake)
         else:
             paths.append(path)
     return paths
+
+
+def mistake_in_name(path: Path) -> str | None:
+    """What is wrong with the name of a template's file."""
+    if path.suffix != SUFFIX:
+        return f"{path}: a template's file ends in {SUFFIX}; rename it to {path.stem}{SUFFIX}"
+    if not is_label(path.stem):
+        return f'{path}: "{path.stem}" is not the name of a template; {LABEL_FORM} are expected before {SUFFIX}'
+    return None
 
 
 def _in_file(path: Path, mistake: Reason) -> str:

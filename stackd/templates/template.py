@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from stackd.contract import TemplateSource
+from stackd.contract import TemplateSource, TemplateTrouble
 from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
@@ -158,10 +158,20 @@ class Template:
         return generate_values(self.values) if self.values else NO_VALUES
 
 
-class TemplateSet(Mapping[str, Template]):
-    """The templates in force, by name; never changed, only replaced as a whole."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TemplateProblem:
+    """Why a text of this name is not in force, in a sentence."""
 
-    def __init__(self, templates: Iterable[Template] = ()) -> None:
+    name: str
+    problem: TemplateTrouble
+    message: str
+
+
+class TemplateSet(Mapping[str, Template]):
+    """The templates in force, by name, and the ``problems`` of texts that are not; never changed, only replaced as a whole."""
+
+    def __init__(self, templates: Iterable[Template] = (), problems: Iterable[TemplateProblem] = ()) -> None:
+        self.problems = tuple(problems)
         self._by_name = {one.name: one for one in sorted(templates, key=lambda one: one.name)}
         self._by_spec = {
             (one.spec.text, one.target_ports): one

@@ -21,10 +21,10 @@ from stackd.errors import ConfigError
 from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.templates import in_force, require_no_clash
+from stackd.lifecycle.templates import report
 from stackd.model import AuditKind
 from stackd.tasks import set_within
-from stackd.templates import TemplateSet, read_templates
+from stackd.templates import TemplateSet, in_force, read_templates
 from stackd.upkeep.health import line
 from stackd.upkeep.systemd import Notifier
 from stackd.upkeep.tls import Certificate, Stamp, stamp_of
@@ -101,7 +101,6 @@ class Reloader:
             store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)
             new = merge_live(self.context.config, config)
             files = await asyncio.to_thread(read_templates, new)
-            require_no_clash(files, store.templates)
             fresh = await self.context.cluster.look_again()
         except ConfigError as error:
             for mistake in error.mistakes:
@@ -117,6 +116,7 @@ class Reloader:
                 self.context.gate.verify_again()
             async with self.context.settings.changing:
                 templates = await asyncio.to_thread(in_force, files, list(store.templates), new)
+                report(templates)
                 self._take(loaded, new, templates, anything=fresh)
             await self.context.audit.keys_in_force(new.auth.keys)
         self.notifier.ready(line(self.context, self.ready))

@@ -6,6 +6,7 @@ Owns: who may do that. A template's text is not for those who only use it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
@@ -14,8 +15,8 @@ from aiohttp import web
 from stackd import contract
 from stackd.errors import InvalidRequest, InvalidTemplate, PermissionDenied, Reason, RequestTooLarge, TemplateNotFound
 from stackd.lifecycle.health import CheckResult
-from stackd.lifecycle.templates import put, remove
-from stackd.model import StackStatus, StoredTemplate
+from stackd.lifecycle.templates import is_owner, put, remove
+from stackd.model import StackStatus
 from stackd.names import LABEL_FORM, is_label
 from stackd.podspec.reasons import ROOT
 from stackd.templates import Check, Template
@@ -44,7 +45,7 @@ async def list_templates(call: ApiCall) -> web.Response:
     selection = StackSelection(call.parameters)
     stacks = Counter((one.template, one.status) for one in call.view.stacks() if selection.matches(one))
     entries = (_entry(call.api, each, stacks) for each in call.view.templates().values())
-    return json_response(contract.Templates(templates=tuple(entries)))
+    return json_response(contract.Templates(templates=tuple(entries), problems=tuple(_problems(call))))
 
 
 @route(
@@ -61,8 +62,9 @@ async def put_template(call: ApiCall) -> web.Response:
     """Write a template.
 
     The body is the YAML of a template's file, and is checked as a file is: a 400 has each mistake with its line. For admin
-    keys, and for tenants with `templates_write` within their `templates`. Pools get the new version at once; stacks that
-    run stay as they are. The same text again changes nothing. 409 for the name of a file's template.
+    keys, and for tenants with `templates_write` within their `templates`: new ones, and those that they have written
+    themselves. Pools get the new version at once; stacks that run stay as they are. The same text again changes nothing.
+    409 for the name of a file's template, 403 for one that is another key's.
     """
     name, context = _writable(call), call.api.context
     if not is_label(name):
@@ -75,9 +77,8 @@ async def put_template(call: ApiCall) -> web.Response:
         text = raw.decode()
     except UnicodeDecodeError as error:
         raise InvalidTemplate([Reason(path=ROOT, text=f"the text is not UTF-8 (byte {error.start})")]) from error
-    stored = StoredTemplate(name=name, text=text, by=call.key.name, tenant=call.key.tenant, at=context.wall_clock.now())
     tries = call.parameters.get(DRY_RUN, False)
-    template, is_new = await put(context, stored, tries=tries)
+    template, is_new = await put(context, name, text, call.key, tries=tries)
     return json_response(_counted(call, template), status=201 if is_new and not tries else 200)
 
 
@@ -85,13 +86,12 @@ async def put_template(call: ApiCall) -> web.Response:
 async def get_template(call: ApiCall) -> web.Response:
     """Get a template.
 
-    As in the list, and with its text; a tenant's key gets that only of templates that it may write.
+    As in the list, and with its text; a tenant's key gets that only of templates that are its own.
     """
     template = call.view.templates().get(_name(call))
     if template is None:
         raise TemplateNotFound(_name(call))
-    theirs = template.source == "api" and call.key.may_write(template.name)
-    text = template.text if theirs or not call.key.tenant else ""
+    text = template.text if _may_read_text(call, template) else ""
     return json_response(_counted(call, template).replaced(text=text))
 
 
@@ -102,8 +102,20 @@ async def delete_template(call: ApiCall) -> web.Response:
     Its pool is emptied. Its stacks stay, and can be restarted.
     """
     name = _writable(call)
-    await remove(call.api.context, name, call.key.name)
+    await remove(call.api.context, name, call.key)
     return json_response(contract.TemplateDeleted(name=name))
+
+
+def _may_read_text(call: ApiCall, template: Template) -> bool:
+    context, key = call.api.context, call.key
+    kept = context.store.templates.get(template.name) if template.source == "api" else None
+    return not key.tenant or (kept is not None and key.may_write(kept.name) and is_owner(kept, key, context.config))
+
+
+def _problems(call: ApiCall) -> Iterator[contract.TemplateProblem]:
+    for one in call.api.context.settings.templates.problems:
+        if call.key.may_write(one.name):
+            yield contract.TemplateProblem(name=one.name, problem=one.problem, message=one.message)
 
 
 def _name(call: ApiCall) -> str:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from stackd.cli import stackd
 from stackd.keys import digest
 from stackd.store import backup_file
-from tests.harness import Client, Harness, Machine, Machines, Reply, eventually, harness, until
+from tests.harness import KEY, Client, Harness, Machine, Machines, Reply, eventually, harness, until
 from tests.templates import BODY, PLAIN, WEB, folder_with, shown, take_away
 
 CI = "sk-ci-0123456789abcdef0123"
 USER = "sk-user-0123456789abcdef01"
+OTHER = "sk-other-0123456789abcdef0"
 POOLED = PLAIN + "pool: 2\n"
 
 
 def config(folder: Path, limits: str = "") -> Path:
-    """A configuration with two tenants: ``ci`` writes templates, ``user`` does not."""
+    """A configuration with three tenants: ``ci`` and ``other`` write templates of the same names, ``user`` does not."""
     path = folder / "config.toml"
     entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
-    ci = entry.format("ci", digest(CI).hex()) + 'templates = ["web-*"]\ntemplates_write = true\npod_specs = false\n'
-    path.write_text(ci + entry.format("user", digest(USER).hex()) + f"[limits]\n{limits}\n")
+    writers = (("ci", CI), ("other", OTHER))
+    writes = 'templates = ["web-*"]\ntemplates_write = true\npod_specs = false\n'
+    keys = [entry.format(name, digest(key).hex()) + writes for name, key in writers]
+    path.write_text("".join(keys) + entry.format("user", digest(USER).hex()) + f"[limits]\n{limits}\n")
     return path
 
 
@@ -45,6 +51,11 @@ def ci(at: Harness) -> Client:
 @pytest.fixture
 def user(at: Harness) -> Client:
     return Client(session=at.session, url=at.url, key=USER)
+
+
+@pytest.fixture
+def other(at: Harness) -> Client:
+    return Client(session=at.session, url=at.url, key=OTHER)
 
 
 async def put(at: Client, name: str, text: str, query: str = "") -> Reply:
@@ -86,11 +97,10 @@ async def test_a_template_is_written_read_used_changed_and_deleted(at: Harness, 
         await until(partial(activity, key), lambda seen, wanted=messages: seen == wanted)  # type: ignore[misc]
     at = await vm.start()
     assert (await shown(at))["web-1"]["version"] == changed.json["version"], "it outlives a restart"
-    ci = Client(session=at.session, url=at.url, key=CI)
-    gone = await ci.call("DELETE", "/templates/web-1")
+    gone = await at.call("DELETE", "/templates/web-1")
     assert (gone.status, gone.json) == (200, {"deleted": True, "name": "web-1"})
-    assert (await ci.call("DELETE", "/templates/web-1")).code == "no_such_template"
-    assert (await ci.call("GET", "/templates/web-1")).status == 404
+    assert (await at.call("DELETE", "/templates/web-1")).code == "no_such_template"
+    assert (await at.call("GET", "/templates/web-1")).status == 404
     await at.do("restart", made["stack_id"])
     await at.until_status(made["stack_id"], "running")
 
@@ -127,6 +137,36 @@ async def test_a_tenant_writes_within_its_names_and_others_do_not(at: Harness, c
     assert (await user.post("/stacks", BODY, 201))["template"] == "web-1"
 
 
+async def test_only_its_owner_and_an_admin_change_a_template(at: Harness, ci: Client, other: Client) -> None:
+    assert (await put(ci, "web-1", PLAIN)).status == 201
+    assert (await put(at, "web-2", PLAIN + "shared: true\n")).status == 201
+    for name, owner in (("web-1", "ci"), ("web-2", "environment")):
+        ((_, _, why),) = await refused(other, name, POOLED, 403, "permission_denied")
+        assert f"the template {name} is another key's ({owner})" in why
+        assert (await put(other, name, POOLED, "?dry_run=true")).status == 403
+        assert (await other.call("DELETE", f"/templates/{name}")).status == 403
+        assert "text" not in await other.get(f"/templates/{name}")
+    assert (await ci.call("DELETE", "/templates/web-2")).status == 403, "nor the shared stack that the operator keeps"
+    assert (await ci.get("/templates/web-1"))["text"] == PLAIN
+    assert (await put(at, "web-1", POOLED)).status == 200
+    assert (await put(ci, "web-1", PLAIN)).status == 403, "what an admin has written is the operator's"
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert (await put(other, "web-1", PLAIN)).status == 201
+
+
+async def test_what_a_key_has_written_that_was_replaced_belongs_to_those_who_may_write_the_name(
+    at: Harness, ci: Client, other: Client, vm: Machine
+) -> None:
+    await put(ci, "web-1", PLAIN)
+    path = config(vm.folder)
+    path.write_text(path.read_text().replace(digest(CI).hex(), digest("sk-rotated-0123456789ab").hex()))
+    at = await vm.start()
+    rotated = Client(session=at.session, url=at.url, key="sk-rotated-0123456789ab")
+    assert (await put(rotated, "web-1", PLAIN)).status == 200
+    other = Client(session=at.session, url=at.url, key=OTHER)
+    assert (await put(other, "web-1", PLAIN)).status == 403, "it is the new key's now"
+
+
 @pytest.mark.parametrize(
     ("more", "path", "words"),
     [
@@ -145,8 +185,8 @@ async def test_a_tenant_gains_no_right_by_a_template(at: Harness, ci: Client, mo
     ((where, line, why),) = await refused(ci, "web-1", text, 400, "invalid_template")
     assert (where, line, words in why) == (path, 1 + text.count("\n") - more.count("\n"), True), why
     assert (await put(at, "web-1", text)).status == 201, "the operator may"
-    assert (await put(ci, "web-1", PLAIN + "network: {egress: none}\n")).status == 200
-    assert (await shown(at))["web-1"]["prepull"] is None
+    assert (await put(ci, "web-2", PLAIN + "network: {egress: none}\n")).status == 201
+    assert (await shown(at))["web-2"]["prepull"] is None
 
 
 @pytest.mark.stackd(limits="templates_per_key = 2\npool_per_key = 3")
@@ -179,25 +219,48 @@ async def test_a_name_belongs_to_a_file_or_to_the_api(
     vm.options["edited"] = {}
     at = await vm.start()
     folder_with(vm.folder, web_1=WEB)
-    os.kill(os.getpid(), signal.SIGHUP)
-    await at.until_metric("stackd_config_reload_successful", 0)
-    assert (
-        "reload refused: the template web-1 is in a file, and environment has written one of this name" in caplog.text
+    await reloaded(at, lambda seen: seen["web-1"]["source"] == "file")
+    assert "the template web-1 is in a file, which is in force, and environment has written one" in caplog.text
+    ((name, problem, message),) = [one.values() for one in (await at.get("/templates"))["problems"]]
+    assert (name, problem, message.endswith("or delete that one (DELETE /templates/web-1)")) == (
+        "web-1",
+        "shadowed",
+        True,
     )
-    assert (await shown(at))["web-1"]["source"] == "api", "what was in force stays"
+    env = vm.options["settings"] | {
+        "STACKD_STATE__PATH": str(vm.folder / "stackd.db"),
+        "STACKD_CLUSTER__MODE": "embedded",
+        "STACKD_AUTH__KEY": KEY,
+    }
+    result = await asyncio.to_thread(CliRunner(env=env).invoke, stackd, ["check"])
+    assert f"warning: {message}" in result.stderr, "and `stackd check` says so"
+    await at.until_metric("stackd_config_reload_successful", 1)
     at = await vm.start()
     assert (await shown(at))["web-1"]["source"] == "file", "no tenant keeps a stackd from starting"
-    assert "the file's is in force" in caplog.text
     take_away(vm.folder, "web-1")
-    os.kill(os.getpid(), signal.SIGHUP)
-    await at.until_metric("stackd_config_reload_successful", 1)
-    await until(lambda: shown(at), lambda seen: seen["web-1"]["source"] == "api")
+    await reloaded(at, lambda seen: seen["web-1"]["source"] == "api")
     folder_with(vm.folder, web_1=WEB)
     at = await vm.start()
     assert (await at.call("DELETE", "/templates/web-1")).status == 200
     assert (await shown(at))["web-1"]["source"] == "file"
+    assert "problems" not in await at.get("/templates")
+
+
+async def test_a_file_with_the_name_of_a_template_of_the_api_does_not_keep_a_leaked_key(
+    at: Harness, ci: Client, vm: Machine
+) -> None:
+    await put(ci, "web-1", PLAIN)
+    vm.options["edited"] = {}
+    at = await vm.start()
+    folder_with(vm.folder, web_1=WEB)
+    (vm.folder / "config.toml").write_text("")
+    await reloaded(at, lambda seen: seen["web-1"]["source"] == "file")
+    assert (await Client(session=at.session, url=at.url, key=CI).call("GET", "/templates")).status == 401
+
+
+async def reloaded(at: Harness, expected: Callable[[Any], bool]) -> None:
     os.kill(os.getpid(), signal.SIGHUP)
-    await at.until_metric("stackd_config_reload_successful", 1)
+    await until(lambda: shown(at), expected)
 
 
 async def test_one_that_the_policy_does_not_allow_any_more_is_kept_and_not_in_force(

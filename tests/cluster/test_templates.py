@@ -54,9 +54,9 @@ pod:
 
 
 async def push(real: Real, folder: Path) -> dict[str, list[str]]:
-    """What a push with ``--prune`` says, by the word at the beginning of its lines."""
+    """What a push with ``--prune --yes`` says, by the word at the beginning of its lines."""
     runner = CliRunner(env={"STACKD_URL": real.url, "STACKD_API_KEY": KEY, "HOME": str(folder)})
-    result = await asyncio.to_thread(runner.invoke, stackd, ["push", str(folder), "--prune"])
+    result = await asyncio.to_thread(runner.invoke, stackd, ["push", str(folder), "--prune", "--yes"])
     assert result.exit_code == 0, result.output
     said: dict[str, list[str]] = {}
     for line in result.stdout.splitlines():

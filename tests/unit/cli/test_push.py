@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from stackd.keys import digest
 from tests.harness import harness
 from tests.templates import PLAIN, folder_with, shown
 from tests.unit.cli.conftest import Shell
@@ -42,7 +43,13 @@ async def test_a_folder_is_sent_changed_and_pruned_and_the_same_changes_nothing(
     changed = PLAIN.replace("ttl: 1h", "ttl: 2h\npool: 1").replace("image: nginx:stable", "image: nginx:mainline")
     write(shell, web_1=changed, web_3=PLAIN + "# new\n")
     (shell.home / "pushed" / "web-2.yaml").unlink()
-    lines = (await push(shell, "--prune")).stdout.splitlines()
+    asked = await push(shell, "--prune", code=2)
+    assert (
+        "this would delete 1 template that the folder lacks (web-2); confirm with --yes. Nothing was sent"
+        in asked.stderr
+    )
+    assert list(await shown(shell.at)) == ["filed", "web-1", "web-2"]
+    lines = (await push(shell, "--prune", "--yes")).stdout.splitlines()
     assert lines == [
         "changed  web-1: ttl, pod.spec.containers[0].image, pool",
         "new      web-3",
@@ -53,10 +60,57 @@ async def test_a_folder_is_sent_changed_and_pruned_and_the_same_changes_nothing(
     assert "changed  web-3: comments" in (await push(shell)).stdout
 
 
-async def test_a_folder_without_templates_is_told(shell: Shell) -> None:
-    (shell.home / "pushed" / "deeper").mkdir()
-    folder = shell.home / "pushed"
-    assert (await push(shell)).stderr == f"{folder} has no templates: NAME.yaml is expected in it, not in its folders\n"
+async def test_a_folder_without_templates_deletes_nothing(shell: Shell) -> None:
+    write(shell, web_1=PLAIN)
+    await push(shell)
+    (shell.home / "pushed" / "web-1.yaml").unlink()
+    error = (await push(shell, "--prune", "--yes", code=1)).stderr
+    assert error == f"Error: {shell.home / 'pushed'} has no templates: NAME.yaml is expected; nothing was sent\n"
+    assert list(await shown(shell.at)) == ["filed", "web-1"]
+
+
+async def test_what_another_key_has_written_is_not_pruned(shell: Shell) -> None:
+    ci = "sk-ci-0123456789abcdef0123"
+    entry = f'name = "ci"\nsha256 = "{digest(ci).hex()}"\nscope = "tenant"\nlabels = {{event = "a"}}\ntemplates = ["web-*"]\n'
+    async with harness(
+        shell.home / "two", {}, config=configured(shell.home, f"[[auth.keys]]\n{entry}templates_write = true\n")
+    ) as at:
+        shell = Shell(at=at, home=shell.home)
+        assert (await at.call("PUT", "/templates/web-7", PLAIN.encode())).status == 201
+        write(shell, web_1=PLAIN)
+        folder = str(shell.home / "pushed")
+        result = await shell.any_command("push", folder, "--prune", "--yes", STACKD_API_KEY=ci)
+        assert (result.exit_code, result.stderr) == (0, "written by others, and not deleted: web-7\n"), result.output
+        assert list(await shown(at)) == ["web-1", "web-7"]
+        assert (await push(shell, "--prune", "--yes")).stderr == ""
+
+
+def configured(home: Path, text: str) -> Path:
+    (home / "two").mkdir()
+    (home / "config.toml").write_text(text)
+    return home / "config.toml"
+
+
+async def test_templates_in_folders_of_the_folder_are_sent_and_what_is_none_is_named(shell: Shell) -> None:
+    web, crypto = shell.home / "pushed" / "web" / "cookie-jar", shell.home / "pushed" / "crypto"
+    web.mkdir(parents=True)
+    crypto.mkdir()
+    (web / "web-1.yaml").write_text(PLAIN)
+    (web / "compose.yml").write_text("services: {web: {image: x}}\n")
+    (shell.home / "pushed" / ".git").mkdir()
+    (shell.home / "pushed" / ".git" / "web-9.yaml").write_text(PLAIN)
+    result = await push(shell)
+    assert result.stdout == "new      web-1\n"
+    assert result.stderr == f"no templates, and not sent: {web}/compose.yml\n"
+    (crypto / "web-1.yaml").write_text(PLAIN)
+    (crypto / "Web_2.yaml").write_text(PLAIN)
+    (crypto / "web-3.yml").write_text(PLAIN)
+    (crypto / "web-4.yaml").write_text(WRONG + "ttll: 1h\n")
+    error = (await push(shell, code=1)).stderr
+    assert f"{web}/web-1.yaml: {crypto}/web-1.yaml is the template web-1, too; rename one of them\n" in error
+    assert f'{crypto}/Web_2.yaml: "Web_2" is not the name of a template' in error
+    assert f"{crypto}/web-3.yml: a template's file ends in .yaml; rename it to web-3.yaml" in error
+    assert f'{crypto}/web-4.yaml:20: ttll: there is no such field (did you mean "ttl"?)' in error
 
 
 async def test_nothing_is_sent_while_one_is_wrong(shell: Shell) -> None:
