@@ -145,7 +145,7 @@ async def test_broken_templates_come_first_and_each_selects_its_own(boards: Boar
         await board.open()
         buttons = board.page.locator("#templates button")
         web, bad, zoo = (board.page.locator(f"[data-template={name}]") for name in ("web-1", "bad", "zoo"))
-        await expect(zoo).to_have_text("zoo0 of 1 runningError")
+        await expect(zoo).to_have_text("zoo0 of 1 workingError")
         await expect(zoo).to_have_class("template wrong")
         await expect(web).to_have_text("web-11 running")
         await expect(web).to_have_attribute("title", re.compile(r"no pool\nruns after .* \(median\)"))

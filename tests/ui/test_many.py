@@ -70,6 +70,31 @@ async def test_delete_reaches_what_the_filter_shows(
     await expect(failure).to_have_count(0)
 
 
+async def test_what_came_of_a_job_leaves_all_rows_in_reach(board: Board) -> None:
+    ids = await board.several(*({"team": str(number)} for number in range(24)))
+    await board.open()
+    await board.row(ids[-1]).get_by_role("checkbox").check()
+    board.at.faults.add_fault(verb="delete", action="status", code=403)
+    await board.button("Delete 1…").click()
+    await board.confirm("Delete 1")
+    outcome = board.page.locator(".toast.wrong")
+    await expect(outcome).to_contain_text("0 deleted, 1 failed")
+    await board.page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    await expect(board.rows.last).to_be_in_viewport(ratio=1)
+    last, notice = await board.rows.last.bounding_box(), await outcome.bounding_box()
+    assert last is not None
+    assert notice is not None
+    assert last["y"] + last["height"] <= notice["y"]
+    await board.page.evaluate("scrollTo(0, 0)")
+    await board.row(ids[-1]).focus()
+    for _ in ids:
+        await board.page.keyboard.press("j")
+        focused, notice = await board.page.locator("tr:focus").bounding_box(), await outcome.bounding_box()
+        assert focused is not None
+        assert notice is not None
+        assert focused["y"] + focused["height"] <= notice["y"]
+
+
 async def unwell(board: Board) -> dict[str, list[str]]:
     """Create the stacks of ``IMAGES``; their ids by team."""
     ids: dict[str, list[str]] = {}

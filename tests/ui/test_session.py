@@ -218,6 +218,7 @@ async def test_the_first_line_says_what_fits(boards: Boards) -> None:
         await board.open(live=False)
         await expect(board.page.locator("#loading")).to_be_visible()
         await expect(glance).to_contain_text("… stacks")
+        await expect(board.page.locator("#attention summary")).to_have_text("…")
         text = await glance.inner_text() + await board.page.locator("#count").inner_text()
         assert not any(character.isdigit() for character in text), text
         await board.audit("waiting")
@@ -225,6 +226,7 @@ async def test_the_first_line_says_what_fits(boards: Boards) -> None:
         await board.rows.first.wait_for()
         assert await board.page.locator("#count").text_content() == "3 stacks"
         await expect(board.page.locator("#loading")).to_be_hidden()
+        await expect(board.page.locator("#attention summary")).to_have_text("Nothing needs attention")
         await expect(glance.locator("[data-status=stopped]")).to_have_text("1stopped")
         await expect(glance).to_contain_text("1,764 more fit, limited by ports")
         await board.create(status="running")

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Route, expect
 
-from tests.harness import request_for
-from tests.templates import PLAIN, folder_with
+from stackd.lifecycle import checks
+from tests.harness import request_for, until
+from tests.templates import PLAIN, folder_with, shown
 from tests.ui.conftest import DESKTOP, PHONE, Board, Boards
 
 pytestmark = pytest.mark.ui
 
 HOSTILE = """<img src=x onerror="document.title='taken'"><script>document.title='taken'</script>{{7*7}}"""
+COLOUR = "(e) => getComputedStyle(e).color"
+FAILS = 'check: {image: registry.example/solve, command: [/bin/sh, -c, "echo no flag; exit 1"], every: 1h}\n'
 AT_END = "(e) => e.scrollTop + e.clientHeight >= e.scrollHeight - 4"
 KEEP_FIRST = "(e) => { getSelection().selectAllChildren(e.firstChild.parentNode); globalThis.first = e.firstChild; }"
 ADDED = "async ([before, after]) => (await import('/static/dashboard/logs.js')).added(before, after)"
@@ -138,6 +141,28 @@ async def test_stop_restart_and_delete_ask_first(board: Board) -> None:
     await board.confirm("Delete")
     await expect(board.row(stack_id)).to_have_count(0)
     assert (await board.at.call("GET", f"/stacks/{stack_id}")).status == 404
+
+
+async def test_a_failing_check_of_a_shared_challenge_is_red_wherever_it_is_shown_with_the_time_of_the_last_one(
+    boards: Boards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", 0)
+    shared = PLAIN.replace("ttl: 1h\n", "shared: true\n") + FAILS
+    async with boards(folder_with(tmp_path, wiki=shared)) as board:
+        await board.create("registry.example/fail", "failed")
+        checked = await until(lambda: shown(board.at), lambda seen: (seen["wiki"]["checked"] or {}).get("message"))
+        stack_id, time = checked["wiki"]["shared_stack"], checked["wiki"]["checked"]["at"]
+        await board.open()
+        red = await board.page.locator("[data-status=failed] .status").evaluate(COLOUR)
+        await expect(board.row(stack_id).locator(".status")).to_have_text("check fails")
+        await expect(board.row(stack_id).locator(".status")).to_have_css("color", red)
+        chip = board.page.locator('#templates [data-template="wiki"]')
+        await expect(chip).to_contain_text("0 of 1 working")
+        await expect(chip.locator(f'time[datetime="{time}"]')).to_be_visible()
+        await board.open_panel(stack_id)
+        await expect(board.panel.locator("p.status")).to_have_css("color", red)
+        await expect(board.panel.locator(f'.facts time[datetime="{time}"]')).to_be_visible()
+        await expect(board.panel.locator(".timeline .wrong")).to_contain_text("unhealthy")
 
 
 async def test_hostile_text_stays_text(board: Board) -> None:

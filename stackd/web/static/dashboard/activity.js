@@ -9,7 +9,7 @@ import { cameOf } from "./bulk.js";
 import { dialog } from "./dialogs.js";
 import { WORDS } from "./stacks.js";
 import { plural } from "./table.js";
-import { clock, full } from "./times.js";
+import { stamp } from "./times.js";
 
 const PAUSE = 300; // after what is typed
 const AGAIN = 3_000; // while a job goes on, or its outcome may change
@@ -85,7 +85,7 @@ export function openActivity(stacks, open) {
     const result = AUDIT.has(action) || (id && !job.failed) ? "" : resultOf({ action, ...job });
     const said = [result, message && `${message}${count ? ` (${count} times)` : ""}`].filter(Boolean).join(": ");
     return [
-      h("time", { class: "num quiet", datetime: at, title: full(at) }, clock(at)),
+      stamp(at),
       " ",
       h("b", {}, by),
       ` ${action}${ttl ? ` ${ttl}` : ""} `,

@@ -64,7 +64,8 @@ export class Attention {
     const top = worst?.tally.top;
     const wrong = stacks.filter((stack) => kindOf(stack)).length;
     const most = top && `: ${groupName(by, worst.value)}, ${top.count} × ${wordsOf(top.reason)}`;
-    const all = wrong ? `Needs attention: ${numbers.format(wrong)} ${plural(wrong)}` : "Nothing needs attention";
+    const some = `Needs attention: ${numbers.format(wrong)} ${plural(wrong)}`;
+    const all = wrong ? some : this.stacks.arrived ? "Nothing needs attention" : "…";
     show(at("attention-words"), all, this.place.open ? "" : (most ?? ""));
     if (!this.place.open) return;
     show(

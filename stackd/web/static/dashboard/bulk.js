@@ -147,8 +147,6 @@ export class Actions {
     this.place.append(this.chosen);
     this.count = h("span", { role: "status" });
     selection.subscribe(() => this.#draw());
-    const foot = () => document.body.style.setProperty("--foot", `${this.place.offsetHeight}px`);
-    new ResizeObserver(foot).observe(this.place);
   }
 
   /** Do something to one stack. Returns whether it was done. @param {Action} action @param {string} id @param {string} [ttl] */

@@ -147,6 +147,6 @@ function toast(text, wrong, key = "") {
   if (key) keyed.set(key, { text, element });
   const toasts = at("toasts");
   toasts.append(element);
-  while (toasts.children.length > 4) toasts.firstElementChild?.remove();
+  while (toasts.children.length > 3) toasts.firstElementChild?.remove();
   if (!(key && wrong)) setTimeout(() => element.remove(), key || wrong ? STAY_LONG : STAY); // what a job says stays
 }

@@ -3,7 +3,7 @@
 /** @import { Actions } from "./bulk.js" */
 /** @import { Stacks } from "./stacks.js" */
 
-import { at, found, h, memo, numbers, say, show } from "../shared/dom.js";
+import { at, found, h, memo, numbers, observeHeight, say, show } from "../shared/dom.js";
 import { LABEL } from "./arrange.js";
 import { headOf, plural } from "./table.js";
 import { noFilter } from "./view.js";
@@ -37,6 +37,7 @@ export class Filters {
         view.change({ [name]: select.value, ...(name === "group" && { closed: new Set() }) }),
       );
     }
+    observeHeight("--filters", "filters");
     at("clear").addEventListener("click", () => view.change(noFilter()));
     at("fold").addEventListener("click", () => view.change({ closed: this.#folded ? new Set() : this.#groups }));
     stacks.subscribe(() => this.#draw());

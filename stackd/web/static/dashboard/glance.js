@@ -8,7 +8,8 @@ import { at, h, memo, numbers, quiet, show } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
 import { STATUSES, WORDS } from "./stacks.js";
 import { plural } from "./table.js";
-import { expiresSoon, tally, wordsOf } from "./trouble.js";
+import { full, stamp } from "./times.js";
+import { expiresSoon, kindOf, tally, wordsOf } from "./trouble.js";
 
 const EVERY = 10_000;
 const SOON = 1_000; // after the stacks have changed
@@ -60,6 +61,9 @@ export class Glance {
     ]);
     this.capacity = capacity;
     this.#templates = templates.templates;
+    this.stacks.checked = new Map(
+      this.#templates.flatMap(({ checked }) => (checked ? [[checked.stack_id, checked]] : [])),
+    );
     this.#draw();
   }
 
@@ -67,11 +71,11 @@ export class Glance {
     const { all, arrived, view } = this.stacks;
     const stacks = [...all.values()];
     const counts = STATUSES.map((status) => stacks.filter((stack) => stack.status === status).length);
-    const now = counts.join();
+    const { trouble } = tally(stacks);
+    const now = [counts, trouble].join();
     if (this.#counted && now !== this.#counted && arrived && !document.hidden)
       this.#soon ??= setTimeout(() => this.refresh(), SOON); // what the list does not tell has changed as well
     this.#counted = arrived ? now : "";
-    const { trouble } = tally(stacks);
     const soon = stacks.filter((stack) => expiresSoon(stack)).length;
     const count = (/** @type {number} */ number) => h("b", {}, arrived ? numbers.format(number) : "…");
     /** @param {string} key @param {number} number @param {string} words @param {boolean} on @param {() => void} click @param {Status | null} [status] */
@@ -119,7 +123,7 @@ export class Glance {
       const checked = template.checked?.healthy === false && "CheckFailed";
       const why =
         checked || (top ? wordsOf(top.reason) : template.reason || (failing && `${failing[0]}: ${failing[1].reason}`));
-      const running = found.filter((stack) => stack.status === "running").length;
+      const running = found.filter((stack) => stack.status === "running" && !kindOf(stack)).length;
       return { template, why, running, checked, weight: weight + (why ? 0.5 : 0), ...rest };
     });
     rows.sort((one, other) => other.weight - one.weight || (one.template.name < other.template.name ? -1 : 1));
@@ -131,7 +135,7 @@ export class Glance {
         const pressed = this.stacks.view.state.template === name;
         const inputs = [JSON.stringify(template), why, running, total, bad, pressed];
         return memo(name, inputs, () => {
-          const details = [`${running} of ${total} running`, ...about(template), why, template.checked?.message];
+          const details = [`${running} of ${total} working`, ...about(template), why, template.checked?.message];
           const attributes = {
             type: "button",
             class: ["template", why && (checked || bad * 2 >= total) && "wrong"], // red where most are broken, or none can start
@@ -140,10 +144,11 @@ export class Glance {
             title: details.filter(Boolean).join("\n"),
             click: () => this.stacks.view.change({ template: pressed ? "" : name }),
           };
-          const words = `${bad ? `${running} of ${total}` : numbers.format(running)} running`;
+          const words = bad ? `${running} of ${total} working` : `${numbers.format(running)} running`;
           const pooled = template.shared ? quiet("for everybody") : pool > 0 && quiet(`${ready} of ${pool} ready`);
           const reason = (bad > 0 || !total || checked) && why && h("span", { class: "why" }, why);
-          return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason);
+          const when = checked && template.checked && stamp(template.checked.at);
+          return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason, when);
         });
       }),
     );
@@ -166,7 +171,7 @@ async function latest(asked, before, refused) {
 
 /** What a template is called, where it is from, its pool, starts and images, and what its check says. @param {Template} template */
 function about({ pool, ready, starting, failing, median_seconds_to_running: seconds, prepull, ...more }) {
-  const { title, category, source, version, shared } = more;
+  const { title, category, source, version, shared, checked } = more;
   const states = Object.values(prepull ?? {});
   const pulled = states.filter(({ state }) => state === "pulled").length;
   return [
@@ -178,6 +183,8 @@ function about({ pool, ready, starting, failing, median_seconds_to_running: seco
         ? `pool: ${ready} of ${pool} ready, ${starting} starting, ${failing} failing`
         : "no pool",
     seconds !== null && `runs after ${seconds < 1 ? seconds.toFixed(3) : seconds.toFixed(1)} s (median)`,
+    checked && checked.healthy !== null && `check ${checked.healthy ? "passed" : "failed"} ${full(checked.at)}`,
+    checked?.trouble && `the check cannot be run: ${checked.trouble}`,
     prepull && `images on ${pulled} of ${states.length} nodes`,
   ];
 }

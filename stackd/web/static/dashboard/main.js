@@ -2,7 +2,7 @@
 
 /** @import { State } from "./feed.js" */
 
-import { at, button, copy, found, h, say, show } from "../shared/dom.js";
+import { at, button, copy, found, h, observeHeight, say, show } from "../shared/dom.js";
 import { openAccess } from "./access.js";
 import { openActivity } from "./activity.js";
 import { ask, onUnauthorized, Refusal, send, sentence } from "./api.js";
@@ -219,6 +219,7 @@ function pressed(event) {
   }
 }
 
+observeHeight("--foot", "foot");
 stacks.subscribe(drawEmpty);
 view.subscribe(showOpened);
 onUnauthorized((refused) => {

@@ -12,12 +12,12 @@ import { quoted } from "./arrange.js";
 import { tell } from "./dialogs.js";
 import { Logs } from "./logs.js";
 import { reasonLink, wordOf } from "./table.js";
-import { clock, full, left, length, now } from "./times.js";
+import { full, left, length, now, stamp } from "./times.js";
 import { kindOf, reasonOf } from "./trouble.js";
 
 const LENGTHS = ["15m", "30m", "1h"];
 const SOON = 400;
-const WRONG = new Set(["failed", "warning", "node_deleted", "not_ready"]);
+const WRONG = new Set(["failed", "warning", "node_deleted", "not_ready", "unhealthy"]);
 
 /** @typedef {"Timeline" | "Logs" | "Pod spec"} Part */
 /** An entry of a timeline. @typedef {{ at: string, kind: string, reason?: string, message?: string, by?: string }} Entry */
@@ -172,6 +172,9 @@ class Sheet {
       }),
     );
     const why = [!kind && stack.status_reason, stack.status_message].filter(Boolean).join(": ");
+    const { checked } = this.actions.stacks;
+    const check = checked.get(this.id);
+    const end = stack.expires === Infinity ? null : quiet(` until ${full(stack.ttl_expires_at)}`);
     return [
       h("p", { class: "status", "data-status": stack.status, "data-kind": kind }, wordOf(stack, kind)),
       (kind || why) && h("p", { class: "cause" }, kind && reasonLink(reasonOf(stack, kind)), kind && why && ": ", why),
@@ -180,7 +183,8 @@ class Sheet {
         { class: "facts" },
         fact("Address", addresses.length ? addresses : "none"),
         fact("Node", stack.node_id ?? "none"),
-        fact("Time left", [h("span", {}, left(stack.expires)), quiet(` until ${full(stack.ttl_expires_at)}`)]),
+        check ? fact("Last check", checkLine(check)) : [],
+        fact("Time left", [h("span", {}, left(stack.expires)), end]),
         fact("Age", [h("span", {}, length(now() - stack.created)), quiet(` since ${full(stack.created_at)}`)]),
         fact("Labels", labels.length ? labels : "none"),
       ),
@@ -243,8 +247,7 @@ class History {
       const said = [reason, message].filter(Boolean).join(": ");
       const what = h("div", {}, h("b", {}, kind.replaceAll("_", " ")), by ? quiet(` by ${by}`) : null);
       if (said) what.append(h("p", { class: "said" }, said));
-      const time = h("time", { datetime: at, title: full(at), class: "num quiet" }, clock(at));
-      return h("li", { class: WRONG.has(kind) ? "wrong" : null }, time, what);
+      return h("li", { class: WRONG.has(kind) ? "wrong" : null }, stamp(at), what);
     });
     return h("ol", { class: "timeline" }, entries);
   }
@@ -265,7 +268,14 @@ async function load(part, content) {
   }
 }
 
-/** @param {string} name @param {string | Node[]} value */
+/** When a stack was checked last, and what that said. @param {import("./stacks.js").Checked} check */
+function checkLine({ at, healthy, failures, trouble }) {
+  const times = failures > 1 ? ` (${failures} times in a row)` : "";
+  const said = healthy === null ? "not yet" : healthy ? "passed " : `failed${times} `;
+  return [said, healthy === null ? null : stamp(at), trouble && `; since then it could not be run: ${trouble}`];
+}
+
+/** @param {string} name @param {import("../shared/dom.js").Child} value */
 const fact = (name, value) => [h("dt", {}, name), h("dd", {}, value)];
 
 /** @param {string} address @param {Port | undefined} port */

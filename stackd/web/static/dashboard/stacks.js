@@ -12,6 +12,7 @@ import { Subject } from "./subject.js";
  * @typedef {import("../../../../.ci/js/node_modules/.openapi.ts").components["schemas"]} Schemas
  * @typedef {Schemas["StackStatus"]} Status
  * @typedef {Schemas["Port"]} Port
+ * @typedef {Schemas["TemplateChecked"]} Checked
  * @typedef {NonNullable<Schemas["StackCreated"]["values"]>} Values
  * @typedef {Schemas["StackEntry"] & Pick<Schemas["StackCreated"], Required | "values">} StackData
  * @typedef {"stack_id" | "status" | "created_at" | "updated_at" | "ttl_expires_at"} Required
@@ -60,6 +61,8 @@ export class Stacks extends Subject {
   all = new Map();
   /** What was generated for the stacks that were created here; no later answer has it. @type {Map<string, Values>} */
   values = new Map();
+  /** What the last check has said, by the stack's id. @type {Map<string, Checked>} */
+  checked = new Map();
   /** @type {number | undefined} */
   #pending;
   #flushed = 0;

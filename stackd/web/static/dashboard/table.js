@@ -340,7 +340,7 @@ export const plural = (count) => (count === 1 ? "stack" : "stacks");
 export function wordOf({ status, status_reason: reason }, kind) {
   if (reason === "CheckFailed") return "check fails";
   if (kind === "pulling") return reason ? "cannot pull" : "still creating";
-  return kind === "restarting" ? KINDS.restarting : WORDS[status];
+  return kind === "restarting" || kind === "unready" ? KINDS[kind] : WORDS[status];
 }
 
 /** @param {Stack | Group} row */

@@ -1,5 +1,7 @@
 // Times: the daemon's clock, ages, and how long something has left.
 
+import { h } from "../shared/dom.js";
+
 let ahead = 0; // how far the daemon's clock is ahead of the browser's, in milliseconds
 
 /** The daemon says what time it is. @param {string} text */
@@ -34,3 +36,6 @@ export function clock(time) {
 /** Date and time, here. @param {string} text */
 export const full = (text) =>
   new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "long", hour12: false });
+
+/** A time as an element: of day, and with its date where one points at it. @param {string} at */
+export const stamp = (at) => h("time", { class: "num quiet", datetime: at, title: full(at) }, clock(at));

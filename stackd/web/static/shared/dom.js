@@ -177,3 +177,9 @@ export function inline(text) {
     return part;
   });
 }
+
+/** Keep a length of the page's styles as high as an element. @param {string} name @param {string} id */
+export function observeHeight(name, id) {
+  const element = at(id);
+  new ResizeObserver(() => document.body.style.setProperty(name, `${element.offsetHeight}px`)).observe(element);
+}
