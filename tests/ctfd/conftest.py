@@ -276,12 +276,11 @@ async def mariadb(source: object, tmp_path: Path) -> AsyncIterator[str]:
 async def stackd(tmp_path: Path) -> AsyncIterator[Harness]:
     """A whole stackd with the template web-1."""
     (tmp_path / "stackd").mkdir()
-    template = WEB.replace("labels: {challenge: web-1, kind: web}\n", "")
     templates = {
-        "web_1": template,
-        "web_name": template.replace("nginx:stable", "registry.example/badname:1"),
-        "web_pull": template.replace("nginx:stable", "registry.invalid/app:1"),
-        "web_fail": template.replace("nginx:stable", "registry.example/fail-3:1"),
+        "web_1": WEB,
+        "web_name": WEB.replace("nginx:stable", "registry.example/badname:1"),
+        "web_pull": WEB.replace("nginx:stable", "registry.invalid/app:1"),
+        "web_fail": WEB.replace("nginx:stable", "registry.example/fail-3:1"),
     }
     async with harness(tmp_path / "stackd", folder_with(tmp_path, **templates)) as running:
         running.put_keys_in_force(

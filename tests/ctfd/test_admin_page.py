@@ -111,6 +111,8 @@ async def test_an_event_on_one_page(ctfd: Ctfd, stackd: Harness, browser: Browse
         await page.get_by_role("tab", name=tab).click()
         await look_at(page, tab.lower())
     await expect(page.locator("#stackd-templates tr")).to_have_count(4)
+    await page.click("#stackd-test")
+    await expect(page.get_by_text("✗ Pwn: would start, but 20 of 200 instances have failed (most: image)")).to_be_visible()
 
 
 async def test_organisers_act_on_the_selected_and_on_all_of_a_challenge(

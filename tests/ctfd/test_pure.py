@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from stackd.units import parse_duration
 from tests.ctfd.conftest import PLUGIN
 from tests.ctfd.misbehaving import BEHAVIOURS, Misbehaving
 
@@ -43,6 +44,7 @@ def test_only_the_own_answer_is_a_flag(plugin: Any) -> None:
         ({"stackd_template": ""}, "Choose a template"),
         ({"stackd_flag_source": "other"}, "Flag:"),
         ({"stackd_ttl": "30"}, "such as 30m"),
+        ({"stackd_ttl": "0m"}, "Time to live: it must be longer than nothing"),
         ({"stackd_extension": "soon"}, "such as 30m"),
         ({"stackd_extension": "0m"}, "longer than nothing"),
         ({"stackd_extensions": None}, "from 0 to 1000"),
@@ -74,9 +76,28 @@ def test_addresses_follow_the_connection_text_of_each_port(plugin: Any) -> None:
     assert recipe.addresses({}, "192.0.2.1", ports[:1]) == [{"text": "192.0.2.1:31000", "href": "", "port": 80}]
 
 
+def test_an_ipv6_address_has_brackets_beside_its_port_and_none_alone(plugin: Any) -> None:
+    recipe = plugin("recipe")
+    ports = [{"container_port": number, "node_port": 31000 + number} for number in (80, 22, 9)]
+    texts = recipe.texts("80 http://{host}:{port}/\n22 ssh -p {port} root@{host}\n{url}")
+    shown = [address["text"] for address in recipe.addresses(texts, "2001:db8::7", ports)]
+    assert shown == ["http://[2001:db8::7]:31080/", "ssh -p 31022 root@2001:db8::7", "[2001:db8::7]:31009"]
+    assert recipe.addresses({}, "2001:db8::7", ports[:1])[0]["text"] == "[2001:db8::7]:31080"
+
+
 def test_a_create_names_the_template(plugin: Any) -> None:
     body = plugin("recipe").body
     assert body({**FORM, "stackd_ttl": "1h"}, {"a": "b"}) == {"template": "web-1", "ttl": "1h", "labels": {"a": "b"}}
+
+
+@pytest.mark.parametrize("text", ["30M", " 1H30m ", "90m", "2d"])
+def test_a_length_of_time_that_the_form_takes_is_sent_as_stackd_reads_it(plugin: Any, text: str) -> None:
+    recipe = plugin("recipe")
+    form = {**FORM, "stackd_ttl": text, "stackd_extension": text}
+    recipe.check(form)
+    expected = recipe.seconds(text, "x")
+    for sent in (recipe.body(form, {})["ttl"], recipe.length(text)):
+        assert parse_duration(sent) == expected
 
 
 @pytest.mark.parametrize("seconds", [1, 90, 5400, 90061])

@@ -13,6 +13,7 @@ import pytest
 
 from tests.ctfd.conftest import Ctfd, Person, ctfd_running, set_up
 from tests.ctfd.misbehaving import Misbehaving
+from tests.gate import gate
 from tests.harness import Harness, eventually
 from tests.templates import PLAIN, folder_with
 
@@ -111,7 +112,38 @@ async def test_at_the_limit_the_named_instance_makes_room(ctfd: Ctfd, stackd: Ha
     await stackd.until_listed(2)
 
 
+async def test_a_failed_instance_uses_up_no_place(ctfd: Ctfd, stackd: Harness) -> None:
+    broken, works = await ctfd.challenge(name="Broken", stackd_template="web-name"), await ctfd.challenge(name="Works")
+    third, player = await ctfd.challenge(name="Third"), await ctfd.player("ada")
+    await player.press(broken, "start")
+    await player.until(broken, status="failed", used=0)
+    assert (await player.press(works))["others"] == [], "nothing has to make room"
+    assert (await player.start(works))["used"] == 1
+    await player.until(broken, status="none", problem="replaced")
+    await stackd.until_listed(1)
+    assert (await refused(player, f"challenges/{third}"))[1] == "limit", "one that works does count"
+    assert (await player.press(works))["status"] == "running"
+
+
+async def test_a_press_without_an_answer_is_said_for_a_while_and_not_for_good(
+    source: Source, stackd: Harness, tmp_path: Path
+) -> None:
+    async with gate(int(stackd.url.rpartition(":")[2])) as way, ctfd_running(source, tmp_path / "ctfd", stackd=way.url) as ctfd:
+        await set_up(ctfd)
+        challenge, player = await ctfd.challenge(), await ctfd.player("ada")
+        await player.start(challenge)
+        await way.shut()
+        await player.press(challenge, "restart")
+        await player.until(challenge, status="running", problem="silent", pending=False)
+        await way.open()
+        async with asyncio.timeout(90):
+            while (await player.press(challenge))["problem"]:
+                await asyncio.sleep(1)
+        assert (await player.press(challenge))["status"] == "running"
+
+
 async def test_a_shared_challenge_has_an_address_and_no_start(ctfd: Ctfd, stackd: Harness, tmp_path: Path) -> None:
+    await stackd.create({"template": "web-1", "labels": {"shared": "web-1", "event": "a"}})
     folder_with(tmp_path, web_shared=PLAIN.replace("ttl: 1h", "shared: true"))
     stackd.reload_templates()
     shared = {"stackd_template": "web-shared", "stackd_flag_source": "ctfd"}
@@ -126,10 +158,13 @@ async def test_a_shared_challenge_has_an_address_and_no_start(ctfd: Ctfd, stackd
     assert seen["addresses"][0]["text"].startswith("http://127.0.0.1:")
     assert (seen["problem"], seen["since"] >= 0) == (None, True)
     assert (await refused(player, f"challenges/{challenge}"))[:2] == (409, "shared")
+    own = await ctfd.challenge(name="Own", stackd_template="web-1")
+    assert (await player.press(own))["status"] == "none", "a label makes no stack everybody's"
+    await player.start(own)
     await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"state": "hidden"})
     assert (await player.call("GET", f"/api/v1/stackd/challenges/{challenge}"))[0] == 404, "its address is hidden, too"
     lines = await ctfd.admin.data("POST", "/api/v1/stackd/admin/test", {})
-    assert lines[1] == {"ok": True, "text": "Web: is shared by all"}
+    assert lines[2] == {"ok": True, "text": "Web: is shared by all"}
 
 
 async def test_the_last_attempt_refuses_a_start(ctfd: Ctfd) -> None:

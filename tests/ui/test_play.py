@@ -27,7 +27,8 @@ RUNS = {
 MORE = {"extension_seconds": 5400, "extensions_left": 1}
 STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
     ({"status": "starting", "doing": {"key": "prepare", "seconds": 12}}, "", "Pulling the image and starting it, 12 s", ["Stop"]),
-    ({"status": "starting", "problem": {"key": "silent"}}, "does not answer", "", ["Stop"]),
+    ({"status": "starting", "pending": True, "problem": {"key": "silent"}}, "does not answer. It is tried again.", "", ["Stop"]),
+    (RUNS | {"problem": {"key": "silent"}}, "does not answer. Try again in a minute.", "", ["Restart", "Stop"]),
     (RUNS | MORE | {"seconds_left": 7194}, "", "1:59:5", ["Extend", "Restart", "Stop"]),
     (RUNS | {"seconds_left": 290}, "", "Less than five minutes are left.", ["Restart", "Stop"]),
     (RUNS | {"seconds_left": 40}, "", "Less than one minute is left.", ["Restart", "Stop"]),
@@ -36,7 +37,7 @@ STATES: tuple[tuple[dict[str, Any], str, str, list[str]], ...] = (
     ({"status": "none", "problem": {"key": "expired"}}, "", "Your instance has ended: its time was over.", ["Start"]),
     ({"status": "none", "problem": {"key": "new", "message": "A reason of later."}}, "A reason of later.", "", ["Start"]),
     ({"status": "none", "limit": 1, "others": [{"name": "x", "title": "Y"}]}, "", "at a time: Y.", ["Stop Y and start this one"]),
-    (RUNS | {"status": "shared", "since": 7200}, "", "Running for 2 hr.", []),
+    (RUNS | {"status": "shared", "since": 7200}, "", "Running for 2 hours.", []),
 )  # fmt: skip
 """A state, what an alert says about it, what else it says, and its buttons."""
 
@@ -149,6 +150,38 @@ async def test_a_link_that_ends_says_so(boards: Boards, tmp_path: Path) -> None:
         await expect(notice).to_contain_text("Open it again as you got it")
         assert await board.page.evaluate("location.href") == f"{board.url}/play"
         await board.audit("a link that does not work")
+
+
+async def test_a_press_that_stackd_refuses_is_not_said_to_be_tried_again(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), refused={"503"}) as board:
+        answer = {"status": 503, "json": {"error": "Kubernetes does not answer", "code": "cluster_unavailable"}}
+        presses: list[str] = []
+
+        async def refuse(route: Route) -> None:
+            if route.request.method == "GET":
+                return await route.continue_()
+            presses.append(route.request.url)
+            return await route.fulfill(**answer)
+
+        await board.page.route("**/play/stacks", refuse)
+        await enter(board)
+        lab = card(board, "Lab one")
+        await button(lab, "Start").click()
+        await expect(lab.get_by_role("alert")).to_have_text("The instance server does not answer. Try again in a minute.")
+        assert len(presses) == 1
+
+
+async def test_a_sentence_has_one_full_stop_in_each_language(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), locale="de-DE") as board:
+        states = [RUNS | {"status": "shared", "since": 900}, {"status": "none", "limit": 1, "makes_room": True}]
+        others = {"others": [{"name": "x", "title": "Wer ist da?."}]}
+        stacks = [{"template": f"t{n}", "title": f"Aufgabe {n}", **others, **each} for n, each in enumerate(states)]
+        body = {"link": {"name": "Platz 12", "seconds_left": 60, "stacks": 1}, "stacks": stacks}
+        await board.page.route("**/play/stacks", lambda route: route.fulfill(json=body))
+        await board.page.goto(f"{board.url}/play")
+        await expect(card(board, "Aufgabe 0")).to_contain_text("Läuft seit 15 Minuten.")
+        await expect(card(board, "Aufgabe 1")).to_contain_text("Starten stoppt Wer ist da?.")
+        await expect(board.page.get_by_text("..")).to_have_count(0)
 
 
 async def test_the_page_outlives_a_stackd_that_is_away(boards: Boards, tmp_path: Path) -> None:

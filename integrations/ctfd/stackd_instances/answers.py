@@ -46,6 +46,8 @@ REASONS = {
     "OOMKilled": "memory", "Completed": "ended", "NodeDeleted": "node",
 }  # fmt: skip
 """The key of a stack's ``status_reason``."""
+OF_STACKS = {*REASONS.values(), "failed"}
+"""Problems that are over once the stack is well."""
 LONGEST_PAUSE = 15
 """Seconds that the worker waits at most between two attempts, whatever ``Retry-After`` says."""
 

@@ -14,7 +14,7 @@ from flask import jsonify, request
 
 from . import answers, challenge, instances, recipe, settings
 from .access import Refused
-from .admin import API, blueprint, for_admins
+from .admin import API, blueprint, chosen, for_admins, state
 from .models import StackdChallenge
 
 FRESH = 5
@@ -90,6 +90,7 @@ def check():
 def test():
     """Try the connection, and a create of each challenge without creating anything."""
     recipes = [instances.fields_of(one) for one in StackdChallenge.query.order_by(StackdChallenge.name)]
+    rows = [row for row in chosen({})[0] if row.slot is not None]
     site, stackd = settings.site(), settings.stackd()
     if not settings.text(settings.URL):
         text = settings.fixed(settings.URL) or "Address: there is none yet"
@@ -104,13 +105,24 @@ def test():
             other = {"stackd_flag_source": recipe.FROM_CTFD}
             recipes = [{"name": f"the template {name}", "stackd_template": name, **other} for name in found][:1]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            lines += pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
+            tries = pool.map(lambda fields: tried(stackd, site, fields, found), recipes)
+            lines += [with_failures(*each, rows) for each in zip(tries, recipes, strict=True)]
     return jsonify({"success": True, "data": lines})
+
+
+def with_failures(line, fields, rows):
+    """The line of a challenge, and how many of its instances do not work, whatever a new one would do."""
+    mine = [row for row in rows if row.challenge_key == fields.get("stackd_key")]
+    failed = [row.problem or "failed" for row in mine if state(row) == "failed"]
+    if not failed:
+        return line
+    text = f"{len(failed)} of {len(mine)} instances have failed (most: {max(failed, key=failed.count)})"
+    return {"ok": False, "text": f"{line['text']}, but {text}" if line["ok"] else f"{line['text']}; {text}"}
 
 
 def tried(stackd, site, fields, found):
     """A dry run of one challenge's create."""
-    labels = {"ctfd": site, "player": "test", "challenge": "test", "instance": "test", "player_challenge": "test"}
+    labels = recipe.labels(site, "test-0-0", "test", "test")
     name, template, value = fields["name"], fields["stackd_template"], fields.get("stackd_value")
     if template not in found:
         return {"ok": False, "text": f"{name}: Template: there is no {template} for this key"}

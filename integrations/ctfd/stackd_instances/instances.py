@@ -21,6 +21,8 @@ from .models import StackdChallenge, StackdInstance, random_name
 LIMIT_MESSAGE = "You have as many instances as you may ({}). Stop one first."
 ERROR_KEPT = 600
 """Seconds that the reason of a failed start, or of an end, is shown."""
+REFUSAL_KEPT = 30
+"""Seconds that players read why a press has changed nothing."""
 SLOW = 3
 """Seconds after which a player reads what is in the way of the own press."""
 CLAIM = 15
@@ -58,15 +60,17 @@ def of_challenge(account: Account, challenge_id: int) -> StackdInstance | None:
     return StackdInstance.query.filter_by(account=account.key, challenge_key=challenge.stackd_key).first()
 
 
-def running(account: Account) -> list[StackdInstance]:
-    """Those that count toward the account's limit, the oldest first."""
-    mine = StackdInstance.query.filter_by(account=account.key).filter(StackdInstance.slot.isnot(None))
-    return mine.order_by(StackdInstance.id).all()
+def running(account: Account) -> tuple[list[StackdInstance], list[StackdInstance]]:
+    """Those that count toward the account's limit, and those that have failed and make way, the oldest first."""
+    query = StackdInstance.query.filter_by(account=account.key).filter(StackdInstance.slot.isnot(None))
+    rows = query.order_by(StackdInstance.id).all()
+    failed = [row for row in rows if status(row) == "failed"]
+    return [row for row in rows if row not in failed], failed
 
 
 def allowance(account: Account) -> dict[str, Any]:
     """How many instances the account has and may have; at the limit also which they are."""
-    mine, limit = running(account), settings.number(settings.INSTANCES)
+    (mine, _), limit = running(account), settings.number(settings.INSTANCES)
     named_ones = [{"name": row.name, "challenge": row.fields["name"], "challenge_id": row.challenge_id} for row in mine]
     others = named_ones if len(mine) >= limit else []
     makes_room = bool(settings.number(settings.MAKES_ROOM))
@@ -86,10 +90,11 @@ def start(account: Account, challenge: StackdChallenge, instead_of: str = "") ->
         existing.challenge_key = None
         db.session.commit()
     count_start(account)
-    mine, limit = running(account), settings.number(settings.INSTANCES)
-    taken = {row.slot for row in mine}
-    places = [(slot, "") for slot in range(limit) if slot not in taken and len(mine) < limit]
-    if not places:
+    (mine, failed), limit = running(account), settings.number(settings.INSTANCES)
+    taken = {row.slot for row in (*mine, *failed)}
+    places = [(slot, "") for slot in range(limit) if slot not in taken]
+    places += [(row.slot, row.name) for row in failed]
+    if len(mine) >= limit:
         places = [(row.slot, row.name) for row in mine if row.name == instead_of]
     if not places and settings.number(settings.MAKES_ROOM):
         places = [(row.slot, row.name) for row in mine[:1]]

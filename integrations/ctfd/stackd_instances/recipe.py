@@ -24,6 +24,11 @@ def seconds(text: str, what: str) -> int:
     return sum(int(number) * UNITS[unit] for number, unit in parts)
 
 
+def length(text: str) -> str:
+    """A length of time as stackd reads it: ``"30M"`` as ``"30m"``."""
+    return duration(seconds(text, "Length of time"))
+
+
 def moment(text: Any) -> datetime | None:
     """``2026-02-10T09:00:00Z`` as CTFd keeps it: in UTC, without a zone. "" and null are none. Raises ValueError."""
     if not text:
@@ -85,8 +90,9 @@ def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]])
         number = port.get("node_port")
         if number is None and not url:
             continue
-        for name, value in (("host", host), ("port", str(number or "")), ("url", url or f"{host}:{number}")):
-            text = text.replace(f"{{{name}}}", value)
+        together = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+        for name, value in (("url", url or together), ("host", host), ("port", str(number or ""))):
+            text = text.replace("{host}:{port}", together).replace(f"{{{name}}}", value)
         link = text if re.fullmatch(r"https?://\S+", text) else ""
         found.append({"text": text, "href": link, "port": int(port["container_port"])})
     return found
@@ -99,8 +105,8 @@ def check(form: Mapping[str, Any]) -> None:
     if form.get("stackd_flag_source") not in (FROM_STACK, FROM_CTFD):
         raise ValueError("Flag: choose the stack's value or CTFd's flags")
     texts(form.get("stackd_connection") or "")
-    if form.get("stackd_ttl"):
-        seconds(form["stackd_ttl"], "Time to live")
+    if form.get("stackd_ttl") and not seconds(form["stackd_ttl"], "Time to live"):
+        raise ValueError("Time to live: it must be longer than nothing")
     count = str(form.get("stackd_extensions") if form.get("stackd_extensions") is not None else "")
     if not count.isdecimal() or int(count) > 1000:
         raise ValueError("Extensions: write a number from 0 to 1000")
@@ -108,9 +114,17 @@ def check(form: Mapping[str, Any]) -> None:
         raise ValueError("Extension: it must be longer than nothing")
 
 
+def labels(site: str, account: str, key: str, name: str) -> dict[str, str]:
+    """The labels of an account's instance of the challenge with this key: ``player`` is ``user-7`` or ``team-7``, and limits
+    count by it, or by ``player_challenge``; by ``ctfd`` and ``instance`` the plugin finds the stack again.
+    """
+    player = account.rpartition("-")[0]
+    return {"ctfd": site, "player": player, "player_challenge": f"{player}-{key[:12]}", "instance": name}
+
+
 def body(fields: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
     """The body of the create request of a challenge with these fields."""
     wanted: dict[str, Any] = {"template": fields["stackd_template"]}
     if fields.get("stackd_ttl"):
-        wanted["ttl"] = fields["stackd_ttl"]
+        wanted["ttl"] = length(fields["stackd_ttl"])
     return wanted | {"labels": dict(labels)}

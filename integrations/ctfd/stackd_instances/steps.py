@@ -15,7 +15,7 @@ from CTFd.models import db
 
 from . import answers, flags, recipe
 from .client import Reply, Stackd
-from .instances import CLAIM, NO_PROBLEM, SILENT, now
+from .instances import CLAIM, NO_PROBLEM, REFUSAL_KEPT, SILENT, now
 from .models import StackdFlag, StackdInstance, random_name
 
 log = logging.getLogger("stackd_instances")
@@ -46,14 +46,11 @@ def claim(row_id: int) -> StackdInstance | None:
 def carry_out(stackd: Stackd, task: StackdInstance, site: str) -> Reply:
     """Ask stackd for what the row wants. The same request again creates and extends nothing twice."""
     if task.todo == "create":
-        key = task.fields["stackd_key"]
-        labels = {
-            "ctfd": site, "player": task.account, "challenge": key, "instance": task.name,
-            "player_challenge": f"{task.account}-{key[:12]}",
-        }  # fmt: skip
+        labels = recipe.labels(site, task.account, task.fields["stackd_key"], task.name)
         return stackd.call("POST", "/stacks", recipe.body(task.fields, labels), once=task.once)
     if task.todo in ("extend", "grant"):
-        more = {"ttl": (task.todo == "grant" and task.amount) or task.fields["stackd_extension"] or "30m"}
+        wanted = (task.todo == "grant" and task.amount) or task.fields["stackd_extension"] or "30m"
+        more = {"ttl": recipe.length(wanted)}
         return stackd.call("POST", f"/stacks/{task.stack_id}/extend", more, once=task.once)
     if task.todo == "restart":
         reply = stackd.call("POST", f"/stacks/{task.stack_id}/restart", {"template": "latest"})
@@ -132,7 +129,7 @@ def refuse(row: StackdInstance, task: StackdInstance, reply: Reply) -> None:
     elif task.todo == "create":
         give_up(row, found, row.detail)
     else:
-        row.todo = None
+        row.todo, row.since = None, now()
 
 
 def give_up(row: StackdInstance, why: answers.Verdict, detail: str) -> None:
@@ -177,7 +174,7 @@ def write_stack(row: StackdInstance, stack: dict[str, Any]) -> None:
         why = ": ".join(filter(None, (stack.get("status_reason"), stack.get("status_message"))))
         if problem and problem != row.problem:
             new |= {"problem": problem, "message": answers.TEXTS[problem]}
-        elif not problem and row.problem in answers.REASONS.values():
+        elif not problem and (row.problem in answers.OF_STACKS or now() - row.since >= REFUSAL_KEPT):
             new |= NO_PROBLEM
         if why and not (row.detail or "").startswith(why):  # with the lines of its log behind it
             new["detail"] = why[:2000]

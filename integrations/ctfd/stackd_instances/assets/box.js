@@ -36,9 +36,16 @@ export async function load(folder, ...wanted) {
     for (const name of names?.split(" ") ?? [""]) found.set(name ? `${kind}.${name}` : kind, text);
   }
   const text = (/** @type {string} */ key, /** @type {State} */ values = {}) =>
-    String(found.get(key) ?? "").replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
-  const why = (/** @type {State} */ { key, code, message }) =>
-    text(`why.${key ?? code}`) || message || text("why.other");
+    String(found.get(key) ?? "").replace(/\{(\w+)\}(\.?)/g, (_, name, stop) => {
+      const value = String(values[name] ?? "");
+      return value.endsWith(".") ? value : value + stop; // "15 min." at the end of a sentence
+    });
+  // The reason, and what is to be done: nothing if `again`, since then it is tried again without another press.
+  const why = (/** @type {State} */ { key, code, message }, again = false) => {
+    const name = text(`why.${key ?? code}`) || message ? (key ?? code) : "other";
+    const later = text(`later.${name}`);
+    return `${text(`why.${name}`) || message} ${later && again ? text("again") : later}`.trim();
+  };
   return Object.assign(text, { language, why });
 }
 
@@ -89,7 +96,7 @@ export class Box {
 
   /** There is no answer: say why until there is one. @param {{ code?: string, message?: string }} refusal */
   lose({ code = "other", message = "" }) {
-    this.state = { ...this.state, problem: { ...this.state.problem, key: code, message, theirs: false } };
+    this.state = { ...this.state, problem: { ...this.state.problem, key: code, message, again: true } };
     this.draw();
   }
 
@@ -111,7 +118,8 @@ export class Box {
     const { problem, seconds_left, doing, ...lasting } = state;
     const ended = state.status === "none" && problem && texts(`ended.${problem.key}`);
     const help = state.status === "failed" && problem?.restart !== false ? texts("help.restart") : "";
-    const failed = problem && !ended && `${(problem.theirs && problem.message) || texts.why(problem)} ${help}`.trim();
+    const again = state.pending || problem?.again;
+    const failed = problem && !ended && `${texts.why(problem, again)} ${help}`.trim();
     say(this.problem, refusal ? texts.why(refusal) : failed || "");
     this.sentence = ended || texts(`status.${state.status}`);
     this.section.dataset.status = state.status;
@@ -166,7 +174,8 @@ export class Box {
     const { status, seconds_left, extension_seconds = 0, extensions_left = 0, since } = this.state;
     const length = (/** @type {number} */ seconds) => {
       const [unit, size] = seconds % 3600 && seconds < 36000 ? ["minute", 60] : ["hour", 3600];
-      const format = /** @type {any} */ ({ style: "unit", unit, maximumFractionDigits: 0 });
+      const unitDisplay = since ? "long" : "short";
+      const format = /** @type {any} */ ({ style: "unit", unit, unitDisplay, maximumFractionDigits: 0 });
       return new Intl.NumberFormat(this.texts.language, format).format(seconds / Number(size));
     };
     if (status === "shared" && since) return [h("p", {}, this.texts("since", { time: length(since) }))];

@@ -78,7 +78,7 @@ globalThis.stackdInstances ??= (async () => {
         say(notice, instances.length ? "" : texts("nothing"));
         return this.arrange(instances.map(linked));
       };
-      const lose = (refusal) => say(notice, texts.why(refusal));
+      const lose = (refusal) => say(notice, texts.why(refusal, true));
       return follow(() => call("instances"), show, lose);
     }
   }

@@ -56,7 +56,7 @@ function marked(text) {
 }
 
 const { tell, stop } = follow(read, show, (refusal) => {
-  say(notice, texts.why(refusal));
+  say(notice, texts.why(refusal, true));
   if (!/^link_|unauthenticated/.test(refusal.code)) return;
   stop(); // nothing changes until a link is opened
   for (const id of ["used", "until"]) say(part(id), "");
