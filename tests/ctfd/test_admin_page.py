@@ -112,7 +112,9 @@ async def test_an_event_on_one_page(ctfd: Ctfd, stackd: Harness, browser: Browse
         await look_at(page, tab.lower())
     await expect(page.locator("#stackd-templates tr")).to_have_count(4)
     await page.click("#stackd-test")
-    await expect(page.get_by_text("✗ Pwn: would start, but 20 of 200 instances have failed (most: image)")).to_be_visible()
+    await expect(
+        page.get_by_text("✗ Pwn: would start, but 20 of 200 instances have failed (most: image)")
+    ).to_be_visible()
 
 
 async def test_organisers_act_on_the_selected_and_on_all_of_a_challenge(

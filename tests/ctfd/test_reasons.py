@@ -128,7 +128,10 @@ async def test_a_failed_instance_uses_up_no_place(ctfd: Ctfd, stackd: Harness) -
 async def test_a_press_without_an_answer_is_said_for_a_while_and_not_for_good(
     source: Source, stackd: Harness, tmp_path: Path
 ) -> None:
-    async with gate(int(stackd.url.rpartition(":")[2])) as way, ctfd_running(source, tmp_path / "ctfd", stackd=way.url) as ctfd:
+    async with (
+        gate(int(stackd.url.rpartition(":")[2])) as way,
+        ctfd_running(source, tmp_path / "ctfd", stackd=way.url) as ctfd,
+    ):
         await set_up(ctfd)
         challenge, player = await ctfd.challenge(), await ctfd.player("ada")
         await player.start(challenge)

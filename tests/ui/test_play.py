@@ -167,7 +167,9 @@ async def test_a_press_that_stackd_refuses_is_not_said_to_be_tried_again(boards:
         await enter(board)
         lab = card(board, "Lab one")
         await button(lab, "Start").click()
-        await expect(lab.get_by_role("alert")).to_have_text("The instance server does not answer. Try again in a minute.")
+        await expect(lab.get_by_role("alert")).to_have_text(
+            "The instance server does not answer. Try again in a minute."
+        )
         assert len(presses) == 1
 
 

@@ -161,7 +161,9 @@ class Worker:
             if StackdChallenge.query.first() is None:
                 return
             stackd = settings.stackd()
-        reply = stackd.call("GET", "/stacks", query=[("label", "shared"), ("fields", f"{FIELDS},template,shared,updated_at")])
+        reply = stackd.call(
+            "GET", "/stacks", query=[("label", "shared"), ("fields", f"{FIELDS},template,shared,updated_at")]
+        )
         if reply.ok:
             shared = {one["template"]: one for one in reply.data.get("stacks") or [] if one.get("shared")}
             with self._app.app_context():
