@@ -85,11 +85,13 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
 
 
 delete = _command(
-    "delete", "Delete stacks: they are gone from the cluster when this returns.", "stackd stacks delete --label team=7"
+    "delete",
+    "Delete stacks: they are gone from the cluster when this returns.",
+    "stackd stacks delete --label player=7",
 )
 extend = click.argument("ttl", type=Length())(
     _command("extend", "Extend the time to live of stacks by TTL, such as 30m.",
-             "stackd stacks extend --label challenge=web-1 30m")
+             "stackd stacks extend --template web-1 30m")
 )  # fmt: skip
 restart = _command("restart", "Give stacks a fresh pod behind the same ports.", starts=True)
 renew = _command(

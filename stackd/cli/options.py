@@ -127,7 +127,7 @@ def labels_of(texts: Iterable[str], option: str = "--label") -> dict[str, str]:
     for text in texts:
         name, equals, labels[name] = text.partition("=")
         if not equals:
-            raise click.UsageError(f"{option} must be like team=7, not {text!r}")
+            raise click.UsageError(f"{option} must be like player=7, not {text!r}")
     return labels
 
 

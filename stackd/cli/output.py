@@ -306,7 +306,7 @@ def addresses(stack: Fields) -> list[str]:
 
 
 def label_text(stack: Fields) -> str:
-    """``team=7 player=3``."""
+    """``player=7 event=a``."""
     return " ".join(f"{name}={value}" for name, value in (stack.get("labels") or {}).items())
 
 

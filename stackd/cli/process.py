@@ -203,12 +203,12 @@ TEMPLATES = {
 
 TEMPLATE_STEPS = """
 Start one from a template, with a flag of its own, and open its node port:
-  {program} stacks create --template web-1 --label team=7 --wait
-  curl -s http://$({program} stacks list --label team=7 | cut -f3)
+  {program} stacks create --template web-1 --label player=7 --wait
+  curl -s http://$({program} stacks list --label player=7 | cut -f3)
 
 Two that fail: no node can pull the image of the one, the program of the other ends at once:
-  {program} stacks create --template bad-image --label team=8
-  {program} stacks create --template crashing --label team=9
+  {program} stacks create --template bad-image --label player=8
+  {program} stacks create --template crashing --label player=9
   {program} stacks wait --for failed $({program} stacks list --template crashing -o name)
   {program} stacks show $({program} stacks list --template crashing -o name)
   {program} stacks list
@@ -288,8 +288,8 @@ Start a stack with curl, and list all:
   curl -s -H "X-API-KEY: $STACKD_API_KEY" $STACKD_URL/stacks
 
 Start one with a name instead of a node port; browsers and curl find it, too:
-  {program} stacks create --file {self._body} --port 80/http --label team=6 --wait
-  curl -s $({program} stacks list --label team=6 | cut -f3)
+  {program} stacks create --file {self._body} --port 80/http --label player=6 --wait
+  curl -s $({program} stacks list --label player=6 | cut -f3)
 {TEMPLATE_STEPS.format(program=program) if self._own_templates else ""}
 Rehearse an event (--nodes, --start-delay and --pull give the demo a size and a pace):
   {program} rehearse --stacks 50 --rate 10/s --probe http --with-others --file {self._body}

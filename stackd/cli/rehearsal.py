@@ -107,7 +107,7 @@ def _plan(options: dict[str, Any]) -> Plan:
     if seconds["poll"] <= 0 or seconds["patience"] <= 0 or seconds["ttl"] < 1:
         raise click.UsageError("--poll and --patience must be above zero, and --ttl at least 1s")
     if LABEL in (labels := labels_of(options["label"])):
-        raise click.UsageError(f"--label must be like team=7, and not {LABEL}")
+        raise click.UsageError(f"--label must be like player=7, and not {LABEL}")
     return Plan(
         kinds=kinds,
         stacks=options["stacks"],

@@ -52,7 +52,7 @@ pod:
       resources: {limits: {cpu: 100m, memory: 128Mi}}
 """
 CREATE: dict[str, Any] = {"target_port": [{"container_port": 80, "protocol": "TCP"}], "pod_spec": POD_SPEC}
-CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"team": "7"}}
+CREATE_FROM_TEMPLATE: dict[str, Any] = {"template": "web-1", "labels": {"player": "7"}}
 PORTS = [{"container_port": 80, "protocol": "TCP", "node_port": 31538}]
 THREE = ["stack-1", "stack-2", "stack-3"]
 PROGRESS: dict[str, Any] = {
@@ -65,7 +65,7 @@ PROGRESS: dict[str, Any] = {
 OTHERS: dict[str, dict[str, Any]] = {
     "Create": {
         "a web server": CREATE,
-        "with more": {**CREATE, "ttl": "30m", "labels": {"team": "7"}, "if_exists": "return"},
+        "with more": {**CREATE, "ttl": "30m", "labels": {"player": "7"}, "if_exists": "return"},
         "from a template": CREATE_FROM_TEMPLATE,
     },
     "StackStatusAnswer": {
@@ -172,7 +172,7 @@ def bodies() -> dict[str, dict[str, Any]]:
         "requested_cpu_milli": 100,
         "requested_memory_bytes": 134217728,
     }
-    detail = {**listed, "status_reason": "", "status_message": "", "labels": {"team": "7"}, "ended": False}
+    detail = {**listed, "status_reason": "", "status_message": "", "labels": {"player": "7"}, "ended": False}
     created = {**detail, "status": "creating", "updated_at": CREATED, "labels": {}}
     stacks: dict[str, dict[str, Any]] = {
         "StackCreated": {"created": created},

@@ -200,7 +200,7 @@ FIELDS: Final = Parameter(
     {"pattern": "^(?:{0})(?:,(?:{0}))*$".format("|".join(STACK_FIELDS))},
     example="stack_id,status",
 )
-LABEL: Final = labels("`key=value`, or `key` for any value. If repeated, a stack must match all of them.", "team=7")
+LABEL: Final = labels("`key=value`, or `key` for any value. If repeated, a stack must match all of them.", "player=7")
 STATUS: Final = replace(one_of("status", "Any of these statuses.", list(StackStatus)), many=True)
 NODE: Final = named("node", "On this node.")
 DRY_RUN: Final = flag("dry_run", "`true` or `1`: say what would be done, and change nothing.")

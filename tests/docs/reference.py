@@ -42,7 +42,7 @@ Samples = Mapping[str, str]
 """The answer to each operation, by ``GET /path``: its status, an empty line, and its body."""
 
 QUERIES: Final = {
-    "DELETE /stacks": "label=team=7",
+    "DELETE /stacks": "label=player=7",
     "GET /activity": "action=create&limit=1",
     "GET /stacks/{stack_id}/logs": "tail=3",
 }
@@ -216,7 +216,7 @@ async def _stack_and_job(at: Client) -> dict[str, str]:
             kept = stack["stack_id"]
             await at.until_status(kept, "running")
     link = await at.post("/links", next(iter(examples.OTHERS["CreateLink"].values())), 201)
-    stack_id = kept or await at.running(labels={"team": "7"})
+    stack_id = kept or await at.running(labels={"player": "7"})
     return {examples.STACK_ID: stack_id, examples.JOB_ID: job_id, examples.LINK_ID: link["link_id"]}
 
 

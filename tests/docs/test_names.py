@@ -19,6 +19,7 @@ from stackd.cli.provision import ManifestOptions, documents
 from stackd.config.settings import settings
 from stackd.kube import labels
 from stackd.kube.policies import EGRESS, INGRESS, lets_through, opens, protects
+from stackd.links import LINK, PLAYER
 from tests.docs.markdown import PAGES, ROOT, blocks, is_printed
 from tests.faults.plan import POINTS
 
@@ -78,6 +79,26 @@ def test_the_reference_of_the_commands_is_made_from_their_help() -> None:
     """After a change: make reference"""
     assert {*COMMANDS} <= {words[0] for page in PAGES for words in commands(page) if words}, "each is on some page"
     assert (ROOT / "docs" / "cli.md").read_text() == runpy.run_path(str(ROOT / "deb" / "manpage.py"))["markdown"]()
+
+
+RECIPE = runpy.run_path(str(ROOT / "integrations" / "ctfd" / "stackd_instances" / "recipe.py"))
+OF_PLUGIN: dict[str, str] = RECIPE["labels"]("a-site", "team-57-1767225600", "a-challenge", "a-name")
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "config.example.toml"], ids=lambda page: page.name)
+def test_a_label_that_a_page_filters_by_or_limits_is_one_that_stacks_get(page: Path) -> None:
+    """From the plugin for CTFd, a link, or a tenant's key; a challenge is found by its template."""
+    text = page.read_text()
+    named = re.findall(r"(?:--label|[?&]label)[ =]'?([a-z]\w*)=", text)
+    for table in re.findall(r"_per_label = \{([^}]*)\}", text):
+        named += re.findall(r"(\w+) =", table)
+    for names in re.findall(r"required_labels = \[([^\]]*)\]", text):
+        named += re.findall(r'"(\w+)"', names)
+    assert set(named) <= {*OF_PLUGIN, PLAYER, LINK, "event"}
+
+
+def test_the_event_day_finds_a_team_of_ctfd_by_the_plugins_label() -> None:
+    assert f"--label player={OF_PLUGIN['player']}`" in (ROOT / "docs" / "event-day.md").read_text()
 
 
 def test_the_page_for_the_event_day_says_what_to_do_at_each_alert() -> None:

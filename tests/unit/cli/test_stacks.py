@@ -77,7 +77,7 @@ async def test_usage_errors_have_code_2_and_ask_nothing(shell: Shell) -> None:
     for words, complaint in (
         ("create -f /nowhere/pod.yaml", "cannot be read"),
         ("create -f - -p eighty", "--port must be like 80 or 53/udp"),
-        ("create -f - -p 80 -l team", "--label must be like team=7"),
+        ("create -f - -p 80 -l team", "--label must be like player=7"),
         ("create -f - --ttl soon", "write it like 30m, 2h or 1h30m"),
         ("create", "say what to create: either --file or --template"),
         ("create --template web-1 --file pod.yaml", "either --file or --template"),

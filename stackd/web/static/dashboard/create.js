@@ -40,7 +40,7 @@ const draft = { yaml: EXAMPLE, body: "", key: "" };
 const FIELDS = {
   ports: ["Ports", "all; or 80/tcp, 53/udp"],
   ttl: ["Lives for", "default"],
-  labels: ["Labels", "team=7, player=3"],
+  labels: ["Labels", "player=7, event=a"],
 };
 const FIELD_NAMES = /** @type {Field[]} */ (Object.keys(FIELDS));
 const ANY_PORT = [{ container_port: 80, protocol: "TCP" }];
