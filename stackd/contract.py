@@ -867,7 +867,11 @@ class CreateLink(Body, frozen=True, kw_only=True):
         ),
     ]
     templates: Annotated[
-        tuple[str, ...], doc("Names or patterns of the templates; if not given, those of the key.")
+        tuple[str, ...],
+        doc(
+            "Names or patterns of the templates; if not given, those of the key.",
+            {"items": {"type": "string", "minLength": 1, "maxLength": 63}},
+        ),
     ] = ()
     expires: Annotated[str, doc("For how long the link works: at most 366 days, `7d` if not given.", DURATION)] = ""
     name: Annotated[str, doc("What timelines, the log and the page call it, at most 40 characters.")] = ""

@@ -13,7 +13,8 @@ import functools
 import ipaddress
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from stackd.contract import BARE_KEY
@@ -24,6 +25,7 @@ _BARE_KEY = re.compile(BARE_KEY + r"\Z")
 _PORT_NAME = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9](?:[a-z0-9-]{0,13}[a-z0-9])?\Z")
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*\Z")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
+LONGEST_LABEL: Final = 63
 LONGEST_SUBDOMAIN = 253
 """The longest name of an object in the cluster, in characters."""
 
@@ -90,18 +92,73 @@ def is_inner_path(text: str) -> bool:
 
 
 def matches_any(patterns: Iterable[str], name: str) -> bool:
-    """Whether a pattern matches the whole name.
+    """Whether a pattern matches the whole name. Takes time in proportion to the name, whatever the patterns are.
 
     ``*`` stands for anything but a slash, ``**`` for anything, ``?`` for one character that is not a slash.
     """
-    return any(_compiled(pattern).match(name) for pattern in patterns)
+    return _compiled(tuple(patterns)).match(name)
 
 
-@functools.lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    translated = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*|\*|\?)", pattern)
-    return re.compile("".join(translated.get(part) or re.escape(part) for part in parts) + r"\Z", re.DOTALL)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Automaton:
+    """The parts of all patterns in a row, as bits of a number; a set bit is a part that comes next, or the end of its pattern.
+
+    ``steps``  the parts that each character matches, and ``other`` those that every other one does
+    ``stay``   the parts that go on after it: ``**``, and after no slash also ``*``
+    ``empty``  the parts that may match nothing
+    """
+
+    begin: int
+    end: int
+    steps: Mapping[str, int]
+    other: int
+    stay: int
+    stay_at_slash: int
+    empty: int
+
+    def match(self, name: str) -> bool:
+        at = self.begin
+        for character in name:
+            stay = self.stay_at_slash if character == "/" else self.stay
+            at = (at & self.steps.get(character, self.other)) << 1 | at & stay
+            at |= (at & self.empty) << 1  # once: no such part follows another
+            if not at:
+                break
+        return at & self.end != 0
+
+
+_PART: Final = re.compile(r"\*+|.", re.DOTALL)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(patterns: tuple[str, ...]) -> _Automaton:
+    begin = end = one = star = stars = 0
+    literal: dict[str, int] = {"/": 0}
+    bit = 1
+    for pattern in patterns:
+        begin |= bit
+        for part in _PART.findall(pattern):
+            if part == "?":
+                one |= bit
+            elif part == "*":
+                star |= bit
+            elif part[0] == "*":
+                stars |= bit
+            else:
+                literal[part] = literal.get(part, 0) | bit
+            bit <<= 1
+        end |= bit
+        bit <<= 1
+    empty = star | stars
+    return _Automaton(
+        begin=begin | (begin & empty) << 1,
+        end=end,
+        steps={character: bits | (one if character != "/" else 0) for character, bits in literal.items()},
+        other=one,
+        stay=empty,
+        stay_at_slash=stars,
+        empty=empty,
+    )
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str | None:
@@ -134,7 +191,6 @@ def _plain(name: str) -> str:
 # ---- the names of routed ports: ``PREFIX-TOKEN.DOMAIN``; whoever knows one may use it
 
 TOKEN_BYTES: Final = 10
-LONGEST_LABEL: Final = 63
 LONGEST_PREFIX: Final = LONGEST_LABEL - 1 - TOKEN_BYTES * 8 // 5
 LONGEST_DOMAIN: Final = 253 - LONGEST_LABEL - 1
 DEFAULT_PREFIX: Final = "stack"

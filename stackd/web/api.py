@@ -314,6 +314,10 @@ class View:
             return templates
         return {name: one for name, one in templates.items() if self.key.may_use(name)}
 
+    def template(self, name: str) -> Template | None:
+        """The template of this name, if the key may use it."""
+        return self.context.settings.templates.get(name) if self.key.may_use(name) else None
+
     def labels_of_create(self, requested: Mapping[str, str], of_template: Mapping[str, str]) -> dict[str, str]:
         """The labels of a new stack: the key's, then those of the request, then those of the template.
 

@@ -16,12 +16,12 @@ from aiohttp import web
 from stackd import contract
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
-from stackd.contract import LONGEST_NAME, fields_of
+from stackd.contract import fields_of
 from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, PermissionDenied, Reason
 from stackd.keys import ApiKey
 from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
 from stackd.model import NO_LABELS
-from stackd.names import matches_any
+from stackd.names import LONGEST_LABEL, matches_any
 from stackd.store.links import MOST_REVOKED
 from stackd.web import requests
 from stackd.web.api import Answer, ApiCall, route
@@ -166,7 +166,8 @@ def _labels(call: ApiCall, fields: dict[str, Any], *, is_open: bool) -> Mapping[
 def _templates(key: ApiKey, patterns: Any) -> tuple[str, ...]:
     """The patterns, each no wider than one of the key's."""
     if not isinstance(patterns, list) or len(patterns) > MOST_PATTERNS or not all(map(_is_pattern, patterns)):
-        raise _wrong("templates", f'templates must be a list of at most {MOST_PATTERNS} names such as "lab-*"')
+        sentence = f'templates must be a list of at most {MOST_PATTERNS} names such as "lab-*"'
+        raise _wrong("templates", f"{sentence}, of at most {LONGEST_LABEL} characters each")
     for pattern in patterns if key.templates else ():
         if pattern not in key.templates and (WILD & set(pattern) or not matches_any(key.templates, pattern)):
             theirs = ", ".join(key.templates)
@@ -175,7 +176,7 @@ def _templates(key: ApiKey, patterns: Any) -> tuple[str, ...]:
 
 
 def _is_pattern(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= LONGEST_NAME
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_LABEL
 
 
 def _life(value: Any) -> int:

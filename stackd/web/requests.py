@@ -228,7 +228,7 @@ async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
         raise _wrong_field("each", 'each must be a list of stacks, such as [{"labels": {"player": "a"}}]')
     if len(each) > max_ids:
         raise RequestTooLarge(f"{len(each)} stacks; {max_ids} at most (batch_delete.max_ids)")
-    _template_of({"template": fields["template"]}, view.templates())  # else each of the stacks would be wrong
+    _template_of({"template": fields["template"]}, view)  # else each of the stacks would be wrong
     common: dict[str, Any] = {name: fields[name] for name in ("template", "ttl", "env") if name in fields}
     wanted = [await _wanted(view, common, *one) async for one in in_turns(enumerate(each))]
     return JobRequest(
@@ -290,7 +290,7 @@ async def _create_body(view: View, body: bytes, *, creates: bool) -> CreateBody:
 
 async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> CreateBody:
     context, key = view.context, view.key
-    template = _template_of(fields, view.templates())
+    template = _template_of(fields, view)
     if template is None:
         _require(fields, "pod_spec")
         if creates and not key.pod_specs:
@@ -360,7 +360,7 @@ def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:
     return parse_target_ports([entry for index, entry in enumerate(entries) if entry not in entries[:index]])
 
 
-def _template_of(fields: dict[str, Any], templates: Mapping[str, Template]) -> Template | None:
+def _template_of(fields: dict[str, Any], view: View) -> Template | None:
     """The template that the body names, or None. Raises InvalidRequest."""
     if "template" not in fields:
         return None
@@ -368,7 +368,8 @@ def _template_of(fields: dict[str, Any], templates: Mapping[str, Template]) -> T
         if name in fields:
             raise _wrong_field("template", f"template and {name} exclude each other; the template has its own")
     name = text_of(fields, "template")
-    if name not in templates:
+    if (template := view.template(name)) is None:
+        templates = view.templates()
         hint = (
             did_you_mean(name, templates)
             if templates
@@ -376,11 +377,14 @@ def _template_of(fields: dict[str, Any], templates: Mapping[str, Template]) -> T
         )
         sentence = f'template: there is no "{name[:64]}"{hint}'
         raise _wrong_field("template", sentence, ErrorCode.TEMPLATE_NOT_FOUND)
-    return templates[name]
+    return template
 
 
 def env_of(value: object, template: Template | None) -> Mapping[str, str]:
-    """The field ``env``: variables that the template names, with values that match their patterns. Raises InvalidRequest."""
+    """The field ``env``: variables that the template names, with values that match their patterns. Raises InvalidRequest.
+
+    The template's patterns may have to be compiled, which takes long: not for the event loop.
+    """
     if template is None:
         raise _wrong_field("env", "env goes with a template, which says what may be set", ErrorCode.INVALID_ENV)
     if not isinstance(value, dict):

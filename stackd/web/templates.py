@@ -88,7 +88,7 @@ async def get_template(call: ApiCall) -> web.Response:
 
     As in the list, and with its text; a tenant's key gets that only of templates that are its own.
     """
-    template = call.view.templates().get(_name(call))
+    template = call.view.template(_name(call))
     if template is None:
         raise TemplateNotFound(_name(call))
     text = template.text if _may_read_text(call, template) else ""

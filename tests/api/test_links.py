@@ -254,7 +254,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a name of two lines": ({"name": "a\nb"}, "name must be printable"),
     "a long name": ({"name": "x" * 41}, "40 at most"),
     "an unknown field": ({"pod_specs": True}, "unknown field 'pod_specs'"),
-    "too long a token": ({"templates": [f"{number:0>250}" for number in range(16)]}, "too long for a link"),
+    "a pattern that is longer than a name": ({"templates": ["*" * 64]}, "of at most 63 characters each"),
+    "too long a token": (
+        {"labels": {f"label-{number}": "x" * 63 for number in range(16)}, "templates": ["x" * 63] * 16},
+        "too long for a link",
+    ),
 }
 
 

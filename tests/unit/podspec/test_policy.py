@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
+import time
 from itertools import product
 from typing import Any
 
@@ -112,6 +114,29 @@ def test_an_empty_dir_has_the_smaller_size_limit(size: str, given_limit: str | N
 )  # fmt: skip
 def test_patterns_match_complete_names(pattern: str, name: str, matching: bool) -> None:
     assert matches_any([pattern], name) is matching
+
+
+REGULAR = {"**": "(?s:.)*", "*": "[^/]*", "?": "[^/]"}
+
+
+@given(
+    st.lists(st.text("ab*?/\n", max_size=7), max_size=3),
+    st.text("ab/\n", max_size=8),
+)
+def test_patterns_match_what_such_regular_expressions_do(patterns: list[str], name: str) -> None:
+    parts = [re.split(r"(\*\*|\*|\?)", pattern) for pattern in patterns]
+    regular = ["".join(REGULAR.get(part) or re.escape(part) for part in each) for each in parts]
+    assert matches_any(patterns, name) is any(re.fullmatch(each, name) for each in regular)
+
+
+@pytest.mark.parametrize("pattern", ["*" * 60 + "x", "**a" * 20 + "x", "*a*" * 20 + "x", "?*" * 30 + "x"])
+def test_a_name_takes_no_longer_with_a_pattern_of_stars(pattern: str) -> None:
+    """A link's patterns are its maker's choice, and each request of its players matches all templates' names with them."""
+    names = ["a" * 63 + str(number) for number in range(100)]
+    started = time.thread_time()
+    assert not any(matches_any([pattern] * 16, name) for name in names)
+    assert not matches_any([pattern], "a" * 100_000)
+    assert time.thread_time() - started < 0.5
 
 
 def test_what_is_denied_is_so_whatever_is_allowed() -> None:
