@@ -322,7 +322,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         ports = ports or _declared(spec)
     create_request = CreateRequest(
         spec=spec,
-        env=env_of(fields["env"], template) if "env" in fields else NO_VALUES,
+        env=await asyncio.to_thread(env_of, fields["env"], template) if "env" in fields else NO_VALUES,
         target_ports=ports,
         ttl=ttl,
         labels=labels,

@@ -208,12 +208,23 @@ def test_a_value_of_a_create_fits_its_pattern_as_a_whole(
         (r"\d+", "write [0-9] for a digit"), (r"(a)\1", "a backslash stands before punctuation only"),
         ("(?=a)b", "of groups there are"), ("(?i)a", "of groups there are"), ("(?P<x>a)", "of groups there are"),
         ("(?:(?:a{10}){10}){3}", "its counts repeat too much"), ("[0-9]{257}", "its counts repeat too much"),
-        ("a{2,9999999}", "its counts repeat too much"), ("a{,3}(", "no pattern"),
+        ("a{2,9999999}", "at most three digits"), ("a{,3}(", "at most three digits"), ("a{0000000100}", "three digits"),
+        ("a{ 100 }", "a count is {N}"), ("a{1, 2}", "a count is {N}"), ("a{٣}", "a count is {N}"), ("a{", "a count is {N}"),
+        ("(?:a{100}){100}", "its counts repeat too much"), ("a{100}{100}", "its counts repeat too much"),
+        (r"[\]{100}]{300}", "its counts repeat too much"),
     ],
 )  # fmt: skip
 def test_a_pattern_that_may_cost_time_or_memory_is_a_mistake(pattern: str, why: str) -> None:
     ((path, text),) = mistakes_in_env({"A": {"pattern": pattern}}, ())
     assert (path, why in text) == ("env.A.pattern", True), text
+
+
+def test_all_patterns_of_a_template_may_cost_no_more_than_four_of_the_costliest() -> None:
+    costliest = "(?:" + "." * 85 + "){25}"
+    env = {f"A{number}": {"pattern": costliest + "x" * number} for number in range(8)}
+    assert not list(mistakes_in_env(dict(list(env.items())[:4]), ()))
+    ((path, text),) = mistakes_in_env(env, ())
+    assert (path, "more than 10240 in all" in text) == ("env", True), text
 
 
 def test_no_mistake_tells_what_a_pod_holds(tmp_path: Path) -> None:
