@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 
 EMBEDDED = "embedded"
 DESCRIPTORS, LEAST_DESCRIPTORS = 65536, 256
+GIVEN_UP = "the handler is closed"  # so uvloop ends its sentence about a transport
 
 
 async def serve(
@@ -97,10 +98,27 @@ def require_descriptors() -> None:
         )
 
 
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's, which logs what nobody handles."""
+    loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_log_unhandled)
+    return loop
+
+
+def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log it, except for a given-up TLS connection: if a connect is cancelled just as its handshake ends, uvloop closes
+    the TCP transport behind the TLS, which then fails to write. A stop cancels many at a time."""
+    error = context.get("exception")
+    if isinstance(error, RuntimeError) and str(error).endswith(GIVEN_UP):
+        log.debug("%s of a connection that was given up: %s", context["message"], error)
+    else:
+        loop.default_exception_handler(context)
+
+
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run the daemon's coroutine on uvloop. If a service ended, log that as the last line and exit with code 1."""
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
             runner.run(coroutine)
     except ServiceEnded as error:
         if isinstance(error.__cause__, BaseException):

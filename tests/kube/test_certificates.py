@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+import select
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from stackd.cli.process import new_event_loop
 from stackd.errors import ClusterUnavailable, ConfigError
 from stackd.kube.client import Cluster
 from stackd.kube.connection import unreachable
@@ -132,3 +137,44 @@ async def test_what_is_no_api_server_is_not_quoted(scheme: str, answer: bytes, l
         with pytest.raises(aiohttp.ClientError) as failed:
             await session.get(url)
     assert str(unreachable(failed.value)) == f"Kubernetes {why}"
+
+
+# ---- a connection that is given up just as it is open
+
+
+def test_a_connect_that_is_cancelled_as_its_handshake_ends_leaves_no_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """uvloop closes the TCP transport behind the TLS then. A stop just after a takeover cancels many connects at a time."""
+    caplog.set_level(logging.DEBUG)
+    root = authority(tmp_path)
+    behind, context = socket.create_server(("127.0.0.1", 0)), issued(tmp_path, root).server_context()
+
+    class Opening(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            connecting.cancel()
+
+    def shake_hands() -> None:
+        with behind, behind.accept()[0] as client, contextlib.suppress(OSError):
+            context.wrap_socket(client, server_side=True)
+
+    async def connect() -> None:
+        nonlocal connecting
+        loop, client = asyncio.get_running_loop(), socket.create_connection(behind.getsockname())
+        trusted = ssl.create_default_context(cafile=str(root.cert))
+        opening = loop.create_connection(Opening, sock=client, ssl=trusted, server_hostname="127.0.0.1")
+        connecting = asyncio.ensure_future(opening)
+        await asyncio.sleep(0)
+        loop.call_soon(select.select, [client], [], [], 5)  # a busy loop: the answer is there when it looks again
+        await asyncio.wait([connecting])
+        await asyncio.sleep(0)
+
+    connecting: asyncio.Future[Any]
+    server = threading.Thread(target=shake_hands)
+    server.start()
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(connect())
+    server.join()
+    assert connecting.cancelled()
+    assert [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG] == []
+    assert "of a connection that was given up" in caplog.text
