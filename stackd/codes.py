@@ -51,6 +51,10 @@ class ErrorCode(enum.StrEnum):
     LINK_INVALID = "link_invalid", 401, "The link of a player is not complete, or not one of this stackd.", NO, NEW_LINK
     LINK_EXPIRED = "link_expired", 401, "The link of a player has expired.", NO, NEW_LINK
     LINK_REVOKED = "link_revoked", 401, "The link of a player was revoked.", NO, NEW_LINK
+    LINK_REPLACED = (
+        *("link_replaced", 401, "Of `/play`: the browser has opened another link than the one that `X-Play` names."),
+        *(NO, "Another link was opened in this browser. To go on with this one, open it again."),
+    )
     PERMISSION_DENIED = "permission_denied", 403, "The scope of the API key does not cover the request.", NO
     TEMPLATES_ONLY = "templates_only", 403, "The key may name a template, but send no pod spec.", FIX
     SHARED_STACK = "shared_stack", 403, "stackd keeps the stack for everybody: only an admin's key may change it.", NO

@@ -57,7 +57,12 @@ class Shown:
         ]
         entries += [self._stack(stack) for stack in own if not stack.template]
         link = self.key.link
-        about = {"name": link.name, "seconds_left": self.players.remaining(link), "stacks": link.stacks}
+        about = {
+            "id": link.player,
+            "name": link.name,
+            "seconds_left": self.players.remaining(link),
+            "stacks": link.stacks,
+        }
         return orjson.dumps({"link": about, "stacks": entries})
 
     def stack(self, stack: Stack) -> bytes:

@@ -35,7 +35,9 @@ HOST_COOKIE: Final = "__Host-stackd-play"
 can set it. Such a cookie has the path ``/``."""
 
 OWN_PAGE: Final = "X-Play"
-"""A header that no page of another site can send without being asked first."""
+"""A header that no page of another site can send without being asked first: the link that the page shows, or ``ANY_LINK``."""
+
+ANY_LINK: Final = "1"
 
 ENDS: Final = {
     DeleteReason.EXPIRED: "expired",
@@ -46,6 +48,9 @@ ENDS: Final = {
 
 END_SECONDS: Final = 600
 MOST_ENDS: Final = 10_000
+KEPT_SECONDS: Final = 7 * 86_400
+"""For so long after its link has expired, a browser keeps the session, so that the page can say what has happened."""
+
 CHALLENGE_SECONDS: Final = 120
 MOST_USED: Final = 50_000
 REQUESTS_A_MINUTE: Final = 600
@@ -128,6 +133,8 @@ class Players:
         """The player of the request. Raises Unauthenticated, PermissionDenied or TooManyRequests."""
         self.require_own_page(request)
         link = self.session(request)
+        if request.headers.get(OWN_PAGE, ANY_LINK) not in (ANY_LINK, link.player):
+            raise Unauthenticated("another link was opened in this browser", code=ErrorCode.LINK_REPLACED)
         if wait := self._requests.wait(link.player, attempt=True):
             raise TooManyRequests(f"more than {REQUESTS_A_MINUTE} requests a minute of one player", wait)
         connection = request.protocol
@@ -172,7 +179,8 @@ class Players:
         return max(0, link.expires_at - self._seconds)
 
     def remember(self, request: web.Request, response: web.Response, session: str = "", age: int = 0) -> None:
-        """Have the browser keep the session for so many seconds; without one, forget it."""
+        """Have the browser keep the session, of which so many seconds are left; without one, forget it."""
+        age += KEPT_SECONDS if session else 0
         name, secure, path = self._cookie(request)
         response.set_cookie(name, session, max_age=age, path=path, secure=secure, httponly=True, samesite="Strict")
 

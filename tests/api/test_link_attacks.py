@@ -246,6 +246,19 @@ async def test_a_cookie_set_beside_the_players_own_is_refused(at: Harness) -> No
         assert (reply.status, reply.code) == (401, "unauthenticated")
 
 
+async def test_a_page_of_one_link_does_not_act_with_the_session_of_another(at: Harness) -> None:
+    async with browser(at) as seat:
+        await seat.enter(await make_link(at))
+        mine = {"X-Play": (await seat.call("GET", "/play/stacks")).json["link"]["id"]}
+        await seat.start("lab-1")
+        await seat.enter(await make_link(at, labels={"player": "seat-13"}))
+        for method, body in (("GET", None), ("POST", {"template": "lab-2"})):
+            reply = await seat.call(method, "/play/stacks", body, mine)
+            assert (reply.status, reply.code) == (401, "link_replaced")
+        assert (await seat.call("GET", "/play/stacks")).status == 200, "a page of a platform may show what there is"
+        assert len(await at.listed()) == 1
+
+
 async def test_a_session_of_https_is_not_taken_from_a_cookie_that_another_host_can_set(tmp_path: Path) -> None:
     async with harness(tmp_path, settings(tmp_path, "https://stackd.example")) as at, browser(at) as seat:
         session = session_of(at, await make_link(at))

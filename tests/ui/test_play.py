@@ -186,6 +186,34 @@ async def test_a_sentence_has_one_full_stop_in_each_language(boards: Boards, tmp
         await expect(board.page.get_by_text("..")).to_have_count(0)
 
 
+async def test_a_link_that_expires_while_its_page_is_open_says_so(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), refused={"401"}, faster=True) as board:
+        await enter(board, expires="3s")
+        await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
+        await expect(board.page.locator("#notice")).to_have_text("This link has expired. Ask for a new one.")
+        await board.page.reload()
+        await expect(board.page.locator("#notice")).to_have_text("This link has expired. Ask for a new one.")
+
+
+async def test_another_students_link_in_a_second_tab_leaves_the_first_tab_alone(boards: Boards, tmp_path: Path) -> None:
+    async with boards(settings(tmp_path), refused={"401"}) as board:
+        await enter(board)
+        lab, notice = card(board, "Lab one"), board.page.locator("#notice")
+        await expect(button(lab, "Start")).to_be_visible()
+        other = await board.page.context.new_page()
+        link = await make_link(board.at, labels={"player": "seat-13"}, name="Seat 13")
+        await other.goto(f"{board.url}/play#{token_of(link)}")
+        await expect(other.get_by_role("heading", name="Seat 13")).to_be_visible()
+        await button(lab, "Start").click()
+        await expect(notice).to_have_text(re.compile("^Another link was opened in this browser."))
+        assert await board.at.listed() == [], "nobody starts as somebody else"
+        await board.page.reload()
+        await expect(notice).to_have_text(re.compile("^Another link was opened in this browser."))
+        await expect(board.page.get_by_role("heading", name="Seat 13")).to_have_count(0)
+        await other.reload()
+        await expect(other.get_by_role("heading", name="Seat 13")).to_be_visible()
+
+
 async def test_the_page_outlives_a_stackd_that_is_away(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), gated=True, refused=None, faster=True) as board:
         await enter(board)

@@ -7,9 +7,10 @@
 /** The JSON of the answer, within five seconds. Raises an error with the `code` of the refusal, or `unreachable`. @param {Send} send @param {string} url @param {string} [method] @param {object} [body] @param {Record<string, string>} [headers] */
 export async function request(send, url, method = "GET", body = {}, headers = {}) {
   const json = { headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) };
+  const more = method === "GET" ? { headers } : json;
   let answer, data;
   try {
-    answer = await send(url, { method, signal: AbortSignal.timeout(5000), ...(method !== "GET" && json) });
+    answer = await send(url, { method, signal: AbortSignal.timeout(5000), ...more });
     data = answer.status === 204 ? {} : await answer.json();
   } catch {
     throw Object.assign(new Error(), { code: "unreachable" });

@@ -13,9 +13,11 @@ const texts = await load(FOLDER, ...navigator.languages);
 document.documentElement.lang = texts.language;
 const part = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const notice = part("notice");
+// The link that this tab shows, so that it does not become another student when a second tab opens another link.
+let shown = (!token && sessionStorage.getItem("link")) || "1";
 /** @param {string} path @param {string} [method] @param {object} [body] @param {Record<string, string>} [headers] */
 const call = (path, method, body, headers) =>
-  request((url, options) => fetch(url, options), `/play/${path}`, method, body, { "X-Play": "1", ...headers });
+  request((url, options) => fetch(url, options), `/play/${path}`, method, body, { "X-Play": shown, ...headers });
 
 /** Exchange the token; an open link wants a proof of work for it. */
 async function enter() {
@@ -75,8 +77,9 @@ const arranged = arrange(part("cards"), ({ category, description }) => {
   return new Box(card, { texts, actions, look: tell });
 });
 
-/** @param {{ link: { name: string, seconds_left: number, stacks: number }, stacks: State[] }} data */
+/** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number }, stacks: State[] }} data */
 function show({ link, stacks }) {
+  sessionStorage.setItem("link", (shown = link.id));
   const used = stacks.filter((each) => each.name && each.status !== "shared").length;
   const until = new Date(Date.now() + link.seconds_left * 1000);
   const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
