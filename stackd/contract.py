@@ -802,6 +802,12 @@ class TemplateProblem(Body, frozen=True, kw_only=True):
     optional = ()
 
 
+MISSING = doc(
+    "Templates that are not in force, although nobody has removed them and stackd keeps stacks of them (a pool, or a shared "
+    "stack). These stay; nothing is created from such a template. Write it again, or delete it."
+)
+
+
 class Templates(Body, frozen=True, kw_only=True):
     """What there is to ask for by name."""
 
@@ -809,6 +815,7 @@ class Templates(Body, frozen=True, kw_only=True):
     problems: Annotated[
         tuple[TemplateProblem, ...], doc("Texts that are not in force, for those who may write them.")
     ] = ()
+    missing: Annotated[tuple[str, ...], MISSING] = ()
 
 
 class TemplateDeleted(Body, frozen=True, kw_only=True):
@@ -836,8 +843,9 @@ class Ready(Body, frozen=True, kw_only=True):
 
     status: Annotated[Literal["ready"], doc("Always `ready`.")] = "ready"
     version: Annotated[str, doc("Which stackd answers, such as `1.0.0`.")] = ""
+    missing_templates: Annotated[tuple[str, ...], MISSING] = ()
 
-    optional = ()
+    optional = ("missing_templates",)
 
 
 class NotReady(Body, frozen=True, kw_only=True):
@@ -852,8 +860,9 @@ class NotReady(Body, frozen=True, kw_only=True):
     ]
     held: Annotated[tuple[str, ...], doc("The ids of the stacks that a brake holds back.")] = ()
     version: Annotated[str, doc("Which stackd answers.", {"examples": ["1.0.0"]})] = ""
+    missing_templates: Annotated[tuple[str, ...], MISSING] = ()
 
-    optional = ("held",)
+    optional = ("held", "missing_templates")
 
 
 class CreateLink(Body, frozen=True, kw_only=True):

@@ -39,6 +39,7 @@ from stackd.contract import (
     Owner,
     Plan,
     Port,
+    Ready,
     Released,
     Stack,
     StackStatus,
@@ -409,9 +410,9 @@ def capacity(*, cpu: str = "", memory: str = "", ephemeral_storage: str = "", po
     return decode(Capacity, (yield from call("GET", "/capacity", query=[(k, v) for k, v in asked.items() if v])))
 
 
-def ready() -> Steps[None]:
-    """Raises Busy, with the reasons, while stackd is not ready."""
-    yield from call("GET", "/readyz")
+def ready() -> Steps[Ready]:
+    """What stackd says while it is ready. Raises Busy, with the reasons, while it is not."""
+    return decode(Ready, (yield from call("GET", "/readyz")))
 
 
 def metrics() -> Steps[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from stackd.client import ApiError, BadAnswer, ClientError, Plan, Template, Unreachable
+from stackd.contract import Ready
 from stackd.doctor import SHOWN, Finding, Level, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
@@ -127,6 +128,7 @@ async def examine(at: LocalDaemon, *, expected: bool = False, moved: bool = Fals
     async with at.client() as client:
         unknown = await _answer(client.reconcile(), _unknown_objects, list[Finding]())
         templates = await _answer(client.templates(), _templates, list[Finding]())
+        templates += await _answer(client.ready(), _missing, list[Finding]())
         stacks = await _answer(
             client.stacks(fields=["stack_id"]), lambda stacks: {one.stack_id for one in stacks}, None
         )
@@ -193,6 +195,16 @@ def _unknown_objects(plan: Plan) -> list[Finding]:
     text = f"{len(objects)} objects belong to no known stack and are left alone: {some_of(objects, SHOWN)}"
     advice = "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them"
     return [warn(ABOUT, text, advice)] if objects else []
+
+
+def _missing(ready: Ready) -> list[Finding]:
+    """Templates that are gone, although stackd keeps stacks of them."""
+    names = ready.missing_templates
+    text = (
+        f"not in force, although nobody has removed them: {some_of(names, SHOWN)}; their pools and shared stacks stay"
+    )
+    advice = "write them again (`stackd push`), or delete them over the API; the log says which are not allowed"
+    return [warn("templates", text, advice)] if names else []
 
 
 def _templates(templates: list[Template]) -> list[Finding]:

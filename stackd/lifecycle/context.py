@@ -160,21 +160,35 @@ class Settings:
     """The configuration in force, the pod policy that follows from it, and the templates; a reload replaces all.
 
     ``long_specs``: who may check a long pod spec; each takes many milliseconds. ``changing``: held from the reading of
-    templates until they are in force.
+    templates until they are in force. ``removed``: the templates that somebody has removed, over the API or by a reload
+    without their files. A template that is only not there (another machine's, of a lost file, not allowed) is missing: its
+    pool and its shared stack stay.
     """
 
     def __init__(self, config: Config, templates: TemplateSet = NO_TEMPLATES) -> None:
         self.long_specs = asyncio.Semaphore(1)
         self.changing = asyncio.Lock()
+        self.removed: set[str] = set()
+        self.current, self.templates = config, NO_TEMPLATES
         self.replace(config, templates)
 
     def replace(self, config: Config, templates: TemplateSet | None = None) -> None:
         """Put another configuration in force; the templates stay if none are given."""
-        self.current = config
+        before, self.current = self.current, config
         if templates is not None:
+            if config.templates.directory == before.templates.directory:  # else nobody has removed anything from it
+                gone = (
+                    one.name for one in self.templates.values() if one.source == "file" and one.name not in templates
+                )
+                self.removed.update(gone)
+            self.removed.difference_update(templates)
             self.templates = templates
         self.policy = policy_of(config)
         self.sanitizer = Sanitizer(self.policy)
+
+    def is_missing(self, name: str) -> bool:
+        """Whether there is no template of this name in force, although nobody has removed it."""
+        return bool(name) and name not in self.templates and name not in self.removed
 
 
 class Creates(dict[str, Creation]):

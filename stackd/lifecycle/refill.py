@@ -60,9 +60,9 @@ class Work:
 
 
 def work_for(pool: Pool, template: Template | None, now: int) -> Work:
-    """What the pool needs, even if it cannot be done ``now`` (nanoseconds). Pure. Without a template all of its stacks
-    are deleted. A stack of an outdated template counts as present until its delete is intended, so a pool is replaced
-    bit by bit; one that is not ready counts for PROVEN_SECONDS, since it may soon be ready again."""
+    """What the pool needs, even if it cannot be done ``now`` (nanoseconds). Pure. Without a template, which somebody has
+    removed, all of its stacks are deleted. A stack of an outdated template counts as present until its delete is intended, so
+    a pool is replaced bit by bit; one that is not ready counts for PROVEN_SECONDS, since it may soon be ready again."""
     digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
     rows = [row for row in pool.waits.values() if row.accepted and row.deleting_since is None]
     patience = round(PROVEN_SECONDS * NANOSECONDS)
@@ -139,6 +139,12 @@ class Refill:
     async def _maintain(self, name: str, template: Template | None) -> float:
         context, pool = self._context, self._context.pools.of(name)
         now, wall_now = context.clock.monotonic(), context.wall_clock.now()
+        if context.settings.is_missing(name):
+            if not pool.reason:
+                pool.reason = "the template is missing"
+                log.warning("the template %s is missing; its pool and its shared stack stay as they are", name)
+            await shared.keep_without_template(context, pool)
+            return CHECK_SECONDS
         if template is not None:
             pool.settle(wall_now, template.digest)
         work = work_for(pool, template, wall_now)

@@ -43,13 +43,10 @@ def request_for(context: Context, template: Template) -> CreateRequest:
 
 
 async def keep(context: Context, pool: Pool, template: Template | None) -> bool:
-    """Begin what the shared stacks of a template need; without a template, or with one that is not shared, they are
-    deleted. Returns whether one has to be made. Raises StackdError."""
+    """Begin what the shared stacks of a template need; without a template, which somebody has removed, or with one that is
+    not shared, they are deleted. Returns whether one has to be made. Raises StackdError."""
     wanted = template if template is not None and template.shared else None
-    rows = [row for row in pool.shared.values() if row.deleting_since is None]
-    for row in rows:
-        if not row.accepted:
-            continue
+    for row in _kept(pool):
         if wanted is None or not fits(row, wanted):
             await context.store.stacks.mark_deleting([row.stack_id], DeleteReason.POOL)
             crash_point("shared.delete_marked")
@@ -59,7 +56,18 @@ async def keep(context: Context, pool: Pool, template: Template | None) -> bool:
     return wanted is not None and not pool.shared
 
 
-async def _keep_one(context: Context, pool: Pool, template: Template, row: Stack) -> None:
+async def keep_without_template(context: Context, pool: Pool) -> None:
+    """Begin what the shared stacks of a template need that is missing, though nobody has removed it: they stay as they are.
+    Raises StackdError."""
+    for row in _kept(pool):
+        await _keep_one(context, pool, None, row)
+
+
+def _kept(pool: Pool) -> list[Stack]:
+    return [row for row in pool.shared.values() if row.accepted and row.deleting_since is None]
+
+
+async def _keep_one(context: Context, pool: Pool, template: Template | None, row: Stack) -> None:
     now, monotonic = context.wall_clock.now(), context.clock.monotonic()
     if row.ttl_expires_at - now < context.longest_life // 2:
         await context.store.stacks.keep(row.stack_id, now + context.longest_life)
@@ -68,7 +76,7 @@ async def _keep_one(context: Context, pool: Pool, template: Template, row: Stack
         pool.succeeded()
     if row.desired is Desired.STOPPED or row.pod_uid is None:
         return
-    changed = row.digest != template.digest
+    changed = template is not None and row.digest != template.digest
     reason = TEMPLATE_CHANGED if changed else why_again(row, now) or _fails(context, template, row)
     if reason and monotonic >= pool.not_before:
         if not changed:
@@ -76,7 +84,7 @@ async def _keep_one(context: Context, pool: Pool, template: Template, row: Stack
         await _again(context, template, row, reason)
 
 
-async def _again(context: Context, template: Template, row: Stack, reason: str) -> None:
+async def _again(context: Context, template: Template | None, row: Stack, reason: str) -> None:
     try:
         wanted = await start_of(context, row, EventKind.RESTART_REQUESTED, "stackd", reason, template=template)
         await context.store.stacks.start(row.stack_id, wanted)
@@ -84,12 +92,12 @@ async def _again(context: Context, template: Template, row: Stack, reason: str) 
         stack_log(log, row.stack_id, same="shared").warning("cannot be started again now: %s", error)
         return
     crash_point("shared.restart_intended")
-    stack_log(log, row.stack_id).info("the shared stack of %s gets a new pod: %s", template.name, reason)
+    stack_log(log, row.stack_id).info("the shared stack of %s gets a new pod: %s", row.template, reason)
     context.loop.wake([row.stack_id])
 
 
-def _fails(context: Context, template: Template, row: Stack) -> str:
-    seen, check = context.checks.of_stack.get(row.stack_id), template.check
+def _fails(context: Context, template: Template | None, row: Stack) -> str:
+    seen, check = context.checks.of_stack.get(row.stack_id), template.check if template is not None else None
     if seen is None or check is None or seen.generation != row.generation:
         return ""
     return CHECK_FAILED if seen.failures >= check.failures else ""

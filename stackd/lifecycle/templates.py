@@ -18,7 +18,7 @@ from stackd.crashpoints import crash_point
 from stackd.errors import Conflict, PermissionDenied, TemplateNotFound
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
-from stackd.model import AuditKind, StoredTemplate
+from stackd.model import AuditKind, DeleteReason, Stack, StoredTemplate
 from stackd.store.templates import TemplateLimits, stored_in
 from stackd.templates import Template, TemplateSet, in_force, parse_template, read_templates
 
@@ -101,8 +101,8 @@ def _essence(kept: StoredTemplate) -> tuple[str, bool, str]:
 
 
 async def remove(context: Context, name: str, key: ApiKey) -> None:
-    """Delete the template of the API, and so its pool; its stacks stay. Raises TemplateNotFound, PermissionDenied, Conflict
-    (a file has it), StoreUnavailable."""
+    """Delete the template of the API, and so its pool and its shared stack; its other stacks stay. An admin deletes one that
+    is missing, too. Raises TemplateNotFound, PermissionDenied, Conflict (a file has it), StoreUnavailable."""
     await context.tasks.run(f"template {name}", _remove(context, name, key))
 
 
@@ -110,15 +110,38 @@ async def _remove(context: Context, name: str, key: ApiKey) -> None:
     settings = context.settings
     async with settings.changing:
         kept = context.store.templates.get(name)
-        if kept is None:
+        if kept is None and (key.tenant or name not in missing(context)):  # whose a missing one was, nobody knows
             _require_not_of_a_file(settings.templates, name)
             raise TemplateNotFound(name)
-        require_owner(kept, key, context.config)
+        if kept is not None:
+            require_owner(kept, key, context.config)
         await context.store.templates.remove(name)
         crash_point("template.removed")
         others = [one for one in settings.templates.values() if one.name != name or one.source == "file"]
         problems = [one for one in settings.templates.problems if one.name != name]
-        _take(context, TemplateSet(others, problems), f"{name} is gone", key.name)
+        if name not in (templates := TemplateSet(others, problems)):
+            settings.removed.add(name)
+        _take(context, templates, f"{name} is gone", key.name)
+        await let_go(context)
+
+
+async def let_go(context: Context) -> None:
+    """Intend to delete what stackd keeps of the templates that were removed. Raises StoreUnavailable; the refill finds what
+    is left, but only this process knows that they were removed."""
+    kept = [row.stack_id for name in context.settings.removed for row in _kept(context, name)]
+    marked = await context.store.stacks.mark_deleting(kept, DeleteReason.POOL) if kept else []
+    context.loop.wake(stack.stack_id for stack in marked)
+
+
+def missing(context: Context) -> list[str]:
+    """The templates that are not in force, although nobody has removed them and stackd keeps stacks of them: a pool, or a
+    shared stack. Those stay."""
+    return sorted(name for name in context.pools.by_name if context.settings.is_missing(name) and _kept(context, name))
+
+
+def _kept(context: Context, name: str) -> list[Stack]:
+    pool = context.pools.of(name)
+    return [row for row in (*pool.waits.values(), *pool.shared.values()) if row.deleting_since is None]
 
 
 def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:
@@ -131,6 +154,7 @@ def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:
 
 def _take(context: Context, templates: TemplateSet, what: str, by: str) -> None:
     context.settings.templates = templates
+    context.settings.removed.difference_update(templates)
     context.pools.news.set()
     log.info("template %s, by %s", what, by)
     context.audit.note(AuditKind.TEMPLATE, what, by=by)

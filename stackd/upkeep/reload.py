@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,11 +18,11 @@ from typing import Final
 from stackd import logs
 from stackd.config import Config, LoadedConfig, SettingChange, diff, merge_live
 from stackd.config.credentials import STAMP
-from stackd.errors import ConfigError
+from stackd.errors import ConfigError, StoreUnavailable
 from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.templates import report
+from stackd.lifecycle.templates import let_go, report
 from stackd.model import AuditKind
 from stackd.tasks import set_within
 from stackd.templates import TemplateSet, in_force, read_templates
@@ -118,6 +119,9 @@ class Reloader:
                 templates = await asyncio.to_thread(in_force, files, list(store.templates), new)
                 report(templates)
                 self._take(loaded, new, templates, anything=fresh)
+            if self.context.fence.open:
+                with suppress(StoreUnavailable):  # the refill does it later
+                    await let_go(self.context)
             await self.context.audit.keys_in_force(new.auth.keys)
         self.notifier.ready(line(self.context, self.ready))
 

@@ -12,6 +12,7 @@ from stackd.errors import StoreUnavailable
 from stackd.lifecycle.capacity import capacity, refresh_ports, refresh_quotas, storage
 from stackd.lifecycle.next_step import ReconcilePlan
 from stackd.lifecycle.nodes import StackResources
+from stackd.lifecycle.templates import missing
 from stackd.quantity import Quantity, parse
 from stackd.version import VERSION
 from stackd.web import requests
@@ -79,11 +80,14 @@ async def readyz(call: ApiCall) -> web.Response:
 
     Tries the file, and says what is known of the cluster. Reads are answered while something does not work.
     """
-    reasons = await unready(call.api)
+    context, reasons = call.api.context, await unready(call.api)
+    absent = () if call.key.tenant else tuple(missing(context))
     if not reasons:
-        return json_response(contract.Ready(version=VERSION))
-    held = () if call.key.tenant else tuple(sorted(call.api.context.gate.brake.held))
-    body = contract.NotReady(error="; ".join(reasons), reasons=tuple(reasons), held=held, version=VERSION)
+        return json_response(contract.Ready(version=VERSION, missing_templates=absent))
+    held = () if call.key.tenant else tuple(sorted(context.gate.brake.held))
+    body = contract.NotReady(
+        error="; ".join(reasons), reasons=tuple(reasons), held=held, version=VERSION, missing_templates=absent
+    )
     return json_response(body, status=503, headers=RETRY)
 
 

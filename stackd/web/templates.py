@@ -15,7 +15,7 @@ from aiohttp import web
 from stackd import contract
 from stackd.errors import InvalidRequest, InvalidTemplate, PermissionDenied, Reason, RequestTooLarge, TemplateNotFound
 from stackd.lifecycle.health import CheckResult
-from stackd.lifecycle.templates import is_owner, put, remove
+from stackd.lifecycle.templates import is_owner, missing, put, remove
 from stackd.model import StackStatus
 from stackd.names import LABEL_FORM, is_label
 from stackd.podspec.reasons import ROOT
@@ -45,7 +45,8 @@ async def list_templates(call: ApiCall) -> web.Response:
     selection = StackSelection(call.parameters)
     stacks = Counter((one.template, one.status) for one in call.view.stacks() if selection.matches(one))
     entries = (_entry(call.api, each, stacks) for each in call.view.templates().values())
-    return json_response(contract.Templates(templates=tuple(entries), problems=tuple(_problems(call))))
+    absent = tuple(filter(call.key.may_use, missing(call.api.context)))
+    return json_response(contract.Templates(templates=tuple(entries), problems=tuple(_problems(call)), missing=absent))
 
 
 @route(
@@ -99,7 +100,8 @@ async def get_template(call: ApiCall) -> web.Response:
 async def delete_template(call: ApiCall) -> web.Response:
     """Delete a template of the API.
 
-    Its pool is emptied. Its stacks stay, and can be restarted.
+    Its pool is emptied, and its shared stack is deleted. Its other stacks stay, and can be restarted. A template that is
+    `missing` in the list can be deleted, too, by an admin key.
     """
     name = _writable(call)
     await remove(call.api.context, name, call.key)

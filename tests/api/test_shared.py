@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -233,6 +235,19 @@ async def test_it_goes_with_its_template(vm: Machine, how: str) -> None:
     )
     at.reload_templates()
     await at.until_listed(0)
+
+
+async def test_it_stays_when_its_folder_is_not_configured_any_more(vm: Machine) -> None:
+    settings = folder_with(vm.folder, notes=template())
+    at = await vm.start(settings=settings, edited={"STACKD_TEMPLATES__DIRECTORY": ""})
+    stack_id = await shared_stack(at)
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert (await until(lambda: at.get("/templates"), lambda seen: seen.get("missing"))) == {
+        "templates": [],
+        "missing": ["notes"],
+    }
+    await at.passes(3)
+    assert (await running(at, stack_id))["ended"] is False
 
 
 async def test_its_record_is_seldom_written(vm: Machine) -> None:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from stackd.cli import stackd
 from stackd.keys import digest
 from stackd.store import backup_file
-from tests.harness import KEY, Client, Harness, Machine, Machines, Reply, eventually, harness, until
+from tests.harness import KEY, Client, Harness, Machine, Machines, Reply, eventually, harness, lose_file, until
 from tests.templates import BODY, PLAIN, WEB, folder_with, shown, take_away
 
 CI = "sk-ci-0123456789abcdef0123"
@@ -287,6 +287,74 @@ async def test_a_change_reaches_pools_at_once_and_no_stack_that_runs(at: Harness
     assert (await at.stack(mine))["status"] == "running"
 
 
+@pytest.mark.parametrize("how", ["lost file", "takeover", "stricter start", "stricter reload"])
+async def test_absence_ends_nothing_that_stackd_keeps_of_a_template(vms: Machines, how: str) -> None:
+    """A shared stack and a pool stay while their template is not in force, and everybody is told which is missing."""
+    vm1 = await vms.start("vm1", edited={"STACKD_POLICY__IMAGES_DENY": '["nginx*"]'})
+    await put(vm1, "notes", PLAIN + "shared: true\n")
+    await put(vm1, "web-1", POOLED)
+    await until(lambda: shown(vm1), lambda seen: seen["web-1"]["ready"] == 2 and seen["notes"]["shared_stack"])
+    (stack_id,) = await vm1.listed()
+    await vm1.until_status(stack_id, "running")
+    before = await vm1.pods_and_services()
+    if how == "takeover":
+        at = await vms.start("vm2", wait=False)
+        await at.until_metric("stackd_standby", 1)
+        await vms.stop("vm1")
+        await until(at.role, lambda role: role == "owner")
+    elif how == "stricter reload":
+        at = vm1
+        os.kill(os.getpid(), signal.SIGHUP)
+        await at.until_at_least("stackd_config_reload_timestamp_seconds", 1)
+    else:
+        await vms.stop("vm1")
+        if how == "lost file":
+            lose_file(vms.folder / "vm1")
+        at = await vms.start("vm1", policy__images_deny="[]" if how == "lost file" else '["nginx*"]')
+    await at.until_ready()
+    absent = (await until(lambda: at.get("/templates"), lambda seen: seen.get("missing")))["missing"]
+    assert absent == (await at.get("/readyz"))["missing_templates"] == ["notes", "web-1"]
+    await at.refused(400, "template", "/stacks", BODY)
+    await at.passes(3)
+    assert await at.pods_and_services() == before
+    if "stricter" not in how:
+        await at.delete_object("pods", stack_id)
+        await until(lambda: at.stack(stack_id), lambda seen: seen["pod_id"] == f"{stack_id}-1")
+
+
+async def test_what_stackd_keeps_of_a_template_goes_with_its_removal_only(at: Harness, ci: Client, vm: Machine) -> None:
+    await put(at, "web-1", PLAIN + "shared: true\n")
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"])
+    await vm.lose_file()
+    at = await vm.start(cluster__lease_duration="2s")
+    (stack_id,) = await at.listed()
+    await until(lambda: at.get("/templates"), lambda seen: seen.get("missing") == ["web-1"])
+    reply = await Client(session=at.session, url=at.url, key=CI).call("DELETE", "/templates/web-1")
+    assert (reply.status, reply.code) == (404, "no_such_template"), "nobody knows whose it was"
+    assert (await put(at, "web-1", PLAIN + "shared: true\n")).status == 201
+    assert (await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"]))["web-1"][
+        "shared_stack"
+    ] == stack_id
+    assert "missing" not in await at.get("/templates")
+    await vm.lose_file()
+    at = await vm.start(cluster__lease_duration="2s")
+    await until(lambda: at.get("/templates"), lambda seen: seen.get("missing") == ["web-1"])
+    assert await at.listed() == [stack_id]
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    await at.until_listed(0)
+    assert "missing" not in await at.get("/templates")
+
+
+async def test_a_removal_that_was_answered_holds_although_the_process_ends(at: Harness, vm: Machine) -> None:
+    await put(at, "web-1", PLAIN + "shared: true\n")
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"])
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=500)
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    at.faults.clear()
+    at = await vm.start()
+    await at.until_listed(0)
+
+
 async def test_of_concurrent_writes_one_is_in_force_and_kept(at: Harness, vm: Machine) -> None:
     texts = [PLAIN.replace("ttl: 1h", f"ttl: {minutes}m") for minutes in range(10, 30)]
     replies = await asyncio.gather(*(put(at, "web-1", text) for text in texts))
@@ -323,12 +391,13 @@ async def test_a_lapsed_owner_and_a_standby_keep_nothing_that_they_have_not_ackn
 async def test_a_backup_has_them_and_a_lost_file_loses_them(at: Harness, vm: Machine) -> None:
     await put(at, "web-1", POOLED)
     made = await at.create(BODY)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
     backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")
     await vm.lose_file()
     at = await vm.start()
     assert list(await shown(at)) == ["filed"]
     assert (await at.stack(made["stack_id"]))["stack_id"] == made["stack_id"], "no stack is lost"
-    await until(lambda: at.objects("pods"), lambda seen: seen.keys() == {made["stack_id"]})
+    assert len(await at.objects("pods")) == 3, "its pool is what it was"
     await vm.lose_file()
     (vm.folder / "copy.db").rename(vm.folder / "stackd.db")
     at = await vm.start()

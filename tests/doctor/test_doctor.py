@@ -26,12 +26,12 @@ from stackd.doctor import cluster as doctors
 from stackd.doctor.cluster import Size
 from stackd.doctor.probe import ProbeOptions, Question
 from stackd.doctor.running import RELOADED, LocalDaemon
-from stackd.embedded import NodeSpec
+from stackd.embedded import EmbeddedCluster, NodeSpec
 from tests.brakes import leave_behind
 from tests.doctor.prepared import QUICK, Documents, Prepared, environment_in, prepared
-from tests.harness import KEY, READ_KEY, eventually, harness
+from tests.harness import KEY, READ_KEY, eventually, fast_cluster, harness, until
 from tests.provisioning import ADMIN, OURS, ask, printed, real_node
-from tests.templates import PLAIN, folder_with
+from tests.templates import PLAIN, folder_with, shown
 from tests.unit.cli.conftest import SCRIPT
 
 OK, WARN, FAIL = Level
@@ -285,6 +285,20 @@ async def test_a_daemon_is_asked_for_its_state_and_templates(tmp_path: Path, mon
         await at.until_at_least("stackd_brake_held_stacks", 1)
         (found, *_) = await look("daemon")
         assert (found.level, "a brake is on" in found.what) == (FAIL, True)
+
+
+async def test_a_template_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STACKD_API_KEY", KEY)
+    settings = folder_with(tmp_path, kept=PLAIN, notes=PLAIN + "shared: true\n")
+    async with EmbeddedCluster(fast_cluster()) as cluster:
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await until(lambda: shown(at), lambda seen: seen["notes"]["shared_stack"])
+        (tmp_path / "templates" / "notes.yaml").unlink()
+        async with harness(tmp_path, settings, cluster=cluster) as at:
+            await until(lambda: at.get("/readyz"), lambda seen: seen.get("missing_templates"))
+            at_daemon = LocalDaemon(host="127.0.0.1", port=at.port, key=KEY)
+            (found,) = [one for one in (await running.examine(at_daemon)).findings if one.about == "templates"]
+    assert (found.level, "nobody has removed them: notes" in found.what) == (WARN, True)
 
 
 async def test_the_owner_of_a_standby_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
