@@ -41,6 +41,7 @@ from stackd.templates.template import (
     mistakes_in_values,
     parse_egress,
     version_of,
+    why_too_much,
 )
 from stackd.units import parse_duration
 
@@ -350,8 +351,11 @@ class _Draft:
             return NO_VALUES
         if len(value) > MOST_VALUES:
             self.mistake("values", f"{len(value)} values; {MOST_VALUES} at most")
-        for name, text in mistakes_in_values(value, variables(spec.manifest) if spec else ()):
+        mistakes = mistakes_in_values(value, variables(spec.manifest) if spec else ())
+        for name, text in mistakes:
             self.mistake(f"values.{name}", text)
+        if not mistakes and (why := why_too_much(value)):
+            self.mistake("values", why)
         return value
 
     def _env(self, value: object, spec: SanitizedSpec | None, patterns: Mapping[str, str]) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ of patterns such as ``flag{<hex:32>}``. This is no template language: anything e
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import secrets
@@ -22,6 +23,7 @@ from stackd.contract import TemplateSource, TemplateTrouble
 from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
+from stackd.templates.hiding import RANDOM
 
 NONE: Final = "none"
 DNS: Final = "dns"
@@ -31,9 +33,12 @@ EXPECTED: Final = f'"{NONE}", "{DNS}", "{INTERNET}" or a list of networks such a
 LONGEST_PATTERN: Final = 1024
 MOST_DIGITS: Final = 256
 MOST_VALUES: Final = 32
+MOST_BYTES: Final = 16 * 1024
+"""Of all values of a stack: each of its containers gets them, and stackd keeps them with its row."""
+MOST_PARTS: Final = 64
+"""The placeholders, and what looks like a generated part beside them: each is looked for in logs, in seven forms."""
+
 PLACEHOLDERS: Final = "<hex:N>, <base32:N>, <uuid>"
-_BASE32: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-_HEX: Final = "0123456789abcdef"
 _BRACKETS: Final = re.compile(r"<([^<>]*)>")
 _PLACEHOLDER: Final = re.compile(r"(?:(hex|base32):([1-9][0-9]{0,2})|uuid)\Z")
 
@@ -224,6 +229,14 @@ def generate_values(patterns: Mapping[str, str]) -> dict[str, str]:
     return {name: _BRACKETS.sub(_fresh, pattern) for name, pattern in patterns.items()}
 
 
+def why_too_much(patterns: Mapping[str, str]) -> str | None:
+    """Why these patterns together would generate too much."""
+    if (size := sum(len(value.encode()) for value in generate_values(patterns).values())) > MOST_BYTES:
+        return f"they would be {size} bytes; {MOST_BYTES} at most in all"
+    parts = sum(len(_BRACKETS.findall(one)) + len(RANDOM.findall(_BRACKETS.sub(" ", one))) for one in patterns.values())
+    return f"{parts} generated parts; {MOST_PARTS} at most in all" if parts > MOST_PARTS else None
+
+
 def mistakes_in_values(patterns: Mapping[str, Any], taken: Iterable[str]) -> list[tuple[str, str]]:
     """What is wrong with these ``values`` of a template whose containers have the variables ``taken``, by name."""
     in_pod = set(taken)
@@ -263,5 +276,7 @@ def _fresh(bracket: re.Match[str]) -> str:
     kind, digits = match.groups()
     if kind is None:
         return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
-    alphabet = _HEX if kind == "hex" else _BASE32
-    return "".join(secrets.choice(alphabet) for _ in range(int(digits)))
+    count = int(digits)
+    if kind == "hex":
+        return secrets.token_hex(count)[:count]
+    return base64.b32encode(secrets.token_bytes(count)).decode()[:count]

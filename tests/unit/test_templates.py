@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,9 @@ from stackd.errors import ConfigError
 from stackd.model import TargetPort
 from stackd.podspec import harden
 from stackd.templates import Template, TemplateSet, read_templates
+from stackd.templates.hiding import HIDDEN, hide
 from stackd.templates.readers import matches, mistakes_in_env
-from stackd.templates.template import MOST_DIGITS, Extensions, generate_values, mistakes_in_values
+from stackd.templates.template import MOST_DIGITS, Extensions, generate_values, mistakes_in_values, why_too_much
 
 POD = """\
 pod:
@@ -321,3 +324,39 @@ def test_every_digit_occurs() -> None:
 def test_anything_else_is_a_mistake_that_names_what_there_is(pattern: object, sentence: str) -> None:
     ((name, text),) = mistakes_in_values({"FLAG": pattern}, ())
     assert (name, sentence in text) == ("FLAG", True), text
+
+
+@pytest.mark.parametrize(
+    ("patterns", "why"),
+    [
+        ({f"A{number}": "<hex:256>" * 2 for number in range(32)}, None),
+        ({"A": "<hex:256>" * 63 + "<hex:255>ä"}, "16385 bytes; 16384 at most"),
+        ({f"A{number}": "<hex:256>" * 113 for number in range(32)}, "they would be 925696 bytes; 16384 at most in all"),
+        ({"A": "<hex:1>" * 64}, None),
+        ({"A": "<hex:1>" * 64, "B": "<uuid>"}, "65 generated parts; 64 at most in all"),
+        ({"A": "<uuid>" + "-12345f" * 64}, "65 generated parts"),
+    ],
+    ids=["most bytes", "one more", "113 of 256", "most parts", "another part", "constants that look generated"],
+)
+def test_all_values_of_a_stack_are_bounded(tmp_path: Path, patterns: dict[str, str], why: str | None) -> None:
+    text = WEB + f"values: {json.dumps(patterns)}\n"
+    if why is None:
+        assert set(read(tmp_path, text).generate()) == set(patterns)
+        return
+    (only,) = mistakes(tmp_path, text)
+    assert "web-1.yaml:14: values: " in only
+    assert why in only
+
+
+@pytest.mark.parametrize(
+    "text", ["ordinary words and 42 numbers of a log\n", "0123456789abcdef", "a", "%61", "\\u0061"]
+)
+@pytest.mark.parametrize("pattern", ["<hex:256>" * 2, "<hex:6>-<hex:6>.", "a" * 480 + "<base32:8>-12345f"])
+def test_the_longest_log_is_cleared_of_the_most_values_quickly(text: str, pattern: str) -> None:
+    patterns = {f"A{number}": pattern for number in range(32)}
+    assert not why_too_much(patterns)
+    values = generate_values(patterns)
+    log = (text * (1 << 20))[: 1 << 20]
+    started = time.thread_time()
+    assert HIDDEN in hide(f"{log} {values['A31']}", values)
+    assert time.thread_time() - started < 2
