@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from stackd.model import AuditEntry, AuditKind
-from stackd.store.history import ActivityFilter
+from stackd.store.history import SAYING, ActivityFilter
 from stackd.store.meta import put
 from stackd.store.transaction import Columns, Searched, Transaction, id_array, operation, search
 
@@ -25,9 +25,9 @@ TRIM = (
     " WHERE stack_id = '' AND kind = :kind ORDER BY seq DESC LIMIT 1 OFFSET :kept)"
 )
 FIND = (
-    f"SELECT {ENTRIES.sql} FROM timeline INDEXED BY timeline_stack WHERE stack_id = ''"
+    f"SELECT {ENTRIES.sql} FROM timeline AS t INDEXED BY timeline_stack WHERE stack_id = ''"
     " AND at BETWEEN :since AND :at AND (at < :at OR seq < :seq) AND (:by = '' OR by = :by)"
-    " AND kind IN (SELECT value FROM json_each(:kinds)) ORDER BY at DESC, seq DESC LIMIT :limit"
+    f" AND kind IN (SELECT value FROM json_each(:kinds)){SAYING.format(more='')} ORDER BY at DESC, seq DESC LIMIT :limit"
 )
 
 

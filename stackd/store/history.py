@@ -198,16 +198,26 @@ _ABOUT = (
 )
 
 
+SAYING = (
+    " AND NOT EXISTS (SELECT 1 FROM json_each(:texts) AS wanted"
+    " WHERE instr(lower(t.by || ' ' || replace(t.kind, 'accepted', 'create') || ' ' || t.message{more}),"
+    " lower(wanted.value)) = 0)"
+)
+"""What a line has to say: all of these texts, in any case."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityFilter:
     """Which requests: of the key ``by``, of this kind, about this stack, about stacks with these labels and values (None:
-    any); from ``since`` to before the line ``seq`` at ``at``, in nanoseconds. Empty texts choose all.
+    any), whose lines have all ``texts``; from ``since`` to before the line ``seq`` at ``at``, in nanoseconds. What is empty
+    chooses all.
     """
 
     by: str = ""
     kind: EventKind | None = None
     stack_id: str = ""
     labels: Sequence[tuple[str, str | None]] = ()
+    texts: Sequence[str] = ()
     since: int = 0
     at: int
     seq: int
@@ -216,7 +226,7 @@ class ActivityFilter:
     def parameters(self) -> dict[str, object]:
         """The parameters of the queries."""
         values = {name: getattr(self, name) for name in ("by", "stack_id", "since", "at", "seq", "limit")}
-        return values | {"kind": self.kind or "", "labels": json_text(self.labels)}
+        return values | {"kind": self.kind or "", "labels": json_text(self.labels), "texts": json_text(self.texts)}
 
 
 @struct
@@ -233,10 +243,15 @@ class ActivityRequest:
 
 
 REQUESTS = Columns(ActivityRequest, read={"kind": EventKind, "labels": labels_from})
+_ID_AND_LABELS = (
+    " || ' ' || t.stack_id || ' ' || coalesce((SELECT group_concat(own.key || '=' || own.value, ' ')"
+    " FROM json_each(coalesce(s.labels, r.labels, '{}')) AS own), '')"
+)
 _REQUESTS = (
     f"SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{{}}') FROM %s{_ABOUT}"
     f" AND {REQUESTED} AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
     " AND (:by = '' OR t.by = :by) AND (:kind = '' OR t.kind = :kind)"
+    f"{SAYING.format(more=_ID_AND_LABELS)}"
     " ORDER BY t.at DESC, t.seq DESC LIMIT :limit"
 )
 FIND_REQUESTS = _REQUESTS % "timeline AS t INDEXED BY timeline_requested"

@@ -5,7 +5,7 @@ Owns: the order of requests and jobs. A job is one entry, with its counts. A ten
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import orjson
@@ -43,7 +43,8 @@ OF_JOBS = (
 
 Entry = ActivityRequest | Job | AuditEntry
 LARGEST = 2**63 - 1
-LONGEST_NAME = 20  # of a job's id, and of the number of a line
+LONGEST_PLACE = 20  # of a job's id, and of the number of a line
+LONGEST_TEXT = 100
 Place = tuple[int, str]
 """When, and the id of the job or the number of the line. Of one time, jobs come before lines."""
 
@@ -59,12 +60,27 @@ def _time(text: str) -> Callable[[int], int]:
     raise ValueError('a duration such as "1h", or a time such as "2026-02-10T02:02:26Z"')
 
 
+def _text(text: str) -> str:
+    if not 0 < len(text) <= LONGEST_TEXT:
+        raise ValueError(f"a text of 1 to {LONGEST_TEXT} characters")
+    return text
+
+
 KEY = named("key", "Of the API key with this name.")
 ACTION = one_of("action", "Of this action.", contract.ACTIONS)
 STACK = named("stack", "About this stack.")
 LABEL = labels(
     "About stacks with this label, deleted ones too: `key=value`, or `key` for any value. If repeated, all of them.",
     "challenge=web-1",
+)
+FIND = Parameter(
+    "find",
+    "With this text, in any case, in the key's name, the action, a label (`key=value`), the id or the message. If repeated, "
+    "all of them.",
+    _text,
+    {"minLength": 1, "maxLength": LONGEST_TEXT},
+    many=True,
+    example=["alice"],
 )
 SINCE = Parameter(
     "since",
@@ -82,7 +98,7 @@ CURSOR = cursor_for("/activity")
     "/activity",
     HISTORY,
     Answer("Requests.", contract.ActivityPage),
-    query=(KEY, ACTION, STACK, LABEL, SINCE, LIMIT, CURSOR),
+    query=(KEY, ACTION, STACK, LABEL, FIND, SINCE, LIMIT, CURSOR),
 )
 async def get_activity(call: ApiCall) -> web.StreamResponse:
     """Who did what?
@@ -104,6 +120,7 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
         kind=ACTIONS.get(action or ""),
         stack_id=parameters.get(STACK, ""),
         labels=parameters.all(LABEL),
+        texts=parameters.all(FIND),
         since=0 if since is None else since(context.clock.now()),
         at=before[0],
         seq=int(before[1]) if before[1].isdecimal() else LARGEST,
@@ -141,15 +158,22 @@ async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) ->
         if wanted.by in ("", job.by)
         and action in (None, job.action)
         and job.created_at >= wanted.since
+        and _says(job, wanted.texts)
         and (about is None or job.job_id in about)
     ]
+
+
+def _says(job: Job, texts: Sequence[str]) -> bool:
+    labels = [f"{name}={value}" for name, value in {**job.common, **job.labels}.items()]
+    line = " ".join((job.by, job.action, length_of(job), job.job_id, job.template or "", *labels)).lower()
+    return all(text.lower() in line for text in texts)
 
 
 def _before(cursor: Place | None) -> Place:
     if cursor is None:
         return LARGEST, "~"
     at, name = cursor
-    if not -LARGEST <= at <= LARGEST or len(name) > LONGEST_NAME or (name.isdecimal() and int(name) > LARGEST):
+    if not -LARGEST <= at <= LARGEST or len(name) > LONGEST_PLACE or (name.isdecimal() and int(name) > LARGEST):
         raise InvalidRequest("cursor must be the next_cursor of an answer of GET /activity")
     return at, name
 

@@ -6,6 +6,7 @@ import json
 import logging
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -114,6 +115,34 @@ async def test_of_each_kind_the_latest_are_kept(at: Harness, monkeypatch: pytest
         pages += [one["message"] for one in page["activity"]]
         query = f"?limit=1&cursor={page['next_cursor']}" if page["next_cursor"] else ""
     assert pages == [*kept, "first"]
+
+
+async def test_what_a_line_says_is_found_however_long_ago_it_was(at: Harness) -> None:
+    at.put_keys_in_force(*at.config.auth.keys, ApiKey(name="Ada Lovelace", sha256=digest("a" * 20), scope="admin"))
+    stack_id, other_id = [
+        (await at.create(seed() | {"labels": {"team": team}}))["stack_id"] for team in ("Reds", "blues")
+    ]
+    await at.call("POST", f"/stacks/{stack_id}/extend", {"ttl": "1h"}, key="a" * 20)
+    job = (await at.call("POST", "/stacks/batch", {"action": "stop", "stack_ids": [stack_id]}, key="a" * 20)).json
+    at.daemon.context.audit.note(AuditKind.RELOAD, "reloaded: 100% of _templates_")
+    await noted(at, "reload")
+
+    async def found(*texts: str) -> list[tuple[str, str]]:
+        query = urlencode([("find", text) for text in texts])
+        return [
+            (one["action"], one.get("stack_id") or one.get("job_id") or "") for one in await activity(at, f"?{query}")
+        ]
+
+    assert await found("lovelace") == [("stop", job["job_id"]), ("extend", stack_id)]
+    assert await found("Lovelace", "EXT") == [("extend", stack_id)]
+    assert await found("team=reds") == [("stop", job["job_id"]), ("extend", stack_id), ("create", stack_id)]
+    assert await found(other_id[6:]) == await found("blue") == [("create", other_id)]
+    assert await found(job["job_id"]) == [("stop", job["job_id"])]
+    assert await found("100%") == await found("_templates_") == [("reload", "")]
+    assert await found("%") == await found("reloaded"), "a text, and no pattern"
+    assert await found("lovelace", "blue") == []
+    for wrong in ("", "x" * 101):
+        assert (await at.call("GET", f"/activity?find={wrong}")).status == 400
 
 
 async def test_a_tenant_sees_its_own_refusals_only(at: Harness) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
 from playwright.async_api import ViewportSize, expect
 
+from stackd.model import AuditEntry, AuditKind
 from stackd.web.pages import anchor
 from tests.harness import eventually, until
 from tests.templates import PLAIN, folder_with
@@ -215,6 +217,23 @@ async def test_activity_says_who_did_what_to_how_many_and_leads_to_the_stack(boa
     await find.fill(ids[1])
     await entries.filter(has_text="create").get_by_role("button", name=ids[1]).click()
     await expect(board.panel.get_by_role("heading", name=ids[1])).to_be_visible()
+
+
+async def test_activity_finds_a_name_beneath_thousands_of_later_lines(board: Board) -> None:
+    log, later = board.at.daemon.context.store.audit, time.time_ns()
+    kinds = (AuditKind.RELOAD, AuditKind.REFUSED, AuditKind.TEMPLATE)
+    lines = [
+        AuditEntry(kind=kind, at=later + n, message=f"line {n}", by="busy") for kind in kinds for n in range(1_000)
+    ]
+    await log.keep([AuditEntry(kind=AuditKind.TAKEOVER, at=later - 660_000_000_000, message="here now", by="Alice")])
+    await log.keep(lines)
+    await board.open()
+    await board.button("Activity").click()
+    await board.dialog.get_by_label("Find by key").fill("alice")
+    await expect(board.dialog.locator("li")).to_have_count(1)
+    await expect(board.dialog.locator("li")).to_contain_text("Alice takeover")
+    await board.dialog.get_by_label("Find by key").fill("line 999")
+    await expect(board.dialog.locator("li")).to_have_count(3)
 
 
 async def test_an_image_that_cannot_be_pulled_is_more_than_creating(boards: Boards) -> None:

@@ -13,8 +13,7 @@ import { stamp } from "./times.js";
 
 const PAUSE = 300; // after what is typed
 const AGAIN = 3_000; // while a job goes on, or its outcome may change
-const [PAGE, PAGES] = [200, 10]; // so many pages are looked through at a time
-const ENOUGH = 30;
+const PAGE = "100";
 
 /**
  * What a key asked for, as the API describes it: about one stack, a batch job, or what concerns the operator.
@@ -35,27 +34,18 @@ export function openActivity(stacks, open) {
   let timer;
   const more = button("Older", () => load(), { hidden: true });
 
-  /** Show what was asked for next before what is shown; what the API does not look for is looked for here. */
+  /** Show what was asked for next before what is shown. */
   async function load() {
     const mine = ++asked;
-    const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const query = words.flatMap(parameter);
-    const tests = words.filter((word) => !parameter(word).length);
-    let [rows, pages] = [/** @type {HTMLElement[]} */ ([]), 0];
+    const query = field.value.split(/\s+/).filter(Boolean).map(parameter);
+    const page = new URLSearchParams([...query, ["limit", PAGE], ...(cursor ? [["cursor", cursor]] : [])]);
     try {
-      do {
-        const page = new URLSearchParams([...query, ["limit", String(PAGE)], ...(cursor ? [["cursor", cursor]] : [])]);
-        /** @type {{ activity: Deed[], next_cursor: string | null }} */
-        const answer = await ask("GET", `/activity?${page}`);
-        if (mine !== asked) return;
-        if (!cursor) show(list);
-        cursor = answer.next_cursor ?? "";
-        rows = answer.activity.map(entry).filter(({ textContent: text }) => {
-          return tests.every((test) => text?.toLowerCase().includes(test));
-        });
-        list.append(...rows);
-        pages += 1;
-      } while (cursor && list.children.length < ENOUGH && pages < PAGES);
+      /** @type {{ activity: Deed[], next_cursor: string | null }} */
+      const answer = await ask("GET", `/activity?${page}`);
+      if (mine !== asked) return;
+      if (!cursor) show(list);
+      cursor = answer.next_cursor ?? "";
+      list.append(...answer.activity.map(entry));
       say(state, list.children.length ? "" : "Nothing like this was asked for.");
     } catch (error) {
       say(state, sentence(error));
@@ -152,12 +142,10 @@ function resultOf({ status, done, failed, not_found: gone, outcome }) {
 /** @param {Record<string, string> | null} [labels] */
 const pairs = (labels) => Object.entries(labels ?? {}).map(([name, value]) => `${name}=${value}`);
 
-const AUDIT = new Set(["refused", "reload", "keys", "takeover", "template"]);
-const ACTIONS = new Set(["create", "extend", "restart", "renew", "stop", "start", "delete", ...AUDIT]);
+const AUDIT = new Set(["refused", "reload", "keys", "takeover", "sign_in", "template"]);
+const ID = /^stack-[0-9a-f]{16}$/;
 
-/** What a word of the filter asks the API for; nothing for a word that it does not look for. @param {string} word */
+/** What a word of the filter asks the API for: with a label or a stack, it finds jobs about many as well. @param {string} word */
 function parameter(word) {
-  if (word.includes("=")) return [["label", word]];
-  if (word.startsWith("stack-")) return [["stack", word]];
-  return ACTIONS.has(word) ? [["action", word]] : [];
+  return [word.includes("=") ? "label" : ID.test(word) ? "stack" : "find", word];
 }
