@@ -79,7 +79,8 @@ const arranged = arrange(part("cards"), ({ category, description }) => {
 
 /** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number }, stacks: State[] }} data */
 function show({ link, stacks }) {
-  sessionStorage.setItem("link", (shown = link.id));
+  shown = link.id;
+  sessionStorage.setItem("link", shown);
   const used = stacks.filter((each) => each.name && each.status !== "shared").length;
   const until = new Date(Date.now() + link.seconds_left * 1000);
   const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
