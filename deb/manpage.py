@@ -72,7 +72,8 @@ a batch job's `errors` has a `code`, too.
 
 Show a player `player_message`, and nothing else of an error: `error` and `detail` name configuration keys, ids and machines. An
 error has it if waiting helps, or something that the player does. Without it, the platform or its operator has to act: log
-`error`, and show a sentence of your own, such as "Something is wrong with this challenge. Tell the organisers."
+`error`, and show a sentence of your own, such as "Something is wrong with this challenge. Tell the organisers." An exception of
+`stackd.client` has a sentence in any case, also for an answer that did not come.
 
 ## All codes
 

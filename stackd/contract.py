@@ -98,6 +98,9 @@ class Body(Struct, frozen=True, kw_only=True, dict=True):
     optional: ClassVar[tuple[str, ...] | None] = None
     """The fields that are left out while they have their default; None: all that have one."""
 
+    unshown: ClassVar[tuple[str, ...]] = ("pod_spec", "values", "env", "token", "work")
+    """The fields that ``repr`` leaves out: a log is read by people who may not know a flag or use a link."""
+
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             if type(value := getattr(self, name)) in (dict, MappingProxyType):
@@ -112,6 +115,12 @@ class Body(Struct, frozen=True, kw_only=True, dict=True):
     def replaced(self, **changes: Any) -> Self:
         """The same with other values; ``raw`` stays."""
         return _restored(replace(self, **changes), self.__dict__)
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, getattr(self, name)) for name in self.__struct_fields__ if name not in self.unshown]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __copy__(self) -> Self:
         return self
@@ -783,6 +792,7 @@ class Template(Body, frozen=True, kw_only=True):
     text: Annotated[str, doc("With one template, for those who may write: its text.", YAML)] = ""
 
     optional = ("written_by", "written_at", "text")
+    unshown = ("text",)
 
 
 class TemplateProblem(Body, frozen=True, kw_only=True):
@@ -909,6 +919,8 @@ class NewLink(Body, frozen=True, kw_only=True):
     url: Annotated[str, doc("The link itself, which nobody is shown again. Whoever has it is the player.")]
     name: Annotated[str, doc("Its name.")]
     expires_at: Annotated[datetime, doc("Until when it works.")]
+
+    unshown = ("url",)
 
 
 class KeptLink(Body, frozen=True, kw_only=True):

@@ -226,8 +226,8 @@ class SanitizedSpec:
     (apiVersion, kind, metadata, spec), without names, labels or anything else that the operator adds.
     """
 
-    text: str
-    manifest: Mapping[str, object]
+    text: str = field(repr=False)
+    manifest: Mapping[str, object] = field(repr=False)
     requested_cpu_milli: int
     requested_memory_bytes: int
 
@@ -254,7 +254,7 @@ class Stack:
 
     stack_id: str
     namespace: str
-    pod_spec: str | None
+    pod_spec: str | None = field(repr=False)
     ports: tuple[PortMapping, ...]
     status: StackStatus
     created_at: int

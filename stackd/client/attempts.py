@@ -1,10 +1,10 @@
 """Requests, answers, pauses, jobs and events as values; what the client raises; and when a request is sent again.
 
 After a lost answer, only ``repeatable`` requests are sent again. A request that was never sent, or was refused with 429,
-may always be sent again.
+may always be sent again. Each error has a ``player_message``, what a platform can show to a player.
 
 ClientError
-├── Unreachable      no answer came; ``sent``: stackd may have carried out the request
+├── Unreachable      no answer of stackd's came; ``sent``: stackd may have carried out the request
 ├── BadAnswer        the answer is not stackd's
 ├── ApiError         stackd refused, in its own words: ``status``, ``code``, ``sentence``, ``reasons``, ``fields``
 │   ├── KeyRefused   401, 403
@@ -20,11 +20,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from stackd import contract
+from stackd.codes import ENDED, LATER
 from stackd.contract import NOTHING, EventName, Job, Stack
 from stackd.errors import StackdError
 
@@ -32,17 +33,23 @@ T = TypeVar("T")
 TOO_MANY, UNAVAILABLE = 429, 503
 OF_PROXIES = (502, 504)
 SECONDS = 60.0
+NOT_NOW = "This does not work right now. Ask the organisers."
+NO_ANSWER = "There is no answer right now. Try again in a moment."
+SLOW = "This takes longer than usual. Look again in a moment."
+NOT_RUNNING = "Your instance does not run. Start it again, or ask the organisers."
 
 
 class ClientError(StackdError):
     """The root of all errors of the client. ``code`` is stackd's (``docs/errors.md``); empty if stackd did not refuse."""
 
     code: str = ""  # type: ignore[assignment]  # a later stackd may have more codes
-    player_message: str = ""
+    player_message: str = NOT_NOW
 
 
 class Unreachable(ClientError):
-    """No answer came."""
+    """No answer of stackd's came: it restarts, or cannot be reached."""
+
+    player_message = NO_ANSWER
 
     def __init__(self, sentence: str, *, sent: bool) -> None:
         super().__init__(sentence)
@@ -52,9 +59,11 @@ class Unreachable(ClientError):
 class BadAnswer(ClientError):
     """The answer is not stackd's."""
 
+    player_message = LATER
+
 
 class ApiError(ClientError):
-    """stackd refused the request. ``player_message`` can be shown to a player; empty for most errors."""
+    """stackd refused the request."""
 
     def __init__(self, status: int, sentence: str, fields: Mapping[str, Any], retry_after: float = 0.0) -> None:
         super().__init__(sentence)
@@ -65,7 +74,7 @@ class ApiError(ClientError):
         self.retry_after = retry_after
         self.reasons: list[Mapping[str, Any]] = list(fields.get("reasons") or ())
         self.stack_id: str = fields.get("stack_id") or ""
-        self.player_message = fields.get("player_message") or ""
+        self.player_message = fields.get("player_message") or (NOT_NOW if status < 500 else LATER)
 
     def __str__(self) -> str:
         return f"{super().__str__()} ({self.status})"
@@ -94,10 +103,13 @@ class StackEnded(ClientError):
         why = ": ".join(filter(None, (stack.status, stack.status_reason, stack.status_message)))
         super().__init__(f"{stack.stack_id} is {why}")
         self.stack = stack
+        self.player_message = NOT_RUNNING if stack.status == "failed" else ENDED
 
 
 class TimedOut(ClientError):
     """The awaited status did not come in time."""
+
+    player_message = SLOW
 
 
 KINDS = {401: KeyRefused, 403: KeyRefused, 404: NotFound, 409: Conflict, TOO_MANY: Busy, UNAVAILABLE: Busy}
@@ -114,8 +126,8 @@ class Request:
     method: str
     path: str
     query: tuple[tuple[str, str], ...] = ()
-    body: Any = None
-    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING)
+    body: Any = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: NOTHING, repr=False)
     seconds: float = SECONDS
     waits: float = 0.0
     repeatable: bool = False
@@ -127,11 +139,13 @@ class Response:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes = field(repr=False)
     uncertain: bool = False
 
     def json(self) -> Any:
-        """The body. Raises ApiError if stackd refused the request, BadAnswer if the answer is not stackd's."""
+        """The body. Raises ApiError if stackd refused the request, BadAnswer if the answer is not stackd's, Unreachable if it
+        is that of a proxy that does not reach stackd.
+        """
         self.check()
         return self._parsed()
 
@@ -143,16 +157,31 @@ class Response:
         return self.body.decode(errors="replace")
 
     def check(self) -> None:
-        """Raise ApiError if stackd refused the request, BadAnswer if the refusal is not stackd's."""
+        """Raise as ``json`` if the status is that of an error."""
         if 200 <= self.status < 300:
             return
         if location := self.headers.get("location"):
             raise self._not_stackd(f", and leads to {location}")
-        fields = self._parsed()
-        sentence = fields.get("error") if isinstance(fields, dict) else None
-        if not isinstance(sentence, str):
+        if self.of_proxy:
+            raise Unreachable(f"a proxy does not reach stackd now (HTTP {self.status})", sent=True)
+        fields = self._refusal
+        if fields is None:
             raise self._not_stackd()
-        raise KINDS.get(self.status, ApiError)(self.status, sentence, fields, self.retry_after)
+        raise KINDS.get(self.status, ApiError)(self.status, fields["error"], fields, self.retry_after)
+
+    @property
+    def of_proxy(self) -> bool:
+        """Whether a proxy says that it does not reach stackd."""
+        return self.status in OF_PROXIES or (self.status == UNAVAILABLE and self._refusal is None)
+
+    @property
+    def _refusal(self) -> dict[str, Any] | None:
+        """The fields of an error of stackd's."""
+        with suppress(ValueError):
+            fields = json.loads(self.body)
+            if isinstance(fields, dict) and isinstance(fields.get("error"), str):
+                return fields
+        return None
 
     @property
     def retry_after(self) -> float:
@@ -194,10 +223,10 @@ class Retries:
     """How often a request is sent again, and how long the client waits before: ``first`` seconds, doubled each time.
 
     It waits at most ``longest`` seconds, or as long as stackd asks for. ``busy``: it also repeats when stackd is busy
-    (429, 503), unless stackd asks for more than ``longest`` seconds.
+    (429, 503), unless stackd asks for more than ``longest`` seconds. The default outlasts a restart of stackd.
     """
 
-    times: int = 4
+    times: int = 8
     first: float = 0.2
     longest: float = 10.0
     busy: bool = True
@@ -254,7 +283,7 @@ def _attempts(request: Request, retries: Retries) -> Steps[Response]:
 
 
 def _again(request: Request, response: Response, retries: Retries) -> bool:
-    if response.status in OF_PROXIES:
+    if response.of_proxy:
         return request.repeatable
     if not retries.busy or response.retry_after > retries.longest:
         return False
@@ -265,6 +294,9 @@ def _again(request: Request, response: Response, retries: Retries) -> bool:
 
 QUIET_SECONDS = 60.0
 """A stream sends something at least every 15 s; after this long without any data it is dead."""
+
+AGAIN_SECONDS = 1.0
+"""After so long a stream that has ended is opened again."""
 
 
 B = TypeVar("B", bound=contract.Body)
@@ -301,7 +333,7 @@ class Event:
 
     kind: EventName
     id: str = ""
-    data: Any = None
+    data: Any = field(default=None, repr=False)
 
     @property
     def stack_id(self) -> str:
@@ -325,6 +357,7 @@ class EventReader:
 
     query: tuple[tuple[str, str], ...]
     last: str = ""
+    failures: int = 0
     _lines: list[bytes] = field(default_factory=list)
 
     def line(self, line: bytes) -> Event | None:
@@ -334,8 +367,20 @@ class EventReader:
             return None
         event, self._lines = _event(self._lines), []
         if event is not None and event.id:
-            self.last = event.id
+            self.last, self.failures = event.id, 0
         return event
+
+    def pause(self, error: Unreachable | Busy | None, retries: Retries) -> float:
+        """For how many seconds to wait before the stream is opened again; without an ``error`` it has ended. Raises the error
+        if no event has come yet, and ``retries`` allow no further attempt.
+        """
+        asked = error.retry_after if isinstance(error, Busy) else 0.0
+        self.failures += 1
+        if self.last or error is None:
+            return max(asked, AGAIN_SECONDS)
+        if self.failures > retries.times or asked > retries.longest or (isinstance(error, Busy) and not retries.busy):
+            raise error
+        return retries.pause(self.failures - 1, asked)
 
     def request(self) -> Request:
         """The request that opens the stream after the last event. An incomplete event of the last connection is dropped."""

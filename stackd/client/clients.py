@@ -19,6 +19,7 @@ from weakref import WeakSet
 from stackd.client import operations
 from stackd.client.attempts import (
     BadAnswer,
+    Busy,
     ClientError,
     Event,
     EventReader,
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-AGAIN_SECONDS = 1.0
 HANDSHAKE_SECONDS = 5.0
 LONGEST_LINE = 16 << 20
 PORTS = {"http": 80, "https": 443}
@@ -100,6 +100,7 @@ class Operations:
         self._ssl = ssl_context
         self._check_peer = check_peer
         self._timeout = timeout
+        self._answered = False
         self._kept = threading.local()
         """``Client``'s open connection, one for each thread."""
 
@@ -121,10 +122,10 @@ class Operations:
             f"{self.url} did not answer in time" if timed_out else f"{self.url} cannot be reached: {error}", sent=sent
         )
 
-    def _explained(self, error: Unreachable) -> ClientError:
+    def _explained(self, error: ClientError) -> ClientError:
         """The error, or that the server speaks TLS: it closes the connection on which HTTP is spoken to it."""
-        closed = error.sent and not isinstance(error.__cause__, TimeoutError)
-        if closed and self._address.scheme == "http" and _speaks_tls(self._address):
+        closed = isinstance(error, Unreachable) and error.sent and not isinstance(error.__cause__, TimeoutError)
+        if closed and not self._answered and self._address.scheme == "http" and _speaks_tls(self._address):
             return BadAnswer(f"{self.url} speaks TLS: the address must begin with https://")
         return error
 
@@ -249,31 +250,34 @@ class Client(Operations):
                 step = resume(steps, reply)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            except Unreachable as error:
-                raise self._explained(error) from error.__cause__
             try:
                 reply = self._exchange(step)
+                self._answered = self._answered or reply is not None
             except ClientError as error:
-                reply = error
+                reply = self._explained(error)
 
     def events(
         self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
     ) -> Iterator[Event]:
-        """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again.
+        """Changes, as they happen; after the event with the id ``after``. A lost connection is opened again, also while stackd
+        restarts or is busy.
 
         With filters: only changes of stacks that ``stacks`` would return for them. ``fields`` selects the fields of
-        each. Raises ApiError; Unreachable without ``reconnect``, or if there is no event to resume after.
+        each. Raises ApiError, and without ``reconnect`` Unreachable and Busy; otherwise these only before the first event,
+        after as many attempts as other requests have.
         """
         reader = EventReader(operations.selection_query(fields, filters), last=after)
         while True:
+            error: Unreachable | Busy | None = None
             try:
                 yield from self._events(reader)
-            except Unreachable:
-                if not reconnect or not reader.last:
+            except (Unreachable, Busy) as lost:
+                if not reconnect:
                     raise
+                error = lost
             if not reconnect:
                 return
-            time.sleep(AGAIN_SECONDS)
+            time.sleep(reader.pause(error, self._retries))
 
     def _events(self, reader: EventReader) -> Iterator[Event]:
         request = reader.request()
@@ -379,12 +383,11 @@ class AsyncClient(Operations):
                 step = resume(steps, reply)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            except Unreachable as error:
-                raise await asyncio.to_thread(self._explained, error) from error.__cause__
             try:
                 reply = await self._exchange(step)
+                self._answered = self._answered or reply is not None
             except ClientError as error:
-                reply = error
+                reply = await asyncio.to_thread(self._explained, error)
 
     async def events(
         self, *, after: str = "", fields: Iterable[str] = (), reconnect: bool = True, **filters: Unpack[Filters]
@@ -394,15 +397,17 @@ class AsyncClient(Operations):
 
         reader = EventReader(operations.selection_query(fields, filters), last=after)
         while True:
+            error: Unreachable | Busy | None = None
             try:
                 async for event in self._events(reader):
                     yield event
-            except Unreachable:
-                if not reconnect or not reader.last:
+            except (Unreachable, Busy) as lost:
+                if not reconnect:
                     raise
+                error = lost
             if not reconnect:
                 return
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(reader.pause(error, self._retries))
 
     async def _events(self, reader: EventReader) -> AsyncIterator[Event]:
         import aiohttp

@@ -115,7 +115,7 @@ class KubeRequest:
     name: str = ""
     uid: str = ""
     params: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | None = None
+    body: bytes | None = field(default=None, repr=False)
     content_type: str = JSON
     path: str = field(init=False, repr=False, compare=False)
     fenced: bool = field(init=False, repr=False, compare=False)
@@ -168,7 +168,7 @@ class KubeResponse:
     """
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     content_type: str = ""
     retry_after: int | None = None
     date: str = ""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
@@ -63,7 +63,7 @@ class Renewed:
     """What a stack has of its template once it gets a pod of the template's present version."""
 
     digest: str
-    values: Mapping[str, str]
+    values: Mapping[str, str] = field(repr=False)
     requested_cpu_milli: int
     requested_memory_bytes: int
 
@@ -73,7 +73,7 @@ class Start:
     """A request for a fresh pod from ``pod_spec``; ``kind`` says whether it was a start or a restart. ``renewed``: the pod
     is of another version of the template."""
 
-    pod_spec: str
+    pod_spec: str = field(repr=False)
     kind: EventKind
     by: str
     label_limits: Mapping[str, int]

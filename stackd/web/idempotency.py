@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stackd.errors import IdempotencyKeyReused, InvalidRequest
 from stackd.lifecycle.assign import reopen
@@ -26,7 +26,7 @@ class StoredResponse:
     """A response, and whether it was given before."""
 
     status: int
-    body: bytes
+    body: bytes = field(repr=False)
     replayed: bool = False
 
 

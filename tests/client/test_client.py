@@ -17,12 +17,25 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from rich.pretty import pretty_repr
 
 from stackd import client as api
 from stackd import model
-from stackd.client import AsyncClient, Client, ClientError, Event, Retries, Stack, Unreachable, operations
+from stackd.client import (
+    ApiError,
+    AsyncClient,
+    Client,
+    ClientError,
+    Event,
+    Retries,
+    Stack,
+    Unreachable,
+    attempts,
+    operations,
+)
 from stackd.client.attempts import NO_RETRIES, EventReader, Pause, Request, Response, Steps, with_retries
-from stackd.contract import JobStatus
+from stackd.config import load
+from stackd.contract import EPOCH, JobStatus, NewLink
 from tests.certificates import authority
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
@@ -125,11 +138,12 @@ async def test_many_are_extended_and_deleted_as_one_job(at: Harness, ask: Caller
 
 async def test_what_lost_its_answer_counts_once(at: Harness, kind: Any) -> None:
     async with gate(at.port) as way:
-        ask = Caller(kind(way.url, KEY, retries=Retries(first=0.05)))
+        ask = Caller(kind(way.url, KEY, retries=Retries(times=4, first=0.05)))
 
         async def sent(method: str, path: str) -> float:
             return await at.metric("stackd_http_requests_total", method=method, route=path)
 
+        assert await ask("stacks") == [], "it knows by now that nothing speaks TLS here"
         way.lose = 2
         stack = await ask("create", POD, ports=[80])
         assert (await sent("POST", "/stacks"), await at.listed()) == (3, [stack.stack_id])
@@ -277,6 +291,40 @@ async def test_a_redirect_or_a_page_is_not_taken_for_text(kind: Any) -> None:
             await ask("close")
 
 
+@asynccontextmanager
+async def saying(*replies: bytes) -> AsyncIterator[str]:
+    """The address of a server that gives one of these answers to each connection, and closes it."""
+    left = iter(replies)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(next(left))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_a_stream_goes_on_while_stackd_restarts(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """stackd answers 503 until it is ready, and before that the proxy in front of it does."""
+    monkeypatch.setattr(attempts, "AGAIN_SECONDS", 0.0)
+    stream = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\nid: %d\nevent: job\ndata: {}\n\n"
+    page = b"HTTP/1.1 %d Error\r\nContent-Length: 4\r\nConnection: close\r\n\r\n<p>!"
+    busy = b'HTTP/1.1 503 Error\r\nRetry-After: 0\r\nContent-Length: 13\r\nConnection: close\r\n\r\n{"error": ""}'
+    events: list[Event] = []
+    async with saying(busy, page % 502, stream % 1, page % 503, busy, page % 504, stream % 2) as url:
+        ask = Caller(kind(url, KEY, retries=Retries(times=2, first=0.01)))
+        await asyncio.wait_for(ask.events(events, lambda event: event.id == "2"), 10)
+        await ask("close")
+    assert [event.id for event in events] == ["1", "2"]
+    for reply, error in ((busy, api.Busy), (page % 502, Unreachable)):
+        async with saying(reply, reply) as url:
+            ask = Caller(kind(url, KEY, retries=Retries(times=1, first=0.01)))
+            with pytest.raises(error):
+                await ask.events(events, lambda event: True)
+            await ask("close")
+
+
 async def test_http_is_not_spoken_to_a_server_that_speaks_tls(kind: Any, tmp_path: Path) -> None:
     async with answering(b"", ssl=authority(tmp_path).server_context()) as url:
         ask = Caller(kind(url, KEY))
@@ -374,8 +422,54 @@ def test_a_busy_stackd_is_given_the_time_it_asks_for(status: int) -> None:
     assert isinstance(error, api.Busy)
 
 
+def test_a_proxy_that_does_not_reach_stackd_is_asked_again_and_is_no_other_server() -> None:
+    for status in (502, 503, 504):
+        page = answer(status, b"<h1>No server is available</h1>")
+        stack, wanted = played(operations.create("pod", ports=[80]), page, page, answer(201, STACK))
+        assert (stack.stack_id, len(requests(wanted))) == ("stack-1", 3)
+        error, wanted = played(operations.restart("stack-1"), page)
+        assert (type(error), error.sent, len(requests(wanted))) == (Unreachable, True, 1)
+        assert f"a proxy does not reach stackd now (HTTP {status})" in str(error)
+    error, _ = played(operations.stats(), answer(500, b"<h1>"))
+    assert isinstance(error, api.BadAnswer)
+
+
+def test_the_attempts_outlast_a_restart_of_stackd() -> None:
+    retries, restart = Retries(), load(None, {"STACKD_AUTH__ENABLED": "false"}).config.server.shutdown_timeout + 5
+    assert sum(retries.pause(attempt, 0.0) for attempt in range(retries.times)) > restart
+
+
+def test_each_error_says_what_a_player_may_read() -> None:
+    """And blames nobody where somebody has only restarted stackd."""
+    failed, stopped = Stack(stack_id="stack-1", status="failed"), Stack(stack_id="stack-1", status="stopped")
+    waiting = [LOST, api.TimedOut("slow"), api.BadAnswer("other"), api.StackEnded(failed), api.StackEnded(stopped)]
+    refused = [ApiError(status, "no", {}) for status in (400, 401, 404, 500, 503)]
+    errors = [ClientError("bad id"), *waiting, *refused]
+    assert all(error.player_message for error in errors)
+    assert not any("stack-1" in error.player_message or "stackd" in error.player_message for error in errors)
+    moment = [LOST, api.TimedOut("slow"), api.StackEnded(stopped)]
+    assert not any("organisers" in error.player_message for error in moment)
+    assert ApiError(404, "no", {"player_message": "Start a new one."}).player_message == "Start a new one."
+
+
+def test_no_log_shows_what_only_a_player_may_know() -> None:
+    """A program logs what it got: no flag, no pod spec that has one, no link, no request with its Idempotency-Key."""
+    raw = {"stack_id": "stack-1", "pod_spec": "flag{1}", "values": {"A": "flag{1}"}, "env": {"A": "flag{1}"}}
+    stack, wanted = played(operations.create("flag{1}", env={"A": "flag{1}"}), answer(201, json.dumps(raw).encode()))
+    job, _ = played(
+        operations.batch_job("job-1", results=True),
+        answer(200, json.dumps({"job_id": "job-1", "results": [raw | {"index": 0, "outcome": "done"}]}).encode()),
+    )
+    link = NewLink(link_id="link-1", url="https://stackd.example/play#flag{1}", name="", expires_at=EPOCH)
+    for one in (stack, job, link, *wanted, answer(200, b"flag{1}"), Event(kind="stack", data=raw)):
+        for text in (repr(one), pretty_repr(one)):
+            assert "flag{1}" not in text
+            assert "Idempotency-Key" not in text
+    assert all("-1" in repr(one) for one in (stack, job, link))
+
+
 def test_pauses_grow_and_end() -> None:
-    error, wanted = played(operations.stats(), *[REFUSED] * 5)
+    error, wanted = played(operations.stats(), *[REFUSED] * 5, retries=Retries(times=4))
     assert error is REFUSED
     pauses = [one.seconds for one in wanted if isinstance(one, Pause)]
     assert len(pauses) == 4

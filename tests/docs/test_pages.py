@@ -9,7 +9,9 @@ import runpy
 import shlex
 import sys
 from asyncio.subprocess import PIPE, STDOUT
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from click.testing import CliRunner
 from stackd.cli import stackd
 from stackd.client import Client, Stack, StackEnded
 from tests.docs.markdown import PAGES, ROOT, anchors, blocks, links, script
-from tests.harness import KEY, Harness, harness
+from tests.harness import KEY, Harness, eventually, harness
 from tests.templates import folder_with
 
 RUNNABLE = [page for page in PAGES if script(page)]
@@ -131,6 +133,39 @@ async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness
         await asyncio.to_thread(example["start"], "alice")
     names["POD"] = good
     assert (await asyncio.to_thread(example["start"], "alice")).status == "running", "what failed is not in the way"
+
+
+async def test_the_live_page_begins_with_what_is_there(one_each: Harness) -> None:
+    (program,) = (one.text for one in blocks(PAGE) if "live" in one.marks)
+    first = await one_each.running(labels={"player": "alice"})
+    shown: dict[str, str] = {}
+
+    class Enough(Exception):
+        pass
+
+    def show_all(stacks: list[Stack]) -> None:
+        shown.update({stack.labels["player"]: stack.status for stack in stacks})
+
+    def show(player: str, status: str, address: str) -> None:
+        shown[player] = f"{status} {address}"
+
+    def hide(stack_id: str) -> None:
+        raise Enough
+
+    with Client(one_each.url, KEY) as client:
+        names = {"client": client, "show_all": show_all, "show": show, "hide": hide}
+
+        def run() -> None:
+            with suppress(Enough):
+                exec(program, names)
+
+        page = Thread(target=run, daemon=True)
+        page.start()
+        await eventually(lambda: shown == {"alice": "running"})
+        second = await one_each.stack(await one_each.running(labels={"player": "bob"}))
+        await eventually(lambda: shown["bob"] == f"running 127.0.0.1:{second['ports'][0]['node_port']}")
+        await one_each.delete(first)
+        await eventually(lambda: not page.is_alive())
 
 
 async def test_with_a_template_the_flag_is_told_once_and_again_for_the_same_press(tmp_path: Path) -> None:

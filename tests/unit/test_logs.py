@@ -9,12 +9,18 @@ import re
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stackd import logs
 from stackd.config import LogSection
+from stackd.kube.wire import KubeRequest, KubeResponse
+from stackd.model import EventKind, SanitizedSpec
+from stackd.store.changes import Renewed, Start
+from stackd.web.idempotency import StoredResponse
+from tests.kube.samples import STACK
 
 FORGED = "2026-01-01T00:00:00.000Z ERROR   forged"
 HOSTILE = [
@@ -181,3 +187,18 @@ def test_the_journal_is_recognised_by_device_and_inode(tmp_path: Path) -> None:
         assert logs.is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}"}, stream)
         assert not logs.is_journal({"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino + 1}"}, stream)
         assert not logs.is_journal({}, stream)
+
+
+def test_what_holds_a_flag_does_not_show_it_in_a_log_line_or_a_trace() -> None:
+    """A platform's flag is in a pod spec, a generated one in values; both are in what Kubernetes is sent and answers."""
+    flag = "flag{1}"
+    holders = [
+        SanitizedSpec(text=flag, manifest={"spec": flag}, requested_cpu_milli=1, requested_memory_bytes=1),
+        Renewed(digest="1", values={"FLAG": flag}, requested_cpu_milli=1, requested_memory_bytes=1),
+        Start(pod_spec=flag, kind=EventKind.STARTED, by="ada", label_limits={}),
+        StoredResponse(status=201, body=flag.encode()),
+        KubeRequest(verb="create", resource="pods", body=flag.encode()),
+        KubeResponse(status=200, body=flag.encode()),
+        replace(STACK, pod_spec=flag, values={"FLAG": flag}),
+    ]
+    assert not [text for text in map(repr, holders) if flag in text]
