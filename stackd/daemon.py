@@ -188,7 +188,12 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
 
 
 async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
-    store = await Store.open(Path(config.state.path), clock=clock, node_ports=config.stacks.node_ports)
+    store = await Store.open(
+        Path(config.state.path),
+        clock=clock,
+        node_ports=config.stacks.node_ports,
+        keys=[key.principal for key in config.auth.keys],
+    )
     stack.push_async_callback(store.close)
     namespace, instance = config.stacks.namespace, config.cluster.instance
     store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)

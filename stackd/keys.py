@@ -137,7 +137,7 @@ class ApiKey(Section):
         what += ["writes templates"] if self.templates_write else []
         return f"{self.name} ({' '.join(what)}, {short_digest(self.sha256)})"
 
-    @cached_property
+    @cached_property  # a read has few steps; a copy with another name needs its own
     def principal(self) -> Principal:
         """Who has the key."""
         return Principal(id=f"key:{self.sha256.hex()[:ID_DIGITS]}" if self.sha256 else self.name, name=self.name)
@@ -175,11 +175,13 @@ class ApiKey(Section):
 
     def may_see_job(self, job: Job) -> bool:
         """Whether the key may see the batch job: a tenant sees those that it has requested."""
-        return not self.tenant or job.by == self.name
+        return not self.tenant or job.by.id == self.principal.id
 
     def may_see_history(self, events: Iterable[TimelineEvent]) -> bool:
         """Whether the key may see what is kept of a deleted stack: a tenant sees it of stacks that it has created."""
-        return not self.tenant or any(one.kind is EventKind.ACCEPTED and one.by == self.name for one in events)
+        return not self.tenant or any(
+            one.kind is EventKind.ACCEPTED and one.by.id == self.principal.id for one in events
+        )
 
     def may_write(self, template: str) -> bool:
         """Whether the key may write the template of this name over the API."""

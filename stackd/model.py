@@ -49,6 +49,20 @@ class Principal:
     id: str
     name: str
 
+    def __str__(self) -> str:
+        """The form in which it is kept: the id, then the name if that is another text."""
+        return self.id if self.id == self.name else f"{self.id} {self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> Principal:
+        """Read what ``str`` has written."""
+        who, _, name = text.partition(" ")
+        return cls(id=who, name=name or who)
+
+
+STACKD = Principal(id="stackd", name="stackd")
+CLUSTER = Principal(id="cluster", name="cluster")
+
 
 class StackStatus(enum.StrEnum):
     """The contract's stack statuses."""
@@ -332,7 +346,7 @@ class Stack:
 
 @struct
 class TimelineEvent:
-    """One line of a stack's timeline; ``at`` in nanoseconds; ``by`` is a key's name, ``stackd`` or ``cluster``.
+    """One line of a stack's timeline; ``at`` in nanoseconds; ``by`` may be stackd or the cluster.
 
     ``count`` is how often the cluster has reported the same event.
     """
@@ -341,7 +355,7 @@ class TimelineEvent:
     at: int
     reason: str = ""
     message: str = ""
-    by: str = "stackd"
+    by: Principal = STACKD
     count: int = 1
 
 
@@ -358,16 +372,14 @@ class AuditKind(enum.StrEnum):
 
 @struct
 class StoredTemplate:
-    """A template of the API: its text, and who has written it, ``at`` when: ``by`` is the name of the key, ``owner`` identifies
-    it, ``tenant``: whether it is a tenant's.
+    """A template of the API: its text, and who has written it, ``at`` when; ``tenant``: whether that was a tenant's key.
 
     ``pool``: how many stacks its text asks for.
     """
 
     name: str
     text: str
-    by: str
-    owner: str
+    by: Principal
     tenant: bool
     at: int
     pool: int = 0
@@ -380,7 +392,7 @@ class AuditEntry:
     kind: AuditKind
     at: int
     message: str
-    by: str
+    by: Principal
     count: int = 1
     failed: bool = False
     seq: int = 0
@@ -443,7 +455,7 @@ class WantedStack:
 
 @struct
 class JobRequest:
-    """What a job is asked to do. ``ttl`` is by how much it extends, in nanoseconds; ``by`` is a key's name.
+    """What a job is asked to do. ``ttl`` is by how much it extends, in nanoseconds.
 
     ``labels`` select the stacks when the job is accepted, of those that have the labels ``among``; empty if the
     request names the stacks. A job that creates has the stacks ``each`` of a ``template``, and ``labels`` of the key, which
@@ -454,7 +466,7 @@ class JobRequest:
     ttl: int = 0
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
-    by: str = "stackd"
+    by: Principal = STACKD
     template: str | None = None
     each: tuple[WantedStack, ...] = ()
 
@@ -497,7 +509,7 @@ class Job:
     errors: tuple[JobError, ...]
     created_at: int
     updated_at: int
-    by: str = "stackd"
+    by: Principal = STACKD
     action: JobAction = JobAction.DELETE
     ttl: int = 0
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)

@@ -95,10 +95,10 @@ class Turns:
 
     def put(self, job: Job) -> None:
         """Add a job behind the others of its key."""
-        if job.by not in self._jobs:
-            self._jobs[job.by] = deque()
-            self._keys.put_nowait(job.by)
-        self._jobs[job.by].append(job.job_id)
+        if job.by.id not in self._jobs:
+            self._jobs[job.by.id] = deque()
+            self._keys.put_nowait(job.by.id)
+        self._jobs[job.by.id].append(job.job_id)
 
     async def next(self) -> tuple[str, str]:
         """The key that waits longest, and its oldest job."""

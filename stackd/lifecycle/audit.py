@@ -24,7 +24,7 @@ from stackd.errors import StoreUnavailable
 from stackd.keys import ApiKey
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.logs import utc
-from stackd.model import AuditEntry, AuditKind
+from stackd.model import STACKD, AuditEntry, AuditKind, Principal
 from stackd.store import Store
 from stackd.tasks import set_within
 
@@ -63,12 +63,12 @@ class Audit:
         self._noted = asyncio.Event()
         self._torn = False
 
-    def note(self, kind: AuditKind, message: str, *, by: str = "stackd", failed: bool = False) -> None:
+    def note(self, kind: AuditKind, message: str, *, by: Principal = STACKD, failed: bool = False) -> None:
         """Something happened once."""
         entry = AuditEntry(kind=kind, at=self._clock.now(), message=message[:LONGEST], by=by, failed=failed)
-        self._write(_Counted(entry, {"kind": kind, "by": by, "message": entry.message, "failed": failed}))
+        self._write(_Counted(entry, {"kind": kind, **_named(by), "message": entry.message, "failed": failed}))
 
-    def request(self, *, by: str, status: int, client: str, origin: str, fields: dict[str, Any]) -> None:
+    def request(self, *, by: Principal, status: int, client: str, origin: str, fields: dict[str, Any]) -> None:
         """A request was refused (``status`` 400 and above), or has changed something. ``origin`` counts as one client."""
         refused = status >= 400
         if not refused and not self._file():
@@ -90,7 +90,7 @@ class Audit:
             entry = AuditEntry(kind=AuditKind.REFUSED, at=self._clock.now(), message=text, by=by, failed=True)
         kind = AuditKind.REFUSED if refused else CHANGE
         self._counted[what] = counted = _Counted(
-            entry, {"kind": kind, "by": by, "status": status, "client": client, **fields}
+            entry, {"kind": kind, **_named(by), "status": status, "client": client, **fields}
         )
         self._write(counted)
 
@@ -160,3 +160,8 @@ class Audit:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             log.error("the audit file of log.audit cannot be written: %s; not in it: %s", error.strerror, shown)
+
+
+def _named(by: Principal) -> dict[str, str]:
+    """Who it was, for a line of the file: two may have one name."""
+    return {"by": by.name} | ({"principal": by.id} if by.id != by.name else {})

@@ -267,7 +267,6 @@ async def _check_pooled(context: Context, template: Template) -> CheckResult:
         ttl=template.check.timeout + 2 * _start_seconds(context),
         labels={**template.labels, labels.CHECK: template.name},
         template=template,
-        by="stackd",
     )
     stack = await create(context, request)
     try:

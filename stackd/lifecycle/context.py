@@ -41,7 +41,9 @@ from stackd.model import (
     NO_LABELS,
     NO_VALUES,
     SERVICE_PREFIX,
+    STACKD,
     PortMapping,
+    Principal,
     RoutedTarget,
     SanitizedSpec,
     Stack,
@@ -87,7 +89,7 @@ class CreateRequest:
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     quotas: tuple[LabelQuota, ...] = ()
     may_use: Callable[[str], bool] = lambda _: True
-    by: str = "stackd"
+    by: Principal = STACKD
     claim: Claim | None = None
     template: Template | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)

@@ -16,7 +16,7 @@ from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, Diagnostics
 from stackd.logs import stack_log
-from stackd.model import NO_VALUES, EventKind, KeptLog, TimelineEvent
+from stackd.model import CLUSTER, NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
 from stackd.templates.hiding import hide
 from stackd.workqueue import RetryPolicy, WorkQueue
@@ -66,7 +66,7 @@ async def keep(context: Context, stack_id: str) -> None:
             at=event.at,
             reason=event.reason,
             message=hide(event.message, stack.values),
-            by="cluster",
+            by=CLUSTER,
             count=event.count,
         )
         for event in events

@@ -16,7 +16,7 @@ from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.pools import PROVEN_SECONDS, Pool, has_lost_readiness, is_ready
 from stackd.lifecycle.verbs import start_of
 from stackd.logs import stack_log
-from stackd.model import CHECK_FAILED, DeleteReason, Desired, EventKind, Stack, StackStatus
+from stackd.model import CHECK_FAILED, STACKD, DeleteReason, Desired, EventKind, Stack, StackStatus
 from stackd.templates import Template
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ async def _keep_one(context: Context, pool: Pool, template: Template | None, row
 
 async def _again(context: Context, template: Template | None, row: Stack, reason: str) -> None:
     try:
-        wanted = await start_of(context, row, EventKind.RESTART_REQUESTED, "stackd", reason, template=template)
+        wanted = await start_of(context, row, EventKind.RESTART_REQUESTED, STACKD, reason, template=template)
         await context.store.stacks.start(row.stack_id, wanted)
     except StackdError as error:
         stack_log(log, row.stack_id, same="shared").warning("cannot be started again now: %s", error)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from stackd.clock import NANOSECONDS
 from stackd.kube.objects import ContainerState, PodState
 from stackd.kube.records import POD_DELETED, POD_DELETED_MESSAGE
-from stackd.model import NOT_READY, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
+from stackd.model import CLUSTER, NOT_READY, Desired, EventKind, Observation, Stack, StackStatus, TimelineEvent, struct
 from stackd.templates.hiding import hide
 
 PULL_ERRORS = frozenset({"ErrImagePull", "ImagePullBackOff"})
@@ -253,12 +253,12 @@ def _since(
 ) -> Iterator[TimelineEvent]:
     was_started = before.started if before is not None else stack.status is not StackStatus.CREATING
     if now.started and not was_started:
-        yield TimelineEvent(kind=EventKind.STARTED, at=at, by="cluster")
+        yield TimelineEvent(kind=EventKind.STARTED, at=at, by=CLUSTER)
     earlier = before.restarts if before is not None else now.restarts
     for container, then in zip(pod.containers, earlier, strict=False):
         if container.restart_count > then:
             yield TimelineEvent(
-                kind=EventKind.RESTARTED, at=at, reason=container.last_reason, message=_again(container), by="cluster"
+                kind=EventKind.RESTARTED, at=at, reason=container.last_reason, message=_again(container), by=CLUSTER
             )
 
 

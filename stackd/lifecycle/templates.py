@@ -18,7 +18,7 @@ from stackd.crashpoints import crash_point
 from stackd.errors import Conflict, PermissionDenied, TemplateNotFound
 from stackd.keys import ApiKey
 from stackd.lifecycle.context import Context
-from stackd.model import AuditKind, DeleteReason, Stack, StoredTemplate
+from stackd.model import AuditKind, DeleteReason, Principal, Stack, StoredTemplate
 from stackd.store.templates import TemplateLimits, stored_in
 from stackd.templates import Template, TemplateSet, in_force, parse_template, read_templates
 
@@ -48,7 +48,7 @@ def is_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> bool:
     if not key.tenant:
         return True
     return kept.tenant and (
-        kept.owner == key.principal.id or kept.owner not in {one.principal.id for one in config.auth.keys}
+        kept.by.id == key.principal.id or kept.by.id not in {one.principal.id for one in config.auth.keys}
     )
 
 
@@ -56,7 +56,7 @@ def require_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> None:
     """Raise PermissionDenied if the key may not change this template."""
     if not is_owner(kept, key, config):
         raise PermissionDenied(
-            f"the template {kept.name} is another key's ({kept.by}): that key or an admin key writes and deletes it; "
+            f"the template {kept.name} is another key's ({kept.by.name}): that key or an admin key writes and deletes it; "
             "choose another name"
         )
 
@@ -68,7 +68,7 @@ async def put(context: Context, name: str, text: str, key: ApiKey, *, tries: boo
     same text again changes nothing.
     """
     at = context.wall_clock.now()
-    stored = StoredTemplate(name=name, text=text, by=key.name, owner=key.principal.id, tenant=key.tenant, at=at)
+    stored = StoredTemplate(name=name, text=text, by=key.principal, tenant=key.tenant, at=at)
     return await context.tasks.run(f"template {name}", _put(context, stored, key, tries=tries))
 
 
@@ -97,7 +97,7 @@ async def _put(context: Context, stored: StoredTemplate, key: ApiKey, *, tries: 
 
 def _essence(kept: StoredTemplate) -> tuple[str, bool, str]:
     """What makes a template another one; who of the operators has written it does not."""
-    return kept.text, kept.tenant, kept.owner if kept.tenant else ""
+    return kept.text, kept.tenant, kept.by.id if kept.tenant else ""
 
 
 async def remove(context: Context, name: str, key: ApiKey) -> None:
@@ -121,7 +121,7 @@ async def _remove(context: Context, name: str, key: ApiKey) -> None:
         problems = [one for one in settings.templates.problems if one.name != name]
         if name not in (templates := TemplateSet(others, problems)):
             settings.removed.add(name)
-        _take(context, templates, f"{name} is gone", key.name)
+        _take(context, templates, f"{name} is gone", key.principal)
         await let_go(context)
 
 
@@ -152,9 +152,9 @@ def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:
         )
 
 
-def _take(context: Context, templates: TemplateSet, what: str, by: str) -> None:
+def _take(context: Context, templates: TemplateSet, what: str, by: Principal) -> None:
     context.settings.templates = templates
     context.settings.removed.difference_update(templates)
     context.pools.news.set()
-    log.info("template %s, by %s", what, by)
+    log.info("template %s, by %s", what, by.name)
     context.audit.note(AuditKind.TEMPLATE, what, by=by)

@@ -37,7 +37,17 @@ from stackd.lifecycle.loop import is_gone
 from stackd.lifecycle.next_step import service_step
 from stackd.lifecycle.objects import spec_of
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, StackStatus, TargetPort
+from stackd.model import (
+    STACKD,
+    DeleteReason,
+    Desired,
+    EventKind,
+    PortMapping,
+    Principal,
+    Stack,
+    StackStatus,
+    TargetPort,
+)
 from stackd.store import PORT_REPLACED, Claim, Extension, LabelQuota, Renewed, Start, ports_replaced
 from stackd.templates import Template
 
@@ -51,7 +61,7 @@ ENDS = frozenset({StackStatus.FAILED, StackStatus.STOPPED, StackStatus.NODE_DELE
 """From these statuses a stack does not come to run unless somebody does something about it."""
 
 
-async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None:
+async def delete(context: Context, stack_id: str, *, by: Principal = STACKD) -> None:
     """Delete the stack, as ``by`` asked; when this returns, no pod, service, port or row of it remains (invariant 3).
 
     Raises StackNotFound; ClusterUnavailable if the cluster does not confirm now: the stack stays listed; NotOwner if this
@@ -60,7 +70,7 @@ async def delete(context: Context, stack_id: str, *, by: str = "stackd") -> None
     await context.tasks.run(f"delete {stack_id}", _delete(context, stack_id, by))
 
 
-async def _delete(context: Context, stack_id: str, by: str) -> None:
+async def _delete(context: Context, stack_id: str, by: Principal) -> None:
     if context.store.stacks.waits_in_pool(stack_id):
         raise StackNotFound(stack_id)
     capture_logs(context, stack_id)
@@ -71,26 +81,26 @@ async def _delete(context: Context, stack_id: str, by: str) -> None:
     await settle(context, stack_id, "deleted", is_gone)
 
 
-async def stop(context: Context, stack_id: str, *, by: str) -> Stack:
+async def stop(context: Context, stack_id: str, *, by: Principal) -> Stack:
     """Stop the stack and return it: it has no pod; it keeps its Service and ports until it is started or expires.
     Raises StackNotFound, Conflict, StoreUnavailable; ClusterUnavailable if the cluster does not confirm now."""
     return await context.tasks.run(f"stop {stack_id}", _stop(context, stack_id, by))
 
 
-async def _stop(context: Context, stack_id: str, by: str) -> Stack:
+async def _stop(context: Context, stack_id: str, by: Principal) -> Stack:
     await context.store.stacks.stop(stack_id, by)
     crash_point("stop.intended")
     await settle(context, stack_id, "stopped", is_stopped)
     return _row(context, stack_id)
 
 
-async def start(context: Context, stack_id: str, *, by: str) -> Stack:
+async def start(context: Context, stack_id: str, *, by: Principal) -> Stack:
     """Start the stack with a new pod if it was stopped or has ended; else return it as it is. Raises as ``restart``."""
     return await context.tasks.run(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
 
 
 async def restart(
-    context: Context, stack_id: str, *, by: str, renew: bool = False, quotas: tuple[LabelQuota, ...] = ()
+    context: Context, stack_id: str, *, by: Principal, renew: bool = False, quotas: tuple[LabelQuota, ...] = ()
 ) -> Stack:
     """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it. To
     ``renew`` it, the pod is that of the newest version of its template. If it has ended, it counts among ``quotas`` again.
@@ -106,7 +116,7 @@ async def _start(
     context: Context,
     stack_id: str,
     kind: EventKind,
-    by: str,
+    by: Principal,
     *,
     renew: bool = False,
     quotas: tuple[LabelQuota, ...] = (),
@@ -133,7 +143,13 @@ async def _start(
 
 
 async def start_of(
-    context: Context, stack: Stack, kind: EventKind, by: str, reason: str = "", *, template: Template | None = None
+    context: Context,
+    stack: Stack,
+    kind: EventKind,
+    by: Principal,
+    reason: str = "",
+    *,
+    template: Template | None = None,
 ) -> Start:
     """The intent to start the stack with the pod that the policy in force allows; with that of its ``template``, if given:
     the values of names that it still has stay. Raises Conflict, StackNotFound."""
@@ -203,7 +219,13 @@ async def settle(context: Context, stack_id: str, what: str, done: Callable[[Sta
 
 
 async def extend(
-    context: Context, stack_id: str, seconds: float, *, by: str, claim: Claim | None = None, times: int | None = None
+    context: Context,
+    stack_id: str,
+    seconds: float,
+    *,
+    by: Principal,
+    claim: Claim | None = None,
+    times: int | None = None,
 ) -> Stack:
     """Extend the stack by ``seconds`` and return it; the extension survives ``kill -9``, and the loss of the file.
 

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from stackd.model import AuditEntry, AuditKind
-from stackd.store.history import SAYING, ActivityFilter
+from stackd.model import AuditEntry, AuditKind, Principal
+from stackd.store.history import OF_CALLER, SAYING, ActivityFilter
 from stackd.store.meta import put
 from stackd.store.transaction import Columns, Searched, Transaction, id_array, operation, search
 
 KEPT_OF_A_KIND = 1000
 KEYS = "keys_in_force"
-ENTRIES = Columns(AuditEntry, read={"kind": AuditKind, "failed": bool}, renamed={"failed": "reason"})
+ENTRIES = Columns(
+    AuditEntry,
+    read={"kind": AuditKind, "by": Principal.parse, "failed": bool},
+    write={"by": str},
+    renamed={"failed": "reason"},
+)
 INSERT = (
     "INSERT INTO timeline (stack_id, at, kind, reason, message, by, count)"
     " VALUES ('', :at, :kind, iif(:failed, 'failed', ''), :message, :by, :count)"
@@ -26,7 +31,7 @@ TRIM = (
 )
 FIND = (
     f"SELECT {ENTRIES.sql} FROM timeline AS t INDEXED BY timeline_stack WHERE stack_id = ''"
-    " AND at BETWEEN :since AND :at AND (at < :at OR seq < :seq) AND (:by = '' OR by = :by)"
+    f" AND at BETWEEN :since AND :at AND (at < :at OR seq < :seq){OF_CALLER}"
     f" AND kind IN (SELECT value FROM json_each(:kinds)){SAYING.format(more='')} ORDER BY at DESC, seq DESC LIMIT :limit"
 )
 

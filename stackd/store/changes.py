@@ -16,11 +16,14 @@ from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.codes import ErrorCode
 from stackd.errors import Conflict, StackDeleting, StackNotFound, TooLongALife
 from stackd.model import (
+    CLUSTER,
+    STACKD,
     DeleteReason,
     Desired,
     EventKind,
     Observation,
     PortMapping,
+    Principal,
     RoutedPort,
     Stack,
     StackStatus,
@@ -53,7 +56,7 @@ class Extension:
 
     add: int
     longest: int
-    by: str
+    by: Principal
     reason: str = ""
     times: int | None = None
 
@@ -75,7 +78,7 @@ class Start:
 
     pod_spec: str = field(repr=False)
     kind: EventKind
-    by: str
+    by: Principal
     label_limits: Mapping[str, int]
     reason: str = ""
     message: str = ""
@@ -90,7 +93,7 @@ def accept(
     pod_uid: str | None,
     service_uid: str | None,
     claim: Claim | None = None,
-    by: str = "stackd",
+    by: Principal = STACKD,
 ) -> Stack:
     """Complete the create that ``by`` has asked for, with this claim; ``updated_at`` is ``created_at`` at first (API contract).
 
@@ -107,7 +110,7 @@ def accept(
     rows.save_one(tx, stack)
     if not before.accepted:
         at = min([tx.now, *(one.at for one in seen.events)])
-        lines = [TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by="cluster")]
+        lines = [TimelineEvent(kind=EventKind.SCHEDULED, at=at, message=f"on {stack.node_id}", by=CLUSTER)]
         if not before.unassigned:
             why = claim.reason if claim is not None else ""
             lines.insert(0, TimelineEvent(kind=EventKind.ACCEPTED, at=before.created_at, reason=why, by=by))
@@ -177,7 +180,7 @@ def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
     """Write the intent to delete those of ``ids`` that have expired by their current rows."""
     stacks = rows.find_all(tx, ids).items()
     expired = {name: one for name, one in stacks if one.ttl_expires_at <= tx.now and not (one.unassigned or one.shared)}
-    return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, "stackd")
+    return rows.mark_all_deleting(tx, expired, DeleteReason.EXPIRED, STACKD)
 
 
 def set_pending_reason(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
@@ -234,7 +237,7 @@ def extend(tx: Transaction, stack_id: str, extension: Extension, *, claim: Claim
     return rows.save_one(tx, rows.touched(tx, before, ttl_expires_at=ends, extensions=extensions))
 
 
-def stop(tx: Transaction, stack_id: str, by: str, reason: str = "") -> Stack:
+def stop(tx: Transaction, stack_id: str, by: Principal, reason: str = "") -> Stack:
     """Write the intent to stop; no change if it is already written. Raises ``StackNotFound``, ``Conflict``."""
     before = _in_use(tx, stack_id)
     if before.desired is Desired.STOPPED:

@@ -22,7 +22,7 @@ import os
 import secrets
 import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +30,7 @@ from tempfile import TemporaryDirectory
 from stackd.clock import NANOSECONDS, boot_id, from_nanoseconds
 from stackd.errors import StoreError
 from stackd.files import create_private
+from stackd.model import Principal
 from stackd.store import identity, meta, rows, schema
 from stackd.store.identity import FileIdentity
 from stackd.store.transaction import is_damage, is_full, sentence
@@ -98,8 +99,8 @@ def follow_links(path: Path) -> Path:
 # ---- opening
 
 
-def open_file(path: Path, ballast: Ballast) -> sqlite3.Connection:
-    """Open the write connection. Raises ``StoreError``.
+def open_file(path: Path, ballast: Ballast, keys: Iterable[Principal] = ()) -> sqlite3.Connection:
+    """Open the write connection; ``keys`` are the configured ones. Raises ``StoreError``.
 
     On a full disk, frees the reserved space and tries again, so that a restart is still possible.
     """
@@ -107,7 +108,7 @@ def open_file(path: Path, ballast: Ballast) -> sqlite3.Connection:
         raise StoreError(f"SQLite {sqlite3.sqlite_version} is too old: stackd needs 3.38 or newer")
     with plain_errors(f"the state file {path} cannot be used"):
         try:
-            return _open_checked(path)
+            return _open_checked(path, keys)
         except UnicodeDecodeError as exc:
             raise damaged(path, _NOT_TEXT) from exc
         except sqlite3.Error as exc:
@@ -116,10 +117,10 @@ def open_file(path: Path, ballast: Ballast) -> sqlite3.Connection:
             if not is_full(exc):
                 raise
         ballast.release()
-        return _open_checked(path)
+        return _open_checked(path, keys)
 
 
-def _open_checked(path: Path) -> sqlite3.Connection:
+def _open_checked(path: Path, keys: Iterable[Principal]) -> sqlite3.Connection:
     if path.exists():
         _check_header(path)
     else:
@@ -131,7 +132,7 @@ def _open_checked(path: Path) -> sqlite3.Connection:
         version = schema.pragma(connection, "user_version")
         if version != schema.FORMAT:
             backup_file(path, companion(path, f".v{version}-before-v{schema.FORMAT}.bak"), force=True)
-            schema.convert(connection, version)
+            schema.convert(connection, version, keys)
     except BaseException:
         connection.close()
         raise

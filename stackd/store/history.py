@@ -12,7 +12,19 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stackd.model import CHECK_FAILED, NOT_READY, EventKind, KeptLog, Stack, StackStatus, TimelineEvent, struct
+from stackd.model import (
+    CHECK_FAILED,
+    CLUSTER,
+    NOT_READY,
+    STACKD,
+    EventKind,
+    KeptLog,
+    Principal,
+    Stack,
+    StackStatus,
+    TimelineEvent,
+    struct,
+)
 from stackd.store.schema import REQUESTED
 from stackd.store.transaction import (
     IDS,
@@ -26,7 +38,7 @@ from stackd.store.transaction import (
     search,
 )
 
-LINES = Columns(TimelineEvent, read={"kind": EventKind})
+LINES = Columns(TimelineEvent, read={"kind": EventKind, "by": Principal.parse})
 LOGS = Columns(KeptLog)
 LINES_PER_STACK = 300
 """When a stack flaps for days, its oldest lines are deleted."""
@@ -59,10 +71,12 @@ STACKS_PER_KEY = 20_000
 """Of how many of an API key's stacks the timelines are kept, the latest ones: about 40 MB. Those of living stacks stay."""
 
 TOO_MANY_TIMELINES = (
-    "SELECT by FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted' GROUP BY by HAVING count(*) > ?"
+    "SELECT principal FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted' GROUP BY principal"
+    " HAVING count(*) > ?"
 )
 OLDEST_TIMELINES = (
-    "SELECT stack_id FROM (SELECT stack_id FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted' AND by = ?"
+    "SELECT stack_id FROM (SELECT stack_id FROM timeline INDEXED BY timeline_accepted WHERE kind = 'accepted'"
+    " AND principal = ?"
     " ORDER BY at DESC LIMIT -1 OFFSET ?) WHERE stack_id NOT IN (SELECT stack_id FROM stacks) LIMIT ?"
 )
 INSERT_REMOVED_LABELS = (
@@ -88,7 +102,7 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
     """
     if not lines or (tx.tight and not essential):
         return
-    rows = [(stack_id, one.at, one.kind, one.reason, one.message, one.by, one.count) for stack_id, one in lines]
+    rows = [(stack_id, one.at, one.kind, one.reason, one.message, str(one.by), one.count) for stack_id, one in lines]
     tx.run(INSERT_LINES, (json_text(rows),))
     noisy = {stack_id for stack_id, one in lines if one.kind in _REPEATING}
     if noisy:
@@ -96,7 +110,7 @@ def add(tx: Transaction, lines: Sequence[tuple[str, TimelineEvent]], *, essentia
 
 
 def note(
-    tx: Transaction, stack_id: str, kind: EventKind, *, reason: str = "", message: str = "", by: str = "stackd"
+    tx: Transaction, stack_id: str, kind: EventKind, *, reason: str = "", message: str = "", by: Principal = STACKD
 ) -> None:
     """Write one line, for now."""
     add(tx, [(stack_id, TimelineEvent(kind=kind, at=tx.now, reason=reason, message=message, by=by))])
@@ -108,7 +122,7 @@ def between(before: Stack, after: Stack, now: int) -> Iterator[TimelineEvent]:
         return
     kind = _kind(before, after)
     if kind is not None:
-        yield TimelineEvent(kind=kind, at=now, reason=after.status_reason, message=after.status_message, by="cluster")
+        yield TimelineEvent(kind=kind, at=now, reason=after.status_reason, message=after.status_message, by=CLUSTER)
 
 
 def _kind(before: Stack, after: Stack) -> EventKind | None:
@@ -198,9 +212,11 @@ _ABOUT = (
 )
 
 
+_NAME = "substr(t.by, instr(t.by, ' ') + 1)"
+OF_CALLER = f" AND (:principal = '' OR t.principal = :principal) AND (:name = '' OR {_NAME} = :name)"
 SAYING = (
     " AND NOT EXISTS (SELECT 1 FROM json_each(:texts) AS wanted"
-    " WHERE instr(lower(t.by || ' ' || replace(t.kind, 'accepted', 'create') || ' ' || t.message{more}),"
+    f" WHERE instr(lower({_NAME} || ' ' || replace(t.kind, 'accepted', 'create') || ' ' || t.message{{more}}),"
     " lower(wanted.value)) = 0)"
 )
 """What a line has to say: all of these texts, in any case."""
@@ -208,12 +224,13 @@ SAYING = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivityFilter:
-    """Which requests: of the key ``by``, of this kind, about this stack, about stacks with these labels and values (None:
-    any), whose lines have all ``texts``; from ``since`` to before the line ``seq`` at ``at``, in nanoseconds. What is empty
-    chooses all.
+    """Which requests: of the ``principal`` with this id, of those with this ``name``, of this kind, about this stack, about
+    stacks with these labels and values (None: any), whose lines have all ``texts``; from ``since`` to before the line ``seq``
+    at ``at``, in nanoseconds. What is empty chooses all.
     """
 
-    by: str = ""
+    principal: str = ""
+    name: str = ""
     kind: EventKind | None = None
     stack_id: str = ""
     labels: Sequence[tuple[str, str | None]] = ()
@@ -225,7 +242,9 @@ class ActivityFilter:
 
     def parameters(self) -> dict[str, object]:
         """The parameters of the queries."""
-        values = {name: getattr(self, name) for name in ("by", "stack_id", "since", "at", "seq", "limit")}
+        values = {
+            name: getattr(self, name) for name in ("principal", "name", "stack_id", "since", "at", "seq", "limit")
+        }
         return values | {"kind": self.kind or "", "labels": json_text(self.labels), "texts": json_text(self.texts)}
 
 
@@ -237,12 +256,12 @@ class ActivityRequest:
     at: int
     kind: EventKind
     message: str
-    by: str
+    by: Principal
     stack_id: str
     labels: Mapping[str, str]
 
 
-REQUESTS = Columns(ActivityRequest, read={"kind": EventKind, "labels": labels_from})
+REQUESTS = Columns(ActivityRequest, read={"kind": EventKind, "by": Principal.parse, "labels": labels_from})
 _ID_AND_LABELS = (
     " || ' ' || t.stack_id || ' ' || coalesce((SELECT group_concat(own.key || '=' || own.value, ' ')"
     " FROM json_each(coalesce(s.labels, r.labels, '{}')) AS own), '')"
@@ -250,7 +269,7 @@ _ID_AND_LABELS = (
 _REQUESTS = (
     f"SELECT t.seq, t.at, t.kind, t.message, t.by, t.stack_id, coalesce(s.labels, r.labels, '{{}}') FROM %s{_ABOUT}"
     f" AND {REQUESTED} AND t.at BETWEEN :since AND :at AND (t.at < :at OR t.seq < :seq)"
-    " AND (:by = '' OR t.by = :by) AND (:kind = '' OR t.kind = :kind)"
+    f"{OF_CALLER} AND (:kind = '' OR t.kind = :kind)"
     f"{SAYING.format(more=_ID_AND_LABELS)}"
     " ORDER BY t.at DESC, t.seq DESC LIMIT :limit"
 )

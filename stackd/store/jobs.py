@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
@@ -33,6 +32,7 @@ from stackd.model import (
     JobStatus,
     Outcome,
     OutcomeReason,
+    Principal,
     Stack,
     WantedStack,
 )
@@ -70,11 +70,17 @@ JOBS = Columns(
     read={
         "status": JobStatus,
         "action": JobAction,
+        "by": Principal.parse,
         "labels": labels_from,
         "common": labels_from,
         "outcome": lambda text: None if text is None else _outcome(orjson.loads(text)),
     },
-    write={"labels": labels_text, "common": labels_text, "outcome": lambda _: None},  # a job begins without an outcome
+    write={
+        "by": str,
+        "labels": labels_text,
+        "common": labels_text,
+        "outcome": lambda _: None,
+    },  # a job begins without an outcome
     without="errors",
 )
 ALL_JOBS = f"SELECT {JOBS.sql} FROM jobs"
@@ -101,10 +107,10 @@ KNOWN = (
     "SELECT wanted.value FROM json_each(?) AS wanted CROSS JOIN stacks AS s ON s.stack_id = wanted.value"
     " WHERE s.unassigned = 0 ORDER BY wanted.key"
 )
-KEPT = f"SELECT total(items + {JOB_COST}) FROM jobs INDEXED BY jobs_by WHERE by = ?"
+KEPT = f"SELECT total(items + {JOB_COST}) FROM jobs INDEXED BY jobs_by WHERE principal = ?"
 OLDEST_FINISHED = (
     f"SELECT job_id, items + {JOB_COST} FROM jobs INDEXED BY jobs_by"
-    " WHERE by = ? AND status IN ('completed', 'failed') ORDER BY created_at"
+    " WHERE principal = ? AND status IN ('completed', 'failed') ORDER BY created_at"
 )
 COUNT_OUTCOMES = (
     "UPDATE jobs SET done = done + :done, not_found = not_found + :not_found, failed = failed + :failed,"
@@ -142,7 +148,7 @@ def create(
     claim's key is in use.
     """
     total, known = chosen(tx, ids, request)
-    _make_way(tx, request.by, len(known))
+    _make_way(tx, request.by.id, len(known))
     template, common = _in_common(tx, known, request)
     job = Job(
         job_id=job_id,
@@ -201,13 +207,13 @@ def _in_common(tx: Transaction, ids: Sequence[str], request: JobRequest) -> tupl
     return templates.pop() if len(templates) == 1 else None, dict(sorted(common))
 
 
-def _make_way(tx: Transaction, key: str, items: int) -> None:
+def _make_way(tx: Transaction, principal: str, items: int) -> None:
     """Delete the oldest finished jobs of an API key if it would have too many with another one of so many items."""
-    ((kept,),) = tx.rows(KEPT, (key,))
+    ((kept,),) = tx.rows(KEPT, (principal,))
     excess = kept + items + JOB_COST - ITEMS_PER_KEY
     if excess <= 0:
         return
-    finished = tx.rows(OLDEST_FINISHED, (key,))
+    finished = tx.rows(OLDEST_FINISHED, (principal,))
     unfinished = kept - sum(cost for _, cost in finished)
     if unfinished and unfinished + items + JOB_COST > ITEMS_PER_KEY:
         raise TooManyRequests(
@@ -240,7 +246,7 @@ def begin_creates(tx: Transaction, job_id: str, limit: int) -> list[WantedStack]
 
 def claim_of(job: Job, wanted: WantedStack, now: int) -> Claim:
     """The claim of a stack that the job creates; there is one such stack, as with an Idempotency-Key of the job's API key."""
-    scope = f"{quote(job.by, safe='')} JOB {job.job_id}"
+    scope = f"{job.by.id} JOB {job.job_id}"
     return Claim(scope=scope, key=str(wanted.index), fingerprint=b"", created_at=now, job_id=job.job_id)
 
 

@@ -15,6 +15,7 @@ import orjson
 from stackd.clock import NANOSECONDS
 from stackd.errors import Conflict
 from stackd.links import READ, Link
+from stackd.model import Principal
 from stackd.store.transaction import Columns, Searched, Submit, Transaction, json_text, labels_from, operation, search
 
 MOST_OF_A_KEY = 10_000
@@ -26,8 +27,7 @@ _PREFIX = "link-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLink:
-    """What is kept of a link; times in nanoseconds, ``by`` the name of the key that made it, empty if it is known only
-    that the link was revoked."""
+    """What is kept of a link; times in nanoseconds, ``by`` who has made it."""
 
     link_id: str
     name: str
@@ -37,7 +37,7 @@ class KeptLink:
     total: int
     created_at: int
     expires_at: int
-    by: str
+    by: Principal
     revoked: bool = False
 
     @property
@@ -53,24 +53,33 @@ class KeptLink:
 
 LINKS = Columns(
     KeptLink,
-    read={"labels": labels_from, "templates": lambda text: tuple(orjson.loads(text)), "revoked": bool},
-    write={"labels": lambda labels: json_text(dict(labels)), "templates": lambda names: json_text(list(names))},
+    read={
+        "labels": labels_from,
+        "templates": lambda text: tuple(orjson.loads(text)),
+        "by": Principal.parse,
+        "revoked": bool,
+    },
+    write={
+        "labels": lambda labels: json_text(dict(labels)),
+        "templates": lambda names: json_text(list(names)),
+        "by": str,
+    },
 )
 INSERT = f"INSERT INTO links ({LINKS.sql}) VALUES ({LINKS.parameters})"
 FIND = f"SELECT {LINKS.sql} FROM links WHERE link_id = ? AND by <> '' AND expires_at > ?"
 ALL = f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? ORDER BY created_at, link_id"
 REVOKED = "SELECT link_id, expires_at FROM links WHERE revoked = 1"
-COUNT = "SELECT count(*) FROM links WHERE by = ? AND revoked = 0 AND expires_at > ?"
+COUNT = "SELECT count(*) FROM links WHERE principal = ? AND revoked = 0 AND expires_at > ?"
 REVOKE = (
     "INSERT INTO links (link_id, name, labels, templates, stacks, total, created_at, expires_at, by, revoked)"
     " VALUES (?, '', '{}', '[]', 0, 0, ?, ?, '', 1) ON CONFLICT (link_id) DO UPDATE SET revoked = 1"
 )
 
 
-def add(tx: Transaction, link: Link, by: str) -> None:
+def add(tx: Transaction, link: Link, by: Principal) -> None:
     """Keep a new link. Raises ``Conflict`` if the key has too many."""
-    if tx.rows(COUNT, (by, tx.now))[0][0] >= MOST_OF_A_KEY:
-        raise Conflict(f"{by} has {MOST_OF_A_KEY} links that have not expired; revoke some")
+    if tx.rows(COUNT, (by.id, tx.now))[0][0] >= MOST_OF_A_KEY:
+        raise Conflict(f"{by.name} has {MOST_OF_A_KEY} links that have not expired; revoke some")
     kept = KeptLink(
         link_id=link.link_id,
         name=link.name,

@@ -21,6 +21,7 @@ from stackd.model import (
     EventKind,
     PortMapping,
     PortRange,
+    Principal,
     RoutedPort,
     Stack,
     TimelineEvent,
@@ -67,7 +68,7 @@ class Assignment:
     """A request for the stack of this id in a pool, for ``by``: as a create would make it, if its template is still that."""
 
     stack: Stack
-    by: str
+    by: Principal
     limits: CreateLimits = NO_CREATE_LIMITS
 
 

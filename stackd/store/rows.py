@@ -17,10 +17,12 @@ import orjson
 from stackd.errors import StackNotFound
 from stackd.model import (
     NO_VALUES,
+    STACKD,
     DeleteReason,
     Desired,
     EventKind,
     PortMapping,
+    Principal,
     Route,
     RoutedPort,
     Stack,
@@ -168,7 +170,7 @@ def stage(tx: Transaction, stack: Stack) -> Stack:
     return stack
 
 
-def mark_deleting(tx: Transaction, ids: Collection[str], reason: DeleteReason, by: str = "stackd") -> list[Stack]:
+def mark_deleting(tx: Transaction, ids: Collection[str], reason: DeleteReason, by: Principal = STACKD) -> list[Stack]:
     """Write the intent to delete; the first reason and time are kept. Returns the stacks, in the order of ``ids``.
 
     ``DeleteReason.POOL`` applies only to stacks that wait in a pool or are shared, ``DeleteReason.UNDO`` to all stacks,
@@ -183,7 +185,7 @@ def mark_deleting(tx: Transaction, ids: Collection[str], reason: DeleteReason, b
     return mark_all_deleting(tx, stacks, reason, by)
 
 
-def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason, by: str) -> list[Stack]:
+def mark_all_deleting(tx: Transaction, stacks: dict[str, Stack], reason: DeleteReason, by: Principal) -> list[Stack]:
     """As ``mark_deleting``, for all of ``stacks``, which must have been read in this transaction."""
     fresh = [
         replace(stack, deleting_since=tx.now, delete_reason=reason)

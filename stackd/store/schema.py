@@ -7,7 +7,11 @@ made. A change of the schema is a new format, which ``convert`` reaches from the
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import Any
+from urllib.parse import quote
+
+from stackd.model import Principal
 
 APPLICATION_ID = 0x73746B64  # "stkd"
 FORMAT = 12
@@ -57,7 +61,6 @@ CREATE TABLE templates (
     tenant INTEGER NOT NULL CHECK (tenant IN (0, 1)), at INTEGER NOT NULL, pool INTEGER NOT NULL
 ) STRICT;
 """
-TEMPLATE_OWNERS = "ALTER TABLE templates ADD COLUMN owner TEXT NOT NULL DEFAULT '';"
 JOB_WANTED = "ALTER TABLE job_items ADD COLUMN wanted TEXT;"
 CLAIMANT = "substr(scope, 1, instr(scope, ' ') - 1)"
 """The API key of a claim, as its scope names it."""
@@ -89,6 +92,20 @@ CREATE INDEX links_by ON links (by, expires_at);
 """
 EXTENSIONS = "ALTER TABLE stacks ADD COLUMN extensions INTEGER NOT NULL DEFAULT 0;"
 TIMELINE_ACCEPTED = "CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';"
+PRINCIPALS = "".join(
+    f"ALTER TABLE {table} ADD COLUMN principal TEXT AS (substr(by, 1, instr(by || ' ', ' ') - 1)) VIRTUAL;"
+    for table in ("timeline", "jobs", "links", "templates")
+)
+"""The id of who it was: ``by`` has the name, too (``model.Principal``)."""
+
+BY_PRINCIPAL = """
+DROP INDEX timeline_accepted;
+CREATE INDEX timeline_accepted ON timeline (principal, at) WHERE kind = 'accepted';
+DROP INDEX jobs_by;
+CREATE INDEX jobs_by ON jobs (principal, created_at, items);
+DROP INDEX links_by;
+CREATE INDEX links_by ON links (principal, expires_at);
+"""
 REQUESTED = (
     "kind IN ('accepted', 'extended', 'stop_requested', 'start_requested', 'restart_requested', 'delete_requested')"
     " AND reason NOT IN ('batch', 'expired', 'undo', 'pool')"
@@ -149,7 +166,6 @@ CREATE UNIQUE INDEX timeline_said ON timeline (stack_id, kind, reason, message) 
 {TIMELINE_REQUESTED}
 {TIMELINE_ACCEPTED}
 {TEMPLATES}
-{TEMPLATE_OWNERS}
 {LINKS}
 {EXTENSIONS}
 CREATE TABLE kept_logs (
@@ -158,6 +174,8 @@ CREATE TABLE kept_logs (
 ) STRICT;
 
 CREATE TABLE meta (key TEXT NOT NULL PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+{PRINCIPALS}
+{BY_PRINCIPAL}
 """
 
 # From 4: the label limits ignore letter case. From 5: a stack of a pool that a client may have been given is a client's.
@@ -231,6 +249,17 @@ DROP TABLE earlier;
 DROP TABLE earlier_items;
 """
 
+# From 11: a name says no more who it was. What a key of a name has done is that of the configured one, or else nobody's.
+TO_12 = (
+    "".join(
+        f"UPDATE {table} SET by = coalesce((SELECT id FROM temp.known WHERE name = by), 'name:' || hex(by)) || ' ' || by"
+        " WHERE by NOT IN ('', 'anonymous', 'stackd', 'cluster');"
+        for table in ("timeline", "jobs", "links", "templates")
+    )
+    + f"UPDATE idempotency SET scope = (SELECT id FROM temp.known WHERE quoted = {CLAIMANT}) || substr(scope, instr(scope, ' '))"
+    f" WHERE {CLAIMANT} IN (SELECT quoted FROM temp.known);" + PRINCIPALS + BY_PRINCIPAL
+)
+
 
 def pragma(connection: sqlite3.Connection, name: str) -> Any:
     """The value of a pragma that has one row, such as ``user_version``, the file's format."""
@@ -243,15 +272,19 @@ def create(connection: sqlite3.Connection) -> None:
     _run(connection, SCHEMA)
 
 
-def convert(connection: sqlite3.Connection, version: int) -> None:
-    """Bring a file of this earlier format to the current one. If this raises, the connection must be closed."""
+def convert(connection: sqlite3.Connection, version: int, keys: Iterable[Principal] = ()) -> None:
+    """Bring a file of this earlier format to the current one; ``keys`` are those that are configured. If this raises, the
+    connection must be closed."""
+    connection.execute("CREATE TEMPORARY TABLE known (name TEXT PRIMARY KEY, quoted TEXT, id TEXT)")
+    known = [(key.name, quote(key.name, safe=""), key.id) for key in keys]
+    connection.executemany("INSERT OR IGNORE INTO known VALUES (?, ?, ?)", known)
     steps = {
         7: TO_7,
         8: TO_8,
         9: JOB_CODES,
         10: TO_10,
         11: TO_11,
-        12: TEMPLATE_OWNERS,
+        12: TO_12,
     }  # from 8: each failure of a job has a code
     _run(connection, "".join(step for reached, step in steps.items() if reached > version))
 

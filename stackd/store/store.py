@@ -16,7 +16,7 @@ from typing import Any
 
 from stackd.clock import NANOSECONDS, Clock
 from stackd.errors import StackNotFound
-from stackd.model import Job, Observation, PortRange, Stack, StoredTemplate
+from stackd.model import Job, Observation, PortRange, Principal, Stack, StoredTemplate
 from stackd.store import adoption, audit, changes, history, jobs, links, reservations, rows, templates
 from stackd.store.file import Ballast, FileLock, companion, damaged, follow_links, open_file, plain_errors
 from stackd.store.identity import ALL_META, FileIdentity
@@ -109,7 +109,7 @@ class LoadedState:
     revoked: dict[str, int]
 
 
-def load(path: Path, now: int) -> LoadedState:
+def load(path: Path, now: int, keys: Sequence[Principal] = ()) -> LoadedState:
     """Lock, check, open, convert and read the file; creates it if there is none. Raises ``StoreError``.
 
     Links are followed first, so that lock, log and copies are beside the real file, whatever name leads to it.
@@ -121,7 +121,7 @@ def load(path: Path, now: int) -> LoadedState:
     with ExitStack() as cleanup:
         cleanup.callback(lock.release)
         ballast = Ballast(path)
-        connection = open_file(path, ballast)
+        connection = open_file(path, ballast, keys)
         cleanup.callback(connection.close)
         loaded = _read(path, lock, ballast, connection)
         if not ballast.spent:
@@ -191,12 +191,14 @@ class Store(Table):
         return self._writer.submit(operation, **how)
 
     @classmethod
-    async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange) -> Store:
+    async def open(cls, path: Path, *, clock: Clock, node_ports: PortRange, keys: Sequence[Principal] = ()) -> Store:
         """Open the state file, or create it if there is none; ``node_ports`` is the range to hand out.
+
+        What a file of an earlier format knows by the name of one of ``keys`` becomes that key's.
 
         Raises ``StoreError`` if the file is damaged, newer, foreign, or held by another process.
         """
-        opening = asyncio.ensure_future(asyncio.to_thread(load, path, clock.now()))
+        opening = asyncio.ensure_future(asyncio.to_thread(load, path, clock.now(), keys))
         try:
             return cls(await asyncio.shield(opening), clock, node_ports)
         except asyncio.CancelledError:

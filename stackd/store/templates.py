@@ -14,16 +14,16 @@ from pathlib import Path
 
 from stackd.codes import ErrorCode
 from stackd.errors import Conflict, StoreError
-from stackd.model import StoredTemplate
+from stackd.model import Principal, StoredTemplate
 from stackd.store.file import open_reader
 from stackd.store.transaction import Columns, Submit, Table, Transaction, operation
 
-TEMPLATES = Columns(StoredTemplate, read={"tenant": bool})
+TEMPLATES = Columns(StoredTemplate, read={"by": Principal.parse, "tenant": bool}, write={"by": str})
 ALL = f"SELECT {TEMPLATES.sql} FROM templates"
 PUT = f"INSERT OR REPLACE INTO templates ({TEMPLATES.sql}) VALUES ({TEMPLATES.parameters})"
 USED = (
     "SELECT count(*), coalesce(sum(length(CAST(text AS BLOB))), 0), coalesce(sum(pool), 0) FROM templates"
-    " WHERE tenant = 1 AND owner = ? AND name <> ?"
+    " WHERE tenant = 1 AND principal = ? AND name <> ?"
 )
 
 
@@ -53,7 +53,7 @@ def stored_in(path: Path) -> list[StoredTemplate]:
 def put(tx: Transaction, template: StoredTemplate, limits: TemplateLimits) -> None:
     """Write the template in the place of an earlier one of its name. Raises Conflict if a tenant would have too much."""
     if template.tenant:
-        ((count, size, pool),) = tx.rows(USED, (template.owner, template.name))
+        ((count, size, pool),) = tx.rows(USED, (template.by.id, template.name))
         size, pool = size + len(template.text.encode()), pool + template.pool
         if count >= limits.count:
             raise _full(f"the key has {count} templates already (limits.templates_per_key)")

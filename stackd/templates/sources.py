@@ -24,14 +24,14 @@ def in_force(files: TemplateSet, stored: Iterable[StoredTemplate], config: Confi
         try:
             templates.append(parse_template(kept, config))
         except InvalidTemplate as error:
-            message = f"the template {kept.name} of the API (by {kept.by}) is not in force: {error}"
+            message = f"the template {kept.name} of the API (by {kept.by.name}) is not in force: {error}"
             problems.append(TemplateProblem(name=kept.name, problem="faulty", message=message))
     return TemplateSet(templates, problems)
 
 
 def _shadowed(kept: StoredTemplate) -> TemplateProblem:
     message = (
-        f"the template {kept.name} is in a file, which is in force, and {kept.by} has written one of this name over the API: "
-        f"rename the file, or delete that one (DELETE /templates/{kept.name})"
+        f"the template {kept.name} is in a file, which is in force, and {kept.by.name} has written one of this name "
+        f"over the API: rename the file, or delete that one (DELETE /templates/{kept.name})"
     )
     return TemplateProblem(name=kept.name, problem="shadowed", message=message)

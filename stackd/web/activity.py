@@ -22,7 +22,7 @@ from stackd.web.api import Answer, ApiCall, route
 from stackd.web.bodies import encode, length_of, rendered_entries, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
 from stackd.web.parameters import Parameter, labels, named, number, one_of
-from stackd.web.responses import json_response, streamed_json
+from stackd.web.responses import streamed_json
 from stackd.web.stacks import HISTORY
 
 ACTIONS = {
@@ -36,7 +36,7 @@ ACTIONS = {
 _NAMES = {kind: name for name, kind in ACTIONS.items()}
 OPEN = b'{"activity":['
 OF_JOBS = (
-    *("by", "action", "job_id", "labels", "total", "done", "not_found", "failed", "errors", "template", "common"),
+    *("action", "job_id", "labels", "total", "done", "not_found", "failed", "errors", "template", "common"),
     "outcome",
 )
 """The fields of an entry that a job has, too."""
@@ -113,10 +113,9 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
     key, action = parameters.get(KEY, ""), parameters.get(ACTION)
     limit, since = parameters.get(LIMIT, DEFAULT_PAGE), parameters.get(SINCE)
     before = _before(parameters.get(CURSOR))
-    if call.key.tenant and key not in ("", call.key.name):
-        return json_response(contract.ActivityPage(activity=(), next_cursor=None))
     wanted = ActivityFilter(
-        by=call.key.name if call.key.tenant else key,
+        principal=call.key.principal.id if call.key.tenant else "",
+        name=key,
         kind=ACTIONS.get(action or ""),
         stack_id=parameters.get(STACK, ""),
         labels=parameters.all(LABEL),
@@ -155,7 +154,8 @@ async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) ->
     return [
         job
         for job in store.jobs
-        if wanted.by in ("", job.by)
+        if wanted.principal in ("", job.by.id)
+        and wanted.name in ("", job.by.name)
         and action in (None, job.action)
         and job.created_at >= wanted.since
         and _says(job, wanted.texts)
@@ -165,7 +165,7 @@ async def _jobs(context: Context, wanted: ActivityFilter, action: str | None) ->
 
 def _says(job: Job, texts: Sequence[str]) -> bool:
     labels = [f"{name}={value}" for name, value in {**job.common, **job.labels}.items()]
-    line = " ".join((job.by, job.action, length_of(job), job.job_id, job.template or "", *labels)).lower()
+    line = " ".join((job.by.name, job.action, length_of(job), job.job_id, job.template or "", *labels)).lower()
     return all(text.lower() in line for text in texts)
 
 
@@ -187,6 +187,7 @@ def _entry(context: Context, one: Entry) -> contract.Activity:
         created, updated = time_of(one.created_at), time_of(one.updated_at)
         return contract.Activity(
             at=created,
+            by=one.by.name,
             ttl=length_of(one),
             status=one.status.value,
             created_at=created,
@@ -196,7 +197,7 @@ def _entry(context: Context, one: Entry) -> contract.Activity:
     if isinstance(one, AuditEntry):
         return contract.Activity(
             at=time_of(one.at),
-            by=one.by,
+            by=one.by.name,
             action=one.kind,
             message=one.message,
             count=one.count,
@@ -209,7 +210,7 @@ def _entry(context: Context, one: Entry) -> contract.Activity:
     pending = _is_pending(one.kind, context.store.stacks.get(one.stack_id))
     return contract.Activity(
         at=time_of(one.at),
-        by=one.by,
+        by=one.by.name,
         action=_NAMES[one.kind],
         stack_id=one.stack_id,
         labels=one.labels,

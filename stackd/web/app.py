@@ -203,7 +203,7 @@ def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, 
     def note(request: web.Request, status: int) -> None:
         client = keys.caller(request)
         audit.request(
-            by=request.get(CALLER, ANONYMOUS.principal).name,
+            by=request.get(CALLER, ANONYMOUS.principal),
             status=status,
             client=client,
             origin=client_network(client),

@@ -61,6 +61,9 @@ _SOURCES: Final[Mapping[tuple[type, str], Callable[[Any], Any]]] = {
     (contract.Stack, "pod_id"): attrgetter("pod_name"),
     (contract.Stack, "pod_spec"): _pod_spec,
     (contract.StackStatusAnswer, "ttl"): attrgetter("ttl_expires_at"),
+    (contract.TimelineEvent, "by"): attrgetter("by.name"),
+    (contract.KeptLink, "by"): attrgetter("by.name"),
+    (contract.Job, "by"): attrgetter("by.name"),
     (contract.Job, "deleted"): attrgetter("done"),
     (contract.Job, "ttl"): length_of,
 }

@@ -67,7 +67,7 @@ async def create_link(call: ApiCall) -> web.Response:
     token = signer.token(link)
     if (over := len(token) - LONGEST_TOKEN) > 0:
         raise _wrong("labels", f"name, labels and templates are too long for a link, by {over} bytes")
-    await call.api.context.store.links.add(link, call.key.name)
+    await call.api.context.store.links.add(link, call.key.principal)
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
     expires_at = time_of(link.expires_at * NANOSECONDS)
     return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)

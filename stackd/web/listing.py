@@ -153,7 +153,7 @@ async def delete_stacks(call: ApiCall) -> web.Response:
     parameters = call.parameters
     selection = StackSelection(parameters)
     ids = [stack.stack_id async for stack in in_turns(call.view.stacks()) if selection.matches(stack)]
-    answer = await _begun(call, ids, JobRequest(by=call.key.name), None, bodies.accepted_many_body)
+    answer = await _begun(call, ids, JobRequest(by=call.key.principal), None, bodies.accepted_many_body)
     return json_response(answer.body, answer.status)
 
 
@@ -177,7 +177,7 @@ async def batch_delete(call: ApiCall) -> web.Response:
         max_ids = call.api.context.config.batch_delete.max_ids
         fields = requests.parse_object(body, contract.BatchDelete, requests.MOST_PARTS + max_ids)
         ids = requests.stack_ids(fields, max_ids)
-        return await _begun(call, ids, JobRequest(by=call.key.name), claim, bodies.accepted_body)
+        return await _begun(call, ids, JobRequest(by=call.key.principal), claim, bodies.accepted_body)
 
     return await _answered(call, run, bodies.accepted_body)
 
@@ -296,7 +296,7 @@ async def get_batch(call: ApiCall) -> web.StreamResponse:
 
 def _result(call: ApiCall, job: Job, item: JobItem) -> contract.JobResult:
     """What became of an item; the values of a stack that it has created are its creator's."""
-    of_create = item.wanted is not None and item.stack_id and job.by == call.key.name
+    of_create = item.wanted is not None and item.stack_id and job.by.id == call.key.principal.id
     stack = call.view.get(item.stack_id) if of_create else None
     return contract.JobResult(
         index=item.index,

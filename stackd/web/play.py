@@ -122,7 +122,7 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
     if template is None or template.extend is None:
         raise TooLongALife(f"the template of {stack.stack_id} allows no extensions", "")
     more = template.extend
-    stack = await extend(call.api.context, stack.stack_id, more.by, by=call.key.name, times=more.times)
+    stack = await extend(call.api.context, stack.stack_id, more.by, by=call.key.principal, times=more.times)
     return json_response(_shown(call).stack(stack))
 
 
@@ -149,7 +149,7 @@ async def _stop(call: ApiCall, stack: Stack) -> None:
     """Delete the stack. If the cluster does not confirm that now, it is deleted later, and counts no more."""
     call.api.players.stopped.add(stack.stack_id)
     with suppress(ClusterUnavailable, StackNotFound):
-        await delete(call.api.context, stack.stack_id, by=call.key.name)
+        await delete(call.api.context, stack.stack_id, by=call.key.principal)
 
 
 def _shown(call: ApiCall) -> Shown:

@@ -212,7 +212,9 @@ async def batch(view: View, body: bytes) -> tuple[list[str], JobRequest]:
     if not (ids or labels):
         raise _wrong_field("labels", 'labels is empty; give at least one, such as {"challenge": "web-1"}')
     ttl = ttl_of(fields, config.stacks.max_ttl) if "ttl" in fields else 0.0
-    return ids, JobRequest(action=action, ttl=round(ttl * NANOSECONDS), labels=labels, among=key.labels, by=key.name)
+    return ids, JobRequest(
+        action=action, ttl=round(ttl * NANOSECONDS), labels=labels, among=key.labels, by=key.principal
+    )
 
 
 async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
@@ -233,7 +235,7 @@ async def _creates(view: View, fields: dict[str, Any]) -> JobRequest:
     wanted = [await _wanted(view, common, *one) async for one in in_turns(enumerate(each))]
     return JobRequest(
         action=JobAction.CREATE,
-        by=view.key.name,
+        by=view.key.principal,
         labels=view.key.labels,
         template=fields["template"],
         each=tuple(wanted),
@@ -326,7 +328,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         target_ports=ports,
         ttl=ttl,
         labels=labels,
-        by=key.name,
+        by=key.principal,
         template=template,
         among=key.among,
         quotas=view.quotas(None if template is None else template.name),

@@ -36,7 +36,7 @@ async def callback(call: ApiCall) -> web.Response:
 
     async def finish(sign_in: SignIn) -> web.Response:
         answer, key = await sign_in.finish(call.request)
-        call.api.context.audit.note(AuditKind.SIGN_IN, f"signed in, scope {key.scope}", by=key.name)
+        call.api.context.audit.note(AuditKind.SIGN_IN, f"signed in, scope {key.scope}", by=key.principal)
         return answer
 
     return await _answered(call, finish)

@@ -214,7 +214,7 @@ async def delete_stack(call: ApiCall) -> web.Response:
     end = context.clock.monotonic() + _patience(call, query)
     stack_id = call.changeable.stack_id
     try:
-        await delete(context, stack_id, by=call.key.name)
+        await delete(context, stack_id, by=call.key.principal)
     except ClusterUnavailable:
         remaining = end - context.clock.monotonic() if waits else 0.0
         if remaining <= 0 or await until_gone(context, stack_id, remaining) is not None:
@@ -317,7 +317,7 @@ async def extend_stack(call: ApiCall) -> web.Response:
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         fields = requests.parse_object(body, contract.Extend)
         seconds = requests.ttl_of(fields, context.config.stacks.max_ttl)
-        stack = await extend(context, call.changeable.stack_id, seconds, by=call.key.name, claim=claim)
+        stack = await extend(context, call.changeable.stack_id, seconds, by=call.key.principal, claim=claim)
         answer = StoredResponse(status=200, body=await _rendered(context, stack, 200))
         if claim is not None:
             await context.store.claims.answer(claim, answer.status)
@@ -332,7 +332,7 @@ async def stop_stack(call: ApiCall) -> web.Response:
 
     Answers when the pod is gone. The stack keeps its node ports until it starts again or ends.
     """
-    stack = await stop(call.api.context, call.changeable.stack_id, by=call.key.name)
+    stack = await stop(call.api.context, call.changeable.stack_id, by=call.key.principal)
     return json_response(await _rendered(call.api.context, stack, 200))
 
 
@@ -393,7 +393,7 @@ async def fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> Stack:
     with limits.create(call.key.principal.id):
         before = call.changeable
         with limits.per_label.create(before.labels, call.key.among) as uncount:
-            stack = await begin(call.api.context, before.stack_id, by=call.key.name)
+            stack = await begin(call.api.context, before.stack_id, by=call.key.principal)
             if stack.generation == before.generation:
                 uncount()
     return stack

@@ -169,7 +169,7 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         env={name: contract.Variable(pattern=pattern) for name, pattern in template.env.items()},
         source=template.source,
         version=template.version,
-        **({} if stored is None else {"written_by": stored.by, "written_at": time_of(stored.at)}),
+        **({} if stored is None else {"written_by": stored.by.name, "written_at": time_of(stored.at)}),
     )
 
 

@@ -152,7 +152,7 @@ async def test_a_tenant_sees_its_own_refusals_only(at: Harness) -> None:
     at.put_keys_in_force(*at.config.auth.keys, one, other)
     for name in ("a", "b"):
         assert (await at.call("GET", "/metrics", key=name * 20)).status == 403
-    at.daemon.context.audit.note(AuditKind.RELOAD, "of the operator", by="a")
+    at.daemon.context.audit.note(AuditKind.RELOAD, "of the operator", by=one.principal)
     await noted(at, "refused", 2)
     seen = (await at.call("GET", "/activity", key="a" * 20)).json["activity"]
     assert [(entry["by"], entry["action"]) for entry in seen] == [("a", "refused")]

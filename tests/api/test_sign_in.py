@@ -20,8 +20,11 @@ from joserfc import jwt
 from joserfc.jwk import Key, OctKey, RSAKey
 from yarl import URL
 
-from tests.harness import Harness, Reply, harness, seed, until
+from stackd.keys import ApiKey, digest
+from tests.api.test_classes import finished, submit
+from tests.harness import READ_KEY, Client, Harness, Reply, harness, seed, until
 from tests.ports import free_port
+from tests.templates import WEB, folder_with
 
 CLIENT, CODE = "stackd", "code-of-the-issuer"
 ADMIN = {"sub": "1", "email": "Ada@Example.org", "email_verified": True, "groups": ["players"]}
@@ -146,6 +149,25 @@ async def test_who_signs_in_may_do_what_the_own_entry_says_and_the_audit_has_the
     assert (await one.sign_in()).status == 302
     assert (await one.call("GET", "/key")).json["scope"] == "read"
     assert (await one.call("DELETE", f"/stacks/{created.json['stack_id']}")).status == 403
+
+
+async def test_a_person_with_a_keys_name_does_not_see_what_the_key_alone_is_told(
+    issuer: Issuer, tmp_path: Path
+) -> None:
+    key = ApiKey(name="bob@example.org", sha256=digest(READ_KEY))
+    async with (
+        harness(tmp_path, folder_with(tmp_path, web_1=WEB), auth__oidc=table(issuer)) as at,
+        browser(at, issuer) as one,
+    ):
+        at.put_keys_in_force(key)
+        bob = Client(session=at.session, url=at.url, key=READ_KEY)
+        job = await finished(bob, await submit(bob, [{"labels": {"player": "7"}}]))
+        assert job["results"][0]["values"].keys() == {"FLAG", "TEAM_SECRET"}
+        issuer.person = READER
+        assert (await one.sign_in()).status == 302
+        assert (await one.call("GET", "/key")).json["name"] == key.name
+        seen = (await one.call("GET", f"/stacks/batch/{job['job_id']}?results=true")).json
+        assert [result.get("values") for result in seen["results"]] == [None]
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/stacks"), ("POST", "/stacks"), ("GET", "/events")])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stackd.keys import digest
+from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
 from tests import brakes, templates
 from tests.document import matches
@@ -255,6 +255,23 @@ async def test_others_ids_count_as_not_found_and_jobs_are_the_tenants_own(a: Cli
         assert (await stream_b.until("job", status="completed")).data == job
         await a.delete(theirs)
         assert not [one for one in await events_until_deleted(stream_a) if one.kind == "job"]
+
+
+async def test_a_key_of_the_same_name_is_another_key(at: Harness, a: Client, b: Client) -> None:
+    for_events = {event: digest(key) for event, key in (("a", A), ("b", B))}
+    keys = [
+        ApiKey(name="ctfd", sha256=one, scope="tenant", labels={"event": event}) for event, one in for_events.items()
+    ]
+    at.put_keys_in_force(*keys)
+    key, gone = {"Idempotency-Key": "one"}, await a.running()
+    job = await a.batch_delete(gone)
+    await a.finished_job(job)
+    assert (await b.call("GET", f"{BATCH}/{job}")).status == 404
+    assert (await b.call("GET", f"/stacks/{gone}/timeline")).status == 404
+    assert (await b.get("/activity?key=ctfd"))["activity"] == []
+    assert {one["by"] for one in (await a.get("/activity?key=ctfd"))["activity"]} == {"ctfd"}
+    ids = [(await one.post("/stacks", seed(), 201, headers=key))["stack_id"] for one in (a, b)]
+    assert ids[0] != ids[1]
 
 
 async def test_the_labels_of_a_job_choose_the_tenants_own_stacks(a: Client, b: Client) -> None:

@@ -7,12 +7,12 @@ import contextlib
 import resource
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from stackd.clock import NANOSECONDS
-from stackd.model import Observation, PortMapping, PortRange, Stack, StackStatus
+from stackd.model import Observation, PortMapping, PortRange, Principal, Stack, StackStatus
 from stackd.store import Claim, Store, backup_file
 from stackd.store.transaction import Transaction
 
@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 START = 1_770_000_000 * NANOSECONDS
 HOUR = 3600 * NANOSECONDS
 PORTS = (31001, 31100)
+ALICE, BOB = (Principal(id=f"key:{name[0]}", name=name) for name in ("alice smith", "bob"))
 
 
 class TestClock:
@@ -73,8 +74,10 @@ def seen(number: int = 0, status: StackStatus = StackStatus.RUNNING, *, ended: b
     )
 
 
-async def open_store(path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS) -> Store:
-    return await Store.open(path, clock=clock or TestClock(), node_ports=PortRange(*ports))
+async def open_store(
+    path: Path, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS, keys: Sequence[Principal] = ()
+) -> Store:
+    return await Store.open(path, clock=clock or TestClock(), node_ports=PortRange(*ports), keys=keys)
 
 
 async def reopened(store: Store, clock: TestClock | None = None, *, ports: tuple[int, int] = PORTS) -> Store:

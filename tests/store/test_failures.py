@@ -18,7 +18,7 @@ from stackd.model import DeleteReason, Stack
 from stackd.store import Extension, Store
 from stackd.store.file import Ballast
 from stackd.store.transaction import Transaction
-from tests.store.building import HOUR, accepted, busy, new_stack, open_store, reopened, seen, stack_id
+from tests.store.building import ALICE, HOUR, accepted, busy, new_stack, open_store, reopened, seen, stack_id
 
 BIG = "x" * 3000
 WIDE = (30000, 32767)
@@ -57,7 +57,7 @@ async def test_while_the_file_is_full_only_creates_are_refused(path: Path) -> No
             store.stacks.observe([seen(0)]),
             store.stacks.mark_deleting([stacks[1].stack_id], DeleteReason.REQUEST),
             store.jobs.create("job-1", [kept.stack_id]),
-            store.stacks.extend(kept.stack_id, Extension(add=1, longest=9 * HOUR, by="alice")),
+            store.stacks.extend(kept.stack_id, Extension(add=1, longest=9 * HOUR, by=ALICE)),
             return_exceptions=True,
         )
     refused = StoreUnavailable

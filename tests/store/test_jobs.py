@@ -23,6 +23,8 @@ from stackd.model import (
 )
 from stackd.store import Start, Store, claim_of, jobs
 from tests.store.building import (
+    ALICE,
+    BOB,
     HOUR,
     START,
     TestClock,
@@ -130,7 +132,7 @@ async def test_finished_jobs_go_when_they_are_old_and_unfinished_ones_stay(store
 async def test_the_claim_of_a_stack_that_a_job_creates_is_kept_until_it_is_counted(store: Store) -> None:
     """However long that takes: without the claim, the stack would be created again."""
     wishes = tuple(WantedStack(index=index, labels={"player": f"p{index}"}, ttl=None) for index in range(2))
-    request = JobRequest(action=JobAction.CREATE, template="lab-1", by="alice smith", each=wishes)
+    request = JobRequest(action=JobAction.CREATE, template="lab-1", by=ALICE, each=wishes)
     job = await store.jobs.create("job-1", [], request)
     assert await store.jobs.begin_creates("job-1", 5) == list(wishes)
     claims = [claim_of(job, one, 1) for one in wishes]
@@ -183,19 +185,19 @@ async def test_the_oldest_finished_jobs_of_a_key_make_way_and_unfinished_ones_ar
 ) -> None:
     monkeypatch.setattr(jobs, "ITEMS_PER_KEY", 100)  # a job counts as ten
     await accepted(store, 1)
-    await store.jobs.create("other", ["unknown"], JobRequest(by="bob"))
+    await store.jobs.create("other", ["unknown"], JobRequest(by=BOB))
     for number in range(30):
         clock.advance(1)
-        await store.jobs.create(f"job-{number}", ["unknown"], JobRequest(by="alice"))
+        await store.jobs.create(f"job-{number}", ["unknown"], JobRequest(by=ALICE))
     kept = [job.job_id for job in store.jobs]
     assert (kept[0], kept[-1], 5 <= len(kept) <= 11) == ("other", "job-29", True)
     assert sorted(kept) == sorted(one for (one,) in query(store.path, "SELECT job_id FROM jobs"))
     clock.advance(1)
     for number in range(9):
-        await store.jobs.create(f"waits-{number}", [IDS[1]], JobRequest(by="alice"))
+        await store.jobs.create(f"waits-{number}", [IDS[1]], JobRequest(by=ALICE))
     with pytest.raises(TooManyRequests, match="have 99 stacks that wait"):
-        await store.jobs.create("one-too-many", [IDS[1]], JobRequest(by="alice"))
-    await store.jobs.create("bobs", [IDS[1]], JobRequest(by="bob"))
+        await store.jobs.create("one-too-many", [IDS[1]], JobRequest(by=ALICE))
+    await store.jobs.create("bobs", [IDS[1]], JobRequest(by=BOB))
     assert len(store.jobs.unfinished()) == 10
 
 
@@ -219,8 +221,8 @@ async def test_a_start_that_fails_leaves_nothing_of_itself(path: Path) -> None:
     await store.stacks.observe([seen(1, StackStatus.FAILED, ended=True)])
     await store.ports.release([IDS[1]])
     await accepted(store, 3)  # it has one of the eight ports now
-    await store.jobs.create("job-1", IDS[1:3], JobRequest(action=JobAction.RESTART, by="alice"))
-    start = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by="alice", label_limits={})
+    await store.jobs.create("job-1", IDS[1:3], JobRequest(action=JobAction.RESTART, by=ALICE))
+    start = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by=ALICE, label_limits={})
     starts = dict.fromkeys(IDS, start)
     begun = await store.jobs.begin_items("job-1", IDS[1:3], starts=starts)
     assert [(stack.stack_id, stack.generation) for stack in begun] == [(IDS[2], 1)]

@@ -22,12 +22,23 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from stackd.errors import StackdError, StoreUnavailable
 from stackd.model import DeleteReason, EventKind, ItemResult, Outcome, Stack, StackStatus
 from stackd.store import Extension, Start, Store
-from tests.store.building import HOUR, TestClock, busy, largest_file, new_stack, open_store, query, seen, stack_id
+from tests.store.building import (
+    ALICE,
+    HOUR,
+    TestClock,
+    busy,
+    largest_file,
+    new_stack,
+    open_store,
+    query,
+    seen,
+    stack_id,
+)
 
 T = TypeVar("T")
 
 LOWEST, HIGHEST = 31001, 31008
-START_AGAIN = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by="alice", label_limits={"team": 1})
+START_AGAIN = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by=ALICE, label_limits={"team": 1})
 numbers = st.integers(0, 7)
 outcomes = st.sampled_from(list(Outcome))
 
@@ -101,7 +112,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(number=numbers, confirmed=st.booleans(), again=st.booleans())
     def stop(self, number: int, confirmed: bool, again: bool) -> None:
         name = stack_id(number)
-        steps: list[Coroutine[Any, Any, object]] = [self.store.stacks.stop(name, "alice")]
+        steps: list[Coroutine[Any, Any, object]] = [self.store.stacks.stop(name, ALICE)]
         steps += [self.store.stacks.stopped(name)] if confirmed else []
         steps += [self.store.stacks.start(name, START_AGAIN)] if again else []
         self.attempt(*steps)
@@ -113,7 +124,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(number=numbers)
     def extend(self, number: int) -> None:
-        extension = Extension(add=HOUR, longest=6 * HOUR, by="alice")
+        extension = Extension(add=HOUR, longest=6 * HOUR, by=ALICE)
         self.attempt(self.store.stacks.extend(stack_id(number), extension))
 
     @rule(number=numbers, index=st.integers(0, 2))

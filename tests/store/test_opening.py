@@ -18,10 +18,11 @@ import pytest
 
 from stackd.clock import boot_id
 from stackd.errors import ConfigError, LabelLimitReached, StoreError
-from stackd.model import DeleteReason, Desired, EventKind, JobStatus
+from stackd.model import DeleteReason, Desired, EventKind, JobStatus, Principal
 from stackd.store import ActivityFilter, CreateLimits, Store, backup_file, require_own_file, schema
 from stackd.store.templates import stored_in
 from tests.store.building import (
+    ALICE,
     HOUR,
     START,
     accepted,
@@ -288,12 +289,14 @@ async def test_a_file_of_format_4_is_converted_with_its_rows(path: Path, tmp_pat
     assert (store.identity.file_id, store.identity.sequence, store.identity.incomplete) == ("f", 12, False)
     kept = await store.claims.find("web", "key-1")
     assert kept == replace(claim(), stack_id=stack_id(1), status=201)
-    assert [line.by for line in await store.timeline.read(stack_id(1))] == ["alice"]
+    assert [line.by for line in await store.timeline.read(stack_id(1))] == [
+        Principal(id="name:616C696365", name="alice")
+    ]
     assert await store.stacks.removed_among([stack_id(9)])
     job = store.jobs.get("job-1")
     assert job is not None
     assert (job.status, job.done) == (JobStatus.COMPLETED, 1)
-    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST, "alice")
+    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST, ALICE)
     await store.stacks.remove([stack_id(1)])
     assert [line.kind for line in await store.timeline.read(stack_id(1))][-1] is EventKind.DELETED
     assert (await store.purge(2**62, keep_jobs_ns=0))["jobs"] == 1
@@ -334,10 +337,11 @@ async def test_the_claims_jobs_and_labels_of_a_file_of_format_7_are_converted(pa
     ddl = Path(__file__).with_name("format_7.sql").read_text()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.executescript(ddl + CLAIMS_OF_7)
-    store = await open_store(path)
+    key = Principal(id="key:1", name="alice")
+    store = await open_store(path, keys=[key])
     claims = [
-        await store.claims.find(f"alice POST /stacks{path}", key)
-        for path, key in (("", "made"), ("", "existing"), ("/batch", "job"), ("/x/extend", "under way"))
+        await store.claims.find(f"key:1 POST /stacks{path}", name)
+        for path, name in (("", "made"), ("", "existing"), ("/batch", "job"), ("/x/extend", "under way"))
     ]
     assert [one and (one.stack_id, one.job_id, one.status) for one in claims] == [
         (stack_id(1), None, 201),
@@ -345,9 +349,10 @@ async def test_the_claims_jobs_and_labels_of_a_file_of_format_7_are_converted(pa
         (None, "job-1", 202),
         (stack_id(1), None, None),
     ]
-    wanted = ActivityFilter(labels=[("Team", "7A")], at=2**62, seq=0, limit=10)
+    wanted = ActivityFilter(principal="key:1", name="alice", labels=[("Team", "7A")], at=2**62, seq=0, limit=10)
     assert [one.stack_id for one in await store.timeline.requests(wanted)] == [stack_id(9)]
     assert await store.timeline.jobs_about(wanted) == {"job-1"}
+    assert [job.by for job in store.jobs] == [key]
     await store.close()
     assert query(path, "SELECT items FROM jobs") == [(2,)]
     await (await open_store(tmp_path / "new.db")).close()

@@ -13,6 +13,7 @@ from stackd.model import DeleteReason, Desired, EventKind, PortMapping, Stack, S
 from stackd.store import Assignment, CreateLimits, Store
 from stackd.store.adoption import renewed
 from tests.store.building import (
+    ALICE,
     HOUR,
     START,
     TestClock,
@@ -40,7 +41,7 @@ async def pooled(store: Store, number: int = 0, status: StackStatus = StackStatu
 
 def wanted(number: int = 0, limits: CreateLimits | None = None, **other: Any) -> Assignment:
     fields = {"labels": {}, "digest": DIGEST, "created_at": LATER, "updated_at": LATER, "ttl_expires_at": LATER + 5}
-    return Assignment(stack=new_stack(number, **{**fields, **other}), by="alice", limits=limits or CreateLimits())
+    return Assignment(stack=new_stack(number, **{**fields, **other}), by=ALICE, limits=limits or CreateLimits())
 
 
 async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_now(path: Path) -> None:
@@ -65,7 +66,7 @@ async def test_it_is_in_no_list_until_it_is_assigned_with_labels_and_times_of_no
     )
     assert changes == [(None, assigned)]
     lines = [line for line in await store.timeline.read(ZERO) if line.kind is EventKind.ACCEPTED]
-    assert [line.by for line in lines] == ["alice"]
+    assert [line.by for line in lines] == [ALICE]
     store = await reopened(store)
     assert store.assigned.get(ZERO) == assigned
     await store.close()

@@ -12,7 +12,7 @@ import pytest
 from stackd.errors import Conflict, NoNodePort, StackNotFound
 from stackd.model import DeleteReason, EventKind, PortRange, Route, RoutedPort, Stack
 from stackd.store import Start, Store
-from tests.store.building import TestClock, accepted, busy, new_stack, open_store, reopened, seen, stack_id
+from tests.store.building import ALICE, TestClock, accepted, busy, new_stack, open_store, reopened, seen, stack_id
 
 
 def ports_of(store: Store) -> list[int]:
@@ -121,7 +121,7 @@ async def test_an_ended_stack_gives_its_names_back(store: Store) -> None:
     (released,) = await store.ports.release([stack_id(1)])
     assert released.ports == before.ports
     await store.stacks.reserve(named(2, "web-1-abc.example.org"))
-    wanted = Start(pod_spec="kind: Pod\n", kind=EventKind.START_REQUESTED, by="x", label_limits={})
+    wanted = Start(pod_spec="kind: Pod\n", kind=EventKind.START_REQUESTED, by=ALICE, label_limits={})
     started = await store.stacks.start(stack_id(1), wanted)
     assert started.node_ports == before.node_ports
     assert re.fullmatch(r"web-1-[a-z2-7]{16}\.example\.org:8443", started.routed[0].host)

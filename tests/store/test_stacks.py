@@ -12,6 +12,7 @@ from stackd.errors import Conflict, MaxStacksReached, StackNotFound
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.store import CreateLimits, Extension, Store
 from tests.store.building import (
+    ALICE,
     HOUR,
     START,
     TestClock,
@@ -142,12 +143,12 @@ async def test_a_stack_that_was_extended_a_moment_ago_does_not_expire(store: Sto
     for number in (1, 2):
         await accepted(store, number)
     clock.advance(2 * 3600 - 1)
-    await store.stacks.extend(ONE, Extension(add=HOUR, longest=24 * HOUR, by="alice"))
+    await store.stacks.extend(ONE, Extension(add=HOUR, longest=24 * HOUR, by=ALICE))
     clock.advance(1)
     assert [stack.stack_id for stack in await store.stacks.mark_expired(both)] == [stack_id(2)]
     clock.advance(3600)
     with pytest.raises(Conflict, match="has expired"):
-        await store.stacks.extend(ONE, Extension(add=HOUR, longest=24 * HOUR, by="alice"))
+        await store.stacks.extend(ONE, Extension(add=HOUR, longest=24 * HOUR, by=ALICE))
     assert [stack.stack_id for stack in await store.stacks.mark_expired([ONE])] == [ONE]
 
 

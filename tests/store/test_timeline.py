@@ -9,10 +9,22 @@ from dataclasses import replace
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.model import DeleteReason, EventKind, KeptLog, TimelineEvent
+from stackd.model import CLUSTER, DeleteReason, EventKind, KeptLog, TimelineEvent
 from stackd.store import ActivityFilter, Store, history
 from stackd.store.history import LINES_PER_STACK
-from tests.store.building import HOUR, START, TestClock, accepted, new_stack, query, reopened, seen, stack_id
+from tests.store.building import (
+    ALICE,
+    BOB,
+    HOUR,
+    START,
+    TestClock,
+    accepted,
+    new_stack,
+    query,
+    reopened,
+    seen,
+    stack_id,
+)
 
 ONE = stack_id(1)
 BYE = KeptLog(container="app", at=START, text="bye\n")
@@ -27,7 +39,7 @@ async def test_what_the_cluster_reports_again_is_counted(store: Store) -> None:
     await accepted(store, 1)
     for count in (1, 5):
         event = TimelineEvent(
-            kind=EventKind.WARNING, at=START + count, reason="BackOff", message="x", by="cluster", count=count
+            kind=EventKind.WARNING, at=START + count, reason="BackOff", message="x", by=CLUSTER, count=count
         )
         await store.timeline.keep_diagnostics(ONE, [event], [])
     (line,) = [line for line in await store.timeline.read(ONE) if line.kind is EventKind.WARNING]
@@ -42,7 +54,7 @@ async def test_final_logs_are_kept_of_a_stack_that_has_just_gone(store: Store) -
     await store.timeline.keep_final_logs(ONE, [BYE])
     await store.timeline.keep_final_logs(stack_id(2), [BYE])
     assert store.counters.disk_waits == waits
-    event = TimelineEvent(kind=EventKind.WARNING, at=START, reason="x", by="cluster")
+    event = TimelineEvent(kind=EventKind.WARNING, at=START, reason="x", by=CLUSTER)
     await store.timeline.keep_diagnostics(ONE, [event], [replace(BYE, container="late")])
     assert await store.timeline.kept_logs(ONE) == [BYE]
     assert await store.timeline.kept_logs(stack_id(2)) == []
@@ -109,10 +121,10 @@ async def test_what_is_about_a_label_is_found_by_its_index_or_among_all(
 ) -> None:
     for number, labels in enumerate(({"Team": "7"}, {"Team": "8"}, {"Team": "7", "kind": "web"}, {"team": "7"})):
         await store.stacks.reserve(new_stack(number, labels=labels))
-        await store.stacks.accept(seen(number), pod_uid="p", service_uid="s", by="alice")
+        await store.stacks.accept(seen(number), pod_uid="p", service_uid="s", by=ALICE)
     await store.jobs.create("job-1", [stack_id(0), stack_id(1)])
     await store.jobs.create("job-2", [stack_id(1), stack_id(3)])
-    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST, "alice")
+    await store.stacks.mark_deleting([stack_id(0)], DeleteReason.REQUEST, ALICE)
     await store.stacks.remove([stack_id(0)])
     filters: list[Sequence[tuple[str, str | None]]] = [
         [("Team", "7")], [("kind", None)], [("kind", "web"), ("Team", "7")], [("Team", "9")]
@@ -149,7 +161,7 @@ async def test_of_the_stacks_of_one_key_the_latest_timelines_are_kept(
     for number in range(8):
         clock.advance(1)
         await store.stacks.reserve(new_stack(number, created_at=clock.now(), ports=0))
-        by = "bob" if number == 1 else "alice"
+        by = BOB if number == 1 else ALICE
         await store.stacks.accept(seen(number), pod_uid="p", service_uid="s", by=by)
         if number:  # the first one lives on
             await store.stacks.remove([stack_id(number)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import ViewportSize, expect
 
-from stackd.model import AuditEntry, AuditKind
+from stackd.model import AuditEntry, AuditKind, Principal
 from stackd.web.pages import anchor
 from tests.harness import eventually, until
 from tests.templates import PLAIN, folder_with
@@ -223,9 +223,20 @@ async def test_activity_finds_a_name_beneath_thousands_of_later_lines(board: Boa
     log, later = board.at.daemon.context.store.audit, time.time_ns()
     kinds = (AuditKind.RELOAD, AuditKind.REFUSED, AuditKind.TEMPLATE)
     lines = [
-        AuditEntry(kind=kind, at=later + n, message=f"line {n}", by="busy") for kind in kinds for n in range(1_000)
+        AuditEntry(kind=kind, at=later + n, message=f"line {n}", by=Principal.parse("key:1 busy"))
+        for kind in kinds
+        for n in range(1_000)
     ]
-    await log.keep([AuditEntry(kind=AuditKind.TAKEOVER, at=later - 660_000_000_000, message="here now", by="Alice")])
+    await log.keep(
+        [
+            AuditEntry(
+                kind=AuditKind.TAKEOVER,
+                at=later - 660_000_000_000,
+                message="here now",
+                by=Principal.parse("key:2 Alice"),
+            )
+        ]
+    )
     await log.keep(lines)
     await board.open()
     await board.button("Activity").click()
