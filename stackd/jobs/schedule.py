@@ -32,7 +32,7 @@ PURGE_SECONDS = 60.0
 OUTCOMES_SECONDS = 5.0
 QUOTAS_SECONDS = 20.0
 POLICIES_SECONDS = 20.0
-RIGHTS_SECONDS = 20.0
+RIGHTS_SECONDS = 60.0  # they are asked for in the pass after a refusal, too
 CHECK_CLOCK_SECONDS = 1.0
 JUMP_SECONDS = 0.5
 """The wall clock and the monotonic one drift apart by less than this between two checks, unless the former is set."""

@@ -123,7 +123,7 @@ class Mirror:
         return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
 
     def staleness(self) -> float:
-        """Seconds since the copy was last known to be current. On a quiet cluster up to a minute, between bookmarks."""
+        """Seconds since the copy was last known to be current. On a quiet cluster up to ``IDLE_SECONDS`` of a watch."""
         return max(health.staleness() for health in self.health_by_kind.values())
 
     def subscribe(self, callback: Callable[[Changed | Relisted], None]) -> None:

@@ -37,11 +37,13 @@ from stackd.workqueue import RetryPolicy
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-IDLE_SECONDS = 30.0
-"""After this time without a byte, the watch is restarted from the same version, because its connection may be dead.
+IDLE_SECONDS = 90.0
+"""After this time without a byte, the watch is restarted from the same version, because what forwards it may have lost it;
+the kernel notices a dead connection itself, within ten seconds (``watched_socket``).
 
-Bookmarks come about once a minute, but only with a newer version than the one at which the watch started (Kubernetes
-1.36). So on a quiet cluster a watch is silent for all of this time, and that is no reason to warn."""
+Bookmarks come about once a minute, so a shorter time would restart every quiet watch again and again. They come only with a
+newer version than the one at which the watch started (Kubernetes 1.36). So on a quiet cluster a watch is silent for all of
+this time, and that is no reason to warn."""
 WATCH_SECONDS = 300
 """The server is asked to keep a watch open for this time, up to twice as long."""
 RETRIES = RetryPolicy(first=0.05, longest=5.0)

@@ -32,7 +32,7 @@ FEEDINGS = 3
 """How often the watchdog is fed within the time that the manager allows."""
 
 SILENCE_SECONDS = 240.0
-"""A connected watch receives something at least once a minute, and gives up by itself after 30 s of silence."""
+"""A connected watch gives up by itself after much less silence (``watch.IDLE_SECONDS``)."""
 
 SAMPLE_SECONDS = 0.5
 YOUNG_OBJECTS = 7_000

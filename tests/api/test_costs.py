@@ -17,7 +17,11 @@ from typing import Any
 import pytest
 
 import stackd
+from stackd.config.sections import ClusterSection
 from stackd.jobs.batch import COUNT_EVERY_SECONDS
+from stackd.jobs.schedule import POLICIES_SECONDS, RIGHTS_SECONDS
+from stackd.kube.watch import IDLE_SECONDS
+from stackd.lifecycle.ownership import INTERVAL
 from tests.brakes import running
 from tests.harness import KEY, Harness, eventually
 
@@ -126,6 +130,12 @@ async def test_ten_reconcile_passes_with_nothing_to_do_cost_nothing(at: Harness)
     with spent(at) as cost:
         await at.passes(10)
     assert (cost.kubernetes, cost.statements, cost.commits) == ({}, 0, 0)
+
+
+def test_a_minute_at_rest_takes_at_most_twelve_requests() -> None:
+    """The Lease, the policies, the rights, and three watches that receive nothing and begin again."""
+    watches, renewal = len(("pods", "services", "nodes")), INTERVAL * ClusterSection().lease_duration
+    assert sum(60 / pause for pause in (renewal, POLICIES_SECONDS, RIGHTS_SECONDS, *[IDLE_SECONDS] * watches)) <= 12
 
 
 async def test_a_status_read_takes_few_steps(at: Harness) -> None:
