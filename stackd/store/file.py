@@ -28,7 +28,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stackd.clock import NANOSECONDS, boot_id, from_nanoseconds
-from stackd.errors import StoreError
+from stackd.errors import StoreError, StoreUnavailable
 from stackd.files import create_private
 from stackd.model import Principal
 from stackd.store import identity, meta, rows, schema
@@ -42,6 +42,8 @@ BUSY_SECONDS = 2.0
 
 RESERVED_BYTES = 8 * 1024 * 1024
 """Space reserved on the disk so that deletes work while the disk is full."""
+
+LEAST_BYTES = 256 * 1024  # two rows with the longest pod specs, in the log and in the file
 
 MINIMUM_SQLITE = (3, 38, 0)  # STRICT tables, and the operator ->>
 _MAGIC = b"SQLite format 3\x00"
@@ -401,6 +403,12 @@ class Ballast:
         else:
             self.spent = False
         return not self.spent
+
+    def require_room(self) -> None:
+        """Raise ``StoreUnavailable`` if the disk is full: SQLite overwrites its log for a while before it notices."""
+        disk = os.statvfs(self._path.parent)
+        if disk.f_bavail * disk.f_frsize < LEAST_BYTES:
+            raise StoreUnavailable(f"the state file cannot be written now: {FULL}")
 
     def release(self, why: str = FULL) -> None:
         """Free the space for writes that must succeed now."""

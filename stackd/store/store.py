@@ -246,8 +246,14 @@ class Store(Table):
     # ---- upkeep
 
     async def probe(self) -> None:
-        """Write a small value. Raises ``StoreUnavailable`` if creates would be refused now."""
-        await self._submit(lambda tx: put(tx, "probed_at", str(tx.now)), grows=True)
+        """Write a small value. Raises ``StoreUnavailable`` if creates would be refused now, or after a few more."""
+        ballast = self._writer.ballast
+
+        def write(tx: Transaction) -> None:
+            ballast.require_room()
+            put(tx, "probed_at", str(tx.now))
+
+        await self._submit(write, grows=True)
 
     async def purge(
         self, now: int, *, keep_jobs_ns: int, keep_claims_ns: int = DAY, keep_history_ns: int = DAY

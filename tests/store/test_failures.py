@@ -122,6 +122,20 @@ async def test_on_a_full_disk_the_reserved_space_serves_deletes_and_a_restart(
     await store.close()
 
 
+async def test_a_full_disk_is_reported_at_once_although_the_log_has_room_for_some_more_writes(small_disk: Path) -> None:
+    store = await open_store(small_disk / "stackd.db", ports=WIDE)
+    await store._writer.submit(lambda tx: tx.rows("PRAGMA wal_autocheckpoint = 50"), writes=False)
+    for number in range(40):
+        await accepted(store, number)
+    await store.probe()
+    occupy(small_disk)
+    with pytest.raises(StoreUnavailable, match=FULL):
+        await store.probe()
+    (small_disk / "filler").unlink()
+    await store.probe()
+    await store.close()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
 def test_a_reserve_file_of_another_user_is_replaced_or_named() -> None:
     """`stackd rebuild` as root leaves one behind; it was reported as a full disk."""
