@@ -112,11 +112,11 @@ def _parses(parse: Callable[[str], object]) -> AfterValidator:
 
 
 def _is_address(value: str) -> bool:
-    """Whether it is an IP address or a host name."""
+    """Whether it is an IP address or a host name, which does not end with a number: that would be an IPv4 address."""
     try:
         ipaddress.ip_address(value)
     except ValueError:
-        return is_subdomain(value.lower())
+        return is_subdomain(value.lower()) and not value.rpartition(".")[2].isdigit()
     return True
 
 

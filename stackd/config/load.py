@@ -143,7 +143,7 @@ def _contradictions(config: Config, *, serving: bool) -> Iterator[Contradiction]
     for key, path in (("tls_cert", server.tls_cert), ("tls_key", server.tls_key)):
         if serving and path and not (os.path.isfile(path) and os.access(path, os.R_OK)):
             yield (f"server.{key}",), "the file is missing or cannot be read; a PEM file is expected"
-    if config.auth.oidc:
+    if config.auth.oidc.model_fields_set:
         yield from ((("auth.oidc",), text) for text in _of_oidc(config.auth.oidc, serving=serving))
     if serving and (audit := config.log.audit) and not _can_be_appended(Path(audit)):
         yield ("log.audit",), "the file cannot be written; one in a folder that the daemon may write to is expected"

@@ -76,7 +76,7 @@ class ServerSection(Section):
 
 
 class OidcSection(Section):
-    """The issuer of OpenID Connect that people sign in with; without ``issuer``, nobody can."""
+    """The issuer of OpenID Connect that people sign in with; without any key, nobody can."""
 
     issuer: str = Field(default="", description="the issuer's address, as its own description has it,")
     client_id: str = Field(default="", description="the id that the issuer has given to stackd")
