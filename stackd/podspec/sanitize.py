@@ -5,8 +5,8 @@ among them; and the cache of recently sanitized specs: a challenge that clients 
 once; and reading published ports and labels (Kubernetes' rules; stackd adds the prefix). Each other rule is in a module
 of its own.
 
-A tenant's security context is refused, even an empty one, unless it asks only for what the policy grants or what only
-hardens the pod. The block that stackd itself writes is accepted, so that a client can send a sanitized spec again.
+A tenant's security context may have what only hardens the pod, stackd's own choices and what the policy grants. An empty
+one is refused.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, Final
 from stackd.contract import MAX_TARGET_PORTS
 from stackd.errors import InvalidPodSpec, InvalidRequest, Reason
 from stackd.model import NO_LABELS, Route, RoutedTarget, SanitizedSpec, TargetPort
-from stackd.names import BARE_KEY_FORM, is_bare_key, is_label_value
+from stackd.names import BARE_KEY_FORM, did_you_mean, is_bare_key, is_label_value
 from stackd.podspec.checks import Checks, by_path
 from stackd.podspec.fields import LARGEST_INT32, decode, decode_target_port
-from stackd.podspec.policy import Policy
+from stackd.podspec.policy import DROPPABLE, Policy
 from stackd.podspec.reasons import ROOT, Enough, Reasons
 from stackd.podspec.resources import settle_resources
 from stackd.podspec.yaml_text import TooLong, emit, located, read
@@ -33,8 +33,12 @@ LONG_SPEC: Final = 16 * 1024
 """In characters. Longer texts are not cached but checked each time, to save memory."""
 _OWN = "not accepted; stackd sets the security context"
 _IDS = frozenset({"runAsUser", "runAsGroup", "fsGroup"})
-_HARDENING: Mapping[str, object] = {"readOnlyRootFilesystem": True, "appArmorProfile": {"type": "RuntimeDefault"}}
-"""Everybody may ask for this."""
+_HARDENING: Mapping[str, object] = {
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "appArmorProfile": {"type": "RuntimeDefault"},
+}
+"""Everybody may ask for this, and drop capabilities."""
 
 
 def sanitize(text: str, target_ports: tuple[TargetPort, ...], policy: Policy) -> SanitizedSpec:
@@ -110,10 +114,11 @@ def _settle_context(
     if asked is None:
         return
     here = f"{path}.securityContext"
-    wanted = {field: value for field, value in asked.items() if value != profile.get(field)}
-    if not wanted and asked.keys() != profile.keys():
+    if not asked:
         reasons.missing(here, _OWN)
-    for field, value in wanted.items():
+    for field, value in asked.items():
+        if value == profile.get(field):
+            continue
         if field == "capabilities":
             _settle_capabilities(value, block, f"{here}.{field}", policy, reasons)
         elif why := _refusal(field, value, policy):
@@ -139,12 +144,14 @@ def _refusal(field: str, value: Any, policy: Policy) -> str:
 def _settle_capabilities(
     value: Mapping[str, Any], block: dict[str, Any], path: str, policy: Policy, reasons: Reasons
 ) -> None:
-    if not policy.add_capabilities:
-        reasons.add(path, "not accepted, unless policy.add_capabilities allows it")
-        return
     for index, name in enumerate(value.get("add", ())):
-        if name not in policy.add_capabilities:
+        if not policy.add_capabilities:
+            reasons.add(f"{path}.add", "not accepted, unless policy.add_capabilities allows it")
+        elif name not in policy.add_capabilities:
             reasons.add(f"{path}.add[{index}]", "only what policy.add_capabilities names may be added")
+    for index, name in enumerate(value.get("drop", ())):
+        if name not in DROPPABLE:
+            reasons.add(f"{path}.drop[{index}]", f"is not a capability{did_you_mean(name, DROPPABLE)}")
     if settled := {**value, **block.get("capabilities", {})}:
         block["capabilities"] = settled
 

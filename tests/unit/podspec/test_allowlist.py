@@ -17,6 +17,7 @@ from stackd.podspec.fields import MODELS, WHY
 from stackd.podspec.policy import is_reserved
 from tests.kube.samples import STACK
 from tests.unit.podspec.specs import (
+    DEFAULT_POLICY,
     REFUSALS,
     admit,
     changed,
@@ -129,6 +130,28 @@ def test_whoever_asks_for_less_gets_it() -> None:
     assert admitted["spec"]["securityContext"].items() > default["spec"]["securityContext"].items()
     own, base = (pod["spec"]["containers"][0]["securityContext"] for pod in (admitted, default))
     assert own == base | HARDER
+
+
+DROPPED = {"capabilities": {"drop": ["ALL"]}}
+TIGHTENING: tuple[tuple[str, dict[str, Any]], ...] = (
+    *(("container", one) for one in (
+        DROPPED, {"capabilities": {"drop": ["NET_RAW", "KILL"]}}, {"allowPrivilegeEscalation": False}, {"privileged": False},
+        {"seccompProfile": {"type": "RuntimeDefault"}}, {"runAsNonRoot": True}, {"readOnlyRootFilesystem": True},
+        {**DROPPED, "allowPrivilegeEscalation": False, "privileged": False, "seccompProfile": {"type": "RuntimeDefault"}},
+    )),
+    ("pod", {"seccompProfile": {"type": "RuntimeDefault"}}), ("pod", {"runAsNonRoot": True}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", [DEFAULT_POLICY, Policy(profile="restricted"), Policy(run_as_root=False)])
+@pytest.mark.parametrize(("where", "context"), TIGHTENING, ids=lambda value: str(value)[:60])
+def test_whatever_only_tightens_is_accepted_and_kept(where: str, context: dict[str, Any], policy: Policy) -> None:
+    """Charts and scanners write these into each manifest."""
+    asked = spec(securityContext=context) if where == "pod" else container(securityContext=context)
+    admitted, default = manifest(asked, policy), manifest(seed(), policy)
+    assert manifest(admitted, policy) == admitted
+    own, base = (pod["spec"] if where == "pod" else pod["spec"]["containers"][0] for pod in (admitted, default))
+    assert own["securityContext"] == context | base["securityContext"]
 
 
 # ---- The fields that stackd knows are those of the Kubernetes client's models

@@ -177,6 +177,8 @@ def test_the_default_takes_raw_sockets_from_every_container_and_shows_it_in_no_t
         ({"drop_capabilities": ("CHOWN",)}, {"add": ["CHOWN"]}, {"add": ["CHOWN"]}),
         ({"drop_capabilities": ("ALL",)}, {"add": ["CHOWN"]}, {"add": ["CHOWN"], "drop": ["ALL"]}),
         ({"drop_capabilities": ()}, {}, {}),
+        ({"add_capabilities": ()}, {"drop": ["ALL"]}, {"drop": ["ALL"]}),
+        ({"add_capabilities": ()}, {"drop": ["KILL"]}, {"drop": ["KILL", "NET_RAW"]}),
         ({"profile": "restricted", "add_capabilities": ()}, {}, {"drop": ["ALL"]}),
     ],
 )
