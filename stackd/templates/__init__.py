@@ -6,6 +6,7 @@ hiding      keeps generated values out of what others say about a stack
 sharing     reads what concerns its shared stack and its check
 readers     reads the fields that are neither the pod nor about its rights
 read        reads a folder of files into a ``TemplateSet``, and the text of one of the API; reports all mistakes at once
+markdown    reads Markdown, also that of the guides
 sources     which of these are in force
 
 Knows the configuration and the pod-spec policy; nothing of existing stacks, HTTP or Kubernetes.

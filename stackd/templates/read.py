@@ -27,6 +27,7 @@ from stackd.podspec.reasons import ROOT
 from stackd.podspec.sanitize import parse_labels
 from stackd.podspec.yaml_text import Document, parse
 from stackd.templates import readers, sharing
+from stackd.templates.markdown import elements
 from stackd.templates.template import (
     EXPECTED,
     MOST_VALUES,
@@ -182,6 +183,7 @@ class _Draft:
         spec = self._spec(fields["pod"], ports, policy) if "pod" in fields else None
         patterns = self._values(fields.get("values"), spec)
         longest = self.config.stacks.max_ttl
+        description = self._read(fields, "description", readers.description, "")
         described = partial(
             Template,
             name=self.name,
@@ -196,7 +198,8 @@ class _Draft:
             route_prefix=self._read(fields, "route_prefix", readers.prefix, prefix_from(self.name)),
             title=self._read(fields, "title", readers.line_of(readers.LONGEST_TITLE), ""),
             category=self._read(fields, "category", readers.line_of(readers.LONGEST_CATEGORY), ""),
-            description=self._read(fields, "description", readers.description, ""),
+            description=description,
+            about=elements(description),
             show=self._read(fields, "show", readers.shown_values(patterns), NO_NAMES),
             extend=self._read(fields, "extend", readers.extend(longest), None),
             names=names,

@@ -24,6 +24,7 @@ from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, Targ
 from stackd.names import is_env_name
 from stackd.podspec import Policy
 from stackd.templates.hiding import RANDOM
+from stackd.templates.markdown import Element
 
 NONE: Final = "none"
 DNS: Final = "dns"
@@ -111,6 +112,7 @@ class Template:
     ``route_prefix``     what the names of its routed ports begin with
     ``title``, ``category``, ``description`` (Markdown; a tenant may have written it)
                          what players read
+    ``about``            the elements of ``description``, of which a page is made
     ``show``             the names of the ``values`` that a player may see
     ``extend``           how a player may extend its stacks
     ``names``            by which its containers find each other: names of their own machine
@@ -139,6 +141,7 @@ class Template:
     title: str = ""
     category: str = ""
     description: str = ""
+    about: tuple[Element, ...] = ()
     show: tuple[str, ...] = ()
     extend: Extensions | None = None
     names: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from stackd.errors import NotFound
+from stackd.templates.markdown import parser
 from stackd.web.api import ApiCall, Handler, route
 from stackd.web.responses import JSON
 
@@ -149,9 +150,7 @@ def guides() -> frozenset[str]:
 @cache
 def rendered(name: str) -> File:
     """The page of a guide. The first call takes some 50 ms: call it in a thread."""
-    from markdown_it import MarkdownIt
-
-    markdown = MarkdownIt("commonmark").enable("table")
+    markdown = parser()
     markdown.add_render_rule("fence", _code)
     markdown.add_render_rule("link_open", _link)
     markdown.add_render_rule("image", _image)

@@ -93,7 +93,7 @@ class Shown:
         template = self._template(name)
         if template is None:
             return {"template": name, "title": name or ""}
-        text = {"description": template.description, "category": template.category}
+        text = {"description": template.description, "about": template.about, "category": template.category}
         return {"template": name, "title": template.title or name, **text}
 
     def _nothing(self, name: str, own: list[Stack]) -> Entry:

@@ -54,6 +54,38 @@ def mistakes(folder: Path, text: str, **sections: Any) -> list[str]:
     return [mistake.removeprefix(f"{folder}/") for mistake in refusal.value.mistakes]
 
 
+DESCRIPTION = """\
+# Find it
+
+Compute 2 * 3 * 4, then **read *the* `**code**`**
+and see [there](https://example.org/a_b_c), not [here](javascript:alert(1)) or <b>here</b>.
+
+- one
+  - two
+- ![a cat](https://example.org/cat.png)
+
+```
+*stars* stay
+```
+"""
+
+
+def test_a_description_is_read_as_markdown_and_is_nothing_but_known_elements(tmp_path: Path) -> None:
+    def tag(name: str, *children: object, **more: str) -> dict[str, object]:
+        return {"tag": name, "children": list(children), **more}
+
+    template = read(tmp_path, WEB + "description: |\n" + "".join(f"  {line}\n" for line in DESCRIPTION.splitlines()))
+    code = tag("strong", "read ", tag("em", "the"), " ", tag("code", "**code**"))
+    link = tag("a", "there", href="https://example.org/a_b_c")
+    text = ", not [here](javascript:alert(1)) or <b>here</b>."
+    assert template.about == (
+        tag("h3", "Find it"),
+        tag("p", "Compute 2 * 3 * 4, then ", code, "\n", "and see ", link, text),
+        tag("ul", tag("li", "one", tag("ul", tag("li", "two"))), tag("li", "a cat")),
+        tag("pre", "*stars* stay\n"),
+    )
+
+
 def test_a_template_is_what_its_file_says(tmp_path: Path) -> None:
     template = read(tmp_path)
     assert (template.ttl, dict(template.labels), template.pool, template.prepull) == (None, {}, 0, False)

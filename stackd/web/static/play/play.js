@@ -1,6 +1,9 @@
 // The players' page of a link: exchanges the link's token for a cookie, and shows a box for each template that it offers.
 
-/** @import { Options, State } from "./box.js" */
+/**
+ * @import { Options, State } from "./box.js"
+ * @typedef {string | { tag: keyof HTMLElementTagNameMap, href?: string, children: Element[] }} Element
+ */
 
 let token = location.hash.slice(1);
 if (token) history.replaceState(null, "", location.pathname); // before anything else: the token is a key
@@ -44,17 +47,11 @@ function start({ template }, replace) {
   return once().catch((refusal) => (refusal.code === "unreachable" ? once() : Promise.reject(refusal)));
 }
 
-const MARKS = /`+([^`]+)`+|\*\*([^*]+)\*\*|\*([^*]+)\*|^#+ (.+)$|\[([^\]]+)\]\((https?:\/\/[^\s)]+)\)/m;
-const MARKED = /** @type {const} */ (["", "code", "strong", "em", "strong", "a", ""]);
-
-/** Code, emphasis, headings and links of a description; the rest of Markdown stays as it is written. @param {string} text */
-function marked(text) {
-  const parts = text.split(MARKS);
-  return parts.map((each, at) => {
-    const name = MARKED[at % MARKED.length];
-    const link = name === "a" && { href: parts[at + 1], target: "_blank", rel: "noopener" };
-    return name && each ? h(name, { ...link }, each) : at % MARKED.length === 0 && each;
-  });
+/** An element of a description, whose Markdown the server has read. @param {Element} element @returns {Node | string} */
+function made(element) {
+  if (typeof element === "string") return element;
+  const link = element.href && { href: element.href, target: "_blank", rel: "noopener" };
+  return h(element.tag, { ...link }, ...element.children.map(made));
 }
 
 const { tell, stop } = follow(read, show, (refusal) => {
@@ -71,9 +68,8 @@ const actions = {
   restart: ({ name }) => call(`stacks/${name}/restart`, "POST"),
   stop: ({ name }) => call(`stacks/${name}`, "DELETE"),
 };
-const arranged = arrange(part("cards"), ({ category, description }) => {
-  const about = description && h("p", {}, ...marked(description));
-  const card = h("article", {}, category && h("p", { className: "quiet" }, category), about);
+const arranged = arrange(part("cards"), ({ category, about = [] }) => {
+  const card = h("article", {}, category && h("p", { className: "quiet" }, category), ...about.map(made));
   return new Box(card, { texts, actions, look: tell });
 });
 
