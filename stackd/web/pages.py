@@ -1,23 +1,26 @@
 """The dashboard, the API's docs and the guides, for browsers: static files from the package, and Markdown rendered once.
 
-Owns: what these pages may load (a strict Content-Security-Policy) and how they are cached. They hold no data: they
-request it from the API, with a key that a person types in.
+Owns: what these pages may load (a strict Content-Security-Policy), and how they are cached and compressed. They hold no
+data: they request it from the API, with a key that a person types in.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
+from stackd.config.sections import AuthSection
 from stackd.errors import NotFound
 from stackd.templates.markdown import parser
 from stackd.web.api import ApiCall, Handler, route
@@ -44,9 +47,12 @@ PROTECTION = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
+ZIP = "gzip"
+MOST_ZIPPED = 256
+DASHBOARD = "dashboard/index.html"
 ENTRIES = {
     "/docs": "docs/index.html",
-    "/dashboard": "dashboard/index.html",
+    "/dashboard": DASHBOARD,
     "/play": "play/index.html",
     "/favicon.ico": "shared/icon.svg",
 }
@@ -112,10 +118,21 @@ async def static(call: ApiCall) -> web.Response:
     path = call.request.path
     if path == "/dashboard" and not call.api.context.config.server.dashboard:
         raise NotFound("the dashboard is switched off (server.dashboard)")
-    file = files().get(ENTRIES.get(path) or "{folder}/{file}".format_map(call.request.match_info))
-    if file is None:
+    name = ENTRIES.get(path) or "{folder}/{file}".format_map(call.request.match_info)
+    if name not in files():
         raise NotFound(f"no such file: {path}")
-    return send(call, file)
+    return send(call, dashboard(call.api.context.config.auth) if name == DASHBOARD else files()[name])
+
+
+def dashboard(auth: AuthSection) -> File:
+    """The dashboard's page. It says whether requests need a key and where people sign in, so that it need not ask; and
+    names its modules, so that the browser requests all at once."""
+    issuer = urlsplit(auth.oidc.issuer).netloc if auth.enabled and auth.oidc else ""
+    modules = (path for path in files() if path.startswith("dashboard/") and path.endswith(".js"))
+    links = "".join(f'<link rel="modulepreload" href="/static/{path}" />' for path in modules)
+    page = files()[DASHBOARD].body.decode().replace("{{modules}}", links)
+    page = page.replace("{{open}}", str(not auth.enabled).lower()).replace("{{issuer}}", escape(issuer))
+    return file_of(page.encode(), "text/html")
 
 
 @_page("/docs/{page}")
@@ -129,11 +146,21 @@ async def guide(call: ApiCall) -> web.Response:
 
 def send(call: ApiCall, file: File) -> web.Response:
     """The file, or 304 if the client has it."""
-    headers = {**PROTECTION, hdrs.ETAG: f'"{file.tag}"'}
-    if any(each.value in (file.tag, "*") for each in call.request.if_none_match or ()):
+    body, tag, headers = file.body, file.tag, {**PROTECTION, hdrs.VARY: hdrs.ACCEPT_ENCODING}
+    if ZIP in call.request.headers.get(hdrs.ACCEPT_ENCODING, "") and file.media != MEDIA[".png"]:
+        body, tag = zipped(file), f"{tag}-{ZIP}"
+        headers[hdrs.CONTENT_ENCODING] = ZIP
+    headers[hdrs.ETAG] = f'"{tag}"'
+    if any(each.value in (tag, "*") for each in call.request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     charset = None if file.media == JSON else TEXT_CHARSET
-    return web.Response(body=file.body, headers=headers, content_type=file.media, charset=charset)
+    return web.Response(body=body, headers=headers, content_type=file.media, charset=charset)
+
+
+@lru_cache(MOST_ZIPPED)
+def zipped(file: File) -> bytes:
+    """The file, compressed."""
+    return gzip.compress(file.body, mtime=0)
 
 
 def file_of(body: bytes, media: str) -> File:

@@ -106,9 +106,10 @@ def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str]
 
 
 async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None]) -> web.StreamResponse:
-    """JSON in pieces that are rendered while they are sent, at the reader's pace."""
+    """JSON in pieces that are rendered while they are sent, at the reader's pace; compressed for who takes that."""
     response = web.StreamResponse()
     response.content_type = JSON
+    response.enable_compression()
     try:
         await response.prepare(request)
         if request.method == hdrs.METH_HEAD:

@@ -46,7 +46,10 @@ async def list_templates(call: ApiCall) -> web.Response:
     stacks = Counter((one.template, one.status) for one in call.view.stacks() if selection.matches(one))
     entries = (_entry(call.api, each, stacks) for each in call.view.templates().values())
     absent = tuple(filter(call.key.may_use, missing(call.api.context)))
-    return json_response(contract.Templates(templates=tuple(entries), problems=tuple(_problems(call)), missing=absent))
+    body = contract.Templates(templates=tuple(entries), problems=tuple(_problems(call)), missing=absent)
+    response = json_response(body)
+    response.enable_compression()
+    return response
 
 
 @route(

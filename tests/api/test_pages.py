@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
 
+from stackd.web.bodies import RENDER_AT_ONCE
 from stackd.web.pages import guides, rendered
-from tests.harness import Harness
+from tests.harness import Harness, seed
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -33,6 +35,30 @@ async def test_pages_need_no_key(at: Harness) -> None:
         assert (again.status, again.text) == (304, "")
         other = await at.call("GET", "/static/dashboard/api.js", key=None, headers=tag)
         assert (other.status, other.headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
+
+
+async def test_pages_and_long_lists_are_compressed_for_who_takes_it(at: Harness) -> None:
+    body = seed() | {"labels": {"team": "a-label-that-many-share"}}
+    await asyncio.gather(*(at.post("/stacks", body, 201) for _ in range(RENDER_AT_ONCE + 2)))
+    zipped, plain = {"Accept-Encoding": "gzip"}, {"Accept-Encoding": "identity"}
+    for path in (
+        "/dashboard",
+        "/static/dashboard/table.js",
+        "/docs/links",
+        "/openapi.json",
+        "/stacks?fields=stack_id,labels",
+    ):
+        first = await at.call("GET", path, headers=plain)
+        second = await at.call("GET", path, headers=zipped)
+        assert (second.headers.get("Content-Encoding"), second.text) == ("gzip", first.text), path
+        assert "Content-Encoding" not in first.headers
+        if "Etag" in first.headers:
+            assert int(second.headers["Content-Length"]) < int(first.headers["Content-Length"]) / 2
+            assert (first.headers["Vary"], first.headers["Etag"] != second.headers["Etag"]) == ("Accept-Encoding", True)
+            again = await at.call("GET", path, headers=zipped | {"If-None-Match": second.headers["Etag"]})
+            assert (again.status, again.text) == (304, "")
+    picture = await at.call("HEAD", "/static/guide/box.png", headers=zipped)
+    assert "Content-Encoding" not in picture.headers, "it is compressed already"
 
 
 async def test_nothing_but_the_pages_files_can_be_had(at: Harness) -> None:

@@ -84,6 +84,12 @@ async def test_a_key_that_is_refused_is_handed_to_nobody_and_brings_the_login_ba
         await expect(error).to_be_visible()
 
 
+async def test_the_login_loads_no_more_than_the_page(board: Board) -> None:
+    await board.page.goto(board.url + "/dashboard")
+    await expect(board.page.get_by_label("API key")).to_be_visible()
+    assert not [url for url in board.requests if not url.startswith(("/dashboard", "/static/"))]
+
+
 async def test_where_no_key_is_needed_none_is_asked_for(boards: Boards) -> None:
     async with boards({"STACKD_AUTH__ENABLED": "false"}) as board:
         await board.page.goto(board.url + "/dashboard")

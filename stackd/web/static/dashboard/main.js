@@ -250,14 +250,12 @@ at("show-activity").addEventListener("click", activity);
 at("show-help").addEventListener("click", help);
 at("copy-link").addEventListener("click", () => copy(location.origin + location.pathname + view.hash(), tell));
 
-/** Whether requests can be sent as they are: none needs a key, or somebody has signed in. The description needs no key. */
+/** Whether requests can be sent as they are: none needs a key, or somebody has signed in. */
 async function mayEnter() {
-  const { security, components } = await ask("GET", "/openapi.json").catch(() => ({ security: [{}] }));
-  if (security.length === 0) return true;
-  const issuer = components?.securitySchemes.session?.openIdConnectUrl;
-  if (!issuer) return false;
+  const { open, issuer } = at("login").dataset;
+  if (open === "true" || !issuer) return open === "true";
   const link = found("sign-in", HTMLAnchorElement);
-  link.textContent = `Sign in with ${new URL(issuer).host}`;
+  link.textContent = `Sign in with ${issuer}`;
   link.hidden = false;
   link.addEventListener("click", () => {
     link.href = `/auth/login?view=${encodeURIComponent(view.hash().slice(1))}`;
