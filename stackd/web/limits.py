@@ -16,7 +16,7 @@ from math import ceil
 from stackd.clock import Clock
 from stackd.codes import ErrorCode
 from stackd.config import Config
-from stackd.errors import Conflict, TooManyRequests, Unavailable
+from stackd.errors import Conflict, StackdError, TooManyRequests, Unavailable
 from stackd.model import NO_LABELS
 from stackd.units import Frequency, parse_frequency
 from stackd.workqueue import A_SECOND, TokenBucket
@@ -162,6 +162,29 @@ class LabelRates:
 
         Yields a function to call if nothing was created after all. A Conflict calls it, too.
         """
+        uncount = self._count(labels, among)
+        try:
+            yield uncount
+        except Conflict:
+            uncount()
+            raise
+
+    @contextmanager
+    def create_all(self, each: Iterable[Mapping[str, str]], among: Mapping[str, str]) -> Iterator[None]:
+        """Count a create with each of these labels, or none of them: raises TooManyRequests. An error within the block, after
+        which no job is there, undoes that."""
+        counted: list[Callable[[], None]] = []
+        try:
+            for labels in each if self._rates else ():
+                counted.append(self._count(labels, among))  # noqa: PERF401 - an error undoes those before it
+            yield
+        except StackdError:
+            for uncount in counted:
+                uncount()
+            raise
+
+    def _count(self, labels: Mapping[str, str], among: Mapping[str, str]) -> Callable[[], None]:
+        """Count a create; returns the function that undoes it. Raises TooManyRequests."""
         self.check(labels, among)
         now, keys = self._clock.monotonic(), self._rate_keys(labels, among)
         for key in keys:
@@ -174,23 +197,7 @@ class LabelRates:
                 if times is not None and now in times:
                     times.remove(now)
 
-        try:
-            yield uncount
-        except Conflict:
-            uncount()
-            raise
-
-    def create_all(self, each: Iterable[Mapping[str, str]], among: Mapping[str, str]) -> None:
-        """Count a create with each of these labels, or none of them: raises TooManyRequests."""
-        counted: list[Callable[[], None]] = []
-        for labels in each if self._rates else ():
-            try:
-                with self.create(labels, among) as uncount:
-                    counted.append(uncount)
-            except TooManyRequests:
-                for uncount in counted:
-                    uncount()
-                raise
+        return uncount
 
     def _rate_keys(self, labels: Mapping[str, str], among: Mapping[str, str]) -> dict[RateKey, str]:
         """The keys of these labels, each with the label's value as the create spells it."""

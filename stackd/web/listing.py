@@ -209,9 +209,9 @@ async def batch(call: ApiCall) -> web.Response:
 
     async def run(body: bytes, claim: Claim | None) -> StoredResponse:
         ids, request = await requests.batch(call.view, body)
-        if request.each and not call.parameters.get(DRY_RUN):
-            call.api.limits.per_label.create_all((one.labels for one in request.each), call.key.labels)
-        return await _begun(call, ids, request, claim, bodies.accepted_many_body)
+        counted = () if call.parameters.get(DRY_RUN) else request.each
+        with call.api.limits.per_label.create_all((one.labels for one in counted), call.key.labels):
+            return await _begun(call, ids, request, claim, bodies.accepted_many_body)
 
     return await _answered(call, run, bodies.accepted_many_body)
 

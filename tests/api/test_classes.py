@@ -204,6 +204,19 @@ async def test_a_key_has_one_job_and_a_rate_counts_each_player(vm: Machine) -> N
     assert len(await at.listed()) == 32
 
 
+async def test_a_job_that_is_not_accepted_counts_for_no_player(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = await start(vm, web_1=PLAIN)
+    at.reload("limits", creates_per_label={"player": "1/1h"})
+    async with at.no_create_slots():
+        waiting = await submit(at, [{"labels": {"player": "other"}}])
+        monkeypatch.setattr("stackd.store.jobs.ITEMS_PER_KEY", 20)
+        assert (await submit(at, SIXTEEN)).code == "too_many_jobs"
+        monkeypatch.undo()
+    await finished(at, waiting)
+    await finished(at, await submit(at, SIXTEEN))
+    assert len(await at.listed()) == 17
+
+
 # ---- what came of a job
 
 
