@@ -944,6 +944,7 @@ class LinkList(Body, frozen=True, kw_only=True):
     """Links, by the time when they were made."""
 
     links: Annotated[tuple[KeptLink, ...], doc("Those that the key may see.")]
+    next_cursor: Annotated[str | None, doc("With `limit`: where the next page begins; null at the end.")] = None
 
 
 class Revoked(Body, frozen=True, kw_only=True):

@@ -67,7 +67,10 @@ LINKS = Columns(
 )
 INSERT = f"INSERT INTO links ({LINKS.sql}) VALUES ({LINKS.parameters})"
 FIND = f"SELECT {LINKS.sql} FROM links WHERE link_id = ? AND by <> '' AND expires_at > ?"
-ALL = f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? ORDER BY created_at, link_id"
+PAGE = (
+    f"SELECT {LINKS.sql} FROM links WHERE by <> '' AND expires_at > ? AND (created_at, link_id) > (?, ?)"
+    " ORDER BY created_at, link_id LIMIT ?"
+)
 REVOKED = "SELECT link_id, expires_at FROM links WHERE revoked = 1"
 COUNT = "SELECT count(*) FROM links WHERE principal = ? AND revoked = 0 AND expires_at > ?"
 REVOKE = (
@@ -100,9 +103,9 @@ def find(tx: Transaction, link_id: str) -> KeptLink | None:
     return None if row is None else LINKS.record(row)
 
 
-def everything(tx: Transaction) -> list[KeptLink]:
-    """The links that have not expired, by the time when they were made."""
-    return [LINKS.record(row) for row in tx.rows(ALL, (tx.now,))]
+def page(tx: Transaction, after: tuple[int, str], most: int) -> list[KeptLink]:
+    """The links that have not expired, by the time when they were made and id, from after this place."""
+    return [LINKS.record(row) for row in tx.rows(PAGE, (tx.now, *after, most))]
 
 
 def revoke(tx: Transaction, expiries: Mapping[str, int]) -> dict[str, int]:
@@ -126,7 +129,7 @@ class Links(Searched):
 
     add = operation(add, grows=True)
     find = operation(find, writes=False)
-    everything = search(everything)
+    page = search(page)
     _revoke = operation(revoke)
 
     async def revoke(self, expiries: Mapping[str, int]) -> None:

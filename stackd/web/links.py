@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
-from typing import Any, Final, cast
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any, Final
 
+import orjson
 from aiohttp import web
 
 from stackd import contract
@@ -22,13 +23,14 @@ from stackd.keys import ApiKey
 from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
 from stackd.model import NO_LABELS
 from stackd.names import LONGEST_LABEL, matches_any
-from stackd.store.links import MOST_REVOKED
+from stackd.store.links import MOST_REVOKED, KeptLink
 from stackd.web import requests
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.auth import ADMIN
-from stackd.web.bodies import time_of
-from stackd.web.parameters import seconds_of
-from stackd.web.responses import json_response
+from stackd.web.bodies import encoder, rendered_entries, time_of
+from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
+from stackd.web.parameters import number, seconds_of
+from stackd.web.responses import json_response, streamed_json
 from stackd.web.stacks import read_body
 
 LINKS: Final = "Links"
@@ -37,6 +39,18 @@ DEFAULT_LIFE: Final = "7d"
 MOST_PATTERNS, LONGEST_LINK_NAME = 16, 40
 WRITE_SECONDS: Final = 5.0
 """How long a revocation waits until the Lease has it."""
+
+OPEN: Final = b'{"links":['
+READ_AT_ONCE: Final = 250
+START: Final = (0, "")
+CURSOR: Final = cursor_for("/links")
+LIMIT: Final = number(
+    "limit",
+    f"Most links on a page ({DEFAULT_PAGE} if only a cursor is given). The answer then has `next_cursor`.",
+    1,
+    LARGEST_PAGE,
+)
+_entry: Final = encoder(contract.KeptLink)
 
 WORDS: Final = {"each": "visitor", "scope": READ}
 """The fields that have one value, if they are given."""
@@ -73,14 +87,41 @@ async def create_link(call: ApiCall) -> web.Response:
     return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)
 
 
-@route("GET", "/links", LINKS, Answer("The links.", contract.LinkList))
-async def list_links(call: ApiCall) -> web.Response:
+@route("GET", "/links", LINKS, Answer("The links.", contract.LinkList), query=(LIMIT, CURSOR))
+async def list_links(call: ApiCall) -> web.StreamResponse:
     """List the links that have not expired.
 
-    Those that this file knows: a link also works if it does not. The links themselves are shown to nobody again.
+    Those that this file knows: a link also works if it does not. The links themselves are shown to nobody again. Without
+    parameters: all of them.
     """
-    kept = await call.api.context.store.links.everything()
-    return json_response(contract.LinkList(links=cast(Any, [one for one in kept if call.key.may_see(one.labels)])))
+    cursor, limit = call.parameters.get(CURSOR), call.parameters.get(LIMIT)
+    if cursor is None and limit is None:
+        return await streamed_json(call.request, listed(OPEN, _entries(call), b"]}"))
+    limit, page = limit or DEFAULT_PAGE, list[KeptLink]()
+    async for links in _seen(call, cursor or START):
+        page += links
+        if len(page) > limit:
+            break
+    next_cursor = cursor_of(page[limit - 1].created_at, page[limit - 1].link_id) if len(page) > limit else None
+    end = b'],"next_cursor":%b}' % orjson.dumps(next_cursor)
+    return await streamed_json(call.request, listed(OPEN, rendered_entries(page[:limit], _entry), end))
+
+
+async def _entries(call: ApiCall) -> AsyncGenerator[bytes, None]:
+    comma = b""
+    async for links in _seen(call, START):
+        yield comma
+        async for piece in rendered_entries(links, _entry):
+            yield piece
+        comma = b","
+
+
+async def _seen(call: ApiCall, after: tuple[int, str]) -> AsyncGenerator[list[KeptLink], None]:
+    """The links that the key may see, from after this place, as they are read from the file."""
+    while kept := await call.api.context.store.links.page(after, READ_AT_ONCE):
+        if seen := [one for one in kept if call.key.may_see(one.labels)]:
+            yield seen
+        after = kept[-1].created_at, kept[-1].link_id
 
 
 @route("DELETE", "/links/{link_id}", LINKS, Answer("It is revoked.", contract.Revoked), errors=(409,))

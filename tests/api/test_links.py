@@ -233,6 +233,22 @@ async def test_a_link_is_listed_without_its_token_and_says_who_has_made_it(at: H
     assert shown["expires_at"] == link["expires_at"]
 
 
+async def test_links_come_in_pages_and_as_a_whole_in_pieces(at: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.web.links.READ_AT_ONCE", 3)
+    monkeypatch.setattr("stackd.web.bodies.RENDER_AT_ONCE", 2)
+    made = [(await make_link(at, labels={"player": str(number)}))["link_id"] for number in range(10)]
+    assert [one["link_id"] for one in (await at.get("/links"))["links"]] == made
+    pages, query = list[list[str]](), "?limit=4"
+    while query:
+        page = await at.get(f"/links{query}")
+        pages.append([one["link_id"] for one in page["links"]])
+        query = page["next_cursor"] and f"?limit=4&cursor={page['next_cursor']}"
+    assert pages == [made[:4], made[4:8], made[8:]]
+    assert (await at.get("/links?limit=10"))["next_cursor"] is None
+    for wrong in ("limit=0", "limit=1001", "cursor=x"):
+        assert (await at.call("GET", f"/links?{wrong}")).status == 400
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no labels": ({"labels": {}}, "give at least one"),
     "an empty label": ({"labels": {"player": ""}}, "needs a value"),
