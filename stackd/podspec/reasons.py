@@ -14,6 +14,7 @@ ROOT = "(root)"
 """The path of the text as a whole."""
 
 MAX_REASONS = 100
+MAY_BE_MORE = f"there may be more, only the first {MAX_REASONS} problems are listed"
 _LONGEST_SHOWN = 80
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
@@ -46,8 +47,7 @@ class Reasons:
         """All reasons, in the order in which they were found."""
         reasons = list(self._by_path.values())
         if len(reasons) >= MAX_REASONS:
-            text = f"there may be more, only the first {MAX_REASONS} problems are listed"
-            reasons.append(Reason(path=ROOT, text=text))
+            reasons.append(Reason(path=ROOT, text=MAY_BE_MORE))
         return reasons
 
     def __bool__(self) -> bool:

@@ -8,6 +8,7 @@ keys of the configuration's, because the operator writes it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,9 @@ from stackd.config.load import explain
 from stackd.errors import ConfigError, InvalidPodSpec, InvalidRequest, InvalidTemplate, Reason
 from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, StoredTemplate, TargetPort
 from stackd.names import LABEL_FORM, did_you_mean, is_label, prefix_from
-from stackd.podspec import Policy, harden, parse_target_ports, sanitize
+from stackd.podspec import Policy, by_line, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
-from stackd.podspec.reasons import ROOT
+from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
 from stackd.podspec.sanitize import parse_labels
 from stackd.podspec.yaml_text import Document, parse
 from stackd.templates import readers, sharing
@@ -49,6 +50,7 @@ from stackd.units import parse_duration
 V = TypeVar("V")
 SUFFIX: Final = ".yaml"
 LONGEST_FILE: Final = 1 << 20
+LONGEST_MISTAKE: Final = 1024  # a sentence may quote a value
 NO_MAPPING: Final = "a template is expected: a mapping with target_port and pod"
 NO_NAMES: Final[tuple[str, ...]] = ()
 COMPOSE: Final = (
@@ -94,7 +96,7 @@ def read_templates(config: Config) -> TemplateSet:
         draft = _Draft(name=path.stem, config=config, base=base)
         template = draft.template(_text(path, draft))
         templates += [] if template is None else [template]
-        mistakes += [_in_file(path, one) for one in sorted(draft.mistakes, key=lambda mistake: mistake.line or 0)]
+        mistakes += [_in_file(path, one) for one in by_line(draft.mistakes)]
     if mistakes:
         raise ConfigError(mistakes)
     return TemplateSet(templates)
@@ -105,7 +107,7 @@ def parse_template(stored: StoredTemplate, config: Config) -> Template:
     draft = _Draft(name=stored.name, config=config, base=policy_of(config), stored=stored)
     template = draft.template(stored.text.encode())
     if template is None:
-        raise InvalidTemplate(sorted(draft.mistakes, key=lambda mistake: mistake.line or 0))
+        raise InvalidTemplate(by_line(draft.mistakes))
     return template
 
 
@@ -164,14 +166,22 @@ class _Draft:
     document: Document | None = None
 
     def mistake(self, where: str, text: str, line: int | None = None) -> None:
-        """Note a mistake in a field; looks for the line if it is not given."""
+        """Note a mistake in a field; looks for the line if it is not given. Raises Enough if there are too many."""
         where = "" if where == ROOT else where
         if line is None and self.document is not None:
             line = self.document.line_of(where)
-        self.mistakes.append(Reason(path=where, text=text, line=line))
+        self.mistakes.append(Reason(path=where, text=text[:LONGEST_MISTAKE], line=line))
+        if len(self.mistakes) >= MAX_REASONS:
+            self.mistakes.append(Reason(path="", text=MAY_BE_MORE))
+            raise Enough
 
     def template(self, raw: bytes) -> Template | None:
         """The template, or None if anything is wrong with it."""
+        with suppress(Enough):
+            return self._template(raw)
+        return None
+
+    def _template(self, raw: bytes) -> Template | None:
         fields = {} if self.mistakes else self._fields(raw)
         if not fields:
             return None
@@ -265,7 +275,7 @@ class _Draft:
             return {}
         for name in fields:
             if name not in FIELDS:
-                self.mistake(name, "there is no such field" + did_you_mean(name, FIELDS))
+                self.mistake(below("", name), "there is no such field" + did_you_mean(name, FIELDS))
         for name in REQUIRED:
             if fields.get(name) is None:
                 self.mistake("", f"{name} is missing")
@@ -286,8 +296,8 @@ class _Draft:
         """Note mistakes found by ``podspec``, whose paths are below ``prefix``."""
         for reason in reasons:
             of_ports = reason.path.startswith("target_port")
-            below = prefix if reason.path == ROOT else f"{prefix}.{reason.path}"
-            self.mistake(reason.path if of_ports else below, reason.text)
+            inner = prefix if reason.path == ROOT else f"{prefix}.{reason.path}"
+            self.mistake(reason.path if of_ports else inner, reason.text)
 
     def _ports(self, value: object) -> tuple[TargetPort, ...]:
         if value is None:
@@ -309,7 +319,7 @@ class _Draft:
             return self.base
         fields = PolicySection.model_fields
         for key in value.keys() - fields.keys():
-            self.mistake(f"policy.{key}", "[policy] has no such key" + did_you_mean(key, fields))
+            self.mistake(below("policy", key), "[policy] has no such key" + did_you_mean(key, fields))
         accepted = {key: one for key, one in value.items() if key in fields}
         try:
             checked = PolicySection.model_validate(accepted, context={})
@@ -356,7 +366,7 @@ class _Draft:
             self.mistake("values", f"{len(value)} values; {MOST_VALUES} at most")
         mistakes = mistakes_in_values(value, variables(spec.manifest) if spec else ())
         for name, text in mistakes:
-            self.mistake(f"values.{name}", text)
+            self.mistake(below("values", name), text)
         if not mistakes and (why := why_too_much(value)):
             self.mistake("values", why)
         return value

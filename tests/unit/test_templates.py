@@ -148,7 +148,7 @@ def test_all_mistakes_of_all_files_but_hidden_ones_and_other_kinds_are_reported_
         (PORTS + "pod: 7\n", "web-1.yaml:2: pod: a Pod is expected"),
         (WEB + "values: {GREETING: <uuid>}\n", "web-1.yaml:14: values.GREETING: a container of the pod has this"),
         (WEB + "values:\n  FLAG: 'flag{<hexx:8>}'\n", "web-1.yaml:15: values.FLAG: <hexx:8> is not known; there are"),
-        (WEB + "values: {1FLAG: <uuid>}\n", "web-1.yaml:14: values.1FLAG: is not the name of a variable"),
+        (WEB + "values: {1FLAG: <uuid>}\n", 'web-1.yaml:14: values["1FLAG"]: is not the name of a variable'),
         (WEB + "a: [*a]\n", "web-1.yaml:14: a[0]: the alias"),
         (WEB + "title: [Web]\n", "web-1.yaml:14: title: a line of at most 120 printable characters is expected"),
         (WEB + 'title: "a\\nb"\n', "web-1.yaml:14: title: a line of at most 120"),
@@ -260,6 +260,30 @@ def test_all_patterns_of_a_template_may_cost_no_more_than_four_of_the_costliest(
     assert not list(mistakes_in_env(dict(list(env.items())[:4]), ()))
     ((path, text),) = mistakes_in_env(env, ())
     assert (path, "more than 10240 in all" in text) == ("env", True), text
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "".join(f"unknown-field-{number}: 1\n" for number in range(4000)),
+        "policy: {" + ", ".join(f"unknown-{number}: 1" for number in range(4000)) + "}\n",
+        "values: {" + ", ".join(f"{number}-no-name: <uuid>" for number in range(4000)) + "}\n",
+    ],
+    ids=["fields", "policy", "values"],
+)
+def test_a_hundred_mistakes_are_enough(tmp_path: Path, more: str) -> None:
+    found = mistakes(tmp_path, WEB + more)
+    assert len(found) == 101
+    assert found[-1].endswith("there may be more, only the first 100 problems are listed")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [f"{'x' * 50_000}: 1\n", f"network: {{egress: [{'x' * 50_000}]}}\n", f"values: {{{'x ' * 25_000}: <uuid>}}\n"],
+)
+def test_a_mistake_repeats_only_the_beginning_of_a_text(tmp_path: Path, more: str) -> None:
+    (only,) = mistakes(tmp_path, WEB + more)
+    assert len(only) < 1500
 
 
 def test_no_mistake_tells_what_a_pod_holds(tmp_path: Path) -> None:
