@@ -244,10 +244,15 @@ class Stack(Body, frozen=True, kw_only=True):
     @property
     def addresses(self) -> tuple[str, ...]:
         """Where each of its ports is reached, in the order of ``ports``."""
-        host = f"[{self.node_public_ip}]" if ":" in (self.node_public_ip or "") else self.node_public_ip
+        host = self.node_public_ip or ""
         if self.ended or not (host or any(port.url or port.host for port in self.ports)):
             return ()
-        return tuple(port.url or port.host or f"{host or ''}:{port.node_port}" for port in self.ports)
+        return tuple(port.url or port.host or host_and_port(host, port.node_port) for port in self.ports)
+
+
+def host_and_port(host: str, port: object) -> str:
+    """Host and port as one text; an IPv6 address is in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def port_variables(addresses: Iterable[tuple[int, str]]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from stackd.client import ApiError, BadAnswer, ClientError, Plan, Template, Unreachable
-from stackd.contract import Ready
+from stackd.contract import Ready, host_and_port
 from stackd.doctor import SHOWN, Finding, Level, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
@@ -93,7 +93,7 @@ def url_of(host: str, port: object, *, secure: bool) -> str:
         address = ipaddress.ip_address(host)
         if address.is_unspecified:
             host = "127.0.0.1" if address.version == 4 else "::1"
-    return f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{'https' if secure else 'http'}://{host_and_port(host, port)}"
 
 
 def listeners(port: int, table: Path) -> list[int]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
-from stackd.contract import port_variables
+from stackd.contract import host_and_port, port_variables
 from stackd.crashpoints import crash_point
 from stackd.errors import ClusterUnavailable, Conflict, ObjectNotFound, ShuttingDown, StackdError, StackNotFound
 from stackd.kube import labels
@@ -126,10 +126,9 @@ def _note(context: Context, stack: Stack, result: CheckResult) -> CheckResult:
 def where(context: Context, stack: Stack) -> Mapping[str, str]:
     """The variables that say how players reach the stack's ports; those without a number are of the first port."""
     host = _host(context, stack)
-    host = f"[{host}]" if ":" in host else host
 
     def address(port: PortMapping) -> str:
-        return (port.url or port.host) if isinstance(port, RoutedPort) else f"{host}:{port.node_port}"
+        return (port.url or port.host) if isinstance(port, RoutedPort) else host_and_port(host, port.node_port)
 
     return port_variables((port.container_port, address(port)) for port in stack.ports)
 

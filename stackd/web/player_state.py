@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from stackd.clock import NANOSECONDS
+from stackd.contract import host_and_port
 from stackd.lifecycle.context import Context
 from stackd.links import LinkKey
 from stackd.model import DeleteReason, PortMapping, RoutedPort, Stack, StackStatus
@@ -168,7 +169,7 @@ def _address(stack: Stack, port: PortMapping) -> Entry:
     if isinstance(port, RoutedPort):
         return {"text": port.url or port.host, "href": port.url, "port": port.container_port}
     host = stack.node_public_ip or ""
-    text = f"[{host}]:{port.node_port}" if ":" in host else f"{host}:{port.node_port}"
+    text = host_and_port(host, port.node_port)
     scheme = SCHEMES.get(port.container_port) if host else None
     return {"text": text, "href": f"{scheme}://{text}" if scheme else "", "port": port.container_port}
 

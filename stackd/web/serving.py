@@ -20,6 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from stackd.config import Config
+from stackd.contract import host_and_port
 from stackd.web.api import Api
 from stackd.web.app import application, unrouted
 from stackd.web.connection import Connections, HttpConnection, Receiver, routed
@@ -180,11 +181,6 @@ def listen(config: Config) -> list[socket.socket]:
         why = os.strerror(error.errno or 0)  # its own text names the address again
         raise OSError(error.errno, f"cannot listen on {host_and_port(host, port)}: {why}") from error
     return sockets
-
-
-def host_and_port(host: str, port: int) -> str:
-    """Host and port as one text; an IPv6 address is in brackets."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_at(listening: socket.socket, config: Config) -> bool:

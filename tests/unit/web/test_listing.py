@@ -18,6 +18,7 @@ import orjson
 import pytest
 import uvloop
 
+from stackd.contract import host_and_port
 from stackd.lifecycle.context import Context
 from stackd.model import Stack
 from stackd.store import Store
@@ -26,7 +27,6 @@ from stackd.web.auth import ANONYMOUS
 from stackd.web.bodies import BodyCache, read_entries, rendered_entries
 from stackd.web.change_feed import FeedChange
 from stackd.web.events import _frames, _Subscriber
-from stackd.web.serving import host_and_port
 from tests.harness import harness
 from tests.store.building import new_stack, open_store, stack_id
 
