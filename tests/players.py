@@ -42,6 +42,13 @@ def token_of(link: dict[str, Any]) -> str:
     return str(link["url"]).partition("#")[2]
 
 
+def pass_time(at: Harness, seconds: int) -> None:
+    """Set the machine's clock forward."""
+    clock = at.daemon.context.clock
+    now = clock.now
+    clock.now = lambda: now() + seconds * 10**9  # type: ignore[method-assign]
+
+
 def solved(work: dict[str, Any]) -> dict[str, str]:
     """The work of a new visitor's browser."""
     challenge, bits = str(work["challenge"]), int(work["bits"])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from playwright.async_api import Locator, Route, expect
 
-from tests.players import make_link, settings, token_of
+from tests.players import make_link, pass_time, settings, token_of
 from tests.templates import PLAIN
 from tests.ui.conftest import PHONE, Board, Boards
 
@@ -188,8 +188,9 @@ async def test_a_sentence_has_one_full_stop_in_each_language(boards: Boards, tmp
 
 async def test_a_link_that_expires_while_its_page_is_open_says_so(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path), refused={"401"}, faster=True) as board:
-        await enter(board, expires="3s")
+        await enter(board, expires="1h")
         await expect(button(card(board, "Lab one"), "Start")).to_be_visible()
+        pass_time(board.at, 3601)
         await expect(board.page.locator("#notice")).to_have_text("This link has expired. Ask for a new one.")
         await board.page.reload()
         await expect(board.page.locator("#notice")).to_have_text("This link has expired. Ask for a new one.")
