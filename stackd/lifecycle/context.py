@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -141,7 +142,7 @@ class Creation:
     """A create under way, for which somebody waits.
 
     ``pod`` and ``service`` are what was created for it; ``made_at``: when (seconds on the monotonic clock); ``stack``: its row
-    when the create was completed. ``abandoned``: whoever asked for it has left.
+    when the create was completed. ``abandoned``: whoever asked for it has left. ``has_slot``: its own task holds its slot.
     """
 
     request: CreateRequest
@@ -151,6 +152,7 @@ class Creation:
     made_at: float | None = None
     stack: Stack | None = None
     abandoned: bool = False
+    has_slot: bool = False
 
     def check(self) -> None:
         """Raise ClusterUnavailable if the create was abandoned."""
@@ -203,6 +205,17 @@ class Creates(dict[str, Creation]):
         super().__init__()
         self.slots = asyncio.Semaphore(CREATES_AT_ONCE)
         self.few_slots = asyncio.Semaphore(FEW_CREATES_AT_ONCE)
+
+    @asynccontextmanager
+    async def slot(self, stack_id: str) -> AsyncIterator[bool]:
+        """The slot of the stack's create, which its own task may hold; whether it was waited for."""
+        creation = self.get(stack_id)
+        if creation is not None and creation.has_slot:
+            yield False
+            return
+        waits = self.slots.locked()
+        async with self.slots:
+            yield waits
 
 
 @dataclass(slots=True, kw_only=True)

@@ -134,8 +134,14 @@ async def _made(context: Context, request: CreateRequest, caller: Caller) -> Sta
             async with context.creates.few_slots if context.loop.is_late else nullcontext():
                 creation.timer.restart()
                 await _reserve(context, stack_id, creation)
-                await context.loop.queue.run_now(stack_id)
-        return await _accepted(context, stack_id)
+                creation.has_slot = True
+                try:
+                    await context.loop.queue.run_now(stack_id)
+                finally:
+                    creation.has_slot = False
+        stack = await _accepted(context, stack_id)
+        context.fence.require()  # otherwise nobody is told of it
+        return stack
     except BaseException as error:
         reason = error if isinstance(error, StackdError) else type(error).__name__
         stack_log(log, stack_id).info("create undone: %s", reason)

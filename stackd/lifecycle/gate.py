@@ -213,11 +213,18 @@ class Gate:
                 f"Kubernetes has not answered for over {AWAY_SECONDS:g} s; retry", detail=self.mirror.last_error
             )
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether the cluster has confirmed that it is the file's own, and answers: then ``right_cluster`` does not wait."""
+        confirmed = self._confirmed.is_set() and self.unreached is None and not self.wrong_cluster
+        return (
+            confirmed and self.cluster.connection.contact.lost_since is None and self.mirror.disconnected_since is None
+        )
+
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
         is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd."""
-        is_clear = self._confirmed.is_set() and self.unreached is None and not self.wrong_cluster
-        if is_clear and self.cluster.connection.contact.lost_since is None and self.mirror.disconnected_since is None:
+        if self.is_clear:
             return
         if isinstance(self.unreached, ClusterRefused):
             raise ClusterUnavailable(REJECTED, detail=str(self.unreached))

@@ -7,6 +7,8 @@ event, the change of the row or a time that was asked for wakes the stack again 
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+
 from stackd.kube.mirror import Changed, Relisted
 from stackd.kube.objects import NodeState, PodState
 from stackd.lifecycle.context import Context
@@ -26,24 +28,36 @@ async def reconcile(context: Context, stack_id: str) -> bool:
         if not stack.accepted and (seconds := context.create_waits(stack)) is not None:
             context.loop.wake([stack_id], delay=seconds)
         return False
-    if step.kind in IN_THE_FILE or step.kind is StepKind.MAKE:  # the create that runs it has a slot
+    if step.kind in IN_THE_FILE:
         return await _execute(context, step, stack)
-    async with context.loop.slot(stack, record=step.kind is StepKind.ANNOTATE) as waited:
-        if waited:
-            return await _after_wait(context, stack_id)
-        return await _execute(context, step, stack)
+    async with _slot(context, step, stack) as waited:
+        if not context.gate.is_clear:
+            await context.gate.right_cluster()
+        elif not waited:
+            return await _execute(context, step, stack)
+        return await _after_wait(context, stack_id, step)
 
 
-async def _after_wait(context: Context, stack_id: str) -> bool:
-    """Decide again with a slot in hand."""
+def _slot(context: Context, step: Step, stack: Stack) -> AbstractAsyncContextManager[bool]:
+    """A slot for the step's requests; whether it was waited for."""
+    if step.kind is StepKind.MAKE:
+        return context.creates.slot(stack.stack_id)
+    return context.loop.slot(stack, record=step.kind is StepKind.ANNOTATE)
+
+
+async def _after_wait(context: Context, stack_id: str, before: Step) -> bool:
+    """Decide again, with a slot in hand and the gate open; the slot of a create is for nothing else."""
     stack = context.store.stacks.get(stack_id)
     step = None if stack is None else context.step(stack)
-    return stack is not None and step is not None and await _execute(context, step, stack)
+    if stack is None or step is None:
+        return False
+    if (step.kind is StepKind.MAKE) is not (before.kind is StepKind.MAKE):
+        return True
+    return await _execute(context, step, stack)
 
 
 async def _execute(context: Context, step: Step, stack: Stack) -> bool:
-    if step.kind not in IN_THE_FILE:
-        await context.gate.right_cluster()
+    """Do the step, which was decided on just now."""
     with hiding(context, stack.stack_id):
         return await EXECUTORS[step.kind](context, stack)
 

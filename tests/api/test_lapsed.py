@@ -78,3 +78,19 @@ async def test_a_read_that_waited_while_it_was_suspended_gets_no_old_answer(tmp_
             process.send(signal.SIGCONT)
             replies = await asyncio.gather(*reading)
             assert [reply.status for reply in replies] == [503 if replaced else 200] * len(replies)
+
+
+@pytest.mark.stackd(cluster__lease_duration="3s", stacks__unschedulable_grace="20s")
+async def test_a_create_that_a_node_takes_while_the_lease_lapses_leaves_nothing(at: Harness) -> None:
+    nodes = [*await at.objects("nodes")]
+    for node in nodes:
+        at.faults.cordon(node)
+    creating = asyncio.create_task(at.call("POST", "/stacks", seed()))
+    await until(lambda: at.objects("pods"), lambda seen: seen)
+    at.lose_lease("another stackd may own the stacks now")
+    for node in nodes:
+        at.faults.cordon(node, on=False)
+    reply = await creating
+    assert (reply.status, reply.code) == (503, "not_owner"), reply.text
+    await until(at.pods_and_services, lambda seen: not seen)
+    assert await at.listed() == []

@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from stackd.embedded import EmbeddedCluster
+from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.model import RANGE_PREFIX
 from tests.daemons import daemon, on, until_leaving
-from tests.harness import Harness, eventually, fast_cluster, variables
+from tests.harness import Harness, Machine, Reply, eventually, fast_cluster, seed, until, variables
 from tests.templates import PLAIN, folder_with
 
 ROOT = Path(__file__).parents[2]
@@ -125,3 +129,39 @@ async def test_a_reload_for_others_is_refused(at: Harness, caplog: pytest.LogCap
     await at.until_metric("stackd_config_reload_successful", 0)
     assert 'stacks.namespace is "stacks", not "other"' in caplog.text
     assert (await at.get("/capacity"))["stacks"] is None, "no other setting of it is in force"
+
+
+@asynccontextmanager
+async def before_the_first_look(vm: Machine, count: int) -> AsyncIterator[tuple[Harness, list[asyncio.Task[Reply]]]]:
+    """A stackd that is about to look at its stacks for the first time, and so many creates that have been accepted already."""
+    await vm.start()  # then the file is complete
+    vm.cluster.faults.add_fault(action="hang", verb="create", resource="services", name=f"{RANGE_PREFIX}.*")
+    at = await vm.start(wait=False)
+    creating = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(count)]
+    await eventually(lambda: at.rows("SELECT count(*) FROM stacks") == [(count,)])
+    yield at, creating
+    await asyncio.gather(*creating, return_exceptions=True)
+
+
+async def test_creates_that_came_before_the_first_look_wait_their_turn(vm: Machine) -> None:
+    async with before_the_first_look(vm, 2 * CREATES_AT_ONCE) as (at, creating):
+        at.faults.reset_counts()
+        at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.5)
+        at.faults.end("hang")
+        await at.daemon.ready.wait()
+        await eventually(lambda: at.counts.total("create", "pods") >= CREATES_AT_ONCE)
+        assert at.counts.total("create", "pods") == CREATES_AT_ONCE
+        await until(at.listed, lambda seen: len(seen) == 2 * CREATES_AT_ONCE)
+        assert {(await one).status for one in creating} == {201}
+
+
+async def test_a_client_that_leaves_while_stackd_asks_whose_cluster_it_is_ends_no_process(vm: Machine) -> None:
+    async with before_the_first_look(vm, 1) as (at, (creating,)):
+        at.faults.add_fault(action="latency", verb="get", resource="namespaces", seconds=4.0)
+        at.verify_again()
+        at.faults.end("hang")
+        await at.daemon.ready.wait()
+        creating.cancel()
+        await until(at.pods_and_services, lambda seen: not seen)
+        await at.until_listed(0)
+        assert not at.daemon.context.tasks.failure.done()
