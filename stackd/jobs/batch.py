@@ -33,6 +33,7 @@ from stackd.errors import (
     AnswerTooLarge,
     ClusterRefused,
     ClusterUnavailable,
+    Held,
     NotOwner,
     ShuttingDown,
     StackdError,
@@ -312,19 +313,20 @@ async def _settle(context: Context, action: JobAction, stack_id: str) -> None:
 
 
 def _passes(error: StackdError) -> bool:
-    """Whether the error may be gone when Kubernetes answers again, the file can be written, or the Lease is renewed."""
+    """Whether the error may be gone when Kubernetes answers again, the file can be written, the Lease is renewed, or a brake
+    is released; or at the next start."""
     cause = _cause(error)
     stays = isinstance(cause, ClusterRefused | StillThere | AnswerTooLarge)
-    return isinstance(cause, ClusterUnavailable | StoreUnavailable | NotOwner | ShuttingDown) and not stays
+    return isinstance(cause, ClusterUnavailable | StoreUnavailable | NotOwner | ShuttingDown | Held) and not stays
 
 
 def _answers(context: Context, error: StackdError) -> bool:
-    """Whether the stack's ``error`` came although this stackd may change the cluster and write the file."""
+    """Whether the ``error`` is about the stack itself: it came although this stackd does all work, and can write the file."""
     try:
-        context.gate.require_cluster()
-    except ClusterUnavailable:
+        context.gate.admit()
+    except StackdError:
         return False
-    return context.fence.open and not isinstance(_cause(error), StoreUnavailable | NotOwner)
+    return not isinstance(_cause(error), StoreUnavailable | NotOwner | ShuttingDown | Held)
 
 
 def _cause(error: StackdError) -> StackdError:

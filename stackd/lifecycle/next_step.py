@@ -63,7 +63,8 @@ ROOM_NANOSECONDS = 20 * NANOSECONDS
 """How long the new pod of a shared stack waits for a node before the earlier one has to make room for it."""
 
 UNASKED = frozenset({StepKind.END, StepKind.REMOVE_POD, StepKind.REMOVE_SERVICE, StepKind.REMOVE_ROUTE})
-"""What nobody asked for; only these, and expiries after the clock was set forward, are subject to the brake."""
+"""What nobody asked for, unless an action says so; only these, and expiries after the clock was set forward, are subject to
+the brake."""
 
 LATE_CREATE_NANOSECONDS = 2 * NANOSECONDS
 """A create goes on for so long after the end of its stack: a stack that lives shorter than its create takes is created, and
@@ -329,12 +330,14 @@ def orphans(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """A step of a plan: about a stack, or about the object ``orphan`` that has no row."""
+    """A step of a plan: about a stack, or about the object ``orphan`` that has no row. ``asked``: the file has removed its
+    stack, or it is none of a stack's, so that no brake holds it."""
 
     kind: StepKind
     name: str
     why: str
     orphan: Orphan | None = None
+    asked: bool = False
 
     @property
     def stack_id(self) -> str:
@@ -387,10 +390,10 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
     """An ADOPT of the object itself means that it is unknown, and left alone."""
     seen, stack_id = orphan.seen, orphan.stack_id
     if stack_id in around.removed:
-        return _remove(orphan, "its stack was removed")
+        return _remove(orphan, "its stack was removed", asked=True)
     is_old = around.now is not None and around.now - seen.created_at >= around.orphan_grace
     if orphan.is_service and seen.name.startswith(RANGE_PREFIX):
-        return _remove(orphan, "leftover Service of a node-port-range check") if is_old else None
+        return _remove(orphan, "leftover Service of a node-port-range check", asked=True) if is_old else None
     obstacle = around.unadoptable.get(stack_id)
     comes_along = not orphan.is_service and stack_id in served and obstacle is None
     if seen.deleting or comes_along or not (around.incomplete or is_old or obstacle):
@@ -407,7 +410,7 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
     return Action(kind=StepKind.ADOPT, name=seen.name, why=obstacle, orphan=orphan)
 
 
-def _remove(orphan: Orphan, why: str) -> Action:
+def _remove(orphan: Orphan, why: str, *, asked: bool = False) -> Action:
     kind = StepKind.REMOVE_SERVICE if orphan.is_service else StepKind.REMOVE_ROUTE
     kind = StepKind.REMOVE_POD if orphan.resource == PODS else kind
-    return Action(kind=kind, name=orphan.seen.name, why=why, orphan=orphan)
+    return Action(kind=kind, name=orphan.seen.name, why=why, orphan=orphan, asked=asked)

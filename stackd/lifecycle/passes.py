@@ -162,13 +162,16 @@ class Reconciler:
 
     async def _apply(self, plan: ReconcilePlan) -> None:
         context = self._context
-        rowless = {a.stack_id: f"{a.kind}: {a.why}" for a in plan.actions if a.orphan is not None}
-        still = {a.stack_id for a in plan.actions if a.kind in UNASKED or a.kind is StepKind.EXPIRE}
+        unasked = [a for a in plan.actions if (a.kind in UNASKED or a.kind is StepKind.EXPIRE) and not a.asked]
+        rowless = {a.stack_id: f"{a.kind}: {a.why}" for a in unasked if a.orphan is not None}
+        still = {a.stack_id for a in unasked}
         context.gate.brake.forget(context.gate.brake.held.keys() - still)
         among = context.store.stacks.ids() | rowless.keys()
         held = context.gate.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
         for action in plan.actions:
-            if action.kind is StepKind.ADOPT or (action.orphan is not None and action.stack_id in held):
+            if action.kind is StepKind.ADOPT or (
+                action.orphan is not None and not action.asked and action.stack_id in held
+            ):
                 continue
             self.actions[action.kind] += 1
             stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)

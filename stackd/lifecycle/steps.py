@@ -37,7 +37,15 @@ from stackd.kube.records import expiry_annotations
 from stackd.kube.routes import ROUTES, RouteState, WantedRoute
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.diagnostics import capture_logs_of_expired
-from stackd.lifecycle.next_step import StepKind, has_pod, record_error, replaced_pods, service_error, stack_of
+from stackd.lifecycle.next_step import (
+    StepKind,
+    has_pod,
+    record_error,
+    replaced_pods,
+    service_error,
+    service_step,
+    stack_of,
+)
 from stackd.lifecycle.objects import (
     delete_routes,
     expose,
@@ -114,6 +122,7 @@ async def accept(context: Context, stack: Stack) -> bool:
     creation.timer.end("schedule")
     crash_point("create.scheduled")
     creation.check()
+    context.fence.require()
     stack = creation.stack = await context.store.stacks.accept(
         first_observation(context, stack, pod, creation.service, node_exists=True),
         pod_uid=pod.uid,
@@ -149,7 +158,8 @@ async def expire(context: Context, stack: Stack) -> bool:
     if not context.may_expire:
         return False
     if stack.ttl_expires_at <= until:
-        sudden = [row.stack_id for row in context.store.stacks.ordered() if row.ttl_expires_at <= until]
+        rows = (row for row in context.store.stacks.ordered() if row.deleting_since is None)
+        sudden = [row.stack_id for row in rows if row.ttl_expires_at <= until and not (row.unassigned or row.shared)]
         if not context.may_end(stack, "expire: its time is up since the clock was set forward", sudden):
             return False
     if not await context.store.stacks.mark_expired([stack.stack_id]):
@@ -181,7 +191,16 @@ async def end(context: Context, stack: Stack) -> bool:
         if not context.may_end(row, f"end: {derived.message}", gone):
             seen = replace(seen, ended=False)
     row = await write(context, row, seen)
+    if not row.ended:  # somebody may extend it, and an owner with another file must know
+        await _annotate(context, row)
     return row.ended
+
+
+async def _annotate(context: Context, stack: Stack) -> None:
+    """Bring the record up to date, if there is one."""
+    step = service_step(stack, context.mirror.services.get(stack.service_name))
+    if step is not None and step.kind is StepKind.ANNOTATE:
+        await put(context, stack)
 
 
 def is_missing(context: Context, stack: Stack) -> bool:
@@ -437,13 +456,17 @@ async def remove_pod(context: Context, stack: Stack) -> bool:
 
 async def remove_without_row(context: Context, stack_id: str) -> bool:
     """Delete the objects of a stack without a row that a pass or the operator wants removed."""
+    if not context.loop.removable:
+        return False
+    await context.gate.right_cluster()
+    if stack_id in context.store.stacks:
+        return True  # it was adopted meanwhile
     mirror = context.mirror
     service = mirror.services.get(service_name(stack_id)) or mirror.services.get(stack_id)
-    routes = [one for one in mirror.all_routes() if one.stack_id == stack_id] if context.loop.removable else ()
+    routes = [one for one in mirror.all_routes() if one.stack_id == stack_id]
     pods = [one for one in mirror.pods.values() if stack_of(PODS.resource, one.name) == stack_id]
-    for one in (*(pods if context.loop.removable else ()), *routes, service):
+    for one in (*pods, *routes, service):
         if one is not None and one.uid in context.loop.removable:
-            await context.gate.right_cluster()
             await _remove(context, one)
             context.loop.removable.discard(one.uid)
             stack_log(log, stack_id).info("%s removed, which no row knows", one.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -307,3 +308,20 @@ async def test_each_stack_has_the_variables_that_its_entry_or_its_job_sets(vm: M
     assert teams == ["7", "8"]
     wrong = {"action": "create", "template": "web-1", "each": [*each, {"env": {"TEAM": "x"}}]}
     await at.refused(400, "each[2]: env.TEAM must be a text that matches", "/stacks/batch", wrong)
+
+
+async def test_a_stop_fails_no_item_of_a_job(vm: Machine) -> None:
+    """Also one that takes long, because a delete is slow: meanwhile the job asks in vain."""
+    at = await start(vm, web_1=PLAIN)
+    slow = await at.running()
+    at.faults.add_fault(action="latency", verb="create", resource="pods", seconds=0.05)
+    at.faults.add_fault(action="latency", verb="delete", resource="pods", name=slow, seconds=1.8)
+    job = await submit(at, SIXTEEN * 6)
+    await until(at.listed, lambda seen: len(seen) > 17)
+    deleting = asyncio.create_task(at.call("DELETE", f"/stacks/{slow}"))
+    await eventually(lambda: at.rows("SELECT 1 FROM stacks WHERE deleting_since IS NOT NULL"))
+    at = await vm.start()
+    await asyncio.gather(deleting, return_exceptions=True)
+    at.faults.clear()
+    assert (await finished(at, job))["failed"] == 0
+    assert len((await at.get("/stacks?fields=stack_id&label=challenge=web-1"))["stacks"]) == 96

@@ -152,3 +152,26 @@ async def test_no_more_deletes_are_in_flight_than_wanted_while_passes_are_made(v
     assert await at.metric("stackd_reconcile_passes_total") > passes + 2, "nothing would have been in the job's way"
     assert at.counts.peak_in_flight <= 3 * concurrency, "a pod, its log and a Service of each stack"
     assert at.counts.total("delete") == 2 * LARGE_JOB, "nobody else deletes what the job deletes"
+
+
+@pytest.mark.stackd(reconcile__orphan_grace="0s")
+async def test_what_is_left_of_many_removed_stacks_sets_off_no_brake(at: Harness, tmp_path: Path) -> None:
+    """Creates were undone, and their requests were carried out late."""
+    names = [f"stack-00000000000001{number:02d}" for number in range(MANY)]
+    remember_as_removed(tmp_path, names)
+    for name in names:
+        await leave_behind(at, name)
+    await until(lambda: at.objects("pods"), lambda seen: not seen)
+    await at.until_ready()
+    assert await at.metric("stackd_brake_held_stacks") == 0
+
+
+async def test_a_stack_that_the_brake_holds_is_extended_in_the_cluster_too(at: Harness) -> None:
+    ids = await running(at, MANY)
+    await vanish(at, ids)
+    await until_held(at, MANY)
+    at.give_kubernetes(timeout=0.3)
+    extended = await at.do("extend", ids[0], "2h")
+    service = (await at.objects("services"))[f"svc-{ids[0]}"]
+    assert service["metadata"]["annotations"]["stackd.io/expires-at"][:19] == extended["ttl_expires_at"][:19]
+    assert ids[0] in await until_held(at, MANY)
