@@ -361,7 +361,9 @@ async def _own(context: Context) -> None:
     try:
         await context.gate.ownership.serve()
     except NotOwner as error:
-        if not context.gate.ownership.asked_for.is_set():  # otherwise it is noted already
+        if not (
+            context.gate.ownership.asked_for.is_set() or context.gate.closing
+        ):  # else it is noted already, or a stop
             context.audit.note(AuditKind.TAKEOVER, str(error))
         raise
 

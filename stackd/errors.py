@@ -348,6 +348,10 @@ class NotYet(ClusterUnavailable):
     """Kubernetes has not done within the time what somebody waits for; stackd goes on with it."""
 
 
+class StillToDo(ClusterUnavailable):
+    """What was asked for is in the file, and not done yet: stackd keeps trying."""
+
+
 class NameTaken(ClusterUnavailable):
     """Somebody else's object has the name of a stack's object, and stays although stackd has deleted it."""
 

@@ -30,6 +30,9 @@ from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
 
+REFUSALS = frozenset({401, 403, 429})
+"""The statuses of requests whose key was missing, wrong, too small or too busy."""
+
 MINUTE = 60.0
 GATHER_SECONDS = 0.2
 """How long entries are gathered: those of a burst are one transaction."""
@@ -69,8 +72,9 @@ class Audit:
         self._write(_Counted(entry, {"kind": kind, **_named(by), "message": entry.message, "failed": failed}))
 
     def request(self, *, by: Principal, status: int, client: str, origin: str, fields: dict[str, Any]) -> None:
-        """A request was refused (``status`` 400 and above), or has changed something. ``origin`` counts as one client."""
-        refused = status >= 400
+        """A request was refused (``status`` is one of ``REFUSALS``), or changes something, also if its answer says that
+        this takes longer or did not arrive. ``origin`` counts as one client."""
+        refused = status in REFUSALS
         if not refused and not self._file():
             return
         what: tuple[Hashable, ...] = (by, status, *fields.values())

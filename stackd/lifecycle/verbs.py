@@ -19,12 +19,12 @@ from stackd.codes import ErrorCode
 from stackd.crashpoints import crash_point
 from stackd.errors import (
     ClusterError,
-    ClusterUnavailable,
     Conflict,
     NotOwner,
     StackDeleting,
     StackdError,
     StackNotFound,
+    StillToDo,
     TemplateGone,
     Unavailable,
     detail_of,
@@ -201,7 +201,7 @@ def is_started(row: Stack | None) -> bool | None:
 
 
 async def settle(context: Context, stack_id: str, what: str, done: Callable[[Stack | None], bool | None]) -> None:
-    """Return once the stack is ``what``: deleted, stopped or started. Raises an Unavailable that says that stackd keeps
+    """Return once the stack is ``what``: deleted, stopped or started. Raises StillToDo, which says that stackd keeps
     trying; NotOwner if it cannot promise that; Conflict."""
     try:
         await context.loop.settle(stack_id, done, context.longest_call)
@@ -215,7 +215,7 @@ async def settle(context: Context, stack_id: str, what: str, done: Callable[[Sta
             until, retry_after = f"; {pod} until then", getattr(error, "retry_after", None)
         stack_log(log, stack_id).warning("cannot be %s now; stackd keeps trying: %s", what, error)
         sentence = f"{stack_id} cannot be {what} now; stackd keeps trying{until}: {public_text(error)}"
-        raise ClusterUnavailable(sentence, retry_after, detail=detail_of(error), code=public_code(error)) from error
+        raise StillToDo(sentence, retry_after, detail=detail_of(error), code=public_code(error)) from error
 
 
 async def extend(
@@ -263,7 +263,7 @@ async def record(context: Context, stack_id: str) -> None:
         if not is_recorded(context, stack):  # otherwise something else is left to do about the stack
             written = f"stackd retries to write that into the cluster: {public_text(error)}"
             sentence = f"{stack_id} is extended until {from_nanoseconds(stack.ttl_expires_at)}, and {written}"
-            raise ClusterUnavailable(sentence, detail=detail_of(error), code=public_code(error)) from error
+            raise StillToDo(sentence, detail=detail_of(error), code=public_code(error)) from error
     if _row(context, stack_id).deleting_since is not None:
         raise StackDeleting(stack_id)
 

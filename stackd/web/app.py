@@ -19,9 +19,10 @@ from aiohttp import HttpVersion11, hdrs, web
 from multidict import istr
 
 from stackd.codes import ErrorCode
-from stackd.errors import NotOwner, TooManyRequests
+from stackd.errors import NotOwner, StillToDo, TooManyRequests
 from stackd.keys import ApiKey
 from stackd.kube.guards import Fence
+from stackd.lifecycle.audit import REFUSALS
 from stackd.logs import REQUEST_ID
 from stackd.metrics import RouteMeter
 from stackd.web import (
@@ -63,8 +64,8 @@ CODING_HEADERS = frozenset({hdrs.CONTENT_ENCODING, hdrs.TRANSFER_ENCODING})
 ACKNOWLEDGES = web.RequestKey("acknowledges", bool)
 """The response acknowledges a change."""
 
-REFUSALS = frozenset({401, 403, 429})
-"""The statuses of requests whose key was missing, wrong, too small or too busy: they are in the audit."""
+INTENDED = web.RequestKey("intended", bool)
+"""The request was not answered with success, and is carried out nevertheless."""
 
 ANY_PATH = r"/{anything:[\s\S]*}"
 
@@ -160,6 +161,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
             ended(request, 200 if route.streams else CLIENT_LEFT, started)
             raise
         except Exception as error:  # noqa: BLE001 - the request's root: the table says what it becomes
+            request[INTENDED] = isinstance(error, StillToDo)
             response = problem_of(error if public else gate.reported(error), to_player=route.path.startswith("/play/"))
         _close_if_due(request, response, draining=api.draining)
         ended(request, response.status, started)
@@ -238,7 +240,8 @@ def _ended(route: Route, meter: RouteMeter, api: Api) -> Callable[[web.Request, 
     def ended(request: web.Request, status: int, started: float) -> None:
         seconds = perf_counter() - started
         meter.record(status, seconds)
-        if status in REFUSALS or (status < 400 and not (request.method in QUIET_METHODS or route.asks)):
+        is_change = status < 400 or request.get(INTENDED) or (status == CLIENT_LEFT and CALLER in request)
+        if status in REFUSALS or (is_change and not (request.method in QUIET_METHODS or route.asks)):
             asyncio.get_running_loop().call_soon(note, request, status)
         level = logging.DEBUG if status < 400 and request.method in QUIET_METHODS else logging.INFO
         if log.isEnabledFor(level):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
@@ -196,6 +197,47 @@ async def test_the_file_has_a_line_for_each_change(tmp_path: Path) -> None:
     assert (after["kind"], after["by"], after["message"]) == ("reload", "stackd", "after the rotation")
     assert (stops["route"], stops["count"], deleted["method"]) == ("/stacks/{stack_id}/stop", 2, "DELETE")
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_the_file_has_what_was_answered_503_and_is_done_later(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
+        deleted, extended, kept = [await at.running() for _ in range(3)]
+        at.faults.add_fault(action="status", verb="delete|patch|update", resource="pods|services", code=403)
+        await at.refused(503, "keeps trying", f"/stacks/{deleted}", method="DELETE")
+        await at.refused(503, "is extended until", f"/stacks/{extended}/extend", {"ttl": "10m"})
+        await at.refused(409, "", f"/stacks/{deleted}/extend", {"ttl": "10m"})
+        at.faults.clear()
+        await at.until_listed(2)
+        await eventually(lambda: len(lines(file)) == 5)
+        await at.faults.refuse()
+        await at.until_unready("Kubernetes")
+        await at.refused(503, "", "/stacks", seed())
+        await at.faults.listen()
+        await at.until_ready()
+        await at.do("stop", kept)
+        await eventually(lambda: len(lines(file)) == 6)
+    later = [(one["kind"], one["method"], one["stack_id"], one["status"]) for one in lines(file)[3:]]
+    assert later == [
+        ("change", "DELETE", deleted, 503),
+        ("change", "POST", extended, 503),
+        ("change", "POST", kept, 200),
+    ]
+
+
+async def test_the_file_has_a_request_whose_client_did_not_wait_for_the_answer(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    async with harness(tmp_path, {"STACKD_LOG__AUDIT": str(file)}) as at:
+        stack_id = await at.running()
+        at.faults.add_fault(action="latency", verb="delete", resource="pods", seconds=1.0)
+        before = at.counts.in_flight
+        leaving = asyncio.create_task(at.call("DELETE", f"/stacks/{stack_id}"))
+        await eventually(lambda: at.counts.in_flight > before)
+        leaving.cancel()
+        await eventually(lambda: len(lines(file)) == 2)
+        await at.until_listed(0)
+    last = lines(file)[-1]
+    assert (last["kind"], last["method"], last["stack_id"], last["status"]) == ("change", "DELETE", stack_id, 499)
 
 
 async def test_a_file_that_cannot_be_written_is_in_the_log_and_stops_nothing(
