@@ -69,11 +69,13 @@ async def test_the_keyboard_does_all_without_losing_the_focus(board: Board) -> N
     await keys.press("Escape")
     await expect(board.panel).to_be_hidden()
     await expect(board.row(ids[1])).to_be_focused()
-    await expect(board.row(await board.create())).to_be_visible()
+    new = await board.create()
+    await expect(board.page.locator("#fresh")).to_contain_text("1 new")
     await expect(board.row(ids[1])).to_be_focused()
     await keys.press("Escape")
     await expect(board.row(ids[0])).to_have_attribute("aria-selected", "false")
     await keys.press("/")
+    await expect(board.row(new)).to_be_visible()
     await keys.type("j/k?nx")
     await expect(board.find()).to_have_value("j/k?nx")
     await keys.press("Escape")
@@ -140,7 +142,7 @@ async def test_the_focus_returns_to_where_it_was_and_enter_does_what_the_button_
 async def test_a_phone_shows_what_is_wrong_first(boards: Boards, width: int, height: int) -> None:
     async with boards(viewport={"width": width, "height": height}, has_touch=True) as board:
         failed = (await three(board))[1]
-        await board.create(labels={"team": "8"})
+        other = await board.create(labels={"team": "8"})
         await board.open()
         await expect(board.rows.first).to_have_attribute("data-id", failed)
         for text in ("needs attention", "failed", "more fit"):
@@ -151,7 +153,7 @@ async def test_a_phone_shows_what_is_wrong_first(boards: Boards, width: int, hei
         assert await card.evaluate(NAME_ABOVE)
         assert await board.page.evaluate(TOO_SMALL) == []
         assert await board.page.evaluate(SCROLL_WIDTH) <= width
-        await board.row(failed).get_by_role("checkbox").locator("..").tap()
+        await board.row(other).get_by_role("checkbox").locator("..").tap()
         await expect(board.selection).to_contain_text("1 selected")
         await board.row(failed).locator(".c-status").tap()
         await expect(board.panel.get_by_role("button", name="Delete")).to_be_visible()

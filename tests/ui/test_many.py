@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
 
 import pytest
-from playwright.async_api import ViewportSize, expect
+from playwright.async_api import Route, ViewportSize, expect
 
 from stackd.model import AuditEntry, AuditKind, Principal
 from stackd.web.pages import anchor
@@ -180,9 +181,11 @@ async def test_groups_come_worst_first_and_many_are_extended_and_restarted_at_on
     await expect(board.rows).to_have_count(6)
     await board.page.get_by_label("Select all that are shown").check()
     await board.button("Extend…").click()
+    await expect(board.dialog).to_contain_text("Extend 2 stacks?")
+    await expect(board.dialog).to_contain_text("4 more have ended, which only a restart changes.")
     await board.audit("the question about an extension")
     await board.page.keyboard.press("Enter")
-    await expect(board.page.locator(".toast")).to_contain_text("6 extended")
+    await expect(board.page.locator(".toast")).to_contain_text("2 extended")
     await expect(board.row(ids["10"][0])).to_contain_text("2h 29m")
     await board.page.locator("#attention summary").click()
     await board.button("Restart 3…").click()
@@ -238,9 +241,17 @@ async def test_activity_finds_a_name_beneath_thousands_of_later_lines(board: Boa
         ]
     )
     await log.keep(lines)
+    typed = asyncio.Event()
+
+    async def slow(route: Route) -> None:
+        await typed.wait()
+        await route.continue_()
+
+    await board.page.route("**/activity?limit=*", slow)
     await board.open()
     await board.button("Activity").click()
     await board.dialog.get_by_label("Find by key").fill("alice")
+    typed.set()
     await expect(board.dialog.locator("li")).to_have_count(1)
     await expect(board.dialog.locator("li")).to_contain_text("Alice takeover")
     await board.dialog.get_by_label("Find by key").fill("line 999")

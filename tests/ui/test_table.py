@@ -133,6 +133,53 @@ async def test_orders_are_kept_in_a_link_with_filters_and_groups(boards: Boards)
         await expect(left).to_have_attribute("aria-sort", "descending")
 
 
+async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(board: Board) -> None:
+    ids = await board.several(*({"team": str(number)} for number in range(6)))
+    await board.open(path="/dashboard#sort=status")
+    await expect(board.rows).to_have_count(6)
+    before, fresh = await board.page.evaluate(ORDER), board.page.locator("#fresh")
+    keys = board.page.keyboard
+    for reads, leaves in (
+        (lambda: board.row(ids[2]).locator(".c-status").hover(), lambda: board.page.mouse.move(5, 5)),
+        (lambda: board.row(ids[2]).focus(), lambda: keys.press("/")),
+    ):
+        await reads()
+        meant = await board.row(ids[2]).bounding_box()
+        stopped, gone = before[-1], before[0]
+        await board.at.do("stop", stopped)
+        await board.at.delete(gone)
+        new = await board.create(status="running")
+        await expect(fresh).to_contain_text("1 new")
+        await expect(board.row(stopped)).to_contain_text("stopped")
+        await expect(board.row(gone)).to_contain_text("gone")
+        assert await board.page.evaluate(ORDER) == before
+        assert await board.row(ids[2]).bounding_box() == meant
+        await leaves()
+        await expect(board.row(new)).to_be_visible()
+        await expect(board.row(gone)).to_have_count(0)
+        await expect(fresh).to_have_text("")
+        assert (await board.page.evaluate(ORDER))[-1] == stopped
+        await board.at.do("start", stopped)
+        await expect(board.row(stopped)).to_contain_text("running")
+        before = await board.page.evaluate(ORDER)
+
+
+async def test_what_needs_attention_stays_in_its_order_while_one_points_at_it(board: Board) -> None:
+    for team in ("a", "b"):
+        await board.create("registry.example/fail", "failed", labels={"team": team})
+    await board.open()
+    await board.page.locator("#attention summary").click()
+    groups = board.page.locator("#attention-body th")
+    await expect(groups).to_have_text(["a", "b"])
+    await groups.first.hover()
+    await board.create("registry.example/fail", "failed", labels={"team": "b"})
+    await board.create("registry.example/fail", "failed", labels={"team": "c"})
+    await expect(groups).to_have_text(["a", "b", "c"])
+    await board.page.mouse.move(5, 5)
+    await board.create("registry.example/fail", "failed", labels={"team": "c"})
+    await expect(groups).to_have_text(["b", "c", "a"])
+
+
 async def test_the_labels_in_use_are_columns_which_stay(boards: Boards) -> None:
     async with boards(viewport=WIDE) as board:
         ids = await board.several(*GAMES)

@@ -121,6 +121,7 @@ export function openActivity(stacks, open) {
 
   field.addEventListener("input", () => {
     clearTimeout(timer);
+    asked += 1; // an answer that is under way is to another question
     cursor = "";
     timer = setTimeout(load, PAUSE);
   });

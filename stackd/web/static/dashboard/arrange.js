@@ -48,6 +48,20 @@ export function arrange(all, state) {
   };
 }
 
+/**
+ * What was shown before, as it is now: in the same order, with what is gone and without what is new. And how many are new.
+ *
+ * @param {(Stack | Group)[]} before @param {ReturnType<typeof arrange>} next @param {Map<string, Stack>} all
+ */
+export function held(before, next, all) {
+  const groups = new Map(next.rows.flatMap((row) => (row instanceof Group ? [[row.value, row]] : [])));
+  const rows = before.map((row) =>
+    row instanceof Group ? (groups.get(row.value) ?? row) : (all.get(row.stack_id) ?? { ...row, gone: true }),
+  );
+  const shown = byId(rows.flatMap((row) => (row instanceof Group || row.gone ? [] : [row])));
+  return { ...next, rows, shown, fresh: [...next.shown.keys()].filter((id) => !shown.has(id)).length };
+}
+
 /** The groups of these stacks: the worst first, and otherwise by their names. @param {Stack[]} stacks @param {string} by */
 export function grouped(stacks, by) {
   /** @type {Map<string, Group>} */

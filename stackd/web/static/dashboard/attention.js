@@ -5,7 +5,7 @@
 /** @import { Stacks } from "./stacks.js" */
 /** @import { Kind } from "./trouble.js" */
 
-import { at, button, found, h, memo, numbers, show } from "../shared/dom.js";
+import { at, button, found, h, memo, numbers, show, steady } from "../shared/dom.js";
 import { grouped, LABEL, quoted } from "./arrange.js";
 import { DEEDS } from "./bulk.js";
 import { groupName, headOf, plural, reasonLink } from "./table.js";
@@ -82,10 +82,9 @@ export class Attention {
         heads.map((text) => h("th", { scope: "col" }, text)),
       ),
     );
-    show(
-      at("attention-body"),
-      groups.slice(0, MOST).map((group) => this.#row(by, group)),
-    );
+    const body = at("attention-body");
+    const rows = groups.slice(0, MOST).map((group) => this.#row(by, group));
+    show(body, steady(body, rows));
   }
 
   /** @param {string} by @param {boolean} on */

@@ -182,10 +182,16 @@ export class Actions {
    * @param {Action} action @param {() => string[]} chosen @param {string} which
    */
   async many(action, chosen, which) {
-    let ids = chosen();
-    const ask = () => this.#question(action, ids, which);
+    const all = chosen();
+    const isAble = (/** @type {string} */ id) => action !== "extend" || !this.stacks.get(id)?.ended;
+    let ids = all.filter(isAble);
+    const ended = all.length - ids.length;
+    const left = ended ? `${ended} more ${ended === 1 ? "has" : "have"} ended, which only a restart changes.` : "";
+    if (!ids.length && ended)
+      complain(`${ended} ${plural(ended)} cannot be extended: the pods have ended. Restart them.`);
+    const ask = () => this.#question(action, ids, [which, left].filter(Boolean).join(" "));
     const now = () => {
-      ids = ids.filter((id) => this.stacks.get(id));
+      ids = ids.filter((id) => this.stacks.get(id) && isAble(id));
       return ids.length ? ask() : null;
     };
     const answer = ids.length ? await confirm(ask(), this.stacks, now) : null;

@@ -69,10 +69,14 @@ export class Filters {
     offer("group", "No groups", [...keys.filter((key) => key !== false), state.group], state.group, headOf);
     if (this.find.value !== state.text) this.find.value = state.text;
     at("clear").hidden = !view.words;
-    at("extend-all").hidden = !view.words || !this.stacks.shown.size;
-    say(at("extend-all"), `Extend all ${numbers.format(this.stacks.shown.size)}…`);
+    const lasting = [...this.stacks.shown.values()].filter((stack) => !stack.ended).length;
+    at("extend-all").hidden = !view.words || !lasting;
+    say(at("extend-all"), `Extend all ${numbers.format(lasting)}…`);
     at("fold").hidden = !state.group;
     say(at("fold"), this.#folded ? "Open all" : "Close all");
+    const { fresh } = this.stacks;
+    const how = h("span", { class: "wide" }, ", in the table when you leave it");
+    show(at("fresh"), fresh > 0 && [`${numbers.format(fresh)} new`, how]);
     this.#count();
   }
 

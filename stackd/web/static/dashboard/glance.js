@@ -4,7 +4,7 @@
 
 /** @import { Stack, Stacks, Status } from "./stacks.js" */
 
-import { at, h, memo, numbers, quiet, show } from "../shared/dom.js";
+import { at, h, memo, numbers, quiet, show, steady } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
 import { STATUSES, WORDS } from "./stacks.js";
 import { plural } from "./table.js";
@@ -127,31 +127,30 @@ export class Glance {
       return { template, why, running, checked, weight: weight + (why ? 0.5 : 0), ...rest };
     });
     rows.sort((one, other) => other.weight - one.weight || (one.template.name < other.template.name ? -1 : 1));
-    at("templates").hidden = rows.length === 0;
-    show(
-      at("templates"),
-      rows.map(({ template, why, running, total, checked, trouble: bad }) => {
-        const { name, pool, ready } = template;
-        const pressed = this.stacks.view.state.template === name;
-        const inputs = [JSON.stringify(template), why, running, total, bad, pressed];
-        return memo(name, inputs, () => {
-          const details = [`${running} of ${total} working`, ...about(template), why, template.checked?.message];
-          const attributes = {
-            type: "button",
-            class: ["template", why && (checked || bad * 2 >= total) && "wrong"], // red where most are broken, or none can start
-            "data-template": name,
-            "aria-pressed": String(pressed),
-            title: details.filter(Boolean).join("\n"),
-            click: () => this.stacks.view.change({ template: pressed ? "" : name }),
-          };
-          const words = bad ? `${running} of ${total} working` : `${numbers.format(running)} running`;
-          const pooled = template.shared ? quiet("for everybody") : pool > 0 && quiet(`${ready} of ${pool} ready`);
-          const reason = (bad > 0 || !total || checked) && why && h("span", { class: "why" }, why);
-          const when = checked && template.checked && stamp(template.checked.at);
-          return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason, when);
-        });
-      }),
-    );
+    const line = at("templates");
+    line.hidden = rows.length === 0;
+    const buttons = rows.map(({ template, why, running, total, checked, trouble: bad }) => {
+      const { name, pool, ready } = template;
+      const pressed = this.stacks.view.state.template === name;
+      const inputs = [JSON.stringify(template), why, running, total, bad, pressed];
+      return memo(name, inputs, () => {
+        const details = [`${running} of ${total} working`, ...about(template), why, template.checked?.message];
+        const attributes = {
+          type: "button",
+          class: ["template", why && (checked || bad * 2 >= total) && "wrong"], // red where most are broken, or none can start
+          "data-template": name,
+          "aria-pressed": String(pressed),
+          title: details.filter(Boolean).join("\n"),
+          click: () => this.stacks.view.change({ template: pressed ? "" : name }),
+        };
+        const words = bad ? `${running} of ${total} working` : `${numbers.format(running)} running`;
+        const pooled = template.shared ? quiet("for everybody") : pool > 0 && quiet(`${ready} of ${pool} ready`);
+        const reason = (bad > 0 || !total || checked) && why && h("span", { class: "why" }, why);
+        const when = checked && template.checked && stamp(template.checked.at);
+        return h("button", attributes, h("b", {}, name), h("span", {}, words), pooled, reason, when);
+      });
+    });
+    show(line, steady(line, buttons));
   }
 }
 

@@ -113,13 +113,14 @@ class Sheet {
     const stopped = stack?.status === "stopped";
     const groups = stack &&
       !this.#gone && [
-        h(
-          "div",
-          { class: "buttons writes", role: "group", "aria-label": "Extend" },
-          h("span", { class: "quiet wide" }, "Extend"),
-          LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => this.#act("extend", ttl))),
-          this.#button("Extend…", () => this.actions.many("extend", () => [this.id], "")),
-        ),
+        !stack.ended &&
+          h(
+            "div",
+            { class: "buttons writes", role: "group", "aria-label": "Extend" },
+            h("span", { class: "quiet wide" }, "Extend"),
+            LENGTHS.map((ttl) => this.#button(`+${ttl}`, () => this.#act("extend", ttl))),
+            this.#button("Extend…", () => this.actions.many("extend", () => [this.id], "")),
+          ),
         h(
           "div",
           { class: "buttons writes", role: "group", "aria-label": "Change" },

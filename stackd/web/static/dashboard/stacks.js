@@ -3,7 +3,7 @@
 /** @import { Group } from "./arrange.js" */
 /** @import { View } from "./view.js" */
 
-import { arrange } from "./arrange.js";
+import { arrange, held } from "./arrange.js";
 import { Subject } from "./subject.js";
 
 /**
@@ -17,7 +17,7 @@ import { Subject } from "./subject.js";
  * @typedef {Schemas["StackEntry"] & Pick<Schemas["StackCreated"], Required | "values">} StackData
  * @typedef {"stack_id" | "status" | "created_at" | "updated_at" | "ttl_expires_at"} Required
  * @typedef {{ labelled: string[], addresses: string[], address: string, haystack: string, tags: Set<string>,
- *   created: number, changed: number, expires: number }} Prepared
+ *   created: number, changed: number, expires: number, gone?: boolean }} Prepared
  * @typedef {StackData & Prepared} Stack
  */
 
@@ -75,6 +75,11 @@ export class Stacks extends Subject {
   /** The labels in use; those that came first stay first, so that no column moves while stacks come and go. */
   labels = /** @type {string[]} */ ([]);
   arrived = false;
+  /** Whether somebody reads the rows: they stay where they are then. */
+  isRead = () => false;
+  /** How many stacks are left out until nobody reads. */
+  fresh = 0;
+  #turn = 0;
 
   /** @param {View} view */
   constructor(view) {
@@ -132,7 +137,10 @@ export class Stacks extends Subject {
     this.#pending = undefined;
     this.#flushed = performance.now();
     this.#count();
-    Object.assign(this, arrange([...this.all.values()], this.view.state));
+    const [before, { state, turn }] = [this.#turn, this.view];
+    const next = arrange([...this.all.values()], state);
+    this.#turn = turn;
+    Object.assign(this, turn === before && this.isRead() ? held(this.rows, next, this.all) : { ...next, fresh: 0 });
     this.tell();
   }
 

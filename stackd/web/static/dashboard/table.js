@@ -64,6 +64,13 @@ export class Table {
     this.selection = selection;
     this.actions = actions;
     this.frame = table.parentElement ?? table;
+    stacks.isRead = () => this.body.matches(":hover, :focus-within");
+    const left = () => stacks.isRead() || stacks.flush();
+    this.body.addEventListener("pointerleave", left);
+    this.body.addEventListener(
+      "focusout",
+      ({ relatedTarget: to }) => (to instanceof Node && this.body.contains(to)) || left(),
+    );
     stacks.subscribe(() => this.#changed());
     selection.subscribe(() => this.render());
     addEventListener("scroll", () => this.#schedule(), { passive: true });
@@ -173,7 +180,7 @@ export class Table {
     const active = this.active === null ? this.stacks.shown.keys().next().value === id : this.active === id;
     const age = length(now() - stack.created);
     const rest = left(stack.expires);
-    const [kind, soon] = [kindOf(stack), expiresSoon(stack)];
+    const [kind, soon] = [stack.gone ? "gone" : kindOf(stack), expiresSoon(stack)];
     const inputs = [stack, place, columns.join(), selected, active, this.opened === id, age, rest, kind, soon];
     return memo(id, inputs, () => {
       const tabindex = active ? "0" : "-1";
@@ -182,6 +189,7 @@ export class Table {
         target instanceof HTMLInputElement && this.actions.select(id, target.checked, shiftKey);
       const box = h("input", { type: "checkbox", tabindex, "aria-label": `Select ${id}`, click: select });
       box.checked = selected;
+      box.disabled = Boolean(stack.gone);
       const name = address ? `Copy ${address}` : "no address";
       const look = { class: "plain mono address", tabindex, disabled: !address, "aria-label": name };
       const copied = button(address || name, () => this.actions.copy(address), look);
@@ -337,7 +345,8 @@ export function reasonLink(reason, count = 0) {
 export const plural = (count) => (count === 1 ? "stack" : "stacks");
 
 /** The status of a stack in a word: one that does not get its image is more than created. @param {Stack} stack @param {string | null} kind */
-export function wordOf({ status, status_reason: reason }, kind) {
+export function wordOf({ status, status_reason: reason, gone }, kind) {
+  if (gone) return "gone";
   if (reason === "CheckFailed") return "check fails";
   if (kind === "pulling") return reason ? "cannot pull" : "still creating";
   return kind === "restarting" || kind === "unready" ? KINDS[kind] : WORDS[status];

@@ -26,6 +26,8 @@ export class View extends Subject {
   /** @type {string | undefined} The hash of the entry below the present one, where this page has made the latter. */
   #under = history.state?.under;
   state = parse(location.hash);
+  /** Another number after each change of what the rows are. */
+  turn = 1;
 
   constructor() {
     super();
@@ -43,6 +45,7 @@ export class View extends Subject {
 
   /** Change what is named, in the same entry of the browser's history. @param {Partial<State>} part */
   change(part) {
+    if (!("stack" in part || "attention" in part)) this.turn += 1;
     this.state = { ...this.state, ...part };
     history.replaceState(history.state, "", this.hash() || location.pathname);
     this.#changed();
@@ -106,6 +109,7 @@ export class View extends Subject {
       this.change({ stack: null }); // Back closes the panel and nothing else
     } else {
       this.state = parse(location.hash);
+      this.turn += 1;
       this.#changed();
     }
   }

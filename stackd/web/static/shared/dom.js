@@ -86,6 +86,19 @@ export function show(element, ...children) {
   return element;
 }
 
+/**
+ * These in their order; while somebody points at the element or has the focus in it, in the order that they have there, with
+ * what is gone, and what is new at the end.
+ *
+ * @param {Element} element @param {Memo[]} memos @returns {Piece[]}
+ */
+export function steady(element, memos) {
+  if (!element.matches(":hover, :focus-within")) return memos;
+  const wanted = new Map(memos.map((each) => [each.key, each]));
+  const kept = [...element.children].map((each) => wanted.get(keyOf(each) ?? "") ?? each);
+  return [...kept, ...memos.filter((each) => !kept.includes(each))];
+}
+
 /** @param {Memo} memo */
 function made(memo) {
   const element = memo.make();
@@ -96,6 +109,7 @@ function made(memo) {
 
 /** Make a node what another one of its kind is. @param {Node} there @param {Node | Memo} other */
 function change(there, other) {
+  if (there === other) return;
   if (isMemo(other) && inputsOf.get(there)?.every((each, place) => each === other.inputs[place])) return;
   const wanted = isMemo(other) ? made(other) : other;
   if (isMemo(other)) inputsOf.set(there, other.inputs);
