@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from stackd.contract import Scope
 from stackd.kinds import Section, TenantLabels, as_tuple
 from stackd.model import NO_LABELS, EventKind, Job, Principal, Stack, TimelineEvent
-from stackd.names import matches_any
+from stackd.names import matches_any, require_unreserved
 
 PREFIX: Final = "sk-"
 DIGEST_BYTES: Final = 32
@@ -70,6 +70,8 @@ def _only_of_tenants(value: Any, info: ValidationInfo) -> Any:
     scope, name = info.data.get("scope", TENANT if value else "admin"), info.field_name
     if scope == TENANT and name == "labels" and not value:
         raise ValueError(f'a key of scope "{TENANT}" needs labels: it sees the stacks that have them')
+    if name == "labels":
+        require_unreserved(value)
     if scope != TENANT and value:
         raise ValueError(f'a key of scope "{scope}" has no {name}')
     return value
@@ -146,6 +148,11 @@ class ApiKey(Section):
     def tenant(self) -> bool:
         """Whether there are stacks that the key may not see."""
         return self.scope == TENANT
+
+    @property
+    def others(self) -> tuple[Mapping[str, str], ...]:
+        """The labels of the tenants whose stacks do not count, and are not the key's."""
+        return ()
 
     @property
     def among(self) -> Mapping[str, str]:

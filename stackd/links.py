@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
@@ -23,12 +23,13 @@ from stackd.codes import ErrorCode
 from stackd.errors import Unauthenticated
 from stackd.keys import TENANT, ApiKey
 from stackd.model import NO_LABELS, Principal
+from stackd.names import LINK_LABEL
 
 LONGEST_TOKEN: Final = 3000
 """In characters: browsers keep cookies of up to 4096 bytes."""
 
 READ: Final = "read"
-PLAYER, LINK = "player", "link"
+PLAYER, LINK = "player", LINK_LABEL
 """The labels of the stacks of an open link: whose visitor they are, and of which link."""
 
 _VERSION: Final = 1
@@ -62,8 +63,9 @@ class Link:
         """Who has a budget of their own: a link's player, or one visitor of an open link."""
         return f"{self.link_id}/{self.visitor}" if self.visitor else self.link_id
 
-    @property
-    def key(self) -> LinkKey:
+    def key(
+        self, *, tenants: tuple[Mapping[str, str], ...] = (), hidden: Container[str] = (), signed_by: str = ""
+    ) -> LinkKey:
         """The player as a tenant, which is what a player is to everything but the routes below ``/play``; or the helper as an
         API key that reads."""
         open_labels = {LINK: self.link_id, PLAYER: self.visitor} if self.total else {}
@@ -75,6 +77,9 @@ class Link:
             templates=self.templates,
             pod_specs=False,
             link=self,
+            tenants=tenants,
+            hidden=hidden,
+            signed_by=signed_by,
         )
 
     def visited(self, visitor: str) -> Link:
@@ -83,10 +88,16 @@ class Link:
 
 
 class LinkKey(ApiKey):
-    """A player, with the limits of an API key of a tenant; or a helper, whose secret is the one ``signed_by`` names."""
+    """A player, with the limits of an API key of a tenant; or a helper, whose secret is the one ``signed_by`` names.
+
+    ``tenants``  the labels of the tenants whose stacks are not the player's, even if they have the player's labels
+    ``hidden``   the templates that the link cannot start, although its patterns match them
+    """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
     link: Link
+    tenants: tuple[Mapping[str, str], ...] = ()
+    hidden: Container[str] = ()
     signed_by: str = ""
 
     @cached_property
@@ -98,6 +109,20 @@ class LinkKey(ApiKey):
     def among(self) -> Mapping[str, str]:
         """Those of the tenant who made the link."""
         return self.link.among
+
+    @property
+    def others(self) -> tuple[Mapping[str, str], ...]:
+        """Those tenants."""
+        return self.tenants
+
+    def may_see(self, labels: Mapping[str, str]) -> bool:
+        """Whether a stack with these labels is the player's, and no other tenant's."""
+        has = labels.items()
+        return self.labels.items() <= has and not any(theirs.items() <= has for theirs in self.tenants)
+
+    def may_use(self, template: str) -> bool:
+        """Whether the player may start stacks of the template."""
+        return template not in self.hidden and super().may_use(template)
 
     @property
     def claimant(self) -> str:

@@ -211,3 +211,16 @@ def renamed(host: str) -> str:
     """Another name like this one; a port after it stays."""
     label, _, domain = host.partition(".")
     return new_hostname(label.rpartition("-")[0], domain)
+
+
+LINK_LABEL: Final = "link"
+"""The label of the stacks of an open link, whose total counts them: nobody else may give it."""
+
+
+def require_unreserved(labels: Iterable[str]) -> None:
+    """Raise ValueError if one of these names of labels, in any spelling, is stackd's own."""
+    for name in labels:
+        if name.lower() == LINK_LABEL:
+            raise ValueError(
+                f"{name} is the label of open links, which stackd gives to their stacks; choose another name"
+            )

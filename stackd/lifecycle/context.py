@@ -78,9 +78,10 @@ class CreateRequest:
 
     ``template`` is the source of ``spec`` and ``target_ports``, None if the client sent them.
     ``env``: the variables that it sets, which no stack of a pool has.
-    ``claim`` is the client's Idempotency-Key, if it sent one. ``among``: limits of labels count only the stacks with these
-    labels; ``quotas`` are a player's. ``may_use``: which templates' pools may serve it. ``unassigned``: the stack is for the
-    pool of its template, and belongs to nobody yet. ``shared``: it is its template's one stack for everybody.
+    ``claim`` is the client's Idempotency-Key, if it sent one. ``among`` and ``others``: limits of labels count only the stacks
+    with these labels, and with none of those; ``quotas`` are a player's. ``may_use``: which templates' pools may serve it.
+    ``unassigned``: the stack is for the pool of its template, and belongs to nobody yet. ``shared``: it is its template's one
+    stack for everybody.
     """
 
     spec: SanitizedSpec
@@ -88,6 +89,7 @@ class CreateRequest:
     ttl: float | None = None
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    others: tuple[Mapping[str, str], ...] = ()
     quotas: tuple[LabelQuota, ...] = ()
     may_use: Callable[[str], bool] = lambda _: True
     by: Principal = STACKD
@@ -134,7 +136,9 @@ class CreateRequest:
     def limits(self, config: LimitsSection) -> CreateLimits:
         """What the reservation of the stack checks; the limit of all is for those that clients ask for."""
         most = None if self.unasked else config.max_stacks or None
-        return CreateLimits(max_stacks=most, labels=config.stacks_per_label, among=self.among, quotas=self.quotas)
+        return CreateLimits(
+            max_stacks=most, labels=config.stacks_per_label, among=self.among, others=self.others, quotas=self.quotas
+        )
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -48,7 +48,7 @@ from stackd.model import (
     StackStatus,
     TargetPort,
 )
-from stackd.store import PORT_REPLACED, Claim, Extension, LabelQuota, Renewed, Start, ports_replaced
+from stackd.store import NO_CREATE_LIMITS, PORT_REPLACED, Claim, CreateLimits, Extension, Renewed, Start, ports_replaced
 from stackd.templates import Template
 
 log = logging.getLogger(__name__)
@@ -94,21 +94,24 @@ async def _stop(context: Context, stack_id: str, by: Principal) -> Stack:
     return _row(context, stack_id)
 
 
-async def start(context: Context, stack_id: str, *, by: Principal) -> Stack:
+async def start(context: Context, stack_id: str, *, by: Principal, limits: CreateLimits = NO_CREATE_LIMITS) -> Stack:
     """Start the stack with a new pod if it was stopped or has ended; else return it as it is. Raises as ``restart``."""
-    return await context.tasks.run(f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by))
+    return await context.tasks.run(
+        f"start {stack_id}", _start(context, stack_id, EventKind.START_REQUESTED, by, limits=limits)
+    )
 
 
 async def restart(
-    context: Context, stack_id: str, *, by: Principal, renew: bool = False, quotas: tuple[LabelQuota, ...] = ()
+    context: Context, stack_id: str, *, by: Principal, renew: bool = False, limits: CreateLimits = NO_CREATE_LIMITS
 ) -> Stack:
     """Give the stack a new pod behind the same ports and with the same expiry, perhaps on another node, and return it. To
-    ``renew`` it, the pod is that of the newest version of its template. If it has ended, it counts among ``quotas`` again.
+    ``renew`` it, the pod is that of the newest version of its template. If it has ended, it counts for ``limits`` and
+    the configured ones of labels again.
 
     Raises StackNotFound, Conflict (also if the ports were given back and are no longer free), LabelLimitReached, Held,
     ShuttingDown, StoreUnavailable, and all that a create raises; what the cluster refuses (by a quota, say) is retried.
     """
-    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, renew=renew, quotas=quotas)
+    starting = _start(context, stack_id, EventKind.RESTART_REQUESTED, by, renew=renew, limits=limits)
     return await context.tasks.run(f"restart {stack_id}", starting)
 
 
@@ -119,7 +122,7 @@ async def _start(
     by: Principal,
     *,
     renew: bool = False,
-    quotas: tuple[LabelQuota, ...] = (),
+    limits: CreateLimits = NO_CREATE_LIMITS,
 ) -> Stack:
     stack = _row(context, stack_id)
     if kind is EventKind.START_REQUESTED and stack.is_to_run:
@@ -127,7 +130,8 @@ async def _start(
     await context.gate.admitted()
     template = newest_of(context, stack) if renew else None
     wanted = await start_of(context, stack, kind, by, template=template)
-    await context.store.stacks.start(stack_id, replace(wanted, quotas=quotas))
+    limits = replace(limits, labels=wanted.limits.labels)
+    await context.store.stacks.start(stack_id, replace(wanted, limits=limits))
     crash_point("restart.intended")
     await settle(context, stack_id, "started", is_started)
 
@@ -153,7 +157,7 @@ async def start_of(
 ) -> Start:
     """The intent to start the stack with the pod that the policy in force allows; with that of its ``template``, if given:
     the values of names that it still has stay. Raises Conflict, StackNotFound."""
-    limits, renewed, message = context.config.limits.stacks_per_label, None, ""
+    renewed, message = None, ""
     if template is None:
         spec = spec_of(context, await context.store.stacks.with_pod_spec(stack))
     else:
@@ -165,9 +169,8 @@ async def start_of(
             requested_cpu_milli=spec.requested_cpu_milli,
             requested_memory_bytes=spec.requested_memory_bytes,
         )
-    return Start(
-        pod_spec=spec.text, kind=kind, by=by, label_limits=limits, reason=reason, message=message, renewed=renewed
-    )
+    limits = CreateLimits(labels=context.config.limits.stacks_per_label)
+    return Start(pod_spec=spec.text, kind=kind, by=by, limits=limits, reason=reason, message=message, renewed=renewed)
 
 
 def newest_of(context: Context, stack: Stack) -> Template:

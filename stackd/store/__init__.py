@@ -29,12 +29,20 @@ from stackd.store.history import ActivityFilter, ActivityRequest
 from stackd.store.identity import FileIdentity
 from stackd.store.jobs import claim_of
 from stackd.store.links import KeptLink
-from stackd.store.reservations import PORT_REPLACED, Assignment, CreateLimits, LabelQuota, ports_replaced
+from stackd.store.reservations import (
+    NO_CREATE_LIMITS,
+    PORT_REPLACED,
+    Assignment,
+    CreateLimits,
+    LabelQuota,
+    ports_replaced,
+)
 from stackd.store.rows import Claim
 from stackd.store.store import Store
 
 __all__ = [
     "BY_JOB",
+    "NO_CREATE_LIMITS",
     "PORT_REPLACED",
     "STOPPED_BY_USER",
     "STOPPED_MESSAGE",

@@ -31,7 +31,7 @@ from stackd.model import (
 )
 from stackd.names import renamed
 from stackd.store import history, reservations, rows
-from stackd.store.reservations import LabelQuota
+from stackd.store.reservations import NO_CREATE_LIMITS, CreateLimits
 from stackd.store.rows import Claim
 from stackd.store.transaction import Transaction
 from stackd.units import format_duration
@@ -79,11 +79,10 @@ class Start:
     pod_spec: str = field(repr=False)
     kind: EventKind
     by: Principal
-    label_limits: Mapping[str, int]
+    limits: CreateLimits = NO_CREATE_LIMITS
     reason: str = ""
     message: str = ""
     renewed: Renewed | None = None
-    quotas: tuple[LabelQuota, ...] = ()
 
 
 def accept(
@@ -268,8 +267,8 @@ def start(tx: Transaction, stack_id: str, wanted: Start) -> Stack:
     """
     before = _in_use(tx, stack_id)
     if before.ended:
-        reservations.check_labels(tx, before.labels, wanted.label_limits, apart_from=stack_id)
-        reservations.check_quotas(tx, wanted.quotas, before.template)
+        reservations.check_labels(tx, before.labels, wanted.limits, apart_from=stack_id)
+        reservations.check_quotas(tx, wanted.limits.quotas, before.template)
     after = rows.touched(
         tx,
         before,

@@ -37,26 +37,28 @@ PORT_REPLACED = "NodePortReplaced"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelQuota:
-    """The most living stacks that have all of these labels, and are of this template if it is given; ``shared`` with others
-    who may not know of each other's."""
+    """The most living stacks that have all of these labels, none of ``others``, and are of this template if it is given;
+    ``shared`` with others who may not know of each other's."""
 
     labels: Mapping[str, str]
     most: int
     template: str | None = None
     shared: bool = False
+    others: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreateLimits:
     """The most stacks in all (None: any number), and the most living ones with the same value of a label.
 
-    Only stacks that have all labels of ``among`` count for a label, and are named: those that the caller may see.
-    ``quotas`` count, too.
+    Only stacks that have all labels of ``among``, and not all of one of ``others``, count for a label, and are named: those
+    that the caller may see. ``quotas`` count, too.
     """
 
     max_stacks: int | None = None
     labels: Mapping[str, int] = field(default_factory=lambda: NO_LIMITS)
     among: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
+    others: tuple[Mapping[str, str], ...] = ()
     quotas: tuple[LabelQuota, ...] = ()
 
 
@@ -81,7 +83,7 @@ def reserve(
     ``LabelLimitReached`` at a limit.
     """
     check_quotas(tx, limits.quotas, new.template)
-    check_labels(tx, new.labels, limits.labels, limits.among)
+    check_labels(tx, new.labels, limits)
     _check_max_stacks(tx, limits)
     free = iter(_find_free(tx, sum(not _has_place(port) for port in new.ports)))
     ports = tuple(port if _has_place(port) else replace(port, node_port=next(free)) for port in new.ports)
@@ -119,7 +121,7 @@ def assign(
     stack = rows.STACKS.record(row)
     # In the pool, the stack had no labels: of the counts below, that of all stacks includes the stack itself by now.
     check_quotas(tx, wanted.limits.quotas, stack.template)
-    check_labels(tx, stack.labels, wanted.limits.labels, wanted.limits.among, apart_from=stack.stack_id)
+    check_labels(tx, stack.labels, wanted.limits, apart_from=stack.stack_id)
     _check_max_stacks(tx, wanted.limits, itself=1)
     rows.insert_labels(tx, stack)
     if claim is not None:
@@ -137,7 +139,7 @@ def check(tx: Transaction, labels: Mapping[str, str], *, ports: int, limits: Cre
 
     Ports of stacks that wait in a pool count as free: a create takes such a stack, or has one deleted.
     """
-    check_labels(tx, labels, limits.labels, limits.among)
+    check_labels(tx, labels, limits)
     _check_max_stacks(tx, limits)
     try:
         _find_free(tx, ports)
@@ -146,23 +148,16 @@ def check(tx: Transaction, labels: Mapping[str, str], *, ports: int, limits: Cre
             raise
 
 
-def check_labels(
-    tx: Transaction,
-    labels: Mapping[str, str],
-    limits: Mapping[str, int],
-    among: Mapping[str, str] = NO_LABELS,
-    *,
-    apart_from: str = "",
-) -> None:
+def check_labels(tx: Transaction, labels: Mapping[str, str], limits: CreateLimits, *, apart_from: str = "") -> None:
     """Raise ``LabelLimitReached`` if as many living stacks as allowed already have one of these labels.
 
     Letter case does not count, as for ``limits.creates_per_label``: another spelling of a player is the same player.
     """
-    for key, limit in limits.items() if labels else ():
+    for key, limit in limits.labels.items() if labels else ():
         for name, value in labels.items():
             if name.lower() != key.lower():
                 continue
-            holders = _living(tx, key, value, among, apart_from)
+            holders = _living(tx, key, value, limits.among, limits.others, apart_from)
             if len(holders) >= limit:
                 named = ", ".join(stack_id for stack_id, *_ in holders[:5])
                 same = (stack_id for stack_id, text, _ in holders if _folded(labels) <= _folded(orjson.loads(text)))
@@ -174,17 +169,28 @@ def check_labels(
 
 
 def _living(
-    tx: Transaction, key: str, value: str, among: Mapping[str, str], apart_from: str = ""
+    tx: Transaction,
+    key: str,
+    value: str,
+    among: Mapping[str, str],
+    others: tuple[Mapping[str, str], ...],
+    apart_from: str = "",
 ) -> list[tuple[str, str, str | None]]:
-    """Id, labels and template of the living stacks with this label that have all labels of ``among``, the oldest first."""
+    """Id, labels and template of the living stacks with this label that have all labels of ``among``, and not all of one of
+    ``others``; the oldest first."""
     holders = tx.rows(
         "SELECT s.stack_id, s.labels, s.template FROM stack_labels AS l CROSS JOIN stacks AS s ON s.stack_id = l.stack_id"
         " WHERE l.key = ? AND l.value = ? AND s.stack_id <> ? AND s.deleting_since IS NULL AND s.ended = 0"
         " AND s.ttl_expires_at > ? ORDER BY s.created_at, s.stack_id",
         (key.lower(), value.lower(), apart_from, tx.now),
     )
-    if among:
-        holders = [holder for holder in holders if among.items() <= orjson.loads(holder[1]).items()]
+    if among or others:
+        own = ((holder, orjson.loads(holder[1]).items()) for holder in holders)
+        holders = [
+            holder
+            for holder, has in own
+            if among.items() <= has and not any(theirs.items() <= has for theirs in others)
+        ]
     return [(stack_id, labels, template) for stack_id, labels, template in holders]
 
 
@@ -192,7 +198,9 @@ def check_quotas(tx: Transaction, quotas: Iterable[LabelQuota], template: str | 
     """Raise ``LabelLimitReached`` if a quota is used up; ``MaxStacksReached`` if it is a shared one."""
     for quota in quotas:
         name, value = next(iter(quota.labels.items()))
-        holders = [one for one in _living(tx, name, value, quota.labels) if quota.template in (None, one[2])]
+        holders = [
+            one for one in _living(tx, name, value, quota.labels, quota.others) if quota.template in (None, one[2])
+        ]
         if len(holders) < quota.most:
             continue
         if quota.shared:

@@ -25,7 +25,6 @@ from stackd.names import LABEL_FORM, did_you_mean, is_label, prefix_from
 from stackd.podspec import Policy, by_line, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
 from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
-from stackd.podspec.sanitize import parse_labels
 from stackd.podspec.yaml_text import Document, parse
 from stackd.templates import readers, sharing
 from stackd.templates.markdown import elements
@@ -200,7 +199,7 @@ class _Draft:
             target_ports=ports,
             policy=policy,
             ttl=self._read(fields, "ttl", self._ttl, None),
-            labels=self._read(fields, "labels", parse_labels, NO_LABELS),
+            labels=self._read(fields, "labels", readers.labels, NO_LABELS),
             pool=self._read(fields, "pool", readers.pool, 0),
             prepull=self._read(fields, "prepull", readers.boolean, False),
             values=patterns,

@@ -16,9 +16,10 @@ from typing import Any, Final
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-from stackd.names import LONGEST_PREFIX, SUBDOMAIN_FORM, is_env_name, is_label, is_subdomain
+from stackd.names import LONGEST_PREFIX, SUBDOMAIN_FORM, is_env_name, is_label, is_subdomain, require_unreserved
 from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.reasons import below
+from stackd.podspec.sanitize import parse_labels
 from stackd.templates.template import Extensions
 from stackd.units import parse_duration
 
@@ -84,6 +85,13 @@ def description(value: object) -> str:
     if not text.replace("\n", "").replace("\t", "").isprintable():
         raise ValueError("a text without control characters is expected")
     return text
+
+
+def labels(value: object) -> Mapping[str, str]:
+    """The labels that the template's stacks get."""
+    given = parse_labels(value)
+    require_unreserved(given)
+    return given
 
 
 def extend(longest: float) -> Callable[[object], Extensions]:

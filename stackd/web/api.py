@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -32,7 +32,7 @@ from stackd.lifecycle.passes import Reconciler
 from stackd.lifecycle.prepull import PrePulls
 from stackd.links import LINK, LinkKey
 from stackd.model import Job, Principal, Stack, struct
-from stackd.store import LabelQuota
+from stackd.store import CreateLimits, LabelQuota
 from stackd.templates import Template
 from stackd.web.auth import Keys, permit
 from stackd.web.bodies import BodyCache
@@ -267,10 +267,14 @@ class View:
         key = self.key
         if not isinstance(key, LinkKey) or not key.link.stacks:
             return ()
-        one = LabelQuota(labels=key.labels, most=1, template=template)
-        own, total = LabelQuota(labels=key.labels, most=key.link.stacks), key.link.total
+        own, total = LabelQuota(labels=key.labels, most=key.link.stacks, others=key.others), key.link.total
+        one = replace(own, most=1, template=template)
         everybodys = LabelQuota(labels={LINK: key.link.link_id}, most=total, shared=True)
         return (one, own, everybodys) if total else (one, own)
+
+    def limits(self, template: str | None) -> CreateLimits:
+        """What counts for a restart of an ended stack of this template, beside the configured limits."""
+        return CreateLimits(among=self.key.among, others=self.key.others, quotas=self.quotas(template))
 
     def changeable(self, stack: Stack) -> Stack:
         """The stack. Raises PermissionDenied if the key may see it, and not change it."""
@@ -310,7 +314,7 @@ class View:
     def templates(self) -> Mapping[str, Template]:
         """The templates that the key may use, by name."""
         templates = self.context.settings.templates
-        if not self.key.templates:
+        if not self.key.tenant:
             return templates
         return {name: one for name, one in templates.items() if self.key.may_use(name)}
 

@@ -189,14 +189,13 @@ def _name(name: Any) -> str:
 
 def _labels(call: ApiCall, fields: dict[str, Any], *, is_open: bool) -> Mapping[str, str]:
     """The key's labels and those of the body; one player's link needs some that tell the player from others."""
-    asked = requests.labels_of(fields["labels"])
+    asked = requests.labels_of(fields["labels"], unreserved=True)
     labels = call.view.labels_of_create(asked, NO_LABELS)
     own = {name: value for name, value in labels.items() if name not in call.key.labels}
     if not all(own.values()):
         raise _wrong("labels", "labels: a label of a link needs a value")
-    taken = sorted({PLAYER, LINK} & {name.lower() for name in own})
-    if is_open and taken:
-        raise _wrong("labels", f"labels: {', '.join(taken)} are given to each visitor; leave them out")
+    if is_open and PLAYER in {name.lower() for name in own}:
+        raise _wrong("labels", f"labels: {PLAYER} is given to each visitor; leave it out")
     if not is_open and not own:
         raise _wrong("labels", 'labels: give at least one that is the player\'s own, such as {"player": "seat-12"}')
     given = {**labels, **({PLAYER: "visitor", LINK: "link"} if is_open else {})}

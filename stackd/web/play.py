@@ -53,7 +53,7 @@ async def open_session(call: ApiCall) -> web.Response:
     fields = requests.parse_object(await stacks.read_body(call), OpenLink)
     token = requests.text_of(fields, "token")
     link = players.valid(players.signer.read_token(token))
-    call.request[CALLER] = link.key.principal
+    call.request[CALLER] = link.key().principal
     if link.total:
         challenge, answer = work_of(fields)
         known = _same_link(call, link)
@@ -130,7 +130,7 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
 async def restart_player_stack(call: ApiCall) -> web.Response:
     """Give a stack a fresh pod."""
     await stacks.require_no_body(call)
-    stack = await stacks.fresh(call, partial(restart, quotas=call.view.quotas(call.stack.template)))
+    stack = await stacks.fresh(call, restart)
     return json_response(_shown(call).stack(stack))
 
 

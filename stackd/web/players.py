@@ -140,7 +140,20 @@ class Players:
         connection = request.protocol
         if isinstance(connection, HttpConnection) and connection.caller != link.player:
             connection.connections.authenticated(connection, link.player, player=True)
-        return link.key
+        return self._key(link)
+
+    def _key(self, link: Link) -> LinkKey:
+        """The player, who has nothing to do with a tenant whose labels the link does not have."""
+        tenants = {key.principal.id: key.labels for key in self._config.auth.keys if key.tenant}
+        others = {name: labels for name, labels in tenants.items() if not labels.items() <= link.labels.items()}
+        templates, theirs = self._context.settings.templates, others.keys() if len(others) < len(tenants) else None
+        written = (
+            kept for kept in self._context.store.templates if kept.tenant and (theirs is None or kept.by.id in theirs)
+        )
+        hidden = frozenset(
+            kept.name for kept in written if kept.name in templates and templates[kept.name].source == "api"
+        )
+        return link.key(tenants=tuple(others.values()), hidden=hidden)
 
     def helper(self, text: str) -> ApiKey | None:
         """The helper whose link this is; None if it is no helper's link. Raises Unauthenticated if the link has ended."""
@@ -148,7 +161,7 @@ class Players:
             link = self.signer.read_helper(text)
         except Unauthenticated:
             return None  # a wrong key, as any other
-        return self.valid(link).key.model_copy(update={"signed_by": text.partition(".")[0]})
+        return self.valid(link).key(signed_by=text.partition(".")[0])
 
     def in_force(self, key: ApiKey) -> bool:
         """Whether the key, once accepted, would be accepted now."""

@@ -34,7 +34,7 @@ from stackd.errors import (
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.metrics import INVALID
 from stackd.model import NO_LABELS, NO_VALUES, JobAction, JobRequest, SanitizedSpec, TargetPort, WantedStack
-from stackd.names import did_you_mean
+from stackd.names import did_you_mean, require_unreserved
 from stackd.podspec import LONG_SPEC, located, parse_target_ports
 from stackd.podspec.checks import by_path, keeps_running
 from stackd.podspec.sanitize import parse_labels
@@ -302,7 +302,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         sentence = f"{template.name} is shared: it has one stack, which stackd keeps, and no others are created from it"
         raise Conflict(sentence, code=ErrorCode.SHARED_TEMPLATE)
     ttl = ttl_of(fields, context.config.stacks.max_ttl) if "ttl" in fields else None
-    labels = labels_of(fields["labels"]) if "labels" in fields else NO_LABELS
+    labels = labels_of(fields["labels"], unreserved=True) if "labels" in fields else NO_LABELS
     if template is not None:
         ttl = template.ttl if ttl is None else ttl
     of_template = NO_LABELS if template is None else template.labels
@@ -331,6 +331,7 @@ async def _create_of(view: View, fields: dict[str, Any], *, creates: bool) -> Cr
         by=key.principal,
         template=template,
         among=key.among,
+        others=key.others,
         quotas=view.quotas(None if template is None else template.name),
         may_use=key.may_use,
     )
@@ -437,9 +438,11 @@ def ttl_of(fields: Mapping[str, Any], most: float) -> float:
     return seconds
 
 
-def labels_of(value: object) -> Mapping[str, str]:
-    """The field ``labels``: at most sixteen, with names and values as Kubernetes takes them."""
+def labels_of(value: object, *, unreserved: bool = False) -> Mapping[str, str]:
+    """The field ``labels``: at most sixteen, with names and values as Kubernetes takes them; ``unreserved``: no link's."""
     try:
-        return parse_labels(value)
+        labels = parse_labels(value)
+        require_unreserved(labels if unreserved else ())
+        return labels
     except ValueError as exc:
         raise _wrong_field("labels", str(exc)) from exc

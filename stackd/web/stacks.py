@@ -393,7 +393,9 @@ async def fresh(call: ApiCall, begin: Callable[..., Awaitable[Stack]]) -> Stack:
     with limits.create(call.key.principal.id):
         before = call.changeable
         with limits.per_label.create(before.labels, call.key.among) as uncount:
-            stack = await begin(call.api.context, before.stack_id, by=call.key.principal)
+            stack = await begin(
+                call.api.context, before.stack_id, by=call.key.principal, limits=call.view.limits(before.template)
+            )
             if stack.generation == before.generation:
                 uncount()
     return stack

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from stackd.keys import ApiKey, digest
 from stackd.links import Link, Signer
 from stackd.web.app import ROUTES
 from stackd.web.players import CHALLENGE_SECONDS, MOST_USED, REQUESTS_A_MINUTE, VISITORS_A_MINUTE, solves
-from tests.harness import KEY, Harness, Machine, harness
+from tests.harness import KEY, Client, Harness, Machine, harness, seed
 from tests.players import (
     OTHER_SECRET,
     SECRET,
@@ -28,9 +29,11 @@ from tests.players import (
     solved,
     token_of,
 )
+from tests.templates import PLAIN
 
 OPEN: dict[str, Any] = {"labels": {}, "each": "visitor", "total": 3, "work": 8, "name": "Workshop"}
 NO_STACK = "stack-0000000000000000"
+TENANTS = {"a": "sk-tenant-a-0123456789abcdef", "b": "sk-tenant-b-0123456789abcdef"}
 
 
 @pytest.fixture
@@ -78,6 +81,61 @@ def forged(token: str) -> dict[str, str]:
         "not ASCII": token[:-1] + "é",
         "an API key": KEY,
     }
+
+
+def two_tenants(folder: Path) -> Path:
+    config = folder / "config.toml"
+    entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
+    entries = (entry.format(event, digest(key).hex()) for event, key in TENANTS.items())
+    rights = "templates = ['lab-*']\ntemplates_write = true\n"
+    config.write_text(rights.join(entries) + rights + "[limits]\nstacks_per_label = { player = 1 }\n")
+    return config
+
+
+async def test_a_link_of_the_operators_has_nothing_to_do_with_tenants(tmp_path: Path) -> None:
+    """Player 7 of the operator's is not player 7 of an event, and no tenant can stand in a player's way."""
+    async with harness(tmp_path, settings(tmp_path), config=two_tenants(tmp_path)) as at:
+        a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
+        body = {"labels": {"player": "7"}, "template": "lab-1"}
+        theirs = [(await tenant.post("/stacks", body, 201))["stack_id"] for tenant in (a, b)]
+        assert (await a.call("PUT", "/templates/lab-9", f"{PLAIN}title: Send money\n".encode())).status == 201
+        async with player(at, labels={"player": "7"}) as seat:
+            shown = await seat.look()
+            assert {name: one["status"] for name, one in shown.items()} == {"lab-1": "none", "lab-2": "none"}
+            for stack_id in theirs:
+                for method, path in (("DELETE", ""), ("POST", "/restart"), ("POST", "/extend")):
+                    assert (await seat.call(method, f"/play/stacks/{stack_id}{path}")).status == 404
+            started = (await seat.start())["name"]
+            assert started not in theirs
+            assert (await seat.until("running"))["name"] == started
+
+
+async def test_a_link_with_a_tenants_labels_is_that_tenants(tmp_path: Path) -> None:
+    async with harness(tmp_path, settings(tmp_path), config=two_tenants(tmp_path)) as at, browser(at) as of_b:
+        a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
+        body = {"labels": {"player": "7"}, "template": "lab-1"}
+        theirs = [(await tenant.post("/stacks", body, 201))["stack_id"] for tenant in (a, b)]
+        assert (await a.call("PUT", "/templates/lab-9", f"{PLAIN}title: Send money\n".encode())).status == 201
+        await of_b.enter(await make_link(b, labels={"player": "7"}))
+        async with player(at, labels={"player": "7", "event": "a"}) as of_a:
+            seen = [await one.look() for one in (of_a, of_b)]
+        assert [one["lab-1"]["name"] for one in seen] == theirs
+        assert ["lab-9" in one for one in seen] == [True, False]
+
+
+async def test_the_label_of_open_links_is_theirs_alone(at: Harness) -> None:
+    """An open link counts its stacks by it."""
+    why = "is the label of open links"
+    for name in ("link", "Link"):
+        labels = {"labels": {name: "link-0123456789abcdef", "player": "7"}}
+        await at.refused(400, why, "/stacks", seed() | labels)
+        await at.refused(400, why, "/stacks/batch", {"action": "create", "template": "lab-1", "each": [labels]})
+        await at.refused(400, why, "/links", labels)
+        text = PLAIN.replace("challenge: web-1", f"{name}: x")
+        reply = await at.call("PUT", "/templates/lab-7", text.encode())
+        assert (reply.status, why in reply.text) == (400, True), reply.text
+        with pytest.raises(ValueError, match=why):
+            ApiKey(name="t", sha256=digest("t" * 20), scope="tenant", labels={name: "x"})
 
 
 async def test_a_forged_token_opens_nothing(at: Harness) -> None:

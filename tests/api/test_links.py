@@ -260,7 +260,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a total for one player": ({"total": 5}, "total, the most stacks of all visitors, goes with each"),
     "an open link without a total": ({"labels": {}, "each": "visitor"}, "and each with total"),
     "another each": ({"each": "player", "total": 5}, 'each must be "visitor"'),
-    "an open link with a player": ({"each": "visitor", "total": 5}, "player are given to each visitor"),
+    "an open link with a player": ({"each": "visitor", "total": 5}, "player is given to each visitor"),
     "too much work": (
         {"labels": {}, "each": "visitor", "total": 5, "work": 25},
         "work must be a whole number from 0 to 24",

@@ -14,7 +14,7 @@ from stackd.keys import ApiKey, digest
 from stackd.web.app import ROUTES
 from tests import brakes, templates
 from tests.document import matches
-from tests.harness import Client, Harness, Reply, eventually, harness, seed, until
+from tests.harness import Client, Harness, Reply, eventually, harness, request_for, seed, until
 from tests.streams import Event, Stream, follow
 from tests.templates import PLAIN, folder_with
 
@@ -236,6 +236,14 @@ async def test_the_same_player_of_another_tenant_is_another_one(at: Harness, a: 
     await at.refused(
         409, "", "/stacks", seed() | {"labels": labels | {"event": "c"}}
     )  # an admin's counts the stacks of all
+
+
+async def test_a_restart_of_an_ended_stack_counts_its_tenants_own(a: Client, b: Client) -> None:
+    seven = request_for("registry.example/exit0") | {"labels": {"player": "7"}}
+    ended = (await a.post("/stacks", seven, 201))["stack_id"]
+    await a.until_status(ended, "stopped")
+    await b.create(labels={"player": "7"})
+    await a.do("restart", ended)
 
 
 async def test_an_idempotency_key_is_its_tenants_own(a: Client, b: Client) -> None:

@@ -222,7 +222,7 @@ async def test_a_start_that_fails_leaves_nothing_of_itself(path: Path) -> None:
     await store.ports.release([IDS[1]])
     await accepted(store, 3)  # it has one of the eight ports now
     await store.jobs.create("job-1", IDS[1:3], JobRequest(action=JobAction.RESTART, by=ALICE))
-    start = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by=ALICE, label_limits={})
+    start = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by=ALICE)
     starts = dict.fromkeys(IDS, start)
     begun = await store.jobs.begin_items("job-1", IDS[1:3], starts=starts)
     assert [(stack.stack_id, stack.generation) for stack in begun] == [(IDS[2], 1)]

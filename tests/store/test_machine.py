@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from stackd.errors import StackdError, StoreUnavailable
 from stackd.model import DeleteReason, EventKind, ItemResult, Outcome, Stack, StackStatus
-from stackd.store import Extension, Start, Store
+from stackd.store import CreateLimits, Extension, Start, Store
 from tests.store.building import (
     ALICE,
     HOUR,
@@ -38,7 +38,9 @@ from tests.store.building import (
 T = TypeVar("T")
 
 LOWEST, HIGHEST = 31001, 31008
-START_AGAIN = Start(pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by=ALICE, label_limits={"team": 1})
+START_AGAIN = Start(
+    pod_spec="kind: Pod", kind=EventKind.RESTART_REQUESTED, by=ALICE, limits=CreateLimits(labels={"team": 1})
+)
 numbers = st.integers(0, 7)
 outcomes = st.sampled_from(list(Outcome))
 

@@ -121,7 +121,7 @@ async def test_an_ended_stack_gives_its_names_back(store: Store) -> None:
     (released,) = await store.ports.release([stack_id(1)])
     assert released.ports == before.ports
     await store.stacks.reserve(named(2, "web-1-abc.example.org"))
-    wanted = Start(pod_spec="kind: Pod\n", kind=EventKind.START_REQUESTED, by=ALICE, label_limits={})
+    wanted = Start(pod_spec="kind: Pod\n", kind=EventKind.START_REQUESTED, by=ALICE)
     started = await store.stacks.start(stack_id(1), wanted)
     assert started.node_ports == before.node_ports
     assert re.fullmatch(r"web-1-[a-z2-7]{16}\.example\.org:8443", started.routed[0].host)
