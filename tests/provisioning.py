@@ -19,6 +19,7 @@ from tests.harness import fast_cluster
 ADMIN = User(token="admin", name="admin", rules=(everything(),))
 OURS = "token-of-stackd"
 PATHS = {
+    "Pod": "/api/v1/namespaces/{}/pods",
     "Namespace": "/api/v1/namespaces",
     "ResourceQuota": "/api/v1/namespaces/{}/resourcequotas",
     "LimitRange": "/api/v1/namespaces/{}/limitranges",

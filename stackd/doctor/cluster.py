@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
@@ -20,6 +20,7 @@ from stackd.kube.objects import NodeState, pod_state
 from stackd.kube.policies import CHECKS_POLICY, EGRESS, INGRESS, egress_policy, egress_rules, lets_through, protects
 from stackd.kube.rights import AccessReview, asks, of_account, reviews
 from stackd.kube.routes import kinds_of
+from stackd.kube.wire import JsonObject
 from stackd.lifecycle import nodes
 from stackd.lifecycle.templates import all_templates
 from stackd.model import NODE_PORTS_REMEDY
@@ -277,13 +278,25 @@ async def _room(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
     least = min(bounds, key=itemgetter(0))
     others = "; ".join(f"{why}: {count}" for count, why in bounds if why != least[1])
     text = f"for {least[0]} stacks of {size} ({least[1]}); {others}"
-    findings = [*_without_disk(usable, need, storage), *_refused_disk(config, limit_ranges)]
+    findings = [
+        *_used_up(quotas, need, size),
+        *_without_disk(usable, need, storage),
+        *_refused_disk(config, limit_ranges),
+    ]
     if not least[0]:
         return [fail("room", text, "not even one stack fits"), *findings]
     quota = f"no ResourceQuota in {stacks.namespace} keeps the stacks from taking everything"
     limits = f"no LimitRange in {stacks.namespace} keeps one stack from filling a node's disk"
     findings += [] if quotas else [warn("room", quota, APPLY)]
     return [ok("room", text), *findings, *([] if limit_ranges else [warn("room", limits, APPLY)])]
+
+
+def _used_up(quotas: Sequence[JsonObject], need: nodes.StackResources, size: Size) -> Iterator[Finding]:
+    """What ``_room`` does not show, which counts what fits into an empty cluster."""
+    used_up = [one.why.replace(": ", ", ") for one in nodes.by_quotas(quotas, need, unused=True) if not one.stacks]
+    if used_up:
+        text = f"no more stacks of {size} fit now: quota {' and '.join(used_up)} is used up"
+        yield warn("room", text, "delete stacks, or raise the quota")
 
 
 def _without_disk(usable: list[NodeState], need: nodes.StackResources, storage: nodes.Storage) -> list[Finding]:

@@ -79,6 +79,13 @@ OF_OTHERS = {
     "kind": "ResourceQuota", "metadata": {"name": "others", "namespace": "stacks"},
     "spec": {"hard": {"pods": "0"}, "scopes": ["BestEffort"]},
 }  # fmt: skip
+FOR_ONE = {
+    "kind": "ResourceQuota", "metadata": {"name": "tight", "namespace": "stacks"}, "spec": {"hard": {"pods": "1"}},
+}  # fmt: skip
+ANOTHER = {
+    "kind": "Pod", "metadata": {"name": "another", "namespace": "stacks"},
+    "spec": {"containers": [{"name": "a", "image": "a/b", "resources": {"limits": {"cpu": "1m", "memory": "1Mi"}}}]},
+}  # fmt: skip
 POLICIES = [("policies", FAIL, "manifests"), ("policies", WARN, "manifests")]
 Expected = list[tuple[str, Level, str]]
 CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], dict[str, str], Expected]] = {
@@ -107,6 +114,10 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
     ),
     "one node without disk": (
         None, {"nodes": (DISKLESS, NodeSpec(name="other"))}, {}, [("room", WARN, "and diskless reports none")],
+    ),
+    "a quota that is used up": (
+        lambda documents: [*documents, FOR_ONE, ANOTHER], {}, {},
+        [("room", WARN, "no more stacks of 100m CPU and 128Mi fit now: quota tight, pods is used up")],
     ),
     "too much disk": (
         None, {}, {DISK: "8Gi"}, [("room", FAIL, "LimitRange stacks refuses a container more than 2Gi")],
