@@ -35,3 +35,20 @@ async def say(at: Harness, raw: bytes) -> bytes:
     async with connected(at) as (reader, writer):
         writer.write(raw)
         return await everything(reader)
+
+
+@asynccontextmanager
+async def saying(*replies: bytes) -> AsyncIterator[str]:
+    """The address of a server that gives one of these answers to each request, and closes its connection."""
+    left = iter(replies)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        await reader.readexactly(
+            int(head.partition(b"content-length:")[2].split()[0]) if b"content-length:" in head else 0
+        )
+        writer.write(next(left))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -74,9 +74,14 @@ def _command(action: Any, text: str, example: str = "", *, starts: bool = False)
         bulk = _Bulk(client, action, ttl or None)
         jobs, total = bulk.begun(stack_ids, chosen, sure=options["yes"] or action in HARMLESS)
         if not total:
-            click.echo(f"no stack matches: nothing to {action}", err=True)
+            _print_jobs(jobs, output)
+            nothing = f"no stack matches: nothing to {action}"
+            if action != "delete":
+                raise click.ClickException(nothing)
+            click.echo(nothing, err=True)
         elif options["no_wait"]:
-            click.echo("\n".join(job.job_id for job in jobs))
+            if not _print_jobs(jobs, output):
+                click.echo("\n".join(job.job_id for job in jobs))
         else:
             named = bool(stack_ids) and stack_ids != ("-",)
             _follow(bulk, jobs, total, output, named=named, settles=options.get("wait", False))
@@ -194,8 +199,9 @@ def _follow(
     with interruptible(f"{_continuing(jobs)} to {action} {counted(total, 'stack')}"):
         jobs = finished(action, bulk.read, jobs, total)
         jobs = [_settled(bulk, job) if settles else job for job in jobs]
-    for job in jobs:
-        _print_job(job, came_of(job, DONE[action]) if settles else f"{job.done} {DONE[action]}", output)
+    if not _print_jobs(jobs, output):
+        for job in jobs:
+            _print_job(job, came_of(job, DONE[action]) if settles else f"{job.done} {DONE[action]}", output)
     undone = sum(job.failed + (job.not_found if named or action != "delete" else 0) for job in jobs)
     broken = sum(job.outcome.statuses.get("failed", 0) for job in jobs if settles and job.outcome)
     if broken and not undone:
@@ -212,11 +218,17 @@ def finished(action: str, read: Callable[[str], Job], jobs: list[Job], total: in
     """Wait until the jobs have finished, and return them; a terminal shows a progress bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from stackd.client import ClientError
+
     columns = (TextColumn(action), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console(), transient=True, disable=not is_terminal()) as progress:
         bar = progress.add_task("", total=total)
         while True:
-            jobs = [job if job.finished else read(job.job_id) for job in jobs]
+            try:
+                jobs = [job if job.finished else read(job.job_id) for job in jobs]
+            except ClientError:
+                click.echo(f"{_continuing(jobs)}; see: stackd activity", err=True)
+                raise
             progress.update(bar, completed=sum(job.done + job.not_found + job.failed for job in jobs))
             if all(job.finished for job in jobs):
                 return jobs
@@ -249,9 +261,13 @@ def came_of(job: Job, done: str) -> str:
     return f"{job.done} {done}: {', '.join(parts)}"
 
 
+def _print_jobs(jobs: list[Job], output: str | None) -> bool:
+    """Print jobs as JSON, if that is the output: the job, or ``{"jobs": […]}`` if there is not exactly one."""
+    raw = [job.raw for job in jobs]
+    return printed(raw[0] if len(raw) == 1 else {"jobs": raw}, output, raw)
+
+
 def _print_job(job: Job, done: str, output: str | None) -> None:
-    if printed(job.raw, output):
-        return
     counts = (done, f"{job.not_found} not found", f"{job.failed} failed")
     click.echo("\t".join([job.job_id, *(() if output == "name" else counts)]))
     reasons: dict[str, list[str]] = {}

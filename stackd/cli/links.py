@@ -11,6 +11,7 @@ import html
 import io
 import secrets
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ VERBS = {
 }
 SECRET_BYTES = 32
 LONGEST_NAME = 40
+MADE = ("link_id", "url", "expires_at")
 SHEET = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>
@@ -96,48 +98,76 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
     if players is None:
         name = {"name": options["name"]} if options["name"] else {}
         body |= {"each": "visitor", "total": options["visitors"]} if options["visitors"] else {}
-        link = client.create_link({**body, **name, "labels": labels})
+        link = _patiently(client, {**body, **name, "labels": labels})
         wanted: list[tuple[Mapping[str, str], NewLink]] = [({"name": link.name}, link)]
         if not (output or as_html):
             click.echo(link.url)
             return
     else:
         people = read_players(players)
-        with interruptible("the links that are printed above work; revoke them with: stackd links revoke"):
-            made = _made(client, people, body, labels)
-            if not (output or as_html):
-                _print_csv(people[0], made)
-                return
-            wanted = list(made)
+        wanted = []
+        try:
+            with interruptible("the links that are printed work; revoke them with: stackd links revoke"):
+                for columns, link in _made(client, people, body, labels):
+                    wanted.append((columns, link))
+                    if not (output or as_html):
+                        _print_csv(columns, link, head=len(wanted) == 1)
+        except BaseException:
+            if wanted:
+                count = f"{len(wanted)} of {render.counted(len(people), 'link')}"
+                click.echo(f"{count} are made and printed; leave their players out of the file for the rest", err=True)
+                _print(wanted, output, as_html=as_html)
+            raise
+    _print(wanted, output, as_html=as_html)
+
+
+def _print(wanted: list[tuple[Mapping[str, str], NewLink]], output: str | None, *, as_html: bool) -> None:
+    """Print links as a sheet or as JSON; those of CSV are printed as soon as there is one."""
     if as_html:
         click.echo(sheet(wanted), nl=False)
-        return
-    entries = [{**columns, **link.raw} for columns, link in wanted]
-    render.printed({"links": entries}, output, entries)
+    elif output:
+        entries = [{**columns, **link.raw} for columns, link in wanted]
+        render.printed({"links": entries}, output, entries)
 
 
 def _made(
     client: Client, people: list[Player], body: Mapping[str, Any], labels: Mapping[str, str]
 ) -> Iterator[tuple[Mapping[str, str], NewLink]]:
-    """A link for each player, made one after the other."""
+    """A link for each player, made one after the other, as fast as the key's limits allow."""
     for one in people:
-        called = {key.lower(): text for key, text in one.columns.items()}.get("name", "") or one.player
-        request = {**body, "name": called[:LONGEST_NAME], "labels": {**labels, PLAYER: one.player}}
-        yield one.columns, client.create_link(request)
+        called = _name({key.lower(): text for key, text in one.columns.items()}.get("name", "")) or one.player
+        request = {**body, "name": called[:LONGEST_NAME].strip(), "labels": {**labels, PLAYER: one.player}}
+        yield one.columns, _patiently(client, request)
 
 
-def _print_csv(first: Player, made: Iterator[tuple[Mapping[str, str], NewLink]]) -> None:
-    """The file of the players again, with a link in each line, which is printed as soon as there is one."""
-    names = [*first.columns, "link_id", "url", "expires_at"]
-    for number, (columns, link) in enumerate(made):
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, names, restval="", extrasaction="ignore", lineterminator="\n")
-        if not number:
-            writer.writeheader()
-        found = {**columns, **{name: str(link.raw[name]) for name in ("link_id", "url", "expires_at")}}
-        writer.writerow({name: _inert(text) for name, text in found.items()})
-        click.echo(lines.getvalue(), nl=False)
-        sys.stdout.flush()
+def _patiently(client: Client, request: Mapping[str, Any]) -> NewLink:
+    """The link, once the limits of the key allow it."""
+    from stackd.client import Busy
+    from stackd.client.attempts import TOO_MANY
+
+    while True:
+        try:
+            return client.create_link(request)
+        except Busy as error:
+            if error.status != TOO_MANY:
+                raise
+            click.echo(f"{error.sentence}: the next link is made in {error.retry_after:g} s", err=True)
+            time.sleep(max(1.0, error.retry_after))
+
+
+def _name(cell: str) -> str:
+    """The cell as the name of a link, which has printable characters and single spaces."""
+    return " ".join("".join(each if each.isprintable() else " " for each in cell).split())
+
+
+def _print_csv(columns: Mapping[str, str], link: NewLink, *, head: bool) -> None:
+    """A line of the players' file again, with the link."""
+    cells, lines = {**columns, **{name: str(link.raw[name]) for name in MADE}}, io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerows([cells] if head else [])
+    writer.writerow(map(_inert, cells.values()))
+    click.echo(lines.getvalue(), nl=False)
+    sys.stdout.flush()
 
 
 def _inert(text: str) -> str:

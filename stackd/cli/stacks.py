@@ -53,7 +53,7 @@ VERBS = {
 FOLLOW_SECONDS = 1.0
 FOLLOWED_LINES = 10_000
 CHOSEN = {None: render.LISTED, "wide": render.WIDE, "name": ("stack_id",)}
-"""The fields to request by the form of the output; the JSON forms have those that the API returns by default."""
+"""The fields to request by the form of the output; the JSON forms have all."""
 
 PORT = "CONTAINER_PORT[/PROTOCOL or /ROUTE]"
 
@@ -80,7 +80,9 @@ def list_stacks(client: Client, stack_ids: tuple[str, ...], output: str | None, 
     """List the stacks, or those with these ids: a table, or in a pipe one line each with tabs between the fields."""
     if stack_ids and any(chosen.values()):
         raise click.UsageError("name stacks, or choose them with --label, --status, --node or --template")
-    listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(**chosen, fields=CHOSEN.get(output))
+    listed = [client.get(checked(one)) for one in stack_ids] or client.stacks(**chosen, fields=CHOSEN.get(output, ()))
+    if not listed:
+        click.echo("no stack matches" if any(chosen.values()) else "there are no stacks", err=True)
     render.print_stacks([stack.raw for stack in listed], output)
 
 
@@ -274,7 +276,7 @@ TIMELINE = (
               shell_complete=label_complete)  # fmt: skip
 @click.option(
     "--players", type=click.Path(dir_okay=False, allow_dash=True), metavar="FILE",
-    help='With --template, a stack for each player: a CSV file with a column "player", or one player a line.',
+    help='With --template, for each player who has none, a stack: a CSV file with a column "player"; - is standard input.',
 )  # fmt: skip
 @click.option(
     "--env", "env", multiple=True, metavar="NAME=VALUE", help="A variable that the template lets a create set."
@@ -304,6 +306,8 @@ def create(client: Client, source: str | None, output: str | None, **options: An
         timeout = options["timeout"] if options["wait"] else None
         create_for(client, options["players"], body, output, timeout=timeout)
         return
+    from stackd.client import StackEnded
+
     if options["return_existing"]:
         body["if_exists"] = "return"
     if options["dry_run"]:
@@ -313,9 +317,20 @@ def create(client: Client, source: str | None, output: str | None, **options: An
     with interruptible("the stack may have been created; see: stackd stacks list"):
         created = client.create_from(body)
     stack = dict(created.raw)
-    if options["wait"]:
-        with interruptible(f"{created.stack_id} still exists; delete it with: stackd stacks delete {created.stack_id}"):
-            stack |= client.wait(created, timeout=options["timeout"]).raw
+    try:
+        if options["wait"]:
+            still = f"{created.stack_id} still exists; delete it with: stackd stacks delete {created.stack_id}"
+            with interruptible(still):
+                stack |= client.wait(created, timeout=options["timeout"]).raw
+    except StackEnded as error:
+        stack |= error.stack.raw
+        raise
+    finally:
+        _print_created(stack, output)
+
+
+def _print_created(stack: render.Fields, output: str | None) -> None:
+    """Print what was created, also if it does not come to run: its generated values are shown to nobody a second time."""
     _warn(stack)
     values = stack.get("values") or {}
     if render.printed(stack, output):
@@ -326,7 +341,7 @@ def create(client: Client, source: str | None, output: str | None, **options: An
         _print_detail(stack)
         render.print_facts(values.items())
     else:
-        shown = [f"{name}={printable(value)}" for name, value in values.items()]  # nobody gets them a second time
+        shown = [f"{name}={printable(value)}" for name, value in values.items()]
         click.echo("\t".join([stack["stack_id"], stack["status"], *render.addresses(stack), *shown]))
 
 

@@ -45,17 +45,19 @@ class Shown:
     key: LinkKey
 
     def everything(self) -> bytes:
-        """The answer of ``GET /play/stacks``: an entry for each template, then the stacks without one."""
+        """The answer of ``GET /play/stacks``: for each template its stacks that have not ended, or the last one that has, or
+        an entry without one; then the stacks without a template.
+        """
         own = self._own()
-        newest = {stack.template: stack for stack in own if stack.ended} | {
-            stack.template: stack for stack in own if not stack.ended
+        names = {
+            *filter(self.key.may_use, self.context.settings.templates),
+            *(each.template for each in own if each.template),
         }
-        names = {*filter(self.key.may_use, self.context.settings.templates), *(name for name in newest if name)}
-        newest |= {name: stack for name in names if (stack := self._shared(name)) is not None}
-        entries = [
-            self._stack(newest[name]) if name in newest else self._nothing(name, own)
-            for name in sorted(names, key=self._order)
-        ]
+        entries = []
+        for name in sorted(names, key=self._order):
+            shared, of_it = self._shared(name), [stack for stack in own if stack.template == name]
+            found = [shared] if shared else [stack for stack in of_it if not stack.ended] or of_it[-1:]
+            entries += [self._stack(stack) for stack in found] or [self._nothing(name, own)]
         entries += [self._stack(stack) for stack in own if not stack.template]
         link = self.key.link
         about = {

@@ -123,6 +123,19 @@ async def test_at_the_limit_another_stack_makes_way_if_the_player_says_so(at: Ha
         assert (await seat.start("lab-2", 200, replace=name))["name"] == entry["name"]  # the answer was lost
 
 
+async def test_each_stack_that_counts_is_shown(at: Harness) -> None:
+    """Also a second one of a template, which an organiser has created: the player has to be able to stop either of them."""
+    async with player(at, labels={"player": "seat-12"}, stacks=2) as seat:
+        mine = (await seat.start())["name"]
+        other = (await at.create({"template": "lab-1", "labels": {"player": "seat-12"}}))["stack_id"]
+        for name in (mine, other):
+            await at.until_status(name, "running")
+        shown = [one for one in (await seat.call("GET", "/play/stacks")).json["stacks"] if one["template"] == "lab-1"]
+        assert [one["name"] for one in shown] == [mine, other]
+        await seat.call("DELETE", f"/play/stacks/{other}")
+        assert (await seat.look())["lab-1"]["name"] == mine
+
+
 async def test_a_stack_is_not_stopped_for_one_that_cannot_be_started(at: Harness) -> None:
     async with player(at) as seat:
         name = (await seat.start())["name"]

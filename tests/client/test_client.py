@@ -39,6 +39,7 @@ from stackd.contract import EPOCH, JobStatus, NewLink
 from tests.certificates import authority
 from tests.gate import gate
 from tests.harness import KEY, Harness, eventually, harness, request_for, seed
+from tests.raw import saying
 
 POD = seed()["pod_spec"]
 
@@ -289,20 +290,6 @@ async def test_a_redirect_or_a_page_is_not_taken_for_text(kind: Any) -> None:
                 with pytest.raises(api.BadAnswer, match=r"the server is not stackd .*(leads to /login|HTTP 200)"):
                     await ask(*words)
             await ask("close")
-
-
-@asynccontextmanager
-async def saying(*replies: bytes) -> AsyncIterator[str]:
-    """The address of a server that gives one of these answers to each connection, and closes it."""
-    left = iter(replies)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(next(left))
-        writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def test_a_stream_goes_on_while_stackd_restarts(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stackd.config import load
 from tests.harness import harness
 from tests.players import browser, settings
+from tests.raw import saying
 from tests.unit.cli.conftest import Shell
 
 PLAYERS = "Player;Name;Mail\nseat-1;Mia Meier;mia@school.example\nseat-2;=1+1;\n"
@@ -72,6 +75,51 @@ async def test_a_sheet_has_a_code_for_each_link_and_loads_nothing(shell: Shell) 
     assert set(re.findall(r'(?:src|href)="([^#"]*)', sheet)) == {"http://stackd.example/play"}
 
 
+def reply(status: int, body: dict[str, Any], more: str = "") -> bytes:
+    text = json.dumps(body).encode()
+    head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n{more}"
+    return f"{head}Content-Length: {len(text)}\r\n\r\n".encode() + text
+
+
+def link(number: int) -> bytes:
+    made = {"link_id": f"link-{number}", "url": f"http://x/play#{number}", "name": f"seat-{number}"}
+    return reply(201, {**made, "expires_at": "2030-01-01T00:00:00Z"})
+
+
+THREE = "player\nseat-1\nseat-2\nseat-3\n"
+BUSY = reply(429, {"error": "too fast", "code": "too_many_requests"}, "Retry-After: 1\r\n")
+BROKEN = reply(500, {"error": "internal server error", "code": "internal_error"})
+
+
+async def test_a_class_gets_its_links_however_slowly_the_key_may_make_them(shell: Shell) -> None:
+    async with saying(link(1), BUSY, link(2), link(3)) as url:
+        words = ("create", "--players", "-")
+        result = await shell.any_command("links", *words, stdin=THREE, STACKD_URL=url)
+    assert (result.exit_code, result.stdout.count("http://x/play#")) == (0, 3)
+    assert "too fast: the next link is made in 1 s" in result.stderr
+
+
+@pytest.mark.parametrize("form", [(), ("--html",), ("--json",), ("-o", "jsonl")])
+async def test_no_link_that_was_made_is_lost_with_an_error(shell: Shell, form: tuple[str, ...]) -> None:
+    """stackd shows it to nobody again."""
+    async with saying(link(1), link(2), BROKEN) as url:
+        result = await shell.any_command("links", "create", "--players", "-", *form, stdin=THREE, STACKD_URL=url)
+    assert (result.exit_code, "internal server error" in result.stderr) == (1, True)
+    assert "2 of 3 links are made and printed" in result.stderr
+    assert all(f"http://x/play#{number}" in result.stdout for number in (1, 2))
+    if "--json" in form:
+        assert [one["player"] for one in json.loads(result.stdout)["links"]] == ["seat-1", "seat-2"]
+
+
+async def test_a_name_is_one_that_a_page_can_show(shell: Shell) -> None:
+    """A spreadsheet puts line separators, no-break spaces and byte order marks into cells."""
+    table = "player;name\nseat-1;Mia\u2028Meier\u00a0 \u200b\nseat-2;" + "long name " * 5 + "\n"
+    rows = list(csv.DictReader(io.StringIO(await good(shell, "create", "--players", "-", stdin=table))))
+    assert [row["player"] for row in rows] == ["seat-1", "seat-2"]
+    listed = json.loads(await good(shell, "list", "--json"))["links"]
+    assert [one["name"] for one in listed] == ["Mia Meier", ("long name " * 4).strip()]
+
+
 async def test_one_link_and_an_open_one_are_printed_alone(shell: Shell) -> None:
     url = await good(shell, "create", "--label", "player=seat-12", "--name", "Seat 12", "--stacks", "2")
     assert re.fullmatch(r"http://stackd\.example/play#\S+\n", url)
@@ -84,8 +132,8 @@ async def test_one_link_and_an_open_one_are_printed_alone(shell: Shell) -> None:
     assert "labels" in await failing(shell, "create", "--name", "nobody")
     assert "there is no template nope" in await failing(shell, "create", "--template", "nope", "--label", "team=7")
     said = await failing(shell, "create", "--players", "-", stdin="seat,name\n1,Mia\n")
-    assert '-:1: there is no column "player", only seat, name' in said
-    assert "leave out --name" in await failing(shell, "create", "--players", "-", "--name", "x", stdin="a")
+    assert '-:1: one column "player" is expected, not seat, name' in said
+    assert "leave out --name" in await failing(shell, "create", "--players", "-", "--name", "x", stdin="player\na")
 
 
 async def test_a_rotation_ends_all_links_or_keeps_them_once(shell: Shell, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from stackd.cli.output import line
 from stackd.cli.stacks import TIMELINE, added
 from stackd.cli.watch import WatchedStacks, view
 from stackd.client import AsyncClient, Client, Plan
-from stackd.contract import decode
+from stackd.contract import STACK_FIELDS, decode
 from tests.brakes import MANY, running, until_held, unverify, vanish
 from tests.harness import KEY, Harness, eventually, request_for, seed
 from tests.unit.cli.conftest import Shell
@@ -168,7 +168,8 @@ async def test_stacks_come_in_each_form(shell: Shell) -> None:
     stack = await shell.at.create(seed() | {"labels": {"team": "7"}})
     stack_id = stack["stack_id"]
     await shell.at.until_status(stack_id, "running")
-    everything = (await shell.at.call("GET", "/stacks")).json
+    everything = (await shell.at.call("GET", f"/stacks?fields={','.join(STACK_FIELDS)}")).json
+    assert everything["stacks"][0].keys() >= {"labels", "status_reason", "ended"}
     assert json.loads(await shell.good("list", "-o", "json")) == everything
     assert [json.loads(line) for line in (await shell.good("list", "-o", "jsonl")).splitlines()] == everything["stacks"]
     assert await shell.good("list", "-o", "name") == f"{stack_id}\n"

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from stackd.cli import stackd
 from stackd.contract import LONGEST_NAME
-from tests.harness import harness, request_for, seed
+from tests.harness import harness, request_for, seed, until
 from tests.templates import PLAIN, WEB, folder_with
 from tests.unit.cli.conftest import Shell
 
@@ -308,20 +308,20 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
             assert "FLAG=flag{" in values
             assert stack["labels"]["room"] == "b12"
         at.reload("limits", stacks_per_label={"player": 1})
-        result = await shell.run(*words[:-1], "-", stdin="seat-3\nseat-2\n")
+        await at.create({"template": "lab-1", "labels": {"player": "seat-9", "room": "c1"}})
+        result = await shell.run(*words[:-1], "-", stdin="player\nseat-3\nseat-9\n")
         assert result.exit_code == 1
-        assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["seat-3", "seat-2"]
-        assert "-:2: label player=seat-2 has 1 of 1 stacks" in result.stderr
+        assert [line.split("\t")[0] for line in result.stdout.splitlines()] == ["seat-3", "seat-9"]
+        assert "-:3: label player=seat-9 has 1 of 1 stacks" in result.stderr
         assert result.stderr.endswith("Error: 1 of 2 failed\n")
-        document = json.loads(await shell.good(*words[:-1], "-", "--json", stdin="seat-4\n"))
+        document = json.loads(await shell.good(*words[:-1], "-", "--json", stdin="player\nseat-4\n"))
         assert [(one["player"], one["outcome"]) for one in document["results"]] == [("seat-4", "done")]
-        assert (await shell.good(*words[:-1], "-", "-o", "name", stdin="seat-5\n")).startswith("stack-")
+        assert (await shell.good(*words[:-1], "-", "-o", "name", stdin="player\nseat-5\n")).startswith("stack-")
         for text, complaint in {
-            "": "- has no players",
             "player\n": "- has no players",
-            "a b\n": "-:1: player 'a b': letters, digits",
+            "player\na b\n": "-:2: player 'a b': letters, digits",
             "name,player\nA,x\nB,\n": "-:3: player ''",
-            "x\ny\nX\n": "-:3: player X stands in line 1, too",
+            "player\nx\ny\nX\n": "-:4: player X stands in line 2, too",
         }.items():
             assert complaint in await shell.failing(2, *words[:-1], "-", stdin=text)
         (tmp_path / "templates" / "lab-1.yaml").write_text(WEB.replace("nginx:stable", "nginx:alpine"))
@@ -332,3 +332,68 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
         assert "nginx:alpine" in (await at.stack(named["stack_id"]))["pod_spec"]
         assert "goes with --template" in await shell.failing(2, "create", "-f", "-", "--players", "-", stdin="x")
         assert len(await at.listed()) == 5
+
+
+async def test_who_has_a_stack_of_the_template_is_skipped(tmp_path: Path) -> None:
+    """A student uses it: a second one would hide it on the page."""
+    async with harness(tmp_path, folder_with(tmp_path, lab_1=WEB, lab_2=PLAIN)) as at:
+        shell, table = Shell(at=at, home=tmp_path), "player\nseat-1\nseat-2\nseat-3\nseat-4\n"
+        own = (await at.create({"template": "lab-1", "labels": {"player": "seat-1"}}))["stack_id"]
+        await at.create({"template": "lab-2", "labels": {"player": "seat-2"}})
+        await at.create({"template": "lab-1", "labels": {"player": "seat-2", "room": "c1"}})
+        ended = (await at.create({"template": "lab-1", "labels": {"player": "seat-3"}}))["stack_id"]
+        await at.delete_object("pods", ended)
+        await until(lambda: at.stack(ended), lambda seen: seen["ended"])
+        words = ("create", "--template", "lab-1", "--label", "room=b12", "--players", "-")
+        first = await shell.run(*words, stdin=table)
+        assert [line.split("\t")[0] for line in first.stdout.splitlines()] == ["seat-2", "seat-3", "seat-4"]
+        assert first.stderr == "1 player with a stack of lab-1 already: skipped seat-1\n"
+        again = await shell.run(*words, "--json", stdin=table)
+        assert (again.exit_code, "4 players with a stack" in again.stderr) == (0, True)
+        document = json.loads(again.stdout)
+        assert (document["results"], document["skipped"]["seat-1"], len(document["skipped"])) == ([], own, 4)
+        assert len(await at.listed()) == 7
+
+
+async def test_json_is_json_whatever_happens(shell: Shell) -> None:
+    assert json.loads(await shell.good("list", "--label", "team=7", "--json")) == {"stacks": []}
+    for words, code in ((("delete", "--all", "--yes"), 0), (("extend", "--status", "stopped", "1m"), 1)):
+        result = await shell.run(*words, "--json")
+        assert (result.exit_code, json.loads(result.stdout)) == (code, {"jobs": []})
+        assert "no stack matches: nothing to " in result.stderr
+    matching = await shell.run("extend", "--label", "team=7", "1m", "--json")
+    assert (matching.exit_code, json.loads(matching.stdout)["total"]) == (1, 0)
+    made = [(await shell.at.create(seed() | {"labels": {"team": "7"}}))["stack_id"] for _ in range(2)]
+    job = json.loads(await shell.good("extend", "--label", "team=7", "1m", "--no-wait", "--json"))
+    assert (job["action"], job["total"]) == ("extend", 2)
+    job = json.loads(await shell.good("delete", *made, "--no-wait", "--json"))
+    assert (await shell.at.finished_job(job["job_id"]))["deleted"] == 2
+
+
+async def test_several_jobs_are_one_document(tmp_path: Path) -> None:
+    async with harness(tmp_path, {"STACKD_BATCH_DELETE__MAX_IDS": "2"}) as at:
+        shell, made = Shell(at=at, home=tmp_path), [(await at.create())["stack_id"] for _ in range(3)]
+        document = json.loads(await shell.good("delete", *made, "--json"))
+        assert sum(job["deleted"] for job in document["jobs"]) == 3
+
+
+async def test_a_choice_that_matches_nothing_says_so(shell: Shell) -> None:
+    """A mistyped label extends nothing, and a script has to notice."""
+    for words, code, said in (
+        (("list",), 0, "there are no stacks\n"),
+        (("list", "--label", "team=7"), 0, "no stack matches\n"),
+        (("extend", "--label", "chalenge=web-1", "30m"), 1, "Error: no stack matches: nothing to extend\n"),
+        (("delete", "--label", "team=7", "--yes"), 0, "no stack matches: nothing to delete\n"),
+    ):
+        result = await shell.run(*words)
+        assert (result.exit_code, result.stdout, result.stderr) == (code, "", said)
+
+
+async def test_what_was_created_is_printed_also_if_it_does_not_run(tmp_path: Path) -> None:
+    """Its flag is shown to nobody a second time."""
+    fails = WEB.replace("nginx:stable", "registry.example/badname")
+    async with harness(tmp_path, folder_with(tmp_path, web_1=fails)) as at:
+        result = await Shell(at=at, home=tmp_path).run("create", "-t", "web-1", "--wait", "--json")
+        stack = json.loads(result.stdout)
+        assert (result.exit_code, stack["status"], "FLAG" in stack["values"]) == (1, "failed", True)
+        assert stack["stack_id"] in result.stderr

@@ -63,6 +63,16 @@ async def test_a_solver_on_this_machine(shell: Shell) -> None:
     assert (code, "good.sh" in seen["good"]["message"]) == (1, True)
 
 
+async def test_a_solver_cannot_try_a_stack_without_an_address(shell: Shell) -> None:
+    """The nodes have no public one, and nobody has named any."""
+    shell.at.reload("stacks", address_types=["ExternalDNS"])
+    code, seen = await tried(shell, "good", "--solver", "/bin/true")
+    assert (code, seen["good"]["result"]) == (1, "failed")
+    assert seen["good"]["message"].startswith("the stack has no address: no public one of node embedded-worker")
+    assert "stacks.public_ips" in seen["good"]["message"]
+    assert await shell.at.listed() == []
+
+
 async def test_a_stack_that_does_not_run_fails(shell: Shell) -> None:
     folder_with(shell.home, good=WEB.replace("nginx:stable", "registry.example/notready") + CHECK)
     shell.at.reload_templates()

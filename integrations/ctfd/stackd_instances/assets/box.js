@@ -250,8 +250,10 @@ export class Box {
 export function arrange(list, make) {
   const boxes = new Map();
   return (/** @type {State[]} */ states) => {
+    const keys = new Set();
     for (const [place, state] of states.entries()) {
-      const key = state.template || state.name;
+      const key = keys.has(state.template) ? state.name : state.template || state.name;
+      keys.add(key);
       const box = boxes.get(key) ?? make(state);
       boxes.set(key, box);
       if (list.children[place] !== box.host) list.insertBefore(box.host, list.children[place] ?? null);
