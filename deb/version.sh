@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # version.sh [TREE]: print the version of this checkout as Python's packaging has it (PEP 440); write it into a copy of it in TREE.
-# At the tag v1.0.0 that is what stackd/version.py says; elsewhere 1.0.0.dev20261130+g1a2b3c4, by the day and the hash of the
+# At the tag v1.0.0 that is what stackd/version.py says; elsewhere 1.0.0.dev20261130184205+g1a2b3c4, by the time and hash of the
 # commit, with .dirty at its end if files were changed since. After v1.0.0 there is none until the line is raised. A source archive
 # has no history, and says what it was built as.
 set -euo pipefail
@@ -21,8 +21,8 @@ if [[ -e .git && $version != *.dev* ]]; then
       exit 1
     fi
     if [[ -n $changed || -z $tagged ]]; then
-      day=$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d)
-      version+=.dev$day+g${hash:0:7}${changed:+.dirty}
+      at=$(TZ=UTC git log -1 --format=%cd --date=format-local:%Y%m%d%H%M%S)  # two builds of a day are sorted, too
+      version+=.dev$at+g${hash:0:7}${changed:+.dirty}
     fi
   fi
 fi

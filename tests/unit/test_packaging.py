@@ -108,7 +108,7 @@ def test_a_build_has_the_version_of_its_tag_and_off_a_tag_one_of_its_own(tmp_pat
     assert version(tmp_path) == __version__  # no commit yet
     git("add", "deb", "stackd")
     git("commit", "--message", "First")
-    off_the_tag = f"{__version__}.dev20261201+g{git('rev-parse', 'HEAD')[:7]}"
+    off_the_tag = f"{__version__}.dev20261201043000+g{git('rev-parse', 'HEAD')[:7]}"
     assert version(tmp_path) == off_the_tag
     assert str(Version(off_the_tag)) == off_the_tag
     git("tag", f"v{__version__}0")
