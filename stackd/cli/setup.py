@@ -34,12 +34,13 @@ from stackd.config.credentials import API_KEY, KUBECONFIG, PLAY_SECRET
 from stackd.doctor import running, service
 from stackd.doctor.cluster import Size
 from stackd.doctor.running import LocalDaemon
-from stackd.errors import ClusterError, ClusterUnavailable, ConfigError, StackdError
+from stackd.errors import ClusterError, ClusterRefused, ClusterUnavailable, ConfigError, StackdError
 from stackd.files import read_keys, write_private
 from stackd.keys import new_key
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget, load_credentials
 from stackd.kube.objects import NodeState
+from stackd.kube.wire import REJECTED
 from stackd.lifecycle.nodes import remarks, selected
 from stackd.lifecycle.nodes import selector as selector_text
 from stackd.printable import printable
@@ -563,6 +564,12 @@ async def _attempt(setup: _Setup, name: str, work: Awaitable[T]) -> T | None:
         _line("failed", name, "; ".join(error.mistakes), f"fix {setup.path}, then run this again")
     except click.ClickException as error:
         _line("failed", name, error.message, RERUN)
+    except ClusterRefused as error:
+        if setup.admin is None or error.sentence != REJECTED:
+            _line("failed", name, str(error), RERUN)
+        else:  # what is asked with stackd's own credentials is handled there
+            refused = f"Kubernetes refuses the account of {setup.admin_kubeconfig}: {error.detail}"
+            _line("failed", name, refused, "name a cluster administrator's with --admin-kubeconfig, or use --no-admin")
     except (StackdError, OSError) as error:
         _line("failed", name, str(error), RERUN)
     return None

@@ -208,6 +208,8 @@ async def test_who_lacks_a_right_gets_its_name_or_the_commands(site: Site, monke
     result = await site.setup("--yes", "--node", "one", admin="reader")
     assert (result.exit_code, states(result)["cluster"]) == (1, "failed")
     assert "no right to create namespaces" in result.stdout
+    assert "Kubernetes refuses the account of" in " ".join(result.stdout.split())
+    assert "stackd's credentials" not in result.stdout, "it is the administrator's account"
     assert not site.beside("kubeconfig").exists()
     for name in ("api-key", "play-secret"):
         site.beside(name).unlink()
