@@ -328,10 +328,10 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
         at.reload_templates()
         (named, *_) = stacks.values()
         assert (await shell.good("renew", named["stack_id"])).startswith(f"{named['stack_id']}\t")
-        assert "5 renewed\t0 not found\t0 failed" in await shell.good("renew", "--template", "lab-1", "--yes")
+        assert "6 renewed\t0 not found\t0 failed" in await shell.good("renew", "--template", "lab-1", "--yes")
         assert "nginx:alpine" in (await at.stack(named["stack_id"]))["pod_spec"]
         assert "goes with --template" in await shell.failing(2, "create", "-f", "-", "--players", "-", stdin="x")
-        assert len(await at.listed()) == 5
+        assert len(await at.listed()) == 6
 
 
 async def test_who_has_a_stack_of_the_template_is_skipped(tmp_path: Path) -> None:
