@@ -37,6 +37,10 @@ _ACTED_ON = frozenset(
 _ACTED_ON_FAMILIES = ("io.kubernetes.", "io.cilium.")
 """Names without a prefix that kubelets use to instruct runtimes, and networks to instruct their agents."""
 
+_OF_ANY_NODE = frozenset({"kubernetes.io/arch", "kubernetes.io/os"})
+_KUBERNETES = (".kubernetes.io", ".k8s.io")
+_OF_ONE_NODE = frozenset({"hostname", "instance-id"})
+
 _VOLUME_FIELDS = frozenset(f"metadata.{field}" for field in ("name", "namespace", "uid", "labels", "annotations"))
 _OWN = "spec.nodeName spec.serviceAccountName status.hostIP status.hostIPs status.podIP status.podIPs"
 _ENV_FIELDS = frozenset({"metadata.name", "metadata.namespace", "metadata.uid", *_OWN.split()})
@@ -67,6 +71,16 @@ def keeps_running(path: str, container: Json) -> bool:
     return path.startswith("spec.containers[") or container.get("restartPolicy") == "Always"
 
 
+def is_of_the_cluster(key: str) -> bool:
+    """Whether a node's label says which node it is, or where: those are Kubernetes', storage drivers' and clouds'.
+
+    By the others, which the operator sets, a pod spec chooses a kind of node; it needs to know what its images run on, too.
+    """
+    prefix, _, name = key.rpartition("/")
+    of_kubernetes = f".{prefix}".endswith(_KUBERNETES) and key not in _OF_ANY_NODE
+    return of_kubernetes or prefix.startswith("topology.") or name in _OF_ONE_NODE
+
+
 def _items(owner: Json, field: str, path: str) -> Iterator[tuple[str, Any]]:
     """The items of a list with their paths."""
     for index, item in enumerate(owner.get(field, ())):
@@ -95,7 +109,10 @@ class Checks:
         if spec.get("hostUsers", False):
             self._add("spec.hostUsers", NO_HOST_NAMESPACES)
         for key, value in spec.get("nodeSelector", {}).items():
-            self._label("spec.nodeSelector", key, value, "" if is_key(key) else "is not a valid label key")
+            why = "" if is_key(key) else "is not a valid label key"
+            if not why and is_of_the_cluster(key):
+                why = self._not_named("node_labels", key)
+            self._label("spec.nodeSelector", key, value, why)
         for path, reference in _items(spec, "imagePullSecrets", "spec"):
             self._granted("pull_secrets", reference.get("name", ""), path)
         self._containers(spec)

@@ -56,7 +56,7 @@ _NO_HOST_PORT = "ports of the node are not available; publish ports with target_
 _NO_OTHER_HOST = "a probe or hook may only connect to its own pod"
 _NO_CREDENTIALS = "a stack gets no credentials of the cluster"
 _NO_ACCOUNT = "a stack has no service account"
-_NO_PLACEMENT = "the operator decides on which nodes stacks run; use nodeSelector to choose among these"
+_NO_PLACEMENT = "the operator decides on which nodes stacks run; use nodeSelector to choose a kind of node among these"
 WHY: Mapping[str, str] = {
     "ObjectMeta.generateName": "stackd names the pod",
     "PodSpec.hostNetwork": NO_HOST_NAMESPACES,

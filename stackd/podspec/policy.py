@@ -66,6 +66,9 @@ class PolicySection(Section):
     allow_annotations: Strings = key(
         (), "Annotations that pods may have, as patterns; runtimes and networks obey some."
     )
+    node_labels: Strings = key(
+        (), 'Patterns of the cluster\'s labels by which pods may choose nodes: "topology.kubernetes.io/*".'
+    )
     images_allow: Strings = key((), "Image patterns that may run; empty allows all.")
     images_deny: Strings = key((), "Image patterns that may not run, whatever images_allow says.")
     require_digest: Flag = key(False, "Images must be named by digest, which cannot change as a tag can.")

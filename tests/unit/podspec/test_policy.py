@@ -58,6 +58,10 @@ def noted(key: str) -> dict[str, Any]:
     return metadata(annotations={key: "x"})
 
 
+def on(label: str) -> dict[str, Any]:
+    return spec(nodeSelector={label: "a"})
+
+
 CLAIM, OTHER_CLAIM = ({"persistentVolumeClaim": {"claimName": name}} for name in ("data", "other"))
 INLINE = {"csi": {"driver": "inline.example.com", "volumeAttributes": {"size": "1"}}}
 AS_ROOT = {"runAsUser": 0, "runAsGroup": 5, "runAsNonRoot": False}
@@ -77,6 +81,8 @@ AS_ROOT = {"runAsUser": 0, "runAsGroup": 5, "runAsNonRoot": False}
         ("volume_claims", ("data",), with_volume(CLAIM), with_volume(OTHER_CLAIM)),
         ("allow_annotations", ("a/*", "note-*"), noted("a/team"), noted("b.a/team")),
         ("allow_annotations", ("note-*",), noted("note-a"), noted("k8s.v1.cni.cncf.io/networks")),
+        ("node_labels", ("kubernetes.io/hostname",), on("kubernetes.io/hostname"), on("topology.kubernetes.io/zone")),
+        ("node_labels", ("topology.*/*",), on("topology.kubernetes.io/zone"), on("kubernetes.io/hostname")),
         ("csi_drivers", ("inline.example.com",), with_volume(INLINE), with_volume({"csi": {"driver": "hostpath.csi"}})),
         ("pull_secrets", ("reg",), *(spec(imagePullSecrets=[{"name": name}]) for name in ("reg", "other"))),
         ("extended_resources", ("nvidia.com/*",), resource("nvidia.com/gpu", 1), resource("amd.com/gpu", 1)),
@@ -93,6 +99,23 @@ def test_a_key_grants_only_what_it_names(key: str, value: Any, granted: dict[str
     assert len(reasons(other, policy)) == 1
     admitted = admit(granted, policy)
     assert admit(admitted.text, policy) == admitted
+
+
+@pytest.mark.parametrize(
+    ("label", "accepted"),
+    [
+        ("disk", True), ("example.com/disk", True), ("not-kubernetes.io/disk", True),
+        ("kubernetes.io/arch", True), ("kubernetes.io/os", True),
+        ("kubernetes.io/hostname", False), ("beta.kubernetes.io/instance-type", False), ("hostname", False),
+        ("node-role.kubernetes.io/control-plane", False), ("node.kubernetes.io/instance-type", False),
+        ("topology.kubernetes.io/zone", False), ("failure-domain.beta.kubernetes.io/region", False),
+        ("topology.hostpath.csi/node", False), ("alpha.eksctl.io/instance-id", False), ("kops.k8s.io/instance", False),
+    ],
+)  # fmt: skip
+def test_a_tenant_chooses_a_kind_of_node_and_no_single_one(label: str, accepted: bool) -> None:
+    """Whoever chooses the node shares one with the stack that is to be attacked, or fills one."""
+    expected = f'spec.nodeSelector["{label}"]: not accepted, unless policy.node_labels allows it'
+    assert reasons(on(label)) == ([] if accepted else [expected.replace('["hostname"]', ".hostname")])
 
 
 @pytest.mark.parametrize(
