@@ -13,7 +13,7 @@ from typing import Any
 import click
 import orjson
 
-from benchmarks import fairness, pools, processes, reads, writes
+from benchmarks import fairness, hostile, pools, processes, reads, writes
 from benchmarks.arena import ON_REAL_PORTS, QUICK, Amounts, Bench, Http, arena
 from benchmarks.results import Results
 from stackd.cli.rehearsal import print_tables
@@ -48,7 +48,8 @@ SCALE: Rows = {
 }
 """These are measured once."""
 
-ALL = (*WRITES, *STANDING, *POOLS, *BURSTS, *SCALE)
+HOSTILE: Rows = {"hostile": hostile.hostile}
+ALL = (*WRITES, *STANDING, *POOLS, *BURSTS, *SCALE, *HOSTILE)
 """The names, in the order in which they are run."""
 
 
@@ -74,6 +75,7 @@ class Plan:
         embedded = [*self.embedded, "--latency", f"{float(latency) / 1e3:g}"]
         with tempfile.TemporaryDirectory(prefix="stackd-bench-") as folder:
             settings = pools.settings(Path(folder), amounts.pools, self.node_ports) if bursts else {}
+            settings = hostile.settings(Path(folder)) if rows is HOSTILE else settings
             with arena(self.kubeconfig, embedded, settings) as (cluster, kubeconfig, daemon):
                 bench = Bench(cluster, kubeconfig, daemon, self.results, amounts, self.peer)
                 for name in names:
@@ -120,6 +122,7 @@ def main(**options: Any) -> None:
         plan.run(POOLS, f"run {number}", bursts=plan.amounts.bursts[:1])
         plan.run(BURSTS, f"run {number}", bursts=plan.amounts.bursts)
     plan.run(SCALE, "scale")
+    plan.run(HOSTILE, "hostile")
     if not sys.stdout.isatty():
         os.environ.setdefault("COLUMNS", "190")
     print_tables(plan.results.tables())
