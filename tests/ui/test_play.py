@@ -123,6 +123,22 @@ async def test_two_tabs_agree_and_the_limit_names_what_can_make_room(boards: Boa
         await board.at.until_listed(1)
 
 
+async def test_each_stack_that_counts_has_a_box(boards: Boards, tmp_path: Path) -> None:
+    """An organiser has created a second one of the template: the one that the player uses stays where it is."""
+    async with boards(settings(tmp_path)) as board:
+        made = [await board.at.running({"template": "lab-1"}, labels={"player": "seat-12"}) for _ in range(2)]
+        ports = [str((await board.at.stack(name))["ports"][0]["node_port"]) for name in made]
+        await enter(board)
+        labs = card(board, "Lab one")
+        await expect(labs).to_have_count(2)
+        for lab, port in zip((labs.first, labs.last), ports, strict=True):
+            await expect(lab.get_by_role("link", name=port)).to_be_visible()
+        await confirm(labs.first, "Stop")
+        await board.at.until_listed(1)
+        await expect(labs).to_have_count(1)
+        await expect(labs.get_by_role("link", name=ports[1])).to_be_visible()
+
+
 async def test_an_open_link_makes_a_player_of_each_browser_after_some_work(boards: Boards, tmp_path: Path) -> None:
     async with boards(settings(tmp_path)) as board:
         link = await enter(board, labels={}, each="visitor", total=5, work=12)
