@@ -67,6 +67,10 @@ HEADER: Final = "X-Session"
 """The page sends it with its cookie. Another site's page cannot, so its requests have no session."""
 
 LONGEST_NAME: Final = 64
+_KINDS: Final = {
+    **dict.fromkeys(("email", "name", "preferred_username"), (str, "a text")),
+    "email_verified": (bool, "true or false"),
+}
 _NOT_IN_ADDRESSES: Final = re.compile(r"[^!-~]")
 
 
@@ -271,6 +275,7 @@ class SignIn:
             said = query.get("error_description") or query.get("error") or "it sent no code"
             raise SignInFailed(f"the issuer refuses: {printable(said[:200])}")
         claims = await self._issuer.claims(query["code"], verifier, nonce)
+        _check_types(claims, self.section.groups)
         token, key = self._session(self._person(claims), self._entries(claims))
         answer = web.Response(status=302, headers={hdrs.LOCATION: f"/dashboard{'#' * bool(back)}{back}"})
         self._set(answer, self.session_cookie, token, SESSION_SECONDS, "Strict")
@@ -335,10 +340,7 @@ class SignIn:
 
     def _entries(self, claims: Mapping[str, Any]) -> list[str]:
         """The entries of ``admins`` and ``readers`` that this person matches. An address counts once it is verified."""
-        groups = claims.get(self.section.groups) or ()
-        mine = (
-            {groups} if isinstance(groups, str) else {one for one in groups if isinstance(one, str) and "@" not in one}
-        )
+        mine = {one for one in claims.get(self.section.groups) or () if "@" not in one}
         if _has_verified_email(claims):
             mine.add(claims["email"].lower())
         every = (*self.section.admins, *self.section.readers)
@@ -360,8 +362,18 @@ class SignIn:
         return "read" if not set(entries).isdisjoint(self.section.readers) else None
 
 
+def _check_types(claims: Mapping[str, Any], groups: str) -> None:
+    """Raise SignInFailed for a claim of another type than Core 1.0, 5.1, gives it: what it means would be a guess."""
+    for name, (kind, what) in _KINDS.items():
+        if not isinstance(claims.get(name), kind | None):
+            raise SignInFailed(f"the issuer's claim {name} is not {what}")
+    names = claims.get(groups)
+    if names is not None and not (isinstance(names, list) and all(isinstance(one, str) for one in names)):
+        raise SignInFailed(f"the issuer's claim {groups} is not a list of texts (auth.oidc.groups)")
+
+
 def _has_verified_email(claims: Mapping[str, Any]) -> bool:
-    return claims.get("email_verified") in (True, "true") and isinstance(claims.get("email"), str)
+    return bool(claims.get("email") and claims.get("email_verified"))
 
 
 def _kept(cookie: str) -> tuple[str, str, str, str]:

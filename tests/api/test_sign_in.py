@@ -252,6 +252,25 @@ async def test_a_name_that_nobody_verified_is_said_to_be_the_issuers(one: Browse
     assert (await one.call("GET", "/key")).json["name"] == name
 
 
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"groups": "ada@example.org"}, "groups is not a list of texts"),
+        ({"groups": "helpers"}, "groups is not a list of texts"),
+        ({"groups": {"helpers": True}}, "groups is not a list of texts"),
+        ({"groups": ["helpers", 7]}, "groups is not a list of texts"),
+        ({"email": ["bob@example.org"]}, "email is not a text"),
+        ({"email": "ada@example.org", "email_verified": "no"}, "email_verified is not true or false"),
+        ({"name": {"first": "Bob"}}, "name is not a text"),
+    ],
+)
+async def test_a_claim_of_the_wrong_type_is_refused(one: Browser, wrong: Claims, why: str) -> None:
+    one.issuer.person = READER | wrong
+    answer = await one.sign_in()
+    assert (answer.status, why in await answer.text()) == (400, True)
+    assert (await one.call("GET", "/key")).status == 401
+
+
 async def test_what_only_the_userinfo_has_counts_if_it_is_about_the_same_person(one: Browser) -> None:
     one.issuer.person, one.issuer.told_later = {"sub": "2"}, {"groups": ["helpers"], "email": "bob@example.org"}
     assert (await one.sign_in()).status == 302
