@@ -368,6 +368,7 @@ class AuditKind(enum.StrEnum):
     TAKEOVER = "takeover"
     SIGN_IN = "sign_in"
     TEMPLATE = "template"
+    LINK = "link"
 
 
 @struct

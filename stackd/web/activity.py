@@ -105,7 +105,7 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
 
     What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept
     (`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline
-    (`stacks.keep_history`). Reloads, changed keys, takeovers, written templates, and requests with the status 401, 403
+    (`stacks.keep_history`). Reloads, changed keys, takeovers, written templates, links, and requests with the status 401, 403
     or 429 are in it, too: the latest 1000 of each. The same refusal is counted for a minute. A tenant's key sees its own
     requests.
     """
@@ -140,8 +140,8 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
 
 
 async def _audit(call: ApiCall, wanted: ActivityFilter, action: str | None) -> list[AuditEntry]:
-    """What concerns the operator; a tenant, whatever its key is called, sees its own refusals and templates only."""
-    seen = [AuditKind.REFUSED, AuditKind.TEMPLATE] if call.key.tenant else list(AuditKind)
+    """What concerns the operator; a tenant, whatever its key is called, sees its own refusals, templates and links only."""
+    seen = [AuditKind.REFUSED, AuditKind.TEMPLATE, AuditKind.LINK] if call.key.tenant else list(AuditKind)
     kinds = [kind for kind in seen if action in (None, kind)]
     if not kinds or wanted.stack_id or wanted.labels:
         return []

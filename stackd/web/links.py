@@ -21,7 +21,7 @@ from stackd.contract import fields_of
 from stackd.errors import ClusterUnavailable, Conflict, InvalidRequest, NotFound, PermissionDenied, Reason
 from stackd.keys import ApiKey
 from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
-from stackd.model import NO_LABELS
+from stackd.model import NO_LABELS, AuditKind
 from stackd.names import LONGEST_LABEL, matches_any
 from stackd.store.links import MOST_REVOKED, KeptLink
 from stackd.web import requests
@@ -29,7 +29,7 @@ from stackd.web.api import Answer, ApiCall, route
 from stackd.web.auth import ADMIN
 from stackd.web.bodies import encoder, rendered_entries, time_of
 from stackd.web.listing import DEFAULT_PAGE, LARGEST_PAGE, cursor_for, cursor_of, listed
-from stackd.web.parameters import number, seconds_of
+from stackd.web.parameters import number, one_of, seconds_of
 from stackd.web.responses import json_response, streamed_json
 from stackd.web.stacks import read_body
 
@@ -50,6 +50,7 @@ LIMIT: Final = number(
     1,
     LARGEST_PAGE,
 )
+SCOPE: Final = one_of("scope", "Only links of helpers.", (READ,))
 _entry: Final = encoder(contract.KeptLink)
 
 WORDS: Final = {"each": "visitor", "scope": READ}
@@ -84,21 +85,24 @@ async def create_link(call: ApiCall) -> web.Response:
     await call.api.context.store.links.add(link, call.key.principal)
     url = play.url + (f"/play#{token}" if link.stacks else f"/dashboard#key={token}")
     expires_at = time_of(link.expires_at * NANOSECONDS)
+    reads = "" if link.stacks else ", who reads the dashboard"
+    what = f"{link.link_id} made: {link.name}{reads}, until {expires_at}"
+    call.api.context.audit.note(AuditKind.LINK, what, by=call.key.principal)
     return json_response(contract.NewLink(link_id=link.link_id, url=url, name=link.name, expires_at=expires_at), 201)
 
 
-@route("GET", "/links", LINKS, Answer("The links.", contract.LinkList), query=(LIMIT, CURSOR))
+@route("GET", "/links", LINKS, Answer("The links.", contract.LinkList), query=(SCOPE, LIMIT, CURSOR))
 async def list_links(call: ApiCall) -> web.StreamResponse:
     """List the links that have not expired.
 
     Those that this file knows: a link also works if it does not. The links themselves are shown to nobody again. Without
     parameters: all of them.
     """
-    cursor, limit = call.parameters.get(CURSOR), call.parameters.get(LIMIT)
+    cursor, limit, scope = call.parameters.get(CURSOR), call.parameters.get(LIMIT), call.parameters.get(SCOPE, "")
     if cursor is None and limit is None:
-        return await streamed_json(call.request, listed(OPEN, _entries(call), b"]}"))
+        return await streamed_json(call.request, listed(OPEN, _entries(call, scope), b"]}"))
     limit, page = limit or DEFAULT_PAGE, list[KeptLink]()
-    async for links in _seen(call, cursor or START):
+    async for links in _seen(call, scope, cursor or START):
         page += links
         if len(page) > limit:
             break
@@ -107,19 +111,19 @@ async def list_links(call: ApiCall) -> web.StreamResponse:
     return await streamed_json(call.request, listed(OPEN, rendered_entries(page[:limit], _entry), end))
 
 
-async def _entries(call: ApiCall) -> AsyncGenerator[bytes, None]:
+async def _entries(call: ApiCall, scope: str) -> AsyncGenerator[bytes, None]:
     comma = b""
-    async for links in _seen(call, START):
+    async for links in _seen(call, scope, START):
         yield comma
         async for piece in rendered_entries(links, _entry):
             yield piece
         comma = b","
 
 
-async def _seen(call: ApiCall, after: tuple[int, str]) -> AsyncGenerator[list[KeptLink], None]:
-    """The links that the key may see, from after this place, as they are read from the file."""
+async def _seen(call: ApiCall, scope: str, after: tuple[int, str]) -> AsyncGenerator[list[KeptLink], None]:
+    """The links of this scope that the key may see, from after this place, as they are read from the file."""
     while kept := await call.api.context.store.links.page(after, READ_AT_ONCE):
-        if seen := [one for one in kept if call.key.may_see(one.labels)]:
+        if seen := [one for one in kept if call.key.may_see(one.labels) and scope in ("", one.scope)]:
             yield seen
         after = kept[-1].created_at, kept[-1].link_id
 
@@ -139,7 +143,11 @@ async def revoke_link(call: ApiCall) -> web.Response:
     expires_at = context.clock.now() + LONGEST_LIFE * NANOSECONDS if kept is None else kept.expires_at
     if link_id not in links.revoked and len(links.revoked) >= MOST_REVOKED:
         raise Conflict(f"{MOST_REVOKED} revoked links have not expired yet; replace the secret, which ends all links")
+    is_new = link_id not in links.revoked
     await links.revoke({link_id: expires_at})
+    if is_new:
+        of_whom = "" if kept is None else f": {kept.name}"
+        context.audit.note(AuditKind.LINK, f"{link_id} revoked{of_whom}", by=call.key.principal)
     call.api.feed.wake()
     if not await context.gate.ownership.revocations_written(WRITE_SECONDS):
         sentence = f"{link_id} is revoked here, but Kubernetes does not have that yet: repeat the request"

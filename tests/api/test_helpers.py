@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from stackd.keys import ApiKey, digest
-from tests.harness import READ_KEY, Harness, Machine, eventually, harness
+from tests.document import activity
+from tests.harness import READ_KEY, Harness, Machine, eventually, harness, until
 from tests.players import browser, make_link, settings, token_of
 
 TENANT = "sk-tenant-a-0123456789abcdef"
@@ -50,6 +51,27 @@ async def test_a_helper_reads_everything_and_changes_nothing(at: Harness) -> Non
         (link_id, "Alice", "read", 0)
     ]
     assert key not in str(kept)
+
+
+async def test_who_gave_a_link_to_whom_and_took_it_away_is_in_the_activity(at: Harness) -> None:
+    _, helper = await make_helper(at)
+    player = (await make_link(at, labels={"team": "7"}, name="Seat 7"))["link_id"]
+    assert [one["link_id"] for one in (await at.get("/links?scope=read"))["links"]] == [helper]
+    assert (await at.call("GET", "/links?scope=admin")).status == 400
+    for _ in range(2):
+        await at.call("DELETE", f"/links/{helper}")
+
+    async def noted() -> list[tuple[str, str]]:
+        return [(one["by"], one["message"]) for one in await activity(at, "?action=link")]
+
+    entries = await until(noted, lambda seen: len(seen) == 3)
+    until_when = {one["link_id"]: one["expires_at"] for one in (await at.get("/links"))["links"]}
+    name = at.config.auth.keys[0].name
+    assert entries == [
+        (name, f"{helper} revoked: Alice"),
+        (name, f"{player} made: Seat 7, until {until_when[player]}"),
+        (name, f"{helper} made: Alice, who reads the dashboard, until {until_when[helper]}"),
+    ]
 
 
 async def test_two_helpers_with_one_name_have_a_budget_each(at: Harness) -> None:

@@ -162,6 +162,30 @@ async def test_a_link_that_is_shown_once_lets_a_helper_read_the_page_or_a_player
         assert [(each.get("scope"), each["labels"]) for each in kept] == [("read", {}), (None, {"team": "7"})]
 
 
+async def test_a_helpers_link_is_taken_away_on_the_page_and_the_activity_has_both(boards: Boards) -> None:
+    async with boards(PLAY) as board:
+        link = await board.at.post("/links", {"labels": {}, "scope": "read", "name": "Alice"}, 201)
+        await board.open()
+        assert board.page.context.browser is not None
+        helper = await board.page.context.browser.new_context()
+        page = await helper.new_page()
+        await page.goto(link["url"].replace("https://stackd.example", board.url))
+        await expect(page.get_by_text("read only")).to_be_visible()
+        await board.button("Access").click()
+        await expect(board.dialog.locator("li")).to_contain_text("Alice")
+        await board.audit("whose access there is")
+        await board.dialog.get_by_role("button", name="Revoke the link of Alice").click()
+        await board.confirm("Revoke")
+        await expect(board.dialog.locator("li")).to_have_count(0)
+        await expect(page.get_by_label("API key")).to_be_visible()
+        await board.page.keyboard.press("Escape")
+        await board.button("Activity").click()
+        await expect(board.dialog.locator("li").first).to_contain_text("environment link link-")
+        await expect(board.dialog.locator("li").first).to_contain_text("revoked: Alice")
+        await expect(board.dialog.locator("li").nth(1)).to_contain_text("made: Alice, who reads the dashboard")
+        await helper.close()
+
+
 async def test_without_a_secret_for_links_the_page_names_what_is_missing_and_the_command(boards: Boards) -> None:
     async with boards(refused={"409"}) as board:
         await board.open()

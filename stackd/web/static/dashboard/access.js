@@ -1,11 +1,12 @@
-// Access for people: a link that lets a helper read this page, or a player start stacks. It is shown once.
+// Access for people: a link that lets a helper read this page, or a player start stacks. It is shown once. Who has one of
+// the former, and its end.
 
 /** @import { Stack } from "./stacks.js" */
 
-import { button, copy, h, say } from "../shared/dom.js";
+import { button, copy, h, say, show } from "../shared/dom.js";
 import { ask, sentence } from "./api.js";
 import { pairsOf } from "./create.js";
-import { dialog, tell } from "./dialogs.js";
+import { complain, confirm, dialog, tell } from "./dialogs.js";
 import { full } from "./times.js";
 
 const COMMAND = "stackd key new --name NAME --scope read";
@@ -33,6 +34,8 @@ export function openAccess(stack = null) {
   const common = h("div", { class: "fields" }, field("Name", inputs.name), field("Works for", inputs.expires));
   const form = h("form", {}, field("To", to), common, players, lasting, wrong, h("div", { class: "buttons" }, make));
 
+  const helpers = h("div");
+
   function choose() {
     players.hidden = to.value === "helper";
     lasting.hidden = !players.hidden;
@@ -51,14 +54,20 @@ export function openAccess(stack = null) {
     make.disabled = true;
     try {
       const { link_id: id, url, name, expires_at: end } = await ask("POST", "/links", { body: body() });
-      const note = `Whoever has this link is ${name} until ${full(end)}. It is shown once. DELETE /links/${id} revokes it.`;
+      const note = `Whoever has this link is ${name} until ${full(end)}. It is shown once.`;
       const copied = button("Copy", () => copy(url, () => tell("copied the link")), { class: "primary" });
       form.replaceChildren(
         h("p", {}, note),
         h("code", { class: "sunken said" }, url),
-        h("div", { class: "buttons" }, copied),
+        h(
+          "div",
+          { class: "buttons" },
+          button("Revoke…", () => revoke(id, name, helpers)),
+          copied,
+        ),
       );
       copied.focus();
+      showHelpers(helpers);
     } catch (error) {
       say(wrong, sentence(error));
     }
@@ -66,9 +75,43 @@ export function openAccess(stack = null) {
   });
   to.addEventListener("change", choose);
   choose();
-  box.append(form);
+  box.append(form, helpers);
   box.showModal();
   inputs.name.focus();
+  showHelpers(helpers);
+}
+
+/** Show which helpers have a link that works. @param {HTMLElement} place */
+async function showHelpers(place) {
+  /** @type {{ links: import("./stacks.js").Schemas["KeptLink"][] }} */
+  const { links } = await ask("GET", "/links?scope=read").catch(() => ({ links: [] }));
+  const rows = links
+    .filter((each) => !each.revoked)
+    .map(({ link_id: id, name, expires_at: end, by }) => {
+      const look = { class: "plain danger", "aria-label": `Revoke the link of ${name}` };
+      const ends = button("Revoke…", () => revoke(id, name, place), look);
+      return h(
+        "li",
+        { class: "row" },
+        h("span", {}, h("b", {}, name), ` until ${full(end)}, by ${by}`),
+        h("span", { class: "spring" }),
+        ends,
+      );
+    });
+  show(place, rows.length > 0 && [h("h3", {}, "Helpers who read this page"), h("ul", { class: "details" }, rows)]);
+}
+
+/** Ask, and end a link. @param {string} id @param {string} name @param {HTMLElement} place */
+async function revoke(id, name, place) {
+  const text = "From now on it opens nothing, and whoever has it open is signed out. Stacks stay.";
+  if ((await confirm({ title: `Revoke the link of ${name}?`, text, verb: "Revoke" })) === null) return;
+  try {
+    await ask("DELETE", `/links/${encodeURIComponent(id)}`);
+    tell(`the link of ${name} is revoked`);
+  } catch (error) {
+    complain(error);
+  }
+  showHelpers(place);
 }
 
 /** @param {string} name @param {HTMLElement} control */

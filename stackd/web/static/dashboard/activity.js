@@ -143,7 +143,7 @@ function resultOf({ status, done, failed, not_found: gone, outcome }) {
 /** @param {Record<string, string> | null} [labels] */
 const pairs = (labels) => Object.entries(labels ?? {}).map(([name, value]) => `${name}=${value}`);
 
-const AUDIT = new Set(["refused", "reload", "keys", "takeover", "sign_in", "template"]);
+const AUDIT = new Set(["refused", "reload", "keys", "takeover", "sign_in", "template", "link"]);
 const ID = /^stack-[0-9a-f]{16}$/;
 
 /** What a word of the filter asks the API for: with a label or a stack, it finds jobs about many as well. @param {string} word */
