@@ -146,14 +146,14 @@ def generated_values(bench: Bench) -> str:
     container = POD["spec"]["containers"][0]
     others = [{**container, "name": f"other-{n}", "ports": []} for n in range(15)]
     pod = {**POD, "spec": {**POD["spec"], "containers": [container, *others]}}
-    values = {f"A{n}": "<hex:256>" + "$" * 250 + "\\" for n in range(32)}
+    values = {f"A{n}": "<hex:64>" + "$" * 60 for n in range(32)}
     refused = _put(tenant, "team-values", {"values": dict.fromkeys(values, "<hex:256>" * 113), "pod": pod})
     status = refused if refused < 300 else _put(tenant, "team-values", {"values": values, "pod": pod})
     body = orjson.dumps({"template": "team-values"}).decode()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         made = list(pool.map(lambda _: tenant.call("POST", "/stacks", body)[0], range(AT_ONCE * 3)))
     bench.daemon.delete(tenant.ids())
-    return f"925 KB: {refused}; 16 KB: {status}; creates: {sorted(set(made))}"
+    return f"925 KB: {refused}; 4 KB: {status}; creates: {sorted(set(made))}"
 
 
 def unknown_fields(bench: Bench) -> str:

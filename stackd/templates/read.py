@@ -24,6 +24,7 @@ from stackd.model import NO_LABELS, NO_VALUES, SanitizedSpec, StoredTemplate, Ta
 from stackd.names import LABEL_FORM, did_you_mean, is_label, prefix_from
 from stackd.podspec import Policy, by_line, harden, parse_target_ports, sanitize
 from stackd.podspec.additions import variables
+from stackd.podspec.checks import by_path
 from stackd.podspec.reasons import MAX_REASONS, MAY_BE_MORE, ROOT, Enough, below
 from stackd.podspec.yaml_text import Document, parse
 from stackd.templates import readers, sharing
@@ -366,7 +367,8 @@ class _Draft:
         mistakes = mistakes_in_values(value, variables(spec.manifest) if spec else ())
         for name, text in mistakes:
             self.mistake(below("values", name), text)
-        if not mistakes and (why := why_too_much(value)):
+        containers = len(by_path(spec.manifest["spec"])) if spec else 1
+        if not mistakes and (why := why_too_much(value, containers)):
             self.mistake("values", why)
         return value
 

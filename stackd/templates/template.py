@@ -36,6 +36,8 @@ MOST_DIGITS: Final = 256
 MOST_VALUES: Final = 32
 MOST_BYTES: Final = 16 * 1024
 """Of all values of a stack: each of its containers gets them, and stackd keeps them with its row."""
+MOST_BYTES_OF_A_POD: Final = 64 * 1024
+"""Of all values in all containers."""
 MOST_PARTS: Final = 64
 """The placeholders, and what looks like a generated part beside them: each is looked for in logs, in seven forms."""
 
@@ -232,10 +234,12 @@ def generate_values(patterns: Mapping[str, str]) -> dict[str, str]:
     return {name: _BRACKETS.sub(_fresh, pattern) for name, pattern in patterns.items()}
 
 
-def why_too_much(patterns: Mapping[str, str]) -> str | None:
-    """Why these patterns together would generate too much."""
+def why_too_much(patterns: Mapping[str, str], containers: int = 1) -> str | None:
+    """Why these patterns together would generate too much for a pod of so many containers."""
     if (size := sum(len(value.encode()) for value in generate_values(patterns).values())) > MOST_BYTES:
         return f"they would be {size} bytes; {MOST_BYTES} at most in all"
+    if size * containers > MOST_BYTES_OF_A_POD:
+        return f"they would be {size} bytes in each of {containers} containers; {MOST_BYTES_OF_A_POD} at most in all of these"
     parts = sum(len(_BRACKETS.findall(one)) + len(RANDOM.findall(_BRACKETS.sub(" ", one))) for one in patterns.values())
     return f"{parts} generated parts; {MOST_PARTS} at most in all" if parts > MOST_PARTS else None
 
