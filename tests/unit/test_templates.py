@@ -404,6 +404,17 @@ def test_all_values_of_a_stack_are_bounded(tmp_path: Path, patterns: dict[str, s
     assert why in only
 
 
+def test_the_values_in_all_containers_of_a_pod_are_bounded(tmp_path: Path) -> None:
+    others = "".join(
+        f"    - {{name: other-{number}, image: b, resources: {{limits: {{cpu: 1m, memory: 1Mi}}}}}}\n"
+        for number in range(4)
+    )
+    values = 'values: {A: "' + "<hex:256>" * 63 + '"}\n'
+    assert read(tmp_path, WEB + values).values
+    (only,) = mistakes(tmp_path, WEB + others + values)
+    assert "values: they would be 16128 bytes in each of 5 containers; 65536 at most in all of these" in only
+
+
 @pytest.mark.parametrize(
     "text", ["ordinary words and 42 numbers of a log\n", "0123456789abcdef", "a", "%61", "\\u0061"]
 )
