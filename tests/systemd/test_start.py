@@ -205,6 +205,15 @@ async def test_a_stop_lets_a_create_finish_and_closes_the_port_though_systemd_ke
     assert await service.listed() == [reply.json["stack_id"]]
 
 
+async def test_another_host_at_the_same_port_is_in_force_after_one_restart(service: Service) -> None:
+    await service.configure(server='host = "0.0.0.0"')
+    await service.run("systemctl", "restart", UNIT)
+    state = await service.state()
+    assert (state["ActiveState"], state["NRestarts"]) == ("active", "0")
+    assert any(f"listening on 0.0.0.0:{service.api_port}" in line for line in await service.messages())
+    assert await service.listed() == []
+
+
 async def test_only_a_stop_gives_the_lease_back(service: Service) -> None:
     assert service.cluster is not None
 
