@@ -152,29 +152,28 @@ def test_a_connect_that_is_cancelled_as_its_handshake_ends_leaves_no_error_in_th
 
     class Opening(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            connecting.cancel()
+            connecting[0].cancel()
 
     def shake_hands() -> None:
         with behind, behind.accept()[0] as client, contextlib.suppress(OSError):
             context.wrap_socket(client, server_side=True)
 
     async def connect() -> None:
-        nonlocal connecting
         loop, client = asyncio.get_running_loop(), socket.create_connection(behind.getsockname())
         trusted = ssl.create_default_context(cafile=str(root.cert))
         opening = loop.create_connection(Opening, sock=client, ssl=trusted, server_hostname="127.0.0.1")
-        connecting = asyncio.ensure_future(opening)
+        connecting.append(asyncio.ensure_future(opening))
         await asyncio.sleep(0)
         loop.call_soon(select.select, [client], [], [], 5)  # a busy loop: the answer is there when it looks again
-        await asyncio.wait([connecting])
+        await asyncio.wait(connecting)
         await asyncio.sleep(0)
 
-    connecting: asyncio.Future[Any]
+    connecting: list[asyncio.Future[Any]] = []
     server = threading.Thread(target=shake_hands)
     server.start()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(connect())
     server.join()
-    assert connecting.cancelled()
+    assert connecting[0].cancelled()
     assert [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG] == []
     assert "of a connection that was given up" in caplog.text

@@ -296,8 +296,7 @@ async def test_another_host_at_the_same_port_is_free_although_the_manager_still_
     port = old.getsockname()[1]
     with old.dup() as kept:
         process = ProcessContext(inherited=(old,), can_keep=True)
-        settings = {"server__host": "0.0.0.0", "server__port": str(port)}
-        async with harness(tmp_path, process=process, **settings) as at:
+        async with harness(tmp_path, process=process, server__host="0.0.0.0", server__port=str(port)) as at:
             await at.get("/healthz")
         assert kept.fileno() != -1
 
@@ -313,9 +312,9 @@ async def test_clients_that_hang_do_not_delay_a_stop_beyond_its_timeout(
     upload = f"POST /stacks {head}Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
     request = upload if how == "sends no body" else f"GET /openapi.json {head}\r\n"
     process = ProcessContext(inherited=(listener,), can_keep=True, restarts=restarts)
-    settings = {"server__port": str(port), "server__shutdown_timeout": f"{timeout:g}s"}
+    settings = {"STACKD_SERVER__PORT": str(port), "STACKD_SERVER__SHUTDOWN_TIMEOUT": f"{timeout:g}s"}
     with contextlib.ExitStack() as clients:
-        async with harness(tmp_path, process=process, **settings):
+        async with harness(tmp_path, settings, process=process):
             for _ in range(3):
                 client = clients.enter_context(socket.socket())
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
