@@ -28,6 +28,12 @@ BOOT_VARIABLE = "STACKD_BOOT_ID"
 _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
+def has_passed(now: int, since: int, nanoseconds: int) -> bool:
+    """Whether so much time has passed since then. If the clock was set back further than that, it has: nothing waits for as
+    long as that was."""
+    return abs(now - since) >= nanoseconds
+
+
 class Clock(Protocol):
     """Wall-clock and monotonic time."""
 

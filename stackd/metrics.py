@@ -107,6 +107,10 @@ class Reloads:
     at: float = 0.0
 
 
+ADOPTED_NANOSECONDS = 1_000_000_000
+"""A stack that is accepted and so old when its row is new was adopted, and not assigned from a pool."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Metrics:
     """The numbers of one daemon. Keys are route (method, path), phase, outcome, and Kubernetes' (verb, resource)."""
@@ -123,6 +127,7 @@ class Metrics:
     loop_lag: Histogram = field(default_factory=Histogram)
     reloads: Reloads = field(default_factory=Reloads)
     older_build: bool = False
+    _adopted: set[str] = field(default_factory=set)
     certificate_ends: Callable[[], float] = lambda: 0.0
 
     def route(self, method: str, path: str) -> RouteMeter:
@@ -144,8 +149,19 @@ class Metrics:
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Observe the time to running when a row changes; a subscriber of the store."""
+        if (
+            before is None
+            and after is not None
+            and after.accepted
+            and time_ns() - after.created_at > ADOPTED_NANOSECONDS
+        ):
+            self._adopted.add(after.stack_id)  # nobody has seen when it came to run
+        if after is None and before is not None:
+            self._adopted.discard(before.stack_id)
         if before is None or after is None or before.status is after.status or after.generation:
             return  # a restarted stack was created long before
+        if after.stack_id in self._adopted:
+            return
         if before.status is StackStatus.CREATING and after.status is StackStatus.RUNNING:
             self._runs((time_ns() - after.created_at) / 1e9, after.template)
 

@@ -474,6 +474,8 @@ def _invalid(call: KubeRequest, status: Status, message: str) -> StackdError:
         return InvalidPodSpec(reasons or [Reason(path="", text=_DECODING.sub("", _PREFIX.sub("", message)))])
     if call.asks_node:
         return Conflict(message)
+    if call.verb == "delete":  # what a ValidatingAdmissionPolicy denies is invalid, unless it says otherwise
+        return _refused(call, message)
     return ClusterUnavailable("Kubernetes rejected stackd's request (see stackd's log)", detail=f"{call}: {message}")
 
 

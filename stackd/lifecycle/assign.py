@@ -145,6 +145,7 @@ def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | 
         and not pod.assigned
         and node is not None
         and node.ready
+        and not node.unschedulable
         and service is not None
         and not service.deleting
         and pod.instance == service.instance  # else the watch does not report the pod

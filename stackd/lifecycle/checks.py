@@ -74,7 +74,8 @@ async def check_stack(context: Context, stack_id: str) -> CheckResult:
 
 
 async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
-    await asyncio.sleep(max(0, stack.updated_at + SETTLED_NANOSECONDS - context.clock.now()) / NANOSECONDS)
+    waits = stack.updated_at + SETTLED_NANOSECONDS - context.clock.now()
+    await asyncio.sleep(waits / NANOSECONDS if 0 < waits <= SETTLED_NANOSECONDS else 0.0)  # the clock may be set back
     name, cluster = new_id("check"), context.cluster
     manifest = with_values(harden(check.spec.manifest, check.policy), {**where(context, stack), **stack.values})
     deadline = math.ceil(check.timeout + _start_seconds(context))

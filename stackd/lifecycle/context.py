@@ -33,6 +33,7 @@ from stackd.lifecycle.next_step import (
     next_step,
     own_pod,
     replacement_step,
+    replacement_waits,
 )
 from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
@@ -322,7 +323,7 @@ class Context:
         progress = None if stack.accepted else self._create_progress(stack)
         step = next_step(stack, pod, service, now, self.routes_of(stack), progress)
         if step is None and stack.shared and stack.accepted:
-            return replacement_step(stack, own_pod(pod, stack), now, self.earlier_pods(stack))
+            return replacement_step(stack, own_pod(pod, stack), now, self.earlier_pods(stack), self.mirror.nodes)
         return step
 
     def _create_progress(self, stack: Stack) -> CreateProgress | None:
@@ -340,10 +341,13 @@ class Context:
             reachable=all(one is not None and one.ready for one in seen) or since >= self.config.routes.accept_timeout,
         )
 
-    def create_waits(self, stack: Stack) -> float | None:
-        """In how many seconds the wait for a node, or for the Gateway, is over; None if the stack is not being created, or
-        both are."""
-        creation = None if stack.accepted else self.creates.get(stack.stack_id)
+    def waits(self, stack: Stack) -> float | None:
+        """In how many seconds the wait for a node, or for the Gateway, is over, or one of those of a shared stack's new pod;
+        None if there is no such wait."""
+        if stack.accepted:
+            now = self.wall_clock.trusted_now() if self.earlier_pods(stack) else None
+            return (replacement_waits(stack, now) / NANOSECONDS or None) if now is not None else None
+        creation = self.creates.get(stack.stack_id)
         if creation is None or creation.made_at is None:
             return None
         since = self.clock.monotonic() - creation.made_at

@@ -129,6 +129,7 @@ class Gate:
     ``ports_error``, ``policy_error``, ``rights_error``, ``file_error``
                         no node port can be used; no NetworkPolicy protects the stacks; the cluster does not allow stackd
                         to create and delete stacks; the file refuses writes
+    ``undeletable``     the stacks whose deletes the cluster has refused again and again, and what it says
     ``rights_due``      whether the next pass asks for stackd's rights: the cluster has refused a change, or a right is missing
     ``prepared``        whether the NetworkPolicies were checked after the start
     ``compared``        whether the rows of a new or restored file were compared with the cluster
@@ -143,6 +144,7 @@ class Gate:
         self.wrong_cluster = ""
         self.unreached: StackdError | None = None
         self.ports_error = self.policy_error = self.rights_error = self.file_error = ""
+        self.undeletable: dict[str, str] = {}
         self.rights_due = False
         self.prepared = self.closing = False
         self.store, self.cluster, self.ownership = store, cluster, ownership
@@ -349,6 +351,7 @@ class Gate:
             "node_ports": self.ports_error,
             "network_policy": self.policy_error,
             "rights": self.rights_error,
+            "deletes": self._why_undeletable(),
             "file": self.file_error,
         }
         return {"standby": standby, **(dict.fromkeys(sentences, "") if standby else sentences)}
@@ -356,6 +359,12 @@ class Gate:
     def why_not_ready(self) -> list[str]:
         """Why stackd is not ready; empty if it is."""
         return [*filter(None, self.readiness().values())]
+
+    def _why_undeletable(self) -> str:
+        stays = [name for name in self.undeletable if name in self.store.stacks]
+        if not stays:
+            return ""
+        return f"{len(stays)} stacks cannot be deleted, such as {stays[0]}: {self.undeletable[stays[0]]}"
 
     def _why_no_cluster(self) -> str:
         """Why the cluster is not there for changes; empty if it is, or if it was asked who it is only just now."""

@@ -12,7 +12,7 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping, 
 from dataclasses import dataclass, field
 
 from stackd.clock import NANOSECONDS
-from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.kube.records import wanted_pod
 from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute
 from stackd.kube.routes import stack_of as stack_of_route
@@ -164,26 +164,49 @@ def _create_step(pod: PodState | None, create: CreateProgress | None) -> Step | 
     return None
 
 
-def replacement_step(stack: Stack, own: PodState | None, now: int | None, earlier: Sequence[PodState]) -> Step | None:
-    """What is to be done about the ``earlier`` pods of a shared stack about which nothing else is.
+def replacement_step(
+    stack: Stack,
+    own: PodState | None,
+    now: int | None,
+    earlier: Sequence[PodState],
+    nodes: Mapping[str, NodeState] | None = None,
+) -> Step | None:
+    """What is to be done about the ``earlier`` pods of a shared stack about which nothing else is; ``nodes``: all there are.
 
-    Its new pod comes to run beside the earlier one. Once that is ready, the Service selects it; the earlier one goes a
-    little later.
+    Its new pod comes to run beside the earlier one. Once that has been ready for a while, or is and the earlier one is not,
+    the Service selects it; the earlier one goes a little later.
     """
-    served, since = _served(stack, earlier), 0 if now is None else now - stack.updated_at
+    served, since = _served(stack, earlier, nodes), _since(stack, now)
     proven = stack.status is StackStatus.RUNNING and not stack.status_reason and since >= PROVEN_NANOSECONDS
-    if own is not None and stack.serving != stack.generation and (proven or not served):
+    better = served is not None and own is not None and own.ready and not _answers(served, nodes)
+    if own is not None and stack.serving != stack.generation and (proven or better or served is None):
         return Step(kind=StepKind.SERVE, why="its new pod is ready" if served else "no other pod of it serves")
-    if any(True for _ in replaced_pods(stack, own, now, earlier)):
+    if any(True for _ in replaced_pods(stack, own, now, earlier, nodes)):
         return Step(kind=StepKind.REMOVE_POD, why="its new pod serves")
     return None
 
 
+def replacement_waits(stack: Stack, now: int) -> int:
+    """In how many nanoseconds ``replacement_step`` may say something else if nothing happens; 0 if time changes nothing."""
+    since = _since(stack, now)
+    times = (PROVEN_NANOSECONDS, LINGER_NANOSECONDS, ROOM_NANOSECONDS)
+    return min((time - since for time in times if time > since), default=0)
+
+
+def _since(stack: Stack, now: int | None) -> int:
+    """For how long the status has been as it is. A clock that was set back by more than anybody waits counts as that."""
+    return 0 if now is None else abs(now - stack.updated_at)
+
+
 def replaced_pods(
-    stack: Stack, own: PodState | None, now: int | None, earlier: Sequence[PodState]
+    stack: Stack,
+    own: PodState | None,
+    now: int | None,
+    earlier: Sequence[PodState],
+    nodes: Mapping[str, NodeState] | None = None,
 ) -> Iterator[PodState]:
     """Those of the earlier pods of a shared stack that are needed no longer."""
-    since, served = 0 if now is None else now - stack.updated_at, _served(stack, earlier)
+    since, served = _since(stack, now), _served(stack, earlier, nodes)
     crowded = own is not None and own.scheduled is False and since >= ROOM_NANOSECONDS
     switched, age = (
         stack.serving == stack.generation,
@@ -197,8 +220,17 @@ def replaced_pods(
             yield pod
 
 
-def _served(stack: Stack, earlier: Sequence[PodState]) -> PodState | None:
-    return next((pod for pod in earlier if pod.generation == stack.serving and is_alive(pod)), None)
+def _served(stack: Stack, earlier: Sequence[PodState], nodes: Mapping[str, NodeState] | None) -> PodState | None:
+    """The pod that the Service selects, unless it has ended or its node is gone."""
+    pod = next((pod for pod in earlier if pod.generation == stack.serving and is_alive(pod)), None)
+    gone = pod is not None and nodes is not None and bool(pod.node_name) and pod.node_name not in nodes
+    return None if gone else pod
+
+
+def _answers(pod: PodState, nodes: Mapping[str, NodeState] | None) -> bool:
+    """Whether connections are led to the pod; one on a node that is silent keeps its condition for a while."""
+    node = nodes.get(pod.node_name or "") if nodes is not None else None
+    return pod.ready and (node is None or node.ready)
 
 
 def is_alive(pod: PodState) -> bool:

@@ -40,6 +40,11 @@ def selected(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
     return [node for node in nodes if wanted <= node.labels.items()]
 
 
+def cordoned(config: Config, nodes: Collection[NodeState]) -> frozenset[str]:
+    """The names of those that take no new stacks; none if no other node does."""
+    return frozenset(one.name for one in nodes if one.unschedulable) if eligible(config, nodes) else frozenset()
+
+
 def eligible(config: Config, nodes: Iterable[NodeState]) -> list[NodeState]:
     """Those that take stacks now: selected, ready and not cordoned."""
     return [node for node in selected(config, nodes) if node.ready and not node.unschedulable]

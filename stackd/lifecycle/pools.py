@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, has_passed
 from stackd.model import NOT_READY, Stack, StackStatus
 from stackd.templates import Template
 from stackd.workqueue import RetryPolicy
@@ -79,7 +79,7 @@ class Pool:
         """Forget earlier failures once the template has changed, and crashes once a stack that came to run afterwards has
         run for PROVEN_SECONDS; ``now`` in nanoseconds."""
         proven = round(PROVEN_SECONDS * NANOSECONDS)
-        if self.digest != digest or any(now - row.updated_at >= proven for row in self.since_crash()):
+        if self.digest != digest or any(has_passed(now, row.updated_at, proven) for row in self.since_crash()):
             self.succeeded()
         self.digest = digest
 

@@ -25,7 +25,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
         return await remove_without_row(context, stack_id)
     stack = await observe(context, stack)
     if (step := context.step(stack)) is None:
-        if not stack.accepted and (seconds := context.create_waits(stack)) is not None:
+        if (seconds := context.waits(stack)) is not None:
             context.loop.wake([stack_id], delay=seconds)
         return False
     if step.kind in IN_THE_FILE:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, has_passed
 from stackd.crashpoints import crash_point
 from stackd.errors import NoNodePort, NoRoom, QuotaExceeded, StackdError, Unavailable
 from stackd.lifecycle import checks, shared
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import make_unasked
+from stackd.lifecycle.nodes import cordoned
 from stackd.lifecycle.pools import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
@@ -59,7 +61,7 @@ class Work:
     failed: str = ""
 
 
-def work_for(pool: Pool, template: Template | None, now: int) -> Work:
+def work_for(pool: Pool, template: Template | None, now: int, cordoned: Collection[str] = ()) -> Work:
     """What the pool needs, even if it cannot be done ``now`` (nanoseconds). Pure. Without a template, which somebody has
     removed, all of its stacks are deleted. A stack of an outdated template counts as present until its delete is intended, so
     a pool is replaced bit by bit; one that is not ready counts for PROVEN_SECONDS, since it may soon be ready again."""
@@ -68,12 +70,12 @@ def work_for(pool: Pool, template: Template | None, now: int) -> Work:
     patience = round(PROVEN_SECONDS * NANOSECONDS)
 
     def fails(row: Stack) -> bool:
-        return has_failed(row) or (has_lost_readiness(row) and now - row.updated_at >= patience)
+        return has_failed(row) or (has_lost_readiness(row) and has_passed(now, row.updated_at, patience))
 
     failing = [row for row in rows if fails(row)]
     others = [row for row in rows if not fails(row)]
-    outdated = [row for row in others if row.digest != digest]
-    good = [row for row in others if row.digest == digest]
+    outdated = [row for row in others if row.digest != digest or row.node_id in cordoned]
+    good = [row for row in others if row.digest == digest and row.node_id not in cordoned]
     surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: max(0, len(good) - wanted)]
     gone = StackStatus.NODE_DELETED
     return Work(
@@ -147,7 +149,7 @@ class Refill:
             return CHECK_SECONDS
         if template is not None:
             pool.settle(wall_now, template.digest)
-        work = work_for(pool, template, wall_now)
+        work = work_for(pool, template, wall_now, cordoned(context.config, context.mirror.nodes.values()))
         if work.failed:
             pool.crashed_at = wall_now
             self._note_failure(pool, name, work.failed, LONGEST_PAUSE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from stackd.clock import NANOSECONDS
+from stackd.clock import NANOSECONDS, has_passed
 from stackd.crashpoints import crash_point
 from stackd.errors import StackdError
 from stackd.lifecycle.context import Context, CreateRequest
@@ -72,7 +72,7 @@ async def _keep_one(context: Context, pool: Pool, template: Template | None, row
     if row.ttl_expires_at - now < context.longest_life // 2:
         await context.store.stacks.keep(row.stack_id, now + context.longest_life)
         crash_point("shared.kept")
-    if pool.failures and is_ready(row) and now - row.updated_at >= PROVEN_SECONDS * NANOSECONDS:
+    if pool.failures and is_ready(row) and has_passed(now, row.updated_at, round(PROVEN_SECONDS * NANOSECONDS)):
         pool.succeeded()
     if row.desired is Desired.STOPPED or row.pod_uid is None:
         return
@@ -109,7 +109,7 @@ def why_again(row: Stack, now: int) -> str:
         return row.status_reason or str(row.status)
     if row.status_reason == "Terminating":
         return row.status_reason
-    is_late = has_lost_readiness(row) and now - row.updated_at >= PATIENCE_SECONDS * NANOSECONDS
+    is_late = has_lost_readiness(row) and has_passed(now, row.updated_at, round(PATIENCE_SECONDS * NANOSECONDS))
     return row.status_reason if is_late else ""
 
 

@@ -212,11 +212,17 @@ def is_missing(context: Context, stack: Stack) -> bool:
 
 async def delete(context: Context, stack: Stack) -> bool:
     """Delete pod and routes, then the Service; once the cluster has confirmed all gone, remove the row."""
+    refused, again = context.gate.undeletable, context.loop.queue.has_failed(stack.stack_id)
     try:
         await _delete_objects(context, stack)
-    except (StillThere, ClusterRefused) as error:
-        await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, error.sentence)
+    except ClusterUnavailable as error:
+        answered = isinstance(error, StillThere | ClusterRefused)
+        if answered or (again and context.gate.is_clear):
+            await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, error.sentence)
+        if again and isinstance(error, ClusterRefused):
+            refused[stack.stack_id] = error.sentence
         raise
+    refused.pop(stack.stack_id, None)
     of_job = stack.delete_reason is DeleteReason.BATCH
     await (context.store.stacks.remove_soon if of_job else context.store.stacks.remove)([stack.stack_id])
     crash_point("delete.removed")
@@ -233,8 +239,7 @@ async def _delete_objects(context: Context, stack: Stack) -> None:
         if not isinstance(error, StillThere):  # what is being deleted takes no more traffic
             raise error
     seen = context.mirror.services.get(stack.service_name)
-    uid = _uid(stack.service_uid, seen)
-    await context.cluster.delete("services", stack.service_name, uid, known=(stack.service_uid,))
+    await _delete_own(context, SERVICES.resource, stack.service_name, stack.service_uid, seen)
     crash_point("delete.service_deleted")
     if seen is not None:
         context.mirror.gone(seen)
@@ -246,16 +251,20 @@ async def _delete_objects(context: Context, stack: Stack) -> None:
 
 async def _delete_pod(context: Context, stack: Stack) -> None:
     seen = context.mirror.pods.get(stack.pod_name)
-    await context.cluster.delete("pods", stack.pod_name, _uid(stack.pod_uid, seen), known=(stack.pod_uid,))
+    await _delete_own(context, PODS.resource, stack.pod_name, stack.pod_uid, seen)
     crash_point("delete.pod_deleted")
     if seen is not None:
         context.mirror.gone(seen)
 
 
-def _uid(of_row: str | None, seen: PodState | ServiceState | None) -> str | None:
-    """The uid to delete by; None if row and mirror disagree: then the cluster is asked what is there now. A delete by
-    the old uid of a Service that was created again would delete nothing, and look like success."""
-    return seen.uid if seen is not None and of_row == seen.uid else None
+async def _delete_own(
+    context: Context, resource: str, name: str, of_row: str | None, seen: PodState | ServiceState | None
+) -> None:
+    """Delete the stack's object by its uid; if row and mirror disagree about that, or another object has the name by now,
+    the cluster is asked what is there."""
+    uid, delete = seen.uid if seen is not None and of_row == seen.uid else None, context.cluster.delete
+    if not (await delete(resource, name, uid, known=(of_row,)) or await delete(resource, name, known=(of_row,))):
+        raise ClusterUnavailable(f"{resource} {name} keeps changing")
 
 
 async def release(context: Context, stack: Stack) -> bool:
@@ -326,7 +335,8 @@ def _is_ours(context: Context, stack: Stack, pod: PodState) -> bool:
 async def _clear_name(context: Context, stack: Stack, pod: PodState) -> None:
     """Delete the pod that has the stack's name. Raises NameTaken if it is somebody else's and stays."""
     try:
-        await context.cluster.delete("pods", pod.name, pod.uid)
+        if not await context.cluster.delete("pods", pod.name, pod.uid):
+            raise ClusterUnavailable(f"pods {pod.name} keeps changing")
     except StillThere as error:
         if _is_ours(context, stack, pod):
             raise
@@ -449,7 +459,7 @@ async def remove_pod(context: Context, stack: Stack) -> bool:
     if pod is not None and pod.uid != stack.pod_uid and not stack.shared:
         await _remove(context, pod)
     own, now = context.current_pod(stack), context.wall_clock.trusted_now()
-    for one in replaced_pods(stack, own, now, context.earlier_pods(stack)):
+    for one in replaced_pods(stack, own, now, context.earlier_pods(stack), context.mirror.nodes):
         await _remove(context, one)
     return True
 

@@ -74,7 +74,7 @@ def renewed(row: Stack, record: Stack, now: int) -> Stack:
             ttl_expires_at=record.ttl_expires_at,
         )
     latest = {name: max(getattr(row, name), getattr(record, name)) for name in ("ttl_expires_at", "extensions")}
-    row = replace(row, **latest)
+    row = replace(row, **latest, serving=record.serving if row.shared else row.serving)  # as its Service selects
     if row.desired is Desired.STOPPED and record.generation == row.generation and record.pod_uid is not None:
         return row  # its stop is not done yet
     same = (row.desired, row.generation, row.pod_uid) == (record.desired, record.generation, record.pod_uid)

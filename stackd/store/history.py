@@ -56,7 +56,8 @@ INSERT_LINES = (
 STARTS = (
     "SELECT s.template, max(min(t.at), s.created_at) AS ran_at, s.created_at FROM stacks AS s"
     " CROSS JOIN timeline AS t ON t.stack_id = s.stack_id WHERE s.template IS NOT NULL AND s.unassigned = 0"
-    " AND s.generation = 0 AND t.kind = 'ready' GROUP BY s.stack_id HAVING ran_at > ? ORDER BY ran_at"
+    " AND s.generation = 0 AND t.kind = 'ready' AND EXISTS (SELECT 1 FROM timeline AS began"
+    " WHERE began.stack_id = s.stack_id AND began.kind = 'accepted') GROUP BY s.stack_id HAVING ran_at > ? ORDER BY ran_at"
 )
 TRIM_TIMELINES = (
     "DELETE FROM timeline WHERE seq IN (SELECT t.seq FROM json_each(?) AS wanted CROSS JOIN timeline AS t"

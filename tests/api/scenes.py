@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stackd.clock import to_nanoseconds
+from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
 from tests.harness import Harness
 
 
@@ -30,3 +30,12 @@ OTHER = (
 )
 CASES = json.loads((Path(__file__).parents[1] / "unit" / "podspec" / "cases.json").read_text())
 SEED = next(case for case in CASES if case["name"] == "seed")
+
+
+class SetBack(SystemClock):
+    """The machine's wall clock is set back ``by`` seconds."""
+
+    by = 0.0
+
+    def now(self) -> int:
+        return super().now() - round(self.by * NANOSECONDS)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import checks, next_step
+from tests.api.scenes import SetBack
 from tests.harness import Harness, Machine, eventually, seed, until
 from tests.templates import PLAIN, folder_with, start
 
@@ -224,3 +226,12 @@ async def test_a_wrong_check_is_a_mistake_in_the_template(vm: Machine, text: str
     with pytest.raises(Exception, match="check:") as caught:
         await start(vm, web_1=f"{PLAIN}{text}\n")
     assert words in str(caught.value)
+
+
+async def test_it_does_not_wait_for_a_clock_that_was_set_back(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "SETTLED_NANOSECONDS", NANOSECONDS)
+    clock = SetBack()
+    at = await vm.start(settings=folder_with(vm.folder, web_1=plain(PASSES)), clock=clock)
+    stack_id = await stack_of(at)
+    clock.by = 3600.0
+    assert (await at.post(f"/stacks/{stack_id}/check"))["healthy"] is True

@@ -427,3 +427,29 @@ async def test_no_stack_ends_by_the_word_of_a_cluster_that_turns_out_to_be_anoth
     await eventually(lambda: asked)
     await eventually(lambda: not at.daemon.context.loop.queue.at_work(stack_id))
     assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_a_delete_removes_the_pod_that_has_the_name_by_now(at: Harness) -> None:
+    """It is the stack's by its labels, and the watch has not reported yet that the earlier one is gone."""
+    stack_id = await at.running()
+    pod = (await at.objects("pods"))[stack_id]
+    at.faults.freeze_watches()
+    await at.delete_object("pods", stack_id)
+    metadata = {key: pod["metadata"][key] for key in ("labels", "annotations")}
+    await at.apply("pods", stack_id, **metadata, spec={"containers": [{"name": "app", "image": "nginx"}]})
+    await at.delete(stack_id)
+    assert not await at.pods_and_services()
+
+
+@pytest.mark.parametrize("code", [403, 422, 500])
+async def test_a_delete_that_is_refused_again_and_again_says_so_whoever_refuses(at: Harness, code: int) -> None:
+    stack_id = await at.running()
+    at.give_kubernetes(timeout=0.3)
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=code)
+    assert (await at.call("DELETE", f"/stacks/{stack_id}")).status == 503
+    await until(lambda: at.stack(stack_id), lambda seen: seen["status_reason"] == "DeletePending")
+    if code != 500:
+        await at.until_unready(f"1 stacks cannot be deleted, such as {stack_id}")
+    at.faults.clear()
+    await at.until_listed(0)
+    await at.until_ready()

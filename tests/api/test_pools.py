@@ -15,7 +15,7 @@ from stackd.lifecycle import pools
 from stackd.lifecycle.refill import CROWDED_SECONDS
 from tests.harness import Harness, Machine, eventually, fast_cluster, seed, until
 from tests.ports import free_port
-from tests.templates import folder_with
+from tests.templates import PLAIN, folder_with
 
 SIZE = 3
 TEMPLATE = """\
@@ -425,3 +425,20 @@ async def test_what_was_given_and_could_not_be_promised_ends(vm: Machine, monkey
     monkeypatch.setattr("stackd.lifecycle.assign.crash_point", lapse)
     await at.refused(503, "", "/stacks", BODY)
     await eventually(lambda: not taken(at))
+
+
+async def test_a_pool_gives_none_of_a_cordoned_node_and_moves_away_from_it(vm: Machine) -> None:
+    at = await start(vm, web_1=PLAIN + "pool: 4\n")
+    await until(lambda: at.get("/templates"), lambda seen: seen["templates"][0]["ready"] == 4)
+    pods = await at.objects("pods")
+    cordoned = next(iter(pods.values()))["spec"]["nodeName"]
+    at.faults.cordon(cordoned)
+    await eventually(lambda: at.daemon.context.mirror.nodes[cordoned].unschedulable)
+    made = [await at.create({"template": "web-1"}) for _ in range(4)]
+    assert cordoned not in {one["node_id"] for one in made}
+    ids = {one["stack_id"] for one in made}
+
+    async def pooled() -> list[str]:
+        return [one["spec"]["nodeName"] for name, one in (await at.objects("pods")).items() if name not in ids]
+
+    await until(pooled, lambda seen: len(seen) == 4 and cordoned not in seen)

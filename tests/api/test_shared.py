@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.keys import digest
 from stackd.lifecycle import next_step
+from tests.api.scenes import SetBack
 from tests.harness import Client, Harness, Machine, eventually, seed, until
 from tests.streams import follow
 from tests.templates import folder_with, start, take_away
@@ -381,3 +383,28 @@ async def test_nobody_reads_that_somebody_has_changed_the_service_while_its_pod_
         while (event := await stream.next()) is not None and event.kind == "stack":
             reasons.add(event.data["status_reason"])
     assert reasons <= {"", "DeletePending"}
+
+
+@pytest.mark.stackd(reconcile__interval="60s")
+async def test_its_pod_is_replaced_in_time_without_a_pass(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PROVEN", "LINGER"):
+        monkeypatch.setattr(next_step, f"{name}_NANOSECONDS", NANOSECONDS // 2)
+    at = await start(vm, notes=template())
+    stack_id = await shared_stack(at)
+    await running(at, stack_id)
+    await at.do("restart", stack_id)
+    await running(at, stack_id, f"{stack_id}-1")
+
+
+async def test_after_the_loss_of_the_file_its_age_is_no_time_to_running(vm: Machine) -> None:
+    clock = SetBack()
+    clock.by = 60.0
+    at = await vm.start(settings=folder_with(vm.folder, notes=template()), clock=clock)
+    await running(at, await shared_stack(at))
+    await vm.lose_file()
+    vm.options |= {"settings": folder_with(vm.folder, notes=template())}
+    at = await vm.start(cluster__lease_duration="2s")
+    await running(at, await shared_stack(at))
+    assert await at.metric("stackd_time_to_running_seconds_count") == 0
+    at = await vm.start(cluster__lease_duration="2s")
+    assert (await _entry(at))["median_seconds_to_running"] is None

@@ -252,3 +252,10 @@ def test_an_end_and_another_port_since_the_copy_are_taken_over() -> None:
     assert renewed(deleting, ended, NOW) == replace(deleting, ports_held=False)
     assert renewed(deleting, replace(RECORD, ports=moved), NOW) == replace(deleting, ports=moved)
     assert renewed(deleting, replace(ended, ports=(), service_uid=None), NOW) == deleting
+
+
+@pytest.mark.parametrize("generation", [0, 1], ids=["a new pod since", "the same pod"])
+def test_a_renewed_row_has_the_pod_that_its_service_selects(generation: int) -> None:
+    row = replace(ROW, serving=0, generation=generation)
+    record = replace(RECORD, serving=1, generation=1)
+    assert renewed(row, record, NOW).serving == 1

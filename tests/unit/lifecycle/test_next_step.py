@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stackd.clock import NANOSECONDS
-from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.kube.records import STARTING, STOPPED
 from stackd.kube.routes import RouteState, WantedRoute
 from stackd.lifecycle.next_step import (
@@ -22,6 +22,8 @@ from stackd.lifecycle.next_step import (
     next_step,
     of_orphans,
     orphans,
+    replacement_step,
+    replacement_waits,
 )
 from stackd.lifecycle.steps import EXECUTORS
 from stackd.model import DeleteReason, Desired, Stack, StackStatus
@@ -267,3 +269,43 @@ def test_what_can_neither_be_taken_over_nor_proven_dead_is_left_alone_and_named(
         (one.name, "no record")
     ]
     assert not planned.actions
+
+
+WORKER = NodeState(
+    name="worker",
+    uid="worker",
+    labels={},
+    addresses=(),
+    ready=True,
+    unschedulable=False,
+    cpu_milli=1,
+    memory_bytes=1,
+    pods=1,
+)
+NEW, EARLIER = pod(f"{NAME}-1", uid="new", generation=1), pod(node_name="lost")
+
+
+@pytest.mark.parametrize(
+    ("new", "lost", "served"),
+    [
+        (NEW, None, True), (replace(NEW, ready=False), None, True), (NEW, replace(WORKER, name="lost"), False),
+        (NEW, replace(WORKER, name="lost", ready=False), True),
+        (replace(NEW, ready=False), replace(WORKER, name="lost", ready=False), False),
+    ],
+    ids=["node gone", "node gone, not ready yet", "all well", "node silent", "node silent, not ready yet"],
+)  # fmt: skip
+def test_the_new_pod_of_a_shared_stack_serves_at_once_where_the_earlier_one_cannot(
+    new: PodState, lost: NodeState | None, served: bool
+) -> None:
+    row = stack(generation=1, serving=0, pod_uid="new", updated_at=NOW)
+    nodes = {"worker": WORKER} | ({"lost": lost} if lost is not None else {})
+    step = replacement_step(row, new, NOW, [EARLIER], nodes)
+    assert (step is not None and step.kind is StepKind.SERVE) is served
+
+
+@pytest.mark.parametrize(("since", "waits"), [(0, 5), (4, 1), (7, 3), (12, 8), (25, 0), (-3600, 0)])
+def test_a_shared_stack_is_looked_at_when_its_waits_end_and_never_waits_for_a_clock_that_was_set_back(
+    since: int, waits: int
+) -> None:
+    row = stack(updated_at=NOW - since * NANOSECONDS)
+    assert replacement_waits(row, NOW) == waits * NANOSECONDS
