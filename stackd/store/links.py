@@ -22,6 +22,9 @@ MOST_OF_A_KEY = 10_000
 MOST_REVOKED = 2_000
 """So many revocations fit into the Lease: about 60 KB, which each renewal sends."""
 
+RESERVED = 500
+"""So many of them are for the operator's keys alone."""
+
 _PREFIX = "link-"
 
 
@@ -73,6 +76,8 @@ PAGE = (
 )
 REVOKED = "SELECT link_id, expires_at FROM links WHERE revoked = 1"
 COUNT = "SELECT count(*) FROM links WHERE principal = ? AND revoked = 0 AND expires_at > ?"
+REVOKED_OF = "SELECT count(*) FROM links WHERE revoked = 1 AND expires_at > ? AND principal = ? AND link_id <> ?"
+REVOKED_OF_ALL = "SELECT count(*) FROM links WHERE revoked = 1 AND expires_at > ? AND link_id <> ?"
 REVOKE = (
     "INSERT INTO links (link_id, name, labels, templates, stacks, total, created_at, expires_at, by, revoked)"
     " VALUES (?, '', '{}', '[]', 0, 0, ?, ?, '', 1) ON CONFLICT (link_id) DO UPDATE SET revoked = 1"
@@ -108,15 +113,37 @@ def page(tx: Transaction, after: tuple[int, str], most: int) -> list[KeptLink]:
     return [LINKS.record(row) for row in tx.rows(PAGE, (tx.now, *after, most))]
 
 
-def revoke(tx: Transaction, expiries: Mapping[str, int]) -> dict[str, int]:
-    """Revoke these links, by id with their expiries. Returns all revoked ones so that have not expired."""
+def revoke(tx: Transaction, expiries: Mapping[str, int]) -> None:
+    """Revoke these links, by id with their expiries."""
     tx.many(REVOKE, [(link_id, tx.now, expires_at) for link_id, expires_at in expiries.items()])
-    return {link_id: expires_at for link_id, expires_at in tx.rows(REVOKED) if expires_at > tx.now}
+    _publish(tx)
+
+
+def revoke_one(tx: Transaction, link_id: str, expires_at: int, maker: Principal | None, tenants: int) -> None:
+    """Revoke a link; for one of so many ``tenants``, with the ``maker`` of the link. Raises ``Conflict`` if as many as a
+    tenant may have, or the Lease, are revoked and have not expired."""
+    revoked = tx.rows(REVOKED_OF_ALL, (tx.now, link_id))[0][0]
+    if maker is not None:
+        share = (MOST_REVOKED - RESERVED) // max(1, tenants)
+        if tx.rows(REVOKED_OF, (tx.now, maker.id, link_id))[0][0] >= share or revoked >= MOST_REVOKED - RESERVED:
+            raise Conflict(
+                f"a tenant's key may revoke {share} links that have not expired yet; an admin's key can revoke this one"
+            )
+    if revoked >= MOST_REVOKED:
+        raise Conflict(f"{MOST_REVOKED} revoked links have not expired yet; replace the secret, which ends all links")
+    revoke(tx, {link_id: expires_at})
 
 
 def purge(tx: Transaction) -> int:
     """Forget the links that have expired; returns how many."""
-    return tx.run("DELETE FROM links WHERE expires_at <= ?", (tx.now,))
+    gone = tx.run("DELETE FROM links WHERE expires_at <= ?", (tx.now,))
+    if gone:
+        _publish(tx)
+    return gone
+
+
+def _publish(tx: Transaction) -> None:
+    tx.revoked = {link_id: expires_at for link_id, expires_at in tx.rows(REVOKED) if expires_at > tx.now}
 
 
 class Links(Searched):
@@ -125,18 +152,16 @@ class Links(Searched):
 
     def __init__(self, revoked: Mapping[str, int], submit: Submit, searching: Submit) -> None:
         super().__init__(submit, searching)
-        self._accept_no_more(revoked)
+        self.publish(revoked)
 
     add = operation(add, grows=True)
     find = operation(find, writes=False)
     page = search(page)
-    _revoke = operation(revoke)
+    revoke = operation(revoke)
+    revoke_one = operation(revoke_one)
 
-    async def revoke(self, expiries: Mapping[str, int]) -> None:
-        """Revoke these links, by id with their expiries in nanoseconds. Raises ``StoreUnavailable``."""
-        self._accept_no_more(await self._revoke(expiries))
-
-    def _accept_no_more(self, revoked: Mapping[str, int]) -> None:
+    def publish(self, revoked: Mapping[str, int]) -> None:
+        """Accept these links no more, as committed: whether or not anybody waits for the answer."""
         self.revoked = dict(revoked)
         self.revocations = " ".join(
             f"{link_id.removeprefix(_PREFIX)}:{at // NANOSECONDS}" for link_id, at in sorted(revoked.items())

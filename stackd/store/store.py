@@ -279,5 +279,7 @@ class Store(Table):
     def _publish(self, tx: Transaction) -> None:
         self._identity = replace(tx.identity or self._identity, sequence=tx.sequence)
         self.jobs.publish(tx.jobs)
+        if tx.revoked is not None:
+            self.links.publish(tx.revoked)
         self.assigned.publish((name, None if one is None or one.unassigned else one) for name, one in tx.stacks)
         self.stacks.publish(tx.stacks)

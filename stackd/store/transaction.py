@@ -172,7 +172,7 @@ class Transaction:
 
     ``tight``    the disk is almost full, so operations leave out what is not essential
     ``unclean``  a failed operation has left changes in the transaction, so that it cannot be committed
-    ``stacks``, ``jobs``, ``identity``  what has changed, for the views
+    ``stacks``, ``jobs``, ``identity``, ``revoked``  what has changed, for the views
     """
 
     connection: sqlite3.Connection
@@ -185,6 +185,7 @@ class Transaction:
     stacks: list[tuple[str, Stack | None]] = field(default_factory=list)
     jobs: list[tuple[str, Job | None]] = field(default_factory=list)
     identity: FileIdentity | None = None
+    revoked: dict[str, int] | None = None
 
     def run(self, sql: str, parameters: Parameters = ()) -> int:
         """Execute a statement; returns the number of changed rows."""

@@ -23,7 +23,7 @@ from stackd.keys import ApiKey
 from stackd.links import LINK, LONGEST_TOKEN, PLAYER, READ, Link
 from stackd.model import NO_LABELS, AuditKind
 from stackd.names import LONGEST_LABEL, matches_any
-from stackd.store.links import MOST_REVOKED, KeptLink
+from stackd.store.links import KeptLink
 from stackd.web import requests
 from stackd.web.api import Answer, ApiCall, route
 from stackd.web.auth import ADMIN
@@ -136,15 +136,15 @@ async def revoke_link(call: ApiCall) -> web.Response:
     this file does not know, too.
     """
     context, link_id = call.api.context, call.request.match_info["link_id"]
-    links, kept = context.store.links, await context.store.links.find(link_id)
+    kept = await context.store.links.find(link_id)
     any_id = call.key.scope == ADMIN and LINK_ID.fullmatch(link_id)
     if not (any_id if kept is None else call.key.may_see(kept.labels)):
         raise NotFound(f"link not found: {link_id}", code=ErrorCode.LINK_NOT_FOUND)
     expires_at = context.clock.now() + LONGEST_LIFE * NANOSECONDS if kept is None else kept.expires_at
-    if link_id not in links.revoked and len(links.revoked) >= MOST_REVOKED:
-        raise Conflict(f"{MOST_REVOKED} revoked links have not expired yet; replace the secret, which ends all links")
-    is_new = link_id not in links.revoked
-    await links.revoke({link_id: expires_at})
+    is_new = link_id not in context.store.links.revoked
+    maker = kept.by if kept is not None and call.key.tenant else None
+    tenants = sum(key.tenant for key in context.config.auth.keys)
+    await context.store.links.revoke_one(link_id, expires_at, maker, tenants)
     if is_new:
         of_whom = "" if kept is None else f": {kept.name}"
         context.audit.note(AuditKind.LINK, f"{link_id} revoked{of_whom}", by=call.key.principal)

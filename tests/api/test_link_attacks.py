@@ -211,6 +211,23 @@ async def test_a_revocation_survives_a_restart_and_the_loss_of_the_file(vm: Mach
         assert [(await seat.open(one)).code for one in (link, second)] == ["link_revoked", "link_revoked"]
 
 
+async def test_no_tenant_uses_up_the_revocations_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stackd.store.links.MOST_REVOKED", 6)
+    monkeypatch.setattr("stackd.store.links.RESERVED", 2)  # so each of two tenants has two
+    async with harness(tmp_path, settings(tmp_path), config=two_tenants(tmp_path)) as at:
+        a, b = (Client(session=at.session, url=at.url, key=key) for key in TENANTS.values())
+        of_a, of_b, of_admin = [
+            [(await make_link(each, labels={"player": "7"}))["link_id"] for _ in range(3)] for each in (a, b, at)
+        ]
+        for tenant, (first, second, third) in ((a, of_a), (b, of_b)):
+            for link_id in (first, second, first):
+                assert (await tenant.call("DELETE", f"/links/{link_id}")).status == 200
+            await tenant.refused(409, "an admin's key can revoke this one", f"/links/{third}", method="DELETE")
+        for link_id in (of_a[2], of_admin[0]):
+            assert (await at.call("DELETE", f"/links/{link_id}")).status == 200
+        await at.refused(409, "replace the secret", f"/links/{of_admin[1]}", method="DELETE")
+
+
 async def test_a_revocation_that_the_cluster_does_not_have_is_not_acknowledged(at: Harness) -> None:
     link = await make_link(at)
     at.faults.add_fault(action="status", verb="update", resource="leases")
