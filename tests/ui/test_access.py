@@ -151,6 +151,8 @@ async def test_a_phone_shows_what_is_wrong_first(boards: Boards, width: int, hei
         card = board.page.locator("#attention tbody tr")
         await expect(card.get_by_role("button", name="Restart 1…")).to_be_in_viewport(ratio=1)
         assert await card.evaluate(NAME_ABOVE)
+        for name in ("By team", "By node"):
+            assert await board.button(name).evaluate("(e) => e.scrollWidth <= e.clientWidth"), "its text is in it"
         assert await board.page.evaluate(TOO_SMALL) == []
         assert await board.page.evaluate(SCROLL_WIDTH) <= width
         await board.row(other).get_by_role("checkbox").locator("..").tap()

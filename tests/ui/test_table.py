@@ -24,6 +24,7 @@ WATCH_ROW = """(id) => {
     new MutationObserver(() => touched.push(cell.className))
       .observe(cell, { subtree: true, childList: true, characterData: true });
 }"""
+COLOUR = "(e) => getComputedStyle(e).color"
 HEADS = "() => [...document.querySelectorAll('thead th')].slice(1).filter((e) => e.checkVisibility()).map((e) => e.textContent)"
 CUT = "(row) => [...row.querySelectorAll('td')].filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.className)"
 ORDER = "() => [...document.querySelectorAll('tbody tr[aria-rowindex]')].map((e) => e.dataset.group ?? e.dataset.id)"
@@ -134,17 +135,14 @@ async def test_orders_are_kept_in_a_link_with_filters_and_groups(boards: Boards)
 
 
 async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(board: Board) -> None:
-    ids = await board.several(*({"team": str(number)} for number in range(6)))
+    await board.several(*({"team": str(number)} for number in range(6)))
     await board.open(path="/dashboard#sort=status")
     await expect(board.rows).to_have_count(6)
     before, fresh = await board.page.evaluate(ORDER), board.page.locator("#fresh")
-    keys = board.page.keyboard
-    for reads, leaves in (
-        (lambda: board.row(ids[2]).locator(".c-status").hover(), lambda: board.page.mouse.move(5, 5)),
-        (lambda: board.row(ids[2]).focus(), lambda: keys.press("/")),
-    ):
-        await reads()
-        meant = await board.row(ids[2]).bounding_box()
+    for by in ("pointer", "focus"):
+        row = board.row(before[2])
+        await (row.locator(".c-status").hover() if by == "pointer" else row.focus())
+        meant = await row.bounding_box()
         stopped, gone = before[-1], before[0]
         await board.at.do("stop", stopped)
         await board.at.delete(gone)
@@ -152,9 +150,12 @@ async def test_rows_stay_where_they_are_while_one_reads_and_what_is_new_is_said(
         await expect(fresh).to_contain_text("1 new")
         await expect(board.row(stopped)).to_contain_text("stopped")
         await expect(board.row(gone)).to_contain_text("gone")
+        assert await board.row(gone).locator(".status").evaluate(COLOUR) != await row.locator(".status").evaluate(
+            COLOUR
+        )
         assert await board.page.evaluate(ORDER) == before
-        assert await board.row(ids[2]).bounding_box() == meant
-        await leaves()
+        assert await row.bounding_box() == meant
+        await (board.page.mouse.move(5, 5) if by == "pointer" else board.page.keyboard.press("/"))
         await expect(board.row(new)).to_be_visible()
         await expect(board.row(gone)).to_have_count(0)
         await expect(fresh).to_have_text("")

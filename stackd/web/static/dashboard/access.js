@@ -34,7 +34,7 @@ export function openAccess(stack = null) {
   const common = h("div", { class: "fields" }, field("Name", inputs.name), field("Works for", inputs.expires));
   const form = h("form", {}, field("To", to), common, players, lasting, wrong, h("div", { class: "buttons" }, make));
 
-  const helpers = h("div");
+  const helpers = h("div", { hidden: true });
 
   function choose() {
     players.hidden = to.value === "helper";
@@ -98,6 +98,7 @@ async function showHelpers(place) {
         ends,
       );
     });
+  place.hidden = !rows.length;
   show(place, rows.length > 0 && [h("h3", {}, "Helpers who read this page"), h("ul", { class: "details" }, rows)]);
 }
 

@@ -180,7 +180,8 @@ export class Table {
     const active = this.active === null ? this.stacks.shown.keys().next().value === id : this.active === id;
     const age = length(now() - stack.created);
     const rest = left(stack.expires);
-    const [kind, soon] = [stack.gone ? "gone" : kindOf(stack), expiresSoon(stack)];
+    const [kind, soon] = [stack.gone ? null : kindOf(stack), expiresSoon(stack)];
+    const status = stack.gone ? "gone" : stack.status;
     const inputs = [stack, place, columns.join(), selected, active, this.opened === id, age, rest, kind, soon];
     return memo(id, inputs, () => {
       const tabindex = active ? "0" : "-1";
@@ -200,7 +201,7 @@ export class Table {
       /** @type {Record<string, import("../shared/dom.js").Child>} */
       const contents = {
         status: [
-          h("span", { class: "status", "data-status": stack.status, "data-kind": kind }, wordOf(stack, kind)),
+          h("span", { class: "status", "data-status": status, "data-kind": kind }, wordOf(stack, kind)),
           " ",
           kind !== "gone" &&
             h("span", { class: "reason quiet", title: stack.status_message || null }, stack.status_reason),
@@ -219,7 +220,7 @@ export class Table {
       const click = (/** @type {MouseEvent} */ { target }) =>
         target instanceof Element && !target.closest(".c-box, .address") && this.stacks.view.open(id);
       const state = { "aria-rowindex": place + 2, "aria-selected": String(selected), tabindex };
-      const data = { "data-id": id, "data-status": stack.status, "data-kind": kind };
+      const data = { "data-id": id, "data-status": status, "data-kind": kind };
       const looks = [selected && "selected", active && "active", this.opened === id && "open"];
       const card = !columns.includes("labels") && cell("c-labels card", contents.labels);
       return h(
