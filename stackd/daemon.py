@@ -48,7 +48,7 @@ from stackd.lifecycle.diagnostics import diagnostics
 from stackd.lifecycle.gate import Gate
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.ownership import Ownership, Role
-from stackd.lifecycle.passes import Reconciler, expire, purge
+from stackd.lifecycle.passes import Expiry, Reconciler, purge
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
@@ -244,7 +244,7 @@ def _wire(context: Context) -> Daemon:
     contact.on_lost = lambda: context.mirror.lose(ClusterSilent(str(contact.error())))
     contact.on_back = context.loop.queue.retry_all
     table: Table = {
-        "expire": (EXPIRE_SECONDS, lambda: expire(context)),
+        "expire": (EXPIRE_SECONDS, Expiry(context).check),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
         "purge": (PURGE_SECONDS, lambda: purge(context)),
         "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.settle),

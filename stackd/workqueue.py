@@ -109,13 +109,6 @@ class WorkQueue(Generic[K]):
         for key in tuple(self._tries):
             self.add(key, reset=True)
 
-    async def run_now(self, key: K) -> None:
-        """Work on the key in this task and raise what that raises; nothing if another task is at it, or before ``open``."""
-        if self._opened and key not in self._working:
-            self._begin(key)
-            if (error := await self._run(key)) is not None:
-                raise error
-
     def _wait(self, key: K, at: float) -> None:
         if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
@@ -201,6 +194,11 @@ class Slots:
     def is_late(self) -> bool:
         """Whether what has not failed waits for ``LATE_SECONDS``: more comes than can be done."""
         return any(not turn.rank[0] for turn in self._heads() if turn.since + LATE_SECONDS <= self._now())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all slots are held."""
+        return self._held.total() >= self._most
 
     @asynccontextmanager
     async def one(self, priority: int, *, failed: bool = False) -> AsyncIterator[bool]:

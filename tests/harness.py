@@ -28,7 +28,7 @@ from stackd.embedded import EmbeddedCluster, EmbeddedOptions, resources
 from stackd.embedded.faults import Counts, Faults
 from stackd.embedded.store import ObjectChange
 from stackd.keys import ApiKey, digest
-from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.loop import CREATES_AT_ONCE, Priority
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
 from stackd.templates import read_templates
@@ -344,12 +344,11 @@ class Harness(Client):
     @asynccontextmanager
     async def no_create_slots(self) -> AsyncIterator[None]:
         """Take all create slots: within this block creates wait."""
-        slots = self.daemon.context.creates.slots
-        for _ in range(CREATES_AT_ONCE):
-            await slots.acquire()
-        yield
-        for _ in range(CREATES_AT_ONCE):
-            slots.release()
+        slots = self.daemon.context.loop._creates
+        async with AsyncExitStack() as held:
+            for _ in range(CREATES_AT_ONCE):
+                await held.enter_async_context(slots.one(Priority.WAITED))
+            yield
 
     @contextmanager
     def worked_on(self, stack_id: str) -> Iterator[None]:

@@ -32,7 +32,7 @@ GENERATION = "stackd.io/generation"
 """Annotation: which pod of its stack it is, or is for. The pods of shared stacks have it as a label, too, and their
 Services select one by it."""
 DESIRED = "stackd.io/desired"
-"""What the pod of a Service's stack should be: ``running``, ``starting`` (a new pod is on its way) or ``stopped``."""
+"""What the pod of a Service's stack should be: ``running``, ``starting`` (a new pod is on its way), ``stopped``, or ``ended``."""
 ROUTE = "stackd.io/route"
 """What a route, and the Service behind those of a stack that has node ports, are for: ``http``, ``https``, ``tls``."""
 OURS_ALONE = frozenset({RECORD, GENERATION, ROUTE})

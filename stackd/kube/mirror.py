@@ -44,10 +44,12 @@ _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
 
 @struct
 class Changed:
-    """An object appeared (``before`` None), changed in what its state keeps, or is gone (``after`` None)."""
+    """An object appeared (``before`` None), changed in what its state keeps, or is gone (``after`` None). ``own``: an answer
+    to a request of stackd says so, and not the watch."""
 
     before: State | None
     after: State | None
+    own: bool = False
 
     @property
     def state(self) -> State:
@@ -84,6 +86,9 @@ class Mirror:
             (NodeState, "nodes"): {},
             **{(RouteState, resource): {} for resource in RESOURCES},
         }
+        self._by_resource: dict[str, list[dict[str, Any]]] = {}
+        for (_, resource), table in self._tables.items():
+            self._by_resource.setdefault(resource, []).append(table)
         self.pods: Mapping[str, PodState] = self._tables[PodState, "pods"]
         self.services: Mapping[str, ServiceState] = self._tables[ServiceState, "services"]
         self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
@@ -109,8 +114,12 @@ class Mirror:
     @property
     def disconnected_since(self) -> float | None:
         """Since when (monotonic seconds) at least one of the three watches has no connection; None if all have one."""
-        since = (health.disconnected_since for health in self.health_by_kind.values())
-        return min((one for one in since if one is not None), default=None)
+        earliest = None
+        for health in self.health_by_kind.values():
+            since = health.disconnected_since
+            if since is not None and (earliest is None or since < earliest):
+                earliest = since
+        return earliest
 
     @property
     def last_error(self) -> str:
@@ -121,6 +130,14 @@ class Mirror:
     def watches(self) -> Mapping[str, WatchHealth]:
         """All watches that should run, by kind; the copy is current without those of routes."""
         return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
+
+    def find(self, resource: str, name: str) -> State | None:
+        """The object of that kind and name, as the copy has it."""
+        for table in self._by_resource[resource]:
+            if name in table:
+                state: State = table[name]
+                return state
+        return None
 
     def staleness(self) -> float:
         """Seconds since the copy was last known to be current. On a quiet cluster up to ``IDLE_SECONDS`` of a watch."""
@@ -172,15 +189,15 @@ class Mirror:
         """
         health = self.health_by_kind.get(state.resource) or self.route_health[state.resource]
         if self._is_ours(state) and not is_older(getattr(state, "resource_version", ""), health.version):
-            self._put(state)
+            self._put(state, own=True)
 
-    def gone(self, state: State) -> None:
-        """The object is gone: the API server has confirmed it, or the watch reports it."""
+    def gone(self, state: State, *, own: bool = True) -> None:
+        """The object is gone: the API server has confirmed it, or (not ``own``) the watch reports it."""
         table = self._tables[type(state), state.resource]
         before = table.get(state.name)
         if before is not None and before.uid == state.uid:  # otherwise another object has the name by now
             del table[state.name]
-            self._report(before, None)
+            self._report(before, None, own=own)
 
     def missed(self, pod: PodState) -> None:
         """Reopen the watch if it has not reported ``pod`` as a get has just returned it.
@@ -203,7 +220,7 @@ class Mirror:
         """Store a pod that the watch does not report: it lacks stackd's labels, or the watch is late."""
         seen = self.pods.get(pod.name)
         if seen is None or not is_older(pod.resource_version, seen.resource_version):
-            self._put(pod)
+            self._put(pod, own=True)
 
     @property
     def withheld(self) -> bool:
@@ -257,14 +274,14 @@ class Mirror:
                 else:
                     state, gone = one
                     if gone or not self._is_ours(state):
-                        self.gone(state)
+                        self.gone(state, own=False)
                     else:
                         self._put(state)
 
-    def _put(self, state: State) -> None:
+    def _put(self, state: State, *, own: bool = False) -> None:
         table = self._tables[type(state), state.resource]
         before, table[state.name] = table.get(state.name), state
-        self._report(before, state)
+        self._report(before, state, own=own)
 
     def _newer_than_list(self, resource: str, health: WatchHealth) -> list[State]:
         """What the copy has from after the list that was just read, by answers to stackd's own changes: a list may take
@@ -292,13 +309,13 @@ class Mirror:
         for before, after in pairs:
             self._report(before, after)
 
-    def _report(self, before: State | None, after: State | None) -> None:
+    def _report(self, before: State | None, after: State | None, *, own: bool = False) -> None:
         if before == after:
             return
         if before is not None and after is not None and before.uid != after.uid:
-            self._report(before, None)
+            self._report(before, None, own=own)
             before = None
-        self._tell(Changed(before=before, after=after))
+        self._tell(Changed(before=before, after=after, own=own))
 
     def _tell(self, change: Changed | Relisted) -> None:
         for callback in self._subscribers:

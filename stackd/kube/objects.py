@@ -5,7 +5,7 @@ Strings that many objects share are interned and messages are cut, so that thous
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from sys import intern
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -166,6 +166,7 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     disruption = conditions.get("DisruptionTarget", _NONE)
     ours = labels.marks_of(metadata)
     node_name = spec.get("nodeName")
+    cpu, memory, ephemeral = _reserved_nanos(spec, ("cpu", "memory", EPHEMERAL_STORAGE))
     return PodState(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -188,9 +189,9 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
         ),
         generation=ours.generation,
         annotated=labels.GENERATION in ours.annotations,
-        cpu_milli=-(-_reserved_nanos(spec, "cpu") // (NANO // 1000)),
-        memory_bytes=reserved(spec, "memory"),
-        ephemeral_bytes=reserved(spec, EPHEMERAL_STORAGE),
+        cpu_milli=-(-cpu // (NANO // 1000)),
+        memory_bytes=-(-memory // NANO),
+        ephemeral_bytes=-(-ephemeral // NANO),
         pool=ours.pool,
         assigned=labels.ASSIGNED in ours.labels,
     )
@@ -273,23 +274,24 @@ def is_about(raw: Mapping[str, Any], pod: str, uid: str = "") -> bool:
 
 def reserved(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
     """The pod's effective request (or limit), rounded up to whole units."""
-    return -(-_reserved_nanos(spec, resource, part) // NANO)
+    (nanos,) = _reserved_nanos(spec, (resource,), part)
+    return -(-nanos // NANO)
 
 
-def _reserved_nanos(spec: Mapping[str, Any], resource: str, part: str = "requests") -> int:
+def _reserved_nanos(spec: Mapping[str, Any], resources: Sequence[str], part: str = "requests") -> list[int]:
     """As ``reserved``, in billionths. A sidecar runs beside all containers after it; other init containers one by one."""
-
-    def amount(container: Mapping[str, Any]) -> int:
+    together, peaks = [0] * len(resources), [0] * len(resources)
+    ends = len(spec.get("initContainers") or ())
+    for position, container in enumerate((*(spec.get("initContainers") or ()), *(spec.get("containers") or ()))):
         amounts = (container.get("resources") or _NONE).get(part) or _NONE
-        text = amounts.get(resource)
-        return stored(text).nanos if isinstance(text, (str, int, float)) else 0
-
-    together, peak = 0, 0
-    for container in spec.get("initContainers") or ():
-        peak = max(peak, together + amount(container))
-        if container.get("restartPolicy") == "Always":
-            together += amount(container)
-    return max(together + sum(map(amount, spec.get("containers") or ())), peak)
+        stays = position >= ends or container.get("restartPolicy") == "Always"
+        for number, resource in enumerate(resources):
+            text = amounts.get(resource)
+            amount = stored(text).nanos if isinstance(text, (str, int, float)) else 0
+            peaks[number] = max(peaks[number], together[number] + amount)
+            if stays:
+                together[number] += amount
+    return [max(pair) for pair in zip(together, peaks, strict=True)]
 
 
 def _container(raw: Mapping[str, Any], *, init: bool) -> ContainerState:

@@ -31,7 +31,7 @@ _PACK_ABOVE_BYTES = 2 * 1024
 _LONGEST_UNPACKED = 16 * 1024 * 1024
 _PACKED = "pod_spec_deflated"
 
-RUNNING, STARTING, STOPPED = "running", "starting", "stopped"
+RUNNING, STARTING, STOPPED, ENDED = "running", "starting", "stopped", "ended"
 POD_DELETED = "PodDeleted"
 POD_DELETED_MESSAGE = "the pod is gone from the cluster and stackd did not delete it"
 
@@ -48,7 +48,9 @@ def wanted_pod(stack: Stack) -> str:
     """What the stack's pod should be, in the words of the ``stackd.io/desired`` annotation."""
     if stack.desired is Desired.STOPPED:
         return STOPPED
-    return STARTING if stack.accepted and stack.pod_uid is None and not stack.ended else RUNNING
+    if stack.ended:
+        return ENDED
+    return STARTING if stack.accepted and stack.pod_uid is None else RUNNING
 
 
 def service_annotations(stack: Stack) -> dict[str, str]:
@@ -72,7 +74,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
     optional = {
         "template": stack.template,
         "digest": stack.digest,
-        "values": dict(stack.values) if wanted_pod(stack) != RUNNING else list(stack.values),
+        "values": dict(stack.values) if wanted_pod(stack) in (STARTING, STOPPED) else list(stack.values),
         "env": dict(stack.env),
         "unassigned": stack.unassigned,
         "shared": stack.shared,

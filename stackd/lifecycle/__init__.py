@@ -1,17 +1,20 @@
 """What stackd does with a stack, and the only place where store and cluster meet.
 
-context, gate              what every verb gets; whether stackd may change the cluster, accepts work and is ready; the brake,
-                           which waits for the operator where too much would end
-loop, reconcile            which stack is looked at when, and who waits for it; the only code that touches a stack
-next_step, steps           decides; one executor for each kind of step
-observe, status            writes what is seen of pods; derives statuses from it
-create, verbs              what clients want: a stack made; deleted, stopped, started, restarted, extended
-objects                    a stack's pod, Service and routes
-diagnostics                keeps the reasons of failures, and logs
-passes, rebuild            finds what was missed, and removes old history; recovers rows from objects
-bring_up                   reaches the cluster, and checks what must exist in it
-audit                      who was refused, reloads, changes of keys, takeovers; and the file of log.audit
-ownership                  which of two stackd may change anything
-pools, assign, refill      pooled stacks: which may be assigned; assigning them; making new ones
-prepull, nodes, capacity   pulls images before stacks need them; which nodes take stacks; how many more would fit
+decide                  what is to be done now about a stack, and why: the only place that decides (pure)
+desired, view           the objects that a stack should have (pure); what is known of them now
+apply, transitions      sends the requests that were decided on; changes the row as was decided
+reconcile, loop         the only code that touches a stack; which stack is looked at when, and who waits for it
+observe, status         writes what is seen of pods; derives statuses from it (pure)
+create, verbs           what clients want: a stack made; deleted, stopped, started, restarted, extended
+context                 what all of these share
+gate, ownership         whether stackd may change the cluster, accepts work and is ready, and the brake; which of two may
+bring_up                reaches the cluster, and checks what must exist in it
+passes, rebuild         finds what was missed, and removes old history; recovers rows from objects
+templates               what is in force: those of files, and those of the API
+pools, assign, refill   pooled stacks: which may be assigned; assigning them; making new ones
+shared                  what the one stack of a shared template needs
+checks, health          runs the checks of templates; what they have said
+prepull                 pulls images before stacks need them
+nodes, capacity         which nodes take stacks; how many more would fit
+diagnostics, audit      keeps the reasons of failures, and logs; who was refused, reloads, changes of keys, takeovers
 """

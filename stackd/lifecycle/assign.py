@@ -18,10 +18,11 @@ from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, Stac
 from stackd.kube.objects import NodeState, PodState, ServiceState
 from stackd.lifecycle.capacity import free_on_nodes
 from stackd.lifecycle.context import Context, CreateRequest
+from stackd.lifecycle.desired import WantedService, first_route_difference, has_pod, service_error
 from stackd.lifecycle.loop import is_gone
-from stackd.lifecycle.next_step import has_pod, route_error, service_error
 from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, short_of
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
+from stackd.lifecycle.view import current_pod, names, objects_of
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack
 from stackd.store import Assignment
@@ -41,10 +42,10 @@ def pool_for(context: Context, request: CreateRequest) -> Template | None:
     return template if template is not None and template.pool and request.may_use(template.name) else None
 
 
-async def assign(context: Context, request: CreateRequest, *, once_more: bool = False) -> Stack | None:
+async def assign(context: Context, request: CreateRequest) -> Stack | None:
     """Give a stack of a pool to this create and return it; None if there is none to give.
 
-    ``once_more``: the create has looked before, and its miss is counted already. A returned stack survives ``kill -9``
+    A returned stack survives ``kill -9``
     and the loss of the file. Raises ClusterUnavailable, NotOwner; and LabelLimitReached, Unavailable, Conflict and
     StoreUnavailable as the reservation of a new stack would: then no stack is assigned.
     """
@@ -55,7 +56,7 @@ async def assign(context: Context, request: CreateRequest, *, once_more: bool = 
     await context.gate.right_cluster()
     pool, stack = context.pools.of(template.name), await _assign_first(context, template, request)
     if stack is None:
-        pool.misses += not once_more
+        pool.misses += 1
         return None
     pool.hits += 1
     context.metrics.assigned(perf_counter() - began, stack.template)
@@ -117,7 +118,7 @@ async def _open(context: Context, stack: Stack) -> bool:
         stack_log(log, stack.stack_id).warning("assigned from a pool, and undone: %s", error)
         await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
         context.loop.wake([stack.stack_id])
-        if context.current_pod(stack) is None:
+        if current_pod(context, stack) is None:
             return False
         if isinstance(error, ClusterUnavailable | NotOwner):
             raise
@@ -126,13 +127,19 @@ async def _open(context: Context, stack: Stack) -> bool:
 
 
 def _in_order(context: Context, stack: Stack) -> bool:
-    pod = context.current_pod(stack)
+    pod = current_pod(context, stack)
     node = context.mirror.nodes.get(pod.node_name) if pod is not None and pod.node_name else None
-    seen = may_be_assigned(stack, pod, context.mirror.services.get(stack.service_name), node)
-    return seen and not (context.loop.queue.at_work(stack.stack_id) or route_error(context.routes_of(stack)))
+    objects = objects_of(context, stack)
+    if objects.service is None or context.loop.queue.at_work(stack.stack_id):
+        return False
+    if stack.routed and first_route_difference(objects.named, names(context, stack)) is not None:
+        return False
+    return may_be_assigned(stack, pod, context.mirror.services.get(stack.service_name), node, objects.service)
 
 
-def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None) -> bool:
+def may_be_assigned(
+    stack: Stack, pod: PodState | None, service: ServiceState | None, node: NodeState | None, wanted: WantedService
+) -> bool:
     """Whether everything known about the stack says that it runs, or will, and can be reached once assigned. Pure."""
     return (
         has_pod(stack)
@@ -150,7 +157,7 @@ def may_be_assigned(stack: Stack, pod: PodState | None, service: ServiceState | 
         and not service.deleting
         and pod.instance == service.instance  # else the watch does not report the pod
         and service.once_assigned
-        and not service_error(stack, service)
+        and service_error(wanted, service) is None
     )
 
 

@@ -23,9 +23,9 @@ from stackd.kube.manifests import check_pod
 from stackd.kube.objects import PODS, PodState, pod_state
 from stackd.lifecycle.context import Context, CreateRequest, new_id
 from stackd.lifecycle.create import create
+from stackd.lifecycle.desired import has_pod
 from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.health import CheckResult
-from stackd.lifecycle.next_step import has_pod
 from stackd.lifecycle.pools import is_ready
 from stackd.lifecycle.status import STUCK_REASONS
 from stackd.lifecycle.verbs import delete, until_status

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, Clock, WallClock
@@ -19,30 +18,19 @@ from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
-from stackd.kube.objects import PodState, ServiceState
-from stackd.kube.routes import names_of, wanted_routes
+from stackd.kube.objects import ServiceState
 from stackd.lifecycle import nodes
 from stackd.lifecycle.audit import Audit
 from stackd.lifecycle.gate import AWAY_SECONDS, Gate
 from stackd.lifecycle.health import Checks
 from stackd.lifecycle.loop import Loop
-from stackd.lifecycle.next_step import (
-    CreateProgress,
-    SeenRoute,
-    Step,
-    next_step,
-    own_pod,
-    replacement_step,
-    replacement_waits,
-)
 from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
-from stackd.lifecycle.status import PodMemory
+from stackd.lifecycle.status import Memory
 from stackd.metrics import Metrics, PhaseTimer
 from stackd.model import (
     NO_LABELS,
     NO_VALUES,
-    SERVICE_PREFIX,
     STACKD,
     PortMapping,
     Principal,
@@ -60,14 +48,6 @@ from stackd.workqueue import WorkQueue
 
 SETTLE_EXTRA_SECONDS = 1.0
 """So much longer than one call a change is waited for: then the error of the call itself is the answer."""
-
-CREATES_AT_ONCE = 32
-"""At most this many creates talk to the cluster at a time. The others wait, so that a burst neither runs into deadlines
-nor delays everything else."""
-
-FEW_CREATES_AT_ONCE = 8
-"""At most this many while the loop is late: otherwise creates would take all of what the cluster can do from expiries,
-whose ports and room they need."""
 
 LOG_READS_AT_ONCE = 8
 """At most this many clients read logs from the cluster at a time, so that neither creates nor captures wait for them."""
@@ -146,18 +126,14 @@ class CreateRequest:
 class Creation:
     """A create under way, for which somebody waits.
 
-    ``pod`` and ``service`` are what was created for it; ``made_at``: when (seconds on the monotonic clock); ``stack``: its row
-    when the create was completed. ``abandoned``: whoever asked for it has left. ``has_slot``: its own task holds its slot.
+    ``made_at``: when all of its objects had been created (seconds on the monotonic clock). ``abandoned``: whoever asked for it
+    has left.
     """
 
     request: CreateRequest
     timer: PhaseTimer
-    pod: PodState | None = None
-    service: ServiceState | None = None
     made_at: float | None = None
-    stack: Stack | None = None
     abandoned: bool = False
-    has_slot: bool = False
 
     def check(self) -> None:
         """Raise ClusterUnavailable if the create was abandoned."""
@@ -200,29 +176,6 @@ class Settings:
         return bool(name) and name not in self.templates and name not in self.removed
 
 
-class Creates(dict[str, Creation]):
-    """The creates under way, by the stack's id.
-
-    ``slots``      held while a create sends its requests; ``few_slots``, too, while the loop is late
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slots = asyncio.Semaphore(CREATES_AT_ONCE)
-        self.few_slots = asyncio.Semaphore(FEW_CREATES_AT_ONCE)
-
-    @asynccontextmanager
-    async def slot(self, stack_id: str) -> AsyncIterator[bool]:
-        """The slot of the stack's create, which its own task may hold; whether it was waited for."""
-        creation = self.get(stack_id)
-        if creation is not None and creation.has_slot:
-            yield False
-            return
-        waits = self.slots.locked()
-        async with self.slots:
-            yield waits
-
-
 @dataclass(slots=True, kw_only=True)
 class Diagnostics:
     """``queue``: the stacks whose events and logs are to be kept; ``captures``: tasks that keep the last log lines of stacks
@@ -238,8 +191,8 @@ class Context:
     """What one daemon's verbs share.
 
     ``loop``     reconciles stacks
-    ``creates``  the creates under way
-    ``memory``   what is remembered of stacks' pods
+    ``creates``  the creates under way, by the stack's id
+    ``memory``   what is remembered of stacks between two looks
     ``pools``    the stacks that wait to be assigned, by template
     ``facts``    what is known of the cluster beside its objects
     ``checks``   what checks have said
@@ -256,8 +209,8 @@ class Context:
     audit: Audit
     loop: Loop = field(init=False, repr=False)
     diagnostics: Diagnostics = field(init=False)
-    creates: Creates = field(default_factory=Creates)
-    memory: PodMemory = field(default_factory=PodMemory)
+    creates: dict[str, Creation] = field(default_factory=dict)
+    memory: Memory = field(default_factory=Memory)
     pools: Pools = field(default_factory=Pools)
     facts: ClusterFacts = field(default_factory=ClusterFacts)
     checks: Checks = field(default_factory=Checks)
@@ -287,19 +240,6 @@ class Context:
         source = self.settings.templates.get(template) if template is not None else None
         return self.settings.policy if source is None else source.policy
 
-    def current_pod(self, stack: Stack) -> PodState | None:
-        """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
-        return own_pod(self.mirror.pods.get(stack.pod_name), stack)
-
-    def earlier_pods(self, stack: Stack) -> list[PodState]:
-        """The other pods of a shared stack, the latest first."""
-        if not stack.shared:
-            return []
-        pods = [
-            one for one in self.mirror.pods.values() if one.stack_id == stack.stack_id and one.name != stack.pod_name
-        ]
-        return sorted(pods, key=lambda one: -one.generation)
-
     def view_restored(self, away: float) -> None:
         """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
         refuses all work."""
@@ -313,47 +253,6 @@ class Context:
         """Whether nothing may be written by what is seen of the cluster. All stacks are looked at when that is over."""
         return not self.mirror.synced or self.gate.unverified or bool(self.gate.wrong_cluster)
 
-    def step(self, stack: Stack) -> Step | None:
-        """What is to be done next about the stack, by what is seen of it."""
-        pod = self.mirror.pods.get(stack.pod_name)
-        if pod is not None and pod.instance != self.cluster.instance:
-            pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
-        now = self.wall_clock.trusted_now()
-        service = self.mirror.services.get(SERVICE_PREFIX + stack.stack_id)
-        progress = None if stack.accepted else self._create_progress(stack)
-        step = next_step(stack, pod, service, now, self.routes_of(stack), progress)
-        if step is None and stack.shared and stack.accepted:
-            return replacement_step(stack, own_pod(pod, stack), now, self.earlier_pods(stack), self.mirror.nodes)
-        return step
-
-    def _create_progress(self, stack: Stack) -> CreateProgress | None:
-        creation = self.creates.get(stack.stack_id)
-        if creation is None or creation.abandoned:
-            return None
-        if creation.made_at is None:
-            return CreateProgress(made=False)
-        since = self.clock.monotonic() - creation.made_at
-        routes = wanted_routes(stack, self.config.routes, self.cluster.instance) if stack.routed else ()
-        seen = [self.mirror.routes[one.resource].get(one.name) for one in routes]
-        return CreateProgress(
-            made=True,
-            placeable=since < self.config.stacks.unschedulable_grace,
-            reachable=all(one is not None and one.ready for one in seen) or since >= self.config.routes.accept_timeout,
-        )
-
-    def waits(self, stack: Stack) -> float | None:
-        """In how many seconds the wait for a node, or for the Gateway, is over, or one of those of a shared stack's new pod;
-        None if there is no such wait."""
-        if stack.accepted:
-            now = self.wall_clock.trusted_now() if self.earlier_pods(stack) else None
-            return (replacement_waits(stack, now) / NANOSECONDS or None) if now is not None else None
-        creation = self.creates.get(stack.stack_id)
-        if creation is None or creation.made_at is None:
-            return None
-        since = self.clock.monotonic() - creation.made_at
-        waits = (self.config.stacks.unschedulable_grace, self.config.routes.accept_timeout if stack.routed else 0.0)
-        return min((wait - since for wait in waits if wait > since), default=None)
-
     @property
     def may_expire(self) -> bool:
         """Whether a stack may expire: a restored file, or one whose stacks another stackd has taken over, may not know of
@@ -365,18 +264,6 @@ class Context:
         now (invariant 8)."""
         share = self.config.reconcile.max_delete_share
         return self.gate.brake.may_end(stack.stack_id, what, candidates, self.store.stacks.ids(), share)
-
-    def routes_of(self, stack: Stack) -> list[SeenRoute]:
-        """What gives the stack names, as far as it is watched."""
-        if not stack.routed:
-            return []
-        routes = wanted_routes(stack, self.config.routes, self.cluster.instance)
-        wanted = {(one.resource, one.name): one for one in routes}
-        return [
-            SeenRoute(resource=kind, wanted=wanted.get((kind, name)), seen=self.mirror.routes[kind].get(name))
-            for kind, name in (wanted if stack.ports_held else names_of(stack))
-            if self.mirror.knows(kind)
-        ]
 
     @property
     def longest_call(self) -> float:

@@ -1,15 +1,14 @@
 """Create a stack: commit its row, have the loop reconcile it, and wait until the row says that a node has it; if that fails,
 all of it is undone.
 
-Owns: the waiting and the undo. The create runs in its own task and is never interrupted in the middle of a call. A client
-that leaves only makes it undo itself at its next step, so the outcome of every call is known before the undo begins.
+Owns: the waiting, the undo, and the ports of a new stack. A client that leaves only makes it undo itself, so the outcome of
+every call is known before the undo begins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 from stackd.crashpoints import crash_point
@@ -25,13 +24,15 @@ from stackd.errors import (
     StackNotFound,
 )
 from stackd.kube.objects import PODS
+from stackd.kube.routes import resource_of
+from stackd.lifecycle.apply import pod_request
 from stackd.lifecycle.assign import assign, preempt
 from stackd.lifecycle.context import Context, CreateRequest, Creation, new_id
-from stackd.lifecycle.loop import is_gone
-from stackd.lifecycle.objects import named, pod_request, require_served
-from stackd.lifecycle.steps import NO_NODE, POD_DELETED
+from stackd.lifecycle.decide import NO_NODE, POD_DELETED
+from stackd.lifecycle.loop import Priority, is_gone
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, Stack
+from stackd.model import DeleteReason, PortMapping, Route, RoutedPort, RoutedTarget, Stack, TargetPort
+from stackd.names import DEFAULT_PREFIX, new_hostname
 from stackd.templates.hiding import hide_in
 from stackd.units import format_duration
 
@@ -40,15 +41,14 @@ log = logging.getLogger(__name__)
 ONCE_TRIES = 5
 ONCE_SECONDS = 60.0  # how long ``create_once`` waits for an equal create that came first
 ASK_SECONDS = 5.0  # the timeout of the last request for the pod, in seconds
+# While a new pod is awaited, a watch of pods that is silent for this long is reopened over another connection.
 SUSPECT_SECONDS = 2.0
-"""While a new pod is awaited, a watch of pods that is silent for this long is reopened over another connection."""
-
+# How many times one create may delete stacks of pools: for a node port, for the quota, for a node's room.
 PREEMPTIONS = 3
-"""How many times one create may delete stacks of pools: for a node port, for the quota, for a node's room."""
-
+# How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written; after
+# that, the undo goes on in the background.
 UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
-"""How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written;
-after that, the undo goes on in the background."""
+LISTED_SECONDS = 2.0  # how long a create waits for the first list of routes after a start
 
 
 async def create(context: Context, request: CreateRequest) -> Stack:
@@ -123,23 +123,12 @@ async def _assigned_or_made(context: Context, request: CreateRequest, caller: Ca
 
 
 async def _made(context: Context, request: CreateRequest, caller: Caller) -> Stack:
-    """Commit the row, run the first rounds in this task, and wait until the row says that a node has the stack."""
-    waits = context.creates.slots.locked() and not request.unasked
+    """Commit the row, and wait until it says that a node has the stack."""
     stack_id = caller.stack_id = new_id("stack")
     creation = context.creates[stack_id] = Creation(request=request, timer=context.metrics.phase_timer())
     try:
-        async with context.creates.slots:
-            if waits and (pooled := await assign(context, request, once_more=True)) is not None:
-                return pooled  # its pool has got one meanwhile
-            async with context.creates.few_slots if context.loop.is_late else nullcontext():
-                creation.timer.restart()
-                await _reserve(context, stack_id, creation)
-                creation.has_slot = True
-                try:
-                    await context.loop.queue.run_now(stack_id)
-                finally:
-                    creation.has_slot = False
-        stack = await _accepted(context, stack_id)
+        await _reserve(context, stack_id, creation)
+        stack = await _accepted(context, stack_id, creation)
         context.fence.require()  # otherwise nobody is told of it
         return stack
     except BaseException as error:
@@ -167,27 +156,29 @@ async def _reserve(context: Context, stack_id: str, creation: Creation) -> None:
     creation.check()
 
 
-async def _accepted(context: Context, stack_id: str) -> Stack:
+async def _accepted(context: Context, stack_id: str, creation: Creation) -> Stack:
     """The row once a node has the stack. Raises NoRoom if no node takes it.
 
-    Reopens the watch of pods if it stays silent meanwhile: its connection may be dead.
+    The time for that begins when its objects are made: until then it waits for a slot, or for the answers to its requests,
+    which have deadlines of their own. Reopens the watch of pods if it stays silent: its connection may be dead.
     """
-    creation, now = context.creates[stack_id], context.clock.monotonic
-    health, stacks = context.mirror.health_by_kind["pods"], context.config.stacks
-    pause, end = SUSPECT_SECONDS, now() + max(stacks.scheduling_timeout, stacks.unschedulable_grace)
+    health, stacks, now = context.mirror.health_by_kind[PODS.resource], context.config.stacks, context.clock.monotonic
+    pause, longest = SUSPECT_SECONDS, max(stacks.scheduling_timeout, stacks.unschedulable_grace)
 
     def accepted(row: Stack | None) -> Stack | None:
         creation.check()
         if row is None or row.deleting_since is not None:
             raise StackNotFound(stack_id)
-        return creation.stack
+        return row if row.accepted else None
 
-    while now() < end:
+    priority = Priority.POOL if creation.request.unassigned else Priority.WAITED
+    while creation.made_at is None or now() < creation.made_at + longest:
+        left = longest if creation.made_at is None else creation.made_at + longest - now()
         try:
-            return await context.loop.settle(stack_id, accepted, min(pause, end - now()))
+            return await context.loop.settle(stack_id, accepted, min(pause, left), priority)
         except NotYet:
             pass
-        if health.staleness() >= SUSPECT_SECONDS:
+        if creation.made_at is not None and health.staleness() >= SUSPECT_SECONDS:
             log.debug("the watch of pods has not reported %s; it is opened again", stack_id)
             health.reopen()
             pause *= 2
@@ -286,3 +277,36 @@ async def dry_run(context: Context, request: CreateRequest) -> None:
         if isinstance(error, ClusterError):
             raise ClusterUnavailable("the cluster cannot check the pod now", detail=str(error)) from error
         raise
+
+
+# ---- the ports of a new stack
+
+
+def named(context: Context, request: CreateRequest) -> tuple[PortMapping, ...]:
+    """The ports of a new stack; each routed one has its name, the others have no node port yet."""
+    config = context.config.routes
+    template = request.template
+    prefix = template.route_prefix if template is not None else DEFAULT_PREFIX
+    node_ports, names = (template.node_ports, template.hostnames) if template and request.shared else ({}, {})
+
+    def with_name(port: TargetPort) -> PortMapping:
+        if not isinstance(port, RoutedTarget):
+            fixed = node_ports.get(port.container_port, 0)
+            return PortMapping(container_port=port.container_port, protocol=port.protocol, node_port=fixed)
+        number = {Route.HTTP: config.http_port, Route.HTTPS: config.port, Route.TLS: config.tls_port}[port.route]
+        default = {Route.HTTP: 80, Route.HTTPS: 443}.get(port.route)
+        fixed_name = names.get(port.container_port)
+        hostname = f"{fixed_name}.{config.domain}" if fixed_name else new_hostname(prefix, config.domain)
+        host = hostname if number == default else f"{hostname}:{number}"
+        return RoutedPort(container_port=port.container_port, protocol=port.protocol, route=port.route, host=host)
+
+    return tuple(map(with_name, request.target_ports))
+
+
+async def require_served(context: Context, request: CreateRequest) -> None:
+    """Raise ClusterUnavailable if the cluster does not serve the kinds of routes that the create needs."""
+    for kind in {resource_of(port.route) for port in request.target_ports if isinstance(port, RoutedTarget)}:
+        health = context.mirror.route_health[kind]
+        if not await context.mirror.until_known(kind, 0.0 if health.last_error else LISTED_SECONDS):
+            why = health.last_error or f"the {kind} of the cluster were not listed yet"
+            raise ClusterUnavailable("no port can get a name now", detail=why)

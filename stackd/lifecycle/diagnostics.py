@@ -15,6 +15,7 @@ from stackd.codes import ErrorCode
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodState
 from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, Diagnostics
+from stackd.lifecycle.view import current_pod
 from stackd.logs import stack_log
 from stackd.model import CLUSTER, NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
@@ -148,7 +149,7 @@ async def read_logs(context: Context, stack_id: str, *, tail: int, container: st
         raise StackNotFound(stack_id)
     stack = context.store.assigned.get(stack_id)
     away: ClusterUnavailable | None = None
-    if stack is not None and (pod := context.current_pod(stack)) is not None:
+    if stack is not None and (pod := current_pod(context, stack)) is not None:
         name = container or next((c.name for c in pod.containers if not c.init), "")
         try:
             context.gate.require_cluster()

@@ -217,11 +217,10 @@ class Gate:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the cluster has confirmed that it is the file's own, and answers: then ``right_cluster`` does not wait."""
-        confirmed = self._confirmed.is_set() and self.unreached is None and not self.wrong_cluster
-        return (
-            confirmed and self.cluster.connection.contact.lost_since is None and self.mirror.disconnected_since is None
-        )
+        """Whether the cluster has confirmed that it is the file's own, and is in contact."""
+        known = self._confirmed.is_set() and self.unreached is None and not self.wrong_cluster
+        contact = self.cluster.connection.contact
+        return known and contact.lost_since is None and self.mirror.disconnected_since is None
 
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have

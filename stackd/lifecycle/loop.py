@@ -25,17 +25,20 @@ from stackd.workqueue import RetryPolicy, Slots, WorkQueue
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# At most so many stacks have requests under way.
 SLOTS = 24
-"""At most so many stacks have requests under way; creates have slots of their own."""
-
+# So many new ones beside them: the others wait, so that a burst neither runs into deadlines nor delays everything else.
+CREATES_AT_ONCE = 32
+# While the loop is late: otherwise creates would take all of what the cluster can do from expiries, whose ports and room they
+# need.
+FEW_CREATES_AT_ONCE = 8
+# At most so many expiries, so many of pools, and so many records are written at a time: nobody waits for them.
 IN_THE_BACKGROUND, RECORDS = 8, 4
-"""At most so many expiries, so many of pools, and so many records are written at a time: nobody waits for them."""
-
+# How many stacks are looked at in one go if all are, and when the next follow; a look takes some 0.1 ms.
 LOOKS_AT_ONCE, LOOK_SECONDS = 50, 0.005
-"""How many stacks are looked at in one go if all are, and when the next follow; a look takes some 0.1 ms."""
 
 RETRIES = RetryPolicy(first=0.5, longest=30.0)
-MOST_STEPS = 10  # more steps in a row mean that something in the cluster undoes what stackd does
+MOST_STEPS = 12  # more steps in a row mean that something in the cluster undoes what stackd does
 
 
 class Priority(enum.IntEnum):
@@ -78,6 +81,7 @@ class Loop:
         self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, RETRIES, self._work, self._failed)
         self._stacks, self._reconcile = stacks, reconcile
         self._slots = Slots(SLOTS, _limit)
+        self._creates = Slots(CREATES_AT_ONCE, lambda _: FEW_CREATES_AT_ONCE if self.is_late else CREATES_AT_ONCE)
         self._settling: dict[str, list[_Settling]] = {}
 
     def wake(self, stack_ids: Iterable[str], *, delay: float = 0.0) -> None:
@@ -95,12 +99,18 @@ class Loop:
         """Whether more comes than can be done in time."""
         return self._slots.is_late
 
+    @property
+    def creates_wait(self) -> bool:
+        """Whether a create would have to wait for a slot now."""
+        return self._creates.is_full
+
     @asynccontextmanager
     async def slot(self, stack: Stack, *, record: bool = False) -> AsyncIterator[bool]:
         """A slot for the stack's requests, perhaps only for its ``record``; whether it was waited for, so that what was
         decided may be outdated."""
         priority, failed = self._priority(stack, record=record), self.queue.has_failed(stack.stack_id)
-        async with self._slots.one(priority, failed=failed) as waited:
+        is_new = not stack.accepted and stack.deleting_since is None
+        async with (self._creates if is_new else self._slots).one(priority, failed=failed) as waited:
             yield waited
 
     # ---- waiting for a row

@@ -1,18 +1,19 @@
 """What a stack's pod says about the stack: the status that is written, if it differs, and what is remembered for it.
 
-Owns: since when a pull has been failing, what was last seen of a pod's containers, and the proof that a pod is gone.
+Owns: since when a pull has been failing, and what was last seen of a pod's containers.
 ``status.derive_status`` does the mapping.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from stackd.clock import NANOSECONDS
-from stackd.kube.objects import PODS, PodState
+from stackd.kube.objects import PodState
+from stackd.kube.routes import BACKENDS, WantedRoute
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.next_step import own_pod, route_error, service_error
-from stackd.lifecycle.objects import what_is_wrong
+from stackd.lifecycle.desired import first_route_difference, own_pod, service_error
 from stackd.lifecycle.status import (
     DerivedStatus,
     PodSnapshot,
@@ -22,14 +23,12 @@ from stackd.lifecycle.status import (
     pull_has_failed,
     pull_is_failing,
 )
+from stackd.lifecycle.view import names, objects_of
 from stackd.logs import stack_log
 from stackd.model import SERVICE_PREFIX, Observation, Stack
 from stackd.store import differs
 
 log = logging.getLogger(__name__)
-
-ASK_AGAIN_SECONDS = 2.0
-"""When a pod is asked for again that the cluster has, although the watch does not report it: it may report it by then."""
 
 
 async def observe(context: Context, stack: Stack) -> Stack:
@@ -101,35 +100,30 @@ def _repaired(context: Context, stack: Stack, pod: PodState | None) -> tuple[str
         return "LabelsMissing", "stackd's labels were removed from the pod; stackd restores them"
     if pod.stack_id != stack.stack_id:
         return "LabelsChanged", "stackd's labels on the pod were changed; stackd restores them"
+    objects = objects_of(context, stack)
     service = context.mirror.services.get(stack.service_name)
     switches = stack.shared and service is not None and service.serving not in (None, stack.serving)
-    if service is not None and not switches and (error := service_error(stack, service)):
-        return "ServiceChanged", f"{error}; stackd repairs it"
-    error = route_error(context.routes_of(stack))
-    if error:
-        return "RouteChanged", f"{error}; stackd repairs it"
-    wrong = what_is_wrong(context, stack)
-    return wrong if wrong[0] else context.checks.complaint(stack)
+    why = None
+    if objects.service is not None and service is not None and not switches:
+        why = service_error(objects.service, service)
+    if why is not None:
+        return "ServiceChanged", f"{why}; stackd repairs it"
+    if stack.routed:
+        if (why := first_route_difference(objects.named, names(context, stack))) is not None:
+            return "RouteChanged", f"{why}; stackd repairs it"
+        wrong = _refused_by_gateway(context, stack, objects.named)
+        if wrong[0]:
+            return wrong
+    return context.checks.complaint(stack)
 
 
-async def pod_is_gone(context: Context, stack: Stack, uid: str | None) -> bool:
-    """Whether Kubernetes itself says that the pod of this uid is gone, which the mirror lacks (invariant 10). If it
-    exists, the mirror gets it. Raises ClusterUnavailable, ClusterError."""
-    stack_id = stack.stack_id
-    if uid is not None and context.memory.gone.get(stack_id) == uid:
-        return True  # what the brake holds is asked for once
-    watched = context.mirror.health_by_kind["pods"]
-    version = watched.version
-    pod = await context.cluster.get(PODS, stack.pod_name)
-    await context.gate.right_cluster()  # another cluster may have answered meanwhile
-    if pod is None or pod.uid != uid:
-        context.memory.gone[stack_id] = uid
-        return True
-    if pod.instance == context.cluster.instance and pod.stack_id == stack_id:
-        if watched.version != version:  # perhaps the watch has reported meanwhile that it is gone
-            context.loop.wake([stack_id], delay=ASK_AGAIN_SECONDS)
-            return False
-        log.warning("%s: the watch does not report its pod, although the pod exists", stack_id)
-        context.mirror.missed(pod)
-    context.mirror.keep(pod)
-    return False
+def _refused_by_gateway(context: Context, stack: Stack, named: Sequence[WantedRoute]) -> tuple[str, str]:
+    """What keeps the stack from being reached at its names: the Gateway's reason and message; empty if nothing does."""
+    if stack.ports_held and len(stack.routed) > sum(one.resource != BACKENDS for one in named):
+        return "RouteNotConfigured", "there is no listener for its name in the configuration any more ([routes])"
+    for one in named:
+        seen = context.mirror.routes[one.resource].get(one.name) if context.mirror.knows(one.resource) else None
+        if seen is not None and not seen.ready:
+            gateway = context.config.routes.gateway
+            return seen.reason or "RoutePending", seen.message or f"the Gateway {gateway} has not accepted it yet"
+    return "", ""

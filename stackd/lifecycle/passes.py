@@ -1,4 +1,4 @@
-"""The passes that find what events have missed; expiry, at its time; and the removal of old keys, jobs and timelines.
+"""The passes that find what events have missed; expiry after the clock was set; and the removal of old keys, jobs, timelines.
 
 Owns: the passes. A pass wakes the stacks that have something to do, and the loop does it, so that no request delays a
 pass. A pass itself does only what has no row: it adopts stacks from their objects. Owns, too, that no stack expires by a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -17,23 +18,19 @@ from stackd.clock import NANOSECONDS, from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable, Held
 from stackd.lifecycle.bring_up import refresh_rights
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.decide import ACTIONS, Action, Kind, ReconcilePlan, Surroundings, of_orphans, orphans
 from stackd.lifecycle.gate import CONFIRMED_SECONDS
-from stackd.lifecycle.next_step import (
-    MAY_BE_HELD,
-    UNASKED,
-    Action,
-    ReconcilePlan,
-    StepKind,
-    Surroundings,
-    of_orphans,
-    orphans,
-)
 from stackd.lifecycle.rebuild import adopt
+from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, JobAction
 
 log = logging.getLogger(__name__)
 
+# Between two checks the wall clock and the event loop's drift apart by less, unless the former is set.
+JUMP_SECONDS = 0.5
+# What the brake may hold back of stacks with rows.
+MAY_BE_HELD = frozenset({Kind.END, Kind.EXPIRE})
 BLOCKED_RETRY_SECONDS = 5
 KEEP_CLAIMS = 24 * 3600 * NANOSECONDS  # how long an Idempotency-Key is remembered, in nanoseconds
 
@@ -49,7 +46,8 @@ class Reconciler:
     def __init__(self, context: Context) -> None:
         self.unknown: tuple[Action, ...] = ()
         self.passes = 0
-        self.actions: dict[StepKind, int] = dict.fromkeys(StepKind, 0)
+        self.adopted = 0
+        self.actions = Counter(dict.fromkeys(ACTIONS, 0))
         self._context = context
         self._unadoptable: dict[str, str] = {}
         self._busy = asyncio.Lock()
@@ -82,9 +80,9 @@ class Reconciler:
         for stack in context.store.stacks.ordered():
             if in_turn and stack.delete_reason is DeleteReason.BATCH:
                 continue  # its job deletes it when its turn comes
-            step = context.step(stack)
-            if step is not None and (step.kind in MAY_BE_HELD or stack.stack_id not in context.loop.queue):
-                yield Action(kind=step.kind, name=stack.stack_id, why=step.why)
+            decision = look_at(context, stack)
+            if decision.kind in MAY_BE_HELD or (decision.kind is not None and stack.stack_id not in context.loop.queue):
+                yield Action(decision=decision, name=stack.stack_id)
 
     async def reconcile(self) -> ReconcilePlan:
         """Make one pass. The next pass finds again what cannot be done now; one bad stack never holds up the others.
@@ -120,7 +118,7 @@ class Reconciler:
         if context.gate.rights_due:
             await refresh_rights(context)
         plan = await self.plan()
-        adoptable = {action.name for action in plan.actions if action.kind is StepKind.ADOPT}
+        adoptable = {action.name for action in plan.actions if action.decision.kind is Kind.ADOPT}
         if self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0:
             adoptable |= {action.stack_id for action in plan.unknown}
         adopted = True
@@ -130,13 +128,15 @@ class Reconciler:
         if plan.blocked:
             log.debug("reconciliation is waiting: %s", plan.blocked)
             return plan
-        if context.store.incomplete and adopted and all(one.kind is not StepKind.ADOPT for one in plan.actions):
+        if context.store.incomplete and adopted and all(one.decision.kind is not Kind.ADOPT for one in plan.actions):
             await context.store.end_adoption()
         before, self.unknown = _uids(self.unknown), plan.unknown
         for one in plan.unknown:
             if not _uids([one]) <= before:
                 extra = {"stack_id": one.stack_id}
-                log.warning("%s belongs to no known stack and is left alone: %s", one.orphan, one.why, extra=extra)
+                log.warning(
+                    "%s belongs to no known stack and is left alone: %s", one.orphan, one.decision.why, extra=extra
+                )
         await self._apply(plan)
         self.passes += 1
         return replace(plan, held=frozenset(context.gate.brake.held))
@@ -152,7 +152,8 @@ class Reconciler:
         for name in names:
             self._unadoptable.pop(name, None)
         self._unadoptable |= dict(done.lost)
-        self.actions[StepKind.ADOPT] += len(done.recovered)
+        self.adopted += len(done.recovered)
+        self.actions[Kind.ADOPT] += len(done.recovered)
         for stack_id in done.recovered:
             stack_log(log, stack_id).info("adopted from its Service")
         if done.recovered:
@@ -162,19 +163,17 @@ class Reconciler:
 
     async def _apply(self, plan: ReconcilePlan) -> None:
         context = self._context
-        unasked = [a for a in plan.actions if (a.kind in UNASKED or a.kind is StepKind.EXPIRE) and not a.asked]
-        rowless = {a.stack_id: f"{a.kind}: {a.why}" for a in unasked if a.orphan is not None}
-        still = {a.stack_id for a in unasked}
+        unasked = [one for one in plan.actions if one.decision.brake and one.orphan is not None]
+        rowless = {one.stack_id: f"{one.decision.action}: {one.decision.why}" for one in unasked}
+        still = rowless.keys() | {one.stack_id for one in plan.actions if one.decision.kind in MAY_BE_HELD}
         context.gate.brake.forget(context.gate.brake.held.keys() - still)
         among = context.store.stacks.ids() | rowless.keys()
         held = context.gate.brake.hold_back(rowless, among, context.config.reconcile.max_delete_share)
         for action in plan.actions:
-            if action.kind is StepKind.ADOPT or (
-                action.orphan is not None and not action.asked and action.stack_id in held
-            ):
+            if action.decision.kind is Kind.ADOPT or (action in unasked and action.stack_id in held):
                 continue
-            self.actions[action.kind] += 1
-            stack_log(log, action.stack_id).info("%s: %s", action.kind, action.why)
+            self.actions[action.decision.action] += 1
+            stack_log(log, action.stack_id).info("%s: %s", action.decision.action, action.decision.why)
             if action.orphan is not None:
                 context.loop.removable.add(action.orphan.seen.uid)
             context.loop.wake([action.stack_id])
@@ -193,14 +192,26 @@ def _not_now(blocked: str, confirmed: int) -> str:
     )
 
 
-async def expire(context: Context) -> None:
-    """Wake every stack whose time is up, unless the clock may be wrong. Raises StoreUnavailable."""
-    if not context.may_expire:
-        return
-    await _confirm_clock(context)
-    now = context.clock.now()
-    rows = context.store.assigned.ordered() if context.wall_clock.trusted else ()
-    context.loop.wake(row.stack_id for row in rows if row.ttl_expires_at <= now and row.deleting_since is None)
+class Expiry:
+    """Has stacks looked at whose time may be up although no timer says so.
+
+    Each stack is looked at when its own time is up (``decide``). The loop's timers do not notice that the wall clock was set or
+    that the machine was suspended, and nothing expires while the clock is not trusted, or another stackd may own the stacks.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context, self._may, self._ahead = context, False, 0.0
+
+    async def check(self) -> None:
+        """Have all stacks looked at if the clock was set, or they may expire from now on. Raises StoreUnavailable."""
+        context = self._context
+        if context.may_expire:
+            await _confirm_clock(context)
+        may = context.may_expire and context.wall_clock.trusted
+        before, self._ahead = self._ahead, context.clock.now() / NANOSECONDS - asyncio.get_running_loop().time()
+        if may and (not self._may or abs(self._ahead - before) >= JUMP_SECONDS):
+            context.loop.wake_all()
+        self._may = may
 
 
 async def _confirm_clock(context: Context) -> None:

@@ -21,7 +21,7 @@ from stackd.kube.objects import pod_state
 from stackd.kube.records import Unrecoverable, config_map_supersedes, parse_config_map, parse_pod, parse_record
 from stackd.kube.wire import CONFIG_MAPS, JsonObject
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.next_step import PODS, SERVICES, stack_of
+from stackd.lifecycle.desired import PODS, SERVICES, stack_of
 from stackd.lifecycle.status import PodSnapshot, derive_status
 from stackd.logs import stack_log
 from stackd.model import Desired, Stack, StackStatus, service_name

@@ -1,65 +1,167 @@
 """Reconcile one stack: the only code that touches it, whatever it is that it needs.
 
 Level-triggered, as a controller of Kubernetes: read the row and what the mirror shows, write the status if it differs, ask
-``next_step``, do one step (one round of requests), return. Nothing waits in here for what the cluster will do: the mirror's
-event, the change of the row or a time that was asked for wakes the stack again (``loop``).
+``decide``, and carry out what it says: a change of the row (``transitions``), or one round of requests (``apply``). Nothing
+waits in here for what the cluster will do: the mirror's event, the change of the row or a time that was asked for wakes the
+stack again (``loop``).
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from stackd.crashpoints import crash_point
+from stackd.errors import (
+    ClusterError,
+    ClusterRefused,
+    ClusterUnavailable,
+    NameTaken,
+    StackdError,
+    StackNotFound,
+    StillThere,
+    StoreUnavailable,
+    public_text,
+)
 from stackd.kube.mirror import Changed, Relisted
-from stackd.kube.objects import NodeState, PodState
+from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.kube.routes import RouteState
+from stackd.lifecycle.apply import apply
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.next_step import IN_THE_FILE, PODS, Step, StepKind, stack_of
+from stackd.lifecycle.decide import Decision, Kind, Verb
+from stackd.lifecycle.desired import PODS, stack_of
 from stackd.lifecycle.observe import observe
-from stackd.lifecycle.steps import EXECUTORS, hiding, remove_without_row
-from stackd.model import Stack
+from stackd.lifecycle.transitions import TRANSITIONS
+from stackd.lifecycle.view import look_at
+from stackd.logs import stack_log
+from stackd.model import Desired, Observation, Stack, StackStatus
+from stackd.templates.hiding import hide_in
+
+log = logging.getLogger(__name__)
+
+# The ``status_reason`` of a stack that something in the cluster keeps from being deleted.
+DELETE_PENDING = "DeletePending"
+# These rest on what Kubernetes has said to be gone: it must still be the right cluster.
+PROVEN = frozenset({Kind.END, Kind.STOPPED, Kind.RELEASED, Kind.REMOVED})
 
 
 async def reconcile(context: Context, stack_id: str) -> bool:
-    """Look at the stack and do its next step. Returns whether to look again at once. Raises what keeps the step from being
+    """Look at the stack and do what is to be done now. Returns whether to look again at once. Raises what keeps it from being
     done now."""
-    if (stack := context.store.stacks.get(stack_id)) is None:
-        return await remove_without_row(context, stack_id)
-    stack = await observe(context, stack)
-    if (step := context.step(stack)) is None:
-        if (seconds := context.waits(stack)) is not None:
-            context.loop.wake([stack_id], delay=seconds)
-        return False
-    if step.kind in IN_THE_FILE:
-        return await _execute(context, step, stack)
-    async with _slot(context, step, stack) as waited:
-        if not context.gate.is_clear:
-            await context.gate.right_cluster()
-        elif not waited:
-            return await _execute(context, step, stack)
-        return await _after_wait(context, stack_id, step)
-
-
-def _slot(context: Context, step: Step, stack: Stack) -> AbstractAsyncContextManager[bool]:
-    """A slot for the step's requests; whether it was waited for."""
-    if step.kind is StepKind.MAKE:
-        return context.creates.slot(stack.stack_id)
-    return context.loop.slot(stack, record=step.kind is StepKind.ANNOTATE)
-
-
-async def _after_wait(context: Context, stack_id: str, before: Step) -> bool:
-    """Decide again, with a slot in hand and the gate open; the slot of a create is for nothing else."""
     stack = context.store.stacks.get(stack_id)
-    step = None if stack is None else context.step(stack)
-    if stack is None or step is None:
+    if stack is None:
+        return await _remove_without_row(context, stack_id)
+    stack = await observe(context, stack)
+    if context.gate.unverified:
+        context.memory.gone.clear()  # perhaps another cluster has said so
+    decision = look_at(context, stack)
+    if decision.kind is None:
+        if decision.again is not None:
+            context.loop.wake([stack_id], delay=decision.again)
         return False
-    if (step.kind is StepKind.MAKE) is not (before.kind is StepKind.MAKE):
-        return True
-    return await _execute(context, step, stack)
+    with _hiding(context, stack_id):
+        if decision.kind is Kind.APPLY:
+            return await _send(context, stack, decision)
+        if decision.kind in PROVEN:
+            await context.gate.right_cluster()
+            if context.store.stacks.get(stack_id) is not stack:
+                return True
+        return await TRANSITIONS[decision.kind](context, stack, decision)
 
 
-async def _execute(context: Context, step: Step, stack: Stack) -> bool:
-    """Do the step, which was decided on just now."""
-    with hiding(context, stack.stack_id):
-        return await EXECUTORS[step.kind](context, stack)
+async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Send the requests of the decision with a slot in hand; after a wait for that, or for the gate, decide again first."""
+    async with context.loop.slot(stack, record=_only_record(decision)) as waited:
+        waits = waited or not context.gate.is_clear
+        await context.gate.right_cluster()
+        if waits:
+            current = context.store.stacks.get(stack.stack_id)
+            again = None if current is None else look_at(context, current)
+            if current is None or again is None or again.kind is not Kind.APPLY:
+                return True
+            stack, decision = current, again
+        creation = None if stack.accepted else context.creates.get(stack.stack_id)
+        if creation is not None:
+            creation.timer.restart()
+        try:
+            done = await apply(context, stack, decision.changes)
+        except StackNotFound:
+            return True  # its row is gone, or is to be deleted
+        except StackdError as error:
+            hide_in(error, stack.values)
+            await _note_failure(context, stack, error)
+            raise
+        if creation is not None and creation.made_at is None:
+            creation.timer.restart()
+            creation.made_at = context.clock.monotonic()
+        return done
+
+
+def _only_record(decision: Decision) -> bool:
+    return all(change.verb is Verb.PATCH for change in decision.changes)
+
+
+async def _note_failure(context: Context, stack: Stack, error: StackdError) -> None:
+    """Write into the stack's status what keeps it from being deleted or started; clients see it there."""
+    again = context.loop.queue.has_failed(stack.stack_id)
+    try:
+        if stack.deleting_since is not None:
+            if again and isinstance(error, ClusterRefused):
+                context.gate.undeletable[stack.stack_id] = error.sentence
+            answered = isinstance(error, StillThere | ClusterRefused)
+            if answered or (again and context.gate.is_clear and isinstance(error, ClusterUnavailable)):
+                await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, error.sentence)
+        elif stack.accepted and stack.pod_uid is None and stack.desired is Desired.RUNNING and not stack.ended:
+            await context.store.stacks.observe([_start_waits(stack, error)])
+    except StoreUnavailable as unavailable:
+        log.debug("%s: %s", stack.stack_id, unavailable)
+
+
+def _start_waits(stack: Stack, error: StackdError) -> Observation:
+    return Observation(
+        stack_id=stack.stack_id,
+        # Of what somebody else keeps, nobody knows when it goes: whoever waits for the stack has to know.
+        status=StackStatus.FAILED if isinstance(error, NameTaken) else StackStatus.CREATING,
+        status_reason="ClusterUnavailable" if isinstance(error, ClusterError) else type(error).__name__,
+        status_message=f"waiting to create the pod: {public_text(error)}; retrying"[:1024],
+        generation=stack.generation,
+    )
+
+
+async def _remove_without_row(context: Context, stack_id: str) -> bool:
+    """Delete the objects of a stack without a row that a pass or the operator wants removed."""
+    mirror, removable = context.mirror, context.loop.removable
+    if not removable:
+        return False
+    await context.gate.right_cluster()
+    if stack_id in context.store.stacks:
+        return True  # it was adopted meanwhile
+    services = (one for one in mirror.services.values() if stack_id in (one.name, stack_of(one.resource, one.name)))
+    pods = (one for one in mirror.pods.values() if stack_of(PODS, one.name) == stack_id)
+    routes = (one for one in mirror.all_routes() if one.stack_id == stack_id)
+    found: tuple[PodState | ServiceState | RouteState, ...] = (*pods, *routes, *services)
+    for one in found:
+        if one.uid in removable:
+            await context.cluster.delete(one.resource, one.name, one.uid)
+            mirror.gone(one)
+            crash_point("orphan.removed")
+            removable.discard(one.uid)
+            stack_log(log, stack_id).info("%s removed, which no row knows", one.name)
+    return False
+
+
+@contextmanager
+def _hiding(context: Context, stack_id: str) -> Iterator[None]:
+    """Hide the stack's generated values in every error that is raised within this context."""
+    before = context.store.stacks.get(stack_id)
+    try:
+        yield
+    except StackdError as error:
+        stack = context.store.stacks.get(stack_id) or before
+        if stack is not None:
+            hide_in(error, stack.values)
+        raise
 
 
 class ClusterEvents:
@@ -83,6 +185,11 @@ class ClusterEvents:
             row = rows.get(stack_of(PODS, state.name) if isinstance(state, PodState) else state.stack_id)
             if row is None:
                 return
-            if isinstance(state, PodState) and change.after is None and state.disruption and state.uid == row.pod_uid:
-                self._context.memory.disruptions[state.uid] = state.disruption
+            memory = self._context.memory
+            if change.after is not None:
+                memory.forget_gone(row.stack_id, (state.resource, state.name), state.uid)
+            elif isinstance(state, PodState) and state.disruption and state.uid == row.pod_uid:
+                memory.disruptions[state.uid] = state.disruption
+            if change.own and loop.queue.at_work(row.stack_id):
+                return  # the loop looks again anyway, after a failure with a delay
             loop.queue.add(row.stack_id, reset=change.after is None)  # what a delete waits for may be gone

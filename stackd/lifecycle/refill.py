@@ -44,7 +44,7 @@ CROWDED_SECONDS = 0.1
 """When to check again while clients' creates wait for a slot: until none does, nothing is made for pools."""
 
 AT_ONCE = 24
-"""How many creates for an empty pool run at a time, of ``context.CREATES_AT_ONCE``: what it cannot give, the cluster has
+"""How many creates for an empty pool run at a time, of ``loop.CREATES_AT_ONCE``: what it cannot give, the cluster has
 to make for clients anyway. The fuller it is, the fewer: what it can give is not slowed down by what is made."""
 
 GATHER_SECONDS = 0.02  # changes within this time are handled together
@@ -171,7 +171,7 @@ class Refill:
             return CHECK_SECONDS
         if now < pool.not_before:
             return min(CHECK_SECONDS, pool.not_before - now)
-        if self._context.creates.slots.locked():  # clients wait for a slot
+        if self._context.loop.creates_wait:  # clients wait for a slot
             return CROWDED_SECONDS
         making = sum(one.making for one in self._context.pools.by_name.values())
         most = min(missing, may_begin(self._fill(template.name), making))

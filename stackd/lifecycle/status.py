@@ -49,24 +49,53 @@ class PodSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class PodMemory:
-    """What is remembered of the pods of stacks between two looks, by the stack's id: since when (nanoseconds) a pull has been
-    failing; what was last seen of the containers; the uid of a pod that is proven to be gone; the row, pod, Service and node
-    from which the status was derived last, if nothing else decides on it; and, by the pod's uid, why the cluster itself has
-    deleted it."""
+class Memory:
+    """What is remembered of stacks between two looks; nothing of it is needed after a start.
+
+    By the stack's id:
+    ``pull_failing``  since when (nanoseconds) a pull has been failing
+    ``progress``      what was last seen of the containers
+    ``seen``          the row, pod, Service and node from which the status was derived last, if nothing else decides on it
+    ``gone``          the objects that Kubernetes itself has said to be gone, since stackd last made them; and the uid of
+                      those that it has removed (None: it had none of that name)
+    ``held``          the objects whose removal something holds up
+    ``crowded``       the stacks that have no quota for two pods
+    ``disruptions``   by the pod's uid, why the cluster itself has deleted it
+    """
 
     pull_failing: dict[str, int] = field(default_factory=dict)
     progress: dict[str, PodProgress] = field(default_factory=dict)
-    gone: dict[str, str | None] = field(default_factory=dict)
     seen: dict[str, tuple[object, ...]] = field(default_factory=dict)
+    gone: dict[str, dict[tuple[str, str], str | None]] = field(default_factory=dict)
+    held: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
+    crowded: set[str] = field(default_factory=set)
     disruptions: dict[str | None, str] = field(default_factory=dict)
+
+    def note_gone(self, stack_id: str, name: tuple[str, str], uid: str | None) -> None:
+        """Kubernetes has said that there is no such object, since it has removed the one of this uid."""
+        self.gone.setdefault(stack_id, {})[name] = uid
+        if stack_id in self.held:
+            self.held[stack_id].discard(name)
+
+    def forget_gone(self, stack_id: str, name: tuple[str, str], uid: str | None = None) -> None:
+        """The object may be there from now on; with a ``uid``, because the mirror shows it: what it reports of an object that
+        was removed is outdated."""
+        gone = self.gone.get(stack_id)
+        if gone is not None and name in gone and (uid is None or gone[name] != uid):
+            del gone[name]
+
+    def note_held(self, stack_id: str, name: tuple[str, str]) -> None:
+        """Something holds up the removal of the object."""
+        self.held.setdefault(stack_id, set()).add(name)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: forget a stack, or a pod, that is gone."""
-        if before is not None and (after is None or after.pod_uid != before.pod_uid):
-            self.disruptions.pop(before.pod_uid, None)
-        if after is None and before is not None:
-            for memory in (self.pull_failing, self.progress, self.gone, self.seen):
+        if before is None or (after is not None and after.pod_uid == before.pod_uid):
+            return
+        self.disruptions.pop(before.pod_uid, None)
+        self.crowded.discard(before.stack_id)
+        if after is None:
+            for memory in (self.pull_failing, self.progress, self.gone, self.held, self.seen):
                 memory.pop(before.stack_id, None)
 
 

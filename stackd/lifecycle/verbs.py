@@ -1,7 +1,7 @@
 """What clients ask of one stack: delete, stop, start, restart and extend it, and wait for its status.
 
 Owns: what may be asked for, and what is answered. Each verb commits its intent first, then waits until nothing is left to
-do about the stack. ``steps`` carries the intent out, and retries what failed or was interrupted: so the work
+do about the stack. The loop carries the intent out, and retries what failed or was interrupted: so the work
 continues when the caller leaves, and an error says that stackd keeps trying.
 """
 
@@ -31,11 +31,12 @@ from stackd.errors import (
     public_code,
     public_text,
 )
+from stackd.lifecycle.apply import spec_of
 from stackd.lifecycle.context import Context
+from stackd.lifecycle.desired import service_difference
 from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import is_gone
-from stackd.lifecycle.next_step import service_step
-from stackd.lifecycle.objects import spec_of
+from stackd.lifecycle.view import objects_of
 from stackd.logs import stack_log
 from stackd.model import (
     STACKD,
@@ -290,7 +291,9 @@ async def write_records(context: Context, timeout: float) -> None:
     outdated = [
         stack
         for stack in context.store.stacks.ordered()
-        if stack.accepted and stack.deleting_since is None and service_step(stack, services.get(stack.service_name))
+        if stack.accepted
+        and (wanted := objects_of(context, stack).service) is not None
+        and service_difference(wanted, services.get(stack.service_name)) is not None
     ]
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout):

@@ -21,7 +21,6 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from stackd.kube.credentials import expiry_remark
-from stackd.lifecycle.next_step import StepKind
 from stackd.lifecycle.ownership import Role
 from stackd.metrics import CREATED, INVALID, PHASES, Histogram
 from stackd.model import StackStatus
@@ -172,7 +171,7 @@ class DaemonCollector(Collector):
         yield gauge("stackd_brake_on", "1 while a brake holds the reconciliation back.", context.gate.braked)
         yield gauge("stackd_brake_held_stacks", "Stacks that a brake holds back.", len(context.gate.brake.held))
         about = "Stacks adopted from their pods."
-        yield counter("stackd_adoptions_total", about, reconciler.actions[StepKind.ADOPT])
+        yield counter("stackd_adoptions_total", about, reconciler.adopted)
         about = "Objects with stackd's labels that belong to no known stack, and are left alone."
         yield gauge("stackd_unknown_objects", about, len(reconciler.unknown))
         yield gauge("stackd_jobs_waiting", "Batch jobs that wait for a worker.", len(self._api.batch))

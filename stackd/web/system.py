@@ -10,7 +10,7 @@ from aiohttp import web
 from stackd import contract
 from stackd.errors import StoreUnavailable
 from stackd.lifecycle.capacity import capacity, refresh_ports, refresh_quotas, storage
-from stackd.lifecycle.next_step import ReconcilePlan
+from stackd.lifecycle.decide import ReconcilePlan
 from stackd.lifecycle.nodes import StackResources
 from stackd.lifecycle.templates import missing
 from stackd.quantity import Quantity, parse
@@ -197,9 +197,11 @@ def plan_body(plan: ReconcilePlan, reasons: Sequence[str]) -> contract.Plan:
     return contract.Plan(
         blocked=plan.blocked,
         held=tuple(sorted(plan.held)),
-        actions=tuple(contract.PlannedAction(action=a.kind, name=a.name, why=a.why) for a in plan.actions),
+        actions=tuple(
+            contract.PlannedAction(action=a.decision.action, name=a.name, why=a.decision.why) for a in plan.actions
+        ),
         unknown=tuple(
-            contract.UnknownObject(kind=one.orphan.resource, name=one.name, why=one.why)
+            contract.UnknownObject(kind=one.orphan.resource, name=one.name, why=one.decision.why)
             for one in plan.unknown
             if one.orphan is not None
         ),

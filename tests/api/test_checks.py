@@ -9,7 +9,7 @@ import pytest
 
 from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS
-from stackd.lifecycle import checks, next_step
+from stackd.lifecycle import checks, decide
 from tests.api.scenes import SetBack
 from tests.harness import Harness, Machine, eventually, seed, until
 from tests.templates import PLAIN, folder_with, start
@@ -174,7 +174,7 @@ async def test_a_shared_stack_that_fails_its_check_gets_another_pod(
     vm: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("PROVEN", "LINGER"):
-        monkeypatch.setattr(next_step, f"{name}_NANOSECONDS", 0)
+        monkeypatch.setattr(decide, f"{name}_NANOSECONDS", 0)
     at = await start(vm, notes=SHARED + FAILS.replace("10s", "10s, failures: 2"))
     first = await until(lambda: entry(at, "notes"), lambda seen: seen["checked"])
     stack_id = first["shared_stack"]

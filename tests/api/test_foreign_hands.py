@@ -107,7 +107,7 @@ async def test_a_pod_without_labels_is_followed_by_its_uid(at: Harness) -> None:
 async def test_a_pod_without_labels_that_a_restart_has_left_is_replaced(at: Harness) -> None:
     """A policy took the labels off its new pod, and stackd was not allowed to undo the create. Anybody may have made it."""
     stack_id = await at.running()
-    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=3)
     assert (await at.call("POST", f"/stacks/{stack_id}/restart")).status >= 400
     admit(at, "create|patch", "pods", NO_LABELS)
     at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)

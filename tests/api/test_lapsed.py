@@ -93,4 +93,4 @@ async def test_a_create_that_a_node_takes_while_the_lease_lapses_leaves_nothing(
     reply = await creating
     assert (reply.status, reply.code) == (503, "not_owner"), reply.text
     await until(at.pods_and_services, lambda seen: not seen)
-    assert await at.listed() == []
+    await until(at.listed, lambda seen: not seen)

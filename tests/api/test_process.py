@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from stackd.embedded import EmbeddedCluster
-from stackd.lifecycle.context import CREATES_AT_ONCE
+from stackd.lifecycle.loop import CREATES_AT_ONCE
 from stackd.model import RANGE_PREFIX
 from tests.daemons import daemon, on, until_leaving
 from tests.harness import Harness, Machine, Reply, eventually, fast_cluster, seed, until, variables

@@ -11,7 +11,7 @@ import pytest
 
 from stackd.embedded import EmbeddedCluster
 from stackd.kube.manifests import port_question
-from stackd.lifecycle.objects import PORT_TRIES
+from stackd.lifecycle.apply import PORT_TRIES
 from tests.api.scenes import SEED
 from tests.harness import Harness, Machine, eventually, fast_cluster, request_for, seed, until
 

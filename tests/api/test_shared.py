@@ -11,7 +11,7 @@ import pytest
 from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS, SERVICES
 from stackd.keys import digest
-from stackd.lifecycle import next_step
+from stackd.lifecycle import decide
 from tests.api.scenes import SetBack
 from tests.harness import Client, Harness, Machine, eventually, seed, until
 from tests.streams import follow
@@ -44,7 +44,7 @@ def template(more: str = FLAG, image: str = "nginx:stable", cpu: str = "100m", p
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new pod takes the place of the earlier one at once."""
     for name in ("PROVEN", "LINGER", "ROOM"):
-        monkeypatch.setattr(next_step, f"{name}_NANOSECONDS", 0)
+        monkeypatch.setattr(decide, f"{name}_NANOSECONDS", 0)
 
 
 async def shared_stack(at: Harness, name: str = "notes") -> str:
@@ -388,7 +388,7 @@ async def test_nobody_reads_that_somebody_has_changed_the_service_while_its_pod_
 @pytest.mark.stackd(reconcile__interval="60s")
 async def test_its_pod_is_replaced_in_time_without_a_pass(vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PROVEN", "LINGER"):
-        monkeypatch.setattr(next_step, f"{name}_NANOSECONDS", NANOSECONDS // 2)
+        monkeypatch.setattr(decide, f"{name}_NANOSECONDS", NANOSECONDS // 2)
     at = await start(vm, notes=template())
     stack_id = await shared_stack(at)
     await running(at, stack_id)

@@ -13,8 +13,7 @@ import pytest
 from stackd.clock import SystemClock, to_nanoseconds
 from stackd.embedded import EmbeddedCluster
 from stackd.embedded.store import LoopClock
-from stackd.lifecycle.context import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE
-from stackd.lifecycle.loop import SLOTS
+from stackd.lifecycle.loop import CREATES_AT_ONCE, FEW_CREATES_AT_ONCE, SLOTS
 from tests.api.scenes import life, noted_end
 from tests.brakes import LEFT_BEHIND, leave_behind
 from tests.harness import DEADLINE, Harness, Machine, Reply, eventually, fast_cluster, request_for, seed, until
@@ -379,10 +378,11 @@ async def test_creates_leave_room_to_expiries_that_are_late(at: Harness, monkeyp
     await eventually(lambda: at.daemon.context.loop.is_late)
     at.faults.add_fault(action="hang", verb="create", resource="pods")
     creates = [asyncio.create_task(at.call("POST", "/stacks", seed())) for _ in range(2 * FEW_CREATES_AT_ONCE)]
-    under_way = "SELECT 1 FROM stacks WHERE NOT accepted"
-    await eventually(lambda: len(at.rows(under_way)) == FEW_CREATES_AT_ONCE)
-    await at.run_now("expire")
-    assert len(at.rows(under_way)) == FEW_CREATES_AT_ONCE
+    await eventually(lambda: len(at.rows("SELECT 1 FROM stacks WHERE NOT accepted")) == len(creates))
+    begun = SLOTS + 1 + FEW_CREATES_AT_ONCE
+    await until(lambda: at.objects("services"), lambda seen: len(seen) == begun)
+    await at.passes(2)
+    assert len(await at.objects("services")) == begun
     for creating in creates:
         creating.cancel()
     await asyncio.gather(*creates, return_exceptions=True)

@@ -26,7 +26,7 @@ from tests.faults.oracle import FINISHED, InvariantMonitor, Oracle
 from tests.faults.plan import POINTS
 from tests.faults.process import ForkServer
 from tests.faults.schedule import converge, judge
-from tests.faults.world import NAMESPACE, OURS, SHARED, TEMPLATE_FILE, World, world
+from tests.faults.world import NAMESPACE, OURS, TEMPLATE_FILE, World, world
 
 # Connections are cut at any moment here, at both ends; asyncio's messages about it are no findings.
 pytestmark = pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
@@ -310,12 +310,12 @@ async def share(stage: Stage) -> None:
 
 
 async def share_no_more(stage: Stage) -> None:
-    """A shared template is there at one start, and gone at the next."""
+    """A template is shared at one start, and not at the next."""
     here = stage.world
     await _start_again(stage, lambda: here.put_shared(RUNS_ON))
     await stage.until(lambda: _shared(stage, "running"))
     if not stage.over:
-        await _start_again(stage, (here.folder / "templates" / f"{SHARED}.yaml").unlink)
+        await _start_again(stage, lambda: here.put_unshared(RUNS_ON))
         await stage.until(lambda: not _shared_rows(stage))
 
 
@@ -376,36 +376,59 @@ class Scene:
     shared: bool = False
 
 
-_CREATES = ("before_reserve", "reserved", "pod_created", "service_created", "route_created", "scheduled", "accepted")
-_DELETES = ("marked", "service_deleted", "pod_deleted", "route_deleted", "confirmed", "removed")
-_UPGRADE = ("", *["service.put:1"] * 4, *["upgrade.config_map_deleted:1"] * 2)
+_CREATES = (
+    "create.before_reserve", "create.reserved", "pod.created", "service.written", "route.written", "accept.decided",
+    "accept.accepted",
+)  # fmt: skip
+_UPGRADE = ("", *["service.written:1"] * 4, *["upgrade.config_map_deleted:1"] * 2)
+
+
+def removals(*numbers: int) -> tuple[str, ...]:
+    return tuple(f"object.removed:{number}" for number in numbers)
+
+
 SCENES = {
     "create": Scene(
         act=create,
         # the last one dies while it undoes the create that the one before has begun
-        deaths=(*twice(*(f"create.{point}" for point in _CREATES)), "create.service_created:1", "create.undo_marked:1"),
+        deaths=(*twice(*_CREATES), "service.written:1", "create.undo_marked:1"),
     ),
     "create in vain": Scene(act=create_in_vain, deaths=twice("create.undo_marked")),
     "create again": Scene(
         act=create_again_before_all_is_seen,
-        deaths=("create.pod_created:1", "replay.undo_marked:1", "create.pod_created:1", "replay.undone:1"),
+        deaths=("pod.created:1", "replay.undo_marked:1", "pod.created:1", "replay.undone:1"),
     ),
     "create without ports": Scene(act=create_where_all_ports_are_taken, deaths=twice("service.port_replaced")),
     "lose service and port": Scene(act=partial(lose_service, port_too=True), deaths=twice("service.port_replaced")),
-    "lose service": Scene(act=lose_service, deaths=twice("service.put")),
-    "change service": Scene(act=change_service, deaths=twice("service.put")),
-    "lose record": Scene(act=lose_record, deaths=twice("service.put")),
+    "lose service": Scene(act=lose_service, deaths=("service.written:2",) * 2),
+    "change service": Scene(act=change_service, deaths=("service.written:2",) * 2),
+    "lose record": Scene(act=lose_record, deaths=("service.written:2",) * 2),
     "upgrade": Scene(act=upgrade, deaths=_UPGRADE, routes=NO_ROUTES),
     "upgrade without the file": Scene(act=partial(upgrade, lose_file=True), deaths=_UPGRADE, routes=NO_ROUTES),
-    "lose route": Scene(act=lose_route, deaths=twice("route.put")),
-    "change route": Scene(act=change_route, deaths=twice("route.put")),
-    "delete": Scene(act=delete, deaths=twice(*(f"delete.{point}" for point in _DELETES))),
+    "lose route": Scene(act=lose_route, deaths=("route.written:4",) * 2),
+    "change route": Scene(act=change_route, deaths=("route.written:4",) * 2),
+    "delete": Scene(
+        act=delete, deaths=(*twice("delete.marked", "delete.confirmed", "delete.removed"), *removals(1, 2, 3, 4))
+    ),
     "delete a stopped one": Scene(act=partial(delete, stopped=True), deaths=twice("delete.confirmed")),
-    "end": Scene(act=end, deaths=twice("release.service_changed", "release.released")),
-    "stop": Scene(act=partial(change, verb="stop"), deaths=twice("stop.intended", "stop.recorded", "stop.stopped")),
+    "end": Scene(act=end, deaths=("service.written:2", *removals(1), *twice("release.released"))),
+    "stop": Scene(
+        act=partial(change, verb="stop"),
+        deaths=(*twice("stop.intended", "stop.stopped"), "service.written:2", *removals(1)),
+    ),
     "restart": Scene(
         act=partial(change, verb="restart"),
-        deaths=twice(*(f"restart.{point}" for point in ("intended", "recorded", "cleared", "pod_created", "started"))),
+        deaths=(
+            *twice("restart.intended"),
+            *(
+                "service.written:2",
+                *removals(1),
+                "pod.created:2",
+                "accept.decided:2",
+                "accept.accepted:2",
+                "service.written:3",
+            ),
+        ),
     ),
     "extend": Scene(act=extend, deaths=twice("extend.extended", "extend.recorded")),
     "expire": Scene(act=expire, deaths=twice("expire.marked")),
@@ -417,7 +440,7 @@ SCENES = {
     "class": Scene(
         act=start_a_class,
         deaths=(
-            *("batch.begun:1", "create.reserved:2", "create.pod_created:1", "create.accepted:2"),
+            *("batch.begun:1", "create.reserved:2", "pod.created:1", "accept.accepted:2"),
             *("assign.assigned:1", "batch.confirmed:2", "batch.counted:1"),
         ),
         ports=400,
@@ -425,7 +448,7 @@ SCENES = {
     ),
     "renewals": Scene(
         act=renew,
-        deaths=("batch.begun:1", "restart.recorded:1", "restart.pod_created:1", "batch.counted:1"),
+        deaths=("batch.begun:1", *removals(1, 2), "batch.counted:1"),
         ports=400,
         pool=1,
     ),
@@ -440,9 +463,9 @@ SCENES = {
         shared=True,
     ),
     "write a template": Scene(act=write_a_template, deaths=twice("template.kept", "template.removed")),
-    "lose labels": Scene(act=lose_labels, deaths=twice("repair.labels_put_back")),
+    "lose labels": Scene(act=lose_labels, deaths=twice("pod.labelled")),
     "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
-    "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=twice("orphan.removed")),
+    "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=removals(1, 1)),
     "start": Scene(act=start, deaths=("bring_up.identified:1",)),
 }
 PARTS = 5

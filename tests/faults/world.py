@@ -155,6 +155,9 @@ class World:
         check = "\ncheck: {image: app/exit0, every: 10s}" if checked else ""
         self._put_template(SHARED, f"shared: true{check}", image)
 
+    def put_unshared(self, image: str) -> None:
+        self._put_template(SHARED, "shared: false", image)
+
     def _put_template(self, name: str, kept: str, image: str) -> None:
         folder = self.folder / "templates"
         folder.mkdir(exist_ok=True)

@@ -73,7 +73,6 @@ async def test_what_is_added_before_the_queue_is_open_waits(tasks: Tasks) -> Non
     for key in ("b", "a", "b"):
         work.queue.add(key)
     work.queue.add("later", delay=3600)
-    await work.queue.run_now("a")
     assert (work.begun, len(work.queue), "a" in work.queue, "later" in work.queue) == ([], 2, True, False)
     work.queue.open()
     await work.until_begun("b", "a")
@@ -87,7 +86,6 @@ async def test_what_is_being_worked_on_comes_again_after_that(late: Work) -> Non
     await late.until_begun("a")
     late.queue.add("a", delay=3600)
     late.queue.add("a")
-    await late.queue.run_now("a")
     await late.end("a")
     await late.until_begun("a", "a")
     await late.end("a")
@@ -143,14 +141,6 @@ async def test_a_key_is_given_up_after_the_last_try(tasks: Tasks) -> None:
     for _ in range(2):
         await work.end("a", FAILURE)
     assert (work.delays[-1], "a" in work.queue) == (None, False)
-
-
-async def test_work_in_the_callers_task_is_tried_again(late: Work) -> None:
-    working = asyncio.create_task(late.queue.run_now("a"))
-    await late.end("a", FAILURE)
-    with pytest.raises(StackdError):
-        await working
-    assert late.queue.has_failed("a")
 
 
 async def test_a_defect_ends_the_process(tasks: Tasks, late: Work) -> None:

@@ -1,0 +1,338 @@
+"""Send the requests that were decided on: one executor for objects of every kind.
+
+Owns: how an object is created, changed and removed, and that what the API server answers goes into the mirror, and into what
+is remembered of the stack, at once: the next decision rests on it. Requests of one decision go out together. It chooses no
+object: a change comes with the object and its uid. A node port that others hold is replaced in the row here, because only the
+API server knows that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from stackd.codes import ErrorCode
+from stackd.crashpoints import crash_point
+from stackd.errors import (
+    ClusterRefused,
+    ClusterUnavailable,
+    Conflict,
+    InvalidPodSpec,
+    NameTaken,
+    NodePortOutOfRange,
+    NodePortTaken,
+    NoNodePort,
+    ObjectExists,
+    ObjectNotFound,
+    PreconditionFailed,
+    QuotaExceeded,
+    StillThere,
+)
+from stackd.kube import labels
+from stackd.kube.connection import RETRIES, Deadline
+from stackd.kube.manifests import pod_labels, pod_manifest, service_manifest
+from stackd.kube.objects import PODS as POD_KIND
+from stackd.kube.objects import SERVICES, ServiceState
+from stackd.kube.records import expiry_annotations
+from stackd.kube.routes import ROUTES, WantedRoute
+from stackd.lifecycle.bring_up import learn_node_ports
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.decide import Change, Verb
+from stackd.lifecycle.desired import PODS, ObjectName, WantedPod, WantedService, service_difference, service_error
+from stackd.logs import stack_log
+from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
+from stackd.podspec import harden, sanitize
+from stackd.podspec.additions import with_readiness, with_values
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+TCP = "tcp"
+NOT_OURS = "a pod that is not stackd's has the stack's name"
+PORT_TRIES = 50  # after this many node ports that others hold, a create stops trying
+# How long an existing stack asks for its old node port: the API server frees a port a little after it has reported that the
+# port's Service is gone.
+KEEP_PORT_SECONDS = 2.0
+# When a pod is asked for again that the cluster has, although the watch does not report it: it may report it by then.
+ASK_AGAIN_SECONDS = 2.0
+
+
+async def gather_all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Make the calls at the same time. All outcomes are known when this returns, or raises the first error."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def apply(context: Context, stack: Stack, changes: Sequence[Change]) -> bool:
+    """Send the requests at the same time; returns whether anything was changed or learnt. All outcomes are known when this
+    returns, or raises the first error: what the API server refuses (``ClusterError``), ClusterUnavailable without its answer;
+    StillThere if something holds up a removal."""
+    if len(changes) == 1:
+        return await _send(context, stack, changes[0])
+    return any(await gather_all(_send(context, stack, change) for change in changes))
+
+
+async def _send(context: Context, stack: Stack, change: Change) -> bool:
+    if change.verb is Verb.ASK:
+        return await _ask(context, stack, change)
+    if change.verb is Verb.REMOVE:
+        await _remove(context, stack, change)
+    elif isinstance(change.wanted, WantedPod):
+        await (_create_pod if change.verb is Verb.CREATE else _label_pod)(context, stack, change)
+    elif isinstance(change.wanted, WantedService):
+        await _write_service(context, stack, change)
+    elif isinstance(change.wanted, WantedRoute):
+        await _write_route(context, stack, change, change.wanted)
+    return True
+
+
+# ---- pods
+
+
+async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
+    creation = context.creates.get(stack.stack_id)
+    if creation is not None:
+        spec = creation.request.spec
+    else:
+        stack = await context.store.stacks.with_pod_spec(stack)
+        spec = spec_of(context, stack)
+    context.memory.forget_gone(stack.stack_id, (PODS, change.name))
+    try:
+        pod = await context.cluster.create(POD_KIND, pod_request(context, stack, spec))
+    except QuotaExceeded:
+        context.memory.crowded.add(stack.stack_id)
+        raise
+    except ObjectExists as error:
+        # The next decision is about the pod that has the name.
+        if creation is not None or (other := await context.cluster.get(POD_KIND, change.name)) is None:
+            raise NameTaken(NOT_OURS) from error
+        context.mirror.keep(other)
+        return
+    if creation is not None:
+        creation.timer.lap("pod")
+    crash_point("pod.created")
+    context.mirror.saw(pod)
+
+
+async def _label_pod(context: Context, stack: Stack, change: Change) -> None:
+    """Put stackd's labels and the generation back: without them the watch and the Service do not see the pod. Raises
+    ClusterRefused if something removes them at once."""
+    assert change.uid is not None, "a pod was seen"
+    names, generation = pod_labels(stack, context.cluster.instance), {labels.GENERATION: str(stack.generation)}
+    before = context.mirror.pods.get(change.name)
+    try:
+        pod = await context.cluster.patch(POD_KIND, change.name, change.uid, labels=names, annotations=generation)
+    except (ObjectNotFound, PreconditionFailed):  # it is gone, or another pod has its name by now
+        _is_gone(context, change)
+        return
+    crash_point("pod.labelled")
+    if pod.stack_id != stack.stack_id:
+        context.mirror.keep(pod)  # the watch does not tell how it is
+        raise ClusterRefused("something in the cluster removes stackd's labels from its pod; it must leave them there")
+    context.mirror.saw(pod)
+    if before is not None and before.stack_id != stack.stack_id:
+        stack_log(log, stack.stack_id).warning("stackd's labels were removed from its pod and are restored")
+
+
+async def _ask(context: Context, stack: Stack, change: Change) -> bool:
+    """Ask Kubernetes itself for the pod that the mirror lacks (invariant 10). The mirror gets what exists; False if the watch
+    has reported something meanwhile, perhaps that the pod is gone: then the stack is looked at again a little later."""
+    stack_id, watched = stack.stack_id, context.mirror.health_by_kind[PODS]
+    version = watched.version
+    pod = await context.cluster.get(POD_KIND, change.name)
+    await context.gate.right_cluster()  # another cluster may have answered meanwhile
+    if pod is None or change.uid not in (None, pod.uid):
+        context.memory.note_gone(stack_id, (PODS, change.name), change.uid)
+        return True
+    if pod.instance == context.cluster.instance and pod.stack_id == stack_id:
+        if watched.version != version:
+            context.loop.wake([stack_id], delay=ASK_AGAIN_SECONDS)
+            return False
+        log.warning("%s: the watch does not report its pod, although the pod exists", stack_id)
+        context.mirror.missed(pod)
+    context.mirror.keep(pod)
+    return True
+
+
+def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
+    """The manifest of a stack's pod, with the operator's additions and the stack's generated values."""
+    manifest = harden(spec.manifest, context.policy_for(stack.template))
+    if context.config.stacks.readiness == TCP:
+        manifest = with_readiness(manifest, stack.ports)
+    if stack.values or stack.env:
+        manifest = with_values(manifest, {**stack.values, **stack.env})
+    selector = context.config.stacks.node_selector
+    return pod_manifest(stack, manifest, instance=context.cluster.instance, node_selector=selector)
+
+
+def spec_of(context: Context, stack: Stack) -> SanitizedSpec:
+    """The spec of a stack that is to start, whose spec text was read. Raises Conflict if the policy in force does not
+    allow it any more."""
+    assert stack.pod_spec is not None, "it was read"
+    template = context.settings.templates.get(stack.template) if stack.template is not None else None
+    if template is not None and template.spec.text == stack.pod_spec:
+        return template.spec
+    ports = tuple(TargetPort(container_port=p.container_port, protocol=p.protocol) for p in stack.ports)
+    try:
+        if template is None:
+            return context.settings.sanitizer.sanitize(stack.pod_spec, ports)
+        return sanitize(stack.pod_spec, ports, template.policy)
+    except InvalidPodSpec as exc:
+        sentence = f"{stack.stack_id} cannot be started: its pod spec is not allowed any more: {exc}"
+        raise Conflict(sentence, code=ErrorCode.POD_SPEC_NOT_ALLOWED) from exc
+
+
+# ---- the Service
+
+
+async def _write_service(context: Context, stack: Stack, change: Change) -> None:
+    """Make Service and record be as they should. A node port that others hold is replaced until a free one is found.
+
+    An existing stack asks for its port for ``KEEP_PORT_SECONDS`` before it gets another. All tries together end by the
+    deadline of one call: then ClusterUnavailable is raised, since other ports may be free. Raises NoNodePort; ClusterRefused
+    if a policy changes the Service.
+    """
+    wanted, creation = change.wanted, context.creates.get(stack.stack_id)
+    assert isinstance(wanted, WantedService), "of a Service"
+    before = context.mirror.services.get(change.name)
+    context.memory.forget_gone(stack.stack_id, (SERVICES.resource, change.name))
+    if change.verb is Verb.PATCH:
+        service = await _write_expiry(context, stack, change)
+    else:
+        stack, service = await _expose(context, stack, change, wanted)
+    if creation is not None:
+        creation.timer.lap("service")
+    crash_point("service.written")
+    context.mirror.saw(service)
+    if stack.accepted and service.uid != stack.service_uid:
+        await context.store.stacks.set_service(stack.stack_id, service.uid)
+        stack_log(log, stack.stack_id).info("its Service was created again")
+    if before is not None and before.uid == service.uid and not before.recorded:
+        stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
+
+
+async def _write_expiry(context: Context, stack: Stack, change: Change) -> ServiceState:
+    assert change.uid is not None, "a Service was seen"
+    annotations = expiry_annotations(stack)
+    try:
+        service = await context.cluster.patch(SERVICES, change.name, change.uid, annotations=annotations)
+    except (ObjectNotFound, PreconditionFailed):
+        _is_gone(context, change)
+        raise ClusterUnavailable("its Service was replaced meanwhile") from None
+    assert isinstance(change.wanted, WantedService), "of a Service"
+    _require_as_made(change.wanted, service)
+    return service
+
+
+async def _expose(context: Context, stack: Stack, change: Change, wanted: WantedService) -> tuple[Stack, ServiceState]:
+    deadline = context.cluster.deadline()
+    keep = context.cluster.deadline(KEEP_PORT_SECONDS if stack.accepted else 0.0)
+    stack = await context.store.stacks.with_pod_spec(stack)
+    if not wanted.node_ports:
+        stack = replace(stack, ports_held=False)
+    for tries in range(1, PORT_TRIES + 1):
+        try:
+            service = await _put_service(context, stack, change, deadline)
+        except NodePortOutOfRange as refused:
+            await learn_node_ports(context, PortRange(*refused.cluster))
+            taken: NodePortOutOfRange | NodePortTaken = refused
+        except NodePortTaken as refused:
+            if (pause := RETRIES.delay(tries)) < keep.left:
+                await asyncio.sleep(pause)
+                continue
+            taken = refused
+        else:
+            try:
+                _require_as_made(replace(wanted, node_ports=stack_ports(stack)), service)
+            except ClusterRefused:
+                if change.verb is Verb.CREATE:
+                    await context.cluster.remove(SERVICES.resource, change.name, service.uid)
+                raise
+            return stack, service
+        if taken.node_port in context.store.ports.fixed and stack.shared:
+            raise ClusterUnavailable(f"node port {taken.node_port} is fixed in the template {stack.template}: {taken}")
+        stack_log(log, stack.stack_id).info("%s; trying another node port", taken)
+        replaced = await context.store.ports.replace(stack.stack_id, taken.node_port)
+        stack = await context.store.stacks.with_pod_spec(replaced)
+        crash_point("service.port_replaced")
+        if (creation := context.creates.get(stack.stack_id)) is not None:
+            creation.check()
+        if not deadline.left:
+            raise ClusterUnavailable("no free node port was found in time: other Services hold those that were tried")
+    raise NoNodePort(f"no free node port was found: other Services in the cluster hold {PORT_TRIES} that were tried")
+
+
+def stack_ports(stack: Stack) -> tuple[int, ...]:
+    """The node ports of the stack's Service, in order."""
+    return tuple(sorted(stack.node_ports)) if stack.ports_held else ()
+
+
+def _require_as_made(wanted: WantedService, service: ServiceState) -> None:
+    """Raise ClusterRefused if the Service or its record, just written, is not as it should be."""
+    if (why := service_difference(wanted, service)) is not None:
+        raise ClusterRefused(f"an admission policy of the cluster changes the Services that stackd makes: {why}")
+
+
+async def _put_service(context: Context, stack: Stack, change: Change, deadline: Deadline) -> ServiceState:
+    manifest = service_manifest(stack, context.cluster.instance)
+    if change.verb is Verb.CREATE:
+        return await context.cluster.create(SERVICES, manifest, timeout=deadline.left)
+    if change.uid is not None:
+        try:
+            service = await context.cluster.update(SERVICES, manifest, change.uid, timeout=deadline.left)
+        except (ObjectNotFound, PreconditionFailed):
+            _is_gone(context, change)
+        else:
+            wanted = change.wanted
+            assert isinstance(wanted, WantedService), "of a Service"
+            if service_error(replace(wanted, node_ports=stack_ports(stack)), service) is None:
+                return service
+    return await context.cluster.put(SERVICES, manifest, known=(stack.service_uid,), timeout=deadline.left)
+
+
+# ---- names
+
+
+async def _write_route(context: Context, stack: Stack, change: Change, wanted: WantedRoute) -> None:
+    kind = ROUTES[wanted.resource]
+    context.memory.forget_gone(stack.stack_id, (wanted.resource, wanted.name))
+    if change.verb is Verb.CREATE:
+        route = await context.cluster.create(kind, wanted.manifest)
+    else:
+        route = await context.cluster.put(kind, wanted.manifest)
+    crash_point("route.written")
+    context.mirror.saw(route)
+
+
+# ---- removals
+
+
+async def _remove(context: Context, stack: Stack, change: Change) -> None:
+    name: ObjectName = change.resource, change.name
+    known = (stack.pod_uid if change.resource == PODS else stack.service_uid,)
+    try:
+        gone = await context.cluster.delete(change.resource, change.name, change.uid, known=known)
+    except StillThere as error:
+        context.memory.note_held(stack.stack_id, name)
+        if change.foreign:
+            raise NameTaken(f"{NOT_OURS}: {error}") from error
+        if change.retried or not stack.deleting_since:
+            raise
+        return  # the next decision goes on with what does not depend on it
+    crash_point("object.removed")
+    _is_gone(context, change)
+    if gone:
+        context.memory.note_gone(stack.stack_id, name, change.uid)
+
+
+def _is_gone(context: Context, change: Change) -> None:
+    """The mirror shows an object of this uid no longer."""
+    seen = context.mirror.find(change.resource, change.name)
+    if seen is not None and change.uid in (None, seen.uid):
+        context.mirror.gone(seen)

@@ -1,0 +1,546 @@
+"""What is to be done now about a stack, and why: the one place that decides. Pure.
+
+Owns: ``decide`` for a stack with a row, and ``of_orphans`` for objects without one. A decision is a change of the row
+(``transitions`` has one function for each kind), or the requests that may go out together now (``apply`` sends them); and,
+if nothing is to be done, when to look again. It is taken from the row, from the objects as they should be (``desired``) and as
+they are (``Seen``). Nothing is decided anywhere else: a change names the object, and the uid that it was decided on.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from stackd.clock import NANOSECONDS
+from stackd.errors import ClusterUnavailable, NoRoom, StackdError
+from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute, names_of
+from stackd.lifecycle.desired import (
+    PODS,
+    SERVICES,
+    ObjectName,
+    Objects,
+    WantedPod,
+    WantedService,
+    own_pod,
+    pod_difference,
+    record_error,
+    route_difference,
+    service_difference,
+    service_error,
+    stack_of,
+)
+from stackd.model import RANGE_PREFIX, Desired, Stack, StackStatus, struct
+
+NO_NODE = "no node has room for the stack"
+POD_DELETED = "the pod was deleted from the cluster while it was being created"
+
+# How long before and after its last renewal an owner may have created a pod and not its Service.
+UNFINISHED_NANOSECONDS = 60 * NANOSECONDS
+# The new pod of a shared stack has to be ready for so long before it takes the place of one that serves.
+PROVEN_NANOSECONDS = 5 * NANOSECONDS
+# How long the earlier pod of a shared stack stays once the new one serves: nodes learn a little later where to send
+# connections to, and those that are open may come to an end.
+LINGER_NANOSECONDS = 10 * NANOSECONDS
+# The earlier pod goes once the new one is so old, even if the stack's status changes meanwhile.
+LONGEST_LINGER = 120 * NANOSECONDS
+# How long the new pod of a shared stack waits for a node before the earlier one has to make room for it.
+ROOM_NANOSECONDS = 20 * NANOSECONDS
+# A create goes on for so long after the end of its stack: a stack that lives shorter than its create takes is created, and
+# expires then.
+LATE_CREATE_NANOSECONDS = 2 * NANOSECONDS
+
+
+class Kind(enum.StrEnum):
+    """What can be decided about a stack. All but the last two change the row only."""
+
+    ACCEPT = "accept"  # its pod is there, and a new stack's on a node: write it into the row
+    UNDO = "undo"  # its create cannot be completed: intend to delete it
+    EXPIRE = "expire"  # its time is up: intend to delete it
+    END = "end"  # Kubernetes has said that its pod is gone: it has ended
+    SERVE = "serve"  # the Service of a shared stack is to select its new pod
+    STOPPED = "stopped"  # its pod is gone, as its user wished
+    RELEASED = "released"  # no Service holds its node ports any more: give them back
+    REMOVED = "removed"  # all of its objects are gone: remove the row
+    APPLY = "apply"  # send requests
+    ADOPT = "adopt"  # make a row for the objects of a stack that the file lacks
+
+
+class Verb(enum.StrEnum):
+    """What a request does. ASK reads the object itself: an absence in the mirror is no proof."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    PATCH = "patch"
+    REMOVE = "remove"
+    ASK = "ask"
+
+
+OBJECTS = ("pod", "service", "route")
+Wanted = WantedService | WantedPod | WantedRoute
+
+
+@struct
+class Change:
+    """One request: the object, as it should be, and the ``uid`` of the one that was chosen. Without a uid, UPDATE creates the
+    object or changes what is there, and REMOVE asks what has the name, and leaves alone what is not stackd's.
+
+    ``foreign``: a pod that is not stackd's has the name; ``retried``: something has held up an earlier removal.
+    """
+
+    verb: Verb
+    resource: str
+    name: str
+    uid: str | None = None
+    wanted: Wanted | None = None
+    foreign: bool = False
+    retried: bool = False
+
+    def __str__(self) -> str:
+        kind = {PODS: "pod", SERVICES: "service"}.get(self.resource, "route")
+        return f"{self.verb}-{'route' if self.name.startswith(BACKEND_PREFIX) else kind}"
+
+
+@struct
+class Decision:
+    """What is to be done now, and why; without a ``kind``, nothing is.
+
+    ``changes``  the requests of APPLY, which may go out at the same time
+    ``brake``    the brake is asked: nobody wanted this, and nothing in the cluster explains it
+    ``again``    in how many seconds to look again, if nothing happens before; None: something has to happen
+    ``error``    what those who wait for the stack are answered
+    """
+
+    kind: Kind | None = None
+    why: str = ""
+    changes: tuple[Change, ...] = ()
+    brake: bool = False
+    again: float | None = None
+    error: StackdError | None = None
+
+    @property
+    def action(self) -> str:
+        """What is done, in one word for plans, metrics and the log."""
+        return str(self.changes[0] if self.changes else self.kind or "")
+
+
+# What ``Decision.action`` may say.
+ACTIONS = (*(kind for kind in Kind if kind is not Kind.APPLY), *(f"{verb}-{kind}" for verb in Verb for kind in OBJECTS))
+
+
+@struct
+class Creating:
+    """A create that somebody waits for. ``made``: all of its objects were created once. ``placeable`` and ``reachable``: for
+    how many seconds more it waits for a node that the scheduler does not find, and for the Gateway."""
+
+    made: bool
+    placeable: float = 0.0
+    reachable: float = 0.0
+
+
+@struct
+class Seen:
+    """What is known of a stack's objects.
+
+    ``pod``       what has the name of its present pod; ``earlier``: the other pods of a shared stack, the latest first
+    ``named``     what gives it names, or should, by resource and name; only of kinds that are watched
+    ``nodes``     all nodes, by name
+    ``gone``      the objects that Kubernetes itself has said to be gone, since stackd last made them
+    ``held``      the objects whose removal something holds up
+    ``creating``  somebody waits for its create
+    ``explained`` the cluster explains that its pod is gone: with its node, or disrupted
+    ``crowded``   there is no quota for two of its pods
+    """
+
+    service: ServiceState | None = None
+    pod: PodState | None = None
+    earlier: tuple[PodState, ...] = ()
+    named: Mapping[ObjectName, RouteState | None] = field(default_factory=dict)
+    nodes: Mapping[str, NodeState] = field(default_factory=dict)
+    gone: Container[ObjectName] = ()
+    held: Container[ObjectName] = ()
+    creating: Creating | None = None
+    explained: bool = False
+    crowded: bool = False
+
+
+NOTHING = Decision()
+
+
+def decide(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decision:
+    """What is to be done now about this stack. ``objects`` are those that it should have. ``now`` in nanoseconds; None while
+    the clock cannot be trusted: then nothing expires."""
+    if stack.deleting_since is not None:
+        return _deletion(stack, seen)
+    left = None
+    if now is not None and not (stack.unassigned or stack.shared):
+        left = stack.ttl_expires_at - now + (0 if stack.accepted else LATE_CREATE_NANOSECONDS)
+    expires = left is not None and left <= 0
+    if not stack.accepted:
+        decision = _create(stack, objects, seen)
+        if decision.kind is not None or not expires:
+            return _or_at_end(decision, left)
+    if expires:
+        return Decision(kind=Kind.EXPIRE, why="its time is up")
+    return _or_at_end(_living(stack, objects, seen, now), left)
+
+
+def _or_at_end(decision: Decision, left: int | None) -> Decision:
+    if decision.kind is not None or left is None:
+        return decision
+    seconds = left / NANOSECONDS
+    return replace(decision, again=seconds if decision.again is None else min(decision.again, seconds))
+
+
+def _apply(why: str, *changes: Change) -> Decision:
+    return Decision(kind=Kind.APPLY, why=why, changes=changes)
+
+
+# ---- a new stack
+
+
+def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
+    creating, pod = seen.creating, seen.pod
+    if creating is None:
+        return Decision(kind=Kind.UNDO, why="its create was never completed")
+    if not creating.made:
+        return Decision(kind=Kind.APPLY, why="it is new", changes=tuple(_creations(objects)))
+    if pod is None:
+        if (PODS, stack.pod_name) in seen.gone:
+            return Decision(kind=Kind.UNDO, why="its new pod is gone", error=ClusterUnavailable(POD_DELETED))
+        return _apply("the mirror lacks its new pod", _ask(stack))
+    if pod.scheduled and pod.node_name:
+        waits = creating.reachable if objects.named and not _are_ready(objects.named, seen) else 0.0
+        if waits > 0:
+            return Decision(again=waits)
+        return Decision(kind=Kind.ACCEPT, why="a node has its pod")
+    if pod.scheduled is False:
+        if creating.placeable > 0:
+            return Decision(again=creating.placeable)
+        error = NoRoom(NO_NODE, detail=pod.unschedulable_message)
+        return Decision(kind=Kind.UNDO, why="no node takes its pod", error=error)
+    return NOTHING
+
+
+def _creations(objects: Objects) -> Iterator[Change]:
+    for pod in objects.pods:
+        yield Change(verb=Verb.CREATE, resource=PODS, name=pod.name, wanted=pod)
+    if (service := objects.service) is not None:
+        yield Change(verb=Verb.CREATE, resource=SERVICES, name=service.name, wanted=service)
+    for one in objects.named:
+        yield Change(verb=Verb.CREATE, resource=one.resource, name=one.name, wanted=one)
+
+
+def _are_ready(named: Iterable[WantedRoute], seen: Seen) -> bool:
+    states = [seen.named.get((one.resource, one.name)) for one in named]
+    return all(state is not None and state.ready for state in states)
+
+
+def _ask(stack: Stack) -> Change:
+    return Change(verb=Verb.ASK, resource=PODS, name=stack.pod_name, uid=stack.pod_uid)
+
+
+# ---- the end of a stack
+
+
+def _deletion(stack: Stack, seen: Seen) -> Decision:
+    """Pods and names first: the Service carries the record, so whoever owns the stacks next takes over what is left. What
+    something holds up (a finalizer, say) keeps neither the Service nor the node ports."""
+    why = f"its delete was requested ({stack.delete_reason})"
+    first = [*_pod_removals(stack, seen), *_name_removals(stack, seen)]
+    if fresh := [one for one in first if not one.retried]:
+        return _apply(why, *fresh)
+    service = SERVICES, stack.service_name
+    if service not in seen.gone:
+        uid = _known_uid(stack.stack_id, stack.service_uid, seen.service)
+        held = service in seen.held
+        return _apply(why, Change(verb=Verb.REMOVE, resource=SERVICES, name=service[1], uid=uid, retried=held))
+    if not first:
+        return Decision(kind=Kind.REMOVED, why=why)
+    if stack.ports_held:
+        return Decision(kind=Kind.RELEASED, why="its Service is gone")
+    return _apply(why, *first)
+
+
+def _pod_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
+    """The removal of all pods of the stack that Kubernetes has not said to be gone."""
+    name = PODS, stack.pod_name
+    if name not in seen.gone:
+        uid = _known_uid(stack.stack_id, stack.pod_uid, seen.pod)
+        yield Change(verb=Verb.REMOVE, resource=PODS, name=stack.pod_name, uid=uid, retried=name in seen.held)
+    for pod in seen.earlier:
+        yield _removal(pod, seen)
+
+
+def _removal(one: PodState | ServiceState | RouteState, seen: Seen) -> Change:
+    retried = (one.resource, one.name) in seen.held
+    return Change(verb=Verb.REMOVE, resource=one.resource, name=one.name, uid=one.uid, retried=retried)
+
+
+def _name_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
+    for name in names_of(stack) if stack.routed else ():
+        if name not in seen.gone:
+            state = seen.named.get(name)
+            uid = None if state is None else state.uid
+            yield Change(verb=Verb.REMOVE, resource=name[0], name=name[1], uid=uid, retried=name in seen.held)
+
+
+def _known_uid(stack_id: str, of_row: str | None, seen: PodState | ServiceState | None) -> str | None:
+    """The uid of an object that is certainly the stack's; None: the API server has to be asked what has the name now."""
+    return None if seen is None or (seen.uid != of_row and seen.stack_id != stack_id) else seen.uid
+
+
+def _ended(stack: Stack, objects: Objects, seen: Seen) -> Decision:
+    """Its Service stays, because it carries the record, and holds no node port; its own pod is left to the cluster."""
+    removals = [_removal(one, seen) for one in seen.named.values() if one is not None]
+    if stack.ports_held:  # also of kinds that are not watched now
+        removals = list(_name_removals(stack, seen))
+    if seen.pod is not None and stack.pod_uid not in (None, seen.pod.uid):
+        removals.append(_removal(seen.pod, seen))
+    if changes := [*_service_changes(objects.service, seen.service), *removals]:
+        return _apply("its pod has ended for good", *changes)
+    if stack.ports_held:
+        return Decision(kind=Kind.RELEASED, why="its pod has ended for good")
+    return NOTHING
+
+
+# ---- a stack that was accepted
+
+
+def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Decision:
+    if stack.ended and not stack.shared:
+        return _ended(stack, objects, seen)
+    why = None if objects.service is None else service_difference(objects.service, seen.service)
+    service = list(_service_changes(objects.service, seen.service)) if why is not None else []
+    own = own_pod(seen.pod, stack)
+    if stack.ended:
+        return _apply(why, *service) if why is not None else _replacement(stack, own, seen, now)
+    if stack.desired is Desired.STOPPED and (not stack.at_rest or seen.pod is not None or seen.earlier):
+        # The record first: whoever loses the file reads it there.
+        return _apply(why, *service) if why is not None else _stop(stack, seen)
+    if stack.desired is Desired.RUNNING and stack.pod_uid is None:
+        return _apply(why, *service) if why is not None else _start(stack, objects, seen)
+    changes = service
+    for wanted in objects.named:
+        name = wanted.resource, wanted.name
+        if name in seen.named and (differs := route_difference(wanted, seen.named[name])) is not None:
+            why = why or differs
+            changes.append(Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted))
+    for wanted_pod in objects.pods if own is not None else ():
+        if own is not None and (differs := pod_difference(wanted_pod, own)) is not None:
+            why = why or differs
+            changes.append(Change(verb=Verb.PATCH, resource=PODS, name=own.name, uid=own.uid, wanted=wanted_pod))
+    missing = own is None and stack.desired is Desired.RUNNING
+    if missing and (PODS, stack.pod_name) not in seen.gone:
+        why = why or "the mirror lacks its pod"
+        changes.append(_ask(stack))
+    if why is not None and changes:
+        return _apply(why, *changes)
+    if missing:
+        return Decision(kind=Kind.END, why="its pod is gone from the cluster", brake=not seen.explained)
+    return _replacement(stack, own, seen, now) if stack.shared else NOTHING
+
+
+def _service_changes(wanted: WantedService | None, seen: ServiceState | None) -> Iterator[Change]:
+    """An outdated expiry alone needs a patch of annotations only."""
+    if wanted is None or service_difference(wanted, seen) is None:
+        return
+    there = seen is not None and not seen.deleting
+    only_expiry = (
+        there and seen is not None and service_error(wanted, seen) is None and record_error(wanted, seen) is None
+    )
+    verb, uid = Verb.PATCH if only_expiry else Verb.UPDATE, seen.uid if there and seen is not None else None
+    yield Change(verb=verb, resource=SERVICES, name=wanted.name, uid=uid, wanted=wanted)
+
+
+def _stop(stack: Stack, seen: Seen) -> Decision:
+    if removals := list(_pod_removals(stack, seen)):
+        return _apply("it is to be stopped", *removals)
+    return Decision(kind=Kind.STOPPED, why="its pod is gone, as its user wished")
+
+
+def _start(stack: Stack, objects: Objects, seen: Seen) -> Decision:
+    """A pod of the stack's name is its new one only if it carries our labels, which nobody else may write. An earlier try
+    may have made it, whose answer was lost."""
+    pod = seen.pod
+    if pod is not None:
+        ours = pod.stack_id == stack.stack_id
+        if ours and not pod.deleting and pod.generation >= stack.generation:
+            return Decision(kind=Kind.ACCEPT, why="its new pod is there")
+        change = replace(_removal(pod, seen), foreign=not ours)
+        return _apply("an earlier pod has the name of its new one", change)
+    if seen.crowded and seen.earlier:
+        return _apply("there is no quota for two of its pods", *(_removal(one, seen) for one in seen.earlier))
+    creations = (Change(verb=Verb.CREATE, resource=PODS, name=one.name, wanted=one) for one in objects.pods)
+    return Decision(kind=Kind.APPLY, why="its new pod is not there yet", changes=tuple(creations))
+
+
+# ---- the pods of a shared stack
+
+
+def _replacement(stack: Stack, own: PodState | None, seen: Seen, now: int | None) -> Decision:
+    """The new pod of a shared stack comes to run beside the earlier one. Once it has been ready for a while, or is and the
+    earlier one is not, the Service selects it; the earlier one goes a little later."""
+    # A clock that was set back by more than anybody waits counts as a wait that is over.
+    since = 0 if now is None else abs(now - stack.updated_at)
+    age = 0 if now is None or own is None else now - own.created_at
+    served, switched, again = _served(stack, seen), stack.serving == stack.generation, math.inf
+    if own is not None and not switched:
+        ready = stack.status is StackStatus.RUNNING and not stack.status_reason
+        if served is None:
+            return Decision(kind=Kind.SERVE, why="no other pod of it serves")
+        if (ready and since >= PROVEN_NANOSECONDS) or (own.ready and not _answers(served, seen)):
+            return Decision(kind=Kind.SERVE, why="its new pod is ready")
+        again = PROVEN_NANOSECONDS - since if ready else math.inf
+    crowded = own is not None and own.scheduled is False
+    if crowded and since < ROOM_NANOSECONDS:
+        crowded, again = False, min(again, ROOM_NANOSECONDS - since)
+    lingers = switched and stack.status is StackStatus.RUNNING and since < LINGER_NANOSECONDS and age < LONGEST_LINGER
+    if lingers and seen.earlier:
+        again = min(again, LINGER_NANOSECONDS - since, LONGEST_LINGER - age)
+    removals = [
+        _removal(one, seen) for one in seen.earlier if crowded or not is_alive(one) or not (one is served or lingers)
+    ]
+    if removals:
+        return _apply("its new pod serves", *removals)
+    return NOTHING if math.isinf(again) else Decision(again=again / NANOSECONDS)
+
+
+def _served(stack: Stack, seen: Seen) -> PodState | None:
+    """The earlier pod that the Service selects, unless it has ended or its node is gone."""
+    pod = next((one for one in seen.earlier if one.generation == stack.serving and is_alive(one)), None)
+    return None if pod is not None and pod.node_name and pod.node_name not in seen.nodes else pod
+
+
+def _answers(pod: PodState, seen: Seen) -> bool:
+    """Whether connections are led to the pod; one on a node that is silent keeps its condition for a while."""
+    node = seen.nodes.get(pod.node_name or "")
+    return pod.ready and (node is None or node.ready)
+
+
+def is_alive(pod: PodState) -> bool:
+    """Whether the pod runs, or may."""
+    return pod.phase in ("", "Pending", "Running") and not pod.deleting
+
+
+# ---- objects without a row
+
+
+@struct
+class Orphan:
+    """A pod, Service or route of ours without a row."""
+
+    resource: str
+    seen: PodState | ServiceState | RouteState
+
+    def __str__(self) -> str:
+        return f"{self.resource} {self.seen.name}"
+
+    @property
+    def is_service(self) -> bool:
+        """Whether it is a stack's Service, and not one behind a route."""
+        return self.resource == SERVICES and not self.seen.name.startswith(BACKEND_PREFIX)
+
+    @property
+    def stack_id(self) -> str:
+        """The stack's id, by the name of the object."""
+        return stack_of(self.resource, self.seen.name)
+
+
+def orphans(
+    rows: Container[str],
+    pods: Mapping[str, PodState],
+    services: Mapping[str, ServiceState],
+    routes: Iterable[RouteState] = (),
+) -> list[Orphan]:
+    """The objects that belong to none of ``rows``."""
+    found = [Orphan(resource=SERVICES, seen=one) for one in services.values()]
+    found += [Orphan(resource=PODS, seen=one) for one in pods.values()]
+    found += [Orphan(resource=one.resource, seen=one) for one in routes]
+    return [one for one in found if one.stack_id not in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """An entry of a plan: a decision about a stack, or about the object ``orphan`` that has no row."""
+
+    decision: Decision
+    name: str
+    orphan: Orphan | None = None
+
+    @property
+    def stack_id(self) -> str:
+        """The stack that the action is about."""
+        return self.name if self.orphan is None else self.orphan.stack_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcilePlan:
+    """What a pass would do; ``blocked`` says why it does nothing at all, ``held`` which stacks a brake holds back.
+    ``unknown``: objects that a pass leaves alone, because nothing says whether their stack was removed; and why."""
+
+    actions: tuple[Action, ...] = ()
+    blocked: str = ""
+    held: frozenset[str] = frozenset()
+    unknown: tuple[Action, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What the fate of objects without a row depends on; times in nanoseconds.
+
+    ``now``       None while the clock cannot be trusted
+    ``busy``      stacks that the loop works on, or that wait in its queue
+    ``removed``   stacks that the file has removed
+    ``unadoptable``  stacks for which no row can be made from their objects, and why
+    ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once
+    ``succeeded_at``  when the owner before this one renewed its Lease last; None if there was none
+    """
+
+    now: int | None
+    orphan_grace: int
+    busy: Container[str] = ()
+    removed: Container[str] = ()
+    unadoptable: Mapping[str, str] = field(default_factory=dict)
+    incomplete: bool = False
+    succeeded_at: int | None = None
+
+
+def of_orphans(found: Sequence[Orphan], around: Surroundings) -> ReconcilePlan:
+    """What a pass would do now about these objects. One is removed only if the file has removed its stack."""
+    served = {orphan.stack_id for orphan in found if orphan.is_service}
+    waiting = (orphan for orphan in found if orphan.stack_id not in around.busy)
+    actions = [action for orphan in waiting if (action := _of_orphan(orphan, served, around)) is not None]
+    unknown = [action for action in actions if action.decision.kind is Kind.ADOPT and action.orphan]
+    return ReconcilePlan(actions=tuple(one for one in actions if one not in unknown), unknown=tuple(unknown))
+
+
+def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> Action | None:
+    """An ADOPT of the object itself means that it is unknown, and left alone."""
+    seen, stack_id = orphan.seen, orphan.stack_id
+    if stack_id in around.removed:
+        return _remove(orphan, "its stack was removed", brake=False)
+    is_old = around.now is not None and around.now - seen.created_at >= around.orphan_grace
+    if orphan.is_service and seen.name.startswith(RANGE_PREFIX):
+        return _remove(orphan, "leftover Service of a node-port-range check", brake=False) if is_old else None
+    obstacle = around.unadoptable.get(stack_id)
+    comes_along = not orphan.is_service and stack_id in served and obstacle is None
+    if seen.deleting or comes_along or not (around.incomplete or is_old or obstacle):
+        return None
+    if obstacle is None:
+        why = "no row belongs to it, and none says that its stack was removed"
+        return Action(decision=Decision(kind=Kind.ADOPT, why=why), name=stack_id)
+    # All objects are created at the same time, and a delete takes the Service last. So nobody was ever told of a stack
+    # without a Service that was created while that owner was about to end, or after: its last requests may be delayed.
+    since = math.inf if around.succeeded_at is None else abs(seen.created_at - around.succeeded_at)
+    unfinished = stack_id not in served and since <= UNFINISHED_NANOSECONDS
+    if unfinished and not isinstance(seen, ServiceState) and seen.annotated:
+        return _remove(orphan, "the owner before did not complete its create", brake=True)
+    return Action(decision=Decision(kind=Kind.ADOPT, why=obstacle), name=seen.name, orphan=orphan)
+
+
+def _remove(orphan: Orphan, why: str, *, brake: bool) -> Action:
+    change = Change(verb=Verb.REMOVE, resource=orphan.resource, name=orphan.seen.name, uid=orphan.seen.uid)
+    return Action(decision=replace(_apply(why, change), brake=brake), name=orphan.seen.name, orphan=orphan)

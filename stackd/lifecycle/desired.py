@@ -1,0 +1,185 @@
+"""What a stack's objects should be: its Service with the record, its pods, and what gives its ports their names. Pure.
+
+Owns: ``desired``, and the first difference between an object as it should be and as it is. Only fields that stackd sets are
+compared: Kubernetes adds defaults, and others may add labels of their own. The objects are compared without their manifests,
+which ``apply`` builds only for those that it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from stackd.config import RoutesSection
+from stackd.kube.objects import PodState, ServiceState
+from stackd.kube.records import wanted_pod
+from stackd.kube.routes import BACKEND_PREFIX, RouteState, WantedRoute, wanted_routes
+from stackd.kube.routes import stack_of as stack_of_route
+from stackd.kube.wire import KINDS
+from stackd.model import SERVICE_PREFIX, Desired, Stack, struct
+
+PODS, SERVICES = "pods", "services"
+ObjectName = tuple[str, str]
+"""The resource and the name of an object in the stacks' namespace."""
+
+
+@struct
+class WantedService:
+    """The Service of a stack as it should be; ``node_ports`` in order. Without ``expires_at``, the expiry in its record does
+    not matter: the stack waits in a pool."""
+
+    name: str
+    stack_id: str
+    node_ports: tuple[int, ...]
+    serving: int | None
+    unassigned: bool
+    generation: int
+    pod: str
+    expires_at: int | None
+
+
+@struct
+class WantedPod:
+    """A pod of a stack as it should be."""
+
+    name: str
+    stack_id: str
+    generation: int
+    unassigned: bool
+
+
+@struct
+class Objects:
+    """All objects that a stack should have. ``named`` are its routes and the Service behind them."""
+
+    service: WantedService | None = None
+    pods: tuple[WantedPod, ...] = ()
+    named: tuple[WantedRoute, ...] = ()
+
+
+NOTHING = Objects()
+
+
+def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
+    """The objects that the stack should have: none once it is to be deleted, no pod while it is to be stopped, and neither
+    pod nor node ports nor names once it has ended; a shared one keeps its ports, because it is started again."""
+    if stack.deleting_since is not None:
+        return NOTHING
+    over = stack.ended and not stack.shared
+    service = WantedService(
+        name=stack.service_name,
+        stack_id=stack.stack_id,
+        node_ports=() if over or not stack.ports_held else tuple(sorted(stack.node_ports)),
+        serving=stack.serving,
+        unassigned=stack.unassigned,
+        generation=stack.generation,
+        pod=wanted_pod(stack),
+        expires_at=None if stack.unassigned else stack.ttl_expires_at,
+    )
+    pods: tuple[WantedPod, ...] = ()
+    if not stack.ended and stack.desired is Desired.RUNNING:
+        pods = (
+            WantedPod(
+                name=stack.pod_name,
+                stack_id=stack.stack_id,
+                generation=stack.generation,
+                unassigned=stack.unassigned,
+            ),
+        )
+    named = () if over or not stack.routed else wanted_routes(stack, routes, instance)
+    return Objects(service=service, pods=pods, named=named)
+
+
+# ---- what differs
+
+
+def service_error(wanted: WantedService, seen: ServiceState | None) -> str | None:
+    """Why the stack cannot be reached through this Service as it should be; None if it can."""
+    if seen is None:
+        return "its Service is gone from the cluster"
+    if seen.type != ("NodePort" if wanted.node_ports else "ClusterIP"):
+        return f"its Service was changed to type {seen.type}"
+    theirs = tuple(sorted(seen.node_ports))
+    if wanted.node_ports != theirs:
+        was, now = (", ".join(map(str, ports)) or "none" for ports in (wanted.node_ports, theirs))
+        return f"the node ports of its Service were changed from {was} to {now}"
+    serves = seen.selects == wanted.stack_id and seen.serving == wanted.serving
+    return None if serves else "the selector of its Service was changed"
+
+
+def record_error(wanted: WantedService, seen: ServiceState) -> str | None:
+    """How the record on the Service differs from what it should say, apart from the expiry; None if it does not."""
+    if not seen.recorded:
+        return "its Service lacks the record from which a lost file is rebuilt"
+    if bool(seen.pool) != wanted.unassigned or seen.once_assigned != wanted.unassigned:
+        return "its Service does not say yet whether it was assigned"
+    if (seen.generation, seen.desired) != (wanted.generation, wanted.pod):
+        return "the record does not say yet that it was stopped or started"
+    return None
+
+
+def expiry_error(wanted: WantedService, seen: ServiceState) -> str | None:
+    """Whether the record has another expiry than it should."""
+    return None if wanted.expires_at in (None, seen.expires_at) else "the expiry in its record is outdated"
+
+
+def service_difference(wanted: WantedService, seen: ServiceState | None) -> str | None:
+    """The first difference between the Service with its record and what it should be; None if there is none."""
+    if (why := service_error(wanted, seen)) is not None or seen is None:
+        return why
+    return record_error(wanted, seen) or expiry_error(wanted, seen)
+
+
+def pod_difference(wanted: WantedPod, seen: PodState) -> str | None:
+    """How stackd's labels on the stack's own pod differ from what they should be; None if they do not. A pod that is being
+    deleted gets only those without which the watch would not report its end."""
+    if seen.stack_id != wanted.stack_id:
+        return "stackd's labels on its pod were changed"
+    if seen.deleting:
+        return None
+    if bool(seen.pool) != wanted.unassigned or seen.assigned:
+        return "the labels of its pod do not say yet whether it was assigned"
+    return None if seen.generation == wanted.generation else "its pod does not say which one of the stack's it is"
+
+
+def route_difference(wanted: WantedRoute, seen: RouteState | None) -> str | None:
+    """How what gives the stack a name differs from what it should be; None if it does not."""
+    kind = KINDS[wanted.resource].name + (" for its names" if wanted.resource == SERVICES else "")
+    if seen is None:
+        return f"its {kind} is gone from the cluster"
+    return None if seen.content == wanted.content else f"its {kind} was changed"
+
+
+def first_route_difference(named: Collection[WantedRoute], seen: Mapping[ObjectName, RouteState | None]) -> str | None:
+    """The first difference of those that are watched; None if there is none."""
+    for wanted in named:
+        name = wanted.resource, wanted.name
+        if name in seen and (why := route_difference(wanted, seen[name])) is not None:
+            return why
+    return None
+
+
+# ---- whose object it is
+
+
+def stack_of(resource: str, name: str) -> str:
+    """The id of the stack whose pod, Service or route has this name. A later pod of a shared stack has a number in it."""
+    if resource == PODS:
+        first, _, number = name.rpartition("-")
+        return first if "-" in first and number.isdecimal() else name
+    if resource == SERVICES and not name.startswith(BACKEND_PREFIX):
+        return name.removeprefix(SERVICE_PREFIX)
+    return stack_of_route(resource, name)
+
+
+def own_pod(pod: PodState | None, stack: Stack) -> PodState | None:
+    """The pod of the stack's name, if it is its own; a pod of an earlier generation, which is being deleted, is not.
+
+    The generation is an annotation, which anybody may remove: a pod with the row's uid is the stack's whatever it says.
+    """
+    return None if pod is None or (pod.uid != stack.pod_uid and pod.generation < stack.generation) else pod
+
+
+def has_pod(stack: Stack) -> bool:
+    """Whether the row says that the stack has a pod that should run."""
+    running = stack.desired is Desired.RUNNING and stack.pod_uid is not None
+    return running and stack.accepted and not stack.ended and stack.deleting_since is None

@@ -1,0 +1,150 @@
+"""The changes of a row that ``decide`` can decide on: one function, and one transaction, for each kind.
+
+Each returns whether to look at the stack again at once, and leaves nothing behind if the process dies: whatever was not
+committed is decided again. Decides nothing, apart from asking the brake where the decision says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from stackd.crashpoints import crash_point
+from stackd.errors import StackNotFound
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.decide import Decision, Kind
+from stackd.lifecycle.desired import has_pod
+from stackd.lifecycle.diagnostics import capture_logs_of_expired
+from stackd.lifecycle.observe import look, write
+from stackd.lifecycle.status import observation, pod_progress
+from stackd.lifecycle.view import current_pod, is_explained
+from stackd.logs import stack_log
+from stackd.model import DeleteReason, Observation, Stack, StackStatus
+
+log = logging.getLogger(__name__)
+
+
+async def accept(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Write the stack's new pod into the row: its create is completed, or it was started again. Raises NotOwner if this
+    stackd may not acknowledge that."""
+    pod, service = context.mirror.pods[stack.pod_name], context.mirror.services.get(stack.service_name)
+    service_uid = service.uid if service is not None else stack.service_uid
+    crash_point("accept.decided")
+    context.fence.require()
+    seen = _first_observation(context, stack)
+    if stack.accepted:
+        try:
+            await context.store.stacks.started(seen, pod_uid=pod.uid, service_uid=service_uid)
+        except StackNotFound:
+            return True  # it was stopped, started again or deleted meanwhile: that is the next decision
+        stack_log(log, stack.stack_id).info("started again, pod %d", stack.generation)
+    else:
+        creation = context.creates[stack.stack_id]
+        creation.timer.end("schedule")
+        creation.check()
+        accepted = await context.store.stacks.accept(
+            seen, pod_uid=pod.uid, service_uid=service_uid, claim=creation.request.claim, by=creation.request.by
+        )
+        creation.timer.end("accept")
+        stack_log(log, stack.stack_id).info("created on %s", accepted.node_id)
+    crash_point("accept.accepted")
+    return stack.accepted  # the new row wakes a new stack again
+
+
+def _first_observation(context: Context, stack: Stack) -> Observation:
+    """What is written about a stack together with its new pod; the pod may have started by then."""
+    snapshot, derived = look(context, stack, context.mirror.pods[stack.pod_name])
+    is_creating = derived.status is StackStatus.CREATING  # then the observer records when it starts
+    return observation(stack, snapshot, derived, () if is_creating else pod_progress(None, stack, snapshot)[1])
+
+
+async def undo(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Intend to delete a stack whose create cannot be completed. Raises what its client is answered."""
+    if decision.error is not None:
+        raise decision.error  # the create, which waits, intends it
+    await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
+    crash_point("create.undo_marked")
+    return True
+
+
+async def expire(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Intend to delete a stack whose time is up, unless the brake holds it because the clock was set (invariant 8)."""
+    until = context.wall_clock.sudden_until
+    if not context.may_expire:
+        return False
+    if stack.ttl_expires_at <= until:
+        rows = (row for row in context.store.assigned.ordered() if row.deleting_since is None and not row.shared)
+        sudden = [row.stack_id for row in rows if row.ttl_expires_at <= until]
+        if not context.may_end(stack, "expire: its time is up since the clock was set forward", sudden):
+            return False
+    if not await context.store.stacks.mark_expired([stack.stack_id]):
+        return False
+    crash_point("expire.marked")
+    context.abandon_create(stack.stack_id)
+    stack_log(log, stack.stack_id).info("its time is up")
+    await capture_logs_of_expired(context, stack.stack_id)
+    return True
+
+
+async def end(context: Context, stack: Stack, decision: Decision) -> bool:
+    """End a stack whose pod Kubernetes has said to be gone. If the pods of too many stacks are gone, its status says so, but
+    nothing is given back (invariant 8)."""
+    snapshot, derived = look(context, stack, None)
+    seen = observation(stack, snapshot, derived)
+    if decision.brake:
+        gone = [one.stack_id for one in context.store.stacks.ordered() if _is_missing(context, one)]
+        if not context.may_end(stack, f"end: {derived.message}", gone):
+            seen = replace(seen, ended=False)
+    return (await write(context, stack, seen)).ended
+
+
+def _is_missing(context: Context, stack: Stack) -> bool:
+    """Whether the stack's pod is gone from the mirror, and the cluster does not explain that."""
+    return has_pod(stack) and current_pod(context, stack) is None and not is_explained(context, stack)
+
+
+async def serve(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Intend that the Service of a shared stack selects its new pod."""
+    await context.store.stacks.serve(stack.stack_id, stack.generation)
+    crash_point("shared.served")
+    return True
+
+
+async def stopped(context: Context, stack: Stack, decision: Decision) -> bool:
+    """The pod of a stack that its user has stopped is gone."""
+    await context.store.stacks.stopped(stack.stack_id)
+    crash_point("stop.stopped")
+    stack_log(log, stack.stack_id).info("stopped")
+    return True
+
+
+async def released(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Give back the node ports that no Service of the stack holds any more."""
+    await context.store.ports.release([stack.stack_id])
+    crash_point("release.released")
+    stack_log(log, stack.stack_id).info("ports given back (%s)", stack.status_reason or stack.delete_reason)
+    return True
+
+
+async def removed(context: Context, stack: Stack, decision: Decision) -> bool:
+    """Remove the row: the cluster has confirmed all objects gone."""
+    crash_point("delete.confirmed")
+    of_job = stack.delete_reason is DeleteReason.BATCH
+    await (context.store.stacks.remove_soon if of_job else context.store.stacks.remove)([stack.stack_id])
+    crash_point("delete.removed")
+    context.gate.undeletable.pop(stack.stack_id, None)
+    stack_log(log, stack.stack_id).info("removed (%s)", stack.delete_reason)
+    return False
+
+
+TRANSITIONS: Mapping[Kind, Callable[[Context, Stack, Decision], Awaitable[bool]]] = {
+    Kind.ACCEPT: accept,
+    Kind.UNDO: undo,
+    Kind.EXPIRE: expire,
+    Kind.END: end,
+    Kind.SERVE: serve,
+    Kind.STOPPED: stopped,
+    Kind.RELEASED: released,
+    Kind.REMOVED: removed,
+}

@@ -1,0 +1,87 @@
+"""What is known now of a stack's objects, from the mirror and from what is remembered of it; and the decision that follows.
+
+Owns: ``see`` and ``look_at``. Sends nothing and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from stackd.kube.objects import PodState
+from stackd.kube.routes import RouteState, names_of
+from stackd.lifecycle.context import Context
+from stackd.lifecycle.decide import Creating, Decision, Seen, decide
+from stackd.lifecycle.desired import ObjectName, Objects, desired, own_pod
+from stackd.model import SERVICE_PREFIX, Stack
+
+NO_NAMES: Mapping[ObjectName, RouteState | None] = {}
+
+
+def look_at(context: Context, stack: Stack) -> Decision:
+    """What is to be done now about the stack, by what is seen of it."""
+    objects = objects_of(context, stack)
+    return decide(stack, objects, see(context, stack, objects), context.wall_clock.trusted_now())
+
+
+def objects_of(context: Context, stack: Stack) -> Objects:
+    """The objects that the stack should have, by the configuration in force."""
+    return desired(stack, context.config.routes, context.cluster.instance)
+
+
+def see(context: Context, stack: Stack, objects: Objects) -> Seen:
+    """What is known of the stack's objects."""
+    mirror, memory, stack_id = context.mirror, context.memory, stack.stack_id
+    pod = mirror.pods.get(stack.pod_name)
+    if pod is not None and pod.instance != context.cluster.instance:
+        pod = replace(pod, stack_id="")  # somebody has changed or removed our labels
+    earlier = earlier_pods(context, stack) if stack.shared else ()
+    return Seen(
+        service=mirror.services.get(SERVICE_PREFIX + stack_id),
+        pod=pod,
+        earlier=earlier,
+        named=names(context, stack) if stack.routed else NO_NAMES,
+        nodes=mirror.nodes,
+        gone=memory.gone.get(stack_id, ()),
+        held=memory.held.get(stack_id, ()),
+        creating=None if stack.accepted else _creating(context, stack, objects),
+        explained=pod is None and is_explained(context, stack),
+        crowded=stack_id in memory.crowded,
+    )
+
+
+def names(context: Context, stack: Stack) -> dict[ObjectName, RouteState | None]:
+    """What gives the stack names, as far as it is watched."""
+    mirror = context.mirror
+    return {(kind, name): mirror.routes[kind].get(name) for kind, name in names_of(stack) if mirror.knows(kind)}
+
+
+def current_pod(context: Context, stack: Stack) -> PodState | None:
+    """The stack's pod as the mirror has it; a pod of an earlier generation, which is being deleted, does not count."""
+    return own_pod(context.mirror.pods.get(stack.pod_name), stack)
+
+
+def earlier_pods(context: Context, stack: Stack) -> tuple[PodState, ...]:
+    """The other pods of a shared stack, the latest first."""
+    pods = context.mirror.pods.values()
+    others = [one for one in pods if one.stack_id == stack.stack_id and one.name != stack.pod_name]
+    return tuple(sorted(others, key=lambda one: -one.generation))
+
+
+def is_explained(context: Context, stack: Stack) -> bool:
+    """Whether the cluster explains that the stack's pod is gone: its node is gone, or the cluster itself disrupted it."""
+    return stack.node_id not in context.mirror.nodes or stack.pod_uid in context.memory.disruptions
+
+
+def _creating(context: Context, stack: Stack, objects: Objects) -> Creating | None:
+    creation = context.creates.get(stack.stack_id)
+    if creation is None or creation.abandoned:
+        return None
+    if creation.made_at is None:
+        return Creating(made=False)
+    since = context.clock.monotonic() - creation.made_at
+    return Creating(
+        made=True,
+        placeable=context.config.stacks.unschedulable_grace - since,
+        reachable=context.config.routes.accept_timeout - since if objects.named else 0.0,
+    )
