@@ -109,7 +109,8 @@ async def streamed_json(request: web.Request, pieces: AsyncGenerator[bytes, None
     """JSON in pieces that are rendered while they are sent, at the reader's pace; compressed for who takes that."""
     response = web.StreamResponse()
     response.content_type = JSON
-    response.enable_compression()
+    if request.method != hdrs.METH_HEAD:  # which would get the end of an empty compressed body
+        response.enable_compression()
     try:
         await response.prepare(request)
         if request.method == hdrs.METH_HEAD:
