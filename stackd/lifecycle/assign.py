@@ -14,13 +14,13 @@ from dataclasses import replace
 from time import perf_counter
 
 from stackd.crashpoints import crash_point
-from stackd.errors import ClusterUnavailable, NoNodePort, NoRoom, NotOwner, StackdError
+from stackd.errors import ClusterUnavailable, NoNodePort, NotOwner, QuotaExceeded, StackdError
 from stackd.kube.objects import NodeState, PodState, ServiceState
-from stackd.lifecycle.capacity import free_on_nodes
+from stackd.lifecycle.capacity import free_on_nodes, needs_of, refresh_quotas
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.desired import WantedService, first_route_difference, has_pod, service_error
 from stackd.lifecycle.loop import is_gone
-from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, short_of
+from stackd.lifecycle.nodes import CPU, MEMORY, PODS, lacking
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
 from stackd.lifecycle.view import current_pod, names, objects_of
 from stackd.logs import stack_log
@@ -167,6 +167,8 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
     ``error`` is what the create has met: NoNodePort, NoRoom or QuotaExceeded. Waits until the stacks are gone, for at
     most ``PREEMPTION_SECONDS``.
     """
+    if isinstance(error, QuotaExceeded):
+        await refresh_quotas(context, asked=True)
     async with context.pools.preempting:
         victims = _victims(context, request, error)
         if not victims:
@@ -205,9 +207,8 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
     if isinstance(error, NoNodePort):
         return _enough_of(spare, ports=request.node_ports)
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
-    if not isinstance(error, NoRoom):
-        need = {PORTS: request.node_ports, CPU: cpu, MEMORY: memory}
-        return _enough_of(spare, **(short_of(error.sentence) or need))
+    if isinstance(error, QuotaExceeded):
+        return _enough_of(spare, **lacking(context.facts.quotas.objects, needs_of(context, request)))
     victims = []
     for node, free in free_on_nodes(context):
         there = [stack for stack in spare if stack.node_id == node]

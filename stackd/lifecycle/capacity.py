@@ -14,7 +14,7 @@ from typing import Any
 from stackd import contract
 from stackd.clock import from_nanoseconds
 from stackd.errors import ClusterError, ClusterUnavailable
-from stackd.lifecycle.context import Context
+from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.nodes import (
     ASSUMES,
     INTEREST_SECONDS,
@@ -41,6 +41,15 @@ QUOTA, MAX_STACKS = "quota", "max_stacks"
 def storage(context: Context) -> Storage:
     """The disk that a container gets if it requests none, by the LimitRanges as last seen."""
     return default_storage(context.settings.policy.max_ephemeral_storage, context.facts.quotas.limit_ranges)
+
+
+def needs_of(context: Context, request: CreateRequest) -> StackResources:
+    """What the stack that is requested takes."""
+    spec = request.spec
+    need = StackResources(
+        cpu_milli=spec.requested_cpu_milli, memory_bytes=spec.requested_memory_bytes, ports=request.node_ports
+    )
+    return need.with_storage(spec.manifest, storage(context))
 
 
 def capacity(context: Context, need: StackResources) -> contract.Capacity:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -121,8 +120,8 @@ PORTS_SECONDS, PORTS_LIMIT_SECONDS = 60.0, 3.0
 INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are refreshed
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
+# Which name each quota resource belongs to, and its unit in 10⁻⁹; each other one is freed with a pod.
 _KINDS = {"cpu": (CPU, NANO // 1000), "memory": (MEMORY, NANO), "services.nodeports": (PORTS, NANO)}
-"""Which name each quota resource belongs to, and its unit in 10⁻⁹; each other one is freed with a pod."""
 
 _OTHER_SCOPES = frozenset({"Terminating", "BestEffort", "PriorityClass", "CrossNamespacePodAffinity"})
 
@@ -263,22 +262,15 @@ def by_quotas(
             yield Bound(stacks=so_many(free, takes[name]), why=f"{quota}: {name}")
 
 
-def short_of(refusal: str) -> dict[str, int]:
-    """How much CPU (milli), memory (bytes), pods and node ports a create lacks that a quota refused with this message.
-    Empty if the message does not say so."""
-    asked, used, limited = (_amounts(refusal, word) for word in ("requested", "used", "limited"))
-    short: dict[str, int] = {}
-    for name, amount in asked.items():
-        lacks = amount + used.get(name, 0) - limited.get(name, 0)
-        kind, unit = _KINDS.get(name.removeprefix("requests.").removeprefix("limits."), (PODS, NANO))
-        short[kind] = max(short.get(kind, 0), -(-lacks // unit))
+def lacking(quotas: Iterable[Mapping[str, Any]], need: StackResources) -> dict[str, int]:
+    """How much CPU (milli), memory (bytes), pods and node ports one more stack lacks by these quotas. Everything else that it
+    lacks counts as pods: each stack that goes gives some of it back."""
+    takes, short = need.of_quota(), dict[str, int]()
+    for _, name, hard, used in counted(quotas):
+        if (lacks := takes.get(name, 0) + used - hard) > 0 and name in takes:
+            kind, unit = _KINDS.get(name.removeprefix("requests.").removeprefix("limits."), (PODS, takes[name]))
+            short[kind] = max(short.get(kind, 0), -(-lacks // unit))
     return short
-
-
-def _amounts(refusal: str, word: str) -> dict[str, int]:
-    found = re.search(rf"\b{word}: ([^ ]+?)(?:, |$)", refusal)
-    pairs = [pair.partition("=") for pair in found[1].split(",")] if found else []
-    return {name: reported(amount).nanos for name, equals, amount in pairs if equals}
 
 
 def counted(quotas: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, str, int, int]]:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from stackd import contract
 from stackd.errors import StoreUnavailable
-from stackd.lifecycle.capacity import capacity, refresh_ports, refresh_quotas, storage
+from stackd.lifecycle.capacity import capacity, needs_of, refresh_ports, refresh_quotas, storage
 from stackd.lifecycle.decide import ReconcilePlan
 from stackd.lifecycle.nodes import StackResources
 from stackd.lifecycle.templates import missing
@@ -248,10 +248,4 @@ async def get_capacity_for(call: ApiCall) -> web.Response:
     parsed = await requests.create_body(call.view, await read_body(call), creates=False)
     await refresh_quotas(call.api.context, asked=True)
     await refresh_ports(call.api.context)
-    create_request = parsed.create_request
-    spec = create_request.spec
-    need = StackResources(
-        cpu_milli=spec.requested_cpu_milli, memory_bytes=spec.requested_memory_bytes, ports=create_request.node_ports
-    )
-    need = need.with_storage(spec.manifest, storage(call.api.context))
-    return json_response(capacity(call.api.context, need))
+    return json_response(capacity(call.api.context, needs_of(call.api.context, parsed.create_request)))

@@ -12,7 +12,7 @@ from stackd.config import RoutesSection
 from stackd.kube.objects import PodState, ServiceState, node_state
 from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.desired import desired
-from stackd.lifecycle.nodes import short_of
+from stackd.lifecycle.nodes import StackResources, lacking
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
 from stackd.lifecycle.refill import Work, may_begin, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
@@ -211,26 +211,26 @@ def test_after_a_crash_one_has_to_run_for_a_while(runs: Stack, after: int, prove
     assert (pool.failures, pool.reason, pool.crashed_at) == ((0, "", 0) if proven else (1, "why", NOW))
 
 
-# ---- Which resources a create lacks when a quota has refused it
+# ---- Which resources a create lacks by the quotas
 
 
 @pytest.mark.parametrize(
-    ("refusal", "short"),
+    ("hard", "used", "short"),
     [
-        ("ResourceQuota q: requested: requests.cpu=900m, used: requests.cpu=2300m, limited: requests.cpu=3", {"cpu": 200}),
+        ({"requests.cpu": "3"}, {"requests.cpu": "2300m"}, {"cpu": 200}),
         (
-            "ResourceQuota q: requested: limits.memory=128Mi,pods=1, used: limits.memory=1Gi,pods=7,"
-            " limited: limits.memory=1Gi,pods=7",
+            {"limits.memory": "1Gi", "pods": "7"},
+            {"limits.memory": "1Gi", "pods": "7"},
             {"memory": 128 << 20, "pods": 1},
         ),
-        (
-            "ResourceQuota q: requested: services.nodeports=2, used: services.nodeports=9, limited: services.nodeports=10",
-            {"ports": 1},
-        ),
-        ("ResourceQuota q: requested: cpu=1m,pods=1, used: cpu=5m,pods=1, limited: cpu=5m,pods=9", {"cpu": 1, "pods": 0}),
-        ("ResourceQuota q: must specify limits.cpu for: app", {}),
-        ("", {}),
+        ({"services.nodeports": "10"}, {"services.nodeports": "9"}, {"ports": 1}),
+        ({"cpu": "5m", "pods": "9"}, {"cpu": "5m", "pods": "1"}, {"cpu": 900}),
+        ({"requests.ephemeral-storage": "2Gi"}, {"requests.ephemeral-storage": "2Gi"}, {"pods": 1}),
+        ({"count/configmaps": "1", "pods": "9"}, {"count/configmaps": "1"}, {}),
+        ({}, {}, {}),
     ],
-)  # fmt: skip
-def test_a_quotas_refusal_tells_what_is_short(refusal: str, short: dict[str, int]) -> None:
-    assert short_of(refusal) == short
+)
+def test_the_quotas_tell_what_is_short(hard: dict[str, str], used: dict[str, str], short: dict[str, int]) -> None:
+    quota = {"metadata": {"name": "q"}, "status": {"hard": hard, "used": used}}
+    need = StackResources(cpu_milli=900, memory_bytes=128 << 20, ephemeral_bytes=1 << 30, ports=2)
+    assert lacking([quota], need) == short
