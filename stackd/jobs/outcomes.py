@@ -32,8 +32,7 @@ class Outcomes:
     async def of(self, job: Job) -> Job:
         """The job with what has come of it so far, if it has finished and is followed."""
         if not job.finished or job.outcome is not None or job.action not in FOLLOWED:
-            # A job of an earlier version of stackd was not followed.
-            return replace(job, outcome=None) if job.outcome is not None and not job.outcome.until else job
+            return job
         ids = self._ids.get(job.job_id)
         if ids is None:
             ids = self._ids[job.job_id] = await self._context.store.jobs.done_ids(job.job_id)

@@ -202,7 +202,8 @@ def _check_content(connection: sqlite3.Connection, path: Path) -> None:
         )
     if version < schema.OLDEST:
         raise StoreError(
-            f"the state file {path} has format {version}, and this stackd converts formats from {schema.OLDEST} on: {_ADVICE}"
+            f"the state file {path} has format {version}, which only a build before 1.0.0 wrote; this stackd reads formats "
+            f"from {schema.OLDEST} on. Move the file and its -wal away: {_ADOPTS}"
         )
     if path.stat().st_size <= _CHECK_LIMIT and (verdict := _damage(connection)):
         raise damaged(path, verdict)

@@ -10,21 +10,19 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stackd.clock import boot_id
-from stackd.errors import ConfigError, LabelLimitReached, StoreError
-from stackd.model import DeleteReason, Desired, EventKind, JobStatus, Principal
-from stackd.store import ActivityFilter, CreateLimits, Store, backup_file, require_own_file, schema
+from stackd.errors import ConfigError, StoreError
+from stackd.model import DeleteReason, JobRequest, Principal
+from stackd.store import Store, backup_file, require_own_file, schema
 from stackd.store.templates import stored_in
 from tests.store.building import (
     ALICE,
-    HOUR,
-    START,
+    BOB,
     accepted,
     claim,
     new_stack,
@@ -235,30 +233,38 @@ async def test_a_link_that_leads_nowhere_is_not_replaced_by_an_empty_file(tmp_pa
 # ---- a file of an earlier format is converted with all its rows, and a copy of it is kept; others are refused
 
 
-PORT = '[{"container_port":80,"protocol":"TCP","node_port":31001}]'
-ROWS = f"""
-INSERT INTO stacks VALUES ('{stack_id(1)}', 'stacks', 'kind: Pod', '{PORT}', 'running', 1, 2, {START + HOUR}, 100, 200,
-    'worker', NULL, '', '', '{{"Player":"7A"}}', 1, 0, 1, NULL, NULL, 'pod', 'service', 'stopped', 3, NULL, NULL, 0, NULL);
-INSERT INTO stacks VALUES ('{stack_id(2)}', 'stacks', 'kind: Pod', '[]', 'running', 1, 2, {START + HOUR}, 100, 200,
-    'worker', NULL, '', '', '{{}}', 1, 0, 1, NULL, NULL, 'pod', 'service', 'running', 0, 'web', '{{}}', 1, NULL);
-INSERT INTO stacks VALUES ('{stack_id(3)}', 'stacks', 'kind: Pod', '[]', 'running', 1, 2, {START + HOUR}, 100, 200,
-    'worker', NULL, '', '', '{{}}', 1, 0, 1, NULL, NULL, 'pod', 'service', 'running', 0, 'web', '{{}}', 1, 'digest');
-INSERT INTO stack_labels VALUES ('Player', '7A', '{stack_id(1)}');
-INSERT INTO stack_labels VALUES ('player', '7a', '{stack_id(1)}');
-INSERT INTO node_ports VALUES (31001, '{stack_id(1)}');
-INSERT INTO timeline VALUES (1, '{stack_id(1)}', 1, 'accepted', '', '', 'alice', 1);
-INSERT INTO removed_stacks VALUES ('{stack_id(9)}', 1);
-INSERT INTO jobs VALUES ('job-1', 'completed', 1, 1, 0, 0, 1, 2, 'alice');
-INSERT INTO job_items VALUES ('job-1', 0, '{stack_id(9)}', 'deleted', NULL);
-INSERT INTO idempotency VALUES ('web', 'key-1', x'0102', '{stack_id(1)}', NULL, 201, x'7b7d', {START});
-INSERT INTO meta VALUES ('cluster_uid', 'u'), ('namespace', 'stacks'), ('file_id', 'f'), ('sequence', '12');
+# What the step from format 11 has changed, taken back.
+BEFORE = """
+DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;
+ALTER TABLE timeline DROP COLUMN principal;
+ALTER TABLE jobs DROP COLUMN principal;
+ALTER TABLE links DROP COLUMN principal;
+ALTER TABLE templates DROP COLUMN principal;
+CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';
+CREATE INDEX jobs_by ON jobs (by, created_at, items);
+CREATE INDEX links_by ON links (by, expires_at);
+UPDATE timeline SET by = substr(by, instr(by, ' ') + 1);
+UPDATE jobs SET by = substr(by, instr(by, ' ') + 1);
+UPDATE idempotency SET scope = 'alice%20smith POST /stacks';
+PRAGMA user_version = 11;
 """
 
 
-def file_of_format_4(path: Path, more: str = "") -> None:
-    ddl = Path(__file__).with_name("format_4.sql").read_text()
+async def file_of_format_11(path: Path, more: str = "") -> None:
+    """One with two stacks, of which one was removed, jobs of two keys, and a claim."""
+    store = await open_store(path)
+    await store.begin("stacks", "default")
+    await store.stacks.reserve(new_stack(1), claim=claim())
+    await store.stacks.accept(seen(1), pod_uid="pod", service_uid="service")
+    await accepted(store, 2)
+    for number, by in enumerate((ALICE, BOB)):
+        await store.jobs.create(f"job-{number}", ["unknown"], JobRequest(by=by))
+    await store.stacks.mark_deleting([stack_id(2)], DeleteReason.REQUEST, ALICE)
+    await store.stacks.remove([stack_id(2)])
+    await store.end_adoption()
+    await store.close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(ddl + ROWS + more)
+        connection.executescript(BEFORE + more)
 
 
 def shape(path: Path) -> Any:
@@ -275,108 +281,54 @@ def copies(path: Path) -> list[str]:
     return [file.name for file in path.parent.glob("*.bak")]
 
 
-async def test_a_file_of_format_4_is_converted_with_its_rows(path: Path, tmp_path: Path) -> None:
-    file_of_format_4(path)
-    store = await open_store(path)
-    stack, assigned, pooled = store.stacks.ordered()
-    assert (stack.desired, stack.generation, stack.pod_uid, store.ports.used) == (Desired.STOPPED, 3, "pod", 1)
-    assert (assigned.unassigned, pooled.unassigned) == (False, True), (
-        "without a digest, a client may have been given it"
-    )
-    with pytest.raises(LabelLimitReached):
-        wanted = new_stack(4, labels={"player": "7a"})
-        await store.stacks.reserve(wanted, limits=CreateLimits(labels={"player": 1}))
-    assert (store.identity.file_id, store.identity.sequence, store.identity.incomplete) == ("f", 12, False)
-    kept = await store.claims.find("web", "key-1")
-    assert kept == replace(claim(), stack_id=stack_id(1), status=201)
-    assert [line.by for line in await store.timeline.read(stack_id(1))] == [
-        Principal(id="name:616C696365", name="alice")
-    ]
-    assert await store.stacks.removed_among([stack_id(9)])
-    job = store.jobs.get("job-1")
-    assert job is not None
-    assert (job.status, job.done) == (JobStatus.COMPLETED, 1)
-    await store.stacks.mark_deleting([stack_id(1)], DeleteReason.REQUEST, ALICE)
-    await store.stacks.remove([stack_id(1)])
-    assert [line.kind for line in await store.timeline.read(stack_id(1))][-1] is EventKind.DELETED
-    assert (await store.purge(2**62, keep_jobs_ns=0))["jobs"] == 1
+async def test_a_file_of_an_earlier_format_is_converted_with_its_rows(path: Path, tmp_path: Path) -> None:
+    await file_of_format_11(path)
+    store = await open_store(path, keys=[ALICE])
+    before = store.identity
+    assert [stack.stack_id for stack in store.stacks] == [stack_id(1)]
+    nobody = Principal(id="name:626F62", name=BOB.name)
+    assert {job.by for job in store.jobs} == {ALICE, nobody}, "who had the other name is not known"
+    assert ALICE in [line.by for line in await store.timeline.read(stack_id(2))]
+    assert await store.claims.find(f"{ALICE.id} POST /stacks", "key-1")
+    assert await store.stacks.removed_among([stack_id(2)])
+    assert not before.incomplete
     await store.close()
-    for table in ("job_items", "stack_labels", "node_ports"):
-        assert query(path, f"SELECT count(*) FROM {table}") == [(0,)], "foreign keys are enforced"
     await (await open_store(tmp_path / "new.db")).close()
     assert shape(path) == shape(tmp_path / "new.db")
-    assert copies(path) == [f"stackd.db.v4-before-v{schema.FORMAT}.bak"]
+    assert copies(path) == [f"stackd.db.v11-before-v{schema.FORMAT}.bak"]
     path.with_name(copies(path)[0]).replace(path)
-    assert version(path) == 4
+    assert version(path) == 11
     again = await open_store(path)  # the copy comes back
     await again.begin("stacks", "default")
     assert again.identity.incomplete
-    assert again.identity.file_id not in ("", "f"), "the file itself goes on with that history"
-    assert [stack.unassigned for stack in again.stacks] == [False, False, True]
+    assert again.identity.file_id not in ("", before.file_id), "the file itself goes on with that history"
     again = await reopened(again)
     assert len(copies(path)) == 1, "a file of the current format needs no copy"
     await again.close()
 
 
-CLAIMS_OF_7 = f"""
-INSERT INTO stacks SELECT '{stack_id(1)}', 'stacks', 'kind: Pod', '[]', 'running', 1, 2, {START + HOUR}, 100, 200,
-    'worker', NULL, '', '', '{{}}', 1, 0, 1, NULL, NULL, 'pod', 'service', 'running', 0, NULL, NULL, 0, NULL;
-INSERT INTO removed_stacks VALUES ('{stack_id(9)}', 1, '{{"Team":"7A"}}');
-INSERT INTO timeline VALUES (1, '{stack_id(9)}', 1, 'accepted', '', '', 'alice', 1);
-INSERT INTO jobs VALUES ('job-1', 'completed', 2, 1, 1, 0, 1, 2, 'alice', 'stop', 0, '{{}}');
-INSERT INTO job_items VALUES ('job-1', 0, '{stack_id(9)}', 'done', NULL), ('job-1', 1, 'unknown', 'not_found', NULL);
-INSERT INTO idempotency VALUES
-    ('alice POST /stacks', 'made', x'0102', '{stack_id(1)}', NULL, 201, x'7b7d', {START}),
-    ('alice POST /stacks', 'existing', x'01', NULL, NULL, 200, CAST('{{"stack_id":"{stack_id(1)}"}}' AS BLOB), {START}),
-    ('alice POST /stacks/batch', 'job', x'01', NULL, 'job-1', 202, CAST('{{"job_id":"job-1"}}' AS BLOB), {START}),
-    ('alice POST /stacks/x/extend', 'under way', x'01', '{stack_id(1)}', NULL, NULL, NULL, {START});
-"""
-
-
-async def test_the_claims_jobs_and_labels_of_a_file_of_format_7_are_converted(path: Path, tmp_path: Path) -> None:
-    ddl = Path(__file__).with_name("format_7.sql").read_text()
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(ddl + CLAIMS_OF_7)
-    key = Principal(id="key:1", name="alice")
-    store = await open_store(path, keys=[key])
-    claims = [
-        await store.claims.find(f"key:1 POST /stacks{path}", name)
-        for path, name in (("", "made"), ("", "existing"), ("/batch", "job"), ("/x/extend", "under way"))
-    ]
-    assert [one and (one.stack_id, one.job_id, one.status) for one in claims] == [
-        (stack_id(1), None, 201),
-        (stack_id(1), None, 200),
-        (None, "job-1", 202),
-        (stack_id(1), None, None),
-    ]
-    wanted = ActivityFilter(principal="key:1", name="alice", labels=[("Team", "7A")], at=2**62, seq=0, limit=10)
-    assert [one.stack_id for one in await store.timeline.requests(wanted)] == [stack_id(9)]
-    assert await store.timeline.jobs_about(wanted) == {"job-1"}
-    assert [job.by for job in store.jobs] == [key]
-    await store.close()
-    assert query(path, "SELECT items FROM jobs") == [(2,)]
-    await (await open_store(tmp_path / "new.db")).close()
-    assert shape(path) == shape(tmp_path / "new.db")
-    assert copies(path) == [f"stackd.db.v7-before-v{schema.FORMAT}.bak"]
-
-
 async def test_a_conversion_that_fails_leaves_the_file_as_it_was(path: Path) -> None:
-    file_of_format_4(path, "CREATE TRIGGER never BEFORE UPDATE ON stacks BEGIN SELECT raise(ABORT, 'never'); END;")
+    await file_of_format_11(path, "CREATE TRIGGER never BEFORE UPDATE ON jobs BEGIN SELECT raise(ABORT, 'never'); END;")
     with pytest.raises(StoreError, match="cannot be used: never"):
         await open_store(path)
-    assert query(path, "SELECT key FROM stack_labels") == [("Player",), ("player",)]
-    assert version(path) == 4
+    assert query(path, "SELECT by FROM jobs ORDER BY by") == [(ALICE.name,), (BOB.name,)]
+    assert version(path) == 11
 
 
 @pytest.mark.parametrize(
     ("number", "why"),
     [
-        (3, "has format 3, and this stackd converts formats from 4 on: restore a copy made by `stackd backup`, or"),
+        (
+            schema.OLDEST - 1,
+            f"has format {schema.OLDEST - 1}, which only a build before 1.0.0 wrote; this stackd reads formats from "
+            f"{schema.OLDEST} on. Move the file and its -wal away: the next start adopts the stacks from the cluster",
+        ),
         (99, f"has format 99, and this stackd knows formats up to {schema.FORMAT}: run the newer"),
     ],
 )
 async def test_other_formats_are_refused_and_left_as_they_are(path: Path, number: int, why: str) -> None:
-    file_of_format_4(path, f"PRAGMA user_version = {number};")
+    await prepared(path)
+    query(path, f"PRAGMA user_version = {number}")
     assert why in await refusal(path)
 
 
