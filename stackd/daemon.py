@@ -50,7 +50,7 @@ from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.passes import Expiry, Reconciler, purge
 from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
-from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, retire_config_maps, update_rows
+from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
 from stackd.lifecycle.refill import Refill
@@ -345,7 +345,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
-        for service in (retire_config_maps(context), daemon.prepulls.run(), Refill(context).run()):
+        for service in (daemon.prepulls.run(), Refill(context).run()):
             group.create_task(service)
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 

@@ -41,7 +41,7 @@ WHY = {
     "network, too",
     "stacks-to-dns": "the cluster's DNS",
     "ValidatingAdmissionPolicy": "only stackd writes the objects of its stacks, and whoever may remove this policy: "
-    "otherwise somebody who may create ConfigMaps or pods here could have stackd run a stack of his own (Kubernetes 1.30 "
+    "otherwise somebody who may create Services here could have stackd run a stack of his own (Kubernetes 1.30 "
     "and later; --no-admission-policy leaves it out)",
     "stacks-from-gateway": "the Gateway's pods reach the stacks that have names ([routes]); --gateway-namespace says where "
     "they run",

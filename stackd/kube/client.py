@@ -224,7 +224,7 @@ class Cluster:
         return items
 
     async def list_raw(self, resource: str) -> list[JsonObject]:
-        """Our ``pods``, ``services`` or ``configmaps``, as JSON."""
+        """Our objects of that kind, as JSON."""
         listed = await self.list_namespaced(resource, **self.ours())
         # As in the mirror: what counts is what an object says, not what was asked for.
         return [raw for raw in listed if labels.is_ours(raw, self.instance)]
@@ -393,7 +393,7 @@ class Cluster:
             spec = {**dict.fromkeys(old), **spec}
         clients = (name for name in labels.labels_of(before) if name.startswith(labels.CLIENT_LABEL_PREFIX))
         names = {**dict.fromkeys((labels.POOL, labels.ASSIGNED, *clients)), **metadata["labels"]}
-        changes = {"labels": names, "annotations": metadata["annotations"], "ownerReferences": None}
+        changes = {"labels": names, "annotations": metadata["annotations"]}
         raw = await self._patch(resource, metadata["name"], uid, deadline, changes, spec=spec)
         _require_labels(resource, raw, manifest)
         return raw

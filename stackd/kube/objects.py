@@ -102,7 +102,7 @@ class ServiceState:
     the stack waits in a pool. ``serving`` is the only pod of the stack that it selects; None: it selects any.
 
     ``families`` are ``IPv4`` and ``IPv6``, the primary one first. ``expires_at`` (nanoseconds), ``generation`` and
-    ``desired`` are stackd's annotations; ``recorded``: it carries a record of the current form. ``pool`` as of a pod.
+    ``desired`` are stackd's annotations; ``recorded``: it carries a record. ``pool`` as of a pod.
     """
 
     resource: ClassVar[str] = "services"
@@ -222,7 +222,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         expires_at=_time(notes.get(labels.EXPIRES)),
         generation=ours.generation,
         desired=intern(notes.get(labels.DESIRED, "")),
-        recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)) and not metadata.get("ownerReferences"),
+        recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)),
         pool=ours.pool,
         resource_version=metadata.get("resourceVersion", ""),
     )

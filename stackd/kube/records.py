@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,6 @@ from stackd.model import NO_VALUES, Desired, PortMapping, Route, RoutedPort, Sta
 from stackd.podspec.additions import values_in
 
 VERSION = 2
-_BEFORE = 1
 # Everybody who watches Services receives the annotation with each change of a Service, and Kubernetes allows 256 KiB of
 # annotations in all. So a long text is compressed, unless that makes it longer.
 _PACK_ABOVE_BYTES = 2 * 1024
@@ -108,27 +107,26 @@ def parse_record(service: JsonObject, pod: JsonObject | None) -> Stack | Unrecov
 
     Never raises because of the record's content: anybody with rights on the Service can edit it.
     """
-    return _parsed(service, VERSION, lambda record: _from_service(service, pod, record))
+    metadata = service["metadata"]
+    name: str = metadata["name"]
+    text = labels.annotations_of(service).get(labels.RECORD)
+    if not text:
+        return Unrecoverable(name=name, reason=f"it carries no {labels.RECORD} annotation")
+    if metadata.get("deletionTimestamp"):
+        return Unrecoverable(name=name, reason="it is being deleted")
+    try:
+        record = orjson.loads(text)
+        if record["version"] != VERSION:
+            return Unrecoverable(name=name, reason=f"its record has version {record['version']}, not {VERSION}")
+        return _parsed(service, pod, record)
+    except (ValueError, TypeError, KeyError, LookupError, AttributeError, zlib.error, binascii.Error) as exc:
+        return Unrecoverable(name=name, reason=f"its record cannot be read: {type(exc).__name__}: {exc}")
 
 
-def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[str, Any]) -> Stack:
+def _parsed(service: JsonObject, pod: JsonObject | None, record: Mapping[str, Any]) -> Stack:
     generation, wanted = labels.generation_of(service), labels.annotations_of(service).get(labels.DESIRED)
     own = pod if pod is not None and labels.generation_of(pod) >= generation else None
-    common = _common(service, record, values=_values(own, record))
-    # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
-    holds = service["spec"].get("type") == "NodePort" or not (common.node_ports or "ended" in record)
-    stack = replace(
-        common,
-        ports=_ports(record, service),
-        ports_held=holds,
-        service_uid=service["metadata"]["uid"],
-        generation=generation,
-        serving=(labels.serving_of(service["spec"].get("selector") or {}) or 0)
-        if record.get("shared") is True
-        else None,
-        node_id=_optional_text(record.get("node")),
-        node_public_ip=_optional_text(record.get("address")),
-    )
+    stack = _as_recorded(service, record, generation, _values(own, record))
     if wanted == STOPPED:
         return replace(stack, status=StackStatus.STOPPED, desired=Desired.STOPPED, ports_held=True)
     if own is None and wanted == STARTING:
@@ -143,6 +141,41 @@ def _from_service(service: JsonObject, pod: JsonObject | None, record: Mapping[s
     return stack if stack.ended else replace(stack, ports_held=True)
 
 
+def _as_recorded(service: JsonObject, record: Mapping[str, Any], generation: int, values: Mapping[str, str]) -> Stack:
+    """What the Service and its record say, without the pod."""
+    metadata, spec = service["metadata"], service["spec"]
+    created_at = to_nanoseconds(record["created_at"])
+    serving = labels.serving_of(spec.get("selector") or {}) or 0
+    stack = Stack(
+        stack_id=metadata["labels"][labels.STACK],
+        namespace=metadata["namespace"],
+        pod_spec=_unpack(record),
+        ports=_ports(record, service),
+        status=StackStatus.CREATING,
+        created_at=created_at,
+        updated_at=created_at,
+        ttl_expires_at=to_nanoseconds(metadata["annotations"].get(labels.EXPIRES) or record["ttl_expires_at"]),
+        requested_cpu_milli=int(record["cpu_milli"]),
+        requested_memory_bytes=int(record["memory_bytes"]),
+        labels={str(key): str(value) for key, value in record["labels"].items()},
+        accepted=True,
+        service_uid=metadata["uid"],
+        generation=generation,
+        serving=serving if record.get("shared") is True else None,
+        node_id=_optional_text(record.get("node")),
+        node_public_ip=_optional_text(record.get("address")),
+        template=_optional_text(record.get("template")),
+        values=values,
+        env={str(name): str(value) for name, value in (record.get("env") or {}).items()} or NO_VALUES,
+        unassigned=record.get("unassigned") is True,
+        digest=_optional_text(record.get("digest")),
+        extensions=int(metadata["annotations"].get(labels.EXTENSIONS, "0")[:4]),
+    )
+    # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
+    holds = spec.get("type") == "NodePort" or not (stack.node_ports or "ended" in record)
+    return replace(stack, ports_held=holds)
+
+
 def _with_pod(stack: Stack, pod: JsonObject) -> Stack:
     phase = (pod.get("status") or {}).get("phase")
     return replace(
@@ -153,50 +186,6 @@ def _with_pod(stack: Stack, pod: JsonObject) -> Stack:
     )
 
 
-def _parsed(raw: JsonObject, version: int, read: Callable[[Mapping[str, Any]], Stack]) -> Stack | Unrecoverable:
-    metadata = raw["metadata"]
-    name: str = metadata["name"]
-    text = labels.annotations_of(raw).get(labels.RECORD)
-    if not text:
-        return Unrecoverable(name=name, reason=f"it carries no {labels.RECORD} annotation")
-    if metadata.get("deletionTimestamp"):
-        return Unrecoverable(name=name, reason="it is being deleted")
-    try:
-        record = orjson.loads(text)
-        if record["version"] != version:
-            return Unrecoverable(name=name, reason=f"its record has version {record['version']}, not {version}")
-        return read(record)
-    except (ValueError, TypeError, KeyError, LookupError, AttributeError, zlib.error, binascii.Error) as exc:
-        return Unrecoverable(name=name, reason=f"its record cannot be read: {type(exc).__name__}: {exc}")
-
-
-def _common(raw: JsonObject, record: Mapping[str, Any], *, values: Mapping[str, str]) -> Stack:
-    """What a record of any version says of a stack, without its pod and its Service."""
-    metadata = raw["metadata"]
-    created_at = to_nanoseconds(record["created_at"])
-    return Stack(
-        stack_id=metadata["labels"][labels.STACK],
-        namespace=metadata["namespace"],
-        pod_spec=_unpack(record),
-        ports=_ports(record, None),
-        status=StackStatus.CREATING,
-        created_at=created_at,
-        updated_at=created_at,
-        ttl_expires_at=to_nanoseconds(metadata["annotations"].get(labels.EXPIRES) or record["ttl_expires_at"]),
-        requested_cpu_milli=int(record["cpu_milli"]),
-        requested_memory_bytes=int(record["memory_bytes"]),
-        labels={str(key): str(value) for key, value in record["labels"].items()},
-        accepted=True,
-        generation=int(record.get("generation", 0)),
-        template=_optional_text(record.get("template")),
-        values=values,
-        env={str(name): str(value) for name, value in (record.get("env") or {}).items()} or NO_VALUES,
-        unassigned=record.get("unassigned") is True,
-        digest=_optional_text(record.get("digest")),
-        extensions=int(metadata["annotations"].get(labels.EXTENSIONS, "0")[:4]),
-    )
-
-
 def _values(pod: JsonObject | None, record: Mapping[str, Any]) -> Mapping[str, str]:
     kept = record.get("values") or {}
     if isinstance(kept, dict):
@@ -204,11 +193,11 @@ def _values(pod: JsonObject | None, record: Mapping[str, Any]) -> Mapping[str, s
     return values_in(pod, map(str, kept)) if pod is not None else NO_VALUES
 
 
-def _ports(record: Mapping[str, Any], service: JsonObject | None) -> tuple[PortMapping, ...]:
+def _ports(record: Mapping[str, Any], service: JsonObject) -> tuple[PortMapping, ...]:
     """The ports; their node ports from the Service, where it has them: a port may have been replaced."""
     node_ports = {
         (port["targetPort"], port.get("protocol", "TCP")): port["nodePort"]
-        for port in ([] if service is None else service["spec"].get("ports") or ())
+        for port in service["spec"].get("ports") or ()
         if "nodePort" in port
     }
     return tuple(_port(recorded, node_ports) for recorded in record["ports"])
@@ -245,44 +234,3 @@ def _unpack(record: Mapping[str, Any]) -> str:
     if not unpacking.eof:
         raise ValueError(f"its pod spec is cut short, or longer than {_LONGEST_UNPACKED} bytes")
     return data.decode()
-
-
-def parse_pod(pod: JsonObject, service: JsonObject | None) -> Stack | Unrecoverable:
-    """The stack of a pod that the version before this one made; its Service has no record."""
-    return _parsed(pod, _BEFORE, lambda record: _from_pod(pod, service, record))
-
-
-def _from_pod(pod: JsonObject, service: JsonObject | None, record: Mapping[str, Any]) -> Stack:
-    stack = _with_pod(_common(pod, record, values=_values(pod, record)), pod)
-    return replace(
-        stack,
-        # That version answered a create before it wrote here that a stack was given away.
-        digest=None if stack.unassigned else stack.digest,
-        ports=_ports(record, service),
-        ports_held=service is not None or not stack.ended,
-        service_uid=service["metadata"]["uid"] if service is not None else None,
-    )
-
-
-def parse_config_map(raw: JsonObject) -> Stack | Unrecoverable:
-    """The stack of a ConfigMap in which the version before this one kept a stack without a pod."""
-    return _parsed(raw, _BEFORE, lambda record: _from_config_map(raw, record))
-
-
-def _from_config_map(raw: JsonObject, record: Mapping[str, Any]) -> Stack:
-    notes, text = labels.annotations_of(raw), (raw.get("data") or {}).get("values")
-    starting = notes.get(labels.DESIRED) == RUNNING
-    return replace(
-        _common(raw, record, values=_values(None, {"values": orjson.loads(text)} if text else {})),
-        status=StackStatus.CREATING if starting else StackStatus.STOPPED,
-        desired=Desired.RUNNING if starting else Desired.STOPPED,
-        node_id=notes.get("stackd.io/node") or None,
-        node_public_ip=notes.get("stackd.io/node-public-ip") or None,
-    )
-
-
-def config_map_supersedes(record: JsonObject, pod: JsonObject) -> bool:
-    """Whether the ConfigMap is newer than the pod of the same stack: that pod is to be stopped or replaced."""
-    one, other = labels.generation_of(record), labels.generation_of(pod)
-    stopped = labels.annotations_of(record).get(labels.DESIRED) != RUNNING
-    return one > other or (one == other and stopped)

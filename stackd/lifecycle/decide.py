@@ -427,6 +427,9 @@ def is_alive(pod: PodState) -> bool:
 
 # ---- objects without a row
 
+# Why a stack is not adopted of which there are only pods or routes.
+NO_RECORD = "no Service carries its record"
+
 
 @struct
 class Orphan:
@@ -494,7 +497,7 @@ class Surroundings:
     ``now``       None while the clock cannot be trusted
     ``busy``      stacks that the loop works on, or that wait in its queue
     ``removed``   stacks that the file has removed
-    ``unadoptable``  stacks for which no row can be made from their objects, and why
+    ``unadoptable``  stacks for which no row can be made, as a list of what the cluster has of them has shown, and why
     ``incomplete``  the file may lack what the cluster has: objects without a row are adopted at once
     ``succeeded_at``  when the owner before this one renewed its Lease last; None if there was none
     """
@@ -509,7 +512,8 @@ class Surroundings:
 
 
 def of_orphans(found: Sequence[Orphan], around: Surroundings) -> ReconcilePlan:
-    """What a pass would do now about these objects. One is removed only if the file has removed its stack."""
+    """What a pass would do now about these objects. One is removed only if the file has removed its stack, or if the owner
+    before did not complete its create. A stack is adopted from its Service, and from nothing else."""
     served = {orphan.stack_id for orphan in found if orphan.is_service}
     waiting = (orphan for orphan in found if orphan.stack_id not in around.busy)
     actions = [action for orphan in waiting if (action := _of_orphan(orphan, served, around)) is not None]
@@ -529,16 +533,17 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
     comes_along = not orphan.is_service and stack_id in served and obstacle is None
     if seen.deleting or comes_along or not (around.incomplete or is_old or obstacle):
         return None
-    if obstacle is None:
+    if orphan.is_service and obstacle is None:
         why = "no row belongs to it, and none says that its stack was removed"
         return Action(decision=Decision(kind=Kind.ADOPT, why=why), name=stack_id)
     # All objects are created at the same time, and a delete takes the Service last. So nobody was ever told of a stack
-    # without a Service that was created while that owner was about to end, or after: its last requests may be delayed.
+    # without a Service that was created while that owner was about to end, or after: its last requests may be delayed. The
+    # mirror may not show the Service yet; the obstacle comes from a list.
     since = math.inf if around.succeeded_at is None else abs(seen.created_at - around.succeeded_at)
-    unfinished = stack_id not in served and since <= UNFINISHED_NANOSECONDS
+    unfinished = obstacle is not None and stack_id not in served and since <= UNFINISHED_NANOSECONDS
     if unfinished and not isinstance(seen, ServiceState) and seen.annotated:
         return _remove(orphan, "the owner before did not complete its create", brake=True)
-    return Action(decision=Decision(kind=Kind.ADOPT, why=obstacle), name=seen.name, orphan=orphan)
+    return Action(decision=Decision(kind=Kind.ADOPT, why=obstacle or NO_RECORD), name=seen.name, orphan=orphan)
 
 
 def _remove(orphan: Orphan, why: str, *, brake: bool) -> Action:

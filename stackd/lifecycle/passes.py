@@ -119,8 +119,9 @@ class Reconciler:
             await refresh_rights(context)
         plan = await self.plan()
         adoptable = {action.name for action in plan.actions if action.decision.kind is Kind.ADOPT}
-        if self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0:
-            adoptable |= {action.stack_id for action in plan.unknown}
+        unknown = {action.stack_id for action in plan.unknown}
+        again = self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0
+        adoptable |= unknown if again else unknown - self._unadoptable.keys()
         adopted = True
         if not plan.blocked and (adoptable or context.store.incomplete):
             adopted = await self._adopt(adoptable)

@@ -1,8 +1,7 @@
 """The operations that bring the cluster's records into the file: adopt a stack without a row, update an older row.
 
-Owns: which parts of a pod's record replace the row of a file that is older than the cluster. A delete that the row
-intends stays intended; a stop, too, unless the stack was started since. A stack of a pool that a client may have been
-given (its record has no digest) becomes a client's, and lives as long as that client could expect.
+Owns: which parts of a record replace the row of a file that is older than the cluster. A delete that the row intends
+stays intended; a stop, too, unless the stack was started since.
 """
 
 from __future__ import annotations
@@ -26,44 +25,30 @@ _OF_ANOTHER_VERSION = ("pod_spec", "digest", "requested_cpu_milli", "requested_m
 def adopt(tx: Transaction, records: Sequence[Stack]) -> dict[str, str]:
     """Insert complete records as they are (``rebuild``). A record that contradicts the file is skipped. Returns the reason
     for each id; empty if it was inserted.
-
-    A stack of a pool stays in it, unless a client may have been given it.
     """
     skipped = dict.fromkeys(rows.removed_among(tx, [record.stack_id for record in records]), REMOVED)
     reasons = {record.stack_id: skipped.get(record.stack_id, "") for record in records}
     for record in records:
         if record.stack_id not in skipped:
-            row = _a_clients(record, tx.now) if _may_be_assigned(record) else record
             try:
-                tx.attempt(partial(rows.insert, stack=row))
+                tx.attempt(partial(rows.insert, stack=record))
             except sqlite3.IntegrityError as exc:
                 reasons[record.stack_id] = str(from_constraint(exc))
     return reasons
 
 
-def _may_be_assigned(record: Stack) -> bool:
-    return record.unassigned and record.digest is None
-
-
-def _a_clients(stack: Stack, now: int) -> Stack:
-    """The stack of a pool as one that a client has had since just now."""
-    return replace(stack, unassigned=False, ttl_expires_at=now + stack.ttl_expires_at - stack.created_at)
-
-
-def renewed(row: Stack, record: Stack, now: int) -> Stack:
-    """The row, updated from the record of a pod or a stopped stack; the same row if nothing in the record is newer."""
+def renewed(row: Stack, record: Stack) -> Stack:
+    """The row, updated from the record; the same row if nothing in the record is newer."""
     if record.generation < row.generation:
         return row
     if row.delete_reason is DeleteReason.UNDO:
         # No user asked for this undo, and a later owner has taken the stack over and shown it to clients.
         row = replace(row, accepted=False, deleting_since=None, delete_reason=None)
     if row.deleting_since is not None:
-        if record.service_uid is None:
-            return row
         # Since the file was copied, the Service may have got other ports, or given all back.
         return replace(row, ports=record.ports, ports_held=row.ports_held and record.ports_held)
     if record.unassigned:  # if the row says that it was assigned, only the record is not updated yet
-        return _a_clients(row, now) if row.unassigned and _may_be_assigned(record) else row
+        return row
     if row.unassigned:  # it was assigned since the file was copied
         row = replace(
             row,
@@ -94,8 +79,6 @@ def _with_the_same_pod(row: Stack, record: Stack) -> Stack:
     if record.ended or row.ended:
         ended = row if row.ended else replace(row, **{name: getattr(record, name) for name in _ENDING})
         return replace(ended, ports_held=row.ports_held and record.ports_held)
-    if record.service_uid is None:
-        return row
     return replace(row, ports=record.ports, service_uid=record.service_uid)
 
 
@@ -103,7 +86,7 @@ def renew(tx: Transaction, records: Sequence[Stack]) -> list[tuple[str, str]]:
     """Update the rows of these records; returns the ids of those that contradict other rows, with the reasons."""
     found = rows.find_all(tx, (record.stack_id for record in records))
     pairs = [(found[record.stack_id], record) for record in records if record.stack_id in found]
-    wanted = [(row, after) for row, record in pairs if (after := renewed(row, record, tx.now)) != row]
+    wanted = [(row, after) for row, record in pairs if (after := renewed(row, record)) != row]
     while wanted:
         refused = {}
         for row, after in wanted:

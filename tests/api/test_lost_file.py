@@ -150,7 +150,7 @@ async def test_a_lost_file_is_not_rebuilt_from_the_stacks_of_another_instance(vm
     async with harness(tmp_path / "other", cluster=vm.cluster, cluster__instance="other") as other:
         await other.create()
     await vm.lose_file()
-    vm.cluster.faults.add_fault(action="no_query", verb="list", resource="pods|services|configmaps")
+    vm.cluster.faults.add_fault(action="no_query", verb="list", resource="pods|services")
     config = tmp_path / "config.toml"
     config.write_text(
         f'[auth]\nenabled = false\n[state]\npath = "{tmp_path / "stackd.db"}"\n'

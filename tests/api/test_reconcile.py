@@ -107,7 +107,7 @@ async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agr
     await until(lambda: plan(at), lambda seen: [one["name"] for one in seen["unknown"]] == [name])
     await at.passes(3)
     (unknown,) = (await plan(at))["unknown"]
-    assert (unknown["kind"], "stackd.io/record" in unknown["why"]) == ("pods", True)
+    assert (unknown["kind"], unknown["why"]) == ("pods", "no Service carries its record")
     assert set(await at.objects("pods")) == {stack_id, name}
     await at.get("/readyz")
     assert await at.metric("stackd_unknown_objects") == 1

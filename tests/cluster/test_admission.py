@@ -59,7 +59,7 @@ class Users:
         return KubeRequest(verb=verb, resource=kind, namespace=self.namespace, name=name, **more)
 
     def owner(self, kind: str) -> Administrator:
-        """Who creates objects of this kind: stackd only deletes the ConfigMaps of older versions."""
+        """Who creates objects of this kind: stackd writes no ConfigMaps."""
         return self.admin if kind == "configmaps" else self.stackd
 
     async def create(

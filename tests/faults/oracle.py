@@ -54,7 +54,6 @@ class Oracle:
         known = {row.pod_name for row in rows.values()}
         yield from (f"pod {name} has no row" for name in pods.keys() - known - unknown)
         yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
-        yield from (f"ConfigMap {name} was not retired" for name in world.objects("configmaps"))
         yield from (f"pod {name} was left" for name in world.objects("pods") if name.startswith("check-"))
         for row in rows.values():
             yield from self._row(row, pods.get(row.pod_name), services.get(f"svc-{row.stack_id}"))

@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES, Resource
-from tests.earlier import as_version_before
 from tests.faults.file import Row
 from tests.faults.injector import Injector
 from tests.faults.ledger import RUNS_ON
@@ -37,7 +36,6 @@ ALL_BEFORE_THE_CHUNK = 60
 """More ids than a job starts at once, so that each of its crash points is reached twice."""
 
 LIFETIME = 7300.0
-NO_ROUTES = ("",)
 LAST = 0.9999
 """Picks the newest stack."""
 
@@ -256,30 +254,6 @@ async def _put_stray(stage: Stage, name: str) -> None:
     await stage.until(lambda: name not in stage.world.objects("pods"))
 
 
-async def upgrade(stage: Stage, *, lose_file: bool = False) -> None:
-    """Two running, two stopped stacks and an ended one have the objects of the version before; stackd starts."""
-    here = stage.world
-    for _ in range(2):
-        await stage.stack()
-        await stage.stack()
-        await stage.operations.change(LAST, "stop")
-    await end(stage)
-    if stage.over:
-        return
-    await here.machine.gone(kill=False)
-    here.starts[:0] = filter(None, [here.machine.crash_at])
-    as_version_before(here.cluster)
-    if lose_file:
-        here.machine.lose_file()
-        here.ledger.forget()
-        stage.monitor.forget()
-    here.machine.absent = False
-    services = here.ours("services").values
-    await stage.until(
-        lambda: not here.objects("configmaps") and all("annotations" in one["metadata"] for one in services())
-    )
-
-
 async def press(stage: Stage) -> None:
     """Two clients create from the pool once it has a stack: one under a key, the other only once."""
     await stage.until(lambda: _waiting(stage) > 1)
@@ -380,7 +354,6 @@ _CREATES = (
     "create.before_reserve", "create.reserved", "pod.created", "service.written", "route.written", "accept.decided",
     "accept.accepted",
 )  # fmt: skip
-_UPGRADE = ("", *["service.written:1"] * 4, *["upgrade.config_map_deleted:1"] * 2)
 
 
 def removals(*numbers: int) -> tuple[str, ...]:
@@ -403,8 +376,6 @@ SCENES = {
     "lose service": Scene(act=lose_service, deaths=("service.written:2",) * 2),
     "change service": Scene(act=change_service, deaths=("service.written:2",) * 2),
     "lose record": Scene(act=lose_record, deaths=("service.written:2",) * 2),
-    "upgrade": Scene(act=upgrade, deaths=_UPGRADE, routes=NO_ROUTES),
-    "upgrade without the file": Scene(act=partial(upgrade, lose_file=True), deaths=_UPGRADE, routes=NO_ROUTES),
     "lose route": Scene(act=lose_route, deaths=("route.written:4",) * 2),
     "change route": Scene(act=change_route, deaths=("route.written:4",) * 2),
     "delete": Scene(

@@ -1,4 +1,4 @@
-"""The record on a stack's Service: what a lost file is rebuilt from, and what the version before wrote instead."""
+"""The record on a stack's Service: what a lost file is rebuilt from."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from stackd.kube.manifests import pod_manifest, service_manifest
 from stackd.kube.records import (
     POD_DELETED,
     Unrecoverable,
-    config_map_supersedes,
-    parse_config_map,
-    parse_pod,
     parse_record,
 )
 from stackd.model import Desired, Route, RoutedPort, Stack, StackStatus
@@ -154,49 +151,3 @@ def test_no_edit_of_the_annotation_can_make_the_rebuild_fall_over(key: str) -> N
 def test_a_service_that_is_being_deleted_is_not_brought_back() -> None:
     going = parse_record(service_of(RUNS, deletionTimestamp="2026-11-24T22:56:24Z"), pod_of(RUNS))
     assert going == Unrecoverable(name=STACK.service_name, reason="it is being deleted")
-
-
-# ---- what the version before has written
-
-
-def record_before(stack: Stack, **more: object) -> dict[str, Any]:
-    """Its annotations of a pod or a ConfigMap; ``more`` replaces fields of the record."""
-    record = json.loads(service_of(replace(stack, values={}))["metadata"]["annotations"]["stackd.io/record"])
-    notes = {"stackd.io/expires-at": "2026-02-10T05:02:26.535664Z", "stackd.io/generation": str(stack.generation)}
-    return notes | {"stackd.io/record": json.dumps(record | {"version": 1, "generation": stack.generation} | more)}
-
-
-@pytest.mark.parametrize("unassigned", [False, True])
-def test_the_record_on_a_pod_of_the_version_before_is_read(unassigned: bool) -> None:
-    stack = replace(FROM_TEMPLATE, unassigned=unassigned)
-    pod = pod_of(stack)
-    pod["metadata"]["annotations"] = record_before(stack, values=list(VALUES))
-    expected = replace(stack, updated_at=stack.created_at, ttl_expires_at=stack.ttl_expires_at + 3600 * 10**9)
-    # A pooled stack of that version may have been given away already.
-    assert parse_pod(pod, service_of(stack)) == replace(expected, digest=None if unassigned else stack.digest)
-
-
-@pytest.mark.parametrize(("desired", "status"), [("stopped", StackStatus.STOPPED), ("running", StackStatus.CREATING)])
-def test_the_config_map_of_a_stack_without_a_pod_is_read(desired: str, status: StackStatus) -> None:
-    notes = record_before(STOPPED) | {"stackd.io/desired": desired, "stackd.io/node": "dev-worker2"}
-    metadata = {"name": STOPPED.stack_id, "namespace": "stacks", "annotations": notes, "labels": service_labels()}
-    raw = {"metadata": metadata | {"uid": "u"}, "data": {"values": json.dumps(VALUES)}}
-    found = parse_config_map(raw)
-    assert isinstance(found, Stack)
-    assert (found.status, found.pod_uid, found.values, found.generation) == (status, None, VALUES, 3)
-    assert (found.ports, found.node_id) == (STOPPED.ports, "dev-worker2")
-    assert isinstance(parse_config_map(raw | {"data": {"values": "[]"}}), Stack | Unrecoverable)
-
-
-def service_labels() -> dict[str, str]:
-    labels: dict[str, str] = service_of(STOPPED)["metadata"]["labels"]
-    return labels
-
-
-@pytest.mark.parametrize(
-    ("generation", "desired", "newer"),
-    [("4", "running", True), ("3", "stopped", True), ("3", "running", False), ("2", "stopped", False)],
-)
-def test_which_of_pod_and_config_map_is_newer(generation: str, desired: str, newer: bool) -> None:
-    notes = {"stackd.io/generation": generation, "stackd.io/desired": desired}
-    assert config_map_supersedes({"metadata": {"annotations": notes}}, pod_of(replace(RUNS, generation=3))) is newer

@@ -379,9 +379,9 @@ def plan(
         ({"services": [service(ITS_SERVICE, created_at=NOW)], "incomplete": True}, [("adopt", OTHER)]),
         ({"services": [service(ITS_SERVICE, deleting=True)]}, []),
         ({"services": [service(ITS_SERVICE)], "busy": {OTHER}}, []),
-        # a pod without a Service: the version before had its record there
-        ({"pods": [pod(OTHER)]}, [("adopt", OTHER)]),
-        ({"pods": [pod(OTHER, deleting=True)]}, []),
+        # a pod or a route without a Service: nothing says what the stack was
+        ({"pods": [pod(OTHER)]}, []),
+        ({"routes": [route(f"{OTHER}-80")]}, []),
         # the owner before ended between the pod and the Service of a create
         (CUT_SHORT, [("remove-pod", OTHER)]),
         (CUT_SHORT | {"pods": [cut_short(created_at=LONG_AGO + MINUTE)]}, [("remove-pod", OTHER)]),
@@ -391,8 +391,7 @@ def plan(
         (CUT_SHORT | {"pods": [cut_short(deleting=True)]}, []),
         (CUT_SHORT | {"succeeded_at": None}, []),
         (CUT_SHORT | {"services": [service(ITS_SERVICE)]}, []),
-        (CUT_SHORT | {"unadoptable": {}}, [("adopt", OTHER)]),
-        ({"routes": [route(f"{OTHER}-80")]}, [("adopt", OTHER)]),
+        (CUT_SHORT | {"unadoptable": {}}, []),  # only the mirror lacks the Service
         ({"routes": [route()]}, []),  # it has a row
         # what is left of a question for the range of node ports
         ({"services": [service("range-1")]}, [("remove-service", "range-1")]),
@@ -405,6 +404,22 @@ def test_what_is_to_be_done_about_objects_without_a_row(around: dict[str, Any], 
     assert sorted((action.decision.action, action.name) for action in planned) == actions
     removed = [change for action in planned for change in action.decision.changes]
     assert {one.uid for one in removed} <= {"pod", "service", "route"}, "it means this very object"
+
+
+@pytest.mark.parametrize(
+    ("around", "why"),
+    [
+        ({}, ["no Service carries its record"]),
+        (CUT_SHORT | {"unadoptable": {}}, ["no Service carries its record"]),
+        ({"now": NOW - GRACE}, []),
+        ({"now": NOW - GRACE, "incomplete": True}, ["no Service carries its record"]),
+        ({"services": [service(ITS_SERVICE)]}, []),  # it comes along with its Service
+        ({"pods": [pod(OTHER, deleting=True)]}, []),
+    ],
+)
+def test_a_pod_without_its_service_is_named_and_never_adopted(around: dict[str, Any], why: list[str]) -> None:
+    planned = plan(**({"pods": [pod(OTHER, created_at=NOW - GRACE)]} | around)).unknown
+    assert [action.decision.why for action in planned] == why
 
 
 @pytest.mark.parametrize("age", [0, GRACE])
