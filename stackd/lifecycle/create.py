@@ -171,13 +171,13 @@ async def _accepted(context: Context, stack_id: str, creation: Creation) -> Stac
             raise StackNotFound(stack_id)
         return row if row.accepted else None
 
-    priority = Priority.POOL if creation.request.unassigned else Priority.WAITED
+    priority, still = Priority.POOL if creation.request.unassigned else Priority.WAITED, False
     while creation.made_at is None or now() < creation.made_at + longest:
         left = longest if creation.made_at is None else creation.made_at + longest - now()
         try:
-            return await context.loop.settle(stack_id, accepted, min(pause, left), priority)
+            return await context.loop.settle(stack_id, accepted, min(pause, left), priority, still=still)
         except NotYet:
-            pass
+            still = True
         if creation.made_at is not None and health.staleness() >= SUSPECT_SECONDS:
             log.debug("the watch of pods has not reported %s; it is opened again", stack_id)
             health.reopen()

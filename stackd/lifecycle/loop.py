@@ -54,10 +54,12 @@ class Priority(enum.IntEnum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Settling:
-    """One who waits for a row; ``pending``: what the cluster has accepted and not done yet."""
+    """One who waits for a row; ``still``: has waited for it before; ``pending``: what the cluster has accepted and not done
+    yet."""
 
     result: asyncio.Future[Any]
     priority: Priority
+    still: bool
     pending: StackdError | None = None
 
 
@@ -128,19 +130,26 @@ class Loop:
         done: Callable[[Stack | None], T | None],
         timeout: float,
         priority: Priority = Priority.WAITED,
+        *,
+        still: bool = False,
     ) -> T:
         """Have the stack worked on; return what ``done`` returns for the row at last.
 
         ``done`` is asked again when the row has changed, and when a step was done. Raises what it raises; what keeps a
         step from being done, which the loop then retries; NotYet or StillThere after ``timeout`` seconds. The work goes on
-        if the caller leaves.
+        if the caller leaves. A caller who ``still`` waits, after a NotYet, asks for no try of its own: what fails by then was
+        begun for it.
         """
         with self._wishes.waiting(stack_id, done, lambda: self._stacks.get(stack_id)) as result:
             if result.done():
                 return result.result()
-            one, settling = _Settling(result=result, priority=priority), self._settling.setdefault(stack_id, [])
+            one, settling = (
+                _Settling(result=result, priority=priority, still=still),
+                self._settling.setdefault(stack_id, []),
+            )
             settling.append(one)
-            self.queue.add(stack_id, reset=True)
+            if not still:
+                self.queue.add(stack_id, reset=True)
             try:
                 async with asyncio.timeout(timeout):
                     return await result
@@ -178,13 +187,11 @@ class Loop:
                 if not again:
                     return
             raise ClusterRefused("something in the cluster keeps changing what stackd makes")
-        except StillThere as error:
-            for one in settling:
-                one.pending = error
-            raise
         except StackdError as error:
-            for one in settling:
-                if not one.result.done():
+            for one in (*settling, *(one for one in self._settling.get(stack_id, ()) if one.still)):
+                if isinstance(error, StillThere):
+                    one.pending = error
+                elif not one.result.done():
                     one.result.set_exception(error)
             raise
 

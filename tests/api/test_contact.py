@@ -262,6 +262,19 @@ async def test_creates_and_starts_are_refused_within_seconds_while_the_api_serve
     assert len(await at.listed()) == 2
 
 
+async def test_a_create_that_kubernetes_fails_slowly_is_refused_after_one_call(at: Harness) -> None:
+    """As a webhook that does not answer: Kubernetes itself answers everything else."""
+    at.give_kubernetes(timeout=2.5)
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=500)
+    began = time.monotonic()
+    async with asyncio.timeout(20):
+        await at.refused(503, "Kubernetes cannot process this now", "/stacks", seed())
+    assert time.monotonic() - began < 6, "it was tried again for a client that waits"
+    at.faults.clear()
+    await eventually(lambda: as_rows_say(at), lambda: "the failed create is not undone")
+    assert not await at.listed()
+
+
 @pytest.mark.parametrize("overloaded", [False, True])
 async def test_a_stall_that_is_shorter_than_one_request_may_take_fails_nothing(
     at: Harness, monkeypatch: pytest.MonkeyPatch, *, overloaded: bool
