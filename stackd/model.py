@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -241,7 +241,7 @@ class SanitizedSpec:
     """
 
     text: str = field(repr=False)
-    manifest: Mapping[str, object] = field(repr=False)
+    manifest: Mapping[str, Any] = field(repr=False)
     requested_cpu_milli: int
     requested_memory_bytes: int
 

@@ -290,7 +290,7 @@ def create(client: Client, source: str | None, output: str | None, **options: An
     """Create a stack.
 
     \b
-    stackd stacks create -f pod.yaml --port 80/tcp --ttl 30m --label player=7 --wait
+    stackd stacks create -f pod.yaml --port 80/tcp --ttl 30m --label player=7
     stackd stacks create --template web-1 --label player=7
     stackd stacks create --template lab-1 --players players.csv --wait
     """

@@ -348,10 +348,9 @@ async def _sanitized(context: Context, text: str, ports: tuple[TargetPort, ...])
 
 def _declared(spec: SanitizedSpec) -> tuple[TargetPort, ...]:
     """The ports that the containers declare which keep running. Raises InvalidRequest if none can be published."""
-    pod: Any = spec.manifest["spec"]
     entries = [
         {"container_port": port["containerPort"], "protocol": port.get("protocol", "TCP")}
-        for path, container in by_path(pod).items()
+        for path, container in by_path(spec.manifest["spec"]).items()
         if keeps_running(path, container)
         for port in container.get("ports", ())
         if port.get("protocol", "TCP") in PROTOCOLS
