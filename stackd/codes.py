@@ -100,6 +100,7 @@ class ErrorCode(enum.StrEnum):
     )
     NOT_STANDBY = "not_standby", 409, "A takeover was asked of a stackd that is no standby.", NO
     NO_OWNER = "no_owner", 409, "No stackd owns the stacks, so none can be asked to hand them over.", NO
+    TEMPLATE_CHANGED = "template_changed", 412, "The template is not, or not any more, the one of `If-Match`.", FIX
     REQUEST_TOO_LARGE = "request_too_large", 413, "Over `server.max_body`, or `batch_delete.max_ids`.", FIX
     UNSUPPORTED_CODING = "unsupported_coding", 415, "The body is compressed.", FIX
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused", 422, "The Idempotency-Key belongs to another body.", FIX

@@ -27,8 +27,8 @@ SCOPES = get_args(Scope)
 JobStatus = Literal["queued", "running", "completed", "failed"]
 JobAction = Literal["extend", "restart", "stop", "start", "delete", "create", "renew"]
 AuditAction = Literal["refused", "reload", "keys", "takeover", "sign_in", "template", "link"]
-TemplateSource = Literal["file", "api"]
-TemplateTrouble = Literal["shadowed", "faulty"]
+TemplateSource = Literal["file", "api", "cluster"]
+TemplateTrouble = Literal["shadowed", "missing", "faulty", "stale"]
 EventName = Literal["hello", "stack", "left", "deleted", "job", "reset", "dropped"]
 ITEM_STATES = ("pending", "started", "done", "not_found", "failed")
 AUDIT = get_args(AuditAction)
@@ -807,8 +807,9 @@ class TemplateProblem(Body, frozen=True, kw_only=True):
     problem: Annotated[
         str,
         doc(
-            "`shadowed`: a file on stackd's machine has the name, and is in force; `faulty`: the text, or what its writer may"
-            " do, does not allow it.",
+            "`shadowed`: a file on stackd's machine has the name, and is in force; `missing`: it is gone from the cluster, and "
+            "nobody has deleted it over the API; `faulty`: it is wrong, or its writer may not write it; `stale`: so is the "
+            "newest text, and the last good one is in force.",
             {"enum": get_args(TemplateTrouble)},
         ),
     ]

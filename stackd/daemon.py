@@ -40,6 +40,8 @@ from stackd.kube.guards import Fence, watch_over
 from stackd.kube.lease import Leases
 from stackd.kube.mirror import Mirror
 from stackd.kube.routes import kinds_of
+from stackd.kube.wire import CONFIG_MAPS
+from stackd.lifecycle import templates as templating
 from stackd.lifecycle.audit import Audit
 from stackd.lifecycle.bring_up import ask_node_ports, bring_up, follow_identity, refresh_policies, refresh_rights
 from stackd.lifecycle.capacity import refresh_quotas
@@ -54,13 +56,12 @@ from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
 from stackd.lifecycle.refill import Refill
-from stackd.lifecycle.templates import report
 from stackd.lifecycle.verbs import write_records
 from stackd.metrics import HOUR, Metrics
 from stackd.model import AuditKind
 from stackd.store import Store
 from stackd.tasks import ServiceEnded, Tasks, first_of
-from stackd.templates import TemplateSet, in_force, read_templates
+from stackd.templates import Reader, TemplateSet, in_force, read_templates
 from stackd.upkeep import health
 from stackd.upkeep.reload import HandOver, Reloader
 from stackd.upkeep.systemd import ProcessContext
@@ -87,6 +88,8 @@ SHORTEN_SECONDS = 2.0
 
 RECORDS_SECONDS = 10.0  # the longest that a stop or a takeover writes outdated records of stacks
 STOP_EXTRA_SECONDS = 15.0
+
+TEMPLATES_SECONDS = 5.0  # how long a start waits for the list of the templates
 
 COMPLETE_SECONDS = 0.5  # the pause between two tries to adopt the stacks that a new or restored file lacks
 
@@ -165,9 +168,9 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     cluster = await Cluster.connect(ClusterTarget.of(config), on_request=metrics.kubernetes_request, fence=fence)
     stack.push_async_callback(cluster.close)
     ownership = _ownership(cluster, fence, store, config, clock)
-    templates = await asyncio.to_thread(in_force, templates, list(store.templates), config)
-    report(templates)
+    templates = await asyncio.to_thread(in_force, templates, list(store.templates), Reader(config))
     tasks, settings, mirror = Tasks(), Settings(config, templates), Mirror(cluster, clock=clock)
+    templating.report(templates)
     stack.push_async_callback(tasks.stop)
     context = Context(
         store=store,
@@ -231,7 +234,8 @@ def _wire(context: Context) -> Daemon:
     for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(events.changed)
-    context.mirror.follow_routes(kinds_of(context.config.routes))
+    context.mirror.subscribe(templating.TemplateEvents(context).changed)
+    context.mirror.follow((CONFIG_MAPS, *kinds_of(context.config.routes)))
     context.cluster.connection.on_unverified = context.gate.verify_again
     context.cluster.connection.on_forbidden = lambda: setattr(context.gate, "rights_due", True)
     context.cluster.connection.on_date = context.wall_clock.observe_date
@@ -311,7 +315,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
     context, gate, ownership = daemon.context, daemon.context.gate, daemon.context.gate.ownership
     await bring_up(context)
     async with asyncio.TaskGroup() as group:
-        identity = follow_identity(context, confirmed=context.loop.wake_all)
+        identity = follow_identity(context, confirmed=partial(_confirmed, context))
         group.create_task(identity, name="identity")
         group.create_task(_follow_contact(context.cluster), name="contact")
         context.tasks.supervise("ownership", _own(context))
@@ -326,8 +330,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             daemon.ready.set()
             await ownership.owned.wait()
         gate.compared = not (context.store.incomplete and len(context.store.stacks))
-        await ask_node_ports(context)
-        await refresh_rights(context)
+        await _learn(context)
         # What only an owner does: the schedule, and the rest of unfinished batch jobs.
         context.tasks.supervise("batch-delete", daemon.api.batch.run())
         daemon.schedule.start()
@@ -345,9 +348,28 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
-        for service in (daemon.prepulls.run(), Refill(context).run()):
+        for service in (daemon.prepulls.run(), Refill(context).run(), templating.follow(context)):
             group.create_task(service)
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
+
+
+def _confirmed(context: Context) -> None:
+    """The cluster is the file's own: look at all that it shows."""
+    context.loop.wake_all()
+    context.settings.template_news.set()
+
+
+async def _learn(context: Context) -> None:
+    """Put the templates of the cluster in force before anything is made from an older text, and ask for the rest that an owner
+    has to know. Without a right to read the templates, those in the file stay."""
+    if not await context.mirror.until_known(CONFIG_MAPS, TEMPLATES_SECONDS):
+        log.error(
+            "the templates in the cluster cannot be read: %s", context.mirror.extra_health[CONFIG_MAPS].last_error
+        )
+    async with context.settings.changing:
+        await templating.refresh(context)
+    await ask_node_ports(context)
+    await refresh_rights(context)
 
 
 async def _follow_contact(cluster: Cluster) -> None:
@@ -376,10 +398,6 @@ async def _audit(context: Context) -> None:
     if last is not None and last.lock_id != context.store.identity.lock_id:
         before = last.holder.partition("/")[0] or "a stackd that gave them back"
         context.audit.note(AuditKind.TAKEOVER, f"{ownership.host} owns the stacks now; before: {before}")
-        if count := len(context.store.templates):
-            log.warning(
-                "the templates of the API (%d) are those that this machine was given last; push them again", count
-            )
     await context.audit.keys_in_force(context.config.auth.keys)
     await context.audit.serve()
 

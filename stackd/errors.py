@@ -171,6 +171,12 @@ class Conflict(StackdError):
     code = ErrorCode.CONFLICT
 
 
+class TemplateChanged(StackdError):
+    """The template is not the one that the client has seen."""
+
+    code = ErrorCode.TEMPLATE_CHANGED
+
+
 class TemplateGone(Conflict):
     """There is no such template any more."""
 

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 T = TypeVar("T")
 
@@ -373,9 +373,10 @@ class AuditKind(enum.StrEnum):
 
 @struct
 class StoredTemplate:
-    """A template of the API: its text, and who has written it, ``at`` when; ``tenant``: whether that was a tenant's key.
+    """A template that is not a file's: its text, and who has written it, ``at`` when. ``tenant``: it has the rights of a tenant,
+    and no more.
 
-    ``pool``: how many stacks its text asks for.
+    ``pool``: how many stacks its text asks for. ``source``: over the API, or in the cluster by somebody else.
     """
 
     name: str
@@ -384,6 +385,7 @@ class StoredTemplate:
     tenant: bool
     at: int
     pool: int = 0
+    source: Literal["api", "cluster"] = "api"
 
 
 @struct

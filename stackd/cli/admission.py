@@ -90,6 +90,9 @@ _SELECTS: Final = (
     f" key.contains('stackd.io/') || (key == '{labels.MANAGED_BY}' && one.spec.selector[key] == '{labels.MANAGER}'))"
 )
 """CEL: whether a Service selects pods by labels of stackd: it would get the connections to them, or expose them."""
+_TEMPLATE: Final = f"(request.resource.resource == 'configmaps' && '{labels.TEMPLATE}' in one.metadata.labels)"
+"""CEL: whether the labelled object is a template, which anybody may write who may write ConfigMaps, unless stackd has written
+it: then it has our annotations. Without them it has the rights of a tenant."""
 _SERVICE: Final = "kubernetes.io/service-name"
 _OF_SERVICE: Final = (
     f"has(one.metadata.labels) && '{_SERVICE}' in one.metadata.labels"
@@ -103,7 +106,7 @@ def _is_ours(instance: str, domain: str) -> str:
     or takes a stack's connections.
     """
     named, notes, label = "one.metadata.labels", "one.metadata.annotations", labels.INSTANCE
-    ours = f"('{label}' in {named} && {named}['{label}'] == '{instance}')"
+    ours = f"('{label}' in {named} && {named}['{label}'] == '{instance}' && !{_TEMPLATE})"
     lease = f"has(one.metadata.name) && one.metadata.name == '{labels.lease_name(instance)}'"
     takes = [("leases", lease), ("services", _SELECTS), (SLICES, _OF_SERVICE)]
     if domain:

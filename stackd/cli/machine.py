@@ -141,7 +141,7 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     """Check the configuration without starting anything; report all mistakes at once, with exit code 2."""
     from stackd.config.settings import settings
     from stackd.store.templates import stored_in
-    from stackd.templates import in_force, read_templates
+    from stackd.templates import Reader, in_force, read_templates
 
     if for_reload:
         _check_for_reload(config_path)
@@ -149,7 +149,8 @@ def check(config_path: Path | None, effective: bool, for_reload: bool) -> None:
     result = loaded(config_path)
     _readable_for_the_service(config_path, result.config)
     _require_own_file(result.config)
-    templates = in_force(read_templates(result.config), stored_in(Path(result.config.state.path)), result.config)
+    kept = stored_in(Path(result.config.state.path))
+    templates = in_force(read_templates(result.config), kept, Reader(result.config))
     unused = [
         f'the templates of the API key "{key.name}" match none that there is (templates.directory)'
         for key in result.config.auth.keys

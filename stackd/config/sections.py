@@ -234,6 +234,10 @@ class TemplatesSection(Section):
     """Stacks that creates ask for by name."""
 
     directory: FilePath = key("", "Folder with NAME.yaml for each template; read at the start and at a reload.")
+    from_cluster: Annotated[Literal["tenant", "admin", "none"], Expects(what="whose rights they have")] = key(
+        "tenant",
+        'Whose rights a template has that others write into the cluster; "none" ignores it.',
+    )
     refill_per_second: float = key(
         10.0, "Most stacks per second that pools make or replace; creates of clients come first.", ge=0.1, le=1000.0
     )

@@ -87,16 +87,21 @@ _FIELD = re.compile(r"([\w./-]+)(==?|!=)(.*)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """The label and field requirements of a list or watch: labels have a value; fields have it, or do not."""
+    """The label and field requirements of a list or watch: labels have a value, or are ``present``; fields have a value, or
+    have it not.
+    """
 
     labels: tuple[tuple[str, str], ...] = ()
+    present: tuple[str, ...] = ()
     fields: tuple[tuple[str, bool, str], ...] = ()
 
     def matches(self, obj: Json) -> bool:
         """Whether the object meets every requirement."""
         own = labels_of(obj)
-        return all(own.get(key) == value for key, value in self.labels) and all(
-            (_field(obj, path) == value) is equal for path, equal, value in self.fields
+        return (
+            all(own.get(key) == value for key, value in self.labels)
+            and all(key in own for key in self.present)
+            and all((_field(obj, path) == value) is equal for path, equal, value in self.fields)
         )
 
 
@@ -104,13 +109,14 @@ EVERYTHING = Selector()
 
 
 def selector_of(query: Mapping[str, str]) -> Selector:
-    """The selector of a request: equalities of labels, equalities and inequalities of fields."""
-    labels = tuple(part.split("=", 1) for part in query.get("labelSelector", "").split(",") if part)
+    """The selector of a request: equalities and names of labels, equalities and inequalities of fields."""
+    labels = [part.partition("=") for part in query.get("labelSelector", "").split(",") if part]
     fields = tuple(_FIELD.fullmatch(part) for part in query.get("fieldSelector", "").split(",") if part)
     if not labels and not fields:
         return EVERYTHING
     return Selector(
-        labels=tuple((key, value) for key, value in labels),
+        labels=tuple((key, value) for key, equal, value in labels if equal),
+        present=tuple(key for key, equal, _ in labels if not equal),
         fields=tuple((match[1], match[2] != "!=", match[3]) for match in fields if match is not None),
     )
 

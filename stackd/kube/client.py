@@ -336,6 +336,17 @@ class Cluster:
         before: JsonObject = {"metadata": {}, "spec": {}}
         return kind.state(await self._change(kind.resource, manifest, uid, before, self.deadline(timeout)))
 
+    async def overwrite(self, kind: ObjectKind[S], manifest: Mapping[str, Any], uid: str, version: str) -> S:
+        """Merge labels, annotations and data of the manifest into the object of that uid and resourceVersion.
+
+        Raises ObjectNotFound; PreconditionFailed if the object has changed, or another one has the name.
+        """
+        metadata = {part: manifest["metadata"][part] for part in ("labels", "annotations")} | {
+            "resourceVersion": version
+        }
+        name, deadline = manifest["metadata"]["name"], self.deadline()
+        return kind.state(await self._patch(kind.resource, name, uid, deadline, metadata, data=manifest["data"]))
+
     async def node_port_range(self) -> PortRange | None:
         """The cluster's range of node ports; None if the cluster does not say.
 
@@ -451,9 +462,11 @@ class Cluster:
         *,
         deadline: Deadline | None = None,
         known: Collection[str | None] = (),
+        version: str = "",
     ) -> bool:
         """Delete the object; when this returns, the API server has confirmed that it is gone. False: an object of another
-        uid has the name. Raises StillThere if it is being deleted, and something holds that up: a finalizer, say.
+        uid has the name, or it has another ``version`` by now. Raises StillThere if it is being deleted, and something holds
+        that up: a finalizer, say.
 
         With ``uid``, deletes only the object of that uid. Without it, deletes only an object that carries our labels and
         our instance; that has a ``known`` uid; or that, without labels, has our annotations. Since anybody may write
@@ -461,12 +474,18 @@ class Cluster:
         name counts as gone and is left alone, and so does one of a kind that the API server does not know.
         """
         try:
-            return await self._delete(resource, name, uid, deadline or self.deadline(), known)
+            return await self._delete(resource, name, uid, deadline or self.deadline(), known, version)
         except KindNotServed:
             return True
 
     async def _delete(
-        self, resource: str, name: str, uid: str | None, deadline: Deadline, known: Collection[str | None]
+        self,
+        resource: str,
+        name: str,
+        uid: str | None,
+        deadline: Deadline,
+        known: Collection[str | None],
+        version: str,
     ) -> bool:
         waits = True
         if uid is None:
@@ -477,15 +496,16 @@ class Cluster:
         options: JsonObject = {
             "apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}, "propagationPolicy": "Background",
         }  # fmt: skip
+        options["preconditions"] |= {"resourceVersion": version} if version else {}
         options |= {"gracePeriodSeconds": 0} if resource == "pods" else {}
         call = self.on("delete", resource, name, uid=uid, body=orjson.dumps(options))
 
         async def is_done(answer: KubeResponse) -> bool | Again:
             if answer.status == wire.NOT_FOUND:
                 return True
-            if wire.is_other_uid(answer):
+            if wire.is_other_uid(answer) or (version and answer.status == wire.CONFLICT):
                 return False
-            if answer.status == 409:  # between concurrent writers of the object
+            if answer.status == wire.CONFLICT:  # between concurrent writers of the object
                 return Again(error=error_of(call, answer))
             if not _is_gone(resource, document := wire.document_of(call, answer)) and waits:
                 raise _still_there(resource, document)

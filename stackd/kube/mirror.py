@@ -1,5 +1,5 @@
 """``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches; and, if asked for, of
-our routes, fed by one more for each kind. stackd's reads never ask Kubernetes (invariant 6).
+our routes and templates, fed by one more for each kind. stackd's reads never ask Kubernetes (invariant 6).
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any
 
 from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
+from stackd.kube import template_maps
 from stackd.kube.client import Cluster
 from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
 from stackd.kube.routes import BACKEND_PREFIX, BACKENDS, RESOURCES, ROUTES, RouteState
+from stackd.kube.template_maps import TemplateMap, template_map
 from stackd.kube.watch import WatchHealth, endless
-from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
+from stackd.kube.wire import CONFIG_MAPS, HTTP_ROUTES, TLS_ROUTES, JsonObject, KubeRequest, is_older
 from stackd.model import struct
 from stackd.tasks import set_within
 
@@ -26,7 +28,7 @@ WITHHELD = (
     "the watch of pods is open and reports nothing, although pods have changed; is there a proxy that buffers answers "
     "between stackd and the API server?"
 )
-State = PodState | ServiceState | RouteState | NodeState
+State = PodState | ServiceState | RouteState | TemplateMap | NodeState
 
 
 def _read_service(raw: JsonObject) -> ServiceState | RouteState:
@@ -39,6 +41,7 @@ _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
     **{resource: kind.read for resource, kind in ROUTES.items()},
     "services": _read_service,
     "nodes": node_state,
+    CONFIG_MAPS: template_map,
 }
 
 
@@ -70,8 +73,8 @@ class Mirror:
     """The copy. ``pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the answers to
     stackd's own changes, which come sooner (``saw``, ``gone``).
 
-    ``routes`` are views by resource and name; without ``follow_routes``, their watches do not run. The rest does not
-    depend on them: without routes, or while their watches are away, all but names works.
+    ``routes`` are views by resource and name, ``templates`` a view by the ConfigMap's name; their watches run only while they
+    are followed (``follow``). The rest does not depend on them: while the watches of routes are away, all but names works.
 
     ``failed`` is called when one of the three watches loses its connection, or cannot get one; ``restored`` when all
     three have one again, with the seconds for which the last of them had none.
@@ -84,6 +87,7 @@ class Mirror:
             (PodState, "pods"): {},
             (ServiceState, "services"): {},
             (NodeState, "nodes"): {},
+            (TemplateMap, CONFIG_MAPS): {},
             **{(RouteState, resource): {} for resource in RESOURCES},
         }
         self._by_resource: dict[str, list[dict[str, Any]]] = {}
@@ -92,14 +96,15 @@ class Mirror:
         self.pods: Mapping[str, PodState] = self._tables[PodState, "pods"]
         self.services: Mapping[str, ServiceState] = self._tables[ServiceState, "services"]
         self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
+        self.templates: Mapping[str, TemplateMap] = self._tables[TemplateMap, CONFIG_MAPS]
         self.routes: Mapping[str, Mapping[str, RouteState]] = {one: self._tables[RouteState, one] for one in RESOURCES}
         self.failed: Callable[[], None] = lambda: None
         self.restored: Callable[[float], None] = lambda away: None
         self.health_by_kind: Mapping[str, WatchHealth] = {
             kind: WatchHealth(kind, clock, self._failed, self._restored) for kind in ("pods", "services", "nodes")
         }
-        self.route_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES)}
-        self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.route_health)}
+        self.extra_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, CONFIG_MAPS)}
+        self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
         self._followed: tuple[str, ...] = ()
         self._subscribers: list[Callable[[Changed | Relisted], None]] = []
         self._synced = asyncio.Event()
@@ -128,8 +133,8 @@ class Mirror:
 
     @property
     def watches(self) -> Mapping[str, WatchHealth]:
-        """All watches that should run, by kind; the copy is current without those of routes."""
-        return {**self.health_by_kind, **{kind: self.route_health[kind] for kind in self._followed}}
+        """All watches that should run, by kind; the copy is current without the extra ones."""
+        return {**self.health_by_kind, **{kind: self.extra_health[kind] for kind in self._followed}}
 
     def find(self, resource: str, name: str) -> State | None:
         """The object of that kind and name, as the copy has it."""
@@ -154,15 +159,15 @@ class Mirror:
         """Return when all three kinds were listed."""
         await self._synced.wait()
 
-    # ---- routes
+    # ---- routes and templates
 
-    def follow_routes(self, kinds: Collection[str]) -> None:
-        """Watch these kinds of routes from now on, and no others."""
+    def follow(self, kinds: Collection[str]) -> None:
+        """Watch these kinds, too, from now on, and no others."""
         wanted = tuple(sorted(kinds))
         if wanted == self._followed:
             return
         self._followed = wanted
-        for kind in self.route_health.keys() - set(wanted):
+        for kind in self.extra_health.keys() - set(wanted):
             self._listed[kind].clear()
             self._replace(kind, ())
         self._again.set()
@@ -173,7 +178,7 @@ class Mirror:
 
     def knows(self, resource: str) -> bool:
         """Whether the copy has such objects: they are watched, and were listed, and the API server knows their kind."""
-        health = self.route_health.get(resource)
+        health = self.extra_health.get(resource)
         return health is None or (health.served and self._listed[resource].is_set())
 
     async def until_known(self, resource: str, seconds: float) -> bool:
@@ -187,7 +192,7 @@ class Mirror:
 
         One that is older than what the watch has reported is ignored: the object may be gone by now.
         """
-        health = self.health_by_kind.get(state.resource) or self.route_health[state.resource]
+        health = self.health_by_kind.get(state.resource) or self.extra_health[state.resource]
         if self._is_ours(state) and not is_older(getattr(state, "resource_version", ""), health.version):
             self._put(state, own=True)
 
@@ -229,16 +234,16 @@ class Mirror:
 
     def lose(self, error: StackdError) -> None:
         """Kubernetes does not answer: mark all watches as disconnected, even if their connections look open."""
-        for one in self.health_by_kind.values():
+        for one in (*self.health_by_kind.values(), self.extra_health[CONFIG_MAPS]):
             one.lost(error)
-        for one in (*self.health_by_kind.values(), *self.route_health.values()):
+        for one in (*self.health_by_kind.values(), *self.extra_health.values()):
             one.reopen()
 
     async def relist(self) -> None:
         """Read all three lists again, with new watches; until it returns the copy is not synced. Nothing before ``run``."""
         if not self._running:
             return
-        for kind in self.health_by_kind:
+        for kind in (*self.health_by_kind, CONFIG_MAPS):
             self._listed[kind].clear()
         self._synced.clear()
         self._again.set()
@@ -261,8 +266,9 @@ class Mirror:
                     watch.cancel()
 
     async def _follow(self, kind: str, health: WatchHealth) -> None:
+        wanted = {"labelSelector": template_maps.selector(self._cluster.instance)} if kind == CONFIG_MAPS else None
         nodes = KubeRequest(verb="list", resource="nodes")
-        listing = nodes if kind == "nodes" else self._cluster.on("list", kind, params=self._cluster.ours())
+        listing = nodes if kind == "nodes" else self._cluster.on("list", kind, params=wanted or self._cluster.ours())
         async with aclosing(endless(self._cluster, listing, _READERS[kind], health)) as news:
             async for one in news:
                 if isinstance(one, list):

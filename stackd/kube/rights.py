@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stackd.kube.labels import lease_name
-from stackd.kube.wire import GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, TOKENS
+from stackd.kube.wire import CONFIG_MAPS, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, TOKENS
 
 CLUSTER_IDENTITY = "kube-system"
 
@@ -51,6 +51,7 @@ _ALL_OF_ONE = "create get list watch patch delete"
 IN_NAMESPACE = (
     _right("pods", _ALL_OF_ONE, "the stacks' pods; patch restores their labels"),
     _right("services", _ALL_OF_ONE, "the stacks' Services; patch keeps their records up to date"),
+    _right(CONFIG_MAPS, _ALL_OF_ONE, "the templates that are written over the API, or with kubectl"),
     _right(LOG, "get", "the logs of a stack"),
     _right("events", "list", "the events of a stack"),
     _right("networkpolicies", "list", "require_ingress_network_policy, and the doctor"),

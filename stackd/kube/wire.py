@@ -58,7 +58,7 @@ PASSING = frozenset({429, 500, 502, 503, 504})
 """Codes of a temporary failure. A retry makes sense, whoever sent the code and in whatever form."""
 FAILING = frozenset({502, 503, 504})
 """The codes of ``PASSING`` that mean that the server as a whole does not work, not only that it is busy."""
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
 SHOWN_BYTES = 200
 MESSAGE_LIMIT = 500
 SEE_DOCTOR = " (run `stackd doctor`)"

@@ -43,7 +43,7 @@ from stackd.model import (
 from stackd.podspec import Policy, Sanitizer
 from stackd.store import Claim, CreateLimits, LabelQuota, Store
 from stackd.tasks import Tasks
-from stackd.templates import NO_TEMPLATES, Template, TemplateSet
+from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet
 from stackd.workqueue import WorkQueue
 
 SETTLE_EXTRA_SECONDS = 1.0
@@ -147,12 +147,16 @@ class Settings:
     ``long_specs``: who may check a long pod spec; each takes many milliseconds. ``changing``: held from the reading of
     templates until they are in force. ``removed``: the templates that somebody has removed, over the API or by a reload
     without their files. A template that is only not there (another machine's, of a lost file, not allowed) is missing: its
-    pool and its shared stack stay.
+    pool and its shared stack stay. ``cluster_templates_known``: those in the cluster are in force as they are there, and
+    ``template_news`` says that they may have changed; until then, the state file's may be outdated.
     """
 
     def __init__(self, config: Config, templates: TemplateSet = NO_TEMPLATES) -> None:
         self.long_specs = asyncio.Semaphore(1)
         self.changing = asyncio.Lock()
+        self.template_news = asyncio.Event()
+        self.cluster_templates_known = False
+        self.reader = Reader(config)
         self.removed: set[str] = set()
         self.current, self.templates = config, NO_TEMPLATES
         self.replace(config, templates)
@@ -170,6 +174,11 @@ class Settings:
             self.templates = templates
         self.policy = policy_of(config)
         self.sanitizer = Sanitizer(self.policy)
+
+    def may_be_outdated(self, name: str) -> bool:
+        """Whether the cluster may have another text of the template than the one in force."""
+        template = self.templates.get(name)
+        return template is not None and template.source != "file" and not self.cluster_templates_known
 
     def is_missing(self, name: str) -> bool:
         """Whether there is no template of this name in force, although nobody has removed it."""

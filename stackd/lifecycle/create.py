@@ -306,7 +306,7 @@ def named(context: Context, request: CreateRequest) -> tuple[PortMapping, ...]:
 async def require_served(context: Context, request: CreateRequest) -> None:
     """Raise ClusterUnavailable if the cluster does not serve the kinds of routes that the create needs."""
     for kind in {resource_of(port.route) for port in request.target_ports if isinstance(port, RoutedTarget)}:
-        health = context.mirror.route_health[kind]
+        health = context.mirror.extra_health[kind]
         if not await context.mirror.until_known(kind, 0.0 if health.last_error else LISTED_SECONDS):
             why = health.last_error or f"the {kind} of the cluster were not listed yet"
             raise ClusterUnavailable("no port can get a name now", detail=why)

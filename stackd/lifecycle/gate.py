@@ -292,7 +292,8 @@ class Gate:
         self.admit()
 
     async def stacks_known(self) -> None:
-        """Return when the file has all stacks that the cluster has; just after a start, wait a moment for that.
+        """Return when the file has all stacks that the cluster has; just after a start, wait a moment for that, and for the
+        templates.
 
         Otherwise raises ClusterUnavailable or ShuttingDown: a stack that the file lacks must not be taken for deleted.
         """

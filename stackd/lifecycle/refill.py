@@ -141,6 +141,8 @@ class Refill:
     async def _maintain(self, name: str, template: Template | None) -> float:
         context, pool = self._context, self._context.pools.of(name)
         now, wall_now = context.clock.monotonic(), context.wall_clock.now()
+        if context.settings.may_be_outdated(name):
+            return CHECK_SECONDS
         if context.settings.is_missing(name):
             if not pool.reason:
                 pool.reason = "the template is missing"

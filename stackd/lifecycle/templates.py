@@ -1,55 +1,190 @@
-"""The templates in force: those of the files, and those that the API was given, which the state file keeps.
+"""The templates in force: those of the files, and those in the cluster, a ConfigMap each, which the mirror shows.
 
-Owns: that a name belongs to a file or to the API, and what becomes of a template of the API that is not right any more, since
-a file has its name or the policy has changed: it stays in the state file, and is not in force. A change reaches the pool
-and the shared stack of its template at once, and no other stack that runs.
+Owns: writing and deleting them; what becomes of the ConfigMaps that others write; whose they are. The state file keeps the
+last good text of each, for a start while Kubernetes does not answer, and as a proof that stackd has written it. What is gone
+from the cluster is not removed: only a DELETE does that. A change reaches the pools at once, and no stack that runs.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
+from collections.abc import Collection
 from pathlib import Path
 
 from stackd.codes import ErrorCode
 from stackd.config import Config
 from stackd.crashpoints import crash_point
-from stackd.errors import Conflict, PermissionDenied, TemplateNotFound
+from stackd.errors import (
+    ClusterUnavailable,
+    Conflict,
+    ObjectExists,
+    ObjectNotFound,
+    PermissionDenied,
+    PreconditionFailed,
+    StoreUnavailable,
+    TemplateChanged,
+    TemplateNotFound,
+)
 from stackd.keys import ApiKey
+from stackd.kube.mirror import Changed, Relisted
+from stackd.kube.template_maps import TEMPLATES, TemplateMap, name_of, template_manifest
+from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
-from stackd.model import AuditKind, DeleteReason, Principal, Stack, StoredTemplate
-from stackd.store.templates import TemplateLimits, stored_in
-from stackd.templates import Template, TemplateSet, in_force, parse_template, read_templates
+from stackd.model import CLUSTER, AuditKind, DeleteReason, Principal, Stack, StoredTemplate
+from stackd.store.templates import stored_in
+from stackd.templates import NO_TEMPLATES, Reader, Template, TemplateSet, in_force, read_templates
+from stackd.templates.sources import why_over_budget
+from stackd.templates.template import version_of
 
 log = logging.getLogger(__name__)
 
-BYTES_PER_KEY = 1 << 20
-"""How long the texts of all templates of a tenant's key may be. Those that were read take some 30 times as much memory."""
+TRIES = 5
+"""How often a write begins again because the ConfigMap has changed meanwhile."""
 
+ANY = "*"
+"""The version of ``If-Match`` that every template has."""
 
-def report(templates: TemplateSet) -> None:
-    """Log why texts are not in force."""
-    for problem in templates.problems:
-        log.error("%s", problem.message)
+Versions = Collection[str] | None
+"""The versions of which the template must have one to be changed; None: any, or there may be none yet."""
 
 
 def all_templates(config: Config) -> TemplateSet:
-    """Those that a daemon with this configuration and state file has. Raises ConfigError."""
-    return in_force(read_templates(config), stored_in(Path(config.state.path)), config)
+    """Those that a daemon with this configuration and state file has before it has seen the cluster. Raises ConfigError."""
+    return in_force(read_templates(config), stored_in(Path(config.state.path)), Reader(config))
+
+
+# ---- which are in force
+
+
+class TemplateEvents:
+    """Has the templates compared again when the cluster's have changed."""
+
+    def __init__(self, context: Context) -> None:
+        self._settings = context.settings
+
+    def changed(self, change: Changed | Relisted) -> None:
+        """Subscriber of the mirror."""
+        kind = change.kind if isinstance(change, Relisted) else change.state.resource
+        if kind == CONFIG_MAPS:
+            self._settings.template_news.set()
+
+
+async def follow(context: Context) -> None:
+    """The service that puts in force what others write into the cluster; for ever."""
+    news = context.settings.template_news
+    while True:
+        await news.wait()
+        news.clear()
+        async with context.settings.changing:
+            await refresh(context)
+
+
+async def refresh(context: Context, *, by: Principal | None = None) -> None:
+    """Put in force what the files and the cluster have, keep it, and note what has changed, ``by`` whoever has written it
+    unless somebody is named. Whoever calls this holds ``settings.changing``."""
+    settings, is_first = context.settings, not context.settings.cluster_templates_known
+    seen = _seen(context)
+    if seen is None and not is_first:
+        return  # another cluster may answer: what was in force stays
+    before, kept = settings.templates, list(context.store.templates)
+    templates = await read(context, before.of_files(), seen)
+    settings.cluster_templates_known = seen is not None
+    report(templates, before)
+    settings.replace(context.config, templates)
+    context.pools.news.set()
+    for name in sorted({*before, *templates}):
+        if (word := _change(before.get(name), templates.get(name))) is not None:
+            who = by or _writer(templates.get(name))
+            log.info("template %s, by %s", word, who.name)
+            if not is_first:
+                context.audit.note(AuditKind.TEMPLATE, word, by=who)
+    if seen is not None:
+        await _keep(context, templates, {one.name: one for one in kept})
+
+
+async def read(
+    context: Context, files: TemplateSet, seen: dict[str, StoredTemplate | str] | None, config: Config | None = None
+) -> TemplateSet:
+    """The templates in force with these ``files`` and what was ``seen`` in the cluster, under the ``config`` in force or another
+    one."""
+    settings, kept = context.settings, list(context.store.templates)
+    if settings.reader.config is not (wanted := config or context.config):
+        settings.reader = Reader(wanted)
+    return await asyncio.to_thread(in_force, files, kept, settings.reader, seen)
+
+
+async def read_again(context: Context, files: TemplateSet, config: Config) -> TemplateSet:
+    """The templates in force with other ``files`` and another ``config``. Whoever calls this holds ``settings.changing``."""
+    return await read(context, files, _seen(context), config)
+
+
+def report(templates: TemplateSet, before: TemplateSet = NO_TEMPLATES) -> None:
+    """Log why texts are not in force, unless that was so ``before``."""
+    for problem in templates.problems:
+        if problem not in before.problems:
+            log.log(logging.WARNING if problem.problem == "missing" else logging.ERROR, "%s", problem.message)
+
+
+def _seen(context: Context) -> dict[str, StoredTemplate | str] | None:
+    """What the cluster has, by the template's name; None while that is not known."""
+    if context.view_is_unverified or not context.mirror.knows(CONFIG_MAPS):
+        return None
+    there = sorted(
+        context.mirror.templates.values(), key=lambda one: not one.mistake
+    )  # a ConfigMap of a wrong name gives way
+    return {one.template: _found(context, one) for one in there}
+
+
+def _found(context: Context, there: TemplateMap) -> StoredTemplate | str:
+    """The text in the ConfigMap and who has written it, or why there is none. A text that the state file has, too, is stackd's
+    own, whatever has become of its annotations."""
+    kept = context.store.templates.get(there.template)
+    if there.stored is None:
+        return there.mistake
+    is_kept = kept is not None and (kept.source, kept.text) == ("api", there.stored.text)
+    return kept if kept is not None and is_kept and not there.is_ours else there.stored
+
+
+def _change(before: Template | None, after: Template | None) -> str | None:
+    """What has become of a template, in words."""
+    if after is None or before is None:
+        there = before if after is None else after
+        word = "is gone" if after is None else "is new"
+        return None if there is None else f"{there.name} {word} (version {there.version})"
+    same = (before.version, before.source) == (after.version, after.source) and before == after
+    return None if same else f"{after.name} has changed (version {after.version})"
+
+
+def _writer(template: Template | None) -> Principal:
+    return template.stored.by if template is not None and template.stored is not None else CLUSTER
+
+
+async def _keep(context: Context, templates: TemplateSet, kept: dict[str, StoredTemplate]) -> None:
+    """Keep the last good texts. If the file refuses, the cluster has them all the same, and the next change tries again."""
+    try:
+        for template in templates.values():
+            if template.stored is not None and template.stored != kept.get(template.name):
+                await context.store.templates.put(template.stored)
+                crash_point("template.kept")
+    except StoreUnavailable as error:
+        log.warning("the templates of the cluster are not kept in the file now: %s", error)
+
+
+# ---- whose they are
 
 
 def is_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> bool:
     """Whether the key, which may write templates of this name, may write this one, too.
 
-    What an admin key has written is the operator's. What a tenant's key has written is that key's, and after the key was
-    replaced, it belongs to those who may write the name.
+    What an admin key, or somebody in the cluster, has written is the operator's. What a tenant's key has written is that
+    key's, and after the key was replaced, it belongs to those who may write the name.
     """
     if not key.tenant:
         return True
-    return kept.tenant and (
-        kept.by.id == key.principal.id or kept.by.id not in {one.principal.id for one in config.auth.keys}
-    )
+    if kept.source == "cluster" or not kept.tenant:
+        return False
+    return kept.by.id == key.principal.id or kept.by.id not in {one.principal.id for one in config.auth.keys}
 
 
 def require_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> None:
@@ -61,68 +196,162 @@ def require_owner(kept: StoredTemplate, key: ApiKey, config: Config) -> None:
         )
 
 
-async def put(context: Context, name: str, text: str, key: ApiKey, *, tries: bool = False) -> tuple[Template, bool]:
-    """Put the template in force, and keep it; returns it, and whether its name is new. With ``tries``, only check it.
+# ---- the API's
 
-    Raises InvalidTemplate, PermissionDenied, Conflict (a file has the name, or the key has too many), StoreUnavailable. The
-    same text again changes nothing.
+
+async def put(
+    context: Context, name: str, text: str, key: ApiKey, *, only: Versions = None, tries: bool = False
+) -> tuple[Template, bool]:
+    """Write the template into the cluster, and put it in force; returns it, and whether its name is new. With ``tries``, only
+    check it. With ``only``, the one that is there must have one of these versions.
+
+    Raises InvalidTemplate, PermissionDenied, TemplateChanged, Conflict (a file has the name, or the key has too many),
+    ClusterUnavailable. The same text again changes nothing.
     """
     at = context.wall_clock.now()
     stored = StoredTemplate(name=name, text=text, by=key.principal, tenant=key.tenant, at=at)
-    return await context.tasks.run(f"template {name}", _put(context, stored, key, tries=tries))
+    return await context.tasks.run(f"template {name}", _put(context, stored, key, only, tries=tries))
 
 
-async def _put(context: Context, stored: StoredTemplate, key: ApiKey, *, tries: bool) -> tuple[Template, bool]:
-    settings, kept = context.settings, context.store.templates
+async def _put(
+    context: Context, stored: StoredTemplate, key: ApiKey, only: Versions, *, tries: bool
+) -> tuple[Template, bool]:
+    settings, name = context.settings, stored.name
     async with settings.changing:
-        _require_not_of_a_file(settings.templates, stored.name)
-        before = kept.get(stored.name)
-        if before is not None:
-            require_owner(before, key, context.config)
-        template = await asyncio.to_thread(parse_template, stored, context.config)
-        same = before is not None and _essence(before) == _essence(stored)
-        if not tries and not (same and stored.name in settings.templates):
-            limits = context.config.limits
-            await kept.put(
-                replace(stored, pool=template.pool),
-                TemplateLimits(count=limits.templates_per_key, bytes=BYTES_PER_KEY, pool=limits.pool_per_key),
-            )
-            crash_point("template.kept")
-            others = [one for name, one in settings.templates.items() if name != stored.name]
-            problems = [one for one in settings.templates.problems if one.name != stored.name]
-            what = f"{stored.name} {'is new' if before is None else 'has changed'} (version {template.version})"
-            _take(context, TemplateSet([*others, template], problems), what, stored.by)
-        return template, before is None
+        _require_not_of_a_file(settings.templates, name)
+        before = _current(context, name)
+        _require(context, name, before, key, only)
+        template = await asyncio.to_thread(Reader(context.config).read, stored)
+        assert template.stored is not None
+        if why := why_over_budget(template.stored, context.store.templates, context.config.limits):
+            raise Conflict(why, code=ErrorCode.TEMPLATE_LIMIT_REACHED)
+        if tries:
+            return template, before is None
+        there, now = name_of(name, context.cluster.instance) in context.mirror.templates, settings.templates.get(name)
+        if there and now == template and before is not None and _essence(before) == _essence(stored):
+            return now, False
+        await _require_cluster(context)
+        written = await _write(context, stored, key, only)
+        crash_point("template.written")
+        context.mirror.saw(written)
+        await refresh(context, by=key.principal)
+        now = settings.templates.get(name)
+        return now if now is not None and now.version == template.version else template, before is None
 
 
-def _essence(kept: StoredTemplate) -> tuple[str, bool, str]:
-    """What makes a template another one; who of the operators has written it does not."""
-    return kept.text, kept.tenant, kept.by.id if kept.tenant else ""
+async def _write(context: Context, stored: StoredTemplate, key: ApiKey, only: Versions) -> TemplateMap:
+    """Create or change the ConfigMap. Whoever else writes it at the same time is asked for again: none is overwritten
+    unseen."""
+    cluster = context.cluster
+    name = name_of(stored.name, cluster.instance)
+    manifest = template_manifest(stored, namespace=cluster.namespace_name, instance=cluster.instance)
+    for _ in range(TRIES):
+        there = await cluster.get(TEMPLATES, name)
+        if there is not None and there.stored == stored and there.is_ours:
+            return there
+        if there is not None and (there.instance, there.template) != (cluster.instance, stored.name):
+            raise Conflict(f"the ConfigMap {name} is there already, and holds no template of this stackd: rename it")
+        _require(context, stored.name, None if there is None else _text_of(context, there), key, only)
+        try:
+            if there is None:
+                return await cluster.create(TEMPLATES, manifest)
+            return await cluster.overwrite(TEMPLATES, manifest, there.uid, there.resource_version)
+        except (ObjectExists, ObjectNotFound, PreconditionFailed):
+            continue
+    raise ClusterUnavailable(f"the ConfigMap {name} keeps changing")
 
 
-async def remove(context: Context, name: str, key: ApiKey) -> None:
-    """Delete the template of the API, and so its pool and its shared stack; its other stacks stay. An admin deletes one that
-    is missing, too. Raises TemplateNotFound, PermissionDenied, Conflict (a file has it), StoreUnavailable."""
-    await context.tasks.run(f"template {name}", _remove(context, name, key))
+async def remove(context: Context, name: str, key: ApiKey, *, only: Versions = None) -> None:
+    """Delete the template from the cluster, and so its pool and its shared stack; its other stacks stay. One that is missing
+    can be removed, too. With ``only``, it must have one of these versions.
+
+    Raises TemplateNotFound, PermissionDenied, TemplateChanged, Conflict (a file has it), StoreUnavailable, ClusterUnavailable.
+    """
+    await context.tasks.run(f"template {name}", _remove(context, name, key, only))
 
 
-async def _remove(context: Context, name: str, key: ApiKey) -> None:
+async def _remove(context: Context, name: str, key: ApiKey, only: Versions) -> None:
     settings = context.settings
     async with settings.changing:
-        kept = context.store.templates.get(name)
-        if kept is None and (key.tenant or name not in missing(context)):  # whose a missing one was, nobody knows
+        before = _current(context, name)
+        if before is None and (name not in missing(context) or key.tenant):  # whose a missing one was, nobody knows
             _require_not_of_a_file(settings.templates, name)
             raise TemplateNotFound(name)
-        if kept is not None:
-            require_owner(kept, key, context.config)
+        _require(context, name, before, key, only)
+        await _require_cluster(context)
         await context.store.templates.remove(name)
         crash_point("template.removed")
-        others = [one for one in settings.templates.values() if one.name != name or one.source == "file"]
-        problems = [one for one in settings.templates.problems if one.name != name]
-        if name not in (templates := TemplateSet(others, problems)):
-            settings.removed.add(name)
-        _take(context, templates, f"{name} is gone", key.principal)
+        settings.template_news.set()  # if the delete fails, the text is kept again
+        await _delete(context, name, key, only)
+        crash_point("template.deleted")
+        settings.removed.add(name)
+        await refresh(context, by=key.principal)
         await let_go(context)
+
+
+async def _delete(context: Context, name: str, key: ApiKey, only: Versions) -> None:
+    cluster = context.cluster
+    for _ in range(TRIES):
+        there = await cluster.get(TEMPLATES, name_of(name, cluster.instance))
+        if there is None or (there.instance, there.template) != (cluster.instance, name):
+            return
+        _require(context, name, _text_of(context, there), key, only)
+        if await cluster.delete(CONFIG_MAPS, there.name, there.uid, version=there.resource_version):
+            context.mirror.gone(there)
+            return
+    raise ClusterUnavailable(f"the ConfigMap of the template {name} keeps changing")
+
+
+def _current(context: Context, name: str) -> StoredTemplate | None:
+    """The text that the cluster has, or has had as far as is known, whether it is in force or not."""
+    there = context.mirror.templates.get(name_of(name, context.cluster.instance))
+    return context.store.templates.get(name) if there is None else _text_of(context, there)
+
+
+def _text_of(context: Context, there: TemplateMap) -> StoredTemplate:
+    """The text in the ConfigMap; an empty one of the operator's where it has none."""
+    found = _found(context, there)
+    if isinstance(found, StoredTemplate):
+        return found
+    text = there.stored.text if there.stored is not None else ""
+    return StoredTemplate(name=there.template, text=text, by=CLUSTER, tenant=False, at=0, source="cluster")
+
+
+def _require(context: Context, name: str, there: StoredTemplate | None, key: ApiKey, only: Versions) -> None:
+    """Raise PermissionDenied if the template is another key's, TemplateChanged if it has none of these versions."""
+    if there is not None:
+        require_owner(there, key, context.config)
+    if only is None:
+        return
+    version = None if there is None else version_of(there.text.encode())
+    if version is None or not {version, ANY} & {*only}:
+        has = "there is none" if version is None else f"it has the version {version}"
+        raise TemplateChanged(f"the template {name} is not the one of If-Match: {has}; read it again")
+
+
+async def _require_cluster(context: Context) -> None:
+    """Raise ClusterUnavailable or NotOwner unless templates can be written now."""
+    context.fence.require()
+    await context.gate.right_cluster()
+    if not context.mirror.knows(CONFIG_MAPS):
+        detail = context.mirror.extra_health[CONFIG_MAPS].last_error
+        raise ClusterUnavailable("the templates in the cluster are not known yet; retry", detail=detail)
+
+
+def _essence(kept: StoredTemplate) -> tuple[str, bool, str, str]:
+    """What makes a template another one; who of the operators has written it does not."""
+    return kept.text, kept.tenant, kept.by.id if kept.tenant else "", kept.source
+
+
+def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:
+    if name in templates and templates[name].source == "file":
+        raise Conflict(
+            "a file of templates.directory, on stackd's machine, has this template: change it there, or rename this one",
+            code=ErrorCode.TEMPLATE_OF_A_FILE,
+        )
+
+
+# ---- what stackd keeps of them
 
 
 async def let_go(context: Context) -> None:
@@ -142,19 +371,3 @@ def missing(context: Context) -> list[str]:
 def _kept(context: Context, name: str) -> list[Stack]:
     pool = context.pools.of(name)
     return [row for row in (*pool.waits.values(), *pool.shared.values()) if row.deleting_since is None]
-
-
-def _require_not_of_a_file(templates: TemplateSet, name: str) -> None:
-    if name in templates and templates[name].source == "file":
-        raise Conflict(
-            "a file of templates.directory, on stackd's machine, has this template: change it there, or rename this one",
-            code=ErrorCode.TEMPLATE_OF_A_FILE,
-        )
-
-
-def _take(context: Context, templates: TemplateSet, what: str, by: Principal) -> None:
-    context.settings.templates = templates
-    context.settings.removed.difference_update(templates)
-    context.pools.news.set()
-    log.info("template %s, by %s", what, by.name)
-    context.audit.note(AuditKind.TEMPLATE, what, by=by)

@@ -28,6 +28,8 @@ REQUESTED = (
 # A column with the id of who it was: ``by`` has the name, too (``model.Principal``).
 PRINCIPAL = "principal TEXT AS (substr(by, 1, instr(by || ' ', ' ') - 1)) VIRTUAL"
 
+TEMPLATE_SOURCE = "source TEXT NOT NULL DEFAULT 'api' CHECK (source IN ('api', 'cluster'))"
+
 BY_PRINCIPAL = """
 CREATE INDEX timeline_accepted ON timeline (principal, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (principal, created_at, items);
@@ -123,7 +125,8 @@ CREATE INDEX timeline_requested ON timeline (at) WHERE {REQUESTED};
 
 CREATE TABLE templates (
     name TEXT NOT NULL PRIMARY KEY, text TEXT NOT NULL, by TEXT NOT NULL,
-    tenant INTEGER NOT NULL CHECK (tenant IN (0, 1)), at INTEGER NOT NULL, pool INTEGER NOT NULL, {PRINCIPAL}
+    tenant INTEGER NOT NULL CHECK (tenant IN (0, 1)), at INTEGER NOT NULL, pool INTEGER NOT NULL, {PRINCIPAL},
+    {TEMPLATE_SOURCE}
 ) STRICT;
 
 CREATE TABLE links (
@@ -151,7 +154,9 @@ TO_12 = (
     )
     + f"UPDATE idempotency SET scope = (SELECT id FROM temp.known WHERE quoted = {CLAIMANT}) || substr(scope, instr(scope, ' '))"
     f" WHERE {CLAIMANT} IN (SELECT quoted FROM temp.known);"
-    "DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;" + BY_PRINCIPAL
+    "DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
+    + BY_PRINCIPAL
+    + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE};"
 )
 
 # The formats that the steps lead to, each from the one before; 1.0.0 wrote format 11.

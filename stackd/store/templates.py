@@ -1,7 +1,7 @@
-"""The templates that the API was given: their texts, who has written each, and when.
+"""The last good text of each template of the cluster, who has written it, and when: for a start while Kubernetes does not
+answer.
 
-Owns: their SQL, and that a tenant's key has only so many of them, with so much text, and so many stacks in their pools. Does
-not read the texts.
+Owns: their SQL. Does not read the texts.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
-from stackd.codes import ErrorCode
-from stackd.errors import Conflict, StoreError
+from stackd.errors import StoreError
 from stackd.model import Principal, StoredTemplate
 from stackd.store.file import open_reader
 from stackd.store.transaction import Columns, Submit, Table, Transaction, operation
@@ -21,19 +19,6 @@ from stackd.store.transaction import Columns, Submit, Table, Transaction, operat
 TEMPLATES = Columns(StoredTemplate, read={"by": Principal.parse, "tenant": bool}, write={"by": str})
 ALL = f"SELECT {TEMPLATES.sql} FROM templates"
 PUT = f"INSERT OR REPLACE INTO templates ({TEMPLATES.sql}) VALUES ({TEMPLATES.parameters})"
-USED = (
-    "SELECT count(*), coalesce(sum(length(CAST(text AS BLOB))), 0), coalesce(sum(pool), 0) FROM templates"
-    " WHERE tenant = 1 AND principal = ? AND name <> ?"
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TemplateLimits:
-    """What the templates of one tenant's key may be in all: their number, their bytes, and the stacks of their pools."""
-
-    count: int
-    bytes: int
-    pool: int
 
 
 def load(connection: sqlite3.Connection) -> list[StoredTemplate]:
@@ -50,22 +35,9 @@ def stored_in(path: Path) -> list[StoredTemplate]:
         return []
 
 
-def put(tx: Transaction, template: StoredTemplate, limits: TemplateLimits) -> None:
-    """Write the template in the place of an earlier one of its name. Raises Conflict if a tenant would have too much."""
-    if template.tenant:
-        ((count, size, pool),) = tx.rows(USED, (template.by.id, template.name))
-        size, pool = size + len(template.text.encode()), pool + template.pool
-        if count >= limits.count:
-            raise _full(f"the key has {count} templates already (limits.templates_per_key)")
-        if size > limits.bytes:
-            raise _full(f"the templates of the key would have {size} bytes; {limits.bytes} at most")
-        if pool > limits.pool and template.pool:
-            raise _full(f"the pools of the key would have {pool} stacks; {limits.pool} at most (limits.pool_per_key)")
+def put(tx: Transaction, template: StoredTemplate) -> None:
+    """Write the template in the place of an earlier one of its name."""
     tx.run(PUT, TEMPLATES.values(template))
-
-
-def _full(sentence: str) -> Conflict:
-    return Conflict(sentence, code=ErrorCode.TEMPLATE_LIMIT_REACHED)
 
 
 def remove(tx: Transaction, name: str) -> None:
@@ -83,9 +55,9 @@ class Templates(Table):
     _put = operation(put, grows=True)
     _remove = operation(remove)
 
-    async def put(self, template: StoredTemplate, limits: TemplateLimits) -> None:
+    async def put(self, template: StoredTemplate) -> None:
         """As ``put``."""
-        await self._put(template, limits)
+        await self._put(template)
         self._by_name[template.name] = template
 
     async def remove(self, name: str) -> None:

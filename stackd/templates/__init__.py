@@ -15,12 +15,13 @@ Knows the configuration and the pod-spec policy; nothing of existing stacks, HTT
 from __future__ import annotations
 
 from stackd.templates.read import parse_template, read_templates
-from stackd.templates.sources import in_force
+from stackd.templates.sources import Reader, in_force
 from stackd.templates.template import NO_TEMPLATES, Check, Template, TemplateProblem, TemplateSet
 
 __all__ = [
     "NO_TEMPLATES",
     "Check",
+    "Reader",
     "Template",
     "TemplateProblem",
     "TemplateSet",

@@ -1,37 +1,161 @@
-"""Which texts are in force: a file's before one of the API that has its name, and of those of the API, all that are right.
+"""Which texts are in force: a file's before any other of its name, and of the others, those that are right. One that is not
+right leaves the last good one in force.
 
-Owns: the sentence for each text that is not in force.
+Owns: the sentence for each text that is not in force, and what a tenant may have of templates in all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Final
 
-from stackd.config import Config
-from stackd.errors import InvalidTemplate
+from stackd.config import Config, LimitsSection
+from stackd.contract import TemplateTrouble
+from stackd.errors import InvalidTemplate, Reason
 from stackd.model import StoredTemplate
+from stackd.names import LABEL_FORM, is_label
+from stackd.podspec.reasons import ROOT
 from stackd.templates.read import parse_template
-from stackd.templates.template import TemplateProblem, TemplateSet
+from stackd.templates.template import Template, TemplateProblem, TemplateSet
+
+BYTES_PER_KEY: Final = 1 << 20
+"""How long the texts of all templates of a tenant's key may be. Those that were read take some 30 times as much memory."""
+
+TEXT_PER_POD_SPEC: Final = 2
+"""How many times as long as a pod spec (``limits.pod_spec``) the text of a template may be."""
+
+NO_TEXTS: Final[Mapping[str, StoredTemplate | str]] = {}
 
 
-def in_force(files: TemplateSet, stored: Iterable[StoredTemplate], config: Config) -> TemplateSet:
-    """The templates of the files, and those of the API that are right and have a name of their own."""
-    templates, problems = [*files.values()], []
-    for kept in stored:
-        if kept.name in files:
-            problems.append(_shadowed(kept))
-            continue
-        try:
-            templates.append(parse_template(kept, config))
-        except InvalidTemplate as error:
-            message = f"the template {kept.name} of the API (by {kept.by.name}) is not in force: {error}"
-            problems.append(TemplateProblem(name=kept.name, problem="faulty", message=message))
-    return TemplateSet(templates, problems)
+class Reader:
+    """Reads texts under one configuration, the same one only once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._read: dict[tuple[str, str, bool, str], Template | InvalidTemplate] = {}
+
+    def read(self, stored: StoredTemplate) -> Template:
+        """The template. Raises InvalidTemplate with a reason for each mistake."""
+        key = (stored.name, stored.text, stored.tenant, stored.source)
+        if key not in self._read:
+            try:
+                self._read[key] = self._parsed(stored)
+            except InvalidTemplate as error:
+                self._read[key] = error
+        if isinstance(found := self._read[key], InvalidTemplate):
+            raise found
+        return replace(found, stored=replace(stored, pool=found.pool))
+
+    def forget_but(self, texts: Iterable[StoredTemplate]) -> None:
+        """Forget all texts but these."""
+        keys = {(one.name, one.text, one.tenant, one.source) for one in texts}
+        self._read = {key: found for key, found in self._read.items() if key in keys}
+
+    def _parsed(self, stored: StoredTemplate) -> Template:
+        longest = TEXT_PER_POD_SPEC * self.config.limits.pod_spec
+        if not is_label(stored.name):
+            raise _wrong(f"{stored.name[:64]!r} is not the name of a template: {LABEL_FORM} are expected")
+        if len(stored.text.encode()) > longest:
+            raise _wrong(f"the text is longer than {longest} bytes (twice limits.pod_spec)")
+        return parse_template(stored, self.config)
 
 
-def _shadowed(kept: StoredTemplate) -> TemplateProblem:
-    message = (
-        f"the template {kept.name} is in a file, which is in force, and {kept.by.name} has written one of this name "
-        f"over the API: rename the file, or delete that one (DELETE /templates/{kept.name})"
-    )
-    return TemplateProblem(name=kept.name, problem="shadowed", message=message)
+def in_force(
+    files: TemplateSet,
+    kept: Iterable[StoredTemplate],
+    reader: Reader,
+    seen: Mapping[str, StoredTemplate | str] | None = None,
+) -> TemplateSet:
+    """The templates of the ``files``; of what was ``seen`` in the cluster by name (a sentence where there is no text), all that
+    is right; and of what was ``kept``, the last good ones of names that have a wrong one now. While the cluster was not
+    seen (None), those that were kept.
+    """
+    how = reader.config.templates.from_cluster
+    last_good = {one.name: right for one in kept if (right := _with_rights(one, how)) is not None}
+    accepted: list[Template] = []
+    problems = []
+    for name in sorted({*last_good, *(last_good if seen is None else seen)}):
+        good, text = last_good.get(name), (last_good if seen is None else seen).get(name)
+        if isinstance(text, StoredTemplate) and (text := _with_rights(given := text, how)) is None:
+            if good is None:
+                continue
+            text = _IGNORED.format(by=given.by.name)
+        if name in files:
+            by = text.by.name if isinstance(text, StoredTemplate) else "somebody"
+            problems += [] if text is None else [_problem(name, "shadowed", _SHADOWED.format(name=name, by=by))]
+        elif text is None:
+            problems.append(_problem(name, "missing", _MISSING.format(name=name)))
+        else:
+            template, why = _read(text, reader, accepted)
+            if template is None and good is not None and good != text:
+                template, _ = _read(good, reader, accepted)
+            if why:
+                kind: TemplateTrouble = "faulty" if template is None else "stale"
+                by = "" if isinstance(text, str) else f" (by {text.by.name})"
+                problems.append(_problem(name, kind, _WRONG[kind].format(name=name, by=by, why=why)))
+            accepted += [] if template is None else [template]
+    reader.forget_but([*last_good.values(), *(one for one in (seen or NO_TEXTS).values() if not isinstance(one, str))])
+    return TemplateSet([*files.values(), *accepted], problems)
+
+
+def _with_rights(stored: StoredTemplate, how: str) -> StoredTemplate | None:
+    """The text with the rights of what others have put into the cluster, if they have; None: it is ignored."""
+    if stored.source == "api":
+        return stored
+    return None if how == "none" else replace(stored, tenant=how == "tenant")
+
+
+def why_over_budget(stored: StoredTemplate, others: Iterable[StoredTemplate], limits: LimitsSection) -> str | None:
+    """Why the tenant's template cannot be there beside the ``others``, of which those of its owner count."""
+    own = [one for one in others if one.tenant and one.by.id == stored.by.id and one.name != stored.name]
+    size = sum(len(one.text.encode()) for one in (*own, stored))
+    pool = sum(one.pool for one in (*own, stored))
+    if not stored.tenant:
+        return None
+    if len(own) >= limits.templates_per_key:
+        return f"the key has {len(own)} templates already (limits.templates_per_key)"
+    if size > BYTES_PER_KEY:
+        return f"the templates of the key would have {size} bytes; {BYTES_PER_KEY} at most"
+    if stored.pool and pool > limits.pool_per_key:
+        return f"the pools of the key would have {pool} stacks; {limits.pool_per_key} at most (limits.pool_per_key)"
+    return None
+
+
+_SHADOWED: Final = (
+    "the template {name} is in a file, which is in force, and {by} has written one of this name into the cluster: rename the "
+    "file, or delete that one (DELETE /templates/{name})"
+)
+_MISSING: Final = (
+    "the template {name} is not in the cluster any more, and nobody has deleted it over the API: nothing is created from it, and "
+    "its pool and shared stack stay; write it again, or delete it (DELETE /templates/{name})"
+)
+_IGNORED: Final = "somebody else than stackd has written it ({by}), and templates.from_cluster ignores that"
+_WRONG: Final = {
+    "faulty": "the template {name}{by} is not in force: {why}",
+    "stale": "the newest text of the template {name}{by} is not in force, the last good one stays: {why}",
+}
+
+
+def _read(text: StoredTemplate | str, reader: Reader, accepted: list[Template]) -> tuple[Template | None, str]:
+    """The template in the text, or why there is none. What others have put into the cluster has one tenant's budget."""
+    if isinstance(text, str):
+        return None, text
+    try:
+        template = reader.read(text)
+    except InvalidTemplate as error:
+        return None, str(error)
+    assert template.stored is not None
+    if text.source == "cluster":
+        others = [one.stored for one in accepted if one.stored is not None]
+        if why := why_over_budget(template.stored, others, reader.config.limits):
+            return None, why
+    return template, ""
+
+
+def _problem(name: str, problem: TemplateTrouble, message: str) -> TemplateProblem:
+    return TemplateProblem(name=name, problem=problem, message=message)
+
+
+def _wrong(text: str) -> InvalidTemplate:
+    return InvalidTemplate([Reason(path=ROOT, text=text)])

@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from stackd.contract import TemplateSource, TemplateTrouble
-from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, TargetPort
+from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, StoredTemplate, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
 from stackd.templates.hiding import RANDOM
@@ -121,6 +121,7 @@ class Template:
     ``env``              patterns by the names of the environment variables that a create may set
     ``source``           where its text is from
     ``text``, ``version``  its text as it was read, and what identifies that
+    ``stored``           who has written the text, where it is not a file's
     ``shared``           there is one stack of it, which stackd makes and keeps, the same for everybody
     ``node_ports``, ``hostnames``
                          the node ports and the first parts of the names of the shared stack, by container port
@@ -151,6 +152,7 @@ class Template:
     source: TemplateSource = "file"
     text: str = field(default="", repr=False, compare=False)
     version: str = field(default="", compare=False)
+    stored: StoredTemplate | None = field(default=None, repr=False, compare=False)
     shared: bool = False
     node_ports: Mapping[int, int] = field(default_factory=dict)
     hostnames: Mapping[int, str] = field(default_factory=dict)
@@ -197,6 +199,10 @@ class TemplateSet(Mapping[str, Template]):
 
     def __len__(self) -> int:
         return len(self._by_name)
+
+    def of_files(self) -> TemplateSet:
+        """Those of files."""
+        return TemplateSet(one for one in self.values() if one.source == "file")
 
     def pooled_as(self, spec: SanitizedSpec, target_ports: tuple[TargetPort, ...]) -> Template | None:
         """The template whose pool can serve a create with this pod spec; the first by name if there are several."""

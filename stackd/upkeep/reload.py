@@ -21,11 +21,12 @@ from stackd.config.credentials import STAMP
 from stackd.errors import ConfigError, StoreUnavailable
 from stackd.jobs.schedule import Schedule
 from stackd.kube.routes import kinds_of
+from stackd.kube.wire import CONFIG_MAPS
 from stackd.lifecycle.context import Context
-from stackd.lifecycle.templates import let_go, report
+from stackd.lifecycle.templates import let_go, read_again, report
 from stackd.model import AuditKind
 from stackd.tasks import set_within
-from stackd.templates import TemplateSet, in_force, read_templates
+from stackd.templates import TemplateSet, read_templates
 from stackd.upkeep.health import line
 from stackd.upkeep.systemd import Notifier
 from stackd.upkeep.tls import Certificate, Stamp, stamp_of
@@ -116,8 +117,8 @@ class Reloader:
                 log.info("reloaded: the credentials for the cluster")
                 self.context.gate.verify_again()
             async with self.context.settings.changing:
-                templates = await asyncio.to_thread(in_force, files, list(store.templates), new)
-                report(templates)
+                templates = await read_again(self.context, files, new)
+                report(templates, self.context.settings.templates)
                 self._take(loaded, new, templates, anything=fresh)
             if self.context.fence.open:
                 with suppress(StoreUnavailable):  # the refill does it later
@@ -183,7 +184,7 @@ class Reloader:
         if new.log.format != old.log.format:
             logs.setup(new.log)
         logs.set_level(new.log.level)
-        self.context.mirror.follow_routes(kinds_of(new.routes))
+        self.context.mirror.follow((CONFIG_MAPS, *kinds_of(new.routes)))
         if (new.stacks, new.routes) != (old.stacks, old.routes) and self.context.mirror.synced:
             self.context.look_again()
         if self.certificate is not None:

@@ -168,6 +168,7 @@ class Route:
     ``query`` and ``body`` are all that it takes; a route without ``body`` takes none, or an empty object, unless it takes a
     text of the type ``media``. ``body_optional``: it may be missing. Pages for browsers
     have no ``tag``: they are not described, and ignore both. ``public``: it holds no data and needs no key.
+    ``versioned``: its answers have an ``ETag``, and what changes something takes ``If-Match``.
     ``streams``: it ends when its client leaves, which is no failure. ``replays``: it repeats the first answer for a
     request with the same Idempotency-Key. ``standby``: a stackd that does not own the stacks serves it, too. ``asks``:
     it changes nothing although its method is not GET. ``players``: it belongs to a player's page, and takes that page's cookie
@@ -189,6 +190,7 @@ class Route:
     public: bool = False
     streams: bool = False
     replays: bool = False
+    versioned: bool = False
     standby: bool = False
     asks: bool = False
     early: bool = False

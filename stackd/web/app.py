@@ -124,7 +124,7 @@ def _before_head(fence: Fence) -> Callable[[web.Request, web.StreamResponse], Aw
 
 def _guarded(api: Api, route: Route) -> AiohttpHandler:
     handler, public, anywhere, changes = route.handler, route.public, route.standby, route.changes
-    early, store = route.early or route.standby, api.context.store
+    early, store, settings = route.early or route.standby, api.context.store, api.context.settings
     ownership, gate, fence = api.context.gate.ownership, api.context.gate, api.context.fence
     parameters_of, takes_no_body = _reader(route), bool(route.tag) and not (route.body or route.media)
     ended = _ended(route, api.context.metrics.route(route.method, route.path), api)
@@ -145,7 +145,7 @@ def _guarded(api: Api, route: Route) -> AiohttpHandler:
                     gate.require_lease()
             if ownership.standby and not anywhere:
                 raise NotOwner(ownership.standby)
-            if store.incomplete and not early:
+            if not early and (store.incomplete or (changes and not settings.cluster_templates_known)):
                 await gate.stacks_known()
             call = ApiCall(
                 api=api, request=request, key=key, route=route, parameters=parameters_of(request), exceeded=exceeded

@@ -61,6 +61,14 @@ WRITTEN_ONCE: Final = Parameter(
     {"pattern": "^[!-~](?:[ -~]*[!-~])?$", "maxLength": KEY_LIMIT},
     where="header",
 )
+OF_ONE_VERSION: Final = Parameter(
+    "If-Match",
+    "The `ETag` of an earlier answer, which is the `version` in quotes, or `*`: a 412 if the template has another one by now, or "
+    "is not there.",
+    str,
+    {"maxLength": 1024},
+    where="header",
+)
 TAGS: Final = {
     STACKS: "A stack is a hardened pod and a NodePort service with a time to live.",
     BATCH: "Extending, restarting, stopping, starting or deleting many stacks as one job.",
@@ -77,6 +85,7 @@ ERRORS: Final = {
     404: "Not found.",
     408: "The request did not arrive in time.",
     409: "The request conflicts with the present state; `error` says how.",
+    412: "The template is not the one of `If-Match`.",
     413: "The body is larger than `server.max_body`, or a list longer than `batch_delete.max_ids`.",
     415: "The body is compressed (`Content-Encoding`). Send it uncompressed.",
     422: "The Idempotency-Key was used with another body before.",
@@ -166,6 +175,7 @@ def document(routes: Iterable[Route], config: Config) -> Schema:
             },
             "headers": {
                 "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}},
+                "ETag": {"description": "The template's `version` in quotes.", "schema": {"type": "string"}},
                 "Idempotency-Replayed": {
                     "description": "`true` if this is the answer to an earlier request with the same key.",
                     "schema": {"type": "string", "const": "true"},
@@ -197,12 +207,15 @@ def _operation(each: Route, *, public: bool) -> Schema:
         for name in re.findall(r"\{(\w+)", each.path)
     ]
     query = (*each.query, *((WRITTEN_ONCE,) if each.replays else ()))
+    query += (OF_ONE_VERSION,) if each.versioned and each.method not in SAFE_METHODS else ()
     parameters = [*in_path, *map(_parameter, query)]
     responses: dict[int, Schema] = {
         status: {"$ref": f"#/components/responses/{status}"} for status in _errors(each, public=public)
     }
     for answer in each.answers:
-        headers = ("Retry-After",) if answer.status == 503 else ("Idempotency-Replayed",) if each.replays else ()
+        headers: tuple[str, ...] = ("Retry-After",) if answer.status == 503 else ()
+        headers += ("Idempotency-Replayed",) if each.replays and answer.status != 503 else ()
+        headers += ("ETag",) if each.versioned and each.method != "DELETE" else ()
         described = {
             "description": answer.about,
             "content": {answer.media: _content(answer.body)},

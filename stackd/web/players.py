@@ -147,12 +147,8 @@ class Players:
         tenants = {key.principal.id: key.labels for key in self._config.auth.keys if key.tenant}
         others = {name: labels for name, labels in tenants.items() if not labels.items() <= link.labels.items()}
         templates, theirs = self._context.settings.templates, others.keys() if len(others) < len(tenants) else None
-        written = (
-            kept for kept in self._context.store.templates if kept.tenant and (theirs is None or kept.by.id in theirs)
-        )
-        hidden = frozenset(
-            kept.name for kept in written if kept.name in templates and templates[kept.name].source == "api"
-        )
+        written = (one.stored for one in templates.values() if one.stored is not None and one.source == "api")
+        hidden = frozenset(kept.name for kept in written if kept.tenant and (theirs is None or kept.by.id in theirs))
         return link.key(tenants=tuple(others.values()), hidden=hidden)
 
     def helper(self, text: str) -> ApiKey | None:

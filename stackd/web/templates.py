@@ -5,21 +5,24 @@ Owns: who may do that. A template's text is not for those who only use it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from stackd import contract
 from stackd.errors import InvalidRequest, InvalidTemplate, PermissionDenied, Reason, RequestTooLarge, TemplateNotFound
+from stackd.kube.template_maps import LONGEST_TEXT
 from stackd.lifecycle.health import CheckResult
-from stackd.lifecycle.templates import is_owner, missing, put, remove
+from stackd.lifecycle.templates import ANY, is_owner, missing, put, remove
 from stackd.model import StackStatus
 from stackd.names import LABEL_FORM, is_label
 from stackd.podspec.reasons import ROOT
 from stackd.templates import Check, Template
+from stackd.templates.sources import TEXT_PER_POD_SPEC
 from stackd.units import format_duration
 from stackd.web.api import Answer, Api, ApiCall, route
 from stackd.web.bodies import time_of
@@ -28,8 +31,8 @@ from stackd.web.responses import json_response
 from stackd.web.stacks import STACKS, read_body
 
 YAML: Final = "application/yaml"
-TEXT_PER_POD_SPEC: Final = 2
-"""How many times as long as a pod spec (``limits.pod_spec``) the text of a template may be."""
+LISTED: Final = re.compile(r'(?:W/)?"[^"]*"(?:\s*,\s*(?:W/)?"[^"]*")*')
+ONE_LISTED: Final = re.compile(r'(W/)?"([^"]*)"')
 
 ONE: Final = Answer("The template.", contract.Template)
 Counts = Counter[tuple[str | None, StackStatus]]
@@ -60,7 +63,8 @@ async def list_templates(call: ApiCall) -> web.Response:
     Answer("The new template.", contract.Template, status=201),
     query=(DRY_RUN,),
     media=YAML,
-    errors=(409,),
+    errors=(409, 412),
+    versioned=True,
 )
 async def put_template(call: ApiCall) -> web.Response:
     """Write a template.
@@ -68,12 +72,13 @@ async def put_template(call: ApiCall) -> web.Response:
     The body is the YAML of a template's file, and is checked as a file is: a 400 has each mistake with its line. For admin
     keys, and for tenants with `templates_write` within their `templates`: new ones, and those that they have written
     themselves. Pools get the new version at once; stacks that run stay as they are. The same text again changes nothing.
-    409 for the name of a file's template, 403 for one that is another key's.
+    409 for the name of a file's template, 403 for one that is another key's. It is kept in the cluster, as a ConfigMap: a 503
+    while Kubernetes does not answer.
     """
     name, context = _writable(call), call.api.context
     if not is_label(name):
         raise InvalidRequest(f"{name[:64]!r} is not the name of a template: {LABEL_FORM} are expected")
-    longest = TEXT_PER_POD_SPEC * context.config.limits.pod_spec
+    longest = min(TEXT_PER_POD_SPEC * context.config.limits.pod_spec, LONGEST_TEXT)
     raw = await read_body(call)
     if len(raw) > longest:
         raise RequestTooLarge(f"the text is longer than {longest} bytes (twice limits.pod_spec)")
@@ -82,11 +87,12 @@ async def put_template(call: ApiCall) -> web.Response:
     except UnicodeDecodeError as error:
         raise InvalidTemplate([Reason(path=ROOT, text=f"the text is not UTF-8 (byte {error.start})")]) from error
     tries = call.parameters.get(DRY_RUN, False)
-    template, is_new = await put(context, name, text, call.key, tries=tries)
-    return json_response(_counted(call, template), status=201 if is_new and not tries else 200)
+    template, is_new = await put(context, name, text, call.key, only=_versions(call), tries=tries)
+    status = 201 if is_new and not tries else 200
+    return json_response(_counted(call, template), status=status, headers=_etag(template))
 
 
-@route("GET", "/templates/{template}", STACKS, ONE)
+@route("GET", "/templates/{template}", STACKS, ONE, versioned=True)
 async def get_template(call: ApiCall) -> web.Response:
     """Get a template.
 
@@ -96,10 +102,17 @@ async def get_template(call: ApiCall) -> web.Response:
     if template is None:
         raise TemplateNotFound(_name(call))
     text = template.text if _may_read_text(call, template) else ""
-    return json_response(_counted(call, template).replaced(text=text))
+    return json_response(_counted(call, template).replaced(text=text), headers=_etag(template))
 
 
-@route("DELETE", "/templates/{template}", STACKS, Answer("It is gone.", contract.TemplateDeleted), errors=(409,))
+@route(
+    "DELETE",
+    "/templates/{template}",
+    STACKS,
+    Answer("It is gone.", contract.TemplateDeleted),
+    errors=(409, 412),
+    versioned=True,
+)
 async def delete_template(call: ApiCall) -> web.Response:
     """Delete a template of the API.
 
@@ -107,14 +120,31 @@ async def delete_template(call: ApiCall) -> web.Response:
     `missing` in the list can be deleted, too, by an admin key.
     """
     name = _writable(call)
-    await remove(call.api.context, name, call.key)
+    await remove(call.api.context, name, call.key, only=_versions(call))
     return json_response(contract.TemplateDeleted(name=name))
 
 
+def _versions(call: ApiCall) -> tuple[str, ...] | None:
+    """What ``If-Match`` lists; weak ones match nothing. Raises InvalidRequest."""
+    text = call.request.headers.get(hdrs.IF_MATCH, "").strip()
+    if not text:
+        return None
+    if text == ANY:
+        return (ANY,)
+    if not LISTED.fullmatch(text):
+        raise InvalidRequest('If-Match: versions in quotes are expected, such as "6804aa27d53fbbaf"')
+    return tuple(version for weak, version in ONE_LISTED.findall(text) if not weak)
+
+
+def _etag(template: Template) -> dict[str, str]:
+    return {hdrs.ETAG: f'"{template.version}"'}
+
+
 def _may_read_text(call: ApiCall, template: Template) -> bool:
-    context, key = call.api.context, call.key
-    kept = context.store.templates.get(template.name) if template.source == "api" else None
-    return not key.tenant or (kept is not None and key.may_write(kept.name) and is_owner(kept, key, context.config))
+    kept, key = template.stored, call.key
+    if not key.tenant:
+        return True
+    return kept is not None and key.may_write(kept.name) and is_owner(kept, key, call.api.context.config)
 
 
 def _problems(call: ApiCall) -> Iterator[contract.TemplateProblem]:
@@ -143,7 +173,7 @@ def _counted(call: ApiCall, template: Template) -> contract.Template:
 
 def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
     pulls, allowed = api.prepulls.of(template) if template.prepull else None, template.extend
-    stored = api.context.store.templates.get(template.name) if template.source == "api" else None
+    stored = template.stored
     return contract.Template(
         name=template.name,
         target_port=template.target_ports,  # type: ignore[arg-type]  # they have the same fields

@@ -22,6 +22,7 @@ from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed,
 from tests.provisioning import ADMIN, OURS, apply, printed, rules
 from tests.routes import GATEWAY, asking, routes_of
 from tests.routes import SETTINGS as ROUTES
+from tests.templates import PLAIN
 
 ACCOUNT = "system:serviceaccount:stackd:stackd"
 REVIEWS = "/apis/authorization.k8s.io/v1/selfsubject{}reviews"
@@ -57,6 +58,9 @@ async def use(at: Harness) -> None:
     await cluster.delete("services", f"svc-{third}")
     await cluster.delete("pods", third)
     assert await cluster.get(PODS, first) is None
+    for text in (PLAIN, PLAIN + "pool: 1\n"):
+        assert (await at.call("PUT", "/templates/web-1", text.encode())).status in (200, 201)
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
     await cluster.list_namespaced("resourcequotas")
     await cluster.list_namespaced("limitranges")
     token = cluster.connection.access.token

@@ -220,7 +220,10 @@ async def test_a_name_belongs_to_a_file_or_to_the_api(
     at = await vm.start()
     folder_with(vm.folder, web_1=WEB)
     await reloaded(at, lambda seen: seen["web-1"]["source"] == "file")
-    assert "the template web-1 is in a file, which is in force, and environment has written one" in caplog.text
+    assert (
+        "the template web-1 is in a file, which is in force, and environment has written one of this name"
+        in caplog.text
+    )
     ((name, problem, message),) = [one.values() for one in (await at.get("/templates"))["problems"]]
     assert (name, problem, message.endswith("or delete that one (DELETE /templates/web-1)")) == (
         "web-1",
@@ -268,7 +271,7 @@ async def test_one_that_the_policy_does_not_allow_any_more_is_kept_and_not_in_fo
 ) -> None:
     await put(at, "web-1", PLAIN)
     at = await vm.start(policy__images_deny='["nginx*"]', settings={})
-    assert "the template web-1 of the API (by environment) is not in force: " in caplog.text
+    assert "the template web-1 (by environment) is not in force: " in caplog.text
     await at.refused(400, "there are no templates", "/stacks", BODY)
     at = await vm.start()
     assert (await at.create(BODY))["template"] == "web-1"
@@ -287,7 +290,7 @@ async def test_a_change_reaches_pools_at_once_and_no_stack_that_runs(at: Harness
     assert (await at.stack(mine))["status"] == "running"
 
 
-@pytest.mark.parametrize("how", ["lost file", "takeover", "stricter start", "stricter reload"])
+@pytest.mark.parametrize("how", ["by hand", "by hand, and the file, too", "stricter start", "stricter reload"])
 async def test_absence_ends_nothing_that_stackd_keeps_of_a_template(vms: Machines, how: str) -> None:
     """A shared stack and a pool stay while their template is not in force, and everybody is told which is missing."""
     vm1 = await vms.start("vm1", edited={"STACKD_POLICY__IMAGES_DENY": '["nginx*"]'})
@@ -296,24 +299,26 @@ async def test_absence_ends_nothing_that_stackd_keeps_of_a_template(vms: Machine
     await until(lambda: shown(vm1), lambda seen: seen["web-1"]["ready"] == 2 and seen["notes"]["shared_stack"])
     (stack_id,) = await vm1.listed()
     await vm1.until_status(stack_id, "running")
-    before = await vm1.pods_and_services()
-    if how == "takeover":
-        at = await vms.start("vm2", wait=False)
-        await at.until_metric("stackd_standby", 1)
-        await vms.stop("vm1")
-        await until(at.role, lambda role: role == "owner")
+    before, at = await vm1.pods_and_services(), vm1
+    if "by hand" in how:
+        for name in await vm1.objects("configmaps"):
+            await vm1.delete_object("configmaps", name)
+        if "file" in how:
+            await vms.stop("vm1")
+            lose_file(vms.folder / "vm1")
+            at = await vms.start("vm1")
     elif how == "stricter reload":
-        at = vm1
         os.kill(os.getpid(), signal.SIGHUP)
         await at.until_at_least("stackd_config_reload_timestamp_seconds", 1)
     else:
         await vms.stop("vm1")
-        if how == "lost file":
-            lose_file(vms.folder / "vm1")
-        at = await vms.start("vm1", policy__images_deny="[]" if how == "lost file" else '["nginx*"]')
+        at = await vms.start("vm1", policy__images_deny='["nginx*"]')
     await at.until_ready()
-    absent = (await until(lambda: at.get("/templates"), lambda seen: seen.get("missing")))["missing"]
-    assert absent == (await at.get("/readyz"))["missing_templates"] == ["notes", "web-1"]
+    seen = await until(lambda: at.get("/templates"), lambda seen: len(seen.get("missing", [])) == 2)
+    assert seen["missing"] == (await at.get("/readyz"))["missing_templates"] == ["notes", "web-1"]
+    kinds = {one["name"]: one["problem"] for one in seen.get("problems", [])}
+    kind = "missing" if "by hand" in how else "faulty"
+    assert kinds == ({} if "too" in how else {"notes": kind, "web-1": kind})
     await at.refused(400, "template", "/stacks", BODY)
     await at.passes(3)
     assert await at.pods_and_services() == before
@@ -323,21 +328,24 @@ async def test_absence_ends_nothing_that_stackd_keeps_of_a_template(vms: Machine
 
 
 async def test_what_stackd_keeps_of_a_template_goes_with_its_removal_only(at: Harness, ci: Client, vm: Machine) -> None:
+    async def gone() -> Harness:
+        """A stackd with an empty file, and nobody knows any more whose the template was."""
+        await at.delete_object("configmaps", "stackd-default-web-1")
+        await vm.lose_file()
+        return await vm.start(cluster__lease_duration="2s")
+
     await put(at, "web-1", PLAIN + "shared: true\n")
     await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"])
-    await vm.lose_file()
-    at = await vm.start(cluster__lease_duration="2s")
+    at = await gone()
     (stack_id,) = await at.listed()
     await until(lambda: at.get("/templates"), lambda seen: seen.get("missing") == ["web-1"])
     reply = await Client(session=at.session, url=at.url, key=CI).call("DELETE", "/templates/web-1")
     assert (reply.status, reply.code) == (404, "no_such_template"), "nobody knows whose it was"
     assert (await put(at, "web-1", PLAIN + "shared: true\n")).status == 201
-    assert (await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"]))["web-1"][
-        "shared_stack"
-    ] == stack_id
+    again = await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"])
+    assert again["web-1"]["shared_stack"] == stack_id
     assert "missing" not in await at.get("/templates")
-    await vm.lose_file()
-    at = await vm.start(cluster__lease_duration="2s")
+    at = await gone()
     await until(lambda: at.get("/templates"), lambda seen: seen.get("missing") == ["web-1"])
     assert await at.listed() == [stack_id]
     assert (await at.call("DELETE", "/templates/web-1")).status == 200
@@ -370,7 +378,8 @@ async def test_a_writer_that_leaves_has_written_all_or_nothing(at: Harness) -> N
         await eventually(lambda: at.daemon.context.store.pending)
         leaving.cancel()
     await until(lambda: shown(at), lambda seen: "web-1" in seen)
-    assert at.rows("SELECT name FROM templates") == [("web-1",)]
+    await eventually(lambda: at.rows("SELECT name FROM templates") == [("web-1",)])
+    assert list(await at.objects("configmaps")) == ["stackd-default-web-1"]
 
 
 async def test_a_lapsed_owner_and_a_standby_keep_nothing_that_they_have_not_acknowledged(
@@ -388,43 +397,45 @@ async def test_a_lapsed_owner_and_a_standby_keep_nothing_that_they_have_not_ackn
     assert (reply.status, "Retry-After" in reply.headers) == (503, True)
 
 
-async def test_a_backup_has_them_and_a_lost_file_loses_them(at: Harness, vm: Machine) -> None:
+async def test_the_cluster_has_them_and_neither_a_lost_nor_an_older_file_changes_anything(
+    at: Harness, vm: Machine
+) -> None:
+    await put(at, "web-1", PLAIN)
+    backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")
     await put(at, "web-1", POOLED)
     made = await at.create(BODY)
     await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
-    backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")
-    await vm.lose_file()
-    at = await vm.start()
-    assert list(await shown(at)) == ["filed"]
-    assert (await at.stack(made["stack_id"]))["stack_id"] == made["stack_id"], "no stack is lost"
-    assert len(await at.objects("pods")) == 3, "its pool is what it was"
-    await vm.lose_file()
-    (vm.folder / "copy.db").rename(vm.folder / "stackd.db")
-    at = await vm.start()
-    assert (await shown(at))["web-1"]["source"] == "api"
+    before, objects = (await shown(at))["web-1"], await at.pods_and_services()
+    for restored in (False, True):
+        await vm.lose_file()
+        if restored:
+            (vm.folder / "copy.db").rename(vm.folder / "stackd.db")
+        at = await vm.start()
+        now = (await shown(at))["web-1"]
+        assert [now[key] for key in ("version", "written_by", "written_at", "source", "pool")] == [
+            before[key] for key in ("version", "written_by", "written_at", "source", "pool")
+        ]
+        assert (await at.stack(made["stack_id"]))["stack_id"] == made["stack_id"], "no stack is lost"
+        await at.passes(2)
+        assert await at.pods_and_services() == objects, "its pool is what it was"
 
 
-async def test_after_a_takeover_a_machine_has_the_templates_that_it_was_given_last(
-    vms: Machines, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_takeover_changes_no_template(vms: Machines) -> None:
     async def taken_over(name: str, by: str) -> Harness:
         at = await vms.start(by, wait=False)
         await at.until_metric("stackd_standby", 1)
         await vms.stop(name)
         await until(at.role, lambda role: role == "owner")
-        await at.until_ready()
         return at
 
     one = await vms.start("vm1")
     assert (await put(one, "web-1", PLAIN)).status == 201
-    stack_id = await one.running(BODY)
     two = await taken_over("vm1", "vm2")
-    assert not await shown(two)
-    assert (await two.stack(stack_id))["status"] == "running"
-    assert (await put(two, "web-1", PLAIN.replace("ttl: 1h", "ttl: 2h"))).status == 201
+    assert (await two.create(BODY))["template"] == "web-1", "the first request finds it"
+    assert (await put(two, "web-1", PLAIN.replace("ttl: 1h", "ttl: 2h"))).status == 200
     one = await taken_over("vm2", "vm1")
-    assert (await shown(one))["web-1"]["ttl"] == "1h"
-    assert "the templates of the API (1) are those that this machine was given last; push them again" in caplog.text
+    assert (await one.create(BODY))["template"] == "web-1"
+    assert (await shown(one))["web-1"]["ttl"] == "2h", "its file has an older one"
 
 
 async def test_the_audit_file_names_the_template(vm: Machine) -> None:

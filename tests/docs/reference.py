@@ -58,6 +58,7 @@ OF_A_TEMPLATE: Final = frozenset({"POST /stacks/{stack_id}/check"})
 
 SUCH_AS: Final = {
     "Idempotency-Key": "press-4711",
+    "If-Match": '"6804aa27d53fbbaf"',
     "Last-Event-ID": "69855e88-61",
     "action": "repair",
     "container": "app",

@@ -62,7 +62,7 @@ def restricted(documents: Documents) -> Documents:
 
 MISSING = (
     "watch pods in stacks", "delete pods in stacks", "watch services in stacks", "delete services in stacks",
-    "watch leases in stacks", "watch nodes",
+    "watch configmaps in stacks", "delete configmaps in stacks", "watch leases in stacks", "watch nodes",
 )  # fmt: skip
 PODS = (NodeSpec(name="a", pod_cidr="100.80.0.0/24"), NodeSpec(name="b", pod_cidr="100.80.1.0/24"))
 NODES = (NodeSpec(name="a", labels=ROLE, external_ip=None), NodeSpec(name="b", labels={"role": "other"}))

@@ -43,6 +43,16 @@ async def test_a_watch_shows_what_enters_and_leaves_its_selector(wire: Wire) -> 
     assert int(events[0]["object"]["metadata"]["resourceVersion"]) == int(version) + 2
 
 
+async def test_a_selector_may_ask_for_a_label_of_any_value(wire: Wire) -> None:
+    version = await add(wire, "a", team="red")
+    await add(wire, "b", team="blue", kind="web")
+    await add(wire, "c", kind="web")
+    assert names((await wire.get(f"{MAPS}?labelSelector=team")).body) == ["a", "b"]
+    assert names((await wire.get(f"{MAPS}?labelSelector=team,kind%3Dweb")).body) == ["b"]
+    events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1&labelSelector=team")
+    assert [event["object"]["metadata"]["name"] for event in events if event["type"] == "ADDED"] == ["b"]
+
+
 async def test_a_version_older_than_the_history_is_gone() -> None:
     async with running(fast(watch_cache_size=3)) as wire:
         version = await add(wire, "a")

@@ -433,7 +433,10 @@ SCENES = {
         deaths=("check.pod_created:1", "check.swept:1", "check.pod_created:2", *twice("check.pod_deleted")),
         shared=True,
     ),
-    "write a template": Scene(act=write_a_template, deaths=twice("template.kept", "template.removed")),
+    "write a template": Scene(
+        act=write_a_template,
+        deaths=twice("template.written", "template.kept", "template.removed", "template.deleted"),
+    ),
     "lose labels": Scene(act=lose_labels, deaths=twice("pod.labelled")),
     "leave behind": Scene(act=leave_behind, deaths=twice("orphan.removed")),
     "leave beside an ended one": Scene(act=leave_beside_an_ended_stack, deaths=removals(1, 1)),

@@ -240,6 +240,7 @@ ALTER TABLE timeline DROP COLUMN principal;
 ALTER TABLE jobs DROP COLUMN principal;
 ALTER TABLE links DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN principal;
+ALTER TABLE templates DROP COLUMN source;
 CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
 CREATE INDEX links_by ON links (by, expires_at);

@@ -1,0 +1,271 @@
+"""Templates as ConfigMaps: what others write there, with whose rights, and what becomes of what is wrong, changed or gone."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+
+from stackd.embedded import EmbeddedCluster, Rule, User
+from stackd.kube.template_maps import TEMPLATES, template_manifest
+from stackd.model import Principal, StoredTemplate
+from tests.api.test_templates_over_the_api import CI, POOLED, config, put
+from tests.harness import Client, Harness, Machine, Reply, eventually, fast_cluster, until
+from tests.provisioning import ADMIN
+from tests.templates import BODY, PLAIN, WEB, folder_with, shown
+
+NAME = "stackd-default-{}"
+IN_FORCE_SECONDS = 2.0
+
+
+@pytest.fixture
+async def at(vm: Machine) -> Harness:
+    settings = folder_with(vm.folder, filed=PLAIN)
+    vm.options |= {"settings": settings, "config": config(vm.folder, vm.options.pop("limits", ""))}
+    return await vm.start()
+
+
+async def applied(at: Harness, name: str, text: str, **metadata: Any) -> None:
+    """What ``kubectl apply`` does with a template."""
+    labels = {"stackd.io/template": name, "stackd.io/instance": "default"}
+    path = "/api/v1/namespaces/stacks/configmaps"
+    body = {"metadata": {"name": NAME.format(name), "labels": labels} | metadata, "data": {"template.yaml": text}}
+    answer = await at.kubectl("POST", path, body)
+    if answer["kind"] == "Status":
+        answer = await at.kubectl("PATCH", f"{path}/{NAME.format(name)}", body)
+    assert answer["kind"] == "ConfigMap", answer
+
+
+async def problems(at: Client) -> dict[str, tuple[str, str]]:
+    """What is not in force: its kind and its sentence, by name."""
+    seen = (await at.get("/templates")).get("problems", [])
+    return {one["name"]: (one["problem"], one["message"]) for one in seen}
+
+
+async def test_a_template_is_in_force_within_two_seconds_of_kubectl_apply(at: Harness) -> None:
+    began = time.monotonic()
+    await applied(at, "web-1", POOLED)
+    one = (await until(lambda: shown(at), lambda seen: "web-1" in seen))["web-1"]
+    assert time.monotonic() - began < IN_FORCE_SECONDS
+    assert (one["source"], one["written_by"]) == ("cluster", "cluster")
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
+    assert (await at.create(BODY))["template"] == "web-1"
+    await applied(at, "web-1", POOLED.replace("ttl: 1h", "ttl: 2h"))
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ttl"] == "2h")
+    seen = await until(lambda: at.get("/activity?action=template"), lambda seen: len(seen["activity"]) == 2)
+    said = [(one["message"].partition(" (")[0], one["by"]) for one in seen["activity"]]
+    assert said == [("web-1 has changed", "cluster"), ("web-1 is new", "cluster")]
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ("policy: {run_as_user: true}\n", "policy: only the operator may write this"),
+        ("prepull: true\n", "prepull: only the operator may write this"),
+        ("shared: true\n", "shared: only the operator may write this"),
+        ("check: {image: nginx:stable}\n", "check: only the operator may write this"),
+        ("network: {egress: internet}\n", 'a tenant may write "none" only'),
+        ("pool: 21\n", "the pools of the key would have 21 stacks; 20 at most (limits.pool_per_key)"),
+        ("# " + "x" * (1 << 17), "the text is longer than 131072 bytes"),
+        ("ttll: 1h\n", 'there is no such field (did you mean "ttl"?)'),
+    ],
+)
+async def test_what_others_write_has_a_tenants_rights_at_most(at: Harness, more: str, why: str) -> None:
+    await applied(at, "web-1", PLAIN + more)
+    kind, message = (await until(lambda: problems(at), lambda seen: "web-1" in seen))["web-1"]
+    assert (kind, why in message) == ("faulty", True), message
+    assert "web-1" not in await shown(at)
+    await at.refused(400, 'there is no "web-1"', "/stacks", BODY)
+
+
+async def test_a_faulty_text_leaves_the_last_good_one_in_force(
+    at: Harness, vm: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await put(at, "web-1", POOLED)).status == 201
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
+    before = await at.pods_and_services()
+    await at.patch("configmaps", NAME.format("web-1"), {"data": {"template.yaml": PLAIN + "shared: true\n"}})
+    for start_again in (False, True):
+        if start_again:
+            at = await vm.start()
+        kind, message = (await until(partial(problems, at), lambda seen: "web-1" in seen))["web-1"]
+        assert kind == "stale"
+        assert "the newest text of the template web-1 (by cluster) is not in force, the last good one stays" in message
+        assert message in caplog.text
+        assert (await shown(at))["web-1"]["pool"] == 2
+        await at.passes(2)
+        assert await at.pods_and_services() == before
+    assert (await put(at, "web-1", POOLED)).status == 200, "the same text again is a change of what is there"
+    assert not await problems(at)
+    await at.patch("configmaps", NAME.format("web-1"), {"data": None})
+    await until(lambda: problems(at), lambda seen: seen.get("web-1", ("", ""))[0] == "stale")
+
+
+@pytest.mark.parametrize(("how", "expected"), [("admin", "cluster"), ("none", None)])
+async def test_the_operator_may_trust_the_cluster_or_ignore_what_others_write_there(
+    vm: Machine, how: str, expected: str | None
+) -> None:
+    at = await vm.start(templates__from_cluster=how)
+    await put(at, "web-2", PLAIN)
+    await applied(at, "web-1", PLAIN + "shared: true\n")
+    if expected is None:
+        await applied(at, "web-2", WEB)
+        await until(lambda: problems(at), lambda seen: seen.get("web-2", ("",))[0] == "stale")
+        assert list(await shown(at)) == ["web-2"], "and the ignored one is not a problem"
+        assert list(await problems(at)) == ["web-2"]
+    else:
+        one = (await until(lambda: shown(at), lambda seen: "web-1" in seen))["web-1"]
+        assert (one["source"], one["shared"]) == (expected, True)
+        at = await vm.start(templates__from_cluster="tenant")
+        assert "web-1" not in await shown(at), "what was trusted before is not trusted any more"
+        assert (await problems(at))["web-1"][0] == "faulty"
+
+
+async def test_somebody_who_may_write_config_maps_and_no_pods_gains_nothing(vm: Machine) -> None:
+    maps = User(
+        token="writes-config-maps",
+        name="maps",
+        rules=(Rule(verbs=frozenset({"*"}), resources=frozenset({"configmaps"}), namespace="stacks"),),
+    )
+    async with EmbeddedCluster(fast_cluster(users=(ADMIN, maps))) as vm.cluster:
+        at = await vm.start(token=ADMIN.token, admin=maps.token, limits__pool_per_key="3")
+        assert (await put(at, "web-1", PLAIN + "shared: true\n")).status == 201
+        await applied(at, "web-1", WEB.replace("nginx:stable", "registry.example/evil") + "shared: true\n")
+        assert (await until(lambda: problems(at), lambda seen: "web-1" in seen))["web-1"][0] == "stale"
+        assert (await shown(at))["web-1"]["images"] == ["registry.example/prepare:1", "nginx:stable"]
+        for number in range(2, 6):
+            await applied(at, f"web-{number}", POOLED)
+        seen = await until(lambda: problems(at), lambda seen: len(seen) == 4)
+        assert [seen[f"web-{number}"][1].partition(": ")[2] for number in (3, 4, 5)] == [
+            "the pools of the key would have 4 stacks; 3 at most (limits.pool_per_key)"
+        ] * 3
+        await until(lambda: shown(at), lambda seen: seen["web-1"]["shared_stack"])
+        await vm.stop()
+
+
+async def test_what_stackd_wrote_has_the_rights_of_its_writer_on_every_machine(at: Harness, vm: Machine) -> None:
+    ci = Client(session=at.session, url=at.url, key=CI)
+    assert (await put(ci, "web-1", PLAIN)).status == 201
+    assert (await put(at, "notes", PLAIN + "shared: true\n")).status == 201
+    await vm.lose_file()
+    at = await vm.start()
+    ci = Client(session=at.session, url=at.url, key=CI)
+    seen = await shown(at)
+    assert (seen["notes"]["shared"], seen["notes"]["source"], seen["web-1"]["written_by"]) == (True, "api", "ci")
+    assert (await put(ci, "web-1", POOLED)).status == 200, "it is still its owner"
+
+
+async def test_annotations_that_somebody_took_away_change_nothing_while_the_file_knows_the_text(at: Harness) -> None:
+    await put(at, "notes", PLAIN + "shared: true\n")
+    await at.patch("configmaps", NAME.format("notes"), {"metadata": {"annotations": None, "labels": {"a": "b"}}})
+    await at.passes(2)
+    assert (await shown(at))["notes"]["source"] == "api"
+    assert not await problems(at)
+
+
+async def test_a_tenant_does_not_take_over_what_others_have_written_into_the_cluster(at: Harness) -> None:
+    await applied(at, "web-1", PLAIN)
+    await until(lambda: shown(at), lambda seen: "web-1" in seen)
+    ci = Client(session=at.session, url=at.url, key=CI)
+    assert (await put(ci, "web-1", POOLED)).status == 403
+    assert (await ci.call("DELETE", "/templates/web-1")).status == 403
+    assert (await put(at, "web-1", PLAIN)).json["source"] == "api", "an admin does"
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert NAME.format("web-1") not in await at.objects("configmaps")
+
+
+async def test_a_config_map_of_another_name_is_named_and_gives_way(at: Harness) -> None:
+    labels = {"stackd.io/template": "web-1", "stackd.io/instance": "default"}
+    await at.apply("configmaps", "mine", labels=labels, data={"template.yaml": PLAIN})
+    kind, message = (await until(lambda: problems(at), lambda seen: "web-1" in seen))["web-1"]
+    assert (kind, "the ConfigMap mine must have the name stackd-default-web-1" in message) == ("faulty", True)
+    await put(at, "web-1", PLAIN)
+    assert not await problems(at)
+    await at.apply("configmaps", NAME.format("web-2"), data={})
+    reply = await put(at, "web-2", PLAIN)
+    assert (reply.status, "holds no template of this stackd" in reply.error) == (409, True)
+
+
+async def test_a_change_names_the_version_that_it_is_of(at: Harness) -> None:
+    async def written(text: str, match: str) -> Reply:
+        return await at.call("PUT", "/templates/web-1", text.encode(), headers={"If-Match": match})
+
+    assert (await written(PLAIN, "*")).code == "template_changed", "there is none"
+    first = await put(at, "web-1", PLAIN)
+    tag = first.headers["Etag"]
+    assert tag == f'"{first.json["version"]}"' == (await at.call("GET", "/templates/web-1")).headers["Etag"]
+    second = await written(POOLED, tag)
+    assert (second.status, second.headers["Etag"] != tag) == (200, True)
+    late = await written(WEB, tag)
+    assert (late.status, late.code) == (412, "template_changed")
+    assert (await written(WEB, f'"x", {second.headers["Etag"]}')).status == 200
+    await applied(at, "web-1", PLAIN)
+    assert (await written(WEB, second.headers["Etag"])).status == 412, "kubectl has changed it"
+    assert (await written(WEB, "6804aa27d53fbbaf")).code == "invalid_request"
+    gone = partial(at.call, "DELETE", "/templates/web-1")
+    assert (await gone(headers={"If-Match": second.headers["Etag"]})).status == 412
+    assert (await gone(headers={"If-Match": "W/" + first.headers["Etag"]})).status == 412
+    assert (await gone(headers={"If-Match": first.headers["Etag"]})).status == 200
+
+
+async def test_of_writers_at_the_same_time_none_is_overwritten_unseen(at: Harness) -> None:
+    tag = (await put(at, "web-1", PLAIN)).headers["Etag"]
+    texts = [PLAIN.replace("ttl: 1h", f"ttl: {minutes}m") for minutes in range(10, 20)]
+    replies = await asyncio.gather(
+        *(at.call("PUT", "/templates/web-1", text.encode(), headers={"If-Match": tag}) for text in texts)
+    )
+    assert sorted(reply.status for reply in replies) == [200] + [412] * 9
+
+
+async def test_a_write_whose_answer_was_lost_is_there_once(at: Harness) -> None:
+    for text, verb in ((PLAIN, "create"), (POOLED, "patch")):
+        at.faults.add_fault(action="lost_reply", verb=verb, resource="configmaps", count=1)
+        reply = await put(at, "web-1", text)
+        assert reply.status in (200, 201), reply.text
+        assert (await at.get("/templates/web-1"))["text"] == text
+        at.faults.clear()
+    at.faults.add_fault(action="lost_reply", verb="delete", resource="configmaps", count=1)
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert "web-1" not in await shown(at)
+
+
+async def test_while_kubernetes_is_away_nothing_is_written_and_the_files_copy_is_in_force(
+    at: Harness, vm: Machine
+) -> None:
+    await put(at, "web-1", PLAIN)
+    await vm.stop()
+    await vm.cluster.faults.refuse()
+    at = await vm.start(wait=False)
+    assert (await shown(at))["web-1"]["source"] == "api"
+    for method, body in (("PUT", POOLED.encode()), ("DELETE", None)):
+        reply = await at.call(method, "/templates/web-1", body)
+        assert (reply.status, "Retry-After" in reply.headers) == (503, True), reply.text
+    await vm.cluster.faults.listen()
+    await at.until_ready()
+    assert (await put(at, "web-1", POOLED)).status == 200
+
+
+async def test_a_list_that_fails_is_not_taken_for_nothing(at: Harness) -> None:
+    await put(at, "web-1", POOLED)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
+    at.faults.add_fault(action="status", code=410, verb="watch", resource="configmaps", count=1)
+    at.faults.add_fault(action="status", code=500, verb="list", resource="configmaps")
+    at.faults.drop_watches()
+    await eventually(lambda: at.counts.total("list", "configmaps") > 3)
+    await at.passes(2)
+    assert (await shown(at))["web-1"]["ready"] == 2
+    assert not await problems(at)
+
+
+async def test_two_instances_in_one_namespace_have_templates_of_their_own(at: Harness) -> None:
+    theirs = StoredTemplate(name="web-1", text=PLAIN, by=Principal(id="key:x", name="x"), tenant=False, at=1)
+    manifest = template_manifest(theirs, namespace="stacks", instance="blue")
+    await at.daemon.context.cluster.create(TEMPLATES, manifest)
+    assert (await put(at, "web-1", POOLED)).status == 201
+    await at.passes(1)
+    assert (await shown(at))["web-1"]["pool"] == 2
+    assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert list(await at.objects("configmaps")) == ["stackd-blue-web-1"]
