@@ -3,7 +3,6 @@
 The record is an annotation of the Service, which exists from the reservation of a stack to its removal; the pod carries
 only its generation. What changes most (the expiry) and what the daemon compares on each pass (the generation, and what
 the pod should be) are annotations of their own beside it. Records are not read while the state file exists.
-``parse_pod`` and ``parse_config_map`` read what the version before wrote.
 """
 
 from __future__ import annotations

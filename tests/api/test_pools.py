@@ -355,6 +355,22 @@ async def test_a_pool_outlives_restarts_and_a_lost_file(vm: Machine) -> None:
     assert (await at.create(BODY))["stack_id"] in old
 
 
+async def test_what_is_in_a_pool_by_a_forged_record_is_given_to_nobody(vm: Machine) -> None:
+    """It says the template's digest, and has another pod spec."""
+    at = await start(vm, {"cluster__lease_duration": "2s"}, web_1=template())
+    forged, *_ = sorted(await filled(at))
+    notes = (await at.objects("services"))[f"svc-{forged}"]["metadata"]["annotations"]
+    record = json.loads(notes["stackd.io/record"])
+    record["pod_spec"] += "# other\n"
+    await at.patch("services", f"svc-{forged}", {"metadata": {"annotations": {"stackd.io/record": json.dumps(record)}}})
+    await vm.lose_file()
+    at = await vm.start(cluster__lease_duration="2s")
+    assert forged not in await filled(at)
+    assert (await at.create(BODY))["stack_id"] != forged
+    await eventually(lambda: not at.rows(f"SELECT 1 FROM stacks WHERE stack_id = '{forged}'"))
+    assert forged not in await at.listed()
+
+
 async def test_foreign_node_ports_on_a_slow_cluster_are_not_a_lack_of_room(at: Harness) -> None:
     """Nothing is deleted for them, and no player reads that there is no room."""
     before = {name: await entry(at, name) for name in ("web-1", "plain")}
