@@ -24,7 +24,7 @@ FROM stacks WHERE """
 _DONE = """
 SELECT stack_id FROM (
   SELECT stack_id, 1 AS by FROM timeline WHERE kind = ? AND reason = 'batch' UNION ALL
-  SELECT stack_id, -1 FROM job_items JOIN jobs USING (job_id) WHERE instr(?, action) AND state IN ('done', 'failed')
+  SELECT stack_id, -1 FROM job_items JOIN jobs USING (job_id) WHERE instr(?, action) AND state IN ('done', 'failed', 'not_found')
 ) GROUP BY stack_id HAVING sum(by) > 0"""
 SIZE = "16m"
 """Enough for the store's reserve (8 MiB), its WAL (4 MiB) and some rows."""
@@ -87,9 +87,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One committed job; ``items``: the state of each by stack id."""
+    """One committed job; ``items``: the state of each by stack id; ``errors``: the codes and errors of those that failed."""
 
     items: dict[str, str]
+    errors: list[tuple[str, str]]
     status: str
     total: int
     done: int
@@ -108,6 +109,9 @@ class StateFile:
         with closing(sqlite3.connect(self.path, timeout=5.0)) as connection, connection:
             connection.execute("INSERT INTO removed_stacks (stack_id, removed_at) VALUES (?, 1)", (stack_id,))
 
+    def has_removed(self, stack_id: str) -> bool:
+        return bool(self._ask("SELECT 1 FROM removed_stacks WHERE stack_id = ?", stack_id))
+
     def row(self, stack_id: str) -> Row | None:
         found = self._ask(f"{_ROWS} stack_id = ?", stack_id) if self.path.exists() else []
         return Row.read(found[0]) if found else None
@@ -124,7 +128,8 @@ class StateFile:
     def job(self, job_id: str) -> JobRow | None:
         found = self._ask("SELECT status, total, done, not_found, failed FROM jobs WHERE job_id = ?", job_id)
         items = dict(self._ask("SELECT stack_id, state FROM job_items WHERE job_id = ?", job_id))
-        return JobRow(items, *found[0]) if found else None
+        errors = self._ask("SELECT code, error FROM job_items WHERE job_id = ? AND state = 'failed'", job_id)
+        return JobRow(items, errors, *found[0]) if found else None
 
     def done_twice(self) -> list[str]:
         """The stacks that jobs have extended or restarted more often than they counted them."""

@@ -168,7 +168,8 @@ class Operations:
             world.checked(DURABLE, not lost, f"{stack_id} is unknown, and nobody ended it")
         elif outcome.status == 200:
             ending.gone = True
-            remaining = [name for kind in ("pods", "services") for name in world.ours(kind) if stack_id in name]
+            ours = [obj["metadata"] for kind in ("pods", "services") for obj in world.ours(kind).values()]
+            remaining = [one["name"] for one in ours if stack_id in one["name"] and one["uid"] not in world.strays]
             gone = not remaining and outcome.file.row(stack_id) is None
             world.checked(DURABLE, gone, f"{stack_id} is said to be deleted, and has a row or {remaining}")
         elif "; stackd keeps trying: " in str(outcome):
@@ -228,7 +229,12 @@ class Operations:
             world.ledger.batches.append(batch)
         for stack_id in batch.ids:
             world.ledger.endings[stack_id].asked += action == "delete"
-            world.ledger.wishes[stack_id].asked += action in ("restart", "renew")
+            if action in ("restart", "renew"):
+                wish = world.ledger.wishes[stack_id]
+                wish.asked += 1
+                wish.under_way += 1  # nobody knows when its turn comes
+                wish.possible.add("running")
+                wish.may_move = True
         return batch
 
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:

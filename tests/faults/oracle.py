@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from stackd.codes import ErrorCode
 from stackd.embedded.nodeports import node_ports
 from stackd.embedded.resources import HTTP_ROUTES, PODS, SERVICES
 from stackd.embedded.store import ObjectChange
@@ -29,6 +30,9 @@ SAME_SECONDS = 5.0
 LONGEST = 86_460 * 10**9
 """Nanoseconds, about a day: nothing may live longer (``stacks.max_ttl``)."""
 FINISHED = ("completed", "failed")
+WAITED_FOR = {ErrorCode.SHUTTING_DOWN, ErrorCode.NOT_OWNER, ErrorCode.STORE_UNAVAILABLE, ErrorCode.HELD}
+"""What no job fails for: it goes on when that is over, in this process or the next one."""
+
 LATE_LEASES = 5
 """How often in a row a busy machine may renew a Lease too late while reads are checked."""
 ONCE = "7 each id counts once"
@@ -37,10 +41,13 @@ STACK = "stackd.io/stack"
 
 
 class Oracle:
-    """Compares. ``differences`` is empty once all has converged; then the other checks are made."""
+    """Compares. ``differences`` is empty once all has converged; then the other checks are made.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    Unless the faults may make it fail (``fails``), a job fails only what the state of a stack does not allow.
+    """
+
+    def __init__(self, world: World, *, fails: bool = True) -> None:
+        self._world, self._fails = world, fails
 
     def differences(self) -> list[str]:
         """What is not (yet) as it has to be: rows against objects (4), promises (3), jobs (7)."""
@@ -223,6 +230,10 @@ class Oracle:
         world.checked(ONCE, good, f"{job_id}: {job}")
         if batch.creates and world.ledger.files == 1:
             self._creates(batch, {stack_id for stack_id, state in job.items.items() if state == "done"})
+        fails = [
+            one for one in job.errors if one[0] in WAITED_FOR or not (self._fails or ErrorCode(one[0]).status == 409)
+        ]
+        world.checked("7 a stop fails nothing", not fails, f"{job_id}: {fails}")
         wrong = [name for name in batch.unknown if name in job.items]
         world.checked(ONCE, not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
         for stack_id in set(batch.ids) - batch.unknown:
@@ -352,19 +363,18 @@ class InvariantMonitor:
     def __init__(self, world: World, *, late: bool) -> None:
         self._world = world
         self._late = late
-        self._strays: set[str] = set()
         world.cluster.store.observe(self._see)
 
     def forget(self) -> None:
         """The owner's file is another one, which may lack what the cluster has: accept all objects that exist."""
-        self._strays |= {obj["metadata"]["uid"] for obj in self._ours()}
+        self._world.strays |= {obj["metadata"]["uid"] for obj in self._ours()}
 
     def settle(self) -> None:
         """Expect rows again for all objects whose stack the owner's file has by now."""
         rows = self._world.file.rows()
         for obj in self._ours():
             if obj["metadata"]["labels"][STACK] in rows and not obj["metadata"].get("deletionTimestamp"):
-                self._strays.discard(obj["metadata"]["uid"])
+                self._world.strays.discard(obj["metadata"]["uid"])
 
     def _ours(self) -> list[dict[str, Any]]:
         return [obj for kind in ("pods", "services", "routes") for obj in self._world.ours(kind).values()]
@@ -387,24 +397,21 @@ class InvariantMonitor:
     def _check(self, change: ObjectChange, stack_id: str, obj: dict[str, Any]) -> None:
         world, uid = self._world, obj["metadata"]["uid"]
         row, added = world.file.row(stack_id), change.type == "ADDED"
-        if added and self._late and (row.deleting if row is not None else self._was_known(stack_id)):
-            self._strays.add(uid)
-        if row is None and uid in self._strays:
+        if added and self._late and (row.deleting if row is not None else world.file.has_removed(stack_id)):
+            self._world.strays.add(uid)
+        if row is None and uid in self._world.strays:
             return
         what = f"{change.after.resource.kind} of {stack_id} {'comes' if added else 'goes'}"
         invariant = "1 intent first" if added else "3 rows outlive objects"
         if not world.checked(invariant, row is not None, f"{what} and has no row"):
             return
         assert row is not None
-        if change.after.resource is SERVICES and uid not in self._strays:
+        if change.after.resource is SERVICES and uid not in self._world.strays:
             ports = node_ports(obj["spec"])
             if self._late and not row.held:  # its ports were released before the call took effect
-                self._strays.add(uid)
+                self._world.strays.add(uid)
             elif uid in world.drifted or (added and world.drifting):
                 world.drifted.add(uid)
             else:
                 text = f"{what} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
                 world.checked("2 one holder per port", ports <= row.held, text)
-
-    def _was_known(self, stack_id: str) -> bool:
-        return any(stack_id in line for process in self._world.processes for line in process.lines)

@@ -65,6 +65,7 @@ LEAVES = {"image": IMAGES, "patience": (0.003, 0.01, 0.03, 0.1)}
 PICK = {"pick": Span()}
 BATCH = {
     "pick": Span(), "several": (0, 1, 2, 3, 4, 5), "unknown": (0, 1, 2, 60), "patience": (None, None, 0.01),
+    "action": ("delete", "delete", "delete", "restart", "extend"),
 }  # fmt: skip
 
 OPERATIONS = {
@@ -115,7 +116,8 @@ FAULTS_OF_REQUESTS: dict[str, Parameters] = {
     "lost_reply": CALL | {"action": "lost_reply"},
     "cut": CALL | {"action": "cut"},
     "hang": CALL | {"action": "hang", "count": 1},
-    "late": CALL | {"action": "late", "verb": "create", "seconds": (0.3, 2.0)},
+    "late": CALL
+    | {"action": "late", "verb": ("create", "create", "patch", "delete", "create|delete|patch"), "seconds": (0.3, 2.0)},
     "latency": CALL | {"action": "latency", "seconds": Span(0.05, 0.9)},
     "page": ANY_CALL | {"action": "page", "code": (200, 200, 404, 404, 403, 502), "done": (True, False, False)},
     "gone_page": ANY_CALL | {"action": "page", "verb": ("delete", "delete|get", "delete|get|list"), "code": (404, 404, 200)},
@@ -179,7 +181,8 @@ class Theme:
 
     ``crashes``: the chance that a start of the daemon ends at a crash point. ``turns``: what happens to the owner after
     each round, when all is quiet. ``late``: calls may take effect after they were given up, so that objects appear whose
-    row is already deleted. ``must``: counts that its first schedules have to reach together.
+    row is already deleted. ``fails``: its faults may fail what a job has to do. ``must``: counts that its first schedules have
+    to reach together.
     """
 
     name: str
@@ -196,6 +199,7 @@ class Theme:
     small_disk: bool = False
     tls: bool = False
     late: bool = False
+    fails: bool = True
 
 
 TWO = (2,)
@@ -241,7 +245,16 @@ THEMES = (
             "clock": 1, "take_ports": 1, "write_error": 1,
         },
     ),
-    Theme(name="late", faults={"late": 6, "kill": 2}, crashes=0.1, late=True),
+    Theme(
+        name="late", count=(3, 7), operations=CHANGES | {"delete": 24}, crashes=0.1, late=True,
+        faults={"late": 8, "kill": 2, "terminate": 1},
+    ),
+    Theme(
+        name="graceful stops", count=(3, 6), rounds=(2, 3), pool=2, crashes=0.0, ports=(400,), fails=False,
+        operations=CHANGES | {"batch": 24, "batch with key": 12, "batch of template": 12, "usurp": 0},
+        faults={"terminate": 10, "latency": 4, "lost_reply": 2, "kill": 1},
+        must={"fault terminate": 4},
+    ),
     Theme(
         name="old answers", count=(6, 11), rounds=TWO, operations={"create": 40, "delete": 8},
         faults={"old_list": 6, "old_deletion": 8, "drop_watches": 2, "compact": 2, "lost_reply": 1, "kill": 1},

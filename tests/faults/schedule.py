@@ -88,7 +88,8 @@ async def _play(plan: Plan, here: World) -> None:
         here.pool = plan.theme.pool
         here.put_template(here.pool, RUNS_ON)
     monitor = InvariantMonitor(here, late=plan.theme.late)
-    operations, injector, oracle = Operations(here), Injector(here, plan.seed), Oracle(here)
+    operations, injector = Operations(here), Injector(here, plan.seed)
+    oracle = Oracle(here, fails=plan.theme.fails)
     owners = Owners(here, monitor) if plan.turns else None
     await here.keep_running()
     for number, steps in enumerate(plan.rounds):

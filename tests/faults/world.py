@@ -89,7 +89,8 @@ class World:
     """``starts`` has the crash point of each next start of a daemon; an empty string is none.
 
     ``owners`` knows which machine's daemon owns the stacks, where that may change. ``drifted``: the uids of Services that
-    somebody else has changed; ``drifting``: an admission policy has changed Services when they were created. ``front``:
+    somebody else has changed; ``drifting``: an admission policy has changed Services when they were created. ``strays``: those of
+    objects that came although their stacks were deleted, by calls that took effect late, or with another file. ``front``:
     the daemons' connections go through it, over TLS. ``pool``: how many stacks have to wait in the pool of ``TEMPLATE``
     when all is quiet; 0: not checked.
     """
@@ -111,6 +112,7 @@ class World:
     owners: Owners | None = None
     drifted: set[str] = field(default_factory=set)
     drifting: bool = False
+    strays: set[str] = field(default_factory=set)
     front: Gate | None = None
     pool: int = 0
 
