@@ -51,11 +51,12 @@ from stackd.lifecycle.gate import Gate
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.passes import Expiry, Reconciler, purge
-from stackd.lifecycle.prepull import REFRESH_SECONDS, PrePulls
+from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
 from stackd.lifecycle.refill import Refill
+from stackd.lifecycle.template_pods import TemplatePods
 from stackd.lifecycle.verbs import write_records
 from stackd.metrics import HOUR, Metrics
 from stackd.model import AuditKind
@@ -185,6 +186,7 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
     )
     context.loop = Loop(tasks, store.stacks, partial(reconcile, context))
     context.diagnostics = diagnostics(context)
+    context.template_pods = TemplatePods(tasks, context.gate)
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
     return _wire(context)
@@ -234,6 +236,7 @@ def _wire(context: Context) -> Daemon:
     for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(events.changed)
+    context.mirror.subscribe(context.template_pods.changed)
     context.mirror.subscribe(templating.TemplateEvents(context).changed)
     context.mirror.follow((CONFIG_MAPS, *kinds_of(context.config.routes)))
     context.cluster.connection.on_unverified = context.gate.verify_again
@@ -255,7 +258,6 @@ def _wire(context: Context) -> Daemon:
         "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
         "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),
         "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
-        "prepull": (REFRESH_SECONDS, prepulls.refresh),
     }
     schedule = Schedule(table, context.tasks)
     return Daemon(context=context, api=api, schedule=schedule, prepulls=prepulls)
@@ -340,6 +342,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             gate.contact_tried.set()
         context.loop.queue.open()
         context.diagnostics.queue.open()
+        context.template_pods.queue.open()
         context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:
@@ -348,7 +351,7 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
-        for service in (daemon.prepulls.run(), Refill(context).run(), templating.follow(context)):
+        for service in (Refill(context, daemon.prepulls).run(), templating.follow(context)):
             group.create_task(service)
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 
@@ -469,6 +472,7 @@ async def _finish(context: Context, seconds: float) -> None:
     """Let the creates under way undo themselves, and the operations end."""
     for stack_id in list(context.creates):
         context.abandon_create(stack_id)
+    context.template_pods.close()
     if running := await context.tasks.finish(seconds):
         log.warning("%d operations did not end in time; they go on at the next start", running)
 

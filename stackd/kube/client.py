@@ -229,12 +229,6 @@ class Cluster:
         # As in the mirror: what counts is what an object says, not what was asked for.
         return [raw for raw in listed if labels.is_ours(raw, self.instance)]
 
-    async def list_role(self, role: str) -> list[JsonObject]:
-        """The pods of this instance with that role, as JSON."""
-        wanted = ",".join(f"{key}={value}" for key, value in labels.role_labels(role, self.instance).items())
-        listed = await self.list_namespaced("pods", labelSelector=wanted)
-        return [raw for raw in listed if labels.has_role(raw, role, self.instance)]
-
     async def pod_log(self, name: str, *, tail: int, container: str = "") -> str:
         """The last ``tail`` lines of a pod's log, at most 1 MiB. Raises ObjectNotFound; Conflict when there is none yet."""
         params = {"tailLines": str(tail), "limitBytes": str(1 << 20)}

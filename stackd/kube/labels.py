@@ -17,8 +17,8 @@ STACK = "stackd.io/stack"
 OURS = frozenset({MANAGED_BY, INSTANCE, STACK})
 """The labels that mark an object as stackd's, and name its instance and stack."""
 ROLE, PREPULL, CHECK = "stackd.io/role", "prepull", "check"
-"""The role of a pod that only pulls an image, or checks a stack. Without the labels of stacks, nothing takes it for a stack's
-pod."""
+"""The role of a template's pod, which pulls an image or checks a stack. Without the labels of stacks, nothing takes it for a
+stack's pod."""
 CLIENT_LABEL_PREFIX = "label.stackd.io/"
 RECORD = "stackd.io/record"
 TEMPLATE = "stackd.io/template"
@@ -48,8 +48,8 @@ def object_labels(instance: str, stack_id: str) -> dict[str, str]:
 
 
 def selector(instance: str) -> str:
-    """The label selector for all objects of this instance of stackd."""
-    return f"{MANAGED_BY}={MANAGER},{INSTANCE}={instance}"
+    """The label selector for all objects of this instance of stackd, the pods of templates among them."""
+    return f"{INSTANCE}={instance}"
 
 
 def role_labels(role: str, instance: str) -> dict[str, str]:
@@ -57,9 +57,12 @@ def role_labels(role: str, instance: str) -> dict[str, str]:
     return {ROLE: role, INSTANCE: instance}
 
 
-def has_role(raw: Mapping[str, Any], role: str, instance: str) -> bool:
-    """Whether the object (as Kubernetes' JSON) is a pod of this instance with that role."""
-    return role_labels(role, instance).items() <= labels_of(raw).items() and STACK not in labels_of(raw)
+def role_of(names: Mapping[str, str]) -> str:
+    """The role of a template's pod with these labels; empty if it is none."""
+    role = names.get(ROLE, "")
+    return (
+        role if role in (PREPULL, CHECK) and INSTANCE in names and names.keys().isdisjoint((STACK, MANAGED_BY)) else ""
+    )
 
 
 def labels_of(raw: Mapping[str, Any]) -> Mapping[str, str]:

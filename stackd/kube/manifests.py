@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.kube import labels, records
+from stackd.kube.objects import PodState
 from stackd.kube.wire import KINDS, JsonObject
 from stackd.model import PortMapping, Stack
 from stackd.podspec.additions import EGRESS_LABEL
@@ -209,22 +210,15 @@ def prepull_name(instance: str, node: str, image: str) -> str:
     return "prepull-" + hashlib.sha256(f"{instance}\0{node}\0{image}".encode()).hexdigest()[:16]
 
 
-def pull_status(pod: Mapping[str, Any]) -> PullStatus:
-    """What the status of a pull pod says about its pull."""
-    status = pod.get("status") or {}
-    for container in status.get("containerStatuses") or ():
-        state = container.get("state") or {}
-        detail = state.get("waiting") or state.get("terminated") or {}
-        reason = detail.get("reason", "")
-        if container.get("imageID") or (reason not in _NOT_YET and reason not in _PULL_FAILED):
+def pull_status(pod: PodState) -> PullStatus:
+    """What the state of a pull pod says about its pull."""
+    for container in pod.containers:
+        if container.state in ("running", "terminated") or container.reason not in (*_NOT_YET, *_PULL_FAILED):
             return PullStatus(done=True)
-        if reason in _PULL_FAILED:
-            return PullStatus(reason=f"{reason}: {detail.get('message', '')}".rstrip(": "))
-    if status.get("phase") == "Failed":
-        return PullStatus(
-            reason=": ".join(filter(None, (status.get("reason"), status.get("message")))) or "it has failed"
-        )
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return PullStatus(reason=f"not scheduled: {condition.get('message', '')}".rstrip(": "))
-    return PullStatus()
+        if container.reason in _PULL_FAILED:
+            return PullStatus(reason=f"{container.reason}: {container.message}".rstrip(": "))
+    if pod.phase == "Failed":
+        return PullStatus(reason=": ".join(filter(None, (pod.reason, pod.message))) or "it has failed")
+    return PullStatus(
+        reason=f"not scheduled: {pod.unschedulable_message}".rstrip(": ") if pod.scheduled is False else ""
+    )

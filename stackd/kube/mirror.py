@@ -1,5 +1,6 @@
 """``Mirror``: a local copy of our pods and services, and of all nodes, fed by three watches; and, if asked for, of
-our routes and templates, fed by one more for each kind. stackd's reads never ask Kubernetes (invariant 6).
+our routes and templates, fed by one more for each kind. Pods that templates own have a table of their own. stackd's reads
+never ask Kubernetes (invariant 6).
 """
 
 from __future__ import annotations
@@ -13,9 +14,18 @@ from typing import Any
 
 from stackd.clock import Clock, SystemClock
 from stackd.errors import StackdError
-from stackd.kube import template_maps
+from stackd.kube import labels, template_maps
 from stackd.kube.client import Cluster
-from stackd.kube.objects import NodeState, PodState, ServiceState, node_state, pod_state, service_state
+from stackd.kube.objects import (
+    NodeState,
+    PodState,
+    ServiceState,
+    TemplatePod,
+    node_state,
+    pod_state,
+    service_state,
+    template_pod,
+)
 from stackd.kube.routes import BACKEND_PREFIX, BACKENDS, RESOURCES, ROUTES, RouteState
 from stackd.kube.template_maps import TemplateMap, template_map
 from stackd.kube.watch import WatchHealth, endless
@@ -28,7 +38,11 @@ WITHHELD = (
     "the watch of pods is open and reports nothing, although pods have changed; is there a proxy that buffers answers "
     "between stackd and the API server?"
 )
-State = PodState | ServiceState | RouteState | TemplateMap | NodeState
+State = PodState | TemplatePod | ServiceState | RouteState | TemplateMap | NodeState
+
+
+def _read_pod(raw: JsonObject) -> PodState | TemplatePod:
+    return template_pod(raw) if labels.role_of(labels.labels_of(raw)) else pod_state(raw)
 
 
 def _read_service(raw: JsonObject) -> ServiceState | RouteState:
@@ -37,7 +51,7 @@ def _read_service(raw: JsonObject) -> ServiceState | RouteState:
 
 
 _READERS: Mapping[str, Callable[[JsonObject], Any]] = {
-    "pods": pod_state,
+    "pods": _read_pod,
     **{resource: kind.read for resource, kind in ROUTES.items()},
     "services": _read_service,
     "nodes": node_state,
@@ -70,8 +84,8 @@ class Relisted:
 
 
 class Mirror:
-    """The copy. ``pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the answers to
-    stackd's own changes, which come sooner (``saw``, ``gone``).
+    """The copy. ``pods``, ``template_pods``, ``services`` and ``nodes`` are live views by name. The watches change them, and the
+    answers to stackd's own changes, which come sooner (``saw``, ``gone``).
 
     ``routes`` are views by resource and name, ``templates`` a view by the ConfigMap's name; their watches run only while they
     are followed (``follow``). The rest does not depend on them: while the watches of routes are away, all but names works.
@@ -85,6 +99,7 @@ class Mirror:
         clock = clock or SystemClock()
         self._tables: dict[tuple[type[State], str], dict[str, Any]] = {
             (PodState, "pods"): {},
+            (TemplatePod, "pods"): {},
             (ServiceState, "services"): {},
             (NodeState, "nodes"): {},
             (TemplateMap, CONFIG_MAPS): {},
@@ -94,6 +109,7 @@ class Mirror:
         for (_, resource), table in self._tables.items():
             self._by_resource.setdefault(resource, []).append(table)
         self.pods: Mapping[str, PodState] = self._tables[PodState, "pods"]
+        self.template_pods: Mapping[str, TemplatePod] = self._tables[TemplatePod, "pods"]
         self.services: Mapping[str, ServiceState] = self._tables[ServiceState, "services"]
         self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
         self.templates: Mapping[str, TemplateMap] = self._tables[TemplateMap, CONFIG_MAPS]
@@ -198,11 +214,11 @@ class Mirror:
 
     def gone(self, state: State, *, own: bool = True) -> None:
         """The object is gone: the API server has confirmed it, or (not ``own``) the watch reports it."""
-        table = self._tables[type(state), state.resource]
-        before = table.get(state.name)
-        if before is not None and before.uid == state.uid:  # otherwise another object has the name by now
-            del table[state.name]
-            self._report(before, None, own=own)
+        for table in self._by_resource[state.resource]:
+            before = table.get(state.name)
+            if before is not None and before.uid == state.uid:  # otherwise another object has the name by now
+                del table[state.name]
+                self._report(before, None, own=own)
 
     def missed(self, pod: PodState) -> None:
         """Reopen the watch if it has not reported ``pod`` as a get has just returned it.
@@ -286,6 +302,9 @@ class Mirror:
 
     def _put(self, state: State, *, own: bool = False) -> None:
         table = self._tables[type(state), state.resource]
+        for other in self._by_resource[state.resource]:
+            if other is not table and (moved := other.pop(state.name, None)) is not None:  # its labels have changed
+                self._report(moved, None, own=own)
         before, table[state.name] = table.get(state.name), state
         self._report(before, state, own=own)
 

@@ -97,6 +97,32 @@ class PodState:
 
 
 @struct
+class TemplatePod:
+    """A pod that a template owns, and no stack: by its ``role``, it pulls an image or checks a stack. Without a role, it is
+    somebody else's."""
+
+    resource: ClassVar[str] = "pods"
+    role: str
+    instance: str
+    pod: PodState
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.pod.name
+
+    @property
+    def uid(self) -> str:
+        """Its uid."""
+        return self.pod.uid
+
+    @property
+    def resource_version(self) -> str:
+        """Its version."""
+        return self.pod.resource_version
+
+
+@struct
 class ServiceState:
     """A service. ``selects`` is the stack that its selector names; while ``once_assigned``, it selects no pod, because
     the stack waits in a pool. ``serving`` is the only pod of the stack that it selects; None: it selects any.
@@ -197,6 +223,13 @@ def pod_state(raw: Mapping[str, Any]) -> PodState:
     )
 
 
+def template_pod(raw: Mapping[str, Any]) -> TemplatePod:
+    """The view of the JSON of a pod that a template may own."""
+    names = labels.labels_of(raw)
+    role = labels.role_of(names)
+    return TemplatePod(role=role, instance=names[labels.INSTANCE] if role else "", pod=pod_state(raw))
+
+
 def service_state(raw: Mapping[str, Any]) -> ServiceState:
     """The view of a Service's JSON."""
     metadata = raw["metadata"]
@@ -249,6 +282,7 @@ def node_state(raw: Mapping[str, Any]) -> NodeState:
 
 
 PODS: ObjectKind[PodState] = ObjectKind(resource="pods", read=pod_state)
+TEMPLATE_PODS: ObjectKind[TemplatePod] = ObjectKind(resource="pods", read=template_pod)
 SERVICES: ObjectKind[ServiceState] = ObjectKind(resource="services", read=service_state)
 NODES: ObjectKind[NodeState] = ObjectKind(resource="nodes", read=node_state)
 

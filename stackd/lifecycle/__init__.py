@@ -15,6 +15,7 @@ pools, assign, refill   pooled stacks: which may be assigned; assigning them; ma
 shared                  what the one stack of a shared template needs
 checks, health          runs the checks of templates; what they have said
 prepull                 pulls images before stacks need them
+template_pods           makes and deletes the pods of checks and pulls
 nodes, capacity         which nodes take stacks; how many more would fit
 diagnostics, audit      keeps the reasons of failures, and logs; who was refused, reloads, changes of keys, takeovers
 """

@@ -1,8 +1,7 @@
 """Check stacks: run the program of the template's author as a pod of its own, which reaches a stack as players do.
 
-Owns: the pod of a check, what its end means, and which check is due: of a shared stack on schedule and after each start, of
-a template with a pool once an hour, with a stack of the pool. A pod of a check has no row. It is deleted at its end; what
-an earlier process has left is found by its label, and the kubelet ends it in any case.
+Owns: what the state of a check's pod means (``template_pods`` has it created and deleted), and which check is due: of a
+shared stack on schedule and after each start, of a template with a pool once an hour, with a stack of the pool.
 """
 
 from __future__ import annotations
@@ -10,21 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from stackd.clock import NANOSECONDS
 from stackd.codes import ErrorCode
 from stackd.contract import host_and_port, port_variables
-from stackd.crashpoints import crash_point
-from stackd.errors import ClusterUnavailable, Conflict, ObjectNotFound, ShuttingDown, StackdError, StackNotFound
+from stackd.errors import ClusterUnavailable, Conflict, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube import labels
 from stackd.kube.manifests import check_pod
-from stackd.kube.objects import PODS, PodState, pod_state
+from stackd.kube.objects import PodState
 from stackd.lifecycle.context import Context, CreateRequest, new_id
 from stackd.lifecycle.create import create
 from stackd.lifecycle.desired import has_pod
-from stackd.lifecycle.gate import SHUTTING_DOWN
 from stackd.lifecycle.health import CheckResult
 from stackd.lifecycle.pools import is_ready
 from stackd.lifecycle.status import STUCK_REASONS
@@ -40,15 +37,12 @@ log = logging.getLogger(__name__)
 
 SCHEDULED = 4  # so many checks run at a time that no client waits for
 POOL_SECONDS = 3600.0
+# Nodes forward to a new pod a little later than it is ready.
 SETTLED_NANOSECONDS = 5 * NANOSECONDS
-"""Nodes forward to a new pod a little later than it is ready."""
-
 RETRY_SECONDS = 60.0  # when a check is tried again that could not be run
-SWEEP_AGAIN_SECONDS = 90.0  # an earlier owner's last requests may have been delayed
-FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.25, 2.0
 TAIL_LINES, LONGEST_MESSAGE = 10, 1000
+# Reasons of an end that say nothing about the stack: the check itself could not run.
 NOT_ITS_OWN = frozenset({"StartError", "ContainerCannotRun", "OOMKilled", "Evicted", "NodeLost", "Preempting"})
-"""Reasons of an end that say nothing about the stack: the check itself could not run."""
 
 
 async def check_stack(context: Context, stack_id: str) -> CheckResult:
@@ -76,34 +70,34 @@ async def check_stack(context: Context, stack_id: str) -> CheckResult:
 async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
     waits = stack.updated_at + SETTLED_NANOSECONDS - context.clock.now()
     await asyncio.sleep(waits / NANOSECONDS if 0 < waits <= SETTLED_NANOSECONDS else 0.0)  # the clock may be set back
-    name, cluster = new_id("check"), context.cluster
     manifest = with_values(harden(check.spec.manifest, check.policy), {**where(context, stack), **stack.values})
-    deadline = math.ceil(check.timeout + _start_seconds(context))
+    start = context.config.stacks.scheduling_timeout + context.config.stacks.image_pull_grace
     selector, namespace = context.config.stacks.node_selector, context.config.stacks.namespace
-    pod = check_pod(manifest, name, namespace, cluster.instance, selector, deadline)
-    context.checks.pods.add(name)
+    name, deadline = new_id("check"), math.ceil(check.timeout + start)
+    pod = check_pod(manifest, name, namespace, context.cluster.instance, selector, deadline)
+    now = context.clock.monotonic
     try:
-        await context.gate.right_cluster()
-        created = await cluster.create(PODS, pod)
-        crash_point("check.pod_created")
-        ended, seconds = await _ended(context, check, created)
-        lines = await _last_lines(context, name) or (f"exit code {_exit_code(ended)}" if ended is not None else "")
-        message = hide(lines, stack.values)
+        async with context.template_pods.running(pod) as until:
+            began = now()
+            if (begun := await until(has_begun, start)) is None:
+                seen = context.mirror.template_pods.get(name)
+                raise ClusterUnavailable(f"the check could not be started: {why_not_begun(seen.pod) if seen else ''}")
+            if begun.phase == "Running":
+                began = now()
+            ended = await until(has_ended, check.timeout)
+            seconds = now() - began
+            lines = await _last_lines(context, name) or (f"exit code {_exit_code(ended)}" if ended is not None else "")
+            message = hide(lines, stack.values)
     except StackdError as error:
         hide_in(error, stack.values)
         raise
-    finally:
-        await _remove(context, name)
-        context.checks.pods.discard(name)
-    crash_point("check.pod_deleted")
-    healthy = ended is not None and ended.phase == "Succeeded"
     if ended is None:
         message = f"{message}\nno end within {check.timeout:g} s".lstrip()
     result = CheckResult(
         stack_id=stack.stack_id,
         generation=stack.generation,
         at=context.clock.now(),
-        healthy=healthy,
+        healthy=ended is not None and ended.phase == "Succeeded",
         message=message,
         seconds=round(seconds, 3),
     )
@@ -142,44 +136,38 @@ def _host(context: Context, stack: Stack) -> str:
     return next(inside, "127.0.0.1")
 
 
-def _start_seconds(context: Context) -> float:
-    return context.config.stacks.scheduling_timeout + context.config.stacks.image_pull_grace
+# ---- what its pod says
 
 
-async def _ended(context: Context, check: Check, pod: PodState) -> tuple[PodState | None, float]:
-    """The pod once its program has ended, None if it does not in time; and how many seconds it ran.
-
-    Raises ClusterUnavailable if the program could not be run to its end; ShuttingDown.
-    """
-    now = context.clock.monotonic
-    began, started, pause = now(), 0.0, FIRST_LOOK_SECONDS
-    while not context.gate.closing:
-        raw = await context.cluster.find("pods", pod.name)
-        if raw is None or raw["metadata"]["uid"] != pod.uid:
-            raise ClusterUnavailable("the check could not be run: its pod was deleted")
-        seen = pod_state(raw)
-        container = next(iter(seen.containers), None)
-        if seen.phase in ("Succeeded", "Failed"):
-            if (why := _not_its_own(seen)) or (not started and seen.reason == "DeadlineExceeded"):
-                raise ClusterUnavailable(f"the check could not be run: {why or seen.reason}")
-            return (None if seen.reason == "DeadlineExceeded" else seen), now() - (started or began)
-        if container is not None and container.state == "running":
-            started = started or now()
-            if now() - started >= check.timeout:
-                return None, now() - started
-        elif now() - began >= _start_seconds(context) or (container is not None and container.reason in STUCK_REASONS):
-            why = seen.unschedulable_message or (container and (container.message or container.reason)) or seen.phase
-            raise ClusterUnavailable(f"the check could not be started: {why}")
-        await asyncio.sleep(pause)
-        pause = min(LONGEST_LOOK_SECONDS, pause * 1.5)
-    raise ShuttingDown(SHUTTING_DOWN)
+def has_begun(pod: PodState) -> PodState | None:
+    """The pod once its program runs, or has run. Raises ClusterUnavailable if it cannot be started. Pure."""
+    if pod.phase in ("Succeeded", "Failed"):
+        if pod.reason == "DeadlineExceeded":
+            raise ClusterUnavailable("the check could not be run: DeadlineExceeded")
+        return pod
+    container = next(iter(pod.containers), None)
+    if container is not None and container.state == "running":
+        return pod
+    if container is not None and container.reason in STUCK_REASONS:
+        raise ClusterUnavailable(f"the check could not be started: {why_not_begun(pod)}")
+    return None
 
 
-def _not_its_own(pod: PodState) -> str:
+def why_not_begun(pod: PodState) -> str:
+    """Why the program does not run yet. Pure."""
+    container = next(iter(pod.containers), None)
+    return pod.unschedulable_message or (container and (container.message or container.reason)) or pod.phase
+
+
+def has_ended(pod: PodState) -> PodState | None:
+    """The pod once its program has ended. Raises ClusterUnavailable if that says nothing about the stack. Pure."""
+    if pod.phase not in ("Succeeded", "Failed"):
+        return None
     reasons = [pod.reason, pod.disruption, *(container.reason for container in pod.containers)]
-    found = next((reason for reason in reasons if reason in NOT_ITS_OWN), pod.disruption)
-    message = next((container.message for container in pod.containers if container.message), pod.message)
-    return f"{found}: {message}" if found and message else found
+    if why := next((reason for reason in reasons if reason in NOT_ITS_OWN), pod.disruption):
+        message = next((container.message for container in pod.containers if container.message), pod.message)
+        raise ClusterUnavailable(f"the check could not be run: {f'{why}: {message}' if message else why}")
+    return None if pod.reason == "DeadlineExceeded" else pod
 
 
 def _exit_code(pod: PodState) -> int:
@@ -194,28 +182,13 @@ async def _last_lines(context: Context, name: str) -> str:
     return text.strip()[-LONGEST_MESSAGE:]
 
 
-async def _remove(context: Context, name: str) -> None:
-    """Delete the pod of a check; one that cannot be deleted now is deleted by a later sweep."""
-    try:
-        raw = await context.cluster.find("pods", name)
-        if raw is not None and labels.has_role(raw, labels.CHECK, context.cluster.instance):
-            await context.cluster.delete("pods", name, raw["metadata"]["uid"])
-    except StackdError as error:
-        context.checks.sweep_at = context.clock.monotonic() + FIRST_LOOK_SECONDS
-        log.info("%s cannot be deleted now: %s", name, error, extra={"same": "check"})
-
-
 # ---- on schedule
 
 
-async def look_after(context: Context) -> None:
-    """Begin the checks that are due, and delete what an earlier process has left. Raises StackdError."""
+def look_after(context: Context) -> None:
+    """Begin the checks that are due."""
     checks, templates, now = context.checks, context.settings.templates, context.clock.monotonic()
     checks.forget(frozenset(context.store.stacks.ids()), frozenset(templates))
-    if now >= checks.sweep_at:
-        await _sweep(context)
-        first = not checks.sweep_at and any(one.check for one in templates.values())
-        checks.sweep_at = now + SWEEP_AGAIN_SECONDS if first else math.inf
     for name, template in templates.items():
         if template.check is None or checks.scheduled >= SCHEDULED:
             continue
@@ -261,10 +234,11 @@ async def _check_pooled(context: Context, template: Template) -> CheckResult:
     """What the check says of a stack of the template's pool, which is deleted afterwards. If the process ends meanwhile,
     the stack expires."""
     assert template.check is not None, "it has one"
+    stacks = context.config.stacks
     request = CreateRequest(
         spec=template.spec,
         target_ports=template.target_ports,
-        ttl=template.check.timeout + 2 * _start_seconds(context),
+        ttl=template.check.timeout + 2 * (stacks.scheduling_timeout + stacks.image_pull_grace),
         labels={**template.labels, labels.CHECK: template.name},
         template=template,
     )
@@ -274,16 +248,3 @@ async def _check_pooled(context: Context, template: Template) -> CheckResult:
         return await check_stack(context, stack.stack_id)
     finally:
         await delete(context, stack.stack_id)
-
-
-async def _sweep(context: Context) -> None:
-    await context.gate.right_cluster()
-    left = await context.cluster.list_role(labels.CHECK)
-    for name in _names(left):
-        if name not in context.checks.pods:
-            await _remove(context, name)
-            crash_point("check.swept")
-
-
-def _names(pods: Iterable[Mapping[str, dict[str, str]]]) -> list[str]:
-    return [pod["metadata"]["name"] for pod in pods]

@@ -27,6 +27,7 @@ from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
 from stackd.lifecycle.status import Memory
+from stackd.lifecycle.template_pods import TemplatePods
 from stackd.metrics import Metrics, PhaseTimer
 from stackd.model import (
     NO_LABELS,
@@ -205,6 +206,7 @@ class Context:
     ``pools``    the stacks that wait to be assigned, by template
     ``facts``    what is known of the cluster beside its objects
     ``checks``   what checks have said
+    ``template_pods``  the pods that templates own
     """
 
     store: Store
@@ -218,6 +220,7 @@ class Context:
     audit: Audit
     loop: Loop = field(init=False, repr=False)
     diagnostics: Diagnostics = field(init=False)
+    template_pods: TemplatePods = field(init=False, repr=False)
     creates: dict[str, Creation] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     pools: Pools = field(default_factory=Pools)

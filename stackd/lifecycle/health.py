@@ -39,17 +39,14 @@ class CheckResult:
 class Checks:
     """The checks of one daemon.
 
-    ``running``  the checks under way by the stack's id; ``pods``: the names of their pods
+    ``running``  the checks under way by the stack's id
     ``next``     of each template, what was checked last and when (monotonic seconds) it is to be checked again
-    ``sweep_at`` when pods that nobody waits for are to be deleted: those of an earlier process
     """
 
     of_stack: dict[str, CheckResult] = field(default_factory=dict)
     of_template: dict[str, CheckResult] = field(default_factory=dict)
     running: dict[str, asyncio.Task[CheckResult]] = field(default_factory=dict)
-    pods: set[str] = field(default_factory=set)
     next: dict[str, tuple[object, float]] = field(default_factory=dict)
-    sweep_at: float = 0.0
     scheduled: int = 0
     on_demand: Counter[str] = field(default_factory=Counter)
 

@@ -25,7 +25,7 @@ from stackd.errors import (
     public_text,
 )
 from stackd.kube.mirror import Changed, Relisted
-from stackd.kube.objects import NodeState, PodState, ServiceState
+from stackd.kube.objects import NodeState, PodState, ServiceState, TemplatePod
 from stackd.kube.routes import RouteState
 from stackd.kube.template_maps import TemplateMap
 from stackd.lifecycle.apply import apply
@@ -182,7 +182,7 @@ class ClusterEvents:
             self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
         elif isinstance(state := change.state, NodeState):
             loop.wake(stack.stack_id for stack in rows.ordered() if stack.node_id == state.name)
-        elif not isinstance(state, TemplateMap):
+        elif not isinstance(state, TemplateMap | TemplatePod):
             row = rows.get(stack_of(PODS, state.name) if isinstance(state, PodState) else state.stack_id)
             if row is None:
                 return

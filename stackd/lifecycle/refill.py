@@ -29,6 +29,7 @@ from stackd.lifecycle.pools import (
     has_lost_readiness,
     is_ready,
 )
+from stackd.lifecycle.prepull import PrePulls
 from stackd.logs import stack_log
 from stackd.model import DeleteReason, Stack, StackStatus
 from stackd.tasks import set_within
@@ -99,8 +100,8 @@ def may_begin(fill: float, making: int) -> int:
 class Refill:
     """The refilling of one daemon."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, prepulls: PrePulls) -> None:
+        self._context, self._prepulls = context, prepulls
         self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
 
     async def run(self) -> None:
@@ -123,7 +124,8 @@ class Refill:
             )
             names = sorted({*templates, *pools.by_name}, key=self._fill)
             again = min([await self._maintain(name, templates.get(name)) for name in names], default=CHECK_SECONDS)
-            await checks.look_after(context)
+            checks.look_after(context)
+            self._prepulls.look()
             return again
         except StackdError as error:  # why a pool lacks stacks that has not failed
             for name, template in templates.items():

@@ -172,7 +172,7 @@ def _counted(call: ApiCall, template: Template) -> contract.Template:
 
 
 def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
-    pulls, allowed = api.prepulls.of(template) if template.prepull else None, template.extend
+    pulls, allowed = api.prepulls.of(template), template.extend
     stored = template.stored
     return contract.Template(
         name=template.name,
@@ -191,7 +191,9 @@ def _entry(api: Api, template: Template, stacks: Counts) -> contract.Template:
         shared_stack=api.context.pools.shared_stack(template.name),
         check=_check(template.check) if template.check is not None else None,
         checked=_checked(api.context.checks.of_template.get(template.name)),
-        prepull=pulls,  # type: ignore[arg-type]  # they have the same fields
+        prepull={node: contract.Prepull(state=one.state, reason=one.reason) for node, one in pulls.items()}
+        if template.prepull
+        else None,
         **asdict(api.context.pools.figures(template)),
         title=template.title,
         category=template.category,

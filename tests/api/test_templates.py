@@ -327,9 +327,6 @@ def slow(prepulled: bool = True, image: str = IMAGE) -> str:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepull, "RETRIES", RetryPolicy(first=0.05, longest=0.1))
-    monkeypatch.setattr(prepull, "CLEAN_UP_SECONDS", 0.05)
-    monkeypatch.setattr(prepull, "FIRST_CHECK_SECONDS", 0.01)
-    monkeypatch.setattr(prepull, "LONGEST_CHECK_SECONDS", 0.05)
 
 
 async def states(at: Harness, name: str = "slow") -> dict[str, str]:
@@ -366,7 +363,6 @@ async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later(vm: 
     await at.until_metric("stackd_prepull_images", 2, state="failing")
     at.faults.add_node(name="late", labels={"role": "stack"})
     await at.until_metric("stackd_nodes", len(NODES) + 1)
-    await at.run_now("prepull")
     await until_states(at, {*NODES, "late"}, "pulled")
     take_away(vm.folder, "bad")
     at.reload_templates()
@@ -390,11 +386,9 @@ async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> N
     take_away(vm.folder, "slow")
     at.reload_templates()
     await until(lambda: pulling_pods(at), lambda seen: not seen)
-    await at.run_now("prepull")
     assert await at.metric("stackd_prepull_images") == 0
     folder_with(vm.folder, slow=text)
     at.reload_templates()
-    await at.run_now("prepull")
     await pulling_image(at)
     take_away(vm.folder, "slow")
     at = await vm.start()
@@ -429,7 +423,6 @@ async def test_only_what_an_earlier_process_left_is_deleted(vm: Machine, caplog:
     at.faults.add_fault(action="no_query", verb="list", resource="pods")
     at = await start(vm, slow=slow(prepulled=False))
     await until(lambda: at.objects("pods"), lambda seen: "left" not in seen)
-    await at.run_now("prepull")
     assert set(await at.objects("pods")) == {stack_id, "other", "foreign"}
     await at.apply("pods", pull["metadata"]["name"], spec=spec)
     at.faults.clear()

@@ -430,7 +430,12 @@ SCENES = {
     "share no more": Scene(act=share_no_more, deaths=("shared.delete_marked:1",) * 2, shared=True),
     "check": Scene(
         act=check,
-        deaths=("check.pod_created:1", "check.swept:1", "check.pod_created:2", *twice("check.pod_deleted")),
+        deaths=(
+            "template_pod.created:1",
+            "template_pod.removed:1",
+            "template_pod.created:2",
+            *twice("template_pod.removed"),
+        ),
         shared=True,
     ),
     "write a template": Scene(

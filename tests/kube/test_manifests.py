@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from stackd.kube.manifests import pod_manifest, prepull_name, prepull_pod, prepull_spec, pull_status, service_manifest
+from stackd.kube.objects import pod_state
 from stackd.kube.records import service_annotations
 from tests.kube.samples import STACK
 from tests.kube.wire import recording
@@ -84,15 +85,16 @@ def test_the_service_publishes_the_ports_and_carries_the_record() -> None:
     ],
 )
 def test_an_image_is_pulled_once_the_kubelet_has_it(name: str, done: bool, reason: str) -> None:
-    status = pull_status(recording(name)["response"]["body"])
+    status = pull_status(pod_state(recording(name)["response"]["body"]))
     assert (status.done, status.reason.startswith(reason), bool(status.reason)) == (done, True, bool(reason))
 
 
 def test_a_pull_that_the_kubelet_gave_up_has_failed() -> None:
-    waiting = {"containerStatuses": [{"imageID": "", "state": {"waiting": {"reason": "ContainerCreating"}}}]}
+    waiting = {"containerStatuses": [{"name": "prepull", "state": {"waiting": {"reason": "ContainerCreating"}}}]}
+    metadata = {"name": "prepull-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
     failed = {"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}
     for status, reason in (({}, ""), (waiting, ""), (failed, "DeadlineExceeded: too long")):
-        pull = pull_status({"status": status})
+        pull = pull_status(pod_state({"metadata": metadata, "status": status}))
         assert (pull.done, pull.reason) == (False, reason)
 
 

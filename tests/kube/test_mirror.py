@@ -62,7 +62,7 @@ async def test_lists_and_watches_make_the_copy_of_our_objects_alone(cluster: Clu
         assert changes_of_pods(changes) == [
             ("a", "came"), ("b", "came"), ("c", "came"), ("a", "went"), ("b", "changed"),
         ]  # fmt: skip
-    selector = "app.kubernetes.io/managed-by=stackd,stackd.io/instance=default"
+    selector = "stackd.io/instance=default"
     assert wire.asked("GET", PODS_PATH, watch=False)[0].query == {"labelSelector": selector, "limit": "500"}
     query = wire.asked("GET", PODS_PATH, watch=True)[0].query
     assert 300 <= int(query.pop("timeoutSeconds")) <= 600

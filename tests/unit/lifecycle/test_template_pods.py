@@ -1,0 +1,90 @@
+"""The pods that templates own: which there should be, what a pod's state means, and which images are pulled next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stackd.errors import ClusterUnavailable
+from stackd.kube.objects import ContainerState, PodState, TemplatePod
+from stackd.lifecycle import checks
+from stackd.lifecycle.decide import Verb
+from stackd.lifecycle.prepull import AT_ONCE, ImageOnNode, Pull, begin
+from stackd.lifecycle.template_pods import Wanted, difference
+from tests.unit.lifecycle.situations import pod
+
+SEEN = TemplatePod(role="check", instance="default", pod=pod())
+NEW, MADE = Wanted(manifest={}), Wanted(manifest={}, uid="pod")
+REFUSED = Wanted(manifest={}, error=ClusterUnavailable("no"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seen", "what"),
+    [
+        (None, None, None),
+        (None, SEEN, Verb.REMOVE),  # somebody has had it, or an earlier process has left it
+        (NEW, None, Verb.CREATE),
+        (NEW, SEEN, None),  # an earlier process has made it
+        (MADE, SEEN, None),
+        (MADE, None, None),  # it is created once: whoever waits for it learns that it is gone
+        (REFUSED, None, None),
+    ],
+)
+def test_there_are_the_pods_that_are_wanted(wanted: Wanted | None, seen: TemplatePod | None, what: Verb | None) -> None:
+    assert difference(wanted, seen) is what
+
+
+def of(state: str, phase: str = "Pending", *, why: str = "", message: str = "", reason: str = "") -> PodState:
+    container = ContainerState(
+        name="check", init=False, image="", state=state, reason=why, message=message, exit_code=None, restart_count=0,
+        ready=False, last_reason="", last_exit_code=None,
+    )  # fmt: skip
+    return replace(pod(), phase=phase, reason=reason, containers=(container,))
+
+
+@pytest.mark.parametrize(
+    ("seen", "begun", "ended"),
+    [
+        (of("waiting", why="ContainerCreating"), False, False),
+        (of("waiting", why="ErrImagePull"), False, False),  # the kubelet tries again
+        (
+            of("waiting", why="CreateContainerConfigError", message="no secret"),
+            "could not be started: no secret",
+            False,
+        ),
+        (of("running", "Running"), True, False),
+        (of("terminated", "Succeeded", why="Completed"), True, True),
+        (of("terminated", "Failed", why="Error"), True, True),
+        (of("terminated", "Failed", why="OOMKilled"), True, "could not be run: OOMKilled"),
+        (of("terminated", "Failed", reason="Evicted"), True, "could not be run: Evicted"),
+        (of("running", "Failed", reason="DeadlineExceeded"), "could not be run: DeadlineExceeded", False),
+    ],
+)
+def test_what_the_pod_of_a_check_says(seen: PodState, begun: bool | str, ended: bool | str) -> None:
+    for read, expected in ((checks.has_begun, begun), (checks.has_ended, ended)):
+        if isinstance(expected, str):
+            with pytest.raises(ClusterUnavailable, match=expected):
+                read(seen)
+        else:
+            assert (read(seen) is seen) is expected
+
+
+def at(node: str, image: str) -> ImageOnNode:
+    return ImageOnNode(node=node, image=image)
+
+
+@pytest.mark.parametrize(
+    ("pulls", "expected"),
+    [
+        ({}, []),
+        ({at("a", "x"): Pull(), at("b", "x"): Pull(), at("c", "x"): Pull()}, [at("a", "x"), at("b", "x")]),
+        ({at("a", "x"): Pull(), at("a", "y"): Pull()}, [at("a", "x")]),  # a kubelet pulls one after the other
+        ({at("a", "x"): Pull(pod="p"), at("a", "y"): Pull(), at("b", "y"): Pull()}, [at("b", "y")]),
+        ({at("a", "x"): Pull(pod="p"), at("b", "x"): Pull(pod="q"), at("c", "x"): Pull()}, []),
+        ({at("a", "x"): Pull(due=5.0), at("a", "y"): Pull(due=4.0), at("b", "y"): Pull(due=11.0)}, [at("a", "y")]),
+    ],
+)
+def test_few_images_are_pulled_at_a_time(pulls: dict[ImageOnNode, Pull], expected: list[ImageOnNode]) -> None:
+    assert [*begin(pulls, 10.0)] == expected
+    assert AT_ONCE == 2
