@@ -247,6 +247,20 @@ class SanitizedSpec:
 
 
 @struct
+class Offer:
+    """What a template offers players of its stacks: a ``title``, the names of the values that they may see (``show``), and that
+    they may extend a stack so many ``times`` ``by`` so many seconds."""
+
+    title: str = ""
+    show: tuple[str, ...] = ()
+    by: float = 0.0
+    times: int = 0
+
+
+NO_OFFER = Offer()
+
+
+@struct
 class Stack:
     """One row: what stackd intends and what it last observed.
 
@@ -259,7 +273,8 @@ class Stack:
     ``desired``         what its user wants; ``stopped`` keeps the ports
     ``generation``      how many pods it had before the current one; pods of earlier generations are deleted
     ``template``        the name of its template; ``digest`` identifies the template's content at the time
-    ``extensions``      how many times players have extended it, each time by as much as its template says
+    ``offer``           what players see of it and may do with it, as its template said then; None without a template
+    ``extensions``      how many times players have extended it, each time by as much as the offer says
     ``values``          the values generated for it, by environment variable; secrets that only its creator is told
     ``env``             the variables that its create has set, which its template names; no secrets
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
@@ -297,13 +312,14 @@ class Stack:
     serving: int | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)
     extensions: int = 0
+    offer: Offer | None = None
 
     @property
     def shared(self) -> bool:
         """Whether it is its template's one stack for everybody: stackd makes it, and keeps it without an end."""
         return self.serving is not None
 
-    FROM_CREATE: ClassVar[tuple[str, ...]] = ("labels", "created_at", "updated_at", "ttl_expires_at")
+    FROM_CREATE: ClassVar[tuple[str, ...]] = ("labels", "created_at", "updated_at", "ttl_expires_at", "offer")
     """What a create says of a stack that waited in a pool until then."""
 
     @property

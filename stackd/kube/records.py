@@ -11,7 +11,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ import orjson
 from stackd.clock import from_nanoseconds, to_nanoseconds
 from stackd.kube import labels
 from stackd.kube.wire import JsonObject
-from stackd.model import NO_VALUES, Desired, PortMapping, Route, RoutedPort, Stack, StackStatus
+from stackd.model import NO_VALUES, Desired, Offer, PortMapping, Route, RoutedPort, Stack, StackStatus
 from stackd.podspec.additions import values_in
 
 VERSION = 2
@@ -74,6 +74,7 @@ def service_annotations(stack: Stack) -> dict[str, str]:
         "digest": stack.digest,
         "values": dict(stack.values) if wanted_pod(stack) in (STARTING, STOPPED) else list(stack.values),
         "env": dict(stack.env),
+        "offer": asdict(stack.offer) if stack.offer is not None else None,
         "unassigned": stack.unassigned,
         "shared": stack.shared,
         "node": stack.node_id,
@@ -168,6 +169,7 @@ def _as_recorded(service: JsonObject, record: Mapping[str, Any], generation: int
         env={str(name): str(value) for name, value in (record.get("env") or {}).items()} or NO_VALUES,
         unassigned=record.get("unassigned") is True,
         digest=_optional_text(record.get("digest")),
+        offer=_offer(record["offer"]) if record.get("offer") else None,
         extensions=int(metadata["annotations"].get(labels.EXTENSIONS, "0")[:4]),
     )
     # Without node ports, the type of the Service does not say whether it holds anything; names are released first.
@@ -210,6 +212,11 @@ def _port(recorded: Sequence[Any], node_ports: Mapping[tuple[int, str], int]) ->
         return RoutedPort(container_port=number, protocol=protocol, route=Route(route), host=str(host))
     held = node_ports.get((number, protocol), int(node_port))
     return PortMapping(container_port=number, protocol=protocol, node_port=held)
+
+
+def _offer(kept: Mapping[str, Any]) -> Offer:
+    show = tuple(map(str, kept["show"]))
+    return Offer(title=str(kept["title"]), show=show, by=float(kept["by"]), times=int(kept["times"]))
 
 
 def _optional_text(value: object) -> str | None:

@@ -113,6 +113,7 @@ class CreateRequest:
             digest=template.digest if template is not None else None,
             serving=0 if self.shared else None,
             env=self.env,
+            offer=template.offer if template is not None else None,
         )
 
     def limits(self, config: LimitsSection) -> CreateLimits:

@@ -166,6 +166,7 @@ async def start_of(
         message = f"with version {template.version} of the template {template.name}"
         renewed = Renewed(
             digest=template.digest,
+            offer=template.offer,
             values=MappingProxyType({name: stack.values.get(name, value) for name, value in fresh.items()}),
             requested_cpu_milli=spec.requested_cpu_milli,
             requested_memory_bytes=spec.requested_memory_bytes,

@@ -18,7 +18,7 @@ from stackd.store.transaction import Transaction, from_constraint, id_array
 REMOVED = "the stack was removed"
 _ENDING = ("ended", "status", "status_reason", "status_message")
 _OF_ANOTHER_POD = (*_ENDING, "desired", "generation", "ports", "ports_held", "pod_uid", "service_uid", "node_id")
-_OF_ANOTHER_VERSION = ("pod_spec", "digest", "requested_cpu_milli", "requested_memory_bytes")
+_OF_ANOTHER_VERSION = ("pod_spec", "digest", "offer", "requested_cpu_milli", "requested_memory_bytes")
 """What a renewal of the stack changes, and a policy that was changed before a start."""
 
 
@@ -57,6 +57,7 @@ def renewed(row: Stack, record: Stack) -> Stack:
             created_at=record.created_at,
             updated_at=record.created_at,
             ttl_expires_at=record.ttl_expires_at,
+            offer=record.offer,
         )
     latest = {name: max(getattr(row, name), getattr(record, name)) for name in ("ttl_expires_at", "extensions")}
     row = replace(row, **latest, serving=record.serving if row.shared else row.serving)  # as its Service selects

@@ -22,6 +22,7 @@ from stackd.model import (
     Desired,
     EventKind,
     Observation,
+    Offer,
     PortMapping,
     Principal,
     RoutedPort,
@@ -66,6 +67,7 @@ class Renewed:
     """What a stack has of its template once it gets a pod of the template's present version."""
 
     digest: str
+    offer: Offer
     values: Mapping[str, str] = field(repr=False)
     requested_cpu_milli: int
     requested_memory_bytes: int

@@ -8,7 +8,7 @@ are bytes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -21,6 +21,7 @@ from stackd.model import (
     DeleteReason,
     Desired,
     EventKind,
+    Offer,
     PortMapping,
     Principal,
     Route,
@@ -63,6 +64,7 @@ STACKS = Columns(
         "labels": labels_from,
         "delete_reason": lambda text: text and DeleteReason(text),
         "desired": Desired,
+        "offer": lambda text: text and Offer(**(kept := orjson.loads(text)) | {"show": tuple(kept["show"])}),
         **dict.fromkeys(
             ("values", "env"), lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text))
         ),
@@ -71,6 +73,7 @@ STACKS = Columns(
     write={
         "ports": json_text,
         "labels": labels_text,
+        "offer": lambda offer: offer and json_text(asdict(offer)),
         **dict.fromkeys(("values", "env"), lambda values: json_text(dict(values)) if values else None),
     },
 )

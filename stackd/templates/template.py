@@ -20,7 +20,7 @@ from typing import Any, Final
 import orjson
 
 from stackd.contract import TemplateSource, TemplateTrouble
-from stackd.model import NO_LABELS, NO_VALUES, RoutedTarget, SanitizedSpec, StoredTemplate, TargetPort
+from stackd.model import NO_LABELS, NO_VALUES, Offer, RoutedTarget, SanitizedSpec, StoredTemplate, TargetPort
 from stackd.names import is_env_name
 from stackd.podspec import Policy
 from stackd.templates.hiding import RANDOM
@@ -164,6 +164,12 @@ class Template:
         spec: Any = self.spec.manifest["spec"]
         containers = (*spec.get("initContainers", ()), *spec["containers"])
         return tuple(dict.fromkeys(container["image"] for container in containers))
+
+    @property
+    def offer(self) -> Offer:
+        """What players see of its stacks, and may do with them."""
+        by, times = (self.extend.by, self.extend.times) if self.extend is not None else (0.0, 0)
+        return Offer(title=self.title, show=self.show, by=by, times=times)
 
     def generate(self) -> Mapping[str, str]:
         """New values for one stack."""

@@ -24,7 +24,7 @@ from stackd.store import Claim
 from stackd.web import requests, stacks
 from stackd.web.api import CALLER, ApiCall, route
 from stackd.web.idempotency import StoredResponse
-from stackd.web.player_state import Shown
+from stackd.web.player_state import Shown, offer_of
 from stackd.web.players import work_of
 from stackd.web.responses import json_response
 
@@ -118,10 +118,9 @@ async def extend_player_stack(call: ApiCall) -> web.Response:
     """Extend a stack by as much, and as often, as its template says."""
     await stacks.require_no_body(call)
     stack = call.changeable
-    template = call.api.context.settings.templates.get(stack.template or "")
-    if template is None or template.extend is None:
+    more = offer_of(call.api.context, stack)
+    if not more.times:
         raise TooLongALife(f"the template of {stack.stack_id} allows no extensions", "")
-    more = template.extend
     stack = await extend(call.api.context, stack.stack_id, more.by, by=call.key.principal, times=more.times)
     return json_response(_shown(call).stack(stack))
 

@@ -15,7 +15,7 @@ from stackd.clock import NANOSECONDS
 from stackd.contract import host_and_port
 from stackd.lifecycle.context import Context
 from stackd.links import LinkKey
-from stackd.model import DeleteReason, PortMapping, RoutedPort, Stack, StackStatus
+from stackd.model import NO_OFFER, DeleteReason, Offer, PortMapping, RoutedPort, Stack, StackStatus
 from stackd.templates import Template
 from stackd.units import format_duration
 from stackd.web.players import Players
@@ -34,6 +34,15 @@ PROBLEMS: Final = {
 }
 NO_RESTART: Final = frozenset({"image", "config"})
 Entry = dict[str, Any]
+
+
+def offer_of(context: Context, stack: Stack) -> Offer:
+    """What the player sees of the stack and may do with it, as its template said when it was made; of a shared stack, which
+    stackd keeps up to date, as its template says now."""
+    template = context.settings.templates.get(stack.template or "")
+    if template is not None and (stack.shared or stack.offer is None):
+        return template.offer
+    return stack.offer or NO_OFFER
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +108,17 @@ class Shown:
         text = {"description": template.description, "about": template.about, "category": template.category}
         return {"template": name, "title": template.title or name, **text}
 
+    def _about_stack(self, stack: Stack) -> Entry:
+        title = offer_of(self.context, stack).title
+        return self._about(stack.template) | ({"title": title} if title else {})
+
     def _nothing(self, name: str, own: list[Stack]) -> Entry:
         template = self._template(name)
         if template is not None and template.shared:
             queued = {"name": "", "status": "starting", "pending": True, "doing": {"key": "queue", "seconds": 0}}
             return self._about(name) | queued
         living = [stack for stack in own if not stack.ended and stack.deleting_since is None]
-        others = [{"name": stack.stack_id, "title": self._about(stack.template)["title"]} for stack in living]
+        others = [{"name": stack.stack_id, "title": self._about_stack(stack)["title"]} for stack in living]
         why = None if template is None else self.players.why_ended(template, self.key)
         limit = self.key.link.stacks
         full = len(living) >= limit
@@ -113,11 +126,11 @@ class Shown:
         return {**self._about(name), "name": "", "status": "none", "problem": why and {"key": why}, **counts}
 
     def _stack(self, stack: Stack) -> Entry:
-        status, template, now = _status_of(stack), self._template(stack.template), self.context.clock.now()
+        status, offer, now = _status_of(stack), offer_of(self.context, stack), self.context.clock.now()
         serves = status in ("running", "shared")
         begun = stack.status is StackStatus.RUNNING or status == "failed"
         entry = {
-            **self._about(stack.template),
+            **self._about_stack(stack),
             "name": stack.stack_id,
             "status": status,
             "pending": status in ("starting", "restarting", "stopping"),
@@ -125,16 +138,16 @@ class Shown:
             "problem": _problem(stack) if status == "failed" else None,
             "addresses": [_address(stack, port) for port in stack.ports] if serves else [],
             "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
-            "values": _values(stack, template) if serves else [],
+            "values": _values(stack, offer) if serves else [],
         }
         if stack.shared:
             return {**entry, "seconds_left": None, "since": max(0, now - stack.updated_at) // NANOSECONDS}
-        return entry | self._extension(stack, template)
+        return entry | self._extension(stack, offer)
 
-    def _extension(self, stack: Stack, template: Template | None) -> Entry:
-        if template is None or template.extend is None or stack.ended:
+    def _extension(self, stack: Stack, offer: Offer) -> Entry:
+        if not offer.times or stack.ended:
             return {"extensions_left": 0}
-        by, times = template.extend.by, template.extend.times
+        by, times = offer.by, offer.times
         fits = stack.created_at + self.context.longest_life - stack.ttl_expires_at >= by * NANOSECONDS
         left = max(0, times - stack.extensions) if fits else 0
         return {"extension": format_duration(by), "extension_seconds": round(by), "extensions_left": left}
@@ -176,7 +189,6 @@ def _address(stack: Stack, port: PortMapping) -> Entry:
     return {"text": text, "href": f"{scheme}://{text}" if scheme else "", "port": port.container_port}
 
 
-def _values(stack: Stack, template: Template | None) -> list[Entry]:
+def _values(stack: Stack, offer: Offer) -> list[Entry]:
     """The values that its template shows."""
-    names = template.show if template is not None else ()
-    return [{"name": name, "value": stack.values[name]} for name in names if name in stack.values]
+    return [{"name": name, "value": stack.values[name]} for name in offer.show if name in stack.values]

@@ -17,7 +17,7 @@ import pytest
 from stackd import logs
 from stackd.config import LogSection
 from stackd.kube.wire import KubeRequest, KubeResponse
-from stackd.model import STACKD, EventKind, SanitizedSpec
+from stackd.model import NO_OFFER, STACKD, EventKind, SanitizedSpec
 from stackd.store.changes import Renewed, Start
 from stackd.web.idempotency import StoredResponse
 from tests.kube.samples import STACK
@@ -194,7 +194,7 @@ def test_what_holds_a_flag_does_not_show_it_in_a_log_line_or_a_trace() -> None:
     flag = "flag{1}"
     holders = [
         SanitizedSpec(text=flag, manifest={"spec": flag}, requested_cpu_milli=1, requested_memory_bytes=1),
-        Renewed(digest="1", values={"FLAG": flag}, requested_cpu_milli=1, requested_memory_bytes=1),
+        Renewed(offer=NO_OFFER, digest="1", values={"FLAG": flag}, requested_cpu_milli=1, requested_memory_bytes=1),
         Start(pod_spec=flag, kind=EventKind.STARTED, by=STACKD),
         StoredResponse(status=201, body=flag.encode()),
         KubeRequest(verb="create", resource="pods", body=flag.encode()),
