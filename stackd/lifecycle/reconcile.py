@@ -131,19 +131,21 @@ def _start_waits(stack: Stack, error: StackdError) -> Observation:
 
 
 async def _remove_without_row(context: Context, stack_id: str) -> bool:
-    """Delete the objects of a stack without a row that a pass or the operator wants removed."""
+    """Delete what is left of a stack that the file has removed, as a create that took effect late; and what a pass or the
+    operator wants removed."""
     mirror, removable = context.mirror, context.loop.removable
-    if not removable:
-        return False
-    await context.gate.right_cluster()
-    if stack_id in context.store.stacks:
-        return True  # it was adopted meanwhile
     services = (one for one in mirror.services.values() if stack_id in (one.name, stack_of(one.resource, one.name)))
     pods = (one for one in mirror.pods.values() if stack_of(PODS, one.name) == stack_id)
     routes = (one for one in mirror.all_routes() if one.stack_id == stack_id)
     found: tuple[PodState | ServiceState | RouteState, ...] = (*pods, *routes, *services)
+    if not found or context.gate.why_no_pass():
+        return False
+    was_removed = bool(await context.store.stacks.removed_among({stack_id}))
+    await context.gate.right_cluster()
+    if stack_id in context.store.stacks:
+        return True  # it was adopted meanwhile
     for one in found:
-        if one.uid in removable:
+        if was_removed or one.uid in removable:
             await context.cluster.delete(one.resource, one.name, one.uid)
             mirror.gone(one)
             crash_point("orphan.removed")
@@ -185,6 +187,8 @@ class ClusterEvents:
         elif not isinstance(state, TemplateMap | TemplatePod):
             row = rows.get(stack_of(PODS, state.name) if isinstance(state, PodState) else state.stack_id)
             if row is None:
+                if change.before is None:  # a request of an earlier create may have taken effect now
+                    loop.wake([stack_of(state.resource, state.name)])
                 return
             memory = self._context.memory
             if change.after is not None:

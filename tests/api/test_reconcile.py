@@ -13,7 +13,7 @@ import pytest
 from stackd.embedded.resources import PODS
 from stackd.lifecycle.gate import FREE_ENDINGS
 from tests.brakes import LEFT_BEHIND, MANY, OURS, leave_behind, plan, remove_pods, running, until_held, unverify, vanish
-from tests.harness import Harness, Machine, eventually, until
+from tests.harness import Harness, Machine, eventually, seed, until
 
 LARGE_JOB = 24
 
@@ -100,6 +100,21 @@ async def test_only_what_is_left_of_a_removed_stack_is_removed(at: Harness, tmp_
     assert kept < (await at.pods_and_services()).keys()
 
 
+@pytest.mark.stackd(reconcile__interval="10m")
+async def test_a_pod_whose_create_takes_effect_after_its_stack_was_removed_is_removed_at_once(at: Harness) -> None:
+    at.give_kubernetes(timeout=0.5)
+    at.faults.add_fault(action="late", verb="create", resource="pods", count=1, seconds=2.0)
+    at.faults.add_fault(action="cut", verb="create", resource="pods")
+    pods = at.cluster.store.of(PODS)
+    came: list[str] = []
+    at.cluster.store.observe(lambda change: came.append(change.after.key[1]) if change.after.resource is PODS else None)
+    await at.refused(503, "", "/stacks", seed())
+    await at.until_listed(0)
+    assert not came
+    await eventually(lambda: bool(came))
+    await eventually(lambda: not pods.records, lambda: "it waits for a pass")
+
+
 @pytest.mark.stackd(reconcile__orphan_grace="0s")
 async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agrees(at: Harness) -> None:
     (stack_id,), name = await running(at, 1), LEFT_BEHIND[0]
@@ -120,9 +135,10 @@ async def test_what_no_stack_can_be_made_of_is_left_alone_until_the_operator_agr
 @pytest.mark.stackd(reconcile__orphan_grace="0s", reconcile__interval="50ms", server__shutdown_timeout="200ms")
 async def test_what_cannot_be_removed_is_asked_for_once(at: Harness, tmp_path: Path) -> None:
     (stack_id,), (*stuck, hanging) = await running(at, 1), LEFT_BEHIND
-    remember_as_removed(tmp_path, LEFT_BEHIND)
     for name in stuck:
         await leave_behind(at, name, finalizers=["example.org/stuck"])
+    await at.until_metric("stackd_unknown_objects", len(stuck))
+    remember_as_removed(tmp_path, stuck)
     await until(
         lambda: at.objects("pods"),
         lambda seen: all("deletionTimestamp" in seen[name]["metadata"] for name in stuck),
@@ -131,6 +147,8 @@ async def test_what_cannot_be_removed_is_asked_for_once(at: Harness, tmp_path: P
     at.faults.add_fault(action="hang", verb="create", resource="services")
     before = at.counts.in_flight
     await leave_behind(at, hanging)
+    await at.until_metric("stackd_unknown_objects", 1)
+    remember_as_removed(tmp_path, [hanging])
     await at.delete_object("services", f"svc-{stack_id}")
     asked = before + len(LEFT_BEHIND) + 1
     await eventually(lambda: at.counts.in_flight == asked)

@@ -269,6 +269,15 @@ def is_ours(obj: dict[str, Any]) -> bool:
     return OURS.items() <= (obj["metadata"].get("labels") or {}).items()
 
 
+def is_anonymous(obj: dict[str, Any]) -> bool:
+    """Whether somebody has removed all of our labels and annotations."""
+    return not any(
+        key in OURS or "stackd.io/" in key
+        for part in ("labels", "annotations")
+        for key in obj["metadata"].get(part) or ()
+    )
+
+
 def is_theirs(obj: dict[str, Any]) -> bool:
     """Whether somebody else has made the object, whatever its name and labels are."""
     return THEIRS in (obj["metadata"].get("annotations") or {})
