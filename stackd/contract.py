@@ -243,11 +243,10 @@ class Stack(Body, frozen=True, kw_only=True):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Where each of its ports is reached, in the order of ``ports``."""
+        """Where each of its ports is reached, in the order of ``ports``; empty for a port of a node without an address."""
         host = self.node_public_ip or ""
-        if self.ended or not (host or any(port.url or port.host for port in self.ports)):
-            return ()
-        return tuple(port.url or port.host or host_and_port(host, port.node_port) for port in self.ports)
+        found = tuple(port.url or port.host or (host and host_and_port(host, port.node_port)) for port in self.ports)
+        return found if any(found) and not self.ended else ()
 
 
 def host_and_port(host: str, port: object) -> str:

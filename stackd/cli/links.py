@@ -83,8 +83,8 @@ def create(client: Client, players: str | None, output: str | None, as_html: boo
     """Make links for players. Each link is shown only now: who has it is the player.
 
     \b
-    stackd links create --template lab-1 --players players.csv --expires 7d > links.csv
-    stackd links create --template lab-1 --players players.csv --html > sheet.html
+    stackd links create -t lab-1 --players players.csv --expires 7d > links.csv
+    stackd links create -t lab-1 --players players.csv --html > sheet.html
     stackd links create --template lab-1 --label player=seat-12 --name "Seat 12"
     """
     body = {name: options[name] for name in ("expires", "stacks") if options[name]}

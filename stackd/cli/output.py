@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stackd.contract import Stack, decode
+from stackd.contract import Port, Stack, decode
 from stackd.printable import printable, printable_json
 from stackd.quantity import of_bytes, of_milli
 from stackd.units import format_duration
@@ -299,10 +299,18 @@ def line(row: Iterable[str]) -> str:
 
 
 def addresses(stack: Fields) -> list[str]:
-    """Where a stack is reached: an ``address:port`` (with ``/udp``) or a URL for each port; none if it has ended."""
+    """Where a stack is reached: an ``address:port`` (with ``/udp``) or a URL for each port with an address; none if it has
+    ended.
+    """
+    return [address for address, _ in reached(stack)]
+
+
+def reached(stack: Fields) -> list[tuple[str, Port]]:
+    """The ports of a stack that have an address, each after it."""
     body = decode(Stack, stack)
-    udp = ("/udp" if port.node_port and port.protocol == "UDP" else "" for port in body.ports)
-    return [f"{address}{suffix}" for address, suffix in zip(body.addresses, udp, strict=False)]
+    pairs = zip(body.addresses, body.ports, strict=False)
+    suffix = {"UDP": "/udp"}
+    return [(f"{text}{suffix.get(port.protocol, '') if port.node_port else ''}", port) for text, port in pairs if text]
 
 
 def label_text(stack: Fields) -> str:

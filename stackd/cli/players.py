@@ -202,6 +202,8 @@ COLUMNS = (
     render.Column(head=PLAYER, of=lambda row: row[PLAYER]),
     render.Column(head="stack", of=lambda row: row["stack_id"] or "-"),
     render.Column(head="status", of=_status),
-    render.Column(head="address", of=lambda row: " ".join(row["stack"].addresses) if row["stack"] else "", fold=True),
+    render.Column(
+        head="address", of=lambda row: " ".join(render.addresses(row["stack"].raw)) if row["stack"] else "", fold=True
+    ),
     render.Column(head="values", of=_values, fold=True),
 )

@@ -258,7 +258,7 @@ def address(stack: Mapping[str, Any]) -> Address | None:
     """The address of the stack's first TCP port; None if it has none yet."""
     body = decode(Stack, stack)
     for port, where in zip(body.ports, body.addresses, strict=False):
-        if port.protocol == "TCP" and not where.startswith(":"):
+        if port.protocol == "TCP" and where:
             url = urlsplit(port.url or f"{'tls:' if port.host else ''}//{where}")
             return Address(url.hostname or "", url.port or DEFAULT_PORTS[url.scheme], url.scheme)
     return None

@@ -74,6 +74,7 @@ class Shown:
             "name": link.name,
             "seconds_left": self.players.remaining(link),
             "stacks": link.stacks,
+            "used": len(_living(own)),
         }
         return orjson.dumps({"link": about, "stacks": entries})
 
@@ -117,7 +118,7 @@ class Shown:
         if template is not None and template.shared:
             queued = {"name": "", "status": "starting", "pending": True, "doing": {"key": "queue", "seconds": 0}}
             return self._about(name) | queued
-        living = [stack for stack in own if not stack.ended and stack.deleting_since is None]
+        living = _living(own)
         others = [{"name": stack.stack_id, "title": self._about_stack(stack)["title"]} for stack in living]
         why = None if template is None else self.players.why_ended(template, self.key)
         limit = self.key.link.stacks
@@ -136,7 +137,7 @@ class Shown:
             "pending": status in ("starting", "restarting", "stopping"),
             "doing": _doing(stack, status, now),
             "problem": _problem(stack) if status == "failed" else None,
-            "addresses": [_address(stack, port) for port in stack.ports] if serves else [],
+            "addresses": [*filter(None, (_address(stack, port) for port in stack.ports))] if serves else [],
             "seconds_left": max(0, stack.ttl_expires_at - now) // NANOSECONDS if begun else None,
             "values": _values(stack, offer) if serves else [],
         }
@@ -151,6 +152,11 @@ class Shown:
         fits = stack.created_at + self.context.longest_life - stack.ttl_expires_at >= by * NANOSECONDS
         left = max(0, times - stack.extensions) if fits else 0
         return {"extension": format_duration(by), "extension_seconds": round(by), "extensions_left": left}
+
+
+def _living(own: list[Stack]) -> list[Stack]:
+    """Those that count for the link's limit."""
+    return [stack for stack in own if not stack.ended and stack.deleting_since is None]
 
 
 def _status_of(stack: Stack) -> str:
@@ -180,12 +186,14 @@ def _problem(stack: Stack) -> Entry:
     return {"key": key, "restart": key not in NO_RESTART}
 
 
-def _address(stack: Stack, port: PortMapping) -> Entry:
+def _address(stack: Stack, port: PortMapping) -> Entry | None:
+    """None for a port of a node without an address."""
     if isinstance(port, RoutedPort):
         return {"text": port.url or port.host, "href": port.url, "port": port.container_port}
-    host = stack.node_public_ip or ""
-    text = host_and_port(host, port.node_port)
-    scheme = SCHEMES.get(port.container_port) if host else None
+    if not stack.node_public_ip:
+        return None
+    text = host_and_port(stack.node_public_ip, port.node_port)
+    scheme = SCHEMES.get(port.container_port)
     return {"text": text, "href": f"{scheme}://{text}" if scheme else "", "port": port.container_port}
 
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from stackd.clock import NANOSECONDS, SystemClock, to_nanoseconds
-from tests.harness import Harness
+from stackd.keys import digest
+from tests.document import matches
+from tests.harness import Client, Harness, Reply, until
+from tests.templates import PLAIN
 
 
 def life(stack: dict[str, Any]) -> float:
@@ -24,7 +27,7 @@ async def uid(at: Harness, stack_id: str) -> str | None:
     return None if pod is None else str(pod["metadata"]["uid"])
 
 
-OTHER = (
+OTHER_CLUSTER = (
     '{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"kube-system","uid":"another","resourceVersion":"3"},'
     '"status":{"phase":"Active"}}'
 )
@@ -39,3 +42,42 @@ class SetBack(SystemClock):
 
     def now(self) -> int:
         return super().now() - round(self.by * NANOSECONDS)
+
+
+async def submit(
+    at: Harness | Client, each: Any, *, query: str = "", headers: dict[str, str] | None = None, **more: Any
+) -> Reply:
+    body = {"action": "create", "template": "web-1", "each": each} | more
+    return await at.call("POST", f"/stacks/batch{query}", body, headers=headers or {})
+
+
+async def finished(at: Harness | Client, reply: Reply) -> dict[str, Any]:
+    """The job with its results."""
+    assert reply.status == 202, reply.text
+    path = f"/stacks/batch/{reply.json['job_id']}?results=true"
+    job: dict[str, Any] = await until(lambda: at.get(path), lambda seen: seen["status"] in ("completed", "failed"))
+    matches("BatchJob", job)
+    assert job["total"] == reply.json["total"] == job["done"] + job["failed"] == len(job["results"])
+    assert [one["index"] for one in job["results"]] == list(range(job["total"]))
+    return job
+
+
+CI = "sk-ci-0123456789abcdef0123"
+USER = "sk-user-0123456789abcdef01"
+OTHER = "sk-other-0123456789abcdef0"
+POOLED = PLAIN + "pool: 2\n"
+
+
+def config(folder: Path, limits: str = "") -> Path:
+    """A configuration with three tenants: ``ci`` and ``other`` write templates of the same names, ``user`` does not."""
+    path = folder / "config.toml"
+    entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
+    writers = (("ci", CI), ("other", OTHER))
+    writes = 'templates = ["web-*"]\ntemplates_write = true\npod_specs = false\n'
+    keys = [entry.format(name, digest(key).hex()) + writes for name, key in writers]
+    path.write_text("".join(keys) + entry.format("user", digest(USER).hex()) + f"[limits]\n{limits}\n")
+    return path
+
+
+async def put(at: Client, name: str, text: str, query: str = "") -> Reply:
+    return await at.call("PUT", f"/templates/{name}{query}", text.encode())

@@ -10,31 +10,13 @@ import pytest
 from stackd.clock import NANOSECONDS, SystemClock
 from stackd.errors import StoreUnavailable
 from stackd.model import Job
-from tests.api.scenes import life
+from tests.api.scenes import finished, life, submit
 from tests.document import matches
-from tests.harness import Client, Harness, Machine, Reply, eventually, until
+from tests.harness import Harness, Machine, eventually, until
 from tests.streams import follow
 from tests.templates import PLAIN, WEB, start, take_away, values_of
 
 SIXTEEN = [{"labels": {"player": f"seat-{number}"}} for number in range(16)]
-
-
-async def submit(
-    at: Harness | Client, each: Any, *, query: str = "", headers: dict[str, str] | None = None, **more: Any
-) -> Reply:
-    body = {"action": "create", "template": "web-1", "each": each} | more
-    return await at.call("POST", f"/stacks/batch{query}", body, headers=headers or {})
-
-
-async def finished(at: Harness | Client, reply: Reply) -> dict[str, Any]:
-    """The job with its results."""
-    assert reply.status == 202, reply.text
-    path = f"/stacks/batch/{reply.json['job_id']}?results=true"
-    job: dict[str, Any] = await until(lambda: at.get(path), lambda seen: seen["status"] in ("completed", "failed"))
-    matches("BatchJob", job)
-    assert job["total"] == reply.json["total"] == job["done"] + job["failed"] == len(job["results"])
-    assert [one["index"] for one in job["results"]] == list(range(job["total"]))
-    return job
 
 
 async def players(at: Harness) -> dict[str, str]:

@@ -18,7 +18,7 @@ from stackd.embedded.resources import LEASES, NAMESPACES
 from stackd.kube import guards
 from stackd.lifecycle import gate
 from stackd.workqueue import RetryPolicy
-from tests.api.scenes import OTHER
+from tests.api.scenes import OTHER_CLUSTER
 from tests.harness import KEY, Harness, Machine, eventually, fast_cluster, seed, until
 
 FORBIDDEN = (
@@ -65,7 +65,7 @@ async def test_after_an_outage_it_is_asked_for_although_the_watches_go_on_where_
     relists = await at.metric("stackd_mirror_relists_total", kind="pods")
     await at.faults.refuse()
     await at.until_metric("stackd_mirror_connected", 0)
-    at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+    at.faults.add_fault(action="reply", code=200, body=OTHER_CLUSTER, verb="get", name="kube-system")
     await at.faults.listen()
     await at.until_unready("belongs to the cluster")
     assert await at.metric("stackd_mirror_relists_total", kind="pods") == relists
@@ -100,7 +100,7 @@ async def test_a_namespace_is_not_made_while_the_identity_is_asked_for_again(at:
     await eventually(lambda: at.counts.in_flight == 1)
     at.cluster.store.remove(at.cluster.store.of(NAMESPACES).records["", "stacks"])
     at.verify_again()
-    at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+    at.faults.add_fault(action="reply", code=200, body=OTHER_CLUSTER, verb="get", name="kube-system")
     await at.until_unready("belongs to the cluster")
     assert ("", "stacks") not in at.cluster.store.of(NAMESPACES).records
 

@@ -12,7 +12,7 @@ from stackd.embedded.resources import LEASES
 from stackd.kube.lease import lease_manifest
 from stackd.lifecycle.ownership import USABLE, Role
 from stackd.metrics import RouteMeter
-from tests.api.scenes import OTHER
+from tests.api.scenes import OTHER_CLUSTER
 from tests.harness import Harness, Machine, eventually
 
 PATH = "/apis/coordination.k8s.io/v1/namespaces/stacks/leases/stackd-default"
@@ -99,7 +99,7 @@ async def test_a_lease_that_is_given_back_amid_conflicts_and_failures_need_not_r
 async def test_the_lease_of_another_cluster_means_nothing(at: Harness) -> None:
     ownership, leases = at.daemon.context.gate.ownership, at.cluster.store.of(LEASES)
     asked, created = at.counts.requests, at.counts.total("create", "leases")
-    at.faults.add_fault(action="reply", code=200, body=OTHER, verb="get", name="kube-system")
+    at.faults.add_fault(action="reply", code=200, body=OTHER_CLUSTER, verb="get", name="kube-system")
     at.cluster.store.remove(leases.get("stacks", "stackd-default"))
     await at.until_unready("belongs to the cluster")
     before = asked["get", "namespaces", 200]

@@ -54,6 +54,13 @@ async def test_a_player_starts_a_stack_and_reads_what_its_template_shows(at: Har
         assert (await at.timeline(entry["name"]))[0]["by"] == "link Seat 12"
 
 
+async def test_a_port_of_a_node_without_an_address_is_no_address(at: Harness) -> None:
+    at.reload("stacks", address_types=["ExternalDNS"])
+    async with player(at) as seat:
+        await seat.start()
+        assert (await seat.until("running"))["addresses"] == []
+
+
 async def test_an_extension_is_the_templates_and_counted_across_a_loss_of_the_file(vm: Machine) -> None:
     vm.options |= {"settings": settings(vm.folder)}
     at = await vm.start()
@@ -160,6 +167,9 @@ async def test_a_restart_of_an_ended_stack_counts_again(at: Harness) -> None:
         await seat.start("lab-2")
         reply = await seat.call("POST", f"/play/stacks/{first}/restart")
         assert (reply.status, reply.code) == (409, "label_limit_reached")
+        answer = (await seat.call("GET", "/play/stacks")).json
+        assert sum(bool(entry["name"]) for entry in answer["stacks"]) == 2
+        assert (answer["link"]["used"], answer["link"]["stacks"]) == (1, 1)
 
 
 async def test_links_survive_a_restart_the_loss_of_the_file_and_a_session_does_too(vm: Machine) -> None:

@@ -21,7 +21,7 @@ from joserfc.jwk import Key, OctKey, RSAKey
 from yarl import URL
 
 from stackd.keys import ApiKey, digest
-from tests.api.test_classes import finished, submit
+from tests.api.scenes import finished, submit
 from tests.harness import READ_KEY, Client, Harness, Reply, harness, seed, until
 from tests.ports import free_port
 from tests.templates import WEB, folder_with

@@ -13,7 +13,7 @@ from stackd.embedded import EmbeddedCluster, Rule, User
 from stackd.kube.template_maps import TEMPLATES, template_manifest
 from stackd.model import Principal, StoredTemplate
 from stackd.store import backup_file
-from tests.api.test_templates_over_the_api import CI, POOLED, config, put
+from tests.api.scenes import CI, POOLED, config, put
 from tests.harness import Client, Harness, Machine, Machines, Reply, eventually, fast_cluster, lose_file, until
 from tests.players import LAB, SECRET, browser, make_link
 from tests.provisioning import ADMIN

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,24 +15,9 @@ from click.testing import CliRunner
 from stackd.cli import stackd
 from stackd.keys import digest
 from stackd.store import backup_file
-from tests.harness import KEY, Client, Harness, Machine, Machines, Reply, eventually, harness, lose_file, until
+from tests.api.scenes import CI, OTHER, POOLED, USER, config, put
+from tests.harness import KEY, Client, Harness, Machine, Machines, eventually, harness, lose_file, until
 from tests.templates import BODY, PLAIN, WEB, folder_with, shown, take_away
-
-CI = "sk-ci-0123456789abcdef0123"
-USER = "sk-user-0123456789abcdef01"
-OTHER = "sk-other-0123456789abcdef0"
-POOLED = PLAIN + "pool: 2\n"
-
-
-def config(folder: Path, limits: str = "") -> Path:
-    """A configuration with three tenants: ``ci`` and ``other`` write templates of the same names, ``user`` does not."""
-    path = folder / "config.toml"
-    entry = '[[auth.keys]]\nname = "{0}"\nsha256 = "{1}"\nscope = "tenant"\nlabels = {{ event = "{0}" }}\n'
-    writers = (("ci", CI), ("other", OTHER))
-    writes = 'templates = ["web-*"]\ntemplates_write = true\npod_specs = false\n'
-    keys = [entry.format(name, digest(key).hex()) + writes for name, key in writers]
-    path.write_text("".join(keys) + entry.format("user", digest(USER).hex()) + f"[limits]\n{limits}\n")
-    return path
 
 
 @pytest.fixture
@@ -56,10 +40,6 @@ def user(at: Harness) -> Client:
 @pytest.fixture
 def other(at: Harness) -> Client:
     return Client(session=at.session, url=at.url, key=OTHER)
-
-
-async def put(at: Client, name: str, text: str, query: str = "") -> Reply:
-    return await at.call("PUT", f"/templates/{name}{query}", text.encode())
 
 
 async def refused(at: Client, name: str, text: str, status: int, code: str) -> list[tuple[str, int | None, str]]:

@@ -76,6 +76,15 @@ def test_addresses_follow_the_connection_text_of_each_port(plugin: Any) -> None:
     assert recipe.addresses({}, "192.0.2.1", ports[:1]) == [{"text": "192.0.2.1:31000", "href": "", "port": 80}]
 
 
+def test_a_port_of_a_node_without_an_address_is_shown_only_by_a_text_that_names_the_host(plugin: Any) -> None:
+    recipe = plugin("recipe")
+    ports = [{"container_port": 80, "node_port": 31000}, {"container_port": 443, "url": "https://web-7.example/"}]
+    for text in ("", "80 http://{host}:{port}", "80 {url}"):
+        assert [shown["port"] for shown in recipe.addresses(recipe.texts(text), "", ports)] == [443]
+    texts = recipe.texts("80 nc play.example {port}")
+    assert [shown["text"] for shown in recipe.addresses(texts, "", ports[:1])] == ["nc play.example 31000"]
+
+
 def test_an_ipv6_address_has_brackets_beside_its_port_and_none_alone(plugin: Any) -> None:
     recipe = plugin("recipe")
     ports = [{"container_port": number, "node_port": 31000 + number} for number in (80, 22, 9)]

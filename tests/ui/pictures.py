@@ -28,7 +28,7 @@ STATES: list[dict[str, Any]] = [
         "description": "Connect with `nc`, and find out what `free` leaves behind.",
     },
 ]  # fmt: skip
-LINK = {"name": "Seat 12", "seconds_left": 7200, "stacks": 2}
+LINK = {"id": "1", "name": "Seat 12", "seconds_left": 7200, "stacks": 2, "used": 1}
 
 
 async def dashboard(page: Page, at: Harness) -> None:

@@ -78,8 +78,8 @@ def texts(text: str) -> dict[int, str]:
 
 
 def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What players see for each port of a stack: the text, the container's port, and the link if it is one. ``opened`` are
-    stackd's ports.
+    """What players see for each port of a stack with an address: the text, the container's port, and the link if it is one.
+    ``opened`` are stackd's ports.
     """
     found = []
     for port in opened:
@@ -88,8 +88,8 @@ def addresses(shown: Mapping[int, str], host: str, opened: list[dict[str, Any]])
         if url and "{url}" not in text:
             text = "{url}"
         number = port.get("node_port")
-        if number is None and not url:
-            continue
+        if not url and (number is None or (not host and re.search(r"\{(host|url)\}", text))):
+            continue  # it has no address yet, or its node has none
         together = f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
         for name, value in (("url", url or together), ("host", host), ("port", str(number or ""))):
             text = text.replace("{host}:{port}", together).replace(f"{{{name}}}", value)

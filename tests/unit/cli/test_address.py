@@ -39,7 +39,7 @@ async def test_the_file_gives_address_and_key(shell: Shell) -> None:
     nothing = {"STACKD_URL": "", "STACKD_API_KEY": ""}
     file = write(shell, f'url = "{shell.at.url}"\nkey = "{KEY}"\n')
     result = await shell.run("list", **nothing)
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "there are no stacks\n")
     file.chmod(0o644)
     assert "chmod 600" in (await shell.run("list", **nothing)).stderr
     wrong = await shell.run("list", STACKD_URL="", STACKD_API_KEY="wrong")

@@ -19,7 +19,8 @@ from click.testing import CliRunner, Result
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stackd.cli import COMMANDS, main, options, stackd
+from stackd.cli import COMMANDS, links, main, options, stackd
+from stackd.cli.machine import key
 from stackd.cli.stacks import VERBS
 from stackd.clock import SystemClock
 from stackd.config import load
@@ -271,7 +272,8 @@ async def test_a_check_of_the_configuration_loads_nothing_that_talks_to_a_cluste
 
 
 def test_no_help_is_wider_than_a_terminal() -> None:
-    for table, before in ((COMMANDS, ()), (VERBS, ("stacks",))):
+    groups = (((), COMMANDS), (("stacks",), VERBS), (("links",), links.VERBS), (("key",), key.commands))
+    for before, table in groups:
         for name in table:
             text = CliRunner().invoke(stackd, [*before, name, "--help"], terminal_width=80).output
             assert max(map(len, text.splitlines())) <= 80, name

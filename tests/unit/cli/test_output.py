@@ -91,7 +91,7 @@ def test_addresses_are_ready_to_be_used() -> None:
     named = {"container_port": 80, "protocol": "TCP", "url": "https://web.example.org"}
     assert render.addresses({**STACK, "node_public_ip": "2001:db8::1"})[0] == "[2001:db8::1]:31001"
     both = {**STACK, "node_public_ip": None, "ports": [udp, named]}
-    assert render.addresses(both) == [":31002/udp", "https://web.example.org"]
+    assert render.addresses(both) == ["https://web.example.org"]
     assert render.addresses({**STACK, "ended": True}) == []
 
 

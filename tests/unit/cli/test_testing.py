@@ -81,7 +81,8 @@ async def test_a_stack_that_does_not_run_fails(shell: Shell) -> None:
     assert await shell.at.listed() == []
 
 
-async def test_one_that_ends_as_soon_as_it_runs_fails(shell: Shell) -> None:
+async def test_one_that_ends_as_soon_as_it_runs_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(testing, "SETTLED_SECONDS", 60.0)
     folder_with(shell.home, plain=PLAIN.replace("nginx:stable", "registry.example/fail"))
     shell.at.reload_templates()
     code, seen = await tried(shell, "plain")

@@ -73,16 +73,15 @@ const arranged = arrange(part("cards"), ({ category, about = [] }) => {
   return new Box(card, { texts, actions, look: tell });
 });
 
-/** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number }, stacks: State[] }} data */
+/** @param {{ link: { id: string, name: string, seconds_left: number, stacks: number, used: number }, stacks: State[] }} data */
 function show({ link, stacks }) {
   shown = link.id;
   sessionStorage.setItem("link", shown);
-  const used = stacks.filter((each) => each.name && each.status !== "shared").length;
   const until = new Date(Date.now() + link.seconds_left * 1000);
   const time = until.toLocaleString(navigator.language, { dateStyle: "medium", timeStyle: "short" });
   document.title = link.name || "stackd";
   say(part("name"), document.title);
-  say(part("used"), texts("used", { used, limit: link.stacks }));
+  say(part("used"), texts("used", { used: link.used, limit: link.stacks }));
   say(notice, stacks.length ? "" : texts("offers"));
   say(part("until"), texts("until", { time }));
   return arranged(stacks);
