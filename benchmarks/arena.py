@@ -128,6 +128,7 @@ class Daemon(Http):
             "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
             "STACKD_LOG__LEVEL": "info",
             "BENCH_LAGS": str(self.lags),
+            **{name: value for name, value in os.environ.items() if name.startswith("STACKD_STACKS__")},
             **settings,
         }
         self.process = self._start()

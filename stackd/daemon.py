@@ -30,6 +30,7 @@ from stackd.jobs.schedule import (
     PURGE_SECONDS,
     QUOTAS_SECONDS,
     RIGHTS_SECONDS,
+    SPARES_SECONDS,
     Schedule,
     Table,
 )
@@ -48,6 +49,7 @@ from stackd.lifecycle.capacity import refresh_quotas
 from stackd.lifecycle.context import Context, Settings
 from stackd.lifecycle.diagnostics import diagnostics
 from stackd.lifecycle.gate import Gate
+from stackd.lifecycle.keep_spares import keep as keep_spares
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.ownership import Ownership, Role
 from stackd.lifecycle.passes import Expiry, Reconciler, purge
@@ -231,7 +233,8 @@ def _wire(context: Context) -> Daemon:
     keys.replaced = api.feed.wake
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
-    for owner in (context.loop, context.memory, context.pools, context.checks):
+    context.spares.load(context.store.stacks.ordered())
+    for owner in (context.loop, context.memory, context.pools, context.checks, context.spares):
         context.store.stacks.subscribe(owner.row_changed)
     for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
@@ -254,6 +257,7 @@ def _wire(context: Context) -> Daemon:
         "expire": (EXPIRE_SECONDS, Expiry(context).check),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
         "purge": (PURGE_SECONDS, lambda: purge(context)),
+        "spares": (SPARES_SECONDS, lambda: keep_spares(context)),
         "outcomes": (OUTCOMES_SECONDS, api.batch.outcomes.settle),
         "quotas": (QUOTAS_SECONDS, lambda: refresh_quotas(context)),
         "policies": (POLICIES_SECONDS, lambda: refresh_policies(context)),

@@ -278,6 +278,7 @@ class Stack:
     ``values``          the values generated for it, by environment variable; secrets that only its creator is told
     ``env``             the variables that its create has set, which its template names; no secrets
     ``unassigned``      it waits in a pool until a client asks for a stack; until then it does not exist for any client
+    ``spare``           nothing but a Service that a later create takes, with its id and node port; ``unassigned``, too
     ``serving``         of a shared stack: the generation of the pod that its Service selects; None: it is not shared
     """
 
@@ -308,6 +309,7 @@ class Stack:
     template: str | None = None
     values: Mapping[str, str] = field(default_factory=lambda: NO_VALUES, repr=False)
     unassigned: bool = False
+    spare: bool = False
     digest: str | None = None
     serving: int | None = None
     env: Mapping[str, str] = field(default_factory=lambda: NO_VALUES)

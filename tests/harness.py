@@ -520,6 +520,7 @@ def variables(folder: Path, kubeconfig: Path | str) -> dict[str, str]:
         "STACKD_CLUSTER__MODE": "kubeconfig",
         "STACKD_CLUSTER__KUBECONFIG": str(kubeconfig),
         "STACKD_STACKS__REQUIRE_INGRESS_NETWORK_POLICY": "false",
+        "STACKD_STACKS__SPARE_SERVICES": "0",  # so that tests see only what they ask for
     }
 
 

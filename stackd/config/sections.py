@@ -152,6 +152,9 @@ class StacksSection(Section):
         31001, "First node port handed out; the cluster's own range is the limit."
     )
     node_port_max: Annotated[NodePort, AT_START] = key(32767, "Last node port handed out.")
+    spare_services: Annotated[int, Field(ge=0, le=1000)] = key(
+        32, "NodePort Services that are there before a create asks for one, which makes it faster; 0 is off."
+    )
     scheduling_timeout: Period = key(20.0, "How long a create waits for a node before it fails with 503.")
     unschedulable_grace: Duration = key(
         0.0, "How long to wait after the scheduler finds no node; for clusters that add nodes."

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 EXPIRE_SECONDS = 1.0
 PURGE_SECONDS = 60.0
 OUTCOMES_SECONDS = 5.0
+SPARES_SECONDS = 1.0
 QUOTAS_SECONDS = 20.0
 POLICIES_SECONDS = 20.0
 RIGHTS_SECONDS = 60.0  # they are asked for in the pass after a refusal, too

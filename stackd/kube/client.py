@@ -397,7 +397,7 @@ class Cluster:
         else:
             spec = {**dict.fromkeys(old), **spec}
         clients = (name for name in labels.labels_of(before) if name.startswith(labels.CLIENT_LABEL_PREFIX))
-        names = {**dict.fromkeys((labels.POOL, labels.ASSIGNED, *clients)), **metadata["labels"]}
+        names = {**dict.fromkeys((labels.POOL, labels.ASSIGNED, labels.SPARE, *clients)), **metadata["labels"]}
         changes = {"labels": names, "annotations": metadata["annotations"]}
         raw = await self._patch(resource, metadata["name"], uid, deadline, changes, spec=spec)
         _require_labels(resource, raw, manifest)

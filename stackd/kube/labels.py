@@ -28,6 +28,8 @@ POOL = "stackd.io/pool"
 ASSIGNED = "stackd.io/assigned"
 """No pod carries this label. The Service of a stack in a pool selects it: until somebody is given the stack, its node
 port answers nobody."""
+SPARE = "stackd.io/spare"
+"""Label on a Service that belongs to no stack yet, and selects no pod; removed when a create takes it."""
 EXPIRES = "stackd.io/expires-at"
 EXTENSIONS = "stackd.io/extensions"
 GENERATION = "stackd.io/generation"

@@ -57,8 +57,10 @@ def _others(names: Mapping[str, str] | None) -> dict[str, str]:
 
 def _labels(stack: Stack, instance: str) -> dict[str, str]:
     clients = {labels.CLIENT_LABEL_PREFIX + key: value for key, value in stack.labels.items()}
-    pool = {labels.POOL: stack.template or ""} if stack.unassigned else {}
-    return {**clients, **labels.object_labels(instance, stack.stack_id), **pool}
+    own = {**clients, **labels.object_labels(instance, stack.stack_id)}
+    if stack.spare:
+        return {**own, labels.SPARE: "true"}
+    return {**own, labels.POOL: stack.template or ""} if stack.unassigned else own
 
 
 def _numbered(stack: Stack) -> dict[str, str]:
@@ -71,7 +73,7 @@ def pod_labels(stack: Stack, instance: str) -> dict[str, str | None]:
 
 
 def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
-    """The stack's Service, with its record. Needs a stack with its pod spec (``Stacks.with_pod_spec``).
+    """The stack's Service, with its record, or a spare one. Needs a stack with its pod spec (``Stacks.with_pod_spec``).
 
     A stack whose ports all have names, or that has given its ports back (it has ended), has a Service of type ClusterIP,
     which holds no node port.
@@ -84,7 +86,7 @@ def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
             "name": stack.service_name,
             "namespace": stack.namespace,
             "labels": _labels(stack, instance),
-            "annotations": records.service_annotations(stack),
+            "annotations": {} if stack.spare else records.service_annotations(stack),
         },
         "spec": {
             "type": "NodePort" if holds else "ClusterIP",
@@ -95,7 +97,7 @@ def service_manifest(stack: Stack, instance: str) -> dict[str, Any]:
 
 
 def service_selector(stack: Stack) -> dict[str, str]:
-    """What the stack's Service selects: of a stack in a pool, no pod until somebody is given the stack; of a shared one,
+    """What the stack's Service selects: of a stack in a pool and of a spare, no pod until somebody is given it; of a shared one,
     the pod that serves."""
     own = {labels.GENERATION: str(stack.serving)} if stack.shared else {}
     return {labels.STACK: stack.stack_id, **own} | ({labels.ASSIGNED: "true"} if stack.unassigned else {})

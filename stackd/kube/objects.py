@@ -128,7 +128,8 @@ class ServiceState:
     the stack waits in a pool. ``serving`` is the only pod of the stack that it selects; None: it selects any.
 
     ``families`` are ``IPv4`` and ``IPv6``, the primary one first. ``expires_at`` (nanoseconds), ``generation`` and
-    ``desired`` are stackd's annotations; ``recorded``: it carries a record. ``pool`` as of a pod.
+    ``desired`` are stackd's annotations; ``recorded``: it carries a record. ``pool`` as of a pod. ``spare``: its label says that
+    it belongs to no stack.
     """
 
     resource: ClassVar[str] = "services"
@@ -149,6 +150,7 @@ class ServiceState:
     desired: str = ""
     recorded: bool = True
     pool: str = ""
+    spare: bool = False
     resource_version: str = ""
 
 
@@ -257,6 +259,7 @@ def service_state(raw: Mapping[str, Any]) -> ServiceState:
         desired=intern(notes.get(labels.DESIRED, "")),
         recorded=bool(notes.get(labels.RECORD) and notes.get(labels.DESIRED)),
         pool=ours.pool,
+        spare=labels.SPARE in ours.labels,
         resource_version=metadata.get("resourceVersion", ""),
     )
 

@@ -20,7 +20,7 @@ from stackd.lifecycle.capacity import free_on_nodes, needs_of, refresh_quotas
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.desired import WantedService, first_route_difference, has_pod, service_error
 from stackd.lifecycle.loop import is_gone
-from stackd.lifecycle.nodes import CPU, MEMORY, PODS, lacking
+from stackd.lifecycle.nodes import CPU, MEMORY, PODS, PORTS, lacking
 from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS, FIRST_PAUSE, has_failed, is_ready, is_starting
 from stackd.lifecycle.view import current_pod, names, objects_of
 from stackd.logs import stack_log
@@ -174,6 +174,7 @@ async def preempt(context: Context, request: CreateRequest, error: StackdError) 
         if not victims:
             return False
         now = context.clock.monotonic()
+        context.spares.pause(now + AFTER_PREEMPTION_SECONDS)
         for name, pool in context.pools.by_name.items():  # no pool may take the room that is freed for a client
             pool.put_off(now + FIRST_PAUSE)
             if any(stack.template == name for stack in victims):
@@ -202,25 +203,28 @@ def _victims(context: Context, request: CreateRequest, error: StackdError) -> li
     """The stacks to delete to make room; empty if even all candidates would not be enough."""
     own = pool_for(context, request)
     others = [pool for name, pool in context.pools.by_name.items() if own is None or name != own.name]
-    spare = [row for pool in others for row in pool.waits.values() if row.accepted and row.deleting_since is None]
-    spare.sort(key=lambda row: (not has_failed(row), is_ready(row), -row.created_at))
+    pooled = [row for pool in others for row in pool.waits.values() if row.accepted and row.deleting_since is None]
+    pooled.sort(key=lambda row: (not has_failed(row), is_ready(row), -row.created_at))
+    spares = [*context.spares.rows.values(), *pooled]  # which hold nothing but a node port
     if isinstance(error, NoNodePort):
-        return _enough_of(spare, ports=request.node_ports)
+        ports = context.store.ports
+        return _enough_of(spares, ports=request.node_ports - (ports.free - len(ports.spare)))
     cpu, memory = request.spec.requested_cpu_milli, request.spec.requested_memory_bytes
     if isinstance(error, QuotaExceeded):
-        return _enough_of(spare, **lacking(context.facts.quotas.objects, needs_of(context, request)))
+        lacks = lacking(context.facts.quotas.objects, needs_of(context, request))
+        return _enough_of(spares if lacks.keys() <= {PORTS} else pooled, **lacks)
     victims = []
     for node, free in free_on_nodes(context):
-        there = [stack for stack in spare if stack.node_id == node]
+        there = [stack for stack in pooled if stack.node_id == node]
         missing = {CPU: cpu - free[CPU], MEMORY: memory - free[MEMORY], PODS: 1 - free[PODS]}
         victims.append(_enough_of(there, **missing))
     return min(filter(None, victims), key=len, default=[])
 
 
-def _enough_of(spare: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0) -> list[Stack]:
-    """The first of ``spare`` that free this much, at least one; none if that takes too many or is not possible."""
+def _enough_of(stacks: Iterable[Stack], *, ports: int = 0, cpu: int = 0, memory: int = 0, pods: int = 0) -> list[Stack]:
+    """The first of ``stacks`` that free this much, at least one; none if that takes too many or is not possible."""
     chosen: list[Stack] = []
-    for stack in spare:
+    for stack in stacks:
         chosen.append(stack)
         ports, pods = ports - (len(stack.node_ports) if stack.ports_held else 0), pods - 1
         if not stack.ended:

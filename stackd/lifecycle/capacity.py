@@ -21,6 +21,7 @@ from stackd.lifecycle.nodes import (
     PORTS,
     PORTS_LIMIT_SECONDS,
     PORTS_SECONDS,
+    SERVICE_QUOTAS,
     Bound,
     StackResources,
     Storage,
@@ -32,6 +33,7 @@ from stackd.lifecycle.nodes import (
     free_of,
 )
 from stackd.model import Stack
+from stackd.quantity import NANO
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def capacity(context: Context, need: StackResources) -> contract.Capacity:
     pooled = [stack for stack in store.stacks.ordered() if stack.unassigned and stack.deleting_since is None]
     fitting = {name: fits(free, need) for name, free in free_on_nodes(context, apart_from=pooled)}
     nodes, quota = by_nodes(fitting.values()), _quota(context, need, pooled)
-    held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held)
+    held = sum(len(stack.node_ports) for stack in pooled if stack.ports_held and not stack.spare)
     ports = (store.ports.free + held) // max(1, need.ports)
     limit = context.config.limits.max_stacks
     stacks = max(0, limit - len(store.assigned)) if limit else None
@@ -80,7 +82,7 @@ def capacity(context: Context, need: StackResources) -> contract.Capacity:
         ports=ports,
         free_node_ports=store.ports.free,
         stacks=stacks,
-        unassigned=len(pooled),
+        unassigned=sum(not stack.spare for stack in pooled),
         requested_cpu_milli=need.cpu_milli,
         requested_memory_bytes=need.memory_bytes,
         requested_ephemeral_storage_bytes=need.ephemeral_bytes,
@@ -125,6 +127,7 @@ def _quota(context: Context, need: StackResources, pooled: Collection[Stack]) ->
     back, disk = Counter[str](), storage(context).limit_bytes
     for stack in filter(_takes_room, pooled):
         back.update(_taken(context, stack, disk).of_quota())
+    back.update(dict.fromkeys(SERVICE_QUOTAS, len(context.spares.rows) * NANO))
     bounds = by_quotas(context.facts.quotas.objects, need, unused=True, released=back)
     return min(bounds, key=lambda bound: bound.stacks, default=None)
 

@@ -26,6 +26,7 @@ from stackd.lifecycle.health import Checks
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.nodes import ClusterFacts
 from stackd.lifecycle.pools import Pools
+from stackd.lifecycle.spares import Spares
 from stackd.lifecycle.status import Memory
 from stackd.lifecycle.template_pods import TemplatePods
 from stackd.metrics import Metrics, PhaseTimer
@@ -208,6 +209,7 @@ class Context:
     ``facts``    what is known of the cluster beside its objects
     ``checks``   what checks have said
     ``template_pods``  the pods that templates own
+    ``spares``   the Services that belong to no stack yet
     """
 
     store: Store
@@ -227,6 +229,7 @@ class Context:
     pools: Pools = field(default_factory=Pools)
     facts: ClusterFacts = field(default_factory=ClusterFacts)
     checks: Checks = field(default_factory=Checks)
+    spares: Spares = field(default_factory=Spares)
 
     @property
     def clock(self) -> Clock:

@@ -48,6 +48,7 @@ PREEMPTIONS = 3
 # How long a failed create waits for its undo, or, while Kubernetes does not answer, only for the intent to be written; after
 # that, the undo goes on in the background.
 UNDO_SECONDS, INTENT_SECONDS = 2.0, 0.1
+QUIET_SECONDS = 1.0  # no spare Service is made within this time after a create, so that none is slower because of it
 LISTED_SECONDS = 2.0  # how long a create waits for the first list of routes after a start
 
 
@@ -124,10 +125,12 @@ async def _assigned_or_made(context: Context, request: CreateRequest, caller: Ca
 
 async def _made(context: Context, request: CreateRequest, caller: Caller) -> Stack:
     """Commit the row, and wait until it says that a node has the stack."""
-    stack_id = caller.stack_id = new_id("stack")
+    spare = None if request.unasked else context.spares.take(request.target_ports, context.mirror)
+    stack_id = caller.stack_id = new_id("stack") if spare is None else spare.stack_id
     creation = context.creates[stack_id] = Creation(request=request, timer=context.metrics.phase_timer())
     try:
-        await _reserve(context, stack_id, creation)
+        if not await _reserve(context, stack_id, creation, spare=spare is not None):
+            return await _made(context, request, caller)  # the spare is gone
         stack = await _accepted(context, stack_id, creation)
         context.fence.require()  # otherwise nobody is told of it
         return stack
@@ -142,18 +145,24 @@ async def _made(context: Context, request: CreateRequest, caller: Caller) -> Sta
         raise
     finally:
         context.creates.pop(stack_id, None)
+        context.spares.pause(context.clock.monotonic() + QUIET_SECONDS)
+        context.spares.put_back(spare and context.store.stacks.get(stack_id))
 
 
-async def _reserve(context: Context, stack_id: str, creation: Creation) -> None:
+async def _reserve(context: Context, stack_id: str, creation: Creation, *, spare: bool) -> bool:
+    """Commit the row; False if the spare of this id is gone."""
     request = creation.request
     await require_served(context, request)
     creation.check()
     crash_point("create.before_reserve")
     stack = request.stack(context, stack_id, named(context, request))
-    await context.store.stacks.reserve(stack, claim=request.claim, limits=request.limits(context.config.limits))
+    reserve = context.store.stacks.take_spare if spare else context.store.stacks.reserve
+    if await reserve(stack, claim=request.claim, limits=request.limits(context.config.limits)) is None:
+        return False
     creation.timer.end("reserve")
     crash_point("create.reserved")
     creation.check()
+    return True
 
 
 async def _accepted(context: Context, stack_id: str, creation: Creation) -> Stack:
@@ -204,7 +213,10 @@ async def _ask_for(context: Context, stack_id: str) -> None:
 
 async def _undone(context: Context, stack_id: str) -> None:
     """Undo the create and wait a moment for that. The row keeps the intent, so nobody has to wait longer while
-    Kubernetes does not answer or stackd stops."""
+    Kubernetes does not answer or stackd stops. A spare that was not taken stays."""
+    row = context.store.stacks.get(stack_id)
+    if row is None or row.spare:
+        return
     contact = context.cluster.connection.contact
     waits = not (contact.lost or contact.failures or context.gate.closing)
     undo = context.tasks.spawn(f"undo {stack_id}", _undo(context, stack_id))

@@ -206,7 +206,7 @@ def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     if creating is None:
         return Decision(kind=Kind.UNDO, why="its create was never completed")
     if not creating.made:
-        return Decision(kind=Kind.APPLY, why="it is new", changes=tuple(_creations(objects)))
+        return Decision(kind=Kind.APPLY, why="it is new", changes=tuple(_creations(objects, seen)))
     if pod is None:
         if (PODS, stack.pod_name) in seen.gone:
             return Decision(kind=Kind.UNDO, why="its new pod is gone", error=ClusterUnavailable(POD_DELETED))
@@ -224,11 +224,13 @@ def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
     return NOTHING
 
 
-def _creations(objects: Objects) -> Iterator[Change]:
+def _creations(objects: Objects, seen: Seen) -> Iterator[Change]:
+    """A new stack may have taken a spare Service, which is changed then."""
     for pod in objects.pods:
         yield Change(verb=Verb.CREATE, resource=PODS, name=pod.name, wanted=pod)
     if (service := objects.service) is not None:
-        yield Change(verb=Verb.CREATE, resource=SERVICES, name=service.name, wanted=service)
+        verb, uid = (Verb.CREATE, None) if seen.service is None else (Verb.UPDATE, seen.service.uid)
+        yield Change(verb=verb, resource=SERVICES, name=service.name, uid=uid, wanted=service)
     for one in objects.named:
         yield Change(verb=Verb.CREATE, resource=one.resource, name=one.name, wanted=one)
 
@@ -267,7 +269,7 @@ def _deletion(stack: Stack, seen: Seen) -> Decision:
 def _pod_removals(stack: Stack, seen: Seen) -> Iterator[Change]:
     """The removal of all pods of the stack that Kubernetes has not said to be gone."""
     name = PODS, stack.pod_name
-    if name not in seen.gone:
+    if name not in seen.gone and not stack.spare:
         uid = _known_uid(stack.stack_id, stack.pod_uid, seen.pod)
         yield Change(verb=Verb.REMOVE, resource=PODS, name=stack.pod_name, uid=uid, retried=name in seen.held)
     for pod in seen.earlier:
@@ -352,6 +354,8 @@ def _service_changes(wanted: WantedService | None, seen: ServiceState | None) ->
         there and seen is not None and service_error(wanted, seen) is None and record_error(wanted, seen) is None
     )
     verb, uid = Verb.PATCH if only_expiry else Verb.UPDATE, seen.uid if there and seen is not None else None
+    if wanted.spare and seen is None:
+        verb = Verb.CREATE
     yield Change(verb=verb, resource=SERVICES, name=wanted.name, uid=uid, wanted=wanted)
 
 
@@ -526,6 +530,8 @@ def _of_orphan(orphan: Orphan, served: Container[str], around: Surroundings) -> 
     seen, stack_id = orphan.seen, orphan.stack_id
     if stack_id in around.removed:
         return _remove(orphan, "its stack was removed", brake=False)
+    if isinstance(seen, ServiceState) and seen.spare and not seen.recorded:
+        return _remove(orphan, "a spare Service that the file does not have", brake=False)
     is_old = around.now is not None and around.now - seen.created_at >= around.orphan_grace
     if orphan.is_service and seen.name.startswith(RANGE_PREFIX):
         return _remove(orphan, "leftover Service of a node-port-range check", brake=False) if is_old else None

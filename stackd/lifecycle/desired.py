@@ -25,7 +25,7 @@ ObjectName = tuple[str, str]
 @struct
 class WantedService:
     """The Service of a stack as it should be; ``node_ports`` in order. Without ``expires_at``, the expiry in its record does
-    not matter: the stack waits in a pool."""
+    not matter: the stack waits in a pool. A ``spare`` one has no record."""
 
     name: str
     stack_id: str
@@ -35,6 +35,7 @@ class WantedService:
     generation: int
     pod: str
     expires_at: int | None
+    spare: bool = False
 
 
 @struct
@@ -74,6 +75,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
         generation=stack.generation,
         pod=wanted_pod(stack),
         expires_at=None if stack.unassigned else stack.ttl_expires_at,
+        spare=stack.spare,
     )
     pods: tuple[WantedPod, ...] = ()
     if not stack.ended and stack.desired is Desired.RUNNING:
@@ -108,6 +110,10 @@ def service_error(wanted: WantedService, seen: ServiceState | None) -> str | Non
 
 def record_error(wanted: WantedService, seen: ServiceState) -> str | None:
     """How the record on the Service differs from what it should say, apart from the expiry; None if it does not."""
+    if wanted.spare != seen.spare:
+        return "its Service does not say yet whether it is a spare one"
+    if wanted.spare:
+        return None
     if not seen.recorded:
         return "its Service lacks the record from which a lost file is rebuilt"
     if bool(seen.pool) != wanted.unassigned or seen.once_assigned != wanted.unassigned:

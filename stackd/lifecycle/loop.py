@@ -201,7 +201,7 @@ class Loop:
     def _priority(self, stack: Stack, *, record: bool) -> Priority:
         if settling := self._settling.get(stack.stack_id):
             return min(one.priority for one in settling)
-        if record:
+        if record or stack.spare:
             return Priority.RECORD
         if stack.delete_reason is DeleteReason.BATCH:
             return Priority.BATCH

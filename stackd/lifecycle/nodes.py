@@ -121,7 +121,10 @@ INTEREST_SECONDS = 300.0  # for this long after the last question the quotas are
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 # Which name each quota resource belongs to, and its unit in 10⁻⁹; each other one is freed with a pod.
-_KINDS = {"cpu": (CPU, NANO // 1000), "memory": (MEMORY, NANO), "services.nodeports": (PORTS, NANO)}
+_KINDS = {"cpu": (CPU, NANO // 1000), "memory": (MEMORY, NANO)}
+# What a Service of a stack takes of a quota.
+SERVICE_QUOTAS = ("services", "count/services", "services.nodeports")
+_KINDS |= dict.fromkeys(SERVICE_QUOTAS, (PORTS, NANO))
 
 _OTHER_SCOPES = frozenset({"Terminating", "BestEffort", "PriorityClass", "CrossNamespacePodAffinity"})
 

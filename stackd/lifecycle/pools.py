@@ -128,8 +128,8 @@ class Pools:
                 kept[row.stack_id] = after
             self.news.set()
             return
-        before = before if before is not None and before.unassigned else None
-        after = after if after is not None and after.unassigned else None
+        before = before if before is not None and before.unassigned and not before.spare else None
+        after = after if after is not None and after.unassigned and not after.spare else None
         if before is not None:
             pool = self.of(before.template or "")
             if after is None or not (is_ready(before) and is_ready(after)):

@@ -167,7 +167,7 @@ async def _recorded(cluster: Cluster) -> Records:
     pods, services = await cluster.list_raw(PODS), await cluster.list_raw(SERVICES)
     pods.sort(key=labels.generation_of)
     latest = {stack_of(PODS, raw["metadata"]["name"]): raw for raw in pods}  # of a shared stack
-    of_stacks = ((raw["metadata"]["name"], raw) for raw in services)
+    of_stacks = ((raw["metadata"]["name"], raw) for raw in services if labels.SPARE not in labels.labels_of(raw))
     named = {stack_of(SERVICES, name): raw for name, raw in of_stacks if name.startswith(SERVICE_PREFIX)}
     return {stack_id: _read(service, latest.get(stack_id)) for stack_id, service in named.items()}
 

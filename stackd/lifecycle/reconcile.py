@@ -18,6 +18,8 @@ from stackd.errors import (
     ClusterRefused,
     ClusterUnavailable,
     NameTaken,
+    NoNodePort,
+    QuotaExceeded,
     StackdError,
     StackNotFound,
     StillThere,
@@ -33,10 +35,11 @@ from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Decision, Kind, Verb
 from stackd.lifecycle.desired import PODS, stack_of
 from stackd.lifecycle.observe import observe
+from stackd.lifecycle.pools import AFTER_PREEMPTION_SECONDS
 from stackd.lifecycle.transitions import TRANSITIONS
 from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
-from stackd.model import Desired, Observation, Stack, StackStatus
+from stackd.model import DeleteReason, Desired, Observation, Stack, StackStatus
 from stackd.templates.hiding import hide_in
 
 log = logging.getLogger(__name__)
@@ -107,6 +110,9 @@ async def _note_failure(context: Context, stack: Stack, error: StackdError) -> N
     """Write into the stack's status what keeps it from being deleted or started; clients see it there."""
     again = context.loop.queue.has_failed(stack.stack_id)
     try:
+        if stack.spare and isinstance(error, QuotaExceeded | NoNodePort) and stack.deleting_since is None:
+            context.spares.pause(context.clock.monotonic() + AFTER_PREEMPTION_SECONDS)
+            await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.POOL)
         if stack.deleting_since is not None:
             if again and isinstance(error, ClusterRefused):
                 context.gate.undeletable[stack.stack_id] = error.sentence

@@ -39,6 +39,8 @@ def adopt(tx: Transaction, records: Sequence[Stack]) -> dict[str, str]:
 
 def renewed(row: Stack, record: Stack) -> Stack:
     """The row, updated from the record; the same row if nothing in the record is newer."""
+    if row.spare:
+        return record  # since the file was copied, a create has taken it
     if record.generation < row.generation:
         return row
     if row.delete_reason is DeleteReason.UNDO:

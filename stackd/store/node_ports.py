@@ -29,17 +29,21 @@ class NodePorts:
         self.fixed: frozenset[int] = frozenset()
         """The ports that templates give to their shared stacks."""
         self.to_try: list[int] = []
-        self._held = {port for stack in stacks for port in stack.held_ports}
+        self._held: set[int] = set()
+        self.spare: set[int] = set()
+        """Those that belong to spare Services: they count as free, and are handed out with their Services."""
+        for stack in stacks:
+            self.follow(None, stack)
 
     @property
     def used(self) -> int:
         """How many ports stacks hold, inside the range or not."""
-        return len(self._held)
+        return len(self._held) - len(self.spare)
 
     @property
     def free(self) -> int:
         """How many ports are free."""
-        return len(self.usable) - sum(port in self.usable for port in self._held) - self.quarantined
+        return len(self.usable) - sum(port in self.usable for port in self._held - self.spare) - self.quarantined
 
     @property
     def quarantined(self) -> int:
@@ -51,6 +55,10 @@ class NodePorts:
         if before is None or after is None or (before.ports, before.ports_held) != (after.ports, after.ports_held):
             self._held.difference_update(() if before is None else before.held_ports)
             self._held.update(() if after is None else after.held_ports)
+        if before is not None and before.spare:
+            self.spare.difference_update(before.held_ports)
+        if after is not None and after.spare:
+            self.spare.update(after.held_ports)
 
     def restrict(self, cluster: PortRange) -> None:
         """Only ports of the cluster's own range are usable from now on."""

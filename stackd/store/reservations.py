@@ -82,15 +82,37 @@ def reserve(
     Raises ``NoNodePort``; ``Conflict`` if the claim's key, a fixed port or a fixed name is in use; ``MaxStacksReached`` or
     ``LabelLimitReached`` at a limit.
     """
-    check_quotas(tx, limits.quotas, new.template)
-    check_labels(tx, new.labels, limits)
-    _check_max_stacks(tx, limits)
+    _check_limits(tx, new, limits)
     free = iter(_find_free(tx, sum(not _has_place(port) for port in new.ports)))
     ports = tuple(port if _has_place(port) else replace(port, node_port=next(free)) for port in new.ports)
     stack = rows.insert(tx, replace(new, ports=ports))
     if claim is not None:
         rows.insert_claim(tx, replace(claim, stack_id=new.stack_id))
     return stack
+
+
+def take_spare(
+    tx: Transaction, new: Stack, *, claim: Claim | None = None, limits: CreateLimits = NO_CREATE_LIMITS
+) -> Stack | None:
+    """Turn the spare of this id into a row as ``reserve`` makes one, with the spare's node port and Service. None if there is
+    no such spare any more. Raises as ``reserve``."""
+    spare = rows.find(tx, new.stack_id)
+    if spare is None or not spare.spare or spare.deleting_since is not None:
+        return None
+    _check_limits(tx, new, limits)
+    port = replace(new.ports[0], node_port=spare.ports[0].node_port)
+    stack = replace(new, ports=(port,), service_uid=spare.service_uid)
+    tx.run("UPDATE stacks SET pod_spec = ? WHERE stack_id = ?", (stack.pod_spec, stack.stack_id))
+    rows.insert_labels(tx, stack)
+    if claim is not None:
+        rows.insert_claim(tx, replace(claim, stack_id=stack.stack_id))
+    return rows.save_one(tx, stack)
+
+
+def _check_limits(tx: Transaction, new: Stack, limits: CreateLimits) -> None:
+    check_quotas(tx, limits.quotas, new.template)
+    check_labels(tx, new.labels, limits)
+    _check_max_stacks(tx, limits)
 
 
 def _has_place(port: PortMapping) -> bool:

@@ -68,7 +68,7 @@ STACKS = Columns(
         **dict.fromkeys(
             ("values", "env"), lambda text: NO_VALUES if text is None else MappingProxyType(orjson.loads(text))
         ),
-        **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned"), bool),
+        **dict.fromkeys(("accepted", "ended", "ports_held", "unassigned", "spare"), bool),
     },
     write={
         "ports": json_text,

@@ -50,7 +50,7 @@ CREATE TABLE stacks (
     desired TEXT NOT NULL DEFAULT 'running' CHECK (desired IN ('running', 'stopped')),
     generation INTEGER NOT NULL DEFAULT 0, template TEXT, generated TEXT,
     unassigned INTEGER NOT NULL DEFAULT 0 CHECK (unassigned IN (0, 1)), digest TEXT, serving INTEGER, env TEXT,
-    extensions INTEGER NOT NULL DEFAULT 0, offer TEXT,
+    extensions INTEGER NOT NULL DEFAULT 0, offer TEXT, spare INTEGER NOT NULL DEFAULT 0,
     CHECK ((deleting_since IS NULL) = (delete_reason IS NULL))
 ) STRICT;
 CREATE UNIQUE INDEX stacks_shared ON stacks (template) WHERE serving IS NOT NULL AND deleting_since IS NULL;
@@ -157,6 +157,7 @@ TO_12 = (
     "DROP INDEX timeline_accepted; DROP INDEX jobs_by; DROP INDEX links_by;"
     + BY_PRINCIPAL
     + f"ALTER TABLE templates ADD COLUMN {TEMPLATE_SOURCE}; ALTER TABLE stacks ADD COLUMN offer TEXT;"
+    "ALTER TABLE stacks ADD COLUMN spare INTEGER NOT NULL DEFAULT 0;"
 )
 
 # The formats that the steps lead to, each from the one before; 1.0.0 wrote format 11.

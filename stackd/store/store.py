@@ -43,6 +43,7 @@ class Stacks(View[Stack], Table):
         self._pending = pending
 
     reserve = operation(reservations.reserve, grows=True)
+    take_spare = operation(reservations.take_spare, grows=True)
     assign = operation(reservations.assign, grows=True)
     check = operation(reservations.check, writes=False)
     accept = operation(changes.accept)

@@ -17,7 +17,7 @@ from typing import Any
 
 _ROWS = """
 SELECT stack_id, pod_spec, status, accepted, ended, deleting_since IS NOT NULL, ports_held, ttl_expires_at, desired,
-  pod_uid IS NOT NULL, unassigned, template, iif(serving IS NULL, NULL, generation), labels ->> 'op', ports,
+  pod_uid IS NOT NULL, unassigned, spare, template, iif(serving IS NULL, NULL, generation), labels ->> 'op', ports,
   (SELECT json_group_array(node_port) FROM node_ports AS held WHERE held.stack_id = stacks.stack_id),
   (SELECT json_group_array(hostname) FROM hostnames AS held WHERE held.stack_id = stacks.stack_id)
 FROM stacks WHERE """
@@ -45,6 +45,7 @@ class Row:
     desired: str
     has_pod_uid: bool
     unassigned: bool
+    spare: bool
     template: str
     shared_pod: int | None
     """Of a shared stack: the number of its pod."""
@@ -72,13 +73,14 @@ class Row:
             desired,
             has_pod_uid,
             unassigned,
+            spare,
             template,
             shared_pod,
             marker,
         ) = flags
         return cls(
             stack_id, spec, status, bool(accepted), bool(ended), bool(deleting), bool(ports_held), expires, desired,
-            bool(has_pod_uid), bool(unassigned), template or "", shared_pod, marker or "",
+            bool(has_pod_uid), bool(unassigned), bool(spare), template or "", shared_pod, marker or "",
             frozenset(port["node_port"] for port in opened if port["node_port"]),
             {f"{stack_id}-{port['container_port']}": port["host"] for port in opened if "host" in port},
             frozenset(json.loads(held)), frozenset(json.loads(held_names)),

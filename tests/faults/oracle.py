@@ -66,7 +66,9 @@ class Oracle:
         yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
         yield from (f"pod {name} was left" for name in world.objects("pods") if name.startswith("check-"))
         for row in rows.values():
-            yield from self._row(row, pods.get(row.pod_name), services.get(f"svc-{row.stack_id}"))
+            yield from (self._spare if row.spare else self._row)(
+                row, pods.get(row.pod_name), services.get(f"svc-{row.stack_id}")
+            )
         if len(world.cluster.server.watches) < WATCHES:
             yield "the cluster is not being watched"
         holders = Counter(world.file.holders())
@@ -100,6 +102,12 @@ class Oracle:
             pod = pods.get(row.stack_id)
             if pod is not None and ("stackd.io/pool" in pod["metadata"]["labels"]) != row.unassigned:
                 yield f"{row.stack_id}: unassigned is {row.unassigned}, and its pod says otherwise"
+
+    def _spare(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> Iterator[str]:
+        """It has nothing but its Service."""
+        yield from self._service(row, service)
+        if pod is not None:
+            yield f"{row.stack_id}: it is a spare, and has a pod"
 
     def _row(self, row: Row, pod: dict[str, Any] | None, service: dict[str, Any] | None) -> Iterator[str]:
         name, wish = row.stack_id, self._world.ledger.wishes[row.stack_id]

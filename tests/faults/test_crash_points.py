@@ -86,6 +86,20 @@ async def create(stage: Stage) -> None:
     await asyncio.gather(stage.stack(), stage.operations.attempt(stage.operations.new_create(keyed=True)))
 
 
+async def take_a_spare(stage: Stage) -> None:
+    """A create takes a spare Service, and at the next start there are to be fewer."""
+    here = stage.world
+    for count in (3, 1):
+        await _start_again(stage, partial(here.settings.update, STACKD_STACKS__SPARE_SERVICES=str(count)))
+        await stage.until(lambda count=count: _spares(stage) == count)  # type: ignore[misc]
+        if not stage.over:
+            await stage.operations.attempt(stage.operations.new_create(keyed=True))
+
+
+def _spares(stage: Stage) -> int:
+    return sum("stackd.io/spare" in one["metadata"]["labels"] for one in stage.world.ours("services").values())
+
+
 async def create_where_all_ports_are_taken(stage: Stage) -> None:
     held = asyncio.create_task(stage.injector.take_ports(share=1.0, seconds=600.0))
     try:
@@ -348,6 +362,7 @@ class Scene:
     pooled: str = RUNS_ON
     """The image of the ``pool`` stacks that wait in a pool."""
     shared: bool = False
+    spares: int = 0
 
 
 _CREATES = (
@@ -365,6 +380,14 @@ SCENES = {
         act=create,
         # the last one dies while it undoes the create that the one before has begun
         deaths=(*twice(*_CREATES), "service.written:1", "create.undo_marked:1"),
+    ),
+    "take a spare": Scene(
+        act=take_a_spare,
+        deaths=(
+            *("spare.intended:1", "service.written:1", "create.reserved:1", "pod.created:1", "service.written:2"),
+            *("accept.accepted:1", "service.written:1", "spare.delete_marked:1", *removals(1)),
+        ),
+        routes=("",),
     ),
     "create in vain": Scene(act=create_in_vain, deaths=twice("create.undo_marked")),
     "create again": Scene(
@@ -474,7 +497,11 @@ async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
     """Let the daemon die its deaths; after each the next one recovers, and is judged."""
     scene = SCENES[title]
     folder.mkdir()
-    settings = {"STACKD_STACKS__NODE_PORT_MIN": "31001", "STACKD_STACKS__NODE_PORT_MAX": str(31000 + scene.ports)}
+    settings = {
+        "STACKD_STACKS__NODE_PORT_MIN": "31001",
+        "STACKD_STACKS__NODE_PORT_MAX": str(31000 + scene.ports),
+        "STACKD_STACKS__SPARE_SERVICES": str(scene.spares),
+    }
     async with world(folder, forkserver, settings) as here:
         if scene.pool:
             here.put_template(scene.pool, scene.pooled)

@@ -259,6 +259,7 @@ async def test_a_put_removes_what_only_the_old_service_has(cluster: Cluster, wir
     assert patch["metadata"]["labels"] == wanted["metadata"]["labels"] | {
         "label.stackd.io/team": None,
         "stackd.io/pool": None,
+        "stackd.io/spare": None,
         "stackd.io/assigned": None,
     }
     assert patch["metadata"]["uid"] == "uid-of-s"

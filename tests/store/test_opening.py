@@ -242,6 +242,7 @@ ALTER TABLE links DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN principal;
 ALTER TABLE templates DROP COLUMN source;
 ALTER TABLE stacks DROP COLUMN offer;
+ALTER TABLE stacks DROP COLUMN spare;
 CREATE INDEX timeline_accepted ON timeline (by, at) WHERE kind = 'accepted';
 CREATE INDEX jobs_by ON jobs (by, created_at, items);
 CREATE INDEX links_by ON links (by, expires_at);

@@ -1,0 +1,120 @@
+"""Spare Services: there before a create asks for one, taken by creates that fit, and in nobody's way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.harness import Harness, Machine, eventually, seed, until
+
+SPARES = 3
+OPEN = "- containerPort: 80\n          protocol: TCP"
+SPEC = seed()["pod_spec"].replace(OPEN, f"{OPEN}\n        {OPEN.replace('TCP', 'UDP')}")
+UDP = {"pod_spec": SPEC, "target_port": [{"container_port": 80, "protocol": "UDP"}]}
+TWO = {"pod_spec": SPEC, "target_port": [{"container_port": 80, "protocol": name} for name in ("TCP", "UDP")]}
+
+
+def is_spare(service: dict[str, Any]) -> bool:
+    return "stackd.io/spare" in service["metadata"]["labels"]
+
+
+async def spares(at: Harness) -> dict[str, dict[str, Any]]:
+    return {name: one for name, one in (await at.objects("services")).items() if is_spare(one)}
+
+
+async def filled(at: Harness, count: int = SPARES) -> dict[str, dict[str, Any]]:
+    async def enough() -> bool:
+        return len(await spares(at)) == count and len(at.daemon.context.spares.rows) == count
+
+    await eventually(enough)
+    await at.passes(1)
+    return await spares(at)
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_a_create_takes_a_spare_with_its_id_and_node_port(at: Harness) -> None:
+    there = await filled(at)
+    at.counts.clear()
+    stack = await at.create()
+    before = there[stack["service_name"]]
+    after = (await at.objects("services"))[stack["service_name"]]
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert [port["nodePort"] for port in before["spec"]["ports"]] == [port["node_port"] for port in stack["ports"]]
+    assert (at.counts.total("create", "services"), at.counts.total("patch", "services")) == (0, 1)
+    assert (after["spec"]["selector"], after["spec"]["ports"][0]["targetPort"]) == (
+        {"stackd.io/stack": stack["stack_id"]},
+        80,
+    )
+    assert not is_spare(after)
+    await filled(at)  # another one takes its place
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_a_spare_belongs_to_nobody(at: Harness) -> None:
+    for service in (await filled(at)).values():
+        assert "stackd.io/assigned" in service["spec"]["selector"], "it selects no pod"
+        assert "stackd.io/record" not in (service["metadata"].get("annotations") or {})
+    stats, capacity = await at.get("/stats"), await at.get("/capacity")
+    assert (await at.listed(), stats["total_stacks"], stats["used_node_ports"]) == ([], 0, 0)
+    assert (capacity["unassigned"], capacity["free_node_ports"]) == (0, 32767 - 31001 + 1)
+    assert await at.metric("stackd_spare_services") == SPARES
+    (spare_id, *_) = at.daemon.context.spares.rows
+    assert (await at.call("GET", f"/stacks/{spare_id}")).status == 404
+    assert (await at.call("DELETE", f"/stacks/{spare_id}")).status == 404
+    assert len(await filled(at)) == SPARES
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_what_does_not_fit_is_created_as_without_spares(at: Harness) -> None:
+    there = await filled(at)
+    stack = await at.create(UDP)
+    assert stack["service_name"] not in there
+    assert (await filled(at)).keys() == there.keys()
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_a_create_that_is_refused_leaves_the_spare(at: Harness) -> None:
+    there = await filled(at)
+    at.faults.add_fault(action="status", verb="create", resource="pods", code=403, count=1)
+    assert (await at.call("POST", "/stacks", seed())).status >= 400
+    kept = await filled(at)
+    assert len(kept.keys() & there.keys()) == SPARES - 1, "the one that was taken is undone, and replaced"
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES), stacks__node_port_max="31006")
+async def test_spares_give_way_when_ports_run_out(at: Harness) -> None:
+    await filled(at)
+    for _ in range(3):
+        await at.create(TWO)
+    assert (await at.get("/stats"))["used_node_ports"] == 6
+
+
+@pytest.mark.stackd(stacks__spare_services=str(SPARES))
+async def test_a_service_that_somebody_deletes_is_no_stacks_loss(at: Harness) -> None:
+    there = await filled(at)
+    for name in there:
+        await at.delete_object("services", name)
+    assert (await at.create())["status"] in ("creating", "running")
+    await filled(at)
+
+
+async def test_spares_outlive_a_restart_and_are_replaced_with_a_lost_file(vm: Machine) -> None:
+    at = await vm.start(stacks__spare_services=str(SPARES))
+    there = await filled(at)
+    stack = await at.create()
+    await filled(at)
+    at = await vm.start(stacks__spare_services=str(SPARES))
+    kept = await filled(at)
+    assert len(kept.keys() & there.keys()) == SPARES - 1
+    await vm.lose_file()
+    at = await vm.start(stacks__spare_services=str(SPARES))
+    await until(lambda: spares(at), lambda seen: len(seen) == SPARES and not seen.keys() & kept.keys())
+    assert await at.listed() == [stack["stack_id"]]
+
+
+async def test_fewer_are_kept_once_fewer_are_configured(vm: Machine) -> None:
+    at = await vm.start(stacks__spare_services=str(SPARES))
+    await filled(at)
+    at = await vm.start(stacks__spare_services="0")
+    await until(lambda: at.objects("services"), lambda seen: not seen)
