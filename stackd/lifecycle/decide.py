@@ -324,25 +324,32 @@ def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Deci
         return _apply(why, *service) if why is not None else _stop(stack, seen)
     if stack.desired is Desired.RUNNING and stack.pod_uid is None:
         return _apply(why, *service) if why is not None else _start(stack, objects, seen)
-    changes = service
-    for wanted in objects.named:
-        name = wanted.resource, wanted.name
-        if name in seen.named and (differs := route_difference(wanted, seen.named[name])) is not None:
-            why = why or differs
-            changes.append(Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted))
-    for wanted_pod in objects.pods if own is not None else ():
-        if own is not None and (differs := pod_difference(wanted_pod, own)) is not None:
-            why = why or differs
-            changes.append(Change(verb=Verb.PATCH, resource=PODS, name=own.name, uid=own.uid, wanted=wanted_pod))
+    others = list(_repairs(objects, own, seen))
+    why = why or next((differs for differs, _ in others), None)
+    changes = [*service, *(change for _, change in others)]
     missing = own is None and stack.desired is Desired.RUNNING
+    end = Decision(kind=Kind.END, why="its pod is gone from the cluster", brake=not seen.explained)
     if missing and (PODS, stack.pod_name) not in seen.gone:
         why = why or "the mirror lacks its pod"
         changes.append(_ask(stack))
+    elif missing and stack.status in (StackStatus.CREATING, StackStatus.RUNNING):
+        return end  # clients see it, whether the cluster takes its record or not
     if why is not None and changes:
         return _apply(why, *changes)
     if missing:
-        return Decision(kind=Kind.END, why="its pod is gone from the cluster", brake=not seen.explained)
+        return end
     return _replacement(stack, own, seen, now) if stack.shared else NOTHING
+
+
+def _repairs(objects: Objects, own: PodState | None, seen: Seen) -> Iterator[tuple[str, Change]]:
+    """What differs of its names and its pod, and the requests that put it right."""
+    for wanted in objects.named:
+        name = wanted.resource, wanted.name
+        if name in seen.named and (differs := route_difference(wanted, seen.named[name])) is not None:
+            yield differs, Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted)
+    for pod in objects.pods if own is not None else ():
+        if own is not None and (differs := pod_difference(pod, own)) is not None:
+            yield differs, Change(verb=Verb.PATCH, resource=PODS, name=own.name, uid=own.uid, wanted=pod)
 
 
 def _service_changes(wanted: WantedService | None, seen: ServiceState | None) -> Iterator[Change]:

@@ -453,3 +453,13 @@ async def test_a_delete_that_is_refused_again_and_again_says_so_whoever_refuses(
     at.faults.clear()
     await at.until_listed(0)
     await at.until_ready()
+
+
+async def test_a_stack_whose_pod_is_gone_says_so_although_its_service_is_refused(at: Harness) -> None:
+    stack_id = await at.running()
+    with at.worked_on(stack_id):
+        await at.patch("services", f"svc-{stack_id}", MOVED)
+        at.faults.add_fault(action="status", code=403, verb="patch|update", resource="services")
+        await at.delete_object("pods", stack_id)
+    stack = await at.until_status(stack_id, "stopped")
+    assert (stack["status_reason"], stack["ended"]) == ("PodDeleted", True)

@@ -80,8 +80,9 @@ NO_POD, NOTHING_LEFT = frozenset({POD}), frozenset({POD, SERVICE})
         (STACK, Seen(service=service()), ["ask-pod"]),
         (replace(STACK, generation=1), Seen(pod=pod(uid="earlier"), service=service(generation=1)), ["ask-pod"]),
         (STACK, Seen(service=service(), gone=NO_POD), ["end"]),
-        # what the brake may hold: its record is written all the same
-        (STACK, Seen(service=service(expires_at=1), gone=NO_POD), ["patch-service"]),
+        (STACK, Seen(service=service(node_ports=()), gone=NO_POD), ["end"]),
+        # the brake holds it: its record is written all the same
+        (stack(status=StackStatus.STOPPED), Seen(service=service(expires_at=1), gone=NO_POD), ["patch-service"]),
         (STACK, Seen(), ["ask-pod", "update-service"]),
         # its Service is deleted or changed
         (STACK, Seen(pod=pod()), ["update-service"]),
