@@ -57,8 +57,8 @@ async def reconcile(context: Context, stack_id: str) -> bool:
     if stack is None:
         return await _remove_without_row(context, stack_id)
     stack = await observe(context, stack)
-    if context.gate.unverified:
-        context.memory.gone.clear()  # perhaps another cluster has said so
+    doubts = context.gate.doubts
+    context.memory.believe(doubts)
     decision = look_at(context, stack)
     if decision.kind is None:
         if decision.again is not None:
@@ -69,7 +69,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
             return await _send(context, stack, decision)
         if decision.kind in PROVEN:
             await context.gate.right_cluster()
-            if context.store.stacks.get(stack_id) is not stack:
+            if context.gate.doubts != doubts or context.store.stacks.get(stack_id) is not stack:
                 return True
         return await TRANSITIONS[decision.kind](context, stack, decision)
 
@@ -88,6 +88,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
         creation = None if stack.accepted else context.creates.get(stack.stack_id)
         if creation is not None:
             creation.timer.restart()
+        doubts = context.gate.doubts
         try:
             done = await apply(context, stack, decision.changes)
         except StackNotFound:
@@ -96,6 +97,9 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
             hide_in(error, stack.values)
             await _note_failure(context, stack, error)
             raise
+        finally:
+            if context.gate.doubts != doubts:  # perhaps another cluster has answered
+                context.memory.gone.pop(stack.stack_id, None)
         if creation is not None and creation.made_at is None:
             creation.timer.restart()
             creation.made_at = context.clock.monotonic()

@@ -48,7 +48,7 @@ class PodSnapshot:
     repaired: tuple[str, str] = ("", "")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Memory:
     """What is remembered of stacks between two looks; nothing of it is needed after a start.
 
@@ -61,6 +61,8 @@ class Memory:
     ``held``          the objects whose removal something holds up
     ``crowded``       the stacks that have no quota for two pods
     ``disruptions``   by the pod's uid, why the cluster itself has deleted it
+
+    ``doubts``: how often the cluster had been doubted when what is ``gone`` was said.
     """
 
     pull_failing: dict[str, int] = field(default_factory=dict)
@@ -70,6 +72,13 @@ class Memory:
     held: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)
     disruptions: dict[str | None, str] = field(default_factory=dict)
+    doubts: int = 0
+
+    def believe(self, doubts: int) -> None:
+        """Forget what is ``gone`` if the cluster was doubted since: perhaps another one has said so."""
+        if doubts != self.doubts:
+            self.gone.clear()
+            self.doubts = doubts
 
     def note_gone(self, stack_id: str, name: tuple[str, str], uid: str | None) -> None:
         """Kubernetes has said that there is no such object, since it has removed the one of this uid."""
@@ -94,8 +103,9 @@ class Memory:
             return
         self.disruptions.pop(before.pod_uid, None)
         self.crowded.discard(before.stack_id)
+        self.held.pop(before.stack_id, None)
         if after is None:
-            for memory in (self.pull_failing, self.progress, self.gone, self.held, self.seen):
+            for memory in (self.pull_failing, self.progress, self.gone, self.seen):
                 memory.pop(before.stack_id, None)
 
 

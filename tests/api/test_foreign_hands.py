@@ -271,6 +271,19 @@ async def test_a_stack_that_a_finalizer_holds_says_so(at: Harness) -> None:
         assert not await at.pods_and_services()
 
 
+async def test_a_pod_that_was_held_at_a_restart_goes_before_the_service_later(at: Harness) -> None:
+    """The Service has the record: whoever loses the file while the pod is there reads in it whose pod that is."""
+    at.give_kubernetes(timeout=0.5)
+    stack_id = await at.running()
+    await at.patch("pods", stack_id, {"metadata": {"finalizers": ["example.com/hold"]}})
+    await at.refused(503, "finalizers example.com/hold", f"/stacks/{stack_id}/restart")
+    await at.patch("pods", stack_id, {"metadata": {"finalizers": None}})
+    await at.until_status(stack_id, "running")
+    at.faults.add_fault(action="status", verb="delete", resource="pods", code=403)
+    await at.refused(503, "", f"/stacks/{stack_id}", method="DELETE")
+    assert set(await at.pods_and_services()) == {stack_id, f"svc-{stack_id}"}
+
+
 async def test_a_service_that_was_changed_by_hand_is_put_right_and_until_then_the_status_says_so(at: Harness) -> None:
     stack_id = await at.running()
     port = await port_of(at, stack_id)
@@ -426,6 +439,27 @@ async def test_no_stack_ends_by_the_word_of_a_cluster_that_turns_out_to_be_anoth
     at.faults.replay_deletion("pods", stack_id)
     await eventually(lambda: asked)
     await eventually(lambda: not at.daemon.context.loop.queue.at_work(stack_id))
+    assert (await at.stack(stack_id))["status"] == "running"
+
+
+async def test_nor_by_an_answer_from_before_the_cluster_was_doubted(
+    at: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another cluster has answered for a moment; by the time it is asked for its identity, the right one is back."""
+    stack_id, find, context = await at.running(), Cluster.find, at.daemon.context
+    asked: list[str] = []
+
+    async def elsewhere(cluster: Cluster, resource: str, name: str, *more: Any) -> Any:
+        if resource != "pods" or asked:
+            return await find(cluster, resource, name, *more)
+        asked.append(name)
+        at.verify_again()
+        return None
+
+    monkeypatch.setattr(Cluster, "find", elsewhere)
+    at.faults.replay_deletion("pods", stack_id)
+    await eventually(lambda: bool(asked))
+    await until(lambda: at.stack(stack_id), lambda seen: seen["status"] != "running" or stack_id in context.mirror.pods)
     assert (await at.stack(stack_id))["status"] == "running"
 
 
