@@ -398,7 +398,7 @@ class StoredTemplate:
     """
 
     name: str
-    text: str
+    text: str = field(repr=False)
     by: Principal
     tenant: bool
     at: int

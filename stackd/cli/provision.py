@@ -104,7 +104,7 @@ def documents(site: ManifestOptions) -> list[Manifest]:
     """All manifests, in the order of application."""
     documents = [*_namespaces(site), *_account(site), *_rights(site), _quota(site), _limits(site), *_networks(site)]
     if site.admission_policy:
-        name = f"{labels.lease_name(site.instance)}-{site.namespace}"
+        name = labels.admission_policy_name(site.instance, site.namespace)
         user = f"system:serviceaccount:{site.account_namespace}:{site.account}"
         documents.append(_object(POLICIES, name, spec=policy_spec(site.instance, user, site.domain)))
         documents.append(_object(BINDINGS, name, spec=binding_spec(name, site.namespace)))
@@ -143,7 +143,7 @@ def _rights(site: ManifestOptions) -> Iterator[Manifest]:
     ]
     if not site.token_secret:
         roles.append((f"{site.account}-token", site.account_namespace, of_account(site.account)))
-    roles.append((wide, "", in_cluster(site.namespace)))
+    roles.append((wide, "", in_cluster(site.namespace, site.instance)))
     if site.gateway:
         where, _, gateway = site.gateway.partition("/")
         roles.append((wide, where, of_gateway(gateway)))

@@ -13,7 +13,8 @@ from stackd.clock import SKEW_SECONDS, utc_minute
 from stackd.config import Config
 from stackd.doctor import SHOWN, Finding, fail, ok, warn
 from stackd.doctor.routes import routes
-from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdError
+from stackd.errors import ClusterRefused, ConfigError, QuotaExceeded, StackdError, UnexpectedAnswer
+from stackd.kube import labels
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import REMEDY, expiry_remark
 from stackd.kube.objects import NodeState, pod_state
@@ -33,6 +34,7 @@ NEW_KUBECONFIG = "`stackd manifests --kubeconfig-for URL` makes one"
 STRANGE_SECONDS = 30.0
 SKEW_WARN = 5.0
 ENFORCE = "pod-security.kubernetes.io/enforce"
+UNGUARDED = "whoever may create pods or ConfigMaps in {} can have stackd run a stack, and write a template with an admin's rights"
 LEVELS = {"": 0, "privileged": 0, "baseline": 1, "restricted": 2}
 RESTRICTED = "restricted"
 SPECIAL = (("secrets", "get"), ("pods/exec", "create"))
@@ -74,7 +76,7 @@ async def examine(cluster: Cluster, config: Config, size: Size) -> AsyncGenerato
         why = expiry_remark(cluster.connection.access, time.time())
         yield fail("cluster", str(error), why or (refused if isinstance(error, ClusterRefused) else away))
         return
-    for check in (_clock, _credentials, _namespace, _rights, _policies, _nodes, _ports, _room, routes):
+    for check in (_clock, _credentials, _namespace, _rights, _policies, _admission, _nodes, _ports, _room, routes):
         about = check.__name__.strip("_")
         try:
             for finding in await check(cluster, config, size):
@@ -195,6 +197,22 @@ async def _policies(cluster: Cluster, config: Config, size: Size) -> list[Findin
         text = "no NetworkPolicy restricts what the stacks reach: cluster, metadata, the internet"
         findings.append(warn(about, text, APPLY))
     return [*findings, *_template_egress(policies, config), *_networks(policies, await cluster.list_nodes(), instance)]
+
+
+async def _admission(cluster: Cluster, config: Config, size: Size) -> list[Finding]:
+    """Whether nobody else writes what stackd believes: its labels, its records, and who has written a template."""
+    about, namespace = "admission", config.stacks.namespace
+    try:
+        policy, binding = await cluster.admission_policy()
+    except ClusterRefused:
+        return []  # ``_rights`` says so
+    except UnexpectedAnswer:
+        return [warn(about, f"Kubernetes has no admission policies (before 1.30): {UNGUARDED.format(namespace)}")]
+    if policy is None or binding is None or "Deny" not in binding["spec"].get("validationActions", ()):
+        return [warn(about, f"no admission policy is in force: {UNGUARDED.format(namespace)}", APPLY)]
+    if labels.TEMPLATE not in str(policy["spec"]):
+        return [warn(about, "the admission policy is an earlier stackd's: it lets nobody else write templates", APPLY)]
+    return [ok(about, f"only stackd writes the objects of its stacks and its templates in {namespace}")]
 
 
 def _template_egress(policies: list[dict[str, Any]], config: Config) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from stackd.config.credentials import API_KEY, PLAY_SECRET, credential
 from stackd.doctor import Finding, fail, ok, warn
 from stackd.errors import ConfigError
 from stackd.kube.credentials import token_file_of
-from stackd.lifecycle.templates import all_templates
+from stackd.templates import read_templates
 from stackd.upkeep.tls import Certificate, timeliness
 
 DISK_WARN, DISK_FAIL = 512 << 20, 32 << 20
@@ -33,11 +33,8 @@ def examine(loaded: LoadedConfig, config_path: Path | None) -> Iterator[Finding]
     if not loaded.warnings:
         yield ok("configuration", "it is valid")
     try:
-        templates = all_templates(config)
-        if templates:
+        if templates := read_templates(config):
             yield ok("templates", f"{', '.join(templates)}: all valid")
-        for problem in templates.problems:
-            yield warn("templates", problem.message)
     except ConfigError as error:
         for mistake in error.mistakes:
             yield fail("templates", mistake, "fix it, then: stackd reload")

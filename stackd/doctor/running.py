@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from stackd.client import ApiError, BadAnswer, ClientError, Plan, Template, Unreachable
-from stackd.contract import Ready, host_and_port
+from stackd.contract import Ready, TemplateProblem, host_and_port
 from stackd.doctor import SHOWN, Finding, Level, fail, ok, warn
 from stackd.files import user_name
 from stackd.printable import some_of
@@ -128,6 +128,7 @@ async def examine(at: LocalDaemon, *, expected: bool = False, moved: bool = Fals
     async with at.client() as client:
         unknown = await _answer(client.reconcile(), _unknown_objects, list[Finding]())
         templates = await _answer(client.templates(), _templates, list[Finding]())
+        templates += await _answer(client.template_problems(), _not_in_force, list[Finding]())
         templates += await _answer(client.ready(), _missing, list[Finding]())
         stacks = await _answer(
             client.stacks(fields=["stack_id"]), lambda stacks: {one.stack_id for one in stacks}, None
@@ -195,6 +196,11 @@ def _unknown_objects(plan: Plan) -> list[Finding]:
     text = f"{len(objects)} objects belong to no known stack and are left alone: {some_of(objects, SHOWN)}"
     advice = "look at `stackd reconcile --plan`; `stackd reconcile --confirm` removes them"
     return [warn(ABOUT, text, advice)] if objects else []
+
+
+def _not_in_force(problems: list[TemplateProblem]) -> list[Finding]:
+    """Texts that are shadowed, stale, faulty or missing."""
+    return [warn("templates", f"{one.problem}: {one.message}") for one in problems]
 
 
 def _missing(ready: Ready) -> list[Finding]:

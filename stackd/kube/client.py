@@ -213,6 +213,13 @@ class Cluster:
         """A Gateway as JSON. Raises ObjectNotFound."""
         return await self.answer(KubeRequest(verb="get", resource=wire.GATEWAYS, namespace=namespace, name=name))
 
+    async def admission_policy(self) -> tuple[JsonObject | None, JsonObject | None]:
+        """The ValidatingAdmissionPolicy that guards what stackd writes, and its binding, as JSON; None where there is none."""
+        name = labels.admission_policy_name(self.instance, self.namespace_name)
+        kinds = (wire.POLICIES, wire.BINDINGS)
+        policy, binding = [await self.get_or_none(KubeRequest(verb="get", resource=one, name=name)) for one in kinds]
+        return policy, binding
+
     async def list_nodes(self) -> list[NodeState]:
         """All nodes."""
         nodes, _ = await self.everything(KubeRequest(verb="list", resource="nodes"), NODES.read)

@@ -140,3 +140,8 @@ def lease_name(instance: str) -> str:
     digest = hashlib.blake2s(instance.encode(), digest_size=4).hexdigest()
     plain = re.sub(r"[^a-z0-9]+", "-", instance.lower()).strip("-")
     return "-".join(part for part in ("stackd", plain, digest) if part)
+
+
+def admission_policy_name(instance: str, namespace: str) -> str:
+    """The name of the ValidatingAdmissionPolicy that guards what stackd writes, and of its binding."""
+    return f"{lease_name(instance)}-{namespace}"

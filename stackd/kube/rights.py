@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stackd.kube.labels import lease_name
-from stackd.kube.wire import CONFIG_MAPS, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, TOKENS
+from stackd.kube.labels import admission_policy_name, lease_name
+from stackd.kube.wire import BINDINGS, CONFIG_MAPS, GATEWAYS, KINDS, LEASES, LOG, NAMESPACES, POLICIES, TOKENS
 
 CLUSTER_IDENTITY = "kube-system"
 
@@ -71,12 +71,17 @@ def in_namespace(instance: str, routes: Iterable[str] = ()) -> tuple[Right, ...]
     )
 
 
-def in_cluster(namespace: str) -> tuple[Right, ...]:
+def in_cluster(namespace: str, instance: str) -> tuple[Right, ...]:
     """The rights that cannot be granted in the namespace."""
+    guard = admission_policy_name(instance, namespace)
     why = f"the uid of {CLUSTER_IDENTITY} tells one cluster from another; the other is where the stacks are"
     return (
         _right("nodes", "list watch", "where stacks run, and under which address"),
         _right(NAMESPACES, "get", why, CLUSTER_IDENTITY, namespace),
+        *(
+            _right(one, "get", "the doctor says whether the admission policy is in force", guard)
+            for one in (POLICIES, BINDINGS)
+        ),
     )
 
 
@@ -106,7 +111,7 @@ def allows(rule: Mapping[str, Any], ask: AccessReview) -> bool:
 def asks(namespace: str, instance: str, routes: Iterable[str] = (), gateway: str = "") -> Iterator[AccessReview]:
     """An access review for each verb of the rights on the stacks, on the cluster and on the Gateway, if there is one."""
     yield from reviews(in_namespace(instance, routes), namespace)
-    yield from reviews(in_cluster(namespace), "")
+    yield from reviews(in_cluster(namespace, instance), "")
     if gateway:
         where, _, name = gateway.partition("/")
         yield from reviews(of_gateway(name), where)

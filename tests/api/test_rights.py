@@ -61,6 +61,7 @@ async def use(at: Harness) -> None:
     for text in (PLAIN, PLAIN + "pool: 1\n"):
         assert (await at.call("PUT", "/templates/web-1", text.encode())).status in (200, 201)
     assert (await at.call("DELETE", "/templates/web-1")).status == 200
+    assert all(await cluster.admission_policy())
     await cluster.list_namespaced("resourcequotas")
     await cluster.list_namespaced("limitranges")
     token = cluster.connection.access.token

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -88,6 +89,19 @@ ANOTHER = {
 }  # fmt: skip
 POLICIES = [("policies", FAIL, "manifests"), ("policies", WARN, "manifests")]
 Expected = list[tuple[str, Level, str]]
+UNBOUND = (
+    "whoever may create pods or ConfigMaps in stacks can have stackd run a stack, and write a template with an admin's"
+)
+
+
+def without_binding(documents: Documents) -> Documents:
+    return [one for one in documents if one["kind"] != "ValidatingAdmissionPolicyBinding"]
+
+
+def as_before_templates(documents: Documents) -> Documents:
+    return [orjson.loads(orjson.dumps(one).replace(b"stackd.io/template", b"stackd.io/other")) for one in documents]
+
+
 CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], dict[str, str], Expected]] = {
     "rights": (without_rights, {}, {}, [("rights", FAIL, f"stackd may not {one}:") for one in MISSING]),
     "no namespace": (lambda _: [], {}, {}, [("namespace", FAIL, "no namespace stacks\nis stacks.namespace right?")]),
@@ -97,7 +111,10 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
     ),
     "namespace alone": (
         lambda _: [{"kind": "Namespace", "metadata": {"name": "stacks"}}], {}, {},
-        [("namespace", WARN, "kubectl label"), *POLICIES, ("room", WARN, "quota"), ("room", WARN, "LimitRange")],
+        [
+            ("namespace", WARN, "kubectl label"), *POLICIES, ("admission", WARN, "no admission policy is in force"),
+            ("room", WARN, "quota"), ("room", WARN, "LimitRange"),
+        ],
     ),
     "restricted": (
         restricted, {}, {},
@@ -121,6 +138,10 @@ CASES: dict[str, tuple[Callable[[Documents], Documents] | None, dict[str, Any], 
     ),
     "too much disk": (
         None, {}, {DISK: "8Gi"}, [("room", FAIL, "LimitRange stacks refuses a container more than 2Gi")],
+    ),
+    "an admission policy without its binding": (without_binding, {}, {}, [("admission", WARN, UNBOUND)]),
+    "an earlier admission policy": (
+        as_before_templates, {}, {}, [("admission", WARN, "is an earlier stackd's: it lets nobody else write templates")],
     ),
     "own pods let in": (None, {"nodes": PODS}, {}, [("policies", FAIL, LETS_IN)]),
     "some ports": (None, {"node_port_range": (30000, 32000)}, {}, [("ports", WARN, BINDS)]),
@@ -312,6 +333,23 @@ async def test_a_template_that_is_missing_is_named(tmp_path: Path, monkeypatch: 
     assert (found.level, "nobody has removed them: notes" in found.what) == (WARN, True)
 
 
+async def test_texts_of_templates_that_are_not_in_force_are_named(tmp_path: Path) -> None:
+    settings = folder_with(tmp_path, filed=PLAIN)
+    async with harness(tmp_path, settings) as at:
+        for name, text in (("filed", PLAIN), ("faulty", PLAIN + "shared: true\n")):
+            labels = {"stackd.io/template": name, "stackd.io/instance": "default"}
+            await at.apply("configmaps", f"stackd-default-{name}", labels=labels, data={"template.yaml": text})
+        for name in ("stale", "missing"):
+            assert (await at.call("PUT", f"/templates/{name}", PLAIN.encode())).status == 201
+        await at.patch("configmaps", "stackd-default-stale", {"data": {"template.yaml": "pod: 7"}})
+        await at.delete_object("configmaps", "stackd-default-missing")
+        await until(lambda: at.get("/templates"), lambda seen: len(seen.get("problems", [])) == 4)
+        at_daemon = LocalDaemon(host="127.0.0.1", port=at.port, key=KEY)
+        found = [one for one in (await running.examine(at_daemon)).findings if one.about == "templates"]
+    kinds = {one.what.partition(": ")[0]: one.level for one in found}
+    assert kinds == dict.fromkeys(("faulty", "shadowed", "missing", "stale"), WARN)
+
+
 async def test_the_owner_of_a_standby_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STACKD_API_KEY", KEY)
     (tmp_path / "other").mkdir()
@@ -493,7 +531,7 @@ async def test_the_command_prints_all_and_exits_with_one_if_anything_fails(tmp_p
         assert (code, {one["level"] for one in findings}) == (0, {"ok"})
         assert [one["about"] for one in findings] == [
             "configuration", "files", "disk", "daemon", "cluster", "clock", "credentials", "namespace", "rights", "policies",
-            "policies", "nodes", "ports", "room",
+            "policies", "admission", "nodes", "ports", "room",
         ]  # fmt: skip
         code, out = await doctor(**at.environment, STACKD_STACKS__NODE_SELECTOR="role=none")
         assert (code, "→ kubectl label" in out) == (1, True), out

@@ -17,7 +17,7 @@ import pytest
 from stackd import logs
 from stackd.config import LogSection
 from stackd.kube.wire import KubeRequest, KubeResponse
-from stackd.model import NO_OFFER, STACKD, EventKind, SanitizedSpec
+from stackd.model import NO_OFFER, STACKD, EventKind, SanitizedSpec, StoredTemplate
 from stackd.store.changes import Renewed, Start
 from stackd.web.idempotency import StoredResponse
 from tests.kube.samples import STACK
@@ -197,6 +197,7 @@ def test_what_holds_a_flag_does_not_show_it_in_a_log_line_or_a_trace() -> None:
         Renewed(offer=NO_OFFER, digest="1", values={"FLAG": flag}, requested_cpu_milli=1, requested_memory_bytes=1),
         Start(pod_spec=flag, kind=EventKind.STARTED, by=STACKD),
         StoredResponse(status=201, body=flag.encode()),
+        StoredTemplate(name="a", text=flag, by=STACKD, tenant=False, at=0),
         KubeRequest(verb="create", resource="pods", body=flag.encode()),
         KubeResponse(status=200, body=flag.encode()),
         replace(STACK, pod_spec=flag, values={"FLAG": flag}),

@@ -31,7 +31,7 @@ def test_what_is_printed_follows_the_configuration(tmp_path: Path) -> None:
     hard = by_kind["ResourceQuota"]["spec"]["hard"]
     assert (hard["services.nodeports"], hard["services"]) == ("10", "20"), "a stack with names may have two Services"
     assert {one["metadata"].get("namespace") for one in documents} == {None, "arena", "stackd"}
-    assert by_kind["ClusterRole"]["rules"][-1]["resourceNames"] == ["kube-system", "arena"]
+    assert by_kind["ClusterRole"]["rules"][1]["resourceNames"] == ["kube-system", "arena"]
     unnamed, named = (rule for rule in by_kind["Role"]["rules"] if rule["resources"] == ["leases"])
     assert (unnamed["verbs"], unnamed.get("resourceNames")) == (["create"], None)
     assert named["resourceNames"] == [lease_name("Red_Team")]
