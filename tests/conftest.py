@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from stackd.cli import options
+from stackd.cli import installed
 from stackd.doctor import service
 from stackd.logs import NOISY
 
@@ -40,7 +40,7 @@ settings.load_profile("any-machine")
 
 @pytest.fixture(autouse=True)
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "INSTALLED", Path("/nonexistent/stackd/config.toml"))
+    monkeypatch.setattr(installed, "INSTALLED", Path("/nonexistent/stackd/config.toml"))
     monkeypatch.setattr(service, "SERVICE", "stackd-none-installed.service")
 
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from stackd.cli.options import FILTERS, Length, filter_options, labels_of, output_option, stack_ids_argument
+from stackd.cli.options import FILTERS, Length, checked, filter_options, labels_of, output_option, stack_ids_argument
 from stackd.cli.output import addresses, console, counted, duration, is_terminal, local, printed, since
-from stackd.cli.stacks import checked
 from stackd.cli.target import client_options, interruptible
 from stackd.printable import printable, some_of
 

@@ -13,7 +13,8 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from stackd.cli.options import is_installed, loaded
+from stackd.cli.installed import is_installed
+from stackd.cli.options import loaded
 from stackd.cli.output import BAD, GAP, GOOD, WARNING, console, counted, is_terminal, print_json_line
 from stackd.cli.target import local_daemon
 from stackd.config import Config, LoadedConfig

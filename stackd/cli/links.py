@@ -236,7 +236,7 @@ def rotate(config_path: Path | None, keep: bool, yes: bool) -> None:
 
     On two machines, copy the file to the other one.
     """
-    from stackd.cli.options import INSTALLED
+    from stackd.cli.installed import INSTALLED
     from stackd.config.credentials import PLAY_SECRET
     from stackd.doctor import service
     from stackd.files import read_keys, write_private

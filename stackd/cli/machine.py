@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stackd.cli import FAILED, USAGE
-from stackd.cli import options as common
+from stackd.cli import installed as common
+from stackd.cli.installed import INSTALLED
 from stackd.cli.manifests import server_address, site_options
-from stackd.cli.options import INSTALLED, Length, config_option, loaded, quantity_option
+from stackd.cli.options import Length, config_option, loaded, quantity_option
 from stackd.contract import SCOPES
 
 if TYPE_CHECKING:

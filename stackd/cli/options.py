@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from stackd.cli import installed as common
 from stackd.contract import STATUSES
+from stackd.printable import printable
 
 if TYPE_CHECKING:
     from stackd.client import Client
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
     from stackd.quantity import Quantity
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
-INSTALLED = Path("/etc/stackd/config.toml")
-"""Where `make install` puts the configuration."""
-
 FILTERS = ("labels", "statuses", "node", "template")
 COMPLETED = ("stack_id", "status", "node_public_ip", "ports", "labels")
 
@@ -37,31 +36,12 @@ def stacked(*options: Decorator) -> Decorator:
     return decorated
 
 
-def installed() -> Path | None:
-    """The installed configuration, if there is one and this user may read it."""
-    return INSTALLED if os.access(INSTALLED, os.R_OK) else None
-
-
-def is_installed(path: Path | None) -> bool:
-    """Whether ``path`` is the configuration of the service."""
-    return path is not None and os.path.realpath(path) == os.path.realpath(INSTALLED)
-
-
-def hidden() -> bool:
-    """Whether the installed configuration exists, or is in a folder that this user may not look into."""
-    try:
-        INSTALLED.stat()
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
-
-
 def _or_installed(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is None and (value := installed()) is None and hidden():
+    if value is None and (value := common.installed()) is None and common.hidden():
         from stackd.files import user_name
 
         click.echo(
-            f"warning: {INSTALLED} cannot be read by {user_name(os.geteuid())} and is ignored; "
+            f"warning: {common.INSTALLED} cannot be read by {user_name(os.geteuid())} and is ignored; "
             "run this as root, or name a file with --config",
             err=True,
         )
@@ -71,7 +51,7 @@ def _or_installed(ctx: click.Context, param: click.Parameter, value: Path | None
 config_option = click.option(
     "--config", "-c", "config_path", type=click.Path(path_type=Path, readable=False), envvar="STACKD_CONFIG",
     metavar="FILE", callback=_or_installed,
-    help=f"The configuration file (TOML), or STACKD_CONFIG.  [default: {INSTALLED} where it exists]",
+    help=f"The configuration file (TOML), or STACKD_CONFIG.  [default: {common.INSTALLED} where it exists]",
 )  # fmt: skip
 
 
@@ -211,3 +191,12 @@ filter_options = stacked(
                  help="Only stacks of this template."),
 )  # fmt: skip
 """``--label``, ``--status``, ``--node`` and ``--template``, named as the client's filters."""
+
+
+def checked(stack_id: str) -> str:
+    """Return ``stack_id``. Raises UsageError if no stack can have that id."""
+    from stackd.client.operations import PATH_PART
+
+    if not PATH_PART.fullmatch(stack_id):
+        raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
+    return stack_id

@@ -22,9 +22,10 @@ import click
 from rich.text import Text
 
 from stackd.cli.doctor import examine, print_advised, say
+from stackd.cli.installed import INSTALLED, is_installed
 from stackd.cli.links import new_secret
 from stackd.cli.manifests import DETECTED, OPTIONS, kubeconfig_text, remembered, site_of, stated
-from stackd.cli.options import INSTALLED, is_installed, loaded
+from stackd.cli.options import loaded
 from stackd.cli.output import BAD, BUSY, GOOD, WARNING
 from stackd.cli.provision import DELETE, Administrator, ManifestOptions, deletion, documents
 from stackd.cli.target import local_daemon

@@ -19,6 +19,7 @@ from stackd.cli import lazy
 from stackd.cli import output as render
 from stackd.cli.options import (
     Length,
+    checked,
     filter_options,
     label_complete,
     labels_of,
@@ -197,15 +198,6 @@ def added(before: str, now: str) -> str:
         if at == 0 or (at > 0 and now[at - 1] == "\n"):
             return now[at + len(kept) :]
     return now
-
-
-def checked(stack_id: str) -> str:
-    """Return ``stack_id``. Raises UsageError if no stack can have that id."""
-    from stackd.client.operations import PATH_PART
-
-    if not PATH_PART.fullmatch(stack_id):
-        raise click.UsageError(f"not a stack's id: {printable(stack_id)!r}")
-    return stack_id
 
 
 def for_each(stack_ids: tuple[str, ...], each: Callable[[str], None]) -> None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import click
 
 from stackd.cli import INTERRUPTED
-from stackd.cli.options import installed
+from stackd.cli.installed import installed
 from stackd.files import read_keys
 from stackd.names import is_loopback
 

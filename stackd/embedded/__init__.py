@@ -12,9 +12,10 @@ For the demo, the tests and the benchmarks. Independent: it does not know stackd
 """
 
 from stackd.embedded.auth import Rule, User, administrator, everything, rules_from_manifests
-from stackd.embedded.cluster import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.faults import Counts, Fault
 from stackd.embedded.nodes import DEFAULT_NODES, WORKER, NodeSpec, node_specs
+from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.resources import StatusError
 
 __all__ = [

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from stackd.embedded.auth import administrator
-from stackd.embedded.cluster import EmbeddedCluster, EmbeddedOptions
+from stackd.embedded.cluster import EmbeddedCluster
 from stackd.embedded.nodes import node_specs
+from stackd.embedded.options import EmbeddedOptions
 
 _BUT_WATCHES = "(?!watch).*"
 _WRITES = {"verb": "create|delete", "resource": "pods|services"}

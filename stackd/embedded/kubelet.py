@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from stackd.embedded.deletion import Deletion
 from stackd.embedded.nodes import EventRecorder, address_of, is_ready, is_terminal
+from stackd.embedded.options import EmbeddedOptions
 from stackd.embedded.podstatus import (
     CREATING,
     INITIALIZING,
@@ -25,9 +26,6 @@ from stackd.embedded.podstatus import (
 from stackd.embedded.resources import CONFIG_MAPS, NODES, PODS, SECRETS, Json, Resource
 from stackd.embedded.schema import containers, is_sidecar
 from stackd.embedded.store import Key, ObjectChange, ObjectStore, Record, timestamp
-
-if TYPE_CHECKING:
-    from stackd.embedded.cluster import EmbeddedOptions
 
 _NO_TIME = "1970-01-01T00:00:00Z"
 _SHIFT_LIMIT = 5

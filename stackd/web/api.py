@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
@@ -42,9 +42,7 @@ from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.parameters import Parameter, Parameters
 from stackd.web.players import Players
-
-if TYPE_CHECKING:
-    from stackd.web.pages import File
+from stackd.web.responses import File
 
 STACK_ID = web.RequestKey("stack_id", str)
 """The stack that a request created, for the request log."""

@@ -11,7 +11,6 @@ import gzip
 import hashlib
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from html import escape
 from pathlib import Path
@@ -24,7 +23,7 @@ from stackd.config.sections import AuthSection
 from stackd.errors import NotFound
 from stackd.templates.markdown import parser
 from stackd.web.api import ApiCall, Handler, route
-from stackd.web.responses import JSON
+from stackd.web.responses import JSON, File
 
 if TYPE_CHECKING:
     from markdown_it.renderer import RendererHTML
@@ -68,15 +67,6 @@ MEDIA = {
     ".png": "image/png",
     ".md": "text/markdown",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class File:
-    """A file of the pages; ``tag`` changes with its bytes."""
-
-    body: bytes
-    media: str
-    tag: str
 
 
 @cache

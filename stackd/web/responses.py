@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final
@@ -97,6 +98,15 @@ class ReadyAnswer(web.StreamResponse):
         """End an ordinary response; a plain one is complete."""
         if self._ordinary is not None:
             await self._ordinary.write_eof(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file of the pages; ``tag`` changes with its bytes."""
+
+    body: bytes
+    media: str
+    tag: str
 
 
 def json_response(body: bytes | Body, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

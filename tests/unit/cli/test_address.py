@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from stackd.cli import options
+from stackd.cli import installed
 from stackd.cli.target import client_for
 from stackd.doctor.running import listeners
 from tests.certificates import HAVE_OPENSSL, authority, issued
@@ -141,7 +141,7 @@ def configured(shell: Shell, monkeypatch: pytest.MonkeyPatch, more: str) -> Path
     config.write_text(f'{more}\n[state]\npath = "{shell.home}/stackd.db"\n[cluster]\nmode = "embedded"\n')
     config.with_name("api-key").write_text(f"{KEY}\n")
     config.with_name("api-key").chmod(0o600)
-    monkeypatch.setattr(options, "INSTALLED", config)
+    monkeypatch.setattr(installed, "INSTALLED", config)
     return config
 
 

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from stackd.cli import COMMANDS, links, main, options, stackd
+from stackd.cli import COMMANDS, installed, links, main, stackd
 from stackd.cli.machine import key
 from stackd.cli.stacks import VERBS
 from stackd.clock import SystemClock
@@ -38,7 +38,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare_environment: None)
     """/etc/stackd as the README's installation leaves it: only with the configuration."""
     folder = tmp_path / "etc"
     folder.mkdir()
-    monkeypatch.setattr(options, "INSTALLED", folder / "config.toml")
+    monkeypatch.setattr(installed, "INSTALLED", folder / "config.toml")
     configure(folder)
     return folder
 
@@ -233,8 +233,8 @@ PROGRAM = f"""
 import atexit, sys
 atexit.register(lambda: print(*sorted({{*{HEAVY!r}}} & sys.modules.keys()), file=sys.stderr))
 import os, pathlib
-from stackd.cli import main, options
-options.INSTALLED = pathlib.Path(os.environ.get("TEST_INSTALLED", "/nowhere"))
+from stackd.cli import installed, main
+installed.INSTALLED = pathlib.Path(os.environ.get("TEST_INSTALLED", "/nowhere"))
 main(sys.argv[1:])
 """
 

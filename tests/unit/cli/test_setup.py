@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from stackd.cli import options, stackd
+from stackd.cli import installed, stackd
 from stackd.cli import setup as kubeconfigs
 from stackd.cli.provision import Administrator, differences
 from stackd.config import load
@@ -288,7 +288,7 @@ def test_what_a_manifest_does_not_name_is_no_difference_but_in_lists(
 
 
 def test_without_an_installation_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(options, "INSTALLED", tmp_path / "none")
+    monkeypatch.setattr(installed, "INSTALLED", tmp_path / "none")
     result = CliRunner().invoke(stackd, ["setup", "--yes"])
     assert result.exit_code == 2
     assert "install stackd first" in result.stderr

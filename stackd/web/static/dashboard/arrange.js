@@ -4,8 +4,10 @@
 /** @import { Tally } from "./trouble.js" */
 /** @import { State } from "./view.js" */
 
-import { STATUSES } from "./stacks.js";
 import { expiresSoon, kindOf, tally } from "./trouble.js";
+
+/** @type {Status[]} */
+export const STATUSES = ["running", "creating", "failed", "stopped", "node_deleted"];
 
 export const LABEL = "label:";
 /** @type {(stack: Stack) => number} */

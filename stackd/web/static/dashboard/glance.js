@@ -6,7 +6,8 @@
 
 import { at, h, memo, numbers, quiet, show, steady } from "../shared/dom.js";
 import { ask, Refusal } from "./api.js";
-import { STATUSES, WORDS } from "./stacks.js";
+import { STATUSES } from "./arrange.js";
+import { WORDS } from "./stacks.js";
 import { plural } from "./table.js";
 import { full, stamp } from "./times.js";
 import { expiresSoon, kindOf, tally, wordsOf } from "./trouble.js";

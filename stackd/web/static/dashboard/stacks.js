@@ -23,8 +23,6 @@ import { Subject } from "./subject.js";
 
 const PAUSE = 200; // between two looks at a burst of events, in milliseconds
 
-/** @type {Status[]} */
-export const STATUSES = ["running", "creating", "failed", "stopped", "node_deleted"];
 /** @type {Record<Status, string>} */
 export const WORDS = {
   running: "running",

@@ -6,8 +6,8 @@
 /** @import { Stack, Stacks } from "./stacks.js" */
 
 import { button, h, memo, numbers, quiet, show } from "../shared/dom.js";
-import { Group, LABEL } from "./arrange.js";
-import { STATUSES, WORDS } from "./stacks.js";
+import { Group, LABEL, STATUSES } from "./arrange.js";
+import { WORDS } from "./stacks.js";
 import { full, left, length, now } from "./times.js";
 import { expiresSoon, guideOf, KINDS, kindOf, wordsOf } from "./trouble.js";
 

@@ -1,9 +1,10 @@
 // What is looked at: filters, order, groups and the open stack. All of it stands in the address bar, so that a
 // link, a reload and Back bring it back. Knows nothing of the page's elements.
 
-/** @import { Status } from "./stacks.js" */
+/** @import { STATUSES } from "./arrange.js";
+import { Status } from "./stacks.js" */
 
-import { STATUSES, WORDS } from "./stacks.js";
+import { WORDS } from "./stacks.js";
 import { Subject } from "./subject.js";
 import { KINDS } from "./trouble.js";
 
