@@ -1,6 +1,6 @@
 // Which stacks a view shows, in which order and groups. Pure.
 
-/** @import { Stack } from "./stacks.js" */
+/** @import { Stack, Status } from "./stacks.js" */
 /** @import { Tally } from "./trouble.js" */
 /** @import { State } from "./view.js" */
 

@@ -1,9 +1,9 @@
 // What is looked at: filters, order, groups and the open stack. All of it stands in the address bar, so that a
 // link, a reload and Back bring it back. Knows nothing of the page's elements.
 
-/** @import { STATUSES } from "./arrange.js";
-import { Status } from "./stacks.js" */
+/** @import { Status } from "./stacks.js" */
 
+import { STATUSES } from "./arrange.js";
 import { WORDS } from "./stacks.js";
 import { Subject } from "./subject.js";
 import { KINDS } from "./trouble.js";
