@@ -216,6 +216,8 @@ def _ownership(cluster: Cluster, fence: Fence, store: Store, config: Config, clo
 def _wire(context: Context) -> Daemon:
     reconciler, events = Reconciler(context), ClusterEvents(context)
     prepulls = PrePulls(context)
+    refill = Refill(context, prepulls)
+    context.template_loop = refill.queue
     keys = Keys(context.clock)
     api = Api(
         context=context,
@@ -234,12 +236,13 @@ def _wire(context: Context) -> Daemon:
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
     context.spares.load(context.store.stacks.ordered())
-    for owner in (context.loop, context.memory, context.pools, context.checks, context.spares):
+    for owner in (context.loop, context.memory, context.pools, context.checks, context.spares, refill):
         context.store.stacks.subscribe(owner.row_changed)
     for seen_by_clients in (api.feed, api.bodies, api.players, context.metrics):
         context.store.assigned.subscribe(seen_by_clients.row_changed)
     context.mirror.subscribe(events.changed)
     context.mirror.subscribe(context.template_pods.changed)
+    context.mirror.subscribe(refill.changed)
     context.mirror.subscribe(templating.TemplateEvents(context).changed)
     context.mirror.follow((CONFIG_MAPS, *kinds_of(context.config.routes)))
     context.cluster.connection.on_unverified = context.gate.verify_again
@@ -344,9 +347,8 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await _compare_rows(context)
         if not context.store.incomplete:
             gate.contact_tried.set()
-        context.loop.queue.open()
-        context.diagnostics.queue.open()
-        context.template_pods.queue.open()
+        for queue in (context.loop.queue, context.diagnostics.queue, context.template_pods.queue):
+            queue.open()
         context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:
@@ -355,8 +357,8 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
-        for service in (Refill(context, daemon.prepulls).run(), templating.follow(context)):
-            group.create_task(service)
+        context.template_loop.open()
+        group.create_task(templating.follow(context))
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 
 

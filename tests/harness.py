@@ -376,6 +376,7 @@ class Harness(Client):
         """Put the templates that are in the folder now in force, as a reload does."""
         settings = self.daemon.context.settings
         settings.replace(settings.current, read_templates(settings.current))
+        self.daemon.context.wake_templates()
 
     def reload(self, section: str, **values: object) -> None:
         """Put other settings in force, as a reload does."""
@@ -383,6 +384,7 @@ class Harness(Client):
         changed = getattr(context.config, section).model_copy(update=values)
         context.settings.replace(context.config.model_copy(update={section: changed}))
         self.daemon.api.limits.replace(context.config)
+        context.wake_templates()
 
     def give_kubernetes(self, **seconds: float) -> None:
         """Set the time limits of requests to the cluster: ``timeout``, ``attempt_timeout``."""

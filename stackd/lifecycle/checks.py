@@ -32,6 +32,7 @@ from stackd.podspec import harden
 from stackd.podspec.additions import with_values
 from stackd.templates import Check, Template
 from stackd.templates.hiding import hide, hide_in
+from stackd.workqueue import A_SECOND
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ def _note(context: Context, stack: Stack, result: CheckResult) -> CheckResult:
         stack_log(log, stack.stack_id).info("check: healthy %s: %s", result.healthy, result.message)
         context.memory.seen.pop(stack.stack_id, None)
         context.loop.wake([stack.stack_id])
+    context.template_loop.add(stack.template or "")
     return result
 
 
@@ -185,19 +187,22 @@ async def _last_lines(context: Context, name: str) -> str:
 # ---- on schedule
 
 
-def look_after(context: Context) -> None:
-    """Begin the checks that are due."""
-    checks, templates, now = context.checks, context.settings.templates, context.clock.monotonic()
-    checks.forget(frozenset(context.store.stacks.ids()), frozenset(templates))
-    for name, template in templates.items():
-        if template.check is None or checks.scheduled >= SCHEDULED:
-            continue
-        what, stack_id = _subject(context, template)
-        last, again = checks.next.get(name, (None, 0.0))
-        if what is not None and (what != last or now >= again):
-            checks.next[name] = what, now + (template.check.every if template.shared else POOL_SECONDS)
-            checks.scheduled += 1
-            context.tasks.background(f"check {name}", _scheduled(context, template, stack_id))
+def look_after(context: Context, template: Template) -> float:
+    """Begin the template's check if it is due. Returns in how many seconds to look again."""
+    checks, now = context.checks, context.clock.monotonic()
+    what, stack_id = _subject(context, template) if template.check is not None else (None, "")
+    if template.check is None or what is None:
+        return math.inf
+    last, again = checks.next.get(template.name, (None, 0.0))
+    if what == last and now < again:
+        return again - now
+    if checks.scheduled >= SCHEDULED:
+        return A_SECOND
+    every = template.check.every if template.shared else POOL_SECONDS
+    checks.next[template.name] = what, now + every
+    checks.scheduled += 1
+    context.tasks.background(f"check {template.name}", _scheduled(context, template, stack_id))
+    return every
 
 
 def _subject(context: Context, template: Template) -> tuple[object, str]:
@@ -228,6 +233,7 @@ async def _scheduled(context: Context, template: Template, stack_id: str) -> Non
         log.warning("%s cannot be checked now: %s", name, error, extra={"same": f"check {name}"})
     finally:
         checks.scheduled -= 1
+        context.template_loop.add(name)
 
 
 async def _check_pooled(context: Context, template: Template) -> CheckResult:

@@ -208,7 +208,7 @@ class Context:
     ``pools``    the stacks that wait to be assigned, by template
     ``facts``    what is known of the cluster beside its objects
     ``checks``   what checks have said
-    ``template_pods``  the pods that templates own
+    ``template_pods``  the pods that templates own; ``template_loop``: looks after all that they own, by their names
     ``spares``   the Services that belong to no stack yet
     """
 
@@ -224,6 +224,7 @@ class Context:
     loop: Loop = field(init=False, repr=False)
     diagnostics: Diagnostics = field(init=False)
     template_pods: TemplatePods = field(init=False, repr=False)
+    template_loop: WorkQueue[str] = field(init=False, repr=False)
     creates: dict[str, Creation] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     pools: Pools = field(default_factory=Pools)
@@ -296,6 +297,11 @@ class Context:
         """Have all stacks looked at: their statuses may mean something else by now."""
         self.memory.seen.clear()
         self.loop.wake_all()
+
+    def wake_templates(self, delay: float = 0.0) -> None:
+        """Have all looked at that templates own."""
+        for name in ("", *self.settings.templates, *self.pools.by_name):
+            self.template_loop.add(name, delay=delay)
 
     def abandon_create(self, stack_id: str) -> None:
         """Abandon the stack's create, if it is still under way: it undoes itself."""

@@ -50,15 +50,11 @@ class Checks:
     scheduled: int = 0
     on_demand: Counter[str] = field(default_factory=Counter)
 
-    def row_changed(self, _: Stack | None, after: Stack | None) -> None:
+    def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store: forget stacks that are gone, and pods that were replaced."""
-        if after is not None and (seen := self.of_stack.get(after.stack_id)) and seen.generation != after.generation:
-            del self.of_stack[after.stack_id]
-
-    def forget(self, present: frozenset[str], templates: frozenset[str]) -> None:
-        """Forget all but these stacks and templates."""
-        self.of_stack = {name: one for name, one in self.of_stack.items() if name in present}
-        self.of_template = {name: one for name, one in self.of_template.items() if name in templates}
+        seen = self.of_stack.get(row.stack_id) if (row := after or before) is not None else None
+        if seen is not None and (after is None or seen.generation != after.generation):
+            del self.of_stack[seen.stack_id]
 
     def note(self, result: CheckResult) -> CheckResult:
         """Keep what a check has said of a stack; returns it with the number of failures in a row."""

@@ -115,6 +115,7 @@ class Reconciler:
 
     async def _pass(self) -> ReconcilePlan:
         context = self._context
+        context.wake_templates()
         if context.gate.rights_due:
             await refresh_rights(context)
         plan = await self.plan()

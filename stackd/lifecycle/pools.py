@@ -76,12 +76,17 @@ class Pool:
         self.reason, self.not_before = why or self.reason, max(self.not_before, until)
 
     def settle(self, now: int, digest: str) -> None:
-        """Forget earlier failures once the template has changed, and crashes once a stack that came to run afterwards has
-        run for PROVEN_SECONDS; ``now`` in nanoseconds."""
+        """Forget earlier failures once the template has changed, or a stack has proven that it works: one that came to run after
+        the last crash, or the shared one, has run for PROVEN_SECONDS; ``now`` in nanoseconds."""
         proven = round(PROVEN_SECONDS * NANOSECONDS)
-        if self.digest != digest or any(has_passed(now, row.updated_at, proven) for row in self.since_crash()):
+        if self.digest != digest or any(has_passed(now, row.updated_at, proven) for row in self.proofs()):
             self.succeeded()
         self.digest = digest
+
+    def proofs(self) -> list[Stack]:
+        """The stacks that prove that the template works again, once they have run for a while; none if it has not failed."""
+        shared = self.shared.values() if self.failures else ()
+        return [*self.since_crash(), *(row for row in shared if is_ready(row))]
 
     def since_crash(self) -> list[Stack]:
         """The stacks of the template in force that came to run since the last crash, and run; none if there was none."""
@@ -99,14 +104,12 @@ class Pools:
     """The pools of one daemon, by the name of the template; includes templates that no longer exist.
 
     ``opening``     held while the Service of a stack that was just assigned is patched
-    ``news``        set when the refill has to look at the pools
     ``preempting``  held from the choice of stacks for preemption until the intent to delete them is committed
     """
 
     def __init__(self) -> None:
         self.by_name: dict[str, Pool] = {}
         self.opening = asyncio.Semaphore(OPENED_AT_ONCE)
-        self.news = asyncio.Event()
         self.preempting = asyncio.Lock()
         self._taken: set[str] = set()
 
@@ -126,7 +129,6 @@ class Pools:
             kept.pop(row.stack_id, None)
             if after is not None:
                 kept[row.stack_id] = after
-            self.news.set()
             return
         before = before if before is not None and before.unassigned and not before.spare else None
         after = after if after is not None and after.unassigned and not after.spare else None
@@ -136,8 +138,6 @@ class Pools:
                 pool.waits.pop(before.stack_id, None)
         if after is not None:
             self.of(after.template or "").waits[after.stack_id] = after
-        if before or after:
-            self.news.set()
 
     def shared_stack(self, name: str) -> str | None:
         """The id of the template's shared stack, if there is one."""

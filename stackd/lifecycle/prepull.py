@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -104,8 +105,9 @@ class PrePulls:
         """How many images on nodes are in which state."""
         return {state: sum(pull.state is state for pull in self._pulls.values()) for state in PullState}
 
-    def look(self) -> None:
-        """Begin the pulls that are due, and end those that nobody wants any more."""
+    def look(self) -> float:
+        """Begin the pulls that are due, and end those that nobody wants any more. Returns in how many seconds to look again; the
+        end of a pull has the others looked at, too."""
         context, pulls = self._context, self._pulls
         taking = (node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
         now_wanted = wanted(context.settings.templates.values(), taking)
@@ -116,6 +118,8 @@ class PrePulls:
         for target in begin(pulls, context.clock.monotonic()):
             pulls[target].pod = prepull_name(context.cluster.instance, target.node, target.image)
             context.tasks.background(f"prepull {target}", self._pull(target, pulls[target], now_wanted[target]))
+        due = min((pull.due for pull in pulls.values() if not pull.pod), default=math.inf)
+        return max(0.0, due - context.clock.monotonic()) or math.inf  # what is due waits for the end of another pull
 
     async def _pull(self, target: ImageOnNode, pull: Pull, template: Template) -> None:
         context, now = self._context, self._context.clock.monotonic
@@ -138,8 +142,7 @@ class PrePulls:
                 log.warning("prepull: %s: next try in %.0f s: %s", target, pull.due - now(), error, extra=extra)
         finally:
             pull.pod = ""
-        if not context.gate.closing:
-            self.look()
+        context.template_loop.add("")
 
 
 def is_pulled(pod: PodState) -> bool | None:

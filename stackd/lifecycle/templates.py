@@ -92,7 +92,7 @@ async def refresh(context: Context, *, by: Principal | None = None) -> None:
     settings.cluster_templates_known = seen is not None
     report(templates, before)
     settings.replace(context.config, templates)
-    context.pools.news.set()
+    context.wake_templates()
     for name in sorted({*before, *templates}):
         if (word := _change(before.get(name), templates.get(name))) is not None:
             who = by or _writer(templates.get(name))

@@ -185,6 +185,7 @@ class Reloader:
             logs.setup(new.log)
         logs.set_level(new.log.level)
         self.context.mirror.follow((CONFIG_MAPS, *kinds_of(new.routes)))
+        self.context.wake_templates()
         if (new.stacks, new.routes) != (old.stacks, old.routes) and self.context.mirror.synced:
             self.context.look_again()
         if self.certificate is not None:

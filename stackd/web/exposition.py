@@ -150,7 +150,8 @@ class DaemonCollector(Collector):
         yield counter("stackd_pool_hits_total", "Creates that were answered from a pool.", hits, "template")
         misses = {name: one.misses for name, one in figures.items()}
         yield counter("stackd_pool_misses_total", "Creates that found the pool empty.", misses, "template")
-        seen = {name: one for name, one in context.checks.of_template.items() if one.healthy is not None}
+        results = {name: context.checks.of_template.get(name) for name in wanted}
+        seen = {name: one for name, one in results.items() if one is not None and one.healthy is not None}
         healthy = {name: bool(one.healthy) for name, one in seen.items()}
         about = "1 if the last check of the template's shared stack, or of one of its pool, ended well."
         yield gauge("stackd_template_check_healthy", about, healthy, "template")

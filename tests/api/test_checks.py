@@ -167,6 +167,7 @@ async def test_a_shared_stack_is_checked_after_its_start_and_then_again(vm: Mach
     assert await at.metric("stackd_template_check_age_seconds", template="notes") < 60
     what, _ = at.daemon.context.checks.next["notes"]
     at.daemon.context.checks.next["notes"] = what, 0.0
+    at.daemon.context.wake_templates()
     await until(lambda: entry(at, "notes"), lambda later: later["checked"]["at"] > seen["at"])
 
 
@@ -182,6 +183,7 @@ async def test_a_shared_stack_that_fails_its_check_gets_another_pod(
     assert (await at.stack(stack_id))["pod_id"] == stack_id
     what, _ = at.daemon.context.checks.next["notes"]
     at.daemon.context.checks.next["notes"] = what, 0.0
+    at.daemon.context.wake_templates()
     await until(lambda: at.stack(stack_id), lambda seen: seen["pod_id"] == f"{stack_id}-1")
     lines = [(line["kind"], line["reason"]) for line in await at.timeline(stack_id)]
     assert ("unhealthy", "CheckFailed") in lines

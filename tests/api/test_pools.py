@@ -405,7 +405,7 @@ async def test_clients_come_before_the_refill(vm: Machine) -> None:
             await at.until_metric("stackd_creates_in_flight", 1)
             folder_with(vm.folder, web_1=template(pool=5))
             at.reload_templates()
-        at.daemon.context.pools.news.set()
+        at.daemon.context.wake_templates()
         await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
         shown = await entry(at)
         assert (ids(at), shown["ready"], shown["starting"]) == ({stack_id}, 1, 0)
@@ -455,6 +455,6 @@ async def test_a_pool_gives_none_of_a_cordoned_node_and_moves_away_from_it(vm: M
     ids = {one["stack_id"] for one in made}
 
     async def pooled() -> list[str]:
-        return [one["spec"]["nodeName"] for name, one in (await at.objects("pods")).items() if name not in ids]
+        return [one["spec"].get("nodeName", "") for name, one in (await at.objects("pods")).items() if name not in ids]
 
-    await until(pooled, lambda seen: len(seen) == 4 and cordoned not in seen)
+    await until(pooled, lambda seen: len(seen) == 4 and all(seen) and cordoned not in seen)

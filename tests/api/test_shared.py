@@ -167,7 +167,7 @@ async def test_a_changed_template_replaces_the_pod_once_the_new_one_is_ready(vm:
     with at.no_pod_starting():
         folder_with(vm.folder, notes=template(image="nginx:alpine"))
         at.reload_templates()
-        at.daemon.context.pools.news.set()
+        at.daemon.context.wake_templates()
         await eventually(lambda: _are(at, stack_id, 2))
         await at.passes(2)
         shown = await at.stack(stack_id)

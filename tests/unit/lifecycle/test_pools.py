@@ -13,8 +13,8 @@ from stackd.kube.objects import PodState, ServiceState, node_state
 from stackd.lifecycle.assign import may_be_assigned
 from stackd.lifecycle.desired import desired
 from stackd.lifecycle.nodes import StackResources, lacking
+from stackd.lifecycle.owned import Work, decide_template, may_begin
 from stackd.lifecycle.pools import FIRST_PAUSE, PROVEN_SECONDS, Pool, Pools
-from stackd.lifecycle.refill import Work, may_begin, work_for
 from stackd.model import DeleteReason, Desired, SanitizedSpec, Stack, StackStatus, TargetPort
 from stackd.podspec import Policy
 from stackd.templates import Template
@@ -137,7 +137,7 @@ def test_what_was_given_or_ended_or_changed_while_it_was_taken_is_not_taken_agai
     ],
 )  # fmt: skip
 def test_so_many_are_missing(pool: Pool, missing: int) -> None:
-    assert work_for(pool, web(), NOW).missing == missing
+    assert decide_template(pool, web(), NOW).missing == missing
 
 
 @pytest.mark.parametrize(
@@ -150,19 +150,19 @@ def test_the_fuller_a_pool_is_the_fewer_stacks_are_made_for_it_at_a_time(fill: f
 
 def test_what_has_failed_or_is_of_an_earlier_template_or_too_much_goes() -> None:
     failed, stale, young = numbered(1, status=StackStatus.FAILED), numbered(2, digest="old"), numbered(9)
-    work = work_for(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web(), NOW)
-    assert (work.failing, work.unwanted) == (tuple(failed), (*stale, *young))
+    work = decide_template(pool_of(*failed, *stale, *numbered(3, 4, 5), *young), web(), NOW)
+    assert (work.failing, work.unwanted) == (failed, [*stale, *young])
     rows = numbered(1, 2)
-    assert work_for(pool_of(*rows), None, NOW).unwanted == tuple(rows), "without a template all of it goes"
-    assert work_for(pool_of(*rows), web(pool=0), NOW).unwanted == tuple(reversed(rows))
+    assert decide_template(pool_of(*rows), None, NOW).unwanted == rows, "without a template all of it goes"
+    assert decide_template(pool_of(*rows), web(pool=0), NOW).unwanted == rows[::-1]
 
 
 def test_a_node_that_goes_is_not_the_templates_fault() -> None:
-    assert work_for(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web(), NOW).failed == ""
+    assert decide_template(pool_of(*numbered(1, status=StackStatus.NODE_DELETED)), web(), NOW).failed == ""
     failed = numbered(1, status=StackStatus.FAILED, status_reason="ErrImagePull", status_message="no such image")
-    assert work_for(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
+    assert decide_template(pool_of(*failed), web(), NOW).failed == "ErrImagePull: no such image"
     before = numbered(1, status=StackStatus.FAILED, digest="before")
-    assert work_for(pool_of(*before), web(), NOW) == Work(missing=3, failing=tuple(before)), (
+    assert decide_template(pool_of(*before), web(), NOW) == Work(missing=3, failing=before), (
         "the template has changed since"
     )
 
@@ -190,8 +190,8 @@ def test_one_that_is_not_ready_is_replaced_unless_it_soon_is_again() -> None:
     assert (figures.ready, figures.starting, figures.failing) == (2, 0, 1)
     assert [pools.take("now") for _ in range(3)] == [*ready, None]
     pool = pools.of("web-1")
-    assert work_for(pool, web(), NOW + PROVEN - 1) == Work(), "it may be ready again in a moment"
-    assert work_for(pool, web(), NOW + PROVEN) == Work(missing=1, failing=(lost,), failed="NotReady")
+    assert decide_template(pool, web(), NOW + PROVEN - 1) == Work(again=1e-9), "it may be ready again in a moment"
+    assert decide_template(pool, web(), NOW + PROVEN) == Work(missing=1, failing=[lost], failed="NotReady")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,148 @@
+"""What a template owns and what is to be done about it now: the stacks of its pool, and its shared stack. Pure.
+
+Owns: ``decide_template``. It is taken from the template, from the rows, and from what is remembered of the pool. The loop
+for templates (``refill``) does what it says, and looks again when it says so, or when a row changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from stackd.clock import NANOSECONDS
+from stackd.lifecycle.pools import PROVEN_SECONDS, Pool, has_failed, has_lost_readiness, is_ready
+from stackd.model import CHECK_FAILED, Desired, Stack, StackStatus
+from stackd.templates import Template
+
+TEMPLATE_CHANGED = "TemplateChanged"
+# A shared stack that runs and is not ready for so long gets a new pod; the present one stays until that is ready.
+PATIENCE_SECONDS = 30.0
+# How many creates for an empty pool run at a time, of ``loop.CREATES_AT_ONCE``: what it cannot give, the cluster has to make for
+# clients anyway. The fuller it is, the fewer: what it can give is not slowed down by what is made.
+AT_ONCE = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What else the decision rests on. ``cordoned``: the nodes that take no new stacks; ``unhealthy``: the stacks that fail their
+    check; ``longest_life``: of a stack, in nanoseconds; ``paused``: for how many seconds nothing is tried after failures.
+    ``missing``: the template is not there, although nobody has removed it."""
+
+    cordoned: Collection[str] = ()
+    unhealthy: Collection[str] = ()
+    longest_life: int = 0
+    paused: float = 0.0
+    missing: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Work:
+    """What is to be done: how many more stacks to make, and which to delete: ``failing`` at once, ``unwanted`` as fast as others
+    are made. ``failed`` says why the first of the current template failed by itself; empty if none has.
+
+    Of shared stacks, ``kept`` are those whose end is put off, ``restarts`` those that get a new pod, and why. ``again``: in how
+    many seconds to look again if nothing changes.
+    """
+
+    missing: int = 0
+    failing: list[Stack] = field(default_factory=list)
+    unwanted: list[Stack] = field(default_factory=list)
+    failed: str = ""
+    kept: list[Stack] = field(default_factory=list)
+    restarts: list[tuple[Stack, str]] = field(default_factory=list)
+    again: float = math.inf
+
+    def is_over(self, now: int, since: int, seconds: float) -> bool:
+        """Whether so much time has passed since then (nanoseconds); if not, look again when it has. If the clock was set back
+        further than that, it has."""
+        left = round(seconds * NANOSECONDS) - abs(now - since)
+        if left > 0:
+            self.again = min(self.again, left / NANOSECONDS)
+        return left <= 0
+
+
+def decide_template(pool: Pool, template: Template | None, now: int, seen: Seen | None = None) -> Work:
+    """What is to be done about what the template owns; ``now`` in nanoseconds. Without a template, which somebody has removed,
+    all of it is deleted; of one that is missing, it stays."""
+    seen, work = seen or Seen(), Work()
+    if seen.paused > 0:
+        work.again = seen.paused
+    if not seen.missing:
+        _of_pool(work, pool, template, now, seen)
+    for row in pool.shared.values():
+        if row.accepted and row.deleting_since is None:
+            _of_shared(work, pool, template, row, now, seen)
+    for row in pool.proofs():
+        work.is_over(now, row.updated_at, PROVEN_SECONDS)
+    if template is not None and template.shared and not pool.shared and not pool.making:
+        work.missing += 1
+    return work
+
+
+# ---- the pool
+
+
+def _of_pool(work: Work, pool: Pool, template: Template | None, now: int, seen: Seen) -> None:
+    """A stack of an outdated template counts as present until its delete is intended, so a pool is replaced bit by bit; one
+    that is not ready counts for PROVEN_SECONDS, since it may soon be ready again."""
+    digest, wanted = (template.digest, template.pool) if template is not None else (None, 0)
+    outdated, good = list[Stack](), list[Stack]()
+    for row in pool.waits.values():
+        if not row.accepted or row.deleting_since is not None:
+            continue
+        if has_failed(row) or (has_lost_readiness(row) and work.is_over(now, row.updated_at, PROVEN_SECONDS)):
+            work.failing.append(row)
+            if row.digest == digest and row.status is not StackStatus.NODE_DELETED:
+                work.failed = work.failed or _why(row)
+        else:
+            (outdated if row.digest != digest or row.node_id in seen.cordoned else good).append(row)
+    surplus = sorted(good, key=lambda row: (is_ready(row), -row.created_at))[: max(0, len(good) - wanted)]
+    work.unwanted = [*outdated, *surplus]
+    work.missing = max(0, wanted - len(good) - len(outdated) - pool.making)
+
+
+def _why(stack: Stack) -> str:
+    reason = stack.status_reason or str(stack.status)
+    return f"{reason}: {stack.status_message}" if stack.status_message else reason
+
+
+def may_begin(fill: float, making: int) -> int:
+    """How many creates may begin for a pool that is ``fill`` full (0 to 1), while ``making`` run for all pools."""
+    return max(0, max(2, round(AT_ONCE * (1 - fill) ** 2)) - making)
+
+
+# ---- the shared stack
+
+
+def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, now: int, seen: Seen) -> None:
+    if not seen.missing and (template is None or not template.shared or not fits(row, template)):
+        work.failing.append(row)
+        return
+    left = (row.ttl_expires_at - now - seen.longest_life // 2) / NANOSECONDS
+    if left <= 0:
+        work.kept.append(row)
+    work.again = min(work.again, left if left > 0 else math.inf)
+    if row.desired is Desired.STOPPED or row.pod_uid is None:
+        return
+    reason = CHECK_FAILED if row.stack_id in seen.unhealthy else ""
+    if template is not None and row.digest != template.digest:
+        reason = TEMPLATE_CHANGED
+    elif row.ended or row.status in (StackStatus.FAILED, StackStatus.NODE_DELETED):
+        reason = row.status_reason or str(row.status)
+    elif row.status_reason == "Terminating" or (
+        has_lost_readiness(row) and work.is_over(now, row.updated_at, PATIENCE_SECONDS)
+    ):
+        reason = row.status_reason
+    if reason and seen.paused <= 0:
+        work.restarts.append((row, reason))
+
+
+def fits(row: Stack, template: Template) -> bool:
+    """Whether a pod of the template can stand behind the stack's Service and names."""
+    wanted = [(port.container_port, port.protocol, getattr(port, "route", None)) for port in template.target_ports]
+    if wanted != [(port.container_port, port.protocol, getattr(port, "route", None)) for port in row.ports]:
+        return False
+    names = {port.container_port: port.hostname.partition(".")[0] for port in row.routed}
+    ports = {port.container_port: port.node_port for port in row.ports}
+    return template.hostnames.items() <= names.items() and template.node_ports.items() <= ports.items()
