@@ -11,7 +11,8 @@ from typing import Any
 from stackd.errors import StackdError
 from stackd.kube.client import Cluster
 from stackd.kube.credentials import ClusterTarget
-from stackd.kube.wire import HTTP_ROUTES, TLS_ROUTES
+from stackd.kube.template_maps import selector
+from stackd.kube.wire import CONFIG_MAPS, HTTP_ROUTES, TLS_ROUTES
 from tests.harness import Client, eventually
 from tests.process import Daemon
 
@@ -69,7 +70,9 @@ class Real(Client):
         await eventually(do, lambda: "the cluster has other objects than the file", pause=0.1)
 
     async def remove_everything(self) -> None:
-        """Delete all objects that the test has left in the cluster, but not the namespace."""
+        """Delete all objects that the test has left in the cluster, but not the namespace; templates first, for their pools."""
+        for raw in await self.outside.list_namespaced(CONFIG_MAPS, labelSelector=selector(self.outside.instance)):
+            await self.outside.delete(CONFIG_MAPS, raw["metadata"]["name"], raw["metadata"]["uid"])
         for kind in ROUTES:
             with suppress(StackdError):  # a cluster without the Gateway API
                 for name in await self.objects(kind):

@@ -58,10 +58,6 @@ class Users:
     def call(self, verb: str, kind: str, name: str, **more: Any) -> KubeRequest:
         return KubeRequest(verb=verb, resource=kind, namespace=self.namespace, name=name, **more)
 
-    def owner(self, kind: str) -> Administrator:
-        """Who creates objects of this kind: stackd writes no ConfigMaps."""
-        return self.admin if kind == "configmaps" else self.stackd
-
     async def create(
         self, user: Administrator, kind: str, name: str = "one", content: dict[str, Any] | None = None, **metadata: Any
     ) -> dict[str, Any]:
@@ -177,7 +173,7 @@ async def test_only_stackd_and_an_administrator_write_the_objects_of_stacks(user
                 await users.create(users.other, kind, "theirs")
                 await users.patch(users.other, kind, {"metadata": {"labels": LABELS}}, "theirs")
     await users.delete(users.other, kind, "theirs")
-    await users.create(users.owner(kind), kind, labels=LABELS, annotations={"stackd.io/record": "{}"})
+    await users.create(users.stackd, kind, labels=LABELS, annotations={"stackd.io/record": "{}"})
     forbidden: tuple[dict[str, Any], ...] = (
         unlabelled,
         {"metadata": {"labels": {"stackd.io/stack": "two"}}},
@@ -250,6 +246,34 @@ async def test_nobody_else_takes_a_stacks_name_or_an_annotation_of_stackd(users:
     await users.delete(users.stackd, kind, name)
 
 
+async def test_others_write_templates_of_their_own_and_none_that_stackd_has_written(users: Users) -> None:
+    kind, name = "configmaps", "stackd-default-web-1"
+    template = {"stackd.io/instance": "default", "stackd.io/template": "web-1"}
+    text = {"data": {"template.yaml": "pod: {}"}}
+    await users.create(users.other, kind, name, text, labels=template)
+    await users.patch(users.other, kind, {"data": {"template.yaml": "pod: 7"}}, name)
+    for forged in ({"annotations": {"stackd.io/scope": "admin"}}, {"labels": {"stackd.io/stack": "one"}}):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, kind, {"metadata": forged}, name)
+    with pytest.raises(StackdError, match=DENIED):
+        await users.create(users.other, kind, "theirs", text, labels=template, annotations={"stackd.io/owner": "key:1"})
+    written = {"metadata": {"annotations": {"stackd.io/owner": "key:1", "stackd.io/scope": "admin"}}}
+    await users.patch(users.stackd, kind, written, name)
+    for change in (
+        {"data": {"template.yaml": "pod: 8"}},
+        {"metadata": {"annotations": {"stackd.io/owner": None, "stackd.io/scope": None}}},
+        {"metadata": {"labels": {"stackd.io/template": "web-2"}}},
+        {"metadata": {"labels": dict.fromkeys(template)}},
+    ):
+        with pytest.raises(StackdError, match=DENIED):
+            await users.patch(users.other, kind, change, name)
+    with pytest.raises(StackdError, match=DENIED):
+        await users.delete(users.other, kind, name)
+    await users.delete(users.stackd, kind, name)
+    await users.create(users.other, kind, name, text, labels=template)
+    await users.delete(users.other, kind, name)
+
+
 async def test_nobody_elses_service_selects_stacks_by_what_stackd_writes(users: Users) -> None:
     theirs = {"app": "theirs", "app.kubernetes.io/managed-by": "Helm"}
     await users.create(users.other, "services", "theirs", {"spec": {"ports": [{"port": 80}], "selector": theirs}})
@@ -318,7 +342,7 @@ async def test_the_clusters_controllers_may_end_an_object_but_neither_make_nor_a
     for kind in KINDS_OF_STACKS:
         with pytest.raises(StackdError, match=DENIED):
             await users.create(users.controller, kind, labels=LABELS)
-        await users.create(users.owner(kind), kind, labels=LABELS, finalizers=["example.org/stays"])
+        await users.create(users.stackd, kind, labels=LABELS, finalizers=["example.org/stays"])
         with pytest.raises(StackdError, match=DENIED):
             await users.patch(users.controller, kind, {"metadata": {"ownerReferences": owner}})
         await users.patch(users.controller, kind, {"metadata": {"finalizers": None}})
@@ -343,7 +367,7 @@ async def test_the_cluster_itself_goes_on(users: Users, monkeypatch: pytest.Monk
     owner = await users.create(users.stackd, "pods", labels=LABELS)
     owned = [{**KINDS["pods"].type_meta, "name": "one", "uid": owner["metadata"]["uid"]}]
     for kind in ("services", "configmaps"):
-        await users.create(users.owner(kind), kind, labels=LABELS, ownerReferences=owned)
+        await users.create(users.stackd, kind, labels=LABELS, ownerReferences=owned)
     eviction = {
         "apiVersion": "policy/v1",
         "kind": "Eviction",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
+import orjson
 from click.testing import CliRunner
 
 from stackd.cli import stackd
+from stackd.kube.template_maps import name_of
+from stackd.kube.wire import CONFIG_MAPS, KINDS, MERGE_PATCH
 from tests.cluster.real import Real
 from tests.harness import KEY, until
 from tests.templates import shown
@@ -104,3 +108,28 @@ async def test_a_container_reaches_its_neighbour_by_name_and_has_the_variable_of
         spec = (await real.objects("pods"))[stack_id]["spec"]
         assert spec["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["db"]}]
         assert [{"name": "TEAM", "value": "7"} in one["env"] for one in spec["containers"]] == [True, True]
+
+
+async def test_a_template_that_somebody_applies_is_in_force_at_once_and_a_change_over_the_api_names_its_version(
+    real: Real,
+) -> None:
+    cluster = real.outside
+    labels = {"stackd.io/template": "web-1", "stackd.io/instance": cluster.instance}
+    name = name_of("web-1", cluster.instance)
+    metadata = {"name": name, "namespace": cluster.namespace_name, "labels": labels}
+    body = {**KINDS[CONFIG_MAPS].type_meta, "metadata": metadata, "data": {"template.yaml": CHALLENGE}}
+    began = time.monotonic()
+    await cluster.answer(cluster.on("create", CONFIG_MAPS, name, body=orjson.dumps(body)))
+    one = (await until(lambda: shown(real), lambda seen: "web-1" in seen))["web-1"]
+    assert (one["source"], time.monotonic() - began < 2.0) == ("cluster", True)
+    assert (await real.create({"template": "web-1"}))["template"] == "web-1"
+    match = {"If-Match": f'"{one["version"]}"'}
+    changed = await real.call("PUT", "/templates/web-1", (CHALLENGE + "pool: 1\n").encode(), headers=match)
+    assert (changed.status, changed.json["source"]) == (200, "api")
+    late = await real.call("DELETE", "/templates/web-1", headers=match)
+    assert (late.status, late.code) == (412, "template_changed")
+    change = orjson.dumps({"data": {"template.yaml": CHALLENGE + "shared: true\n"}})
+    await cluster.answer(cluster.on("patch", CONFIG_MAPS, name, body=change, content_type=MERGE_PATCH))
+    problems = await until(lambda: real.get("/templates"), lambda seen: seen.get("problems"))
+    assert [one["problem"] for one in problems["problems"]] == ["stale"]
+    assert (await real.call("DELETE", "/templates/web-1")).status == 200
