@@ -133,8 +133,8 @@ async def test_ten_reconcile_passes_with_nothing_to_do_cost_nothing(at: Harness)
 
 
 def test_a_minute_at_rest_takes_at_most_twelve_requests() -> None:
-    """The Lease, the policies, the rights, and three watches that receive nothing and begin again."""
-    watches, renewal = len(("pods", "services", "nodes")), INTERVAL * ClusterSection().lease_duration
+    """The Lease, the policies, the rights, and four watches that receive nothing and begin again."""
+    watches, renewal = len(("pods", "services", "nodes", "configmaps")), INTERVAL * ClusterSection().lease_duration
     assert sum(60 / pause for pause in (renewal, POLICIES_SECONDS, RIGHTS_SECONDS, *[IDLE_SECONDS] * watches)) <= 12
 
 
