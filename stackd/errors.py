@@ -35,6 +35,8 @@ class StackdError(Exception):
 
     code: ErrorCode = ErrorCode.INTERNAL_ERROR
     detail = ""
+    stays = True
+    """Whether it is about the stack itself: it does not go because Kubernetes answers again, or stackd may work again."""
 
     def __init__(self, message: str = "", *, code: ErrorCode | None = None) -> None:
         super().__init__(message)
@@ -255,6 +257,7 @@ class Unavailable(StackdError):
     """The request cannot be done now; ``retry_after`` says after how many seconds a retry may help."""
 
     code = ErrorCode.UNAVAILABLE
+    stays = False
     default_retry_after = 5
 
     def __init__(
@@ -268,6 +271,7 @@ class Unavailable(StackdError):
 class NothingFree(Unavailable):
     """There is no room for another stack, of whatever kind."""
 
+    stays = True
     default_retry_after = 30
 
 
@@ -348,18 +352,25 @@ class StillThere(ClusterUnavailable):
     """A deleted object is not gone yet: it has a finalizer, or its node has not reported that its containers ended."""
 
     code = ErrorCode.STILL_THERE
+    stays = True
 
 
 class NotYet(ClusterUnavailable):
     """Kubernetes has not done within the time what somebody waits for; stackd goes on with it."""
 
+    stays = True
+
 
 class StillToDo(ClusterUnavailable):
     """What was asked for is in the file, and not done yet: stackd keeps trying."""
 
+    stays = True
+
 
 class NameTaken(ClusterUnavailable):
     """Somebody else's object has the name of a stack's object, and stays although stackd has deleted it."""
+
+    stays = True
 
 
 class ClusterSilent(ClusterUnavailable):
@@ -380,6 +391,8 @@ class UnexpectedAnswer(ClusterUnavailable):
 class AnswerTooLarge(UnexpectedAnswer):
     """A response, as it is when unpacked, has more bytes than stackd reads."""
 
+    stays = True
+
 
 class ClusterRefused(ClusterUnavailable):
     """Kubernetes refuses stackd's credentials or its request, or stackd does not trust Kubernetes' certificate.
@@ -388,6 +401,7 @@ class ClusterRefused(ClusterUnavailable):
     """
 
     code = ErrorCode.CLUSTER_REFUSED
+    stays = True
 
 
 class KindNotServed(ClusterRefused):

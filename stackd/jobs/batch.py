@@ -4,19 +4,20 @@ Owns: which job is next, and that each id of a job is counted once (invariant 7)
 no key waits for all that another one has queued. The jobs and their progress are in the file: a job that the end of the
 process interrupted is queued again at the next start.
 
-What a job does to its stacks is intended one chunk at a time, before any of it begins. A delete that the cluster has
-confirmed removes its row, and is counted a moment later, with others, while the next delete is already under way: after a
-crash in between, an id that was begun and has no row counts as deleted. The loop carries all of it out; a job waits for so
-many rows at a time as its concurrency allows.
+A job commits what it wishes for its stacks, so many at a time, and waits for their rows; the loop does the work, and tries it
+again. An id has its outcome once its row says so, or once something about its stack keeps it from being done: the cluster
+refuses, or something holds it up. Kubernetes that is away, a Lease that lapses, a brake and a stop leave it without one.
+
+A job that deletes takes one stack after the other, by default: each is to be deleted once it is its turn. What the cluster has
+confirmed is counted a moment later, with others. After a crash in between, an id that was begun and has no row counts as
+deleted.
 
 A job that extends writes all new ends into the file first, even while Kubernetes is away, so that none of its stacks
 expires. An extension is counted once the cluster's record has it, too: an owner with another file reads it there. Such a
 job does not wait behind the other jobs.
 
-A job that creates has no ids yet: ``creating`` makes its stacks, each once.
-
-A job waits for Kubernetes as long as that is away, and fails only what Kubernetes refuses or does not do although it
-answers.
+A job that creates has no ids yet: ``creating`` makes its stacks, each once. A create that nothing about itself has ended is
+undone, and made when it is the key's turn again.
 """
 
 from __future__ import annotations
@@ -25,24 +26,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
 from stackd.crashpoints import crash_point
-from stackd.errors import (
-    AnswerTooLarge,
-    ClusterRefused,
-    ClusterUnavailable,
-    Held,
-    NotOwner,
-    ShuttingDown,
-    StackdError,
-    StackNotFound,
-    StillThere,
-    StoreUnavailable,
-    public_code,
-    public_text,
-)
+from stackd.errors import Conflict, StackdError, StackNotFound, public_code, public_text
 from stackd.jobs.creating import CREATES_AT_ONCE, created
 from stackd.jobs.outcomes import Outcomes
 from stackd.lifecycle.context import Context, new_id
@@ -50,20 +39,17 @@ from stackd.lifecycle.diagnostics import capture_logs
 from stackd.lifecycle.loop import Priority, is_gone
 from stackd.lifecycle.verbs import is_started, is_stopped, newest_of, record, settle, start_of
 from stackd.logs import stack_log
-from stackd.model import EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
+from stackd.model import DeleteReason, EventKind, ItemResult, Job, JobAction, JobRequest, Outcome, Stack, WantedStack
 from stackd.store import BY_JOB, Claim, Start
-from stackd.workqueue import RetryPolicy
+from stackd.tasks import set_within
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0  # when to go on with a job after the file could not be written
+RETRY_SECONDS = 1.0  # when to go on with a job that cannot go on now, at the latest
 CHUNK = 50  # how many ids of a job are begun, and counted, in one transaction
 EXTEND_PAUSE_SECONDS, RECORD_EVERY_SECONDS, RECORDS_AT_ONCE = 0.05, 0.01, 4
 """A job that extends pauses after each chunk, and writes so many records into the cluster at a time, so often, so that
 creates are hardly slower meanwhile."""
-
-WAITS = RetryPolicy(first=0.5, longest=5.0)  # the pauses of a job that waits for Kubernetes, or for its file
-TRIES = 3  # so often is a stack tried for which Kubernetes does nothing although it answers
 
 AT_ONCE = 8
 """How many stacks of a job are restarted, started or stopped at a time, and begun in one transaction: a stack that
@@ -169,15 +155,16 @@ class BatchQueue:
             finished = False
             try:
                 finished = await run(self._context, job_id)
-            except (StoreUnavailable, NotOwner) as error:
-                log.warning("%s: cannot go on now: %s", job_id, error, extra={"job_id": job_id})
-                await asyncio.sleep(RETRY_SECONDS)
+            except StackdError as error:
+                extra = {"job_id": job_id, "same": f"{job_id} waits"}
+                log.warning("%s: cannot go on now: %s", job_id, error, extra=extra)
+                await self._context.cluster.connection.contact.pause(RETRY_SECONDS)
             turns.end(key, finished=finished)
 
 
 async def run_chunk(context: Context, job_id: str) -> bool:
-    """Process the next ids of the job that have no outcome yet; True once the job has finished. Raises StoreUnavailable,
-    NotOwner; the next call then continues from there."""
+    """Process the next ids of the job that have no outcome yet; True once the job has finished. Raises what keeps
+    some of them from having one now; the next call then continues from there."""
     job = context.store.jobs.get(job_id)
     if job is None:
         return True
@@ -209,7 +196,8 @@ async def extend_chunk(context: Context, job_id: str) -> bool:
 
 
 async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
-    await _reached(context)
+    if job.action in STARTS or job.action is JobAction.CREATE:
+        await context.gate.admitted()
     if job.action is JobAction.CREATE:
         begun: Sequence[Stack | WantedStack] = await context.store.jobs.begin_creates(job.job_id, len(ids))
     else:
@@ -222,49 +210,49 @@ async def _run_chunk(context: Context, job: Job, ids: list[str]) -> None:
 
 async def _start(context: Context, job: Job, stack: Stack) -> Start | StackdError:
     """How the stack is to start, or why it cannot."""
-    while True:
-        try:
-            await context.gate.admitted()
-            template = newest_of(context, stack) if job.action is JobAction.RENEW else None
-            return await start_of(context, stack, STARTS[job.action], job.by, BY_JOB, template=template)
-        except StackdError as error:
-            if not _passes(error):
-                return error
-            await _waited(context, job.job_id, error)
+    try:
+        template = newest_of(context, stack) if job.action is JobAction.RENEW else None
+        return await start_of(context, stack, STARTS[job.action], job.by, BY_JOB, template=template)
+    except (Conflict, StackNotFound) as error:
+        return error
 
 
 async def _work_on(context: Context, job: Job, items: Sequence[Stack | WantedStack]) -> None:
-    progress, deletes = _JobProgress(context, job.job_id), job.action is JobAction.DELETE
-    extends = job.action is JobAction.EXTEND
+    """Wait for the outcomes of these items, and count them. Raises what keeps some from having one."""
+    progress, deletes = _Progress(context, job.job_id), job.action is JobAction.DELETE
     at_once = {JobAction.EXTEND: RECORDS_AT_ONCE, JobAction.CREATE: CREATES_AT_ONCE}.get(job.action, AT_ONCE)
     slots = asyncio.Semaphore(context.config.batch_delete.concurrency if deletes else at_once)
+    waiting: list[StackdError] = []
 
     async def one(item: Stack | WantedStack) -> None:
         try:
-            result = await _one(context, job, item, progress)
-            progress.add(result)
+            result = await _outcome(context, job, item)
+            progress.results.append(result)
             why = result.error and f": {result.error}"
             what = "deleted" if deletes and result.outcome is Outcome.DONE else f"{job.action} {result.outcome}"
-            stack_log(log, result.created or result.stack_id, job_id=job.job_id).info(
-                "%s by %s%s", what, job.job_id, why
-            )
+            of_stack = stack_log(log, result.created or result.stack_id, job_id=job.job_id)
+            of_stack.info("%s by %s%s", what, job.job_id, why)
+        except StackdError as error:
+            waiting.append(error)
         finally:
             slots.release()
 
-    if deletes:
-        for item in items:
-            context.abandon_create(_id_of(item))
-        for first in items[:1]:
-            capture_logs(context, _id_of(first))
-    async with asyncio.TaskGroup() as group:
-        for item, following in zip_longest(items, items[1:]):
-            await slots.acquire()
-            group.create_task(one(item), name=f"batch {_id_of(item)}")
-            if deletes and following is not None:
-                capture_logs(context, _id_of(following))  # while its pod still runs
-            if extends:
-                await asyncio.sleep(RECORD_EVERY_SECONDS)
+    for first in items[:1] if deletes else ():
+        capture_logs(context, _id_of(first))
+    async with asyncio.TaskGroup() as counting:
+        counting.create_task(progress.follow(), name=f"count {job.job_id}")
+        async with asyncio.TaskGroup() as group:
+            for item, following in zip_longest(items, items[1:]):
+                await slots.acquire()
+                group.create_task(one(item), name=f"batch {_id_of(item)}")
+                if deletes and following is not None:
+                    capture_logs(context, _id_of(following))  # while its pod still runs
+                if job.action is JobAction.EXTEND:
+                    await asyncio.sleep(RECORD_EVERY_SECONDS)
+        progress.over.set()
     await progress.count()
+    for error in waiting[:1]:
+        raise error
 
 
 def _id_of(item: Stack | WantedStack) -> str:
@@ -272,117 +260,60 @@ def _id_of(item: Stack | WantedStack) -> str:
     return str(item.index) if isinstance(item, WantedStack) else item.stack_id
 
 
-async def _one(context: Context, job: Job, item: Stack | WantedStack, progress: _JobProgress) -> ItemResult:
-    tries, stack_id = 0, _id_of(item)
-    new_stack: str | None = None
-    while True:
-        try:
-            if isinstance(item, WantedStack):
-                new_stack = await created(context, job, item)
-            else:
-                await _settle(context, job.action, stack_id)
-            break
-        except StackNotFound:
-            break
-        except StackdError as error:
-            tries += _answers(context, error)
-            if tries >= TRIES or not _passes(error):
-                why = "delete pod/service failed: " if job.action is JobAction.DELETE else ""
-                return ItemResult(
-                    stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error), code=public_code(error)
-                )
-            progress.write_soon()
-            await _waited(context, job.job_id, error)
+async def _outcome(context: Context, job: Job, item: Stack | WantedStack) -> ItemResult:
+    """What has come of the item. Raises what is not about the item itself: then nothing has yet."""
+    stack_id, new_stack = _id_of(item), None
+    try:
+        if isinstance(item, WantedStack):
+            new_stack = await created(context, job, item)
+        else:
+            await _settle(context, job, stack_id)
+    except StackNotFound:
+        pass
+    except StackdError as error:
+        if not error.stays:
+            raise
+        why = "delete pod/service failed: " if job.action is JobAction.DELETE else ""
+        return ItemResult(
+            stack_id=stack_id, outcome=Outcome.FAILED, error=why + public_text(error), code=public_code(error)
+        )
     crash_point("batch.confirmed")
     kept = new_stack is not None or job.action is JobAction.DELETE or stack_id in context.store.stacks
     return ItemResult(stack_id=stack_id, outcome=Outcome.DONE if kept else Outcome.NOT_FOUND, created=new_stack)
 
 
-async def _settle(context: Context, action: JobAction, stack_id: str) -> None:
-    if action is JobAction.DELETE:
-        await context.loop.settle(stack_id, is_gone, context.longest_call, Priority.BATCH)
-    elif action is JobAction.EXTEND:
-        await record(context, stack_id)
-    elif action is JobAction.STOP:
-        await settle(context, stack_id, "stopped", is_stopped)
+async def _settle(context: Context, job: Job, stack_id: str) -> None:
+    """Return once the stack is as the job wants it. Raises what keeps it from that, and is about the stack itself."""
+    if job.action is JobAction.DELETE:
+        await context.store.stacks.mark_deleting_soon([stack_id], DeleteReason.BATCH, job.by)
+        crash_point("batch.delete_marked")
+        context.abandon_create(stack_id)
+        await context.loop.settle(stack_id, is_gone, context.longest_call, Priority.BATCH, patient=True)
+    elif job.action is JobAction.EXTEND:
+        await record(context, stack_id, patient=True)
+    elif job.action is JobAction.STOP:
+        await settle(context, stack_id, "stopped", is_stopped, patient=True)
     else:
-        await settle(context, stack_id, "started", is_started)
+        await settle(context, stack_id, "started", is_started, patient=True)
 
 
-# ---- waiting
-
-
-def _passes(error: StackdError) -> bool:
-    """Whether the error may be gone when Kubernetes answers again, the file can be written, the Lease is renewed, or a brake
-    is released; or at the next start."""
-    cause = _cause(error)
-    stays = isinstance(cause, ClusterRefused | StillThere | AnswerTooLarge)
-    return isinstance(cause, ClusterUnavailable | StoreUnavailable | NotOwner | ShuttingDown | Held) and not stays
-
-
-def _answers(context: Context, error: StackdError) -> bool:
-    """Whether the ``error`` is about the stack itself: it came although this stackd does all work, and can write the file."""
-    try:
-        context.gate.admit()
-    except StackdError:
-        return False
-    return not isinstance(_cause(error), StoreUnavailable | NotOwner | ShuttingDown | Held)
-
-
-def _cause(error: StackdError) -> StackdError:
-    return error.__cause__ if isinstance(error.__cause__, StackdError) else error
-
-
-async def _reached(context: Context) -> None:
-    """Return once this stackd may change the cluster."""
-    tries = 0
-    while True:
-        try:
-            context.fence.require()
-            return await context.gate.right_cluster()
-        except (ClusterUnavailable, NotOwner) as error:
-            tries += 1
-            log.info("batch jobs wait: %s", error, extra={"same": "batch jobs wait"})
-            await context.cluster.connection.contact.pause(WAITS.delay(tries))
-
-
-async def _waited(context: Context, job_id: str, error: StackdError) -> None:
-    """Return when another try may have another outcome than ``error``."""
-    log.info("%s: waits: %s", job_id, error, extra={"job_id": job_id, "same": f"{job_id} waits"})
-    await context.cluster.connection.contact.pause(WAITS.delay(1))
-    await _reached(context)
-
-
-class _JobProgress:
-    """Collects results and writes them together; the next delete does not wait for the write.
-
-    Results that cannot be written are found again: their ids stay without an outcome, and the job goes on with those.
-    """
+class _Progress:
+    """The ``results`` that are not counted yet; many are written together, and the next delete does not wait for the write."""
 
     def __init__(self, context: Context, job_id: str) -> None:
-        self._context = context
-        self._job_id = job_id
-        self._results: list[ItemResult] = []
-        self._written = context.clock.monotonic()
-        self._writing: asyncio.Task[None] | None = None
+        self.results: list[ItemResult] = []
+        self.over = asyncio.Event()
+        self._context, self._job_id = context, job_id
 
-    def add(self, result: ItemResult) -> None:
-        self._results.append(result)
-        if self._context.clock.monotonic() - self._written >= COUNT_EVERY_SECONDS:
-            self.write_soon()
-
-    def write_soon(self) -> None:
-        if self._writing is None or self._writing.done():
-            self._written = self._context.clock.monotonic()
-            self._writing = self._context.tasks.spawn(f"count {self._job_id}", self._write())
+    async def follow(self) -> None:
+        """Count again and again, until it is ``over``."""
+        while not await set_within(self.over, COUNT_EVERY_SECONDS):
+            with suppress(StackdError):  # those that were not written are found again
+                await self.count()
 
     async def count(self) -> None:
-        if self._writing is not None:
-            await self._writing
-        await self._write()
-
-    async def _write(self) -> None:
-        results, self._results = self._results, []
+        """Count the results. Raises StoreUnavailable, NotOwner."""
+        results, self.results = self.results, []
         if results:
             await self._context.store.jobs.finish_items(self._job_id, results)
             crash_point("batch.counted")

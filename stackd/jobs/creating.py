@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stackd.errors import TemplateGone
+from stackd.errors import ClusterUnavailable, StackdError, TemplateGone
 from stackd.lifecycle.assign import reopen
 from stackd.lifecycle.context import Context, CreateRequest
 from stackd.lifecycle.create import create, take_back
@@ -37,7 +37,8 @@ def request_of(context: Context, job: Job | JobRequest, wanted: WantedStack) -> 
 
 
 async def created(context: Context, job: Job, wanted: WantedStack) -> str:
-    """The id of the stack that is created, or was created before a restart, for this item. Raises as ``create``."""
+    """The id of the stack that is created, or was created before a restart, for this item. Raises as ``create``: what the
+    cluster refuses, or what fails although it was in contact all the time, ``stays``."""
     claim = claim_of(job, wanted, context.clock.now())
     earlier = await context.store.claims.find(claim.scope, claim.key)
     if earlier is not None and earlier.stack_id is not None:
@@ -45,5 +46,11 @@ async def created(context: Context, job: Job, wanted: WantedStack) -> str:
             await reopen(context, earlier.stack_id)
             return earlier.stack_id
         await take_back(context, earlier.stack_id)
-    request = request_of(context, job, wanted)
-    return (await create(context, replace(request, claim=claim))).stack_id
+    request, began = request_of(context, job, wanted), context.cluster.connection.contact.now()
+    try:
+        return (await create(context, replace(request, claim=claim))).stack_id
+    except ClusterUnavailable as error:
+        answered = type(error) is ClusterUnavailable and context.gate.clear_since(began)
+        cause = error.__cause__ if isinstance(error.__cause__, StackdError) else error
+        error.stays = cause.stays or answered
+        raise

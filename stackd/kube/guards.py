@@ -125,7 +125,7 @@ class FencedBody(aiohttp.BytesPayload):
 class Contact:
     """Whether Kubernetes answers; times on the monotonic clock, in seconds.
 
-    ``on_lost`` is called when Kubernetes stops answering, ``on_back`` when it answers again.
+    ``lost_at``: when it stopped last. ``on_lost`` is called when Kubernetes stops answering, ``on_back`` when it answers again.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -133,6 +133,7 @@ class Contact:
         self.heard_at = self.answered_at = now()
         self.failures = 0
         self.lost_since: float | None = None
+        self.lost_at = -math.inf
         self.why = ""
         self.on_lost: Callable[[], None] = lambda: None
         self.on_back: Callable[[], None] = lambda: None
@@ -204,7 +205,7 @@ class Contact:
         self.why = why
         if self.lost_since is not None:
             return
-        self.lost_since = self.now()
+        self.lost_since = self.lost_at = self.now()
         log.warning("Kubernetes does not answer, and nothing is created until it does: %s", why)
         now = asyncio.get_running_loop().time()
         for limit in self._waiting:

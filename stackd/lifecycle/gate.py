@@ -225,6 +225,10 @@ class Gate:
         contact = self.cluster.connection.contact
         return known and contact.lost_since is None and self.mirror.disconnected_since is None
 
+    def clear_since(self, when: float) -> bool:
+        """Whether nothing has kept stackd from its work since then, on the contact's clock."""
+        return self.is_clear and not self.closing and self.cluster.connection.contact.lost_at < when
+
     async def right_cluster(self) -> None:
         """Return once the cluster has confirmed that it is the file's own: an object that another cluster does not have
         is not proven gone. Raises ClusterUnavailable, without waiting if the cluster does not accept stackd."""

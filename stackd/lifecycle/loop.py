@@ -54,13 +54,38 @@ class Priority(enum.IntEnum):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Settling:
-    """One who waits for a row; ``still``: has waited for it before; ``pending``: what the cluster has accepted and not done
-    yet."""
+    """One who waits for a row, for ``timeout`` seconds; ``still``: has waited for it before; ``pending``: what the cluster has
+    accepted and not done yet.
+
+    For a ``patient`` one, the time begins when something holds the stack up, or nothing is left to do about it; what is not
+    about the stack itself costs no time.
+    """
 
     result: asyncio.Future[Any]
     priority: Priority
+    limit: asyncio.Timeout
+    timeout: float
+    patient: bool
     still: bool
     pending: StackdError | None = None
+
+    def rests(self, pending: StackdError | None = None) -> None:
+        """Only the cluster can do something now."""
+        self.pending = pending or self.pending
+        if self.limit.when() is None and not self.result.done():
+            self.limit.reschedule(asyncio.get_running_loop().time() + self.timeout)
+
+    def fails(self, error: StackdError) -> None:
+        """A step could not be done; the loop tries it again."""
+        if self.result.done():
+            return
+        if isinstance(error, StillThere):
+            self.rests(error)
+        elif self.patient and not error.stays:
+            self.pending = None
+            self.limit.reschedule(None)
+        else:
+            self.result.set_exception(error)
 
 
 def is_gone(row: Stack | None) -> bool | None:
@@ -132,26 +157,27 @@ class Loop:
         priority: Priority = Priority.WAITED,
         *,
         still: bool = False,
+        patient: bool = False,
     ) -> T:
         """Have the stack worked on; return what ``done`` returns for the row at last.
 
         ``done`` is asked again when the row has changed, and when a step was done. Raises what it raises; what keeps a
         step from being done, which the loop then retries; NotYet or StillThere after ``timeout`` seconds. The work goes on
         if the caller leaves. A caller who ``still`` waits, after a NotYet, asks for no try of its own: what fails by then was
-        begun for it.
+        begun for it. A ``patient`` one gets only errors about the stack itself, however long Kubernetes is away.
         """
         with self._wishes.waiting(stack_id, done, lambda: self._stacks.get(stack_id)) as result:
             if result.done():
                 return result.result()
-            one, settling = (
-                _Settling(result=result, priority=priority, still=still),
-                self._settling.setdefault(stack_id, []),
+            limit, settling = asyncio.timeout(None if patient else timeout), self._settling.setdefault(stack_id, [])
+            one = _Settling(
+                result=result, priority=priority, limit=limit, timeout=timeout, patient=patient, still=still
             )
             settling.append(one)
             if not still:
                 self.queue.add(stack_id, reset=True)
             try:
-                async with asyncio.timeout(timeout):
+                async with limit:
                     return await result
             except TimeoutError:
                 raise one.pending or NotYet("Kubernetes has not done it yet") from None
@@ -185,14 +211,13 @@ class Loop:
                 again = await self._reconcile(stack_id)
                 self.ask(stack_id)
                 if not again:
+                    for one in settling:
+                        one.rests()
                     return
             raise ClusterRefused("something in the cluster keeps changing what stackd makes")
         except StackdError as error:
             for one in (*settling, *(one for one in self._settling.get(stack_id, ()) if one.still)):
-                if isinstance(error, StillThere):
-                    one.pending = error
-                elif not one.result.done():
-                    one.result.set_exception(error)
+                one.fails(error)
             raise
 
     def _failed(self, stack_id: str, error: StackdError, delay: float | None) -> None:

@@ -23,7 +23,6 @@ from stackd.lifecycle.gate import CONFIRMED_SECONDS
 from stackd.lifecycle.rebuild import adopt
 from stackd.lifecycle.view import look_at
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, JobAction
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +75,7 @@ class Reconciler:
 
     def _of_rows(self) -> Iterator[Action]:
         context = self._context
-        in_turn = any(job.action is JobAction.DELETE for job in context.store.jobs.unfinished())
         for stack in context.store.stacks.ordered():
-            if in_turn and stack.delete_reason is DeleteReason.BATCH:
-                continue  # its job deletes it when its turn comes
             decision = look_at(context, stack)
             if decision.kind in MAY_BE_HELD or (decision.kind is not None and stack.stack_id not in context.loop.queue):
                 yield Action(decision=decision, name=stack.stack_id)

@@ -22,7 +22,6 @@ from stackd.errors import (
     QuotaExceeded,
     StackdError,
     StackNotFound,
-    StillThere,
     StoreUnavailable,
     public_text,
 )
@@ -44,8 +43,8 @@ from stackd.templates.hiding import hide_in
 
 log = logging.getLogger(__name__)
 
-# The ``status_reason`` of a stack that something in the cluster keeps from being deleted.
-DELETE_PENDING = "DeletePending"
+# The ``status_reason`` of a stack that something in the cluster keeps from being deleted, or stopped.
+DELETE_PENDING, STOP_PENDING = "DeletePending", "StopPending"
 # These rest on what Kubernetes has said to be gone: it must still be the right cluster.
 PROVEN = frozenset({Kind.END, Kind.STOPPED, Kind.RELEASED, Kind.REMOVED})
 
@@ -111,18 +110,21 @@ def _only_record(decision: Decision) -> bool:
 
 
 async def _note_failure(context: Context, stack: Stack, error: StackdError) -> None:
-    """Write into the stack's status what keeps it from being deleted or started; clients see it there."""
+    """Write into the stack's status what keeps it from being deleted, stopped or started; clients see it there."""
     again = context.loop.queue.has_failed(stack.stack_id)
+    if again and isinstance(error, ClusterUnavailable) and context.gate.is_clear:
+        error.stays = True  # Kubernetes answers, and does not do it
+    deletes, stops = stack.deleting_since is not None, stack.accepted and stack.desired is Desired.STOPPED
     try:
         if stack.spare and isinstance(error, QuotaExceeded | NoNodePort) and stack.deleting_since is None:
             context.spares.pause(context.clock.monotonic() + AFTER_PREEMPTION_SECONDS)
             await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.POOL)
-        if stack.deleting_since is not None:
-            if again and isinstance(error, ClusterRefused):
-                context.gate.undeletable[stack.stack_id] = error.sentence
-            answered = isinstance(error, StillThere | ClusterRefused)
-            if answered or (again and context.gate.is_clear and isinstance(error, ClusterUnavailable)):
-                await context.store.stacks.set_pending_reason(stack.stack_id, DELETE_PENDING, error.sentence)
+        if deletes and again and isinstance(error, ClusterRefused):
+            context.gate.undeletable[stack.stack_id] = error.sentence
+        if deletes or stops:
+            reason = DELETE_PENDING if deletes else STOP_PENDING
+            if error.stays:
+                await context.store.stacks.set_pending_reason(stack.stack_id, reason, public_text(error))
         elif stack.accepted and stack.pod_uid is None and stack.desired is Desired.RUNNING and not stack.ended:
             await context.store.stacks.observe([_start_waits(stack, error)])
     except StoreUnavailable as unavailable:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 
 from stackd.clock import NANOSECONDS, from_nanoseconds
@@ -53,6 +54,7 @@ from stackd.store import NO_CREATE_LIMITS, PORT_REPLACED, Claim, CreateLimits, E
 from stackd.templates import Template
 
 log = logging.getLogger(__name__)
+Done = Callable[[Stack | None], bool | None]
 
 PATIENCE_SECONDS = 2.0
 """How long a response waits for a node to take the new pod, so that it can name the address; no node is no failure."""
@@ -205,11 +207,11 @@ def is_started(row: Stack | None) -> bool | None:
     return True if row is None or row.pod_uid or row.desired is Desired.STOPPED or row.deleting_since else None
 
 
-async def settle(context: Context, stack_id: str, what: str, done: Callable[[Stack | None], bool | None]) -> None:
+async def settle(context: Context, stack_id: str, what: str, done: Done, *, patient: bool = False) -> None:
     """Return once the stack is ``what``: deleted, stopped or started. Raises StillToDo, which says that stackd keeps
-    trying; NotOwner if it cannot promise that; Conflict."""
+    trying; NotOwner if it cannot promise that; Conflict. ``patient``: as for ``Loop.settle``."""
     try:
-        await context.loop.settle(stack_id, done, context.longest_call)
+        await context.loop.settle(stack_id, done, context.longest_call, patient=patient)
     except StackdError as error:
         context.gate.may_promise(error)
         if not isinstance(error, ClusterError | Unavailable):
@@ -253,14 +255,15 @@ async def extend(
     return stack
 
 
-async def record(context: Context, stack_id: str) -> None:
+async def record(context: Context, stack_id: str, *, patient: bool = False) -> None:
     """Return once the cluster has the stack's end, too: an owner with another file reads it there.
 
     Raises StackNotFound; Conflict if it is being deleted, which writes no record; NotOwner; ClusterUnavailable if the
-    cluster may not have it; stackd retries.
+    cluster may not have it; stackd retries. ``patient``: as for ``Loop.settle``.
     """
     try:
-        await context.loop.settle(stack_id, lambda row: is_recorded(context, row), context.longest_turn)
+        recorded = partial(is_recorded, context)
+        await context.loop.settle(stack_id, recorded, context.longest_turn, patient=patient)
     except StackdError as error:
         if isinstance(error, NotOwner | StackNotFound):
             raise  # another stackd may own the stacks, and not know of the extension; or the stack is deleted

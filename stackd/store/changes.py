@@ -185,9 +185,9 @@ def mark_expired(tx: Transaction, ids: Collection[str]) -> list[Stack]:
 
 
 def set_pending_reason(tx: Transaction, stack_id: str, reason: str, message: str) -> None:
-    """Write the reason why a stack that is being deleted still exists."""
+    """Write the reason why a stack that is to be deleted or stopped still exists, or still has its pod."""
     before = rows.find(tx, stack_id)
-    if before is None or before.deleting_since is None:
+    if before is None or (before.deleting_since is None and (before.desired is not Desired.STOPPED or before.at_rest)):
         return
     if (before.status_reason, before.status_message) != (reason, message):
         rows.save_one(tx, rows.touched(tx, before, status_reason=reason, status_message=message))

@@ -21,7 +21,6 @@ import orjson
 from stackd.codes import ErrorCode
 from stackd.errors import JobNotFound, StackdError, StackNotFound, TooManyRequests, public_code, public_text
 from stackd.model import (
-    DeleteReason,
     ItemResult,
     Job,
     JobAction,
@@ -273,28 +272,25 @@ def _item(index: int, stack_id: str, state: str, error: str | None, code: str | 
 def begin_items(
     tx: Transaction, job_id: str, ids: Sequence[str], *, longest: int = 0, starts: Starts = NO_STARTS
 ) -> list[Stack]:
-    """Write what the job intends for the stacks of these ids, and return those that remain to be worked on. A job that
-    extends needs the ``longest`` life in nanoseconds, one that starts or restarts needs ``starts``.
+    """Write what the job intends for the stacks of these ids, and return those that remain to be worked on. What it deletes is
+    only begun: that a stack is to be deleted is written when it is its turn. A job that extends needs the ``longest`` life in
+    nanoseconds, one that starts or restarts needs ``starts``.
 
     Ids without a stack, and those that the action cannot be applied to, get their outcome at once. Raises ``JobNotFound``.
     """
     job = _find(tx, job_id)
     states = dict(_open_among(tx, job_id, ids))
     stacks = {name: stack for name, stack in rows.find_all(tx, states).items() if not stack.unassigned}
-    deletes = job.action is JobAction.DELETE
-    work: list[Stack] = rows.mark_all_deleting(tx, stacks, DeleteReason.BATCH, job.by) if deletes else []
+    work: list[Stack] = []
     results, started = [], []
     for stack_id, state in states.items():
         stack = stacks.get(stack_id)
         if stack is None:
             # What this job began to delete is gone because of it.
-            done = deletes and state == "started"
+            done = job.action is JobAction.DELETE and state == "started"
             results.append(ItemResult(stack_id=stack_id, outcome=Outcome.DONE if done else Outcome.NOT_FOUND))
-        elif state == "started":  # its intent is in the file since before a restart
-            if not deletes:
-                work.append(stack)
-        elif deletes:
-            started.append(stack_id)
+        elif state == "started":  # since before a restart
+            work.append(stack)
         else:
             changed, result = _intend(tx, job, stack, longest, starts)
             if changed is not None:
@@ -316,6 +312,8 @@ def _intend(
 ) -> tuple[Stack | None, ItemResult | None]:
     """Write the intent for one pending stack; returns it if there is work to do, and the outcome if it is known."""
     done = ItemResult(stack_id=stack.stack_id, outcome=Outcome.DONE)
+    if job.action is JobAction.DELETE:
+        return stack, None
     if job.action is JobAction.START and stack.is_to_run:
         return None, done
     try:

@@ -54,6 +54,8 @@ class Stacks(View[Stack], Table):
     started = operation(changes.started)
     set_service = operation(changes.set_service)
     mark_deleting = operation(rows.mark_deleting)
+    mark_deleting_soon = operation(rows.mark_deleting, relaxed=True)
+    """As ``mark_deleting``, without waiting for the disk: whoever wishes it has written that down elsewhere."""
     mark_expired = operation(changes.mark_expired)
     set_pending_reason = operation(changes.set_pending_reason)
     shorten_future = operation(changes.shorten_future)

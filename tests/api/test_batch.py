@@ -15,8 +15,9 @@ from aiohttp import web
 from stackd.store.transaction import Transaction
 from tests.api.scenes import life, noted_end, uid
 from tests.document import activity, matches
-from tests.harness import Harness, Reply, eventually, until
+from tests.harness import Harness, Machine, Machines, Reply, eventually, until
 from tests.streams import follow
+from tests.templates import PLAIN, folder_with, start
 
 NOBODY = "stack-0000000000000000"
 LABELS = {"challenge": "web-1"}
@@ -181,7 +182,23 @@ async def test_a_job_fails_only_what_kubernetes_refuses_or_does_not_do(at: Harne
     job = await finished(at, await submit(at, "stop", stack_ids=ids))
     assert counts(job) == (1, 0, 2)
     assert {each["stack_id"] for each in job["errors"]} == {refused, stuck}
+    assert {(await at.stack(one))["status_reason"] for one in (refused, stuck)} == {"StopPending"}
     assert (await at.stack(good))["status"] == "stopped"
+
+
+async def test_a_delete_fails_once_something_holds_it_up_for_as_long_as_one_call_may_take(at: Harness) -> None:
+    stuck, *_ = ids = [await at.running() for _ in range(2)]
+    await at.patch("pods", stuck, {"metadata": {"finalizers": ["example.com/keep"]}})
+    at.give_kubernetes(timeout=0.3)
+    job = await finished(at, await submit(at, "delete", stack_ids=ids))
+    assert (counts(job), await at.listed()) == ((1, 0, 1), [stuck])
+    (error,) = job["errors"]
+    assert (error["stack_id"], error["code"]) == (stuck, "still_there")
+    assert error["error"].startswith("delete pod/service failed: ")
+    assert "example.com/keep" in error["error"]
+    assert (await at.stack(stuck))["status_reason"] == "DeletePending"
+    await at.patch("pods", stuck, {"metadata": {"finalizers": None}})
+    await at.until_listed(0)
 
 
 @pytest.mark.stackd(cluster__lease_duration="3s")
@@ -213,6 +230,79 @@ async def test_a_stack_is_looked_after_again_although_its_job_could_not_write_it
     for stack_id in slow:
         await at.delete_object("services", f"svc-{stack_id}")
     await until(lambda: at.objects("services"), lambda seen: len(seen) == len(slow))
+
+
+ACTIONS = ("delete", "stop", "start", "restart", "renew", "extend", "create")
+
+
+async def twelve(at: Harness, action: str) -> dict[str, Any]:
+    """What a job with this action says, about twelve stacks that run, or that it starts or creates."""
+    each = [{"labels": {"player": f"seat-{number}"}} for number in range(12)]
+    if action == "create":
+        return {"template": "web-1", "each": each}
+    ids = [(await at.running({"template": "web-1"} | one)) for one in each]
+    if action == "start":
+        assert await done(at, "stop", stack_ids=ids) == (12, 0, 0)
+    return {"stack_ids": ids} | ({"ttl": "30m"} if action == "extend" else {})
+
+
+async def in_the_middle(at: Harness, job: Reply) -> None:
+    """Some of the job's stacks are done, or under way, and some are not."""
+    await until(lambda: at.get(f"/stacks/batch/{job.json['job_id']}"), lambda seen: seen["status"] == "running")
+    await eventually(lambda: at.rows("SELECT 1 FROM job_items WHERE state = 'done'"))
+    assert at.rows("SELECT 1 FROM job_items WHERE state IN ('pending', 'started')")
+
+
+async def all_once(at: Harness, action: str, job: dict[str, Any]) -> None:
+    """All twelve are as the job wants them, and nothing was done twice."""
+    assert (job.get("errors", []), counts(job)) == ([], (12, 0, 0))
+    stacks = (await at.get("/stacks?fields=stack_id"))["stacks"]
+    assert len(stacks) == (0 if action == "delete" else 12)
+    pods = await until(
+        lambda: at.objects("pods"), lambda seen: len(seen) == (0 if action in ("delete", "stop") else 12)
+    )
+    assert pods.keys() <= {one["stack_id"] for one in stacks}
+    kind = {"renew": "restart_requested", "extend": "extended"}.get(action, f"{action}_requested")
+    for one in stacks if action not in ("delete", "create") else ():
+        assert await lines(at, one["stack_id"], kind) == [(True, "batch")]
+    assert not at.rows("SELECT * FROM idempotency")
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("cluster", ["slow", "absent"])
+async def test_a_stop_in_the_middle_of_a_job_loses_and_fails_nothing(vm: Machine, action: str, cluster: str) -> None:
+    at = await start(vm, web_1=PLAIN)
+    body = await twelve(at, action)
+    at.faults.add_fault(action="turns", verb="create|delete|patch", seconds=0.1)
+    job = await submit(at, action, **body)
+    await in_the_middle(at, job)
+    if cluster == "absent":
+        at.faults.pause()
+        await at.until_unready("has not answered")
+    await vm.stop()
+    at.faults.clear()
+    at.faults.resume()
+    at = await vm.start()
+    await all_once(at, action, await finished(at, job))
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+async def test_a_takeover_in_the_middle_of_a_job_loses_and_fails_nothing(vms: Machines, action: str) -> None:
+    """Its owner has the job, and goes on with it when the stacks are its own again."""
+    templates = folder_with(vms.folder, web_1=PLAIN)
+    one = await vms.start("vm1", server__shutdown_timeout="20s", settings=templates)
+    body = await twelve(one, action)
+    one.faults.add_fault(action="turns", verb="create|delete|patch", seconds=0.1)
+    job = await submit(one, action, **body)
+    await in_the_middle(one, job)
+    two = await vms.start("vm2", wait=False, settings=templates)
+    await vms.stop("vm1")
+    await until(two.role, lambda role: role == "owner")
+    one.faults.clear()
+    await two.until_ready()
+    await vms.stop("vm2")
+    one = await vms.start("vm1", settings=templates)
+    await all_once(one, action, await finished(one, job))
 
 
 async def test_a_body_that_is_wrong_is_refused_with_what_would_be_right(at: Harness) -> None:

@@ -426,7 +426,10 @@ SCENES = {
     ),
     "extend": Scene(act=extend, deaths=twice("extend.extended", "extend.recorded")),
     "expire": Scene(act=expire, deaths=twice("expire.marked")),
-    "batch": Scene(act=batch, deaths=twice("batch.queued", "batch.begun", "batch.confirmed", "batch.counted")),
+    "batch": Scene(
+        act=batch,
+        deaths=twice("batch.queued", "batch.begun", "batch.delete_marked", "batch.confirmed", "batch.counted"),
+    ),
     "extensions": Scene(act=partial(batch, action="extend"), deaths=twice("batch.begun")),
     "restarts": Scene(
         act=partial(batch, action="restart"), deaths=twice("batch.begun", "batch.confirmed", "batch.counted")

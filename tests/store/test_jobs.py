@@ -61,7 +61,7 @@ async def test_a_job_goes_from_queued_over_running_to_completed(store: Store, cl
     clock.advance(1)
     stacks = await store.jobs.begin_items("job-1", IDS[1:4])
     assert [(stack.stack_id, stack.delete_reason) for stack in stacks] == [
-        (IDS[1], DeleteReason.BATCH),
+        (IDS[1], None),
         (IDS[2], DeleteReason.EXPIRED),
     ]
     assert counts(store.jobs.get("job-1")) == (RUNNING, 0, 1, 0)
