@@ -162,6 +162,7 @@ async def test_a_client_that_leaves_while_stackd_asks_whose_cluster_it_is_ends_n
         at.faults.end("hang")
         await at.daemon.ready.wait()
         creating.cancel()
-        await until(at.pods_and_services, lambda seen: not seen)
         await at.until_listed(0)
+        assert at.counts.total("create", "pods") == 0, "what was decided before the wait is not done"
+        assert not await at.pods_and_services()
         assert not at.daemon.context.tasks.failure.done()
