@@ -198,6 +198,12 @@ def _plan(plan: Any) -> Iterator[str]:
 )
 @click.option("--stack", metavar="STACK", help="Only about this stack.", shell_complete=stack_complete)
 @label_option
+@click.option(
+    "--find",
+    multiple=True,
+    metavar="TEXT",
+    help="Only with this text in the key's name, action, labels, id or message; may be repeated.",
+)
 @click.option("--since", metavar="TIME", help="Only since a time (2026-02-10T02:02:26Z), or in the last 1h.")
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many.")
 @output_option("json", "jsonl")

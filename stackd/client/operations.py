@@ -101,6 +101,19 @@ class Filters(TypedDict, total=False):
     template: str
 
 
+class Asked(TypedDict, total=False):
+    """Requests of the key of this name, of this action, about this stack, about stacks with every label, with every text of
+    ``find``, since a time or in the last time of this length.
+    """
+
+    key: str
+    action: str
+    stack: str | Stack
+    labels: Labels
+    find: str | Iterable[str]
+    since: Length | datetime
+
+
 def call(
     method: str, path: str, body: Any = None, query: Query = (), *, repeatable: bool = False, **times: Unpack[Times]
 ) -> Steps[Any]:
@@ -310,20 +323,13 @@ def timeline(stack: str | Stack) -> Steps[list[TimelineEvent]]:
     return [decode(TimelineEvent, one) for one in answer["events"]]
 
 
-def activity(
-    *,
-    key: str = "",
-    action: str = "",
-    stack: str | Stack = "",
-    labels: Labels = (),
-    since: Length | datetime | None = None,
-    limit: int = 100,
-) -> Steps[list[Activity]]:
-    """What API keys have asked for, the latest first, at most ``limit``: of the key of this name, of this action, about
-    this stack, about stacks with every label, since a time or in the last time of this length.
-    """
-    asked = {"key": key, "action": action, "stack": _id(stack), "since": "" if since is None else _since(since)}
-    query = filter_query(labels=labels) + [(k, v) for k, v in asked.items() if v]
+def activity(*, limit: int = 100, **asked: Unpack[Asked]) -> Steps[list[Activity]]:
+    """What API keys have asked for, the latest first, at most ``limit``."""
+    since = asked.get("since")
+    single = {"key": asked.get("key"), "action": asked.get("action"), "stack": _id(asked.get("stack", ""))}
+    single["since"] = None if since is None else _since(since)
+    query = filter_query(labels=asked.get("labels", ())) + [(name, value) for name, value in single.items() if value]
+    query += [("find", text) for text in _several(asked.get("find", ()))]
     entries: list[Activity] = []
     cursor: list[tuple[str, str]] = []
     while len(entries) < limit:

@@ -135,6 +135,8 @@ async def test_many_are_extended_and_deleted_as_one_job(at: Harness, ask: Caller
     assert [(one.action, one.total) for one in did] == [("delete", 3), ("extend", 2), ("create", 1)]
     assert (did[0].job_id, did[1].ttl, did[2].stack_id) == (job.job_id, "30m", made[1])
     assert await ask("activity", labels={"team": "7"}, since=did[0].at, action="create") == []
+    assert await ask("activity", find=(made[1].upper(), "create")) == did[2:]
+    assert await ask("activity", find="nothing like this") == []
 
 
 async def test_what_lost_its_answer_counts_once(at: Harness, kind: Any) -> None:
@@ -577,7 +579,7 @@ async def test_an_ipv6_address_without_a_port_has_the_usual_one(monkeypatch: pyt
 
 
 def operations_of(module: Any) -> set[str]:
-    hidden = {"CreateOptions", "Filters", "Times", "filter_query", "selection_query", "path_of", "target_port"}
+    hidden = {"Asked", "CreateOptions", "Filters", "Times", "filter_query", "selection_query", "path_of", "target_port"}
     found: dict[str, Callable[..., Any]] = {
         name: value for name, value in vars(module).items() if callable(value) and not name.startswith("_")
     }

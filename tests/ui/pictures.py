@@ -10,6 +10,7 @@ from typing import Any
 
 from playwright.async_api import Page, async_playwright
 
+from stackd.templates.markdown import elements
 from tests.harness import KEY, Harness, harness, request_for
 from tests.templates import PLAIN, folder_with
 from tests.ui.conftest import ARGUMENTS, CHROMIUM
@@ -47,7 +48,8 @@ async def dashboard(page: Page, at: Harness) -> None:
 
 
 async def box(page: Page, at: Harness) -> None:
-    body = json.dumps({"link": LINK, "stacks": STATES})
+    states = [state | {"about": elements(state["description"])} for state in STATES]
+    body = json.dumps({"link": LINK, "stacks": states})
     await page.route("**/play/stacks", lambda route: route.fulfill(content_type="application/json", body=body))
     await page.set_viewport_size({"width": 620, "height": 560})
     await page.goto(f"{at.url}/static/play/index.html")

@@ -226,7 +226,8 @@ async def test_activity_names_the_key_the_action_and_the_result(shell: Shell) ->
     assert (nobody[1], nobody[4]) == ("extend 5m", "1 not found")
     assert await rows("--stack", stack_id, "--action", "create", "--limit", "3") == [created]
     assert extended in await rows("--label", "team=7", "--since", "1h", "--key", "environment")
-    assert await rows("--key", "nobody") == await rows("--label", "team=8") == []
+    assert await rows("--find", "TEAM=7", "--find", "create") == [created]
+    assert await rows("--key", "nobody") == await rows("--label", "team=8") == await rows("--find", "team=8") == []
     on_terminal = await shell.on_terminal("activity")
     assert ("ABOUT" in on_terminal, "MESSAGE" in on_terminal) == (True, False), "no column without any text"
     everything = (await shell.at.call("GET", "/activity")).json["activity"]
