@@ -37,6 +37,7 @@ ROUTES = ("http", "https", "tls")
 PROTOCOLS = ("TCP", "UDP")
 IF_EXISTS = ("error", "return")
 LARGEST_PORT = 65535
+A_STACK = "stack-716b6384dd477b0b"  # in examples
 MAX_TARGET_PORTS = 24
 LONGEST_NAME = 253
 LONGEST_ERROR = 4096
@@ -1003,17 +1004,17 @@ class Takeover(Body, frozen=True, kw_only=True):
 class PlannedAction(Body, frozen=True, kw_only=True):
     """One step."""
 
-    action: Annotated[str, doc("The step.")]
-    name: Annotated[str, doc("The stack or object that the step is about.")]
-    why: Annotated[str, doc("Why the step is due.")]
+    action: Annotated[str, doc("The step.", {"examples": ["create-pod"]})]
+    name: Annotated[str, doc("The stack or object that the step is about.", {"examples": [A_STACK]})]
+    why: Annotated[str, doc("Why the step is due.", {"examples": ["its new pod is not there yet"]})]
 
 
 class UnknownObject(Body, frozen=True, kw_only=True):
     """An object with stackd's labels that belongs to no known stack. stackd leaves it alone."""
 
     kind: Annotated[str, doc("`pods` or `services`.")]
-    name: Annotated[str, doc("Which object.")]
-    why: Annotated[str, doc("Why no stack can be made of it.")]
+    name: Annotated[str, doc("Which object.", {"examples": [A_STACK]})]
+    why: Annotated[str, doc("Why no stack can be made of it.", {"examples": ["no Service carries its record"]})]
 
 
 class Plan(Body, frozen=True, kw_only=True):

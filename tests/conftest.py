@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
-from stackd.cli import installed
+from stackd.cli import installed, machine  # noqa: F401 - the helps name the real INSTALLED, so they are made before
 from stackd.doctor import service
 from stackd.logs import NOISY
 

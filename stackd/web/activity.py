@@ -105,9 +105,9 @@ async def get_activity(call: ApiCall) -> web.StreamResponse:
 
     What API keys have asked for, the latest first. A batch job is one entry, with its counts, as long as it is kept
     (`batch_delete.keep_jobs`); a request about one stack is kept as long as the stack's timeline
-    (`stacks.keep_history`). Reloads, changed keys, takeovers, written templates, links, and requests with the status 401, 403
-    or 429 are in it, too: the latest 1000 of each. The same refusal is counted for a minute. A tenant's key sees its own
-    requests.
+    (`stacks.keep_history`). Reloads, changed keys, takeovers, sign-ins, written templates, links, and requests with
+    the status 401, 403 or 429 are in it, too: the latest 1000 of each. The same refusal is counted for a minute. A tenant's
+    key sees its own requests.
     """
     parameters, context = call.parameters, call.api.context
     key, action = parameters.get(KEY, ""), parameters.get(ACTION)

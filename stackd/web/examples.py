@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from stackd.contract import A_STACK
 from stackd.model import TargetPort
 from stackd.podspec import Policy, sanitize
 
-STACK_ID = "stack-716b6384dd477b0b"
+STACK_ID = A_STACK
 LINK_ID = "link-5d1e0a7c93b24f68"
 JOB_ID = "job-0f3a9c1e5b7d2846"
 CREATED = "2026-02-10T02:02:26.535664Z"

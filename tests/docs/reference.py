@@ -60,7 +60,6 @@ SUCH_AS: Final = {
     "Idempotency-Key": "press-4711",
     "If-Match": '"6804aa27d53fbbaf"',
     "Last-Event-ID": "69855e88-61",
-    "action": "repair",
     "container": "app",
     "cpu": "500m",
     "cursor": "MTc5NjA3NzU4MTIzNzc=",
@@ -81,7 +80,6 @@ SUCH_AS: Final = {
     "template": "web-1",
     "text": "unknown field",
     "url": "https://716b6384dd477b0b.stacks.example.org",
-    "why": "its Service is missing",
 }
 """Values of parameters and fields that no answer has, by name."""
 

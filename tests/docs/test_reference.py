@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stackd.lifecycle.decide import ACTIONS
 from tests.docs.reference import (
     OPERATIONS,
     PAGE,
@@ -42,6 +43,7 @@ def test_each_value_that_the_reference_shows_is_one_that_the_field_may_have() ->
     for one in OPERATIONS:
         shown |= {f"{one.name} {each['name']}": (each["schema"], sample_of(each)) for each in one.parameters}
     assert {where: value for where, (kind, value) in shown.items() if not fits(kind, value)} == {}
+    assert shown["PlannedAction.action"][1] in ACTIONS
 
 
 def test_an_answer_that_lacks_a_field_or_has_another_does_not_fit() -> None:
