@@ -319,6 +319,7 @@ async def test_two_machines_a_lost_and_an_older_file_have_the_same_templates_sta
     at = await vms.start("vm1", settings=PLAY)
     for name, text in (("lab-1", WEB + LAB), ("web-1", POOLED), ("notes", PLAIN + "shared: true\n")):
         assert (await put(at, name, text)).status == 201
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2 and seen["notes"]["shared_stack"])
     path = vms.folder / "vm1" / "stackd.db"
     backup_file(path, vms.folder / "copy.db")
     link = await make_link(at)
