@@ -373,7 +373,7 @@ def _check_types(claims: Mapping[str, Any], groups: str) -> None:
 
 
 def _has_verified_email(claims: Mapping[str, Any]) -> bool:
-    return bool(claims.get("email") and claims.get("email_verified"))
+    return "@" in (claims.get("email") or "") and bool(claims.get("email_verified"))
 
 
 def _kept(cookie: str) -> tuple[str, str, str, str]:

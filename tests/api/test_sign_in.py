@@ -235,6 +235,8 @@ async def test_an_address_that_nobody_verified_is_nobodys(one: Browser) -> None:
     assert (await one.sign_in()).status == 403
     one.issuer.person = ADMIN | {"email": "mallory@example.org", "groups": ["ada@example.org"]}
     assert (await one.sign_in()).status == 403, "a group's name is no address"
+    one.issuer.person = {"sub": "2", "email": "helpers", "email_verified": True}
+    assert (await one.sign_in()).status == 403, "nor is an address without an @ a group"
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,7 @@ async def test_an_address_that_nobody_verified_is_nobodys(one: Browser) -> None:
         ({"preferred_username": "stackd"}, "stackd at 127.0.0.1"),
         ({"name": "Bob", "email": "ada@example.org", "email_verified": False}, "Bob at 127.0.0.1"),
         ({"preferred_username": "Bob", "email": "bob@example.org", "email_verified": True}, "bob@example.org"),
+        ({"email": "stackd", "email_verified": True}, "2 at 127.0.0.1"),
         ({}, "2 at 127.0.0.1"),
     ],
 )
