@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from stackd.kube import labels, records
-from stackd.kube.objects import PodState
 from stackd.kube.wire import KINDS, JsonObject
 from stackd.model import PortMapping, Stack
 from stackd.podspec.additions import EGRESS_LABEL
@@ -22,11 +20,6 @@ FIRST_PORT, LAST_PORT = 1, 65535
 COMMAND: Final = "/stackd-prepull"
 DEADLINE_SECONDS: Final = 1800
 """Both stackd and the kubelet give up a pull that takes longer."""
-_NOT_YET: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
-_PULL_FAILED: Final = (
-    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
-    "RegistryUnavailable",
-)  # fmt: skip
 
 
 def pod_manifest(
@@ -124,14 +117,6 @@ def service_port(port: PortMapping) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PullStatus:
-    """What a pod's status says about the pull: it is ``done``, it has failed for a ``reason``, or neither yet."""
-
-    done: bool = False
-    reason: str = ""
-
-
 def prepull_spec(image: str, pod: Mapping[str, Any]) -> JsonObject:
     """The manifest, before the operator's additions; the pull secrets are those of ``pod``, which uses the image."""
     resources, nobody, secrets = {"cpu": "10m", "memory": "16Mi"}, 65534, pod["spec"].get("imagePullSecrets")
@@ -210,17 +195,3 @@ def check_pod(
 def prepull_name(instance: str, node: str, image: str) -> str:
     """The pod's name; the same for the same instance, node and image."""
     return "prepull-" + hashlib.sha256(f"{instance}\0{node}\0{image}".encode()).hexdigest()[:16]
-
-
-def pull_status(pod: PodState) -> PullStatus:
-    """What the state of a pull pod says about its pull."""
-    for container in pod.containers:
-        if container.state in ("running", "terminated") or container.reason not in (*_NOT_YET, *_PULL_FAILED):
-            return PullStatus(done=True)
-        if container.reason in _PULL_FAILED:
-            return PullStatus(reason=f"{container.reason}: {container.message}".rstrip(": "))
-    if pod.phase == "Failed":
-        return PullStatus(reason=": ".join(filter(None, (pod.reason, pod.message))) or "it has failed")
-    return PullStatus(
-        reason=f"not scheduled: {pod.unschedulable_message}".rstrip(": ") if pod.scheduled is False else ""
-    )

@@ -76,16 +76,16 @@ async def _check(context: Context, stack: Stack, check: Check) -> CheckResult:
     selector, namespace = context.config.stacks.node_selector, context.config.stacks.namespace
     name, deadline = new_id("check"), math.ceil(check.timeout + start)
     pod = check_pod(manifest, name, namespace, context.cluster.instance, selector, deadline)
-    now = context.clock.monotonic
+    now, pods = context.clock.monotonic, context.template_pods
     try:
-        async with context.template_pods.running(pod) as until:
+        async with pods.running(pod) as wanted:
             began = now()
-            if (begun := await until(has_begun, start)) is None:
+            if (begun := await pods.until(wanted, has_begun, start)) is None:
                 seen = context.mirror.template_pods.get(name)
                 raise ClusterUnavailable(f"the check could not be started: {why_not_begun(seen.pod) if seen else ''}")
             if begun.phase == "Running":
                 began = now()
-            ended = await until(has_ended, check.timeout)
+            ended = await pods.until(wanted, has_ended, check.timeout)
             seconds = now() - began
             lines = await _last_lines(context, name) or (f"exit code {_exit_code(ended)}" if ended is not None else "")
             message = hide(lines, stack.values)

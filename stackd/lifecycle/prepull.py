@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from stackd.errors import ClusterUnavailable, StackdError
-from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec, pull_status
+from stackd.kube.manifests import DEADLINE_SECONDS, prepull_name, prepull_pod, prepull_spec
 from stackd.kube.objects import PodState
 from stackd.lifecycle import nodes
 from stackd.lifecycle.context import Context
@@ -30,6 +30,12 @@ RETRIES = RetryPolicy(first=5.0, longest=300.0)
 # After this time an image is checked again: kubelets remove images that nobody has used for a while.
 AGAIN_SECONDS = 6 * 3600.0
 LONGEST_REASON = 512
+# What a container waits for until its image is there, and why the kubelet has no image.
+NOT_YET = ("", "ContainerCreating", "PodInitializing")
+PULL_FAILED = (
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+    "RegistryUnavailable",
+)  # fmt: skip
 
 
 class PullState(enum.StrEnum):
@@ -75,7 +81,7 @@ def begin(pulls: Mapping[ImageOnNode, Pull], now: float) -> Iterator[ImageOnNode
             yield target
 
 
-def wanted(templates: Iterable[Template], taking: Iterable[str]) -> dict[ImageOnNode, Template]:
+def images(templates: Iterable[Template], taking: Iterable[str]) -> dict[ImageOnNode, Template]:
     """Each image on each of these nodes, with the first template that has it; adjacent entries are on different nodes. Pure."""
     names = sorted(taking)
     return {
@@ -110,7 +116,7 @@ class PrePulls:
         end of a pull has the others looked at, too."""
         context, pulls = self._context, self._pulls
         taking = (node.name for node in nodes.eligible(context.config, context.mirror.nodes.values()))
-        now_wanted = wanted(context.settings.templates.values(), taking)
+        now_wanted = images(context.settings.templates.values(), taking)
         for target in pulls.keys() - now_wanted.keys():
             context.template_pods.cancel(pulls.pop(target).pod, ClusterUnavailable("nobody wants the image any more"))
         for target in now_wanted:
@@ -128,8 +134,8 @@ class PrePulls:
         manifest = harden(prepull_spec(target.image, template.spec.manifest), template.policy)
         pod = prepull_pod(manifest, context.config.stacks.namespace, context.cluster.instance, target.node)
         try:
-            async with context.template_pods.running(pod) as until:
-                if not await until(is_pulled, DEADLINE_SECONDS):
+            async with context.template_pods.running(pod) as wanted:
+                if not await context.template_pods.until(wanted, is_pulled, DEADLINE_SECONDS):
                     raise ClusterUnavailable(f"not pulled within {DEADLINE_SECONDS} s")
             pull.state, pull.reason, pull.failures = PullState.PULLED, "", 0
             pull.due = now() + AGAIN_SECONDS
@@ -147,7 +153,13 @@ class PrePulls:
 
 def is_pulled(pod: PodState) -> bool | None:
     """True once the kubelet has the image. Raises ClusterUnavailable if the pull fails. Pure."""
-    status = pull_status(pod)
-    if status.reason:
-        raise ClusterUnavailable(status.reason)
-    return status.done or None
+    for container in pod.containers:
+        if container.reason in PULL_FAILED:
+            raise ClusterUnavailable(f"{container.reason}: {container.message}".rstrip(": "))
+        if container.state in ("running", "terminated") or container.reason not in NOT_YET:
+            return True
+    if pod.phase == "Failed":
+        raise ClusterUnavailable(": ".join(filter(None, (pod.reason, pod.message))) or "it has failed")
+    if pod.scheduled is False:
+        raise ClusterUnavailable(f"not scheduled: {pod.unschedulable_message}".rstrip(": "))
+    return None

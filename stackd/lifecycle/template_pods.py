@@ -7,11 +7,10 @@ earlier process has left, or its last requests have made, is a pod that nobody w
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from stackd.crashpoints import crash_point
 from stackd.errors import ClusterUnavailable, ObjectExists, ShuttingDown, StackdError
@@ -37,20 +36,17 @@ class Wanted:
     uid: str = ""
     error: StackdError | None = None
 
+    @property
+    def name(self) -> str:
+        """The pod's name."""
+        return str(self.manifest["metadata"]["name"])
+
 
 def difference(wanted: Wanted | None, seen: TemplatePod | None) -> Verb | None:
     """What is to be done now about the pod of one name. A pod is created once. Pure."""
     if wanted is None:
         return None if seen is None else Verb.REMOVE
     return Verb.CREATE if seen is None and not wanted.uid and wanted.error is None else None
-
-
-class Until(Protocol):
-    """Waits for a pod."""
-
-    def __call__(self, predicate: Callable[[PodState], T | None], timeout: float) -> Awaitable[T | None]:
-        """What the predicate returns for the pod at last; None after ``timeout`` seconds, if Kubernetes itself, when asked
-        then, shows nothing else. Raises what the predicate raises; why there is no such pod any more."""
 
 
 class TemplatePods:
@@ -71,15 +67,15 @@ class TemplatePods:
             self.queue.add(change.state.name)
 
     @asynccontextmanager
-    async def running(self, manifest: JsonObject) -> AsyncIterator[Until]:
+    async def running(self, manifest: JsonObject) -> AsyncIterator[Wanted]:
         """Have the pod created; it is deleted when the context is left, or later, if it cannot be then. Raises why it cannot
         be created."""
-        name = manifest["metadata"]["name"]
-        wanted = self._wanted[name] = Wanted(manifest=manifest)
+        wanted = Wanted(manifest=manifest)
+        self._wanted[name := wanted.name] = wanted
         try:
             self.queue.add(name, reset=True)
-            await self._until(name, wanted, lambda _: True, 2 * self._cluster.target.timeout)
-            yield partial(self._until, name, wanted)
+            await self.until(wanted, lambda _: True, 2 * self._cluster.target.timeout)
+            yield wanted
         finally:
             del self._wanted[name]
             try:
@@ -106,9 +102,11 @@ class TemplatePods:
     def _seen(self, name: str) -> TemplatePod | None:
         return self._mirror.template_pods.get(name)
 
-    async def _until(
-        self, name: str, wanted: Wanted, predicate: Callable[[PodState], T | None], timeout: float
-    ) -> T | None:
+    async def until(self, wanted: Wanted, predicate: Callable[[PodState], T | None], timeout: float) -> T | None:
+        """What the predicate returns for the pod at last; None after ``timeout`` seconds, if Kubernetes itself, when asked
+        then, shows nothing else. Raises what the predicate raises; why there is no such pod any more."""
+        name = wanted.name
+
         def ask(seen: TemplatePod | None) -> T | None:
             if wanted.error is not None:
                 raise wanted.error

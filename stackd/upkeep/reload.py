@@ -112,7 +112,6 @@ class Reloader:
             reloads.refused = error.mistakes[0] + more
             self.context.audit.note(AuditKind.RELOAD, f"refused: {reloads.refused}", failed=True)
         else:
-            reloads.refused = ""
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
                 self.context.gate.verify_again()
@@ -120,6 +119,7 @@ class Reloader:
                 templates = await read_again(self.context, files, new)
                 report(templates, self.context.settings.templates)
                 self._take(loaded, new, templates, anything=fresh)
+            reloads.refused = ""
             if self.context.fence.open:
                 with suppress(StoreUnavailable):  # the refill does it later
                     await let_go(self.context)

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from stackd.kube.manifests import pod_manifest, prepull_name, prepull_pod, prepull_spec, pull_status, service_manifest
+from stackd.errors import ClusterUnavailable
+from stackd.kube.manifests import pod_manifest, prepull_name, prepull_pod, prepull_spec, service_manifest
 from stackd.kube.objects import pod_state
 from stackd.kube.records import service_annotations
+from stackd.lifecycle.prepull import is_pulled
 from tests.kube.samples import STACK
 from tests.kube.wire import recording
 
@@ -85,17 +87,22 @@ def test_the_service_publishes_the_ports_and_carries_the_record() -> None:
     ],
 )
 def test_an_image_is_pulled_once_the_kubelet_has_it(name: str, done: bool, reason: str) -> None:
-    status = pull_status(pod_state(recording(name)["response"]["body"]))
-    assert (status.done, status.reason.startswith(reason), bool(status.reason)) == (done, True, bool(reason))
+    pod = pod_state(recording(name)["response"]["body"])
+    if done:
+        assert is_pulled(pod)
+    else:
+        with pytest.raises(ClusterUnavailable, match=reason):
+            is_pulled(pod)
 
 
 def test_a_pull_that_the_kubelet_gave_up_has_failed() -> None:
-    waiting = {"containerStatuses": [{"name": "prepull", "state": {"waiting": {"reason": "ContainerCreating"}}}]}
     metadata = {"name": "prepull-1", "uid": "1", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    waiting = {"containerStatuses": [{"name": "prepull", "state": {"waiting": {"reason": "ContainerCreating"}}}]}
+    for status in ({}, waiting):
+        assert is_pulled(pod_state({"metadata": metadata, "status": status})) is None
     failed = {"phase": "Failed", "reason": "DeadlineExceeded", "message": "too long"}
-    for status, reason in (({}, ""), (waiting, ""), (failed, "DeadlineExceeded: too long")):
-        pull = pull_status(pod_state({"metadata": metadata, "status": status}))
-        assert (pull.done, pull.reason) == (False, reason)
+    with pytest.raises(ClusterUnavailable, match="DeadlineExceeded: too long"):
+        is_pulled(pod_state({"metadata": metadata, "status": failed}))
 
 
 def test_the_pod_has_nothing_of_the_tenants() -> None:
