@@ -78,7 +78,7 @@ class ServerSection(Section):
 class OidcSection(Section):
     """The issuer of OpenID Connect that people sign in with; without any key, nobody can."""
 
-    issuer: str = Field(default="", description="the issuer's address, as its own description has it,")
+    issuer: str = Field(default="", description="the issuer's address exactly as in its own description")
     client_id: str = Field(default="", description="the id that the issuer has given to stackd")
     client_secret_file: str = Field(default="", description="the path of a file with the client's secret")
     url: str = Field(default="", description='the address of stackd in browsers, such as "https://stackd.example.org",')
