@@ -45,7 +45,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Keys:
-    """The keys in force. A reload replaces all of them. ``link`` says whose link a text is that is no key."""
+    """The keys in force. A reload replaces all of them. ``link`` says whose link a text is that is no key,
+    ``revoked`` which links and sessions were ended."""
 
     def __init__(self, clock: Clock) -> None:
         self._keys: tuple[ApiKey, ...] = ()
@@ -54,6 +55,7 @@ class Keys:
         self._trusted: tuple[Network, ...] = ()
         self._names: set[str] = set()
         self.sign_in = SignIn(OidcSection())
+        self.revoked: Callable[[str], bool] = lambda link_id: False
         self.link: Callable[[str], ApiKey | None] = lambda text: None
         self.replaced: Callable[[], None] = lambda: None
 
@@ -65,7 +67,8 @@ class Keys:
         self._trusted = tuple(ip_network(each) for each in config.server.trusted_proxies)
         self._names = {config.server.host.lower(), socket.gethostname().lower()}
         if config.auth.oidc != self.sign_in.section:
-            self.sign_in = SignIn(config.auth.oidc, config.play.secret.get_secret_value())
+            secret = config.play.secret.get_secret_value()
+            self.sign_in = SignIn(config.auth.oidc, secret, self._is_revoked)
         self.replaced()
 
     def in_force(self, key: ApiKey) -> bool:
@@ -110,9 +113,9 @@ class Keys:
             )
         raise Unauthenticated("the API key is not valid")
 
-    def refuse_many(self, request: web.BaseRequest) -> None:
-        """Count a try to sign in that failed, as a wrong key. Raises TooManyRequests."""
-        if wait := self._failures.wait(self.caller(request), attempt=True):
+    def refuse_many(self, request: web.BaseRequest, *, attempt: bool) -> None:
+        """Count a try to sign in that failed, as a wrong key, if ``attempt``. Raises TooManyRequests after too many."""
+        if wait := self._failures.wait(self.caller(request), attempt=attempt):
             raise TooManyRequests("too many failed tries to sign in from this address", wait)
 
     def _refuse_other_sites(self, request: web.BaseRequest) -> None:
@@ -136,6 +139,9 @@ class Keys:
                 f"auth.enabled is false, and stackd is not reached as {name[:64]!r}; use its address, enable keys, "
                 "or name the proxy in server.trusted_proxies"
             )
+
+    def _is_revoked(self, session_id: str) -> bool:
+        return self.revoked(session_id)  # set later
 
     def _find(self, text: str) -> ApiKey | None:
         sha256 = digest(text)

@@ -15,7 +15,8 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,8 @@ import orjson
 from aiohttp import hdrs, web
 from yarl import URL
 
+from stackd.clock import NANOSECONDS
+from stackd.codes import ErrorCode
 from stackd.config.sections import OidcSection
 from stackd.errors import PermissionDenied, SignInFailed, Unavailable
 from stackd.keys import ID_DIGITS, ApiKey, digest
@@ -221,14 +224,18 @@ class Issuer:
 class SignIn:
     """Signs people in and out, and knows their sessions."""
 
-    def __init__(self, section: OidcSection, secret: str = "") -> None:
-        self.section, self._issuer = section, Issuer(section)
+    def __init__(
+        self, section: OidcSection, secret: str = "", revoked: Callable[[str], bool] = lambda session_id: False
+    ) -> None:
+        self.section, self._issuer, self._revoked = section, Issuer(section), revoked
+        self._lasting = bool(secret)
         # With the secret that stackds share, a session survives a restart and a takeover.
         self._secret = (
             hmac.digest(secret.encode(), b"sessions of people", "sha256") if secret else secrets.token_bytes(32)
         )
         self._sessions: dict[bytes, tuple[ApiKey, float]] = {}  # and when each expires
         self._left: set[bytes] = set()
+        self._used: OrderedDict[str, None] = OrderedDict()  # the states of sign-ins for which the issuer was asked
         prefix = "__Host-" if section.url.startswith("https:") else ""
         self.login_cookie, self.session_cookie = f"{prefix}stackd-login", f"{prefix}stackd-session"
         self._set = partial(_set_cookie, secure=bool(prefix))
@@ -256,8 +263,7 @@ class SignIn:
             code_challenge_method="S256",
         )
         answer = web.Response(status=302, headers={hdrs.LOCATION: str(address)})
-        kept = orjson.dumps([state, nonce, verifier, back[:1000]])
-        self._set(answer, self.login_cookie, base64.urlsafe_b64encode(kept).decode(), SIGN_IN_SECONDS, "Lax")
+        self._set(answer, self.login_cookie, self._keep(state, nonce, verifier, back[:1000]), SIGN_IN_SECONDS, "Lax")
         return answer
 
     async def finish(self, request: web.Request) -> tuple[web.Response, ApiKey]:
@@ -266,14 +272,17 @@ class SignIn:
         Raises SignInFailed, PermissionDenied for a person whom nothing allows anything, Unavailable.
         """
         query = request.query
-        state, nonce, verifier, back = _kept(request.cookies.get(self.login_cookie, ""))
-        if not state or not hmac.compare_digest(state.encode(), query.get("state", "").encode()):
+        state, nonce, verifier, back = self._kept(request.cookies.get(self.login_cookie, ""))
+        if not state or state in self._used or not hmac.compare_digest(state.encode(), query.get("state", "").encode()):
             raise SignInFailed("this sign-in was begun elsewhere, or more than ten minutes ago; begin again")
         if query.get("iss", self.section.issuer) != self.section.issuer:  # RFC 9207
             raise SignInFailed("another issuer has answered")
         if "code" not in query:
             said = query.get("error_description") or query.get("error") or "it sent no code"
             raise SignInFailed(f"the issuer refuses: {printable(said[:200])}")
+        self._used[state] = None
+        if len(self._used) > REMEMBERED:
+            self._used.popitem(last=False)
         claims = await self._issuer.claims(query["code"], verifier, nonce)
         _check_types(claims, self.section.groups)
         token, key = self._session(self._person(claims), self._entries(claims))
@@ -282,8 +291,19 @@ class SignIn:
         self._set(answer, self.login_cookie, "", 0, "Lax")
         return answer, key
 
+    def lasting(self, request: web.BaseRequest) -> tuple[str, int, Principal] | None:
+        """The request's session, if it survives this process: its id, in the form of a link's, when it ends, in nanoseconds, and
+        whose it is."""
+        key = self.find(request) if self._lasting else None
+        return (
+            None if key is None else (_session_id(key), int(self._sessions[key.sha256][1] * NANOSECONDS), key.principal)
+        )
+
     def leave(self, request: web.BaseRequest) -> web.Response:
-        """End the session: its cookie goes, and its token is not accepted any more while this process runs."""
+        """End the session: its cookie goes, and its token is not accepted any more while this process runs. Raises
+        PermissionDenied for what another site's page may have sent."""
+        if HEADER not in request.headers:
+            raise PermissionDenied("only stackd's own page may send this", code=ErrorCode.CROSS_SITE)
         if key := self.find(request):
             self._left.add(key.sha256)
         answer = web.Response(status=204)
@@ -304,7 +324,7 @@ class SignIn:
     def in_force(self, key: ApiKey) -> bool:
         """Whether this is a session that has neither ended nor expired."""
         _, expires_at = self._sessions.get(key.sha256, (None, 0.0))
-        return key.sha256 not in self._left and expires_at > time.time()
+        return key.sha256 not in self._left and expires_at > time.time() and not self._revoked(_session_id(key))
 
     def _remember(self, token: str, sha256: bytes) -> None:
         from joserfc import jwt
@@ -334,6 +354,7 @@ class SignIn:
             )
         expiry = int(time.time()) + SESSION_SECONDS
         claims = {"sub": person.id, "name": person.name, "for": list(entries), "exp": expiry}
+        claims["jti"] = secrets.token_hex(8)  # two sign-ins of one second are two sessions
         token = jwt.encode({"alg": "HS256"}, claims, OctKey.import_key(self._secret))
         self._remember(token, sha256 := digest(token))
         return token, self._sessions[sha256][0]
@@ -356,6 +377,21 @@ class SignIn:
         subject = digest(orjson.dumps([issuer, claims["sub"]]).decode()).hex()[:ID_DIGITS]
         return Principal(id=f"person:{subject}", name=printable(named))
 
+    def _keep(self, *parts: str) -> str:
+        """What the first cookie has: with a signature, so that nobody makes up sign-ins for which the issuer is asked."""
+        kept = base64.urlsafe_b64encode(orjson.dumps([*parts, str(int(time.time()) + SIGN_IN_SECONDS)])).decode()
+        return f"{kept}.{hmac.digest(self._secret, kept.encode(), 'sha256').hex()}"
+
+    def _kept(self, cookie: str) -> tuple[str, str, str, str]:
+        kept, _, signature = cookie.partition(".")
+        expected = hmac.digest(self._secret, kept.encode(errors="replace"), "sha256").hex()
+        if not hmac.compare_digest(signature.encode(errors="replace"), expected.encode()):
+            return "", "", "", ""
+        state, nonce, verifier, back, until = orjson.loads(base64.urlsafe_b64decode(kept))
+        return (
+            ("", "", "", "") if int(until) < time.time() else (state, nonce, verifier, _NOT_IN_ADDRESSES.sub("", back))
+        )
+
     def _scope(self, entries: Sequence[str]) -> Any:
         if not set(entries).isdisjoint(self.section.admins):
             return "admin"
@@ -376,12 +412,8 @@ def _has_verified_email(claims: Mapping[str, Any]) -> bool:
     return "@" in (claims.get("email") or "") and bool(claims.get("email_verified"))
 
 
-def _kept(cookie: str) -> tuple[str, str, str, str]:
-    try:
-        state, nonce, verifier, back = orjson.loads(base64.urlsafe_b64decode(cookie))
-    except (ValueError, TypeError):
-        return "", "", "", ""
-    return str(state), str(nonce), str(verifier), _NOT_IN_ADDRESSES.sub("", str(back))
+def _session_id(key: ApiKey) -> str:
+    return f"link-{key.sha256.hex()[:16]}"
 
 
 def _set_cookie(answer: web.Response, name: str, value: str, seconds: int, same_site: Any, *, secure: bool) -> None:

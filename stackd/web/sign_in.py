@@ -10,8 +10,10 @@ from typing import Final
 from aiohttp import web
 
 from stackd.errors import NotFound, StackdError, Unavailable
+from stackd.lifecycle.ownership import Role
 from stackd.model import AuditKind
 from stackd.web.api import ApiCall, route
+from stackd.web.links import WRITE_SECONDS
 from stackd.web.oidc import CALLBACK, LOGIN, LOGOUT, SignIn
 from stackd.web.pages import PROTECTION
 
@@ -44,13 +46,20 @@ async def callback(call: ApiCall) -> web.Response:
 
 @route("POST", LOGOUT, public=True, standby=True)
 async def logout(call: ApiCall) -> web.Response:
-    """End the session of the browser that asks."""
-    return call.api.keys.sign_in.leave(call.request)
+    """End the session of the browser that asks. One that would survive a restart is kept as a revoked link is, in the file
+    and the Lease."""
+    sign_in, context = call.api.keys.sign_in, call.api.context
+    if session := sign_in.lasting(call.request):
+        await context.store.links.revoke_one(*session, tenants=1)
+        if context.gate.ownership.role is Role.OWNER:
+            await context.gate.ownership.revocations_written(WRITE_SECONDS)
+    return sign_in.leave(call.request)
 
 
 async def _answered(call: ApiCall, answering: Callable[[SignIn], Awaitable[web.Response]]) -> web.Response:
     """The redirect, or a page for the person who waits for it: these two are no requests of a program."""
     keys = call.api.keys
+    keys.refuse_many(call.request, attempt=False)
     try:
         if not keys.sign_in.offered:
             raise NotFound("nobody signs in here: [auth.oidc] has no issuer")
@@ -58,7 +67,7 @@ async def _answered(call: ApiCall, answering: Callable[[SignIn], Awaitable[web.R
     except StackdError as error:
         log.warning("a sign-in from %s failed: %s", keys.caller(call.request), error)
         if not isinstance(error, Unavailable):
-            keys.refuse_many(call.request)
+            keys.refuse_many(call.request, attempt=True)
         return web.Response(
             status=error.code.status,
             text=FAILED.format(escape(error.sentence), LOGIN),

@@ -44,6 +44,7 @@ class Issuer:
     lie: Callable[[Claims], Claims] = lambda claims: claims
     asked: dict[str, str] = field(default_factory=dict)
     refuses: bool = False
+    codes: list[str] = field(default_factory=list)
 
     async def describe(self, _: web.Request) -> web.Response:
         ends = {
@@ -56,6 +57,7 @@ class Issuer:
 
     async def token(self, request: web.Request) -> web.Response:
         form = await request.post()
+        self.codes.append(str(form["code"]))
         verifier = base64.urlsafe_b64encode(hashlib.sha256(str(form["code_verifier"]).encode()).digest()).rstrip(b"=")
         proven = verifier.decode() == self.asked["code_challenge"] and form["code"] == CODE
         if self.refuses or not proven or form["redirect_uri"] != self.asked["redirect_uri"]:
@@ -306,6 +308,54 @@ async def test_a_session_survives_a_restart_with_a_secret(issuer: Issuer, tmp_pa
                 assert (await one.call("GET", "/key")).status == (200 if secret or not restarted else 401)
 
 
+async def test_who_has_signed_out_stays_out_after_a_restart(issuer: Issuer, tmp_path: Path) -> None:
+    settings = {
+        "STACKD_AUTH__OIDC": table(issuer),
+        "STACKD_PLAY__SECRET": "a-secret-that-both-stackds-share-0123456789",
+    }
+    copies = []
+    async with harness(tmp_path, settings) as at, browser(at, issuer) as left, browser(at, issuer) as stays:
+        for one in (left, stays):
+            assert (await one.sign_in()).status == 302
+            copies += [cookie.value for cookie in one.session.cookie_jar if cookie.key == "stackd-session"]
+        assert (await left.call("POST", "/auth/logout")).status == 204
+    async with harness(tmp_path, settings) as at:
+        for copy, status in zip(copies, (401, 200), strict=True):
+            headers = {"X-Session": "1", "Cookie": f"stackd-session={copy}"}
+            assert (await at.call("GET", "/key", key=None, headers=headers)).status == status
+
+
+async def test_another_sites_page_signs_nobody_out(one: Browser) -> None:
+    await one.sign_in()
+    reply = await one.call("POST", "/auth/logout", page=False)
+    assert (reply.status, reply.code, "Set-Cookie" in reply.headers) == (403, "cross_site", False)
+    assert (await one.call("GET", "/key")).status == 200
+
+
+async def test_the_issuer_is_asked_once_for_a_sign_in_that_was_begun_here(one: Browser) -> None:
+    answer = await one.sign_in(code="junk")
+    assert (answer.status, one.issuer.codes) == (400, ["junk"])
+    back = {"code": "junk", "state": one.issuer.asked["state"]}
+    made_up = base64.urlsafe_b64encode(json.dumps(["s", "n", "v", "", str(2**40)]).encode()).decode()
+    for cookie, state in (("", back["state"]), (made_up, "s"), (f"{made_up}.{'0' * 64}", "s")):
+        if cookie:
+            one.session.cookie_jar.update_cookies({"stackd-login": cookie}, URL(one.at.url))
+        params = back | {"state": state}
+        async with one.session.get(f"{one.at.url}/auth/callback", params=params, allow_redirects=False) as again:
+            assert again.status == 400
+    assert one.issuer.codes == ["junk"]
+
+
+async def test_who_fails_to_sign_in_too_often_does_not_reach_the_issuer(issuer: Issuer, tmp_path: Path) -> None:
+    limit = {"STACKD_LIMITS__FAILED_AUTH_PER_MINUTE": "2"}
+    issuer.refuses = True
+    async with harness(tmp_path, limit, auth__oidc=table(issuer)) as at, browser(at, issuer) as one:
+        assert [(await one.sign_in()).status for _ in range(2)] == [400, 400]
+        async with one.session.get(f"{at.url}/auth/callback", params={"code": "x", "state": "y"}) as answer:
+            assert answer.status == 429
+    assert len(issuer.codes) == 2
+
+
 async def test_an_issuer_that_refuses_or_is_away_is_a_page_that_says_so(one: Browser) -> None:
     one.issuer.refuses = True
     assert "400 invalid_grant" in await (await one.sign_in()).text()
@@ -318,4 +368,4 @@ async def test_an_issuer_that_refuses_or_is_away_is_a_page_that_says_so(one: Bro
 async def test_without_an_issuer_nobody_signs_in(at: Harness) -> None:
     for method, path in (("GET", "/auth/login"), ("GET", "/auth/callback?code=1&state=2")):
         assert (await at.call(method, path, key=None)).status == 404
-    assert (await at.call("POST", "/auth/logout", key=None)).status == 204
+    assert (await at.call("POST", "/auth/logout", key=None, headers={"X-Session": "1"})).status == 204
