@@ -11,7 +11,7 @@ from stackd.clock import NANOSECONDS
 from stackd.embedded.resources import PODS
 from stackd.lifecycle import checks, decide
 from tests.api.scenes import SetBack
-from tests.harness import Harness, Machine, eventually, seed, until
+from tests.harness import DEADLINE, Harness, Machine, eventually, seed, until
 from tests.templates import PLAIN, folder_with, start
 
 PASSES = 'check: {image: registry.example/solve, command: [/bin/sh, -c, "echo solved; exit 0"]}\n'
@@ -236,4 +236,5 @@ async def test_it_does_not_wait_for_a_clock_that_was_set_back(vm: Machine, monke
     at = await vm.start(settings=folder_with(vm.folder, web_1=plain(PASSES)), clock=clock)
     stack_id = await stack_of(at)
     clock.by = 3600.0
-    assert (await at.post(f"/stacks/{stack_id}/check"))["healthy"] is True
+    async with asyncio.timeout(DEADLINE):
+        assert (await at.post(f"/stacks/{stack_id}/check"))["healthy"] is True
