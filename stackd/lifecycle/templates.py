@@ -2,7 +2,8 @@
 
 Owns: writing and deleting them; what becomes of the ConfigMaps that others write; whose they are. The state file keeps the
 last good text of each, for a start while Kubernetes does not answer, and as a proof that stackd has written it. What is gone
-from the cluster is not removed: only a DELETE does that. A change reaches the pools at once, and no stack that runs.
+from the cluster is not removed: only a DELETE does that. A change reaches the pool and the shared stack of the template
+at once, and no other stack.
 """
 
 from __future__ import annotations

@@ -71,9 +71,9 @@ async def put_template(call: ApiCall) -> web.Response:
 
     The body is the YAML of a template's file, and is checked as a file is: a 400 has each mistake with its line. For admin
     keys, and for tenants with `templates_write` within their `templates`: new ones, and those that they have written
-    themselves. Pools get the new version at once; stacks that run stay as they are. The same text again changes nothing.
-    409 for the name of a file's template, 403 for one that is another key's. It is kept in the cluster, as a ConfigMap: a 503
-    while Kubernetes does not answer.
+    themselves. The pool and the shared stack of the template get the new version at once; other stacks stay as they are.
+    The same text again changes nothing. 409 for the name of a file's template, 403 for one that is another key's. It is kept
+    in the cluster, as a ConfigMap: a 503 while Kubernetes does not answer.
     """
     name, context = _writable(call), call.api.context
     if not is_label(name):
