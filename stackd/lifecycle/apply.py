@@ -115,6 +115,7 @@ async def _create_pod(context: Context, stack: Stack, change: Change) -> None:
         context.mirror.keep(other)
         return
     if creation is not None:
+        creation.pod_uid = pod.uid
         creation.timer.lap("pod")
     crash_point("pod.created")
     context.mirror.saw(pod)
@@ -203,7 +204,9 @@ async def _write_service(context: Context, stack: Stack, change: Change) -> None
     before = context.mirror.services.get(change.name)
     context.memory.forget_gone(stack.stack_id, (SERVICES.resource, change.name))
     if change.verb is Verb.PATCH:
-        service = await _write_expiry(context, stack, change)
+        if (patched := await _write_expiry(context, stack, change)) is None:
+            return
+        service = patched
     else:
         stack, service = await _expose(context, stack, change, wanted)
     if creation is not None:
@@ -217,14 +220,15 @@ async def _write_service(context: Context, stack: Stack, change: Change) -> None
         stack_log(log, stack.stack_id).warning("stackd's annotations were missing on its Service and are restored")
 
 
-async def _write_expiry(context: Context, stack: Stack, change: Change) -> ServiceState:
+async def _write_expiry(context: Context, stack: Stack, change: Change) -> ServiceState | None:
+    """The Service as it is then; None if the one that was chosen is gone: the next decision is about what there is."""
     assert change.uid is not None, "a Service was seen"
     annotations = expiry_annotations(stack)
     try:
         service = await context.cluster.patch(SERVICES, change.name, change.uid, annotations=annotations)
     except (ObjectNotFound, PreconditionFailed):
         _is_gone(context, change)
-        raise ClusterUnavailable("its Service was replaced meanwhile") from None
+        return None
     assert isinstance(change.wanted, WantedService), "of a Service"
     _require_as_made(change.wanted, service)
     return service

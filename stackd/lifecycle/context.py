@@ -129,13 +129,14 @@ class CreateRequest:
 class Creation:
     """A create under way, for which somebody waits.
 
-    ``made_at``: when all of its objects had been created (seconds on the monotonic clock). ``abandoned``: whoever asked for it
-    has left.
+    ``made_at``: when all of its objects had been created (seconds on the monotonic clock); ``pod_uid`` is its pod's.
+    ``abandoned``: whoever asked for it has left.
     """
 
     request: CreateRequest
     timer: PhaseTimer
     made_at: float | None = None
+    pod_uid: str | None = None
     abandoned: bool = False
 
     def check(self) -> None:

@@ -132,10 +132,12 @@ ACTIONS = (*(kind for kind in Kind if kind is not Kind.APPLY), *(f"{verb}-{kind}
 
 @struct
 class Creating:
-    """A create that somebody waits for. ``made``: all of its objects were created once. ``placeable`` and ``reachable``: for
-    how many seconds more it waits for a node that the scheduler does not find, and for the Gateway."""
+    """A create that somebody waits for. ``made``: all of its objects were created once; ``pod`` is the uid of its pod.
+    ``placeable`` and ``reachable``: for how many seconds more it waits for a node that the scheduler does not find, and for
+    the Gateway."""
 
     made: bool
+    pod: str | None = None
     placeable: float = 0.0
     reachable: float = 0.0
 
@@ -207,10 +209,10 @@ def _create(stack: Stack, objects: Objects, seen: Seen) -> Decision:
         return Decision(kind=Kind.UNDO, why="its create was never completed")
     if not creating.made:
         return Decision(kind=Kind.APPLY, why="it is new", changes=tuple(_creations(objects, seen)))
-    if pod is None:
+    if pod is None or pod.uid != creating.pod:  # somebody else's may have the name
         if (PODS, stack.pod_name) in seen.gone:
             return Decision(kind=Kind.UNDO, why="its new pod is gone", error=ClusterUnavailable(POD_DELETED))
-        return _apply("the mirror lacks its new pod", _ask(stack))
+        return _apply("the mirror lacks its new pod", _ask(stack, creating.pod))
     if pod.scheduled and pod.node_name:
         waits = creating.reachable if objects.named and not _are_ready(objects.named, seen) else 0.0
         if waits > 0:
@@ -240,8 +242,8 @@ def _are_ready(named: Iterable[WantedRoute], seen: Seen) -> bool:
     return all(state is not None and state.ready for state in states)
 
 
-def _ask(stack: Stack) -> Change:
-    return Change(verb=Verb.ASK, resource=PODS, name=stack.pod_name, uid=stack.pod_uid)
+def _ask(stack: Stack, uid: str | None) -> Change:
+    return Change(verb=Verb.ASK, resource=PODS, name=stack.pod_name, uid=uid)
 
 
 # ---- the end of a stack
@@ -331,7 +333,7 @@ def _living(stack: Stack, objects: Objects, seen: Seen, now: int | None) -> Deci
     end = Decision(kind=Kind.END, why="its pod is gone from the cluster", brake=not seen.explained)
     if missing and (PODS, stack.pod_name) not in seen.gone:
         why = why or "the mirror lacks its pod"
-        changes.append(_ask(stack))
+        changes.append(_ask(stack, stack.pod_uid))
     elif missing and stack.status in (StackStatus.CREATING, StackStatus.RUNNING):
         return end  # clients see it, whether the cluster takes its record or not
     if why is not None and changes:

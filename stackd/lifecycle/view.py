@@ -82,6 +82,7 @@ def _creating(context: Context, stack: Stack, objects: Objects) -> Creating | No
     since = context.clock.monotonic() - creation.made_at
     return Creating(
         made=True,
+        pod=creation.pod_uid,
         placeable=context.config.stacks.unschedulable_grace - since,
         reachable=context.config.routes.accept_timeout - since if objects.named else 0.0,
     )

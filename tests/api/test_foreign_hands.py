@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from stackd.embedded.request import read_target
 from stackd.embedded.resources import PODS
 from stackd.kube.client import Cluster
+from tests.api.scenes import noted_end
 from tests.harness import Harness, Machine, eventually, path_of, seed, until
 
 OURS = ("app.kubernetes.io/managed-by", "stackd.io/instance", "stackd.io/stack")
@@ -174,6 +176,24 @@ async def test_a_start_takes_nobody_elses_pod_for_the_stacks(at: Harness, plante
     assert await runs_its_own_pod(at, stack_id)
 
 
+@pytest.mark.parametrize("planted", [{}, {"annotations": FORGED}])
+@pytest.mark.stackd(stacks__unschedulable_grace="20s")
+async def test_a_create_takes_nobody_elses_pod_for_the_stacks(at: Harness, planted: dict[str, Any]) -> None:
+    """Its own was deleted before a node had it."""
+    pods, nodes = at.cluster.store.of(PODS), list(await at.objects("nodes"))
+    for node in nodes:
+        at.faults.cordon(node)
+    words = "deleted from the cluster while it was being created"
+    refused = asyncio.create_task(at.refused(503, words, "/stacks", seed()))
+    await until(lambda: at.get("/capacity"), lambda _: bool(at.daemon.context.mirror.pods))
+    ((namespace, name),) = pods.records
+    at.cluster.store.remove(pods.get(namespace, name))
+    containers = [{"name": "app", "image": EVIL}]
+    plant(at, "pods", name, {"containers": containers, "nodeName": nodes[0]}, **planted)
+    await refused
+    await at.until_listed(0)
+
+
 async def test_a_restart_does_not_either_while_its_old_pod_is_gone_and_its_new_one_not_there(at: Harness) -> None:
     stack_id = await at.running()
     at.give_kubernetes(timeout=0.5)
@@ -314,6 +334,14 @@ async def test_a_deleted_service_comes_back_at_its_port(at: Harness) -> None:
     query = f"SELECT 1 FROM stacks WHERE service_uid IS NOT NULL AND service_uid <> '{uid}'"
     await eventually(lambda: at.rows(query))
     assert (at.daemon.api.feed.number, await at.stack(stack_id)) == (number, before)
+
+
+async def test_an_extension_puts_a_service_back_that_was_just_deleted(at: Harness) -> None:
+    stack = await at.create()
+    at.faults.freeze_watches()
+    await at.delete_object("services", stack["service_name"])
+    extended = await at.do("extend", stack["stack_id"], "1h")
+    assert await noted_end(at, stack["stack_id"]) == extended["ttl_expires_at"]
 
 
 async def test_an_ended_stack_holds_its_port_until_its_service_has_given_it_up(at: Harness) -> None:

@@ -195,7 +195,7 @@ def test_nothing_expires_while_the_clock_cannot_be_trusted() -> None:
 
 # ---- a create that somebody waits for
 
-MADE, NOT_PLACED = Creating(made=True), pod(node_name=None, scheduled=False)
+MADE, NOT_PLACED = Creating(made=True, pod="pod"), pod(node_name=None, scheduled=False)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,8 @@ MADE, NOT_PLACED = Creating(made=True), pod(node_name=None, scheduled=False)
         (Seen(creating=MADE, pod=pod()), ["accept"], None),
         (Seen(creating=MADE), ["ask-pod"], None),
         (Seen(creating=MADE, gone=NO_POD), ["undo"], ClusterUnavailable),
+        (Seen(creating=MADE, pod=pod(uid="another")), ["ask-pod"], None),
+        (Seen(creating=MADE, pod=pod(uid="another"), gone=NO_POD), ["undo"], ClusterUnavailable),
     ],
 )
 def test_what_is_to_be_done_about_a_create(seen: Seen, expected: list[str], error: type[Exception] | None) -> None:
