@@ -118,9 +118,11 @@ class Refill:
     # ---- what was decided
 
     async def _delete(self, rows: list[Stack]) -> None:
-        ids = [row.stack_id for row in rows]
-        for row in await self._context.store.stacks.mark_deleting(ids, DeleteReason.POOL) if ids else ():
-            crash_point("shared.delete_marked" if row.shared else "pool.delete_marked")
+        if not rows:
+            return
+        marked = await self._context.store.stacks.mark_deleting([row.stack_id for row in rows], DeleteReason.POOL)
+        crash_point("pool.delete_marked")
+        for row in marked:
             stack_log(log, row.stack_id).info("deleted from what the template %s has", row.template)
             self._context.loop.wake([row.stack_id])
 

@@ -453,7 +453,7 @@ SCENES = {
     "pool that ends": Scene(act=start, deaths=twice("pool.delete_marked"), pool=2, pooled=ENDS),
     "need a port": Scene(act=need_a_port, deaths=twice("pool.preempted"), pool=12, ports=12),
     "share": Scene(act=share, deaths=twice("shared.restart_intended", "shared.served", "shared.kept"), shared=True),
-    "share no more": Scene(act=share_no_more, deaths=("shared.delete_marked:1",) * 2, shared=True),
+    "share no more": Scene(act=share_no_more, deaths=("pool.delete_marked:1",) * 2, shared=True),
     "check": Scene(
         act=check,
         deaths=(
