@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from stackd import daemon
 from stackd.embedded import EmbeddedCluster, Rule, User
 from stackd.kube.template_maps import TEMPLATES, template_manifest
 from stackd.model import Principal, StoredTemplate
@@ -387,3 +388,32 @@ async def test_a_stack_of_a_pool_takes_what_the_template_says_when_somebody_gets
         entry = await seat.until("running")
         assert (entry["title"], entry["extensions_left"]) == ("Lab one", 2)
         assert (await shown(at))["lab-1"]["hits"] == 1
+
+
+def images(pods: dict[str, Any]) -> list[str]:
+    return [pod["spec"]["containers"][0]["image"] for pod in pods.values()]
+
+
+async def test_while_the_templates_cannot_be_read_an_older_file_changes_no_pool(
+    at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "TEMPLATES_SECONDS", 0.2)
+    await put(at, "web-1", POOLED)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
+    backup_file(vm.folder / "stackd.db", vm.folder / "copy.db")
+    newer = (await put(at, "web-1", POOLED.replace("nginx:stable", "nginx:mainline"))).json["version"]
+    await until(lambda: at.objects("pods"), lambda seen: images(seen) == ["nginx:mainline"] * 2)
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["ready"] == 2)
+    before = await at.pods_and_services()
+    await vm.lose_file()
+    (vm.folder / "copy.db").rename(vm.folder / "stackd.db")
+    vm.cluster.faults.add_fault(action="status", code=500, verb="list", resource="configmaps")
+    at = await vm.start()
+    assert (await shown(at))["web-1"]["version"] != newer
+    assert (await put(at, "web-1", PLAIN)).status == 503
+    await at.passes(3)
+    assert await at.pods_and_services() == before
+    vm.cluster.faults.clear()
+    await until(lambda: shown(at), lambda seen: seen["web-1"]["version"] == newer)
+    await at.passes(3)
+    assert await at.pods_and_services() == before
