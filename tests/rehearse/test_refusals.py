@@ -13,7 +13,7 @@ from stackd.embedded import EmbeddedCluster
 from stackd.rehearse.measure import Stage
 from stackd.rehearse.plan import LABEL, StackKind
 from tests.harness import KEY, Harness, eventually, fast_cluster, harness, request_for, seed
-from tests.rehearse.conftest import START_DELAY, Rehearse, ended, inspected, kind, plan, rehearsed
+from tests.rehearse.conftest import Rehearse, ended, inspected, kind, plan, rehearsed
 from tests.templates import PLAIN, folder_with
 
 
@@ -102,7 +102,7 @@ async def test_templates_are_started_by_weight_and_run_when_they_come_from_a_poo
         StackKind(name=name, body={"template": name}, weight=weight) for name, weight in (("web-1", 2), ("pwn-1", 1))
     ]
     async with (
-        EmbeddedCluster(fast_cluster(start_delay=START_DELAY)) as cluster,
+        EmbeddedCluster(fast_cluster(start_delay=1.0)) as cluster,  # longer than a create takes to answer
         harness(tmp_path, folder, cluster=cluster) as at,
     ):
 
