@@ -150,7 +150,7 @@ async def test_broken_templates_come_first_and_each_selects_its_own(boards: Boar
         await expect(web).to_have_text("web-11 running")
         await expect(web).to_have_attribute("title", re.compile(r"no pool\nruns after .* \(median\)"))
         await expect(bad).to_have_class("template wrong")
-        await expect(bad).to_contain_text("ImagePullBackOff")
+        await expect(bad).to_contain_text("ErrImagePull")
         await expect(bad).to_have_attribute("title", re.compile(r"images on 0 of 2 nodes"))
         names = [await each.get_attribute("data-template") for each in await buttons.all()]
         assert names == ["zoo", "bad", "web-1", "web-10"]
