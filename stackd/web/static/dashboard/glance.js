@@ -176,7 +176,7 @@ function about({ pool, ready, starting, failing, median_seconds_to_running: seco
   const pulled = states.filter(({ state }) => state === "pulled").length;
   return [
     [title, category].filter(Boolean).join(", "),
-    source === "api" && `written over the API, version ${version}`,
+    source !== "file" && `${source === "api" ? "written over the API" : "from the cluster"}, version ${version}`,
     shared
       ? "one stack for everybody"
       : pool
