@@ -116,7 +116,8 @@ class Reconciler:
             await refresh_rights(context)
         plan = await self.plan()
         adoptable = {action.name for action in plan.actions if action.decision.kind is Kind.ADOPT}
-        unknown = {action.stack_id for action in plan.unknown}
+        # Those of the last pass, too: what the loop has looked at meanwhile was not asked for yet.
+        unknown = {action.stack_id for action in (*plan.unknown, *self.unknown)}
         again = self.passes < FIRST_PASSES or self.passes % AGAIN_PASSES == 0
         adoptable |= unknown if again else unknown - self._unadoptable.keys()
         adopted = True
