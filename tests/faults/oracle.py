@@ -174,7 +174,7 @@ class Oracle:
         has = {
             name: obj["spec"].get("hostnames", [])
             for name, obj in world.ours("routes").items()
-            if obj["metadata"]["labels"][STACK] not in unknown
+            if (obj["metadata"].get("labels") or {}).get(STACK) not in unknown
         }
         wanted: dict[str, list[str]] = {}
         for row in rows.values():
@@ -383,7 +383,9 @@ class InvariantMonitor:
         """Expect rows again for all objects whose stack the owner's file has by now."""
         rows = self._world.file.rows()
         for obj in self._ours():
-            if obj["metadata"]["labels"][STACK] in rows and not obj["metadata"].get("deletionTimestamp"):
+            if (obj["metadata"].get("labels") or {}).get(STACK) in rows and not obj["metadata"].get(
+                "deletionTimestamp"
+            ):
                 self._world.strays.discard(obj["metadata"]["uid"])
 
     def _ours(self) -> list[dict[str, Any]]:
@@ -396,7 +398,7 @@ class InvariantMonitor:
         if record.key[0] != NAMESPACE or not self._world.made_by_us(record.obj) or is_theirs(record.obj):
             return
         named = OUR_NAME.fullmatch(record.key[1])
-        stack_id = named[1] if named is not None else str(record.obj["metadata"]["labels"][STACK])
+        stack_id = named[1] if named is not None else str((record.obj["metadata"].get("labels") or {}).get(STACK))
         if stack_id.startswith(RANGE_PREFIX):
             return  # a probe for the port range belongs to no stack
         try:
