@@ -203,7 +203,12 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     )
     stack.push_async_callback(store.close)
     namespace, instance = config.stacks.namespace, config.cluster.instance
-    store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)
+    spares = [row.stack_id for row in store.stacks.ordered() if row.spare]
+    stacks = len(store.stacks) - len(spares)
+    store.identity.require_own(config.state.path, stacks, namespace=namespace, instance=instance)
+    if spares and (why := store.identity.contradiction(namespace, instance)):
+        log.warning("%d spare Services are forgotten, and stay where they are, because %s", len(spares), why)
+        await store.stacks.remove(spares)
     await store.begin(namespace, instance)
     return store
 

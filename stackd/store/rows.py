@@ -81,7 +81,8 @@ _SHORT = f"CASE WHEN length(pod_spec) > {LONGEST_KEPT} THEN NULL ELSE pod_spec E
 _CHANGING = STACKS.column_of.keys() - {"stack_id", "namespace", "pod_spec"}
 
 ALL_STACKS = f"SELECT {STACKS.sql.replace('pod_spec', _SHORT, 1)} FROM stacks"
-COUNT_STACKS = "SELECT count(*) FROM stacks"
+# Without spare Services, which have no template; also in a file of the format before.
+COUNT_STACKS = "SELECT count(*) FROM stacks WHERE unassigned = 0 OR template IS NOT NULL"
 INSERT_STACK = f"INSERT INTO stacks ({STACKS.sql}) VALUES ({STACKS.parameters})"
 UPDATE_STACK = f"UPDATE stacks SET {STACKS.assignments(sorted(_CHANGING))} WHERE stack_id = :stack_id"
 INSERT_NODE_PORT = "INSERT INTO node_ports (node_port, stack_id) VALUES (?, ?)"

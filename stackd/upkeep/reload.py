@@ -100,7 +100,8 @@ class Reloader:
             loaded = await asyncio.to_thread(self.again)
             config = loaded.config
             namespace, instance = config.stacks.namespace, config.cluster.instance
-            store.identity.require_own(config.state.path, len(store.stacks), namespace=namespace, instance=instance)
+            stacks = sum(not row.spare for row in store.stacks.ordered())
+            store.identity.require_own(config.state.path, stacks, namespace=namespace, instance=instance)
             new = merge_live(self.context.config, config)
             files = await asyncio.to_thread(read_templates, new)
             fresh = await self.context.cluster.look_again()

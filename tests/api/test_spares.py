@@ -118,3 +118,11 @@ async def test_fewer_are_kept_once_fewer_are_configured(vm: Machine) -> None:
     await filled(at)
     at = await vm.start(stacks__spare_services="0")
     await until(lambda: at.objects("services"), lambda seen: not seen)
+
+
+async def test_only_spares_keep_nobody_from_choosing_another_namespace(vm: Machine) -> None:
+    at = await vm.start(stacks__spare_services=str(SPARES))
+    await filled(at)
+    at = await vm.start(stacks__spare_services="0", stacks__namespace="elsewhere")
+    assert (await at.call("GET", "/readyz")).status == 200
+    assert not at.daemon.context.spares.rows
