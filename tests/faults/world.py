@@ -219,7 +219,8 @@ class World:
         return replace(outcome, unsettled=unsettled or self.unsettled or files != self.ledger.files)
 
     async def _send(self, machine: Machine, method: str, path: str, body: object, headers: dict[str, str]) -> Outcome:
-        url = machine.process.url if machine.processes else ""
+        # another schedule's daemon may have the port of one that has ended
+        url = machine.process.url if machine.processes and machine.process.alive else ""
         if not url:
             return Outcome(at=machine, sent=False)
         began = time.monotonic()
