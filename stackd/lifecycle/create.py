@@ -240,9 +240,8 @@ async def _undo(context: Context, stack_id: str) -> None:
 async def take_back(context: Context, stack_id: str) -> None:
     """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Loop.settle``."""
     await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
-    crash_point("replay.undo_marked")
+    crash_point("create.undo_marked")
     await context.loop.settle(stack_id, is_gone, context.longest_call)
-    crash_point("replay.undone")
 
 
 async def create_once(context: Context, request: CreateRequest) -> tuple[Stack, bool]:

@@ -390,10 +390,7 @@ SCENES = {
         routes=("",),
     ),
     "create in vain": Scene(act=create_in_vain, deaths=twice("create.undo_marked")),
-    "create again": Scene(
-        act=create_again_before_all_is_seen,
-        deaths=("pod.created:1", "replay.undo_marked:1", "pod.created:1", "replay.undone:1"),
-    ),
+    "create again": Scene(act=create_again_before_all_is_seen, deaths=("pod.created:1",) * 2),
     "create without ports": Scene(act=create_where_all_ports_are_taken, deaths=twice("service.port_replaced")),
     "lose service and port": Scene(act=partial(lose_service, port_too=True), deaths=twice("service.port_replaced")),
     "lose service": Scene(act=lose_service, deaths=("service.written:2",) * 2),
