@@ -222,6 +222,7 @@ class World:
         # another schedule's daemon may have the port of one that has ended
         url = machine.process.url if machine.processes and machine.process.alive else ""
         if not url:
+            await asyncio.sleep(0.005)  # as long as a refused connection takes: whoever tries again lets others run
             return Outcome(at=machine, sent=False)
         began = time.monotonic()
         try:
