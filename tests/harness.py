@@ -29,6 +29,7 @@ from stackd.embedded.faults import Counts, Faults
 from stackd.embedded.store import ObjectChange
 from stackd.keys import ApiKey, digest
 from stackd.lifecycle.loop import CREATES_AT_ONCE, Priority
+from stackd.lifecycle.templates import read_again
 from stackd.store.transaction import Counters
 from stackd.tasks import ServiceEnded
 from stackd.templates import read_templates
@@ -372,11 +373,13 @@ class Harness(Client):
         """Close the daemon's fence, as when its Lease was not renewed in time; clients read ``why``."""
         self.daemon.context.fence.close(why)
 
-    def reload_templates(self) -> None:
+    async def reload_templates(self) -> None:
         """Put the templates that are in the folder now in force, as a reload does."""
-        settings = self.daemon.context.settings
-        settings.replace(settings.current, read_templates(settings.current))
-        self.daemon.context.wake_templates()
+        context, settings = self.daemon.context, self.daemon.context.settings
+        async with settings.changing:
+            files = read_templates(settings.current)
+            settings.replace(settings.current, await read_again(context, files, settings.current))
+        context.wake_templates()
 
     def reload(self, section: str, **values: object) -> None:
         """Put other settings in force, as a reload does."""

@@ -73,7 +73,7 @@ async def test_one_that_fails_says_why_and_no_value_is_told(vm: Machine) -> None
     assert (stack["status"], stack["status_reason"], stack["status_message"]) == ("running", "CheckFailed", message)
     assert (await at.timeline(stack_id))[-1]["kind"] == "unhealthy"
     folder_with(vm.folder, web_1=plain(PASSES))
-    at.reload_templates()
+    await at.reload_templates()
     assert (await at.post(f"/stacks/{stack_id}/check"))["healthy"]
     await until(lambda: at.timeline(stack_id), lambda seen: seen[-1]["kind"] == "healthy")
     assert (await at.stack(stack_id))["status_reason"] == ""

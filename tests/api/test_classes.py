@@ -123,7 +123,7 @@ async def test_a_template_that_is_gone_fails_what_is_left(vm: Machine) -> None:
     await at.until_unready("has not answered")
     reply = await submit(at, SIXTEEN[:2])
     take_away(vm.folder, "web-1")
-    at.reload_templates()
+    await at.reload_templates()
     at.faults.resume()
     job = await finished(at, reply)
     assert [one["code"] for one in job["errors"]] == ["template_gone"] * 2

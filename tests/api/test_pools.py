@@ -318,7 +318,7 @@ async def test_capacity_shows_what_waits_apart_and_counts_it_as_free(vm: Machine
 async def test_a_pool_follows_its_template(at: Harness, vm: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     old = ids(at)
     folder_with(vm.folder, web_1=template(image="nginx:mainline"))
-    at.reload_templates()
+    await at.reload_templates()
     made = await at.create(BODY)
     assert made["stack_id"] not in old, "nothing old is given"
     await eventually(lambda: not old & ids(at))
@@ -330,7 +330,7 @@ async def test_a_pool_follows_its_template(at: Harness, vm: Machine, monkeypatch
     await filled(at)
     (vm.folder / "templates" / "web-1.yaml").unlink()
     folder_with(vm.folder, plain=plain(pool=1))
-    at.reload_templates()
+    await at.reload_templates()
     await eventually(lambda: not ids(at))
     wanted = await filled(at, "plain", 1) | {made["stack_id"]}
     await until(lambda: at.objects("pods"), lambda seen: seen.keys() == wanted)
@@ -404,7 +404,7 @@ async def test_clients_come_before_the_refill(vm: Machine) -> None:
             waits = asyncio.create_task(at.create(BODY))
             await at.until_metric("stackd_creates_in_flight", 1)
             folder_with(vm.folder, web_1=template(pool=5))
-            at.reload_templates()
+            await at.reload_templates()
         at.daemon.context.wake_templates()
         await asyncio.sleep(2 * CROWDED_SECONDS)  # nothing may happen in this time
         shown = await entry(at)

@@ -39,7 +39,7 @@ async def finished(at: Harness, reply: Reply) -> dict[str, Any]:
 
 async def change(at: Harness, folder: Path, **templates: str) -> None:
     folder_with(folder, **templates)
-    at.reload_templates()
+    await at.reload_templates()
 
 
 async def image(at: Harness, stack_id: str) -> str:
@@ -137,7 +137,7 @@ async def test_what_cannot_be_renewed_is_left_as_it_is(vm: Machine) -> None:
     )
     await change(at, vm.folder, web_1=other_port)
     take_away(vm.folder, "db")
-    at.reload_templates()
+    await at.reload_templates()
     refused = {web: "template_ports_changed", db: "template_gone", bare: "no_template"}
     for stack_id, code in refused.items():
         reply = await at.call("POST", f"/stacks/{stack_id}/restart", LATEST)

@@ -151,7 +151,7 @@ async def test_one_that_ends_again_and_again_is_started_less_and_less_often(vm: 
     assert at.daemon.context.pools.of("notes").failures >= 2
     await eventually(lambda: _are(at, stack_id, 1))  # nothing is left of the pods that have ended
     folder_with(vm.folder, notes=template())
-    at.reload_templates()
+    await at.reload_templates()
     assert (await running(at, stack_id))["ports"] == ports
 
 
@@ -166,7 +166,7 @@ async def test_a_changed_template_replaces_the_pod_once_the_new_one_is_ready(vm:
     flag = _flag(at, stack_id)
     with at.no_pod_starting():
         folder_with(vm.folder, notes=template(image="nginx:alpine"))
-        at.reload_templates()
+        await at.reload_templates()
         at.daemon.context.wake_templates()
         await eventually(lambda: _are(at, stack_id, 2))
         await at.passes(2)
@@ -191,7 +191,7 @@ async def test_a_template_that_does_not_come_up_leaves_the_earlier_pod_in_servic
     stack_id = await shared_stack(at)
     await running(at, stack_id)
     folder_with(vm.folder, notes=template(image="registry.example/fail"))
-    at.reload_templates()
+    await at.reload_templates()
     await until(lambda: at.stack(stack_id), lambda seen: seen["pod_id"] == f"{stack_id}-2")
     await at.passes(2)
     assert stack_id in await pods_of(at, stack_id)
@@ -208,7 +208,7 @@ async def test_with_no_room_for_two_pods_the_earlier_one_makes_way(vm: Machine, 
     for node in list(await at.objects("nodes")):
         if node != (await at.stack(stack_id))["node_id"]:
             at.faults.remove_node(node)
-    at.reload_templates()
+    await at.reload_templates()
     await running(at, stack_id, f"{stack_id}-1")
 
 
@@ -222,7 +222,7 @@ async def test_other_target_ports_need_another_stack(vm: Machine) -> None:
         .replace("containerPort: 80", "containerPort: 81")
     )
     folder_with(vm.folder, notes=changed)
-    at.reload_templates()
+    await at.reload_templates()
     entry = await until(lambda: _entry(at), lambda seen: seen["shared_stack"] not in (None, stack_id))
     stack = await running(at, entry["shared_stack"])
     assert [(port["container_port"], port["node_port"]) for port in stack["ports"]] == [(81, 31234)]
@@ -235,7 +235,7 @@ async def test_it_goes_with_its_template(vm: Machine, how: str) -> None:
     take_away(vm.folder, "notes") if how == "gone" else folder_with(
         vm.folder, notes=template().replace("shared: true\n", "")
     )
-    at.reload_templates()
+    await at.reload_templates()
     await at.until_listed(0)
 
 

@@ -217,7 +217,7 @@ async def test_a_reload_takes_all_templates_or_none(vm: Machine, caplog: pytest.
     assert await ttls(at) == {"other": "1h", "web-1": "3h"}
     assert "reloaded: templates: other is new, web-1 has changed, plain is gone" in caplog.text
     take_away(vm.folder, "web-1", "other")
-    at.reload_templates()
+    await at.reload_templates()
     await at.refused(400, "templates.directory", "/stacks", BODY)
     assert await ttls(at) == {}
     await at.do("restart", made["stack_id"])
@@ -365,7 +365,7 @@ async def test_images_are_pulled_on_every_node_also_on_one_that_joins_later(vm: 
     await at.until_metric("stackd_nodes", len(NODES) + 1)
     await until_states(at, {*NODES, "late"}, "pulled")
     take_away(vm.folder, "bad")
-    at.reload_templates()
+    await at.reload_templates()
     await until(lambda: pulling_pods(at), lambda seen: not seen)
 
 
@@ -384,11 +384,11 @@ async def test_the_pods_run_nothing_and_go_with_their_template(vm: Machine) -> N
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
     assert ((await at.get("/stats"))["total_stacks"], (await at.get("/reconcile"))["unknown"]) == (0, [])
     take_away(vm.folder, "slow")
-    at.reload_templates()
+    await at.reload_templates()
     await until(lambda: pulling_pods(at), lambda seen: not seen)
     assert await at.metric("stackd_prepull_images") == 0
     folder_with(vm.folder, slow=text)
-    at.reload_templates()
+    await at.reload_templates()
     await pulling_image(at)
     take_away(vm.folder, "slow")
     at = await vm.start()

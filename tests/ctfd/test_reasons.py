@@ -148,7 +148,7 @@ async def test_a_press_without_an_answer_is_said_for_a_while_and_not_for_good(
 async def test_a_shared_challenge_has_an_address_and_no_start(ctfd: Ctfd, stackd: Harness, tmp_path: Path) -> None:
     await stackd.create({"template": "web-1", "labels": {"shared": "web-1", "event": "a"}})
     folder_with(tmp_path, web_shared=PLAIN.replace("ttl: 1h", "shared: true"))
-    stackd.reload_templates()
+    await stackd.reload_templates()
     shared = {"stackd_template": "web-shared", "stackd_flag_source": "ctfd"}
     challenge, player = await ctfd.challenge(**shared), await ctfd.player("ada")
     seen: dict[str, Any] = {}

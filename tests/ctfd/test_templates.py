@@ -24,7 +24,7 @@ async def test_a_restart_takes_the_corrected_template_and_keeps_flag_and_address
     before = [await player.start(challenge) for player in players]
     flags = {one: await flag_of(stackd, one) for one in await stackd.listed()}
     folder_with(tmp_path, web_1=WEB.replace("nginx:stable", "nginx:1.27").replace("kind: web", "kind: mended"))
-    stackd.reload_templates()
+    await stackd.reload_templates()
     await ctfd.admin.data("PATCH", f"/api/v1/challenges/{challenge}", {"stackd_connection": "80 curl {host}:{port}"})
 
     async def replaced(count: int) -> bool:
@@ -49,7 +49,7 @@ async def test_a_restart_works_after_its_template_is_gone(ctfd: Ctfd, stackd: Ha
     challenge, player = await ctfd.challenge(), await ctfd.player("ada")
     await player.start(challenge)
     (tmp_path / "templates" / "web-1.yaml").unlink()
-    stackd.reload_templates()
+    await stackd.reload_templates()
     await player.press(challenge, "restart")
     await player.until(challenge, status="running", pending=False, problem=None)
 

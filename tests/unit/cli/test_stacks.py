@@ -326,7 +326,7 @@ async def test_a_file_of_players_gets_a_stack_each(tmp_path: Path) -> None:
         }.items():
             assert complaint in await shell.failing(2, *words[:-1], "-", stdin=text)
         (tmp_path / "templates" / "lab-1.yaml").write_text(WEB.replace("nginx:stable", "nginx:alpine"))
-        at.reload_templates()
+        await at.reload_templates()
         (named, *_) = stacks.values()
         assert (await shell.good("renew", named["stack_id"])).startswith(f"{named['stack_id']}\t")
         assert "6 renewed\t0 not found\t0 failed" in await shell.good("renew", "--template", "lab-1", "--yes")

@@ -75,7 +75,7 @@ async def test_a_solver_cannot_try_a_stack_without_an_address(shell: Shell) -> N
 
 async def test_a_stack_that_does_not_run_fails(shell: Shell) -> None:
     folder_with(shell.home, good=WEB.replace("nginx:stable", "registry.example/notready") + CHECK)
-    shell.at.reload_templates()
+    await shell.at.reload_templates()
     code, seen = await tried(shell, "good", "--timeout", "1s")
     assert (code, seen["good"]["result"]) == (1, "failed")
     assert await shell.at.listed() == []
@@ -84,7 +84,7 @@ async def test_a_stack_that_does_not_run_fails(shell: Shell) -> None:
 async def test_one_that_ends_as_soon_as_it_runs_fails(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "SETTLED_SECONDS", 60.0)
     folder_with(shell.home, plain=PLAIN.replace("nginx:stable", "registry.example/fail"))
-    shell.at.reload_templates()
+    await shell.at.reload_templates()
     code, seen = await tried(shell, "plain")
     assert (code, seen["plain"]["result"]) == (1, "failed")
     assert "is failed" in seen["plain"]["message"]
