@@ -362,6 +362,22 @@ class Stack:
         return service_name(self.stack_id)
 
 
+def bare_stack(stack_id: str, namespace: str, container_port: int, now: int) -> Stack:
+    """A stack of one TCP port, without a spec, a node port or a life (``now`` in nanoseconds)."""
+    return Stack(
+        stack_id=stack_id,
+        namespace=namespace,
+        pod_spec="",
+        ports=(PortMapping(container_port=container_port, protocol="TCP", node_port=0),),
+        status=StackStatus.CREATING,
+        created_at=now,
+        updated_at=now,
+        ttl_expires_at=now,
+        requested_cpu_milli=0,
+        requested_memory_bytes=0,
+    )
+
+
 @struct
 class TimelineEvent:
     """One line of a stack's timeline; ``at`` in nanoseconds; ``by`` may be stackd or the cluster.

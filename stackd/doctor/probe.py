@@ -26,7 +26,7 @@ from stackd.kube.objects import PODS, SERVICES, ContainerState, pod_state
 from stackd.kube.wire import JsonObject
 from stackd.lifecycle.nodes import address
 from stackd.lifecycle.templates import all_templates
-from stackd.model import NODE_PORTS_REMEDY, PortMapping, Stack, StackStatus
+from stackd.model import NODE_PORTS_REMEDY, Stack, bare_stack
 from stackd.podspec import harden
 from stackd.templates.template import DNS, INTERNET
 
@@ -165,19 +165,7 @@ class _Probe:
 
     def _stack(self) -> Stack:
         """A stack without a row."""
-        now = time.time_ns()
-        return Stack(
-            stack_id=f"stack-{secrets.token_hex(8)}",
-            namespace=self._config.stacks.namespace,
-            pod_spec="",
-            ports=(PortMapping(container_port=PORT, protocol="TCP", node_port=0),),
-            status=StackStatus.CREATING,
-            created_at=now,
-            updated_at=now,
-            ttl_expires_at=now,
-            requested_cpu_milli=0,
-            requested_memory_bytes=0,
-        )
+        return bare_stack(f"stack-{secrets.token_hex(8)}", self._config.stacks.namespace, PORT, time.time_ns())
 
     async def _listener(self) -> Stack:
         """A stack that listens and that nobody has yet, with its Service."""

@@ -41,7 +41,15 @@ from stackd.kube.routes import ROUTES, WantedRoute
 from stackd.lifecycle.bring_up import learn_node_ports
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.decide import Change, Verb
-from stackd.lifecycle.desired import PODS, ObjectName, WantedPod, WantedService, service_difference, service_error
+from stackd.lifecycle.desired import (
+    PODS,
+    ObjectName,
+    WantedPod,
+    WantedService,
+    held_ports,
+    service_difference,
+    service_error,
+)
 from stackd.logs import stack_log
 from stackd.model import PortRange, SanitizedSpec, Stack, TargetPort
 from stackd.podspec import harden, sanitize
@@ -254,7 +262,7 @@ async def _expose(context: Context, stack: Stack, change: Change, wanted: Wanted
             taken = refused
         else:
             try:
-                _require_as_made(replace(wanted, node_ports=stack_ports(stack)), service)
+                _require_as_made(replace(wanted, node_ports=held_ports(stack)), service)
             except ClusterRefused:
                 if change.verb is Verb.CREATE:
                     await context.cluster.remove(SERVICES.resource, change.name, service.uid)
@@ -271,11 +279,6 @@ async def _expose(context: Context, stack: Stack, change: Change, wanted: Wanted
         if not deadline.left:
             raise ClusterUnavailable("no free node port was found in time: other Services hold those that were tried")
     raise NoNodePort(f"no free node port was found: other Services in the cluster hold {PORT_TRIES} that were tried")
-
-
-def stack_ports(stack: Stack) -> tuple[int, ...]:
-    """The node ports of the stack's Service, in order."""
-    return tuple(sorted(stack.node_ports)) if stack.ports_held else ()
 
 
 def _require_as_made(wanted: WantedService, service: ServiceState) -> None:
@@ -296,7 +299,7 @@ async def _put_service(context: Context, stack: Stack, change: Change, deadline:
         else:
             wanted = change.wanted
             assert isinstance(wanted, WantedService), "of a Service"
-            if service_error(replace(wanted, node_ports=stack_ports(stack)), service) is None:
+            if service_error(replace(wanted, node_ports=held_ports(stack)), service) is None:
                 return service
     return await context.cluster.put(SERVICES, manifest, known=(stack.service_uid,), timeout=deadline.left)
 

@@ -30,8 +30,9 @@ from stackd.lifecycle.assign import assign, preempt
 from stackd.lifecycle.context import Context, CreateRequest, Creation, new_id
 from stackd.lifecycle.decide import NO_NODE, POD_DELETED
 from stackd.lifecycle.loop import Priority, is_gone
+from stackd.lifecycle.transitions import intend_undo
 from stackd.logs import stack_log
-from stackd.model import DeleteReason, PortMapping, Route, RoutedPort, RoutedTarget, Stack, TargetPort
+from stackd.model import PortMapping, Route, RoutedPort, RoutedTarget, Stack, TargetPort
 from stackd.names import DEFAULT_PREFIX, new_hostname
 from stackd.templates.hiding import hide_in
 from stackd.units import format_duration
@@ -228,9 +229,8 @@ async def _undone(context: Context, stack_id: str) -> None:
 
 async def _undo(context: Context, stack_id: str) -> None:
     """Delete what was created; if that fails now, the row stays `deleting` and the delete is retried."""
-    if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
+    if not await intend_undo(context, stack_id):
         return
-    crash_point("create.undo_marked")
     try:
         await context.loop.settle(stack_id, is_gone, context.longest_call)
     except StackdError as error:
@@ -239,8 +239,7 @@ async def _undo(context: Context, stack_id: str) -> None:
 
 async def take_back(context: Context, stack_id: str) -> None:
     """Undo a create that the end of the process interrupted, before it is made again. Raises as ``Loop.settle``."""
-    await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO)
-    crash_point("create.undo_marked")
+    await intend_undo(context, stack_id)
     await context.loop.settle(stack_id, is_gone, context.longest_call)
 
 

@@ -349,8 +349,10 @@ def _repairs(objects: Objects, own: PodState | None, seen: Seen) -> Iterator[tup
         name = wanted.resource, wanted.name
         if name in seen.named and (differs := route_difference(wanted, seen.named[name])) is not None:
             yield differs, Change(verb=Verb.UPDATE, resource=wanted.resource, name=wanted.name, wanted=wanted)
-    for pod in objects.pods if own is not None else ():
-        if own is not None and (differs := pod_difference(pod, own)) is not None:
+    if own is None:
+        return
+    for pod in objects.pods:
+        if (differs := pod_difference(pod, own)) is not None:
             yield differs, Change(verb=Verb.PATCH, resource=PODS, name=own.name, uid=own.uid, wanted=pod)
 
 
@@ -358,13 +360,11 @@ def _service_changes(wanted: WantedService | None, seen: ServiceState | None) ->
     """An outdated expiry alone needs a patch of annotations only."""
     if wanted is None or service_difference(wanted, seen) is None:
         return
-    there = seen is not None and not seen.deleting
-    only_expiry = (
-        there and seen is not None and service_error(wanted, seen) is None and record_error(wanted, seen) is None
-    )
-    verb, uid = Verb.PATCH if only_expiry else Verb.UPDATE, seen.uid if there and seen is not None else None
-    if wanted.spare and seen is None:
-        verb = Verb.CREATE
+    verb, uid = Verb.CREATE if wanted.spare and seen is None else Verb.UPDATE, None
+    if seen is not None and not seen.deleting:
+        uid = seen.uid
+        if service_error(wanted, seen) is None and record_error(wanted, seen) is None:
+            verb = Verb.PATCH
     yield Change(verb=verb, resource=SERVICES, name=wanted.name, uid=uid, wanted=wanted)
 
 

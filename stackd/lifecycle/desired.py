@@ -69,7 +69,7 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
     service = WantedService(
         name=stack.service_name,
         stack_id=stack.stack_id,
-        node_ports=() if over or not stack.ports_held else tuple(sorted(stack.node_ports)),
+        node_ports=() if over else held_ports(stack),
         serving=stack.serving,
         unassigned=stack.unassigned,
         generation=stack.generation,
@@ -89,6 +89,11 @@ def desired(stack: Stack, routes: RoutesSection, instance: str) -> Objects:
         )
     named = () if over or not stack.routed else wanted_routes(stack, routes, instance)
     return Objects(service=service, pods=pods, named=named)
+
+
+def held_ports(stack: Stack) -> tuple[int, ...]:
+    """The node ports that the stack holds, in order."""
+    return tuple(sorted(stack.node_ports)) if stack.ports_held else ()
 
 
 # ---- what differs

@@ -124,7 +124,7 @@ class Gate:
 
     ``contact_tried``   set once the cluster was reached, or a try to reach it has failed
     ``verification_due``  set while the cluster has to be asked for its identity
-    ``doubts``          how often it had to be asked: an earlier answer may be another cluster's
+    ``epoch``           how often it had to be asked: an answer from an earlier epoch may be another cluster's
     ``wrong_cluster``   the sentence about another cluster that answers; empty if none does
     ``unreached``       why the cluster cannot be used; ClusterRefused: it answers, but does not accept stackd
     ``ports_error``, ``policy_error``, ``rights_error``, ``file_error``
@@ -142,7 +142,7 @@ class Gate:
     ) -> None:
         self.contact_tried = asyncio.Event()
         self.verification_due = asyncio.Event()
-        self.doubts = 0
+        self.epoch = 0
         self.wrong_cluster = ""
         self.unreached: StackdError | None = None
         self.ports_error = self.policy_error = self.rights_error = self.file_error = ""
@@ -168,7 +168,7 @@ class Gate:
         if not self.unverified or self._unverified_since is None:
             self._unverified_since = self.wall_clock.monotonic()
         self._confirmed.clear()
-        self.doubts += 1
+        self.epoch += 1
         self.verification_due.set()
 
     async def identify(self) -> None:

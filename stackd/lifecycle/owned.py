@@ -140,8 +140,11 @@ def _of_shared(work: Work, pool: Pool, template: Template | None, row: Stack, no
 
 def fits(row: Stack, template: Template) -> bool:
     """Whether a pod of the template can stand behind the stack's Service and names."""
-    wanted = [(port.container_port, port.protocol, getattr(port, "route", None)) for port in template.target_ports]
-    if wanted != [(port.container_port, port.protocol, getattr(port, "route", None)) for port in row.ports]:
+    wanted, there = (
+        [(port.container_port, port.protocol, getattr(port, "route", None)) for port in ports]
+        for ports in (template.target_ports, row.ports)
+    )
+    if wanted != there:
         return False
     names = {port.container_port: port.hostname.partition(".")[0] for port in row.routed}
     ports = {port.container_port: port.node_port for port in row.ports}

@@ -56,8 +56,8 @@ async def reconcile(context: Context, stack_id: str) -> bool:
     if stack is None:
         return await _remove_without_row(context, stack_id)
     stack = await observe(context, stack)
-    doubts = context.gate.doubts
-    context.memory.believe(doubts)
+    epoch = context.gate.epoch
+    context.memory.enter(epoch)
     decision = look_at(context, stack)
     if decision.kind is None:
         if decision.again is not None:
@@ -68,7 +68,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
             return await _send(context, stack, decision)
         if decision.kind in PROVEN:
             await context.gate.right_cluster()
-            if context.gate.doubts != doubts or context.store.stacks.get(stack_id) is not stack:
+            if context.gate.epoch != epoch or context.store.stacks.get(stack_id) is not stack:
                 return True
         return await TRANSITIONS[decision.kind](context, stack, decision)
 
@@ -87,7 +87,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
         creation = None if stack.accepted else context.creates.get(stack.stack_id)
         if creation is not None:
             creation.timer.restart()
-        doubts = context.gate.doubts
+        epoch = context.gate.epoch
         try:
             done = await apply(context, stack, decision.changes)
         except StackNotFound:
@@ -97,7 +97,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
             await _note_failure(context, stack, error)
             raise
         finally:
-            if context.gate.doubts != doubts:  # perhaps another cluster has answered
+            if context.gate.epoch != epoch:  # perhaps another cluster has answered
                 context.memory.gone.pop(stack.stack_id, None)
         if creation is not None and creation.made_at is None:
             creation.timer.restart()

@@ -9,9 +9,10 @@ its row. Spares belong to nobody, and make way for creates (``assign.preempt``).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from stackd.kube.mirror import Mirror
-from stackd.model import Desired, PortMapping, RoutedTarget, Stack, StackStatus, TargetPort
+from stackd.model import Desired, RoutedTarget, Stack, StackStatus, TargetPort, bare_stack
 
 PORT = 1  # the port of a Service that nobody has taken
 
@@ -59,19 +60,5 @@ class Spares:
 
 def new_spare(stack_id: str, namespace: str, now: int) -> Stack:
     """The row of a spare: of a stack that is not to run, and has nothing but a node port."""
-    return Stack(
-        stack_id=stack_id,
-        namespace=namespace,
-        pod_spec="",
-        ports=(PortMapping(container_port=PORT, protocol="TCP", node_port=0),),
-        status=StackStatus.STOPPED,
-        created_at=now,
-        updated_at=now,
-        ttl_expires_at=now,
-        requested_cpu_milli=0,
-        requested_memory_bytes=0,
-        accepted=True,
-        desired=Desired.STOPPED,
-        unassigned=True,
-        spare=True,
-    )
+    row = bare_stack(stack_id, namespace, PORT, now)
+    return replace(row, status=StackStatus.STOPPED, accepted=True, desired=Desired.STOPPED, unassigned=True, spare=True)

@@ -62,7 +62,7 @@ class Memory:
     ``crowded``       the stacks that have no quota for two pods
     ``disruptions``   by the pod's uid, why the cluster itself has deleted it
 
-    ``doubts``: how often the cluster had been doubted when what is ``gone`` was said.
+    ``epoch``: the gate's, when what is ``gone`` was said.
     """
 
     pull_failing: dict[str, int] = field(default_factory=dict)
@@ -72,13 +72,13 @@ class Memory:
     held: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     crowded: set[str] = field(default_factory=set)
     disruptions: dict[str | None, str] = field(default_factory=dict)
-    doubts: int = 0
+    epoch: int = 0
 
-    def believe(self, doubts: int) -> None:
-        """Forget what is ``gone`` if the cluster was doubted since: perhaps another one has said so."""
-        if doubts != self.doubts:
+    def enter(self, epoch: int) -> None:
+        """Forget what is ``gone`` if that was said in an earlier epoch: perhaps by another cluster."""
+        if epoch != self.epoch:
             self.gone.clear()
-            self.doubts = doubts
+            self.epoch = epoch
 
     def note_gone(self, stack_id: str, name: tuple[str, str], uid: str | None) -> None:
         """Kubernetes has said that there is no such object, since it has removed the one of this uid."""

@@ -63,7 +63,14 @@ async def undo(context: Context, stack: Stack, decision: Decision) -> bool:
     """Intend to delete a stack whose create cannot be completed. Raises what its client is answered."""
     if decision.error is not None:
         raise decision.error  # the create, which waits, intends it
-    await context.store.stacks.mark_deleting([stack.stack_id], DeleteReason.UNDO)
+    await intend_undo(context, stack.stack_id)
+    return True
+
+
+async def intend_undo(context: Context, stack_id: str) -> bool:
+    """Intend to delete what a create has made; False if its row is gone."""
+    if not await context.store.stacks.mark_deleting([stack_id], DeleteReason.UNDO):
+        return False
     crash_point("create.undo_marked")
     return True
 
