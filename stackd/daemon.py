@@ -91,9 +91,6 @@ SHORTEN_SECONDS = 2.0
 
 RECORDS_SECONDS = 10.0  # the longest that a stop or a takeover writes outdated records of stacks
 STOP_EXTRA_SECONDS = 15.0
-
-TEMPLATES_SECONDS = 5.0  # how long a start waits for the list of the templates
-
 COMPLETE_SECONDS = 0.5  # the pause between two tries to adopt the stacks that a new or restored file lacks
 
 
@@ -376,7 +373,7 @@ def _confirmed(context: Context) -> None:
 async def _learn(context: Context) -> None:
     """Put the templates of the cluster in force before anything is made from an older text, and ask for the rest that an owner
     has to know. Without a right to read the templates, those in the file stay."""
-    if not await context.mirror.until_known(CONFIG_MAPS, TEMPLATES_SECONDS):
+    if not await context.mirror.until_known(CONFIG_MAPS, templating.LISTED_SECONDS):
         log.error(
             "the templates in the cluster cannot be read: %s", context.mirror.extra_health[CONFIG_MAPS].last_error
         )

@@ -40,6 +40,9 @@ from stackd.templates.template import version_of
 
 log = logging.getLogger(__name__)
 
+LISTED_SECONDS = 5.0
+"""How long a start, and a write just after one, wait for the first list of the templates."""
+
 TRIES = 5
 """How often a write begins again because the ConfigMap has changed meanwhile."""
 
@@ -334,7 +337,7 @@ async def _require_cluster(context: Context) -> None:
     """Raise ClusterUnavailable or NotOwner unless templates can be written now."""
     context.fence.require()
     await context.gate.right_cluster()
-    if not context.mirror.knows(CONFIG_MAPS):
+    if not await context.mirror.until_known(CONFIG_MAPS, LISTED_SECONDS):
         detail = context.mirror.extra_health[CONFIG_MAPS].last_error
         raise ClusterUnavailable("the templates in the cluster are not known yet; retry", detail=detail)
 

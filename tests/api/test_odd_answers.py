@@ -91,7 +91,7 @@ async def test_a_list_that_is_none_ends_no_stack(at: Harness, odd: dict[str, Any
     at.faults.add_fault(**odd, verb="list", resource=MIRRORED, count=4)
     list_again(at)
     await at.until_at_least("stackd_mirror_relists_total", before + 1, kind="pods")
-    await at.until_metric("stackd_mirror_connected", 3)
+    await at.until_metric("stackd_mirror_connected", len(MIRRORED.split("|")))
     assert ((await at.stack(stack_id))["status"], await at.used_ports()) == ("running", 1)
     await at.until_ready()
 
