@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from pathlib import Path
 from stackd import crashpoints
 from stackd.clock import NANOSECONDS, Clock, SystemClock, WallClock
 from stackd.config import Config, LoadedConfig, require_cluster
-from stackd.errors import ClusterError, ClusterSilent, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
+from stackd.errors import ClusterError, ClusterUnavailable, NotOwner, StoreError, StoreUnavailable
 from stackd.jobs.batch import BatchQueue
 from stackd.jobs.schedule import (
     EXPIRE_SECONDS,
@@ -37,17 +36,16 @@ from stackd.jobs.schedule import (
 from stackd.kube.client import Cluster
 from stackd.kube.connection import Deadline
 from stackd.kube.credentials import ClusterTarget, Renewal
-from stackd.kube.guards import Fence, watch_over
-from stackd.kube.lease import Leases
+from stackd.kube.guards import watch_over
 from stackd.kube.mirror import Mirror
 from stackd.kube.routes import kinds_of
 from stackd.kube.wire import CONFIG_MAPS
+from stackd.lifecycle import diagnostics
 from stackd.lifecycle import templates as templating
 from stackd.lifecycle.audit import Audit
 from stackd.lifecycle.bring_up import ask_node_ports, bring_up, follow_identity, refresh_policies, refresh_rights
 from stackd.lifecycle.capacity import refresh_quotas
-from stackd.lifecycle.context import Context, Settings
-from stackd.lifecycle.diagnostics import diagnostics
+from stackd.lifecycle.context import Context, Diagnostics, Settings
 from stackd.lifecycle.gate import Gate
 from stackd.lifecycle.keep_spares import keep as keep_spares
 from stackd.lifecycle.loop import Loop
@@ -57,6 +55,7 @@ from stackd.lifecycle.prepull import PrePulls
 from stackd.lifecycle.rebuild import Rebuilt, RecordBounds, update_rows
 from stackd.lifecycle.rebuild import rebuild as recover
 from stackd.lifecycle.reconcile import ClusterEvents, reconcile
+from stackd.lifecycle.refill import RETRIES as TEMPLATE_RETRIES
 from stackd.lifecycle.refill import Refill
 from stackd.lifecycle.template_pods import TemplatePods
 from stackd.lifecycle.verbs import write_records
@@ -78,6 +77,7 @@ from stackd.web.idempotency import Replays
 from stackd.web.limits import Limits
 from stackd.web.players import Players
 from stackd.web.serving import IDLE_SECONDS, SHARE_OF_REQUESTS, HttpListener, prepare
+from stackd.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +102,7 @@ class Daemon:
     api: Api
     schedule: Schedule
     prepulls: PrePulls
+    refill: Refill
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     port: int = 0
 
@@ -164,14 +165,18 @@ async def running(
 async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, clock: Clock) -> Daemon:
     wall_clock = WallClock(clock)
     store = await _store(stack, config, wall_clock)
-    metrics, fence = Metrics(), Fence()
-    cluster = await Cluster.connect(ClusterTarget.of(config), on_request=metrics.kubernetes_request, fence=fence)
+    metrics = Metrics()
+    cluster = await Cluster.connect(
+        ClusterTarget.of(config),
+        on_request=metrics.kubernetes_request,
+        on_date=wall_clock.observe_date,
+    )
     stack.push_async_callback(cluster.close)
-    ownership = _ownership(cluster, fence, store, config, clock)
     templates = await asyncio.to_thread(in_force, templates, list(store.templates), Reader(config))
     tasks, settings, mirror = Tasks(), Settings(config, templates), Mirror(cluster, clock=clock)
     templating.report(templates)
     stack.push_async_callback(tasks.stop)
+    gate = Gate(store, cluster, mirror, wall_clock, lease_duration=config.cluster.lease_duration)
     context = Context(
         store=store,
         cluster=cluster,
@@ -180,12 +185,13 @@ async def _open(stack: AsyncExitStack, config: Config, templates: TemplateSet, c
         tasks=tasks,
         metrics=metrics,
         mirror=mirror,
-        gate=Gate(store, cluster, ownership, mirror, wall_clock),
-        audit=Audit(store, ownership, clock, lambda: settings.current.log.audit),
+        gate=gate,
+        audit=Audit(store, gate.ownership, clock, lambda: settings.current.log.audit),
+        loop=Loop(tasks, store.stacks),
+        diagnostics=Diagnostics(queue=WorkQueue("diagnostics", tasks, diagnostics.RETRIES)),
+        template_pods=TemplatePods(tasks, gate),
+        template_loop=WorkQueue("template", tasks, TEMPLATE_RETRIES),
     )
-    context.loop = Loop(tasks, store.stacks, partial(reconcile, context))
-    context.diagnostics = diagnostics(context)
-    context.template_pods = TemplatePods(tasks, context.gate)
     now = clock.now()
     metrics.add_starts(await store.timeline.starts(now - round(HOUR * NANOSECONDS)), now)
     return _wire(context)
@@ -210,17 +216,11 @@ async def _store(stack: AsyncExitStack, config: Config, clock: Clock) -> Store:
     return store
 
 
-def _ownership(cluster: Cluster, fence: Fence, store: Store, config: Config, clock: Clock) -> Ownership:
-    host, duration = socket.gethostname(), config.cluster.lease_duration
-    return Ownership(Leases(cluster, clock), fence, store, host=host, duration=duration, clock=clock)
-
-
 def _wire(context: Context) -> Daemon:
     reconciler, events = Reconciler(context), ClusterEvents(context)
     prepulls = PrePulls(context)
-    refill = Refill(context, prepulls)
-    context.template_loop = refill.queue
-    keys = Keys(context.clock)
+    refill, feed, links = Refill(context, prepulls), ChangeFeed(context), context.store.links
+    keys = Keys(context.clock, replaced=feed.wake, revoked=lambda link_id: link_id in links.revoked)
     api = Api(
         context=context,
         keys=keys,
@@ -229,12 +229,11 @@ def _wire(context: Context) -> Daemon:
         batch=BatchQueue(context),
         replays=Replays(context),
         reconciler=reconciler,
-        feed=ChangeFeed(context),
+        feed=feed,
         prepulls=prepulls,
         players=Players(context, keys),
     )
     keys.replace(context.config)
-    keys.replaced = api.feed.wake
     context.store.jobs.subscribe(api.feed.job_changed)
     context.pools.load(context.store.stacks.ordered())
     context.spares.load(context.store.stacks.ordered())
@@ -247,17 +246,7 @@ def _wire(context: Context) -> Daemon:
     context.mirror.subscribe(refill.changed)
     context.mirror.subscribe(templating.TemplateEvents(context).changed)
     context.mirror.follow((CONFIG_MAPS, *kinds_of(context.config.routes)))
-    context.cluster.connection.on_unverified = context.gate.verify_again
-    context.cluster.connection.on_forbidden = lambda: setattr(context.gate, "rights_due", True)
-    context.cluster.connection.on_date = context.wall_clock.observe_date
-    context.mirror.failed = context.gate.contact_tried.set
-    context.mirror.restored = context.view_restored
-    context.gate.ownership.confirmed = context.gate.confirmed_cluster
-    context.gate.ownership.failed = context.gate.contact_tried.set
-    context.gate.ownership.set_back = lambda: context.tasks.background("list again", context.mirror.relist())
-    contact = context.cluster.connection.contact
-    contact.on_lost = lambda: context.mirror.lose(ClusterSilent(str(contact.error())))
-    contact.on_back = context.loop.queue.retry_all
+    context.cluster.connection.contact.subscribe(events.contact_changed)
     table: Table = {
         "expire": (EXPIRE_SECONDS, Expiry(context).check),
         "reconcile": (context.config.reconcile.interval, reconciler.reconcile),
@@ -269,7 +258,7 @@ def _wire(context: Context) -> Daemon:
         "rights": (RIGHTS_SECONDS, lambda: refresh_rights(context)),
     }
     schedule = Schedule(table, context.tasks)
-    return Daemon(context=context, api=api, schedule=schedule, prepulls=prepulls)
+    return Daemon(context=context, api=api, schedule=schedule, prepulls=prepulls, refill=refill)
 
 
 async def _start(stack: AsyncExitStack, daemon: Daemon, process: ProcessContext) -> None:
@@ -349,8 +338,9 @@ async def _follow_cluster(daemon: Daemon) -> None:
         await _compare_rows(context)
         if not context.store.incomplete:
             gate.contact_tried.set()
-        for queue in (context.loop.queue, context.diagnostics.queue, context.template_pods.queue):
-            queue.open()
+        context.loop.open(partial(reconcile, context))
+        diagnostics.open_diagnostics(context)
+        context.template_pods.open()
         context.loop.wake_all()
         await daemon.schedule.now("reconcile")
         while context.store.incomplete and not gate.wrong_cluster:
@@ -359,14 +349,15 @@ async def _follow_cluster(daemon: Daemon) -> None:
             await daemon.schedule.now("reconcile")
         gate.contact_tried.set()
         daemon.ready.set()
-        context.template_loop.open()
+        daemon.refill.open()
         group.create_task(templating.follow(context))
         log.info("ready: %d stacks, %d nodes", len(context.store.assigned), len(context.mirror.nodes))
 
 
 def _confirmed(context: Context) -> None:
-    """The cluster is the file's own: look at all that it shows."""
+    """The cluster is the file's own: look at all that it shows, and try again what has failed."""
     context.loop.wake_all()
+    context.loop.queue.retry_all()
     context.settings.template_news.set()
 
 
@@ -516,17 +507,17 @@ async def rebuild(loaded: LoadedConfig) -> Rebuilt:
     Waits for the end of the Lease that the lost file held. Raises StoreError, ConfigError; ClusterUnavailable, also if
     another stackd goes on owning the stacks.
     """
-    config, clock, fence = loaded.config, SystemClock(), Fence()
+    config, clock = loaded.config, SystemClock()
     async with AsyncExitStack() as stack:
         store = await _store(stack, config, clock)
         if len(store.stacks):
             raise StoreError(f"the file already holds {len(store.stacks)} stacks; rebuild needs an empty one")
-        cluster = await Cluster.connect(ClusterTarget.of(config), fence=fence)
+        cluster = await Cluster.connect(ClusterTarget.of(config))
         stack.push_async_callback(cluster.close)
         longest = round(config.stacks.max_ttl * NANOSECONDS)
         templates = await asyncio.to_thread(read_templates, config)
         bounds = RecordBounds(now=clock.now(), max_ttl=longest, templates=templates)
-        ownership = _ownership(cluster, fence, store, config, clock)
+        ownership = Ownership(cluster, store, duration=config.cluster.lease_duration, clock=clock)
         owning = asyncio.create_task(ownership.run(), name="ownership")
         try:
             async with asyncio.timeout(ownership.longest_wait):

@@ -19,6 +19,8 @@ from stackd.model import struct
 from stackd.tasks import Tasks
 
 K = TypeVar("K", bound=Hashable)
+Work = Callable[[K], Awaitable[object]]
+Failed = Callable[[K, StackdError, float | None], None]
 
 
 @struct
@@ -42,23 +44,14 @@ class RetryPolicy:
 class WorkQueue(Generic[K]):
     """Keys to be worked on, each by one task at a time; times are seconds on the event loop's clock.
 
-    ``work`` does what is due about a key. If it raises a StackdError, ``failed`` is called with the error and the delay
-    until the next try (None: there is none). Any other exception is a defect, and ends the process. Keys that are added
-    before ``open`` wait for it.
+    Keys that are added before ``open`` wait for it.
     """
 
-    def __init__(
-        self,
-        name: str,
-        tasks: Tasks,
-        retries: RetryPolicy,
-        work: Callable[[K], Awaitable[object]],
-        failed: Callable[[K, StackdError, float | None], None],
-    ) -> None:
+    def __init__(self, name: str, tasks: Tasks, retries: RetryPolicy) -> None:
         self._name, self._tasks, self._retries = name, tasks, retries
-        self._work, self._failed = work, failed
         self._loop = asyncio.get_running_loop()
-        self._opened = False
+        self._work: Work[K] | None = None
+        self._failed: Failed[K] | None = None
         self._due: dict[K, float] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._working: set[K] = set()
@@ -82,9 +75,13 @@ class WorkQueue(Generic[K]):
         """Whether the last work on the key has failed."""
         return key in self._tries
 
-    def open(self) -> None:
-        """Begin to work, on what waits, too."""
-        self._opened = True
+    def open(self, work: Work[K], failed: Failed[K]) -> None:
+        """Begin to work, on what waits, too.
+
+        ``work`` does what is due about a key. If it raises a StackdError, ``failed`` is called with the error and the delay
+        until the next try (None: there is none). Any other exception is a defect, and ends the process.
+        """
+        self._work, self._failed = work, failed
         for key, at in tuple(self._due.items()):
             self._wait(key, at)
 
@@ -113,7 +110,7 @@ class WorkQueue(Generic[K]):
         if (timer := self._timers.pop(key, None)) is not None:
             timer.cancel()
         self._due[key] = at
-        if not self._opened:
+        if self._work is None:
             return
         if at <= self._loop.time():
             self._start(key)
@@ -132,6 +129,7 @@ class WorkQueue(Generic[K]):
 
     async def _run(self, key: K) -> StackdError | None:
         """Work on the key, which is marked as being worked on; returns the error."""
+        assert self._work is not None, "it is open"
         try:
             await self._work(key)
         except StackdError as error:
@@ -157,6 +155,7 @@ class WorkQueue(Generic[K]):
         else:
             self._tries[key] = tries
             at = self._loop.time() + self._retries.delay(tries)
+        assert self._failed is not None, "it is open"
         self._failed(key, error, None if at is None else max(0.0, at - self._loop.time()))
         if at is not None:
             self._wait(key, at)

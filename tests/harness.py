@@ -367,7 +367,7 @@ class Harness(Client):
 
     def verify_again(self) -> None:
         """Let the daemon check whether this is still the same cluster."""
-        self.daemon.context.gate.verify_again()
+        self.daemon.context.gate.identity.doubt()
 
     def lose_lease(self, why: str) -> None:
         """Close the daemon's fence, as when its Lease was not renewed in time; clients read ``why``."""

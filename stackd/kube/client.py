@@ -31,7 +31,7 @@ from stackd.errors import (
     VersionExpired,
 )
 from stackd.kube import labels, wire
-from stackd.kube.connection import LIST_SECONDS, Again, Deadline, KubeConnection, OnRequest, poll
+from stackd.kube.connection import LIST_SECONDS, Again, Deadline, KubeConnection, OnDate, OnRequest, poll
 from stackd.kube.credentials import Access, ClusterTarget
 from stackd.kube.guards import Fence
 from stackd.kube.manifests import FIRST_PORT, LAST_PORT, port_question
@@ -61,14 +61,17 @@ class Cluster:
 
     @classmethod
     async def connect(
-        cls, target: ClusterTarget, *, on_request: OnRequest | None = None, fence: Fence | None = None
+        cls,
+        target: ClusterTarget,
+        *,
+        on_request: OnRequest | None = None,
+        on_date: OnDate | None = None,
+        fence: Fence | None = None,
     ) -> Self:
-        """Load the credentials; nothing is sent. Raises ConfigError.
-
-        ``on_request(verb, resource, code, seconds)`` is called after each request; without a ``fence`` all is allowed.
-        """
+        """Load the credentials; nothing is sent. The callbacks are those of ``KubeConnection``; without a ``fence`` all is
+        allowed. Raises ConfigError."""
         access = await Access.open(target)
-        return cls(target, KubeConnection(access, target, on_request=on_request, fence=fence))
+        return cls(target, KubeConnection(access, target, on_request=on_request, on_date=on_date, fence=fence))
 
     async def close(self) -> None:
         """Close all connections; running requests and watches fail."""

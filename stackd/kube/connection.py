@@ -30,7 +30,7 @@ from stackd.errors import (
 )
 from stackd.kube import wire
 from stackd.kube.credentials import Access, ClusterTarget
-from stackd.kube.guards import Contact, Fence, FencedBody, attempt
+from stackd.kube.guards import Contact, Fence, FencedBody, Identity, attempt
 from stackd.kube.wire import FAILING, FORBIDDEN, JSON, LEASES, UNAUTHORIZED, KubeRequest, KubeResponse, check, error_of
 from stackd.model import struct
 from stackd.tasks import acquired_within
@@ -54,6 +54,7 @@ OBJECT_BYTES, LIST_BYTES = 8 << 20, 64 << 20
 _LONGEST_RETRY_AFTER = 300
 _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 OnRequest = Callable[[str, str, str, float], None]
+OnDate = Callable[[str, float], None]
 
 
 class Deadline:
@@ -113,22 +114,29 @@ class KubeConnection:
     ``counts``    requests by (verb, resource, code); the code is ``none`` for those without a whole response
     ``access``    the credentials, and when they expire
     ``fence``     is checked as each changing request is written; no such request runs longer than the fence allows
-    ``on_unverified``  is called when this may be another cluster: after a 401, because the next credentials may be for another
-    ``on_forbidden``  is called when a change was refused with 403: a right may have been taken away
-    ``on_date``   is called with each new ``Date`` of a successful response, and the seconds that the request took
+    ``contact``   whether Kubernetes answers
+    ``identity``  is in doubt after a 401, because the next credentials may be for another cluster
+    ``rights_in_doubt``  a change was refused with 403: a right may have been taken away; whoever asks for them clears it
+
+    ``on_request(verb, resource, code, seconds)`` is called after each request; ``on_date(date, seconds)`` with each new
+    ``Date`` of a successful response, and the seconds that the request took.
     """
 
     def __init__(
-        self, access: Access, target: ClusterTarget, *, on_request: OnRequest | None = None, fence: Fence | None = None
+        self,
+        access: Access,
+        target: ClusterTarget,
+        *,
+        on_request: OnRequest | None = None,
+        on_date: OnDate | None = None,
+        fence: Fence | None = None,
     ) -> None:
         self.access = access
         self.fence = fence or Fence()
-        self.contact = Contact()
+        self.contact, self.identity = Contact(), Identity()
+        self.rights_in_doubt = False
         self.counts: Counter[tuple[str, str, str]] = Counter()
-        self.on_unverified: Callable[[], None] = lambda: None
-        self.on_forbidden: Callable[[], None] = lambda: None
-        self.on_date: Callable[[str, float], None] = lambda date, seconds: None
-        self._on_request = on_request
+        self._on_request, self._on_date = on_request, on_date
         self._attempt_seconds = target.attempt_timeout
         self._date = ""
         self._in_flight = asyncio.Semaphore(target.max_in_flight)
@@ -201,9 +209,10 @@ class KubeConnection:
                 contact.answered()
         if answer.ok and answer.date != self._date:
             self._date = answer.date
-            self.on_date(answer.date, contact.now() - sent)
+            if self._on_date is not None:
+                self._on_date(answer.date, contact.now() - sent)
         if answer.status == FORBIDDEN and call.fenced:
-            self.on_forbidden()
+            self.rights_in_doubt = True
         return answer
 
     def _slots_of(self, call: KubeRequest) -> asyncio.Semaphore | None:
@@ -286,7 +295,7 @@ class KubeConnection:
                 raise unreachable(exc) from exc
 
     async def _renewed(self, generation: int) -> bool:
-        self.on_unverified()
+        self.identity.doubt()
         return await self.access.reload(generation)
 
     async def _send(self, call: KubeRequest) -> KubeResponse:

@@ -1,9 +1,11 @@
-"""What can stop a request before it is sent: the fence, and the circuit breaker for a Kubernetes that does not answer.
+"""What can stop a request before it is sent: the fence, and the circuit breaker for a Kubernetes that does not answer. And
+whether the cluster behind the connection is known to be the right one.
 
 ``Fence``    until when this process may change anything in the cluster; checked last before each changing request. Does
              not know who sets the moment: until somebody does, everything is allowed.
 ``Contact``  whether Kubernetes answers (a circuit breaker): when it was last heard, which requests wait, and how many
              in a row got no answer. Once it does not answer, waiting requests fail at once, and new ones are refused.
+``Identity`` whether what answers is still the cluster whose identity was confirmed. Does not know who confirms it.
 """
 
 from __future__ import annotations
@@ -125,7 +127,7 @@ class FencedBody(aiohttp.BytesPayload):
 class Contact:
     """Whether Kubernetes answers; times on the monotonic clock, in seconds.
 
-    ``lost_at``: when it stopped last. ``on_lost`` is called when Kubernetes stops answering, ``on_back`` when it answers again.
+    ``lost_at``: when it stopped last. ``tried``: set once the cluster was reached, or a try to reach it has failed.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -135,11 +137,19 @@ class Contact:
         self.lost_since: float | None = None
         self.lost_at = -math.inf
         self.why = ""
-        self.on_lost: Callable[[], None] = lambda: None
-        self.on_back: Callable[[], None] = lambda: None
+        self.tried = asyncio.Event()
+        self._subscribers: list[Callable[[bool], None]] = []
         self._failing_since = 0.0
         self._waiting: dict[asyncio.Timeout, float] = {}
         self._back = asyncio.Event()
+
+    def subscribe(self, callback: Callable[[bool], None]) -> None:
+        """Call ``callback`` when Kubernetes stops answering (with True), and when it answers again (False)."""
+        self._subscribers.append(callback)
+
+    def _tell(self, *, lost: bool) -> None:
+        for callback in self._subscribers:
+            callback(lost)
 
     @property
     def lost(self) -> bool:
@@ -184,7 +194,7 @@ class Contact:
             self.lost_since, self.why = None, ""
             self._back.set()
             self._back = asyncio.Event()
-            self.on_back()
+            self._tell(lost=False)
 
     async def pause(self, seconds: float) -> None:
         """Sleep before another try, but no longer than until Kubernetes answers again."""
@@ -211,7 +221,35 @@ class Contact:
         for limit in self._waiting:
             if not limit.expired():
                 limit.reschedule(now)
-        self.on_lost()
+        self._tell(lost=True)
+
+
+class Identity:
+    """Whether the cluster that answers is known to be the file's own; times on the clock ``now``, in seconds.
+
+    ``confirmed``  set while it is known which cluster answers; ``due``: set while it has to be asked
+    ``epoch``      how often it was in doubt: an answer from an earlier epoch may be another cluster's
+    ``doubted_at`` since when it is in doubt; None before the first doubt
+    """
+
+    def __init__(self, now: Callable[[], float] = boottime) -> None:
+        self.confirmed, self.due = asyncio.Event(), asyncio.Event()
+        self.epoch = 0
+        self.doubted_at: float | None = None
+        self._now = now
+
+    def doubt(self) -> None:
+        """The cluster may be another one: trust nothing until its identity was asked for again."""
+        if self.confirmed.is_set() or self.doubted_at is None:
+            self.doubted_at = self._now()
+        self.confirmed.clear()
+        self.epoch += 1
+        self.due.set()
+
+    @property
+    def doubted_for(self) -> float:
+        """For how many seconds it has been in doubt."""
+        return 0.0 if self.doubted_at is None else self._now() - self.doubted_at
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any
 
 from stackd.clock import Clock, SystemClock
-from stackd.errors import StackdError
+from stackd.errors import ClusterSilent, StackdError
 from stackd.kube import labels, template_maps
 from stackd.kube.client import Cluster
 from stackd.kube.objects import (
@@ -90,13 +90,14 @@ class Mirror:
     ``routes`` are views by resource and name, ``templates`` a view by the ConfigMap's name; their watches run only while they
     are followed (``follow``). The rest does not depend on them: while the watches of routes are away, all but names works.
 
-    ``failed`` is called when one of the three watches loses its connection, or cannot get one; ``restored`` when all
-    three have one again, with the seconds for which the last of them had none.
+    While Kubernetes does not answer, all watches count as disconnected. When the three are back, the cluster's identity is
+    in doubt.
     """
 
     def __init__(self, cluster: Cluster, *, clock: Clock | None = None) -> None:
         self._cluster = cluster
-        clock = clock or SystemClock()
+        contact, clock = cluster.connection.contact, clock or SystemClock()
+        contact.subscribe(self._contact_changed)
         self._tables: dict[tuple[type[State], str], dict[str, Any]] = {
             (PodState, "pods"): {},
             (TemplatePod, "pods"): {},
@@ -114,10 +115,8 @@ class Mirror:
         self.nodes: Mapping[str, NodeState] = self._tables[NodeState, "nodes"]
         self.templates: Mapping[str, TemplateMap] = self._tables[TemplateMap, CONFIG_MAPS]
         self.routes: Mapping[str, Mapping[str, RouteState]] = {one: self._tables[RouteState, one] for one in RESOURCES}
-        self.failed: Callable[[], None] = lambda: None
-        self.restored: Callable[[float], None] = lambda away: None
         self.health_by_kind: Mapping[str, WatchHealth] = {
-            kind: WatchHealth(kind, clock, self._failed, self._restored) for kind in ("pods", "services", "nodes")
+            kind: WatchHealth(kind, clock, contact.tried.set, self._restored) for kind in ("pods", "services", "nodes")
         }
         self.extra_health = {kind: WatchHealth(kind, clock) for kind in (HTTP_ROUTES, TLS_ROUTES, CONFIG_MAPS)}
         self._listed = {kind: asyncio.Event() for kind in (*self.health_by_kind, *self.extra_health)}
@@ -255,15 +254,21 @@ class Mirror:
         for one in (*self.health_by_kind.values(), *self.extra_health.values()):
             one.reopen()
 
-    async def relist(self) -> None:
-        """Read all three lists again, with new watches; until it returns the copy is not synced. Nothing before ``run``."""
+    def list_again(self) -> None:
+        """Begin to read all lists again, with new watches; the copy is not synced until they are read. Nothing before
+        ``run``."""
         if not self._running:
             return
         for kind in (*self.health_by_kind, CONFIG_MAPS):
             self._listed[kind].clear()
         self._synced.clear()
         self._again.set()
-        await self._synced.wait()
+
+    async def relist(self) -> None:
+        """Read all lists again. Nothing before ``run``."""
+        self.list_again()
+        if self._running:
+            await self._synced.wait()
 
     # ---- the watches
 
@@ -346,12 +351,13 @@ class Mirror:
         for callback in self._subscribers:
             callback(change)
 
-    def _failed(self) -> None:
-        self.failed()
+    def _restored(self) -> None:
+        if self.disconnected_since is None and self.synced:
+            self._cluster.connection.identity.doubt()
 
-    def _restored(self, away: float) -> None:
-        if self.disconnected_since is None:
-            self.restored(away)
+    def _contact_changed(self, lost: bool) -> None:
+        if lost:
+            self.lose(ClusterSilent(str(self._cluster.connection.contact.error())))
 
     def _is_ours(self, state: State) -> bool:
         # The selector already excludes the others. This check holds even if the selector were wrong (invariant 5).

@@ -67,8 +67,7 @@ class WatchHealth:
     ``version``             all that happened up to this resourceVersion was reported, and the watch continues from it;
                             empty: list first
     ``expired``             the version that was too old for the server, so that the last list was needed; empty: none was
-    ``failed`` is called each time that the connection is lost or cannot be made, ``restored`` when it is back, with the
-    seconds for which it was away.
+    ``failed`` is called each time that the connection is lost or cannot be made, ``restored`` when it is back.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class WatchHealth:
         kind: str,
         clock: Clock,
         failed: Callable[[], None] = lambda: None,
-        restored: Callable[[float], None] = lambda _: None,
+        restored: Callable[[], None] = lambda: None,
     ) -> None:
         self.kind = kind
         self._now = clock.monotonic
@@ -115,7 +114,7 @@ class WatchHealth:
             if self.last_error:
                 log.info("watch of %s is back after %.1f s", self.kind, away)
             self.disconnected_since, self.last_error = None, ""
-            self._restored(away)
+            self._restored()
 
     def lost(self, error: StackdError) -> None:
         """Note that the connection, or the attempt to make one, failed. Logged once per outage."""

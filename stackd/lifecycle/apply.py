@@ -171,7 +171,7 @@ async def _ask(context: Context, stack: Stack, change: Change) -> bool:
 
 def pod_request(context: Context, stack: Stack, spec: SanitizedSpec) -> dict[str, object]:
     """The manifest of a stack's pod, with the operator's additions and the stack's generated values."""
-    manifest = harden(spec.manifest, context.policy_for(stack.template))
+    manifest = harden(spec.manifest, context.settings.policy_for(stack.template))
     if context.config.stacks.readiness == TCP:
         manifest = with_readiness(manifest, stack.ports)
     if stack.values or stack.env:

@@ -29,7 +29,7 @@ async def bring_up(context: Context) -> None:
     for tries in count(1):
         try:
             await gate.identify()
-            while gate.verification_due.is_set():  # another cluster may answer by now, and it lacks the namespace, too
+            while gate.identity.due.is_set():  # another cluster may answer by now, and it lacks the namespace, too
                 await gate.identify()
             if not gate.wrong_cluster:
                 await _prepare(context)
@@ -50,7 +50,7 @@ async def follow_identity(context: Context, *, confirmed: Callable[[], None]) ->
     """The identity service: ask for the cluster's identity whenever it is unverified, until it answers; for ever.
     ``confirmed`` is called whenever the identity is confirmed."""
     while True:
-        await context.gate.verification_due.wait()
+        await context.gate.identity.due.wait()
         await bring_up(context)
         if not context.gate.unverified:
             confirmed()
@@ -103,14 +103,15 @@ async def _check_policies(context: Context) -> None:
 
 async def refresh_rights(context: Context) -> None:
     """Ask which rights on the stacks' objects stackd lacks. If the cluster does not answer, the last result stays."""
-    gate, namespace = context.gate, context.config.stacks.namespace
-    gate.rights_due = False
+    gate, connection = context.gate, context.cluster.connection
+    namespace = context.config.stacks.namespace
+    connection.rights_in_doubt = False
     try:
         gate.require_cluster()
         missing = await context.cluster.refused(on_stacks(namespace, kinds_of(context.config.routes)))
     except (ClusterError, ClusterUnavailable) as error:
         log.debug("rights: %s", error)
-        gate.rights_due = True
+        connection.rights_in_doubt = True
         return
     before, why = gate.rights_error, ""
     if missing:
@@ -119,7 +120,7 @@ async def refresh_rights(context: Context) -> None:
             f"stacks cannot be created and deleted: the cluster does not allow stackd to {named} in namespace {namespace}; "
             "apply what `stackd manifests` prints"
         )
-    gate.rights_error, gate.rights_due = why, bool(why)
+    gate.rights_error, connection.rights_in_doubt = why, bool(why)
     if why and why != before:
         log.error("%s", why)
     elif before and not why:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -18,10 +18,8 @@ from stackd.errors import ClusterUnavailable
 from stackd.kube.client import Cluster
 from stackd.kube.guards import Fence
 from stackd.kube.mirror import Mirror
-from stackd.kube.objects import ServiceState
-from stackd.lifecycle import nodes
 from stackd.lifecycle.audit import Audit
-from stackd.lifecycle.gate import AWAY_SECONDS, Gate
+from stackd.lifecycle.gate import Gate
 from stackd.lifecycle.health import Checks
 from stackd.lifecycle.loop import Loop
 from stackd.lifecycle.nodes import ClusterFacts
@@ -184,6 +182,11 @@ class Settings:
         template = self.templates.get(name)
         return template is not None and template.source != "file" and not self.cluster_templates_known
 
+    def policy_for(self, template: str | None) -> Policy:
+        """The policy of a stack made from the template of this name; the one in force where there is no such template."""
+        source = self.templates.get(template) if template is not None else None
+        return self.policy if source is None else source.policy
+
     def is_missing(self, name: str) -> bool:
         """Whether there is no template of this name in force, although nobody has removed it."""
         return bool(name) and name not in self.templates and name not in self.removed
@@ -222,10 +225,10 @@ class Context:
     mirror: Mirror
     gate: Gate
     audit: Audit
-    loop: Loop = field(init=False, repr=False)
-    diagnostics: Diagnostics = field(init=False)
-    template_pods: TemplatePods = field(init=False, repr=False)
-    template_loop: WorkQueue[str] = field(init=False, repr=False)
+    loop: Loop
+    diagnostics: Diagnostics
+    template_pods: TemplatePods
+    template_loop: WorkQueue[str]
     creates: dict[str, Creation] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
     pools: Pools = field(default_factory=Pools)
@@ -253,36 +256,6 @@ class Context:
         """Says until when this process may change anything or acknowledge a change."""
         return self.gate.fence
 
-    def policy_for(self, template: str | None) -> Policy:
-        """The policy of a stack made from the template of this name; the one in force where there is no such template."""
-        source = self.settings.templates.get(template) if template is not None else None
-        return self.settings.policy if source is None else source.policy
-
-    def view_restored(self, away: float) -> None:
-        """The watches are back after ``away`` seconds: perhaps those of another cluster. While they are away, the gate
-        refuses all work."""
-        if self.mirror.synced:
-            self.gate.verify_again()
-        if away > AWAY_SECONDS:
-            self.loop.queue.retry_all()
-
-    @property
-    def view_is_unverified(self) -> bool:
-        """Whether nothing may be written by what is seen of the cluster. All stacks are looked at when that is over."""
-        return not self.mirror.synced or self.gate.unverified or bool(self.gate.wrong_cluster)
-
-    @property
-    def may_expire(self) -> bool:
-        """Whether a stack may expire: a restored file, or one whose stacks another stackd has taken over, may not know of
-        an extension."""
-        return self.gate.compared and self.fence.open and not self.gate.wrong_cluster
-
-    def may_end(self, stack: Stack, what: str, candidates: Collection[str]) -> bool:
-        """Whether the stack may end although nobody asked for it; ``candidates`` are all that would end for the same reason
-        now (invariant 8)."""
-        share = self.config.reconcile.max_delete_share
-        return self.gate.brake.may_end(stack.stack_id, what, candidates, self.store.stacks.ids(), share)
-
     @property
     def longest_call(self) -> float:
         """How long (seconds) somebody waits for a change: a little longer than one call may take, so that the error of the
@@ -309,16 +282,6 @@ class Context:
         if (creation := self.creates.get(stack_id)) is not None:
             creation.abandoned = True
             self.loop.ask(stack_id)
-
-    def public_address(self, node_name: str | None, service: ServiceState | None = None) -> str | None:
-        """The address at which a node's ports are reached: ``stacks.public_ips`` first, then the node's own address in
-        the families of the stack's ``service``; without a ``service``, in the families that stacks' Services had last.
-        """
-        if service is not None and service.families:
-            self.facts.families = service.families
-        if (node := self.mirror.nodes.get(node_name or "")) is None:
-            return self.config.stacks.public_ips.get(node_name or "")
-        return nodes.address(self.config, node, self.facts.families)
 
 
 def new_id(prefix: str) -> str:

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from stackd.codes import ErrorCode
 from stackd.errors import ClusterUnavailable, Conflict, NotFound, ObjectNotFound, StackdError, StackNotFound
 from stackd.kube.objects import PodState
-from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context, Diagnostics
+from stackd.lifecycle.context import LOG_READS_AT_ONCE, Context
 from stackd.lifecycle.view import current_pod
 from stackd.logs import stack_log
 from stackd.model import CLUSTER, NO_VALUES, EventKind, KeptLog, TimelineEvent
 from stackd.tasks import acquired_within
 from stackd.templates.hiding import hide
-from stackd.workqueue import RetryPolicy, WorkQueue
+from stackd.workqueue import RetryPolicy
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ CAPTURES_AT_ONCE = 16  # at most this many captures at a time, so that none take
 READ_WAITS_SECONDS = 5.0  # how long a client that reads a log waits for its turn
 
 
-def diagnostics(context: Context) -> Diagnostics:
-    """The work of keeping events and logs."""
+def open_diagnostics(context: Context) -> None:
+    """Begin to keep events and logs."""
     slots = asyncio.Semaphore(WORKERS)
 
     async def work(stack_id: str) -> None:
@@ -48,7 +48,7 @@ def diagnostics(context: Context) -> Diagnostics:
         """An error about one stack does not stop the others."""
         stack_log(log, stack_id, same="diagnostics").info("its events and logs cannot be kept now: %s", error)
 
-    return Diagnostics(queue=WorkQueue("diagnostics", context.tasks, RETRIES, work, failed))
+    context.diagnostics.queue.open(work, failed)
 
 
 async def keep(context: Context, stack_id: str) -> None:

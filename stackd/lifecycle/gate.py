@@ -8,7 +8,6 @@ is tried by the callers; who owns the stacks is decided in ``ownership``.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping
 
@@ -123,57 +122,51 @@ class Gate:
     """What keeps stackd from its work.
 
     ``contact_tried``   set once the cluster was reached, or a try to reach it has failed
-    ``verification_due``  set while the cluster has to be asked for its identity
-    ``epoch``           how often it had to be asked: an answer from an earlier epoch may be another cluster's
+    ``identity``        whether the cluster that answers is known
     ``wrong_cluster``   the sentence about another cluster that answers; empty if none does
     ``unreached``       why the cluster cannot be used; ClusterRefused: it answers, but does not accept stackd
     ``ports_error``, ``policy_error``, ``rights_error``, ``file_error``
                         no node port can be used; no NetworkPolicy protects the stacks; the cluster does not allow stackd
                         to create and delete stacks; the file refuses writes
     ``undeletable``     the stacks whose deletes the cluster has refused again and again, and what it says
-    ``rights_due``      whether the next pass asks for stackd's rights: the cluster has refused a change, or a right is missing
     ``prepared``        whether the NetworkPolicies were checked after the start
     ``compared``        whether the rows of a new or restored file were compared with the cluster
     ``closing``         stackd is stopping
     """
 
     def __init__(
-        self, store: Store, cluster: Cluster, ownership: Ownership, mirror: Mirror, wall_clock: WallClock
+        self, store: Store, cluster: Cluster, mirror: Mirror, wall_clock: WallClock, *, lease_duration: float
     ) -> None:
-        self.contact_tried = asyncio.Event()
-        self.verification_due = asyncio.Event()
-        self.epoch = 0
+        self.contact_tried = cluster.connection.contact.tried
+        self.identity = cluster.connection.identity
         self.wrong_cluster = ""
         self.unreached: StackdError | None = None
         self.ports_error = self.policy_error = self.rights_error = self.file_error = ""
         self.undeletable: dict[str, str] = {}
-        self.rights_due = False
         self.prepared = self.closing = False
-        self.store, self.cluster, self.ownership = store, cluster, ownership
+        self.store, self.cluster = store, cluster
         self.fence, self.mirror, self.brake = cluster.connection.fence, mirror, Brake(wall_clock)
         self.wall_clock = wall_clock
         self.compared = not (self.store.incomplete and len(self.store.stacks))
-        self._confirmed = asyncio.Event()
-        self._unverified_since: float | None = None
+        self.ownership = Ownership(
+            cluster,
+            store,
+            duration=lease_duration,
+            clock=wall_clock.clock,
+            confirmed=self.confirmed_cluster,
+            set_back=mirror.list_again,
+        )
 
     # ---- whose cluster it is
 
     @property
     def unverified(self) -> bool:
         """Whether the cluster has yet to confirm its identity: after a start, and each time it was unreachable."""
-        return not self._confirmed.is_set()
-
-    def verify_again(self) -> None:
-        """The cluster may be another one: trust nothing until its identity is known (``follow_identity``)."""
-        if not self.unverified or self._unverified_since is None:
-            self._unverified_since = self.wall_clock.monotonic()
-        self._confirmed.clear()
-        self.epoch += 1
-        self.verification_due.set()
+        return not self.identity.confirmed.is_set()
 
     async def identify(self) -> None:
         """Ask the cluster for its identity; nothing is created or removed in another one than the file's own."""
-        self.verification_due.clear()
+        self.identity.due.clear()
         uid = await self.cluster.cluster_uid()
         expected = self.store.identity.cluster_uid
         if not expected:
@@ -187,16 +180,16 @@ class Gate:
             )
             if self.wrong_cluster != before:
                 log.error("brake: %s", self.wrong_cluster)
-            self._confirmed.set()
+            self.identity.confirmed.set()
             return
         if self.wrong_cluster:
             log.warning("the cluster that the file belongs to answers again; its objects are listed again")
             await self.mirror.relist()  # after a new list the identity is asked for once more
         self.wrong_cluster = ""
-        if self.verification_due.is_set():  # asked for again during the request: the answer may be older than that
-            self._confirmed.clear()
+        if self.identity.due.is_set():  # asked for again during the request: the answer may be older than that
+            self.identity.confirmed.clear()
         else:
-            self._confirmed.set()
+            self.identity.confirmed.set()
 
     # ---- changes in the cluster
 
@@ -221,7 +214,7 @@ class Gate:
     @property
     def is_clear(self) -> bool:
         """Whether the cluster has confirmed that it is the file's own, and is in contact."""
-        known = self._confirmed.is_set() and self.unreached is None and not self.wrong_cluster
+        known = self.identity.confirmed.is_set() and self.unreached is None and not self.wrong_cluster
         contact = self.cluster.connection.contact
         return known and contact.lost_since is None and self.mirror.disconnected_since is None
 
@@ -237,13 +230,13 @@ class Gate:
         if isinstance(self.unreached, ClusterRefused):
             raise ClusterUnavailable(REJECTED, detail=str(self.unreached))
         self.require_cluster()
-        if not await set_within(self._confirmed, IDENTITY_SECONDS):
+        if not await set_within(self.identity.confirmed, IDENTITY_SECONDS):
             raise ClusterUnavailable(f"{CHECKING_IDENTITY}; retry", detail=str(self.unreached or ""))
         self.require_cluster()
 
     async def confirmed_cluster(self) -> None:
         """Ask again; return once the cluster that answers is confirmed as the file's own. Raises ClusterUnavailable."""
-        self.verify_again()
+        self.identity.doubt()
         await self.right_cluster()
 
     def may_promise(self, error: StackdError) -> None:
@@ -254,6 +247,17 @@ class Gate:
         self.fence.require()
 
     # ---- what nobody asked for
+
+    @property
+    def view_is_unverified(self) -> bool:
+        """Whether nothing may be written by what is seen of the cluster. All stacks are looked at when that is over."""
+        return not self.mirror.synced or self.unverified or bool(self.wrong_cluster)
+
+    @property
+    def may_expire(self) -> bool:
+        """Whether a stack may expire: a restored file, or one whose stacks another stackd has taken over, may not know of
+        an extension."""
+        return self.compared and self.fence.open and not self.wrong_cluster
 
     @property
     def braked(self) -> bool:
@@ -389,8 +393,7 @@ class Gate:
             return f"statuses are late: {WITHHELD}"
         if not self.unverified:
             return ""
-        since = self._unverified_since
-        asking = since is None or self.wall_clock.monotonic() - since <= AWAY_SECONDS
+        asking = self.identity.doubted_for <= AWAY_SECONDS
         why = str(self.unreached or ("" if asking else CHECKING_IDENTITY))
         return f"nothing can be created or deleted: {why}" if why else ""
 

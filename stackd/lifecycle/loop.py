@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from stackd.errors import ClusterRefused, NotYet, StackdError, StillThere
@@ -24,6 +25,7 @@ from stackd.workqueue import RetryPolicy, Slots, WorkQueue
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Reconcile = Callable[[str], Awaitable[bool]]
 
 # At most so many stacks have requests under way.
 SLOTS = 24
@@ -97,19 +99,23 @@ class Loop:
     """The loop of one daemon; ``rows`` are those who read a row once it has changed, ``removable`` the uids of objects without a
     row that a pass or the operator wants removed.
 
-    ``reconcile`` looks at one stack and does the next step, if there is one; it returns whether to look again at once, and
-    raises what keeps the step from being done.
+    Stacks that are woken before ``open`` wait for it.
     """
 
-    def __init__(self, tasks: Tasks, stacks: Stacks, reconcile: Callable[[str], Awaitable[bool]]) -> None:
+    def __init__(self, tasks: Tasks, stacks: Stacks) -> None:
         self.rows: Waiters[Stack] = Waiters()
         self._wishes: Waiters[Stack] = Waiters()
         self.removable: set[str] = set()
-        self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, RETRIES, self._work, self._failed)
-        self._stacks, self._reconcile = stacks, reconcile
+        self.queue: WorkQueue[str] = WorkQueue("reconcile", tasks, RETRIES)
+        self._stacks = stacks
         self._slots = Slots(SLOTS, _limit)
         self._creates = Slots(CREATES_AT_ONCE, lambda _: FEW_CREATES_AT_ONCE if self.is_late else CREATES_AT_ONCE)
         self._settling: dict[str, list[_Settling]] = {}
+
+    def open(self, reconcile: Reconcile) -> None:
+        """Begin to work. ``reconcile`` looks at one stack and does the next step, if there is one; it returns whether to look
+        again at once, and raises what keeps the step from being done."""
+        self.queue.open(partial(self._work, reconcile), self._failed)
 
     def wake(self, stack_ids: Iterable[str], *, delay: float = 0.0) -> None:
         """Have the stacks looked at, ``delay`` seconds from now."""
@@ -203,12 +209,12 @@ class Loop:
 
     # ---- the work
 
-    async def _work(self, stack_id: str) -> None:
+    async def _work(self, reconcile: Reconcile, stack_id: str) -> None:
         """Reconcile the stack until nothing more can be done now, and report to those who wait for it."""
         settling = tuple(self._settling.get(stack_id, ()))  # whoever comes later gets a try of their own
         try:
             for _ in range(MOST_STEPS):
-                again = await self._reconcile(stack_id)
+                again = await reconcile(stack_id)
                 self.ask(stack_id)
                 if not again:
                     for one in settling:

@@ -14,6 +14,7 @@ from stackd.kube.objects import PodState
 from stackd.kube.routes import BACKENDS, WantedRoute
 from stackd.lifecycle.context import Context
 from stackd.lifecycle.desired import first_route_difference, own_pod, service_error
+from stackd.lifecycle.nodes import address
 from stackd.lifecycle.status import (
     DerivedStatus,
     PodSnapshot,
@@ -35,7 +36,7 @@ async def observe(context: Context, stack: Stack) -> Stack:
     """Write the status of an accepted stack if it differs from the row; returns the row. That a missing pod ends the
     stack is a step (``end``). Raises StoreUnavailable; then nothing seen is remembered."""
     stack_id, memory, mirror = stack.stack_id, context.memory, context.mirror
-    if not stack.accepted or stack.deleting_since is not None or context.view_is_unverified:
+    if not stack.accepted or stack.deleting_since is not None or context.gate.view_is_unverified:
         return stack
     pod = own_pod(mirror.pods.get(stack.pod_name), stack)
     if (stack.pod_uid is None or pod is None) and not stack.ended:
@@ -61,6 +62,8 @@ async def observe(context: Context, stack: Stack) -> Stack:
 def look(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSnapshot, DerivedStatus]:
     """What is seen of the stack, and the status that it means."""
     memory, now = context.memory, context.clock.now()
+    if (service := context.mirror.services.get(stack.service_name)) is not None and service.families:
+        context.facts.families = service.families
     if pull_is_failing(stack, pod):
         since = min(now, stack.updated_at) if pull_has_failed(stack) else now
         memory.pull_failing.setdefault(stack.stack_id, since)
@@ -70,13 +73,21 @@ def look(context: Context, stack: Stack, pod: PodState | None) -> tuple[PodSnaps
     snapshot = PodSnapshot(
         pod=pod,
         node_exists=node in context.mirror.nodes,
-        node_public_ip=context.public_address(node, context.mirror.services.get(stack.service_name)),
+        node_public_ip=_public_address(context, node),
         disruption=memory.disruptions.get(stack.pod_uid, ""),
         pull_failing_since=memory.pull_failing.get(stack.stack_id),
         now=now,
         repaired=_repaired(context, stack, pod),
     )
     return snapshot, derive_status(stack, snapshot, context.config.stacks.image_pull_grace)
+
+
+def _public_address(context: Context, node_name: str | None) -> str | None:
+    """The address at which a node's ports are reached: ``stacks.public_ips`` first, then the node's own address in the
+    families of the stack's Service; while that is not there, in those that stacks' Services had last."""
+    if (node := context.mirror.nodes.get(node_name or "")) is None:
+        return context.config.stacks.public_ips.get(node_name or "")
+    return address(context.config, node, context.facts.families)
 
 
 async def write(context: Context, stack: Stack, seen: Observation) -> Stack:

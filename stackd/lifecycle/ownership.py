@@ -17,6 +17,7 @@ import asyncio
 import enum
 import logging
 import math
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -35,7 +36,7 @@ from stackd.errors import (
     StackdError,
     Unavailable,
 )
-from stackd.kube.guards import Fence
+from stackd.kube.client import Cluster
 from stackd.kube.lease import Lease, Leases, is_older
 from stackd.store import FileIdentity, Store
 from stackd.store.links import read_revocations
@@ -203,8 +204,8 @@ class Ownership:
     ``owned`` is set once this process is owner. ``stands_by`` is set while it knows that another one is: ``standby``
     then holds the sentence for clients, and is empty otherwise. ``asked_for`` is set when another process, ``asker``,
     wants to take over. ``error`` says why the last read or renewal of the Lease failed, and ``refused`` whether the
-    API server has refused it, so that waiting does not help; ``failed`` is called at each failure. ``set_back`` is
-    called when the operator has set the cluster back (restored a backup of it): what was seen of it before is void.
+    API server has refused it, so that waiting does not help. ``set_back`` is called when the operator
+    has set the cluster back (restored a backup of it): what was seen of it before is void.
 
     ``predecessor`` is the Lease as the owner before this one has left it, None if there was none.
 
@@ -212,7 +213,16 @@ class Ownership:
     the Lease of another cluster, or its absence there, means nothing.
     """
 
-    def __init__(self, leases: Leases, fence: Fence, store: Store, *, host: str, duration: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        *,
+        duration: float,
+        clock: Clock,
+        confirmed: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0),
+        set_back: Callable[[], None] = lambda: None,
+    ) -> None:
         self.role = Role.STANDBY
         self.predecessor: Lease | None = None
         self.owned = asyncio.Event()
@@ -221,13 +231,11 @@ class Ownership:
         self.asker = ""
         self.standby = ""
         self.error, self.refused = "", False
-        self.confirmed: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
-        self.failed: Callable[[], None] = lambda: None
-        self.set_back: Callable[[], None] = lambda: None
-        self.host = host
-        self.lease_name = leases.name
-        self._leases = leases
-        self._fence = fence
+        self.host = socket.gethostname()
+        self._leases = Leases(cluster, clock)
+        self.lease_name = self._leases.name
+        self._fence, self._contact = cluster.connection.fence, cluster.connection.contact
+        self._confirmed, self._set_back = confirmed, set_back
         self._store = store
         self._duration = duration
         self._interval, self._retry = INTERVAL * duration, RETRY * duration
@@ -240,7 +248,7 @@ class Ownership:
         self._ended = asyncio.Event()
         self._next_renewal = 0.0
         self._lapsed = self._keeps = False
-        fence.close("stackd does not know yet whether it owns the stacks; retry")
+        self._fence.close("stackd does not know yet whether it owns the stacks; retry")
 
     @property
     def lease(self) -> Lease | None:
@@ -365,7 +373,7 @@ class Ownership:
             log.warning(
                 "the cluster was restored from a backup; everything is listed again (Lease %s)", self.lease_name
             )
-            self.set_back()
+            self._set_back()
         elif is_older(found, self.lease):
             return  # the watch was faster
         self._observe(found)
@@ -426,7 +434,7 @@ class Ownership:
         """Try to take the Lease; False if somebody else was faster, or if an earlier try of ours succeeded unseen."""
         watched = self._watched
         assert watched is not None
-        await self.confirmed()
+        await self._confirmed()
         if missing := what_is_missing(watched.last, self._store.identity):
             # Before the Lease names this file, so that after a crash the adoption is finished, too.
             await self._store.begin_adoption()
@@ -472,7 +480,7 @@ class Ownership:
                 await self._give_back()
             elif await self._still_owns() and (self.lease is None or self._fence.now() >= self._next_renewal):
                 if self.lease is None:
-                    await self.confirmed()
+                    await self._confirmed()
                 if not await self._send(self.lease, self._interval):
                     await self._read_lease_again()
         except (ClusterError, Unavailable) as error:  # a quota may count Leases, too
@@ -487,7 +495,7 @@ class Ownership:
         lease = self.lease
         if lease is not None and not is_ours(self._me, lease):
             self._fence.close(f"{self.owner or 'another stackd'} owns the stacks now")
-            await self.confirmed()  # the Lease of another cluster under the same address means nothing
+            await self._confirmed()  # the Lease of another cluster under the same address means nothing
             await self._read_lease()
             lease = self.lease
         if lease is not None and not is_ours(self._me, lease):
@@ -550,4 +558,4 @@ class Ownership:
         if not self.error:
             log.warning("%s: %s", what, error)
         self.error, self.refused = str(error), isinstance(error, REFUSALS)
-        self.failed()
+        self._contact.tried.set()

@@ -112,7 +112,7 @@ class Reconciler:
     async def _pass(self) -> ReconcilePlan:
         context = self._context
         context.wake_templates()
-        if context.gate.rights_due:
+        if context.cluster.connection.rights_in_doubt:
             await refresh_rights(context)
         plan = await self.plan()
         adoptable = {action.name for action in plan.actions if action.decision.kind is Kind.ADOPT}
@@ -204,9 +204,9 @@ class Expiry:
     async def check(self) -> None:
         """Have all stacks looked at if the clock was set, or they may expire from now on. Raises StoreUnavailable."""
         context = self._context
-        if context.may_expire:
+        if context.gate.may_expire:
             await _confirm_clock(context)
-        may = context.may_expire and context.wall_clock.trusted
+        may = context.gate.may_expire and context.wall_clock.trusted
         before, self._ahead = self._ahead, context.clock.now() / NANOSECONDS - asyncio.get_running_loop().time()
         if may and (not self._may or abs(self._ahead - before) >= JUMP_SECONDS):
             context.loop.wake_all()

@@ -56,7 +56,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
     if stack is None:
         return await _remove_without_row(context, stack_id)
     stack = await observe(context, stack)
-    epoch = context.gate.epoch
+    epoch = context.gate.identity.epoch
     context.memory.enter(epoch)
     decision = look_at(context, stack)
     if decision.kind is None:
@@ -68,7 +68,7 @@ async def reconcile(context: Context, stack_id: str) -> bool:
             return await _send(context, stack, decision)
         if decision.kind in PROVEN:
             await context.gate.right_cluster()
-            if context.gate.epoch != epoch or context.store.stacks.get(stack_id) is not stack:
+            if context.gate.identity.epoch != epoch or context.store.stacks.get(stack_id) is not stack:
                 return True
         return await TRANSITIONS[decision.kind](context, stack, decision)
 
@@ -87,7 +87,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
         creation = None if stack.accepted else context.creates.get(stack.stack_id)
         if creation is not None:
             creation.timer.restart()
-        epoch = context.gate.epoch
+        epoch = context.gate.identity.epoch
         try:
             done = await apply(context, stack, decision.changes)
         except StackNotFound:
@@ -97,7 +97,7 @@ async def _send(context: Context, stack: Stack, decision: Decision) -> bool:
             await _note_failure(context, stack, error)
             raise
         finally:
-            if context.gate.epoch != epoch:  # perhaps another cluster has answered
+            if context.gate.identity.epoch != epoch:  # perhaps another cluster has answered
                 context.memory.gone.pop(stack.stack_id, None)
         if creation is not None and creation.made_at is None:
             creation.timer.restart()
@@ -186,13 +186,18 @@ class ClusterEvents:
         self._context = context
         self._listed: set[str] = set()
 
+    def contact_changed(self, lost: bool) -> None:
+        """Kubernetes answers, or does not: what has failed is tried again once it does."""
+        if not lost:
+            self._context.loop.queue.retry_all()
+
     def changed(self, change: Changed | Relisted) -> None:
         """Subscriber of the mirror."""
         loop, rows = self._context.loop, self._context.store.stacks
         if isinstance(change, Relisted):
             loop.queue.retry_all()
             if change.kind in self._listed:
-                self._context.gate.verify_again()
+                self._context.gate.identity.doubt()
             self._listed.add(change.kind)  # the first list follows directly on the check of the cluster's identity
         elif isinstance(state := change.state, NodeState):
             loop.wake(stack.stack_id for stack in rows.ordered() if stack.node_id == state.name)

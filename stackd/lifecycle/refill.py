@@ -26,7 +26,7 @@ from stackd.lifecycle.verbs import start_of
 from stackd.logs import stack_log
 from stackd.model import NO_LABELS, STACKD, DeleteReason, EventKind, Stack, StackStatus
 from stackd.templates import Template
-from stackd.workqueue import A_SECOND, RetryPolicy, TokenBucket, WorkQueue
+from stackd.workqueue import A_SECOND, RetryPolicy, TokenBucket
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,11 @@ class Refill:
     def __init__(self, context: Context, prepulls: PrePulls) -> None:
         self._context, self._prepulls = context, prepulls
         self._allowance = TokenBucket(context.clock.monotonic(), 1.0)
-        self.queue: WorkQueue[str] = WorkQueue("template", context.tasks, RETRIES, self._work, self._failed)
+        self.queue = context.template_loop
+
+    def open(self) -> None:
+        """Begin to work."""
+        self.queue.open(self._work, self._failed)
 
     def row_changed(self, before: Stack | None, after: Stack | None) -> None:
         """Subscriber of the store."""

@@ -56,7 +56,11 @@ class TemplatePods:
         self._gate, self._cluster, self._mirror = gate, gate.cluster, gate.mirror
         self._wanted: dict[str, Wanted] = {}
         self._waiters: Waiters[TemplatePod] = Waiters()
-        self.queue: WorkQueue[str] = WorkQueue("template pod", tasks, RETRIES, self._reconcile, self._failed)
+        self.queue: WorkQueue[str] = WorkQueue("template pod", tasks, RETRIES)
+
+    def open(self) -> None:
+        """Begin to create and delete pods."""
+        self.queue.open(self._reconcile, self._failed)
 
     def changed(self, change: Changed | Relisted) -> None:
         """Subscriber of the mirror."""

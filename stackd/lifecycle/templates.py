@@ -132,7 +132,7 @@ def report(templates: TemplateSet, before: TemplateSet = NO_TEMPLATES) -> None:
 
 def _seen(context: Context) -> dict[str, StoredTemplate | str] | None:
     """What the cluster has, by the template's name; None while that is not known."""
-    if context.view_is_unverified or not context.mirror.knows(CONFIG_MAPS):
+    if context.gate.view_is_unverified or not context.mirror.knows(CONFIG_MAPS):
         return None
     there = sorted(
         context.mirror.templates.values(), key=lambda one: not one.mistake

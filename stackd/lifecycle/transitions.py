@@ -7,7 +7,7 @@ committed is decided again. Decides nothing, apart from asking the brake where t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from stackd.crashpoints import crash_point
@@ -78,12 +78,12 @@ async def intend_undo(context: Context, stack_id: str) -> bool:
 async def expire(context: Context, stack: Stack, decision: Decision) -> bool:
     """Intend to delete a stack whose time is up, unless the brake holds it because the clock was set (invariant 8)."""
     until = context.wall_clock.sudden_until
-    if not context.may_expire:
+    if not context.gate.may_expire:
         return False
     if stack.ttl_expires_at <= until:
         rows = (row for row in context.store.assigned.ordered() if row.deleting_since is None and not row.shared)
         sudden = [row.stack_id for row in rows if row.ttl_expires_at <= until]
-        if not context.may_end(stack, "expire: its time is up since the clock was set forward", sudden):
+        if not _may_end(context, stack, "expire: its time is up since the clock was set forward", sudden):
             return False
     if not await context.store.stacks.mark_expired([stack.stack_id]):
         return False
@@ -101,9 +101,16 @@ async def end(context: Context, stack: Stack, decision: Decision) -> bool:
     seen = observation(stack, snapshot, derived)
     if decision.brake:
         gone = [one.stack_id for one in context.store.stacks.ordered() if _is_missing(context, one)]
-        if not context.may_end(stack, f"end: {derived.message}", gone):
+        if not _may_end(context, stack, f"end: {derived.message}", gone):
             seen = replace(seen, ended=False)
     return (await write(context, stack, seen)).ended
+
+
+def _may_end(context: Context, stack: Stack, what: str, candidates: Collection[str]) -> bool:
+    """Whether the stack may end although nobody asked for it; ``candidates`` are all that would end for the same reason
+    now (invariant 8)."""
+    share = context.config.reconcile.max_delete_share
+    return context.gate.brake.may_end(stack.stack_id, what, candidates, context.store.stacks.ids(), share)
 
 
 def _is_missing(context: Context, stack: Stack) -> bool:

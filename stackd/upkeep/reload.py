@@ -115,7 +115,7 @@ class Reloader:
         else:
             if fresh:
                 log.info("reloaded: the credentials for the cluster")
-                self.context.gate.verify_again()
+                self.context.gate.identity.doubt()
             async with self.context.settings.changing:
                 templates = await read_again(self.context, files, new)
                 report(templates, self.context.settings.templates)

@@ -45,22 +45,27 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Keys:
-    """The keys in force. A reload replaces all of them. ``link`` says whose link a text is that is no key,
-    ``revoked`` which links and sessions were ended."""
+    """The keys in force. A reload replaces all of them, and then calls ``replaced``. ``link`` says whose link a text is that is
+    no key, ``revoked`` which links and sessions were ended."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        replaced: Callable[[], None] = lambda: None,
+        revoked: Callable[[str], bool] = lambda link_id: False,
+    ) -> None:
         self._keys: tuple[ApiKey, ...] = ()
         self._enabled = True
         self._failures = Failures(clock)
         self._trusted: tuple[Network, ...] = ()
         self._names: set[str] = set()
         self.sign_in = SignIn(OidcSection())
-        self.revoked: Callable[[str], bool] = lambda link_id: False
         self.link: Callable[[str], ApiKey | None] = lambda text: None
-        self.replaced: Callable[[], None] = lambda: None
+        self._replaced, self._revoked = replaced, revoked
 
     def replace(self, config: Config) -> None:
-        """Put the configured keys in force, and call ``replaced``."""
+        """Put the configured keys in force."""
         self._keys = config.auth.keys
         self._enabled = config.auth.enabled
         self._failures.per_minute = config.limits.failed_auth_per_minute
@@ -68,8 +73,8 @@ class Keys:
         self._names = {config.server.host.lower(), socket.gethostname().lower()}
         if config.auth.oidc != self.sign_in.section:
             secret = config.play.secret.get_secret_value()
-            self.sign_in = SignIn(config.auth.oidc, secret, self._is_revoked)
-        self.replaced()
+            self.sign_in = SignIn(config.auth.oidc, secret, self._revoked)
+        self._replaced()
 
     def in_force(self, key: ApiKey) -> bool:
         """Whether the key, once accepted, would be accepted now."""
@@ -139,9 +144,6 @@ class Keys:
                 f"auth.enabled is false, and stackd is not reached as {name[:64]!r}; use its address, enable keys, "
                 "or name the proxy in server.trusted_proxies"
             )
-
-    def _is_revoked(self, session_id: str) -> bool:
-        return self.revoked(session_id)  # set later
 
     def _find(self, text: str) -> ApiKey | None:
         sha256 = digest(text)

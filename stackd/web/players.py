@@ -75,7 +75,7 @@ class Players:
         for stack in context.store.assigned:
             self.row_changed(None, stack)
         self._signer: tuple[str, Signer] = ("", Signer(()))
-        keys.link, keys.revoked = self.helper, lambda link_id: link_id in context.store.links.revoked
+        keys.link = self.helper
 
     @property
     def signer(self) -> Signer:

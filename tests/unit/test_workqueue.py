@@ -20,10 +20,13 @@ class Work:
     """A queue whose work the test ends: ``end`` lets the task that is at work on a key succeed, or fail."""
 
     def __init__(self, tasks: Tasks, retries: RetryPolicy) -> None:
-        self.queue: WorkQueue[str] = WorkQueue("test", tasks, retries, self._work, self._failed)
+        self.queue: WorkQueue[str] = WorkQueue("test", tasks, retries)
         self.begun: list[str] = []
         self.delays: list[float | None] = []
         self._under_way: dict[str, asyncio.Future[None]] = {}
+
+    def open(self) -> None:
+        self.queue.open(self._work, self._failed)
 
     async def _work(self, key: str) -> None:
         assert key not in self._under_way, "two tasks work on one key"
@@ -61,7 +64,7 @@ async def tasks() -> AsyncIterator[Tasks]:
 async def late(tasks: Tasks) -> Work:
     """What fails is not tried again within a test, unless something makes it due."""
     work = Work(tasks, LATE)
-    work.queue.open()
+    work.open()
     return work
 
 
@@ -74,7 +77,7 @@ async def test_what_is_added_before_the_queue_is_open_waits(tasks: Tasks) -> Non
         work.queue.add(key)
     work.queue.add("later", delay=3600)
     assert (work.begun, len(work.queue), "a" in work.queue, "later" in work.queue) == ([], 2, True, False)
-    work.queue.open()
+    work.open()
     await work.until_begun("b", "a")
     assert (work.queue.at_work("a"), work.queue.at_work("later")) == (True, False)
     work.queue.add("later", delay=0.01)
@@ -94,7 +97,7 @@ async def test_what_is_being_worked_on_comes_again_after_that(late: Work) -> Non
 
 async def test_failures_delay_the_next_try_until_a_success(tasks: Tasks) -> None:
     work = Work(tasks, RetryPolicy(first=0.01, longest=0.04))
-    work.queue.open()
+    work.open()
     work.queue.add("a")
     for _ in range(4):
         await work.end("a", FAILURE)
@@ -136,7 +139,7 @@ async def test_what_has_failed_is_due_at_once_when_the_cause_is_over(late: Work)
 
 async def test_a_key_is_given_up_after_the_last_try(tasks: Tasks) -> None:
     work = Work(tasks, RetryPolicy(first=0.01, longest=0.01, most=2))
-    work.queue.open()
+    work.open()
     work.queue.add("a")
     for _ in range(2):
         await work.end("a", FAILURE)
