@@ -76,8 +76,7 @@ deb:  ## build dist/stackd_VERSION_ARCH.deb for this distribution (DIST=dist)
 release:  ## all that is published, in dist/: package, wheel, source archive, SBOM and SHA256SUMS
 	@PYTHON='$(PYTHON)' .ci/release
 
-reference: $(VENV)/.dev  ## write the generated pages again: docs/cli.md, docs/errors.md and docs/api-reference.md
-	@$(BIN)/python deb/manpage.py markdown >docs/cli.md
+reference: $(VENV)/.dev  ## write the generated pages again: docs/errors.md and docs/api-reference.md
 	@$(BIN)/python deb/manpage.py errors >docs/errors.md
 	@$(BIN)/python -m tests.docs.reference
 

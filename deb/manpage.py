@@ -1,5 +1,5 @@
-"""Write the manual page stackd(1) or docs/cli.md from the commands' own help, stackd-config(5) from the table of the keys,
-or docs/errors.md from that of the errors' codes.
+"""Write the manual page stackd(1) from the commands' own help, stackd-config(5) from the table of the keys, or docs/errors.md
+from that of the errors' codes.
 
 Run by `make install` and `make deb` with the Python that stackd was installed for. The date is SOURCE_DATE_EPOCH's, if set.
 """
@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,15 +44,6 @@ ENVIRONMENT = {
     "STACKD_CONFIG": "The configuration file, unless --config names one.",
 }
 
-EVERYWHERE = ("--url TEXT", "--key-file FILE", "--ca-file FILE", "-c, --config FILE")
-INTRODUCTION = """\
-# Commands
-
-`stackd COMMAND --help` and `man stackd` print the same as this page. [Operate](operate.md#commands) says where a command finds
-its daemon and its key, and lists the exit codes. Every command that reads the configuration has `--config`, every command over
-the API has `--url`, `--key-file` and `--ca-file`. The page of a command that has another of these options names it:
-"""
-BAR = r"\|"
 ERRORS = """\
 # Errors
 
@@ -118,30 +108,6 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown() -> str:
-    """The page docs/cli.md. One table has the options of several commands, each command's own has the others."""
-    context = click.Context(stackd, info_name="stackd")
-    commands = list(_commands(stackd, context))
-    counts = Counter(one for command, inner in commands for one in _options(command, inner))
-    shared = {one: text for (one, text), count in counts.items() if count > 1 or one in EVERYWHERE}
-    lines = [INTRODUCTION, *_table(shared.items())]
-    for command, inner in commands:
-        usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
-        lines += ["", f"## `{f'{inner.command_path} {usage}'.strip()}`"]
-        if others := [f"`{name}`" for name in _names(command, inner)[1:]]:
-            lines += ["", f"Also called {' and '.join(others)}."]
-        for paragraph in filter(str.strip, _plain(command.help).split("\n\n")):
-            example = paragraph.lstrip().startswith("\b")
-            lines += ["", *(["```", paragraph.strip("\b\n "), "```"] if example else [" ".join(paragraph.split())])]
-        options = dict(_options(command, inner))
-        common = [f"`{one.split()[0].rstrip(',')}`" for one in options if shared.get(one) == options[one]]
-        if common := [one for one in common if one not in {f"`{each.split()[0].rstrip(',')}`" for each in EVERYWHERE}]:
-            lines += ["", f"With {', '.join(common)}."]
-        own = [(one, text) for one, text in options.items() if shared.get(one) != text]
-        lines += ["", *_table(own)] if own else []
-    return "\n".join(lines) + "\n"
-
-
 def _names(command: click.Command, context: click.Context) -> list[str]:
     group: Any = context.parent.command if context.parent is not None else None
     return list(group.names(context.info_name)) if hasattr(group, "names") else [str(context.info_name)]
@@ -152,11 +118,6 @@ def _options(command: click.Command, context: click.Context) -> Iterator[tuple[s
         record = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if record is not None:
             yield record
-
-
-def _table(options: Iterable[tuple[str, str]]) -> list[str]:
-    rows = [f"| `{one.replace('|', BAR)}` | {text.replace('|', BAR)} |" for one, text in options]
-    return ["| option | |", "|---|---|", *rows]
 
 
 def config_page() -> str:
@@ -235,6 +196,4 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(
-        {"config": config_page, "markdown": markdown, "errors": errors_page}.get(" ".join(sys.argv[1:]), page)()
-    )
+    sys.stdout.write({"config": config_page, "errors": errors_page}.get(" ".join(sys.argv[1:]), page)())

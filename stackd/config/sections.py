@@ -1,8 +1,7 @@
 """The sections of the configuration file and their keys.
 
 Owns every key: its name, kind, default, and one line of why. Knows nothing of files or the environment. All sections
-are frozen; durations are in seconds, sizes in bytes. Tests compare the example file and the table in docs/configure.md
-with these models.
+are frozen; durations are in seconds, sizes in bytes. A test compares the example file with these models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The keys as a flat list: their values as TOML text, and what a reload may change.
 
-Tests compare the example file and the table of docs/configure.md with it; after adding a key, print these again with
-``python -m tests.unit.config.reference`` (or ``… reference table``).
+A test compares the example file with it; after adding a key, print that again with ``python -m tests.unit.config.reference``.
 """
 
 from __future__ import annotations

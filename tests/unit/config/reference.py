@@ -1,8 +1,7 @@
-"""Prints the example file, or with ``table`` the table of docs/configure.md: ``python -m tests.unit.config.reference``."""
+"""Prints the example file: ``python -m tests.unit.config.reference``."""
 
 from __future__ import annotations
 
-import sys
 from typing import Final
 
 from stackd.config.sections import SECTIONS
@@ -59,14 +58,5 @@ def _example_section(section: str, doc: str) -> str:
     return text
 
 
-def table() -> str:
-    """The table of keys in docs/configure.md."""
-    rows = ["| key | default | at | what for |", "|---|---|---|---|"]
-    for setting in settings():
-        when = "reload" if setting.live else "restart"
-        rows.append(f"| `{setting.name}` | `{setting.default}` | {when} | {setting.why.replace('|', chr(92) + '|')} |")
-    return "\n".join(rows) + "\n"
-
-
 if __name__ == "__main__":
-    print(table() if sys.argv[1:] == ["table"] else example(), end="")
+    print(example(), end="")
