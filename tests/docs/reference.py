@@ -1,18 +1,17 @@
 """The generated part of docs/api-reference.md: ``make reference`` writes it.
 
-Each route with a request and the answer that a stackd on an embedded cluster gave to it; each object field by field, each
-with a value from these answers. Everything else comes from the OpenAPI document, which comes from the route table and
-``stackd.contract``. An answer stays on the page while it fits the document, so that pages of two versions can be compared.
+Each route with a request and the answer that a stackd on an embedded cluster gave to it. Everything else comes from the
+OpenAPI document, which comes from the route table and ``stackd.contract``. An answer stays on the page while it fits the
+document, so that pages of two versions can be compared.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import re
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,8 +35,7 @@ ROUTED = {"domain": "stacks.example.org", "gateway": "gateways/public", "http_li
 DOCUMENT: Final[dict[str, Any]] = document(ROUTES, Config.model_validate({"routes": ROUTED}))
 SCHEMAS: Final[dict[str, Any]] = DOCUMENT["components"]["schemas"]
 EVERYWHERE: Final = frozenset({"400", "401", "403", "408", "413", "415", "429", "431", "500", "503"})
-LONGEST_VALUE, MOST_LINES = 120, 14
-UNKNOWN: Final = "…"
+WIDTH, LONGEST_VALUE, MOST_LINES, MOST_ENTRIES = 120, 120, 14, 2
 Samples = Mapping[str, str]
 """The answer to each operation, by ``GET /path``: its status, an empty line, and its body."""
 
@@ -55,33 +53,6 @@ PREPARED: Final = {"POST /stacks/{stack_id}/start": "POST /stacks/{stack_id}/sto
 
 OF_A_TEMPLATE: Final = frozenset({"POST /stacks/{stack_id}/check"})
 """The requests about a stack of a template."""
-
-SUCH_AS: Final = {
-    "Idempotency-Key": "press-4711",
-    "If-Match": '"6804aa27d53fbbaf"',
-    "Last-Event-ID": "69855e88-61",
-    "container": "app",
-    "cpu": "500m",
-    "cursor": "MTc5NjA3NzU4MTIzNzc=",
-    "data": '{"stack_id": "stack-716b6384dd477b0b"}',
-    "each": "visitor",
-    "detail": "0/2 nodes are available: 2 Insufficient cpu.",
-    "ephemeral_storage": "1Gi",
-    "id": "69855e88-61",
-    "key": "platform",
-    "kind": "pods",
-    "memory": "512Mi",
-    "node": "worker-1",
-    "path": "spec.hostNetwork",
-    "player_message": "Your instance has ended. Start a new one.",
-    "removed": ["pods stack-716b6384dd477b0b"],
-    "stack": "stack-716b6384dd477b0b",
-    "state": "pulling",
-    "template": "web-1",
-    "text": "unknown field",
-    "url": "https://716b6384dd477b0b.stacks.example.org",
-}
-"""Values of parameters and fields that no answer has, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +79,7 @@ class Operation:
             return ""
         assert content.get("examples"), f"stackd/web/examples.py has no example of the body of {self.name}"
         value = next(iter(content["examples"].values()))["value"]
-        return value if isinstance(value, str) else json.dumps(value, indent=2)
+        return value if isinstance(value, str) else packed(value)
 
     @property
     def target(self) -> str:
@@ -224,7 +195,7 @@ async def _answer(at: Client, method: str, target: str, body: bytes | None) -> s
         reply = await at.call(method, target, body)
         text = reply.text
         if reply.headers["Content-Type"].startswith("application/json"):
-            text = json.dumps(_shortened(reply.json), indent=2, ensure_ascii=False)
+            text = packed(_shortened(reply.json))
         return f"{reply.status}\n\n{text.rstrip()}"
     async with at.session.get(at.url + target, headers={"X-API-KEY": at.key}) as stream:
         events = [await stream.content.readuntil(b"\n\n")]
@@ -235,12 +206,34 @@ async def _answer(at: Client, method: str, target: str, body: bytes | None) -> s
 
 
 def _shortened(value: Any) -> Any:
-    """The value with long texts cut."""
+    """The value with long texts and lists cut."""
     if isinstance(value, dict):
         return {key: _shortened(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_shortened(each) for each in value]
+        return [_shortened(each) for each in value[:MOST_ENTRIES]]
     return value[:LONGEST_VALUE] + "…" if isinstance(value, str) and len(value) > LONGEST_VALUE else value
+
+
+def packed(value: Any, indent: str = "") -> str:
+    """JSON in few lines: each has as many fields or entries as fit."""
+    line = json.dumps(value, ensure_ascii=False)
+    if len(indent + line) <= WIDTH or not isinstance(value, dict | list):
+        return line
+    inner, (opens, closes) = indent + "  ", "{}" if isinstance(value, dict) else "[]"
+    parts = (
+        [f"{json.dumps(key)}: {packed(each, inner)}" for key, each in value.items()]
+        if isinstance(value, dict)
+        else [packed(each, inner) for each in value]
+    )
+    lines = [inner + parts[0]]
+    for part in parts[1:]:
+        together = f"{lines[-1]}, {part}"
+        if len(together) < WIDTH and "\n" not in together:
+            lines[-1] = together
+        else:
+            lines[-1] += ","
+            lines.append(inner + part)
+    return "\n".join([opens, *lines, indent + closes])
 
 
 # ---- the page
@@ -250,197 +243,57 @@ def samples_of(page: str) -> dict[str, str]:
     """The answers on a page."""
     found = {}
     for section in page.partition(MARK)[2].split("\n### `")[1:]:
-        if answer := re.search(r"^Answer (\d+):\n\n```\w*\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL):
+        if answer := re.search(r"^→ (\d+)\n(.*?)\n```$", section, re.MULTILINE | re.DOTALL):
             found[section.partition("`")[0]] = f"{answer[1]}\n\n{answer[2]}"
     return found
 
 
 def rendered(page: str, samples: Samples) -> str:
     """The page with its hand-written head and these answers."""
-    values = values_in(samples)
-    tags = [one["name"] for one in DOCUMENT["tags"]]
-    lines = ["", "## All routes", "", "| route | |", "|---|---|"]
-    lines += [f"| [`{one.name}`](#{_anchor(one.name)}) | {one.described['summary']} |" for one in OPERATIONS]
-    for tag in tags:
-        lines += ["", f"## {tag}", "", next(one["description"] for one in DOCUMENT["tags"] if one["name"] == tag)]
+    lines = []
+    for tag in DOCUMENT["tags"]:
+        lines += ["", f"## {tag['name']}", "", tag["description"]]
         for one in OPERATIONS:
-            if tag in one.described["tags"]:
+            if tag["name"] in one.described["tags"]:
                 lines += ["", *_operation(one, samples.get(one.name, ""))]
-    lines += ["", "## Objects", "", "Each field with a value that it can have. `?` marks a field that may be left out."]
-    for name, schema in sorted(SCHEMAS.items()):
-        lines += ["", *_object(name, schema, values)]
     return page.partition(MARK)[0] + MARK + "\n".join(lines) + "\n"
 
 
 def _operation(one: Operation, sample: str) -> list[str]:
-    summary = one.described["summary"]
-    lines = [f"### `{one.name}`", "", summary if summary.endswith("?") else f"{summary}.", *_text(one.described)]
-    if one.parameters:
-        lines += ["", "| parameter | such as | |", "|---|---|---|", *map(_parameter, one.parameters)]
-    lines += ["", *(_outcome(status, answer) for status, answer in one.answers.items())]
-    more = [status for status in one.described["responses"] if status not in EVERYWHERE | one.answers.keys()]
-    lines += [f"- {', '.join(more)}: an [error](errors.md)"] if more else []
-    body = one.body.splitlines()
-    lines += ["", "```", f"{one.method} {one.target}", *([""] if body else []), *body, "```"]
+    lines = [f"### `{one.name}`", "", *_text(one.described)]
+    given = [each for each in one.parameters if each["in"] != "path"]
+    lines += ["", *map(_parameter, given)] if given else []
+    lines += ["", *_outcomes(one)]
     status, _, text = sample.partition("\n\n")
     shown = text.splitlines()
     if not text.startswith("{") and len(shown) > MOST_LINES:
         shown = [*shown[:MOST_LINES], "…"]
-    return [*lines, "", f"Answer {status}:", "", "```json" if text.startswith("{") else "```", *shown, "```"]
+    return [*lines, "", "```", f"{one.method} {one.target}", *one.body.splitlines(), f"→ {status}", *shown, "```"]
+
+
+def _outcomes(one: Operation) -> list[str]:
+    lines = [f"- {status}: {answer['description']}" for status, answer in one.answers.items()]
+    more = [status for status in one.described["responses"] if status not in EVERYWHERE | one.answers.keys()]
+    return [*lines, f"- {', '.join(more)}: an [error](errors.md)"] if more else lines
 
 
 def _text(described: Mapping[str, Any]) -> list[str]:
-    """The description, with an empty line before it and before its list."""
-    lines: list[str] = [""] if described["description"].strip() else []
-    for line in described["description"].strip().splitlines():
+    """The summary and the description, with an empty line before its list."""
+    summary = described["summary"]
+    text = f"{summary if summary.endswith('?') else f'{summary}.'} {described['description'].strip()}".strip()
+    lines: list[str] = []
+    for line in text.splitlines():
         lines += [""] if line.startswith("- ") and lines[-1] and not lines[-1].startswith(("- ", "  ")) else []
         lines.append(line)
     return lines
 
 
-def _outcome(status: str, answer: Mapping[str, Any]) -> str:
-    ((media, content),) = answer["content"].items()
-    return f"- {status}: {answer['description']} {_type(content['schema']) if media.endswith('json') else f'`{media}`'}"
-
-
 def _parameter(one: Mapping[str, Any]) -> str:
-    value = sample_of(one)
-    value = value[0] if isinstance(value, list) else value
-    where = {"query": "", "path": " in the path", "header": " (header)"}[one["in"]]
-    about = _cell(one["description"]) + (" May be repeated." if one["schema"].get("type") == "array" else "")
-    return f"| `{one['name']}`{where} | {_code(value)} | {about} |"
-
-
-def _object(name: str, schema: Mapping[str, Any], values: Mapping[tuple[str, str], Any]) -> list[str]:
-    if name == "ErrorCode":
-        return [f"### {name}", "", "One of the codes in [Errors](errors.md#all-codes)."]
-    lines = [f"### {name}", *_text({"description": inspect.cleandoc(schema["description"])})]
-    if "properties" not in schema:
-        return lines
-    required = schema.get("required", ())
-    lines += ["", "| field | type | such as | |", "|---|---|---|---|"]
-    for field, kind in schema["properties"].items():
-        value = value_of(name, field, kind, values)
-        described = kind.get("description", "")
-        optional = "" if field in required else "?"
-        lines.append(f"| `{field}`{optional} | {_type(kind)} | {_code(value)} | {_cell(described)} |")
-    return lines
-
-
-def _type(schema: Mapping[str, Any]) -> str:
-    """The type, in words; that of an object links to it."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{_anchor(name)})"
-    if "anyOf" in schema:
-        return " or ".join(map(_type, schema["anyOf"]))
-    kinds = schema.get("type", "any")
-    names = [kinds] if isinstance(kinds, str) else list(kinds)
-    if names[0] == "array":
-        names[0] = f"list of {_type(schema['items'])}"
-    elif isinstance(schema.get("additionalProperties"), dict):
-        names[0] = f"object of {_type(schema['additionalProperties'])}"
-    elif "format" in schema and schema["format"] == "date-time":
-        names[0] = "time"
-    if "enum" in schema:
-        return "one of " + ", ".join(f"`{json.dumps(each)}`" for each in schema["enum"])
-    return " or ".join(names)
-
-
-def sample_of(parameter: Mapping[str, Any]) -> Any:
-    """A value of the parameter."""
-    schema, name = parameter["schema"], parameter["name"]
-    return parameter["example"] if "example" in parameter else _first_that_fits(schema, _sample(schema, name))
-
-
-def value_of(schema: str, field: str, kind: Mapping[str, Any], values: Mapping[tuple[str, str], Any]) -> Any:
-    """A value of the field: the schema's own, else what other schemas have in a field of this name."""
-    own = [values[schema, field]] if (schema, field) in values else [*kind.get("examples", ())]
-    others = [values[field, _type(kind)]] if (field, _type(kind)) in values else []
-    return _first_that_fits(kind, *own, *others, _sample(kind, field))
-
-
-def fits(schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether the schema allows the value."""
-    return jsonschema_rs.is_valid({**schema, "components": {"schemas": SCHEMAS}}, value)
-
-
-def _first_that_fits(schema: Mapping[str, Any], *values: Any) -> Any:
-    return next((value for value in values if fits(schema, value)), _sample(schema))
-
-
-def _sample(schema: Mapping[str, Any], name: str = "") -> Any:
-    """A value of the schema, for a field or parameter of this name."""
-    if name in SUCH_AS:
-        return SUCH_AS[name]
-    if "$ref" in schema:
-        return _sample(SCHEMAS[schema["$ref"].rpartition("/")[2]])
-    for value in (schema.get("const"), *schema.get("examples", ()), *schema.get("enum", ())):
-        if value is not None:
-            return value
-    kind = schema.get("type", "string")
-    kind = kind if isinstance(kind, str) else kind[0]
-    if kind == "object":
-        return {key: _sample(each, key) for key, each in schema.get("properties", {}).items()}
-    if kind == "array":
-        return [_sample(schema["items"], name)]
-    plain = {"string": UNKNOWN, "integer": schema.get("minimum", 0), "number": 1.5, "boolean": True, "null": None}
-    return plain[kind]
-
-
-def values_in(samples: Samples) -> dict[tuple[str, str], Any]:
-    """A value of each field of the examples and the answers, the first that is not empty: by schema and field, and by field
-    and type for the schemas that none of them has."""
-    found: dict[tuple[str, str], Any] = {}
-    for schema, value in _shown(samples):
-        _collect(schema, value, found)
-    return found
-
-
-def _shown(samples: Samples) -> Iterator[tuple[Any, Any]]:
-    for one in OPERATIONS:
-        contents = [one.described.get("requestBody", {}), *one.described["responses"].values()]
-        for media in (each["content"].get("application/json", {}) for each in contents if "content" in each):
-            for example in media.get("examples", {}).values():
-                yield media["schema"], example["value"]
-        status, _, text = samples.get(one.name, "").partition("\n\n")
-        if text.startswith("{"):
-            yield one.answers[status]["content"]["application/json"]["schema"], json.loads(text)
-
-
-def _collect(schema: Any, value: Any, found: dict[tuple[str, str], Any], name: str = "") -> None:
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return _collect(SCHEMAS[name], value, found, name)
-    for each in schema.get("anyOf", ()):
-        _collect(each, value, found)
-    if isinstance(value, list) and "items" in schema:
-        for each in value:
-            _collect(schema["items"], each, found)
-    elif isinstance(value, dict) and "properties" in schema:
-        for field, inner in value.items():
-            if field in schema["properties"]:
-                for key in ((name, field), (field, _type(schema["properties"][field]))):
-                    found[key] = found.get(key) or inner
-                _collect(schema["properties"][field], inner, found)
-    elif isinstance(value, dict) and isinstance(schema.get("additionalProperties"), dict):
-        for inner in value.values():
-            _collect(schema["additionalProperties"], inner, found)
-    return None
-
-
-def _code(value: Any) -> str:
-    text = json.dumps(_shortened(value), ensure_ascii=False)
-    text = text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE] + "…"
-    return f"`{text}`".replace("|", r"\|")
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", r"\|")
-
-
-def _anchor(heading: str) -> str:
-    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+    if one["name"] == "Idempotency-Key":
+        return "- `Idempotency-Key` (header): see [Repeating a request](#repeating-a-request)"
+    where = " (header)" if one["in"] == "header" else ""
+    more = " May be repeated." if one["schema"].get("type") == "array" else ""
+    return f"- `{one['name']}`{where}: {' '.join(one['description'].split())}{more}"
 
 
 async def _main() -> None:
