@@ -75,10 +75,6 @@ def test_the_front_page_leads_to_every_other_one() -> None:
         targets = {(page.parent / link.partition("#")[0]).resolve() for link in links(page) if "://" not in link}
         waiting += [target for target in targets if target in PAGES and target not in reached]
     assert set(PAGES) - reached == set()
-    front = (ROOT / "README.md").read_text().splitlines()
-    assert len(front) < 60, "one screen or two"
-    assert all(command in "\n".join(front[:20]) for command in ("`make demo`", "`make test`"))
-    assert {(ROOT / link).resolve() for link in links(ROOT / "README.md")} >= set((ROOT / "docs").glob("*.md"))
 
 
 def test_the_challenge_from_a_compose_file_is_valid(tmp_path: Path) -> None:
@@ -96,7 +92,6 @@ def test_the_challenge_from_a_compose_file_is_valid(tmp_path: Path) -> None:
 
 EXAMPLE = ROOT / "examples" / "integrate.py"
 PAGE = ROOT / "docs" / "integrate.md"
-LINES = 50
 
 
 @pytest.fixture
@@ -117,9 +112,6 @@ async def test_a_player_has_one_stack_with_a_flag_of_their_own(one_each: Harness
     ]
     assert flags == [True, True]
     assert example["flag"]("alice") != example["flag"]("bob")
-    text = EXAMPLE.read_text()
-    assert len(text.splitlines()) <= LINES
-    assert text in [block.text for block in blocks(PAGE) if block.language == "python"], "it stands on its page"
     (longer,) = await asyncio.to_thread(example["extend"], "alice")
     assert (longer.ttl_expires_at - first.ttl_expires_at).total_seconds() == 600
     assert not await asyncio.to_thread(example["solve"], "alice", example["flag"]("bob"))

@@ -122,7 +122,7 @@ class Ledger:
         """The owner's file is another one, which knows of earlier promises only what is in the cluster.
 
         It does not know jobs, answers under a key, deletes that were not done, and stacks without a pod
-        (docs/backup.md).
+        (docs/recovery.md).
         """
         self.files += 1
         self.fleeting |= self.touched | self.usurped

@@ -221,7 +221,7 @@ class Owners:
         """Restore one of the copies; if there is none yet, the file is lost."""
         machine = self.machine
         await machine.gone(kill=kill)
-        # A snapshot passes for the file itself until a renewal of the Lease reports later changes (docs/backup.md).
+        # A snapshot passes for the file itself until a renewal of the Lease reports later changes (docs/recovery.md).
         copies = [copy for copy, sequence in self._copies if sequence < self._sequence]
         if copies:
             copy = copies[min(int(pick * len(copies)), len(copies) - 1)]
