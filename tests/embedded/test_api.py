@@ -25,10 +25,6 @@ async def add(wire: Wire, name: str, **labels: str) -> str:
     return version
 
 
-def names(body: Json) -> list[str]:
-    return [item["metadata"]["name"] for item in body["items"]]
-
-
 async def test_a_watch_shows_what_enters_and_leaves_its_selector(wire: Wire) -> None:
     version = await add(wire, "a", team="red")
     async with wire.watching(f"{MAPS}?watch=1&resourceVersion={version}&labelSelector=team%3Dred") as watched:
@@ -41,37 +37,6 @@ async def test_a_watch_shows_what_enters_and_leaves_its_selector(wire: Wire) -> 
         ("ADDED", {"team": "red"}),
     ]
     assert int(events[0]["object"]["metadata"]["resourceVersion"]) == int(version) + 2
-
-
-async def test_a_selector_may_ask_for_a_label_of_any_value(wire: Wire) -> None:
-    version = await add(wire, "a", team="red")
-    await add(wire, "b", team="blue", kind="web")
-    await add(wire, "c", kind="web")
-    assert names((await wire.get(f"{MAPS}?labelSelector=team")).body) == ["a", "b"]
-    assert names((await wire.get(f"{MAPS}?labelSelector=team,kind%3Dweb")).body) == ["b"]
-    events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1&labelSelector=team")
-    assert [event["object"]["metadata"]["name"] for event in events if event["type"] == "ADDED"] == ["b"]
-
-
-async def test_a_version_older_than_the_history_is_gone() -> None:
-    async with running(fast(watch_cache_size=3)) as wire:
-        version = await add(wire, "a")
-        for name in "bcde":
-            await add(wire, name)
-        events = await wire.watch_all(f"{MAPS}?watch=1&resourceVersion={version}&timeoutSeconds=1")
-        assert [(event["type"], event["object"]["code"]) for event in events] == [("ERROR", 410)]
-
-
-async def test_a_dry_run_keeps_nothing_and_as_in_kubernetes_1_36_does_not_check_the_port_range(wire: Wire) -> None:
-    assert (await wire.post(f"{PODS}?dryRun=All", pod("one"))).status == 201
-    assert (await wire.get(f"{PODS}/one")).status == 404
-    await wire.make_pod()
-    assert (await wire.post(f"{PODS}?dryRun=All", pod("one"))).status == 409
-    await wire.delete(f"{PODS}/one?dryRun=All")
-    assert (await wire.get(f"{PODS}/one")).status == 200
-    outside = service("svc-a", node_port=1)
-    assert (await wire.post(f"{SERVICES}?dryRun=All", outside)).status == 201
-    assert (await wire.post(SERVICES, outside)).status == 422
 
 
 async def test_node_ports_are_free_again_only_after_the_service() -> None:
@@ -198,18 +163,6 @@ async def test_a_node_pulls_what_it_does_not_have_one_image_after_the_other() ->
         await wire.until_pod("four", ready)  # the node has the image now
         events = (await wire.get(f"{EVENTS}?fieldSelector=involvedObject.name=two")).body["items"]
         assert [event["reason"] for event in events] == ["Scheduled", "Pulling", "Pulled", "Created", "Started"]
-
-
-async def test_a_pod_that_is_being_deleted_does_not_start_any_more() -> None:
-    clock = ManualClock()
-    async with running(fast(clock=clock, start_delay=10.0, stop_delay=60.0)) as wire:
-        await wire.make_pod()
-        await wire.until_pod("one", lambda body: body["status"].get("startTime"))
-        await wire.delete(f"{PODS}/one")
-        clock.advance(30)
-        assert "podIP" not in (await wire.pod())["status"]
-        clock.advance(31)
-        await wire.until_gone(f"{PODS}/one")
 
 
 async def test_pods_outlive_their_node_for_a_while_and_stay_if_it_comes_back() -> None:

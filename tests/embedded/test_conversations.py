@@ -121,12 +121,6 @@ async def test_a_conversation_goes_as_recorded(path: str, names: list[str]) -> N
             await conversation.replay(name)
 
 
-async def test_annotations_are_bounded_by_a_quarter_of_a_mebibyte(wire: Wire) -> None:
-    annotated = {"metadata": {"name": "large", "annotations": {"stackd.io/record": "x" * 262145}}}
-    answer = await wire.post(MAPS_PATH, annotated)
-    assert answer.message.endswith("metadata.annotations: Too long: may not be more than 262144 bytes")
-
-
 @pytest.mark.parametrize("name", WITHOUT_A_NAMESPACE)
 async def test_without_its_namespace_there_is_no_lease(name: str) -> None:
     recorded = recording(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import signal
@@ -14,12 +13,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from stackd.embedded.resources import CONFIG_MAPS
-from stackd.embedded.resources import PODS as PODS_KIND
 from stackd.embedded.store import Journal, LoopClock, ObjectStore
-from tests.embedded.wire import Json, ManualClock, Wire, fast, pod, running, service
+from tests.embedded.wire import Json, Wire, fast, pod, running, service
 from tests.store.building import largest_file
 
 PODS = "/api/v1/namespaces/rec/pods"
@@ -134,41 +131,3 @@ def test_a_full_disk_leaves_the_file_complete(tmp_path: Path) -> None:
     assert names_in(state) == {"before", "while-it-is-full", "after"}
     journal.close()
     assert [path.name for path in tmp_path.iterdir()] == ["cluster"]
-
-
-def delete(store: ObjectStore) -> None:
-    store.remove(store.of(PODS_KIND).get("rec", "a"))
-
-
-@pytest.mark.parametrize("image", ["slowpull", "exit0"])
-async def test_a_pod_that_is_deleted_at_the_moment_at_which_it_goes_on_ends_quietly(image: str) -> None:
-    clock, lost = ManualClock(), list[str]()
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(str(context)))
-    async with running(fast(clock=clock, slow_pull=5.0, run_time=5.0)) as wire:
-        await wire.post(PODS, pod("a", image=image))
-        await asyncio.sleep(0.05)
-        clock.later(5.0, lambda: delete(wire.cluster.store))
-        clock.advance(10.0)
-        await asyncio.sleep(0.05)
-        gc.collect()
-    assert not lost
-
-
-async def test_a_pod_with_the_name_of_a_deleted_one_does_not_get_its_status() -> None:
-    clock, exits = ManualClock(), list[str]()
-
-    def replace() -> None:
-        store, old = wire.cluster.store, wire.cluster.store.of(PODS_KIND).get("rec", "a")
-        store.remove(old)
-        status = {"phase": "Pending", "qosClass": "Burstable", "conditions": []}
-        new = store.create(PODS_KIND, store.prepare(PODS_KIND, "rec", old.obj | {"status": status}))
-        store.observe(lambda change: exits.extend(["terminated"] * (b"exitCode" in change.after.body())))
-        assert new.uid != old.uid
-
-    async with running(fast(clock=clock, run_time=5.0)) as wire:
-        await wire.post(PODS, pod("a", image="exit0"))
-        await asyncio.sleep(0.05)
-        clock.later(5.0, replace)
-        clock.advance(10.0)
-        await asyncio.sleep(0.05)
-    assert not exits
