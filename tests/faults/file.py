@@ -1,16 +1,10 @@
-"""The state file, read over a connection of its own: what is committed, whatever the daemon says. And the disk under it."""
+"""The state file, read over a connection of its own: what is committed, whatever the daemon says."""
 
 from __future__ import annotations
 
 import json
-import os
-import resource
-import shutil
 import sqlite3
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +20,6 @@ SELECT stack_id FROM (
   SELECT stack_id, 1 AS by FROM timeline WHERE kind = ? AND reason = 'batch' UNION ALL
   SELECT stack_id, -1 FROM job_items JOIN jobs USING (job_id) WHERE instr(?, action) AND state IN ('done', 'failed', 'not_found')
 ) GROUP BY stack_id HAVING sum(by) > 0"""
-SIZE = "16m"
-"""Enough for the store's reserve (8 MiB), its WAL (4 MiB) and some rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +103,6 @@ class StateFile:
         with closing(sqlite3.connect(self.path, timeout=5.0)) as connection, connection:
             connection.execute("INSERT INTO removed_stacks (stack_id, removed_at) VALUES (?, 1)", (stack_id,))
 
-    def has_removed(self, stack_id: str) -> bool:
-        return bool(self._ask("SELECT 1 FROM removed_stacks WHERE stack_id = ?", stack_id))
-
     def row(self, stack_id: str) -> Row | None:
         found = self._ask(f"{_ROWS} stack_id = ?", stack_id) if self.path.exists() else []
         return Row.read(found[0]) if found else None
@@ -143,10 +132,6 @@ class StateFile:
         """Whether the file may lack stacks that the cluster has: it is new, or does not exist yet."""
         return not self.path.exists() or bool(self._ask("SELECT 1 FROM meta WHERE key = 'incomplete'"))
 
-    def sequence(self) -> int:
-        """How many commits have changed which stacks are wanted."""
-        return sum(int(value) for (value,) in self._ask("SELECT value FROM meta WHERE key = 'sequence'"))
-
     def damage(self) -> str:
         """What SQLite's own check and the foreign keys report; empty if nothing is wrong."""
         ((verdict,),) = self._ask("PRAGMA integrity_check(1)")
@@ -157,93 +142,3 @@ class StateFile:
         address = self.path.absolute().as_uri() + "?mode=ro"
         with closing(sqlite3.connect(address, uri=True, timeout=5)) as connection:
             return connection.execute(query, values).fetchall()
-
-
-# ---- the disk under the state file and its faults: full, failing, locked by somebody else
-
-
-@dataclass(slots=True, kw_only=True)
-class Disk:
-    """``folder`` contains the state file; ``small``: it is a file system of its own that can be filled.
-
-    ``ever_failed``: there was a fault; ``failed_lately``: there was one since it was last set to ``failing``.
-    """
-
-    folder: Path
-    small: bool
-    ever_failed: bool = False
-    failed_lately: bool = False
-    _shell: sqlite3.Connection | None = None
-    _faults: set[object] = field(default_factory=set)
-    _last_end: float = 0.0
-
-    @property
-    def failing(self) -> bool:
-        return bool(self._faults)
-
-    def failed_since(self, moment: float) -> bool:
-        """Whether there was any fault at that time (monotonic seconds) or since."""
-        return self.failing or self._last_end >= moment
-
-    @classmethod
-    @contextmanager
-    def make(cls, folder: Path, *, small: bool) -> Iterator[Disk]:
-        target = folder / "state"
-        target.mkdir()
-        mounted = small and _mount(target)
-        disk = cls(folder=target, small=mounted)
-        try:
-            yield disk
-        finally:
-            disk.unlock()
-            if mounted:
-                subprocess.run(["umount", "-l", str(target)], check=True)
-
-    def fill(self) -> None:
-        self._begin("full")
-        with (self.folder / "filler").open("ab", buffering=0) as filler:
-            for size in (256 * 1024, 4096):
-                with suppress(OSError):
-                    while True:
-                        filler.write(b"\0" * size)
-
-    def empty(self) -> None:
-        (self.folder / "filler").unlink(missing_ok=True)
-        self._end("full")
-
-    def limit_writes(self, pid: int, *, fail: bool) -> None:
-        """Let all file writes of that process fail, or succeed again."""
-        (self._begin if fail else self._end)(pid)
-        with suppress(ProcessLookupError):
-            _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if fail else hard, hard))
-
-    def lock(self, path: Path) -> None:
-        """Take the file's write lock, as a SQLite shell with an open transaction does."""
-        if self._shell is None and path.exists():
-            self._begin("locked")
-            shell = sqlite3.connect(path, timeout=5, isolation_level=None)
-            shell.execute("BEGIN IMMEDIATE")
-            self._shell = shell
-
-    def unlock(self) -> None:
-        if self._shell is not None:
-            self._shell.execute("ROLLBACK")
-            self._shell.close()
-            self._shell = None
-            self._end("locked")
-
-    def _begin(self, what: object) -> None:
-        self._faults.add(what)
-        self.ever_failed = self.failed_lately = True
-
-    def _end(self, what: object) -> None:
-        self._faults.discard(what)
-        self._last_end = time.monotonic()
-
-
-def _mount(target: Path) -> bool:
-    if os.geteuid() != 0 or shutil.which("mount") is None or shutil.which("umount") is None:
-        return False
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(target)]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0

@@ -20,9 +20,7 @@ class Create:
     """One wish for one stack, however often it was sent.
 
     ``marker`` is in its pod spec and in no other, unless it is for a stack of a ``template``. ``route``: its port has a
-    name (``only``), or it has another port with one (``both``). ``open``: attempts whose effect is unknown. ``since``:
-    how many answers came from an earlier file, so that the present one does not know them. ``may_be_forgotten``: an
-    attempt without an answer was forgotten together with its file.
+    name (``only``), or it has another port with one (``both``). ``open``: attempts whose effect is unknown.
     """
 
     marker: str
@@ -34,8 +32,6 @@ class Create:
     attempts: int = 0
     asked_at: int = 0
     open: int = 0
-    since: int = 0
-    may_be_forgotten: bool = False
     answers: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -55,18 +51,16 @@ class Ending:
 
 @dataclass(slots=True)
 class Wish:
-    """The states that the stack's user may want now; requests ``under_way`` may change them. ``may_move``: a start was
-    not acknowledged, and an owner that has the intent in its file may still carry it out, on another node."""
+    """The states that the stack's user may want now; requests ``under_way`` may change them."""
 
     possible: set[str] = field(default_factory=lambda: {"running"})
     under_way: int = 0
     asked: int = 0
-    may_move: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Batch:
-    """A wish for a batch job; ``job_id`` once it was answered; ``forgotten``: the owner's file has changed since.
+    """A wish for a batch job; ``job_id`` once it was answered.
 
     One that creates has no ids: its stacks have the label ``op`` with this ``marker``, and there are ``creates`` of them.
     """
@@ -77,7 +71,6 @@ class Batch:
     unknown: frozenset[str]
     key: str | None = None
     job_id: str | None = None
-    forgotten: bool = False
     action: str = "delete"
 
     @property
@@ -101,10 +94,8 @@ class Batch:
 class Ledger:
     """Everything of one schedule.
 
-    ``touched``: stacks whose pod somebody else has ended, by hand or with its node. ``usurped``: stacks whose pod's name
-    somebody else's pod has now. ``expires``: when each stack may expire at the earliest, in nanoseconds of the true time;
-    ``lives``: its time to live. ``fleeting``: stacks of which the cluster may have had nothing when the owner's file
-    became another one. ``files``: how many files the owner has had so far.
+    ``touched``: stacks whose pod somebody else has ended, by hand or with its node. ``expires``: when each stack may
+    expire at the earliest, in nanoseconds of the true time.
     """
 
     creates: list[Create] = field(default_factory=list)
@@ -112,41 +103,14 @@ class Ledger:
     endings: defaultdict[str, Ending] = field(default_factory=lambda: defaultdict(Ending))
     wishes: defaultdict[str, Wish] = field(default_factory=lambda: defaultdict(Wish))
     touched: set[str] = field(default_factory=set)
-    usurped: set[str] = field(default_factory=set)
     expires: dict[str, int] = field(default_factory=dict)
-    lives: dict[str, int] = field(default_factory=dict)
-    fleeting: set[str] = field(default_factory=set)
-    files: int = 1
 
-    def forget(self) -> None:
-        """The owner's file is another one, which knows of earlier promises only what is in the cluster.
-
-        It does not know jobs, answers under a key, deletes that were not done, and stacks without a pod
-        (docs/recovery.md).
-        """
-        self.files += 1
-        self.fleeting |= self.touched | self.usurped
-        for create in self.creates:
-            create.since = len(create.answers)
-            create.may_be_forgotten |= create.attempts > len(create.answers)
-        for batch in self.batches:
-            batch.forgotten = True
-        for ending in self.endings.values():
-            ending.promised = False
-
-    def accepted(self, stack_id: str, asked_at: int, lives: int) -> None:
-        """Record that a create, requested at ``asked_at``, was acknowledged."""
-        self.expires[stack_id], self.lives[stack_id] = asked_at + lives - EARLY, lives
+    def accepted(self, stack_id: str, expires: int) -> None:
+        self.expires[stack_id] = expires - EARLY
 
     def extended(self, stack_id: str, by: int) -> None:
         if stack_id in self.expires:
             self.expires[stack_id] += by
-            self.lives[stack_id] += by
-
-    def set_back(self, now: int) -> None:
-        """The true time was set back to ``now``: from then on, no stack lives longer than its entire time to live."""
-        for stack_id, ends in self.expires.items():
-            self.expires[stack_id] = min(ends, now + self.lives[stack_id] - EARLY)
 
     def by_id(self) -> dict[str, Create]:
         """The creates that were answered with 201, by stack id, in the order of their creation."""
@@ -156,11 +120,4 @@ class Ledger:
         return self.expires.get(stack_id, now + 1) <= now
 
     def may_be_gone(self, stack_id: str, now: int) -> bool:
-        return self.endings[stack_id].asked > 0 or stack_id in self.fleeting or self.expired(stack_id, now)
-
-    def may_have_ended(self, stack_id: str) -> bool:
-        """Whether an acknowledged stack may have lost its pod.
-
-        To somebody's hand, or to a delete that an owner with another file did not finish.
-        """
-        return stack_id in self.touched or (self.files > 1 and self.endings[stack_id].asked > 0)
+        return self.endings[stack_id].asked > 0 or self.expired(stack_id, now)

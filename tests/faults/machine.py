@@ -1,26 +1,21 @@
-"""A machine with its own daemon and state file.
+"""The machine with the daemon and its state file.
 
-Owns: starting the daemon again after its death, as a service manager does; which deaths are allowed; what happens to
-the file.
+Owns: starting the daemon again after its death, as a service manager does; which deaths are allowed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import signal
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stackd.crashpoints import ENVIRONMENT as CRASH_AT
-from stackd.store import backup_file
-from tests.faults.file import Disk, StateFile
-from tests.faults.process import CLOCK, HOST, Process
-from tests.harness import eventually, lose_file, variables
+from tests.faults.file import StateFile
+from tests.faults.process import CLOCK, Process
+from tests.harness import eventually, variables
 
 if TYPE_CHECKING:
     from tests.faults.world import World
@@ -28,12 +23,6 @@ if TYPE_CHECKING:
 GATEWAY = "gateways/public"
 STOP_SECONDS = 40.0
 RESTART_PAUSE = 0.2
-STEPS_BACK = "this stackd will stand by"
-"""Part of a log line of a daemon whose stacks another daemon owns."""
-
-OWNER_WORDS = ("the Lease was not renewed in time", "this stackd does not own the stacks any more")
-"""Error messages of a daemon that does not own the stacks for now, or any more."""
-
 SETTINGS = {
     "PATH": "/usr/bin:/bin",
     "STACKD_SERVER__SHUTDOWN_TIMEOUT": "2s",
@@ -54,9 +43,8 @@ SETTINGS = {
 class Machine:
     """``in_flight``: requests of clients to it; ``absent``: while this is set, no daemon is started there."""
 
-    name: str
     world: World = field(repr=False)
-    disk: Disk
+    folder: Path
     kubeconfig: Path
     processes: list[Process] = field(default_factory=list)
     up: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,7 +58,7 @@ class Machine:
     _keeper: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
-        self.file = StateFile(self.disk.folder / "stackd.db")
+        self.file = StateFile(self.folder / "stackd.db")
 
     @property
     def process(self) -> Process:
@@ -79,7 +67,7 @@ class Machine:
     # ---- the daemon
 
     def keep(self) -> None:
-        self._keeper = asyncio.create_task(self._keep(), name=f"keeper of {self.name}")
+        self._keeper = asyncio.create_task(self._keep(), name="keeper")
 
     def kill(self, pause: float = 0.0) -> None:
         """``kill -9``; the keeper starts another daemon after the pause."""
@@ -108,7 +96,6 @@ class Machine:
             await asyncio.gather(self._keeper, return_exceptions=True)
         if not self.processes or not self.process.alive:
             return
-        self.process.send(signal.SIGCONT)
         self.process.send(signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_SECONDS):
@@ -120,11 +107,9 @@ class Machine:
             await self.process.exited
         self._check_log(self.process)
 
-    def start(self, crash_at: str = "", **settings: str) -> Process:
-        """Start a daemon with other settings, which the keeper does not know of."""
-        own = variables(self.disk.folder, self.kubeconfig)
-        own |= {CLOCK: str(self.world.folder / "clock"), HOST: self.name}
-        environment = SETTINGS | own | self.world.settings | ({CRASH_AT: crash_at} if crash_at else {}) | settings
+    def _start(self, crash_at: str) -> Process:
+        own = variables(self.folder, self.kubeconfig) | {CLOCK: str(self.world.folder / "clock")}
+        environment = SETTINGS | own | self.world.settings | ({CRASH_AT: crash_at} if crash_at else {})
         return self.world.forkserver.start(environment, self.world.folder)
 
     async def _keep(self) -> None:
@@ -132,11 +117,10 @@ class Machine:
             while self.absent:
                 await asyncio.sleep(0.005)
             crash_at = self.crash_at = self.world.starts.pop(0) if self.world.starts else ""
-            self.disk.failed_lately = self.disk.failing
-            process = self.start(crash_at)
+            process = self._start(crash_at)
             self.processes.append(process)
             self.world.counts["starts"] += 1
-            self.world.note(f"{self.name}: {process.pid} starts" + (f", to die at {crash_at}" if crash_at else ""))
+            self.world.note(f"{process.pid} starts" + (f", to die at {crash_at}" if crash_at else ""))
             await asyncio.wait([process.listening])
             if process.url:
                 self.up.set()
@@ -148,7 +132,7 @@ class Machine:
 
     def _judge_death(self, process: Process, code: int, crash_at: str) -> None:
         world = self.world
-        world.note(f"{self.name}: {process.pid} ended with {code}")
+        world.note(f"{process.pid} ended with {code}")
         self._check_log(process)
         if code == -signal.SIGKILL:
             world.counts["crashes"] += 1
@@ -160,40 +144,11 @@ class Machine:
             self.expect_stop = False
             world.checked("stops on SIGTERM", code == 0, f"SIGTERM ended it with {code}: {process.lines[-3:]}")
         else:
-            excused = not process.url and self.disk.failed_lately
-            world.checked("never ends by itself", excused, f"it ended with {code}: {process.lines[-5:]}")
+            world.violated("never ends by itself", f"it ended with {code}: {process.lines[-5:]}")
 
     def _check_log(self, process: Process) -> None:
-        """Check that the daemon has logged no unexpected error, and count how often it has stepped back."""
-        self.world.counts["steps back"] += sum(STEPS_BACK in line for line in process.lines)
+        """Check that the daemon has logged no unexpected error; it complains about a clock that was set, and a brake."""
         for record in process.records():
             error = record.get("level") in ("error", "critical", "raw") or "exception" in record
-            if error and not self._expected(str(record.get("message", ""))):
+            if error and not str(record.get("message", "")).startswith(("brake:", "the clock of this machine is")):
                 self.world.violated("no unexpected error", json.dumps(record)[:2000])
-
-    def _expected(self, message: str) -> bool:
-        # in a schedule that sets the clock, the daemon complains about it
-        if message.startswith(("brake:", "the clock of this machine is")):
-            return True
-        if self.world.owners is not None and any(words in message for words in OWNER_WORDS):
-            return True
-        return self.disk.ever_failed and message.startswith("stackd: the state file")
-
-    # ---- its file
-
-    def lose_file(self) -> None:
-        """Move all state files away; no daemon may run."""
-        lose_file(self.disk.folder)
-
-    def copy_file(self, target: Path, *, snapshot: bool) -> None:
-        """Copy the state file: as ``stackd backup`` does, or with ``snapshot`` as a snapshot of the disk would."""
-        if not snapshot:
-            backup_file(self.file.path, target, force=True)
-            return
-        with closing(sqlite3.connect(self.file.path)) as source, closing(sqlite3.connect(target)) as to:
-            source.backup(to)
-
-    def restore_file(self, copy: Path) -> None:
-        """Put the copy in the place of the state file; no daemon may run."""
-        self.lose_file()
-        shutil.copy(copy, self.file.path)

@@ -6,14 +6,11 @@ Owns: which responses are allowed, and what a response promises (invariant 3) at
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from stackd.embedded.nodeports import node_ports
-from tests.faults.file import StateFile
 from tests.faults.ledger import RUNS_ON, Batch, Create
-from tests.faults.machine import Machine
 from tests.faults.plan import OPERATIONS
 from tests.faults.world import Outcome, World, is_ours
 from tests.harness import request_for
@@ -23,7 +20,6 @@ TRY_AGAIN_SECONDS = 0.1
 READ_SECONDS = 8.0
 TTLS = {None: 7200 * 10**9, "1s": 10**9, "10m": 600 * 10**9, "3h": 10_800 * 10**9}
 """The times to live that a create or an extension may request, in nanoseconds; None is the configured default."""
-NOT_OWNER = "another stackd may own the stacks now"
 ROUTES = ("both", "only", "")
 """Which ports of the creates have names, in turn: one of two, the only one, none."""
 
@@ -34,10 +30,9 @@ DURABLE = "3 acknowledged is durable"
 class Operations:
     """The operations of one world, by their names in a plan."""
 
-    def __init__(self, world: World, *, prefix: str = "", routes: Sequence[str] = ROUTES) -> None:
+    def __init__(self, world: World, *, routes: Sequence[str] = ROUTES) -> None:
         self._world = world
         self._routes = routes
-        self._prefix = prefix
         self._number = 0
 
     async def do(self, what: str, how: dict[str, Any]) -> None:
@@ -55,12 +50,6 @@ class Operations:
                 return
             await asyncio.sleep(TRY_AGAIN_SECONDS)
 
-    async def create_elsewhere(self, image: str) -> None:
-        """A create at a machine that does not own the stacks, if there is one."""
-        owners = self._world.owners
-        if owners is not None and (standby := owners.standby()) is not None:
-            await self.attempt(self.new_create(image), machine=standby)
-
     def new_create(
         self, image: str = RUNS_ON, *, keyed: bool = False, ttl: str | None = None, template: str = ""
     ) -> Create:
@@ -73,48 +62,42 @@ class Operations:
 
     def _marker(self) -> str:
         self._number += 1
-        return f"{self._prefix}op{self._number}x"
+        return f"op{self._number}x"
 
-    async def attempt(
-        self, create: Create, patience: float | None = None, *, machine: Machine | None = None
-    ) -> Outcome:
-        """Send the create (again), to the owner or to ``machine``."""
+    async def attempt(self, create: Create, patience: float | None = None) -> Outcome:
+        """Send the create (again)."""
         world = self._world
         create.attempts += 1
         create.asked_at = create.asked_at or world.skew.now()
         create.open += 1
-        began = time.monotonic()
         body = _body(create) | {"labels": {"op": create.marker}} | ({"ttl": create.ttl} if create.ttl else {})
-        outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience, machine=machine)
+        outcome = await world.call("POST", "/stacks", body, key=create.key, patience=patience)
         world.note(f"create {create.marker}{' with key' if create.key else ''}: {outcome}")
-        # A Lease that ended just before the answer makes it unknown to the client what came of the create.
-        unknown = NOT_OWNER in str(outcome) if outcome.status is not None else outcome.sent
-        if not unknown:
+        if outcome.status is not None or not outcome.sent:
             create.open -= 1
-        if outcome.status is None or unknown or not self._documented("create", outcome):
+        if outcome.status is None or not self._documented("create", outcome):
             return outcome
         if outcome.status == 201:
-            self._created(create, outcome.body, outcome.file)
+            self._created(create, outcome.body)
         else:
-            self._refused(create, outcome.file, began)
+            self._refused(create)
             moved = any(world.counts[f"fault {what}"] for what in ("remove_node", "cordon"))
             room = moved or "no node has" not in str(outcome)
             world.checked("a reason is a true one", room, f"{create.marker}: {outcome}, and all nodes are there")
         return outcome
 
-    def _created(self, create: Create, answer: dict[str, Any], file: StateFile) -> None:
+    def _created(self, create: Create, answer: dict[str, Any]) -> None:
         world, stack_id = self._world, answer["stack_id"]
         again = stack_id in create.ids
-        same = all(first["stack_id"] == stack_id for first in create.answers[create.since :])
+        same = all(first["stack_id"] == stack_id for first in create.answers)
         world.checked("a key has one answer", same, f"{create.marker}: {create.answers[:1]} and then {answer}")
         others = [other.marker for other in world.ledger.creates if other is not create and stack_id in other.ids]
         world.checked("11 given once", not others, f"{stack_id} is {create.marker}'s, and was given to {others}")
         create.answers.append(answer)
-        row = file.row(stack_id)
+        row = world.file.row(stack_id)
         if not again:
-            # the daemon may not have noticed a leap of the clock yet, and the clock may have been set back since
-            began = min(create.asked_at, world.skew.now()) - world.skew.leaps
-            world.ledger.accepted(stack_id, began, TTLS[create.ttl])
+            # the daemon may not have noticed a leap of the clock yet
+            world.ledger.accepted(stack_id, create.asked_at - world.skew.leaps + TTLS[create.ttl])
         if again or world.may_be_gone(stack_id):
             return
         node_ports_answered = {port["node_port"] for port in answer["ports"] if "node_port" in port}
@@ -141,12 +124,12 @@ class Operations:
             reachable = selector.items() <= pod["metadata"]["labels"].items()
             world.checked("11 given complete", reachable, f"201 for {stack_id}, and its port answers nobody")
 
-    def _refused(self, create: Create, file: StateFile, began: float) -> None:
+    def _refused(self, create: Create) -> None:
         """Check that a failed create has left nothing, or a committed intent to delete what it has left."""
         world = self._world
-        if create.open or create.may_be_forgotten or create.answers or world.machine.disk.failed_since(began):
+        if create.open or create.answers:
             return
-        rows = [row.stack_id for row in file.marked(create.marker) if not row.deleting]
+        rows = [row.stack_id for row in world.file.marked(create.marker) if not row.deleting]
         world.checked("a refused create leaves nothing", not rows, f"{create.marker} was refused, and {rows} remain")
 
     # ---- deletes
@@ -164,13 +147,13 @@ class Operations:
         if outcome.status is None or not self._documented("delete", outcome):
             return
         if outcome.status == 404:
-            lost = alone and ending.asked == 1 and not world.ledger.expired(stack_id, world.skew.highest())
+            lost = alone and ending.asked == 1 and not world.ledger.expired(stack_id, world.skew.now())
             world.checked(DURABLE, not lost, f"{stack_id} is unknown, and nobody ended it")
         elif outcome.status == 200:
             ending.gone = True
             ours = [obj["metadata"] for kind in ("pods", "services") for obj in world.ours(kind).values()]
-            remaining = [one["name"] for one in ours if stack_id in one["name"] and one["uid"] not in world.strays]
-            gone = not remaining and outcome.file.row(stack_id) is None
+            remaining = [one["name"] for one in ours if stack_id in one["name"]]
+            gone = not remaining and world.file.row(stack_id) is None
             world.checked(DURABLE, gone, f"{stack_id} is said to be deleted, and has a row or {remaining}")
         elif "; stackd keeps trying: " in str(outcome):
             ending.promised = True
@@ -234,7 +217,6 @@ class Operations:
                 wish.asked += 1
                 wish.under_way += 1  # nobody knows when its turn comes
                 wish.possible.add("running")
-                wish.may_move = True
         return batch
 
     async def submit(self, batch: Batch, patience: float | None = None) -> Outcome:
@@ -245,14 +227,12 @@ class Operations:
             return outcome
         if outcome.status == 202:
             job_id = outcome.body["job_id"]
-            same = batch.job_id in (None, job_id) or batch.forgotten
+            same = batch.job_id in (None, job_id)
             world.checked("a key has one answer", same, f"{batch.key}: {batch.job_id} and then {job_id}")
             batch.job_id = job_id
             for stack_id in batch.ids if batch.action == "delete" else ():
                 world.ledger.endings[stack_id].promised = True
-                world.ledger.endings[stack_id].asked += batch.forgotten  # an earlier job may have deleted it
-            batch.forgotten = False
-            job = outcome.file.job(job_id)
+            job = world.file.job(job_id)
             complete = job is not None and job.total == batch.size
             complete = complete and (batch.creates > 0 or set(job.items if job else ()) <= set(batch.ids))
             world.checked(DURABLE, complete, f"202 for {job_id}, and the file has {job}")
@@ -263,7 +243,7 @@ class Operations:
     async def change(self, pick: float, verb: str) -> None:
         world, stack_id = self._world, self._one(pick)
         desired = "stopped" if verb == "stop" else "running"
-        if not stack_id or (desired == "running" and stack_id in world.ledger.usurped):
+        if not stack_id:
             return
         wish = world.ledger.wishes[stack_id]
         wish.under_way += 1
@@ -272,7 +252,6 @@ class Operations:
         wish.possible.add(desired)
         outcome = await world.call("POST", f"/stacks/{stack_id}/{verb}")
         world.note(f"{verb} {stack_id}: {outcome}")
-        wish.may_move |= verb != "stop" and outcome.status != 200
         if outcome.status is None:
             return  # the result stays unknown
         wish.under_way -= 1
@@ -280,7 +259,7 @@ class Operations:
         if outcome.status != 200 or wish.under_way or wish.asked != mine:
             return
         wish.possible = {desired}
-        row = outcome.file.row(stack_id)
+        row = world.file.row(stack_id)
         if row is not None and not world.may_be_gone(stack_id):
             world.checked(DURABLE, row.desired == desired, f"{stack_id} is to be {desired}, not {row}")
             gone = desired == "running" or stack_id not in world.ours("pods")
@@ -297,10 +276,9 @@ class Operations:
         if outcome.status is None:
             return
         self._documented("extend", outcome, stack_id)
-        after = outcome.file.row(stack_id)
+        after = world.file.row(stack_id)
         if outcome.status == 200 and before is not None and after is not None:
-            # a stack that was created while the clock was ahead gets an earlier expiry when the clock is set back
-            longer = world.skew.changes > 0 or after.ttl_expires_at > before.ttl_expires_at
+            longer = after.ttl_expires_at > before.ttl_expires_at
             world.checked(DURABLE, longer, f"{stack_id} was extended, and ends as before")
             world.ledger.extended(stack_id, TTLS[ttl])
 
@@ -320,16 +298,11 @@ class Operations:
         outcome = await world.call("GET", path)
         starved = max(0.0, process.starved() - starved)
         if outcome.status is None:
-            owns = machine is world.machine and process is machine.process and not machine.expect_stop
-            up = process.alive and owns and outcome.sent
+            up = process.alive and process is machine.process and not machine.expect_stop and outcome.sent
             await asyncio.sleep(0.05)  # a kill is noticed a moment after the connection is lost
             world.checked("6 reads are answered", not (up and process.alive), f"GET {path}: {outcome}")
             return
-        away = outcome.status == 503 and (outcome.unsettled or incomplete or machine.expect_stop)
-        # Without the Lease it cannot know the stacks; with one that has lapsed, not whether there is no such stack.
-        denies = outcome.status == 503 and outcome.body["code"] == "not_owner"
-        left = world.owners is not None and not world.owners.owns(machine)
-        away = away or (denies and (left or may_miss()))
+        away = outcome.status == 503 and (incomplete or machine.expect_stop)
         good = outcome.status == 200 or away or (outcome.status == 404 and may_miss())
         world.checked("6 reads are answered", good, f"GET {path}: {outcome}")
         slow = f"GET {path} took {outcome.seconds:.1f} s, {starved:.1f} s of it without a CPU"
@@ -340,7 +313,7 @@ class Operations:
         jobs = [batch for batch in world.ledger.batches if batch.job_id]
         if route == "job" and jobs:
             batch = jobs[min(int(pick * len(jobs)), len(jobs) - 1)]
-            return f"{batch.route}/{batch.job_id}", lambda: batch.forgotten
+            return f"{batch.route}/{batch.job_id}", lambda: False
         stack_id = self._one(pick)
         if not stack_id or route in ("list", "stats", "job"):
             return ("/stats" if route == "stats" else "/stacks"), lambda: False
@@ -356,18 +329,7 @@ class Operations:
     async def lose_service(self, pick: float) -> None:
         if stack_id := self._one(pick):
             removed = self._world.remove("services", f"svc-{stack_id}")
-            if self._world.unsettled:
-                self._world.ledger.fleeting.add(stack_id)  # the new owner finds no record of it
             self._world.note(f"Service of {stack_id} deleted by hand: {removed}")
-
-    async def usurp(self, pick: float) -> None:
-        """Somebody replaces a pod of stackd with their own, which stackd must not touch."""
-        if stack_id := self._one(pick):
-            self._world.ledger.touched.add(stack_id)
-            if self._world.remove("pods", stack_id):
-                self._world.ledger.usurped.add(stack_id)
-                self._world.foreign.put_in_the_way(stack_id)
-                self._world.note(f"pod of {stack_id} replaced by somebody else's")
 
     async def confirm(self) -> None:
         """The operator confirms what is held back, whether or not anything is."""

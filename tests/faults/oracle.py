@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -21,21 +20,17 @@ from stackd.kube.records import Unrecoverable, parse_record
 from stackd.model import RANGE_PREFIX
 from tests.faults.file import Row
 from tests.faults.ledger import RUNS_ON, Batch, Create
-from tests.faults.world import NAMESPACE, OUR_NAME, TEMPLATE, World, is_anonymous, is_ours, is_theirs
+from tests.faults.world import NAMESPACE, OUR_NAME, TEMPLATE, World, is_ours, is_theirs
 
 WATCHES = 4
 TRIES = 4
 SETTLE_SECONDS = 0.5
-SAME_SECONDS = 5.0
 LONGEST = 86_460 * 10**9
 """Nanoseconds, about a day: nothing may live longer (``stacks.max_ttl``)."""
 FINISHED = ("completed", "failed")
 WAITED_FOR = {ErrorCode.SHUTTING_DOWN, ErrorCode.NOT_OWNER, ErrorCode.STORE_UNAVAILABLE, ErrorCode.HELD}
 """What no job fails for: it goes on when that is over, in this process or the next one."""
 CONFLICTS = {code for code in ErrorCode if code.status == 409}
-
-LATE_LEASES = 5
-"""How often in a row a busy machine may renew a Lease too late while reads are checked."""
 ONCE = "7 each id counts once"
 DURABLE = "3 acknowledged is durable"
 STACK = "stackd.io/stack"
@@ -57,12 +52,8 @@ class Oracle:
     def _differences(self) -> Iterator[str]:
         world = self._world
         rows, pods, services = world.file.rows(), world.ours("pods"), world.ours("services")
-        # a pod whose Service was lost together with the file is left to the operator
-        unknown = {name for name in world.ledger.fleeting if f"svc-{name}" not in services}
-        # nothing says whose a pod is without labels and annotations, once its stack was to get another one
-        unknown |= {name for name, pod in pods.items() if world.ledger.wishes[name].asked and is_anonymous(pod)}
         known = {row.pod_name for row in rows.values()}
-        yield from (f"pod {name} has no row" for name in pods.keys() - known - unknown)
+        yield from (f"pod {name} has no row" for name in pods.keys() - known)
         yield from (f"Service {name} has no row" for name in services if name.removeprefix("svc-") not in rows)
         yield from (f"pod {name} was left" for name in world.objects("pods") if name.startswith("check-"))
         for row in rows.values():
@@ -75,12 +66,12 @@ class Oracle:
         wanted = {row.stack_id: len(row.ports) for row in rows.values() if row.ports_held and row.ports}
         if holders != wanted:
             yield f"ports are held by {dict(holders)}, and should be by {wanted}"
-        yield from self._routes(rows, services)
+        yield from self._routes(rows)
         yield from self._promises(rows)
         yield from self._pool(rows, pods)
         for batch in world.ledger.batches:
             job = world.file.job(batch.job_id) if batch.job_id is not None else None
-            if batch.job_id and not (batch.forgotten and job is None) and (job is None or job.status not in FINISHED):
+            if batch.job_id and (job is None or job.status not in FINISHED):
                 yield f"{batch.job_id} has not finished: {job}"
 
     def _pool(self, rows: dict[str, Row], pods: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -123,16 +114,13 @@ class Oracle:
         if (row.held, row.held_names) != wanted or row.ports_held == row.ended:
             yield f"{name}: it holds {[*row.held, *row.held_names]}, ended is {row.ended}, ports_held is {row.ports_held}"
         yield from self._service(row, service)
-        # if somebody else's pod has its pod's name, a stack can neither start nor be stopped completely
-        if name in self._world.ledger.usurped and not row.has_pod_uid:
-            return
         if service is not None:
             yield from self._record(row, service, pod)
         if row.desired == "stopped":
             if pod is not None or row.ended or row.status != "stopped":
                 yield f"{name} is stopped, its pod is {_phase(pod)}, and the file says {row}"
             return
-        if not row.has_pod_uid and not row.ended:  # one that was adopted without its pod has ended
+        if not row.has_pod_uid and not row.ended:
             yield f"{name}: it has not been started yet"
             return
         if not row.ended and pod is not None and not is_ours(pod):
@@ -166,16 +154,10 @@ class Oracle:
         if one != other or record.unassigned != row.unassigned:
             yield f"{row.stack_id}: its record says {one}, and the file {other}"
 
-    def _routes(self, rows: dict[str, Row], services: dict[str, Any]) -> Iterator[str]:
+    def _routes(self, rows: dict[str, Row]) -> Iterator[str]:
         """Each row has its routes, with its names, and there are no others."""
         world = self._world
-        # those of which nothing else remains, and the file is lost, too, are left to the operator
-        unknown = {name for name in world.ledger.fleeting if name not in rows and f"svc-{name}" not in services}
-        has = {
-            name: obj["spec"].get("hostnames", [])
-            for name, obj in world.ours("routes").items()
-            if (obj["metadata"].get("labels") or {}).get(STACK) not in unknown
-        }
+        has = {name: obj["spec"].get("hostnames", []) for name, obj in world.ours("routes").items()}
         wanted: dict[str, list[str]] = {}
         for row in rows.values():
             if row.ports_held:
@@ -194,20 +176,17 @@ class Oracle:
                 if not world.may_be_gone(stack_id):
                     yield f"{stack_id} was acknowledged, and is gone"
                 continue
-            # by the API server's time; a fleeting one had no pod that could carry its expiry
             early = ledger.expires.get(stack_id, 0) - row.ttl_expires_at
             late = row.ttl_expires_at - world.skew.now() - LONGEST
-            if max(early, late) > 0 and stack_id not in ledger.fleeting:
+            if max(early, late) > 0:
                 yield f"{stack_id} is to end {max(early, late) / 1e9:.0f} s too {'early' if early > 0 else 'late'}"
-            if row.ended and create.image == RUNS_ON and not ledger.may_have_ended(stack_id):
+            if row.ended and create.image == RUNS_ON and stack_id not in ledger.touched:
                 yield f"{stack_id} has ended ({row.status}), and nobody touched it"
         for create in ledger.creates:
             yield from self._count(create, rows)
 
     def _count(self, create: Create, rows: dict[str, Row]) -> Iterator[str]:
         """One wish makes at most one stack, the one that was answered, and none if it was refused."""
-        if create.may_be_forgotten or (create.since and create.key):
-            return  # an earlier file may have known others
         mine = {row.stack_id for row in rows.values() if f":{create.marker}\n" in row.pod_spec}
         if len(mine) > 1 or (mine and create.ids and not mine <= create.ids):
             yield f"{create.marker} has made {mine}, and {create.ids} was answered"
@@ -225,7 +204,7 @@ class Oracle:
         for batch in world.ledger.batches:
             if batch.job_id is not None:
                 self._job(batch, batch.job_id)
-        twice = world.file.done_twice() if world.ledger.files == 1 else []
+        twice = world.file.done_twice()
         world.checked(ONCE, not twice, f"jobs have extended or restarted these twice: {twice}")
 
     def _job(self, batch: Batch, job_id: str) -> None:
@@ -239,7 +218,7 @@ class Oracle:
         good = good and (bool(batch.creates) or set(job.items) <= set(batch.ids))
         good = good and all(counted[state] == number for state, number in same.items())
         world.checked(ONCE, good, f"{job_id}: {job}")
-        if batch.creates and world.ledger.files == 1:
+        if batch.creates:
             self._creates(batch, {stack_id for stack_id, state in job.items.items() if state == "done"})
         fails = [one for one in job.errors if one[0] in WAITED_FOR or not (self._fails or one[0] in CONFLICTS)]
         world.checked("7 a stop fails nothing", not fails, f"{job_id}: {fails}")
@@ -247,9 +226,8 @@ class Oracle:
         world.checked(ONCE, not wrong, f"{job_id}: {wrong} never existed, and are {job.items}")
         for stack_id in set(batch.ids) - batch.unknown:
             alone = world.ledger.endings[stack_id].asked == (batch.action == "delete")
-            alone = alone and not world.ledger.expired(stack_id, world.skew.highest())
-            alone = alone and stack_id not in world.ledger.fleeting
-            lost = alone and job.items.get(stack_id, "not_found") == "not_found" and not batch.forgotten
+            alone = alone and not world.ledger.expired(stack_id, world.skew.now())
+            lost = alone and job.items.get(stack_id, "not_found") == "not_found"
             world.checked(ONCE, not lost, f"{job_id}: {stack_id} was there, and is not_found")
 
     def _creates(self, batch: Batch, done: set[str]) -> None:
@@ -259,41 +237,6 @@ class Oracle:
         world.checked(ONCE, there <= done, f"{batch.job_id} has created {done}, and there are {there}")
         lost = [name for name in done - there if not world.may_be_gone(name) and not world.skew.leaps]
         world.checked(DURABLE, not lost, f"{batch.job_id} has created {lost}, which are gone")
-
-    async def stacks(self) -> dict[str, Any]:
-        listed = await self._world.call("GET", "/stacks")
-        stacks = listed.body["stacks"] if listed.status == 200 else []
-        ones = [await self._world.call("GET", f"/stacks/{stack['stack_id']}") for stack in stacks]
-        return {one.body["stack_id"]: one.body for one in ones if one.status == 200}
-
-    async def same(self, before: dict[str, Any]) -> None:
-        """Check that the API shows the same as before, without the times of the last change."""
-        end = time.monotonic() + SAME_SECONDS
-        while (changes := list(self._changes(before, await self.stacks()))) and time.monotonic() < end:
-            await asyncio.sleep(SETTLE_SECONDS)
-        self._world.checked("9 nobody notices", not changes, "; ".join(changes))
-
-    def _changes(self, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-        ledger, now = self._world.ledger, self._world.skew.now()
-        for stack_id in before.keys() | after.keys():
-            if stack_id in ledger.fleeting or ledger.expired(stack_id, now):
-                continue
-            one, other = before.get(stack_id), after.get(stack_id)
-            create = ledger.by_id().get(stack_id)
-            if other is None and (create is None or ledger.may_be_gone(stack_id, now)):
-                continue  # a refused create was undone, or a stack that may be gone is gone
-            if one is None or other is None:
-                yield f"{stack_id} was {one and one['status']}, and is {other and other['status']}"
-                continue
-            # How a pod that does not stay has ended may have changed, and the effect of a stop or an extension without
-            # an acknowledgement.
-            open_ = create is None or create.image != RUNS_ON or len(ledger.wishes[stack_id].possible) > 1
-            for key in one.keys() | other.keys():
-                allowed = key == "updated_at" or (open_ and key.startswith(("status", "ended")))
-                allowed = allowed or (key == "ttl_expires_at" and one[key] < other[key])
-                allowed = allowed or (key.startswith("node_") and ledger.wishes[stack_id].may_move)
-                if one.get(key) != other.get(key) and not allowed:
-                    yield f"{stack_id}: {key} was {one.get(key)!r}, and is {other.get(key)!r}"
 
     async def answers(self) -> None:
         """Check that reads return what is true, and send the cluster no request (invariant 6)."""
@@ -324,18 +267,11 @@ class Oracle:
         for batch in world.ledger.batches:
             if batch.job_id is not None:
                 job = await world.call("GET", f"{batch.route}/{batch.job_id}")
-                if job.status == 404 and batch.forgotten:
-                    continue
                 done = "deleted" if batch.action == "delete" else "done"
                 counts = [job.body.get(name, -1) for name in (done, "not_found", "failed")]
                 world.checked(ONCE, job.body.get("total") == batch.size == sum(counts), f"{job.body}")
         for path in ("/stats", "/healthz", "/readyz"):
             outcome = await world.call("GET", path)
-            for _ in range(LATE_LEASES if world.owners is not None else 0):
-                if outcome.status == 200:
-                    break
-                await world.ready()  # a busy machine may be late with its Lease of one second
-                outcome = await world.call("GET", path)
             world.checked("6 reads are answered", outcome.status == 200, f"GET {path}: {outcome}")
 
     def _requests(self) -> Counter[tuple[str, str]]:
@@ -365,31 +301,11 @@ def _statuses(pod: dict[str, Any] | None, other: str) -> tuple[str, ...]:
 
 
 class InvariantMonitor:
-    """Sees every change of pods, Services and routes.
+    """Sees every change of pods, Services and routes."""
 
-    With ``late``, a call may take effect while its row is being deleted, or after that.
-    """
-
-    def __init__(self, world: World, *, late: bool) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._late = late
         world.cluster.store.observe(self._see)
-
-    def forget(self) -> None:
-        """The owner's file is another one, which may lack what the cluster has: accept all objects that exist."""
-        self._world.strays |= {obj["metadata"]["uid"] for obj in self._ours()}
-
-    def settle(self) -> None:
-        """Expect rows again for all objects whose stack the owner's file has by now."""
-        rows = self._world.file.rows()
-        for obj in self._ours():
-            if (obj["metadata"].get("labels") or {}).get(STACK) in rows and not obj["metadata"].get(
-                "deletionTimestamp"
-            ):
-                self._world.strays.discard(obj["metadata"]["uid"])
-
-    def _ours(self) -> list[dict[str, Any]]:
-        return [obj for kind in ("pods", "services", "routes") for obj in self._world.ours(kind).values()]
 
     def _see(self, change: ObjectChange) -> None:
         record = change.after
@@ -407,23 +323,13 @@ class InvariantMonitor:
             self._world.violated("1 intent first", f"{stack_id}: the file cannot be read: {error}")
 
     def _check(self, change: ObjectChange, stack_id: str, obj: dict[str, Any]) -> None:
-        world, uid = self._world, obj["metadata"]["uid"]
-        row, added = world.file.row(stack_id), change.type == "ADDED"
-        if added and self._late and (row.deleting if row is not None else world.file.has_removed(stack_id)):
-            self._world.strays.add(uid)
-        if row is None and uid in self._world.strays:
-            return
+        world, row, added = self._world, self._world.file.row(stack_id), change.type == "ADDED"
         what = f"{change.after.resource.kind} of {stack_id} {'comes' if added else 'goes'}"
         invariant = "1 intent first" if added else "3 rows outlive objects"
         if not world.checked(invariant, row is not None, f"{what} and has no row"):
             return
         assert row is not None
-        if change.after.resource is SERVICES and uid not in self._world.strays:
+        if change.after.resource is SERVICES:
             ports = node_ports(obj["spec"])
-            if self._late and not row.held:  # its ports were released before the call took effect
-                self._world.strays.add(uid)
-            elif uid in world.drifted or (added and world.drifting):
-                world.drifted.add(uid)
-            else:
-                text = f"{what} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
-                world.checked("2 one holder per port", ports <= row.held, text)
+            text = f"{what} with ports {sorted(ports)}, and the file holds {sorted(row.held)} for it"
+            world.checked("2 one holder per port", ports <= row.held, text)

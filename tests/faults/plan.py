@@ -23,8 +23,6 @@ ALL = os.environ.get("STACKD_TEST_SCHEDULES") == "all"
 """Whether the tests run all schedules of the fixed set, or only the first ones of each theme."""
 
 ROUND_SECONDS = 1.2
-LEASE_SECONDS = 1.0
-"""The duration of the daemons' Lease where the owner changes."""
 
 Parameters = Mapping[str, Any]
 """What is drawn for each parameter: one of a tuple, a number of a Span, or a constant."""
@@ -75,7 +73,6 @@ OPERATIONS = {
     "create of template": Operation(
         0, "create", {"template": "pooled", "patience": (None, None, None, 0.002, 0.01), "keyed": (True, False)}
     ),
-    "create elsewhere": Operation(0, "create_elsewhere", {"image": IMAGES}),
     "delete": Operation(16, "delete", PICK),
     "delete and leave": Operation(4, "delete", PICK | {"patience": (0.002, 0.01, 0.05)}),
     "batch": Operation(5, "batch", BATCH),
@@ -90,7 +87,6 @@ OPERATIONS = {
     "read": Operation(20, "read", PICK | {"route": ("one", "one", "status", "list", "stats", "job")}),
     "delete pod by hand": Operation(2, "lose_pod", PICK),
     "delete service by hand": Operation(3, "lose_service", PICK),
-    "usurp": Operation(1, "usurp", PICK),
     "confirm": Operation(1, "confirm", {}),
 }
 
@@ -116,8 +112,6 @@ FAULTS_OF_REQUESTS: dict[str, Parameters] = {
     "lost_reply": CALL | {"action": "lost_reply"},
     "cut": CALL | {"action": "cut"},
     "hang": CALL | {"action": "hang", "count": 1},
-    "late": CALL
-    | {"action": "late", "verb": ("create", "create", "patch", "delete", "create|delete|patch"), "seconds": (0.3, 2.0)},
     "latency": CALL | {"action": "latency", "seconds": Span(0.05, 0.9)},
     "page": ANY_CALL | {"action": "page", "code": (200, 200, 404, 404, 403, 502), "done": (True, False, False)},
     "gone_page": ANY_CALL | {"action": "page", "verb": ("delete", "delete|get", "delete|get|list"), "code": (404, 404, 200)},
@@ -125,11 +119,7 @@ FAULTS_OF_REQUESTS: dict[str, Parameters] = {
     "trickle": ANY_CALL | {"action": "trickle", "seconds": (0.2, 1.0, 4.0)},
 }  # fmt: skip
 
-YEARS, HOUR = 12 * 365 * 86_400.0, 3600.0
 LASTING = {"seconds": Span(0.05, 0.9)}
-KIND = {"kind": ("pods", "services")}
-CHANGE = {"change": ("port", "port", "type", "selector")}
-WRONG = {"by": (YEARS, YEARS, 30 * HOUR, 3 * HOUR, -HOUR, -3 * HOUR, -30 * HOUR, -YEARS), "seconds": Span(1.0, 3.0)}
 
 FAULTS: dict[str, Parameters] = FAULTS_OF_REQUESTS | {
     "kill": {"pause": (0.0, 0.0, 0.3)},
@@ -143,33 +133,10 @@ FAULTS: dict[str, Parameters] = FAULTS_OF_REQUESTS | {
     "take_ports": LASTING | {"share": (0.2, 0.6, 1.0)},
     "remove_node": LASTING | {"node": (0, 1)},
     "cordon": LASTING | {"node": (0, 1)},
-    "full_disk": LASTING,
-    "write_error": LASTING,
-    "lock": {"seconds": (0.3, 1.0, 2.6)},
-    "clock": {"seconds": (-86400.0, -3600.0, 60.0, 1800.0, 7300.0)},
     "silence": {},
-    "reset_all": {},
-    "resets": LASTING | {"share": (0.04, 0.2, 0.5)},
     "mute": {"resource": ("pods", "services", "pods|services|nodes", ".*"), "seconds": Span(0.3, 5.0)},
     "old_list": LASTING | {"resource": ("pods", "services", ".*")},
     "old_deletion": PICK | LASTING | {"kind": ("pods", "pods", "services"), "old": (True, False)},
-    "strip": PICK | KIND | {"annotations": (True, False)},
-    "strip_policy": LASTING | KIND | {"verb": ("create", "patch", "create|patch")},
-    "drift": PICK | CHANGE,
-    "drift_policy": LASTING | CHANGE,
-    "wrong_clock": WRONG,
-    "wrong_start": WRONG,
-    "clock_step": {"by": (-40.0, -4.0, -0.5, 0.5, 4.0, 40.0)},
-}
-
-KILL = {"kill": (True, True, False)}
-FAULTS_OF_OWNERS: dict[str, Parameters] = {
-    "lose_file": KILL | {"pause": (0.0, 0.0, 0.4)},
-    "hand_over": {"how": ("kill", "kill", "stop", "takeover", "takeover")},
-    "freeze": {"seconds": Span(1.6, 2.6)},
-    "back_up": {"snapshot": (True, True, False)},
-    "restore": KILL | PICK,
-    "mistake": KILL | {"key": ("STACKD_STACKS__NAMESPACE", "STACKD_CLUSTER__INSTANCE")},
 }
 
 # ---- which of it, how often
@@ -179,10 +146,8 @@ FAULTS_OF_OWNERS: dict[str, Parameters] = {
 class Theme:
     """The faults that may come, with their weights, and how many there are.
 
-    ``crashes``: the chance that a start of the daemon ends at a crash point. ``turns``: what happens to the owner after
-    each round, when all is quiet. ``late``: calls may take effect after they were given up, so that objects appear whose
-    row is already deleted. ``fails``: its faults may fail what a job has to do. ``must``: counts that its first schedules have
-    to reach together.
+    ``crashes``: the chance that a start of the daemon ends at a crash point. ``fails``: its faults may fail what a job
+    has to do.
     """
 
     name: str
@@ -191,26 +156,14 @@ class Theme:
     operations: dict[str, int] = field(default_factory=dict)
     rounds: tuple[int, ...] = (1, 1, 2)
     crashes: float = 0.3
-    turns: tuple[str, ...] = ()
-    must: dict[str, int] = field(default_factory=dict)
-    machines: int = 1
     pool: int = 0
     ports: tuple[int, ...] = (12, 40, 400)
-    small_disk: bool = False
-    tls: bool = False
-    late: bool = False
     fails: bool = True
 
 
-TWO = (2,)
-"""The second round begins with existing stacks."""
-
-CHANGES = {"create": 40, "stop": 8, "start": 8, "restart": 6, "extend": 6}
-"""Operations whose results an earlier file does not know."""
-
 THEMES = (
     Theme(
-        name="crashes", crashes=0.9, operations=CHANGES | {"batch": 15, "create": 40},
+        name="crashes", crashes=0.9, operations={"create": 40, "stop": 8, "start": 8, "restart": 6, "extend": 6, "batch": 15},
         faults={"kill": 6, "terminate": 1, "status": 2, "forbid": 3, "latency": 2, "lost_reply": 2, "conflict": 1},
     ),
     Theme(
@@ -231,60 +184,26 @@ THEMES = (
         name="ports and nodes", count=(3, 6), operations={"create": 40},
         faults={"take_ports": 6, "remove_node": 4, "cordon": 3, "lost_reply": 3, "drop_watches": 1, "kill": 2},
     ),
-    Theme(name="disk", faults={"full_disk": 4, "write_error": 3, "lock": 3, "kill": 2}, count=(1, 3), small_disk=True),
-    Theme(name="clock", faults={"clock": 5, "kill": 2, "status": 2}, count=(1, 4)),
-    Theme(
-        name="wrong clocks", count=(2, 4), rounds=TWO, operations={"extend": 8, "create": 30, "delete": 8},
-        faults={"wrong_clock": 6, "wrong_start": 3, "clock_step": 4, "status": 1, "kill": 1},
-    ),
     Theme(
         name="pools", count=(2, 6), crashes=0.6, pool=3, ports=(400,),
         operations={"create of template": 60, "batch of template": 15},
         faults={
             "kill": 5, "terminate": 1, "lost_reply": 4, "status": 2, "cut": 1, "drop_watches": 1, "remove_node": 2,
-            "clock": 1, "take_ports": 1, "write_error": 1,
+            "take_ports": 1,
         },
-    ),
-    Theme(
-        name="late", count=(3, 7), operations=CHANGES | {"delete": 24}, crashes=0.1, late=True,
-        faults={"late": 8, "kill": 2, "terminate": 1},
     ),
     Theme(
         name="graceful stops", count=(3, 6), rounds=(2, 3), pool=2, crashes=0.0, ports=(400,), fails=False,
-        operations=CHANGES | {"batch": 24, "batch with key": 12, "batch of template": 12, "usurp": 0},
+        operations={"create": 40, "batch": 24, "batch with key": 12, "batch of template": 12},
         faults={"terminate": 10, "latency": 4, "lost_reply": 2, "kill": 1},
-        must={"fault terminate": 4},
     ),
     Theme(
-        name="old answers", count=(6, 11), rounds=TWO, operations={"create": 40, "delete": 8},
+        name="old answers", count=(6, 11), rounds=(2,), operations={"create": 40, "delete": 8},
         faults={"old_list": 6, "old_deletion": 8, "drop_watches": 2, "compact": 2, "lost_reply": 1, "kill": 1},
     ),
     Theme(
-        name="other hands", count=(8, 14), rounds=TWO, operations={"create": 40, "delete": 20, "stop": 6, "restart": 6},
-        faults={"strip": 6, "strip_policy": 4, "drift": 6, "drift_policy": 3, "lost_reply": 2, "kill": 2},
-    ),
-    Theme(
         name="everything", count=(6, 12), crashes=0.6,
-        faults={name: 1 for name in FAULTS if name != "late"} | {"kill": 4, "lost_reply": 3, "status": 3},
-    ),
-    Theme(
-        name="resets", count=(10, 16), rounds=TWO, tls=True, must={"resets": 40}, operations=CHANGES,
-        faults={"resets": 6, "reset_all": 12, "status": 1, "drop_watches": 1, "kill": 1},
-    ),
-    # the owner of the stacks, or its file, changes
-    Theme(
-        name="other files", operations=CHANGES, count=(3, 6), rounds=TWO, turns=("lose_file", "restore", "mistake"),
-        faults={
-            "lose_file": 4, "back_up": 5, "restore": 3, "mistake": 2, "kill": 2, "lost_reply": 2, "status": 2, "latency": 1,
-            "cut": 1,
-        },
-        must={"owners": 1, "fault lose_file": 1, "fault back_up": 1, "fault restore": 1, "fault mistake": 1},
-    ),
-    Theme(
-        name="two daemons", operations=CHANGES | {"create elsewhere": 8}, count=(2, 4), machines=2,
-        rounds=TWO, turns=("hand_over", "freeze"),
-        faults={"hand_over": 5, "freeze": 5, "kill": 2, "lost_reply": 2, "status": 1, "latency": 1},
-        must={"owners": 1, "fault hand_over": 1, "fault freeze": 1, "steps back": 1},
+        faults=dict.fromkeys(FAULTS, 1) | {"kill": 4, "lost_reply": 3, "status": 3},
     ),
 )  # fmt: skip
 
@@ -313,13 +232,11 @@ class Plan:
     settings: dict[str, str]
     starts: tuple[str, ...]
     rounds: tuple[tuple[Step, ...], ...]
-    turns: tuple[Step, ...]
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {self.theme.name}; crash points of the starts: {', '.join(self.starts) or 'none'}"]
         for number, steps in enumerate(self.rounds):
             lines += [f"round {number}:", *(f"  {step}" for step in steps)]
-            lines += [f"and then {turn}" for turn in self.turns[number : number + 1]]
         return "\n".join(lines)
 
 
@@ -335,18 +252,12 @@ def make_plan(seed: int) -> Plan:
         "STACKD_STACKS__NODE_PORT_MIN": "31001",
         "STACKD_STACKS__NODE_PORT_MAX": str(31000 + random.choice(theme.ports)),
     }
-    if theme.turns:
-        settings["STACKD_CLUSTER__LEASE_DURATION"] = f"{LEASE_SECONDS:.0f}s"
-        settings["STACKD_RECONCILE__ORPHAN_GRACE"] = "15s"  # so long that a stack that is not adopted at once is missed
-    first = seed // len(THEMES)
-    turns = [theme.turns[(first + number) % len(theme.turns)] for number in range(len(rounds)) if theme.turns]
     return Plan(
         seed=seed,
         theme=theme,
         settings=settings,
         starts=tuple(points),
         rounds=rounds,
-        turns=tuple(_step(random, turn) for turn in turns),
     )
 
 
@@ -362,5 +273,5 @@ def _one(random: Random, weights: Mapping[str, int]) -> str:
 
 
 def _step(random: Random, what: str) -> Step:
-    parameters = OPERATIONS[what].parameters if what in OPERATIONS else (FAULTS | FAULTS_OF_OWNERS)[what]
+    parameters = OPERATIONS[what].parameters if what in OPERATIONS else FAULTS[what]
     return Step(at=round(random.uniform(0, ROUND_SECONDS), 3), what=what, how=draw(random, parameters))

@@ -22,7 +22,6 @@ ROOT = Path(__file__).parents[2]
 ORDER_BYTES = 1 << 16
 LISTENING = "listening on "
 CLOCK = "STACKD_FAULTS_CLOCK"
-HOST = "STACKD_FAULTS_HOST"
 
 
 class ForkServer:
@@ -186,8 +185,6 @@ def _serve() -> int:
 
     if path := os.environ.pop(CLOCK, ""):
         skew.install(path)
-    if name := os.environ.pop(HOST, ""):
-        socket.gethostname = lambda: name
     try:
         command(["serve"])
     except SystemExit as end:

@@ -18,8 +18,7 @@ from tests.faults.injector import Injector
 from tests.faults.ledger import RUNS_ON
 from tests.faults.operations import Operations
 from tests.faults.oracle import InvariantMonitor, Oracle
-from tests.faults.owners import Owners
-from tests.faults.plan import FAULTS_OF_OWNERS, OPERATIONS, Plan, Step, make_plan
+from tests.faults.plan import OPERATIONS, Plan, Step, make_plan
 from tests.faults.process import ForkServer
 from tests.faults.world import World, world
 
@@ -64,21 +63,17 @@ async def run(seeds: Iterable[int], forkserver: ForkServer, *, at_once: int, rep
 
 async def _run(plan: Plan, forkserver: ForkServer) -> Report:
     theme, settings = plan.theme, dict(plan.settings)
-    options = {"small_disk": theme.small_disk, "tls": theme.tls}
     with tempfile.TemporaryDirectory(prefix=f"stackd-faults-{plan.seed}-") as folder:
-        async with world(Path(folder), forkserver, settings, machines=theme.machines, **options) as here:
+        async with world(Path(folder), forkserver, settings) as here:
             try:
                 async with asyncio.timeout(SCHEDULE_SECONDS):
                     await _play(plan, here)
             except TimeoutError:
                 here.violated("every request is answered", f"the schedule does not end in {SCHEDULE_SECONDS:.0f} s")
-            finally:
-                if here.owners is not None:
-                    await here.owners.close()
-        lines = sorted((line for process in here.processes for line in process.lines), key=_time_of)
+        lines = [line for process in here.machine.processes for line in process.lines]
         return Report(
             seed=plan.seed, theme=theme.name, violations=here.violations, trace=here.trace, plan=str(plan), lines=lines,
-            counts=here.counts + Counter(schedules=1, resets=here.front.resets if here.front is not None else 0),
+            counts=here.counts,
         )  # fmt: skip
 
 
@@ -87,25 +82,22 @@ async def _play(plan: Plan, here: World) -> None:
     if plan.theme.pool:
         here.pool = plan.theme.pool
         here.put_template(here.pool, RUNS_ON)
-    monitor = InvariantMonitor(here, late=plan.theme.late)
+    InvariantMonitor(here)
     operations, injector = Operations(here), Injector(here, plan.seed)
     oracle = Oracle(here, fails=plan.theme.fails)
-    owners = Owners(here, monitor) if plan.turns else None
     await here.keep_running()
-    for number, steps in enumerate(plan.rounds):
+    for steps in plan.rounds:
         here.note("a round begins")
-        await play_round(steps, operations, injector, owners)
+        await play_round(steps, operations, injector)
         await injector.lift()
         here.note("all faults are over")
         if not await converge(here, oracle):
             return
-        if owners is not None and not await _turn(plan.turns[number], owners, operations, oracle):
-            return
     here.starts.clear()
-    await judge(here, operations, oracle, injector, late=plan.theme.late)
+    await judge(here, operations, oracle, injector)
 
 
-async def judge(here: World, operations: Operations, oracle: Oracle, injector: Injector, *, late: bool) -> None:
+async def judge(here: World, operations: Operations, oracle: Oracle, injector: Injector) -> None:
     """Repeat the keyed requests whose answers were lost; then everything has to be true.
 
     The daemon knows the first answer, or gives one now.
@@ -118,34 +110,16 @@ async def judge(here: World, operations: Operations, oracle: Oracle, injector: I
         await operations.submit(batch)
     if await converge(here, oracle):
         oracle.final()
-        _check_ports(here, injector, late=late)
+        _check_ports(here, injector)
         await oracle.answers()
 
 
-async def _turn(step: Step, owners: Owners, operations: Operations, oracle: Oracle) -> bool:
-    """Let something happen to the owner while all is quiet and there is at least one stack; no client may notice."""
-    here = owners.world
-    if not here.file.rows():
-        await operations.create()
-        if not await converge(here, oracle):
-            return False
-    before = await oracle.stacks()
-    await owners.do(step.what, step.how)
-    if not await converge(here, oracle):
-        return False
-    await oracle.same(before)
-    await owners.at_rest()
-    return True
-
-
-async def play_round(steps: Iterable[Step], operations: Operations, injector: Injector, owners: Owners | None) -> None:
+async def play_round(steps: Iterable[Step], operations: Operations, injector: Injector) -> None:
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         for step in steps:
             await asyncio.sleep(max(0.0, began + step.at - time.monotonic()))
-            doer: Operations | Injector | Owners = operations if step.what in OPERATIONS else injector
-            if owners is not None and step.what in FAULTS_OF_OWNERS:
-                doer = owners
+            doer: Operations | Injector = operations if step.what in OPERATIONS else injector
             group.create_task(doer.do(step.what, step.how), name=str(step))
 
 
@@ -156,7 +130,7 @@ async def converge(here: World, oracle: Oracle, quiet: float = QUIET_SECONDS) ->
     differences: list[str] = []
     while time.monotonic() < end:
         await asyncio.sleep(0.05)
-        up = here.machine.up.is_set() and not here.unsettled
+        up = here.machine.up.is_set()
         differences = oracle.differences() if up else []
         if differences or not up:
             quiet_since = None
@@ -174,7 +148,7 @@ async def converge(here: World, oracle: Oracle, quiet: float = QUIET_SECONDS) ->
 
 async def _release_brake(here: World) -> None:
     """Confirm what is held back, if so many stacks were ended by others that a brake is right."""
-    right = len(here.ledger.touched) > FREE_ENDINGS or here.skew.leaps > 0
+    right = len(here.ledger.touched) > FREE_ENDINGS
     held = await held_back(here)
     # A delayed watch has not shown recently created pods yet: their stacks are held back until it has.
     end = time.monotonic() + LATE_WATCH_SECONDS
@@ -194,18 +168,12 @@ async def held_back(here: World) -> list[str]:
     return held
 
 
-def _time_of(line: str) -> str:
-    """What the lines of several daemons are sorted by: each line begins with its time."""
-    return line.partition(",")[0]
-
-
-def _check_ports(here: World, injector: Injector, *, late: bool) -> None:
+def _check_ports(here: World, injector: Injector) -> None:
     """Check that no port was reused while a Service of stackd still had it: only others' ports may be refused."""
-    for process in here.processes:
+    for process in here.machine.processes:
         for record in process.records():
             words = str(record.get("message", "")).split("node port ")
             if len(words) > 1 and "trying another" in words[-1]:
                 port = int(words[1].split(":")[0])
-                # The answer to a create was lost, and a policy has changed what was created: its own Service has the port.
-                theirs = port in injector.ever_taken | here.foreign.ports or late or here.drifting
+                theirs = port in injector.ever_taken | here.foreign.ports
                 here.checked("2 one holder per port", theirs, f"port {port} was refused, and nobody else had it")

@@ -47,7 +47,6 @@ class Stage:
     world: World
     operations: Operations
     injector: Injector
-    monitor: InvariantMonitor
     before: int = 0
     written: bool | None = None
     """Whether the template of the API is there; None while the answer to a change of it is not known."""
@@ -509,9 +508,10 @@ async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
         if scene.shared:
             here.put_shared(RUNS_ON, checked=title == "check")
         here.starts.extend(scene.deaths)
-        oracle, monitor = Oracle(here), InvariantMonitor(here, late=False)
+        oracle = Oracle(here)
+        InvariantMonitor(here)
         operations, injector = Operations(here, routes=scene.routes), Injector(here, seed=1)
-        stage = Stage(world=here, operations=operations, injector=injector, monitor=monitor)
+        stage = Stage(world=here, operations=operations, injector=injector)
         try:
             async with asyncio.timeout(DEATH_SECONDS * len(scene.deaths)):
                 await here.keep_running()
@@ -525,5 +525,5 @@ async def play(title: str, forkserver: ForkServer, folder: Path) -> World:
             return here
         await injector.lift()
         if await converge(here, oracle):
-            await judge(here, operations, oracle, injector, late=False)
+            await judge(here, operations, oracle, injector)
     return here

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import pytest
 
-from tests.certificates import HAVE_OPENSSL
 from tests.faults.plan import ALL, THEMES
 from tests.faults.process import ForkServer
 from tests.faults.schedule import Report, run
@@ -16,23 +13,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.timeout(240),
 ]
-RUNS = 6 if ALL else 2
-AT_ONCE = 2
-GROUPS = [range(first, min(first + AT_ONCE, len(THEMES))) for first in range(0, len(THEMES), AT_ONCE)]
+RUNS = 8 if ALL else 1
+PARTS = 2
 
 
-@pytest.mark.skipif(not HAVE_OPENSSL, reason="certificates are made with openssl")
-@pytest.mark.parametrize("group", GROUPS, ids=["-".join(THEMES[one].name for one in group) for group in GROUPS])
-async def test_after_any_faults_rows_objects_and_acknowledgements_agree(group: range, forkserver: ForkServer) -> None:
-    seeds = [number + len(THEMES) * times for number in group for times in range(RUNS)]
+@pytest.mark.parametrize("part", range(PARTS))
+async def test_after_any_faults_rows_objects_and_acknowledgements_agree(part: int, forkserver: ForkServer) -> None:
+    seeds = range(part, len(THEMES) * RUNS, PARTS)
     reports: list[Report] = []
-    await run(seeds, forkserver, at_once=2 * AT_ONCE, report=reports.append)
+    await run(seeds, forkserver, at_once=4, report=reports.append)
     failed = [report.story() for report in reports if report.violations]
     assert not failed, "\n\n".join(failed)
     assert len(reports) == len(seeds)
-    for number in group:
-        mine = [report.counts for report in reports if report.theme == THEMES[number].name]
-        total = sum(mine, Counter[str]())
-        assert total["operations"] > 10 * RUNS
-        assert total["faults"] > 0
-        assert all(total[name] >= least for name, least in THEMES[number].must.items()), total
+    assert all(report.counts["operations"] > 10 and report.counts["faults"] > 0 for report in reports)

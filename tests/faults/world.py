@@ -1,6 +1,6 @@
-"""Everything around one schedule: the cluster, the clock, the machines with their daemons, and the clients.
+"""Everything around one schedule: the cluster, the clock, the machine with its daemons, and the clients.
 
-Owns: which machine clients turn to, and what has been noted, counted and found wrong; the objects of others.
+Owns: what has been noted, counted and found wrong; the objects of others.
 """
 
 from __future__ import annotations
@@ -11,30 +11,24 @@ import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import orjson
 
 from stackd.embedded import EmbeddedCluster
-from stackd.embedded.auth import User, everything
 from stackd.embedded.request import RequestInfo, read_target
 from stackd.embedded.resources import CONFIG_MAPS, HTTP_ROUTES, PODS, SERVICES, Json, Resource
 from stackd.embedded.store import LoopClock
-from tests.certificates import authority, issued
-from tests.faults.file import Disk, StateFile
+from tests.faults.file import StateFile
 from tests.faults.ledger import Ledger
 from tests.faults.machine import GATEWAY, Machine
-from tests.faults.process import ForkServer, Process
+from tests.faults.process import ForkServer
 from tests.faults.skew import Skew
-from tests.gate import Gate, gate
 from tests.harness import KEY, fast_cluster
-
-if TYPE_CHECKING:
-    from tests.faults.owners import Owners
 
 START_SECONDS = 30.0
 REPLY_SECONDS = 40.0
@@ -61,21 +55,12 @@ pod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The result of a request; ``status`` None: no response came; ``sent`` then says whether it may have been accepted.
-
-    ``at`` is the machine that was asked; ``unsettled``: its file may have lacked what the cluster has.
-    """
+    """The result of a request; ``status`` None: no response came; ``sent`` then says whether it may have been accepted."""
 
     status: int | None = None
     body: Any = None
     sent: bool = True
     seconds: float = 0.0
-    at: Machine = field(repr=False)
-    unsettled: bool = False
-
-    @property
-    def file(self) -> StateFile:
-        return self.at.file
 
     def __str__(self) -> str:
         if self.status is None:
@@ -88,11 +73,7 @@ class Outcome:
 class World:
     """``starts`` has the crash point of each next start of a daemon; an empty string is none.
 
-    ``owners`` knows which machine's daemon owns the stacks, where that may change. ``drifted``: the uids of Services that
-    somebody else has changed; ``drifting``: an admission policy has changed Services when they were created. ``strays``: those of
-    objects that came although their stacks were deleted, by calls that took effect late, or with another file. ``front``:
-    the daemons' connections go through it, over TLS. ``pool``: how many stacks have to wait in the pool of ``TEMPLATE``
-    when all is quiet; 0: not checked.
+    ``pool``: how many stacks have to wait in the pool of ``TEMPLATE`` when all is quiet; 0: not checked.
     """
 
     folder: Path
@@ -108,33 +89,15 @@ class World:
     trace: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     began: float = field(default_factory=time.monotonic)
-    machines: list[Machine] = field(default_factory=list)
-    owners: Owners | None = None
-    drifted: set[str] = field(default_factory=set)
-    drifting: bool = False
-    strays: set[str] = field(default_factory=set)
-    front: Gate | None = None
     pool: int = 0
-
-    @property
-    def machine(self) -> Machine:
-        return self.machines[0] if self.owners is None else self.owners.machine
+    machine: Machine = field(init=False)
 
     @property
     def file(self) -> StateFile:
         return self.machine.file
 
-    @property
-    def processes(self) -> list[Process]:
-        return [process for machine in self.machines for process in machine.processes]
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether the owner's file is a new one that may lack what the cluster has."""
-        return self.owners is not None and not self.owners.settled
-
     def may_be_gone(self, stack_id: str) -> bool:
-        return self.ledger.may_be_gone(stack_id, self.skew.highest())
+        return self.ledger.may_be_gone(stack_id, self.skew.now())
 
     def note(self, text: str) -> None:
         self.trace.append(f"{time.monotonic() - self.began:7.3f}  {text}")
@@ -169,11 +132,9 @@ class World:
     # ---- the daemon
 
     async def keep_running(self) -> None:
-        """Start the daemons, and start each again whenever it dies; return when the first one listens."""
-        self.machines[0].keep()
+        """Start the daemon, and start it again whenever it dies; return when it listens."""
+        self.machine.keep()
         await self.listening()
-        for machine in self.machines[1:]:
-            machine.keep()
 
     async def listening(self) -> None:
         async with asyncio.timeout(START_SECONDS):
@@ -184,55 +145,41 @@ class World:
             while (await self.call("GET", "/readyz")).status != 200:
                 await asyncio.sleep(0.02)
 
-    async def shut(self) -> None:
-        for machine in self.machines:
-            await machine.shut()
-
     # ---- clients
 
     async def call(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        key: str | None = None,
-        patience: float | None = None,
-        machine: Machine | None = None,
+        self, method: str, path: str, body: object = None, *, key: str | None = None, patience: float | None = None
     ) -> Outcome:
-        """One request to the owner, on its own connection; the client leaves after ``patience`` seconds."""
-        asked, unsettled, files = machine or self.machine, self.unsettled, self.ledger.files
+        """One request on its own connection; the client leaves after ``patience`` seconds."""
         headers = {"X-API-KEY": KEY} | ({"Idempotency-Key": key} if key else {})
         self.counts["requests"] += 1
-        asked.in_flight += 1
+        self.machine.in_flight += 1
         try:
             async with asyncio.timeout(patience if patience is not None else REPLY_SECONDS):
-                outcome = await self._send(asked, method, path, body, headers)
+                return await self._send(method, path, body, headers)
         except TimeoutError:
-            outcome = Outcome(at=asked)
             if patience is None:
                 self.violated("every request is answered", f"{method} {path}: nothing within {REPLY_SECONDS:.0f} s")
+            return Outcome()
         finally:
-            asked.in_flight -= 1
-        if self.owners is not None:
-            self.owners.answered(asked, method, path, outcome)
-        return replace(outcome, unsettled=unsettled or self.unsettled or files != self.ledger.files)
+            self.machine.in_flight -= 1
 
-    async def _send(self, machine: Machine, method: str, path: str, body: object, headers: dict[str, str]) -> Outcome:
+    async def _send(self, method: str, path: str, body: object, headers: dict[str, str]) -> Outcome:
         # another schedule's daemon may have the port of one that has ended
+        machine = self.machine
         url = machine.process.url if machine.processes and machine.process.alive else ""
         if not url:
             await asyncio.sleep(0.005)  # as long as a refused connection takes: whoever tries again lets others run
-            return Outcome(at=machine, sent=False)
+            return Outcome(sent=False)
         began = time.monotonic()
         try:
             async with self.session.request(method, url + path, json=body, headers=headers) as answer:
                 text = await answer.text()
         except aiohttp.ClientConnectorError:
-            return Outcome(at=machine, sent=False)
+            return Outcome(sent=False)
         except (aiohttp.ClientError, OSError):
-            return Outcome(at=machine)
-        return Outcome(at=machine, status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
+            return Outcome()
+        return Outcome(status=answer.status, body=json.loads(text), seconds=time.monotonic() - began)
 
     # ---- the cluster, as it is
 
@@ -271,15 +218,6 @@ def is_ours(obj: dict[str, Any]) -> bool:
     return OURS.items() <= (obj["metadata"].get("labels") or {}).items()
 
 
-def is_anonymous(obj: dict[str, Any]) -> bool:
-    """Whether somebody has removed all of our labels and annotations."""
-    return not any(
-        key in OURS or "stackd.io/" in key
-        for part in ("labels", "annotations")
-        for key in obj["metadata"].get(part) or ()
-    )
-
-
 def is_theirs(obj: dict[str, Any]) -> bool:
     """Whether somebody else has made the object, whatever its name and labels are."""
     return THEIRS in (obj["metadata"].get("annotations") or {})
@@ -296,51 +234,24 @@ class Skewed(LoopClock):
 
 
 @asynccontextmanager
-async def world(
-    folder: Path,
-    forkserver: ForkServer,
-    settings: dict[str, str],
-    *,
-    small_disk: bool = False,
-    machines: int = 1,
-    tls: bool = False,
-) -> AsyncIterator[World]:
-    """A cluster and this many machines, each with an empty folder; no daemon runs yet.
-
-    ``tls``: the daemons reach the cluster through a front that speaks TLS and can reset their connections.
-    """
-    names = [f"vm{number}" for number in range(1, machines + 1)]
-    async with AsyncExitStack() as stack:
-        skew = Skew(folder / "clock")
-        # one machine needs no user name that tells it from others
-        users = tuple(User(token=name, name=name, rules=(everything(),)) for name in names if machines > 1)
-        options = fast_cluster(gateway=GATEWAY, pod_gc_delay=0.4, clock=Skewed(skew), users=users)
-        cluster = await stack.enter_async_context(EmbeddedCluster(options))
-        connector = aiohttp.TCPConnector(force_close=True, limit=0)
-        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+async def world(folder: Path, forkserver: ForkServer, settings: dict[str, str]) -> AsyncIterator[World]:
+    """A cluster and a machine with an empty folder; no daemon runs yet."""
+    skew, home, kubeconfig = Skew(folder / "clock"), folder / "state", folder / "kubeconfig"
+    home.mkdir()
+    options = fast_cluster(gateway=GATEWAY, pod_gc_delay=0.4, clock=Skewed(skew))
+    connector = aiohttp.TCPConnector(force_close=True, limit=0)
+    async with EmbeddedCluster(options) as cluster, aiohttp.ClientSession(connector=connector) as session:
         here = World(
             folder=folder, cluster=cluster, foreign=Foreign(cluster), forkserver=forkserver, session=session, skew=skew,
             settings=settings,
         )  # fmt: skip
-        server: dict[str, str] = {}
-        if tls:
-            root = authority(folder)
-            here.front = await stack.enter_async_context(gate(cluster.server.port, issued(folder, root)))
-            server = {"server": f"https://127.0.0.1:{here.front.port}", "certificate-authority": str(root.cert)}
-        for name in names:
-            home = folder / name
-            home.mkdir()
-            disk = stack.enter_context(Disk.make(home, small=small_disk))
-            kubeconfig = home / "kubeconfig"
-            cluster.write_kubeconfig(kubeconfig, token=name if users else None)
-            if server:
-                config = json.loads(kubeconfig.read_text())
-                config["clusters"][0]["cluster"] = server
-                kubeconfig.write_text(json.dumps(config))
-            here.machines.append(Machine(name=name, world=here, disk=disk, kubeconfig=kubeconfig))
+        cluster.write_kubeconfig(kubeconfig)
+        here.machine = Machine(world=here, folder=home, kubeconfig=kubeconfig)
         here.foreign.settle()
-        stack.push_async_callback(here.shut)
-        yield here
+        try:
+            yield here
+        finally:
+            await here.machine.shut()
 
 
 # ---- objects of others, which must not have changed at the end (invariant 5)
@@ -356,7 +267,6 @@ class Foreign:
     def __init__(self, cluster: EmbeddedCluster) -> None:
         self._cluster = cluster
         self._kept: dict[tuple[str, str, str], tuple[Json, ...]] = {}
-        self._in_the_way: set[tuple[str, str, str]] = set()
         self.ports: set[int] = set()
 
     def settle(self) -> None:
@@ -378,11 +288,6 @@ class Foreign:
         spec = {"nodeSelector": {"for": "nobody"}, "containers": [{"name": "theirs", "image": "theirs/runs"}]}
         self.put("pods", name, spec, labels, namespace)
 
-    def put_in_the_way(self, stack_id: str) -> None:
-        """Create a pod that has the name of a stack's: the stack's next start deletes it."""
-        self.put_pod(stack_id)
-        self._in_the_way.add(("pods", NAMESPACE, stack_id))
-
     def put(self, kind: str, name: str, spec: Json, labels: Json | None, namespace: str = NAMESPACE) -> None:
         """Create an object of somebody else, which must not change unless it passes for an orphan of stackd."""
         metadata = {"name": name, "labels": labels or {}, "annotations": {THEIRS: "yes"}}
@@ -393,12 +298,9 @@ class Foreign:
 
     def differences(self) -> list[str]:
         now = {key: self._seen(*key) for key in self._kept}
-        changed = [
-            key
-            for key in now
-            if now[key] != self._kept[key] and not (key in self._in_the_way and _is_cleared(now[key]))
+        return [
+            f"{'/'.join(key)} was {self._kept[key]} and is {now[key]}" for key in now if now[key] != self._kept[key]
         ]
-        return [f"{'/'.join(key)} was {self._kept[key]} and is {now[key]}" for key in changed]
 
     def _seen(self, kind: str, namespace: str, name: str) -> tuple[Json, ...]:
         """The uid, the labels, and the spec without the fields that the cluster adds."""
@@ -407,11 +309,6 @@ class Foreign:
             return ()
         spec = {key: value for key, value in record.obj["spec"].items() if key not in ("nodeName", "tolerations")}
         return ({"uid": record.uid}, record.obj["metadata"].get("labels", {}), spec)
-
-
-def _is_cleared(seen: tuple[Json, ...]) -> bool:
-    """Whether what was in a stack's way is gone: nothing has the name, or a pod of the stack."""
-    return not seen or OURS.items() <= seen[1].items()
 
 
 def _target(path: str) -> RequestInfo:
